@@ -1,0 +1,1 @@
+"""Read training runs, and say what growth did to them."""

@@ -1,0 +1,1 @@
+"""Train any Hugging Face transformer while it grows, and remember who each layer and head is."""

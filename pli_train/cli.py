@@ -1,0 +1,144 @@
+"""The command `pli-train`: data goes to stdout, progress and complaints to stderr.
+
+Heavy libraries are imported inside the commands that need them, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pli_train.shell import app_of
+
+app = app_of("Train transformers that grow while they learn, and remember who each layer is.")
+
+Config = Annotated[
+    str, typer.Argument(metavar="[PRESET|FILE.toml]", help="A preset's name, or a TOML file.", show_default=True)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set optim.lr=3e-4.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+
+
+@app.command()
+def run(
+    config: Config = "tiny",
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME if left out.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model that grows; print the run's folder when done.
+
+    Example: pli-train run tiny --set train.steps=200
+    """
+    from pli_train import config as configs
+
+    settings = configs.load(config, overrides or [])
+    _quiet_libraries()
+    from pli_train import trainer
+
+    folder = out or _free(Path("runs"), settings.name)
+    show = _show(quiet)
+    show.say(f"run folder: {folder}")
+    trainer.begin(settings, folder, show).run()
+    print(folder)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")], quiet: Quiet = False
+) -> None:
+    """Go on with a run that was stopped or killed, from its newest whole checkpoint.
+
+    Example: pli-train resume runs/tiny
+    """
+    from pli_train import config as configs
+    from pli_train import run_folder
+
+    run_folder.require_run(run)
+    record = run_folder.read_json(run / run_folder.RUN)
+    settings = configs.check(record.get("config", {}), str(run / run_folder.RUN))
+    _quiet_libraries()
+    from pli_train import trainer
+
+    trainer.resume(settings, run, _show(quiet)).run()
+    print(run)
+
+
+@app.command()
+def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
+    """Print a run's growth before any training: stacks, parameters, FLOPs beside full depth.
+
+    Example: pli-train plan seed-appendix
+    """
+    from pli_train import config as configs
+
+    settings = configs.load(config, overrides or [])
+    _quiet_libraries()
+    from pli_train import plan as plans
+
+    drawn = plans.plan(settings)
+    shares = [stage.share for stage in drawn.stages]
+    total = "unknown" if None in shares else f"{sum(share or 0 for share in shares):.1%}"
+    cost = f" ({drawn.flops:.3g} FLOPs)" if drawn.flops else ""
+    print(f"{settings.name}: {settings.description}")
+    print(f"FLOPs of the whole run, as a share of full depth from the start: {total}{cost}\n")
+    print(f"{'from':>5} {'step':>8} {'parameters':>12} {'FLOPs':>6}  {'event':<32}  stack, bottom to top")
+    for stage in drawn.stages:
+        start = "?" if stage.fraction is None else f"{stage.fraction:.0%}"
+        step = "?" if stage.step is None else f"{stage.step:,}"
+        share = "?" if stage.share is None else f"{stage.share:.1%}"
+        size = f"{start:>5} {step:>8} {stage.parameters:>12,} {share:>6}"
+        print(f"{size}  {stage.event:<32}  {' '.join(stage.stack)}   total: {len(stage.stack)}")
+
+
+@app.command()
+def presets() -> None:
+    """List the presets that ship with this package.
+
+    Example: pli-train presets
+    """
+    from pli_train import config as configs
+
+    for name, description in configs.presets().items():
+        default = " (default)" if name == configs.DEFAULT_PRESET else ""
+        print(f"{name:<14} {description}{default}")
+
+
+def _free(root: Path, name: str) -> Path:
+    """`root/name`, or the first of `name-2`, `name-3`, … that is free."""
+    folder, number = root / name, 2
+    while folder.exists():
+        folder, number = root / f"{name}-{number}", number + 1
+    return folder
+
+
+def _show(quiet: bool):  # noqa: ANN202 (its type would import rich)
+    from pli_train.progress import Shown, Silent
+
+    return Silent() if quiet else Shown()
+
+
+def _quiet_libraries() -> None:
+    """Keep transformers' and torch's chatter off stderr: what matters, we say."""
+    import os
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|accelerate|transformers")
+
+
+def main() -> None:
+    """The entry point."""
+    from pli_train.shell import run_app
+
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""A run's configuration: TOML in, one typed object out, one clear line for every mistake.
+
+Fields carry the field's own names (learning rate `optim.lr`, `train.batch_size` per device, `train.mlm_probability`,
+…). A file may say `extends = "tiny"` to start from a preset or another file beside it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pli_train.anatomy import families
+from pli_train.errors import BadInput, did_you_mean, nearest
+from pli_train.growth import schedule as growth_schedule
+from pli_train.growth.insert import Initialiser, Insert
+
+PRESETS = files("pli_train") / "presets"
+DEFAULT_PRESET = "tiny"
+
+ELSEWHERE_CALLED = {
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulation",
+    "max_grad_norm": "clip_norm",
+    "lr_scheduler_type": "schedule",
+    "num_hidden_layers": "initial_layers",
+    "n_layer": "initial_layers",
+    "num_proc": "processes",
+    "test_size": "test_share",
+    "max_length": "block_size",
+    "eval_steps": "eval_every",
+    "save_steps": "every",
+    "logging_steps": "log_every",
+}
+"""What Hugging Face's trainer and the seed call some of our keys: for suggestions only."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Section):
+    """Which model, and how deep it starts. Either `family` (from a config) or `name_or_path`."""
+
+    family: str | None = Field(None, description="model type to build from a config, e.g. bert")
+    config: dict[str, Any] = Field({}, description="fields of that family's Hugging Face config")
+    name_or_path: str | None = Field(None, description="a local folder or a hub name, instead of `family`")
+    weights: Literal["scratch", "pretrained"] = Field("scratch", description="start fresh, or from those weights")
+    initial_layers: int | None = Field(None, ge=1, description="layers at step 0; none given: as the config says")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if (self.family is None) == (self.name_or_path is None):
+            raise ValueError("give exactly one of `family` and `name_or_path`")
+        if self.family and self.family not in families():
+            near = did_you_mean(self.family, families())
+            raise ValueError(f"unknown family '{self.family}'{near} (known: {', '.join(families())})")
+        if self.family and self.weights == "pretrained":
+            raise ValueError("`weights = \"pretrained\"` needs `name_or_path`")
+        return self
+
+
+class TokenizerConfig(_Section):
+    """A byte-level BPE trained on the corpus, or somebody's finished tokenizer."""
+
+    vocab_size: int = Field(4096, ge=260, description="size of the BPE trained on the corpus")
+    name_or_path: str | None = Field(None, description="a local folder or hub name to take instead")
+
+
+class DataConfig(_Section):
+    """The text."""
+
+    source: str = Field("python", description="`python` (this interpreter's library), a file, a folder, or a hub name")
+    subset: str | None = Field(None, description="hub: the data set's configuration")
+    revision: str | None = Field(None, description="hub: the revision, e.g. refs/convert/parquet")
+    split: str = Field("train", description="hub: the slice, in the hub's own syntax, e.g. train[:10%]")
+    text_column: str = Field("text", description="hub: the column that holds text")
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the documents to use")
+    test_share: float = Field(0.05, gt=0, lt=1, description="share of the documents kept for evaluation")
+    processes: int | None = Field(None, ge=1, description="tokenising processes; none given: all cores")
+
+
+class TrainConfig(_Section):
+    """How long, and on what batches."""
+
+    steps: int | None = Field(None, ge=1, description="optimizer updates; give this or `epochs`")
+    epochs: float | None = Field(None, gt=0, description="passes over the training text")
+    block_size: int = Field(128, ge=8, description="tokens in a block")
+    batch_size: int = Field(32, ge=1, description="blocks in a batch, per device")
+    accumulation: int = Field(1, ge=1, description="batches added up before an update")
+    mlm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    clip_norm: float = Field(1.0, ge=0, description="gradients are clipped to this global L2 norm; 0: not at all")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, else fp32")
+    log_every: int = Field(10, ge=1, description="steps between scalars other than the loss, which is kept for each")
+    eval_every: int = Field(100, ge=1, description="steps between evaluations")
+    eval_blocks: int = Field(256, ge=1, description="at most so many blocks in an evaluation")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of `steps` and `epochs`")
+        return self
+
+
+class OptimConfig(_Section):
+    """AdamW and its learning rate."""
+
+    lr: float = Field(1e-4, gt=0, description="learning rate after warm-up")
+    lr_end: float = Field(0.0, ge=0, description="learning rate at the end")
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
+    warmup_ratio: Share = Field(0.025, description="share of training spent warming up")
+    decay_ratio: Share = Field(0.2, description="wsd: share of training spent decaying at the end")
+    weight_decay: float = Field(0.01, ge=0, description="of weight matrices; norms and biases have none")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: float = Field(1e-8, gt=0)
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> OptimConfig:
+        if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
+            raise ValueError("`warmup_ratio` and `decay_ratio` add up to more than the whole of training")
+        if self.lr_end > self.lr:
+            raise ValueError("`lr_end` is above `lr`")
+        return self
+
+
+class GrowthConfig(_Section):
+    """When the model grows; what an event leaves open is taken from here."""
+
+    schedule: str | list[dict[str, Any]] = Field("", description="`0.1@1 0.2@1`, or [[growth.schedule]] tables")
+    initialiser: Initialiser = "clone"
+    donor: str = "below"
+    noise: float = Field(0.0, ge=0)
+
+    def events(self) -> list[Insert]:
+        """The schedule as events, in the order written.
+
+        Raises:
+            BadInput: for every event that cannot be read.
+        """
+        if isinstance(self.schedule, str):
+            tables: Sequence[dict[str, Any]] = growth_schedule.parse_short(self.schedule)
+        else:
+            tables = self.schedule
+        open_fields = {"initialiser": self.initialiser, "donor": self.donor, "noise": self.noise}
+        events, wrong = [], []
+        for number, table in enumerate(tables, 1):
+            try:
+                events.append(Insert(**{**open_fields, **table}))
+            except ValidationError as error:
+                wrong += _mistakes(error, Insert, prefix=f"growth.schedule event {number}: ")
+        if wrong:
+            raise BadInput(*wrong)
+        return events
+
+
+class CheckpointConfig(_Section):
+    """Which checkpoints beside those at the start, around every growth event, and at the end."""
+
+    every: int | None = Field(None, ge=1, description="steps between checkpoints")
+
+
+class TrackingConfig(_Section):
+    """Where scalars go."""
+
+    tensorboard: bool = True
+
+
+class RunConfig(_Section):
+    """Everything that decides a run."""
+
+    name: str = Field("run", pattern=r"^[\w.\-]+$", description="the run folder's name")
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    model: ModelConfig
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig
+    optim: OptimConfig = OptimConfig()
+    growth: GrowthConfig = GrowthConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def presets() -> dict[str, str]:
+    """Each preset's name and its one line of description."""
+    found = {}
+    for path in sorted(PRESETS.iterdir(), key=lambda path: path.name):
+        if path.name.endswith(".toml"):
+            found[path.name.removesuffix(".toml")] = tomllib.loads(path.read_text())["description"]
+    return found
+
+
+def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a preset or a TOML file, apply `section.key=value` overrides, and check all of it.
+
+    Raises:
+        BadInput: every mistake, one line each, naming the file, the key and the nearest valid one.
+    """
+    table = _table(source, seen=())
+    for override in overrides:
+        _apply(override, table)
+    table.setdefault("name", Path(source).stem)
+    return check(table, source)
+
+
+def check(table: dict[str, Any], source: str) -> RunConfig:
+    """The typed config of a parsed table. `source` is what error lines name. Raises BadInput."""
+    try:
+        config = RunConfig(**table)
+        events = config.growth.events()
+        if config.model.initial_layers is not None:
+            growth_schedule.plan(events, config.model.initial_layers, config.train.steps)
+    except ValidationError as error:
+        raise BadInput(*_mistakes(error, RunConfig, prefix=f"{source}: ")) from None
+    except BadInput as error:
+        raise BadInput(*(f"{source}: {mistake}" for mistake in error.mistakes)) from None
+    return config
+
+
+def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> dict[str, Any]:
+    if source in seen:
+        raise BadInput(f"{source}: extends itself ({' → '.join([*seen, source])})")
+    if source.endswith(".toml"):
+        path = Path(source) if beside is None else beside / source
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{path}: cannot be read ({error.__class__.__name__})") from None
+        beside = path.parent
+    elif source in presets():
+        text = (PRESETS / f"{source}.toml").read_text(encoding="utf-8")
+    else:
+        raise BadInput(
+            f"no preset '{source}'{did_you_mean(source, presets())} "
+            f"(presets: {', '.join(presets())}; a file's name ends in .toml)"
+        )
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadInput(f"{source}: not TOML: {error}") from None
+    parent = table.pop("extends", None)
+    if parent is None:
+        return table
+    if not isinstance(parent, str):
+        raise BadInput(f"{source}: extends: expected the name of a preset or file, got {parent!r}")
+    return _merge({**_table(parent, (*seen, source), beside), "name": Path(source).stem}, table)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply(override: str, table: dict[str, Any]) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise BadInput(f"--set {override}: not KEY=VALUE (for example --set optim.lr=3e-4)")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise BadInput(f"--set {override}: '{section}' is a value, not a section")
+    table[last] = value
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+
+def _mistakes(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
+    """One line for each thing pydantic found."""
+    lines = []
+    for found in error.errors():
+        where = ".".join(str(step) for step in found["loc"] if step not in ("int", "float", "str"))
+        if found["type"] == "extra_forbidden":
+            line = f"{where}: unknown key{nearest_key(where, model)}"
+        elif found["type"] == "missing":
+            line = f"{where}: is missing"
+        elif found["type"] == "value_error":
+            line = f"{where}: {found['ctx']['error']}" if where else str(found["ctx"]["error"])
+        else:
+            line = f"{where}: {found['msg'][0].lower()}{found['msg'][1:]}, got {found['input']!r}"
+        if prefix + line not in lines:
+            lines.append(prefix + line)
+    return lines
+
+
+def nearest_key(where: str, model: type[BaseModel]) -> str:
+    """`; did you mean '…'?` with the valid key that was probably meant: the same name elsewhere, what other
+    trainers call it, or the nearest spelling."""
+    known = keys(model)
+    section, _, name = where.rpartition(".")
+    leaf = {key.rpartition(".")[2]: key for key in known}
+    siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section]
+    meant = leaf.get(ELSEWHERE_CALLED.get(name, name)) or leaf.get(nearest(name, siblings) or "")
+    return f"; did you mean '{meant}'?" if meant else did_you_mean(where, known)
+
+
+def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every key of the config in dotted form, sections included."""
+    found = []
+    for name, told in model.model_fields.items():
+        found.append(prefix + name)
+        kind = told.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += keys(kind, f"{prefix}{name}.")
+    return found
+

@@ -1,0 +1,166 @@
+"""Documents to token ids, once: a tokenizer trained or loaded, and two memory-mapped arrays in a cache.
+
+The cache lives under `$PLI_CACHE` (else `$XDG_CACHE_HOME/pli`, else `~/.cache/pli`) in a folder named by what went
+in: corpus, split and tokenizer settings. A folder appears by one rename, so it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_train import corpus
+from pli_train.errors import BadInput, PliError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pli_train.config import DataConfig, TokenizerConfig
+
+LAYOUT = 1
+"""Goes into a cache folder's name; raise it when what is written there changes."""
+BATCH = 256
+END, PAD, MASK = "<|endoftext|>", "<|pad|>", "<|mask|>"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenised corpus.
+
+    Attributes:
+        train, eval: 1-D arrays of token ids, memory-mapped; documents follow each other, each closed by the end token.
+        tokenizer: made them.
+        about: one line on the corpus for people.
+        fingerprint: names corpus, split and tokenizer together.
+    """
+
+    train: np.ndarray
+    eval: np.ndarray
+    tokenizer: PreTrainedTokenizerBase
+    about: str
+    fingerprint: str
+
+
+def load(
+    data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None
+) -> Tokens:
+    """The corpus as token ids, from the cache when it is there.
+
+    Args:
+        say: told in one line what takes time.
+
+    Raises:
+        BadInput, PliError: when the corpus or the tokenizer cannot be had.
+    """
+    if data.processes:
+        os.environ["RAYON_NUM_THREADS"] = str(data.processes)
+    documents = corpus.read(data)
+    name = corpus.fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, settings.name_or_path)
+    folder = cache_root() / name
+    if not folder.is_dir():
+        say(f"tokenising {documents.about}")
+        _build(folder, documents, settings)
+    from transformers import AutoTokenizer
+
+    told = json.loads((folder / "tokens.json").read_text())
+    train, eval = (_map(folder / f"{side}.bin", told["dtype"], told[side]) for side in ("train", "eval"))
+    return Tokens(train, eval, AutoTokenizer.from_pretrained(folder), documents.about, name)
+
+
+def cache_root() -> Path:
+    """Where token caches live."""
+    if own := os.environ.get("PLI_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pli"
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE (Sennrich et al. 2016; bytes as in Radford et al. 2019) trained on `texts`.
+
+    The same texts give the same tokenizer. It may come out smaller than `vocab_size` when the texts run dry.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, END, MASK],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, bos_token=END, eos_token=END, mask_token=MASK, model_max_length=10**9
+    )
+
+
+def _build(folder: Path, documents: corpus.Documents, settings: TokenizerConfig) -> None:
+    tokenizer = _pretrained(settings.name_or_path) if settings.name_or_path else None
+    if tokenizer is None:
+        tokenizer = train_bpe(documents.train, settings.vocab_size)
+    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        sizes = {
+            side: _write(partial / f"{side}.bin", texts, tokenizer, dtype)
+            for side, texts in (("train", documents.train), ("eval", documents.eval))
+        }
+        (partial / "tokens.json").write_text(json.dumps({"dtype": np.dtype(dtype).name, **sizes}))
+        tokenizer.save_pretrained(partial)
+        partial.rename(folder)
+    except FileExistsError:  # another run has built it meanwhile
+        pass
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _pretrained(name_or_path: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise PliError(
+            f"tokenizer.name_or_path: '{name_or_path}' is no tokenizer folder here and could not be loaded from the hub "
+            f"({str(error).strip().splitlines()[0]}); leave it out to train a tokenizer on the corpus"
+        ) from None
+
+
+def _write(path: Path, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, dtype: type) -> int:
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    count = 0
+    with path.open("wb") as file:
+        for batch in _batches(texts):
+            for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
+                array = np.asarray([*ids, end], dtype=dtype)
+                array.tofile(file)
+                count += len(array)
+    if count == 0:
+        raise BadInput("data.source: tokenising left nothing")
+    return count
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    texts = iter(texts)
+    while batch := list(islice(texts, BATCH)):
+        yield batch
+
+
+def _map(path: Path, dtype: str, count: int) -> np.ndarray:
+    return np.memmap(path, dtype=dtype, mode="r", shape=(count,))

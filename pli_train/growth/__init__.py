@@ -1,0 +1,1 @@
+"""Growth: which operators exist, when they act, and how newborn parts start."""

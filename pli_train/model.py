@@ -1,0 +1,149 @@
+"""The model: built from a config, a local folder or a hub name, and its stack, which grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from pli_train import anatomy
+from pli_train.anatomy import Anatomy
+from pli_train.errors import BadInput, PliError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pli_train.config import ModelConfig
+
+AUTO_CLASS = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM"}
+
+
+def build(
+    wanted: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, seed: int
+) -> tuple[PreTrainedModel, Anatomy]:
+    """The model at step 0, in float32 on the CPU, with its family's table.
+
+    Weights from scratch are drawn from `seed` alone. Raises BadInput or PliError when it cannot be built.
+    """
+    config = model_config(wanted, len(tokenizer), block_size)
+    config.pad_token_id = tokenizer.pad_token_id
+    config.bos_token_id = _first(tokenizer.bos_token_id, tokenizer.cls_token_id)
+    config.eos_token_id = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
+    parts = anatomy.family(config.model_type)
+    if wanted.weights == "pretrained":
+        return _pretrained(str(wanted.name_or_path), wanted.initial_layers, parts), parts
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _from_config(config, parts), parts
+
+
+def model_config(wanted: ModelConfig, vocab_size: int | None, block_size: int) -> PretrainedConfig:
+    """The Hugging Face config of the model at step 0. `vocab_size` None leaves the family's own.
+
+    Raises:
+        BadInput: for a field that the family's config does not have, or blocks longer than its positions.
+        PliError: when a named model cannot be loaded.
+    """
+    if wanted.family:
+        known = AutoConfig.for_model(wanted.family)
+        wrong = [key for key in wanted.config if not hasattr(known, key)]
+        if wrong:
+            names = [name for name in known.to_dict() if not name.startswith("_")]
+            raise BadInput(
+                *(f"model.config.{key}: not a field of {wanted.family}'s config{did_you_mean(key, names)}" for key in wrong)
+            )
+        config = AutoConfig.for_model(wanted.family, **wanted.config)
+    else:
+        config = _load(AutoConfig.from_pretrained, str(wanted.name_or_path))
+    names = anatomy.family(config.model_type).config
+    if vocab_size is not None and wanted.weights == "scratch":
+        config.vocab_size = vocab_size
+    if wanted.initial_layers is not None:
+        setattr(config, names["depth"], wanted.initial_layers)
+    positions = getattr(config, names["positions"])
+    if block_size > positions:
+        raise BadInput(f"train.block_size: {block_size} tokens do not fit {names['positions']} = {positions}")
+    return config
+
+
+def skeleton(config: PretrainedConfig) -> tuple[PreTrainedModel, Anatomy]:
+    """A model without storage, to count things on."""
+    parts = anatomy.family(config.model_type)
+    with torch.device("meta"):
+        return _from_config(config, parts), parts
+
+
+def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
+    """The model kept in a checkpoint folder, in float32 on the CPU."""
+    config = AutoConfig.from_pretrained(folder)
+    parts = anatomy.family(config.model_type)
+    return _pretrained(str(folder), None, parts), parts
+
+
+def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
+    """The model's repeating layers."""
+    base = getattr(model, getattr(model, "base_model_prefix", ""), model)
+    return base.get_submodule(parts.stack)
+
+
+def put_into_stack(layer: nn.Module, index: int, model: PreTrainedModel, parts: Anatomy) -> None:
+    """Insert `layer` at `index`, and let the layers and the config know their new places and depth."""
+    layers = stack_of(model, parts)
+    layers.insert(index, layer)
+    _settle(model, layers, parts)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Elements of all parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _settle(model: PreTrainedModel, layers: nn.ModuleList, parts: Anatomy) -> None:
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index
+    for module in model.modules():
+        if isinstance(getattr(module, "config", None), PretrainedConfig):
+            setattr(module.config, parts.config["depth"], len(layers))
+
+
+def _from_config(config: PretrainedConfig, parts: Anatomy) -> PreTrainedModel:
+    try:
+        return getattr(transformers, AUTO_CLASS[parts.task]).from_config(config)
+    except ValueError as error:
+        raise BadInput(f"model.config: {error}") from None
+
+
+def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrainedModel:
+    auto = getattr(transformers, AUTO_CLASS[parts.task])
+    model = _load(auto.from_pretrained, name_or_path, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # A loader may hand out views of a mapped file; arithmetic is only bit-stable on memory laid out alike.
+            parameter.data = parameter.data.clone()
+    layers = stack_of(model, parts)
+    if depth is not None:
+        if depth > len(layers):
+            raise BadInput(f"model.initial_layers: {depth} is more than the {len(layers)} layers of '{name_or_path}'")
+        del layers[depth:]
+        _settle(model, layers, parts)
+    return model
+
+
+def _load(loader: Any, name_or_path: str, **how: Any) -> Any:
+    try:
+        return loader(name_or_path, trust_remote_code=False, **how)
+    except (OSError, ValueError, KeyError) as error:
+        raise PliError(
+            f"model.name_or_path: '{name_or_path}' is no model folder here and could not be loaded from the hub "
+            f"({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+        ) from None
+
+
+def _first(*ids: int | None) -> int | None:
+    return next((id for id in ids if id is not None), None)

@@ -1,0 +1,95 @@
+"""AdamW over a model that grows: its groups, and its state by the identity of what it belongs to.
+
+After an insertion the optimizer is built anew over all parameters and each old one takes its state along; newborns
+start with none. Nothing is added to a group behind anybody's back. On disk the state is kept by parameter name with
+the layer's *id* in it: by position, an equal-shaped layer inserted mid-stack would shift every later moment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.optim import AdamW
+
+from pli_train.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from pli_train.anatomy import Anatomy
+    from pli_train.config import OptimConfig
+
+
+def build(model: nn.Module, optim: OptimConfig) -> AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) in two groups: matrices decay, norms and biases do not."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": optim.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=fused)
+
+
+def rebuilt(old: AdamW, model: nn.Module, optim: OptimConfig) -> AdamW:
+    """An optimizer over the grown model: what existed before keeps its state and newborns have none."""
+    new = build(model, optim)
+    for group in new.param_groups:
+        for parameter in group["params"]:
+            if parameter in old.state:
+                new.state[parameter] = old.state[parameter]
+    return new
+
+
+def set_lr(optimizer: AdamW, lr: float) -> None:
+    """Give every group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def lr_of_layers(optimizer: AdamW, layers: Sequence[nn.Module], stack: Sequence[str]) -> dict[str, float]:
+    """The learning rate that each layer's parameters have in their groups, by layer id.
+
+    Raises:
+        RuntimeError: when a layer's parameters are in no group or at more than one rate.
+    """
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    rates = {}
+    for name, layer in zip(stack, layers, strict=True):
+        found = {rate.get(id(p)) for p in layer.parameters() if p.requires_grad}
+        if len(found) > 1 or None in found:
+            raise RuntimeError(f"layer {name}'s parameters have learning rates {found}")
+        rates[name] = float(next(iter(found), 0.0) or 0.0)
+    return rates
+
+
+def state_tensors(optimizer: AdamW, model: nn.Module, anatomy: Anatomy, stack: Sequence[str]) -> dict[str, Tensor]:
+    """The state as `<entry>/<parameter name by layer id>` → tensor, on the CPU."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{entry}/{anatomy.by_id(name, stack)}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
+
+
+def load_state(
+    optimizer: AdamW, model: nn.Module, anatomy: Anatomy, stack: Sequence[str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `state_tensors` gave.
+
+    Raises:
+        BadInput: when it names something the model does not have, or a shape differs.
+    """
+    by_name = {anatomy.by_id(name, stack): parameter for name, parameter in model.named_parameters()}
+    for key, value in tensors.items():
+        entry, _, name = key.partition("/")
+        parameter = by_name.get(name)
+        if parameter is None:
+            raise BadInput(f"the optimizer state names '{name}', which the model does not have")
+        if value.dim() and value.shape != parameter.shape:
+            raise BadInput(f"the optimizer state of '{name}' has shape {tuple(value.shape)}")
+        # AdamW's fused form wants its step counters where the parameters are.
+        optimizer.state[parameter][entry] = value.to(parameter.device, copy=True)

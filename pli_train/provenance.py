@@ -1,0 +1,40 @@
+"""What a run was made of: the document in `run.json`."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pli_train.config import RunConfig
+    from pli_train.corpus.tokens import Tokens
+
+VERSIONS = ("pli", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
+
+
+def run_record(config: RunConfig, text: Tokens, total_steps: int) -> str:
+    """The run's record as JSON: resolved config, seed, command line, versions, corpus, parent."""
+    record = {
+        "format": "pli-run",
+        "version": 1,
+        "name": config.name,
+        "created": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "command": sys.argv,
+        "seed": config.seed,
+        "total_steps": total_steps,
+        "parent": None,
+        "corpus": {
+            "about": text.about,
+            "fingerprint": text.fingerprint,
+            "train_tokens": len(text.train),
+            "eval_tokens": len(text.eval),
+            "vocabulary": len(text.tokenizer),
+        },
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        "config": config.model_dump(),
+    }
+    return json.dumps(record, indent=1) + "\n"

@@ -1,0 +1,75 @@
+"""Scalars to TensorBoard: the run's only store of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from pli_train import run_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pli_train.lineage import Event
+
+
+class Scalars:
+    """Writes a run's scalars into its folder, or nowhere.
+
+    Args:
+        folder: the run folder; None writes nothing (another rank writes, or tracking is off).
+        from_step: on resume, the first step not done yet: readers drop what an earlier process wrote from there on.
+    """
+
+    def __init__(self, folder: Path | None, from_step: int = 0) -> None:
+        self._writer = None
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=from_step or None)
+
+    def add(self, step: int, values: dict[str, float], wall_time: float | None = None) -> None:
+        """Note scalars at `step` (updates done), as of `wall_time` in seconds since 1970, or now."""
+        if self._writer is not None:
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, value, step, walltime=wall_time or time.time())
+
+    def mark(self, event: Event) -> None:
+        """Note a growth event, as text at its step."""
+        if self._writer is not None:
+            self._writer.add_text(run_folder.EVENT, str(event), event.step)
+
+    def hparams(self, config: dict[str, Any]) -> None:
+        """Note the configuration where TensorBoard's HPARAMS tab looks for it."""
+        if self._writer is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            flat = {key: value for key, value in flatten(config).items() if value is not None}
+            for summary in hparams(flat, {run_folder.EVAL_LOSS: 0.0}):
+                self._writer.file_writer.add_summary(summary)
+
+    def flush(self) -> None:
+        """Return once everything noted is in the file."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and let go of the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables to dotted keys; lists as JSON.
+
+    >>> flatten({"optim": {"lr": 0.1}, "seed": 0})
+    {'optim.lr': 0.1, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return flat

@@ -1,0 +1,391 @@
+"""The training loop: a model that grows while it learns.
+
+It reads top to bottom: `begin` or `resume` put the pieces together, `Trainer.run` is the loop. Step s means that s
+optimizer updates are done; growth due at s happens between update s and update s + 1. Everything random is a function
+of the run's seed and the step, so the loop carries no random state.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers import TrainerState
+
+from pli_train import checkpoint, flops, learning_rate, optimizer, run_folder
+from pli_train import model as models
+from pli_train.corpus import tokens as corpus_tokens
+from pli_train.corpus.blocks import Blocks
+from pli_train.errors import BadInput, PliError
+from pli_train.growth import schedule as growth_schedule
+from pli_train.lineage import Lineage
+from pli_train.objective import Objective, loss_sum
+from pli_train.progress import Silent
+from pli_train.provenance import run_record
+from pli_train.randomness import derive
+from pli_train.tracking import Scalars
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from pli_train.anatomy import Anatomy
+    from pli_train.config import RunConfig
+    from pli_train.corpus.tokens import Tokens
+
+OURS = "pli_train"
+"""Where our own numbers live inside Hugging Face's `stateful_callbacks`."""
+
+
+class Interrupted(PliError):
+    """The user, or the system, asked the run to stop. It has checkpointed."""
+
+    exit_code = 130
+
+
+@dataclass
+class Progress:
+    """How far a run is: updates, tokens seen, FLOPs and seconds of training (evaluations and checkpoints left out)."""
+
+    step: int = 0
+    tokens: int = 0
+    flops: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Trainer:
+    """A trainer at step 0, in a run folder that does not exist yet.
+
+    Raises:
+        BadInput: when the folder exists, or corpus, model or schedule cannot be had.
+    """
+    show = show or Silent()
+    if folder.exists():
+        raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
+    text = corpus_tokens.load(config.data, config.tokenizer, show.say)
+    accelerator = make_accelerator(config)
+    model, anatomy = models.build(
+        config.model, text.tokenizer, config.train.block_size, derive(config.seed, "model")
+    )
+    heads = getattr(model.config, anatomy.config["heads"])
+    origin = "pretrained" if config.model.weights == "pretrained" else "random"
+    lineage = Lineage.begin(len(models.stack_of(model, anatomy)), heads, origin)
+    trainer = Trainer(config, folder, accelerator, text, model, anatomy, lineage, Progress(), show)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True)
+        (folder / run_folder.RUN).write_text(run_record(config, text, trainer.total_steps), encoding="utf-8")
+        text.tokenizer.save_pretrained(folder / run_folder.TOKENIZER)
+    accelerator.wait_for_everyone()
+    trainer.open_scalars()
+    return trainer
+
+
+def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Trainer:
+    """A trainer at the newest whole checkpoint of a run, with everything as it was.
+
+    Raises:
+        BadInput: when there is no whole checkpoint, or the corpus is no longer the one the run began with.
+    """
+    show = show or Silent()
+    record = run_folder.read_json(folder / run_folder.RUN)
+    text = corpus_tokens.load(config.data, config.tokenizer, show.say)
+    if text.fingerprint != record["corpus"]["fingerprint"]:
+        raise BadInput(
+            f"{folder}: the corpus is not the one this run began with ({record['corpus']['about']} then, {text.about} "
+            "now): training on would mix two data orders"
+        )
+    accelerator = make_accelerator(config)
+    source = checkpoint.newest(folder, show.say)
+    found = checkpoint.read(source)
+    ours = found.trainer_state.stateful_callbacks[OURS]
+    progress = Progress(
+        found.trainer_state.global_step, ours["tokens"], ours["flops"], ours["seconds"], found.trainer_state.log_history
+    )
+    trainer = Trainer(config, folder, accelerator, text, found.model, found.anatomy, found.lineage, progress, show)
+    optimizer.load_state(trainer.optimizer, trainer.bare, found.anatomy, found.lineage.stack, found.optimizer)
+    show.say(f"resuming from {source}: {len(found.lineage.stack)} layers ({found.lineage})")
+    if accelerator.is_main_process:
+        checkpoint.clear_partial(folder)
+    accelerator.wait_for_everyone()
+    trainer.open_scalars()
+    return trainer
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Devices and precision: bf16 on a GPU unless told otherwise."""
+    wanted = config.train.precision
+    bf16 = wanted == "bf16" or (wanted == "auto" and torch.cuda.is_available())
+    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+
+
+class Trainer:
+    """One run, from where it stands to its end."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        accelerator: Accelerator,
+        text: Tokens,
+        model: PreTrainedModel,
+        anatomy: Anatomy,
+        lineage: Lineage,
+        progress: Progress,
+        show: Silent,
+    ) -> None:
+        train = config.train
+        self.config, self.folder, self.accelerator, self.show = config, folder, accelerator, show
+        self.anatomy, self.lineage, self.progress = anatomy, lineage, progress
+        self.blocks = Blocks(text.train, train.block_size, derive(config.seed, "order"))
+        self.eval_blocks = Blocks(text.eval, train.block_size, 0).first(train.eval_blocks)
+        self.objective = Objective(anatomy.task, text.tokenizer, train.mlm_probability)
+        self.rank_blocks = train.batch_size * train.accumulation
+        self.step_blocks = self.rank_blocks * accelerator.num_processes
+        self.total_steps = train.steps or max(1, math.ceil((train.epochs or 0) * self.blocks.count / self.step_blocks))
+        initial = len(lineage.as_of(0).stack)
+        self.planned = growth_schedule.plan(config.growth.events(), initial, self.total_steps)
+        self.size = flops.measure(model, anatomy, train.block_size)
+        self.scalars = Scalars(None)
+        self.model = accelerator.prepare(model)
+        self.optimizer = optimizer.build(self.bare, config.optim)
+        self._losses: list[tuple[int, float, torch.Tensor]] = []
+        self._mark = (time.perf_counter(), progress.tokens)
+        self._stop = False
+
+    @property
+    def bare(self) -> PreTrainedModel:
+        """The model without what accelerate wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        """The stack."""
+        return models.stack_of(self.bare, self.anatomy)
+
+    def open_scalars(self) -> None:
+        """Start writing scalars, from the step that comes next."""
+        if self.accelerator.is_main_process and self.config.tracking.tensorboard:
+            step = self.progress.step
+            self.scalars = Scalars(self.folder, from_step=step + 1 if step else 0)
+            if step == 0:
+                self.scalars.hparams(self.config.model_dump())
+
+    def run(self) -> Path:
+        """Train to the end and return the last checkpoint.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
+            PliError: when the loss is no longer a finite number.
+        """
+        previous = _on_signal(self._ask_to_stop)
+        self.show.begin(self.progress.step, self.total_steps)
+        try:
+            return self._loop()
+        finally:
+            self.show.end()
+            self.scalars.close()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _loop(self) -> Path:
+        progress, every = self.progress, self.config.checkpoint.every
+        last = None
+        if progress.step == 0 and not self.lineage.events:
+            self._evaluate(run_folder.EVAL_LOSS)
+            last = self._save()
+        self._grow()
+        while progress.step < self.total_steps:
+            self._update()
+            last = None
+            ending = self._stop or progress.step == self.total_steps
+            if progress.step % self.config.train.log_every == 0 or ending:
+                self._log()
+            if progress.step % self.config.train.eval_every == 0 or self._due() or progress.step == self.total_steps:
+                self._evaluate(run_folder.EVAL_LOSS)
+            if ending or (every and progress.step % every == 0 and not self._due()):
+                last = self._save(after=not self._due())
+            if self._stop and progress.step < self.total_steps:
+                raise Interrupted(f"stopped at step {progress.step}; go on with: pli-train resume {self.folder}")
+            self._grow()
+        return last or self.folder / str(run_folder.CheckpointName(progress.step))
+
+    # --- one step --------------------------------------------------------------------------------------------------
+
+    def _update(self) -> None:
+        """One optimizer update: `accumulation` batches on each device."""
+        config, step, accelerator = self.config, self.progress.step, self.accelerator
+        began = time.perf_counter()
+        blocks = self.blocks.at_step(step, self.step_blocks)
+        batch = self.objective.batch(blocks, derive(config.seed, "mask", step))
+        # The mean is over the targets of the whole step. DDP averages over ranks, which this takes back.
+        scale = accelerator.num_processes / max(batch.targets, 1)
+        total = torch.zeros((), device=accelerator.device)
+        self.model.train()
+        set_seed(derive(config.seed, "dropout", step, accelerator.process_index) % 2**32)
+        for part in range(config.train.accumulation):
+            start = accelerator.process_index * self.rank_blocks + part * config.train.batch_size
+            mine = batch.rows(start, start + config.train.batch_size, accelerator.device)
+            if part < config.train.accumulation - 1:
+                with accelerator.no_sync(self.model):
+                    loss = loss_sum(self.model, mine) * scale
+                    accelerator.backward(loss)
+            else:
+                loss = loss_sum(self.model, mine) * scale
+                accelerator.backward(loss)
+            total += loss.detach()
+        if config.train.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.bare.parameters(), config.train.clip_norm)
+        optimizer.set_lr(self.optimizer, learning_rate.at_step(step, self.total_steps, config.optim))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        self.progress.step += 1
+        self.progress.tokens += blocks.size
+        self.progress.flops += blocks.size * self.size.flops_per_token(len(self.layers))
+        self.progress.seconds += time.perf_counter() - began
+        self._losses.append((self.progress.step, time.time(), total))
+
+    def _log(self) -> None:
+        """Write the losses since the last time, and where the run stands. The only wait for the device."""
+        progress = self.progress
+        if not self._losses:
+            return
+        began = time.perf_counter()
+        losses = self.accelerator.reduce(torch.stack([loss for *_, loss in self._losses]), "mean").tolist()
+        progress.seconds += time.perf_counter() - began
+        for (step, wall_time, _), loss in zip(self._losses, losses, strict=True):
+            self.scalars.add(step, {run_folder.LOSS: loss}, wall_time)
+            if not math.isfinite(loss):
+                raise PliError(self._not_finite(step, loss))
+        self._losses.clear()
+        now, seen = self._mark
+        rate = (progress.tokens - seen) / max(time.perf_counter() - now, 1e-9)
+        self._mark = (time.perf_counter(), progress.tokens)
+        rates = optimizer.lr_of_layers(self.optimizer, list(self.layers), self.lineage.stack)
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.scalars.add(
+            progress.step,
+            {
+                run_folder.LR: lr,
+                **{run_folder.LR_OF_LAYER + layer: rate for layer, rate in rates.items()},
+                run_folder.LAYERS: len(self.layers),
+                run_folder.PARAMETERS: self.size.parameters(len(self.layers)),
+                run_folder.TOKENS: progress.tokens,
+                run_folder.FLOPS: progress.flops,
+                run_folder.SECONDS: progress.seconds,
+                run_folder.TOKENS_PER_SECOND: rate,
+            },
+        )
+        progress.history.append({"loss": losses[-1], "learning_rate": lr, "step": progress.step})
+        self.show.step(progress.step, f"loss {losses[-1]:.3f}  {len(self.layers)} layers  {rate:,.0f} tokens/s")
+
+    @torch.no_grad()
+    def _evaluate(self, tag: str) -> float:
+        """The mean loss over the evaluation blocks, the same blocks and masks every time."""
+        size, accelerator = self.config.train.batch_size, self.accelerator
+        batch = self.objective.batch(self.eval_blocks, derive(self.config.seed, "eval mask"))
+        self.model.eval()
+        total = torch.zeros((), device=accelerator.device)
+        starts = range(0, len(self.eval_blocks), size)
+        for start in starts[accelerator.process_index :: accelerator.num_processes]:
+            total += loss_sum(self.bare, batch.rows(start, start + size, accelerator.device))
+        loss = float(accelerator.reduce(total, "sum")) / max(batch.targets, 1)
+        self.scalars.add(self.progress.step, {tag: loss})
+        if tag == run_folder.EVAL_LOSS:
+            self.progress.history.append({"eval_loss": loss, "step": self.progress.step})
+        self._mark = (time.perf_counter(), self.progress.tokens)
+        return loss
+
+    # --- growth ----------------------------------------------------------------------------------------------------
+
+    def _due(self) -> list[growth_schedule.Planned]:
+        """The events of this step that have not happened yet."""
+        coming = self.planned[len(self.lineage.events) :]
+        return [planned for planned in coming if planned.step == self.progress.step]
+
+    def _grow(self) -> None:
+        """Let every event of this step happen, with a checkpoint right before and right after."""
+        due = self._due()
+        if not due:
+            return
+        self._log()
+        self._save(after=False)
+        before = [entry["eval_loss"] for entry in self.progress.history if "eval_loss" in entry][-1]
+        for planned in due:
+            self._apply(planned)
+        after = self._evaluate(run_folder.EVAL_LOSS_AFTER_EVENT)
+        now = f"{len(self.layers)} layers ({self.lineage}), eval loss {before:.3f} → {after:.3f}"
+        self.show.say(f"step {self.progress.step}: {now}")
+        self._save()
+
+    def _apply(self, planned: growth_schedule.Planned) -> None:
+        """One event: grow the bare model, write the lineage, take the optimizer along, wrap again."""
+        number = len(self.lineage.events) + 1
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()  # forgets the wrapped model, which no longer fits
+        planned.event.grow(model, self.anatomy, self.lineage, derive(self.config.seed, "growth", number))
+        planned.event.record(self.lineage, self.progress.step)
+        self.scalars.mark(self.lineage.events[-1])
+        self.model = self.accelerator.prepare(model)
+        self.optimizer = optimizer.rebuilt(self.optimizer, self.bare, self.config.optim)
+
+    # --- keeping ---------------------------------------------------------------------------------------------------
+
+    def _save(self, after: bool = True) -> Path:
+        """Checkpoint this step; the lineage of the run folder follows."""
+        name = run_folder.CheckpointName(self.progress.step, after)
+        self._log()
+        self.scalars.flush()
+        if self.accelerator.is_main_process:
+            state = self._trainer_state()
+            checkpoint.write(self.folder, name, self.bare, self.anatomy, self.optimizer, self.lineage, state)
+            checkpoint.write_text(self.folder / run_folder.LINEAGE, self.lineage.to_json())
+        self.accelerator.wait_for_everyone()
+        self._mark = (time.perf_counter(), self.progress.tokens)
+        return self.folder / str(name)
+
+    def _trainer_state(self) -> TrainerState:
+        progress, train = self.progress, self.config.train
+        epoch = progress.step * self.step_blocks / self.blocks.count
+        ours: dict[str, Any] = {"tokens": progress.tokens, "flops": progress.flops, "seconds": progress.seconds}
+        return TrainerState(
+            epoch=epoch,
+            global_step=progress.step,
+            max_steps=self.total_steps,
+            num_train_epochs=math.ceil(self.total_steps * self.step_blocks / self.blocks.count),
+            train_batch_size=train.batch_size,
+            logging_steps=train.log_every,
+            eval_steps=train.eval_every,
+            save_steps=self.config.checkpoint.every or self.total_steps,
+            num_input_tokens_seen=progress.tokens,
+            total_flos=float(progress.flops),
+            log_history=progress.history,
+            stateful_callbacks={OURS: ours},
+        )
+
+    def _not_finite(self, step: int, loss: float) -> str:
+        born = [event for event in self.lineage.events if event.step < step]
+        event = f"after growth event {born[-1].number} (step {born[-1].step})" if born else "before any growth"
+        return (
+            f"the loss is {loss} at step {step}, {event}; the checkpoints of earlier steps are kept. "
+            "A lower optim.lr or a longer optim.warmup_ratio may help"
+        )
+
+    def _ask_to_stop(self, number: int, frame: object) -> None:
+        self._stop = True
+        self.show.say("stopping at the end of this step …")
+
+
+def _on_signal(handler: Any) -> dict[int, Any]:
+    """Install `handler` for SIGINT and SIGTERM; return what was there. Outside the main thread nothing is changed."""
+    try:
+        return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        return {}
