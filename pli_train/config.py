@@ -256,7 +256,12 @@ def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> di
         return table
     if not isinstance(parent, str):
         raise BadInput(f"{source}: extends: expected the name of a preset or file, got {parent!r}")
-    return _merge({**_table(parent, (*seen, source), beside), "name": Path(source).stem}, table)
+    inherited = {**_table(parent, (*seen, source), beside), "name": Path(source).stem}
+    if {"family", "name_or_path"} & table.get("model", {}).keys():
+        # Another model: what the parent says of its own model's config does not apply.
+        keep = {k: v for k, v in inherited.get("model", {}).items() if k not in ("family", "name_or_path", "config")}
+        inherited["model"] = keep
+    return _merge(inherited, table)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

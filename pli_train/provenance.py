@@ -7,6 +7,7 @@ import platform
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def run_record(config: RunConfig, text: Tokens, total_steps: int) -> str:
         "version": 1,
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": config.seed,
         "total_steps": total_steps,
         "parent": None,

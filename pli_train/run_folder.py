@@ -129,3 +129,18 @@ def newest_run(root: Path) -> Path:
     if not runs:
         raise BadInput(f"no run under {root}/: train one with `pli-train run`, or name a run's folder")
     return max(runs, key=lambda run: (read_json(run / RUN).get("created", ""), run.name))
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables to dotted keys; lists as JSON.
+
+    >>> flatten({"optim": {"lr": 0.1}, "seed": 0})
+    {'optim.lr': 0.1, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return flat

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,7 @@ class Scalars:
         if self._writer is not None:
             from torch.utils.tensorboard.summary import hparams
 
-            flat = {key: value for key, value in flatten(config).items() if value is not None}
+            flat = {key: value for key, value in run_folder.flatten(config).items() if value is not None}
             for summary in hparams(flat, {run_folder.EVAL_LOSS: 0.0}):
                 self._writer.file_writer.add_summary(summary)
 
@@ -58,18 +57,3 @@ class Scalars:
         """Flush and let go of the file."""
         if self._writer is not None:
             self._writer.close()
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables to dotted keys; lists as JSON.
-
-    >>> flatten({"optim": {"lr": 0.1}, "seed": 0})
-    {'optim.lr': 0.1, 'seed': 0}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
-    return flat

@@ -1,0 +1,115 @@
+"""The command `pli-analyze`: tables and reports to stdout or a file, progress and complaints to stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from pli_analysis.tables import Format
+from pli_train.shell import app_of, run_app
+
+app = app_of("Read training runs, and say what growth did to them.")
+
+BESIDE_THE_RUN = "report.html in the run's folder"
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+FormatOption = Annotated[Format | None, typer.Option("--format", "-f", help="How to write the table.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to a file.")]
+
+
+@app.command()
+def lineage(
+    run: RunFolder,
+    format: FormatOption = None,
+    out: OutOption = None,
+    events: Annotated[bool, typer.Option("--events", help="One row a growth event, not a layer.")] = False,
+) -> None:
+    """Who was born when, from whom, and where each layer sits now.
+
+    Example: pli-analyze lineage runs/tiny --format md
+    """
+    from pli_analysis.metrics import lineage as metric
+    from pli_analysis.run import Run
+    from pli_analysis.tables import emit
+
+    found = Run.open(run).lineage
+    emit(metric.events(found) if events else metric.layers(found), format, out)
+
+
+@app.command()
+def drift(
+    run: RunFolder,
+    format: FormatOption = None,
+    out: OutOption = None,
+    of: Annotated[str, typer.Option(help="layer, head, ffn, norms or attention.")] = "layer",
+) -> None:
+    """How far each part has moved from its birth weights, over steps and age.
+
+    Example: pli-analyze drift runs/tiny --of head --format csv -o drift.csv
+    """
+    from pli_analysis.metrics.drift import drift as measure
+    from pli_analysis.run import Run
+    from pli_analysis.tables import emit
+
+    opened = Run.open(run)
+    _complain(opened.damaged)
+    emit(measure(opened, of), format, out)
+
+
+class ReportCommand(TyperCommand):
+    """Lets `--html` stand alone, which Typer's options cannot: then the page goes beside the run."""
+
+    def parse_args(self, ctx, args):  # noqa: ANN001, ANN201 (Typer's own signature)
+        """Give a bare `--html` its value."""
+        nexts = [*args[1:], "-"]
+        filled = [f"--html={BESIDE_THE_RUN}" if a == "--html" and n.startswith("-") else a for a, n in zip(args, nexts)]
+        return super().parse_args(ctx, filled)
+
+
+@app.command(cls=ReportCommand)
+def report(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; the newest if left out.")] = None,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="[PATH]", help=f"Write a page; alone: {BESIDE_THE_RUN}.")
+    ] = None,
+) -> None:
+    """Tell what a run did: in the terminal, or as one HTML page that opens offline.
+
+    Example: pli-analyze report runs/tiny --html
+    """
+    from pli_analysis.report import content
+    from pli_analysis.run import Run
+    from pli_train import run_folder
+
+    if run is None and html is not None and (Path(html) / run_folder.RUN).is_file():
+        run, html = Path(html), BESIDE_THE_RUN  # `report --html RUN` can only mean the run
+    opened = Run.open(run) if run is not None else Run.newest()
+    _complain(opened.damaged)
+    told = content.tell(opened)
+    if html is None:
+        from pli_analysis.report import terminal
+
+        terminal.show(told)
+        return
+    from pli_analysis.report import page
+
+    path = opened.path / "report.html" if html == BESIDE_THE_RUN else Path(html)
+    page.write(told, path)
+    print(path)
+
+
+def _complain(lines: list[str]) -> None:
+    for line in lines:
+        typer.echo(f"passed over: {line}", err=True)
+
+
+def main() -> None:
+    """The entry point."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Drift as a heat map (layers by steps) and as curves (over steps, or over age)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pli_analysis.figures.palette import SEQUENTIAL, line_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+NAMES = {"relative_l2": "relative L2 since birth", "cosine": "1 − cosine since birth"}
+
+
+def heat_map(table: pd.DataFrame, measure: str = "relative_l2") -> go.Figure:
+    """One row a part, in the order of the last stack, bottom to top; empty before its birth.
+
+    Args:
+        table: of `pli_analysis.metrics.drift`.
+        measure: `relative_l2` or `cosine`.
+    """
+    import plotly.graph_objects as go
+
+    last = table.drop_duplicates("part", keep="last").sort_values("index", kind="stable")
+    grid = table.drop_duplicates(["part", "step"], keep="last").pivot(index="part", columns="step", values=measure)
+    grid = grid.loc[last["part"]]
+    drawn = go.Figure(
+        go.Heatmap(
+            x=[str(step) for step in grid.columns],
+            y=[f"{part} " for part in grid.index],
+            z=grid.to_numpy(),
+            colorscale=SEQUENTIAL,
+            colorbar={"title": {"text": NAMES[measure], "side": "right"}},
+            hovertemplate="%{y}at step %{x}: %{z:.4f}<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    drawn.update_layout(
+        xaxis={"title": "checkpoint (step)", "type": "category", "showgrid": False},
+        yaxis={"title": "layer, bottom to top", "type": "category", "showgrid": False},
+    )
+    return drawn
+
+
+def curves(table: pd.DataFrame, measure: str = "relative_l2") -> go.Figure:
+    """One curve a part. Drawn over steps; `meta` keeps each curve's x over age, for a page to switch."""
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    for part, rows in table.groupby("part", sort=False):
+        rows = rows.drop_duplicates("step", keep="last")
+        drawn.add_trace(
+            go.Scatter(
+                x=rows["step"],
+                y=rows[measure],
+                mode="lines+markers",
+                marker={"size": 5},
+                line={**line_of(rows["layer"].iloc[0]), "width": 2},
+                name=str(part),
+                meta={"step": rows["step"].tolist(), "age": rows["age"].tolist()},
+                hovertemplate=f"{part} at %{{x}}: %{{y:.4f}}<extra></extra>",
+            )
+        )
+    drawn.update_layout(
+        xaxis_title="steps",
+        yaxis={"title": NAMES[measure], "rangemode": "tozero"},
+        meta={"axes": {"step": "steps", "age": "age (steps since birth)"}},
+    )
+    return drawn

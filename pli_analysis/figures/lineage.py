@@ -1,0 +1,75 @@
+"""The stack over time: each layer a line at its index, from its birth on; inserted below, it moves up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pli_analysis.figures.palette import NEUTRAL, line_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+def figure(layers: pd.DataFrame, places: pd.DataFrame) -> go.Figure:
+    """The lineage picture.
+
+    Args:
+        layers, places: of `pli_analysis.metrics.lineage`.
+    """
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    for layer in layers["layer"]:
+        mine = places[places["layer"] == layer]
+        steps = [step for row in mine.itertuples() for step in (row.start, row.end)]
+        indices = [index for index in mine["index"] for _ in ("start", "end")]
+        drawn.add_trace(
+            go.Scatter(
+                x=steps,
+                y=indices,
+                mode="lines+text",
+                text=[""] * (len(steps) - 1) + [layer],
+                textposition="middle right",
+                textfont={"size": 15, "color": line_of(layer)["color"]},
+                cliponaxis=False,
+                line={**line_of(layer), "width": 5},
+                name=layer,
+                hovertemplate=f"layer {layer}<br>step %{{x}}<br>index %{{y}}<extra></extra>",
+            )
+        )
+    born = layers[layers["event"].notna()].merge(places, left_on=["layer", "born"], right_on=["layer", "start"])
+    drawn.add_trace(_donations(born, places))
+    drawn.add_trace(
+        go.Scatter(
+            x=born["born"],
+            y=born["index_y"],
+            mode="markers",
+            marker={"size": 11, "symbol": "circle", "color": [line_of(id)["color"] for id in born["layer"]]},
+            text=[f"{row.layer}: {row.initialiser}" + (f" of {row.donor}" if row.donor else "") for row in born.itertuples()],
+            hovertemplate="%{text}<br>born at step %{x}<extra></extra>",
+            name="birth",
+            showlegend=False,
+        )
+    )
+    drawn.update_layout(
+        xaxis_title="steps",
+        yaxis={"title": "index (0 at the bottom)", "dtick": 1},
+        showlegend=False,
+    )
+    return drawn
+
+
+def _donations(born: pd.DataFrame, places: pd.DataFrame) -> go.Scatter:
+    """Dotted lines from donors to their clones, at the step of the birth."""
+    import plotly.graph_objects as go
+
+    index = {(row.layer, row.start): row.index_ for row in places.rename(columns={"index": "index_"}).itertuples()}
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    for row in born.itertuples():
+        if (row.donor, row.born) in index:
+            xs += [row.born, row.born, None]
+            ys += [index[(row.donor, row.born)], row.index_y, None]
+    style = {"color": NEUTRAL, "dash": "dot", "width": 2}
+    return go.Scatter(x=xs, y=ys, mode="lines", line=style, name="cloned from", hoverinfo="skip", showlegend=False)

@@ -1,0 +1,93 @@
+"""Loss over training, with a mark at each growth event, against any of four axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pli_analysis.figures.palette import COLOURS, NEUTRAL
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+AXES = {"step": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds of training"}
+MOST = 2000
+"""Points of one curve at most."""
+
+
+def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) -> go.Figure:
+    """Train and eval loss.
+
+    Args:
+        table: of `pli_analysis.metrics.loss`.
+        births: axis → where the growth events lie on it.
+        born: what each event brought (`+b`).
+
+    The figure is drawn against steps. Each trace keeps its x on the other axes in `meta`, and the layout's `meta` names
+    them, so that a page can switch.
+    """
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    train, eval = (table[table["kind"] == kind] for kind in ("train", "eval"))
+    if len(train):
+        kept = train.iloc[extremes(train["loss"].to_numpy(), MOST)]
+        drawn.add_trace(_curve(kept, name="train (each step)", line={"color": NEUTRAL, "width": 1}, opacity=0.55))
+    if len(eval):
+        mode = {"mode": "lines+markers", "marker": {"size": 6}}
+        drawn.add_trace(_curve(eval, name="eval", line={"color": COLOURS[0], "width": 2.5}, **mode))
+    if born:
+        drawn.add_trace(_events(births, born, table["loss"].to_numpy()))
+    drawn.update_layout(
+        xaxis_title=AXES["step"],
+        yaxis_title="loss (nats per token)",
+        legend={"orientation": "h", "y": -0.22, "x": 0},
+        hovermode="closest",
+        meta={"axes": AXES},
+    )
+    return drawn
+
+
+def extremes(values: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most `most` points that keep each stretch's lowest and highest value, in order.
+
+    >>> extremes(np.array([0, 9, 1, 2, -5, 3]), most=4).tolist()
+    [0, 1, 4, 5]
+    """
+    if len(values) <= most:
+        return np.arange(len(values))
+    stretches = np.array_split(np.arange(len(values)), most // 2)
+    return np.unique([s[pick(values[s])] for s in stretches for pick in (np.nanargmin, np.nanargmax)])
+
+
+def _curve(table: pd.DataFrame, **style: Any) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    axes = {axis: table[axis].to_numpy(dtype=float) for axis in AXES}
+    return go.Scatter(x=axes["step"], y=table["loss"], meta=_plain(axes), **{"mode": "lines", **style})
+
+
+def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) -> go.Scatter:
+    """Upright dotted lines, each with a word on top: one trace, so that it follows a switch of axes."""
+    import plotly.graph_objects as go
+
+    low, high = float(np.nanmin(losses)), float(np.nanmax(losses))
+    upright = {axis: np.repeat(np.asarray(at, dtype=float), 3) for axis, at in births.items()}
+    return go.Scatter(
+        x=upright["step"],
+        y=[low, high, None] * len(born),
+        text=[word for label in born for word in ("", label, "")],
+        mode="lines+text",
+        textposition="top center",
+        cliponaxis=False,
+        line={"color": NEUTRAL, "dash": "dot", "width": 1},
+        name="growth event",
+        hoverinfo="text+x",
+        meta=_plain(upright),
+    )
+
+
+def _plain(axes: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    return {axis: [float(f"{x:.6g}") for x in values] for axis, values in axes.items()}

@@ -1,0 +1,30 @@
+"""The look that all figures share: one colour for each layer id, everywhere, readable by the colour-blind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Okabe and Ito's colours without black and yellow, which vanish on a dark or a light page, and two of Paul Tol's.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#AA3377", "#999933")
+DASHES = ("solid", "dash", "dot", "dashdot")
+NEUTRAL = "#808080"
+SEQUENTIAL = "Cividis"
+"""Colour scale for amounts; its lightness rises steadily, for any kind of colour vision."""
+
+
+def number_of(layer: str) -> int:
+    """The place in order of birth that a layer id stands for, from 0.
+
+    >>> [number_of(id) for id in ("a", "z", "aa")]
+    [0, 25, 26]
+    """
+    number = 0
+    for letter in layer:
+        number = number * 26 + ord(letter) - ord("a") + 1
+    return number - 1
+
+
+def line_of(layer: str) -> dict[str, Any]:
+    """The line style of a layer: eight colours, then the same dashed, dotted and dash-dotted."""
+    number = number_of(layer)
+    return {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number // len(COLOURS) % len(DASHES)]}

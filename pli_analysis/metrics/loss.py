@@ -1,0 +1,51 @@
+"""Loss against the four axes that runs are compared on.
+
+Columns, one row an observation:
+    kind        `train` (mean over the step's batch) or `eval` (over the fixed evaluation blocks)
+    step        optimizer updates done
+    tokens      tokens trained on
+    flops       floating-point operations of training, counted on paper
+    seconds     of training, evaluations and checkpoints left out
+    loss        nats per target
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_train import run_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.scalars import Scalars
+
+AXES = {"tokens": run_folder.TOKENS, "flops": run_folder.FLOPS, "seconds": run_folder.SECONDS}
+KINDS = {"train": run_folder.LOSS, "eval": run_folder.EVAL_LOSS}
+COLUMNS = ["kind", "step", *AXES, "loss"]
+
+
+def loss(scalars: Scalars) -> pd.DataFrame:
+    """Both losses of a run; empty when it logged none."""
+    import pandas as pd
+
+    parts = []
+    for kind, tag in KINDS.items():
+        table = scalars.table(tag)
+        axes = {axis: at_steps(scalars, axis, table["step"].to_numpy()) for axis in AXES}
+        parts.append(pd.DataFrame({"kind": kind, "step": table["step"], **axes, "loss": table["value"]}))
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)[COLUMNS]
+
+
+def at_steps(scalars: Scalars, axis: str, steps: np.ndarray) -> np.ndarray:
+    """Tokens, FLOPs or seconds at some steps: as logged, and in a straight line between logs."""
+    logged = scalars.table(AXES[axis])
+    return np.interp(steps, np.append(0, logged["step"]), np.append(0, logged["value"]))
+
+
+def births(scalars: Scalars, steps: list[int]) -> dict[str, np.ndarray]:
+    """Where growth events lie on each axis."""
+    at = np.asarray(steps, dtype=float)
+    return {"step": at, **{axis: at_steps(scalars, axis, at) for axis in AXES}}

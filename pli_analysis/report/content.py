@@ -1,0 +1,257 @@
+"""What a report says: sections of findings in words, figures and tables, each told once for page and terminal.
+
+A section is one function from a Run to a Section. `SECTIONS` puts them in order; one whose data is missing says so in
+a line and shows nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pli_analysis.figures import drift as drift_figures
+from pli_analysis.figures import lineage as lineage_figure
+from pli_analysis.figures import loss as loss_figure
+from pli_analysis.metrics import drift as drift_metric
+from pli_analysis.metrics import lineage as lineage_metric
+from pli_analysis.metrics import loss as loss_metric
+from pli_train import anatomy, run_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from pli_analysis.run import Run
+    from pli_train.lineage import Lineage
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: an id, a title, a caption that states its finding, the drawing, and the table behind it."""
+
+    id: str
+    title: str
+    caption: str
+    drawing: go.Figure
+    table: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report. `facts` are label and value; `words` are paragraphs."""
+
+    id: str
+    title: str
+    words: list[str] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything there is to tell about one run."""
+
+    title: str
+    lead: str
+    sections: list[Section]
+
+
+def tell(run: Run) -> Report:
+    """Read a run and say what it did. Raises BadInput when it cannot be read."""
+    return Report(run.name, _lead(run), [section(run) for section in SECTIONS])
+
+
+# --- sections -------------------------------------------------------------------------------------------------------
+
+
+def summary(run: Run) -> Section:
+    """The run in a dozen facts."""
+    config, lineage = run.record.get("config", {}), run.lineage
+    first, last = run.checkpoints[0], run.checkpoints[-1]
+    table = loss_metric.loss(run.scalars)
+    evals = table[table["kind"] == "eval"]
+    sizes = run.scalars.table(run_folder.PARAMETERS)["value"]
+    facts = [
+        ("Model", f"{last.config.get('model_type')}, {last.anatomy.task}, width {_width(last.config)}"),
+        ("Layers", f"{len(first.lineage.stack)} → {len(lineage.stack)}, {len(lineage.events)} insertions"),
+        ("Stack now", str(lineage)),
+        ("Steps", f"{last.step:,} of {run.record.get('total_steps', 0):,}"),
+        ("Tokens", f"{last.tokens:,}"),
+        ("Corpus", str(run.record.get("corpus", {}).get("about", ""))),
+        ("Learning rate", f"{config.get('optim', {}).get('lr')}, {config.get('optim', {}).get('schedule')}"),
+    ]
+    if len(sizes):
+        facts.insert(2, ("Parameters", f"{int(sizes.iloc[0]):,} → {int(sizes.iloc[-1]):,}"))
+    if len(evals):
+        facts.append(("Eval loss", f"{evals['loss'].iloc[0]:.3f} → {evals['loss'].iloc[-1]:.3f} nats per token"))
+    if len(table):
+        facts.append(("Compute", f"{table['flops'].max():.3g} FLOPs, {_duration(table['seconds'].max())} of training"))
+    return Section("summary", "Summary", facts=facts)
+
+
+def loss(run: Run) -> Section:
+    """Loss against steps, tokens, FLOPs and seconds."""
+    table = loss_metric.loss(run.scalars)
+    if not len(table):
+        return Section("loss", "Loss", ["This run logged no scalars (tracking.tensorboard was off)."])
+    steps = _event_steps(run.lineage)
+    births = loss_metric.births(run.scalars, list(steps))
+    drawing = loss_figure.figure(table, births, ["+" + "+".join(born) for born in steps.values()])
+    return Section("loss", "Loss", figures=[Figure("loss", "Loss over training", _loss_words(run, table), drawing, table)])
+
+
+def lineage(run: Run) -> Section:
+    """Who sits where, and who came from whom."""
+    found, last = run.lineage, run.checkpoints[-1].step
+    layers, places = lineage_metric.layers(found), lineage_metric.places(found, last)
+    events = lineage_metric.events(found)
+    drawing = lineage_figure.figure(layers, places)
+    figure = Figure("lineage", "The stack over time", _lineage_words(found), drawing, layers)
+    return Section("lineage", "Lineage", figures=[figure], tables=[("Growth events", events)] if len(events) else [])
+
+
+def drift(run: Run) -> Section:
+    """How far each layer moved from its birth weights."""
+    table = drift_metric.drift(run)
+    words = [
+        "Drift compares a layer with its own birth weights, found by its id: insertions that moved its index do not "
+        "count as movement. Relative L2 is ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖; cosine is 1 − cos(θ(t), θ(b))."
+    ]
+    figures = [
+        Figure("drift-map", "Relative L2 drift of each layer", _map_words(table), drift_figures.heat_map(table), table),
+        Figure("drift-curves", "Drift over steps and age", _age_words(table), drift_figures.curves(table), table),
+        Figure(
+            "drift-cosine",
+            "Turning: 1 − cosine to the birth weights",
+            _cosine_words(table),
+            drift_figures.curves(table, "cosine"),
+            table,
+        ),
+    ]
+    return Section("drift", "Drift", words, figures=figures)
+
+
+def provenance(run: Run) -> Section:
+    """What it takes to run this again."""
+    import pandas as pd
+
+    record = run.record
+    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
+    facts = [
+        ("Command", " ".join(map(str, record.get("command", [])))),
+        ("Begun", str(record.get("created", ""))),
+        ("Seed", str(record.get("seed", ""))),
+        ("Corpus fingerprint", str(record.get("corpus", {}).get("fingerprint", ""))),
+        ("Versions", versions),
+    ]
+    config = pd.DataFrame(
+        [(key, value) for key, value in run_folder.flatten(record.get("config", {})).items() if value is not None],
+        columns=["key", "value"],
+    )
+    words = [f"Passed over: {line}." for line in run.damaged]
+    return Section("provenance", "Provenance", words, facts, tables=[("Configuration", config)])
+
+
+SECTIONS: list[Callable[[Run], Section]] = [summary, loss, lineage, drift, provenance]
+
+
+# --- findings in words ----------------------------------------------------------------------------------------------
+
+
+def _lead(run: Run) -> str:
+    first, found, last = run.checkpoints[0], run.lineage, run.checkpoints[-1]
+    grown = f"grew from {len(first.lineage.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
+    return f"A {last.config.get('model_type')} that {grown} over {last.step:,} steps."
+
+
+def _loss_words(run: Run, table: pd.DataFrame) -> str:
+    evals = table[table["kind"] == "eval"].sort_values("step")
+    if len(evals) < 2:
+        return "Loss of each training step."
+    falls = (evals["loss"].diff().dropna() < 0).sum()
+    start, end, count = evals["loss"].iloc[0], evals["loss"].iloc[-1], len(evals) - 1
+    how = "at every evaluation" if falls == count else f"at {falls} of {count} evaluations"
+    words = f"Eval loss went from {start:.3f} to {end:.3f}; it fell {how}."
+    jumps = _jumps(run)
+    if jumps:
+        born, jump = max(jumps, key=lambda pair: pair[1])
+        rise = "raised eval loss most" if jump > 0 else "disturbed eval loss most"
+        words += f" At birth, {born} {rise}, by {jump:+.3f}; the last insertion changed it by {jumps[-1][1]:+.3f}."
+    return words
+
+
+def _jumps(run: Run) -> list[tuple[str, float]]:
+    """For each step with events: who was born, and by how much eval loss changed on the spot."""
+    before = run.scalars.table(run_folder.EVAL_LOSS).set_index("step")["value"]
+    after = run.scalars.table(run_folder.EVAL_LOSS_AFTER_EVENT).set_index("step")["value"]
+    steps = _event_steps(run.lineage)
+    return [
+        (" and ".join(born), float(after[step] - before[step]))
+        for step, born in steps.items()
+        if step in before.index and step in after.index
+    ]
+
+
+def _lineage_words(found: Lineage) -> str:
+    if not found.events:
+        return f"No growth: the stack stayed {found}."
+    shifted = [id for id in found.stack if found.layers[id].birth.event is None]
+    places = ", ".join(f"{id} now sits at index {found.index(id)}" for id in shifted[:3])
+    return f"{len(found.events)} insertions made the stack {found}; of the founders, {places}."
+
+
+def _map_words(table: pd.DataFrame) -> str:
+    last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("relative_l2")
+    most, least = last.iloc[-1], last.iloc[0]
+    if len(last) == 1:
+        return f"At the end layer {most['part']} lies {most['relative_l2']:.2f} of its birth norm from where it began."
+    return (
+        f"At the end layer {most['part']} (age {most['age']:,}) lies farthest from its birth weights, "
+        f"{most['relative_l2']:.2f} of their norm; layer {least['part']} (age {least['age']:,}) nearest, "
+        f"{least['relative_l2']:.2f}."
+    )
+
+
+def _age_words(table: pd.DataFrame) -> str:
+    """Founders against newborns at one age, the greatest that all of them have reached a checkpoint by."""
+    newborns = [part for part, rows in table.groupby("part") if rows["step"].iloc[0] > 0]
+    founders = [part for part, rows in table.groupby("part") if rows["step"].iloc[0] == 0]
+    if not newborns:
+        return "Every layer has been there from the start, so step and age are one."
+    age = int(table.groupby("part")["age"].max().min())
+    at = {part: _at_age(rows, age) for part, rows in table.groupby("part")}
+    old, new = ([at[part] for part in parts] for parts in (founders, newborns))
+    return (
+        f"At equal age, {age:,} steps after birth, founders had moved {sum(old) / len(old):.2f} of their norm and "
+        f"inserted layers {min(new):.2f} to {max(new):.2f}. One run and {len(at)} layers: a description, not a test."
+    )
+
+
+def _at_age(rows: pd.DataFrame, age: int) -> float:
+    import numpy as np
+
+    return float(np.interp(age, rows["age"], rows["relative_l2"]))
+
+
+def _cosine_words(table: pd.DataFrame) -> str:
+    last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("cosine")
+    most = last.iloc[-1]
+    return f"Layer {most['part']} has turned most: the cosine to its birth weights is {1 - most['cosine']:.2f}."
+
+
+def _event_steps(found: Lineage) -> dict[int, list[str]]:
+    born: dict[int, list[str]] = {}
+    for event in found.events:
+        born.setdefault(event.step, []).append(str(event.facts.get("layer", event.operator)))
+    return born
+
+
+def _width(config: dict[str, Any]) -> Any:
+    return config.get(anatomy.family(str(config.get("model_type"))).config["hidden"])
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,36 @@
+"""A report in a terminal: the same words, facts and tables as the page, without the drawings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pli_analysis.tables import Format, render
+
+if TYPE_CHECKING:
+    from pli_analysis.report.content import Report, Section
+
+ROWS = 24
+"""Rows of a figure's table that a terminal shows; `pli-analyze drift` and the like print them all."""
+
+
+def show(report: Report) -> None:
+    """Print a report to stdout."""
+    print(f"{report.title}: {report.lead}")
+    for section in report.sections:
+        print(f"\n{section.title.upper()}\n")
+        _section(section)
+
+
+def _section(section: Section) -> None:
+    width = max((len(label) for label, _ in section.facts), default=0)
+    for label, value in section.facts:
+        print(f"  {label:<{width}}  {value}")
+    for line in section.words:
+        print(f"  {line}")
+    for figure in section.figures:
+        print(f"  {figure.title}. {figure.caption}")
+    for title, table in section.tables:
+        print(f"\n  {title}\n")
+        print(render(table.head(ROWS), Format.TABLE), end="")
+        if len(table) > ROWS:
+            print(f"  … {len(table) - ROWS} more rows")

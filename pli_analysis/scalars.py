@@ -1,0 +1,64 @@
+"""Scalars as TensorBoard keeps them: event files of one or several processes, told as one history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Scalars:
+    """What a run logged.
+
+    Attributes:
+        values: tag → {step: (wall time in seconds since 1970, value)}, each step once.
+    """
+
+    values: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
+
+    def table(self, tag: str) -> pd.DataFrame:
+        """One scalar as a table: `step`, `value`, `wall_time` (seconds since 1970); empty when it was not logged."""
+        import pandas as pd
+
+        rows = sorted((step, value, wall) for step, (wall, value) in self.values.get(tag, {}).items())
+        return pd.DataFrame(rows, columns=["step", "value", "wall_time"])
+
+    def forget_from(self, step: int) -> None:
+        """Drop what was logged at `step` or later: a resumed process does those steps again."""
+        for tag, points in self.values.items():
+            self.values[tag] = {at: point for at, point in points.items() if at < step}
+
+
+def read(folder: Path) -> Scalars:
+    """Every scalar under a run folder's event files, in the order the processes wrote them.
+
+    A file cut short (a process that was killed) is read up to the cut. Where a later process resumed from an earlier
+    step, its values stand.
+    """
+    scalars = Scalars()
+    files = sorted(folder.glob("events.out.tfevents.*"), key=_begun)
+    if not files:
+        return scalars
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.compat.proto.event_pb2 import SessionLog
+    from tensorboard.util.tensor_util import make_ndarray
+
+    for path in files:
+        for event in EventFileLoader(str(path)).Load():
+            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+                scalars.forget_from(event.step)
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars" or value.HasField("simple_value"):
+                    number = value.simple_value if value.HasField("simple_value") else make_ndarray(value.tensor).item()
+                    scalars.values.setdefault(value.tag, {})[event.step] = (event.wall_time, float(number))
+    return scalars
+
+
+def _begun(path: Path) -> tuple[int, str]:
+    """When a file was begun: TensorBoard writes the second into its name, then host, process and a counter."""
+    seconds = path.name.removeprefix("events.out.tfevents.").split(".")[0]
+    return (int(seconds) if seconds.isdigit() else 0, path.name)
