@@ -18,7 +18,7 @@ class Scalars:
 
     Args:
         folder: the run folder; None writes nothing (another rank writes, or tracking is off).
-        from_step: on resume, the first step not done yet: readers drop what an earlier process wrote from there on.
+        from_step: the first step to be written; readers drop what an earlier process wrote from there on.
     """
 
     def __init__(self, folder: Path | None, from_step: int = 0) -> None:
@@ -26,7 +26,7 @@ class Scalars:
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder), purge_step=from_step or None)
+            self._writer = SummaryWriter(str(folder), purge_step=from_step)
 
     def add(self, step: int, values: dict[str, float], wall_time: float | None = None) -> None:
         """Note scalars at `step` (updates done), as of `wall_time` in seconds since 1970, or now."""

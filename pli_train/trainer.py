@@ -66,24 +66,16 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
     Raises:
         BadInput: when the folder exists, or corpus, model or schedule cannot be had.
     """
-    show = show or Silent()
     if folder.exists():
         raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
+    show = show or Silent()
     text = corpus_tokens.load(config.data, config.tokenizer, show.say)
-    accelerator = make_accelerator(config)
-    model, anatomy = models.build(
-        config.model, text.tokenizer, config.train.block_size, derive(config.seed, "model")
-    )
-    heads = getattr(model.config, anatomy.config["heads"])
-    origin = "pretrained" if config.model.weights == "pretrained" else "random"
-    lineage = Lineage.begin(len(models.stack_of(model, anatomy)), heads, origin)
-    trainer = Trainer(config, folder, accelerator, text, model, anatomy, lineage, Progress(), show)
-    if accelerator.is_main_process:
+    trainer = _at_the_start(config, folder, text, show)
+    if trainer.accelerator.is_main_process:
         folder.mkdir(parents=True)
         (folder / run_folder.RUN).write_text(run_record(config, text, trainer.total_steps), encoding="utf-8")
         text.tokenizer.save_pretrained(folder / run_folder.TOKENIZER)
-    accelerator.wait_for_everyone()
-    trainer.open_scalars()
+    trainer.accelerator.wait_for_everyone()
     return trainer
 
 
@@ -101,21 +93,28 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
             f"{folder}: the corpus is not the one this run began with ({record['corpus']['about']} then, {text.about} "
             "now): training on would mix two data orders"
         )
-    accelerator = make_accelerator(config)
+    if not run_folder.checkpoints(folder):
+        show.say(f"{folder}: was stopped before its first checkpoint; starting over")
+        return _at_the_start(config, folder, text, show)
     source = checkpoint.newest(folder, show.say)
     found = checkpoint.read(source)
     ours = found.trainer_state.stateful_callbacks[OURS]
     progress = Progress(
         found.trainer_state.global_step, ours["tokens"], ours["flops"], ours["seconds"], found.trainer_state.log_history
     )
-    trainer = Trainer(config, folder, accelerator, text, found.model, found.anatomy, found.lineage, progress, show)
+    trainer = Trainer(config, folder, text, found.model, found.anatomy, found.lineage, progress, show)
     optimizer.load_state(trainer.optimizer, trainer.bare, found.anatomy, found.lineage.stack, found.optimizer)
     show.say(f"resuming from {source}: {len(found.lineage.stack)} layers ({found.lineage})")
-    if accelerator.is_main_process:
-        checkpoint.clear_partial(folder)
-    accelerator.wait_for_everyone()
-    trainer.open_scalars()
     return trainer
+
+
+def _at_the_start(config: RunConfig, folder: Path, text: Tokens, show: Silent) -> Trainer:
+    seed = derive(config.seed, "model")
+    model, anatomy = models.build(config.model, text.tokenizer, config.train.block_size, seed)
+    heads = getattr(model.config, anatomy.config["heads"])
+    origin = "pretrained" if config.model.weights == "pretrained" else "random"
+    lineage = Lineage.begin(len(models.stack_of(model, anatomy)), heads, origin)
+    return Trainer(config, folder, text, model, anatomy, lineage, Progress(), show)
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -132,7 +131,6 @@ class Trainer:
         self,
         config: RunConfig,
         folder: Path,
-        accelerator: Accelerator,
         text: Tokens,
         model: PreTrainedModel,
         anatomy: Anatomy,
@@ -140,7 +138,7 @@ class Trainer:
         progress: Progress,
         show: Silent,
     ) -> None:
-        train = config.train
+        train, accelerator = config.train, make_accelerator(config)
         self.config, self.folder, self.accelerator, self.show = config, folder, accelerator, show
         self.anatomy, self.lineage, self.progress = anatomy, lineage, progress
         self.blocks = Blocks(text.train, train.block_size, derive(config.seed, "order"))
@@ -169,14 +167,6 @@ class Trainer:
         """The stack."""
         return models.stack_of(self.bare, self.anatomy)
 
-    def open_scalars(self) -> None:
-        """Start writing scalars, from the step that comes next."""
-        if self.accelerator.is_main_process and self.config.tracking.tensorboard:
-            step = self.progress.step
-            self.scalars = Scalars(self.folder, from_step=step + 1 if step else 0)
-            if step == 0:
-                self.scalars.hparams(self.config.model_dump())
-
     def run(self) -> Path:
         """Train to the end and return the last checkpoint.
 
@@ -185,6 +175,7 @@ class Trainer:
             PliError: when the loss is no longer a finite number.
         """
         previous = _on_signal(self._ask_to_stop)
+        self._open()
         self.show.begin(self.progress.step, self.total_steps)
         try:
             return self._loop()
@@ -194,10 +185,21 @@ class Trainer:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def _open(self) -> None:
+        """Start writing scalars from the step that comes next, and clear what a killed process left half done."""
+        if self.accelerator.is_main_process:
+            checkpoint.clear_partial(self.folder)
+            if self.config.tracking.tensorboard:
+                fresh = not self.progress.history
+                self.scalars = Scalars(self.folder, from_step=0 if fresh else self.progress.step + 1)
+                if fresh:
+                    self.scalars.hparams(self.config.model_dump())
+        self.accelerator.wait_for_everyone()
+
     def _loop(self) -> Path:
         progress, every = self.progress, self.config.checkpoint.every
         last = None
-        if progress.step == 0 and not self.lineage.events:
+        if not progress.history:
             self._evaluate(run_folder.EVAL_LOSS)
             last = self._save()
         self._grow()

@@ -1,0 +1,84 @@
+"""Tiny real models on a tiny real corpus: every test trains or reads the real thing, in seconds."""
+
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+FAMILIES = ("bert", "gpt2")
+MODELS = {
+    "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32},
+    "gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 32},
+}
+STEPS = 12
+SCHEDULE = "3@0 6@2 6@1 9@4"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """Keep token caches of the tests out of the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A folder of eight source files."""
+    folder = tmp_path_factory.mktemp("corpus")
+    library = Path(sysconfig.get_path("stdlib"))
+    for name in ("abc", "bisect", "contextlib", "copy", "heapq", "keyword", "queue", "textwrap"):
+        shutil.copy(library / f"{name}.py", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def config_of(corpus):
+    """Make the config of a tiny growing run: `config_of("bert", {"train.steps": 3})`."""
+    from pli_train import config
+
+    def make(family="gpt2", overrides=None):
+        table = {
+            "name": family,
+            "model": {"family": family, "config": MODELS[family], "initial_layers": 1},
+            "tokenizer": {"vocab_size": 300},
+            "data": {"source": str(corpus), "test_share": 0.2},
+            "train": {"steps": STEPS, "block_size": 32, "batch_size": 4, "accumulation": 2, "log_every": 1}
+            | {"eval_every": 4, "eval_blocks": 8},
+            "optim": {"lr": 1e-2, "warmup_ratio": 0.25},
+            "growth": {"schedule": SCHEDULE, "initialiser": "clone-noise", "noise": 0.1},
+            "checkpoint": {"every": 2},
+        }
+        for key, value in (overrides or {}).items():
+            section, _, name = key.rpartition(".")
+            (table[section] if section else table)[name] = value
+        return config.check(table, "test")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def runs(config_of, tmp_path_factory):
+    """One finished run of each family, grown from 1 to 5 layers: family → folder. Not to be written to."""
+    from pli_train import trainer
+
+    folders = {}
+    for family in FAMILIES:
+        folders[family] = tmp_path_factory.mktemp("runs") / family
+        trainer.begin(config_of(family), folders[family]).run()
+    return folders
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    """Each model family in turn."""
+    return request.param
+
+
+@pytest.fixture
+def run_folder_of(runs, family, tmp_path):
+    """A copy of a finished run that a test may damage."""
+    return Path(shutil.copytree(runs[family], tmp_path / family))

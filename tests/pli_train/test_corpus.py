@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pli_train import corpus
+from pli_train.config import DataConfig, TokenizerConfig
+from pli_train.corpus import tokens
+from pli_train.corpus.blocks import Blocks
+from pli_train.corpus.files import cut_at_line
+from pli_train.errors import BadInput, PliError
+
+
+def read(source, **more):
+    return corpus.read(DataConfig(source=str(source), **more))
+
+
+def test_python_is_the_standard_library_without_its_tests():
+    documents = read("python")
+    assert len(documents.train) > 300
+    assert not set(documents.train) & set(documents.eval)
+    assert any("class OrderedDict" in text for text in [*documents.train, *documents.eval])
+    assert read("python") == documents
+
+
+def test_the_split_is_by_file_and_a_new_file_moves_nobody(corpus, tmp_path):
+    documents = read(corpus, test_share=0.25)
+    assert (len(documents.train), len(documents.eval)) == (6, 2)
+    assert read(corpus, test_share=0.25) == documents
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=60, unique=True), st.floats(0.01, 0.99))
+def test_a_split_leaves_something_on_both_sides_and_does_not_mind_order(names, share):
+    aside = corpus.split_by_name(names, share)
+    assert 0 < len(aside) < len(names)
+    assert corpus.split_by_name(sorted(names), share) == aside
+
+
+@given(st.lists(st.text("ab", max_size=3), min_size=2, max_size=50), st.floats(0.01, 0.9))
+def test_a_single_file_is_cut_at_a_line(lines, share):
+    text = "".join(f"{line}\n" for line in lines)
+    (train,), (eval) = cut_at_line(text, share, 1.0)
+    assert train + eval[0] == text
+    assert eval[0]
+
+
+def test_the_fingerprint_follows_the_content(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n" * 30)
+    (tmp_path / "b.txt").write_text("two\n" * 30)
+    before = read(tmp_path).fingerprint
+    (tmp_path / "b.txt").write_text("six\n" * 30)
+    assert read(tmp_path).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [("missing.txt", None, "no such file"), ("empty.txt", "", "holds no text"), ("blank.txt", " \n", "holds no text")],
+)
+def test_a_corpus_that_is_not_there_or_empty_is_named(tmp_path, name, content, told):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(BadInput, match=told):
+        read(tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BadInput, match="holds no text"):
+        read(tmp_path / "folder")
+
+
+def test_a_hub_name_out_of_reach_says_so_plainly():
+    with pytest.raises(PliError, match="could not be loaded from the hub|needs the `hub` extra"):
+        read("nobody/no-such-data-set")
+
+
+def test_the_tokenizer_is_the_same_each_time_and_loses_nothing(corpus):
+    texts = read(corpus).train
+    first, second = (tokens.train_bpe(texts, 400) for _ in range(2))
+    assert first.get_vocab() == second.get_vocab()
+    strange = texts[0] + "\tÄ – 漢字 🙂\r\n  "
+    assert first.decode(first(strange)["input_ids"], clean_up_tokenization_spaces=False) == strange
+
+
+def test_the_cache_gives_back_what_was_tokenised(corpus):
+    data, settings = DataConfig(source=str(corpus)), TokenizerConfig(vocab_size=333)
+    said = []
+    built = tokens.load(data, settings, said.append)
+    again = tokens.load(data, settings, said.append)
+    assert len(said) == 1
+    assert np.array_equal(built.train, again.train)
+    assert built.fingerprint == again.fingerprint
+    text = "<|endoftext|>".join(corpus_texts := read(corpus).train) + "<|endoftext|>"
+    assert corpus_texts and again.tokenizer.decode(again.train, clean_up_tokenization_spaces=False) == text
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 5))
+def test_each_epoch_serves_every_block_once_wherever_it_is_entered(count, size, seed):
+    blocks = Blocks(np.arange(count * 4, dtype=np.uint16), 4, seed)
+    steps = -(-3 * count // size)
+    served = np.concatenate([blocks.at_step(step, size) for step in range(steps)])
+    for epoch in range(3):
+        rows = served[epoch * count : (epoch + 1) * count]
+        assert sorted(rows[:, 0]) == list(range(0, count * 4, 4))
+    late = Blocks(np.arange(count * 4, dtype=np.uint16), 4, seed).at_step(steps - 1, size)
+    assert np.array_equal(late, served[-size:])
+
+
+def test_too_little_text_for_a_block_is_named():
+    with pytest.raises(BadInput, match="less than one block of 64"):
+        Blocks(np.arange(10), 64, 0)

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from pli_train import anatomy, flops, model
+from pli_train.config import ModelConfig
+from pli_train.corpus.tokens import train_bpe
+from pli_train.objective import IGNORED, Objective, loss_sum
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_bpe(["some words to learn from, some more words"] * 3, 280)
+
+
+@pytest.fixture
+def blocks(tokenizer):
+    made = np.random.default_rng(0).integers(3, len(tokenizer), (64, 128))
+    made[:, 7] = tokenizer.eos_token_id
+    return made
+
+
+def test_masks_are_a_function_of_their_seed(tokenizer, blocks):
+    objective = Objective("masked-lm", tokenizer, 0.15)
+    one, same, other = (objective.batch(blocks, seed) for seed in (1, 1, 2))
+    assert torch.equal(one.inputs, same.inputs) and torch.equal(one.labels, same.labels)
+    assert not torch.equal(one.labels, other.labels)
+
+
+def test_masking_keeps_to_devlins_shares(tokenizer, blocks):
+    batch = Objective("masked-lm", tokenizer, 0.15).batch(blocks, 3)
+    tokens, chosen = torch.from_numpy(blocks), batch.labels != IGNORED
+    candidates = blocks.size - len(blocks)
+
+    def near(count, of, share):
+        return abs(count - of * share) < 4 * (of * share * (1 - share)) ** 0.5
+
+    assert torch.equal(batch.labels[chosen], tokens[chosen])
+    assert torch.equal(batch.inputs[~chosen], tokens[~chosen])
+    assert not chosen[:, 7].any(), "the end of a document is never masked"
+    total = batch.targets
+    assert near(total, candidates, 0.15)
+    assert near(int((batch.inputs[chosen] == tokenizer.mask_token_id).sum()), total, 0.8)
+    kept = int((batch.inputs[chosen] == tokens[chosen]).sum())
+    assert near(kept, total, 0.1 + 0.1 / len(tokenizer))
+
+
+def test_the_loss_equals_that_of_transformers(family, tokenizer, blocks):
+    table = {"bert": {"hidden_size": 32, "num_attention_heads": 2}, "gpt2": {"n_embd": 32, "n_head": 2}}[family]
+    made, parts = model.build(ModelConfig(family=family, config=table, initial_layers=2), tokenizer, 128, seed=0)
+    made.eval()
+    batch = Objective(parts.task, tokenizer, 0.15).batch(blocks[:4], 0)
+    labels = batch.labels if parts.task == "masked-lm" else batch.inputs
+    with torch.no_grad():
+        theirs = made(input_ids=batch.inputs, labels=labels).loss
+        assert loss_sum(made, batch) / batch.targets == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_flops_equal_those_that_torch_counts(family):
+    """Forward and backward of the matrix products, counted by torch's own counter on the running model."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoConfig
+
+    table = {"bert": {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 96, "num_hidden_layers": 3}}
+    table["gpt2"] = {"n_embd": 48, "n_head": 4, "n_layer": 3}
+    config = AutoConfig.for_model(family, vocab_size=100, attn_implementation="eager", **table[family])
+    parts = anatomy.family(family)
+    made = model._from_config(config, parts)
+    size = flops.measure(made, parts, block_size=16)
+    with FlopCounterMode(display=False) as counter:
+        made(input_ids=torch.zeros(2, 16, dtype=torch.long)).logits.sum().backward()
+    assert size.flops_per_token(3) * 32 == counter.get_total_flops()
+    assert size.parameters(3) == sum(p.numel() for p in made.parameters())
+    skeleton, _ = model.skeleton(config)
+    assert flops.measure(skeleton, parts, 16) == size
