@@ -184,6 +184,7 @@ class Run:
 
 
 def _open(path: Path) -> Any:
+    import ml_dtypes  # noqa: F401  teaches numpy what bfloat16 is
     from safetensors import SafetensorError, safe_open
 
     try:

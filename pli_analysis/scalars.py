@@ -25,7 +25,8 @@ class Scalars:
         import pandas as pd
 
         rows = sorted((step, value, wall) for step, (wall, value) in self.values.get(tag, {}).items())
-        return pd.DataFrame(rows, columns=["step", "value", "wall_time"])
+        types = {"step": "int64", "value": "float64", "wall_time": "float64"}
+        return pd.DataFrame(rows, columns=list(types)).astype(types)
 
     def forget_from(self, step: int) -> None:
         """Drop what was logged at `step` or later: a resumed process does those steps again."""

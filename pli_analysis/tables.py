@@ -77,4 +77,5 @@ def _drawn(table: pd.DataFrame, markdown: bool) -> str:
     console = Console(width=100_000, color_system=None, file=sys.stdout)
     with console.capture() as captured:
         console.print(drawn)
-    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines()) + "\n"
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    return "\n".join(line for line in lines if line) + "\n"

@@ -54,7 +54,7 @@ def config_of(corpus):
         }
         for key, value in (overrides or {}).items():
             section, _, name = key.rpartition(".")
-            (table[section] if section else table)[name] = value
+            (table.setdefault(section, {}) if section else table)[name] = value
         return config.check(table, "test")
 
     return make

@@ -91,7 +91,7 @@ def drift(run: Run, of: str = "layer", watch: Callable[[int, int], None] = lambd
     for number, checkpoint in enumerate(run.checkpoints):
         watch(number, len(run.checkpoints))
         for id in checkpoint.lineage.stack:
-            weights = dict(checkpoint.layer(id))
+            weights = dict(sorted(checkpoint.layer(id)))  # sums come out alike however the file orders its tensors
             if id not in births:
                 _require_birth(run, checkpoint, id)
                 births[id] = weights

@@ -1,0 +1,132 @@
+import csv
+import html
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pli_analysis.figures import loss as loss_figure
+from pli_analysis.figures.palette import COLOURS, DASHES, line_of
+from pli_analysis.metrics.lineage import layers, places
+from pli_analysis.report import content, page, terminal
+from pli_analysis.run import Run
+from pli_analysis.tables import Format, render
+from pli_train import run_folder
+from pli_train.lineage import Lineage
+
+HOSTILE = "<script>alert(1)</script>\"'&amp;‮"
+
+
+@pytest.fixture
+def hostile_run(run_folder_of, tmp_path):
+    """A run whose name, config and command try to break out of the page."""
+    folder = Path(shutil.move(run_folder_of, tmp_path / HOSTILE.replace("/", "∕")))
+    record = json.loads((folder / run_folder.RUN).read_text())
+    record["config"]["description"] = HOSTILE
+    record["command"] = ["pli-train", HOSTILE, "</script><!--"]
+    record["corpus"]["about"] = f"<img src=x onerror=alert(1)> {HOSTILE}"
+    (folder / run_folder.RUN).write_text(json.dumps(record))
+    return folder
+
+
+def test_two_renders_are_the_same_bytes(runs, family):
+    first, second = (page.html(content.tell(Run.open(runs[family]))) for _ in range(2))
+    assert first == second
+
+
+def test_every_section_is_there_with_its_figures(runs, family):
+    told = content.tell(Run.open(runs[family]))
+    assert [section.id for section in told.sections] == ["summary", "loss", "lineage", "drift", "provenance"]
+    figures = [figure for section in told.sections for figure in section.figures]
+    assert [figure.id for figure in figures] == ["loss", "lineage", "drift-map", "drift-curves", "drift-cosine"]
+    assert all(figure.caption.endswith(".") and len(figure.table) for figure in figures)
+    text = page.html(told)
+    for figure in figures:
+        assert html.escape(figure.caption, quote=False) in html.unescape(text) or figure.caption in html.unescape(text)
+
+
+def test_the_page_says_what_the_numbers_say(runs, family):
+    run = Run.open(runs[family])
+    evals = run.scalars.table(run_folder.EVAL_LOSS)["value"]
+    caption = content.loss(run).figures[0].caption
+    assert f"{evals.iloc[0]:.3f} to {evals.iloc[-1]:.3f}" in caption
+    last = run.drift().query("step == 12").sort_values("relative_l2").iloc[-1]
+    assert f"layer {last['part']} (age {last['age']})" in content.drift(run).figures[0].caption
+
+
+def test_nothing_that_a_run_says_becomes_markup(hostile_run):
+    text = page.html(content.tell(Run.open(hostile_run)))
+    assert "<img src=x" not in text
+    assert "<script>alert" not in text
+    # What stands between script tags is our two scripts and data: no data can have opened or closed one.
+    assert text.count("<script") == text.count("</script") == 2 + 5 + 2 + page._plotly().count("<script")
+
+
+def test_data_in_the_page_reads_back_as_the_table(runs, family):
+    told = content.tell(Run.open(runs[family]))
+    blocks = re.findall(r'<script type="application/json">(.*?)</script>', page.html(told), re.S)
+    held = {block["name"]: block["csv"] for block in map(json.loads, blocks)}
+    table = next(figure.table for s in told.sections for figure in s.figures if figure.id == "drift-map")
+    rows = list(csv.DictReader(io.StringIO(held["drift-map"])))
+    assert [float(row["relative_l2"]) for row in rows] == table["relative_l2"].tolist()
+
+
+def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path, capsys):
+    from pli_train import trainer
+
+    overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
+    trainer.begin(config_of("gpt2", overrides), tmp_path / "run").run()
+    told = content.tell(Run.open(tmp_path / "run"))
+    assert "logged no scalars" in told.sections[1].words[0]
+    assert page.html(told)
+    terminal.show(told)
+    assert "No growth: the stack stayed a." in capsys.readouterr().out
+
+
+def test_the_terminal_tells_the_same_findings(runs, family, capsys):
+    told = content.tell(Run.open(runs[family]))
+    terminal.show(told)
+    printed = capsys.readouterr().out
+    for section in told.sections:
+        assert section.title.upper() in printed
+        assert all(figure.caption in printed for figure in section.figures)
+
+
+def test_tables_come_out_in_every_format(runs, family):
+    table = layers(Run.open(runs[family]).lineage)
+    records = json.loads(render(table, Format.JSON))
+    assert records[0]["layer"] == "a" and records[0]["donor"] is None
+    rows = list(csv.DictReader(io.StringIO(render(table, Format.CSV))))
+    assert [row["layer"] for row in rows] == [record["layer"] for record in records] == ["a", "b", "c", "d", "e"]
+    drawn = render(table, Format.MD).splitlines()
+    assert len(drawn) == 2 + len(table)
+    assert [line.split("|")[1].strip() for line in drawn[2:]] == ["a", "b", "c", "d", "e"]
+    assert render(pd.DataFrame({"x": ["a|b"]}), Format.MD).splitlines()[-1] == "| a\\|b |"
+
+
+def test_places_follow_the_stack():
+    lineage = Lineage.begin(1, heads=1)
+    lineage.insert(0, 10, "random")
+    lineage.insert(1, 10, "random")
+    table = places(lineage, last_step=30)
+    assert table.to_numpy().tolist() == [["a", 0, 0, 10], ["b", 0, 10, 30], ["c", 1, 10, 30], ["a", 2, 10, 30]]
+
+
+def test_thinning_keeps_extremes_and_ends_of_the_range():
+    values = np.sin(np.linspace(0, 60, 100_000)) + np.eye(1, 100_000, 54_321)[0] * 9
+    kept = loss_figure.extremes(values, 2000)
+    assert len(kept) <= 2000
+    assert {values.argmax(), values.argmin()} <= set(kept.tolist())
+    assert (np.diff(kept) > 0).all()
+
+
+def test_a_layer_keeps_its_look_and_the_first_32_differ():
+    from pli_train.lineage import layer_id
+
+    looks = [tuple(line_of(layer_id(n)).values()) for n in range(len(COLOURS) * len(DASHES))]
+    assert len(set(looks)) == len(looks)

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from pli_analysis.metrics.loss import loss
+from pli_analysis.run import Run
+from pli_analysis.scalars import read
+from pli_train import run_folder
+from pli_train.tracking import Scalars
+from tests.conftest import STEPS
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write scalars as another process would, one file a call, each file a second later."""
+    clock = iter(range(1_700_000_000, 1_800_000_000))
+
+    def written(from_step, points, tag="x"):
+        with monkeypatch.context() as patch:
+            now = float(next(clock))
+            patch.setattr("time.time", lambda: now)
+            scalars = Scalars(tmp_path, from_step)
+        for step, value in points.items():
+            scalars.add(step, {tag: value})
+        scalars.close()
+        return max(tmp_path.glob("events*"), key=lambda path: path.name)
+
+    return written
+
+
+def values(folder, tag="x"):
+    return {step: value for step, (_, value) in read(folder).values[tag].items()}
+
+
+def test_what_is_written_is_read_nan_and_infinity_included(write, tmp_path):
+    points = {0: 1.5, 1: float("inf"), 2: float("nan"), 7: -3.0}
+    write(0, points)
+    assert np.array_equal([*values(tmp_path).values()], [*points.values()], equal_nan=True)
+
+
+def test_a_resumed_process_replaces_the_steps_it_does_again(write, tmp_path):
+    write(0, {1: 1, 2: 2, 3: 3, 4: 4})
+    write(3, {3: 30, 4: 40, 5: 50})
+    assert values(tmp_path) == {1: 1, 2: 2, 3: 30, 4: 40, 5: 50}
+
+
+def test_steps_that_the_resumed_process_never_reached_are_dropped(write, tmp_path):
+    write(0, {1: 1, 2: 2, 3: 3, 4: 4})
+    write(2, {2: 20})
+    assert values(tmp_path) == {1: 1, 2: 20}
+
+
+@pytest.mark.parametrize("cut", [1, 7, 20])
+def test_a_file_cut_short_is_read_up_to_the_cut(write, tmp_path, cut):
+    path = write(0, {1: 1, 2: 2, 3: 3})
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert values(tmp_path) == {1: 1, 2: 2}
+    write(3, {3: 33})
+    assert values(tmp_path) == {1: 1, 2: 2, 3: 33}
+
+
+def test_no_file_is_no_scalars(tmp_path):
+    assert read(tmp_path).values == {}
+    assert len(read(tmp_path).table("x")) == 0
+
+
+def test_loss_has_its_four_axes(runs, family, config_of):
+    table = loss(Run.open(runs[family]).scalars)
+    train, eval = (table[table["kind"] == kind].set_index("step") for kind in ("train", "eval"))
+    assert list(train.index) == list(range(1, STEPS + 1))
+    assert list(eval.index) == [0, 3, 4, 6, 8, 9, 12]
+    per_step = 4 * 2 * 32
+    assert (train["tokens"] == train.index * per_step).all()
+    assert (eval["tokens"] == eval.index * per_step).all()
+    for axis in ("flops", "seconds"):
+        assert train[axis].is_monotonic_increasing and (train[axis] > 0).all()
+    grown = train["flops"].diff().dropna().round()
+    assert grown.loc[2] < grown.loc[5] < grown.loc[8] < grown.loc[11]
+
+
+def test_a_run_that_tracked_nothing_has_an_empty_loss(config_of, tmp_path):
+    from pli_train import trainer
+
+    overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
+    trainer.begin(config_of("gpt2", overrides), tmp_path / "run").run()
+    assert not list((tmp_path / "run").glob("events*"))
+    assert len(loss(Run.open(tmp_path / "run").scalars)) == 0
+    assert (tmp_path / "run" / "checkpoint-2" / run_folder.WEIGHTS).exists()
