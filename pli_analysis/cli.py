@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -62,10 +62,10 @@ def drift(
 class ReportCommand(TyperCommand):
     """Lets `--html` stand alone, which Typer's options cannot: then the page goes beside the run."""
 
-    def parse_args(self, ctx, args):  # noqa: ANN001, ANN201 (Typer's own signature)
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give a bare `--html` its value."""
-        nexts = [*args[1:], "-"]
-        filled = [f"--html={BESIDE_THE_RUN}" if a == "--html" and n.startswith("-") else a for a, n in zip(args, nexts)]
+        pairs = zip(args, [*args[1:], "-"], strict=True)
+        filled = [f"--html={BESIDE_THE_RUN}" if a == "--html" and n.startswith("-") else a for a, n in pairs]
         return super().parse_args(ctx, filled)
 
 

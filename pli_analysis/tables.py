@@ -44,7 +44,10 @@ def emit(table: pd.DataFrame, format: Format | None, out: Path | None) -> None:
 def render(table: pd.DataFrame, format: Format) -> str:
     """A table as text, closed by a newline. Missing values are empty; JSON is a list of records with null."""
     if format is Format.JSON:
-        return table.to_json(orient="records", indent=1, double_precision=15) + "\n"
+        import json
+
+        records = table.astype(object).where(table.notna(), None).to_dict(orient="records")
+        return json.dumps(records, indent=1, ensure_ascii=False, default=lambda value: value.item()) + "\n"
     if format is Format.CSV:
         return table.to_csv(index=False, lineterminator="\n")
     return _drawn(table, markdown=format is Format.MD)

@@ -59,9 +59,7 @@ def write(
     model.save_pretrained(partial)
     trainer_state.save_to_json(str(partial / run_folder.TRAINER_STATE))
     (partial / run_folder.LINEAGE).write_text(lineage.to_json(), encoding="utf-8")
-    save_file(
-        optimizers.state_tensors(optimizer, model, anatomy, lineage.stack), partial / run_folder.OPTIMIZER
-    )
+    save_file(optimizers.state_tensors(optimizer, model, anatomy, lineage.stack), partial / run_folder.OPTIMIZER)
     files = {path.name: _told(path) for path in sorted(partial.iterdir())}
     (partial / run_folder.MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     _sync(partial / run_folder.MANIFEST)

@@ -6,11 +6,14 @@ Heavy libraries are imported inside the commands that need them, so that `--help
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pli_train.shell import app_of
+
+if TYPE_CHECKING:
+    from pli_train.progress import Silent
 
 app = app_of("Train transformers that grow while they learn, and remember who each layer is.")
 
@@ -48,9 +51,7 @@ def run(
 
 
 @app.command()
-def resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")], quiet: Quiet = False
-) -> None:
+def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")], quiet: Quiet = False) -> None:
     """Go on with a run that was stopped or killed, from its newest whole checkpoint.
 
     Example: pli-train resume runs/tiny
@@ -116,7 +117,7 @@ def _free(root: Path, name: str) -> Path:
     return folder
 
 
-def _show(quiet: bool):  # noqa: ANN202 (its type would import rich)
+def _show(quiet: bool) -> Silent:
     from pli_train.progress import Shown, Silent
 
     return Silent() if quiet else Shown()

@@ -65,7 +65,7 @@ class ModelConfig(_Section):
             near = did_you_mean(self.family, families())
             raise ValueError(f"unknown family '{self.family}'{near} (known: {', '.join(families())})")
         if self.family and self.weights == "pretrained":
-            raise ValueError("`weights = \"pretrained\"` needs `name_or_path`")
+            raise ValueError('`weights = "pretrained"` needs `name_or_path`')
         return self
 
 
@@ -310,8 +310,10 @@ def _mistakes(error: ValidationError, model: type[BaseModel], prefix: str) -> li
 
 
 def nearest_key(where: str, model: type[BaseModel]) -> str:
-    """`; did you mean '…'?` with the valid key that was probably meant: the same name elsewhere, what other
-    trainers call it, or the nearest spelling."""
+    """`; did you mean '…'?` with the valid key that was probably meant.
+
+    Tried in turn: the same name in another section, what other trainers call it, the nearest spelling.
+    """
     known = keys(model)
     section, _, name = where.rpartition(".")
     leaf = {key.rpartition(".")[2]: key for key in known}
@@ -329,4 +331,3 @@ def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found += keys(kind, f"{prefix}{name}.")
     return found
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
@@ -52,10 +52,9 @@ def model_config(wanted: ModelConfig, vocab_size: int | None, block_size: int) -
         known = AutoConfig.for_model(wanted.family)
         wrong = [key for key in wanted.config if not hasattr(known, key)]
         if wrong:
-            names = [name for name in known.to_dict() if not name.startswith("_")]
-            raise BadInput(
-                *(f"model.config.{key}: not a field of {wanted.family}'s config{did_you_mean(key, names)}" for key in wrong)
-            )
+            fields = [name for name in known.to_dict() if not name.startswith("_")]
+            told = (f"{key}: not a field of {wanted.family}'s config{did_you_mean(key, fields)}" for key in wrong)
+            raise BadInput(*(f"model.config.{line}" for line in told))
         config = AutoConfig.for_model(wanted.family, **wanted.config)
     else:
         config = _load(AutoConfig.from_pretrained, str(wanted.name_or_path))
@@ -87,7 +86,7 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
 def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
     """The model's repeating layers."""
     base = getattr(model, getattr(model, "base_model_prefix", ""), model)
-    return base.get_submodule(parts.stack)
+    return cast(nn.ModuleList, base.get_submodule(parts.stack))
 
 
 def put_into_stack(layer: nn.Module, index: int, model: PreTrainedModel, parts: Anatomy) -> None:
@@ -106,7 +105,7 @@ def _settle(model: PreTrainedModel, layers: nn.ModuleList, parts: Anatomy) -> No
     for index, layer in enumerate(layers):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = index
+                setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
     for module in model.modules():
         if isinstance(getattr(module, "config", None), PretrainedConfig):
             setattr(module.config, parts.config["depth"], len(layers))

@@ -58,13 +58,14 @@ def plan(config: RunConfig, devices: int = 1) -> Plan:
     planned = growth_schedule.plan(config.growth.events(), depth, total)
 
     first = growth_schedule.stack_of_depth(depth)
-    starts = [("", 0, 0.0, first)] + [(told(p), p.step, p.fraction, p.stack) for p in planned]
+    starts: list[tuple[str, int | None, float | None, tuple[str, ...]]] = [("", 0, 0.0, first)]
+    starts += [(told(p), p.step, p.fraction, p.stack) for p in planned]
     ends = [fraction for _, _, fraction, _ in starts[1:]] + [1.0]
     full = size.flops_per_token(len(starts[-1][3]))
     stages = []
     for (event, step, fraction, stack), end in zip(starts, ends, strict=True):
-        known = fraction is not None and end is not None
-        share = (end - fraction) * size.flops_per_token(len(stack)) / full if known else None
+        part = None if fraction is None or end is None else end - fraction
+        share = None if part is None else part * size.flops_per_token(len(stack)) / full
         stages.append(Stage(event, step, fraction, stack, size.parameters(len(stack)), share))
     shares = [stage.share for stage in stages]
     tokens = config.train.batch_size * config.train.accumulation * config.train.block_size * devices

@@ -45,8 +45,9 @@ class Scalars:
             from torch.utils.tensorboard.summary import hparams
 
             flat = {key: value for key, value in run_folder.flatten(config).items() if value is not None}
+            writer = self._writer._get_file_writer()
             for summary in hparams(flat, {run_folder.EVAL_LOSS: 0.0}):
-                self._writer.file_writer.add_summary(summary)
+                writer.add_summary(summary)
 
     def flush(self) -> None:
         """Return once everything noted is in the file."""

@@ -98,10 +98,9 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
         return _at_the_start(config, folder, text, show)
     source = checkpoint.newest(folder, show.say)
     found = checkpoint.read(source)
-    ours = found.trainer_state.stateful_callbacks[OURS]
-    progress = Progress(
-        found.trainer_state.global_step, ours["tokens"], ours["flops"], ours["seconds"], found.trainer_state.log_history
-    )
+    state: Any = found.trainer_state
+    ours = state.stateful_callbacks[OURS]
+    progress = Progress(state.global_step, ours["tokens"], ours["flops"], ours["seconds"], state.log_history)
     trainer = Trainer(config, folder, text, found.model, found.anatomy, found.lineage, progress, show)
     optimizer.load_state(trainer.optimizer, trainer.bare, found.anatomy, found.lineage.stack, found.optimizer)
     show.say(f"resuming from {source}: {len(found.lineage.stack)} layers ({found.lineage})")
@@ -356,7 +355,7 @@ class Trainer:
     def _trainer_state(self) -> TrainerState:
         progress, train = self.progress, self.config.train
         epoch = progress.step * self.step_blocks / self.blocks.count
-        ours: dict[str, Any] = {"tokens": progress.tokens, "flops": progress.flops, "seconds": progress.seconds}
+        ours: Any = {OURS: {"tokens": progress.tokens, "flops": progress.flops, "seconds": progress.seconds}}
         return TrainerState(
             epoch=epoch,
             global_step=progress.step,
@@ -369,7 +368,7 @@ class Trainer:
             num_input_tokens_seen=progress.tokens,
             total_flos=float(progress.flops),
             log_history=progress.history,
-            stateful_callbacks={OURS: ours},
+            stateful_callbacks=ours,
         )
 
     def _not_finite(self, step: int, loss: float) -> str:

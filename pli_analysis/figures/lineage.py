@@ -46,7 +46,10 @@ def figure(layers: pd.DataFrame, places: pd.DataFrame) -> go.Figure:
             y=born["index_y"],
             mode="markers",
             marker={"size": 11, "symbol": "circle", "color": [line_of(id)["color"] for id in born["layer"]]},
-            text=[f"{row.layer}: {row.initialiser}" + (f" of {row.donor}" if row.donor else "") for row in born.itertuples()],
+            text=[
+                f"{row.layer}: {row.initialiser}" + (f" of {row.donor}" if row.donor else "")
+                for row in born.itertuples()
+            ],
             hovertemplate="%{text}<br>born at step %{x}<extra></extra>",
             name="birth",
             showlegend=False,

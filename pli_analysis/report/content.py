@@ -99,7 +99,9 @@ def loss(run: Run) -> Section:
     steps = _event_steps(run.lineage)
     births = loss_metric.births(run.scalars, list(steps))
     drawing = loss_figure.figure(table, births, ["+" + "+".join(born) for born in steps.values()])
-    return Section("loss", "Loss", figures=[Figure("loss", "Loss over training", _loss_words(run, table), drawing, table)])
+    return Section(
+        "loss", "Loss", figures=[Figure("loss", "Loss over training", _loss_words(run, table), drawing, table)]
+    )
 
 
 def lineage(run: Run) -> Section:

@@ -71,10 +71,10 @@ def payload(figure: Figure) -> dict[str, Any]:
 
 
 def embed(value: Any) -> str:
-    """JSON that cannot end the script element it stands in.
+    r"""JSON that cannot end the script element it stands in.
 
     >>> embed("</script><!--")
-    '"\\\\u003c/script\\\\u003e\\\\u003c!--"'
+    '"\\u003c/script\\u003e\\u003c!--"'
     """
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for sign in "<>&":

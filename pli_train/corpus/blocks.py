@@ -28,7 +28,9 @@ class Blocks:
     def __init__(self, tokens: np.ndarray, block_size: int, seed: int) -> None:
         self.count = len(tokens) // block_size
         if self.count == 0:
-            raise BadInput(f"train.block_size: the corpus has {len(tokens)} tokens, less than one block of {block_size}")
+            raise BadInput(
+                f"train.block_size: the corpus has {len(tokens)} tokens, less than one block of {block_size}"
+            )
         self._blocks = tokens[: self.count * block_size].reshape(self.count, block_size)
         self._seed = seed
 

@@ -27,7 +27,7 @@ def documents(paths: Sequence[Path], root: Path, share: float, fraction: float, 
         raise BadInput(f"data.source: {about} holds no text")
     digest = fingerprint([(name, hashlib.sha256(text.encode()).hexdigest()) for name, text in texts.items()])
     if len(texts) == 1:
-        train, eval = cut_at_line(*texts.values(), share=share, fraction=fraction)
+        train, eval = cut_at_line(next(iter(texts.values())), share, fraction)
     else:
         kept = split_by_name(list(texts), fraction) if fraction < 1 and len(texts) > 2 else set(texts)
         aside = split_by_name([name for name in texts if name in kept], share) if len(kept) > 1 else set()
@@ -39,10 +39,10 @@ def documents(paths: Sequence[Path], root: Path, share: float, fraction: float, 
 
 
 def cut_at_line(text: str, share: float, fraction: float) -> tuple[list[str], list[str]]:
-    """The first `fraction` of a text's lines, its last `share` of them apart.
+    r"""The first `fraction` of a text's lines, its last `share` of them apart.
 
-    >>> cut_at_line("1\\n2\\n3\\n4\\n", share=0.25, fraction=1.0)
-    (['1\\n2\\n3\\n'], ['4\\n'])
+    >>> cut_at_line("1\n2\n3\n4\n", share=0.25, fraction=1.0)
+    (['1\n2\n3\n'], ['4\n'])
     """
     lines = text.splitlines(keepends=True)
     lines = lines[: max(1, round(fraction * len(lines)))]

@@ -36,7 +36,8 @@ def read(data: DataConfig) -> Documents:
         ) from None
     if data.text_column not in rows.column_names:
         raise BadInput(
-            f"data.text_column: '{data.source}' has no column '{data.text_column}' (it has {', '.join(rows.column_names)})"
+            f"data.text_column: '{data.source}' has no column '{data.text_column}' "
+            f"(it has {', '.join(rows.column_names)})"
         )
     if data.fraction < 1:
         rows = rows.select(range(round(data.fraction * rows.num_rows)))

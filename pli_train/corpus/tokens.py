@@ -50,9 +50,7 @@ class Tokens:
     fingerprint: str
 
 
-def load(
-    data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None
-) -> Tokens:
+def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None) -> Tokens:
     """The corpus as token ids, from the cache when it is there.
 
     Args:
@@ -137,8 +135,8 @@ def _pretrained(name_or_path: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise PliError(
-            f"tokenizer.name_or_path: '{name_or_path}' is no tokenizer folder here and could not be loaded from the hub "
-            f"({str(error).strip().splitlines()[0]}); leave it out to train a tokenizer on the corpus"
+            f"tokenizer.name_or_path: '{name_or_path}' is no tokenizer folder here and could not be loaded from the "
+            f"hub ({str(error).strip().splitlines()[0]}); leave it out to train a tokenizer on the corpus"
         ) from None
 
 
@@ -148,7 +146,7 @@ def _write(path: Path, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase,
     with path.open("wb") as file:
         for batch in _batches(texts):
             for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
-                array = np.asarray([*ids, end], dtype=dtype)
+                array: np.ndarray = np.asarray([*ids, end], dtype=dtype)
                 array.tofile(file)
                 count += len(array)
     if count == 0:

@@ -15,7 +15,6 @@ from pli_train.growth.initialisers import INITIALISERS
 from pli_train.lineage import Lineage
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
     from pli_train.anatomy import Anatomy
@@ -73,8 +72,4 @@ class Insert(BaseModel):
         donor = self.donor_id(lineage)
         template = layers[lineage.index(donor)] if donor else layers[0]
         newborn = INITIALISERS[self.initialiser](template, model, seed, self.noise)
-        put_into_stack(newborn.to(_device(template)), self.index, model, anatomy)
-
-
-def _device(module: nn.Module) -> object:
-    return next(module.parameters()).device
+        put_into_stack(newborn.to(next(template.parameters()).device), self.index, model, anatomy)

@@ -50,16 +50,15 @@ def parse_short(text: str) -> list[dict[str, int | float]]:
     words = text.split()
     found = {word: _SHORT.match(word) for word in words}
     wrong = [
-        f"growth.schedule: '{word}' is not WHEN@INDEX (0.25@1 inserts at index 1 at a quarter of training, 500@1 after 500 steps)"
+        f"growth.schedule: '{word}' is not WHEN@INDEX "
+        "(0.25@1 inserts at index 1 at a quarter of training, 500@1 after 500 steps)"
         for word in words
         if not found[word]
     ]
     if wrong:
         raise BadInput(*wrong)
     read = [found[word] for word in words]
-    return [
-        {"at": float(r["at"]) if "." in r["at"] else int(r["at"]), "index": int(r["index"])} for r in read if r
-    ]
+    return [{"at": float(r["at"]) if "." in r["at"] else int(r["at"]), "index": int(r["index"])} for r in read if r]
 
 
 def plan(events: Sequence[Insert], initial_layers: int, total_steps: int | None) -> list[Planned]:

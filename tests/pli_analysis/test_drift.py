@@ -16,7 +16,9 @@ from pli_train.errors import BadInput
 from pli_train.growth.insert import Insert
 from tests.conftest import STEPS
 
-weights = arrays(np.float32, st.integers(1, 40), elements=st.floats(-100, 100, width=32)).filter(lambda a: abs(a).max() > 1e-3)
+weights = arrays(np.float32, st.integers(1, 40), elements=st.floats(-100, 100, width=32)).filter(
+    lambda a: abs(a).max() > 1e-3
+)
 
 
 def moments(now, birth):
@@ -117,12 +119,11 @@ CUTS = {"bert": _cut_bert, "gpt2": _cut_gpt2}
 
 def test_squares_over_all_parts_sum_to_the_layers(runs, family):
     run = Run.open(runs[family])
-    last = f"checkpoint-{STEPS}"
     norms = _norms_of_births(run)
-    whole = drift(run).query("checkpoint == @last").set_index("part")
+    whole = drift(run).query("step == @STEPS").set_index("part")
     squares = dict.fromkeys(whole.index, 0.0)
     for of in LEVELS[1:]:
-        for row in drift(run, of).query("checkpoint == @last").itertuples():
+        for row in drift(run, of).query("step == @STEPS").itertuples():
             squares[row.layer] += (row.relative_l2 * (1 if row.absolute else norms[row.part])) ** 2
     for id, square in squares.items():
         assert square == pytest.approx((whole.loc[id, "relative_l2"] * norms[id]) ** 2, rel=1e-9)
@@ -156,9 +157,7 @@ def test_an_insertion_at_the_bottom_moves_nobodys_drift(run_folder_of, family):
     source.rename(run_folder_of / f"checkpoint-{STEPS}-before")
     name = run_folder.CheckpointName(STEPS)
     adam = optimizer.build(restored.model, OptimConfig())
-    checkpoint.write(
-        run_folder_of, name, restored.model, restored.anatomy, adam, lineage, restored.trainer_state
-    )
+    checkpoint.write(run_folder_of, name, restored.model, restored.anatomy, adam, lineage, restored.trainer_state)
     after = drift(Run.open(run_folder_of)).query("checkpoint == @name.__str__()").set_index("part")
     assert list(after.index) == [newborn, *before.index]
     assert after.loc[newborn, ["relative_l2", "cosine", "age"]].tolist() == [0, 0, 0]
@@ -179,7 +178,7 @@ def test_age_counts_from_birth_and_newborns_start_at_zero(runs, family):
 
 def test_sharded_weights_read_the_same(runs, family, run_folder_of):
     expected = drift(Run.open(runs[family]))
-    for name, path in run_folder.checkpoints(run_folder_of):
+    for _, path in run_folder.checkpoints(run_folder_of):
         _shard(path)
     assert drift(Run.open(run_folder_of)).equals(expected)
 
@@ -238,5 +237,3 @@ def test_a_weight_map_that_points_outside_is_refused(run_folder_of):
 def test_another_level_is_refused_by_name(runs):
     with pytest.raises(BadInput, match="use one of layer, head, ffn, norms, attention"):
         drift(Run.open(runs["bert"]), "toe")
-
-

@@ -37,7 +37,10 @@ def test_overrides_reach_their_keys_with_their_types():
         ("optim.lr_end=1", "`lr_end` is above `lr`"),
         ("model.family=gtp2", "unknown family 'gtp2'; did you mean 'gpt2'?"),
         ("model.weights=pretrained", "needs `name_or_path`"),
-        ("growth.schedule=0.1@5", "event 1 (0.1@5): index 5 is outside the stack, which has 1 layers then (a): use 0 to 1"),
+        (
+            "growth.schedule=0.1@5",
+            "event 1 (0.1@5): index 5 is outside the stack, which has 1 layers then (a): use 0 to 1",
+        ),
         ("growth.schedule=0.2@1 0.1@1", "event 2 (0.1@1): comes before the event listed ahead of it"),
         ("growth.schedule=1.0@1", "a fraction of training lies from 0 up to, not including, 1"),
         ("growth.schedule=800@1", "step 800 is outside training, which has 800 steps"),

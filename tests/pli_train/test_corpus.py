@@ -67,7 +67,7 @@ def test_a_corpus_that_is_not_there_or_empty_is_named(tmp_path, name, content, t
 
 
 def test_a_hub_name_out_of_reach_says_so_plainly():
-    with pytest.raises(PliError, match="could not be loaded from the hub|needs the `hub` extra"):
+    with pytest.raises(PliError, match=r"could not be loaded from the hub|needs the `hub` extra"):
         read("nobody/no-such-data-set")
 
 

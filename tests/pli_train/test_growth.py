@@ -64,8 +64,7 @@ def test_a_clone_equals_its_donor_bit_for_bit_and_touches_nobody_else(model, par
 
 @pytest.mark.parametrize(
     ("index", "donor", "expected"),
-    [(0, "below", "a"), (1, "below", "a"), (3, "below", "c"), (0, "above", "a"), (1, "above", "b"), (3, "above", "c")]
-    + [(2, "a", "a")],
+    [(0, "below", "a"), (1, "below", "a"), (3, "below", "c"), (0, "above", "a"), (1, "above", "b"), (2, "a", "a")],
 )
 def test_the_donor_is_the_neighbour_asked_for(index, donor, expected):
     lineage = Lineage.begin(3, heads=1)

@@ -188,10 +188,7 @@ def test_scalars_add_up(runs, family, config_of):
     assert last[run_folder.TOKENS] == STEPS * per_step
     assert last[run_folder.LAYERS] == 5
     assert last[run_folder.FLOPS] == pytest.approx(
-        sum(
-            per_step * _flops(family, depth)
-            for depth in [1] * 3 + [2] * 3 + [4] * 3 + [5] * 3
-        )
+        sum(per_step * _flops(family, depth) for depth in [1] * 3 + [2] * 3 + [4] * 3 + [5] * 3)
     )
     assert sorted(scalars.values[run_folder.LOSS]) == list(range(1, STEPS + 1))
     assert sorted(scalars.values[run_folder.EVAL_LOSS]) == [0, 3, 4, 6, 8, 9, 12]
@@ -208,8 +205,14 @@ def test_accumulation_changes_memory_and_not_the_result(config_of, tmp_path):
     finals = []
     for batch_size, accumulation in ((4, 2), (8, 1)):
         overrides = {"train.steps": 3, "train.eval_every": 9, "growth.schedule": "1@0"}
-        config = config_of("bert", {"model.config": dict(config_of("bert").model.config, hidden_dropout_prob=0.0)
-                                    | {"attention_probs_dropout_prob": 0.0}, **overrides})
+        config = config_of(
+            "bert",
+            {
+                "model.config": dict(config_of("bert").model.config, hidden_dropout_prob=0.0)
+                | {"attention_probs_dropout_prob": 0.0},
+                **overrides,
+            },
+        )
         train = config.train.model_copy(update={"batch_size": batch_size, "accumulation": accumulation})
         config = config.model_copy(update={"train": train})
         run = tmp_path / f"{batch_size}"

@@ -1,0 +1,168 @@
+"""The two commands as people use them: what they print, where, and the code they leave."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pli_train import run_folder
+from tests.conftest import STEPS
+
+ROOT = Path(__file__).parent.parent
+
+
+def call(command, *words, cwd=None):
+    module = {"pli-train": "pli_train.cli", "pli-analyze": "pli_analysis.cli"}[command]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, words)], capture_output=True, text=True, cwd=cwd, env=environment
+    )
+
+
+def refused(done, told):
+    """One clear line on stderr, exit 2, nothing on stdout."""
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("command", ["pli-train", "pli-analyze"])
+def test_help_names_every_command_with_an_example(command):
+    names = {"pli-train": ["run", "resume", "plan", "presets"], "pli-analyze": ["lineage", "drift", "report"]}[command]
+    top = call(command, "--help")
+    assert top.returncode == 0
+    for name in names:
+        assert name in top.stdout
+        assert f"Example: {command} {name}" in " ".join(call(command, name, "--help").stdout.split())
+
+
+def test_plan_prints_the_seeds_growth_before_any_training():
+    done = call("pli-train", "plan", "seed-appendix")
+    lines = done.stdout.splitlines()
+    assert lines[-1].endswith("a c f i j h g e d b   total: 10")
+    assert lines[-10].endswith("  a   total: 1")
+    shares = [float(line.split()[3].rstrip("%")) for line in lines[-10:]]
+    assert shares == sorted(shares) and shares[-1] == 10.0
+    assert sum(shares) == pytest.approx(66.2, abs=0.3)
+    # BERT-base has 12 layers of 7,087,872 parameters; ten of them and the rest of BertForMaskedLM make this.
+    assert int(lines[-1].split()[2].replace(",", "")) == 109_514_298 - 2 * 7_087_872
+
+
+def test_presets_are_listed_with_the_default_marked():
+    lines = call("pli-train", "presets").stdout.splitlines()
+    assert {line.split()[0] for line in lines} >= {"tiny", "baseline", "seed-appendix"}
+    assert [line.split()[0] for line in lines if line.endswith("(default)")] == ["tiny"]
+
+
+def test_seed_appendix_says_plainly_that_no_hub_is_within_reach(tmp_path):
+    done = call("pli-train", "run", "seed-appendix", cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert "hub" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "seed-appendix").exists()
+
+
+def test_a_run_and_its_reading_from_an_empty_folder(tmp_path, corpus):
+    """Two commands with their defaults, in a folder of their own: a run under runs/, then a report on the newest."""
+    (tmp_path / "mine.toml").write_text(
+        'extends = "tiny"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 6\nblock_size = 16\neval_blocks = 4\n'
+        f'[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'
+    )
+    for expected in ("runs/mine", "runs/mine-2"):
+        done = call("pli-train", "run", "mine.toml", "--set", "growth.schedule=0.5@0", cwd=tmp_path)
+        assert (done.returncode, done.stdout.strip()) == (0, expected), done.stderr
+        assert "2 layers (b a)" in done.stderr
+    page = call("pli-analyze", "report", "--html", cwd=tmp_path)
+    assert page.stdout.strip() == "runs/mine-2/report.html"
+    assert (tmp_path / "runs/mine-2/report.html").stat().st_size > 4_000_000
+    text = call("pli-analyze", "report", cwd=tmp_path)
+    assert text.stdout.startswith("mine-2: A gpt2 that grew from 1 to 2 layers over 6 steps.")
+    other = call("pli-analyze", "report", "runs/mine", "--html", "here.html", cwd=tmp_path)
+    assert other.stdout.strip() == "here.html"
+    same = call("pli-analyze", "report", "--html", "runs/mine", cwd=tmp_path)
+    assert same.stdout.strip() == "runs/mine/report.html"
+    assert (tmp_path / "runs/mine/report.html").read_bytes() == (tmp_path / "here.html").read_bytes()
+
+
+def test_tables_go_to_stdout_or_a_file(runs, family, tmp_path):
+    records = json.loads(call("pli-analyze", "drift", runs[family], "--format", "json").stdout)
+    rows = list(csv.DictReader(io.StringIO(call("pli-analyze", "drift", runs[family], "-f", "csv").stdout)))
+    assert [row["part"] for row in rows] == [record["part"] for record in records]
+    assert [float(row["relative_l2"]) for row in rows] == [record["relative_l2"] for record in records]
+    done = call("pli-analyze", "lineage", runs[family], "--events", "-o", tmp_path / "events.md")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (tmp_path / "events.md").read_text().count("insert") == 4
+
+
+BAD = {
+    "an unknown preset": (["plan", "tny"], "no preset 'tny'; did you mean 'tiny'?"),
+    "an unknown key": (["plan", "tiny", "--set", "optim.learning_rate=1"], "unknown key; did you mean 'optim.lr'?"),
+    "a wrong type": (["plan", "tiny", "--set", "train.steps=soon"], "train.steps: input should be a valid integer"),
+    "an index beyond the stack": (["run", "tiny", "--set", "growth.schedule=0.5@2"], "index 2 is outside the stack"),
+    "a donor that is not there": (["run", "--set", "growth.donor=q"], "the donor 'q' is not in the stack then (a)"),
+    "a missing corpus": (["run", "--set", "data.source=./nowhere"], "data.source: nowhere: no such file or folder"),
+    "a config field unknown": (
+        ["plan", "--set", "model.config.n_hed=3"],
+        "n_hed: not a field of gpt2's config; did you",
+    ),
+    "heads that do not divide": (["run", "--set", "model.config.n_head=3"], "model.config: "),
+    "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens do not fit n_positions"),
+    "no run to resume": (["resume", "nowhere"], "nowhere: no such folder"),
+    "a folder that is no run": (["resume", "."], "not a run, it holds no run.json"),
+    "an option unknown": (["run", "--stepz", "3"], "--stepz"),
+}
+
+
+@pytest.mark.parametrize("words, told", BAD.values(), ids=BAD.keys())
+def test_bad_input_to_training_gets_one_line_and_exit_2(words, told, tmp_path):
+    refused(call("pli-train", *words, cwd=tmp_path), told)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_an_empty_corpus_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(call("pli-train", "run", "--set", "data.source=./empty", cwd=tmp_path), "empty holds no text")
+
+
+def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
+    run = Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
+    for command in ("lineage", "drift", "report"):
+        refused(call("pli-analyze", command, tmp_path), "not a run, it holds no run.json")
+        refused(call("pli-analyze", command, tmp_path / "nowhere"), "no such folder")
+    refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is")
+    refused(call("pli-analyze", "drift", run, "-o", tmp_path / "no" / "where.csv"), "cannot be written")
+    refused(call("pli-analyze", "drift", run, "--of", "toe"), "use one of layer, head")
+    refused(call("pli-analyze", "report", cwd=tmp_path / "run"), "no run under runs/")
+    (run / run_folder.LINEAGE).write_text('{"format": "pli-lineage"}')
+    refused(call("pli-analyze", "lineage", run), "lineage.json: no lineage")
+    for path in run.glob("checkpoint-*"):
+        (path / run_folder.WEIGHTS).unlink()
+    refused(call("pli-analyze", "drift", run), "holds no whole checkpoint")
+
+
+def test_half_deleted_checkpoints_are_passed_over_with_a_line_each(runs, tmp_path):
+    run = Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
+    (run / f"checkpoint-{STEPS}" / run_folder.WEIGHTS).unlink()
+    (run / "checkpoint-4" / run_folder.MANIFEST).unlink()
+    done = call("pli-analyze", "drift", run, "-f", "csv")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "passed over: checkpoint-4 has no readable manifest.json",
+        f"passed over: checkpoint-{STEPS} lacks model.safetensors",
+    ]
+    assert f"checkpoint-{STEPS}" not in done.stdout
+
+
+def test_a_closed_pipe_is_no_error(runs):
+    shell = f"{sys.executable} -m pli_analysis.cli drift {runs['gpt2']} -f csv | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
