@@ -64,7 +64,7 @@ class ReportCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give a bare `--html` its value."""
-        pairs = zip(args, [*args[1:], "-"], strict=True)
+        pairs = zip(args, [*args, "-"][1:], strict=True)
         filled = [f"--html={BESIDE_THE_RUN}" if a == "--html" and n.startswith("-") else a for a, n in pairs]
         return super().parse_args(ctx, filled)
 

@@ -56,6 +56,12 @@ def test_plan_prints_the_seeds_growth_before_any_training():
     assert int(lines[-1].split()[2].replace(",", "")) == 109_514_298 - 2 * 7_087_872
 
 
+def test_the_plan_in_the_readme_is_the_plan():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = "".join(f"    {line}".rstrip() + "\n" for line in call("pli-train", "plan", "tiny").stdout.splitlines())
+    assert f"    $ pli-train plan tiny\n{shown}" in readme
+
+
 def test_presets_are_listed_with_the_default_marked():
     lines = call("pli-train", "presets").stdout.splitlines()
     assert {line.split()[0] for line in lines} >= {"tiny", "baseline", "seed-appendix"}

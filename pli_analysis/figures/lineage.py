@@ -29,7 +29,7 @@ def figure(layers: pd.DataFrame, places: pd.DataFrame) -> go.Figure:
                 x=steps,
                 y=indices,
                 mode="lines+text",
-                text=[""] * (len(steps) - 1) + [layer],
+                text=[""] * (len(steps) - 1) + [f" {layer}"],
                 textposition="middle right",
                 textfont={"size": 15, "color": line_of(layer)["color"]},
                 cliponaxis=False,

@@ -39,11 +39,11 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
         mode = {"mode": "lines+markers", "marker": {"size": 6}}
         drawn.add_trace(_curve(eval, name="eval", line={"color": COLOURS[0], "width": 2.5}, **mode))
     if born:
-        drawn.add_trace(_events(births, born, table["loss"].to_numpy()))
+        drawn.add_traces(_events(births, born, table["loss"].to_numpy()))
     drawn.update_layout(
         xaxis_title=AXES["step"],
         yaxis_title="loss (nats per token)",
-        legend={"orientation": "h", "y": -0.22, "x": 0},
+        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
         hovermode="closest",
         meta={"axes": AXES},
     )
@@ -69,24 +69,33 @@ def _curve(table: pd.DataFrame, **style: Any) -> go.Scatter:
     return go.Scatter(x=axes["step"], y=table["loss"], meta=_plain(axes), **{"mode": "lines", **style})
 
 
-def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) -> go.Scatter:
-    """Upright dotted lines, each with a word on top: one trace, so that it follows a switch of axes."""
+def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) -> list[go.Scatter]:
+    """Upright dotted lines and a word on top of each: traces, so that they follow a switch of axes."""
     import plotly.graph_objects as go
 
     low, high = float(np.nanmin(losses)), float(np.nanmax(losses))
     upright = {axis: np.repeat(np.asarray(at, dtype=float), 3) for axis, at in births.items()}
-    return go.Scatter(
+    lines = go.Scatter(
         x=upright["step"],
         y=[low, high, None] * len(born),
-        text=[word for label in born for word in ("", label, "")],
-        mode="lines+text",
-        textposition="top center",
-        cliponaxis=False,
+        mode="lines",
         line={"color": NEUTRAL, "dash": "dot", "width": 1},
         name="growth event",
-        hoverinfo="text+x",
+        hoverinfo="skip",
         meta=_plain(upright),
     )
+    words = go.Scatter(
+        x=births["step"],
+        y=[high] * len(born),
+        text=born,
+        mode="text",
+        textposition="top center",
+        cliponaxis=False,
+        hoverinfo="text+x",
+        showlegend=False,
+        meta=_plain(births),
+    )
+    return [lines, words]
 
 
 def _plain(axes: dict[str, np.ndarray]) -> dict[str, list[float]]:

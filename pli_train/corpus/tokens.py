@@ -61,6 +61,7 @@ def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]
     """
     if data.processes:
         os.environ["RAYON_NUM_THREADS"] = str(data.processes)
+    say(f"corpus: {data.source}")
     documents = corpus.read(data)
     name = corpus.fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, settings.name_or_path)
     folder = cache_root() / name

@@ -1,0 +1,52 @@
+# Everything runs in .venv, made on first use from constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test test-all check baseline bert seed-appendix install clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Train the default preset and write its report.
+demo: install
+	$(BIN)/pli-train run
+	$(BIN)/pli-analyze report --html
+
+# The default tests: minutes on two cores.
+test: install
+	$(BIN)/pytest -q
+
+# All tests, the long ones and those that need Chromium among them.
+test-all: install
+	$(BIN)/pytest -q -m ""
+
+# Style, types, import directions.
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# One experiment each: see `pli-train presets`.
+baseline: install
+	$(BIN)/pli-train run baseline
+	$(BIN)/pli-analyze report --html
+
+bert: install
+	$(BIN)/pli-train run tiny-bert
+	$(BIN)/pli-analyze report --html
+
+seed-appendix: install
+	$(BIN)/pip install --quiet -c constraints.txt '.[hub]'
+	$(BIN)/pli-train run seed-appendix
+	$(BIN)/pli-analyze report --html
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
