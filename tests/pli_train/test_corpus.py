@@ -84,7 +84,7 @@ def test_the_cache_gives_back_what_was_tokenised(corpus):
     said = []
     built = tokens.load(data, settings, said.append)
     again = tokens.load(data, settings, said.append)
-    assert len(said) == 1
+    assert sum(line.startswith("tokenising") for line in said) == 1
     assert np.array_equal(built.train, again.train)
     assert built.fingerprint == again.fingerprint
     text = "<|endoftext|>".join(corpus_texts := read(corpus).train) + "<|endoftext|>"
