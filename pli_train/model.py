@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,7 +12,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from pli_train import anatomy
+from pli_train import anatomy, layout
 from pli_train.anatomy import Anatomy
 from pli_train.errors import BadInput, PliError, did_you_mean
 
@@ -89,26 +91,87 @@ def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
     return cast(nn.ModuleList, base.get_submodule(parts.stack))
 
 
-def put_into_stack(layer: nn.Module, index: int, model: PreTrainedModel, parts: Anatomy) -> None:
-    """Insert `layer` at `index`, and let the layers and the config know their new places and depth."""
+def lone_layer(model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> nn.Module:
+    """A layer for a stack that has none, its weights not drawn yet. `heads` and `units` as a lineage's founding."""
+    config = copy.deepcopy(model.config)
+    setattr(config, parts.config["depth"], 1)
+    with torch.device("meta"):
+        layer = stack_of(type(model)(config), parts)[0]
+    layer = layer.to_empty(device="cpu")
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    slim_layer(layer, model, parts, heads, units)
+    return layer
+
+
+def put_into_stack(layer: nn.Module, index: int, model: nn.Module, parts: Anatomy, like: int | None) -> None:
+    """Insert `layer` at `index`, and let the layers and the config know their new places, sizes and depth.
+
+    Args:
+        like: index, before the insertion, of the layer it was made after; None in an empty stack.
+    """
     layers = stack_of(model, parts)
     layers.insert(index, layer)
-    _settle(model, layers, parts)
+    settle(model, parts)
+
+
+def swap_in_stack(first: int, second: int, model: nn.Module, parts: Anatomy) -> None:
+    """Let two layers change places."""
+    layers = stack_of(model, parts)
+    layers[first], layers[second] = layers[second], layers[first]
+    settle(model, parts)
+
+
+def slim(model: nn.Module, parts: Anatomy, shapes: Sequence[tuple[int, int | None]]) -> None:
+    """Cut every layer down to its first heads and FFN units.
+
+    Args:
+        shapes: for each layer (heads, units) to keep; 0 and None keep all.
+    """
+    for layer, (heads, units) in zip(stack_of(model, parts), shapes, strict=True):
+        slim_layer(layer, model, parts, heads, units)
+
+
+def slim_layer(layer: nn.Module, model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> None:
+    """Cut one layer down to its first `heads` heads and `units` FFN units; 0 and None keep all."""
+    for what, wanted in (("heads", heads), ("units", units)):
+        sizes = layout.sizes_of(layer, parts, model.config)
+        if not sizes["head"] or not wanted:
+            continue
+        part = layout.growable(parts, what, sizes)
+        count = wanted // sizes["member"] if part.factor == "group" else wanted
+        if count < part.count:
+            layout.lay_out(layer, parts, what, sizes, range(count))
+
+
+def settle(model: nn.Module, parts: Anatomy) -> None:
+    """Let layers know their index, and the config its depth, and heads and FFN units as far as they are free.
+
+    The config speaks for all layers at once: it gets the greatest number that any has, and checkpoints pad the others.
+    Where heads × their size must be the model's width, the number of heads is not free and stays.
+    """
+    layers = stack_of(model, parts)
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
+    told = {parts.config["depth"]: len(layers)}
+    sizes = [layout.sizes_of(layer, parts, model.config) for layer in layers]
+    if sizes and sizes[0]["head"]:
+        told[parts.config["units"]] = max(size["unit"] for size in sizes)
+        if "head_dim" in parts.config:
+            told[parts.config["head_dim"]] = sizes[0]["dim"]
+            told[parts.config["heads"]] = max(size["head"] for size in sizes)
+            if "groups" in parts.config:
+                told[parts.config["groups"]] = max(size["group"] for size in sizes)
+    for config in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
+        for key, value in told.items() if isinstance(config, PretrainedConfig) else ():
+            setattr(config, key, value)
 
 
 def count_parameters(module: nn.Module) -> int:
     """Elements of all parameters, tied ones once."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _settle(model: PreTrainedModel, layers: nn.ModuleList, parts: Anatomy) -> None:
-    for index, layer in enumerate(layers):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
-    for module in model.modules():
-        if isinstance(getattr(module, "config", None), PretrainedConfig):
-            setattr(module.config, parts.config["depth"], len(layers))
 
 
 def _from_config(config: PretrainedConfig, parts: Anatomy) -> PreTrainedModel:
@@ -130,7 +193,7 @@ def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrai
         if depth > len(layers):
             raise BadInput(f"model.initial_layers: {depth} is more than the {len(layers)} layers of '{name_or_path}'")
         del layers[depth:]
-        _settle(model, layers, parts)
+        settle(model, parts)
     return model
 
 
