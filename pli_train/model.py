@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
     from pli_train.config import ModelConfig
 
-AUTO_CLASS = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM"}
+AUTO_CLASS = {
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "image-classification": "AutoModelForImageClassification",
+}
 
 
 def build(

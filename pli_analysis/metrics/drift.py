@@ -7,7 +7,8 @@ its identity: what sits at its old index after an insertion does not matter. Sum
     cosine        1 − cos(θ(t), θ(b))
 
 Columns of the table, one row for each part and checkpoint:
-    part        layer id (`c`), head id (`c.h3`), or layer id and kind (`c.ffn`, `c.norms`, `c.attention`)
+    part        layer id (`c`), head id (`c.h3`), or layer id and kind (`c.ffn`, `c.norms`, `c.attention`); where heads
+                share keys and values, those are parts of the level `attention` (`c.g0`) and not of any head
     layer       the layer it belongs to
     checkpoint  name of the checkpoint folder
     step        optimizer updates done
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ["part", "layer", "checkpoint", "step", "age", "tokens", "index", "relative_l2", "cosine", "absolute"]
 LEVELS = ("layer", "head", "ffn", "norms", "attention")
+NUMBERED = {"head": "h", "attention": "g"}
+"""Levels whose parts are numbered: heads, and the groups that share keys and values."""
 
 
 @dataclass
@@ -76,7 +79,8 @@ def drift(run: Run, of: str = "layer", watch: Callable[[int, int], None] = lambd
 
     Args:
         run: a run whose checkpoints include one right after each birth.
-        of: `layer`, `head`, `ffn`, `norms` or `attention` (what attention shares between heads).
+        of: `layer`, `head`, `ffn`, `norms` or `attention` (what attention shares between heads: output biases, and
+            the keys and values of each group where heads share them).
         watch: told (checkpoints read, checkpoints in all).
 
     Raises:
@@ -103,19 +107,19 @@ def drift(run: Run, of: str = "layer", watch: Callable[[int, int], None] = lambd
 def _rows(
     checkpoint: Checkpoint, id: str, weights: dict[str, np.ndarray], birth: dict[str, np.ndarray], of: str
 ) -> Iterator[tuple[object, ...]]:
-    layer = checkpoint.lineage.layers[id]
+    layer, sizes = checkpoint.lineage.layers[id], checkpoint.anatomy.sizes(checkpoint.config)
     sums: dict[str, Moments] = {}
     for name, now in weights.items():
         if of == "layer":
             sums.setdefault(id, Moments()).add(now, birth[name])
             continue
         pairs = zip(
-            checkpoint.anatomy.split(name, now, len(layer.heads)),
-            checkpoint.anatomy.split(name, birth[name], len(layer.heads)),
+            checkpoint.anatomy.split(name, now, sizes),
+            checkpoint.anatomy.split(name, birth[name], sizes),
             strict=True,
         )
         for (part, now_part), (_, birth_part) in pairs:
-            if part == of or (of == "head" and part.startswith("h")):
+            if part == of or part[0] == NUMBERED.get(of):
                 sums.setdefault(f"{id}.{part}", Moments()).add(now_part, birth_part)
     for part, moments in sums.items():
         relative, absolute = moments.relative_l2()

@@ -1,8 +1,15 @@
 """Where a model keeps its layers, heads and FFNs: which slice of which tensor belongs to which part.
 
-Each family is one table, `<model_type>.toml` beside this file. A table names the stack below the base model, what
-the family's config calls depth, heads and width, and for every tensor of a layer an einops pattern of its axes in
-which the factor `head` says where the heads lie. `qkv` stands for the three of a fused projection.
+Each family is one table, `<model_type>.toml` beside this file. For every tensor of a layer it gives an einops pattern
+of the tensor's axes, in which these factors say where the parts lie:
+
+    head             heads, each with keys and values of its own
+    group, member    grouped-query attention: groups that share keys and values, and the heads of a group
+    dim              the size of a head
+    qkv              the three of a fused projection
+    unit, gate       units of the FFN, and the two of a fused gated projection
+
+A model without a table can still be grown by layers: `discover` finds its stack.
 
 No torch here: the same tables serve training and reading.
 """
@@ -11,8 +18,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +27,7 @@ from typing import Any
 from pli_train.errors import BadInput, did_you_mean
 
 TABLES = Path(__file__).parent
-SIZES = {"qkv": 3}
+FUSED = {"qkv": 3, "gate": 2}
 KINDS = ("attention", "ffn", "norms")
 
 
@@ -30,11 +37,20 @@ class Anatomy:
 
     Attributes:
         model_type: what `config.json` calls the family.
-        task: `masked-lm` or `causal-lm`: the objective that the family is pre-trained with.
+        task: the objective that the family is pre-trained with: `masked-lm`, `causal-lm` or `image-classification`.
         norm: `pre` or `post`: whether norms come before a residual branch or after the residual sum.
         stack: dotted path of the layers' ModuleList, below the base model.
-        config: `depth`, `heads`, `hidden`, `positions` → the names of those fields in the family's config.
-        tensors: name within a layer → (kind of part, einops pattern of its axes).
+        config: what the family's config calls `depth`, `heads`, `hidden` and `units` (the FFN's width), and where it
+            has them: `positions`, `positions_after` (names a token id; positions count on from it), `groups`,
+            `head_dim` (where a config may state it, whatever hidden and heads are), `layer_types` (a type a layer).
+        tensors: name within a layer → (kind of part, einops pattern of its axes). Biases among them may be missing in
+            a model whose config switches them off.
+        live: what a layer's modules call their own sizes: dotted path within a layer → product of factors.
+        identity: `zero`: the modules whose output joins the residual stream; post-LN only: `first_norm` and
+            `last_norm` of a layer, and `below`, the norm under the stack, below the base model.
+        bottom: `missing`: modules that layer 0 lacks → the module of a layer whose shape they have above it.
+        given: fields of the config → the value they must have for the table to hold.
+        layer_type: dotted path of the attribute in which a layer keeps its entry of `layer_types`.
     """
 
     model_type: str
@@ -43,6 +59,11 @@ class Anatomy:
     stack: str
     config: dict[str, str]
     tensors: dict[str, tuple[str, str]]
+    live: dict[str, str] = field(default_factory=dict)
+    identity: dict[str, str | list[str]] = field(default_factory=dict)
+    bottom: dict[str, dict[str, str]] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+    layer_type: str | None = None
 
     def locate(self, name: str) -> tuple[str, int, str] | None:
         """Split a parameter's full name into (path of the stack, index, name within the layer).
@@ -66,30 +87,71 @@ class Anatomy:
         place = self.locate(name)
         return f"{place[0]}.<{stack[place[1]]}>.{place[2]}" if place else name
 
-    def split(self, name: str, tensor: Any, heads: int) -> Iterator[tuple[str, Any]]:
+    def sizes(self, config: object) -> dict[str, int]:
+        """How many of each countable factor a model's layers have: `head`, `group`, `member`, `qkv` and `gate`.
+
+        Without shared keys and values a head is a group of one. A model without heads has 0 of them.
+
+        Args:
+            config: a Hugging Face config, or what is in its `config.json`.
+
+        >>> family("llama").sizes({"num_attention_heads": 8, "num_key_value_heads": 2})
+        {'head': 8, 'group': 2, 'member': 4, 'qkv': 3, 'gate': 2}
+
+        Raises:
+            BadInput: when the config does not say how many heads there are, or heads do not divide among groups.
+        """
+        if "heads" not in self.config:
+            return {"head": 0, "group": 0, "member": 1, **FUSED}
+        heads = _lookup(config, self.config["heads"])
+        if not isinstance(heads, int) or heads < 1:
+            raise BadInput(f"the config of this {self.model_type} gives {self.config['heads']} = {heads!r}")
+        groups = _lookup(config, self.config["groups"]) if "groups" in self.config else None
+        groups = heads if groups is None else groups
+        if not isinstance(groups, int) or groups < 1 or heads % groups:
+            raise BadInput(f"the config of this {self.model_type} gives {heads} heads in {groups!r} groups")
+        return {"head": heads, "group": groups, "member": heads // groups, **FUSED}
+
+    def positions(self, config: object) -> int | None:
+        """How many tokens a block may have; None where the config sets no such limit.
+
+        >>> family("roberta").positions({"max_position_embeddings": 514, "pad_token_id": 1})
+        512
+        """
+        if "positions" not in self.config:
+            return None
+        positions = _lookup(config, self.config["positions"])
+        if "positions_after" in self.config:
+            positions -= (_lookup(config, self.config["positions_after"]) or 0) + 1
+        return int(positions)
+
+    def split(self, name: str, tensor: Any, sizes: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
         """Cut one tensor of a layer into the parts it belongs to; every element goes to exactly one.
 
         Args:
             name: its name within the layer.
             tensor: a numpy array or a torch tensor of the shape that the model keeps.
-            heads: how many heads the layer has.
+            sizes: of the layer, as `sizes` gives them.
 
         Yields:
-            (part, values): part is `h0`, `h1`, … for what belongs to one head, else `attention`, `ffn`, `norms`, or
-            `other` for a tensor that the table does not name.
+            (part, values): part is `h0`, `h1`, … for what belongs to one head; `g0`, `g1`, … for the keys and values
+            that the heads of a group share; else `attention`, `ffn`, `norms`, or `other` for a tensor that the table
+            does not name. Head h of group g is number g · member + h. A group of one is its head.
         """
         kind, axes = self.tensors.get(name, ("other", ""))
-        if "head" not in axes:
+        factors = re.findall(r"\w+", axes)
+        owners = [factor for factor in ("head", "group", "member") if factor in factors]
+        if not owners:
             yield kind, tensor
             return
         from einops import rearrange  # imported here because the tables alone must stay light to read
 
-        factors = re.findall(r"\w+", axes)
-        rest = " ".join(factor for factor in factors if factor != "head")
-        sizes = {factor: SIZES[factor] for factor in factors if factor in SIZES}
-        per_head = rearrange(tensor, f"{axes} -> head ({rest})", head=heads, **sizes)
-        for number in range(heads):
-            yield f"h{number}", per_head[number]
+        rest = " ".join(factor for factor in factors if factor not in owners)
+        known = {factor: sizes[factor] for factor in factors if factor in sizes}
+        cut = rearrange(tensor, f"{axes} -> ({' '.join(owners)}) ({rest})", **known)
+        shared = owners == ["group"] and sizes["member"] > 1
+        for number in range(len(cut)):
+            yield f"{'g' if shared else 'h'}{number}", cut[number]
 
 
 @cache
@@ -107,8 +169,19 @@ def family(model_type: str) -> Anatomy:
             f"(known: {', '.join(families())})"
         )
     table = tomllib.loads((TABLES / f"{model_type}.toml").read_text(encoding="utf-8"))
-    tensors = {name: (kind, axes) for kind in KINDS for name, axes in table[kind].items()}
-    return Anatomy(table["model_type"], table["task"], table["norm"], table["stack"], table["config"], tensors)
+    table["tensors"] = {name: (kind, axes) for kind in KINDS for name, axes in table.pop(kind).items()}
+    return Anatomy(**table)
+
+
+def discover(model: Any, stack: str | None = None) -> Anatomy:
+    """The anatomy of a model without a table, layers only: see `pli_train.anatomy.generic`."""
+    from pli_train.anatomy import generic
+
+    return generic.discover(model, stack)
+
+
+def _lookup(config: object, key: str) -> Any:
+    return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
 
 
 @cache

@@ -135,10 +135,10 @@ def _norms_of_births(run):
         for id in found.lineage.stack:
             if id in norms:
                 continue
-            heads, squares = len(found.lineage.layers[id].heads), {}
+            squares = {}
             for name, array in found.layer(id):
                 squares[id] = squares.get(id, 0) + np.square(array, dtype=np.float64).sum()
-                for part, values in found.anatomy.split(name, array, heads):
+                for part, values in found.anatomy.split(name, array, found.anatomy.sizes(found.config)):
                     key = f"{id}.{part}"
                     squares[key] = squares.get(key, 0) + np.square(values, dtype=np.float64).sum()
             norms |= {key: square**0.5 for key, square in squares.items()}

@@ -1,0 +1,69 @@
+"""A tiny config of every family that has a table, and the model it makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from pli_train import anatomy
+from pli_train.model import AUTO_CLASS
+
+WIDTH, HEADS, UNITS, LAYERS, VOCABULARY, POSITIONS = 32, 4, 48, 2, 64, 64
+TEXT = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "pad_token_id": 0}
+TEXT |= {"bos_token_id": 1, "eos_token_id": 2}
+USUAL = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS, "intermediate_size": UNITS}
+SHARED = {"num_key_value_heads": 2}
+
+TINY: dict[str, dict[str, Any]] = {
+    "bert": TEXT | USUAL,
+    "roberta": TEXT | USUAL,
+    "distilbert": TEXT | {"dim": WIDTH, "n_heads": HEADS, "n_layers": LAYERS, "hidden_dim": UNITS},
+    "modernbert": TEXT | USUAL | {"local_attention": 8},
+    "gpt2": {key: value for key, value in TEXT.items() if key != "max_position_embeddings"}
+    | {"n_positions": POSITIONS, "n_embd": WIDTH, "n_head": HEADS, "n_layer": LAYERS, "n_inner": UNITS},
+    "opt": TEXT | {key: value for key, value in USUAL.items() if key != "intermediate_size"} | {"ffn_dim": UNITS},
+    "gpt_neox": TEXT | USUAL,
+    "llama": TEXT | USUAL | SHARED,
+    "qwen2": TEXT | USUAL | SHARED,
+    "qwen3": TEXT | USUAL | SHARED | {"head_dim": 8},
+    "vit": USUAL | {"image_size": 8, "patch_size": 2, "num_channels": 1, "num_labels": 10},
+}
+
+OPTIONAL = {
+    "modernbert": {"norm_bias": True, "attention_bias": True, "mlp_bias": True},
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "qwen3": {"attention_bias": True},
+}
+"""What switches on the tensors that a table names and a stock config leaves out."""
+
+
+def tiny(model_type: str, **more: Any) -> PreTrainedModel:
+    """The tiny model of a family, in eval mode, always the same one; `more` are further fields of its config.
+
+    Its norms and biases are moved off 1 and 0, so that nothing is equal by accident.
+    """
+    config = AutoConfig.for_model(model_type, **TINY[model_type] | more)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = getattr(transformers, AUTO_CLASS[anatomy.family(model_type).task]).from_config(config)
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def inputs(model: PreTrainedModel, count: int = 3, length: int = 12) -> dict[str, torch.Tensor]:
+    """Something to run a tiny model on: `count` blocks of `length` tokens, or as many images."""
+    generator = torch.Generator().manual_seed(1)
+    if model.main_input_name == "pixel_values":
+        size = model.config.image_size
+        return {"pixel_values": torch.rand(count, model.config.num_channels, size, size, generator=generator)}
+    return {"input_ids": torch.randint(3, VOCABULARY, (count, length), generator=generator)}
+
+
+def logits(model: PreTrainedModel, **how: Any) -> torch.Tensor:
+    """What a model says of `inputs`."""
+    with torch.no_grad():
+        return model(**inputs(model, **how)).logits

@@ -1,0 +1,148 @@
+"""Any model with a list of equal blocks has a stack."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from pli_train import anatomy
+from pli_train.errors import BadInput
+from pli_train.model import stack_of
+from tests.families import TINY, tiny
+
+
+class Block(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 16), nn.Linear(16, width)
+
+    def forward(self, x):
+        return x + self.down(self.up(self.norm(x)).relu())
+
+
+class ResidualMLP(nn.Module):
+    def __init__(self, depth=3):
+        super().__init__()
+        self.begin, self.end = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.trunk = nn.Module()
+        self.trunk.blocks = nn.ModuleList(Block() for _ in range(depth))
+        self.unlike = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 4)])
+
+    def forward(self, x):
+        x = self.begin(x)
+        for block in self.trunk.blocks:
+            x = block(x)
+        return self.end(x)
+
+
+class ConvBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        # A list inside every block is not a stack of its own.
+        self.convolutions = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(6))
+
+    def forward(self, x):
+        return x + self.convolutions[1](self.convolutions[0](x).relu())
+
+
+class ResidualConvNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(1, 4, 3), nn.ModuleList(ConvBlock() for _ in range(2))
+        self.heads = nn.ModuleList(nn.Linear(4, 2) for _ in range(2))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return [head(x.mean((2, 3))) for head in self.heads]
+
+
+class Twins(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = (nn.ModuleList(Block() for _ in range(2)) for _ in "ab")
+
+
+@pytest.mark.parametrize(("make", "stack"), [(ResidualMLP, "trunk.blocks"), (ResidualConvNet, "blocks")])
+def test_the_stack_is_the_list_of_equal_blocks(make, stack):
+    model = make()
+    found = anatomy.discover(model)
+    assert found.stack == stack
+    assert stack_of(model, found) is model.get_submodule(stack)
+    located = [place for name, _ in model.named_parameters() if (place := found.locate(name))]
+    assert len(located) == len(list(model.get_submodule(stack).parameters()))
+    assert found.sizes({})["head"] == 0
+
+
+def test_a_block_taken_from_the_stack_is_one_the_model_can_do_without():
+    """The stack found is the one that forward walks: without its silent last block nothing changes."""
+    model = ResidualMLP()
+    layers, x = stack_of(model, anatomy.discover(model)), torch.randn(5, 4)
+    with torch.no_grad():
+        layers[-1].down.weight.zero_()
+        layers[-1].down.bias.zero_()
+        before = model(x)
+        del layers[-1]
+        assert torch.equal(model(x), before)
+
+
+def test_a_stack_of_one_block_is_a_stack():
+    assert anatomy.discover(ResidualMLP(depth=1)).stack == "trunk.blocks"
+
+
+def test_everything_in_a_block_is_of_kind_other():
+    found = anatomy.discover(ResidualMLP())
+    (only,) = found.split("up.weight", np.arange(6).reshape(2, 3), found.sizes({}))
+    assert only[0] == "other" and only[1].shape == (2, 3)
+
+
+def test_where_two_lists_could_be_meant_the_user_picks():
+    with pytest.raises(BadInput, match=r"pick one with stack=…: 'left' \(2 × Block\), 'right' \(2 × Block\)"):
+        anatomy.discover(Twins())
+    assert anatomy.discover(Twins(), stack="right").stack == "right"
+
+
+def test_a_wrong_pick_is_answered_with_the_right_ones():
+    with pytest.raises(
+        BadInput, match=r"stack='unlike': ResidualMLP has no list of equal blocks there.*'trunk.blocks'"
+    ):
+        anatomy.discover(ResidualMLP(), stack="unlike")
+
+
+def test_a_model_without_a_list_of_equal_blocks_is_refused():
+    with pytest.raises(BadInput, match="Linear has no ModuleList of equal blocks"):
+        anatomy.discover(nn.Linear(2, 2))
+
+
+def test_a_hugging_face_model_without_a_table_is_understood():
+    small = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 3}
+    config = AutoConfig.for_model("electra", vocab_size=20, embedding_size=16, **small)
+    model = AutoModelForMaskedLM.from_config(config)
+    found = anatomy.discover(model)
+    assert (found.model_type, found.task, found.stack) == ("electra", "masked-lm", "encoder.layer")
+    assert found.config == {"depth": "num_hidden_layers"}
+    assert found.locate("electra.encoder.layer.2.output.dense.bias") == (
+        "electra.encoder.layer",
+        2,
+        "output.dense.bias",
+    )
+    assert found.stack == anatomy.family("bert").stack, "electra's layers are BERT's"
+
+
+@pytest.mark.parametrize("family", [name for name in TINY if name != "modernbert"])
+def test_discovery_and_tables_agree(family):
+    found, table = anatomy.discover(tiny(family)), anatomy.family(family)
+    assert (found.stack, found.task, found.model_type) == (table.stack, table.task, table.model_type)
+    assert found.config["depth"] == table.config["depth"]
+
+
+def test_the_depth_goes_by_the_familys_own_name():
+    assert anatomy.discover(tiny("distilbert")).config == {"depth": "n_layers"}
+
+
+def test_blocks_that_are_not_all_alike_are_no_stack():
+    """ModernBERT's lowest layer lacks a norm: without its table nothing says how to grow it."""
+    with pytest.raises(BadInput, match="has no ModuleList of equal blocks"):
+        anatomy.discover(tiny("modernbert"))
