@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,8 +18,12 @@ from pli_train.anatomy import families
 from pli_train.errors import BadInput, did_you_mean, nearest
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.insert import Initialiser
-from pli_train.growth.operator import LearningRate, Operator, OptimizerState, Start
+from pli_train.growth.operator import LearningRate, Operator, OptimizerState
 from pli_train.growth.parts import Output, PartInitialiser
+from pli_train.growth.start import Start
+
+if TYPE_CHECKING:
+    from pli_train.growth.schedules.adaptive import Adaptive
 
 PRESETS = files("pli_train") / "presets"
 DEFAULT_PRESET = "tiny"
@@ -184,6 +188,14 @@ class GrowthConfig(_Section):
             for number, operator, mistakes in error.mistakes:
                 wrong += _mistakes(mistakes, operator, prefix=f"growth.schedule event {number}: ")
             raise BadInput(*wrong) from None
+
+    def plateau(self) -> Adaptive:
+        """What counts as a plateau for events that wait for one."""
+        from pli_train.growth import schedules
+
+        table = self.schedule if isinstance(self.schedule, dict) else {}
+        named = schedules.read(table) if table.get("name") == "adaptive" else schedules.SCHEDULES["adaptive"]()
+        return cast("Adaptive", named)
 
     @staticmethod
     def _named(table: dict[str, Any], start: Start, total_steps: int | None) -> list[dict[str, Any]]:

@@ -75,11 +75,14 @@ def model_config(wanted: ModelConfig, vocab_size: int | None, block_size: int) -
     return config
 
 
-def skeleton(config: PretrainedConfig) -> tuple[PreTrainedModel, Anatomy]:
-    """A model without storage, to count things on."""
+def skeleton(wanted: ModelConfig, vocab_size: int | None, block_size: int) -> tuple[int, PreTrainedModel, Anatomy]:
+    """The depth at step 0, and a model without storage to count things on; it has a layer even where that is 0."""
+    config = model_config(wanted, vocab_size, block_size)
     parts = anatomy.family(config.model_type)
+    depth = getattr(config, parts.config["depth"])
+    setattr(config, parts.config["depth"], max(depth, 1))
     with torch.device("meta"):
-        return _from_config(config, parts), parts
+        return depth, _from_config(config, parts), parts
 
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
@@ -96,14 +99,11 @@ def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
 
 
 def lone_layer(model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> nn.Module:
-    """A layer for a stack that has none, its weights not drawn yet. `heads` and `units` as a lineage's founding."""
+    """A layer for a stack that has none, on the CPU. `heads` and `units` as a lineage's founding."""
     config = copy.deepcopy(model.config)
     setattr(config, parts.config["depth"], 1)
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         layer = stack_of(type(model)(config), parts)[0]
-    layer = layer.to_empty(device="cpu")
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
     slim_layer(layer, model, parts, heads, units)
     return layer
 

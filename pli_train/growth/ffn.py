@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pli_train.growth.operator import Descent, Start
+from pli_train.growth.operator import Descent
 from pli_train.growth.parts import MoreParts
+from pli_train.growth.start import Start
 from pli_train.lineage import Lineage
 from pli_train.randomness import derive
 

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field
 from pli_train.errors import did_you_mean
 from pli_train.growth import identity
 from pli_train.growth.initialisers import DONORLESS, INITIALISERS, Place
-from pli_train.growth.operator import Descent, Operator, Start
+from pli_train.growth.operator import Descent, Operator
+from pli_train.growth.start import Start
 from pli_train.lineage import BadLineage, Lineage
 
 if TYPE_CHECKING:

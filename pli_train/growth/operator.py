@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pli_train.growth.start import Start
 from pli_train.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -21,31 +22,6 @@ if TYPE_CHECKING:
 
 OptimizerState = Literal["zero", "copy", "reset-all"]
 LearningRate = Literal["none", "rewarm", "rewarm-new", "rewind"]
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a run begins with, as far as it is known before there is a model.
-
-    Attributes:
-        depth: layers.
-        heads: of each layer; 0 where not known, then nothing is said against a number of heads.
-        units: of each FFN; None where not known.
-        member: query heads that share one K/V head.
-        slots: heads that fit a layer, None for any number.
-        identity: whether the family's table says how a layer can start as the identity.
-        first_index: the lowest index that a layer can be inserted at.
-        block_size: tokens in a block.
-    """
-
-    depth: int
-    heads: int = 0
-    units: int | None = None
-    member: int = 1
-    slots: int | None = None
-    identity: bool = True
-    first_index: int = 0
-    block_size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,10 @@ class Paces:
         for parameter, old, pace in kept:
             parameter.copy_(old + pace * (parameter - old))
 
+    def of_layer(self, id: str, step: int) -> float:
+        """The pace of what a layer was born with, in the update after `step` finished ones."""
+        return of_birth(_born(self._lineage.layers[id].birth), self._lineage, step)
+
     def _pace(self, born: int | Tensor, step: int) -> float | Tensor:
         if isinstance(born, int):
             return of_birth(born, self._lineage, step)

@@ -19,7 +19,8 @@ from pli_train.growth.context import Context
 from pli_train.growth.ffn import WidenFFN
 from pli_train.growth.heads import AddHeads
 from pli_train.growth.insert import Insert
-from pli_train.growth.operator import Operator, Start
+from pli_train.growth.operator import Operator
+from pli_train.growth.start import Start
 from pli_train.growth.swap import Swap
 from pli_train.lineage import BadLineage, Lineage
 
@@ -127,7 +128,7 @@ def plan(events: Sequence[Operator], start: Start, total_steps: int | None) -> l
     Raises:
         BadInput: every event that cannot happen, one line each: its number, what is wrong, what the stack is then.
     """
-    lineage = Lineage.begin(start.depth, start.heads, units=start.units)
+    lineage = start.lineage()
     planned: list[Planned] = []
     wrong: list[str] = []
     latest: dict[type, float] = {}
@@ -163,11 +164,6 @@ def _mistimed(event: Operator, step: int | None, total_steps: int | None, latest
         return "comes before the event listed ahead of it; list events in order of time"
     latest[clock] = now
     return None
-
-
-def stack_of_depth(depth: int) -> tuple[str, ...]:
-    """The stack that a run of `depth` layers begins with."""
-    return tuple(Lineage.begin(depth, heads=0).stack)
 
 
 def when(at: int | float | None, total_steps: int | None) -> tuple[int | None, float | None]:

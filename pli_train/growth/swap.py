@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from pli_train.growth.operator import Descent, Operator, Start
+from pli_train.growth.operator import Descent, Operator
+from pli_train.growth.start import Start
 from pli_train.lineage import Lineage
 
 if TYPE_CHECKING:
