@@ -77,6 +77,11 @@ def test_stackbert_doubles_at_the_papers_steps():
     }
 
 
+def test_stackbert_keeps_the_papers_share_of_full_depth_with_another_number_of_doublings():
+    assert list(stages(events_of("stackbert", 1, layers=8), 1)) == [0.1, 0.2, 0.3]
+    assert list(stages(events_of("stackbert", 2, layers=4), 2)) == [0.3]
+
+
 def test_stackbert_copies_the_stack_as_it_stands_and_not_the_first_layers_again():
     second = [event for event in events_of("stackbert", 1, layers=4, at=[10, 20]) if event["at"] == 20]
     assert [event["donor"] for event in second] == ["a", "b"]
@@ -145,6 +150,7 @@ def test_single_shot_draws_all_layers_afresh_from_none_and_copies_the_one_there_
     assert from_none == [{"operator": "insert", "at": 0.8, "index": i, "initialiser": "random"} for i in range(3)]
     from_one = events_of("single-shot", 1, layers=4, at=70)
     assert stages(from_one, 1) == {70: [0, 0, 0, 0]}
+    assert [event["index"] for event in from_one] == [1, 2, 3]
     assert not any("initialiser" in event for event in from_one)
 
 
@@ -181,6 +187,11 @@ def test_heads_grow_from_4_to_8_to_12_after_the_inserts_of_the_second_and_the_fo
         (0.8, "insert", None),
         (0.8, "heads", 12),
     ]
+
+
+def test_fewer_heads_than_moments_are_spread_evenly_and_the_last_comes_last():
+    table = {"name": "copy-last", "layers": 4, "first": 0.2, "last": 0.6, "heads": [8, 12]}
+    assert at_of(read(table).events(1, 4, None, None), "heads") == {0.4: 8, 0.6: 12}
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------------
@@ -228,7 +239,9 @@ def test_more_head_stages_than_growth_moments_are_refused():
 
 def test_a_step_after_the_end_is_refused_once_the_length_is_known():
     events_of("interleave", 2, at=500)
-    assert "160 steps" in mistakes("interleave", 2, at=500, total_steps=160)[0]
+    events_of("interleave", 2, at=159, total_steps=160)
+    for at in (160, 500):
+        assert "160 steps" in mistakes("interleave", 2, at=at, total_steps=160)[0]
 
 
 @pytest.mark.parametrize(
@@ -393,6 +406,18 @@ def test_growth_waits_for_its_least_steps_and_one_evaluation_more_than_the_windo
     flat = curve(lambda i: 1.0)
     assert decisions(flat, settings(window=5)).index(True) + 1 == 6
     assert decisions(flat, settings(window=5, min_steps=200)).index(True) + 1 == 20
+
+
+def test_least_steps_are_counted_from_the_last_event():
+    flat = curve(lambda i: 1.0)
+    assert ready(flat, 200, settings(min_steps=200))
+    assert not ready(flat, 210, settings(min_steps=200))
+
+
+def test_the_measure_is_the_steepest_fall_and_not_the_first():
+    """Level, then a fall of 1, then of 0.1 a step: a tenth of the steepest, and far above the first."""
+    made = decisions(curve(lambda i: 30 - max(0, min(i, 20) - 10) - 0.1 * max(0, i - 20)), settings(window=3))
+    assert made[29] and not any(made[12:20])
 
 
 def test_only_what_happened_since_the_last_event_counts():
