@@ -152,7 +152,7 @@ class GrowthConfig(_Section):
     """When the model grows; what an event leaves open is taken from here."""
 
     schedule: str | list[dict[str, Any]] | dict[str, Any] = Field(
-        "", description="`0.1@1 0.2@1`, [[growth.schedule]] tables, or { name = \"stackbert\", … }"
+        "", description='`0.1@1 0.2@1`, [[growth.schedule]] tables, or { name = "stackbert", … }'
     )
     initialiser: Initialiser = Field("clone", description="how a new layer starts")
     donor: str = Field("below", description="whom a new layer is cloned from: `below`, `above`, or a layer id")
@@ -194,8 +194,7 @@ class GrowthConfig(_Section):
         from pli_train.growth import schedules
 
         table = self.schedule if isinstance(self.schedule, dict) else {}
-        named = schedules.read(table) if table.get("name") == "adaptive" else schedules.SCHEDULES["adaptive"]()
-        return cast("Adaptive", named)
+        return cast("Adaptive", schedules.read(table if table.get("name") == "adaptive" else {"name": "adaptive"}))
 
     @staticmethod
     def _named(table: dict[str, Any], start: Start, total_steps: int | None) -> list[dict[str, Any]]:
@@ -209,7 +208,7 @@ class GrowthConfig(_Section):
 
     def _defaults(self) -> dict[str, dict[str, Any]]:
         """Operator → what its events take from here when they leave it open."""
-        common = {"learning_rate": self.learning_rate, "optimizer_state": self.optimizer_state}
+        common: dict[str, Any] = {"learning_rate": self.learning_rate, "optimizer_state": self.optimizer_state}
         common["rewarm_steps"] = self.rewarm_steps
         newborn = common | {"freeze_steps": self.freeze_steps}
         parts = newborn | {"initialiser": self.part_initialiser, "output": self.part_output, "noise": self.noise}

@@ -92,12 +92,16 @@ def measure(model: PreTrainedModel, anatomy: Anatomy) -> Size:
         count_parameters(model) - len(layers) * inside.parameters,
         _products(model) - len(layers) * inside.matrices,
     )
-    return Size(outside, **parts, head_count=sizes["head"], unit_count=sizes.get("unit", 0), head_size=sizes.get("dim", 0))
+    return Size(
+        outside, **parts, head_count=sizes["head"], unit_count=sizes.get("unit", 0), head_size=sizes.get("dim", 0)
+    )
 
 
 def _products(model: PreTrainedModel) -> int:
     """Weights of matrix products: parameters of two dimensions, embeddings only where the output head shares them."""
-    embeddings = {id(p) for m in model.modules() if "Embedding" in type(m).__name__ for p in m.parameters(recurse=False)}
+    embeddings = {
+        id(p) for m in model.modules() if "Embedding" in type(m).__name__ for p in m.parameters(recurse=False)
+    }
     output = model.get_output_embeddings()
     head = output.weight if output is not None else None
     tied = head.numel() if head is not None and id(head) in embeddings else 0

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from einops import rearrange
@@ -150,4 +150,5 @@ def settle_sizes(layer: nn.Module, anatomy: Anatomy, sizes: dict[str, int]) -> N
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
         elif type(module).__name__ == "Conv1D":
-            module.nx, module.nf = module.weight.shape  # type: ignore[assignment]
+            for leaf, size in zip(("nx", "nf"), cast(Tensor, module.weight).shape, strict=True):
+                setattr(module, leaf, size)

@@ -153,7 +153,8 @@ class Lineage:
         for id, count in counts.items():
             heads = self.layers[id].heads
             names = [f"{id}.h{n}" for n in range(len(heads), count)]
-            for name, donor in zip(names, donors.get(id) or [None] * len(names), strict=True):
+            kin: list[str | None] = [*donors.get(id, [])] or [None] * len(names)
+            for name, donor in zip(names, kin, strict=True):
                 heads[name] = Birth(step, number, donor, initialiser)
             born += names
         self._note(step, "heads", {"layer": " ".join(counts), "initialiser": initialiser, "heads": born, **facts})
@@ -175,7 +176,7 @@ class Lineage:
         self._number(step)
         for index in (first, second):
             if not 0 <= index < len(self.stack):
-                raise BadLineage(f"index {index} is outside the stack, which has {len(self.stack)} layers then ({self})")
+                raise BadLineage(f"index {index} is outside the stack, which has {len(self.stack)} layers ({self})")
         if first == second:
             raise BadLineage(f"index {first} cannot be swapped with itself")
         ids = f"{self.stack[first]} {self.stack[second]}"
@@ -322,8 +323,9 @@ class Lineage:
             raise BadLineage("events are not numbered 1, 2, 3, …")
         if sorted(event.step for event in self.events) != [event.step for event in self.events]:
             raise BadLineage("events are not in order of their steps")
-        if any(list(layer.heads) != [f"{id}.h{n}" for n in range(len(layer.heads))] for id, layer in self.layers.items()):
-            raise BadLineage("head ids are not in order of birth")
+        for id, layer in self.layers.items():
+            if list(layer.heads) != [f"{id}.h{n}" for n in range(len(layer.heads))]:
+                raise BadLineage(f"layer {id}'s head ids are not in order of birth")
         if self.events and list(self.events[-1].stack) != self.stack:
             raise BadLineage("the stack is not the one that the last event left")
 

@@ -64,7 +64,7 @@ def grow(optimizer: Optimizer, descents: Sequence[Descent], state: OptimizerStat
                 for entry, value in moments.items()
             }
     for descent in descents:
-        if descent.replaces:
+        if descent.replaces and descent.old is not None:
             optimizer.state.pop(descent.old, None)
     if state == "reset-all":
         optimizer.state.clear()

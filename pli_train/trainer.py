@@ -361,7 +361,7 @@ class Trainer:
 
     def _flat(self) -> bool:
         """Whether the loss has flattened since the last event. Asked of the history alone: a resumed run agrees."""
-        evals = [(e["step"], e["flops"], e["eval_loss"]) for e in self.progress.history if "eval_loss" in e]
+        evals = [(int(e["step"]), e["flops"], e["eval_loss"]) for e in self.progress.history if "eval_loss" in e]
         since = self.lineage.events[-1].step if self.lineage.events else 0
         newest = evals[-1][0] if evals else -1
         return newest == self.progress.step and ready(evals, since, self.plateau, self.total_steps)

@@ -39,12 +39,11 @@ def take_over_norm(newborn: nn.Module, below: nn.Module, anatomy: Anatomy) -> No
     import torch
 
     first, last = (newborn.get_submodule(str(anatomy.identity[name])) for name in ("first_norm", "last_norm"))
+    last.load_state_dict(below.state_dict())
     with torch.no_grad():
-        last.weight.copy_(below.weight)
-        last.bias.copy_(below.bias)
         for norm in (first, below):
-            norm.weight.fill_(1.0)
-            norm.bias.zero_()
+            for name, parameter in norm.named_parameters():
+                parameter.fill_(1.0 if name == "weight" else 0.0)
 
 
 def norm_below(index: int, model: nn.Module, layers: nn.ModuleList, anatomy: Anatomy) -> nn.Module:

@@ -6,7 +6,7 @@ those after it: a new layer of the stack's shape at a chosen index, everything a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -80,7 +80,8 @@ class Insert(Operator):
     def record(self, lineage: Lineage, step: int) -> None:
         """Write the insertion into `lineage`. Raises BadLineage when it cannot be done."""
         lineage.check_index(self.index)
-        donor, facts = self.donor_id(lineage), {}
+        donor = self.donor_id(lineage)
+        facts: dict[str, Any] = {}
         if self.initialiser == "clone-noise":
             facts["noise"] = self.noise
         if self.initialiser == "average":

@@ -66,7 +66,7 @@ class Operator(BaseModel):
         if not self.bears and (self.freeze_steps or self.learning_rate == "rewarm-new"):
             raise ValueError(f"nothing is born of '{self.operator}' that `freeze_steps` or `rewarm-new` could speak of")
         if self.optimizer_state == "copy" and self.donorless:
-            raise ValueError(f"`optimizer_state = \"copy\"` needs a donor, and {self.donorless} has none")
+            raise ValueError(f'`optimizer_state = "copy"` needs a donor, and {self.donorless} has none')
         return self
 
     @property

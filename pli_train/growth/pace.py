@@ -27,7 +27,7 @@ FOUNDER = -1
 
 
 def waiting(lineage: Lineage, step: int) -> int | None:
-    """Parts born before this step are frozen now; None when nobody is. After several events the latest freeze counts."""
+    """Parts born before this step are frozen now; None when nobody is. Of several freezes the latest counts."""
     holds = [e.step for e in lineage.events if e.step <= step < e.step + e.facts.get("freeze_steps", 0)]
     return max(holds, default=None)
 

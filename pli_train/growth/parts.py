@@ -9,7 +9,7 @@ copies they preserve it too, but twins of equal weights get equal gradients: giv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -32,7 +32,9 @@ class MoreParts(Operator):
     """Fields that adding heads and widening FFNs have in common."""
 
     to: int = Field(ge=1, description="how many each layer has from then on")
-    layers: list[str] | None = Field(None, description="ids of the layers that get them; none given: all that have fewer")
+    layers: list[str] | None = Field(
+        None, description="ids of the layers that get them; none given: all that have fewer"
+    )
     initialiser: PartInitialiser = Field("clone", description="how they start")
     output: Output = Field("zero", description="their output columns: zero, split with the donor, or as initialised")
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
@@ -40,7 +42,7 @@ class MoreParts(Operator):
     @model_validator(mode="after")
     def _donor_for_split(self) -> MoreParts:
         if self.output == "split" and self.initialiser == "random":
-            raise ValueError('`output = "split"` needs a donor: initialiser \'random\' has none')
+            raise ValueError("`output = \"split\"` needs a donor: initialiser 'random' has none")
         return self
 
     @property
@@ -77,9 +79,7 @@ class MoreParts(Operator):
         noise = {"noise": self.noise} if self.initialiser == "clone-noise" else {}
         return {"to": self.to, "output": self.output, **noise, **self.policies}
 
-    def enlarge(
-        self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, what: str, seed: int
-    ) -> list[Descent]:
+    def enlarge(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, what: str, seed: int) -> list[Descent]:
         """Give one layer its new parts.
 
         Args:
@@ -135,7 +135,7 @@ def _output(rows: Tensor, output: Output, sources: Sequence[int], old: int) -> T
     return rows
 
 
-def _carrier(axes: str, factor: str, sizes: dict[str, int], sources: list[int]):  # noqa: ANN202
+def _carrier(axes: str, factor: str, sizes: dict[str, int], sources: list[int]) -> Callable[[Tensor], Tensor]:
     from pli_train import layout
 
     return lambda moment: layout.take(moment, axes, factor, sizes, sources)

@@ -86,7 +86,7 @@ def read(tables: Sequence[dict[str, Any]], defaults: dict[str, dict[str, Any]]) 
 
 
 class Unreadable(Exception):
-    """Tables that are no events: `wrong` in words, `mistakes` as (number of the event, operator, what pydantic says)."""
+    """Tables that are no events: `wrong` in words, `mistakes` as (number of the event, operator, pydantic's words)."""
 
     def __init__(self, wrong: list[str], mistakes: list[tuple[int, type[Operator], ValidationError]]) -> None:
         super().__init__(*wrong)
