@@ -159,18 +159,32 @@ def settle(model: nn.Module, parts: Anatomy) -> None:
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
-    told = {parts.config["depth"]: len(layers)}
+    told: dict[str, Any] = {"depth": len(layers)}
     sizes = [layout.sizes_of(layer, parts, model.config) for layer in layers]
     if sizes and sizes[0]["head"]:
-        told[parts.config["units"]] = max(size["unit"] for size in sizes)
+        told["units"] = max(size["unit"] for size in sizes)
         if "head_dim" in parts.config:
-            told[parts.config["head_dim"]] = sizes[0]["dim"]
-            told[parts.config["heads"]] = max(size["head"] for size in sizes)
-            if "groups" in parts.config:
-                told[parts.config["groups"]] = max(size["group"] for size in sizes)
+            hidden = getattr(model.config, parts.config["hidden"])
+            told["head_dim"] = sizes[0]["dim"]
+            told["heads"] = _room(max(size["head"] for size in sizes), sizes[0]["member"], hidden)
+            told["groups"] = told["heads"] // sizes[0]["member"]
+    tell_config(model, parts, told)
+
+
+def tell_config(model: nn.Module, parts: Anatomy, told: dict[str, Any]) -> None:
+    """Set fields of the model's config, by what the family's table calls them, as far as the family has them.
+
+    Modules may hold configs of their own, so all of them are told.
+    """
     for config in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
-        for key, value in told.items() if isinstance(config, PretrainedConfig) else ():
-            setattr(config, key, value)
+        for key in (told.keys() & parts.config.keys()) if isinstance(config, PretrainedConfig) else ():
+            setattr(config, parts.config[key], told[key])
+
+
+def _room(heads: int, member: int, hidden: int) -> int:
+    """The least number of heads, `heads` or more, that a config admits: some want it to divide the model's width."""
+    admitted = (count for count in range(heads, hidden + 1) if hidden % count == 0 and count % member == 0)
+    return next(admitted, heads)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -220,7 +220,7 @@ def test_half_precision_weights_are_read_exactly(run_folder_of, family):
 
 def test_birth_weights_that_are_gone_are_named(run_folder_of):
     (run_folder_of / "checkpoint-6" / run_folder.MANIFEST).unlink()
-    with pytest.raises(BadInput, match="the birth weights of layer d are gone: it was born at step 6"):
+    with pytest.raises(BadInput, match="birth weights of layer d are gone: they are of step 6"):
         drift(Run.open(run_folder_of))
 
 
