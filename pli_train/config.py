@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pli_train.anatomy import families
+from pli_train.anatomy import families, family
 from pli_train.errors import BadInput, did_you_mean, nearest
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.insert import Initialiser, Insert
@@ -223,11 +223,20 @@ def check(table: dict[str, Any], source: str) -> RunConfig:
         events = config.growth.events()
         if config.model.initial_layers is not None:
             growth_schedule.plan(events, config.model.initial_layers, config.train.steps)
+        _check_bottom(config.model.family, events)
     except ValidationError as error:
         raise BadInput(*_mistakes(error, RunConfig, prefix=f"{source}: ")) from None
     except BadInput as error:
         raise BadInput(*(f"{source}: {mistake}" for mistake in error.mistakes)) from None
     return config
+
+
+def _check_bottom(family_name: str | None, events: Sequence[Insert]) -> None:
+    """Refuse insertions below a bottom layer that must stay there, before anything is trained. Raises BadInput."""
+    why = family(family_name).why_bottom_stays() if family_name else None
+    wrong = [number for number, event in enumerate(events, 1) if event.operator == "insert" and event.index == 0]
+    if why and wrong:
+        raise BadInput(*(f"growth.schedule: event {number}: {why}" for number in wrong))
 
 
 def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> dict[str, Any]:

@@ -41,12 +41,16 @@ class Size:
 
 
 def measure(model: PreTrainedModel, anatomy: Anatomy, block_size: int) -> Size:
-    """Count a model; it may live on the meta device. Its layers are taken to be alike."""
+    """Count a model; it may live on the meta device.
+
+    Its layers are taken to be alike but for what the bottom one lacks, and to attend to the whole block.
+    """
     from pli_train.model import count_parameters, stack_of
 
     layers = stack_of(model, anatomy)
-    depth, width = len(layers), getattr(model.config, anatomy.config["hidden"])
-    layer = count_parameters(layers[0])
+    depth, width = len(layers), _width_of_heads(model, anatomy)
+    lacking = anatomy.bottom.get("missing", {}).values()
+    layer = count_parameters(layers[0]) + sum(count_parameters(layers[0].get_submodule(like)) for like in lacking)
     head = model.get_output_embeddings().weight
     embeddings = {id(p) for m in model.modules() if "Embedding" in type(m).__name__ for p in m.parameters()}
     outside = _matrices(model) - depth * _matrices(layers[0]) - _matrices(model, only=embeddings)
@@ -57,6 +61,13 @@ def measure(model: PreTrainedModel, anatomy: Anatomy, block_size: int) -> Size:
         6 * _matrices(layers[0]) + 12 * width * block_size,
         6 * (outside + tied),
     )
+
+
+def _width_of_heads(model: PreTrainedModel, anatomy: Anatomy) -> int:
+    """Of all heads together: the model's own width unless its config gives heads a size of their own."""
+    stated = getattr(model.config, anatomy.config.get("head_dim", ""), None)
+    heads = anatomy.sizes(model.config)["head"]
+    return heads * stated if stated else getattr(model.config, anatomy.config["hidden"])
 
 
 def _matrices(module: nn.Module, only: set[int] | None = None) -> int:

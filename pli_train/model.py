@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
@@ -38,6 +40,7 @@ def build(
     config.bos_token_id = _first(tokenizer.bos_token_id, tokenizer.cls_token_id)
     config.eos_token_id = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
     parts = anatomy.family(config.model_type)
+    _check_block(block_size, config, parts)  # once more, as positions may be counted from the padding token's id
     if wanted.weights == "pretrained":
         return _pretrained(str(wanted.name_or_path), wanted.initial_layers, parts), parts
     with torch.random.fork_rng(devices=[]):
@@ -52,24 +55,23 @@ def model_config(wanted: ModelConfig, vocab_size: int | None, block_size: int) -
         BadInput: for a field that the family's config does not have, or blocks longer than its positions.
         PliError: when a named model cannot be loaded.
     """
-    if wanted.family:
-        known = AutoConfig.for_model(wanted.family)
-        wrong = [key for key in wanted.config if not hasattr(known, key)]
-        if wrong:
-            fields = [name for name in known.to_dict() if not name.startswith("_")]
-            told = (f"{key}: not a field of {wanted.family}'s config{did_you_mean(key, fields)}" for key in wrong)
-            raise BadInput(*(f"model.config.{line}" for line in told))
-        config = AutoConfig.for_model(wanted.family, **wanted.config)
-    else:
-        config = _load(AutoConfig.from_pretrained, str(wanted.name_or_path))
-    names = anatomy.family(config.model_type).config
+    config = _from_fields(wanted) if wanted.family else _load(AutoConfig.from_pretrained, str(wanted.name_or_path))
+    parts = anatomy.family(config.model_type)
     if vocab_size is not None and wanted.weights == "scratch":
         config.vocab_size = vocab_size
+        for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+            if hasattr(config, name):
+                setattr(config, name, None)  # the family's own, which this vocabulary need not have
+        config.pad_token_id = 0  # as in a tokenizer trained here; `build` knows the real one
     if wanted.initial_layers is not None:
-        setattr(config, names["depth"], wanted.initial_layers)
-    positions = getattr(config, names["positions"])
-    if block_size > positions:
-        raise BadInput(f"train.block_size: {block_size} tokens do not fit {names['positions']} = {positions}")
+        _set_depth(config, wanted.initial_layers, parts)
+    for name, value in parts.given.items():
+        if getattr(config, name, value) != value:
+            raise BadInput(
+                f"model.config.{name}: {getattr(config, name)} is not supported, as {parts.model_type} is described "
+                f"here for {value} only"
+            )
+    _check_block(block_size, config, parts)
     return config
 
 
@@ -94,7 +96,18 @@ def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
 
 
 def put_into_stack(layer: nn.Module, index: int, model: PreTrainedModel, parts: Anatomy) -> None:
-    """Insert `layer` at `index`, and let the layers and the config know their new places and depth."""
+    """Insert `layer` at `index`, and let the layers and the config know their new places, depth and types.
+
+    A copy of a bottom layer that lacks something gets it here, fresh: norms of weight 1 and bias 0.
+
+    Raises:
+        BadInput: for index 0 in a family whose bottom layer is unlike the others: what is there could not move up.
+    """
+    if index == 0 and (why := parts.why_bottom_stays()):
+        raise BadInput(why)
+    for path, like in parts.bottom.get("missing", {}).items():
+        if not list(layer.get_submodule(path).parameters()):
+            layer.set_submodule(path, _fresh_norm(layer.get_submodule(like)))
     layers = stack_of(model, parts)
     layers.insert(index, layer)
     _settle(model, layers, parts)
@@ -110,16 +123,67 @@ def _settle(model: PreTrainedModel, layers: nn.ModuleList, parts: Anatomy) -> No
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
+    fields: dict[str, Any] = {parts.config["depth"]: len(layers)}
+    if parts.layer_type:
+        owner, _, leaf = parts.layer_type.rpartition(".")
+        fields[parts.config["layer_types"]] = [getattr(layer.get_submodule(owner), leaf) for layer in layers]
     for module in model.modules():
         if isinstance(getattr(module, "config", None), PretrainedConfig):
-            setattr(module.config, parts.config["depth"], len(layers))
+            for name, value in fields.items():
+                setattr(module.config, name, value)
+
+
+def _fresh_norm(like: nn.Module) -> nn.Module:
+    norm = copy.deepcopy(like)
+    with torch.no_grad():
+        for name, parameter in norm.named_parameters():
+            parameter.fill_(0.0 if name == "bias" else 1.0)
+    return norm
+
+
+def _from_fields(wanted: ModelConfig) -> PretrainedConfig:
+    """The config of a family with the fields asked for."""
+    family = str(wanted.family)
+    names, known = anatomy.family(family).config, AutoConfig.for_model(family)
+    # Some fields are heeded by a family's layers without being declared by its config; the table knows them.
+    wrong = [key for key in wanted.config if not hasattr(known, key) and key not in names.values()]
+    if wrong:
+        declared = [name for name in known.to_dict() if not name.startswith("_")]
+        told = (f"{key}: not a field of {family}'s config{did_you_mean(key, declared)}" for key in wrong)
+        raise BadInput(*(f"model.config.{line}" for line in told))
+    fields = dict(wanted.config)
+    if wanted.initial_layers is not None and names.get("layer_types") not in fields:
+        # Types of layers are made up for as many layers as the config says when it is made.
+        fields = {key: value for key, value in fields.items() if known.attribute_map.get(key, key) != names["depth"]}
+        fields[names["depth"]] = wanted.initial_layers
+    try:
+        return AutoConfig.for_model(family, **fields)
+    except (ValueError, StrictDataclassError) as error:
+        raise BadInput(f"model.config: {_last_line(error)}") from None
+
+
+def _set_depth(config: PretrainedConfig, depth: int, parts: Anatomy) -> None:
+    setattr(config, parts.config["depth"], depth)
+    if "layer_types" in parts.config:
+        types = getattr(config, parts.config["layer_types"])
+        setattr(config, parts.config["layer_types"], [types[index % len(types)] for index in range(depth)])
+
+
+def _check_block(block_size: int, config: PretrainedConfig, parts: Anatomy) -> None:
+    positions = parts.positions(config)
+    if positions is not None and block_size > positions:
+        name = parts.config["positions"]
+        told = f"{name} = {getattr(config, name)}"
+        if getattr(config, name) != positions:
+            told += f", of which {positions} hold tokens"
+        raise BadInput(f"train.block_size: {block_size} tokens do not fit {told}")
 
 
 def _from_config(config: PretrainedConfig, parts: Anatomy) -> PreTrainedModel:
     try:
         return getattr(transformers, AUTO_CLASS[parts.task]).from_config(config)
-    except ValueError as error:
-        raise BadInput(f"model.config: {error}") from None
+    except (ValueError, StrictDataclassError) as error:
+        raise BadInput(f"model.config: {_last_line(error)}") from None
 
 
 def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrainedModel:
@@ -146,6 +210,11 @@ def _load(loader: Any, name_or_path: str, **how: Any) -> Any:
             f"model.name_or_path: '{name_or_path}' is no model folder here and could not be loaded from the hub "
             f"({(str(error).strip() or type(error).__name__).splitlines()[0]})"
         ) from None
+
+
+def _last_line(error: Exception) -> str:
+    # A strict config wraps what is wrong, and says it last: "Class validation error …:\n    ValueError: …".
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip().removeprefix("ValueError: ")
 
 
 def _first(*ids: int | None) -> int | None:

@@ -112,6 +112,16 @@ class Anatomy:
             raise BadInput(f"the config of this {self.model_type} gives {heads} heads in {groups!r} groups")
         return {"head": heads, "group": groups, "member": heads // groups, **FUSED}
 
+    def why_bottom_stays(self) -> str | None:
+        """Why nothing can take index 0 of this family's stack, in one line; None where something can.
+
+        >>> family("modernbert").why_bottom_stays()
+        'index 0: the bottom layer of a modernbert has no attn_norm, so it must stay there; use index 1 or above'
+        """
+        lacks = " and ".join(self.bottom.get("missing", ()))
+        told = f"index 0: the bottom layer of a {self.model_type} has no {lacks}, so it must stay there"
+        return f"{told}; use index 1 or above" if lacks else None
+
     def positions(self, config: object) -> int | None:
         """How many tokens a block may have; None where the config sets no such limit.
 
