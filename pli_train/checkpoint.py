@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from pli_train import model as models
 from pli_train import optimizer as optimizers
-from pli_train import run_folder
+from pli_train import run_folder, stock
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
 
@@ -57,7 +57,7 @@ def write(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     # Names as the model has them now: a model that was loaded from older names would be written back under those.
-    model.save_pretrained(partial, save_original_format=False)
+    model.save_pretrained(partial, state_dict=stock.padded(model, anatomy), save_original_format=False)
     trainer_state.save_to_json(str(partial / run_folder.TRAINER_STATE))
     (partial / run_folder.LINEAGE).write_text(lineage.to_json(), encoding="utf-8")
     save_file(optimizers.state_tensors(optimizer, model, anatomy, lineage.stack), partial / run_folder.OPTIMIZER)
@@ -87,6 +87,7 @@ def read(folder: Path) -> Restored:
     model, anatomy = models.load_checkpoint(folder)
     if len(models.stack_of(model, anatomy)) != len(lineage.stack):
         raise BadInput(f"{folder}: its model and its {run_folder.LINEAGE} have different depths")
+    models.slim(model, anatomy, lineage.shapes())
     state = TrainerState.load_from_json(str(folder / run_folder.TRAINER_STATE))
     return Restored(model, anatomy, lineage, state, load_file(folder / run_folder.OPTIMIZER))
 

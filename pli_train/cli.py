@@ -93,7 +93,8 @@ def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
         step = "?" if stage.step is None else f"{stage.step:,}"
         share = "?" if stage.share is None else f"{stage.share:.1%}"
         size = f"{start:>5} {step:>8} {stage.parameters:>12,} {share:>6}"
-        print(f"{size}  {stage.event:<32}  {' '.join(stage.stack)}   total: {len(stage.stack)}")
+        stack = stage.lineage.stack
+        print(f"{size}  {stage.event:<32}  {' '.join(stack)}   total: {len(stack)}")
 
 
 @app.command()

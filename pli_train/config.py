@@ -10,14 +10,20 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pli_train.anatomy import families, family
 from pli_train.errors import BadInput, did_you_mean, nearest
 from pli_train.growth import schedule as growth_schedule
-from pli_train.growth.insert import Initialiser, Insert
+from pli_train.growth.insert import Initialiser
+from pli_train.growth.operator import LearningRate, Operator, OptimizerState
+from pli_train.growth.parts import Output, PartInitialiser
+from pli_train.growth.start import Start
+
+if TYPE_CHECKING:
+    from pli_train.growth.schedules.adaptive import Adaptive
 
 PRESETS = files("pli_train") / "presets"
 DEFAULT_PRESET = "tiny"
@@ -55,7 +61,8 @@ class ModelConfig(_Section):
     config: dict[str, Any] = Field({}, description="fields of that family's Hugging Face config")
     name_or_path: str | None = Field(None, description="a local folder or a hub name, instead of `family`")
     weights: Literal["scratch", "pretrained"] = Field("scratch", description="start fresh, or from those weights")
-    initial_layers: int | None = Field(None, ge=1, description="layers at step 0; none given: as the config says")
+    initial_layers: int | None = Field(None, ge=0, description="layers at step 0; none given: as the config says")
+    initial_heads: int | None = Field(None, ge=1, description="heads of each layer at step 0; none given: all")
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
@@ -133,34 +140,81 @@ class OptimConfig(_Section):
         return self
 
 
+class SwappingConfig(_Section):
+    """Swapping two layers for one step at a time, as a regulariser."""
+
+    probability: Share = Field(0.0, description="chance that a step is done with two layers in each other's place")
+    pairs: Literal["adjacent", "random"] = Field("adjacent", description="which two")
+    anneal: Literal["constant", "linear", "cosine"] = Field("constant", description="how the chance falls to 0")
+
+
 class GrowthConfig(_Section):
     """When the model grows; what an event leaves open is taken from here."""
 
-    schedule: str | list[dict[str, Any]] = Field("", description="`0.1@1 0.2@1`, or [[growth.schedule]] tables")
-    initialiser: Initialiser = "clone"
-    donor: str = "below"
-    noise: float = Field(0.0, ge=0)
+    schedule: str | list[dict[str, Any]] | dict[str, Any] = Field(
+        "", description='`0.1@1 0.2@1`, [[growth.schedule]] tables, or { name = "stackbert", … }'
+    )
+    initialiser: Initialiser = Field("clone", description="how a new layer starts")
+    donor: str = Field("below", description="whom a new layer is cloned from: `below`, `above`, or a layer id")
+    noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
+    part_initialiser: PartInitialiser = Field("clone", description="how new heads and FFN units start")
+    part_output: Output = Field("zero", description="their output columns: zero, split with the donor, or kept")
+    optimizer_state: OptimizerState = Field("zero", description="moments of what is newborn, or of everything")
+    learning_rate: LearningRate = Field("none", description="what an event does to the learning rate")
+    rewarm_steps: int = Field(100, ge=1, description="rewarm, rewarm-new: steps of the climb")
+    freeze_steps: int = Field(0, ge=0, description="steps after an event in which only newborn parts learn")
+    swapping: SwappingConfig = SwappingConfig()
 
-    def events(self) -> list[Insert]:
+    def events(self, start: Start, total_steps: int | None = None) -> list[Operator]:
         """The schedule as events, in the order written.
+
+        Args:
+            start: what the run begins with, as far as it is known.
+            total_steps: optimizer updates of the whole training, when known.
 
         Raises:
             BadInput: for every event that cannot be read.
         """
         if isinstance(self.schedule, str):
             tables: Sequence[dict[str, Any]] = growth_schedule.parse_short(self.schedule)
+        elif isinstance(self.schedule, dict):
+            tables = self._named(self.schedule, start, total_steps)
         else:
             tables = self.schedule
-        open_fields = {"initialiser": self.initialiser, "donor": self.donor, "noise": self.noise}
-        events, wrong = [], []
-        for number, table in enumerate(tables, 1):
-            try:
-                events.append(Insert(**{**open_fields, **table}))
-            except ValidationError as error:
-                wrong += _mistakes(error, Insert, prefix=f"growth.schedule event {number}: ")
-        if wrong:
-            raise BadInput(*wrong)
-        return events
+        try:
+            return growth_schedule.read(tables, self._defaults())
+        except growth_schedule.Unreadable as error:
+            wrong = list(error.wrong)
+            for number, operator, mistakes in error.mistakes:
+                wrong += _mistakes(mistakes, operator, prefix=f"growth.schedule event {number}: ")
+            raise BadInput(*wrong) from None
+
+    def plateau(self) -> Adaptive:
+        """What counts as a plateau for events that wait for one."""
+        from pli_train.growth import schedules
+
+        table = self.schedule if isinstance(self.schedule, dict) else {}
+        return cast("Adaptive", schedules.read(table if table.get("name") == "adaptive" else {"name": "adaptive"}))
+
+    @staticmethod
+    def _named(table: dict[str, Any], start: Start, total_steps: int | None) -> list[dict[str, Any]]:
+        from pli_train.growth import schedules
+
+        try:
+            named = schedules.read(table)
+        except ValidationError as error:
+            raise BadInput(*_mistakes(error, schedules.SCHEDULES[table["name"]], "growth.schedule: ")) from None
+        return named.events(start.depth, start.heads or None, start.units, total_steps)
+
+    def _defaults(self) -> dict[str, dict[str, Any]]:
+        """Operator → what its events take from here when they leave it open."""
+        common: dict[str, Any] = {"learning_rate": self.learning_rate, "optimizer_state": self.optimizer_state}
+        common["rewarm_steps"] = self.rewarm_steps
+        newborn = common | {"freeze_steps": self.freeze_steps}
+        parts = newborn | {"initialiser": self.part_initialiser, "output": self.part_output, "noise": self.noise}
+        layer = newborn | {"initialiser": self.initialiser, "donor": self.donor, "noise": self.noise}
+        still = common | {"learning_rate": "none" if self.learning_rate == "rewarm-new" else self.learning_rate}
+        return {"insert": layer, "heads": parts, "ffn": parts, "swap": still, "context": still}
 
 
 class CheckpointConfig(_Section):
@@ -220,23 +274,15 @@ def check(table: dict[str, Any], source: str) -> RunConfig:
     """The typed config of a parsed table. `source` is what error lines name. Raises BadInput."""
     try:
         config = RunConfig(**table)
-        events = config.growth.events()
         if config.model.initial_layers is not None:
-            growth_schedule.plan(events, config.model.initial_layers, config.train.steps)
-        _check_bottom(config.model.family, events)
+            lowest = family(config.model.family).first_index if config.model.family else 0
+            start = Start(config.model.initial_layers, first_index=lowest, block_size=config.train.block_size)
+            growth_schedule.plan(config.growth.events(start, config.train.steps), start, config.train.steps)
     except ValidationError as error:
         raise BadInput(*_mistakes(error, RunConfig, prefix=f"{source}: ")) from None
     except BadInput as error:
         raise BadInput(*(f"{source}: {mistake}" for mistake in error.mistakes)) from None
     return config
-
-
-def _check_bottom(family_name: str | None, events: Sequence[Insert]) -> None:
-    """Refuse insertions below a bottom layer that must stay there, before anything is trained. Raises BadInput."""
-    why = family(family_name).why_bottom_stays() if family_name else None
-    wrong = [number for number, event in enumerate(events, 1) if event.operator == "insert" and event.index == 0]
-    if why and wrong:
-        raise BadInput(*(f"growth.schedule: event {number}: {why}" for number in wrong))
 
 
 def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Floating-point operations of training, counted on paper.
 
 Per token, forward and backward together: 6 for each weight of a matrix product (2 forward, 4 backward; Kaplan et al.
-2020, arXiv:2001.08361), and 12 · layers · width · block for attention's two products of activations (Chowdhery et al.
-2022, arXiv:2204.02311, appendix B; causal masking is not discounted).
+2020, arXiv:2001.08361), and 12 · heads · their size · context for attention's two products of activations in each layer
+(Chowdhery et al. 2022, arXiv:2204.02311, appendix B; causal masking is not discounted).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,60 +18,101 @@ if TYPE_CHECKING:
 
     from pli_train.anatomy import Anatomy
 
+Shapes = Sequence[tuple[int, int | None]]
+"""For each layer its heads and FFN units; 0 and None stand for those of the layer that was measured."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """Parameters, and those of them that take part in matrix products."""
+
+    parameters: int = 0
+    matrices: int = 0
+
+    def __add__(self, other: Amounts) -> Amounts:
+        return Amounts(self.parameters + other.parameters, self.matrices + other.matrices)
+
 
 @dataclass(frozen=True)
 class Size:
-    """What a model of any depth has and does.
+    """What a model has and does, at any depth and with any number of heads and FFN units in each layer.
 
     Attributes:
-        layer_parameters, other_parameters: of one layer, and of everything else.
-        layer_flops, other_flops: per token, forward and backward, at the block size it was measured for.
+        outside: everything but the layers.
+        fixed: of a layer, what depends neither on heads nor on units.
+        heads, units: of the layer measured, what belongs to its heads and to its FFN's units.
+        head_count, unit_count: how many these were; 0 where the family's table does not tell them apart.
+        head_size: width of a head, 0 where there are none.
     """
 
-    layer_parameters: int
-    other_parameters: int
-    layer_flops: int
-    other_flops: int
+    outside: Amounts
+    fixed: Amounts
+    heads: Amounts
+    units: Amounts
+    head_count: int
+    unit_count: int
+    head_size: int
 
-    def parameters(self, depth: int) -> int:
-        """Parameters of a model of `depth` layers."""
-        return self.other_parameters + depth * self.layer_parameters
+    def parameters(self, shapes: Shapes) -> int:
+        """Parameters of a model with these layers."""
+        return self.outside.parameters + sum(self._layer(*shape).parameters for shape in shapes)
 
-    def flops_per_token(self, depth: int) -> int:
-        """FLOPs of training one token at `depth` layers."""
-        return self.other_flops + depth * self.layer_flops
+    def flops_per_token(self, shapes: Shapes, context: int) -> int:
+        """FLOPs of training one token of `context` tokens that see each other."""
+        matrices = self.outside.matrices + sum(self._layer(*shape).matrices for shape in shapes)
+        heads = sum(heads or self.head_count for heads, _ in shapes)
+        return 6 * matrices + 12 * heads * self.head_size * context
+
+    def _layer(self, heads: int, units: int | None) -> Amounts:
+        return (
+            self.fixed
+            + _share(self.heads, heads or self.head_count, self.head_count)
+            + _share(self.units, units or self.unit_count, self.unit_count)
+        )
 
 
-def measure(model: PreTrainedModel, anatomy: Anatomy, block_size: int) -> Size:
-    """Count a model; it may live on the meta device.
+def _share(whole: Amounts, count: int, of: int) -> Amounts:
+    return Amounts(whole.parameters * count // of, whole.matrices * count // of) if of else whole
 
-    Its layers are taken to be alike but for what the bottom one lacks, and to attend to the whole block.
+
+def measure(model: PreTrainedModel, anatomy: Anatomy) -> Size:
+    """Count a model of at least one layer; it may live on the meta device.
+
+    Its layers are taken to be alike but for what the bottom one lacks, and to attend to the whole context.
     """
+    from pli_train import layout
     from pli_train.model import count_parameters, stack_of
 
     layers = stack_of(model, anatomy)
-    depth, width = len(layers), _width_of_heads(model, anatomy)
-    lacking = anatomy.bottom.get("missing", {}).values()
-    layer = count_parameters(layers[0]) + sum(count_parameters(layers[0].get_submodule(like)) for like in lacking)
-    head = model.get_output_embeddings().weight
-    embeddings = {id(p) for m in model.modules() if "Embedding" in type(m).__name__ for p in m.parameters()}
-    outside = _matrices(model) - depth * _matrices(layers[0]) - _matrices(model, only=embeddings)
-    tied = head.numel() if id(head) in embeddings else 0
+    parts = {"fixed": Amounts(), "heads": Amounts(), "units": Amounts()}
+    for name, parameter in layers[0].named_parameters():
+        factors = set(re.findall(r"\w+", anatomy.tensors.get(name, ("", ""))[1]))
+        part = "heads" if factors & {"head", "group"} else "units" if "unit" in factors else "fixed"
+        parts[part] += Amounts(parameter.numel(), parameter.numel() if parameter.dim() == 2 else 0)
+    for like in anatomy.bottom.get("missing", {}).values():
+        # Norms: no matrix products. What all layers seem to have and the bottom one lacks is taken back outside.
+        parts["fixed"] += Amounts(count_parameters(layers[0].get_submodule(like)))
+    sizes = layout.sizes_of(layers[0], anatomy, model.config)
+    inside = sum(parts.values(), Amounts())
+    outside = Amounts(
+        count_parameters(model) - len(layers) * inside.parameters,
+        _products(model) - len(layers) * inside.matrices,
+    )
     return Size(
-        layer,
-        count_parameters(model) - depth * layer,
-        6 * _matrices(layers[0]) + 12 * width * block_size,
-        6 * (outside + tied),
+        outside, **parts, head_count=sizes["head"], unit_count=sizes.get("unit", 0), head_size=sizes.get("dim", 0)
     )
 
 
-def _width_of_heads(model: PreTrainedModel, anatomy: Anatomy) -> int:
-    """Of all heads together: the model's own width unless its config gives heads a size of their own."""
-    stated = getattr(model.config, anatomy.config.get("head_dim", ""), None)
-    heads = anatomy.sizes(model.config)["head"]
-    return heads * stated if stated else getattr(model.config, anatomy.config["hidden"])
+def _products(model: PreTrainedModel) -> int:
+    """Weights of matrix products: parameters of two dimensions, embeddings only where the output head shares them."""
+    embeddings = {
+        id(p) for m in model.modules() if "Embedding" in type(m).__name__ for p in m.parameters(recurse=False)
+    }
+    output = model.get_output_embeddings()
+    head = output.weight if output is not None else None
+    tied = head.numel() if head is not None and id(head) in embeddings else 0
+    return tied + _matrices(model) - sum(p.numel() for p in model.parameters() if id(p) in embeddings and p.dim() == 2)
 
 
-def _matrices(module: nn.Module, only: set[int] | None = None) -> int:
-    """Weights that take part in matrix products: parameters of two dimensions."""
-    return sum(p.numel() for p in module.parameters() if p.dim() == 2 and (only is None or id(p) in only))
+def _matrices(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.dim() == 2)

@@ -53,11 +53,25 @@ class Birth:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer for as long as the run lives: its birth, and its heads in the order they sit in."""
+    """One layer for as long as the run lives.
+
+    Attributes:
+        id: its name.
+        birth: how it came to be.
+        heads: its heads in the order they sit in.
+        widths: number of the event that set it (0 for what the run began with) → units of its FFN from then on;
+            empty where that is not known.
+    """
 
     id: str
     birth: Birth
     heads: dict[str, Birth]
+    widths: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def units(self) -> int | None:
+        """Units of its FFN now."""
+        return next(reversed(self.widths.values()), None)
 
 
 @dataclass(frozen=True)
@@ -91,37 +105,104 @@ class Lineage:
     stack: list[str] = field(default_factory=list)
     layers: dict[str, Layer] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    founding: tuple[int, int | None] = (0, None)
+    """Heads and FFN units of a layer at step 0: what the first layer of a run that begins with none will have."""
 
     @classmethod
-    def begin(cls, depth: int, heads: int, initialiser: str = "random") -> Lineage:
-        """The lineage of a run at step 0: `depth` layers of `heads` heads each."""
-        lineage = cls()
+    def begin(cls, depth: int, heads: int, initialiser: str = "random", units: int | None = None) -> Lineage:
+        """The lineage of a run at step 0: `depth` layers of `heads` heads and `units` FFN units each."""
+        lineage = cls(founding=(heads, units))
         for _ in range(depth):
-            lineage._bear(Birth(0, None, None, initialiser), heads)
+            lineage._bear(Birth(0, None, None, initialiser), heads, units)
         lineage.stack = list(lineage.layers)
         return lineage
 
     def insert(
-        self, index: int, step: int, initialiser: str, donor: str | None = None, heads: int | None = None, **facts: Any
+        self, index: int, step: int, initialiser: str, donor: str | None = None, like: str | None = None, **facts: Any
     ) -> str:
         """Record a layer born at `step` and set at `index` of the stack; return its id.
 
-        `heads` counts its heads; None takes the donor's count, or that of the stack's first layer. `facts` are
+        It has as many heads and units as its donor, or as layer `like`, or as the stack's first layer. `facts` are
         further things worth remembering about this event (the noise, say).
         """
         self.check_index(index)
         if donor is not None:
             self.check_donor(donor)
-        if self.events and step < self.events[-1].step:
-            raise BadLineage(f"an event at step {step} cannot follow one at step {self.events[-1].step}")
-        number = len(self.events) + 1
-        if heads is None:
-            heads = len(self.layers[donor or self.stack[0]].heads) if self.stack else 0
-        newborn = self._bear(Birth(step, number, donor, initialiser), heads)
+        number = self._number(step)
+        model = donor or like or (self.stack[0] if self.stack else None)
+        heads, units = self.shape(model) if model else self.founding
+        newborn = self._bear(Birth(step, number, donor, initialiser), heads, units)
         self.stack.insert(index, newborn)
         told = {"layer": newborn, "index": index, "initialiser": initialiser, "donor": donor, **facts}
-        self.events.append(Event(number, step, "insert", tuple(self.stack), told))
+        self._note(step, "insert", told)
         return newborn
+
+    def add_heads(
+        self, counts: dict[str, int], step: int, initialiser: str, donors: dict[str, list[str]], **facts: Any
+    ) -> list[str]:
+        """Record heads born at `step`: layer id → how many it has from then on. Returns the newborns' ids.
+
+        Args:
+            counts: every layer that gets heads; the new count is above the old one.
+            donors: layer id → one head of that layer for each newborn, empty for a layer whose newborns have none.
+        """
+        number, born = self._number(step), []
+        for id, count in counts.items():
+            if count <= (had := len(self.layers[id].heads)):
+                raise BadLineage(f"layer {id} has {had} heads then: {count} is no growth")
+        for id, count in counts.items():
+            heads = self.layers[id].heads
+            names = [f"{id}.h{n}" for n in range(len(heads), count)]
+            kin: list[str | None] = [*donors.get(id, [])] or [None] * len(names)
+            for name, donor in zip(names, kin, strict=True):
+                heads[name] = Birth(step, number, donor, initialiser)
+            born += names
+        self._note(step, "heads", {"layer": " ".join(counts), "initialiser": initialiser, "heads": born, **facts})
+        return born
+
+    def widen(self, units: dict[str, int], step: int, initialiser: str, **facts: Any) -> None:
+        """Record FFNs that are widened at `step`: layer id → units from then on."""
+        number = self._number(step)
+        for id, count in units.items():
+            had = self.layers[id].units
+            if had is not None and count <= had:
+                raise BadLineage(f"layer {id}'s FFN has {had} units then: {count} is no growth")
+        for id, count in units.items():
+            self.layers[id].widths[number] = count
+        self._note(step, "ffn", {"layer": " ".join(units), "initialiser": initialiser, **facts})
+
+    def swap(self, first: int, second: int, step: int, **facts: Any) -> None:
+        """Record that the layers at two indices change places for good at `step`."""
+        self._number(step)
+        for index in (first, second):
+            if not 0 <= index < len(self.stack):
+                raise BadLineage(f"index {index} is outside the stack, which has {len(self.stack)} layers ({self})")
+        if first == second:
+            raise BadLineage(f"index {first} cannot be swapped with itself")
+        ids = f"{self.stack[first]} {self.stack[second]}"
+        self.stack[first], self.stack[second] = self.stack[second], self.stack[first]
+        self._note(step, "swap", {"layer": ids, "indices": [first, second], **facts})
+
+    def note(self, operator: str, step: int, **facts: Any) -> None:
+        """Record an event that no layer and no head is born of or moved by (a longer context, say)."""
+        self._number(step)
+        self._note(step, operator, facts)
+
+    def shape(self, id: str) -> tuple[int, int | None]:
+        """How many heads and FFN units layer `id` has now."""
+        return len(self.layers[id].heads), self.layers[id].units
+
+    def shapes(self) -> list[tuple[int, int | None]]:
+        """Heads and FFN units of each layer of the stack, bottom to top."""
+        return [self.shape(id) for id in self.stack]
+
+    def _number(self, step: int) -> int:
+        if self.events and step < self.events[-1].step:
+            raise BadLineage(f"an event at step {step} cannot follow one at step {self.events[-1].step}")
+        return len(self.events) + 1
+
+    def _note(self, step: int, operator: str, facts: dict[str, Any]) -> None:
+        self.events.append(Event(len(self.events) + 1, step, operator, tuple(self.stack), facts))
 
     def check_index(self, index: int) -> None:
         """Raise BadLineage unless a layer can be inserted at `index`: 0 (the bottom) to the depth (the top)."""
@@ -150,11 +231,20 @@ class Lineage:
     def as_of(self, events: int) -> Lineage:
         """The lineage as it was when only the first `events` events had happened."""
         kept = self.events[:events]
-        layers = {i: layer for i, layer in self.layers.items() if (layer.birth.event or 0) <= events}
+        layers = {
+            id: Layer(
+                id,
+                layer.birth,
+                {head: birth for head, birth in layer.heads.items() if (birth.event or 0) <= events},
+                {event: units for event, units in layer.widths.items() if event <= events},
+            )
+            for id, layer in self.layers.items()
+            if (layer.birth.event or 0) <= events
+        }
         stack = list(kept[-1].stack) if kept else [i for i, layer in layers.items() if layer.birth.event is None]
-        return Lineage(stack, layers, kept)
+        return Lineage(stack, layers, kept, self.founding)
 
-    def _bear(self, birth: Birth, heads: int) -> str:
+    def _bear(self, birth: Birth, heads: int, units: int | None) -> str:
         id = layer_id(len(self.layers))
         names = [f"{id}.h{n}" for n in range(heads)]
         kin = list(self.layers[birth.donor].heads) if birth.donor else []
@@ -166,6 +256,7 @@ class Lineage:
                 name: Birth(birth.step, birth.event, donor, birth.initialiser)
                 for name, donor in zip(names, donors, strict=True)
             },
+            {} if units is None else {birth.event or 0: units},
         )
         return id
 
@@ -177,7 +268,11 @@ class Lineage:
     def to_json(self) -> str:
         """The document kept in `lineage.json`, one line a layer and an event, the same bytes for the same lineage."""
         layers = {
-            id: {**vars(layer.birth), "heads": {head: vars(birth) for head, birth in layer.heads.items()}}
+            id: {
+                **vars(layer.birth),
+                "heads": {head: vars(birth) for head, birth in layer.heads.items()},
+                "units": {str(event): units for event, units in layer.widths.items()},
+            }
             for id, layer in self.layers.items()
         }
         events = [
@@ -187,7 +282,8 @@ class Lineage:
         body = ",\n".join(f"  {json.dumps(id)}: {json.dumps(layer)}" for id, layer in layers.items())
         told = ",\n".join(f"  {json.dumps(event)}" for event in events)
         return (
-            f'{{"format": "{FORMAT}", "version": {VERSION},\n"stack": {json.dumps(self.stack)},\n'
+            f'{{"format": "{FORMAT}", "version": {VERSION},\n"founding": {json.dumps(self.founding)},\n'
+            f'"stack": {json.dumps(self.stack)},\n'
             f'"layers": {{\n{body}\n}},\n"events": [\n{told}\n]}}\n'
         )
 
@@ -200,7 +296,8 @@ class Lineage:
                 raise BadLineage(f"format {document['format']!r} version {document['version']!r} is not known here")
             layers = {id: _layer(id, told) for id, told in document["layers"].items()}
             events = [_event(told) for told in document["events"]]
-            lineage = cls(list(document["stack"]), layers, events)
+            heads, units = document["founding"]
+            lineage = cls(list(document["stack"]), layers, events, (heads, units))
         except BadLineage:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -226,6 +323,9 @@ class Lineage:
             raise BadLineage("events are not numbered 1, 2, 3, …")
         if sorted(event.step for event in self.events) != [event.step for event in self.events]:
             raise BadLineage("events are not in order of their steps")
+        for id, layer in self.layers.items():
+            if list(layer.heads) != [f"{id}.h{n}" for n in range(len(layer.heads))]:
+                raise BadLineage(f"layer {id}'s head ids are not in order of birth")
         if self.events and list(self.events[-1].stack) != self.stack:
             raise BadLineage("the stack is not the one that the last event left")
 
@@ -238,7 +338,8 @@ def _birth(told: dict[str, Any]) -> Birth:
 
 
 def _layer(id: str, told: dict[str, Any]) -> Layer:
-    return Layer(id, _birth(told), {head: _birth(birth) for head, birth in told["heads"].items()})
+    heads = {head: _birth(birth) for head, birth in told["heads"].items()}
+    return Layer(id, _birth(told), heads, {int(event): int(units) for event, units in told["units"].items()})
 
 
 def _event(told: dict[str, Any]) -> Event:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from pli_train import anatomy
+from pli_train import anatomy, layout
 from pli_train.anatomy import Anatomy
 from pli_train.errors import BadInput, PliError, did_you_mean
 
@@ -75,11 +76,14 @@ def model_config(wanted: ModelConfig, vocab_size: int | None, block_size: int) -
     return config
 
 
-def skeleton(config: PretrainedConfig) -> tuple[PreTrainedModel, Anatomy]:
-    """A model without storage, to count things on."""
+def skeleton(wanted: ModelConfig, vocab_size: int | None, block_size: int) -> tuple[int, PreTrainedModel, Anatomy]:
+    """The depth at step 0, and a model without storage to count things on; it has a layer even where that is 0."""
+    config = model_config(wanted, vocab_size, block_size)
     parts = anatomy.family(config.model_type)
+    depth = getattr(config, parts.config["depth"])
+    _set_depth(config, max(depth, 1), parts)
     with torch.device("meta"):
-        return _from_config(config, parts), parts
+        return depth, _from_config(config, parts), parts
 
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
@@ -95,42 +99,109 @@ def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
     return cast(nn.ModuleList, base.get_submodule(parts.stack))
 
 
-def put_into_stack(layer: nn.Module, index: int, model: PreTrainedModel, parts: Anatomy) -> None:
-    """Insert `layer` at `index`, and let the layers and the config know their new places, depth and types.
+def lone_layer(model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> nn.Module:
+    """A layer for a stack that has none, on the CPU. `heads` and `units` as a lineage's founding."""
+    config = cast(PretrainedConfig, copy.deepcopy(model.config))
+    _set_depth(config, 1, parts)
+    with torch.random.fork_rng(devices=[]):
+        layer = stack_of(type(model)(config), parts)[0]
+    slim_layer(layer, model, parts, heads, units)
+    return layer
+
+
+def put_into_stack(layer: nn.Module, index: int, model: nn.Module, parts: Anatomy, like: int | None) -> None:
+    """Insert `layer` at `index`, and let the layers and the config know their new places, sizes, types and depth.
 
     A copy of a bottom layer that lacks something gets it here, fresh: norms of weight 1 and bias 0.
 
+    Args:
+        like: index, before the insertion, of the layer it was made after; None in an empty stack.
+
     Raises:
-        BadInput: for index 0 in a family whose bottom layer is unlike the others: what is there could not move up.
+        BadInput: below a bottom layer that lacks something and can therefore not move up.
     """
-    if index == 0 and (why := parts.why_bottom_stays()):
-        raise BadInput(why)
-    for path, like in parts.bottom.get("missing", {}).items():
+    if index < parts.first_index:
+        raise BadInput(f"index {index} is taken for good in a {parts.model_type}: use {parts.first_index} or higher")
+    for path, alike in parts.bottom.get("missing", {}).items():
         if not list(layer.get_submodule(path).parameters()):
-            layer.set_submodule(path, _fresh_norm(layer.get_submodule(like)))
+            layer.set_submodule(path, _fresh_norm(layer.get_submodule(alike)))
     layers = stack_of(model, parts)
     layers.insert(index, layer)
-    _settle(model, layers, parts)
+    settle(model, parts)
+
+
+def swap_in_stack(first: int, second: int, model: nn.Module, parts: Anatomy) -> None:
+    """Let two layers change places."""
+    layers = stack_of(model, parts)
+    layers[first], layers[second] = layers[second], layers[first]
+    settle(model, parts)
+
+
+def slim(model: nn.Module, parts: Anatomy, shapes: Sequence[tuple[int, int | None]]) -> None:
+    """Cut every layer down to its first heads and FFN units.
+
+    Args:
+        shapes: for each layer (heads, units) to keep; 0 and None keep all.
+    """
+    for layer, (heads, units) in zip(stack_of(model, parts), shapes, strict=True):
+        slim_layer(layer, model, parts, heads, units)
+
+
+def slim_layer(layer: nn.Module, model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> None:
+    """Cut one layer down to its first `heads` heads and `units` FFN units; 0 and None keep all."""
+    for what, wanted in (("heads", heads), ("units", units)):
+        sizes = layout.sizes_of(layer, parts, model.config)
+        if not sizes["head"] or not wanted:
+            continue
+        part = layout.growable(parts, what, sizes)
+        count = wanted // sizes["member"] if part.factor == "group" else wanted
+        if count < part.count:
+            layout.lay_out(layer, parts, what, sizes, range(count))
+
+
+def settle(model: nn.Module, parts: Anatomy) -> None:
+    """Let layers know their index, and the config its depth, and heads and FFN units as far as they are free.
+
+    The config speaks for all layers at once: it gets the greatest number that any has, and checkpoints pad the others.
+    Where heads × their size must be the model's width, the number of heads is not free and stays.
+    """
+    layers = stack_of(model, parts)
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
+    told: dict[str, Any] = {parts.config["depth"]: len(layers)} if "depth" in parts.config else {}
+    if parts.layer_type:
+        owner, _, leaf = parts.layer_type.rpartition(".")
+        told[parts.config["layer_types"]] = [getattr(layer.get_submodule(owner), leaf) for layer in layers]
+    sizes = [layout.sizes_of(layer, parts, model.config) for layer in layers]
+    if sizes and sizes[0]["head"]:
+        told[parts.config["units"]] = max(size["unit"] for size in sizes)
+        if "head_dim" in parts.config:
+            told[parts.config["head_dim"]] = sizes[0]["dim"]
+            told[parts.config["heads"]] = heads = _heads_to_tell(max(size["head"] for size in sizes), model, parts)
+            if "groups" in parts.config:
+                told[parts.config["groups"]] = heads // sizes[0]["member"]
+    for config in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
+        for key, value in told.items() if isinstance(config, PretrainedConfig) else ():
+            setattr(config, key, value)
+
+
+def _heads_to_tell(needed: int, model: nn.Module, parts: Anatomy) -> int:
+    """The least number of heads, not below `needed`, that the family's config takes."""
+    width, member = getattr(model.config, parts.config["hidden"]), parts.sizes(model.config)["member"]
+    if not parts.heads_divide_width:
+        return needed
+    # The config had whole groups that divide its width, so the width itself is such a number.
+    fits = (heads for heads in range(needed, width + 1, member) if width % heads == 0)
+    if (found := next(fits, None)) is None:
+        raise BadInput(f"{needed} heads: the config of a {parts.model_type} takes no more than its width, {width}")
+    return found
 
 
 def count_parameters(module: nn.Module) -> int:
     """Elements of all parameters, tied ones once."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _settle(model: PreTrainedModel, layers: nn.ModuleList, parts: Anatomy) -> None:
-    for index, layer in enumerate(layers):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
-    fields: dict[str, Any] = {parts.config["depth"]: len(layers)}
-    if parts.layer_type:
-        owner, _, leaf = parts.layer_type.rpartition(".")
-        fields[parts.config["layer_types"]] = [getattr(layer.get_submodule(owner), leaf) for layer in layers]
-    for module in model.modules():
-        if isinstance(getattr(module, "config", None), PretrainedConfig):
-            for name, value in fields.items():
-                setattr(module.config, name, value)
 
 
 def _fresh_norm(like: nn.Module) -> nn.Module:
@@ -165,7 +236,7 @@ def _from_fields(wanted: ModelConfig) -> PretrainedConfig:
 def _set_depth(config: PretrainedConfig, depth: int, parts: Anatomy) -> None:
     setattr(config, parts.config["depth"], depth)
     if "layer_types" in parts.config:
-        types = getattr(config, parts.config["layer_types"])
+        types = getattr(config, parts.config["layer_types"]) or ["full_attention"]
         setattr(config, parts.config["layer_types"], [types[index % len(types)] for index in range(depth)])
 
 
@@ -198,7 +269,7 @@ def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrai
         if depth > len(layers):
             raise BadInput(f"model.initial_layers: {depth} is more than the {len(layers)} layers of '{name_or_path}'")
         del layers[depth:]
-        _settle(model, layers, parts)
+        settle(model, parts)
     return model
 
 

@@ -1,13 +1,15 @@
 """AdamW over a model that grows: its groups, and its state by the identity of what it belongs to.
 
-After an insertion the optimizer is built anew over all parameters and each old one takes its state along; newborns
-start with none. Nothing is added to a group behind anybody's back. On disk the state is kept by parameter name with
-the layer's *id* in it: by position, an equal-shaped layer inserted mid-stack would shift every later moment.
+Growth changes an optimizer in place: a newborn parameter joins the group of the one it descends from, one that grew
+takes the place of the old one, and no group is ever added, so that a scheduler sees what it saw before. On disk the
+state is kept by parameter name with the layer's *id* in it: by position, an equal-shaped layer inserted mid-stack would
+shift every later moment.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import AdamW
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from pli_train.anatomy import Anatomy
     from pli_train.config import OptimConfig
+    from pli_train.growth.operator import Descent, OptimizerState
 
 
 def build(model: nn.Module, optim: OptimConfig) -> AdamW:
@@ -34,14 +38,51 @@ def build(model: nn.Module, optim: OptimConfig) -> AdamW:
     return AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=fused)
 
 
-def rebuilt(old: AdamW, model: nn.Module, optim: OptimConfig) -> AdamW:
-    """An optimizer over the grown model: what existed before keeps its state and newborns have none."""
-    new = build(model, optim)
-    for group in new.param_groups:
-        for parameter in group["params"]:
-            if parameter in old.state:
-                new.state[parameter] = old.state[parameter]
-    return new
+def grow(optimizer: Optimizer, descents: Sequence[Descent], state: OptimizerState) -> None:
+    """Take an optimizer along over a growth event, in place. Works for any optimizer of PyTorch's kind.
+
+    Args:
+        descents: where each new parameter comes from.
+        state: moments of what is newborn: `zero`, or a `copy` of the donor's; `reset-all` forgets everybody's. What
+            is newborn inside a tensor shares that tensor's step counter.
+
+    Raises:
+        RuntimeError: when a new parameter belongs to no group.
+    """
+    for descent in descents:
+        group = _group_of(optimizer, descent)
+        if descent.replaces:
+            places = [id(p) for p in group["params"]]
+            group["params"][places.index(id(descent.old))] = descent.new
+        else:
+            group["params"].append(descent.new)
+        lay_out = descent.copy if state == "copy" else descent.carry
+        moments = optimizer.state.get(descent.old, {}) if descent.old is not None else {}
+        if lay_out is not None and moments:
+            optimizer.state[descent.new] = {
+                entry: lay_out(value) if _like(value, descent.old) else deepcopy(value)
+                for entry, value in moments.items()
+            }
+    for descent in descents:
+        if descent.replaces and descent.old is not None:
+            optimizer.state.pop(descent.old, None)
+    if state == "reset-all":
+        optimizer.state.clear()
+
+
+def _group_of(optimizer: Optimizer, descent: Descent) -> dict[str, Any]:
+    """The group of the parameter that the new one descends from; without one, the group for its number of axes."""
+    for group in optimizer.param_groups:
+        if any(p is descent.old for p in group["params"]):
+            return group
+    alike = (g for g in optimizer.param_groups if (g.get("weight_decay", 0) > 0) == (descent.new.dim() > 1))
+    if descent.old is None and (group := next(alike, optimizer.param_groups[0])):
+        return group
+    raise RuntimeError("a parameter that grew is in no group of the optimizer")
+
+
+def _like(value: Any, parameter: Tensor | None) -> bool:
+    return isinstance(value, torch.Tensor) and parameter is not None and value.shape == parameter.shape
 
 
 def set_lr(optimizer: AdamW, lr: float) -> None:

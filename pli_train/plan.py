@@ -7,39 +7,42 @@ from typing import TYPE_CHECKING
 
 from pli_train import flops, model
 from pli_train.growth import schedule as growth_schedule
+from pli_train.growth.context import length
+from pli_train.growth.start import start_of
 
 if TYPE_CHECKING:
     from pli_train.config import RunConfig
-    from pli_train.flops import Size
+    from pli_train.lineage import Lineage
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training at one depth.
+    """A stretch of training between two growth events.
 
     Attributes:
-        event: what began it (`0.1@1 clone of a → b`), empty for the start.
+        event: what began it (`0.1@1 b: clone of a`), empty for the start.
         step: its first step; None while the length of training is not known.
         fraction: the same as a share of training; None when only the step is known.
-        stack: who sits where.
-        parameters: of the model at this depth.
-        share: FLOPs of the stage ÷ those of the whole training at full depth; None when it cannot be known.
+        lineage: who sits where, with how many heads and FFN units.
+        context: tokens that see each other.
+        parameters: of the model in this stage.
+        share: FLOPs of the stage ÷ those of the whole training at full size; None when it cannot be known.
     """
 
     event: str
     step: int | None
     fraction: float | None
-    stack: tuple[str, ...]
+    lineage: Lineage
+    context: int
     parameters: int
     share: float | None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a run, and its size. `flops` are those of the whole run, None while its length is not known."""
+    """The stages of a run. `flops` are those of the whole run, None while its length is not known."""
 
     stages: list[Stage]
-    size: Size
     total_steps: int | None
     flops: float | None
 
@@ -49,39 +52,25 @@ def plan(config: RunConfig, devices: int = 1) -> Plan:
 
     The vocabulary is taken at the size the config asks for, or the family's own beside a ready-made tokenizer.
     """
+    block_size, total = config.train.block_size, config.train.steps
     vocabulary = None if config.tokenizer.name_or_path else config.tokenizer.vocab_size
-    wanted = model.model_config(config.model, vocabulary, config.train.block_size)
-    skeleton, anatomy = model.skeleton(wanted)
-    size = flops.measure(skeleton, anatomy, config.train.block_size)
-    depth = len(model.stack_of(skeleton, anatomy))
-    total = config.train.steps
-    planned = growth_schedule.plan(config.growth.events(), depth, total)
+    depth, skeleton, anatomy = model.skeleton(config.model, vocabulary, block_size)
+    start = start_of(skeleton, anatomy, depth, config.model.initial_heads, block_size)
+    planned = growth_schedule.plan(config.growth.events(start, total), start, total)
 
-    first = growth_schedule.stack_of_depth(depth)
-    starts: list[tuple[str, int | None, float | None, tuple[str, ...]]] = [("", 0, 0.0, first)]
-    starts += [(told(p), p.step, p.fraction, p.stack) for p in planned]
-    ends = [fraction for _, _, fraction, _ in starts[1:]] + [1.0]
-    full = size.flops_per_token(len(starts[-1][3]))
+    size = flops.measure(skeleton, anatomy)
+    lineages = [start.lineage(), *(each.lineage for each in planned)]
+    costs = [size.flops_per_token(found.shapes(), length(found, block_size)) for found in lineages]
+    starts = [("", 0, 0.0), *((f"{each.event} {each.outcome}", each.step, each.fraction) for each in planned)]
+    ends = [*(each.fraction for each in planned), 1.0]
     stages = []
-    for (event, step, fraction, stack), end in zip(starts, ends, strict=True):
-        part = None if fraction is None or end is None else end - fraction
-        share = None if part is None else part * size.flops_per_token(len(stack)) / full
-        stages.append(Stage(event, step, fraction, stack, size.parameters(len(stack)), share))
+    for (event, step, begun), end, found, cost in zip(starts, ends, lineages, costs, strict=True):
+        part = None if begun is None or end is None else end - begun
+        share = None if part is None else part * cost / costs[-1]
+        stages.append(
+            Stage(event, step, begun, found, length(found, block_size), size.parameters(found.shapes()), share)
+        )
     shares = [stage.share for stage in stages]
-    tokens = config.train.batch_size * config.train.accumulation * config.train.block_size * devices
-    whole = None if total is None or None in shares else sum(s or 0 for s in shares) * full * total * tokens
-    return Plan(stages, size, total, whole)
-
-
-def told(planned: growth_schedule.Planned) -> str:
-    """An event in a few words.
-
-    >>> from pli_train.growth.insert import Insert
-    >>> event = Insert(at=0.5, index=0, initialiser="clone-noise", donor="above", noise=0.1)
-    >>> told(growth_schedule.plan([event], initial_layers=1, total_steps=None)[0])
-    '0.5@0 b: clone-noise 0.1 of a'
-    """
-    event = planned.event
-    noise = f" {event.noise:g}" if event.initialiser == "clone-noise" else ""
-    donor = f" of {planned.donor}" if planned.donor else ""
-    return f"{event} {planned.layer}: {event.initialiser}{noise}{donor}"
+    tokens = config.train.batch_size * config.train.accumulation * block_size * devices
+    whole = None if total is None or None in shares else sum(s or 0 for s in shares) * costs[-1] * total * tokens
+    return Plan(stages, total, whole)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -25,8 +28,13 @@ from pli_train.corpus import tokens as corpus_tokens
 from pli_train.corpus.blocks import Blocks
 from pli_train.errors import BadInput, PliError
 from pli_train.growth import schedule as growth_schedule
+from pli_train.growth.context import length as context_length
+from pli_train.growth.pace import Paces
+from pli_train.growth.schedules.adaptive import ready
+from pli_train.growth.start import Start, start_of
+from pli_train.growth.swapping import Swapping
 from pli_train.lineage import Lineage
-from pli_train.objective import Objective, loss_sum
+from pli_train.objective import Batch, Objective, loss_sum
 from pli_train.progress import Silent
 from pli_train.provenance import run_record
 from pli_train.randomness import derive
@@ -108,12 +116,19 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
 
 
 def _at_the_start(config: RunConfig, folder: Path, text: Tokens, show: Silent) -> Trainer:
-    seed = derive(config.seed, "model")
-    model, anatomy = models.build(config.model, text.tokenizer, config.train.block_size, seed)
-    heads = getattr(model.config, anatomy.config["heads"])
-    origin = "pretrained" if config.model.weights == "pretrained" else "random"
-    lineage = Lineage.begin(len(models.stack_of(model, anatomy)), heads, origin)
+    start, _ = _start(config, text)
+    model, anatomy = models.build(config.model, text.tokenizer, config.train.block_size, derive(config.seed, "model"))
+    lineage = start.lineage("pretrained" if config.model.weights == "pretrained" else "random")
+    models.slim(model, anatomy, lineage.shapes())
+    models.settle(model, anatomy)
     return Trainer(config, folder, text, model, anatomy, lineage, Progress(), show)
+
+
+def _start(config: RunConfig, text: Tokens) -> tuple[Start, flops.Size]:
+    """What the run begins with, and the size of its model at any shape."""
+    depth, skeleton, anatomy = models.skeleton(config.model, len(text.tokenizer), config.train.block_size)
+    start = start_of(skeleton, anatomy, depth, config.model.initial_heads, config.train.block_size)
+    return start, flops.measure(skeleton, anatomy)
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -146,12 +161,14 @@ class Trainer:
         self.rank_blocks = train.batch_size * train.accumulation
         self.step_blocks = self.rank_blocks * accelerator.num_processes
         self.total_steps = train.steps or max(1, math.ceil((train.epochs or 0) * self.blocks.count / self.step_blocks))
-        initial = len(lineage.as_of(0).stack)
-        self.planned = growth_schedule.plan(config.growth.events(), initial, self.total_steps)
-        self.size = flops.measure(model, anatomy, train.block_size)
+        start, self.size = _start(config, text)
+        self.planned = growth_schedule.plan(config.growth.events(start, self.total_steps), start, self.total_steps)
+        self.plateau = config.growth.plateau()
+        self.swapping = Swapping(config.growth.swapping, config.seed, self.total_steps)
         self.scalars = Scalars(None)
         self.model = accelerator.prepare(model)
         self.optimizer = optimizer.build(self.bare, config.optim)
+        self.paces = Paces(self.bare, anatomy, lineage)
         self._losses: list[tuple[int, float, torch.Tensor]] = []
         self._mark = (time.perf_counter(), progress.tokens)
         self._stop = False
@@ -160,6 +177,11 @@ class Trainer:
     def bare(self) -> PreTrainedModel:
         """The model without what accelerate wraps around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def context(self) -> int:
+        """Tokens that see each other now."""
+        return context_length(self.lineage, self.config.train.block_size)
 
     @property
     def layers(self) -> torch.nn.ModuleList:
@@ -210,8 +232,9 @@ class Trainer:
                 self._log()
             if progress.step % self.config.train.eval_every == 0 or self._due() or progress.step == self.total_steps:
                 self._evaluate(run_folder.EVAL_LOSS)
-            if ending or (every and progress.step % every == 0 and not self._due()):
-                last = self._save(after=not self._due())
+            due = bool(self._due())
+            if ending or (every and progress.step % every == 0 and not due):
+                last = self._save(after=not due)
             if self._stop and progress.step < self.total_steps:
                 raise Interrupted(f"stopped at step {progress.step}; go on with: pli-train resume {self.folder}")
             self._grow()
@@ -221,37 +244,51 @@ class Trainer:
 
     def _update(self) -> None:
         """One optimizer update: `accumulation` batches on each device."""
-        config, step, accelerator = self.config, self.progress.step, self.accelerator
+        config, step = self.config, self.progress.step
         began = time.perf_counter()
-        blocks = self.blocks.at_step(step, self.step_blocks)
+        blocks = self._cut(self.blocks.at_step(step, self.step_blocks))
         batch = self.objective.batch(blocks, derive(config.seed, "mask", step))
-        # The mean is over the targets of the whole step. DDP averages over ranks, which this takes back.
-        scale = accelerator.num_processes / max(batch.targets, 1)
-        total = torch.zeros((), device=accelerator.device)
+        if self.paces.hold(step):
+            self._rewrap()
         self.model.train()
-        set_seed(derive(config.seed, "dropout", step, accelerator.process_index) % 2**32)
-        for part in range(config.train.accumulation):
-            start = accelerator.process_index * self.rank_blocks + part * config.train.batch_size
-            mine = batch.rows(start, start + config.train.batch_size, accelerator.device)
-            if part < config.train.accumulation - 1:
-                with accelerator.no_sync(self.model):
-                    loss = loss_sum(self.model, mine) * scale
-                    accelerator.backward(loss)
-            else:
-                loss = loss_sum(self.model, mine) * scale
-                accelerator.backward(loss)
-            total += loss.detach()
+        with self.swapping.at(step, self.layers):
+            total = self._backward(batch)
         if config.train.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.bare.parameters(), config.train.clip_norm)
-        optimizer.set_lr(self.optimizer, learning_rate.at_step(step, self.total_steps, config.optim))
+        rate = learning_rate.at_step(step, self.total_steps, config.optim, self.lineage.events)
+        optimizer.set_lr(self.optimizer, rate)
+        held_back = self.paces.before(step)
         self.optimizer.step()
+        self.paces.after(held_back)
         self.optimizer.zero_grad(set_to_none=True)
 
         self.progress.step += 1
         self.progress.tokens += blocks.size
-        self.progress.flops += blocks.size * self.size.flops_per_token(len(self.layers))
+        self.progress.flops += blocks.size * self.size.flops_per_token(self.lineage.shapes(), self.context)
         self.progress.seconds += time.perf_counter() - began
         self._losses.append((self.progress.step, time.time(), total))
+
+    def _backward(self, batch: Batch) -> torch.Tensor:
+        """Gradients of the mean over the targets of the whole step; returns this rank's part of it."""
+        accelerator, train, step = self.accelerator, self.config.train, self.progress.step
+        # DDP averages over ranks, which this takes back.
+        scale = accelerator.num_processes / max(batch.targets, 1)
+        total = torch.zeros((), device=accelerator.device)
+        set_seed(derive(self.config.seed, "dropout", step, accelerator.process_index) % 2**32)
+        size = len(batch.inputs) // accelerator.num_processes // train.accumulation
+        for part in range(train.accumulation):
+            start = (accelerator.process_index * train.accumulation + part) * size
+            mine = batch.rows(start, start + size, accelerator.device)
+            last = part == train.accumulation - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                loss = loss_sum(self.model, mine) * scale
+                accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _cut(self, blocks: np.ndarray) -> np.ndarray:
+        """Blocks in pieces of the present context: (pieces, context)."""
+        return blocks.reshape(-1, self.context)
 
     def _log(self) -> None:
         """Write the losses since the last time, and where the run stands. The only wait for the device."""
@@ -270,6 +307,7 @@ class Trainer:
         rate = (progress.tokens - seen) / max(time.perf_counter() - now, 1e-9)
         self._mark = (time.perf_counter(), progress.tokens)
         rates = optimizer.lr_of_layers(self.optimizer, list(self.layers), self.lineage.stack)
+        rates = {id: rate * self.paces.of_layer(id, progress.step - 1) for id, rate in rates.items()}
         lr = self.optimizer.param_groups[0]["lr"]
         self.scalars.add(
             progress.step,
@@ -277,11 +315,14 @@ class Trainer:
                 run_folder.LR: lr,
                 **{run_folder.LR_OF_LAYER + layer: rate for layer, rate in rates.items()},
                 run_folder.LAYERS: len(self.layers),
-                run_folder.PARAMETERS: self.size.parameters(len(self.layers)),
+                run_folder.PARAMETERS: self.size.parameters(self.lineage.shapes()),
+                run_folder.HEADS: sum(heads for heads, _ in self.lineage.shapes()),
+                run_folder.CONTEXT: self.context,
                 run_folder.TOKENS: progress.tokens,
                 run_folder.FLOPS: progress.flops,
                 run_folder.SECONDS: progress.seconds,
                 run_folder.TOKENS_PER_SECOND: rate,
+                **self.swapping.scalars(progress.step, len(self.layers)),
             },
         )
         progress.history.append({"loss": losses[-1], "learning_rate": lr, "step": progress.step})
@@ -291,16 +332,20 @@ class Trainer:
     def _evaluate(self, tag: str) -> float:
         """The mean loss over the evaluation blocks, the same blocks and masks every time."""
         size, accelerator = self.config.train.batch_size, self.accelerator
-        batch = self.objective.batch(self.eval_blocks, derive(self.config.seed, "eval mask"))
+        batch = self.objective.batch(self._cut(self.eval_blocks), derive(self.config.seed, "eval mask"))
         self.model.eval()
         total = torch.zeros((), device=accelerator.device)
-        starts = range(0, len(self.eval_blocks), size)
+        starts = range(0, len(batch.inputs), size)
         for start in starts[accelerator.process_index :: accelerator.num_processes]:
             total += loss_sum(self.bare, batch.rows(start, start + size, accelerator.device))
         loss = float(accelerator.reduce(total, "sum")) / max(batch.targets, 1)
         self.scalars.add(self.progress.step, {tag: loss})
         if tag == run_folder.EVAL_LOSS:
-            self.progress.history.append({"eval_loss": loss, "step": self.progress.step})
+            entry = {"eval_loss": loss, "flops": float(self.progress.flops), "step": self.progress.step}
+            self.progress.history.append(entry)
+            if self.swapping.on:
+                with self.swapping.pair_of(self.progress.step, self.layers):
+                    self._evaluate(run_folder.EVAL_LOSS_SWAPPED)
         self._mark = (time.perf_counter(), self.progress.tokens)
         return loss
 
@@ -309,7 +354,17 @@ class Trainer:
     def _due(self) -> list[growth_schedule.Planned]:
         """The events of this step that have not happened yet."""
         coming = self.planned[len(self.lineage.events) :]
-        return [planned for planned in coming if planned.step == self.progress.step]
+        due = list(takewhile(lambda planned: planned.step == self.progress.step, coming))
+        if not due and coming and coming[0].event.when == "plateau" and self._flat():
+            due = coming[:1]
+        return due
+
+    def _flat(self) -> bool:
+        """Whether the loss has flattened since the last event. Asked of the history alone: a resumed run agrees."""
+        evals = [(int(e["step"]), e["flops"], e["eval_loss"]) for e in self.progress.history if "eval_loss" in e]
+        since = self.lineage.events[-1].step if self.lineage.events else 0
+        newest = evals[-1][0] if evals else -1
+        return newest == self.progress.step and ready(evals, since, self.plateau, self.total_steps)
 
     def _grow(self) -> None:
         """Let every event of this step happen, with a checkpoint right before and right after."""
@@ -328,14 +383,24 @@ class Trainer:
 
     def _apply(self, planned: growth_schedule.Planned) -> None:
         """One event: grow the bare model, write the lineage, take the optimizer along, wrap again."""
-        number = len(self.lineage.events) + 1
-        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.accelerator.free_memory()  # forgets the wrapped model, which no longer fits
-        planned.event.grow(model, self.anatomy, self.lineage, derive(self.config.seed, "growth", number))
-        planned.event.record(self.lineage, self.progress.step)
+        number, event = len(self.lineage.events) + 1, planned.event
+        self.paces.release()
+        model = self._unwrapped()
+        descents = event.grow(model, self.anatomy, self.lineage, derive(self.config.seed, "growth", number))
+        event.record(self.lineage, self.progress.step)
+        optimizer.grow(self.optimizer, descents, event.optimizer_state)
         self.scalars.mark(self.lineage.events[-1])
         self.model = self.accelerator.prepare(model)
-        self.optimizer = optimizer.rebuilt(self.optimizer, self.bare, self.config.optim)
+        self.paces = Paces(self.bare, self.anatomy, self.lineage)
+
+    def _rewrap(self) -> None:
+        """Wrap the model anew: what accelerate put around it remembers which parameters learn."""
+        self.model = self.accelerator.prepare(self._unwrapped())
+
+    def _unwrapped(self) -> PreTrainedModel:
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()  # forgets the wrapped model, which no longer fits
+        return model
 
     # --- keeping ---------------------------------------------------------------------------------------------------
 

@@ -6,16 +6,19 @@ those after it: a new layer of the stack's shape at a chosen index, everything a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from pli_train.errors import did_you_mean
-from pli_train.growth.initialisers import INITIALISERS
-from pli_train.lineage import Lineage
+from pli_train.growth import identity
+from pli_train.growth.initialisers import DONORLESS, INITIALISERS, Place
+from pli_train.growth.operator import Descent, Operator
+from pli_train.growth.start import Start
+from pli_train.lineage import BadLineage, Lineage
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
 
     from pli_train.anatomy import Anatomy
 
@@ -32,25 +35,37 @@ def _known(initialiser: str) -> str:
 Initialiser = Annotated[str, AfterValidator(_known)]
 
 
-class Insert(BaseModel):
+class Insert(Operator):
     """One insertion of a schedule."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     operator: Literal["insert"] = "insert"
-    at: int | float = Field(description="when: a whole number of steps, or a fraction of training")
     index: int = Field(ge=0, description="where the layer will sit, 0 at the bottom")
     initialiser: Initialiser = Field("clone", description="how its weights start")
     donor: str = Field(BELOW, description="the layer to clone: `below`, `above`, or a layer id")
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
 
     def __str__(self) -> str:
-        return f"{self.at}@{self.index}"
+        return f"{self.when if self.at is None else self.at}@{self.index}"
+
+    @property
+    def donorless(self) -> str:
+        """A layer drawn at random or averaged has no donor."""
+        return f"initialiser '{self.initialiser}'" if self.initialiser in DONORLESS else ""
+
+    def misfit(self, start: Start) -> str | None:
+        """Families fix some places, and some have no table to say what makes a layer the identity."""
+        if self.index < start.first_index:
+            return f"index {self.index} is taken for good in this family: use {start.first_index} or higher"
+        if self.initialiser == "identity" and not start.identity:
+            return "initialiser 'identity' needs a family whose table names its output projections"
+        return None
 
     def donor_id(self, lineage: Lineage) -> str | None:
-        """The id of the layer that lends its weights, None for `random`. Raises BadLineage when it is not there."""
-        if self.initialiser == "random":
+        """The id of the layer that lends its weights, None when nobody does. Raises BadLineage when it is not there."""
+        if self.initialiser in DONORLESS:
             return None
+        if not lineage.stack:
+            raise BadLineage(f"the stack is empty then: there is no donor for initialiser '{self.initialiser}'")
         if self.donor == BELOW:
             return lineage.stack[max(self.index - 1, 0)]
         if self.donor == ABOVE:
@@ -58,18 +73,45 @@ class Insert(BaseModel):
         lineage.check_donor(self.donor)
         return self.donor
 
-    def record(self, lineage: Lineage, step: int) -> str:
-        """Write the insertion into `lineage` and return the newborn's id. Raises BadLineage when it cannot be done."""
+    def neighbours(self, lineage: Lineage) -> list[str]:
+        """The ids of the layers below and above the place, as far as there are any."""
+        return lineage.stack[max(self.index - 1, 0) : self.index + 1]
+
+    def record(self, lineage: Lineage, step: int) -> None:
+        """Write the insertion into `lineage`. Raises BadLineage when it cannot be done."""
         lineage.check_index(self.index)
-        noise = self.noise if self.initialiser == "clone-noise" else None
-        return lineage.insert(self.index, step, self.initialiser, self.donor_id(lineage), noise=noise)
-
-    def grow(self, model: PreTrainedModel, anatomy: Anatomy, lineage: Lineage, seed: int) -> None:
-        """Insert into `model` the newborn that would be drawn from `seed`. `lineage` is the one before the event."""
-        from pli_train.model import put_into_stack, stack_of
-
-        layers = stack_of(model, anatomy)
         donor = self.donor_id(lineage)
-        template = layers[lineage.index(donor)] if donor else layers[0]
-        newborn = INITIALISERS[self.initialiser](template, model, seed, self.noise)
-        put_into_stack(newborn.to(next(template.parameters()).device), self.index, model, anatomy)
+        facts: dict[str, Any] = {}
+        if self.initialiser == "clone-noise":
+            facts["noise"] = self.noise
+        if self.initialiser == "average":
+            facts["donors"] = " ".join(self.neighbours(lineage))
+            if len({lineage.shape(id) for id in self.neighbours(lineage)}) != 1:
+                raise BadLineage(f"layers {facts['donors']} differ in heads or FFN units and have no average")
+        like = self.neighbours(lineage)[0] if lineage.stack else None
+        lineage.insert(self.index, step, self.initialiser, donor, like, **facts, **self.policies)
+
+    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
+        """Insert into `model` the newborn that would be drawn from `seed`."""
+        from pli_train import model as models
+
+        layers = models.stack_of(model, anatomy)
+        donor, near = self.donor_id(lineage), self.neighbours(lineage)
+        like = donor or (near[0] if near else None)
+        template = layers[lineage.index(like)] if like else models.lone_layer(model, anatomy, *lineage.founding)
+        around = tuple(layers[lineage.index(id)] for id in near)
+        place = Place(model, anatomy, template, around, seed, self.noise)
+        newborn = INITIALISERS[self.initialiser](place).to(next(model.parameters()).device)
+        if self.initialiser == "identity" and anatomy.norm == "post":
+            identity.take_over_norm(newborn, identity.norm_below(self.index, model, layers, anatomy), anatomy)
+        models.put_into_stack(newborn, self.index, model, anatomy, lineage.index(like) if like else None)
+        old = dict(template.named_parameters()) if like else {}
+        keep = (lambda moment: moment.clone()) if donor else None
+        return [Descent(new, old.get(name), copy=keep) for name, new in newborn.named_parameters()]
+
+    def outcome(self, lineage: Lineage) -> str:
+        """`b: clone of a`."""
+        facts = lineage.events[-1].facts
+        noise = f" {self.noise:g}" if self.initialiser == "clone-noise" else ""
+        donors = facts["donor"] or " and ".join(facts.get("donors", "").split())
+        return f"{facts['layer']}: {self.initialiser}{noise}" + (f" of {donors}" if donors else "")

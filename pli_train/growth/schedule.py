@@ -8,11 +8,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
-from pli_train.errors import BadInput
+from pydantic import ValidationError
+
+from pli_train.errors import BadInput, did_you_mean
+from pli_train.growth.context import Context
+from pli_train.growth.ffn import WidenFFN
+from pli_train.growth.heads import AddHeads
 from pli_train.growth.insert import Insert
+from pli_train.growth.operator import Operator
+from pli_train.growth.start import Start
+from pli_train.growth.swap import Swap
 from pli_train.lineage import BadLineage, Lineage
+
+OPERATORS: dict[str, type[Operator]] = {
+    "insert": Insert,
+    "heads": AddHeads,
+    "ffn": WidenFFN,
+    "swap": Swap,
+    "context": Context,
+}
 
 _SHORT = re.compile(r"^(?P<at>\d+|\d*\.\d+|\d+\.\d*)@(?P<index>\d+)$")
 
@@ -23,19 +41,56 @@ class Planned:
 
     Attributes:
         event: what happens.
-        step: after how many optimizer updates; None while the length of training is not known.
-        fraction: the same as a share of training; None when only the step is known.
-        layer: the id that the newborn will have.
-        donor: the id of the layer it is cloned from, or None.
-        stack: the stack that the event leaves.
+        step: after how many optimizer updates; None while that is not known.
+        fraction: the same as a share of training; None when only the step is known, or neither.
+        outcome: what it comes to, in a few words.
+        lineage: as the event leaves it (its steps are those of a rehearsal).
     """
 
-    event: Insert
+    event: Operator
     step: int | None
     fraction: float | None
-    layer: str
-    donor: str | None
-    stack: tuple[str, ...]
+    outcome: str
+    lineage: Lineage
+
+    @property
+    def stack(self) -> tuple[str, ...]:
+        """The stack that the event leaves."""
+        return tuple(self.lineage.stack)
+
+
+def read(tables: Sequence[dict[str, Any]], defaults: dict[str, dict[str, Any]]) -> list[Operator]:
+    """Operators from tables as a config has them.
+
+    Args:
+        tables: one an event, with an `operator` (insert when left out).
+        defaults: operator → fields for it that a table leaves open.
+
+    Raises:
+        Unreadable: with every mistake.
+    """
+    events, wrong, mistakes = [], [], []
+    for number, table in enumerate(tables, 1):
+        name = table.get("operator", "insert")
+        if name not in OPERATORS:
+            near = did_you_mean(str(name), OPERATORS)
+            wrong.append(f"growth.schedule event {number}: unknown operator '{name}'{near} ({', '.join(OPERATORS)})")
+            continue
+        try:
+            events.append(OPERATORS[name](**{**defaults.get(name, {}), **table}))
+        except ValidationError as error:
+            mistakes.append((number, OPERATORS[name], error))
+    if wrong or mistakes:
+        raise Unreadable(wrong, mistakes)
+    return events
+
+
+class Unreadable(Exception):
+    """Tables that are no events: `wrong` in words, `mistakes` as (number of the event, operator, pydantic's words)."""
+
+    def __init__(self, wrong: list[str], mistakes: list[tuple[int, type[Operator], ValidationError]]) -> None:
+        super().__init__(*wrong)
+        self.wrong, self.mistakes = wrong, mistakes
 
 
 def parse_short(text: str) -> list[dict[str, int | float]]:
@@ -61,52 +116,60 @@ def parse_short(text: str) -> list[dict[str, int | float]]:
     return [{"at": float(r["at"]) if "." in r["at"] else int(r["at"]), "index": int(r["index"])} for r in read if r]
 
 
-def plan(events: Sequence[Insert], initial_layers: int, total_steps: int | None) -> list[Planned]:
+def plan(events: Sequence[Operator], start: Start, total_steps: int | None) -> list[Planned]:
     """Rehearse a schedule on paper.
 
     Args:
         events: in the order they happen.
-        initial_layers: depth at step 0.
+        start: what the run begins with.
         total_steps: optimizer updates of the whole training; None when not known yet, then events keep their
             fractions.
 
     Raises:
         BadInput: every event that cannot happen, one line each: its number, what is wrong, what the stack is then.
     """
-    lineage = Lineage.begin(initial_layers, heads=0)
+    lineage = start.lineage()
     planned: list[Planned] = []
     wrong: list[str] = []
     latest: dict[type, float] = {}
     for number, event in enumerate(events, 1):
         where = f"growth.schedule: event {number} ({event})"
-        step, fraction = _when(event.at, total_steps)
-        # Steps and fractions can only be put in one order once the length of training is known.
-        clock, now = (int, step) if total_steps else (type(event.at), event.at)
-        if isinstance(event.at, float) and not 0 <= event.at < 1:
-            wrong.append(f"{where}: a fraction of training lies from 0 up to, not including, 1")
-        elif step is not None and (step < 0 or (total_steps is not None and step >= total_steps)):
-            wrong.append(f"{where}: step {step} is outside training, which has {total_steps} steps")
-        elif now is not None and now < latest.get(clock, 0):
-            wrong.append(f"{where}: comes before the event listed ahead of it; list events in order of time")
-        else:
-            latest[clock] = now or 0
+        step, fraction = when(event.at, total_steps)
+        if mistake := _mistimed(event, step, total_steps, latest):
+            wrong.append(f"{where}: {mistake}")
+        if misfit := event.misfit(start):
+            wrong.append(f"{where}: {misfit}")
         try:
-            layer = event.record(lineage, step=0)
+            event.record(lineage, step=0)
         except BadLineage as error:
             wrong.append(f"{where}: {error}")
             continue
-        planned.append(Planned(event, step, fraction, layer, lineage.layers[layer].birth.donor, tuple(lineage.stack)))
+        planned.append(Planned(event, step, fraction, event.outcome(lineage), deepcopy(lineage)))
     if wrong:
         raise BadInput(*wrong)
     return planned
 
 
-def stack_of_depth(depth: int) -> tuple[str, ...]:
-    """The stack that a run of `depth` layers begins with."""
-    return tuple(Lineage.begin(depth, heads=0).stack)
+def _mistimed(event: Operator, step: int | None, total_steps: int | None, latest: dict[type, float]) -> str | None:
+    """What is wrong with the time of an event; `latest` is the time of the one before, by kind of clock."""
+    if event.at is None:
+        return None
+    # Steps and fractions can only be put in one order once the length of training is known.
+    clock, now = (int, step or 0) if total_steps else (type(event.at), event.at)
+    if isinstance(event.at, float) and not 0 <= event.at < 1:
+        return "a fraction of training lies from 0 up to, not including, 1"
+    if step is not None and (step < 0 or (total_steps is not None and step >= total_steps)):
+        return f"step {step} is outside training, which has {total_steps} steps"
+    if now < latest.get(clock, 0):
+        return "comes before the event listed ahead of it; list events in order of time"
+    latest[clock] = now
+    return None
 
 
-def _when(at: int | float, total_steps: int | None) -> tuple[int | None, float | None]:
+def when(at: int | float | None, total_steps: int | None) -> tuple[int | None, float | None]:
+    """An event's time as (step, share of training), as far as they are known."""
+    if at is None:
+        return None, None
     if isinstance(at, int):
         return at, at / total_steps if total_steps else None
     return (round(at * total_steps) if total_steps else None), at

@@ -290,6 +290,5 @@ def _flops(family, depth):
 
 def _toml(table):
     """A resolved config as TOML: JSON's values are TOML's too, once tables are dotted keys."""
-    flat = run_folder.flatten({key: value for key, value in table.items() if key != "growth"})
-    flat |= {f"growth.{key}": value for key, value in table["growth"].items()}
+    flat = run_folder.flatten(table)
     return "\n".join(f"{key} = {json.dumps(value)}" for key, value in flat.items() if value is not None)

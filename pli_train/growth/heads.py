@@ -1,0 +1,59 @@
+"""Add attention heads to layers that are there; where heads share K and V, whole groups of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pli_train.growth.operator import Descent
+from pli_train.growth.parts import MoreParts
+from pli_train.growth.start import Start
+from pli_train.lineage import Lineage
+from pli_train.randomness import derive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pli_train.anatomy import Anatomy
+
+
+class AddHeads(MoreParts):
+    """Layers get heads until they have `to` of them."""
+
+    operator: Literal["heads"] = "heads"
+
+    def misfit(self, start: Start) -> str | None:
+        """The family decides how many heads fit, and how many share K and V."""
+        if start.slots == 0:
+            return "this family's table names no heads"
+        if start.slots is not None and self.to > start.slots:
+            return f"{self.to} heads do not fit: the model's config has room for {start.slots}"
+        if self.to % start.member:
+            return f"{self.to} heads are no whole number of K/V groups of {start.member}"
+        return None
+
+    def record(self, lineage: Lineage, step: int) -> None:
+        """Write the new heads into `lineage`. Raises BadLineage when it cannot be done."""
+        counts = self.targets(lineage, {id: lineage.shape(id)[0] for id in lineage.stack})
+        donors = {} if self.initialiser == "random" else {id: self._donors(lineage, id) for id in counts}
+        lineage.add_heads(counts, step, self.initialiser, donors, **self.facts)
+
+    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
+        """Give the layers their heads."""
+        from pli_train import model as models
+
+        layers, descents = models.stack_of(model, anatomy), []
+        for id in self.targets(lineage, {id: lineage.shape(id)[0] for id in lineage.stack}):
+            layer, own = layers[lineage.index(id)], derive(seed, id)
+            descents += self.enlarge(layer, model, anatomy, "heads", own)
+        models.settle(model, anatomy)
+        return descents
+
+    def outcome(self, lineage: Lineage) -> str:
+        """`a b: 4 heads each, clone`."""
+        facts = lineage.events[-1].facts
+        return f"{facts['layer']}: {self.to} heads, {self.initialiser}, output {self.output}"
+
+    def _donors(self, lineage: Lineage, id: str) -> list[str]:
+        """New heads copy the old ones in turn; with K/V groups that comes to whole groups in turn."""
+        heads = list(lineage.layers[id].heads)
+        return [heads[place % len(heads)] for place in range(self.to - len(heads))] if heads else []

@@ -1,0 +1,141 @@
+"""More heads, or more FFN units, in layers that are there: what both operators share.
+
+A new head (or unit) brings its own rows of Q, K and V (of the up-projections) and its own columns of the output
+projection. With those columns zero the layer computes what it did (the function is preserved, as in Net2Net's wider
+layer, Chen et al. 2016, arXiv:1511.05641, and in Gesmundo and Maile 2023, arXiv:2308.06103). Split between donor and
+copies they preserve it too, but twins of equal weights get equal gradients: give them noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from pli_train.growth.initialisers import Place, add_noise, random
+from pli_train.growth.operator import Descent, Operator
+from pli_train.randomness import derive
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pli_train.anatomy import Anatomy
+    from pli_train.lineage import Lineage
+
+PartInitialiser = Literal["random", "clone", "clone-noise"]
+Output = Literal["zero", "split", "kept"]
+
+
+class MoreParts(Operator):
+    """Fields that adding heads and widening FFNs have in common."""
+
+    to: int = Field(ge=1, description="how many each layer has from then on")
+    layers: list[str] | None = Field(
+        None, description="ids of the layers that get them; none given: all that have fewer"
+    )
+    initialiser: PartInitialiser = Field("clone", description="how they start")
+    output: Output = Field("zero", description="their output columns: zero, split with the donor, or as initialised")
+    noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
+
+    @model_validator(mode="after")
+    def _donor_for_split(self) -> MoreParts:
+        if self.output == "split" and self.initialiser == "random":
+            raise ValueError("`output = \"split\"` needs a donor: initialiser 'random' has none")
+        return self
+
+    @property
+    def donorless(self) -> str:
+        """Parts drawn at random have no donor."""
+        return "initialiser 'random'" if self.initialiser == "random" else ""
+
+    def __str__(self) -> str:
+        return f"{self.when if self.at is None else self.at} {self.operator} → {self.to}"
+
+    def targets(self, lineage: Lineage, counts: dict[str, int | None]) -> dict[str, int]:
+        """Layer id → its count after the event, for those that grow.
+
+        Args:
+            counts: layer id → its count before, None where that is not known.
+
+        Raises:
+            BadLineage: when a named layer is not there, or none has fewer than `to`.
+        """
+        from pli_train.lineage import BadLineage
+
+        for id in self.layers or []:
+            if id not in lineage.stack:
+                raise BadLineage(f"layer '{id}' is not in the stack then ({lineage})")
+        few = [id for id, count in counts.items() if count is None or count < self.to]
+        chosen = few if self.layers is None else self.layers
+        if not chosen:
+            raise BadLineage(f"every layer has {self.to} or more then")
+        return dict.fromkeys(chosen, self.to)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the lineage keeps of the event."""
+        noise = {"noise": self.noise} if self.initialiser == "clone-noise" else {}
+        return {"to": self.to, "output": self.output, **noise, **self.policies}
+
+    def enlarge(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, what: str, seed: int) -> list[Descent]:
+        """Give one layer its new parts.
+
+        Args:
+            what: `heads` or `units`.
+            seed: what random numbers are drawn from.
+        """
+        import torch
+
+        from pli_train import layout
+
+        sizes = layout.sizes_of(layer, anatomy, model.config)
+        part = layout.growable(anatomy, what, sizes)
+        count = self.to // sizes["member"] if part.factor == "group" else self.to
+        new = count - part.count
+        sources = [*range(part.count), *(place % part.count for place in range(new))]
+        fresh = self._drawn(layer, model, anatomy, math.ceil(new / part.count), seed)
+        outputs = {f"{path}.weight" for path in anatomy.identity["zero"]}
+        generator = torch.Generator().manual_seed(seed)
+        descents = []
+        for name, axes, old in list(layout.tensors_along(layer, anatomy, part.factor)):
+            rows = layout.rows(old.detach(), axes, part.factor, sizes)[sources]
+            if fresh:
+                drawn = [layout.rows(dict(f.named_parameters())[name], axes, part.factor, sizes) for f in fresh]
+                rows[part.count :] = torch.cat(drawn)[:new].to(rows)
+            if name in outputs:
+                rows = _output(rows, self.output, sources, part.count)
+            elif self.initialiser == "clone-noise" and old.dim() > 1:
+                noisy = add_noise(rows[part.count :].cpu(), self.noise, generator)
+                rows[part.count :] = noisy.to(rows)
+            parameter = layout.put(layer, name, layout.from_rows(rows, axes, part.factor))
+            unborn = [*range(part.count), *[layout.NOTHING] * new]
+            carry, copy = (_carrier(axes, part.factor, sizes, chosen) for chosen in (unborn, sources))
+            descents.append(Descent(parameter, old, True, carry, None if fresh else copy))
+        layout.settle_sizes(layer, anatomy, layout.resized(sizes, part.factor, count))
+        return descents
+
+    def _drawn(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, times: int, seed: int) -> list[nn.Module]:
+        """Layers drawn as the family draws them, whose parts the newborns take; none for clones."""
+        if self.initialiser != "random":
+            return []
+        return [random(Place(model, anatomy, layer, (), derive(seed, "draw", number))) for number in range(times)]
+
+
+def _output(rows: Tensor, output: Output, sources: Sequence[int], old: int) -> Tensor:
+    """The output projection's columns, one row a part: (parts, …)."""
+    import torch
+
+    if output == "zero":
+        rows[old:] = 0
+    elif output == "split":
+        shared = torch.bincount(torch.as_tensor(sources))[sources].to(rows)
+        rows = rows / shared.view(-1, *[1] * (rows.dim() - 1))
+    return rows
+
+
+def _carrier(axes: str, factor: str, sizes: dict[str, int], sources: list[int]) -> Callable[[Tensor], Tensor]:
+    from pli_train import layout
+
+    return lambda moment: layout.take(moment, axes, factor, sizes, sources)

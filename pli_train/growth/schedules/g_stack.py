@@ -1,0 +1,76 @@
+"""G_stack (Du et al. 2024): once, and early, the whole stack on top of itself.
+
+From L to g·L layers, layer i of the new stack starts as layer i mod L of the old one; the paper finds g = 4 best. When
+to grow is the tokens d that the small model is trained on before. The paper's fit, for N parameters of the grown model
+and a budget of C FLOPs:
+
+    log10(d) = 0.88·log10(N) + 163.27 / log10(C) − 5.74
+"""
+
+from __future__ import annotations
+
+from math import log10
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from pli_train.errors import BadInput
+from pli_train.growth.schedules.named import Copying, Moment, When, check_deepens
+from pli_train.lineage import Lineage
+
+
+class GStack(Copying):
+    """Multiply the depth once, the copies on top."""
+
+    cites: ClassVar[str] = "Du et al. 2024, arXiv 2405.15319"
+
+    name: Literal["g-stack"] = "g-stack"
+    growth_factor: int = Field(4, ge=2, description="g: depth after growth ÷ depth before")
+    at: When | None = Field(None, description="when; none given: by the paper's fit, from the three fields below")
+    parameters: float | None = Field(None, ge=1, description="N: parameters of the grown model")
+    tokens: float | None = Field(None, ge=1, description="D: tokens of the whole training")
+    flops: float | None = Field(None, ge=1e3, description="C: FLOPs of the whole training; none given: 6·N·D")
+
+    def moments(self, depth: int, units: int | None) -> list[Moment]:
+        """The one moment. Raises BadInput when there is no layer to copy, or the moment cannot be told."""
+        wrong: list[str] = []
+        at: int | float | None = None
+        try:
+            check_deepens(depth, self.growth_factor * depth)
+        except BadInput as error:
+            wrong += error.mistakes
+        try:
+            at = self.timing()
+        except BadInput as error:
+            wrong += error.mistakes
+        if wrong:
+            raise BadInput(*wrong)
+        origins = [i % depth for i in range(self.growth_factor * depth)]
+        return [Moment({"at": at}, self.grown(Lineage.begin(depth, heads=0), origins))]
+
+    def timing(self) -> int | float:
+        """`at` as given, or the fit's tokens as a share of those of the whole training. Raises BadInput."""
+        if self.at is not None:
+            return self.at
+        missing = [name for name in ("parameters", "tokens") if getattr(self, name) is None]
+        if self.parameters is None or self.tokens is None:
+            raise BadInput(f"at is missing; the paper's fit could give it, but needs {' and '.join(missing)}")
+        flops = self.flops or 6 * self.parameters * self.tokens
+        share = growth_tokens(self.parameters, flops) / self.tokens
+        if not share < 1:
+            raise BadInput(
+                f"the paper's fit trains the small model on {share * self.tokens:.3g} tokens, but the whole training "
+                f"has {self.tokens:.3g}: a budget of {flops:.3g} FLOPs is below where the fit was made; give at"
+            )
+        return share
+
+
+def growth_tokens(parameters: float, flops: float) -> float:
+    """The tokens d to train on before growth, for a grown model of `parameters` and a budget of `flops`.
+
+    The paper's own example, Llama 3 8B on 15 T tokens, grows after 6.58 B tokens:
+
+    >>> round(growth_tokens(8e9, 6 * 8e9 * 15e12) / 1e9, 1)
+    6.6
+    """
+    return 10 ** (0.88 * log10(parameters) + 163.27 / log10(flops) - 5.74)

@@ -1,0 +1,31 @@
+"""Interleaving (Chang et al. 2018): once, every layer is followed by copies of itself.
+
+From L to g·L layers, layer i of the new stack starts as layer i div g of the old one, so that a newborn sits right
+above its donor. Chang et al. interpolate residual networks so, with g = 2; Du et al. 2024 (arXiv 2405.15319) hold it
+against stacking.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from pli_train.growth.schedules.named import Copying, Moment, When, check_deepens
+from pli_train.lineage import Lineage
+
+
+class Interleave(Copying):
+    """Multiply the depth once, each copy right above its donor."""
+
+    cites: ClassVar[str] = "Chang et al. 2018, arXiv 1710.10348"
+
+    name: Literal["interleave"] = "interleave"
+    growth_factor: int = Field(2, ge=2, description="g: depth after growth ÷ depth before")
+    at: When = Field(description="when")
+
+    def moments(self, depth: int, units: int | None) -> list[Moment]:
+        """The one moment. Raises BadInput when there is no layer to copy."""
+        check_deepens(depth, self.growth_factor * depth)
+        origins = [i // self.growth_factor for i in range(self.growth_factor * depth)]
+        return [Moment({"at": self.at}, self.grown(Lineage.begin(depth, heads=0), origins))]

@@ -1,0 +1,42 @@
+"""Progressive layer increase, the schedule this project began with: one layer at a time, at equal distances.
+
+N insertions act at shares first + (last − first)·i/(N − 1) of training, i = 0 … N−1. Positions are a rule or a list;
+the list 1 1 2 2 2 3 3 3 4 from one layer, first 0.1 and last 0.9, is `0.1@1 0.2@1 0.3@2 … 0.9@4` and gives the stack
+`a c f i j h g e d b`. How a newborn starts is left to the config.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from pli_train.growth.schedules.named import Moment, Named, Share, evenly
+from pli_train.growth.schedules.position import Position, indices
+
+
+class Pli(Named):
+    """One layer at each of several moments at equal distances."""
+
+    cites: ClassVar[str] = "progressive layer increase (PLI)"
+
+    name: Literal["pli"] = "pli"
+    layers: int | None = Field(None, ge=1, description="depth at the end; may be left out beside a list of positions")
+    position: Position = Field("middle", description="start (bottom), end (top), middle, or each insertion's index")
+    first: Share = Field(0.1, description="when the first layer is inserted")
+    last: Share = Field(0.9, description="when the last layer is inserted")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Pli:
+        if self.last < self.first:
+            raise ValueError("`last` comes before `first`")
+        return self
+
+    def moments(self, depth: int, units: int | None) -> list[Moment]:
+        """One insertion a moment. Raises BadInput when positions and depths disagree."""
+        places = indices(self.position, depth, self.layers)
+        times = evenly(self.first, self.last, len(places))
+        return [
+            Moment({"at": at}, [{"operator": "insert", "index": index}])
+            for at, index in zip(times, places, strict=True)
+        ]

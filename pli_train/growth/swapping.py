@@ -1,0 +1,100 @@
+"""Two layers in each other's place for one step, as a regulariser.
+
+With some probability a training step is done with a pair of layers swapped, adjacent ones or any two; the next step
+finds them where they were. Nothing of it lasts but the gradients: lineage and checkpoints know only each layer's own
+place. Whether a step swaps, and which pair, is a function of the seed and the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import TYPE_CHECKING
+
+from pli_train import run_folder
+from pli_train.randomness import derive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pli_train.config import SwappingConfig
+
+ANNEAL: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+"""The share of the probability that is left when `done` of training is."""
+
+
+class Swapping:
+    """Which steps swap, and which two layers.
+
+    Args:
+        settings: probability, pairs and annealing.
+        seed: of the run.
+        total_steps: of the run.
+    """
+
+    def __init__(self, settings: SwappingConfig, seed: int, total_steps: int) -> None:
+        self._settings, self._seed, self._total = settings, seed, total_steps
+
+    @property
+    def on(self) -> bool:
+        """Whether any step may swap."""
+        return self._settings.probability > 0
+
+    def probability(self, step: int) -> float:
+        """The chance that the update after `step` finished ones swaps."""
+        return self._settings.probability * ANNEAL[self._settings.anneal](step / self._total)
+
+    def pair(self, step: int, depth: int) -> tuple[int, int]:
+        """The two places that step `step` would swap in a stack of `depth` layers, the lower one first."""
+        random = Random(derive(self._seed, "swap pair", step))
+        if self._settings.pairs == "adjacent":
+            lower = random.randrange(depth - 1)
+            return lower, lower + 1
+        first, second = sorted(random.sample(range(depth), 2))
+        return first, second
+
+    def happens(self, step: int, depth: int) -> bool:
+        """Whether the update after `step` finished ones swaps."""
+        return depth > 1 and Random(derive(self._seed, "swap", step)).random() < self.probability(step)
+
+    @contextmanager
+    def at(self, step: int, layers: nn.ModuleList) -> Iterator[None]:
+        """The stack as the update after `step` finished ones is to see it."""
+        if self.on and self.happens(step, len(layers)):
+            with self.pair_of(step, layers):
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def pair_of(self, step: int, layers: nn.ModuleList) -> Iterator[None]:
+        """The stack with the pair of this step swapped, whether or not the step swaps."""
+        if len(layers) < 2:
+            yield
+            return
+        first, second = self.pair(step, len(layers))
+        _exchange(layers, first, second)
+        try:
+            yield
+        finally:
+            _exchange(layers, first, second)
+
+    def scalars(self, step: int, depth: int) -> dict[str, float]:
+        """What to log once `step` updates are done, the last of them on a stack of `depth` layers; nothing when off."""
+        if not self.on:
+            return {}
+        last = max(step - 1, 0)
+        return {
+            run_folder.SWAP_PROBABILITY: self.probability(last),
+            run_folder.SWAPPED: float(self.happens(last, depth)),
+        }
+
+
+def _exchange(layers: nn.ModuleList, first: int, second: int) -> None:
+    layers[first], layers[second] = layers[second], layers[first]
