@@ -78,7 +78,10 @@ def _share(whole: Amounts, count: int, of: int) -> Amounts:
 
 
 def measure(model: PreTrainedModel, anatomy: Anatomy) -> Size:
-    """Count a model of at least one layer; it may live on the meta device. Its layers are taken to be alike."""
+    """Count a model of at least one layer; it may live on the meta device.
+
+    Its layers are taken to be alike but for what the bottom one lacks, and to attend to the whole context.
+    """
     from pli_train import layout
     from pli_train.model import count_parameters, stack_of
 
@@ -87,6 +90,9 @@ def measure(model: PreTrainedModel, anatomy: Anatomy) -> Size:
     for name, parameter in layers[0].named_parameters():
         part = PARTS[growing(anatomy.tensors.get(name, ("", ""))[1])]
         parts[part] += Amounts(parameter.numel(), parameter.numel() if parameter.dim() == 2 else 0)
+    for like in anatomy.bottom.get("missing", {}).values():
+        # Norms: no matrix products. What all layers seem to have and the bottom one lacks is taken back outside.
+        parts["fixed"] += Amounts(count_parameters(layers[0].get_submodule(like)))
     sizes = layout.sizes_of(layers[0], anatomy, model.config)
     inside = sum(parts.values(), Amounts())
     outside = Amounts(

@@ -153,7 +153,8 @@ def test_an_insertion_at_the_bottom_moves_nobodys_drift(run_folder_of, family):
     lineage = copy.deepcopy(restored.lineage)
     insert = Insert(at=STEPS, index=0, initialiser="clone-noise", noise=0.0)
     insert.grow(restored.model, restored.anatomy, lineage, seed=0)
-    newborn = insert.record(lineage, step=STEPS)
+    insert.record(lineage, step=STEPS)
+    newborn = lineage.stack[0]
     source.rename(run_folder_of / f"checkpoint-{STEPS}-before")
     name = run_folder.CheckpointName(STEPS)
     adam = optimizer.build(restored.model, OptimConfig())
