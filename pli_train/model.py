@@ -98,6 +98,12 @@ def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
     return cast(nn.ModuleList, base.get_submodule(parts.stack))
 
 
+def path_of_stack(model: nn.Module, parts: Anatomy) -> str:
+    """The dotted path of the stack below the whole model."""
+    layers = stack_of(model, parts)
+    return next(name for name, module in model.named_modules() if module is layers)
+
+
 def lone_layer(model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> nn.Module:
     """A layer for a stack that has none, on the CPU. `heads` and `units` as a lineage's founding."""
     config = copy.deepcopy(model.config)
@@ -159,8 +165,8 @@ def settle(model: nn.Module, parts: Anatomy) -> None:
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
-    told = {parts.config["depth"]: len(layers)}
-    sizes = [layout.sizes_of(layer, parts, model.config) for layer in layers]
+    told = {parts.config["depth"]: len(layers)} if "depth" in parts.config else {}
+    sizes = [layout.sizes_of(layer, parts, getattr(model, "config", None)) for layer in layers]
     if sizes and sizes[0]["head"]:
         told[parts.config["units"]] = max(size["unit"] for size in sizes)
         if "head_dim" in parts.config:
