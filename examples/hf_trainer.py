@@ -26,6 +26,7 @@ def blocks(files: list[Path]) -> list[dict[str, torch.Tensor]]:
 
 
 def main() -> None:
+    """Train, and say what became of the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--output", default="hf-run")
@@ -36,7 +37,9 @@ def main() -> None:
     training, evaluation = blocks(library[:60]), blocks(library[60:64])[:128]
 
     set_seed(0)
-    config = GPT2Config(vocab_size=256, n_positions=BLOCK, n_embd=64, n_head=4, n_layer=2, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(
+        vocab_size=256, n_positions=BLOCK, n_embd=64, n_head=4, n_layer=2, bos_token_id=0, eos_token_id=0
+    )
     args = TrainingArguments(
         output_dir=told.output,
         max_steps=told.steps,

@@ -190,9 +190,7 @@ class GrowthCallback(TrainerCallback):
     def _check(self, args: Any, state: TrainerState) -> None:
         """Refuse what would not notice that the model grows, or would undo it."""
         best = "load_best_model_at_end would load an earlier shape's weights: load the best checkpoint yourself"
-        many = (
-            "several processes or GPUs are not supported here (`pli-train run` takes them): set CUDA_VISIBLE_DEVICES"
-        )
+        many = "several processes or GPUs are not supported here (`pli-train run` takes them): set CUDA_VISIBLE_DEVICES"
         against = {
             "torch_compile would go on with the graph of the ungrown model": args.torch_compile,
             "DeepSpeed keeps hold of the parameters it was given": args.deepspeed,
