@@ -123,6 +123,35 @@ def test_a_module_keeps_to_an_optimizer_of_another_kind():
     assert set(optimizer.state) == set(model.parameters())
 
 
+def test_without_a_scheduler_the_rate_is_what_the_owner_set():
+    model = MLP()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    growing = Growth("1@1", learning_rate="rewarm", rewarm_steps=4).on(model, optimizer)
+    used = []
+    optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
+    for step in range(6):
+        growing.step(step)
+        optimizer.step()
+        assert optimizer.param_groups[0]["lr"] == 0.1
+    assert used == pytest.approx([0.1, 0.025, 0.05, 0.075, 0.1, 0.1])
+
+
+def test_moments_of_what_waits_stand_still_even_under_gradients_that_are_zeroed_in_place():
+    model = MLP()
+    optimizer = torch.optim.AdamW(model.parameters())
+    growing = Growth("2@1", freeze_steps=3).on(model, optimizer)
+    old = model.blocks[0][1].weight
+    moments = []
+    for step in range(6):
+        growing.step(step)
+        optimizer.zero_grad(set_to_none=False)
+        model(torch.ones(2, 8)).sum().backward()
+        optimizer.step()
+        moments.append((int(optimizer.state[old]["step"]), optimizer.state[old]["exp_avg"].sum().item()))
+    assert [count for count, _ in moments] == [1, 2, 2, 2, 2, 3]
+    assert moments[1] == moments[4] != moments[5]
+
+
 def test_what_the_owner_froze_stays_frozen_and_out_of_the_optimizer():
     model = MLP()
     model.blocks[0].requires_grad_(False)
