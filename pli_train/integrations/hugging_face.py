@@ -15,7 +15,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from pli_train import checkpoint as checkpoints
@@ -107,6 +107,11 @@ class GrowthCallback(TrainerCallback):
         steps = run_folder.read_json(folder / run_folder.TRAINER_STATE).get("max_steps")
         growing = self._begun(trainer.args, trainer.model, trainer.optimizer, steps)
         growing.catch_up(lineage)
+        if isinstance(trainer.model, PreTrainedModel):
+            # Trainer loads tensors by the names in the file, and some families (gpt_neox) are saved under other names
+            # than they live under: those it would leave as they are.
+            dtype = next(trainer.model.parameters()).dtype
+            trainer.model.load_state_dict(type(trainer.model).from_pretrained(folder, dtype=dtype).state_dict())
         self._growing, self._prepared = growing, folder
         return str(folder)
 

@@ -145,6 +145,17 @@ def test_layers_of_different_sizes_are_saved_padded_and_resumed(family, tmp_path
     assert same(weights(again), weights(trainer))
 
 
+@pytest.mark.parametrize("family", ["gpt_neox", "modernbert"])
+def test_families_saved_under_other_names_or_with_an_odd_bottom_layer_resume_too(family, tmp_path):
+    def run(folder, checkpoint=None):
+        growth = GrowthCallback([{"at": 2, "index": 1}, {"at": 4, "operator": "heads", "to": 4}], initial_heads=2)
+        trainer = trainer_of(family, folder, growth, max_steps=6)
+        trainer.train(resume_from_checkpoint=growth.prepared(trainer, checkpoint) if checkpoint else None)
+        return weights(trainer)
+
+    assert same(run(tmp_path / "whole"), run(tmp_path / "again", tmp_path / "whole" / "checkpoint-3"))
+
+
 def test_without_an_event_the_run_is_the_one_without_the_callback(tmp_path):
     found = []
     for growth in (None, GrowthCallback("")):
