@@ -270,6 +270,19 @@ def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConf
     return check(table, source)
 
 
+def from_table(table: dict[str, Any], source: str) -> RunConfig:
+    """The config of a table as a TOML file would have it, `extends` included. Raises BadInput naming `source`."""
+    return check(_extended(dict(table), source, seen=(source,), beside=None), source)
+
+
+def growth_alone(table: dict[str, Any]) -> GrowthConfig:
+    """The [growth] section without a run around it. Raises BadInput, its lines as for a run."""
+    try:
+        return GrowthConfig(**table)
+    except ValidationError as error:
+        raise BadInput(*_mistakes(error, GrowthConfig, prefix="growth: ")) from None
+
+
 def check(table: dict[str, Any], source: str) -> RunConfig:
     """The typed config of a parsed table. `source` is what error lines name. Raises BadInput."""
     try:
@@ -306,6 +319,11 @@ def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> di
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{source}: not TOML: {error}") from None
+    return _extended(table, source, seen, beside)
+
+
+def _extended(table: dict[str, Any], source: str, seen: tuple[str, ...], beside: Path | None) -> dict[str, Any]:
+    """A table merged over the one that it `extends`, if any."""
     parent = table.pop("extends", None)
     if parent is None:
         return table

@@ -99,6 +99,12 @@ def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
     return cast(nn.ModuleList, base.get_submodule(parts.stack))
 
 
+def path_of_stack(model: nn.Module, parts: Anatomy) -> str:
+    """The dotted path of the stack below the whole model."""
+    layers = stack_of(model, parts)
+    return next(name for name, module in model.named_modules() if module is layers)
+
+
 def lone_layer(model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> nn.Module:
     """A layer for a stack that has none, on the CPU. `heads` and `units` as a lineage's founding."""
     config = cast(PretrainedConfig, copy.deepcopy(model.config))
@@ -169,7 +175,7 @@ def settle(model: nn.Module, parts: Anatomy) -> None:
     if parts.layer_type:
         owner, _, leaf = parts.layer_type.rpartition(".")
         told["layer_types"] = [getattr(layer.get_submodule(owner), leaf) for layer in layers]
-    sizes = [layout.sizes_of(layer, parts, model.config) for layer in layers]
+    sizes = [layout.sizes_of(layer, parts, getattr(model, "config", None)) for layer in layers]
     if sizes and sizes[0]["head"]:
         told["units"] = max(size["unit"] for size in sizes)
         if "head_dim" in parts.config:

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import TrainerState
 
-from pli_train import checkpoint, flops, learning_rate, optimizer, run_folder
+from pli_train import checkpoint, flops, growing, learning_rate, optimizer, run_folder
 from pli_train import model as models
 from pli_train.corpus import tokens as corpus_tokens
 from pli_train.corpus.blocks import Blocks
@@ -383,12 +383,9 @@ class Trainer:
 
     def _apply(self, planned: growth_schedule.Planned) -> None:
         """One event: grow the bare model, write the lineage, take the optimizer along, wrap again."""
-        number, event = len(self.lineage.events) + 1, planned.event
         self.paces.release()
-        model = self._unwrapped()
-        descents = event.grow(model, self.anatomy, self.lineage, derive(self.config.seed, "growth", number))
-        event.record(self.lineage, self.progress.step)
-        optimizer.grow(self.optimizer, descents, event.optimizer_state)
+        model, step = self._unwrapped(), self.progress.step
+        growing.happen(planned.event, step, model, self.anatomy, self.lineage, self.optimizer, self.config.seed)
         self.scalars.mark(self.lineage.events[-1])
         self.model = self.accelerator.prepare(model)
         self.paces = Paces(self.bare, self.anatomy, self.lineage)

@@ -9,7 +9,7 @@ from pli_train.errors import BadInput
 from pli_train.lineage import Lineage
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
 
     from pli_train.anatomy import Anatomy
 
@@ -44,7 +44,7 @@ class Start:
 
 
 def start_of(
-    model: PreTrainedModel, anatomy: Anatomy, depth: int, initial_heads: int | None, block_size: int | None
+    model: nn.Module, anatomy: Anatomy, depth: int, initial_heads: int | None, block_size: int | None
 ) -> Start:
     """What a run of this model begins with.
 
@@ -60,7 +60,7 @@ def start_of(
     from pli_train import layout
     from pli_train.model import stack_of
 
-    sizes = layout.sizes_of(stack_of(model, anatomy)[0], anatomy, model.config)
+    sizes = layout.sizes_of(stack_of(model, anatomy)[0], anatomy, getattr(model, "config", None))
     if initial_heads and not sizes["head"]:
         raise BadInput(f"model.initial_heads: the table of '{anatomy.model_type}' names no heads")
     if initial_heads and (initial_heads > sizes["head"] or initial_heads % sizes["member"]):
