@@ -117,12 +117,7 @@ def put_into_stack(layer: nn.Module, index: int, model: nn.Module, parts: Anatom
 
     Args:
         like: index, before the insertion, of the layer it was made after; None in an empty stack.
-
-    Raises:
-        BadInput: below a bottom layer that lacks something and can therefore not move up.
     """
-    if index < parts.first_index:
-        raise BadInput(f"index {index} is taken for good in a {parts.model_type}: use {parts.first_index} or higher")
     for path, alike in parts.bottom.get("missing", {}).items():
         if not list(layer.get_submodule(path).parameters()):
             layer.set_submodule(path, _fresh_norm(layer.get_submodule(alike)))
@@ -171,21 +166,28 @@ def settle(model: nn.Module, parts: Anatomy) -> None:
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
-    told: dict[str, Any] = {parts.config["depth"]: len(layers)} if "depth" in parts.config else {}
+    told: dict[str, Any] = {"depth": len(layers)}
     if parts.layer_type:
         owner, _, leaf = parts.layer_type.rpartition(".")
-        told[parts.config["layer_types"]] = [getattr(layer.get_submodule(owner), leaf) for layer in layers]
+        told["layer_types"] = [getattr(layer.get_submodule(owner), leaf) for layer in layers]
     sizes = [layout.sizes_of(layer, parts, model.config) for layer in layers]
     if sizes and sizes[0]["head"]:
-        told[parts.config["units"]] = max(size["unit"] for size in sizes)
+        told["units"] = max(size["unit"] for size in sizes)
         if "head_dim" in parts.config:
-            told[parts.config["head_dim"]] = sizes[0]["dim"]
-            told[parts.config["heads"]] = heads = _heads_to_tell(max(size["head"] for size in sizes), model, parts)
-            if "groups" in parts.config:
-                told[parts.config["groups"]] = heads // sizes[0]["member"]
+            told["head_dim"] = sizes[0]["dim"]
+            told["heads"] = _heads_to_tell(max(size["head"] for size in sizes), model, parts)
+            told["groups"] = told["heads"] // sizes[0]["member"]
+    tell_config(model, parts, told)
+
+
+def tell_config(model: nn.Module, parts: Anatomy, told: dict[str, Any]) -> None:
+    """Set fields of the model's config, by what the family's table calls them, as far as the family has them.
+
+    Modules may hold configs of their own, so all of them are told.
+    """
     for config in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
-        for key, value in told.items() if isinstance(config, PretrainedConfig) else ():
-            setattr(config, key, value)
+        for key in (told.keys() & parts.config.keys()) if isinstance(config, PretrainedConfig) else ():
+            setattr(config, parts.config[key], told[key])
 
 
 def _heads_to_tell(needed: int, model: nn.Module, parts: Anatomy) -> int:

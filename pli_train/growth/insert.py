@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from pli_train.errors import did_you_mean
+from pli_train.errors import BadInput, did_you_mean
 from pli_train.growth import identity
 from pli_train.growth.initialisers import DONORLESS, INITIALISERS, Place
 from pli_train.growth.operator import Descent, Operator
@@ -92,8 +92,16 @@ class Insert(Operator):
         lineage.insert(self.index, step, self.initialiser, donor, like, **facts, **self.policies)
 
     def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
-        """Insert into `model` the newborn that would be drawn from `seed`."""
+        """Insert into `model` the newborn that would be drawn from `seed`.
+
+        Raises:
+            BadInput: below a bottom layer that lacks something and can therefore not move up.
+        """
         from pli_train import model as models
+
+        if self.index < anatomy.first_index:
+            free = f"use {anatomy.first_index} or higher"
+            raise BadInput(f"index {self.index} is taken for good in a {anatomy.model_type}: {free}")
 
         layers = models.stack_of(model, anatomy)
         donor, near = self.donor_id(lineage), self.neighbours(lineage)
@@ -101,6 +109,7 @@ class Insert(Operator):
         template = layers[lineage.index(like)] if like else models.lone_layer(model, anatomy, *lineage.founding)
         around = tuple(layers[lineage.index(id)] for id in near)
         place = Place(model, anatomy, template, around, seed, self.noise)
+        models.tell_config(model, anatomy, {"depth": len(layers) + 1})  # GPT-2 draws deeper models smaller
         newborn = INITIALISERS[self.initialiser](place).to(next(model.parameters()).device)
         if self.initialiser == "identity" and anatomy.norm == "post":
             identity.take_over_norm(newborn, identity.norm_below(self.index, model, layers, anatomy), anatomy)
