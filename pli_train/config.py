@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pli_train.anatomy import families, family
+from pli_train.corpus import IMAGES
 from pli_train.errors import BadInput, did_you_mean, nearest
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.insert import Initialiser
@@ -84,9 +85,12 @@ class TokenizerConfig(_Section):
 
 
 class DataConfig(_Section):
-    """The text."""
+    """The text, or the images."""
 
-    source: str = Field("python", description="`python` (this interpreter's library), a file, a folder, or a hub name")
+    source: str = Field(
+        "python",
+        description="`python` (this interpreter's library), a file, a folder, a hub name, or `digits` (images)",
+    )
     subset: str | None = Field(None, description="hub: the data set's configuration")
     revision: str | None = Field(None, description="hub: the revision, e.g. refs/convert/parquet")
     split: str = Field("train", description="hub: the slice, in the hub's own syntax, e.g. train[:10%]")
@@ -243,6 +247,16 @@ class RunConfig(_Section):
     growth: GrowthConfig = GrowthConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _model_and_data_meet(self) -> RunConfig:
+        images = self.data.source in IMAGES
+        if self.model.family and images != (family(self.model.family).task == "image-classification"):
+            told = "images, and" if images else f"text, and only {', '.join(IMAGES)} images:"
+            raise ValueError(
+                f"data.source: '{self.data.source}' holds {told} a {self.model.family} cannot learn from it"
+            )
+        return self
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

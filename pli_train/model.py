@@ -30,16 +30,17 @@ AUTO_CLASS = {
 
 
 def build(
-    wanted: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, seed: int
+    wanted: ModelConfig, tokenizer: PreTrainedTokenizerBase | None, block_size: int, seed: int
 ) -> tuple[PreTrainedModel, Anatomy]:
     """The model at step 0, in float32 on the CPU, with its family's table.
 
     Weights from scratch are drawn from `seed` alone. Raises BadInput or PliError when it cannot be built.
     """
-    config = model_config(wanted, len(tokenizer), block_size)
-    config.pad_token_id = tokenizer.pad_token_id
-    config.bos_token_id = _first(tokenizer.bos_token_id, tokenizer.cls_token_id)
-    config.eos_token_id = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
+    config = model_config(wanted, len(tokenizer) if tokenizer else None, block_size)
+    if tokenizer:
+        config.pad_token_id = tokenizer.pad_token_id
+        config.bos_token_id = _first(tokenizer.bos_token_id, tokenizer.cls_token_id)
+        config.eos_token_id = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
     parts = anatomy.family(config.model_type)
     _check_block(block_size, config, parts)  # once more, as positions may be counted from the padding token's id
     if wanted.weights == "pretrained":
@@ -58,7 +59,7 @@ def model_config(wanted: ModelConfig, vocab_size: int | None, block_size: int) -
     """
     config = _from_fields(wanted) if wanted.family else _load(AutoConfig.from_pretrained, str(wanted.name_or_path))
     parts = anatomy.family(config.model_type)
-    if vocab_size is not None and wanted.weights == "scratch":
+    if vocab_size is not None and wanted.weights == "scratch" and parts.task != "image-classification":
         config.vocab_size = vocab_size
         for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
             if hasattr(config, name):
@@ -250,6 +251,10 @@ def _set_depth(config: PretrainedConfig, depth: int, parts: Anatomy) -> None:
 
 def _check_block(block_size: int, config: PretrainedConfig, parts: Anatomy) -> None:
     positions = parts.positions(config)
+    if parts.task == "image-classification" and block_size != positions:
+        raise BadInput(
+            f"train.block_size: an image makes {positions} tokens, its patches and one for its class, not {block_size}"
+        )
     if positions is not None and block_size > positions:
         name = parts.config["positions"]
         told = f"{name} = {getattr(config, name)}"

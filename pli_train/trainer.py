@@ -22,9 +22,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import TrainerState
 
-from pli_train import checkpoint, flops, growing, learning_rate, optimizer, run_folder
+from pli_train import checkpoint, corpus, flops, growing, learning_rate, optimizer, run_folder
 from pli_train import model as models
-from pli_train.corpus import tokens as corpus_tokens
 from pli_train.corpus.blocks import Blocks
 from pli_train.errors import BadInput, PliError
 from pli_train.growth import schedule as growth_schedule
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
 
     from pli_train.anatomy import Anatomy
     from pli_train.config import RunConfig
+    from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
 
 OURS = "pli_train"
@@ -77,12 +77,12 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
     if folder.exists():
         raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
     show = show or Silent()
-    text = corpus_tokens.load(config.data, config.tokenizer, show.say)
+    text = corpus.load(config.data, config.tokenizer, show.say)
     trainer = _at_the_start(config, folder, text, show)
     if trainer.accelerator.is_main_process:
         folder.mkdir(parents=True)
         (folder / run_folder.RUN).write_text(run_record(config, text, trainer.total_steps), encoding="utf-8")
-        text.tokenizer.save_pretrained(folder / run_folder.TOKENIZER)
+        text.keep(folder / run_folder.TOKENIZER)
     trainer.accelerator.wait_for_everyone()
     return trainer
 
@@ -95,7 +95,7 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     """
     show = show or Silent()
     record = run_folder.read_json(folder / run_folder.RUN)
-    text = corpus_tokens.load(config.data, config.tokenizer, show.say)
+    text = corpus.load(config.data, config.tokenizer, show.say)
     if text.fingerprint != record["corpus"]["fingerprint"]:
         raise BadInput(
             f"{folder}: the corpus is not the one this run began with ({record['corpus']['about']} then, {text.about} "
@@ -115,7 +115,7 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     return trainer
 
 
-def _at_the_start(config: RunConfig, folder: Path, text: Tokens, show: Silent) -> Trainer:
+def _at_the_start(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:
     start, _ = _start(config, text)
     model, anatomy = models.build(config.model, text.tokenizer, config.train.block_size, derive(config.seed, "model"))
     lineage = start.lineage("pretrained" if config.model.weights == "pretrained" else "random")
@@ -124,9 +124,9 @@ def _at_the_start(config: RunConfig, folder: Path, text: Tokens, show: Silent) -
     return Trainer(config, folder, text, model, anatomy, lineage, Progress(), show)
 
 
-def _start(config: RunConfig, text: Tokens) -> tuple[Start, flops.Size]:
+def _start(config: RunConfig, text: Tokens | Images) -> tuple[Start, flops.Size]:
     """What the run begins with, and the size of its model at any shape."""
-    depth, skeleton, anatomy = models.skeleton(config.model, len(text.tokenizer), config.train.block_size)
+    depth, skeleton, anatomy = models.skeleton(config.model, text.vocabulary, config.train.block_size)
     start = start_of(skeleton, anatomy, depth, config.model.initial_heads, config.train.block_size)
     return start, flops.measure(skeleton, anatomy)
 
@@ -145,7 +145,7 @@ class Trainer:
         self,
         config: RunConfig,
         folder: Path,
-        text: Tokens,
+        text: Tokens | Images,
         model: PreTrainedModel,
         anatomy: Anatomy,
         lineage: Lineage,
@@ -155,6 +155,7 @@ class Trainer:
         train, accelerator = config.train, make_accelerator(config)
         self.config, self.folder, self.accelerator, self.show = config, folder, accelerator, show
         self.anatomy, self.lineage, self.progress = anatomy, lineage, progress
+        text.check(anatomy.task, model.config)
         self.blocks = Blocks(text.train, train.block_size, derive(config.seed, "order"))
         self.eval_blocks = Blocks(text.eval, train.block_size, 0).first(train.eval_blocks)
         self.objective = Objective(anatomy.task, text.tokenizer, train.mlm_probability)
@@ -263,8 +264,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
         self.progress.step += 1
-        self.progress.tokens += blocks.size
-        self.progress.flops += blocks.size * self.size.flops_per_token(self.lineage.shapes(), self.context)
+        tokens = len(batch.inputs) * self.context
+        self.progress.tokens += tokens
+        self.progress.flops += tokens * self.size.flops_per_token(self.lineage.shapes(), self.context)
         self.progress.seconds += time.perf_counter() - began
         self._losses.append((self.progress.step, time.time(), total))
 
@@ -287,8 +289,8 @@ class Trainer:
         return total
 
     def _cut(self, blocks: np.ndarray) -> np.ndarray:
-        """Blocks in pieces of the present context: (pieces, context)."""
-        return blocks.reshape(-1, self.context)
+        """Blocks in pieces of the present context: (pieces, context). Images stay whole."""
+        return blocks if blocks.dtype.names else blocks.reshape(-1, self.context)
 
     def _log(self) -> None:
         """Write the losses since the last time, and where the run stands. The only wait for the device."""

@@ -27,6 +27,7 @@ class Start:
         identity: whether the family's table says how a layer can start as the identity.
         first_index: the lowest index that a layer can be inserted at.
         block_size: tokens in a block.
+        cuttable: whether blocks can be cut into pieces: text can, images cannot.
     """
 
     depth: int
@@ -37,6 +38,7 @@ class Start:
     identity: bool = True
     first_index: int = 0
     block_size: int | None = None
+    cuttable: bool = True
 
     def lineage(self, initialiser: str = "random") -> Lineage:
         """The lineage at step 0."""
@@ -75,4 +77,5 @@ def start_of(
         identity=bool(anatomy.identity),
         first_index=anatomy.first_index,
         block_size=block_size,
+        cuttable=anatomy.task != "image-classification",
     )
