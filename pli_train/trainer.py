@@ -165,7 +165,7 @@ class Trainer:
         start, self.size = _start(config, text)
         self.planned = growth_schedule.plan(config.growth.events(start, self.total_steps), start, self.total_steps)
         self.plateau = config.growth.plateau()
-        self.swapping = Swapping(config.growth.swapping, config.seed, self.total_steps)
+        self.swapping = Swapping(config.growth.swapping, config.seed, self.total_steps, anatomy.first_index)
         self.scalars = Scalars(None)
         self.model = accelerator.prepare(model)
         self.optimizer = optimizer.build(self.bare, config.optim)

@@ -36,10 +36,11 @@ class Swapping:
         settings: probability, pairs and annealing.
         seed: of the run.
         total_steps: of the run.
+        lowest: the lowest place that may be swapped; some families have a bottom layer unlike the others.
     """
 
-    def __init__(self, settings: SwappingConfig, seed: int, total_steps: int) -> None:
-        self._settings, self._seed, self._total = settings, seed, total_steps
+    def __init__(self, settings: SwappingConfig, seed: int, total_steps: int, lowest: int = 0) -> None:
+        self._settings, self._seed, self._total, self._lowest = settings, seed, total_steps, lowest
 
     @property
     def on(self) -> bool:
@@ -54,14 +55,17 @@ class Swapping:
         """The two places that step `step` would swap in a stack of `depth` layers, the lower one first."""
         random = Random(derive(self._seed, "swap pair", step))
         if self._settings.pairs == "adjacent":
-            lower = random.randrange(depth - 1)
+            lower = random.randrange(self._lowest, depth - 1)
             return lower, lower + 1
-        first, second = sorted(random.sample(range(depth), 2))
+        first, second = sorted(random.sample(range(self._lowest, depth), 2))
         return first, second
 
     def happens(self, step: int, depth: int) -> bool:
         """Whether the update after `step` finished ones swaps."""
-        return depth > 1 and Random(derive(self._seed, "swap", step)).random() < self.probability(step)
+        return self._enough(depth) and Random(derive(self._seed, "swap", step)).random() < self.probability(step)
+
+    def _enough(self, depth: int) -> bool:
+        return depth - self._lowest > 1
 
     @contextmanager
     def at(self, step: int, layers: nn.ModuleList) -> Iterator[None]:
@@ -75,7 +79,7 @@ class Swapping:
     @contextmanager
     def pair_of(self, step: int, layers: nn.ModuleList) -> Iterator[None]:
         """The stack with the pair of this step swapped, whether or not the step swaps."""
-        if len(layers) < 2:
+        if not self._enough(len(layers)):
             yield
             return
         first, second = self.pair(step, len(layers))

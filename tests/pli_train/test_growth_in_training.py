@@ -226,6 +226,9 @@ def test_how_often_and_which_pairs_are_swapped():
     assert not any(swapping.happens(step, 1) for step in range(500))
     adjacent = {swapping.pair(step, 4) for step in range(300)}
     assert adjacent == {(0, 1), (1, 2), (2, 3)}
+    above = Swapping(SwappingConfig(probability=1.0), 3, 4000, lowest=1)
+    assert {above.pair(step, 4) for step in range(300)} == {(1, 2), (2, 3)}
+    assert not any(above.happens(step, 2) for step in range(50)) and above.happens(0, 3)
     anywhere = Swapping(SwappingConfig(probability=0.4, pairs="random"), 3, 4000)
     assert {anywhere.pair(step, 4) for step in range(300)} == {(i, j) for j in range(4) for i in range(j)}
 
