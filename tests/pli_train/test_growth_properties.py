@@ -1,4 +1,4 @@
-"""Any sequence of valid events, on any family: everything that names a layer, a head or a unit agrees with the model."""
+"""Any sequence of valid events, on any family: all that names a layer, a head or a unit agrees with the model."""
 
 import copy
 import tempfile
