@@ -81,20 +81,20 @@ def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
     _quiet_libraries()
     from pli_train import plan as plans
 
-    drawn = plans.plan(settings)
-    shares = [stage.share for stage in drawn.stages]
-    total = "unknown" if None in shares else f"{sum(share or 0 for share in shares):.1%}"
-    cost = f" ({drawn.flops:.3g} FLOPs)" if drawn.flops else ""
-    print(f"{settings.name}: {settings.description}")
-    print(f"FLOPs of the whole run, as a share of full depth from the start: {total}{cost}\n")
-    print(f"{'from':>5} {'step':>8} {'parameters':>12} {'FLOPs':>6}  {'event':<32}  stack, bottom to top")
-    for stage in drawn.stages:
-        start = "?" if stage.fraction is None else f"{stage.fraction:.0%}"
-        step = "?" if stage.step is None else f"{stage.step:,}"
-        share = "?" if stage.share is None else f"{stage.share:.1%}"
-        size = f"{start:>5} {step:>8} {stage.parameters:>12,} {share:>6}"
-        stack = stage.lineage.stack
-        print(f"{size}  {stage.event:<32}  {' '.join(stack)}   total: {len(stack)}")
+    for line in plans.lines(settings, plans.plan(settings)):
+        print(line)
+
+
+@app.command()
+def schedules() -> None:
+    """List the growth schedules that go by a name, each with its paper.
+
+    Example: pli-train schedules
+    """
+    from pli_train.growth.schedules import SCHEDULES
+
+    for name, kind in SCHEDULES.items():
+        print(f"{name:<14} {kind.about()} {kind.cites}")
 
 
 @app.command()

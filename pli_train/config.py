@@ -24,6 +24,7 @@ from pli_train.growth.start import Start
 
 if TYPE_CHECKING:
     from pli_train.growth.schedules.adaptive import Adaptive
+    from pli_train.growth.schedules.named import Named
 
 PRESETS = files("pli_train") / "presets"
 DEFAULT_PRESET = "tiny"
@@ -178,7 +179,7 @@ class GrowthConfig(_Section):
         if isinstance(self.schedule, str):
             tables: Sequence[dict[str, Any]] = growth_schedule.parse_short(self.schedule)
         elif isinstance(self.schedule, dict):
-            tables = self._named(self.schedule, start, total_steps)
+            tables = self._named(self.schedule).events(start.depth, start.heads or None, start.units, total_steps)
         else:
             tables = self.schedule
         try:
@@ -196,15 +197,18 @@ class GrowthConfig(_Section):
         table = self.schedule if isinstance(self.schedule, dict) else {}
         return cast("Adaptive", schedules.read(table if table.get("name") == "adaptive" else {"name": "adaptive"}))
 
+    def named(self) -> Named | None:
+        """The schedule by its name, where it has one. Raises BadInput for what is wrong in its table."""
+        return self._named(self.schedule) if isinstance(self.schedule, dict) else None
+
     @staticmethod
-    def _named(table: dict[str, Any], start: Start, total_steps: int | None) -> list[dict[str, Any]]:
+    def _named(table: dict[str, Any]) -> Named:
         from pli_train.growth import schedules
 
         try:
-            named = schedules.read(table)
+            return schedules.read(table)
         except ValidationError as error:
             raise BadInput(*_mistakes(error, schedules.SCHEDULES[table["name"]], "growth.schedule: ")) from None
-        return named.events(start.depth, start.heads or None, start.units, total_steps)
 
     def _defaults(self) -> dict[str, dict[str, Any]]:
         """Operator → what its events take from here when they leave it open."""

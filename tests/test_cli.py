@@ -36,7 +36,10 @@ def refused(done, told):
 
 @pytest.mark.parametrize("command", ["pli-train", "pli-analyze"])
 def test_help_names_every_command_with_an_example(command):
-    names = {"pli-train": ["run", "resume", "plan", "presets"], "pli-analyze": ["lineage", "drift", "report"]}[command]
+    names = {
+        "pli-train": ["run", "resume", "plan", "presets", "schedules"],
+        "pli-analyze": ["lineage", "drift", "report"],
+    }[command]
     top = call(command, "--help")
     assert top.returncode == 0
     for name in names:
@@ -60,6 +63,14 @@ def test_the_plan_in_the_readme_is_the_plan():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = "".join(f"    {line}".rstrip() + "\n" for line in call("pli-train", "plan", "tiny").stdout.splitlines())
     assert f"    $ pli-train plan tiny\n{shown}" in readme
+
+
+def test_every_named_schedule_is_listed_with_its_paper():
+    lines = {line.split()[0]: line for line in call("pli-train", "schedules").stdout.splitlines()}
+    written = {path.stem.replace("_", "-") for path in (ROOT / "pli_train/growth/schedules").glob("*.py")}
+    assert lines.keys() == written - {"--init--", "named", "position"}
+    assert "Double the depth at each moment, the copy on top." in lines["stackbert"]
+    assert lines["stackbert"].endswith("Gong et al. 2019, proceedings.mlr.press/v97/gong19a")
 
 
 def test_presets_are_listed_with_the_default_marked():
