@@ -60,7 +60,9 @@ class ModelConfig(_Section):
 
     family: str | None = Field(None, description="model type to build from a config, e.g. bert")
     config: dict[str, Any] = Field({}, description="fields of that family's Hugging Face config")
-    name_or_path: str | None = Field(None, description="a local folder or a hub name, instead of `family`")
+    name_or_path: str | None = Field(
+        None, description="a run, a checkpoint, a model folder or a hub name, instead of `family`"
+    )
     weights: Literal["scratch", "pretrained"] = Field("scratch", description="start fresh, or from those weights")
     initial_layers: int | None = Field(None, ge=0, description="layers at step 0; none given: as the config says")
     initial_heads: int | None = Field(None, ge=1, description="heads of each layer at step 0; none given: all")
@@ -81,7 +83,10 @@ class TokenizerConfig(_Section):
     """A byte-level BPE trained on the corpus, or somebody's finished tokenizer."""
 
     vocab_size: int = Field(4096, ge=260, description="size of the BPE trained on the corpus")
-    name_or_path: str | None = Field(None, description="a local folder or hub name to take instead")
+    name_or_path: str | None = Field(
+        None,
+        description="a folder or hub name to take instead; a run's model brings its own",
+    )
 
 
 class DataConfig(_Section):

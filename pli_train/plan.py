@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pli_train import flops, model
+from pli_train import parent as parents
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.context import length
 from pli_train.growth.start import start_of
@@ -54,6 +55,7 @@ def plan(config: RunConfig, devices: int = 1) -> Plan:
 
     The vocabulary is taken at the size the config asks for, or the family's own beside a ready-made tokenizer.
     """
+    config, _ = parents.settle(config)
     block_size, total = config.train.block_size, config.train.steps
     vocabulary = None if config.tokenizer.name_or_path else config.tokenizer.vocab_size
     depth, skeleton, anatomy = model.skeleton(config.model, vocabulary, block_size)

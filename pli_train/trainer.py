@@ -24,6 +24,7 @@ from transformers import TrainerState
 
 from pli_train import checkpoint, flops, learning_rate, optimizer, run_folder
 from pli_train import model as models
+from pli_train import parent as parents
 from pli_train.corpus import tokens as corpus_tokens
 from pli_train.corpus.blocks import Blocks
 from pli_train.errors import BadInput, PliError
@@ -77,11 +78,12 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
     if folder.exists():
         raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
     show = show or Silent()
+    config, parent = parents.settle(config, show.say)
     text = corpus_tokens.load(config.data, config.tokenizer, show.say)
     trainer = _at_the_start(config, folder, text, show)
     if trainer.accelerator.is_main_process:
         folder.mkdir(parents=True)
-        (folder / run_folder.RUN).write_text(run_record(config, text, trainer.total_steps), encoding="utf-8")
+        (folder / run_folder.RUN).write_text(run_record(config, text, trainer.total_steps, parent), encoding="utf-8")
         text.tokenizer.save_pretrained(folder / run_folder.TOKENIZER)
     trainer.accelerator.wait_for_everyone()
     return trainer
