@@ -56,7 +56,8 @@ def write(
     partial = run / f"{run_folder.PARTIAL}{name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    model.save_pretrained(partial, state_dict=stock.padded(model, anatomy))
+    # Names as the model has them now: a model that was loaded from older names would be written back under those.
+    model.save_pretrained(partial, state_dict=stock.padded(model, anatomy), save_original_format=False)
     trainer_state.save_to_json(str(partial / run_folder.TRAINER_STATE))
     (partial / run_folder.LINEAGE).write_text(lineage.to_json(), encoding="utf-8")
     save_file(optimizers.state_tensors(optimizer, model, anatomy, lineage.stack), partial / run_folder.OPTIMIZER)

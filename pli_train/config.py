@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pli_train.anatomy import families
+from pli_train.anatomy import families, family
 from pli_train.errors import BadInput, did_you_mean, nearest
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.insert import Initialiser
@@ -284,7 +284,8 @@ def check(table: dict[str, Any], source: str) -> RunConfig:
     try:
         config = RunConfig(**table)
         if config.model.initial_layers is not None:
-            start = Start(config.model.initial_layers, block_size=config.train.block_size)
+            lowest = family(config.model.family).first_index if config.model.family else 0
+            start = Start(config.model.initial_layers, first_index=lowest, block_size=config.train.block_size)
             growth_schedule.plan(config.growth.events(start, config.train.steps), start, config.train.steps)
     except ValidationError as error:
         raise BadInput(*_mistakes(error, RunConfig, prefix=f"{source}: ")) from None

@@ -7,10 +7,11 @@ Per token, forward and backward together: 6 for each weight of a matrix product 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pli_train.anatomy.axes import growing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from pli_train.anatomy import Anatomy
 
+PARTS = {"head": "heads", "group": "heads", "unit": "units", None: "fixed"}
 Shapes = Sequence[tuple[int, int | None]]
 """For each layer its heads and FFN units; 0 and None stand for those of the layer that was measured."""
 
@@ -76,16 +78,21 @@ def _share(whole: Amounts, count: int, of: int) -> Amounts:
 
 
 def measure(model: PreTrainedModel, anatomy: Anatomy) -> Size:
-    """Count a model of at least one layer; it may live on the meta device. Its layers are taken to be alike."""
+    """Count a model of at least one layer; it may live on the meta device.
+
+    Its layers are taken to be alike but for what the bottom one lacks, and to attend to the whole context.
+    """
     from pli_train import layout
     from pli_train.model import count_parameters, stack_of
 
     layers = stack_of(model, anatomy)
     parts = {"fixed": Amounts(), "heads": Amounts(), "units": Amounts()}
     for name, parameter in layers[0].named_parameters():
-        factors = set(re.findall(r"\w+", anatomy.tensors.get(name, ("", ""))[1]))
-        part = "heads" if factors & {"head", "group"} else "units" if "unit" in factors else "fixed"
+        part = PARTS[growing(anatomy.tensors.get(name, ("", ""))[1])]
         parts[part] += Amounts(parameter.numel(), parameter.numel() if parameter.dim() == 2 else 0)
+    for like in anatomy.bottom.get("missing", {}).values():
+        # Norms: no matrix products. What all layers seem to have and the bottom one lacks is taken back outside.
+        parts["fixed"] += Amounts(count_parameters(layers[0].get_submodule(like)))
     sizes = layout.sizes_of(layers[0], anatomy, model.config)
     inside = sum(parts.values(), Amounts())
     outside = Amounts(

@@ -15,32 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
+
+from pli_train.anatomy.axes import factors, from_rows, rows
 
 if TYPE_CHECKING:
     from pli_train.anatomy import Anatomy
 
 NOTHING = -1
 """The source of a row that is zero."""
-
-
-def rows(tensor: Tensor, axes: str, factor: str, sizes: dict[str, int]) -> Tensor:
-    """A tensor with one factor of its axes in front and the others apart: (factor, …).
-
-    Args:
-        tensor: shaped as `axes` says.
-        axes: einops pattern, e.g. `(head dim) model`.
-        factor: one of its names.
-        sizes: factor → size now; those that einops can infer from the shape may be missing.
-    """
-    names = re.findall(r"\w+", axes)
-    return rearrange(tensor, f"{axes} -> {_front(axes, factor)}", **{n: sizes[n] for n in names if n in sizes})
-
-
-def from_rows(tensor: Tensor, axes: str, factor: str) -> Tensor:
-    """Undo `rows`."""
-    return rearrange(tensor, f"{_front(axes, factor)} -> {axes}").contiguous()
 
 
 def take(tensor: Tensor, axes: str, factor: str, sizes: dict[str, int], sources: Sequence[int]) -> Tensor:
@@ -53,11 +36,7 @@ def take(tensor: Tensor, axes: str, factor: str, sizes: dict[str, int], sources:
     wanted = torch.as_tensor(sources, device=tensor.device)
     taken = rows(tensor, axes, factor, sizes)[wanted.clamp(min=0)]
     taken[wanted == NOTHING] = 0
-    return from_rows(taken, axes, factor)
-
-
-def _front(axes: str, factor: str) -> str:
-    return " ".join([factor, *(name for name in re.findall(r"\w+", axes) if name != factor)])
+    return from_rows(taken, axes, factor).contiguous()
 
 
 @dataclass(frozen=True)
@@ -80,7 +59,7 @@ def tensors_along(layer: nn.Module, anatomy: Anatomy, factor: str) -> Iterator[t
     """The tensors of a layer that have a factor: (name within the layer, axes, parameter)."""
     for name, parameter in layer.named_parameters():
         _, axes = anatomy.tensors.get(name, ("other", ""))
-        if re.search(rf"\b{factor}\b", axes):
+        if factor in factors(axes):
             yield name, axes, parameter
 
 
@@ -118,7 +97,7 @@ def sizes_of(layer: nn.Module, anatomy: Anatomy, config: object) -> dict[str, in
 def _count(layer: nn.Module, anatomy: Anatomy, factor: str, sizes: dict[str, int]) -> int:
     for _, axes, parameter in tensors_along(layer, anatomy, factor):
         for length, axis in zip(parameter.shape, re.findall(r"\([^)]*\)|\w+", axes), strict=True):
-            names = re.findall(r"\w+", axis)
+            names = factors(axis)
             if factor in names:
                 return length // math.prod(sizes[name] for name in names if name != factor)
     raise RuntimeError(f"no tensor of this {anatomy.model_type} layer has the factor {factor}")

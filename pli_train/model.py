@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
@@ -40,6 +41,7 @@ def build(
     config.bos_token_id = _first(tokenizer.bos_token_id, tokenizer.cls_token_id)
     config.eos_token_id = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
     parts = anatomy.family(config.model_type)
+    _check_block(block_size, config, parts)  # once more, as positions may be counted from the padding token's id
     if wanted.weights == "pretrained":
         model = _pretrained(str(wanted.name_or_path), wanted.initial_layers, parts)
         _check_vocabulary(len(tokenizer), model, str(wanted.name_or_path))
@@ -56,24 +58,23 @@ def model_config(wanted: ModelConfig, vocab_size: int | None, block_size: int) -
         BadInput: for a field that the family's config does not have, or blocks longer than its positions.
         PliError: when a named model cannot be loaded.
     """
-    if wanted.family:
-        known = AutoConfig.for_model(wanted.family)
-        wrong = [key for key in wanted.config if not hasattr(known, key)]
-        if wrong:
-            fields = [name for name in known.to_dict() if not name.startswith("_")]
-            told = (f"{key}: not a field of {wanted.family}'s config{did_you_mean(key, fields)}" for key in wrong)
-            raise BadInput(*(f"model.config.{line}" for line in told))
-        config = AutoConfig.for_model(wanted.family, **wanted.config)
-    else:
-        config = _load(AutoConfig.from_pretrained, str(wanted.name_or_path))
-    names = anatomy.family(config.model_type).config
+    config = _from_fields(wanted) if wanted.family else _load(AutoConfig.from_pretrained, str(wanted.name_or_path))
+    parts = anatomy.family(config.model_type)
     if vocab_size is not None and wanted.weights == "scratch":
         config.vocab_size = vocab_size
+        for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+            if hasattr(config, name):
+                setattr(config, name, None)  # the family's own, which this vocabulary need not have
+        config.pad_token_id = 0  # as in a tokenizer trained here; `build` knows the real one
     if wanted.initial_layers is not None:
-        setattr(config, names["depth"], wanted.initial_layers)
-    positions = getattr(config, names["positions"])
-    if block_size > positions:
-        raise BadInput(f"train.block_size: {block_size} tokens do not fit {names['positions']} = {positions}")
+        _set_depth(config, wanted.initial_layers, parts)
+    for name, value in parts.given.items():
+        if getattr(config, name, value) != value:
+            raise BadInput(
+                f"model.config.{name}: {getattr(config, name)} is not supported, as {parts.model_type} is described "
+                f"here for {value} only"
+            )
+    _check_block(block_size, config, parts)
     return config
 
 
@@ -82,7 +83,7 @@ def skeleton(wanted: ModelConfig, vocab_size: int | None, block_size: int) -> tu
     config = model_config(wanted, vocab_size, block_size)
     parts = anatomy.family(config.model_type)
     depth = getattr(config, parts.config["depth"])
-    setattr(config, parts.config["depth"], max(depth, 1))
+    _set_depth(config, max(depth, 1), parts)
     with torch.device("meta"):
         return depth, _from_config(config, parts), parts
 
@@ -102,8 +103,8 @@ def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
 
 def lone_layer(model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> nn.Module:
     """A layer for a stack that has none, on the CPU. `heads` and `units` as a lineage's founding."""
-    config = copy.deepcopy(model.config)
-    setattr(config, parts.config["depth"], 1)
+    config = cast(PretrainedConfig, copy.deepcopy(model.config))
+    _set_depth(config, 1, parts)
     with torch.random.fork_rng(devices=[]):
         layer = stack_of(type(model)(config), parts)[0]
     slim_layer(layer, model, parts, heads, units)
@@ -111,11 +112,21 @@ def lone_layer(model: nn.Module, parts: Anatomy, heads: int, units: int | None) 
 
 
 def put_into_stack(layer: nn.Module, index: int, model: nn.Module, parts: Anatomy, like: int | None) -> None:
-    """Insert `layer` at `index`, and let the layers and the config know their new places, sizes and depth.
+    """Insert `layer` at `index`, and let the layers and the config know their new places, sizes, types and depth.
+
+    A copy of a bottom layer that lacks something gets it here, fresh: norms of weight 1 and bias 0.
 
     Args:
         like: index, before the insertion, of the layer it was made after; None in an empty stack.
+
+    Raises:
+        BadInput: below a bottom layer that lacks something and can therefore not move up.
     """
+    if index < parts.first_index:
+        raise BadInput(f"index {index} is taken for good in a {parts.model_type}: use {parts.first_index} or higher")
+    for path, alike in parts.bottom.get("missing", {}).items():
+        if not list(layer.get_submodule(path).parameters()):
+            layer.set_submodule(path, _fresh_norm(layer.get_submodule(alike)))
     layers = stack_of(model, parts)
     layers.insert(index, layer)
     settle(model, parts)
@@ -161,18 +172,40 @@ def settle(model: nn.Module, parts: Anatomy) -> None:
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
-    told = {parts.config["depth"]: len(layers)}
+    told: dict[str, Any] = {"depth": len(layers)}
+    if parts.layer_type:
+        owner, _, leaf = parts.layer_type.rpartition(".")
+        told["layer_types"] = [getattr(layer.get_submodule(owner), leaf) for layer in layers]
     sizes = [layout.sizes_of(layer, parts, model.config) for layer in layers]
     if sizes and sizes[0]["head"]:
-        told[parts.config["units"]] = max(size["unit"] for size in sizes)
+        told["units"] = max(size["unit"] for size in sizes)
         if "head_dim" in parts.config:
-            told[parts.config["head_dim"]] = sizes[0]["dim"]
-            told[parts.config["heads"]] = max(size["head"] for size in sizes)
-            if "groups" in parts.config:
-                told[parts.config["groups"]] = max(size["group"] for size in sizes)
+            told["head_dim"] = sizes[0]["dim"]
+            told["heads"] = _heads_to_tell(max(size["head"] for size in sizes), model, parts)
+            told["groups"] = told["heads"] // sizes[0]["member"]
+    tell_config(model, parts, told)
+
+
+def tell_config(model: nn.Module, parts: Anatomy, told: dict[str, Any]) -> None:
+    """Set fields of the model's config, by what the family's table calls them, as far as the family has them.
+
+    Modules may hold configs of their own, so all of them are told.
+    """
     for config in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
-        for key, value in told.items() if isinstance(config, PretrainedConfig) else ():
-            setattr(config, key, value)
+        for key in (told.keys() & parts.config.keys()) if isinstance(config, PretrainedConfig) else ():
+            setattr(config, parts.config[key], told[key])
+
+
+def _heads_to_tell(needed: int, model: nn.Module, parts: Anatomy) -> int:
+    """The least number of heads, not below `needed`, that the family's config takes."""
+    width, member = getattr(model.config, parts.config["hidden"]), parts.sizes(model.config)["member"]
+    if not parts.heads_divide_width:
+        return needed
+    # The config had whole groups that divide its width, so the width itself is such a number.
+    fits = (heads for heads in range(needed, width + 1, member) if width % heads == 0)
+    if (found := next(fits, None)) is None:
+        raise BadInput(f"{needed} heads: the config of a {parts.model_type} takes no more than its width, {width}")
+    return found
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -180,11 +213,57 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def _fresh_norm(like: nn.Module) -> nn.Module:
+    norm = copy.deepcopy(like)
+    with torch.no_grad():
+        for name, parameter in norm.named_parameters():
+            parameter.fill_(0.0 if name == "bias" else 1.0)
+    return norm
+
+
+def _from_fields(wanted: ModelConfig) -> PretrainedConfig:
+    """The config of a family with the fields asked for."""
+    family = str(wanted.family)
+    names, known = anatomy.family(family).config, AutoConfig.for_model(family)
+    # Some fields are heeded by a family's layers without being declared by its config; the table knows them.
+    wrong = [key for key in wanted.config if not hasattr(known, key) and key not in names.values()]
+    if wrong:
+        declared = [name for name in known.to_dict() if not name.startswith("_")]
+        told = (f"{key}: not a field of {family}'s config{did_you_mean(key, declared)}" for key in wrong)
+        raise BadInput(*(f"model.config.{line}" for line in told))
+    fields = dict(wanted.config)
+    if wanted.initial_layers is not None and names.get("layer_types") not in fields:
+        # Types of layers are made up for as many layers as the config says when it is made.
+        fields = {key: value for key, value in fields.items() if known.attribute_map.get(key, key) != names["depth"]}
+        fields[names["depth"]] = wanted.initial_layers
+    try:
+        return AutoConfig.for_model(family, **fields)
+    except (ValueError, StrictDataclassError) as error:
+        raise BadInput(f"model.config: {_last_line(error)}") from None
+
+
+def _set_depth(config: PretrainedConfig, depth: int, parts: Anatomy) -> None:
+    setattr(config, parts.config["depth"], depth)
+    if "layer_types" in parts.config:
+        types = getattr(config, parts.config["layer_types"]) or ["full_attention"]
+        setattr(config, parts.config["layer_types"], [types[index % len(types)] for index in range(depth)])
+
+
+def _check_block(block_size: int, config: PretrainedConfig, parts: Anatomy) -> None:
+    positions = parts.positions(config)
+    if positions is not None and block_size > positions:
+        name = parts.config["positions"]
+        told = f"{name} = {getattr(config, name)}"
+        if getattr(config, name) != positions:
+            told += f", of which {positions} hold tokens"
+        raise BadInput(f"train.block_size: {block_size} tokens do not fit {told}")
+
+
 def _from_config(config: PretrainedConfig, parts: Anatomy) -> PreTrainedModel:
     try:
         return getattr(transformers, AUTO_CLASS[parts.task]).from_config(config)
-    except ValueError as error:
-        raise BadInput(f"model.config: {error}") from None
+    except (ValueError, StrictDataclassError) as error:
+        raise BadInput(f"model.config: {_last_line(error)}") from None
 
 
 def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrainedModel:
@@ -217,6 +296,11 @@ def _load(loader: Any, name_or_path: str, **how: Any) -> Any:
             f"model.name_or_path: '{name_or_path}' is no model folder here and could not be loaded from the hub "
             f"({(str(error).strip() or type(error).__name__).splitlines()[0]})"
         ) from None
+
+
+def _last_line(error: Exception) -> str:
+    # A strict config wraps what is wrong, and says it last: "Class validation error …:\n    ValueError: …".
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip().removeprefix("ValueError: ")
 
 
 def _first(*ids: int | None) -> int | None:

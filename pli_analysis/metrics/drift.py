@@ -27,12 +27,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_train.anatomy.axes import from_rows, growing, rows
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.run import Checkpoint, Run
+    from pli_train.anatomy import Anatomy
 
 COLUMNS = ["part", "layer", "checkpoint", "step", "age", "tokens", "index", "relative_l2", "cosine", "absolute"]
 LEVELS = ("layer", "head", "ffn", "norms", "attention")
@@ -91,44 +93,91 @@ def drift(run: Run, of: str = "layer", watch: Callable[[int, int], None] = lambd
     if of not in LEVELS:
         raise BadInput(f"drift of '{of}' is not known: use one of {', '.join(LEVELS)}")
     births: dict[str, dict[str, np.ndarray]] = {}
-    rows: list[tuple[object, ...]] = []
+    table: list[tuple[object, ...]] = []
     for number, checkpoint in enumerate(run.checkpoints):
         watch(number, len(run.checkpoints))
         for id in checkpoint.lineage.stack:
-            weights = dict(sorted(checkpoint.layer(id)))  # sums come out alike however the file orders its tensors
-            if id not in births:
-                _require_birth(run, checkpoint, id)
-                births[id] = weights
-            rows += _rows(checkpoint, id, weights, births[id], of)
+            table += _rows(checkpoint, id, _live(checkpoint, id), births, run, of)
     watch(len(run.checkpoints), len(run.checkpoints))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(table, columns=COLUMNS)
+
+
+def _live(checkpoint: Checkpoint, id: str) -> dict[str, np.ndarray]:
+    """A layer's tensors with heads (K/V groups, FFN units) in front, as far as they are alive: the rest is padding."""
+    heads, units = checkpoint.lineage.shape(id)
+    sizes = checkpoint.anatomy.sizes(checkpoint.config)
+    alive = {"head": heads, "group": heads // sizes["member"], "unit": units}
+    found = {}
+    for name, array in sorted(checkpoint.layer(id)):  # sums come out alike however the file orders its tensors
+        _, axes = checkpoint.anatomy.tensors.get(name, ("other", ""))
+        factor = growing(axes)
+        found[name] = rows(array, axes, factor, sizes)[: alive[factor]] if factor else array[None]
+    return found
+
+
+def _with_newborns(
+    birth: np.ndarray | None, now: np.ndarray, checkpoint: Checkpoint, id: str, name: str, run: Run
+) -> np.ndarray:
+    """Birth weights, to which those of rows that are new in this checkpoint are added."""
+    known = 0 if birth is None else len(birth)
+    if known == len(now):
+        return birth if birth is not None else now
+    born = _born(checkpoint, id, name, known)
+    if checkpoint.step != born:
+        raise BadInput(
+            f"{run.path}: birth weights of layer {id} are gone: they are of step {born}, and the first whole checkpoint "
+            f"that has these parts is {checkpoint.name}"
+        )
+    return now if birth is None else np.concatenate([birth, now[known:]])
+
+
+def _born(checkpoint: Checkpoint, id: str, name: str, row: int) -> int:
+    """The step at which row `row` of a tensor was born."""
+    layer, lineage = checkpoint.lineage.layers[id], checkpoint.lineage
+    factor = growing(checkpoint.anatomy.tensors.get(name, ("other", ""))[1])
+    if row == 0 or factor is None:
+        return layer.birth.step
+    if factor == "unit":
+        event = next(number for number, units in layer.widths.items() if units > row)
+        return lineage.events[event - 1].step
+    member = checkpoint.anatomy.sizes(checkpoint.config)["member"] if factor == "group" else 1
+    return list(layer.heads.values())[row * member].step
 
 
 def _rows(
-    checkpoint: Checkpoint, id: str, weights: dict[str, np.ndarray], birth: dict[str, np.ndarray], of: str
+    checkpoint: Checkpoint,
+    id: str,
+    weights: dict[str, np.ndarray],
+    births: dict[str, dict[str, np.ndarray]],
+    run: Run,
+    of: str,
 ) -> Iterator[tuple[object, ...]]:
-    layer, sizes = checkpoint.lineage.layers[id], checkpoint.anatomy.sizes(checkpoint.config)
+    """The layer's rows of the table. What it sees for the first time it keeps in `births`."""
+    anatomy, layer = checkpoint.anatomy, checkpoint.lineage.layers[id]
+    known = births.setdefault(id, {})
+    sizes = anatomy.sizes(checkpoint.config)
+    sizes = sizes | {"head": len(layer.heads), "group": len(layer.heads) // sizes["member"]}
     sums: dict[str, Moments] = {}
     for name, now in weights.items():
+        birth = known[name] = _with_newborns(known.get(name), now, checkpoint, id, name, run)
         if of == "layer":
-            sums.setdefault(id, Moments()).add(now, birth[name])
+            sums.setdefault(id, Moments()).add(now, birth)
             continue
-        pairs = zip(
-            checkpoint.anatomy.split(name, now, sizes),
-            checkpoint.anatomy.split(name, birth[name], sizes),
-            strict=True,
-        )
-        for (part, now_part), (_, birth_part) in pairs:
-            if part == of or part[0] == NUMBERED.get(of):
+        whole = (_whole(anatomy, name, turned) for turned in (now, birth))
+        for (part, now_part), (_, birth_part) in zip(
+            *(anatomy.split(name, tensor, sizes) for tensor in whole), strict=True
+        ):
+            if part == of or (part[0] == NUMBERED.get(of) and part[1:].isdigit()):
                 sums.setdefault(f"{id}.{part}", Moments()).add(now_part, birth_part)
     for part, moments in sums.items():
         relative, absolute = moments.relative_l2()
+        born = layer.heads[part].step if part in layer.heads else layer.birth.step
         yield (
             part,
             id,
             str(checkpoint.name),
             checkpoint.step,
-            checkpoint.step - layer.birth.step,
+            checkpoint.step - born,
             checkpoint.tokens,
             checkpoint.lineage.index(id),
             relative,
@@ -137,10 +186,8 @@ def _rows(
         )
 
 
-def _require_birth(run: Run, checkpoint: Checkpoint, id: str) -> None:
-    born = checkpoint.lineage.layers[id].birth.step
-    if checkpoint.step != born:
-        raise BadInput(
-            f"{run.path}: the birth weights of layer {id} are gone: it was born at step {born}, and the first whole "
-            f"checkpoint that has it is {checkpoint.name}"
-        )
+def _whole(anatomy: Anatomy, name: str, tensor: np.ndarray) -> np.ndarray:
+    """Undo the turning of `_live`."""
+    axes = anatomy.tensors.get(name, ("other", ""))[1]
+    factor = growing(axes)
+    return from_rows(tensor, axes, factor) if factor else tensor[0]

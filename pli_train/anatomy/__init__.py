@@ -50,6 +50,7 @@ class Anatomy:
             `last_norm` of a layer, and `below`, the norm under the stack, below the base model.
         bottom: `missing`: modules that layer 0 lacks → the module of a layer whose shape they have above it.
         given: fields of the config → the value they must have for the table to hold.
+        heads_divide_width: whether the config refuses heads that do not, whatever size it states for them.
         layer_type: dotted path of the attribute in which a layer keeps its entry of `layer_types`.
     """
 
@@ -63,6 +64,7 @@ class Anatomy:
     identity: dict[str, str | list[str]] = field(default_factory=dict)
     bottom: dict[str, dict[str, str]] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
+    heads_divide_width: bool = False
     layer_type: str | None = None
 
     def locate(self, name: str) -> tuple[str, int, str] | None:
@@ -111,6 +113,11 @@ class Anatomy:
         if not isinstance(groups, int) or groups < 1 or heads % groups:
             raise BadInput(f"the config of this {self.model_type} gives {heads} heads in {groups!r} groups")
         return {"head": heads, "group": groups, "member": heads // groups, **FUSED}
+
+    @property
+    def first_index(self) -> int:
+        """The lowest index that a layer can be inserted at: above a bottom layer that lacks something."""
+        return 1 if self.bottom else 0
 
     def positions(self, config: object) -> int | None:
         """How many tokens a block may have; None where the config sets no such limit.

@@ -86,9 +86,10 @@ def average(place: Place) -> nn.Module:
     import torch
 
     newborn = copy.deepcopy(place.template)
+    around = [dict(layer.named_parameters()) for layer in place.neighbours]
     with torch.no_grad():
-        for parameters in zip(newborn.parameters(), *(layer.parameters() for layer in place.neighbours), strict=True):
-            parameters[0].copy_(torch.stack([p.to(parameters[0].device) for p in parameters[1:]]).mean(0))
+        for name, parameter in newborn.named_parameters():
+            parameter.copy_(torch.stack([layer[name].to(parameter.device) for layer in around]).mean(0))
     return newborn
 
 

@@ -101,6 +101,7 @@ class Insert(Operator):
         template = layers[lineage.index(like)] if like else models.lone_layer(model, anatomy, *lineage.founding)
         around = tuple(layers[lineage.index(id)] for id in near)
         place = Place(model, anatomy, template, around, seed, self.noise)
+        models.tell_config(model, anatomy, {"depth": len(layers) + 1})  # GPT-2 draws deeper models smaller
         newborn = INITIALISERS[self.initialiser](place).to(next(model.parameters()).device)
         if self.initialiser == "identity" and anatomy.norm == "post":
             identity.take_over_norm(newborn, identity.norm_below(self.index, model, layers, anatomy), anatomy)

@@ -109,7 +109,7 @@ class MoreParts(Operator):
             elif self.initialiser == "clone-noise" and old.dim() > 1:
                 noisy = add_noise(rows[part.count :].cpu(), self.noise, generator)
                 rows[part.count :] = noisy.to(rows)
-            parameter = layout.put(layer, name, layout.from_rows(rows, axes, part.factor))
+            parameter = layout.put(layer, name, layout.from_rows(rows, axes, part.factor).contiguous())
             unborn = [*range(part.count), *[layout.NOTHING] * new]
             carry, copy = (_carrier(axes, part.factor, sizes, chosen) for chosen in (unborn, sources))
             descents.append(Descent(parameter, old, True, carry, None if fresh else copy))

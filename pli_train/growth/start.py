@@ -73,6 +73,6 @@ def start_of(
         member=sizes["member"],
         slots=None if "head_dim" in anatomy.config else sizes["head"],
         identity=bool(anatomy.identity),
-        first_index=1 if anatomy.bottom else 0,
+        first_index=anatomy.first_index,
         block_size=block_size,
     )

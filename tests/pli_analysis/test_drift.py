@@ -153,7 +153,8 @@ def test_an_insertion_at_the_bottom_moves_nobodys_drift(run_folder_of, family):
     lineage = copy.deepcopy(restored.lineage)
     insert = Insert(at=STEPS, index=0, initialiser="clone-noise", noise=0.0)
     insert.grow(restored.model, restored.anatomy, lineage, seed=0)
-    newborn = insert.record(lineage, step=STEPS)
+    insert.record(lineage, step=STEPS)
+    newborn = lineage.stack[0]
     source.rename(run_folder_of / f"checkpoint-{STEPS}-before")
     name = run_folder.CheckpointName(STEPS)
     adam = optimizer.build(restored.model, OptimConfig())
@@ -220,7 +221,7 @@ def test_half_precision_weights_are_read_exactly(run_folder_of, family):
 
 def test_birth_weights_that_are_gone_are_named(run_folder_of):
     (run_folder_of / "checkpoint-6" / run_folder.MANIFEST).unlink()
-    with pytest.raises(BadInput, match="the birth weights of layer d are gone: it was born at step 6"):
+    with pytest.raises(BadInput, match="birth weights of layer d are gone: they are of step 6"):
         drift(Run.open(run_folder_of))
 
 

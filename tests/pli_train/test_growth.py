@@ -1,23 +1,34 @@
+"""What an event does to a model: every operator and initialiser, on every family that it applies to."""
+
 import copy
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+import transformers
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from pli_train import anatomy, optimizer
+from pli_train import anatomy, layout, optimizer, stock
+from pli_train import model as models
 from pli_train.config import OptimConfig
 from pli_train.errors import BadInput
-from pli_train.growth import schedule
-from pli_train.growth.initialisers import INITIALISERS, add_noise
+from pli_train.growth.ffn import WidenFFN
+from pli_train.growth.heads import AddHeads
+from pli_train.growth.initialisers import INITIALISERS, Place, add_noise
 from pli_train.growth.insert import Insert
+from pli_train.growth.start import start_of
+from pli_train.growth.swap import Swap
 from pli_train.lineage import Lineage
-from pli_train.model import stack_of
+from tests.families import HEADS, LAYERS, TINY, UNITS, inputs, tiny
 
-AUTO = {"masked-lm": AutoModelForMaskedLM, "causal-lm": AutoModelForCausalLM}
-SMALL = {
-    "bert": {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "num_hidden_layers": 3},
-    "gpt2": {"n_embd": 64, "n_head": 4, "n_layer": 3},
-}
+FAMILIES = sorted(TINY)
+INDICES = [(family, index) for family in FAMILIES for index in range(LAYERS + 1)]
+INDICES = [(family, index) for family, index in INDICES if index or not anatomy.family(family).bottom]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
 
 
 @pytest.fixture
@@ -25,41 +36,109 @@ def parts(family):
     return anatomy.family(family)
 
 
-@pytest.fixture
-def model(family, parts):
-    torch.manual_seed(0)
-    made = AUTO[parts.task].from_config(AutoConfig.for_model(family, vocab_size=50, **SMALL[family]))
-    with torch.no_grad():
-        for parameter in made.parameters():  # move everything off its fresh value, norms and biases too
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return made.eval()
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(input_ids=torch.arange(40).reshape(2, 20)).logits
-
-
-def grow(model, parts, **event):
-    lineage = Lineage.begin(len(stack_of(model, parts)), heads=4)
-    insert = Insert(at=0, **event)
-    insert.grow(model, parts, lineage, seed=1)
-    insert.record(lineage, step=0)
+def begin(model, parts, heads=None):
+    """Slim a model to so many heads a layer; its lineage."""
+    lineage = start_of(model, parts, len(models.stack_of(model, parts)), heads, None).lineage()
+    models.slim(model, parts, lineage.shapes())
+    models.settle(model, parts)
     return lineage
 
 
-@pytest.mark.parametrize("index", range(4))
-def test_a_clone_equals_its_donor_bit_for_bit_and_touches_nobody_else(model, parts, index):
-    before = [copy.deepcopy(layer.state_dict()) for layer in stack_of(model, parts)]
-    lineage = grow(model, parts, index=index, initialiser="clone")
-    layers = stack_of(model, parts)
-    newborn = layers.pop(index)
-    donor = before["abc".index(lineage.layers["d"].birth.donor)]
+def happen(event, model, parts, lineage, seed=1, adam=None):
+    descents = event.grow(model, parts, lineage, seed)
+    event.record(lineage, step=lineage.events[-1].step if lineage.events else 0)
+    if adam is not None:
+        optimizer.grow(adam, descents, event.optimizer_state)
+    model.eval()
+    return descents
+
+
+def logits(model):
+    dtype = next(model.parameters()).dtype
+    given = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs(model).items()}
+    with torch.no_grad():
+        return model(**given).logits
+
+
+def reloaded(model, parts, folder):
+    """The model as plain transformers loads it from what a checkpoint keeps."""
+    model.save_pretrained(folder, state_dict=stock.padded(model, parts))
+    auto = getattr(transformers, models.AUTO_CLASS[parts.task])
+    return auto.from_pretrained(folder, dtype=next(model.parameters()).dtype).eval()
+
+
+def head_outputs(model, parts):
+    """What each layer's heads say before they are mixed: the input of attention's output projection."""
+    heard = []
+    hooks = [
+        layer.get_submodule(parts.identity["zero"][0]).register_forward_pre_hook(lambda _, args: heard.append(args[0]))
+        for layer in models.stack_of(model, parts)
+    ]
+    logits(model)
+    for hook in hooks:
+        hook.remove()
+    return heard
+
+
+def few_heads(parts):
+    """The least number of heads that is a whole K/V group."""
+    return parts.sizes(tiny(parts.model_type).config)["member"]
+
+
+# --- identity at birth ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "index"), INDICES)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_identity_at_birth_leaves_logits_unchanged(family, parts, index, dtype, bound, tmp_path):
+    model = tiny(family).to(dtype)
+    lineage, before = begin(model, parts), logits(model)
+    happen(Insert(at=0, index=index, initialiser="identity"), model, parts, lineage)
+    assert (logits(model) - before).abs().max() <= bound
+    assert (logits(reloaded(model, parts, tmp_path)) - before).abs().max() <= bound
+    assert len(models.stack_of(model, parts)) == LAYERS + 1
+
+
+def test_an_identity_layer_learns(family, parts):
+    """Exact at birth is worth nothing if the layer then stays dead: its output projections must get gradients."""
+    model = tiny(family)
+    lineage = begin(model, parts)
+    happen(Insert(at=0, index=2, initialiser="identity"), model, parts, lineage)
+    model(**inputs(model)).logits.square().mean().backward()
+    newborn = models.stack_of(model, parts)[2]
+    assert all(newborn.get_submodule(path).weight.grad.abs().max() > 0 for path in parts.identity["zero"])
+
+
+def test_zeroing_the_output_projections_alone_is_no_identity_in_post_ln():
+    """The trap that the construction for post-LN is there for: the negative control of the tests above."""
+    parts = anatomy.family("bert")
+    model = tiny("bert")
+    before = logits(model)
+    newborn = copy.deepcopy(models.stack_of(model, parts)[0])
+    with torch.no_grad():
+        for path in parts.identity["zero"]:
+            for parameter in newborn.get_submodule(path).parameters():
+                parameter.zero_()
+    models.put_into_stack(newborn, 1, model, parts, 0)
+    assert (logits(model) - before).abs().max() > 1e-2
+
+
+# --- initialisers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "index"), INDICES)
+def test_a_clone_equals_its_donor_bit_for_bit_and_touches_nobody_else(family, parts, index):
+    model = tiny(family)
+    before = [copy.deepcopy(layer.state_dict()) for layer in models.stack_of(model, parts)]
+    lineage = begin(model, parts)
+    happen(Insert(at=0, index=index), model, parts, lineage)
+    layers = list(models.stack_of(model, parts))
+    newborn, donor = layers.pop(index), before["ab".index(lineage.layers["c"].birth.donor)]
     assert all(torch.equal(newborn.state_dict()[name], donor[name]) for name in donor)
     for layer, old in zip(layers, before, strict=True):
         assert all(torch.equal(layer.state_dict()[name], old[name]) for name in old)
     own = {parameter.data_ptr() for parameter in newborn.parameters()}
-    assert own.isdisjoint(parameter.data_ptr() for parameter in layers.parameters())
+    assert own.isdisjoint(p.data_ptr() for layer in layers for p in layer.parameters())
 
 
 @pytest.mark.parametrize(
@@ -71,9 +150,14 @@ def test_the_donor_is_the_neighbour_asked_for(index, donor, expected):
     assert Insert(at=0, index=index, donor=donor).donor_id(lineage) == expected
 
 
-def test_noise_is_gaussian_of_the_asked_size_and_spares_norms_and_biases(model, parts):
-    donor = stack_of(model, parts)[0]
-    newborn = INITIALISERS["clone-noise"](donor, model, 7, 0.25)
+def place_of(model, parts, **more):
+    layers = models.stack_of(model, parts)
+    return Place(model, parts, layers[1], (layers[0], layers[1]), **{"seed": 7, "noise": 0.25, **more})
+
+
+def test_noise_is_gaussian_of_the_asked_size_and_spares_norms_and_biases(family, parts):
+    model = tiny(family)
+    donor, newborn = models.stack_of(model, parts)[1], INITIALISERS["clone-noise"](place_of(model, parts))
     standard = []
     for (name, new), old in zip(newborn.named_parameters(), donor.parameters(), strict=True):
         if old.dim() == 1:
@@ -98,10 +182,12 @@ def test_noise_of_zero_is_the_weight_itself():
     assert torch.equal(add_noise(weight, 0.0, torch.Generator().manual_seed(0)), weight)
 
 
-def test_a_random_layer_is_drawn_as_the_family_draws_its_own(family, model, parts):
-    newborn = INITIALISERS["random"](stack_of(model, parts)[1], model, 3, 0.0)
+def test_a_random_layer_is_drawn_as_the_family_draws_its_own(family, parts):
+    model = tiny(family)
+    newborn = INITIALISERS["random"](place_of(model, parts))
     torch.manual_seed(99)
-    fresh = stack_of(AUTO[parts.task].from_config(model.config), parts)[1]
+    auto = getattr(transformers, models.AUTO_CLASS[parts.task])
+    fresh = models.stack_of(auto.from_config(model.config), parts)[1]
     for (name, new), reference in zip(newborn.named_parameters(), fresh.parameters(), strict=True):
         if reference.dim() == 1:
             assert torch.equal(new, reference), name
@@ -110,76 +196,266 @@ def test_a_random_layer_is_drawn_as_the_family_draws_its_own(family, model, part
             assert new.std().item() == pytest.approx(reference.std().item(), rel=6 / (2 * new.numel()) ** 0.5), name
 
 
+def test_average_is_the_mean_of_the_layers_around(family, parts):
+    model = tiny(family)
+    lineage = begin(model, parts)
+    happen(Insert(at=0, index=1, initialiser="average"), model, parts, lineage)
+    below, newborn, above = (layer.state_dict() for layer in models.stack_of(model, parts))
+    for name in newborn:
+        if name in below:  # ModernBERT's bottom layer lacks a norm
+            assert torch.allclose(newborn[name], (below[name] + above[name]) / 2, atol=1e-6), name
+    assert lineage.layers["c"].birth.donor is None
+    assert lineage.events[-1].facts["donors"] == "a b"
+
+
 @pytest.mark.parametrize("initialiser", INITIALISERS)
-def test_one_seed_makes_one_newborn_and_leaves_the_worlds_randomness_alone(model, parts, initialiser):
-    donor = stack_of(model, parts)[0]
+def test_one_seed_makes_one_newborn_and_leaves_the_worlds_randomness_alone(initialiser):
+    parts, model = anatomy.family("gpt2"), tiny("gpt2")
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, second = (INITIALISERS[initialiser](donor, model, 11, 0.1).state_dict() for _ in range(2))
+    first, second = (INITIALISERS[initialiser](place_of(model, parts)).state_dict() for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_layer_is_born_where_there_was_none(tmp_path):
+    """Single-shot growth begins with an empty stack."""
+    parts = anatomy.family("gpt2")
+    config = AutoConfig.for_model("gpt2", **{**TINY["gpt2"], "n_layer": 0})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    lineage = Lineage.begin(0, heads=2, units=24)
+    happen(Insert(at=0, index=0, initialiser="random"), model, parts, lineage)
+    happen(Insert(at=0, index=1, initialiser="clone"), model, parts, lineage)
+    assert lineage.shapes() == [(2, 24), (2, 24)]
+    assert [layout.sizes_of(layer, parts, model.config)["head"] for layer in models.stack_of(model, parts)] == [2, 2]
+    assert (logits(reloaded(model, parts, tmp_path)) - logits(model)).abs().max() <= 1e-5
+
+
 @pytest.mark.parametrize("initialiser", INITIALISERS)
-def test_a_grown_model_reloads_to_the_same_logits(family, model, parts, tmp_path, initialiser):
-    grow(model, parts, index=1, initialiser=initialiser, noise=0.1)
-    model.save_pretrained(tmp_path)
-    reloaded = AUTO[parts.task].from_pretrained(tmp_path).eval()
-    assert len(stack_of(reloaded, parts)) == 4
-    assert torch.allclose(logits(reloaded), logits(model), atol=1e-6)
-    places = [m.layer_idx for layer in stack_of(model, parts) for m in layer.modules() if hasattr(m, "layer_idx")]
-    expected = [m.layer_idx for layer in stack_of(reloaded, parts) for m in layer.modules() if hasattr(m, "layer_idx")]
-    assert places == expected
+def test_a_grown_model_reloads_to_the_same_logits(family, parts, tmp_path, initialiser):
+    model = tiny(family)
+    happen(Insert(at=0, index=1, initialiser=initialiser, noise=0.1), model, parts, begin(model, parts))
+    loaded = reloaded(model, parts, tmp_path)
+    assert torch.allclose(logits(loaded), logits(model), atol=1e-6)
+    places = [
+        m.layer_idx for layer in models.stack_of(model, parts) for m in layer.modules() if hasattr(m, "layer_idx")
+    ]
+    assert places == [
+        m.layer_idx for layer in models.stack_of(loaded, parts) for m in layer.modules() if hasattr(m, "layer_idx")
+    ]
 
 
-def test_after_growth_every_parameter_is_in_one_group_and_old_ones_keep_their_moments(model, parts):
-    optim = OptimConfig(weight_decay=0.3)
-    adam = optimizer.build(model, optim)
-    model(input_ids=torch.arange(40).reshape(2, 20)).logits.square().mean().backward()
+# --- heads and FFN units ----------------------------------------------------------------------------------------------
+
+EXACT = [("random", "zero"), ("clone", "zero"), ("clone-noise", "zero"), ("clone", "split")]
+
+
+@pytest.mark.parametrize(("initialiser", "output"), EXACT)
+def test_new_heads_leave_logits_and_old_heads_unchanged(family, parts, initialiser, output, tmp_path):
+    model = tiny(family).double()
+    lineage = begin(model, parts, few_heads(parts))
+    before, said = logits(model), head_outputs(model, parts)
+    event = AddHeads(at=0, to=HEADS, initialiser=initialiser, output=output, noise=0.1)
+    happen(event, model, parts, lineage)
+    assert (logits(model) - before).abs().max() <= 1e-10
+    assert (logits(reloaded(model, parts, tmp_path)) - before).abs().max() <= 1e-10
+    # Another layer's input may differ in its last bit where an output is split, and so may what its heads say.
+    for old, new in zip(said, head_outputs(model, parts), strict=True):
+        assert (new[..., : old.shape[-1]] - old).abs().max() <= 1e-12
+        assert new.shape[-1] == old.shape[-1] * HEADS // few_heads(parts)
+    assert lineage.shapes() == [(HEADS, UNITS)] * LAYERS
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if "groups" not in anatomy.family(family).config])
+def test_one_head_becomes_twelve_in_one_event(family, parts):
+    named = parts.config
+    wide = {named["hidden"]: 48, named["heads"]: 12}
+    model = tiny(family, **wide)
+    lineage, before = begin(model, parts, 1), None
+    before = logits(model)
+    happen(AddHeads(at=0, to=12), model, parts, lineage)
+    assert (logits(model) - before).abs().max() <= 1e-5
+    assert list(lineage.layers["a"].heads) == [f"a.h{n}" for n in range(12)]
+    assert all(birth.donor == "a.h0" for head, birth in lineage.layers["a"].heads.items() if head != "a.h0")
+
+
+def test_a_familys_free_number_of_heads_grows_past_its_config(tmp_path):
+    """Llama's config states the size of a head: twice the heads, more than the model is wide."""
+    parts, model = anatomy.family("llama"), tiny("llama").double()
+    lineage, before = begin(model, parts), logits(model)
+    happen(AddHeads(at=0, to=10, initialiser="random"), model, parts, lineage)
+    loaded = reloaded(model, parts, tmp_path)
+    # Llama wants the number to divide its width, 32: in the checkpoint ten heads are padded to sixteen.
+    assert lineage.shapes() == [(10, UNITS)] * LAYERS
+    assert (loaded.config.num_attention_heads, loaded.config.num_key_value_heads) == (16, 8)
+    assert (logits(loaded) - before).abs().max() <= 1e-10
+
+
+def test_kept_outputs_change_the_logits(family, parts):
+    """The negative control: parts whose output columns are kept as drawn do speak."""
+    model = tiny(family).double()
+    lineage, before = begin(model, parts, few_heads(parts)), logits(model)
+    happen(AddHeads(at=0, to=HEADS, output="kept"), model, parts, lineage)
+    assert (logits(model) - before).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("initialiser", "output"), EXACT)
+def test_a_wider_ffn_leaves_logits_unchanged(family, parts, initialiser, output, tmp_path):
+    model = tiny(family).double()
+    lineage, before = begin(model, parts), logits(model)
+    happen(WidenFFN(at=0, to=5 * UNITS // 2, initialiser=initialiser, output=output), model, parts, lineage)
+    assert (logits(model) - before).abs().max() <= 1e-10
+    assert (logits(reloaded(model, parts, tmp_path)) - before).abs().max() <= 1e-10
+
+
+def test_layers_of_different_shapes_are_padded_and_slimmed_back(family, parts, tmp_path):
+    model, few = tiny(family).double(), few_heads(parts)
+    lineage = begin(model, parts, few)
+    happen(AddHeads(at=0, to=2 * few, layers=["b"], initialiser="random", output="kept"), model, parts, lineage)
+    happen(WidenFFN(at=0, to=UNITS + 5, layers=["a"], output="kept"), model, parts, lineage)
+    assert lineage.shapes() == [(few, UNITS + 5), (2 * few, UNITS)]
+    loaded = reloaded(model, parts, tmp_path)
+    assert (logits(loaded) - logits(model)).abs().max() <= 1e-10
+    models.slim(loaded, parts, lineage.shapes())
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_copies_of_a_head_are_its_rows(family, parts):
+    model, few = tiny(family), few_heads(parts)
+    lineage = begin(model, parts, few)
+    old = copy.deepcopy(models.stack_of(model, parts)[0])
+    sizes = layout.sizes_of(old, parts, model.config)
+    happen(AddHeads(at=0, to=HEADS, output="kept"), model, parts, lineage)
+    new = dict(models.stack_of(model, parts)[0].named_parameters())
+    grown = layout.sizes_of(models.stack_of(model, parts)[0], parts, model.config)
+    for name, parameter in old.named_parameters():
+        before = dict(parts.split(name, parameter, sizes))
+        for part, values in parts.split(name, new[name], grown):
+            kind, number = part[0], part[1:]
+            if kind in "hg" and number.isdigit():
+                count = sum(other.startswith(kind) for other in before)
+                assert torch.equal(values, before[f"{kind}{int(number) % count}"]), (name, part)
+
+
+# --- swaps ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_permanent_swap_moves_identities_and_nothing_else(family, parts, tmp_path):
+    model = tiny(family, **{parts.config["depth"]: 3})
+    lineage = begin(model, parts)
+    before = [copy.deepcopy(layer.state_dict()) for layer in models.stack_of(model, parts)]
+    outside = {n: p.clone() for n, p in model.named_parameters() if parts.locate(n) is None}
+    assert happen(Swap(at=0, indices=(1, 2)), model, parts, lineage) == []
+    assert lineage.stack == ["a", "c", "b"]
+    for layer, place in zip(models.stack_of(model, parts), (0, 2, 1), strict=True):
+        assert all(torch.equal(layer.state_dict()[name], before[place][name]) for name in before[place])
+    assert all(torch.equal(p, outside[n]) for n, p in model.named_parameters() if n in outside)
+    assert (logits(reloaded(model, parts, tmp_path)) - logits(model)).abs().max() <= 1e-6
+    happen(Swap(at=0, indices=(1, 2)), model, parts, lineage)
+    assert lineage.stack == ["a", "b", "c"]
+
+
+# --- the optimizer ----------------------------------------------------------------------------------------------------
+
+
+def trained(model, parts, steps=2):
+    """AdamW after a few real updates."""
+    adam = optimizer.build(model, OptimConfig(weight_decay=0.3, lr=1e-3))
+    for _ in range(steps):
+        step_of(model, adam)
+    return adam
+
+
+def step_of(model, adam):
+    told = model(**inputs(model)).logits.flatten(0, -2)
+    cross_entropy(told, torch.arange(len(told)) % told.shape[-1]).backward()
     adam.step()
-    before = optimizer.state_tensors(adam, model, parts, ["a", "b", "c"])
-    lineage = grow(model, parts, index=1, initialiser="clone")
-    adam = optimizer.rebuilt(adam, model, optim)
+    adam.zero_grad()
+
+
+EVENTS = {
+    "insert": Insert(at=0, index=1),
+    "identity": Insert(at=0, index=1, initialiser="identity", optimizer_state="copy"),
+    "random": Insert(at=0, index=2, initialiser="random"),
+    "heads": AddHeads(at=0, to=HEADS, initialiser="random"),
+    "cloned heads": AddHeads(at=0, to=HEADS, optimizer_state="copy"),
+    "ffn": WidenFFN(at=0, to=2 * UNITS, optimizer_state="copy"),
+    "swap": Swap(at=0, indices=(1, 2)),
+    "forget": Insert(at=0, index=1, optimizer_state="reset-all"),
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_after_growth_every_parameter_is_in_one_group_with_state_of_its_shape(family, parts, name):
+    event, model = EVENTS[name], tiny(family, **{parts.config["depth"]: 3})
+    lineage = begin(model, parts, few_heads(parts))
+    adam = trained(model, parts)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 / (1 + step))
+    before = optimizer.state_tensors(adam, model, parts, lineage.stack)
+    happen(event, model, parts, lineage, adam=adam)
     grouped = [id(p) for group in adam.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted({id(p) for p in model.parameters()})
     for group in adam.param_groups:
         assert {p.dim() > 1 for p in group["params"]} == {group["weight_decay"] == 0.3}
+    for parameter, state in adam.state.items():
+        assert {value.shape for key, value in state.items() if key != "step"} == {parameter.shape}
     after = optimizer.state_tensors(adam, model, parts, lineage.stack)
-    # By layer id the state is what it was, although layers b and c have moved up; the newborn has none.
-    assert after.keys() == before.keys()
-    assert all(torch.equal(after[name], before[name]) for name in before)
-    assert not any(".<d>." in name for name in after)
+    if event.optimizer_state == "reset-all":
+        assert not after
+    elif event.operator in ("insert", "swap"):
+        # By layer id the state is what it was, although layers have moved.
+        assert all(torch.equal(after[key], before[key]) for key in before)
+        assert any("<d>" in key for key in after) == (event.optimizer_state == "copy")
+    step_of(model, adam)
+    schedule.step()
+    assert {group["lr"] for group in adam.param_groups} == {5e-4}
+    assert all(p in adam.state for p in model.parameters() if p.requires_grad)
 
 
-def test_optimizer_state_finds_its_layer_and_not_its_place(model, parts):
-    adam = optimizer.build(model, OptimConfig())
-    model(input_ids=torch.arange(40).reshape(2, 20)).logits.square().mean().backward()
-    adam.step()
+@pytest.mark.parametrize("state", ["zero", "copy"])
+def test_moments_of_old_heads_stay_and_newborns_have_none_or_their_donors(family, parts, state):
+    model, few = tiny(family), few_heads(parts)
+    lineage = begin(model, parts, few)
+    adam = trained(model, parts)
+    layer = models.stack_of(model, parts)[0]
+    sizes = layout.sizes_of(layer, parts, model.config)
+    old = {name: adam.state[p]["exp_avg"].clone() for name, p in layer.named_parameters()}
+    happen(AddHeads(at=0, to=HEADS, optimizer_state=state), model, parts, lineage, adam=adam)
+    grown = layout.sizes_of(layer, parts, model.config)
+    seen = set()
+    for name, parameter in layer.named_parameters():
+        before = dict(parts.split(name, old[name], sizes))
+        for part, moment in parts.split(name, adam.state[parameter]["exp_avg"], grown):
+            if part in before:
+                assert torch.equal(moment, before[part]), (name, part)
+            else:
+                kind = part[0]
+                donor = before[f"{kind}{int(part[1:]) % sum(p.startswith(kind) for p in before)}"]
+                assert torch.equal(moment, donor if state == "copy" else torch.zeros_like(moment)), (name, part)
+                seen.add(part)
+    assert f"h{HEADS - 1}" in seen
+
+
+def test_a_copy_of_moments_needs_a_donor():
+    with pytest.raises(ValueError, match="needs a donor, and initialiser 'random' has none"):
+        Insert(at=0, index=1, initialiser="random", optimizer_state="copy")
+
+
+def test_optimizer_state_finds_its_layer_and_not_its_place(family, parts):
+    model = tiny(family, **{parts.config["depth"]: 3})
+    adam = trained(model, parts)
     kept = optimizer.state_tensors(adam, model, parts, ["a", "b", "c"])
     other = optimizer.build(model, OptimConfig())
-    optimizer.load_state(other, model, parts, ["b", "a", "c"], kept)
-    first, second = (list(layer.parameters()) for layer in stack_of(model, parts)[:2])
+    optimizer.load_state(other, model, parts, ["a", "c", "b"], kept)
+    first, second = (list(layer.parameters()) for layer in list(models.stack_of(model, parts))[1:3])
     for mine, yours in zip(first, second, strict=True):
         assert torch.equal(other.state[mine]["exp_avg"], adam.state[yours]["exp_avg"])
 
 
-def test_optimizer_state_for_a_stranger_is_refused(model, parts):
+def test_optimizer_state_for_a_stranger_is_refused():
+    parts, model = anatomy.family("gpt2"), tiny("gpt2")
     adam = optimizer.build(model, OptimConfig())
     with pytest.raises(BadInput, match="does not have"):
-        optimizer.load_state(adam, model, parts, ["a", "b", "c"], {"exp_avg/nobody": torch.zeros(1)})
-
-
-def test_a_schedule_places_its_events_at_steps_and_rehearses_the_stack():
-    events = [Insert(at=at, index=index) for at, index in ((0.1, 1), (0.5, 0), (90, 1))]
-    planned = schedule.plan(events, initial_layers=1, total_steps=100)
-    assert [p.step for p in planned] == [10, 50, 90]
-    assert [p.layer for p in planned] == ["b", "c", "d"]
-    assert planned[-1].stack == ("c", "d", "a", "b")
-
-
-def test_fractions_and_steps_can_only_be_ordered_when_the_length_is_known():
-    events = [Insert(at=0.5, index=1), Insert(at=10, index=1)]
-    schedule.plan(events, initial_layers=1, total_steps=None)
-    with pytest.raises(BadInput, match="comes before"):
-        schedule.plan(events, initial_layers=1, total_steps=100)
+        optimizer.load_state(adam, model, parts, ["a", "b"], {"exp_avg/nobody": torch.zeros(1)})
