@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pli_train import run_folder
 from pli_train.anatomy import families, family
 from pli_train.errors import BadInput, did_you_mean, nearest
 from pli_train.growth import schedule as growth_schedule
@@ -277,6 +278,17 @@ def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConf
         _apply(override, table)
     table.setdefault("name", Path(source).stem)
     return check(table, source)
+
+
+def of_run(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config kept in a run's folder, with overrides. Raises BadInput when the folder is no run's."""
+    path = run_folder.require_run(run) / run_folder.RUN
+    table = run_folder.read_json(path).get("config")
+    if not isinstance(table, dict):
+        raise BadInput(f"{path}: holds no config")
+    for override in overrides:
+        _apply(override, table)
+    return check(table, str(path))
 
 
 def check(table: dict[str, Any], source: str) -> RunConfig:

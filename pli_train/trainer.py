@@ -80,7 +80,7 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
     show = show or Silent()
     config, parent = parents.settle(config, show.say)
     text = corpus_tokens.load(config.data, config.tokenizer, show.say)
-    trainer = _at_the_start(config, folder, text, show)
+    trainer = at_the_start(config, folder, text, show)
     if trainer.accelerator.is_main_process:
         folder.mkdir(parents=True)
         (folder / run_folder.RUN).write_text(run_record(config, text, trainer.total_steps, parent), encoding="utf-8")
@@ -105,7 +105,7 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
         )
     if not run_folder.checkpoints(folder):
         show.say(f"{folder}: was stopped before its first checkpoint; starting over")
-        return _at_the_start(config, folder, text, show)
+        return at_the_start(config, folder, text, show)
     source = checkpoint.newest(folder, show.say)
     found = checkpoint.read(source)
     state: Any = found.trainer_state
@@ -117,7 +117,8 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     return trainer
 
 
-def _at_the_start(config: RunConfig, folder: Path, text: Tokens, show: Silent) -> Trainer:
+def at_the_start(config: RunConfig, folder: Path, text: Tokens, show: Silent) -> Trainer:
+    """A trainer at step 0 that has written nothing yet. Raises BadInput when model or schedule cannot be had."""
     start, _ = _start(config, text)
     model, anatomy = models.build(config.model, text.tokenizer, config.train.block_size, derive(config.seed, "model"))
     lineage = start.lineage("pretrained" if config.model.weights == "pretrained" else "random")

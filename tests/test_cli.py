@@ -37,7 +37,7 @@ def refused(done, told):
 @pytest.mark.parametrize("command", ["pli-train", "pli-analyze"])
 def test_help_names_every_command_with_an_example(command):
     names = {
-        "pli-train": ["run", "resume", "plan", "presets", "schedules"],
+        "pli-train": ["run", "resume", "plan", "check", "presets", "schedules"],
         "pli-analyze": ["lineage", "drift", "report"],
     }[command]
     top = call(command, "--help")
@@ -134,6 +134,8 @@ BAD = {
     "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens do not fit n_positions"),
     "no run to resume": (["resume", "nowhere"], "nowhere: no such folder"),
     "a folder that is no run": (["resume", "."], "not a run, it holds no run.json"),
+    "nothing to check": (["check", "baseline"], "growth.schedule: has no event, so there is nothing to check"),
+    "a checkpoint of no run": (["check", "tiny", "--from", "nowhere"], "not a run"),
     "an option unknown": (["run", "--stepz", "3"], "--stepz"),
 }
 
