@@ -128,6 +128,27 @@ def check(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="The folder to make; RUN/export if left out.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="NAME", help="The newest whole one if left out.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run's model as a Hugging Face folder with tokenizer and model card; print where.
+
+    Example: pli-train export runs/tiny models/tiny
+    """
+    _quiet_libraries()
+    from pli_train import export as exports
+
+    print(exports.export(run, out, checkpoint, _show(quiet).say))
+
+
+@app.command()
 def presets() -> None:
     """List the presets that ship with this package.
 

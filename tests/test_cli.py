@@ -37,7 +37,7 @@ def refused(done, told):
 @pytest.mark.parametrize("command", ["pli-train", "pli-analyze"])
 def test_help_names_every_command_with_an_example(command):
     names = {
-        "pli-train": ["run", "resume", "plan", "check", "presets", "schedules"],
+        "pli-train": ["run", "resume", "plan", "check", "export", "presets", "schedules"],
         "pli-analyze": ["lineage", "drift", "report"],
     }[command]
     top = call(command, "--help")
@@ -136,6 +136,7 @@ BAD = {
     "a folder that is no run": (["resume", "."], "not a run, it holds no run.json"),
     "nothing to check": (["check", "baseline"], "growth.schedule: has no event, so there is nothing to check"),
     "a checkpoint of no run": (["check", "tiny", "--from", "nowhere"], "not a run"),
+    "no run to export": (["export", "nowhere"], "nowhere: no such folder"),
     "an option unknown": (["run", "--stepz", "3"], "--stepz"),
 }
 
