@@ -118,12 +118,7 @@ def put_into_stack(layer: nn.Module, index: int, model: nn.Module, parts: Anatom
 
     Args:
         like: index, before the insertion, of the layer it was made after; None in an empty stack.
-
-    Raises:
-        BadInput: below a bottom layer that lacks something and can therefore not move up.
     """
-    if index < parts.first_index:
-        raise BadInput(f"index {index} is taken for good in a {parts.model_type}: use {parts.first_index} or higher")
     for path, alike in parts.bottom.get("missing", {}).items():
         if not list(layer.get_submodule(path).parameters()):
             layer.set_submodule(path, _fresh_norm(layer.get_submodule(alike)))

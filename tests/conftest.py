@@ -1,10 +1,15 @@
 """Tiny real models on a tiny real corpus: every test trains or reads the real thing, in seconds."""
 
+import os
 import shutil
 import sysconfig
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, here and in the commands that tests start: these models are too small to share among
+# threads, and tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 FAMILIES = ("bert", "gpt2")
 MODELS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from pli_train.errors import did_you_mean
+from pli_train.errors import BadInput, did_you_mean
 from pli_train.growth import identity
 from pli_train.growth.initialisers import DONORLESS, INITIALISERS, Place
 from pli_train.growth.operator import Descent, Operator
@@ -92,8 +92,16 @@ class Insert(Operator):
         lineage.insert(self.index, step, self.initialiser, donor, like, **facts, **self.policies)
 
     def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
-        """Insert into `model` the newborn that would be drawn from `seed`."""
+        """Insert into `model` the newborn that would be drawn from `seed`.
+
+        Raises:
+            BadInput: below a bottom layer that lacks something and can therefore not move up.
+        """
         from pli_train import model as models
+
+        if self.index < anatomy.first_index:
+            free = f"use {anatomy.first_index} or higher"
+            raise BadInput(f"index {self.index} is taken for good in a {anatomy.model_type}: {free}")
 
         layers = models.stack_of(model, anatomy)
         donor, near = self.donor_id(lineage), self.neighbours(lineage)

@@ -2,6 +2,7 @@ import pytest
 
 from pli_train import config
 from pli_train.errors import BadInput
+from pli_train.growth.start import Start
 
 
 def mistakes(overrides, preset="tiny"):
@@ -19,7 +20,7 @@ def test_every_preset_is_valid_and_says_what_it_is(preset):
 def test_overrides_reach_their_keys_with_their_types():
     loaded = config.load("tiny", ["optim.lr=3e-4", "data.source=some/folder", "train.steps=7", "growth.schedule="])
     assert (loaded.optim.lr, loaded.data.source, loaded.train.steps) == (3e-4, "some/folder", 7)
-    assert loaded.growth.events() == []
+    assert loaded.growth.events(Start(1)) == []
 
 
 @pytest.mark.parametrize(

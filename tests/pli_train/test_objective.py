@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from pli_train import anatomy, flops, model
+from pli_train import anatomy, flops
+from pli_train import model as models
 from pli_train.config import ModelConfig
 from pli_train.corpus.tokens import train_bpe
 from pli_train.objective import IGNORED, Objective, loss_sum
+from tests.families import HEADS, LAYERS, TINY, UNITS, tiny
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def test_masking_keeps_to_devlins_shares(tokenizer, blocks):
 
 def test_the_loss_equals_that_of_transformers(family, tokenizer, blocks):
     table = {"bert": {"hidden_size": 32, "num_attention_heads": 2}, "gpt2": {"n_embd": 32, "n_head": 2}}[family]
-    made, parts = model.build(ModelConfig(family=family, config=table, initial_layers=2), tokenizer, 128, seed=0)
+    made, parts = models.build(ModelConfig(family=family, config=table, initial_layers=2), tokenizer, 128, seed=0)
     made.eval()
     batch = Objective(parts.task, tokenizer, 0.15).batch(blocks[:4], 0)
     labels = batch.labels if parts.task == "masked-lm" else batch.inputs
@@ -56,20 +59,37 @@ def test_the_loss_equals_that_of_transformers(family, tokenizer, blocks):
         assert loss_sum(made, batch) / batch.targets == pytest.approx(float(theirs), rel=1e-5)
 
 
-def test_flops_equal_those_that_torch_counts(family):
-    """Forward and backward of the matrix products, counted by torch's own counter on the running model."""
-    from torch.utils.flop_counter import FlopCounterMode
-    from transformers import AutoConfig
+TEXT = sorted(family for family in TINY if anatomy.family(family).task != "image-classification")
 
-    table = {"bert": {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 96, "num_hidden_layers": 3}}
-    table["gpt2"] = {"n_embd": 48, "n_head": 4, "n_layer": 3}
-    config = AutoConfig.for_model(family, vocab_size=100, attn_implementation="eager", **table[family])
-    parts = anatomy.family(family)
-    made = model._from_config(config, parts)
-    size = flops.measure(made, parts, block_size=16)
+
+def counted(made, length):
+    """FLOPs of forward and backward of two blocks, by torch's own counter on the running model."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    made.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
-        made(input_ids=torch.zeros(2, 16, dtype=torch.long)).logits.sum().backward()
-    assert size.flops_per_token(3) * 32 == counter.get_total_flops()
-    assert size.parameters(3) == sum(p.numel() for p in made.parameters())
-    skeleton, _ = model.skeleton(config)
-    assert flops.measure(skeleton, parts, 16) == size
+        made(input_ids=torch.ones(2, length, dtype=torch.long)).logits.sum().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("family", TEXT)
+def test_flops_equal_those_that_torch_counts_at_any_shape(family):
+    """A model of few heads and layers is measured once; what that says of other shapes is counted on such models."""
+    parts, made = anatomy.family(family), tiny(family)
+    size, few = flops.measure(made, parts), parts.sizes(made.config)["member"]
+    whole = [(HEADS, UNITS)] * LAYERS
+    rotary = 2 * 2 * 16 * 4 if hasattr(made.base_model, "rotary_emb") else 0  # the angles of rotary positions
+    assert size.flops_per_token(whole, 16) * 32 == pytest.approx(counted(made, 16), abs=4 * rotary)
+    assert size.parameters(whole) == sum(p.numel() for p in made.parameters())
+    slim = [(few, UNITS), (HEADS, UNITS - 8)]
+    models.slim(made, parts, slim)
+    assert size.flops_per_token(slim, 16) * 32 == pytest.approx(counted(made, 16), abs=4 * rotary)
+    assert size.parameters(slim) == sum(p.numel() for p in made.parameters())
+
+
+def test_a_model_without_storage_measures_the_same():
+    wanted = ModelConfig(family="gpt2", config={"n_embd": 48, "n_head": 4, "n_layer": 3})
+    depth, skeleton, parts = models.skeleton(wanted, 100, 16)
+    real = AutoModelForCausalLM.from_config(models.model_config(wanted, 100, 16))
+    assert depth == 3
+    assert flops.measure(skeleton, parts) == flops.measure(real, parts)
