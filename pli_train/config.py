@@ -274,6 +274,8 @@ def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConf
         BadInput: every mistake, one line each, naming the file, the key and the nearest valid one.
     """
     table = _table(source, seen=())
+    if any(override.partition("=")[0].strip() == "model.name_or_path" for override in overrides):
+        _forget_model(table, {"name_or_path": None})
     for override in overrides:
         _apply(override, table)
     table.setdefault("name", Path(source).stem)
@@ -333,11 +335,21 @@ def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> di
     if not isinstance(parent, str):
         raise BadInput(f"{source}: extends: expected the name of a preset or file, got {parent!r}")
     inherited = {**_table(parent, (*seen, source), beside), "name": Path(source).stem}
-    if {"family", "name_or_path"} & table.get("model", {}).keys():
-        # Another model: what the parent says of its own model's config does not apply.
-        keep = {k: v for k, v in inherited.get("model", {}).items() if k not in ("family", "name_or_path", "config")}
-        inherited["model"] = keep
+    _forget_model(inherited, table.get("model", {}))
     return _merge(inherited, table)
+
+
+def _forget_model(table: dict[str, Any], over: Any) -> None:
+    """Where `over` names another model, drop what `table` says of its own model's config.
+
+    The sizes at step 0 go too when the other model is a ready-made one, which has its own.
+    """
+    if not isinstance(over, dict) or not {"family", "name_or_path"} & over.keys():
+        return
+    gone = {"family", "name_or_path", "config"}
+    if "name_or_path" in over:
+        gone |= {"initial_layers", "initial_heads"}
+    table["model"] = {key: value for key, value in table.get("model", {}).items() if key not in gone}
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -209,7 +209,11 @@ def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
         "tables": {
             "Data": _data(record),
             "Figures": _figures(run_folder.read_json(checkpoint / run_folder.TRAINER_STATE)),
-            "Hyper-parameters": {key: _placeless(value) for key, value in run_folder.flatten(settings).items()},
+            "Hyper-parameters": {
+                key: _placeless(value)
+                for key, value in run_folder.flatten(settings).items()
+                if value is not None and value != ""
+            },
             "Versions": _table(record, "versions"),
         },
     }

@@ -99,6 +99,18 @@ def test_layers_that_differ_are_refused_in_one_line(config_of, from_run, tmp_pat
         parent.settle(from_run("gpt2", tmp_path / "mother", {"model.initial_layers": 1, "model.initial_heads": 2}))
 
 
+def test_naming_a_run_replaces_a_presets_model_and_its_depth(runs, tmp_path):
+    """`tiny` says family, config and one layer at step 0: none of it is said of the run."""
+    own = tmp_path / "mine.toml"
+    own.write_text(f'extends = "tiny"\n[model]\nname_or_path = "{runs["gpt2"]}"\nweights = "pretrained"\n')
+    sets = [f"model.name_or_path={runs['gpt2']}", "model.weights=pretrained"]
+    for settings in (configs.load("tiny", sets), configs.load(str(own))):
+        assert (settings.model.family, settings.model.config, settings.model.initial_layers) == (None, {}, None)
+    assert configs.load("tiny", [*sets, "model.initial_layers=2"]).model.initial_layers == 2
+    stages = plan.plan(configs.load("tiny", [*sets, "train.block_size=32", "growth.schedule=0.5@5"])).stages
+    assert [len(stage.lineage.stack) for stage in stages] == [5, 6]
+
+
 def test_settling_twice_is_settling_once(runs, from_run, config_of):
     once, told = parent.settle(from_run("gpt2", runs["gpt2"]))
     assert parent.settle(once) == (once, told)
