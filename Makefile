@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-all check baseline bert seed-appendix install clean
+.PHONY: demo test test-all check baseline bert vit seed-appendix install clean
 
 install: $(INSTALLED)
 
@@ -41,6 +41,11 @@ baseline: install
 
 bert: install
 	$(BIN)/pli-train run tiny-bert
+	$(BIN)/pli-analyze report --html
+
+vit: install
+	$(BIN)/pip install --quiet -c constraints.txt '.[vision]'
+	$(BIN)/pli-train run tiny-vit
 	$(BIN)/pli-analyze report --html
 
 seed-appendix: install

@@ -59,7 +59,12 @@ def read(folder: Path) -> Scalars:
     return scalars
 
 
-def _begun(path: Path) -> tuple[int, str]:
-    """When a file was begun: TensorBoard writes the second into its name, then host, process and a counter."""
-    seconds = path.name.removeprefix("events.out.tfevents.").split(".")[0]
-    return (int(seconds) if seconds.isdigit() else 0, path.name)
+def _begun(path: Path) -> tuple[float, str]:
+    """When a file was begun, in seconds since 1970, by its first record.
+
+    Its name tells only the second and a counter without leading zeros: two processes of one second would swap places.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    first = next(iter(EventFileLoader(str(path)).Load()), None)
+    return (first.wall_time if first else 0.0, path.name)

@@ -1,1 +1,19 @@
 """Train any Hugging Face transformer while it grows, and remember who each layer and head is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pli_train.api import Growth, train
+
+__all__ = ["Growth", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, so that reading a lineage or asking for --help loads nothing heavy.
+    if name in __all__:
+        from pli_train import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'pli_train' has no attribute '{name}'")

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pli_train import checkpoint, run_folder
+from pli_train import checkpoint, corpus, growing, run_folder
 from pli_train import model as models
 from pli_train import parent as parents
 from pli_train import trainer as trainers
-from pli_train.corpus import tokens as corpus_tokens
 from pli_train.errors import BadInput
-from pli_train.growth.context import length as context_length
 from pli_train.lineage import BadLineage, Lineage
 from pli_train.objective import IGNORED, Batch, loss_sum
 from pli_train.progress import Silent
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pli_train.config import RunConfig
+    from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
     from pli_train.trainer import Trainer
 
@@ -113,14 +112,14 @@ def prepare(config: RunConfig, origin: Path | None = None, show: Silent | None =
     config, _ = parents.settle(config, show.say)
     train = config.train.model_copy(update={"precision": "fp32"})
     config = config.model_copy(update={"train": train})
-    text = corpus_tokens.load(config.data, config.tokenizer, show.say)
+    text = corpus.load(config.data, config.tokenizer, show.say)
     start = trainers.at_the_start(config, Path(), text, show)
     if not start.planned:
         raise BadInput("growth.schedule: has no event, so there is nothing to check")
     return start if origin is None else _trained(start, origin, text)
 
 
-def _trained(start: Trainer, origin: Path, text: Tokens) -> Trainer:
+def _trained(start: Trainer, origin: Path, text: Tokens | Images) -> Trainer:
     """The trainer of the same schedule with the model of a checkpoint."""
     run = origin if (origin / run_folder.RUN).is_file() else origin.parent
     record = run_folder.read_json(run_folder.require_run(run) / run_folder.RUN)
@@ -170,7 +169,8 @@ def check(run: Trainer, batches: int) -> Iterator[dict[str, Any]]:
     Yields:
         event (its number), step (None while it waits for a plateau), what; max_dlogit, kl (nats) and flip_rate as in
         Change; loss_before and loss_after (nats), grad_before and grad_after (global L2 norms), parameters_before and
-        parameters_after. Logits are compared where both models predict: masked positions, or all with a next token.
+        parameters_after. Logits are compared where both models predict: masked positions, all with a next token,
+        or images.
     """
     model = run.bare.eval()
     reads = _batches(run, batches)
@@ -178,9 +178,9 @@ def check(run: Trainer, batches: int) -> Iterator[dict[str, Any]]:
     for planned in run.planned[len(run.lineage.events) :]:
         number = len(run.lineage.events) + 1
         before, old = copy.deepcopy(model), reads
-        planned.event.grow(model, run.anatomy, run.lineage, derive(run.config.seed, "growth", number))
         # Without a clock: a checkpoint may be younger than the schedule's next event.
-        planned.event.record(run.lineage, run.lineage.events[-1].step if run.lineage.events else 0)
+        step = run.lineage.events[-1].step if run.lineage.events else 0
+        growing.happen(planned.event, step, model, run.anatomy, run.lineage, None, run.config.seed)
         model.eval()
         reads = _batches(run, batches)
         change = over_batches([_compared(before, model, *pair) for pair in zip(old, reads, strict=True)])
@@ -206,14 +206,15 @@ def check(run: Trainer, batches: int) -> Iterator[dict[str, Any]]:
 def _compared(before: nn.Module, after: nn.Module, old: Batch, new: Batch) -> Change:
     # A longer context cuts the same tokens into other pieces: position by position they still face each other.
     both = (old.labels.flatten() != IGNORED) & (new.labels.flatten() != IGNORED)
-    logits = [model(input_ids=read.inputs).logits.flatten(0, 1)[both] for model, read in ((before, old), (after, new))]
-    return at_birth(*logits)
+    read = [model(**{batch.argument: batch.inputs}).logits for model, batch in ((before, old), (after, new))]
+    return at_birth(*(logits.flatten(0, -2)[both] for logits in read))
 
 
 def _batches(run: Trainer, count: int) -> list[Batch]:
     """The probe: the first held-out blocks, cut to the present context, in batches of equally many tokens."""
-    train, context = run.config.train, context_length(run.lineage, run.config.train.block_size)
-    blocks = run.eval_blocks[: count * train.batch_size].reshape(-1, context)
-    whole = run.objective.batch(blocks, derive(run.config.seed, "eval mask"))
-    size = train.batch_size * train.block_size // context
-    return [whole.rows(first, first + size, run.accelerator.device) for first in range(0, len(blocks), size)]
+    size, device = run.config.train.batch_size, run.accelerator.device
+    blocks = run.eval_blocks[: count * size]
+    cut = run.cut(blocks)
+    whole = run.objective.batch(cut, derive(run.config.seed, "eval mask"))
+    size = size * len(cut) // len(blocks)
+    return [whole.rows(first, first + size, device) for first in range(0, len(cut), size)]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pli_train import run_folder
 from pli_train.anatomy import families, family
+from pli_train.corpus import IMAGES
 from pli_train.errors import BadInput, did_you_mean, nearest
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.insert import Initialiser
@@ -91,9 +92,12 @@ class TokenizerConfig(_Section):
 
 
 class DataConfig(_Section):
-    """The text."""
+    """The text, or the images."""
 
-    source: str = Field("python", description="`python` (this interpreter's library), a file, a folder, or a hub name")
+    source: str = Field(
+        "python",
+        description="`python` (this interpreter's library), a file, a folder, a hub name, or `digits` (images)",
+    )
     subset: str | None = Field(None, description="hub: the data set's configuration")
     revision: str | None = Field(None, description="hub: the revision, e.g. refs/convert/parquet")
     split: str = Field("train", description="hub: the slice, in the hub's own syntax, e.g. train[:10%]")
@@ -254,6 +258,16 @@ class RunConfig(_Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
 
+    @model_validator(mode="after")
+    def _model_and_data_meet(self) -> RunConfig:
+        images = self.data.source in IMAGES
+        if self.model.family and images != (family(self.model.family).task == "image-classification"):
+            told = "images, and" if images else f"text, and only {', '.join(IMAGES)} images:"
+            raise ValueError(
+                f"data.source: '{self.data.source}' holds {told} a {self.model.family} cannot learn from it"
+            )
+        return self
+
 
 # --- reading --------------------------------------------------------------------------------------------------------
 
@@ -293,6 +307,19 @@ def of_run(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return check(table, str(path))
 
 
+def from_table(table: dict[str, Any], source: str) -> RunConfig:
+    """The config of a table as a TOML file would have it, `extends` included. Raises BadInput naming `source`."""
+    return check(_extended(dict(table), source, seen=(source,), beside=None), source)
+
+
+def growth_alone(table: dict[str, Any]) -> GrowthConfig:
+    """The [growth] section without a run around it. Raises BadInput, its lines as for a run."""
+    try:
+        return GrowthConfig(**table)
+    except ValidationError as error:
+        raise BadInput(*_mistakes(error, GrowthConfig, prefix="growth: ")) from None
+
+
 def check(table: dict[str, Any], source: str) -> RunConfig:
     """The typed config of a parsed table. `source` is what error lines name. Raises BadInput."""
     try:
@@ -329,6 +356,11 @@ def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> di
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{source}: not TOML: {error}") from None
+    return _extended(table, source, seen, beside)
+
+
+def _extended(table: dict[str, Any], source: str, seen: tuple[str, ...], beside: Path | None) -> dict[str, Any]:
+    """A table merged over the one that it `extends`, if any."""
     parent = table.pop("extends", None)
     if parent is None:
         return table

@@ -31,6 +31,16 @@ STATE = {run_folder.MANIFEST, run_folder.OPTIMIZER, run_folder.TRAINER_STATE}
 """Files of a checkpoint that only training goes on from."""
 
 PIPELINES = {"causal-lm": "text-generation", "masked-lm": "fill-mask", "image-classification": "image-classification"}
+COUNTS = {
+    "train_tokens": "training tokens",
+    "eval_tokens": "held-out tokens",
+    "vocabulary": "vocabulary",
+    "train_images": "training images",
+    "eval_images": "held-out images",
+    "classes": "classes",
+}
+"""What a run's record says of its corpus's size, in words."""
+
 TOLD_ANYWAY = ("layer", "initialiser", "donor", "index")
 """Facts of an event that have a column of their own, or that its stack shows."""
 
@@ -110,9 +120,14 @@ def _copy(source: Path, partial: Path) -> None:
 
 def _tokenizer_files(run: Path) -> Iterator[Path]:
     folder = run / run_folder.TOKENIZER
-    if not folder.is_dir():
+    if folder.is_dir():
+        yield from sorted(path for path in folder.iterdir() if path.is_file() and path.name != CARD)
+    elif _reads_text(run_folder.read_json(run / run_folder.RUN)):
         raise BadInput(f"{run}: holds no {run_folder.TOKENIZER} folder")
-    yield from sorted(path for path in folder.iterdir() if path.is_file() and path.name != CARD)
+
+
+def _reads_text(record: dict[str, Any]) -> bool:
+    return "train_images" not in _table(record, "corpus")
 
 
 def _sync(paths: list[Path]) -> None:
@@ -200,6 +215,7 @@ def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
         "about": str(settings.get("description") or "").rstrip("."),
         "model_type": model_type,
         "auto_class": _Safe(AUTO_CLASS[task] if task else "AutoModel"),
+        "text": _reads_text(record),
         "pipeline": _Safe(PIPELINES[task]) if task in PIPELINES else None,
         "tags": [model_type, "pli", "growth", "progressive-training"],
         "first": [id for id, layer in lineage.layers.items() if layer.birth.event is None],
@@ -264,9 +280,7 @@ def _data(record: dict[str, Any]) -> dict[str, Any]:
     told = {
         "corpus": corpus.get("about"),
         "fingerprint": corpus.get("fingerprint"),
-        "training tokens": _number(corpus.get("train_tokens")),
-        "held-out tokens": _number(corpus.get("eval_tokens")),
-        "vocabulary": _number(corpus.get("vocabulary")),
+        **{COUNTS[what]: _number(corpus.get(what)) for what in COUNTS},
         "weights began as those of": begun or None,
     }
     return {what: value for what, value in told.items() if value is not None}
@@ -278,7 +292,7 @@ def _figures(state: dict[str, Any]) -> dict[str, Any]:
     losses = [entry["eval_loss"] for entry in entries if "eval_loss" in entry]
     ours = _table(_table(state, "stateful_callbacks"), "pli_train")
     told = {
-        "held-out loss, nats per token": _number(losses[-1] if losses else None),
+        "held-out loss, nats per prediction": _number(losses[-1] if losses else None),
         "steps": _number(state.get("global_step")),
         "steps of the whole run": _number(state.get("max_steps")),
         "tokens seen": _number(ours.get("tokens")),

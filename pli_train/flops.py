@@ -80,7 +80,8 @@ def _share(whole: Amounts, count: int, of: int) -> Amounts:
 def measure(model: PreTrainedModel, anatomy: Anatomy) -> Size:
     """Count a model of at least one layer; it may live on the meta device.
 
-    Its layers are taken to be alike but for what the bottom one lacks, and to attend to the whole context.
+    Its layers are taken to be alike but for what the bottom one lacks, and to attend to the whole context. An image
+    classifier's head counts for every token though it sees one, and its convolution into patches not at all.
     """
     from pli_train import layout
     from pli_train.model import count_parameters, stack_of

@@ -30,21 +30,23 @@ AUTO_CLASS = {
 
 
 def build(
-    wanted: ModelConfig, tokenizer: PreTrainedTokenizerBase, block_size: int, seed: int
+    wanted: ModelConfig, tokenizer: PreTrainedTokenizerBase | None, block_size: int, seed: int
 ) -> tuple[PreTrainedModel, Anatomy]:
     """The model at step 0, in float32 on the CPU, with its family's table.
 
     Weights from scratch are drawn from `seed` alone. Raises BadInput or PliError when it cannot be built.
     """
-    config = model_config(wanted, len(tokenizer), block_size)
-    config.pad_token_id = tokenizer.pad_token_id
-    config.bos_token_id = _first(tokenizer.bos_token_id, tokenizer.cls_token_id)
-    config.eos_token_id = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
+    config = model_config(wanted, len(tokenizer) if tokenizer else None, block_size)
+    if tokenizer:
+        config.pad_token_id = tokenizer.pad_token_id
+        config.bos_token_id = _first(tokenizer.bos_token_id, tokenizer.cls_token_id)
+        config.eos_token_id = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
     parts = anatomy.family(config.model_type)
     _check_block(block_size, config, parts)  # once more, as positions may be counted from the padding token's id
     if wanted.weights == "pretrained":
         model = _pretrained(str(wanted.name_or_path), wanted.initial_layers, parts)
-        _check_vocabulary(len(tokenizer), model, str(wanted.name_or_path))
+        if tokenizer:
+            _check_vocabulary(len(tokenizer), model, str(wanted.name_or_path))
         return model, parts
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -60,7 +62,7 @@ def model_config(wanted: ModelConfig, vocab_size: int | None, block_size: int) -
     """
     config = _from_fields(wanted) if wanted.family else _load(AutoConfig.from_pretrained, str(wanted.name_or_path))
     parts = anatomy.family(config.model_type)
-    if vocab_size is not None and wanted.weights == "scratch":
+    if vocab_size is not None and wanted.weights == "scratch" and parts.task != "image-classification":
         config.vocab_size = vocab_size
         for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
             if hasattr(config, name):
@@ -99,6 +101,12 @@ def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
     """The model's repeating layers."""
     base = getattr(model, getattr(model, "base_model_prefix", ""), model)
     return cast(nn.ModuleList, base.get_submodule(parts.stack))
+
+
+def path_of_stack(model: nn.Module, parts: Anatomy) -> str:
+    """The dotted path of the stack below the whole model."""
+    layers = stack_of(model, parts)
+    return next(name for name, module in model.named_modules() if module is layers)
 
 
 def lone_layer(model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> nn.Module:
@@ -171,7 +179,7 @@ def settle(model: nn.Module, parts: Anatomy) -> None:
     if parts.layer_type:
         owner, _, leaf = parts.layer_type.rpartition(".")
         told["layer_types"] = [getattr(layer.get_submodule(owner), leaf) for layer in layers]
-    sizes = [layout.sizes_of(layer, parts, model.config) for layer in layers]
+    sizes = [layout.sizes_of(layer, parts, getattr(model, "config", None)) for layer in layers]
     if sizes and sizes[0]["head"]:
         told["units"] = max(size["unit"] for size in sizes)
         if "head_dim" in parts.config:
@@ -246,6 +254,10 @@ def _set_depth(config: PretrainedConfig, depth: int, parts: Anatomy) -> None:
 
 def _check_block(block_size: int, config: PretrainedConfig, parts: Anatomy) -> None:
     positions = parts.positions(config)
+    if parts.task == "image-classification" and block_size != positions:
+        raise BadInput(
+            f"train.block_size: an image makes {positions} tokens, its patches and one for its class, not {block_size}"
+        )
     if positions is not None and block_size > positions:
         name = parts.config["positions"]
         told = f"{name} = {getattr(config, name)}"

@@ -1,4 +1,4 @@
-"""What the model is asked to predict: the next token (causal-lm) or the masked ones (masked-lm)."""
+"""What the model is asked to predict: the next token (causal-lm), the masked ones (masked-lm), or an image's class."""
 
 from __future__ import annotations
 
@@ -19,10 +19,17 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens and what to predict at each position: two (blocks, block_size) int64 tensors."""
+    """What goes in and what is to come out.
+
+    Attributes:
+        inputs: tokens, (blocks, block_size) int64; or images, (blocks, channels, height, width) float32.
+        labels: the token to predict at each position, like `inputs`; or each image's class, (blocks,) int64.
+        argument: what the model calls `inputs`.
+    """
 
     inputs: Tensor
     labels: Tensor
+    argument: str = "input_ids"
 
     @property
     def targets(self) -> int:
@@ -31,27 +38,31 @@ class Batch:
 
     def rows(self, start: int, stop: int, device: torch.device) -> Batch:
         """Some of the blocks, on a device."""
-        return Batch(self.inputs[start:stop].to(device), self.labels[start:stop].to(device))
+        return Batch(self.inputs[start:stop].to(device), self.labels[start:stop].to(device), self.argument)
 
 
 class Objective:
     """Turns blocks into a batch for one task.
 
     Args:
-        task: `causal-lm` or `masked-lm`.
-        tokenizer: gives the mask token and the tokens that are never masked.
+        task: `causal-lm`, `masked-lm` or `image-classification`.
+        tokenizer: gives the mask token and the tokens that are never masked; None for images.
         mlm_probability: share of positions to predict under masked-lm.
     """
 
-    def __init__(self, task: str, tokenizer: PreTrainedTokenizerBase, mlm_probability: float) -> None:
+    def __init__(self, task: str, tokenizer: PreTrainedTokenizerBase | None, mlm_probability: float) -> None:
         self.task = task
+        if tokenizer is None:
+            return
         self._probability = mlm_probability
         self._mask = tokenizer.mask_token_id
         self._vocabulary = len(tokenizer)
         self._special = torch.tensor(sorted(tokenizer.all_special_ids))
 
     def batch(self, blocks: np.ndarray, seed: int) -> Batch:
-        """The batch made of `blocks`, (blocks, block_size) int64. `seed` decides the masks of this one batch."""
+        """The batch made of `blocks` as `Blocks` gives them. `seed` decides the masks of this one batch."""
+        if self.task == "image-classification":
+            return Batch(torch.from_numpy(blocks["pixels"]), torch.from_numpy(blocks["label"]), "pixel_values")
         tokens = torch.from_numpy(blocks)
         return self._next_token(tokens) if self.task == "causal-lm" else self._masked(tokens, seed)
 
@@ -75,5 +86,5 @@ class Objective:
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
     """Cross entropy in nats, summed over the batch's targets: a float32 scalar."""
-    logits = model(input_ids=batch.inputs).logits
-    return cross_entropy(logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    logits = model(**{batch.argument: batch.inputs}).logits
+    return cross_entropy(logits.flatten(0, -2).float(), batch.labels.flatten(), ignore_index=IGNORED, reduction="sum")

@@ -71,13 +71,12 @@ def grow(optimizer: Optimizer, descents: Sequence[Descent], state: OptimizerStat
 
 
 def _group_of(optimizer: Optimizer, descent: Descent) -> dict[str, Any]:
-    """The group of the parameter that the new one descends from; without one, the group for its number of axes."""
+    """The group of the parameter that the new one descends from; without one, the group with most of as many axes."""
     for group in optimizer.param_groups:
         if any(p is descent.old for p in group["params"]):
             return group
-    alike = (g for g in optimizer.param_groups if (g.get("weight_decay", 0) > 0) == (descent.new.dim() > 1))
-    if descent.old is None and (group := next(alike, optimizer.param_groups[0])):
-        return group
+    if descent.old is None:
+        return max(optimizer.param_groups, key=lambda g: sum(p.dim() == descent.new.dim() for p in g["params"]))
     raise RuntimeError("a parameter that grew is in no group of the optimizer")
 
 

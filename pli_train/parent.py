@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_train import run_folder
+from pli_train.corpus import IMAGES
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
 
@@ -65,7 +66,8 @@ def settle(config: RunConfig, say: Callable[[str], None] = lambda line: None) ->
     heads = _live_heads(source, config.model) if config.model.weights == "pretrained" else None
     # Whole paths, so that a resumed run finds them from wherever it is started.
     model = {"name_or_path": str(source), "initial_heads": config.model.initial_heads or heads}
-    words = {"name_or_path": config.tokenizer.name_or_path or str(tokenizer)}
+    own = None if config.data.source in IMAGES else str(tokenizer)
+    words = {"name_or_path": config.tokenizer.name_or_path or own}
     settled = config.model_copy(
         update={
             "model": config.model.model_copy(update=model),

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pli_train.config import RunConfig
+    from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
     from pli_train.parent import Parent
 
 VERSIONS = ("pli", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
-def run_record(config: RunConfig, text: Tokens, total_steps: int, parent: Parent | None = None) -> str:
+def run_record(config: RunConfig, text: Tokens | Images, total_steps: int, parent: Parent | None = None) -> str:
     """The run's record as JSON: resolved config, seed, command line, versions, corpus, parent."""
     record = {
         "format": "pli-run",
@@ -32,9 +33,7 @@ def run_record(config: RunConfig, text: Tokens, total_steps: int, parent: Parent
         "corpus": {
             "about": text.about,
             "fingerprint": text.fingerprint,
-            "train_tokens": len(text.train),
-            "eval_tokens": len(text.eval),
-            "vocabulary": len(text.tokenizer),
+            **text.counts,
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         "config": config.model_dump(),

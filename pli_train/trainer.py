@@ -22,10 +22,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import TrainerState
 
-from pli_train import checkpoint, flops, learning_rate, optimizer, run_folder
+from pli_train import checkpoint, corpus, flops, growing, learning_rate, optimizer, run_folder
 from pli_train import model as models
 from pli_train import parent as parents
-from pli_train.corpus import tokens as corpus_tokens
 from pli_train.corpus.blocks import Blocks
 from pli_train.errors import BadInput, PliError
 from pli_train.growth import schedule as growth_schedule
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
 
     from pli_train.anatomy import Anatomy
     from pli_train.config import RunConfig
+    from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
 
 OURS = "pli_train"
@@ -79,12 +79,12 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
         raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
     show = show or Silent()
     config, parent = parents.settle(config, show.say)
-    text = corpus_tokens.load(config.data, config.tokenizer, show.say)
+    text = corpus.load(config.data, config.tokenizer, show.say)
     trainer = at_the_start(config, folder, text, show)
     if trainer.accelerator.is_main_process:
         folder.mkdir(parents=True)
         (folder / run_folder.RUN).write_text(run_record(config, text, trainer.total_steps, parent), encoding="utf-8")
-        text.tokenizer.save_pretrained(folder / run_folder.TOKENIZER)
+        text.keep(folder / run_folder.TOKENIZER)
     trainer.accelerator.wait_for_everyone()
     return trainer
 
@@ -97,7 +97,7 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     """
     show = show or Silent()
     record = run_folder.read_json(folder / run_folder.RUN)
-    text = corpus_tokens.load(config.data, config.tokenizer, show.say)
+    text = corpus.load(config.data, config.tokenizer, show.say)
     if text.fingerprint != record["corpus"]["fingerprint"]:
         raise BadInput(
             f"{folder}: the corpus is not the one this run began with ({record['corpus']['about']} then, {text.about} "
@@ -117,7 +117,7 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     return trainer
 
 
-def at_the_start(config: RunConfig, folder: Path, text: Tokens, show: Silent) -> Trainer:
+def at_the_start(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:
     """A trainer at step 0 that has written nothing yet. Raises BadInput when model or schedule cannot be had."""
     start, _ = _start(config, text)
     model, anatomy = models.build(config.model, text.tokenizer, config.train.block_size, derive(config.seed, "model"))
@@ -127,9 +127,9 @@ def at_the_start(config: RunConfig, folder: Path, text: Tokens, show: Silent) ->
     return Trainer(config, folder, text, model, anatomy, lineage, Progress(), show)
 
 
-def _start(config: RunConfig, text: Tokens) -> tuple[Start, flops.Size]:
+def _start(config: RunConfig, text: Tokens | Images) -> tuple[Start, flops.Size]:
     """What the run begins with, and the size of its model at any shape."""
-    depth, skeleton, anatomy = models.skeleton(config.model, len(text.tokenizer), config.train.block_size)
+    depth, skeleton, anatomy = models.skeleton(config.model, text.vocabulary, config.train.block_size)
     start = start_of(skeleton, anatomy, depth, config.model.initial_heads, config.train.block_size)
     return start, flops.measure(skeleton, anatomy)
 
@@ -148,7 +148,7 @@ class Trainer:
         self,
         config: RunConfig,
         folder: Path,
-        text: Tokens,
+        text: Tokens | Images,
         model: PreTrainedModel,
         anatomy: Anatomy,
         lineage: Lineage,
@@ -158,6 +158,7 @@ class Trainer:
         train, accelerator = config.train, make_accelerator(config)
         self.config, self.folder, self.accelerator, self.show = config, folder, accelerator, show
         self.anatomy, self.lineage, self.progress = anatomy, lineage, progress
+        text.check(anatomy.task, model.config)
         self.blocks = Blocks(text.train, train.block_size, derive(config.seed, "order"))
         self.eval_blocks = Blocks(text.eval, train.block_size, 0).first(train.eval_blocks)
         self.objective = Objective(anatomy.task, text.tokenizer, train.mlm_probability)
@@ -249,7 +250,7 @@ class Trainer:
         """One optimizer update: `accumulation` batches on each device."""
         config, step = self.config, self.progress.step
         began = time.perf_counter()
-        blocks = self._cut(self.blocks.at_step(step, self.step_blocks))
+        blocks = self.cut(self.blocks.at_step(step, self.step_blocks))
         batch = self.objective.batch(blocks, derive(config.seed, "mask", step))
         if self.paces.hold(step):
             self._rewrap()
@@ -266,8 +267,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
         self.progress.step += 1
-        self.progress.tokens += blocks.size
-        self.progress.flops += blocks.size * self.size.flops_per_token(self.lineage.shapes(), self.context)
+        tokens = len(batch.inputs) * self.context
+        self.progress.tokens += tokens
+        self.progress.flops += tokens * self.size.flops_per_token(self.lineage.shapes(), self.context)
         self.progress.seconds += time.perf_counter() - began
         self._losses.append((self.progress.step, time.time(), total))
 
@@ -289,9 +291,9 @@ class Trainer:
             total += loss.detach()
         return total
 
-    def _cut(self, blocks: np.ndarray) -> np.ndarray:
-        """Blocks in pieces of the present context: (pieces, context)."""
-        return blocks.reshape(-1, self.context)
+    def cut(self, blocks: np.ndarray) -> np.ndarray:
+        """Blocks in pieces of the present context: (pieces, context). Images stay whole."""
+        return blocks if blocks.dtype.names else blocks.reshape(-1, self.context)
 
     def _log(self) -> None:
         """Write the losses since the last time, and where the run stands. The only wait for the device."""
@@ -335,7 +337,7 @@ class Trainer:
     def _evaluate(self, tag: str) -> float:
         """The mean loss over the evaluation blocks, the same blocks and masks every time."""
         size, accelerator = self.config.train.batch_size, self.accelerator
-        batch = self.objective.batch(self._cut(self.eval_blocks), derive(self.config.seed, "eval mask"))
+        batch = self.objective.batch(self.cut(self.eval_blocks), derive(self.config.seed, "eval mask"))
         self.model.eval()
         total = torch.zeros((), device=accelerator.device)
         starts = range(0, len(batch.inputs), size)
@@ -386,12 +388,9 @@ class Trainer:
 
     def _apply(self, planned: growth_schedule.Planned) -> None:
         """One event: grow the bare model, write the lineage, take the optimizer along, wrap again."""
-        number, event = len(self.lineage.events) + 1, planned.event
         self.paces.release()
-        model = self._unwrapped()
-        descents = event.grow(model, self.anatomy, self.lineage, derive(self.config.seed, "growth", number))
-        event.record(self.lineage, self.progress.step)
-        optimizer.grow(self.optimizer, descents, event.optimizer_state)
+        model, step = self._unwrapped(), self.progress.step
+        growing.happen(planned.event, step, model, self.anatomy, self.lineage, self.optimizer, self.config.seed)
         self.scalars.mark(self.lineage.events[-1])
         self.model = self.accelerator.prepare(model)
         self.paces = Paces(self.bare, self.anatomy, self.lineage)

@@ -15,6 +15,8 @@ FAMILIES = ("bert", "gpt2")
 MODELS = {
     "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32},
     "gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 32},
+    "llama": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+    | {"max_position_embeddings": 32, "attention_dropout": 0.1},
 }
 STEPS = 12
 SCHEDULE = "3@0 6@2 6@1 9@4"

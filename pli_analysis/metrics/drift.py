@@ -125,8 +125,8 @@ def _with_newborns(
     born = _born(checkpoint, id, name, known)
     if checkpoint.step != born:
         raise BadInput(
-            f"{run.path}: birth weights of layer {id} are gone: they are of step {born}, and the first whole checkpoint "
-            f"that has these parts is {checkpoint.name}"
+            f"{run.path}: birth weights of layer {id} are gone: they are of step {born}, and the first whole "
+            f"checkpoint that has these parts is {checkpoint.name}"
         )
     return now if birth is None else np.concatenate([birth, now[known:]])
 

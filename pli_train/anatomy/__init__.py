@@ -41,8 +41,9 @@ class Anatomy:
         norm: `pre` or `post`: whether norms come before a residual branch or after the residual sum.
         stack: dotted path of the layers' ModuleList, below the base model.
         config: what the family's config calls `depth`, `heads`, `hidden` and `units` (the FFN's width), and where it
-            has them: `positions`, `positions_after` (names a token id; positions count on from it), `groups`,
-            `head_dim` (where a config may state it, whatever hidden and heads are), `layer_types` (a type a layer).
+            has them: `positions`, `positions_after` (names a token id; positions count on from it), `image` and
+            `patch` (their sizes), `groups`, `head_dim` (where a config may state it, whatever hidden and heads are),
+            `layer_types` (a type a layer).
         tensors: name within a layer → (kind of part, einops pattern of its axes). Biases among them may be missing in
             a model whose config switches them off.
         live: what a layer's modules call their own sizes: dotted path within a layer → product of factors.
@@ -120,11 +121,16 @@ class Anatomy:
         return 1 if self.bottom else 0
 
     def positions(self, config: object) -> int | None:
-        """How many tokens a block may have; None where the config sets no such limit.
+        """How many tokens a block may have, or an image makes; None where the config does not say.
 
+        >>> family("vit").positions({"image_size": 8, "patch_size": 2})
+        17
         >>> family("roberta").positions({"max_position_embeddings": 514, "pad_token_id": 1})
         512
         """
+        if "patch" in self.config:
+            image, patch = (_sides(_lookup(config, self.config[name])) for name in ("image", "patch"))
+            return 1 + (image[0] // patch[0]) * (image[1] // patch[1])
         if "positions" not in self.config:
             return None
         positions = _lookup(config, self.config["positions"])
@@ -189,6 +195,10 @@ def discover(model: Any, stack: str | None = None) -> Anatomy:
 
 def _lookup(config: object, key: str) -> Any:
     return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
+
+
+def _sides(size: int | Sequence[int]) -> Sequence[int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 @cache

@@ -1,8 +1,9 @@
-"""Text to blocks of token ids.
+"""Text to blocks of token ids, or images to rows.
 
-A corpus is one file here that offers `read(data) -> Documents`: documents split into train and eval, and a fingerprint
-that changes when they do. `source_of` picks it. From there on everything is common: `tokens.py` tokenises once into a
-memory-mapped cache and `blocks.py` serves blocks in an order that is a function of the step.
+A corpus of text is one file here that offers `read(data) -> Documents`: documents split into train and eval, and a
+fingerprint that changes when they do. `source_of` picks it. From there on everything is common: `tokens.py` tokenises
+once into a memory-mapped cache and `blocks.py` serves blocks in an order that is a function of the step. Images come
+from a file of their own each (`digits.py`), in rows that `blocks.py` serves in the same way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pli_train.config import DataConfig
+    from pli_train.config import DataConfig, TokenizerConfig
+    from pli_train.corpus.digits import Images
+    from pli_train.corpus.tokens import Tokens
+
+IMAGES = ("digits",)
+"""Sources that hold images."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,13 @@ class Documents:
     eval: Iterable[str]
     fingerprint: str
     about: str
+
+
+def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]) -> Tokens | Images:
+    """What `data.source` names, ready to be served in blocks. Raises BadInput or PliError when it cannot be had."""
+    from pli_train.corpus import digits, tokens
+
+    return digits.load(data, say) if data.source in IMAGES else tokens.load(data, settings, say)
 
 
 def read(data: DataConfig) -> Documents:

@@ -14,10 +14,11 @@ from pli_train.errors import BadInput
 
 
 class Blocks:
-    """The blocks of a tokenised corpus, shuffled anew each epoch.
+    """The blocks of a corpus, shuffled anew each epoch.
 
     Args:
-        tokens: 1-D array of token ids.
+        tokens: 1-D array of token ids, to be cut into blocks; or of rows with named fields (images and their labels),
+            each a block as it is.
         block_size: tokens in a block; what is left over at the end is not used.
         seed: of the shuffle.
 
@@ -26,27 +27,32 @@ class Blocks:
     """
 
     def __init__(self, tokens: np.ndarray, block_size: int, seed: int) -> None:
-        self.count = len(tokens) // block_size
+        whole = bool(tokens.dtype.names)
+        self.count = len(tokens) if whole else len(tokens) // block_size
         if self.count == 0:
             raise BadInput(
                 f"train.block_size: the corpus has {len(tokens)} tokens, less than one block of {block_size}"
             )
-        self._blocks = tokens[: self.count * block_size].reshape(self.count, block_size)
+        self._blocks = tokens if whole else tokens[: self.count * block_size].reshape(self.count, block_size)
         self._seed = seed
 
     def at_step(self, step: int, size: int) -> np.ndarray:
         """The `size` blocks of optimizer step `step` (from 0), over all devices and accumulations.
 
         Returns:
-            (size, block_size) int64.
+            (size, block_size) int64; rows as (size,) of their own type.
         """
         places = range(step * size, (step + 1) * size)
         rows = [_order(self._seed, place // self.count, self.count)[place % self.count] for place in places]
-        return self._blocks[rows].astype(np.int64)
+        return self._widened(self._blocks[rows])
 
     def first(self, size: int) -> np.ndarray:
-        """The first `size` blocks, unshuffled: (min(size, count), block_size) int64."""
-        return self._blocks[:size].astype(np.int64)
+        """The first `size` blocks, unshuffled, as `at_step` gives them."""
+        return self._widened(self._blocks[:size])
+
+    @staticmethod
+    def _widened(blocks: np.ndarray) -> np.ndarray:
+        return blocks if blocks.dtype.names else blocks.astype(np.int64)
 
 
 @lru_cache(maxsize=4)

@@ -22,7 +22,7 @@ from pli_train import corpus
 from pli_train.errors import BadInput, PliError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from pli_train.config import DataConfig, TokenizerConfig
 
@@ -48,6 +48,25 @@ class Tokens:
     tokenizer: PreTrainedTokenizerBase
     about: str
     fingerprint: str
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return len(self.tokenizer)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What `run.json` says of the corpus's size."""
+        return {"train_tokens": len(self.train), "eval_tokens": len(self.eval), "vocabulary": self.vocabulary}
+
+    def check(self, task: str, config: PretrainedConfig) -> None:
+        """Raise BadInput when a model of this task cannot learn from text."""
+        if task == "image-classification":
+            raise BadInput(f"data.source: a {config.model_type} learns from images: use {', '.join(corpus.IMAGES)}")
+
+    def keep(self, folder: Path) -> None:
+        """Write what is needed to read the tokens again."""
+        self.tokenizer.save_pretrained(folder)
 
 
 def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None) -> Tokens:

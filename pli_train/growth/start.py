@@ -9,7 +9,7 @@ from pli_train.errors import BadInput
 from pli_train.lineage import Lineage
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
 
     from pli_train.anatomy import Anatomy
 
@@ -27,6 +27,7 @@ class Start:
         identity: whether the family's table says how a layer can start as the identity.
         first_index: the lowest index that a layer can be inserted at.
         block_size: tokens in a block.
+        cuttable: whether blocks can be cut into pieces: text can, images cannot.
     """
 
     depth: int
@@ -37,6 +38,7 @@ class Start:
     identity: bool = True
     first_index: int = 0
     block_size: int | None = None
+    cuttable: bool = True
 
     def lineage(self, initialiser: str = "random") -> Lineage:
         """The lineage at step 0."""
@@ -44,7 +46,7 @@ class Start:
 
 
 def start_of(
-    model: PreTrainedModel, anatomy: Anatomy, depth: int, initial_heads: int | None, block_size: int | None
+    model: nn.Module, anatomy: Anatomy, depth: int, initial_heads: int | None, block_size: int | None
 ) -> Start:
     """What a run of this model begins with.
 
@@ -60,7 +62,7 @@ def start_of(
     from pli_train import layout
     from pli_train.model import stack_of
 
-    sizes = layout.sizes_of(stack_of(model, anatomy)[0], anatomy, model.config)
+    sizes = layout.sizes_of(stack_of(model, anatomy)[0], anatomy, getattr(model, "config", None))
     if initial_heads and not sizes["head"]:
         raise BadInput(f"model.initial_heads: the table of '{anatomy.model_type}' names no heads")
     if initial_heads and (initial_heads > sizes["head"] or initial_heads % sizes["member"]):
@@ -75,4 +77,5 @@ def start_of(
         identity=bool(anatomy.identity),
         first_index=anatomy.first_index,
         block_size=block_size,
+        cuttable=anatomy.task != "image-classification",
     )

@@ -85,3 +85,15 @@ def test_a_run_that_tracked_nothing_has_an_empty_loss(config_of, tmp_path):
     assert not list((tmp_path / "run").glob("events*"))
     assert len(loss(Run.open(tmp_path / "run").scalars)) == 0
     assert (tmp_path / "run" / "checkpoint-2" / run_folder.WEIGHTS).exists()
+
+
+def test_two_processes_of_one_second_are_told_apart(tmp_path):
+    """TensorBoard's names then differ in a counter alone, which sorts 10 before 9."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for counter in (9, 10):
+        with SummaryWriter(str(tmp_path), purge_step=counter, filename_suffix="") as writer:
+            writer.add_scalar("x", counter, counter)
+        (made,) = tmp_path.glob("events.out.tfevents.1*")
+        made.rename(tmp_path / f"events.out.tfevents.5.host.1.{counter}")
+    assert {step: value for step, (_, value) in read(tmp_path).values["x"].items()} == {9: 9.0, 10: 10.0}

@@ -184,3 +184,12 @@ def test_a_plateau_event_has_no_step(config_of):
     rows = list(check.check(check.prepare(config_of("gpt2", {"growth.schedule": named})), 1))
     assert [row["step"] for row in rows] == [None, None]
     assert all(row["what"].startswith("plateau@") for row in rows)
+
+
+def test_image_models_are_checked_too():
+    pytest.importorskip("sklearn")
+    from pli_train import config
+
+    sets = ["growth.initialiser=identity", "growth.schedule=0.5@1", "train.batch_size=4"]
+    (row,) = check.check(check.prepare(config.load("tiny-vit", sets)), 2)
+    assert row["max_dlogit"] <= 1e-5 and row["grad_after"] > row["grad_before"] > 0

@@ -102,7 +102,7 @@ def test_the_card_tells_every_event_and_figure(runs, family, tmp_path):
     figures = dict(cells(line) for line in told["Figures"] if line.startswith("|"))
     state = json.loads((runs[family] / f"checkpoint-{STEPS}" / run_folder.TRAINER_STATE).read_text())
     losses = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
-    assert float(figures["held-out loss, nats per token"]) == pytest.approx(losses[-1], rel=1e-3)
+    assert float(figures["held-out loss, nats per prediction"]) == pytest.approx(losses[-1], rel=1e-3)
     assert figures["tokens seen"] == f"{STEPS * 4 * 2 * 32:,}" and figures["steps"] == str(STEPS)
     assert float(figures["FLOPs"]) == pytest.approx(state["total_flos"], rel=1e-3)
     record = json.loads((runs[family] / run_folder.RUN).read_text())
@@ -235,3 +235,22 @@ def test_an_existing_folder_or_file_is_never_written_to(runs, tmp_path):
         with pytest.raises(BadInput, match=told):
             export.export(runs["gpt2"], tmp_path / name)
     assert (tmp_path / "file").read_text() == "mine" and not list((tmp_path / "there").iterdir())
+
+
+def test_an_image_model_is_exported_without_a_tokenizer(tmp_path):
+    pytest.importorskip("sklearn")
+    from pli_train import config
+
+    sets = ["train.steps=2", "growth.schedule=1@1", "train.batch_size=4", "train.eval_blocks=4"]
+    run = trainer.begin(config.load("tiny-vit", sets), tmp_path / "run")
+    run.run()
+    folder = export.export(tmp_path / "run")
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(code.replace("path/to/this/folder", str(folder)), names)
+    pixels = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        difference = names["model"].eval()(pixel_values=pixels).logits - run.bare.eval()(pixel_values=pixels).logits
+    assert len(code.splitlines()) == 2 and float(difference.abs().max()) <= 1e-5
+    sets = [*sets, f"model.name_or_path={tmp_path / 'run'}", "model.weights=pretrained"]
+    assert trainer.begin(config.load("tiny-vit", sets), tmp_path / "child").lineage.stack == ["a", "b"]

@@ -1,0 +1,183 @@
+"""Growth from Python: a whole run in one call, or growth alone in one's own loop."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pli_train import config as configs
+from pli_train.anatomy import discover, families, family
+from pli_train.errors import BadInput
+from pli_train.growth import schedule as growth_schedule
+from pli_train.growth.start import Start, start_of
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from pli_train.anatomy import Anatomy
+    from pli_train.growing import Growing
+
+Schedule = str | list[dict[str, Any]] | dict[str, Any]
+
+
+class Growth:
+    """When a model grows, and how: the [growth] section of a config as an object.
+
+    >>> Growth("0.25@1 0.5@1", initialiser="identity")
+    Growth('0.25@1 0.5@1', initialiser='identity')
+
+    Args:
+        schedule: as in a config: `"0.25@1 500@2"`, a list of event tables, or `{"name": "stackbert", …}`.
+        seed: what newborn parts are drawn from; None leaves it to the loop (Trainer's seed, the run's seed, else 0).
+        fields: the other fields of [growth]: `initialiser`, `donor`, `noise`, `optimizer_state`, `learning_rate`, …
+
+    Raises:
+        BadInput: for every field, and every event of a schedule that is spelt out, that cannot be read.
+    """
+
+    def __init__(self, schedule: Schedule = "", *, seed: int | None = None, **fields: Any) -> None:
+        self.seed = seed
+        self.table: dict[str, Any] = {"schedule": schedule, **fields}
+        self.config = configs.growth_alone(self.table)
+        if not isinstance(schedule, dict):
+            self.config.events(Start(depth=1))
+
+    def __repr__(self) -> str:
+        told = {key: value for key, value in {**self.table, "seed": self.seed}.items() if value is not None}
+        return f"Growth({', '.join([repr(told.pop('schedule')), *(f'{key}={told[key]!r}' for key in told)])})"
+
+    def on(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        total_steps: int | None = None,
+        stack: str | None = None,
+        initial_heads: int | None = None,
+        scheduler: object = None,
+        warmup_steps: int = 0,
+    ) -> Growing:
+        """Growth of one model, for a loop that calls its `step` before each update.
+
+        Args:
+            model: any module with a ModuleList of equal blocks, bare; it grows in place. Heads, FFN units and
+                `identity` need a Hugging Face model of a family with a table.
+            optimizer: over its parameters; grows in place, and no group is added. None: `attach` it later.
+            total_steps: updates of the whole training, for events that are at a share of it.
+            stack: dotted path of the list of blocks, where more than one could be meant.
+            initial_heads: heads that each layer is cut down to now, so that more can come later.
+            scheduler: a LambdaLR, for `learning_rate="rewind"` only.
+            warmup_steps: of that scheduler.
+
+        Raises:
+            BadInput: when the model cannot be grown, or not by this schedule; one line a mistake.
+        """
+        from pli_train import growing
+        from pli_train import model as models
+
+        growing.check_bare(model)
+        anatomy = anatomy_of(model, stack)
+        growing.check_even(model, anatomy)
+        depth = len(models.stack_of(model, anatomy))
+        start = start_of(model, anatomy, depth, initial_heads, None)
+        made = growing.Growing(model, anatomy, start, self.planned(start, total_steps), self.seed or 0)
+        if optimizer is not None:
+            made.attach(optimizer, growing.rewound(scheduler, warmup_steps, total_steps) if scheduler else None)
+        if initial_heads is not None:
+            made.slim(initial_heads)
+        return made
+
+    def planned(self, start: Start, total_steps: int | None) -> list[growth_schedule.Planned]:
+        """The events, each at its step.
+
+        Raises:
+            BadInput: for events that cannot happen, or that only `pli-train run` knows how to do.
+        """
+        planned = growth_schedule.plan(self.config.events(start, total_steps), start, total_steps)
+        wrong = ["swapping is done by `pli-train run` only"] if self.config.swapping.probability else []
+        for number, each in enumerate(planned, 1):
+            where = f"event {number} ({each.event})"
+            if each.event.when == "plateau":
+                wrong.append(f"{where}: waiting for a plateau is done by `pli-train run` only: give `at`")
+            elif each.step is None:
+                wrong.append(f"{where}: a share of training needs total_steps=…")
+            if each.event.operator == "context":
+                wrong.append(f"{where}: how long the texts are is up to your own data: leave this event out")
+        if wrong:
+            raise BadInput(*(f"growth: {line}" for line in wrong))
+        return planned
+
+
+def anatomy_of(model: nn.Module, stack: str | None = None) -> Anatomy:
+    """The table of a model's family, else its stack as `discover` finds it. Raises BadInput when there is none."""
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    return family(model_type) if model_type in families() and stack is None else discover(model, stack)
+
+
+def train(
+    model: str | dict[str, Any] | None = None,
+    data: str | dict[str, Any] | None = None,
+    *,
+    steps: int | None = None,
+    growth: Growth | Schedule | None = None,
+    out: Path | str | None = None,
+    preset: str | None = None,
+    quiet: bool = False,
+    **sections: Any,
+) -> Path:
+    """Train a model that grows, as `pli-train run` does from a TOML file, and return the run's folder.
+
+        train(model="bert", data="python", steps=1000, growth=Growth("0.25@1 0.5@2"), out="runs/x", seed=1)
+
+    Args:
+        model: a family (`"gpt2"`), a local folder or hub name, or the [model] section.
+        data: a source (`"python"`, a file, a folder, a hub name), or the [data] section.
+        steps: optimizer updates, `train.steps`.
+        growth: a Growth, a schedule in any of its forms, or the [growth] section.
+        out: the run's folder, which must not exist; `runs/NAME` when left out.
+        preset: a preset (or TOML file) to start from; what is given here goes over it.
+        quiet: say nothing on stderr.
+        sections: `tokenizer`, `train`, `optim`, `checkpoint`, `tracking` as dicts like TOML tables; `seed`, `name`.
+
+    Raises:
+        BadInput: every mistake, in the words that a TOML file would get.
+        PliError: when training fails for a reason that the user can act on.
+    """
+    config = config_of(model, data, steps, growth, out, preset, sections)
+    from pli_train import trainer
+    from pli_train.progress import Shown, Silent
+
+    folder = Path(out) if out is not None else Path("runs") / config.name
+    trainer.begin(config, folder, Silent() if quiet else Shown()).run()
+    return folder
+
+
+def config_of(
+    model: str | dict[str, Any] | None,
+    data: str | dict[str, Any] | None,
+    steps: int | None,
+    growth: Growth | Schedule | None,
+    out: Path | str | None,
+    preset: str | None,
+    sections: dict[str, Any],
+) -> configs.RunConfig:
+    """The config of a call to `train`. Raises BadInput."""
+    table = dict(sections)
+    table.setdefault("name", re.sub(r"[^\w.\-]", "-", Path(out).name) if out is not None else preset or "run")
+    if isinstance(model, str):
+        model = {"family" if model in families() else "name_or_path": model}
+    if isinstance(growth, Growth):
+        if growth.seed is not None and growth.seed != table.setdefault("seed", growth.seed):
+            raise BadInput(f"train(): seed: {table['seed']} for the run and {growth.seed} in Growth; give one of them")
+        growth = growth.table
+    elif growth is not None and not (isinstance(growth, dict) and "name" not in growth):
+        growth = {"schedule": growth}
+    given = {"model": model, "data": {"source": data} if isinstance(data, str) else data, "growth": growth}
+    table |= {key: value for key, value in given.items() if value is not None}
+    if steps is not None:
+        table["train"] = {**table.get("train", {}), "steps": steps}
+    if preset is not None:
+        table["extends"] = preset
+    return configs.from_table(table, "train()")

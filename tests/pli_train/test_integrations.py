@@ -1,0 +1,330 @@
+"""GrowthCallback in Hugging Face's own Trainer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import set_seed as seed_everything
+from transformers.optimization import get_linear_schedule_with_warmup
+
+from pli_train import anatomy
+from pli_train.errors import BadInput
+from pli_train.integrations import GrowthCallback
+from pli_train.lineage import Lineage
+from tests import families
+
+ROOT = Path(__file__).parent.parent.parent
+STEPS = 10
+AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
+EVENTS = [
+    {"at": 2, "index": 1, "initialiser": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
+    {"at": 4, "operator": "heads", "to": 4, "initialiser": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
+    {"at": 6, "index": 0, "initialiser": "random", "freeze_steps": 2},
+    {"at": 6, "operator": "ffn", "to": 56},
+]
+PARTIAL = [{"at": 2, "operator": "heads", "to": 3, "layers": ["a"]}, {"at": 3, "index": 1}]
+
+
+class Watch(TrainerCallback):
+    """What each update found: the rates that the scheduler had set, and whether every parameter was in one group."""
+
+    def __init__(self):
+        self.rates, self.once = [], []
+
+    def on_pre_optimizer_step(self, args, state, control, **its):
+        self.rates.append([group["lr"] for group in its["optimizer"].param_groups])
+        held = sorted(id(p) for group in its["optimizer"].param_groups for p in group["params"])
+        self.once.append(held == sorted(id(p) for p in its["model"].parameters()))
+
+
+def data(count=40):
+    generator = torch.Generator().manual_seed(5)
+    blocks = torch.randint(3, families.VOCABULARY, (count, 12), generator=generator)
+    return [{"input_ids": block, "labels": block} for block in blocks]
+
+
+def trainer_of(family, folder, growth=None, watch=None, model=None, **more):
+    seed_everything(0)
+    settings = {"max_steps": STEPS, "save_steps": 1, "learning_rate": 1e-2, "warmup_steps": 3, "data_seed": 7} | more
+    args = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        logging_steps=1,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        **settings,
+    )
+    callbacks = [each for each in (growth, watch) if each is not None]
+    return Trainer(model or families.tiny(family), args, train_dataset=data(), callbacks=callbacks)
+
+
+def weights(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module", params=AUTO)
+def grown(request, tmp_path_factory):
+    """One family's unbroken run with inserts, heads and FFN units: (family, trainer, callback, watch)."""
+    growth, watch = GrowthCallback(EVENTS, initial_heads=2), Watch()
+    trainer = trainer_of(request.param, tmp_path_factory.mktemp(request.param), growth, watch)
+    trainer.train()
+    return request.param, trainer, growth, watch
+
+
+def test_every_parameter_is_in_exactly_one_group_at_every_update(grown):
+    assert grown[3].once == [True] * STEPS
+
+
+def test_the_scheduler_sets_the_rate_it_would_set_without_growth(grown):
+    probe = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
+    scheduler = get_linear_schedule_with_warmup(probe, 3, STEPS)
+    for rates in grown[3].rates:
+        assert rates == [probe.param_groups[0]["lr"]] * 2
+        probe.step()
+        scheduler.step()
+
+
+def test_checkpoints_tell_who_sits_where(grown):
+    _, trainer, growth, _ = grown
+    folder = Path(trainer.args.output_dir)
+    for step, stack in ((1, "a b"), (2, "a c b"), (5, "a c b"), (6, "d a c b"), (STEPS, "d a c b")):
+        assert str(Lineage.read(folder / f"checkpoint-{step}" / "lineage.json")) == stack
+    assert Lineage.read(folder / "lineage.json").to_json() == growth.lineage.to_json()
+    assert growth.lineage.layers["a"].heads["a.h3"].step == 4
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 7, STEPS])
+def test_a_checkpoint_loads_with_plain_from_pretrained_to_the_same_logits(grown, step, tmp_path):
+    family, trainer, *_ = grown
+    folder = Path(trainer.args.output_dir) / f"checkpoint-{step}"
+    stock = AUTO[family].from_pretrained(folder).eval()
+    growth = GrowthCallback(EVENTS, initial_heads=2)
+    again = trainer_of(family, tmp_path, growth)
+    growth.prepared(again, folder)
+    again._load_from_checkpoint(str(folder))
+    slim = again.model.eval()
+    assert stock.config.num_hidden_layers == len(growth.lineage.stack)
+    torch.testing.assert_close(families.logits(stock), families.logits(slim), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7, 9])
+def test_a_resumed_run_ends_with_the_same_bits(grown, step, tmp_path):
+    family, trainer, unbroken, _ = grown
+    growth = GrowthCallback(EVENTS, initial_heads=2)
+    again = trainer_of(family, tmp_path, growth, save_steps=1000)
+    again.train(resume_from_checkpoint=growth.prepared(again, Path(trainer.args.output_dir) / f"checkpoint-{step}"))
+    assert same(weights(again), weights(trainer))
+    assert growth.lineage.to_json() == unbroken.lineage.to_json()
+
+
+@pytest.mark.parametrize("family", AUTO)
+def test_layers_of_different_sizes_are_saved_padded_and_resumed(family, tmp_path):
+    # One layer has 3 of 4 heads, its clone too, and the other 2.
+    events = [{**event, "layers": ["a"]} if event.get("operator") == "heads" else event for event in PARTIAL]
+    events[0] |= {"to": 4 if family == "llama" else 3}
+    growth = GrowthCallback(events, initial_heads=2)
+    trainer = trainer_of(family, tmp_path / "whole", growth, max_steps=6)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    stock = AUTO[family].from_pretrained(tmp_path / "final").eval()
+    torch.testing.assert_close(families.logits(stock), families.logits(trainer.model.eval()), atol=1e-5, rtol=0)
+    growth = GrowthCallback(events, initial_heads=2)
+    again = trainer_of(family, tmp_path / "again", growth, max_steps=6)
+    again.train(resume_from_checkpoint=growth.prepared(again, tmp_path / "whole" / "checkpoint-4"))
+    assert same(weights(again), weights(trainer))
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "modernbert"])
+def test_families_saved_under_other_names_or_with_an_odd_bottom_layer_resume_too(family, tmp_path):
+    def run(folder, checkpoint=None):
+        growth = GrowthCallback([{"at": 2, "index": 1}, {"at": 4, "operator": "heads", "to": 4}], initial_heads=2)
+        trainer = trainer_of(family, folder, growth, max_steps=6)
+        trainer.train(resume_from_checkpoint=growth.prepared(trainer, checkpoint) if checkpoint else None)
+        return weights(trainer)
+
+    assert same(run(tmp_path / "whole"), run(tmp_path / "again", tmp_path / "whole" / "checkpoint-3"))
+
+
+def test_without_an_event_the_run_is_the_one_without_the_callback(tmp_path):
+    found = []
+    for growth in (None, GrowthCallback("")):
+        trainer = trainer_of("gpt2", tmp_path / str(growth is None), growth)
+        trainer.train()
+        found.append(weights(trainer))
+    assert same(*found)
+    assert str(Lineage.read(tmp_path / "False" / f"checkpoint-{STEPS}" / "lineage.json")) == "a b"
+
+
+def test_an_identity_insert_at_step_zero_leaves_the_first_loss(tmp_path):
+    losses = []
+    for growth in (None, GrowthCallback("0@1", initialiser="identity")):
+        trainer = trainer_of("llama", tmp_path / str(growth is None), growth, max_steps=1, save_steps=1000)
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_a_share_of_training_counts_the_steps_that_trainer_will_make(tmp_path):
+    growth = GrowthCallback("0.5@1")
+    trainer = trainer_of("gpt2", tmp_path, growth, max_steps=-1, num_train_epochs=2, save_steps=1000)
+    trainer.train()
+    assert trainer.state.max_steps == 20
+    assert [event.step for event in growth.lineage.events] == [10]
+
+
+def test_rewarm_and_rewind_scale_the_update_and_not_the_scheduler(tmp_path):
+    ends, rates = [], []
+    for policy in ("none", "rewarm", "rewind"):
+        growth, watch = GrowthCallback("4@1", learning_rate=policy, rewarm_steps=4), Watch()
+        trainer = trainer_of("gpt2", tmp_path / policy, growth, watch, save_steps=1000)
+        trainer.train()
+        rates.append(watch.rates)
+        ends.append(weights(trainer))
+    assert rates[0] == rates[1] == rates[2]
+    assert not same(ends[0], ends[1])
+    assert not same(ends[0], ends[2])
+
+
+def test_the_rate_at_the_update_is_the_run_s_own_formula():
+    from pli_train.api import Growth
+    from pli_train.config import OptimConfig
+    from pli_train.learning_rate import at_step
+
+    for policy in ("rewarm", "rewind"):
+        for shape in ("linear", "cosine", "constant"):
+            model = families.tiny("gpt2")
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            settings = OptimConfig(lr=0.1, schedule=shape, warmup_ratio=0.2)
+            curve = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda s, settings=settings: _continuous(s, settings, 20, 4) / 0.1
+            )
+            growing = Growth("8@1", learning_rate=policy, rewarm_steps=5).on(
+                model, optimizer, total_steps=20, scheduler=curve, warmup_steps=4
+            )
+            used = []
+            optimizer.register_step_pre_hook(lambda o, *_, used=used: used.append(o.param_groups[0]["lr"]))
+            for step in range(20):
+                growing.step(step)
+                optimizer.step()
+                curve.step()
+            wanted = [at_step(step, 20, settings, growing.lineage.events) for step in range(20)]
+            assert used == pytest.approx(wanted, abs=1e-9), (policy, shape)
+
+
+def _continuous(step, settings, total, warmup):
+    from pli_train.learning_rate import SHAPES
+
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    return settings.lr * SHAPES[settings.schedule](min((step - warmup) / (total - warmup), 1.0))
+
+
+def test_a_frozen_part_keeps_its_bits_while_it_waits(tmp_path):
+    growth = GrowthCallback("4@1", freeze_steps=3)
+    trainer = trainer_of("bert", tmp_path, growth)
+    trainer.train()
+    found = [AutoModelForMaskedLM.from_pretrained(tmp_path / f"checkpoint-{step}").state_dict() for step in (4, 7, 8)]
+    parts = anatomy.family("bert")
+    for name in found[0]:
+        newborn = "<c>" in parts.by_id(name, ["a", "c", "b"])
+        if not newborn:
+            assert torch.equal(found[0][name], found[1][name]), name
+    key = "bert.encoder.layer.1.output.dense.weight"
+    assert not torch.equal(found[0][key], found[1][key])
+    assert not torch.equal(found[1]["bert.encoder.layer.0.output.dense.weight"], found[2][key.replace("1", "0", 1)])
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+
+
+class Residual(torch.nn.Module):
+    """Not Hugging Face's: returns a loss as Trainer wants it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(families.VOCABULARY, 16)
+        self.blocks = torch.nn.ModuleList(torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.GELU()) for _ in "ab")
+
+    def forward(self, input_ids, labels):
+        hidden = self.embed(input_ids)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        logits = hidden @ self.embed.weight.T
+        return {"loss": torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), "logits": logits}
+
+
+def test_a_model_that_is_not_hugging_face_s_grows_and_resumes(tmp_path):
+    def run(folder, checkpoint=None):
+        seed_everything(1)
+        growth = GrowthCallback("3@1 5@3", initialiser="random")
+        trainer = trainer_of("", folder, growth, model=Residual())
+        trainer.train(resume_from_checkpoint=growth.prepared(trainer, checkpoint) if checkpoint else None)
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    assert len(whole.model.blocks) == 4
+    assert same(weights(run(tmp_path / "again", tmp_path / "whole" / "checkpoint-4")), weights(whole))
+
+
+def test_what_cannot_grow_is_refused_in_one_line(tmp_path):
+    cases = [
+        ({"torch_compile": True}, "torch_compile"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size"),
+        ({"load_best_model_at_end": True, "eval_strategy": "no", "save_strategy": "no"}, "load_best_model_at_end"),
+    ]
+    for more, word in cases:
+        with pytest.raises((BadInput, ValueError), match=word):
+            trainer_of("gpt2", tmp_path, GrowthCallback("0.5@1"), **more)
+    with pytest.raises(BadInput, match="unknown key; did you mean 'initialiser'"):
+        GrowthCallback("0.5@1", initializer="clone")
+    with pytest.raises(BadInput, match="plateau"):
+        trainer_of("gpt2", tmp_path, GrowthCallback({"name": "adaptive", "layers": 3})).train()
+
+
+def test_a_resume_that_was_not_prepared_is_told_how(grown, tmp_path):
+    family, trainer, *_ = grown
+    again = trainer_of(family, tmp_path, GrowthCallback(EVENTS, initial_heads=2))
+    with pytest.raises(BadInput, match="prepared"):
+        again.train(resume_from_checkpoint=str(Path(trainer.args.output_dir) / "checkpoint-3"))
+
+
+def test_another_schedule_cannot_go_on_with_a_checkpoint(grown, tmp_path):
+    family, trainer, *_ = grown
+    growth = GrowthCallback("2@0", initial_heads=2)
+    with pytest.raises(BadInput, match="another model, schedule or seed"):
+        growth.prepared(trainer_of(family, tmp_path, growth), Path(trainer.args.output_dir) / "checkpoint-3")
+
+
+def test_moments_in_another_order_are_noticed(grown, tmp_path):
+    family, trainer, *_ = grown
+    folder = Path(trainer.args.output_dir) / "checkpoint-3"
+    names = json.loads((folder / "optimizer_names.json").read_text())
+    growth = GrowthCallback(EVENTS, initial_heads=2)
+    again = trainer_of(family, tmp_path, growth)
+    assert any("<c>" in name for name in names[0])
+    try:
+        (folder / "optimizer_names.json").write_text(json.dumps([names[0][::-1], names[1]]))
+        with pytest.raises(BadInput, match="another order"):
+            again.train(resume_from_checkpoint=growth.prepared(again, folder))
+    finally:
+        (folder / "optimizer_names.json").write_text(json.dumps(names))
+
+
+def test_the_example_runs_and_goes_on(tmp_path):
+    ask = [sys.executable, "examples/hf_trainer.py", "--steps", "12", "--output", str(tmp_path / "run")]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    told = subprocess.run(ask, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert "layers, bottom to top: a c d b" in told.stdout
+    again = subprocess.run([*ask, "--resume"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == told.stdout.splitlines()[-1]
