@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_train import rows
 from pli_train.errors import BadInput
+from pli_train.rows import Format
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ENDINGS = {".json": "json", ".csv": "csv", ".md": "md"}
-
-
-class Format(StrEnum):
-    """How a table is written."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MD = "md"
 
 
 def emit(table: pd.DataFrame, format: Format | None, out: Path | None) -> None:
@@ -57,28 +49,10 @@ def cell(value: object) -> str:
     """One value as people read it: six significant digits, nothing for missing."""
     import pandas as pd
 
-    if value is None or value is pd.NA or value != value:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return str(value)
+    return "" if value is pd.NA else rows.cell(value)
 
 
 def _drawn(table: pd.DataFrame, markdown: bool) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
-    for name in table.columns:
-        drawn.add_column(str(name), justify="right" if table[name].dtype.kind in "iufb" else "left", no_wrap=True)
-    for row in table.itertuples(index=False):
-        cells = (cell(value) for value in row)
-        drawn.add_row(*(Text(text.replace("|", "\\|") if markdown else text) for text in cells))
-    # Wide enough for any table: what reads our output may be a file or a pipe, which has no width.
-    console = Console(width=100_000, color_system=None, file=sys.stdout)
-    with console.capture() as captured:
-        console.print(drawn)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    return "\n".join(line for line in lines if line) + "\n"
+    numbers = [table[name].dtype.kind in "iufb" for name in table.columns]
+    cells = [[cell(value) for value in row] for row in table.itertuples(index=False)]
+    return rows.drawn([str(name) for name in table.columns], numbers, cells, markdown)

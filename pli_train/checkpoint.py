@@ -98,12 +98,10 @@ def newest(run: Path, say: Callable[[str], None]) -> Path:
     Raises:
         BadInput: when there is none.
     """
-    for _, path in reversed(run_folder.checkpoints(run)):
-        flaw = run_folder.flaw(path)
-        if flaw is None:
-            return path
-        say(f"{path}: {flaw}; using an earlier checkpoint")
-    raise BadInput(f"{run}: holds no whole checkpoint to resume from; train it anew with `pli-train run`")
+    path = run_folder.newest_checkpoint(run, say)
+    if path is None:
+        raise BadInput(f"{run}: holds no whole checkpoint to resume from; train it anew with `pli-train run`")
+    return path
 
 
 def clear_partial(run: Path) -> None:

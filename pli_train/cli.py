@@ -5,14 +5,17 @@ Heavy libraries are imported inside the commands that need them, so that `--help
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pli_train.rows import Format, render
 from pli_train.shell import app_of
 
 if TYPE_CHECKING:
+    from pli_train.config import RunConfig
     from pli_train.progress import Silent
 
 app = app_of("Train transformers that grow while they learn, and remember who each layer is.")
@@ -57,11 +60,8 @@ def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's fo
     Example: pli-train resume runs/tiny
     """
     from pli_train import config as configs
-    from pli_train import run_folder
 
-    run_folder.require_run(run)
-    record = run_folder.read_json(run / run_folder.RUN)
-    settings = configs.check(record.get("config", {}), str(run / run_folder.RUN))
+    settings = configs.of_run(run)
     _quiet_libraries()
     from pli_train import trainer
 
@@ -81,20 +81,71 @@ def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
     _quiet_libraries()
     from pli_train import plan as plans
 
-    drawn = plans.plan(settings)
-    shares = [stage.share for stage in drawn.stages]
-    total = "unknown" if None in shares else f"{sum(share or 0 for share in shares):.1%}"
-    cost = f" ({drawn.flops:.3g} FLOPs)" if drawn.flops else ""
-    print(f"{settings.name}: {settings.description}")
-    print(f"FLOPs of the whole run, as a share of full depth from the start: {total}{cost}\n")
-    print(f"{'from':>5} {'step':>8} {'parameters':>12} {'FLOPs':>6}  {'event':<32}  stack, bottom to top")
-    for stage in drawn.stages:
-        start = "?" if stage.fraction is None else f"{stage.fraction:.0%}"
-        step = "?" if stage.step is None else f"{stage.step:,}"
-        share = "?" if stage.share is None else f"{stage.share:.1%}"
-        size = f"{start:>5} {step:>8} {stage.parameters:>12,} {share:>6}"
-        stack = stage.lineage.stack
-        print(f"{size}  {stage.event:<32}  {' '.join(stack)}   total: {len(stack)}")
+    for line in plans.lines(settings, plans.plan(settings)):
+        print(line)
+
+
+@app.command()
+def schedules() -> None:
+    """List the growth schedules that go by a name, each with its paper.
+
+    Example: pli-train schedules
+    """
+    from pli_train.growth.schedules import SCHEDULES
+
+    for name, kind in SCHEDULES.items():
+        print(f"{name:<14} {kind.about()} {kind.cites}")
+
+
+@app.command()
+def check(
+    config: Annotated[
+        str | None, typer.Argument(metavar="[PRESET|FILE.toml]", help="tiny if left out; with --from, the run's own.")
+    ] = None,
+    overrides: Overrides = None,
+    origin: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN|CHECKPOINT", help="Begin at a trained state: the events still to come."),
+    ] = None,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="Held-out batches to read.")] = 4,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to write the table.")] = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Print what each growth event does at birth to logits, loss and gradient norm, without training.
+
+    Example: pli-train check tiny --set growth.initialiser=identity
+    """
+    show = _show(quiet)
+    settings = _settings(config, overrides or [], origin)
+    _quiet_libraries()
+    from pli_train import check as checks
+
+    run, rows = checks.prepare(settings, origin, show), []
+    for row in checks.check(run, batches):
+        show.say(f"event {row['event']} of {len(run.planned)}: {row['what']}")
+        rows.append(row)
+    sys.stdout.write(render(rows, format))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="The folder to make; RUN/export if left out.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="NAME", help="The newest whole one if left out.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run's model as a Hugging Face folder with tokenizer and model card; print where.
+
+    Example: pli-train export runs/tiny models/tiny
+    """
+    _quiet_libraries()
+    from pli_train import export as exports
+
+    print(exports.export(run, out, checkpoint, _show(quiet).say))
 
 
 @app.command()
@@ -108,6 +159,16 @@ def presets() -> None:
     for name, description in configs.presets().items():
         default = " (default)" if name == configs.DEFAULT_PRESET else ""
         print(f"{name:<14} {description}{default}")
+
+
+def _settings(config: str | None, overrides: list[str], origin: Path | None) -> RunConfig:
+    """The config that is named, else that of the run which `origin` is or lies in, else the default preset's."""
+    from pli_train import config as configs
+    from pli_train import run_folder
+
+    if config is None and origin is not None:
+        return configs.of_run(origin if (origin / run_folder.RUN).is_file() else origin.absolute().parent, overrides)
+    return configs.load(config or configs.DEFAULT_PRESET, overrides)
 
 
 def _free(root: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pli_train import run_folder
 from pli_train.anatomy import families, family
 from pli_train.corpus import IMAGES
 from pli_train.errors import BadInput, did_you_mean, nearest
@@ -25,6 +26,7 @@ from pli_train.growth.start import Start
 
 if TYPE_CHECKING:
     from pli_train.growth.schedules.adaptive import Adaptive
+    from pli_train.growth.schedules.named import Named
 
 PRESETS = files("pli_train") / "presets"
 DEFAULT_PRESET = "tiny"
@@ -60,7 +62,9 @@ class ModelConfig(_Section):
 
     family: str | None = Field(None, description="model type to build from a config, e.g. bert")
     config: dict[str, Any] = Field({}, description="fields of that family's Hugging Face config")
-    name_or_path: str | None = Field(None, description="a local folder or a hub name, instead of `family`")
+    name_or_path: str | None = Field(
+        None, description="a run, a checkpoint, a model folder or a hub name, instead of `family`"
+    )
     weights: Literal["scratch", "pretrained"] = Field("scratch", description="start fresh, or from those weights")
     initial_layers: int | None = Field(None, ge=0, description="layers at step 0; none given: as the config says")
     initial_heads: int | None = Field(None, ge=1, description="heads of each layer at step 0; none given: all")
@@ -81,7 +85,10 @@ class TokenizerConfig(_Section):
     """A byte-level BPE trained on the corpus, or somebody's finished tokenizer."""
 
     vocab_size: int = Field(4096, ge=260, description="size of the BPE trained on the corpus")
-    name_or_path: str | None = Field(None, description="a local folder or hub name to take instead")
+    name_or_path: str | None = Field(
+        None,
+        description="a folder or hub name to take instead; a run's model brings its own",
+    )
 
 
 class DataConfig(_Section):
@@ -182,7 +189,7 @@ class GrowthConfig(_Section):
         if isinstance(self.schedule, str):
             tables: Sequence[dict[str, Any]] = growth_schedule.parse_short(self.schedule)
         elif isinstance(self.schedule, dict):
-            tables = self._named(self.schedule, start, total_steps)
+            tables = self._named(self.schedule).events(start.depth, start.heads or None, start.units, total_steps)
         else:
             tables = self.schedule
         try:
@@ -200,15 +207,18 @@ class GrowthConfig(_Section):
         table = self.schedule if isinstance(self.schedule, dict) else {}
         return cast("Adaptive", schedules.read(table if table.get("name") == "adaptive" else {"name": "adaptive"}))
 
+    def named(self) -> Named | None:
+        """The schedule by its name, where it has one. Raises BadInput for what is wrong in its table."""
+        return self._named(self.schedule) if isinstance(self.schedule, dict) else None
+
     @staticmethod
-    def _named(table: dict[str, Any], start: Start, total_steps: int | None) -> list[dict[str, Any]]:
+    def _named(table: dict[str, Any]) -> Named:
         from pli_train.growth import schedules
 
         try:
-            named = schedules.read(table)
+            return schedules.read(table)
         except ValidationError as error:
             raise BadInput(*_mistakes(error, schedules.SCHEDULES[table["name"]], "growth.schedule: ")) from None
-        return named.events(start.depth, start.heads or None, start.units, total_steps)
 
     def _defaults(self) -> dict[str, dict[str, Any]]:
         """Operator → what its events take from here when they leave it open."""
@@ -278,10 +288,23 @@ def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConf
         BadInput: every mistake, one line each, naming the file, the key and the nearest valid one.
     """
     table = _table(source, seen=())
+    if any(override.partition("=")[0].strip() == "model.name_or_path" for override in overrides):
+        _forget_model(table, {"name_or_path": None})
     for override in overrides:
         _apply(override, table)
     table.setdefault("name", Path(source).stem)
     return check(table, source)
+
+
+def of_run(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config kept in a run's folder, with overrides. Raises BadInput when the folder is no run's."""
+    path = run_folder.require_run(run) / run_folder.RUN
+    table = run_folder.read_json(path).get("config")
+    if not isinstance(table, dict):
+        raise BadInput(f"{path}: holds no config")
+    for override in overrides:
+        _apply(override, table)
+    return check(table, str(path))
 
 
 def from_table(table: dict[str, Any], source: str) -> RunConfig:
@@ -344,11 +367,21 @@ def _extended(table: dict[str, Any], source: str, seen: tuple[str, ...], beside:
     if not isinstance(parent, str):
         raise BadInput(f"{source}: extends: expected the name of a preset or file, got {parent!r}")
     inherited = {**_table(parent, (*seen, source), beside), "name": Path(source).stem}
-    if {"family", "name_or_path"} & table.get("model", {}).keys():
-        # Another model: what the parent says of its own model's config does not apply.
-        keep = {k: v for k, v in inherited.get("model", {}).items() if k not in ("family", "name_or_path", "config")}
-        inherited["model"] = keep
+    _forget_model(inherited, table.get("model", {}))
     return _merge(inherited, table)
+
+
+def _forget_model(table: dict[str, Any], over: Any) -> None:
+    """Where `over` names another model, drop what `table` says of its own model's config.
+
+    The sizes at step 0 go too when the other model is a ready-made one, which has its own.
+    """
+    if not isinstance(over, dict) or not {"family", "name_or_path"} & over.keys():
+        return
+    gone = {"family", "name_or_path", "config"}
+    if "name_or_path" in over:
+        gone |= {"initial_layers", "initial_heads"}
+    table["model"] = {key: value for key, value in table.get("model", {}).items() if key not in gone}
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,10 @@ def build(
     parts = anatomy.family(config.model_type)
     _check_block(block_size, config, parts)  # once more, as positions may be counted from the padding token's id
     if wanted.weights == "pretrained":
-        return _pretrained(str(wanted.name_or_path), wanted.initial_layers, parts), parts
+        model = _pretrained(str(wanted.name_or_path), wanted.initial_layers, parts)
+        if tokenizer:
+            _check_vocabulary(len(tokenizer), model, str(wanted.name_or_path))
+        return model, parts
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _from_config(config, parts), parts
@@ -284,6 +287,12 @@ def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrai
         del layers[depth:]
         settle(model, parts)
     return model
+
+
+def _check_vocabulary(tokens: int, model: PreTrainedModel, name_or_path: str) -> None:
+    known = model.config.vocab_size
+    if tokens > known:
+        raise BadInput(f"tokenizer: it has {tokens} tokens, and the weights of '{name_or_path}' know {known}")
 
 
 def _load(loader: Any, name_or_path: str, **how: Any) -> Any:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pli_train import flops, model
+from pli_train import parent as parents
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.context import length
 from pli_train.growth.start import start_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pli_train.config import RunConfig
     from pli_train.lineage import Lineage
 
@@ -52,6 +55,7 @@ def plan(config: RunConfig, devices: int = 1) -> Plan:
 
     The vocabulary is taken at the size the config asks for, or the family's own beside a ready-made tokenizer.
     """
+    config, _ = parents.settle(config)
     block_size, total = config.train.block_size, config.train.steps
     vocabulary = None if config.tokenizer.name_or_path else config.tokenizer.vocab_size
     depth, skeleton, anatomy = model.skeleton(config.model, vocabulary, block_size)
@@ -74,3 +78,56 @@ def plan(config: RunConfig, devices: int = 1) -> Plan:
     tokens = config.train.batch_size * config.train.accumulation * block_size * devices
     whole = None if total is None or None in shares else sum(s or 0 for s in shares) * costs[-1] * total * tokens
     return Plan(stages, total, whole)
+
+
+def lines(config: RunConfig, drawn: Plan) -> list[str]:
+    """A plan for people: two lines on the whole, then one line a stage.
+
+    Heads, FFN units and context have a column where they change; a layer-by-layer range is `2–4`. What waits for a
+    plateau has the word in place of its step, and shares that hang on its time are `?`.
+    """
+    shares = [stage.share for stage in drawn.stages]
+    total = "unknown" if None in shares else f"{sum(share or 0 for share in shares):.1%}"
+    cost = f" ({drawn.flops:.3g} FLOPs)" if drawn.flops else ""
+    named = config.growth.named()
+    paper = f" [{named.name}: {named.cites}]" if named else ""
+    columns = _varying(drawn.stages)
+    titles = "".join(f" {title:>8}" for title in columns)
+    width = max(32, *(len(stage.event) for stage in drawn.stages))
+    return [
+        f"{config.name}: {config.description}{paper}",
+        f"FLOPs of the whole run, as a share of full depth from the start: {total}{cost}",
+        "",
+        f"{'from':>5} {'step':>8} {'parameters':>12}{titles} {'FLOPs':>6}  {'event':<{width}}  stack, bottom to top",
+        *(_line(stage, [tell(stage) for tell in columns.values()], width) for stage in drawn.stages),
+    ]
+
+
+def _line(stage: Stage, further: list[str], width: int) -> str:
+    start = "?" if stage.fraction is None else f"{stage.fraction:.0%}"
+    unknown = "plateau" if stage.fraction is None else "?"
+    step = unknown if stage.step is None else f"{stage.step:,}"
+    share = "?" if stage.share is None else f"{stage.share:.1%}"
+    size = f"{start:>5} {step:>8} {stage.parameters:>12,}{''.join(f' {told:>8}' for told in further)} {share:>6}"
+    stack = stage.lineage.stack
+    return f"{size}  {stage.event:<{width}}  {' '.join(stack)}   total: {len(stack)}"
+
+
+def _varying(stages: list[Stage]) -> dict[str, Callable[[Stage], str]]:
+    """The columns that not every stage would fill alike: title → what it says of a stage."""
+    columns: dict[str, Callable[[Stage], str]] = {
+        "heads": lambda stage: _range([heads for heads, _ in _shapes(stage)]),
+        "FFN": lambda stage: _range([units for _, units in _shapes(stage)]),
+        "context": lambda stage: str(stage.context),
+    }
+    return {title: tell for title, tell in columns.items() if len({tell(stage) for stage in stages}) > 1}
+
+
+def _shapes(stage: Stage) -> list[tuple[int, int | None]]:
+    # Before there is a layer, what the first one will have: a run from depth 0 changes nothing by getting it.
+    return stage.lineage.shapes() or [stage.lineage.founding]
+
+
+def _range(counts: list[int] | list[int | None]) -> str:
+    known = sorted({count for count in counts if count})
+    return "–".join(f"{count:,}" for count in dict.fromkeys([known[0], known[-1]])) if known else ""

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from pli_train.config import RunConfig
     from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
+    from pli_train.parent import Parent
 
 VERSIONS = ("pli", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
-def run_record(config: RunConfig, text: Tokens | Images, total_steps: int) -> str:
+def run_record(config: RunConfig, text: Tokens | Images, total_steps: int, parent: Parent | None = None) -> str:
     """The run's record as JSON: resolved config, seed, command line, versions, corpus, parent."""
     record = {
         "format": "pli-run",
@@ -28,7 +29,7 @@ def run_record(config: RunConfig, text: Tokens | Images, total_steps: int) -> st
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": config.seed,
         "total_steps": total_steps,
-        "parent": None,
+        "parent": parent and parent.record,
         "corpus": {
             "about": text.about,
             "fingerprint": text.fingerprint,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,24 @@ def checkpoints(run: Path) -> list[tuple[CheckpointName, Path]]:
     """Every checkpoint folder of a run in order, whole or not."""
     named = ((CheckpointName.parse(path.name), path) for path in run.iterdir() if path.is_dir())
     return sorted((name, path) for name, path in named if name is not None)
+
+
+def newest_checkpoint(run: Path, say: Callable[[str], None], before: bool = True) -> Path | None:
+    """The last whole checkpoint of a run, None when there is none.
+
+    Args:
+        run: its folder.
+        say: told in one line of each damaged one that is passed over.
+        before: whether one taken right before a growth event counts.
+    """
+    for name, path in reversed(checkpoints(run)):
+        if not (before or name.after):
+            continue
+        found = flaw(path)
+        if found is None:
+            return path
+        say(f"{path}: {found}; using an earlier checkpoint")
+    return None
 
 
 def flaw(checkpoint: Path) -> str | None:

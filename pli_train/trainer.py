@@ -24,6 +24,7 @@ from transformers import TrainerState
 
 from pli_train import checkpoint, corpus, flops, growing, learning_rate, optimizer, run_folder
 from pli_train import model as models
+from pli_train import parent as parents
 from pli_train.corpus.blocks import Blocks
 from pli_train.errors import BadInput, PliError
 from pli_train.growth import schedule as growth_schedule
@@ -77,11 +78,12 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
     if folder.exists():
         raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
     show = show or Silent()
+    config, parent = parents.settle(config, show.say)
     text = corpus.load(config.data, config.tokenizer, show.say)
-    trainer = _at_the_start(config, folder, text, show)
+    trainer = at_the_start(config, folder, text, show)
     if trainer.accelerator.is_main_process:
         folder.mkdir(parents=True)
-        (folder / run_folder.RUN).write_text(run_record(config, text, trainer.total_steps), encoding="utf-8")
+        (folder / run_folder.RUN).write_text(run_record(config, text, trainer.total_steps, parent), encoding="utf-8")
         text.keep(folder / run_folder.TOKENIZER)
     trainer.accelerator.wait_for_everyone()
     return trainer
@@ -103,7 +105,7 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
         )
     if not run_folder.checkpoints(folder):
         show.say(f"{folder}: was stopped before its first checkpoint; starting over")
-        return _at_the_start(config, folder, text, show)
+        return at_the_start(config, folder, text, show)
     source = checkpoint.newest(folder, show.say)
     found = checkpoint.read(source)
     state: Any = found.trainer_state
@@ -115,7 +117,8 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     return trainer
 
 
-def _at_the_start(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:
+def at_the_start(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:
+    """A trainer at step 0 that has written nothing yet. Raises BadInput when model or schedule cannot be had."""
     start, _ = _start(config, text)
     model, anatomy = models.build(config.model, text.tokenizer, config.train.block_size, derive(config.seed, "model"))
     lineage = start.lineage("pretrained" if config.model.weights == "pretrained" else "random")
@@ -247,7 +250,7 @@ class Trainer:
         """One optimizer update: `accumulation` batches on each device."""
         config, step = self.config, self.progress.step
         began = time.perf_counter()
-        blocks = self._cut(self.blocks.at_step(step, self.step_blocks))
+        blocks = self.cut(self.blocks.at_step(step, self.step_blocks))
         batch = self.objective.batch(blocks, derive(config.seed, "mask", step))
         if self.paces.hold(step):
             self._rewrap()
@@ -288,7 +291,7 @@ class Trainer:
             total += loss.detach()
         return total
 
-    def _cut(self, blocks: np.ndarray) -> np.ndarray:
+    def cut(self, blocks: np.ndarray) -> np.ndarray:
         """Blocks in pieces of the present context: (pieces, context). Images stay whole."""
         return blocks if blocks.dtype.names else blocks.reshape(-1, self.context)
 
@@ -334,7 +337,7 @@ class Trainer:
     def _evaluate(self, tag: str) -> float:
         """The mean loss over the evaluation blocks, the same blocks and masks every time."""
         size, accelerator = self.config.train.batch_size, self.accelerator
-        batch = self.objective.batch(self._cut(self.eval_blocks), derive(self.config.seed, "eval mask"))
+        batch = self.objective.batch(self.cut(self.eval_blocks), derive(self.config.seed, "eval mask"))
         self.model.eval()
         total = torch.zeros((), device=accelerator.device)
         starts = range(0, len(batch.inputs), size)

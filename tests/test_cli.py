@@ -36,7 +36,10 @@ def refused(done, told):
 
 @pytest.mark.parametrize("command", ["pli-train", "pli-analyze"])
 def test_help_names_every_command_with_an_example(command):
-    names = {"pli-train": ["run", "resume", "plan", "presets"], "pli-analyze": ["lineage", "drift", "report"]}[command]
+    names = {
+        "pli-train": ["run", "resume", "plan", "check", "export", "presets", "schedules"],
+        "pli-analyze": ["lineage", "drift", "report"],
+    }[command]
     top = call(command, "--help")
     assert top.returncode == 0
     for name in names:
@@ -60,6 +63,14 @@ def test_the_plan_in_the_readme_is_the_plan():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = "".join(f"    {line}".rstrip() + "\n" for line in call("pli-train", "plan", "tiny").stdout.splitlines())
     assert f"    $ pli-train plan tiny\n{shown}" in readme
+
+
+def test_every_named_schedule_is_listed_with_its_paper():
+    lines = {line.split()[0]: line for line in call("pli-train", "schedules").stdout.splitlines()}
+    written = {path.stem.replace("_", "-") for path in (ROOT / "pli_train/growth/schedules").glob("*.py")}
+    assert lines.keys() == written - {"--init--", "named", "position"}
+    assert "Double the depth at each moment, the copy on top." in lines["stackbert"]
+    assert lines["stackbert"].endswith("Gong et al. 2019, proceedings.mlr.press/v97/gong19a")
 
 
 def test_presets_are_listed_with_the_default_marked():
@@ -123,6 +134,9 @@ BAD = {
     "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens do not fit n_positions"),
     "no run to resume": (["resume", "nowhere"], "nowhere: no such folder"),
     "a folder that is no run": (["resume", "."], "not a run, it holds no run.json"),
+    "nothing to check": (["check", "baseline"], "growth.schedule: has no event, so there is nothing to check"),
+    "a checkpoint of no run": (["check", "tiny", "--from", "nowhere"], "not a run"),
+    "no run to export": (["export", "nowhere"], "nowhere: no such folder"),
     "an option unknown": (["run", "--stepz", "3"], "--stepz"),
 }
 

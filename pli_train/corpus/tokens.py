@@ -82,7 +82,7 @@ def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]
         os.environ["RAYON_NUM_THREADS"] = str(data.processes)
     say(f"corpus: {data.source}")
     documents = corpus.read(data)
-    name = corpus.fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, settings.name_or_path)
+    name = corpus.fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, _identity(settings.name_or_path))
     folder = cache_root() / name
     if not folder.is_dir():
         say(f"tokenising {documents.about}")
@@ -146,6 +146,14 @@ def _build(folder: Path, documents: corpus.Documents, settings: TokenizerConfig)
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _identity(name_or_path: str | None) -> str | None:
+    """What tells one ready-made tokenizer from another: a folder's content, since another run may take its name."""
+    files = [Path(name_or_path) / name for name in ("tokenizer.json", "tokenizer_config.json")] if name_or_path else []
+    if not all(file.is_file() for file in files):
+        return name_or_path
+    return corpus.fingerprint(*(file.read_bytes() for file in files)) if files else None
 
 
 def _pretrained(name_or_path: str) -> PreTrainedTokenizerBase:

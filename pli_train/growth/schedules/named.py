@@ -68,6 +68,11 @@ class Named(BaseModel):
         [], description="heads of every layer, growing: spread evenly over the growth moments, the last at the last"
     )
 
+    @classmethod
+    def about(cls) -> str:
+        """What it does, in one line: the first of its docstring."""
+        return (cls.__doc__ or "").splitlines()[0]
+
     def moments(self, depth: int, units: int | None) -> list[Moment]:
         """The growth moments from `depth` layers with FFNs of `units`. Raises BadInput, its lines unprefixed."""
         raise NotImplementedError
