@@ -25,7 +25,7 @@ class Context(Operator):
     bears: ClassVar[bool] = False
 
     def __str__(self) -> str:
-        return f"{self.when if self.at is None else self.at} context → {self.to}"
+        return f"{self.time} context → {self.to}"
 
     def misfit(self, start: Start) -> str | None:
         """Blocks are cut into whole pieces."""
@@ -44,8 +44,8 @@ class Context(Operator):
         return []
 
     def outcome(self, lineage: Lineage) -> str:
-        """`context of 64 tokens`."""
-        return f"context of {self.to} tokens"
+        """`tokens`: the number stands before it."""
+        return "tokens"
 
 
 def length(lineage: Lineage, block_size: int) -> int:

@@ -42,6 +42,5 @@ class WidenFFN(MoreParts):
         return descents
 
     def outcome(self, lineage: Lineage) -> str:
-        """`a b: 512 FFN units, clone`."""
-        facts = lineage.events[-1].facts
-        return f"{facts['layer']}: {self.to} FFN units, {self.initialiser}, output {self.output}"
+        """`a b: clone, output zero`."""
+        return f"{lineage.events[-1].facts['layer']}: {self.initialiser}, output {self.output}"

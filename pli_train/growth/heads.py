@@ -49,9 +49,8 @@ class AddHeads(MoreParts):
         return descents
 
     def outcome(self, lineage: Lineage) -> str:
-        """`a b: 4 heads each, clone`."""
-        facts = lineage.events[-1].facts
-        return f"{facts['layer']}: {self.to} heads, {self.initialiser}, output {self.output}"
+        """`a b: clone, output zero`."""
+        return f"{lineage.events[-1].facts['layer']}: {self.initialiser}, output {self.output}"
 
     def _donors(self, lineage: Lineage, id: str) -> list[str]:
         """New heads copy the old ones in turn; with K/V groups that comes to whole groups in turn."""

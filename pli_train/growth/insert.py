@@ -45,7 +45,7 @@ class Insert(Operator):
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
 
     def __str__(self) -> str:
-        return f"{self.when if self.at is None else self.at}@{self.index}"
+        return f"{self.time}@{self.index}"
 
     @property
     def donorless(self) -> str:

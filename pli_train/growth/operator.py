@@ -86,7 +86,12 @@ class Operator(BaseModel):
 
     def __str__(self) -> str:
         """The event in a few words, without its outcome."""
-        return f"{self.when if self.at is None else self.at} {self.operator}"
+        return f"{self.time} {self.operator}"
+
+    @property
+    def time(self) -> str:
+        """`0.25`, `500` or `plateau`."""
+        return f"{self.at:.4g}" if isinstance(self.at, float) else str(self.when if self.at is None else self.at)
 
     def misfit(self, start: Start) -> str | None:
         """Why the event cannot happen to a run that begins like this, or None."""

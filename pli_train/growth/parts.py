@@ -51,7 +51,7 @@ class MoreParts(Operator):
         return "initialiser 'random'" if self.initialiser == "random" else ""
 
     def __str__(self) -> str:
-        return f"{self.when if self.at is None else self.at} {self.operator} → {self.to}"
+        return f"{self.time} {self.operator} → {self.to}"
 
     def targets(self, lineage: Lineage, counts: dict[str, int | None]) -> dict[str, int]:
         """Layer id → its count after the event, for those that grow.

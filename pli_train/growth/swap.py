@@ -25,7 +25,7 @@ class Swap(Operator):
     bears: ClassVar[bool] = False
 
     def __str__(self) -> str:
-        return f"{self.when if self.at is None else self.at} swap {self.indices[0]} {self.indices[1]}"
+        return f"{self.time} swap {self.indices[0]} {self.indices[1]}"
 
     def misfit(self, start: Start) -> str | None:
         """Families fix some places."""
