@@ -107,7 +107,10 @@ def newest(run: Path, say: Callable[[str], None]) -> Path:
 def clear_partial(run: Path) -> None:
     """Remove what a killed writer left half done."""
     for path in run.glob(f"{run_folder.PARTIAL}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

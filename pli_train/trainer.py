@@ -75,16 +75,17 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
     Raises:
         BadInput: when the folder exists, or corpus, model or schedule cannot be had.
     """
-    if folder.exists():
+    if folder.exists() and not _unborn(folder):
         raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
     show = show or Silent()
     config, parent = parents.settle(config, show.say)
     text = corpus.load(config.data, config.tokenizer, show.say)
     trainer = at_the_start(config, folder, text, show)
     if trainer.accelerator.is_main_process:
-        folder.mkdir(parents=True)
-        (folder / run_folder.RUN).write_text(run_record(config, text, trainer.total_steps, parent), encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
         text.keep(folder / run_folder.TOKENIZER)
+        # Last, and in one step: with it the folder is a run that can be resumed.
+        checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, trainer.total_steps, parent))
     trainer.accelerator.wait_for_everyone()
     return trainer
 
@@ -132,6 +133,12 @@ def _start(config: RunConfig, text: Tokens | Images) -> tuple[Start, flops.Size]
     depth, skeleton, anatomy = models.skeleton(config.model, text.vocabulary, config.train.block_size)
     start = start_of(skeleton, anatomy, depth, config.model.initial_heads, config.train.block_size)
     return start, flops.measure(skeleton, anatomy)
+
+
+def _unborn(folder: Path) -> bool:
+    """Whether all that is there was left by a process that was killed while it made this folder a run."""
+    ours = {run_folder.TOKENIZER, run_folder.PARTIAL + run_folder.RUN, "run.lock"}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= ours
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -214,6 +221,8 @@ class Trainer:
         """Start writing scalars from the step that comes next, and clear what a killed process left half done."""
         if self.accelerator.is_main_process:
             checkpoint.clear_partial(self.folder)
+            if self.progress.history:  # a kill right after an event's checkpoint leaves the run's lineage behind it
+                checkpoint.write_text(self.folder / run_folder.LINEAGE, self.lineage.to_json())
             if self.config.tracking.tensorboard:
                 fresh = not self.progress.history
                 self.scalars = Scalars(self.folder, from_step=0 if fresh else self.progress.step + 1)
@@ -226,7 +235,8 @@ class Trainer:
         last = None
         if not progress.history:
             self._evaluate(run_folder.EVAL_LOSS)
-            last = self._save()
+            if not self._due():  # growth saves before and after itself
+                last = self._save()
         self._grow()
         while progress.step < self.total_steps:
             self._update()
@@ -377,7 +387,9 @@ class Trainer:
         if not due:
             return
         self._log()
-        self._save(after=False)
+        before_it = self.folder / str(run_folder.CheckpointName(self.progress.step, after=False))
+        if run_folder.flaw(before_it):  # else this process resumed from it: readers may have it open
+            self._save(after=False)
         before = [entry["eval_loss"] for entry in self.progress.history if "eval_loss" in entry][-1]
         for planned in due:
             self._apply(planned)

@@ -1,0 +1,62 @@
+"""Runs to be killed: all of growth at once, small enough to train in two seconds, and the same runs left alone."""
+
+import json
+
+import pytest
+
+from tests.crash.warm import Warm
+from tests.pli_train.test_growth_in_training import EVERYTHING, WIDE
+
+KILLED_FAMILIES = ("bert", "gpt2")
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory, _cache):
+    """The process that forks commands which have nothing left to import."""
+    process = Warm(tmp_path_factory.mktemp("warm"))
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def toml_of(config_of, tmp_path_factory):
+    """Write the config of a run that grows in every way: `toml_of("bert")` → its file.
+
+    Three insertions, heads added twice, an FFN widened, a permanent swap, a longer context, layers swapped for single
+    steps, dropout, two batches to a step, a checkpoint at each.
+    """
+    folder = tmp_path_factory.mktemp("configs")
+
+    def write(family, overrides=None, name=None):
+        model = {"family": family, "config": WIDE[family], "initial_layers": 1, "initial_heads": 2}
+        swapping = {"probability": 0.5, "anneal": "linear", "pairs": "random"}
+        growth = {"schedule": EVERYTHING, "swapping": swapping}
+        table = {"model": model, "growth": growth, "checkpoint": {"every": 1}, **(overrides or {})}
+        config = config_of(family, table)
+        assert config.train.accumulation == 2
+        file = folder / f"{name or family}.toml"
+        lines = (f"{key} = {toml(value)}" for key, value in config.model_dump(exclude_none=True).items())
+        file.write_text("\n".join(lines) + "\n")
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def unkilled(toml_of, warm, tmp_path_factory):
+    """The finished run of each family that nobody disturbed."""
+    folders = {}
+    for family in KILLED_FAMILIES:
+        folders[family] = tmp_path_factory.mktemp("unkilled") / family
+        child = warm.start("run", toml_of(family), "-o", folders[family])
+        assert child.wait() == 0, child.errors
+    return folders
+
+
+def toml(value):
+    """A value as TOML writes it in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items() if inner is not None) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml(inner) for inner in value) + "]"
+    return json.dumps(value)

@@ -1,0 +1,88 @@
+"""Somebody who looks at runs all the time while they are written, killed and resumed."""
+
+import threading
+import time
+
+from pli_analysis.run import Run
+from pli_train import run_folder
+from pli_train.errors import BadInput
+
+NOT_YET = ("no such folder", "not a run", f"has no {run_folder.LINEAGE} yet", "holds no whole checkpoint")
+"""What a reader may be told before a run has its first checkpoint."""
+CLOCKS = (run_folder.SECONDS, run_folder.TOKENS_PER_SECOND)
+
+
+class Story:
+    """What a run tells: names of checkpoints, lineage, scalars without clocks, drift."""
+
+    def __init__(self, folder):
+        run = Run.open(folder)
+        self.lineage = run.lineage
+        self.checkpoints = [str(checkpoint.name) for checkpoint in run.checkpoints]
+        self.stacks = [list(checkpoint.lineage.stack) for checkpoint in run.checkpoints]
+        self.scalars = {
+            (tag, step): value
+            for tag, points in run.scalars.values.items()
+            if tag not in CLOCKS
+            for step, (_, value) in points.items()
+        }
+        self.drift = {(row[0], row[2]): row for row in run.drift("head").itertuples(index=False, name=None)}
+
+    def contradicts(self, final):
+        """Where this is not the beginning of `final`; None when it is."""
+        count = len(self.checkpoints)
+        if self.checkpoints != final.checkpoints[:count] or self.stacks != final.stacks[:count]:
+            return f"checkpoints {self.checkpoints}"
+        if self.lineage.events != final.lineage.events[: len(self.lineage.events)]:
+            return f"events {self.lineage.events}"
+        for told, finally_told in ((self.scalars, final.scalars), (self.drift, final.drift)):
+            for key, value in told.items():
+                if not _same(value, finally_told.get(key)):
+                    return f"{key}: {value} and finally {finally_told.get(key)}"
+        return None
+
+
+class Onlooker(threading.Thread):
+    """Reads a run over and over until told to stop.
+
+    Attributes:
+        looks: how often it saw something.
+        early: how often it was told that there is nothing yet.
+        complaints: what it should not have seen.
+    """
+
+    def __init__(self, folder, final):
+        super().__init__(daemon=True)
+        self._folder, self._final, self._done = folder, final, threading.Event()
+        self.looks, self.early, self.complaints, self.lengths = 0, 0, [], set()
+
+    def run(self):
+        while not self._done.is_set():
+            self._look()
+            time.sleep(0.01)
+
+    def stop(self):
+        self._done.set()
+        self.join()
+        self._look()
+
+    def _look(self):
+        try:
+            story = Story(self._folder)
+        except BadInput as told:
+            self.early += 1
+            if self.looks or not any(known in str(told) for known in NOT_YET):
+                self.complaints.append(f"after {self.looks} looks: {told}")
+            return
+        except Exception as error:
+            self.complaints.append(repr(error))
+            return
+        self.looks += 1
+        self.lengths.add(len(story.checkpoints))
+        if found := story.contradicts(self._final):
+            self.complaints.append(found)
+
+
+def _same(one, other):
+    """Equal, NaN to itself too."""
+    return repr(one) == repr(other)

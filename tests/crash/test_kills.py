@@ -1,0 +1,164 @@
+"""A run killed at any moment goes on to the bytes of the run that nobody killed, and can be read all the while.
+
+Moments are drawn with a seed: a number of checkpoints to wait for, uniform over the run, then a pause within about a
+step, or within start-up when they are there already. The order of data is a function of the step and no process loads
+data ahead of it, so there are no data workers that could be killed by themselves.
+
+PLI_KILLS says how many kills (40 if left out), PLI_KILLS_SEED which moments.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from pli_train import run_folder
+from tests.crash.conftest import KILLED_FAMILIES
+from tests.crash.onlooker import Onlooker, Story
+from tests.pli_train.test_trainer import content
+
+pytestmark = pytest.mark.crash
+
+KILLS = int(os.environ.get("PLI_KILLS", "40"))
+SEED = int(os.environ.get("PLI_KILLS_SEED", "0"))
+KILLS_OF_A_RUN = 10
+START_UP, STEP = 0.5, 0.15
+"""About how many seconds a forked command takes to its first step, and for a step with its checkpoint."""
+TRIALS = [(KILLED_FAMILIES[n % len(KILLED_FAMILIES)], n) for n in range(-(-KILLS // KILLS_OF_A_RUN))]
+
+
+def progress(folder):
+    """How many checkpoints there are."""
+    names = os.listdir(folder) if folder.exists() else []
+    return sum(run_folder.CheckpointName.parse(name) is not None for name in names)
+
+
+def command(toml, folder):
+    """What a person would type: run what is not there yet, resume what is."""
+    return ("resume", folder) if (folder / run_folder.RUN).exists() else ("run", toml, "-o", folder)
+
+
+def content_and_record(run):
+    """Everything of a run but its clocks and the command that began it."""
+    record = json.loads((run / run_folder.RUN).read_text())
+    return content(run) | {key: record[key] for key in ("config", "corpus", "seed", "total_steps", "versions")}
+
+
+def kill_now_and_then(start, moments, folder, draw, start_up=START_UP):
+    """Start, kill at each moment (a number of checkpoints), start again. Returns the progress at each kill."""
+    killed_at = []
+    for moment in moments:
+        there = progress(folder)
+        child = start()
+        while child.running() and progress(folder) < moment:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, start_up if there >= moment else STEP))
+        child.kill(signal.SIGKILL)
+        if child.wait() == -signal.SIGKILL:
+            killed_at.append(progress(folder))
+        else:
+            assert child.wait() == 0, child.errors
+    return killed_at
+
+
+@pytest.fixture(scope="module")
+def finals(unkilled):
+    """What each undisturbed run tells and is made of."""
+    return {family: (Story(folder), content_and_record(folder)) for family, folder in unkilled.items()}
+
+
+@pytest.fixture(scope="module")
+def record():
+    """Progress at each kill; told when all are done."""
+    kills = Counter()
+    yield kills
+    print(f"\n{kills.total()} kills; checkpoints there when they struck: {sorted(kills.items())}", file=sys.stderr)
+
+
+@pytest.mark.parametrize(("family", "number"), TRIALS, ids=[f"{family}-{number}" for family, number in TRIALS])
+def test_a_run_killed_at_random_moments_ends_as_the_unkilled_one(
+    warm, toml_of, finals, record, tmp_path, family, number
+):
+    run, toml, draw = tmp_path / "run", toml_of(family), random.Random(f"{SEED}/{number}")
+    final, expected = finals[family]
+    onlooker = Onlooker(run, final)
+    onlooker.start()
+    killed_at = []
+    try:
+        while len(killed_at) < KILLS_OF_A_RUN:
+            missing = KILLS_OF_A_RUN - len(killed_at)
+            moments = sorted(draw.randrange(len(final.checkpoints) + 1) for _ in range(missing))
+            killed_at += kill_now_and_then(lambda: warm.start(*command(toml, run)), moments, run, draw)
+        child = warm.start(*command(toml, run))
+        assert child.wait() == 0, child.errors
+    finally:
+        onlooker.stop()
+    record.update(killed_at)
+    assert content_and_record(run) == expected
+    assert not list(run.glob(f"{run_folder.PARTIAL}*"))
+    assert not onlooker.complaints
+    assert onlooker.looks > 5 and max(onlooker.lengths) == len(final.checkpoints)
+
+
+def test_kills_came_all_over_the_run(record, finals):
+    """At every third of the run, and before its first checkpoint."""
+    total = len(finals["gpt2"][0].checkpoints)
+    thirds = Counter(min(3 * at // (total + 1), 2) for at in record.elements())
+    assert record.total() >= KILLS and min(thirds[third] for third in range(3)) >= KILLS // 8
+    assert record[0] >= 1
+
+
+class Fresh:
+    """A `pli-train` in an interpreter of its own, killed like a forked one."""
+
+    def __init__(self, *argv):
+        told = [sys.executable, "-m", "pli_train.cli", *map(str, argv), "--quiet"]
+        self._process = subprocess.Popen(told, stderr=subprocess.PIPE, text=True)
+
+    def running(self):
+        return self._process.poll() is None
+
+    def kill(self, number):
+        self._process.send_signal(number)
+
+    def wait(self):
+        self.errors = self._process.communicate()[1] if self._process.returncode is None else ""
+        return self._process.returncode
+
+
+def test_fresh_interpreters_die_and_go_on_alike(toml_of, finals, tmp_path):
+    """What the forked commands of the other tests show holds for commands that nobody warmed up."""
+    run, toml, draw = tmp_path / "run", toml_of("bert"), random.Random(SEED)
+    moments = [0, 4, 9, 14]
+    killed_at = kill_now_and_then(lambda: Fresh(*command(toml, run)), moments, run, draw, start_up=5)
+    assert len(killed_at) == len(moments)
+    child = Fresh(*command(toml, run))
+    assert child.wait() == 0, child.errors
+    assert content_and_record(run) == finals["bert"][1]
+
+
+@pytest.mark.parametrize("family", KILLED_FAMILIES)
+def test_one_moment_changed_between_kill_and_resume_is_noticed(warm, toml_of, finals, tmp_path, family):
+    """The negative control: the comparison above sees a single number in a single moment."""
+    run, toml = tmp_path / "run", toml_of(family)
+    assert len(kill_now_and_then(lambda: warm.start(*command(toml, run)), [7], run, random.Random(SEED))) == 1
+    state = run_folder.newest_checkpoint(run, print) / run_folder.OPTIMIZER
+    tensors = load_file(state)
+    moment = tensors[next(name for name in sorted(tensors) if name.startswith("exp_avg/") and "<a>" in name)]
+    moment.view(-1)[0] += 1e-3
+    save_file(tensors, state)
+    child = warm.start("resume", run)
+    assert child.wait() == 0, child.errors
+    ours, theirs = content_and_record(run), finals[family][1]
+    assert ours.keys() == theirs.keys()
+    different = {key for key in ours if ours[key] != theirs[key]}
+    last = list(finals[family][0].checkpoints)[-1]
+    assert {f"{last}/{run_folder.WEIGHTS}", f"{last}/{run_folder.OPTIMIZER}", f"{last}/state"} <= different
+    assert f"checkpoint-3/{run_folder.WEIGHTS}" not in different

@@ -1,0 +1,138 @@
+"""A process that has imported everything and forks a `pli-train` for each line it reads.
+
+A fresh interpreter spends seconds on imports before it does anything worth killing. This one spends them once: on each
+request it forks a child that runs the real command from its first line on, with one thread of torch. The
+parent itself never trains, so that the children inherit no thread and no lock.
+
+Request, one JSON object a line: {"argv": [...], "env": {...}, "stderr": "path", "clock": seconds}. Answers, one a line:
+{"pid": n} at once, {"code": n} when that child has ended (negative: the signal).
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+class Child:
+    """A `pli-train` that runs in a fork of the warm process."""
+
+    def __init__(self, server, pid, errors):
+        self._server, self.pid, self._errors, self._code = server, pid, errors, None
+
+    def kill(self, number):
+        """Send a signal. The warm process reaps only on `wait`, so the id cannot have gone to somebody else."""
+        os.kill(self.pid, number)
+
+    def running(self):
+        """Whether it has not ended yet: a zombie has."""
+        with contextlib.suppress(OSError, IndexError):
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return False
+
+    def wait(self):
+        """Its exit code, negative when a signal ended it."""
+        if self._code is None:
+            self._code = self._server.ask({"wait": self.pid})["code"]
+        return self._code
+
+    @property
+    def errors(self):
+        """What it said on stderr."""
+        return self._errors.read_text()
+
+
+class Warm:
+    """The warm process, from outside."""
+
+    def __init__(self, folder):
+        self._folder, self._count = folder, 0
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.ask({})
+
+    def ask(self, request):
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def start(self, *argv, env=None, clock=0.0):
+        """Begin `pli-train argv…`, with these environment variables and a clock that is `clock` seconds off."""
+        self._count += 1
+        errors = self._folder / f"stderr-{self._count}"
+        request = {"argv": [str(arg) for arg in argv], "env": env or {}, "stderr": str(errors), "clock": clock}
+        return Child(self, self.ask(request)["pid"], errors)
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _import_everything():
+    from pli_train import cli
+
+    cli._quiet_libraries()
+    import torch
+    import torch.utils.tensorboard  # noqa: F401
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast  # noqa: F401
+
+    from pli_train import trainer  # noqa: F401
+
+    torch.set_num_threads(1)
+    tiny = {"vocab_size": 8, "num_hidden_layers": 1}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_embd=4, n_head=1, n_positions=4, **tiny))
+    bert = {"hidden_size": 4, "num_attention_heads": 1, "intermediate_size": 4}
+    AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **bert, **tiny))
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+
+
+def _be_the_command(request):
+    from pli_train import cli
+
+    os.environ.update(request["env"])
+    errors = os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(errors, 2)
+    os.dup2(errors, 1)
+    sys.stdin.close()
+    sys.argv = ["pli-train", *request["argv"]]
+    if request["clock"]:
+        true = time.time
+        time.time = lambda: true() + request["clock"]
+    code = 1
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve():
+    """Fork a command for each line on stdin."""
+    answers = os.fdopen(os.dup(1), "w")
+    _import_everything()
+    for line in sys.stdin:
+        request, answer = json.loads(line), {}
+        if "wait" in request:
+            answer["code"] = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+        elif "argv" in request:
+            answer["pid"] = os.fork()
+            if answer["pid"] == 0:
+                answers.close()
+                _be_the_command(request)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()
