@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_train import run_folder
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -41,7 +43,7 @@ def read(folder: Path) -> Scalars:
     step, its values stand.
     """
     scalars = Scalars()
-    files = sorted(folder.glob("events.out.tfevents.*"), key=_begun)
+    files = sorted(folder.glob(run_folder.SCALARS), key=_begun)
     if not files:
         return scalars
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -59,12 +61,13 @@ def read(folder: Path) -> Scalars:
     return scalars
 
 
-def _begun(path: Path) -> tuple[float, str]:
-    """When a file was begun, in seconds since 1970, by its first record.
+def _begun(path: Path) -> tuple[int, float, str]:
+    """What puts a file in its place: the number in its name, then when it was begun by its first record.
 
-    Its name tells only the second and a counter without leading zeros: two processes of one second would swap places.
+    Our own numbers grow whatever the clock does. Other writers' names tell the second alone: two processes of one
+    second would swap places.
     """
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     first = next(iter(EventFileLoader(str(path)).Load()), None)
-    return (first.wall_time if first else 0.0, path.name)
+    return run_folder.order_of(path), first.wall_time if first else 0.0, path.name

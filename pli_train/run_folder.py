@@ -31,11 +31,14 @@ OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+SCALARS = "events.out.tfevents.*"
 PARTIAL = ".partial-"
 """What the name of a checkpoint starts with until it is whole."""
 
 # Hugging Face's tools look for exactly `checkpoint-<step>`, so that name goes to the state training goes on from.
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)(-before)?$")
+
+_EVENT_FILE = re.compile(r"tfevents\.(\d+)\.")
 
 # The tags of the scalars, one place for those who write them and those who read them.
 LOSS = "train/loss"
@@ -122,6 +125,19 @@ def flaw(checkpoint: Path) -> str | None:
         if path.stat().st_size != told.get("bytes"):
             return f"its {name} has {path.stat().st_size} bytes instead of {told.get('bytes')}"
     return None
+
+
+def order_of(event_file: Path) -> int:
+    """The number in the name of a file of scalars: grows from process to process of a run. 0 when there is none.
+
+    TensorBoard puts the second there in which a file was begun, and reads a folder's files in the order of names. A
+    clock may be set back between two processes, so ours puts at least one more than the last process did.
+
+    >>> order_of(Path("events.out.tfevents.1700000000.host.7.0"))
+    1700000000
+    """
+    found = _EVENT_FILE.search(event_file.name)
+    return int(found[1]) if found else 0
 
 
 def read_json(path: Path) -> dict[str, Any]:

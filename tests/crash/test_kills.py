@@ -36,8 +36,7 @@ TRIALS = [(KILLED_FAMILIES[n % len(KILLED_FAMILIES)], n) for n in range(-(-KILLS
 
 def progress(folder):
     """How many checkpoints there are."""
-    names = os.listdir(folder) if folder.exists() else []
-    return sum(run_folder.CheckpointName.parse(name) is not None for name in names)
+    return len(run_folder.checkpoints(folder)) if folder.exists() else 0
 
 
 def command(toml, folder):

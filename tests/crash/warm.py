@@ -77,7 +77,7 @@ def _import_everything():
 
     cli._quiet_libraries()
     import torch
-    import torch.utils.tensorboard  # noqa: F401
+    import torch.utils.tensorboard
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast  # noqa: F401
 
     from pli_train import trainer  # noqa: F401

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from pli_analysis.metrics.loss import loss
 from pli_analysis.run import Run
 from pli_analysis.scalars import read
 from pli_train import run_folder
+from pli_train.errors import PliError
 from pli_train.tracking import Scalars
 from tests.conftest import STEPS
 
@@ -97,3 +100,32 @@ def test_two_processes_of_one_second_are_told_apart(tmp_path):
         (made,) = tmp_path.glob("events.out.tfevents.1*")
         made.rename(tmp_path / f"events.out.tfevents.5.host.1.{counter}")
     assert {step: value for step, (_, value) in read(tmp_path).values["x"].items()} == {9: 9.0, 10: 10.0}
+
+
+@pytest.mark.parametrize("days", [-30, -1, 0, 1, 30])
+def test_a_clock_set_between_two_processes_does_not_change_their_order(tmp_path, monkeypatch, days):
+    """Both for us and for TensorBoard itself, which reads files in the order of names."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for from_step, now in ((0, 1_700_000_000.0), (2, 1_700_000_000.0 + days * 86400), (3, 1_700_000_000.0)):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        scalars = Scalars(tmp_path, from_step)
+        for step in range(from_step, from_step + 3):
+            scalars.add(step, {"x": 10 * from_step + step})
+        scalars.close()
+    expected = {0: 0, 1: 1, 2: 22, 3: 33, 4: 34, 5: 35}
+    assert values(tmp_path) == expected
+    stock = EventAccumulator(str(tmp_path))
+    stock.Reload()
+    assert {event.step: event.value for event in stock.Scalars("x")} == expected
+
+
+def test_a_disk_that_takes_no_more_scalars_is_told_in_one_line(tmp_path, monkeypatch):
+    scalars = Scalars(tmp_path)
+    scalars._file._writer.close()
+    scalars._file._writer = Path("/dev/full").open("wb")
+    scalars.add(1, {"x": 1.0})
+    with pytest.raises(PliError, match=r"not written \(no space left on device\); see to the disk, then go on with"):
+        scalars.flush()
+    scalars.add(2, {"x": 2.0})
+    scalars.close()
