@@ -4,11 +4,13 @@ A fresh interpreter spends seconds on imports before it does anything worth kill
 request it forks a child that runs the real command from its first line on, with one thread of torch. The
 parent itself never trains, so that the children inherit no thread and no lock.
 
-Request, one JSON object a line: {"argv": [...], "env": {...}, "stderr": "path", "clock": seconds}. Answers, one a line:
+Request, one JSON object a line: {"argv": [...], "env": {...}, "stderr": "path", "clock": seconds,
+"drift": seconds}. Answers, one a line:
 {"pid": n} at once, {"code": n} when that child has ended (negative: the signal).
 """
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -60,11 +62,15 @@ class Warm:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def start(self, *argv, env=None, clock=0.0):
-        """Begin `pli-train argv…`, with these environment variables and a clock that is `clock` seconds off."""
+    def start(self, *argv, env=None, clock=0.0, drift=0.0):
+        """Begin `pli-train argv…` with these environment variables.
+
+        Its clock is `clock` seconds off, and `drift` more each time it is looked at.
+        """
         self._count += 1
         errors = self._folder / f"stderr-{self._count}"
-        request = {"argv": [str(arg) for arg in argv], "env": env or {}, "stderr": str(errors), "clock": clock}
+        request = {"argv": [str(arg) for arg in argv], "env": env or {}, "stderr": str(errors)}
+        request |= {"clock": clock, "drift": drift}
         return Child(self, self.ask(request)["pid"], errors)
 
     def close(self):
@@ -99,9 +105,9 @@ def _be_the_command(request):
     os.dup2(errors, 1)
     sys.stdin.close()
     sys.argv = ["pli-train", *request["argv"]]
-    if request["clock"]:
-        true = time.time
-        time.time = lambda: true() + request["clock"]
+    if request["clock"] or request["drift"]:
+        true, looks = time.time, itertools.count()
+        time.time = lambda: true() + request["clock"] + request["drift"] * next(looks)
     code = 1
     try:
         cli.main()

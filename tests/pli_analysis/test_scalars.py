@@ -123,7 +123,7 @@ def test_a_clock_set_between_two_processes_does_not_change_their_order(tmp_path,
 def test_a_disk_that_takes_no_more_scalars_is_told_in_one_line(tmp_path, monkeypatch):
     scalars = Scalars(tmp_path)
     scalars._file._writer.close()
-    scalars._file._writer = Path("/dev/full").open("wb")
+    scalars._file._writer = Path("/dev/full").open("wb")  # noqa: SIM115
     scalars.add(1, {"x": 1.0})
     with pytest.raises(PliError, match=r"not written \(no space left on device\); see to the disk, then go on with"):
         scalars.flush()
