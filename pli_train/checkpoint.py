@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pli_train import model as models
-from pli_train import optimizer as optimizers
-from pli_train import run_folder, stock
+from pli_train import run_folder
 from pli_train.errors import BadInput
+from pli_train.faults import boundary
 from pli_train.lineage import BadLineage, Lineage
+from pli_train.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a checkpoint gives back: the model on the CPU, its table, who sits where, and the optimizer's tensors."""
+    """What a checkpoint gives back: the model on the CPU, its table, who sits where, and the optimizer's tensors.
+
+    Of a checkpoint that is for analysis only, `optimizer` is empty.
+    """
 
     model: PreTrainedModel
     anatomy: Anatomy
@@ -52,19 +56,24 @@ def write(
     lineage: Lineage,
     trainer_state: TrainerState,
 ) -> Path:
+    """Write one checkpoint of the present state and return its path, once it would survive a power cut."""
+    return put(run, name, Snapshot.take(model, anatomy, optimizer, lineage, trainer_state))
+
+
+def put(run: Path, name: run_folder.CheckpointName, snapshot: Snapshot) -> Path:
     """Write one checkpoint into a run folder and return its path, once it would survive a power cut."""
     partial = run / f"{run_folder.PARTIAL}{name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    # Names as the model has them now: a model that was loaded from older names would be written back under those.
-    model.save_pretrained(partial, state_dict=stock.padded(model, anatomy), save_original_format=False)
-    trainer_state.save_to_json(str(partial / run_folder.TRAINER_STATE))
-    (partial / run_folder.LINEAGE).write_text(lineage.to_json(), encoding="utf-8")
-    save_file(optimizers.state_tensors(optimizer, model, anatomy, lineage.stack), partial / run_folder.OPTIMIZER)
-    files = {path.name: _told(path) for path in sorted(partial.iterdir())}
-    (partial / run_folder.MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    _sync(partial / run_folder.MANIFEST)
-    _sync(partial)
+    boundary("partial-made")
+    files = {}
+    for part, file, write_to in snapshot.files():
+        _write(part, partial / file, write_to)
+        files[file] = _told(partial / file)
+    manifest = json.dumps({"files": dict(sorted(files.items()))}, indent=1)
+    _write("manifest", partial / run_folder.MANIFEST, lambda path: path.write_text(manifest, encoding="utf-8"))
+    sync(partial)
+    boundary("partial-synced")
     final = run / str(name)
     _appear(partial, final)
     return final
@@ -89,60 +98,98 @@ def read(folder: Path) -> Restored:
         raise BadInput(f"{folder}: its model and its {run_folder.LINEAGE} have different depths")
     models.slim(model, anatomy, lineage.shapes())
     state = TrainerState.load_from_json(str(folder / run_folder.TRAINER_STATE))
-    return Restored(model, anatomy, lineage, state, load_file(folder / run_folder.OPTIMIZER))
+    moments = load_file(folder / run_folder.OPTIMIZER) if run_folder.is_full(folder) else {}
+    return Restored(model, anatomy, lineage, state, moments)
 
 
 def newest(run: Path, say: Callable[[str], None]) -> Path:
-    """The last whole checkpoint of a run. Damaged ones are passed over, each with one line.
+    """The last whole checkpoint of a run with the optimizer's state. Damaged ones are passed over with a line each.
 
     Raises:
         BadInput: when there is none.
     """
-    path = run_folder.newest_checkpoint(run, say)
+    path = run_folder.newest_checkpoint(run, say, full=True)
     if path is None:
         raise BadInput(f"{run}: holds no whole checkpoint to resume from; train it anew with `pli-train run`")
     return path
 
 
+def lighten(folder: Path) -> None:
+    """Leave of a checkpoint what analysis needs: without the optimizer's state it is a third of the size.
+
+    The manifest goes first, so that the checkpoint is whole at every moment.
+    """
+    if not (folder / run_folder.OPTIMIZER).exists():
+        return
+    boundary("light-manifest-begin")
+    manifest = run_folder.read_json(folder / run_folder.MANIFEST)
+    if manifest["files"].pop(run_folder.OPTIMIZER, None):
+        write_text(folder / run_folder.MANIFEST, json.dumps(manifest, indent=1), part="light-manifest")
+    boundary("light-manifest-replaced")
+    (folder / run_folder.OPTIMIZER).unlink()
+    sync(folder)
+    boundary("optimizer-removed")
+
+
+def remove(folder: Path) -> None:
+    """Take a checkpoint away, in one step for whoever looks on."""
+    boundary("removal-begin")
+    aside = folder.with_name(f"{run_folder.PARTIAL}old-{folder.name}")
+    folder.rename(aside)
+    boundary("removal-renamed")
+    shutil.rmtree(aside)
+    boundary("removal-done")
+
+
 def clear_partial(run: Path) -> None:
     """Remove what a killed writer left half done."""
-    for path in run.glob(f"{run_folder.PARTIAL}*"):
+    for path in [*run.glob(f"{run_folder.PARTIAL}*"), *run.glob(f"*/{run_folder.PARTIAL}*")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step: readers see the old text or the new."""
+def write_text(path: Path, text: str, part: str | None = None) -> None:
+    """Replace a file's content in one step: readers see the old text or the new. `part` names it to `faults`."""
     partial = path.with_name(run_folder.PARTIAL + path.name)
     partial.write_text(text, encoding="utf-8")
-    _sync(partial)
+    if part:
+        boundary(f"{part}-written", partial)
+    sync(partial)
     partial.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Return once a file's content, or a folder's list of names, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write(part: str, path: Path, write_to: Callable[[Path], object]) -> None:
+    boundary(f"{part}-begin")
+    write_to(path)
+    boundary(f"{part}-written", path)
+    sync(path)
+    boundary(f"{part}-synced")
 
 
 def _told(path: Path) -> dict[str, Any]:
-    _sync(path)
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _appear(partial: Path, final: Path) -> None:
     # A folder of that name is there only when a damaged one was passed over on resume.
+    aside = final.with_name(f"{run_folder.PARTIAL}old-{final.name}")
     if final.exists():
-        aside = final.with_name(f"{run_folder.PARTIAL}old-{final.name}")
         final.rename(aside)
-        partial.rename(final)
-        shutil.rmtree(aside)
-    else:
-        partial.rename(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    partial.rename(final)
+    boundary("renamed")
+    sync(final.parent)
+    boundary("run-synced")
+    shutil.rmtree(aside, ignore_errors=True)

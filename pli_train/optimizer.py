@@ -107,11 +107,11 @@ def lr_of_layers(optimizer: AdamW, layers: Sequence[nn.Module], stack: Sequence[
 
 
 def state_tensors(optimizer: AdamW, model: nn.Module, anatomy: Anatomy, stack: Sequence[str]) -> dict[str, Tensor]:
-    """The state as `<entry>/<parameter name by layer id>` → tensor, on the CPU."""
+    """The state as `<entry>/<parameter name by layer id>` → the tensor that the optimizer works on."""
     tensors = {}
     for name, parameter in model.named_parameters():
         for entry, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{entry}/{anatomy.by_id(name, stack)}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            tensors[f"{entry}/{anatomy.by_id(name, stack)}"] = torch.as_tensor(value).detach()
     return tensors
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pli_train import flops, model
+from pli_train import disk, flops, model
 from pli_train import parent as parents
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.context import length
-from pli_train.growth.start import start_of
+from pli_train.growth.start import Start, start_of
+from pli_train.retention import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pli_train.config import RunConfig
+    from pli_train.growth.schedule import Planned
     from pli_train.lineage import Lineage
 
 
@@ -43,11 +45,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a run. `flops` are those of the whole run, None while its length is not known."""
+    """The stages of a run. FLOPs of the whole run and its checkpoints are None while its length is not known."""
 
     stages: list[Stage]
     total_steps: int | None
     flops: float | None
+    disk: disk.DiskUse | None
 
 
 def plan(config: RunConfig, devices: int = 1) -> Plan:
@@ -77,11 +80,18 @@ def plan(config: RunConfig, devices: int = 1) -> Plan:
     shares = [stage.share for stage in stages]
     tokens = config.train.batch_size * config.train.accumulation * block_size * devices
     whole = None if total is None or None in shares else sum(s or 0 for s in shares) * costs[-1] * total * tokens
-    return Plan(stages, total, whole)
+    return Plan(stages, total, whole, _disk(config, size, start, planned))
+
+
+def _disk(config: RunConfig, size: flops.Size, start: Start, planned: list[Planned]) -> disk.DiskUse | None:
+    if config.train.steps is None:
+        return None
+    retention = Retention(**config.checkpoint.model_dump(), total_steps=config.train.steps)
+    return disk.use(retention, disk.stages(size, start.lineage(), planned))
 
 
 def lines(config: RunConfig, drawn: Plan) -> list[str]:
-    """A plan for people: two lines on the whole, then one line a stage.
+    """A plan for people: three lines on the whole, then one line a stage.
 
     Heads, FFN units and context have a column where they change; a layer-by-layer range is `2–4`. What waits for a
     plateau has the word in place of its step, and shares that hang on its time are `?`.
@@ -97,6 +107,7 @@ def lines(config: RunConfig, drawn: Plan) -> list[str]:
     return [
         f"{config.name}: {config.description}{paper}",
         f"FLOPs of the whole run, as a share of full depth from the start: {total}{cost}",
+        str(drawn.disk or "checkpoints: as many as the length of training asks for"),
         "",
         f"{'from':>5} {'step':>8} {'parameters':>12}{titles} {'FLOPs':>6}  {'event':<{width}}  stack, bottom to top",
         *(_line(stage, [tell(stage) for tell in columns.values()], width) for stage in drawn.stages),

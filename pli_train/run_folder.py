@@ -5,6 +5,7 @@
       lineage.json           every layer and head ever born, every event
       tokenizer/             Hugging Face's own files
       events.out.tfevents.*  all scalars
+      run.lock               held by the process that trains
       checkpoint-500/        the state after 500 updates and after the growth events of that step
       checkpoint-500-before/ the same step just before those events
 
@@ -31,6 +32,7 @@ OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+LOCK = "run.lock"
 SCALARS = "events.out.tfevents.*"
 PARTIAL = ".partial-"
 """What the name of a checkpoint starts with until it is whole."""
@@ -89,22 +91,32 @@ def checkpoints(run: Path) -> list[tuple[CheckpointName, Path]]:
     return sorted((name, path) for name, path in named if name is not None)
 
 
-def newest_checkpoint(run: Path, say: Callable[[str], None], before: bool = True) -> Path | None:
+def newest_checkpoint(run: Path, say: Callable[[str], None], before: bool = True, full: bool = False) -> Path | None:
     """The last whole checkpoint of a run, None when there is none.
 
     Args:
         run: its folder.
         say: told in one line of each damaged one that is passed over.
         before: whether one taken right before a growth event counts.
+        full: whether only those count that training can go on from; others are passed over in silence.
     """
     for name, path in reversed(checkpoints(run)):
         if not (before or name.after):
             continue
         found = flaw(path)
-        if found is None:
+        if found is not None:
+            say(f"{path}: {found}; using an earlier checkpoint")
+        elif not full or is_full(path):
             return path
-        say(f"{path}: {found}; using an earlier checkpoint")
     return None
+
+
+def is_full(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds the optimizer's state, so that training can go on from it. False for a broken one."""
+    try:
+        return OPTIMIZER in read_json(checkpoint / MANIFEST).get("files", {})
+    except BadInput:
+        return False
 
 
 def flaw(checkpoint: Path) -> str | None:

@@ -11,18 +11,16 @@ import math
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
-from transformers import TrainerState
 
-from pli_train import checkpoint, corpus, flops, growing, learning_rate, optimizer, run_folder
+from pli_train import checkpoint, corpus, disk, flops, growing, learning_rate, optimizer, run_folder
 from pli_train import model as models
 from pli_train import parent as parents
 from pli_train.corpus.blocks import Blocks
@@ -34,11 +32,15 @@ from pli_train.growth.schedules.adaptive import ready
 from pli_train.growth.start import Start, start_of
 from pli_train.growth.swapping import Swapping
 from pli_train.lineage import Lineage
+from pli_train.lock import Lock
 from pli_train.objective import Batch, Objective, loss_sum
 from pli_train.progress import Silent
 from pli_train.provenance import run_record
 from pli_train.randomness import derive
+from pli_train.retention import Retention
+from pli_train.standing import Progress
 from pli_train.tracking import Scalars
+from pli_train.writer import Writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,9 +49,7 @@ if TYPE_CHECKING:
     from pli_train.config import RunConfig
     from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
-
-OURS = "pli_train"
-"""Where our own numbers live inside Hugging Face's `stateful_callbacks`."""
+    from pli_train.disk import DiskUse
 
 
 class Interrupted(PliError):
@@ -58,22 +58,11 @@ class Interrupted(PliError):
     exit_code = 130
 
 
-@dataclass
-class Progress:
-    """How far a run is: updates, tokens seen, FLOPs and seconds of training (evaluations and checkpoints left out)."""
-
-    step: int = 0
-    tokens: int = 0
-    flops: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-
 def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Trainer:
     """A trainer at step 0, in a run folder that does not exist yet.
 
     Raises:
-        BadInput: when the folder exists, or corpus, model or schedule cannot be had.
+        BadInput: when the folder exists, corpus, model or schedule cannot be had, or the disk has no room.
     """
     if folder.exists() and not _unborn(folder):
         raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
@@ -82,7 +71,9 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
     text = corpus.load(config.data, config.tokenizer, show.say)
     trainer = at_the_start(config, folder, text, show)
     if trainer.accelerator.is_main_process:
+        trainer.disk_use().require(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        trainer.lock = Lock(folder)
         text.keep(folder / run_folder.TOKENIZER)
         # Last, and in one step: with it the folder is a run that can be resumed.
         checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, trainer.total_steps, parent))
@@ -94,7 +85,8 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     """A trainer at the newest whole checkpoint of a run, with everything as it was.
 
     Raises:
-        BadInput: when there is no whole checkpoint, or the corpus is no longer the one the run began with.
+        BadInput: when there is no whole checkpoint, the corpus is no longer the one the run began with, another
+            process trains in the folder, or the disk has no room for what is still to come.
     """
     show = show or Silent()
     record = run_folder.read_json(folder / run_folder.RUN)
@@ -104,15 +96,24 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
             f"{folder}: the corpus is not the one this run began with ({record['corpus']['about']} then, {text.about} "
             "now): training on would mix two data orders"
         )
-    if not run_folder.checkpoints(folder):
+    lock = Lock(folder) if PartialState().is_main_process else None
+    if run_folder.checkpoints(folder):
+        trainer = _at_the_newest(config, folder, text, show)
+    else:
         show.say(f"{folder}: was stopped before its first checkpoint; starting over")
-        return at_the_start(config, folder, text, show)
+        trainer = at_the_start(config, folder, text, show)
+    trainer.lock = lock
+    if lock is not None:
+        trainer.disk_use().require(folder)
+    return trainer
+
+
+def _at_the_newest(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:
     source = checkpoint.newest(folder, show.say)
     found = checkpoint.read(source)
-    state: Any = found.trainer_state
-    ours = state.stateful_callbacks[OURS]
-    progress = Progress(state.global_step, ours["tokens"], ours["flops"], ours["seconds"], state.log_history)
+    progress = Progress.of(found.trainer_state)
     trainer = Trainer(config, folder, text, found.model, found.anatomy, found.lineage, progress, show)
+    trainer.at = run_folder.CheckpointName.parse(source.name)
     optimizer.load_state(trainer.optimizer, trainer.bare, found.anatomy, found.lineage.stack, found.optimizer)
     show.say(f"resuming from {source}: {len(found.lineage.stack)} layers ({found.lineage})")
     return trainer
@@ -137,7 +138,7 @@ def _start(config: RunConfig, text: Tokens | Images) -> tuple[Start, flops.Size]
 
 def _unborn(folder: Path) -> bool:
     """Whether all that is there was left by a process that was killed while it made this folder a run."""
-    ours = {run_folder.TOKENIZER, run_folder.PARTIAL + run_folder.RUN, "run.lock"}
+    ours = {run_folder.TOKENIZER, run_folder.PARTIAL + run_folder.RUN, run_folder.LOCK}
     return folder.is_dir() and {path.name for path in folder.iterdir()} <= ours
 
 
@@ -172,17 +173,27 @@ class Trainer:
         self.rank_blocks = train.batch_size * train.accumulation
         self.step_blocks = self.rank_blocks * accelerator.num_processes
         self.total_steps = train.steps or max(1, math.ceil((train.epochs or 0) * self.blocks.count / self.step_blocks))
-        start, self.size = _start(config, text)
-        self.planned = growth_schedule.plan(config.growth.events(start, self.total_steps), start, self.total_steps)
+        self.start, self.size = _start(config, text)
+        events = config.growth.events(self.start, self.total_steps)
+        self.planned = growth_schedule.plan(events, self.start, self.total_steps)
         self.plateau = config.growth.plateau()
         self.swapping = Swapping(config.growth.swapping, config.seed, self.total_steps, anatomy.first_index)
+        self.retention = Retention(**config.checkpoint.model_dump(), total_steps=self.total_steps)
+        self.writer = Writer(folder, self.retention)
         self.scalars = Scalars(None)
+        self.lock: Lock | None = None
+        self.at: run_folder.CheckpointName | None = None
         self.model = accelerator.prepare(model)
         self.optimizer = optimizer.build(self.bare, config.optim)
         self.paces = Paces(self.bare, anatomy, lineage)
         self._losses: list[tuple[int, float, torch.Tensor]] = []
         self._mark = (time.perf_counter(), progress.tokens)
         self._stop = False
+
+    def disk_use(self) -> DiskUse:
+        """What this run's checkpoints from here on will take."""
+        stages = disk.stages(self.size, self.start.lineage(), self.planned)
+        return disk.use(self.retention, stages, after=self.at)
 
     @property
     def bare(self) -> PreTrainedModel:
@@ -204,7 +215,7 @@ class Trainer:
 
         Raises:
             Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
-            PliError: when the loss is no longer a finite number.
+            PliError: when the loss is no longer a finite number, or a checkpoint cannot be written.
         """
         previous = _on_signal(self._ask_to_stop)
         self._open()
@@ -213,16 +224,17 @@ class Trainer:
             return self._loop()
         finally:
             self.show.end()
+            self.writer.settle()
             self.scalars.close()
+            if self.lock is not None:
+                self.lock.release()
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _open(self) -> None:
         """Start writing scalars from the step that comes next, and clear what a killed process left half done."""
         if self.accelerator.is_main_process:
-            checkpoint.clear_partial(self.folder)
-            if self.progress.history:  # a kill right after an event's checkpoint leaves the run's lineage behind it
-                checkpoint.write_text(self.folder / run_folder.LINEAGE, self.lineage.to_json())
+            self.writer.open(self.lineage, self.at)
             if self.config.tracking.tensorboard:
                 fresh = not self.progress.history
                 self.scalars = Scalars(self.folder, from_step=0 if fresh else self.progress.step + 1)
@@ -231,7 +243,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _loop(self) -> Path:
-        progress, every = self.progress, self.config.checkpoint.every
+        progress = self.progress
         last = None
         if not progress.history:
             self._evaluate(run_folder.EVAL_LOSS)
@@ -247,11 +259,13 @@ class Trainer:
             if progress.step % self.config.train.eval_every == 0 or self._due() or progress.step == self.total_steps:
                 self._evaluate(run_folder.EVAL_LOSS)
             due = bool(self._due())
-            if ending or (every and progress.step % every == 0 and not due):
+            if ending or (self.retention.due(progress.step) and not due):
                 last = self._save(after=not due)
             if self._stop and progress.step < self.total_steps:
+                self.writer.wait()
                 raise Interrupted(f"stopped at step {progress.step}; go on with: pli-train resume {self.folder}")
             self._grow()
+        self.writer.wait()
         return last or self.folder / str(run_folder.CheckpointName(progress.step))
 
     # --- one step --------------------------------------------------------------------------------------------------
@@ -387,9 +401,7 @@ class Trainer:
         if not due:
             return
         self._log()
-        before_it = self.folder / str(run_folder.CheckpointName(self.progress.step, after=False))
-        if run_folder.flaw(before_it):  # else this process resumed from it: readers may have it open
-            self._save(after=False)
+        self._save(after=False)
         before = [entry["eval_loss"] for entry in self.progress.history if "eval_loss" in entry][-1]
         for planned in due:
             self._apply(planned)
@@ -419,36 +431,18 @@ class Trainer:
     # --- keeping ---------------------------------------------------------------------------------------------------
 
     def _save(self, after: bool = True) -> Path:
-        """Checkpoint this step; the lineage of the run folder follows."""
+        """Checkpoint this step, from a copy in memory; `Writer.wait` says when it is on disk."""
         name = run_folder.CheckpointName(self.progress.step, after)
         self._log()
         self.scalars.flush()
-        if self.accelerator.is_main_process:
-            state = self._trainer_state()
-            checkpoint.write(self.folder, name, self.bare, self.anatomy, self.optimizer, self.lineage, state)
-            checkpoint.write_text(self.folder / run_folder.LINEAGE, self.lineage.to_json())
+        # Right after a resume the checkpoint is there: written anew, it would be missing for a moment.
+        if self.accelerator.is_main_process and name != self.at:
+            epochs = self.step_blocks / self.blocks.count
+            state = self.progress.to_trainer_state(self.config, self.total_steps, epochs)
+            self.writer.save(name, self.bare, self.anatomy, self.optimizer, self.lineage, state)
         self.accelerator.wait_for_everyone()
         self._mark = (time.perf_counter(), self.progress.tokens)
         return self.folder / str(name)
-
-    def _trainer_state(self) -> TrainerState:
-        progress, train = self.progress, self.config.train
-        epoch = progress.step * self.step_blocks / self.blocks.count
-        ours: Any = {OURS: {"tokens": progress.tokens, "flops": progress.flops, "seconds": progress.seconds}}
-        return TrainerState(
-            epoch=epoch,
-            global_step=progress.step,
-            max_steps=self.total_steps,
-            num_train_epochs=math.ceil(self.total_steps * self.step_blocks / self.blocks.count),
-            train_batch_size=train.batch_size,
-            logging_steps=train.log_every,
-            eval_steps=train.eval_every,
-            save_steps=self.config.checkpoint.every or self.total_steps,
-            num_input_tokens_seen=progress.tokens,
-            total_flos=float(progress.flops),
-            log_history=progress.history,
-            stateful_callbacks=ours,
-        )
 
     def _not_finite(self, step: int, loss: float) -> str:
         born = [event for event in self.lineage.events if event.step < step]

@@ -57,7 +57,7 @@ def config_of(corpus):
             | {"eval_every": 4, "eval_blocks": 8},
             "optim": {"lr": 1e-2, "warmup_ratio": 0.25},
             "growth": {"schedule": SCHEDULE, "initialiser": "clone-noise", "noise": 0.1},
-            "checkpoint": {"every": 2},
+            "checkpoint": {"every": 2, "full_last": 99},
         }
         for key, value in (overrides or {}).items():
             section, _, name = key.rpartition(".")

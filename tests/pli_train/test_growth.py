@@ -393,7 +393,7 @@ def test_after_growth_every_parameter_is_in_one_group_with_state_of_its_shape(fa
     lineage = begin(model, parts, few_heads(parts))
     adam = trained(model, parts)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 / (1 + step))
-    before = optimizer.state_tensors(adam, model, parts, lineage.stack)
+    before = copy.deepcopy(optimizer.state_tensors(adam, model, parts, lineage.stack))
     happen(event, model, parts, lineage, adam=adam)
     grouped = [id(p) for group in adam.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted({id(p) for p in model.parameters()})

@@ -12,13 +12,13 @@ def printed(*overrides):
 
 def column(lines, title, following):
     """The words under a right-aligned title, whose neighbour to the right is `following`."""
-    end = lines[3].index(title) + len(title)
-    assert lines[3][end:].split()[0] == following
-    return [line[:end].split()[-1] for line in lines[4:]]
+    end = lines[4].index(title) + len(title)
+    assert lines[4][end:].split()[0] == following
+    return [line[:end].split()[-1] for line in lines[5:]]
 
 
 def test_only_depth_varies_and_no_other_column_is_shown():
-    assert printed()[3] == " from     step   parameters  FLOPs  event                             stack, bottom to top"
+    assert printed()[4] == " from     step   parameters  FLOPs  event                             stack, bottom to top"
 
 
 def test_what_grows_has_a_column_and_what_does_not_has_none():
@@ -29,7 +29,7 @@ def test_what_grows_has_a_column_and_what_does_not_has_none():
     assert column(lines, "context", "FLOPs") == ["128", "64", "64", "64", "128", "128"]
     heads_only = printed('growth.schedule=[{operator="heads", at=0.5, to=4}]', "model.initial_heads=2")
     assert column(heads_only, "heads", "FLOPs") == ["2", "4"]
-    assert "FFN" not in heads_only[3] and "context" not in heads_only[3]
+    assert "FFN" not in heads_only[4] and "context" not in heads_only[4]
 
 
 def test_layers_that_differ_are_shown_as_a_range():
@@ -40,7 +40,7 @@ def test_layers_that_differ_are_shown_as_a_range():
 
 def test_a_run_from_no_layer_has_no_column_for_heads_that_never_change():
     lines = printed('growth.schedule={name="single-shot", layers=2}', "model.initial_layers=0")
-    assert "heads" not in lines[3] and lines[4].endswith("total: 0")
+    assert "heads" not in lines[4] and lines[4].endswith("total: 0")
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_a_named_schedule_names_its_paper(schedule, paper):
 
 def test_plateaus_have_no_step_and_leave_shares_open():
     lines = printed('growth.schedule={name="adaptive", layers=3}')
-    assert [line.split()[:2] for line in lines[4:]] == [["0%", "0"], ["?", "plateau"], ["?", "plateau"]]
-    assert [line.split()[3] for line in lines[4:]] == ["?"] * 3
+    assert [line.split()[:2] for line in lines[5:]] == [["0%", "0"], ["?", "plateau"], ["?", "plateau"]]
+    assert [line.split()[3] for line in lines[5:]] == ["?"] * 3
     assert lines[1].endswith("unknown")
 
 
 def test_columns_stay_in_line_however_long_an_event_is():
     named = 'growth.schedule={name="compound", layers=2, units=512, heads=[4]}'
     lines = printed(named, "model.initial_heads=2", "model.config.n_inner=256")
-    at = lines[3].index("stack, bottom")
-    assert {line[at - 2 : at] for line in lines[4:]} == {"  "} and {line[at] for line in lines[4:]} == {"a"}
+    at = lines[4].index("stack, bottom")
+    assert {line[at - 2 : at] for line in lines[5:]} == {"  "} and {line[at] for line in lines[5:]} == {"a"}

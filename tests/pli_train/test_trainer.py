@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, TrainerState
 
 from pli_analysis.scalars import read
-from pli_train import checkpoint, run_folder, trainer
+from pli_train import checkpoint, run_folder, standing, trainer, writer
 from pli_train.errors import BadInput, PliError
 from pli_train.lineage import Lineage
 from tests.conftest import STEPS
@@ -29,7 +29,7 @@ def content(run):
             if path.name not in (run_folder.MANIFEST, run_folder.TRAINER_STATE):
                 found[f"{name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
         state = json.loads((folder / run_folder.TRAINER_STATE).read_text())
-        state["stateful_callbacks"][trainer.OURS].pop("seconds")
+        state["stateful_callbacks"][standing.OURS].pop("seconds")
         found[f"{name}/state"] = state
     clocks = (run_folder.SECONDS, run_folder.TOKENS_PER_SECOND)
     for tag, points in read(run).values.items():
@@ -152,15 +152,15 @@ def test_sigterm_checkpoints_and_says_how_to_go_on(config_of, runs, tmp_path, mo
 
 def test_every_checkpoint_loads_in_plain_transformers_to_the_trainers_logits(config_of, family, tmp_path, monkeypatch):
     probe, seen = torch.arange(64).reshape(2, 32), {}
-    write = checkpoint.write
+    save = writer.Writer.save
 
-    def spied(run, name, model, *rest):
+    def spied(self, name, model, *rest):
         model.eval()
         with torch.no_grad():
             seen[str(name)] = model(input_ids=probe).logits
-        return write(run, name, model, *rest)
+        return save(self, name, model, *rest)
 
-    monkeypatch.setattr(checkpoint, "write", spied)
+    monkeypatch.setattr(writer.Writer, "save", spied)
     trainer.begin(config_of(family), tmp_path / "run").run()
     assert len(seen) == len(list((tmp_path / "run").glob("checkpoint-*"))) == 12
     depths = []

@@ -1,0 +1,74 @@
+"""Named places in the writing of a checkpoint at which a test can let the process die or the disk fail.
+
+Nothing happens at any of them unless the environment variable PLI_FAULT was set when the process started, to
+`name:kind` or `name:kind:nth` (the nth time the place is passed; the first if left out). A fault that fires appends one
+line to the file that PLI_FAULT_LOG names, so that a test can prove that it did.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+KINDS = ("sigkill", "sigterm", "enospc", "eio", "short")
+"""Death, a polite request to stop, a full disk, a failing one, and one that fails with half of the file written."""
+
+BOUNDARIES = (
+    "scalars-synced",
+    "partial-made",
+    *(
+        f"{part}-{when}"
+        for part in ("config", "weights", "lineage", "state", "optimizer", "manifest")
+        for when in ("begin", "written", "synced")
+    ),
+    "partial-synced",
+    "renamed",
+    "run-synced",
+    "run-lineage-begin",
+    "run-lineage-written",
+    "run-lineage-replaced",
+    "light-manifest-begin",
+    "light-manifest-written",
+    "light-manifest-replaced",
+    "optimizer-removed",
+    "removal-begin",
+    "removal-renamed",
+    "removal-done",
+)
+"""All places, in the order in which a save passes them; `written` is before the file's fsync, `synced` after it."""
+
+_name, _kind, _nth = (*os.environ.get("PLI_FAULT", "").split(":"), "1", "1")[:3]
+_passed = 0
+
+
+def boundary(name: str, file: Path | None = None) -> None:
+    """Pass a place of BOUNDARIES. `file` is what was just written there: `short` cuts it in half.
+
+    Raises:
+        OSError: when that is the fault asked for.
+    """
+    global _passed
+    if name != _name:
+        return
+    _passed += 1
+    if _passed == int(_nth):
+        _fire(name, file)
+
+
+def _fire(name: str, file: Path | None) -> None:
+    if log := os.environ.get("PLI_FAULT_LOG"):
+        with Path(log).open("a", encoding="utf-8") as lines:
+            lines.write(f"{name}:{_kind}:{_nth}\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+    if _kind == "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif _kind == "sigterm":
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        if _kind == "short" and file is not None:
+            os.truncate(file, file.stat().st_size // 2)
+        number = errno.ENOSPC if _kind == "enospc" else errno.EIO
+        raise OSError(number, os.strerror(number), str(file or name))
