@@ -18,7 +18,10 @@ def app_of(about: str) -> typer.Typer:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run it; a PliError becomes its line on stderr and its exit code, a closed pipe is no error."""
+    """Run it; a PliError becomes its line on stderr and its exit code, a closed pipe is no error.
+
+    What the system refuses about a file (no room, no permission, a failing disk) is told in a line too.
+    """
     try:
         app()
     except PliError as error:
@@ -29,5 +32,10 @@ def run_app(app: typer.Typer) -> None:
         # Whoever read our output has seen enough; keep the interpreter from complaining again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror.lower()}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""What may happen to a run between a kill and the resume: the clock is set, files go missing, the folder is read-only."""
+"""What may happen to a run between a kill and the resume: the clock is set, files go missing, it turns read-only."""
 
 import random
 import shutil

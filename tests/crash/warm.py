@@ -5,11 +5,13 @@ request it forks a child that runs the real command from its first line on, with
 parent itself never trains, so that the children inherit no thread and no lock.
 
 Request, one JSON object a line: {"argv": [...], "env": {...}, "stderr": "path", "clock": seconds,
-"drift": seconds}. Answers, one a line:
+"drift": seconds, "powerless": false}. Answers, one a line:
 {"pid": n} at once, {"code": n} when that child has ended (negative: the signal).
 """
 
 import contextlib
+import ctypes
+import importlib
 import itertools
 import json
 import os
@@ -62,15 +64,16 @@ class Warm:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def start(self, *argv, env=None, clock=0.0, drift=0.0):
+    def start(self, *argv, env=None, clock=0.0, drift=0.0, powerless=False):
         """Begin `pli-train argv…` with these environment variables.
 
-        Its clock is `clock` seconds off, and `drift` more each time it is looked at.
+        Its clock is `clock` seconds off, and `drift` more each time it is looked at. When `powerless`, permission
+        bits bind it even if it is root.
         """
         self._count += 1
         errors = self._folder / f"stderr-{self._count}"
         request = {"argv": [str(arg) for arg in argv], "env": env or {}, "stderr": str(errors)}
-        request |= {"clock": clock, "drift": drift}
+        request |= {"clock": clock, "drift": drift, "powerless": powerless}
         return Child(self, self.ask(request)["pid"], errors)
 
     def close(self):
@@ -97,17 +100,20 @@ def _import_everything():
 
 
 def _be_the_command(request):
-    from pli_train import cli
+    from pli_train import cli, faults
 
     os.environ.update(request["env"])
     errors = os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(errors, 2)
-    os.dup2(errors, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.stdin.close()
     sys.argv = ["pli-train", *request["argv"]]
     if request["clock"] or request["drift"]:
         true, looks = time.time, itertools.count()
         time.time = lambda: true() + request["clock"] + request["drift"] * next(looks)
+    if request["powerless"]:
+        _drop_capabilities()
+    importlib.reload(faults)  # it reads PLI_FAULT at process start
     code = 1
     try:
         cli.main()
@@ -121,6 +127,13 @@ def _be_the_command(request):
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _drop_capabilities():
+    """Linux: root without capabilities is a user like others, to whom its own files' permission bits apply."""
+    version_3, this_process = 0x20080522, 0
+    header, none = (ctypes.c_uint32 * 2)(version_3, this_process), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None, use_errno=True).capset(header, none) == 0, os.strerror(ctypes.get_errno())
 
 
 def serve():
