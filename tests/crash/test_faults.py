@@ -107,9 +107,10 @@ def test_every_place_failed_in_every_way():
 @pytest.mark.parametrize("name", THINNING)
 @pytest.mark.parametrize("kind", ["sigkill", "eio"])
 def test_a_fault_while_resume_puts_the_folder_in_order_costs_nothing(warm, toml, unbroken, tmp_path, name, kind):
-    """Killed after growth before the thinning of that save; the resume has to do it, and is hit there."""
+    """Killed before the thinning of a save; the resume has to do it, and is hit there."""
     run, log = tmp_path / "run", tmp_path / "log"
-    child = warm.start("run", toml, "-o", run, "-q", env={"PLI_FAULT": f"run-lineage-begin:sigkill:{AFTER_GROWTH}"})
+    save = ORDINARY if name.startswith("removal") else AFTER_GROWTH
+    child = warm.start("run", toml, "-o", run, "-q", env={"PLI_FAULT": f"run-lineage-begin:sigkill:{save}"})
     assert child.wait() == -9
     there = whole(run)
     child = warm.start("resume", run, "-q", env={"PLI_FAULT": f"{name}:{kind}", "PLI_FAULT_LOG": str(log)})
