@@ -40,7 +40,7 @@ def test_layers_that_differ_are_shown_as_a_range():
 
 def test_a_run_from_no_layer_has_no_column_for_heads_that_never_change():
     lines = printed('growth.schedule={name="single-shot", layers=2}', "model.initial_layers=0")
-    assert "heads" not in lines[4] and lines[4].endswith("total: 0")
+    assert "heads" not in lines[4] and lines[5].endswith("total: 0")
 
 
 @pytest.mark.parametrize(

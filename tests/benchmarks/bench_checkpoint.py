@@ -1,0 +1,107 @@
+"""What checkpoints cost a run: the stall of the loop beside a bare copy, and a run with one a step beside one with few.
+
+    python tests/benchmarks/bench_checkpoint.py [--saves 7] [--runs 3] [--steps 60]
+
+Two ratios, each from alternating measurements in one process: medians, with the lowest and highest beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM, TrainerState
+
+from pli_train import anatomy, config, optimizer, trainer
+from pli_train.config import OptimConfig
+from pli_train.lineage import Lineage
+from pli_train.retention import Retention
+from pli_train.run_folder import CheckpointName
+from pli_train.writer import Writer
+
+
+def stalls(saves: int) -> tuple[list[float], list[float], list[float]]:
+    """Seconds of each save's stall, of a bare copy of the same tensors, and of each write in the background.
+
+    BERT-base with both moments, 110 M random parameters. The first pair touches memory for the first time and is left
+    out. The write is let finish before either is timed: what is measured is the copy, not a disk slower than the steps.
+    """
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert"))
+    parts, lineage = anatomy.family("bert"), Lineage.begin(12, 12)
+    adam = optimizer.build(model, OptimConfig())
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    adam.step()
+    adam.zero_grad(set_to_none=True)
+    source = [*model.parameters(), *(value for state in adam.state.values() for value in state.values())]
+    target = [torch.empty_like(tensor) for tensor in source]
+    stalled, copied, written = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        writer = Writer(Path(folder), Retention(1, False, 1, 1, saves + 2))
+        for step in range(saves + 1):
+            began = time.perf_counter()
+            writer.save(CheckpointName(step), model, parts, adam, lineage, TrainerState())
+            stalled.append(time.perf_counter() - began)
+            writer.wait()
+            written.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            with torch.no_grad():
+                for one, other in zip(target, source, strict=True):
+                    one.copy_(other)
+            copied.append(time.perf_counter() - began)
+    return stalled[1:], copied[1:], written[1:]
+
+
+def runs(count: int, steps: int) -> tuple[list[float], list[float]]:
+    """Seconds of the shortened default preset with a checkpoint at every step, and with those around growth only."""
+    often, seldom = [], []
+    for number in range(2 * count):
+        every, seconds = ((1, often), (1000, seldom))[(number + number // 2) % 2]
+        settings = config.load("tiny", [f"train.steps={steps}", f"checkpoint.every={every}"])
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(None):
+            made = trainer.begin(settings, Path(folder) / "run")
+            began = time.perf_counter()
+            made.run()
+            seconds.append(time.perf_counter() - began)
+    return often, seldom
+
+
+def row(what: str, seconds: list[float], than: list[float] | None = None, wanted: float | None = None) -> str:
+    """One line of the table."""
+    spread = f"{statistics.median(seconds):>9.3f} {min(seconds):>9.3f} {max(seconds):>9.3f}"
+    if than is None:
+        return f"{what:<40} {spread}"
+    ratio = statistics.median(seconds) / statistics.median(than)
+    return f"{what:<40} {spread} {ratio:>7.2f}  (wanted: at most {wanted})"
+
+
+def main() -> None:
+    """Measure and print."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--saves", type=int, default=7)
+    asked.add_argument("--runs", type=int, default=3)
+    asked.add_argument("--steps", type=int, default=60)
+    wanted = asked.parse_args()
+    print(f"{'seconds':<40} {'median':>9} {'lowest':>9} {'highest':>9} {'ratio':>7}")
+    if wanted.saves:
+        stalled, copied, written = stalls(wanted.saves)
+        print(row("bare copy of weights and moments", copied))
+        print(row("stall of the loop per save", stalled, copied, 1.5))
+        print(row("until it would survive a power cut", written))
+    if wanted.runs:
+        often, seldom = runs(wanted.runs, wanted.steps)
+        print(row(f"{wanted.steps} steps, checkpoints around growth", seldom))
+        print(row(f"{wanted.steps} steps, a checkpoint at every step", often, seldom, 1.1))
+
+
+if __name__ == "__main__":
+    main()
