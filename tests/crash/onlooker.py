@@ -19,7 +19,6 @@ class Story:
         run = Run.open(folder)
         self.lineage = run.lineage
         self.checkpoints = [str(checkpoint.name) for checkpoint in run.checkpoints]
-        self.stacks = [list(checkpoint.lineage.stack) for checkpoint in run.checkpoints]
         self.scalars = {
             (tag, step): value
             for tag, points in run.scalars.values.items()
@@ -28,10 +27,12 @@ class Story:
         }
         self.drift = {(row[0], row[2]): row for row in run.drift("head").itertuples(index=False, name=None)}
 
-    def contradicts(self, final):
-        """Where this is not the beginning of `final`; None when it is."""
-        count = len(self.checkpoints)
-        if self.checkpoints != final.checkpoints[:count] or self.stacks != final.stacks[:count]:
+    def contradicts(self, final, thinned=False):
+        """Where this is not the beginning of `final`; None when it is. When `thinned`, checkpoints may lack."""
+        expected = final.checkpoints[: len(self.checkpoints)]
+        if thinned:
+            expected = [name for name in final.checkpoints if name in self.checkpoints]
+        if self.checkpoints != expected:
             return f"checkpoints {self.checkpoints}"
         if self.lineage.events != final.lineage.events[: len(self.lineage.events)]:
             return f"events {self.lineage.events}"
@@ -51,9 +52,9 @@ class Onlooker(threading.Thread):
         complaints: what it should not have seen.
     """
 
-    def __init__(self, folder, final):
+    def __init__(self, folder, final, thinned=False):
         super().__init__(daemon=True)
-        self._folder, self._final, self._done = folder, final, threading.Event()
+        self._folder, self._final, self._thinned, self._done = folder, final, thinned, threading.Event()
         self.looks, self.early, self.complaints, self.lengths = 0, 0, [], set()
 
     def run(self):
@@ -79,7 +80,7 @@ class Onlooker(threading.Thread):
             return
         self.looks += 1
         self.lengths.add(len(story.checkpoints))
-        if found := story.contradicts(self._final):
+        if found := story.contradicts(self._final, self._thinned):
             self.complaints.append(found)
 
 
