@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pli_train import run_folder
+from pli_train.errors import PliError, not_written
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pli_train.lineage import Event
 
 
 class Scalars:
-    """Writes a run's scalars into its folder, or nowhere.
+    """Writes a run's scalars into its folder, or nowhere. All but `close` raise PliError when the disk fails.
 
     Args:
         folder: the run folder; None writes nothing (another rank writes, or tracking is off).
@@ -22,7 +25,7 @@ class Scalars:
     """
 
     def __init__(self, folder: Path | None, from_step: int = 0) -> None:
-        self._writer = None
+        self._writer, self._folder = None, folder
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -31,8 +34,9 @@ class Scalars:
     def add(self, step: int, values: dict[str, float], wall_time: float | None = None) -> None:
         """Note scalars at `step` (updates done), as of `wall_time` in seconds since 1970, or now."""
         if self._writer is not None:
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, value, step, walltime=wall_time or time.time())
+            with self._failing():
+                for tag, value in values.items():
+                    self._writer.add_scalar(tag, value, step, walltime=wall_time or time.time())
 
     def mark(self, event: Event) -> None:
         """Note a growth event, as text at its step."""
@@ -52,9 +56,19 @@ class Scalars:
     def flush(self) -> None:
         """Return once everything noted is in the file."""
         if self._writer is not None:
-            self._writer.flush()
+            with self._failing():
+                self._writer.flush()
 
     def close(self) -> None:
-        """Flush and let go of the file."""
+        """Let go of the file. What belongs to a checkpoint was flushed before it, so a disk may fail now."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            assert self._folder is not None
+            raise PliError(not_written(self._folder / run_folder.SCALARS, error, self._folder)) from None
