@@ -281,7 +281,7 @@ def test_resuming_never_takes_away_the_checkpoint_it_came_from(config_of, run_fo
 
 @pytest.mark.parametrize("saved", [1, 2])
 def test_growth_before_the_first_step_is_resumed_from_either_side(config_of, tmp_path, monkeypatch, saved):
-    """Step 0 has its checkpoint before the schedule is looked at, and a second of that name once the model has grown."""
+    """Step 0 has its checkpoint before the schedule is looked at, and another of that name after growth."""
     whole, run, put, written = tmp_path / "whole", tmp_path / "run", checkpoint.put, []
     config = config_of("gpt2", {"growth.schedule": "0@1", "train.steps": 2})
     trainer.begin(config, whole).run()
