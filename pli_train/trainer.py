@@ -25,6 +25,7 @@ from transformers import TrainerState
 from pli_train import checkpoint, corpus, flops, growing, learning_rate, optimizer, run_folder
 from pli_train import model as models
 from pli_train import parent as parents
+from pli_train.checkpoint import OURS
 from pli_train.corpus.blocks import Blocks
 from pli_train.errors import BadInput, PliError
 from pli_train.growth import schedule as growth_schedule
@@ -47,10 +48,6 @@ if TYPE_CHECKING:
     from pli_train.config import RunConfig
     from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
-
-OURS = "pli_train"
-"""Where our own numbers live inside Hugging Face's `stateful_callbacks`."""
-
 
 class Interrupted(PliError):
     """The user, or the system, asked the run to stop. It has checkpointed."""
@@ -98,9 +95,11 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     show = show or Silent()
     record = run_folder.read_json(folder / run_folder.RUN)
     text = corpus.load(config.data, config.tokenizer, show.say)
-    if text.fingerprint != record["corpus"]["fingerprint"]:
+    began = record.get("corpus")
+    if not isinstance(began, dict) or text.fingerprint != began.get("fingerprint"):
+        about = began.get("about") if isinstance(began, dict) else "not told"
         raise BadInput(
-            f"{folder}: the corpus is not the one this run began with ({record['corpus']['about']} then, {text.about} "
+            f"{folder}: the corpus is not the one this run began with ({about} then, {text.about} "
             "now): training on would mix two data orders"
         )
     if not run_folder.checkpoints(folder):
