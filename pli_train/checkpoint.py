@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
+from pli_train import layout, run_folder, stock, stored
 from pli_train import model as models
 from pli_train import optimizer as optimizers
-from pli_train import layout, run_folder, stock, stored
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
 

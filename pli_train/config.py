@@ -174,10 +174,11 @@ class GrowthConfig(_Section):
     learning_rate: LearningRate = Field("none", description="what an event does to the learning rate")
     rewarm_steps: int = Field(100, ge=1, description="rewarm, rewarm-new: steps of the climb")
     freeze_steps: int = Field(0, ge=0, description="steps after an event in which only newborn parts learn")
+    events_kept: int | None = Field(None, ge=0, description="how many events happen; all if none given")
     swapping: SwappingConfig = SwappingConfig()
 
     def events(self, start: Start, total_steps: int | None = None) -> list[Operator]:
-        """The schedule as events, in the order written.
+        """The schedule as events, in the order written, as many as are kept.
 
         Args:
             start: what the run begins with, as far as it is known.
@@ -193,7 +194,7 @@ class GrowthConfig(_Section):
         else:
             tables = self.schedule
         try:
-            return growth_schedule.read(tables, self._defaults())
+            return growth_schedule.read(tables, self._defaults())[: self.events_kept]
         except growth_schedule.Unreadable as error:
             wrong = list(error.wrong)
             for number, operator, mistakes in error.mistakes:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
 
+
 class Interrupted(PliError):
     """The user, or the system, asked the run to stop. It has checkpointed."""
 

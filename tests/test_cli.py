@@ -37,7 +37,7 @@ def refused(done, told):
 @pytest.mark.parametrize("command", ["pli-train", "pli-analyze"])
 def test_help_names_every_command_with_an_example(command):
     names = {
-        "pli-train": ["run", "resume", "plan", "check", "export", "presets", "schedules"],
+        "pli-train": ["run", "resume", "fork", "verify", "plan", "check", "export", "presets", "schedules"],
         "pli-analyze": ["lineage", "drift", "report"],
     }[command]
     top = call(command, "--help")
