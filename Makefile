@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+BESIDE := -n 2 --dist loadfile
 
 .PHONY: demo test test-all check baseline bert vit seed-appendix install clean
 
@@ -21,11 +22,11 @@ demo: install
 
 # The default tests: minutes on two cores.
 test: install
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q $(BESIDE)
 
 # All tests, the long ones and those that need Chromium among them.
 test-all: install
-	$(BIN)/pytest -q -m ""
+	$(BIN)/pytest -q -m "" $(BESIDE)
 
 # Style, types, import directions.
 check: install

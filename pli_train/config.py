@@ -66,8 +66,8 @@ class ModelConfig(_Section):
         None, description="a run, a checkpoint, a model folder or a hub name, instead of `family`"
     )
     weights: Literal["scratch", "pretrained"] = Field("scratch", description="start fresh, or from those weights")
-    initial_layers: int | None = Field(None, ge=0, description="layers at step 0; none given: as the config says")
-    initial_heads: int | None = Field(None, ge=1, description="heads of each layer at step 0; none given: all")
+    initial_layers: int | None = Field(None, ge=0, le=MOST, description="layers at step 0; none given: as the config says")
+    initial_heads: int | None = Field(None, ge=1, le=MOST, description="heads of each layer at step 0; none given: all")
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:

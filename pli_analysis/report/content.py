@@ -75,7 +75,7 @@ def summary(run: Run) -> Section:
     sizes = run.scalars.table(run_folder.PARAMETERS)["value"]
     facts = [
         ("Model", f"{last.config.get('model_type')}, {last.anatomy.task}, width {_width(last.config)}"),
-        ("Layers", f"{len(first.lineage.stack)} → {len(lineage.stack)}, {len(lineage.events)} insertions"),
+        ("Layers", f"{len(first.lineage.stack)} → {len(lineage.stack)}, {_count(len(lineage.events), 'growth event')}"),
         ("Stack now", str(lineage)),
         ("Steps", f"{last.step:,} of {run.record.get('total_steps', 0):,}"),
         ("Tokens", f"{last.tokens:,}"),
@@ -98,7 +98,7 @@ def loss(run: Run) -> Section:
         return Section("loss", "Loss", ["This run logged no scalars (tracking.tensorboard was off)."])
     steps = _event_steps(run.lineage)
     births = loss_metric.births(run.scalars, list(steps))
-    drawing = loss_figure.figure(table, births, ["+" + "+".join(born) for born in steps.values()])
+    drawing = loss_figure.figure(table, births, [_together(labels) for labels in steps.values()])
     return Section(
         "loss", "Loss", figures=[Figure("loss", "Loss over training", _loss_words(run, table), drawing, table)]
     )
@@ -178,20 +178,20 @@ def _loss_words(run: Run, table: pd.DataFrame) -> str:
     words = f"Eval loss went from {start:.3f} to {end:.3f}; it fell {how}."
     jumps = _jumps(run)
     if jumps:
-        born, jump = max(jumps, key=lambda pair: pair[1])
-        rise = "raised eval loss most" if jump > 0 else "disturbed eval loss most"
-        words += f" At birth, {born} {rise}, by {jump:+.3f}; the last insertion changed it by {jumps[-1][1]:+.3f}."
+        event, jump = max(jumps, key=lambda pair: abs(pair[1]))
+        words += f" On the spot, {event} changed eval loss most, by {jump:+.3f}"
+        words += f"; the last event changed it by {jumps[-1][1]:+.3f}." if len(jumps) > 1 else "."
     return words
 
 
 def _jumps(run: Run) -> list[tuple[str, float]]:
-    """For each step with events: who was born, and by how much eval loss changed on the spot."""
+    """For each step with events: what happened, and by how much eval loss changed on the spot."""
     before = run.scalars.table(run_folder.EVAL_LOSS).set_index("step")["value"]
     after = run.scalars.table(run_folder.EVAL_LOSS_AFTER_EVENT).set_index("step")["value"]
     steps = _event_steps(run.lineage)
     return [
-        (" and ".join(born), float(after[step] - before[step]))
-        for step, born in steps.items()
+        (f"{' and '.join(labels)} at step {step}", float(after[step] - before[step]))
+        for step, labels in steps.items()
         if step in before.index and step in after.index
     ]
 
@@ -199,9 +199,10 @@ def _jumps(run: Run) -> list[tuple[str, float]]:
 def _lineage_words(found: Lineage) -> str:
     if not found.events:
         return f"No growth: the stack stayed {found}."
-    shifted = [id for id in found.stack if found.layers[id].birth.event is None]
-    places = ", ".join(f"{id} now sits at index {found.index(id)}" for id in shifted[:3])
-    return f"{len(found.events)} insertions made the stack {found}; of the founders, {places}."
+    founders = [id for id in found.stack if found.layers[id].birth.event is None]
+    places = ", ".join(f"{id} now sits at index {found.index(id)}" for id in founders[:3])
+    made = f"{_count(len(found.events), 'growth event')} made the stack {found}"
+    return f"{made}; of the founders, {places}." if founders else f"{made}; it began with none."
 
 
 def _map_words(table: pd.DataFrame) -> str:
@@ -244,10 +245,22 @@ def _cosine_words(table: pd.DataFrame) -> str:
 
 
 def _event_steps(found: Lineage) -> dict[int, list[str]]:
-    born: dict[int, list[str]] = {}
+    """Step → what happened there, in a word or two each."""
+    steps: dict[int, list[str]] = {}
     for event in found.events:
-        born.setdefault(event.step, []).append(str(event.facts.get("layer", event.operator)))
-    return born
+        steps.setdefault(event.step, []).append(lineage_metric.label(event))
+    return steps
+
+
+def _together(labels: list[str]) -> str:
+    """Several events of one step in the margin of a figure: births in a row, the rest counted."""
+    births = "".join(label for label in labels if label.startswith("+"))
+    others = [label for label in labels if not label.startswith("+")]
+    return " ".join(filter(None, [births, others[0] if len(others) == 1 else f"{len(others)} more" if others else ""]))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _width(config: dict[str, Any]) -> Any:
