@@ -22,7 +22,7 @@ from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.insert import Initialiser
 from pli_train.growth.operator import LearningRate, Operator, OptimizerState
 from pli_train.growth.parts import Output, PartInitialiser
-from pli_train.growth.start import Start
+from pli_train.growth.start import MOST, Start
 
 if TYPE_CHECKING:
     from pli_train.growth.schedules.adaptive import Adaptive
@@ -66,7 +66,9 @@ class ModelConfig(_Section):
         None, description="a run, a checkpoint, a model folder or a hub name, instead of `family`"
     )
     weights: Literal["scratch", "pretrained"] = Field("scratch", description="start fresh, or from those weights")
-    initial_layers: int | None = Field(None, ge=0, le=MOST, description="layers at step 0; none given: as the config says")
+    initial_layers: int | None = Field(
+        None, ge=0, le=MOST, description="layers at step 0; none given: as the config says"
+    )
     initial_heads: int | None = Field(None, ge=1, le=MOST, description="heads of each layer at step 0; none given: all")
 
     @model_validator(mode="after")
