@@ -5,6 +5,7 @@ A twin without the events to come is the counterfactual against which their effe
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -46,6 +47,8 @@ def fork(
         BadInput: when there is no whole checkpoint of that step, or a change is not one that a twin may have.
     """
     show = show or Silent()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput("fork works in one process: stop the twin and go on with `pli-train resume` in several")
     if out.exists():
         raise BadInput(f"{out}: already exists; name another folder")
     source = _source(run_folder.require_run(run), step, growth)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from transformers import TrainerState
 
@@ -73,7 +73,8 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
     Raises:
         BadInput: when the folder exists, or corpus, model or schedule cannot be had.
     """
-    if folder.exists():
+    # Of several processes the first makes the folder, perhaps before the others have come this far.
+    if folder.exists() and PartialState().is_main_process:
         raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
     show = show or Silent()
     config, parent = parents.settle(config, show.say)

@@ -137,6 +137,8 @@ BAD = {
     "nothing to check": (["check", "baseline"], "growth.schedule: has no event, so there is nothing to check"),
     "a checkpoint of no run": (["check", "tiny", "--from", "nowhere"], "not a run"),
     "no run to export": (["export", "nowhere"], "nowhere: no such folder"),
+    "no run to fork": (["fork", "nowhere", "--at", "3"], "nowhere: no such folder"),
+    "no run to verify": (["verify", "."], "not a run, it holds no run.json"),
     "an option unknown": (["run", "--stepz", "3"], "--stepz"),
 }
 

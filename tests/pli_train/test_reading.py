@@ -13,9 +13,13 @@ import shutil
 import struct
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file
 
 from pli_analysis.run import Run
 from pli_train import anatomy, checkpoint, run_folder, stored, trainer
@@ -25,7 +29,7 @@ from pli_train.errors import BadInput, PliError
 from pli_train.lineage import BadLineage
 from pli_train.model import AUTO_CLASS
 from pli_train.verify import verify
-from tests.pli_train.test_trainer import vouch
+from tests.pli_train.test_trainer import content, vouch
 
 NAMED = (PliError, BadLineage)
 RUNS_CODE = {"import", "pickle.find_class", "exec", "compile", "os.system", "subprocess.Popen", "socket.connect"}
@@ -283,6 +287,25 @@ def test_the_watch_sees_what_it_is_there_for(run, watch, tmp_path):
     assert ("import", "this_module_is_not_there") in watch.seen
 
 
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+@pytest.mark.parametrize("file", TOKENIZER)
+def test_a_broken_tokenizer_is_a_named_error(run, file, watch):
+    """`auto_map` and classes by name among the changes: no code is looked for."""
+    from pli_train.corpus.tokens import _pretrained
+
+    def loaded(folder):
+        try:
+            _pretrained(str(folder / run_folder.TOKENIZER))
+        except PliError:
+            return 0
+        return 1
+
+    attack(run, f"{run_folder.TOKENIZER}/{file}", 40, "warm", _Blind(), loaded)
+    attack(run, f"{run_folder.TOKENIZER}/{file}", 60, 0, watch, loaded)
+
+
 # --- names that lead out of the folder ------------------------------------------------------------------------------
 
 
@@ -312,7 +335,7 @@ def test_a_link_out_of_the_folder_is_not_followed(mine, file, tmp_path):
     if told:
         del told["files"][Path(file).name]
         (mine / AT / run_folder.MANIFEST).write_text(json.dumps(told))
-        with pytest.raises(BadInput, match="is a link|or a link"):
+        with pytest.raises(BadInput, match=r"is a link|or a link"):
             checkpoint.read(mine / AT)
 
 
