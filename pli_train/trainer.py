@@ -65,7 +65,8 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
         BadInput: when the folder exists, corpus, model or schedule cannot be had, or the disk has no room.
     """
     there = f"{folder}: already exists; `pli-train resume {folder}` goes on with it"
-    if folder.exists():
+    # Of several processes the first makes the folder, perhaps before the others have come this far.
+    if folder.exists() and PartialState().is_main_process:
         raise BadInput(there)
     show = show or Silent()
     config, parent = parents.settle(config, show.say)
@@ -94,9 +95,11 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     show = show or Silent()
     record = run_folder.read_json(folder / run_folder.RUN)
     text = corpus.load(config.data, config.tokenizer, show.say)
-    if text.fingerprint != record["corpus"]["fingerprint"]:
+    began = record.get("corpus")
+    if not isinstance(began, dict) or text.fingerprint != began.get("fingerprint"):
+        about = began.get("about") if isinstance(began, dict) else "not told"
         raise BadInput(
-            f"{folder}: the corpus is not the one this run began with ({record['corpus']['about']} then, {text.about} "
+            f"{folder}: the corpus is not the one this run began with ({about} then, {text.about} "
             "now): training on would mix two data orders"
         )
     lock = Lock(folder) if PartialState().is_main_process else None

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from einops import EinopsError
 
 from pli_train.anatomy.axes import from_rows, growing, rows
 from pli_train.errors import BadInput
@@ -97,7 +98,11 @@ def drift(run: Run, of: str = "layer", watch: Callable[[int, int], None] = lambd
     for number, checkpoint in enumerate(run.checkpoints):
         watch(number, len(run.checkpoints))
         for id in checkpoint.lineage.stack:
-            table += _rows(checkpoint, id, _live(checkpoint, id), births, run, of)
+            try:
+                table += _rows(checkpoint, id, _live(checkpoint, id), births, run, of)
+            except (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, EinopsError) as error:
+                # Sizes that contradict each other come to light in many places, and all say the same.
+                raise BadInput(f"{checkpoint.path}: layer {id}'s weights do not fit its lineage ({error})") from None
     watch(len(run.checkpoints), len(run.checkpoints))
     return pd.DataFrame(table, columns=COLUMNS)
 
