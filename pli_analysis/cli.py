@@ -17,6 +17,7 @@ BESIDE_THE_RUN = "report.html in the run's folder"
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 FormatOption = Annotated[Format | None, typer.Option("--format", "-f", help="How to write the table.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Use a checkpoint only when every file has its hash.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to a file.")]
 
 
@@ -26,6 +27,7 @@ def lineage(
     format: FormatOption = None,
     out: OutOption = None,
     events: Annotated[bool, typer.Option("--events", help="One row a growth event, not a layer.")] = False,
+    verify: Verify = False,
 ) -> None:
     """Who was born when, from whom, and where each layer sits now.
 
@@ -35,7 +37,10 @@ def lineage(
     from pli_analysis.run import Run
     from pli_analysis.tables import emit
 
-    found = Run.open(run).lineage
+    opened = Run.open(run, verify)
+    if verify:
+        _complain(opened.damaged)
+    found = opened.lineage
     emit(metric.events(found) if events else metric.layers(found), format, out)
 
 
@@ -45,6 +50,7 @@ def drift(
     format: FormatOption = None,
     out: OutOption = None,
     of: Annotated[str, typer.Option(help="layer, head, ffn, norms or attention.")] = "layer",
+    verify: Verify = False,
 ) -> None:
     """How far each part has moved from its birth weights, over steps and age.
 
@@ -54,7 +60,7 @@ def drift(
     from pli_analysis.run import Run
     from pli_analysis.tables import emit
 
-    opened = Run.open(run)
+    opened = Run.open(run, verify)
     _complain(opened.damaged)
     emit(measure(opened, of), format, out)
 
@@ -75,6 +81,7 @@ def report(
     html: Annotated[
         str | None, typer.Option("--html", metavar="[PATH]", help=f"Write a page; alone: {BESIDE_THE_RUN}.")
     ] = None,
+    verify: Verify = False,
 ) -> None:
     """Tell what a run did: in the terminal, or as one HTML page that opens offline.
 
@@ -86,7 +93,7 @@ def report(
 
     if run is None and html is not None and (Path(html) / run_folder.RUN).is_file():
         run, html = Path(html), BESIDE_THE_RUN  # `report --html RUN` can only mean the run
-    opened = Run.open(run) if run is not None else Run.newest()
+    opened = Run.open(run if run is not None else Run.newest().path, verify)
     _complain(opened.damaged)
     told = content.tell(opened)
     if html is None:

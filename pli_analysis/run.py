@@ -59,7 +59,10 @@ class Checkpoint:
     def tokens(self) -> int:
         """Tokens trained on so far."""
         state = run_folder.read_json(self.path / run_folder.TRAINER_STATE)
-        return int(state.get("num_input_tokens_seen", 0))
+        tokens = state.get("num_input_tokens_seen", 0)
+        if not isinstance(tokens, int):
+            raise BadInput(f"{self.path}: {run_folder.TRAINER_STATE} does not say how many tokens were seen")
+        return tokens
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -72,13 +75,7 @@ class Checkpoint:
         if not index.is_file():
             path = self.path / run_folder.WEIGHTS
             return dict.fromkeys(_names(path), path)
-        shards = run_folder.read_json(index).get("weight_map")
-        if not isinstance(shards, dict):
-            raise BadInput(f"{index}: has no weight_map")
-        for name, shard in shards.items():
-            if not isinstance(shard, str) or Path(shard).name != shard:
-                raise BadInput(f"{index}: '{name}' points to '{shard}', which is no file of this folder")
-        return {name: self.path / shard for name, shard in shards.items()}
+        return {name: self.path / shard for name, shard in run_folder.shards(index).items()}
 
     def tensors(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Read some tensors, each only when its turn comes: (name, array)."""
@@ -86,7 +83,14 @@ class Checkpoint:
             with _open(path) as file:
                 for name in names:
                     if self.files[name] == path:
-                        yield name, file.get_tensor(name)
+                        yield name, _tensor(file, name, path)
+
+    def tensor_slice(self, name: str, rows: slice) -> np.ndarray:
+        """Some rows of one tensor, the only ones that are read. Raises BadInput for a tensor it does not have."""
+        if name not in self.files:
+            raise BadInput(f"{self.path}: has no tensor '{name}'")
+        with _open(self.files[name]) as file:
+            return file.get_slice(name)[rows]
 
     @cached_property
     def names_of_layers(self) -> dict[str, dict[str, str]]:
@@ -119,11 +123,20 @@ class Run:
     """
 
     path: Path
+    hashes: bool = False
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
-        """Open a run folder. Raises BadInput when it is none."""
-        return cls(run_folder.require_run(Path(path)))
+    def open(cls, path: str | Path, hashes: bool = False) -> Run:
+        """Open a run folder.
+
+        Args:
+            path: its folder.
+            hashes: whether a checkpoint counts as whole only when every file of it has the hash it was written with.
+
+        Raises:
+            BadInput: when it is none.
+        """
+        return cls(run_folder.require_run(Path(path)), hashes)
 
     @classmethod
     def newest(cls, root: str | Path = "runs") -> Run:
@@ -140,6 +153,12 @@ class Run:
         """What to call the run."""
         return self.path.resolve().name
 
+    @property
+    def parent(self) -> dict[str, Any] | None:
+        """Where its weights come from: `path`, `checkpoint` and `name` of the run it was forked or begun from."""
+        parent = self.record.get("parent")
+        return parent if isinstance(parent, dict) else None
+
     @cached_property
     def lineage(self) -> Lineage:
         """Every layer and event so far."""
@@ -154,7 +173,7 @@ class Run:
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
         """The whole checkpoints, in order. Raises BadInput when there is none."""
-        whole = [Checkpoint(name, path) for name, path in self._found if run_folder.flaw(path) is None]
+        whole = [Checkpoint(name, path) for name, path, flaw in self._found if flaw is None]
         if not whole:
             raise BadInput(f"{self.path}: holds no whole checkpoint" + "".join(f"; {line}" for line in self.damaged))
         return whole
@@ -162,12 +181,12 @@ class Run:
     @cached_property
     def damaged(self) -> list[str]:
         """One line for each checkpoint folder that cannot be used."""
-        flaws = ((path, run_folder.flaw(path)) for _, path in self._found)
-        return [f"{path.name} {flaw}" for path, flaw in flaws if flaw]
+        return [f"{path.name} {flaw}" for _, path, flaw in self._found if flaw]
 
     @cached_property
-    def _found(self) -> list[tuple[CheckpointName, Path]]:
-        return run_folder.checkpoints(self.path)
+    def _found(self) -> list[tuple[CheckpointName, Path, str | None]]:
+        found = run_folder.checkpoints(self.path)
+        return [(name, path, run_folder.flaw(path, self.hashes)) for name, path in found]
 
     @cached_property
     def scalars(self) -> Scalars:
@@ -187,10 +206,21 @@ def _open(path: Path) -> Any:
     import ml_dtypes  # noqa: F401  teaches numpy what bfloat16 is
     from safetensors import SafetensorError, safe_open
 
+    if path.is_symlink():
+        raise BadInput(f"{path}: is a link, which may lead out of the run")
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise BadInput(f"{path}: not readable as safetensors ({error})") from None
+
+
+def _tensor(file: Any, name: str, path: Path) -> np.ndarray:
+    from safetensors import SafetensorError
+
+    try:
+        return file.get_tensor(name)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: tensor '{name}' cannot be read ({error})") from None
 
 
 def _names(path: Path) -> list[str]:

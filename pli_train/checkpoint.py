@@ -10,14 +10,12 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file
-
+from pli_train import layout, run_folder, stored
 from pli_train import model as models
-from pli_train import run_folder
 from pli_train.errors import BadInput
 from pli_train.faults import boundary
 from pli_train.lineage import BadLineage, Lineage
@@ -31,6 +29,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerState
 
     from pli_train.anatomy import Anatomy
+
+
+OURS = "pli_train"
+"""Where our own numbers live inside Hugging Face's `stateful_callbacks`."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,6 @@ def read(folder: Path) -> Restored:
     Raises:
         BadInput: when it is not whole, or its parts do not fit each other.
     """
-    from transformers import TrainerState
-
     if flaw := run_folder.flaw(folder):
         raise BadInput(f"{folder}: {flaw}")
     try:
@@ -96,19 +96,22 @@ def read(folder: Path) -> Restored:
     model, anatomy = models.load_checkpoint(folder)
     if len(models.stack_of(model, anatomy)) != len(lineage.stack):
         raise BadInput(f"{folder}: its model and its {run_folder.LINEAGE} have different depths")
+    _check_shapes(folder, model, anatomy, lineage)
     models.slim(model, anatomy, lineage.shapes())
-    state = TrainerState.load_from_json(str(folder / run_folder.TRAINER_STATE))
-    moments = load_file(folder / run_folder.OPTIMIZER) if run_folder.is_full(folder) else {}
+    state = _read_state(folder / run_folder.TRAINER_STATE)
+    moments = stored.read_tensors(folder / run_folder.OPTIMIZER) if run_folder.is_full(folder) else {}
     return Restored(model, anatomy, lineage, state, moments)
 
 
 def newest(run: Path, say: Callable[[str], None]) -> Path:
-    """The last whole checkpoint of a run with the optimizer's state. Damaged ones are passed over with a line each.
+    """The last whole checkpoint of a run that training can go on from, every file of it as its hash says.
+
+    Damaged ones are passed over with a line each, those with weights only in silence.
 
     Raises:
         BadInput: when there is none.
     """
-    path = run_folder.newest_checkpoint(run, say, full=True)
+    path = run_folder.newest_checkpoint(run, say, full=True, hashes=True)
     if path is None:
         raise BadInput(f"{run}: holds no whole checkpoint to resume from; train it anew with `pli-train run`")
     return path
@@ -139,6 +142,53 @@ def remove(folder: Path) -> None:
     boundary("removal-renamed")
     shutil.rmtree(aside)
     boundary("removal-done")
+
+
+def _check_shapes(folder: Path, model: PreTrainedModel, anatomy: Anatomy, lineage: Lineage) -> None:
+    """Raise BadInput where a lineage tells of more heads or FFN units than the model has, or of a piece of a group."""
+    for id, layer in zip(lineage.stack, models.stack_of(model, anatomy), strict=True):
+        sizes, (heads, units) = layout.sizes_of(layer, anatomy, model.config), lineage.shape(id)
+        if sizes["head"] and (not 0 < heads <= sizes["head"] or heads % sizes["member"]):
+            raise BadInput(f"{folder}: layer {id} has {heads} heads in its lineage and {sizes['head']} in its model")
+        if sizes["head"] and units is not None and units > sizes["unit"]:
+            raise BadInput(f"{folder}: layer {id} has {units} FFN units in its lineage, {sizes['unit']} in its model")
+
+
+def _read_state(path: Path) -> TrainerState:
+    """Raises BadInput for anything in it that the loop would stumble over."""
+    from transformers import TrainerState
+
+    table = run_folder.read_json(path)
+    known = {field.name for field in fields(TrainerState)}
+    if strange := [key for key in table if key not in known]:
+        raise BadInput(f"{path}: {strange[0]!r} is not one of its keys")
+    history, ours = table.get("log_history"), table.get("stateful_callbacks")
+    told = ours.get(OURS) if isinstance(ours, dict) else None
+    if not isinstance(history, list) or not all(_is_entry(entry) for entry in history):
+        raise BadInput(f"{path}: its log_history is not a list of numbers by name, each with its step")
+    if not isinstance(told, dict) or not all(_is_count(told.get(key)) for key in ("tokens", "flops")):
+        raise BadInput(f"{path}: does not say how many tokens and flops are done")
+    if not _is_count(table.get("global_step")) or not _is_number(told.get("seconds")):
+        raise BadInput(f"{path}: does not say how many steps and seconds are done")
+    name = run_folder.CheckpointName.parse(path.parent.name)
+    if name is not None and name.step != table["global_step"]:
+        raise BadInput(f"{path}: is of step {table['global_step']}, and its folder's name is {name}")
+    return TrainerState(**table)
+
+
+def _is_entry(entry: object) -> bool:
+    # An entry of ours has numbers only; what logged an evaluation also logged its FLOPs, which growth may ask for.
+    if not isinstance(entry, dict) or not all(_is_number(value) for value in entry.values()):
+        return False
+    return _is_count(entry.get("step")) and ("eval_loss" not in entry or "flops" in entry)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or _is_count(value)
 
 
 def clear_partial(run: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pli_train.errors import PliError
 from pli_train.rows import Format, render
 from pli_train.shell import app_of
 
@@ -67,6 +68,49 @@ def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's fo
 
     trainer.resume(settings, run, _show(quiet)).run()
     print(run)
+
+
+@app.command()
+def fork(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The parent's folder, which is only read.")],
+    at: Annotated[int, typer.Option("--at", metavar="STEP", min=0, help="A step that it has a checkpoint of.")],
+    no_growth: Annotated[bool, typer.Option("--no-growth", help="No event from that step on.")] = False,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The twin's folder; RUN-twin-STEP if left out.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a twin: a run forked at a step, data and randomness the same, growth left out or settings changed.
+
+    Example: pli-train fork runs/tiny --at 160 --no-growth
+    """
+    from pli_train.run_folder import require_run
+
+    require_run(run)
+    _quiet_libraries()
+    from pli_train import fork as forks
+
+    folder = out or _free(run.resolve().parent if run.name in ("", "..") else run.parent, f"{run.name}-twin-{at}")
+    forks.fork(run, at, folder, not no_growth, overrides or [], _show(quiet)).run()
+    print(folder)
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")],
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to write the table.")] = Format.TABLE,
+) -> None:
+    """Read every checkpoint to the last byte and compare it with its manifest; exit 1 when something is damaged.
+
+    Example: pli-train verify runs/tiny --format json
+    """
+    from pli_train import verify as checks
+
+    rows = list(checks.verify(run))
+    sys.stdout.write(render(rows, format))
+    if lost := sum(map(checks.is_damage, rows)):
+        raise PliError(f"{run}: {lost} of {len(rows)} rows tell of damage")
 
 
 @app.command()

@@ -22,7 +22,7 @@ from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.insert import Initialiser
 from pli_train.growth.operator import LearningRate, Operator, OptimizerState
 from pli_train.growth.parts import Output, PartInitialiser
-from pli_train.growth.start import Start
+from pli_train.growth.start import MOST, Start
 
 if TYPE_CHECKING:
     from pli_train.growth.schedules.adaptive import Adaptive
@@ -66,8 +66,10 @@ class ModelConfig(_Section):
         None, description="a run, a checkpoint, a model folder or a hub name, instead of `family`"
     )
     weights: Literal["scratch", "pretrained"] = Field("scratch", description="start fresh, or from those weights")
-    initial_layers: int | None = Field(None, ge=0, description="layers at step 0; none given: as the config says")
-    initial_heads: int | None = Field(None, ge=1, description="heads of each layer at step 0; none given: all")
+    initial_layers: int | None = Field(
+        None, ge=0, le=MOST, description="layers at step 0; none given: as the config says"
+    )
+    initial_heads: int | None = Field(None, ge=1, le=MOST, description="heads of each layer at step 0; none given: all")
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
@@ -174,10 +176,11 @@ class GrowthConfig(_Section):
     learning_rate: LearningRate = Field("none", description="what an event does to the learning rate")
     rewarm_steps: int = Field(100, ge=1, description="rewarm, rewarm-new: steps of the climb")
     freeze_steps: int = Field(0, ge=0, description="steps after an event in which only newborn parts learn")
+    events_kept: int | None = Field(None, ge=0, description="how many events happen; all if none given")
     swapping: SwappingConfig = SwappingConfig()
 
     def events(self, start: Start, total_steps: int | None = None) -> list[Operator]:
-        """The schedule as events, in the order written.
+        """The schedule as events, in the order written, as many as are kept.
 
         Args:
             start: what the run begins with, as far as it is known.
@@ -193,7 +196,7 @@ class GrowthConfig(_Section):
         else:
             tables = self.schedule
         try:
-            return growth_schedule.read(tables, self._defaults())
+            return growth_schedule.read(tables, self._defaults())[: self.events_kept]
         except growth_schedule.Unreadable as error:
             wrong = list(error.wrong)
             for number, operator, mistakes in error.mistakes:

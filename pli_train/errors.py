@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class PliError(Exception):
@@ -41,3 +45,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = nearest(word, known)
     return f"; did you mean '{near}'?" if near else ""
+
+
+def not_written(path: Path, error: Exception, run: Path, size: int = 0) -> str:
+    """One line on a write of a run that failed: what, why, and what to do.
+
+    Args:
+        path: what was to be there.
+        error: Python's, or safetensors' own, which has the number of the system's error in its text.
+        run: the folder to resume from.
+        size: bytes that were to be written.
+    """
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    reason = os.strerror(number).lower() if number else str(error)
+    full = number in (errno.ENOSPC, errno.EDQUOT)
+    remedy = f"free {size // 1_000_000 + 1} MB" if full else "see to the disk"
+    return f"{path}: not written ({reason}); {remedy}, then go on with: pli-train resume {run}"

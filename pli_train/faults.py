@@ -41,6 +41,8 @@ BOUNDARIES = (
 
 _name, _kind, _nth = (*os.environ.get("PLI_FAULT", "").split(":"), "1", "1")[:3]
 _passed = 0
+if _name and (_name not in BOUNDARIES or _kind not in KINDS):
+    raise ValueError(f"PLI_FAULT={os.environ['PLI_FAULT']}: no such place or kind")
 
 
 def boundary(name: str, file: Path | None = None) -> None:

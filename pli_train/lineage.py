@@ -12,8 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pli_train import run_folder
+from pli_train.errors import BadInput
+
 FORMAT = "pli-lineage"
 VERSION = 1
+NEEDED = {("rewarm_steps", "rewarm"), ("rewarm_steps", "rewarm-new")}
+"""Facts of an event that its policy for the learning rate cannot do without."""
 
 
 class BadLineage(ValueError):
@@ -291,13 +296,13 @@ class Lineage:
     def from_json(cls, text: str) -> Lineage:
         """Read what `to_json` wrote. Raises BadLineage when it is something else, or contradicts itself."""
         try:
-            document = json.loads(text)
+            document = json.loads(text, parse_constant=_no_number)
             if document["format"] != FORMAT or document["version"] > VERSION:
                 raise BadLineage(f"format {document['format']!r} version {document['version']!r} is not known here")
             layers = {id: _layer(id, told) for id, told in document["layers"].items()}
             events = [_event(told) for told in document["events"]]
             heads, units = document["founding"]
-            lineage = cls(list(document["stack"]), layers, events, (heads, units))
+            lineage = cls(_texts(document["stack"], "the stack"), layers, events, (heads, units))
         except BadLineage:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -309,11 +314,16 @@ class Lineage:
     def read(cls, path: Path) -> Lineage:
         """Read a `lineage.json`. Raises BadLineage naming the file."""
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
-        except (BadLineage, OSError, UnicodeDecodeError) as error:
+            return cls.from_json(run_folder.read_text(path))
+        except BadInput as error:
+            raise BadLineage(str(error)) from None
+        except BadLineage as error:
             raise BadLineage(f"{path}: {error}") from None
 
     def _check(self) -> None:
+        _whole(self.founding[0], "founding heads", 0)
+        if self.founding[1] is not None:
+            _whole(self.founding[1], "founding units")
         stacks = [self.stack, *(event.stack for event in self.events)]
         if any(len(set(stack)) != len(stack) or not set(stack) <= set(self.layers) for stack in stacks):
             raise BadLineage("a stack names a layer twice, or one that was never born")
@@ -323,27 +333,74 @@ class Lineage:
             raise BadLineage("events are not numbered 1, 2, 3, …")
         if sorted(event.step for event in self.events) != [event.step for event in self.events]:
             raise BadLineage("events are not in order of their steps")
+        known = {None}.union(*(layer.heads for layer in self.layers.values()))
         for id, layer in self.layers.items():
             if list(layer.heads) != [f"{id}.h{n}" for n in range(len(layer.heads))]:
                 raise BadLineage(f"layer {id}'s head ids are not in order of birth")
+            if len(layer.heads) and any(birth.donor not in known for birth in layer.heads.values()):
+                raise BadLineage(f"layer {id} has a head whose donor was never born")
+            for birth in (layer.birth, *layer.heads.values()):
+                self._check_birth(id, birth)
+            if any(not 0 <= event <= len(self.events) for event in layer.widths):
+                raise BadLineage(f"layer {id}'s FFN was widened by an event that is not listed")
+            if layer.birth.donor not in (None, *self.layers):
+                raise BadLineage(f"layer {id}'s donor was never born")
         if self.events and list(self.events[-1].stack) != self.stack:
             raise BadLineage("the stack is not the one that the last event left")
+
+    def _check_birth(self, id: str, birth: Birth) -> None:
+        if birth.event is None:
+            at = 0
+        elif birth.event <= len(self.events):
+            at = self.events[birth.event - 1].step
+        else:
+            raise BadLineage(f"layer {id} or a head of it was born of event {birth.event}, which is not listed")
+        if birth.step != at:
+            raise BadLineage(f"layer {id} or a head of it was born at step {birth.step} and not at {at}")
+
+
+def _no_number(name: str) -> None:
+    raise BadLineage(f"no lineage: it holds {name} where a number belongs")
+
+
+def _whole(value: object, what: str, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**53:
+        raise BadLineage(f"{what}: {value!r} is not a whole number from {least}")
+    return value
+
+
+def _texts(values: object, what: str) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise BadLineage(f"{what}: not a list of ids")
+    return values
 
 
 def _birth(told: dict[str, Any]) -> Birth:
     birth = Birth(told["step"], told["event"], told["donor"], told["initialiser"])
-    if not isinstance(birth.step, int) or not isinstance(birth.event, int | None):
-        raise BadLineage("a birth's step and event are whole numbers")
+    _whole(birth.step, "the step of a birth", 0)
+    if birth.event is not None:
+        _whole(birth.event, "the event of a birth")
+    if not isinstance(birth.donor, str | None) or not isinstance(birth.initialiser, str):
+        raise BadLineage("a birth's donor and initialiser are names")
     return birth
 
 
 def _layer(id: str, told: dict[str, Any]) -> Layer:
     heads = {head: _birth(birth) for head, birth in told["heads"].items()}
-    return Layer(id, _birth(told), heads, {int(event): int(units) for event, units in told["units"].items()})
+    widths = {int(event): _whole(units, "units of an FFN") for event, units in told["units"].items()}
+    return Layer(id, _birth(told), heads, widths)
 
 
 def _event(told: dict[str, Any]) -> Event:
     facts = {key: value for key, value in told.items() if key not in ("number", "step", "operator", "stack")}
-    if not isinstance(told["number"], int) or not isinstance(told["step"], int):
-        raise BadLineage("an event's number and step are whole numbers")
-    return Event(told["number"], told["step"], told["operator"], tuple(told["stack"]), facts)
+    number, step = _whole(told["number"], "an event's number"), _whole(told["step"], "an event's step", 0)
+    if not isinstance(told["operator"], str):
+        raise BadLineage(f"event {number}: its operator is no name")
+    if told["operator"] == "context":
+        _whole(facts.get("to"), f"event {number}: its context")
+    for key, least in (("freeze_steps", 0), ("rewarm_steps", 1)):
+        if key in facts or (key, facts.get("learning_rate")) in NEEDED:
+            _whole(facts.get(key), f"event {number}: {key}", least)
+    if any(not isinstance(facts.get(key, ""), str) for key in ("layer", "learning_rate")):
+        raise BadLineage(f"event {number}: its layer and learning_rate are names")
+    return Event(number, step, told["operator"], tuple(_texts(told["stack"], f"event {number}: its stack")), facts)

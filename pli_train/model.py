@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from pli_train import anatomy, layout
+from pli_train import anatomy, layout, stored
 from pli_train.anatomy import Anatomy
 from pli_train.errors import BadInput, PliError, did_you_mean
 
@@ -91,10 +91,10 @@ def skeleton(wanted: ModelConfig, vocab_size: int | None, block_size: int) -> tu
 
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
-    """The model kept in a checkpoint folder, in float32 on the CPU."""
-    config = AutoConfig.from_pretrained(folder)
-    parts = anatomy.family(config.model_type)
-    return _pretrained(str(folder), None, parts), parts
+    """The model kept in a checkpoint folder, in float32 on the CPU. Raises BadInput when it cannot be read."""
+    model, parts = stored.load(folder, AUTO_CLASS)
+    _settle_memory(model)
+    return model, parts
 
 
 def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
@@ -229,7 +229,7 @@ def _from_fields(wanted: ModelConfig) -> PretrainedConfig:
     family = str(wanted.family)
     names, known = anatomy.family(family).config, AutoConfig.for_model(family)
     # Some fields are heeded by a family's layers without being declared by its config; the table knows them.
-    wrong = [key for key in wanted.config if not hasattr(known, key) and key not in names.values()]
+    wrong = [key for key in wanted.config if key not in stored.declared(family)]
     if wrong:
         declared = [name for name in known.to_dict() if not name.startswith("_")]
         told = (f"{key}: not a field of {family}'s config{did_you_mean(key, declared)}" for key in wrong)
@@ -275,11 +275,10 @@ def _from_config(config: PretrainedConfig, parts: Anatomy) -> PreTrainedModel:
 
 def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrainedModel:
     auto = getattr(transformers, AUTO_CLASS[parts.task])
-    model = _load(auto.from_pretrained, name_or_path, dtype=torch.float32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            # A loader may hand out views of a mapped file; arithmetic is only bit-stable on memory laid out alike.
-            parameter.data = parameter.data.clone()
+    model = _load(auto.from_pretrained, name_or_path, dtype=torch.float32, use_safetensors=True)
+    _settle_memory(model)
+    for key in stored.undeclared(model.config):
+        delattr(model.config, key)  # so that every checkpoint of this run can be read back
     layers = stack_of(model, parts)
     if depth is not None:
         if depth > len(layers):
@@ -287,6 +286,13 @@ def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrai
         del layers[depth:]
         settle(model, parts)
     return model
+
+
+def _settle_memory(model: PreTrainedModel) -> None:
+    # A loader may hand out views of a mapped file; arithmetic is only bit-stable on memory laid out alike.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
 
 
 def _check_vocabulary(tokens: int, model: PreTrainedModel, name_or_path: str) -> None:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from pli_train.growth.operator import Descent, OptimizerState
 
 
+ENTRIES = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter."""
+
+
 def build(model: nn.Module, optim: OptimConfig) -> AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) in two groups: matrices decay, norms and biases do not."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -131,5 +135,7 @@ def load_state(
             raise BadInput(f"the optimizer state names '{name}', which the model does not have")
         if value.dim() and value.shape != parameter.shape:
             raise BadInput(f"the optimizer state of '{name}' has shape {tuple(value.shape)}")
+        if entry not in ENTRIES or (value.dim() == 0) != (entry == "step") or not value.is_floating_point():
+            raise BadInput(f"the optimizer state '{key}' is none that AdamW has")
         # AdamW's fused form wants its step counters where the parameters are.
         optimizer.state[parameter][entry] = value.to(parameter.device, copy=True)

@@ -31,10 +31,12 @@ class Parent:
     Attributes:
         path: the parent run's folder, or an exported model's.
         checkpoint: name of the checkpoint in it; None for an exported model.
+        name: the parent's name.
     """
 
     path: str
     checkpoint: str | None
+    name: str
 
     @property
     def record(self) -> dict[str, str | None]:
@@ -83,14 +85,14 @@ def _found(folder: Path, say: Callable[[str], None]) -> tuple[Parent | None, Pat
         source = run_folder.newest_checkpoint(folder, lambda line: say(f"{KEY}: {line}"))
         if source is None:
             raise BadInput(f"{KEY}: {folder}: holds no whole checkpoint to begin with")
-        return Parent(str(folder), source.name), source, folder / run_folder.TOKENIZER
+        return Parent(str(folder), source.name, folder.name), source, folder / run_folder.TOKENIZER
     run = folder.parent
     if (run / run_folder.RUN).is_file() and run_folder.CheckpointName.parse(folder.name):
         if flaw := run_folder.flaw(folder):
             raise BadInput(f"{KEY}: {folder}: {flaw}")
-        return Parent(str(run), folder.name), folder, run / run_folder.TOKENIZER
+        return Parent(str(run), folder.name, run.name), folder, run / run_folder.TOKENIZER
     if (folder / run_folder.LINEAGE).is_file() and (folder / run_folder.CONFIG).is_file():
-        return Parent(str(folder), None), folder, folder
+        return Parent(str(folder), None, folder.name), folder, folder
     return None, folder, folder
 
 

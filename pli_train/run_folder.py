@@ -14,6 +14,7 @@ Writers and readers of runs both come here for names, so that neither needs the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -37,8 +38,12 @@ SCALARS = "events.out.tfevents.*"
 PARTIAL = ".partial-"
 """What the name of a checkpoint starts with until it is whole."""
 
+# What is read whole into memory stays below a gigabyte there, whatever it says: an empty list takes 30 times its text.
+LARGEST_TEXT = 64 * 2**20
+MOST_BRACKETS = 4 * 10**6
+
 # Hugging Face's tools look for exactly `checkpoint-<step>`, so that name goes to the state training goes on from.
-_CHECKPOINT = re.compile(r"^checkpoint-(\d+)(-before)?$")
+_CHECKPOINT = re.compile(r"^checkpoint-(0|[1-9][0-9]{0,15})(-before)?$")
 
 _EVENT_FILE = re.compile(r"tfevents\.(\d+)\.")
 
@@ -91,7 +96,9 @@ def checkpoints(run: Path) -> list[tuple[CheckpointName, Path]]:
     return sorted((name, path) for name, path in named if name is not None)
 
 
-def newest_checkpoint(run: Path, say: Callable[[str], None], before: bool = True, full: bool = False) -> Path | None:
+def newest_checkpoint(
+    run: Path, say: Callable[[str], None], before: bool = True, full: bool = False, hashes: bool = False
+) -> Path | None:
     """The last whole checkpoint of a run, None when there is none.
 
     Args:
@@ -99,14 +106,15 @@ def newest_checkpoint(run: Path, say: Callable[[str], None], before: bool = True
         say: told in one line of each damaged one that is passed over.
         before: whether one taken right before a growth event counts.
         full: whether only those count that training can go on from; others are passed over in silence.
+        hashes: whether every file is read and compared with its hash.
     """
     for name, path in reversed(checkpoints(run)):
         if not (before or name.after):
             continue
-        found = flaw(path)
-        if found is not None:
-            say(f"{path}: {found}; using an earlier checkpoint")
-        elif not full or is_full(path):
+        if full and flaw(path) is None and not is_full(path):
+            continue
+        found = flaw(path, hashes)
+        if found is None:
             return path
     return None
 
@@ -115,27 +123,25 @@ def is_full(checkpoint: Path) -> bool:
     """Whether a checkpoint holds the optimizer's state, so that training can go on from it. False for a broken one."""
     try:
         return OPTIMIZER in read_json(checkpoint / MANIFEST).get("files", {})
-    except BadInput:
+    except (BadInput, TypeError):
         return False
 
 
-def flaw(checkpoint: Path) -> str | None:
-    """What keeps a checkpoint from being used, in a few words; None when its manifest and sizes agree."""
+def flaw(checkpoint: Path, hashes: bool = False) -> str | None:
+    """What keeps a checkpoint from being used, in a few words; None when its manifest and files agree.
+
+    Args:
+        checkpoint: its folder.
+        hashes: whether files are read to the end and compared with their hashes, and not only their sizes.
+    """
     try:
-        manifest = read_json(checkpoint / MANIFEST)
-    except BadInput:
-        return f"has no readable {MANIFEST}"
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not files:
-        return f"its {MANIFEST} lists no files"
-    for name, told in files.items():
-        if Path(name).name != name or not isinstance(told, dict):
-            return f"its {MANIFEST} names '{name}', which is not a file of it"
-        path = checkpoint / name
-        if not path.is_file():
-            return f"lacks {name}"
-        if path.stat().st_size != told.get("bytes"):
-            return f"its {name} has {path.stat().st_size} bytes instead of {told.get('bytes')}"
+        files = listed(checkpoint)
+        for name, told in files.items():
+            if found := flaw_of_file(checkpoint / name, told, hashes):
+                # A run that is training may have made it lighter since we read what it holds.
+                return found if listed(checkpoint) == files else flaw(checkpoint, hashes)
+    except BadInput as error:
+        return str(error)
     return None
 
 
@@ -152,17 +158,86 @@ def order_of(event_file: Path) -> int:
     return int(found[1]) if found else 0
 
 
+def listed(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """What a manifest says of each file: `bytes` and `sha256`. Raises BadInput, in a few words, when it is none."""
+    if checkpoint.is_symlink():
+        raise BadInput("is a link, which may lead out of the run")
+    try:
+        files = read_json(checkpoint / MANIFEST).get("files")
+    except BadInput:
+        raise BadInput(f"has no readable {MANIFEST}") from None
+    if not isinstance(files, dict) or not files:
+        raise BadInput(f"its {MANIFEST} lists no files")
+    for name, told in files.items():
+        if not is_name(name) or not isinstance(told, dict):
+            raise BadInput(f"its {MANIFEST} names {name!r}, which is not a file of it")
+    return files
+
+
+def flaw_of_file(path: Path, told: dict[str, Any], hashes: bool) -> str | None:
+    """How a file differs from what the manifest says of it, in a few words; None when it does not."""
+    if path.is_symlink():
+        return f"its {path.name} is a link, which may lead out of the run"
+    if not path.is_file():
+        return f"lacks {path.name}"
+    try:
+        if (size := path.stat().st_size) != told.get("bytes"):
+            return f"its {path.name} has {size} bytes instead of {told.get('bytes')}"
+        if hashes:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != told.get("sha256"):
+                    return f"its {path.name} is not the one that was written (its hash differs)"
+    except OSError as error:
+        return f"its {path.name} cannot be read ({error.strerror})"
+    return None
+
+
+def is_name(name: object) -> bool:
+    """Whether it names a file right in a folder, whichever: no path, no way up.
+
+    >>> [is_name(name) for name in ("a.json", "../a", "/a", "..", "", 3)]
+    [True, False, False, False, False, False]
+    """
+    return isinstance(name, str) and Path(name).name == name and name not in ("", "..") and "\0" not in name
+
+
+def read_text(path: Path) -> str:
+    """A run's file as text. Raises BadInput naming it when it is missing, a link, no text, or beyond all measure."""
+    if path.is_symlink():
+        raise BadInput(f"{path}: is a link, which may lead out of the run")
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        if (size := path.stat().st_size) > LARGEST_TEXT:
+            raise BadInput(f"{path}: has {size} bytes, and no more than {LARGEST_TEXT} are read")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not readable as text ({error})") from None
+    if text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise BadInput(f"{path}: has more than {MOST_BRACKETS} lists and tables")
+    return text
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises BadInput naming the file when it is missing, broken or something else."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+        document = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(document, dict):
         raise BadInput(f"{path}: holds a {type(document).__name__} where a JSON object belongs")
     return document
+
+
+def shards(index: Path) -> dict[str, str]:
+    """Tensor name → the file of this folder that holds it. Raises BadInput when an index does not say, or leads out."""
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict):
+        raise BadInput(f"{index}: has no weight_map")
+    for name, shard in found.items():
+        if not is_name(shard):
+            raise BadInput(f"{index}: '{name}' points to {shard!r}, which is no file of this folder")
+    return found
 
 
 def require_run(folder: Path) -> Path:
@@ -180,7 +255,7 @@ def newest_run(root: Path) -> Path:
     runs = [path.parent for path in root.glob(f"*/{RUN}")]
     if not runs:
         raise BadInput(f"no run under {root}/: train one with `pli-train run`, or name a run's folder")
-    return max(runs, key=lambda run: (read_json(run / RUN).get("created", ""), run.name))
+    return max(runs, key=lambda run: (str(read_json(run / RUN).get("created", "")), run.name))
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -103,8 +103,8 @@ class Snapshot:
 
     def finite(self) -> bool:
         """Whether every weight and moment is a finite number."""
-        tensors = [t for t in chain(self.weights.values(), self.optimizer.values()) if t.numel()]
-        return all(math.isfinite(bound) for tensor in tensors for bound in torch.aminmax(tensor))
+        tensors = (t for t in chain(self.weights.values(), self.optimizer.values()) if t.is_floating_point())
+        return all(math.isfinite(bound) for tensor in tensors if tensor.numel() for bound in torch.aminmax(tensor))
 
     def files(self) -> Iterator[File]:
         """The files of a checkpoint, in the order of writing. Their bytes are those of `save_pretrained`."""

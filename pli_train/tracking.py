@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pli_train import run_folder
-from pli_train.errors import PliError
+from pli_train.errors import PliError, not_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ FLUSHED_EVERY = 10.0
 
 
 class Scalars:
-    """Writes a run's scalars into its folder, or nowhere.
+    """Writes a run's scalars into its folder, or nowhere. All but `close` raise PliError when the disk fails.
 
     Each process of a run writes a file of its own. TensorBoard and we read them in the order of the numbers in their
     names, which are made to grow even when the clock is set back.
@@ -30,8 +30,6 @@ class Scalars:
     Args:
         folder: the run folder; None writes nothing (another rank writes, or tracking is off).
         from_step: the first step to be written; readers drop what an earlier process wrote from there on.
-
-    Every method raises PliError when the disk does not take it.
     """
 
     def __init__(self, folder: Path | None, from_step: int = 0) -> None:
@@ -85,10 +83,10 @@ class Scalars:
             self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Flush and let go of the file."""
+        """Let go of the file. What belongs to a checkpoint was flushed before it, so a disk may fail now."""
         file, self._file = self._file, None
         if file is not None:
-            with self._told():
+            with suppress(OSError):
                 file.close()
 
     def _write(self, **fields: Any) -> None:
@@ -104,8 +102,4 @@ class Scalars:
             yield
         except OSError as error:
             self._file = None
-            reason = (error.strerror or str(error)).lower()
-            raise PliError(
-                f"{self._path}: not written ({reason}); see to the disk, then go on with: pli-train resume "
-                f"{self._path.parent}"
-            ) from None
+            raise PliError(not_written(self._path, error, self._path.parent)) from None

@@ -8,12 +8,11 @@ of the run's seed and the step, so the loop carries no random state.
 from __future__ import annotations
 
 import math
-import signal
 import time
 from contextlib import nullcontext
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -39,6 +38,7 @@ from pli_train.provenance import run_record
 from pli_train.randomness import derive
 from pli_train.retention import Retention
 from pli_train.standing import Progress
+from pli_train.stopping import Stop
 from pli_train.tracking import Scalars
 from pli_train.writer import Writer
 
@@ -64,8 +64,10 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
     Raises:
         BadInput: when the folder exists, corpus, model or schedule cannot be had, or the disk has no room.
     """
-    if folder.exists() and not _unborn(folder):
-        raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
+    there = f"{folder}: already exists; `pli-train resume {folder}` goes on with it"
+    # Of several processes the first makes the folder, perhaps before the others have come this far.
+    if folder.exists() and PartialState().is_main_process and not _unborn(folder):
+        raise BadInput(there)
     show = show or Silent()
     config, parent = parents.settle(config, show.say)
     text = corpus.load(config.data, config.tokenizer, show.say)
@@ -74,6 +76,8 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
         trainer.disk_use().require(folder)
         folder.mkdir(parents=True, exist_ok=True)
         trainer.lock = Lock(folder)
+        if not _unborn(folder):  # another process was faster
+            raise BadInput(there)
         text.keep(folder / run_folder.TOKENIZER)
         # Last, and in one step: with it the folder is a run that can be resumed.
         checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, trainer.total_steps, parent))
@@ -91,9 +95,11 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     show = show or Silent()
     record = run_folder.read_json(folder / run_folder.RUN)
     text = corpus.load(config.data, config.tokenizer, show.say)
-    if text.fingerprint != record["corpus"]["fingerprint"]:
+    began = record.get("corpus")
+    if not isinstance(began, dict) or text.fingerprint != began.get("fingerprint"):
+        about = began.get("about") if isinstance(began, dict) else "not told"
         raise BadInput(
-            f"{folder}: the corpus is not the one this run began with ({record['corpus']['about']} then, {text.about} "
+            f"{folder}: the corpus is not the one this run began with ({about} then, {text.about} "
             "now): training on would mix two data orders"
         )
     lock = Lock(folder) if PartialState().is_main_process else None
@@ -188,7 +194,7 @@ class Trainer:
         self.paces = Paces(self.bare, anatomy, lineage)
         self._losses: list[tuple[int, float, torch.Tensor]] = []
         self._mark = (time.perf_counter(), progress.tokens)
-        self._stop = False
+        self.stop = Stop(show.say)
 
     def disk_use(self) -> DiskUse:
         """What this run's checkpoints from here on will take."""
@@ -217,19 +223,17 @@ class Trainer:
             Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
             PliError: when the loss is no longer a finite number, or a checkpoint cannot be written.
         """
-        previous = _on_signal(self._ask_to_stop)
-        self._open()
-        self.show.begin(self.progress.step, self.total_steps)
-        try:
-            return self._loop()
-        finally:
-            self.show.end()
-            self.writer.settle()
-            self.scalars.close()
-            if self.lock is not None:
-                self.lock.release()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        with self.stop:
+            try:
+                self._open()
+                self.show.begin(self.progress.step, self.total_steps)
+                return self._loop()
+            finally:
+                self.show.end()
+                self.writer.settle()
+                self.scalars.close()
+                if self.lock is not None:
+                    self.lock.release()
 
     def _open(self) -> None:
         """Start writing scalars from the step that comes next, and clear what a killed process left half done."""
@@ -253,7 +257,7 @@ class Trainer:
         while progress.step < self.total_steps:
             self._update()
             last = None
-            ending = self._stop or progress.step == self.total_steps
+            ending = self.stop.asked or progress.step == self.total_steps
             if progress.step % self.config.train.log_every == 0 or ending:
                 self._log()
             if progress.step % self.config.train.eval_every == 0 or self._due() or progress.step == self.total_steps:
@@ -261,7 +265,7 @@ class Trainer:
             due = bool(self._due())
             if ending or (self.retention.due(progress.step) and not due):
                 last = self._save(after=not due)
-            if self._stop and progress.step < self.total_steps:
+            if self.stop.asked and progress.step < self.total_steps:
                 self.writer.wait()
                 raise Interrupted(f"stopped at step {progress.step}; go on with: pli-train resume {self.folder}")
             self._grow()
@@ -436,7 +440,8 @@ class Trainer:
         self._log()
         self.scalars.flush()
         # Right after a resume the checkpoint is there: written anew, it would be missing for a moment.
-        if self.accelerator.is_main_process and name != self.at:
+        there, self.at = name == self.at, None
+        if self.accelerator.is_main_process and not there:
             epochs = self.step_blocks / self.blocks.count
             state = self.progress.to_trainer_state(self.config, self.total_steps, epochs)
             self.writer.save(name, self.bare, self.anatomy, self.optimizer, self.lineage, state)
@@ -451,15 +456,3 @@ class Trainer:
             f"the loss is {loss} at step {step}, {event}; the checkpoints of earlier steps are kept. "
             "A lower optim.lr or a longer optim.warmup_ratio may help"
         )
-
-    def _ask_to_stop(self, number: int, frame: object) -> None:
-        self._stop = True
-        self.show.say("stopping at the end of this step …")
-
-
-def _on_signal(handler: Any) -> dict[int, Any]:
-    """Install `handler` for SIGINT and SIGTERM; return what was there. Outside the main thread nothing is changed."""
-    try:
-        return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
-        return {}

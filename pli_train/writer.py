@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import re
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from pli_train import checkpoint, run_folder
-from pli_train.errors import PliError
+from pli_train.errors import PliError, not_written
 from pli_train.faults import boundary
 from pli_train.snapshot import Buffers, Snapshot
 
@@ -87,7 +84,7 @@ class Writer:
             self._write(name, snapshot)
         except (OSError, SafetensorError) as error:
             checkpoint.clear_partial(self.run)
-            self._failure = PliError(_told(self.run / str(name), error, snapshot.bytes))
+            self._failure = PliError(not_written(self.run / str(name), error, self.run, snapshot.bytes))
         except BaseException as error:  # whatever it is, the loop is to hear of it
             self._failure = error
 
@@ -121,13 +118,3 @@ def _keep_lineage(run: Path, text: str) -> None:
     boundary("run-lineage-begin")
     checkpoint.write_text(run / run_folder.LINEAGE, text, part="run-lineage")
     boundary("run-lineage-replaced")
-
-
-def _told(path: Path, error: OSError | SafetensorError, size: int) -> str:
-    """One line on a write that failed: what, where, and what to do."""
-    found = re.search(r"os error (\d+)", str(error))
-    number = int(found[1]) if found else getattr(error, "errno", None)
-    reason = os.strerror(number).lower() if number else str(error)
-    full = number in (errno.ENOSPC, errno.EDQUOT)
-    remedy = f"free {size // 1_000_000 + 1} MB" if full else "see to the disk"
-    return f"{path}: not written ({reason}); {remedy}, then go on with: pli-train resume {path.parent}"

@@ -37,7 +37,7 @@ def refused(done, told):
 @pytest.mark.parametrize("command", ["pli-train", "pli-analyze"])
 def test_help_names_every_command_with_an_example(command):
     names = {
-        "pli-train": ["run", "resume", "plan", "check", "export", "presets", "schedules"],
+        "pli-train": ["run", "resume", "fork", "verify", "plan", "check", "export", "presets", "schedules"],
         "pli-analyze": ["lineage", "drift", "report"],
     }[command]
     top = call(command, "--help")
@@ -137,6 +137,8 @@ BAD = {
     "nothing to check": (["check", "baseline"], "growth.schedule: has no event, so there is nothing to check"),
     "a checkpoint of no run": (["check", "tiny", "--from", "nowhere"], "not a run"),
     "no run to export": (["export", "nowhere"], "nowhere: no such folder"),
+    "no run to fork": (["fork", "nowhere", "--at", "3"], "nowhere: no such folder"),
+    "no run to verify": (["verify", "."], "not a run, it holds no run.json"),
     "an option unknown": (["run", "--stepz", "3"], "--stepz"),
 }
 

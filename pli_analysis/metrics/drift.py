@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from einops import EinopsError
 
 from pli_train.anatomy.axes import from_rows, growing, rows
 from pli_train.errors import BadInput
@@ -96,10 +97,26 @@ def drift(run: Run, of: str = "layer", watch: Callable[[int, int], None] = lambd
     table: list[tuple[object, ...]] = []
     for number, checkpoint in enumerate(run.checkpoints):
         watch(number, len(run.checkpoints))
-        for id in checkpoint.lineage.stack:
-            table += _rows(checkpoint, id, _live(checkpoint, id), births, run, of)
+        try:
+            table += list(_rows_of_all(checkpoint, births, run, of))
+        except (BadInput, OSError):
+            if checkpoint.path.exists():
+                raise
+            # A run that is training and keeps only the newest has removed it meanwhile. No birth is lost with it.
     watch(len(run.checkpoints), len(run.checkpoints))
     return pd.DataFrame(table, columns=COLUMNS)
+
+
+def _rows_of_all(
+    checkpoint: Checkpoint, births: dict[str, dict[str, np.ndarray]], run: Run, of: str
+) -> Iterator[tuple[object, ...]]:
+    """The rows of every layer of a checkpoint."""
+    for id in checkpoint.lineage.stack:
+        try:
+            yield from _rows(checkpoint, id, _live(checkpoint, id), births, run, of)
+        except (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, EinopsError) as error:
+            # Sizes that contradict each other come to light in many places, and all say the same.
+            raise BadInput(f"{checkpoint.path}: layer {id}'s weights do not fit its lineage ({error})") from None
 
 
 def _live(checkpoint: Checkpoint, id: str) -> dict[str, np.ndarray]:

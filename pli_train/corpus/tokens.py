@@ -161,10 +161,11 @@ def _pretrained(name_or_path: str) -> PreTrainedTokenizerBase:
 
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises that very class, and transformers what comes
+        told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise PliError(
             f"tokenizer.name_or_path: '{name_or_path}' is no tokenizer folder here and could not be loaded from the "
-            f"hub ({str(error).strip().splitlines()[0]}); leave it out to train a tokenizer on the corpus"
+            f"hub ({told}); leave it out to train a tokenizer on the corpus"
         ) from None
 
 

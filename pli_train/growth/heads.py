@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from pli_train.growth.operator import Descent
 from pli_train.growth.parts import MoreParts
-from pli_train.growth.start import Start
+from pli_train.growth.start import MOST, Start
 from pli_train.lineage import Lineage
 from pli_train.randomness import derive
 
@@ -20,6 +22,7 @@ class AddHeads(MoreParts):
     """Layers get heads until they have `to` of them."""
 
     operator: Literal["heads"] = "heads"
+    to: int = Field(ge=1, le=MOST, description="how many each layer has from then on")
 
     def misfit(self, start: Start) -> str | None:
         """The family decides how many heads fit, and how many share K and V."""

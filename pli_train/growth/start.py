@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pli_train.anatomy import Anatomy
 
 
+MOST = 1000
+"""Layers of a stack, and heads of a layer, beyond which a config is taken for a slip."""
+
+
 @dataclass(frozen=True)
 class Start:
     """What a run begins with; before there is a model, only the depth is known.

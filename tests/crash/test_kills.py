@@ -118,22 +118,19 @@ def test_a_run_whose_older_checkpoints_are_removed_can_be_read_all_the_while(war
     """What is removed while somebody reads is passed over; what is left is as in the run that keeps everything."""
     run, draw = tmp_path / "run", random.Random(SEED)
     toml = toml_of("gpt2", {"checkpoint": {"every": 1, "full_last": 1, "keep": 1}}, "thinned")
-    onlookers = [Onlooker(run, finals["gpt2"][0], thinned=True) for _ in range(2)]
-    for onlooker in onlookers:
-        onlooker.start()
+    onlooker = Onlooker(run, finals["gpt2"][0], thinned=True)
+    onlooker.start()
     try:
-        kill_now_and_then(lambda: warm.start(*command(toml, run)), [3, 6, 8, 10], run, draw)
+        kill_now_and_then(lambda: warm.start(*command(toml, run)), [4, 9], run, draw)
         child = warm.start(*command(toml, run))
         assert child.wait() == 0, child.errors
     finally:
-        for onlooker in onlookers:
-            onlooker.stop()
-    for onlooker in onlookers:
-        assert not onlooker.complaints
-        assert onlooker.looks > 5
+        onlooker.stop()
+    assert not onlooker.complaints
+    assert onlooker.looks > 5
     ours, theirs = content_and_record(run), finals["gpt2"][1]
-    thinned = {"config"}
-    assert {key: ours[key] for key in ours if key not in thinned} == {key: theirs[key] for key in ours if key not in thinned}
+    assert len(ours) < len(theirs)
+    assert {key for key in ours if ours[key] != theirs[key]} == {"config"}
 
 
 class Fresh:

@@ -1,5 +1,6 @@
 """Checkpoints cannot be lost: what is written, when, what stays, and what happens when writing fails."""
 
+import errno
 import json
 import os
 import resource
@@ -204,6 +205,25 @@ def test_the_kernels_own_refusal_inside_safetensors_is_told_alike(made, tmp_path
     assert names(tmp_path) == []
 
 
+def test_scalars_that_cannot_be_written_stop_the_run_with_one_line(config_of, runs, tmp_path, monkeypatch):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    run, config, write, count = tmp_path / "run", config_of("gpt2"), RecordWriter.write, []
+
+    def full(self, data):
+        count.append(data)
+        if len(count) > 150:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", full)
+        with pytest.raises(PliError, match=r"tfevents\.\S+: not written \(no space left on device\); free 1 MB, then"):
+            trainer.begin(config, run).run()
+    trainer.resume(config, run).run()
+    assert content(run) == content(runs["gpt2"])
+
+
 @pytest.mark.parametrize("place", faults.BOUNDARIES)
 @pytest.mark.parametrize("family", ["gpt2"])
 def test_every_boundary_is_passed(place, made, tmp_path, fail_at):
@@ -255,6 +275,29 @@ def test_resuming_never_takes_away_the_checkpoint_it_came_from(config_of, run_fo
     monkeypatch.setattr(checkpoint, "put", spied)
     trainer.resume(config_of(family), run_folder_of).run()
     assert written[0] == "checkpoint-6"
+
+
+@pytest.mark.parametrize("saved", [1, 2])
+def test_growth_before_the_first_step_is_resumed_from_either_side(config_of, tmp_path, monkeypatch, saved):
+    """Step 0 has its checkpoint before the schedule is looked at, and another of that name after growth."""
+    whole, run, put, written = tmp_path / "whole", tmp_path / "run", checkpoint.put, []
+    config = config_of("gpt2", {"growth.schedule": "0@1", "train.steps": 2})
+    trainer.begin(config, whole).run()
+
+    def killed(*asked):
+        if len(written) == saved:
+            raise Killed
+        written.append(asked)
+        return put(*asked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "put", killed)
+        with pytest.raises(Killed):
+            trainer.begin(config, run).run()
+    assert len(names(run)) == saved
+    trainer.resume(config, run).run()
+    assert names(run) == ["checkpoint-0-before", "checkpoint-0", "checkpoint-2"]
+    assert content(run) == content(whole)
 
 
 def test_a_run_killed_between_checkpoint_and_lineage_tells_its_lineage_after_resume(config_of, run_folder_of, family):
@@ -373,7 +416,7 @@ def test_thinning_ends_alike_however_often_a_run_was_broken(config_of, tmp_path,
 
     def broken(self):
         if self.progress.step == at - 1:
-            self._stop = True
+            self.stop.asked = True
         if self.progress.step == at + 1:
             raise Killed
         update(self)

@@ -39,7 +39,7 @@ def test_a_run_begins_with_its_parents_weights_and_tokenizer(runs, family, from_
     trainer.begin(from_run(family, runs[family], NO_GROWTH), child).run()
     assert same(weights(child / "checkpoint-0"), weights(runs[family] / f"checkpoint-{STEPS}"))
     record = run_folder.read_json(child / run_folder.RUN)
-    assert record["parent"] == {"path": str(runs[family]), "checkpoint": f"checkpoint-{STEPS}"}
+    assert record["parent"] == {"path": str(runs[family]), "checkpoint": f"checkpoint-{STEPS}", "name": family}
     tokenizers = [run / run_folder.TOKENIZER / "tokenizer.json" for run in (child, runs[family])]
     assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
     lineage = Lineage.read(child / run_folder.LINEAGE)

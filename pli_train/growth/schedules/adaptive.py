@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pli_train.growth.schedules.named import Moment, Named, When
 from pli_train.growth.schedules.position import Position, indices
+from pli_train.growth.start import MOST
 
 
 class Adaptive(Named):
@@ -31,7 +32,9 @@ class Adaptive(Named):
     cites: ClassVar[str] = "Theil–Sen: Sen 1968, doi 10.1080/01621459.1968.10480934"
 
     name: Literal["adaptive"] = "adaptive"
-    layers: int | None = Field(None, ge=1, description="depth at the end; may be left out beside a list of positions")
+    layers: int | None = Field(
+        None, ge=1, le=MOST, description="depth at the end; may be left out beside a list of positions"
+    )
     position: Position = Field("middle", description="start (bottom), end (top), middle, or each insertion's index")
     threshold: float = Field(0.2, gt=0, lt=1, description="share of the steepest fall per FLOP that counts as none")
     window: int = Field(5, ge=2, description="evaluations that a slope is taken over")

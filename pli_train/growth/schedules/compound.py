@@ -24,6 +24,7 @@ from pli_train.growth.schedules.named import (
     wrong_number,
 )
 from pli_train.growth.schedules.stackbert import doubled, doublings
+from pli_train.growth.start import MOST
 from pli_train.lineage import Lineage
 
 Size = Annotated[int, Field(gt=0)]
@@ -35,7 +36,7 @@ class Compound(Copying):
     cites: ClassVar[str] = "Gu et al. 2021, arXiv 2010.12562"
 
     name: Literal["compound"] = "compound"
-    layers: int = Field(ge=2, description="depth at the end: the initial depth times 2, 4, 8, …")
+    layers: int = Field(ge=2, le=MOST, description="depth at the end: the initial depth times 2, 4, 8, …")
     at: Moments | None = Field(None, description="growth moments; none given: stages of equal length")
     context: Size | list[Size] | None = Field(
         None, description="sequence length at the end, or its values; one more of them than moments: from step 0 on"

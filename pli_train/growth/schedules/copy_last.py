@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from pli_train.errors import BadInput
 from pli_train.growth.schedules.named import Copying, Moment, Share, check_deepens, evenly
+from pli_train.growth.start import MOST
 from pli_train.lineage import Lineage
 
 
@@ -21,8 +22,8 @@ class CopyLast(Copying):
     cites: ClassVar[str] = "Reddi et al. 2023, proceedings.mlr.press/v202/j-reddi23a"
 
     name: Literal["copy-last"] = "copy-last"
-    layers: int = Field(ge=2, description="depth at the end")
-    layers_per_moment: int = Field(1, ge=1, description="m: copies of the top layer at each moment")
+    layers: int = Field(ge=2, le=MOST, description="depth at the end")
+    layers_per_moment: int = Field(1, ge=1, le=MOST, description="m: copies of the top layer at each moment")
     first: Share = Field(0.1, description="when it first grows")
     last: Share = Field(0.9, description="when it last grows")
 

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from pli_train.errors import BadInput
 from pli_train.growth.schedules.named import Copying, Moment, When, check_deepens
+from pli_train.growth.start import MOST
 from pli_train.lineage import Lineage
 
 
@@ -25,7 +26,7 @@ class GStack(Copying):
     cites: ClassVar[str] = "Du et al. 2024, arXiv 2405.15319"
 
     name: Literal["g-stack"] = "g-stack"
-    growth_factor: int = Field(4, ge=2, description="g: depth after growth ÷ depth before")
+    growth_factor: int = Field(4, ge=2, le=MOST, description="g: depth after growth ÷ depth before")
     at: When | None = Field(None, description="when; none given: by the paper's fit, from the three fields below")
     parameters: float | None = Field(None, ge=1, description="N: parameters of the grown model")
     tokens: float | None = Field(None, ge=1, description="D: tokens of the whole training")

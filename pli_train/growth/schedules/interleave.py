@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from pli_train.growth.schedules.named import Copying, Moment, When, check_deepens
+from pli_train.growth.start import MOST
 from pli_train.lineage import Lineage
 
 
@@ -21,7 +22,7 @@ class Interleave(Copying):
     cites: ClassVar[str] = "Chang et al. 2018, arXiv 1710.10348"
 
     name: Literal["interleave"] = "interleave"
-    growth_factor: int = Field(2, ge=2, description="g: depth after growth ÷ depth before")
+    growth_factor: int = Field(2, ge=2, le=MOST, description="g: depth after growth ÷ depth before")
     at: When = Field(description="when")
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pli_train.errors import BadInput
 from pli_train.growth.schedules.named import Copying, Moment, check_deepens
+from pli_train.growth.start import MOST
 from pli_train.lineage import Lineage
 
 
@@ -23,7 +24,7 @@ class Midas(Copying):
     cites: ClassVar[str] = "Saunshi et al. 2024, arXiv 2409.19044"
 
     name: Literal["midas"] = "midas"
-    layers: int = Field(ge=2, description="depth at the end, a multiple of the block")
+    layers: int = Field(ge=2, le=MOST, description="depth at the end, a multiple of the block")
     block: int | None = Field(None, ge=1, description="b: layers in a block; none given: the initial depth")
     alpha: float = Field(1.0, ge=0, le=100, description="α: 0 for stages of equal length, more for later growth")
 

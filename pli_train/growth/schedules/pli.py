@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from pli_train.growth.schedules.named import Moment, Named, Share, evenly
 from pli_train.growth.schedules.position import Position, indices
+from pli_train.growth.start import MOST
 
 
 class Pli(Named):
@@ -21,7 +22,9 @@ class Pli(Named):
     cites: ClassVar[str] = "progressive layer increase (PLI)"
 
     name: Literal["pli"] = "pli"
-    layers: int | None = Field(None, ge=1, description="depth at the end; may be left out beside a list of positions")
+    layers: int | None = Field(
+        None, ge=1, le=MOST, description="depth at the end; may be left out beside a list of positions"
+    )
     position: Position = Field("middle", description="start (bottom), end (top), middle, or each insertion's index")
     first: Share = Field(0.1, description="when the first layer is inserted")
     last: Share = Field(0.9, description="when the last layer is inserted")

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from pli_train.errors import BadInput
 from pli_train.growth.schedules.named import Moment, Named, When, check_deepens
+from pli_train.growth.start import MOST
 
 RANDOM = "random"
 
@@ -23,7 +24,7 @@ class SingleShot(Named):
     cites: ClassVar[str] = "Bu 2025, arXiv 2511.04981"
 
     name: Literal["single-shot"] = "single-shot"
-    layers: int = Field(ge=1, description="depth at the end")
+    layers: int = Field(ge=1, le=MOST, description="depth at the end")
     at: When = Field(0.8, description="when")
     initialiser: str | None = Field(
         None, description="how a newborn starts; none given: random from no layer, else as the rest of the config says"

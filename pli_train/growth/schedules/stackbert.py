@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pli_train.errors import BadInput
 from pli_train.growth.schedules.named import Copying, Moment, Moments, check_deepens, wrong_number
+from pli_train.growth.start import MOST
 from pli_train.lineage import Lineage
 
 FULL_DEPTH_FROM = 0.3
@@ -26,7 +27,7 @@ class StackBert(Copying):
     cites: ClassVar[str] = "Gong et al. 2019, proceedings.mlr.press/v97/gong19a"
 
     name: Literal["stackbert"] = "stackbert"
-    layers: int = Field(ge=2, description="depth at the end: the initial depth times 2, 4, 8, …")
+    layers: int = Field(ge=2, le=MOST, description="depth at the end: the initial depth times 2, 4, 8, …")
     at: Moments | None = Field(None, description="when it doubles; none given: the paper's stage lengths")
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:
