@@ -20,6 +20,7 @@ from pli_train.errors import BadInput
 from pli_train.faults import boundary
 from pli_train.lineage import BadLineage, Lineage
 from pli_train.snapshot import Snapshot
+from pli_train.standing import OURS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerState
 
     from pli_train.anatomy import Anatomy
-
-
-OURS = "pli_train"
-"""Where our own numbers live inside Hugging Face's `stateful_callbacks`."""
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,7 @@ def _from_fields(wanted: ModelConfig) -> PretrainedConfig:
     family = str(wanted.family)
     names, known = anatomy.family(family).config, AutoConfig.for_model(family)
     # Some fields are heeded by a family's layers without being declared by its config; the table knows them.
-    wrong = [key for key in wanted.config if key not in stored.declared(family)]
+    wrong = [key for key in wanted.config if key not in stored.declared(family) | {"num_labels"}]
     if wrong:
         declared = [name for name in known.to_dict() if not name.startswith("_")]
         told = (f"{key}: not a field of {family}'s config{did_you_mean(key, declared)}" for key in wrong)

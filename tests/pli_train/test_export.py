@@ -136,7 +136,7 @@ def test_an_export_can_be_grown_from(runs, family, tmp_path, config_of):
     folder = export.export(runs[family], tmp_path / "out")
     more = {"model.family": None, "model.config": {}, "model.initial_layers": None, "model.weights": "pretrained"}
     settled, found = parent.settle(config_of(family, more | {"model.name_or_path": str(folder)}))
-    assert found == parent.Parent(str(folder), None)
+    assert found == parent.Parent(str(folder), None, folder.name)
     assert settled.tokenizer.name_or_path == str(folder) and settled.model.initial_heads == 2
 
 
