@@ -152,3 +152,20 @@ def test_asked_to_stop_it_checkpoints_and_goes_on_to_the_same_end(warm, toml_of,
     assert child.wait() == 0, child.errors
     assert stopped >= 2
     assert content_and_record(run) == finals["gpt2"][1]
+
+
+def test_a_folder_that_a_kill_left_without_its_record_is_begun_anew(warm, toml_of, finals, tmp_path):
+    """What a process writes before run.json, cut short; with anything else in it a folder is not ours to use."""
+    run = tmp_path / "run"
+    (run / run_folder.TOKENIZER).mkdir(parents=True)
+    (run / run_folder.TOKENIZER / "tokenizer.json").write_text('{"half')
+    (run / f"{run_folder.PARTIAL}{run_folder.RUN}").write_text('{"half')
+    (run / run_folder.LOCK).write_text("1\n")
+    (run / "notes.txt").write_text("mine")
+    child = warm.start("run", toml_of("gpt2"), "-o", run)
+    assert child.wait() == 2 and "already exists" in child.errors
+    (run / "notes.txt").unlink()
+    child = warm.start("run", toml_of("gpt2"), "-o", run)
+    assert child.wait() == 0, child.errors
+    assert content_and_record(run) == finals["gpt2"][1]
+    assert not list(run.rglob(f"{run_folder.PARTIAL}*"))
