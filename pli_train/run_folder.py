@@ -116,6 +116,7 @@ def newest_checkpoint(
         found = flaw(path, hashes)
         if found is None:
             return path
+        say(f"{path}: {found}; using an earlier checkpoint")
     return None
 
 
