@@ -72,7 +72,8 @@ def fork(
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    twin.folder, twin.show = out, show
+    twin.moved_to(out)
+    twin.show = show
     show.say(f"{out}: a twin of {source}, {len(lineage.stack)} layers ({lineage})")
     return twin
 

@@ -216,6 +216,10 @@ class Trainer:
         """The stack."""
         return models.stack_of(self.bare, self.anatomy)
 
+    def moved_to(self, folder: Path) -> None:
+        """Go on in a folder that the run's has been renamed to."""
+        self.folder = self.writer.run = folder
+
     def run(self) -> Path:
         """Train to the end and return the last checkpoint.
 
