@@ -56,7 +56,8 @@ class Retention:
     def _marked(self, names: Collection[CheckpointName]) -> set[CheckpointName]:
         """The first, the last, those around growth, and the log-spaced."""
         grown = {name.step for name in names if not name.after}
-        ends = (0, self.total_steps)
+        # A twin's first checkpoint lies where it was forked, and not at step 0.
+        ends = (min(names).step if names else 0, self.total_steps)
         return {name for name in names if name.step in grown or name.step in ends or self._early(name.step)}
 
     def _regular(self) -> Iterator[int]:

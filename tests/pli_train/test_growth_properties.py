@@ -19,6 +19,7 @@ from pli_train.growth.insert import Insert
 from pli_train.growth.start import start_of
 from pli_train.growth.swap import Swap
 from pli_train.lineage import BadLineage, Lineage
+from pli_train.standing import OURS
 from tests.families import TINY, tiny
 from tests.pli_train.test_growth import logits, step_of
 
@@ -89,7 +90,9 @@ def test_any_valid_sequence_of_events_keeps_everything_consistent(family, events
         kept = [Path(folder) / side for side in ("first", "second")]
         for path in kept:
             path.mkdir()
-        name, state = run_folder.CheckpointName(len(events)), TrainerState()
+        name = run_folder.CheckpointName(len(events))
+        ours = {OURS: {"tokens": 0, "flops": 0, "seconds": 0.0}}
+        state = TrainerState(global_step=len(events), stateful_callbacks=ours)
         first = checkpoint.write(kept[0], name, model, parts, adam, lineage, state)
         found = checkpoint.read(first)
         assert found.lineage == lineage
