@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pli_train import run_folder
 from pli_train.anatomy import families, family
-from pli_train.corpus import IMAGES
 from pli_train.errors import BadInput, did_you_mean, nearest
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.insert import Initialiser
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 PRESETS = files("pli_train") / "presets"
 DEFAULT_PRESET = "tiny"
+IMAGES = ("digits",)
+"""Sources that hold images."""
 
 ELSEWHERE_CALLED = {
     "learning_rate": "lr",

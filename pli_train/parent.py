@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_train import run_folder
-from pli_train.corpus import IMAGES
+from pli_train.config import IMAGES
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_train.config import IMAGES
+
 if TYPE_CHECKING:
     from pli_train.config import DataConfig, TokenizerConfig
     from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
-
-IMAGES = ("digits",)
-"""Sources that hold images."""
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pli_train.growth.operator import Descent
 from pli_train.growth.parts import MoreParts
 from pli_train.growth.start import MOST, Start
 from pli_train.lineage import Lineage
-from pli_train.randomness import derive
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from pli_train.anatomy import Anatomy
 
 
 class AddHeads(MoreParts):
@@ -23,6 +16,8 @@ class AddHeads(MoreParts):
 
     operator: Literal["heads"] = "heads"
     to: int = Field(ge=1, le=MOST, description="how many each layer has from then on")
+
+    what: ClassVar[str] = "heads"
 
     def misfit(self, start: Start) -> str | None:
         """The family decides how many heads fit, and how many share K and V."""
@@ -36,24 +31,9 @@ class AddHeads(MoreParts):
 
     def record(self, lineage: Lineage, step: int) -> None:
         """Write the new heads into `lineage`. Raises BadLineage when it cannot be done."""
-        counts = self.targets(lineage, {id: lineage.shape(id)[0] for id in lineage.stack})
+        counts = self.targets(lineage)
         donors = {} if self.initialiser == "random" else {id: self._donors(lineage, id) for id in counts}
         lineage.add_heads(counts, step, self.initialiser, donors, **self.facts)
-
-    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
-        """Give the layers their heads."""
-        from pli_train import model as models
-
-        layers, descents = models.stack_of(model, anatomy), []
-        for id in self.targets(lineage, {id: lineage.shape(id)[0] for id in lineage.stack}):
-            layer, own = layers[lineage.index(id)], derive(seed, id)
-            descents += self.enlarge(layer, model, anatomy, "heads", own)
-        models.settle(model, anatomy)
-        return descents
-
-    def outcome(self, lineage: Lineage) -> str:
-        """`a b: clone, output zero`."""
-        return f"{lineage.events[-1].facts['layer']}: {self.initialiser}, output {self.output}"
 
     def _donors(self, lineage: Lineage, id: str) -> list[str]:
         """New heads copy the old ones in turn; with K/V groups that comes to whole groups in turn."""

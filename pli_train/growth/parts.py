@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pli_train.growth.initialisers import Place, add_noise, random
 from pli_train.growth.operator import Descent, Operator
+from pli_train.lineage import BadLineage, Lineage
 from pli_train.randomness import derive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pli_train.anatomy import Anatomy
-    from pli_train.lineage import Lineage
 
 PartInitialiser = Literal["random", "clone", "clone-noise"]
 Output = Literal["zero", "split", "kept"]
@@ -39,6 +39,9 @@ class MoreParts(Operator):
     output: Output = Field("zero", description="their output columns: zero, split with the donor, or as initialised")
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
 
+    what: ClassVar[str]
+    """`heads` or `units`."""
+
     @model_validator(mode="after")
     def _donor_for_split(self) -> MoreParts:
         if self.output == "split" and self.initialiser == "random":
@@ -53,25 +56,39 @@ class MoreParts(Operator):
     def __str__(self) -> str:
         return f"{self.time} {self.operator} → {self.to}"
 
-    def targets(self, lineage: Lineage, counts: dict[str, int | None]) -> dict[str, int]:
+    def targets(self, lineage: Lineage) -> dict[str, int]:
         """Layer id → its count after the event, for those that grow.
-
-        Args:
-            counts: layer id → its count before, None where that is not known.
 
         Raises:
             BadLineage: when a named layer is not there, or none has fewer than `to`.
         """
-        from pli_train.lineage import BadLineage
-
         for id in self.layers or []:
             if id not in lineage.stack:
                 raise BadLineage(f"layer '{id}' is not in the stack then ({lineage})")
-        few = [id for id, count in counts.items() if count is None or count < self.to]
+        few = [id for id in lineage.stack if (self.count(lineage, id) or 0) < self.to]
         chosen = few if self.layers is None else self.layers
         if not chosen:
             raise BadLineage(f"every layer has {self.to} or more then")
         return dict.fromkeys(chosen, self.to)
+
+    def count(self, lineage: Lineage, id: str) -> int | None:
+        """How many parts layer `id` has; None where that is not known."""
+        heads, units = lineage.shape(id)
+        return heads if self.what == "heads" else units
+
+    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
+        """Give the layers their parts."""
+        from pli_train import model as models
+
+        layers, descents = models.stack_of(model, anatomy), []
+        for id in self.targets(lineage):
+            descents += self.enlarge(layers[lineage.index(id)], model, anatomy, derive(seed, id))
+        models.settle(model, anatomy)
+        return descents
+
+    def outcome(self, lineage: Lineage) -> str:
+        """`a b: clone, output zero`."""
+        return f"{lineage.events[-1].facts['layer']}: {self.initialiser}, output {self.output}"
 
     @property
     def facts(self) -> dict[str, object]:
@@ -79,11 +96,10 @@ class MoreParts(Operator):
         noise = {"noise": self.noise} if self.initialiser == "clone-noise" else {}
         return {"to": self.to, "output": self.output, **noise, **self.policies}
 
-    def enlarge(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, what: str, seed: int) -> list[Descent]:
+    def enlarge(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, seed: int) -> list[Descent]:
         """Give one layer its new parts.
 
         Args:
-            what: `heads` or `units`.
             seed: what random numbers are drawn from.
         """
         import torch
@@ -91,7 +107,7 @@ class MoreParts(Operator):
         from pli_train import layout
 
         sizes = layout.sizes_of(layer, anatomy, model.config)
-        part = layout.growable(anatomy, what, sizes)
+        part = layout.growable(anatomy, self.what, sizes)
         count = self.to // sizes["member"] if part.factor == "group" else self.to
         new = count - part.count
         sources = [*range(part.count), *(place % part.count for place in range(new))]
