@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 
 from pli_train import checkpoint, corpus, disk, flops, growing, learning_rate, optimizer, run_folder
 from pli_train import model as models
@@ -66,7 +66,7 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
     """
     there = f"{folder}: already exists; `pli-train resume {folder}` goes on with it"
     # Of several processes the first makes the folder, perhaps before the others have come this far.
-    if folder.exists() and PartialState().is_main_process and not _unborn(folder):
+    if folder.exists() and _is_main_process() and not _unborn(folder):
         raise BadInput(there)
     show = show or Silent()
     config, parent = parents.settle(config, show.say)
@@ -102,7 +102,7 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
             f"{folder}: the corpus is not the one this run began with ({about} then, {text.about} "
             "now): training on would mix two data orders"
         )
-    lock = Lock(folder) if PartialState().is_main_process else None
+    lock = Lock(folder) if _is_main_process() else None
     if run_folder.checkpoints(folder):
         trainer = _at_the_newest(config, folder, text, show)
     else:
@@ -146,6 +146,11 @@ def _unborn(folder: Path) -> bool:
     """Whether all that is there was left by a process that was killed while it made this folder a run."""
     ours = {run_folder.TOKENIZER, run_folder.PARTIAL + run_folder.RUN, run_folder.LOCK}
     return folder.is_dir() and {path.name for path in folder.iterdir()} <= ours
+
+
+def _is_main_process() -> bool:
+    """Whether this is the first of a run's processes. Asked as Accelerator asks, which takes over the first answer."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:

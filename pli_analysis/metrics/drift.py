@@ -30,6 +30,7 @@ from einops import EinopsError
 
 from pli_train.anatomy.axes import from_rows, growing, rows
 from pli_train.errors import BadInput
+from pli_train.run_folder import LINEAGE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,8 +156,10 @@ def _born(checkpoint: Checkpoint, id: str, name: str, row: int) -> int:
     if row == 0 or factor is None:
         return layer.birth.step
     if factor == "unit":
-        event = next(number for number, units in layer.widths.items() if units > row)
-        return lineage.events[event - 1].step
+        event = next((number for number, units in layer.widths.items() if units > row), None)
+        if event is None or event > len(lineage.events):
+            raise BadInput(f"{checkpoint.path}: its {LINEAGE} does not say when unit {row} of layer {id} was born")
+        return lineage.events[event - 1].step if event else layer.birth.step
     member = checkpoint.anatomy.sizes(checkpoint.config)["member"] if factor == "group" else 1
     return list(layer.heads.values())[row * member].step
 
