@@ -13,7 +13,7 @@ from pli_train import checkpoint, learning_rate, run_folder, trainer
 from pli_train.errors import BadInput
 from pli_train.growth.schedules.adaptive import ready
 from pli_train.lineage import Lineage
-from tests.pli_train.test_trainer import Killed, content
+from tests.pli_train.test_trainer import content, kill_and_resume
 
 EVERYTHING = [
     {"operator": "context", "at": 0, "to": 16},
@@ -65,19 +65,8 @@ KILLS = [("gpt2", at) for at in (1, 3, 4, 5, 6, 7, 8, 10)] + [("bert", 3), ("ber
 
 @pytest.mark.parametrize(("family", "at"), KILLS)
 def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroken, family, tmp_path, monkeypatch, at):
-    run, config = tmp_path / "run", everything(family)
-    update = trainer.Trainer._update
-
-    def until_killed(self):
-        if self.progress.step == at:
-            raise Killed
-        update(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_update", until_killed)
-        with pytest.raises(Killed):
-            trainer.begin(config, run).run()
-    trainer.resume(config, run).run()
+    run = tmp_path / "run"
+    kill_and_resume(everything(family), run, at, monkeypatch)
     assert content(run) == content(unbroken[family])
 
 

@@ -51,10 +51,8 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the trainer catches it."""
 
 
-@pytest.mark.parametrize("at", [1, 5, 6, 8, 11])
-def test_a_killed_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_path, monkeypatch, at):
-    """Insertions lie at steps 3, 6, 6 and 9: before the kill, after it, and on it."""
-    run, config = tmp_path / "run", config_of(family)
+def kill_and_resume(config, run, at, monkeypatch):
+    """A run that dies once `at` updates are done, and is then resumed to its end."""
     update = trainer.Trainer._update
 
     def until_killed(self):
@@ -67,6 +65,13 @@ def test_a_killed_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_pat
         with pytest.raises(Killed):
             trainer.begin(config, run).run()
     trainer.resume(config, run).run()
+
+
+@pytest.mark.parametrize("at", [1, 5, 6, 8, 11])
+def test_a_killed_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_path, monkeypatch, at):
+    """Insertions lie at steps 3, 6, 6 and 9: before the kill, after it, and on it."""
+    run = tmp_path / "run"
+    kill_and_resume(config_of(family), run, at, monkeypatch)
     assert content(run) == content(runs[family])
 
 
