@@ -18,7 +18,8 @@ class Retention:
     Attributes:
         every: steps between plain checkpoints, None for none.
         log_spaced: whether steps 1, 2, 4, 8, … have one.
-        full_last: so many of the newest keep the optimizer's state; older ones are for analysis.
+        full_last: so many of the newest keep the optimizer's state, and those right before growth, where twins fork;
+            the others are for analysis.
         keep: at most so many plain ones stay, the newest; None for all.
         total_steps: the step of the last one.
     """
@@ -48,10 +49,14 @@ class Retention:
         return sorted({*marked, *plain[-self.keep :], max(names)})
 
     def full(self, names: Collection[CheckpointName]) -> set[CheckpointName]:
-        """Those that keep the optimizer's state; one that a stopped run left counts only while it is the newest."""
+        """Those that keep the optimizer's state; one that a stopped run left counts only while it is the newest.
+
+        Those right before growth are among them: a twin that does not grow is forked there.
+        """
         marked = self._marked(names)
         scheduled = sorted(name for name in names if name in marked or self._plain(name.step))
-        return {*scheduled[-self.full_last :], *sorted(names)[-1:]}
+        before_growth = [name for name in names if not name.after]
+        return {*scheduled[-self.full_last :], *before_growth, *sorted(names)[-1:]}
 
     def _marked(self, names: Collection[CheckpointName]) -> set[CheckpointName]:
         """The first, the last, those around growth, and the log-spaced."""

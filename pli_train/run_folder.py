@@ -194,12 +194,14 @@ def flaw_of_file(path: Path, told: dict[str, Any], hashes: bool) -> str | None:
 
 
 def is_name(name: object) -> bool:
-    """Whether it names a file right in a folder, whichever: no path, no way up.
+    """Whether it names a file right in a folder, whichever: no path, no way up, no longer than a disk can name.
 
-    >>> [is_name(name) for name in ("a.json", "../a", "/a", "..", "", 3)]
-    [True, False, False, False, False, False]
+    >>> [is_name(name) for name in ("a.json", "../a", "/a", "..", "", 3, "x" * 256)]
+    [True, False, False, False, False, False, False]
     """
-    return isinstance(name, str) and Path(name).name == name and name not in ("", "..") and "\0" not in name
+    if not isinstance(name, str) or len(name.encode(errors="replace")) > 255:
+        return False
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 def read_text(path: Path) -> str:

@@ -79,6 +79,25 @@ def runs(config_of, tmp_path_factory):
     return folders
 
 
+@pytest.fixture(scope="module")
+def small_run(runs, tmp_path_factory):
+    """A part of a finished run that is quickly read: two checkpoints, one event between them."""
+    from pli_train import run_folder
+
+    run = tmp_path_factory.mktemp("small") / "run"
+    shutil.copytree(runs["gpt2"], run)
+    for name, path in run_folder.checkpoints(run):
+        if name.step not in (0, 3):
+            shutil.rmtree(path)
+    return run
+
+
+@pytest.fixture(params=[250, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
+def fuzz_cases(request):
+    """How many changes of a file are tried: few by default, a thousand among the slow tests, or PLI_FUZZ of them."""
+    return request.param or int(os.environ.get("PLI_FUZZ", "1000"))
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request):
     """Each model family in turn."""

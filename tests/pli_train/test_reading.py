@@ -1,203 +1,24 @@
-"""Broken and hostile files: reading gives content or one named error, and nothing else happens on the way.
+"""What reading refuses by name: links and paths that lead out, configs that choose code, files that do not fit.
 
-An audit hook watches what Python itself is asked to do meanwhile: open a path outside the run's folder, import,
-unpickle, execute. What libraries load lazily is loaded before it looks.
+Random changes of the same files are in `tests/fuzz`.
 """
 
-import copy
 import json
 import os
-import random
-import resource
 import shutil
-import struct
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 
 from pli_analysis.run import Run
-from pli_train import anatomy, checkpoint, run_folder, stored, trainer
+from pli_train import checkpoint, run_folder, stored, trainer
 from pli_train import config as configs
-from pli_train.anatomy import TABLES, families
-from pli_train.errors import BadInput, PliError
-from pli_train.lineage import BadLineage
-from pli_train.model import AUTO_CLASS
-from pli_train.verify import verify
+from pli_train.errors import BadInput
+from tests.pli_train.sharding import sharded
 from tests.pli_train.test_trainer import content, vouch
-
-NAMED = (PliError, BadLineage)
-RUNS_CODE = {"import", "pickle.find_class", "exec", "compile", "os.system", "subprocess.Popen", "socket.connect"}
-SECONDS, MEMORY = 2.0, 2**30
-
-
-class Watch:
-    """What the interpreter was asked to do while it looked."""
-
-    def __init__(self):
-        self.root, self.seen = None, []
-        sys.addaudithook(self._hear)
-
-    def _hear(self, event, args):
-        if self.root is None:
-            return
-        if event in ("open", "os.scandir", "os.listdir") and isinstance(args[0], str | os.PathLike):
-            path = os.path.realpath(args[0])
-            if not path.startswith((self.root, str(TABLES))):
-                self.seen.append((event, path))
-        elif event in (
-            "import",
-            "pickle.find_class",
-            "exec",
-            "compile",
-            "os.system",
-            "subprocess.Popen",
-            "socket.connect",
-        ):
-            self.seen.append((event, str(args[0])[:200]))
-
-    def during(self, root, work):
-        self.root, self.seen = os.path.realpath(root), []
-        try:
-            return work()
-        finally:
-            self.root = None
-
-
-@pytest.fixture(scope="session")
-def watch():
-    return Watch()
-
-
-@pytest.fixture(scope="module")
-def run(runs, tmp_path_factory):
-    """A small part of a finished run: two steps, one event."""
-    run = tmp_path_factory.mktemp("reading") / "run"
-    shutil.copytree(runs["gpt2"], run)
-    for name, path in run_folder.checkpoints(run):
-        if name.step not in (0, 3):
-            shutil.rmtree(path)
-    for name in families():  # what a config that names another family would load
-        stored.declared(name)
-        with torch.device("meta"):
-            kind = getattr(transformers, AUTO_CLASS[anatomy.family(name).task])
-            kind.from_config(transformers.AutoConfig.for_model(name))
-    return run
-
-
-def read_everything(run, at="checkpoint-3"):
-    """All that reads a run's files; each gives content or a named error. Returns how many gave content."""
-    readers = (
-        lambda: Run.open(run).record,
-        lambda: Run.open(run).parent,
-        lambda: str(Run.open(run).lineage),
-        lambda: Run.open(run).drift(),
-        lambda: [c.tokens for c in Run.open(run, hashes=True).checkpoints],
-        lambda: list(verify(run)),
-        lambda: checkpoint.newest(run, lambda line: None),
-        lambda: checkpoint.read(run / at),
-        lambda: configs.of_run(run),
-    )
-    gave = 0
-    for reader in readers:
-        try:
-            reader()
-            gave += 1
-        except NAMED as error:
-            assert (str(error) and "\n" not in str(error)) or isinstance(error, BadInput), error
-    return gave
-
-
-HOSTILE = (
-    *(None, True, False, -1, 0, 1, 7, 2**31, 2**63, 10**40, 0.5, -0.0, 1e308, float("nan"), float("inf")),
-    *("", "..", "../x", "/etc/passwd", "a\0b", "x" * 5000, "gpt2", "bert", "a", "b", "a.h0", "builtins.exec"),
-    *([], {}, [[]], [None], [1, 2], ["a", "a"], {"": ""}, {"a": {}}, {"auto_map": {"AutoModel": "x.Y"}}),
-)
-KEYS = ("auto_map", "_attn_implementation", "quantization_config", "num_labels", "dtype", "to_dict", "__class__")
-KEYS += ("trust_remote_code", "base_model_tp_plan", "../x", "n_layer", "vocab_size", "step", "stack", "heads")
-
-
-def nodes(document):
-    """Every (container, key) of a JSON document."""
-    keys = document if isinstance(document, dict) else range(len(document)) if isinstance(document, list) else ()
-    for key in list(keys):
-        yield document, key
-        yield from nodes(document[key])
-
-
-def bent(document, chance):
-    """A JSON document with one thing in it changed."""
-    document = copy.deepcopy(document)
-    places = list(nodes(document))
-    if not places:
-        return chance.choice(HOSTILE)
-    box, key = chance.choice(places)
-    what = chance.randrange(5)
-    if what == 0:
-        del box[key]
-    elif what == 1 and isinstance(box, dict):
-        box[chance.choice(KEYS)] = chance.choice(HOSTILE)
-    elif what == 2:
-        other, from_ = chance.choice(places)
-        box[key] = (
-            copy.deepcopy(other[from_]) if from_ in (other if isinstance(other, dict) else range(len(other))) else 0
-        )
-    elif what == 3 and isinstance(box[key], int | float):
-        box[key] = box[key] * chance.choice((-1, 2, 10, 10**6, 10**12)) + chance.choice((-1, 0, 1))
-    else:
-        box[key] = chance.choice(HOSTILE)
-    return document
-
-
-def torn(data, chance):
-    """Bytes with something torn, flipped or thrown in."""
-    at, end = sorted((chance.randrange(len(data) + 1), min(len(data), chance.randrange(len(data) + 1))))
-    what = chance.randrange(7)
-    if what == 0:
-        return data[:at]
-    if what == 1:
-        flipped = bytearray(data)
-        for _ in range(chance.randrange(1, 9)):
-            flipped[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        return bytes(flipped)
-    if what == 2:
-        return data[:at] + data[end:]
-    if what == 3:
-        return data[:at] + chance.randbytes(chance.randrange(1, 64)) + data[at:]
-    if what == 4:
-        return data[:at] + data[at:end][:4096] * 2 + data[end:]
-    if what == 5:
-        return chance.choice((b"[", b'{"a":', b'{"files":{"a":')) * chance.choice((10, 1000, 200_000))
-    return chance.choice(
-        (b"", b"null", b"[]", b"{}", b"\xff\xfe", b"\0" * 64, b"1e999999", b"9" * 10_000, b'"\\ud800"')
-    )
-
-
-def bent_header(data, chance):
-    """A safetensors file with another header, or another length of it."""
-    (length,) = struct.unpack("<Q", data[:8])
-    header, rest = data[8 : 8 + length], data[8 + length :]
-    what = chance.randrange(3)
-    if what == 0:
-        size = chance.choice((0, 1, length - 1, length + 1, len(data), 2**31, 2**40, 2**63, 2**64 - 1))
-        return struct.pack("<Q", size) + data[8:]
-    if what == 1:
-        header = torn(header, chance)
-    else:
-        header = json.dumps(bent(json.loads(header), chance)).encode()
-    return struct.pack("<Q", len(header)) + header + rest
-
-
-def mutated(path, data, chance):
-    if path.suffix == ".safetensors":
-        return bent_header(data, chance) if chance.random() < 0.7 else torn(data, chance)
-    return json.dumps(bent(json.loads(data), chance)).encode() if chance.random() < 0.7 else torn(data, chance)
-
 
 AT = "checkpoint-3"
 FILES = [
@@ -207,111 +28,12 @@ FILES = [
 ]
 
 
-def attack(run, file, cases, seed, watch, read=read_everything):
-    """Read a run with one of its files changed, again and again; returns how often it still gave all content."""
-    path, chance = run / file, random.Random(f"{file} {seed}")
-    good, manifest = path.read_bytes(), (run / AT / run_folder.MANIFEST).read_bytes()
-    before, whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 0
-    everything = read(run)
-    for number in range(cases):
-        bad = mutated(path, good, chance)
-        path.write_bytes(bad)
-        believed = path.parent.name == AT and path.name != run_folder.MANIFEST and chance.random() < 0.8
-        if believed:
-            vouch(path)
-        began = time.process_time()  # work, and not waiting for a busy machine
-        try:
-            gave = watch.during(run, lambda: read(run))
-        except Exception as error:
-            raise AssertionError(f"{file}, case {number} of seed {seed}: {error!r}: {bad[:2000]!r}") from error
-        finally:
-            path.write_bytes(good)
-            (run / AT / run_folder.MANIFEST).write_bytes(manifest)
-        assert not watch.seen, (number, watch.seen[:3], bad[:2000])
-        assert time.process_time() - began < SECONDS, (number, bad[:2000])
-        whole += gave == everything
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
-    return whole
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_a_broken_file_is_a_named_error_and_nothing_else_happens(run, file, watch):
-    attack(run, file, 40, "warm", watch=_Blind())
-    attack(run, file, 250, 0, watch)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("file", FILES)
-def test_broken_files_at_length(run, file, watch):
-    """A thousand changes of each file; PLI_FUZZ asks for another number."""
-    attack(run, file, 300, "warm", watch=_Blind())
-    attack(run, file, int(os.environ.get("PLI_FUZZ", "1000")), 1, watch)
-
-
-class _Blind:
-    seen = ()
-
-    def during(self, root, work):
-        return work()
-
-
-@pytest.mark.parametrize("file", [*FILES[2:7], FILES[8]])
-def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, watch):
-    """One update is done where the trainer takes the state."""
-
-    def resumed(folder):
-        try:
-            made = trainer.resume(config_of("gpt2"), folder)
-            made._grow = lambda: None
-            made._update()
-        except NAMED:
-            return 0
-        return 1
-
-    attack(run, file, 25, "resume", _Blind(), resumed)
-
-
-def test_the_watch_sees_what_it_is_there_for(run, watch, tmp_path):
-    """The negative control: a path outside, an import and a pickle do not escape it."""
-    import pickle
-
-    (tmp_path / "outside").write_bytes(pickle.dumps(Path("/")))
-
-    def sins():
-        import this_module_is_not_there  # noqa: F401
-
-    watch.during(run, lambda: pickle.loads((tmp_path / "outside").read_bytes()))
-    assert {event for event, _ in watch.seen} == {"open", "pickle.find_class"}
-    with pytest.raises(ModuleNotFoundError):
-        watch.during(run, sins)
-    assert ("import", "this_module_is_not_there") in watch.seen
-
-
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-
-
-@pytest.mark.parametrize("file", TOKENIZER)
-def test_a_broken_tokenizer_is_a_named_error(run, file, watch):
-    """`auto_map` and classes by name among the changes: no code is looked for."""
-    from pli_train.corpus.tokens import _pretrained
-
-    def loaded(folder):
-        try:
-            _pretrained(str(folder / run_folder.TOKENIZER))
-        except PliError:
-            return 0
-        return 1
-
-    attack(run, f"{run_folder.TOKENIZER}/{file}", 40, "warm", _Blind(), loaded)
-    attack(run, f"{run_folder.TOKENIZER}/{file}", 60, 0, watch, loaded)
-
-
 # --- names that lead out of the folder ------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def mine(run, tmp_path):
-    return Path(shutil.copytree(run, tmp_path / "run"))
+def mine(small_run, tmp_path):
+    return Path(shutil.copytree(small_run, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -355,19 +77,6 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(mine):
         assert run_folder.flaw(mine / AT)
 
 
-def sharded(folder):
-    """Let a checkpoint have its weights in shards, as transformers writes big ones."""
-    found = checkpoint.read(folder)
-    (folder / run_folder.WEIGHTS).unlink()
-    found.model.save_pretrained(folder, max_shard_size="40KB")
-    manifest = {"files": {}}
-    (folder / run_folder.MANIFEST).write_text(json.dumps(manifest))
-    for path in sorted(folder.iterdir()):
-        if path.name != run_folder.MANIFEST:
-            vouch(path)
-    return found
-
-
 def test_shards_are_read_like_one_file(mine):
     plain = {name: load_file(mine / AT / run_folder.WEIGHTS)[name] for name in Run.open(mine).checkpoints[-1].files}
     drift, found = Run.open(mine).drift(), sharded(mine / AT)
@@ -394,12 +103,6 @@ def test_an_index_that_leads_out_is_refused(mine, name):
     for reader in (lambda: checkpoint.read(mine / AT), lambda: Run.open(mine).drift()):
         with pytest.raises(BadInput, match="which is no file of this folder"):
             reader()
-
-
-def test_a_broken_index_is_a_named_error_too(mine, watch):
-    sharded(mine / AT)
-    attack(mine, f"{AT}/{run_folder.WEIGHTS_INDEX}", 20, "warm", _Blind())
-    attack(mine, f"{AT}/{run_folder.WEIGHTS_INDEX}", 100, 0, watch)
 
 
 # --- configs --------------------------------------------------------------------------------------------------------

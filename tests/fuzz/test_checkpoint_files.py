@@ -1,0 +1,166 @@
+"""Broken and hostile files: reading gives content or one named error, and nothing else happens on the way.
+
+An audit hook watches what Python itself is asked to do meanwhile. What libraries load lazily is loaded before it looks.
+"""
+
+import random
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from pli_analysis.run import Run
+from pli_train import anatomy, checkpoint, run_folder, stored, trainer
+from pli_train import config as configs
+from pli_train.anatomy import families
+from pli_train.corpus.tokens import _pretrained
+from pli_train.errors import BadInput, PliError
+from pli_train.lineage import BadLineage
+from pli_train.model import AUTO_CLASS
+from pli_train.verify import verify
+from tests.fuzz.changes import mutated
+from tests.fuzz.watch import Blind, Watch
+from tests.pli_train.sharding import sharded
+from tests.pli_train.test_trainer import vouch
+
+NAMED = (PliError, BadLineage)
+SECONDS, MEMORY = 2.0, 2**30
+AT = "checkpoint-3"
+FILES = [
+    *(run_folder.RUN, run_folder.LINEAGE),
+    *(f"{AT}/{name}" for name in (run_folder.MANIFEST, run_folder.LINEAGE, run_folder.CONFIG, stored.GENERATION)),
+    *(f"{AT}/{name}" for name in (run_folder.TRAINER_STATE, run_folder.WEIGHTS, run_folder.OPTIMIZER)),
+]
+INDEX = f"{AT}/{run_folder.WEIGHTS_INDEX}"
+TOKENIZER = [f"{run_folder.TOKENIZER}/{name}" for name in ("tokenizer.json", "tokenizer_config.json")]
+
+
+@pytest.fixture(scope="session")
+def watch():
+    return Watch()
+
+
+@pytest.fixture(scope="module")
+def run(small_run):
+    """A run to be read, in a process that has loaded what a config that names another family would load."""
+    for name in families():
+        stored.declared(name)
+        with torch.device("meta"):
+            kind = getattr(transformers, AUTO_CLASS[anatomy.family(name).task])
+            kind.from_config(transformers.AutoConfig.for_model(name))
+    return small_run
+
+
+@pytest.fixture(scope="module")
+def run_in_shards(run, tmp_path_factory):
+    copy = Path(shutil.copytree(run, tmp_path_factory.mktemp("shards") / "run"))
+    sharded(copy / AT)
+    return copy
+
+
+def read_everything(run, at="checkpoint-3"):
+    """All that reads a run's files; each gives content or a named error. Returns how many gave content."""
+    readers = (
+        lambda: Run.open(run).record,
+        lambda: Run.open(run).parent,
+        lambda: str(Run.open(run).lineage),
+        lambda: Run.open(run).drift(),
+        lambda: [c.tokens for c in Run.open(run, hashes=True).checkpoints],
+        lambda: list(verify(run)),
+        lambda: checkpoint.newest(run, lambda line: None),
+        lambda: configs.of_run(run),
+        *((lambda: checkpoint.read(run / at),) if at else ()),
+    )
+    gave = 0
+    for reader in readers:
+        try:
+            reader()
+            gave += 1
+        except NAMED as error:
+            assert (str(error) and "\n" not in str(error)) or isinstance(error, BadInput), error
+    return gave
+
+
+def read_around(run):
+    """All of that but the checkpoint by itself, which sees none of the files beside it."""
+    return read_everything(run, at=None)
+
+
+def attack(run, file, cases, seed, watch, read=read_everything):
+    """Read a run with one of its files changed, again and again; returns how often it still gave all content."""
+    path, chance = run / file, random.Random(f"{file} {cases} {seed}")
+    good, manifest = path.read_bytes(), (run / AT / run_folder.MANIFEST).read_bytes()
+    before, whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 0
+    everything = read(run)
+    for number in range(cases):
+        bad = mutated(path, good, chance)
+        path.write_bytes(bad)
+        believed = path.parent.name == AT and path.name != run_folder.MANIFEST and chance.random() < 0.8
+        if believed:
+            vouch(path)
+        began = time.process_time()  # work, and not waiting for a busy machine
+        try:
+            gave = watch.during(run, lambda: read(run))
+        except Exception as error:
+            raise AssertionError(f"{file}, case {number} of seed {seed}: {error!r}: {bad[:2000]!r}") from error
+        finally:
+            path.write_bytes(good)
+            (run / AT / run_folder.MANIFEST).write_bytes(manifest)
+        assert not watch.seen, (number, watch.seen[:3], bad[:2000])
+        assert time.process_time() - began < SECONDS, (number, bad[:2000])
+        whole += gave == everything
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
+    return whole
+
+
+def load_tokenizer(run):
+    try:
+        _pretrained(str(run / run_folder.TOKENIZER))
+    except PliError:
+        return 0
+    return 1
+
+
+@pytest.mark.parametrize("file", [*FILES, INDEX, *TOKENIZER])
+def test_a_broken_file_is_a_named_error_and_nothing_else_happens(run, run_in_shards, file, watch, fuzz_cases):
+    """`auto_map`, classes by name and paths that lead out are among the changes."""
+    folder = run_in_shards if file == INDEX else run
+    read = load_tokenizer if file in TOKENIZER else read_everything if file.startswith(AT) else read_around
+    attack(folder, file, 300 if fuzz_cases >= 1000 else 40, "warm", Blind(), read)
+    attack(folder, file, fuzz_cases, 0, watch, read)
+
+
+@pytest.mark.parametrize("file", [*FILES[2:7], FILES[8]])
+def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, watch):
+    """One update is done where the trainer takes the state."""
+
+    def resumed(folder):
+        try:
+            made = trainer.resume(config_of("gpt2"), folder)
+            made._grow = lambda: None
+            made._update()
+        except NAMED:
+            return 0
+        return 1
+
+    attack(run, file, 25, "resume", Blind(), resumed)
+
+
+def test_the_watch_sees_what_it_is_there_for(run, watch, tmp_path):
+    """The negative control: a path outside, an import and a pickle do not escape it."""
+    import pickle
+
+    (tmp_path / "outside").write_bytes(pickle.dumps(Path("/")))
+
+    def sins():
+        import this_module_is_not_there  # noqa: F401
+
+    watch.during(run, lambda: pickle.loads((tmp_path / "outside").read_bytes()))
+    assert {event for event, _ in watch.seen} == {"open", "pickle.find_class"}
+    with pytest.raises(ModuleNotFoundError):
+        watch.during(run, sins)
+    assert ("import", "this_module_is_not_there") in watch.seen

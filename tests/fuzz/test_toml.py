@@ -1,0 +1,31 @@
+"""Broken configs: changes of the text of a preset."""
+
+import random
+
+from pli_train import config
+from pli_train.errors import BadInput
+
+
+def test_a_broken_toml_loads_or_is_a_line_a_mistake(tmp_path, fuzz_cases):
+    path, chance = tmp_path / "mine.toml", random.Random(0)
+    good = (config.PRESETS / "tiny.toml").read_bytes() + b"\n[growth.swapping]\nprobability = 0.5\n"
+    words = [*config.keys(), "true", "-1", "1e999", "nan", "[[", "]]", '"""', "{}", "=", "0x7fffffffffffffffffff", "\0"]
+    loaded = 0
+    for _ in range(fuzz_cases):
+        bad, at = bytearray(good), chance.randrange(len(good))
+        what = chance.randrange(4)
+        if what == 0:
+            bad[at] ^= 1 << chance.randrange(8)
+        elif what == 1:
+            del bad[at : at + chance.randrange(1, 80)]
+        elif what == 2:
+            bad[at:at] = chance.choice(words).encode()
+        else:
+            bad[at : at + 8] = chance.randbytes(chance.randrange(1, 40))
+        path.write_bytes(bytes(bad))
+        try:
+            config.load(str(path))
+            loaded += 1
+        except BadInput as error:
+            assert all(mistake.strip() and "\n" not in mistake for mistake in error.mistakes), error.mistakes
+    assert 0 < loaded < fuzz_cases

@@ -1,0 +1,42 @@
+"""What Python itself is asked to do while a file is read: open a path, import, unpickle, execute."""
+
+import os
+import sys
+
+from pli_train.anatomy import TABLES
+
+RUNS_CODE = {"import", "pickle.find_class", "exec", "compile", "os.system", "subprocess.Popen", "socket.connect"}
+
+
+class Watch:
+    """What the interpreter was asked to do while it looked."""
+
+    def __init__(self):
+        self.root, self.seen = None, []
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event, args):
+        if self.root is None:
+            return
+        if event in ("open", "os.scandir", "os.listdir") and isinstance(args[0], str | os.PathLike):
+            path = os.path.realpath(args[0])
+            if not path.startswith((self.root, str(TABLES))):
+                self.seen.append((event, path))
+        elif event in RUNS_CODE:
+            self.seen.append((event, str(args[0])[:200]))
+
+    def during(self, root, work):
+        self.root, self.seen = os.path.realpath(root), []
+        try:
+            return work()
+        finally:
+            self.root = None
+
+
+class Blind:
+    """Looks away, while libraries load what they load lazily."""
+
+    seen = ()
+
+    def during(self, root, work):
+        return work()
