@@ -94,8 +94,9 @@ def _source(run: Path, step: int, growth: bool) -> Path:
     """The checkpoint to fork at. Raises BadInput naming the steps there are when it is not there, whole and full."""
     before, after = (run / str(CheckpointName(step, after)) for after in (False, True))
     grows = after.is_dir() and any(event.step == step for event in _lineage(after).events)
-    if growth:
-        wanted = after if after.is_dir() else before
+    if growth:  # of a finished run, only the one before the event may still hold the optimizer's state: it grows anew
+        light = after.is_dir() and not run_folder.is_full(after) and run_folder.is_full(before)
+        wanted = after if after.is_dir() and not light else before
     else:
         wanted = before if grows or not after.is_dir() else after
     if not wanted.is_dir():

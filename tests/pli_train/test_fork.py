@@ -49,6 +49,19 @@ def test_a_fork_with_nothing_changed_is_its_parent_bit_for_bit(runs, family, tmp
     assert min(name.step for name, _ in run_folder.checkpoints(twin)) == step
 
 
+@pytest.mark.parametrize("step", [3, 6, 9])
+def test_a_finished_run_that_kept_little_has_twins_at_every_event(config_of, tmp_path, step):
+    """The state of the optimizer is there right before each event, and nowhere else but at the end."""
+    parent, twin, still = (tmp_path / name for name in ("parent", "twin", "still"))
+    trainer.begin(config_of("gpt2", {"checkpoint": {"every": None, "full_last": 1}}), parent).run()
+    assert not run_folder.is_full(parent / f"checkpoint-{step}")
+    fork(parent, step, twin).run()
+    same_from(parent, twin, f"checkpoint-{step}")
+    fork(parent, step, still, growth=False).run()
+    told = Lineage.from_json((still / run_folder.LINEAGE).read_text())
+    assert [event.step for event in told.events] == [at for at in (3, 6, 6, 9) if at < step]
+
+
 @pytest.mark.parametrize("step", [1, 2, 4, 6, 8])
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
 def test_a_fork_under_every_operator_is_its_parent_bit_for_bit(unbroken, tmp_path, kind, step):  # noqa: F811
