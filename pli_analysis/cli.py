@@ -65,6 +65,44 @@ def drift(
     emit(measure(opened, of), format, out)
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs, event folders or files, downloads.")],
+    tag: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which scalar: a name, or eval*.")] = None,
+    by: Annotated[str, typer.Option(help="step, tokens, flops or seconds.")] = "step",
+    at: Annotated[int | None, typer.Option(metavar="STEP", help="Where losses are compared; else the end.")] = None,
+    levels: Annotated[str | None, typer.Option(metavar="L,L…", help="Losses at which speed-ups are told.")] = None,
+    reference: Annotated[str | None, typer.Option(metavar="NAME", help="What speed-ups refer to.")] = None,
+    smooth: Annotated[int, typer.Option(min=1, metavar="POINTS", help="Mean over so many points.")] = 1,
+    speed_ups: Annotated[bool, typer.Option("--speed-ups", help="One row a level and group, with bands.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.")] = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """Whose loss is lower, and who comes to a loss sooner. `GROUP=PATH` makes runs seeds of one group.
+
+    Example: pli-analyze compare runs/tiny runs/baseline --by flops --html compare.html
+    """
+    from pli_analysis.metrics import compare as metric
+    from pli_analysis.report import comparison
+    from pli_analysis.tables import emit
+
+    curves = metric.read(runs, tag)
+    metric.require(curves, by)
+    step = metric.last_common_step(curves) if at is None else at
+    asked = metric.parse_levels(levels) if levels else metric.common_levels(curves, 3, smooth)
+    base = reference or curves[0].group
+    table = metric.summary(curves, step, asked, by, base, smooth)
+    told = metric.speed_ups(curves, asked, by, base, smooth)
+    typer.echo(comparison.verdict(curves, step, smooth), err=True)
+    if html is not None:
+        from pli_analysis.report import page
+
+        page.write(comparison.tell(curves, table, step, by, base, smooth), html)
+        typer.echo(html, err=True)
+    emit(told if speed_ups else table, format, out)
+
+
 class ReportCommand(TyperCommand):
     """Lets `--html` stand alone, which Typer's options cannot: then the page goes beside the run."""
 

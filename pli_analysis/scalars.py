@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_analysis import downloads
 from pli_train import run_folder
+from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,14 +38,25 @@ class Scalars:
             self.values[tag] = {at: point for at, point in points.items() if at < step}
 
 
-def read(folder: Path) -> Scalars:
-    """Every scalar under a run folder's event files, in the order the processes wrote them.
+def read(path: Path) -> Scalars:
+    """Every scalar of a run folder, a folder with event files, one event file, or a download of one scalar.
 
-    A file cut short (a process that was killed) is read up to the cut. Where a later process resumed from an earlier
-    step, its values stand.
+    Files are read in the order that processes wrote them. One cut short (its process was killed) is read up to the cut.
+    Where a later process resumed from an earlier step, its values stand. A download's tag is its file's stem.
+
+    Raises:
+        BadInput: when the path is not there, or a download is none.
     """
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder")
+    if path.suffix in downloads.ENDINGS and path.is_file():
+        points = {int(step): (wall, value) for wall, step, value in downloads.read(path).tolist()}
+        return Scalars({path.stem: points} if points else {})
+    return _of_events([path] if path.is_file() else sorted(path.glob(run_folder.SCALARS), key=_begun))
+
+
+def _of_events(files: list[Path]) -> Scalars:
     scalars = Scalars()
-    files = sorted(folder.glob(run_folder.SCALARS), key=_begun)
     if not files:
         return scalars
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader

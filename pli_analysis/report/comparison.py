@@ -1,0 +1,93 @@
+"""What a comparison of runs says: who is lower where, and who is sooner by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.figures import compare as figures
+from pli_analysis.figures.loss import AXES
+from pli_analysis.metrics import compare
+from pli_analysis.report.content import Figure, Report, Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.metrics.compare import Curve
+
+FINE = 40
+"""Levels of the speed-up's curve."""
+
+
+def verdict(curves: Sequence[Curve], at: int, width: int) -> str:
+    """Which run has the lowest loss at a step, and by how much, in one sentence."""
+    losses = {curve.name: compare.loss_at(curve, at, width) for curve in curves}
+    there = sorted((loss, name) for name, loss in losses.items() if np.isfinite(loss))
+    if not there:
+        return f"no run has a loss at step {at:,}"
+    lowest, name = there[0]
+    next_best = f"; next is {there[1][1]} with {there[1][0]:.4g}" if len(there) > 1 else ""
+    return f"lowest loss at step {at:,}: {name} with {lowest:.4g}{next_best}"
+
+
+def tell(curves: Sequence[Curve], summary: pd.DataFrame, at: int, by: str, reference: str, width: int) -> Report:
+    """The page of a comparison: losses, speed-ups, and how they were measured.
+
+    Args:
+        curves: of `compare.read`.
+        summary: of `compare.summary`.
+        at: the step at which losses are compared.
+        by: the axis.
+        reference: the group that the others are compared with.
+        width: points that a loss is smoothed over.
+    """
+    table = drawn_points(curves, by)
+    told = verdict(curves, at, width)
+    shown = [Figure("losses", "Losses", f"{told[0].upper()}{told[1:]}.", figures.losses(table, by), table)]
+    levels = compare.common_levels(curves, FINE, width)
+    ups = compare.speed_ups(curves, levels, by, reference, width)
+    if len(ups) and len(set(ups["group"])) > 1:
+        drawing = figures.speed_up(ups, reference, by)
+        shown.append(Figure("speed-up", f"Speed-up over {reference}", speed_up_words(ups, reference, by), drawing, ups))
+    smooth = f"the mean of {width} points" if width > 1 else "each point as it was logged"
+    method = (
+        f"Loss is {smooth}. A run reaches a loss where its curve first comes down to it, in a straight line between "
+        "points; a loss that it never reaches, or had passed at its first point, is left out. Speed-up is the "
+        f"{AXES[by]} that {reference} needed ÷ those that the run needed. Over seeds it is a ratio of geometric means; "
+        f"the band is a percentile bootstrap of {compare.DRAWS} draws over runs (Efron, 1979)."
+    )
+    seconds = "" if by != "seconds" else " Seconds of event files of others count from their first point."
+    sections = [
+        Section("comparison", "Comparison", figures=shown, tables=[("Runs", summary)]),
+        Section("method", "Method", [method + seconds]),
+    ]
+    return Report(f"Comparison of {len(curves)} runs", told, sections)
+
+
+def drawn_points(curves: Sequence[Curve], by: str) -> pd.DataFrame:
+    """All curves in one tidy table, with a row more for each growth event, at the loss of its step."""
+    import pandas as pd
+
+    parts = []
+    for curve in curves:
+        steps = curve.table["step"]
+        at = {name: np.interp(curve.events, steps, curve.table[name]) for name in {by, "loss"}}
+        grown = pd.DataFrame({**at, "event": [True] * len(curve.events)})
+        plain = pd.DataFrame({by: curve.table[by], "loss": curve.table["loss"], "event": False})
+        part = pd.concat([plain, grown], ignore_index=True) if len(grown) else plain
+        parts.append(part.assign(run=curve.name, group=curve.group))
+    return pd.concat(parts, ignore_index=True)[["run", "group", "event", by, "loss"]]
+
+
+def speed_up_words(ups: pd.DataFrame, reference: str, by: str) -> str:
+    """The figure's finding: the speed-up of each group at the lowest level that it and the reference reach."""
+    told = []
+    for group, mine in ups[ups["speed_up"].notna() & (ups["group"] != reference)].groupby("group", sort=False):
+        last = mine.loc[mine["level"].idxmin()]
+        band = f" ({last['low']:.2f}–{last['high']:.2f})" if np.isfinite(last["low"]) else ""
+        told.append(
+            f"{group} comes to {last['level']:.4g} with a speed-up of {last['speed_up']:.2f}{band} in {AXES[by]}"
+        )
+    return "; ".join(told) + "." if told else f"No run reaches a loss that {reference} reaches as well."
