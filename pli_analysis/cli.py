@@ -88,6 +88,7 @@ def compare(
     from pli_analysis.tables import emit
 
     curves = metric.read(runs, tag)
+    _complain(list(dict.fromkeys(line for curve in curves for line in curve.damaged)))
     metric.require(curves, by)
     step = metric.last_common_step(curves) if at is None else at
     asked = metric.parse_levels(levels) if levels else metric.common_levels(curves, 3, smooth)

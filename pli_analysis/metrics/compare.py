@@ -41,12 +41,14 @@ class Curve:
         table: `step`, `tokens`, `flops`, `seconds` and `loss`, by step; an axis that was not logged is NaN. Seconds are
             of training for our runs, since the first point for others'.
         events: steps of growth.
+        damaged: a line for each file of which records could not be read.
     """
 
     name: str
     group: str
     table: pd.DataFrame
     events: list[int] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -80,7 +82,7 @@ def _curves(group: str, path: Path, pattern: str | None) -> list[Curve]:
     found = []
     for tag in tags:
         called = f"{name}:{tag}" if len(tags) > 1 else name
-        found.append(Curve(called, group or called, _table(scalars, tag), _events(path)))
+        found.append(Curve(called, group or called, _table(scalars, tag), _events(path), scalars.damaged))
     return found
 
 
