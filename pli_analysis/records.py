@@ -80,6 +80,19 @@ class Points:
     value: np.ndarray
 
 
+def by_tag(groups: list[Points]) -> list[Points]:
+    """One for each tag, in the order of records: where a step stands twice, the later value is then the last."""
+    of_tag: dict[str, list[Points]] = {}
+    for group in groups:
+        of_tag.setdefault(group.tag, []).append(group)
+    found = []
+    for tag, parts in of_tag.items():
+        order = np.argsort(np.concatenate([part.record for part in parts]), kind="stable")
+        columns = zip(*((part.record, part.step, part.wall_time, part.value) for part in parts), strict=True)
+        found.append(Points(tag, *(np.concatenate(column)[order] for column in columns)))
+    return found
+
+
 def decode(data: bytes, records: Records) -> tuple[list[Points], np.ndarray]:
     """Decode plain scalars together.
 

@@ -84,9 +84,9 @@ def add(scalars: Scalars, data: bytes, name: str) -> None:
     if lost := there.damaged + len(others) - len(found.known):
         scalars.damaged.append(f"{name}: {lost} damaged record{'s' * (lost > 1)}")
     marks = [*restarts, (len(there.starts), None)]
-    begun = 0
+    begun, together = 0, records.by_tag([*plain, *found.points])
     for at, step in marks:
-        for points in [*plain, *found.points]:
+        for points in together:
             low, high = np.searchsorted(points.record, [begun, at])
             if low < high:
                 part = slice(low, high)
