@@ -87,21 +87,21 @@ def compare(
     from pli_analysis.report import comparison
     from pli_analysis.tables import emit
 
-    curves = metric.read(runs, tag)
+    curves = metric.read(runs, tag, smooth)
     _complain(list(dict.fromkeys(line for curve in curves for line in curve.damaged)))
     metric.require(curves, by)
     step = metric.last_common_step(curves) if at is None else at
-    asked = metric.parse_levels(levels) if levels else metric.common_levels(curves, 3, smooth)
+    asked = metric.parse_levels(levels) if levels else metric.common_levels(curves, 3)
     base = reference or curves[0].group
-    table = metric.summary(curves, step, asked, by, base, smooth)
-    told = metric.speed_ups(curves, asked, by, base, smooth)
-    typer.echo(comparison.verdict(curves, step, smooth), err=True)
+    ups = metric.speed_ups(curves, asked, by, base)
+    table = metric.summary(curves, step, ups)
+    typer.echo(comparison.verdict(curves, step), err=True)
     if html is not None:
         from pli_analysis.report import page
 
-        page.write(comparison.tell(curves, table, step, by, base, smooth), html)
+        page.write(comparison.tell(curves, table, step, by, base), html)
         typer.echo(html, err=True)
-    emit(told if speed_ups else table, format, out)
+    emit(ups if speed_ups else table, format, out)
 
 
 class ReportCommand(TyperCommand):

@@ -94,11 +94,10 @@ def _source(run: Path, step: int, growth: bool) -> Path:
     """The checkpoint to fork at. Raises BadInput naming the steps there are when it is not there, whole and full."""
     before, after = (run / str(CheckpointName(step, after)) for after in (False, True))
     grows = after.is_dir() and any(event.step == step for event in _lineage(after).events)
-    if growth:  # of a finished run, only the one before the event may still hold the optimizer's state: it grows anew
-        light = after.is_dir() and not run_folder.is_full(after) and run_folder.is_full(before)
-        wanted = after if after.is_dir() and not light else before
-    else:
-        wanted = before if grows or not after.is_dir() else after
+    # Of a finished run perhaps only the one before the event still holds the optimizer's state: the twin grows anew.
+    candidates = [before] if grows and not growth else [after, before]
+    there = [path for path in candidates if path.is_dir()] or [before]
+    wanted = next((path for path in there if run_folder.is_full(path)), there[0])
     if not wanted.is_dir():
         steps = sorted({name.step for name, path in run_folder.checkpoints(run) if run_folder.is_full(path)})
         told = ", ".join(map(str, steps)) or "no step"

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.figures.loss import AXES, MOST, extremes
-from pli_analysis.figures.palette import COLOURS, NEUTRAL
+from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
 
 
 def losses(table: pd.DataFrame, by: str) -> go.Figure:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis.figures.palette import COLOURS, NEUTRAL
+from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
     drawn.update_layout(
         xaxis_title=AXES["step"],
         yaxis_title="loss (nats per token)",
-        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+        legend=LEGEND,
         hovermode="closest",
         meta={"axes": AXES},
     )

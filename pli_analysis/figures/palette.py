@@ -10,6 +10,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 NEUTRAL = "#808080"
 SEQUENTIAL = "Cividis"
 """Colour scale for amounts; its lightness rises steadily, for any kind of colour vision."""
+LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
+"""A line of names at the foot, clear of the axis title however narrow the page."""
 
 
 def number_of(layer: str) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ class Curve:
             of training for our runs, since the first point for others'.
         events: steps of growth.
         damaged: a line for each file of which records could not be read.
+        width: points that `losses` is smoothed over.
     """
 
     name: str
@@ -49,22 +51,29 @@ class Curve:
     table: pd.DataFrame
     events: list[int] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    width: int = 1
+
+    @cached_property
+    def losses(self) -> np.ndarray:
+        """[points], the smoothed loss, which everything here is measured on."""
+        return smoothed(self.table["loss"].to_numpy(dtype=float), self.width)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read(asked: Sequence[str], tag: str | None = None) -> list[Curve]:
+def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[Curve]:
     """The loss curves of some runs.
 
     Args:
         asked: run folders, event folders or files, JSON or CSV downloads; `GROUP=PATH` puts one into a group.
         tag: a pattern (`eval*`); each tag it matches is a curve. By default the usual names of a loss are looked for.
+        width: points to smooth losses over.
 
     Raises:
         BadInput: when a path holds no scalars, or none that matches.
     """
-    found = [curve for each in asked for curve in _curves(*_grouped(each), tag)]
+    found = [curve for each in asked for curve in _curves(*_grouped(each), tag, width)]
     names = [curve.name for curve in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"two runs are called {twice[0]!r}: rename one, so that a table can tell them apart")
@@ -76,13 +85,13 @@ def _grouped(asked: str) -> tuple[str, Path]:
     return (group, Path(path)) if sign and group and not Path(asked).exists() else ("", Path(asked))
 
 
-def _curves(group: str, path: Path, pattern: str | None) -> list[Curve]:
+def _curves(group: str, path: Path, pattern: str | None, width: int) -> list[Curve]:
     scalars, name = readers.read(path), path.resolve().stem if path.is_file() else path.resolve().name
-    tags = _tags(path, list(scalars.values), pattern)
+    tags, events = _tags(path, list(scalars.values), pattern), _events(path)
     found = []
     for tag in tags:
         called = f"{name}:{tag}" if len(tags) > 1 else name
-        found.append(Curve(called, group or called, _table(scalars, tag), _events(path), scalars.damaged))
+        found.append(Curve(called, group or called, _table(scalars, tag), events, scalars.damaged, width))
     return found
 
 
@@ -159,14 +168,14 @@ def smoothed(losses: np.ndarray, width: int) -> np.ndarray:
     return np.where(reach == 0, losses, means)  # as logged where nothing is smoothed: sums would round
 
 
-def reached(curve: Curve, level: float, axis: str, width: int = 1) -> float:
+def reached(curve: Curve, level: float, axis: str) -> float:
     """Where on an axis a run's smoothed loss first comes down to a level; NaN when it never does, or was below before.
 
     >>> import pandas as pd
     >>> reached(Curve("r", "r", pd.DataFrame({"step": [0, 10], "loss": [4.0, 2.0]})), 3.5, "step")
     2.5
     """
-    losses = smoothed(curve.table["loss"].to_numpy(dtype=float), width)
+    losses = curve.losses
     below = np.flatnonzero(losses <= level)
     if not len(below) or below[0] == 0:
         return float("nan")
@@ -175,10 +184,10 @@ def reached(curve: Curve, level: float, axis: str, width: int = 1) -> float:
     return float(where[at - 1] + share * (where[at] - where[at - 1]))
 
 
-def loss_at(curve: Curve, step: float, width: int = 1) -> float:
+def loss_at(curve: Curve, step: float) -> float:
     """The smoothed loss at a step, in a straight line between points; NaN outside them."""
-    steps, losses = curve.table["step"].to_numpy(), smoothed(curve.table["loss"].to_numpy(dtype=float), width)
-    return float(np.interp(step, steps, losses, left=np.nan, right=np.nan)) if len(steps) else float("nan")
+    steps = curve.table["step"].to_numpy()
+    return float(np.interp(step, steps, curve.losses, left=np.nan, right=np.nan)) if len(steps) else float("nan")
 
 
 def last_common_step(curves: Sequence[Curve]) -> int:
@@ -186,15 +195,14 @@ def last_common_step(curves: Sequence[Curve]) -> int:
     return int(min(curve.table["step"].max() for curve in curves))
 
 
-def common_levels(curves: Sequence[Curve], count: int, width: int = 1) -> list[float]:
+def common_levels(curves: Sequence[Curve], count: int) -> list[float]:
     """Losses that all runs come down to, evenly spaced from the lowest start to the highest end; empty for none."""
-    ends = [smoothed(curve.table["loss"].to_numpy(dtype=float), width) for curve in curves]
-    high, low = min(losses[0] for losses in ends), max(losses.min() for losses in ends)
+    high, low = min(curve.losses[0] for curve in curves), max(curve.losses.min() for curve in curves)
     return [float(f"{level:.4g}") for level in np.linspace(high, low, count + 2)[1:-1]] if low < high else []
 
 
 def speed_ups(
-    curves: Sequence[Curve], levels: Sequence[float], axis: str = "step", reference: str | None = None, width: int = 1
+    curves: Sequence[Curve], levels: Sequence[float], axis: str = "step", reference: str | None = None
 ) -> pd.DataFrame:
     """How much sooner each group comes down to each level than the reference.
 
@@ -216,7 +224,7 @@ def speed_ups(
         raise BadInput(f"no run or group is called {base!r}; there are: {', '.join(groups)}")
     rows = []
     for level in levels:
-        needed = {name: np.array([reached(c, level, axis, width) for c in group]) for name, group in groups.items()}
+        needed = {name: np.array([reached(c, level, axis) for c in group]) for name, group in groups.items()}
         for name, mine in needed.items():
             ratio, low, high = _ratio(needed[base], mine, same=name == base)
             at = float(np.exp(np.log(mine).mean()))
@@ -240,13 +248,10 @@ def _ratio(base: np.ndarray, mine: np.ndarray, same: bool) -> tuple[float, float
     return ratio, float(low), float(high)
 
 
-def summary(
-    curves: Sequence[Curve], at: int, levels: Sequence[float], axis: str, reference: str | None, width: int
-) -> pd.DataFrame:
-    """One row a run, the lowest loss at step `at` first; with its group's speed-up at each level."""
+def summary(curves: Sequence[Curve], at: int, ups: pd.DataFrame) -> pd.DataFrame:
+    """One row a run, the lowest loss at step `at` first; with its group's speed-up at each level, of `speed_ups`."""
     import pandas as pd
 
-    told = speed_ups(curves, levels, axis, reference, width)
     rows = []
     for curve in curves:
         row = {
@@ -255,8 +260,8 @@ def summary(
             "events": len(curve.events),
             "last step": curve.table["step"].max(),
         }
-        row |= {"lowest loss": curve.table["loss"].min(), f"loss at {at}": loss_at(curve, at, width)}
-        mine = told[told["group"] == curve.group]
+        row |= {"lowest loss": curve.table["loss"].min(), f"loss at {at}": loss_at(curve, at)}
+        mine = ups[ups["group"] == curve.group]
         row |= {f"speed-up to {r.level:g}": r.speed_up for r in mine.itertuples()}
         rows.append(row)
     return pd.DataFrame(rows).sort_values(f"loss at {at}", kind="stable", ignore_index=True)

@@ -21,9 +21,9 @@ FINE = 40
 """Levels of the speed-up's curve."""
 
 
-def verdict(curves: Sequence[Curve], at: int, width: int) -> str:
+def verdict(curves: Sequence[Curve], at: int) -> str:
     """Which run has the lowest loss at a step, and by how much, in one sentence."""
-    losses = {curve.name: compare.loss_at(curve, at, width) for curve in curves}
+    losses = {curve.name: compare.loss_at(curve, at) for curve in curves}
     there = sorted((loss, name) for name, loss in losses.items() if np.isfinite(loss))
     if not there:
         return f"no run has a loss at step {at:,}"
@@ -32,7 +32,7 @@ def verdict(curves: Sequence[Curve], at: int, width: int) -> str:
     return f"lowest loss at step {at:,}: {name} with {lowest:.4g}{next_best}"
 
 
-def tell(curves: Sequence[Curve], summary: pd.DataFrame, at: int, by: str, reference: str, width: int) -> Report:
+def tell(curves: Sequence[Curve], summary: pd.DataFrame, at: int, by: str, reference: str) -> Report:
     """The page of a comparison: losses, speed-ups, and how they were measured.
 
     Args:
@@ -41,13 +41,11 @@ def tell(curves: Sequence[Curve], summary: pd.DataFrame, at: int, by: str, refer
         at: the step at which losses are compared.
         by: the axis.
         reference: the group that the others are compared with.
-        width: points that a loss is smoothed over.
     """
     table = drawn_points(curves, by)
-    told = verdict(curves, at, width)
+    told, width = verdict(curves, at), curves[0].width
     shown = [Figure("losses", "Losses", f"{told[0].upper()}{told[1:]}.", figures.losses(table, by), table)]
-    levels = compare.common_levels(curves, FINE, width)
-    ups = compare.speed_ups(curves, levels, by, reference, width)
+    ups = compare.speed_ups(curves, compare.common_levels(curves, FINE), by, reference)
     if len(ups) and len(set(ups["group"])) > 1:
         drawing = figures.speed_up(ups, reference, by)
         shown.append(Figure("speed-up", f"Speed-up over {reference}", speed_up_words(ups, reference, by), drawing, ups))

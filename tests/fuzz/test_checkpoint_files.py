@@ -24,17 +24,11 @@ from pli_train.model import AUTO_CLASS
 from pli_train.verify import verify
 from tests.fuzz.changes import mutated
 from tests.fuzz.watch import Blind, Watch
-from tests.pli_train.sharding import sharded
+from tests.pli_train.test_reading import AT, FILES, sharded
 from tests.pli_train.test_trainer import vouch
 
 NAMED = (PliError, BadLineage)
 SECONDS, MEMORY = 2.0, 2**30
-AT = "checkpoint-3"
-FILES = [
-    *(run_folder.RUN, run_folder.LINEAGE),
-    *(f"{AT}/{name}" for name in (run_folder.MANIFEST, run_folder.LINEAGE, run_folder.CONFIG, stored.GENERATION)),
-    *(f"{AT}/{name}" for name in (run_folder.TRAINER_STATE, run_folder.WEIGHTS, run_folder.OPTIMIZER)),
-]
 INDEX = f"{AT}/{run_folder.WEIGHTS_INDEX}"
 TOKENIZER = [f"{run_folder.TOKENIZER}/{name}" for name in ("tokenizer.json", "tokenizer_config.json")]
 
@@ -62,7 +56,7 @@ def run_in_shards(run, tmp_path_factory):
     return copy
 
 
-def read_everything(run, at="checkpoint-3"):
+def read_everything(run):
     """All that reads a run's files; each gives content or a named error. Returns how many gave content."""
     readers = (
         lambda: Run.open(run).record,
@@ -72,8 +66,8 @@ def read_everything(run, at="checkpoint-3"):
         lambda: [c.tokens for c in Run.open(run, hashes=True).checkpoints],
         lambda: list(verify(run)),
         lambda: checkpoint.newest(run, lambda line: None),
+        lambda: checkpoint.read(run / AT),
         lambda: configs.of_run(run),
-        *((lambda: checkpoint.read(run / at),) if at else ()),
     )
     gave = 0
     for reader in readers:
@@ -83,11 +77,6 @@ def read_everything(run, at="checkpoint-3"):
         except NAMED as error:
             assert (str(error) and "\n" not in str(error)) or isinstance(error, BadInput), error
     return gave
-
-
-def read_around(run):
-    """All of that but the checkpoint by itself, which sees none of the files beside it."""
-    return read_everything(run, at=None)
 
 
 def attack(run, file, cases, seed, watch, read=read_everything):
@@ -129,7 +118,7 @@ def load_tokenizer(run):
 def test_a_broken_file_is_a_named_error_and_nothing_else_happens(run, run_in_shards, file, watch, fuzz_cases):
     """`auto_map`, classes by name and paths that lead out are among the changes."""
     folder = run_in_shards if file == INDEX else run
-    read = load_tokenizer if file in TOKENIZER else read_everything if file.startswith(AT) else read_around
+    read = load_tokenizer if file in TOKENIZER else read_everything
     attack(folder, file, 300 if fuzz_cases >= 1000 else 40, "warm", Blind(), read)
     attack(folder, file, fuzz_cases, 0, watch, read)
 

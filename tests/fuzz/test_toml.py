@@ -10,8 +10,8 @@ def test_a_broken_toml_loads_or_is_a_line_a_mistake(tmp_path, fuzz_cases):
     path, chance = tmp_path / "mine.toml", random.Random(0)
     good = (config.PRESETS / "tiny.toml").read_bytes() + b"\n[growth.swapping]\nprobability = 0.5\n"
     words = [*config.keys(), "true", "-1", "1e999", "nan", "[[", "]]", '"""', "{}", "=", "0x7fffffffffffffffffff", "\0"]
-    loaded = 0
-    for _ in range(fuzz_cases):
+    loaded, cases = 0, max(1000, fuzz_cases)
+    for _ in range(cases):
         bad, at = bytearray(good), chance.randrange(len(good))
         what = chance.randrange(4)
         if what == 0:
@@ -28,4 +28,4 @@ def test_a_broken_toml_loads_or_is_a_line_a_mistake(tmp_path, fuzz_cases):
             loaded += 1
         except BadInput as error:
             assert all(mistake.strip() and "\n" not in mistake for mistake in error.mistakes), error.mistakes
-    assert 0 < loaded < fuzz_cases
+    assert 0 < loaded < cases

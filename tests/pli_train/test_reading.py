@@ -17,7 +17,6 @@ from pli_analysis.run import Run
 from pli_train import checkpoint, run_folder, stored, trainer
 from pli_train import config as configs
 from pli_train.errors import BadInput
-from tests.pli_train.sharding import sharded
 from tests.pli_train.test_trainer import content, vouch
 
 AT = "checkpoint-3"
@@ -75,6 +74,19 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(mine):
         (mine / AT / file).unlink()
         os.mkfifo(mine / AT / file)
         assert run_folder.flaw(mine / AT)
+
+
+def sharded(folder):
+    """Let a checkpoint have its weights in shards, as transformers writes big ones."""
+    found = checkpoint.read(folder)
+    (folder / run_folder.WEIGHTS).unlink()
+    found.model.save_pretrained(folder, max_shard_size="40KB")
+    manifest = {"files": {}}
+    (folder / run_folder.MANIFEST).write_text(json.dumps(manifest))
+    for path in sorted(folder.iterdir()):
+        if path.name != run_folder.MANIFEST:
+            vouch(path)
+    return found
 
 
 def test_shards_are_read_like_one_file(mine):
