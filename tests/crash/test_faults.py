@@ -2,8 +2,8 @@
 
 The run: BERT, six steps with a checkpoint at each, one insertion. Only the newest checkpoint keeps its optimizer and
 plain ones are removed as soon as there is a newer, so that every place of `faults.BOUNDARIES` is passed. A save passes
-most places once: the third is of an ordinary checkpoint, the fourth and fifth are around the insertion, the eighth is
-the last.
+most places once: the third is of an ordinary checkpoint, the fourth and fifth are around the insertion, the sixth makes
+the grown one weights-only, the eighth is the last.
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.crash.test_kills import content_and_record
 pytestmark = pytest.mark.crash
 
 SAVES = ["0", "1", "2", "3-before", "3", "4", "5", "6"]
-ORDINARY, BEFORE_GROWTH, AFTER_GROWTH, LAST = 3, 4, 5, 8
+ORDINARY, BEFORE_GROWTH, AFTER_GROWTH, GROWN, LAST = 3, 4, 5, 6, 8
 THINNING = tuple(name for name in BOUNDARIES if name.startswith(("light", "optimizer-removed", "removal")))
 IN_SAVE = tuple(name for name in BOUNDARIES if name not in THINNING)
 APPEARED = ("renamed", "run-synced", "run-lineage-begin", "run-lineage-written", "run-lineage-replaced")
@@ -109,7 +109,7 @@ def test_every_place_failed_in_every_way():
 def test_a_fault_while_resume_puts_the_folder_in_order_costs_nothing(warm, toml, unbroken, tmp_path, name, kind):
     """Killed before the thinning of a save; the resume has to do it, and is hit there."""
     run, log = tmp_path / "run", tmp_path / "log"
-    save = ORDINARY if name.startswith("removal") else AFTER_GROWTH
+    save = ORDINARY if name.startswith("removal") else GROWN
     child = warm.start("run", toml, "-o", run, "-q", env={"PLI_FAULT": f"run-lineage-begin:sigkill:{save}"})
     assert child.wait() == -9
     there = whole(run)
