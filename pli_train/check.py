@@ -20,6 +20,7 @@ from pli_train import checkpoint, corpus, growing, run_folder
 from pli_train import model as models
 from pli_train import parent as parents
 from pli_train import trainer as trainers
+from pli_train.batches import cut
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
 from pli_train.objective import IGNORED, Batch, loss_sum
@@ -206,7 +207,7 @@ def check(run: Trainer, batches: int) -> Iterator[dict[str, Any]]:
 def _compared(before: nn.Module, after: nn.Module, old: Batch, new: Batch) -> Change:
     # A longer context cuts the same tokens into other pieces: position by position they still face each other.
     both = (old.labels.flatten() != IGNORED) & (new.labels.flatten() != IGNORED)
-    read = [model(**{batch.argument: batch.inputs}).logits for model, batch in ((before, old), (after, new))]
+    read = [model(**batch.arguments).logits for model, batch in ((before, old), (after, new))]
     return at_birth(*(logits.flatten(0, -2)[both] for logits in read))
 
 
@@ -214,7 +215,7 @@ def _batches(run: Trainer, count: int) -> list[Batch]:
     """The probe: the first held-out blocks, cut to the present context, in batches of equally many tokens."""
     size, device = run.config.train.batch_size, run.accelerator.device
     blocks = run.eval_blocks[: count * size]
-    cut = run.cut(blocks)
-    whole = run.objective.batch(cut, derive(run.config.seed, "eval mask"))
-    size = size * len(cut) // len(blocks)
-    return [whole.rows(first, first + size, device) for first in range(0, len(cut), size)]
+    pieces = cut(blocks, run.context)
+    whole = run.objective.batch(pieces, derive(run.config.seed, "eval mask"))
+    size = size * len(pieces) // len(blocks)
+    return [whole.rows(first, first + size, device) for first in range(0, len(pieces), size)]

@@ -121,6 +121,7 @@ class TrainConfig(_Section):
     mlm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
     clip_norm: float = Field(1.0, ge=0, description="gradients are clipped to this global L2 norm; 0: not at all")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, else fp32")
+    compile: bool = Field(False, description="compile each layer (torch.compile); inserted layers reuse it")
     log_every: int = Field(10, ge=1, description="steps between scalars other than the loss, which is kept for each")
     eval_every: int = Field(100, ge=1, description="steps between evaluations")
     eval_blocks: int = Field(256, ge=1, description="at most so many blocks in an evaluation")

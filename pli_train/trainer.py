@@ -14,14 +14,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env, set_seed
 
-from pli_train import checkpoint, corpus, disk, flops, growing, learning_rate, optimizer, run_folder
+from pli_train import allocator, checkpoint, corpus, disk, flops, growing, kernels, learning_rate, optimizer, run_folder
 from pli_train import model as models
 from pli_train import parent as parents
+from pli_train.batches import Batches, cut
 from pli_train.corpus.blocks import Blocks
 from pli_train.errors import BadInput, PliError
 from pli_train.growth import schedule as growth_schedule
@@ -157,7 +157,12 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     """Devices and precision: bf16 on a GPU unless told otherwise."""
     wanted = config.train.precision
     bf16 = wanted == "bf16" or (wanted == "auto" and torch.cuda.is_available())
-    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+    made = Accelerator(mixed_precision="bf16" if bf16 else "no")
+    if made.device.type == "cpu":
+        allocator.keep()
+    if config.train.compile:
+        kernels.require_compiler(made.device)
+    return made
 
 
 class Trainer:
@@ -183,6 +188,7 @@ class Trainer:
         self.objective = Objective(anatomy.task, text.tokenizer, train.mlm_probability)
         self.rank_blocks = train.batch_size * train.accumulation
         self.step_blocks = self.rank_blocks * accelerator.num_processes
+        self.batches = Batches(self.blocks, self.objective, self.step_blocks, config.seed)
         self.total_steps = train.steps or max(1, math.ceil((train.epochs or 0) * self.blocks.count / self.step_blocks))
         self.start, self.size = _start(config, text)
         events = config.growth.events(self.start, self.total_steps)
@@ -194,7 +200,7 @@ class Trainer:
         self.scalars = Scalars(None)
         self.lock: Lock | None = None
         self.at: run_folder.CheckpointName | None = None
-        self.model = accelerator.prepare(model)
+        self.model = self._wrapped(model)
         self.optimizer = optimizer.build(self.bare, config.optim)
         self.paces = Paces(self.bare, anatomy, lineage)
         self._losses: list[tuple[int, float, torch.Tensor]] = []
@@ -239,6 +245,7 @@ class Trainer:
                 return self._loop()
             finally:
                 self.show.end()
+                self.batches.close()
                 self.writer.settle()
                 self.scalars.close()
                 if self.lock is not None:
@@ -287,8 +294,7 @@ class Trainer:
         """One optimizer update: `accumulation` batches on each device."""
         config, step = self.config, self.progress.step
         began = time.perf_counter()
-        blocks = self.cut(self.blocks.at_step(step, self.step_blocks))
-        batch = self.objective.batch(blocks, derive(config.seed, "mask", step))
+        batch = self.batches.at(step, self.context)
         if self.paces.hold(step):
             self._rewrap()
         self.model.train()
@@ -327,10 +333,6 @@ class Trainer:
                 accelerator.backward(loss)
             total += loss.detach()
         return total
-
-    def cut(self, blocks: np.ndarray) -> np.ndarray:
-        """Blocks in pieces of the present context: (pieces, context). Images stay whole."""
-        return blocks if blocks.dtype.names else blocks.reshape(-1, self.context)
 
     def _log(self) -> None:
         """Write the losses since the last time, and where the run stands. The only wait for the device."""
@@ -374,7 +376,7 @@ class Trainer:
     def _evaluate(self, tag: str) -> float:
         """The mean loss over the evaluation blocks, the same blocks and masks every time."""
         size, accelerator = self.config.train.batch_size, self.accelerator
-        batch = self.objective.batch(self.cut(self.eval_blocks), derive(self.config.seed, "eval mask"))
+        batch = self.objective.batch(cut(self.eval_blocks, self.context), derive(self.config.seed, "eval mask"))
         self.model.eval()
         total = torch.zeros((), device=accelerator.device)
         starts = range(0, len(batch.inputs), size)
@@ -429,12 +431,19 @@ class Trainer:
         model, step = self._unwrapped(), self.progress.step
         growing.happen(planned.event, step, model, self.anatomy, self.lineage, self.optimizer, self.config.seed)
         self.scalars.mark(self.lineage.events[-1])
-        self.model = self.accelerator.prepare(model)
+        self.model = self._wrapped(model)
         self.paces = Paces(self.bare, self.anatomy, self.lineage)
 
     def _rewrap(self) -> None:
         """Wrap the model anew: what accelerate put around it remembers which parameters learn."""
-        self.model = self.accelerator.prepare(self._unwrapped())
+        self.model = self._wrapped(self._unwrapped())
+
+    def _wrapped(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model as it trains: fast, and on this process's device among others."""
+        kernels.fuse(model)
+        if self.config.train.compile:
+            kernels.compile_layers(models.stack_of(model, self.anatomy))
+        return self.accelerator.prepare(model)
 
     def _unwrapped(self) -> PreTrainedModel:
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)

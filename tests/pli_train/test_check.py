@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 from torch.nn.functional import cross_entropy
 
-from pli_train import check, run_folder
+from pli_train import anatomy, check, run_folder
 from pli_train.errors import BadInput
 from pli_train.objective import IGNORED, Batch
 from tests.families import inputs, tiny
@@ -84,7 +84,9 @@ def test_loss_and_gradient_are_those_of_one_backward_pass(model_type):
     labels = torch.full_like(tokens, IGNORED)
     labels[:, :-1] = tokens[:, 1:]
     labels[0, :5] = IGNORED  # batches with unequally many targets
-    loss, norm = check.loss_and_gradient(model, [Batch(tokens[:1], labels[:1]), Batch(tokens[1:], labels[1:])])
+    task = anatomy.family(model_type).task
+    batches = [Batch.of(task, tokens[rows], labels[rows]) for rows in (slice(1), slice(1, None))]
+    loss, norm = check.loss_and_gradient(model, batches)
     other = copy.deepcopy(model)
     mean = cross_entropy(other(input_ids=tokens).logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
     mean.backward()

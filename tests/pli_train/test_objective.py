@@ -7,7 +7,7 @@ from pli_train import anatomy, flops
 from pli_train import model as models
 from pli_train.config import ModelConfig
 from pli_train.corpus.tokens import train_bpe
-from pli_train.objective import IGNORED, Objective, loss_sum
+from pli_train.objective import IGNORED, Batch, Objective, loss_sum
 from tests.families import HEADS, LAYERS, TINY, UNITS, tiny
 
 
@@ -57,6 +57,34 @@ def test_the_loss_equals_that_of_transformers(family, tokenizer, blocks):
     with torch.no_grad():
         theirs = made(input_ids=batch.inputs, labels=labels).loss
         assert loss_sum(made, batch) / batch.targets == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_logits_are_made_where_something_is_predicted_only(tokenizer, blocks):
+    made, _ = models.build(ModelConfig(family="bert", config=TINY["bert"], initial_layers=2), tokenizer, 64, seed=0)
+    batch = Objective("masked-lm", tokenizer, 0.15).batch(blocks[:4, :64].copy(), 0)
+    seen = []
+    handle = made.get_output_embeddings().register_forward_hook(lambda *args: seen.append(args[-1].shape))
+    loss_sum(made, batch).backward()
+    handle.remove()
+    assert seen == [(batch.targets, len(tokenizer))] and 0 < batch.targets < batch.labels.numel() / 4
+    assert made(input_ids=batch.inputs).logits.shape[:-1] == batch.inputs.shape, "a later call finds the model whole"
+
+
+def test_a_batch_without_anything_to_predict_has_no_loss_and_no_gradient(tokenizer):
+    made, _ = models.build(ModelConfig(family="bert", config=TINY["bert"], initial_layers=1), tokenizer, 64, seed=0)
+    tokens = torch.ones(2, 8, dtype=torch.int64)
+    loss = loss_sum(made, Batch.of("masked-lm", tokens, torch.full_like(tokens, IGNORED)))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not any(p.grad.any() for p in made.parameters() if p.grad is not None)
+
+
+def test_a_model_that_fails_is_left_as_it_was(tokenizer):
+    made, _ = models.build(ModelConfig(family="bert", config=TINY["bert"], initial_layers=1), tokenizer, 64, seed=0)
+    tokens = torch.full((1, 8), len(tokenizer), dtype=torch.int64)  # no such token
+    with pytest.raises(IndexError):
+        loss_sum(made, Batch.of("masked-lm", tokens, tokens))
+    assert made(input_ids=tokens * 0).logits.shape == (1, 8, len(tokenizer))
 
 
 TEXT = sorted(family for family in TINY if anatomy.family(family).task != "image-classification")

@@ -75,6 +75,17 @@ def test_a_killed_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_pat
     assert content(run) == content(runs[family])
 
 
+@pytest.mark.slow
+def test_a_compiled_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_path, monkeypatch):
+    config = config_of(family, {"train.compile": True})
+    trainer.begin(config, tmp_path / "unbroken").run()
+    kill_and_resume(config, tmp_path / "killed", 8, monkeypatch)
+    unbroken = content(tmp_path / "unbroken")
+    assert content(tmp_path / "killed") == unbroken
+    other = content(runs[family])[run_folder.LOSS]
+    assert unbroken[run_folder.LOSS] == {step: pytest.approx(loss, rel=1e-2) for step, loss in other.items()}
+
+
 @pytest.mark.parametrize("boundary", ["checkpoint-6-before", "checkpoint-6"])
 def test_a_kill_while_a_checkpoint_is_being_written_costs_only_that_checkpoint(
     config_of, runs, family, tmp_path, monkeypatch, boundary
