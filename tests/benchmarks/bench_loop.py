@@ -2,9 +2,13 @@
 
     python tests/benchmarks/bench_loop.py [--case tiny bert-base] [--rounds 5] [--steps 30]
 
-All three train the same model from the same weights on the same batches, in turn, each round anew; that they end at
-the same loss is checked. Steps are told apart by one clock, a hook that PyTorch runs after every optimizer's step, so
-nothing before the first update or after the last is counted. Ours and Hugging Face's log to TensorBoard every 10 steps.
+All three train the same model from the same weights on the same batches, in turn, each time in a fresh process; that
+they end at the same loss is checked. Steps are told apart by one clock, a hook that PyTorch runs after every
+optimizer's step, so nothing before the first update or after the last is counted. Ours does all that a run does between
+two evaluations: it logs losses, rates and gradient norms, to TensorBoard, as Hugging Face's does every 10 steps.
+
+Growth: a layer is inserted half-way. The step after the insertion, with the growth in it and its two checkpoints, is
+set against the median of the others; evaluations, which take what one asks of them, are left out.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -19,6 +24,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -26,8 +33,13 @@ import torch
 import transformers
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pli_train import config, trainer
+from pli_train import anatomy, config, corpus, optimizer, trainer
+from pli_train import model as models
+from pli_train.batches import Batches
 from pli_train.config import RunConfig
+from pli_train.corpus.blocks import Blocks
+from pli_train.learning_rate import at_step
+from pli_train.objective import Objective
 from pli_train.randomness import derive
 
 transformers.logging.set_verbosity_error()
@@ -52,15 +64,40 @@ CASES = {
 
 @dataclass(frozen=True)
 class Case:
-    """A run to be done by each loop: its config and the batches of its steps, each (inputs, labels)."""
+    """A run to be done by each loop.
+
+    Attributes:
+        config: of the run.
+        text: its corpus.
+        batches: of its steps, each (inputs, labels as Hugging Face's models take them).
+    """
 
     config: RunConfig
+    text: Any
     batches: list[tuple[torch.Tensor, torch.Tensor]]
 
-    @property
-    def tokens(self) -> int:
-        """Tokens in a step."""
-        return self.batches[0][0].numel()
+    def model(self) -> torch.nn.Module:
+        """The model as our loop begins with it."""
+        train, seed = self.config.train, derive(self.config.seed, "model")
+        return models.build(self.config.model, self.text.tokenizer, train.block_size, seed)[0]
+
+    def rates(self) -> list[float]:
+        """The learning rate of each step."""
+        return [at_step(step, len(self.batches), self.config.optim) for step in range(len(self.batches))]
+
+
+def prepared(name: str, steps: int, *more: str) -> Case:
+    """A case's config, and its batches as our loop makes them."""
+    preset, overrides = CASES[name]
+    settings = config.load(preset, [*STILL, *overrides, f"train.steps={steps}", *more])
+    text = corpus.load(settings.data, settings.tokenizer, lambda told: None)
+    blocks = Blocks(text.train, settings.train.block_size, derive(settings.seed, "order"))
+    task = anatomy.family(settings.model.family).task
+    objective = Objective(task, text.tokenizer, settings.train.mlm_probability)
+    made = Batches(blocks, objective, settings.train.batch_size, settings.seed)
+    batches = [made.make(step, settings.train.block_size) for step in range(steps)]
+    # Hugging Face's own losses shift a causal model's labels themselves.
+    return Case(settings, text, [(b.inputs, b.inputs if task == "causal-lm" else b.labels) for b in batches])
 
 
 @contextlib.contextmanager
@@ -74,61 +111,30 @@ def clock() -> Iterator[list[float]]:
         handle.remove()
 
 
-def prepared(name: str, steps: int, folder: Path) -> Case:
-    """The case's config, and its batches as our loop would make them."""
-    preset, overrides = CASES[name]
-    settings = config.load(preset, [*STILL, *overrides, f"train.steps={steps}", "optim.schedule=constant"])
-    made = trainer.begin(settings, folder / "batches")
-    batches = []
-    for step in range(steps):
-        blocks = made.blocks.at_step(step, made.step_blocks)
-        batch = made.objective.batch(blocks, derive(settings.seed, "mask", step))
-        batches.append((batch.inputs, batch.labels))
-    made.lock.release()
-    return Case(settings, batches)
-
-
-def fresh(case: Case, folder: Path) -> trainer.Trainer:
-    """A trainer at step 0."""
-    return trainer.begin(case.config, folder / "run")
-
-
 def ours(case: Case, folder: Path) -> float:
     """Our loop; returns the loss of the last step."""
-    made = fresh(case, folder)
+    made = trainer.begin(case.config, folder / "run")
     made.run()
-    return made.progress.history[-2]["loss"]
-
-
-def rates(case: Case) -> list[float]:
-    """The learning rate of each step."""
-    from pli_train.learning_rate import at_step
-
-    return [at_step(step, len(case.batches), case.config.optim) for step in range(len(case.batches))]
+    return next(entry["loss"] for entry in reversed(made.progress.history) if "loss" in entry)
 
 
 def bare(case: Case, folder: Path) -> float:
     """The least a loop can do: loss, gradients, clipping, AdamW. No logs, nothing remembered."""
-    made = fresh(case, folder)
-    model, optimizer = made.bare, made.optimizer
-    model.train()
-    for (inputs, labels), rate in zip(case.batches, rates(case), strict=True):
+    model = case.model().train()
+    adam = optimizer.build(model, case.config.optim)
+    for (inputs, labels), rate in zip(case.batches, case.rates(), strict=True):
         loss = model(input_ids=inputs, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), case.config.train.clip_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad()
-    made.lock.release()
-    return float(loss)
+        optimizer.set_lr(adam, rate)
+        adam.step()
+        adam.zero_grad()
+    return loss.item()
 
 
 def hugging_face(case: Case, folder: Path) -> float:
-    """Hugging Face's Trainer as it comes, with our optimizer's settings."""
-    made = fresh(case, folder)
-    made.lock.release()
-    optim, curve = case.config.optim, rates(case)
+    """Hugging Face's Trainer as it comes, with our run's settings."""
+    optim, curve = case.config.optim, case.rates()
     rows = [
         {"input_ids": row, "labels": wanted}
         for inputs, labels in case.batches
@@ -147,6 +153,7 @@ def hugging_face(case: Case, folder: Path) -> float:
         save_strategy="no",
         report_to="tensorboard",
         disable_tqdm=True,
+        bf16=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
     )
 
@@ -155,55 +162,119 @@ def hugging_face(case: Case, folder: Path) -> float:
             return torch.utils.data.SequentialSampler(rows)
 
         def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> object:
-            shape = lambda step: curve[min(step, len(curve) - 1)] / optim.lr  # noqa: E731
+            def shape(step: int) -> float:
+                return curve[min(step, len(curve) - 1)] / optim.lr
+
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, shape)
             return self.lr_scheduler
 
     last: list[float] = []
-
-    class Loss(transformers.TrainerCallback):
-        def on_log(self, *_: object, logs: dict, **__: object) -> None:
-            last.extend([logs["loss"]] if "loss" in logs else [])
-
+    model = case.model()
+    model.register_forward_hook(lambda *args: last.append(args[-1].loss.detach()))
     with contextlib.redirect_stdout(None):
-        InOrder(model=made.bare, args=arguments, train_dataset=rows, callbacks=[Loss()]).train()
-    return last[-1]
+        InOrder(model=model, args=arguments, train_dataset=rows).train()
+    return last[-1].item()
 
 
-def measure(case: Case, loops: dict[str, Callable[[Case, Path], float]], rounds: int, warm: int) -> dict:
-    """Seconds a step of each loop, one figure a round: the median of the round's steps after the first `warm`."""
-    taken: dict[str, list[float]] = {name: [] for name in loops}
+LOOPS = {"ours": ours, "Hugging Face": hugging_face, "bare": bare}
+
+
+def alone(loop: str, name: str, steps: int) -> tuple[list[float], float]:
+    """Seconds of each step after the first, and the last loss. To be called in a fresh process."""
+    case = prepared(name, steps)
+    with tempfile.TemporaryDirectory() as folder, clock() as times:
+        loss = LOOPS[loop](case, Path(folder))
+    return [after - before for before, after in itertools.pairwise(times)], loss
+
+
+def inserted(name: str, steps: int, compiled: bool) -> tuple[float, float, float]:
+    """A step's usual seconds, those of the one with an insertion before it, and the same with its checkpoints.
+
+    What was compiled for the layers that are there is compiled; the insertion comes half-way.
+    """
+    case = prepared(name, steps, f"growth.schedule={steps // 2}@1", f"train.compile={str(compiled).lower()}")
+    saved: list[float] = []
+    save, evaluate = trainer.Trainer._save, trainer.Trainer._evaluate
+
+    def timed(do: Any, into: list[float]) -> Any:
+        def doing(self: trainer.Trainer, *args: Any, **how: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return do(self, *args, **how)
+            finally:
+                if self.progress.step == steps // 2:
+                    into.append(time.perf_counter() - began)
+
+        return doing
+
+    evaluated: list[float] = []
+    with (
+        mock.patch.object(trainer.Trainer, "_save", timed(save, saved)),
+        mock.patch.object(trainer.Trainer, "_evaluate", timed(evaluate, evaluated)),
+        tempfile.TemporaryDirectory() as folder,
+        clock() as times,
+    ):
+        ours(case, Path(folder))
+    lengths = [after - before for before, after in itertools.pairwise(times)]
+    growing = lengths.pop(steps // 2 - 1) - sum(evaluated)
+    return statistics.median(lengths[steps // 4 :]), growing - sum(saved), growing
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns, called in a process that has done nothing else: loops change memory and kernels."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def compare(name: str, rounds: int, steps: int, warm: int) -> None:
+    """Print tokens per second of each loop."""
+    speeds: dict[str, list[float]] = {loop: [] for loop in LOOPS}
+    losses: dict[str, float] = {}
+    train = config.load(CASES[name][0], CASES[name][1]).train
+    tokens = train.batch_size * train.block_size
     for number in range(rounds):
-        order = list(loops)
-        for name in order[number % len(order) :] + order[: number % len(order)]:
-            with tempfile.TemporaryDirectory() as folder, clock() as times:
-                loops[name](case, Path(folder))
-            lengths = [after - before for before, after in itertools.pairwise(times)]
-            taken[name].append(statistics.mean(lengths[warm:]))
-    return taken
+        order = list(LOOPS)
+        for loop in order[number % len(order) :] + order[: number % len(order)]:
+            seconds, losses[loop] = in_fresh_process(alone, loop, name, steps)
+            speeds[loop].append(tokens / statistics.mean(seconds[warm:]))
+    told = ", ".join(f"{loop} {loss:.4f}" for loop, loss in losses.items())
+    print(f"{name}: {tokens} tokens a step, {torch.get_num_threads()} threads; last losses: {told}")
+    if max(losses.values()) - min(losses.values()) > 1e-3 * min(losses.values()):
+        raise SystemExit("the loops do not train the same thing")
+    for loop, found in speeds.items():
+        ratios = sorted(mine / other for mine, other in zip(speeds["ours"], found, strict=True))
+        print(
+            f"  {loop:<14} {statistics.median(found):>9.0f} tokens/s ({min(found):.0f}–{max(found):.0f}), "
+            f"ours ÷ it {statistics.median(ratios):.3f} ({ratios[0]:.3f}–{ratios[-1]:.3f})"
+        )
+
+
+def growth(name: str, rounds: int, steps: int, compiled: bool) -> None:
+    """Print what the step of an insertion costs."""
+    found = [in_fresh_process(inserted, name, steps, compiled) for _ in range(rounds)]
+    told = f"{name}{', compiled' if compiled else ''}"
+    for what, place in (("insertion and the step after it", 1), ("the same with two checkpoints", 2)):
+        ratios = sorted(one[place] / one[0] for one in found)
+        median = statistics.median(ratios)
+        print(f"{told}: {what} ÷ a usual step {median:.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})")
 
 
 def main() -> None:
     """Measure and print."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--case", nargs="*", default=list(CASES), choices=CASES)
+    asked.add_argument("--what", nargs="*", default=["loops", "growth", "compiled"])
     asked.add_argument("--rounds", type=int, default=5)
     asked.add_argument("--steps", type=int, default=30)
     asked.add_argument("--warm", type=int, default=5)
     wanted = asked.parse_args()
-    loops = {"ours": ours, "Hugging Face": hugging_face, "bare": bare}
     for name in wanted.case:
-        with tempfile.TemporaryDirectory() as folder:
-            case = prepared(name, wanted.steps, Path(folder))
-        taken = measure(case, loops, wanted.rounds, wanted.warm)
-        print(f"{name}: {case.tokens} tokens a step, {torch.get_num_threads()} threads")
-        for loop, seconds in taken.items():
-            speed = sorted(case.tokens / one for one in seconds)
-            ratios = sorted(other / mine for other, mine in zip(seconds, taken["ours"], strict=True))
-            print(
-                f"  {loop:<14} {statistics.median(speed):>9.0f} tokens/s ({speed[0]:.0f}–{speed[-1]:.0f}), "
-                f"ours ÷ it {statistics.median(ratios):.3f} ({ratios[0]:.3f}–{ratios[-1]:.3f})"
-            )
+        if "loops" in wanted.what:
+            compare(name, wanted.rounds, wanted.steps, wanted.warm)
+        if "growth" in wanted.what:
+            growth(name, wanted.rounds, wanted.steps, compiled=False)
+        if "compiled" in wanted.what:
+            growth(name, wanted.rounds, wanted.steps, compiled=True)
 
 
 if __name__ == "__main__":
