@@ -87,7 +87,7 @@ def _grouped(asked: str) -> tuple[str, Path]:
 
 def _curves(group: str, path: Path, pattern: str | None, width: int) -> list[Curve]:
     scalars, name = readers.read(path), path.resolve().stem if path.is_file() else path.resolve().name
-    tags, events = _tags(path, list(scalars.values), pattern), _events(path)
+    tags, events = _tags(path, list(scalars.columns), pattern), _events(path)
     found = []
     for tag in tags:
         called = f"{name}:{tag}" if len(tags) > 1 else name
