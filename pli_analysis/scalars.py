@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +55,46 @@ class Scalars:
 
         steps, wall_times, values = self.of(tag)
         return pd.DataFrame({"step": steps, "value": values, "wall_time": wall_times})
+
+    def tidy(self, run: str) -> pd.DataFrame:
+        """All points as one table, by tag and step: `run`, `tag`, `step`, `wall_time` (seconds since 1970), `value`.
+
+        The first two are categorical: a name a row would take most of the time and the memory.
+        """
+        import pandas as pd
+
+        tags = sorted(self.columns)
+        sizes = [len(self.columns[tag].steps) for tag in tags]
+        columns = [np.concatenate(parts) for parts in zip(NOTHING, *(self.columns[tag] for tag in tags), strict=True)]
+        of_rows = np.repeat(np.arange(len(tags)), sizes)
+        names = {"run": pd.Categorical.from_codes(of_rows * 0, [run]), "tag": pd.Categorical.from_codes(of_rows, tags)}
+        return pd.DataFrame(names | dict(zip(["step", "wall_time", "value"], columns, strict=True)))
+
+    def only(self, patterns: Sequence[str]) -> Scalars:
+        """Those whose tags are one of the patterns, or match one (`grad_norm/*`).
+
+        Raises:
+            BadInput: when a pattern matches none.
+        """
+        chosen = set()
+        for pattern in patterns:
+            matched = {tag for tag in self.columns if tag == pattern or fnmatchcase(tag, pattern)}
+            if not matched:
+                raise BadInput(f"no scalar matches {pattern!r}; {told(self.columns)}")
+            chosen |= matched
+        return Scalars({tag: columns for tag, columns in self.columns.items() if tag in chosen}, self.damaged)
+
+
+def told(tags: Iterable[str]) -> str:
+    """The tags there are, in a few words for an error."""
+    known = sorted(tags)
+    more = f" and {len(known) - 12} more" if len(known) > 12 else ""
+    return f"there are: {', '.join(known[:12]) or 'none'}{more}"
+
+
+def name_of(path: Path) -> str:
+    """What a table calls what was read from a path."""
+    return path.resolve().stem if path.is_file() else path.resolve().name
 
 
 def read(path: Path, check: bool = True) -> Scalars:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from google_crc32c import value as crc
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pli_analysis import events, records, scalars
@@ -44,6 +44,7 @@ def event(step, values, wall_time=1.0, **more):
 points = st.tuples(st.integers(-5, 2**40), st.sampled_from(["a", "loss/é", "x" * 120, ""]), st.floats(width=32))
 
 
+@settings(deadline=None)  # the first reading imports protobuf
 @given(st.lists(st.lists(points, min_size=1, max_size=3), max_size=30), st.floats(allow_nan=False))
 def test_every_scalar_is_read_as_it_was_written(logged, wall_time):
     """Against a plain loop; some records hold several values, which only protobuf can tell."""
