@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """How a table is written."""
+    """How a table is written: as in `rows`, which knows no libraries of tables, and as Parquet."""
 
     TABLE = "table"
     JSON = "json"

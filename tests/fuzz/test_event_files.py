@@ -87,15 +87,28 @@ def reframed(data, chance):
     return data[: start - 12] + bad + data[start + length + 4 :]
 
 
-def test_broken_event_files(good, fuzz_cases):
+def in_words(values):
+    """Where NaN equals itself."""
+    return {tag: repr(points) for tag, points in values.items()}
+
+
+def test_broken_event_files(good, fuzz_cases, tmp_path, monkeypatch):
+    """Read at once and by pieces: both never fail, and find the same."""
+    monkeypatch.setattr(scalars, "CHUNK", 2048)
+    path = tmp_path / "events.out.tfevents.1.host.1.0"
     chance = random.Random(fuzz_cases)
     decoded(good)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     for number in range(fuzz_cases):
         bad = reframed(good, chance) if chance.random() < 0.5 else torn(good, chance)
         began = time.process_time()
-        decoded(bad)
+        values, damaged = decoded(bad)
+        path.write_bytes(bad)
+        by_pieces = scalars.read(path)
         assert time.process_time() - began < SECONDS, number
+        assert in_words(by_pieces.values) == in_words(values), number
+        told = f"{path}: {damaged} damaged record{'s' * (damaged > 1)}"
+        assert by_pieces.damaged == [told] * (damaged > 0), number
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
 
 
