@@ -165,3 +165,19 @@ def test_many_tags_of_all_lengths_and_steps_of_all_sizes_against_a_loop(path):
             file.write(framed(event(step, [(tag, float(number))])))
             expected.setdefault(tag, {})[step] = (1.0, float(number))
     assert read(path).values == expected
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_the_later_value_of_a_step_stands_whoever_decoded_it(path, odd):
+    """Records of two values go to protobuf, those of one do not."""
+    points = [[("x", float(number))] * (1 + number % 2) for number in range(odd, odd + 3)]
+    path.write_bytes(b"".join(framed(event(5, each)) for each in points))
+    assert read(path).values == {"x": {5: (1.0, odd + 2.0)}}
+
+
+def test_a_second_restart_further_back_drops_what_the_first_left(path):
+    value = [framed(event(step, [("x", float(step))])) for step in range(10)]
+    path.write_bytes(b"".join([*value, framed(start(2)), *value[2:5], framed(start(7)), value[7]]))
+    assert read(path).of("x").steps.tolist() == [0, 1, 2, 3, 4, 7]
+    path.write_bytes(b"".join([*value, framed(start(7)), value[7], framed(start(2)), value[3]]))
+    assert read(path).of("x").steps.tolist() == [0, 1, 3]
