@@ -9,11 +9,14 @@ import typer
 from typer.core import TyperCommand
 
 from pli_analysis.tables import Format
+from pli_train.errors import BadInput
 from pli_train.shell import app_of, run_app
 
 app = app_of("Read training runs, and say what growth did to them.")
 
 BESIDE_THE_RUN = "report.html in the run's folder"
+MOST_DRAWN = 20_000
+"""Rows of scalars drawn for a terminal without being asked for; more would take minutes and nobody reads them."""
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 FormatOption = Annotated[Format | None, typer.Option("--format", "-f", help="How to write the table.")]
@@ -61,8 +64,46 @@ def drift(
     from pli_analysis.tables import emit
 
     opened = Run.open(run, verify)
-    _complain(opened.damaged)
+    _complain([*opened.damaged, *opened.scalars.damaged])
     emit(measure(opened, of), format, out)
+
+
+@app.command()
+def scalars(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, an event folder or file, or a download.")],
+    tags: Annotated[
+        list[str] | None, typer.Option("--tags", metavar="PATTERN", help="A tag, or grad_norm/*; may be repeated.")
+    ] = None,
+    download: Annotated[
+        Path | None, typer.Option("--download", metavar="DIR", help="Write TensorBoard's downloads: --format json|csv.")
+    ] = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """What was logged: one row a tag and step, or a file a tag as TensorBoard downloads them.
+
+    Example: pli-analyze scalars runs/tiny --tags 'loss/*' -o loss.parquet
+    """
+    from pli_analysis import scalars as readers
+    from pli_analysis.tables import emit
+
+    if download is not None and (out is not None or format not in (None, Format.JSON, Format.CSV)):
+        raise BadInput("--download: writes files of --format json (if left out) or csv, and no -o beside them")
+    found = readers.read(run)
+    _complain(found.damaged)
+    if not found.columns:
+        raise BadInput(f"{run}: holds no scalars")
+    chosen = found.only(tags) if tags else found
+    if download is None:
+        table = chosen.tidy(readers.name_of(run))
+        if format is None and out is None and len(table) > MOST_DRAWN:
+            raise BadInput(f"{len(table):,} rows: choose some with --tags, or write all with -o FILE or --format csv")
+        emit(table, format, out, whole=True)
+        return
+    from pli_analysis import downloads
+
+    downloads.write(download, dict(sorted(chosen.columns.items())), f".{format or Format.JSON}")
+    typer.echo(download)
 
 
 @app.command()
@@ -133,7 +174,7 @@ def report(
     if run is None and html is not None and (Path(html) / run_folder.RUN).is_file():
         run, html = Path(html), BESIDE_THE_RUN  # `report --html RUN` can only mean the run
     opened = Run.open(run if run is not None else Run.newest().path, verify)
-    _complain(opened.damaged)
+    _complain([*opened.damaged, *opened.scalars.damaged])
     told = content.tell(opened)
     if html is None:
         from pli_analysis.report import terminal

@@ -1,18 +1,29 @@
-"""TensorBoard's own downloads of one scalar: JSON `[[wall_time, step, value], …]` and CSV `Wall time,Step,Value`."""
+"""TensorBoard's own downloads of one scalar: JSON `[[wall_time, step, value], …]` and CSV `Wall time,Step,Value`.
+
+Where a value is NaN or infinite, JSON has the words "NaN", "Infinity" and "-Infinity", and CSV has nan, inf and -inf.
+"""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pli_train.errors import BadInput
 
+if TYPE_CHECKING:
+    from pli_analysis.events import Columns
+
 ENDINGS = (".json", ".csv")
 LARGEST = 2**28
 """Bytes of a download that are read at most: some four million points."""
-HEADER = ("wall time", "step", "value")
+HEADER = ("Wall time", "Step", "Value")
+LONGEST_NAME = 100
+"""Characters of a file's name, before its ending."""
 
 
 def read(path: Path) -> np.ndarray:
@@ -69,10 +80,87 @@ def _csv(path: Path, text: str) -> list[list[str]]:
         rows = [row for row in csv.reader(text.splitlines()) if row]
     except csv.Error as error:
         raise _no_download(path, str(error)) from None
-    if not rows or tuple(name.strip().lower() for name in rows[0]) != HEADER:
+    if not rows or [name.strip().lower() for name in rows[0]] != [name.lower() for name in HEADER]:
         raise _no_download(path, "its first line is not Wall time,Step,Value")
     return rows[1:]
 
 
 def _no_download(path: Path, why: str) -> BadInput:
     return BadInput(f"{path}: is no TensorBoard download ({why})")
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, scalars: dict[str, Columns], ending: str) -> dict[str, Path]:
+    """Write a download of each scalar, byte for byte as TensorBoard serves them.
+
+    Args:
+        folder: takes them, and is made if need be.
+        scalars: tag → points.
+        ending: .json or .csv.
+
+    Returns:
+        tag → its file.
+
+    Raises:
+        BadInput: when a file cannot be written.
+    """
+    files = {tag: folder / f"{name}{ending}" for tag, name in names(scalars).items()}
+    for tag, path in files.items():
+        text = _as_json(scalars[tag]) if ending == ".json" else _as_csv(scalars[tag])
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode())
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+    return files
+
+
+def names(tags: Iterable[str]) -> dict[str, str]:
+    """A file name without ending for each tag: letters, digits and `._-` alone, none twice on any file system.
+
+    >>> names(["loss/train", "loss_train", "../../x", ""])
+    {'loss/train': 'loss_train', 'loss_train': 'loss_train-2', '../../x': 'x', '': 'scalar'}
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for tag in tags:
+        # A dot or dash in front would hide the file, leave the folder, or be an option to the next command.
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", tag).strip("._-")[:LONGEST_NAME] or "scalar"
+        name, number = plain, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{plain}-{number}"
+        taken.add(name.lower())
+        found[tag] = name
+    return found
+
+
+def _as_json(columns: Columns) -> str:
+    import json
+
+    return json.dumps([[wall, step, _word(value)] for wall, step, value in _rows(columns)])
+
+
+def _as_csv(columns: Columns) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    written = csv.writer(text)
+    written.writerow(HEADER)
+    written.writerows(_rows(columns))
+    return text.getvalue()
+
+
+def _rows(columns: Columns) -> Iterable[tuple[float, int, float]]:
+    steps, wall_times, values = (column.tolist() for column in columns)
+    return zip(wall_times, steps, values, strict=True)
+
+
+def _word(value: float) -> float | str:
+    """What `_number` reads: JSON has no number for these."""
+    if math.isnan(value):
+        return "NaN"
+    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"

@@ -2,142 +2,190 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis import downloads, records
+from pli_analysis import downloads, events, records
+from pli_analysis.events import NOTHING, Columns, Piece
 from pli_train import run_folder
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
 
+CHUNK = 2**26
+"""Bytes of a file that are read at once: what reading takes in memory is a few times that."""
 
-@dataclass
+
+@dataclass(frozen=True)
 class Scalars:
     """What a run logged.
 
     Attributes:
-        values: tag → {step: (wall time in seconds since 1970, value)}, each step once.
+        columns: tag → its points, each step once, by step.
         damaged: a line for each file with records that could not be read.
     """
 
-    values: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
+    columns: Mapping[str, Columns] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
+
+    @cached_property
+    def values(self) -> dict[str, dict[int, tuple[float, float]]]:
+        """The same as tag → {step: (wall time in seconds since 1970, value)}: handy, and many times the memory."""
+        found = {}
+        for tag, (steps, wall_times, values) in self.columns.items():
+            found[tag] = dict(zip(steps.tolist(), zip(wall_times.tolist(), values.tolist(), strict=True), strict=True))
+        return found
+
+    def of(self, tag: str) -> Columns:
+        """The points of one scalar; none when it was not logged."""
+        return self.columns.get(tag, NOTHING)
 
     def table(self, tag: str) -> pd.DataFrame:
         """One scalar as a table: `step`, `value`, `wall_time` (seconds since 1970); empty when it was not logged."""
         import pandas as pd
 
-        rows = sorted((step, value, wall) for step, (wall, value) in self.values.get(tag, {}).items())
-        types = {"step": "int64", "value": "float64", "wall_time": "float64"}
-        return pd.DataFrame(rows, columns=list(types)).astype(types)
+        steps, wall_times, values = self.of(tag)
+        return pd.DataFrame({"step": steps, "value": values, "wall_time": wall_times})
 
-    def forget_from(self, step: int) -> None:
-        """Drop what was logged at `step` or later: a resumed process does those steps again."""
-        for tag, points in self.values.items():
-            self.values[tag] = {at: point for at, point in points.items() if at < step}
+    def tidy(self, run: str) -> pd.DataFrame:
+        """All points as one table, by tag and step: `run`, `tag`, `step`, `wall_time` (seconds since 1970), `value`.
+
+        The first two are categorical: a name a row would take most of the time and the memory.
+        """
+        import pandas as pd
+
+        tags = sorted(self.columns)
+        sizes = [len(self.columns[tag].steps) for tag in tags]
+        columns = [np.concatenate(parts) for parts in zip(NOTHING, *(self.columns[tag] for tag in tags), strict=True)]
+        of_rows = np.repeat(np.arange(len(tags)), sizes)
+        names = {"run": pd.Categorical.from_codes(of_rows * 0, [run]), "tag": pd.Categorical.from_codes(of_rows, tags)}
+        return pd.DataFrame(names | dict(zip(["step", "wall_time", "value"], columns, strict=True)))
+
+    def only(self, patterns: Sequence[str]) -> Scalars:
+        """Those whose tags are one of the patterns, or match one (`grad_norm/*`).
+
+        Raises:
+            BadInput: when a pattern matches none.
+        """
+        chosen = set()
+        for pattern in patterns:
+            matched = {tag for tag in self.columns if tag == pattern or fnmatchcase(tag, pattern)}
+            if not matched:
+                raise BadInput(f"no scalar matches {pattern!r}; {told(self.columns)}")
+            chosen |= matched
+        return Scalars({tag: columns for tag, columns in self.columns.items() if tag in chosen}, self.damaged)
 
 
-def read(path: Path) -> Scalars:
+def told(tags: Iterable[str]) -> str:
+    """The tags there are, in a few words for an error."""
+    known = sorted(tags)
+    more = f" and {len(known) - 12} more" if len(known) > 12 else ""
+    return f"there are: {', '.join(known[:12]) or 'none'}{more}"
+
+
+def name_of(path: Path) -> str:
+    """What a table calls what was read from a path."""
+    return path.resolve().stem if path.is_file() else path.resolve().name
+
+
+def read(path: Path, check: bool = True) -> Scalars:
     """Every scalar of a run folder, a folder with event files, one event file, or a download of one scalar.
 
     Files are read in the order that processes wrote them. One cut short (its process was killed) is read up to the cut.
     Where a later process resumed from an earlier step, its values stand. A download's tag is its file's stem.
 
+    Args:
+        path: of any of them.
+        check: whether each record of an event file is held against its checksum.
+
     Raises:
         BadInput: when the path is not there, or a download is none.
     """
-    if not path.exists():
-        raise BadInput(f"{path}: no such file or folder")
-    if path.suffix in downloads.ENDINGS and path.is_file():
-        points = {int(step): (wall, value) for wall, step, value in downloads.read(path).tolist()}
-        return Scalars({path.stem: points} if points else {})
-    return _of_events([path] if path.is_file() else sorted(path.glob(run_folder.SCALARS), key=_begun))
-
-
-def _of_events(files: list[Path]) -> Scalars:
-    scalars = Scalars()
-    for path in files:
-        try:
-            add(scalars, path.read_bytes(), str(path))
-        except OSError as error:
-            raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    return scalars
-
-
-def add(scalars: Scalars, data: bytes, name: str) -> None:
-    """Put an event file's scalars on top of those of earlier files, in the order of its records.
-
-    Args:
-        scalars: takes them.
-        data: the file's bytes.
-        name: what a line about damage calls it.
-    """
-    there = records.find(data)
-    plain, others = records.decode(data, there)
-    found, restarts = _unusual(data, there, others)
-    if lost := there.damaged + len(others) - len(found.known):
-        scalars.damaged.append(f"{name}: {lost} damaged record{'s' * (lost > 1)}")
-    marks = [*restarts, (len(there.starts), None)]
-    begun, together = 0, records.by_tag([*plain, *found.points])
-    for at, step in marks:
-        for points in together:
-            low, high = np.searchsorted(points.record, [begun, at])
-            if low < high:
-                part = slice(low, high)
-                pairs = zip(points.wall_time[part].tolist(), points.value[part].tolist(), strict=True)
-                new = dict(zip(points.step[part].tolist(), pairs, strict=True))
-                scalars.values.setdefault(points.tag, {}).update(new)
-        if step is not None:
-            scalars.forget_from(step)
-        begun = at
+    return Reader(path, check).update()
 
 
 @dataclass
-class _Found:
-    points: list[records.Points] = field(default_factory=list)
-    known: list[int] = field(default_factory=list)
+class _Tail:
+    """How far one file was read, and what it said up to there."""
+
+    offset: int = 0
+    piece: Piece = field(default_factory=lambda: Piece({}))
+    lost: bool = False
 
 
-def _unusual(data: bytes, there: records.Records, others: np.ndarray) -> tuple[_Found, list[tuple[int, int | None]]]:
-    """What protobuf makes of the other records: their scalars, and (record, step) of each start of a process."""
-    from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+class Reader:
+    """Scalars of something that may still be written to: each update reads what was appended since the last one.
 
-    found, restarts = _Found(), []
-    rows: dict[str, list[tuple[int, int, float, float]]] = {}
-    for record in others.tolist():
-        start = int(there.starts[record])
-        try:
-            event = Event.FromString(data[start : start + int(there.lengths[record])])
-            numbers = [(value.tag, _number(value)) for value in event.summary.value if _is_scalar(value)]
-        except (DecodeError, ValueError, TypeError):
-            continue
-        found.known.append(record)
-        if event.HasField("session_log") and event.session_log.status == SessionLog.START:
-            restarts.append((record, event.step))
-        for tag, number in numbers:
-            rows.setdefault(tag, []).append((record, event.step, event.wall_time, number))
-    for tag, of_tag in rows.items():
-        columns = (np.array(column) for column in zip(*of_tag, strict=True))
-        found.points.append(records.Points(tag, *columns))
-    return found, restarts
+    >>> reader = Reader(Path("runs/tiny"))  # doctest: +SKIP
+    >>> reader.update().of("loss/train").values[-1]  # doctest: +SKIP
+    3.97
+
+    Args:
+        path: as for `read`.
+        check: as for `read`.
+    """
+
+    def __init__(self, path: Path, check: bool = True) -> None:
+        self.path, self.check = path, check
+        self._tails: dict[Path, _Tail] = {}
+
+    def update(self) -> Scalars:
+        """All scalars up to now: the same as a fresh `read` gives, and with its errors.
+
+        A record cut short is waited for. New files are picked up, and one that became shorter is read anew.
+        """
+        if not self.path.exists():
+            raise BadInput(f"{self.path}: no such file or folder")
+        if self.path.suffix in downloads.ENDINGS and self.path.is_file():
+            return _of_download(self.path)
+        is_file = self.path.is_file()
+        files = [self.path] if is_file else sorted(self.path.glob(run_folder.SCALARS), key=_begun)
+        self._tails = {file: _read_on(file, self._tails.get(file, _Tail()), self.check) for file in files}
+        whole = reduce(Piece.then, (tail.piece for tail in self._tails.values()), Piece({}))
+        damaged = {path: tail.piece.damaged + tail.lost for path, tail in self._tails.items()}
+        lines = [f"{path}: {n} damaged record{'s' * (n > 1)}" for path, n in damaged.items() if n]
+        return Scalars(whole.columns, lines)
 
 
-def _is_scalar(value: Any) -> bool:
-    return value.metadata.plugin_data.plugin_name == "scalars" or value.HasField("simple_value")
+def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
+    """What a file says up to its end, when `tail` is known already."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            offset, pieces, lost, room = tail.offset, [tail.piece], False, CHUNK
+            if size < offset:
+                offset, pieces = 0, [Piece({})]
+            while offset + records.HEAD <= size and not lost:
+                file.seek(offset)
+                data = file.read(room)
+                found = records.find(data, check)
+                if found.end == 0 and not found.lost:  # the first record is longer than what was read
+                    needed = records.FRAME + records.LENGTH.unpack_from(data)[0]
+                    if len(data) < room or offset + needed > size:
+                        break  # it is cut short
+                    room = needed
+                    continue
+                piece = events.decode(data, found)
+                pieces.append(Piece(piece.columns, piece.forgets, piece.damaged + found.damaged))
+                offset, room, lost = offset + found.end, CHUNK, found.lost
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    return _Tail(offset, reduce(Piece.then, pieces), lost)
 
 
-def _number(value: Any) -> float:
-    """One value of any kind that TensorBoard takes for a scalar. Raises ValueError or TypeError when it is none."""
-    from tensorboard.util.tensor_util import make_ndarray
-
-    return value.simple_value if value.HasField("simple_value") else float(make_ndarray(value.tensor).item())
+def _of_download(path: Path) -> Scalars:
+    wall_times, steps, values = downloads.read(path).T
+    columns = events.settled(Columns(steps.astype(np.int64), wall_times, values))
+    return Scalars({path.stem: columns} if len(steps) else {})
 
 
 def _begun(path: Path) -> tuple[int, float, str]:
@@ -151,5 +199,5 @@ def _begun(path: Path) -> tuple[int, float, str]:
             first = file.read(21)[12:]
     except OSError:
         first = b""
-    whole = len(first) == 9 and first[0] == records.WALL_TIME
+    whole = len(first) == 9 and first[0] == events.WALL_TIME
     return run_folder.order_of(path), struct.unpack("<d", first[1:])[0] if whole else 0.0, path.name

@@ -86,8 +86,8 @@ def _grouped(asked: str) -> tuple[str, Path]:
 
 
 def _curves(group: str, path: Path, pattern: str | None, width: int) -> list[Curve]:
-    scalars, name = readers.read(path), path.resolve().stem if path.is_file() else path.resolve().name
-    tags, events = _tags(path, list(scalars.values), pattern), _events(path)
+    scalars, name = readers.read(path), readers.name_of(path)
+    tags, events = _tags(path, list(scalars.columns), pattern), _events(path)
     found = []
     for tag in tags:
         called = f"{name}:{tag}" if len(tags) > 1 else name
@@ -102,9 +102,8 @@ def _tags(path: Path, there: list[str], pattern: str | None) -> list[str]:
         usual = [tag for tag in USUAL_TAGS if tag in there]
         chosen = usual[:1] or (there if len(there) == 1 else [])
     if not chosen:
-        known = ", ".join(sorted(there)[:12]) or "none"
         asked = f"matches --tag {pattern!r}" if pattern else "is a loss by its name; choose one with --tag"
-        raise BadInput(f"{path}: no scalar {asked}; there are: {known}")
+        raise BadInput(f"{path}: no scalar {asked}; {readers.told(there)}")
     return chosen
 
 

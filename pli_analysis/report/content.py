@@ -94,14 +94,14 @@ def summary(run: Run) -> Section:
 def loss(run: Run) -> Section:
     """Loss against steps, tokens, FLOPs and seconds."""
     table = loss_metric.loss(run.scalars)
+    damage = [f"Passed over: {line}." for line in run.scalars.damaged]
     if not len(table):
-        return Section("loss", "Loss", ["This run logged no scalars (tracking.tensorboard was off)."])
+        return Section("loss", "Loss", ["This run logged no scalars (tracking.tensorboard was off).", *damage])
     steps = _event_steps(run.lineage)
     births = loss_metric.births(run.scalars, list(steps))
     drawing = loss_figure.figure(table, births, [_together(labels) for labels in steps.values()])
-    return Section(
-        "loss", "Loss", figures=[Figure("loss", "Loss over training", _loss_words(run, table), drawing, table)]
-    )
+    figure = Figure("loss", "Loss over training", _loss_words(run, table), drawing, table)
+    return Section("loss", "Loss", damage, figures=[figure])
 
 
 def lineage(run: Run) -> Section:

@@ -1,10 +1,11 @@
-"""How fast a million scalars are read, next to TensorBoard's own reader: `python tests/benchmarks/bench_scalars.py`.
+"""How fast a million scalars are read, next to other readers: `python tests/benchmarks/bench_scalars.py`.
 
-Both read the same event file of 200 tags × 5 000 steps in turn, in one process; ours with every checksum checked. What
-they read is compared point by point.
+All read the same event file of 200 tags × 5 000 steps in turn, in one process; ours with every checksum checked. What
+TensorBoard's own reader reads is compared with ours point by point, as is what tbparse reads, where it is installed.
 """
 
 import argparse
+import importlib.util
 import statistics
 import tempfile
 import time
@@ -31,12 +32,17 @@ def write(folder: Path, steps: int) -> None:
                 writer.write(Event(wall_time=step + 0.5, step=step, summary=Summary(value=[value])).SerializeToString())
 
 
-def ours(folder: Path) -> dict:
-    """tag → {step: (wall time, value)}."""
+def columns(folder: Path) -> scalars.Scalars:
+    """Ours, as arrays."""
+    return scalars.read(folder)
+
+
+def values(folder: Path) -> dict:
+    """Ours, as tag → {step: (wall time, value)}."""
     return scalars.read(folder).values
 
 
-def theirs(folder: Path) -> dict:
+def event_accumulator(folder: Path) -> dict:
     """The same through EventAccumulator, which is told to keep every point."""
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
     accumulator.Reload()
@@ -45,28 +51,59 @@ def theirs(folder: Path) -> dict:
     }
 
 
+def tbparse(folder: Path) -> object:
+    """A pandas table of all points, wall times included."""
+    from tbparse import SummaryReader
+
+    return SummaryReader(str(folder), extra_columns={"wall_time"}).scalars
+
+
+def compare(read: dict, points: int) -> None:
+    """Stop when two readers disagree in any point, or one dropped any."""
+    found = read[values]
+    assert sum(map(len, found.values())) == points, "points were dropped"
+    assert read[columns].values == found == read[event_accumulator], "the readers disagree"
+    if tbparse in read:
+        rows = read[tbparse]
+        theirs = zip(rows["tag"], rows["step"], rows["wall_time"], rows["value"], strict=True)
+        assert len(rows) == points
+        assert all(found[tag][step] == (wall, value) for tag, step, wall, value in theirs), "tbparse disagrees"
+
+
 def main() -> None:
-    """Print a table of both, and their ratio."""
+    """Print a table of all readers, and their ratios to ours."""
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--steps", type=int, default=5000)
-    asked.add_argument("--repeats", type=int, default=3)
+    asked.add_argument("--repeats", type=int, default=5)
     told = asked.parse_args()
-    taken: dict = {ours: [], theirs: []}
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), told.steps)
-        for _ in range(told.repeats):
+    readers = [columns, values, event_accumulator]
+    if importlib.util.find_spec("tbparse"):
+        readers.append(tbparse)
+    else:
+        print("tbparse is not installed, so it is left out: pip install tbparse")
+    taken: dict = {reader: [] for reader in readers}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder, told.steps)
+        columns(folder)  # imports pandas, which no reading of a file should pay for
+        for turn in range(told.repeats):
             read = {}
-            for reader, times in taken.items():
+            for reader in readers[turn % len(readers) :] + readers[: turn % len(readers)]:
                 began = time.perf_counter()
-                read[reader] = reader(Path(folder))
-                times.append(time.perf_counter() - began)
-            assert read[ours] == read[theirs], "the readers disagree"
-            assert sum(map(len, read[ours].values())) == told.steps * TAGS
+                read[reader] = reader(folder)
+                taken[reader].append(time.perf_counter() - began)
+            compare(read, told.steps * TAGS)
+    print(f"{told.steps * TAGS:,} scalars, {TAGS} tags, {told.repeats} turns; same points read by all")
+    print("reader              median  (spread), s            ÷ columns (spread)     ÷ values (spread)")
     for reader, times in taken.items():
-        print(f"{reader.__name__:8} {statistics.median(times):8.3f} s  ({min(times):.3f} to {max(times):.3f})")
-    ratios = [b / a for a, b in zip(*taken.values(), strict=True)]
-    print(f"theirs ÷ ours, turn by turn: {statistics.median(ratios):.1f}  ({min(ratios):.1f} to {max(ratios):.1f})")
-    print(f"{told.steps * TAGS:,} scalars, {TAGS} tags, {told.repeats} turns; same points read")
+        ratios = [spread([b / a for a, b in zip(taken[ours], times, strict=True)], 1) for ours in (columns, values)]
+        print(f"{reader.__name__:18} {spread(times, 3):26}   {ratios[0]:22} {ratios[1]}")
+
+
+def spread(numbers: list[float], digits: int) -> str:
+    """Median, and lowest to highest."""
+    low, middle, high = (f"{n:.{digits}f}" for n in (min(numbers), statistics.median(numbers), max(numbers)))
+    return f"{middle:>7}  ({low} to {high})"
 
 
 if __name__ == "__main__":
