@@ -93,6 +93,11 @@ class _Plan:
 
 def _plan(model: nn.Module, anatomy: Anatomy, stack: Sequence[str]) -> _Plan:
     layers = stack_of(model, anatomy)
+    if len(layers) != len(stack):
+        raise BadInput(
+            f"gradient norms: the model has {len(layers)} layers and its lineage {len(stack)}: something else grew it "
+            "(with Trainer: GradNormCallback(growth=…))"
+        )
     sizes = [layout.sizes_of(layer, anatomy, getattr(model, "config", None)) for layer in layers]
     parameters, owner, length = [], [], 0
     parts: dict[Part, int] = {}
@@ -170,7 +175,7 @@ class GradNorms:
             Their global L2 norm, a scalar on the model's device; None where nothing was measured.
 
         Raises:
-            BadInput: when the parameters lie on more than one device.
+            BadInput: when the parameters lie on more than one device, or the lineage is not the model's.
         """
         if not self.due(step):
             return None

@@ -293,7 +293,7 @@ def test_parameters_on_two_devices_are_refused_in_one_line():
 
 @pytest.fixture(scope="module", params=["bert", "gpt2", "llama"])
 def logged(request, config_of, tmp_path_factory):
-    """A run that measures every third update, beside global norms taken by hand: (config, folder, step → norm)."""
+    """A run that measures every third update, beside global norms taken by hand: (folder, step → norm)."""
     overrides = {"train.grad_norms_every": 3, "train.update_ratios": True, "train.clip_norm": 0.05}
     settings, folder, by_hand = config_of(request.param, overrides), tmp_path_factory.mktemp("runs") / "run", {}
     made = trainer.begin(settings, folder)
@@ -306,11 +306,11 @@ def logged(request, config_of, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradnorms, "clip", watch)
         made.run()
-    return settings, folder, by_hand
+    return folder, by_hand
 
 
 def test_a_run_logs_norms_under_the_step_they_are_of(logged):
-    _, folder, by_hand = logged
+    folder, by_hand = logged
     values = read(folder).values
     total = {step: value for step, (_, value) in values["grad_norm/total"].items()}
     assert sorted(total) == [1, 3, 4, 6, 7, 9, 10, 12]
@@ -333,7 +333,7 @@ def is_part(tag):
 
 @pytest.mark.parametrize("at", [2, 3, 4, 6, 8])
 def test_a_resumed_run_has_the_same_norms_and_bits(logged, tmp_path, at):
-    settings, folder, _ = logged
+    folder, _ = logged
     twin = tmp_path / "twin"
     fork.fork(folder, at, twin).run()
     mine, theirs = content(twin), content(folder)
@@ -346,7 +346,7 @@ def test_a_resumed_run_has_the_same_norms_and_bits(logged, tmp_path, at):
 
 
 def test_settings_are_checked_at_the_door():
-    with pytest.raises(BadInput, match="train.grad_norm_groups.0: input should be 'total', 'layer'"):
+    with pytest.raises(BadInput, match=r"train.grad_norm_groups.0: input should be 'total', 'layer'"):
         config.load("tiny", ['train.grad_norm_groups=["heads"]'])
     assert config.load("tiny").train.grad_norm_groups == GROUPS
     assert json.loads(config.load("tiny").model_dump_json())["train"]["grad_norms_every"] == 10
