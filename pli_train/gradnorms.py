@@ -24,7 +24,7 @@ from torch.linalg import vector_norm
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_
 
 from pli_train import layout, run_folder
-from pli_train.anatomy.parts import GROUPS, Cut, Part, cut, outside
+from pli_train.anatomy.parts import GROUPS, Cut, Part, cut, outside, with_sums
 from pli_train.errors import BadInput
 from pli_train.model import stack_of
 
@@ -260,24 +260,14 @@ class GradNorms:
         plan, squares = sent.plan, sent.host.double().numpy() ** 2
         told = sorted(set(plan.owner[sent.there].tolist()))
         sums = [np.bincount(plan.owner, row, len(plan.parts)) for row in squares]
-        gradient, *moved = [_grouped({plan.parts[n]: row[n] for n in told}, self._groups) for row in sums]
-        scalars = {run_folder.GRAD_NORM + part.tag: float(value) ** 0.5 for part, value in gradient.items()}
+        gradient, *moved = [with_sums({plan.parts[n]: float(row[n]) for n in told}) for row in sums]
+        asked = [part for part in gradient if part.level in self._groups]
+        scalars = {run_folder.GRAD_NORM + part.tag: gradient[part] ** 0.5 for part in asked}
         if moved:
             weights, updates = moved
-            for part, square in weights.items():
-                if square > 0:
-                    scalars[run_folder.UPDATE_RATIO + part.tag] = float(updates[part] / square) ** 0.5
+            moving = [part for part in asked if weights[part] > 0]
+            scalars |= {run_folder.UPDATE_RATIO + part.tag: (updates[part] / weights[part]) ** 0.5 for part in moving}
         return scalars
-
-
-def _grouped(squares: dict[Part, float], groups: frozenset[str]) -> dict[Part, float]:
-    """Squares of the parts that are asked for, and of the layers and the whole that they sum to."""
-    sums = {Part("total", ""): sum(squares.values())}
-    for part, square in squares.items():
-        if part.layer is not None:
-            layer = Part("layer", part.layer)
-            sums[layer] = sums.get(layer, 0.0) + square
-    return {part: square for part, square in {**sums, **squares}.items() if part.level in groups}
 
 
 def _vector(parameters: Sequence[nn.Parameter], length: int) -> Tensor:

@@ -87,7 +87,7 @@ def cut(anatomy: Anatomy, layer: str, name: str, shape: Sequence[int], sizes: Ma
     ((3, 2, 4), (1,), ['c.h0', 'c.h1'])
     """
     labels = anatomy.labels(name, sizes)
-    parts = tuple(_part(layer, label) for label in labels)
+    parts = tuple(part_of(layer, label) for label in labels)
     owners = anatomy.owners(name)
     if not owners:
         return Cut(tuple(shape), (), parts)
@@ -116,10 +116,29 @@ def outside(model: Any, name: str) -> Part:
     return Part("embeddings", "") if any("Embedding" in kind for kind in kinds) else Part("other", OUTSIDE)
 
 
-def _part(layer: str, label: str) -> Part:
+def part_of(layer: str, label: str) -> Part:
+    """The part of a layer that `Anatomy.split` calls by this label.
+
+    >>> part_of("c", "g0"), part_of("c", "ffn")
+    (Part(level='attention', name='c.g0'), Part(level='ffn', name='c'))
+    """
     if label[0] in "hg" and label[1:].isdigit():
         return Part("head" if label[0] == "h" else "attention", f"{layer}.{label}")
     return Part(label, layer)
+
+
+def with_sums(squares: Mapping[Part, float]) -> dict[Part, float]:
+    """The total and each layer before the parts whose squares they sum up.
+
+    >>> {part.tag: square for part, square in with_sums({Part("ffn", "a"): 2.0, Part("embeddings", ""): 1.0}).items()}
+    {'total': 3.0, 'layer/a': 2.0, 'ffn/a': 2.0, 'embeddings': 1.0}
+    """
+    sums = {Part("total", ""): sum(squares.values())}
+    for part, square in squares.items():
+        if part.layer is not None:
+            layer = Part("layer", part.layer)
+            sums[layer] = sums.get(layer, 0.0) + square
+    return {**sums, **squares}
 
 
 def _factored(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> list[int]:

@@ -63,7 +63,7 @@ def check_sums(model, total, parts):
         assert sum(of_it) == pytest.approx(parts[part] ** 2, rel=1e-6)
 
 
-def slow_heads(model, parts, stack):
+def slow_heads(model, parts, stack, dim=8):
     """Norms of heads and groups in float64, cut by `owners_by_hand`: no table, no einops, no vector."""
     squares = {}
     for name, parameter in model.named_parameters():
@@ -71,18 +71,18 @@ def slow_heads(model, parts, stack):
         if place is None or parameter.grad is None:
             continue
         layer = stack[place[1]]
-        for owner, value in owners_by_hand(parts.model_type, place[2], parameter.grad.double()):
+        for owner, value in owners_by_hand(parts.model_type, place[2], parameter.grad.double(), dim):
             key = f"{layer}.{owner}"
             squares[key] = squares.get(key, 0.0) + value.square().sum().item()
     return {key: square**0.5 for key, square in squares.items()}
 
 
-def owners_by_hand(family, name, grad):
+def owners_by_hand(family, name, grad, dim):
     """(owner, elements) for the tensors of attention: `h0`… and, where keys and values are shared, `g0`….
 
-    By index arithmetic on the layout that each family's own code has; heads are 8 wide in all tiny models.
+    By index arithmetic on the layout that each family's own code has; `dim` is the width of a head.
     """
-    grouped, dim = family in ("llama", "qwen2", "qwen3"), 8
+    grouped = family in ("llama", "qwen2", "qwen3")
     fused = {"attn.c_attn": 1, "attn.Wqkv": 0}
     module, _, leaf = name.rpartition(".")
     out = ("attn.c_proj", "attn.Wo", "attention.dense", "attention.out_lin", "attention.output.dense")
