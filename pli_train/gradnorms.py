@@ -7,6 +7,9 @@ nothing is done. Measured are updates whose number (from 1) is a multiple of `ev
 after each growth event, so that a newborn part has a norm from its first gradient on: a function of the step and the
 lineage alone, as a resumed run must agree.
 
+Every element of the gradient is in one part: squares over all parts sum to the square of the global norm, growth, fused
+and shared tensors included.
+
 Each row is summed up on its own, its last axis first: PyTorch's norm of a whole tensor on a CPU adds up in float32 in
 a few lanes, which for embeddings of 23 million elements is off by a thousandth (`clip_grad_norm_` too).
 """

@@ -12,13 +12,12 @@ only pad a layer have no gradient.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_analysis import live
-from pli_analysis.metrics.gradnorms import in_order, told
+from pli_analysis.metrics.gradnorms import groups_of, in_order, places_of, who
 from pli_train.anatomy.parts import Part, outside, part_of, with_sums
 
 if TYPE_CHECKING:
@@ -53,15 +52,13 @@ def recomputed(
     for number, checkpoint in enumerate(run.checkpoints):
         watch(number, len(run.checkpoints))
         squares = squares_at(checkpoint, tokens, labels)
-        groups = Counter(part.layer for part in squares if part.level == "attention" and "." in part.name)
-        rows = [
-            [
-                *told(part, checkpoint.lineage, checkpoint.step, checkpoint.step, groups.get(part.layer, 0)),
-                square**0.5,
-                str(checkpoint.name),
-            ]
-            for part, square in with_sums(squares).items()
-        ]
+        lineage, step, name = checkpoint.lineage, checkpoint.step, str(checkpoint.name)
+        groups, places = groups_of(squares), places_of(lineage.stack)
+        rows = []
+        for part, square in with_sums(squares).items():
+            called, born = who(part, lineage, groups)
+            age = None if born is None else step - born
+            rows.append((called, part.level, part.layer, step, age, places.get(part.layer), square**0.5, name))
         tables.append(in_order(pd.DataFrame(rows, columns=COLUMNS)))
     watch(len(run.checkpoints), len(run.checkpoints))
     return pd.concat(tables, ignore_index=True)

@@ -28,6 +28,7 @@ Columns of `around`, one row for each event's step and part that was there befor
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,17 +60,22 @@ def logged(scalars: Scalars, lineage: Lineage | None) -> pd.DataFrame:
     """
     import pandas as pd
 
+    values = {tag: points for tag, points in scalars.values.items() if tag.startswith(run_folder.GRAD_NORM)}
+    parts = {tag: Part.of_tag(tag.removeprefix(run_folder.GRAD_NORM)) for tag in values}
+    groups = groups_of(parts.values())
+    steps = {step for points in values.values() for step in points}
+    places = {step: places_of(lineage.stack_at(step - 1)) if lineage else {} for step in steps}
     rows = []
-    tags = [tag for tag in scalars.values if tag.startswith(run_folder.GRAD_NORM)]
-    parts = {tag: Part.of_tag(tag.removeprefix(run_folder.GRAD_NORM)) for tag in tags}
-    groups = Counter(part.layer for part in parts.values() if part.level == "attention" and "." in part.name)
     for tag, part in parts.items():
         if part.level not in GROUPS:
             continue
+        name, born = who(part, lineage, groups)
+        layer = part.layer
         ratios = scalars.values.get(run_folder.UPDATE_RATIO + part.tag, {})
-        for step, (_, norm) in scalars.values[tag].items():
-            place = told(part, lineage, step, step - 1, groups.get(part.layer, 0))
-            rows.append([*place, norm, ratios.get(step, (0, np.nan))[1]])
+        for step, (_, norm) in values[tag].items():
+            age = None if born is None else step - born
+            place, ratio = places[step].get(layer), ratios.get(step, (0, np.nan))[1]
+            rows.append((name, part.level, layer, step, age, place, norm, ratio))
     return in_order(pd.DataFrame(rows, columns=COLUMNS))
 
 
@@ -143,29 +149,35 @@ def thinned(table: pd.DataFrame, most: int) -> pd.DataFrame:
     return table[table["step"].isin(steps[chosen])].reset_index(drop=True)
 
 
-def told(part: Part, lineage: Lineage | None, step: int, past: int, groups: int) -> list[object]:
-    """The first six columns of a row.
+def who(part: Part, lineage: Lineage | None, groups: Mapping[str | None, int]) -> tuple[str, int | None]:
+    """A part's name in a table, and the step of its birth; None outside the layers and where it is not known.
 
     Args:
-        past: the layer's index is the one after the events up to this step.
-        groups: how many groups share keys and values in the part's layer, for their ages; 0 where none do.
+        groups: of `groups_of`.
     """
     layer = part.layer
-    if part.level in ("total", "embeddings"):
-        name = part.level
-    elif layer is None:
-        name = f"{OUTSIDE}.{part.level}"
-    else:
-        name = part.name if part.level in ("layer", "head") or "." in part.name else f"{layer}.{part.level}"
-    known = lineage.layers.get(layer) if lineage is not None and layer is not None else None
-    if lineage is None or known is None or layer is None:
-        return [name, part.level, layer, step, None, None]
-    head = part.name
-    if part.level == "attention" and "." in head and groups:
+    if layer is None:
+        return (part.level if part.level in ("total", "embeddings") else f"{OUTSIDE}.{part.level}"), None
+    name = part.name if part.level in ("layer", "head") or "." in part.name else f"{layer}.{part.level}"
+    known = lineage.layers.get(layer) if lineage is not None else None
+    if known is None:
+        return name, None
+    head = name
+    if part.level == "attention" and "." in part.name:
         # A group was born with the first of its heads.
-        head = f"{layer}.h{int(head.rpartition('g')[2]) * (len(known.heads) // groups)}"
-    birth, stack = known.heads.get(head, known.birth), lineage.stack_at(past)
-    return [name, part.level, layer, step, step - birth.step, stack.index(layer) if layer in stack else None]
+        member = len(known.heads) // groups[layer]
+        head = f"{layer}.h{int(name.rpartition('g')[2]) * member}"
+    return name, known.heads.get(head, known.birth).step
+
+
+def groups_of(parts: Iterable[Part]) -> Counter[str | None]:
+    """How many groups share keys and values in each layer."""
+    return Counter(part.layer for part in parts if part.level == "attention" and "." in part.name)
+
+
+def places_of(stack: Sequence[str]) -> dict[str | None, int]:
+    """Where each layer sits."""
+    return {id: index for index, id in enumerate(stack)}
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -181,4 +193,5 @@ def _natural(column: pd.Series) -> pd.Series:
     """Part names so that head 10 comes after head 9, and layer `aa` after `z`."""
     if column.name != "part":
         return column
-    return column.map(lambda part: f"{len(part.partition('.')[0]):06}{part.partition('.')[0]}{len(part):06}{part}")
+    owners = {part: part.partition(".")[0] for part in column.unique()}
+    return column.map({part: f"{len(owner):06}{owner}{len(part):06}{part}" for part, owner in owners.items()})

@@ -39,7 +39,7 @@ class GradNormCallback(TrainerCallback):
         trainer = Trainer(model, args, train_dataset=data, callbacks=[GradNormCallback(every=10)])
         trainer.train()     # then: tensorboard --logdir OUTPUT_DIR, or pli-analyze gradnorms OUTPUT_DIR
 
-    With growth, in this order, so that a part is followed by its id:
+    With growth, so that a part is followed by its id:
 
         growth = GrowthCallback("0.25@1 0.5@2")
         Trainer(model, args, train_dataset=data, callbacks=[growth, GradNormCallback(growth=growth)])
