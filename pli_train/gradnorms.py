@@ -231,7 +231,8 @@ class GradNorms:
         if parameter.grad is None or self._begun is None:
             return
         place = slice(start, start + len(how.parts))
-        norms_of_rows(parameter.grad, how, self._vector[0, place])
+        gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+        norms_of_rows(gradient, how, self._vector[0, place])
         self._begun[2][place] = True
 
     @torch.no_grad()

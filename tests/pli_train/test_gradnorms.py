@@ -233,6 +233,16 @@ def test_measured_are_multiples_the_first_and_the_first_after_each_event():
     assert not any(never.due(step) for step in range(12))
 
 
+def test_a_sparse_gradient_counts_repeated_rows_as_their_sum():
+    model = ResidualMLP()
+    model.begin = torch.nn.Embedding(9, 8, sparse=True)
+    model(torch.tensor([1, 1, 4])).square().sum().backward()
+    assert model.begin.weight.grad.is_sparse
+    _, found = measured(GradNorms(model, anatomy.discover(model), Lineage.begin(3, 0), 1))
+    expected = model.begin.weight.grad.to_dense().norm().item()
+    assert found[Part("embeddings", "")] == pytest.approx(expected, rel=1e-6)
+
+
 def test_groups_choose_what_is_told():
     model = tiny("llama")
     backward(model)
