@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,6 +108,55 @@ def scalars(
 
 
 @app.command()
+def gradnorms(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or Trainer's output folder.")],
+    of: Annotated[str, typer.Option(help="layer, head, ffn, norms, attention, embeddings, other, total, or all.")] = (
+        "all"
+    ),
+    events: Annotated[bool, typer.Option("--events", help="Norms before and after each growth event.")] = False,
+    window: Annotated[int, typer.Option(min=1, help="Measurements on each side of an event, at most.")] = 3,
+    recompute: Annotated[bool, typer.Option("--recompute", help="At each checkpoint, on the text given.")] = False,
+    text: Annotated[Path | None, typer.Option("--text", metavar="FILE", help="With --recompute: the text.")] = None,
+    blocks: Annotated[int, typer.Option(min=1, help="With --recompute: blocks of the text, at most.")] = 16,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the heat map.")] = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """Gradient norms of heads, FFNs, layers over training, as logged before clipping or computed anew.
+
+    Example: pli-analyze gradnorms runs/tiny --of head --html gradnorms.html
+    """
+    from pli_analysis.metrics import gradnorms as metric
+    from pli_analysis.tables import emit
+
+    if recompute != (text is not None):
+        raise BadInput("--recompute and --text FILE go together: the text is what the gradient is computed on")
+    if recompute and (events or html is not None):
+        raise BadInput("--events and --html tell what training logged: leave --recompute away")
+    if text is not None:
+        from pli_analysis.metrics.gradients import recomputed
+        from pli_analysis.run import Run
+
+        opened = Run.open(run)
+        _complain(opened.damaged)
+        emit(metric.of_level(recomputed(opened, text, blocks, _count), of), format, out)
+        return
+    scalars, lineage = metric.read(run)
+    _complain(scalars.damaged)
+    table = metric.require(metric.logged(scalars, lineage), run)
+    if html is not None:
+        from pli_analysis.report import content, page
+
+        page.write(content.of_gradnorms(run.resolve().name, table, lineage), html)
+        typer.echo(html, err=True)
+    if events:
+        if lineage is None:
+            raise BadInput(f"{run}: has no lineage.json, which tells when it grew")
+        table = metric.around(table, lineage, window)
+    emit(metric.of_level(table, of), format, out)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs, event folders or files, downloads.")],
     tag: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which scalar: a name, or eval*.")] = None,
@@ -191,6 +241,12 @@ def report(
 def _complain(lines: list[str]) -> None:
     for line in lines:
         typer.echo(f"passed over: {line}", err=True)
+
+
+def _count(done: int, total: int) -> None:
+    """Say on a terminal how far a long reading is."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r{done} of {total} checkpoints" + "\n" * (done == total), err=True, nl=False)
 
 
 def main() -> None:

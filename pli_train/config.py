@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pli_train import run_folder
 from pli_train.anatomy import families, family
+from pli_train.anatomy.parts import GROUPS, Group
 from pli_train.errors import BadInput, did_you_mean, nearest
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.insert import Initialiser
@@ -123,6 +124,9 @@ class TrainConfig(_Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, else fp32")
     compile: bool = Field(False, description="compile each layer (torch.compile); inserted layers reuse it")
     log_every: int = Field(10, ge=1, description="steps between scalars other than the loss, which is kept for each")
+    grad_norms_every: int = Field(10, ge=0, description="steps between gradient norms by part; 0: none")
+    grad_norm_groups: tuple[Group, ...] = Field(GROUPS, min_length=1, description="which of them are logged")
+    update_ratios: bool = Field(False, description="then also log norm of the update ÷ norm of the weights")
     eval_every: int = Field(100, ge=1, description="steps between evaluations")
     eval_blocks: int = Field(256, ge=1, description="at most so many blocks in an evaluation")
 

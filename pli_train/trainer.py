@@ -18,7 +18,19 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env, set_seed
 
-from pli_train import allocator, checkpoint, corpus, disk, flops, growing, kernels, learning_rate, optimizer, run_folder
+from pli_train import (
+    allocator,
+    checkpoint,
+    corpus,
+    disk,
+    flops,
+    gradnorms,
+    growing,
+    kernels,
+    learning_rate,
+    optimizer,
+    run_folder,
+)
 from pli_train import model as models
 from pli_train import parent as parents
 from pli_train.batches import Batches, cut
@@ -203,6 +215,9 @@ class Trainer:
         self.model = self._wrapped(model)
         self.optimizer = optimizer.build(self.bare, config.optim)
         self.paces = Paces(self.bare, anatomy, lineage)
+        self.norms = gradnorms.GradNorms(
+            self.bare, anatomy, lineage, train.grad_norms_every, train.grad_norm_groups, train.update_ratios
+        )
         self._losses: list[tuple[int, float, torch.Tensor]] = []
         self._mark = (time.perf_counter(), progress.tokens)
         self.stop = Stop(show.say)
@@ -300,13 +315,15 @@ class Trainer:
         self.model.train()
         with self.swapping.at(step, self.layers):
             total = self._backward(batch)
+        norm = self.norms.measure(step)
         if config.train.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.bare.parameters(), config.train.clip_norm)
+            gradnorms.clip(self.bare.parameters(), config.train.clip_norm, norm)
         rate = learning_rate.at_step(step, self.total_steps, config.optim, self.lineage.events)
         optimizer.set_lr(self.optimizer, rate)
         held_back = self.paces.before(step)
         self.optimizer.step()
         self.paces.after(held_back)
+        self.norms.updated()
         self.optimizer.zero_grad(set_to_none=True)
 
         self.progress.step += 1
@@ -347,6 +364,8 @@ class Trainer:
             if not math.isfinite(loss):
                 raise PliError(self._not_finite(step, loss))
         self._losses.clear()
+        for step, wall_time, norms in self.norms.read():
+            self.scalars.add(step, norms, wall_time)
         now, seen = self._mark
         rate = (progress.tokens - seen) / max(time.perf_counter() - now, 1e-9)
         self._mark = (time.perf_counter(), progress.tokens)

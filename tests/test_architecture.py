@@ -28,7 +28,10 @@ HEAVY = {"torch", "transformers", "plotly", "pandas", "tensorboard", "umap", "nu
         ("import pli_train.lineage", HEAVY | {"pydantic_core", "rich", "typer"}),
         ("import pli_train.anatomy", HEAVY),
         ("import pli_train.config; pli_train.config.load()", HEAVY),
-        ("import pli_analysis.run, pli_analysis.metrics.drift", {"torch", "transformers", "plotly"}),
+        (
+            "import pli_analysis.run, pli_analysis.metrics.drift, pli_analysis.metrics.gradnorms",
+            {"torch", "transformers", "plotly"},
+        ),
         ("import pli_analysis.report.content", {"torch", "transformers"}),
     ],
 )

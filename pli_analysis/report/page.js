@@ -30,6 +30,7 @@ const drawn = [];
 function draw(figure) {
   const { drawing } = JSON.parse(figure.querySelector("script").textContent);
   const target = figure.querySelector(".drawing");
+  if (drawing.layout.height) target.style.height = `${drawing.layout.height}px`;
   const settings = { responsive: true, displaylogo: false, displayModeBar: false };
   Plotly.newPlot(target, drawing.data, themed(drawing.layout), settings);
   drawn.push({ target, layout: drawing.layout });

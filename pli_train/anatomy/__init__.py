@@ -16,6 +16,7 @@ No torch here: the same tables serve training and reading.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -151,20 +152,31 @@ class Anatomy:
             that the heads of a group share; else `attention`, `ffn`, `norms`, or `other` for a tensor that the table
             does not name. Head h of group g is number g · member + h. A group of one is its head.
         """
-        kind, axes = self.tensors.get(name, ("other", ""))
-        factors = re.findall(r"\w+", axes)
-        owners = [factor for factor in ("head", "group", "member") if factor in factors]
+        owners, labels = self.owners(name), self.labels(name, sizes)
         if not owners:
-            yield kind, tensor
+            yield labels[0], tensor
             return
         from einops import rearrange  # imported here because the tables alone must stay light to read
 
+        axes = self.tensors[name][1]
+        factors = re.findall(r"\w+", axes)
         rest = " ".join(factor for factor in factors if factor not in owners)
         known = {factor: sizes[factor] for factor in factors if factor in sizes}
         cut = rearrange(tensor, f"{axes} -> ({' '.join(owners)}) ({rest})", **known)
+        yield from zip(labels, cut, strict=True)
+
+    def owners(self, name: str) -> list[str]:
+        """The factors of a tensor's axes that number the parts it falls into; none where it is of one part."""
+        factors = re.findall(r"\w+", self.tensors.get(name, ("other", ""))[1])
+        return [factor for factor in ("head", "group", "member") if factor in factors]
+
+    def labels(self, name: str, sizes: Mapping[str, int]) -> list[str]:
+        """The parts that a tensor of a layer falls into, in order, called as `split` calls them."""
+        owners = self.owners(name)
+        if not owners:
+            return [self.tensors.get(name, ("other", ""))[0]]
         shared = owners == ["group"] and sizes["member"] > 1
-        for number in range(len(cut)):
-            yield f"{'g' if shared else 'h'}{number}", cut[number]
+        return [f"{'g' if shared else 'h'}{number}" for number in range(math.prod(sizes[owner] for owner in owners))]
 
 
 @cache

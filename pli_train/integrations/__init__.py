@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pli_train.integrations.gradient_norms import GradNormCallback
     from pli_train.integrations.hugging_face import GrowthCallback
 
-__all__ = ["GrowthCallback"]
+__all__ = ["GradNormCallback", "GrowthCallback"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from pli_train.integrations import hugging_face
+    if name == "GradNormCallback":
+        from pli_train.integrations.gradient_norms import GradNormCallback
 
-        return getattr(hugging_face, name)
+        return GradNormCallback
+    if name == "GrowthCallback":
+        from pli_train.integrations.hugging_face import GrowthCallback
+
+        return GrowthCallback
     raise AttributeError(f"module 'pli_train.integrations' has no attribute '{name}'")

@@ -43,7 +43,7 @@ def opened(chromium):
         tab.on("dialog", lambda dialog: (heard.append("dialog"), dialog.dismiss()))
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(Path(path).as_uri())
-        tab.wait_for_function("document.querySelectorAll('.drawing .main-svg').length >= 5")
+        tab.wait_for_function("document.querySelectorAll('.drawing .main-svg').length >= 6")
         return tab, heard, asked
 
     yield open_page
@@ -64,7 +64,7 @@ def test_it_opens_offline_without_a_complaint(opened, report, width, scheme):
     tab, heard, asked = opened(report, width, scheme)
     assert heard == []
     assert asked == [report.as_uri()]
-    assert tab.locator("figure").count() == 5
+    assert tab.locator("figure").count() == 6
     for drawing in tab.locator(".drawing").all():
         assert drawing.get_attribute("aria-label")
         assert drawing.locator(".main-svg").first.bounding_box()["width"] > 200

@@ -41,9 +41,18 @@ def test_two_renders_are_the_same_bytes(runs, family):
 
 def test_every_section_is_there_with_its_figures(runs, family):
     told = content.tell(Run.open(runs[family]))
-    assert [section.id for section in told.sections] == ["summary", "loss", "lineage", "drift", "provenance"]
+    assert [section.id for section in told.sections] == [
+        "summary",
+        "loss",
+        "lineage",
+        "drift",
+        "gradnorms",
+        "provenance",
+    ]
     figures = [figure for section in told.sections for figure in section.figures]
-    assert [figure.id for figure in figures] == ["loss", "lineage", "drift-map", "drift-curves", "drift-cosine"]
+    assert [figure.id for figure in figures] == [
+        *("loss", "lineage", "drift-map", "drift-curves", "drift-cosine", "gradnorms")
+    ]
     assert all(figure.caption.endswith(".") and len(figure.table) for figure in figures)
     text = page.html(told)
     for figure in figures:
@@ -64,7 +73,7 @@ def test_nothing_that_a_run_says_becomes_markup(hostile_run):
     assert "<img src=x" not in text
     assert "<script>alert" not in text
     # What stands between script tags is our two scripts and data: no data can have opened or closed one.
-    assert text.count("<script") == text.count("</script") == 2 + 5 + 2 + page._plotly().count("<script")
+    assert text.count("<script") == text.count("</script") == 2 + 6 + 3 + page._plotly().count("<script")
 
 
 def test_data_in_the_page_reads_back_as_the_table(runs, family):

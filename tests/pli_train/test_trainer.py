@@ -314,6 +314,7 @@ def _flops(family, depth):
 
 
 def _toml(table):
-    """A resolved config as TOML: JSON's values are TOML's too, once tables are dotted keys."""
-    flat = run_folder.flatten(table)
-    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in flat.items() if value is not None)
+    """A resolved config as TOML: JSON's values are TOML's too, once tables are dotted keys; lists are JSON by then."""
+    flat = {key: value for key, value in run_folder.flatten(table).items() if value is not None}
+    lists = {key for key, value in flat.items() if isinstance(value, str) and value.startswith("[")}
+    return "\n".join(f"{key} = {value if key in lists else json.dumps(value)}" for key, value in flat.items())

@@ -1,0 +1,81 @@
+"""Gradient norms over time as a heat map: heads and FFNs, bottom to top, with a line at each growth event."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.figures.palette import NEUTRAL, SEQUENTIAL, number_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+LEVELS = ("head", "ffn")
+ROW = 13
+"""Pixels of a row at least, so that its name can be read."""
+
+
+def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
+    """One row a head or FFN, layers in the order of the last stack, bottom to top; empty before its birth.
+
+    Args:
+        table: of `pli_analysis.metrics.gradnorms`, of these levels alone.
+        events: step of each growth event → what happened.
+    """
+    import plotly.graph_objects as go
+
+    names = _rows(table)
+    grid = table.pivot_table(index="part", columns="step", values="norm", aggfunc="last").loc[names]
+    with np.errstate(divide="ignore"):
+        powers = np.log10(grid.to_numpy(dtype=float))
+    powers[~np.isfinite(powers)] = np.nan
+    drawn = go.Figure(
+        go.Heatmap(
+            x=[str(step) for step in grid.columns],
+            y=[f"{part} " for part in names],
+            z=np.round(powers, 3),
+            colorscale=SEQUENTIAL,
+            colorbar={"title": {"text": "gradient norm (before clipping)", "side": "right"}, **_ticks(powers)},
+            hovertemplate="%{y}at step %{x}: 10^%{z:.2f}<extra></extra>",
+        )
+    )
+    for step, what in events.items():
+        # Between the last measurement before the event and the first after it: the steps are a scale of categories.
+        place = int((grid.columns <= step).sum()) - 0.5
+        if -0.5 < place < len(grid.columns) - 0.5:
+            drawn.add_vline(x=place, line={"color": NEUTRAL, "dash": "dot", "width": 1})
+            drawn.add_annotation(x=place, y=1, yref="paper", yanchor="bottom", text=what, showarrow=False)
+    drawn.update_layout(
+        xaxis={"title": "step", "type": "category", "showgrid": False, "nticks": 12},
+        yaxis={"title": "head or FFN, bottom to top", "type": "category", "showgrid": False},
+        height=max(450, 140 + ROW * len(names)),
+    )
+    return drawn
+
+
+def _rows(table: pd.DataFrame) -> list[str]:
+    """Names of the rows, bottom to top: by place of the layer (order of birth where it is not known), heads first."""
+    last = table.drop_duplicates("part", keep="last")
+    keys = {
+        row.part: (number_of(row.layer) if _missing(row.index_) else row.index_, row.level == "ffn", len(row.part))
+        for row in last.rename(columns={"index": "index_"}).itertuples()
+    }
+    return sorted(keys, key=lambda part: (*keys[part], part))
+
+
+def _missing(value: object) -> bool:
+    import pandas as pd
+
+    return bool(pd.isna(value))
+
+
+def _ticks(powers: np.ndarray) -> dict[str, list[object]]:
+    """Whole powers of ten on the colour bar, or its ends where there is none between them."""
+    if not np.isfinite(powers).any():
+        return {}
+    low, high = float(np.nanmin(powers)), float(np.nanmax(powers))
+    whole = [float(power) for power in range(int(np.ceil(low)), int(np.floor(high)) + 1)]
+    marks = whole if len(whole) > 1 else [low, (low + high) / 2, high]
+    return {"tickvals": [round(mark, 3) for mark in marks], "ticktext": [f"{10**mark:.3g}" for mark in marks]}

@@ -1,0 +1,157 @@
+"""A checkpoint's model brought to life in plain transformers, and text as it reads it.
+
+transformers opens no file here: it gets a config of known keys and tensors that are in memory already, both from the
+careful readers of `run.py`, so that nothing in a folder chooses code, names another model or leads out of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pli_train import run_folder
+from pli_train.errors import BadInput, did_you_mean
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from pli_analysis.run import Checkpoint, Run
+
+AUTO_CLASS = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM"}
+SEED = 0
+"""Of the masks: the same at every checkpoint."""
+
+
+def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The model in float32 on the CPU, without dropout.
+
+    Raises:
+        BadInput: when it does not learn from text, or config and weights are not of one model.
+    """
+    import torch
+    import transformers
+
+    task, anatomy = checkpoint.anatomy.task, checkpoint.anatomy
+    if task not in AUTO_CLASS:
+        raise BadInput(f"{checkpoint.path}: a {anatomy.model_type} does not read text")
+    tensors = {
+        name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.tensors(list(checkpoint.files))
+    }
+    config, auto = _config(checkpoint), getattr(transformers, AUTO_CLASS[task])
+    try:
+        if getattr(config, anatomy.config["depth"]) != len(checkpoint.lineage.stack):
+            raise ValueError("another number of layers than its lineage tells of")
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in auto.from_config(config).state_dict().items()}
+        wrong = [name for name in shapes.keys() & tensors.keys() if shapes[name] != tensors[name].shape]
+        if wrong:
+            raise ValueError(f"{min(wrong)} has another shape than its config says")
+        model, found = auto._model_mapping[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever a library makes of hostile values
+        raise BadInput(f"{checkpoint.path}: its config and weights make no model ({_last_line(error)})") from None
+    if missing := sorted(found["missing_keys"]):
+        raise BadInput(f"{checkpoint.path}: its weights lack {missing[0]}")
+    return model.eval()
+
+
+def batch_of(run: Run, text: Path, blocks: int) -> tuple[Tensor, Tensor]:
+    """The first blocks of a text as the run's models learn from them.
+
+    Args:
+        text: a file in UTF-8.
+        blocks: how many at most; each has the length that the run trained on.
+
+    Returns:
+        Tokens and labels, both (blocks, block_size) int64; −100 is the label of what is not predicted. Under masked-lm
+        the masks are drawn with one seed, in BERT's proportions.
+
+    Raises:
+        BadInput: when text or tokenizer cannot be read, or the text has not one block.
+    """
+    import torch
+
+    config = run.record.get("config", {}).get("train", {})
+    length, share = config.get("block_size"), config.get("mlm_probability")
+    if not isinstance(length, int) or not isinstance(share, float):
+        raise BadInput(f"{run.path}: its {run_folder.RUN} does not say how long blocks are")
+    try:
+        written = text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{text}: not readable as text ({error})") from None
+    tokenizer = _tokenizer(run)
+    ids = torch.tensor(tokenizer.encode(written, add_special_tokens=False).ids)
+    count = min(len(ids) // length, blocks)
+    if not count:
+        raise BadInput(f"{text}: has {len(ids)} tokens, and a block of this run takes {length}")
+    tokens = ids[: count * length].reshape(count, length)
+    if run.checkpoints[-1].anatomy.task == "masked-lm":
+        return _masked(tokens, tokenizer, _mask_of(run, tokenizer), share)
+    labels = torch.full_like(tokens, -100)
+    labels[:, :-1] = tokens[:, 1:]
+    return tokens, labels
+
+
+def _masked(tokens: Tensor, tokenizer: Tokenizer, mask: int, share: float) -> tuple[Tensor, Tensor]:
+    """Devlin et al. 2018: of the chosen positions 80 % become the mask, 10 % a random token, 10 % stay."""
+    import torch
+
+    generator = torch.Generator().manual_seed(SEED)
+    chosen = torch.rand(tokens.shape, generator=generator) < share
+    fate = torch.rand(tokens.shape, generator=generator)
+    others = torch.randint(tokenizer.get_vocab_size(), tokens.shape, generator=generator)
+    inputs = torch.where(chosen & (fate < 0.8), mask, tokens)
+    inputs = torch.where(chosen & (fate >= 0.9), others, inputs)
+    return inputs, torch.where(chosen, tokens, -100)
+
+
+def _config(checkpoint: Checkpoint) -> PretrainedConfig:
+    """The config, of keys that its family declares. Raises BadInput naming another."""
+    from transformers import AutoConfig
+
+    fields = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
+    family = checkpoint.anatomy.model_type
+    default = AutoConfig.for_model(family)
+    known = {*default.to_dict(), *default.attribute_map, *checkpoint.anatomy.config.values()}
+    path = checkpoint.path / run_folder.CONFIG
+    if strange := [key for key in fields if key not in known]:
+        raise BadInput(f"{path}: {strange[0]!r} is not a key of a {family}'s config{did_you_mean(strange[0], known)}")
+    try:
+        return AutoConfig.for_model(family, **fields)
+    except Exception as error:  # whatever a library makes of hostile values
+        raise BadInput(f"{path}: {_last_line(error)}") from None
+
+
+def _tokenizer(run: Run) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    path = run.path / run_folder.TOKENIZER / "tokenizer.json"
+    written = run_folder.read_text(path)
+    try:
+        return Tokenizer.from_str(written)
+    except Exception as error:  # the library's own kind of error is a bare Exception
+        raise BadInput(f"{path}: no tokenizer ({_last_line(error)})") from None
+
+
+def _mask_of(run: Run, tokenizer: Tokenizer) -> int:
+    path = run.path / run_folder.TOKENIZER / "tokenizer_config.json"
+    token: Any = run_folder.read_json(path).get("mask_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    found = tokenizer.token_to_id(token) if isinstance(token, str) else None
+    if found is None:
+        raise BadInput(f"{path}: names no mask token")
+    return found
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:300]

@@ -1,0 +1,101 @@
+"""Gradient norms at checkpoints, computed anew on a given text: the same text at every one, without dropout.
+
+Columns of the table, one row for each part and checkpoint:
+    part, level, layer, index, norm     as in `pli_analysis.metrics.gradnorms`
+    checkpoint  name of the checkpoint folder
+    step        updates done
+    age         steps since the part's birth
+
+The gradient is that of the mean loss over the text's targets. Squares are added up in float64. Heads and FFN units that
+only pad a layer have no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_analysis import live
+from pli_analysis.metrics.gradnorms import groups_of, in_order, places_of, who
+from pli_train.anatomy.parts import Part, outside, part_of, with_sums
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from pli_analysis.run import Checkpoint, Run
+
+COLUMNS = ["part", "level", "layer", "step", "age", "index", "norm", "checkpoint"]
+AT_ONCE = 8
+"""Blocks that go through a model together."""
+
+
+def recomputed(
+    run: Run, text: Path, blocks: int = 16, watch: Callable[[int, int], None] = lambda done, total: None
+) -> pd.DataFrame:
+    """The norms of every part at every checkpoint.
+
+    Args:
+        text: a file in UTF-8.
+        blocks: how many blocks of it are used at most.
+        watch: told (checkpoints done, checkpoints in all).
+
+    Raises:
+        BadInput: when the text, the tokenizer or a checkpoint cannot be read.
+    """
+    import pandas as pd
+
+    tokens, labels = live.batch_of(run, text, blocks)
+    tables = []
+    for number, checkpoint in enumerate(run.checkpoints):
+        watch(number, len(run.checkpoints))
+        squares = squares_at(checkpoint, tokens, labels)
+        lineage, step, name = checkpoint.lineage, checkpoint.step, str(checkpoint.name)
+        groups, places = groups_of(squares), places_of(lineage.stack)
+        rows = []
+        for part, square in with_sums(squares).items():
+            called, born = who(part, lineage, groups)
+            age = None if born is None else step - born
+            rows.append((called, part.level, part.layer, step, age, places.get(part.layer), square**0.5, name))
+        tables.append(in_order(pd.DataFrame(rows, columns=COLUMNS)))
+    watch(len(run.checkpoints), len(run.checkpoints))
+    return pd.concat(tables, ignore_index=True)
+
+
+def squares_at(checkpoint: Checkpoint, tokens: Tensor, labels: Tensor) -> dict[Part, float]:
+    """Each part's share of the squared norm of the gradient at one checkpoint."""
+    model, anatomy, lineage = live.model_of(checkpoint), checkpoint.anatomy, checkpoint.lineage
+    _backward(model, tokens, labels)
+    sizes = anatomy.sizes(checkpoint.config)
+    squares: dict[Part, float] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            continue
+        grad, place = parameter.grad.double(), anatomy.locate(name)
+        if place is None:
+            pieces = [(outside(model, name), grad)]
+        else:
+            id = lineage.stack[place[1]]
+            alive = {"h": len(lineage.layers[id].heads), "g": len(lineage.layers[id].heads) // sizes["member"]}
+            split = anatomy.split(place[2], grad, sizes)
+            # Labels are a letter and a number, or a word: padding has the numbers that no head has.
+            pieces = [
+                (part_of(id, label), piece)
+                for label, piece in split
+                if not label[1:].isdigit() or int(label[1:]) < alive[label[0]]
+            ]
+        for part, piece in pieces:
+            squares[part] = squares.get(part, 0.0) + float(piece.square().sum())
+    return squares
+
+
+def _backward(model: PreTrainedModel, tokens: Tensor, labels: Tensor) -> None:
+    """Leave in the parameters the gradient of the mean cross entropy over all targets."""
+    from torch.nn.functional import cross_entropy
+
+    targets = max(int((labels != -100).sum()), 1)
+    for inputs, wanted in zip(tokens.split(AT_ONCE), labels.split(AT_ONCE), strict=True):
+        logits = model(input_ids=inputs).logits.flatten(0, 1).float()
+        (cross_entropy(logits, wanted.flatten(), reduction="sum") / targets).backward()
