@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pli_train.anatomy import Anatomy
     from pli_train.growing import Growing
+    from pli_train.sections import RunConfig
 
 Schedule = str | list[dict[str, Any]] | dict[str, Any]
 
@@ -146,11 +147,11 @@ def train(
         PliError: when training fails for a reason that the user can act on.
     """
     config = config_of(model, data, steps, growth, out, preset, sections)
-    from pli_train import trainer
+    from pli_train import launch
     from pli_train.progress import Shown, Silent
 
     folder = Path(out) if out is not None else Path("runs") / config.name
-    trainer.begin(config, folder, Silent() if quiet else Shown()).run()
+    launch.begin(config, folder, Silent() if quiet else Shown()).run()
     return folder
 
 
@@ -162,7 +163,7 @@ def config_of(
     out: Path | str | None,
     preset: str | None,
     sections: dict[str, Any],
-) -> configs.RunConfig:
+) -> RunConfig:
     """The config of a call to `train`. Raises BadInput."""
     table = dict(sections)
     table.setdefault("name", re.sub(r"[^\w.\-]", "-", Path(out).name) if out is not None else preset or "run")

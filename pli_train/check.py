@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pli_train import checkpoint, corpus, growing, run_folder
+from pli_train import checkpoint, corpus, growing, launch, run_folder
 from pli_train import model as models
 from pli_train import parent as parents
 from pli_train import trainer as trainers
@@ -30,9 +30,9 @@ from pli_train.randomness import derive
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pli_train.config import RunConfig
     from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
+    from pli_train.sections import RunConfig
     from pli_train.trainer import Trainer
 
 ROWS = 1024
@@ -114,7 +114,7 @@ def prepare(config: RunConfig, origin: Path | None = None, show: Silent | None =
     train = config.train.model_copy(update={"precision": "fp32"})
     config = config.model_copy(update={"train": train})
     text = corpus.load(config.data, config.tokenizer, show.say)
-    start = trainers.at_the_start(config, Path(), text, show)
+    start = launch.at_the_start(config, Path(), text, show)
     if not start.planned:
         raise BadInput("growth.schedule: has no event, so there is nothing to check")
     return start if origin is None else _trained(start, origin, text)

@@ -16,8 +16,8 @@ from pli_train.rows import Format, render
 from pli_train.shell import app_of
 
 if TYPE_CHECKING:
-    from pli_train.config import RunConfig
     from pli_train.progress import Silent
+    from pli_train.sections import RunConfig
 
 app = app_of("Train transformers that grow while they learn, and remember who each layer is.")
 
@@ -45,12 +45,12 @@ def run(
 
     settings = configs.load(config, overrides or [])
     _quiet_libraries()
-    from pli_train import trainer
+    from pli_train import launch
 
     folder = out or _free(Path("runs"), settings.name)
     show = _show(quiet)
     show.say(f"run folder: {folder}")
-    trainer.begin(settings, folder, show).run()
+    launch.begin(settings, folder, show).run()
     print(folder)
 
 
@@ -64,9 +64,9 @@ def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's fo
 
     settings = configs.of_run(run)
     _quiet_libraries()
-    from pli_train import trainer
+    from pli_train import launch
 
-    trainer.resume(settings, run, _show(quiet)).run()
+    launch.resume(settings, run, _show(quiet)).run()
     print(run)
 
 

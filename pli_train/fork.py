@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train import checkpoint, run_folder
+from pli_train import checkpoint, launch, run_folder
 from pli_train import config as configs
-from pli_train import trainer as trainers
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
 from pli_train.parent import Parent
@@ -23,7 +22,7 @@ from pli_train.provenance import twin_record
 from pli_train.run_folder import CheckpointName
 
 if TYPE_CHECKING:
-    from pli_train.config import RunConfig
+    from pli_train.sections import RunConfig
     from pli_train.trainer import Trainer
 
 MAY_CHANGE = ("optim.", "growth.", "checkpoint.", "tracking.")
@@ -62,7 +61,7 @@ def fork(
     try:
         _copy(source, partial / source.name)
         shutil.copyfile(run / run_folder.RUN, partial / run_folder.RUN)
-        twin = trainers.resume(config, partial, _Quieter(show))
+        twin = launch.resume(config, partial, _Quieter(show))
         _check_growth(twin, lineage, step)
         told = twin_record(record, config, twin.total_steps, parent)
         checkpoint.write_text(partial / run_folder.RUN, told)

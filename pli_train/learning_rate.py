@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pli_train.config import OptimConfig
     from pli_train.lineage import Event
+    from pli_train.sections import OptimConfig
 
 
 def linear(done: float) -> float:

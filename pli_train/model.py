@@ -20,7 +20,7 @@ from pli_train.errors import BadInput, PliError, did_you_mean
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from pli_train.config import ModelConfig
+    from pli_train.sections import ModelConfig
 
 AUTO_CLASS = {
     "causal-lm": "AutoModelForCausalLM",

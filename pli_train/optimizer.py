@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from pli_train.anatomy import Anatomy
-    from pli_train.config import OptimConfig
     from pli_train.growth.operator import Descent, OptimizerState
+    from pli_train.sections import OptimConfig
 
 
 ENTRIES = ("step", "exp_avg", "exp_avg_sq")

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_train import run_folder
-from pli_train.config import IMAGES
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
+from pli_train.sections import IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pli_train.config import ModelConfig, RunConfig
+    from pli_train.sections import ModelConfig, RunConfig
 
 KEY = "model.name_or_path"
 

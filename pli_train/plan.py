@@ -15,9 +15,9 @@ from pli_train.retention import Retention
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pli_train.config import RunConfig
     from pli_train.growth.schedule import Planned
     from pli_train.lineage import Lineage
+    from pli_train.sections import RunConfig
 
 
 @dataclass(frozen=True)

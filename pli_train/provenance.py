@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pli_train.config import RunConfig
     from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
     from pli_train.parent import Parent
+    from pli_train.sections import RunConfig
 
 VERSIONS = ("pli", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerState
 
 if TYPE_CHECKING:
-    from pli_train.config import RunConfig
+    from pli_train.sections import RunConfig
 
 OURS = "pli_train"
 """Where our own numbers live inside Hugging Face's `stateful_callbacks`."""

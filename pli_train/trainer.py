@@ -1,8 +1,8 @@
 """The training loop: a model that grows while it learns.
 
-It reads top to bottom: `begin` or `resume` put the pieces together, `Trainer.run` is the loop. Step s means that s
-optimizer updates are done; growth due at s happens between update s and update s + 1. Everything random is a function
-of the run's seed and the step, so the loop carries no random state.
+`launch` puts the pieces together, `Trainer.run` is the loop. Step s means that s optimizer updates are done; growth due
+at s happens between update s and update s + 1. Everything random is a function of the run's seed and the step, so the
+loop carries no random state.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env, set_seed
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 
 from pli_train import (
     allocator,
-    checkpoint,
-    corpus,
     disk,
     flops,
     gradnorms,
@@ -32,10 +30,9 @@ from pli_train import (
     run_folder,
 )
 from pli_train import model as models
-from pli_train import parent as parents
 from pli_train.batches import Batches, cut
 from pli_train.corpus.blocks import Blocks
-from pli_train.errors import BadInput, PliError
+from pli_train.errors import PliError
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.context import length as context_length
 from pli_train.growth.pace import Paces
@@ -46,7 +43,6 @@ from pli_train.lineage import Lineage
 from pli_train.lock import Lock
 from pli_train.objective import Batch, Objective, loss_sum
 from pli_train.progress import Silent
-from pli_train.provenance import run_record
 from pli_train.randomness import derive
 from pli_train.retention import Retention
 from pli_train.standing import Progress
@@ -58,111 +54,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from pli_train.anatomy import Anatomy
-    from pli_train.config import RunConfig
     from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
     from pli_train.disk import DiskUse
+    from pli_train.sections import RunConfig
 
 
 class Interrupted(PliError):
     """The user, or the system, asked the run to stop. It has checkpointed."""
 
     exit_code = 130
-
-
-def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Trainer:
-    """A trainer at step 0, in a run folder that does not exist yet.
-
-    Raises:
-        BadInput: when the folder exists, corpus, model or schedule cannot be had, or the disk has no room.
-    """
-    there = f"{folder}: already exists; `pli-train resume {folder}` goes on with it"
-    # Of several processes the first makes the folder, perhaps before the others have come this far.
-    if folder.exists() and _is_main_process() and not _unborn(folder):
-        raise BadInput(there)
-    show = show or Silent()
-    config, parent = parents.settle(config, show.say)
-    text = corpus.load(config.data, config.tokenizer, show.say)
-    trainer = at_the_start(config, folder, text, show)
-    if trainer.accelerator.is_main_process:
-        trainer.disk_use().require(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        trainer.lock = Lock(folder)
-        if not _unborn(folder):  # another process was faster
-            raise BadInput(there)
-        text.keep(folder / run_folder.TOKENIZER)
-        # Last, and in one step: with it the folder is a run that can be resumed.
-        checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, trainer.total_steps, parent))
-    trainer.accelerator.wait_for_everyone()
-    return trainer
-
-
-def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Trainer:
-    """A trainer at the newest whole checkpoint of a run, with everything as it was.
-
-    Raises:
-        BadInput: when there is no whole checkpoint, the corpus is no longer the one the run began with, another
-            process trains in the folder, or the disk has no room for what is still to come.
-    """
-    show = show or Silent()
-    record = run_folder.read_json(folder / run_folder.RUN)
-    text = corpus.load(config.data, config.tokenizer, show.say)
-    began = record.get("corpus")
-    if not isinstance(began, dict) or text.fingerprint != began.get("fingerprint"):
-        about = began.get("about") if isinstance(began, dict) else "not told"
-        raise BadInput(
-            f"{folder}: the corpus is not the one this run began with ({about} then, {text.about} "
-            "now): training on would mix two data orders"
-        )
-    lock = Lock(folder) if _is_main_process() else None
-    if run_folder.checkpoints(folder):
-        trainer = _at_the_newest(config, folder, text, show)
-    else:
-        show.say(f"{folder}: was stopped before its first checkpoint; starting over")
-        trainer = at_the_start(config, folder, text, show)
-    trainer.lock = lock
-    if lock is not None:
-        trainer.disk_use().require(folder)
-    return trainer
-
-
-def _at_the_newest(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:
-    source = checkpoint.newest(folder, show.say)
-    found = checkpoint.read(source)
-    progress = Progress.of(found.trainer_state)
-    trainer = Trainer(config, folder, text, found.model, found.anatomy, found.lineage, progress, show)
-    trainer.at = run_folder.CheckpointName.parse(source.name)
-    optimizer.load_state(trainer.optimizer, trainer.bare, found.anatomy, found.lineage.stack, found.optimizer)
-    show.say(f"resuming from {source}: {len(found.lineage.stack)} layers ({found.lineage})")
-    return trainer
-
-
-def at_the_start(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:
-    """A trainer at step 0 that has written nothing yet. Raises BadInput when model or schedule cannot be had."""
-    start, _ = _start(config, text)
-    model, anatomy = models.build(config.model, text.tokenizer, config.train.block_size, derive(config.seed, "model"))
-    lineage = start.lineage("pretrained" if config.model.weights == "pretrained" else "random")
-    models.slim(model, anatomy, lineage.shapes())
-    models.settle(model, anatomy)
-    return Trainer(config, folder, text, model, anatomy, lineage, Progress(), show)
-
-
-def _start(config: RunConfig, text: Tokens | Images) -> tuple[Start, flops.Size]:
-    """What the run begins with, and the size of its model at any shape."""
-    depth, skeleton, anatomy = models.skeleton(config.model, text.vocabulary, config.train.block_size)
-    start = start_of(skeleton, anatomy, depth, config.model.initial_heads, config.train.block_size)
-    return start, flops.measure(skeleton, anatomy)
-
-
-def _unborn(folder: Path) -> bool:
-    """Whether all that is there was left by a process that was killed while it made this folder a run."""
-    ours = {run_folder.TOKENIZER, run_folder.PARTIAL + run_folder.RUN, run_folder.LOCK}
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= ours
-
-
-def _is_main_process() -> bool:
-    """Whether this is the first of a run's processes. Asked as Accelerator asks, which takes over the first answer."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -175,6 +76,13 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     if config.train.compile:
         kernels.require_compiler(made.device)
     return made
+
+
+def start_of_run(config: RunConfig, text: Tokens | Images) -> tuple[Start, flops.Size]:
+    """What the run begins with, and the size of its model at any shape."""
+    depth, skeleton, anatomy = models.skeleton(config.model, text.vocabulary, config.train.block_size)
+    start = start_of(skeleton, anatomy, depth, config.model.initial_heads, config.train.block_size)
+    return start, flops.measure(skeleton, anatomy)
 
 
 class Trainer:
@@ -202,7 +110,7 @@ class Trainer:
         self.step_blocks = self.rank_blocks * accelerator.num_processes
         self.batches = Batches(self.blocks, self.objective, self.step_blocks, config.seed)
         self.total_steps = train.steps or max(1, math.ceil((train.epochs or 0) * self.blocks.count / self.step_blocks))
-        self.start, self.size = _start(config, text)
+        self.start, self.size = start_of_run(config, text)
         events = config.growth.events(self.start, self.total_steps)
         self.planned = growth_schedule.plan(events, self.start, self.total_steps)
         self.plateau = config.growth.plateau()

@@ -70,12 +70,12 @@ def config_of(corpus):
 @pytest.fixture(scope="session")
 def runs(config_of, tmp_path_factory):
     """One finished run of each family, grown from 1 to 5 layers: family → folder. Not to be written to."""
-    from pli_train import trainer
+    from pli_train import launch
 
     folders = {}
     for family in FAMILIES:
         folders[family] = tmp_path_factory.mktemp("runs") / family
-        trainer.begin(config_of(family), folders[family]).run()
+        launch.begin(config_of(family), folders[family]).run()
     return folders
 
 

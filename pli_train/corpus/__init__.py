@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train.config import IMAGES
+from pli_train.sections import IMAGES
 
 if TYPE_CHECKING:
-    from pli_train.config import DataConfig, TokenizerConfig
     from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
+    from pli_train.sections import DataConfig, TokenizerConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pli_train.errors import BadInput
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from pli_train.config import DataConfig
+    from pli_train.sections import DataConfig
 
 ROW = np.dtype([("pixels", np.float32, (1, 8, 8)), ("label", np.int64)])
 """An image and what it shows."""

@@ -8,7 +8,7 @@ from pli_train.corpus import Documents, fingerprint
 from pli_train.errors import BadInput, PliError
 
 if TYPE_CHECKING:
-    from pli_train.config import DataConfig
+    from pli_train.sections import DataConfig
 
 
 def read(data: DataConfig) -> Documents:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pli_train.corpus import Documents, files
 
 if TYPE_CHECKING:
-    from pli_train.config import DataConfig
+    from pli_train.sections import DataConfig
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 

@@ -9,7 +9,7 @@ from pli_train.corpus import Documents, files
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
-    from pli_train.config import DataConfig
+    from pli_train.sections import DataConfig
 
 
 def read(data: DataConfig) -> Documents:

@@ -24,7 +24,7 @@ from pli_train.errors import BadInput, PliError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from pli_train.config import DataConfig, TokenizerConfig
+    from pli_train.sections import DataConfig, TokenizerConfig
 
 LAYOUT = 1
 """Goes into a cache folder's name; raise it when what is written there changes."""

@@ -19,7 +19,7 @@ from pli_train.randomness import derive
 if TYPE_CHECKING:
     from torch import nn
 
-    from pli_train.config import SwappingConfig
+    from pli_train.sections import SwappingConfig
 
 ANNEAL: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,

@@ -20,11 +20,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, TrainerState
 
-from pli_train import anatomy, config, optimizer, trainer
-from pli_train.config import OptimConfig
+from pli_train import anatomy, config, launch, optimizer
 from pli_train.lineage import Lineage
 from pli_train.retention import Retention
 from pli_train.run_folder import CheckpointName
+from pli_train.sections import OptimConfig
 from pli_train.writer import Writer
 
 
@@ -68,7 +68,7 @@ def runs(count: int, steps: int) -> tuple[list[float], list[float]]:
         every, seconds = ((1, often), (1000, seldom))[(number + number // 2) % 2]
         settings = config.load("tiny", [f"train.steps={steps}", f"checkpoint.every={every}"])
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(None):
-            made = trainer.begin(settings, Path(folder) / "run")
+            made = launch.begin(settings, Path(folder) / "run")
             began = time.perf_counter()
             made.run()
             seconds.append(time.perf_counter() - began)

@@ -23,9 +23,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from pli_train import anatomy, config, gradnorms, optimizer, run_folder, trainer
-from pli_train.config import OptimConfig
+from pli_train import anatomy, config, gradnorms, launch, optimizer, run_folder
 from pli_train.lineage import Lineage
+from pli_train.sections import OptimConfig
 from pli_train.tracking import Scalars
 
 EVERY = 10
@@ -93,7 +93,7 @@ def preset(folder: Path, updates: bool, depth: int) -> Turn:
     overrides = ['growth.schedule=""', f"model.initial_layers={depth}", f"train.update_ratios={str(updates).lower()}"]
     settings = config.load("tiny", [*overrides, "train.steps=100000", f"train.grad_norms_every={EVERY}"])
     with contextlib.redirect_stderr(None):
-        made = trainer.begin(settings, folder / f"run-{depth}-{updates}")
+        made = launch.begin(settings, folder / f"run-{depth}-{updates}")
     made._open()
     measured, clock = made.norms, Clock()
     for name in ("measure", "updated", "read"):

@@ -33,14 +33,14 @@ import torch
 import transformers
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pli_train import anatomy, config, corpus, optimizer, trainer
+from pli_train import anatomy, config, corpus, launch, optimizer, trainer
 from pli_train import model as models
 from pli_train.batches import Batches
-from pli_train.config import RunConfig
 from pli_train.corpus.blocks import Blocks
 from pli_train.learning_rate import at_step
 from pli_train.objective import Objective
 from pli_train.randomness import derive
+from pli_train.sections import RunConfig
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -113,7 +113,7 @@ def clock() -> Iterator[list[float]]:
 
 def ours(case: Case, folder: Path) -> float:
     """Our loop; returns the loss of the last step."""
-    made = trainer.begin(case.config, folder / "run")
+    made = launch.begin(case.config, folder / "run")
     made.run()
     return next(entry["loss"] for entry in reversed(made.progress.history) if "loss" in entry)
 

@@ -89,7 +89,7 @@ def _import_everything():
     import torch.utils.tensorboard
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast  # noqa: F401
 
-    from pli_train import trainer  # noqa: F401
+    from pli_train import launch  # noqa: F401
 
     torch.set_num_threads(1)
     tiny = {"vocab_size": 8, "num_hidden_layers": 1}

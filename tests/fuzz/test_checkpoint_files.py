@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from pli_analysis.run import Run
-from pli_train import anatomy, checkpoint, run_folder, stored, trainer
+from pli_train import anatomy, checkpoint, launch, run_folder, stored
 from pli_train import config as configs
 from pli_train.anatomy import families
 from pli_train.corpus.tokens import _pretrained
@@ -129,7 +129,7 @@ def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run,
 
     def resumed(folder):
         try:
-            made = trainer.resume(config_of("gpt2"), folder)
+            made = launch.resume(config_of("gpt2"), folder)
             made._grow = lambda: None
             made._update()
         except NAMED:

@@ -4,12 +4,16 @@ import random
 
 from pli_train import config
 from pli_train.errors import BadInput
+from pli_train.mistakes import keys
+from pli_train.sections import RunConfig
+
+KEYS = keys(RunConfig)
 
 
 def test_a_broken_toml_loads_or_is_a_line_a_mistake(tmp_path, fuzz_cases):
     path, chance = tmp_path / "mine.toml", random.Random(0)
     good = (config.PRESETS / "tiny.toml").read_bytes() + b"\n[growth.swapping]\nprobability = 0.5\n"
-    words = [*config.keys(), "true", "-1", "1e999", "nan", "[[", "]]", '"""', "{}", "=", "0x7fffffffffffffffffff", "\0"]
+    words = [*KEYS, "true", "-1", "1e999", "nan", "[[", "]]", '"""', "{}", "=", "0x7fffffffffffffffffff", "\0"]
     loaded, cases = 0, max(1000, fuzz_cases)
     for _ in range(cases):
         bad, at = bytearray(good), chance.randrange(len(good))

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from pli_analysis.metrics.drift import LEVELS, Moments, drift
 from pli_analysis.run import Run
 from pli_train import checkpoint, model, optimizer, run_folder
-from pli_train.config import OptimConfig
 from pli_train.errors import BadInput
 from pli_train.growth.insert import Insert
+from pli_train.sections import OptimConfig
 from tests.conftest import STEPS
 
 weights = arrays(np.float32, st.integers(1, 40), elements=st.floats(-100, 100, width=32)).filter(

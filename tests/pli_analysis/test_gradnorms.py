@@ -16,7 +16,7 @@ from pli_analysis.metrics.gradients import recomputed
 from pli_analysis.report import content
 from pli_analysis.run import Run
 from pli_analysis.scalars import Scalars, read
-from pli_train import run_folder, trainer
+from pli_train import launch, run_folder
 from pli_train.errors import BadInput
 from pli_train.lineage import Lineage
 from tests.conftest import SCHEDULE
@@ -38,7 +38,7 @@ def grown_heads(config_of, tmp_path_factory):
     ]
     overrides = {"model.initial_heads": 2, "growth.schedule": events, "train.steps": 6, "checkpoint.every": 3}
     folder = tmp_path_factory.mktemp("runs") / "llama"
-    trainer.begin(config_of("llama", overrides), folder).run()
+    launch.begin(config_of("llama", overrides), folder).run()
     return folder
 
 
@@ -247,7 +247,7 @@ def test_the_report_states_what_the_table_says(runs, family):
 
 def test_a_run_without_norms_says_so(config_of, tmp_path):
     overrides = {"train.grad_norms_every": 0, "train.steps": 2, "growth.schedule": ""}
-    trainer.begin(config_of("gpt2", overrides), tmp_path / "run").run()
+    launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
     assert "logged no gradient norms" in content.gradnorms(Run.open(tmp_path / "run")).words[0]
     refused(call("pli-analyze", "gradnorms", tmp_path / "run"), "train with train.grad_norms_every")
 

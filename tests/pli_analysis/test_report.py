@@ -86,10 +86,10 @@ def test_data_in_the_page_reads_back_as_the_table(runs, family):
 
 
 def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path, capsys):
-    from pli_train import trainer
+    from pli_train import launch
 
     overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
-    trainer.begin(config_of("gpt2", overrides), tmp_path / "run").run()
+    launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
     told = content.tell(Run.open(tmp_path / "run"))
     assert "logged no scalars" in told.sections[1].words[0]
     assert page.html(told)

@@ -81,10 +81,10 @@ def test_loss_has_its_four_axes(runs, family, config_of):
 
 
 def test_a_run_that_tracked_nothing_has_an_empty_loss(config_of, tmp_path):
-    from pli_train import trainer
+    from pli_train import launch
 
     overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
-    trainer.begin(config_of("gpt2", overrides), tmp_path / "run").run()
+    launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
     assert not list((tmp_path / "run").glob("events*"))
     assert len(loss(Run.open(tmp_path / "run").scalars)) == 0
     assert (tmp_path / "run" / "checkpoint-2" / run_folder.WEIGHTS).exists()

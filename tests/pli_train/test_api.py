@@ -233,10 +233,10 @@ optim = {{ lr = 1e-2 }}
 growth = {{ schedule = "0.5@1", initialiser = "clone-noise", noise = 0.1 }}
 """
     )
-    from pli_train import trainer
+    from pli_train import launch
 
     settings = config.load(str(tmp_path / "run.toml"))
-    trainer.begin(settings, tmp_path / "filed").run()
+    launch.begin(settings, tmp_path / "filed").run()
     records = [run_folder.read_json(tmp_path / name / "run.json")["config"] for name in ("called", "filed")]
     assert records[0] == records[1]
     for name in ("model.safetensors", "optimizer.safetensors", "lineage.json"):

@@ -18,14 +18,26 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from pli_analysis.metrics.drift import drift
 from pli_analysis.run import Run
 from pli_analysis.scalars import read
-from pli_train import anatomy, checkpoint, disk, faults, learning_rate, optimizer, run_folder, snapshot, trainer, writer
-from pli_train.config import OptimConfig
+from pli_train import (
+    anatomy,
+    checkpoint,
+    disk,
+    faults,
+    launch,
+    learning_rate,
+    optimizer,
+    run_folder,
+    snapshot,
+    trainer,
+    writer,
+)
 from pli_train.corpus.blocks import Blocks, _order
 from pli_train.errors import BadInput, PliError
 from pli_train.lineage import Lineage
 from pli_train.lock import Lock
 from pli_train.retention import Retention
 from pli_train.run_folder import CheckpointName
+from pli_train.sections import OptimConfig
 from pli_train.snapshot import Buffers, Snapshot
 from tests.conftest import MODELS, STEPS
 from tests.pli_train.test_trainer import Killed, content
@@ -126,7 +138,7 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_
 
     monkeypatch.setattr(checkpoint, "put", slow)
     monkeypatch.setattr(trainer.Trainer, "_update", told)
-    trainer.begin(config_of("gpt2", {"growth.schedule": "", "train.steps": 3}), tmp_path / "run").run()
+    launch.begin(config_of("gpt2", {"growth.schedule": "", "train.steps": 3}), tmp_path / "run").run()
     assert names(tmp_path / "run") == ["checkpoint-0", "checkpoint-2", "checkpoint-3"]
 
 
@@ -143,7 +155,7 @@ def test_scalars_and_lineage_are_on_disk_in_the_order_that_resume_needs(config_o
         appear(partial, final)
 
     monkeypatch.setattr(checkpoint, "_appear", spied)
-    trainer.begin(config_of("gpt2"), run).run()
+    launch.begin(config_of("gpt2"), run).run()
     assert len(seen) == 12
     for steps, step, _ in seen.values():
         assert set(range(1, step + 1)) <= set(steps)
@@ -163,12 +175,12 @@ def test_a_failed_write_stops_the_run_with_one_line_at_the_last_good_checkpoint(
     run, config = tmp_path / "run", config_of("gpt2")
     fired = fail_at(place, kind, nth=3)
     with pytest.raises(PliError) as told:
-        trainer.begin(config, run).run()
+        launch.begin(config, run).run()
     assert fired() == [f"{place}:{kind}:3"]
     assert FAILURES[kind] in str(told.value) and str(run) in str(told.value) and "\n" not in str(told.value)
     assert names(run)[-1] == "checkpoint-2"
     assert not list(run.glob(f"{run_folder.PARTIAL}*"))
-    trainer.resume(config, run).run()
+    launch.resume(config, run).run()
     assert content(run) == content(runs["gpt2"])
 
 
@@ -176,7 +188,7 @@ def test_disk_full_in_the_final_save_is_told_and_the_last_good_one_stays(config_
     run = tmp_path / "run"
     fail_at("weights-written", "enospc", nth=12)
     with pytest.raises(PliError, match=rf"checkpoint-{STEPS}: not written \(no space left on device\); free 1 MB"):
-        trainer.begin(config_of("gpt2"), run).run()
+        launch.begin(config_of("gpt2"), run).run()
     assert checkpoint.newest(run, pytest.fail).name == "checkpoint-10"
 
 
@@ -184,7 +196,7 @@ def test_a_short_write_is_a_failed_write(config_of, tmp_path, fail_at):
     run = tmp_path / "run"
     fired = fail_at("weights-written", "short", nth=12)
     with pytest.raises(PliError, match="input/output error"):
-        trainer.begin(config_of("gpt2"), run).run()
+        launch.begin(config_of("gpt2"), run).run()
     assert fired() == ["weights-written:short:12"]
     assert checkpoint.newest(run, pytest.fail).name == "checkpoint-10"
 
@@ -219,8 +231,8 @@ def test_scalars_that_cannot_be_written_stop_the_run_with_one_line(config_of, ru
     with monkeypatch.context() as patch:
         patch.setattr(RecordWriter, "write", full)
         with pytest.raises(PliError, match=r"tfevents\.\S+: not written \(no space left on device\); free 1 MB, then"):
-            trainer.begin(config, run).run()
-    trainer.resume(config, run).run()
+            launch.begin(config, run).run()
+    launch.resume(config, run).run()
     assert content(run) == content(runs["gpt2"])
 
 
@@ -256,7 +268,7 @@ def test_a_half_written_newest_checkpoint_does_not_block_resume_and_leftovers_go
     (half / run_folder.MANIFEST).unlink()
     (run_folder_of / f"{run_folder.PARTIAL}{run_folder.LINEAGE}").write_text("{")
     (run_folder_of / "checkpoint-4" / f"{run_folder.PARTIAL}{run_folder.MANIFEST}").write_text("{")
-    trainer.resume(config_of(family), run_folder_of).run()
+    launch.resume(config_of(family), run_folder_of).run()
     assert not list(run_folder_of.rglob(f"{run_folder.PARTIAL}*"))
     assert content(run_folder_of) == content(runs[family])
 
@@ -273,7 +285,7 @@ def test_resuming_never_takes_away_the_checkpoint_it_came_from(config_of, run_fo
         return put(run, name, taken)
 
     monkeypatch.setattr(checkpoint, "put", spied)
-    trainer.resume(config_of(family), run_folder_of).run()
+    launch.resume(config_of(family), run_folder_of).run()
     assert written[0] == "checkpoint-6"
 
 
@@ -282,7 +294,7 @@ def test_growth_before_the_first_step_is_resumed_from_either_side(config_of, tmp
     """Step 0 has its checkpoint before the schedule is looked at, and another of that name after growth."""
     whole, run, put, written = tmp_path / "whole", tmp_path / "run", checkpoint.put, []
     config = config_of("gpt2", {"growth.schedule": "0@1", "train.steps": 2})
-    trainer.begin(config, whole).run()
+    launch.begin(config, whole).run()
 
     def killed(*asked):
         if len(written) == saved:
@@ -293,9 +305,9 @@ def test_growth_before_the_first_step_is_resumed_from_either_side(config_of, tmp
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "put", killed)
         with pytest.raises(Killed):
-            trainer.begin(config, run).run()
+            launch.begin(config, run).run()
     assert len(names(run)) == saved
-    trainer.resume(config, run).run()
+    launch.resume(config, run).run()
     assert names(run) == ["checkpoint-0-before", "checkpoint-0", "checkpoint-2"]
     assert content(run) == content(whole)
 
@@ -303,7 +315,7 @@ def test_growth_before_the_first_step_is_resumed_from_either_side(config_of, tmp
 def test_a_run_killed_between_checkpoint_and_lineage_tells_its_lineage_after_resume(config_of, run_folder_of, family):
     expected = (run_folder_of / run_folder.LINEAGE).read_text()
     shutil.copy(run_folder_of / "checkpoint-4" / run_folder.LINEAGE, run_folder_of / run_folder.LINEAGE)
-    trainer.resume(config_of(family), run_folder_of).run()
+    launch.resume(config_of(family), run_folder_of).run()
     assert (run_folder_of / run_folder.LINEAGE).read_text() == expected
 
 
@@ -323,7 +335,7 @@ def test_no_checkpoint_is_written_of_weights_that_are_no_numbers(config_of, tmp_
 
     monkeypatch.setattr(trainer.Trainer, "_backward", spoilt)
     with pytest.raises(PliError, match=r"the (weights|loss)[^\n]*(finite|nan)[^\n]*kept"):
-        trainer.begin(config_of("gpt2", {"checkpoint.every": 1}), run).run()
+        launch.begin(config_of("gpt2", {"checkpoint.every": 1}), run).run()
     assert names(run)[-1] == "checkpoint-4"
     assert checkpoint.newest(run, pytest.fail).name == "checkpoint-4"
 
@@ -337,7 +349,7 @@ def test_no_checkpoint_is_written_after_a_loss_that_is_no_number(config_of, tmp_
     monkeypatch.setattr(trainer.Trainer, "_backward", spoilt)
     settings = {"train.log_every": 100, "checkpoint.every": 2}
     with pytest.raises(PliError, match="the loss is nan at step 5"):
-        trainer.begin(config_of("gpt2", settings), run).run()
+        launch.begin(config_of("gpt2", settings), run).run()
     assert names(run)[-1] == "checkpoint-4"
 
 
@@ -349,7 +361,7 @@ def test_the_learning_rate_does_not_jump_and_newborns_count_their_own_steps(conf
     for name, path in run_folder.checkpoints(run_folder_of):
         if name.step > 8:
             shutil.rmtree(path)
-    config, again = config_of(family), trainer.resume(config_of(family), run_folder_of)
+    config, again = config_of(family), launch.resume(config_of(family), run_folder_of)
     counted = {}
     for name, value in optimizer.state_tensors(again.optimizer, again.bare, again.anatomy, again.lineage.stack).items():
         if name.startswith("step/") and "<" in name:
@@ -392,7 +404,7 @@ def test_the_first_step_after_resume_costs_the_same_at_step_100000_as_at_100(mon
 def test_log_spaced_checkpoints_and_light_older_ones(config_of, tmp_path):
     run = tmp_path / "run"
     settings = {"checkpoint": {"every": None, "log_spaced": True, "full_last": 2}, "growth.schedule": "5@1"}
-    trainer.begin(config_of("gpt2", settings), run).run()
+    launch.begin(config_of("gpt2", settings), run).run()
     steps = ["0", "1", "2", "4", "5-before", "5", "8", "12"]
     assert names(run) == [f"checkpoint-{step}" for step in steps]
     assert full(run) == ["checkpoint-5-before", "checkpoint-8", "checkpoint-12"]
@@ -408,7 +420,7 @@ def test_thinning_ends_alike_however_often_a_run_was_broken(config_of, tmp_path,
     """Stopped before one step, killed before the next but one: the same folders with the same files."""
     settings = {"checkpoint": {"every": 1, "full_last": 2, "keep": 3}}
     whole, run, config = tmp_path / "whole", tmp_path / "run", config_of("gpt2", settings)
-    trainer.begin(config, whole).run()
+    launch.begin(config, whole).run()
     kept = ["0", "3-before", "3", "6-before", "6", "9-before", "9", "8", "10", "11", "12"]
     assert set(names(whole)) == {f"checkpoint-{step}" for step in kept}
     assert full(whole) == [f"checkpoint-{step}" for step in ("3-before", "6-before", "9-before", "11", "12")]
@@ -424,11 +436,11 @@ def test_thinning_ends_alike_however_often_a_run_was_broken(config_of, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_update", broken)
         with pytest.raises(trainer.Interrupted):
-            trainer.begin(config, run).run()
+            launch.begin(config, run).run()
         if at < STEPS - 1:
             with pytest.raises(Killed):
-                trainer.resume(config, run).run()
-    trainer.resume(config, run).run()
+                launch.resume(config, run).run()
+    launch.resume(config, run).run()
     assert content(run) == content(whole)
 
 
@@ -456,7 +468,7 @@ def test_older_ones_are_not_touched_before_the_new_one_is_durable(config_of, tmp
     for name in ("remove", "lighten"):
         monkeypatch.setattr(checkpoint, name, spied(getattr(checkpoint, name)))
     settings = {"checkpoint": {"every": 1, "full_last": 1, "keep": 1}}
-    trainer.begin(config_of("gpt2", settings), run).run()
+    launch.begin(config_of("gpt2", settings), run).run()
     assert {"remove", "lighten"} == set(touched)
 
 
@@ -478,7 +490,7 @@ def test_a_light_checkpoint_is_whole_for_analysis_and_silently_no_place_to_resum
 def test_disk_use_is_what_the_run_takes(config_of, tmp_path, growth, family):
     run = tmp_path / "run"
     settings = {"growth.schedule": growth, "checkpoint": {"every": 2, "full_last": 2}}
-    made = trainer.begin(config_of(family, settings), run)
+    made = launch.begin(config_of(family, settings), run)
     told = made.disk_use()
     made.run()
     tensors = [load_file(path) for path in run.glob("checkpoint-*/*.safetensors")]
@@ -492,14 +504,14 @@ def test_a_disk_without_room_is_refused_before_training(config_of, runs, tmp_pat
     free = shutil.disk_usage(tmp_path)._replace(free=10**6)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: free)
     with pytest.raises(BadInput, match=r"its checkpoints need \d+ MB and the disk has 1 MB free: make room"):
-        trainer.begin(config_of("gpt2"), tmp_path / "run")
+        launch.begin(config_of("gpt2"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run = shutil.copytree(runs["gpt2"], tmp_path / "resumed")
     shutil.rmtree(run / f"checkpoint-{STEPS}")
     shutil.rmtree(run / "checkpoint-10")
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: free._replace(free=10**5))
     with pytest.raises(BadInput, match="the disk has 0 MB free"):
-        trainer.resume(config_of("gpt2"), run)
+        launch.resume(config_of("gpt2"), run)
 
 
 def test_a_second_trainer_in_a_folder_is_refused_with_the_pid_of_the_first(config_of, run_folder_of, family):
@@ -516,7 +528,7 @@ def test_a_second_trainer_in_a_folder_is_refused_with_the_pid_of_the_first(confi
     try:
         holder.stdout.readline()
         with pytest.raises(BadInput, match=f"process {holder.pid} is training in it"):
-            trainer.resume(config_of(family), run_folder_of)
+            launch.resume(config_of(family), run_folder_of)
         assert len(Run.open(run_folder_of).checkpoints) == 12
     finally:
         holder.kill()

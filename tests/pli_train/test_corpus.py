@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pli_train import corpus
-from pli_train.config import DataConfig, TokenizerConfig
 from pli_train.corpus import tokens
 from pli_train.corpus.blocks import Blocks
 from pli_train.corpus.files import cut_at_line
 from pli_train.errors import BadInput, PliError
+from pli_train.sections import DataConfig, TokenizerConfig
 
 
 def read(source, **more):

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from pli_train import export, parent, run_folder, trainer
+from pli_train import export, launch, parent, run_folder
 from pli_train.errors import BadInput
 from pli_train.lineage import Lineage
 from pli_train.model import AUTO_CLASS
@@ -29,7 +29,7 @@ def headed(config_of, tmp_path_factory):
     made = {}
     for family in ("gpt2", "bert"):
         more = {"model.initial_heads": 1, "growth.schedule": growth, "train.steps": 4}
-        made[family] = trainer.begin(config_of(family, more), tmp_path_factory.mktemp("headed") / family)
+        made[family] = launch.begin(config_of(family, more), tmp_path_factory.mktemp("headed") / family)
         made[family].run()
     return made
 
@@ -242,7 +242,7 @@ def test_an_image_model_is_exported_without_a_tokenizer(tmp_path):
     from pli_train import config
 
     sets = ["train.steps=2", "growth.schedule=1@1", "train.batch_size=4", "train.eval_blocks=4"]
-    run = trainer.begin(config.load("tiny-vit", sets), tmp_path / "run")
+    run = launch.begin(config.load("tiny-vit", sets), tmp_path / "run")
     run.run()
     folder = export.export(tmp_path / "run")
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
@@ -253,4 +253,4 @@ def test_an_image_model_is_exported_without_a_tokenizer(tmp_path):
         difference = names["model"].eval()(pixel_values=pixels).logits - run.bare.eval()(pixel_values=pixels).logits
     assert len(code.splitlines()) == 2 and float(difference.abs().max()) <= 1e-5
     sets = [*sets, f"model.name_or_path={tmp_path / 'run'}", "model.weights=pretrained"]
-    assert trainer.begin(config.load("tiny-vit", sets), tmp_path / "child").lineage.stack == ["a", "b"]
+    assert launch.begin(config.load("tiny-vit", sets), tmp_path / "child").lineage.stack == ["a", "b"]

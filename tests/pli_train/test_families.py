@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from pli_train import anatomy, checkpoint, config, flops, model, optimizer, plan, run_folder, trainer
+from pli_train import anatomy, checkpoint, config, flops, launch, model, optimizer, plan, run_folder, sections
 from pli_train.errors import BadInput
 from pli_train.growth.initialisers import INITIALISERS
 from pli_train.growth.insert import Insert
@@ -22,7 +22,7 @@ BLOCK, STEPS = 16, 3
 def table_of(corpus):
     """The table of a short run that grows from 2 to 3 layers: `table_of("bert")`."""
 
-    def make(family, **sections):
+    def make(family, **more):
         table = {
             "name": family,
             "model": {"family": family, "config": TINY[family], "initial_layers": 2},
@@ -31,7 +31,7 @@ def table_of(corpus):
             "train": {"steps": STEPS, "block_size": BLOCK, "batch_size": 4, "eval_blocks": 4},
             "growth": {"schedule": "2@1"},
         }
-        for section, fields in sections.items():
+        for section, fields in more.items():
             table[section] = table[section] | fields
         return table
 
@@ -41,7 +41,7 @@ def table_of(corpus):
 @pytest.mark.parametrize("family", TEXT)
 def test_a_family_trains_grows_and_reloads(family, table_of, tmp_path):
     run, wanted = tmp_path / "run", config.check(table_of(family), "test")
-    made = trainer.begin(wanted, run)
+    made = launch.begin(wanted, run)
     before = {name: parameter.detach().clone() for name, parameter in made.bare.named_parameters()}
     last = made.run()
     parts = anatomy.family(family)
@@ -126,12 +126,12 @@ def test_a_type_that_is_not_carried_along_would_show():
 def test_types_follow_the_depth_of_a_config(family):
     """Asked for other than its own depth, a config has as many types as layers, in the family's own pattern."""
     deep = model.model_config(
-        config.ModelConfig(family=family, config=TINY[family], initial_layers=5), VOCABULARY, BLOCK
+        sections.ModelConfig(family=family, config=TINY[family], initial_layers=5), VOCABULARY, BLOCK
     )
     stock = transformers.AutoConfig.for_model(family, **TINY[family] | {"num_hidden_layers": 5})
     assert deep.layer_types == stock.layer_types and len(deep.layer_types) == 5
     own = TINY[family] | SLIDING_OF.get(family, SLIDING)
-    shallow = model.model_config(config.ModelConfig(family=family, config=own, initial_layers=1), VOCABULARY, BLOCK)
+    shallow = model.model_config(sections.ModelConfig(family=family, config=own, initial_layers=1), VOCABULARY, BLOCK)
     assert shallow.layer_types == ["full_attention"]
 
 
@@ -154,8 +154,8 @@ class TestTheBottomOfModernBert:
         assert torch.equal(logits(type(made).from_pretrained(tmp_path).eval()), logits(made))
 
     def test_moments_copied_from_it_leave_the_fresh_norm_without(self, table_of, tmp_path):
-        sections = {"growth": {"schedule": [{"at": 2, "index": 1, "optimizer_state": "copy"}]}}
-        trainer.begin(config.check(table_of("modernbert", **sections), "test"), tmp_path / "run").run()
+        more = {"growth": {"schedule": [{"at": 2, "index": 1, "optimizer_state": "copy"}]}}
+        launch.begin(config.check(table_of("modernbert", **more), "test"), tmp_path / "run").run()
 
     def test_a_copy_of_another_layer_keeps_its_norm(self):
         made = tiny("modernbert")
@@ -205,7 +205,7 @@ def test_more_heads_than_the_width_divides_by_still_reload(family, operator, tmp
     ],
 )
 def test_a_config_that_the_table_does_not_hold_for_is_refused(family, field, value):
-    wanted = config.ModelConfig(family=family, config={field: value})
+    wanted = sections.ModelConfig(family=family, config={field: value})
     with pytest.raises(BadInput, match=rf"model\.config\.{field}: {value} is not supported"):
         model.model_config(wanted, VOCABULARY, BLOCK)
 
@@ -219,7 +219,7 @@ def test_a_config_that_the_table_does_not_hold_for_is_refused(family, field, val
     ],
 )
 def test_a_config_that_the_family_refuses_is_one_line(family, fields, line):
-    wanted = config.ModelConfig(family=family, config=TINY[family] | fields)
+    wanted = sections.ModelConfig(family=family, config=TINY[family] | fields)
     with pytest.raises(BadInput, match=line) as caught:
         model.model_config(wanted, VOCABULARY, BLOCK)
     assert len(caught.value.mistakes) == 1 and "\n" not in caught.value.mistakes[0]
@@ -236,7 +236,7 @@ def test_a_model_from_older_names_is_kept_under_todays(tmp_path):
     parts = anatomy.family("vit")
     made = model._pretrained(str(tmp_path / "old"), None, parts)
     assert torch.equal(logits(made.eval()), logits(tiny("vit")))
-    adam, lineage = optimizer.build(made, config.OptimConfig()), Lineage.begin(2, heads=4)
+    adam, lineage = optimizer.build(made, sections.OptimConfig()), Lineage.begin(2, heads=4)
     name = run_folder.CheckpointName(0)
     kept = checkpoint.write(tmp_path, name, made, parts, adam, lineage, transformers.TrainerState())
     assert {place[2] for name in load_file(kept / run_folder.WEIGHTS) if (place := parts.locate(name))} == set(

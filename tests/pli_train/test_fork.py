@@ -9,7 +9,7 @@ import pytest
 from pli_analysis.run import Run
 from pli_analysis.scalars import read
 from pli_train import config as configs
-from pli_train import run_folder, trainer
+from pli_train import launch, run_folder
 from pli_train.errors import BadInput
 from pli_train.fork import fork
 from pli_train.lineage import Lineage
@@ -53,7 +53,7 @@ def test_a_fork_with_nothing_changed_is_its_parent_bit_for_bit(runs, family, tmp
 def test_a_finished_run_that_kept_little_has_twins_at_every_event(config_of, tmp_path, step):
     """The state of the optimizer is there right before each event, and nowhere else but at the end."""
     parent, twin, still = (tmp_path / name for name in ("parent", "twin", "still"))
-    trainer.begin(config_of("gpt2", {"checkpoint": {"every": None, "full_last": 1}}), parent).run()
+    launch.begin(config_of("gpt2", {"checkpoint": {"every": None, "full_last": 1}}), parent).run()
     assert not run_folder.is_full(parent / f"checkpoint-{step}")
     fork(parent, step, twin).run()
     same_from(parent, twin, f"checkpoint-{step}")
@@ -91,7 +91,7 @@ def test_without_growth_a_twin_differs_from_the_event_on_only(runs, family, tmp_
 
 def test_a_twin_without_growth_ends_as_a_run_that_never_had_it(config_of, runs, tmp_path):
     never = tmp_path / "never"
-    trainer.begin(config_of("gpt2", {"growth.schedule": "3@0"}), never).run()
+    launch.begin(config_of("gpt2", {"growth.schedule": "3@0"}), never).run()
     twin = tmp_path / "twin"
     fork(runs["gpt2"], 4, twin, growth=False).run()
     end = f"checkpoint-{STEPS}"
@@ -110,7 +110,7 @@ def test_a_twin_says_whose_it_is_and_resumes_like_any_run(runs, tmp_path):
     for name, path in run_folder.checkpoints(twin):
         if name.step > 8:
             shutil.rmtree(path)
-    trainer.resume(configs.of_run(twin), twin).run()
+    launch.resume(configs.of_run(twin), twin).run()
     assert content(twin) == whole
 
 
@@ -187,5 +187,5 @@ def test_weights_only_serves_analysis_and_is_passed_over_for_resume(config_of, r
         weights_only(run / name)
     assert Run.open(run).drift().equals(Run.open(runs["gpt2"]).drift())
     assert not Run.open(run, hashes=True).damaged
-    trainer.resume(config_of("gpt2"), run).run()
+    launch.resume(config_of("gpt2"), run).run()
     assert content(run) == content(runs["gpt2"])

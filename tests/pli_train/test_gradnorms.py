@@ -8,7 +8,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pli_analysis.scalars import read
-from pli_train import anatomy, config, fork, gradnorms, run_folder, trainer
+from pli_train import anatomy, config, fork, gradnorms, launch, run_folder
 from pli_train.anatomy.parts import GROUPS, Cut, Part
 from pli_train.api import Growth
 from pli_train.errors import BadInput
@@ -306,7 +306,7 @@ def logged(request, config_of, tmp_path_factory):
     """A run that measures every third update, beside global norms taken by hand: (folder, step → norm)."""
     overrides = {"train.grad_norms_every": 3, "train.update_ratios": True, "train.clip_norm": 0.05}
     settings, folder, by_hand = config_of(request.param, overrides), tmp_path_factory.mktemp("runs") / "run", {}
-    made = trainer.begin(settings, folder)
+    made = launch.begin(settings, folder)
     original = gradnorms.clip
 
     def watch(parameters, most, total):

@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pli_train import anatomy, layout, optimizer, stock
 from pli_train import model as models
-from pli_train.config import OptimConfig
 from pli_train.errors import BadInput
 from pli_train.growth.ffn import WidenFFN
 from pli_train.growth.heads import AddHeads
@@ -19,6 +18,7 @@ from pli_train.growth.insert import Insert
 from pli_train.growth.start import start_of
 from pli_train.growth.swap import Swap
 from pli_train.lineage import Lineage
+from pli_train.sections import OptimConfig
 from tests.families import HEADS, LAYERS, TINY, UNITS, inputs, tiny
 
 FAMILIES = sorted(TINY)

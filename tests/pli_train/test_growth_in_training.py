@@ -9,7 +9,7 @@ import torch
 from pli_analysis.metrics.drift import drift
 from pli_analysis.run import Run
 from pli_analysis.scalars import read
-from pli_train import checkpoint, learning_rate, run_folder, trainer
+from pli_train import checkpoint, launch, learning_rate, run_folder
 from pli_train.errors import BadInput
 from pli_train.growth.schedules.adaptive import ready
 from pli_train.lineage import Lineage
@@ -51,7 +51,7 @@ def unbroken(everything, tmp_path_factory):
     folders = {}
     for family in WIDE:
         folders[family] = tmp_path_factory.mktemp("everything") / family
-        trainer.begin(everything(family), folders[family]).run()
+        launch.begin(everything(family), folders[family]).run()
     return folders
 
 
@@ -73,7 +73,7 @@ def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroke
 def test_save_load_save_is_identical(unbroken, family, tmp_path):
     """What a checkpoint gives back writes the same files again, padded layers and all."""
     from pli_train import optimizer
-    from pli_train.config import OptimConfig
+    from pli_train.sections import OptimConfig
 
     for name, folder in run_folder.checkpoints(unbroken[family]):
         found = checkpoint.read(folder)
@@ -124,7 +124,7 @@ def weights(run, name):
 
 def test_freezing_holds_everything_that_was_there_before(config_of, tmp_path):
     overrides = {"growth": {"schedule": "3@1", "initialiser": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
-    run = trainer.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
+    run = launch.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
     lineage = Lineage.read(run / run_folder.LINEAGE)
     for earlier, later in pairwise(range(3, 9)):
         before, after = weights(run, f"checkpoint-{earlier}"), weights(run, f"checkpoint-{later}")
@@ -136,7 +136,7 @@ def test_freezing_holds_everything_that_was_there_before(config_of, tmp_path):
 
 def test_frozen_parts_keep_their_moments(config_of, tmp_path):
     overrides = {"growth": {"schedule": "3@1", "initialiser": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
-    run = trainer.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
+    run = launch.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
     moments = [checkpoint.read(run / f"checkpoint-{step}").optimizer for step in (3, 7, 8)]
     old = [name for name in moments[0] if "<a>" in name]
     assert old and all(torch.equal(moments[0][name], moments[1][name]) for name in old)
@@ -151,7 +151,7 @@ def test_new_heads_warm_up_alone_and_old_ones_do_not_notice(config_of, tmp_path)
         heads = {"operator": "heads", "at": 3, "to": 4, "initialiser": "random", "learning_rate": policy}
         growth = {"schedule": [{**heads, "rewarm_steps": 10}]}
         config = config_of("gpt2", {"model": model, "growth": growth, "train.steps": 5, "checkpoint.every": 1})
-        run = trainer.begin(config, tmp_path / policy).run().parent
+        run = launch.begin(config, tmp_path / policy).run().parent
         finals[policy] = [checkpoint.read(run / f"checkpoint-{step}") for step in (3, 4)]
     anatomy = finals["none"][0].anatomy
     name = "transformer.h.0.attn.c_attn.weight"
@@ -185,7 +185,7 @@ def test_swapping_leaves_lineage_places_and_checkpoints_alone(config_of, tmp_pat
     runs = {}
     for probability in (0.0, 1.0):
         config = config_of("gpt2", {"growth": {**growth, "swapping": {"probability": probability}}})
-        runs[probability] = trainer.begin(config, tmp_path / str(probability)).run().parent
+        runs[probability] = launch.begin(config, tmp_path / str(probability)).run().parent
     plain, swapped = runs[0.0], runs[1.0]
     assert (plain / run_folder.LINEAGE).read_bytes() == (swapped / run_folder.LINEAGE).read_bytes()
     before, after = weights(swapped, "checkpoint-3-before"), weights(swapped, "checkpoint-3")
@@ -205,8 +205,8 @@ def test_swapping_leaves_lineage_places_and_checkpoints_alone(config_of, tmp_pat
 
 
 def test_how_often_and_which_pairs_are_swapped():
-    from pli_train.config import SwappingConfig
     from pli_train.growth.swapping import Swapping
+    from pli_train.sections import SwappingConfig
 
     swapping = Swapping(SwappingConfig(probability=0.4, anneal="linear"), seed=3, total_steps=4000)
     halves = [sum(swapping.happens(step, 6) for step in part) for part in (range(2000), range(2000, 4000))]
@@ -226,7 +226,7 @@ def test_a_plateau_grows_the_model_when_the_history_says_so(config_of, tmp_path)
     schedule = {"name": "adaptive", "layers": 4, "position": "end", "window": 2, "threshold": 0.6, "until": None}
     overrides = {"growth": {"schedule": schedule}, "train.steps": 60, "train.eval_every": 3, "checkpoint.every": 20}
     config = config_of("gpt2", overrides)
-    run = trainer.begin(config, tmp_path / "run").run().parent
+    run = launch.begin(config, tmp_path / "run").run().parent
     lineage = Lineage.read(run / run_folder.LINEAGE)
     assert 1 <= len(lineage.events) <= 3
     history = checkpoint.read(run / "checkpoint-60").trainer_state.log_history
@@ -245,7 +245,7 @@ def test_growth_from_an_empty_stack(config_of, tmp_path):
         "model.initial_layers": 0,
         "growth": {"schedule": {"name": "single-shot", "layers": 3, "at": 0.5}, "optimizer_state": "zero"},
     }
-    run = trainer.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
+    run = launch.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
     layers = {step: value for step, (_, value) in read(run).values[run_folder.LAYERS].items()}
     assert (layers[6], layers[7]) == (0, 3)
     evals = {step: value for step, (_, value) in read(run).values[run_folder.EVAL_LOSS].items()}
@@ -267,7 +267,7 @@ def test_every_mistake_of_a_schedule_is_told_before_training(config_of, tmp_path
     model = {"family": "gpt2", "config": WIDE["gpt2"], "initial_layers": 1, "initial_heads": 2}
     with pytest.raises(BadInput) as caught:
         config = config_of("gpt2", {"model": model, "growth.schedule": WRONG})
-        trainer.begin(config, tmp_path / "run")
+        launch.begin(config, tmp_path / "run")
     told = "\n".join(caught.value.mistakes)
     assert not (tmp_path / "run").exists()
     for line in ("event 3 (0.3 swap 0 1): index 1 is outside", "event 4 (0.4 context → 5): context 5 does not divide"):
@@ -282,7 +282,7 @@ def test_what_only_the_model_knows_is_told_before_training_too(config_of, tmp_pa
     model = {"family": "llama", "config": WIDE["llama"], "initial_layers": 1, "initial_heads": 2}
     schedule = [{"operator": "heads", "at": 0.1, "to": 5}, {"operator": "ffn", "at": 0.2, "to": 8}]
     with pytest.raises(BadInput) as caught:
-        trainer.begin(config_of("llama", {"model": model, "growth.schedule": schedule}), tmp_path / "run")
+        launch.begin(config_of("llama", {"model": model, "growth.schedule": schedule}), tmp_path / "run")
     assert caught.value.mistakes == (
         "growth.schedule: event 1 (0.1 heads → 5): 5 heads are no whole number of K/V groups of 2",
         "growth.schedule: event 2 (0.2 ffn → 8): every layer has 8 or more then",

@@ -11,7 +11,6 @@ from transformers import TrainerState
 
 from pli_train import anatomy, checkpoint, layout, optimizer, run_folder
 from pli_train import model as models
-from pli_train.config import OptimConfig
 from pli_train.growth.ffn import WidenFFN
 from pli_train.growth.heads import AddHeads
 from pli_train.growth.initialisers import INITIALISERS
@@ -19,6 +18,7 @@ from pli_train.growth.insert import Insert
 from pli_train.growth.start import start_of
 from pli_train.growth.swap import Swap
 from pli_train.lineage import BadLineage, Lineage
+from pli_train.sections import OptimConfig
 from pli_train.standing import OURS
 from tests.families import TINY, tiny
 from tests.pli_train.test_growth import logits, step_of

@@ -8,7 +8,7 @@ import torch
 import torch._inductor.config
 from transformers.activations import ACT2FN, GELUTanh, NewGELUActivation
 
-from pli_train import allocator, anatomy, kernels, trainer
+from pli_train import allocator, anatomy, kernels, launch
 from pli_train import model as models
 from pli_train.errors import BadInput
 from pli_train.objective import IGNORED, Batch, loss_sum
@@ -35,7 +35,7 @@ def test_slow_activations_are_fused_wherever_they_are(name):
 
 
 def test_newborn_layers_are_fused_too(config_of, tmp_path):
-    made = trainer.begin(config_of("gpt2", {"growth.initialiser": "random"}), tmp_path / "run")
+    made = launch.begin(config_of("gpt2", {"growth.initialiser": "random"}), tmp_path / "run")
     made.run()
     assert len(made.layers) > 1
     assert not any(isinstance(module, NewGELUActivation) for module in made.bare.modules())
@@ -44,7 +44,7 @@ def test_newborn_layers_are_fused_too(config_of, tmp_path):
 def test_where_nothing_compiles_it_is_said_in_one_line(config_of, tmp_path):
     without = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     with without, pytest.raises(BadInput, match=r"train\.compile: needs a C\+\+ compiler"):
-        trainer.begin(config_of("gpt2", {"train.compile": True}), tmp_path / "run")
+        launch.begin(config_of("gpt2", {"train.compile": True}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -5,9 +5,9 @@ from transformers import AutoModelForCausalLM
 
 from pli_train import anatomy, flops
 from pli_train import model as models
-from pli_train.config import ModelConfig
 from pli_train.corpus.tokens import train_bpe
 from pli_train.objective import IGNORED, Batch, Objective, loss_sum
+from pli_train.sections import ModelConfig
 from tests.families import HEADS, LAYERS, TINY, UNITS, tiny
 
 

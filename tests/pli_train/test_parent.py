@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from pli_train import config as configs
-from pli_train import parent, plan, run_folder, trainer
+from pli_train import launch, parent, plan, run_folder, sections
 from pli_train.errors import BadInput
 from pli_train.lineage import Lineage
 from tests.conftest import STEPS
@@ -36,7 +36,7 @@ def from_run(config_of):
 
 def test_a_run_begins_with_its_parents_weights_and_tokenizer(runs, family, from_run, tmp_path):
     child = tmp_path / "child"
-    trainer.begin(from_run(family, runs[family], NO_GROWTH), child).run()
+    launch.begin(from_run(family, runs[family], NO_GROWTH), child).run()
     assert same(weights(child / "checkpoint-0"), weights(runs[family] / f"checkpoint-{STEPS}"))
     record = run_folder.read_json(child / run_folder.RUN)
     assert record["parent"] == {"path": str(runs[family]), "checkpoint": f"checkpoint-{STEPS}", "name": family}
@@ -49,7 +49,7 @@ def test_a_run_begins_with_its_parents_weights_and_tokenizer(runs, family, from_
 def test_a_checkpoint_can_be_named_and_cut_and_grown(runs, from_run, tmp_path):
     named = runs["gpt2"] / "checkpoint-6-before"
     settings = from_run("gpt2", named, {"model.initial_layers": 1, "growth.schedule": "1@1", "train.steps": 2})
-    trainer.begin(settings, tmp_path / "child").run()
+    launch.begin(settings, tmp_path / "child").run()
     old, new = weights(named), weights(tmp_path / "child" / "checkpoint-0")
     assert all(torch.equal(tensor, old[name]) for name, tensor in new.items())
     assert Lineage.read(tmp_path / "child" / run_folder.LINEAGE).stack == ["a", "b"]
@@ -61,23 +61,23 @@ def test_a_resumed_child_does_not_take_up_what_its_parent_did_since(runs, from_r
     mother = shutil.copytree(runs["gpt2"], tmp_path / "mother")
     shutil.rmtree(mother / f"checkpoint-{STEPS}")
     settings = from_run("gpt2", mother, {"growth.schedule": "", "train.steps": 4})
-    trainer.begin(settings, tmp_path / "unbroken").run()
-    trainer.begin(settings, tmp_path / "broken").run()
+    launch.begin(settings, tmp_path / "unbroken").run()
+    launch.begin(settings, tmp_path / "broken").run()
     for name in ("checkpoint-4", "checkpoint-2"):
         shutil.rmtree(tmp_path / "broken" / name)
     shutil.copytree(runs["gpt2"] / f"checkpoint-{STEPS}", mother / f"checkpoint-{STEPS}")
     monkeypatch.chdir(tmp_path / "broken")
     kept = configs.check(run_folder.read_json(tmp_path / "broken" / run_folder.RUN)["config"], "run.json")
-    trainer.resume(kept, tmp_path / "broken").run()
+    launch.resume(kept, tmp_path / "broken").run()
     assert same(weights(tmp_path / "broken" / "checkpoint-4"), weights(tmp_path / "unbroken" / "checkpoint-4"))
 
 
 def test_padded_heads_stay_padding(config_of, from_run, family, tmp_path):
     """A run that never reached all the heads its config has: the child begins with those that live, and adds more."""
     mother = config_of(family, {"model.initial_heads": 1, "growth.schedule": "1@0", "train.steps": 2})
-    last = trainer.begin(mother, tmp_path / "mother").run()
+    last = launch.begin(mother, tmp_path / "mother").run()
     settings = from_run(family, tmp_path / "mother", {"growth.schedule": HEADS, "train.steps": 2})
-    child = trainer.begin(settings, tmp_path / "child")
+    child = launch.begin(settings, tmp_path / "child")
     assert child.lineage.shapes() == [(1, 64 if family == "bert" else 128)] * 2
     child.run()
     assert same(weights(tmp_path / "child" / "checkpoint-0"), weights(last))
@@ -89,9 +89,9 @@ def test_padded_heads_stay_padding(config_of, from_run, family, tmp_path):
 def test_layers_that_differ_are_refused_in_one_line(config_of, from_run, tmp_path):
     uneven = [{"operator": "heads", "at": 1, "to": 2, "layers": ["b"]}]
     more = {"model.initial_heads": 1, "model.initial_layers": 2, "growth.schedule": uneven, "train.steps": 2}
-    trainer.begin(config_of("gpt2", more), tmp_path / "mother").run()
+    launch.begin(config_of("gpt2", more), tmp_path / "mother").run()
     with pytest.raises(BadInput, match=r"these differ: a 1 heads and 128 FFN units, b 2 heads") as told:
-        trainer.begin(from_run("gpt2", tmp_path / "mother", NO_GROWTH), tmp_path / "child")
+        launch.begin(from_run("gpt2", tmp_path / "mother", NO_GROWTH), tmp_path / "child")
     assert len(told.value.mistakes) == 1 and not (tmp_path / "child").exists()
     lower = from_run("gpt2", tmp_path / "mother", {**NO_GROWTH, "model.initial_layers": 1})
     assert parent.settle(lower)[0].model.initial_heads == 1
@@ -126,7 +126,7 @@ def test_the_users_own_tokenizer_stays_and_must_fit(runs, from_run, tmp_path):
     document["added_tokens"].append(document["added_tokens"][0] | {"id": 300, "content": "<|more|>"})
     (own / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(BadInput, match=r"tokenizer: it has 301 tokens, and the weights of '.*' know 300"):
-        trainer.begin(settings, tmp_path / "child")
+        launch.begin(settings, tmp_path / "child")
 
 
 def test_another_tokenizer_under_the_same_name_is_not_taken_from_the_cache(runs, from_run, tmp_path):
@@ -136,7 +136,7 @@ def test_another_tokenizer_under_the_same_name_is_not_taken_from_the_cache(runs,
     own = shutil.copytree(runs["gpt2"] / run_folder.TOKENIZER, tmp_path / "own")
     settings = from_run("gpt2", runs["gpt2"], {"tokenizer.name_or_path": str(own)})
     first = tokens.load(settings.data, settings.tokenizer)
-    small = tokens.load(settings.data, configs.TokenizerConfig(vocab_size=270))
+    small = tokens.load(settings.data, sections.TokenizerConfig(vocab_size=270))
     small.tokenizer.save_pretrained(own)
     assert len(tokens.load(settings.data, settings.tokenizer).tokenizer) == 270 != len(first.tokenizer)
 
@@ -163,14 +163,14 @@ def test_block_expansion_trains_new_layers_and_leaves_every_old_weight_alone(con
     mother = {"model.family": model_type, "growth.schedule": "", "train.steps": 2, "model.initial_layers": 2}
     if model_type == "llama":
         mother["model.config"] = LLAMA
-    last = trainer.begin(config_of("gpt2", mother), tmp_path / "mother").run()
+    last = launch.begin(config_of("gpt2", mother), tmp_path / "mother").run()
     settings = from_run(
         "gpt2",
         tmp_path / "mother",
         {"growth.schedule": "0@1 0@3", "growth.initialiser": "identity", "growth.noise": 0.0}
         | {"growth.freeze_steps": 4, "train.steps": 4},
     )
-    trained = trainer.begin(settings, tmp_path / "child")
+    trained = launch.begin(settings, tmp_path / "child")
     grown = trained.run()
     before, born, after = weights(last), weights(tmp_path / "child" / "checkpoint-0"), weights(grown)
     assert trained.lineage.stack == ["a", "c", "b", "d"]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from pli_analysis.run import Run
-from pli_train import checkpoint, run_folder, stored, trainer
+from pli_train import checkpoint, launch, run_folder, stored
 from pli_train import config as configs
 from pli_train.errors import BadInput
 from tests.pli_train.test_trainer import content, vouch
@@ -178,11 +178,11 @@ def test_keys_of_a_model_from_elsewhere_do_not_make_its_runs_unreadable(config_o
     tokenizer = {"name_or_path": str(runs["gpt2"] / run_folder.TOKENIZER)}
     overrides = {"model": model, "tokenizer": tokenizer, "growth.schedule": "", "train.steps": 4}
     child = tmp_path / "child"
-    trainer.begin(config_of("gpt2", overrides), child).run()
+    launch.begin(config_of("gpt2", overrides), child).run()
     whole = content(child)
     for name in ("checkpoint-4", "checkpoint-2"):
         shutil.rmtree(child / name)
-    trainer.resume(configs.of_run(child), child).run()
+    launch.resume(configs.of_run(child), child).run()
     assert content(child) == whole
 
 
@@ -192,7 +192,7 @@ def test_keys_of_a_model_from_elsewhere_do_not_make_its_runs_unreadable(config_o
 def test_a_run_resumes_from_every_step_to_the_same_bytes(config_of, tmp_path):
     config = config_of("gpt2", {"checkpoint.every": 1})
     whole = tmp_path / "whole"
-    trainer.begin(config, whole).run()
+    launch.begin(config, whole).run()
     expected = content(whole)
     names = [name for name, _ in run_folder.checkpoints(whole)]
     assert len(names) == 13 + 3
@@ -202,5 +202,5 @@ def test_a_run_resumes_from_every_step_to_the_same_bytes(config_of, tmp_path):
         for name, path in run_folder.checkpoints(run):
             if name > last:
                 shutil.rmtree(path)
-        trainer.resume(config, run).run()
+        launch.resume(config, run).run()
         assert content(run) == expected, last

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, TrainerState
 
 from pli_analysis.scalars import read
-from pli_train import checkpoint, run_folder, standing, trainer, writer
+from pli_train import checkpoint, launch, run_folder, standing, trainer, writer
 from pli_train.errors import BadInput, PliError
 from pli_train.lineage import Lineage
 from tests.conftest import STEPS
@@ -63,8 +63,8 @@ def kill_and_resume(config, run, at, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_update", until_killed)
         with pytest.raises(Killed):
-            trainer.begin(config, run).run()
-    trainer.resume(config, run).run()
+            launch.begin(config, run).run()
+    launch.resume(config, run).run()
 
 
 @pytest.mark.parametrize("at", [1, 5, 6, 8, 11])
@@ -78,7 +78,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_pat
 @pytest.mark.slow
 def test_a_compiled_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_path, monkeypatch):
     config = config_of(family, {"train.compile": True})
-    trainer.begin(config, tmp_path / "unbroken").run()
+    launch.begin(config, tmp_path / "unbroken").run()
     kill_and_resume(config, tmp_path / "killed", 8, monkeypatch)
     unbroken = content(tmp_path / "unbroken")
     assert content(tmp_path / "killed") == unbroken
@@ -101,9 +101,9 @@ def test_a_kill_while_a_checkpoint_is_being_written_costs_only_that_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_appear", killed)
         with pytest.raises(Killed):
-            trainer.begin(config, run).run()
+            launch.begin(config, run).run()
     assert not (run / boundary).exists()
-    trainer.resume(config, run).run()
+    launch.resume(config, run).run()
     assert content(run) == content(runs[family])
     assert not list(run.glob(f"{run_folder.PARTIAL}*"))
 
@@ -117,8 +117,8 @@ def test_a_kill_before_the_first_checkpoint_starts_over(config_of, runs, family,
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_appear", killed)
         with pytest.raises(Killed):
-            trainer.begin(config, run).run()
-    trainer.resume(config, run).run()
+            launch.begin(config, run).run()
+    launch.resume(config, run).run()
     assert content(run) == content(runs[family])
 
 
@@ -136,7 +136,7 @@ def test_resume_notices_a_changed_moment(config_of, runs, tmp_path):
     tensors[name].view(-1)[0] += 1e-3
     save_file(tensors, state)
     vouch(state)
-    trainer.resume(config_of("gpt2"), run).run()
+    launch.resume(config_of("gpt2"), run).run()
     final = f"checkpoint-{STEPS}/{run_folder.WEIGHTS}"
     assert content(run)[final] != content(runs["gpt2"])[final]
 
@@ -168,9 +168,9 @@ def test_sigterm_checkpoints_and_says_how_to_go_on(config_of, runs, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_update", asked_to_stop)
         with pytest.raises(trainer.Interrupted, match=f"step 5; go on with: pli-train resume {run}"):
-            trainer.begin(config, run).run()
+            launch.begin(config, run).run()
     assert signal.getsignal(signal.SIGTERM) is before
-    trainer.resume(config, run).run()
+    launch.resume(config, run).run()
     shutil.rmtree(run / "checkpoint-5")
     assert content(run) == content(runs["gpt2"])
 
@@ -186,7 +186,7 @@ def test_every_checkpoint_loads_in_plain_transformers_to_the_trainers_logits(con
         return save(self, name, model, *rest)
 
     monkeypatch.setattr(writer.Writer, "save", spied)
-    trainer.begin(config_of(family), tmp_path / "run").run()
+    launch.begin(config_of(family), tmp_path / "run").run()
     assert len(seen) == len(list((tmp_path / "run").glob("checkpoint-*"))) == 12
     depths = []
     for name, expected in seen.items():
@@ -241,7 +241,7 @@ def test_accumulation_changes_memory_and_not_the_result(config_of, tmp_path):
         train = config.train.model_copy(update={"batch_size": batch_size, "accumulation": accumulation})
         config = config.model_copy(update={"train": train})
         run = tmp_path / f"{batch_size}"
-        trainer.begin(config, run).run()
+        launch.begin(config, run).run()
         finals.append([read(run).values[run_folder.LOSS][step][1] for step in (1, 2, 3)])
     assert finals[0] == pytest.approx(finals[1], rel=1e-4)
 
@@ -249,8 +249,8 @@ def test_accumulation_changes_memory_and_not_the_result(config_of, tmp_path):
 def test_growth_does_not_change_what_other_steps_draw(config_of, tmp_path):
     """A run without the event is its twin: equal to the last bit until the event."""
     grown, plain = tmp_path / "grown", tmp_path / "plain"
-    trainer.begin(config_of("gpt2", {"train.steps": 6, "growth.schedule": "4@1"}), grown).run()
-    trainer.begin(config_of("gpt2", {"train.steps": 6, "growth.schedule": ""}), plain).run()
+    launch.begin(config_of("gpt2", {"train.steps": 6, "growth.schedule": "4@1"}), grown).run()
+    launch.begin(config_of("gpt2", {"train.steps": 6, "growth.schedule": ""}), plain).run()
     one, other = (read(run).values[run_folder.LOSS] for run in (grown, plain))
     assert [one[step][1] == other[step][1] for step in range(1, 7)] == [True] * 4 + [False] * 2
 
@@ -269,7 +269,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(config_of, runs, run_
     assert checkpoint.newest(run_folder_of, said.append) == run_folder_of / "checkpoint-9"
     assert len(said) == 2
     assert "lacks optimizer.safetensors" in said[0]
-    trainer.resume(config_of(family), run_folder_of).run()
+    launch.resume(config_of(family), run_folder_of).run()
     assert content(run_folder_of) == content(runs[family])
 
 
@@ -277,20 +277,20 @@ def test_no_whole_checkpoint_is_said_plainly(config_of, run_folder_of, family):
     for _, path in run_folder.checkpoints(run_folder_of):
         (path / run_folder.MANIFEST).unlink()
     with pytest.raises(BadInput, match="holds no whole checkpoint to resume from"):
-        trainer.resume(config_of(family), run_folder_of)
+        launch.resume(config_of(family), run_folder_of)
 
 
 def test_a_changed_corpus_is_not_trained_on(config_of, run_folder_of, family, corpus, tmp_path):
     other = Path(shutil.copytree(corpus, tmp_path / "other"))
     (other / "more.py").write_text("x = 1\n" * 200)
     with pytest.raises(BadInput, match="the corpus is not the one this run began with"):
-        trainer.resume(config_of(family, {"data.source": str(other)}), run_folder_of)
+        launch.resume(config_of(family, {"data.source": str(other)}), run_folder_of)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_at_its_step(config_of, tmp_path):
     config = config_of("gpt2", {"optim.lr": 1e30, "optim.warmup_ratio": 0.0, "train.clip_norm": 0.0})
     with pytest.raises(PliError, match="the loss is nan at step 2, before any growth"):
-        trainer.begin(config, tmp_path / "run").run()
+        launch.begin(config, tmp_path / "run").run()
     assert checkpoint.newest(tmp_path / "run", lambda line: None).name == "checkpoint-0"
 
 
@@ -299,7 +299,7 @@ def test_growth_can_begin_from_a_folder_with_weights(config_of, runs, family, tm
     tokenizer = {"name_or_path": str(runs[family] / run_folder.TOKENIZER)}
     model = {"name_or_path": str(source), "weights": "pretrained", "initial_layers": 3}
     overrides = {"model": model, "tokenizer": tokenizer, "growth.schedule": "1@3", "train.steps": 2}
-    made = trainer.begin(config_of(family, overrides), tmp_path / "run")
+    made = launch.begin(config_of(family, overrides), tmp_path / "run")
     parent = checkpoint.read(source).model.state_dict()
     assert all(torch.equal(value, parent[name]) for name, value in made.bare.state_dict().items())
     assert made.lineage.layers["a"].birth.initialiser == "pretrained"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pli_analysis.scalars import read
-from pli_train import checkpoint, run_folder, trainer
+from pli_train import checkpoint, launch, run_folder
 from tests.pli_train.test_growth_in_training import EVERYTHING, WIDE
 from tests.pli_train.test_trainer import _toml, content
 
@@ -20,7 +20,7 @@ DRY = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
 """Dropout is drawn by each process for itself."""
 
 
-def launch(*words, processes=2):
+def torchrun(*words, processes=2):
     """`pli-train` in several processes, as torchrun starts them. All of them must succeed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -52,10 +52,10 @@ def pair(config_of, tmp_path, overrides):
     """The same run by one process and by two: (its folder, its folder)."""
     one, two = tmp_path / "one", tmp_path / "two"
     train = config_of("gpt2").train.model_dump() | {"batch_size": 4, "accumulation": 2}
-    trainer.begin(config_of("gpt2", {**overrides, "train": train}), one).run()
+    launch.begin(config_of("gpt2", {**overrides, "train": train}), one).run()
     file = tmp_path / "two.toml"
     file.write_text(as_toml(config_of("gpt2", {**overrides, "train": train | {"accumulation": 1}})))
-    launch("run", file, "-o", two, "--quiet")
+    torchrun("run", file, "-o", two, "--quiet")
     return one, two
 
 
@@ -81,5 +81,5 @@ def test_two_processes_train_what_one_does_and_resume_to_the_same_bytes(config_o
             if name.step > step:
                 shutil.rmtree(path)
         assert checkpoint.newest(broken, print).name.startswith(f"checkpoint-{step}")
-        launch("resume", broken, "--quiet")
+        torchrun("resume", broken, "--quiet")
         assert content(broken) == content(two)

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from pli_analysis.run import Run
-from pli_train import config, run_folder, trainer
+from pli_train import config, launch, run_folder, trainer
 from pli_train.corpus import digits
 from pli_train.corpus.blocks import Blocks
 from pli_train.errors import BadInput
@@ -39,7 +39,7 @@ def images():
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vision") / "run"
-    trainer.begin(config.check(table(), "test"), folder).run()
+    launch.begin(config.check(table(), "test"), folder).run()
     return folder
 
 
@@ -104,8 +104,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_update", stopped)
         with pytest.raises(trainer.Interrupted):
-            trainer.begin(config.check(table(), "test"), tmp_path / "run").run()
-    last = trainer.resume(config.check(table(), "test"), tmp_path / "run").run()
+            launch.begin(config.check(table(), "test"), tmp_path / "run").run()
+    last = launch.resume(config.check(table(), "test"), tmp_path / "run").run()
     assert (last / run_folder.WEIGHTS).read_bytes() == (run / last.name / run_folder.WEIGHTS).read_bytes()
 
 
@@ -124,7 +124,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, tmp_path, monkeypatch):
 )
 def test_what_does_not_fit_images_is_one_line(images, sections, line, tmp_path):
     with pytest.raises(BadInput, match=line):
-        trainer.begin(config.check(table(**sections), "test"), tmp_path / "run")
+        launch.begin(config.check(table(**sections), "test"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
