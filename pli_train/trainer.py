@@ -374,7 +374,8 @@ class Trainer:
 
     def _unwrapped(self) -> PreTrainedModel:
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.accelerator.free_memory()  # forgets the wrapped model, which no longer fits
+        if model is not self.model:
+            self.accelerator.free_memory()  # forgets the wrapper, which no longer fits
         return model
 
     # --- keeping ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from pli_analysis import live
+from pli_analysis.events import Columns
 from pli_analysis.figures import gradnorms as figure
 from pli_analysis.metrics import gradnorms as metric
 from pli_analysis.metrics.gradients import recomputed
@@ -86,7 +87,8 @@ def test_a_group_is_as_old_as_its_first_head(grown_heads):
 
 def scalars_of(norms):
     """Norms of the total at steps 1, 2, 3, …"""
-    return Scalars({"grad_norm/total": {step: (0.0, norm) for step, norm in enumerate(norms, 1)}})
+    steps = np.arange(1, len(norms) + 1)
+    return Scalars({"grad_norm/total": Columns(steps, np.zeros(len(norms)), np.array(norms, dtype=float))})
 
 
 def test_before_and_after_are_medians_up_to_the_next_event():
