@@ -7,8 +7,8 @@ they end at the same loss is checked. Steps are told apart by one clock, a hook 
 optimizer's step, so nothing before the first update or after the last is counted. Ours does all that a run does between
 two evaluations: it logs losses, rates and gradient norms, to TensorBoard, as Hugging Face's does every 10 steps.
 
-Growth: a layer is inserted half-way. The step after the insertion, with the growth in it and its two checkpoints, is
-set against the median of the others; evaluations, which take what one asks of them, are left out.
+Growth: a layer is inserted half-way, and the step with the insertion is set against the others, without and with the
+checkpoints around it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,43 +188,38 @@ def alone(loop: str, name: str, steps: int) -> tuple[list[float], float]:
     return [after - before for before, after in itertools.pairwise(times)], loss
 
 
-def inserted(name: str, steps: int, compiled: bool) -> tuple[float, float, float]:
-    """A step's usual seconds, those of the one with an insertion before it, and the same with its checkpoints.
+def inserted(name: str, steps: int, compiled: bool, saving: bool) -> float:
+    """The step with an insertion before it ÷ the median of the later half of the others.
 
-    What was compiled for the layers that are there is compiled; the insertion comes half-way.
+    The insertion comes half-way, when what is there is compiled. With `saving`, the step has the checkpoints around the
+    insertion in it, and their writing beside it; evaluations, which take what one asks of them, are left out.
     """
     case = prepared(name, steps, f"growth.schedule={steps // 2}@1", f"train.compile={str(compiled).lower()}")
-    saved: list[float] = []
-    save, evaluate = trainer.Trainer._save, trainer.Trainer._evaluate
+    evaluate, elsewhere = trainer.Trainer._evaluate, []
 
-    def timed(do: Any, into: list[float]) -> Any:
-        def doing(self: trainer.Trainer, *args: Any, **how: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return do(self, *args, **how)
-            finally:
-                if self.progress.step == steps // 2:
-                    into.append(time.perf_counter() - began)
+    def timed(self: trainer.Trainer, tag: str) -> float:
+        began = time.perf_counter()
+        loss = evaluate(self, tag)
+        if self.progress.step == steps // 2:
+            elsewhere.append(time.perf_counter() - began)
+        return loss
 
-        return doing
-
-    evaluated: list[float] = []
-    with (
-        mock.patch.object(trainer.Trainer, "_save", timed(save, saved)),
-        mock.patch.object(trainer.Trainer, "_evaluate", timed(evaluate, evaluated)),
-        tempfile.TemporaryDirectory() as folder,
-        clock() as times,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(trainer.Trainer, "_evaluate", timed))
+        if not saving:
+            stack.enter_context(mock.patch.object(trainer.Trainer, "_save", lambda *_, **__: None))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        times = stack.enter_context(clock())
         ours(case, Path(folder))
     lengths = [after - before for before, after in itertools.pairwise(times)]
-    growing = lengths.pop(steps // 2 - 1) - sum(evaluated)
-    return statistics.median(lengths[steps // 4 :]), growing - sum(saved), growing
+    growing = lengths.pop(steps // 2 - 1) - sum(elsewhere)
+    return growing / statistics.median(lengths[-(steps // 2) :])
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function returns, called in a process that has done nothing else: loops change memory and kernels."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def compare(name: str, rounds: int, steps: int, warm: int) -> None:
@@ -251,12 +247,10 @@ def compare(name: str, rounds: int, steps: int, warm: int) -> None:
 
 def growth(name: str, rounds: int, steps: int, compiled: bool) -> None:
     """Print what the step of an insertion costs."""
-    found = [in_fresh_process(inserted, name, steps, compiled) for _ in range(rounds)]
-    told = f"{name}{', compiled' if compiled else ''}"
-    for what, place in (("insertion and the step after it", 1), ("the same with two checkpoints", 2)):
-        ratios = sorted(one[place] / one[0] for one in found)
-        median = statistics.median(ratios)
-        print(f"{told}: {what} ÷ a usual step {median:.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})")
+    for what, saving in (("insertion and the step after it", False), ("the same with two checkpoints", True)):
+        ratios = sorted(in_fresh_process(inserted, name, steps, compiled, saving) for _ in range(rounds))
+        told = f"{name}{', compiled' if compiled else ''}: {what} ÷ a usual step"
+        print(f"{told} {statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})", flush=True)
 
 
 def main() -> None:
