@@ -121,7 +121,7 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     import torch
 
     model, anatomy = model_of(checkpoint), checkpoint.anatomy
-    stack = getattr(model, model.base_model_prefix, model).get_submodule(anatomy.stack)
+    stack: Any = getattr(model, model.base_model_prefix, model).get_submodule(anatomy.stack)
     found: list[list[Tensor]] = [[] for _ in stack]
     wanted = kept.split(AT_ONCE)
     hooks = []
