@@ -157,6 +157,91 @@ def gradnorms(
 
 
 @app.command()
+def embed(
+    run: RunFolder,
+    method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
+    of: Annotated[str, typer.Option(help="layers, heads or ffn.")] = "layers",
+    space: Annotated[str, typer.Option(help="weights, updates, or function: outputs on a text.")] = "weights",
+    text: Annotated[Path | None, typer.Option("--text", metavar="FILE", help="With --space function: the text.")] = (
+        None
+    ),
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks of the text, at most.")] = 16,
+    since_birth: Annotated[bool, typer.Option("--since-birth", help="Every birth at the origin.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Never sketch distances, however long it takes.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the map.")] = None,
+    projector: Annotated[
+        Path | None, typer.Option("--projector", metavar="DIR", help="Write a folder for TensorBoard's projector.")
+    ] = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """One map of every part at every checkpoint: births, donors, paths, and a random walk beside them.
+
+    Example: pli-analyze embed runs/tiny --method umap --html map.html
+    """
+    from pli_analysis.metrics.embed import embed as measure
+    from pli_analysis.metrics.gram import EXACT
+    from pli_analysis.report import content
+    from pli_analysis.run import Run
+    from pli_analysis.tables import emit
+
+    opened = Run.open(run)
+    _complain(opened.damaged)
+    most = float("inf") if exact else EXACT
+    found = measure(opened, method, of, space, text, blocks, since_birth, most, _say, _columns)
+
+    told = content.of_map(opened.name, found, of, space)
+    for line in (*found.notes, told.sections[0].figures[0].caption):
+        _say(line)
+    if html is not None:
+        from pli_analysis.report import page
+
+        page.write(told, html)
+        _say(str(html))
+    if projector is not None:
+        from pli_analysis import projector as folder
+
+        folder.write(projector, found)
+        _say(f"{projector}: tensorboard --logdir {projector}")
+    emit(found.table, format, out)
+
+
+@app.command()
+def similarity(
+    run: RunFolder,
+    text: Annotated[Path, typer.Option("--text", metavar="FILE", help="The text that outputs are compared on.")],
+    other: Annotated[Path | None, typer.Argument(metavar="[RUN2]", help="Another run, to compare layers with.")] = None,
+    over_time: Annotated[bool, typer.Option("--over-time", help="Each layer with itself at birth.")] = False,
+    at: Annotated[int | None, typer.Option(min=0, metavar="STEP", help="The checkpoint; else the last.")] = None,
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks of the text, at most.")] = 64,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.")] = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """How alike layers are in what they put out: debiased CKA, Procrustes, shared nearest neighbours.
+
+    Example: pli-analyze similarity runs/tiny --text book.txt --html similarity.html
+    """
+    from pli_analysis.metrics.similarity import similarity as measure
+    from pli_analysis.report import likeness
+    from pli_analysis.run import Run
+    from pli_analysis.tables import emit
+
+    if over_time and (other is not None or at is not None):
+        raise BadInput("--over-time: compares a run's layers with themselves at all checkpoints: no RUN2 and no --at")
+    first, second = Run.open(run), None if other is None else Run.open(other)
+    _complain([*first.damaged, *(second.damaged if second else [])])
+    table = measure(first, second, text, blocks, at, over_time, _count if over_time else _pairs)
+    _say(likeness.verdict(table, over_time))
+    if html is not None:
+        from pli_analysis.report import page
+
+        page.write(likeness.tell(table, over_time), html)
+        _say(str(html))
+    emit(table, format, out)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs, event folders or files, downloads.")],
     tag: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which scalar: a name, or eval*.")] = None,
@@ -241,6 +326,22 @@ def report(
 def _complain(lines: list[str]) -> None:
     for line in lines:
         typer.echo(f"passed over: {line}", err=True)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _columns(done: int, total: int) -> None:
+    """Say on a terminal how much of the weights or outputs is read."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r{done / max(total, 1):4.0%} of {total:,} columns" + "\n" * (done == total), err=True, nl=False)
+
+
+def _pairs(done: int, total: int) -> None:
+    """Say on a terminal how many pairs are compared."""
+    if sys.stderr.isatty():
+        typer.echo(f"\r{done} of {total} pairs" + "\n" * (done == total), err=True, nl=False)
 
 
 def _count(done: int, total: int) -> None:

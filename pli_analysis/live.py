@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 AUTO_CLASS = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM"}
 SEED = 0
 """Of the masks: the same at every checkpoint."""
+AT_ONCE = 8
+"""Blocks that go through a model together."""
 
 
 def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
@@ -42,6 +44,7 @@ def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
         name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.tensors(list(checkpoint.files))
     }
     config, auto = _config(checkpoint), getattr(transformers, AUTO_CLASS[task])
+    transformers.logging.disable_progress_bar()  # the tensors are in memory already
     try:
         if getattr(config, anatomy.config["depth"]) != len(checkpoint.lineage.stack):
             raise ValueError("another number of layers than its lineage tells of")
@@ -100,6 +103,66 @@ def batch_of(run: Run, text: Path, blocks: int) -> tuple[Tensor, Tensor]:
     labels = torch.full_like(tokens, -100)
     labels[:, :-1] = tokens[:, 1:]
     return tokens, labels
+
+
+def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) -> list[np.ndarray]:
+    """What each layer of the stack puts out, bottom to top, in float32.
+
+    Args:
+        of: `layers`: the hidden states after each; `heads`: what each head hands to the projection out of attention;
+            `ffn`: what each FFN adds to the hidden states, its dropout being off.
+        tokens: (blocks, block_size).
+        kept: the same shape, bool: the tokens that are wanted.
+
+    Returns:
+        For each layer (tokens kept, width), for heads (tokens kept, heads, width of a head). Heads that only pad a
+        layer come last.
+    """
+    import torch
+
+    model, anatomy = model_of(checkpoint), checkpoint.anatomy
+    stack: Any = getattr(model, model.base_model_prefix, model).get_submodule(anatomy.stack)
+    found: list[list[Tensor]] = [[] for _ in stack]
+    wanted = kept.split(AT_ONCE)
+    hooks = []
+    for place, layer in enumerate(stack):
+        # Each hook sees the batches in order, so that the number of those it has is the number of the next.
+        def hear(values: Any, place: int = place) -> None:
+            values = values[0] if isinstance(values, tuple) else values
+            found[place].append(values[wanted[len(found[place])].to(values.device)])
+
+        if of == "layers":
+            hooks.append(layer.register_forward_hook(lambda _, inputs, output, hear=hear: hear(output)))
+            continue
+        out_of_attention, out_of_ffn = (layer.get_submodule(name) for name in anatomy.identity["zero"])
+        if of == "heads":
+            hooks.append(out_of_attention.register_forward_pre_hook(lambda _, inputs, hear=hear: hear(inputs)))
+        else:
+            hooks.append(out_of_ffn.register_forward_hook(lambda _, inputs, output, hear=hear: hear(output)))
+    with torch.inference_mode():
+        for inputs in tokens.split(AT_ONCE):
+            model(input_ids=inputs)
+    heard = [torch.cat(pieces).numpy() for pieces in found]
+    if of == "heads":
+        count = anatomy.sizes(checkpoint.config)["head"]
+        heard = [values.reshape(len(values), count, -1) for values in heard]
+    return heard
+
+
+def spread(tokens: Tensor, most: int) -> Tensor:
+    """Which tokens to keep so that there are at most so many: the same positions of every block, evenly spread.
+
+    Returns:
+        A bool of the shape of `tokens`, (blocks, block_size).
+    """
+    import torch
+
+    blocks, length = tokens.shape
+    count = max(1, min(length, most // blocks))
+    kept = torch.zeros(tokens.shape, dtype=torch.bool)
+    # The middles of `count` equal stretches: never the first token alone, which sees nothing before it.
+    kept[:, ((torch.arange(count) + 0.5) * length / count).long()] = True
+    return kept
 
 
 def _masked(tokens: Tensor, tokenizer: Tokenizer, mask: int, share: float) -> tuple[Tensor, Tensor]:

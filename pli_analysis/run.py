@@ -5,7 +5,7 @@ Nothing is unpickled and no path outside the folder is opened. Weights come as n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +91,21 @@ class Checkpoint:
             raise BadInput(f"{self.path}: has no tensor '{name}'")
         with _open(self.files[name]) as file:
             return file.get_slice(name)[rows]
+
+    def slices(self) -> Callable[[str], Any]:
+        """A look at tensors by name, of which only the rows and columns that are asked for are read: `[0:8, 3:5]`.
+
+        Raises:
+            BadInput: when the weights are missing or damaged; what it returns does for a name that is not there.
+        """
+        opened = {path: _open(path).__enter__() for path in dict.fromkeys(self.files.values())}
+
+        def look(name: str) -> Any:
+            if name not in self.files:
+                raise BadInput(f"{self.path}: has no tensor '{name}'")
+            return opened[self.files[name]].get_slice(name)
+
+        return look
 
     @cached_property
     def names_of_layers(self) -> dict[str, dict[str, str]]:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pli_analysis.run import Checkpoint, Run
 
 COLUMNS = ["part", "level", "layer", "step", "age", "index", "norm", "checkpoint"]
-AT_ONCE = 8
-"""Blocks that go through a model together."""
 
 
 def recomputed(
@@ -96,6 +94,6 @@ def _backward(model: PreTrainedModel, tokens: Tensor, labels: Tensor) -> None:
     from torch.nn.functional import cross_entropy
 
     targets = max(int((labels != -100).sum()), 1)
-    for inputs, wanted in zip(tokens.split(AT_ONCE), labels.split(AT_ONCE), strict=True):
+    for inputs, wanted in zip(tokens.split(live.AT_ONCE), labels.split(live.AT_ONCE), strict=True):
         logits = model(input_ids=inputs).logits.flatten(0, 1).float()
         (cross_entropy(logits, wanted.flatten(), reduction="sum") / targets).backward()

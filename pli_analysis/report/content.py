@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis.figures import drift as drift_figures
+from pli_analysis.figures import embed as embed_figure
 from pli_analysis.figures import gradnorms as gradnorms_figure
 from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import drift as drift_metric
+from pli_analysis.metrics import embed as embed_metric
 from pli_analysis.metrics import gradnorms as gradnorms_metric
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
@@ -26,12 +28,18 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from pli_analysis.metrics.embed import Map
+    from pli_analysis.metrics.projections import Components
     from pli_analysis.run import Run
     from pli_train.lineage import Lineage
 
 
 MOST_STEPS = 120
 """Steps at most that a heat map draws, so that a page of a long run stays light."""
+FEWEST_POINTS = 5
+"""Layers at checkpoints below which there is no map."""
+MAP_EXACT = 1e11
+"""Multiply-adds that the map may take; beyond, weights are sketched, so that the page comes soon."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,52 @@ def drift(run: Run) -> Section:
     return Section("drift", "Drift", words, figures=figures)
 
 
+def paths(run: Run) -> Section:
+    """The paths of all layers through the space of their weights, in one plane."""
+    found = embed_metric.points_of(run)
+    title = "Map of the layers"
+    if len(found) < FEWEST_POINTS:
+        told = f"{_count(len(found), 'point')}, a layer at a checkpoint each, are too few for a map."
+        return Section("map", title, [told])
+    return _map(embed_metric.embed(run, exact=MAP_EXACT), title, "layers", "weights")
+
+
+def of_map(name: str, found: Map, of: str, space: str) -> Report:
+    """A report on a map alone.
+
+    Args:
+        name: of the run.
+        found: the map.
+        of: what its points are: layers, heads or ffn.
+        space: weights, updates or function.
+    """
+    points = (found.table["walk"] == "run").sum()
+    what = {"layers": "layers", "heads": "heads", "ffn": "FFNs"}[of]
+    lead = f"{points:,} points: {what} at checkpoints, by their {'outputs' if space == 'function' else space}."
+    return Report(name, lead, [_map(found, f"Map of the {what}", what, space)])
+
+
+def _map(found: Map, title: str, what: str, space: str) -> Section:
+    """A map with its caption."""
+    walk = found.walk
+    shares = {"run": _two(found.components)} | ({} if walk is None else {"random": _two(walk)})
+    drawing = embed_figure.figure(
+        found.table, found.method, shares if found.method == "pca" else None, donors=not found.since_birth
+    )
+    begins = "all births lie in one point" if found.since_birth else "dotted lines lead from donors to their clones"
+    told = (
+        f"Each path is one of the {what} from birth (ring) to its last checkpoint (name); {begins}. All points are "
+        "fitted together. "
+    )
+    if walk is not None:
+        told += (
+            "The random walk has the same births, donors and lengths of steps, each step in a direction of its own. It "
+            "draws smooth curves as well: a curve as such is no finding."
+        )
+    figure = Figure("map", title, _map_figure_words(found, space), drawing, found.table)
+    return Section("map", title, [told.strip()], figures=[figure])
+
+
 def gradnorms(run: Run) -> Section:
     """The gradient norms of heads and FFNs over training."""
     return _gradnorms(gradnorms_metric.logged(run.scalars, run.lineage), run.lineage)
@@ -205,7 +259,7 @@ def provenance(run: Run) -> Section:
     return Section("provenance", "Provenance", words, facts, tables=[("Configuration", config)])
 
 
-SECTIONS: list[Callable[[Run], Section]] = [summary, loss, lineage, drift, gradnorms, provenance]
+SECTIONS: list[Callable[[Run], Section]] = [summary, loss, lineage, drift, paths, gradnorms, provenance]
 
 
 # --- findings in words ----------------------------------------------------------------------------------------------
@@ -289,6 +343,31 @@ def _cosine_words(table: pd.DataFrame) -> str:
     last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("cosine")
     most = last.iloc[-1]
     return f"Layer {most['part']} has turned most: the cosine to its birth weights is {1 - most['cosine']:.2f}."
+
+
+def _map_figure_words(found: Map, space: str) -> str:
+    """How far the parts went beside a random walk, and how much of it the plane shows."""
+    words, travel = "", found.travel
+    if travel and space != "updates":
+        most, least = max(travel, key=lambda part: travel[part]), min(travel, key=lambda part: travel[part])
+        went = f"{most} got {travel[most]:.2f} times as far from its birth as a random walk of the same steps would"
+        words = f"{went}; {least}, at the other end, {travel[least]:.2f} times. " if most != least else f"{went}. "
+    if found.method == "pca":
+        share = sum(_two(found.components))
+        words += f"The plane holds {share:.0%} of the variance"
+        words += f" (a random walk's plane {sum(_two(found.walk)):.0%} of its own). " if found.walk else ". "
+    else:
+        name = {"tsne": "t-SNE", "umap": "UMAP"}[found.method]
+        words += f"{name} keeps neighbours: neither distances between groups nor their sizes mean anything. "
+    if found.trust is not None:
+        words += f"Trustworthiness is {found.trust[0]:.2f} over {found.trust[1]} neighbours. "
+    if found.error is not None:
+        words += f"Distances are sketched: off by {found.error[0]:.1%} at most, {found.error[1]:.1%} in the median. "
+    return words.strip()
+
+
+def _two(components: Components) -> tuple[float, float]:
+    return float(components.shares[0]), float(components.shares[1])
 
 
 def _norms_words(table: pd.DataFrame, shown: pd.DataFrame) -> str:

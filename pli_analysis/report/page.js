@@ -22,6 +22,8 @@ function themed(layout) {
     ...layout,
     xaxis: axis(layout.xaxis),
     yaxis: axis(layout.yaxis),
+    // Figures of several panels have more axes.
+    ...Object.fromEntries(Object.entries(layout).filter(([k]) => /^[xy]axis\d+$/.test(k)).map(([k, v]) => [k, axis(v)])),
   };
 }
 

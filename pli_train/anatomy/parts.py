@@ -92,7 +92,7 @@ def cut(anatomy: Anatomy, layer: str, name: str, shape: Sequence[int], sizes: Ma
     if not owners:
         return Cut(tuple(shape), (), parts)
     axes = anatomy.tensors[name][1]
-    lengths = _factored(axes, shape, sizes)
+    lengths = factored(axes, shape, sizes)
     kept = tuple(number for number, factor in enumerate(factors(axes)) if factor in owners)
     return Cut(tuple(lengths), kept, parts)
 
@@ -141,7 +141,7 @@ def with_sums(squares: Mapping[Part, float]) -> dict[Part, float]:
     return {**sums, **squares}
 
 
-def _factored(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> list[int]:
+def factored(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> list[int]:
     """The length of each factor in turn; one factor of an axis may be missing in `sizes`."""
     lengths = []
     for length, axis in zip(shape, re.findall(r"\([^)]*\)|\w+", axes), strict=True):

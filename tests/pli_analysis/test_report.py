@@ -46,12 +46,13 @@ def test_every_section_is_there_with_its_figures(runs, family):
         "loss",
         "lineage",
         "drift",
+        "map",
         "gradnorms",
         "provenance",
     ]
     figures = [figure for section in told.sections for figure in section.figures]
     assert [figure.id for figure in figures] == [
-        *("loss", "lineage", "drift-map", "drift-curves", "drift-cosine", "gradnorms")
+        *("loss", "lineage", "drift-map", "drift-curves", "drift-cosine", "map", "gradnorms")
     ]
     assert all(figure.caption.endswith(".") and len(figure.table) for figure in figures)
     text = page.html(told)
@@ -73,7 +74,7 @@ def test_nothing_that_a_run_says_becomes_markup(hostile_run):
     assert "<img src=x" not in text
     assert "<script>alert" not in text
     # What stands between script tags is our two scripts and data: no data can have opened or closed one.
-    assert text.count("<script") == text.count("</script") == 2 + 6 + 3 + page._plotly().count("<script")
+    assert text.count("<script") == text.count("</script") == 2 + 7 + 3 + page._plotly().count("<script")
 
 
 def test_data_in_the_page_reads_back_as_the_table(runs, family):

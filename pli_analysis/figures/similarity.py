@@ -1,0 +1,91 @@
+"""How alike layers are: a heat map of pairs, and curves of each layer's likeness with its first state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pli_analysis.figures.palette import LEGEND, SEQUENTIAL, line_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+NAMES = {"cka": "debiased CKA", "procrustes": "Procrustes", "neighbours": "shared nearest neighbours"}
+
+
+def heat_map(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
+    """One square a pair, layers bottom to top and left to right. Within one run it is symmetric.
+
+    Args:
+        table: of `pli_analysis.metrics.similarity`, of one checkpoint a side.
+        measure: `cka`, `procrustes` or `neighbours`.
+    """
+    import plotly.graph_objects as go
+
+    rows, columns = _layers(table, "a"), _layers(table, "b")
+    values = {(row.layer_a, row.layer_b): getattr(row, measure) for row in table.itertuples()}
+    names = table["run_a"].iloc[0], table["run_b"].iloc[0]
+    within = len(values) < len(rows) * len(columns) or len(rows) == 1
+    if within:  # each pair is told but once
+        values |= {(b, a): value for (a, b), value in values.items()}
+    grid = [[values[(row, column)] for column in columns] for row in rows]
+    flat = [value for line in grid for value in line if value == value]
+    drawn = go.Figure(
+        go.Heatmap(
+            x=[f"{id} " for id in columns],
+            y=[f"{id} " for id in rows],
+            z=grid,
+            zmin=min([0.0, *flat]),
+            zmax=1.0,
+            colorscale=SEQUENTIAL,
+            colorbar={"title": {"text": NAMES[measure], "side": "right"}},
+            hovertemplate="%{y}and %{x}: %{z:.3f}<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    drawn.update_layout(
+        xaxis={"title": _title("layer", names[1], within), "type": "category", "showgrid": False},
+        yaxis={"title": _title("layer, bottom to top", names[0], within), "type": "category", "showgrid": False},
+    )
+    return drawn
+
+
+def curves(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
+    """One curve a layer, over steps.
+
+    Args:
+        table: of `pli_analysis.metrics.similarity`, over time.
+        measure: `cka`, `procrustes` or `neighbours`.
+    """
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    for layer, rows in table.groupby("layer_a", sort=False):
+        drawn.add_trace(
+            go.Scatter(
+                x=rows["step_a"],
+                y=rows[measure],
+                mode="lines+markers",
+                marker={"size": 5},
+                line={**line_of(str(layer)), "width": 2},
+                name=str(layer),
+                hovertemplate=f"{layer} at %{{x}}: %{{y:.3f}}<extra></extra>",
+            )
+        )
+    drawn.update_layout(
+        xaxis_title="steps",
+        yaxis={"title": f"{NAMES[measure]} with itself at birth", "rangemode": "tozero"},
+        legend=LEGEND,
+    )
+    return drawn
+
+
+def _layers(table: pd.DataFrame, side: str) -> list[str]:
+    """Layers of one side, bottom to top."""
+    order = table.drop_duplicates(f"layer_{side}").sort_values(f"index_{side}", kind="stable")
+    return order[f"layer_{side}"].tolist()
+
+
+def _title(what: str, run: str, within: bool) -> str:
+    return what if within else f"{what}, of {run}"

@@ -1,0 +1,181 @@
+"""A map of a run: every part at every checkpoint as one point of a plane, all fitted together.
+
+Columns of the table, one row for each point:
+    part        layer id (`c`), head id (`c.h3`) or FFN (`c.ffn`)
+    layer       the layer it belongs to
+    checkpoint  name of the checkpoint folder
+    step        optimizer updates done
+    age         steps since the part's birth
+    index       where the layer sat then, 0 at the bottom
+    birth       whether it is the first point of its part
+    donor       the part that it was copied from at birth
+    walk        `run`, or `random` for the random walk beside it
+    x, y        where it lies. Under PCA in units of the space; under t-SNE and UMAP without unit
+
+Spaces: `weights` (at a checkpoint), `updates` (what changed since the checkpoint before), `function` (what a layer puts
+out, a head hands on or an FFN adds, on a text). The random walk has the run's births, donors and lengths of steps, each
+step in a direction of its own. It draws smooth curves too: only what differs from it is a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.metrics import projections
+from pli_analysis.metrics.gram import EXACT, gram, random_walk, squared_distances
+from pli_analysis.metrics.points import Point, points_of
+from pli_analysis.metrics.projections import Components
+from pli_analysis.metrics.vectors import Outputs, Vectors, Weights
+from pli_train.errors import BadInput, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.run import Run
+
+SPACES = ("weights", "updates", "function")
+COLUMNS = ["part", "layer", "checkpoint", "step", "age", "index", "birth", "donor", "walk", "x", "y"]
+TOKENS = 256
+"""Tokens of the text, at most, on which outputs are compared."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map, and how far it can be believed.
+
+    Attributes:
+        table: see above.
+        method: that it was made with.
+        components: of the run's points; t-SNE and UMAP begin with the first two.
+        walk: of the random walk's; None for updates.
+        travel: part → distance from its first point to its last ÷ that of the random walk; no parts with one point.
+        since_birth: whether every part's first point is the origin.
+        error: of distances, where they were sketched: largest and median, relative.
+        trust: trustworthiness, and of how many neighbours; None where it cannot be told.
+        notes: what whoever asked for it should know.
+    """
+
+    table: pd.DataFrame
+    method: str
+    components: Components
+    walk: Components | None
+    travel: dict[str, float]
+    since_birth: bool
+    error: tuple[float, float] | None
+    trust: tuple[float, int] | None
+    notes: list[str]
+
+
+def embed(
+    run: Run,
+    method: str = "pca",
+    of: str = "layers",
+    space: str = "weights",
+    text: Path | None = None,
+    blocks: int = 16,
+    since_birth: bool = False,
+    exact: float = EXACT,
+    say: Callable[[str], None] = lambda line: None,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> Map:
+    """One joint map of a run.
+
+    Args:
+        method: `pca`, `tsne` or `umap`.
+        of: `layers`, `heads` or `ffn`.
+        space: `weights`, `updates` or `function`.
+        text: for `function`: a file in UTF-8.
+        blocks: how many blocks of it are used at most.
+        since_birth: every part's first point is the origin, so that the map shows how it moved and not where from.
+        exact: see `gram`.
+        say: told what takes long.
+        watch: told (columns read, columns in all).
+
+    Raises:
+        BadInput: for words that are not known, a text that lacks or is too much, one point alone, a missing library,
+            or a checkpoint that cannot be read.
+    """
+    _check(space, text, since_birth)
+    points = points_of(run, of)
+    sources = [point.source for point in points]
+    moved = [number for number, point in enumerate(points) if not point.first]
+    method_used = projections.method_for(method, len(moved) if space == "updates" else len(points))
+    notes = [f"so few points have no neighbours that {method} could keep: this is PCA"] if method_used != method else []
+    found = gram(_vectors(run, points, of, space, text, blocks), sources, exact, watch)
+    if since_birth:
+        sources = [None if point.first else point.source for point in points]
+        fixed = [number for number, point in enumerate(points) if point.first]
+        found.steps[fixed], found.steps[:, fixed] = 0.0, 0.0
+    walk = random_walk(found.steps)
+    squared, walked = squared_distances(found.steps, sources), squared_distances(walk, sources)
+    travel = _travel(points, squared, walked)
+    if space == "updates":
+        steps = found.steps[np.ix_(moved, moved)]
+        points, squared = [points[number] for number in moved], squared_distances(steps, [None] * len(steps))
+    drawn, components, trust = _draw(points, method_used, squared, "run", say)
+    tables, walk_components = [drawn], None
+    if space != "updates":
+        table, walk_components, _ = _draw(points, method_used, walked, "random", say)
+        tables.append(table)
+    if trust is None and not projections.has_neighbours():
+        notes.append(f"trustworthiness: {projections.MISSING}")
+    import pandas as pd
+
+    told = pd.concat(tables, ignore_index=True)
+    return Map(told, method_used, components, walk_components, travel, since_birth, found.error, trust, notes)
+
+
+def _check(space: str, text: Path | None, since_birth: bool) -> None:
+    if space not in SPACES:
+        raise BadInput(f"--space {space}: is none of {', '.join(SPACES)}{did_you_mean(space, SPACES)}")
+    if (space == "function") != (text is not None):
+        raise BadInput("--space function and --text FILE go together: the text is what outputs are compared on")
+    if space == "updates" and since_birth:
+        raise BadInput("--since-birth: an update has no birth; use it with --space weights or function")
+
+
+def _vectors(run: Run, points: list[Point], of: str, space: str, text: Path | None, blocks: int) -> Vectors:
+    if text is None:
+        return Weights(points)
+    from pli_analysis import live
+
+    tokens, _ = live.batch_of(run, text, blocks)
+    return Outputs(points, of, tokens, live.spread(tokens, TOKENS))
+
+
+def _draw(
+    points: Sequence[Point], method: str, squared: np.ndarray, walk: str, say: Callable[[str], None]
+) -> tuple[pd.DataFrame, Components, tuple[float, int] | None]:
+    import pandas as pd
+
+    components = projections.pca(squared)
+    plane = projections.in_plane(method, squared, components, say)
+    rows = [
+        (
+            point.part,
+            point.layer,
+            str(point.checkpoint.name),
+            point.checkpoint.step,
+            point.age,
+            point.checkpoint.lineage.index(point.layer),
+            point.first,
+            point.donor,
+            walk,
+            *place,
+        )
+        for point, place in zip(points, plane.tolist(), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS), components, projections.trustworthiness(squared, plane)
+
+
+def _travel(points: Sequence[Point], squared: np.ndarray, walked: np.ndarray) -> dict[str, float]:
+    """How far each part got, as a multiple of how far a random walk of the same steps would."""
+    ends: dict[str, tuple[int, int]] = {}
+    for number, point in enumerate(points):
+        ends[point.part] = ends.get(point.part, (number, number))[0], number
+    return {part: float(np.sqrt(squared[pair] / walked[pair])) for part, pair in ends.items() if walked[pair] > 0}

@@ -1,0 +1,160 @@
+"""How alike the layers of models are in what they put out on a text: between layers, over time, between runs.
+
+Columns of the table, one row for each pair:
+    run_a, layer_a, checkpoint_a, step_a, index_a       one of the two: run, layer id, checkpoint, its step, and
+    run_b, layer_b, checkpoint_b, step_b, index_b       where the layer sat then; and the other
+    cka         debiased linear CKA, at most 1; around 0, on both sides, where there is nothing in common
+    procrustes  of an orthogonal map of one onto the other, 0 to 1
+    neighbours  share of nearest neighbours that both have, 0 to 1
+    sequences   of the text: the tokens of one batch come one from each
+    tokens      all that were compared
+
+Batches are positions: every one has one token of each sequence, so that samples of a batch do not depend on each other
+through a common past. See `pli_analysis.metrics.cka` for the measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis import live
+from pli_analysis.metrics import cka as measures
+from pli_train.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from pli_analysis.run import Checkpoint, Run
+
+COLUMNS = [
+    *(f"{name}_{side}" for side in "ab" for name in ("run", "layer", "checkpoint", "step", "index")),
+    *("cka", "procrustes", "neighbours", "sequences", "tokens"),
+]
+POSITIONS = 16
+"""Positions of every sequence, at most, at which tokens are compared."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One layer at one checkpoint, in the three forms that the measures take."""
+
+    who: tuple[object, ...]
+    kernels: np.ndarray
+    unit: np.ndarray
+    neighbours: np.ndarray
+
+
+def similarity(
+    run: Run,
+    other: Run | None,
+    text: Path,
+    blocks: int = 64,
+    at: int | None = None,
+    over_time: bool = False,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """The likeness of layers: of every pair of a run, or of a pair of runs, or of each layer with its first state.
+
+    Args:
+        run: its layers are `a`.
+        other: its layers are `b`; None for the same run.
+        text: a file in UTF-8.
+        blocks: how many blocks of it are used at most, four at least: each is a sequence.
+        at: the step of the checkpoints; the last ones if None.
+        over_time: every layer at every checkpoint (`a`) with itself at its first (`b`).
+        watch: told (pairs or checkpoints done, in all).
+
+    Raises:
+        BadInput: for a text that is too short, runs that read it as different tokens, a step without a checkpoint,
+            or a checkpoint that cannot be read.
+    """
+    import pandas as pd
+
+    tokens = _tokens(run, text, blocks)
+    if other is not None and not _same(tokens, _tokens(other, text, blocks)):
+        raise BadInput(f"{other.path}: reads the text as other tokens than {run.path}, so outputs cannot be compared")
+    kept = live.spread(tokens, POSITIONS * len(tokens))
+    if over_time:
+        pairs = _with_first(run, tokens, kept, watch)
+    else:
+        pairs = _between(run, other, at, tokens, kept, watch)
+    counts = len(tokens), int(kept.sum())
+    return pd.DataFrame([(*a.who, *b.who, *_measured(a, b), *counts) for a, b in pairs], columns=COLUMNS)
+
+
+def _tokens(run: Run, text: Path, blocks: int) -> Tensor:
+    tokens, _ = live.batch_of(run, text, blocks)
+    if len(tokens) < measures.FEWEST:
+        length = tokens.shape[1]
+        raise BadInput(
+            f"{text}: makes {len(tokens)} blocks of {length} tokens, and tokens of {measures.FEWEST} different ones "
+            "are the fewest that can be compared: give a longer text, or more --blocks"
+        )
+    return tokens
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and bool((first == second).all())
+
+
+def _between(
+    run: Run, other: Run | None, at: int | None, tokens: Tensor, kept: Tensor, watch: Callable[[int, int], None]
+) -> Iterator[tuple[Heard, Heard]]:
+    """Every pair of layers; within one run each but once."""
+    mine = list(_hear(run, _checkpoint(run, at), tokens, kept))
+    theirs = mine if other is None else list(_hear(other, _checkpoint(other, at), tokens, kept))
+    pairs = [(a, b) for i, a in enumerate(mine) for b in (mine[i:] if other is None else theirs)]
+    for number, pair in enumerate(pairs):
+        watch(number, len(pairs))
+        yield pair
+    watch(len(pairs), len(pairs))
+
+
+def _with_first(
+    run: Run, tokens: Tensor, kept: Tensor, watch: Callable[[int, int], None]
+) -> Iterator[tuple[Heard, Heard]]:
+    """Every layer at every checkpoint, with itself at its first."""
+    first: dict[str, Heard] = {}
+    checkpoints = list({checkpoint.step: checkpoint for checkpoint in run.checkpoints}.values())
+    for number, checkpoint in enumerate(checkpoints):
+        watch(number, len(checkpoints))
+        for heard, id in zip(_hear(run, checkpoint, tokens, kept), checkpoint.lineage.stack, strict=True):
+            yield heard, first.setdefault(id, heard)
+    watch(len(checkpoints), len(checkpoints))
+
+
+def _checkpoint(run: Run, at: int | None) -> Checkpoint:
+    if at is None:
+        return run.checkpoints[-1]
+    steps = {checkpoint.step: checkpoint for checkpoint in run.checkpoints}
+    if at not in steps:
+        nearest = min(steps, key=lambda step: abs(step - at))
+        raise BadInput(f"{run.path}: has no checkpoint of step {at}; the nearest is of {nearest}")
+    return steps[at]
+
+
+def _hear(run: Run, checkpoint: Checkpoint, tokens: Tensor, kept: Tensor) -> Iterator[Heard]:
+    """The layers of a checkpoint, bottom to top."""
+    outputs = live.outputs_of(checkpoint, "layers", tokens, kept)
+    for index, (id, values) in enumerate(zip(checkpoint.lineage.stack, outputs, strict=True)):
+        batches = values.reshape(len(tokens), -1, values.shape[-1]).swapaxes(0, 1)  # a position, a batch
+        yield Heard(
+            (run.name, id, str(checkpoint.name), checkpoint.step, index),
+            measures.u_centred(batches),
+            measures.unit(batches),
+            measures.neighbours(batches),
+        )
+
+
+def _measured(a: Heard, b: Heard) -> tuple[float, float, float]:
+    return (
+        measures.cka(a.kernels, b.kernels),
+        measures.procrustes(a.unit, b.unit),
+        measures.overlap(a.neighbours, b.neighbours),
+    )

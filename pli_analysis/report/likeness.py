@@ -1,0 +1,78 @@
+"""What there is to tell of how alike layers are: words, figures, and the page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pli_analysis.figures import similarity as figures
+from pli_analysis.metrics.cka import neighbours_of
+from pli_analysis.report.content import Figure, Report, Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def verdict(table: pd.DataFrame, over_time: bool) -> str:
+    """The finding in one or two sentences.
+
+    Args:
+        table: of `pli_analysis.metrics.similarity`.
+        over_time: whether it is of layers with their own first state.
+    """
+    if over_time:
+        last = table[table["checkpoint_a"] == table["checkpoint_a"].iloc[-1]].sort_values("cka")
+        told = ", ".join(f"{row.layer_a} {row.cka:.2f}" for row in last.itertuples())
+        return f"At step {last['step_a'].iloc[0]:,} the layers' CKA with themselves at birth is: {told}."
+    if (table["run_a"] != table["run_b"]).any() or not _within(table):
+        best = table.loc[table.groupby("layer_a", sort=False)["cka"].idxmax()]
+        told = ", ".join(f"{row.layer_a} with {row.layer_b} {row.cka:.2f}" for row in best.itertuples())
+        a, b = table["run_a"].iloc[0], table["run_b"].iloc[0]
+        return f"Each layer of {a} and the layer of {b} that it has the highest CKA with: {told}."
+    pairs = table[table["layer_a"] != table["layer_b"]].sort_values("cka")
+    if not len(pairs):
+        return "The stack has one layer, and no pair to compare."
+    most, least = pairs.iloc[-1], pairs.iloc[0]
+    words = f"Most alike are layers {most['layer_a']} and {most['layer_b']}, with a CKA of {most['cka']:.2f}"
+    if len(pairs) == 1:
+        return f"{words}."
+    return f"{words}; least {least['layer_a']} and {least['layer_b']}, with {least['cka']:.2f}."
+
+
+def tell(table: pd.DataFrame, over_time: bool) -> Report:
+    """The page: a figure for each measure, and how they were measured.
+
+    Args:
+        table: of `pli_analysis.metrics.similarity`.
+        over_time: whether it is of layers with their own first state.
+    """
+    draw = figures.curves if over_time else figures.heat_map
+    found = verdict(table, over_time)
+    captions = {"cka": found} | {measure: _range(table, measure) for measure in ("procrustes", "neighbours")}
+    shown = [
+        Figure(measure, f"{name[0].upper()}{name[1:]}", captions[measure], draw(table, measure), table)
+        for measure, name in figures.NAMES.items()
+    ]
+    sequences, tokens = int(table["sequences"].iloc[0]), int(table["tokens"].iloc[0])
+    kin = neighbours_of(sequences)
+    method = (
+        f"Outputs of layers on {tokens:,} tokens of {sequences} sequences, in batches of one token of each. CKA is "
+        "linear and debiased (HSIC₁; Song et al. 2012, Nguyen et al. 2021): of layers with nothing in common it lies "
+        "around 0. Procrustes (Ding et al. 2021) is 1 where an orthogonal map turns the one into the other; "
+        "with few tokens beside the width it is high by chance. Shared nearest neighbours (Huh et al. 2024) are of "
+        f"{kin}; by chance {kin / (sequences - 1):.2f}. One run and one text: a description, not a test."
+    )
+    name = table["run_a"].iloc[0] if _within(table) else f"{table['run_a'].iloc[0]} and {table['run_b'].iloc[0]}"
+    sections = [Section("similarity", "Similarity", figures=shown), Section("method", "Method", [method])]
+    return Report(str(name), found, sections)
+
+
+def _within(table: pd.DataFrame) -> bool:
+    """Whether each pair is told but once, as within one run."""
+    pairs = set(zip(table["layer_a"], table["layer_b"], strict=True))
+    return not any(a != b and (b, a) in pairs for a, b in pairs) and table["run_a"].iloc[0] == table["run_b"].iloc[0]
+
+
+def _range(table: pd.DataFrame, measure: str) -> str:
+    pairs = table[(table["layer_a"] != table["layer_b"]) | (table["checkpoint_a"] != table["checkpoint_b"])]
+    values = (pairs if len(pairs) else table)[measure]
+    return f"From {values.min():.2f} to {values.max():.2f}, {values.median():.2f} in the median."

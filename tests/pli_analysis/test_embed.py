@@ -1,0 +1,424 @@
+"""Maps: distances from streamed columns, three projections, and what the map of a run says."""
+
+import csv
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import pdist, squareform
+
+from pli_analysis import live, projector
+from pli_analysis.figures import embed as figure
+from pli_analysis.metrics import gram, projections, vectors
+from pli_analysis.metrics.embed import embed
+from pli_analysis.metrics.points import points_of
+from pli_analysis.report import content
+from pli_analysis.run import Run
+from pli_train import launch, model
+from pli_train.errors import BadInput
+from tests.conftest import MODELS, STEPS
+from tests.test_cli import call, refused
+
+
+class Columns:
+    """Vectors in memory, read in blocks of so many columns."""
+
+    def __init__(self, values, size=7):
+        self.values, self.size = values, size
+        self.count, self.width = values.shape
+
+    def blocks(self):
+        for start in range(0, self.width, self.size):
+            yield self.values[:, start : start + self.size].astype(np.float64)
+
+
+@st.composite
+def trees(draw):
+    """Vectors, and for each the number of an earlier one that it came from, or None."""
+    count = draw(st.integers(2, 12))
+    sources = [None] + [draw(st.one_of(st.none(), st.integers(0, i - 1))) for i in range(1, count)]
+    seed = draw(st.integers(0, 2**32 - 1))
+    return np.random.default_rng(seed).normal(size=(count, draw(st.integers(1, 30)))), sources
+
+
+@settings(max_examples=50, deadline=None)
+@given(trees())
+def test_distances_equal_those_of_the_vectors_themselves(case):
+    values, sources = case
+    found = gram.squared_distances(gram.gram(Columns(values), sources).steps, sources)
+    assert found == pytest.approx(squareform(pdist(values)) ** 2, abs=1e-9)
+
+
+def test_checkpoints_that_differ_in_their_last_bits_keep_their_distance():
+    """A Gram matrix of the vectors in float64, centred, has nothing but noise here."""
+    generator = np.random.default_rng(0)
+    first = generator.normal(size=50_000).astype(np.float32)
+    path = [first]
+    for _ in range(5):
+        chosen = generator.random(first.size) < 1e-3
+        path.append(np.where(chosen, np.nextafter(path[-1], np.float32(9)), path[-1]))
+    values = np.array(path)
+    exact = squareform(pdist(values.astype(np.longdouble) - first)) ** 2
+    found = gram.squared_distances(gram.gram(Columns(values, 999), [None, 0, 1, 2, 3, 4]).steps, [None, 0, 1, 2, 3, 4])
+    assert found == pytest.approx(exact, rel=1e-6)
+    wide = values.astype(np.float64)
+    inner = wide @ wide.T
+    naive = np.diag(inner)[:, None] + np.diag(inner) - 2 * inner
+    assert not np.allclose(naive, exact, rtol=0.1, atol=0)
+
+
+def test_a_sketch_states_its_error_and_keeps_to_it():
+    generator = np.random.default_rng(0)
+    values = np.cumsum(generator.normal(size=(60, 50_000)), axis=0)
+    sources = [None, *range(59)]
+    sketched = gram.gram(Columns(values, 6000), sources, exact=1)
+    assert gram.gram(Columns(values, 6000), sources).error is None
+    largest, median = sketched.error
+    assert 0 < median < largest < 0.1
+    true = squareform(pdist(values))
+    found = np.sqrt(gram.squared_distances(sketched.steps, sources))
+    apart = true > 0
+    error = np.abs(found[apart] / true[apart] - 1)
+    # A squared distance has a standard error of √(2 ÷ 4096), so a distance of half that: 1.1 %.
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(0.011, rel=0.5)
+    assert median == pytest.approx(np.median(error), rel=1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(trees())
+def test_pca_equals_that_of_scikit_learn(case):
+    from sklearn.decomposition import PCA
+
+    values, _ = case
+    found = projections.pca(squareform(pdist(values)) ** 2)
+    kept = min(len(values) - 1, values.shape[1])
+    reference = PCA(kept).fit(values)
+    assert found.shares[:kept] == pytest.approx(reference.explained_variance_ratio_, abs=1e-9)
+    inner = values - values.mean(axis=0)
+    assert found.values @ found.values.T == pytest.approx(inner @ inner.T, abs=1e-8)
+
+
+def test_a_random_walk_in_many_dimensions_is_its_own_null():
+    """Antognini and Sohl-Dickstein: such a walk draws smooth curves, and the null draws the same."""
+    generator = np.random.default_rng(0)
+    values = np.cumsum(generator.normal(size=(40, 200_000)), axis=0)
+    sources = [None, *range(39)]
+    steps = gram.gram(Columns(values, 20_000), sources).steps
+    walk, null = (projections.pca(gram.squared_distances(found, sources)) for found in (steps, gram.random_walk(steps)))
+    assert null.shares[:3] == pytest.approx(walk.shares[:3], abs=0.01)
+    assert walk.shares[0] == pytest.approx(6 / np.pi**2, abs=0.02)  # what that paper derives for long walks
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap"])
+def test_the_same_points_twice_and_neighbours_kept(method):
+    pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
+    generator = np.random.default_rng(0)
+    values = np.repeat(generator.normal(size=(4, 50)) * 9, 15, axis=0) + generator.normal(size=(60, 50))
+    squared = squareform(pdist(values)) ** 2
+    first, second = (projections.in_plane(method, squared, projections.pca(squared)) for _ in range(2))
+    assert np.array_equal(first, second)
+    trust, neighbours = projections.trustworthiness(squared, first)
+    assert neighbours == 10
+    assert trust > 0.9
+    shuffled = generator.permutation(first)
+    assert projections.trustworthiness(squared, shuffled)[0] < 0.7
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 30])
+@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+def test_few_points_have_a_place_too(method, count):
+    if method != "pca":
+        pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
+    squared = squareform(pdist(np.random.default_rng(count).normal(size=(count, 9)))) ** 2
+    used = projections.method_for(method, count)
+    assert used == (method if count >= projections.FEWEST else "pca")
+    plane = projections.in_plane(used, squared, projections.pca(squared))
+    assert plane.shape == (count, 2)
+    assert np.isfinite(plane).all()
+
+
+def test_points_that_coincide_have_a_place_too():
+    for method in projections.METHODS:
+        assert not projections.in_plane(method, np.zeros((8, 8)), projections.pca(np.zeros((8, 8)))).any()
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uneven(config_of, tmp_path_factory):
+    """A run whose layers differ in heads and FFN units, among each other and over time."""
+    events = [
+        {"at": 2, "index": 0},
+        {"at": 3, "operator": "heads", "to": 4, "layers": ["a"]},
+        {"at": 4, "operator": "ffn", "to": 160, "layers": ["b"]},
+    ]
+    folders = {}
+    for family in ("bert", "gpt2", "llama"):
+        more = {"model.initial_heads": 2, "growth.schedule": events, "train.steps": 6, "checkpoint.every": 2}
+        # Heads have room beyond what the run begins with.
+        more["model.config"] = MODELS[family] | {"bert": {"num_attention_heads": 4}, "gpt2": {"n_head": 4}}.get(
+            family, {}
+        )
+        config = config_of(family, more)
+        folders[family] = tmp_path_factory.mktemp("uneven") / family
+        launch.begin(config, folders[family]).run()
+    return folders
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "some.py"
+    path.write_text("def one(a, b):\n    return a + b  # and so on\n" * 60)
+    return path
+
+
+def whole(values):
+    return np.vstack([np.concatenate([piece.ravel() for piece in row]) for row in values])
+
+
+def streamed(points, size, monkeypatch):
+    monkeypatch.setattr(vectors, "BLOCK", size)
+    return np.hstack(list(vectors.Weights(points).blocks()))
+
+
+def test_layers_read_in_columns_are_the_layers(runs, family, monkeypatch):
+    run = Run.open(runs[family])
+    points = points_of(run)
+    expected = whole([[array for _, array in sorted(point.checkpoint.layer(point.layer))] for point in points])
+    for size in (1, 5000, 2**26):
+        found = streamed(points, size, monkeypatch)
+        assert found.shape[1] == vectors.Weights(points).width
+        assert squareform(pdist(found)) == pytest.approx(squareform(pdist(expected)), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("of", ["layers", "heads", "ffn"])
+def test_parts_of_grown_layers_are_as_long_as_their_own_weights(kind, of, uneven, monkeypatch):
+    """Slim models hold what is alive and nothing else: the norms of parts there are those of the padded vectors."""
+    points = points_of(Run.open(uneven[kind]), of)
+    found = streamed(points, 3000, monkeypatch)
+    for point, row in zip(points, found, strict=True):
+        built, anatomy = model.load_checkpoint(point.checkpoint.path)
+        model.slim(built, anatomy, point.checkpoint.lineage.shapes())
+        layer = model.stack_of(built, anatomy)[point.checkpoint.lineage.index(point.layer)]
+        sizes = anatomy.sizes(built.config)
+        heads = point.checkpoint.lineage.shape(point.layer)[0]
+        sizes |= {"head": heads, "group": heads // sizes["member"]}
+        wanted = {"layers": None, "heads": f"h{point.head}", "ffn": "ffn"}[of]
+        pieces = [
+            piece.detach().double().numpy().ravel()
+            for name, tensor in layer.named_parameters()
+            for part, piece in anatomy.split(name, tensor, sizes)
+            if wanted in (None, part)
+        ]
+        assert np.linalg.norm(row) == pytest.approx(np.linalg.norm(np.concatenate(pieces)), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_growth_within_a_layer_moves_only_what_it_adds(kind, uneven):
+    """Right before and right after FFNs got units, that layer differs by the new units alone, wherever they are."""
+    run = Run.open(uneven[kind])
+    before, after = (
+        next(c for c in run.checkpoints if str(c.name) == name) for name in ("checkpoint-4-before", "checkpoint-4")
+    )
+    points = {c: next(p for p in points_of(_only(run, c)) if p.layer == "b") for c in (before, after)}
+    found = np.hstack(list(vectors.Weights(list(points.values())).blocks()))
+    changed = found[0] != found[1]
+    assert changed.any()
+    assert not found[0][changed].any()
+
+
+class _only:  # noqa: N801
+    """A run of one checkpoint."""
+
+    def __init__(self, run, checkpoint):
+        self.path, self.checkpoints = run.path, [checkpoint]
+
+
+def test_the_map_has_every_part_with_its_birth_and_donor(runs, family):
+    run = Run.open(runs[family])
+    table = embed(run).table
+    assert set(table["walk"]) == {"run", "random"}
+    mine = table[table["walk"] == "run"]
+    births = mine[mine["birth"]].set_index("part")
+    assert births["step"].to_dict() == {"a": 0, "b": 3, "c": 6, "d": 6, "e": 9}
+    for id, layer in run.lineage.layers.items():
+        told = births.loc[id, "donor"]
+        assert (None if pd.isna(told) else told) == layer.birth.donor
+    assert not mine["checkpoint"].str.endswith("-before").any()
+    last = mine[mine["step"] == STEPS]
+    assert dict(zip(last["part"], last["index"], strict=True)) == {id: n for n, id in enumerate(run.lineage.stack)}
+
+
+def test_pca_of_the_map_equals_a_slow_one(runs, family):
+    from sklearn.decomposition import PCA
+
+    run = Run.open(runs[family])
+    found = embed(run)
+    rows = whole(
+        [
+            [array.astype(np.float64) for _, array in sorted(point.checkpoint.layer(point.layer))]
+            for point in points_of(run)
+        ]
+    )
+    reference = PCA(2).fit_transform(rows)
+    mine = found.table[found.table["walk"] == "run"][["x", "y"]].to_numpy()
+    assert np.abs(mine) == pytest.approx(np.abs(reference), rel=1e-6, abs=1e-9)
+
+
+def test_updates_are_differences_of_consecutive_checkpoints(runs, family):
+    run = Run.open(runs[family])
+    points = points_of(run)
+    rows = whole([[a.astype(np.float64) for _, a in sorted(p.checkpoint.layer(p.layer))] for p in points])
+    moved = [n for n, point in enumerate(points) if not point.first]
+    deltas = rows[moved] - rows[[points[n].source for n in moved]]
+    found = embed(run, space="updates")
+    assert len(found.table) == len(moved)
+    components = found.components.values
+    inner = deltas - deltas.mean(axis=0)
+    assert components @ components.T == pytest.approx(inner @ inner.T, abs=1e-9)
+
+
+def test_since_birth_puts_every_birth_in_one_place(runs, family):
+    mine = embed(Run.open(runs[family]), since_birth=True).table.query("walk == 'run' and birth")
+    assert np.ptp(mine[["x", "y"]].to_numpy(), axis=0) == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_travel_is_distance_over_that_of_a_walk_of_the_same_steps(runs, family):
+    run = Run.open(runs[family])
+    rows = list({c.step: c for c in run.checkpoints}.values())
+    path = whole([[array.astype(np.float64) for _, array in sorted(c.layer("a"))] for c in rows])
+    steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
+    expected = np.linalg.norm(path[-1] - path[0]) / np.sqrt(np.square(steps).sum())
+    assert embed(run).travel["a"] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_outputs_are_what_the_model_hands_on(kind, uneven, text):
+    """Hidden states as transformers itself gives them; the FFN's and the heads' shares add up to the residual's."""
+    import torch
+
+    run = Run.open(uneven[kind])
+    last = run.checkpoints[-1]
+    tokens, _ = live.batch_of(run, text, 4)
+    kept = live.spread(tokens, 20)
+    assert kept.sum() == 20 and (kept == kept[0]).all()
+    built = live.model_of(last)
+    with torch.no_grad():
+        hidden = built(input_ids=tokens, output_hidden_states=True).hidden_states[1:]
+    layers = live.outputs_of(last, "layers", tokens, kept)
+    final = len(layers) - 1
+    for place, (mine, theirs) in enumerate(zip(layers, hidden, strict=True)):
+        if place < final or kind == "bert":  # in GPT-2 and Llama the last hidden state is after the last norm
+            assert mine == pytest.approx(theirs[kept].numpy(), abs=1e-5)
+    if kind == "bert":
+        return
+    heads, ffn = (live.outputs_of(last, of, tokens, kept) for of in ("heads", "ffn"))
+    stack = built.get_submodule({"gpt2": "transformer.h", "llama": "model.layers"}[kind])
+    name = {"gpt2": "attn.c_proj", "llama": "self_attn.o_proj"}[kind]
+    below = layers[0]
+    with torch.no_grad():
+        attention = stack[1].get_submodule(name)(torch.from_numpy(heads[1].reshape(len(below), -1))).numpy()
+    assert below + attention + ffn[1] == pytest.approx(layers[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("of", ["layers", "heads", "ffn"])
+def test_maps_of_what_parts_do(of, uneven, text):
+    run = Run.open(uneven["llama"])
+    found = embed(run, of=of, space="function", text=text)
+    assert np.isfinite(found.table[["x", "y"]].to_numpy()).all()
+    assert len(found.table) == 2 * len(points_of(run, of))
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+@pytest.mark.parametrize("of", ["layers", "heads", "ffn"])
+def test_the_figure_has_a_path_for_each_part_and_a_line_for_each_donor(method, of, runs):
+    if method != "pca":
+        pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
+    found = embed(Run.open(runs["gpt2"]), method, of)
+    drawn = figure.figure(found.table, found.method)
+    parts = found.table["part"].nunique()
+    assert len(drawn.data) == 2 * (parts + 1)
+    assert sum(trace.name == "cloned from" for trace in drawn.data) == 2
+    donors = found.table.query("walk == 'run' and birth")["donor"].notna().sum()
+    assert len(drawn.data[0].x) == 3 * donors
+
+
+def test_the_section_says_what_the_numbers_say(runs, family):
+    run = Run.open(runs[family])
+    found, caption = embed(run), content.paths(run).figures[0].caption
+    most = max(found.travel, key=found.travel.get)
+    assert caption.startswith(f"{most} got {found.travel[most]:.2f} times as far from its birth as a random walk")
+    assert f"holds {found.components.shares[:2].sum():.0%} of the variance" in caption
+
+
+def test_a_run_with_too_few_points_has_a_line_and_no_map(small_run):
+    section = content.paths(Run.open(small_run))
+    assert section.words == ["3 points, a layer at a checkpoint each, are too few for a map."]
+    assert section.figures == []
+
+
+def test_the_projector_folder_is_what_tensorboard_reads(runs, tmp_path):
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+
+    found = embed(Run.open(runs["gpt2"]))
+    projector.write(tmp_path / "proj", found)
+    config = text_format.Parse((tmp_path / "proj/projector_config.pbtxt").read_text(), ProjectorConfig())
+    mine = found.table[found.table["walk"] == "run"]
+    for one, values in zip(config.embeddings, (found.components.values, mine[["x", "y"]].to_numpy()), strict=True):
+        rows = [line.split("\t") for line in (tmp_path / "proj" / one.tensor_path).read_text().splitlines()]
+        assert np.array_equal(np.array(rows, float), values)
+        with (tmp_path / "proj" / one.metadata_path).open() as file:
+            assert [row["part"] for row in csv.DictReader(file, delimiter="\t")] == mine["part"].tolist()
+
+
+def test_the_command_tells_and_writes(runs, tmp_path):
+    done = call(
+        "pli-analyze",
+        "embed",
+        runs["gpt2"],
+        "--html",
+        tmp_path / "map.html",
+        "--projector",
+        tmp_path / "p",
+        "-f",
+        "csv",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert {row["walk"] for row in rows} == {"run", "random"}
+    assert "times as far from its birth as a random walk" in done.stderr
+    assert "Map of the layers" in (tmp_path / "map.html").read_text()
+
+
+def test_bad_input_gets_one_line(runs, small_run, text, tmp_path):
+    run = runs["gpt2"]
+    refused(call("pli-analyze", "embed", run, "--method", "tnse"), "is none of pca, tsne, umap; did you mean 'tsne'?")
+    refused(call("pli-analyze", "embed", run, "--of", "toes"), "is none of layers, heads, ffn")
+    refused(call("pli-analyze", "embed", run, "--space", "outer"), "is none of weights, updates, function")
+    refused(call("pli-analyze", "embed", run, "--space", "function"), "--space function and --text FILE go together")
+    refused(call("pli-analyze", "embed", run, "--text", text), "--space function and --text FILE go together")
+    refused(call("pli-analyze", "embed", small_run, "--space", "updates"), "a map takes two points at least")
+    refused(call("pli-analyze", "embed", tmp_path), "not a run")
+
+
+def test_few_points_are_mapped_by_pca_with_a_line(small_run):
+    done = call("pli-analyze", "embed", small_run, "--method", "tsne", "-f", "csv")
+    assert done.returncode == 0
+    assert "so few points have no neighbours that tsne could keep: this is PCA" in done.stderr
+
+
+@pytest.mark.parametrize(("method", "library"), [("tsne", "sklearn"), ("umap", "umap")])
+def test_a_missing_library_is_named_with_the_command_that_brings_it(method, library, runs, monkeypatch):
+    for name in list(sys.modules):
+        if name.split(".")[0] == library:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setitem(sys.modules, f"{library}.manifold", None)
+    with pytest.raises(BadInput, match=r"needs the `maps` extra: pip install 'pli\[maps\]'"):
+        embed(Run.open(runs["gpt2"]), method)
