@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WINDOW = 64
 """Checkpoints measured at once at most: what is planned, and lost when a process is killed, is bounded by it."""
-WORTH_PROCESSES = 2**28
+WORTH_PROCESSES = 2**32
 """Bytes to read below which starting processes takes longer than they save."""
 
 Watch = Callable[[int, int], None]

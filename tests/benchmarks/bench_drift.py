@@ -72,7 +72,12 @@ def vouch(path: Path) -> None:
 # --- what is timed, each in a process of its own --------------------------------------------------------------------
 
 
-def warm(folder: Path) -> float:
+def clock() -> np.ndarray:
+    """Seconds, and seconds of CPU of this process and those it has waited for: the latter hold on a busy machine."""
+    return np.array([time.perf_counter(), sum(os.times()[:4])])
+
+
+def warm(folder: Path) -> np.ndarray:
     """Read the bytes of the layers into one buffer."""
     from pli_analysis import follow
     from pli_analysis.run import Run
@@ -85,7 +90,7 @@ def warm(folder: Path) -> float:
         for full in names.values()
     ]
     room = memoryview(bytearray(WARM))
-    began = time.perf_counter()
+    began = clock()
     for place in places:
         left, offset = 4 * int(np.prod(place.shape)), place.offset
         handle = os.open(place.path, os.O_RDONLY)
@@ -93,10 +98,10 @@ def warm(folder: Path) -> float:
             got = os.preadv(handle, [room[: min(left, WARM)]], offset)
             left, offset = left - got, offset + got
         os.close(handle)
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def tensors(folder: Path) -> float:
+def tensors(folder: Path) -> np.ndarray:
     """Read the tensors of the layers as safetensors gives them."""
     from safetensors import safe_open
 
@@ -104,50 +109,50 @@ def tensors(folder: Path) -> float:
 
     checkpoints = Run.open(folder).checkpoints
     named = [[n for names in c.names_of_layers.values() for n in names.values()] for c in checkpoints]
-    began = time.perf_counter()
+    began = clock()
     for checkpoint, names in zip(checkpoints, named, strict=True):
         with safe_open(checkpoint.path / run_folder.WEIGHTS, framework="numpy") as file:
             for name in names:
                 file.get_tensor(name)
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def drift(folder: Path, processes: int) -> float:
+def drift(folder: Path, processes: int) -> np.ndarray:
     """All parts, all checkpoints."""
     import pandas  # noqa: F401
 
     from pli_analysis.metrics import drift  # noqa: F401
     from pli_analysis.run import Run
 
-    began = time.perf_counter()
+    began = clock()
     table = Run.open(folder).drift("all", processes=processes)
     assert len(table) and table["relative_l2"].notna().all()
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def naive(folder: Path, most: int) -> float:
+def naive(folder: Path, most: int) -> np.ndarray:
     """The first `most` checkpoints by from_pretrained, against the first, by name; scaled to all of them."""
     from transformers import BertForMaskedLM
 
     paths = [path for _, path in run_folder.checkpoints(folder) if (path / run_folder.MANIFEST).is_file()]
-    began = time.perf_counter()
+    began = clock()
     first, table = BertForMaskedLM.from_pretrained(paths[0]).state_dict(), []
     for path in paths[:most]:
         for name, tensor in BertForMaskedLM.from_pretrained(path).state_dict().items():
             birth = first[name].double()
             table.append((path.name, name, ((tensor.double() - birth).norm() / birth.norm()).item()))
-    return (time.perf_counter() - began) * len(paths) / min(most, len(paths))
+    return (clock() - began) * len(paths) / min(most, len(paths))
 
 
 CHILDREN = {"write": write, "warm": warm, "tensors": tensors, "drift": drift, "naive": naive}
 
 
-def ask(what: str, folder: Path, cache: Path, *more: int) -> tuple[float, float]:
-    """Seconds, and peak memory in MiB of the largest process."""
+def ask(what: str, folder: Path, cache: Path, *more: int) -> tuple[float, float, float]:
+    """Seconds, seconds of CPU, and peak memory in MiB of the largest process."""
     env = os.environ | {"PLI_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--child", what, "--folder", str(folder), *map(str, more)]
     told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
-    return float(told[-2]), float(told[-1])
+    return float(told[-3]), float(told[-2]), float(told[-1])
 
 
 def main() -> None:
@@ -164,9 +169,9 @@ def main() -> None:
     asked.add_argument("more", type=int, nargs="*", help=argparse.SUPPRESS)
     told = asked.parse_args()
     if told.child:
-        seconds = CHILDREN[told.child](told.folder, *told.more) or 0.0
+        seconds = CHILDREN[told.child](told.folder, *told.more)
         peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        print(seconds, max(peaks))
+        print(*(seconds if seconds is not None else (0, 0)), max(peaks))
         return
     with tempfile.TemporaryDirectory(dir=told.folder) as name:
         work = Path(name)
@@ -176,10 +181,10 @@ def main() -> None:
     report(taken, told)
 
 
-def turns(work: Path, told: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
+def turns(work: Path, told: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
     """Seconds and memory of each thing in each turn; the order is turned round every other time."""
     run, cache, last = work / "run", work / "cache", work / "run" / f"checkpoint-{told.checkpoints}"
-    taken: dict[str, list[tuple[float, float]]] = {}
+    taken: dict[str, list[tuple[float, float, float]]] = {}
     ask("warm", run, cache)
     for turn in range(told.repeats):
         jobs = [
@@ -203,17 +208,22 @@ def turns(work: Path, told: argparse.Namespace) -> dict[str, list[tuple[float, f
     return taken
 
 
-def report(taken: dict[str, list[tuple[float, float]]], told: argparse.Namespace) -> None:
+def report(taken: dict[str, list[tuple[float, float, float]]], told: argparse.Namespace) -> None:
     """The table."""
     gigabytes = told.checkpoints * told.layers * 7_087_872 * 4 / 1e9
     what = f"{told.checkpoints} checkpoints, {told.layers} layers of BERT-base"
     print(f"{what}, {gigabytes:.1f} GB; {told.repeats} turns")
-    print("                       median  (spread), s        ÷ reading warm (spread)    ÷ safetensors (spread)     MiB")
-    base, plain = ([seconds for seconds, _ in taken[name]] for name in ("warm", "tensors"))
+    print(
+        "                       median  (spread), s        ÷ reading warm (spread)    the same in seconds of CPU    MiB"
+    )
+    base, cpu = ([row[at] for row in taken["warm"]] for at in (0, 1))
     for name, measured in taken.items():
-        times = [seconds for seconds, _ in measured]
-        ratios = [spread([b / a for a, b in zip(of, times, strict=True)], 2) for of in (base, plain)]
-        peak = max(memory for _, memory in measured)
+        times = [row[0] for row in measured]
+        ratios = [
+            spread([row[at] / one for one, row in zip(of, measured, strict=True)], 2)
+            for at, of in ((0, base), (1, cpu))
+        ]
+        peak = max(row[2] for row in measured)
         print(f"{name:22} {spread(times, 2):26} {ratios[0]:26} {ratios[1]:26} {peak:.0f}")
     pairs = zip(taken["one more, 1 process"], taken["its first call"], strict=True)
     print(f"one more checkpoint ÷ first call: {spread([more[0] / first[0] for more, first in pairs], 3)}")
