@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,10 +54,15 @@ def drift(
     run: RunFolder,
     format: FormatOption = None,
     out: OutOption = None,
-    of: Annotated[str, typer.Option(help="layer, head, ffn, norms or attention.")] = "layer",
+    of: Annotated[str, typer.Option(help="layer, head, ffn, norms, attention, matrix or all.")] = "layer",
+    gauge: Annotated[bool, typer.Option("--gauge", help="Heads: distance of QK and OV in any basis.")] = False,
+    spectral: Annotated[bool, typer.Option("--spectral", help="Matrices: spectral norm and ranks of the change.")] = (
+        False
+    ),
+    processes: Annotated[int | None, typer.Option(min=1, help="For big runs; as many as cores if left out.")] = None,
     verify: Verify = False,
 ) -> None:
-    """How far each part has moved from its birth weights, over steps and age.
+    """How far each part has moved from its birth weights, how fast, and how far from its donor.
 
     Example: pli-analyze drift runs/tiny --of head --format csv -o drift.csv
     """
@@ -66,7 +72,12 @@ def drift(
 
     opened = Run.open(run, verify)
     _complain([*opened.damaged, *opened.scalars.damaged])
-    emit(measure(opened, of), format, out)
+    if gauge and of not in ("head", "all"):
+        raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")
+    if spectral and of not in ("matrix", "all"):
+        raise BadInput(f"--spectral: is told of matrices, and not of '{of}': use --of matrix or --of all")
+    cores = processes or os.cpu_count() or 1
+    emit(measure(opened, of, _tasks, gauge=gauge, spectral=spectral, processes=cores), format, out)
 
 
 @app.command()
@@ -332,22 +343,22 @@ def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _columns(done: int, total: int) -> None:
-    """Say on a terminal how much of the weights or outputs is read."""
+def _count(done: int, total: int, what: str = "checkpoints") -> None:
+    """Say on a terminal how far a long reading is."""
     if sys.stderr.isatty():
-        typer.echo(f"\r{done / max(total, 1):4.0%} of {total:,} columns" + "\n" * (done == total), err=True, nl=False)
+        typer.echo(f"\r{done} of {total} {what}" + "\n" * (done == total), err=True, nl=False)
+
+
+def _tasks(done: int, total: int) -> None:
+    _count(done, total, "tensors of all checkpoints")
+
+
+def _columns(done: int, total: int) -> None:
+    _count(done, total, "columns of weights or outputs")
 
 
 def _pairs(done: int, total: int) -> None:
-    """Say on a terminal how many pairs are compared."""
-    if sys.stderr.isatty():
-        typer.echo(f"\r{done} of {total} pairs" + "\n" * (done == total), err=True, nl=False)
-
-
-def _count(done: int, total: int) -> None:
-    """Say on a terminal how far a long reading is."""
-    if sys.stderr.isatty():
-        typer.echo(f"\r{done} of {total} checkpoints" + "\n" * (done == total), err=True, nl=False)
+    _count(done, total, "pairs")
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ class Checkpoint:
     def tensors(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Read some tensors, each only when its turn comes: (name, array)."""
         for path in dict.fromkeys(self.files[name] for name in names):
-            with _open(path) as file:
+            with open_weights(path) as file:
                 for name in names:
                     if self.files[name] == path:
                         yield name, _tensor(file, name, path)
@@ -89,7 +89,7 @@ class Checkpoint:
         """Some rows of one tensor, the only ones that are read. Raises BadInput for a tensor it does not have."""
         if name not in self.files:
             raise BadInput(f"{self.path}: has no tensor '{name}'")
-        with _open(self.files[name]) as file:
+        with open_weights(self.files[name]) as file:
             return file.get_slice(name)[rows]
 
     def slices(self) -> Callable[[str], Any]:
@@ -98,7 +98,7 @@ class Checkpoint:
         Raises:
             BadInput: when the weights are missing or damaged; what it returns does for a name that is not there.
         """
-        opened = {path: _open(path).__enter__() for path in dict.fromkeys(self.files.values())}
+        opened = {path: open_weights(path).__enter__() for path in dict.fromkeys(self.files.values())}
 
         def look(name: str) -> Any:
             if name not in self.files:
@@ -210,14 +210,17 @@ class Run:
 
         return read(self.path)
 
-    def drift(self, of: str = "layer") -> pd.DataFrame:
-        """How far each part has moved since birth: see `pli_analysis.metrics.drift`."""
+    def drift(
+        self, of: str = "layer", *, gauge: bool = False, spectral: bool = False, processes: int = 1
+    ) -> pd.DataFrame:
+        """How far each part has moved since birth: arguments and columns as in `pli_analysis.metrics.drift`."""
         from pli_analysis.metrics import drift
 
-        return drift.drift(self, of)
+        return drift.drift(self, of, gauge=gauge, spectral=spectral, processes=processes)
 
 
-def _open(path: Path) -> Any:
+def open_weights(path: Path) -> Any:
+    """A safetensors file, its header checked by the library. Raises BadInput when it is none, or a link."""
     import ml_dtypes  # noqa: F401  teaches numpy what bfloat16 is
     from safetensors import SafetensorError, safe_open
 
@@ -239,5 +242,5 @@ def _tensor(file: Any, name: str, path: Path) -> np.ndarray:
 
 
 def _names(path: Path) -> list[str]:
-    with _open(path) as file:
+    with open_weights(path) as file:
         return list(file.keys())

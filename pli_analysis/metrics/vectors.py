@@ -21,7 +21,7 @@ import numpy as np
 
 from pli_analysis.metrics.points import Point
 from pli_train.anatomy.axes import factors
-from pli_train.anatomy.parts import factored
+from pli_train.anatomy.parts import lengths
 from pli_train.errors import BadInput
 from pli_train.run_folder import LINEAGE
 
@@ -260,14 +260,14 @@ def places(
     [2, 3, 6, 7, 10, 11]
     """
     names = factors(axis)
-    lengths = factored(axis, [length], sizes)
-    shared = [widest.get(name, now) if name in GROWING else now for name, now in zip(names, lengths, strict=True)]
+    factored = lengths(axis, [length], sizes)
+    shared = [widest.get(name, now) if name in GROWING else now for name, now in zip(names, factored, strict=True)]
     wanted: list[Sequence[int]] = [
         [only[name]] if name in only else range(count) for name, count in zip(names, shared, strict=True)
     ]
     grid = np.meshgrid(*wanted, indexing="ij")
     there = np.ones(grid[0].shape, bool)
-    for name, now, at in zip(names, lengths, grid, strict=True):
+    for name, now, at in zip(names, factored, grid, strict=True):
         there &= at < min(alive.get(name, now), now)
     inside = [np.where(there, at, 0) for at in grid]
-    return np.where(there, np.ravel_multi_index(inside, lengths), -1).ravel()
+    return np.where(there, np.ravel_multi_index(inside, factored), -1).ravel()

@@ -92,9 +92,9 @@ def cut(anatomy: Anatomy, layer: str, name: str, shape: Sequence[int], sizes: Ma
     if not owners:
         return Cut(tuple(shape), (), parts)
     axes = anatomy.tensors[name][1]
-    lengths = factored(axes, shape, sizes)
+    factored = lengths(axes, shape, sizes)
     kept = tuple(number for number, factor in enumerate(factors(axes)) if factor in owners)
-    return Cut(tuple(lengths), kept, parts)
+    return Cut(tuple(factored), kept, parts)
 
 
 def outside(model: Any, name: str) -> Part:
@@ -141,11 +141,11 @@ def with_sums(squares: Mapping[Part, float]) -> dict[Part, float]:
     return {**sums, **squares}
 
 
-def factored(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> list[int]:
+def lengths(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> list[int]:
     """The length of each factor in turn; one factor of an axis may be missing in `sizes`."""
-    lengths = []
+    found = []
     for length, axis in zip(shape, re.findall(r"\([^)]*\)|\w+", axes), strict=True):
         names = factors(axis)
         known = math.prod(sizes.get(name, 1) for name in names) if len(names) > 1 else 1
-        lengths += [sizes[name] if name in sizes and len(names) > 1 else length // known for name in names]
-    return lengths
+        found += [sizes[name] if name in sizes and len(names) > 1 else length // known for name in names]
+    return found

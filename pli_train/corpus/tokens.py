@@ -1,7 +1,7 @@
 """Documents to token ids, once: a tokenizer trained or loaded, and two memory-mapped arrays in a cache.
 
-The cache lives under `$PLI_CACHE` (else `$XDG_CACHE_HOME/pli`, else `~/.cache/pli`) in a folder named by what went
-in: corpus, split and tokenizer settings. A folder appears by one rename, so it is whole or absent.
+They lie below `cache.root()` in a folder named by what went in: corpus, split and tokenizer settings. A folder
+appears by one rename, so it is whole or absent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_train import corpus
+from pli_train import cache, corpus
 from pli_train.errors import BadInput, PliError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]
     say(f"corpus: {data.source}")
     documents = corpus.read(data)
     name = corpus.fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, _identity(settings.name_or_path))
-    folder = cache_root() / name
+    folder = cache.root() / name
     if not folder.is_dir():
         say(f"tokenising {documents.about}")
         _build(folder, documents, settings)
@@ -92,13 +92,6 @@ def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]
     told = json.loads((folder / "tokens.json").read_text())
     train, eval = (_map(folder / f"{side}.bin", told["dtype"], told[side]) for side in ("train", "eval"))
     return Tokens(train, eval, AutoTokenizer.from_pretrained(folder), documents.about, name)
-
-
-def cache_root() -> Path:
-    """Where token caches live."""
-    if own := os.environ.get("PLI_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pli"
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:

@@ -3,6 +3,7 @@
 import threading
 import time
 
+from pli_analysis.metrics.drift import COLUMNS
 from pli_analysis.run import Run
 from pli_train import run_folder
 from pli_train.errors import BadInput
@@ -25,7 +26,9 @@ class Story:
             if tag not in CLOCKS
             for step, (_, value) in points.items()
         }
-        self.drift = {(row[0], row[2]): row for row in run.drift("head").itertuples(index=False, name=None)}
+        # What depends on the checkpoint alone: the way to it is another when some are thinned out.
+        drift = run.drift("head")[COLUMNS[: COLUMNS.index("level")]]
+        self.drift = {(row[0], row[2]): row for row in drift.itertuples(index=False, name=None)}
 
     def contradicts(self, final, thinned=False):
         """Where this is not the beginning of `final`; None when it is. When `thinned`, checkpoints may lack."""

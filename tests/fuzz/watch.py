@@ -3,6 +3,7 @@
 import os
 import sys
 
+from pli_train import cache
 from pli_train.anatomy import TABLES
 
 RUNS_CODE = {"import", "pickle.find_class", "exec", "compile", "os.system", "subprocess.Popen", "socket.connect"}
@@ -20,7 +21,7 @@ class Watch:
             return
         if event in ("open", "os.scandir", "os.listdir") and isinstance(args[0], str | os.PathLike):
             path = os.path.realpath(args[0])
-            if not path.startswith((self.root, str(TABLES))):
+            if not path.startswith((self.root, str(TABLES), os.path.realpath(cache.root()))):
                 self.seen.append((event, path))
         elif event in RUNS_CODE:
             self.seen.append((event, str(args[0])[:200]))

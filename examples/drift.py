@@ -1,0 +1,32 @@
+"""How far each part of a run has moved, from Python: `python examples/drift.py runs/tiny`.
+
+The table has one row for each part and checkpoint; what its columns mean stands in `pli_analysis.metrics.drift`.
+"""
+
+import argparse
+
+from pli_analysis.run import Run
+
+
+def main() -> None:
+    """Say of each layer how far it has moved, and which heads have moved most for what their basis leaves open."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("run", help="a run's folder")
+    told = asked.parse_args()
+    run = Run.open(told.run)
+
+    layers = run.drift()
+    now = layers[layers["checkpoint"] == layers["checkpoint"].iloc[-1]]
+    print(now[["part", "age", "relative_l2", "cosine", "path", "efficiency", "speed"]].to_string(index=False))
+
+    clones = now.dropna(subset="donor_distance")
+    for row in clones.itertuples():
+        print(f"layer {row.part} is {row.donor_distance:.2f} of its donor's norm away from layer {row.donor}")
+
+    heads = run.drift("head", gauge=True)
+    last = heads[heads["step"] == heads["step"].max()].sort_values("qk")
+    print(f"what head {last['part'].iloc[-1]} attends to has changed most: QK by {last['qk'].iloc[-1]:.2f} of its norm")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,421 @@
+"""One tensor of a layer followed by identity through the checkpoints, into memory that is used again and again.
+
+A tensor is seen as far as it is alive: heads and FFN units that a checkpoint only pads are cut away. Beside it stand
+its birth weights (rows that are born later join them at their own birth) and what it was one checkpoint earlier.
+At any moment a few arrays of one tensor's size are held, whatever the number of checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.moments import folds_of
+from pli_train import anatomy, run_folder
+from pli_train.anatomy import Anatomy
+from pli_train.anatomy.axes import factors, from_rows, growing, rows
+from pli_train.anatomy.parts import cut, lengths
+from pli_train.errors import BadInput
+
+if TYPE_CHECKING:
+    from pli_analysis.run import Checkpoint
+    from pli_train.lineage import Lineage
+
+TYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1"}
+TYPES |= {"BOOL": "?"}
+MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, RuntimeError)
+"""What sizes that contradict each other come to light as, in numpy and in einops."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the numbers of a tensor lie: `offset` bytes into a file, in safetensors' name of their type."""
+
+    path: Path
+    offset: int
+    type: str
+    shape: tuple[int, ...]
+
+    def read(self, room: np.ndarray | None = None) -> np.ndarray:
+        """The tensor in float32, or in float64 where float32 would lose digits.
+
+        Args:
+            room: a float32 array that may be overwritten and returned, when it has the tensor's size.
+
+        Raises:
+            FileNotFoundError: when the file was removed.
+            BadInput: when it cannot be read, or is no longer as long as it was.
+        """
+        fits = room is not None and self.type == "F32" and room.dtype == np.float32 and room.shape == self.shape
+        stored = room if room is not None and fits else np.empty(self.shape, _type(self))
+        view = stored.reshape(-1).view(np.uint8).data
+        try:
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                done = 0
+                while done < len(view) and (got := os.preadv(handle, [view[done:]], self.offset + done)):
+                    done += got
+            finally:
+                os.close(handle)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise BadInput(f"{self.path}: cannot be read ({error.strerror})") from None
+        if done < len(view):
+            raise BadInput(f"{self.path}: became shorter while it was read")
+        return stored if self.type in ("F32", "F64") else stored.astype("f8" if stored.itemsize > 2 else "f4")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A tensor at one checkpoint: where it lies, the factors of its axes as stored, and how much of it is alive."""
+
+    place: Place
+    stored: dict[str, int]
+    heads: int
+    units: int | None
+
+    @property
+    def own(self) -> dict[str, int]:
+        """The factors as far as they are alive."""
+        return self.stored | {"head": self.heads, "group": self.heads // self.stored["member"]}
+
+    def alive(self, factor: str) -> int | None:
+        """How much of the growing factor is alive; None where the lineage does not tell."""
+        return {"head": self.heads, "group": self.own["group"], "unit": self.units}[factor]
+
+    def read(self, axes: str, room: np.ndarray | None = None) -> np.ndarray:
+        """What is alive of it, contiguous."""
+        factor, found = growing(axes), self.place.read(room)
+        alive = self.alive(factor) if factor else None
+        if factor is None or alive is None:
+            return found
+        there = _length(axes, factor, found.shape, tuple(self.stored.items()))
+        if alive == there:
+            return found
+        if alive > there:
+            raise ValueError(f"{alive} of {factor} are alive and {there} stored")
+        return np.ascontiguousarray(from_rows(rows(found, axes, factor, self.stored)[:alive], axes, factor))
+
+
+@dataclass(frozen=True)
+class Visit(Sight):
+    """A checkpoint that a tensor is read at.
+
+    Attributes:
+        number: of the checkpoint.
+        wanted: whether anybody asked for it, or it is read for the sake of later ones.
+        donor: the tensor of this name in the layer that this one was copied from.
+        kin: for each part of the tensor its donor: (whether in `donor`, else in this very tensor; number there).
+    """
+
+    number: int
+    wanted: bool
+    donor: Sight | None = None
+    kin: tuple[tuple[bool, int] | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A tensor at a checkpoint beside its birth weights and the checkpoint before; of one shape and type."""
+
+    visit: Visit
+    now: np.ndarray
+    birth: np.ndarray
+    previous: np.ndarray
+
+
+@dataclass(frozen=True)
+class Track:
+    """One tensor of a layer through the checkpoints."""
+
+    model_type: str
+    id: str
+    name: str
+    visits: tuple[Visit, ...]
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The family's table."""
+        return anatomy.family(self.model_type)
+
+    @property
+    def axes(self) -> str:
+        """The pattern of its axes, empty when the table does not name it."""
+        return self.anatomy.tensors.get(self.name, ("other", ""))[1]
+
+    @property
+    def bytes(self) -> int:
+        """What is read of files."""
+        return sum(int(np.prod(v.place.shape)) * _type(v.place).itemsize * (2 if v.donor else 1) for v in self.visits)
+
+    def see(self) -> Iterator[Seen]:
+        """Read it at each visit in order; arrays are good until the next one.
+
+        Raises:
+            FileNotFoundError: when a checkpoint was removed meanwhile.
+            BadInput: when it cannot be read, or does not fit the lineage.
+        """
+        rooms: list[np.ndarray | None] = [None, None]  # one holds what is now while the other still has what was
+        last: Seen | None = None
+        for turn, visit in enumerate(self.visits):
+            try:
+                now = visit.read(self.axes, rooms[turn % 2])
+                rooms[turn % 2] = now if now.shape == visit.place.shape else None
+                if last is None:
+                    seen = Seen(visit, now, now.copy(), now)
+                else:
+                    olds = (last.birth, last.now)
+                    birth, previous = (self._with_newborns(old, last.visit.own, now, visit.own) for old in olds)
+                    seen = Seen(visit, now, birth, previous)
+            except MISFITS as error:
+                raise misfit(visit.place.path.parent, self.id, error) from None
+            if visit.wanted:
+                yield seen
+            last = seen
+
+    def folds(self, visit: Visit, shape: Sequence[int]) -> tuple[int, int, int]:
+        """The shape of a living tensor when only the axis that numbers its parts is left apart."""
+        return _folds(self.model_type, self.name, tuple(shape), tuple(visit.own.items()))
+
+    def _with_newborns(
+        self, old: np.ndarray, had: Mapping[str, int], now: np.ndarray, has: Mapping[str, int]
+    ) -> np.ndarray:
+        """What was known of the tensor, to which rows that are new are added.
+
+        Args:
+            old, now: the tensor then and now.
+            had, has: the sizes of its factors then and now.
+        """
+        if old.dtype != now.dtype:
+            old = old.astype(now.dtype)
+        if old.shape == now.shape:
+            return old
+        factor = growing(self.axes)
+        if factor is None:
+            raise ValueError(f"{self.name} changed its shape from {old.shape} to {now.shape}")
+        known, grown = rows(old, self.axes, factor, had), rows(now, self.axes, factor, has)
+        if known.shape[1:] != grown.shape[1:] or len(known) > len(grown):
+            raise ValueError(f"{self.name} changed its shape from {old.shape} to {now.shape}")
+        whole = np.concatenate([known, grown[len(known) :]])
+        return np.ascontiguousarray(from_rows(whole, self.axes, factor))
+
+
+def misfit(checkpoint: Path, id: str, error: Exception) -> BadInput:
+    """What to say when sizes contradict each other: they come to light in many places, and all say the same."""
+    told = " ".join(str(error).split())[:300]
+    return BadInput(f"{checkpoint}: layer {id}'s weights do not fit its lineage ({told})")
+
+
+def growths(checkpoints: Sequence[Checkpoint], run: Path) -> dict[str, list[int]]:
+    """Layer id → the numbers of the checkpoints at which it, or heads or units of it, are there for the first time.
+
+    Raises:
+        BadInput: when such a checkpoint is not of the step of that birth, so that birth weights are gone.
+    """
+    found: dict[str, list[int]] = {}
+    shapes: dict[str, tuple[int, int | None]] = {}
+    for number, checkpoint in enumerate(checkpoints):
+        for id in checkpoint.lineage.stack:
+            shape, known = checkpoint.lineage.shape(id), shapes.get(id)
+            if shape == known:
+                continue
+            for born in _births(checkpoint, id, known):
+                if born != checkpoint.step:
+                    raise BadInput(
+                        f"{run}: birth weights of layer {id} are gone: they are of step {born}, and the first whole "
+                        f"checkpoint that has these parts is {checkpoint.name}"
+                    )
+            shapes[id] = shape
+            found.setdefault(id, []).append(number)
+    return found
+
+
+def _births(checkpoint: Checkpoint, id: str, known: tuple[int, int | None] | None) -> Iterator[int]:
+    """The steps of the births of what layer `id` has here and had not when its heads and units were `known`."""
+    lineage, layer = checkpoint.lineage, checkpoint.lineage.layers[id]
+    heads, units = lineage.shape(id)
+    if known is None:
+        yield layer.birth.step
+        return
+    had, width = known
+    if heads > had:
+        yield list(layer.heads.values())[had].step
+    if units is not None and width is not None and units > width:
+        event = next((number for number, wide in layer.widths.items() if wide > width), None)
+        if event is None or event > len(lineage.events):
+            raise BadInput(
+                f"{checkpoint.path}: its {run_folder.LINEAGE} does not say when unit {width} of layer {id} was born"
+            )
+        yield lineage.events[event - 1].step if event else layer.birth.step
+
+
+def tracks(
+    checkpoints: Sequence[Checkpoint], grown: dict[str, list[int]], wanted: Sequence[int], donors: bool
+) -> list[Track]:
+    """Every tensor of every layer, with the visits that the wanted checkpoints take.
+
+    Args:
+        checkpoints: of the run, in order.
+        grown: of `growths`.
+        wanted: numbers of checkpoints.
+        donors: whether donors are read too.
+    """
+    asked = set(wanted)
+    needed = asked | {number - 1 for number in asked}
+    found: dict[tuple[str, str], list[Visit]] = {}
+    places: dict[Path, dict[str, Place]] = {}
+    for number, checkpoint in enumerate(checkpoints[: max(asked, default=-1) + 1]):
+        ids = [id for id in checkpoint.lineage.stack if number in needed or number in grown[id]]
+        for id in ids:
+            try:
+                for name, visit in _visits(checkpoint, id, places, number, number in asked, donors):
+                    found.setdefault((id, name), []).append(visit)
+            except MISFITS as error:
+                raise misfit(checkpoint.path, id, error) from None
+        places.clear()
+    kind = checkpoints[-1].anatomy.model_type
+    if other := next((c for c in checkpoints if c.anatomy.model_type != kind), None):
+        raise BadInput(f"{other.path}: is a {other.anatomy.model_type}, and {checkpoints[-1].name} is a {kind}")
+    return [
+        Track(kind, id, name, tuple(visits)) for (id, name), visits in found.items() if any(v.wanted for v in visits)
+    ]
+
+
+def names(checkpoint: Checkpoint, id: str) -> list[str]:
+    """The tensors of a layer by their names within it, in the order that tables of sums have."""
+    return sorted(checkpoint.names_of_layers[id])
+
+
+def _visits(
+    checkpoint: Checkpoint, id: str, places: dict[Path, dict[str, Place]], number: int, wanted: bool, donors: bool
+) -> Iterator[tuple[str, Visit]]:
+    lineage, sizes = checkpoint.lineage, checkpoint.anatomy.sizes(checkpoint.config)
+    donor = lineage.layers[id].birth.donor if donors and wanted else None
+    for name in names(checkpoint, id):
+        sight = _sight(checkpoint, id, name, sizes, places)
+        theirs: Sight | None = None
+        kin: tuple[tuple[bool, int] | None, ...] = ()
+        if donors and wanted:
+            if donor in lineage.stack and name in checkpoint.names_of_layers[donor]:
+                theirs = _sight(checkpoint, donor, name, sizes, places)
+            kin = _kin(checkpoint.anatomy, lineage, id, name, sight.own, theirs is not None)
+        yield name, Visit(**vars(sight), number=number, wanted=wanted, donor=theirs, kin=kin)
+
+
+def _sight(
+    checkpoint: Checkpoint, id: str, name: str, sizes: dict[str, int], places: dict[Path, dict[str, Place]]
+) -> Sight:
+    full = checkpoint.names_of_layers[id][name]
+    path = checkpoint.files[full]
+    if path not in places:
+        places[path] = _places(path)
+    if full not in places[path]:
+        raise BadInput(f"{path}: tensor '{full}' cannot be read (it is not there)")
+    return Sight(places[path][full], sizes, *checkpoint.lineage.shape(id))
+
+
+def _kin(
+    anatomy: Anatomy, lineage: Lineage, id: str, name: str, sizes: dict[str, int], cloned: bool
+) -> tuple[tuple[bool, int] | None, ...]:
+    """Where the donor of each part of a tensor is: see `Visit.kin`."""
+    found: list[tuple[bool, int] | None] = []
+    donor, heads = lineage.layers[id].birth.donor, list(lineage.layers[id].heads.values())
+    for label in anatomy.labels(name, sizes):
+        if label[1:].isdigit():
+            member = sizes["member"] if label[0] == "g" else 1
+            head = heads[int(label[1:]) * member].donor
+            owner, _, number = (head or "").partition(".h")
+            place = int(number) // member if number.isdecimal() else None
+        else:
+            owner, place = donor or "", 0
+        known = place is not None and (owner == id or (cloned and owner == donor))
+        found.append((owner != id, place) if known and place is not None else None)
+    return tuple(found)
+
+
+def counterpart(track: Track, seen: Seen) -> tuple[np.ndarray, np.ndarray] | None:
+    """The donors' tensor at the same checkpoint, laid out part by part as their copies are.
+
+    Returns:
+        An array like `seen.now`, and for each part whether it has a donor of its own shape; None when none has.
+    """
+    visit, now = seen.visit, seen.now
+    if not any(visit.kin):
+        return None
+    folds = track.folds(visit, now.shape)
+    theirs = visit.donor.read(track.axes).astype(now.dtype, copy=False) if visit.donor else None
+    straight = all(kin is not None and kin[0] and kin[1] == number for number, kin in enumerate(visit.kin))
+    if straight and theirs is not None and theirs.shape == now.shape:
+        return theirs, np.ones(folds[1], dtype=bool)
+    laid, mine = now.copy().reshape(folds), now.reshape(folds)
+    others = None
+    if visit.donor is not None and theirs is not None:
+        own = tuple(visit.donor.own.items())
+        others = theirs.reshape(_folds(track.model_type, track.name, theirs.shape, own))
+    has = np.zeros(folds[1], dtype=bool)
+    for number, kin in enumerate(visit.kin):
+        source = None if kin is None else others if kin[0] else mine
+        if kin is None or source is None or source.shape[::2] != laid.shape[::2] or kin[1] >= source.shape[1]:
+            continue
+        laid[:, number], has[number] = source[:, kin[1]], True
+    return laid.reshape(now.shape), has
+
+
+# Thousands of checkpoints have tensors of a few dozen shapes.
+
+
+@lru_cache(maxsize=4096)
+def _length(axes: str, factor: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...]) -> int:
+    return lengths(axes, shape, dict(sizes))[factors(axes).index(factor)]
+
+
+@lru_cache(maxsize=4096)
+def _folds(
+    model_type: str, name: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...]
+) -> tuple[int, int, int]:
+    found = cut(anatomy.family(model_type), "", name, shape, dict(sizes))
+    return folds_of(found.shape, found.kept)
+
+
+def _type(place: Place) -> np.dtype:
+    if place.type == "BF16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    if place.type not in TYPES:
+        raise BadInput(f"{place.path}: holds numbers of type {place.type}, which are not read here")
+    return np.dtype(TYPES[place.type]).newbyteorder("<")
+
+
+def _places(path: Path) -> dict[str, Place]:
+    """Where each tensor of a safetensors file lies. The library checks the file first."""
+    from pli_analysis.run import open_weights
+
+    with open_weights(path):
+        pass
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            laid = _laid_out(file.read(size))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise BadInput(f"{path}: not readable as safetensors ({error})") from None
+    return {name: Place(path, 8 + size + offset, type, shape) for name, (offset, type, shape) in laid.items()}
+
+
+@lru_cache(maxsize=8)
+def _laid_out(header: bytes) -> dict[str, tuple[int, str, tuple[int, ...]]]:
+    """A header as name → (offset, type, shape). Checkpoints of one shape have one header, and share this."""
+    table = json.loads(header)
+    table.pop("__metadata__", None)
+    return {name: (told["data_offsets"][0], told["dtype"], tuple(told["shape"])) for name, told in table.items()}

@@ -1,0 +1,198 @@
+"""Every tensor measured at every checkpoint: as little as possible read, shared over processes, kept by content.
+
+What a checkpoint's measures are made of are three sets of weights: its own, those of the checkpoint before, and birth
+weights. So they are kept under a hash of those files' hashes: a second call reads nothing, a call while training goes
+on reads what is new and what that is compared with, and twins share what they have in common.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from pli_analysis import follow
+from pli_train import cache, run_folder
+from pli_train.errors import BadInput
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from pli_analysis.run import Checkpoint, Run
+
+WINDOW = 64
+"""Checkpoints measured at once at most: what is planned, and lost when a process is killed, is bounded by it."""
+WORTH_PROCESSES = 2**32
+"""Bytes to read below which starting processes takes longer than they save."""
+
+Watch = Callable[[int, int], None]
+
+
+class Task(Protocol):
+    """A piece of work that processes can share: a tensor, or several that are measured together."""
+
+    @property
+    def tracks(self) -> Sequence[follow.Track]:
+        """What it reads."""
+
+    def run(self) -> list[np.ndarray]:
+        """One (rows, columns) array for each wanted visit, in order."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of measure.
+
+    Attributes:
+        name: of it and of its folder in the cache.
+        version: goes into cache keys; to be raised when the numbers change.
+        columns: how many numbers a row has.
+        tasks: from tracks to tasks, in the order of the rows of a checkpoint's table.
+        donors: whether donors are read.
+    """
+
+    name: str
+    version: int
+    columns: int
+    tasks: Callable[[list[follow.Track]], Sequence[Task]]
+    donors: bool = False
+
+
+def measure(
+    run: Run, kind: Kind, processes: int = 1, watch: Watch = lambda done, total: None
+) -> list[tuple[Checkpoint, np.ndarray]]:
+    """The measures of each checkpoint: (rows, columns), rows in the order of its stack and of the kind's tasks.
+
+    Args:
+        processes: share work over so many at most, when there is much of it.
+        watch: told (tasks done, tasks in all) of the work that is left.
+
+    Raises:
+        BadInput: when weights cannot be read, do not fit the lineage, or birth weights are in no checkpoint.
+    """
+    checkpoints = list(run.checkpoints)
+    known: dict[str, np.ndarray] = {}
+    while True:
+        try:
+            _fill(run, checkpoints, kind, known, processes, watch)
+            return [(c, known[key]) for c, key in zip(checkpoints, _keys(run, checkpoints, kind), strict=True)]
+        except (BadInput, FileNotFoundError) as error:
+            # A run that is training and keeps only the newest has removed some meanwhile. No birth is lost with them.
+            left = [checkpoint for checkpoint in checkpoints if (checkpoint.path / run_folder.MANIFEST).exists()]
+            if len(left) == len(checkpoints) or not left:
+                if isinstance(error, BadInput):
+                    raise
+                raise BadInput(f"{error.filename}: {error.strerror}") from None
+            checkpoints = left
+
+
+def _fill(
+    run: Run, checkpoints: list[Checkpoint], kind: Kind, known: dict[str, np.ndarray], processes: int, watch: Watch
+) -> None:
+    """Measure what is neither known nor in the cache."""
+    keys = _keys(run, checkpoints, kind)
+    for key in keys:
+        if key not in known and (kept := _cached(kind, key)) is not None:
+            known[key] = kept
+    missing = [number for number, key in enumerate(keys) if key not in known]
+    grown = follow.growths(checkpoints, run.path)
+    for start in range(0, len(missing), WINDOW):
+        wanted = missing[start : start + WINDOW]
+        tasks = kind.tasks(follow.tracks(checkpoints, grown, wanted, kind.donors))
+        rows: dict[int, list[tuple[str, str, np.ndarray]]] = {number: [] for number in wanted}
+        for task, found in zip(tasks, _shared(tasks, processes, watch), strict=True):
+            first = task.tracks[0]
+            visits = [visit for visit in first.visits if visit.wanted]
+            for visit, measured in zip(visits, found, strict=True):
+                rows[visit.number].append((first.id, first.name, measured))
+        for number in wanted:
+            place = {id: index for index, id in enumerate(checkpoints[number].lineage.stack)}
+            ordered = sorted((place[id], name, measured) for id, name, measured in rows[number])
+            table = np.concatenate([np.empty((0, kind.columns)), *(measured for *_, measured in ordered)])
+            known[keys[number]] = table
+            _keep(kind, keys[number], table)
+
+
+def _shared(tasks: Sequence[Task], processes: int, watch: Watch) -> Iterator[list[np.ndarray]]:
+    """What each task gives, in order."""
+    count = min(processes, len(tasks))
+    big = sum(track.bytes for task in tasks for track in task.tracks) >= WORTH_PROCESSES
+    if count < 2 or not big:
+        yield from _watched((task.run() for task in tasks), len(tasks), watch)
+        return
+    with _pool(count) as pool:
+        yield from _watched(pool.map(_run, tasks, chunksize=4), len(tasks), watch)
+
+
+def _watched(results: Any, total: int, watch: Watch) -> Iterator[list[np.ndarray]]:
+    watch(0, total)
+    for done, result in enumerate(results, 1):
+        yield result
+        watch(done, total)
+
+
+def _pool(count: int) -> Executor:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # A fork of a process with threads (torch's, BLAS's) may hang.
+    return ProcessPoolExecutor(count, get_context("spawn"))
+
+
+def _run(task: Task) -> list[np.ndarray]:
+    return task.run()
+
+
+# --- by content -----------------------------------------------------------------------------------------------------
+
+
+def _keys(run: Run, checkpoints: Sequence[Checkpoint], kind: Kind) -> list[str]:
+    """What each checkpoint's measures are made of, hashed; where hashes of files are not known, by name."""
+    births = sorted({number for numbers in follow.growths(checkpoints, run.path).values() for number in numbers})
+    contents = [_content(checkpoint) for checkpoint in checkpoints]
+    keys = []
+    for number, checkpoint in enumerate(checkpoints):
+        used = [*(birth for birth in births if birth <= number), *([number - 1] if number else []), number]
+        told = [contents[at] for at in used]
+        if None in told:
+            keys.append("/".join(["", str(checkpoint.name), *(str(checkpoints[at].name) for at in used)]))
+            continue
+        document = json.dumps([kind.name, kind.version, kind.columns, told])
+        keys.append(hashlib.sha256(document.encode()).hexdigest())
+    return keys
+
+
+def _content(checkpoint: Checkpoint) -> list[list[str]] | None:
+    """The hashes of what is read of a checkpoint, as its manifest tells them; None where it does not."""
+    found = []
+    for name, told in sorted(run_folder.listed(checkpoint.path).items()):
+        if (name.endswith(".safetensors") and name != run_folder.OPTIMIZER) or name in ESSENTIAL:
+            if not isinstance(told.get("sha256"), str):
+                return None
+            found.append([name, told["sha256"]])
+    return found if any(name.endswith(".safetensors") for name, _ in found) else None
+
+
+ESSENTIAL = (run_folder.CONFIG, run_folder.LINEAGE, run_folder.WEIGHTS_INDEX)
+
+
+def _cached(kind: Kind, key: str) -> np.ndarray | None:
+    if key.startswith("/") or (content := cache.get(f"{kind.name}/{key}")) is None:
+        return None
+    try:
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, OSError, EOFError):
+        return None
+    return found if found.ndim == 2 and found.shape[1] == kind.columns else None
+
+
+def _keep(kind: Kind, key: str, table: np.ndarray) -> None:
+    if not key.startswith("/"):
+        content = io.BytesIO()
+        np.save(content, table, allow_pickle=False)
+        cache.put(f"{kind.name}/{key}", content.getvalue())

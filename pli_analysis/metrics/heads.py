@@ -1,0 +1,91 @@
+"""A head's queries, keys, values and outputs as matrices, whatever tensors a family keeps them in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pli_analysis import follow
+from pli_analysis.follow import Track, Visit
+from pli_analysis.metrics.products import bilinear_distance
+from pli_train.anatomy import Anatomy
+from pli_train.anatomy.axes import factors
+
+FUSED = "qkv"
+
+
+def role(anatomy: Anatomy, name: str) -> str | None:
+    """What a tensor of a layer is to its heads: `q`, `k`, `v`, `qkv` for the three in one, `o`; None for others.
+
+    The output projection is the one whose zeros make an identity. Every family calls the others by a module whose name
+    starts with their letter, or keeps all three together.
+
+    >>> from pli_train.anatomy import family
+    >>> [role(family("bert"), f"attention.{name}.weight") for name in ("self.query", "self.key", "output.dense")]
+    ['q', 'k', 'o']
+    """
+    if not anatomy.owners(name):
+        return None
+    module = name.rpartition(".")[0]
+    if module in anatomy.identity["zero"]:
+        return "o"
+    if FUSED in factors(anatomy.tensors[name][1]):
+        return FUSED
+    letter = module.rpartition(".")[2][:1]
+    return letter if letter in FUSED else None
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """The gauge-invariant distances of the heads of one layer."""
+
+    tracks: tuple[Track, ...]
+
+    def run(self) -> list[np.ndarray]:
+        """(heads, 2) for each wanted visit: QK, OV."""
+        found = []
+        for together in zip(*(track.see() for track in self.tracks), strict=True):
+            visit = together[0].visit
+            try:
+                now = self._letters(visit, [seen.now for seen in together])
+                birth = self._letters(visit, [seen.birth for seen in together])
+                columns = [bilinear_distance(now[a], now[b], birth[a], birth[b]) for a, b in ("qk", "ov")]
+            except follow.MISFITS as error:
+                raise follow.misfit(visit.place.path.parent, self.tracks[0].id, error) from None
+            found.append(np.stack(columns, axis=1))
+        return found
+
+    def _letters(self, visit: Visit, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Letter → (heads, dim, columns) in float64: weights, then biases; a group's for each of its heads."""
+        found: dict[str, list[np.ndarray]] = {}
+        for track, array in zip(self.tracks, arrays, strict=True):
+            for letter, matrices in _matrices(track, visit, array):
+                found.setdefault(letter, []).append(matrices.astype(np.float64))
+        whole = {
+            letter: np.concatenate(sorted(matrices, key=lambda one: -one.shape[2]), axis=2)
+            for letter, matrices in found.items()
+        }
+        return {letter: np.repeat(one, visit.heads // len(one), axis=0) for letter, one in whole.items()}
+
+
+def gauge_tasks(tracks: list[Track]) -> Sequence[Gauge]:
+    """One task a layer, of what its heads are made of."""
+    layers: dict[str, list[Track]] = {}
+    for track in tracks:
+        if role(track.anatomy, track.name):
+            layers.setdefault(track.id, []).append(track)
+    return [Gauge(tuple(found)) for found in layers.values()]
+
+
+def _matrices(track: Track, visit: Visit, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A tensor as (letter, (heads or groups, dim, columns)); a bias has one column."""
+    from einops import rearrange
+
+    axes, sizes, letters = track.axes, visit.own, role(track.anatomy, track.name) or ""
+    heads = "(group member)" if "member" in factors(axes) else "group" if "group" in factors(axes) else "head"
+    fused, column = FUSED in factors(axes), "model" if "model" in factors(axes) else "1"
+    known = {name: sizes[name] for name in factors(axes) if name in sizes}
+    turned = rearrange(array, f"{axes} -> {f'{FUSED} ' if fused else ''}{heads} dim {column}", **known)
+    yield from zip(letters, turned, strict=True) if fused else [(letters, turned)]

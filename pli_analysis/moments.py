@@ -1,0 +1,75 @@
+"""Sums of squares over the parts of a tensor, of its weights and of their distances from others.
+
+Float32 tensors beyond `EXACT` numbers are squared in float32 along runs of at most `RUN` numbers, and runs are summed
+in float64. One run errs by at most 37 · 2⁻²⁴ (each of the 32 lanes of a BLAS adds 32 squares); errors of many runs
+cancel, so that sums are right to about 1e-8, ten times finer than float32 weights themselves. All else is float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+BLOCK = 2**16
+"""Numbers that are worked on at once: two such arrays stay in the cache of a core."""
+RUN = 2**10
+EXACT = 2**16
+
+
+def squares(now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
+    """Σ now² and Σ (now − other)² of each part of a tensor.
+
+    Args:
+        now: the tensor, contiguous, in float32 or float64.
+        others: arrays of its shape and type.
+        folds: (outer, parts, inner): its shape when only the axis that numbers the parts is left apart.
+
+    Returns:
+        (1 + len(others), parts) in float64.
+
+    >>> squares(np.array([[3.0, 4.0], [1.0, 0.0]]), [np.zeros((2, 2))], (1, 2, 2)).tolist()
+    [[25.0, 1.0], [25.0, 1.0]]
+    """
+    if now.dtype != np.float64 and now.size > EXACT:
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = _squares(now, others, folds)
+        if np.isfinite(sums).all():
+            return sums
+    return _squares(now.astype(np.float64), [other.astype(np.float64) for other in others], folds)
+
+
+def _squares(now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
+    run = _divisor(folds[2], RUN)
+    rows, *against = (array.reshape(-1, run) for array in (now, *others))
+    found = np.empty((1 + len(others), len(rows)))
+    step = max(BLOCK // run, 1)
+    between = np.empty((step, run), now.dtype)
+    for start in range(0, len(rows), step):
+        piece = slice(start, start + step)
+        here = rows[piece]
+        found[0, piece] = np.vecdot(here, here)
+        for number, other in enumerate(against, 1):
+            difference = np.subtract(here, other[piece], out=between[: len(here)])
+            found[number, piece] = np.vecdot(difference, difference)
+    return found.reshape(len(found), folds[0], folds[1], -1).sum(axis=(1, 3))
+
+
+@cache
+def _divisor(number: int, most: int) -> int:
+    """The greatest divisor up to `most`."""
+    return next(n for n in range(min(number, most), 0, -1) if number % n == 0) if number else 1
+
+
+def folds_of(shape: Sequence[int], kept: Sequence[int]) -> tuple[int, int, int]:
+    """A shape with all before and all after the kept axes, which are neighbours, multiplied up.
+
+    >>> folds_of((3, 2, 4, 5), (1, 2)), folds_of((3, 2), ())
+    ((3, 8, 5), (1, 1, 6))
+    """
+    if not kept:
+        return 1, 1, math.prod(shape)
+    first, last = kept[0], kept[-1] + 1
+    return math.prod(shape[:first]), math.prod(shape[first:last]), math.prod(shape[last:])

@@ -1,0 +1,46 @@
+"""What can be computed again and is kept to save the time: files named by what went into them, under one folder.
+
+The folder is `$PLI_CACHE`, else `$XDG_CACHE_HOME/pli`, else `~/.cache/pli`. It may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+DIGEST = hashlib.sha256().digest_size
+
+
+def root() -> Path:
+    """Where caches live."""
+    if own := os.environ.get("PLI_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pli"
+
+
+def get(name: str) -> bytes | None:
+    """What `put` kept under a name, a path below the root; None when it is not there, or no longer whole."""
+    try:
+        kept = (root() / name).read_bytes()
+    except OSError:
+        return None
+    digest, content = kept[:DIGEST], kept[DIGEST:]
+    return content if hashlib.sha256(content).digest() == digest else None
+
+
+def put(name: str, content: bytes) -> None:
+    """Keep some bytes under a name: whole or not at all, and not where the disk is full or may not be written to."""
+    path = root() / name
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            Path(partial).replace(path)
+        except OSError:
+            Path(partial).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,243 @@
+"""What all measures of drift cost beside reading the same bytes: `python tests/benchmarks/bench_drift.py`.
+
+A run of weights-only checkpoints of BERT-base's size, random weights that move a little from one to the next. Every
+turn reads (into one warm buffer, the layers' bytes only; and by safetensors, tensor by tensor), measures with an empty
+cache, measures again when one checkpoint has been added, and does what a script does: `from_pretrained` of each
+checkpoint and a subtraction by name. Each in a fresh process that tells its seconds, imports left out, and peak memory.
+
+Checkpoints beyond `--distinct` are hard links to earlier ones, so that all of it stays in the page cache of a small
+machine; their manifests tell hashes of their own, so that nothing is found twice in the cache.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pli_train import run_folder
+from pli_train.lineage import Lineage
+
+WARM = 2**20
+
+
+def write(folder: Path, count: int, distinct: int, layers: int) -> None:
+    """The run, without its last checkpoint's manifest: so that there is one to add."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(num_hidden_layers=layers)
+    torch.manual_seed(0)
+    model = BertForMaskedLM(config)
+    lineage = Lineage.begin(layers, config.num_attention_heads, units=config.intermediate_size).to_json()
+    folder.mkdir()
+    (folder / run_folder.RUN).write_text('{"config": {}}')
+    (folder / run_folder.LINEAGE).write_text(lineage)
+    for step in range(count + 1):
+        path = folder / str(run_folder.CheckpointName(step))
+        path.mkdir()
+        if step < distinct:
+            tensors = {n: t for n, t in model.state_dict().items() if n != "cls.predictions.decoder.weight"}
+            tensors.pop("cls.predictions.decoder.bias", None)
+            save_file({n: t.contiguous() for n, t in tensors.items()}, path / run_folder.WEIGHTS, {"format": "pt"})
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter), alpha=1e-3)
+        else:
+            os.link(folder / f"checkpoint-{step % distinct}" / run_folder.WEIGHTS, path / run_folder.WEIGHTS)
+        (path / run_folder.CONFIG).write_text(config.to_json_string())
+        (path / run_folder.LINEAGE).write_text(lineage)
+        (path / run_folder.TRAINER_STATE).write_text('{"num_input_tokens_seen": 0}')
+        if step < count:
+            vouch(path)
+
+
+def vouch(path: Path) -> None:
+    """A manifest whose hashes are of names: no two checkpoints are alike."""
+    files = [file for file in path.iterdir() if file.name != run_folder.MANIFEST]
+    told = {f.name: {"bytes": f.stat().st_size, "sha256": hashlib.sha256(str(f).encode()).hexdigest()} for f in files}
+    (path / run_folder.MANIFEST).write_text(json.dumps({"files": told}))
+
+
+# --- what is timed, each in a process of its own --------------------------------------------------------------------
+
+
+def clock() -> np.ndarray:
+    """Seconds, and seconds of CPU of this process and those it has waited for: the latter hold on a busy machine."""
+    return np.array([time.perf_counter(), sum(os.times()[:4])])
+
+
+def warm(folder: Path) -> np.ndarray:
+    """Read the bytes of the layers into one buffer."""
+    from pli_analysis import follow
+    from pli_analysis.run import Run
+
+    checkpoints = Run.open(folder).checkpoints
+    places = [
+        follow._places(c.files[full])[full]
+        for c in checkpoints
+        for names in c.names_of_layers.values()
+        for full in names.values()
+    ]
+    room = memoryview(bytearray(WARM))
+    began = clock()
+    for place in places:
+        left, offset = 4 * int(np.prod(place.shape)), place.offset
+        handle = os.open(place.path, os.O_RDONLY)
+        while left:
+            got = os.preadv(handle, [room[: min(left, WARM)]], offset)
+            left, offset = left - got, offset + got
+        os.close(handle)
+    return clock() - began
+
+
+def tensors(folder: Path) -> np.ndarray:
+    """Read the tensors of the layers as safetensors gives them."""
+    from safetensors import safe_open
+
+    from pli_analysis.run import Run
+
+    checkpoints = Run.open(folder).checkpoints
+    named = [[n for names in c.names_of_layers.values() for n in names.values()] for c in checkpoints]
+    began = clock()
+    for checkpoint, names in zip(checkpoints, named, strict=True):
+        with safe_open(checkpoint.path / run_folder.WEIGHTS, framework="numpy") as file:
+            for name in names:
+                file.get_tensor(name)
+    return clock() - began
+
+
+def drift(folder: Path, processes: int) -> np.ndarray:
+    """All parts, all checkpoints."""
+    import pandas  # noqa: F401
+
+    from pli_analysis.metrics import drift  # noqa: F401
+    from pli_analysis.run import Run
+
+    began = clock()
+    table = Run.open(folder).drift("all", processes=processes)
+    assert len(table) and table["relative_l2"].notna().all()
+    return clock() - began
+
+
+def naive(folder: Path, most: int) -> np.ndarray:
+    """The first `most` checkpoints by from_pretrained, against the first, by name; scaled to all of them."""
+    from transformers import BertForMaskedLM
+
+    paths = [path for _, path in run_folder.checkpoints(folder) if (path / run_folder.MANIFEST).is_file()]
+    began = clock()
+    first, table = BertForMaskedLM.from_pretrained(paths[0]).state_dict(), []
+    for path in paths[:most]:
+        for name, tensor in BertForMaskedLM.from_pretrained(path).state_dict().items():
+            birth = first[name].double()
+            table.append((path.name, name, ((tensor.double() - birth).norm() / birth.norm()).item()))
+    return (clock() - began) * len(paths) / min(most, len(paths))
+
+
+CHILDREN = {"write": write, "warm": warm, "tensors": tensors, "drift": drift, "naive": naive}
+
+
+def ask(what: str, folder: Path, cache: Path, *more: int) -> tuple[float, float, float]:
+    """Seconds, seconds of CPU, and peak memory in MiB of the largest process."""
+    env = os.environ | {"PLI_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--child", what, "--folder", str(folder), *map(str, more)]
+    told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
+    return float(told[-3]), float(told[-2]), float(told[-1])
+
+
+def main() -> None:
+    """Print a table: seconds of each, ratios within a turn, peak memory."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--checkpoints", type=int, default=50)
+    asked.add_argument("--distinct", type=int, default=10)
+    asked.add_argument("--layers", type=int, default=12)
+    asked.add_argument("--repeats", type=int, default=3)
+    asked.add_argument("--processes", type=int, default=os.cpu_count())
+    asked.add_argument("--naive", type=int, default=5, help="checkpoints that the naive script is timed on; 0: none")
+    asked.add_argument("--folder", type=Path, help="where to write; else a temporary folder")
+    asked.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
+    asked.add_argument("more", type=int, nargs="*", help=argparse.SUPPRESS)
+    told = asked.parse_args()
+    if told.child:
+        seconds = CHILDREN[told.child](told.folder, *told.more)
+        peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        print(*(seconds if seconds is not None else (0, 0)), max(peaks))
+        return
+    with tempfile.TemporaryDirectory(dir=told.folder) as name:
+        work = Path(name)
+        # In a process of its own: what is started by a big process counts that one's memory as its peak.
+        ask("write", work / "run", work, told.checkpoints, told.distinct, told.layers)
+        taken = turns(work, told)
+    report(taken, told)
+
+
+def turns(work: Path, told: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
+    """Seconds and memory of each thing in each turn; the order is turned round every other time."""
+    run, cache, last = work / "run", work / "cache", work / "run" / f"checkpoint-{told.checkpoints}"
+    taken: dict[str, list[tuple[float, float, float]]] = {}
+    ask("warm", run, cache)
+    for turn in range(told.repeats):
+        jobs = [
+            "warm",
+            "drift, 1 process",
+            f"drift, {told.processes} processes",
+            "tensors",
+            *["naive"] * (told.naive > 0),
+        ]
+        for job in jobs if turn % 2 == 0 else reversed(jobs):
+            shutil.rmtree(cache, ignore_errors=True)
+            what, _, processes = job.partition(", ")
+            more = [int(processes.split()[0])] if processes else [told.naive] * (what == "naive")
+            taken.setdefault(job, []).append(ask(what, run, cache, *more))
+        shutil.rmtree(cache, ignore_errors=True)
+        first = ask("drift", run, cache, 1)
+        vouch(last)
+        taken.setdefault("one more, 1 process", []).append(ask("drift", run, cache, 1))
+        taken.setdefault("its first call", []).append(first)
+        (last / run_folder.MANIFEST).unlink()
+    return taken
+
+
+def report(taken: dict[str, list[tuple[float, float, float]]], told: argparse.Namespace) -> None:
+    """The table."""
+    gigabytes = told.checkpoints * told.layers * 7_087_872 * 4 / 1e9
+    what = f"{told.checkpoints} checkpoints, {told.layers} layers of BERT-base"
+    print(f"{what}, {gigabytes:.1f} GB; {told.repeats} turns")
+    print(
+        "                       median  (spread), s        ÷ reading warm (spread)    the same in seconds of CPU    MiB"
+    )
+    base, cpu = ([row[at] for row in taken["warm"]] for at in (0, 1))
+    for name, measured in taken.items():
+        times = [row[0] for row in measured]
+        ratios = [
+            spread([row[at] / one for one, row in zip(of, measured, strict=True)], 2)
+            for at, of in ((0, base), (1, cpu))
+        ]
+        peak = max(row[2] for row in measured)
+        print(f"{name:22} {spread(times, 2):26} {ratios[0]:26} {ratios[1]:26} {peak:.0f}")
+    pairs = zip(taken["one more, 1 process"], taken["its first call"], strict=True)
+    print(f"one more checkpoint ÷ first call: {spread([more[0] / first[0] for more, first in pairs], 3)}")
+    if "naive" in taken:
+        ours = taken["drift, 1 process"]
+        ratio = [slow[0] / ours[0] for slow, ours in zip(taken["naive"], ours, strict=True)]
+        print(f"naive script ÷ drift, 1 process: {spread(ratio, 1)}")
+
+
+def spread(numbers: list[float], digits: int) -> str:
+    """Median, and lowest to highest."""
+    low, middle, high = (f"{n:.{digits}f}" for n in (min(numbers), statistics.median(numbers), max(numbers)))
+    return f"{middle:>7}  ({low} to {high})"
+
+
+if __name__ == "__main__":
+    main()

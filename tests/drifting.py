@@ -1,0 +1,84 @@
+"""Runs that nobody trained: a tiny model whose weights are moved at random and which grows, written as a run is."""
+
+import copy
+import hashlib
+import json
+
+import torch
+from safetensors.torch import save_file
+
+from pli_train import anatomy, run_folder, stock
+from pli_train import model as models
+from pli_train.growth.start import start_of
+from pli_train.tracking import Scalars
+from tests.families import tiny
+
+
+class Drifting:
+    """A run whose every step adds noise to all weights of a tiny model."""
+
+    def __init__(self, folder, family, heads=None, **config):
+        self.folder, self.step, self.scalars = folder, 0, None
+        self.model, self.anatomy = tiny(family, **config), anatomy.family(family)
+        depth = len(models.stack_of(self.model, self.anatomy))
+        self.lineage = start_of(self.model, self.anatomy, depth, heads, None).lineage()
+        models.slim(self.model, self.anatomy, self.lineage.shapes())
+        models.settle(self.model, self.anatomy)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / run_folder.RUN).write_text('{"config": {}}')
+        self.save()
+
+    def move(self, size=0.01, steps=1, seed=None):
+        generator = torch.Generator().manual_seed(self.step if seed is None else seed)
+        self.step += steps
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+    def stretch(self, factor):
+        self.step += 1
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.mul_(factor)
+
+    def grow(self, event):
+        self.save(after=False)
+        event.grow(self.model, self.anatomy, self.lineage, seed=self.step)
+        event.record(self.lineage, self.step)
+        self.save()
+
+    def rates(self, rates):
+        """Log learning rates: tag → {step: rate}."""
+        scalars = Scalars(self.folder)
+        for tag, values in rates.items():
+            for step, value in values.items():
+                scalars.add(step, {tag: value})
+        scalars.close()
+
+    def save(self, after=True):
+        """A checkpoint of weights only, with a manifest."""
+        path = self.folder / str(run_folder.CheckpointName(self.step, after))
+        path.mkdir()
+        weights = {name: t.detach().clone().contiguous() for name, t in stock.padded(self.model, self.anatomy).items()}
+        kept = {}
+        for name, tensor in weights.items():
+            kept.setdefault(tensor.data_ptr(), name)
+        save_file({name: weights[name] for name in kept.values()}, path / run_folder.WEIGHTS)
+        config = copy.deepcopy(self.model.config)
+        config.dtype, config.architectures = "float32", [type(self.model).__name__]
+        config.save_pretrained(path)
+        (path / run_folder.TRAINER_STATE).write_text(json.dumps({"num_input_tokens_seen": 10 * self.step}))
+        for where in (path, self.folder):
+            (where / run_folder.LINEAGE).write_text(self.lineage.to_json())
+        vouch(path)
+        return path
+
+
+def vouch(checkpoint):
+    """Write the manifest of a checkpoint as it lies there."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in sorted(checkpoint.iterdir())
+        if path.name != run_folder.MANIFEST
+    }
+    (checkpoint / run_folder.MANIFEST).write_text(json.dumps({"files": files}))

@@ -1,0 +1,185 @@
+"""What is read once is not read again; what is damaged, stale or gone is never believed."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pli_analysis import follow, measured
+from pli_analysis.run import Run
+from pli_train import cache, run_folder
+from pli_train.growth.insert import Insert
+from tests.drifting import Drifting, vouch
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A cache of the test's own."""
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def made(tmp_path, kept):
+    run = Drifting(tmp_path / "run", "gpt2")
+    run.move()
+    run.save()
+    run.move()
+    run.grow(Insert(at=0, index=1, initialiser="clone"))
+    for _ in range(3):
+        run.move()
+        run.save()
+    return run
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The checkpoints that tensors are read of, one entry a tensor."""
+    seen, read = [], follow.Place.read
+    monkeypatch.setattr(
+        follow.Place, "read", lambda self, *room: (seen.append(self.path.parent.name), read(self, *room))[1]
+    )
+    return seen
+
+
+def test_a_second_call_reads_no_weights(made, reads):
+    first = Run.open(made.folder).drift("all")
+    assert len(set(reads)) == 7
+    reads.clear()
+    assert Run.open(made.folder).drift("all").equals(first)
+    assert Run.open(made.folder).drift("head").equals(first[first["level"] == "head"].reset_index(drop=True))
+    assert reads == []
+
+
+def test_one_new_checkpoint_is_read_beside_births_and_the_one_before(made, reads, kept):
+    Run.open(made.folder).drift()
+    made.move()
+    made.save()
+    reads.clear()
+    table = Run.open(made.folder).drift()
+    assert set(reads) == {"checkpoint-0", "checkpoint-2", "checkpoint-5", "checkpoint-6"}
+    shutil.rmtree(kept)
+    assert Run.open(made.folder).drift().equals(table)
+
+
+def test_a_thinned_checkpoint_costs_the_one_after_it(made, reads):
+    Run.open(made.folder).drift()
+    shutil.rmtree(made.folder / "checkpoint-4")
+    reads.clear()
+    table = Run.open(made.folder).drift()
+    assert set(reads) == {"checkpoint-0", "checkpoint-2", "checkpoint-3", "checkpoint-5"}
+    assert not table["checkpoint"].eq("checkpoint-4").any()
+
+
+def test_a_copy_of_a_run_is_known_wherever_it_lies(made, reads, tmp_path):
+    expected = Run.open(made.folder).drift()
+    reads.clear()
+    assert Run.open(shutil.copytree(made.folder, tmp_path / "elsewhere")).drift().equals(expected)
+    assert reads == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+def test_damage_to_what_is_kept_is_not_believed(made, kept, reads, damage):
+    expected = Run.open(made.folder).drift("all")
+    files = [path for path in kept.rglob("*") if path.is_file()]
+    assert len(files) == 7
+    for path in files:
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(
+            {
+                "cut": whole[:middle],
+                "flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+                "empty": b"",
+                "other": b"",
+            }[damage]
+        )
+        if damage == "other":
+            cache.put(str(path.relative_to(kept)), b"no array")
+    reads.clear()
+    assert Run.open(made.folder).drift("all").equals(expected)
+    assert len(set(reads)) == 7
+    reads.clear()
+    assert Run.open(made.folder).drift("all").equals(expected)
+    assert reads == []
+
+
+def test_other_weights_are_other_content(made):
+    from safetensors.numpy import load_file, save_file
+
+    before = Run.open(made.folder).drift()
+    path = made.folder / "checkpoint-5" / run_folder.WEIGHTS
+    save_file({name: array * 2 for name, array in load_file(path).items()}, path)
+    vouch(path.parent)
+    after = Run.open(made.folder).drift()
+    changed = (after["relative_l2"] != before["relative_l2"]) & ~after["relative_l2"].isna()
+    assert set(after[changed]["checkpoint"]) == {"checkpoint-5"}
+
+
+def test_without_a_place_to_keep_anything_all_is_read_again(made, reads, monkeypatch, tmp_path):
+    expected = Run.open(made.folder).drift()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path / "file" / "below"))
+    for _ in range(2):
+        reads.clear()
+        assert Run.open(made.folder).drift().equals(expected)
+        assert len(set(reads)) == 7
+
+
+def test_a_run_that_may_only_be_read_is_not_written_to(made):
+    before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")}
+    Run.open(made.folder).drift("all", gauge=True, spectral=True)
+    assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")} == before
+
+
+def test_a_checkpoint_removed_while_it_is_read_leaves_the_rest(made, monkeypatch):
+    read, gone = follow.Place.read, made.folder / "checkpoint-4"
+
+    def removing(self, *room):
+        if self.path.parent.name == "checkpoint-3":
+            shutil.rmtree(gone, ignore_errors=True)
+        return read(self, *room)
+
+    monkeypatch.setattr(follow.Place, "read", removing)
+    table = Run.open(made.folder).drift()
+    monkeypatch.undo()
+    assert not gone.exists()
+    assert table.equals(Run.open(made.folder).drift())
+
+
+def test_windows_and_processes_change_no_number(made, monkeypatch, kept):
+    expected = Run.open(made.folder).drift("all", gauge=True)
+    for name, value in (("WINDOW", 2), ("WORTH_PROCESSES", 0)):
+        shutil.rmtree(kept)
+        monkeypatch.setattr(measured, name, value)
+        assert Run.open(made.folder).drift("all", gauge=True, processes=2).equals(expected)
+
+
+def test_half_precision_is_exact(made, kept):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    exact = {}
+    for _, path in run_folder.checkpoints(made.folder):
+        tensors = {name: tensor.bfloat16() for name, tensor in load_file(path / run_folder.WEIGHTS).items()}
+        exact[path.name] = tensors["transformer.h.0.mlp.c_fc.weight"].double()
+        save_file(tensors, path / run_folder.WEIGHTS)
+        vouch(path)
+    table = Run.open(made.folder).drift("matrix").query("part == 'a.mlp.c_fc.weight'").set_index("checkpoint")
+    birth = exact["checkpoint-0"]
+    for name, now in exact.items():
+        expected = float(torch.linalg.norm(now - birth) / torch.linalg.norm(birth))
+        assert table.loc[name, "relative_l2"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_example_runs(runs):
+    told = subprocess.run(
+        [sys.executable, "examples/drift.py", runs["gpt2"]], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "away from layer" in told.stdout and "attends to has changed most" in told.stdout
+    assert np.isfinite(float(told.stdout.split()[8]))
