@@ -260,7 +260,7 @@ def compare(
     at: Annotated[int | None, typer.Option(metavar="STEP", help="Where losses are compared; else the end.")] = None,
     levels: Annotated[str | None, typer.Option(metavar="L,L…", help="Losses at which speed-ups are told.")] = None,
     reference: Annotated[str | None, typer.Option(metavar="NAME", help="What speed-ups refer to.")] = None,
-    smooth: Annotated[int, typer.Option(min=1, metavar="POINTS", help="Mean over so many points.")] = 1,
+    smooth: Annotated[int, typer.Option(min=1, metavar="POINTS", help="Mean over so many points, an odd number.")] = 1,
     speed_ups: Annotated[bool, typer.Option("--speed-ups", help="One row a level and group, with bands.")] = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.")] = None,
     format: FormatOption = None,

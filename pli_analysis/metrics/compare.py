@@ -68,11 +68,15 @@ def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[C
     Args:
         asked: run folders, event folders or files, JSON or CSV downloads; `GROUP=PATH` puts one into a group.
         tag: a pattern (`eval*`); each tag it matches is a curve. By default the usual names of a loss are looked for.
-        width: points to smooth losses over.
+        width: points to smooth losses over, an odd number of them.
 
     Raises:
-        BadInput: when a path holds no scalars, or none that matches.
+        BadInput: when a path holds no scalars, or none that matches, or `width` is even.
     """
+    if width % 2 == 0:
+        raise BadInput(
+            f"--smooth {width}: a mean around a point takes an odd number of points: {width - 1} or {width + 1}"
+        )
     found = [curve for each in asked for curve in _curves(*_grouped(each), tag, width)]
     names = [curve.name for curve in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -137,6 +137,7 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
         (["RUN", "--tag", "nothing*"], "no scalar matches"),
         (["RUN", "--by", "moons"], "none of step"),
         (["RUN", "--levels", "4,x"], "give losses"),
+        (["RUN", "--smooth", "4"], "an odd number of points: 3 or 5"),
         (["RUN", "--reference", "other"], "no run or group is called"),
     ],
 )
