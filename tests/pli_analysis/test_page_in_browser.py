@@ -64,7 +64,7 @@ def test_it_opens_offline_without_a_complaint(opened, report, width, scheme):
     tab, heard, asked = opened(report, width, scheme)
     assert heard == []
     assert asked == [report.as_uri()]
-    assert tab.locator("figure").count() == 6
+    assert tab.locator("figure").count() == 7
     for drawing in tab.locator(".drawing").all():
         assert drawing.get_attribute("aria-label")
         assert drawing.locator(".main-svg").first.bounding_box()["width"] > 200
