@@ -23,6 +23,8 @@ MOST_DRAWN = 20_000
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 FormatOption = Annotated[Format | None, typer.Option("--format", "-f", help="How to write the table.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Use a checkpoint only when every file has its hash.")]
+Text = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="Read this, not the held-out blocks.")]
+Blocks = Annotated[int, typer.Option(min=1, help="Blocks that models read, at most.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to a file.")]
 
 
@@ -126,9 +128,9 @@ def gradnorms(
     ),
     events: Annotated[bool, typer.Option("--events", help="Norms before and after each growth event.")] = False,
     window: Annotated[int, typer.Option(min=1, help="Measurements on each side of an event, at most.")] = 3,
-    recompute: Annotated[bool, typer.Option("--recompute", help="At each checkpoint, on the text given.")] = False,
-    text: Annotated[Path | None, typer.Option("--text", metavar="FILE", help="With --recompute: the text.")] = None,
-    blocks: Annotated[int, typer.Option(min=1, help="With --recompute: blocks of the text, at most.")] = 16,
+    recompute: Annotated[bool, typer.Option("--recompute", help="At each checkpoint, on the same tokens.")] = False,
+    text: Text = None,
+    blocks: Blocks = 16,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the heat map.")] = None,
     format: FormatOption = None,
     out: OutOption = None,
@@ -140,11 +142,11 @@ def gradnorms(
     from pli_analysis.metrics import gradnorms as metric
     from pli_analysis.tables import emit
 
-    if recompute != (text is not None):
-        raise BadInput("--recompute and --text FILE go together: the text is what the gradient is computed on")
+    if text is not None and not recompute:
+        raise BadInput("--text FILE is what gradients are computed on: use it with --recompute")
     if recompute and (events or html is not None):
         raise BadInput("--events and --html tell what training logged: leave --recompute away")
-    if text is not None:
+    if recompute:
         from pli_analysis.metrics.gradients import recomputed
         from pli_analysis.run import Run
 
@@ -172,11 +174,9 @@ def embed(
     run: RunFolder,
     method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
     of: Annotated[str, typer.Option(help="layers, heads or ffn.")] = "layers",
-    space: Annotated[str, typer.Option(help="weights, updates, or function: outputs on a text.")] = "weights",
-    text: Annotated[Path | None, typer.Option("--text", metavar="FILE", help="With --space function: the text.")] = (
-        None
-    ),
-    blocks: Annotated[int, typer.Option(min=1, help="Blocks of the text, at most.")] = 16,
+    space: Annotated[str, typer.Option(help="weights, updates, or function: outputs on tokens.")] = "weights",
+    text: Text = None,
+    blocks: Blocks = 16,
     since_birth: Annotated[bool, typer.Option("--since-birth", help="Every birth at the origin.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Never sketch distances, however long it takes.")] = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the map.")] = None,
@@ -220,18 +220,18 @@ def embed(
 @app.command()
 def similarity(
     run: RunFolder,
-    text: Annotated[Path, typer.Option("--text", metavar="FILE", help="The text that outputs are compared on.")],
     other: Annotated[Path | None, typer.Argument(metavar="[RUN2]", help="Another run, to compare layers with.")] = None,
     over_time: Annotated[bool, typer.Option("--over-time", help="Each layer with itself at birth.")] = False,
     at: Annotated[int | None, typer.Option(min=0, metavar="STEP", help="The checkpoint; else the last.")] = None,
-    blocks: Annotated[int, typer.Option(min=1, help="Blocks of the text, at most.")] = 64,
+    text: Text = None,
+    blocks: Blocks = 64,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.")] = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
     """How alike layers are in what they put out: debiased CKA, Procrustes, shared nearest neighbours.
 
-    Example: pli-analyze similarity runs/tiny --text book.txt --html similarity.html
+    Example: pli-analyze similarity runs/tiny --html similarity.html
     """
     from pli_analysis.metrics.similarity import similarity as measure
     from pli_analysis.report import likeness

@@ -1,4 +1,4 @@
-"""A checkpoint's model brought to life in plain transformers, and text as it reads it.
+"""A checkpoint's model brought to life in plain transformers, and what it puts out.
 
 transformers opens no file here: it gets a config of known keys and tensors that are in memory already, both from the
 careful readers of `run.py`, so that nothing in a folder chooses code, names another model or leads out of it.
@@ -6,7 +6,6 @@ careful readers of `run.py`, so that nothing in a folder chooses code, names ano
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +14,12 @@ from pli_train import run_folder
 from pli_train.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from pli_analysis.run import Checkpoint, Run
+    from pli_analysis.run import Checkpoint
 
 AUTO_CLASS = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM"}
-SEED = 0
-"""Of the masks: the same at every checkpoint."""
 AT_ONCE = 8
 """Blocks that go through a model together."""
 
@@ -62,47 +58,10 @@ def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
             output_loading_info=True,
         )
     except Exception as error:  # whatever a library makes of hostile values
-        raise BadInput(f"{checkpoint.path}: its config and weights make no model ({_last_line(error)})") from None
+        raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
     if missing := sorted(found["missing_keys"]):
         raise BadInput(f"{checkpoint.path}: its weights lack {missing[0]}")
     return model.eval()
-
-
-def batch_of(run: Run, text: Path, blocks: int) -> tuple[Tensor, Tensor]:
-    """The first blocks of a text as the run's models learn from them.
-
-    Args:
-        text: a file in UTF-8.
-        blocks: how many at most; each has the length that the run trained on.
-
-    Returns:
-        Tokens and labels, both (blocks, block_size) int64; −100 is the label of what is not predicted. Under masked-lm
-        the masks are drawn with one seed, in BERT's proportions.
-
-    Raises:
-        BadInput: when text or tokenizer cannot be read, or the text has not one block.
-    """
-    import torch
-
-    config = run.record.get("config", {}).get("train", {})
-    length, share = config.get("block_size"), config.get("mlm_probability")
-    if not isinstance(length, int) or not isinstance(share, float):
-        raise BadInput(f"{run.path}: its {run_folder.RUN} does not say how long blocks are")
-    try:
-        written = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{text}: not readable as text ({error})") from None
-    tokenizer = _tokenizer(run)
-    ids = torch.tensor(tokenizer.encode(written, add_special_tokens=False).ids)
-    count = min(len(ids) // length, blocks)
-    if not count:
-        raise BadInput(f"{text}: has {len(ids)} tokens, and a block of this run takes {length}")
-    tokens = ids[: count * length].reshape(count, length)
-    if run.checkpoints[-1].anatomy.task == "masked-lm":
-        return _masked(tokens, tokenizer, _mask_of(run, tokenizer), share)
-    labels = torch.full_like(tokens, -100)
-    labels[:, :-1] = tokens[:, 1:]
-    return tokens, labels
 
 
 def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) -> list[np.ndarray]:
@@ -149,35 +108,6 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     return heard
 
 
-def spread(tokens: Tensor, most: int) -> Tensor:
-    """Which tokens to keep so that there are at most so many: the same positions of every block, evenly spread.
-
-    Returns:
-        A bool of the shape of `tokens`, (blocks, block_size).
-    """
-    import torch
-
-    blocks, length = tokens.shape
-    count = max(1, min(length, most // blocks))
-    kept = torch.zeros(tokens.shape, dtype=torch.bool)
-    # The middles of `count` equal stretches: never the first token alone, which sees nothing before it.
-    kept[:, ((torch.arange(count) + 0.5) * length / count).long()] = True
-    return kept
-
-
-def _masked(tokens: Tensor, tokenizer: Tokenizer, mask: int, share: float) -> tuple[Tensor, Tensor]:
-    """Devlin et al. 2018: of the chosen positions 80 % become the mask, 10 % a random token, 10 % stay."""
-    import torch
-
-    generator = torch.Generator().manual_seed(SEED)
-    chosen = torch.rand(tokens.shape, generator=generator) < share
-    fate = torch.rand(tokens.shape, generator=generator)
-    others = torch.randint(tokenizer.get_vocab_size(), tokens.shape, generator=generator)
-    inputs = torch.where(chosen & (fate < 0.8), mask, tokens)
-    inputs = torch.where(chosen & (fate >= 0.9), others, inputs)
-    return inputs, torch.where(chosen, tokens, -100)
-
-
 def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     """The config, of keys that its family declares. Raises BadInput naming another."""
     from transformers import AutoConfig
@@ -192,29 +122,9 @@ def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     try:
         return AutoConfig.for_model(family, **fields)
     except Exception as error:  # whatever a library makes of hostile values
-        raise BadInput(f"{path}: {_last_line(error)}") from None
+        raise BadInput(f"{path}: {last_line(error)}") from None
 
 
-def _tokenizer(run: Run) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    path = run.path / run_folder.TOKENIZER / "tokenizer.json"
-    written = run_folder.read_text(path)
-    try:
-        return Tokenizer.from_str(written)
-    except Exception as error:  # the library's own kind of error is a bare Exception
-        raise BadInput(f"{path}: no tokenizer ({_last_line(error)})") from None
-
-
-def _mask_of(run: Run, tokenizer: Tokenizer) -> int:
-    path = run.path / run_folder.TOKENIZER / "tokenizer_config.json"
-    token: Any = run_folder.read_json(path).get("mask_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    found = tokenizer.token_to_id(token) if isinstance(token, str) else None
-    if found is None:
-        raise BadInput(f"{path}: names no mask token")
-    return found
-
-
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
+    """What a library's error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:300]

@@ -25,6 +25,7 @@ from pli_train.standing import OURS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from torch import Tensor
     from torch.optim import AdamW
     from transformers import PreTrainedModel, TrainerState
@@ -203,6 +204,19 @@ def write_text(path: Path, text: str, part: str | None = None) -> None:
     partial.write_text(text, encoding="utf-8")
     if part:
         boundary(f"{part}-written", partial)
+    _put(partial, path)
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Replace a file of named arrays in one step, as safetensors."""
+    from safetensors.numpy import save_file
+
+    partial = path.with_name(run_folder.PARTIAL + path.name)
+    save_file(tensors, partial)
+    _put(partial, path)
+
+
+def _put(partial: Path, path: Path) -> None:
     sync(partial)
     partial.replace(path)
     sync(path.parent)

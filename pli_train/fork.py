@@ -68,6 +68,8 @@ def fork(
         checkpoint.write_text(partial / run_folder.LINEAGE, lineage.to_json())
         if (run / run_folder.TOKENIZER).is_dir():
             shutil.copytree(run / run_folder.TOKENIZER, partial / run_folder.TOKENIZER, symlinks=True)
+        if (run / run_folder.PROBE).is_file():
+            shutil.copyfile(run / run_folder.PROBE, partial / run_folder.PROBE)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

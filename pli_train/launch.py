@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
@@ -47,6 +48,8 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
         if not _unborn(folder):  # another process was faster
             raise BadInput(there)
         text.keep(folder / run_folder.TOKENIZER)
+        if trainer.eval_blocks.dtype.names is None:  # images are not kept
+            checkpoint.write_tensors(folder / run_folder.PROBE, {"tokens": trainer.eval_blocks.astype(np.int32)})
         # Last, and in one step: with it the folder is a run that can be resumed.
         checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, trainer.total_steps, parent))
     trainer.accelerator.wait_for_everyone()
@@ -105,7 +108,8 @@ def at_the_start(config: RunConfig, folder: Path, text: Tokens | Images, show: S
 
 def _unborn(folder: Path) -> bool:
     """Whether all that is there was left by a process that was killed while it made this folder a run."""
-    ours = {run_folder.TOKENIZER, run_folder.PARTIAL + run_folder.RUN, run_folder.LOCK}
+    ours = {run_folder.TOKENIZER, run_folder.PROBE, run_folder.LOCK}
+    ours |= {run_folder.PARTIAL + name for name in (run_folder.PROBE, run_folder.RUN)}
     return folder.is_dir() and {path.name for path in folder.iterdir()} <= ours
 
 

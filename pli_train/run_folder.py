@@ -4,6 +4,7 @@
       run.json               resolved config, versions, seed, command line, parent run if forked
       lineage.json           every layer and head ever born, every event
       tokenizer/             Hugging Face's own files
+      probe.safetensors      the held-out blocks that evaluations read: `tokens`, (blocks, block_size) int32
       events.out.tfevents.*  all scalars
       run.lock               held by the process that trains
       checkpoint-500/        the state after 500 updates and after the growth events of that step
@@ -27,6 +28,7 @@ from pli_train.errors import BadInput
 RUN = "run.json"
 LINEAGE = "lineage.json"
 TOKENIZER = "tokenizer"
+PROBE = "probe.safetensors"
 CONFIG = "config.json"
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"

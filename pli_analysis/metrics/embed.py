@@ -89,15 +89,14 @@ def embed(
         method: `pca`, `tsne` or `umap`.
         of: `layers`, `heads` or `ffn`.
         space: `weights`, `updates` or `function`.
-        text: for `function`: a file in UTF-8.
-        blocks: how many blocks of it are used at most.
+        text, blocks: for `function`: as for `pli_analysis.probe.batch_of`.
         since_birth: every part's first point is the origin, so that the map shows how it moved and not where from.
         exact: see `gram`.
         say: told what takes long.
         watch: told (columns read, columns in all).
 
     Raises:
-        BadInput: for words that are not known, a text that lacks or is too much, one point alone, a missing library,
+        BadInput: for words that are not known, a text that is too much, one point alone, a missing library,
             or a checkpoint that cannot be read.
     """
     _check(space, text, since_birth)
@@ -133,19 +132,19 @@ def embed(
 def _check(space: str, text: Path | None, since_birth: bool) -> None:
     if space not in SPACES:
         raise BadInput(f"--space {space}: is none of {', '.join(SPACES)}{did_you_mean(space, SPACES)}")
-    if (space == "function") != (text is not None):
-        raise BadInput("--space function and --text FILE go together: the text is what outputs are compared on")
+    if space != "function" and text is not None:
+        raise BadInput("--text FILE is what outputs are compared on: use it with --space function")
     if space == "updates" and since_birth:
         raise BadInput("--since-birth: an update has no birth; use it with --space weights or function")
 
 
 def _vectors(run: Run, points: list[Point], of: str, space: str, text: Path | None, blocks: int) -> Vectors:
-    if text is None:
+    if space != "function":
         return Weights(points)
-    from pli_analysis import live
+    from pli_analysis import probe
 
-    tokens, _ = live.batch_of(run, text, blocks)
-    return Outputs(points, of, tokens, live.spread(tokens, TOKENS))
+    tokens, _ = probe.batch_of(run, text, blocks)
+    return Outputs(points, of, tokens, probe.spread(tokens, TOKENS))
 
 
 def _draw(

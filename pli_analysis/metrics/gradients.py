@@ -1,4 +1,4 @@
-"""Gradient norms at checkpoints, computed anew on a given text: the same text at every one, without dropout.
+"""Gradient norms at checkpoints, computed anew on the same tokens at every one, without dropout.
 
 Columns of the table, one row for each part and checkpoint:
     part, level, layer, index, norm     as in `pli_analysis.metrics.gradnorms`
@@ -6,7 +6,7 @@ Columns of the table, one row for each part and checkpoint:
     step        updates done
     age         steps since the part's birth
 
-The gradient is that of the mean loss over the text's targets. Squares are added up in float64. Heads and FFN units that
+The gradient is that of the mean loss over all targets. Squares are added up in float64. Heads and FFN units that
 only pad a layer have no gradient.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_analysis import live
+from pli_analysis import live, probe
 from pli_analysis.metrics.gradnorms import groups_of, in_order, places_of, who
 from pli_train.anatomy.parts import Part, outside, part_of, with_sums
 
@@ -31,13 +31,12 @@ COLUMNS = ["part", "level", "layer", "step", "age", "index", "norm", "checkpoint
 
 
 def recomputed(
-    run: Run, text: Path, blocks: int = 16, watch: Callable[[int, int], None] = lambda done, total: None
+    run: Run, text: Path | None = None, blocks: int = 16, watch: Callable[[int, int], None] = lambda done, total: None
 ) -> pd.DataFrame:
     """The norms of every part at every checkpoint.
 
     Args:
-        text: a file in UTF-8.
-        blocks: how many blocks of it are used at most.
+        text, blocks: as for `pli_analysis.probe.batch_of`.
         watch: told (checkpoints done, checkpoints in all).
 
     Raises:
@@ -45,7 +44,7 @@ def recomputed(
     """
     import pandas as pd
 
-    tokens, labels = live.batch_of(run, text, blocks)
+    tokens, labels = probe.batch_of(run, text, blocks)
     tables = []
     for number, checkpoint in enumerate(run.checkpoints):
         watch(number, len(run.checkpoints))

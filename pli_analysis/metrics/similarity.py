@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis import live
+from pli_analysis import live, probe
 from pli_analysis.metrics import cka as measures
 from pli_train.errors import BadInput
 
@@ -53,7 +53,7 @@ class Heard:
 def similarity(
     run: Run,
     other: Run | None,
-    text: Path,
+    text: Path | None = None,
     blocks: int = 64,
     at: int | None = None,
     over_time: bool = False,
@@ -64,7 +64,7 @@ def similarity(
     Args:
         run: its layers are `a`.
         other: its layers are `b`; None for the same run.
-        text: a file in UTF-8.
+        text: as for `pli_analysis.probe.batch_of`.
         blocks: how many blocks of it are used at most, four at least: each is a sequence.
         at: the step of the checkpoints; the last ones if None.
         over_time: every layer at every checkpoint (`a`) with itself at its first (`b`).
@@ -78,8 +78,10 @@ def similarity(
 
     tokens = _tokens(run, text, blocks)
     if other is not None and not _same(tokens, _tokens(other, text, blocks)):
-        raise BadInput(f"{other.path}: reads the text as other tokens than {run.path}, so outputs cannot be compared")
-    kept = live.spread(tokens, POSITIONS * len(tokens))
+        raise BadInput(
+            f"{other.path}: has other tokens to be compared on than {run.path}" + ("" if text else "; give both a text")
+        )
+    kept = probe.spread(tokens, POSITIONS * len(tokens))
     if over_time:
         pairs = _with_first(run, tokens, kept, watch)
     else:
@@ -88,13 +90,13 @@ def similarity(
     return pd.DataFrame([(*a.who, *b.who, *_measured(a, b), *counts) for a, b in pairs], columns=COLUMNS)
 
 
-def _tokens(run: Run, text: Path, blocks: int) -> Tensor:
-    tokens, _ = live.batch_of(run, text, blocks)
+def _tokens(run: Run, text: Path | None, blocks: int) -> Tensor:
+    tokens, _ = probe.batch_of(run, text, blocks)
     if len(tokens) < measures.FEWEST:
         length = tokens.shape[1]
         raise BadInput(
-            f"{text}: makes {len(tokens)} blocks of {length} tokens, and tokens of {measures.FEWEST} different ones "
-            "are the fewest that can be compared: give a longer text, or more --blocks"
+            f"{text or run.path}: makes {len(tokens)} blocks of {length} tokens, and tokens of {measures.FEWEST} "
+            "different ones are the fewest that can be compared: give a longer text, or more --blocks"
         )
     return tokens
 

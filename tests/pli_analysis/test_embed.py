@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 
-from pli_analysis import live, projector
+from pli_analysis import live, probe, projector
 from pli_analysis.figures import embed as figure
 from pli_analysis.metrics import gram, projections, vectors
 from pli_analysis.metrics.embed import embed
@@ -304,8 +304,8 @@ def test_outputs_are_what_the_model_hands_on(kind, uneven, text):
 
     run = Run.open(uneven[kind])
     last = run.checkpoints[-1]
-    tokens, _ = live.batch_of(run, text, 4)
-    kept = live.spread(tokens, 20)
+    tokens, _ = probe.batch_of(run, text, 4)
+    kept = probe.spread(tokens, 20)
     assert kept.sum() == 20 and (kept == kept[0]).all()
     built = live.model_of(last)
     with torch.no_grad():
@@ -401,8 +401,7 @@ def test_bad_input_gets_one_line(runs, small_run, text, tmp_path):
     refused(call("pli-analyze", "embed", run, "--method", "tnse"), "is none of pca, tsne, umap; did you mean 'tsne'?")
     refused(call("pli-analyze", "embed", run, "--of", "toes"), "is none of layers, heads, ffn")
     refused(call("pli-analyze", "embed", run, "--space", "outer"), "is none of weights, updates, function")
-    refused(call("pli-analyze", "embed", run, "--space", "function"), "--space function and --text FILE go together")
-    refused(call("pli-analyze", "embed", run, "--text", text), "--space function and --text FILE go together")
+    refused(call("pli-analyze", "embed", run, "--text", text), "use it with --space function")
     refused(call("pli-analyze", "embed", small_run, "--space", "updates"), "a map takes two points at least")
     refused(call("pli-analyze", "embed", tmp_path), "not a run")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import ortho_group
 
-from pli_analysis import live
+from pli_analysis import live, probe
 from pli_analysis.figures import similarity as figures
 from pli_analysis.metrics import cka
 from pli_analysis.metrics.similarity import similarity
@@ -187,8 +187,8 @@ def test_every_pair_of_a_run_is_told_once_and_a_layer_is_wholly_like_itself(runs
 def test_the_table_equals_a_slow_reference(runs, family, text):
     run = Run.open(runs[family])
     table = similarity(run, None, text, blocks=8).set_index(["layer_a", "layer_b"])
-    tokens, _ = live.batch_of(run, text, 8)
-    kept = live.spread(tokens, 16 * 8)
+    tokens, _ = probe.batch_of(run, text, 8)
+    kept = probe.spread(tokens, 16 * 8)
     outputs = live.outputs_of(run.checkpoints[-1], "layers", tokens, kept)
     places = sorted(set(np.nonzero(kept.numpy())[1]))
     assert len(places) == 16
@@ -258,9 +258,9 @@ def test_texts_and_runs_that_do_not_fit_are_refused_in_one_line(runs, text, tmp_
     short = tmp_path / "short.txt"
     short.write_text("def one(a, b):\n    return a + b  # and so on\n" * 2)
     refused(call("pli-analyze", "similarity", runs["gpt2"], "--text", short), "different ones are the fewest")
-    refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"], "--text", text), "reads the text as other")
+    refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"], "--text", text), "has other tokens")
     refused(call("pli-analyze", "similarity", runs["gpt2"], "--text", text, "--over-time", "--at", "3"), "no RUN2 and")
-    refused(call("pli-analyze", "similarity", runs["gpt2"]), "--text")
+    refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"]), "has other tokens")
 
 
 def test_the_command_writes_table_and_page(runs, text, tmp_path):
