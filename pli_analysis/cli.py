@@ -158,9 +158,10 @@ def gradnorms(
     _complain(scalars.damaged)
     table = metric.require(metric.logged(scalars, lineage), run)
     if html is not None:
-        from pli_analysis.report import content, page
+        from pli_analysis.report import gradnorms as told
+        from pli_analysis.report import page
 
-        page.write(content.of_gradnorms(run.resolve().name, table, lineage), html)
+        page.write(told.of_gradnorms(run.resolve().name, table, lineage), html)
         typer.echo(html, err=True)
     if events:
         if lineage is None:
@@ -192,7 +193,7 @@ def embed(
     """
     from pli_analysis.metrics.embed import embed as measure
     from pli_analysis.metrics.gram import EXACT
-    from pli_analysis.report import content
+    from pli_analysis.report import embed as report
     from pli_analysis.run import Run
     from pli_analysis.tables import emit
 
@@ -201,7 +202,7 @@ def embed(
     most = float("inf") if exact else EXACT
     found = measure(opened, method, of, space, text, blocks, since_birth, most, _say, _columns)
 
-    told = content.of_map(opened.name, found, of, space)
+    told = report.of_map(opened.name, found, of, space)
     for line in (*found.notes, told.sections[0].figures[0].caption):
         _say(line)
     if html is not None:
@@ -234,7 +235,7 @@ def similarity(
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """
     from pli_analysis.metrics.similarity import similarity as measure
-    from pli_analysis.report import likeness
+    from pli_analysis.report import similarity as told
     from pli_analysis.run import Run
     from pli_analysis.tables import emit
 
@@ -243,13 +244,57 @@ def similarity(
     first, second = Run.open(run), None if other is None else Run.open(other)
     _complain([*first.damaged, *(second.damaged if second else [])])
     table = measure(first, second, text, blocks, at, over_time, _count if over_time else _pairs)
-    _say(likeness.verdict(table, over_time))
+    _say(told.verdict(table, over_time))
     if html is not None:
         from pli_analysis.report import page
 
-        page.write(likeness.tell(table, over_time), html)
+        page.write(told.tell(table, over_time), html)
         _say(str(html))
     emit(table, format, out)
+
+
+@app.command()
+def disturbance(
+    run: RunFolder,
+    layers: Annotated[bool, typer.Option("--layers", help="One row an event and layer, not an event.")] = False,
+    twin: Annotated[
+        list[Path] | None, typer.Option("--twin", metavar="RUN2", help="A fork that stopped growing; may be repeated.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="How far to look on each side.")] = None,
+    at: Annotated[
+        list[int] | None, typer.Option("--at", metavar="STEP", help="Treat this step as an event: it should score low.")
+    ] = None,
+    placebos: Annotated[int, typer.Option(min=0, help="Steps without an event to hold layers against.")] = 40,
+    text: Text = None,
+    blocks: Blocks = 16,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.")] = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """What each growth event did to the loss and to the layers there: on the spot, and until it was over.
+
+    Twins in the same folder as the run (`pli-train fork RUN --at STEP --no-growth`) are found without being named.
+
+    Example: pli-analyze disturbance runs/tiny --layers --html disturbance.html
+    """
+    from pli_analysis.metrics.disturbance import disturbance as measure
+    from pli_analysis.metrics.scene import twins_beside
+    from pli_analysis.report import disturbance as told
+    from pli_analysis.run import Run
+    from pli_analysis.tables import emit
+
+    opened = Run.open(run)
+    _complain([*opened.damaged, *opened.scalars.damaged])
+    twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
+    found = measure(opened, twins, window, at or (), text, blocks, placebos, _steps)
+    for line in (*found.notes, *told.readings(found)):
+        _say(line)
+    if html is not None:
+        from pli_analysis.report import page
+
+        page.write(told.tell(opened, found), html)
+        _say(str(html))
+    emit(found.layers if layers else found.events, format, out)
 
 
 @app.command()
@@ -271,7 +316,7 @@ def compare(
     Example: pli-analyze compare runs/tiny runs/baseline --by flops --html compare.html
     """
     from pli_analysis.metrics import compare as metric
-    from pli_analysis.report import comparison
+    from pli_analysis.report import compare as told
     from pli_analysis.tables import emit
 
     curves = metric.read(runs, tag, smooth)
@@ -282,11 +327,11 @@ def compare(
     base = reference or curves[0].group
     ups = metric.speed_ups(curves, asked, by, base)
     table = metric.summary(curves, step, ups)
-    typer.echo(comparison.verdict(curves, step), err=True)
+    typer.echo(told.verdict(curves, step), err=True)
     if html is not None:
         from pli_analysis.report import page
 
-        page.write(comparison.tell(curves, table, step, by, base), html)
+        page.write(told.tell(curves, table, step, by, base), html)
         typer.echo(html, err=True)
     emit(ups if speed_ups else table, format, out)
 
@@ -355,6 +400,10 @@ def _tasks(done: int, total: int) -> None:
 
 def _columns(done: int, total: int) -> None:
     _count(done, total, "columns of weights or outputs")
+
+
+def _steps(done: int, total: int) -> None:
+    _count(done, total, "steps with and without events")
 
 
 def _pairs(done: int, total: int) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from pli_analysis.run import Checkpoint
+    from pli_train.anatomy import Anatomy
 
 AUTO_CLASS = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM"}
 AT_ONCE = 8
@@ -64,6 +65,11 @@ def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
     return model.eval()
 
 
+def stack_of(model: PreTrainedModel, anatomy: Anatomy) -> Any:
+    """The list of a model's layers, bottom to top."""
+    return getattr(model, model.base_model_prefix, model).get_submodule(anatomy.stack)
+
+
 def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) -> list[np.ndarray]:
     """What each layer of the stack puts out, bottom to top, in float32.
 
@@ -80,7 +86,7 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     import torch
 
     model, anatomy = model_of(checkpoint), checkpoint.anatomy
-    stack: Any = getattr(model, model.base_model_prefix, model).get_submodule(anatomy.stack)
+    stack = stack_of(model, anatomy)
     found: list[list[Tensor]] = [[] for _ in stack]
     wanted = kept.split(AT_ONCE)
     hooks = []

@@ -153,7 +153,7 @@ def _run(task: Task) -> list[np.ndarray]:
 def _keys(run: Run, checkpoints: Sequence[Checkpoint], kind: Kind) -> list[str]:
     """What each checkpoint's measures are made of, hashed; where hashes of files are not known, by name."""
     births = sorted({number for numbers in follow.growths(checkpoints, run.path).values() for number in numbers})
-    contents = [_content(checkpoint) for checkpoint in checkpoints]
+    contents = [content(checkpoint) for checkpoint in checkpoints]
     keys = []
     for number, checkpoint in enumerate(checkpoints):
         used = [*(birth for birth in births if birth <= number), *([number - 1] if number else []), number]
@@ -166,7 +166,7 @@ def _keys(run: Run, checkpoints: Sequence[Checkpoint], kind: Kind) -> list[str]:
     return keys
 
 
-def _content(checkpoint: Checkpoint) -> list[list[str]] | None:
+def content(checkpoint: Checkpoint) -> list[list[str]] | None:
     """The hashes of what is read of a checkpoint, as its manifest tells them; None where it does not."""
     found = []
     for name, told in sorted(run_folder.listed(checkpoint.path).items()):

@@ -122,9 +122,7 @@ def around(table: pd.DataFrame, lineage: Lineage, window: int = 3) -> pd.DataFra
     """
     import pandas as pd
 
-    labels: dict[int, list[str]] = {}
-    for event in lineage.events:
-        labels.setdefault(event.step, []).append(lineage_metric.label(event))
+    labels = lineage_metric.by_step(lineage)
     steps, rows = list(labels), []
     for number, step in enumerate(steps):
         earliest = steps[number - 1] if number else -1

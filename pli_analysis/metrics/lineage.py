@@ -79,6 +79,14 @@ def label(event: Event) -> str:
     return words.get(event.operator, f"{event.operator} {to}" if to else event.operator)
 
 
+def by_step(lineage: Lineage) -> dict[int, list[str]]:
+    """Step → what happened there, in a word or two each."""
+    found: dict[int, list[str]] = {}
+    for event in lineage.events:
+        found.setdefault(event.step, []).append(label(event))
+    return found
+
+
 def places(lineage: Lineage, last_step: int) -> pd.DataFrame:
     """Where each layer sat, from stretch to stretch."""
     import pandas as pd

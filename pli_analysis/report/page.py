@@ -20,7 +20,7 @@ from pli_train.errors import BadInput
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.report.content import Figure, Report
+    from pli_analysis.report.parts import Figure, Report
 
 ROWS = 40
 """Rows of a table shown on the page; the CSV beside it has all."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pli_analysis.tables import Format, render
 
 if TYPE_CHECKING:
-    from pli_analysis.report.content import Report, Section
+    from pli_analysis.report.parts import Report, Section
 
 ROWS = 24
 """Rows of a figure's table that a terminal shows; `pli-analyze drift` and the like print them all."""

@@ -15,7 +15,7 @@ from pli_analysis.figures import embed as figure
 from pli_analysis.metrics import gram, projections, vectors
 from pli_analysis.metrics.embed import embed
 from pli_analysis.metrics.points import points_of
-from pli_analysis.report import content
+from pli_analysis.report import embed as told
 from pli_analysis.run import Run
 from pli_train import launch, model
 from pli_train.errors import BadInput
@@ -350,14 +350,14 @@ def test_the_figure_has_a_path_for_each_part_and_a_line_for_each_donor(method, o
 
 def test_the_section_says_what_the_numbers_say(runs, family):
     run = Run.open(runs[family])
-    found, caption = embed(run), content.paths(run).figures[0].caption
+    found, caption = embed(run), told.paths(run).figures[0].caption
     most = max(found.travel, key=found.travel.get)
     assert caption.startswith(f"{most} got {found.travel[most]:.2f} times as far from its birth as a random walk")
     assert f"holds {found.components.shares[:2].sum():.0%} of the variance" in caption
 
 
 def test_a_run_with_too_few_points_has_a_line_and_no_map(small_run):
-    section = content.paths(Run.open(small_run))
+    section = told.paths(Run.open(small_run))
     assert section.words == ["3 points, a layer at a checkpoint each, are too few for a map."]
     assert section.figures == []
 

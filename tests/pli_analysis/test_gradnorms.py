@@ -14,7 +14,7 @@ from pli_analysis.events import Columns
 from pli_analysis.figures import gradnorms as figure
 from pli_analysis.metrics import gradnorms as metric
 from pli_analysis.metrics.gradients import recomputed
-from pli_analysis.report import content
+from pli_analysis.report import gradnorms as told
 from pli_analysis.run import Run
 from pli_analysis.scalars import Scalars, read
 from pli_train import launch, run_folder
@@ -233,7 +233,7 @@ def test_the_heat_map_draws_the_table_with_lines_at_events(runs):
 
 def test_the_report_states_what_the_table_says(runs, family):
     table = logged(runs[family])
-    section = content.gradnorms(Run.open(runs[family]))
+    section = told.gradnorms(Run.open(runs[family]))
     last = table[table["step"] == 10]
     heads = last[last["level"] == "head"].sort_values("norm")
     high, low = heads.iloc[-1], heads.iloc[0]
@@ -250,7 +250,7 @@ def test_the_report_states_what_the_table_says(runs, family):
 def test_a_run_without_norms_says_so(config_of, tmp_path):
     overrides = {"train.grad_norms_every": 0, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
-    assert "logged no gradient norms" in content.gradnorms(Run.open(tmp_path / "run")).words[0]
+    assert "logged no gradient norms" in told.gradnorms(Run.open(tmp_path / "run")).words[0]
     refused(call("pli-analyze", "gradnorms", tmp_path / "run"), "train with train.grad_norms_every")
 
 

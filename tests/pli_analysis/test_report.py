@@ -13,7 +13,7 @@ import pytest
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.figures.palette import COLOURS, DASHES, line_of
 from pli_analysis.metrics.lineage import layers, places
-from pli_analysis.report import content, page, terminal
+from pli_analysis.report import content, drift, overview, page, terminal
 from pli_analysis.run import Run
 from pli_analysis.tables import Format, render
 from pli_train import run_folder
@@ -63,10 +63,10 @@ def test_every_section_is_there_with_its_figures(runs, family):
 def test_the_page_says_what_the_numbers_say(runs, family):
     run = Run.open(runs[family])
     evals = run.scalars.table(run_folder.EVAL_LOSS)["value"]
-    caption = content.loss(run).figures[0].caption
+    caption = overview.loss(run).figures[0].caption
     assert f"{evals.iloc[0]:.3f} to {evals.iloc[-1]:.3f}" in caption
     last = run.drift().query("step == 12").sort_values("relative_l2").iloc[-1]
-    assert f"layer {last['part']} (age {last['age']})" in content.drift(run).figures[0].caption
+    assert f"layer {last['part']} (age {last['age']})" in drift.drift(run).figures[0].caption
 
 
 def test_nothing_that_a_run_says_becomes_markup(hostile_run):

@@ -14,7 +14,8 @@ from pli_analysis import live, probe
 from pli_analysis.figures import similarity as figures
 from pli_analysis.metrics import cka
 from pli_analysis.metrics.similarity import similarity
-from pli_analysis.report import likeness, page
+from pli_analysis.report import page
+from pli_analysis.report import similarity as likeness
 from pli_analysis.run import Run
 from pli_train import launch
 from pli_train.errors import BadInput

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pli_analysis.figures import similarity as figures
 from pli_analysis.metrics.cka import neighbours_of
-from pli_analysis.report.content import Figure, Report, Section
+from pli_analysis.report.parts import Figure, Report, Section
 
 if TYPE_CHECKING:
     import pandas as pd

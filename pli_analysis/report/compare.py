@@ -10,7 +10,7 @@ import numpy as np
 from pli_analysis.figures import compare as figures
 from pli_analysis.figures.loss import AXES
 from pli_analysis.metrics import compare
-from pli_analysis.report.content import Figure, Report, Section
+from pli_analysis.report.parts import Figure, Report, Section
 
 if TYPE_CHECKING:
     import pandas as pd

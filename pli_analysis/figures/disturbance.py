@@ -1,0 +1,107 @@
+"""Disturbance: the loss behind each growth event, who was disturbed, and how far from the event."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.figures.palette import LEGEND, NEUTRAL, SEQUENTIAL, line_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+def losses(curves: pd.DataFrame) -> go.Figure:
+    """One curve an event: how far the loss stood above what was to be expected.
+
+    Args:
+        curves: `step` and `event` of the event, `layer` (the first it brought, or empty), `since` (steps), `smooth`
+            (nats, running median).
+    """
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    for (step, event), rows in curves.groupby(["step", "event"], sort=False):
+        layer = rows["layer"].iloc[0]
+        name = f"{event} @ {step}"
+        line = line_of(layer) if layer else {"color": NEUTRAL}
+        hover = f"{name}: %{{y:.3f}} nats after %{{x}} steps<extra></extra>"
+        style = {"mode": "lines", "line": {**line, "width": 2}, "name": name, "hovertemplate": hover}
+        drawn.add_trace(go.Scatter(x=rows["since"], y=rows["smooth"], **style))
+    drawn.add_hline(y=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
+    drawn.update_layout(xaxis_title="steps since the event", yaxis_title="loss − expected (nats)", legend=LEGEND)
+    return drawn
+
+
+def heat_map(layers: pd.DataFrame) -> go.Figure:
+    """The score of each layer at each event; empty where it was not there before.
+
+    Args:
+        layers: of `pli_analysis.metrics.disturbance`.
+    """
+    import plotly.graph_objects as go
+
+    told = layers.assign(
+        name=[f"{event} @ {step}" for step, event in zip(layers["step"], layers["event"], strict=True)]
+    )
+    order = told.drop_duplicates("layer", keep="last").sort_values("index", kind="stable")["layer"]
+    names = list(dict.fromkeys(told["name"]))
+    grids = {
+        column: told.pivot(index="layer", columns="name", values=column).loc[order, names]
+        for column in ("score", "p", "distance", "forward", "excess")
+    }
+    custom = np.stack([grids[c].to_numpy(dtype=float) for c in ("p", "distance", "forward", "excess")], axis=-1)
+    drawn = go.Figure(
+        go.Heatmap(
+            x=names,
+            y=[f"{layer} " for layer in order],
+            z=grids["score"].to_numpy(dtype=float),
+            customdata=custom,
+            colorscale=SEQUENTIAL,
+            colorbar={"title": {"text": "score (robust z)", "side": "right"}},
+            hovertemplate=(
+                "%{y}at %{x}: score %{z:.1f}, p %{customdata[0]:.3f}<br>%{customdata[1]:+d} places from the event<br>"
+                "output changed by %{customdata[2]:.1%}<br>movement %{customdata[3]:+.2f} e-folds<extra></extra>"
+            ),
+            xgap=1,
+            ygap=1,
+        )
+    )
+    drawn.update_layout(
+        xaxis={"title": "growth event", "type": "category", "showgrid": False},
+        yaxis={"title": "layer, bottom to top", "type": "category", "showgrid": False},
+    )
+    return drawn
+
+
+def by_distance(layers: pd.DataFrame) -> go.Figure:
+    """How much faster each layer moved after an event, over its distance from it.
+
+    Args:
+        layers: of `pli_analysis.metrics.disturbance`, rows with `distance` and `excess`.
+    """
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    for layer, rows in layers.groupby("layer", sort=False):
+        names = [f"{event} @ {step}" for step, event in zip(rows["step"], rows["event"], strict=True)]
+        drawn.add_trace(
+            go.Scatter(
+                x=rows["distance"].astype(float),
+                y=np.exp(rows["excess"]),
+                mode="markers",
+                marker={"size": 9, "color": line_of(layer)["color"]},
+                name=str(layer),
+                text=names,
+                hovertemplate=f"{layer} at %{{text}}: %{{y:.2f}} times as fast, %{{x:+d}} places away<extra></extra>",
+            )
+        )
+    drawn.add_hline(y=1, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
+    drawn.update_layout(
+        xaxis={"title": "places from the event (above it positive)", "dtick": 1},
+        yaxis={"title": "movement ÷ usual", "type": "log"},
+        legend=LEGEND,
+    )
+    return drawn

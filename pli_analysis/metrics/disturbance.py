@@ -1,0 +1,147 @@
+"""Disturbance: what each growth event did to the loss and to the layers that were there before it.
+
+*Instant* is what lies between the two checkpoints around an event, with no training between them: see `instant`.
+*Dynamic* is what training did in a window behind it: see `aftermath` for the loss and `movement` for layers. A layer's
+excess movement is a difference in differences: log(speed after ÷ speed before), less the same at placebo steps of this
+run (`placebo`), or less that of the twin that did not grow, which has the stretch before in common. Several events of
+one step are told as one, for there is no checkpoint between them.
+
+Columns of `events`, one row a step with events:
+    step, event   updates done before it, and what happened in a word or two
+    index         the lowest place of the stack that it touched; empty where it touched none
+    delta, delta_low, delta_high, kl, flips   of `instant.Instant`; empty without a checkpoint before the event
+    loss_before, loss_after  eval loss on both sides, as training logged it
+    window        steps on each side that all that follows looks at, or as many as there are to the next event
+    against       what the loss is held against: the name of a twin, or `trend`
+    spike, recovery, recovered, area, late, noise   of `aftermath.Aftermath`; where `recovered` is false, `recovery` is
+                  how long was looked
+    spike_z, spike_p, area_p   robust z and p-value beside placebo steps; here all are held against their trends
+    placebos      how many steps these are
+
+Columns of `layers`, one row a step with events and layer that was there before:
+    step, event, layer
+    index         where it sits after the event
+    distance      places from the nearest layer that was touched: above it positive, below it negative
+    forward, cka, gradient, turned   of `instant.OfLayer`
+    stretch       steps over which it was watched on each side: as far as checkpoints lie alike within the window
+    speed_before, speed_after   of `movement`
+    excess        excess movement, in e-folds: it moved exp(excess) times as fast as it would have
+    logged        log of the median logged gradient norm after ÷ before, less the median of placebo steps
+    against       what excess movement is held against: twin or placebo
+    forward_z, cka_z, gradient_z, turned_z, excess_z, logged_z   robust z beside placebo steps; for the first four a
+                  placebo is what `stretch` steps of usual training change, and sizes without sign are compared
+    score         the largest of these
+    p             share of placebo steps of this layer that score as high, itself counted; of all layers' where it has
+                  fewer than 20
+    placebos      how many
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_analysis import probe
+from pli_analysis.metrics import disturbed_layers, disturbed_loss, placebo
+from pli_analysis.metrics.disturbed_layers import Layers
+from pli_analysis.metrics.disturbed_loss import Losses
+from pli_analysis.metrics.lineage import by_step
+from pli_analysis.metrics.scene import Scene
+from pli_train.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from pli_analysis.metrics.aftermath import Aftermath
+    from pli_analysis.run import Run
+
+CHANGES = {"delta": "delta", "delta_low": "low", "delta_high": "high", "kl": "kl", "flips": "flips"}
+EVENTS = ["step", "event", "index", *CHANGES, *disturbed_loss.COLUMNS]
+LAYERS = ["step", "event", *disturbed_layers.COLUMNS]
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What growth disturbed.
+
+    Attributes:
+        events, layers: tables; see this module.
+        curves: step of an event → the loss behind it, where enough was logged.
+        notes: what whoever asked should know.
+    """
+
+    events: pd.DataFrame
+    layers: pd.DataFrame
+    curves: dict[int, Aftermath]
+    notes: list[str]
+
+
+def disturbance(
+    run: Run,
+    twins: Sequence[Run] = (),
+    window: int | None = None,
+    at: Sequence[int] = (),
+    text: Path | None = None,
+    blocks: int = 16,
+    most: int = placebo.MOST,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> Disturbance:
+    """What every event of a run did.
+
+    Args:
+        run: with checkpoints on both sides of its events.
+        twins: forks of it that stopped growing; one at an event's step is what that event is held against.
+        window: steps to look at on each side; half of the shortest stretch without events, 200 at most, if None.
+        at: steps to treat as if they were events, instead of the run's own: what nothing disturbs.
+        text, blocks: tokens for what is instant, as for `pli_analysis.probe.batch_of`.
+        most: placebo steps at most that a layer is held against.
+        watch: told (steps examined, steps in all), placebos among them.
+
+    Raises:
+        BadInput: for steps that the run has not, or a checkpoint that cannot be read.
+    """
+    import pandas as pd
+
+    scene = Scene(run, tuple(twins), window)
+    for step in at:
+        scene.after(step)
+        if step in scene.events:
+            raise BadInput(f"--at {step}: is a growth event; give steps without one")
+    labels = {step: ["no event"] for step in at} or by_step(run.lineage)
+    tokens, notes = _tokens(run, text, blocks)
+    done, total = 0, len(labels) * (1 + most)
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        watch(min(done, total - 1), total)
+
+    losses, layers = Losses(scene, most), Layers(scene, most, tokens, tick)
+    curves, rows_of_events, rows_of_layers = {}, [], []
+    for step, told in labels.items():
+        name, after = {"step": step, "event": " ".join(told)}, losses.after(step)
+        seen = layers.instant(step) if step in scene.mover.starts else None
+        if after is not None:
+            curves[step] = after
+        changes = {column: getattr(seen, of) for column, of in CHANGES.items()} if seen else {}
+        lowest = min(scene.touched(step), default=None)
+        rows_of_events.append(name | {"index": lowest} | changes | losses.row(step, after))
+        if step in scene.mover.starts:
+            rows_of_layers += [name | row for row in layers.rows(step)]
+        else:
+            notes.append(f"{run.name} has no checkpoint of step {step}, at which it grew: its layers are not told of")
+        tick()
+    watch(total, total)
+    events, tables = pd.DataFrame(rows_of_events, columns=EVENTS), pd.DataFrame(rows_of_layers, columns=LAYERS)
+    whole = {"index": "Int64", "distance": "Int64", "stretch": "Int64"}
+    return Disturbance(events.astype({"index": "Int64"}), tables.astype(whole), curves, notes)
+
+
+def _tokens(run: Run, text: Path | None, blocks: int) -> tuple[tuple[Tensor, Tensor] | None, list[str]]:
+    """Tokens and labels, and what to say where there are none."""
+    if text is None and not probe.has_probe(run):
+        return None, [f"{run.name} keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
+    return probe.batch_of(run, text, blocks), []

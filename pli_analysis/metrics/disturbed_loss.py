@@ -1,0 +1,85 @@
+"""The loss around growth events, beside that around steps without any: rows for `pli_analysis.metrics.disturbance`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.metrics import placebo
+from pli_analysis.metrics.aftermath import Aftermath, aftermath
+from pli_train import run_folder
+
+if TYPE_CHECKING:
+    from pli_analysis.metrics.scene import Scene
+    from pli_analysis.run import Run
+
+COLUMNS = ["loss_before", "loss_after", "window", "against", "spike", "recovery", "recovered", "area", "late", "noise"]
+COLUMNS += ["spike_z", "spike_p", "area_p", "placebos"]
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of a scene, held against a twin or a trend, and against placebo steps (`most` of them)."""
+
+    scene: Scene
+    most: int
+
+    def after(self, step: int) -> Aftermath | None:
+        """The loss behind a step, beside the twin's if there is one; None where too little was logged."""
+        twin = self.scene.twin(step)
+        theirs = _logged(twin) if twin is not None else None
+        return aftermath(*self._own, step, self.scene.room(step), theirs)
+
+    def row(self, step: int, found: Aftermath | None) -> dict[str, object]:
+        """What `COLUMNS` name."""
+        scalars, twin = self.scene.run.scalars, self.scene.twin(step)
+        sides = [scalars.of(tag) for tag in (run_folder.EVAL_LOSS, run_folder.EVAL_LOSS_AFTER_EVENT)]
+        evals = [float(of.values[of.steps == step][-1]) if (of.steps == step).any() else NAN for of in sides]
+        row: dict[str, object] = {"loss_before": evals[0], "loss_after": evals[1], "window": self.scene.window}
+        row |= {"against": twin.name if twin else "trend", "recovered": None, "placebos": 0}
+        if found is None:
+            return {**dict.fromkeys(COLUMNS, NAN), **row}
+        row |= {name: getattr(found, name) for name in ("spike", "area", "late", "noise")}
+        row |= {"recovered": found.recovery is not None}
+        row |= {"recovery": self.scene.room(step) if found.recovery is None else found.recovery}
+        return row | self._beside_placebos(step)
+
+    def _beside_placebos(self, step: int) -> dict[str, object]:
+        """How unusual spike and area are: all by the trend, which placebos have too."""
+        own, far = aftermath(*self._own, step, self.scene.room(step)), self.scene.window
+        others = np.array([(f.spike, f.area) for at, f in self._placebos if at is None or abs(at - step) >= far])
+        if own is None or not len(others):
+            return {**dict.fromkeys(("spike_z", "spike_p", "area_p"), NAN), "placebos": 0}
+        row: dict[str, object] = {"placebos": len(others)}
+        spikes, areas = others.T
+        row |= {"spike_z": placebo.robust_z(own.spike, spikes), "spike_p": placebo.p_value(own.spike, spikes)}
+        return row | {"area_p": placebo.p_value(own.area, areas)}
+
+    @cached_property
+    def _placebos(self) -> list[tuple[int | None, Aftermath]]:
+        """Losses behind steps without an event near, of the run (with the step) and of its twins (without)."""
+        scene, window = self.scene, self.scene.window
+        quiet = placebo.quiet(range(scene.end + 1), scene.events, window, window, scene.end)
+        found = [(step, aftermath(*self._own, step, window)) for step in placebo.some(quiet, self.most)]
+        of_twins: list[tuple[int | None, Aftermath | None]] = []
+        for twin in scene.twins:
+            first, end = twin.checkpoints[0].step, twin.checkpoints[-1].step
+            events = [event.step for event in twin.lineage.events]
+            quiet = placebo.quiet(range(first + window, end + 1), events, window, window, end)
+            of_twins += [(None, aftermath(*_logged(twin), step, window)) for step in placebo.some(quiet, self.most)]
+        return [(step, after) for step, after in [*found, *of_twins] if after is not None]
+
+    @cached_property
+    def _own(self) -> tuple[np.ndarray, np.ndarray]:
+        return _logged(self.scene.run)
+
+
+def _logged(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and training losses, those that are numbers."""
+    logged = run.scalars.of(run_folder.LOSS)
+    there = np.isfinite(logged.values) & (logged.steps > 0)
+    return logged.steps[there], logged.values[there].astype(np.float64)

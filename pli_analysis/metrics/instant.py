@@ -1,0 +1,244 @@
+"""What lies between two states of a model on the same tokens, without training: outputs, losses, gradients.
+
+Both states read the same blocks in eval mode and float32, side by side. Sums are in float64.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pli_analysis import live
+from pli_analysis.measured import content
+from pli_analysis.metrics import cka as measures
+from pli_analysis.probe import IGNORED, spread
+from pli_train import cache
+from pli_train.anatomy.axes import growing, rows
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pli_analysis.run import Checkpoint
+    from pli_train.lineage import Lineage
+
+POSITIONS = 16
+"""Positions of every sequence, at most, whose tokens CKA is computed on."""
+ROWS = 1024
+"""Predicted positions compared at a time: logits of a large vocabulary in float64 take much memory."""
+CONFIDENCE = 0.95
+KEPT = "instant-1/"
+"""Where comparisons are kept; the number is to be raised when they change."""
+
+
+@dataclass(frozen=True)
+class OfLayer:
+    """What changed in a layer that both states have.
+
+    Attributes:
+        forward: ‖h⁺ − h⁻‖ ÷ ‖h⁻‖ of what it puts out, over all tokens.
+        cka: 1 − debiased linear CKA of what it puts out; NaN with fewer than four sequences.
+        gradient: log(‖g⁺‖ ÷ ‖g⁻‖) of the gradient in the weights that both have.
+        turned: 1 − cos(g⁺, g⁻).
+    """
+
+    forward: float
+    cka: float
+    gradient: float
+    turned: float
+
+
+@dataclass(frozen=True)
+class Instant:
+    """Two states of a model compared on the same tokens.
+
+    Attributes:
+        delta: change of the loss, nats: the mean over sequences of the change of each one's mean loss.
+        low, high: its 95 % confidence interval, by Student's t over sequences, which are paired; NaN for one alone.
+        kl: mean KL(p⁻‖p⁺) over predicted positions, nats.
+        flips: share of them whose likeliest token is another.
+        layers: by id, bottom to top as they sit in the second state.
+    """
+
+    delta: float
+    low: float
+    high: float
+    kl: float
+    flips: float
+    layers: dict[str, OfLayer]
+
+
+def compare(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tensor) -> Instant:
+    """Compare two checkpoints, or look up what came of it before.
+
+    Args:
+        before, after: of one family; layers are matched by id.
+        tokens, labels: (blocks, block_size) int64, of `pli_analysis.probe.batch_of`.
+
+    Raises:
+        BadInput: when config and weights of one make no model.
+    """
+    key = _key(before, after, tokens, labels)
+    if key is not None and (kept := cache.get(key)) is not None:
+        document = json.loads(kept)
+        layers = {id: OfLayer(*numbers) for id, numbers in document["layers"].items()}
+        return Instant(**document["whole"], layers=layers)
+    found = _compared(before, after, tokens, labels)
+    if key is not None:
+        whole = {name: value for name, value in vars(found).items() if name != "layers"}
+        of_layers = {id: list(vars(of).values()) for id, of in found.layers.items()}
+        cache.put(key, json.dumps({"whole": whole, "layers": of_layers}).encode())
+    return found
+
+
+def _key(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tensor) -> str | None:
+    """What a comparison is made of, hashed; None where the hashes of files are not known."""
+    told = content(before), content(after)
+    if None in told:
+        return None
+    digest = hashlib.sha256(json.dumps(told).encode())
+    for tensor in (tokens, labels):
+        digest.update(tensor.numpy().tobytes())
+    return KEPT + digest.hexdigest()
+
+
+def _compared(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tensor) -> Instant:
+    old, new = _Side(before), _Side(after)
+    shared = [id for id in after.lineage.stack if id in before.lineage.stack]
+    targets = max(int((labels != IGNORED).sum()), 1)
+    differences: list[float] = []
+    kl = flips = 0.0
+    moved, size = (dict.fromkeys(shared, 0.0) for _ in range(2))
+    kept = spread(tokens, POSITIONS * len(tokens))
+    samples: list[dict[str, list[Tensor]]] = [{id: [] for id in shared} for _ in range(2)]
+    pieces = zip(tokens.split(live.AT_ONCE), labels.split(live.AT_ONCE), kept.split(live.AT_ONCE), strict=True)
+    for inputs, wanted, chosen in pieces:
+        was, now = (side.read(inputs, wanted, targets) for side in (old, new))
+        differences += _changes(was.losses, now.losses, wanted)
+        for p, q in _positions(was.logits, now.logits):
+            kl += float((p.exp() * (p - q)).sum())
+            flips += int((p.argmax(-1) != q.argmax(-1)).sum())
+        for id in shared:
+            one, other = was.hidden[id].double(), now.hidden[id].double()
+            moved[id] += float((other - one).square().sum())
+            size[id] += float(one.square().sum())
+            for kept_of, values in zip(samples, (was.hidden[id], now.hidden[id]), strict=True):
+                kept_of[id].append(values[chosen])
+    gradients = _gradients(old, new)
+    layers = {
+        id: OfLayer(
+            (moved[id] / size[id]) ** 0.5 if size[id] > 0 else float("nan"),
+            _unlikeness(samples[0][id], samples[1][id], len(tokens)),
+            *gradients[id],
+        )
+        for id in shared
+    }
+    return Instant(*_interval(differences), kl / targets, flips / targets, layers)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one state made of some blocks: losses and logits of predicted positions, and outputs of layers by id."""
+
+    losses: Tensor
+    logits: Tensor
+    hidden: dict[str, Tensor]
+
+
+class _Side:
+    """One of the two states, which listens to its layers and adds up its gradient."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint, self.model = checkpoint, live.model_of(checkpoint)
+        self._heard: dict[str, Tensor] = {}
+        stack = live.stack_of(self.model, checkpoint.anatomy)
+        for id, layer in zip(checkpoint.lineage.stack, stack, strict=True):
+            layer.register_forward_hook(self._hear(id))
+
+    def _hear(self, id: str) -> Any:
+        def hear(_: nn.Module, inputs: Any, output: Any) -> None:
+            self._heard[id] = (output[0] if isinstance(output, tuple) else output).detach()
+
+        return hear
+
+    def read(self, inputs: Tensor, labels: Tensor, targets: int) -> _Read:
+        """Go forward and back; the gradient is that of the mean loss over `targets` positions."""
+        from torch.nn.functional import cross_entropy
+
+        places = (labels.flatten() != IGNORED).nonzero().flatten()
+        logits = self.model(input_ids=inputs).logits.flatten(0, 1)[places].float()
+        losses = cross_entropy(logits, labels.flatten()[places], reduction="none")
+        (losses.sum() / targets).backward()
+        return _Read(losses.detach().double(), logits.detach(), dict(self._heard))
+
+    def gradients(self, alive: Lineage) -> Iterator[tuple[str, str, Tensor]]:
+        """(layer id, tensor within the layer, its gradient as far as it was alive in a lineage)."""
+        anatomy, sizes = self.checkpoint.anatomy, self.checkpoint.anatomy.sizes(self.checkpoint.config)
+        for name, parameter in self.model.named_parameters():
+            place = anatomy.locate(name)
+            if parameter.grad is None or place is None:
+                continue
+            id, axes = self.checkpoint.lineage.stack[place[1]], anatomy.tensors.get(place[2], ("", ""))[1]
+            if id in alive.stack:
+                factor, (heads, units) = growing(axes), alive.shape(id)
+                count = {"head": heads, "group": heads // sizes["member"], "unit": units, None: None}[factor]
+                whole = factor is None or count is None
+                yield id, place[2], parameter.grad if whole else rows(parameter.grad, axes, factor or "", sizes)[:count]
+
+
+def _changes(was: Tensor, now: Tensor, labels: Tensor) -> list[float]:
+    """The change of each sequence's mean loss, of those that have something to predict."""
+    counts = (labels != IGNORED).sum(dim=1).tolist()
+    return [float(change.mean()) for change in (now - was).split(counts) if len(change)]
+
+
+def _interval(differences: list[float]) -> tuple[float, float, float]:
+    """Mean and confidence interval."""
+    from scipy.stats import t
+
+    values = np.asarray(differences)
+    mean = float(values.mean()) if len(values) else float("nan")
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return mean, mean - reach, mean + reach
+
+
+def _positions(was: Tensor, now: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Log-probabilities of both, some positions at a time."""
+    for old, new in zip(was.split(ROWS), now.split(ROWS), strict=True):
+        yield old.double().log_softmax(-1), new.double().log_softmax(-1)
+
+
+def _unlikeness(was: list[Tensor], now: list[Tensor], sequences: int) -> float:
+    """1 − CKA, in batches of one token of each sequence."""
+    import torch
+
+    if sequences < measures.FEWEST:
+        return float("nan")
+    batches = [torch.cat(pieces).numpy() for pieces in (was, now)]
+    return 1 - measures.cka(
+        *(measures.u_centred(values.reshape(sequences, -1, values.shape[-1]).swapaxes(0, 1)) for values in batches)
+    )
+
+
+def _gradients(old: _Side, new: _Side) -> dict[str, tuple[float, float]]:
+    """Layer id → log ratio of norms and 1 − cosine, over the weights that both have."""
+    born = old.checkpoint.lineage
+    known = {(id, name): gradient for id, name, gradient in old.gradients(born)}
+    sums: dict[str, np.ndarray] = {id: np.zeros(3) for id in new.checkpoint.lineage.stack}
+    for id, name, gradient in new.gradients(born):
+        mine = known.get((id, name))
+        if mine is not None and mine.shape == gradient.shape:
+            a, b = mine.double(), gradient.double()
+            sums[id] += np.array([float((a * a).sum()), float((b * b).sum()), float((a * b).sum())])
+    found = {}
+    for id, (was, now, both) in sums.items():
+        there = was > 0 and now > 0
+        ratio, turned = (np.log(now / was) / 2, 1 - both / (was * now) ** 0.5) if there else (np.nan, np.nan)
+        found[id] = float(ratio), float(turned)
+    return found

@@ -1,0 +1,74 @@
+"""What there is to tell of drift: the section, and its findings in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.figures import drift as drift_figures
+from pli_analysis.metrics import drift as drift_metric
+from pli_analysis.report.parts import Figure, Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.run import Run
+
+
+def drift(run: Run) -> Section:
+    """How far each layer moved from its birth weights."""
+    table = drift_metric.drift(run)
+    words = [
+        "Drift compares a layer with its own birth weights, found by its id: insertions that moved its index do not "
+        "count as movement. Relative L2 is ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖; cosine is 1 − cos(θ(t), θ(b))."
+    ]
+    figures = [
+        Figure("drift-map", "Relative L2 drift of each layer", _map_words(table), drift_figures.heat_map(table), table),
+        Figure("drift-curves", "Drift over steps and age", _age_words(table), drift_figures.curves(table), table),
+        Figure(
+            "drift-cosine",
+            "Turning: 1 − cosine to the birth weights",
+            _cosine_words(table),
+            drift_figures.curves(table, "cosine"),
+            table,
+        ),
+    ]
+    return Section("drift", "Drift", words, figures=figures)
+
+
+def _map_words(table: pd.DataFrame) -> str:
+    last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("relative_l2")
+    most, least = last.iloc[-1], last.iloc[0]
+    if len(last) == 1:
+        return f"At the end layer {most['part']} lies {most['relative_l2']:.2f} of its birth norm from where it began."
+    return (
+        f"At the end layer {most['part']} (age {most['age']:,}) lies farthest from its birth weights, "
+        f"{most['relative_l2']:.2f} of their norm; layer {least['part']} (age {least['age']:,}) nearest, "
+        f"{least['relative_l2']:.2f}."
+    )
+
+
+def _age_words(table: pd.DataFrame) -> str:
+    """Founders against newborns at one age, the greatest that all of them have reached a checkpoint by."""
+    newborns = [part for part, rows in table.groupby("part") if rows["step"].iloc[0] > 0]
+    founders = [part for part, rows in table.groupby("part") if rows["step"].iloc[0] == 0]
+    if not newborns:
+        return "Every layer has been there from the start, so step and age are one."
+    age = int(table.groupby("part")["age"].max().min())
+    at = {part: _at_age(rows, age) for part, rows in table.groupby("part")}
+    old, new = ([at[part] for part in parts] for parts in (founders, newborns))
+    return (
+        f"At equal age, {age:,} steps after birth, founders had moved {sum(old) / len(old):.2f} of their norm and "
+        f"inserted layers {min(new):.2f} to {max(new):.2f}. One run and {len(at)} layers: a description, not a test."
+    )
+
+
+def _at_age(rows: pd.DataFrame, age: int) -> float:
+    return float(np.interp(age, rows["age"], rows["relative_l2"]))
+
+
+def _cosine_words(table: pd.DataFrame) -> str:
+    last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("cosine")
+    most = last.iloc[-1]
+    return f"Layer {most['part']} has turned most: the cosine to its birth weights is {1 - most['cosine']:.2f}."

@@ -1,0 +1,108 @@
+"""What there is to tell of gradient norms: the section, the page, and the findings in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.figures import gradnorms as gradnorms_figure
+from pli_analysis.metrics import gradnorms as gradnorms_metric
+from pli_analysis.metrics import lineage as lineage_metric
+from pli_analysis.report.overview import together
+from pli_analysis.report.parts import Figure, Report, Section, count
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.run import Run
+    from pli_train.lineage import Lineage
+
+MOST_STEPS = 120
+"""Steps at most that a heat map draws, so that a page of a long run stays light."""
+
+
+def gradnorms(run: Run) -> Section:
+    """The gradient norms of heads and FFNs over training."""
+    return _gradnorms(gradnorms_metric.logged(run.scalars, run.lineage), run.lineage)
+
+
+def of_gradnorms(name: str, table: pd.DataFrame, lineage: Lineage | None) -> Report:
+    """A report on gradient norms alone, of whatever logged them.
+
+    Args:
+        name: of the run.
+        table: of `pli_analysis.metrics.gradnorms.logged`, not empty.
+    """
+    measured = table["step"].nunique()
+    return Report(name, f"Gradient norms by part, measured at {measured:,} steps.", [_gradnorms(table, lineage)])
+
+
+def _gradnorms(table: pd.DataFrame, lineage: Lineage | None) -> Section:
+    title = "Gradient norms"
+    if not len(table):
+        told = "This run logged no gradient norms (train.grad_norms_every was 0, or tracking.tensorboard off)."
+        return Section("gradnorms", title, [told])
+    words = [
+        "A norm is the L2 norm of a part's share of the gradient before clipping; squares over all parts sum to the "
+        "square of the total. A part is followed by its id from its first gradient on."
+    ]
+    figures, tables = [], []
+    drawn = table[table["level"].isin(gradnorms_figure.LEVELS)]
+    if len(drawn):
+        shown = gradnorms_metric.thinned(drawn, MOST_STEPS)
+        events = {step: together(labels) for step, labels in lineage_metric.by_step(lineage).items()} if lineage else {}
+        caption = _norms_words(table, shown)
+        drawing = gradnorms_figure.heat_map(shown, events)
+        figures = [Figure("gradnorms", "Gradient norm of each head and FFN", caption, drawing, shown)]
+    if lineage is not None and lineage.events:
+        around = gradnorms_metric.around(table, lineage)
+        words += _around_words(table, around)
+        layers = around[around["level"].isin(("total", "layer"))].reset_index(drop=True)
+        tables = [("Gradient norms around each growth event", layers)] if len(layers) else []
+    return Section("gradnorms", title, words, figures=figures, tables=tables)
+
+
+def _norms_words(table: pd.DataFrame, shown: pd.DataFrame) -> str:
+    """Who has most of the gradient at the end, and how far heads lie apart."""
+    last = table[table["step"] == table["step"].max()]
+    step = f"At step {last['step'].iloc[0]:,}"
+    words, total, layers = "", last[last["level"] == "total"], last[last["level"] == "layer"]
+    if len(total) and len(layers):
+        whole, most = total["norm"].iloc[0], layers.sort_values("norm").iloc[-1]
+        share = (most["norm"] / whole) ** 2 if whole else 0.0
+        words = f"{step} the gradient's norm is {whole:.3g}, and layer {most['part']} has {share:.0%} of its square. "
+    for level, many in (("head", "heads"), ("ffn", "FFNs")):
+        found = last[last["level"] == level].sort_values("norm")
+        if len(found) > 1 and found["norm"].iloc[0] > 0:
+            low, high = found.iloc[0], found.iloc[-1]
+            times = high["norm"] / low["norm"]
+            words += f"Of the {many}, {high['part']} has the largest norm, {times:.1f} times that of {low['part']}. "
+    drawn, measured = shown["step"].nunique(), table["step"].nunique()
+    return words + f"Drawn: {'all' if drawn == measured else f'{drawn} of'} {measured:,} measurements."
+
+
+def _around_words(table: pd.DataFrame, around: pd.DataFrame) -> list[str]:
+    """What growth did to the norms of what was there, and how newborn layers begin."""
+    words = []
+    totals = around[(around["level"] == "total") & (around["change"] > 0)]
+    if len(totals):
+        low, high = totals["change"].min(), totals["change"].max()
+        most = totals.loc[np.log(totals["change"]).abs().idxmax()]
+        words.append(
+            f"Over {count(len(totals), 'step')} with growth, the total norm afterwards was {low:.2f} to {high:.2f} "
+            f"times the norm before; {most['event']} at step {most['step']:,} changed it most, from "
+            f"{most['before']:.3g} to {most['after']:.3g}. These are medians of up to three measurements a side, of "
+            "one run: a description, not a test."
+        )
+    layers = table[table["level"] == "layer"]
+    first = layers.drop_duplicates("part", keep="first")
+    ratios = {}
+    for born in first[first["age"] == 1].itertuples():
+        older = layers[(layers["step"] == born.step) & (layers["age"] > 1)]["norm"]
+        if len(older) and older.median() > 0:
+            ratios[born.part] = born.norm / older.median()
+    if ratios:
+        each = ", ".join(f"{part} {ratio:.2f}" for part, ratio in ratios.items())
+        words.append(f"First gradient norm of each inserted layer ÷ median of the layers there before: {each}.")
+    return words

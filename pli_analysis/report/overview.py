@@ -1,0 +1,147 @@
+"""What there is to tell of a run as a whole: summary, loss, lineage, provenance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pli_analysis.figures import lineage as lineage_figure
+from pli_analysis.figures import loss as loss_figure
+from pli_analysis.metrics import lineage as lineage_metric
+from pli_analysis.metrics import loss as loss_metric
+from pli_analysis.report.parts import Figure, Section, count
+from pli_train import anatomy, run_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.run import Run
+    from pli_train.lineage import Lineage
+
+
+def summary(run: Run) -> Section:
+    """The run in a dozen facts."""
+    config, lineage = run.record.get("config", {}), run.lineage
+    first, last = run.checkpoints[0], run.checkpoints[-1]
+    table = loss_metric.loss(run.scalars)
+    evals = table[table["kind"] == "eval"]
+    sizes = run.scalars.table(run_folder.PARAMETERS)["value"]
+    facts = [
+        ("Model", f"{last.config.get('model_type')}, {last.anatomy.task}, width {_width(last.config)}"),
+        ("Layers", f"{len(first.lineage.stack)} → {len(lineage.stack)}, {count(len(lineage.events), 'growth event')}"),
+        ("Stack now", str(lineage)),
+        ("Steps", f"{last.step:,} of {run.record.get('total_steps', 0):,}"),
+        ("Tokens", f"{last.tokens:,}"),
+        ("Corpus", str(run.record.get("corpus", {}).get("about", ""))),
+        ("Learning rate", f"{config.get('optim', {}).get('lr')}, {config.get('optim', {}).get('schedule')}"),
+    ]
+    if len(sizes):
+        facts.insert(2, ("Parameters", f"{int(sizes.iloc[0]):,} → {int(sizes.iloc[-1]):,}"))
+    if len(evals):
+        facts.append(("Eval loss", f"{evals['loss'].iloc[0]:.3f} → {evals['loss'].iloc[-1]:.3f} nats per token"))
+    if len(table):
+        facts.append(("Compute", f"{table['flops'].max():.3g} FLOPs, {_duration(table['seconds'].max())} of training"))
+    return Section("summary", "Summary", facts=facts)
+
+
+def loss(run: Run) -> Section:
+    """Loss against steps, tokens, FLOPs and seconds."""
+    table = loss_metric.loss(run.scalars)
+    damage = [f"Passed over: {line}." for line in run.scalars.damaged]
+    if not len(table):
+        return Section("loss", "Loss", ["This run logged no scalars (tracking.tensorboard was off).", *damage])
+    steps = lineage_metric.by_step(run.lineage)
+    births = loss_metric.births(run.scalars, list(steps))
+    drawing = loss_figure.figure(table, births, [together(labels) for labels in steps.values()])
+    figure = Figure("loss", "Loss over training", _loss_words(run, table), drawing, table)
+    return Section("loss", "Loss", damage, figures=[figure])
+
+
+def lineage(run: Run) -> Section:
+    """Who sits where, and who came from whom."""
+    found, last = run.lineage, run.checkpoints[-1].step
+    layers, places = lineage_metric.layers(found), lineage_metric.places(found, last)
+    events = lineage_metric.events(found)
+    drawing = lineage_figure.figure(layers, places)
+    figure = Figure("lineage", "The stack over time", _lineage_words(found), drawing, layers)
+    return Section("lineage", "Lineage", figures=[figure], tables=[("Growth events", events)] if len(events) else [])
+
+
+def provenance(run: Run) -> Section:
+    """What it takes to run this again."""
+    import pandas as pd
+
+    record = run.record
+    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
+    facts = [
+        ("Command", " ".join(map(str, record.get("command", [])))),
+        ("Begun", str(record.get("created", ""))),
+        ("Seed", str(record.get("seed", ""))),
+        ("Corpus fingerprint", str(record.get("corpus", {}).get("fingerprint", ""))),
+        ("Versions", versions),
+    ]
+    config = pd.DataFrame(
+        [(key, value) for key, value in run_folder.flatten(record.get("config", {})).items() if value is not None],
+        columns=["key", "value"],
+    )
+    words = [f"Passed over: {line}." for line in run.damaged]
+    return Section("provenance", "Provenance", words, facts, tables=[("Configuration", config)])
+
+
+def lead(run: Run) -> str:
+    """The run in one sentence."""
+    first, found, last = run.checkpoints[0], run.lineage, run.checkpoints[-1]
+    grown = f"grew from {len(first.lineage.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
+    return f"A {last.config.get('model_type')} that {grown} over {last.step:,} steps."
+
+
+def together(labels: list[str]) -> str:
+    """Several events of one step in the margin of a figure: births in a row, the rest counted."""
+    births = "".join(label for label in labels if label.startswith("+"))
+    others = [label for label in labels if not label.startswith("+")]
+    return " ".join(filter(None, [births, others[0] if len(others) == 1 else f"{len(others)} more" if others else ""]))
+
+
+def _loss_words(run: Run, table: pd.DataFrame) -> str:
+    evals = table[table["kind"] == "eval"].sort_values("step")
+    if len(evals) < 2:
+        return "Loss of each training step."
+    falls = (evals["loss"].diff().dropna() < 0).sum()
+    start, end, count = evals["loss"].iloc[0], evals["loss"].iloc[-1], len(evals) - 1
+    how = "at every evaluation" if falls == count else f"at {falls} of {count} evaluations"
+    words = f"Eval loss went from {start:.3f} to {end:.3f}; it fell {how}."
+    jumps = _jumps(run)
+    if jumps:
+        event, jump = max(jumps, key=lambda pair: abs(pair[1]))
+        words += f" On the spot, {event} changed eval loss most, by {jump:+.3f}"
+        words += f"; the last event changed it by {jumps[-1][1]:+.3f}." if len(jumps) > 1 else "."
+    return words
+
+
+def _jumps(run: Run) -> list[tuple[str, float]]:
+    """For each step with events: what happened, and by how much eval loss changed on the spot."""
+    before = run.scalars.table(run_folder.EVAL_LOSS).set_index("step")["value"]
+    after = run.scalars.table(run_folder.EVAL_LOSS_AFTER_EVENT).set_index("step")["value"]
+    steps = lineage_metric.by_step(run.lineage)
+    return [
+        (f"{' and '.join(labels)} at step {step}", float(after[step] - before[step]))
+        for step, labels in steps.items()
+        if step in before.index and step in after.index
+    ]
+
+
+def _lineage_words(found: Lineage) -> str:
+    if not found.events:
+        return f"No growth: the stack stayed {found}."
+    founders = [id for id in found.stack if found.layers[id].birth.event is None]
+    places = ", ".join(f"{id} now sits at index {found.index(id)}" for id in founders[:3])
+    made = f"{count(len(found.events), 'growth event')} made the stack {found}"
+    return f"{made}; of the founders, {places}." if founders else f"{made}; it began with none."
+
+
+def _width(config: dict[str, Any]) -> Any:
+    return config.get(anatomy.family(str(config.get("model_type"))).config["hidden"])
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
