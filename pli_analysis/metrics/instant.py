@@ -40,7 +40,8 @@ class OfLayer:
     """What changed in a layer that both states have.
 
     Attributes:
-        forward: ‖h⁺ − h⁻‖ ÷ ‖h⁻‖ of what it puts out, over all tokens.
+        forward: ‖h⁺ − h⁻‖ ÷ ‖h⁻‖ of what it puts out, over all tokens. Below an insertion it is 0, but for the layer
+            right below an identity in a post-LN model: that hands its last norm up to the newborn.
         cka: 1 − debiased linear CKA of what it puts out; NaN with fewer than four sequences.
         gradient: log(‖g⁺‖ ÷ ‖g⁻‖) of the gradient in the weights that both have.
         turned: 1 − cos(g⁺, g⁻).

@@ -278,10 +278,10 @@ def test_a_folder_that_is_no_run_is_read_too(runs, tmp_path):
 
 
 def test_bad_requests_get_one_line(runs, tmp_path, text):
-    for words, told in (
+    for words, expected in (
         (["--text", text], "use it with --recompute"),
         (["--recompute", "--text", text, "--events"], "leave --recompute away"),
         (["--of", "heads"], "--of heads: no such level of parts; did you mean 'head'?"),
     ):
-        assert len(refused(call("pli-analyze", "gradnorms", runs["gpt2"], *words), told)) == 1
+        assert len(refused(call("pli-analyze", "gradnorms", runs["gpt2"], *words), expected)) == 1
     refused(call("pli-analyze", "gradnorms", tmp_path / "nowhere"), "no such file or folder")

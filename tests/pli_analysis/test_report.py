@@ -45,6 +45,7 @@ def test_every_section_is_there_with_its_figures(runs, family):
         "summary",
         "loss",
         "lineage",
+        "disturbance",
         "drift",
         "map",
         "gradnorms",
@@ -52,7 +53,8 @@ def test_every_section_is_there_with_its_figures(runs, family):
     ]
     figures = [figure for section in told.sections for figure in section.figures]
     assert [figure.id for figure in figures] == [
-        *("loss", "lineage", "drift-map", "drift-curves", "drift-cosine", "map", "gradnorms")
+        *("loss", "lineage", "disturbance-layers", "disturbance-distance"),
+        *("drift-map", "drift-curves", "drift-cosine", "map", "gradnorms"),
     ]
     assert all(figure.caption.endswith(".") and len(figure.table) for figure in figures)
     text = page.html(told)
@@ -70,11 +72,15 @@ def test_the_page_says_what_the_numbers_say(runs, family):
 
 
 def test_nothing_that_a_run_says_becomes_markup(hostile_run):
-    text = page.html(content.tell(Run.open(hostile_run)))
+    told = content.tell(Run.open(hostile_run))
+    text, figures, tables = (
+        page.html(told),
+        *(sum(len(getattr(s, of)) for s in told.sections) for of in ("figures", "tables")),
+    )
     assert "<img src=x" not in text
     assert "<script>alert" not in text
     # What stands between script tags is our two scripts and data: no data can have opened or closed one.
-    assert text.count("<script") == text.count("</script") == 2 + 7 + 3 + page._plotly().count("<script")
+    assert text.count("<script") == text.count("</script") == 2 + figures + tables + page._plotly().count("<script")
 
 
 def test_data_in_the_page_reads_back_as_the_table(runs, family):

@@ -1,0 +1,368 @@
+"""What growth disturbs: identities that must hold, and slow independent references."""
+
+import copy
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pli_analysis import probe
+from pli_analysis.metrics import placebo
+from pli_analysis.metrics.aftermath import aftermath, running_median, trend
+from pli_analysis.metrics.disturbance import EVENTS, LAYERS, disturbance
+from pli_analysis.metrics.movement import Mover
+from pli_analysis.metrics.scene import twins_beside
+from pli_analysis.report import disturbance as told
+from pli_analysis.run import Run
+from pli_train import fork, launch, run_folder
+from tests.test_cli import call, refused
+
+MODELS = {"bert": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM"}
+STEPS = {
+    "train.steps": 100,
+    "train.accumulation": 1,
+    "checkpoint.every": 5,
+    "optim.warmup_ratio": 0.1,
+    "optim.lr": 3e-3,
+}
+GROWTH = [
+    {"at": 20, "operator": "insert", "index": 1, "initialiser": "random"},
+    {"at": 40, "operator": "insert", "index": 1, "initialiser": "identity"},
+]
+
+
+@pytest.fixture(scope="module")
+def grown(config_of, tmp_path_factory):
+    """A run of each family, from 2 to 4 layers, beside it a fork at step 20 that did not grow: family → folder."""
+    folders = {}
+    for family in MODELS:
+        folders[family] = tmp_path_factory.mktemp("grown") / family
+        changes = STEPS | {"growth.schedule": GROWTH, "model.initial_layers": 2, "train.grad_norms_every": 2}
+        launch.begin(config_of(family, changes), folders[family]).run()
+        fork.fork(folders[family], 20, folders[family].with_name("twin"), growth=False).run()
+    return folders
+
+
+@pytest.fixture(scope="module")
+def still(config_of, tmp_path_factory):
+    """A run that never grows, and a fork of it with nothing changed."""
+    run = tmp_path_factory.mktemp("still") / "run"
+    launch.begin(config_of("gpt2", STEPS | {"growth.schedule": "", "train.grad_norms_every": 2}), run).run()
+    fork.fork(run, 30, run.with_name("twin")).run()
+    return run
+
+
+@pytest.fixture(scope="module")
+def found(grown):
+    """What disturbed each run, without its twin: family → Disturbance."""
+    return {family: disturbance(Run.open(path), blocks=8) for family, path in grown.items()}
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_nothing_below_an_insertion_changes_on_the_spot(found, family):
+    first = found[family].layers.query("step == 20")
+    below, above = first[first["distance"] < 0], first[first["distance"] > 0]
+    assert len(below) == len(above) == 1
+    assert (below["forward"] == 0).all() and (above["forward"] > 1e-3).all()
+    assert (below["cka"].abs() < 1e-9).all() and (above["cka"] > 0).all()
+    event = found[family].events.iloc[0]
+    assert event["kl"] > 0 and event["delta_low"] < event["delta"] < event["delta_high"]
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_an_identity_at_birth_changes_nothing_on_the_spot(found, family):
+    second, event = found[family].layers.query("step == 40"), found[family].events.iloc[1]
+    bound = 1e-5 if family == "bert" else 0.0  # post-LN: exact up to float32
+    # A post-LN newborn takes over the last norm of the layer right below, whose own output changes by that.
+    kept = second[second["distance"] != -1] if family == "bert" else second
+    assert len(second) == 3 and kept["forward"].max() <= bound
+    assert abs(event["delta"]) <= bound and event["kl"] <= bound and event["flips"] <= bound
+    # What a layer learns may change all the same: a new layer above it sends other gradients down, or none other.
+    assert second["turned"].notna().all()
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_the_instant_is_what_plain_transformers_says(grown, found, family, monkeypatch, tmp_path):
+    """Both models loaded by the library, all at once, in float64."""
+    run = Run.open(grown[family])
+    tokens, labels = probe.batch_of(run, None, 8)
+    sides = []
+    for name in ("checkpoint-20-before", "checkpoint-20"):
+        kind = getattr(transformers, MODELS[family])
+        model = kind.from_pretrained(run.path / name, dtype=torch.float64, attn_implementation="eager").eval()
+        output = model(input_ids=tokens, output_hidden_states=True)
+        losses = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), reduction="none")
+        losses[labels.flatten() != -100].mean().backward()
+        sides.append((model, output, losses.reshape(labels.shape)))
+    (old, was, before), (new, now, after) = sides
+    kept = labels != -100
+    changes = ((after - before).sum(1) / kept.sum(1)).detach().numpy()
+    event = found[family].events.iloc[0]
+    assert event["delta"] == pytest.approx(changes.mean(), abs=1e-6)
+    reach = 2.3646 * changes.std(ddof=1) / math.sqrt(len(changes))  # Student's t with 7 degrees of freedom
+    assert event["delta_high"] - event["delta"] == pytest.approx(reach, rel=1e-3)
+    p, q = was.logits[kept].log_softmax(-1), now.logits[kept].log_softmax(-1)
+    assert event["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=1e-4)
+    assert event["flips"] == pytest.approx(float((p.argmax(-1) != q.argmax(-1)).double().mean()))
+    stack = {"bert": "bert.encoder.layer", "gpt2": "transformer.h", "llama": "model.layers"}[family]
+    for row in found[family].layers.query("step == 20").itertuples():
+        place = Run.open(run.path).checkpoints[0].lineage.stack.index(row.layer)
+        g, h = (
+            torch.cat([p.grad.flatten() for p in model.get_submodule(f"{stack}.{index}").parameters()])
+            for model, index in ((old, place), (new, row.index))
+        )
+        assert row.gradient == pytest.approx(float((h.norm() / g.norm()).log()), abs=1e-4)
+        assert row.turned == pytest.approx(1 - float(torch.cosine_similarity(g, h, 0)), abs=1e-4)
+        if family == "bert":  # the other two put their last norm into the last hidden state
+            a, b = was.hidden_states[place + 1], now.hidden_states[row.index + 1]
+            assert row.forward == pytest.approx(float((b - a).norm() / a.norm()), rel=1e-4)
+
+
+def test_heads_and_units_that_were_born_are_no_change_of_what_was_there(config_of, tmp_path):
+    growth = [
+        {"at": 4, "operator": "heads", "layers": ["a"], "to": 2, "initialiser": "random"},
+        {"at": 8, "operator": "ffn", "to": 160, "initialiser": "random"},
+    ]
+    changes = {"growth.schedule": growth, "model.initial_heads": 1, "model.initial_layers": 2}
+    config = config_of("gpt2", STEPS | changes | {"train.steps": 12, "checkpoint.every": 2})
+    launch.begin(config, tmp_path / "run").run()
+    layers = disturbance(Run.open(tmp_path / "run"), blocks=4).layers
+    assert layers["forward"].max() < 1e-5
+    assert layers["gradient"].abs().max() < 1e-3 and layers["turned"].max() < 1e-5
+
+
+# --- movement ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_speed_is_way_by_size_and_rates(grown, family):
+    run = Run.open(grown[family])
+    speeds = Mover(run).speeds(20, 30)
+    kind = getattr(transformers, MODELS[family])
+    first, last = (kind.from_pretrained(run.path / f"checkpoint-{step}").state_dict() for step in (20, 30))
+    rates = run.scalars.of("train/lr").values[20:30].sum()
+    table = run.checkpoints[-1].anatomy
+    for index, id in enumerate(run.lineage.stack_at(20)):
+        names = [name for name in last if (place := table.locate(name)) and place[1] == index]
+        way = sum(float((last[name] - first[name]).double().square().sum()) for name in names) ** 0.5
+        size = sum(float(last[name].double().square().sum()) for name in names) ** 0.5
+        assert speeds[id] == pytest.approx(way / size / rates, rel=1e-3)
+
+
+def test_a_second_look_reads_what_was_kept(grown, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
+    run = grown["gpt2"]
+    first = disturbance(Run.open(run), blocks=4)
+    monkeypatch.setattr("pli_analysis.live.model_of", None)
+    monkeypatch.setattr("pli_analysis.run.Checkpoint.layer", None)
+    second = disturbance(Run.open(run), blocks=4)
+    pd.testing.assert_frame_equal(first.layers, second.layers)
+    pd.testing.assert_frame_equal(first.events, second.events)
+
+
+def test_placebo_steps_have_no_event_near():
+    assert placebo.quiet(range(0, 101, 10), [50], before=20, after=20, end=100) == [20, 30, 70, 80]
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_quiet_steps_equal_a_slow_reference(data):
+    steps = data.draw(st.lists(st.integers(0, 60), unique=True))
+    events, reach = data.draw(st.lists(st.integers(0, 60))), data.draw(st.integers(1, 20))
+    slow = [
+        s for s in steps if s - reach >= 0 and s + reach <= 60
+        and all(not s - reach < e < s + reach for e in events)
+    ]  # fmt: skip
+    assert placebo.quiet(steps, events, reach, reach, 60) == slow
+
+
+def test_among_equals_p_values_are_as_frequent_as_they_say():
+    chance = np.random.default_rng(0)
+    ps = [placebo.p_value(*_one_of(chance.normal(size=40))) for _ in range(4000)]
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.array(ps) <= level) == pytest.approx(math.floor(level * 40) / 40, abs=0.02)
+    scores = []
+    for _ in range(400):
+        numbers = chance.normal(size=(41, 3))
+        _, score, null = placebo.scores(numbers[0], numbers[1:])
+        scores.append(placebo.p_value(score, null))
+    assert 0.02 <= np.mean(np.array(scores) < 0.05) <= 0.09
+
+
+def _one_of(numbers):
+    return float(numbers[0]), numbers[1:]
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+def _series(spike, start, length, noise=0.0, seed=0):
+    """Losses that fall with the logarithm of the step, and stand `spike` higher for some steps."""
+    steps = np.arange(1, 401)
+    losses = 6 - 0.5 * np.log(steps) + np.random.default_rng(seed).normal(0, noise, 400)
+    losses[(steps > start) & (steps <= start + length)] += spike
+    return steps, losses
+
+
+def test_a_spike_has_its_height_length_and_area():
+    found = aftermath(*_series(0.3, 200, 12), at=200, window=60)
+    assert found.spike == pytest.approx(0.3)
+    assert found.recovery == 13
+    assert found.area == pytest.approx(0.3 * 12)
+    assert found.late == pytest.approx(0, abs=1e-9)
+
+
+def test_a_loss_that_never_comes_back_is_told_as_such():
+    found = aftermath(*_series(0.3, 200, 200), at=200, window=60)
+    assert found.recovery is None
+    assert found.area == pytest.approx(0.3 * 60)
+    assert found.late == pytest.approx(0.3)
+
+
+def test_a_loss_that_goes_on_as_it_was_has_no_spike():
+    found = aftermath(*_series(0, 0, 0, noise=0.01), at=200, window=60)
+    assert found.recovery == 0 or found.spike < 0.03
+    assert found.noise == pytest.approx(0.01 * 0.54, rel=0.6)  # a median of five varies by some half
+
+
+def test_one_bad_batch_is_no_spike():
+    steps, losses = _series(0, 0, 0)
+    losses[210] += 9
+    assert aftermath(steps, losses, 200, 60).spike == pytest.approx(0, abs=1e-9)
+
+
+def test_a_twin_on_the_same_batches_takes_their_noise_off():
+    steps, losses = _series(0.2, 200, 10, noise=0.05)
+    _, theirs = _series(0, 0, 0, noise=0.05)
+    found = aftermath(steps, losses, 200, 60, (steps[200:], theirs[200:]))
+    assert found.spike == pytest.approx(0.2) and found.area == pytest.approx(2.0)
+    assert np.allclose(found.excess[10:], 0)
+
+
+@given(st.lists(st.floats(-5, 5, width=32), min_size=8, max_size=30))
+@settings(max_examples=80, deadline=None)
+def test_the_trend_is_the_median_of_all_slopes(losses):
+    steps, losses = np.arange(10, 10 + len(losses)), np.array(losses, dtype=float)
+    slope, level = trend(steps, losses)
+    x = np.log(steps)
+    slopes = [(losses[j] - losses[i]) / (x[j] - x[i]) for i in range(len(x)) for j in range(i + 1, len(x))]
+    assert slope == pytest.approx(np.median(slopes), rel=1e-6, abs=1e-6)
+    assert level == pytest.approx(np.median(losses) - slope * np.median(x), rel=1e-6, abs=1e-6)
+    smooth = running_median(losses)
+    assert smooth.tolist() == [np.median(losses[max(i - 2, 0) : i + 3]) for i in range(len(losses))]
+
+
+def test_too_few_losses_say_nothing():
+    steps, losses = _series(0, 0, 0)
+    assert aftermath(steps, losses, at=5, window=60) is None
+    assert aftermath(steps, losses, at=398, window=60) is None
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_have_a_row_for_each_event_and_layer_that_was_there(found):
+    for of in found.values():
+        assert list(of.events) == EVENTS and list(of.layers) == LAYERS
+        assert of.events["step"].tolist() == [20, 40] and of.events["event"].tolist() == ["+c", "+d"]
+        assert of.layers.groupby("step")["layer"].apply(list).to_dict() == {20: ["a", "b"], 40: ["a", "c", "b"]}
+        assert of.layers["distance"].tolist() == [-1, 1, -1, 1, 2]
+        assert of.layers["p"].between(0, 1).all() and (of.layers["placebos"] > 0).all()
+
+
+def test_a_fork_with_nothing_changed_shows_no_excess_at_all(still):
+    run = Run.open(still)
+    (twin,) = twins_beside(run)
+    of = disturbance(run, [twin], window=10, at=[30], blocks=4)
+    assert of.events["against"].tolist() == ["twin"]
+    assert (of.curves[30].excess == 0).all() and of.events["spike"].tolist() == [0.0]
+    assert of.layers["against"].tolist() == ["twin"] and (of.layers["excess"] == 0).all()
+
+
+def test_a_twin_that_stopped_growing_is_found_and_held_against(grown):
+    run = Run.open(grown["gpt2"])
+    twins = twins_beside(run)
+    assert [twin.name for twin in twins] == ["twin"]
+    assert twins_beside(twins[0]) == []
+    of = disturbance(run, twins, blocks=4)
+    assert of.events["against"].tolist() == ["twin", "trend"]
+    rows = of.layers.query("step == 20").set_index("layer")
+    assert set(rows["against"]) == {"twin"}
+    mine, theirs = Mover(run).speeds(20, 30), Mover(twins[0]).speeds(20, 30)
+    for id, row in rows.iterrows():
+        assert row["excess"] == pytest.approx(math.log(mine[id] / theirs[id]))
+    losses, others = run.scalars.of("train/loss"), twins[0].scalars.of("train/loss")
+    expected = losses.values[20:30] - others.values[:10]
+    assert others.steps[0] == 21 and np.allclose(of.curves[20].excess, expected)
+
+
+def test_a_step_without_an_event_is_examined_like_one(still):
+    of = disturbance(Run.open(still), window=5, at=[30, 45], blocks=4)
+    assert of.events["event"].tolist() == ["no event"] * 2
+    assert of.events["kl"].isna().all() and of.layers["forward"].isna().all()
+    assert of.layers["excess"].notna().all() and of.layers["score"].notna().all()
+
+
+def test_each_event_is_told_in_plain_words(found):
+    first, second = told.readings(found["gpt2"])
+    assert first.startswith("+c at step 20 ") and "of predictions" in first
+    assert second.startswith("+d at step 40 changed no prediction on the spot.")
+    for of in found.values():
+        for figure in told.section(of).figures:
+            assert figure.caption.endswith(".")
+
+
+def test_words_follow_the_numbers(found):
+    of = copy.deepcopy(found["gpt2"])
+    of.events.loc[0, ["spike", "noise", "recovered", "recovery", "spike_p"]] = [0.21, 0.01, True, 7, 0.03]
+    of.layers.loc[1, ["score", "p", "excess"]] = [9.0, 0.02, math.log(1.8)]
+    assert "A loss spike of 0.21 over its trend was gone after 7 steps (p 0.030 beside" in told.readings(of)[0]
+    assert "Most disturbed was layer b, one above: it moved 1.80 times as fast as usual" in told.readings(of)[0]
+    of.events.loc[0, "recovered"] = False
+    assert "was not gone within 7 steps" in told.readings(of)[0]
+    of.events.loc[0, "noise"] = 1.0
+    assert "never stood out" in told.readings(of)[0]
+
+
+def test_the_command_tells_tables_words_and_a_page(grown, still, tmp_path):
+    page_file = tmp_path / "d.html"
+    done = call("pli-analyze", "disturbance", grown["bert"], "--blocks", "4", "--html", page_file, "-f", "csv")
+    assert done.returncode == 0 and done.stdout.startswith("step,event,index,delta")
+    assert "+c at step 20" in done.stderr and "twin" in done.stdout
+    assert "Loss behind each growth event" in page_file.read_text() or "Who was disturbed" in page_file.read_text()
+    done = call("pli-analyze", "disturbance", grown["bert"], "--blocks", "4", "--layers", "-f", "csv")
+    assert len(done.stdout.splitlines()) == 6
+    refused(call("pli-analyze", "disturbance", grown["bert"], "--at", "40"), "--at 40: is a growth event")
+    refused(call("pli-analyze", "disturbance", grown["bert"], "--at", "41"), "has no checkpoint of step 41")
+    done = call("pli-analyze", "disturbance", still, "--blocks", "4")
+    assert done.returncode == 0
+
+
+def test_a_run_that_did_not_grow_says_so(still):
+    assert "did not grow" in told.disturbance(Run.open(still)).words[0]
+
+
+def test_without_held_out_blocks_what_followed_is_told_all_the_same(grown, tmp_path):
+    run = Path(shutil.copytree(grown["gpt2"], tmp_path / "run"))
+    (run / run_folder.PROBE).unlink()
+    of = disturbance(Run.open(run))
+    assert of.notes == ["run keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
+    assert of.events["delta"].isna().all() and of.events["loss_after"].notna().all()
+    assert of.layers["excess"].notna().all() and of.layers["forward"].isna().all()
+    assert told.readings(of)[0].startswith("+c at step 20 changed the eval loss by ")
+
+
+def test_an_event_whose_checkpoint_is_gone_is_told_of_without_its_layers(grown, tmp_path):
+    run = Path(shutil.copytree(grown["gpt2"], tmp_path / "run"))
+    shutil.rmtree(run / "checkpoint-20")
+    shutil.rmtree(run / "checkpoint-20-before")
+    of = disturbance(Run.open(run), blocks=4)
+    assert set(of.layers["step"]) == {40} and of.events["step"].tolist() == [20, 40]
+    assert of.notes == ["run has no checkpoint of step 20, at which it grew: its layers are not told of"]
