@@ -5,7 +5,7 @@ Nothing is unpickled and no path outside the folder is opened. Weights come as n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from pli_train.run_folder import CheckpointName
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pli_analysis.metrics.disturbance import Disturbance
     from pli_analysis.scalars import Scalars
 
 
@@ -194,6 +195,11 @@ class Run:
         return whole
 
     @cached_property
+    def states(self) -> dict[int, Checkpoint]:
+        """Step → the state that training went on from there, in order. Raises BadInput when there is none."""
+        return {checkpoint.step: checkpoint for checkpoint in self.checkpoints}
+
+    @cached_property
     def damaged(self) -> list[str]:
         """One line for each checkpoint folder that cannot be used."""
         return [f"{path.name} {flaw}" for _, path, flaw in self._found if flaw]
@@ -217,6 +223,17 @@ class Run:
         from pli_analysis.metrics import drift
 
         return drift.drift(self, of, gauge=gauge, spectral=spectral, processes=processes)
+
+    def disturbance(self, window: int | None = None, twins: Sequence[Run] | None = None) -> Disturbance:
+        """What each growth event disturbed: see `pli_analysis.metrics.disturbance`.
+
+        Args:
+            window: steps to look at on each side; by the run's schedule if None.
+            twins: forks that did not grow; those in the same folder if None.
+        """
+        from pli_analysis.metrics import disturbance, scene
+
+        return disturbance.disturbance(self, scene.twins_beside(self) if twins is None else twins, window)
 
 
 def open_weights(path: Path) -> Any:

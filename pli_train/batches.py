@@ -46,7 +46,7 @@ class Batches:
         """End the thread."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
-            self._thread = None
+            self._thread = self._next = None  # what was cancelled has no result
 
 
 def cut(blocks: np.ndarray, context: int) -> np.ndarray:

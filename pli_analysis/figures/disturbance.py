@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.figures.palette import LEGEND, NEUTRAL, SEQUENTIAL, line_of
+from pli_analysis.figures.grid import grid
+from pli_analysis.figures.palette import LEGEND, NEUTRAL, line_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,39 +42,19 @@ def heat_map(layers: pd.DataFrame) -> go.Figure:
     Args:
         layers: of `pli_analysis.metrics.disturbance`.
     """
-    import plotly.graph_objects as go
-
-    told = layers.assign(
-        name=[f"{event} @ {step}" for step, event in zip(layers["step"], layers["event"], strict=True)]
-    )
+    told = layers.assign(name=_names(layers))
     order = told.drop_duplicates("layer", keep="last").sort_values("index", kind="stable")["layer"]
     names = list(dict.fromkeys(told["name"]))
-    grids = {
-        column: told.pivot(index="layer", columns="name", values=column).loc[order, names]
+    columns = [
+        told.pivot(index="layer", columns="name", values=column).loc[order, names].to_numpy(dtype=float)
         for column in ("score", "p", "distance", "forward", "excess")
-    }
-    custom = np.stack([grids[c].to_numpy(dtype=float) for c in ("p", "distance", "forward", "excess")], axis=-1)
-    drawn = go.Figure(
-        go.Heatmap(
-            x=names,
-            y=[f"{layer} " for layer in order],
-            z=grids["score"].to_numpy(dtype=float),
-            customdata=custom,
-            colorscale=SEQUENTIAL,
-            colorbar={"title": {"text": "score (robust z)", "side": "right"}},
-            hovertemplate=(
-                "%{y}at %{x}: score %{z:.1f}, p %{customdata[0]:.3f}<br>%{customdata[1]:+d} places from the event<br>"
-                "output changed by %{customdata[2]:.1%}<br>movement %{customdata[3]:+.2f} e-folds<extra></extra>"
-            ),
-            xgap=1,
-            ygap=1,
-        )
+    ]
+    hover = (
+        "%{y}at %{x}: score %{z:.1f}, p %{customdata[0]:.3f}<br>%{customdata[1]:+d} places from the event<br>"
+        "output changed by %{customdata[2]:.1%}<br>movement %{customdata[3]:+.2f} e-folds"
     )
-    drawn.update_layout(
-        xaxis={"title": "growth event", "type": "category", "showgrid": False},
-        yaxis={"title": "layer, bottom to top", "type": "category", "showgrid": False},
-    )
-    return drawn
+    titles = "growth event", "layer, bottom to top", "score (robust z)"
+    return grid(columns[0], list(order), names, titles, hover, customdata=np.stack(columns[1:], axis=-1))
 
 
 def by_distance(layers: pd.DataFrame) -> go.Figure:
@@ -86,7 +67,6 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
 
     drawn = go.Figure()
     for layer, rows in layers.groupby("layer", sort=False):
-        names = [f"{event} @ {step}" for step, event in zip(rows["step"], rows["event"], strict=True)]
         drawn.add_trace(
             go.Scatter(
                 x=rows["distance"].astype(float),
@@ -94,7 +74,7 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
                 mode="markers",
                 marker={"size": 9, "color": line_of(layer)["color"]},
                 name=str(layer),
-                text=names,
+                text=_names(rows),
                 hovertemplate=f"{layer} at %{{text}}: %{{y:.2f}} times as fast, %{{x:+d}} places away<extra></extra>",
             )
         )
@@ -105,3 +85,8 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
         legend=LEGEND,
     )
     return drawn
+
+
+def _names(rows: pd.DataFrame) -> list[str]:
+    """What events are called on an axis."""
+    return [f"{event} @ {step}" for step, event in zip(rows["step"], rows["event"], strict=True)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pli_analysis.figures.palette import SEQUENTIAL, line_of
+from pli_analysis.figures.grid import grid
+from pli_analysis.figures.palette import line_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,28 +21,11 @@ def heat_map(table: pd.DataFrame, measure: str = "relative_l2") -> go.Figure:
         table: of `pli_analysis.metrics.drift`.
         measure: `relative_l2` or `cosine`.
     """
-    import plotly.graph_objects as go
-
     last = table.drop_duplicates("part", keep="last").sort_values("index", kind="stable")
-    grid = table.drop_duplicates(["part", "step"], keep="last").pivot(index="part", columns="step", values=measure)
-    grid = grid.loc[last["part"]]
-    drawn = go.Figure(
-        go.Heatmap(
-            x=[str(step) for step in grid.columns],
-            y=[f"{part} " for part in grid.index],
-            z=grid.to_numpy(),
-            colorscale=SEQUENTIAL,
-            colorbar={"title": {"text": NAMES[measure], "side": "right"}},
-            hovertemplate="%{y}at step %{x}: %{z:.4f}<extra></extra>",
-            xgap=1,
-            ygap=1,
-        )
-    )
-    drawn.update_layout(
-        xaxis={"title": "checkpoint (step)", "type": "category", "showgrid": False},
-        yaxis={"title": "layer, bottom to top", "type": "category", "showgrid": False},
-    )
-    return drawn
+    values = table.drop_duplicates(["part", "step"], keep="last").pivot(index="part", columns="step", values=measure)
+    values = values.loc[last["part"]]
+    titles = "checkpoint (step)", "layer, bottom to top", NAMES[measure]
+    return grid(values.to_numpy(), list(values.index), list(values.columns), titles, "%{y}at step %{x}: %{z:.4f}")
 
 
 def curves(table: pd.DataFrame, measure: str = "relative_l2") -> go.Figure:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pli_analysis.figures.palette import LEGEND, SEQUENTIAL, line_of
+from pli_analysis.figures.grid import grid
+from pli_analysis.figures.palette import LEGEND, line_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,35 +21,17 @@ def heat_map(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
         table: of `pli_analysis.metrics.similarity`, of one checkpoint a side.
         measure: `cka`, `procrustes` or `neighbours`.
     """
-    import plotly.graph_objects as go
-
     rows, columns = _layers(table, "a"), _layers(table, "b")
     values = {(row.layer_a, row.layer_b): getattr(row, measure) for row in table.itertuples()}
     names = table["run_a"].iloc[0], table["run_b"].iloc[0]
     within = len(values) < len(rows) * len(columns) or len(rows) == 1
     if within:  # each pair is told but once
         values |= {(b, a): value for (a, b), value in values.items()}
-    grid = [[values[(row, column)] for column in columns] for row in rows]
-    flat = [value for line in grid for value in line if value == value]
-    drawn = go.Figure(
-        go.Heatmap(
-            x=[f"{id} " for id in columns],
-            y=[f"{id} " for id in rows],
-            z=grid,
-            zmin=min([0.0, *flat]),
-            zmax=1.0,
-            colorscale=SEQUENTIAL,
-            colorbar={"title": {"text": NAMES[measure], "side": "right"}},
-            hovertemplate="%{y}and %{x}: %{z:.3f}<extra></extra>",
-            xgap=1,
-            ygap=1,
-        )
-    )
-    drawn.update_layout(
-        xaxis={"title": _title("layer", names[1], within), "type": "category", "showgrid": False},
-        yaxis={"title": _title("layer, bottom to top", names[0], within), "type": "category", "showgrid": False},
-    )
-    return drawn
+    squares = [[values[(row, column)] for column in columns] for row in rows]
+    lowest = min([0.0, *(value for line in squares for value in line if value == value)])
+    titles = _title("layer", names[1], within), _title("layer, bottom to top", names[0], within), NAMES[measure]
+    told = "%{y}and %{x}: %{z:.3f}"
+    return grid(squares, rows, [f"{id} " for id in columns], titles, told, zmin=lowest, zmax=1.0)
 
 
 def curves(table: pd.DataFrame, measure: str = "cka") -> go.Figure:

@@ -60,10 +60,10 @@ def logged(scalars: Scalars, lineage: Lineage | None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    values = {tag: points for tag, points in scalars.values.items() if tag.startswith(run_folder.GRAD_NORM)}
-    parts = {tag: Part.of_tag(tag.removeprefix(run_folder.GRAD_NORM)) for tag in values}
+    tags = [tag for tag in scalars.columns if tag.startswith(run_folder.GRAD_NORM)]
+    parts = {tag: Part.of_tag(tag.removeprefix(run_folder.GRAD_NORM)) for tag in tags}
     groups = groups_of(parts.values())
-    steps = {step for points in values.values() for step in points}
+    steps = {step for tag in tags for step in scalars.of(tag).steps.tolist()}
     places = {step: places_of(lineage.stack_at(step - 1)) if lineage else {} for step in steps}
     rows = []
     for tag, part in parts.items():
@@ -71,10 +71,11 @@ def logged(scalars: Scalars, lineage: Lineage | None) -> pd.DataFrame:
             continue
         name, born = who(part, lineage, groups)
         layer = part.layer
-        ratios = scalars.values.get(run_folder.UPDATE_RATIO + part.tag, {})
-        for step, (_, norm) in values[tag].items():
+        norms, ratios = scalars.of(tag), scalars.of(run_folder.UPDATE_RATIO + part.tag)
+        ratio_at = dict(zip(ratios.steps.tolist(), ratios.values.tolist(), strict=True))
+        for step, norm in zip(norms.steps.tolist(), norms.values.tolist(), strict=True):
             age = None if born is None else step - born
-            place, ratio = places[step].get(layer), ratios.get(step, (0, np.nan))[1]
+            place, ratio = places[step].get(layer), ratio_at.get(step, np.nan)
             rows.append((name, part.level, layer, step, age, place, norm, ratio))
     return in_order(pd.DataFrame(rows, columns=COLUMNS))
 

@@ -42,10 +42,10 @@ class Mover:
         """Step → the state in which a stretch that leads up to it ends: before the events of that step."""
         return {checkpoint.step: checkpoint for checkpoint in reversed(self.run.checkpoints)}
 
-    @cached_property
+    @property
     def starts(self) -> dict[int, Checkpoint]:
         """Step → the state in which a stretch begins there: after its events."""
-        return {checkpoint.step: checkpoint for checkpoint in self.run.checkpoints}
+        return self.run.states
 
     @cached_property
     def rates(self) -> Rates:

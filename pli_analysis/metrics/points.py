@@ -54,7 +54,7 @@ def points_of(run: Run, of: str = "layers") -> list[Point]:
         raise BadInput(f"--of {of}: is none of {', '.join(PARTS)}{did_you_mean(of, PARTS)}")
     found: list[Point] = []
     last: dict[str, int] = {}
-    for checkpoint in {checkpoint.step: checkpoint for checkpoint in run.checkpoints}.values():
+    for checkpoint in run.states.values():
         try:
             lineage = checkpoint.lineage
         except (BadInput, OSError):

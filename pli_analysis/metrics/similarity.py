@@ -123,7 +123,7 @@ def _with_first(
 ) -> Iterator[tuple[Heard, Heard]]:
     """Every layer at every checkpoint, with itself at its first."""
     first: dict[str, Heard] = {}
-    checkpoints = list({checkpoint.step: checkpoint for checkpoint in run.checkpoints}.values())
+    checkpoints = list(run.states.values())
     for number, checkpoint in enumerate(checkpoints):
         watch(number, len(checkpoints))
         for heard, id in zip(_hear(run, checkpoint, tokens, kept), checkpoint.lineage.stack, strict=True):
@@ -134,11 +134,10 @@ def _with_first(
 def _checkpoint(run: Run, at: int | None) -> Checkpoint:
     if at is None:
         return run.checkpoints[-1]
-    steps = {checkpoint.step: checkpoint for checkpoint in run.checkpoints}
-    if at not in steps:
-        nearest = min(steps, key=lambda step: abs(step - at))
+    if at not in run.states:
+        nearest = min(run.states, key=lambda step: abs(step - at))
         raise BadInput(f"{run.path}: has no checkpoint of step {at}; the nearest is of {nearest}")
-    return steps[at]
+    return run.states[at]
 
 
 def _hear(run: Run, checkpoint: Checkpoint, tokens: Tensor, kept: Tensor) -> Iterator[Heard]:

@@ -53,7 +53,7 @@ def test_every_section_is_there_with_its_figures(runs, family):
     ]
     figures = [figure for section in told.sections for figure in section.figures]
     assert [figure.id for figure in figures] == [
-        *("loss", "lineage", "disturbance-layers", "disturbance-distance"),
+        *("loss", "lineage"),
         *("drift-map", "drift-curves", "drift-cosine", "map", "gradnorms"),
     ]
     assert all(figure.caption.endswith(".") and len(figure.table) for figure in figures)

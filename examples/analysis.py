@@ -1,4 +1,4 @@
-"""How far each part of a run has moved, from Python: `python examples/drift.py runs/tiny`.
+"""How far the parts of a run moved, and what growth disturbed, from Python: `python examples/analysis.py runs/tiny`.
 
 The table has one row for each part and checkpoint; what its columns mean stands in `pli_analysis.metrics.drift`.
 """
@@ -26,6 +26,12 @@ def main() -> None:
     heads = run.drift("head", gauge=True)
     last = heads[heads["step"] == heads["step"].max()].sort_values("qk")
     print(f"what head {last['part'].iloc[-1]} attends to has changed most: QK by {last['qk'].iloc[-1]:.2f} of its norm")
+
+    found = run.disturbance()
+    for event in found.events.itertuples():
+        print(f"{event.event} at step {event.step}: {event.flips:.0%} of predictions changed on the spot")
+    moved = found.layers.dropna(subset="excess")
+    print(moved[["step", "event", "layer", "distance", "excess", "score", "p"]].to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""Heat maps of named rows and columns, which several figures are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pli_analysis.figures.palette import SEQUENTIAL
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+def grid(
+    values: Sequence[Sequence[float]] | np.ndarray,
+    rows: Sequence[object],
+    columns: Sequence[object],
+    titles: tuple[str, str, str],
+    hover: str,
+    **style: Any,
+) -> go.Figure:
+    """A square a value, rows from the bottom up.
+
+    Args:
+        values: (rows, columns), NaN for nothing.
+        rows, columns: names.
+        titles: of the columns, the rows and the colours.
+        hover: what pointing at a square tells, as plotly's templates are.
+        style: more for the heat map.
+    """
+    import plotly.graph_objects as go
+
+    drawn = go.Figure(
+        go.Heatmap(
+            x=[str(name) for name in columns],
+            y=[f"{name} " for name in rows],  # the blank keeps names off the squares
+            z=np.asarray(values, dtype=float),
+            colorscale=SEQUENTIAL,
+            colorbar={"title": {"text": titles[2], "side": "right"}},
+            hovertemplate=f"{hover}<extra></extra>",
+            xgap=1,
+            ygap=1,
+            **style,
+        )
+    )
+    drawn.update_layout(
+        xaxis={"title": titles[0], "type": "category", "showgrid": False},
+        yaxis={"title": titles[1], "type": "category", "showgrid": False},
+    )
+    return drawn
