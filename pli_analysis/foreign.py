@@ -64,11 +64,16 @@ class ForeignRun(Run):
     @cached_property
     def record(self) -> dict[str, Any]:
         """What a run's `run.json` would say, as far as it can be known."""
+        steps = self.checkpoints[-1].state.get("max_steps")
+        return {"total_steps": steps} if type(steps) is int and 0 < steps < 2**53 else {}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What it is taken to have trained with, to cut a text into blocks: nobody wrote it down."""
         last = self.checkpoints[-1]
-        steps, positions = last.state.get("max_steps"), last.anatomy.positions(last.config)
+        positions = last.anatomy.positions(last.config)
         length = min(positions, TEXT_BLOCK) if isinstance(positions, int) and positions > 0 else TEXT_BLOCK
-        known = {"config": {"train": {"block_size": length, "mlm_probability": MASKED_SHARE}}}
-        return known | ({"total_steps": steps} if type(steps) is int and 0 < steps < 2**53 else {})
+        return {"block_size": length, "mlm_probability": MASKED_SHARE}
 
     @property
     def tokenizer(self) -> Path:

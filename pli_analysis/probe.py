@@ -92,7 +92,7 @@ def _cut(run: Run, text: Path) -> Tensor:
 
 def _trained_with(run: Run, key: str, kind: type[int] | type[float]) -> Any:
     """A value of the run's `train` section."""
-    value = run.record.get("config", {}).get("train", {}).get(key)
+    value = run.training.get(key)
     if not isinstance(value, kind) or value <= 0:
         raise BadInput(f"{run.path}: its {run_folder.RUN} does not say what train.{key} was")
     return value

@@ -202,6 +202,13 @@ class Run:
         return self.path.resolve().name
 
     @property
+    def training(self) -> dict[str, Any]:
+        """The `train` section of its config."""
+        config = self.record.get("config", {})
+        section = config.get("train", {}) if isinstance(config, dict) else {}
+        return section if isinstance(section, dict) else {}
+
+    @property
     def tokenizer(self) -> Path:
         """The folder with the tokenizer."""
         return self.path / run_folder.TOKENIZER

@@ -38,6 +38,8 @@ MOST_STEPS = 120
 """Steps at most that a heat map draws, so that a page of a long run stays light."""
 FEWEST_POINTS = 5
 """Layers at checkpoints below which there is no map."""
+SURE = 0.99
+"""Confidence from which on a match is not told by itself."""
 MAP_EXACT = 1e11
 """Multiply-adds that the map may take; beyond, weights are sketched, so that the page comes soon."""
 
@@ -112,7 +114,9 @@ def loss(run: Run) -> Section:
     table = loss_metric.loss(run.scalars)
     damage = [f"Passed over: {line}." for line in run.scalars.damaged]
     if not len(table):
-        return Section("loss", "Loss", ["This run logged no scalars (tracking.tensorboard was off).", *damage])
+        return Section(
+            "loss", "Loss", ["This run logged no scalars (in a run of ours: tracking.tensorboard was off).", *damage]
+        )
     steps = _event_steps(run.lineage)
     births = loss_metric.births(run.scalars, list(steps))
     drawing = loss_figure.figure(table, births, [_together(labels) for labels in steps.values()])
@@ -129,8 +133,9 @@ def lineage(run: Run) -> Section:
     figure = Figure("lineage", "The stack over time", _lineage_words(found), drawing, layers)
     words = [f"{note[0].upper()}{note[1:]}." for note in run.notes]
     tables = [("Growth events", events)] if len(events) else []
-    if run.confidence is not None and len(run.confidence):
-        tables.append(("How sure each match is", run.confidence))
+    if run.confidence is not None:
+        told = run.confidence[(run.confidence["confidence"] < SURE) | run.confidence["matched"].isna()]
+        tables += [("Newborn layers, and matches that are not certain", told)] if len(told) else []
     return Section("lineage", "Lineage", words, figures=[figure], tables=tables)
 
 
@@ -143,7 +148,13 @@ def drift(run: Run) -> Section:
     ]
     figures = [
         Figure("drift-map", "Relative L2 drift of each layer", _map_words(table), drift_figures.heat_map(table), table),
-        Figure("drift-curves", "Drift over steps and age", _age_words(table), drift_figures.curves(table), table),
+        Figure(
+            "drift-curves",
+            "Drift over steps and age",
+            _age_words(table, run.lineage),
+            drift_figures.curves(table),
+            table,
+        ),
         Figure(
             "drift-cosine",
             "Turning: 1 − cosine to the birth weights",
@@ -261,7 +272,10 @@ def provenance(run: Run) -> Section:
         columns=["key", "value"],
     )
     words = [f"Passed over: {line}." for line in run.damaged]
-    return Section("provenance", "Provenance", words, facts, tables=[("Configuration", config)])
+    tables = [("Configuration", config)] if len(config) else []
+    if "config" not in record:
+        words.append("Checkpoints that no run of ours wrote: how they came to be is not known here.")
+    return Section("provenance", "Provenance", words, facts, tables=tables)
 
 
 SECTIONS: list[Callable[[Run], Section]] = [summary, loss, lineage, drift, paths, gradnorms, provenance]
@@ -325,12 +339,15 @@ def _map_words(table: pd.DataFrame) -> str:
     )
 
 
-def _age_words(table: pd.DataFrame) -> str:
+def _age_words(table: pd.DataFrame, lineage: Lineage) -> str:
     """Founders against newborns at one age, the greatest that all of them have reached a checkpoint by."""
-    newborns = [part for part, rows in table.groupby("part") if rows["step"].iloc[0] > 0]
-    founders = [part for part, rows in table.groupby("part") if rows["step"].iloc[0] == 0]
+    parts = list(dict.fromkeys(table["part"]))
+    founders = [part for part in parts if lineage.layers[part].birth.event is None]
+    newborns = [part for part in parts if part not in founders]
     if not newborns:
         return "Every layer has been there from the start, so step and age are one."
+    if not founders:
+        return "No layer has been there from the start: all were inserted."
     age = int(table.groupby("part")["age"].max().min())
     at = {part: _at_age(rows, age) for part, rows in table.groupby("part")}
     old, new = ([at[part] for part in parts] for parts in (founders, newborns))
