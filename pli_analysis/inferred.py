@@ -7,9 +7,11 @@ The distance of two layers is the mean over their weight matrices of
 which is 0 for equal ones and around 1 for unrelated ones, whatever their size. A copy with one matrix emptied (the
 identity at birth) is far by it, however near the others are. `pli_analysis.matching` says who is who by distances.
 
-A layer is copied before it is trained, and its copy after that has moved from the donor's weights as the donor has
-itself. What tells them apart is how far: the copy's noise, and its optimizer, which begins anew and takes longer steps.
-Where that is all, or nothing is, the confidence says so.
+A copy made since the earlier checkpoint has moved from the donor's weights as the donor has itself. Two things tell them
+apart: the layer that was there before mostly goes on the way that it was going, by its optimizer's momentum if nothing
+else, which shows where there is a checkpoint ahead of the two; and the copy mostly lies farther off, by its noise, and
+by an optimizer that begins anew and takes longer steps. Where neither is there, or they disagree, the confidence says
+so. Without a checkpoint ahead, and with many steps between the two, the second alone errs: it then counts half.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis.matching import Match, apart, chances, costs, match
+from pli_analysis.matching import COPY, Match, apart, chances, costs, match
 from pli_train.anatomy.axes import factors, growing, rows
 from pli_train.anatomy.parts import lengths
 from pli_train.errors import BadInput
@@ -35,8 +37,6 @@ SAMPLE = 2**15
 """Numbers of a matrix, at most, that are compared: a cosine of unrelated ones is then off by 0.006."""
 BLOCKS = 8
 """Stretches of a large matrix that the sample is taken from."""
-COPY = 0.7
-"""Distance below which a newborn layer counts as a copy."""
 COLUMNS = ["checkpoint", "step", "part", "index", "matched", "distance", "runner_up", "confidence"]
 COLUMNS += ["donor", "donor_confidence"]
 UNKNOWN, CLONE = "unknown", "clone"
@@ -76,7 +76,7 @@ class Weights:
         if not depth or indices != set(range(depth)):
             raise BadInput(f"{checkpoint.path}: its weights have no layers that are numbered from 0 without a gap")
         whole = {inner: [places[i] for i in range(depth)] for inner, places in found.items() if len(places) == depth}
-        look, sizes = checkpoint.slices(), dict(checkpoint.anatomy.sizes(checkpoint.config))
+        look, sizes = checkpoint.slices(), dict(table.sizes(checkpoint.config))
         names = {}
         for inner, full in sorted(whole.items()):
             shapes = {tuple(look(name).get_shape()) for name in full}
@@ -136,20 +136,62 @@ def _sampled(tensor: Any) -> np.ndarray:
     return np.concatenate([np.asarray(tensor[start : start + size], dtype=np.float32) for start in starts])
 
 
-def distances(old: Weights, new: Weights) -> np.ndarray:
-    """(earlier layers, later layers). Raises BadInput when the two are not of one model."""
+@dataclass(frozen=True)
+class Nearness:
+    """What weights say of who is who: (earlier layers, later layers) each.
+
+    Attributes:
+        distance: see above.
+        onward: cosine between how the earlier layer moved up to its checkpoint, and how it would have moved from there to
+            be the later one; 0 where nothing is known of the first. Mean over matrices.
+    """
+
+    distance: np.ndarray
+    onward: np.ndarray
+
+
+def nearness(old: Weights, new: Weights, before: Before | None = None) -> Nearness:
+    """Compare all layers of one checkpoint with all of a later one.
+
+    Args:
+        before: the checkpoint ahead of the two, and where in it each layer of the earlier one was.
+
+    Raises:
+        BadInput: when they are not of one model.
+    """
     names = [name for name in old.names if name in new.names]
     if not names:
         raise BadInput(f"{new.checkpoint.path}: has no weight matrix in common with {old.checkpoint.path}")
     common = {factor: min(size, new.sizes.get(factor, size)) for factor, size in old.sizes.items()}
-    common["group"] = min(old.sizes["group"], new.sizes["group"])
-    found = []
+    found, onward = [], []
     for name in names:
-        before, after = old.read(name, common), new.read(name, common)
-        if before.shape[1] != after.shape[1]:
+        x, y = old.read(name, common), new.read(name, common)
+        if x.shape[1] != y.shape[1]:
             raise BadInput(f"{new.checkpoint.path}: its {name} has another shape than in {old.checkpoint.path}")
-        found.append(apart(before, after))
-    return np.mean(found, axis=0)
+        found.append(apart(x, y))
+        if before is not None and before.weights.sizes == old.sizes == new.sizes and name in before.weights.names:
+            onward.append(_onward(x, y, before.weights.read(name, common), before.places))
+    distance = np.mean(found, axis=0)
+    return Nearness(distance, np.mean(onward, axis=0) if onward else np.zeros_like(distance))
+
+
+@dataclass(frozen=True)
+class Before:
+    """A checkpoint, and where in it the layers of the next one were; None for those it had not."""
+
+    weights: Weights
+    places: tuple[int | None, ...]
+
+
+def _onward(x: np.ndarray, y: np.ndarray, was: np.ndarray, places: Sequence[int | None]) -> np.ndarray:
+    found = np.zeros((len(x), len(y)))
+    for i, at in enumerate(places):
+        if at is not None and was.shape[1] == x.shape[1]:
+            way, steps = x[i] - was[at], y - x[i]
+            with np.errstate(all="ignore"):
+                cosine = steps @ way / (np.linalg.norm(steps, axis=1) * np.linalg.norm(way))
+            found[i] = np.where(np.isfinite(cosine), cosine, 0.0)
+    return found
 
 
 # --- the lineage -----------------------------------------------------------------------------------------------------
@@ -184,20 +226,21 @@ def infer(checkpoints: Sequence[Checkpoint]) -> Inferred:
     """
     import pandas as pd
 
-    old = _weights(checkpoints[0])
+    old, before = _weights(checkpoints[0]), None
     lineage, found = _begun(checkpoints[0].step, old), list[tuple[object, ...]]()
     lineages = [lineage.as_of(0)]
     for checkpoint in checkpoints[1:]:
         new = _weights(checkpoint)
         _check(old, new)
         try:
-            distance = distances(old, new)
-            found += _grown(lineage, old, new, distance)
+            near = nearness(old, new, before)
+            matched = match(near.distance, near.onward)
+            found += _grown(lineage, old, new, near.distance, matched)
         except MISFITS as error:
             told = " ".join(str(error).split())[:300]
             raise BadInput(f"{checkpoint.path}: cannot be matched with {old.checkpoint.path} ({told})") from None
         lineages.append(lineage.as_of(len(lineage.events)))
-        old = new
+        old, before = new, Before(old, matched.places)
     table = pd.DataFrame(found, columns=COLUMNS).astype({"index": "Int64", "matched": "Int64"})
     return Inferred(lineages, table)
 
@@ -211,6 +254,9 @@ def _weights(checkpoint: Checkpoint) -> Weights:
 
     try:
         return Weights.of(checkpoint)
+    except BadInput as error:
+        told = str(error)
+        raise error if told.startswith(str(checkpoint.path)) else BadInput(f"{checkpoint.path}: {told}") from None
     except (*MISFITS, SafetensorError) as error:
         told = " ".join(str(error).split())[:300]
         raise BadInput(f"{checkpoint.path}: its weights do not fit its config ({told})") from None
@@ -244,9 +290,11 @@ def _check(old: Weights, new: Weights) -> None:
             raise BadInput(f"{after.path}: has {new.sizes.get(what, 0)} {told} a layer, fewer than {before.path}")
 
 
-def _grown(lineage: Lineage, old: Weights, new: Weights, distance: np.ndarray) -> list[tuple[object, ...]]:
+def _grown(
+    lineage: Lineage, old: Weights, new: Weights, distance: np.ndarray, found: Match
+) -> list[tuple[object, ...]]:
     """Let happen in the lineage what leads from one checkpoint to the next; tell how sure it is."""
-    step, found = new.checkpoint.step, match(distance)
+    step = new.checkpoint.step
     was = list(lineage.stack)
     _rearranged(lineage, [was[at] for at in found.places if at is not None], step)
     donors: dict[int, tuple[str | None, float | None]] = {}
