@@ -7,11 +7,12 @@ The distance of two layers is the mean over their weight matrices of
 which is 0 for equal ones and around 1 for unrelated ones, whatever their size. A copy with one matrix emptied (the
 identity at birth) is far by it, however near the others are. `pli_analysis.matching` says who is who by distances.
 
-A copy made since the earlier checkpoint has moved from the donor's weights as the donor has itself. Two things tell them
-apart: the layer that was there before mostly goes on the way that it was going, by its optimizer's momentum if nothing
-else, which shows where there is a checkpoint ahead of the two; and the copy mostly lies farther off, by its noise, and
-by an optimizer that begins anew and takes longer steps. Where neither is there, or they disagree, the confidence says
-so. Without a checkpoint ahead, and with many steps between the two, the second alone errs: it then counts half.
+A copy made since the earlier checkpoint has moved from the donor's weights as the donor has itself. Two things tell
+them apart: the layer that was there before mostly goes on the way that it was going, by its optimizer's momentum if
+nothing else, which shows where there is a checkpoint ahead of the two; and the copy mostly lies farther off, by its
+noise, and by an optimizer that begins anew and takes longer steps. Where neither is there, or they disagree, the
+confidence says so. Without a checkpoint ahead, and with many steps between the two, the second alone errs: it then
+counts half.
 """
 
 from __future__ import annotations
@@ -142,8 +143,8 @@ class Nearness:
 
     Attributes:
         distance: see above.
-        onward: cosine between how the earlier layer moved up to its checkpoint, and how it would have moved from there to
-            be the later one; 0 where nothing is known of the first. Mean over matrices.
+        onward: cosine between how the earlier layer moved up to its checkpoint, and how it would have moved from
+            there to be the later one; 0 where nothing is known of the first. Mean over matrices.
     """
 
     distance: np.ndarray
