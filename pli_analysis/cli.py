@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -14,13 +14,22 @@ from pli_analysis.tables import Format
 from pli_train.errors import BadInput
 from pli_train.shell import app_of, run_app
 
+if TYPE_CHECKING:
+    from pli_analysis.run import Run
+
 app = app_of("Read training runs, and say what growth did to them.")
 
 BESIDE_THE_RUN = "report.html in the run's folder"
 MOST_DRAWN = 20_000
 """Rows of scalars drawn for a terminal without being asked for; more would take minutes and nobody reads them."""
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+RunFolder = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN", help="A run's folder; or HF Trainer's, or a model's, or several in order."),
+]
+Told = Annotated[
+    Path | None, typer.Option("--lineage", metavar="FILE", help="A lineage.json for checkpoints that have none.")
+]
 FormatOption = Annotated[Format | None, typer.Option("--format", "-f", help="How to write the table.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Use a checkpoint only when every file has its hash.")]
 Text = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="Read this, not the held-out blocks.")]
@@ -34,9 +43,14 @@ def lineage(
     format: FormatOption = None,
     out: OutOption = None,
     events: Annotated[bool, typer.Option("--events", help="One row a growth event, not a layer.")] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="One row a match, where the lineage is inferred from weights.")
+    ] = False,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a lineage.json, to be edited.")] = None,
+    told: Told = None,
     verify: Verify = False,
 ) -> None:
-    """Who was born when, from whom, and where each layer sits now.
+    """Who was born when, from whom, and where each layer sits now; of others' checkpoints, how sure that is.
 
     Example: pli-analyze lineage runs/tiny --format md
     """
@@ -44,11 +58,20 @@ def lineage(
     from pli_analysis.run import Run
     from pli_analysis.tables import emit
 
-    opened = Run.open(run, verify)
-    if verify:
+    opened = Run.open(run, verify, told)
+    if verify or opened.notes:
         _complain(opened.damaged)
-    found = opened.lineage
-    emit(metric.events(found) if events else metric.layers(found), format, out)
+    _say(*opened.notes)
+    found, sure = opened.lineage, opened.confidence
+    if save is not None:
+        metric.write(found, save)
+        _say(str(save))
+    if confidence and sure is None:
+        raise BadInput(f"{opened.path}: --confidence: its lineage is written down, and not inferred")
+    if confidence and sure is not None:
+        emit(sure, format, out)
+        return
+    emit(metric.events(found) if events else metric.layers(found, sure), format, out)
 
 
 @app.command()
@@ -62,6 +85,7 @@ def drift(
         False
     ),
     processes: Annotated[int | None, typer.Option(min=1, help="For big runs; as many as cores if left out.")] = None,
+    told: Told = None,
     verify: Verify = False,
 ) -> None:
     """How far each part has moved from its birth weights, how fast, and how far from its donor.
@@ -69,11 +93,10 @@ def drift(
     Example: pli-analyze drift runs/tiny --of head --format csv -o drift.csv
     """
     from pli_analysis.metrics.drift import drift as measure
-    from pli_analysis.run import Run
     from pli_analysis.tables import emit
 
-    opened = Run.open(run, verify)
-    _complain([*opened.damaged, *opened.scalars.damaged])
+    opened = _open(run, verify, told)
+    _complain(opened.scalars.damaged)
     if gauge and of not in ("head", "all"):
         raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")
     if spectral and of not in ("matrix", "all"):
@@ -148,10 +171,8 @@ def gradnorms(
         raise BadInput("--events and --html tell what training logged: leave --recompute away")
     if recompute:
         from pli_analysis.metrics.gradients import recomputed
-        from pli_analysis.run import Run
 
-        opened = Run.open(run)
-        _complain(opened.damaged)
+        opened = _open([run])
         emit(metric.of_level(recomputed(opened, text, blocks, _count), of), format, out)
         return
     scalars, lineage = metric.read(run)
@@ -184,6 +205,7 @@ def embed(
     projector: Annotated[
         Path | None, typer.Option("--projector", metavar="DIR", help="Write a folder for TensorBoard's projector.")
     ] = None,
+    told: Told = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
@@ -194,21 +216,18 @@ def embed(
     from pli_analysis.metrics.embed import embed as measure
     from pli_analysis.metrics.gram import EXACT
     from pli_analysis.report import embed as report
-    from pli_analysis.run import Run
     from pli_analysis.tables import emit
 
-    opened = Run.open(run)
-    _complain(opened.damaged)
+    opened = _open(run, lineage=told)
     most = float("inf") if exact else EXACT
     found = measure(opened, method, of, space, text, blocks, since_birth, most, _say, _columns)
 
-    told = report.of_map(opened.name, found, of, space)
-    for line in (*found.notes, told.sections[0].figures[0].caption):
-        _say(line)
+    drawn = report.of_map(opened.name, found, of, space)
+    _say(*found.notes, drawn.sections[0].figures[0].caption)
     if html is not None:
         from pli_analysis.report import page
 
-        page.write(told, html)
+        page.write(drawn, html)
         _say(str(html))
     if projector is not None:
         from pli_analysis import projector as folder
@@ -220,8 +239,9 @@ def embed(
 
 @app.command()
 def similarity(
-    run: RunFolder,
-    other: Annotated[Path | None, typer.Argument(metavar="[RUN2]", help="Another run, to compare layers with.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN [RUN2]", help="A run, or two to compare; or checkpoints in order.")
+    ],
     over_time: Annotated[bool, typer.Option("--over-time", help="Each layer with itself at birth.")] = False,
     at: Annotated[int | None, typer.Option(min=0, metavar="STEP", help="The checkpoint; else the last.")] = None,
     text: Text = None,
@@ -235,20 +255,20 @@ def similarity(
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """
     from pli_analysis.metrics.similarity import similarity as measure
-    from pli_analysis.report import similarity as told
-    from pli_analysis.run import Run
+    from pli_analysis.report import similarity as report
     from pli_analysis.tables import emit
+    from pli_train import run_folder
 
-    if over_time and (other is not None or at is not None):
+    two = len(runs) == 2 and (not over_time or any((run / run_folder.RUN).is_file() for run in runs))
+    if over_time and (two or at is not None):
         raise BadInput("--over-time: compares a run's layers with themselves at all checkpoints: no RUN2 and no --at")
-    first, second = Run.open(run), None if other is None else Run.open(other)
-    _complain([*first.damaged, *(second.damaged if second else [])])
+    first, second = (_open([run]) for run in runs) if two else (_open(runs), None)
     table = measure(first, second, text, blocks, at, over_time, _count if over_time else _pairs)
-    _say(told.verdict(table, over_time))
+    _say(report.verdict(table, over_time))
     if html is not None:
         from pli_analysis.report import page
 
-        page.write(told.tell(table, over_time), html)
+        page.write(report.tell(table, over_time), html)
         _say(str(html))
     emit(table, format, out)
 
@@ -265,6 +285,7 @@ def disturbance(
         list[int] | None, typer.Option("--at", metavar="STEP", help="Treat this step as an event: it should score low.")
     ] = None,
     placebos: Annotated[int, typer.Option(min=0, help="Steps without an event to hold layers against.")] = 40,
+    told: Told = None,
     text: Text = None,
     blocks: Blocks = 16,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.")] = None,
@@ -279,20 +300,19 @@ def disturbance(
     """
     from pli_analysis.metrics.disturbance import disturbance as measure
     from pli_analysis.metrics.scene import twins_beside
-    from pli_analysis.report import disturbance as told
+    from pli_analysis.report import disturbance as report
     from pli_analysis.run import Run
     from pli_analysis.tables import emit
 
-    opened = Run.open(run)
-    _complain([*opened.damaged, *opened.scalars.damaged])
+    opened = _open(run, lineage=told)
+    _complain(opened.scalars.damaged)
     twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
     found = measure(opened, twins, window, at or (), text, blocks, placebos, _steps)
-    for line in (*found.notes, *told.readings(found)):
-        _say(line)
+    _say(*found.notes, *report.readings(found))
     if html is not None:
         from pli_analysis.report import page
 
-        page.write(told.tell(opened, found), html)
+        page.write(report.tell(opened, found), html)
         _say(str(html))
     emit(found.layers if layers else found.events, format, out)
 
@@ -348,10 +368,13 @@ class ReportCommand(TyperCommand):
 
 @app.command(cls=ReportCommand)
 def report(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; the newest if left out.")] = None,
+    run: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]", help="As for drift; the newest run if left out.")
+    ] = None,
     html: Annotated[
         str | None, typer.Option("--html", metavar="[PATH]", help=f"Write a page; alone: {BESIDE_THE_RUN}.")
     ] = None,
+    told: Told = None,
     verify: Verify = False,
 ) -> None:
     """Tell what a run did: in the terminal, or as one HTML page that opens offline.
@@ -360,23 +383,32 @@ def report(
     """
     from pli_analysis.report import content
     from pli_analysis.run import Run
-    from pli_train import run_folder
 
-    if run is None and html is not None and (Path(html) / run_folder.RUN).is_file():
-        run, html = Path(html), BESIDE_THE_RUN  # `report --html RUN` can only mean the run
-    opened = Run.open(run if run is not None else Run.newest().path, verify)
-    _complain([*opened.damaged, *opened.scalars.damaged])
-    told = content.tell(opened)
+    if not run and html is not None and Path(html).is_dir():
+        run, html = [Path(html)], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
+    opened = _open(run or [Run.newest().path], verify, told)
+    _complain(opened.scalars.damaged)
+    written = content.tell(opened)
     if html is None:
         from pli_analysis.report import terminal
 
-        terminal.show(told)
+        terminal.show(written)
         return
     from pli_analysis.report import page
 
     path = opened.path / "report.html" if html == BESIDE_THE_RUN else Path(html)
-    page.write(told, path)
+    page.write(written, path)
     print(path)
+
+
+def _open(paths: list[Path], verify: bool = False, lineage: Path | None = None) -> Run:
+    """Open a run or whatever holds checkpoints; say what is not used of it, and what is only inferred."""
+    from pli_analysis.run import Run
+
+    opened = Run.open(paths, verify, lineage)
+    _complain(opened.damaged)
+    _say(*opened.notes)
+    return opened
 
 
 def _complain(lines: list[str]) -> None:
@@ -384,8 +416,9 @@ def _complain(lines: list[str]) -> None:
         typer.echo(f"passed over: {line}", err=True)
 
 
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
+def _say(*lines: str) -> None:
+    for line in lines:
+        typer.echo(line, err=True)
 
 
 def _count(done: int, total: int, what: str = "checkpoints") -> None:

@@ -123,6 +123,8 @@ def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     default = AutoConfig.for_model(family)
     known = {*default.to_dict(), *default.attribute_map, *checkpoint.anatomy.config.values()}
     path = checkpoint.path / run_folder.CONFIG
+    if checkpoint.known is not None:  # older and newer releases, and other people's tools, write keys of their own
+        fields = {key: value for key, value in fields.items() if key in known}
     if strange := [key for key in fields if key not in known]:
         raise BadInput(f"{path}: {strange[0]!r} is not a key of a {family}'s config{did_you_mean(strange[0], known)}")
     try:

@@ -82,7 +82,7 @@ def measure(
             return [(c, known[key]) for c, key in zip(checkpoints, _keys(run, checkpoints, kind), strict=True)]
         except (BadInput, FileNotFoundError) as error:
             # A run that is training and keeps only the newest has removed some meanwhile. No birth is lost with them.
-            left = [checkpoint for checkpoint in checkpoints if (checkpoint.path / run_folder.MANIFEST).exists()]
+            left = [checkpoint for checkpoint in checkpoints if checkpoint.is_there]
             if len(left) == len(checkpoints) or not left:
                 if isinstance(error, BadInput):
                     raise
@@ -168,6 +168,10 @@ def _keys(run: Run, checkpoints: Sequence[Checkpoint], kind: Kind) -> list[str]:
 
 def content(checkpoint: Checkpoint) -> list[list[str]] | None:
     """The hashes of what is read of a checkpoint, as its manifest tells them; None where it does not."""
+    if checkpoint.known is not None:
+        from pli_analysis.foreign import content
+
+        return content(checkpoint)
     found = []
     for name, told in sorted(run_folder.listed(checkpoint.path).items()):
         if (name.endswith(".safetensors") and name != run_folder.OPTIMIZER) or name in ESSENTIAL:

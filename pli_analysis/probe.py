@@ -92,7 +92,7 @@ def _cut(run: Run, text: Path) -> Tensor:
 
 def _trained_with(run: Run, key: str, kind: type[int] | type[float]) -> Any:
     """A value of the run's `train` section."""
-    value = run.record.get("config", {}).get("train", {}).get(key)
+    value = run.training.get(key)
     if not isinstance(value, kind) or value <= 0:
         raise BadInput(f"{run.path}: its {run_folder.RUN} does not say what train.{key} was")
     return value
@@ -130,7 +130,7 @@ def _masked(tokens: Tensor, tokenizer: Tokenizer, mask: int, share: float) -> tu
 def _tokenizer(run: Run) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    path = run.path / run_folder.TOKENIZER / "tokenizer.json"
+    path = run.tokenizer / "tokenizer.json"
     written = run_folder.read_text(path)
     try:
         return Tokenizer.from_str(written)
@@ -139,7 +139,7 @@ def _tokenizer(run: Run) -> Tokenizer:
 
 
 def _mask_of(run: Run, tokenizer: Tokenizer) -> int:
-    path = run.path / run_folder.TOKENIZER / "tokenizer_config.json"
+    path = run.tokenizer / "tokenizer_config.json"
     token: Any = run_folder.read_json(path).get("mask_token")
     token = token.get("content") if isinstance(token, dict) else token
     found = tokenizer.token_to_id(token) if isinstance(token, str) else None

@@ -6,7 +6,7 @@ Nothing is unpickled and no path outside the folder is opened. Weights come as n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint folder of a run."""
+    """One checkpoint folder.
+
+    Attributes:
+        name: its place in the run.
+        path: of the folder.
+        known: of a checkpoint that nobody wrote for us: the lineage that no file of it tells.
+    """
 
     name: CheckpointName
     path: Path
+    known: Lineage | None = field(default=None, repr=False, compare=False)
 
     @property
     def step(self) -> int:
@@ -41,6 +48,8 @@ class Checkpoint:
     @cached_property
     def lineage(self) -> Lineage:
         """Who sits where. Raises BadInput when the file does not say."""
+        if self.known is not None:
+            return self.known
         try:
             return Lineage.read(self.path / run_folder.LINEAGE)
         except BadLineage as error:
@@ -57,13 +66,23 @@ class Checkpoint:
         return anatomy.family(str(self.config.get("model_type")))
 
     @cached_property
+    def state(self) -> dict[str, Any]:
+        """How far training was, in Hugging Face's words; empty for foreign weights that come without."""
+        path = self.path / run_folder.TRAINER_STATE
+        return {} if self.known is not None and not path.exists() else run_folder.read_json(path)
+
+    @cached_property
     def tokens(self) -> int:
-        """Tokens trained on so far."""
-        state = run_folder.read_json(self.path / run_folder.TRAINER_STATE)
-        tokens = state.get("num_input_tokens_seen", 0)
+        """Tokens trained on so far; 0 where training did not count them."""
+        tokens = self.state.get("num_input_tokens_seen", 0)
         if not isinstance(tokens, int):
             raise BadInput(f"{self.path}: {run_folder.TRAINER_STATE} does not say how many tokens were seen")
         return tokens
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nobody has removed it meanwhile."""
+        return (self.path / (run_folder.MANIFEST if self.known is None else run_folder.CONFIG)).exists()
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -116,6 +135,8 @@ class Checkpoint:
             place = self.anatomy.locate(name)
             if place is not None:
                 _, index, inner = place
+                if self.known is not None and inner not in self.anatomy.tensors:
+                    continue  # masks and rotary frequencies, which older releases saved among the weights
                 if index >= len(self.lineage.stack):
                     raise BadInput(f"{self.path}: has a layer {index} that its {run_folder.LINEAGE} does not know")
                 found[self.lineage.stack[index]][inner] = name
@@ -142,17 +163,29 @@ class Run:
     hashes: bool = False
 
     @classmethod
-    def open(cls, path: str | Path, hashes: bool = False) -> Run:
-        """Open a run folder.
+    def open(
+        cls, path: str | Path | Sequence[str | Path], hashes: bool = False, lineage: str | Path | None = None
+    ) -> Run:
+        """Open a run folder, or what else holds checkpoints: see `pli_analysis.foreign`.
 
         Args:
-            path: its folder.
+            path: its folder, a folder of Hugging Face's Trainer, or one or several folders of models.
             hashes: whether a checkpoint counts as whole only when every file of it has the hash it was written with.
+            lineage: for foreign checkpoints, a `lineage.json` to go by.
 
         Raises:
-            BadInput: when it is none.
+            BadInput: when it is none, or a foreign one whose hashes nobody wrote down.
         """
-        return cls(run_folder.require_run(Path(path)), hashes)
+        paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+        if len(paths) == 1 and ((paths[0] / run_folder.RUN).is_file() or not paths[0].is_dir() or _within(paths[0])):
+            if lineage is not None:
+                raise BadInput(f"--lineage {lineage}: is for checkpoints without one, and {paths[0]} is a run")
+            return cls(run_folder.require_run(paths[0]), hashes)
+        from pli_analysis.foreign import open_foreign
+
+        if hashes:
+            raise BadInput(f"{paths[0]}: no run wrote it, so there are no hashes to --verify it with")
+        return open_foreign(paths, None if lineage is None else Path(lineage))
 
     @classmethod
     def newest(cls, root: str | Path = "runs") -> Run:
@@ -168,6 +201,28 @@ class Run:
     def name(self) -> str:
         """What to call the run."""
         return self.path.resolve().name
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The `train` section of its config."""
+        config = self.record.get("config", {})
+        section = config.get("train", {}) if isinstance(config, dict) else {}
+        return section if isinstance(section, dict) else {}
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder with the tokenizer."""
+        return self.path / run_folder.TOKENIZER
+
+    @property
+    def confidence(self) -> pd.DataFrame | None:
+        """How sure an inferred lineage is; None for one that was written down."""
+        return None
+
+    @property
+    def notes(self) -> list[str]:
+        """What whoever reads a table of it should know, a line each."""
+        return []
 
     @property
     def parent(self) -> dict[str, Any] | None:
@@ -234,6 +289,11 @@ class Run:
         from pli_analysis.metrics import disturbance, scene
 
         return disturbance.disturbance(self, scene.twins_beside(self) if twins is None else twins, window)
+
+
+def _within(folder: Path) -> bool:
+    """Whether a folder lies in a run's, as its checkpoints do: alone it is mostly the run that was meant."""
+    return (folder.resolve().parent / run_folder.RUN).is_file()
 
 
 def open_weights(path: Path) -> Any:

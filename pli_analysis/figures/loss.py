@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,26 +27,26 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
         born: what each event brought (`+b`).
 
     The figure is drawn against steps. Each trace keeps its x on the other axes in `meta`, and the layout's `meta` names
-    them, so that a page can switch.
+    them, so that a page can switch. An axis that nobody logged is left out.
     """
     import plotly.graph_objects as go
 
-    drawn = go.Figure()
+    drawn, axes = go.Figure(), {axis: title for axis, title in AXES.items() if table[axis].notna().any()}
     train, eval = (table[table["kind"] == kind] for kind in ("train", "eval"))
     if len(train):
         kept = train.iloc[extremes(train["loss"].to_numpy(), MOST)]
-        drawn.add_trace(_curve(kept, name="train (each step)", line={"color": NEUTRAL, "width": 1}, opacity=0.55))
+        drawn.add_trace(_curve(kept, axes, name="train (each step)", line={"color": NEUTRAL, "width": 1}, opacity=0.55))
     if len(eval):
         mode = {"mode": "lines+markers", "marker": {"size": 6}}
-        drawn.add_trace(_curve(eval, name="eval", line={"color": COLOURS[0], "width": 2.5}, **mode))
+        drawn.add_trace(_curve(eval, axes, name="eval", line={"color": COLOURS[0], "width": 2.5}, **mode))
     if born:
-        drawn.add_traces(_events(births, born, table["loss"].to_numpy()))
+        drawn.add_traces(_events({axis: births[axis] for axis in axes}, born, table["loss"].to_numpy()))
     drawn.update_layout(
         xaxis_title=AXES["step"],
         yaxis_title="loss (nats per token)",
         legend=LEGEND,
         hovermode="closest",
-        meta={"axes": AXES},
+        meta={"axes": axes} if len(axes) > 1 else None,
     )
     return drawn
 
@@ -62,11 +63,11 @@ def extremes(values: np.ndarray, most: int) -> np.ndarray:
     return np.unique([s[pick(values[s])] for s in stretches for pick in (np.nanargmin, np.nanargmax)])
 
 
-def _curve(table: pd.DataFrame, **style: Any) -> go.Scatter:
+def _curve(table: pd.DataFrame, axes: Iterable[str], **style: Any) -> go.Scatter:
     import plotly.graph_objects as go
 
-    axes = {axis: table[axis].to_numpy(dtype=float) for axis in AXES}
-    return go.Scatter(x=axes["step"], y=table["loss"], meta=_plain(axes), **{"mode": "lines", **style})
+    along = {axis: table[axis].to_numpy(dtype=float) for axis in axes}
+    return go.Scatter(x=along["step"], y=table["loss"], meta=_plain(along), **{"mode": "lines", **style})
 
 
 def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) -> list[go.Scatter]:

@@ -123,16 +123,19 @@ def disturbance(
     curves, rows_of_events, rows_of_layers = {}, [], []
     for step, told in labels.items():
         name, after = {"step": step, "event": " ".join(told)}, losses.after(step)
-        seen = layers.instant(step) if step in scene.mover.starts else None
+        known = step in scene.mover.starts and (step not in scene.events or scene.before(step) is not None)
+        seen = layers.instant(step) if known else None
         if after is not None:
             curves[step] = after
         changes = {column: getattr(seen, of) for column, of in CHANGES.items()} if seen else {}
         lowest = min(scene.touched(step), default=None)
         rows_of_events.append(name | {"index": lowest} | changes | losses.row(step, after))
-        if step in scene.mover.starts:
+        if known:
             rows_of_layers += [name | row for row in layers.rows(step)]
         else:
-            notes.append(f"{run.name} has no checkpoint of step {step}, at which it grew: its layers are not told of")
+            notes.append(
+                f"{run.name} has no checkpoints right before and after step {step}: its layers are not told of"
+            )
         tick()
     watch(total, total)
     events, tables = pd.DataFrame(rows_of_events, columns=EVENTS), pd.DataFrame(rows_of_layers, columns=LAYERS)

@@ -7,6 +7,7 @@ Columns of `layers`, one row a layer in order of birth:
     index       where it sits now, 0 at the bottom
     heads       how many
     units       width of its FFN, empty where the family's table does not tell
+    confidence  only of a lineage inferred from weights: the lowest of its matches, in [0, 1]
 
 Columns of `events`, one row an event:
     event       its number
@@ -19,21 +20,31 @@ Columns of `events`, one row an event:
 
 Columns of `places`, one row for each layer and stretch of steps in which nobody moved:
     layer, index
-    start, end  first and last step of the stretch
+    start, end  first and last step of the stretch; the first begins where the run is first seen
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
+from pli_analysis.inferred import seen_from
+from pli_train.errors import BadInput
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from pli_train.lineage import Event, Lineage
 
 
-def layers(lineage: Lineage) -> pd.DataFrame:
-    """Every layer ever born."""
+def layers(lineage: Lineage, confidence: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Every layer ever born.
+
+    Args:
+        confidence: of a lineage inferred from weights, see `pli_analysis.inferred.Inferred`.
+    """
     import pandas as pd
 
     rows = [
@@ -49,7 +60,11 @@ def layers(lineage: Lineage) -> pd.DataFrame:
         }
         for id, layer in lineage.layers.items()
     ]
-    return pd.DataFrame(rows).astype({"index": "Int64", "event": "Int64", "units": "Int64"})
+    table = pd.DataFrame(rows).astype({"index": "Int64", "event": "Int64", "units": "Int64"})
+    if confidence is not None:
+        least = confidence.groupby("part")["confidence"].min()
+        table["confidence"] = [float(least.get(id, 1.0)) for id in table["layer"]]
+    return table
 
 
 def events(lineage: Lineage) -> pd.DataFrame:
@@ -62,6 +77,18 @@ def events(lineage: Lineage) -> pd.DataFrame:
         for e in lineage.events
     ]
     return pd.DataFrame(rows, columns=columns).astype({"index": "Int64", "to": "Int64"})
+
+
+def write(lineage: Lineage, path: Path) -> None:
+    """Write a lineage as a file, which can be edited and given back.
+
+    Raises:
+        BadInput: when it cannot be written.
+    """
+    try:
+        path.write_text(seen_from(deepcopy(lineage), 0).to_json(), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def label(event: Event) -> str:
@@ -91,11 +118,12 @@ def places(lineage: Lineage, last_step: int) -> pd.DataFrame:
     """Where each layer sat, from stretch to stretch."""
     import pandas as pd
 
-    starts = [0, *dict.fromkeys(event.step for event in lineage.events)]
+    first = min((layer.birth.step for layer in lineage.layers.values() if layer.birth.event is None), default=0)
+    starts = [first, *dict.fromkeys(event.step for event in lineage.events)]
     ends = [*starts[1:], last_step]
     rows = [
         (id, index, start, end)
         for start, end in zip(starts, ends, strict=True)
-        for index, id in enumerate(lineage.stack_at(start) if start else lineage.stack_at(0))
+        for index, id in enumerate(lineage.stack_at(start))
     ]
     return pd.DataFrame(rows, columns=["layer", "index", "start", "end"])

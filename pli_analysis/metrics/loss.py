@@ -40,8 +40,10 @@ def loss(scalars: Scalars) -> pd.DataFrame:
 
 
 def at_steps(scalars: Scalars, axis: str, steps: np.ndarray) -> np.ndarray:
-    """Tokens, FLOPs or seconds at some steps: as logged, and in a straight line between logs."""
+    """Tokens, FLOPs or seconds at some steps: as logged, and in a straight line between logs; NaN where none were."""
     logged = scalars.table(AXES[axis])
+    if not len(logged):
+        return np.full(len(steps), np.nan)
     return np.interp(steps, np.append(0, logged["step"]), np.append(0, logged["value"]))
 
 

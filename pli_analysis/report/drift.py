@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.run import Run
+    from pli_train.lineage import Lineage
 
 
 def drift(run: Run) -> Section:
@@ -25,7 +26,13 @@ def drift(run: Run) -> Section:
     ]
     figures = [
         Figure("drift-map", "Relative L2 drift of each layer", _map_words(table), drift_figures.heat_map(table), table),
-        Figure("drift-curves", "Drift over steps and age", _age_words(table), drift_figures.curves(table), table),
+        Figure(
+            "drift-curves",
+            "Drift over steps and age",
+            _age_words(table, run.lineage),
+            drift_figures.curves(table),
+            table,
+        ),
         Figure(
             "drift-cosine",
             "Turning: 1 − cosine to the birth weights",
@@ -49,12 +56,15 @@ def _map_words(table: pd.DataFrame) -> str:
     )
 
 
-def _age_words(table: pd.DataFrame) -> str:
+def _age_words(table: pd.DataFrame, lineage: Lineage) -> str:
     """Founders against newborns at one age, the greatest that all of them have reached a checkpoint by."""
-    newborns = [part for part, rows in table.groupby("part") if rows["step"].iloc[0] > 0]
-    founders = [part for part, rows in table.groupby("part") if rows["step"].iloc[0] == 0]
+    parts = list(dict.fromkeys(table["part"]))
+    founders = [part for part in parts if lineage.layers[part].birth.event is None]
+    newborns = [part for part in parts if part not in founders]
     if not newborns:
         return "Every layer has been there from the start, so step and age are one."
+    if not founders:
+        return "No layer has been there from the start: all were inserted."
     age = int(table.groupby("part")["age"].max().min())
     at = {part: _at_age(rows, age) for part, rows in table.groupby("part")}
     old, new = ([at[part] for part in parts] for parts in (founders, newborns))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pli_analysis.run import Run
     from pli_train.lineage import Lineage
 
+SURE = 0.99
+"""Confidence from which on a match is not told by itself."""
+
 
 def summary(run: Run) -> Section:
     """The run in a dozen facts."""
@@ -29,18 +32,18 @@ def summary(run: Run) -> Section:
         ("Model", f"{last.config.get('model_type')}, {last.anatomy.task}, width {_width(last.config)}"),
         ("Layers", f"{len(first.lineage.stack)} → {len(lineage.stack)}, {count(len(lineage.events), 'growth event')}"),
         ("Stack now", str(lineage)),
-        ("Steps", f"{last.step:,} of {run.record.get('total_steps', 0):,}"),
-        ("Tokens", f"{last.tokens:,}"),
+        ("Steps", f"{last.step:,}" + (f" of {total:,}" if (total := run.record.get("total_steps")) else "")),
+        ("Tokens", f"{last.tokens:,}" if last.tokens else ""),
         ("Corpus", str(run.record.get("corpus", {}).get("about", ""))),
-        ("Learning rate", f"{config.get('optim', {}).get('lr')}, {config.get('optim', {}).get('schedule')}"),
+        ("Learning rate", f"{optim['lr']}, {optim['schedule']}" if "lr" in (optim := config.get("optim", {})) else ""),
     ]
     if len(sizes):
         facts.insert(2, ("Parameters", f"{int(sizes.iloc[0]):,} → {int(sizes.iloc[-1]):,}"))
     if len(evals):
         facts.append(("Eval loss", f"{evals['loss'].iloc[0]:.3f} → {evals['loss'].iloc[-1]:.3f} nats per token"))
-    if len(table):
+    if len(table) and table["flops"].max() > 0:
         facts.append(("Compute", f"{table['flops'].max():.3g} FLOPs, {_duration(table['seconds'].max())} of training"))
-    return Section("summary", "Summary", facts=facts)
+    return Section("summary", "Summary", facts=[fact for fact in facts if fact[1]])
 
 
 def loss(run: Run) -> Section:
@@ -48,7 +51,9 @@ def loss(run: Run) -> Section:
     table = loss_metric.loss(run.scalars)
     damage = [f"Passed over: {line}." for line in run.scalars.damaged]
     if not len(table):
-        return Section("loss", "Loss", ["This run logged no scalars (tracking.tensorboard was off).", *damage])
+        return Section(
+            "loss", "Loss", ["This run logged no scalars (in a run of ours: tracking.tensorboard was off).", *damage]
+        )
     steps = lineage_metric.by_step(run.lineage)
     births = loss_metric.births(run.scalars, list(steps))
     drawing = loss_figure.figure(table, births, [together(labels) for labels in steps.values()])
@@ -59,11 +64,16 @@ def loss(run: Run) -> Section:
 def lineage(run: Run) -> Section:
     """Who sits where, and who came from whom."""
     found, last = run.lineage, run.checkpoints[-1].step
-    layers, places = lineage_metric.layers(found), lineage_metric.places(found, last)
+    layers, places = lineage_metric.layers(found, run.confidence), lineage_metric.places(found, last)
     events = lineage_metric.events(found)
     drawing = lineage_figure.figure(layers, places)
     figure = Figure("lineage", "The stack over time", _lineage_words(found), drawing, layers)
-    return Section("lineage", "Lineage", figures=[figure], tables=[("Growth events", events)] if len(events) else [])
+    words = [f"{note[0].upper()}{note[1:]}." for note in run.notes]
+    tables = [("Growth events", events)] if len(events) else []
+    if run.confidence is not None:
+        told = run.confidence[(run.confidence["confidence"] < SURE) | run.confidence["matched"].isna()]
+        tables += [("Newborn layers, and matches that are not certain", told)] if len(told) else []
+    return Section("lineage", "Lineage", words, figures=[figure], tables=tables)
 
 
 def provenance(run: Run) -> Section:
@@ -79,12 +89,16 @@ def provenance(run: Run) -> Section:
         ("Corpus fingerprint", str(record.get("corpus", {}).get("fingerprint", ""))),
         ("Versions", versions),
     ]
+    facts = [fact for fact in facts if fact[1]]
     config = pd.DataFrame(
         [(key, value) for key, value in run_folder.flatten(record.get("config", {})).items() if value is not None],
         columns=["key", "value"],
     )
     words = [f"Passed over: {line}." for line in run.damaged]
-    return Section("provenance", "Provenance", words, facts, tables=[("Configuration", config)])
+    tables = [("Configuration", config)] if len(config) else []
+    if "config" not in record:
+        words.append("Checkpoints that no run of ours wrote: how they came to be is not known here.")
+    return Section("provenance", "Provenance", words, facts, tables=tables)
 
 
 def lead(run: Run) -> str:

@@ -54,6 +54,7 @@ class Anatomy:
         given: fields of the config → the value they must have for the table to hold.
         heads_divide_width: whether the config refuses heads that do not, whatever size it states for them.
         layer_type: dotted path of the attribute in which a layer keeps its entry of `layer_types`.
+        saved: where `save_pretrained` writes other names: its `stack`, and modules of a layer as written → as here.
     """
 
     model_type: str
@@ -68,6 +69,7 @@ class Anatomy:
     given: dict[str, Any] = field(default_factory=dict)
     heads_divide_width: bool = False
     layer_type: str | None = None
+    saved: dict[str, str] = field(default_factory=dict)
 
     def locate(self, name: str) -> tuple[str, int, str] | None:
         """Split a parameter's full name into (path of the stack, index, name within the layer).
@@ -78,9 +80,17 @@ class Anatomy:
         ('bert.encoder.layer', 3, 'output.dense.bias')
         >>> family("gpt2").locate("transformer.wte.weight") is None
         True
+        >>> family("vit").locate("vit.encoder.layer.3.attention.attention.query.bias")
+        ('vit.encoder.layer', 3, 'attention.q_proj.bias')
         """
-        found = _stack_pattern(self.stack).match(name)
-        return (found["path"], int(found["index"]), found["inner"]) if found else None
+        for stack in filter(None, (self.stack, self.saved.get("stack"))):
+            if found := _stack_pattern(stack).match(name):
+                module, _, last = found["inner"].rpartition(".")
+                inner = (
+                    f"{self.saved[module]}.{last}" if stack != self.stack and module in self.saved else found["inner"]
+                )
+                return found["path"], int(found["index"]), inner
+        return None
 
     def by_id(self, name: str, stack: Sequence[str]) -> str:
         """The parameter's name with the layer's id in place of its index, so that it survives an insertion.

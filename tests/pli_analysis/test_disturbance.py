@@ -365,4 +365,4 @@ def test_an_event_whose_checkpoint_is_gone_is_told_of_without_its_layers(grown, 
     shutil.rmtree(run / "checkpoint-20-before")
     of = disturbance(Run.open(run), blocks=4)
     assert set(of.layers["step"]) == {40} and of.events["step"].tolist() == [20, 40]
-    assert of.notes == ["run has no checkpoint of step 20, at which it grew: its layers are not told of"]
+    assert of.notes == ["run has no checkpoints right before and after step 20: its layers are not told of"]
