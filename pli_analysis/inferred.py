@@ -17,7 +17,9 @@ counts half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,16 +80,19 @@ class Weights:
             raise BadInput(f"{checkpoint.path}: its weights have no layers that are numbered from 0 without a gap")
         whole = {inner: [places[i] for i in range(depth)] for inner, places in found.items() if len(places) == depth}
         look, sizes = checkpoint.slices(), dict(table.sizes(checkpoint.config))
-        names = {}
+        names, heads = {}, sizes["head"] == 0
         for inner, full in sorted(whole.items()):
             shapes = {tuple(look(name).get_shape()) for name in full}
             if len(shapes) > 1:
                 raise BadInput(f"{checkpoint.path}: its layers differ in the shape of {inner}")
             axes, shape = table.tensors[inner][1], shapes.pop()
+            heads |= _has_heads(axes, shape, sizes)
             if "unit" in factors(axes):
                 sizes["unit"] = lengths(axes, shape, sizes)[factors(axes).index("unit")]
             if len(shape) > 1:
                 names[inner] = full
+        if not heads:
+            raise BadInput(f"{checkpoint.path}: its weights have none of the heads that its config tells of")
         return cls(checkpoint, names, depth, sizes, look)
 
     @property
@@ -124,6 +129,16 @@ class Weights:
         tensor = np.asarray(self.look(self.names[inner][index])[:], dtype=np.float64)
         cut = rows(tensor, axes, factor, self.sizes)
         return factor, cut.reshape(len(cut), -1)
+
+
+def _has_heads(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> bool:
+    """Whether a tensor falls into heads. Raises ValueError when it does not divide into as many as the config tells."""
+    for length, axis in zip(shape, re.findall(r"\([^)]*\)|\w+", axes), strict=True):
+        names = factors(axis)
+        known = math.prod(sizes[name] for name in names if name in sizes and name != "unit")
+        if len(names) > 1 and (not length or length % known):
+            raise ValueError(f"{length} numbers are no whole multiple of {known}: {axis}")
+    return any(factor in ("head", "group") for factor in factors(axes))
 
 
 def _sampled(tensor: Any) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 θ(t) are a part's weights at step t and θ(b) those right after its creation, noise included. A part is followed by
 its identity: what sits at its old index after an insertion does not matter. Sums over parts are in float64; see
-`pli_analysis.moments` for what happens within a run of a thousand numbers.
+`pli_analysis.moments` for what happens within a run of a thousand numbers. In checkpoints that no run of ours wrote a
+part's birth is the first checkpoint that has it, some way into its training: `age` counts from there.
 
 Columns of the table, one row for each part and checkpoint:
     part        layer id (`c`), head id (`c.h3`), or layer id and kind (`c.ffn`, `c.norms`, `c.attention`); where heads

@@ -1,0 +1,99 @@
+"""Broken and hostile files of others: what reads foreign checkpoints gives content or one named line, nothing else."""
+
+import random
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM
+
+from pli_analysis.metrics.lineage import write
+from pli_analysis.run import Run
+from pli_train import run_folder
+from pli_train.anatomy import axes
+from pli_train.errors import BadInput
+from tests.fuzz.changes import mutated
+from tests.fuzz.test_checkpoint_files import MEMORY, SECONDS
+from tests.fuzz.watch import Blind, Watch
+from tests.trainers import train
+
+AT = "checkpoint-8"
+FILES = (run_folder.CONFIG, run_folder.WEIGHTS, run_folder.TRAINER_STATE, run_folder.WEIGHTS_INDEX, run_folder.LINEAGE)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("foreign") / "out")
+
+
+@pytest.fixture(scope="module")
+def watch():
+    """In a process that has loaded what a config that tells of other heads would load."""
+    axes.rows(np.zeros((4, 2)), "(head dim) model", "head", {"head": 2})
+    return Watch()
+
+
+def folder_for(file, output, to):
+    """A copy in which there is such a file at `AT`: shards for an index, a lineage everywhere for a lineage."""
+    copy = Path(shutil.copytree(output, to))
+    if file == run_folder.WEIGHTS_INDEX:
+        model = AutoModelForCausalLM.from_pretrained(copy / AT)
+        (copy / AT / run_folder.WEIGHTS).unlink()
+        model.save_pretrained(copy / AT, max_shard_size="40KB")
+    if file == run_folder.LINEAGE:
+        lineage = Run.open(copy).lineage
+        for checkpoint in copy.glob("checkpoint-*"):
+            write(lineage, checkpoint / run_folder.LINEAGE)
+    return copy
+
+
+def read_everything(output):
+    """How many readers gave content; every other one gave a named error."""
+    readers = (
+        lambda: Run.open(output).drift("all"),
+        lambda: Run.open(output).lineage,
+        lambda: Run.open(output).confidence,
+        lambda: Run.open(output).notes,
+        lambda: [c.tokens for c in Run.open(output).checkpoints],
+        lambda: (Run.open(output).record, Run.open(output).training, Run.open(output).tokenizer),
+        lambda: Run.open(output).scalars,
+        lambda: Run.open([output / AT]).drift(),
+        lambda: Run.open([output / "checkpoint-4", output / AT]).lineage,
+    )
+    gave = 0
+    for reader in readers:
+        try:
+            reader()
+            gave += 1
+        except BadInput as error:
+            assert str(error) and "\n" not in str(error), error
+    return gave
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_broken_foreign_file_is_a_named_error_and_nothing_else_happens(file, output, watch, fuzz_cases, tmp_path):
+    folder = folder_for(file, output, tmp_path / "out")
+    everything = read_everything(folder)
+    path, whole, before = folder / AT / file, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert everything == 9
+    good = path.read_bytes()
+    for looking, cases, seed in ((Blind(), 20, "warm"), (watch, fuzz_cases // 2, 0)):
+        chance = random.Random(f"{file} {cases} {seed}")
+        for number in range(cases):
+            bad = mutated(path, good, chance)
+            path.write_bytes(bad)
+            began = time.process_time()
+            try:
+                gave = looking.during(folder, lambda: read_everything(folder))
+            except Exception as error:
+                raise AssertionError(f"{file}, case {number} of seed {seed}: {error!r}: {bad[:2000]!r}") from error
+            finally:
+                path.write_bytes(good)
+            assert not looking.seen, (number, looking.seen[:3], bad[:2000])
+            assert time.process_time() - began < SECONDS, (number, bad[:2000])
+            whole += gave == everything
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
+    assert read_everything(folder) == everything
