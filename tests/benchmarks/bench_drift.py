@@ -79,12 +79,12 @@ def clock() -> np.ndarray:
 
 def warm(folder: Path) -> np.ndarray:
     """Read the bytes of the layers into one buffer."""
-    from pli_analysis import follow
+    from pli_analysis.places import places_of
     from pli_analysis.run import Run
 
     checkpoints = Run.open(folder).checkpoints
     places = [
-        follow._places(c.files[full])[full]
+        places_of(c.files[full])[full]
         for c in checkpoints
         for names in c.names_of_layers.values()
         for full in names.values()
