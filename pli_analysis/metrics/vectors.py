@@ -9,7 +9,6 @@ every point has as many as the largest has: what a part does not have is zero.
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pli_analysis.metrics.points import Point
-from pli_train.anatomy.axes import factors
+from pli_train.anatomy.axes import each_axis, factors
 from pli_train.anatomy.parts import lengths
 from pli_train.errors import BadInput
 from pli_train.run_folder import LINEAGE
@@ -216,7 +215,7 @@ def _pieces_of(
         if not _belongs(anatomy, name, point, sizes):
             continue
         shape = list(slices(full).get_shape())
-        axes = re.findall(r"\([^)]*\)|\w+", anatomy.tensors.get(name, ("other", ""))[1]) or ["_"] * len(shape)
+        axes = each_axis(anatomy.tensors.get(name, ("other", ""))[1]) or ["_"] * len(shape)
         if len(axes) != len(shape) or len(shape) not in (1, 2):
             raise BadInput(f"{checkpoint.path}: {full} has {len(shape)} axes")
         indices = []

@@ -19,6 +19,15 @@ def factors(axes: str) -> list[str]:
     return re.findall(r"\w+", axes)
 
 
+def each_axis(axes: str) -> list[str]:
+    """The axes of an einops pattern apart.
+
+    >>> each_axis("(head dim) model")
+    ['(head dim)', 'model']
+    """
+    return re.findall(r"\([^)]*\)|\w+", axes)
+
+
 def growing(axes: str) -> str | None:
     """The factor along which a tensor of these axes can grow: `head`, `group` or `unit`; None when there is none.
 

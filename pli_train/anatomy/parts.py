@@ -8,12 +8,11 @@ that squares over all parts sum to the square over the model.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from pli_train.anatomy.axes import factors
+from pli_train.anatomy.axes import each_axis, factors
 
 if TYPE_CHECKING:
     from pli_train.anatomy import Anatomy
@@ -144,7 +143,7 @@ def with_sums(squares: Mapping[Part, float]) -> dict[Part, float]:
 def lengths(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> list[int]:
     """The length of each factor in turn; one factor of an axis may be missing in `sizes`."""
     found = []
-    for length, axis in zip(shape, re.findall(r"\([^)]*\)|\w+", axes), strict=True):
+    for length, axis in zip(shape, each_axis(axes), strict=True):
         names = factors(axis)
         known = math.prod(sizes.get(name, 1) for name in names) if len(names) > 1 else 1
         found += [sizes[name] if name in sizes and len(names) > 1 else length // known for name in names]
