@@ -6,6 +6,7 @@ earlier. At any moment a few arrays of one tensor's size are held, whatever the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ import numpy as np
 
 from pli_analysis.moments import folds_of
 from pli_analysis.places import Place, Sight, sight
+from pli_analysis.rooms import Rooms
 from pli_train import anatomy, run_folder
 from pli_train.anatomy import Anatomy
 from pli_train.anatomy.axes import from_rows, growing, rows
@@ -79,23 +81,27 @@ class Track:
     @property
     def bytes(self) -> int:
         """What is read of files."""
-        return sum(int(np.prod(v.place.shape)) * v.place.dtype.itemsize * (2 if v.donor else 1) for v in self.visits)
+        return sum(math.prod(v.place.shape) * v.place.dtype.itemsize * (2 if v.donor else 1) for v in self.visits)
 
-    def see(self) -> Iterator[Seen]:
+    def see(self, rooms: Rooms | None = None) -> Iterator[Seen]:
         """Read it at each visit in order; arrays are good until the next one.
+
+        Args:
+            rooms: memory to read into, that no other track uses meanwhile.
 
         Raises:
             FileNotFoundError: when a checkpoint was removed meanwhile.
             BadInput: when it cannot be read, or does not fit the lineage.
         """
-        rooms: list[np.ndarray | None] = [None, None]  # one holds what is now while the other still has what was
-        last: Seen | None = None
+        rooms, last = rooms or Rooms(), None
         for turn, visit in enumerate(self.visits):
             try:
-                now = visit.read(self.axes, rooms[turn % 2])
-                rooms[turn % 2] = now if now.shape == visit.place.shape else None
+                # One room holds what is now while the other still has what was.
+                now = visit.read(self.axes, rooms.take(f"now {turn % 2}", visit.place.shape))
                 if last is None:
-                    seen = Seen(visit, now, now.copy(), now)
+                    birth = rooms.take("birth", now.shape, now.dtype)
+                    birth[...] = now
+                    seen = Seen(visit, now, birth, now)
                 else:
                     olds = (last.birth, last.now)
                     birth, previous = (self._with_newborns(old, last.visit.own, now, visit.own) for old in olds)
@@ -224,11 +230,12 @@ def _visits(
 ) -> Iterator[tuple[str, Visit]]:
     lineage, sizes = checkpoint.lineage, checkpoint.anatomy.sizes(checkpoint.config)
     donor = lineage.layers[id].birth.donor if donors and wanted else None
+    copied = donor is not None or any(birth.donor is not None for birth in lineage.layers[id].heads.values())
     for name in names(checkpoint, id):
         seen = sight(checkpoint, id, name, sizes, places)
         theirs: Sight | None = None
         kin: tuple[tuple[bool, int] | None, ...] = ()
-        if donors and wanted:
+        if donors and wanted and copied:
             if donor in lineage.stack and name in checkpoint.names_of_layers[donor]:
                 theirs = sight(checkpoint, donor, name, sizes, places)
             kin = _kin(checkpoint.anatomy, lineage, id, name, seen.own, theirs is not None)

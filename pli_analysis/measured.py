@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pli_analysis import follow
+from pli_analysis.rooms import Rooms
 from pli_train import cache, run_folder
 from pli_train.errors import BadInput
 
@@ -39,7 +40,7 @@ class Task(Protocol):
     def tracks(self) -> Sequence[follow.Track]:
         """What it reads."""
 
-    def run(self) -> list[np.ndarray]:
+    def run(self, rooms: Rooms) -> list[np.ndarray]:
         """One (rows, columns) array for each wanted visit, in order."""
 
 
@@ -122,7 +123,8 @@ def _shared(tasks: Sequence[Task], processes: int, watch: Watch) -> Iterator[lis
     count = min(processes, len(tasks))
     big = sum(track.bytes for task in tasks for track in task.tracks) >= WORTH_PROCESSES
     if count < 2 or not big:
-        yield from _watched((task.run() for task in tasks), len(tasks), watch)
+        rooms = Rooms()
+        yield from _watched((task.run(rooms) for task in tasks), len(tasks), watch)
         return
     with _pool(count) as pool:
         yield from _watched(pool.map(_run, tasks, chunksize=4), len(tasks), watch)
@@ -144,7 +146,7 @@ def _pool(count: int) -> Executor:
 
 
 def _run(task: Task) -> list[np.ndarray]:
-    return task.run()
+    return task.run(Rooms())
 
 
 # --- by content -----------------------------------------------------------------------------------------------------

@@ -94,13 +94,17 @@ class Sight:
         """How much of the growing factor is alive; None where the lineage does not tell."""
         return {"head": self.heads, "group": self.own["group"], "unit": self.units}[factor]
 
+    def there(self, axes: str, factor: str) -> int:
+        """How much of a factor of its axes is stored, dead or alive."""
+        return _length(axes, factor, self.place.shape, tuple(self.stored.items()))
+
     def read(self, axes: str, room: np.ndarray | None = None) -> np.ndarray:
         """What is alive of it, contiguous."""
         factor, found = growing(axes), self.place.read(room)
         alive = self.alive(factor) if factor else None
         if factor is None or alive is None:
             return found
-        there = _length(axes, factor, found.shape, tuple(self.stored.items()))
+        there = self.there(axes, factor)
         if alive == there:
             return found
         if alive > there:

@@ -48,7 +48,9 @@ from pli_analysis.follow import Track
 from pli_analysis.measured import Kind, Watch, measure
 from pli_analysis.metrics.heads import gauge_tasks
 from pli_analysis.metrics.products import spectrum
-from pli_analysis.moments import squares
+from pli_analysis.moments import Squares
+from pli_analysis.pieces import pieces
+from pli_analysis.rooms import Rooms
 from pli_train import run_folder
 from pli_train.errors import BadInput, did_you_mean
 
@@ -88,6 +90,7 @@ class Moments:
     def add(self, now: np.ndarray, birth: np.ndarray) -> None:
         """Take in one more pair of arrays of equal shape, of any floating type."""
         a, b = now.astype(np.float64).ravel(), birth.astype(np.float64).ravel()
+        squares = Squares(Rooms())
         (of_now, difference), of_birth = squares(a, [b], (1, 1, a.size))[:, 0], squares(b, [], (1, 1, b.size))[0, 0]
         self.now += float(of_now)
         self.birth += float(of_birth)
@@ -126,23 +129,41 @@ class Sums:
         """The one."""
         return (self.track,)
 
-    def run(self) -> list[np.ndarray]:
+    def run(self, rooms: Rooms) -> list[np.ndarray]:
         """(parts, 6) for each wanted visit."""
-        found, birth, of_birth = [], None, np.zeros(0)
-        for seen in self.track.see():
-            try:
-                folds = self.track.folds(seen.visit, seen.now.shape)
-                if birth is not seen.birth:
-                    birth, of_birth = seen.birth, squares(seen.birth, [], folds)[0]
-                donor = follow.counterpart(self.track, seen)
-                others = [seen.birth, seen.previous, *([donor[0]] if donor else [])]
-                now, difference, stepped, *apart = squares(seen.now, others, folds)
-            except follow.MISFITS as error:
-                raise follow.misfit(seen.visit.place.path.parent, self.track.id, error) from None
-            from_donor = np.where(donor[1], apart[0], np.nan) if donor else np.full(folds[1], np.nan)
-            count = np.full(folds[1], folds[0] * folds[2])
-            found.append(np.stack([now, of_birth, difference, stepped, from_donor, count], axis=1))
-        return found
+        found: dict[int, list[tuple[int, np.ndarray]]] = {}
+        for first, piece in pieces(self.track):
+            for number, rows in _sums(piece, rooms):
+                found.setdefault(number, []).append((first, rows))
+        return [_added(of_pieces) for _, of_pieces in sorted(found.items())]
+
+
+def _sums(piece: Track, rooms: Rooms) -> Iterator[tuple[int, np.ndarray]]:
+    """For each wanted visit the number of the checkpoint, and the sums of each part: (parts, 6)."""
+    birth, of_birth, squares = None, np.zeros(0), Squares(rooms)
+    for seen in piece.see(rooms):
+        try:
+            folds = piece.folds(seen.visit, seen.now.shape)
+            if birth is not seen.birth:
+                birth, of_birth = seen.birth, squares(seen.birth, [], folds)[0]
+            donor = follow.counterpart(piece, seen)
+            others = [seen.birth, seen.previous, *([donor[0]] if donor else [])]
+            now, difference, stepped, *apart = squares(seen.now, others, folds)
+        except follow.MISFITS as error:
+            raise follow.misfit(seen.visit.place.path.parent, piece.id, error) from None
+        rows = np.empty((folds[1], 6))
+        rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] = now, of_birth, difference, stepped
+        rows[:, 4] = np.where(donor[1], apart[0], np.nan) if donor else np.nan
+        rows[:, 5] = folds[0] * folds[2]
+        yield seen.visit.number, rows
+
+
+def _added(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
+    """The sums of pieces, each from a first part on, added up."""
+    total = np.zeros((max(first + len(rows) for first, rows in pieces), 6))
+    for first, rows in pieces:
+        total[first : first + len(rows)] += rows
+    return total
 
 
 @dataclass(frozen=True)
@@ -156,11 +177,12 @@ class Spectra:
         """The one."""
         return (self.track,)
 
-    def run(self) -> list[np.ndarray]:
+    def run(self, rooms: Rooms) -> list[np.ndarray]:
         """(1, 3) for each wanted visit."""
         nothing = (NAN,) * len(SPECTRAL)
         return [
-            np.array([spectrum(seen.now, seen.birth) if seen.now.ndim == 2 else nothing]) for seen in self.track.see()
+            np.array([spectrum(seen.now, seen.birth) if seen.now.ndim == 2 else nothing])
+            for seen in self.track.see(rooms)
         ]
 
 
@@ -169,7 +191,7 @@ def _largest_first(tracks: list[Track]) -> list[Track]:
     return sorted(tracks, key=lambda track: -track.bytes)
 
 
-SUMS = Kind("drift", 1, 6, lambda tracks: [Sums(track) for track in _largest_first(tracks)], donors=True)
+SUMS = Kind("drift", 2, 6, lambda tracks: [Sums(track) for track in _largest_first(tracks)], donors=True)
 SPECTRA = Kind("drift-spectral", 1, 3, lambda tracks: [Spectra(track) for track in _largest_first(tracks)])
 PRODUCTS = Kind("drift-gauge", 1, 2, gauge_tasks)
 

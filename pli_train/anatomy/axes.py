@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 
@@ -28,6 +29,7 @@ def each_axis(axes: str) -> list[str]:
     return re.findall(r"\([^)]*\)|\w+", axes)
 
 
+@cache
 def growing(axes: str) -> str | None:
     """The factor along which a tensor of these axes can grow: `head`, `group` or `unit`; None when there is none.
 
