@@ -1,4 +1,4 @@
-"""Every tensor measured at every checkpoint: as little as possible read, shared over processes, kept by content.
+"""Every tensor measured at every checkpoint: as little as possible read, shared over threads, kept by content.
 
 What a checkpoint's measures are made of are three sets of weights: its own, those of the checkpoint before, and birth
 weights. So they are kept under a hash of those files' hashes: a second call reads nothing, a call while training goes
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -21,20 +23,16 @@ from pli_train import cache, run_folder
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from pli_analysis.run import Checkpoint, Run
 
 WINDOW = 64
-"""Checkpoints measured at once at most: what is planned, and lost when a process is killed, is bounded by it."""
-WORTH_PROCESSES = 2**32
-"""Bytes to read below which starting processes takes longer than they save."""
+"""Checkpoints measured at once at most: what is planned, and lost when it is interrupted, is bounded by it."""
 
 Watch = Callable[[int, int], None]
 
 
 class Task(Protocol):
-    """A piece of work that processes can share: a tensor, or several that are measured together."""
+    """A piece of work that threads can share: a tensor, or several that are measured together."""
 
     @property
     def tracks(self) -> Sequence[follow.Track]:
@@ -64,12 +62,12 @@ class Kind:
 
 
 def measure(
-    run: Run, kind: Kind, processes: int = 1, watch: Watch = lambda done, total: None
+    run: Run, kind: Kind, threads: int = 1, watch: Watch = lambda done, total: None
 ) -> list[tuple[Checkpoint, np.ndarray]]:
     """The measures of each checkpoint: (rows, columns), rows in the order of its stack and of the kind's tasks.
 
     Args:
-        processes: share work over so many at most, when there is much of it.
+        threads: share the work over so many. What they do is nearly all outside Python's lock.
         watch: told (tasks done, tasks in all) of the work that is left.
 
     Raises:
@@ -79,7 +77,7 @@ def measure(
     known: dict[str, np.ndarray] = {}
     while True:
         try:
-            _fill(run, checkpoints, kind, known, processes, watch)
+            _fill(run, checkpoints, kind, known, threads, watch)
             return [(c, known[key]) for c, key in zip(checkpoints, _keys(run, checkpoints, kind), strict=True)]
         except (BadInput, FileNotFoundError) as error:
             # A run that is training and keeps only the newest has removed some meanwhile. No birth is lost with them.
@@ -92,7 +90,7 @@ def measure(
 
 
 def _fill(
-    run: Run, checkpoints: list[Checkpoint], kind: Kind, known: dict[str, np.ndarray], processes: int, watch: Watch
+    run: Run, checkpoints: list[Checkpoint], kind: Kind, known: dict[str, np.ndarray], threads: int, watch: Watch
 ) -> None:
     """Measure what is neither known nor in the cache."""
     keys = _keys(run, checkpoints, kind)
@@ -105,7 +103,7 @@ def _fill(
         wanted = missing[start : start + WINDOW]
         tasks = kind.tasks(follow.tracks(checkpoints, grown, wanted, kind.donors))
         rows: dict[int, list[tuple[str, str, np.ndarray]]] = {number: [] for number in wanted}
-        for task, found in zip(tasks, _shared(tasks, processes, watch), strict=True):
+        for task, found in zip(tasks, _shared(tasks, threads, watch), strict=True):
             first = task.tracks[0]
             visits = [visit for visit in first.visits if visit.wanted]
             for visit, measured in zip(visits, found, strict=True):
@@ -118,35 +116,22 @@ def _fill(
             _keep(kind, keys[number], table)
 
 
-def _shared(tasks: Sequence[Task], processes: int, watch: Watch) -> Iterator[list[np.ndarray]]:
+def _shared(tasks: Sequence[Task], threads: int, watch: Watch) -> Iterator[list[np.ndarray]]:
     """What each task gives, in order."""
-    count = min(processes, len(tasks))
-    big = sum(track.bytes for task in tasks for track in task.tracks) >= WORTH_PROCESSES
-    if count < 2 or not big:
-        rooms = Rooms()
-        yield from _watched((task.run(rooms) for task in tasks), len(tasks), watch)
-        return
-    with _pool(count) as pool:
-        yield from _watched(pool.map(_run, tasks, chunksize=4), len(tasks), watch)
+    own, pool = threading.local(), ThreadPoolExecutor(threads)
 
+    def run(task: Task) -> list[np.ndarray]:
+        if not hasattr(own, "rooms"):
+            own.rooms = Rooms()
+        return task.run(own.rooms)
 
-def _watched(results: Any, total: int, watch: Watch) -> Iterator[list[np.ndarray]]:
-    watch(0, total)
-    for done, result in enumerate(results, 1):
-        yield result
-        watch(done, total)
-
-
-def _pool(count: int) -> Executor:
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    # A fork of a process with threads (torch's, BLAS's) may hang.
-    return ProcessPoolExecutor(count, get_context("spawn"))
-
-
-def _run(task: Task) -> list[np.ndarray]:
-    return task.run(Rooms())
+    try:
+        watch(0, len(tasks))
+        for done, result in enumerate(pool.map(run, tasks), 1):
+            yield result
+            watch(done, len(tasks))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # --- by content -----------------------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ class Spectra:
 
 
 def _largest_first(tracks: list[Track]) -> list[Track]:
-    # Then processes finish together.
+    # Then threads finish together.
     return sorted(tracks, key=lambda track: -track.bytes)
 
 
@@ -206,7 +206,7 @@ def drift(
     *,
     gauge: bool = False,
     spectral: bool = False,
-    processes: int = 1,
+    threads: int = 1,
 ) -> pd.DataFrame:
     """The drift of every part at every checkpoint since its birth.
 
@@ -218,8 +218,7 @@ def drift(
         watch: told (tasks done, tasks in all) of what is read; not called when all of it was kept.
         gauge: whether heads get `qk` and `ov`: some 100 products of d × d matrices a head and checkpoint.
         spectral: whether matrices get their spectral columns: a singular value decomposition each.
-        processes: share the work over so many, when it is worth starting them. More than 1 needs the usual
-            `if __name__ == "__main__":` in a script.
+        threads: share the work over so many.
 
     Raises:
         BadInput: for another `of`, when weights cannot be read, or a part's birth weights are in no checkpoint.
@@ -230,11 +229,11 @@ def drift(
         near = did_you_mean(of, (*LEVELS, "matrix", "all"))
         raise BadInput(f"drift of '{of}' is not known{near}: use one of {', '.join(LEVELS)}, matrix, all")
     levels = {*LEVELS, *(["matrix"] if spectral else [])} if of == "all" else {of}
-    sums = measure(run, SUMS, processes, watch)
+    sums = measure(run, SUMS, threads, watch)
     more: dict[str, dict[str, np.ndarray]] = {}
     for wanted, kind, level in ((gauge, PRODUCTS, "head"), (spectral, SPECTRA, "matrix")):
         if wanted and level in levels:
-            more[level] = {str(c.name): table for c, table in measure(run, kind, processes, watch)}
+            more[level] = {str(c.name): table for c, table in measure(run, kind, threads, watch)}
     table = pd.DataFrame(_table(sums, Rates(run.scalars), levels, more), columns=[*COLUMNS, *GAUGE, *SPECTRAL])
     return table[[*COLUMNS, *(GAUGE if gauge else []), *(SPECTRAL if spectral else [])]]
 
