@@ -7,7 +7,7 @@ earlier. At any moment a few arrays of one tensor's size are held, whatever the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -103,8 +103,9 @@ class Track:
                     birth[...] = now
                     seen = Seen(visit, now, birth, now)
                 else:
-                    olds = (last.birth, last.now)
-                    birth, previous = (self._with_newborns(old, last.visit.own, now, visit.own) for old in olds)
+                    birth, previous = (
+                        self._with_newborns(old, last.visit, now, visit) for old in (last.birth, last.now)
+                    )
                     seen = Seen(visit, now, birth, previous)
             except MISFITS as error:
                 raise misfit(visit.place.path.parent, self.id, error) from None
@@ -116,14 +117,11 @@ class Track:
         """The shape of a living tensor when only the axis that numbers its parts is left apart."""
         return _folds(self.model_type, self.name, tuple(shape), tuple(visit.own.items()))
 
-    def _with_newborns(
-        self, old: np.ndarray, had: Mapping[str, int], now: np.ndarray, has: Mapping[str, int]
-    ) -> np.ndarray:
+    def _with_newborns(self, old: np.ndarray, then: Visit, now: np.ndarray, visit: Visit) -> np.ndarray:
         """What was known of the tensor, to which rows that are new are added.
 
         Args:
-            old, now: the tensor then and now.
-            had, has: the sizes of its factors then and now.
+            old, now: what it was at the visit `then`, and is at `visit`.
         """
         if old.dtype != now.dtype:
             old = old.astype(now.dtype)
@@ -132,7 +130,7 @@ class Track:
         factor = growing(self.axes)
         if factor is None:
             raise ValueError(f"{self.name} changed its shape from {old.shape} to {now.shape}")
-        known, grown = rows(old, self.axes, factor, had), rows(now, self.axes, factor, has)
+        known, grown = rows(old, self.axes, factor, then.own), rows(now, self.axes, factor, visit.own)
         if known.shape[1:] != grown.shape[1:] or len(known) > len(grown):
             raise ValueError(f"{self.name} changed its shape from {old.shape} to {now.shape}")
         whole = np.concatenate([known, grown[len(known) :]])
