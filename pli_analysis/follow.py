@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis.kin import donor
 from pli_analysis.moments import folds_of
 from pli_analysis.places import Place, Sight, sight
 from pli_analysis.rooms import Rooms
 from pli_train import anatomy, run_folder
 from pli_train.anatomy import Anatomy
 from pli_train.anatomy.axes import from_rows, growing, rows
-from pli_train.anatomy.parts import cut
+from pli_train.anatomy.parts import cut, number_of
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
     from pli_analysis.run import Checkpoint
-    from pli_train.lineage import Lineage
+    from pli_train.lineage import Layer
 
 MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, RuntimeError)
 """What sizes that contradict each other come to light as, in numpy and in einops."""
@@ -227,35 +228,29 @@ def _visits(
     checkpoint: Checkpoint, id: str, places: dict[Path, dict[str, Place]], number: int, wanted: bool, donors: bool
 ) -> Iterator[tuple[str, Visit]]:
     lineage, sizes = checkpoint.lineage, checkpoint.anatomy.sizes(checkpoint.config)
-    donor = lineage.layers[id].birth.donor if donors and wanted else None
-    copied = donor is not None or any(birth.donor is not None for birth in lineage.layers[id].heads.values())
+    layer = lineage.layers[id]
+    whole = layer.birth.donor if donors and wanted else None
+    copied = whole is not None or any(birth.donor is not None for birth in layer.heads.values())
     for name in names(checkpoint, id):
         seen = sight(checkpoint, id, name, sizes, places)
         theirs: Sight | None = None
         kin: tuple[tuple[bool, int] | None, ...] = ()
         if donors and wanted and copied:
-            if donor in lineage.stack and name in checkpoint.names_of_layers[donor]:
-                theirs = sight(checkpoint, donor, name, sizes, places)
-            kin = _kin(checkpoint.anatomy, lineage, id, name, seen.own, theirs is not None)
+            if whole in lineage.stack and name in checkpoint.names_of_layers[whole]:
+                theirs = sight(checkpoint, whole, name, sizes, places)
+            kin = _kin(checkpoint.anatomy, layer, name, seen.own, theirs is not None)
         yield name, Visit(**vars(seen), number=number, wanted=wanted, donor=theirs, kin=kin)
 
 
 def _kin(
-    anatomy: Anatomy, lineage: Lineage, id: str, name: str, sizes: dict[str, int], cloned: bool
+    anatomy: Anatomy, layer: Layer, name: str, sizes: dict[str, int], cloned: bool
 ) -> tuple[tuple[bool, int] | None, ...]:
     """Where the donor of each part of a tensor is: see `Visit.kin`."""
     found: list[tuple[bool, int] | None] = []
-    donor, heads = lineage.layers[id].birth.donor, list(lineage.layers[id].heads.values())
     for label in anatomy.labels(name, sizes):
-        if label[1:].isdigit():
-            member = sizes["member"] if label[0] == "g" else 1
-            head = heads[int(label[1:]) * member].donor
-            owner, _, number = (head or "").partition(".h")
-            place = int(number) // member if number.isdecimal() else None
-        else:
-            owner, place = donor or "", 0
-        known = place is not None and (owner == id or (cloned and owner == donor))
-        found.append((owner != id, place) if known and place is not None else None)
+        owner, theirs = donor(layer, label, sizes["member"]) or ("", "")
+        known = owner == layer.id or (cloned and owner == layer.birth.donor)
+        found.append((owner != layer.id, number_of(theirs) or 0) if known else None)
     return tuple(found)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis.kin import alive
 from pli_train.anatomy.axes import factors, from_rows, growing, rows
 from pli_train.anatomy.parts import lengths
 from pli_train.errors import BadInput
@@ -88,11 +89,11 @@ class Sight:
     @property
     def own(self) -> dict[str, int]:
         """The factors as far as they are alive."""
-        return self.stored | {"head": self.heads, "group": self.heads // self.stored["member"]}
+        return self.stored | alive(self.stored, self.heads, self.units)
 
     def alive(self, factor: str) -> int | None:
         """How much of the growing factor is alive; None where the lineage does not tell."""
-        return {"head": self.heads, "group": self.own["group"], "unit": self.units}[factor]
+        return alive(self.stored, self.heads, self.units).get(factor)
 
     def there(self, axes: str, factor: str) -> int:
         """How much of a factor of its axes is stored, dead or alive."""

@@ -45,6 +45,7 @@ import numpy as np
 
 from pli_analysis import follow
 from pli_analysis.follow import Track
+from pli_analysis.kin import alive, birth, donor
 from pli_analysis.measured import Kind, Watch, measure
 from pli_analysis.metrics.heads import gauge_tasks
 from pli_analysis.metrics.products import spectrum
@@ -52,6 +53,7 @@ from pli_analysis.moments import Squares
 from pli_analysis.pieces import pieces
 from pli_analysis.rooms import Rooms
 from pli_train import run_folder
+from pli_train.anatomy.parts import part_of
 from pli_train.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
@@ -285,14 +287,15 @@ def _plan(checkpoint: Checkpoint) -> Plan:
     sizes = checkpoint.anatomy.sizes(checkpoint.config)
     for id in checkpoint.lineage.stack:
         layer, member = checkpoint.lineage.layers[id], sizes["member"]
-        born, donor = layer.birth.step, layer.birth.donor
-        own = sizes | {"head": len(layer.heads), "group": len(layer.heads) // member}
-        whole = place(Part(id, "layer", id, donor, born))
+        born, theirs = layer.birth.step, layer.birth.donor
+        own = sizes | alive(sizes, *checkpoint.lineage.shape(id))
+        whole = place(Part(id, "layer", id, theirs, born))
         for name in follow.names(checkpoint, id):
-            matrix = place(Part(f"{id}.{name}", "matrix", id, donor and f"{donor}.{name}", born))
+            matrix = place(Part(f"{id}.{name}", "matrix", id, theirs and f"{theirs}.{name}", born))
             for label in checkpoint.anatomy.labels(name, own):
-                theirs = _donor(layer, label, member)
-                part = place(Part(f"{id}.{label}", _level(label), id, theirs, _born(layer, label, member)))
+                came = ".".join(donor(layer, label, member) or ()) or None
+                level, since = part_of(id, label).level, birth(layer, label, member).step
+                part = place(Part(f"{id}.{label}", level, id, came, since))
                 owners.append((part, matrix, whole))
                 copied.append(_is_copy(layer))
     return Plan(tuple(parts.values()), np.array(owners, dtype=int).reshape(-1, 3).T, np.array(copied, dtype=bool))
@@ -304,29 +307,6 @@ def _is_copy(layer: Layer) -> bool:
     return donor is not None and all(
         birth.donor == f"{donor}.{head.partition('.')[2]}" for head, birth in layer.heads.items()
     )
-
-
-def _level(label: str) -> str:
-    return ("head" if label[0] == "h" else "attention") if label[1:].isdecimal() else label
-
-
-def _donor(layer: Layer, label: str, member: int) -> str | None:
-    """The name of the part that a part of a layer was copied from."""
-    if not label[1:].isdecimal():
-        return layer.birth.donor and f"{layer.birth.donor}.{label}"
-    shared = label[0] == "g"
-    head = layer.heads[f"{layer.id}.h{int(label[1:]) * (member if shared else 1)}"].donor
-    if head is None or not shared:
-        return head
-    owner, _, number = head.partition(".h")
-    return f"{owner}.g{int(number) // member}" if number.isdecimal() else None
-
-
-def _born(layer: Layer, label: str, member: int) -> int:
-    """The step of a part's birth; of a group that of its first head."""
-    if not label[1:].isdecimal():
-        return layer.birth.step
-    return layer.heads[f"{layer.id}.h{int(label[1:]) * (member if label[0] == 'g' else 1)}"].step
 
 
 def _table(

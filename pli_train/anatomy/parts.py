@@ -121,9 +121,18 @@ def part_of(layer: str, label: str) -> Part:
     >>> part_of("c", "g0"), part_of("c", "ffn")
     (Part(level='attention', name='c.g0'), Part(level='ffn', name='c'))
     """
-    if label[0] in "hg" and label[1:].isdigit():
+    if number_of(label) is not None:
         return Part("head" if label[0] == "h" else "attention", f"{layer}.{label}")
     return Part(label, layer)
+
+
+def number_of(label: str) -> int | None:
+    """The number of the head or group that a label names; None for other parts.
+
+    >>> number_of("h12"), number_of("g0"), number_of("ffn")
+    (12, 0, None)
+    """
+    return int(label[1:]) if label[:1] in ("h", "g") and label[1:].isdecimal() else None
 
 
 def with_sums(squares: Mapping[Part, float]) -> dict[Part, float]:
