@@ -77,8 +77,10 @@ def measure(
     known: dict[str, np.ndarray] = {}
     while True:
         try:
-            _fill(run, checkpoints, kind, known, threads, watch)
-            return [(c, known[key]) for c, key in zip(checkpoints, _keys(run, checkpoints, kind), strict=True)]
+            grown = follow.growths(checkpoints, run.path)
+            keys = _keys(checkpoints, grown, kind)
+            _fill(checkpoints, grown, keys, kind, known, threads, watch)
+            return [(checkpoint, known[key]) for checkpoint, key in zip(checkpoints, keys, strict=True)]
         except (BadInput, FileNotFoundError) as error:
             # A run that is training and keeps only the newest has removed some meanwhile. No birth is lost with them.
             left = [checkpoint for checkpoint in checkpoints if (checkpoint.path / run_folder.MANIFEST).exists()]
@@ -90,15 +92,19 @@ def measure(
 
 
 def _fill(
-    run: Run, checkpoints: list[Checkpoint], kind: Kind, known: dict[str, np.ndarray], threads: int, watch: Watch
+    checkpoints: list[Checkpoint],
+    grown: dict[str, list[int]],
+    keys: list[str],
+    kind: Kind,
+    known: dict[str, np.ndarray],
+    threads: int,
+    watch: Watch,
 ) -> None:
     """Measure what is neither known nor in the cache."""
-    keys = _keys(run, checkpoints, kind)
     for key in keys:
         if key not in known and (kept := _cached(kind, key)) is not None:
             known[key] = kept
     missing = [number for number, key in enumerate(keys) if key not in known]
-    grown = follow.growths(checkpoints, run.path)
     for start in range(0, len(missing), WINDOW):
         wanted = missing[start : start + WINDOW]
         tasks = kind.tasks(follow.tracks(checkpoints, grown, wanted, kind.donors))
@@ -137,9 +143,9 @@ def _shared(tasks: Sequence[Task], threads: int, watch: Watch) -> Iterator[list[
 # --- by content -----------------------------------------------------------------------------------------------------
 
 
-def _keys(run: Run, checkpoints: Sequence[Checkpoint], kind: Kind) -> list[str]:
+def _keys(checkpoints: Sequence[Checkpoint], grown: dict[str, list[int]], kind: Kind) -> list[str]:
     """What each checkpoint's measures are made of, hashed; where hashes of files are not known, by name."""
-    births = sorted({number for numbers in follow.growths(checkpoints, run.path).values() for number in numbers})
+    births = sorted({number for numbers in grown.values() for number in numbers})
     contents = [_content(checkpoint) for checkpoint in checkpoints]
     keys = []
     for number, checkpoint in enumerate(checkpoints):
