@@ -11,8 +11,9 @@ from pandas.testing import assert_frame_equal
 
 from pli_analysis import pieces
 from pli_analysis.events import Columns
-from pli_analysis.metrics import drift, products
-from pli_analysis.metrics.drift import LEVELS, Rates
+from pli_analysis.metrics import displacement, products
+from pli_analysis.metrics.drift import LEVELS
+from pli_analysis.metrics.rates import Rates
 from pli_analysis.moments import Squares
 from pli_analysis.rooms import Rooms
 from pli_analysis.run import Run
@@ -172,7 +173,7 @@ def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
 
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pieces, "SIZE", 64)
-    monkeypatch.setattr(drift, "pieces", counted)
+    monkeypatch.setattr(displacement, "pieces", counted)
     assert_frame_equal(run.drift("all"), whole, rtol=1e-9)
     assert max(cuts) > 20 and sum(cut > 1 for cut in cuts) > len(cuts) / 2
 
