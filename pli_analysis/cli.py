@@ -84,7 +84,7 @@ def drift(
     spectral: Annotated[bool, typer.Option("--spectral", help="Matrices: spectral norm and ranks of the change.")] = (
         False
     ),
-    processes: Annotated[int | None, typer.Option(min=1, help="For big runs; as many as cores if left out.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="As many as cores if left out.")] = None,
     told: Told = None,
     verify: Verify = False,
 ) -> None:
@@ -101,8 +101,9 @@ def drift(
         raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")
     if spectral and of not in ("matrix", "all"):
         raise BadInput(f"--spectral: is told of matrices, and not of '{of}': use --of matrix or --of all")
-    cores = processes or os.cpu_count() or 1
-    emit(measure(opened, of, _tasks, gauge=gauge, spectral=spectral, processes=cores), format, out)
+    emit(
+        measure(opened, of, _tasks, gauge=gauge, spectral=spectral, threads=threads or os.cpu_count() or 1), format, out
+    )
 
 
 @app.command()

@@ -1,16 +1,13 @@
 """One tensor of a layer followed by identity through the checkpoints, into memory that is used again and again.
 
-A tensor is seen as far as it is alive: heads and FFN units that a checkpoint only pads are cut away. Beside it stand
-its birth weights (rows that are born later join them at their own birth) and what it was one checkpoint earlier.
-At any moment a few arrays of one tensor's size are held, whatever the number of checkpoints.
+Beside it stand its birth weights (rows that are born later join them at their own birth) and what it was one checkpoint
+earlier. At any moment a few arrays of one tensor's size are held, whatever the number of checkpoints.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,92 +15,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis.kin import donor
 from pli_analysis.moments import folds_of
+from pli_analysis.places import Place, Sight, sight
+from pli_analysis.rooms import Rooms
 from pli_train import anatomy, run_folder
 from pli_train.anatomy import Anatomy
-from pli_train.anatomy.axes import factors, from_rows, growing, rows
-from pli_train.anatomy.parts import cut, lengths
+from pli_train.anatomy.axes import from_rows, growing, rows
+from pli_train.anatomy.parts import cut, number_of
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
     from pli_analysis.run import Checkpoint
-    from pli_train.lineage import Lineage
+    from pli_train.lineage import Layer
 
-TYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1"}
-TYPES |= {"BOOL": "?"}
 MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, RuntimeError)
 """What sizes that contradict each other come to light as, in numpy and in einops."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the numbers of a tensor lie: `offset` bytes into a file, in safetensors' name of their type."""
-
-    path: Path
-    offset: int
-    type: str
-    shape: tuple[int, ...]
-
-    def read(self, room: np.ndarray | None = None) -> np.ndarray:
-        """The tensor in float32, or in float64 where float32 would lose digits.
-
-        Args:
-            room: a float32 array that may be overwritten and returned, when it has the tensor's size.
-
-        Raises:
-            FileNotFoundError: when the file was removed.
-            BadInput: when it cannot be read, or is no longer as long as it was.
-        """
-        fits = room is not None and self.type == "F32" and room.dtype == np.float32 and room.shape == self.shape
-        stored = room if room is not None and fits else np.empty(self.shape, _type(self))
-        view = stored.reshape(-1).view(np.uint8).data
-        try:
-            handle = os.open(self.path, os.O_RDONLY)
-            try:
-                done = 0
-                while done < len(view) and (got := os.preadv(handle, [view[done:]], self.offset + done)):
-                    done += got
-            finally:
-                os.close(handle)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise BadInput(f"{self.path}: cannot be read ({error.strerror})") from None
-        if done < len(view):
-            raise BadInput(f"{self.path}: became shorter while it was read")
-        return stored if self.type in ("F32", "F64") else stored.astype("f8" if stored.itemsize > 2 else "f4")
-
-
-@dataclass(frozen=True)
-class Sight:
-    """A tensor at one checkpoint: where it lies, the factors of its axes as stored, and how much of it is alive."""
-
-    place: Place
-    stored: dict[str, int]
-    heads: int
-    units: int | None
-
-    @property
-    def own(self) -> dict[str, int]:
-        """The factors as far as they are alive."""
-        return self.stored | {"head": self.heads, "group": self.heads // self.stored["member"]}
-
-    def alive(self, factor: str) -> int | None:
-        """How much of the growing factor is alive; None where the lineage does not tell."""
-        return {"head": self.heads, "group": self.own["group"], "unit": self.units}[factor]
-
-    def read(self, axes: str, room: np.ndarray | None = None) -> np.ndarray:
-        """What is alive of it, contiguous."""
-        factor, found = growing(axes), self.place.read(room)
-        alive = self.alive(factor) if factor else None
-        if factor is None or alive is None:
-            return found
-        there = _length(axes, factor, found.shape, tuple(self.stored.items()))
-        if alive == there:
-            return found
-        if alive > there:
-            raise ValueError(f"{alive} of {factor} are alive and {there} stored")
-        return np.ascontiguousarray(from_rows(rows(found, axes, factor, self.stored)[:alive], axes, factor))
 
 
 @dataclass(frozen=True)
@@ -155,26 +82,31 @@ class Track:
     @property
     def bytes(self) -> int:
         """What is read of files."""
-        return sum(int(np.prod(v.place.shape)) * _type(v.place).itemsize * (2 if v.donor else 1) for v in self.visits)
+        return sum(math.prod(v.place.shape) * v.place.dtype.itemsize * (2 if v.donor else 1) for v in self.visits)
 
-    def see(self) -> Iterator[Seen]:
+    def see(self, rooms: Rooms | None = None) -> Iterator[Seen]:
         """Read it at each visit in order; arrays are good until the next one.
+
+        Args:
+            rooms: memory to read into, that no other track uses meanwhile.
 
         Raises:
             FileNotFoundError: when a checkpoint was removed meanwhile.
             BadInput: when it cannot be read, or does not fit the lineage.
         """
-        rooms: list[np.ndarray | None] = [None, None]  # one holds what is now while the other still has what was
-        last: Seen | None = None
+        rooms, last = rooms or Rooms(), None
         for turn, visit in enumerate(self.visits):
             try:
-                now = visit.read(self.axes, rooms[turn % 2])
-                rooms[turn % 2] = now if now.shape == visit.place.shape else None
+                # One room holds what is now while the other still has what was.
+                now = visit.read(self.axes, rooms.take(f"now {turn % 2}", visit.place.shape))
                 if last is None:
-                    seen = Seen(visit, now, now.copy(), now)
+                    birth = rooms.take("birth", now.shape, now.dtype)
+                    birth[...] = now
+                    seen = Seen(visit, now, birth, now)
                 else:
-                    olds = (last.birth, last.now)
-                    birth, previous = (self._with_newborns(old, last.visit.own, now, visit.own) for old in olds)
+                    birth, previous = (
+                        self._with_newborns(old, last.visit, now, visit) for old in (last.birth, last.now)
+                    )
                     seen = Seen(visit, now, birth, previous)
             except MISFITS as error:
                 raise misfit(visit.place.path.parent, self.id, error) from None
@@ -186,14 +118,11 @@ class Track:
         """The shape of a living tensor when only the axis that numbers its parts is left apart."""
         return _folds(self.model_type, self.name, tuple(shape), tuple(visit.own.items()))
 
-    def _with_newborns(
-        self, old: np.ndarray, had: Mapping[str, int], now: np.ndarray, has: Mapping[str, int]
-    ) -> np.ndarray:
+    def _with_newborns(self, old: np.ndarray, then: Visit, now: np.ndarray, visit: Visit) -> np.ndarray:
         """What was known of the tensor, to which rows that are new are added.
 
         Args:
-            old, now: the tensor then and now.
-            had, has: the sizes of its factors then and now.
+            old, now: what it was at the visit `then`, and is at `visit`.
         """
         if old.dtype != now.dtype:
             old = old.astype(now.dtype)
@@ -202,7 +131,7 @@ class Track:
         factor = growing(self.axes)
         if factor is None:
             raise ValueError(f"{self.name} changed its shape from {old.shape} to {now.shape}")
-        known, grown = rows(old, self.axes, factor, had), rows(now, self.axes, factor, has)
+        known, grown = rows(old, self.axes, factor, then.own), rows(now, self.axes, factor, visit.own)
         if known.shape[1:] != grown.shape[1:] or len(known) > len(grown):
             raise ValueError(f"{self.name} changed its shape from {old.shape} to {now.shape}")
         whole = np.concatenate([known, grown[len(known) :]])
@@ -299,46 +228,29 @@ def _visits(
     checkpoint: Checkpoint, id: str, places: dict[Path, dict[str, Place]], number: int, wanted: bool, donors: bool
 ) -> Iterator[tuple[str, Visit]]:
     lineage, sizes = checkpoint.lineage, checkpoint.anatomy.sizes(checkpoint.config)
-    donor = lineage.layers[id].birth.donor if donors and wanted else None
+    layer = lineage.layers[id]
+    whole = layer.birth.donor if donors and wanted else None
+    copied = whole is not None or any(birth.donor is not None for birth in layer.heads.values())
     for name in names(checkpoint, id):
-        sight = _sight(checkpoint, id, name, sizes, places)
+        seen = sight(checkpoint, id, name, sizes, places)
         theirs: Sight | None = None
         kin: tuple[tuple[bool, int] | None, ...] = ()
-        if donors and wanted:
-            if donor in lineage.stack and name in checkpoint.names_of_layers[donor]:
-                theirs = _sight(checkpoint, donor, name, sizes, places)
-            kin = _kin(checkpoint.anatomy, lineage, id, name, sight.own, theirs is not None)
-        yield name, Visit(**vars(sight), number=number, wanted=wanted, donor=theirs, kin=kin)
-
-
-def _sight(
-    checkpoint: Checkpoint, id: str, name: str, sizes: dict[str, int], places: dict[Path, dict[str, Place]]
-) -> Sight:
-    full = checkpoint.names_of_layers[id][name]
-    path = checkpoint.files[full]
-    if path not in places:
-        places[path] = _places(path)
-    if full not in places[path]:
-        raise BadInput(f"{path}: tensor '{full}' cannot be read (it is not there)")
-    return Sight(places[path][full], sizes, *checkpoint.lineage.shape(id))
+        if donors and wanted and copied:
+            if whole in lineage.stack and name in checkpoint.names_of_layers[whole]:
+                theirs = sight(checkpoint, whole, name, sizes, places)
+            kin = _kin(checkpoint.anatomy, layer, name, seen.own, theirs is not None)
+        yield name, Visit(**vars(seen), number=number, wanted=wanted, donor=theirs, kin=kin)
 
 
 def _kin(
-    anatomy: Anatomy, lineage: Lineage, id: str, name: str, sizes: dict[str, int], cloned: bool
+    anatomy: Anatomy, layer: Layer, name: str, sizes: dict[str, int], cloned: bool
 ) -> tuple[tuple[bool, int] | None, ...]:
     """Where the donor of each part of a tensor is: see `Visit.kin`."""
     found: list[tuple[bool, int] | None] = []
-    donor, heads = lineage.layers[id].birth.donor, list(lineage.layers[id].heads.values())
     for label in anatomy.labels(name, sizes):
-        if label[1:].isdigit():
-            member = sizes["member"] if label[0] == "g" else 1
-            head = heads[int(label[1:]) * member].donor
-            owner, _, number = (head or "").partition(".h")
-            place = int(number) // member if number.isdecimal() else None
-        else:
-            owner, place = donor or "", 0
-        known = place is not None and (owner == id or (cloned and owner == donor))
-        found.append((owner != id, place) if known and place is not None else None)
+        owner, theirs = donor(layer, label, sizes["member"]) or ("", "")
+        known = owner == layer.id or (cloned and owner == layer.birth.donor)
+        found.append((owner != layer.id, number_of(theirs) or 0) if known else None)
     return tuple(found)
 
 
@@ -374,48 +286,8 @@ def counterpart(track: Track, seen: Seen) -> tuple[np.ndarray, np.ndarray] | Non
 
 
 @lru_cache(maxsize=4096)
-def _length(axes: str, factor: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...]) -> int:
-    return lengths(axes, shape, dict(sizes))[factors(axes).index(factor)]
-
-
-@lru_cache(maxsize=4096)
 def _folds(
     model_type: str, name: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...]
 ) -> tuple[int, int, int]:
     found = cut(anatomy.family(model_type), "", name, shape, dict(sizes))
     return folds_of(found.shape, found.kept)
-
-
-def _type(place: Place) -> np.dtype:
-    if place.type == "BF16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    if place.type not in TYPES:
-        raise BadInput(f"{place.path}: holds numbers of type {place.type}, which are not read here")
-    return np.dtype(TYPES[place.type]).newbyteorder("<")
-
-
-def _places(path: Path) -> dict[str, Place]:
-    """Where each tensor of a safetensors file lies. The library checks the file first."""
-    from pli_analysis.run import open_weights
-
-    with open_weights(path):
-        pass
-    try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            laid = _laid_out(file.read(size))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise BadInput(f"{path}: not readable as safetensors ({error})") from None
-    return {name: Place(path, 8 + size + offset, type, shape) for name, (offset, type, shape) in laid.items()}
-
-
-@lru_cache(maxsize=8)
-def _laid_out(header: bytes) -> dict[str, tuple[int, str, tuple[int, ...]]]:
-    """A header as name → (offset, type, shape). Checkpoints of one shape have one header, and share this."""
-    table = json.loads(header)
-    table.pop("__metadata__", None)
-    return {name: (told["data_offsets"][0], told["dtype"], tuple(told["shape"])) for name, told in table.items()}

@@ -9,7 +9,6 @@ did to it before is not to be known. Where checkpoints have a `lineage.json` eac
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -283,19 +282,3 @@ def _root(paths: Sequence[Path]) -> Path:
 
 
 # --- instead of a manifest -------------------------------------------------------------------------------------------
-
-
-def content(checkpoint: Checkpoint) -> list[list[str]]:
-    """What tells a checkpoint's content apart from another's without reading its weights.
-
-    That is its lineage, and of each file what changes when it is written to: its place, its size, the time of its last
-    change to the nanosecond, its number on the disk.
-    """
-    found = [["lineage", hashlib.sha256(checkpoint.lineage.to_json().encode()).hexdigest()]]
-    for path in dict.fromkeys([checkpoint.path / run_folder.CONFIG, *checkpoint.files.values()]):
-        try:
-            told = path.stat()
-        except OSError as error:
-            raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-        found.append([str(path.resolve()), f"{told.st_size} {told.st_mtime_ns} {told.st_ino} {told.st_dev}"])
-    return found

@@ -1,4 +1,4 @@
-"""Every tensor measured at every checkpoint: as little as possible read, shared over processes, kept by content.
+"""Every tensor measured at every checkpoint: as little as possible read, shared over threads, kept by content.
 
 What a checkpoint's measures are made of are three sets of weights: its own, those of the checkpoint before, and birth
 weights. So they are kept under a hash of those files' hashes: a second call reads nothing, a call while training goes
@@ -9,37 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from pli_analysis import follow
-from pli_train import cache, run_folder
+from pli_analysis.contents import content
+from pli_analysis.rooms import Rooms
+from pli_train import cache
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from pli_analysis.run import Checkpoint, Run
 
 WINDOW = 64
-"""Checkpoints measured at once at most: what is planned, and lost when a process is killed, is bounded by it."""
-WORTH_PROCESSES = 2**32
-"""Bytes to read below which starting processes takes longer than they save."""
+"""Checkpoints measured at once at most: what is planned, and lost when it is interrupted, is bounded by it."""
 
 Watch = Callable[[int, int], None]
 
 
 class Task(Protocol):
-    """A piece of work that processes can share: a tensor, or several that are measured together."""
+    """A piece of work that threads can share: a tensor, or several that are measured together."""
 
     @property
     def tracks(self) -> Sequence[follow.Track]:
         """What it reads."""
 
-    def run(self) -> list[np.ndarray]:
+    def run(self, rooms: Rooms) -> list[np.ndarray]:
         """One (rows, columns) array for each wanted visit, in order."""
 
 
@@ -63,12 +63,12 @@ class Kind:
 
 
 def measure(
-    run: Run, kind: Kind, processes: int = 1, watch: Watch = lambda done, total: None
+    run: Run, kind: Kind, threads: int = 1, watch: Watch = lambda done, total: None
 ) -> list[tuple[Checkpoint, np.ndarray]]:
     """The measures of each checkpoint: (rows, columns), rows in the order of its stack and of the kind's tasks.
 
     Args:
-        processes: share work over so many at most, when there is much of it.
+        threads: share the work over so many. What they do is nearly all outside Python's lock.
         watch: told (tasks done, tasks in all) of the work that is left.
 
     Raises:
@@ -78,8 +78,10 @@ def measure(
     known: dict[str, np.ndarray] = {}
     while True:
         try:
-            _fill(run, checkpoints, kind, known, processes, watch)
-            return [(c, known[key]) for c, key in zip(checkpoints, _keys(run, checkpoints, kind), strict=True)]
+            grown = follow.growths(checkpoints, run.path)
+            keys = _keys(checkpoints, grown, kind)
+            _fill(checkpoints, grown, keys, kind, known, threads, watch)
+            return [(checkpoint, known[key]) for checkpoint, key in zip(checkpoints, keys, strict=True)]
         except (BadInput, FileNotFoundError) as error:
             # A run that is training and keeps only the newest has removed some meanwhile. No birth is lost with them.
             left = [checkpoint for checkpoint in checkpoints if checkpoint.is_there]
@@ -91,20 +93,24 @@ def measure(
 
 
 def _fill(
-    run: Run, checkpoints: list[Checkpoint], kind: Kind, known: dict[str, np.ndarray], processes: int, watch: Watch
+    checkpoints: list[Checkpoint],
+    grown: dict[str, list[int]],
+    keys: list[str],
+    kind: Kind,
+    known: dict[str, np.ndarray],
+    threads: int,
+    watch: Watch,
 ) -> None:
     """Measure what is neither known nor in the cache."""
-    keys = _keys(run, checkpoints, kind)
     for key in keys:
         if key not in known and (kept := _cached(kind, key)) is not None:
             known[key] = kept
     missing = [number for number, key in enumerate(keys) if key not in known]
-    grown = follow.growths(checkpoints, run.path)
     for start in range(0, len(missing), WINDOW):
         wanted = missing[start : start + WINDOW]
         tasks = kind.tasks(follow.tracks(checkpoints, grown, wanted, kind.donors))
         rows: dict[int, list[tuple[str, str, np.ndarray]]] = {number: [] for number in wanted}
-        for task, found in zip(tasks, _shared(tasks, processes, watch), strict=True):
+        for task, found in zip(tasks, _shared(tasks, threads, watch), strict=True):
             first = task.tracks[0]
             visits = [visit for visit in first.visits if visit.wanted]
             for visit, measured in zip(visits, found, strict=True):
@@ -117,42 +123,30 @@ def _fill(
             _keep(kind, keys[number], table)
 
 
-def _shared(tasks: Sequence[Task], processes: int, watch: Watch) -> Iterator[list[np.ndarray]]:
+def _shared(tasks: Sequence[Task], threads: int, watch: Watch) -> Iterator[list[np.ndarray]]:
     """What each task gives, in order."""
-    count = min(processes, len(tasks))
-    big = sum(track.bytes for task in tasks for track in task.tracks) >= WORTH_PROCESSES
-    if count < 2 or not big:
-        yield from _watched((task.run() for task in tasks), len(tasks), watch)
-        return
-    with _pool(count) as pool:
-        yield from _watched(pool.map(_run, tasks, chunksize=4), len(tasks), watch)
+    own, pool = threading.local(), ThreadPoolExecutor(threads)
 
+    def run(task: Task) -> list[np.ndarray]:
+        if not hasattr(own, "rooms"):
+            own.rooms = Rooms()
+        return task.run(own.rooms)
 
-def _watched(results: Any, total: int, watch: Watch) -> Iterator[list[np.ndarray]]:
-    watch(0, total)
-    for done, result in enumerate(results, 1):
-        yield result
-        watch(done, total)
-
-
-def _pool(count: int) -> Executor:
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    # A fork of a process with threads (torch's, BLAS's) may hang.
-    return ProcessPoolExecutor(count, get_context("spawn"))
-
-
-def _run(task: Task) -> list[np.ndarray]:
-    return task.run()
+    try:
+        watch(0, len(tasks))
+        for done, result in enumerate(pool.map(run, tasks), 1):
+            yield result
+            watch(done, len(tasks))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # --- by content -----------------------------------------------------------------------------------------------------
 
 
-def _keys(run: Run, checkpoints: Sequence[Checkpoint], kind: Kind) -> list[str]:
+def _keys(checkpoints: Sequence[Checkpoint], grown: dict[str, list[int]], kind: Kind) -> list[str]:
     """What each checkpoint's measures are made of, hashed; where hashes of files are not known, by name."""
-    births = sorted({number for numbers in follow.growths(checkpoints, run.path).values() for number in numbers})
+    births = sorted({number for numbers in grown.values() for number in numbers})
     contents = [content(checkpoint) for checkpoint in checkpoints]
     keys = []
     for number, checkpoint in enumerate(checkpoints):
@@ -166,30 +160,12 @@ def _keys(run: Run, checkpoints: Sequence[Checkpoint], kind: Kind) -> list[str]:
     return keys
 
 
-def content(checkpoint: Checkpoint) -> list[list[str]] | None:
-    """The hashes of what is read of a checkpoint, as its manifest tells them; None where it does not."""
-    if checkpoint.known is not None:
-        from pli_analysis.foreign import content
-
-        return content(checkpoint)
-    found = []
-    for name, told in sorted(run_folder.listed(checkpoint.path).items()):
-        if (name.endswith(".safetensors") and name != run_folder.OPTIMIZER) or name in ESSENTIAL:
-            if not isinstance(told.get("sha256"), str):
-                return None
-            found.append([name, told["sha256"]])
-    return found if any(name.endswith(".safetensors") for name, _ in found) else None
-
-
-ESSENTIAL = (run_folder.CONFIG, run_folder.LINEAGE, run_folder.WEIGHTS_INDEX)
-
-
 def _cached(kind: Kind, key: str) -> np.ndarray | None:
-    if key.startswith("/") or (content := cache.get(f"{kind.name}/{key}")) is None:
+    if key.startswith("/") or (kept := cache.get(f"{kind.name}/{key}")) is None:
         return None
     # Bare numbers: numpy's own files have a header that is parsed as Python.
-    whole = len(content) % (8 * kind.columns) == 0
-    return np.frombuffer(content, "<f8").reshape(-1, kind.columns) if whole else None
+    whole = len(kept) % (8 * kind.columns) == 0
+    return np.frombuffer(kept, "<f8").reshape(-1, kind.columns) if whole else None
 
 
 def _keep(kind: Kind, key: str, table: np.ndarray) -> None:

@@ -13,48 +13,59 @@ from functools import cache
 
 import numpy as np
 
-BLOCK = 2**16
-"""Numbers that are worked on at once: two such arrays stay in the cache of a core."""
+from pli_analysis.rooms import Rooms
+
+BLOCK = 2**18
+"""Numbers that are worked on at once: a few such arrays stay in a core's cache."""
 RUN = 2**10
 EXACT = 2**16
 
 
-def squares(now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
-    """Σ now² and Σ (now − other)² of each part of a tensor.
+class Squares:
+    """Adds up squares.
 
     Args:
-        now: the tensor, contiguous, in float32 or float64.
-        others: arrays of its shape and type.
-        folds: (outer, parts, inner): its shape when only the axis that numbers the parts is left apart.
+        rooms: memory for differences.
 
-    Returns:
-        (1 + len(others), parts) in float64.
-
-    >>> squares(np.array([[3.0, 4.0], [1.0, 0.0]]), [np.zeros((2, 2))], (1, 2, 2)).tolist()
+    >>> Squares(Rooms())(np.array([[3.0, 4.0], [1.0, 0.0]]), [np.zeros((2, 2))], (1, 2, 2)).tolist()
     [[25.0, 1.0], [25.0, 1.0]]
     """
-    if now.dtype != np.float64 and now.size > EXACT:
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums = _squares(now, others, folds)
-        if np.isfinite(sums).all():
-            return sums
-    return _squares(now.astype(np.float64), [other.astype(np.float64) for other in others], folds)
 
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
 
-def _squares(now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
-    run = _divisor(folds[2], RUN)
-    rows, *against = (array.reshape(-1, run) for array in (now, *others))
-    found = np.empty((1 + len(others), len(rows)))
-    step = max(BLOCK // run, 1)
-    between = np.empty((step, run), now.dtype)
-    for start in range(0, len(rows), step):
-        piece = slice(start, start + step)
-        here = rows[piece]
-        found[0, piece] = np.vecdot(here, here)
-        for number, other in enumerate(against, 1):
-            difference = np.subtract(here, other[piece], out=between[: len(here)])
-            found[number, piece] = np.vecdot(difference, difference)
-    return found.reshape(len(found), folds[0], folds[1], -1).sum(axis=(1, 3))
+    def __call__(self, now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
+        """Σ now² and Σ (now − other)² of each part of a tensor.
+
+        Args:
+            now: the tensor, contiguous, in float32 or float64.
+            others: arrays of its shape and type.
+            folds: (outer, parts, inner): its shape when only the axis that numbers the parts is left apart.
+
+        Returns:
+            (1 + len(others), parts) in float64.
+        """
+        if now.dtype != np.float64 and now.size > EXACT:
+            with np.errstate(over="ignore", invalid="ignore"):
+                sums = self._sums(now, others, folds)
+            if np.isfinite(sums).all():
+                return sums
+        return self._sums(now.astype(np.float64), [other.astype(np.float64) for other in others], folds)
+
+    def _sums(self, now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
+        run = _divisor(folds[2], RUN)
+        rows, *against = (array.reshape(-1, run) for array in (now, *others))
+        found = np.empty((1 + len(others), len(rows)), now.dtype)
+        step = max(BLOCK // run, 1)
+        between = self._rooms.take("difference", (min(step, len(rows)), run), now.dtype)
+        for start in range(0, len(rows), step):
+            piece = slice(start, start + step)
+            here = rows[piece]
+            np.vecdot(here, here, out=found[0, piece])
+            for number, other in enumerate(against, 1):
+                difference = np.subtract(here, other[piece], out=between[: len(here)])
+                np.vecdot(difference, difference, out=found[number, piece])
+        return found.reshape(len(found), folds[0], folds[1], -1).sum(axis=(1, 3), dtype=np.float64)
 
 
 @cache

@@ -272,12 +272,12 @@ class Run:
         return read(self.path)
 
     def drift(
-        self, of: str = "layer", *, gauge: bool = False, spectral: bool = False, processes: int = 1
+        self, of: str = "layer", *, gauge: bool = False, spectral: bool = False, threads: int = 1
     ) -> pd.DataFrame:
         """How far each part has moved since birth: arguments and columns as in `pli_analysis.metrics.drift`."""
         from pli_analysis.metrics import drift
 
-        return drift.drift(self, of, gauge=gauge, spectral=spectral, processes=processes)
+        return drift.drift(self, of, gauge=gauge, spectral=spectral, threads=threads)
 
     def disturbance(self, window: int | None = None, twins: Sequence[Run] | None = None) -> Disturbance:
         """What each growth event disturbed: see `pli_analysis.metrics.disturbance`.

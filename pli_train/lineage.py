@@ -1,97 +1,17 @@
 """Identity through growth: who each layer and head is, when it was born, from whom, and where it sits now.
 
-A layer's *id* (`a`, `b`, … `z`, `aa`, …) is given at birth, in order of birth, and never reused; its *index* is
-where it sits in the stack at the moment. A head's id is its layer's id and its order of birth there: `c.h3`.
 This module is pure Python, so that anything can read a lineage without torch.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pli_train import run_folder
+from pli_train import lineage_json, run_folder
 from pli_train.errors import BadInput
-
-FORMAT = "pli-lineage"
-VERSION = 1
-NEEDED = {("rewarm_steps", "rewarm"), ("rewarm_steps", "rewarm-new")}
-"""Facts of an event that its policy for the learning rate cannot do without."""
-
-
-class BadLineage(ValueError):
-    """A lineage that contradicts itself, or a file that holds none. Its text says what and where."""
-
-
-def layer_id(number: int) -> str:
-    """The id of the `number`-th layer ever born, counting from 0.
-
-    >>> [layer_id(n) for n in (0, 1, 25, 26, 27, 701, 702)]
-    ['a', 'b', 'z', 'aa', 'ab', 'zz', 'aaa']
-    """
-    letters = ""
-    number += 1
-    while number:
-        number, letter = divmod(number - 1, 26)
-        letters = chr(ord("a") + letter) + letters
-    return letters
-
-
-@dataclass(frozen=True)
-class Birth:
-    """How a layer or a head came to be.
-
-    Attributes:
-        step: optimizer updates done before it existed; 0 for what the run began with.
-        event: number of the growth event that made it (from 1), or None for what the run began with.
-        donor: id of the layer or head it was copied from, or None.
-        initialiser: how its weights were made (`random`, `clone`, `clone-noise`, `pretrained`, …).
-    """
-
-    step: int
-    event: int | None
-    donor: str | None
-    initialiser: str
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer for as long as the run lives.
-
-    Attributes:
-        id: its name.
-        birth: how it came to be.
-        heads: its heads in the order they sit in.
-        widths: number of the event that set it (0 for what the run began with) → units of its FFN from then on;
-            empty where that is not known.
-    """
-
-    id: str
-    birth: Birth
-    heads: dict[str, Birth]
-    widths: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def units(self) -> int | None:
-        """Units of its FFN now."""
-        return next(reversed(self.widths.values()), None)
-
-
-@dataclass(frozen=True)
-class Event:
-    """A growth event: its number (from 1), its step, the operator, the stack it left, and the operator's own facts."""
-
-    number: int
-    step: int
-    operator: str
-    stack: tuple[str, ...]
-    facts: dict[str, Any]
-
-    def __str__(self) -> str:
-        told = ", ".join(f"{key} {value}" for key, value in self.facts.items() if value is not None)
-        return f"step {self.step}: {self.operator} {told} → {' '.join(self.stack)}"
+from pli_train.identity import BadLineage, Birth, Event, Layer, layer_id
 
 
 @dataclass
@@ -268,45 +188,14 @@ class Lineage:
     def __str__(self) -> str:
         return " ".join(self.stack)
 
-    # --- the JSON form -----------------------------------------------------------------------------------------
-
     def to_json(self) -> str:
         """The document kept in `lineage.json`, one line a layer and an event, the same bytes for the same lineage."""
-        layers = {
-            id: {
-                **vars(layer.birth),
-                "heads": {head: vars(birth) for head, birth in layer.heads.items()},
-                "units": {str(event): units for event, units in layer.widths.items()},
-            }
-            for id, layer in self.layers.items()
-        }
-        events = [
-            {"number": e.number, "step": e.step, "operator": e.operator, **e.facts, "stack": list(e.stack)}
-            for e in self.events
-        ]
-        body = ",\n".join(f"  {json.dumps(id)}: {json.dumps(layer)}" for id, layer in layers.items())
-        told = ",\n".join(f"  {json.dumps(event)}" for event in events)
-        return (
-            f'{{"format": "{FORMAT}", "version": {VERSION},\n"founding": {json.dumps(self.founding)},\n'
-            f'"stack": {json.dumps(self.stack)},\n'
-            f'"layers": {{\n{body}\n}},\n"events": [\n{told}\n]}}\n'
-        )
+        return lineage_json.written(self.stack, self.layers, self.events, self.founding)
 
     @classmethod
     def from_json(cls, text: str) -> Lineage:
         """Read what `to_json` wrote. Raises BadLineage when it is something else, or contradicts itself."""
-        try:
-            document = json.loads(text, parse_constant=_no_number)
-            if document["format"] != FORMAT or document["version"] > VERSION:
-                raise BadLineage(f"format {document['format']!r} version {document['version']!r} is not known here")
-            layers = {id: _layer(id, told) for id, told in document["layers"].items()}
-            events = [_event(told) for told in document["events"]]
-            heads, units = document["founding"]
-            lineage = cls(_texts(document["stack"], "the stack"), layers, events, (heads, units))
-        except BadLineage:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BadLineage(f"no lineage: {type(error).__name__} {error}") from None
+        lineage = cls(*lineage_json.parsed(text))
         lineage._check()
         return lineage
 
@@ -321,9 +210,6 @@ class Lineage:
             raise BadLineage(f"{path}: {error}") from None
 
     def _check(self) -> None:
-        _whole(self.founding[0], "founding heads", 0)
-        if self.founding[1] is not None:
-            _whole(self.founding[1], "founding units")
         stacks = [self.stack, *(event.stack for event in self.events)]
         if any(len(set(stack)) != len(stack) or not set(stack) <= set(self.layers) for stack in stacks):
             raise BadLineage("a stack names a layer twice, or one that was never born")
@@ -357,50 +243,3 @@ class Lineage:
             raise BadLineage(f"layer {id} or a head of it was born of event {birth.event}, which is not listed")
         if birth.step != at:
             raise BadLineage(f"layer {id} or a head of it was born at step {birth.step} and not at {at}")
-
-
-def _no_number(name: str) -> None:
-    raise BadLineage(f"no lineage: it holds {name} where a number belongs")
-
-
-def _whole(value: object, what: str, least: int = 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**53:
-        raise BadLineage(f"{what}: {value!r} is not a whole number from {least}")
-    return value
-
-
-def _texts(values: object, what: str) -> list[str]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BadLineage(f"{what}: not a list of ids")
-    return values
-
-
-def _birth(told: dict[str, Any]) -> Birth:
-    birth = Birth(told["step"], told["event"], told["donor"], told["initialiser"])
-    _whole(birth.step, "the step of a birth", 0)
-    if birth.event is not None:
-        _whole(birth.event, "the event of a birth")
-    if not isinstance(birth.donor, str | None) or not isinstance(birth.initialiser, str):
-        raise BadLineage("a birth's donor and initialiser are names")
-    return birth
-
-
-def _layer(id: str, told: dict[str, Any]) -> Layer:
-    heads = {head: _birth(birth) for head, birth in told["heads"].items()}
-    widths = {int(event): _whole(units, "units of an FFN") for event, units in told["units"].items()}
-    return Layer(id, _birth(told), heads, widths)
-
-
-def _event(told: dict[str, Any]) -> Event:
-    facts = {key: value for key, value in told.items() if key not in ("number", "step", "operator", "stack")}
-    number, step = _whole(told["number"], "an event's number"), _whole(told["step"], "an event's step", 0)
-    if not isinstance(told["operator"], str):
-        raise BadLineage(f"event {number}: its operator is no name")
-    if told["operator"] == "context":
-        _whole(facts.get("to"), f"event {number}: its context")
-    for key, least in (("freeze_steps", 0), ("rewarm_steps", 1)):
-        if key in facts or (key, facts.get("learning_rate")) in NEEDED:
-            _whole(facts.get(key), f"event {number}: {key}", least)
-    if any(not isinstance(facts.get(key, ""), str) for key in ("layer", "learning_rate")):
-        raise BadLineage(f"event {number}: its layer and learning_rate are names")
-    return Event(number, step, told["operator"], tuple(_texts(told["stack"], f"event {number}: its stack")), facts)

@@ -45,137 +45,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis import follow
-from pli_analysis.follow import Track
-from pli_analysis.measured import Kind, Watch, measure
-from pli_analysis.metrics.heads import gauge_tasks
-from pli_analysis.metrics.products import spectrum
-from pli_analysis.moments import squares
-from pli_train import run_folder
+from pli_analysis.kin import alive, birth, donor
+from pli_analysis.measured import Watch, measure
+from pli_analysis.metrics.displacement import GAUGE, NAN, PRODUCTS, SPECTRA, SPECTRAL, SUMS, Moments
+from pli_analysis.metrics.rates import Rates
+from pli_train.anatomy.parts import part_of
 from pli_train.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.run import Checkpoint, Run
-    from pli_analysis.scalars import Scalars
     from pli_train.lineage import Layer
 
 COLUMNS = ["part", "layer", "checkpoint", "step", "age", "tokens", "index", "relative_l2", "cosine", "absolute"]
 COLUMNS += ["level", "rms", "path", "efficiency", "speed", "donor", "donor_distance"]
 LEVELS = ("layer", "head", "ffn", "norms", "attention")
-GAUGE, SPECTRAL = ["qk", "ov"], ["spectral", "stable_rank", "effective_rank"]
-NAN = float("nan")
 NOTHING = (NAN,) * (len(GAUGE) + len(SPECTRAL))
-
-
-@dataclass
-class Moments:
-    """The sums that measures are made of, for now θ and birth β, added up over a part's tensors.
-
-    Attributes:
-        now, birth, difference: Σ θ², Σ β², Σ (θ − β)².
-        stepped: Σ (θ − θ at the checkpoint before)².
-        apart: Σ (θ − donor)², NaN without a donor.
-        count: numbers in the part.
-    """
-
-    now: float = 0.0
-    birth: float = 0.0
-    difference: float = 0.0
-    stepped: float = 0.0
-    apart: float = 0.0
-    count: float = 0.0
-
-    def add(self, now: np.ndarray, birth: np.ndarray) -> None:
-        """Take in one more pair of arrays of equal shape, of any floating type."""
-        a, b = now.astype(np.float64).ravel(), birth.astype(np.float64).ravel()
-        (of_now, difference), of_birth = squares(a, [b], (1, 1, a.size))[:, 0], squares(b, [], (1, 1, b.size))[0, 0]
-        self.now += float(of_now)
-        self.birth += float(of_birth)
-        self.difference += float(difference)
-        self.count += a.size
-
-    def relative_l2(self) -> tuple[float, bool]:
-        """‖θ − β‖ ÷ ‖β‖ and False; ‖θ − β‖ and True where β is zero."""
-        moved = self.difference**0.5
-        return (moved / self.birth**0.5, False) if self.birth > 0 else (moved, True)
-
-    def cosine(self) -> float:
-        """1 − cos(θ, β), NaN where one of them is zero.
-
-        Computed as (‖θ − β‖² − (‖θ‖ − ‖β‖)²) ÷ (2 ‖θ‖ ‖β‖), which is the same and keeps its digits when the two are
-        nearly equal.
-        """
-        if self.now == 0 or self.birth == 0:
-            return float("nan")
-        a, b = self.now**0.5, self.birth**0.5
-        stretch = (self.now - self.birth) / (a + b)
-        return max(self.difference - stretch**2, 0.0) / (2 * a * b)
-
-
-# --- measuring ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sums:
-    """The sums of `Moments` of each part of a tensor."""
-
-    track: Track
-
-    @property
-    def tracks(self) -> Sequence[Track]:
-        """The one."""
-        return (self.track,)
-
-    def run(self) -> list[np.ndarray]:
-        """(parts, 6) for each wanted visit."""
-        found, birth, of_birth = [], None, np.zeros(0)
-        for seen in self.track.see():
-            try:
-                folds = self.track.folds(seen.visit, seen.now.shape)
-                if birth is not seen.birth:
-                    birth, of_birth = seen.birth, squares(seen.birth, [], folds)[0]
-                donor = follow.counterpart(self.track, seen)
-                others = [seen.birth, seen.previous, *([donor[0]] if donor else [])]
-                now, difference, stepped, *apart = squares(seen.now, others, folds)
-            except follow.MISFITS as error:
-                raise follow.misfit(seen.visit.place.path.parent, self.track.id, error) from None
-            from_donor = np.where(donor[1], apart[0], np.nan) if donor else np.full(folds[1], np.nan)
-            count = np.full(folds[1], folds[0] * folds[2])
-            found.append(np.stack([now, of_birth, difference, stepped, from_donor, count], axis=1))
-        return found
-
-
-@dataclass(frozen=True)
-class Spectra:
-    """What `spectrum` says of a tensor, NaN of one that is no matrix."""
-
-    track: Track
-
-    @property
-    def tracks(self) -> Sequence[Track]:
-        """The one."""
-        return (self.track,)
-
-    def run(self) -> list[np.ndarray]:
-        """(1, 3) for each wanted visit."""
-        nothing = (NAN,) * len(SPECTRAL)
-        return [
-            np.array([spectrum(seen.now, seen.birth) if seen.now.ndim == 2 else nothing]) for seen in self.track.see()
-        ]
-
-
-def _largest_first(tracks: list[Track]) -> list[Track]:
-    # Then processes finish together.
-    return sorted(tracks, key=lambda track: -track.bytes)
-
-
-SUMS = Kind("drift", 1, 6, lambda tracks: [Sums(track) for track in _largest_first(tracks)], donors=True)
-SPECTRA = Kind("drift-spectral", 1, 3, lambda tracks: [Spectra(track) for track in _largest_first(tracks)])
-PRODUCTS = Kind("drift-gauge", 1, 2, gauge_tasks)
-
-
-# --- the table ------------------------------------------------------------------------------------------------------
 
 
 def drift(
@@ -185,7 +71,7 @@ def drift(
     *,
     gauge: bool = False,
     spectral: bool = False,
-    processes: int = 1,
+    threads: int = 1,
 ) -> pd.DataFrame:
     """The drift of every part at every checkpoint since its birth.
 
@@ -197,8 +83,7 @@ def drift(
         watch: told (tasks done, tasks in all) of what is read; not called when all of it was kept.
         gauge: whether heads get `qk` and `ov`: some 100 products of d × d matrices a head and checkpoint.
         spectral: whether matrices get their spectral columns: a singular value decomposition each.
-        processes: share the work over so many, when it is worth starting them. More than 1 needs the usual
-            `if __name__ == "__main__":` in a script.
+        threads: share the work over so many.
 
     Raises:
         BadInput: for another `of`, when weights cannot be read, or a part's birth weights are in no checkpoint.
@@ -209,11 +94,11 @@ def drift(
         near = did_you_mean(of, (*LEVELS, "matrix", "all"))
         raise BadInput(f"drift of '{of}' is not known{near}: use one of {', '.join(LEVELS)}, matrix, all")
     levels = {*LEVELS, *(["matrix"] if spectral else [])} if of == "all" else {of}
-    sums = measure(run, SUMS, processes, watch)
+    sums = measure(run, SUMS, threads, watch)
     more: dict[str, dict[str, np.ndarray]] = {}
     for wanted, kind, level in ((gauge, PRODUCTS, "head"), (spectral, SPECTRA, "matrix")):
         if wanted and level in levels:
-            more[level] = {str(c.name): table for c, table in measure(run, kind, processes, watch)}
+            more[level] = {str(c.name): table for c, table in measure(run, kind, threads, watch)}
     table = pd.DataFrame(_table(sums, Rates(run.scalars), levels, more), columns=[*COLUMNS, *GAUGE, *SPECTRAL])
     return table[[*COLUMNS, *(GAUGE if gauge else []), *(SPECTRAL if spectral else [])]]
 
@@ -265,14 +150,15 @@ def _plan(checkpoint: Checkpoint) -> Plan:
     sizes = checkpoint.anatomy.sizes(checkpoint.config)
     for id in checkpoint.lineage.stack:
         layer, member = checkpoint.lineage.layers[id], sizes["member"]
-        born, donor = layer.birth.step, layer.birth.donor
-        own = sizes | {"head": len(layer.heads), "group": len(layer.heads) // member}
-        whole = place(Part(id, "layer", id, donor, born))
+        born, theirs = layer.birth.step, layer.birth.donor
+        own = sizes | alive(sizes, *checkpoint.lineage.shape(id))
+        whole = place(Part(id, "layer", id, theirs, born))
         for name in follow.names(checkpoint, id):
-            matrix = place(Part(f"{id}.{name}", "matrix", id, donor and f"{donor}.{name}", born))
+            matrix = place(Part(f"{id}.{name}", "matrix", id, theirs and f"{theirs}.{name}", born))
             for label in checkpoint.anatomy.labels(name, own):
-                theirs = _donor(layer, label, member)
-                part = place(Part(f"{id}.{label}", _level(label), id, theirs, _born(layer, label, member)))
+                came = ".".join(donor(layer, label, member) or ()) or None
+                level, since = part_of(id, label).level, birth(layer, label, member).step
+                part = place(Part(f"{id}.{label}", level, id, came, since))
                 owners.append((part, matrix, whole))
                 copied.append(_is_copy(layer))
     return Plan(tuple(parts.values()), np.array(owners, dtype=int).reshape(-1, 3).T, np.array(copied, dtype=bool))
@@ -284,29 +170,6 @@ def _is_copy(layer: Layer) -> bool:
     return donor is not None and all(
         birth.donor == f"{donor}.{head.partition('.')[2]}" for head, birth in layer.heads.items()
     )
-
-
-def _level(label: str) -> str:
-    return ("head" if label[0] == "h" else "attention") if label[1:].isdecimal() else label
-
-
-def _donor(layer: Layer, label: str, member: int) -> str | None:
-    """The name of the part that a part of a layer was copied from."""
-    if not label[1:].isdecimal():
-        return layer.birth.donor and f"{layer.birth.donor}.{label}"
-    shared = label[0] == "g"
-    head = layer.heads[f"{layer.id}.h{int(label[1:]) * (member if shared else 1)}"].donor
-    if head is None or not shared:
-        return head
-    owner, _, number = head.partition(".h")
-    return f"{owner}.g{int(number) // member}" if number.isdecimal() else None
-
-
-def _born(layer: Layer, label: str, member: int) -> int:
-    """The step of a part's birth; of a group that of its first head."""
-    if not label[1:].isdecimal():
-        return layer.birth.step
-    return layer.heads[f"{layer.id}.h{int(label[1:]) * (member if label[0] == 'g' else 1)}"].step
 
 
 def _table(
@@ -384,38 +247,3 @@ def _extra(checkpoint: Checkpoint, tables: dict[str, np.ndarray | None]) -> dict
         matrices = [f"{id}.{name}" for id in lineage.stack for name in follow.names(checkpoint, id)]
         found |= {matrix: (NAN, NAN, *row) for matrix, row in zip(matrices, table.tolist(), strict=True)}
     return found
-
-
-class Rates:
-    """The learning rates of a run as training logged them: in a straight line between logs, level outside them."""
-
-    def __init__(self, scalars: Scalars) -> None:
-        self._scalars = scalars
-        self._known: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray] | None] = {}
-
-    def between(self, layer: str, start: int, end: int) -> float:
-        """The sum over the updates after `start` up to and with `end`; NaN when none were logged."""
-        if layer not in self._known:
-            self._known[layer] = self._of(layer)
-        logged = self._known[layer]
-        if logged is None:
-            return NAN
-        return self._until(end, *logged) - self._until(start, *logged)
-
-    def _of(self, layer: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        own = self._scalars.of(run_folder.LR_OF_LAYER + layer)
-        logged = own if len(own.steps) else self._scalars.of(run_folder.LR)
-        if not len(logged.steps):
-            return None
-        steps = np.concatenate([[0.0], logged.steps.astype(np.float64)])
-        values = np.concatenate([logged.values[:1], logged.values]).astype(np.float64)
-        widths = np.diff(steps)
-        pieces = widths * (values[:-1] + values[1:]) / 2 + (values[1:] - values[:-1]) / 2
-        return steps, values, np.concatenate([[0.0], np.cumsum(np.where(widths > 0, pieces, 0.0))])
-
-    def _until(self, step: int, steps: np.ndarray, values: np.ndarray, sums: np.ndarray) -> float:
-        """Σ of the rates of updates 1 to `step`: an arithmetic series from one log to the next."""
-        at = int(np.searchsorted(steps, step, side="right")) - 1
-        value = float(np.interp(step, steps, values))
-        width = step - steps[at]
-        return float(sums[at] + (width * (values[at] + value) / 2 + (value - values[at]) / 2 if width > 0 else 0.0))

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_analysis import live, probe
+from pli_analysis.kin import alive
 from pli_analysis.metrics.gradnorms import groups_of, in_order, places_of, who
-from pli_train.anatomy.parts import Part, outside, part_of, with_sums
+from pli_train.anatomy.parts import Part, number_of, outside, part_of, with_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,13 +76,13 @@ def squares_at(checkpoint: Checkpoint, tokens: Tensor, labels: Tensor) -> dict[P
             pieces = [(outside(model, name), grad)]
         else:
             id = lineage.stack[place[1]]
-            alive = {"h": len(lineage.layers[id].heads), "g": len(lineage.layers[id].heads) // sizes["member"]}
-            split = anatomy.split(place[2], grad, sizes)
-            # Labels are a letter and a number, or a word: padding has the numbers that no head has.
+            there = alive(sizes, *lineage.shape(id))
+            split = [(label, number_of(label), piece) for label, piece in anatomy.split(place[2], grad, sizes)]
+            # Padding has the numbers that no head has.
             pieces = [
                 (part_of(id, label), piece)
-                for label, piece in split
-                if not label[1:].isdigit() or int(label[1:]) < alive[label[0]]
+                for label, number, piece in split
+                if number is None or number < there["head" if label[0] == "h" else "group"]
             ]
         for part, piece in pieces:
             squares[part] = squares.get(part, 0.0) + float(piece.square().sum())

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis.kin import birth
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.run import Run
 from pli_analysis.scalars import read as scalars_of
@@ -161,12 +162,12 @@ def who(part: Part, lineage: Lineage | None, groups: Mapping[str | None, int]) -
     known = lineage.layers.get(layer) if lineage is not None else None
     if known is None:
         return name, None
-    head = name
-    if part.level == "attention" and "." in part.name:
-        # A group was born with the first of its heads.
-        member = len(known.heads) // groups[layer]
-        head = f"{layer}.h{int(name.rpartition('g')[2]) * member}"
-    return name, known.heads.get(head, known.birth).step
+    # A layer has as many heads in each group as there were groups told of.
+    label, member = name.partition(".")[2], len(known.heads) // groups[layer] if groups.get(layer) else 1
+    try:
+        return name, birth(known, label or part.level, member).step
+    except KeyError:
+        return name, known.birth.step
 
 
 def groups_of(parts: Iterable[Part]) -> Counter[str | None]:

@@ -10,6 +10,7 @@ import numpy as np
 from pli_analysis import follow
 from pli_analysis.follow import Track, Visit
 from pli_analysis.metrics.products import bilinear_distance
+from pli_analysis.rooms import Rooms
 from pli_train.anatomy import Anatomy
 from pli_train.anatomy.axes import factors
 
@@ -43,7 +44,7 @@ class Gauge:
 
     tracks: tuple[Track, ...]
 
-    def run(self) -> list[np.ndarray]:
+    def run(self, rooms: Rooms) -> list[np.ndarray]:
         """(heads, 2) for each wanted visit: QK, OV."""
         found = []
         for together in zip(*(track.see() for track in self.tracks), strict=True):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis import live
-from pli_analysis.measured import content
+from pli_analysis.contents import content
+from pli_analysis.kin import alive as alive_of
 from pli_analysis.metrics import cka as measures
 from pli_analysis.probe import IGNORED, spread
 from pli_train import cache
@@ -185,10 +186,10 @@ class _Side:
                 continue
             id, axes = self.checkpoint.lineage.stack[place[1]], anatomy.tensors.get(place[2], ("", ""))[1]
             if id in alive.stack:
-                factor, (heads, units) = growing(axes), alive.shape(id)
-                count = {"head": heads, "group": heads // sizes["member"], "unit": units, None: None}[factor]
-                whole = factor is None or count is None
-                yield id, place[2], parameter.grad if whole else rows(parameter.grad, axes, factor or "", sizes)[:count]
+                factor = growing(axes)
+                count = alive_of(sizes, *alive.shape(id)).get(factor or "")
+                seen = parameter.grad if count is None else rows(parameter.grad, axes, factor or "", sizes)[:count]
+                yield id, place[2], seen
 
 
 def _changes(was: Tensor, now: Tensor, labels: Tensor) -> list[float]:

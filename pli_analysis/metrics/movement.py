@@ -14,9 +14,10 @@ from functools import cached_property
 
 import numpy as np
 
-from pli_analysis.measured import content
-from pli_analysis.metrics.drift import Rates
-from pli_analysis.moments import squares
+from pli_analysis.contents import content
+from pli_analysis.metrics.rates import Rates
+from pli_analysis.moments import Squares
+from pli_analysis.rooms import Rooms
 from pli_analysis.run import Checkpoint, Run
 from pli_train import cache
 from pli_train.errors import BadInput
@@ -91,7 +92,7 @@ def log_ratios(after: Mapping[str, float], before: Mapping[str, float]) -> dict[
 
 def _measured(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]]:
     """Displacement and size of each layer. Heads and units that only pad a layer stay what they are, zero."""
-    found = {}
+    found, squares = {}, Squares(Rooms())
     for id in last.lineage.stack:
         if id not in first.lineage.stack:
             continue

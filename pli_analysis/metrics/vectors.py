@@ -9,7 +9,6 @@ every point has as many as the largest has: what a part does not have is zero.
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from pli_analysis.kin import alive
 from pli_analysis.metrics.points import Point
-from pli_train.anatomy.axes import factors
+from pli_train.anatomy.axes import each_axis, factors
 from pli_train.anatomy.parts import lengths
 from pli_train.errors import BadInput
 from pli_train.run_folder import LINEAGE
@@ -196,10 +196,8 @@ def _rising(numbers: np.ndarray) -> bool:
 
 
 def _alive(point: Point) -> dict[str, int]:
-    """How many heads, groups and units the layer has: the rest of its tensors is padding."""
-    lineage, member = point.checkpoint.lineage, point.checkpoint.anatomy.sizes(point.checkpoint.config)["member"]
-    heads, units = lineage.shape(point.layer)
-    return {"head": heads, "group": heads // member} | ({} if units is None else {"unit": units})
+    checkpoint = point.checkpoint
+    return alive(checkpoint.anatomy.sizes(checkpoint.config), *checkpoint.lineage.shape(point.layer))
 
 
 def _pieces_of(
@@ -207,7 +205,7 @@ def _pieces_of(
 ) -> dict[str, Piece]:
     """What a point has of each tensor of its layer. `known` keeps what is alike for many."""
     checkpoint, anatomy = point.checkpoint, point.checkpoint.anatomy
-    sizes, alive, only = anatomy.sizes(checkpoint.config), _alive(point), {}
+    sizes, living, only = anatomy.sizes(checkpoint.config), _alive(point), {}
     if point.head is not None:
         member = sizes["member"]
         only = {"group": point.head // member, "member": point.head % member, "head": point.head}
@@ -216,14 +214,14 @@ def _pieces_of(
         if not _belongs(anatomy, name, point, sizes):
             continue
         shape = list(slices(full).get_shape())
-        axes = re.findall(r"\([^)]*\)|\w+", anatomy.tensors.get(name, ("other", ""))[1]) or ["_"] * len(shape)
+        axes = each_axis(anatomy.tensors.get(name, ("other", ""))[1]) or ["_"] * len(shape)
         if len(axes) != len(shape) or len(shape) not in (1, 2):
             raise BadInput(f"{checkpoint.path}: {full} has {len(shape)} axes")
         indices = []
         for axis, length in zip(axes, shape, strict=True):
-            key = axis, length, tuple(sizes.items()), tuple(alive.items()), tuple(only.items())
+            key = axis, length, tuple(sizes.items()), tuple(living.items()), tuple(only.items())
             if key not in known:
-                known[key] = places(axis, length, sizes, alive, widest, only)
+                known[key] = places(axis, length, sizes, living, widest, only)
             indices.append(known[key])
         pieces[name] = Piece(full, indices[0], indices[1] if len(indices) == 2 else None)
     return pieces
@@ -240,7 +238,7 @@ def places(
     axis: str,
     length: int,
     sizes: Mapping[str, int],
-    alive: Mapping[str, int],
+    living: Mapping[str, int],
     widest: Mapping[str, int],
     only: Mapping[str, int],
 ) -> np.ndarray:
@@ -250,7 +248,7 @@ def places(
         axis: of an einops pattern, e.g. `(qkv head dim)`.
         length: of the axis, in this tensor.
         sizes: of the tensor, for every factor that stands beside another.
-        alive: how many heads, groups and units are more than padding.
+        living: how many heads, groups and units are more than padding.
         widest: the most that any point has.
         only: of which head (group, member) the places are wanted; all where it does not say.
 
@@ -268,6 +266,6 @@ def places(
     grid = np.meshgrid(*wanted, indexing="ij")
     there = np.ones(grid[0].shape, bool)
     for name, now, at in zip(names, factored, grid, strict=True):
-        there &= at < min(alive.get(name, now), now)
+        there &= at < min(living.get(name, now), now)
     inside = [np.where(there, at, 0) for at in grid]
     return np.where(there, np.ravel_multi_index(inside, factored), -1).ravel()

@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pli_train.anatomy.axes import factors
 from pli_train.errors import BadInput, did_you_mean
 
 TABLES = Path(__file__).parent
@@ -169,16 +170,16 @@ class Anatomy:
         from einops import rearrange  # imported here because the tables alone must stay light to read
 
         axes = self.tensors[name][1]
-        factors = re.findall(r"\w+", axes)
-        rest = " ".join(factor for factor in factors if factor not in owners)
-        known = {factor: sizes[factor] for factor in factors if factor in sizes}
+        names = factors(axes)
+        rest = " ".join(name for name in names if name not in owners)
+        known = {name: sizes[name] for name in names if name in sizes}
         cut = rearrange(tensor, f"{axes} -> ({' '.join(owners)}) ({rest})", **known)
         yield from zip(labels, cut, strict=True)
 
     def owners(self, name: str) -> list[str]:
         """The factors of a tensor's axes that number the parts it falls into; none where it is of one part."""
-        factors = re.findall(r"\w+", self.tensors.get(name, ("other", ""))[1])
-        return [factor for factor in ("head", "group", "member") if factor in factors]
+        names = factors(self.tensors.get(name, ("other", ""))[1])
+        return [factor for factor in ("head", "group", "member") if factor in names]
 
     def labels(self, name: str, sizes: Mapping[str, int]) -> list[str]:
         """The parts that a tensor of a layer falls into, in order, called as `split` calls them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 
@@ -19,6 +20,16 @@ def factors(axes: str) -> list[str]:
     return re.findall(r"\w+", axes)
 
 
+def each_axis(axes: str) -> list[str]:
+    """The axes of an einops pattern apart.
+
+    >>> each_axis("(head dim) model")
+    ['(head dim)', 'model']
+    """
+    return re.findall(r"\([^)]*\)|\w+", axes)
+
+
+@cache
 def growing(axes: str) -> str | None:
     """The factor along which a tensor of these axes can grow: `head`, `group` or `unit`; None when there is none.
 

@@ -8,12 +8,11 @@ that squares over all parts sum to the square over the model.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from pli_train.anatomy.axes import factors
+from pli_train.anatomy.axes import each_axis, factors
 
 if TYPE_CHECKING:
     from pli_train.anatomy import Anatomy
@@ -122,9 +121,18 @@ def part_of(layer: str, label: str) -> Part:
     >>> part_of("c", "g0"), part_of("c", "ffn")
     (Part(level='attention', name='c.g0'), Part(level='ffn', name='c'))
     """
-    if label[0] in "hg" and label[1:].isdigit():
+    if number_of(label) is not None:
         return Part("head" if label[0] == "h" else "attention", f"{layer}.{label}")
     return Part(label, layer)
+
+
+def number_of(label: str) -> int | None:
+    """The number of the head or group that a label names; None for other parts.
+
+    >>> number_of("h12"), number_of("g0"), number_of("ffn")
+    (12, 0, None)
+    """
+    return int(label[1:]) if label[:1] in ("h", "g") and label[1:].isdecimal() else None
 
 
 def with_sums(squares: Mapping[Part, float]) -> dict[Part, float]:
@@ -144,7 +152,7 @@ def with_sums(squares: Mapping[Part, float]) -> dict[Part, float]:
 def lengths(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> list[int]:
     """The length of each factor in turn; one factor of an axis may be missing in `sizes`."""
     found = []
-    for length, axis in zip(shape, re.findall(r"\([^)]*\)|\w+", axes), strict=True):
+    for length, axis in zip(shape, each_axis(axes), strict=True):
         names = factors(axis)
         known = math.prod(sizes.get(name, 1) for name in names) if len(names) > 1 else 1
         found += [sizes[name] if name in sizes and len(names) > 1 else length // known for name in names]

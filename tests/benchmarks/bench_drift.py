@@ -79,12 +79,12 @@ def clock() -> np.ndarray:
 
 def warm(folder: Path) -> np.ndarray:
     """Read the bytes of the layers into one buffer."""
-    from pli_analysis import follow
+    from pli_analysis.places import places_of
     from pli_analysis.run import Run
 
     checkpoints = Run.open(folder).checkpoints
     places = [
-        follow._places(c.files[full])[full]
+        places_of(c.files[full])[full]
         for c in checkpoints
         for names in c.names_of_layers.values()
         for full in names.values()
@@ -117,7 +117,7 @@ def tensors(folder: Path) -> np.ndarray:
     return clock() - began
 
 
-def drift(folder: Path, processes: int) -> np.ndarray:
+def drift(folder: Path, threads: int) -> np.ndarray:
     """All parts, all checkpoints."""
     import pandas  # noqa: F401
 
@@ -125,7 +125,7 @@ def drift(folder: Path, processes: int) -> np.ndarray:
     from pli_analysis.run import Run
 
     began = clock()
-    table = Run.open(folder).drift("all", processes=processes)
+    table = Run.open(folder).drift("all", threads=threads)
     assert len(table) and table["relative_l2"].notna().all()
     return clock() - began
 

@@ -104,8 +104,8 @@ def _be_the_command(request):
 
     from pli_train import cli, faults
 
-    # torch makes its pool of threads anew after a fork, when it is first asked for one, and two threads that ask at once
-    # trip over each other ("Invalid thread pool!"): ask here, while there is one. Nobody but these tests forks torch.
+    # torch makes its pool of threads anew after a fork, when it is first asked for one, and two threads that ask at
+    # once trip over each other ("Invalid thread pool!"): ask here, while there is one. Only these tests fork torch.
     torch.set_num_threads(1)
     os.environ.update(request["env"])
     errors = os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file, save_file
 
-from pli_analysis.metrics.drift import LEVELS, Moments, drift
+from pli_analysis.metrics.displacement import Moments
+from pli_analysis.metrics.drift import LEVELS, drift
 from pli_analysis.run import Run
 from pli_train import checkpoint, model, optimizer, run_folder
 from pli_train.errors import BadInput

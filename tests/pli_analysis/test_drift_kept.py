@@ -152,12 +152,12 @@ def test_a_checkpoint_removed_while_it_is_read_leaves_the_rest(made, monkeypatch
     assert table.equals(Run.open(made.folder).drift())
 
 
-def test_windows_and_processes_change_no_number(made, monkeypatch, kept):
+def test_windows_and_threads_change_no_number(made, monkeypatch, kept):
     expected = Run.open(made.folder).drift("all", gauge=True)
-    for name, value in (("WINDOW", 2), ("WORTH_PROCESSES", 0)):
+    for window, threads in ((2, 1), (measured.WINDOW, 3), (2, 2)):
         shutil.rmtree(kept)
-        monkeypatch.setattr(measured, name, value)
-        assert Run.open(made.folder).drift("all", gauge=True, processes=2).equals(expected)
+        monkeypatch.setattr(measured, "WINDOW", window)
+        assert Run.open(made.folder).drift("all", gauge=True, threads=threads).equals(expected)
 
 
 def test_half_precision_is_exact(made, kept):

@@ -7,11 +7,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
 
+from pli_analysis import pieces
 from pli_analysis.events import Columns
-from pli_analysis.metrics import products
-from pli_analysis.metrics.drift import LEVELS, Rates
-from pli_analysis.moments import squares
+from pli_analysis.metrics import displacement, products
+from pli_analysis.metrics.drift import LEVELS
+from pli_analysis.metrics.rates import Rates
+from pli_analysis.moments import Squares
+from pli_analysis.rooms import Rooms
 from pli_analysis.run import Run
 from pli_analysis.scalars import Scalars
 from pli_train import model, run_folder
@@ -157,6 +161,23 @@ def test_every_measure_of_a_grown_run_equals_a_slow_reference(tmp_path, family):
         assert of_layer[~layer].sum() == pytest.approx(of_layer[layer].sum(), rel=1e-9)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
+    run = Run.open(grown(tmp_path / "run", family))
+    whole, cuts = run.drift("all"), []
+
+    def counted(track):
+        found = list(pieces.pieces(track))
+        cuts.append(len(found))
+        return found
+
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pieces, "SIZE", 64)
+    monkeypatch.setattr(displacement, "pieces", counted)
+    assert_frame_equal(run.drift("all"), whole, rtol=1e-9)
+    assert max(cuts) > 20 and sum(cut > 1 for cut in cuts) > len(cuts) / 2
+
+
 def _numbers(run, table):
     sizes = {(str(f.name), part): flat(pieces).size for f, told in states(run) for part, pieces in told.items()}
     return [sizes[row.checkpoint, row.part] for row in table.itertuples()]
@@ -166,8 +187,8 @@ moves = st.lists(st.sampled_from(["move", "save", "insert", "clone", "heads", "s
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(moves, st.sampled_from(["bert", "gpt2", "llama"]), st.floats(1e-4, 0.3))
-def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size):
+@given(moves, st.sampled_from(["bert", "gpt2", "llama"]), st.floats(1e-4, 0.3), st.sampled_from([64, 4096, 2**21]))
+def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, piece):
     made = Drifting(tmp_path_factory.mktemp("random") / "run", family, heads=2)
     made.rates(RATES)
     for way in ways:
@@ -184,7 +205,9 @@ def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size):
         else:
             made.save()
     run = Run.open(made.folder)
-    agree(run, run.drift("all"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "SIZE", piece)
+        agree(run, run.drift("all"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -300,6 +323,7 @@ def test_long_float32_sums_are_those_of_float64(folds):
     birth = random.normal(size=math.prod(folds)).astype(np.float32)
     now = birth + np.float32(1e-3) * random.normal(size=birth.shape).astype(np.float32)
     a, b = (array.astype(np.float64).reshape(folds) for array in (now, birth))
+    squares = Squares(Rooms())
     exact = np.stack([(a * a).sum((0, 2)), ((a - b) ** 2).sum((0, 2))])
     assert squares(now, [birth], folds) == pytest.approx(exact, rel=1e-7)
     assert (squares(now, [now], folds)[1] == 0).all()

@@ -1,0 +1,47 @@
+"""What tells the content of a checkpoint apart from another's without reading its weights: keys for what is kept."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from pli_train import run_folder
+from pli_train.errors import BadInput
+
+if TYPE_CHECKING:
+    from pli_analysis.run import Checkpoint
+
+ESSENTIAL = (run_folder.CONFIG, run_folder.LINEAGE, run_folder.WEIGHTS_INDEX)
+
+
+def content(checkpoint: Checkpoint) -> list[list[str]] | None:
+    """Names and hashes of what is read of a checkpoint; None where its manifest does not tell them.
+
+    Where nobody wrote a manifest it is the lineage, and of each file what changes when it is written to: its place, its
+    size, the time of its last change to the nanosecond, its number on the disk.
+
+    Raises:
+        BadInput: when a file is gone.
+    """
+    return _listed(checkpoint) if checkpoint.known is None else _as_it_lies(checkpoint)
+
+
+def _listed(checkpoint: Checkpoint) -> list[list[str]] | None:
+    found = []
+    for name, told in sorted(run_folder.listed(checkpoint.path).items()):
+        if (name.endswith(".safetensors") and name != run_folder.OPTIMIZER) or name in ESSENTIAL:
+            if not isinstance(told.get("sha256"), str):
+                return None
+            found.append([name, told["sha256"]])
+    return found if any(name.endswith(".safetensors") for name, _ in found) else None
+
+
+def _as_it_lies(checkpoint: Checkpoint) -> list[list[str]]:
+    found = [["lineage", hashlib.sha256(checkpoint.lineage.to_json().encode()).hexdigest()]]
+    for path in dict.fromkeys([checkpoint.path / run_folder.CONFIG, *checkpoint.files.values()]):
+        try:
+            told = path.stat()
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+        found.append([str(path.resolve()), f"{told.st_size} {told.st_mtime_ns} {told.st_ino} {told.st_dev}"])
+    return found
