@@ -43,6 +43,10 @@ def lineage(
     format: FormatOption = None,
     out: OutOption = None,
     events: Annotated[bool, typer.Option("--events", help="One row a growth event, not a layer.")] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="Copies below their donors, as lines of text.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the stack over time.")
+    ] = (None),
     confidence: Annotated[
         bool, typer.Option("--confidence", help="One row a match, where the lineage is inferred from weights.")
     ] = False,
@@ -56,7 +60,7 @@ def lineage(
     """
     from pli_analysis.metrics import lineage as metric
     from pli_analysis.run import Run
-    from pli_analysis.tables import emit
+    from pli_analysis.tables import emit, put
 
     opened = Run.open(run, verify, told)
     if verify or opened.notes:
@@ -66,6 +70,14 @@ def lineage(
     if save is not None:
         metric.write(found, save)
         _say(str(save))
+    if html is not None:
+        from pli_analysis.report import overview, page
+
+        page.write(overview.of_lineage(opened), html)
+        _say(str(html))
+    if tree:
+        put("\n".join(metric.tree(found)) + "\n", out)
+        return
     if confidence and sure is None:
         raise BadInput(f"{opened.path}: --confidence: its lineage is written down, and not inferred")
     if confidence and sure is not None:

@@ -41,14 +41,21 @@ def emit(table: pd.DataFrame, format: Format | None, out: Path | None, whole: bo
         BadInput: when the file cannot be written, or Parquet is to go to stdout or lacks its library.
     """
     chosen = format or Format(ENDINGS.get(out.suffix if out else "", "table"))
+    if chosen is not Format.PARQUET:
+        put(render(table, chosen, whole), out)
+    elif out is None:
+        raise BadInput("--format parquet: is no text, so give it a file: -o FILE.parquet")
+    else:
+        put(parquet(table, whole), out)
+
+
+def put(data: str | bytes, out: Path | None) -> None:
+    """Write to a file, or text to stdout. Raises BadInput when the file cannot be written."""
     if out is None:
-        if chosen is Format.PARQUET:
-            raise BadInput("--format parquet: is no text, so give it a file: -o FILE.parquet")
-        sys.stdout.write(render(table, chosen, whole))
+        sys.stdout.write(str(data))
         return
-    data = parquet(table, whole) if chosen is Format.PARQUET else render(table, chosen, whole).encode()
     try:
-        out.write_bytes(data)
+        out.write_bytes(data if isinstance(data, bytes) else data.encode())
     except OSError as error:
         raise BadInput(f"{out}: cannot be written ({error.strerror})") from None
 

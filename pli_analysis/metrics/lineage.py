@@ -79,6 +79,44 @@ def events(lineage: Lineage) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"index": "Int64", "to": "Int64"})
 
 
+def tree(lineage: Lineage) -> list[str]:
+    r"""Who was copied from whom, a line a layer: founders and layers without a donor at the left, copies below donors.
+
+    >>> from pli_train.lineage import Lineage
+    >>> lineage = Lineage.begin(1, heads=2)
+    >>> _ = lineage.insert(1, step=5, initialiser="clone", donor="a")
+    >>> _ = lineage.insert(0, step=9, initialiser="clone", donor="b")
+    >>> _ = lineage.insert(0, step=9, initialiser="random")
+    >>> print("\n".join(tree(lineage)))
+    a        born at step 0 (random), now at index 2 with 2 heads
+    └─ b     born at step 5 (clone), now at index 3 with 2 heads
+       └─ c  born at step 9 (clone), now at index 1 with 2 heads
+    d        born at step 9 (random), now at index 0 with 2 heads
+    """
+    children: dict[str | None, list[str]] = {}
+    for id, layer in lineage.layers.items():
+        children.setdefault(layer.birth.donor, []).append(id)
+    named: list[tuple[str, str]] = []
+
+    def grow(id: str, first: str, rest: str) -> None:
+        named.append((first + id, id))
+        below = children.get(id, [])
+        for child in below:
+            last = child == below[-1]
+            grow(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+
+    for root in children.get(None, []):
+        grow(root, "", "")
+    width = max((len(name) for name, _ in named), default=0) + 2
+    return [f"{name:<{width}}{_told(lineage, id)}" for name, id in named]
+
+
+def _told(lineage: Lineage, id: str) -> str:
+    layer = lineage.layers[id]
+    place = f"now at index {lineage.index(id)}" if id in lineage.stack else "no longer in the stack"
+    return f"born at step {layer.birth.step} ({layer.birth.initialiser}), {place} with {len(layer.heads)} heads"
+
+
 def write(lineage: Lineage, path: Path) -> None:
     """Write a lineage as a file, which can be edited and given back.
 

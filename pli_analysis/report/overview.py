@@ -8,7 +8,7 @@ from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.report.parts import Figure, Section, count
+from pli_analysis.report.parts import Figure, Report, Section, count
 from pli_train import anatomy, run_folder
 
 if TYPE_CHECKING:
@@ -74,6 +74,11 @@ def lineage(run: Run) -> Section:
         told = run.confidence[(run.confidence["confidence"] < SURE) | run.confidence["matched"].isna()]
         tables += [("Newborn layers, and matches that are not certain", told)] if len(told) else []
     return Section("lineage", "Lineage", words, figures=[figure], tables=tables)
+
+
+def of_lineage(run: Run) -> Report:
+    """A report on lineage alone."""
+    return Report(run.name, lead(run), [lineage(run)])
 
 
 def provenance(run: Run) -> Section:

@@ -18,6 +18,7 @@ from pli_analysis.run import Run
 from pli_analysis.tables import Format, render
 from pli_train import run_folder
 from pli_train.lineage import Lineage
+from tests.test_cli import call
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;‮"
 
@@ -146,3 +147,15 @@ def test_a_layer_keeps_its_look_and_the_first_32_differ():
 
     looks = [tuple(line_of(layer_id(n)).values()) for n in range(len(COLOURS) * len(DASHES))]
     assert len(set(looks)) == len(looks)
+
+
+def test_lineage_comes_as_a_tree_and_as_a_page(runs, family, tmp_path):
+    path = tmp_path / "lineage.html"
+    done = call("pli-analyze", "lineage", runs[family], "--tree", "--html", path)
+    layers = Run.open(runs[family]).lineage.layers
+    for line, id in zip(done.stdout.splitlines(), sorted(layers, key=done.stdout.index), strict=True):
+        assert line.strip("│├└─ ").startswith(f"{id} ") and f"born at step {layers[id].birth.step} " in line
+        assert line.startswith(id) == (layers[id].birth.donor is None)
+    assert "The stack over time" in path.read_text()
+    call("pli-analyze", "lineage", runs[family], "--tree", "-o", tmp_path / "tree.txt")
+    assert (tmp_path / "tree.txt").read_text() == done.stdout
