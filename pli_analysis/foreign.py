@@ -208,7 +208,7 @@ def open_foreign(paths: Sequence[Path], told: Path | None = None) -> ForeignRun:
         if inside:
             return ForeignRun(paths[0], found=tuple(inside), told=told)
         if not is_model(paths[0]):
-            run_folder.require_run(paths[0])
+            raise BadInput(f"{paths[0]}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either")
     for path in paths:
         if (path / run_folder.RUN).is_file() and len(paths) > 1:
             raise BadInput(f"{path}: is a run, and several arguments are checkpoints of one: name it alone")
