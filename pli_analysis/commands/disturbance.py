@@ -1,0 +1,50 @@
+"""`pli-analyze disturbance`: what growth events did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, RunFolder, Text, Told
+from pli_analysis.commands.telling import complain, open_run, say, watch, write_page
+
+
+def disturbance(
+    run: RunFolder,
+    layers: Annotated[bool, typer.Option("--layers", help="One row an event and layer, not an event.")] = False,
+    twin: Annotated[
+        list[Path] | None, typer.Option("--twin", metavar="RUN2", help="A fork that stopped growing; may be repeated.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="How far to look on each side.")] = None,
+    at: Annotated[
+        list[int] | None, typer.Option("--at", metavar="STEP", help="Treat this step as an event: it should score low.")
+    ] = None,
+    placebos: Annotated[int, typer.Option(min=0, help="Steps without an event to hold layers against.")] = 40,
+    told: Told = None,
+    text: Text = None,
+    blocks: Blocks = 16,
+    html: Html = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """What each growth event did to the loss and to the layers there: on the spot, and until it was over.
+
+    Twins in the same folder as the run (`pli-train fork RUN --at STEP --no-growth`) are found without being named.
+
+    Example: pli-analyze disturbance runs/tiny --layers --html disturbance.html
+    """
+    from pli_analysis.metrics.disturbance import disturbance as measure
+    from pli_analysis.metrics.scene import twins_beside
+    from pli_analysis.report import disturbance as report
+    from pli_analysis.run import Run
+    from pli_analysis.tables import emit
+
+    opened = open_run(run, lineage=told)
+    complain(opened.scalars.damaged)
+    twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
+    found = measure(opened, twins, window, at or (), text, blocks, placebos, watch("steps with and without events"))
+    say(*found.notes, *report.readings(found))
+    write_page(html, lambda: report.tell(opened, found))
+    emit(found.layers if layers else found.events, format, out)

@@ -1,0 +1,52 @@
+"""`pli-analyze drift`: how far each part has moved."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from pli_analysis.commands.options import FormatOption, OutOption, RunFolder, Told, Verify
+from pli_analysis.commands.telling import complain, open_run, watch
+from pli_train.errors import BadInput
+
+
+def drift(
+    run: RunFolder,
+    format: FormatOption = None,
+    out: OutOption = None,
+    of: Annotated[str, typer.Option(help="layer, head, ffn, norms, attention, matrix or all.")] = "layer",
+    gauge: Annotated[bool, typer.Option("--gauge", help="Heads: distance of QK and OV in any basis.")] = False,
+    spectral: Annotated[bool, typer.Option("--spectral", help="Matrices: spectral norm and ranks of the change.")] = (
+        False
+    ),
+    threads: Annotated[int | None, typer.Option(min=1, help="As many as cores if left out.")] = None,
+    told: Told = None,
+    verify: Verify = False,
+) -> None:
+    """How far each part has moved from its birth weights, how fast, and how far from its donor.
+
+    Example: pli-analyze drift runs/tiny --of head --format csv -o drift.csv
+    """
+    from pli_analysis.metrics.drift import drift as measure
+    from pli_analysis.tables import emit
+
+    opened = open_run(run, verify, told)
+    complain(opened.scalars.damaged)
+    if gauge and of not in ("head", "all"):
+        raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")
+    if spectral and of not in ("matrix", "all"):
+        raise BadInput(f"--spectral: is told of matrices, and not of '{of}': use --of matrix or --of all")
+    emit(
+        measure(
+            opened,
+            of,
+            watch("tensors of all checkpoints"),
+            gauge=gauge,
+            spectral=spectral,
+            threads=threads or os.cpu_count() or 1,
+        ),
+        format,
+        out,
+    )

@@ -1,0 +1,54 @@
+"""`pli-analyze embed`: a map of parts at checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, RunFolder, Text, Told
+from pli_analysis.commands.telling import open_run, say, watch, write_page
+
+
+def embed(
+    run: RunFolder,
+    method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
+    of: Annotated[str, typer.Option(help="layers, heads or ffn.")] = "layers",
+    space: Annotated[str, typer.Option(help="weights, updates, or function: outputs on tokens.")] = "weights",
+    text: Text = None,
+    blocks: Blocks = 16,
+    since_birth: Annotated[bool, typer.Option("--since-birth", help="Every birth at the origin.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Never sketch distances, however long it takes.")] = False,
+    html: Html = None,
+    projector: Annotated[
+        Path | None, typer.Option("--projector", metavar="DIR", help="Write a folder for TensorBoard's projector.")
+    ] = None,
+    told: Told = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """One map of every part at every checkpoint: births, donors, paths, and a random walk beside them.
+
+    Example: pli-analyze embed runs/tiny --method umap --html map.html
+    """
+    from pli_analysis.metrics.embed import embed as measure
+    from pli_analysis.metrics.gram import EXACT
+    from pli_analysis.report import embed as report
+    from pli_analysis.tables import emit
+
+    opened = open_run(run, lineage=told)
+    most = float("inf") if exact else EXACT
+    found = measure(
+        opened, method, of, space, text, blocks, since_birth, most, say, watch("columns of weights or outputs")
+    )
+
+    drawn = report.of_map(opened.name, found, of, space)
+    say(*found.notes, drawn.sections[0].figures[0].caption)
+    write_page(html, lambda: drawn)
+    if projector is not None:
+        from pli_analysis import projector as folder
+
+        folder.write(projector, found)
+        say(f"{projector}: tensorboard --logdir {projector}")
+    emit(found.table, format, out)

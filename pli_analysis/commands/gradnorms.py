@@ -1,0 +1,55 @@
+"""`pli-analyze gradnorms`: gradient norms by part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text
+from pli_analysis.commands.telling import complain, open_run, watch, write_page
+from pli_train.errors import BadInput
+
+
+def gradnorms(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or Trainer's output folder.")],
+    of: Annotated[str, typer.Option(help="layer, head, ffn, norms, attention, embeddings, other, total, or all.")] = (
+        "all"
+    ),
+    events: Annotated[bool, typer.Option("--events", help="Norms before and after each growth event.")] = False,
+    window: Annotated[int, typer.Option(min=1, help="Measurements on each side of an event, at most.")] = 3,
+    recompute: Annotated[bool, typer.Option("--recompute", help="At each checkpoint, on the same tokens.")] = False,
+    text: Text = None,
+    blocks: Blocks = 16,
+    html: Html = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """Gradient norms of heads, FFNs, layers over training, as logged before clipping or computed anew.
+
+    Example: pli-analyze gradnorms runs/tiny --of head --html gradnorms.html
+    """
+    from pli_analysis.metrics import gradnorms as metric
+    from pli_analysis.report import gradnorms as told
+    from pli_analysis.tables import emit
+
+    if text is not None and not recompute:
+        raise BadInput("--text FILE is what gradients are computed on: use it with --recompute")
+    if recompute and (events or html is not None):
+        raise BadInput("--events and --html tell what training logged: leave --recompute away")
+    if recompute:
+        from pli_analysis.metrics.gradients import recomputed
+
+        opened = open_run([run])
+        emit(metric.of_level(recomputed(opened, text, blocks, watch("checkpoints")), of), format, out)
+        return
+    scalars, lineage = metric.read(run)
+    complain(scalars.damaged)
+    table = metric.require(metric.logged(scalars, lineage), run)
+    write_page(html, lambda: told.of_gradnorms(run.resolve().name, table, lineage))
+    if events:
+        if lineage is None:
+            raise BadInput(f"{run}: has no lineage.json, which tells when it grew")
+        table = metric.around(table, lineage, window)
+    emit(metric.of_level(table, of), format, out)

@@ -1,0 +1,55 @@
+"""`pli-analyze lineage`: who is who, as a table, a tree or a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Told, Verify
+from pli_analysis.commands.telling import complain, say, write_page
+from pli_train.errors import BadInput
+
+
+def lineage(
+    run: RunFolder,
+    format: FormatOption = None,
+    out: OutOption = None,
+    events: Annotated[bool, typer.Option("--events", help="One row a growth event, not a layer.")] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="Copies below their donors, as lines of text.")] = False,
+    html: Html = None,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="One row a match, where the lineage is inferred from weights.")
+    ] = False,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a lineage.json, to be edited.")] = None,
+    told: Told = None,
+    verify: Verify = False,
+) -> None:
+    """Who was born when, from whom, and where each layer sits now; of others' checkpoints, how sure that is.
+
+    Example: pli-analyze lineage runs/tiny --format md
+    """
+    from pli_analysis.metrics import lineage as metric
+    from pli_analysis.report import overview
+    from pli_analysis.run import Run
+    from pli_analysis.tables import emit, put
+
+    opened = Run.open(run, verify, told)
+    if verify or opened.notes:
+        complain(opened.damaged)
+    say(*opened.notes)
+    found, sure = opened.lineage, opened.confidence
+    if save is not None:
+        metric.write(found, save)
+        say(str(save))
+    write_page(html, lambda: overview.of_lineage(opened))
+    if tree:
+        put("\n".join(metric.tree(found)) + "\n", out)
+        return
+    if confidence and sure is None:
+        raise BadInput(f"{opened.path}: --confidence: its lineage is written down, and not inferred")
+    if confidence and sure is not None:
+        emit(sure, format, out)
+        return
+    emit(metric.events(found) if events else metric.layers(found, sure), format, out)

@@ -1,0 +1,43 @@
+"""`pli-analyze similarity`: how alike layers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text
+from pli_analysis.commands.telling import open_run, say, watch, write_page
+from pli_train.errors import BadInput
+
+
+def similarity(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN [RUN2]", help="A run, or two to compare; or checkpoints in order.")
+    ],
+    over_time: Annotated[bool, typer.Option("--over-time", help="Each layer with itself at birth.")] = False,
+    at: Annotated[int | None, typer.Option(min=0, metavar="STEP", help="The checkpoint; else the last.")] = None,
+    text: Text = None,
+    blocks: Blocks = 64,
+    html: Html = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """How alike layers are in what they put out: debiased CKA, Procrustes, shared nearest neighbours.
+
+    Example: pli-analyze similarity runs/tiny --html similarity.html
+    """
+    from pli_analysis.metrics.similarity import similarity as measure
+    from pli_analysis.report import similarity as report
+    from pli_analysis.tables import emit
+    from pli_train import run_folder
+
+    two = len(runs) == 2 and (not over_time or any((run / run_folder.RUN).is_file() for run in runs))
+    if over_time and (two or at is not None):
+        raise BadInput("--over-time: compares a run's layers with themselves at all checkpoints: no RUN2 and no --at")
+    first, second = (open_run([run]) for run in runs) if two else (open_run(runs), None)
+    table = measure(first, second, text, blocks, at, over_time, watch("checkpoints" if over_time else "pairs"))
+    say(report.verdict(table, over_time))
+    write_page(html, lambda: report.tell(table, over_time))
+    emit(table, format, out)

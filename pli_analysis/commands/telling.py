@@ -1,0 +1,56 @@
+"""What commands say on stderr: what is passed over, what was found, how far a long reading is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pli_analysis.report.parts import Report
+    from pli_analysis.run import Run
+
+
+def open_run(paths: list[Path], verify: bool = False, lineage: Path | None = None) -> Run:
+    """Open a run or whatever holds checkpoints; say what is not used of it, and what is only inferred."""
+    from pli_analysis.run import Run
+
+    found = Run.open(paths, verify, lineage)
+    complain(found.damaged)
+    say(*found.notes)
+    return found
+
+
+def complain(lines: list[str]) -> None:
+    """Say what is passed over."""
+    say(*(f"passed over: {line}" for line in lines))
+
+
+def say(*lines: str) -> None:
+    """Say some lines."""
+    for line in lines:
+        typer.echo(line, err=True)
+
+
+def write_page(path: Path | None, report: Callable[[], Report]) -> None:
+    """Write a page, if one was asked for, and say where."""
+    if path is None:
+        return
+    from pli_analysis.report import page
+
+    page.write(report(), path)
+    say(str(path))
+
+
+def watch(what: str) -> Callable[[int, int], None]:
+    """What to call with (done, total) of a long reading: on a terminal it draws a bar with rate and time left.
+
+    Args:
+        what: is counted.
+    """
+    from pli_analysis.bar import Bar
+
+    return Bar(what)
