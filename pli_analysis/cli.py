@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pli_analysis.commands.compare import compare
 from pli_analysis.commands.disturbance import disturbance
+from pli_analysis.commands.doctor import doctor
 from pli_analysis.commands.drift import drift
 from pli_analysis.commands.embed import embed
 from pli_analysis.commands.gradnorms import gradnorms
@@ -17,6 +18,7 @@ app = app_of("Read training runs, and say what growth did to them.")
 for command in (lineage, drift, scalars, gradnorms, embed, similarity, disturbance, compare):
     app.command()(command)
 app.command(cls=ReportCommand)(report)
+app.command()(doctor)
 
 
 def main() -> None:

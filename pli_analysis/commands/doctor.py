@@ -1,0 +1,23 @@
+"""`pli-analyze doctor`: what this machine has, and what is missing for which command."""
+
+from __future__ import annotations
+
+import typer
+
+from pli_analysis.commands.options import FormatOption, OutOption
+
+
+def doctor(format: FormatOption = None, out: OutOption = None) -> None:
+    """What this machine has for analysis, and what is missing for what; exit code 1 when something needed is.
+
+    Example: pli-analyze doctor
+    """
+    import pandas as pd
+
+    from pli_analysis import machine
+    from pli_analysis.tables import emit
+
+    findings = list(machine.look())
+    emit(pd.DataFrame(findings), format, out)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
