@@ -30,6 +30,8 @@ def losses(curves: pd.DataFrame) -> go.Figure:
         line = line_of(layer) if layer else {"color": NEUTRAL}
         hover = f"{name}: %{{y:.3f}} nats after %{{x}} steps<extra></extra>"
         style = {"mode": "lines", "line": {**line, "width": 2}, "name": name, "hovertemplate": hover}
+        if layer:
+            style["meta"] = {"layer": layer}
         drawn.add_trace(go.Scatter(x=rows["since"], y=rows["smooth"], **style))
     drawn.add_hline(y=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     drawn.update_layout(xaxis_title="steps since the event", yaxis_title="loss − expected (nats)", legend=LEGEND)
@@ -74,6 +76,7 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
                 mode="markers",
                 marker={"size": 9, "color": line_of(layer)["color"]},
                 name=str(layer),
+                meta={"layer": str(layer)},
                 text=_names(rows),
                 hovertemplate=f"{layer} at %{{text}}: %{{y:.2f}} times as fast, %{{x:+d}} places away<extra></extra>",
             )

@@ -43,7 +43,7 @@ def curves(table: pd.DataFrame, measure: str = "relative_l2") -> go.Figure:
                 marker={"size": 5},
                 line={**line_of(rows["layer"].iloc[0]), "width": 2},
                 name=str(part),
-                meta={"step": rows["step"].tolist(), "age": rows["age"].tolist()},
+                meta={"layer": rows["layer"].iloc[0], "step": rows["step"].tolist(), "age": rows["age"].tolist()},
                 hovertemplate=f"{part} at %{{x}}: %{{y:.4f}}<extra></extra>",
             )
         )

@@ -71,6 +71,7 @@ def _path(part: str, rows: pd.DataFrame, named: bool) -> go.Scatter:
             "line": {"width": [2.5 if first else 0 for first in birth]},
         },
         name=part,
+        meta={"layer": rows["layer"].iloc[0]},
         customdata=rows[["step", "age"]].to_numpy(),
         hovertemplate=f"{part}, step %{{customdata[0]}} (age %{{customdata[1]}})<extra></extra>",
     )

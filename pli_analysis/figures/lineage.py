@@ -35,6 +35,7 @@ def figure(layers: pd.DataFrame, places: pd.DataFrame) -> go.Figure:
                 cliponaxis=False,
                 line={**line_of(layer), "width": 5},
                 name=layer,
+                meta={"layer": layer},
                 hovertemplate=f"layer {layer}<br>step %{{x}}<br>index %{{y}}<extra></extra>",
             )
         )

@@ -53,6 +53,7 @@ def curves(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
                 marker={"size": 5},
                 line={**line_of(str(layer)), "width": 2},
                 name=str(layer),
+                meta={"layer": str(layer)},
                 hovertemplate=f"{layer} at %{{x}}: %{{y:.3f}}<extra></extra>",
             )
         )

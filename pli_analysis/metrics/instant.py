@@ -32,7 +32,7 @@ POSITIONS = 16
 ROWS = 1024
 """Predicted positions compared at a time: logits of a large vocabulary in float64 take much memory."""
 CONFIDENCE = 0.95
-KEPT = "instant-1/"
+KEPT = "instant-2/"
 """Where comparisons are kept; the number is to be raised when they change."""
 
 

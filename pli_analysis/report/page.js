@@ -35,8 +35,102 @@ function draw(figure) {
   if (drawing.layout.height) target.style.height = `${drawing.layout.height}px`;
   const settings = { responsive: true, displaylogo: false, displayModeBar: false };
   Plotly.newPlot(target, drawing.data, themed(drawing.layout), settings);
-  drawn.push({ target, layout: drawing.layout });
+  drawn.push({ target, layout: drawing.layout, data: drawing.data });
   offerAxes(figure, target, drawing);
+  target.on("plotly_hover", ({ points }) => light(layerOf(points[0].data) || layerOfRow(points[0])));
+  target.on("plotly_unhover", () => light(pinned));
+  if (pinned) light(pinned);
+}
+
+// What lies in sight is drawn at once, what lies below when there is time or the reader comes near.
+function drawLater(figures) {
+  const waiting = new Set(figures);
+  const take = (figure) => waiting.delete(figure) && draw(figure);
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((entry) => entry.isIntersecting)) {
+      near.unobserve(entry.target);
+      take(entry.target);
+    }
+  }, { rootMargin: "400px" });
+  waiting.forEach((figure) => near.observe(figure));
+  const idle = window.requestIdleCallback || ((call) => setTimeout(call, 200));
+  const next = () => {
+    const [figure] = waiting;
+    if (!figure) return;
+    take(figure);
+    idle(next);
+  };
+  addEventListener("load", () => idle(next));
+  addEventListener("beforeprint", () => [...waiting].forEach(take));
+}
+
+// --- one layer, seen in all figures ---------------------------------------------------------------------------------
+
+let pinned = null;
+let lit = null;
+
+function layerOf(trace) {
+  return (trace.meta && trace.meta.layer) || null;
+}
+
+// Rows of a heat map begin with the id of their layer.
+function layerOfRow(point) {
+  const found = point.data.type === "heatmap" && /^[a-z]+/.exec(String(point.y));
+  return found && layers.has(found[0]) ? found[0] : null;
+}
+
+function light(layer) {
+  if (layer === lit) return;
+  lit = layer;
+  for (const { target, layout, data } of drawn) {
+    const own = data.map(layerOf);
+    const some = own.flatMap((of, place) => (of ? [place] : []));
+    if (some.length) {
+      Plotly.restyle(target, { opacity: some.map((place) => (!layer || own[place] === layer ? 1 : 0.12)) }, some);
+    }
+    if (data[0].type === "heatmap") Plotly.relayout(target, { shapes: [...(layout.shapes || []), ...frame(data[0].y, layer)] });
+  }
+  document.querySelectorAll(".layers button").forEach((button) => {
+    button.setAttribute("aria-pressed", String(button.textContent === pinned));
+    button.classList.toggle("lit", button.textContent === layer);
+  });
+}
+
+// A frame around the rows of a layer.
+function frame(names, layer) {
+  const rows = names.flatMap((name, place) => (layer && new RegExp(`^${layer}[ .]`).test(name) ? [place] : []));
+  if (!rows.length) return [];
+  const line = { color: colours().ink, width: 2 };
+  return [{ type: "rect", xref: "paper", x0: 0, x1: 1, yref: "y", y0: rows[0] - 0.5, y1: rows.at(-1) + 0.5, line }];
+}
+
+// A button a layer, in its colour: the same one in every figure.
+const layers = new Map();
+
+function offerLayers(figures) {
+  for (const figure of figures) {
+    for (const trace of JSON.parse(figure.querySelector("script").textContent).drawing.data) {
+      const layer = layerOf(trace);
+      if (layer && !layers.has(layer)) layers.set(layer, (trace.line || trace.marker).color);
+    }
+  }
+  const row = document.querySelector(".layers");
+  row.hidden = layers.size < 2;
+  const order = ([a], [b]) => a.length - b.length || (a < b ? -1 : 1);
+  for (const [layer, colour] of [...layers].sort(order)) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = layer;
+    button.style.borderBottomColor = colour;
+    button.setAttribute("aria-pressed", "false");
+    button.setAttribute("aria-label", `Show layer ${layer} in all figures`);
+    button.addEventListener("click", () => {
+      pinned = pinned === layer ? null : layer;
+      lit = undefined;
+      light(pinned);
+    });
+    row.append(button);
+  }
 }
 
 // A figure whose traces keep other x values in `meta` gets a row of buttons to switch between them.
@@ -85,7 +179,9 @@ const system = matchMedia("(prefers-color-scheme: dark)");
 theme(system.matches);
 system.addEventListener("change", (event) => theme(event.matches));
 document.getElementById("theme").addEventListener("click", () => theme(root.dataset.theme !== "dark"));
-document.querySelectorAll("figure").forEach(draw);
+const figures = [...document.querySelectorAll("figure")];
+offerLayers(figures);
+drawLater(figures);
 document.querySelectorAll(".download").forEach((button) => {
   const { name, csv } = JSON.parse(button.closest("figure, .data").querySelector("script").textContent);
   button.addEventListener("click", () => download(name, csv));
