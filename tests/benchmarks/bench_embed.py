@@ -108,7 +108,7 @@ CHILDREN = {"write": write, "warm": warm, "embed": embed, "compare": compare}
 
 def ask(what: str, folder: Path, *more: int) -> list[float]:
     """What a child tells, and the peak of its memory in MiB."""
-    env = os.environ | {"PLI_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": str(os.cpu_count())}
+    env = os.environ | {"PLI_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--child", what, "--folder", str(folder), *map(str, more)]
     return json.loads(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
