@@ -3,17 +3,19 @@
 A run of weights-only checkpoints with layers of BERT-base's size, each a step of a random walk from the one before, no
 two alike. They hold layers alone, in bfloat16 unless told otherwise, so that a run fits the page cache of a small
 machine. A turn reads the bytes into one warm buffer and makes the map of a growing share of the checkpoints, each in a
-fresh process that tells its seconds, imports left out, and peak memory. Of the first checkpoints, as many as `--exact`
+fresh process that tells its seconds, imports left out, and peak memory: its own, looked at ten times a second, without
+the pages of mapped files, which the kernel takes back as it likes. Of the first checkpoints, as many as `--exact`
 says, distances are computed exactly and sketched, and compared pair by pair.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,14 @@ def compare(folder: Path, most: int) -> np.ndarray:
     return np.array([*sketch.error, error.max(), np.median(error), len(points)])
 
 
+def watch_memory(peak: list[float]) -> None:
+    """Keep the most memory of its own that this process ever has, in MiB."""
+    while True:
+        told = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]
+        peak[0] = max(peak[0], int(told) / 1024)
+        time.sleep(0.1)
+
+
 CHILDREN = {"write": write, "warm": warm, "embed": embed, "compare": compare}
 
 
@@ -126,9 +136,10 @@ def main() -> None:
     asked.add_argument("more", type=int, nargs="*", help=argparse.SUPPRESS)
     told = asked.parse_args()
     if told.child:
+        peak = [0.0]
+        threading.Thread(target=watch_memory, args=(peak,), daemon=True).start()
         found = CHILDREN[told.child](told.folder, *told.more)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps([*([] if found is None else found.tolist()), peak]))
+        print(json.dumps([*([] if found is None else found.tolist()), *peak]))
         return
     with tempfile.TemporaryDirectory(dir=told.folder) as name:
         run = Path(name) / "run"
