@@ -254,7 +254,7 @@ def _kin(
     return tuple(found)
 
 
-def counterpart(track: Track, seen: Seen) -> tuple[np.ndarray, np.ndarray] | None:
+def counterpart(track: Track, seen: Seen, rooms: Rooms) -> tuple[np.ndarray, np.ndarray] | None:
     """The donors' tensor at the same checkpoint, laid out part by part as their copies are.
 
     Returns:
@@ -264,7 +264,10 @@ def counterpart(track: Track, seen: Seen) -> tuple[np.ndarray, np.ndarray] | Non
     if not any(visit.kin):
         return None
     folds = track.folds(visit, now.shape)
-    theirs = visit.donor.read(track.axes).astype(now.dtype, copy=False) if visit.donor else None
+    theirs = None
+    if visit.donor is not None:
+        theirs = visit.donor.read(track.axes, rooms.take("donor", visit.donor.place.shape))
+        theirs = theirs.astype(now.dtype, copy=False)
     straight = all(kin is not None and kin[0] and kin[1] == number for number, kin in enumerate(visit.kin))
     if straight and theirs is not None and theirs.shape == now.shape:
         return theirs, np.ones(folds[1], dtype=bool)

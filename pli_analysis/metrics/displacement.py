@@ -94,7 +94,7 @@ def _sums(piece: Track, rooms: Rooms) -> Iterator[tuple[int, np.ndarray]]:
             folds = piece.folds(seen.visit, seen.now.shape)
             if birth is not seen.birth:
                 birth, of_birth = seen.birth, squares(seen.birth, [], folds)[0]
-            donor = follow.counterpart(piece, seen)
+            donor = follow.counterpart(piece, seen, rooms)
             others = [seen.birth, seen.previous, *([donor[0]] if donor else [])]
             now, difference, stepped, *apart = squares(seen.now, others, folds)
         except follow.MISFITS as error:

@@ -114,13 +114,13 @@ def random_walk(steps: np.ndarray) -> np.ndarray:
 
 
 def _differences(block: np.ndarray, sources: Sequence[int | None]) -> np.ndarray:
-    """Each row minus its source's; of those without one, minus their mean."""
+    """Each row minus its source's; of those without one, minus their mean. In place: the block is big."""
     founders = [i for i, source in enumerate(sources) if source is None]
-    others = [i for i, source in enumerate(sources) if source is not None]
-    differences = np.empty_like(block)
-    differences[founders] = block[founders] - block[founders].mean(axis=0)
-    differences[others] = block[others] - block[[source for source in sources if source is not None]]
-    return differences
+    mean = block[founders].mean(axis=0)
+    for i in reversed(range(len(sources))):  # sources come before: theirs is still to be subtracted from
+        source = sources[i]
+        block[i] -= mean if source is None else block[source]
+    return block
 
 
 def _fold(block: np.ndarray, sums: np.ndarray, generator: np.random.Generator) -> None:

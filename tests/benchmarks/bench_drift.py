@@ -162,7 +162,7 @@ def main() -> None:
     asked.add_argument("--distinct", type=int, default=10)
     asked.add_argument("--layers", type=int, default=12)
     asked.add_argument("--repeats", type=int, default=3)
-    asked.add_argument("--processes", type=int, default=os.cpu_count())
+    asked.add_argument("--threads", type=int, default=os.cpu_count())
     asked.add_argument("--naive", type=int, default=5, help="checkpoints that the naive script is timed on; 0: none")
     asked.add_argument("--folder", type=Path, help="where to write; else a temporary folder")
     asked.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
@@ -189,20 +189,20 @@ def turns(work: Path, told: argparse.Namespace) -> dict[str, list[tuple[float, f
     for turn in range(told.repeats):
         jobs = [
             "warm",
-            "drift, 1 process",
-            f"drift, {told.processes} processes",
+            "drift, 1 thread",
+            f"drift, {told.threads} threads",
             "tensors",
             *["naive"] * (told.naive > 0),
         ]
         for job in jobs if turn % 2 == 0 else reversed(jobs):
             shutil.rmtree(cache, ignore_errors=True)
-            what, _, processes = job.partition(", ")
-            more = [int(processes.split()[0])] if processes else [told.naive] * (what == "naive")
+            what, _, threads = job.partition(", ")
+            more = [int(threads.split()[0])] if threads else [told.naive] * (what == "naive")
             taken.setdefault(job, []).append(ask(what, run, cache, *more))
         shutil.rmtree(cache, ignore_errors=True)
         first = ask("drift", run, cache, 1)
         vouch(last)
-        taken.setdefault("one more, 1 process", []).append(ask("drift", run, cache, 1))
+        taken.setdefault("one more, 1 thread", []).append(ask("drift", run, cache, 1))
         taken.setdefault("its first call", []).append(first)
         (last / run_folder.MANIFEST).unlink()
     return taken
@@ -225,12 +225,12 @@ def report(taken: dict[str, list[tuple[float, float, float]]], told: argparse.Na
         ]
         peak = max(row[2] for row in measured)
         print(f"{name:22} {spread(times, 2):26} {ratios[0]:26} {ratios[1]:26} {peak:.0f}")
-    pairs = zip(taken["one more, 1 process"], taken["its first call"], strict=True)
+    pairs = zip(taken["one more, 1 thread"], taken["its first call"], strict=True)
     print(f"one more checkpoint ÷ first call: {spread([more[0] / first[0] for more, first in pairs], 3)}")
     if "naive" in taken:
-        ours = taken["drift, 1 process"]
+        ours = taken["drift, 1 thread"]
         ratio = [slow[0] / ours[0] for slow, ours in zip(taken["naive"], ours, strict=True)]
-        print(f"naive script ÷ drift, 1 process: {spread(ratio, 1)}")
+        print(f"naive script ÷ drift, 1 thread: {spread(ratio, 1)}")
 
 
 def spread(numbers: list[float], digits: int) -> str:

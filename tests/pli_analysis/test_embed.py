@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,8 @@ from pli_train import launch, model
 from pli_train.errors import BadInput
 from tests.conftest import MODELS, STEPS
 from tests.test_cli import call, refused
+
+UMAP = pytest.param("umap", marks=pytest.mark.slow)  # its first fit compiles for a minute
 
 
 class Columns:
@@ -112,7 +115,7 @@ def test_a_random_walk_in_many_dimensions_is_its_own_null():
     assert walk.shares[0] == pytest.approx(6 / np.pi**2, abs=0.02)  # what that paper derives for long walks
 
 
-@pytest.mark.parametrize("method", ["tsne", "umap"])
+@pytest.mark.parametrize("method", ["tsne", UMAP])
 def test_the_same_points_twice_and_neighbours_kept(method):
     pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
     generator = np.random.default_rng(0)
@@ -128,7 +131,7 @@ def test_the_same_points_twice_and_neighbours_kept(method):
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 30])
-@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+@pytest.mark.parametrize("method", ["pca", "tsne", UMAP])
 def test_few_points_have_a_place_too(method, count):
     if method != "pca":
         pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
@@ -138,6 +141,46 @@ def test_few_points_have_a_place_too(method, count):
     plane = projections.in_plane(used, squared, projections.pca(squared))
     assert plane.shape == (count, 2)
     assert np.isfinite(plane).all()
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_umap_is_asked_for_distances_neighbours_and_a_start_that_fit(count, monkeypatch):
+    """What takes no compiling: the rest is told by the slow tests."""
+    asked = {}
+
+    class Stub:
+        def __init__(self, **told):
+            asked.update(told)
+
+        def fit_transform(self, distances):
+            asked["distances"] = distances
+            return asked["init"]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Stub))
+    values = np.random.default_rng(0).normal(size=(count, 9))
+    squared = squareform(pdist(values)) ** 2
+    components = projections.pca(squared)
+    plane = projections.in_plane("umap", squared, components)
+    assert asked["distances"] == pytest.approx(squareform(pdist(values)))
+    assert asked["metric"] == "precomputed" and asked["n_neighbors"] == min(15, count - 1)
+    assert asked["random_state"] == projections.SEED and asked["n_jobs"] == 1
+    # The start is PCA at the size that UMAP's own starts have, 10 across.
+    assert plane[:, 0].std() == pytest.approx(10, rel=1e-5)
+    assert np.corrcoef(plane[:, 1], components.values[:, 1])[0, 1] == pytest.approx(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["tsne", "umap"])
+def test_two_thousand_points_keep_their_neighbours(method):
+    """As many as 166 checkpoints of 12 layers: paths of their own that begin in one place."""
+    pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
+    steps = np.random.default_rng(0).normal(size=(12, 166, 40))
+    steps[:, 0] *= 20
+    values = np.cumsum(steps, axis=1).reshape(-1, 40)
+    squared = squareform(pdist(values)) ** 2
+    plane = projections.in_plane(method, squared, projections.pca(squared))
+    assert plane.shape == (1992, 2) and np.isfinite(plane).all()
+    assert projections.trustworthiness(squared, plane)[0] > 0.95
 
 
 def test_points_that_coincide_have_a_place_too():
@@ -334,7 +377,7 @@ def test_maps_of_what_parts_do(of, uneven, text):
     assert len(found.table) == 2 * len(points_of(run, of))
 
 
-@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+@pytest.mark.parametrize("method", ["pca", "tsne", UMAP])
 @pytest.mark.parametrize("of", ["layers", "heads", "ffn"])
 def test_the_figure_has_a_path_for_each_part_and_a_line_for_each_donor(method, of, runs):
     if method != "pca":

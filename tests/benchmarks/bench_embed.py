@@ -1,0 +1,168 @@
+"""What a map of many points costs, and how far its distances are right: `python tests/benchmarks/bench_embed.py`.
+
+A run of weights-only checkpoints with layers of BERT-base's size, each a step of a random walk from the one before, no
+two alike. They hold layers alone, in bfloat16 unless told otherwise, so that a run fits the page cache of a small
+machine. A turn reads the bytes into one warm buffer and makes the map of a growing share of the checkpoints, each in a
+fresh process that tells its seconds, imports left out, and peak memory: its own, looked at ten times a second, without
+the pages of mapped files, which the kernel takes back as it likes. Of the first checkpoints, as many as `--exact`
+says, distances are computed exactly and sketched, and compared pair by pair.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from bench_drift import WARM, clock, spread, vouch
+
+from pli_train import run_folder
+from pli_train.lineage import Lineage
+
+STEP = 0.02
+"""Of a weight's own deviation, what it moves by from one checkpoint to the next."""
+
+
+def write(folder: Path, count: int, layers: int, half: int) -> None:
+    """The run."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(num_hidden_layers=layers)
+    with torch.device("meta"):
+        shapes = {n: t.shape for n, t in BertForMaskedLM(config).state_dict().items() if ".layer." in n}
+    lineage = Lineage.begin(layers, config.num_attention_heads, units=config.intermediate_size).to_json()
+    folder.mkdir()
+    (folder / run_folder.RUN).write_text('{"config": {}}')
+    (folder / run_folder.LINEAGE).write_text(lineage)
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    for step in range(count):
+        path = folder / str(run_folder.CheckpointName(step))
+        path.mkdir()
+        stored = {name: tensor.bfloat16() if half else tensor for name, tensor in weights.items()}
+        save_file(stored, path / run_folder.WEIGHTS, {"format": "pt"})
+        for tensor in weights.values():
+            # Drawing this many numbers anew each time takes longer than all else: steps are one draw, shifted.
+            drawn = torch.randn(min(tensor.numel(), 2**20) + 4099, generator=generator)
+            places = torch.arange(tensor.numel()).remainder_(len(drawn))
+            tensor.view(-1).add_(drawn[places], alpha=0.02 * STEP)
+        (path / run_folder.CONFIG).write_text(config.to_json_string())
+        (path / run_folder.LINEAGE).write_text(lineage)
+        (path / run_folder.TRAINER_STATE).write_text('{"num_input_tokens_seen": 0}')
+        vouch(path)
+
+
+def opened(folder: Path, most: int):
+    """The run with its first checkpoints only."""
+    from pli_analysis.run import Run
+
+    run = Run.open(folder)
+    run.__dict__["checkpoints"] = run.checkpoints[:most]
+    return run
+
+
+def warm(folder: Path, most: int) -> np.ndarray:
+    """Read the weights of the first checkpoints into one buffer."""
+    room, began = bytearray(WARM), clock()
+    for checkpoint in opened(folder, most).checkpoints:
+        with (checkpoint.path / run_folder.WEIGHTS).open("rb", buffering=0) as file:
+            while file.readinto(room):
+                pass
+    return clock() - began
+
+
+def embed(folder: Path, most: int) -> np.ndarray:
+    """The map, by PCA, of the layers of the first checkpoints; tells its error too."""
+    import pandas  # noqa: F401
+
+    from pli_analysis.metrics import embed
+
+    began = clock()
+    found = embed.embed(opened(folder, most))
+    taken = clock() - began
+    return np.array([*taken, *(found.error or (0.0, 0.0)), len(found.table) / 2])
+
+
+def compare(folder: Path, most: int) -> np.ndarray:
+    """Sketched distances against exact ones: what the sketch states, and what is so over all pairs."""
+    from pli_analysis.metrics.gram import gram, squared_distances
+    from pli_analysis.metrics.points import points_of
+    from pli_analysis.metrics.vectors import Weights
+
+    points = points_of(opened(folder, most))
+    sources = [point.source for point in points]
+    exact, sketch = (gram(Weights(points), sources, bound) for bound in (np.inf, 0.0))
+    pairs = np.triu_indices(len(points), 1)
+    true, told = (np.sqrt(squared_distances(found.steps, sources)[pairs]) for found in (exact, sketch))
+    error = np.abs(told / true - 1)
+    return np.array([*sketch.error, error.max(), np.median(error), len(points)])
+
+
+def watch_memory(peak: list[float]) -> None:
+    """Keep the most memory of its own that this process ever has, in MiB."""
+    while True:
+        told = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]
+        peak[0] = max(peak[0], int(told) / 1024)
+        time.sleep(0.1)
+
+
+CHILDREN = {"write": write, "warm": warm, "embed": embed, "compare": compare}
+
+
+def ask(what: str, folder: Path, *more: int) -> list[float]:
+    """What a child tells, and the peak of its memory in MiB."""
+    env = os.environ | {"PLI_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--child", what, "--folder", str(folder), *map(str, more)]
+    return json.loads(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def main() -> None:
+    """Print a table: seconds and memory by number of points, and the sketch's error."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--checkpoints", type=int, default=108)
+    asked.add_argument("--layers", type=int, default=12)
+    asked.add_argument("--repeats", type=int, default=3)
+    asked.add_argument("--exact", type=int, default=10, help="checkpoints whose distances are computed exactly too")
+    asked.add_argument("--float32", action="store_true", help="twice the bytes")
+    asked.add_argument("--folder", type=Path, help="where to write; else a temporary folder")
+    asked.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
+    asked.add_argument("more", type=int, nargs="*", help=argparse.SUPPRESS)
+    told = asked.parse_args()
+    if told.child:
+        peak = [0.0]
+        threading.Thread(target=watch_memory, args=(peak,), daemon=True).start()
+        found = CHILDREN[told.child](told.folder, *told.more)
+        print(json.dumps([*([] if found is None else found.tolist()), *peak]))
+        return
+    with tempfile.TemporaryDirectory(dir=told.folder) as name:
+        run = Path(name) / "run"
+        ask("write", run, told.checkpoints, told.layers, int(not told.float32))
+        size = sum(path.stat().st_size for path in run.rglob(run_folder.WEIGHTS)) / 1e9
+        kind = "float32" if told.float32 else "bfloat16"
+        print(f"{told.checkpoints} checkpoints, {told.layers} layers of BERT-base in {kind}, {size:.1f} GB")
+        print(
+            "points   seconds (spread)              ÷ reading warm (spread)       MiB   states errors of up to, median"
+        )
+        for most in (told.checkpoints // 4, told.checkpoints // 2, told.checkpoints):
+            taken = [(ask("warm", run, most), ask("embed", run, most)) for _ in range(told.repeats)]
+            seconds = spread([mapped[0] for _, mapped in taken], 1)
+            ratios = spread([mapped[0] / read[0] for read, mapped in taken], 1)
+            *_, largest, median, points, _ = taken[0][1]
+            peak = max(mapped[-1] for _, mapped in taken)
+            print(f"{points:6.0f} {seconds:29} {ratios:28} {peak:5.0f}   {largest:.1%}, {median:.1%}")
+        stated = ask("compare", run, told.exact)
+    print(
+        f"sketch against exact, {stated[4]:.0f} points: it states {stated[0]:.1%}, {stated[1]:.1%}; "
+        f"all pairs err by {stated[2]:.1%} at most, {stated[3]:.1%} in the median"
+    )
+
+
+if __name__ == "__main__":
+    main()
