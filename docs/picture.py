@@ -15,7 +15,7 @@ with sync_playwright() as playwright:
     tab = browser.new_page(viewport={"width": 1000, "height": 900})
     tab.goto(page.resolve().as_uri())
     tab.wait_for_function("document.querySelectorAll('.drawing .main-svg').length >= 5")
-    box = tab.locator("figure#lineage").bounding_box()
+    box = tab.locator("figure#figure-lineage").bounding_box()
     tab.screenshot(
         path=picture, full_page=True, clip={"x": 0, "y": 0, "width": 1000, "height": box["y"] + box["height"] + 20}
     )
