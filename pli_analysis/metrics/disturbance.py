@@ -140,7 +140,7 @@ def disturbance(
     watch(total, total)
     events, tables = pd.DataFrame(rows_of_events, columns=EVENTS), pd.DataFrame(rows_of_layers, columns=LAYERS)
     whole = {"index": "Int64", "distance": "Int64", "stretch": "Int64"}
-    return Disturbance(events.astype({"index": "Int64"}), tables.astype(whole), curves, notes)
+    return Disturbance(events.astype({"index": "Int64"}), tables.astype(whole), curves, notes + scene.unlike)
 
 
 def _tokens(run: Run, text: Path | None, blocks: int) -> tuple[tuple[Tensor, Tensor] | None, list[str]]:

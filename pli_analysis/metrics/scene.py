@@ -86,11 +86,32 @@ class Scene:
         return sorted({stack.index(id) for told in facts for id in str(told or "").split() if id in stack})
 
     def twin(self, step: int) -> Run | None:
-        """The twin that was forked at a step and did not grow there or later."""
-        for twin in self.twins:
-            if twin.checkpoints[0].step == step and all(event.step < step for event in twin.lineage.events):
-                return twin
-        return None
+        """The twin that was forked at a step, did not grow there or later, and learnt at the run's rates since."""
+        return next((twin for twin in self._forked_at(step) if self._same_rates(twin, step)), None)
+
+    @cached_property
+    def unlike(self) -> list[str]:
+        """A line for each twin of an event that is none, because it learnt at other rates."""
+        return [
+            f"{twin.name} learnt at other rates than {self.run.name} after step {step}: it is not held against it"
+            for step in self.events
+            for twin in self._forked_at(step)
+            if not self._same_rates(twin, step)
+        ]
+
+    def _forked_at(self, step: int) -> list[Run]:
+        return [
+            twin
+            for twin in self.twins
+            if twin.checkpoints[0].step == step and all(event.step < step for event in twin.lineage.events)
+        ]
+
+    def _same_rates(self, twin: Run, step: int) -> bool:
+        """Whether learning rates are equal within the window, as far as both logged them."""
+        mine, theirs = (run.scalars.of(run_folder.LR) for run in (self.run, twin))
+        common, ours, others = np.intersect1d(mine.steps, theirs.steps, return_indices=True)
+        near = (common > step) & (common <= step + self.window)
+        return bool(np.allclose(mine.values[ours][near], theirs.values[others][near], rtol=1e-6, atol=0))
 
 
 def distance(index: int, touched: Sequence[int]) -> int | None:

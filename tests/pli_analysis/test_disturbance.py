@@ -366,3 +366,12 @@ def test_an_event_whose_checkpoint_is_gone_is_told_of_without_its_layers(grown, 
     of = disturbance(Run.open(run), blocks=4)
     assert set(of.layers["step"]) == {40} and of.events["step"].tolist() == [20, 40]
     assert of.notes == ["run has no checkpoints right before and after step 20: its layers are not told of"]
+
+
+def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
+    run = Run.open(grown["gpt2"])
+    other = tmp_path / "sooner"
+    fork.fork(run.path, 20, other, growth=False, changes=["optim.lr=1e-3"]).run()
+    of = disturbance(run, [Run.open(other)], blocks=4)
+    assert of.events["against"].tolist() == ["trend", "trend"]
+    assert of.notes == ["sooner learnt at other rates than gpt2 after step 20: it is not held against it"]
