@@ -90,13 +90,14 @@ class Drift:
         """What is known by now; a checkpoint that was not asked of before is measured from here on."""
         if self._thread is not None and self._thread.is_alive():
             return self._told
+        known = self._told
         if checkpoint != self._asked:
             self._asked, self._tries = checkpoint, TRIES
         if checkpoint != self._told.checkpoint and self._tries:
             self._tries -= 1
             self._thread = threading.Thread(target=self._run, args=(checkpoint,), daemon=True)
             self._thread.start()
-        return self._told
+        return known
 
     def settle(self) -> None:
         """Wait for what is being measured."""
