@@ -10,6 +10,7 @@ import numpy as np
 
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_train import run_folder
+from pli_train.anatomy.parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +96,7 @@ def growth(lineage: Lineage, scalars: Scalars) -> tuple[Growth, ...]:
 
 def norms(lineage: Lineage, scalars: Scalars) -> dict[str, float]:
     """The last gradient norm of each layer of the stack that has one."""
-    found = {id: scalars.of(f"{run_folder.GRAD_NORM}layer/{id}").values for id in lineage.stack}
+    found = {id: scalars.of(run_folder.GRAD_NORM + Part("layer", id).tag).values for id in lineage.stack}
     return {id: float(values[-1]) for id, values in found.items() if len(values)}
 
 

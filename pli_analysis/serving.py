@@ -135,7 +135,6 @@ class _Server(ThreadingHTTPServer):
 
 def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        server_version, sys_version = "pli", ""
         timeout = 10.0
         """Seconds that a connection may be silent."""
 
@@ -165,6 +164,10 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+
+        def version_string(self) -> str:
+            """What it calls itself."""
+            return "pli"
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: stderr belongs to the view."""

@@ -416,7 +416,7 @@ def test_a_run_is_watched_from_its_first_moment_to_its_end(config_of, tmp_path):
 
     run = tmp_path / "run"
     # Only the newest checkpoints stay, so that some vanish while they are looked at.
-    config = config_of("gpt2", {"train.steps": 40, "checkpoint.every": 1, "checkpoint.keep": 2})
+    config = config_of("gpt2", {"train.steps": 24, "checkpoint.every": 1, "checkpoint.keep": 2})
     trainer = launch.begin(config, run)
     training = threading.Thread(target=trainer.run)
     watched, frames = Watching(run), []
@@ -432,8 +432,8 @@ def test_a_run_is_watched_from_its_first_moment_to_its_end(config_of, tmp_path):
     assert frames[0].checkpoint is None and any(shown.training for shown in frames)
     assert any(shown.left for shown in frames if shown.training)
     last = frames[-1]
-    assert (last.finished, last.checkpoint, last.notes) == (True, "checkpoint-40", ())
-    assert len(last.stack) == 5 and last.drift.keys() == set(last.stack) and last.drift_at == "checkpoint-40"
+    assert (last.finished, last.checkpoint, last.notes) == (True, "checkpoint-24", ())
+    assert len(last.stack) == 5 and last.drift.keys() == set(last.stack) and last.drift_at == "checkpoint-24"
     for shown in frames:
         assert shown.losses.tolist() == last.losses[: len(shown.losses)].tolist()
         assert all("drift at" in note or "trying again" in note for note in shown.notes)
