@@ -38,7 +38,17 @@ def refused(done, told):
 def test_help_names_every_command_with_an_example(command):
     names = {
         "pli-train": ["run", "resume", "fork", "verify", "plan", "check", "export", "presets", "schedules"],
-        "pli-analyze": ["lineage", "drift", "gradnorms", "embed", "similarity", "scalars", "compare", "report"],
+        "pli-analyze": [
+            "lineage",
+            "drift",
+            "gradnorms",
+            "embed",
+            "similarity",
+            "scalars",
+            "compare",
+            "report",
+            "watch",
+        ],
     }[command]
     top = call(command, "--help")
     assert top.returncode == 0

@@ -37,8 +37,13 @@ def write(report: Report, path: Path) -> None:
         raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def html(report: Report) -> str:
-    """The page as text."""
+def html(report: Report, version: str | None = None) -> str:
+    """The page as text.
+
+    Args:
+        version: of a page that is served while the run trains: it asks its server for `/version` now and then, and
+            loads anew when that is another.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
     from markupsafe import Markup
 
@@ -50,6 +55,7 @@ def html(report: Report) -> str:
         lstrip_blocks=True,
     )
     plotly, script = _plotly(), _asset("page.js")
+    poll = "" if version is None else _asset("served.js")
     return environment.get_template("page.html").render(
         report=report,
         data=lambda figure: Markup(embed(payload(figure))),
@@ -59,7 +65,9 @@ def html(report: Report) -> str:
         style=Markup(_asset("page.css")),
         plotly=Markup(plotly),
         script=Markup(script),
-        policy=policy(plotly, script),
+        version=version,
+        poll=Markup(poll),
+        policy=policy(plotly, script, *filter(None, [poll])) + ("; connect-src 'self'" if poll else ""),
     )
 
 

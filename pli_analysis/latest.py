@@ -1,0 +1,128 @@
+"""Drift at the newest checkpoint alone, in the background: so much is cheap enough for every new checkpoint."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_analysis.run import Run
+from pli_analysis.scalars import Scalars
+from pli_train import run_folder
+
+if TYPE_CHECKING:
+    from pli_train.run_folder import CheckpointName
+
+TRIES = 3
+"""Times that a checkpoint is measured which fails: the files of a run that trains may be gone for a moment."""
+
+Watch = Callable[[int, int], None]
+Measure = Callable[[Path, Watch], Mapping[str, float]]
+
+
+class Births(Run):
+    """A run of which only the checkpoints of births and the newest are read, and no scalars."""
+
+    @cached_property
+    def scalars(self) -> Scalars:
+        """None: only speeds need them."""
+        return Scalars()
+
+    @cached_property
+    def _found(self) -> list[tuple[CheckpointName, Path, str | None]]:
+        born = {0, *(event.step for event in self.lineage.events)}
+        found, chosen = run_folder.checkpoints(self.path), list[tuple["CheckpointName", Path, str | None]]()
+        for number, (name, path) in reversed(list(enumerate(found))):
+            wanted = not chosen or number == 0 or (name.after and name.step in born)
+            if wanted and run_folder.flaw(path) is None:
+                chosen.append((name, path, None))
+        return chosen[::-1]
+
+
+def drifts(path: Path, watch: Watch = lambda done, total: None) -> dict[str, float]:
+    """Layer id → ‖θ − θ(birth)‖ ÷ ‖θ(birth)‖ at a run's newest checkpoint.
+
+    Args:
+        path: of the run.
+        watch: told how far it is, see `pli_analysis.measured.measure`; what it raises ends it.
+
+    Raises:
+        BadInput: when weights cannot be read, or birth weights are gone.
+    """
+    from pli_analysis.metrics.drift import drift
+
+    table = drift(Births(path), "layer", watch)
+    newest = table[table["checkpoint"] == table["checkpoint"].iloc[-1]]
+    return dict(zip(newest["part"], newest["relative_l2"].tolist(), strict=True))
+
+
+class Stopped(Exception):
+    """Nobody waits for it any more."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of drift: by layer, of which checkpoint, and why not of the newest."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    checkpoint: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Drift:
+    """Measures in a thread of its own, one checkpoint at a time.
+
+    Args:
+        path: of the run.
+        measure: see `drifts`.
+    """
+
+    def __init__(self, path: Path, measure: Measure = drifts) -> None:
+        self._path, self._measure = path, measure
+        self._told, self._asked, self._tries = Told(), "", 0
+        self._thread: threading.Thread | None = None
+        self._ending = threading.Event()
+
+    def at(self, checkpoint: str) -> Told:
+        """What is known by now; a checkpoint that was not asked of before is measured from here on."""
+        if self._thread is not None and self._thread.is_alive():
+            return self._told
+        known = self._told
+        if checkpoint != self._asked:
+            self._asked, self._tries = checkpoint, TRIES
+        if checkpoint != self._told.checkpoint and self._tries:
+            self._tries -= 1
+            self._thread = threading.Thread(target=self._run, args=(checkpoint,), daemon=True)
+            self._thread.start()
+        return known
+
+    def settle(self) -> None:
+        """Wait for what is being measured."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        """Measure no more."""
+        self._ending.set()
+        self.settle()
+
+    def _run(self, checkpoint: str) -> None:
+        try:
+            self._told = Told(self._measure(self._path, self._scan), checkpoint)
+        except Stopped:
+            pass
+        except Exception as error:  # whatever it is, whoever looks on goes on looking
+            note = f"drift at {checkpoint}: {line(error)}"
+            self._told = Told(self._told.values, self._told.checkpoint, (note,))
+
+    def _scan(self, done: int, total: int) -> None:
+        if self._ending.is_set():
+            raise Stopped
+
+
+def line(error: BaseException) -> str:
+    """An error in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,186 @@
+"""A moment of a run as a terminal shows it. Whatever a run says is plain text here, never markup or control codes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pli_analysis.frame import SMOOTHED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pli_analysis.frame import Frame, Growth
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+WIDTH = 40
+"""Characters of a curve."""
+ROWS = 12
+"""Layers below each other; more stand side by side."""
+BAR = 8
+"""Characters of the longest bar."""
+
+
+def drawn(frame: Frame, below: str = "") -> RenderableType:
+    """A frame for rich to print.
+
+    Args:
+        below: a line to close with.
+    """
+    parts: list[RenderableType] = [_head(frame), _facts(frame)]
+    if frame.growth:
+        parts += [Text(), _growth(frame.growth)]
+    if frame.stack:
+        parts += [Text(), _layers(frame)]
+    parts += [Text(plain(note), style="yellow") for note in frame.notes]
+    if below:
+        parts.append(Text(plain(below), style="dim"))
+    return Group(*parts)
+
+
+def plain(text: str) -> str:
+    r"""Text without anything that a terminal would obey.
+
+    >>> plain("a\x1b[31m\u202eb")
+    'a�[31m�b'
+    """
+    return "".join(sign if sign.isprintable() else "�" for sign in text)
+
+
+def spark(values: np.ndarray, width: int = WIDTH) -> str:
+    """A curve in a line of characters, the mean of each stretch; a gap where no number is finite.
+
+    >>> spark(np.array([8.0, 7.0, 6.0, 1.0]), 4), spark(np.array([2.0, 2.0])), spark(np.array([]))
+    ('█▇▆▁', '▁▁', '')
+    """
+    means = [_mean(stretch) for stretch in np.array_split(values, min(width, len(values)) or 1)] if len(values) else []
+    finite = [mean for mean in means if math.isfinite(mean)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    span = (high / 2 - low / 2) or 1.0  # halves, as the whole may be more than a float holds
+    shares = [(mean / 2 - low / 2) / span for mean in means]
+    return "".join(BLOCKS[round(share * (len(BLOCKS) - 1))] if math.isfinite(share) else " " for share in shares)
+
+
+def duration(seconds: float) -> str:
+    """Some time in words.
+
+    >>> duration(42.4), duration(312), duration(7500)
+    ('42 s', '5 min 12 s', '2 h 5 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes_left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    with np.errstate(over="ignore"):
+        return float(finite.mean()) if len(finite) else math.nan
+
+
+def _head(frame: Frame) -> Text:
+    state = "training" if frame.training else "finished" if frame.finished else "no process here trains in it"
+    return Text.assemble((plain(frame.name), "bold"), "  ", (state, "green" if frame.training else "dim"))
+
+
+def _facts(frame: Frame) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for label, value in _told(frame):
+        table.add_row(label, Text(plain(value)))
+    return table
+
+
+def _told(frame: Frame) -> list[tuple[str, str]]:
+    """Label and value of each fact."""
+    step = f"{frame.step:,}"
+    if frame.total:
+        step += f" of {frame.total:,}  {_bar(frame.step / frame.total, 20)}  {frame.step / frame.total:.0%}"
+    if frame.left is not None and frame.training:
+        step += f"  {duration(frame.left)} left"
+    facts = [("step", step)]
+    if frame.rate is not None:
+        facts.append(("speed", f"{frame.rate:,.0f} tokens/s"))
+    if frame.loss is not None:
+        count = min(len(frame.losses), SMOOTHED)
+        facts.append(("train loss", f"{frame.loss:.3f}  {spark(frame.losses)}  mean of the last {count}"))
+    if len(frame.evals):
+        facts.append(("eval loss", f"{frame.evals[-1]:.3f}  {spark(frame.evals)}"))
+    if frame.loss is None and not len(frame.evals):
+        facts.append(("loss", "none logged yet, or tracking.tensorboard is off"))
+    facts.append(("checkpoint", frame.checkpoint or "no whole one yet: layers, growth and drift appear with the first"))
+    if frame.stack:
+        facts.append(("stack", f"{' '.join(frame.stack)}  ({len(frame.stack)} layers, bottom to top)"))
+    return facts
+
+
+def _growth(events: tuple[Growth, ...]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right")
+    table.add_row(*(Text(word, style="dim") for word in ("step", "growth", "eval loss before → after")))
+    for event in events:
+        sides = [event.before, event.after]
+        loss = " → ".join("?" if side is None else f"{side:.3f}" for side in sides)
+        if event.before is not None and event.after is not None:
+            loss += f"  ({event.after - event.before:+.3f})"
+        table.add_row(Text(f"{event.step:,}"), Text(plain(event.label)), Text(loss))
+    return table
+
+
+def _layers(frame: Frame) -> RenderableType:
+    """A row a layer, the top one first as it sits in the stack."""
+    most_norm, most_drift = _most(frame.norms), _most(frame.drift)
+    blocks = []
+    rows = list(reversed(list(enumerate(frame.stack))))
+    for start in range(0, len(rows), ROWS):
+        table = Table.grid(padding=(0, 1))
+        for right in (True, False, True, True, False, True, False):
+            table.add_column(justify="right" if right else "left", no_wrap=True)
+        table.add_row(*(Text(word, style="dim") for word in ("", "", "born", "gradient", "", "drift", "")))
+        for place, id in rows[start : start + ROWS]:
+            table.add_row(
+                Text(str(place), style="dim"),
+                Text(plain(id), style="bold"),
+                Text(str(frame.born.get(id, "")), style="dim"),
+                *_measured(frame.norms.get(id), most_norm),
+                *_measured(frame.drift.get(id), most_drift),
+            )
+        blocks.append(table)
+    return Group(Columns(blocks, padding=(0, 4)), *_of_drift(frame))
+
+
+def _of_drift(frame: Frame) -> list[Text]:
+    if frame.drift_at == frame.checkpoint:
+        return []
+    stands = f", and stands for {frame.drift_at}" if frame.drift_at else ""
+    return [Text(plain(f"drift at {frame.checkpoint} is not known yet{stands}"), style="dim")]
+
+
+def _measured(value: float | None, most: float) -> tuple[Text, Text]:
+    if value is None:
+        return Text(""), Text("")
+    return Text(f"{value:.3g}"), Text(_bar(value / most if most > 0 else 0.0, BAR), style="cyan")
+
+
+def _most(values: Mapping[str, float]) -> float:
+    return max(filter(math.isfinite, values.values()), default=0.0)
+
+
+def _bar(share: float, width: int) -> str:
+    """A bar in eighths of a character.
+
+    >>> _bar(0.5, 4), _bar(2.0, 4), _bar(math.nan, 4)
+    ('██  ', '████', '    ')
+    """
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8) if math.isfinite(share) else 0
+    full, part = divmod(eighths, 8)
+    return f"{'█' * full + ('', *'▏▎▍▌▋▊▉')[part]:<{width}}"

@@ -1,0 +1,439 @@
+"""A run looked at while it trains, before it has anything, when it is over, and while files go away."""
+
+import io
+import json
+import math
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from pli_analysis import frame, latest, screen, watching
+from pli_analysis.events import Columns
+from pli_analysis.frame import Frame, Growth
+from pli_analysis.metrics import gradnorms
+from pli_analysis.run import Run
+from pli_analysis.scalars import Scalars
+from pli_analysis.watching import Watching, started
+from pli_train import run_folder
+from pli_train.errors import BadInput
+from pli_train.lock import Lock
+from tests.conftest import STEPS
+from tests.test_cli import ROOT, call, refused
+
+HOSTILE = "[red]<script>\x1b[31m\u202e"
+
+
+def settled(watched):
+    watched.look()
+    watched.settle()
+    return watched.look()
+
+
+def printed(shown, width=100):
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(screen.drawn(shown))
+    return out.getvalue()
+
+
+def content(folder):
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
+
+
+# --- what a frame tells ---------------------------------------------------------------------------------------------
+
+
+def test_a_frame_tells_what_other_readers_tell(runs, family):
+    run, shown = Run.open(runs[family]), settled(Watching(runs[family]))
+    assert (shown.step, shown.total, shown.finished, shown.training) == (STEPS, STEPS, True, False)
+    assert (shown.stack, shown.notes, shown.left) == (tuple(run.lineage.stack), (), None)
+    values = run.scalars.values
+    told = {tag: [value for _, value in values[tag].values()] for tag in (run_folder.LOSS, run_folder.EVAL_LOSS)}
+    assert shown.losses.tolist() == told[run_folder.LOSS] and shown.evals.tolist() == told[run_folder.EVAL_LOSS]
+    assert shown.loss == pytest.approx(sum(told[run_folder.LOSS]) / STEPS)
+    drift = run.drift().query(f"step == {STEPS}")
+    assert (shown.drift, shown.drift_at) == (
+        dict(zip(drift["part"], drift["relative_l2"], strict=True)),
+        "checkpoint-12",
+    )
+    norms = gradnorms.logged(run.scalars, run.lineage).query("level == 'layer'").groupby("part")["norm"].last()
+    assert shown.norms == norms.to_dict() and set(norms.index) == set(shown.stack)
+    assert [growth.step for growth in shown.growth] == [3, 6, 9]
+    for growth in shown.growth:
+        assert growth.before == values[run_folder.EVAL_LOSS][growth.step][1]
+        assert growth.after == values[run_folder.EVAL_LOSS_AFTER_EVENT][growth.step][1]
+    assert [growth.label for growth in shown.growth] == ["+b", "+c +d", "+e"]
+
+
+def test_before_the_first_checkpoint_it_says_so(runs, family, tmp_path):
+    young = tmp_path / "young"
+    young.mkdir()
+    shutil.copy(runs[family] / run_folder.RUN, young)
+    watched = Watching(young)
+    shown = settled(watched)
+    assert (shown.step, shown.total, shown.stack, shown.checkpoint, shown.notes) == (0, STEPS, (), None, ())
+    assert "no whole one yet" in printed(shown) and "none logged yet" in printed(shown)
+    shutil.copytree(runs[family], young, dirs_exist_ok=True)
+    assert settled(watched).checkpoint == "checkpoint-12", "what appears is seen by whoever looked before"
+
+
+def test_a_run_without_scalars_tells_what_its_checkpoints_tell(runs, family, tmp_path):
+    mute = Path(shutil.copytree(runs[family], tmp_path / "run"))
+    for path in mute.glob(run_folder.SCALARS):
+        path.unlink()
+    shown, whole = settled(Watching(mute)), settled(Watching(runs[family]))
+    assert shown.evals.tolist() == pytest.approx(whole.evals.tolist())
+    assert shown.drift == whole.drift and not shown.norms
+    assert {growth.after for growth in shown.growth} == {None}
+    assert "→ ?" in printed(shown)
+
+
+@pytest.mark.parametrize("total", ["soon", None, -1, True, 10**300])
+def test_a_record_without_a_number_of_steps_is_no_end(small_run, tmp_path, total):
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    record = run_folder.read_json(run / run_folder.RUN) | {"total_steps": total}
+    (run / run_folder.RUN).write_text(json.dumps(record))
+    shown = settled(Watching(run))
+    assert shown.total is None and not shown.finished
+    assert "step        12" in printed(shown)
+
+
+def test_time_left_is_the_pace_of_this_process():
+    steps = np.arange(1, 11)
+    walls = np.where(steps <= 5, steps * 7.0, 1000.0 + steps * 2.0)  # resumed after step 5, and slower before it
+    scalars = Scalars({run_folder.LOSS: Columns(steps, walls, steps * 1.0)})
+    assert frame.seconds_left(scalars, 100, since=1000.0, now=walls[-1]) == pytest.approx(90 * 2.0)
+    assert frame.seconds_left(scalars, 100, since=1000.0, now=walls[-1] + 30) == pytest.approx(150.0)
+    assert frame.seconds_left(scalars, 10, since=1000.0, now=walls[-1] + 30) == 0.0
+    assert frame.seconds_left(scalars, 100, since=walls[-1], now=walls[-1]) is None
+    assert frame.seconds_left(Scalars(), 100, since=0.0, now=0.0) is None
+    odd = Scalars({run_folder.LOSS: Columns(steps, np.where(steps < 10, walls, math.inf), walls)})
+    assert frame.seconds_left(odd, 100, since=0.0, now=0.0) is None
+
+
+# --- files that come and go -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(runs, tmp_path):
+    return Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
+
+
+def test_a_checkpoint_that_vanishes_once_it_was_found_whole_costs_one_look(mine, monkeypatch):
+    whole, gone = run_folder.flaw, []
+
+    def found_then_gone(path, *rest):
+        flaw = whole(path, *rest)
+        if not gone and path.name == "checkpoint-12":
+            gone.append(path)
+            shutil.rmtree(path)
+        return flaw
+
+    monkeypatch.setattr(run_folder, "flaw", found_then_gone)
+    watched = Watching(mine)
+    assert settled(watched).stack
+    shown = settled(watched)
+    assert (shown.checkpoint, shown.drift_at, shown.notes) == ("checkpoint-10", "checkpoint-10", ())
+    assert shown.step == 12, "scalars are there still"
+
+
+def test_one_that_vanishes_between_listing_and_reading_is_no_checkpoint(mine, monkeypatch):
+    listed = run_folder.checkpoints
+
+    def listed_then_gone(run):
+        found = listed(run)
+        shutil.rmtree(found[-1][1])
+        return found
+
+    monkeypatch.setattr(run_folder, "checkpoints", listed_then_gone)
+    names = [Watching(mine, lambda path, watch: {}).look().checkpoint for _ in range(3)]
+    assert names == ["checkpoint-10", "checkpoint-9", "checkpoint-9-before"]
+
+
+def test_what_cannot_be_read_stands_as_it_was_with_a_line(mine):
+    watched = Watching(mine)
+    before = settled(watched)
+    (mine / run_folder.LINEAGE).write_text("{")
+    during = watched.look()
+    assert (during.stack, during.step) == (before.stack, before.step)
+    (note,) = during.notes
+    assert note.startswith("lineage: not readable just now, trying again") and "\n" not in note
+    shutil.rmtree(mine)
+    lost = watched.look()
+    assert lost.stack == before.stack and len(lost.notes) >= 2
+    assert printed(lost)
+
+
+def test_drift_that_fails_is_tried_again_and_not_for_ever(mine):
+    tries = []
+
+    def fails(path, watch):
+        tries.append(path)
+        if len(tries) < 2:
+            raise BadInput("gone\nand more")
+        return {"a": 0.5}
+
+    watched = Watching(mine, fails)
+    assert settled(watched).notes == ("drift at checkpoint-12: gone",)
+    watched.settle()
+    assert watched.look().drift == {"a": 0.5} and watched.look().notes == ()
+
+    def never(path, watch):
+        tries.append(path)
+        raise RuntimeError
+
+    tries.clear()
+    watched = Watching(mine, never)
+    for _ in range(9):
+        settled(watched)
+    assert len(tries) == latest.TRIES
+    assert "is not known yet" in printed(watched.look())
+
+
+def test_drift_is_measured_once_a_checkpoint_and_nobody_waits_for_it(mine):
+    going, tries = threading.Event(), []
+
+    def slow(path, watch):
+        tries.append(path)
+        going.wait(20)
+        return {"a": 0.5}
+
+    watched = Watching(mine, slow)
+    assert [watched.look().drift for _ in range(3)] == [{}, {}, {}]
+    going.set()
+    watched.settle()
+    assert watched.look().drift == {"a": 0.5}
+    shutil.rmtree(mine / "checkpoint-12")
+    assert watched.look().drift_at == "checkpoint-12", "what is known stands until the other is"
+    watched.settle()
+    assert (watched.look().drift_at, len(tries)) == ("checkpoint-10", 2)
+
+
+def test_closing_ends_a_measurement_in_its_middle(mine, monkeypatch):
+    monkeypatch.setenv("PLI_CACHE", str(mine / "cache"))
+    scans, stopped = [], threading.Event()
+
+    def counted(path, watch):
+        def scan(done, total):
+            scans.append(done)
+            if done == 1:
+                stopped.wait(20)
+            watch(done, total)
+
+        return latest.drifts(path, scan)
+
+    watched = Watching(mine, counted)
+    watched.look()
+    while 1 not in scans:
+        time.sleep(0.01)
+    watched._drift._ending.set()
+    stopped.set()
+    watched.close()
+    assert max(scans) == 1
+    assert watched.look().drift == {}
+
+
+def test_drift_at_the_newest_reads_births_and_the_newest_only(mine):
+    names = [str(checkpoint.name) for checkpoint in latest.Births(mine).checkpoints]
+    assert names == ["checkpoint-0", "checkpoint-3", "checkpoint-6", "checkpoint-9", "checkpoint-12"]
+    expected = Run.open(mine).drift().query("step == 12")
+    assert latest.drifts(mine) == dict(zip(expected["part"], expected["relative_l2"], strict=True))
+
+
+# --- locks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_who_trains_is_told_without_a_lock(small_run, tmp_path, monkeypatch, kernel):
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    if not kernel:
+        monkeypatch.setattr(watching, "LOCKS", tmp_path / "nowhere")
+    (run / run_folder.LOCK).unlink()
+    assert started(run) is None
+    watched, before = Watching(run), time.time()
+    lock = Lock(run)
+    assert started(run) == pytest.approx(before, abs=5)
+    assert watched.look().training and not watched.look().finished
+    lock.release()
+    Lock(run).release()  # whoever looks on holds nothing
+    if kernel:
+        assert started(run) is None and watched.look().finished
+    else:  # a process that is no more
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        (run / run_folder.LOCK).write_text(f"{ended.pid}\n")
+        assert started(run) is None
+    for nonsense in ("", "x", "-1", "9" * 40):
+        (run / run_folder.LOCK).write_text(nonsense)
+        assert started(run) is None or nonsense == "-1"
+    (run / run_folder.LOCK).unlink()
+    os.mkfifo(run / run_folder.LOCK)
+    assert started(run) is None
+
+
+# --- what is drawn --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_that_a_run_says_is_obeyed_by_a_terminal():
+    shown = Frame(
+        HOSTILE,
+        step=1,
+        total=3,
+        stack=(HOSTILE,),
+        norms={HOSTILE: math.inf},
+        drift={HOSTILE: math.nan},
+        growth=(Growth(1, HOSTILE, 1.0, None),),
+        checkpoint=HOSTILE,
+        notes=(HOSTILE,),
+        losses=np.array([math.nan, 1e308, -1e308, math.inf, 1e308]),
+        rate=math.nan,
+    )
+    text = printed(shown, 200)
+    assert "\x1b" not in text and "\u202e" not in text
+    assert text.count("[red]<script>�[31m�") == 7
+
+
+@pytest.mark.parametrize("layers", [1, 12, 13, 48])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_any_number_of_layers_is_drawn_with_the_bottom_below_the_top(layers, width):
+    from pli_train.lineage import layer_id
+
+    ids = [layer_id(number) for number in range(layers)]
+    measured = {id: number / 7 for number, id in enumerate(ids)}
+    shown = Frame("run", stack=tuple(ids), norms=measured, drift=measured, born=dict.fromkeys(ids, 5))
+    lines = printed(shown, width).splitlines()
+    assert all(len(line) <= width for line in lines)
+    rows = {
+        id: next((n for n, line in enumerate(lines) if f"{place} {id} " in line), None) for place, id in enumerate(ids)
+    }
+    assert None not in rows.values()
+    top = ids[-min(layers, screen.ROWS) :]
+    assert [rows[id] for id in top] == sorted((rows[id] for id in top), reverse=True)
+
+
+def test_the_words_of_a_frame_are_its_numbers():
+    shown = Frame("run", step=50, total=200, training=True, left=312.0, losses=np.full(30, 2.5), rate=1234.5)
+    text = printed(replace(shown, losses=np.append(np.full(30, 9.0), np.full(20, 2.5))))
+    assert "50 of 200" in text and "25%" in text and "5 min 12 s left" in text
+    assert "1,234 tokens/s" in text and "2.500  " in text
+    assert "left" not in printed(replace(shown, training=False))
+
+
+# --- at the keyboard ------------------------------------------------------------------------------------------------
+
+
+def test_once_prints_a_frame_and_touches_nothing(mine):
+    before = content(mine)
+    done = call("pli-analyze", "watch", mine, "--once")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "finished" in done.stdout and "12 of 12" in done.stdout and "+c +d" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert content(mine) == before
+    assert call("pli-analyze", "watch", mine).stdout == done.stdout, "a pipe is no terminal to draw on"
+
+
+def test_misuse_is_one_line(mine, tmp_path):
+    refused(call("pli-analyze", "watch", tmp_path / "nowhere"), "no such folder")
+    refused(call("pli-analyze", "watch", mine / "checkpoint-12"), "its parent is: use that")
+    refused(call("pli-analyze", "watch", "--once", "--serve", mine), "use one of them")
+    refused(call("pli-analyze", "watch", mine, "--every", "0"), "--every")
+
+
+def on_terminal(*words):
+    """`pli-analyze` on a terminal of its own: (process, what gives its output up to now)."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    command = [sys.executable, "-m", "pli_analysis.cli", *map(str, words)]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment, start_new_session=True
+    )
+    os.close(theirs)
+    said = bytearray()
+
+    def read():
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # nobody has the other side any more
+                break
+            if not piece:
+                break
+            said.extend(piece)
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+
+    def output(ended=False):
+        if ended:
+            reading.join(20)
+            os.close(ours)
+        return said.decode(errors="replace")
+
+    return process, output
+
+
+def restored(said):
+    """Whether the terminal has its own screen and its cursor again."""
+    return said.rfind("\x1b[?1049l") > said.rfind("\x1b[?1049h") >= 0 and said.rfind("\x1b[?25h") > said.rfind(
+        "\x1b[?25l"
+    )
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_ctrl_c_ends_it_and_gives_the_terminal_back(mine, stop, code):
+    shutil.rmtree(mine / "checkpoint-12")
+    lock = Lock(mine)  # somebody trains, so that it does not end by itself
+    process, output = on_terminal("watch", mine, "--every", "0.1")
+    while output().count("12 of 12") < 3:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(stop)
+    assert process.wait(20) == code
+    assert restored(output(ended=True)) and process.stderr.read() == b""
+    lock.release()
+
+
+def test_it_ends_with_the_run_and_leaves_the_last_frame(mine):
+    process, output = on_terminal("watch", mine)
+    assert process.wait(60) == 0
+    said = output(ended=True)
+    assert restored(said) and process.stderr.read() == b""
+    assert "finished" in said[said.rfind("\x1b[?1049l") :] and "drift" in said[said.rfind("\x1b[?1049l") :]
+
+
+def test_a_run_is_watched_from_its_first_moment_to_its_end(config_of, tmp_path):
+    from pli_train import launch
+
+    run = tmp_path / "run"
+    # Only the newest checkpoints stay, so that some vanish while they are looked at.
+    config = config_of("gpt2", {"train.steps": 24, "checkpoint.every": 1, "checkpoint.keep": 2})
+    trainer = launch.begin(config, run)
+    training = threading.Thread(target=trainer.run)
+    watched, frames = Watching(run), []
+    frames.append(watched.look())
+    training.start()
+    while training.is_alive():
+        frames.append(watched.look())
+        printed(frames[-1])
+        time.sleep(0.02)
+    frames.append(settled(watched))
+    steps = [shown.step for shown in frames]
+    assert steps == sorted(steps) and len(set(steps)) > 5
+    assert frames[0].checkpoint is None and any(shown.training for shown in frames)
+    assert any(shown.left for shown in frames if shown.training)
+    last = frames[-1]
+    assert (last.finished, last.checkpoint, last.notes) == (True, "checkpoint-24", ())
+    assert len(last.stack) == 5 and last.drift.keys() == set(last.stack) and last.drift_at == "checkpoint-24"
+    for shown in frames:
+        assert shown.losses.tolist() == last.losses[: len(shown.losses)].tolist()
+        assert all("drift at" in note or "trying again" in note for note in shown.notes)
