@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pli_analysis.live import last_line
 from pli_train import run_folder
-from pli_train.errors import BadInput
+from pli_train.errors import BadInput, panics_as_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -83,7 +83,12 @@ def _cut(run: Run, text: Path) -> Tensor:
         written = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{text}: not readable as text ({error})") from None
-    ids = torch.tensor(_tokenizer(run).encode(written, add_special_tokens=False).ids)
+    tokenizer = _tokenizer(run)
+    try:
+        with panics_as_errors():
+            ids = torch.tensor(tokenizer.encode(written, add_special_tokens=False).ids)
+    except Exception as error:
+        raise BadInput(f"{run.tokenizer}: cannot read {text} ({last_line(error)})") from None
     count = len(ids) // length
     if not count:
         raise BadInput(f"{text}: has {len(ids)} tokens, and a block of this run takes {length}")
@@ -133,7 +138,8 @@ def _tokenizer(run: Run) -> Tokenizer:
     path = run.tokenizer / "tokenizer.json"
     written = run_folder.read_text(path)
     try:
-        return Tokenizer.from_str(written)
+        with panics_as_errors():
+            return Tokenizer.from_str(written)
     except Exception as error:  # the library's own kind of error is a bare Exception
         raise BadInput(f"{path}: no tokenizer ({last_line(error)})") from None
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_train import cache, corpus
-from pli_train.errors import BadInput, PliError
+from pli_train.errors import BadInput, PliError, panics_as_errors
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -153,7 +153,8 @@ def _pretrained(name_or_path: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        with panics_as_errors():
+            return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises that very class, and transformers what comes
         told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise PliError(

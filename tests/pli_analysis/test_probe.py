@@ -1,5 +1,6 @@
 """The tokens that models are compared on: what a run keeps of its held-out blocks, or a text."""
 
+import json
 import shutil
 
 import numpy as np
@@ -12,7 +13,8 @@ from pli_analysis.metrics.similarity import similarity
 from pli_analysis.run import Run
 from pli_train import corpus, run_folder
 from pli_train.corpus.blocks import Blocks
-from pli_train.errors import BadInput
+from pli_train.corpus.tokens import _pretrained
+from pli_train.errors import BadInput, PliError
 
 
 def test_a_run_keeps_the_blocks_it_is_evaluated_on(runs, family, config_of):
@@ -64,3 +66,17 @@ def test_blocks_that_are_not_there_or_none_are_refused(small_run, tmp_path, tens
     with pytest.raises(BadInput, match=told) as refusal:
         probe.batch_of(Run.open(run), None, 4)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_tokenizer_that_makes_its_library_panic_is_refused_in_a_line(small_run, tmp_path):
+    """Rust's panic is no Exception: found by changing files at random."""
+    run = shutil.copytree(small_run, tmp_path / "run")
+    path, text = run / "tokenizer" / "tokenizer.json", tmp_path / "text.txt"
+    text.write_text("def f(): pass\n" * 99)
+    document = json.loads(path.read_text())
+    document["model"]["continuing_subword_prefix"] = "x" * 26
+    path.write_text(json.dumps(document))
+    with pytest.raises(BadInput, match=r"tokenizer.json: no tokenizer .range end index"):
+        probe.batch_of(Run.open(run), text, 4)
+    with pytest.raises(PliError, match="is no tokenizer folder here"):
+        _pretrained(str(run / "tokenizer"))
