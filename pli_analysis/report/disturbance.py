@@ -83,7 +83,7 @@ def _instant(event: pd.Series) -> str:
         interval = f" (95 % interval {event['delta_low']:+.3f} to {event['delta_high']:+.3f})"
         told = interval if event["delta_low"] == event["delta_low"] else ""
         return (
-            f"{name} {how} the loss by {abs(event['delta']):.3f}{told} and changed {event['flips']:.0%} of predictions."
+            f"{name} {how} the loss by {_small(event['delta'])}{told} and changed {event['flips']:.0%} of predictions."
         )
     change = event["loss_after"] - event["loss_before"]
     return f"{name} changed the eval loss by {change:+.3f}." if change == change else f"{name}:"
@@ -118,14 +118,25 @@ def _layers(event: pd.Series, layers: pd.DataFrame) -> str:
     most = mine.loc[mine["score"].idxmax()]
     if most["p"] >= UNUSUAL:
         return f"No layer was disturbed beyond the usual (highest score {most['score']:.1f}, {_who(most)})."
-    words = f"Most disturbed was {_who(most)}: "
-    if most["excess"] == most["excess"]:
-        words += f"it moved {np.exp(most['excess']):.2f} times as fast as usual over {most['stretch']} steps, "
+    words = f"Most disturbed was {_who(most)}: {_how(most)}, "
     others = mine[(mine["p"] < UNUSUAL) & (mine["layer"] != most["layer"])]["layer"]
     beside = (
         f"; beyond the usual {'was' if len(others) == 1 else 'were'} also {', '.join(others)}" if len(others) else ""
     )
     return f"{words}score {most['score']:.1f}, p {_p(most['p'])}{beside}."
+
+
+def _how(row: pd.Series) -> str:
+    """The component that a layer scores highest by, in words."""
+    told = {
+        "forward": f"its output changed by {row['forward']:.1%}",
+        "cka": f"its outputs lie in another geometry (1 − CKA {row['cka']:.2g})",
+        "gradient": f"its gradient became {np.exp(row['gradient']):.2f} times as large on the spot",
+        "turned": f"its gradient turned (1 − cosine {row['turned']:.2f})",
+        "excess": f"it moved {np.exp(row['excess']):.2f} times as fast as usual over {row['stretch']} steps",
+        "logged": f"its gradient norm afterwards was {np.exp(row['logged']):.2f} times the usual",
+    }
+    return told[max(told, key=lambda name: np.nan_to_num(row[f"{name}_z"], nan=-np.inf))]
 
 
 def _who(row: pd.Series) -> str:
@@ -138,6 +149,10 @@ def _who(row: pd.Series) -> str:
     if where == 0:
         return f"layer {row['layer']}, touched itself"
     return f"layer {row['layer']}, {WORDS.get(abs(where), abs(where))} {'above' if where > 0 else 'below'}"
+
+
+def _small(value: float) -> str:
+    return f"{abs(value):.3f}" if abs(value) >= 0.0005 else f"{abs(value):.1g}"
 
 
 def _p(value: float) -> str:

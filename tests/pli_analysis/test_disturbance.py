@@ -322,9 +322,11 @@ def test_each_event_is_told_in_plain_words(found):
 def test_words_follow_the_numbers(found):
     of = copy.deepcopy(found["gpt2"])
     of.events.loc[0, ["spike", "noise", "recovered", "recovery", "spike_p"]] = [0.21, 0.01, True, 7, 0.03]
-    of.layers.loc[1, ["score", "p", "excess"]] = [9.0, 0.02, math.log(1.8)]
+    of.layers.loc[1, ["score", "p", "excess", "excess_z"]] = [9.0, 0.02, math.log(1.8), 99.0]
     assert "A loss spike of 0.21 over its trend was gone after 7 steps (p 0.030 beside" in told.readings(of)[0]
     assert "Most disturbed was layer b, one above: it moved 1.80 times as fast as usual" in told.readings(of)[0]
+    of.layers.loc[1, ["gradient", "gradient_z"]] = [math.log(2), 100.0]
+    assert "b, one above: its gradient became 2.00 times as large on the spot" in told.readings(of)[0]
     of.events.loc[0, "recovered"] = False
     assert "was not gone within 7 steps" in told.readings(of)[0]
     of.events.loc[0, "noise"] = 1.0
