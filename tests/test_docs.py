@@ -56,6 +56,22 @@ def test_a_python_block_of_a_page_runs(name, code, example, monkeypatch):
     assert done.returncode == 0, done.stderr
 
 
+TOML = [
+    pytest.param(block, id=f"{name}-{number}")
+    for name, text in zip(NAMES, TEXTS, strict=True)
+    for number, block in enumerate(re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+]
+
+
+@pytest.mark.parametrize("block", TOML)
+def test_a_config_of_a_page_is_one(block, tmp_path):
+    from pli_train import config
+
+    file = tmp_path / "page.toml"
+    file.write_text(block if "extends" in block else f'extends = "tiny"\n{block}')
+    config.load(str(file))
+
+
 def test_every_command_is_shown_somewhere():
     from pli_analysis.cli import app as analyze
     from pli_train.cli import app as train
@@ -71,7 +87,7 @@ def test_every_command_is_shown_somewhere():
 
 def test_every_page_is_linked_from_the_index():
     linked = {target for target, _ in LINK.findall((ROOT / "docs/index.md").read_text(encoding="utf-8"))}
-    assert {path.name for path in PAGES if path.parent.name == "docs"} - {"index.md"} <= linked
+    assert {path.name for path in PAGES if path.parent != ROOT} - {"index.md"} <= linked
 
 
 @pytest.mark.parametrize("path", [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
