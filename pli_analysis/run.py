@@ -166,7 +166,7 @@ class Run:
     def open(
         cls, path: str | Path | Sequence[str | Path], hashes: bool = False, lineage: str | Path | None = None
     ) -> Run:
-        """Open a run folder, or what else holds checkpoints: see `pli_analysis.foreign`.
+        """Open a run folder, or what else holds checkpoints: see `pli_analysis.others.foreign`.
 
         Args:
             path: its folder, a folder of Hugging Face's Trainer, or one or several folders of models.
@@ -181,7 +181,7 @@ class Run:
             if lineage is not None:
                 raise BadInput(f"--lineage {lineage}: is for checkpoints without one, and {paths[0]} is a run")
             return cls(run_folder.require_run(paths[0]), hashes)
-        from pli_analysis.foreign import open_foreign
+        from pli_analysis.others.foreign import open_foreign
 
         if hashes:
             raise BadInput(f"{paths[0]}: no run wrote it, so there are no hashes to --verify it with")

@@ -126,7 +126,7 @@ class Reader:
     """Scalars of something that may still be written to: each update reads what was appended since the last one.
 
     >>> reader = Reader(Path("runs/tiny"))  # doctest: +SKIP
-    >>> reader.update().of("loss/train").values[-1]  # doctest: +SKIP
+    >>> reader.update().of("train/loss").values[-1]  # doctest: +SKIP
     3.97
 
     Args:

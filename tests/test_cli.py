@@ -71,8 +71,7 @@ def test_plan_prints_the_seeds_growth_before_any_training():
 
 def test_the_plan_in_the_readme_is_the_plan():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = "".join(f"    {line}".rstrip() + "\n" for line in call("pli-train", "plan", "tiny").stdout.splitlines())
-    assert f"    $ pli-train plan tiny\n{shown}" in readme
+    assert f"```console\n$ pli-train plan tiny\n{call('pli-train', 'plan', 'tiny').stdout}```\n" in readme
 
 
 def test_every_named_schedule_is_listed_with_its_paper():

@@ -29,7 +29,7 @@ def scalars(
 ) -> None:
     """What was logged: one row a tag and step, or a file a tag as TensorBoard downloads them.
 
-    Example: pli-analyze scalars runs/tiny --tags 'loss/*' -o loss.parquet
+    Example: pli-analyze scalars runs/tiny --tags 'eval/*' -o eval.csv
     """
     from pli_analysis import scalars as readers
     from pli_analysis.tables import emit

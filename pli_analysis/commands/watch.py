@@ -37,8 +37,8 @@ def watch(
 
     Example: pli-analyze watch runs/tiny --serve
     """
-    from pli_analysis.looking import look_on
     from pli_analysis.run import Run
+    from pli_analysis.watch.looking import look_on
 
     if once and serve is not None:
         raise BadInput("--once: prints one frame, and --serve goes on until Ctrl-C: use one of them")

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pli_analysis import follow
-from pli_analysis.follow import Track
-from pli_analysis.measured import Kind
 from pli_analysis.metrics.heads import gauge_tasks
 from pli_analysis.metrics.products import spectrum
-from pli_analysis.moments import Squares
-from pli_analysis.pieces import pieces
-from pli_analysis.rooms import Rooms
+from pli_analysis.weights import follow
+from pli_analysis.weights.follow import Track
+from pli_analysis.weights.measured import Kind
+from pli_analysis.weights.moments import Squares
+from pli_analysis.weights.pieces import pieces
+from pli_analysis.weights.rooms import Rooms
 
 GAUGE, SPECTRAL = ["qk", "ov"], ["spectral", "stable_rank", "effective_rank"]
 NAN = float("nan")

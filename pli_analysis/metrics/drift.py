@@ -2,8 +2,8 @@
 
 θ(t) are a part's weights at step t and θ(b) those right after its creation, noise included. A part is followed by
 its identity: what sits at its old index after an insertion does not matter. Sums over parts are in float64; see
-`pli_analysis.moments` for what happens within a run of a thousand numbers. In checkpoints that no run of ours wrote a
-part's birth is the first checkpoint that has it, some way into its training: `age` counts from there.
+`pli_analysis.weights.moments` for what happens within a run of a thousand numbers. In checkpoints that no run of ours
+wrote a part's birth is the first checkpoint that has it, some way into its training: `age` counts from there.
 
 Columns of the table, one row for each part and checkpoint:
     part        layer id (`c`), head id (`c.h3`), or layer id and kind (`c.ffn`, `c.norms`, `c.attention`); where heads
@@ -44,11 +44,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis import follow
-from pli_analysis.kin import alive, birth, donor
-from pli_analysis.measured import Watch, measure
 from pli_analysis.metrics.displacement import GAUGE, NAN, PRODUCTS, SPECTRA, SPECTRAL, SUMS, Moments
 from pli_analysis.metrics.rates import Rates
+from pli_analysis.weights import follow
+from pli_analysis.weights.kin import alive, birth, donor
+from pli_analysis.weights.measured import Watch, measure
 from pli_train.anatomy.parts import part_of
 from pli_train.errors import BadInput, did_you_mean
 

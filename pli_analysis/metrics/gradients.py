@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_analysis import live, probe
-from pli_analysis.kin import alive
 from pli_analysis.metrics.gradnorms import groups_of, in_order, places_of, who
+from pli_analysis.weights.kin import alive
 from pli_train.anatomy.parts import Part, number_of, outside, part_of, with_sums
 
 if TYPE_CHECKING:

@@ -33,10 +33,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.kin import birth
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.run import Run
 from pli_analysis.scalars import read as scalars_of
+from pli_analysis.weights.kin import birth
 from pli_train import run_folder
 from pli_train.anatomy.parts import GROUPS, OUTSIDE, Part
 from pli_train.errors import BadInput, did_you_mean

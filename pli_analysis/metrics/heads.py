@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pli_analysis import follow
-from pli_analysis.follow import Track, Visit
 from pli_analysis.metrics.products import bilinear_distance
-from pli_analysis.rooms import Rooms
+from pli_analysis.weights import follow
+from pli_analysis.weights.follow import Track, Visit
+from pli_analysis.weights.rooms import Rooms
 from pli_train.anatomy import Anatomy
 from pli_train.anatomy.axes import factors
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis import live
-from pli_analysis.contents import content
-from pli_analysis.kin import alive as alive_of
 from pli_analysis.metrics import cka as measures
 from pli_analysis.probe import IGNORED, spread
+from pli_analysis.weights.contents import content
+from pli_analysis.weights.kin import alive as alive_of
 from pli_train import cache
 from pli_train.anatomy.axes import growing, rows
 

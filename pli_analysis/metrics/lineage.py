@@ -28,7 +28,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from pli_analysis.inferred import seen_from
+from pli_analysis.others.inferred import seen_from
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def layers(lineage: Lineage, confidence: pd.DataFrame | None = None) -> pd.DataF
     """Every layer ever born.
 
     Args:
-        confidence: of a lineage inferred from weights, see `pli_analysis.inferred.Inferred`.
+        confidence: of a lineage inferred from weights, see `pli_analysis.others.inferred.Inferred`.
     """
     import pandas as pd
 

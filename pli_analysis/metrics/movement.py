@@ -14,11 +14,11 @@ from functools import cached_property
 
 import numpy as np
 
-from pli_analysis.contents import content
 from pli_analysis.metrics.rates import Rates
-from pli_analysis.moments import Squares
-from pli_analysis.rooms import Rooms
 from pli_analysis.run import Checkpoint, Run
+from pli_analysis.weights.contents import content
+from pli_analysis.weights.moments import Squares
+from pli_analysis.weights.rooms import Rooms
 from pli_train import cache
 from pli_train.errors import BadInput
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pli_analysis.kin import alive
 from pli_analysis.metrics.points import Point
+from pli_analysis.weights.kin import alive
 from pli_train.anatomy.axes import each_axis, factors
 from pli_train.anatomy.parts import lengths
 from pli_train.errors import BadInput

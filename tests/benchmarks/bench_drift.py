@@ -79,8 +79,8 @@ def clock() -> np.ndarray:
 
 def warm(folder: Path) -> np.ndarray:
     """Read the bytes of the layers into one buffer."""
-    from pli_analysis.places import places_of
     from pli_analysis.run import Run
+    from pli_analysis.weights.places import places_of
 
     checkpoints = Run.open(folder).checkpoints
     places = [

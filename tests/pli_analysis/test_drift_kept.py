@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pli_analysis import follow, measured
 from pli_analysis.run import Run
+from pli_analysis.weights import follow, measured
 from pli_train import cache, run_folder
 from pli_train.growth.insert import Insert
 from tests.drifting import Drifting, vouch

@@ -9,15 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from pli_analysis import pieces
 from pli_analysis.events import Columns
 from pli_analysis.metrics import displacement, products
 from pli_analysis.metrics.drift import LEVELS
 from pli_analysis.metrics.rates import Rates
-from pli_analysis.moments import Squares
-from pli_analysis.rooms import Rooms
 from pli_analysis.run import Run
 from pli_analysis.scalars import Scalars
+from pli_analysis.weights import pieces
+from pli_analysis.weights.moments import Squares
+from pli_analysis.weights.rooms import Rooms
 from pli_train import model, run_folder
 from pli_train.growth.ffn import WidenFFN
 from pli_train.growth.heads import AddHeads

@@ -119,7 +119,7 @@ def test_losses_are_those_of_the_event_files_and_of_the_state_alike(made, output
 
 
 def test_a_second_call_reads_nothing_and_what_was_rewritten_is_measured_anew(output, monkeypatch):
-    from pli_analysis import follow
+    from pli_analysis.weights import follow
 
     first = Run.open(output).drift()
     with monkeypatch.context() as patch:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pli_analysis import inferred, matching
+from pli_analysis.others import inferred, matching
 from pli_analysis.run import Run
 from pli_train import run_folder
 from pli_train.errors import BadInput

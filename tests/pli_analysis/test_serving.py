@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from pli_analysis import serving
-from pli_analysis.frame import Frame
 from pli_analysis.report import apart, page
 from pli_analysis.report.parts import Report
-from pli_analysis.serving import Served, version_of
-from pli_analysis.watching import Watching
+from pli_analysis.watch import serving
+from pli_analysis.watch.frame import Frame
+from pli_analysis.watch.serving import Served, version_of
+from pli_analysis.watch.watching import Watching
 from pli_train.errors import BadInput, PliError
 from tests.pli_analysis.test_page_in_browser import chromium  # noqa: F401  (a fixture)
 from tests.test_cli import ROOT, call, refused

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pli_analysis import frame, latest, screen, watching
 from pli_analysis.events import Columns
-from pli_analysis.frame import Frame, Growth
 from pli_analysis.metrics import gradnorms
 from pli_analysis.run import Run
 from pli_analysis.scalars import Scalars
-from pli_analysis.watching import Watching, started
+from pli_analysis.watch import frame, latest, screen, watching
+from pli_analysis.watch.frame import Frame, Growth
+from pli_analysis.watch.watching import Watching, started
 from pli_train import run_folder
 from pli_train.errors import BadInput
 from pli_train.lock import Lock

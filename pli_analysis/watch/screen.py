@@ -11,12 +11,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pli_analysis.frame import SMOOTHED
+from pli_analysis.watch.frame import SMOOTHED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pli_analysis.frame import Frame, Growth
+    from pli_analysis.watch.frame import Frame, Growth
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 40

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.kin import alive
+from pli_analysis.weights.kin import alive
 from pli_train.anatomy.axes import factors, from_rows, growing, rows
 from pli_train.anatomy.parts import lengths
 from pli_train.errors import BadInput

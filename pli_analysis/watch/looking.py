@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.live import Live
 
-from pli_analysis import screen
-from pli_analysis.watching import Watching
+from pli_analysis.watch import screen
+from pli_analysis.watch.watching import Watching
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pli_analysis.frame import Frame
+    from pli_analysis.watch.frame import Frame
 
 
 def look_on(run: Path, every: float, once: bool = False, port: int | None = None) -> None:
@@ -44,7 +44,7 @@ def look_on(run: Path, every: float, once: bool = False, port: int | None = None
         stack.enter_context(_until_stopped())
         served = None
         if port is not None:
-            from pli_analysis.serving import Served
+            from pli_analysis.watch.serving import Served
 
             served = stack.enter_context(closing(Served(run, port)))
             print(served.url, flush=True)

@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pli_analysis import frame, trainer_log
-from pli_analysis.frame import Frame
-from pli_analysis.latest import Drift, Measure, drifts, line
+from pli_analysis.others import trainer_log
 from pli_analysis.run import Checkpoint, Run
 from pli_analysis.scalars import Reader, Scalars
+from pli_analysis.watch import frame
+from pli_analysis.watch.frame import Frame
+from pli_analysis.watch.latest import Drift, Measure, drifts, line
 from pli_train import run_folder
 from pli_train.errors import BadInput
 
@@ -36,7 +37,7 @@ class Watching:
 
     Args:
         path: of the run.
-        measure: drift, see `pli_analysis.latest.drifts`.
+        measure: drift, see `pli_analysis.watch.latest.drifts`.
 
     Raises:
         BadInput: when there is no run.

@@ -11,13 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_analysis.latest import TRIES, line
 from pli_analysis.report import apart, page
 from pli_analysis.report.parts import Report, Section
+from pli_analysis.watch.latest import TRIES, line
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
-    from pli_analysis.frame import Frame
+    from pli_analysis.watch.frame import Frame
 
 ADDRESS = "127.0.0.1"
 NAMES = (ADDRESS, "localhost")

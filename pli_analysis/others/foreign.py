@@ -1,7 +1,6 @@
 """Checkpoints that nobody wrote for us: a folder of Hugging Face's Trainer, a model folder, several of them in order.
 
-They have no manifest, and mostly no lineage: that is inferred from weights (`pli_analysis.inferred`), or told by the
-user. What is read of them is read as suspiciously as a run: safetensors only, no links, no path out of the folder.
+They have no manifest, and mostly no lineage: that is inferred from weights (`inferred`), or told by the user. What is read of them is read as suspiciously as a run: safetensors only, no links, no path out of the folder.
 
 A part counts as born at the first checkpoint that has it, and its birth weights are those it has there: what training
 did to it before is not to be known. Where checkpoints have a `lineage.json` each, it is moved to such steps.
@@ -16,7 +15,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_analysis.inferred import Inferred, infer, seen_from
+from pli_analysis.others.inferred import Inferred, infer, seen_from
 from pli_analysis.run import Checkpoint, Run
 from pli_train import run_folder
 from pli_train.errors import BadInput
@@ -99,7 +98,7 @@ class ForeignRun(Run):
 
     @property
     def confidence(self) -> pd.DataFrame | None:
-        """How sure each match is, see `pli_analysis.inferred.Inferred`; None where the lineage was told."""
+        """How sure each match is, see `pli_analysis.others.inferred.Inferred`; None where the lineage was told."""
         return None if self.inferred is None else self.inferred.confidence
 
     @property
@@ -125,7 +124,7 @@ class ForeignRun(Run):
     @cached_property
     def scalars(self) -> Scalars:
         """What Trainer logged, as far as it is there."""
-        from pli_analysis import trainer_log
+        from pli_analysis.others import trainer_log
 
         return trainer_log.read(self.path, self.checkpoints[-1].state)
 

@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from pli_analysis.rooms import Rooms
+from pli_analysis.weights.rooms import Rooms
 
 BLOCK = 2**18
 """Numbers that are worked on at once: a few such arrays stay in a core's cache."""

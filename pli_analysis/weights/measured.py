@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from pli_analysis import follow
-from pli_analysis.contents import content
-from pli_analysis.rooms import Rooms
+from pli_analysis.weights import follow
+from pli_analysis.weights.contents import content
+from pli_analysis.weights.rooms import Rooms
 from pli_train import cache
 from pli_train.errors import BadInput
 

@@ -5,7 +5,7 @@ The distance of two layers is the mean over their weight matrices of
     ‖x − y‖² ÷ (‖x‖² + ‖y‖²)
 
 which is 0 for equal ones and around 1 for unrelated ones, whatever their size. A copy with one matrix emptied (the
-identity at birth) is far by it, however near the others are. `pli_analysis.matching` says who is who by distances.
+identity at birth) is far by it, however near the others are. `matching` says who is who by distances.
 
 A copy made since the earlier checkpoint has moved from the donor's weights as the donor has itself. Two things tell
 them apart: the layer that was there before mostly goes on the way that it was going, by its optimizer's momentum if
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis.matching import COPY, Match, apart, chances, costs, match
+from pli_analysis.others.matching import COPY, Match, apart, chances, costs, match
 from pli_train.anatomy.axes import factors, growing, rows
 from pli_train.anatomy.parts import lengths
 from pli_train.errors import BadInput

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.kin import donor
-from pli_analysis.moments import folds_of
-from pli_analysis.places import Place, Sight, sight
-from pli_analysis.rooms import Rooms
+from pli_analysis.weights.kin import donor
+from pli_analysis.weights.moments import folds_of
+from pli_analysis.weights.places import Place, Sight, sight
+from pli_analysis.weights.rooms import Rooms
 from pli_train import anatomy, run_folder
 from pli_train.anatomy import Anatomy
 from pli_train.anatomy.axes import from_rows, growing, rows

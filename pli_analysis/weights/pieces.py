@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pli_analysis import follow
-from pli_analysis.follow import Track, Visit
-from pli_analysis.places import Place, Sight
+from pli_analysis.weights import follow
+from pli_analysis.weights.follow import Track, Visit
+from pli_analysis.weights.places import Place, Sight
 from pli_train.anatomy.axes import each_axis, factors, growing
 
 SIZE = 2**21

@@ -47,7 +47,7 @@ def drifts(path: Path, watch: Watch = lambda done, total: None) -> dict[str, flo
 
     Args:
         path: of the run.
-        watch: told how far it is, see `pli_analysis.measured.measure`; what it raises ends it.
+        watch: told how far it is, see `pli_analysis.weights.measured.measure`; what it raises ends it.
 
     Raises:
         BadInput: when weights cannot be read, or birth weights are gone.

@@ -1,0 +1,117 @@
+"""Commands as documents show them: fenced `console` blocks, run as they stand and held against what is shown below.
+
+    ```console
+    $ pli-train presets | head -1
+    baseline       …
+    $ pli-train plan tny   # exit 2
+    error: no preset 'tny'; did you mean 'tiny'?…
+    ```
+
+A line that is only `…` stands for any lines or none, `…` within a line for anything. Whole numbers are compared as they
+are, numbers with a point or a per cent sign only as numbers: they hang on the machine that trained. How wide blanks and
+rules are does not matter, and empty lines do not count. A command fails the check when it leaves another exit code than
+0, or than its `# exit N` says. In a block marked `console varies`, whose sentences hang on measured numbers, only the
+first word of each line is compared.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PROMPT = "$ "
+ANYTHING = "…"
+
+_BLOCK = re.compile(r"^```console( varies)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_EXIT = re.compile(r"\s+# exit (\d+)$")
+_MEASURED = re.compile(r"[-+]?(?:\d+\.\d+(?:e[-+]?\d+)?%?|\d+e[-+]?\d+|\d+%)")
+_ANY_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command of a document and what the document says it prints."""
+
+    line: int
+    command: str
+    code: int
+    output: tuple[str, ...]
+    varies: bool = False
+
+
+def commands(text: str) -> Iterator[Shown]:
+    """The commands of a document, in order. Raises ValueError for a block that does not begin with one."""
+    for block in _BLOCK.finditer(text):
+        first = text.count("\n", 0, block.start(2)) + 1
+        lines = block[2].splitlines()
+        starts = [number for number, line in enumerate(lines) if line.startswith(PROMPT)]
+        if not starts or starts[0] != 0:
+            raise ValueError(f"line {first}: a console block begins with a command, `$ …`")
+        for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+            command = lines[start].removeprefix(PROMPT)
+            code = _EXIT.search(command)
+            output = tuple(lines[start + 1 : end])
+            yield Shown(first + start, command, int(code[1]) if code else 0, output, bool(block[1]))
+
+
+def run(command: str, folder: Path) -> tuple[int, str]:
+    """What a command leaves and prints, on stdout and stderr alike, as a terminal would show it."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "error"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    return done.returncode, done.stdout
+
+
+def disagreement(shown: Shown, code: int, printed: str) -> str | None:
+    """How what happened differs from what a document shows; None when it does not."""
+    if code != shown.code:
+        return f"line {shown.line}: `{shown.command}` left exit code {code} and not {shown.code}:\n{printed}"
+    expected, found = _lines(shown.output), _lines(printed.splitlines())
+    if shown.varies:
+        expected, found = ([line.split()[0] for line in lines] for lines in (expected, found))
+    if re.fullmatch("".join(map(_pattern, expected)), "".join(f"{line}\n" for line in found)):
+        return None
+    apart = "\n".join(difflib.unified_diff(expected, found, "shown", "printed", lineterm=""))
+    return f"line {shown.line}: `{shown.command}` prints something else:\n{apart}"
+
+
+def check(text: str, folder: Path) -> list[str]:
+    """Run a document's commands in order in a folder; what they do not do as shown."""
+    ran = ((shown, *run(shown.command, folder)) for shown in commands(text))
+    return [told for shown, code, printed in ran if (told := disagreement(shown, code, printed))]
+
+
+def _lines(lines: tuple[str, ...] | list[str]) -> list[str]:
+    """Lines with one blank for many, one stroke for a rule, and no empty ones."""
+    plain = (re.sub(r"─+|-{3,}", "─", " ".join(line.split())) for line in lines)
+    return [line for line in plain if line]
+
+
+def _pattern(line: str) -> str:
+    """The lines that an expected line stands for, as a regular expression."""
+    if line == ANYTHING:
+        return r"(?:.*\n)*"
+    parts, at = [], 0
+    for number in _MEASURED.finditer(line):
+        parts += [_literal(line[at : number.start()]), _ANY_NUMBER]
+        at = number.end()
+    return "".join([*parts, _literal(line[at:]), r"\n"])
+
+
+def _literal(text: str) -> str:
+    return ".*".join(map(re.escape, text.split(ANYTHING)))
