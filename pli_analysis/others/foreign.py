@@ -2,6 +2,9 @@
 
 They have no manifest, and mostly no lineage: that is inferred from weights (`inferred`), or told by the user. What is
 read of them is read as suspiciously as a run: safetensors only, no links, no path out of the folder.
+
+A part counts as born at the first checkpoint that has it, and its birth weights are those it has there: what training
+did to it before is not to be known. Where checkpoints have a `lineage.json` each, it is moved to such steps.
 """
 
 from __future__ import annotations
