@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,11 @@ def call(command, *words, cwd=None):
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, words)], capture_output=True, text=True, cwd=cwd, env=environment
     )
+
+
+def heeds_ctrl_c():
+    """To be called in a new process: tests that run in the background of a shell hand on that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def refused(done, told):

@@ -279,7 +279,7 @@ class _only:  # noqa: N801
     """A run of one checkpoint."""
 
     def __init__(self, run, checkpoint):
-        self.path, self.checkpoints = run.path, [checkpoint]
+        self.path, self.checkpoints, self.states = run.path, [checkpoint], {checkpoint.step: checkpoint}
 
 
 def test_the_map_has_every_part_with_its_birth_and_donor(runs, family):

@@ -81,7 +81,7 @@ def test_tags_are_chosen_by_name_and_by_pattern(run):
 
 
 def test_a_table_too_long_to_look_at_is_not_drawn(run, monkeypatch):
-    monkeypatch.setattr("pli_analysis.cli.MOST_DRAWN", 6)
+    monkeypatch.setattr("pli_analysis.commands.scalars.MOST_DRAWN", 6)
     answered = call(run)
     assert isinstance(answered.exception, BadInput) and "7 rows: choose some with --tags" in str(answered.exception)
     assert call(run, "--tags", "loss/*").exit_code == call(run, "-f", "table").exit_code == 0

@@ -26,7 +26,7 @@ from pli_analysis.watch.serving import Served, version_of
 from pli_analysis.watch.watching import Watching
 from pli_train.errors import BadInput, PliError
 from tests.pli_analysis.test_page_in_browser import chromium  # noqa: F401  (a fixture)
-from tests.test_cli import ROOT, call, refused
+from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
 
 FRAME = Frame("run", checkpoint="checkpoint-1")
 NEWER = replace(FRAME, checkpoint="checkpoint-2")
@@ -241,7 +241,8 @@ def test_a_process_that_makes_a_page_says_why_it_cannot_and_can_be_stopped(small
 def test_the_command_serves_until_ctrl_c(small_run):
     command = [sys.executable, "-m", "pli_analysis.cli", "watch", "--serve", str(small_run)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, env=environment, preexec_fn=heeds_ctrl_c)
     url = process.stdout.readline().strip()
     port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", url)[1])
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:

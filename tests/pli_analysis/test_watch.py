@@ -29,7 +29,7 @@ from pli_train import run_folder
 from pli_train.errors import BadInput
 from pli_train.lock import Lock
 from tests.conftest import STEPS
-from tests.test_cli import ROOT, call, refused
+from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
 
 HOSTILE = "[red]<script>\x1b[31m\u202e"
 
@@ -355,7 +355,13 @@ def on_terminal(*words):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
     command = [sys.executable, "-m", "pli_analysis.cli", *map(str, words)]
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment, start_new_session=True
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=heeds_ctrl_c,
     )
     os.close(theirs)
     said = bytearray()
