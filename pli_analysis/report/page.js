@@ -28,15 +28,24 @@ function themed(layout) {
 }
 
 const drawn = [];
+const drawings = new Map();
 
-function draw(figure) {
+// Takes the room that a figure will need, so that nothing moves when it is drawn.
+function prepare(figure) {
   const { drawing } = JSON.parse(figure.querySelector("script").textContent);
   const target = figure.querySelector(".drawing");
+  drawings.set(figure, drawing);
   if (drawing.layout.height) target.style.height = `${drawing.layout.height}px`;
+  offerAxes(figure, target, drawing);
+}
+
+function draw(figure) {
+  const drawing = drawings.get(figure);
+  const target = figure.querySelector(".drawing");
+  if (drawn.some((other) => other.target === target)) return;
   const settings = { responsive: true, displaylogo: false, displayModeBar: false };
   Plotly.newPlot(target, drawing.data, themed(drawing.layout), settings);
   drawn.push({ target, layout: drawing.layout, data: drawing.data });
-  offerAxes(figure, target, drawing);
   target.on("plotly_hover", ({ points }) => light(layerOf(points[0].data) || layerOfRow(points[0])));
   target.on("plotly_unhover", () => light(pinned));
   if (pinned) light(pinned);
@@ -109,7 +118,7 @@ const layers = new Map();
 
 function offerLayers(figures) {
   for (const figure of figures) {
-    for (const trace of JSON.parse(figure.querySelector("script").textContent).drawing.data) {
+    for (const trace of drawings.get(figure).data) {
       const layer = layerOf(trace);
       if (layer && !layers.has(layer)) layers.set(layer, (trace.line || trace.marker).color);
     }
@@ -146,6 +155,7 @@ function offerAxes(figure, target, drawing) {
     button.textContent = title;
     button.setAttribute("aria-pressed", String(place === first));
     button.addEventListener("click", () => {
+      draw(figure);
       row.querySelectorAll("button").forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
       drawing.layout.xaxis.title.text = title;
       Plotly.update(target, { x: drawing.data.map((trace) => trace.meta[axis]) }, {
@@ -180,6 +190,7 @@ theme(system.matches);
 system.addEventListener("change", (event) => theme(event.matches));
 document.getElementById("theme").addEventListener("click", () => theme(root.dataset.theme !== "dark"));
 const figures = [...document.querySelectorAll("figure")];
+figures.forEach(prepare);
 offerLayers(figures);
 drawLater(figures);
 document.querySelectorAll(".download").forEach((button) => {
