@@ -41,6 +41,8 @@ def watch():
 @pytest.fixture(scope="module")
 def run(small_run):
     """A run to be read, in a process that has loaded what a config that names another family would load."""
+    import einops._torch_specific  # noqa: F401
+
     for name in families():
         stored.declared(name)
         with torch.device("meta"):
