@@ -46,11 +46,12 @@ class Losses:
         row |= {name: getattr(found, name) for name in ("spike", "area", "late", "noise")}
         row |= {"recovered": found.recovery is not None}
         row |= {"recovery": self.scene.room(step) if found.recovery is None else found.recovery}
-        return row | self._beside_placebos(step)
+        by_trend = found if twin is None else aftermath(*self._own, step, self.scene.room(step))
+        return row | self._beside_placebos(step, by_trend)
 
-    def _beside_placebos(self, step: int) -> dict[str, object]:
+    def _beside_placebos(self, step: int, own: Aftermath | None) -> dict[str, object]:
         """How unusual spike and area are: all by the trend, which placebos have too."""
-        own, far = aftermath(*self._own, step, self.scene.room(step)), self.scene.window
+        far = self.scene.window
         others = np.array([(f.spike, f.area) for at, f in self._placebos if at is None or abs(at - step) >= far])
         if own is None or not len(others):
             return {**dict.fromkeys(("spike_z", "spike_p", "area_p"), NAN), "placebos": 0}
@@ -62,16 +63,16 @@ class Losses:
     @cached_property
     def _placebos(self) -> list[tuple[int | None, Aftermath]]:
         """Losses behind steps without an event near, of the run (with the step) and of its twins (without)."""
-        scene, window = self.scene, self.scene.window
-        quiet = placebo.quiet(range(scene.end + 1), scene.events, window, window, scene.end)
-        found = [(step, aftermath(*self._own, step, window)) for step in placebo.some(quiet, self.most)]
-        of_twins: list[tuple[int | None, Aftermath | None]] = []
-        for twin in scene.twins:
-            first, end = twin.checkpoints[0].step, twin.checkpoints[-1].step
-            events = [event.step for event in twin.lineage.events]
-            quiet = placebo.quiet(range(first + window, end + 1), events, window, window, end)
-            of_twins += [(None, aftermath(*_logged(twin), step, window)) for step in placebo.some(quiet, self.most)]
-        return [(step, after) for step, after in [*found, *of_twins] if after is not None]
+        window, found = self.scene.window, list[tuple[int | None, Aftermath]]()
+        for run in (self.scene.run, *self.scene.twins):
+            mine, logged = run is self.scene.run, _logged(run)
+            first, end = 0 if mine else run.checkpoints[0].step + window, run.checkpoints[-1].step
+            events = [event.step for event in run.lineage.events]
+            quiet = placebo.quiet(range(first, end + 1), events, window, window, end)
+            for step in placebo.some(quiet, self.most):
+                if (after := aftermath(*logged, step, window)) is not None:
+                    found.append((step if mine else None, after))
+        return found
 
     @cached_property
     def _own(self) -> tuple[np.ndarray, np.ndarray]:
