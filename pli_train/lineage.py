@@ -142,6 +142,10 @@ class Lineage:
         if donor not in self.stack:
             raise BadLineage(f"the donor '{donor}' is not in the stack then ({self})")
 
+    def shared(self, other: Lineage) -> list[str]:
+        """The layers of this stack that the other has too, bottom to top."""
+        return [id for id in self.stack if id in other.stack]
+
     def index(self, id: str) -> int:
         """Where layer `id` sits now, counting from 0 at the bottom."""
         return self.stack.index(id)

@@ -72,10 +72,14 @@ class Layers:
         told = {id: placebo.scores(own.loc[id].to_numpy(), beside[id]) for id in own.index}
         together = np.concatenate([null for *_, null in told.values()]) if told else np.array([])
         signed = pd.DataFrame(vars(of) for of in seen.layers.values()).set_index([list(seen.layers)]) if seen else own
+        places, touched = self.scene.after(step).lineage, self.scene.touched(step)
+        sides = [(step - stretch, step), (step, step + stretch)] if stretch is not None else []
+        before, after = [self.scene.mover.speeds(*side) for side in sides] or [{}, {}]
         for id, (zs, score, null) in told.items():
-            index = self.scene.after(step).lineage.index(id)
-            row = {"layer": id, "index": index, "distance": distance(index, self.scene.touched(step))}
-            row |= signed.loc[id, INSTANT].to_dict() | own.loc[id, DYNAMIC].to_dict() | self._speeds(id, step, stretch)
+            index = places.index(id)
+            row = {"layer": id, "index": index, "distance": distance(index, touched), "stretch": stretch}
+            row |= signed.loc[id, INSTANT].to_dict() | own.loc[id, DYNAMIC].to_dict()
+            row |= {"speed_before": before.get(id, np.nan), "speed_after": after.get(id, np.nan)}
             row |= {f"{name}_z": z for name, z in zip(ALL, zs, strict=True)}
             others = null if np.isfinite(null).sum() >= ENOUGH else together
             count = int(np.isfinite(others).sum())
@@ -90,8 +94,8 @@ class Layers:
             found["excess"] = log_ratios(mover.speeds(step, step + stretch), mover.speeds(step - stretch, step))
         if seen is not None:
             found |= {name: {id: abs(getattr(of, name)) for id, of in seen.layers.items()} for name in INSTANT}
-        last, before = mover.starts[step].lineage.stack, mover.ends[step].lineage.stack
-        return pd.DataFrame(found, index=[id for id in last if id in before], columns=ALL, dtype=float)
+        there = mover.starts[step].lineage.shared(mover.ends[step].lineage)
+        return pd.DataFrame(found, index=there, columns=ALL, dtype=float)
 
     def _usual(self, step: int, stretch: int | None, still: bool) -> pd.DataFrame:
         """The components at placebo steps, by (number, layer); what is instant there is `stretch` steps of training."""
@@ -114,7 +118,7 @@ class Layers:
         twin = self.scene.twin_mover(step)
         for mover in (self.scene.mover, *([twin] if twin else [])):
             events = {*self.scene.events, step} if mover is self.scene.mover else {step}
-            there = [at for at in mover.starts if at not in events and stretch in mover.lengths(at, stretch)]
+            there = [at for at in mover.starts if at not in events and mover.spans(at, stretch)]
             quiet = placebo.quiet(there, list(events), stretch, stretch, max(mover.ends))
             found += [(mover, at) for at in quiet]
         return [found[number] for number in placebo.some(range(len(found)), self.most)]
@@ -133,14 +137,8 @@ class Layers:
     def _stretch(self, step: int) -> int | None:
         """The longest stretch that lies alike on both sides of a step, and has no other event inside."""
         others = [event for event in self.scene.events if event != step]
-        lengths = self.scene.mover.lengths(step, self.scene.window)
-        return max((k for k in lengths if placebo.quiet([step], others, k, k, self.scene.end)), default=None)
-
-    def _speeds(self, id: str, step: int, stretch: int | None) -> dict[str, object]:
-        mover = self.scene.mover
-        sides = [(step - stretch, step), (step, step + stretch)] if stretch is not None else []
-        speeds = [mover.speeds(*side).get(id, np.nan) for side in sides] or [np.nan, np.nan]
-        return {"stretch": stretch, "speed_before": speeds[0], "speed_after": speeds[1]}
+        spans = [k for k in range(1, self.scene.window + 1) if self.scene.mover.spans(step, k)]
+        return max((k for k in spans if placebo.quiet([step], others, k, k, self.scene.end)), default=None)
 
     def _logged(self, mover: Mover, step: int) -> dict[str, float]:
         """Layer id → log of its median gradient norm after a step ÷ before it, as logged."""

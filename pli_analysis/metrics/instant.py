@@ -110,7 +110,7 @@ def _key(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tensor) 
 
 def _compared(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tensor) -> Instant:
     old, new = _Side(before), _Side(after)
-    shared = [id for id in after.lineage.stack if id in before.lineage.stack]
+    shared = after.lineage.shared(before.lineage)
     targets = max(int((labels != IGNORED).sum()), 1)
     differences: list[float] = []
     kl = flips = 0.0

@@ -53,13 +53,9 @@ class Mover:
         """What training logged of the learning rate."""
         return Rates(self.run.scalars)
 
-    def lengths(self, step: int, most: int) -> list[int]:
-        """The lengths of stretches that have checkpoints at both ends, right before and right after a step."""
-        if step not in self.starts:
-            return []
-        behind = {step - at for at in self.starts if 0 < step - at <= most}
-        ahead = {at - step for at in self.ends if 0 < at - step <= most}
-        return sorted(behind & ahead)
+    def spans(self, step: int, stretch: int) -> bool:
+        """Whether there are checkpoints at a step, and at both ends of stretches of a length before and after it."""
+        return step in self.starts and step - stretch in self.starts and step + stretch in self.ends
 
     def speeds(self, start: int, end: int) -> dict[str, float]:
         """Layer id → its speed between two steps without an event between them. NaN where no rate was logged.
@@ -93,9 +89,7 @@ def log_ratios(after: Mapping[str, float], before: Mapping[str, float]) -> dict[
 def _measured(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]]:
     """Displacement and size of each layer. Heads and units that only pad a layer stay what they are, zero."""
     found, squares = {}, Squares(Rooms())
-    for id in last.lineage.stack:
-        if id not in first.lineage.stack:
-            continue
+    for id in last.lineage.shared(first.lineage):
         moved = size = 0.0
         olds = dict(first.names_of_layers[id])
         for name, now in last.layer(id):
@@ -121,11 +115,11 @@ def _key(first: Checkpoint, last: Checkpoint) -> str | None:
 def _kept(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]] | None:
     key = _key(first, last)
     found = cache.get(key) if key else None
-    stack = [id for id in last.lineage.stack if id in first.lineage.stack]
-    if found is None or len(found) != 16 * len(stack):
+    shared = last.lineage.shared(first.lineage)
+    if found is None or len(found) != 16 * len(shared):
         return None
     numbers = np.frombuffer(found, "<f8").reshape(-1, 2).tolist()
-    return {id: (way, size) for id, (way, size) in zip(stack, numbers, strict=True)}
+    return {id: (way, size) for id, (way, size) in zip(shared, numbers, strict=True)}
 
 
 def _keep(first: Checkpoint, last: Checkpoint, found: dict[str, tuple[float, float]]) -> None:
