@@ -87,24 +87,27 @@ class Scene:
 
     def twin(self, step: int) -> Run | None:
         """The twin that was forked at a step, did not grow there or later, and learnt at the run's rates since."""
-        return next((twin for twin in self._forked_at(step) if self._same_rates(twin, step)), None)
+        return next((twin for twin, alike in self._forks.get(step, ()) if alike), None)
 
-    @cached_property
+    @property
     def unlike(self) -> list[str]:
         """A line for each twin of an event that is none, because it learnt at other rates."""
         return [
             f"{twin.name} learnt at other rates than {self.run.name} after step {step}: it is not held against it"
             for step in self.events
-            for twin in self._forked_at(step)
-            if not self._same_rates(twin, step)
+            for twin, alike in self._forks.get(step, ())
+            if not alike
         ]
 
-    def _forked_at(self, step: int) -> list[Run]:
-        return [
-            twin
-            for twin in self.twins
-            if twin.checkpoints[0].step == step and all(event.step < step for event in twin.lineage.events)
-        ]
+    @cached_property
+    def _forks(self) -> dict[int, list[tuple[Run, bool]]]:
+        """Step → the forks of it that stopped growing there, and whether they learnt at the run's rates since."""
+        found: dict[int, list[tuple[Run, bool]]] = {}
+        for twin in self.twins:
+            step = twin.checkpoints[0].step
+            if all(event.step < step for event in twin.lineage.events):
+                found.setdefault(step, []).append((twin, self._same_rates(twin, step)))
+        return found
 
     def _same_rates(self, twin: Run, step: int) -> bool:
         """Whether learning rates are equal within the window, as far as both logged them."""
