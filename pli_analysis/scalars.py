@@ -49,6 +49,12 @@ class Scalars:
         """The points of one scalar; none when it was not logged."""
         return self.columns.get(tag, NOTHING)
 
+    def at(self, tag: str, step: int) -> float | None:
+        """One scalar at one step; None when it was not logged there."""
+        steps, _, values = self.of(tag)
+        place = int(np.searchsorted(steps, step))
+        return float(values[place]) if place < len(steps) and steps[place] == step else None
+
     def table(self, tag: str) -> pd.DataFrame:
         """One scalar as a table: `step`, `value`, `wall_time` (seconds since 1970); empty when it was not logged."""
         import pandas as pd

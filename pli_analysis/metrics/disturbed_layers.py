@@ -17,6 +17,7 @@ from pli_analysis.metrics import instant, placebo
 from pli_analysis.metrics.movement import Mover, log_ratios
 from pli_analysis.metrics.scene import Scene, distance
 from pli_train import run_folder
+from pli_train.anatomy.parts import Part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,8 +144,9 @@ class Layers:
     def _logged(self, mover: Mover, step: int) -> dict[str, float]:
         """Layer id → log of its median gradient norm after a step ÷ before it, as logged."""
         room, window, medians = self.scene.room(step), self.scene.window, []
+        tags = {id: run_folder.GRAD_NORM + Part("layer", id).tag for id in mover.run.lineage.layers}
+        columns = {id: mover.run.scalars.of(tag) for id, tag in tags.items()}
         for low, high in ((step, step + room), (step - window, step)):
-            columns = {id: mover.run.scalars.of(f"{run_folder.GRAD_NORM}layer/{id}") for id in mover.run.lineage.layers}
             within = {id: of.values[(of.steps > low) & (of.steps <= high)] for id, of in columns.items()}
             medians.append({id: float(np.median(values)) for id, values in within.items() if len(values)})
         return log_ratios(*medians)

@@ -37,9 +37,10 @@ class Losses:
     def row(self, step: int, found: Aftermath | None) -> dict[str, object]:
         """What `COLUMNS` name."""
         scalars, twin = self.scene.run.scalars, self.scene.twin(step)
-        sides = [scalars.of(tag) for tag in (run_folder.EVAL_LOSS, run_folder.EVAL_LOSS_AFTER_EVENT)]
-        evals = [float(of.values[of.steps == step][-1]) if (of.steps == step).any() else NAN for of in sides]
-        row: dict[str, object] = {"loss_before": evals[0], "loss_after": evals[1], "window": self.scene.window}
+        sides = {"loss_before": run_folder.EVAL_LOSS, "loss_after": run_folder.EVAL_LOSS_AFTER_EVENT}
+        evals = {side: scalars.at(tag, step) for side, tag in sides.items()}
+        row: dict[str, object] = {side: NAN if loss is None else loss for side, loss in evals.items()}
+        row |= {"window": self.scene.window}
         row |= {"against": twin.name if twin else "trend", "recovered": None, "placebos": 0}
         if found is None:
             return {**dict.fromkeys(COLUMNS, NAN), **row}

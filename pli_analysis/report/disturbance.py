@@ -10,7 +10,7 @@ from pli_analysis.figures import disturbance as figures
 from pli_analysis.metrics import disturbance as metric
 from pli_analysis.metrics.aftermath import running_median
 from pli_analysis.metrics.scene import twins_beside
-from pli_analysis.report.parts import Figure, Report, Section
+from pli_analysis.report.parts import Figure, Report, Section, sentences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,7 @@ def disturbance(run: Run) -> Section:
 
 def section(found: Disturbance) -> Section:
     """All there is to tell: words, figures, tables."""
-    words = [*readings(found), *(f"{note[0].upper()}{note[1:]}." for note in found.notes)]
+    words = [*readings(found), *sentences(found.notes)]
     shown = []
     curves = _curves(found)
     if len(curves):

@@ -8,7 +8,7 @@ from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.report.parts import Figure, Report, Section, count
+from pli_analysis.report.parts import Figure, Report, Section, count, sentences
 from pli_train import anatomy, run_folder
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def lineage(run: Run) -> Section:
     events = lineage_metric.events(found)
     drawing = lineage_figure.figure(layers, places)
     figure = Figure("lineage", "The stack over time", _lineage_words(found), drawing, layers)
-    words = [f"{note[0].upper()}{note[1:]}." for note in run.notes]
+    words = sentences(run.notes)
     tables = [("Growth events", events)] if len(events) else []
     if run.confidence is not None:
         told = run.confidence[(run.confidence["confidence"] < SURE) | run.confidence["matched"].isna()]
@@ -138,14 +138,12 @@ def _loss_words(run: Run, table: pd.DataFrame) -> str:
 
 def _jumps(run: Run) -> list[tuple[str, float]]:
     """For each step with events: what happened, and by how much eval loss changed on the spot."""
-    before = run.scalars.table(run_folder.EVAL_LOSS).set_index("step")["value"]
-    after = run.scalars.table(run_folder.EVAL_LOSS_AFTER_EVENT).set_index("step")["value"]
-    steps = lineage_metric.by_step(run.lineage)
-    return [
-        (f"{' and '.join(labels)} at step {step}", float(after[step] - before[step]))
-        for step, labels in steps.items()
-        if step in before.index and step in after.index
-    ]
+    found = []
+    for step, labels in lineage_metric.by_step(run.lineage).items():
+        sides = [run.scalars.at(tag, step) for tag in (run_folder.EVAL_LOSS, run_folder.EVAL_LOSS_AFTER_EVENT)]
+        if sides[0] is not None and sides[1] is not None:
+            found.append((f"{' and '.join(labels)} at step {step}", sides[1] - sides[0]))
+    return found
 
 
 def _lineage_words(found: Lineage) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -45,3 +46,8 @@ class Report:
 def count(number: int, noun: str) -> str:
     """A number of things in words: 1 layer, 2 layers."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def sentences(notes: Iterable[str]) -> list[str]:
+    """Notes of a line each, as a page tells them: a capital first, a full stop last."""
+    return [f"{note[0].upper()}{note[1:]}." for note in notes]

@@ -91,7 +91,7 @@ def growth(lineage: Lineage, scalars: Scalars) -> tuple[Growth, ...]:
     """The last steps with growth, and what it did to the loss on the spot."""
     steps = list(lineage_metric.by_step(lineage).items())[-EVENTS:]
     sides = (run_folder.EVAL_LOSS, run_folder.EVAL_LOSS_AFTER_EVENT)
-    return tuple(Growth(step, " ".join(labels), *(_at(scalars, tag, step) for tag in sides)) for step, labels in steps)
+    return tuple(Growth(step, " ".join(labels), *(scalars.at(tag, step) for tag in sides)) for step, labels in steps)
 
 
 def norms(lineage: Lineage, scalars: Scalars) -> dict[str, float]:
@@ -131,9 +131,3 @@ def seconds_left(scalars: Scalars, total: int, since: float, now: float) -> floa
     pace = float(walls[-1] - walls[0]) / int(steps[-1] - steps[0])
     left = max(0.0, pace * (total - int(steps[-1])) - max(0.0, now - float(walls[-1])))
     return left if math.isfinite(left) else None
-
-
-def _at(scalars: Scalars, tag: str, step: int) -> float | None:
-    steps, _, values = scalars.of(tag)
-    place = int(np.searchsorted(steps, step))
-    return float(values[place]) if place < len(steps) and steps[place] == step else None
