@@ -5,7 +5,6 @@ Both states read the same blocks in eval mode and float32, side by side. Sums ar
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from pli_analysis import live
 from pli_analysis.metrics import cka as measures
 from pli_analysis.probe import IGNORED, spread
-from pli_analysis.weights.contents import content
+from pli_analysis.weights.contents import key_of
 from pli_analysis.weights.kin import alive as alive_of
 from pli_train import cache
 from pli_train.anatomy.axes import growing, rows
@@ -84,8 +83,8 @@ def compare(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tenso
     Raises:
         BadInput: when config and weights of one make no model.
     """
-    key = _key(before, after, tokens, labels)
-    if key is not None and (kept := cache.get(key)) is not None:
+    key = key_of(before, after, more=tokens.numpy().tobytes() + labels.numpy().tobytes())
+    if key is not None and (kept := cache.get(KEPT + key)) is not None:
         document = json.loads(kept)
         layers = {id: OfLayer(*numbers) for id, numbers in document["layers"].items()}
         return Instant(**document["whole"], layers=layers)
@@ -93,19 +92,8 @@ def compare(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tenso
     if key is not None:
         whole = {name: value for name, value in vars(found).items() if name != "layers"}
         of_layers = {id: list(vars(of).values()) for id, of in found.layers.items()}
-        cache.put(key, json.dumps({"whole": whole, "layers": of_layers}).encode())
+        cache.put(KEPT + key, json.dumps({"whole": whole, "layers": of_layers}).encode())
     return found
-
-
-def _key(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tensor) -> str | None:
-    """What a comparison is made of, hashed; None where the hashes of files are not known."""
-    told = content(before), content(after)
-    if None in told:
-        return None
-    digest = hashlib.sha256(json.dumps(told).encode())
-    for tensor in (tokens, labels):
-        digest.update(tensor.numpy().tobytes())
-    return KEPT + digest.hexdigest()
 
 
 def _compared(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tensor) -> Instant:

@@ -6,8 +6,6 @@ stretch is (noise cancels over longer ones), so only stretches of one length are
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +14,7 @@ import numpy as np
 
 from pli_analysis.metrics.rates import Rates
 from pli_analysis.run import Checkpoint, Run
-from pli_analysis.weights.contents import content
+from pli_analysis.weights.contents import key_of
 from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.rooms import Rooms
 from pli_train import cache
@@ -107,14 +105,9 @@ def _measured(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, flo
     return found
 
 
-def _key(first: Checkpoint, last: Checkpoint) -> str | None:
-    told = content(first), content(last)
-    return None if None in told else KEPT + hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-
 def _kept(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]] | None:
-    key = _key(first, last)
-    found = cache.get(key) if key else None
+    key = key_of(first, last)
+    found = cache.get(KEPT + key) if key else None
     shared = last.lineage.shared(first.lineage)
     if found is None or len(found) != 16 * len(shared):
         return None
@@ -123,5 +116,5 @@ def _kept(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]]
 
 
 def _keep(first: Checkpoint, last: Checkpoint, found: dict[str, tuple[float, float]]) -> None:
-    if (key := _key(first, last)) is not None:
-        cache.put(key, np.array(list(found.values()), "<f8").tobytes())
+    if (key := key_of(first, last)) is not None:
+        cache.put(KEPT + key, np.array(list(found.values()), "<f8").tobytes())

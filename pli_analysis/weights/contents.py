@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING
 
 from pli_train import run_folder
@@ -24,6 +25,12 @@ def content(checkpoint: Checkpoint) -> list[list[str]] | None:
         BadInput: when a file is gone.
     """
     return _listed(checkpoint) if checkpoint.known is None else _as_it_lies(checkpoint)
+
+
+def key_of(*checkpoints: Checkpoint, more: bytes = b"") -> str | None:
+    """A hash of the content of some checkpoints, and of what else went into a result; None where it is not known."""
+    told = [content(checkpoint) for checkpoint in checkpoints]
+    return None if None in told else hashlib.sha256(json.dumps(told).encode() + more).hexdigest()
 
 
 def _listed(checkpoint: Checkpoint) -> list[list[str]] | None:
