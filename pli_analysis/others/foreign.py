@@ -279,6 +279,3 @@ def _step_of(checkpoint: Path) -> CheckpointName | None:
 
 def _root(paths: Sequence[Path]) -> Path:
     return paths[0] if len(paths) == 1 else Path(commonpath([path.resolve() for path in paths]))
-
-
-# --- instead of a manifest -------------------------------------------------------------------------------------------

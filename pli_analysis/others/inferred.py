@@ -18,7 +18,6 @@ counts half.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis.others.matching import COPY, Match, apart, chances, costs, match
-from pli_train.anatomy.axes import factors, growing, rows
+from pli_analysis.weights import follow
+from pli_train.anatomy.axes import each_axis, factors, growing, rows
 from pli_train.anatomy.parts import lengths
 from pli_train.errors import BadInput
 from pli_train.lineage import Lineage
@@ -133,7 +133,7 @@ class Weights:
 
 def _has_heads(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> bool:
     """Whether a tensor falls into heads. Raises ValueError when it does not divide into as many as the config tells."""
-    for length, axis in zip(shape, re.findall(r"\([^)]*\)|\w+", axes), strict=True):
+    for length, axis in zip(shape, each_axis(axes), strict=True):
         names = factors(axis)
         known = math.prod(sizes[name] for name in names if name in sizes and name != "unit")
         if len(names) > 1 and (not length or length % known):
@@ -253,16 +253,16 @@ def infer(checkpoints: Sequence[Checkpoint]) -> Inferred:
             matched = match(near.distance, near.onward)
             found += _grown(lineage, old, new, near.distance, matched)
         except MISFITS as error:
-            told = " ".join(str(error).split())[:300]
-            raise BadInput(f"{checkpoint.path}: cannot be matched with {old.checkpoint.path} ({told})") from None
+            told = f"cannot be matched with {old.checkpoint.path} ({follow.in_a_line(error)})"
+            raise BadInput(f"{checkpoint.path}: {told}") from None
         lineages.append(lineage.as_of(len(lineage.events)))
         old, before = new, Before(old, matched.places)
     table = pd.DataFrame(found, columns=COLUMNS).astype({"index": "Int64", "matched": "Int64"})
     return Inferred(lineages, table)
 
 
-MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, RuntimeError, OSError)
-"""What sizes that contradict each other come to light as, in numpy, einops and safetensors."""
+MISFITS = (*follow.MISFITS, OSError)
+"""What sizes that contradict each other come to light as, in safetensors too."""
 
 
 def _weights(checkpoint: Checkpoint) -> Weights:
@@ -274,8 +274,8 @@ def _weights(checkpoint: Checkpoint) -> Weights:
         told = str(error)
         raise error if told.startswith(str(checkpoint.path)) else BadInput(f"{checkpoint.path}: {told}") from None
     except (*MISFITS, SafetensorError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise BadInput(f"{checkpoint.path}: its weights do not fit its config ({told})") from None
+        told = f"its weights do not fit its config ({follow.in_a_line(error)})"
+        raise BadInput(f"{checkpoint.path}: {told}") from None
 
 
 def _begun(step: int, weights: Weights) -> Lineage:

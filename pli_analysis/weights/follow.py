@@ -140,8 +140,12 @@ class Track:
 
 def misfit(checkpoint: Path, id: str, error: Exception) -> BadInput:
     """What to say when sizes contradict each other: they come to light in many places, and all say the same."""
-    told = " ".join(str(error).split())[:300]
-    return BadInput(f"{checkpoint}: layer {id}'s weights do not fit its lineage ({told})")
+    return BadInput(f"{checkpoint}: layer {id}'s weights do not fit its lineage ({in_a_line(error)})")
+
+
+def in_a_line(error: Exception) -> str:
+    """What a library says of its error, however many lines it says it in."""
+    return " ".join(str(error).split())[:300]
 
 
 def growths(checkpoints: Sequence[Checkpoint], run: Path) -> dict[str, list[int]]:
