@@ -194,8 +194,10 @@ figures.forEach(prepare);
 offerLayers(figures);
 drawLater(figures);
 document.querySelectorAll(".download").forEach((button) => {
-  const { name, csv } = JSON.parse(button.closest("figure, .data").querySelector("script").textContent);
-  button.addEventListener("click", () => download(name, csv));
+  button.addEventListener("click", () => {
+    const { name, csv } = JSON.parse(button.closest("figure, .data").querySelector("script").textContent);
+    download(name, csv);
+  });
 });
 
 // The navigation marks the section being read.
