@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pli_analysis.bar import Bar
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, RunFolder, Text, Told
-from pli_analysis.commands.telling import complain, open_run, say, watch, write_page
+from pli_analysis.commands.telling import complain, open_run, say, write_page
 
 
 def disturbance(
@@ -44,7 +45,7 @@ def disturbance(
     opened = open_run(run, lineage=told)
     complain(opened.scalars.damaged)
     twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
-    found = measure(opened, twins, window, at or (), text, blocks, placebos, watch("steps with and without events"))
+    found = measure(opened, twins, window, at or (), text, blocks, placebos, Bar("steps with and without events"))
     say(*found.notes, *report.readings(found))
     write_page(html, lambda: report.tell(opened, found))
     emit(found.layers if layers else found.events, format, out)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pli_analysis.bar import Bar
 from pli_analysis.commands.options import FormatOption, OutOption, RunFolder, Told, Verify
-from pli_analysis.commands.telling import complain, open_run, watch
+from pli_analysis.commands.telling import complain, open_run
 from pli_train.errors import BadInput
 
 
@@ -42,7 +43,7 @@ def drift(
         measure(
             opened,
             of,
-            watch("tensors of all checkpoints"),
+            Bar("tensors of all checkpoints"),
             gauge=gauge,
             spectral=spectral,
             threads=threads or os.cpu_count() or 1,

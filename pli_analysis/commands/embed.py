@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pli_analysis.bar import Bar
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, RunFolder, Text, Told
-from pli_analysis.commands.telling import open_run, say, watch, write_page
+from pli_analysis.commands.telling import open_run, say, write_page
 
 
 def embed(
@@ -40,7 +41,7 @@ def embed(
     opened = open_run(run, lineage=told)
     most = float("inf") if exact else EXACT
     found = measure(
-        opened, method, of, space, text, blocks, since_birth, most, say, watch("columns of weights or outputs")
+        opened, method, of, space, text, blocks, since_birth, most, say, Bar("columns of weights or outputs")
     )
 
     drawn = report.of_map(opened.name, found, of, space)

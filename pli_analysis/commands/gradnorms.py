@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pli_analysis.bar import Bar
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text
-from pli_analysis.commands.telling import complain, open_run, watch, write_page
+from pli_analysis.commands.telling import complain, open_run, write_page
 from pli_train.errors import BadInput
 
 
@@ -42,7 +43,7 @@ def gradnorms(
         from pli_analysis.metrics.gradients import recomputed
 
         opened = open_run([run])
-        emit(metric.of_level(recomputed(opened, text, blocks, watch("checkpoints")), of), format, out)
+        emit(metric.of_level(recomputed(opened, text, blocks, Bar("checkpoints")), of), format, out)
         return
     scalars, lineage = metric.read(run)
     complain(scalars.damaged)

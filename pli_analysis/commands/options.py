@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from pli_analysis.tables import Format
 
@@ -22,3 +24,21 @@ Verify = Annotated[bool, typer.Option("--verify", help="Use a checkpoint only wh
 Text = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="Read this, not the held-out blocks.")]
 Blocks = Annotated[int, typer.Option(min=1, help="Blocks that models read, at most.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.")]
+
+
+def alone(option: str, value: str, is_value: Callable[[str | None], bool]) -> type[TyperCommand]:
+    """A kind of command in which an option may stand alone, which Typer's cannot.
+
+    Args:
+        option: as it is written, `--html`.
+        value: what it means alone.
+        is_value: whether the word after it is its value; None at the end of the line.
+    """
+
+    class Command(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            pairs = zip(args, [*args[1:], None], strict=False)  # no words, no pairs
+            filled = [f"{option}={value}" if arg == option and not is_value(word) else arg for arg, word in pairs]
+            return super().parse_args(ctx, filled)
+
+    return Command

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
-from pli_analysis.commands.options import Told, Verify
+from pli_analysis.commands.options import Told, Verify, alone
 from pli_analysis.commands.telling import complain, open_run
 
 BESIDE_THE_RUN = "report.html in the run's folder"
-
-
-class ReportCommand(TyperCommand):
-    """Lets `--html` stand alone, which Typer's options cannot: then the page goes beside the run."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give a bare `--html` its value."""
-        pairs = zip(args, [*args, "-"][1:], strict=True)
-        filled = [f"--html={BESIDE_THE_RUN}" if a == "--html" and n.startswith("-") else a for a, n in pairs]
-        return super().parse_args(ctx, filled)
+ReportCommand = alone("--html", BESIDE_THE_RUN, lambda word: word is not None and not word.startswith("-"))
+"""Alone, `--html` puts the page beside the run."""
 
 
 def report(

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pli_analysis.bar import Bar
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text
-from pli_analysis.commands.telling import open_run, say, watch, write_page
+from pli_analysis.commands.telling import open_run, say, write_page
 from pli_train.errors import BadInput
 
 
@@ -37,7 +38,7 @@ def similarity(
     if over_time and (two or at is not None):
         raise BadInput("--over-time: compares a run's layers with themselves at all checkpoints: no RUN2 and no --at")
     first, second = (open_run([run]) for run in runs) if two else (open_run(runs), None)
-    table = measure(first, second, text, blocks, at, over_time, watch("checkpoints" if over_time else "pairs"))
+    table = measure(first, second, text, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
     say(report.verdict(table, over_time))
     write_page(html, lambda: report.tell(table, over_time))
     emit(table, format, out)

@@ -1,4 +1,4 @@
-"""What commands say on stderr: what is passed over, what was found, how far a long reading is."""
+"""What commands say on stderr: what is passed over, what was found, where a page went."""
 
 from __future__ import annotations
 
@@ -43,14 +43,3 @@ def write_page(path: Path | None, report: Callable[[], Report]) -> None:
 
     page.write(report(), path)
     say(str(path))
-
-
-def watch(what: str) -> Callable[[int, int], None]:
-    """What to call with (done, total) of a long reading: on a terminal it draws a bar with rate and time left.
-
-    Args:
-        what: is counted.
-    """
-    from pli_analysis.bar import Bar
-
-    return Bar(what)

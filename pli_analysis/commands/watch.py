@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
+from pli_analysis.commands.options import alone
 from pli_train.errors import BadInput
 
-
-class WatchCommand(TyperCommand):
-    """Lets `--serve` stand alone, which Typer's options cannot: then any free port will do."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give a bare `--serve` its value."""
-        pairs = zip(args, [*args, ""][1:], strict=True)
-        filled = ["--serve=0" if a == "--serve" and not re.fullmatch(r"-?\d+", n) else a for a, n in pairs]
-        return super().parse_args(ctx, filled)
+WatchCommand = alone("--serve", "0", lambda word: word is not None and re.fullmatch(r"-?\d+", word) is not None)
+"""Alone, `--serve` takes any free port."""
 
 
 def watch(
