@@ -1,19 +1,16 @@
-"""Maps: distances from streamed columns, three projections, and what the map of a run says."""
+"""Maps of runs: what their points are, and what is said of them."""
 
 import csv
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 
 from pli_analysis import live, probe, projector
 from pli_analysis.figures import embed as figure
-from pli_analysis.metrics import gram, projections, vectors
+from pli_analysis.metrics import vectors
 from pli_analysis.metrics.embed import embed
 from pli_analysis.metrics.points import points_of
 from pli_analysis.report import embed as told
@@ -21,172 +18,8 @@ from pli_analysis.run import Run
 from pli_train import launch, model
 from pli_train.errors import BadInput
 from tests.conftest import MODELS, STEPS
+from tests.pli_analysis.test_projections import UMAP
 from tests.test_cli import call, refused
-
-UMAP = pytest.param("umap", marks=pytest.mark.slow)  # its first fit compiles for a minute
-
-
-class Columns:
-    """Vectors in memory, read in blocks of so many columns."""
-
-    def __init__(self, values, size=7):
-        self.values, self.size = values, size
-        self.count, self.width = values.shape
-
-    def blocks(self):
-        for start in range(0, self.width, self.size):
-            yield self.values[:, start : start + self.size].astype(np.float64)
-
-
-@st.composite
-def trees(draw):
-    """Vectors, and for each the number of an earlier one that it came from, or None."""
-    count = draw(st.integers(2, 12))
-    sources = [None] + [draw(st.one_of(st.none(), st.integers(0, i - 1))) for i in range(1, count)]
-    seed = draw(st.integers(0, 2**32 - 1))
-    return np.random.default_rng(seed).normal(size=(count, draw(st.integers(1, 30)))), sources
-
-
-@settings(max_examples=50, deadline=None)
-@given(trees())
-def test_distances_equal_those_of_the_vectors_themselves(case):
-    values, sources = case
-    found = gram.squared_distances(gram.gram(Columns(values), sources).steps, sources)
-    assert found == pytest.approx(squareform(pdist(values)) ** 2, abs=1e-9)
-
-
-def test_checkpoints_that_differ_in_their_last_bits_keep_their_distance():
-    """A Gram matrix of the vectors in float64, centred, has nothing but noise here."""
-    generator = np.random.default_rng(0)
-    first = generator.normal(size=50_000).astype(np.float32)
-    path = [first]
-    for _ in range(5):
-        chosen = generator.random(first.size) < 1e-3
-        path.append(np.where(chosen, np.nextafter(path[-1], np.float32(9)), path[-1]))
-    values = np.array(path)
-    exact = squareform(pdist(values.astype(np.longdouble) - first)) ** 2
-    found = gram.squared_distances(gram.gram(Columns(values, 999), [None, 0, 1, 2, 3, 4]).steps, [None, 0, 1, 2, 3, 4])
-    assert found == pytest.approx(exact, rel=1e-6)
-    wide = values.astype(np.float64)
-    inner = wide @ wide.T
-    naive = np.diag(inner)[:, None] + np.diag(inner) - 2 * inner
-    assert not np.allclose(naive, exact, rtol=0.1, atol=0)
-
-
-def test_a_sketch_states_its_error_and_keeps_to_it():
-    generator = np.random.default_rng(0)
-    values = np.cumsum(generator.normal(size=(60, 50_000)), axis=0)
-    sources = [None, *range(59)]
-    sketched = gram.gram(Columns(values, 6000), sources, exact=1)
-    assert gram.gram(Columns(values, 6000), sources).error is None
-    largest, median = sketched.error
-    assert 0 < median < largest < 0.1
-    true = squareform(pdist(values))
-    found = np.sqrt(gram.squared_distances(sketched.steps, sources))
-    apart = true > 0
-    error = np.abs(found[apart] / true[apart] - 1)
-    # A squared distance has a standard error of √(2 ÷ 4096), so a distance of half that: 1.1 %.
-    assert np.sqrt(np.mean(error**2)) == pytest.approx(0.011, rel=0.5)
-    assert median == pytest.approx(np.median(error), rel=1)
-
-
-@settings(max_examples=50, deadline=None)
-@given(trees())
-def test_pca_equals_that_of_scikit_learn(case):
-    from sklearn.decomposition import PCA
-
-    values, _ = case
-    found = projections.pca(squareform(pdist(values)) ** 2)
-    kept = min(len(values) - 1, values.shape[1])
-    reference = PCA(kept).fit(values)
-    assert found.shares[:kept] == pytest.approx(reference.explained_variance_ratio_, abs=1e-9)
-    inner = values - values.mean(axis=0)
-    assert found.values @ found.values.T == pytest.approx(inner @ inner.T, abs=1e-8)
-
-
-def test_a_random_walk_in_many_dimensions_is_its_own_null():
-    """Antognini and Sohl-Dickstein: such a walk draws smooth curves, and the null draws the same."""
-    generator = np.random.default_rng(0)
-    values = np.cumsum(generator.normal(size=(40, 200_000)), axis=0)
-    sources = [None, *range(39)]
-    steps = gram.gram(Columns(values, 20_000), sources).steps
-    walk, null = (projections.pca(gram.squared_distances(found, sources)) for found in (steps, gram.random_walk(steps)))
-    assert null.shares[:3] == pytest.approx(walk.shares[:3], abs=0.01)
-    assert walk.shares[0] == pytest.approx(6 / np.pi**2, abs=0.02)  # what that paper derives for long walks
-
-
-@pytest.mark.parametrize("method", ["tsne", UMAP])
-def test_the_same_points_twice_and_neighbours_kept(method):
-    pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
-    generator = np.random.default_rng(0)
-    values = np.repeat(generator.normal(size=(4, 50)) * 9, 15, axis=0) + generator.normal(size=(60, 50))
-    squared = squareform(pdist(values)) ** 2
-    first, second = (projections.in_plane(method, squared, projections.pca(squared)) for _ in range(2))
-    assert np.array_equal(first, second)
-    trust, neighbours = projections.trustworthiness(squared, first)
-    assert neighbours == 10
-    assert trust > 0.9
-    shuffled = generator.permutation(first)
-    assert projections.trustworthiness(squared, shuffled)[0] < 0.7
-
-
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 30])
-@pytest.mark.parametrize("method", ["pca", "tsne", UMAP])
-def test_few_points_have_a_place_too(method, count):
-    if method != "pca":
-        pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
-    squared = squareform(pdist(np.random.default_rng(count).normal(size=(count, 9)))) ** 2
-    used = projections.method_for(method, count)
-    assert used == (method if count >= projections.FEWEST else "pca")
-    plane = projections.in_plane(used, squared, projections.pca(squared))
-    assert plane.shape == (count, 2)
-    assert np.isfinite(plane).all()
-
-
-@pytest.mark.parametrize("count", [5, 40])
-def test_umap_is_asked_for_distances_neighbours_and_a_start_that_fit(count, monkeypatch):
-    """What takes no compiling: the rest is told by the slow tests."""
-    asked = {}
-
-    class Stub:
-        def __init__(self, **told):
-            asked.update(told)
-
-        def fit_transform(self, distances):
-            asked["distances"] = distances
-            return asked["init"]
-
-    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Stub))
-    values = np.random.default_rng(0).normal(size=(count, 9))
-    squared = squareform(pdist(values)) ** 2
-    components = projections.pca(squared)
-    plane = projections.in_plane("umap", squared, components)
-    assert asked["distances"] == pytest.approx(squareform(pdist(values)))
-    assert asked["metric"] == "precomputed" and asked["n_neighbors"] == min(15, count - 1)
-    assert asked["random_state"] == projections.SEED and asked["n_jobs"] == 1
-    # The start is PCA at the size that UMAP's own starts have, 10 across.
-    assert plane[:, 0].std() == pytest.approx(10, rel=1e-5)
-    assert np.corrcoef(plane[:, 1], components.values[:, 1])[0, 1] == pytest.approx(1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["tsne", "umap"])
-def test_two_thousand_points_keep_their_neighbours(method):
-    """As many as 166 checkpoints of 12 layers: paths of their own that begin in one place."""
-    pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
-    steps = np.random.default_rng(0).normal(size=(12, 166, 40))
-    steps[:, 0] *= 20
-    values = np.cumsum(steps, axis=1).reshape(-1, 40)
-    squared = squareform(pdist(values)) ** 2
-    plane = projections.in_plane(method, squared, projections.pca(squared))
-    assert plane.shape == (1992, 2) and np.isfinite(plane).all()
-    assert projections.trustworthiness(squared, plane)[0] > 0.95
-
-
-def test_points_that_coincide_have_a_place_too():
-    for method in projections.METHODS:
-        assert not projections.in_plane(method, np.zeros((8, 8)), projections.pca(np.zeros((8, 8)))).any()
-
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 

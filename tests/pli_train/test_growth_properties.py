@@ -21,7 +21,8 @@ from pli_train.lineage import BadLineage, Lineage
 from pli_train.sections import OptimConfig
 from pli_train.standing import OURS
 from tests.families import TINY, tiny
-from tests.pli_train.test_growth import logits, step_of
+from tests.pli_train.test_growth import logits
+from tests.pli_train.test_growth_optimizer import step_of
 
 PARTS = {
     "initialiser": st.sampled_from(["random", "clone", "clone-noise"]),
