@@ -19,6 +19,7 @@ ROOM = 2**30
 FOR = {
     "maps": "embed --method tsne|umap, trustworthiness",
     "parquet": "tables as .parquet",
+    "large": "drift of many gigabytes, which is faster with it",
     "hub": "corpora of the hub",
 }
 """What each extra is for; those of training and development are not looked at."""

@@ -11,6 +11,7 @@ from pli_analysis.metrics.heads import gauge_tasks
 from pli_analysis.metrics.products import spectrum
 from pli_analysis.weights import follow
 from pli_analysis.weights.follow import Track
+from pli_analysis.weights.fused import Kernel, kernel
 from pli_analysis.weights.measured import Kind
 from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.pieces import pieces
@@ -71,6 +72,7 @@ class Sums:
     """The sums of `Moments` of each part of a tensor."""
 
     track: Track
+    kernel: Kernel | None = None
 
     @property
     def tracks(self) -> Sequence[Track]:
@@ -81,14 +83,14 @@ class Sums:
         """(parts, 6) for each wanted visit."""
         found: dict[int, list[tuple[int, np.ndarray]]] = {}
         for first, piece in pieces(self.track):
-            for number, rows in _sums(piece, rooms):
+            for number, rows in _sums(piece, rooms, self.kernel):
                 found.setdefault(number, []).append((first, rows))
         return [_added(of_pieces) for _, of_pieces in sorted(found.items())]
 
 
-def _sums(piece: Track, rooms: Rooms) -> Iterator[tuple[int, np.ndarray]]:
+def _sums(piece: Track, rooms: Rooms, kernel: Kernel | None) -> Iterator[tuple[int, np.ndarray]]:
     """For each wanted visit the number of the checkpoint, and the sums of each part: (parts, 6)."""
-    birth, of_birth, squares = None, np.zeros(0), Squares(rooms)
+    birth, of_birth, squares = None, np.zeros(0), Squares(rooms, kernel)
     for seen in piece.see(rooms):
         try:
             folds = piece.folds(seen.visit, seen.now.shape)
@@ -134,11 +136,16 @@ class Spectra:
         ]
 
 
+def _all_sums(tracks: list[Track]) -> list[Sums]:
+    compiled = kernel(sum(track.bytes for track in tracks))
+    return [Sums(track, compiled) for track in _largest_first(tracks)]
+
+
 def _largest_first(tracks: list[Track]) -> list[Track]:
     # Then threads finish together.
     return sorted(tracks, key=lambda track: -track.bytes)
 
 
-SUMS = Kind("drift", 2, 6, lambda tracks: [Sums(track) for track in _largest_first(tracks)], donors=True)
+SUMS = Kind("drift", 2, 6, _all_sums, donors=True)
 SPECTRA = Kind("drift-spectral", 1, 3, lambda tracks: [Spectra(track) for track in _largest_first(tracks)])
 PRODUCTS = Kind("drift-gauge", 1, 2, gauge_tasks)

@@ -118,7 +118,8 @@ def tensors(folder: Path) -> np.ndarray:
 
 
 def drift(folder: Path, threads: int) -> np.ndarray:
-    """All parts, all checkpoints."""
+    """All parts, all checkpoints; what numba takes to compile is counted, its import is not."""
+    import numba  # noqa: F401
     import pandas  # noqa: F401
 
     from pli_analysis.metrics import drift  # noqa: F401

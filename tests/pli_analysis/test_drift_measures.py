@@ -15,7 +15,7 @@ from pli_analysis.metrics.drift import LEVELS
 from pli_analysis.metrics.rates import Rates
 from pli_analysis.run import Run
 from pli_analysis.scalars import Scalars
-from pli_analysis.weights import pieces
+from pli_analysis.weights import fused, moments, pieces
 from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.rooms import Rooms
 from pli_train import model, run_folder
@@ -319,17 +319,42 @@ def test_spectral_measures_of_a_run(tmp_path):
 # --- what is underneath ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["numpy", "numba"])
+def kernel(request, monkeypatch):
+    """Squares by numpy, and as where gigabytes are read."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+        monkeypatch.setattr(fused, "WORTH", 0)
+    return fused.kernel(0)
+
+
 @pytest.mark.parametrize("folds", [(1, 1, 300_000), (1, 12, 20_001), (97, 12, 64 * 3), (300_000, 1, 1)])
-def test_long_float32_sums_are_those_of_float64(folds):
+def test_long_float32_sums_are_those_of_float64(folds, kernel):
     random = np.random.default_rng(0)
     birth = random.normal(size=math.prod(folds)).astype(np.float32)
     now = birth + np.float32(1e-3) * random.normal(size=birth.shape).astype(np.float32)
     a, b = (array.astype(np.float64).reshape(folds) for array in (now, birth))
-    squares = Squares(Rooms())
+    squares = Squares(Rooms(), kernel)
     exact = np.stack([(a * a).sum((0, 2)), ((a - b) ** 2).sum((0, 2))])
     assert squares(now, [birth], folds) == pytest.approx(exact, rel=1e-7)
+    assert squares(now, [birth, now, birth], folds) == pytest.approx(
+        exact[[0, 1, 1, 1]] * [[1], [1], [0], [1]], rel=1e-7
+    )
     assert (squares(now, [now], folds)[1] == 0).all()
     assert squares(now * np.float32(1e25), [], folds) == pytest.approx(exact[:1] * 1e50, rel=1e-5)
+
+
+def test_drift_of_gigabytes_is_that_of_less(runs, family, monkeypatch, tmp_path):
+    pytest.importorskip("numba")
+    asked, run = [], Run.open(runs[family])
+    expected = run.drift("all")
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path))
+    monkeypatch.setattr(moments, "EXACT", 0)
+    monkeypatch.setattr(fused, "WORTH", 0)
+    compiled = fused.kernel(0)
+    monkeypatch.setattr(fused, "_compiled", lambda: lambda *arrays: (asked.append(arrays), compiled(*arrays)))
+    assert_frame_equal(run.drift("all"), expected, rtol=1e-4, atol=1e-6)
+    assert asked
 
 
 @given(
