@@ -55,7 +55,7 @@ class Map:
         walk: of the random walk's; None for updates.
         travel: part → distance from its first point to its last ÷ that of the random walk; no parts with one point.
         since_birth: whether every part's first point is the origin.
-        error: of distances, where they were sketched: largest and median, relative.
+        error: of distances, where they were sketched: largest that is to be expected and median, relative.
         trust: trustworthiness, and of how many neighbours; None where it cannot be told.
         notes: what whoever asked for it should know.
     """

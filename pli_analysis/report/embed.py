@@ -82,7 +82,8 @@ def _map_figure_words(found: Map, space: str) -> str:
     if found.trust is not None:
         words += f"Trustworthiness is {found.trust[0]:.2f} over {found.trust[1]} neighbours. "
     if found.error is not None:
-        words += f"Distances are sketched: off by {found.error[0]:.1%} at most, {found.error[1]:.1%} in the median. "
+        largest, median = found.error
+        words += f"Distances are sketched: off by {median:.1%} in the median, by some {largest:.1%} at most. "
     return words.strip()
 
 

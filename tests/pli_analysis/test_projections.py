@@ -76,6 +76,7 @@ def test_a_sketch_states_its_error_and_keeps_to_it():
     # A squared distance has a standard error of √(2 ÷ 4096), so a distance of half that: 1.1 %.
     assert np.sqrt(np.mean(error**2)) == pytest.approx(0.011, rel=0.5)
     assert median == pytest.approx(np.median(error), rel=1)
+    assert largest == pytest.approx(error.max(), rel=0.5)
 
 
 @settings(max_examples=50, deadline=None)
