@@ -49,19 +49,28 @@ def tell(curves: Sequence[Curve], summary: pd.DataFrame, at: int, by: str, refer
     if len(ups) and len(set(ups["group"])) > 1:
         drawing = figures.speed_up(ups, reference, by)
         shown.append(Figure("speed-up", f"Speed-up over {reference}", speed_up_words(ups, reference, by), drawing, ups))
-    smooth = f"the mean of {width} points" if width > 1 else "each point as it was logged"
-    method = (
-        f"Loss is {smooth}. A run reaches a loss where its curve first comes down to it, in a straight line between "
-        "points; a loss that it never reaches, or had passed at its first point, is left out. Speed-up is the "
-        f"{AXES[by]} that {reference} needed ÷ those that the run needed. Over seeds it is a ratio of geometric means; "
-        f"the band is a percentile bootstrap of {compare.DRAWS} draws over runs (Efron, 1979)."
-    )
+    method = _method(width, by, reference)
+    section = Section("comparison", "Comparison", figures=shown, tables=[("Runs", summary)], method=method)
+    return Report(f"Comparison of {len(curves)} runs", told, [section])
+
+
+def _method(width: int, by: str, reference: str) -> list[tuple[str, str]]:
+    smooth = f"The mean of {width} points." if width > 1 else "Each point as it was logged."
     seconds = "" if by != "seconds" else " Seconds of event files of others count from their first point."
-    sections = [
-        Section("comparison", "Comparison", figures=shown, tables=[("Runs", summary)]),
-        Section("method", "Method", [method + seconds]),
+    return [
+        ("loss", smooth),
+        (
+            "reached",
+            "Where a curve first comes down to a loss, in a straight line between points. A loss that it never "
+            "reaches, or had passed at its first point, is left out.",
+        ),
+        ("speed-up", f"The {AXES[by]} that {reference} needed ÷ those that the run needed.{seconds}"),
+        (
+            "seeds",
+            "The unit is the run: over seeds a speed-up is a ratio of geometric means, and the band is a percentile "
+            f"bootstrap of {compare.DRAWS} draws over runs (Efron 1979).",
+        ),
     ]
-    return Report(f"Comparison of {len(curves)} runs", told, sections)
 
 
 def drawn_points(curves: Sequence[Curve], by: str) -> pd.DataFrame:

@@ -18,9 +18,12 @@ from pli_analysis.report.parts import Report, Section
 if TYPE_CHECKING:
     from pli_analysis.run import Run
 
-SECTIONS: list[Callable[[Run], Section]] = [summary, loss, lineage, disturbance, drift, paths, gradnorms, provenance]
+SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, paths, gradnorms, provenance]
+"""Below the summary, which says what they found."""
 
 
 def tell(run: Run) -> Report:
     """Read a run and say what it did. Raises BadInput when it cannot be read."""
-    return Report(run.name, lead(run), [section(run) for section in SECTIONS])
+    sections = [section(run) for section in SECTIONS]
+    findings = [(section.id, section.title, section.headline) for section in sections if section.headline]
+    return Report(run.name, lead(run), [summary(run, findings), *sections])
