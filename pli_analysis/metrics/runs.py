@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from pli_analysis.run import Run
 
 GROWTH = ("growth.", "model.initial_layers", "model.initial_heads")
-WATCHING = ("name", "description", "checkpoint.", "tracking.", "train.log_every", "train.eval_", "train.grad_norm")
-WATCHING += ("train.update_ratios",)
+WATCHING = (
+    *("name", "description", "checkpoint.", "tracking."),
+    *("train.log_every", "train.eval_", "train.grad_norm", "train.update_ratios"),
+)
 ABSENT = "—"
 
 
@@ -119,7 +121,7 @@ def groups(curves: Sequence[Curve], at: int, reference: str) -> pd.DataFrame:
 
 
 def permuted(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """p of an exact permutation test on the difference of means, and the smallest that so many values can give.
+    """P of an exact permutation test on the difference of means, and the smallest that so many values can give.
 
     Beyond 10 000 ways to share them out it is of as many random ones.
 

@@ -13,7 +13,7 @@ from pli_analysis.report.drift import drift
 from pli_analysis.report.embed import paths
 from pli_analysis.report.gradnorms import gradnorms
 from pli_analysis.report.overview import lead, lineage, loss, provenance, summary
-from pli_analysis.report.parts import Report, Section
+from pli_analysis.report.parts import Report, Section, found_by
 
 if TYPE_CHECKING:
     from pli_analysis.run import Run
@@ -25,5 +25,4 @@ SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, p
 def tell(run: Run) -> Report:
     """Read a run and say what it did. Raises BadInput when it cannot be read."""
     sections = [section(run) for section in SECTIONS]
-    findings = [(section.id, section.title, section.headline) for section in sections if section.headline]
-    return Report(run.name, lead(run), [summary(run, findings), *sections])
+    return Report(run.name, lead(run), [summary(run, found_by(sections)), *sections])

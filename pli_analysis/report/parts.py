@@ -56,6 +56,11 @@ class Report:
     sections: list[Section]
 
 
+def found_by(sections: Iterable[Section]) -> list[tuple[str, str, str]]:
+    """What a summary lists: id, title and headline of the sections that have one."""
+    return [(section.id, section.title, section.headline) for section in sections if section.headline]
+
+
 def count(number: int, noun: str) -> str:
     """A number of things in words: 1 layer, 2 layers."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
