@@ -86,7 +86,7 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
         )
     drawn.add_hline(y=1, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     drawn.update_layout(
-        xaxis={"title": "places from the event (above it positive)", "tickformat": "d", "nticks": 12},
+        xaxis={"title": "places above the event", "tickformat": "d", "nticks": 12},
         yaxis={"title": "movement ÷ usual", "type": "log"},
         legend=LEGEND,
     )

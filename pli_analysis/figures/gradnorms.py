@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 LEVELS = ("head", "ffn")
-ROW = 13
-"""Pixels of a row at least, so that its name can be read."""
+ROW, MOST = 13, 1400
+"""Pixels of a row, so that its name can be read, and of the figure at most: beyond, only some rows have theirs."""
 
 
 def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
@@ -50,7 +50,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
     drawn.update_layout(
         xaxis={"title": "step", "type": "category", "showgrid": False, "nticks": 12},
         yaxis={"title": "head or FFN, bottom to top", "type": "category", "showgrid": False},
-        height=max(450, 140 + ROW * len(names)),
+        height=min(max(450, 140 + ROW * len(names)), MOST),
     )
     return drawn
 

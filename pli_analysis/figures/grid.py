@@ -12,6 +12,11 @@ from pli_analysis.figures.palette import SEQUENTIAL
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+APART = 40
+"""Rows and columns up to which squares lie apart: on a small screen gaps would be all there is to see of more."""
+NAMED = 14
+"""Columns up to which each has its name below it."""
+
 
 def grid(
     values: Sequence[Sequence[float]] | np.ndarray,
@@ -32,6 +37,7 @@ def grid(
     """
     import plotly.graph_objects as go
 
+    gap = 1 if max(len(rows), len(columns)) <= APART else 0
     drawn = go.Figure(
         go.Heatmap(
             x=[str(name) for name in columns],
@@ -40,13 +46,19 @@ def grid(
             colorscale=SEQUENTIAL,
             colorbar={"title": {"text": titles[2], "side": "right"}},
             hovertemplate=f"{hover}<extra></extra>",
-            xgap=1,
-            ygap=1,
+            xgap=gap,
+            ygap=gap,
             **style,
         )
     )
     drawn.update_layout(
-        xaxis={"title": titles[0], "type": "category", "showgrid": False},
+        xaxis={"title": titles[0], "type": "category", "showgrid": False, **_some(columns)},
         yaxis={"title": titles[1], "type": "category", "showgrid": False},
     )
     return drawn
+
+
+def _some(columns: Sequence[object]) -> dict[str, Any]:
+    """Which columns have their names below them: places, as a category may look like a number."""
+    apart = -(-len(columns) // NAMED)
+    return {"tickvals": list(range(0, len(columns), apart))} if apart > 1 else {}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 AXES = {"step": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds of training"}
 MOST = 2000
 """Points of one curve at most."""
+FEW, SMOOTH = 200, 100
+"""Steps beyond which single batches hide the course of training, and how many means show it."""
 
 
 def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) -> go.Figure:
@@ -36,6 +38,11 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
     if len(train):
         kept = train.iloc[extremes(train["loss"].to_numpy(), MOST)]
         drawn.add_trace(_curve(kept, axes, name="train (each step)", line={"color": NEUTRAL, "width": 1}, opacity=0.55))
+    if len(train) > FEW:
+        width = len(train) // SMOOTH | 1
+        smooth = train.assign(loss=train["loss"].rolling(width, center=True).mean()).dropna(subset="loss")
+        kept = smooth.iloc[:: max(width // 4, 1)]
+        drawn.add_trace(_curve(kept, axes, name=f"train (mean of {width})", line={"color": COLOURS[1], "width": 2}))
     if len(eval):
         mode = {"mode": "lines+markers", "marker": {"size": 6}}
         drawn.add_trace(_curve(eval, axes, name="eval", line={"color": COLOURS[0], "width": 2.5}, **mode))

@@ -10,7 +10,7 @@ from pli_analysis.figures import disturbance as figures
 from pli_analysis.metrics import disturbance as metric
 from pli_analysis.metrics.aftermath import running_median
 from pli_analysis.metrics.scene import twins_beside
-from pli_analysis.report.parts import Figure, Report, Section, sentences
+from pli_analysis.report.parts import Figure, Report, Section, sentences, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ def disturbance(run: Run) -> Section:
 
 def section(found: Disturbance) -> Section:
     """All there is to tell: words, figures, tables."""
-    words = [*readings(found), *sentences(found.notes)]
+    points = [_split(event, told) for (_, event), told in zip(found.events.iterrows(), readings(found), strict=True)]
     shown, headline = [], ""
     curves = _curves(found)
     if len(curves):
@@ -79,7 +79,8 @@ def section(found: Disturbance) -> Section:
         caption, drawing = _distance_words(moved), figures.by_distance(moved)
         shown.append(Figure("disturbance-distance", "Movement over distance from the event", caption, drawing, moved))
     tables = [("Growth events", found.events)]
-    return Section("disturbance", TITLE, words, figures=shown, tables=tables, headline=headline, method=METHOD)
+    words = sentences(found.notes)
+    return Section("disturbance", TITLE, words, points, figures=shown, tables=tables, headline=headline, method=METHOD)
 
 
 def readings(found: Disturbance) -> list[str]:
@@ -90,20 +91,29 @@ def readings(found: Disturbance) -> list[str]:
     ]
 
 
+def _split(event: pd.Series, told: str) -> tuple[str, str]:
+    """The name of an event, and what is told of it."""
+    return _name(event), told.removeprefix(_name(event)).lstrip(" :")
+
+
+def _name(event: pd.Series) -> str:
+    return f"{event['event']} at step {event['step']:,}"
+
+
 def _instant(event: pd.Series) -> str:
     """What it did on the spot."""
-    name = f"{event['event']} at step {event['step']:,}"
+    name = _name(event)
     if event["delta"] == event["delta"]:
         if event["delta"] == 0 and event["flips"] == 0 and event["kl"] == 0:
             return f"{name} changed no prediction on the spot."
         how = "raised" if event["delta"] > 0 else "lowered"
-        interval = f" (95 % interval {event['delta_low']:+.3f} to {event['delta_high']:+.3f})"
+        interval = f" (95 % interval {signed(event['delta_low'])} to {signed(event['delta_high'])})"
         told = interval if event["delta_low"] == event["delta_low"] else ""
         return (
             f"{name} {how} the loss by {_small(event['delta'])}{told} and changed {event['flips']:.0%} of predictions."
         )
     change = event["loss_after"] - event["loss_before"]
-    return f"{name} changed the eval loss by {change:+.3f}." if change == change else f"{name}:"
+    return f"{name} changed the eval loss by {signed(change)}." if change == change else f"{name}:"
 
 
 def _dynamic(event: pd.Series) -> str:

@@ -8,7 +8,7 @@ from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.report.parts import Figure, Report, Section, count, sentences
+from pli_analysis.report.parts import Figure, Report, Section, count, sentences, signed
 from pli_train import anatomy, run_folder
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def provenance(run: Run) -> Section:
     tables = [("Configuration", config)] if len(config) else []
     if "config" not in record:
         words.append("Checkpoints that no run of ours wrote: how they came to be is not known here.")
-    return Section("provenance", "Provenance", words, facts, tables=tables)
+    return Section("provenance", "Provenance", words, facts=facts, tables=tables)
 
 
 def lead(run: Run) -> str:
@@ -170,8 +170,8 @@ def _jump_words(run: Run) -> str:
     if not jumps:
         return ""
     event, jump = max(jumps, key=lambda pair: abs(pair[1]))
-    words = f"On the spot, {event} changed eval loss most, by {jump:+.3f}"
-    return words + (f"; the last event changed it by {jumps[-1][1]:+.3f}." if len(jumps) > 1 else ".")
+    words = f"On the spot, {event} changed eval loss most, by {signed(jump)}"
+    return words + (f"; the last event changed it by {signed(jumps[-1][1])}." if len(jumps) > 1 else ".")
 
 
 def _jumps(run: Run) -> list[tuple[str, float]]:

@@ -29,6 +29,7 @@ class Section:
     Attributes:
         id, title: its own.
         words: paragraphs.
+        points: what each of several things did: its name, and a sentence or two that go on from it.
         facts: label and value.
         figures, tables: in order; a table has a title.
         headline: its finding in a sentence or two, for the summary; empty where there is none.
@@ -39,6 +40,7 @@ class Section:
     id: str
     title: str
     words: list[str] = field(default_factory=list)
+    points: list[tuple[str, str]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
@@ -64,6 +66,15 @@ def found_by(sections: Iterable[Section]) -> list[tuple[str, str, str]]:
 def count(number: int, noun: str) -> str:
     """A number of things in words: 1 layer, 2 layers."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def signed(value: float) -> str:
+    """A difference to three digits after the point, or to its first digit where those would be none.
+
+    >>> signed(0.0461), signed(-0.00004), signed(0.0)
+    ('+0.046', '-4e-05', '+0.000')
+    """
+    return f"{value:+.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:+.1g}"
 
 
 def sentences(notes: Iterable[str]) -> list[str]:

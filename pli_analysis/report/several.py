@@ -21,7 +21,7 @@ from pli_analysis.metrics.scene import twins_beside
 from pli_analysis.report import compare as losses
 from pli_analysis.report.disturbance import BLOCKS, METHOD, PLACEBOS, UNUSUAL
 from pli_analysis.report.overview import LINEAGE_METHOD
-from pli_analysis.report.parts import Figure, Report, Section, count, found_by
+from pli_analysis.report.parts import Figure, Report, Section, count, found_by, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,7 +190,7 @@ def _seeds_words(groups: pd.DataFrame) -> str:
     able = tested[tested["least_p"] < LEVEL]
     if not len(able):
         return "Too few seeds for a test: no number of them here could give a p below 0.05."
-    each = [f"{row.group} {row.difference:+.3f} (p {row.p:.3f})" for row in able.itertuples()]
+    each = [f"{row.group} {signed(row.difference)} (p {row.p:.3f})" for row in able.itertuples()]
     return (
         f"Differences in mean loss from {groups['group'].iloc[0]}: {', '.join(each)}, not corrected for their number."
     )

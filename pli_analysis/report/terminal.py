@@ -25,6 +25,12 @@ def _section(section: Section) -> None:
     width = max((len(label) for label, _ in section.facts), default=0)
     for label, value in section.facts:
         print(f"  {label:<{width}}  {value}")
+    if section.findings:
+        print()
+    for _, title, headline in section.findings:
+        print(f"  {title}: {headline}")
+    for label, told in section.points:
+        print(f"  {label} {told}")
     for line in section.words:
         print(f"  {line}")
     for figure in section.figures:
