@@ -36,7 +36,7 @@ function prepare(figure) {
   const target = figure.querySelector(".drawing");
   drawings.set(figure, drawing);
   if (drawing.layout.height) target.style.height = `${drawing.layout.height}px`;
-  offerAxes(figure, target, drawing);
+  offerViews(figure, target, drawing);
 }
 
 function draw(figure) {
@@ -142,28 +142,38 @@ function offerLayers(figures) {
   }
 }
 
-// A figure whose traces keep other x values in `meta` gets a row of buttons to switch between them.
-function offerAxes(figure, target, drawing) {
-  const axes = drawing.layout.meta && drawing.layout.meta.axes;
-  if (!axes) return;
-  const row = figure.querySelector(".axes");
+// A figure of several views gets a row of buttons to switch between them. `meta.views` of its layout names them and what
+// each changes of the layout, that of each trace has its points; a view may have a caption of its own.
+function offerViews(figure, target, drawing) {
+  const views = drawing.layout.meta && drawing.layout.meta.views;
+  if (!views) return;
+  const row = figure.querySelector(".views");
   row.hidden = false;
-  const first = Object.values(axes).indexOf(drawing.layout.xaxis.title.text);
-  Object.entries(axes).forEach(([axis, title], place) => {
+  Object.entries(views).forEach(([view, { name, layout }], place) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = title;
-    button.setAttribute("aria-pressed", String(place === first));
+    button.textContent = name;
+    button.setAttribute("aria-pressed", String(place === 0));
     button.addEventListener("click", () => {
       draw(figure);
       row.querySelectorAll("button").forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
-      drawing.layout.xaxis.title.text = title;
-      Plotly.update(target, { x: drawing.data.map((trace) => trace.meta[axis]) }, {
-        "xaxis.title.text": title, "xaxis.autorange": true,
-      });
+      for (const [part, changes] of Object.entries(layout)) Object.assign(drawing.layout[part], changes);
+      const points = drawing.data.map((trace) => trace.meta.views[view]);
+      const moved = Object.keys(points[0]).map((along) => [along, points.map((own) => own[along])]);
+      Plotly.update(target, Object.fromEntries(moved), themed(drawing.layout));
+      caption(figure, view);
     });
     row.append(button);
   });
+}
+
+// All captions take their room, so that nothing moves when another one is shown.
+function caption(figure, view) {
+  const all = [...figure.querySelectorAll("figcaption [data-view]")];
+  all.forEach((words) => { words.hidden = words.dataset.view !== view; });
+  const shown = all.find((words) => !words.hidden);
+  const title = figure.querySelector("h3").textContent;
+  if (shown) figure.querySelector(".drawing").setAttribute("aria-label", `${title}. ${shown.textContent}`);
 }
 
 function paint() {

@@ -88,10 +88,33 @@ def test_the_axis_of_loss_switches_and_takes_the_events_along(opened, report, ru
     drawn = "document.querySelector('#figure-loss .drawing').data"
     for button, axis in (("tokens", "tokens"), ("FLOPs", "flops"), ("seconds of training", "seconds")):
         tab.locator("figure#figure-loss").first.get_by_role("button", name=button, exact=True).click()
-        xs, kept = tab.evaluate(f"[{drawn}.map(t => [...t.x]), {drawn}.map(t => t.meta['{axis}'])]")
+        xs, kept = tab.evaluate(f"[{drawn}.map(t => [...t.x]), {drawn}.map(t => t.meta.views['{axis}'].x)]")
         assert xs == kept
     scalars = Run.open(runs[family]).scalars
     assert xs[2][::3] == pytest.approx([scalars.values["progress/seconds"][step][1] for step in (3, 6, 9)], rel=1e-4)
+    assert heard == []
+
+
+def test_a_view_outlasts_the_theme_and_leads_back(opened, report):
+    """Curves of drift, over age and over steps again."""
+    tab, heard, _ = opened(report)
+    figure = tab.locator("#figure-drift-curves")
+
+    def seen():
+        xs, title, ends = tab.evaluate("""() => {
+            const { _fullData, _fullLayout: { xaxis } } = document.querySelector('#figure-drift-curves .drawing');
+            return [_fullData.map(t => [...t.x]), xaxis.title.text, xaxis.range] }""")
+        return xs, title, [round(end, 1) for end in ends]  # how much room is left at the ends hangs on pixels
+
+    over_steps = seen()
+    figure.get_by_role("button", name="age (steps since birth)").press("Enter")
+    over_age = seen()
+    assert {xs[0] for xs in over_age[0]} == {0} != {xs[0] for xs in over_steps[0]}
+    assert over_age[1] == "age (steps since birth)"
+    tab.locator("#theme").press("Enter")
+    assert seen() == over_age
+    figure.get_by_role("button", name="steps", exact=True).press("Enter")
+    assert seen() == over_steps
     assert heard == []
 
 
