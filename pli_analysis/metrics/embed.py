@@ -121,8 +121,6 @@ def embed(
     if space != "updates":
         table, walk_components, _ = _draw(points, method_used, walked, "random", say)
         tables.append(table)
-    if trust is None and not projections.has_neighbours():
-        notes.append(f"trustworthiness: {projections.MISSING}")
     import pandas as pd
 
     told = pd.concat(tables, ignore_index=True)
