@@ -1,8 +1,10 @@
-"""One drawing in several views, between which the page has a row of buttons.
+"""One drawing in several views; where there are two or more, the page has a row of buttons between them.
 
 The layout's `meta["views"]` names them, the one that is drawn first first: view → `name` on its button and `layout`,
-what it changes of each part of the layout. Each trace's `meta["views"]` has its points in each: view → `x`, and `y`
-where that changes too.
+what it changes of each part of the layout. Each trace's `meta["views"]` has what it changes of the trace: view → `x`,
+`y` and whatever else is another one there.
+
+The layout's `meta["narrow"]` is what a narrow page changes of each part of the layout.
 """
 
 from __future__ import annotations
@@ -11,10 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def axes(titles: Mapping[str, str]) -> dict[str, Any] | None:
-    """Meta of a layout whose views differ in the horizontal axis: view → its title. None where there is but one."""
-    if len(titles) < 2:
-        return None
+def axes(titles: Mapping[str, str]) -> dict[str, Any]:
+    """Meta of a layout whose views differ in the horizontal axis: view → its title."""
     views = {view: {"name": title, "layout": {"xaxis": {"title": {"text": title}}}} for view, title in titles.items()}
     return {"views": views}
 

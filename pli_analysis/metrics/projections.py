@@ -12,6 +12,7 @@ import numpy as np
 from pli_train.errors import BadInput, did_you_mean
 
 METHODS = ("pca", "tsne", "umap")
+LIBRARIES = {"tsne": "sklearn", "umap": "umap"}
 FEWEST = 5
 """Points below which neighbours say nothing, and PCA is what is left."""
 EXACT = 250
@@ -62,13 +63,23 @@ def method_for(method: str, count: int) -> str:
     """The method that so many points allow: what was asked for, or PCA where they are too few.
 
     Raises:
-        BadInput: for another method, or fewer than two points.
+        BadInput: for another method, fewer than two points, or a library that is not installed.
     """
     if method not in METHODS:
         raise BadInput(f"--method {method}: is none of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
     if count < 2:
         raise BadInput(f"a map takes two points at least, and here is {count}: more checkpoints or parts are needed")
-    return method if count >= FEWEST else "pca"
+    used = method if count >= FEWEST else "pca"
+    if not installed(used):
+        raise BadInput(f"--method {method}: {MISSING}")
+    return used
+
+
+def installed(method: str) -> bool:
+    """Whether the library that a method takes is there."""
+    from importlib.util import find_spec
+
+    return method not in LIBRARIES or find_spec(LIBRARIES[method]) is not None
 
 
 def in_plane(

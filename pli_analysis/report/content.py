@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 SECTIONS: list[Callable[[Run], Section]] = [summary, loss, lineage, disturbance, drift, paths, gradnorms, provenance]
 
 
-def tell(run: Run) -> Report:
-    """Read a run and say what it did. Raises BadInput when it cannot be read."""
-    return Report(run.name, lead(run), [section(run) for section in SECTIONS])
+def tell(run: Run, map: Callable[[Run], Section] = paths) -> Report:
+    """Read a run and say what it did. Raises BadInput when it cannot be read.
+
+    Args:
+        map: tells the map: `paths`, or that with other methods.
+    """
+    return Report(run.name, lead(run), [(map if section is paths else section)(run) for section in SECTIONS])
