@@ -17,7 +17,7 @@ from pli_train import cache
 ROOM = 2**30
 """Bytes free below which the cache may not hold what it is for."""
 FOR = {
-    "maps": "embed --method tsne|umap, trustworthiness",
+    "maps": "embed --method tsne|umap, and these in the report",
     "parquet": "tables as .parquet",
     "large": "drift of many gigabytes, which is faster with it",
     "hub": "corpora of the hub",

@@ -40,7 +40,7 @@ def write(folder: Path, found: Map) -> None:
         "tensors.tsv": _numbers(found.components.values),
         "plane.tsv": _numbers(mine[["x", "y"]].to_numpy()),
         "metadata.tsv": _words(mine[WHAT]),
-        "projector_config.pbtxt": CONFIG.format(method=found.method),
+        "projector_config.pbtxt": CONFIG.format(method=found.methods[0]),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pli_analysis.commands.options import Told, Verify, alone
-from pli_analysis.commands.telling import complain, open_run
+from pli_analysis.commands.telling import complain, open_run, say
+from pli_train.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
     from pli_analysis.report.parts import Report
@@ -26,6 +28,9 @@ def report(
     html: Annotated[
         str | None, typer.Option("--html", metavar="[PATH]", help=f"Write a page; alone: {BESIDE_THE_RUN}.")
     ] = None,
+    maps: Annotated[
+        str | None, typer.Option(metavar="METHODS", help="Ways to draw the map, beside PCA: tsne,umap.")
+    ] = None,
     told: Told = None,
     verify: Verify = False,
 ) -> None:
@@ -39,8 +44,9 @@ def report(
 
     if not run and html is not None and Path(html).is_dir():
         run, html = [html], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
+    methods = _methods(maps, html) if html is not None or maps is not None else []  # without drawings one is enough
     asked = run or [str(Run.newest().path)]
-    folder, written = _beside(asked, verify) or _alone([Path(one) for one in asked], verify, told)
+    folder, written = _beside(asked, verify) or _alone([Path(one) for one in asked], verify, told, methods)
     if html is None:
         from pli_analysis.report import terminal
 
@@ -53,13 +59,13 @@ def report(
     print(path)
 
 
-def _alone(paths: list[Path], verify: bool, told: Path | None) -> tuple[Path, Report]:
+def _alone(paths: list[Path], verify: bool, told: Path | None, maps: list[str] | None) -> tuple[Path, Report]:
     """The report of a run, or of what else holds checkpoints, and the folder to keep it in."""
-    from pli_analysis.report import content
+    from pli_analysis.report import content, embed
 
     opened = open_run(paths, verify, told)
     complain(opened.scalars.damaged)
-    return opened.path, content.tell(opened)
+    return opened.path, content.tell(opened, partial(embed.paths, maps=maps, say=say))
 
 
 def _beside(asked: list[str], verify: bool) -> tuple[Path, Report] | None:
@@ -77,3 +83,18 @@ def _beside(asked: list[str], verify: bool) -> tuple[Path, Report] | None:
     for curve in curves:
         complain(curve.damaged)
     return next(iter(opened.values())).path.resolve().parent, several.tell(opened, curves)
+
+
+def _methods(maps: str | None, html: str | None) -> list[str] | None:
+    """What `--maps` asks for. Raises BadInput for words that are no methods, or where no map is drawn."""
+    from pli_analysis.metrics.projections import METHODS
+
+    if maps is None:
+        return None
+    if html is None:
+        raise BadInput("--maps is how a page draws the map: use it with --html")
+    asked = [word.strip() for word in maps.split(",")]
+    for word in asked:
+        if word not in METHODS:
+            raise BadInput(f"--maps {maps}: {word} is none of {', '.join(METHODS)}{did_you_mean(word, METHODS)}")
+    return asked

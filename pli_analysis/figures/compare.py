@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis.figures.loss import AXES, MOST, along, extremes
+from pli_analysis.figures import views
+from pli_analysis.figures.loss import AXES, MOST, extremes
 from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL
 
 if TYPE_CHECKING:
@@ -29,39 +30,56 @@ def losses(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
         colour = COLOURS[groups.index(group) % len(COLOURS)]
         curve = mine[~mine["event"]]
         kept = curve.iloc[extremes(curve["loss"].to_numpy(), MOST)]
-        style = {"mode": "lines", "line": {"color": colour, "width": 2}, "meta": along(kept, axes)}
+        style = {"mode": "lines", "line": {"color": colour, "width": 2}, "meta": _along(kept, axes)}
         drawn.add_scatter(x=kept[by], y=kept["loss"], name=str(run), **style)
         if mine["event"].any():
             grown = mine[mine["event"]]
             marker = {"symbol": "triangle-up", "size": 9, "color": colour}
-            style = {"mode": "markers", "marker": marker, "meta": along(grown, axes)}
+            style = {"mode": "markers", "marker": marker, "meta": _along(grown, axes)}
             drawn.add_scatter(x=grown[by], y=grown["loss"], name=f"{run} grows", showlegend=False, **style)
     drawn.update_layout(xaxis_title=AXES[by], yaxis_title="loss", legend=LEGEND, hovermode="closest")
-    return drawn.update_layout(meta={"axes": {axis: AXES[axis] for axis in axes}} if len(axes) > 1 else None)
+    return drawn.update_layout(meta=views.axes({axis: AXES[axis] for axis in axes}))
 
 
-def speed_up(table: pd.DataFrame, reference: str, by: str) -> go.Figure:
-    """Speed-up against loss, with a bootstrap band where groups have several runs.
+def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
+    """Speed-up against loss, with a bootstrap band where groups have several runs; a view for each axis.
 
     Args:
-        table: of `pli_analysis.metrics.compare.speed_ups`.
+        table: of `pli_analysis.metrics.compare.speed_ups` of one axis or of several, the axis in the column `by`.
         reference: the group that the others are compared with.
-        by: the axis that the speed-up is told on.
     """
     import plotly.graph_objects as go
 
-    drawn = go.Figure()
+    drawn, axes = go.Figure(), list(dict.fromkeys(table["by"]))
     for number, (group, mine) in enumerate(table.groupby("group", sort=False)):
-        mine, colour = mine[mine["speed_up"].notna()], COLOURS[number % len(COLOURS)]
-        if group == reference or not len(mine):
+        if group == reference or mine["speed_up"].isna().all():
             continue
-        band = mine[mine["low"].notna()]
-        if len(band):
-            x, y = np.append(band["level"], band["level"][::-1]), np.append(band["high"], band["low"][::-1])
+        colour, by_axis = COLOURS[number % len(COLOURS)], dict(list(mine.groupby("by", sort=False)))
+        bands = {axis: _band(rows) for axis, rows in by_axis.items()}
+        if len(bands[axes[0]]["x"]):
             style = {"fill": "toself", "fillcolor": colour, "opacity": 0.2, "line": {"width": 0}}
-            drawn.add_scatter(x=x, y=y, hoverinfo="skip", showlegend=False, name=f"{group}, 95 %", **style)
-        line = {"color": colour, "width": 2}
-        drawn.add_scatter(x=mine["level"], y=mine["speed_up"], mode="lines+markers", line=line, name=str(group))
+            hidden = {"hoverinfo": "skip", "showlegend": False, "meta": {"views": bands}}
+            drawn.add_scatter(**bands[axes[0]], name=f"{group}, 95 %", **style, **hidden)
+        told = {axis: rows[rows["speed_up"].notna()] for axis, rows in by_axis.items()}
+        curves = {axis: {"x": views.plain(r["level"]), "y": views.plain(r["speed_up"])} for axis, r in told.items()}
+        style = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "meta": {"views": curves}}
+        drawn.add_scatter(**curves[axes[0]], name=str(group), **style)
     drawn.add_hline(y=1, line={"color": NEUTRAL, "dash": "dot", "width": 1})
     drawn.update_xaxes(title="loss", autorange="reversed")
-    return drawn.update_layout(yaxis_title=f"{AXES[by]} of {reference} ÷ own", legend=LEGEND, hovermode="closest")
+    seen = {
+        axis: {"name": AXES[axis], "layout": {"yaxis": {"title": {"text": f"{AXES[axis]} of {reference} ÷ own"}}}}
+        for axis in axes
+    }
+    drawn.update_layout(legend=LEGEND, hovermode="closest", meta={"views": seen})
+    return drawn.update_layout(seen[axes[0]]["layout"])
+
+
+def _band(rows: pd.DataFrame) -> dict[str, list[float]]:
+    """The outline of a band, where there is one."""
+    band = rows[rows["low"].notna()]
+    x, y = np.append(band["level"], band["level"][::-1]), np.append(band["high"], band["low"][::-1])
+    return {"x": views.plain(x), "y": views.plain(y)}
+
+
+def _along(table: pd.DataFrame, axes: Sequence[str]) -> dict[str, Any]:
+    return views.along({axis: table[axis] for axis in axes})

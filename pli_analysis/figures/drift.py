@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pli_analysis.figures import views
 from pli_analysis.figures.grid import grid
 from pli_analysis.figures.palette import line_of
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+AXES = {"step": "steps", "age": "age (steps since birth)"}
 NAMES = {"relative_l2": "relative L2 since birth", "cosine": "1 − cosine since birth"}
 
 
@@ -29,7 +31,7 @@ def heat_map(table: pd.DataFrame, measure: str = "relative_l2") -> go.Figure:
 
 
 def curves(table: pd.DataFrame, measure: str = "relative_l2") -> go.Figure:
-    """One curve a part. Drawn over steps; `meta` keeps each curve's x over age, for a page to switch."""
+    """One curve a part, in views over steps and over age."""
     import plotly.graph_objects as go
 
     drawn = go.Figure()
@@ -43,13 +45,13 @@ def curves(table: pd.DataFrame, measure: str = "relative_l2") -> go.Figure:
                 marker={"size": 5},
                 line={**line_of(rows["layer"].iloc[0]), "width": 2},
                 name=str(part),
-                meta={"layer": rows["layer"].iloc[0], "step": rows["step"].tolist(), "age": rows["age"].tolist()},
+                meta={"layer": rows["layer"].iloc[0], **views.along({view: rows[view] for view in AXES})},
                 hovertemplate=f"{part} at %{{x}}: %{{y:.4f}}<extra></extra>",
             )
         )
     drawn.update_layout(
-        xaxis_title="steps",
+        xaxis_title=AXES["step"],
         yaxis={"title": NAMES[measure], "rangemode": "tozero"},
-        meta={"axes": {"step": "steps", "age": "age (steps since birth)"}},
+        meta=views.axes(AXES),
     )
     return drawn

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pli_analysis.figures.palette import NEUTRAL, line_of
+from pli_analysis.figures.views import plain
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-NAMES = {"pca": "PC", "tsne": "t-SNE ", "umap": "UMAP "}
-TITLES = {"run": "the run", "random": "a random walk with the same births and steps"}
+NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+AXES = {"pca": "PC", "tsne": "t-SNE ", "umap": "UMAP "}
+TITLES = {"run": "the run", "random": "a random walk of the same steps"}
 MOST_NAMED = 40
 """Parts up to which each has its name at its end."""
 
 
 def figure(
-    table: pd.DataFrame, method: str, shares: dict[str, tuple[float, float]] | None = None, donors: bool = True
+    table: pd.DataFrame,
+    methods: Sequence[str],
+    shares: dict[str, tuple[float, float]] | None = None,
+    donors: bool = True,
 ) -> go.Figure:
-    """The map, or two of them side by side.
+    """The map, or two of them side by side, in a view for each method.
 
     Args:
         table: of `pli_analysis.metrics.embed`.
-        method: `pca`, `tsne` or `umap`.
+        methods: of `pca`, `tsne` and `umap`, the one first that is drawn first.
         shares: for PCA: `run` and `random` → shares of the variance that x and y have.
         donors: whether dotted lines lead from donors to clones.
     """
@@ -35,59 +41,116 @@ def figure(
     for column, walk in enumerate(walks, 1):
         mine = table[table["walk"] == walk]
         if donors:
-            drawn.add_trace(_donations(mine), row=1, col=column)
+            drawn.add_trace(_donations(mine, methods), row=1, col=column)
         few = mine["part"].nunique() <= MOST_NAMED
         for part, rows in mine.groupby("part", sort=False):
-            drawn.add_trace(_path(str(part), rows, few), row=1, col=column)
-        for axis, number in (("xaxis", 0), ("yaxis", 1)):
-            share = f", {shares[walk][number]:.0%} of the variance" if shares and walk in shares else ""
-            title = f"{NAMES[method]}{number + 1}{share}"
-            drawn.layout[f"{axis}{'' if column == 1 else column}"].title = {"text": title}
-        if method == "pca":
-            drawn.update_yaxes(scaleanchor=f"x{'' if column == 1 else column}", row=1, col=column)
-    drawn.update_layout(showlegend=False, height=520, margin={"l": 60, "r": 30, "t": 40, "b": 50})
+            drawn.add_trace(_path(str(part), rows, methods, few), row=1, col=column)
+        drawn.update_yaxes(scaleanchor=f"x{column if column > 1 else ''}", row=1, col=column)
+    seen = {method: {"name": NAMES[method], "layout": _titles(method, walks, shares or {})} for method in methods}
+    drawn.update_layout(_titles(methods[0], walks, shares or {}))
+    drawn.update_annotations(font_size=14)
+    drawn.update_layout(
+        showlegend=False,
+        height=520,
+        margin={"l": 60, "r": 30, "t": 40, "b": 50},
+        meta={"views": seen} | ({"narrow": _stacked(drawn)} if len(walks) > 1 else {}),
+    )
     return drawn
 
 
-def _path(part: str, rows: pd.DataFrame, named: bool) -> go.Scatter:
+def _titles(method: str, walks: Sequence[str], shares: dict[str, tuple[float, float]]) -> dict[str, Any]:
+    """What the axes of all maps are called."""
+    layout = {}
+    for column, walk in enumerate(walks, 1):
+        for number, axis in enumerate(("xaxis", "yaxis")):
+            share = f", {shares[walk][number]:.0%} of the variance" if method == "pca" and walk in shares else ""
+            title = f"{AXES[method]}{number + 1}{share}"
+            layout[f"{axis}{column if column > 1 else ''}"] = {"title": {"text": title}}
+    return layout
+
+
+def _stacked(drawn: go.Figure) -> dict[str, Any]:
+    """What a narrow page changes: two maps one above the other."""
+    above, below = [0.58, 1.0], [0.0, 0.42]
+    titles = [title.to_plotly_json() | {"x": 0.5} for title in drawn.layout.annotations]
+    whole = {"domain": [0.0, 1.0]}
+    return {
+        "xaxis": whole,
+        "yaxis": {"domain": above},
+        "xaxis2": whole,
+        "yaxis2": {"domain": below},
+        "annotations": [title | {"y": top} for title, (_, top) in zip(titles, (above, below), strict=True)],
+        "height": 760,
+    }
+
+
+def _path(part: str, rows: pd.DataFrame, methods: Sequence[str], named: bool) -> go.Scatter:
     """One part's points in the order of steps: a ring at birth, its name at the end."""
     import plotly.graph_objects as go
 
     style = line_of(rows["layer"].iloc[0])
     birth = rows["birth"].tolist()
+    seen = {method: at | {"textposition": _outwards(**at)} for method, at in _places(rows, methods).items()}
     return go.Scatter(
         x=rows["x"],
         y=rows["y"],
         mode="lines+markers+text" if named else "lines+markers",
-        text=[""] * (len(rows) - 1) + [f" {part}"],
-        textposition="middle right",
+        text=[""] * (len(rows) - 1) + [f" {part} "],
+        textposition=seen[methods[0]]["textposition"],
         textfont={"size": 14, "color": style["color"]},
         cliponaxis=False,
         line={**style, "width": 1.5},
         marker={
-            "size": [11 if first else 4 for first in birth],
+            "size": [11 if first else 4 for first in birth[:-1]] + [11 if birth[-1] else 7],
             "symbol": ["circle-open" if first else "circle" for first in birth],
             "color": style["color"],
             "line": {"width": [2.5 if first else 0 for first in birth]},
         },
         name=part,
-        meta={"layer": rows["layer"].iloc[0]},
+        meta={"layer": rows["layer"].iloc[0], "views": seen},
         customdata=rows[["step", "age"]].to_numpy(),
         hovertemplate=f"{part}, step %{{customdata[0]}} (age %{{customdata[1]}})<extra></extra>",
     )
 
 
-def _donations(table: pd.DataFrame) -> go.Scatter:
+def _donations(table: pd.DataFrame, methods: Sequence[str]) -> go.Scatter:
     """Dotted lines from donors to their clones, at the clones' first checkpoint."""
+    import pandas as pd
     import plotly.graph_objects as go
 
-    place = {(row.part, row.checkpoint): (row.x, row.y) for row in table.itertuples()}
-    xs: list[float | None] = []
-    ys: list[float | None] = []
-    for row in table[table["birth"]].itertuples():
-        if (row.donor, row.checkpoint) in place:
-            x, y = place[(row.donor, row.checkpoint)]
-            xs += [x, row.x, None]
-            ys += [y, row.y, None]
-    style = {"color": NEUTRAL, "dash": "dot", "width": 2}
-    return go.Scatter(x=xs, y=ys, mode="lines", line=style, name="cloned from", hoverinfo="skip")
+    place = table.set_index(["part", "checkpoint"])[[axis for method in methods for axis in _columns(method, methods)]]
+    gap = pd.Series(float("nan"), place.columns)
+    ends = []
+    for birth in table[table["birth"]].itertuples():
+        donor, clone = (birth.donor, birth.checkpoint), (birth.part, birth.checkpoint)
+        if donor in place.index:
+            ends += [place.loc[donor], place.loc[clone], gap]
+    lines = pd.DataFrame(ends, columns=place.columns, dtype=float)
+    return go.Scatter(
+        x=lines["x"],
+        y=lines["y"],
+        mode="lines",
+        line={"color": NEUTRAL, "dash": "dot", "width": 2},
+        name="cloned from",
+        meta={"views": _places(lines, methods)},
+        hoverinfo="skip",
+    )
+
+
+def _places(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """Where each method puts the points of a table."""
+    columns = {method: _columns(method, methods) for method in methods}
+    return {method: {"x": plain(table[x]), "y": plain(table[y])} for method, (x, y) in columns.items()}
+
+
+def _outwards(x: Sequence[float], y: Sequence[float]) -> str:
+    """Where the name at the end of a path stands: on the side where the rest of the path is not."""
+    right, up = x[-1] - sum(x) / len(x), y[-1] - sum(y) / len(y)
+    level = "middle" if abs(up) <= abs(right) / 2 else "top" if up > 0 else "bottom"
+    side = "center" if abs(right) < abs(up) / 2 else "right" if right >= 0 else "left"
+    return f"{level} {side}"
+
+
+def _columns(method: str, methods: Sequence[str]) -> tuple[str, str]:
+    """Where a table has what a method puts x and y at."""
+    return ("x", "y") if method == methods[0] else (f"x_{method}", f"y_{method}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis.figures import views
 from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
         births: axis → where the growth events lie on it.
         born: what each event brought (`+b`).
 
-    The figure is drawn against steps. Each trace keeps its x on the other axes in `meta`, and the layout's `meta` names
-    them, so that a page can switch. An axis that nobody logged is left out.
+    The figure is drawn against steps, and has a view for each axis (see `views`). One that nobody logged is left out.
     """
     import plotly.graph_objects as go
 
@@ -53,7 +53,7 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
         yaxis_title="loss (nats per token)",
         legend=LEGEND,
         hovermode="closest",
-        meta={"axes": axes} if len(axes) > 1 else None,
+        meta=views.axes(axes),
     )
     return drawn
 
@@ -73,12 +73,8 @@ def extremes(values: np.ndarray, most: int) -> np.ndarray:
 def _curve(table: pd.DataFrame, axes: Iterable[str], **style: Any) -> go.Scatter:
     import plotly.graph_objects as go
 
-    return go.Scatter(x=table["step"], y=table["loss"], meta=along(table, axes), **{"mode": "lines", **style})
-
-
-def along(table: pd.DataFrame, axes: Iterable[str]) -> dict[str, list[float]]:
-    """Where a table's rows lie on each axis, as a page's script switches between them."""
-    return _plain({axis: table[axis].to_numpy(dtype=float) for axis in axes})
+    along = views.along({axis: table[axis] for axis in axes})
+    return go.Scatter(x=table["step"], y=table["loss"], meta=along, **{"mode": "lines", **style})
 
 
 def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) -> list[go.Scatter]:
@@ -94,7 +90,7 @@ def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) 
         line={"color": NEUTRAL, "dash": "dot", "width": 1},
         name="growth event",
         hoverinfo="skip",
-        meta=_plain(upright),
+        meta=views.along(upright),
     )
     words = go.Scatter(
         x=births["step"],
@@ -105,10 +101,6 @@ def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) 
         cliponaxis=False,
         hoverinfo="text+x",
         showlegend=False,
-        meta=_plain(births),
+        meta=views.along(births),
     )
     return [lines, words]
-
-
-def _plain(axes: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    return {axis: [float(f"{x:.6g}") for x in values] for axis, values in axes.items()}

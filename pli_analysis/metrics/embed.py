@@ -11,6 +11,7 @@ Columns of the table, one row for each point:
     donor       the part that it was copied from at birth
     walk        `run`, or `random` for the random walk beside it
     x, y        where it lies. Under PCA in units of the space; under t-SNE and UMAP without unit
+    x_tsne, …   where further methods put the same point, if there are any: `x_` and `y_` with the method's name
 
 Spaces: `weights` (at a checkpoint), `updates` (what changed since the checkpoint before), `function` (what a layer puts
 out, a head hands on or an FFN adds, on a text). The random walk has the run's births, donors and lengths of steps, each
@@ -19,14 +20,14 @@ step in a direction of its own. It draws smooth curves too: only what differs fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.metrics import projections
+from pli_analysis.metrics import planes, projections
 from pli_analysis.metrics.gram import EXACT, gram, random_walk, squared_distances
 from pli_analysis.metrics.points import Point, points_of
 from pli_analysis.metrics.projections import Components
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from pli_analysis.run import Run
 
 SPACES = ("weights", "updates", "function")
-COLUMNS = ["part", "layer", "checkpoint", "step", "age", "index", "birth", "donor", "walk", "x", "y"]
+COLUMNS = ["part", "layer", "checkpoint", "step", "age", "index", "birth", "donor", "walk"]
+"""What there is of a point beside its places."""
 TOKENS = 256
 """Tokens of the text, at most, on which outputs are compared."""
 
@@ -50,24 +52,24 @@ class Map:
 
     Attributes:
         table: see above.
-        method: that it was made with.
+        methods: that it was made with; x and y are of the first.
         components: of the run's points; t-SNE and UMAP begin with the first two.
         walk: of the random walk's; None for updates.
         travel: part → distance from its first point to its last ÷ that of the random walk; no parts with one point.
         since_birth: whether every part's first point is the origin.
         error: of distances, where they were sketched: largest that is to be expected and median, relative.
-        trust: trustworthiness, and of how many neighbours; None where it cannot be told.
+        trust: method → trustworthiness, and of how many neighbours; None where points are too few for it.
         notes: what whoever asked for it should know.
     """
 
     table: pd.DataFrame
-    method: str
+    methods: tuple[str, ...]
     components: Components
     walk: Components | None
     travel: dict[str, float]
     since_birth: bool
     error: tuple[float, float] | None
-    trust: tuple[float, int] | None
+    trust: dict[str, tuple[float, int] | None]
     notes: list[str]
 
 
@@ -82,6 +84,7 @@ def embed(
     exact: float = EXACT,
     say: Callable[[str], None] = lambda line: None,
     watch: Callable[[int, int], None] = lambda done, total: None,
+    further: Iterable[str] = (),
 ) -> Map:
     """One joint map of a run.
 
@@ -94,6 +97,7 @@ def embed(
         exact: see `gram`.
         say: told what takes long.
         watch: told (columns read, columns in all).
+        further: methods that draw the same distances as well, where there are points enough for them.
 
     Raises:
         BadInput: for words that are not known, a text that is too much, one point alone, a missing library,
@@ -103,8 +107,9 @@ def embed(
     points = points_of(run, of)
     sources = [point.source for point in points]
     moved = [number for number, point in enumerate(points) if not point.first]
-    method_used = projections.method_for(method, len(moved) if space == "updates" else len(points))
-    notes = [f"so few points have no neighbours that {method} could keep: this is PCA"] if method_used != method else []
+    count = len(moved) if space == "updates" else len(points)
+    methods = tuple(dict.fromkeys(projections.method_for(each, count) for each in (method, *further)))
+    notes = [f"so few points have no neighbours that {method} could keep: this is PCA"] if methods[0] != method else []
     found = gram(_vectors(run, points, of, space, text, blocks), sources, exact, watch)
     if since_birth:
         sources = [None if point.first else point.source for point in points]
@@ -116,17 +121,16 @@ def embed(
     if space == "updates":
         steps = found.steps[np.ix_(moved, moved)]
         points, squared = [points[number] for number in moved], squared_distances(steps, [None] * len(steps))
-    drawn, components, trust = _draw(points, method_used, squared, "run", say)
+    drawn, components = _draw(points, methods, squared, "run", say)
+    trust = {each: projections.trustworthiness(squared, drawn[_axes(each, methods)].to_numpy()) for each in methods}
     tables, walk_components = [drawn], None
     if space != "updates":
-        table, walk_components, _ = _draw(points, method_used, walked, "random", say)
+        table, walk_components = _draw(points, methods, walked, "random", say)
         tables.append(table)
-    if trust is None and not projections.has_neighbours():
-        notes.append(f"trustworthiness: {projections.MISSING}")
     import pandas as pd
 
     told = pd.concat(tables, ignore_index=True)
-    return Map(told, method_used, components, walk_components, travel, since_birth, found.error, trust, notes)
+    return Map(told, methods, components, walk_components, travel, since_birth, found.error, trust, notes)
 
 
 def _check(space: str, text: Path | None, since_birth: bool) -> None:
@@ -148,12 +152,11 @@ def _vectors(run: Run, points: list[Point], of: str, space: str, text: Path | No
 
 
 def _draw(
-    points: Sequence[Point], method: str, squared: np.ndarray, walk: str, say: Callable[[str], None]
-) -> tuple[pd.DataFrame, Components, tuple[float, int] | None]:
+    points: Sequence[Point], methods: tuple[str, ...], squared: np.ndarray, walk: str, say: Callable[[str], None]
+) -> tuple[pd.DataFrame, Components]:
     import pandas as pd
 
     components = projections.pca(squared)
-    plane = projections.in_plane(method, squared, components, say)
     rows = [
         (
             point.part,
@@ -165,11 +168,18 @@ def _draw(
             point.first,
             point.donor,
             walk,
-            *place,
         )
-        for point, place in zip(points, plane.tolist(), strict=True)
+        for point in points
     ]
-    return pd.DataFrame(rows, columns=COLUMNS), components, projections.trustworthiness(squared, plane)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    for method in methods:
+        table[_axes(method, methods)] = planes.plane(method, squared, components, say)
+    return table, components
+
+
+def _axes(method: str, methods: tuple[str, ...]) -> list[str]:
+    """The columns that hold where a method puts points."""
+    return ["x", "y"] if method == methods[0] else [f"x_{method}", f"y_{method}"]
 
 
 def _travel(points: Sequence[Point], squared: np.ndarray, walked: np.ndarray) -> dict[str, float]:

@@ -12,10 +12,11 @@ import numpy as np
 from pli_train.errors import BadInput, did_you_mean
 
 METHODS = ("pca", "tsne", "umap")
+LIBRARIES = {"tsne": "sklearn", "umap": "umap"}
 FEWEST = 5
 """Points below which neighbours say nothing, and PCA is what is left."""
-SMALL = 1000
-"""Points up to which t-SNE is exact and one thread is faster than many."""
+EXACT = 250
+"""Points up to which t-SNE is exact, which takes two seconds; beyond, Barnes and Hut's way is as good and faster."""
 SEED = 0
 NEIGHBOURS = 10
 """Of a point, at most, that trustworthiness looks at."""
@@ -62,13 +63,23 @@ def method_for(method: str, count: int) -> str:
     """The method that so many points allow: what was asked for, or PCA where they are too few.
 
     Raises:
-        BadInput: for another method, or fewer than two points.
+        BadInput: for another method, fewer than two points, or a library that is not installed.
     """
     if method not in METHODS:
         raise BadInput(f"--method {method}: is none of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
     if count < 2:
         raise BadInput(f"a map takes two points at least, and here is {count}: more checkpoints or parts are needed")
-    return method if count >= FEWEST else "pca"
+    used = method if count >= FEWEST else "pca"
+    if not installed(used):
+        raise BadInput(f"--method {method}: {MISSING}")
+    return used
+
+
+def installed(method: str) -> bool:
+    """Whether the library that a method takes is there."""
+    from importlib.util import find_spec
+
+    return method not in LIBRARIES or find_spec(LIBRARIES[method]) is not None
 
 
 def in_plane(
@@ -93,7 +104,7 @@ def in_plane(
     if method == "pca" or spread == 0:
         return plane.copy()
     draw = _tsne if method == "tsne" else _umap
-    with _threads(len(squared)):
+    with _one_thread():
         return np.asarray(draw(np.sqrt(squared), plane / spread, say), dtype=np.float64)
 
 
@@ -104,7 +115,7 @@ def _tsne(distances: np.ndarray, start: np.ndarray, say: Callable[[str], None]) 
         metric="precomputed",
         init=(1e-4 * start).astype(np.float32),
         perplexity=min(30.0, (count - 1) / 3),
-        method="exact" if count <= SMALL else "barnes_hut",
+        method="exact" if count <= EXACT else "barnes_hut",
         learning_rate="auto",
         random_state=SEED,
     ).fit_transform(distances)
@@ -142,34 +153,33 @@ def _library(method: str) -> type:
 def trustworthiness(squared: np.ndarray, plane: np.ndarray) -> tuple[float, int] | None:
     """How far neighbours in the plane are neighbours (Venna and Kaski 2001): 1 when all are.
 
+    Args:
+        squared: squared distances, (points, points).
+        plane: the same points there, (points, 2).
+
     Returns:
-        It, and the number of neighbours that it looks at; None where there are too few points for it, or
-        scikit-learn is not installed.
+        It, and the number of neighbours that it looks at; None where there are too few points for it.
     """
-    neighbours = min(NEIGHBOURS, (len(squared) - 1) // 2)
+    count = len(squared)
+    neighbours = min(NEIGHBOURS, (count - 1) // 2)
     if neighbours < 1:
         return None
-    try:
-        from sklearn.manifold import trustworthiness as measure
-    except ImportError:
-        return None
-    with _threads(len(squared)):
-        return float(measure(np.sqrt(squared), plane, n_neighbors=neighbours, metric="precomputed")), neighbours
+    false = 0
+    for own, row in enumerate(squared):
+        apart = np.square(plane - plane[own]).sum(axis=1)
+        apart[own] = np.inf
+        near = np.argsort(apart, kind="stable")[:neighbours]
+        ranks = np.count_nonzero(row < row[near, None], axis=1)  # the point itself makes it begin at 1
+        false += int(np.maximum(ranks - neighbours, 0).sum())
+    return 1 - 2 * false / (count * neighbours * (2 * count - 3 * neighbours - 1)), neighbours
 
 
-def has_neighbours() -> bool:
-    """Whether scikit-learn is there, which measures trustworthiness."""
-    from importlib.util import find_spec
-
-    return find_spec("sklearn") is not None
-
-
-def _threads(count: int) -> AbstractContextManager[object]:
-    """One thread for few points: sharing so little work costs more than it saves."""
+def _one_thread() -> AbstractContextManager[object]:
+    """One thread: several wait for each other at each step, ten times as long where others use the cores too."""
     from contextlib import nullcontext
 
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
         return nullcontext()
-    return threadpool_limits(1) if count <= SMALL else nullcontext()
+    return threadpool_limits(1)

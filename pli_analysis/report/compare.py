@@ -45,10 +45,7 @@ def tell(curves: Sequence[Curve], summary: pd.DataFrame, at: int, by: str, refer
     table = drawn_points(curves, [by])
     told, width = verdict(curves, at), curves[0].width
     shown = [Figure("losses", "Losses", f"{told[0].upper()}{told[1:]}.", figures.losses(table, [by]), table)]
-    ups = compare.speed_ups(curves, compare.common_levels(curves, FINE), by, reference)
-    if len(ups) and len(set(ups["group"])) > 1:
-        drawing = figures.speed_up(ups, reference, by)
-        shown.append(Figure("speed-up", f"Speed-up over {reference}", speed_up_words(ups, reference, by), drawing, ups))
+    shown += sooner(curves, [by], reference)
     method = method_of(width, AXES[by], reference)
     section = Section("comparison", "Comparison", figures=shown, tables=[("Runs", summary)], method=method)
     return Report(f"Comparison of {len(curves)} runs", told, [section])
@@ -78,6 +75,19 @@ def method_of(width: int, needed: str, reference: str) -> list[tuple[str, str]]:
             f"bootstrap of {compare.DRAWS} draws over runs (Efron 1979).",
         ),
     ]
+
+
+def sooner(curves: Sequence[Curve], axes: Sequence[str], reference: str) -> list[Figure]:
+    """The figure of speed-ups, a view for each axis; none where there is nobody to compare with."""
+    import pandas as pd
+
+    levels = compare.common_levels(curves, FINE)
+    if not levels or len({curve.group for curve in curves}) < 2:
+        return []
+    each = {axis: compare.speed_ups(curves, levels, axis, reference) for axis in axes}
+    ups = pd.concat([table.assign(by=axis) for axis, table in each.items()], ignore_index=True)
+    words = " ".join(speed_up_words(table, reference, axis) for axis, table in each.items())
+    return [Figure("speed-up", f"Speed-up over {reference}", words, figures.speed_up(ups, reference), ups)]
 
 
 def drawn_points(curves: Sequence[Curve], axes: Sequence[str]) -> pd.DataFrame:

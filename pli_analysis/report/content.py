@@ -22,7 +22,11 @@ SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, p
 """Below the summary, which says what they found."""
 
 
-def tell(run: Run) -> Report:
-    """Read a run and say what it did. Raises BadInput when it cannot be read."""
-    sections = [section(run) for section in SECTIONS]
+def tell(run: Run, map: Callable[[Run], Section] = paths) -> Report:
+    """Read a run and say what it did. Raises BadInput when it cannot be read.
+
+    Args:
+        map: tells the map: `paths`, or that with other methods.
+    """
+    sections = [(map if section is paths else section)(run) for section in SECTIONS]
     return Report(run.name, lead(run), [summary(run, found_by(sections)), *sections])

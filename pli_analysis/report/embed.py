@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pli_analysis.figures import embed as embed_figure
+from pli_analysis.figures.embed import NAMES
 from pli_analysis.metrics import embed as embed_metric
+from pli_analysis.metrics import projections
 from pli_analysis.report.parts import Figure, Report, Section, count
 
 if TYPE_CHECKING:
@@ -15,18 +18,61 @@ if TYPE_CHECKING:
 
 FEWEST_POINTS = 5
 """Layers at checkpoints below which there is no map."""
+MOST_POINTS = 1500
+"""Layers at checkpoints up to which t-SNE is drawn unasked: the run's map and the random walk's take 15 seconds."""
 MAP_EXACT = 1e11
 """Multiply-adds that the map may take; beyond, weights are sketched, so that the page comes soon."""
 
+METHOD = [
+    (
+        "distances",
+        "Between all points, from inner products of their steps (each told as its difference from the point it came "
+        "from) in float64; too many long vectors are sketched (Charikar, Chen and Farach-Colton 2002), and their error "
+        "is stated.",
+    ),
+    ("PCA", "From these distances (Torgerson 1952). It keeps distances as far as a plane can."),
+    (
+        "t-SNE, UMAP",
+        "van der Maaten and Hinton 2008; McInnes et al. 2018, arXiv:1802.03426. Both begin with PCA (Kobak and "
+        "Linderman 2021) and have a fixed seed; perplexity is min(30, (N − 1) / 3), UMAP's neighbours min(15, N − 1).",
+    ),
+    ("trustworthiness", "1 when all neighbours in the plane are neighbours (Venna and Kaski 2001)."),
+    (
+        "random walk",
+        "A walk with as many and as long steps in random directions, which are at right angles in many dimensions: it "
+        "draws smooth curves too (Antognini and Sohl-Dickstein 2018, arXiv:1806.08805).",
+    ),
+]
 
-def paths(run: Run) -> Section:
-    """The paths of all layers through the space of their weights, in one plane."""
+
+def paths(run: Run, maps: Sequence[str] | None = None, say: Callable[[str], None] = lambda line: None) -> Section:
+    """The paths of all layers through the space of their weights, in one plane.
+
+    Args:
+        maps: methods beside PCA; of those that are not installed there is a line. None for what takes but seconds:
+            t-SNE of not too many points. The first use of UMAP in a process compiles it.
+        say: told what takes long.
+    """
     found = embed_metric.points_of(run)
     title = "Map of the layers"
     if len(found) < FEWEST_POINTS:
         told = f"{count(len(found), 'point')}, a layer at a checkpoint each, are too few for a map."
         return Section("map", title, [told])
-    return _map(embed_metric.embed(run, exact=MAP_EXACT), title, "layers", "weights")
+    wanted = projections.METHODS[1:] if maps is None else maps
+    there = [method for method in wanted if projections.installed(method)]
+    drawn = [method for method in there if maps is not None or (method == "tsne" and len(found) <= MOST_POINTS)]
+    section = _map(embed_metric.embed(run, exact=MAP_EXACT, further=drawn, say=say), title, "layers", "weights")
+    section.words.extend(_left_out(wanted, there, drawn))
+    return section
+
+
+def _left_out(wanted: Sequence[str], there: Sequence[str], drawn: Sequence[str]) -> Iterator[str]:
+    """Methods that the map goes without, and how to have them."""
+    if missing := ", ".join(NAMES[method] for method in wanted if method not in there):
+        yield f"Left out: {missing}, which {projections.MISSING}"
+    if slow := ", ".join(NAMES[method] for method in there if method not in drawn):
+        command = f"pli-analyze report RUN --html --maps {','.join(there)}"
+        yield f"Left out, as it takes long: {slow}. To have it drawn: {command}"
 
 
 def of_map(name: str, found: Map, of: str, space: str) -> Report:
@@ -45,12 +91,10 @@ def of_map(name: str, found: Map, of: str, space: str) -> Report:
 
 
 def _map(found: Map, title: str, what: str, space: str) -> Section:
-    """A map with its caption."""
+    """A map with its captions."""
     walk = found.walk
     shares = {"run": _two(found.components)} | ({} if walk is None else {"random": _two(walk)})
-    drawing = embed_figure.figure(
-        found.table, found.method, shares if found.method == "pca" else None, donors=not found.since_birth
-    )
+    drawing = embed_figure.figure(found.table, found.methods, shares, donors=not found.since_birth)
     begins = "all births lie in one point" if found.since_birth else "dotted lines lead from donors to their clones"
     told = (
         f"Each path is one of the {what} from birth (ring) to its last checkpoint (name); {begins}. All points are "
@@ -61,30 +105,38 @@ def _map(found: Map, title: str, what: str, space: str) -> Section:
             "The random walk has the same births, donors and lengths of steps, each step in a direction of its own. It "
             "draws smooth curves as well: a curve as such is no finding."
         )
-    figure = Figure("map", title, _map_figure_words(found, space), drawing, found.table)
-    return Section("map", title, [told.strip()], figures=[figure])
+    captions = {method: _caption(found, method, space) for method in found.methods}
+    figure = Figure("map", title, captions[found.methods[0]], drawing, found.table, captions)
+    headline = " ".join([] if space == "updates" else _travel(found.travel))
+    return Section("map", title, [told.strip()], figures=[figure], headline=headline, method=METHOD)
 
 
-def _map_figure_words(found: Map, space: str) -> str:
-    """How far the parts went beside a random walk, and how much of it the plane shows."""
-    words, travel = "", found.travel
-    if travel and space != "updates":
-        most, least = max(travel, key=lambda part: travel[part]), min(travel, key=lambda part: travel[part])
-        went = f"{most} got {travel[most]:.2f} times as far from its birth as a random walk of the same steps would"
-        words = f"{went}; {least}, at the other end, {travel[least]:.2f} times. " if most != least else f"{went}. "
-    if found.method == "pca":
-        share = sum(_two(found.components))
-        words += f"The plane holds {share:.0%} of the variance"
-        words += f" (a random walk's plane {sum(_two(found.walk)):.0%} of its own). " if found.walk else ". "
+def _caption(found: Map, method: str, space: str) -> str:
+    """How far the parts went beside a random walk, and what a method's plane shows of it."""
+    words = [] if space == "updates" else _travel(found.travel)
+    if method == "pca":
+        share = f"The plane holds {sum(_two(found.components)):.0%} of the variance"
+        share += f" (a random walk's plane {sum(_two(found.walk)):.0%} of its own)" if found.walk else ""
+        words.append(f"{share}.")
     else:
-        name = {"tsne": "t-SNE", "umap": "UMAP"}[found.method]
-        words += f"{name} keeps neighbours: neither distances between groups nor their sizes mean anything. "
-    if found.trust is not None:
-        words += f"Trustworthiness is {found.trust[0]:.2f} over {found.trust[1]} neighbours. "
+        words.append(
+            f"{NAMES[method]} keeps neighbours: neither distances between groups nor their sizes mean anything."
+        )
+    if trust := found.trust[method]:
+        words.append(f"Trustworthiness is {trust[0]:.2f} over {trust[1]} neighbours.")
     if found.error is not None:
         largest, median = found.error
-        words += f"Distances are sketched: off by {median:.1%} in the median, by some {largest:.1%} at most. "
-    return words.strip()
+        words.append(f"Distances are sketched: off by {median:.1%} in the median, by some {largest:.1%} at most.")
+    return " ".join(words)
+
+
+def _travel(travel: dict[str, float]) -> list[str]:
+    """Who got farthest and who least far, beside a random walk."""
+    if not travel:
+        return []
+    most, least = max(travel, key=lambda part: travel[part]), min(travel, key=lambda part: travel[part])
+    went = f"{most} got {travel[most]:.2f} times as far from its birth as a random walk of the same steps would"
+    return [f"{went}; {least}, at the other end, {travel[least]:.2f} times." if most != least else f"{went}."]
 
 
 def _two(components: Components) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 // Draws the figures from the JSON beside them, in the page's colours, and wires the page's few buttons.
 
 const root = document.documentElement;
+const narrow = matchMedia("(max-width: 40rem)");
 
 function colours() {
   const style = getComputedStyle(root);
@@ -9,7 +10,8 @@ function colours() {
   return { ink: of("--ink"), soft: of("--soft"), line: of("--line") };
 }
 
-function themed(layout) {
+function themed({ layout: wide }) {
+  const layout = narrow.matches && wide.meta && wide.meta.narrow ? changed(wide, wide.meta.narrow) : wide;
   const { ink, soft, line } = colours();
   const axis = (own) => ({
     gridcolor: line, linecolor: line, zerolinecolor: line, tickfont: { color: soft }, automargin: true, ...own,
@@ -27,28 +29,40 @@ function themed(layout) {
   };
 }
 
-const drawn = [];
-const drawings = new Map();
+// A layout with some of its parts changed.
+function changed(layout, changes) {
+  const part = ([name, own]) => [name, Array.isArray(own) || !(own instanceof Object) ? own : { ...layout[name], ...own }];
+  return { ...layout, ...Object.fromEntries(Object.entries(changes).map(part)) };
+}
 
-// Takes the room that a figure will need, so that nothing moves when it is drawn.
+const drawn = new Set();
+const drawings = new Map();
+const targetOf = (figure) => figure.querySelector(".drawing");
+
 function prepare(figure) {
   const { drawing } = JSON.parse(figure.querySelector("script").textContent);
-  const target = figure.querySelector(".drawing");
   drawings.set(figure, drawing);
-  if (drawing.layout.height) target.style.height = `${drawing.layout.height}px`;
-  offerAxes(figure, target, drawing);
+  takeRoom(figure);
+  offerViews(figure, drawing);
+}
+
+// The room that a figure will need, so that nothing moves when it is drawn.
+function takeRoom(figure) {
+  const { height } = themed(drawings.get(figure));
+  if (height) targetOf(figure).style.height = `${height}px`;
 }
 
 function draw(figure) {
-  const drawing = drawings.get(figure);
-  const target = figure.querySelector(".drawing");
-  if (drawn.some((other) => other.target === target)) return;
+  if (drawn.has(figure)) return;
+  const [drawing, target] = [drawings.get(figure), targetOf(figure)];
   const settings = { responsive: true, displaylogo: false, displayModeBar: false };
-  Plotly.newPlot(target, drawing.data, themed(drawing.layout), settings);
-  drawn.push({ target, layout: drawing.layout, data: drawing.data });
+  Plotly.newPlot(target, drawing.data, themed(drawing), settings);
+  drawn.add(figure);
   target.on("plotly_hover", ({ points }) => light(layerOf(points[0].data) || layerOfRow(points[0])));
   target.on("plotly_unhover", () => light(pinned));
-  if (pinned) light(pinned);
+  if (!pinned) return;
+  lit = undefined; // who is lit elsewhere is not yet here
+  light(pinned);
 }
 
 // What lies in sight is drawn at once, what lies below when there is time or the reader comes near.
@@ -91,7 +105,8 @@ function layerOfRow(point) {
 function light(layer) {
   if (layer === lit) return;
   lit = layer;
-  for (const { target, layout, data } of drawn) {
+  for (const figure of drawn) {
+    const [{ layout, data }, target] = [drawings.get(figure), targetOf(figure)];
     const own = data.map(layerOf);
     const some = own.flatMap((of, place) => (of ? [place] : []));
     if (some.length) {
@@ -142,32 +157,43 @@ function offerLayers(figures) {
   }
 }
 
-// A figure whose traces keep other x values in `meta` gets a row of buttons to switch between them.
-function offerAxes(figure, target, drawing) {
-  const axes = drawing.layout.meta && drawing.layout.meta.axes;
-  if (!axes) return;
-  const row = figure.querySelector(".axes");
+// A figure of several views gets a row of buttons to switch between them. `meta.views` of its layout names them and what
+// each changes of the layout, that of each trace what it changes of the trace; a view may have a caption of its own.
+function offerViews(figure, drawing) {
+  const views = drawing.layout.meta && drawing.layout.meta.views;
+  if (!views || Object.keys(views).length < 2) return;
+  const row = figure.querySelector(".views");
   row.hidden = false;
-  const first = Object.values(axes).indexOf(drawing.layout.xaxis.title.text);
-  Object.entries(axes).forEach(([axis, title], place) => {
+  Object.entries(views).forEach(([view, { name, layout }], place) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = title;
-    button.setAttribute("aria-pressed", String(place === first));
+    button.textContent = name;
+    button.setAttribute("aria-pressed", String(place === 0));
     button.addEventListener("click", () => {
       draw(figure);
       row.querySelectorAll("button").forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
-      drawing.layout.xaxis.title.text = title;
-      Plotly.update(target, { x: drawing.data.map((trace) => trace.meta[axis]) }, {
-        "xaxis.title.text": title, "xaxis.autorange": true,
-      });
+      drawing.layout = changed(drawing.layout, layout);
+      const seen = drawing.data.map((trace) => trace.meta.views[view]);
+      const names = [...new Set(seen.flatMap(Object.keys))];
+      const traces = Object.fromEntries(names.map((attribute) => [attribute, seen.map((own) => own[attribute])]));
+      Plotly.update(targetOf(figure), traces, themed(drawing));
+      caption(figure, view);
     });
     row.append(button);
   });
 }
 
+// All captions take their room, so that nothing moves when another one is shown.
+function caption(figure, view) {
+  const all = [...figure.querySelectorAll("figcaption [data-view]")];
+  all.forEach((words) => { words.hidden = words.dataset.view !== view; });
+  const shown = all.find((words) => !words.hidden);
+  const title = figure.querySelector("h3").textContent;
+  if (shown) targetOf(figure).setAttribute("aria-label", `${title}. ${shown.textContent}`);
+}
+
 function paint() {
-  for (const { target, layout } of drawn) Plotly.relayout(target, themed(layout));
+  for (const figure of drawn) Plotly.relayout(targetOf(figure), themed(drawings.get(figure)));
 }
 
 function theme(dark) {
@@ -185,13 +211,13 @@ addEventListener("beforeprint", () => {
   before = { dark: root.dataset.theme === "dark", closed };
   closed.forEach((method) => method.setAttribute("open", ""));
   theme(false);
-  drawn.forEach(({ target }) => Plotly.relayout(target, { width: SHEET }));
+  drawn.forEach((figure) => Plotly.relayout(targetOf(figure), { width: SHEET }));
 });
 addEventListener("afterprint", () => {
   if (!before) return;
   before.closed.forEach((method) => method.removeAttribute("open"));
   theme(before.dark);
-  drawn.forEach(({ target }) => Plotly.relayout(target, { width: null, autosize: true }));
+  drawn.forEach((figure) => Plotly.relayout(targetOf(figure), { width: null, autosize: true }));
   before = null;
 });
 
@@ -210,6 +236,10 @@ document.getElementById("theme").addEventListener("click", () => theme(root.data
 const figures = [...document.querySelectorAll("figure")];
 figures.forEach(prepare);
 offerLayers(figures);
+narrow.addEventListener("change", () => figures.forEach((figure) => {
+  takeRoom(figure);
+  if (drawn.delete(figure)) draw(figure); // anew: axes of one scale keep their place whatever a relayout says
+}));
 drawLater(figures);
 document.querySelectorAll(".download").forEach((button) => {
   button.addEventListener("click", () => {

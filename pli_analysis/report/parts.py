@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: an id, a title, a caption that states its finding, the drawing, and the table behind it."""
+    """A figure: an id, a title, a caption that states its finding, the drawing, and the table behind it.
+
+    `captions` are view → caption, for drawings of several views that differ in what they find; `caption` is the first.
+    """
 
     id: str
     title: str
     caption: str
     drawing: go.Figure
     table: pd.DataFrame
+    captions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -68,16 +68,9 @@ def comparison(curves: Sequence[Curve], at: int, reference: str) -> Section:
     table = losses.drawn_points(curves, axes)
     lead = f"{verdict[0].upper()}{verdict[1:]}."
     figures = [Figure("losses", "Losses", lead, compare_figures.losses(table, axes), table)]
-    headline, levels = lead, compare.common_levels(curves, losses.FINE)
-    for axis in axes:
-        ups = compare.speed_ups(curves, levels, axis, reference)
-        if len(ups) and len(set(ups["group"])) > 1:
-            words = losses.speed_up_words(ups, reference, axis)
-            title = f"Speed-up over {reference}, in {compare_figures.AXES[axis]}"
-            figures.append(
-                Figure(f"speed-up-{axis}", title, words, compare_figures.speed_up(ups, reference, axis), ups)
-            )
-            headline = f"{lead} {words}"
+    sooner = losses.sooner(curves, axes, reference)
+    figures += sooner
+    headline = " ".join([lead, *(figure.caption for figure in sooner)])
     tables = []
     if len({curve.group for curve in curves}) > 1:
         groups = metric.groups(curves, at, reference)

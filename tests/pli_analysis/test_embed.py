@@ -216,12 +216,48 @@ def test_the_figure_has_a_path_for_each_part_and_a_line_for_each_donor(method, o
     if method != "pca":
         pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
     found = embed(Run.open(runs["gpt2"]), method, of)
-    drawn = figure.figure(found.table, found.method)
+    drawn = figure.figure(found.table, found.methods)
     parts = found.table["part"].nunique()
     assert len(drawn.data) == 2 * (parts + 1)
     assert sum(trace.name == "cloned from" for trace in drawn.data) == 2
     donors = found.table.query("walk == 'run' and birth")["donor"].notna().sum()
     assert len(drawn.data[0].x) == 3 * donors
+
+
+def test_further_methods_draw_the_same_distances(runs, family):
+    pytest.importorskip("sklearn")
+    run = Run.open(runs[family])
+    both, alone, pca = embed(run, further=["tsne"]), embed(run, "tsne"), embed(run)
+    assert both.methods == ("pca", "tsne")
+    assert list(both.table.columns) == [*pca.table.columns, "x_tsne", "y_tsne"]
+    assert both.table[pca.table.columns].equals(pca.table)
+    assert both.table["x_tsne"].equals(alone.table["x"]) and both.table["y_tsne"].equals(alone.table["y"])
+    assert both.trust == {**pca.trust, **alone.trust}
+
+
+def test_a_name_stands_where_its_path_is_not():
+    places = {(1, 0): "middle right", (1, 1): "top right", (0, 1): "top center", (-1, 0): "middle left"}
+    for (x, y), place in {**places, (0, -1): "bottom center", (-1, -1): "bottom left", (0, 0): "middle right"}.items():
+        assert figure._outwards([0, x], [0, y]) == place
+
+
+def test_the_figure_has_a_view_for_each_method(runs, family):
+    pytest.importorskip("sklearn")
+    found = embed(Run.open(runs[family]), further=["tsne"])
+    drawn = figure.figure(found.table, found.methods, {"run": (0.5, 0.25), "random": (0.4, 0.2)})
+    views = drawn.layout.meta["views"]
+    assert [view["name"] for view in views.values()] == ["PCA", "t-SNE"]
+    assert views["pca"]["layout"]["yaxis2"]["title"]["text"] == "PC2, 20% of the variance"
+    assert views["tsne"]["layout"]["xaxis"]["title"]["text"] == "t-SNE 1"
+    paths = [trace for trace in drawn.data if trace.name == "c"]
+    for trace, walk in zip(paths, ("run", "random"), strict=True):
+        rows = found.table[(found.table["walk"] == walk) & (found.table["part"] == "c")]
+        for method, (x, y) in {"pca": ("x", "y"), "tsne": ("x_tsne", "y_tsne")}.items():
+            assert trace.meta["views"][method]["x"] == pytest.approx(rows[x].tolist(), rel=1e-6)
+            assert trace.meta["views"][method]["y"] == pytest.approx(rows[y].tolist(), rel=1e-6)
+    lines = drawn.data[0].meta["views"]["tsne"]["x"]
+    clones = found.table.query("walk == 'run' and birth and donor.notna()")
+    assert lines[1::3] == pytest.approx(clones["x_tsne"].tolist(), rel=1e-6)
 
 
 def test_the_section_says_what_the_numbers_say(runs, family):
@@ -230,6 +266,39 @@ def test_the_section_says_what_the_numbers_say(runs, family):
     most = max(found.travel, key=found.travel.get)
     assert caption.startswith(f"{most} got {found.travel[most]:.2f} times as far from its birth as a random walk")
     assert f"holds {found.components.shares[:2].sum():.0%} of the variance" in caption
+
+
+def section(run, monkeypatch, there, **asked):
+    """The section as it is where these libraries are installed, and which methods it draws."""
+    monkeypatch.setattr(told.projections, "installed", lambda method: method in there)
+    found = told.paths(Run.open(run), **asked)
+    return found.words[1:], list(found.figures[0].captions)
+
+
+def test_the_report_draws_what_is_installed_and_quick_and_says_what_it_leaves_out(runs, monkeypatch):
+    pytest.importorskip("sklearn")
+    all, run = {"pca", "tsne", "umap"}, runs["gpt2"]
+    slow = ["Left out, as it takes long: UMAP. To have it drawn: pli-analyze report RUN --html --maps tsne,umap"]
+    assert section(run, monkeypatch, all) == (slow, ["pca", "tsne"])
+    assert section(run, monkeypatch, all, maps=()) == ([], ["pca"])
+    assert section(run, monkeypatch, all, maps=["tsne"]) == ([], ["pca", "tsne"])
+    extra = "which needs the `maps` extra: pip install 'pli[maps]'"
+    assert section(run, monkeypatch, {"pca"}) == ([f"Left out: t-SNE, UMAP, {extra}"], ["pca"])
+    assert section(run, monkeypatch, {"pca", "tsne"}, maps=["umap"]) == ([f"Left out: UMAP, {extra}"], ["pca"])
+    monkeypatch.setattr(told, "MOST_POINTS", 9)
+    assert section(run, monkeypatch, all) == ([slow[0].replace("UMAP", "t-SNE, UMAP")], ["pca"])
+
+
+def test_each_method_has_a_caption_with_its_own_trustworthiness(runs, family):
+    pytest.importorskip("sklearn")
+    run = Run.open(runs[family])
+    drawn = told.paths(run).figures[0]
+    assert drawn.caption == drawn.captions["pca"]
+    for method, caption in drawn.captions.items():
+        trust, neighbours = embed(run, method).trust[method]
+        assert f"Trustworthiness is {trust:.2f} over {neighbours} neighbours." in caption
+        assert ("of the variance" in caption) == (method == "pca")
+        assert ("t-SNE keeps neighbours" in caption) == (method == "tsne")
 
 
 def test_a_run_with_too_few_points_has_a_line_and_no_map(small_run):
@@ -286,6 +355,7 @@ def test_few_points_are_mapped_by_pca_with_a_line(small_run):
     done = call("pli-analyze", "embed", small_run, "--method", "tsne", "-f", "csv")
     assert done.returncode == 0
     assert "so few points have no neighbours that tsne could keep: this is PCA" in done.stderr
+    assert embed(Run.open(small_run), further=["tsne", "umap"]).methods == ("pca",)
 
 
 @pytest.mark.parametrize(("method", "library"), [("tsne", "sklearn"), ("umap", "umap")])

@@ -1,10 +1,12 @@
 """The page as a person opens it: offline, in Chromium, light and dark, wide and narrow."""
 
+import itertools
 import shutil
 from pathlib import Path
 
 import pytest
 
+from pli_analysis.metrics.embed import embed
 from pli_analysis.report import content, page
 from pli_analysis.run import Run
 from tests.pli_analysis.test_report import hostile_run  # noqa: F401  (a fixture)
@@ -15,6 +17,9 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--no-first-run",
 ]  # fmt: skip
+
+LIT = """figure => document.querySelector(`#figure-${figure} .drawing`)._fullData
+         .filter(t => t.meta && t.meta.layer).map(t => [t.meta.layer, t.opacity])"""
 
 
 def until(tab, expression):
@@ -88,10 +93,100 @@ def test_the_axis_of_loss_switches_and_takes_the_events_along(opened, report, ru
     drawn = "document.querySelector('#figure-loss .drawing').data"
     for button, axis in (("tokens", "tokens"), ("FLOPs", "flops"), ("seconds of training", "seconds")):
         tab.locator("figure#figure-loss").first.get_by_role("button", name=button, exact=True).click()
-        xs, kept = tab.evaluate(f"[{drawn}.map(t => [...t.x]), {drawn}.map(t => t.meta['{axis}'])]")
+        xs, kept = tab.evaluate(f"[{drawn}.map(t => [...t.x]), {drawn}.map(t => t.meta.views['{axis}'].x)]")
         assert xs == kept
     scalars = Run.open(runs[family]).scalars
     assert xs[2][::3] == pytest.approx([scalars.values["progress/seconds"][step][1] for step in (3, 6, 9)], rel=1e-4)
+    assert heard == []
+
+
+def test_a_view_outlasts_the_theme_and_leads_back(opened, report):
+    """Curves of drift, over age and over steps again."""
+    tab, heard, _ = opened(report)
+    figure = tab.locator("#figure-drift-curves")
+
+    def seen():
+        xs, title, ends = tab.evaluate("""() => {
+            const { _fullData, _fullLayout: { xaxis } } = document.querySelector('#figure-drift-curves .drawing');
+            return [_fullData.map(t => [...t.x]), xaxis.title.text, xaxis.range] }""")
+        return xs, title, [round(end, 1) for end in ends]  # how much room is left at the ends hangs on pixels
+
+    over_steps = seen()
+    figure.get_by_role("button", name="age (steps since birth)").press("Enter")
+    over_age = seen()
+    assert {xs[0] for xs in over_age[0]} == {0} != {xs[0] for xs in over_steps[0]}
+    assert over_age[1] == "age (steps since birth)"
+    tab.locator("#theme").press("Enter")
+    assert seen() == over_age
+    figure.get_by_role("button", name="steps", exact=True).press("Enter")
+    assert seen() == over_steps
+    assert heard == []
+
+
+def test_the_map_switches_its_method_and_nothing_moves(opened, report, runs, family):
+    pytest.importorskip("sklearn")
+    tab, heard, _ = opened(report)
+    figure, table = tab.locator("#figure-map"), embed(Run.open(runs[family]), further=["tsne"]).table
+    buttons = {button.inner_text(): button for button in figure.locator(".views button").all()}
+    assert list(buttons) == ["PCA", "t-SNE"]
+    tab.locator(".layers button").nth(1).press("Enter")
+
+    def seen():
+        xs, ys, titles = tab.evaluate("""() => {
+            const { _fullData, _fullLayout: own } = document.querySelector('#figure-map .drawing');
+            const paths = _fullData.filter(t => t.meta.layer);
+            return [paths.flatMap(t => [...t.x]), paths.flatMap(t => [...t.y]),
+                    [own.xaxis, own.yaxis, own.xaxis2, own.yaxis2].map(axis => axis.title.text)] }""")
+        assert {layer for layer, opacity in tab.evaluate(LIT, "map") if opacity == 1} == {"b"}
+        pressed = [name for name, button in buttons.items() if button.get_attribute("aria-pressed") == "true"]
+        caption = figure.locator("figcaption").inner_text()  # what is hidden is not in it
+        assert figure.locator(".drawing").get_attribute("aria-label") == f"Map of the layers. {caption}"
+        height = tab.evaluate("document.documentElement.scrollHeight"), figure.bounding_box()["height"]
+        return xs, ys, titles, pressed, caption, height
+
+    def places(x, y):
+        rows = [part for _, walk in table.groupby("walk", sort=False) for _, part in walk.groupby("part", sort=False)]
+        return [pytest.approx([place for part in rows for place in part[axis]], rel=1e-6) for axis in (x, y)]
+
+    pca = seen()
+    assert [*pca[:2]] == places("x", "y")
+    assert [title.partition(",")[0] for title in pca[2]] == ["PC1", "PC2", "PC1", "PC2"]
+    assert pca[3] == ["PCA"] and "of the variance" in pca[4]
+    buttons["PCA"].focus()
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Space")
+    tsne = seen()
+    assert [*tsne[:2]] == places("x_tsne", "y_tsne")
+    assert tsne[2] == ["t-SNE 1", "t-SNE 2"] * 2
+    assert tsne[3] == ["t-SNE"] and "t-SNE keeps neighbours" in tsne[4] and "of the variance" not in tsne[4]
+    assert tsne[5] == pca[5], "something moved"
+    buttons["PCA"].press("Enter")
+    assert seen() == (pytest.approx(pca[0]), pytest.approx(pca[1]), *pca[2:])
+    assert heard == []
+
+
+def test_two_maps_stand_side_by_side_or_one_above_the_other_with_no_words_in_words(opened, report):
+    tab, heard, _ = opened(report, 360)
+    places = """() => [...document.querySelectorAll(
+        '#figure-map :is(.annotation-text, .xtitle, .x2title, .ytitle, .y2title)'
+    )].map(words => words.getBoundingClientRect().toJSON())"""
+
+    def check():
+        words, drawing = tab.evaluate(places), tab.locator("#figure-map .drawing").bounding_box()
+        assert len(words) == 6
+        for one in words:
+            assert one["left"] >= drawing["x"] and one["right"] <= drawing["x"] + drawing["width"]
+        for one, other in itertools.combinations(words, 2):
+            apart = one["right"] <= other["left"] or other["right"] <= one["left"]
+            assert apart or one["bottom"] <= other["top"] or other["bottom"] <= one["top"]
+        return drawing["height"]
+
+    tab.locator("#figure-map").scroll_into_view_if_needed()
+    tall = check()
+    tab.set_viewport_size({"width": 1200, "height": 900})
+    until(tab, "document.querySelector('#figure-map .drawing')._fullLayout.yaxis2.domain[1] === 1")
+    tab.wait_for_timeout(500)
+    assert check() < tall
     assert heard == []
 
 
@@ -124,6 +219,9 @@ def test_an_accessibility_check_finds_nothing_serious(opened, report, width, sch
     assert len(found["passes"]) > 20, "it did not look"
     told = [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in found["violations"]]
     assert [line for line in told if line[1] in ("serious", "critical", "moderate")] == []
+    tab.locator("#figure-map .views button").last.click()
+    told = [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in Axe().run(tab).response["violations"]]
+    assert [line for line in told if line[1] in ("serious", "critical", "moderate")] == []
     tab.evaluate("document.documentElement.removeAttribute('lang')")
     assert Axe().run(tab).response["violations"], "it finds nothing whatever there is"
 
@@ -134,16 +232,14 @@ def test_a_layer_is_followed_through_all_figures(opened, report):
     assert [button.inner_text(), button.get_attribute("aria-pressed")] == ["b", "false"]
     button.press("Enter")
     assert button.get_attribute("aria-pressed") == "true"
-    dim = """figure => document.querySelector(`#figure-${figure} .drawing`)._fullData
-             .filter(t => t.meta && t.meta.layer).map(t => [t.meta.layer, t.opacity])"""
     for figure in ("lineage", "drift-curves", "map"):
-        shown = tab.evaluate(dim, figure)
+        shown = tab.evaluate(LIT, figure)
         assert {opacity for layer, opacity in shown if layer == "b"} == {1}
         assert {opacity for layer, opacity in shown if layer != "b"} == {0.12}
     framed = "document.querySelector('#figure-drift-map .drawing')._fullLayout.shapes.length"
     assert tab.evaluate(framed) == 1
     button.press("Enter")
-    assert tab.evaluate(framed) == 0 and {opacity for _, opacity in tab.evaluate(dim, "map")} == {1}
+    assert tab.evaluate(framed) == 0 and {opacity for _, opacity in tab.evaluate(LIT, "map")} == {1}
     tab.locator("#figure-map").scroll_into_view_if_needed()
     assert heard == []
 
@@ -156,11 +252,13 @@ def test_figures_far_below_wait_until_there_is_time(chromium, report):
     there = "[...document.querySelectorAll('.drawing')].map(d => Boolean(d.querySelector('.main-svg')))"
     until(tab, f"{there}[0]")
     assert not tab.evaluate(there)[-1]
+    tab.locator(".layers button").nth(1).press("Enter")
     tab.locator("figure").last.scroll_into_view_if_needed()
     until(tab, f"{there}.at(-1)")
     assert not all(tab.evaluate(there))
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert all(tab.evaluate(there))
+    assert set(map(tuple, tab.evaluate(LIT, "map"))) == {(layer, 1 if layer == "b" else 0.12) for layer in "abcde"}
     tab.context.close()
 
 

@@ -119,6 +119,24 @@ def test_the_same_points_twice_and_neighbours_kept(method):
     assert projections.trustworthiness(squared, shuffled)[0] < 0.7
 
 
+@pytest.mark.parametrize("count", [3, 6, 20, 21, 22, 80])
+def test_trustworthiness_equals_that_of_scikit_learn(count):
+    from sklearn.manifold import trustworthiness
+
+    generator = np.random.default_rng(count)
+    values, plane = generator.normal(size=(count, 5)), generator.normal(size=(count, 2))
+    found, neighbours = projections.trustworthiness(squareform(pdist(values)) ** 2, plane)
+    assert neighbours == min(10, (count - 1) // 2)
+    assert found == pytest.approx(trustworthiness(values, plane, n_neighbors=neighbours), rel=1e-12)
+
+
+def test_points_in_one_place_are_neighbours_whatever_their_order():
+    """As births are with --since-birth: whoever of them comes first in the plane, none is a false neighbour."""
+    squared = squareform(pdist(np.repeat(np.arange(4.0), 15)[:, None])) ** 2
+    plane = np.repeat(np.arange(4.0), 15)[:, None] + np.random.default_rng(0).normal(scale=0.01, size=(60, 2))
+    assert projections.trustworthiness(squared, plane) == (1, 10)
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 30])
 @pytest.mark.parametrize("method", ["pca", "tsne", UMAP])
 def test_few_points_have_a_place_too(method, count):
@@ -156,6 +174,31 @@ def test_umap_is_asked_for_distances_neighbours_and_a_start_that_fit(count, monk
     # The start is PCA at the size that UMAP's own starts have, 10 across.
     assert plane[:, 0].std() == pytest.approx(10, rel=1e-5)
     assert np.corrcoef(plane[:, 1], components.values[:, 1])[0, 1] == pytest.approx(1)
+
+
+def test_tsne_of_more_points_than_it_draws_exactly_keeps_their_neighbours():
+    pytest.importorskip("sklearn")
+    values = np.cumsum(np.random.default_rng(0).normal(size=(projections.EXACT + 20, 40)), axis=0)
+    squared = squareform(pdist(values)) ** 2
+    first, second = (projections.in_plane("tsne", squared, projections.pca(squared)) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert projections.trustworthiness(squared, first)[0] > 0.97
+
+
+def test_points_are_drawn_by_one_thread(monkeypatch):
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    used = []
+
+    def draw(distances, start, say):
+        used.extend(pool["num_threads"] for pool in threadpool_info())
+        return start
+
+    monkeypatch.setattr(projections, "_tsne", draw)
+    squared = squareform(pdist(np.random.default_rng(0).normal(size=(9, 3)))) ** 2
+    with threadpool_limits(2):
+        projections.in_plane("tsne", squared, projections.pca(squared))
+    assert set(used) == {1}
 
 
 @pytest.mark.slow

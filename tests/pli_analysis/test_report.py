@@ -12,13 +12,14 @@ import pytest
 
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.figures.palette import COLOURS, DASHES, line_of
+from pli_analysis.metrics import projections
 from pli_analysis.metrics.lineage import layers, places
 from pli_analysis.report import content, drift, overview, page, terminal
 from pli_analysis.run import Run
 from pli_analysis.tables import Format, render
 from pli_train import run_folder
 from pli_train.lineage import Lineage
-from tests.test_cli import call
+from tests.test_cli import call, refused
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;‮"
 
@@ -38,6 +39,36 @@ def hostile_run(run_folder_of, tmp_path):
 def test_two_renders_are_the_same_bytes(runs, family):
     first, second = (page.html(content.tell(Run.open(runs[family]))) for _ in range(2))
     assert first == second
+
+
+def test_a_cold_cache_gives_the_bytes_of_a_warm_one(runs, family, monkeypatch, tmp_path):
+    pages = []
+    for folder in ("one", "one", "other"):
+        monkeypatch.setenv("PLI_CACHE", str(tmp_path / folder))
+        pages.append(page.html(content.tell(Run.open(runs[family]))))
+    assert len(set(pages)) == 1
+    kept = [len(list((tmp_path / folder).glob("planes/*"))) for folder in ("one", "other")]
+    assert kept == [2 * projections.installed("tsne")] * 2
+
+
+def test_maps_are_for_a_page_and_have_names(small_run, tmp_path):
+    refused(call("pli-analyze", "report", small_run, "--maps", "tsne"), "use it with --html")
+    wrong = call("pli-analyze", "report", small_run, "--html", tmp_path / "page.html", "--maps", "tsne,unap")
+    refused(wrong, "unap is none of pca, tsne, umap; did you mean 'umap'?")
+
+
+@pytest.mark.slow
+def test_the_page_has_umap_when_asked_and_says_that_it_compiles_when_it_does(runs, tmp_path, monkeypatch):
+    pytest.importorskip("umap")
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
+    told = []
+    for name in ("first.html", "second.html"):
+        done = call("pli-analyze", "report", runs["gpt2"], "--html", tmp_path / name, "--maps", "tsne,umap")
+        assert done.returncode == 0, done.stderr
+        told.append("umap: loading it compiles it" in done.stderr)
+    assert told == [True, False]
+    assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
+    assert "x,y,x_tsne,y_tsne,x_umap,y_umap" in (tmp_path / "first.html").read_text()
 
 
 def test_every_section_is_there_with_its_figures(runs, family):
