@@ -14,6 +14,7 @@ from pli_analysis.report.embed import paths
 from pli_analysis.report.gradnorms import gradnorms
 from pli_analysis.report.overview import lead, lineage, loss, provenance, summary
 from pli_analysis.report.parts import Report, Section
+from pli_train.telling import timed
 
 if TYPE_CHECKING:
     from pli_analysis.run import Run
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 SECTIONS: list[Callable[[Run], Section]] = [summary, loss, lineage, disturbance, drift, paths, gradnorms, provenance]
 
 
-def tell(run: Run) -> Report:
-    """Read a run and say what it did. Raises BadInput when it cannot be read."""
-    return Report(run.name, lead(run), [section(run) for section in SECTIONS])
+def tell(run: Run, watch: Callable[[int, int], None] = lambda done, total: None) -> Report:
+    """Read a run and say what it did.
+
+    Args:
+        run: to tell of.
+        watch: told (sections done, sections in all).
+
+    Raises:
+        BadInput: when it cannot be read.
+    """
+    sections: list[Section] = []
+    for section in SECTIONS:
+        watch(len(sections), len(SECTIONS))
+        with timed(f"section {section.__name__}"):
+            sections.append(section(run))
+    watch(len(sections), len(SECTIONS))
+    return Report(run.name, lead(run), sections)
