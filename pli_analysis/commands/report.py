@@ -9,6 +9,7 @@ import typer
 
 from pli_analysis.commands.options import Told, Verify, alone
 from pli_analysis.commands.telling import complain, open_run
+from pli_train.telling import Bar, timed
 
 BESIDE_THE_RUN = "report.html in the run's folder"
 ReportCommand = alone("--html", BESIDE_THE_RUN, lambda word: word is not None and not word.startswith("-"))
@@ -17,15 +18,16 @@ ReportCommand = alone("--html", BESIDE_THE_RUN, lambda word: word is not None an
 
 def report(
     run: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]", help="As for drift; the newest run if left out.")
+        list[Path] | None,
+        typer.Argument(metavar="[RUN...]", help="As for drift; the newest run under runs/ if left out."),
     ] = None,
     html: Annotated[
-        str | None, typer.Option("--html", metavar="[PATH]", help=f"Write a page; alone: {BESIDE_THE_RUN}.")
+        str | None, typer.Option("--html", metavar="[FILE]", help=f"Write a page; alone: {BESIDE_THE_RUN}.")
     ] = None,
     told: Told = None,
     verify: Verify = False,
 ) -> None:
-    """Tell what a run did: in the terminal, or as one HTML page that opens offline.
+    """All of it: in the terminal, or as one page that opens offline.
 
     Example: pli-analyze report runs/tiny --html
     """
@@ -36,7 +38,7 @@ def report(
         run, html = [Path(html)], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
     opened = open_run(run or [Run.newest().path], verify, told)
     complain(opened.scalars.damaged)
-    written = content.tell(opened)
+    written = content.tell(opened, Bar("sections"))
     if html is None:
         from pli_analysis.report import terminal
 
@@ -45,5 +47,6 @@ def report(
     from pli_analysis.report import page
 
     path = opened.path / "report.html" if html == BESIDE_THE_RUN else Path(html)
-    page.write(written, path)
+    with timed(f"page {path}"):
+        page.write(written, path)
     print(path)
