@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pli_analysis.commands.options import Told, Verify, alone
 from pli_analysis.commands.telling import complain, open_run
 from pli_train.telling import Bar, timed
+
+if TYPE_CHECKING:
+    from pli_analysis.report.parts import Report
 
 BESIDE_THE_RUN = "report.html in the run's folder"
 ReportCommand = alone("--html", BESIDE_THE_RUN, lambda word: word is not None and not word.startswith("-"))
@@ -18,8 +21,8 @@ ReportCommand = alone("--html", BESIDE_THE_RUN, lambda word: word is not None an
 
 def report(
     run: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[RUN...]", help="As for drift; the newest run under runs/ if left out."),
+        list[str] | None,
+        typer.Argument(metavar="[RUN...]", help="As for drift, or several runs; the newest under runs/ if left out."),
     ] = None,
     html: Annotated[
         str | None, typer.Option("--html", metavar="[FILE]", help=f"Write a page; alone: {BESIDE_THE_RUN}.")
@@ -29,16 +32,16 @@ def report(
 ) -> None:
     """All of it: in the terminal, or as one page that opens offline.
 
+    Of a run, or of several side by side. GROUP=RUN in place of a run makes it a seed of that group.
+
     Example: pli-analyze report runs/tiny --html
     """
-    from pli_analysis.report import content
     from pli_analysis.run import Run
 
     if not run and html is not None and Path(html).is_dir():
-        run, html = [Path(html)], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
-    opened = open_run(run or [Run.newest().path], verify, told)
-    complain(opened.scalars.damaged)
-    written = content.tell(opened, Bar("sections"))
+        run, html = [html], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
+    asked = run or [str(Run.newest().path)]
+    folder, written = _beside(asked, verify) or _alone([Path(one) for one in asked], verify, told)
     if html is None:
         from pli_analysis.report import terminal
 
@@ -46,7 +49,33 @@ def report(
         return
     from pli_analysis.report import page
 
-    path = opened.path / "report.html" if html == BESIDE_THE_RUN else Path(html)
+    path = folder / "report.html" if html == BESIDE_THE_RUN else Path(html)
     with timed(f"page {path}"):
         page.write(written, path)
     print(path)
+
+
+def _alone(paths: list[Path], verify: bool, told: Path | None) -> tuple[Path, Report]:
+    """The report of a run, or of what else holds checkpoints, and the folder to keep it in."""
+    from pli_analysis.report import content
+
+    opened = open_run(paths, verify, told)
+    complain(opened.scalars.damaged)
+    return opened.path, content.tell(opened, Bar("sections"))
+
+
+def _beside(asked: list[str], verify: bool) -> tuple[Path, Report] | None:
+    """The report of several runs, and the folder to keep it in; None where what was asked for is not several runs."""
+    from pli_analysis.metrics import compare
+    from pli_analysis.report import several
+    from pli_train import run_folder
+
+    paths = {one: compare.grouped(one)[1] for one in asked}
+    if len(asked) < 2 or not all((path / run_folder.RUN).is_file() for path in paths.values()):
+        return None
+    curves = compare.read(asked)
+    compare.require(curves, "step")
+    opened = {curve.name: open_run([path], verify) for curve, path in zip(curves, paths.values(), strict=True)}
+    for curve in curves:
+        complain(curve.damaged)
+    return next(iter(opened.values())).path.resolve().parent, several.tell(opened, curves, Bar("runs"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.figures.loss import AXES, MOST, extremes
+from pli_analysis.figures.loss import AXES, MOST, along, extremes
 from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL
 
 if TYPE_CHECKING:
@@ -14,28 +15,29 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def losses(table: pd.DataFrame, by: str) -> go.Figure:
+def losses(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
     """Each run's loss; growth events as triangles on its curve; groups of several runs share a colour.
 
     Args:
-        table: `run`, `group`, `event` (whether growth happened there), an axis named `by`, `loss`; by run and axis.
-        by: `step`, `tokens`, `flops` or `seconds`.
+        table: `run`, `group`, `event` (whether growth happened there), the axes, `loss`; by run and axis.
+        axes: of `step`, `tokens`, `flops` and `seconds`; drawn against the first, and a page can switch to the others.
     """
     import plotly.graph_objects as go
 
-    drawn, groups = go.Figure(), list(dict.fromkeys(table["group"]))
+    drawn, groups, by = go.Figure(), list(dict.fromkeys(table["group"])), axes[0]
     for (run, group), mine in table.groupby(["run", "group"], sort=False):
         colour = COLOURS[groups.index(group) % len(COLOURS)]
         curve = mine[~mine["event"]]
         kept = curve.iloc[extremes(curve["loss"].to_numpy(), MOST)]
-        drawn.add_scatter(x=kept[by], y=kept["loss"], mode="lines", line={"color": colour, "width": 2}, name=str(run))
+        style = {"mode": "lines", "line": {"color": colour, "width": 2}, "meta": along(kept, axes)}
+        drawn.add_scatter(x=kept[by], y=kept["loss"], name=str(run), **style)
         if mine["event"].any():
             grown = mine[mine["event"]]
             marker = {"symbol": "triangle-up", "size": 9, "color": colour}
-            drawn.add_scatter(
-                x=grown[by], y=grown["loss"], mode="markers", marker=marker, showlegend=False, name=f"{run} grows"
-            )
-    return drawn.update_layout(xaxis_title=AXES[by], yaxis_title="loss", legend=LEGEND, hovermode="closest")
+            style = {"mode": "markers", "marker": marker, "meta": along(grown, axes)}
+            drawn.add_scatter(x=grown[by], y=grown["loss"], name=f"{run} grows", showlegend=False, **style)
+    drawn.update_layout(xaxis_title=AXES[by], yaxis_title="loss", legend=LEGEND, hovermode="closest")
+    return drawn.update_layout(meta={"axes": {axis: AXES[axis] for axis in axes}} if len(axes) > 1 else None)
 
 
 def speed_up(table: pd.DataFrame, reference: str, by: str) -> go.Figure:

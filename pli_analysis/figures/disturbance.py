@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.figures.grid import grid
-from pli_analysis.figures.palette import LEGEND, NEUTRAL, line_of
+from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL, line_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+SYMBOLS = ("circle", "square", "diamond", "cross", "x", "star")
+"""One an initialiser, where runs have the colours."""
 
 
 def losses(curves: pd.DataFrame) -> go.Figure:
@@ -85,6 +88,39 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
     drawn.update_layout(
         xaxis={"title": "places from the event (above it positive)", "tickformat": "d", "nticks": 12},
         yaxis={"title": "movement ÷ usual", "type": "log"},
+        legend=LEGEND,
+    )
+    return drawn
+
+
+def spikes(events: pd.DataFrame) -> go.Figure:
+    """The loss spike of each event of several runs, over how high in the stack it was.
+
+    Args:
+        events: `run`, `initialiser`, `height` (0 at the bottom, 1 at the top) and the columns of
+            `pli_analysis.metrics.disturbance`, rows with a `spike`.
+    """
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    initialisers = list(dict.fromkeys(events["initialiser"].fillna("")))
+    for number, (run, rows) in enumerate(events.groupby("run", sort=False)):
+        symbols = [SYMBOLS[initialisers.index(made) % len(SYMBOLS)] for made in rows["initialiser"].fillna("")]
+        drawn.add_trace(
+            go.Scatter(
+                x=rows["height"],
+                y=rows["spike"],
+                mode="markers",
+                marker={"size": 11, "symbol": symbols, "color": COLOURS[number % len(COLOURS)]},
+                name=str(run),
+                text=[f"{name}, {made}" for name, made in zip(_names(rows), rows["initialiser"], strict=True)],
+                hovertemplate=f"{run}: %{{text}}<br>spike %{{y:.3f}} nats<extra></extra>",
+            )
+        )
+    drawn.add_hline(y=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
+    drawn.update_layout(
+        xaxis={"title": "place in the stack (0 at the bottom, 1 at the top)", "range": [-0.05, 1.05]},
+        yaxis_title="loss spike (nats)",
         legend=LEGEND,
     )
     return drawn

@@ -66,8 +66,12 @@ def extremes(values: np.ndarray, most: int) -> np.ndarray:
 def _curve(table: pd.DataFrame, axes: Iterable[str], **style: Any) -> go.Scatter:
     import plotly.graph_objects as go
 
-    along = {axis: table[axis].to_numpy(dtype=float) for axis in axes}
-    return go.Scatter(x=along["step"], y=table["loss"], meta=_plain(along), **{"mode": "lines", **style})
+    return go.Scatter(x=table["step"], y=table["loss"], meta=along(table, axes), **{"mode": "lines", **style})
+
+
+def along(table: pd.DataFrame, axes: Iterable[str]) -> dict[str, list[float]]:
+    """Where a table's rows lie on each axis, as a page's script switches between them."""
+    return _plain({axis: table[axis].to_numpy(dtype=float) for axis in axes})
 
 
 def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) -> list[go.Scatter]:

@@ -77,14 +77,15 @@ def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[C
         raise BadInput(
             f"--smooth {width}: a mean around a point takes an odd number of points: {width - 1} or {width + 1}"
         )
-    found = [curve for each in asked for curve in _curves(*_grouped(each), tag, width)]
+    found = [curve for each in asked for curve in _curves(*grouped(each), tag, width)]
     names = [curve.name for curve in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"two runs are called {twice[0]!r}: rename one, so that a table can tell them apart")
     return found
 
 
-def _grouped(asked: str) -> tuple[str, Path]:
+def grouped(asked: str) -> tuple[str, Path]:
+    """The group and the path of `GROUP=PATH`, the group empty where none is told."""
     group, sign, path = asked.partition("=")
     return (group, Path(path)) if sign and group and not Path(asked).exists() else ("", Path(asked))
 

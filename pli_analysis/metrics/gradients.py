@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_analysis import live, probe
-from pli_analysis.metrics.gradnorms import groups_of, in_order, places_of, who
+from pli_analysis.metrics.gradnorms import groups_of, in_order, who
 from pli_analysis.weights.kin import alive
 from pli_train.anatomy.parts import Part, number_of, outside, part_of, with_sums
 
@@ -51,7 +51,8 @@ def recomputed(
         watch(number, len(run.checkpoints))
         squares = squares_at(checkpoint, tokens, labels)
         lineage, step, name = checkpoint.lineage, checkpoint.step, str(checkpoint.name)
-        groups, places = groups_of(squares), places_of(lineage.stack)
+        groups = groups_of(squares)
+        places: dict[str | None, int] = {id: index for index, id in enumerate(lineage.stack)}
         rows = []
         for part, square in with_sums(squares).items():
             called, born = who(part, lineage, groups)

@@ -28,7 +28,7 @@ Columns of `around`, one row for each event's step and part that was there befor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,21 +64,44 @@ def logged(scalars: Scalars, lineage: Lineage | None) -> pd.DataFrame:
     tags = [tag for tag in scalars.columns if tag.startswith(run_folder.GRAD_NORM)]
     parts = {tag: Part.of_tag(tag.removeprefix(run_folder.GRAD_NORM)) for tag in tags}
     groups = groups_of(parts.values())
-    steps = {step for tag in tags for step in scalars.of(tag).steps.tolist()}
-    places = {step: places_of(lineage.stack_at(step - 1)) if lineage else {} for step in steps}
-    rows = []
-    for tag, part in parts.items():
-        if part.level not in GROUPS:
-            continue
-        name, born = who(part, lineage, groups)
-        layer = part.layer
-        norms, ratios = scalars.of(tag), scalars.of(run_folder.UPDATE_RATIO + part.tag)
-        ratio_at = dict(zip(ratios.steps.tolist(), ratios.values.tolist(), strict=True))
-        for step, norm in zip(norms.steps.tolist(), norms.values.tolist(), strict=True):
-            age = None if born is None else step - born
-            place, ratio = places[step].get(layer), ratio_at.get(step, np.nan)
-            rows.append((name, part.level, layer, step, age, place, norm, ratio))
-    return in_order(pd.DataFrame(rows, columns=COLUMNS))
+    found = [
+        _of_part(scalars, tag, part, lineage, groups)
+        for tag, part in parts.items()
+        if part.level in GROUPS and len(scalars.of(tag).steps)
+    ]
+    return in_order(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=COLUMNS))
+
+
+def _of_part(
+    scalars: Scalars, tag: str, part: Part, lineage: Lineage | None, groups: Mapping[str | None, int]
+) -> pd.DataFrame:
+    """The rows of one part."""
+    import pandas as pd
+
+    name, born = who(part, lineage, groups)
+    norms, ratios = scalars.of(tag), scalars.of(run_folder.UPDATE_RATIO + part.tag)
+    columns = {
+        "part": name,
+        "level": part.level,
+        "layer": part.layer,
+        "step": norms.steps,
+        "age": np.nan if born is None else norms.steps - float(born),
+        "index": _places(lineage, part.layer, norms.steps),
+        "norm": norms.values,
+        "update_ratio": pd.Series(ratios.values, ratios.steps).reindex(norms.steps).to_numpy(),
+    }
+    return pd.DataFrame(columns, index=range(len(norms.steps)), columns=COLUMNS)
+
+
+def _places(lineage: Lineage | None, layer: str | None, steps: np.ndarray) -> np.ndarray:
+    """Where a layer sat when the gradient of each step was taken; NaN outside the stack."""
+    if lineage is None or layer is None:
+        return np.full(len(steps), np.nan)
+    changes = np.array(sorted({event.step for event in lineage.events}), dtype=int)
+    stacks = [lineage.stack_at(step) for step in (-1, *changes.tolist())]
+    places = [stack.index(layer) if layer in stack else np.nan for stack in stacks]
+    # A step's gradient is that of the stack which the step before left, and growth comes before the step.
+    return np.array(places)[np.searchsorted(changes, steps - 1, side="right")]
 
 
 def read(path: Path) -> tuple[Scalars, Lineage | None]:
@@ -126,20 +149,17 @@ def around(table: pd.DataFrame, lineage: Lineage, window: int = 3) -> pd.DataFra
 
     labels = lineage_metric.by_step(lineage)
     steps, rows = list(labels), []
-    for number, step in enumerate(steps):
-        earliest = steps[number - 1] if number else -1
-        latest = steps[number + 1] if number + 1 < len(steps) else np.inf
-        near = table[(table["step"] > earliest) & (table["step"] <= latest)]
-        for (part, level), of_part in near.groupby(["part", "level"], sort=False):
-            before = of_part[of_part["step"] <= step].tail(window)["norm"]
-            after = of_part[of_part["step"] > step].head(window)["norm"]
+    bounds = [-1, *steps, np.inf]
+    for (part, level), of_part in table.groupby(["part", "level"], sort=False):
+        measured, norms, layer = of_part["step"].to_numpy(), of_part["norm"].to_numpy(), of_part["layer"].iloc[0]
+        for number, step in enumerate(steps):
+            start, here, end = np.searchsorted(measured, [bounds[number], step, bounds[number + 2]], side="right")
+            before, after = norms[max(start, here - window) : here], norms[here : min(end, here + window)]
             if len(before) and len(after):
-                old, new = float(before.median()), float(after.median())
-                layer, count = of_part["layer"].iloc[0], min(len(before), len(after))
-                rows.append(
-                    (step, " ".join(labels[step]), part, level, layer, old, new, new / old if old else np.nan, count)
-                )
-    return pd.DataFrame(rows, columns=AROUND)
+                old, new, count = float(np.median(before)), float(np.median(after)), min(len(before), len(after))
+                told = (" ".join(labels[step]), part, level, layer, old, new, new / old if old else np.nan, count)
+                rows.append((number, of_part.index[start], (step, *told)))
+    return pd.DataFrame([row for *_, row in sorted(rows, key=lambda row: row[:2])], columns=AROUND)
 
 
 def thinned(table: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -175,23 +195,20 @@ def groups_of(parts: Iterable[Part]) -> Counter[str | None]:
     return Counter(part.layer for part in parts if part.level == "attention" and "." in part.name)
 
 
-def places_of(stack: Sequence[str]) -> dict[str | None, int]:
-    """Where each layer sits."""
-    return {id: index for index, id in enumerate(stack)}
-
-
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     """Rows by step; in a step the total, then what is outside the layers, then layers bottom to top."""
+    import pandas as pd
+
     rank = {level: number for number, level in enumerate(GROUPS)}
-    keys = {"at": table["index"].astype("float64").fillna(-1), "rank": table["level"].map(rank)}
-    ordered = table.assign(**keys).sort_values(["step", "at", "rank", "part"], kind="stable", key=_natural)
+    (part, parts), (level, levels) = pd.factorize(table["part"]), pd.factorize(table["level"])
+    names = np.argsort(np.argsort(np.array([_natural(name) for name in parts], dtype=object), kind="stable"))
+    ranks, at = np.array([rank[name] for name in levels], dtype=int), table["index"].astype("float64").fillna(-1)
+    order = np.lexsort((names[part], ranks[level], at, table["step"]))
     types = {"step": "int64", "age": "Int64", "index": "Int64", "norm": "float64"}
-    return ordered.drop(columns=list(keys)).reset_index(drop=True).astype(types)
+    return table.iloc[order].reset_index(drop=True).astype(types)
 
 
-def _natural(column: pd.Series) -> pd.Series:
-    """Part names so that head 10 comes after head 9, and layer `aa` after `z`."""
-    if column.name != "part":
-        return column
-    owners = {part: part.partition(".")[0] for part in column.unique()}
-    return column.map({part: f"{len(owner):06}{owner}{len(part):06}{part}" for part, owner in owners.items()})
+def _natural(part: str) -> str:
+    """What sorts head 10 after head 9, and layer `aa` after `z`."""
+    owner = part.partition(".")[0]
+    return f"{len(owner):06}{owner}{len(part):06}{part}"

@@ -42,41 +42,57 @@ def tell(curves: Sequence[Curve], summary: pd.DataFrame, at: int, by: str, refer
         by: the axis.
         reference: the group that the others are compared with.
     """
-    table = drawn_points(curves, by)
+    table = drawn_points(curves, [by])
     told, width = verdict(curves, at), curves[0].width
-    shown = [Figure("losses", "Losses", f"{told[0].upper()}{told[1:]}.", figures.losses(table, by), table)]
+    shown = [Figure("losses", "Losses", f"{told[0].upper()}{told[1:]}.", figures.losses(table, [by]), table)]
     ups = compare.speed_ups(curves, compare.common_levels(curves, FINE), by, reference)
     if len(ups) and len(set(ups["group"])) > 1:
         drawing = figures.speed_up(ups, reference, by)
         shown.append(Figure("speed-up", f"Speed-up over {reference}", speed_up_words(ups, reference, by), drawing, ups))
-    smooth = f"the mean of {width} points" if width > 1 else "each point as it was logged"
-    method = (
-        f"Loss is {smooth}. A run reaches a loss where its curve first comes down to it, in a straight line between "
-        "points; a loss that it never reaches, or had passed at its first point, is left out. Speed-up is the "
-        f"{AXES[by]} that {reference} needed ÷ those that the run needed. Over seeds it is a ratio of geometric means; "
-        f"the band is a percentile bootstrap of {compare.DRAWS} draws over runs (Efron, 1979)."
-    )
-    seconds = "" if by != "seconds" else " Seconds of event files of others count from their first point."
-    sections = [
-        Section("comparison", "Comparison", figures=shown, tables=[("Runs", summary)]),
-        Section("method", "Method", [method + seconds]),
+    method = method_of(width, AXES[by], reference)
+    section = Section("comparison", "Comparison", figures=shown, tables=[("Runs", summary)], method=method)
+    return Report(f"Comparison of {len(curves)} runs", told, [section])
+
+
+def method_of(width: int, needed: str, reference: str) -> list[tuple[str, str]]:
+    """How it was measured.
+
+    Args:
+        width: points that losses are smoothed over.
+        needed: what a run needs to come to a loss: `steps`.
+        reference: the group that the others are compared with.
+    """
+    smooth = f"The mean of {width} points." if width > 1 else "Each point as it was logged."
+    return [
+        ("loss", smooth),
+        (
+            "reached",
+            "Where a curve first comes down to a loss, in a straight line between points. A loss that it never "
+            "reaches, or had passed at its first point, is left out.",
+        ),
+        ("speed-up", f"The {needed} that {reference} needed ÷ those that the run needed."),
+        ("seconds", "Of training for runs of ours; event files of others count from their first point."),
+        (
+            "seeds",
+            "The unit is the run: over seeds a speed-up is a ratio of geometric means, and the band is a percentile "
+            f"bootstrap of {compare.DRAWS} draws over runs (Efron 1979).",
+        ),
     ]
-    return Report(f"Comparison of {len(curves)} runs", told, sections)
 
 
-def drawn_points(curves: Sequence[Curve], by: str) -> pd.DataFrame:
+def drawn_points(curves: Sequence[Curve], axes: Sequence[str]) -> pd.DataFrame:
     """All curves in one tidy table, with a row more for each growth event, at the loss of its step."""
     import pandas as pd
 
     parts = []
     for curve in curves:
         steps = curve.table["step"]
-        at = {name: np.interp(curve.events, steps, curve.table[name]) for name in {by, "loss"}}
+        at = {name: np.interp(curve.events, steps, curve.table[name]) for name in {*axes, "loss"}}
         grown = pd.DataFrame({**at, "event": [True] * len(curve.events)})
-        plain = pd.DataFrame({by: curve.table[by], "loss": curve.table["loss"], "event": False})
+        plain = curve.table[[*axes, "loss"]].assign(event=False)
         part = pd.concat([plain, grown], ignore_index=True) if len(grown) else plain
         parts.append(part.assign(run=curve.name, group=curve.group))
-    return pd.concat(parts, ignore_index=True)[["run", "group", "event", by, "loss"]]
+    return pd.concat(parts, ignore_index=True)[["run", "group", "event", *axes, "loss"]]
 
 
 def speed_up_words(ups: pd.DataFrame, reference: str, by: str) -> str:

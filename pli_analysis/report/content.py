@@ -13,13 +13,14 @@ from pli_analysis.report.drift import drift
 from pli_analysis.report.embed import paths
 from pli_analysis.report.gradnorms import gradnorms
 from pli_analysis.report.overview import lead, lineage, loss, provenance, summary
-from pli_analysis.report.parts import Report, Section
+from pli_analysis.report.parts import Report, Section, found_by
 from pli_train.telling import timed
 
 if TYPE_CHECKING:
     from pli_analysis.run import Run
 
-SECTIONS: list[Callable[[Run], Section]] = [summary, loss, lineage, disturbance, drift, paths, gradnorms, provenance]
+SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, paths, gradnorms, provenance]
+"""Below the summary, which says what they found."""
 
 
 def tell(run: Run, watch: Callable[[int, int], None] = lambda done, total: None) -> Report:
@@ -38,4 +39,4 @@ def tell(run: Run, watch: Callable[[int, int], None] = lambda done, total: None)
         with timed(f"section {section.__name__}"):
             sections.append(section(run))
     watch(len(sections), len(SECTIONS))
-    return Report(run.name, lead(run), sections)
+    return Report(run.name, lead(run), [summary(run, found_by(sections)), *sections])

@@ -23,15 +23,31 @@ UNUSUAL = 0.05
 BLOCKS, PLACEBOS = 8, 24
 """What a report reads: enough for a p-value below 0.05, and little more."""
 WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
-METHOD = (
-    "On the spot: the checkpoints right before and right after an event read the same held-out tokens, without dropout "
-    "or training. Afterwards: the loss is held against its twin's, or against Theil and Sen's line through the steps "
-    "before, and smoothed by a running median of 5; a spike is gone once it is within two deviations of that line. A "
-    "layer's movement after ÷ before the event is held against its twin's, or against the same ratio at placebo steps, "
-    "which have no event near. Scores are robust z: deviations from the median of placebo steps by their MAD, the "
-    "largest of a layer's components; p is the share of placebo steps that score as high (Phipson and Smyth 2010). One "
-    "run: layers and events of it are not replicates, and p-values are not corrected for their number."
-)
+METHOD = [
+    (
+        "on the spot",
+        "The checkpoints right before and right after an event read the same held-out tokens, without dropout or "
+        "training: ΔL with a paired 95 % interval over blocks, KL(p⁻ ‖ p⁺), the share of predictions that changed, and "
+        "of each layer that was there ‖h⁺ − h⁻‖ ÷ ‖h⁻‖, 1 − CKA (debiased; Nguyen et al. 2021, arXiv:2010.15327), and "
+        "the ratio and cosine of its gradients.",
+    ),
+    (
+        "loss afterwards",
+        "Held against the twin's, or against Theil and Sen's line (Sen 1968) over log step through the steps before, "
+        "and smoothed by a running median of 5. A spike is gone once it is within two deviations of that line.",
+    ),
+    (
+        "movement",
+        "Of a layer, the speed ‖Δθ‖ ÷ (‖θ‖ · Σ learning rates) after ÷ before the event, held against its twin's, or "
+        "against the same ratio at placebo steps, which have no event near.",
+    ),
+    (
+        "score, p",
+        "Deviations of a component from the median of placebo steps by their MAD; a layer's score is its largest. p is "
+        "the share of placebo steps that score as high (Phipson and Smyth 2010), not corrected for their number. "
+        "Layers and events of one run are no replicates.",
+    ),
+]
 
 
 def tell(run: Run, found: Disturbance) -> Report:
@@ -50,11 +66,11 @@ def disturbance(run: Run) -> Section:
 def section(found: Disturbance) -> Section:
     """All there is to tell: words, figures, tables."""
     words = [*readings(found), *sentences(found.notes)]
-    shown = []
+    shown, headline = [], ""
     curves = _curves(found)
     if len(curves):
-        drawing = figures.losses(curves)
-        shown.append(Figure("disturbance-loss", "Loss behind each growth event", _loss_words(found), drawing, curves))
+        drawing, headline = figures.losses(curves), _loss_words(found)
+        shown.append(Figure("disturbance-loss", "Loss behind each growth event", headline, drawing, curves))
     layers = found.layers
     if len(scored := layers[layers["score"].notna()]):
         caption, drawing = _layer_words(scored), figures.heat_map(layers)
@@ -62,7 +78,8 @@ def section(found: Disturbance) -> Section:
     if len(moved := layers[layers["excess"].notna() & layers["distance"].notna()]):
         caption, drawing = _distance_words(moved), figures.by_distance(moved)
         shown.append(Figure("disturbance-distance", "Movement over distance from the event", caption, drawing, moved))
-    return Section("disturbance", TITLE, [*words, METHOD], figures=shown, tables=[("Growth events", found.events)])
+    tables = [("Growth events", found.events)]
+    return Section("disturbance", TITLE, words, figures=shown, tables=tables, headline=headline, method=METHOD)
 
 
 def readings(found: Disturbance) -> list[str]:

@@ -17,15 +17,36 @@ if TYPE_CHECKING:
     from pli_train.lineage import Lineage
 
 
+METHOD = [
+    (
+        "relative L2",
+        "‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖, θ(t) being a layer's weights now and θ(b) its birth weights. Absolute where those are "
+        "zero. Norms are of all its tensors together.",
+    ),
+    ("turning", "1 − cos(θ(t), θ(b)): what of the movement is a change of direction and not of length."),
+    (
+        "age",
+        "Steps since birth. A young layer has moved less because it is young, and learning rates change over a run: "
+        "equal ages are comparable, equal steps are not.",
+    ),
+    (
+        "more",
+        "The command drift has heads, FFNs and norms too, path and efficiency, speed per learning rate, distance to "
+        "the donor, heads by QᵀK and OᵀV, and spectra of ΔW (effective rank: Roy and Vetterli 2007).",
+    ),
+]
+
+
 def drift(run: Run) -> Section:
     """How far each layer moved from its birth weights."""
     table = drift_metric.drift(run)
+    found = _map_words(table)
     words = [
         "Drift compares a layer with its own birth weights, found by its id: insertions that moved its index do not "
-        "count as movement. Relative L2 is ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖; cosine is 1 − cos(θ(t), θ(b))."
+        "count as movement."
     ]
     figures = [
-        Figure("drift-map", "Relative L2 drift of each layer", _map_words(table), drift_figures.heat_map(table), table),
+        Figure("drift-map", "Relative L2 drift of each layer", found, drift_figures.heat_map(table), table),
         Figure(
             "drift-curves",
             "Drift over steps and age",
@@ -41,7 +62,7 @@ def drift(run: Run) -> Section:
             table,
         ),
     ]
-    return Section("drift", "Drift", words, figures=figures)
+    return Section("drift", "Drift", words, figures=figures, headline=found, method=METHOD)
 
 
 def _map_words(table: pd.DataFrame) -> str:

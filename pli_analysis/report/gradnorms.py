@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 MOST_STEPS = 120
 """Steps at most that a heat map draws, so that a page of a long run stays light."""
 
+METHOD = [
+    (
+        "norm",
+        "The L2 norm of a part's share of the gradient, after accumulation and before clipping. Every weight is in one "
+        "part, so that squares over all parts sum to the square of the total. A head has its rows of Q, K and V, its "
+        "columns of O and their biases; keys and values that heads share count once, to their group.",
+    ),
+    (
+        "around an event",
+        "Medians of up to three measurements up to the event and of the first three after it, of parts that were there "
+        "on both sides.",
+    ),
+    ("one run", "Its heads and layers are no replicates, and norms of single batches are noisy: a description."),
+]
+
 
 def gradnorms(run: Run) -> Section:
     """The gradient norms of heads and FFNs over training."""
@@ -43,16 +58,14 @@ def _gradnorms(table: pd.DataFrame, lineage: Lineage | None) -> Section:
     if not len(table):
         told = "This run logged no gradient norms (train.grad_norms_every was 0, or tracking.tensorboard off)."
         return Section("gradnorms", title, [told])
-    words = [
-        "A norm is the L2 norm of a part's share of the gradient before clipping; squares over all parts sum to the "
-        "square of the total. A part is followed by its id from its first gradient on."
-    ]
+    words, headline = ["A part is followed by its id from its first gradient on."], ""
     figures, tables = [], []
     drawn = table[table["level"].isin(gradnorms_figure.LEVELS)]
     if len(drawn):
         shown = gradnorms_metric.thinned(drawn, MOST_STEPS)
         events = {step: together(labels) for step, labels in lineage_metric.by_step(lineage).items()} if lineage else {}
-        caption = _norms_words(table, shown)
+        headline = _norms_words(table)
+        caption = f"{headline} {_drawn_words(table, shown)}".strip()
         drawing = gradnorms_figure.heat_map(shown, events)
         figures = [Figure("gradnorms", "Gradient norm of each head and FFN", caption, drawing, shown)]
     if lineage is not None and lineage.events:
@@ -60,10 +73,10 @@ def _gradnorms(table: pd.DataFrame, lineage: Lineage | None) -> Section:
         words += _around_words(table, around)
         layers = around[around["level"].isin(("total", "layer"))].reset_index(drop=True)
         tables = [("Gradient norms around each growth event", layers)] if len(layers) else []
-    return Section("gradnorms", title, words, figures=figures, tables=tables)
+    return Section("gradnorms", title, words, figures=figures, tables=tables, headline=headline, method=METHOD)
 
 
-def _norms_words(table: pd.DataFrame, shown: pd.DataFrame) -> str:
+def _norms_words(table: pd.DataFrame) -> str:
     """Who has most of the gradient at the end, and how far heads lie apart."""
     last = table[table["step"] == table["step"].max()]
     step = f"At step {last['step'].iloc[0]:,}"
@@ -78,8 +91,12 @@ def _norms_words(table: pd.DataFrame, shown: pd.DataFrame) -> str:
             low, high = found.iloc[0], found.iloc[-1]
             times = high["norm"] / low["norm"]
             words += f"Of the {many}, {high['part']} has the largest norm, {times:.1f} times that of {low['part']}. "
+    return words.strip()
+
+
+def _drawn_words(table: pd.DataFrame, shown: pd.DataFrame) -> str:
     drawn, measured = shown["step"].nunique(), table["step"].nunique()
-    return words + f"Drawn: {'all' if drawn == measured else f'{drawn} of'} {measured:,} measurements."
+    return f"Drawn: {'all' if drawn == measured else f'{drawn} of'} {measured:,} measurements."
 
 
 def _around_words(table: pd.DataFrame, around: pd.DataFrame) -> list[str]:

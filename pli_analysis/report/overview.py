@@ -19,10 +19,39 @@ if TYPE_CHECKING:
 
 SURE = 0.99
 """Confidence from which on a match is not told by itself."""
+LOSS_METHOD = [
+    (
+        "loss",
+        "−log p of the target in nats, averaged over targets: of a step's own batch in training mode (train), and of "
+        "the same held-out blocks each time, without dropout (eval).",
+    ),
+    (
+        "FLOPs",
+        "Counted on paper, forward and backward: per token 6 for each weight of a matrix product of the stack as it "
+        "was (Kaplan et al. 2020, arXiv:2001.08361) and 12 · heads · head size · context a layer for attention "
+        "(Chowdhery et al. 2022, arXiv:2204.02311).",
+    ),
+    ("seconds", "Of training alone: evaluations and checkpoints are left out."),
+    ("many points", "Of a curve with more points than are drawn, each stretch keeps its lowest and its highest."),
+]
+LINEAGE_METHOD = [
+    (
+        "layer id",
+        "Given once, at birth, in the order of creation. The index is where a layer sits and the id is who it is. All "
+        "here follows ids, so that a layer which an insertion shifted is compared with itself.",
+    ),
+    ("donor", "The layer that a newborn's weights were copied from."),
+    ("birth weights", "Those right after creation, noise included."),
+]
+INFERRED = (
+    "confidence",
+    "No lineage was written. Layers of neighbouring checkpoints are matched, in order, by the mean over their matrices "
+    "of ‖x − y‖² ÷ (‖x‖² + ‖y‖²); confidence says how much worse the next best matching fits.",
+)
 
 
-def summary(run: Run) -> Section:
-    """The run in a dozen facts."""
+def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
+    """The run in a dozen facts, and what the other sections found."""
     config, lineage = run.record.get("config", {}), run.lineage
     first, last = run.checkpoints[0], run.checkpoints[-1]
     table = loss_metric.loss(run.scalars)
@@ -43,7 +72,7 @@ def summary(run: Run) -> Section:
         facts.append(("Eval loss", f"{evals['loss'].iloc[0]:.3f} → {evals['loss'].iloc[-1]:.3f} nats per token"))
     if len(table) and table["flops"].max() > 0:
         facts.append(("Compute", f"{table['flops'].max():.3g} FLOPs, {_duration(table['seconds'].max())} of training"))
-    return Section("summary", "Summary", facts=[fact for fact in facts if fact[1]])
+    return Section("summary", "Summary", facts=[fact for fact in facts if fact[1]], findings=findings)
 
 
 def loss(run: Run) -> Section:
@@ -57,8 +86,10 @@ def loss(run: Run) -> Section:
     steps = lineage_metric.by_step(run.lineage)
     births = loss_metric.births(run.scalars, list(steps))
     drawing = loss_figure.figure(table, births, [together(labels) for labels in steps.values()])
-    figure = Figure("loss", "Loss over training", _loss_words(run, table), drawing, table)
-    return Section("loss", "Loss", damage, figures=[figure])
+    went, jumped = _loss_words(table), _jump_words(run)
+    figure = Figure("loss", "Loss over training", " ".join(filter(None, [went, jumped])), drawing, table)
+    headline = went if (table["kind"] == "eval").sum() > 1 else ""
+    return Section("loss", "Loss", damage, figures=[figure], headline=headline, method=LOSS_METHOD)
 
 
 def lineage(run: Run) -> Section:
@@ -67,13 +98,15 @@ def lineage(run: Run) -> Section:
     layers, places = lineage_metric.layers(found, run.confidence), lineage_metric.places(found, last)
     events = lineage_metric.events(found)
     drawing = lineage_figure.figure(layers, places)
-    figure = Figure("lineage", "The stack over time", _lineage_words(found), drawing, layers)
+    told = _lineage_words(found)
+    figure = Figure("lineage", "The stack over time", told, drawing, layers)
     words = sentences(run.notes)
     tables = [("Growth events", events)] if len(events) else []
     if run.confidence is not None:
         told = run.confidence[(run.confidence["confidence"] < SURE) | run.confidence["matched"].isna()]
         tables += [("Newborn layers, and matches that are not certain", told)] if len(told) else []
-    return Section("lineage", "Lineage", words, figures=[figure], tables=tables)
+    method = LINEAGE_METHOD if run.confidence is None else [*LINEAGE_METHOD, INFERRED]
+    return Section("lineage", "Lineage", words, figures=[figure], tables=tables, headline=told, method=method)
 
 
 def of_lineage(run: Run) -> Report:
@@ -120,20 +153,25 @@ def together(labels: list[str]) -> str:
     return " ".join(filter(None, [births, others[0] if len(others) == 1 else f"{len(others)} more" if others else ""]))
 
 
-def _loss_words(run: Run, table: pd.DataFrame) -> str:
+def _loss_words(table: pd.DataFrame) -> str:
+    """From where to where eval loss went, and how steadily."""
     evals = table[table["kind"] == "eval"].sort_values("step")
     if len(evals) < 2:
         return "Loss of each training step."
     falls = (evals["loss"].diff().dropna() < 0).sum()
     start, end, count = evals["loss"].iloc[0], evals["loss"].iloc[-1], len(evals) - 1
     how = "at every evaluation" if falls == count else f"at {falls} of {count} evaluations"
-    words = f"Eval loss went from {start:.3f} to {end:.3f}; it fell {how}."
+    return f"Eval loss went from {start:.3f} to {end:.3f}; it fell {how}."
+
+
+def _jump_words(run: Run) -> str:
+    """What growth did to eval loss on the spot, empty where that was not measured."""
     jumps = _jumps(run)
-    if jumps:
-        event, jump = max(jumps, key=lambda pair: abs(pair[1]))
-        words += f" On the spot, {event} changed eval loss most, by {jump:+.3f}"
-        words += f"; the last event changed it by {jumps[-1][1]:+.3f}." if len(jumps) > 1 else "."
-    return words
+    if not jumps:
+        return ""
+    event, jump = max(jumps, key=lambda pair: abs(pair[1]))
+    words = f"On the spot, {event} changed eval loss most, by {jump:+.3f}"
+    return words + (f"; the last event changed it by {jumps[-1][1]:+.3f}." if len(jumps) > 1 else ".")
 
 
 def _jumps(run: Run) -> list[tuple[str, float]]:

@@ -177,6 +177,24 @@ function theme(dark) {
   paint();
 }
 
+// Paper is white, and nobody can click on it.
+const SHEET = 660; // pixels of an A4 sheet within its margins, letters being a little wider
+let before = null;
+addEventListener("beforeprint", () => {
+  const closed = [...document.querySelectorAll(".method:not([open])")];
+  before = { dark: root.dataset.theme === "dark", closed };
+  closed.forEach((method) => method.setAttribute("open", ""));
+  theme(false);
+  drawn.forEach(({ target }) => Plotly.relayout(target, { width: SHEET }));
+});
+addEventListener("afterprint", () => {
+  if (!before) return;
+  before.closed.forEach((method) => method.removeAttribute("open"));
+  theme(before.dark);
+  drawn.forEach(({ target }) => Plotly.relayout(target, { width: null, autosize: true }));
+  before = null;
+});
+
 function download(name, csv) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([csv], { type: "text/csv" }));

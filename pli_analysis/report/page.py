@@ -113,6 +113,6 @@ def _asset(name: str) -> str:
 
 @cache
 def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs().replace("</script", "<\\/script")
+    # Plotly's own bundle of what we draw, a third of the one that its Python package brings: a page opens in half the
+    # time, and is the same bytes whatever release is installed.
+    return _asset("plotly-cartesian.min.js").replace("</script", "<\\/script")

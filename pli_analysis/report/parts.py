@@ -24,7 +24,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report. `facts` are label and value; `words` are paragraphs."""
+    """A part of the report.
+
+    Attributes:
+        id, title: its own.
+        words: paragraphs.
+        facts: label and value.
+        figures, tables: in order; a table has a title.
+        headline: its finding in a sentence or two, for the summary; empty where there is none.
+        method: how it was measured: a term, and its formula, paper or caveat in words.
+        findings: of a summary: id, title and headline of the sections that have one.
+    """
 
     id: str
     title: str
@@ -32,15 +42,23 @@ class Section:
     facts: list[tuple[str, str]] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
+    headline: str = ""
+    method: list[tuple[str, str]] = field(default_factory=list)
+    findings: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything there is to tell about one run."""
+    """Everything there is to tell about a run, or about several."""
 
     title: str
     lead: str
     sections: list[Section]
+
+
+def found_by(sections: Iterable[Section]) -> list[tuple[str, str, str]]:
+    """What a summary lists: id, title and headline of the sections that have one."""
+    return [(section.id, section.title, section.headline) for section in sections if section.headline]
 
 
 def count(number: int, noun: str) -> str:

@@ -52,18 +52,33 @@ def tell(table: pd.DataFrame, over_time: bool) -> Report:
         Figure(measure, f"{name[0].upper()}{name[1:]}", captions[measure], draw(table, measure), table)
         for measure, name in figures.NAMES.items()
     ]
+    section = Section("similarity", "Similarity", figures=shown, method=_method(table))
+    name = table["run_a"].iloc[0] if _within(table) else f"{table['run_a'].iloc[0]} and {table['run_b'].iloc[0]}"
+    return Report(str(name), found, [section])
+
+
+def _method(table: pd.DataFrame) -> list[tuple[str, str]]:
     sequences, tokens = int(table["sequences"].iloc[0]), int(table["tokens"].iloc[0])
     kin = neighbours_of(sequences)
-    method = (
-        f"Outputs of layers on {tokens:,} tokens of {sequences} sequences, in batches of one token of each. CKA is "
-        "linear and debiased (HSIC₁; Song et al. 2012, Nguyen et al. 2021): of layers with nothing in common it lies "
-        "around 0. Procrustes (Ding et al. 2021) is 1 where an orthogonal map turns the one into the other; "
-        "with few tokens beside the width it is high by chance. Shared nearest neighbours (Huh et al. 2024) are of "
-        f"{kin}; by chance {kin / (sequences - 1):.2f}. One run and one text: a description, not a test."
-    )
-    name = table["run_a"].iloc[0] if _within(table) else f"{table['run_a'].iloc[0]} and {table['run_b'].iloc[0]}"
-    sections = [Section("similarity", "Similarity", figures=shown), Section("method", "Method", [method])]
-    return Report(str(name), found, sections)
+    return [
+        ("outputs", f"Of layers on {tokens:,} tokens of {sequences} sequences, in batches of one token of each."),
+        (
+            "CKA",
+            "HSIC₁(K, L) ÷ √(HSIC₁(K, K) · HSIC₁(L, L)) of linear kernels, debiased (Song et al. 2012; Kornblith et "
+            "al. 2019; Nguyen et al. 2021, arXiv:2010.15327): of layers with nothing in common it lies around 0.",
+        ),
+        (
+            "Procrustes",
+            "1 where an orthogonal map turns the one into the other (Schönemann 1966; Ding et al. 2021); with few "
+            "tokens beside the width it is high by chance.",
+        ),
+        (
+            "shared neighbours",
+            f"The share of {kin} nearest neighbours that both have (Huh et al. 2024, arXiv:2405.07987); by chance "
+            f"{kin / (sequences - 1):.2f}.",
+        ),
+        ("one text", "One run and one text: a description, not a test."),
+    ]
 
 
 def _within(table: pd.DataFrame) -> bool:

@@ -63,6 +63,23 @@ def test_every_section_is_there_with_its_figures(runs, family):
         assert html.escape(figure.caption, quote=False) in html.unescape(text) or figure.caption in html.unescape(text)
 
 
+def test_the_summary_says_what_sections_found_and_they_say_how(runs, family):
+    summary, *sections = content.tell(Run.open(runs[family])).sections
+    told = {section.id: section for section in sections}
+    assert {"loss", "lineage", "drift", "gradnorms"} <= {id for id, *_ in summary.findings}
+    for id, title, headline in summary.findings:
+        assert (told[id].title, told[id].headline) == (title, headline)
+        assert any(headline in figure.caption for figure in told[id].figures)
+    assert all(section.method for section in sections if section.figures)
+
+
+def test_the_page_draws_with_the_bundle_of_the_release_that_figures_are_made_by():
+    from plotly.offline import get_plotlyjs_version
+
+    version = re.search(r"plotly.js \(cartesian - minified\) v([\d.]+)", page._plotly()).group(1)
+    assert version.split(".")[0] == get_plotlyjs_version().split(".")[0]
+
+
 def test_the_page_says_what_the_numbers_say(runs, family):
     run = Run.open(runs[family])
     evals = run.scalars.table(run_folder.EVAL_LOSS)["value"]

@@ -1,0 +1,206 @@
+"""What there is to tell of several runs side by side: which is lower and sooner, what they differ in, what growth did.
+
+Runs that differ by seed alone make a group; the unit is the run, and the first group is what others are held against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.figures import compare as compare_figures
+from pli_analysis.figures import disturbance as disturbance_figures
+from pli_analysis.figures import lineage as lineage_figures
+from pli_analysis.metrics import compare, disturbance
+from pli_analysis.metrics import lineage as lineage_metric
+from pli_analysis.metrics import runs as metric
+from pli_analysis.metrics.loss import AXES
+from pli_analysis.metrics.scene import twins_beside
+from pli_analysis.report import compare as losses
+from pli_analysis.report.disturbance import BLOCKS, METHOD, PLACEBOS, UNUSUAL
+from pli_analysis.report.overview import LINEAGE_METHOD
+from pli_analysis.report.parts import Figure, Report, Section, count, found_by
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.metrics.compare import Curve
+    from pli_analysis.run import Run
+
+LEVEL = 0.05
+
+
+def tell(
+    opened: Mapping[str, Run], curves: Sequence[Curve], watch: Callable[[int, int], None] = lambda done, total: None
+) -> Report:
+    """The page on several runs.
+
+    Args:
+        opened: name → run, in the order asked for.
+        curves: their losses, of `compare.read`; they say which group each is of.
+        watch: told (runs done, runs in all) while it is found out what growth did to each, which takes longest.
+
+    Raises:
+        BadInput: when one of them cannot be read.
+    """
+    reference, at = curves[0].group, compare.last_common_step(curves)
+    groups = {curve.name: curve.group for curve in curves}
+    sections = [
+        comparison(curves, at, reference),
+        differences(opened),
+        stacks(opened),
+        disturbances(opened, watch),
+    ]
+    table = metric.runs(opened, groups)
+    summary = Section("summary", "Summary", findings=found_by(sections), tables=[("Runs", table)])
+    many = len(set(groups.values()))
+    made = f" in {count(many, 'group')}" if many < len(groups) else ""
+    return Report(
+        f"{' and '.join(opened) if len(opened) < 3 else count(len(opened), 'run')}",
+        f"{count(len(opened), 'run')}{made} side by side; {reference} is what others are held against.",
+        [summary, *sections, provenance(opened)],
+    )
+
+
+def comparison(curves: Sequence[Curve], at: int, reference: str) -> Section:
+    """Losses on every axis that all runs logged, who is sooner by it, and groups of seeds."""
+    axes = [axis for axis in ("step", *AXES) if not any(curve.table[axis].isna().any() for curve in curves)]
+    verdict = losses.verdict(curves, at)
+    table = losses.drawn_points(curves, axes)
+    lead = f"{verdict[0].upper()}{verdict[1:]}."
+    figures = [Figure("losses", "Losses", lead, compare_figures.losses(table, axes), table)]
+    headline, levels = lead, compare.common_levels(curves, losses.FINE)
+    for axis in axes:
+        ups = compare.speed_ups(curves, levels, axis, reference)
+        if len(ups) and len(set(ups["group"])) > 1:
+            words = losses.speed_up_words(ups, reference, axis)
+            title = f"Speed-up over {reference}, in {compare_figures.AXES[axis]}"
+            figures.append(
+                Figure(f"speed-up-{axis}", title, words, compare_figures.speed_up(ups, reference, axis), ups)
+            )
+            headline = f"{lead} {words}"
+    tables = []
+    if len({curve.group for curve in curves}) > 1:
+        groups = metric.groups(curves, at, reference)
+        tables = [(f"Groups at step {at:,}", groups)]
+        headline += f" {_seeds_words(groups)}"
+    return Section(
+        "comparison",
+        "Comparison",
+        figures=figures,
+        tables=tables,
+        headline=headline,
+        method=losses.method_of(curves[0].width, "steps, tokens, FLOPs or seconds", reference),
+    )
+
+
+def differences(opened: Mapping[str, Run]) -> Section:
+    """What the configs differ in: a comparison of runs that were tuned differently says so."""
+    table = metric.differences(opened)
+    keys = {kind: table[table["kind"] == kind]["key"].tolist() for kind in ("growth", "tuning")}
+    if keys["tuning"]:
+        told = f"Beside growth the runs differ in {_listed(keys['tuning'])}: what they lose or gain may be due to that."
+    elif keys["growth"]:
+        told = f"The runs differ in {_listed(keys['growth'])} and in nothing else that is learned by, seeds apart."
+    else:
+        told = "The runs' configs differ in nothing that is learned by, seeds apart."
+    tables = [("Keys of the config that differ", table)] if len(table) else []
+    return Section("differences", "What differs", [told], tables=tables, headline=told)
+
+
+def stacks(opened: Mapping[str, Run]) -> Section:
+    """The stack of each run over time."""
+    figures = []
+    for place, (name, run) in enumerate(opened.items()):
+        if run.lineage.events:
+            layers = lineage_metric.layers(run.lineage, run.confidence)
+            places = lineage_metric.places(run.lineage, run.checkpoints[-1].step)
+            told = f"{count(len(run.lineage.events), 'growth event')} made the stack {run.lineage}."
+            figures.append(Figure(f"lineage-{place}", name, told, lineage_figures.figure(layers, places), layers))
+    still = [name for name, run in opened.items() if not run.lineage.events]
+    words = [f"{_listed(still)} did not grow."] if still else []
+    return Section("lineage", "Lineage", words, figures=figures, method=LINEAGE_METHOD)
+
+
+def disturbances(opened: Mapping[str, Run], watch: Callable[[int, int], None] = lambda done, total: None) -> Section:
+    """What every event of every run did, in one table and one figure."""
+    import pandas as pd
+
+    parts = []
+    for done, (name, run) in enumerate(opened.items()):
+        watch(done, len(opened))
+        if run.lineage.events:
+            found = disturbance.disturbance(run, twins_beside(run), blocks=BLOCKS, most=PLACEBOS)
+            parts.append(_placed(name, run, found.events))
+    watch(len(opened), len(opened))
+    if not parts:
+        return Section("disturbance", "Disturbance", ["None of these runs grew, so that nothing was disturbed."])
+    table = pd.concat(parts, ignore_index=True)
+    known = table[table["spike"].notna()]
+    if not len(known):
+        return Section("disturbance", "Disturbance", tables=[("Growth events", table)], method=METHOD)
+    words = _spikes_words(known)
+    figure = Figure("spikes", "Loss spike behind each growth event", words, disturbance_figures.spikes(known), known)
+    return Section(
+        "disturbance", "Disturbance", figures=[figure], tables=[("Growth events", table)], headline=words, method=METHOD
+    )
+
+
+def provenance(opened: Mapping[str, Run]) -> Section:
+    """What it takes to run these again."""
+    import pandas as pd
+
+    rows = []
+    for name, run in opened.items():
+        record = run.record
+        versions = ", ".join(f"{library} {version}" for library, version in record.get("versions", {}).items())
+        command = " ".join(map(str, record.get("command", [])))
+        fingerprint = record.get("corpus", {}).get("fingerprint", "")
+        rows.append((name, command, record.get("created", ""), record.get("seed"), fingerprint, versions))
+    columns = ["run", "command", "begun", "seed", "corpus fingerprint", "versions"]
+    return Section("provenance", "Provenance", tables=[("Runs", pd.DataFrame(rows, columns=columns))])
+
+
+def _placed(name: str, run: Run, events: pd.DataFrame) -> pd.DataFrame:
+    """Events with their run, the first initialiser of each step, and how high in the stack they are, from 0 to 1."""
+    told = lineage_metric.events(run.lineage)
+    initialisers = {row.step: row.initialiser for row in told.iloc[::-1].itertuples()}
+    tops = {row.step: len(row.stack.split()) - 1 for row in told.itertuples()}
+    height = [
+        index / tops[step] if index == index and tops[step] else np.nan
+        for step, index in zip(events["step"], events["index"].astype(float), strict=True)
+    ]
+    placed = events.assign(run=name, initialiser=[initialisers[step] for step in events["step"]], height=height)
+    first = ["run", "step", "event", "initialiser", "height"]
+    return placed[[*first, *(column for column in placed.columns if column not in first)]]
+
+
+def _spikes_words(known: pd.DataFrame) -> str:
+    most = known.loc[known["spike"].idxmax()]
+    medians = known.groupby("run", sort=False)["spike"].median()
+    each = ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
+    unusual = int((known["spike_p"] < UNUSUAL).sum())
+    return (
+        f"The highest loss spike, {most['spike']:.2f}, is behind {most['event']} at step {most['step']:,} of "
+        f"{most['run']}. In the median of a run's events: {each}. {unusual} of {len(known)} are beyond what steps "
+        "without events show."
+    )
+
+
+def _seeds_words(groups: pd.DataFrame) -> str:
+    """What an exact test over runs says, and what it could have said at most."""
+    tested = groups[groups["p"].notna()]
+    able = tested[tested["least_p"] < LEVEL]
+    if not len(able):
+        return "Too few seeds for a test: no number of them here could give a p below 0.05."
+    each = [f"{row.group} {row.difference:+.3f} (p {row.p:.3f})" for row in able.itertuples()]
+    return (
+        f"Differences in mean loss from {groups['group'].iloc[0]}: {', '.join(each)}, not corrected for their number."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a row, the last after `and`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

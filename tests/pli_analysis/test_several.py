@@ -1,0 +1,149 @@
+"""Several runs in one report: what they differ in, groups of seeds, and the page."""
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pli_analysis.figures import disturbance
+from pli_analysis.metrics import compare
+from pli_analysis.metrics import runs as metric
+from pli_analysis.metrics.compare import Curve
+from pli_analysis.report import page, several
+from pli_analysis.run import Run
+from pli_train import run_folder
+from tests.test_cli import call, refused
+
+
+@pytest.fixture(scope="module")
+def seeds(runs, config_of, tmp_path_factory):
+    """Two seeds that grow, and one of full depth: name → folder."""
+    from pli_train import launch
+
+    folder = tmp_path_factory.mktemp("several")
+    found = {"grown": runs["gpt2"], "grown-1": folder / "grown-1", "full": folder / "full"}
+    launch.begin(config_of("gpt2", {"seed": 1}), found["grown-1"]).run()
+    launch.begin(config_of("gpt2", {"growth.schedule": "", "model.initial_layers": 5}), found["full"]).run()
+    shutil.copytree(runs["gpt2"], folder / "grown")
+    return found | {"grown": folder / "grown"}
+
+
+@pytest.fixture(scope="module")
+def told(seeds):
+    asked = [f"{name.partition('-')[0]}={path}" for name, path in seeds.items()]
+    return several.tell({name: Run.open(path) for name, path in seeds.items()}, compare.read(asked))
+
+
+def test_each_section_finds_something_and_says_how(told):
+    assert [section.id for section in told.sections] == [
+        *("summary", "comparison", "differences", "lineage", "disturbance", "provenance"),
+    ]
+    ids = {section.id for section in told.sections}
+    findings = told.sections[0].findings
+    assert {"comparison", "differences"} <= {id for id, *_ in findings} <= ids
+    assert all(headline.endswith(".") for *_, headline in findings)
+    assert all(section.method for section in told.sections if section.figures)
+    figures = [figure for section in told.sections for figure in section.figures]
+    assert len({figure.id for figure in figures}) == len(figures) >= 5
+    assert all(len(figure.table) and figure.caption.endswith(".") for figure in figures)
+
+
+def test_the_page_is_the_same_bytes_and_tells_of_all(told, seeds):
+    assert page.html(told) == page.html(told)
+    table = told.sections[0].tables[0][1].set_index("run")
+    assert list(table.index) == list(seeds) and table["group"].tolist() == ["grown", "grown", "full"]
+    assert table.loc["grown", "layers"] == "1 → 5" and table.loc["full", "layers"] == "5"
+    for name, path in seeds.items():
+        run = Run.open(path)
+        assert table.loc[name, "eval loss"] == run.scalars.table(run_folder.EVAL_LOSS)["value"].iloc[-1]
+        assert table.loc[name, "seed"] == run.record["seed"]
+
+
+def test_events_of_all_runs_are_in_one_table(told, seeds):
+    events = next(table for section in told.sections for title, table in section.tables if title == "Growth events")
+    for name in ("grown", "grown-1"):
+        mine = events[events["run"] == name]
+        run = Run.open(seeds[name])
+        assert mine["step"].tolist() == sorted({event.step for event in run.lineage.events})
+        alone = run.disturbance().events.set_index("step")["loss_after"]
+        assert mine.set_index("step")["loss_after"].to_dict() == pytest.approx(alone.to_dict(), nan_ok=True)
+        assert mine["height"].between(0, 1).all() and (mine["initialiser"] == "clone-noise").all()
+    assert "full" not in set(events["run"])
+
+
+def test_spikes_of_all_runs_are_in_one_figure():
+    events = pd.DataFrame({"run": ["r", "r", "q"], "step": [1, 2, 1], "event": ["+b", "+c", "+b"]})
+    events = events.assign(initialiser=["clone", "random", "clone"], height=[0.0, 1.0, 0.5], spike=[0.1, 0.2, 0.3])
+    first, second = disturbance.spikes(events).data
+    assert (first.name, list(first.x), list(first.y)) == ("r", [0.0, 1.0], [0.1, 0.2])
+    assert first.marker.symbol[0] == second.marker.symbol[0] != first.marker.symbol[1]
+    assert first.marker.color != second.marker.color
+
+
+def test_what_configs_differ_in_is_told_by_what_it_means(seeds, tmp_path):
+    opened = {name: Run.open(path) for name, path in seeds.items()}
+    table = metric.differences(opened)
+    assert dict(zip(table["key"], table["kind"], strict=True)) == {
+        "growth.schedule": "growth",
+        "model.initial_layers": "growth",
+        "seed": "seed",
+    }
+    assert table.set_index("key").loc["model.initial_layers", "full"] == "5"
+    assert "in nothing else" in several.differences(opened).headline
+    other = shutil.copytree(seeds["full"], tmp_path / "tuned")
+    record = json.loads((other / run_folder.RUN).read_text())
+    record["config"]["optim"]["lr"] = 0.5
+    (other / run_folder.RUN).write_text(json.dumps(record))
+    told = several.differences({"full": opened["full"], "tuned": Run.open(other)})
+    assert "Beside growth the runs differ in optim.lr" in told.headline
+
+
+def test_runs_alike_differ_in_nothing(seeds):
+    same = several.differences({"one": Run.open(seeds["full"]), "other": Run.open(seeds["full"])})
+    assert "differ in nothing" in same.headline and not same.tables
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.lists(st.integers(0, 9), min_size=1, max_size=4))
+def test_the_test_over_seeds_is_all_ways_to_share_them_out(one, other):
+    p, least = metric.permuted(np.array(one, dtype=float), np.array(other, dtype=float))
+    both, found = one + other, np.mean(one) - np.mean(other)
+    ways = [
+        np.mean([both[i] for i in mine]) - np.mean([both[i] for i in range(len(both)) if i not in mine])
+        for mine in itertools.combinations(range(len(both)), len(one))
+    ]
+    beyond = min(np.mean(np.array(ways) >= found - 1e-9), np.mean(np.array(ways) <= found + 1e-9))
+    assert p == pytest.approx(min(2 * beyond, 1.0))
+    assert p >= least - 1e-9
+
+
+def test_groups_are_held_against_the_reference():
+    curves = [
+        Curve(f"{group}{seed}", group, pd.DataFrame({"step": [0, 10], "loss": [5.0, level + 0.01 * seed]}))
+        for group, level in (("slow", 3.0), ("fast", 2.0))
+        for seed in range(4)
+    ]
+    table = metric.groups(curves, 10, "slow").set_index("group")
+    assert table.loc["fast", "difference"] == pytest.approx(-1.0)
+    assert table.loc["fast", "p"] == table.loc["fast", "least_p"] == pytest.approx(2 / 70)
+    assert np.isnan(table.loc["slow", "p"])
+
+
+def test_the_command_takes_several_runs_and_groups(seeds, tmp_path):
+    out = tmp_path / "several.html"
+    asked = [f"grown={seeds['grown']}", f"grown={seeds['grown-1']}", f"full={seeds['full']}"]
+    done = call("pli-analyze", "report", *asked, "--html", out)
+    assert done.returncode == 0 and done.stdout.strip() == str(out)
+    assert "3 runs" in out.read_text()
+    printed = call("pli-analyze", "report", seeds["grown"], seeds["full"]).stdout
+    assert "grown and full: 2 runs side by side" in printed and "WHAT DIFFERS" in printed
+
+
+def test_two_runs_of_one_name_are_refused(seeds, tmp_path):
+    other = shutil.copytree(seeds["full"], tmp_path / "full")
+    refused(call("pli-analyze", "report", seeds["full"], other), "two runs are called 'full'")
