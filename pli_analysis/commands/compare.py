@@ -29,7 +29,7 @@ def compare(
 ) -> None:
     """Whose loss is lower, and who comes to a loss sooner.
 
-    GROUP=PATH in place of a run makes it a seed of that group.
+    GROUP=RUN in place of a run makes it a seed of that group.
 
     Example: pli-analyze compare runs/tiny runs/baseline --by flops
     """
