@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -103,16 +103,22 @@ def one_of(words: Iterable[str], *names: str, metavar: str, help: str, kind: Cal
     return typer.Option(*names, metavar=metavar, help=told, parser=parsed, autocompletion=lambda: known)
 
 
-def run_app(app: App) -> None:
-    """Run it; a PliError becomes its line on stderr and its exit code, a closed pipe is no error.
+def run_app(app: App) -> NoReturn:
+    """Do what the command line asks for, and end this process."""
+    run_process(lambda: _run(app, str(app.info.name)))
 
-    What the system refuses about a file (no room, no permission, a failing disk) is told in a line too.
+
+def run_process(work: Callable[[], None]) -> NoReturn:
+    """Do all that this process is for, and end it.
+
+    A PliError becomes its line on stderr and its exit code, a closed pipe is no error. What the system refuses about a
+    file (no room, no permission, a failing disk) is told in a line too.
     """
     try:
         try:
-            _run(app, str(app.info.name))
+            work()
         finally:
-            sys.stdout.flush()  # while what it raises can still be caught
+            print(end="", flush=True)  # while what it raises can still be caught; without a stdout it does nothing
     except PliError as error:
         _end(error.exit_code, *str(error).splitlines())
     except typer.Exit as done:
@@ -129,6 +135,7 @@ def run_app(app: App) -> None:
         _end(1, f"{error.filename}: {error.strerror.lower()}")
     except KeyboardInterrupt:
         sys.exit(130)
+    sys.exit(0)
 
 
 def _run(app: App, name: str) -> None:
@@ -140,7 +147,7 @@ def _run(app: App, name: str) -> None:
         command.invoke(ctx)
 
 
-def _end(code: int, *lines: str) -> None:
+def _end(code: int, *lines: str) -> NoReturn:
     for line in lines:
         telling.put(f"error: {line}" if code != 130 else line)
     sys.exit(code)

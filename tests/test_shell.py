@@ -222,6 +222,12 @@ def test_a_closed_pipe_is_no_error(words, reader, runs):
     assert done.stderr == ""
 
 
+def test_nobody_need_listen():
+    shell = f"{sys.executable} -m pli_train.cli presets >&-; echo $?"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
 # --- terminals ------------------------------------------------------------------------------------------------------
 
 AT_ONCE = (
