@@ -115,10 +115,7 @@ def run_process(work: Callable[[], None]) -> NoReturn:
     file (no room, no permission, a failing disk) is told in a line too.
     """
     try:
-        try:
-            work()
-        finally:
-            print(end="", flush=True)  # while what it raises can still be caught; without a stdout it does nothing
+        work()
     except PliError as error:
         _end(error.exit_code, *str(error).splitlines())
     except typer.Exit as done:
@@ -126,15 +123,15 @@ def run_process(work: Callable[[], None]) -> NoReturn:
     except _Misuse as error:
         _end(2, _misuse(error))
     except BrokenPipeError:
-        # Whoever read our output has seen enough; keep the interpreter from complaining again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(0)  # whoever read our output has seen enough
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise
         _end(1, f"{error.filename}: {error.strerror.lower()}")
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        _flush()
     sys.exit(0)
 
 
@@ -145,6 +142,14 @@ def _run(app: App, name: str) -> None:
     command = get_command(app)
     with command.make_context(name, sys.argv[1:] or ["--help"]) as ctx:
         command.invoke(ctx)
+
+
+def _flush() -> None:
+    """Write what stdout still holds, while what that raises can be caught; what nobody reads any more goes nowhere."""
+    try:
+        print(end="", flush=True)  # nothing where there is no stdout
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end(code: int, *lines: str) -> NoReturn:
