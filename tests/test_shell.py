@@ -200,7 +200,7 @@ def test_verbose_shows_where_an_error_comes_from_and_what_is_behind_it(runs, tmp
 # --- pipes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reader", ["head -n 1", "true"])
+@pytest.mark.parametrize(("reader", "unbuffered"), [("head -n 1", ""), ("true", ""), ("true", "1")])
 @pytest.mark.parametrize(
     "words",
     [
@@ -214,7 +214,8 @@ def test_verbose_shows_where_an_error_comes_from_and_what_is_behind_it(runs, tmp
         "pli_train.cli verify RUN",
     ],
 )
-def test_a_closed_pipe_is_no_error(words, reader, runs):
+def test_a_closed_pipe_is_no_error(words, reader, unbuffered, runs, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)  # as it decides where the pipe is found closed
     words = words.replace("RUN", str(runs["gpt2"]))
     shell = f"{sys.executable} -m {words} | {reader}; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
