@@ -6,6 +6,7 @@ careful readers of `run.py`, so that nothing in a folder chooses code, names ano
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pli_analysis.run import Checkpoint
     from pli_train.anatomy import Anatomy
 
+_log = logging.getLogger(__name__)
 AUTO_CLASS = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM"}
 AT_ONCE = 8
 """Blocks that go through a model together."""
@@ -62,6 +64,7 @@ def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
     if missing := sorted(found["missing_keys"]):
         raise BadInput(f"{checkpoint.path}: its weights lack {missing[0]}")
+    _log.debug("%s: model of %d tensors", checkpoint.path, len(tensors))
     return model.eval()
 
 

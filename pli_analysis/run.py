@@ -5,6 +5,7 @@ Nothing is unpickled and no path outside the folder is opened. Weights come as n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
     from pli_analysis.metrics.disturbance import Disturbance
     from pli_analysis.scalars import Scalars
+
+_log = logging.getLogger(__name__)
+
+Watch = Callable[[int, int], None]
+"""Told (done, total) of work that takes long."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,11 @@ class Run:
 
     @classmethod
     def open(
-        cls, path: str | Path | Sequence[str | Path], hashes: bool = False, lineage: str | Path | None = None
+        cls,
+        path: str | Path | Sequence[str | Path],
+        hashes: bool = False,
+        lineage: str | Path | None = None,
+        watch: Watch = lambda done, total: None,
     ) -> Run:
         """Open a run folder, or what else holds checkpoints: see `pli_analysis.others.foreign`.
 
@@ -172,6 +182,7 @@ class Run:
             path: its folder, a folder of Hugging Face's Trainer, or one or several folders of models.
             hashes: whether a checkpoint counts as whole only when every file of it has the hash it was written with.
             lineage: for foreign checkpoints, a `lineage.json` to go by.
+            watch: for foreign checkpoints, told (done, in all) of those that layers are followed through, later on.
 
         Raises:
             BadInput: when it is none, or a foreign one whose hashes nobody wrote down.
@@ -185,7 +196,7 @@ class Run:
 
         if hashes:
             raise BadInput(f"{paths[0]}: no run wrote it, so there are no hashes to --verify it with")
-        return open_foreign(paths, None if lineage is None else Path(lineage))
+        return open_foreign(paths, None if lineage is None else Path(lineage), watch)
 
     @classmethod
     def newest(cls, root: str | Path = "runs") -> Run:
@@ -237,9 +248,11 @@ class Run:
         if not path.is_file():
             raise BadInput(f"{self.path}: has no {run_folder.LINEAGE} yet; it appears with the first checkpoint")
         try:
-            return Lineage.read(path)
+            found = Lineage.read(path)
         except BadLineage as error:
             raise BadInput(str(error)) from None
+        _log.debug("%s: %d layers, %d events", path, len(found.layers), len(found.events))
+        return found
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
@@ -247,6 +260,7 @@ class Run:
         whole = [Checkpoint(name, path) for name, path, flaw in self._found if flaw is None]
         if not whole:
             raise BadInput(f"{self.path}: holds no whole checkpoint" + "".join(f"; {line}" for line in self.damaged))
+        _log.debug("%s: %d whole checkpoints, %d passed over", self.path, len(whole), len(self.damaged))
         return whole
 
     @cached_property

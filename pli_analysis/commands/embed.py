@@ -7,16 +7,26 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.bar import Bar
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, RunFolder, Text, Told
-from pli_analysis.commands.telling import open_run, say, write_page
+from pli_analysis.commands.telling import open_run, write_page
+from pli_train.shell import one_of
+from pli_train.telling import Bar, say
+
+METHODS = ("pca", "tsne", "umap")
+PARTS = {"layer": "layers", "head": "heads", "ffn": "ffn"}
+"""Words for parts, as other commands have them, and what the metric calls those."""
+SPACES = ("weights", "updates", "function")
 
 
 def embed(
     run: RunFolder,
-    method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
-    of: Annotated[str, typer.Option(help="layers, heads or ffn.")] = "layers",
-    space: Annotated[str, typer.Option(help="weights, updates, or function: outputs on tokens.")] = "weights",
+    method: Annotated[str, one_of(METHODS, "--method", metavar="METHOD", help="Laid out by {words}.")] = "pca",
+    of: Annotated[
+        str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.", kind=PARTS.__getitem__)
+    ] = "layer",
+    space: Annotated[
+        str, one_of(SPACES, "--space", metavar="SPACE", help="Of their {words}, which is outputs on tokens.")
+    ] = "weights",
     text: Text = None,
     blocks: Blocks = 16,
     since_birth: Annotated[bool, typer.Option("--since-birth", help="Every birth at the origin.")] = False,
@@ -29,7 +39,9 @@ def embed(
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """One map of every part at every checkpoint: births, donors, paths, and a random walk beside them.
+    """A map of every part at every checkpoint, in one plane.
+
+    It shows births, donors and paths, and a random walk beside them.
 
     Example: pli-analyze embed runs/tiny --method umap --html map.html
     """

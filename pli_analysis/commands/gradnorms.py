@@ -7,19 +7,22 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.bar import Bar
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text
 from pli_analysis.commands.telling import complain, open_run, write_page
 from pli_train.errors import BadInput
+from pli_train.shell import one_of
+from pli_train.telling import Bar
+
+PARTS = ("layer", "head", "ffn", "norms", "attention", "embeddings", "other", "total", "all")
 
 
 def gradnorms(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or Trainer's output folder.")],
-    of: Annotated[str, typer.Option(help="layer, head, ffn, norms, attention, embeddings, other, total, or all.")] = (
-        "all"
-    ),
+    of: Annotated[str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.")] = "all",
     events: Annotated[bool, typer.Option("--events", help="Norms before and after each growth event.")] = False,
-    window: Annotated[int, typer.Option(min=1, help="Measurements on each side of an event, at most.")] = 3,
+    window: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Measurements on each side of an event, at most.")
+    ] = 3,
     recompute: Annotated[bool, typer.Option("--recompute", help="At each checkpoint, on the same tokens.")] = False,
     text: Text = None,
     blocks: Blocks = 16,
@@ -27,7 +30,9 @@ def gradnorms(
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """Gradient norms of heads, FFNs, layers over training, as logged before clipping or computed anew.
+    """Gradient norms of heads, FFNs and layers over training.
+
+    As training logged them, before clipping, or computed anew at each checkpoint.
 
     Example: pli-analyze gradnorms runs/tiny --of head --html gradnorms.html
     """

@@ -8,25 +8,30 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Told, Verify
-from pli_analysis.commands.telling import complain, say, write_page
+from pli_analysis.commands.telling import FOLLOWED, complain, write_page
 from pli_train.errors import BadInput
+from pli_train.telling import Bar, say
 
 
 def lineage(
     run: RunFolder,
-    format: FormatOption = None,
-    out: OutOption = None,
     events: Annotated[bool, typer.Option("--events", help="One row a growth event, not a layer.")] = False,
     tree: Annotated[bool, typer.Option("--tree", help="Copies below their donors, as lines of text.")] = False,
     html: Html = None,
     confidence: Annotated[
         bool, typer.Option("--confidence", help="One row a match, where the lineage is inferred from weights.")
     ] = False,
-    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a lineage.json, to be edited.")] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="Write it as a lineage.json, to be edited.")
+    ] = None,
     told: Told = None,
     verify: Verify = False,
+    format: FormatOption = None,
+    out: OutOption = None,
 ) -> None:
-    """Who was born when, from whom, and where each layer sits now; of others' checkpoints, how sure that is.
+    """Who was born when, from whom, and where each layer sits now.
+
+    Of checkpoints that others wrote it also says how sure that is.
 
     Example: pli-analyze lineage runs/tiny --format md
     """
@@ -35,7 +40,7 @@ def lineage(
     from pli_analysis.run import Run
     from pli_analysis.tables import emit, put
 
-    opened = Run.open(run, verify, told)
+    opened = Run.open(run, verify, told, Bar(FOLLOWED))
     if verify or opened.notes:
         complain(opened.damaged)
     say(*opened.notes)

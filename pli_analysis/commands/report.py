@@ -11,6 +11,7 @@ import typer
 from pli_analysis.commands.options import Told, Verify, alone
 from pli_analysis.commands.telling import complain, open_run, say
 from pli_train.errors import BadInput, did_you_mean
+from pli_train.telling import Bar, timed
 
 if TYPE_CHECKING:
     from pli_analysis.report.parts import Report
@@ -23,10 +24,10 @@ ReportCommand = alone("--html", BESIDE_THE_RUN, lambda word: word is not None an
 def report(
     run: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN…]", help="As for drift, or several runs; the newest if left out."),
+        typer.Argument(metavar="[RUN...]", help="As for drift, or several runs; the newest under runs/ if left out."),
     ] = None,
     html: Annotated[
-        str | None, typer.Option("--html", metavar="[PATH]", help=f"Write a page; alone: {BESIDE_THE_RUN}.")
+        str | None, typer.Option("--html", metavar="[FILE]", help=f"Write a page; alone: {BESIDE_THE_RUN}.")
     ] = None,
     maps: Annotated[
         str | None, typer.Option(metavar="METHODS", help="Ways to draw the map, beside PCA: tsne,umap.")
@@ -34,9 +35,9 @@ def report(
     told: Told = None,
     verify: Verify = False,
 ) -> None:
-    """Tell what a run did, or several side by side: in the terminal, or as one HTML page that opens offline.
+    """All of it: in the terminal, or as one page that opens offline.
 
-    `GROUP=RUN` makes runs seeds of one group.
+    Of a run, or of several side by side. GROUP=RUN in place of a run makes it a seed of that group.
 
     Example: pli-analyze report runs/tiny --html
     """
@@ -55,7 +56,8 @@ def report(
     from pli_analysis.report import page
 
     path = folder / "report.html" if html == BESIDE_THE_RUN else Path(html)
-    page.write(written, path)
+    with timed(f"page {path}"):
+        page.write(written, path)
     print(path)
 
 
@@ -65,7 +67,7 @@ def _alone(paths: list[Path], verify: bool, told: Path | None, maps: list[str] |
 
     opened = open_run(paths, verify, told)
     complain(opened.scalars.damaged)
-    return opened.path, content.tell(opened, partial(embed.paths, maps=maps, say=say))
+    return opened.path, content.tell(opened, partial(embed.paths, maps=maps, say=say), Bar("sections"))
 
 
 def _beside(asked: list[str], verify: bool) -> tuple[Path, Report] | None:
@@ -82,7 +84,7 @@ def _beside(asked: list[str], verify: bool) -> tuple[Path, Report] | None:
     opened = {curve.name: open_run([path], verify) for curve, path in zip(curves, paths.values(), strict=True)}
     for curve in curves:
         complain(curve.damaged)
-    return next(iter(opened.values())).path.resolve().parent, several.tell(opened, curves)
+    return next(iter(opened.values())).path.resolve().parent, several.tell(opened, curves, Bar("runs"))
 
 
 def _methods(maps: str | None, html: str | None) -> list[str] | None:

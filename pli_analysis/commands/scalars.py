@@ -27,7 +27,9 @@ def scalars(
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """What was logged: one row a tag and step, or a file a tag as TensorBoard downloads them.
+    """What was logged: a row for each tag and step.
+
+    With --download it is a file for each tag, as TensorBoard downloads them.
 
     Example: pli-analyze scalars runs/tiny --tags 'eval/*' -o eval.csv
     """

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.bar import Bar
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text
-from pli_analysis.commands.telling import open_run, say, write_page
+from pli_analysis.commands.telling import open_run, write_page
 from pli_train.errors import BadInput
+from pli_train.telling import Bar, say
 
 
 def similarity(
@@ -25,7 +25,9 @@ def similarity(
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """How alike layers are in what they put out: debiased CKA, Procrustes, shared nearest neighbours.
+    """How alike layers are in what they put out.
+
+    Measured by debiased CKA, Procrustes and shared nearest neighbours.
 
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
+from pli_train.telling import Bar, say, timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from pli_analysis.report.parts import Report
     from pli_analysis.run import Run
 
+FOLLOWED = "checkpoints that layers are followed through"
+
 
 def open_run(paths: list[Path], verify: bool = False, lineage: Path | None = None) -> Run:
     """Open a run or whatever holds checkpoints; say what is not used of it, and what is only inferred."""
     from pli_analysis.run import Run
 
-    found = Run.open(paths, verify, lineage)
+    found = Run.open(paths, verify, lineage, Bar(FOLLOWED))
     complain(found.damaged)
     say(*found.notes)
     return found
@@ -29,17 +31,12 @@ def complain(lines: list[str]) -> None:
     say(*(f"passed over: {line}" for line in lines))
 
 
-def say(*lines: str) -> None:
-    """Say some lines."""
-    for line in lines:
-        typer.echo(line, err=True)
-
-
 def write_page(path: Path | None, report: Callable[[], Report]) -> None:
     """Write a page, if one was asked for, and say where."""
     if path is None:
         return
     from pli_analysis.report import page
 
-    page.write(report(), path)
+    with timed(f"page {path}"):
+        page.write(report(), path)
     say(str(path))

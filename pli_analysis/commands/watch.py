@@ -16,17 +16,22 @@ WatchCommand = alone("--serve", "0", lambda word: word is not None and re.fullma
 
 
 def watch(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run; the newest if left out.")] = None,
-    every: Annotated[float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Between two looks.")] = 2.0,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; the newest under runs/ if left out.")
+    ] = None,
+    every: Annotated[
+        float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Seconds between two looks.")
+    ] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Look once; so it is too where stdout is no terminal.")] = False,
     serve: Annotated[
         int | None,
         typer.Option(min=0, max=65535, metavar="[PORT]", help="Serve the report on this machine until Ctrl-C."),
     ] = None,
 ) -> None:
-    """Look at a run while it trains: how far it is, losses, growth, and each layer's gradient norm and drift.
+    """A run while it trains: how far it is, losses, growth, layers.
 
-    Ends with the run, or with Ctrl-C. It reads only: neither locks nor files of the run are touched.
+    Of each layer it shows gradient norm and drift. It ends with the run, or with Ctrl-C. It reads only: neither locks
+    nor files of the run are touched.
 
     Example: pli-analyze watch runs/tiny --serve
     """

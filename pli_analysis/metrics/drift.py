@@ -48,14 +48,14 @@ from pli_analysis.metrics.displacement import GAUGE, NAN, PRODUCTS, SPECTRA, SPE
 from pli_analysis.metrics.rates import Rates
 from pli_analysis.weights import follow
 from pli_analysis.weights.kin import alive, birth, donor
-from pli_analysis.weights.measured import Watch, measure
+from pli_analysis.weights.measured import measure
 from pli_train.anatomy.parts import part_of
 from pli_train.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.run import Checkpoint, Run
+    from pli_analysis.run import Checkpoint, Run, Watch
     from pli_train.lineage import Layer
 
 COLUMNS = ["part", "layer", "checkpoint", "step", "age", "tokens", "index", "relative_l2", "cosine", "absolute"]

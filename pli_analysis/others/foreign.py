@@ -9,15 +9,16 @@ did to it before is not to be known. Where checkpoints have a `lineage.json` eac
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pli_analysis.others.inferred import Inferred, infer, seen_from
-from pli_analysis.run import Checkpoint, Run
+from pli_analysis.run import Checkpoint, Run, Watch
 from pli_train import run_folder
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from pli_analysis.scalars import Scalars
 
+_log = logging.getLogger(__name__)
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TEXT_BLOCK = 128
 """Tokens of a block of text, at most, where no record says how long training had them."""
@@ -54,11 +56,13 @@ class ForeignRun(Run):
         found: name and folder of each.
         told: a `lineage.json` to go by instead of what the checkpoints say.
         numbered: whether steps are mere numbers, as neither names nor states of training tell them.
+        watch: told (done, in all) of checkpoints that layers are followed through.
     """
 
     found: tuple[tuple[CheckpointName, Path], ...] = ()
     told: Path | None = None
     numbered: bool = False
+    watch: Watch = field(default=lambda done, total: None, repr=False, compare=False)
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -95,7 +99,7 @@ class ForeignRun(Run):
         """The lineage that was found by weights, and how sure it is; None where it was told."""
         if self.told is None and all((bare.path / run_folder.LINEAGE).is_file() for bare in self._bare):
             return None
-        return infer(self._bare) if self.told is None else None
+        return infer(self._bare, self.watch) if self.told is None else None
 
     @property
     def confidence(self) -> pd.DataFrame | None:
@@ -134,6 +138,7 @@ class ForeignRun(Run):
         usable = [Checkpoint(name, path) for name, path in self.found if flaw(path) is None]
         if not usable:
             raise BadInput(f"{self.path}: holds no checkpoint to read" + "".join(f"; {line}" for line in self.damaged))
+        _log.debug("%s: %d checkpoints of others, %d passed over", self.path, len(usable), len(self.damaged))
         return usable
 
     @cached_property
@@ -190,12 +195,15 @@ def _read(path: Path) -> Lineage:
 # --- finding them ----------------------------------------------------------------------------------------------------
 
 
-def open_foreign(paths: Sequence[Path], told: Path | None = None) -> ForeignRun:
+def open_foreign(
+    paths: Sequence[Path], told: Path | None = None, watch: Watch = lambda done, total: None
+) -> ForeignRun:
     """Open a folder of Trainer's, a model folder, or several checkpoint folders.
 
     Args:
         paths: one output folder, or checkpoint folders in order.
         told: a `lineage.json` to go by.
+        watch: told (done, in all) of checkpoints that layers are followed through.
 
     Raises:
         BadInput: when there is nothing of the kind.
@@ -206,7 +214,7 @@ def open_foreign(paths: Sequence[Path], told: Path | None = None) -> ForeignRun:
     if len(paths) == 1:
         inside = run_folder.checkpoints(paths[0])
         if inside:
-            return ForeignRun(paths[0], found=tuple(inside), told=told)
+            return ForeignRun(paths[0], found=tuple(inside), told=told, watch=watch)
         if not is_model(paths[0]):
             raise BadInput(f"{paths[0]}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either")
     for path in paths:
@@ -215,7 +223,7 @@ def open_foreign(paths: Sequence[Path], told: Path | None = None) -> ForeignRun:
         if found := flaw(path):
             raise BadInput(f"{path}: {found}")
     named, numbered = _named(paths)
-    return ForeignRun(_root(paths), found=tuple(named), told=told, numbered=numbered)
+    return ForeignRun(_root(paths), found=tuple(named), told=told, numbered=numbered, watch=watch)
 
 
 def is_model(folder: Path) -> bool:

@@ -34,7 +34,7 @@ from pli_train.lineage import Lineage
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.run import Checkpoint
+    from pli_analysis.run import Checkpoint, Watch
 
 SAMPLE = 2**15
 """Numbers of a matrix, at most, that are compared: a cosine of unrelated ones is then off by 0.006."""
@@ -234,8 +234,12 @@ class Inferred:
     confidence: pd.DataFrame
 
 
-def infer(checkpoints: Sequence[Checkpoint]) -> Inferred:
+def infer(checkpoints: Sequence[Checkpoint], watch: Watch = lambda done, total: None) -> Inferred:
     """Follow layers through checkpoints by their weights. A part's birth is the first checkpoint that has it.
+
+    Args:
+        checkpoints: in order.
+        watch: told (checkpoints done, checkpoints in all).
 
     Raises:
         BadInput: when they are not of one model that grows.
@@ -245,7 +249,8 @@ def infer(checkpoints: Sequence[Checkpoint]) -> Inferred:
     old, before = _weights(checkpoints[0]), None
     lineage, found = _begun(checkpoints[0].step, old), list[tuple[object, ...]]()
     lineages = [lineage.as_of(0)]
-    for checkpoint in checkpoints[1:]:
+    for done, checkpoint in enumerate(checkpoints[1:], 1):
+        watch(done, len(checkpoints))
         new = _weights(checkpoint)
         _check(old, new)
         try:
@@ -257,6 +262,7 @@ def infer(checkpoints: Sequence[Checkpoint]) -> Inferred:
             raise BadInput(f"{checkpoint.path}: {told}") from None
         lineages.append(lineage.as_of(len(lineage.events)))
         old, before = new, Before(old, matched.places)
+    watch(len(checkpoints), len(checkpoints))
     table = pd.DataFrame(found, columns=COLUMNS).astype({"index": "Int64", "matched": "Int64"})
     return Inferred(lineages, table)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pli_analysis.report import content, page
 from pli_analysis.run import Run
 from pli_train.errors import PliError
-from pli_train.shell import run_app
+from pli_train.shell import run_process
 
 if TYPE_CHECKING:
     from threading import Event
@@ -65,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_app(main)  # type: ignore[arg-type]
+    run_process(main)

@@ -14,6 +14,7 @@ from pli_analysis.report.embed import paths
 from pli_analysis.report.gradnorms import gradnorms
 from pli_analysis.report.overview import lead, lineage, loss, provenance, summary
 from pli_analysis.report.parts import Report, Section, found_by
+from pli_train.telling import timed
 
 if TYPE_CHECKING:
     from pli_analysis.run import Run
@@ -22,11 +23,25 @@ SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, p
 """Below the summary, which says what they found."""
 
 
-def tell(run: Run, map: Callable[[Run], Section] = paths) -> Report:
-    """Read a run and say what it did. Raises BadInput when it cannot be read.
+def tell(
+    run: Run,
+    map: Callable[[Run], Section] = paths,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Read a run and say what it did.
 
     Args:
+        run: to tell of.
         map: tells the map: `paths`, or that with other methods.
+        watch: told (sections done, sections in all).
+
+    Raises:
+        BadInput: when it cannot be read.
     """
-    sections = [(map if section is paths else section)(run) for section in SECTIONS]
+    sections: list[Section] = []
+    for section in SECTIONS:
+        watch(len(sections), len(SECTIONS))
+        with timed(f"section {section.__name__}"):
+            sections.append((map if section is paths else section)(run))
+    watch(len(sections), len(SECTIONS))
     return Report(run.name, lead(run), [summary(run, found_by(sections)), *sections])

@@ -5,7 +5,7 @@ Runs that differ by seed alone make a group; the unit is the run, and the first 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 
 
-def tell(opened: Mapping[str, Run], curves: Sequence[Curve]) -> Report:
+def tell(
+    opened: Mapping[str, Run], curves: Sequence[Curve], watch: Callable[[int, int], None] = lambda done, total: None
+) -> Report:
     """The page on several runs.
 
     Args:
         opened: name → run, in the order asked for.
         curves: their losses, of `compare.read`; they say which group each is of.
+        watch: told (runs done, runs in all) while it is found out what growth did to each, which takes longest.
 
     Raises:
         BadInput: when one of them cannot be read.
@@ -48,7 +51,7 @@ def tell(opened: Mapping[str, Run], curves: Sequence[Curve]) -> Report:
         comparison(curves, at, reference),
         differences(opened),
         stacks(opened),
-        disturbances(opened),
+        disturbances(opened, watch),
     ]
     table = metric.runs(opened, groups)
     summary = Section("summary", "Summary", findings=found_by(sections), tables=[("Runs", table)])
@@ -114,15 +117,17 @@ def stacks(opened: Mapping[str, Run]) -> Section:
     return Section("lineage", "Lineage", words, figures=figures, method=LINEAGE_METHOD)
 
 
-def disturbances(opened: Mapping[str, Run]) -> Section:
+def disturbances(opened: Mapping[str, Run], watch: Callable[[int, int], None] = lambda done, total: None) -> Section:
     """What every event of every run did, in one table and one figure."""
     import pandas as pd
 
     parts = []
-    for name, run in opened.items():
+    for done, (name, run) in enumerate(opened.items()):
+        watch(done, len(opened))
         if run.lineage.events:
             found = disturbance.disturbance(run, twins_beside(run), blocks=BLOCKS, most=PLACEBOS)
             parts.append(_placed(name, run, found.events))
+    watch(len(opened), len(opened))
     if not parts:
         return Section("disturbance", "Disturbance", ["None of these runs grew, so that nothing was disturbed."])
     table = pd.concat(parts, ignore_index=True)

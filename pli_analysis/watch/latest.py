@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_analysis.run import Run
+from pli_analysis.run import Run, Watch
 from pli_analysis.scalars import Scalars
 from pli_train import run_folder
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 TRIES = 3
 """Times that a checkpoint is measured which fails: the files of a run that trains may be gone for a moment."""
 
-Watch = Callable[[int, int], None]
 Measure = Callable[[Path, Watch], Mapping[str, float]]
 
 

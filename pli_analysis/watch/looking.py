@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -34,12 +35,12 @@ def look_on(run: Path, every: float, once: bool = False, port: int | None = None
     Raises:
         BadInput: when there is no run, or the port cannot be had.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")  # rich keeps bold
     terminal = sys.stdout.isatty() and not console.is_dumb_terminal
     with ExitStack() as stack:
         watching = stack.enter_context(closing(Watching(run)))
         if port is None and (once or not terminal):
-            console.print(screen.drawn(_settled(watching)))
+            _print(console, _settled(watching))
             return
         stack.enter_context(_until_stopped())
         served = None
@@ -92,7 +93,14 @@ def _screen(console: Console, url: str | None) -> Iterator[Callable[[Frame], Non
             yield show
     finally:
         if last:
-            console.print(screen.drawn(last[0]))
+            _print(console, last[0])
+
+
+def _print(console: Console, frame: Frame) -> None:
+    """Print a frame. Not by rich itself, which makes a failure of a pipe that was closed."""
+    with console.capture() as captured:
+        console.print(screen.drawn(frame))
+    sys.stdout.write(captured.get())
 
 
 def _nowhere(frame: Frame) -> None:

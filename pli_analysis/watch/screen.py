@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pli_analysis.watch.frame import SMOOTHED
+from pli_train.telling import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,15 +43,6 @@ def drawn(frame: Frame, below: str = "") -> RenderableType:
     if below:
         parts.append(Text(plain(below), style="dim"))
     return Group(*parts)
-
-
-def plain(text: str) -> str:
-    r"""Text without anything that a terminal would obey.
-
-    >>> plain("a\x1b[31m\u202eb")
-    'a�[31m�b'
-    """
-    return "".join(sign if sign.isprintable() else "�" for sign in text)
 
 
 def spark(values: np.ndarray, width: int = WIDTH) -> str:

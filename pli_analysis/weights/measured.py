@@ -24,12 +24,10 @@ from pli_train import cache
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
-    from pli_analysis.run import Checkpoint, Run
+    from pli_analysis.run import Checkpoint, Run, Watch
 
 WINDOW = 64
 """Checkpoints measured at once at most: what is planned, and lost when it is interrupted, is bounded by it."""
-
-Watch = Callable[[int, int], None]
 
 
 class Task(Protocol):

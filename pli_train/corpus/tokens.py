@@ -7,6 +7,7 @@ appears by one rename, so it is whole or absent.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from pli_train.sections import DataConfig, TokenizerConfig
 
+_log = logging.getLogger(__name__)
 LAYOUT = 1
 """Goes into a cache folder's name; raise it when what is written there changes."""
 BATCH = 256
@@ -84,7 +86,9 @@ def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]
     documents = corpus.read(data)
     name = corpus.fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, _identity(settings.name_or_path))
     folder = cache.root() / name
-    if not folder.is_dir():
+    if folder.is_dir():
+        _log.debug("tokens from the cache: %s", folder)
+    else:
         say(f"tokenising {documents.about}")
         _build(folder, documents, settings)
     from transformers import AutoTokenizer

@@ -91,7 +91,7 @@ def test_the_other_commands_read_it_too(made, text, tmp_path):
     for words in (
         ["similarity", made, "--over-time", "--text", text],
         ["similarity", made / "checkpoint-4", made / "checkpoint-12", "--text", text],
-        ["embed", made, "--of", "heads"],
+        ["embed", made, "--of", "head"],
         ["gradnorms", made, "--recompute", "--text", text],
         ["lineage", made, "--confidence"],
     ):

@@ -281,7 +281,10 @@ def test_bad_requests_get_one_line(runs, tmp_path, text):
     for words, expected in (
         (["--text", text], "use it with --recompute"),
         (["--recompute", "--text", text, "--events"], "leave --recompute away"),
-        (["--of", "heads"], "--of heads: no such level of parts; did you mean 'head'?"),
+        (
+            ["--of", "heads"],
+            "total, all; did you mean 'head'?",
+        ),
     ):
         assert len(refused(call("pli-analyze", "gradnorms", runs["gpt2"], *words), expected)) == 1
     refused(call("pli-analyze", "gradnorms", tmp_path / "nowhere"), "no such file or folder")

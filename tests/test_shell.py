@@ -1,0 +1,383 @@
+"""The two commands at the keyboard: what all of them have in common, on terminals, in pipes and in a shell's hands."""
+
+import inspect
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from pli_analysis.cli import app as analyze
+from pli_train import run_folder
+from pli_train.cli import app as train
+from tests.conftest import STEPS
+from tests.test_cli import ROOT, call, refused
+
+APPS = {"pli-train": train, "pli-analyze": analyze}
+COMMANDS = [(name, command) for name, app in APPS.items() for command in get_command(app).commands]
+
+
+def helps(name, command, width):
+    """The help of a command as a terminal so wide shows it."""
+    group = get_command(APPS[name])
+    settings = {**group.context_settings, "terminal_width": width}
+    with group.make_context(name, [], resilient_parsing=True, **settings) as above:
+        if not command:
+            return group.get_help(above)
+        with group.commands[command].make_context(command, [], parent=above, resilient_parsing=True) as ctx:
+            return group.commands[command].get_help(ctx)
+
+
+def options():
+    """(app, command, option) of every option there is."""
+    for name, command in COMMANDS:
+        for param in get_command(APPS[name]).commands[command].params:
+            if param.param_type_name == "option":
+                yield name, command, param
+
+
+# --- help -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(("name", "command"), [*COMMANDS, *((name, "") for name in APPS)])
+def test_help_fits_the_terminal_and_cuts_no_sentence_short(name, command, width):
+    told = helps(name, command, width)
+    assert max(map(len, told.splitlines())) <= width
+    assert not re.search(r"[a-z,]\.\.\.$", told, re.MULTILINE), "a summary that was cut"
+    assert not re.search(r"<\w", told), "a type of Python's where a word for people should be"
+    assert "\x1b" not in told
+    if command:
+        assert f"  Example: {name} {command}" in told
+        assert all(
+            line in told for line in ("Say nothing on stderr but errors.", "Say what was read, cached and timed")
+        )
+
+
+def test_an_option_has_one_letter_and_one_meaning_in_all_commands():
+    spelled, told = {}, {}
+    for name, _, param in options():
+        long = max(param.opts, key=len)
+        spelled.setdefault(long, set()).add(tuple(param.opts))
+        told.setdefault((name, long), set()).add((param.metavar, param.help))
+    assert {long: ways for long, ways in spelled.items() if len(ways) > 1} == {}
+    # These are asked of different things, and say so: a folder and a file, a step of a run and one of its checkpoints.
+    differ = {"--html", "--out", "--at", "--of", "--window", "--events"}
+    assert {long for (_, long), ways in told.items() if len(ways) > 1} <= differ
+    for letter in "qvfoh":
+        assert len({max(param.opts, key=len) for *_, param in options() if f"-{letter}" in param.opts}) <= 1
+
+
+def test_every_value_has_a_name_in_capitals():
+    values = [param for *_, param in options() if not param.is_flag]
+    assert [param.name for param in values if not param.metavar or param.metavar != param.metavar.upper()] == []
+
+
+def test_words_that_an_option_takes_are_those_of_the_metric():
+    from pli_analysis.commands import compare, drift, embed, gradnorms
+    from pli_analysis.metrics import drift as drifts
+    from pli_analysis.metrics import embed as maps
+    from pli_analysis.metrics import loss, points, projections
+    from pli_train.anatomy.parts import GROUPS
+
+    assert set(drift.PARTS) == {*drifts.LEVELS, "matrix", "all"}
+    assert set(gradnorms.PARTS) == {*GROUPS, "all"}
+    assert embed.METHODS == projections.METHODS
+    assert tuple(embed.PARTS.values()) == points.PARTS
+    assert embed.SPACES == maps.SPACES
+    assert set(compare.AXES) == {"step", *loss.AXES}
+
+
+# --- misuse ---------------------------------------------------------------------------------------------------------
+
+MISUSES = {
+    "pli-analyze drfit": "pli-analyze drfit: no such command; did you mean 'drift'?",
+    "pli-train zebra": "pli-train zebra: no such command; see pli-train --help",
+    "pli-analyze --quiet drift x": "--quiet: no such option before the command; see pli-analyze --help",
+    "pli-analyze drift x --spektral": "--spektral: no such option; did you mean '--spectral'?",
+    "pli-train run --st a=1": "--st: no such option; did you mean '--set'?",
+    "pli-analyze drift x -z": "-z: no such option; see pli-analyze drift --help",
+    "pli-analyze drift": "missing argument RUN...; see pli-analyze drift --help",
+    "pli-train fork x": "missing option --at STEP; see pli-train fork --help",
+    "pli-analyze drift x --of": "option '--of' requires an argument",
+    "pli-analyze drift x --quiet=1": "option '--quiet' does not take a value",
+    "pli-analyze doctor x": "got unexpected extra argument(s) (x); see pli-analyze doctor --help",
+    "pli-analyze drift x --threads many": "--threads: input should be a valid integer",
+    "pli-analyze drift x --threads 0": "--threads: input should be greater than or equal to 1",
+    "pli-analyze scalars x -f cvs": "--format cvs: is none of table, json, csv, md, parquet; did you mean 'csv'?",
+    "pli-train verify x -f parquet": "--format parquet: is none of table, json, csv, md",
+    "pli-analyze drift x --of haed": "--of haed: is none of layer, head, ffn, norms, attention, matrix, all; did you",
+    "pli-analyze embed x --of heads": "--of heads: is none of layer, head, ffn; did you mean 'head'?",
+    "pli-analyze embed x --method umpa": "--method umpa: is none of pca, tsne, umap; did you mean 'umap'?",
+    "pli-analyze compare x --by token": "--by token: is none of step, tokens, flops, seconds; did you mean 'tokens'?",
+    "pli-analyze drift x --quiet -v": "--quiet and --verbose: say less and say more: use one of them",
+    "pli-train plan -qv": "--quiet and --verbose: say less and say more: use one of them",
+}
+
+
+@pytest.mark.parametrize(("words", "told"), MISUSES.items(), ids=MISUSES)
+def test_misuse_is_one_line_that_says_what_was_probably_meant(words, told, tmp_path):
+    lines = refused(call(*words.split(), cwd=tmp_path), told)
+    assert len(lines) == 1 and lines[0].startswith(f"error: {told}")
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_no_words_at_all_get_the_help(name):
+    done = call(name)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout == call(name, "-h").stdout
+
+
+# --- how much is said -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torn(runs, tmp_path_factory):
+    """A run with something to pass over."""
+    run = Path(shutil.copytree(runs["gpt2"], tmp_path_factory.mktemp("torn") / "run"))
+    (run / f"checkpoint-{STEPS}" / run_folder.WEIGHTS).unlink()
+    return run
+
+
+TALKATIVE = [
+    ["drift", "RUN"],
+    ["lineage", "RUN", "--verify", "--html", "OUT"],
+    ["embed", "RUN"],
+    ["compare", "RUN"],
+]
+SLOW = [  # as they load torch, twice
+    ["similarity", "RUN"],
+    ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],
+    ["gradnorms", "RUN", "--recompute"],
+]
+
+
+@pytest.mark.parametrize(
+    "words", [*TALKATIVE, *(pytest.param(words, marks=pytest.mark.slow) for words in SLOW)], ids=lambda words: words[0]
+)
+def test_quiet_says_nothing_and_changes_nothing_else(words, torn, tmp_path):
+    words = [{"RUN": torn, "OUT": tmp_path / "page.html"}.get(word, word) for word in words]
+    usual, quiet = call("pli-analyze", *words), call("pli-analyze", *words, "-q")
+    assert usual.stderr != "" and quiet.stderr == ""
+    assert (quiet.returncode, quiet.stdout) == (usual.returncode, usual.stdout) and usual.returncode == 0
+
+
+def test_quiet_does_not_swallow_errors(torn):
+    done = call("pli-analyze", "drift", torn, "-q", "-o", torn / "no" / "file.csv")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_verbose_says_what_was_read_what_was_kept_and_how_long_it_took(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
+    usual = call("pli-analyze", "drift", runs["gpt2"])
+    (tmp_path / "cache").rename(tmp_path / "warm")
+    fresh, again = (call("pli-analyze", "drift", runs["gpt2"], "--verbose") for _ in range(2))
+    assert usual.stdout == fresh.stdout == again.stdout and usual.stderr == ""
+    whole = len(run_folder.checkpoints(runs["gpt2"]))
+    for done, kept in ((fresh, 0), (again, whole)):
+        assert f"{runs['gpt2']}: {whole} whole checkpoints, 0 passed over\n" in done.stderr
+        assert f"cache {tmp_path / 'cache' / 'drift'}: {kept} of {whole} were there\n" in done.stderr
+        assert re.search(r"^drift, all of it: \d+\.\d\d s$", done.stderr, re.MULTILINE)
+    assert re.search(r"^\d+ tensors of all checkpoints: \d+\.\d\d s$", fresh.stderr, re.MULTILINE)
+    assert "tensors of all checkpoints" not in again.stderr
+
+
+def test_verbose_shows_where_an_error_comes_from_and_what_is_behind_it(runs, tmp_path):
+    words = ["drift", runs["gpt2"], "-o", tmp_path / "no" / "where.csv"]
+    done = call("pli-analyze", *words, "-v")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == call("pli-analyze", *words).stderr.strip()
+    assert "Traceback" in done.stderr and "FileNotFoundError" in done.stderr and "in emit" in done.stderr
+    assert "typer" not in done.stderr, "only what is ours"
+    assert "in require_run" in call("pli-train", "resume", tmp_path, "--verbose").stderr
+
+
+# --- pipes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reader", "unbuffered"), [("head -n 1", ""), ("true", ""), ("true", "1")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "pli_analysis.cli --help",
+        "pli_analysis.cli drift --help",
+        "pli_analysis.cli drift RUN -f csv",
+        "pli_analysis.cli scalars RUN -f csv",
+        "pli_analysis.cli report RUN",
+        "pli_analysis.cli watch RUN --once",
+        "pli_train.cli presets",
+        "pli_train.cli verify RUN",
+    ],
+)
+def test_a_closed_pipe_is_no_error(words, reader, unbuffered, runs, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)  # as it decides where the pipe is found closed
+    words = words.replace("RUN", str(runs["gpt2"]))
+    shell = f"{sys.executable} -m {words} | {reader}; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
+
+
+def test_a_closed_pipe_hides_no_failure_that_is_known(torn, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # so that the pipe is found closed when all else is done
+    shell = f"{sys.executable} -m pli_train.cli verify {torn} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "1\n" and "tell of damage" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_nobody_need_listen():
+    shell = f"{sys.executable} -m pli_train.cli presets >&-; echo $?"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+# --- terminals ------------------------------------------------------------------------------------------------------
+
+AT_ONCE = (
+    "import sys; from pli_train import telling; telling.PATIENCE = 0; "
+    "from {package}.cli import main; sys.argv[1:] = {words!r}; main()"
+)
+
+
+def at_a_terminal(package, *words, **environment):
+    """(code, what stdout, what stderr got) of a command whose stdout and stderr are a terminal each, bars at once."""
+    code = AT_ONCE.format(package=package, words=list(map(str, words)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100", **environment}
+    pairs = [pty.openpty() for _ in range(2)]
+    said = [bytearray(), bytearray()]
+
+    def read(end, into):
+        try:
+            while piece := os.read(end, 65536):
+                into.extend(piece)
+        except OSError:  # nobody has the other side any more
+            pass
+
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=pairs[0][1], stderr=pairs[1][1], env=environment)
+    readers = [threading.Thread(target=read, args=(ours, into)) for (ours, _), into in zip(pairs, said, strict=True)]
+    for (_, theirs), reader in zip(pairs, readers, strict=True):
+        os.close(theirs)
+        reader.start()
+    process.wait(120)
+    for (ours, _), reader in zip(pairs, readers, strict=True):
+        reader.join(20)
+        os.close(ours)
+    return process.returncode, *(told.decode() for told in said)
+
+
+BAR = re.compile(r"\r\d+ of \d+ (tensors of all checkpoints|checkpoints|steps)")
+
+
+@pytest.mark.parametrize(
+    ("environment", "drawn"),
+    [({}, True), ({"NO_COLOR": "1"}, True), ({"TERM": "dumb"}, False)],
+    ids=["usual", "no colour", "dumb"],
+)
+def test_a_bar_is_on_terminals_alone_and_of_plain_characters(runs, tmp_path, environment, drawn):
+    environment["PLI_CACHE"] = str(tmp_path)
+    code, _, said = at_a_terminal("pli_analysis", "drift", runs["gpt2"], "-o", tmp_path / "drift.csv", **environment)
+    assert code == 0 and "\x1b" not in said
+    assert bool(BAR.search(said)) == drawn
+    if drawn:
+        assert said.endswith("\r") and said.rstrip("\r").endswith(" " * 20), "the bar is taken away"
+    assert bool(BAR.search(at_a_terminal("pli_train", "verify", runs["gpt2"], **environment)[2])) == drawn
+
+
+def test_quiet_draws_no_bar(runs, tmp_path):
+    words = ["drift", runs["gpt2"], "-q", "-o", tmp_path / "drift.csv"]
+    assert at_a_terminal("pli_analysis", *words, PLI_CACHE=str(tmp_path)) == (0, "", "")
+
+
+def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
+    config = tmp_path / "mine.toml"
+    config.write_text(
+        'extends = "tiny"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 8\nblock_size = 16\neval_blocks = 4\n'
+        f'log_every = 1\n[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'
+    )
+    words = ["run", config, "--set", "growth.schedule=0.5@0", "--out", tmp_path / "run"]
+    code, out, said = at_a_terminal("pli_train", *words)
+    assert code == 0 and out.strip() == str(tmp_path / "run")
+    assert BAR.search(said) and "a second" in said and "left, loss" in said and "\x1b" not in said
+    grown = next(line for line in said.splitlines() if "2 layers (b a), eval loss" in line)
+    assert grown.rpartition("\r")[2].startswith("step 4: "), "the bar gives way to it"
+
+
+@pytest.mark.parametrize("words", [["watch", "RUN", "--once"], ["drift", "RUN"], ["drift", "--help"]])
+def test_no_colour_means_no_escape_code(words, runs):
+    words = [runs["gpt2"] if word == "RUN" else word for word in words]
+    code, out, said = at_a_terminal("pli_analysis", *words, NO_COLOR="1")
+    assert code == 0 and out and "\x1b" not in out + said
+    assert "\x1b" not in at_a_terminal("pli_analysis", *words, TERM="dumb")[1]
+    piped = call("pli-analyze", *words)
+    assert "\x1b" not in piped.stdout + piped.stderr
+    if words[0] == "watch":
+        assert "\x1b[" in at_a_terminal("pli_analysis", *words, NO_COLOR="")[1], "and a terminal has colours otherwise"
+
+
+# --- a shell that completes words -----------------------------------------------------------------------------------
+
+
+def completed(name, words, shell="bash"):
+    """What a shell is told when somebody asks how the last of these words goes on."""
+    typed = f"{name} {words}"
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        f"_{name.upper().replace('-', '_')}_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(typed.split(" ")) - 1),
+        "_TYPER_COMPLETE_ARGS": typed,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    module = {"pli-train": "pli_train.cli", "pli-analyze": "pli_analysis.cli"}[name]
+    done = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, env=os.environ | environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("pli-analyze", "d", ["drift", "disturbance", "doctor"]),
+        ("pli-analyze", "embed runs/tiny --method ", ["pca", "tsne", "umap"]),
+        ("pli-analyze", "drift --of h", ["head"]),
+        ("pli-analyze", "gradnorms --of emb", ["embeddings"]),
+        ("pli-analyze", "embed --space u", ["updates"]),
+        ("pli-analyze", "compare --by ", ["step", "tokens", "flops", "seconds"]),
+        ("pli-analyze", "lineage runs/tiny -f ", ["table", "json", "csv", "md", "parquet"]),
+        ("pli-analyze", "report --q", ["--quiet"]),
+        ("pli-train", "run ti", ["tiny", "tiny-bert", "tiny-vit"]),
+        ("pli-train", "check see", ["seed-appendix"]),
+        ("pli-train", "verify runs/tiny --format m", ["md"]),
+        ("pli-train", "resume runs/ti", []),  # a path: the shell knows those
+    ],
+)
+def test_words_are_completed(name, words, expected):
+    assert completed(name, words) == expected
+
+
+def test_presets_are_completed_as_they_are_listed():
+    from pli_train import config
+
+    assert sorted(completed("pli-train", "plan ")) == sorted(config.presets())
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_are_answered_too(shell):
+    told = " ".join(completed("pli-analyze", "embed --method ", shell))
+    assert re.findall(r"\w+", told.rpartition("((")[2]) == ["pca", "tsne", "umap"]
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_completion_is_shown_to_the_shell_that_asks(name, tmp_path):
+    module = inspect.getmodule(APPS[name].registered_commands[0].callback).__name__.split(".")[0]
+    asked = f"{sys.executable} -m {module}.cli --show-completion; true"  # `true`, so that bash stays the parent
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines()[-1] == f"complete -o default -F _{name.replace('-', '_')}_completion {name}"
+    assert "--install-completion" in helps(name, "", 80)
+    assert list(tmp_path.iterdir()) == []
