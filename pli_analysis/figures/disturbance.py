@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis.figures import views
 from pli_analysis.figures.grid import grid
 from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL, line_of
 
@@ -38,6 +39,7 @@ def losses(curves: pd.DataFrame) -> go.Figure:
         drawn.add_trace(go.Scatter(x=rows["since"], y=rows["smooth"], **style))
     drawn.add_hline(y=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     drawn.update_layout(xaxis_title="steps since the event", yaxis_title="loss − expected (nats)", legend=LEGEND)
+    drawn.update_layout(meta=views.BARE)
     return drawn
 
 
@@ -89,6 +91,7 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
         xaxis={"title": "places above the event", "tickformat": "d", "nticks": 12},
         yaxis={"title": "movement ÷ usual", "type": "log"},
         legend=LEGEND,
+        meta=views.BARE,
     )
     return drawn
 

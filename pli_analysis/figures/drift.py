@@ -52,6 +52,6 @@ def curves(table: pd.DataFrame, measure: str = "relative_l2") -> go.Figure:
     drawn.update_layout(
         xaxis_title=AXES["step"],
         yaxis={"title": NAMES[measure], "rangemode": "tozero"},
-        meta=views.axes(AXES),
+        meta={**views.axes(AXES), **views.BARE},
     )
     return drawn
