@@ -270,3 +270,39 @@ def test_a_hostile_run_executes_nothing(opened, hostile_run, tmp_path):  # noqa:
     assert asked == [path.as_uri()]
     assert tab.locator("h1").inner_text() == hostile_run.name
     assert tab.locator("img").count() == 0
+
+
+def test_paper_is_white_and_opens_what_is_closed(opened, report):
+    tab, heard, _ = opened(report, scheme="dark")
+    state = """() => [document.documentElement.dataset.theme, document.querySelectorAll('.method:not([open])').length,
+      ...new Set([...document.querySelectorAll('.drawing')].map(d => d._fullLayout.width))]"""
+    before = tab.evaluate(state)
+    assert before[0] == "dark" and before[1] >= 5
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    until(tab, "[...document.querySelectorAll('.drawing')].every(d => d._fullLayout.width === 660)")
+    assert tab.evaluate(state) == ["light", 0, 660]
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    until(tab, "[...document.querySelectorAll('.drawing')].every(d => d._fullLayout.width !== 660)")
+    assert tab.evaluate(state) == before
+    assert heard == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])
+def test_a_page_of_several_runs_opens_and_can_be_used_by_all(opened, runs, tmp_path, width, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    from pli_analysis.metrics import compare
+    from pli_analysis.report import several
+
+    told = several.tell({name: Run.open(path) for name, path in runs.items()}, compare.read(map(str, runs.values())))
+    page.write(told, tmp_path / "several.html")
+    tab, heard, asked = opened(tmp_path / "several.html", width, scheme)
+    assert heard == [] and asked == [(tmp_path / "several.html").as_uri()]
+    overflow = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0, "the page scrolls sideways"
+    title = "document.querySelector('#figure-speed-up .drawing').layout.yaxis.title.text"
+    first = tab.evaluate(title)
+    tab.locator("#figure-speed-up").get_by_role("button", name="FLOPs").press("Enter")
+    assert "FLOPs" in tab.evaluate(title) != first
+    found = Axe().run(tab).response["violations"]
+    assert [line["id"] for line in found if line["impact"] in ("serious", "critical", "moderate")] == []
