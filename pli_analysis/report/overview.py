@@ -103,8 +103,8 @@ def lineage(run: Run) -> Section:
     words = sentences(run.notes)
     tables = [("Growth events", events)] if len(events) else []
     if run.confidence is not None:
-        told = run.confidence[(run.confidence["confidence"] < SURE) | run.confidence["matched"].isna()]
-        tables += [("Newborn layers, and matches that are not certain", told)] if len(told) else []
+        unsure = run.confidence[(run.confidence["confidence"] < SURE) | run.confidence["matched"].isna()]
+        tables += [("Newborn layers, and matches that are not certain", unsure)] if len(unsure) else []
     method = LINEAGE_METHOD if run.confidence is None else [*LINEAGE_METHOD, INFERRED]
     return Section("lineage", "Lineage", words, figures=[figure], tables=tables, headline=told, method=method)
 

@@ -269,4 +269,4 @@ def test_the_command_writes_table_and_page(runs, text, tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(list(csv.DictReader(done.stdout.splitlines()))) == 15
     assert done.stderr.startswith("Most alike are layers")
-    assert (tmp_path / "s.html").stat().st_size > 4_000_000
+    assert (tmp_path / "s.html").stat().st_size > 1_500_000
