@@ -37,8 +37,8 @@ class Command(TyperCommand):
         """Arguments, then options; those that all commands have come last."""
         arguments = _arguments(self, ctx)
         options = [param for param in self.get_params(ctx) if param not in arguments]
-        described = [(param.metavar, _described(param, ctx)[1]) for param in arguments]
-        for title, rows in (("Arguments", described), ("Options", [_described(param, ctx) for param in options])):
+        described = [(param.metavar, param.get_help_record(ctx)[1]) for param in arguments]
+        for title, rows in (("Arguments", described), ("Options", [param.get_help_record(ctx) for param in options])):
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
@@ -195,12 +195,6 @@ def _tell_of_cache() -> None:
 
 def _arguments(command: TyperCommand, ctx: Any) -> list[Any]:
     return [param for param in command.get_params(ctx) if param.param_type_name == "argument"]
-
-
-def _described(param: Any, ctx: Any) -> tuple[str, str]:
-    """How help writes an option or argument, and what it says of it."""
-    name, told = param.get_help_record(ctx)
-    return name, told
 
 
 def _misuse(error: Any) -> str:

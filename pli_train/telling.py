@@ -70,7 +70,7 @@ def plain(text: str) -> str:
 
 def is_drawable() -> bool:
     """Whether stderr is a terminal that can go back to the start of a line, and nobody asked for quiet."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not is_quiet()
 
 
 class Bar:
@@ -95,7 +95,7 @@ class Bar:
         if done >= total:
             erase()
             _log.debug("%d %s: %.2f s", total, self._what, took)
-        elif took > PATIENCE and now - self._last > 0.1 and is_drawable() and not is_quiet():
+        elif took > PATIENCE and now - self._last > 0.1 and is_drawable():
             self._last = now
             _draw(bar(done, total, took, self._what, self._begun, note))
 
