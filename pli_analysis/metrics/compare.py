@@ -205,6 +205,14 @@ def common_levels(curves: Sequence[Curve], count: int) -> list[float]:
     return [float(f"{level:.4g}") for level in np.linspace(high, low, count + 2)[1:-1]] if low < high else []
 
 
+def by_group(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """Group → its curves, groups in the order of their first."""
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault(curve.group, []).append(curve)
+    return groups
+
+
 def speed_ups(
     curves: Sequence[Curve], levels: Sequence[float], axis: str = "step", reference: str | None = None
 ) -> pd.DataFrame:
@@ -220,9 +228,7 @@ def speed_ups(
     """
     import pandas as pd
 
-    groups: dict[str, list[Curve]] = {}
-    for curve in curves:
-        groups.setdefault(curve.group, []).append(curve)
+    groups = by_group(curves)
     base = reference or next(iter(groups))
     if base not in groups:
         raise BadInput(f"no run or group is called {base!r}; there are: {', '.join(groups)}")

@@ -61,7 +61,7 @@ def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
 
     rows = []
     for name, run in opened.items():
-        first, last, scalars = run.checkpoints[0], run.checkpoints[-1], run.scalars
+        first, last = run.checkpoints[0], run.checkpoints[-1]
         depths = len(first.lineage.stack), len(last.lineage.stack)
         rows.append(
             {
@@ -75,7 +75,7 @@ def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
                 "tokens": last.tokens or None,
                 "flops": _last(run, run_folder.FLOPS),
                 "seconds": _last(run, run_folder.SECONDS),
-                "eval loss": _last(run, run_folder.EVAL_LOSS) if run_folder.EVAL_LOSS in scalars.columns else None,
+                "eval loss": _last(run, run_folder.EVAL_LOSS),
             }
         )
     return pd.DataFrame(rows)
@@ -111,12 +111,10 @@ def groups(curves: Sequence[Curve], at: int, reference: str) -> pd.DataFrame:
     """How groups of runs differ in loss at a step from the group called `reference`."""
     import pandas as pd
 
-    losses: dict[str, list[float]] = {}
-    for curve in curves:
-        losses.setdefault(curve.group, []).append(compare.loss_at(curve, at))
-    base, rows = np.array(losses[reference]), []
-    for name, found in losses.items():
-        mine = np.array(found)
+    grouped = compare.by_group(curves).items()
+    losses = {name: np.array([compare.loss_at(curve, at) for curve in group]) for name, group in grouped}
+    base, rows = losses[reference], []
+    for name, mine in losses.items():
         p, least = (math.nan, math.nan) if name == reference else permuted(base, mine)
         spread = mine.std(ddof=1) if len(mine) > 1 else math.nan
         rows.append((name, len(mine), mine.mean(), spread, mine.mean() - base.mean(), p, least))

@@ -10,7 +10,7 @@ import numpy as np
 from pli_analysis.figures import compare as figures
 from pli_analysis.figures.loss import AXES
 from pli_analysis.metrics import compare
-from pli_analysis.report.parts import Figure, Report, Section
+from pli_analysis.report.parts import Figure, Report, Section, sentences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,8 @@ def tell(curves: Sequence[Curve], summary: pd.DataFrame, at: int, by: str, refer
     """
     table = drawn_points(curves, [by])
     told, width = verdict(curves, at), curves[0].width
-    shown = [Figure("losses", "Losses", f"{told[0].upper()}{told[1:]}.", figures.losses(table, [by]), table)]
+    (caption,) = sentences([told])
+    shown = [Figure("losses", "Losses", caption, figures.losses(table, [by]), table)]
     shown += sooner(curves, [by], reference)
     method = method_of(width, AXES[by], reference)
     section = Section("comparison", "Comparison", figures=shown, tables=[("Runs", summary)], method=method)

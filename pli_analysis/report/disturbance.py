@@ -60,7 +60,12 @@ def disturbance(run: Run) -> Section:
     """What growth disturbed, in the time that a report has."""
     if not run.lineage.events:
         return Section("disturbance", TITLE, ["This run did not grow, so that nothing was disturbed."])
-    return section(metric.disturbance(run, twins_beside(run), blocks=BLOCKS, most=PLACEBOS))
+    return section(measured(run))
+
+
+def measured(run: Run) -> Disturbance:
+    """What a report measures of a run that grew."""
+    return metric.disturbance(run, twins_beside(run), blocks=BLOCKS, most=PLACEBOS)
 
 
 def section(found: Disturbance) -> Section:

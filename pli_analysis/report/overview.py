@@ -94,12 +94,9 @@ def loss(run: Run) -> Section:
 
 def lineage(run: Run) -> Section:
     """Who sits where, and who came from whom."""
-    found, last = run.lineage, run.checkpoints[-1].step
-    layers, places = lineage_metric.layers(found, run.confidence), lineage_metric.places(found, last)
-    events = lineage_metric.events(found)
-    drawing = lineage_figure.figure(layers, places)
-    told = _lineage_words(found)
-    figure = Figure("lineage", "The stack over time", told, drawing, layers)
+    found = run.lineage
+    events, told = lineage_metric.events(found), _lineage_words(found)
+    figure = stack("lineage", "The stack over time", told, run)
     words = sentences(run.notes)
     tables = [("Growth events", events)] if len(events) else []
     if run.confidence is not None:
@@ -107,6 +104,18 @@ def lineage(run: Run) -> Section:
         tables += [("Newborn layers, and matches that are not certain", unsure)] if len(unsure) else []
     method = LINEAGE_METHOD if run.confidence is None else [*LINEAGE_METHOD, INFERRED]
     return Section("lineage", "Lineage", words, figures=[figure], tables=tables, headline=told, method=method)
+
+
+def stack(id: str, title: str, caption: str, run: Run) -> Figure:
+    """The figure of a run's stack over time."""
+    layers = lineage_metric.layers(run.lineage, run.confidence)
+    places = lineage_metric.places(run.lineage, run.checkpoints[-1].step)
+    return Figure(id, title, caption, lineage_figure.figure(layers, places), layers)
+
+
+def made(lineage: Lineage) -> str:
+    """How many events made the stack."""
+    return f"{count(len(lineage.events), 'growth event')} made the stack {lineage}"
 
 
 def of_lineage(run: Run) -> Report:
@@ -119,15 +128,7 @@ def provenance(run: Run) -> Section:
     import pandas as pd
 
     record = run.record
-    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
-    facts = [
-        ("Command", " ".join(map(str, record.get("command", [])))),
-        ("Begun", str(record.get("created", ""))),
-        ("Seed", str(record.get("seed", ""))),
-        ("Corpus fingerprint", str(record.get("corpus", {}).get("fingerprint", ""))),
-        ("Versions", versions),
-    ]
-    facts = [fact for fact in facts if fact[1]]
+    facts = [fact for fact in origin(run) if fact[1]]
     config = pd.DataFrame(
         [(key, value) for key, value in run_folder.flatten(record.get("config", {})).items() if value is not None],
         columns=["key", "value"],
@@ -137,6 +138,19 @@ def provenance(run: Run) -> Section:
     if "config" not in record:
         words.append("Checkpoints that no run of ours wrote: how they came to be is not known here.")
     return Section("provenance", "Provenance", words, facts=facts, tables=tables)
+
+
+def origin(run: Run) -> list[tuple[str, str]]:
+    """Where a run comes from: label and value, empty where it is not known."""
+    record = run.record
+    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
+    return [
+        ("Command", " ".join(map(str, record.get("command", [])))),
+        ("Begun", str(record.get("created", ""))),
+        ("Seed", str(record.get("seed", ""))),
+        ("Corpus fingerprint", str(record.get("corpus", {}).get("fingerprint", ""))),
+        ("Versions", versions),
+    ]
 
 
 def lead(run: Run) -> str:
@@ -189,8 +203,7 @@ def _lineage_words(found: Lineage) -> str:
         return f"No growth: the stack stayed {found}."
     founders = [id for id in found.stack if found.layers[id].birth.event is None]
     places = ", ".join(f"{id} now sits at index {found.index(id)}" for id in founders[:3])
-    made = f"{count(len(found.events), 'growth event')} made the stack {found}"
-    return f"{made}; of the founders, {places}." if founders else f"{made}; it began with none."
+    return f"{made(found)}; of the founders, {places}." if founders else f"{made(found)}; it began with none."
 
 
 def _width(config: dict[str, Any]) -> Any:

@@ -12,24 +12,20 @@ import numpy as np
 
 from pli_analysis.figures import compare as compare_figures
 from pli_analysis.figures import disturbance as disturbance_figures
-from pli_analysis.figures import lineage as lineage_figures
-from pli_analysis.metrics import compare, disturbance
+from pli_analysis.metrics import compare
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import runs as metric
 from pli_analysis.metrics.loss import AXES
-from pli_analysis.metrics.scene import twins_beside
 from pli_analysis.report import compare as losses
-from pli_analysis.report.disturbance import BLOCKS, METHOD, PLACEBOS, UNUSUAL
-from pli_analysis.report.overview import LINEAGE_METHOD
-from pli_analysis.report.parts import Figure, Report, Section, count, found_by, signed
+from pli_analysis.report.disturbance import METHOD, UNUSUAL, measured
+from pli_analysis.report.overview import LINEAGE_METHOD, made, origin, stack
+from pli_analysis.report.parts import Figure, Report, Section, count, found_by, sentences, signed
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.metrics.compare import Curve
     from pli_analysis.run import Run
-
-LEVEL = 0.05
 
 
 def tell(
@@ -56,10 +52,10 @@ def tell(
     table = metric.runs(opened, groups)
     summary = Section("summary", "Summary", findings=found_by(sections), tables=[("Runs", table)])
     many = len(set(groups.values()))
-    made = f" in {count(many, 'group')}" if many < len(groups) else ""
+    shared = f" in {count(many, 'group')}" if many < len(groups) else ""
     return Report(
-        f"{' and '.join(opened) if len(opened) < 3 else count(len(opened), 'run')}",
-        f"{count(len(opened), 'run')}{made} side by side; {reference} is what others are held against.",
+        " and ".join(opened) if len(opened) < 3 else count(len(opened), "run"),
+        f"{count(len(opened), 'run')}{shared} side by side; {reference} is what others are held against.",
         [summary, *sections, provenance(opened)],
     )
 
@@ -67,9 +63,8 @@ def tell(
 def comparison(curves: Sequence[Curve], at: int, reference: str) -> Section:
     """Losses on every axis that all runs logged, who is sooner by it, and groups of seeds."""
     axes = [axis for axis in ("step", *AXES) if not any(curve.table[axis].isna().any() for curve in curves)]
-    verdict = losses.verdict(curves, at)
     table = losses.drawn_points(curves, axes)
-    lead = f"{verdict[0].upper()}{verdict[1:]}."
+    (lead,) = sentences([losses.verdict(curves, at)])
     figures = [Figure("losses", "Losses", lead, compare_figures.losses(table, axes), table)]
     sooner = losses.sooner(curves, axes, reference)
     figures += sooner
@@ -108,10 +103,7 @@ def stacks(opened: Mapping[str, Run]) -> Section:
     figures = []
     for place, (name, run) in enumerate(opened.items()):
         if run.lineage.events:
-            layers = lineage_metric.layers(run.lineage, run.confidence)
-            places = lineage_metric.places(run.lineage, run.checkpoints[-1].step)
-            told = f"{count(len(run.lineage.events), 'growth event')} made the stack {run.lineage}."
-            figures.append(Figure(f"lineage-{place}", name, told, lineage_figures.figure(layers, places), layers))
+            figures.append(stack(f"lineage-{place}", name, f"{made(run.lineage)}.", run))
     still = [name for name, run in opened.items() if not run.lineage.events]
     words = [f"{_listed(still)} did not grow."] if still else []
     return Section("lineage", "Lineage", words, figures=figures, method=LINEAGE_METHOD)
@@ -125,8 +117,7 @@ def disturbances(opened: Mapping[str, Run], watch: Callable[[int, int], None] = 
     for done, (name, run) in enumerate(opened.items()):
         watch(done, len(opened))
         if run.lineage.events:
-            found = disturbance.disturbance(run, twins_beside(run), blocks=BLOCKS, most=PLACEBOS)
-            parts.append(_placed(name, run, found.events))
+            parts.append(_placed(name, run, measured(run).events))
     watch(len(opened), len(opened))
     if not parts:
         return Section("disturbance", "Disturbance", ["None of these runs grew, so that nothing was disturbed."])
@@ -145,15 +136,8 @@ def provenance(opened: Mapping[str, Run]) -> Section:
     """What it takes to run these again."""
     import pandas as pd
 
-    rows = []
-    for name, run in opened.items():
-        record = run.record
-        versions = ", ".join(f"{library} {version}" for library, version in record.get("versions", {}).items())
-        command = " ".join(map(str, record.get("command", [])))
-        fingerprint = record.get("corpus", {}).get("fingerprint", "")
-        rows.append((name, command, record.get("created", ""), record.get("seed"), fingerprint, versions))
-    columns = ["run", "command", "begun", "seed", "corpus fingerprint", "versions"]
-    return Section("provenance", "Provenance", tables=[("Runs", pd.DataFrame(rows, columns=columns))])
+    rows = [{"run": name} | {label.lower(): value for label, value in origin(run)} for name, run in opened.items()]
+    return Section("provenance", "Provenance", tables=[("Runs", pd.DataFrame(rows))])
 
 
 def _placed(name: str, run: Run, events: pd.DataFrame) -> pd.DataFrame:
@@ -185,7 +169,7 @@ def _spikes_words(known: pd.DataFrame) -> str:
 def _seeds_words(groups: pd.DataFrame) -> str:
     """What an exact test over runs says, and what it could have said at most."""
     tested = groups[groups["p"].notna()]
-    able = tested[tested["least_p"] < LEVEL]
+    able = tested[tested["least_p"] < UNUSUAL]
     if not len(able):
         return "Too few seeds for a test: no number of them here could give a p below 0.05."
     each = [f"{row.group} {signed(row.difference)} (p {row.p:.3f})" for row in able.itertuples()]
