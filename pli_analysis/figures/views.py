@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+BARE: dict[str, Any] = {"narrow": {"showlegend": False}}
+"""Meta of a layout whose traces are layers: where room is short the page's buttons of layers are its legend."""
+
 
 def axes(titles: Mapping[str, str]) -> dict[str, Any]:
     """Meta of a layout whose views differ in the horizontal axis: view → its title."""
@@ -27,7 +30,3 @@ def along(values: Mapping[str, Iterable[float]]) -> dict[str, Any]:
 def plain(values: Iterable[float]) -> list[float]:
     """Numbers to eight digits, more than a screen shows; steps stay whole."""
     return [float(f"{value:.8g}") for value in values]
-
-
-BARE: dict[str, Any] = {"narrow": {"showlegend": False}}
-"""Meta of a layout whose traces are layers: where room is short the page's buttons of layers are its legend."""

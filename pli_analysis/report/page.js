@@ -203,24 +203,6 @@ function theme(dark) {
   paint();
 }
 
-// Paper is white, and nobody can click on it.
-const SHEET = 660; // pixels of an A4 sheet within its margins, letters being a little wider
-let before = null;
-addEventListener("beforeprint", () => {
-  const closed = [...document.querySelectorAll(".method:not([open])")];
-  before = { dark: root.dataset.theme === "dark", closed };
-  closed.forEach((method) => method.setAttribute("open", ""));
-  theme(false);
-  drawn.forEach((figure) => Plotly.relayout(targetOf(figure), { width: SHEET }));
-});
-addEventListener("afterprint", () => {
-  if (!before) return;
-  before.closed.forEach((method) => method.removeAttribute("open"));
-  theme(before.dark);
-  drawn.forEach((figure) => Plotly.relayout(targetOf(figure), { width: null, autosize: true }));
-  before = null;
-});
-
 function download(name, csv) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([csv], { type: "text/csv" }));
@@ -241,6 +223,24 @@ narrow.addEventListener("change", () => figures.forEach((figure) => {
   if (drawn.delete(figure)) draw(figure); // anew: axes of one scale keep their place whatever a relayout says
 }));
 drawLater(figures);
+// Paper is white, and nobody can click on it. What was not drawn yet has been by now: see `drawLater`.
+const SHEET = 660; // pixels of an A4 sheet within its margins, letters being a little wider
+let before = null;
+addEventListener("beforeprint", () => {
+  const closed = [...document.querySelectorAll(".method:not([open])")];
+  before = { dark: root.dataset.theme === "dark", closed };
+  closed.forEach((method) => method.setAttribute("open", ""));
+  theme(false);
+  drawn.forEach((figure) => Plotly.relayout(targetOf(figure), { width: SHEET }));
+});
+addEventListener("afterprint", () => {
+  if (!before) return;
+  before.closed.forEach((method) => method.removeAttribute("open"));
+  theme(before.dark);
+  drawn.forEach((figure) => Plotly.relayout(targetOf(figure), { width: null, autosize: true }));
+  before = null;
+});
+
 document.querySelectorAll(".download").forEach((button) => {
   button.addEventListener("click", () => {
     const { name, csv } = JSON.parse(button.closest("figure, .data").querySelector("script").textContent);

@@ -306,3 +306,14 @@ def test_a_page_of_several_runs_opens_and_can_be_used_by_all(opened, runs, tmp_p
     assert "FLOPs" in tab.evaluate(title) != first
     found = Axe().run(tab).response["violations"]
     assert [line["id"] for line in found if line["impact"] in ("serious", "critical", "moderate")] == []
+
+
+def test_what_was_not_drawn_yet_fits_the_paper_too(chromium, report):
+    tab = chromium.new_context(viewport={"width": 1200, "height": 900}, offline=True).new_page()
+    tab.add_init_script("window.requestIdleCallback = () => {}")
+    tab.goto(report.as_uri())
+    undrawn = "[...document.querySelectorAll('.drawing')].filter(d => !d.querySelector('.main-svg')).length"
+    assert tab.evaluate(undrawn) > 0
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    until(tab, "[...document.querySelectorAll('.drawing')].every(d => d._fullLayout && d._fullLayout.width === 660)")
+    tab.context.close()
