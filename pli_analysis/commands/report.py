@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pli_analysis.commands.options import Told, Verify, alone
-from pli_analysis.commands.telling import complain, open_run, say
+from pli_analysis.commands.telling import complain, open_run
 from pli_train.errors import BadInput, did_you_mean
-from pli_train.telling import Bar, timed
+from pli_train.telling import Bar, say, timed
 
 if TYPE_CHECKING:
     from pli_analysis.report.parts import Report
@@ -45,9 +45,15 @@ def report(
 
     if not run and html is not None and Path(html).is_dir():
         run, html = [html], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
-    methods = _methods(maps, html) if html is not None or maps is not None else []  # without drawings one is enough
+    methods = _methods(maps, html)
     asked = run or [str(Run.newest().path)]
-    folder, written = _beside(asked, verify) or _alone([Path(one) for one in asked], verify, told, methods)
+    if _are_several(asked):
+        if maps is not None or told is not None:
+            option = "--lineage" if maps is None else "--maps"
+            raise BadInput(f"{option}: is for a report of one run, and here are {len(asked)}")
+        folder, written = _beside(asked, verify)
+    else:
+        folder, written = _alone([Path(one) for one in asked], verify, told, methods)
     if html is None:
         from pli_analysis.report import terminal
 
@@ -70,31 +76,38 @@ def _alone(paths: list[Path], verify: bool, told: Path | None, maps: list[str] |
     return opened.path, content.tell(opened, partial(embed.paths, maps=maps, say=say), Bar("sections"))
 
 
-def _beside(asked: list[str], verify: bool) -> tuple[Path, Report] | None:
-    """The report of several runs, and the folder to keep it in; None where what was asked for is not several runs."""
+def _are_several(asked: list[str]) -> bool:
+    """Whether these are several runs, and not one or the checkpoints of one."""
     from pli_analysis.metrics import compare
-    from pli_analysis.report import several
     from pli_train import run_folder
 
-    paths = {one: compare.grouped(one)[1] for one in asked}
-    if len(asked) < 2 or not all((path / run_folder.RUN).is_file() for path in paths.values()):
-        return None
+    return len(asked) > 1 and all((compare.grouped(one)[1] / run_folder.RUN).is_file() for one in asked)
+
+
+def _beside(asked: list[str], verify: bool) -> tuple[Path, Report]:
+    """The report of several runs, and the folder to keep it in."""
+    from pli_analysis.metrics import compare
+    from pli_analysis.report import several
+
     curves = compare.read(asked)
     compare.require(curves, "step")
-    opened = {curve.name: open_run([path], verify) for curve, path in zip(curves, paths.values(), strict=True)}
+    paths = [compare.grouped(one)[1] for one in asked]
+    opened = {curve.name: open_run([path], verify) for curve, path in zip(curves, paths, strict=True)}
     for curve in curves:
         complain(curve.damaged)
-    return next(iter(opened.values())).path.resolve().parent, several.tell(opened, curves, Bar("runs"))
+    return paths[0].resolve().parent, several.tell(opened, curves, Bar("runs"))
 
 
 def _methods(maps: str | None, html: str | None) -> list[str] | None:
-    """What `--maps` asks for. Raises BadInput for words that are no methods, or where no map is drawn."""
+    """The methods beside PCA, None for the usual ones. Raises BadInput for other words, or where no map is drawn."""
     from pli_analysis.metrics.projections import METHODS
 
+    if html is None and maps is not None:
+        raise BadInput("--maps is how a page draws the map: use it with --html")
+    if html is None:
+        return []  # without drawings one is enough
     if maps is None:
         return None
-    if html is None:
-        raise BadInput("--maps is how a page draws the map: use it with --html")
     asked = [word.strip() for word in maps.split(",")]
     for word in asked:
         if word not in METHODS:

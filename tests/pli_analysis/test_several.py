@@ -144,6 +144,12 @@ def test_the_command_takes_several_runs_and_groups(seeds, tmp_path):
     assert "grown and full: 2 runs side by side" in printed and "WHAT DIFFERS" in printed
 
 
+@pytest.mark.parametrize("option", ["--maps", "--lineage"])
+def test_what_is_for_one_run_is_refused_for_several(seeds, option, tmp_path):
+    words = [seeds["grown"], seeds["full"], option, "tsne", "--html", tmp_path / "out.html"]
+    refused(call("pli-analyze", "report", *words), f"{option}: is for a report of one run, and here are 2")
+
+
 def test_two_runs_of_one_name_are_refused(seeds, tmp_path):
     other = shutil.copytree(seeds["full"], tmp_path / "full")
     refused(call("pli-analyze", "report", seeds["full"], other), "two runs are called 'full'")
