@@ -122,7 +122,7 @@ def spikes(events: pd.DataFrame) -> go.Figure:
         )
     drawn.add_hline(y=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     drawn.update_layout(
-        xaxis={"title": "place in the stack (0 at the bottom, 1 at the top)", "range": [-0.05, 1.05]},
+        xaxis={"title": "place in the stack (1: the top)", "range": [-0.05, 1.05]},
         yaxis_title="loss spike (nats)",
         legend=LEGEND,
     )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 AXES = {"step": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds of training"}
 MOST = 2000
 """Points of one curve at most."""
+ROOM = 4
+"""Events that a narrow page has room to name."""
 FEW, SMOOTH = 200, 100
 """Steps beyond which single batches hide the course of training, and how many means show it."""
 
@@ -101,6 +103,16 @@ def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) 
         cliponaxis=False,
         hoverinfo="text+x",
         showlegend=False,
-        meta=views.along(births),
+        meta={**views.along(births), "narrow": {"text": _some(born, ROOM)}},
     )
     return [lines, words]
+
+
+def _some(names: list[str], most: int) -> list[str]:
+    """At most so many of the names, evenly chosen; nothing in place of the others.
+
+    >>> _some(["+b", "+c", "+d"], most=2)
+    ['+b', '', '+d']
+    """
+    apart = -(-len(names) // most)
+    return [name if place % apart == 0 else "" for place, name in enumerate(names)]

@@ -4,7 +4,8 @@ The layout's `meta["views"]` names them, the one that is drawn first first: view
 what it changes of each part of the layout. Each trace's `meta["views"]` has what it changes of the trace: view → `x`,
 `y` and whatever else is another one there.
 
-The layout's `meta["narrow"]` is what a narrow page changes of each part of the layout.
+The layout's `meta["narrow"]` is what a narrow page changes of each part of the layout, a trace's what it changes of the
+trace.
 """
 
 from __future__ import annotations

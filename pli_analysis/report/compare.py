@@ -87,8 +87,9 @@ def sooner(curves: Sequence[Curve], axes: Sequence[str], reference: str) -> list
         return []
     each = {axis: compare.speed_ups(curves, levels, axis, reference) for axis in axes}
     ups = pd.concat([table.assign(by=axis) for axis, table in each.items()], ignore_index=True)
-    words = " ".join(speed_up_words(table, reference, axis) for axis, table in each.items())
-    return [Figure("speed-up", f"Speed-up over {reference}", words, figures.speed_up(ups, reference), ups)]
+    captions = {axis: speed_up_words(table, reference, axis) for axis, table in each.items()}
+    drawing, caption = figures.speed_up(ups, reference), captions[axes[0]]
+    return [Figure("speed-up", f"Speed-up over {reference}", caption, drawing, ups, captions)]
 
 
 def drawn_points(curves: Sequence[Curve], axes: Sequence[str]) -> pd.DataFrame:

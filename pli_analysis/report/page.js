@@ -56,7 +56,8 @@ function draw(figure) {
   if (drawn.has(figure)) return;
   const [drawing, target] = [drawings.get(figure), targetOf(figure)];
   const settings = { responsive: true, displaylogo: false, displayModeBar: false };
-  Plotly.newPlot(target, drawing.data, themed(drawing), settings);
+  const fitting = (trace) => (narrow.matches && trace.meta && trace.meta.narrow ? { ...trace, ...trace.meta.narrow } : trace);
+  Plotly.newPlot(target, drawing.data.map(fitting), themed(drawing), settings);
   drawn.add(figure);
   target.on("plotly_hover", ({ points }) => light(layerOf(points[0].data) || layerOfRow(points[0])));
   target.on("plotly_unhover", () => light(pinned));

@@ -68,7 +68,7 @@ def comparison(curves: Sequence[Curve], at: int, reference: str) -> Section:
     figures = [Figure("losses", "Losses", lead, compare_figures.losses(table, axes), table)]
     sooner = losses.sooner(curves, axes, reference)
     figures += sooner
-    headline = " ".join([lead, *(figure.caption for figure in sooner)])
+    headline = " ".join([lead, *(figure.captions.get("flops", figure.caption) for figure in sooner)])
     tables = []
     if len({curve.group for curve in curves}) > 1:
         groups = metric.groups(curves, at, reference)
