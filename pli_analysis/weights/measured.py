@@ -80,7 +80,7 @@ def measure(
             keys = _keys(checkpoints, grown, kind)
             _fill(checkpoints, grown, keys, kind, known, threads, watch)
             for checkpoint in checkpoints:
-                _ = checkpoint.tokens  # tables ask for it, when it may be too late
+                _ = checkpoint.files, checkpoint.config, checkpoint.tokens  # tables ask for them: then too late
             return [(checkpoint, known[key]) for checkpoint, key in zip(checkpoints, keys, strict=True)]
         except (BadInput, FileNotFoundError) as error:
             # A run that is training and keeps only the newest has removed some meanwhile. No birth is lost with them.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pli_analysis.metrics import drift
 from pli_analysis.run import Run
 from pli_analysis.weights import follow, measured
 from pli_train import cache, run_folder
@@ -150,6 +151,27 @@ def test_a_checkpoint_removed_while_it_is_read_leaves_the_rest(made, monkeypatch
     monkeypatch.undo()
     assert not gone.exists()
     assert table.equals(Run.open(made.folder).drift())
+
+
+def test_a_checkpoint_removed_while_all_is_kept_leaves_the_rest(made, monkeypatch):
+    Run.open(made.folder).drift()
+    cached, gone = measured._cached, made.folder / "checkpoint-4"
+    monkeypatch.setattr(measured, "_cached", lambda *key: (shutil.rmtree(gone, ignore_errors=True), cached(*key))[1])
+    run = Run.open(made.folder)
+    assert len(run.checkpoints) == 7
+    table = run.drift()
+    monkeypatch.undo()
+    assert not gone.exists()
+    assert table.equals(Run.open(made.folder).drift())
+
+
+def test_a_checkpoint_removed_once_all_is_measured_is_told_of(made, monkeypatch):
+    """The table asks for more of a checkpoint than its sums, which may be all that was looked at."""
+    expected = Run.open(made.folder).drift()
+    measure, gone = drift.measure, made.folder / "checkpoint-4"
+    monkeypatch.setattr(drift, "measure", lambda *asked: (measure(*asked), shutil.rmtree(gone))[0])
+    assert Run.open(made.folder).drift().equals(expected)
+    assert not gone.exists()
 
 
 def test_windows_and_threads_change_no_number(made, monkeypatch, kept):
