@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +56,11 @@ class Checkpoint:
         """Who sits where. Raises BadInput when the file does not say."""
         if self.known is not None:
             return self.known
+        path = self.path / run_folder.LINEAGE
         try:
-            return Lineage.read(self.path / run_folder.LINEAGE)
+            return _lineage(run_folder.read_text(path))
         except BadLineage as error:
-            raise BadInput(str(error)) from None
+            raise BadInput(f"{path}: {error}") from None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -308,6 +309,12 @@ class Run:
 def _within(folder: Path) -> bool:
     """Whether a folder lies in a run's, as its checkpoints do: alone it is mostly the run that was meant."""
     return (folder.resolve().parent / run_folder.RUN).is_file()
+
+
+@lru_cache(maxsize=8)
+def _lineage(text: str) -> Lineage:
+    """Checkpoints between two events tell one lineage, and share it: whoever analyses changes none."""
+    return Lineage.from_json(text)
 
 
 def open_weights(path: Path) -> Any:

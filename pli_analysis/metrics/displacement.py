@@ -9,21 +9,22 @@ import numpy as np
 
 from pli_analysis.metrics.heads import gauge_tasks
 from pli_analysis.metrics.products import spectrum
-from pli_analysis.weights import follow
+from pli_analysis.weights import follow, fused
 from pli_analysis.weights.follow import Track
-from pli_analysis.weights.fused import Kernel, kernel
+from pli_analysis.weights.fused import Kernel
 from pli_analysis.weights.measured import Kind
 from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.pieces import pieces
 from pli_analysis.weights.rooms import Rooms
+from pli_analysis.weights.stacks import has_donor, is_steady, stacks
 
 GAUGE, SPECTRAL = ["qk", "ov"], ["spectral", "stable_rank", "effective_rank"]
 NAN = float("nan")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Moments:
-    """The sums that measures are made of, for now θ and birth β, added up over a part's tensors.
+    """The sums that measures are made of, for now θ and birth β, added up over a part's tensors; of some parts.
 
     Attributes:
         now, birth, difference: Σ θ², Σ β², Σ (θ − β)².
@@ -32,39 +33,32 @@ class Moments:
         count: numbers in the part.
     """
 
-    now: float = 0.0
-    birth: float = 0.0
-    difference: float = 0.0
-    stepped: float = 0.0
-    apart: float = 0.0
-    count: float = 0.0
+    now: np.ndarray
+    birth: np.ndarray
+    difference: np.ndarray
+    stepped: np.ndarray
+    apart: np.ndarray
+    count: np.ndarray
 
-    def add(self, now: np.ndarray, birth: np.ndarray) -> None:
-        """Take in one more pair of arrays of equal shape, of any floating type."""
-        a, b = now.astype(np.float64).ravel(), birth.astype(np.float64).ravel()
-        squares = Squares(Rooms())
-        (of_now, difference), of_birth = squares(a, [b], (1, 1, a.size))[:, 0], squares(b, [], (1, 1, b.size))[0, 0]
-        self.now += float(of_now)
-        self.birth += float(of_birth)
-        self.difference += float(difference)
-        self.count += a.size
-
-    def relative_l2(self) -> tuple[float, bool]:
+    def relative_l2(self) -> tuple[np.ndarray, np.ndarray]:
         """‖θ − β‖ ÷ ‖β‖ and False; ‖θ − β‖ and True where β is zero."""
-        moved = self.difference**0.5
-        return (moved / self.birth**0.5, False) if self.birth > 0 else (moved, True)
+        zero = ~(self.birth > 0)
+        return np.sqrt(self.difference) / np.where(zero, 1, np.sqrt(self.birth)), zero
 
-    def cosine(self) -> float:
+    def cosine(self) -> np.ndarray:
         """1 − cos(θ, β), NaN where one of them is zero.
 
         Computed as (‖θ − β‖² − (‖θ‖ − ‖β‖)²) ÷ (2 ‖θ‖ ‖β‖), which is the same and keeps its digits when the two are
         nearly equal.
         """
-        if self.now == 0 or self.birth == 0:
-            return float("nan")
-        a, b = self.now**0.5, self.birth**0.5
-        stretch = (self.now - self.birth) / (a + b)
-        return max(self.difference - stretch**2, 0.0) / (2 * a * b)
+        a, b = np.sqrt(self.now), np.sqrt(self.birth)
+        stretch = ratio(self.now - self.birth, a + b)
+        return ratio(np.maximum(self.difference - stretch**2, 0), 2 * a * b)
+
+
+def ratio(numbers: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Their quotients, NaN where the divisor is not above zero."""
+    return np.divide(numbers, by, out=np.full(np.shape(by), NAN), where=by > 0)
 
 
 @dataclass(frozen=True)
@@ -81,24 +75,59 @@ class Sums:
 
     def run(self, rooms: Rooms) -> list[np.ndarray]:
         """(parts, 6) for each wanted visit."""
+        if self._is_steady():
+            return _sums_of_steady(self.track, rooms, self.kernel)
+        squares = Squares(rooms)
         found: dict[int, list[tuple[int, np.ndarray]]] = {}
         for first, piece in pieces(self.track):
-            for number, rows in _sums(piece, rooms, self.kernel):
+            for number, rows in _sums(piece, rooms, squares):
                 found.setdefault(number, []).append((first, rows))
         return [_added(of_pieces) for _, of_pieces in sorted(found.items())]
 
+    def _is_steady(self) -> bool:
+        try:
+            return is_steady(self.track)
+        except follow.MISFITS as error:
+            raise follow.misfit(self.track.visits[0].place.path.parent, self.track.id, error) from None
 
-def _sums(piece: Track, rooms: Rooms, kernel: Kernel | None) -> Iterator[tuple[int, np.ndarray]]:
+
+def _sums_of_steady(track: Track, rooms: Rooms, kernel: Kernel | None) -> list[np.ndarray]:
+    """(parts, 6) for each wanted visit of a tensor that keeps its shape."""
+    visits = track.visits
+    outer, parts, inner = track.folds(visits[0], visits[0].place.shape)
+    sums = kernel and fused.sums(track, rooms, kernel)
+    of_birth, sums = _sums_of_stacks(track, rooms, parts) if sums is None else (sums[0, 0], sums)
+    sums[3, [not has_donor(visit) for visit in visits]] = np.nan
+    columns = np.broadcast_arrays(sums[0], of_birth, *sums[1:], outer * inner)
+    rows = np.stack(columns, axis=-1)
+    return [rows[number] for number, visit in enumerate(visits) if visit.wanted]
+
+
+def _sums_of_stacks(track: Track, rooms: Rooms, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Σ birth² (parts,), and as `fused.sums` gives them (4, visits, parts), zero before the first wanted visit."""
+    squares, block = Squares(rooms), None
+    of_birth, sums = np.zeros(parts), np.zeros((4, len(track.visits), parts))
+    for stack in stacks(track, rooms):
+        some = slice(stack.block.part, stack.block.part + stack.block.folds[1])
+        if stack.block is not block:
+            block = stack.block
+            of_birth[some] += squares(stack.birth, [], block.folds)[0, 0]
+        others = [stack.birth, stack.previous, *([stack.donors] if stack.donors is not None else [])]
+        sums[: 1 + len(others), stack.visits, some] += squares(stack.now, others, block.folds)
+    return of_birth, sums
+
+
+def _sums(piece: Track, rooms: Rooms, squares: Squares) -> Iterator[tuple[int, np.ndarray]]:
     """For each wanted visit the number of the checkpoint, and the sums of each part: (parts, 6)."""
-    birth, of_birth, squares = None, np.zeros(0), Squares(rooms, kernel)
+    birth, of_birth = None, np.zeros(0)
     for seen in piece.see(rooms):
         try:
             folds = piece.folds(seen.visit, seen.now.shape)
             if birth is not seen.birth:
-                birth, of_birth = seen.birth, squares(seen.birth, [], folds)[0]
+                birth, of_birth = seen.birth, squares(seen.birth.reshape(1, -1), [], folds)[0, 0]
             donor = follow.counterpart(piece, seen, rooms)
-            others = [seen.birth, seen.previous, *([donor[0]] if donor else [])]
-            now, difference, stepped, *apart = squares(seen.now, others, folds)
+            others = [array.reshape(1, -1) for array in (seen.birth, seen.previous, *([donor[0]] if donor else []))]
+            now, difference, stepped, *apart = squares(seen.now.reshape(1, -1), others, folds)[:, 0]
         except follow.MISFITS as error:
             raise follow.misfit(seen.visit.place.path.parent, piece.id, error) from None
         rows = np.empty((folds[1], 6))
@@ -137,7 +166,7 @@ class Spectra:
 
 
 def _all_sums(tracks: list[Track]) -> list[Sums]:
-    compiled = kernel(sum(track.bytes for track in tracks))
+    compiled = fused.kernel(sum(track.bytes for track in tracks))
     return [Sums(track, compiled) for track in _largest_first(tracks)]
 
 

@@ -38,13 +38,14 @@ On request, for matrices as the checkpoint stores them (`spectral`), with ΔW = 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.metrics.displacement import GAUGE, NAN, PRODUCTS, SPECTRA, SPECTRAL, SUMS, Moments
+from pli_analysis.metrics.displacement import GAUGE, NAN, PRODUCTS, SPECTRA, SPECTRAL, SUMS, Moments, ratio
 from pli_analysis.metrics.rates import Rates
 from pli_analysis.weights import follow
 from pli_analysis.weights.kin import alive, birth, donor
@@ -99,7 +100,7 @@ def drift(
     for wanted, kind, level in ((gauge, PRODUCTS, "head"), (spectral, SPECTRA, "matrix")):
         if wanted and level in levels:
             more[level] = {str(c.name): table for c, table in measure(run, kind, threads, watch)}
-    table = pd.DataFrame(_table(sums, Rates(run.scalars), levels, more), columns=[*COLUMNS, *GAUGE, *SPECTRAL])
+    table = pd.DataFrame(_table(sums, Rates(run.scalars), levels, more))
     return table[[*COLUMNS, *(GAUGE if gauge else []), *(SPECTRAL if spectral else [])]]
 
 
@@ -128,13 +129,19 @@ class Plan:
     owners: np.ndarray
     copied: np.ndarray
 
-    def moments(self, rows: np.ndarray) -> list[Moments]:
+    @cached_property
+    def donors(self) -> np.ndarray:
+        """(parts,): the number of each part's donor, that of no part without one."""
+        numbers = {part.name: number for number, part in enumerate(self.parts)}
+        return np.array([numbers.get(part.donor or "", len(numbers)) for part in self.parts], dtype=int)
+
+    def moments(self, rows: np.ndarray) -> Moments:
         """The sums of each part."""
         sums, whole = np.zeros((len(self.parts), rows.shape[1])), rows.copy()
         whole[~self.copied, 4] = np.nan
         for owner, added in zip(self.owners, (rows, whole, whole), strict=True):
             np.add.at(sums, owner, added)
-        return [Moments(*row) for row in sums.tolist()]
+        return Moments(*sums.T)
 
 
 def _plan(checkpoint: Checkpoint) -> Plan:
@@ -177,8 +184,9 @@ def _table(
     rates: Rates,
     levels: set[str],
     more: dict[str, dict[str, np.ndarray]],
-) -> Iterator[tuple[object, ...]]:
-    """The rows of all checkpoints in order."""
+) -> dict[str, list[object]]:
+    """The columns of all checkpoints in order."""
+    columns: dict[str, list[object]] = {name: [] for name in (*COLUMNS, *GAUGE, *SPECTRAL)}
     plans: dict[object, Plan] = {}
     paths: dict[str, float] = {}
     before: int | None = None
@@ -189,51 +197,59 @@ def _table(
             if shape not in plans:
                 plans = {shape: _plan(checkpoint)}
             extra = _extra(checkpoint, {level: tables.get(str(checkpoint.name)) for level, tables in more.items()})
-            parts, moments = plans[shape].parts, plans[shape].moments(rows)
+            plan, moments = plans[shape], plans[shape].moments(rows)
         except follow.MISFITS as error:
             raise BadInput(f"{checkpoint.path}: its weights do not fit its lineage ({error})") from None
-        norms = {part.name: sums.now**0.5 for part, sums in zip(parts, moments, strict=True)}
-        for part, sums_of_part in zip(parts, moments, strict=True):
-            stepped, newborn = sums_of_part.stepped**0.5, part.name not in paths
-            paths[part.name] = paths.get(part.name, 0.0) + stepped
-            if part.level in levels:
-                of_steps = 0.0 if newborn or before is None else rates.between(part.layer, before, checkpoint.step)
-                row = _row(checkpoint, part, sums_of_part, paths[part.name], of_steps, norms.get(part.donor or "", 0.0))
-                yield (*row, *extra.get(part.name, NOTHING))
+        names = [part.name for part in plan.parts]
+        walked = {id: NAN if before is None else rates.between(id, before, checkpoint.step) for id in lineage.stack}
+        steps = np.array([walked[part.layer] if part.name in paths else 0 for part in plan.parts])
+        way = np.array([paths.get(name, 0.0) for name in names]) + np.sqrt(moments.stepped)
+        paths.update(zip(names, way.tolist(), strict=True))
+        chosen = [number for number, part in enumerate(plan.parts) if part.level in levels]
+        parts = [plan.parts[number] for number in chosen]
+        for name, values in (_of_parts(checkpoint, parts) | _measures(plan, moments, way, steps)).items():
+            columns[name] += values if isinstance(values, list) else values[chosen].tolist()
+        found = [extra.get(part.name, NOTHING) for part in parts]
+        for number, name in enumerate((*GAUGE, *SPECTRAL)):
+            columns[name] += [row[number] for row in found]
         before = checkpoint.step
+    return columns
 
 
-def _row(
-    checkpoint: Checkpoint, part: Part, moments: Moments, path: float, rates: float, donor: float
-) -> tuple[object, ...]:
-    """A part at a checkpoint: what stands in `COLUMNS`.
+def _of_parts(checkpoint: Checkpoint, parts: Sequence[Part]) -> dict[str, list[object]]:
+    """What is known of parts without their weights: columns."""
+    index = {id: number for number, id in enumerate(checkpoint.lineage.stack)}
+    whole = {"checkpoint": str(checkpoint.name), "step": checkpoint.step, "tokens": checkpoint.tokens}
+    return {
+        "part": [part.name for part in parts],
+        "layer": [part.layer for part in parts],
+        "age": [checkpoint.step - part.born for part in parts],
+        "index": [index[part.layer] for part in parts],
+        "level": [part.level for part in parts],
+        "donor": [part.donor for part in parts],
+        **{name: [value] * len(parts) for name, value in whole.items()},
+    }
+
+
+def _measures(plan: Plan, moments: Moments, path: np.ndarray, rates: np.ndarray) -> dict[str, np.ndarray]:
+    """What is measured of each part of a plan at a checkpoint: columns.
 
     Args:
-        path: its way so far.
-        rates: the sum of learning rates since the checkpoint before.
-        donor: the norm of its donor, 0 where it has none.
+        path: (parts,): its way so far.
+        rates: (parts,): the sum of learning rates since the checkpoint before.
     """
     relative, absolute = moments.relative_l2()
-    moved, scale = moments.difference**0.5, rates * moments.now**0.5
-    return (
-        part.name,
-        part.layer,
-        str(checkpoint.name),
-        checkpoint.step,
-        checkpoint.step - part.born,
-        checkpoint.tokens,
-        checkpoint.lineage.index(part.layer),
-        relative,
-        moments.cosine(),
-        absolute,
-        part.level,
-        (moments.difference / moments.count) ** 0.5 if moments.count else 0.0,
-        path,
-        moved / path if path > 0 else NAN,
-        moments.stepped**0.5 / scale if scale > 0 else NAN,
-        part.donor,
-        moments.apart**0.5 / donor if donor > 0 else NAN,
-    )
+    moved, norm = np.sqrt(moments.difference), np.sqrt(moments.now)
+    return {
+        "relative_l2": relative,
+        "cosine": moments.cosine(),
+        "absolute": absolute,
+        "rms": np.sqrt(moments.difference / np.maximum(moments.count, 1)),
+        "path": path,
+        "efficiency": ratio(moved, path),
+        "speed": ratio(np.sqrt(moments.stepped), rates * norm),
+        "donor_distance": ratio(np.sqrt(moments.apart), np.append(norm, 0)[plan.donors]),
+    }
 
 
 def _extra(checkpoint: Checkpoint, tables: dict[str, np.ndarray | None]) -> dict[str, tuple[float, ...]]:

@@ -97,8 +97,8 @@ def _measured(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, flo
             if old.shape != now.shape:
                 raise BadInput(f"{last.path}: layer {id}'s {name} has another shape than in {first.name}")
             wide = np.result_type(now, old, np.float32)
-            one, other = (np.ascontiguousarray(array, dtype=wide) for array in (now, old))
-            of_size, of_way = squares(one, [other], (1, 1, one.size))[:, 0]
+            one, other = (np.ascontiguousarray(array, dtype=wide).reshape(1, -1) for array in (now, old))
+            of_size, of_way = squares(one, [other], (1, 1, one.size))[:, 0, 0]
             size, moved = size + of_size, moved + of_way
         found[id] = float(moved**0.5), float(size**0.5)
     _keep(first, last, found)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 WINDOW = 64
 """Checkpoints measured at once at most: what is planned, and lost when it is interrupted, is bounded by it."""
+OPEN = 128
+"""Files that stay open at most, of all threads together: half of what the strictest systems allow a process."""
 
 
 class Task(Protocol):
@@ -125,11 +127,12 @@ def _fill(
 
 def _shared(tasks: Sequence[Task], threads: int, watch: Watch) -> Iterator[list[np.ndarray]]:
     """What each task gives, in order."""
-    own, pool = threading.local(), ThreadPoolExecutor(threads)
+    own, pool, all_rooms = threading.local(), ThreadPoolExecutor(threads), []
 
     def run(task: Task) -> list[np.ndarray]:
         if not hasattr(own, "rooms"):
-            own.rooms = Rooms()
+            own.rooms = Rooms(files=OPEN // threads)
+            all_rooms.append(own.rooms)
         return task.run(own.rooms)
 
     try:
@@ -139,6 +142,8 @@ def _shared(tasks: Sequence[Task], threads: int, watch: Watch) -> Iterator[list[
             watch(done, len(tasks))
     finally:
         pool.shutdown(cancel_futures=True)
+        for rooms in all_rooms:
+            rooms.files.close()
 
 
 # --- by content -----------------------------------------------------------------------------------------------------

@@ -14,11 +14,10 @@ from functools import cache
 
 import numpy as np
 
-from pli_analysis.weights.fused import Kernel
 from pli_analysis.weights.rooms import Rooms
 
-BLOCK = 2**18
-"""Numbers that are worked on at once: a few such arrays stay in a core's cache."""
+TOGETHER = 2**18
+"""Numbers of as many visits as are subtracted at once: a few such arrays stay in a core's cache."""
 RUN = 2**10
 EXACT = 2**16
 
@@ -28,27 +27,26 @@ class Squares:
 
     Args:
         rooms: memory for differences.
-        kernel: what does two differences at once, see `pli_analysis.weights.fused`; without it, numpy does each.
 
-    >>> Squares(Rooms())(np.array([[3.0, 4.0], [1.0, 0.0]]), [np.zeros((2, 2))], (1, 2, 2)).tolist()
-    [[25.0, 1.0], [25.0, 1.0]]
+    >>> Squares(Rooms())(np.array([[3.0, 4.0, 1.0, 0.0]]), [np.zeros((1, 4))], (1, 2, 2)).tolist()
+    [[[25.0, 1.0]], [[25.0, 1.0]]]
     """
 
-    def __init__(self, rooms: Rooms, kernel: Kernel | None = None) -> None:
-        self._rooms, self._kernel = rooms, kernel
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
 
     def __call__(self, now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
-        """Σ now² and Σ (now − other)² of each part of a tensor.
+        """Σ now² and Σ (now − other)² of each part of a tensor at some checkpoints.
 
         Args:
-            now: the tensor, contiguous, in float32 or float64.
-            others: arrays of its shape and type.
-            folds: (outer, parts, inner): its shape when only the axis that numbers the parts is left apart.
+            now: (visits, numbers), the tensor at each, contiguous, in float32 or float64.
+            others: of its shape and type, or (1, numbers) where it is the same at all.
+            folds: (outer, parts, inner): the tensor's shape when only the axis that numbers the parts is left apart.
 
         Returns:
-            (1 + len(others), parts) in float64.
+            (1 + len(others), visits, parts) in float64.
         """
-        if now.dtype != np.float64 and now.size > EXACT:
+        if now.dtype != np.float64 and now.shape[1] > EXACT:
             with np.errstate(over="ignore", invalid="ignore"):
                 sums = self._sums(now, others, folds)
             if np.isfinite(sums).all():
@@ -56,30 +54,23 @@ class Squares:
         return self._sums(now.astype(np.float64), [other.astype(np.float64) for other in others], folds)
 
     def _sums(self, now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
-        run = _divisor(folds[2], RUN)
-        rows, *against = (array.reshape(-1, run) for array in (now, *others))
-        found = np.empty((1 + len(others), len(rows)), now.dtype)
-        if self._kernel is not None and len(against) > 1 and now.dtype == np.float32:
-            self._kernel(rows, against[0], against[1], found[:3])
-            self._differences(rows, against[2:], found[3:])
-        else:
-            np.vecdot(rows, rows, out=found[0])
-            self._differences(rows, against, found[1:])
-        return found.reshape(len(found), folds[0], folds[1], -1).sum(axis=(1, 3), dtype=np.float64)
-
-    def _differences(self, rows: np.ndarray, others: Sequence[np.ndarray], found: np.ndarray) -> None:
-        step = max(BLOCK // max(rows.shape[1], 1), 1)
-        between = self._rooms.take("difference", (min(step, len(rows)), rows.shape[1]), rows.dtype)
-        for start in range(0, len(rows) if others else 0, step):
-            piece = slice(start, start + step)
-            here = rows[piece]
-            for other, sums in zip(others, found, strict=True):
-                difference = np.subtract(here, other[piece], out=between[: len(here)])
-                np.vecdot(difference, difference, out=sums[piece])
+        run = divisor(folds[2], RUN)
+        rows, *against = (array.reshape(len(array), -1, run) for array in (now, *others))
+        found = np.empty((1 + len(others), *rows.shape[:2]), now.dtype)
+        np.vecdot(rows, rows, out=found[0])
+        step = max(TOGETHER // max(rows[0].size, 1), 1)
+        between = self._rooms.take("difference", (min(step, len(rows)), *rows.shape[1:]), rows.dtype)
+        for start in range(0, len(rows) if against else 0, step):
+            some = slice(start, start + step)
+            here = rows[some]
+            for other, of_other in zip(against, found[1:], strict=True):
+                difference = np.subtract(here, other[some] if len(other) > 1 else other, out=between[: len(here)])
+                np.vecdot(difference, difference, out=of_other[some])
+        return found.reshape(*found.shape[:2], folds[0], folds[1], -1).sum(axis=(2, 4), dtype=np.float64)
 
 
 @cache
-def _divisor(number: int, most: int) -> int:
+def divisor(number: int, most: int) -> int:
     """The greatest divisor up to `most`."""
     return next(n for n in range(min(number, most), 0, -1) if number % n == 0) if number else 1
 

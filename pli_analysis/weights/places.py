@@ -6,7 +6,6 @@ A tensor is seen as far as it is alive: heads and FFN units that a checkpoint on
 from __future__ import annotations
 
 import json
-import os
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis.weights.files import Files
 from pli_analysis.weights.kin import alive
 from pli_train.anatomy.axes import factors, from_rows, growing, rows
 from pli_train.anatomy.parts import lengths
@@ -47,8 +47,13 @@ class Place:
             raise BadInput(f"{self.path}: holds numbers of type {self.type}, which are not read here")
         return np.dtype(TYPES[self.type]).newbyteorder("<")
 
+    @property
+    def wide(self) -> np.dtype:
+        """What they are worked with as: float32, or float64 where float32 would lose digits."""
+        return np.dtype(np.float32 if self.type == "F32" or self.dtype.itemsize <= 2 else np.float64)
+
     def read(self, room: np.ndarray | None = None) -> np.ndarray:
-        """The tensor in float32, or in float64 where float32 would lose digits.
+        """The tensor, in the type it is worked with.
 
         Args:
             room: a float32 array that may be overwritten and returned, when it has the tensor's size.
@@ -59,22 +64,9 @@ class Place:
         """
         fits = room is not None and self.type == "F32" and room.dtype == np.float32 and room.shape == self.shape
         stored = room if room is not None and fits else np.empty(self.shape, self.dtype)
-        view = stored.reshape(-1).view(np.uint8).data
-        try:
-            handle = os.open(self.path, os.O_RDONLY)
-            try:
-                done = 0
-                while done < len(view) and (got := os.preadv(handle, [view[done:]], self.offset + done)):
-                    done += got
-            finally:
-                os.close(handle)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise BadInput(f"{self.path}: cannot be read ({error.strerror})") from None
-        if done < len(view):
-            raise BadInput(f"{self.path}: became shorter while it was read")
-        return stored if self.type in ("F32", "F64") else stored.astype("f8" if stored.itemsize > 2 else "f4")
+        with Files() as files:
+            files.read(self.path, self.offset, stored)
+        return stored.astype(self.wide, copy=False)
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pli_analysis.weights.files import Files
+
 
 class Rooms:
     """Arrays by name, for one thread: each is good until another of its name is taken.
+
+    Args:
+        files: how many files may stay open.
 
     >>> rooms = Rooms()
     >>> np.shares_memory(rooms.take("now", (2, 3)), rooms.take("now", (2, 2)))
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, files: int = 1) -> None:
         self._kept: dict[str, np.ndarray] = {}
+        self.files = Files(files)
 
     def take(self, name: str, shape: Sequence[int], dtype: np.dtype | type = np.float32) -> np.ndarray:
         """An array of any content."""

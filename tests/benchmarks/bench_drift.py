@@ -118,9 +118,10 @@ def tensors(folder: Path) -> np.ndarray:
 
 
 def drift(folder: Path, threads: int) -> np.ndarray:
-    """All parts, all checkpoints; what numba takes to compile is counted, its import is not."""
+    """All parts, all checkpoints. What numba takes to compile is counted; imports, scipy's by numba too, are not."""
     import numba  # noqa: F401
     import pandas  # noqa: F401
+    import scipy.linalg  # noqa: F401
 
     from pli_analysis.metrics import drift  # noqa: F401
     from pli_analysis.run import Run

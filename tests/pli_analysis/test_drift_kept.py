@@ -10,7 +10,8 @@ import pytest
 
 from pli_analysis.metrics import drift
 from pli_analysis.run import Run
-from pli_analysis.weights import follow, measured
+from pli_analysis.weights import measured
+from pli_analysis.weights.files import Files
 from pli_train import cache, run_folder
 from pli_train.growth.insert import Insert
 from tests.drifting import Drifting, vouch
@@ -40,11 +41,9 @@ def made(tmp_path, kept):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The checkpoints that tensors are read of, one entry a tensor."""
-    seen, read = [], follow.Place.read
-    monkeypatch.setattr(
-        follow.Place, "read", lambda self, *room: (seen.append(self.path.parent.name), read(self, *room))[1]
-    )
+    """The checkpoints that weights are read of, an entry each time."""
+    seen, handle = [], Files.handle
+    monkeypatch.setattr(Files, "handle", lambda self, path: (seen.append(path.parent.name), handle(self, path))[1])
     return seen
 
 
@@ -139,18 +138,30 @@ def test_a_run_that_may_only_be_read_is_not_written_to(made):
 
 
 def test_a_checkpoint_removed_while_it_is_read_leaves_the_rest(made, monkeypatch):
-    read, gone = follow.Place.read, made.folder / "checkpoint-4"
+    handle, gone = Files.handle, made.folder / "checkpoint-4"
 
-    def removing(self, *room):
-        if self.path.parent.name == "checkpoint-3":
+    def removing(self, path):
+        if path.parent.name == "checkpoint-3":
             shutil.rmtree(gone, ignore_errors=True)
-        return read(self, *room)
+        return handle(self, path)
 
-    monkeypatch.setattr(follow.Place, "read", removing)
+    monkeypatch.setattr(Files, "handle", removing)
     table = Run.open(made.folder).drift()
     monkeypatch.undo()
     assert not gone.exists()
     assert table.equals(Run.open(made.folder).drift())
+
+
+def test_no_file_stays_open(made):
+    """Of what is read: Python and its libraries open files of their own."""
+
+    def ours():
+        return [
+            path for path in (link.resolve() for link in Path("/proc/self/fd").iterdir()) if made.folder in path.parents
+        ]
+
+    Run.open(made.folder).drift("all", threads=2)
+    assert ours() == []
 
 
 def test_a_checkpoint_removed_while_all_is_kept_leaves_the_rest(made, monkeypatch):

@@ -15,9 +15,7 @@ from pli_analysis.metrics.drift import LEVELS
 from pli_analysis.metrics.rates import Rates
 from pli_analysis.run import Run
 from pli_analysis.scalars import Scalars
-from pli_analysis.weights import fused, moments, pieces
-from pli_analysis.weights.moments import Squares
-from pli_analysis.weights.rooms import Rooms
+from pli_analysis.weights import pieces, stacks
 from pli_train import model, run_folder
 from pli_train.growth.ffn import WidenFFN
 from pli_train.growth.heads import AddHeads
@@ -173,9 +171,27 @@ def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
 
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pieces, "SIZE", 64)
+    monkeypatch.setattr(displacement, "is_steady", lambda track: False)
     monkeypatch.setattr(displacement, "pieces", counted)
     assert_frame_equal(run.drift("all"), whole, rtol=1e-9)
     assert max(cuts) > 20 and sum(cut > 1 for cut in cuts) > len(cuts) / 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tensors_in_blocks_and_stacks_measure_as_whole_ones(tmp_path, family, monkeypatch):
+    """Of which at least the newborn layers' keep their shape."""
+    run = Run.open(grown(tmp_path / "run", family))
+    monkeypatch.setattr(displacement, "is_steady", lambda track: False)
+    whole, made = run.drift("all"), []
+    monkeypatch.undo()
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stacks, "BLOCK", 60)
+    monkeypatch.setattr(stacks, "STACK", 180)
+    monkeypatch.setattr(
+        displacement, "stacks", lambda *asked: (made.append(s.visits) or s for s in stacks.stacks(*asked))
+    )
+    assert_frame_equal(run.drift("all"), whole, rtol=1e-9)
+    assert len(made) > 100 and any(visits.start for visits in made)
 
 
 def _numbers(run, table):
@@ -317,44 +333,6 @@ def test_spectral_measures_of_a_run(tmp_path):
 
 
 # --- what is underneath ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["numpy", "numba"])
-def kernel(request, monkeypatch):
-    """Squares by numpy, and as where gigabytes are read."""
-    if request.param == "numba":
-        pytest.importorskip("numba")
-        monkeypatch.setattr(fused, "WORTH", 0)
-    return fused.kernel(0)
-
-
-@pytest.mark.parametrize("folds", [(1, 1, 300_000), (1, 12, 20_001), (97, 12, 64 * 3), (300_000, 1, 1)])
-def test_long_float32_sums_are_those_of_float64(folds, kernel):
-    random = np.random.default_rng(0)
-    birth = random.normal(size=math.prod(folds)).astype(np.float32)
-    now = birth + np.float32(1e-3) * random.normal(size=birth.shape).astype(np.float32)
-    a, b = (array.astype(np.float64).reshape(folds) for array in (now, birth))
-    squares = Squares(Rooms(), kernel)
-    exact = np.stack([(a * a).sum((0, 2)), ((a - b) ** 2).sum((0, 2))])
-    assert squares(now, [birth], folds) == pytest.approx(exact, rel=1e-7)
-    assert squares(now, [birth, now, birth], folds) == pytest.approx(
-        exact[[0, 1, 1, 1]] * [[1], [1], [0], [1]], rel=1e-7
-    )
-    assert (squares(now, [now], folds)[1] == 0).all()
-    assert squares(now * np.float32(1e25), [], folds) == pytest.approx(exact[:1] * 1e50, rel=1e-5)
-
-
-def test_drift_of_gigabytes_is_that_of_less(runs, family, monkeypatch, tmp_path):
-    pytest.importorskip("numba")
-    asked, run = [], Run.open(runs[family])
-    expected = run.drift("all")
-    monkeypatch.setenv("PLI_CACHE", str(tmp_path))
-    monkeypatch.setattr(moments, "EXACT", 0)
-    monkeypatch.setattr(fused, "WORTH", 0)
-    compiled = fused.kernel(0)
-    monkeypatch.setattr(fused, "_compiled", lambda: lambda *arrays: (asked.append(arrays), compiled(*arrays)))
-    assert_frame_equal(run.drift("all"), expected, rtol=1e-4, atol=1e-6)
-    assert asked
 
 
 @given(

@@ -1,0 +1,186 @@
+"""A tensor that keeps its shape, some numbers of it at several checkpoints at once.
+
+What Python does is done once for them all, and what is compared lies in a core's cache. Where a tensor grows, or parts
+of it were copied from several donors, see `pli_analysis.weights.pieces`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pli_analysis.weights.follow import Track, Visit
+from pli_analysis.weights.places import Place, Sight
+from pli_analysis.weights.rooms import Rooms
+from pli_train.anatomy.axes import growing
+
+BLOCK = 2**18
+"""Numbers of a block at most."""
+STACK = 2**21
+"""Numbers of a stack at most, all its checkpoints together; one at least."""
+
+
+class Block(NamedTuple):
+    """A stretch of a tensor in memory.
+
+    Attributes:
+        start: the number of the tensor that it begins with.
+        part: the first part that it has something of.
+        folds: its own.
+    """
+
+    start: int
+    part: int
+    folds: tuple[int, int, int]
+
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        outer, parts, inner = self.folds
+        return outer * parts * inner
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A block at some visits, one after another.
+
+    Attributes:
+        block: which.
+        visits: the numbers of these visits.
+        now: (visits, numbers).
+        previous: (visits, numbers), of the visit before each; the first of all is its own.
+        birth: (1, numbers).
+        donors: (visits, numbers), zeros at a visit without a donor; None when none has one.
+    """
+
+    block: Block
+    visits: slice
+    now: np.ndarray
+    previous: np.ndarray
+    birth: np.ndarray
+    donors: np.ndarray | None
+
+
+def is_steady(track: Track) -> bool:
+    """Whether a tensor is the same numbers at all visits, all of them alive, and so are donors it was copied from."""
+    first, factor = track.visits[0], growing(track.axes)
+    alive = factor and first.alive(factor)
+    if factor and alive is not None and alive != first.there(track.axes, factor):
+        return False
+    parts = track.folds(first, first.place.shape)[1]
+    straight = tuple((True, number) for number in range(parts))
+
+    def like_first(sight: Sight) -> bool:
+        place, same = sight.place, first.place
+        if place.shape != same.shape or place.type != same.type:
+            return False
+        return factor is None or (sight.alive(factor) == alive and sight.stored == first.stored)
+
+    def copied_straight(visit: Visit) -> bool:
+        return not any(visit.kin) or (visit.donor is not None and visit.kin == straight and like_first(visit.donor))
+
+    return all(like_first(visit) and copied_straight(visit) for visit in track.visits)
+
+
+def has_donor(visit: Visit) -> bool:
+    """Whether a visit of a steady tensor has a donor to compare it with."""
+    return any(visit.kin)
+
+
+def blocks(folds: tuple[int, int, int], most: int) -> Iterator[Block]:
+    """Cut a tensor of these folds into stretches of memory of `most` numbers or less.
+
+    >>> [tuple(block) for block in blocks((3, 2, 4), 16)]
+    [(0, 0, (2, 2, 4)), (16, 0, (1, 2, 4))]
+    >>> [tuple(block) for block in blocks((1, 3, 4), 8)], [tuple(block) for block in blocks((1, 1, 5), 3)]
+    ([(0, 0, (1, 2, 4)), (8, 2, (1, 1, 4))], [(0, 0, (1, 1, 3)), (3, 0, (1, 1, 2))])
+    """
+    outer, parts, inner = folds
+    whole = parts * inner
+    if not whole:
+        return
+    if whole <= most:
+        step = most // whole
+        for at in range(0, outer, step):
+            yield Block(at * whole, 0, (min(step, outer - at), parts, inner))
+        return
+    together, length = max(most // inner, 1), min(inner, most)
+    for at in range(outer):
+        for part in range(0, parts, together):
+            for number in range(0, inner, length):
+                own = (1, min(together, parts - part), min(length, inner - number))
+                yield Block(at * whole + part * inner + number, part, own)
+
+
+def stacks(track: Track, rooms: Rooms) -> Iterator[Stack]:
+    """Read a steady tensor, block by block, at all visits; arrays are good until the next one.
+
+    Visits that nobody asked for are in no stack, when they come before all that somebody did.
+
+    Raises:
+        FileNotFoundError: when a checkpoint was removed meanwhile.
+        BadInput: when it cannot be read.
+    """
+    visits, place = track.visits, track.visits[0].place
+    skip = [visit.wanted for visit in visits].index(True)
+    own, theirs = lines(track)
+    copied = [has_donor(visit) for visit in visits]
+    for block in blocks(track.folds(visits[0], place.shape), BLOCK):
+        height = min(max(STACK // block.size, 1), len(visits))
+        # The row above those of now is what was before.
+        room = rooms.take("stack", (height + 1, block.size), place.wide)
+        birth = room[1:2] if height == len(visits) else rooms.take("birth", (1, block.size), place.wide)
+        for first in range(0, len(visits), height):
+            stop = min(first + height, len(visits))
+            if first:
+                room[0] = room[height]
+            own.read(slice(first, stop), block, room[1 : stop - first + 1], rooms)
+            if not first:
+                if not skip:
+                    room[0] = room[1]
+                if height < len(visits):
+                    birth[0] = room[1]
+            some = slice(max(first, skip), stop)
+            if some.start < stop:
+                previous, now = (room[some.start - first + row : stop - first + row] for row in (0, 1))
+                donors = rooms.take("donors", now.shape, place.wide) if any(copied[some]) else None
+                if donors is not None:
+                    theirs.read(some, block, donors, rooms)
+                yield Stack(block, some, now, previous, birth, donors)
+
+
+def lines(track: Track) -> tuple[Lines, Lines]:
+    """Where a steady tensor lies, and where its donor does."""
+    donors = [visit.donor.place if visit.donor and has_donor(visit) else None for visit in track.visits]
+    return Lines([visit.place for visit in track.visits]), Lines(donors)
+
+
+class Lines:
+    """Where a tensor lies at each of its visits, if it does."""
+
+    def __init__(self, places: Sequence[Place | None]) -> None:
+        self._paths = [place.path if place else None for place in places]
+        self._offsets = np.array([place.offset if place else 0 for place in places])
+        self._stored = next((place.dtype for place in places if place), np.dtype(np.float32))
+
+    def read(self, visits: slice, block: Block, into: np.ndarray, rooms: Rooms) -> None:
+        """A block of it at some visits, a row each; zeros where it is not."""
+        raw = into if self._stored == into.dtype else rooms.take("raw", into.shape, self._stored)
+        for path, offset, row in zip(self._paths[visits], self._within(visits, block).tolist(), raw, strict=True):
+            if path is None:
+                row[:] = 0
+            else:
+                rooms.files.read(path, offset, row)
+        if raw is not into:
+            into[...] = raw
+
+    def handles(self, visits: slice, block: Block, rooms: Rooms) -> tuple[np.ndarray, np.ndarray]:
+        """The handle of the file that it is in and where in it a block begins, at some visits; -1 where it is not."""
+        handles = [-1 if path is None else rooms.files.handle(path) for path in self._paths[visits]]
+        return np.array(handles), self._within(visits, block)
+
+    def _within(self, visits: slice, block: Block) -> np.ndarray:
+        return self._offsets[visits] + block.start * self._stored.itemsize
