@@ -38,6 +38,7 @@ On request, for matrices as the checkpoint stores them (`spectral`), with ΔW = 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,7 +102,7 @@ def drift(
         if wanted and level in levels:
             more[level] = {str(c.name): table for c, table in measure(run, kind, threads, watch)}
     table = pd.DataFrame(_table(sums, Rates(run.scalars), levels, more))
-    return table[[*COLUMNS, *(GAUGE if gauge else []), *(SPECTRAL if spectral else [])]]
+    return table.reindex(columns=[*COLUMNS, *(GAUGE if gauge else []), *(SPECTRAL if spectral else [])])
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,15 @@ class Plan:
 
     Attributes:
         parts: in the order of the table.
-        owners: (3, rows): the numbers of the part, the matrix and the layer that each row belongs to.
-        copied: (rows,): whether the row's layer is as a whole the copy of its donor.
+        members: the numbers of the rows that the first part consists of, then those of the second, and so on.
+        starts: (parts,): where in `members` each begins.
+        compared: (parts,): whether it is as a whole the copy of its donor, if it has one.
     """
 
     parts: tuple[Part, ...]
-    owners: np.ndarray
-    copied: np.ndarray
+    members: np.ndarray
+    starts: np.ndarray
+    compared: np.ndarray
 
     @cached_property
     def donors(self) -> np.ndarray:
@@ -136,39 +139,45 @@ class Plan:
         return np.array([numbers.get(part.donor or "", len(numbers)) for part in self.parts], dtype=int)
 
     def moments(self, rows: np.ndarray) -> Moments:
-        """The sums of each part."""
-        sums, whole = np.zeros((len(self.parts), rows.shape[1])), rows.copy()
-        whole[~self.copied, 4] = np.nan
-        for owner, added in zip(self.owners, (rows, whole, whole), strict=True):
-            np.add.at(sums, owner, added)
+        """The sums of each part. Raises ValueError when there are other rows than the parts have."""
+        if len(rows) != self.members.max(initial=-1) + 1:
+            raise ValueError(f"{len(rows)} rows of {self.members.max(initial=-1) + 1}")
+        sums = np.add.reduceat(rows[self.members], self.starts)
+        sums[~self.compared, 4] = np.nan
         return Moments(*sums.T)
 
 
 def _plan(checkpoint: Checkpoint) -> Plan:
     parts: dict[str, Part] = {}
-    places: dict[str, int] = {}
-    owners: list[tuple[int, int, int]] = []
-    copied: list[bool] = []
+    members: dict[str, list[int]] = {}
+    compared: dict[str, bool] = {}
+    sizes, numbers = checkpoint.anatomy.sizes(checkpoint.config), itertools.count()
 
-    def place(part: Part) -> int:
+    def place(part: Part, copied: bool, row: int) -> None:
         parts.setdefault(part.name, part)
-        return places.setdefault(part.name, len(places))
+        compared.setdefault(part.name, copied)
+        members.setdefault(part.name, []).append(row)
 
-    sizes = checkpoint.anatomy.sizes(checkpoint.config)
     for id in checkpoint.lineage.stack:
         layer, member = checkpoint.lineage.layers[id], sizes["member"]
-        born, theirs = layer.birth.step, layer.birth.donor
+        born, theirs, copied = layer.birth.step, layer.birth.donor, _is_copy(layer)
         own = sizes | alive(sizes, *checkpoint.lineage.shape(id))
-        whole = place(Part(id, "layer", id, theirs, born))
+        whole = Part(id, "layer", id, theirs, born)
         for name in follow.names(checkpoint, id):
-            matrix = place(Part(f"{id}.{name}", "matrix", id, theirs and f"{theirs}.{name}", born))
+            matrix = Part(f"{id}.{name}", "matrix", id, theirs and f"{theirs}.{name}", born)
             for label in checkpoint.anatomy.labels(name, own):
-                came = ".".join(donor(layer, label, member) or ()) or None
+                row, came = next(numbers), ".".join(donor(layer, label, member) or ()) or None
                 level, since = part_of(id, label).level, birth(layer, label, member).step
-                part = place(Part(f"{id}.{label}", level, id, came, since))
-                owners.append((part, matrix, whole))
-                copied.append(_is_copy(layer))
-    return Plan(tuple(parts.values()), np.array(owners, dtype=int).reshape(-1, 3).T, np.array(copied, dtype=bool))
+                place(whole, copied, row)
+                place(matrix, copied, row)
+                place(Part(f"{id}.{label}", level, id, came, since), True, row)
+    counts = [len(rows) for rows in members.values()]
+    return Plan(
+        tuple(parts.values()),
+        np.array([row for rows in members.values() for row in rows], dtype=int),
+        np.cumsum([0, *counts[:-1]], dtype=int) if counts else np.zeros(0, dtype=int),
+        np.array(list(compared.values()), dtype=bool),
+    )
 
 
 def _is_copy(layer: Layer) -> bool:
@@ -186,7 +195,8 @@ def _table(
     more: dict[str, dict[str, np.ndarray]],
 ) -> dict[str, list[object]]:
     """The columns of all checkpoints in order."""
-    columns: dict[str, list[object]] = {name: [] for name in (*COLUMNS, *GAUGE, *SPECTRAL)}
+    asked = [*GAUGE, *SPECTRAL] if more else []
+    columns: dict[str, list[object]] = {name: [] for name in (*COLUMNS, *asked)}
     plans: dict[object, Plan] = {}
     paths: dict[str, float] = {}
     before: int | None = None
@@ -209,9 +219,8 @@ def _table(
         parts = [plan.parts[number] for number in chosen]
         for name, values in (_of_parts(checkpoint, parts) | _measures(plan, moments, way, steps)).items():
             columns[name] += values if isinstance(values, list) else values[chosen].tolist()
-        found = [extra.get(part.name, NOTHING) for part in parts]
-        for number, name in enumerate((*GAUGE, *SPECTRAL)):
-            columns[name] += [row[number] for row in found]
+        for number, name in enumerate(asked):
+            columns[name] += [extra.get(part.name, NOTHING)[number] for part in parts]
         before = checkpoint.step
     return columns
 

@@ -127,7 +127,7 @@ def _fill(
 
 def _shared(tasks: Sequence[Task], threads: int, watch: Watch) -> Iterator[list[np.ndarray]]:
     """What each task gives, in order."""
-    own, pool, all_rooms = threading.local(), ThreadPoolExecutor(threads), []
+    own, all_rooms = threading.local(), []
 
     def run(task: Task) -> list[np.ndarray]:
         if not hasattr(own, "rooms"):
@@ -135,13 +135,15 @@ def _shared(tasks: Sequence[Task], threads: int, watch: Watch) -> Iterator[list[
             all_rooms.append(own.rooms)
         return task.run(own.rooms)
 
+    pool = ThreadPoolExecutor(threads) if threads > 1 else None
     try:
         watch(0, len(tasks))
-        for done, result in enumerate(pool.map(run, tasks), 1):
+        for done, result in enumerate(pool.map(run, tasks) if pool else map(run, tasks), 1):
             yield result
             watch(done, len(tasks))
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool:
+            pool.shutdown(cancel_futures=True)
         for rooms in all_rooms:
             rooms.files.close()
 

@@ -119,10 +119,13 @@ def tensors(folder: Path) -> np.ndarray:
 
 def drift(folder: Path, threads: int) -> np.ndarray:
     """All parts, all checkpoints. What numba takes to compile is counted; imports, scipy's by numba too, are not."""
+    import ml_dtypes  # noqa: F401
     import numba  # noqa: F401
     import pandas  # noqa: F401
+    import safetensors  # noqa: F401
     import scipy.linalg  # noqa: F401
 
+    from pli_analysis import scalars  # noqa: F401
     from pli_analysis.metrics import drift  # noqa: F401
     from pli_analysis.run import Run
 
