@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +50,7 @@ def emit(table: pd.DataFrame, format: Format | None, out: Path | None, whole: bo
 def put(data: str | bytes, out: Path | None) -> None:
     """Write to a file, or text to stdout. Raises BadInput when the file cannot be written."""
     if out is None:
-        sys.stdout.write(str(data))
+        print(data, end="")
         return
     try:
         out.write_bytes(data if isinstance(data, bytes) else data.encode())

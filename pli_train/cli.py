@@ -5,7 +5,6 @@ Heavy libraries are imported inside the commands that need them, so that `--help
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,7 +123,7 @@ def verify(
     from pli_train import verify as checks
 
     rows = list(checks.verify(run, Bar("checkpoints")))
-    sys.stdout.write(render(rows, format))
+    print(render(rows, format), end="")
     if lost := sum(map(checks.is_damage, rows)):
         raise PliError(f"{run}: {lost} of {len(rows)} rows tell of damage")
 
@@ -192,7 +191,7 @@ def check(
     for row in checks.check(run, batches):
         show.say(f"event {row['event']} of {len(run.planned)}: {row['what']}")
         rows.append(row)
-    sys.stdout.write(render(rows, format))
+    print(render(rows, format), end="")
 
 
 @app.command()

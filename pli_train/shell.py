@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import sys
@@ -116,6 +117,7 @@ def run_process(work: Callable[[], None]) -> NoReturn:
     """
     try:
         work()
+        print(end="", flush=True)  # nothing where there is no stdout
     except PliError as error:
         _end(error.exit_code, *str(error).splitlines())
     except typer.Exit as done:
@@ -125,13 +127,15 @@ def run_process(work: Callable[[], None]) -> NoReturn:
     except BrokenPipeError:
         sys.exit(0)  # whoever read our output has seen enough
     except OSError as error:
-        if error.filename is None or error.strerror is None:
+        # A write that finds no room does not say where: it is stdout's here, or a file's that was asked for.
+        place = error.filename or (error.errno == errno.ENOSPC and "what was to be written")
+        if not place or error.strerror is None:
             raise
-        _end(1, f"{error.filename}: {error.strerror.lower()}")
+        _end(1, f"{place}: {error.strerror.lower()}")
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        _flush()
+        _let_go()
     sys.exit(0)
 
 
@@ -144,11 +148,11 @@ def _run(app: App, name: str) -> None:
         command.invoke(ctx)
 
 
-def _flush() -> None:
-    """Write what stdout still holds, while what that raises can be caught; what nobody reads any more goes nowhere."""
+def _let_go() -> None:
+    """Write what stdout still holds; what nobody reads any more, or there is no room for, goes nowhere."""
     try:
-        print(end="", flush=True)  # nothing where there is no stdout
-    except BrokenPipeError:
+        print(end="", flush=True)
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

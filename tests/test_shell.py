@@ -230,10 +230,25 @@ def test_a_closed_pipe_hides_no_failure_that_is_known(torn, monkeypatch):
     assert done.stdout == "1\n" and "tell of damage" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_nobody_need_listen():
-    shell = f"{sys.executable} -m pli_train.cli presets >&-; echo $?"
+@pytest.mark.parametrize(
+    "words", ["pli_train.cli presets", "pli_analysis.cli drift RUN -f csv", "pli_analysis.cli watch RUN"]
+)
+def test_nobody_need_listen(words, runs):
+    shell = f"{sys.executable} -m {words.replace('RUN', str(runs['gpt2']))} >&-; echo $?"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "words", ["pli_train.cli presets", "pli_analysis.cli drift RUN -f csv", "pli_analysis.cli scalars RUN -f csv"]
+)
+def test_a_full_disk_is_one_line(words, unbuffered, runs, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)  # as it decides where the disk is found full
+    shell = f"{sys.executable} -m {words.replace('RUN', str(runs['gpt2']))} >/dev/full; echo $?"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "1\n"
+    assert done.stderr == "error: what was to be written: no space left on device\n"
 
 
 # --- terminals ------------------------------------------------------------------------------------------------------

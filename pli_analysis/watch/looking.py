@@ -36,7 +36,7 @@ def look_on(run: Path, every: float, once: bool = False, port: int | None = None
         BadInput: when there is no run, or the port cannot be had.
     """
     console = Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")  # rich keeps bold
-    terminal = sys.stdout.isatty() and not console.is_dumb_terminal
+    terminal = sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
     with ExitStack() as stack:
         watching = stack.enter_context(closing(Watching(run)))
         if port is None and (once or not terminal):
@@ -100,7 +100,7 @@ def _print(console: Console, frame: Frame) -> None:
     """Print a frame. Not by rich itself, which makes a failure of a pipe that was closed."""
     with console.capture() as captured:
         console.print(screen.drawn(frame))
-    sys.stdout.write(captured.get())
+    print(captured.get(), end="")
 
 
 def _nowhere(frame: Frame) -> None:

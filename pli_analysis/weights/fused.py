@@ -23,11 +23,11 @@ WORTH = 2**33
 """Bytes to be read from which on compiling pays."""
 BLOCK = 2**16
 """Numbers of a block: four of them stay in a core's cache."""
-BIRTH, BEFORE, DONOR = 0, 2, 3
-"""Rows of the loop's memory: birth weights, what the tensor was before the first visit, its donor."""
+BIRTH, BEFORE = 0, 2
+"""Rows of the loop's memory: birth weights, and what the tensor was before the first visit."""
 
 Kernel = Callable[..., int]
-"""See `_follow`."""
+"""See `_loop`."""
 
 
 def kernel(bytes: int) -> Kernel | None:
@@ -79,15 +79,15 @@ def _compiled() -> Kernel:
         "i8(i8[::1], i8[::1], i8[::1], i8[::1], i8, f4[:, :, ::1], i8, f8[:, :, ::1])",
         nogil=True,
         fastmath={"reassoc", "contract", "nsz"},
-    )(_follow())
+    )(_loop())
     return compiled
 
 
-def _follow() -> Kernel:
+def _loop() -> Kernel:
     pread = ctypes.CDLL(None).pread
     pread.argtypes, pread.restype = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64], ctypes.c_ssize_t
 
-    def follow(
+    def loop(
         handles: np.ndarray,
         offsets: np.ndarray,
         handles_of_donors: np.ndarray,
@@ -141,4 +141,4 @@ def _follow() -> Kernel:
                 sums[3, visit, part] += third
         return handles.size
 
-    return follow
+    return loop
