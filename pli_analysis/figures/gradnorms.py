@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.figures.palette import NEUTRAL, SEQUENTIAL, number_of
+from pli_analysis.figures.palette import NEUTRAL, ROOM, SEQUENTIAL, bar_below, colour_bar, number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
             y=[f"{part} " for part in names],
             z=np.round(powers, 3),
             colorscale=SEQUENTIAL,
-            colorbar={"title": {"text": "gradient norm (before clipping)", "side": "right"}, **_ticks(powers)},
+            **colour_bar("gradient norm (before clipping)", **_ticks(powers)),
             hovertemplate="%{y}at step %{x}: 10^%{z:.2f}<extra></extra>",
         )
     )
@@ -47,10 +47,13 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
         if -0.5 < place < len(grid.columns) - 0.5:
             drawn.add_vline(x=place, line={"color": NEUTRAL, "dash": "dot", "width": 1})
             drawn.add_annotation(x=place, y=1, yref="paper", yanchor="bottom", text=what, showarrow=False)
+    meta, named = bar_below("step", "gradient norm"), [note.to_plotly_json() for note in drawn.layout.annotations]
+    meta["narrow"]["annotations"] = named[:: -(-len(named) // ROOM) or 1]
     drawn.update_layout(
         xaxis={"title": "step", "type": "category", "showgrid": False, "nticks": 12},
         yaxis={"title": "head or FFN, bottom to top", "type": "category", "showgrid": False},
         height=min(max(450, 140 + ROW * len(names)), MOST),
+        meta=meta,
     )
     return drawn
 

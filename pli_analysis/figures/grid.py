@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis.figures.palette import SEQUENTIAL
+from pli_analysis.figures.palette import SEQUENTIAL, bar_below, colour_bar
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -44,7 +44,7 @@ def grid(
             y=[f"{name} " for name in rows],  # the blank keeps names off the squares
             z=np.asarray(values, dtype=float),
             colorscale=SEQUENTIAL,
-            colorbar={"title": {"text": titles[2], "side": "right"}},
+            **colour_bar(titles[2]),
             hovertemplate=f"{hover}<extra></extra>",
             xgap=gap,
             ygap=gap,
@@ -54,6 +54,7 @@ def grid(
     drawn.update_layout(
         xaxis={"title": titles[0], "type": "category", "showgrid": False, **_some(columns)},
         yaxis={"title": titles[1], "type": "category", "showgrid": False},
+        meta=bar_below(titles[0], titles[2]),
     )
     return drawn
 

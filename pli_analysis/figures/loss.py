@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis.figures import views
-from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL
+from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL, ROOM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 AXES = {"step": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds of training"}
 MOST = 2000
 """Points of one curve at most."""
-ROOM = 4
-"""Events that a narrow page has room to name."""
 FEW, SMOOTH = 200, 100
 """Steps beyond which single batches hide the course of training, and how many means show it."""
 

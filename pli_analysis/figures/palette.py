@@ -10,8 +10,25 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 NEUTRAL = "#808080"
 SEQUENTIAL = "Cividis"
 """Colour scale for amounts; its lightness rises steadily, for any kind of colour vision."""
+ROOM = 4
+"""Events that a narrow page has room to name."""
 LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
 """A line of names at the foot, clear of the axis title however narrow the page."""
+
+
+def colour_bar(title: str, **ticks: Any) -> dict[str, Any]:
+    """What a heat map says of its colours: a bar beside it, on a narrow page one below it (see `bar_below`)."""
+    below = LEGEND | {"x": 0.5, "thickness": 12, **ticks}
+    return {
+        "colorbar": {"title": {"text": title, "side": "right"}, **ticks},
+        "meta": {"narrow": {"colorbar": below}},
+    }
+
+
+def bar_below(axis: str, title: str) -> dict[str, Any]:
+    """Meta of the layout of such a heat map: room for the bar, whose title follows that of the axis above it."""
+    margin = {"l": 60, "r": 16, "t": 30, "b": 115}
+    return {"narrow": {"margin": margin, "xaxis": {"title": {"text": f"{axis}<br>colours: {title}"}}}}
 
 
 def number_of(layer: str) -> int:
