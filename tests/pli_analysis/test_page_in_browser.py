@@ -190,6 +190,26 @@ def test_two_maps_stand_side_by_side_or_one_above_the_other_with_no_words_in_wor
     assert heard == []
 
 
+@pytest.mark.parametrize(("width", "share"), [(360, 0.6), (1200, 0.7)])
+def test_heat_maps_have_their_room_and_their_colours_are_told(opened, report, width, share):
+    """Beside the map where there is room for both, below it where there is not; all of it within the drawing."""
+    tab, _, _ = opened(report, width)
+    found = tab.evaluate("""() => [...document.querySelectorAll(".drawing")]
+        .filter(d => d.querySelector(".heatmaplayer .hm"))
+        .map(d => [".bglayer .bg, .nsewdrag", ".colorbar .cbfills", ".xtitle", ""].map(
+            of => (of ? d.querySelector(of) : d).getBoundingClientRect().toJSON()))""")
+    assert len(found) >= 2
+    for plot, bar, title, drawing in found:
+        assert plot["width"] > share * drawing["width"] and plot["height"] > 80
+        assert (
+            drawing["left"] <= min(bar["left"], title["left"]) and max(bar["right"], title["right"]) <= drawing["right"]
+        )
+        if width == 360:
+            assert plot["bottom"] < title["bottom"] < bar["top"] < bar["bottom"] < drawing["bottom"]
+        else:
+            assert plot["right"] < bar["left"]
+
+
 def test_the_theme_button_repaints_the_figures(opened, report):
     tab, heard, _ = opened(report)
     ink = "document.querySelector('#figure-drift-map .drawing')._fullLayout.font.color"
