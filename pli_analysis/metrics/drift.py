@@ -125,12 +125,14 @@ class Plan:
         members: the numbers of the rows that the first part consists of, then those of the second, and so on.
         starts: (parts,): where in `members` each begins.
         compared: (parts,): whether it is as a whole the copy of its donor, if it has one.
+        rows: how many there are.
     """
 
     parts: tuple[Part, ...]
     members: np.ndarray
     starts: np.ndarray
     compared: np.ndarray
+    rows: int
 
     @cached_property
     def donors(self) -> np.ndarray:
@@ -139,24 +141,26 @@ class Plan:
         return np.array([numbers.get(part.donor or "", len(numbers)) for part in self.parts], dtype=int)
 
     def moments(self, rows: np.ndarray) -> Moments:
-        """The sums of each part. Raises ValueError when there are other rows than the parts have."""
-        if len(rows) != self.members.max(initial=-1) + 1:
-            raise ValueError(f"{len(rows)} rows of {self.members.max(initial=-1) + 1}")
+        """The sums of each part. Raises ValueError when there are more rows, or less."""
+        if len(rows) != self.rows:
+            raise ValueError(f"{len(rows)} rows of {self.rows}")
         sums = np.add.reduceat(rows[self.members], self.starts)
         sums[~self.compared, 4] = np.nan
         return Moments(*sums.T)
 
 
-def _plan(checkpoint: Checkpoint) -> Plan:
+def _plan(checkpoint: Checkpoint, levels: set[str]) -> Plan:
     parts: dict[str, Part] = {}
     members: dict[str, list[int]] = {}
-    compared: dict[str, bool] = {}
+    compared: list[bool] = []
     sizes, numbers = checkpoint.anatomy.sizes(checkpoint.config), itertools.count()
 
-    def place(part: Part, copied: bool, row: int) -> None:
-        parts.setdefault(part.name, part)
-        compared.setdefault(part.name, copied)
-        members.setdefault(part.name, []).append(row)
+    def place(row: int, part: Part, copied: bool = True) -> None:
+        if part.level in levels:
+            if part.name not in parts:
+                parts[part.name], members[part.name] = part, []
+                compared.append(copied)
+            members[part.name].append(row)
 
     for id in checkpoint.lineage.stack:
         layer, member = checkpoint.lineage.layers[id], sizes["member"]
@@ -167,16 +171,17 @@ def _plan(checkpoint: Checkpoint) -> Plan:
             matrix = Part(f"{id}.{name}", "matrix", id, theirs and f"{theirs}.{name}", born)
             for label in checkpoint.anatomy.labels(name, own):
                 row, came = next(numbers), ".".join(donor(layer, label, member) or ()) or None
+                place(row, whole, copied)
+                place(row, matrix, copied)
                 level, since = part_of(id, label).level, birth(layer, label, member).step
-                place(whole, copied, row)
-                place(matrix, copied, row)
-                place(Part(f"{id}.{label}", level, id, came, since), True, row)
+                place(row, Part(f"{id}.{label}", level, id, came, since))
     counts = [len(rows) for rows in members.values()]
     return Plan(
         tuple(parts.values()),
         np.array([row for rows in members.values() for row in rows], dtype=int),
-        np.cumsum([0, *counts[:-1]], dtype=int) if counts else np.zeros(0, dtype=int),
-        np.array(list(compared.values()), dtype=bool),
+        np.cumsum([0, *counts], dtype=int)[:-1],
+        np.array(compared, dtype=bool),
+        next(numbers),
     )
 
 
@@ -205,22 +210,20 @@ def _table(
         shape = (tuple(lineage.stack), tuple(lineage.shapes()), tuple(checkpoint.files))
         try:
             if shape not in plans:
-                plans = {shape: _plan(checkpoint)}
+                plans = {shape: _plan(checkpoint, levels)}
             extra = _extra(checkpoint, {level: tables.get(str(checkpoint.name)) for level, tables in more.items()})
             plan, moments = plans[shape], plans[shape].moments(rows)
         except follow.MISFITS as error:
             raise BadInput(f"{checkpoint.path}: its weights do not fit its lineage ({error})") from None
-        names = [part.name for part in plan.parts]
         walked = {id: NAN if before is None else rates.between(id, before, checkpoint.step) for id in lineage.stack}
         steps = np.array([walked[part.layer] if part.name in paths else 0 for part in plan.parts])
-        way = np.array([paths.get(name, 0.0) for name in names]) + np.sqrt(moments.stepped)
-        paths.update(zip(names, way.tolist(), strict=True))
-        chosen = [number for number, part in enumerate(plan.parts) if part.level in levels]
-        parts = [plan.parts[number] for number in chosen]
-        for name, values in (_of_parts(checkpoint, parts) | _measures(plan, moments, way, steps)).items():
-            columns[name] += values if isinstance(values, list) else values[chosen].tolist()
+        way = np.array([paths.get(part.name, 0.0) for part in plan.parts]) + np.sqrt(moments.stepped)
+        paths.update(zip([part.name for part in plan.parts], way.tolist(), strict=True))
+        told = _of_parts(checkpoint, plan.parts) | _measures(plan, moments, way, steps)
         for number, name in enumerate(asked):
-            columns[name] += [extra.get(part.name, NOTHING)[number] for part in parts]
+            told[name] = [extra.get(part.name, NOTHING)[number] for part in plan.parts]
+        for name, values in told.items():
+            columns[name] += values
         before = checkpoint.step
     return columns
 
@@ -240,7 +243,7 @@ def _of_parts(checkpoint: Checkpoint, parts: Sequence[Part]) -> dict[str, list[o
     }
 
 
-def _measures(plan: Plan, moments: Moments, path: np.ndarray, rates: np.ndarray) -> dict[str, np.ndarray]:
+def _measures(plan: Plan, moments: Moments, path: np.ndarray, rates: np.ndarray) -> dict[str, list[object]]:
     """What is measured of each part of a plan at a checkpoint: columns.
 
     Args:
@@ -249,7 +252,7 @@ def _measures(plan: Plan, moments: Moments, path: np.ndarray, rates: np.ndarray)
     """
     relative, absolute = moments.relative_l2()
     moved, norm = np.sqrt(moments.difference), np.sqrt(moments.now)
-    return {
+    columns = {
         "relative_l2": relative,
         "cosine": moments.cosine(),
         "absolute": absolute,
@@ -259,6 +262,7 @@ def _measures(plan: Plan, moments: Moments, path: np.ndarray, rates: np.ndarray)
         "speed": ratio(np.sqrt(moments.stepped), rates * norm),
         "donor_distance": ratio(np.sqrt(moments.apart), np.append(norm, 0)[plan.donors]),
     }
+    return {name: values.tolist() for name, values in columns.items()}
 
 
 def _extra(checkpoint: Checkpoint, tables: dict[str, np.ndarray | None]) -> dict[str, tuple[float, ...]]:

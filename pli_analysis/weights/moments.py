@@ -16,7 +16,7 @@ import numpy as np
 
 from pli_analysis.weights.rooms import Rooms
 
-TOGETHER = 2**18
+TOGETHER = 2**19
 """Numbers of as many visits as are subtracted at once: a few such arrays stay in a core's cache."""
 RUN = 2**10
 EXACT = 2**16

@@ -17,9 +17,9 @@ from pli_analysis.weights.places import Place, Sight
 from pli_analysis.weights.rooms import Rooms
 from pli_train.anatomy.axes import growing
 
-BLOCK = 2**18
+BLOCK = 2**19
 """Numbers of a block at most."""
-STACK = 2**21
+STACK = 2**22
 """Numbers of a stack at most, all its checkpoints together; one at least."""
 
 
