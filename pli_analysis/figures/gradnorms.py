@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.figures.palette import NEUTRAL, ROOM, SEQUENTIAL, bar_below, colour_bar, number_of
+from pli_analysis.figures.palette import NEUTRAL, ROOM, SEQUENTIAL, apart, bar_below, colour_bar, number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
             drawn.add_vline(x=place, line={"color": NEUTRAL, "dash": "dot", "width": 1})
             drawn.add_annotation(x=place, y=1, yref="paper", yanchor="bottom", text=what, showarrow=False)
     meta, named = bar_below("step", "gradient norm"), [note.to_plotly_json() for note in drawn.layout.annotations]
-    meta["narrow"]["annotations"] = named[:: -(-len(named) // ROOM) or 1]
+    meta["narrow"]["annotations"] = named[:: apart(len(named), ROOM)]
     drawn.update_layout(
         xaxis={"title": "step", "type": "category", "showgrid": False, "nticks": 12},
         yaxis={"title": "head or FFN, bottom to top", "type": "category", "showgrid": False},

@@ -16,6 +16,15 @@ LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "b
 """A line of names at the foot, clear of the axis title however narrow the page."""
 
 
+def apart(count: int, most: int) -> int:
+    """Of how many one is named, where there is room for so many names.
+
+    >>> apart(9, most=4), apart(0, most=4)
+    (3, 1)
+    """
+    return max(-(-count // most), 1)
+
+
 def colour_bar(title: str, **ticks: Any) -> dict[str, Any]:
     """What a heat map says of its colours: a bar beside it, on a narrow page one below it (see `bar_below`)."""
     below = LEGEND | {"x": 0.5, "thickness": 12, **ticks}

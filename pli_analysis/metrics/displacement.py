@@ -75,7 +75,7 @@ class Sums:
 
     def run(self, rooms: Rooms) -> list[np.ndarray]:
         """(parts, 6) for each wanted visit."""
-        if self._is_steady():
+        if is_steady(self.track):
             return _sums_of_steady(self.track, rooms, self.kernel)
         squares = Squares(rooms)
         found: dict[int, list[tuple[int, np.ndarray]]] = {}
@@ -83,12 +83,6 @@ class Sums:
             for number, rows in _sums(piece, rooms, squares):
                 found.setdefault(number, []).append((first, rows))
         return [_added(of_pieces) for _, of_pieces in sorted(found.items())]
-
-    def _is_steady(self) -> bool:
-        try:
-            return is_steady(self.track)
-        except follow.MISFITS as error:
-            raise follow.misfit(self.track.visits[0].place.path.parent, self.track.id, error) from None
 
 
 def _sums_of_steady(track: Track, rooms: Rooms, kernel: Kernel | None) -> list[np.ndarray]:

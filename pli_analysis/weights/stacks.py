@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pli_analysis.weights.follow import Track, Visit
+from pli_analysis.weights.follow import MISFITS, Track, Visit, misfit
 from pli_analysis.weights.places import Place, Sight
 from pli_analysis.weights.rooms import Rooms
 from pli_train.anatomy.axes import growing
@@ -65,7 +65,18 @@ class Stack:
 
 
 def is_steady(track: Track) -> bool:
-    """Whether a tensor is the same numbers at all visits, all of them alive, and so are donors it was copied from."""
+    """Whether a tensor is the same numbers at all visits, all of them alive, and so are donors it was copied from.
+
+    Raises:
+        BadInput: when it does not fit the lineage.
+    """
+    try:
+        return _is_steady(track)
+    except MISFITS as error:
+        raise misfit(track.visits[0].place.path.parent, track.id, error) from None
+
+
+def _is_steady(track: Track) -> bool:
     first, factor = track.visits[0], growing(track.axes)
     alive = factor and first.alive(factor)
     if factor and alive is not None and alive != first.there(track.axes, factor):
@@ -127,7 +138,6 @@ def stacks(track: Track, rooms: Rooms) -> Iterator[Stack]:
     visits, place = track.visits, track.visits[0].place
     skip = [visit.wanted for visit in visits].index(True)
     own, theirs = lines(track)
-    copied = [has_donor(visit) for visit in visits]
     for block in blocks(track.folds(visits[0], place.shape), BLOCK):
         height = min(max(STACK // block.size, 1), len(visits))
         # The row above those of now is what was before.
@@ -146,7 +156,7 @@ def stacks(track: Track, rooms: Rooms) -> Iterator[Stack]:
             some = slice(max(first, skip), stop)
             if some.start < stop:
                 previous, now = (room[some.start - first + row : stop - first + row] for row in (0, 1))
-                donors = rooms.take("donors", now.shape, place.wide) if any(copied[some]) else None
+                donors = rooms.take("donors", now.shape, place.wide) if theirs.any(some) else None
                 if donors is not None:
                     theirs.read(some, block, donors, rooms)
                 yield Stack(block, some, now, previous, birth, donors)
@@ -176,6 +186,10 @@ class Lines:
                 rooms.files.read(path, offset, row)
         if raw is not into:
             into[...] = raw
+
+    def any(self, visits: slice) -> bool:
+        """Whether it is at one of some visits."""
+        return any(path is not None for path in self._paths[visits])
 
     def handles(self, visits: slice, block: Block, rooms: Rooms) -> tuple[np.ndarray, np.ndarray]:
         """The handle of the file that it is in and where in it a block begins, at some visits; -1 where it is not."""

@@ -138,17 +138,31 @@ def test_a_file_that_was_cut_or_removed_is_told_of(tmp_path, kernel, loop):
         task.run(Rooms(64))
 
 
+def as_of_gigabytes(run, monkeypatch, cache, kernel, **sizes):
+    """Its drift when every tensor goes through the compiled loop, which is told what it was asked."""
+    asked = []
+    monkeypatch.setenv("PLI_CACHE", str(cache))
+    for name, value in {"EXACT": 0, "WORTH": 0, **sizes}.items():
+        monkeypatch.setattr(fused, name, value)
+    monkeypatch.setattr(fused, "_compiled", lambda: lambda *told: (asked.append(told), kernel(*told))[1])
+    return run.drift("all"), asked
+
+
 @pytest.mark.parametrize("model", ["bert", "gpt2", "llama", "modernbert"])
 def test_drift_of_gigabytes_is_that_of_less(tmp_path, model, monkeypatch, kernel):
-    asked, run = [], Run.open(grown(tmp_path / "run", model))
+    run = Run.open(grown(tmp_path / "run", model))
     expected = run.drift("all")
-    monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fused, "EXACT", 0)
-    monkeypatch.setattr(fused, "WORTH", 0)
-    monkeypatch.setattr(fused, "BLOCK", 100)
-    monkeypatch.setattr(fused, "_compiled", lambda: lambda *told: (asked.append(told), kernel(*told))[1])
-    assert_frame_equal(run.drift("all"), expected, rtol=1e-4, atol=1e-6)
+    table, asked = as_of_gigabytes(run, monkeypatch, tmp_path / "cache", kernel, BLOCK=100)
+    assert_frame_equal(table, expected, rtol=1e-4, atol=1e-6)
     assert len(asked) > 50 and any((told[2] >= 0).any() for told in asked)
+
+
+def test_drift_of_a_trained_run_of_gigabytes_is_that_of_less(runs, family, tmp_path, monkeypatch, kernel):
+    run = Run.open(runs[family])
+    expected = run.drift("all")
+    table, asked = as_of_gigabytes(run, monkeypatch, tmp_path, kernel)
+    assert_frame_equal(table, expected, rtol=1e-4, atol=1e-6)
+    assert asked
 
 
 @given(st.tuples(*[st.integers(0, 9)] * 3), st.integers(1, 40))
@@ -163,7 +177,10 @@ def test_blocks_are_a_tensor_cut_in_stretches(folds, most):
     assert at == math.prod(folds)
 
 
-@pytest.mark.parametrize("folds", [(1, 1, 300_000), (1, 12, 20_001), (97, 12, 64 * 3), (300_000, 1, 1)])
+FOLDS = [(1, 1, 300_000), (1, 12, 20_001), (97, 12, 64 * 3), (300_000, 1, 1)]
+
+
+@pytest.mark.parametrize("folds", FOLDS)
 def test_long_float32_sums_are_those_of_float64(folds):
     random = np.random.default_rng(0)
     birth = random.normal(size=(1, math.prod(folds))).astype(np.float32)
@@ -175,7 +192,42 @@ def test_long_float32_sums_are_those_of_float64(folds):
     assert squares(now, [birth, now, birth], folds) == pytest.approx(
         exact[[0, 1, 1, 1]] * np.array([1, 1, 0, 1])[:, None, None], rel=1e-7
     )
+    assert (squares(now, [now], folds)[1] == 0).all()
     assert squares(now * np.float32(1e25), [], folds) == pytest.approx(exact[:1] * 1e50, rel=1e-5)
+
+
+@pytest.mark.parametrize("folds", FOLDS)
+def test_long_sums_of_the_compiled_loop_are_those_of_float64(folds, kernel, tmp_path):
+    """At birth, moved, unmoved, and back at birth; from the second visit on its donor is what it was at birth."""
+    random = np.random.default_rng(0)
+    birth = random.normal(size=folds).astype(np.float32)
+    moved = birth + np.float32(1e-3) * random.normal(size=folds).astype(np.float32)
+    sights = []
+    for name, array in {"birth": birth, "moved": moved}.items():
+        save_file({"x": array}, tmp_path / name)
+        sights.append(Sight(places_of(tmp_path / name)["x"], {}, 0, None))
+    (old, new), kin = sights, {"donor": sights[0], "kin": ((True, 0),)}
+    told = [
+        Visit(**vars(sight), number=n, wanted=True, **(kin if n else {}))
+        for n, sight in enumerate([old, new, new, old])
+    ]
+
+    class Folded(Track):
+        def folds(self, visit, shape):
+            return folds
+
+    a, b = (array.astype(np.float64) for array in (moved, birth))
+    of_a, of_b, between = (np.square(array).sum((0, 2)) for array in (a, b, a - b))
+    nothing = np.zeros(folds[1])
+    found = fused.sums(Folded("gpt2", "a", "x", tuple(told)), Rooms(64), kernel)
+    expected = [
+        [of_b, of_a, of_a, of_b],
+        [nothing, between, between, nothing],
+        [nothing, between, nothing, between],
+        [nothing, between, between, nothing],
+    ]
+    assert found == pytest.approx(np.array(expected), rel=1e-7)
+    assert (found[np.array(expected) == 0] == 0).all()
 
 
 def test_the_last_files_asked_for_are_open(tmp_path):
