@@ -10,7 +10,7 @@ import numpy as np
 from pli_analysis.metrics.heads import gauge_tasks
 from pli_analysis.metrics.products import spectrum
 from pli_analysis.weights import follow, fused
-from pli_analysis.weights.follow import Track
+from pli_analysis.weights.follow import Pair, Track
 from pli_analysis.weights.fused import Kernel
 from pli_analysis.weights.measured import Kind
 from pli_analysis.weights.moments import Squares
@@ -29,7 +29,7 @@ class Moments:
     Attributes:
         now, birth, difference: Σ θ², Σ β², Σ (θ − β)².
         stepped: Σ (θ − θ at the checkpoint before)².
-        apart: Σ (θ − donor)², NaN without a donor.
+        apart, donor: Σ (θ − donor)² and Σ donor² over what was copied from the donor; NaN without one.
         count: numbers in the part.
     """
 
@@ -38,6 +38,7 @@ class Moments:
     difference: np.ndarray
     stepped: np.ndarray
     apart: np.ndarray
+    donor: np.ndarray
     count: np.ndarray
 
     def relative_l2(self) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +75,7 @@ class Sums:
         return (self.track,)
 
     def run(self, rooms: Rooms) -> list[np.ndarray]:
-        """(parts, 6) for each wanted visit."""
+        """(parts, 7) for each wanted visit."""
         if is_steady(self.track):
             return _sums_of_steady(self.track, rooms, self.kernel)
         squares = Squares(rooms)
@@ -86,21 +87,21 @@ class Sums:
 
 
 def _sums_of_steady(track: Track, rooms: Rooms, kernel: Kernel | None) -> list[np.ndarray]:
-    """(parts, 6) for each wanted visit of a tensor that keeps its shape."""
+    """(parts, 7) for each wanted visit of a tensor that keeps its shape."""
     visits = track.visits
     outer, parts, inner = track.folds(visits[0], visits[0].place.shape)
     sums = kernel and fused.sums(track, rooms, kernel)
     of_birth, sums = _sums_of_stacks(track, rooms, parts) if sums is None else (sums[0, 0], sums)
-    sums[3, [not has_donor(visit) for visit in visits]] = np.nan
+    sums[3:, [not has_donor(visit) for visit in visits]] = np.nan
     columns = np.broadcast_arrays(sums[0], of_birth, *sums[1:], outer * inner)
     rows = np.stack(columns, axis=-1)
     return [rows[number] for number, visit in enumerate(visits) if visit.wanted]
 
 
 def _sums_of_stacks(track: Track, rooms: Rooms, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Σ birth² (parts,), and as `fused.sums` gives them (4, visits, parts), zero before the first wanted visit."""
+    """Σ birth² (parts,), and as `fused.sums` gives them (5, visits, parts), zero before the first wanted visit."""
     squares, block = Squares(rooms), None
-    of_birth, sums = np.zeros(parts), np.zeros((4, len(track.visits), parts))
+    of_birth, sums = np.zeros(parts), np.zeros((5, len(track.visits), parts))
     for stack in stacks(track, rooms):
         some = slice(stack.block.part, stack.block.part + stack.block.folds[1])
         if stack.block is not block:
@@ -108,32 +109,41 @@ def _sums_of_stacks(track: Track, rooms: Rooms, parts: int) -> tuple[np.ndarray,
             of_birth[some] += squares(stack.birth, [], block.folds)[0, 0]
         others = [stack.birth, stack.previous, *([stack.donors] if stack.donors is not None else [])]
         sums[: 1 + len(others), stack.visits, some] += squares(stack.now, others, block.folds)
+        if stack.donors is not None:
+            sums[4, stack.visits, some] += squares(stack.donors, [], block.folds)[0]
     return of_birth, sums
 
 
 def _sums(piece: Track, rooms: Rooms, squares: Squares) -> Iterator[tuple[int, np.ndarray]]:
-    """For each wanted visit the number of the checkpoint, and the sums of each part: (parts, 6)."""
+    """For each wanted visit the number of the checkpoint, and the sums of each part: (parts, 7)."""
     birth, of_birth = None, np.zeros(0)
     for seen in piece.see(rooms):
         try:
             folds = piece.folds(seen.visit, seen.now.shape)
             if birth is not seen.birth:
                 birth, of_birth = seen.birth, squares(seen.birth.reshape(1, -1), [], folds)[0, 0]
-            donor = follow.counterpart(piece, seen, rooms)
-            others = [array.reshape(1, -1) for array in (seen.birth, seen.previous, *([donor[0]] if donor else []))]
-            now, difference, stepped, *apart = squares(seen.now.reshape(1, -1), others, folds)[:, 0]
+            others = [array.reshape(1, -1) for array in (seen.birth, seen.previous)]
+            now, difference, stepped = squares(seen.now.reshape(1, -1), others, folds)[:, 0]
+            apart, donor = _apart(follow.counterpart(piece, seen, rooms), squares)
         except follow.MISFITS as error:
             raise follow.misfit(seen.visit.place.path.parent, piece.id, error) from None
-        rows = np.empty((folds[1], 6))
-        rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] = now, of_birth, difference, stepped
-        rows[:, 4] = np.where(donor[1], apart[0], np.nan) if donor else np.nan
-        rows[:, 5] = folds[0] * folds[2]
-        yield seen.visit.number, rows
+        columns = (now, of_birth, difference, stepped, apart, donor, folds[0] * folds[2])
+        yield seen.visit.number, np.stack(np.broadcast_arrays(*columns), axis=-1)
+
+
+def _apart(pair: Pair | None, squares: Squares) -> tuple[np.ndarray, np.ndarray]:
+    """Σ (θ − donor)² and Σ donor² of each part, NaN of those without a donor."""
+    if pair is None or not pair.has.any():
+        return np.array(NAN), np.array(NAN)
+    if not pair.mine.size:
+        return np.zeros(1), np.zeros(1)
+    donor, apart = squares(pair.theirs.reshape(1, -1), [pair.mine.reshape(1, -1)], pair.folds)[:, 0]
+    return np.where(pair.has, apart, NAN), np.where(pair.has, donor, NAN)
 
 
 def _added(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
     """The sums of pieces, each from a first part on, added up."""
-    total = np.zeros((max(first + len(rows) for first, rows in pieces), 6))
+    total = np.zeros((max(first + len(rows) for first, rows in pieces), 7))
     for first, rows in pieces:
         total[first : first + len(rows)] += rows
     return total
@@ -169,6 +179,6 @@ def _largest_first(tracks: list[Track]) -> list[Track]:
     return sorted(tracks, key=lambda track: -track.bytes)
 
 
-SUMS = Kind("drift", 2, 6, _all_sums, donors=True)
+SUMS = Kind("drift", 3, 7, _all_sums, donors=True)
 SPECTRA = Kind("drift-spectral", 1, 3, lambda tracks: [Spectra(track) for track in _largest_first(tracks)])
 PRODUCTS = Kind("drift-gauge", 1, 2, gauge_tasks)

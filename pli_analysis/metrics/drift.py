@@ -20,12 +20,17 @@ Columns of the table, one row for each part and checkpoint:
     absolute    whether `relative_l2` is absolute, its reference being zero
     level       layer, head, ffn, norms, attention or matrix
     rms         ‖θ(t) − θ(b)‖ ÷ √n, n numbers in the part
-    path        Σ ‖θ(t_k) − θ(t_{k−1})‖ over the checkpoints since birth: a lower bound of the way gone
-    efficiency  ‖θ(t) − θ(b)‖ ÷ path: 1 for a straight way; empty where nothing moved
+    path        Σ ‖θ(t_k) − θ(t_{k−1})‖ over the checkpoints since birth: a lower bound of the length of the path that
+                training took. What a growth event changed between the checkpoints before and after it is not in it
+    growth_path the same sum over growth events: an event may change weights that are there, as an identity layer in
+                post-LN does (it takes over the norm below) and heads whose output is split with their donors
+    efficiency  ‖θ(t) − θ(b)‖ ÷ path: 1 for a straight path; empty where nothing moved, and where `growth_path` is above
+                0, since the distance then includes what growth changed
     speed       ‖θ(t_k) − θ(t_{k−1})‖ ÷ (‖θ(t_k)‖ · Σ learning rates of the steps between), the layer's own rates as
                 training logged them; empty at birth, between two checkpoints of one step, and where none were logged
     donor       the part it was copied from, if any
-    donor_distance  ‖θ(t) − θ_donor(t)‖ ÷ ‖θ_donor(t)‖ at the same checkpoint; empty without a donor of its shape
+    donor_distance  ‖θ(t) − θ_donor(t)‖ ÷ ‖θ_donor(t)‖ at the same checkpoint, over what was copied from the donor: heads
+                and FFN units that either of them got later are left out; empty without a donor
 
 On request, for heads (`gauge`), see `pli_analysis.metrics.products`; biases of Q, K and V are a further column of them:
     qk          ‖QᵀK − Q(b)ᵀK(b)‖ ÷ ‖Q(b)ᵀK(b)‖
@@ -41,7 +46,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,12 +62,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.run import Checkpoint, Run, Watch
-    from pli_train.lineage import Layer
 
 COLUMNS = ["part", "layer", "checkpoint", "step", "age", "tokens", "index", "relative_l2", "cosine", "absolute"]
-COLUMNS += ["level", "rms", "path", "efficiency", "speed", "donor", "donor_distance"]
+COLUMNS += ["level", "rms", "path", "growth_path", "efficiency", "speed", "donor", "donor_distance"]
 LEVELS = ("layer", "head", "ffn", "norms", "attention")
 NOTHING = (NAN,) * (len(GAUGE) + len(SPECTRAL))
+TRAINING, GROWTH = 0, 1
+"""Columns of lengths of paths: of what training moved, and of what growth events changed."""
 
 
 def drift(
@@ -124,72 +129,61 @@ class Plan:
         parts: in the order of the table.
         members: the numbers of the rows that the first part consists of, then those of the second, and so on.
         starts: (parts,): where in `members` each begins.
-        compared: (parts,): whether it is as a whole the copy of its donor, if it has one.
+        copied: (members,): whether what the row is of was copied from the donor of the part, and both still have it.
         rows: how many there are.
     """
 
     parts: tuple[Part, ...]
     members: np.ndarray
     starts: np.ndarray
-    compared: np.ndarray
+    copied: np.ndarray
     rows: int
-
-    @cached_property
-    def donors(self) -> np.ndarray:
-        """(parts,): the number of each part's donor, that of no part without one."""
-        numbers = {part.name: number for number, part in enumerate(self.parts)}
-        return np.array([numbers.get(part.donor or "", len(numbers)) for part in self.parts], dtype=int)
 
     def moments(self, rows: np.ndarray) -> Moments:
         """The sums of each part. Raises ValueError when there are more rows, or less."""
         if len(rows) != self.rows:
             raise ValueError(f"{len(rows)} rows of {self.rows}")
-        sums = np.add.reduceat(rows[self.members], self.starts)
-        sums[~self.compared, 4] = np.nan
+        found = rows[self.members]
+        found[~self.copied, 4:6] = 0
+        sums = np.add.reduceat(found, self.starts)
+        sums[~np.logical_or.reduceat(self.copied, self.starts), 4:6] = np.nan
         return Moments(*sums.T)
 
 
 def _plan(checkpoint: Checkpoint, levels: set[str]) -> Plan:
     parts: dict[str, Part] = {}
     members: dict[str, list[int]] = {}
-    compared: list[bool] = []
+    copies: dict[str, list[bool]] = {}
     sizes, numbers = checkpoint.anatomy.sizes(checkpoint.config), itertools.count()
 
-    def place(row: int, part: Part, copied: bool = True) -> None:
+    def place(row: int, part: Part, copied: bool) -> None:
         if part.level in levels:
-            if part.name not in parts:
-                parts[part.name], members[part.name] = part, []
-                compared.append(copied)
-            members[part.name].append(row)
+            parts.setdefault(part.name, part)
+            members.setdefault(part.name, []).append(row)
+            copies.setdefault(part.name, []).append(copied)
 
     for id in checkpoint.lineage.stack:
         layer, member = checkpoint.lineage.layers[id], sizes["member"]
-        born, theirs, copied = layer.birth.step, layer.birth.donor, _is_copy(layer)
+        born, theirs = layer.birth.step, layer.birth.donor
         own = sizes | alive(sizes, *checkpoint.lineage.shape(id))
         whole = Part(id, "layer", id, theirs, born)
         for name in follow.names(checkpoint, id):
             matrix = Part(f"{id}.{name}", "matrix", id, theirs and f"{theirs}.{name}", born)
             for label in checkpoint.anatomy.labels(name, own):
-                row, came = next(numbers), ".".join(donor(layer, label, member) or ()) or None
-                place(row, whole, copied)
-                place(row, matrix, copied)
+                row, came = next(numbers), donor(layer, label, member)
+                copied = came is not None and name in checkpoint.names_of_layers.get(came[0], {})
+                with_layer = copied and came == (theirs, label)
+                place(row, whole, with_layer)
+                place(row, matrix, with_layer)
                 level, since = part_of(id, label).level, birth(layer, label, member).step
-                place(row, Part(f"{id}.{label}", level, id, came, since))
+                place(row, Part(f"{id}.{label}", level, id, came and ".".join(came), since), copied)
     counts = [len(rows) for rows in members.values()]
     return Plan(
         tuple(parts.values()),
         np.array([row for rows in members.values() for row in rows], dtype=int),
         np.cumsum([0, *counts], dtype=int)[:-1],
-        np.array(compared, dtype=bool),
+        np.array([copied for rows in copies.values() for copied in rows], dtype=bool),
         next(numbers),
-    )
-
-
-def _is_copy(layer: Layer) -> bool:
-    """Whether every head of a layer is the copy of one of the layer's donor, in its place."""
-    donor = layer.birth.donor
-    return donor is not None and all(
-        birth.donor == f"{donor}.{head.partition('.')[2]}" for head, birth in layer.heads.items()
     )
 
 
@@ -203,7 +197,7 @@ def _table(
     asked = [*GAUGE, *SPECTRAL] if more else []
     columns: dict[str, list[object]] = {name: [] for name in (*COLUMNS, *asked)}
     plans: dict[object, Plan] = {}
-    paths: dict[str, float] = {}
+    paths: dict[str, np.ndarray] = {}
     before: int | None = None
     for checkpoint, rows in sums:
         lineage = checkpoint.lineage
@@ -217,9 +211,11 @@ def _table(
             raise BadInput(f"{checkpoint.path}: its weights do not fit its lineage ({error})") from None
         walked = {id: NAN if before is None else rates.between(id, before, checkpoint.step) for id in lineage.stack}
         steps = np.array([walked[part.layer] if part.name in paths else 0 for part in plan.parts])
-        way = np.array([paths.get(part.name, 0.0) for part in plan.parts]) + np.sqrt(moments.stepped)
-        paths.update(zip([part.name for part in plan.parts], way.tolist(), strict=True))
-        told = _of_parts(checkpoint, plan.parts) | _measures(plan, moments, way, steps)
+        lengths = np.array([paths.get(part.name, (0.0, 0.0)) for part in plan.parts])
+        # Two checkpoints of one step are the states before and after its events: nothing was trained between them.
+        lengths[:, GROWTH if before == checkpoint.step else TRAINING] += np.sqrt(moments.stepped)
+        paths.update(zip([part.name for part in plan.parts], lengths, strict=True))
+        told = _of_parts(checkpoint, plan.parts) | _measures(moments, lengths, steps)
         for number, name in enumerate(asked):
             told[name] = [extra.get(part.name, NOTHING)[number] for part in plan.parts]
         for name, values in told.items():
@@ -243,24 +239,25 @@ def _of_parts(checkpoint: Checkpoint, parts: Sequence[Part]) -> dict[str, list[o
     }
 
 
-def _measures(plan: Plan, moments: Moments, path: np.ndarray, rates: np.ndarray) -> dict[str, list[object]]:
+def _measures(moments: Moments, paths: np.ndarray, rates: np.ndarray) -> dict[str, list[object]]:
     """What is measured of each part of a plan at a checkpoint: columns.
 
     Args:
-        path: (parts,): its way so far.
+        paths: (parts, 2): lengths of its path so far, columns TRAINING and GROWTH.
         rates: (parts,): the sum of learning rates since the checkpoint before.
     """
     relative, absolute = moments.relative_l2()
-    moved, norm = np.sqrt(moments.difference), np.sqrt(moments.now)
+    moved, path, growth = np.sqrt(moments.difference), paths[:, TRAINING], paths[:, GROWTH]
     columns = {
         "relative_l2": relative,
         "cosine": moments.cosine(),
         "absolute": absolute,
         "rms": np.sqrt(moments.difference / np.maximum(moments.count, 1)),
         "path": path,
-        "efficiency": ratio(moved, path),
-        "speed": ratio(np.sqrt(moments.stepped), rates * norm),
-        "donor_distance": ratio(np.sqrt(moments.apart), np.append(norm, 0)[plan.donors]),
+        "growth_path": growth,
+        "efficiency": np.where(growth > 0, NAN, ratio(moved, path)),
+        "speed": ratio(np.sqrt(moments.stepped), rates * np.sqrt(moments.now)),
+        "donor_distance": np.sqrt(ratio(moments.apart, moments.donor)),
     }
     return {name: values.tolist() for name, values in columns.items()}
 

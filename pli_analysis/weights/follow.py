@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pli_analysis.weights.kin import donor
+from pli_analysis.weights.kin import copied_units, donor
 from pli_analysis.weights.moments import folds_of
 from pli_analysis.weights.places import Place, Sight, sight
 from pli_analysis.weights.rooms import Rooms
@@ -42,12 +42,14 @@ class Visit(Sight):
         wanted: whether anybody asked for it, or it is read for the sake of later ones.
         donor: the tensor of this name in the layer that this one was copied from.
         kin: for each part of the tensor its donor: (whether in `donor`, else in this very tensor; number there).
+        copied: how many FFN units, the first ones, were copied from `donor` at birth; None for all of them.
     """
 
     number: int
     wanted: bool
     donor: Sight | None = None
     kin: tuple[tuple[bool, int] | None, ...] = ()
+    copied: int | None = None
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,12 @@ def _visits(
             if whole in lineage.stack and name in checkpoint.names_of_layers[whole]:
                 theirs = sight(checkpoint, whole, name, sizes, places)
             kin = _kin(checkpoint.anatomy, layer, name, seen.own, theirs is not None)
-        yield name, Visit(**vars(seen), number=number, wanted=wanted, donor=theirs, kin=kin)
+        yield (
+            name,
+            Visit(
+                **vars(seen), number=number, wanted=wanted, donor=theirs, kin=kin, copied=theirs and copied_units(layer)
+            ),
+        )
 
 
 def _kin(
@@ -258,23 +265,43 @@ def _kin(
     return tuple(found)
 
 
-def counterpart(track: Track, seen: Seen, rooms: Rooms) -> tuple[np.ndarray, np.ndarray] | None:
-    """The donors' tensor at the same checkpoint, laid out part by part as their copies are.
+class Pair(NamedTuple):
+    """What of a tensor is compared with its donors, and the donors' numbers in the same places.
 
-    Returns:
-        An array like `seen.now`, and for each part whether it has a donor of its own shape; None when none has.
+    Attributes:
+        mine, theirs: contiguous arrays of one shape and type.
+        folds: of both, as `Track.folds` gives them.
+        has: (parts,): whether a part has a donor of its own shape; where it has none, `theirs` means nothing.
+    """
+
+    mine: np.ndarray
+    theirs: np.ndarray
+    folds: tuple[int, int, int]
+    has: np.ndarray
+
+
+def counterpart(track: Track, seen: Seen, rooms: Rooms) -> Pair | None:
+    """A tensor beside its donors at the same checkpoint; None when no part of it has one.
+
+    Parts are compared with the parts that they were copied from. FFN units that either side was widened by after the
+    copy was made correspond to none of the other's, and are left out.
     """
     visit, now = seen.visit, seen.now
     if not any(visit.kin):
         return None
-    folds = track.folds(visit, now.shape)
-    theirs = None
+    folds, theirs = track.folds(visit, now.shape), None
     if visit.donor is not None:
         theirs = visit.donor.read(track.axes, rooms.take("donor", visit.donor.place.shape))
         theirs = theirs.astype(now.dtype, copy=False)
+    if theirs is not None and visit.donor is not None and _has_further_units(track, visit):
+        mine, theirs = (
+            np.ascontiguousarray(rows(array, track.axes, "unit", sight.own)[: visit.copied])
+            for array, sight in ((now, visit), (theirs, visit.donor))
+        )
+        return Pair(mine, theirs, (1, 1, mine.size), np.array([mine.shape == theirs.shape]))
     straight = all(kin is not None and kin[0] and kin[1] == number for number, kin in enumerate(visit.kin))
     if straight and theirs is not None and theirs.shape == now.shape:
-        return theirs, np.ones(folds[1], dtype=bool)
+        return Pair(now, theirs, folds, np.ones(folds[1], dtype=bool))
     laid, mine = now.copy().reshape(folds), now.reshape(folds)
     others = None
     if visit.donor is not None and theirs is not None:
@@ -286,7 +313,14 @@ def counterpart(track: Track, seen: Seen, rooms: Rooms) -> tuple[np.ndarray, np.
         if kin is None or source is None or source.shape[::2] != laid.shape[::2] or kin[1] >= source.shape[1]:
             continue
         laid[:, number], has[number] = source[:, kin[1]], True
-    return laid.reshape(now.shape), has
+    return Pair(now, laid.reshape(now.shape), folds, has)
+
+
+def _has_further_units(track: Track, visit: Visit) -> bool:
+    """Whether a tensor, or its donor, has FFN units that came after the one was copied from the other."""
+    if visit.copied is None or visit.donor is None or growing(track.axes) != "unit":
+        return False
+    return any((sight.alive("unit") or 0) > visit.copied for sight in (visit, visit.donor))
 
 
 # Thousands of checkpoints have tensors of a few dozen shapes.

@@ -36,10 +36,10 @@ def kernel(bytes: int) -> Kernel | None:
 
 
 def sums(track: Track, rooms: Rooms, kernel: Kernel) -> np.ndarray | None:
-    """Σ now², Σ (now − birth)², Σ (now − before)² and Σ (now − donor)² of each part of a steady tensor.
+    """Σ now², Σ (now − birth)², Σ (now − before)², Σ (now − donor)² and Σ donor² of each part of a steady tensor.
 
     Returns:
-        (4, visits, parts), the last zero at visits without a donor; None where this loop is not for it: a tensor that
+        (5, visits, parts), the last two zero at visits without a donor; None where this loop is not for it: a tensor that
         is small or not in float32, sums that float32 does not hold, a file that was cut meanwhile.
 
     Raises:
@@ -50,7 +50,7 @@ def sums(track: Track, rooms: Rooms, kernel: Kernel) -> np.ndarray | None:
     folds = track.folds(visits[0], place.shape)
     if place.type != "F32" or np.prod(folds) <= EXACT:
         return None
-    found, together = np.zeros((4, len(visits), folds[1])), rooms.files.most // 2
+    found, together = np.zeros((5, len(visits), folds[1])), rooms.files.most // 2
     own, theirs = lines(track)
     for block in blocks(folds, BLOCK):
         run = divisor(block.folds[2], RUN)
@@ -60,7 +60,7 @@ def sums(track: Track, rooms: Rooms, kernel: Kernel) -> np.ndarray | None:
         for first in range(0, len(visits), together):
             some = slice(first, min(first + together, len(visits)))
             count = some.stop - first
-            of_block = np.zeros((4, count, block.folds[1]))
+            of_block = np.zeros((5, count, block.folds[1]))
             files = (*own.handles(some, block, rooms), *theirs.handles(some, block, rooms))
             if kernel(*files, room.ctypes.data, room, block.folds[2] // run, of_block) < count:
                 return None
@@ -105,7 +105,7 @@ def _loop() -> Kernel:
             address: of `room`.
             room: (4, rows, run) in float32: birth weights, what was before in the third row, and two that are written.
             each: rows in a row that belong to one part.
-            sums: (4, visits, parts) in float64, added to.
+            sums: (5, visits, parts) in float64, added to.
 
         Returns:
             How many visits could be read whole.
@@ -123,7 +123,8 @@ def _loop() -> Kernel:
             ):
                 return visit
             for row in range(rows):
-                whole, first, second, third = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+                whole, first, second = np.float32(0), np.float32(0), np.float32(0)
+                third, fourth = np.float32(0), np.float32(0)
                 for at in range(run):
                     now = room[here, row, at]
                     near, far = now - room[0, row, at], now - room[before, row, at]
@@ -132,13 +133,16 @@ def _loop() -> Kernel:
                     second += far * far
                 if copied:
                     for at in range(run):
-                        apart = room[here, row, at] - room[3, row, at]
+                        donor = room[3, row, at]
+                        apart = room[here, row, at] - donor
                         third += apart * apart
+                        fourth += donor * donor
                 part = row // each % parts
                 sums[0, visit, part] += whole
                 sums[1, visit, part] += first
                 sums[2, visit, part] += second
                 sums[3, visit, part] += third
+                sums[4, visit, part] += fourth
         return handles.size
 
     return loop

@@ -52,3 +52,8 @@ def donor(layer: Layer, label: str, member: int) -> tuple[str, str] | None:
     if number is None:
         return None
     return owner, f"g{number // member}" if label[0] == "g" else head
+
+
+def copied_units(layer: Layer) -> int | None:
+    """How many FFN units a layer was born with, and has in common with its donor; None where that is not known."""
+    return layer.widths.get(layer.birth.event or 0)

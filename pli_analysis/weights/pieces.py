@@ -101,8 +101,16 @@ def _visit(visit: Visit, steps: Steps, start: int, stop: int, parts: int) -> Vis
     kin = visit.kin
     if parts:
         kin = tuple(one and (one[0], one[1] - start * parts) for one in kin[start * parts : stop * parts])
+    copied = visit.copied
+    if steps.factor == "unit" and copied is not None:
+        copied = min(max(copied - start, 0), stop - start)
     return Visit(
-        **vars(stretch(visit, steps, start, stop)), number=visit.number, wanted=visit.wanted, donor=donor, kin=kin
+        **vars(stretch(visit, steps, start, stop)),
+        number=visit.number,
+        wanted=visit.wanted,
+        donor=donor,
+        kin=kin,
+        copied=copied,
     )
 
 

@@ -25,7 +25,7 @@ weights = arrays(np.float32, st.integers(1, 40), elements=st.floats(-100, 100, w
 def moments(now, birth):
     """Of one part."""
     a, b = now.astype(np.float64), birth.astype(np.float64)
-    return Moments(*np.array([[a @ a], [b @ b], [(a - b) @ (a - b)], [0.0], [np.nan], [a.size]]))
+    return Moments(*np.array([[a @ a], [b @ b], [(a - b) @ (a - b)], [0.0], [np.nan], [np.nan], [a.size]]))
 
 
 @given(weights)

@@ -89,21 +89,27 @@ def sum_of_rates(start, end):
 
 def reference(run):
     """(checkpoint, part) → measures."""
-    births, last, paths, before, made = {}, {}, {}, None, {}
+    births, last, paths, jumps, before, made = {}, {}, {}, {}, None, {}
     for found, told in states(run):
         for part, now in told.items():
             birth = births[part] = with_newborns(births.get(part, {}), now)
             previous = with_newborns(last.get(part, {}), now)
             a, b, p = flat(now), flat(birth), flat(previous)
             newborn = part not in paths
-            paths[part] = paths.get(part, 0.0) + np.linalg.norm(a - p)
+            of_training, of_growth = paths.get(part, 0.0), jumps.get(part, 0.0)
+            if found.step == before:  # the states right before and right after an event
+                of_growth += np.linalg.norm(a - p)
+            else:
+                of_training += np.linalg.norm(a - p)
+            paths[part], jumps[part] = of_training, of_growth
             lr = 0 if newborn else sum_of_rates(before, found.step)
             made[str(found.name), part] = {
                 "relative_l2": np.linalg.norm(a - b) / (np.linalg.norm(b) or 1),
                 "cosine": 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) if a.any() and b.any() else math.nan,
                 "rms": np.sqrt(np.mean((a - b) ** 2)),
                 "path": paths[part],
-                "efficiency": np.linalg.norm(a - b) / paths[part] if paths[part] else math.nan,
+                "growth_path": jumps[part],
+                "efficiency": np.linalg.norm(a - b) / paths[part] if paths[part] and not jumps[part] else math.nan,
                 "speed": np.linalg.norm(a - p) / np.linalg.norm(a) / lr if lr and a.any() else math.nan,
                 "donor_distance": donor_distance(found.lineage, part, told),
             }
@@ -113,27 +119,50 @@ def reference(run):
 
 
 def donor_distance(lineage, part, told):
+    """Over what was copied: whole pieces of heads and norms, and of FFNs the units that the copy was born with."""
     id, _, label = part.partition(".")
-    layer, donor = lineage.layers[id], lineage.layers[id].birth.donor
-    kin = [(head, birth.donor) for head, birth in layer.heads.items()]
-    if label.startswith("h") and label[1:].isdigit():
-        theirs = layer.heads[part].donor
-    elif label.startswith("g") and label[1:].isdigit():
-        member = len(kin) // sum(f"{id}.g{n}" in told for n in range(99))
-        head = kin[int(label[1:]) * member][1]
-        theirs = head and f"{head.partition('.')[0]}.g{int(head.partition('.h')[2]) // member}"
-    elif not label:
-        theirs = donor if all(b == f"{donor}.{h.partition('.')[2]}" for h, b in kin) else None
-    else:
-        theirs = donor and f"{donor}.{label}"
-    if theirs not in told:
+    layer = lineage.layers[id]
+    member = len(layer.heads) // max(sum(key.startswith(f"{id}.g") for key in told), 1)
+    if not any(key.startswith(f"{id}.g") for key in told):
+        member = 1
+    mine, other = [], []
+    for (name, own), values in sorted(told[part].items()):
+        theirs = counterpart(layer, own, member)
+        if theirs is None or (not label and theirs != f"{layer.birth.donor}.{own}"):
+            continue
+        found = told.get(theirs, {}).get((name, theirs.partition(".")[2]))
+        if found is None:
+            continue
+        born = layer.widths[layer.birth.event or 0]
+        for array, into in ((values, mine), (found, other)):
+            units = lineage.layers[id if into is mine else theirs.partition(".")[0]].units
+            into.append(first_units(name, array, units, born).ravel() if own == "ffn" else array.ravel())
+    if not mine:
         return math.nan
-    mine, other = told[part], told[theirs]
-    mine = {(name, "" if label[1:].isdigit() else lab): v for (name, lab), v in mine.items()}
-    other = {(name, "" if label[1:].isdigit() else lab): v for (name, lab), v in other.items()}
-    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in other.items()}:
-        return math.nan
-    return np.linalg.norm(flat(mine) - flat(other)) / np.linalg.norm(flat(other))
+    mine, other = np.concatenate(mine), np.concatenate(other)
+    return np.linalg.norm(mine - other) / np.linalg.norm(other)
+
+
+def counterpart(layer, label, member):
+    """The part that a part was copied from, None where it was not."""
+    if label[1:].isdigit():
+        number = int(label[1:]) * (member if label[0] == "g" else 1)
+        head = layer.heads[f"{layer.id}.h{number}"].donor
+        if head is None:
+            return None
+        id, _, number = head.partition(".h")
+        return f"{id}.{label[0]}{int(number) // (member if label[0] == 'g' else 1)}"
+    return layer.birth.donor and f"{layer.birth.donor}.{label}"
+
+
+def first_units(name, array, units, count):
+    """Some units of a tensor of an FFN, which lie along the one axis of its length; biases of outputs have none."""
+    gates = 2 if name.startswith("mlp.Wi") else 1
+    axis = [n for n, length in enumerate(array.shape) if length == gates * units]
+    if not axis:
+        return array
+    apart = np.moveaxis(array, axis[0], 0).reshape(gates, units, -1)
+    return apart[:, :count]
 
 
 def agree(run, table):
@@ -364,3 +393,117 @@ def test_all_levels_are_those_one_by_one(runs, family):
     whole = run.drift("all")
     for of in LEVELS:
         assert whole[whole["level"] == of].reset_index(drop=True).equals(run.drift(of))
+
+
+# --- growth is no movement by training ------------------------------------------------------------------------------
+
+STACKS = {"bert": "bert.encoder.layer", "gpt2": "transformer.h"}
+
+
+def weights_of(folder, checkpoint, family, index):
+    """Name → tensor of a layer, in float64, straight from the file."""
+    from safetensors.torch import load_file
+
+    prefix = f"{STACKS[family]}.{index}."
+    tensors = load_file(folder / checkpoint / run_folder.WEIGHTS)
+    return {name.removeprefix(prefix): t.double().numpy() for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def far(first, second):
+    return math.sqrt(sum(np.square(first[name] - second[name]).sum() for name in second))
+
+
+def identity_above(made):
+    """BERT's layer a hands its last norm over to the newborn above it."""
+    made.grow(Insert(at=0, index=1, initialiser="identity"))
+
+
+def split_heads(made):
+    """Of layer a the output columns of the two old heads are halved; the new ones get the other halves."""
+    made.grow(AddHeads(at=0, to=HEADS, initialiser="clone", output="split", layers=["a"]))
+
+
+def halved(family, before, after):
+    """How far the output columns of the first two heads moved, which became half of what they were."""
+    name, old = {"bert": ("attention.output.dense.weight", np.s_[:, :16]), "gpt2": ("attn.c_proj.weight", np.s_[:16])}[
+        family
+    ]
+    assert np.array_equal(after[name][old], before[name][old] / 2)
+    return np.linalg.norm(before[name][old]) / 2
+
+
+def bared(family, before, after):
+    """How far the last norm of the layer moved, which became (1, 0)."""
+    weight, bias = (f"output.LayerNorm.{name}" for name in ("weight", "bias"))
+    return math.hypot(np.linalg.norm(before[weight] - 1), np.linalg.norm(before[bias]))
+
+
+EVENTS = [("bert", identity_above, bared), ("bert", split_heads, halved), ("gpt2", split_heads, halved)]
+
+
+@pytest.mark.parametrize(("family", "event", "jump"), EVENTS)
+def test_what_an_event_changes_is_no_path_when_nothing_is_trained(tmp_path, family, event, jump):
+    made = Drifting(tmp_path / "run", family, heads=2)
+    made.step = 1
+    event(made)
+    made.step = 2
+    made.save()
+    table = Run.open(made.folder).drift("all")
+    assert (table["path"] == 0).all()
+    assert not (table["speed"] > 0).any()
+    a = table.query("part == 'a' and step == 2").iloc[0]
+    assert a["growth_path"] > 0.1 and a["relative_l2"] > 0 and math.isnan(a["efficiency"])
+    assert (table.query("layer != 'a'")["growth_path"] == 0).all()
+
+
+@pytest.mark.parametrize(("family", "event", "jump"), EVENTS)
+def test_path_is_the_sum_over_training_alone(tmp_path, family, event, jump):
+    made = Drifting(tmp_path / "run", family, heads=2)
+    for step in range(1, 6):
+        made.move()
+        if step == 3:
+            event(made)
+        else:
+            made.save()
+    names = [f"checkpoint-{name}" for name in ("0", "1", "2", "3-before", "3", "4", "5")]
+    states = [weights_of(made.folder, name, family, 0) for name in names]
+    trained = sum(far(states[n], states[n + 1]) for n in (0, 1, 2, 4, 5))
+    row = Run.open(made.folder).drift().query("part == 'a' and step == 5").iloc[0]
+    assert row["path"] == pytest.approx(trained, rel=1e-6)
+    assert row["growth_path"] == pytest.approx(jump(family, states[3], states[4]), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("grown", [["a"], ["c"], ["a", "c"]])
+def test_a_clone_is_compared_with_its_donor_after_either_grew(tmp_path, family, grown):
+    """Heads and units that came later are left out: here by their places in the files, 8 columns a head."""
+    made = Drifting(tmp_path / "run", family, heads=2)
+    made.move()
+    made.grow(Insert(at=0, index=1, initialiser="clone"))
+    made.move()
+    made.grow(AddHeads(at=0, to=HEADS, initialiser="clone", layers=grown))
+    made.move()
+    made.grow(WidenFFN(at=0, to=UNITS + 16, initialiser="random", layers=grown))
+    made.move()
+    made.save()
+    assert made.lineage.stack == ["a", "c", "b"]
+    a, c = (weights_of(made.folder, "checkpoint-4", family, index) for index in (0, 1))
+    row = Run.open(made.folder).drift().query("part == 'c' and step == 4").iloc[0]
+    mine, theirs = (np.concatenate([old(family, n, v).ravel() for n, v in sorted(x.items())]) for x in (c, a))
+    assert row["donor_distance"] == pytest.approx(np.linalg.norm(mine - theirs) / np.linalg.norm(theirs), rel=1e-6)
+
+
+def old(family, name, values):
+    """What was there before heads and units were added."""
+    if family == "gpt2":
+        if name.startswith("attn.c_attn"):
+            return values.reshape(-1, 3, 32)[:, :, :16]
+        cuts = {"attn.c_proj.weight": np.s_[:16], "mlp.c_fc.weight": np.s_[:, :UNITS], "mlp.c_fc.bias": np.s_[:UNITS]}
+        return values[cuts.get(name, np.s_[:UNITS] if name == "mlp.c_proj.weight" else ...)]
+    if name.startswith("attention.self"):
+        return values[:16]
+    if name == "attention.output.dense.weight":
+        return values[:, :16]
+    if name.startswith("intermediate"):
+        return values[:UNITS]
+    return values[:, :UNITS] if name == "output.dense.weight" else values

@@ -53,7 +53,7 @@ class Written:
         self.track = Track("gpt2", "a", "attn.c_attn.weight", tuple(visits))
 
     def expected(self):
-        """(visits, parts, 6)."""
+        """(visits, parts, 7)."""
 
         def squares(array):
             return np.square(array.reshape(WIDTH, 3, HEADS, -1)).sum(axis=(0, 1, 3))
@@ -67,6 +67,7 @@ class Written:
                     squares(now - self.now[0]),
                     squares(now - self.now[max(number - 1, 0)]),
                     nothing if donor is None else squares(now - donor),
+                    nothing if donor is None else squares(donor),
                     count,
                 ]
                 for number, (now, donor) in enumerate(zip(self.now, self.donors, strict=True))
@@ -119,7 +120,7 @@ def test_squares_beyond_float32_are_summed_in_float64(tmp_path, kernel):
     made = Written(tmp_path, scale=1e25)
     assert fused.sums(made.track, Rooms(64), kernel) is None
     found = np.stack(Sums(made.track, kernel).run(Rooms(64)))
-    assert found[:, :, :5] == near(made.expected()[:, :, :5] * 1e50)
+    assert found[:, :, :6] == near(made.expected()[:, :, :6] * 1e50)
 
 
 @pytest.mark.parametrize("loop", [True, False])
@@ -225,6 +226,7 @@ def test_long_sums_of_the_compiled_loop_are_those_of_float64(folds, kernel, tmp_
         [nothing, between, between, nothing],
         [nothing, between, nothing, between],
         [nothing, between, between, nothing],
+        [nothing, of_b, of_b, of_b],
     ]
     assert found == pytest.approx(np.array(expected), rel=1e-7)
     assert (found[np.array(expected) == 0] == 0).all()
