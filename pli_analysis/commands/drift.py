@@ -19,7 +19,7 @@ PARTS = ("layer", "head", "ffn", "norms", "attention", "matrix", "all")
 def drift(
     run: RunFolder,
     of: Annotated[str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.")] = "layer",
-    gauge: Annotated[bool, typer.Option("--gauge", help="Heads: distance of QK and OV in any basis.")] = False,
+    gauge: Annotated[bool, typer.Option("--gauge", help="Heads: distance of QK and OV, whatever their basis.")] = False,
     spectral: Annotated[bool, typer.Option("--spectral", help="Matrices: spectral norm and ranks of the change.")] = (
         False
     ),

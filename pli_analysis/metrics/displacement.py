@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pli_analysis.metrics.heads import gauge_tasks
 from pli_analysis.metrics.products import spectrum
 from pli_analysis.weights import follow, fused
 from pli_analysis.weights.follow import Pair, Track
@@ -181,4 +180,3 @@ def _largest_first(tracks: list[Track]) -> list[Track]:
 
 SUMS = Kind("drift", 3, 7, _all_sums, donors=True)
 SPECTRA = Kind("drift-spectral", 1, 3, lambda tracks: [Spectra(track) for track in _largest_first(tracks)])
-PRODUCTS = Kind("drift-gauge", 1, 2, gauge_tasks)

@@ -33,8 +33,11 @@ Columns of the table, one row for each part and checkpoint:
                 and FFN units that either of them got later are left out; empty without a donor
 
 On request, for heads (`gauge`), see `pli_analysis.metrics.products`; biases of Q, K and V are a further column of them:
-    qk          ‖QᵀK − Q(b)ᵀK(b)‖ ÷ ‖Q(b)ᵀK(b)‖
-    ov          ‖OᵀV − O(b)ᵀV(b)‖ ÷ ‖O(b)ᵀV(b)‖
+    qk          ‖QᵀK − Q(b)ᵀK(b)‖ ÷ ‖Q(b)ᵀK(b)‖, the same whatever invertible G turns Q into GQ and K into G⁻ᵀK. With
+                rotary positions the root mean square of ‖QᵀRK − Q(b)ᵀRK(b)‖ over relative positions, R being their
+                rotation, in the same ratio: the same for any G that commutes with these. Empty where queries and keys
+                are normalised (Qwen3), as scores are no product of weights then
+    ov          ‖OᵀV − O(b)ᵀV(b)‖ ÷ ‖O(b)ᵀV(b)‖, the same whatever invertible G turns V into GV and O into G⁻ᵀO
 
 On request, for matrices as the checkpoint stores them (`spectral`), with ΔW = W(t) − W(b):
     spectral    ‖ΔW‖₂ ÷ ‖W(b)‖₂
@@ -50,11 +53,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.metrics.displacement import GAUGE, NAN, PRODUCTS, SPECTRA, SPECTRAL, SUMS, Moments, ratio
+from pli_analysis.metrics.displacement import GAUGE, NAN, SPECTRA, SPECTRAL, SUMS, Moments, ratio
+from pli_analysis.metrics.heads import gauge as gauge_of
 from pli_analysis.metrics.rates import Rates
 from pli_analysis.weights import follow
 from pli_analysis.weights.kin import alive, birth, donor
-from pli_analysis.weights.measured import measure
+from pli_analysis.weights.measured import Kind, measure
 from pli_train.anatomy.parts import part_of
 from pli_train.errors import BadInput, did_you_mean
 
@@ -102,10 +106,15 @@ def drift(
         raise BadInput(f"drift of '{of}' is not known{near}: use one of {', '.join(LEVELS)}, matrix, all")
     levels = {*LEVELS, *(["matrix"] if spectral else [])} if of == "all" else {of}
     sums = measure(run, SUMS, threads, watch)
-    more: dict[str, dict[str, np.ndarray]] = {}
-    for wanted, kind, level in ((gauge, PRODUCTS, "head"), (spectral, SPECTRA, "matrix")):
-        if wanted and level in levels:
-            more[level] = {str(c.name): table for c, table in measure(run, kind, threads, watch)}
+    last, kinds = sums[-1][0], dict[str, Kind]()
+    if gauge and "head" in levels:
+        kinds["head"] = gauge_of(last.anatomy, last.config)
+    if spectral and "matrix" in levels:
+        kinds["matrix"] = SPECTRA
+    more = {
+        level: {str(checkpoint.name): table for checkpoint, table in measure(run, kind, threads, watch)}
+        for level, kind in kinds.items()
+    }
     table = pd.DataFrame(_table(sums, Rates(run.scalars), levels, more))
     return table.reindex(columns=[*COLUMNS, *(GAUGE if gauge else []), *(SPECTRAL if spectral else [])])
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pli_analysis.metrics.products import bilinear_distance
+from pli_analysis.metrics.products import bilinear_distance, rotary_distance
 from pli_analysis.weights import follow
 from pli_analysis.weights.follow import Track, Visit
+from pli_analysis.weights.measured import Kind
 from pli_analysis.weights.rooms import Rooms
 from pli_train.anatomy import Anatomy
 from pli_train.anatomy.axes import factors
@@ -40,23 +42,36 @@ def role(anatomy: Anatomy, name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Gauge:
-    """The gauge-invariant distances of the heads of one layer."""
+    """Distances of the products QK and OV of the heads of one layer: see `pli_analysis.metrics.products`.
+
+    Attributes:
+        tracks: the tensors that the heads are made of.
+        rotated: the share of a head's dimensions that rotary positions turn.
+    """
 
     tracks: tuple[Track, ...]
+    rotated: float = 0.0
 
     def run(self, rooms: Rooms) -> list[np.ndarray]:
-        """(heads, 2) for each wanted visit: QK, OV."""
+        """(heads, 2) for each wanted visit: QK, OV. QK is NaN where queries and keys are normalised."""
         found = []
         for together in zip(*(track.see() for track in self.tracks), strict=True):
             visit = together[0].visit
             try:
                 now = self._letters(visit, [seen.now for seen in together])
                 birth = self._letters(visit, [seen.birth for seen in together])
-                columns = [bilinear_distance(now[a], now[b], birth[a], birth[b]) for a, b in ("qk", "ov")]
+                columns = [self._qk(now, birth), bilinear_distance(now["o"], now["v"], birth["o"], birth["v"])]
             except follow.MISFITS as error:
                 raise follow.misfit(visit.place.path.parent, self.tracks[0].id, error) from None
             found.append(np.stack(columns, axis=1))
         return found
+
+    def _qk(self, now: Mapping[str, np.ndarray], birth: Mapping[str, np.ndarray]) -> np.ndarray:
+        heads, dim, _ = now["q"].shape
+        if self.tracks[0].anatomy.qk_norm:
+            return np.full(heads, np.nan)
+        turning = 2 * -(-int(dim * self.rotated) // 2)  # in pairs, as the families count them
+        return rotary_distance(now["q"], now["k"], birth["q"], birth["k"], turning)
 
     def _letters(self, visit: Visit, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Letter → (heads, dim, columns) in float64: weights, then biases; a group's for each of its heads."""
@@ -71,13 +86,17 @@ class Gauge:
         return {letter: np.repeat(one, visit.heads // len(one), axis=0) for letter, one in whole.items()}
 
 
-def gauge_tasks(tracks: list[Track]) -> Sequence[Gauge]:
-    """One task a layer, of what its heads are made of."""
-    layers: dict[str, list[Track]] = {}
-    for track in tracks:
-        if role(track.anatomy, track.name):
-            layers.setdefault(track.id, []).append(track)
-    return [Gauge(tuple(found)) for found in layers.values()]
+def gauge(anatomy: Anatomy, config: Mapping[str, Any]) -> Kind:
+    """What measures the heads of a model with this config."""
+
+    def tasks(tracks: list[Track]) -> Sequence[Gauge]:
+        layers: dict[str, list[Track]] = {}
+        for track in tracks:
+            if role(track.anatomy, track.name):
+                layers.setdefault(track.id, []).append(track)
+        return [Gauge(tuple(found), anatomy.rotated(config)) for found in layers.values()]
+
+    return Kind("drift-gauge", 2, 2, tasks)
 
 
 def _matrices(track: Track, visit: Visit, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

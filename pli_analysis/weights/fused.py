@@ -39,8 +39,8 @@ def sums(track: Track, rooms: Rooms, kernel: Kernel) -> np.ndarray | None:
     """Σ now², Σ (now − birth)², Σ (now − before)², Σ (now − donor)² and Σ donor² of each part of a steady tensor.
 
     Returns:
-        (5, visits, parts), the last two zero at visits without a donor; None where this loop is not for it: a tensor that
-        is small or not in float32, sums that float32 does not hold, a file that was cut meanwhile.
+        (5, visits, parts), the last two zero at visits without a donor; None where this loop is not for it: a tensor
+        that is small or not in float32, sums that float32 does not hold, a file that was cut meanwhile.
 
     Raises:
         FileNotFoundError: when a checkpoint was removed meanwhile.

@@ -54,6 +54,8 @@ class Anatomy:
         bottom: `missing`: modules that layer 0 lacks → the module of a layer whose shape they have above it.
         given: fields of the config → the value they must have for the table to hold.
         heads_divide_width: whether the config refuses heads that do not, whatever size it states for them.
+        rotary: the share of a head's dimensions that rotary positions turn, unless the config says otherwise; 0 for none.
+        qk_norm: whether every head's queries and keys are normalised before their product.
         layer_type: dotted path of the attribute in which a layer keeps its entry of `layer_types`.
         saved: where `save_pretrained` writes other names: its `stack`, and modules of a layer as written → as here.
     """
@@ -69,6 +71,8 @@ class Anatomy:
     bottom: dict[str, dict[str, str]] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     heads_divide_width: bool = False
+    rotary: float = 0.0
+    qk_norm: bool = False
     layer_type: str | None = None
     saved: dict[str, str] = field(default_factory=dict)
 
@@ -126,6 +130,26 @@ class Anatomy:
         if not isinstance(groups, int) or groups < 1 or heads % groups:
             raise BadInput(f"the config of this {self.model_type} gives {heads} heads in {groups!r} groups")
         return {"head": heads, "group": groups, "member": heads // groups, **FUSED}
+
+    def rotated(self, config: Mapping[str, Any]) -> float:
+        """The share of a head's dimensions that rotary positions turn.
+
+        Args:
+            config: what is in a model's `config.json`. Releases of transformers before 5 call it otherwise.
+
+        >>> family("gpt_neox").rotated({"rope_parameters": {"partial_rotary_factor": 0.5}})
+        0.5
+        >>> family("gpt_neox").rotated({"rotary_pct": 1.0}), family("llama").rotated({}), family("gpt2").rotated({})
+        (1.0, 1.0, 0.0)
+        """
+        if not self.rotary:
+            return 0.0
+        told = config.get("rope_parameters")
+        told = told if isinstance(told, Mapping) else {}
+        share = told.get("partial_rotary_factor", config.get("rotary_pct", self.rotary))
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise BadInput(f"the config of this {self.model_type} turns a share of {share!r} of a head's dimensions")
+        return float(share)
 
     @property
     def first_index(self) -> int:
