@@ -29,8 +29,8 @@ Columns of the table, one row for each part and checkpoint:
     speed       ‖θ(t_k) − θ(t_{k−1})‖ ÷ (‖θ(t_k)‖ · Σ learning rates of the steps between), the layer's own rates as
                 training logged them; empty at birth, between two checkpoints of one step, and where none were logged
     donor       the part it was copied from, if any
-    donor_distance  ‖θ(t) − θ_donor(t)‖ ÷ ‖θ_donor(t)‖ at the same checkpoint, over what was copied from the donor: heads
-                and FFN units that either of them got later are left out; empty without a donor
+    donor_distance  ‖θ(t) − θ_donor(t)‖ ÷ ‖θ_donor(t)‖ at the same checkpoint, over what was copied from the donor:
+                heads and FFN units that either of them got later are left out; empty without a donor
 
 On request, for heads (`gauge`), see `pli_analysis.metrics.products`; biases of Q, K and V are a further column of them:
     qk          ‖QᵀK − Q(b)ᵀK(b)‖ ÷ ‖Q(b)ᵀK(b)‖, the same whatever invertible G turns Q into GQ and K into G⁻ᵀK. With

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.metrics import planes, projections
-from pli_analysis.metrics.gram import EXACT, gram, random_walk, squared_distances
+from pli_analysis.metrics.gram import EXACT, SketchError, gram, random_walk, squared_distances
 from pli_analysis.metrics.points import Point, points_of
 from pli_analysis.metrics.projections import Components
 from pli_analysis.metrics.vectors import Outputs, Vectors, Weights
@@ -57,7 +57,7 @@ class Map:
         walk: of the random walk's; None for updates.
         travel: part → distance from its first point to its last ÷ that of the random walk; no parts with one point.
         since_birth: whether every part's first point is the origin.
-        error: of distances, where they were sketched: largest that is to be expected and median, relative.
+        error: of distances, where they were sketched; None where they are exact.
         trust: method → trustworthiness, and of how many neighbours; None where points are too few for it.
         notes: what whoever asked for it should know.
     """
@@ -68,7 +68,7 @@ class Map:
     walk: Components | None
     travel: dict[str, float]
     since_birth: bool
-    error: tuple[float, float] | None
+    error: SketchError | None
     trust: dict[str, tuple[float, int] | None]
     notes: list[str]
 

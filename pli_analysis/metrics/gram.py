@@ -23,6 +23,25 @@ SKETCH = 4096
 """Numbers that a sketched vector has. Squared distances have a standard error of √(2 ÷ 4096), 2.2 %."""
 CHECKED = 24
 """Vectors among which a sketch is compared with exact distances."""
+RISK = 0.01
+"""The probability that the bound of a sketch's error does not hold."""
+
+
+@dataclass(frozen=True)
+class SketchError:
+    """How far sketched distances are off, relative to the exact ones.
+
+    Attributes:
+        largest, median: as measured, among `pairs` pairs of vectors.
+        pairs: how many were measured.
+        bound: with a probability of 1 − RISK none of the distances between all vectors is off by more. None where the
+            measured vectors differ in so few numbers each that the bound is not known to hold.
+    """
+
+    largest: float
+    median: float
+    pairs: int
+    bound: float | None
 
 
 @dataclass(frozen=True)
@@ -31,12 +50,11 @@ class Gram:
 
     Attributes:
         steps: (count, count) float64.
-        error: the largest relative error of a distance that is to be expected among all pairs, and the median one,
-            where vectors were sketched: from those measured among some of them. None when exact.
+        error: of distances, where vectors were sketched; None when exact.
     """
 
     steps: np.ndarray
-    error: tuple[float, float] | None = None
+    error: SketchError | None = None
 
 
 def gram(
@@ -58,7 +76,7 @@ def gram(
     sketched = count**2 * width > exact and width > SKETCH
     steps = np.zeros((count, SKETCH if sketched else count))
     some = np.unique(np.linspace(0, count - 1, CHECKED).astype(int))
-    check = np.zeros((len(some), len(some)))
+    check, spread = np.zeros((len(some), len(some))), _Spread()
     generator = np.random.default_rng(0)
     done = 0
     for block in vectors.blocks():
@@ -67,7 +85,9 @@ def gram(
         if sketched:
             near = block[some] - block[some].mean(axis=0)
             check += near @ near.T
-            _fold(_differences(block, sources), steps, generator)
+            block = _differences(block, sources)
+            spread.add(np.concatenate([np.diff(near, axis=0), block[some]]))
+            _fold(block, steps, generator)
         else:
             block = _differences(block, sources)
             steps += block @ block.T
@@ -75,7 +95,31 @@ def gram(
     if not sketched:
         return Gram(steps)
     found = steps @ steps.T
-    return Gram(found, _error(squared_distances(found, sources)[np.ix_(some, some)], _plain(check), count))
+    largest, median, pairs = _measured(squared_distances(found, sources)[np.ix_(some, some)], _plain(check))
+    bound = error_bound(count, SKETCH) if spread.least > SKETCH else None
+    return Gram(found, SketchError(largest, median, pairs, bound))
+
+
+def error_bound(count: int, size: int) -> float:
+    """The relative error that, with a probability of 1 − RISK, no distance between `count` sketched vectors exceeds.
+
+    A squared distance between vectors that are sketched to `size` numbers is distributed as the exact one times
+    χ²(size) ÷ size: exactly for Gaussian sketches (Johnson and Lindenstrauss 1984; Dasgupta and Gupta 2003), and for
+    sums with random signs in the limit of differences that are spread over many more than `size` numbers. The
+    probability of an error in any of the pairs is at most the sum over pairs.
+
+    >>> round(error_bound(count=500, size=4096), 3)
+    0.059
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import chi2
+
+    of_pair = RISK / (count * (count - 1) / 2)
+
+    def excess(error: float) -> float:
+        return chi2.sf(size * (1 + error) ** 2, size) + chi2.cdf(size * max(1 - error, 0) ** 2, size) - of_pair
+
+    return float(brentq(excess, 0, 10))
 
 
 def squared_distances(steps: np.ndarray, sources: Sequence[int | None]) -> np.ndarray:
@@ -140,19 +184,36 @@ def _plain(inner: np.ndarray) -> np.ndarray:
     return np.maximum(square[:, None] + square[None] - 2 * inner, 0.0)
 
 
-def _error(found: np.ndarray, true: np.ndarray, count: int) -> tuple[float, float]:
-    """Largest and median relative error of the distances between `count` vectors, from the squared ones among some.
+class _Spread:
+    """Over how many numbers vectors are spread: (Σ d²)² ÷ Σ d⁴, which is n for n numbers of one size."""
 
-    A sketched distance is a sum of many, so its error is nearly normal: of n pairs the largest is where one in n is
-    beyond. Pairs that differ by no more than rounding do not count.
+    def __init__(self) -> None:
+        self._squares: np.ndarray | float = 0.0
+        self._fourths: np.ndarray | float = 0.0
+
+    def add(self, block: np.ndarray) -> None:
+        """Take in some columns: (vectors, columns)."""
+        squares = np.square(block)
+        self._squares += squares.sum(axis=1)
+        self._fourths += np.vecdot(squares, squares)
+
+    @property
+    def least(self) -> float:
+        """That of the least spread vector, zeros left out; 0 without any."""
+        squares, fourths = np.atleast_1d(self._squares), np.atleast_1d(self._fourths)
+        there = fourths > 0
+        return float((squares[there] ** 2 / fourths[there]).min(initial=np.inf)) if there.any() else 0.0
+
+
+def _measured(found: np.ndarray, true: np.ndarray) -> tuple[float, float, int]:
+    """Largest and median relative error of distances, from squared ones, and of how many pairs.
+
+    Pairs that differ by no more than rounding do not count.
     """
-    from scipy.stats import norm
-
     pairs = np.triu_indices(len(true), 1)
     found, true = found[pairs], true[pairs]
     apart = true > 1e-9 * true.max(initial=0.0)
     if not apart.any():
-        return 0.0, 0.0
+        return 0.0, 0.0, 0
     error = np.abs(np.sqrt(found[apart] / true[apart]) - 1)
-    among_all = np.sqrt((error**2).mean()) * norm.isf(1 / (count * (count - 1)))
-    return float(max(error.max(), among_all)), float(np.median(error))
+    return float(error.max()), float(np.median(error)), int(apart.sum())

@@ -9,10 +9,12 @@ from pli_analysis.figures import embed as embed_figure
 from pli_analysis.figures.embed import NAMES
 from pli_analysis.metrics import embed as embed_metric
 from pli_analysis.metrics import projections
+from pli_analysis.metrics.gram import RISK
 from pli_analysis.report.parts import Figure, Report, Section, count
 
 if TYPE_CHECKING:
     from pli_analysis.metrics.embed import Map
+    from pli_analysis.metrics.gram import SketchError
     from pli_analysis.metrics.projections import Components
     from pli_analysis.run import Run
 
@@ -125,9 +127,19 @@ def _caption(found: Map, method: str, space: str) -> str:
     if trust := found.trust[method]:
         words.append(f"Trustworthiness is {trust[0]:.2f} over {trust[1]} neighbours.")
     if found.error is not None:
-        largest, median = found.error
-        words.append(f"Distances are sketched: off by {median:.1%} in the median, by some {largest:.1%} at most.")
+        words.append(_sketch_words(found.error))
     return " ".join(words)
+
+
+def _sketch_words(error: SketchError) -> str:
+    """How far sketched distances are off: as measured on some, and a bound for all."""
+    measured = (
+        f"Distances are sketched. Of {error.pairs} pairs compared with exact distances half are off by less than "
+        f"{error.median:.1%} and the worst by {error.largest:.1%}"
+    )
+    if error.bound is None:
+        return f"{measured}; no bound is known for the others, as points differ in few numbers each. --exact sketches none."
+    return f"{measured}; with a probability of {1 - RISK:.0%} no distance of all is off by more than {error.bound:.1%}."
 
 
 def _travel(travel: dict[str, float]) -> list[str]:

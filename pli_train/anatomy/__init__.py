@@ -54,7 +54,7 @@ class Anatomy:
         bottom: `missing`: modules that layer 0 lacks → the module of a layer whose shape they have above it.
         given: fields of the config → the value they must have for the table to hold.
         heads_divide_width: whether the config refuses heads that do not, whatever size it states for them.
-        rotary: the share of a head's dimensions that rotary positions turn, unless the config says otherwise; 0 for none.
+        rotary: the share of a head's dimensions that rotary positions turn, unless the config says another; 0 for none.
         qk_norm: whether every head's queries and keys are normalised before their product.
         layer_type: dotted path of the attribute in which a layer keeps its entry of `layer_types`.
         saved: where `save_pretrained` writes other names: its `stack`, and modules of a layer as written → as here.

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from bench_drift import WARM, clock, spread, vouch
 
+from pli_analysis.metrics.gram import SketchError
 from pli_train import run_folder
 from pli_train.lineage import Lineage
 
@@ -87,7 +88,12 @@ def embed(folder: Path, most: int) -> np.ndarray:
     began = clock()
     found = embed.embed(opened(folder, most))
     taken = clock() - began
-    return np.array([*taken, *(found.error or (0.0, 0.0)), len(found.table) / 2])
+    return np.array([*taken, *_stated(found.error), len(found.table) / 2])
+
+
+def _stated(error: SketchError | None) -> tuple[float, float]:
+    """The bound, NaN where none is known, and the median."""
+    return (0.0, 0.0) if error is None else (error.bound or np.nan, error.median)
 
 
 def compare(folder: Path, most: int) -> np.ndarray:
@@ -102,7 +108,7 @@ def compare(folder: Path, most: int) -> np.ndarray:
     pairs = np.triu_indices(len(points), 1)
     true, told = (np.sqrt(squared_distances(found.steps, sources)[pairs]) for found in (exact, sketch))
     error = np.abs(told / true - 1)
-    return np.array([*sketch.error, error.max(), np.median(error), len(points)])
+    return np.array([*_stated(sketch.error), error.max(), np.median(error), len(points)])
 
 
 def watch_memory(peak: list[float]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
+from scipy.stats import norm
 
 from pli_analysis.metrics import gram, projections
 
@@ -67,16 +68,68 @@ def test_a_sketch_states_its_error_and_keeps_to_it():
     sources = [None, *range(59)]
     sketched = gram.gram(Columns(values, 6000), sources, exact=1)
     assert gram.gram(Columns(values, 6000), sources).error is None
-    largest, median = sketched.error
-    assert 0 < median < largest < 0.1
+    stated = sketched.error
+    assert 0 < stated.median < stated.largest < stated.bound < 0.06 and stated.pairs == 24 * 23 // 2
     true = squareform(pdist(values))
     found = np.sqrt(gram.squared_distances(sketched.steps, sources))
     apart = true > 0
     error = np.abs(found[apart] / true[apart] - 1)
     # A squared distance has a standard error of √(2 ÷ 4096), so a distance of half that: 1.1 %.
     assert np.sqrt(np.mean(error**2)) == pytest.approx(0.011, rel=0.5)
-    assert median == pytest.approx(np.median(error), rel=1)
-    assert largest == pytest.approx(error.max(), rel=0.5)
+    assert stated.median == pytest.approx(np.median(error), rel=1)
+    assert stated.largest <= error.max() < stated.bound
+
+
+def walks(generator, kind):
+    """30 points in 12,000 dimensions."""
+    steps = generator.laplace(size=(30, 12_000)) if kind == "heavy tails" else generator.normal(size=(30, 12_000))
+    if kind == "few numbers at a time":
+        steps *= generator.random(steps.shape) < 1e-3
+    return steps if kind == "unrelated" else np.cumsum(steps, axis=0)
+
+
+def errors(kind, times):
+    """(what a sketch to 512 numbers states, the error of every distance), of so many data sets."""
+    generator, sources = np.random.default_rng(0), [None, *range(29)]
+    for _ in range(times):
+        values = walks(generator, kind)
+        sketched = gram.gram(Columns(values, 6000), sources, exact=1)
+        found = gram.squared_distances(sketched.steps, sources)[np.triu_indices(30, 1)]
+        yield sketched.error, np.abs(np.sqrt(found) / pdist(values) - 1)
+
+
+def expected_among_all(errors):
+    """What was stated before: from the errors among 24 vectors, the one that one pair in all is expected beyond."""
+    some = np.unique(np.linspace(0, 29, 24).astype(int))
+    known = squareform(errors)[np.ix_(some, some)][np.triu_indices(24, 1)]
+    return max(known.max(), np.sqrt((known**2).mean()) * norm.isf(1 / (30 * 29)))
+
+
+@pytest.mark.parametrize("kind", ["in line", "unrelated", "heavy tails"])
+def test_the_bound_of_a_sketch_is_exceeded_in_one_of_a_hundred_data_sets_at_most(monkeypatch, kind):
+    monkeypatch.setattr(gram, "SKETCH", 512)
+    stated = [(error.bound, found) for error, found in errors(kind, 100)]
+    assert all(bound is not None for bound, _ in stated)
+    # More than 3 of 100 have a probability of 2 % where the risk is 1 %.
+    assert np.mean([found.max() > bound for bound, found in stated]) <= 0.03
+    assert np.mean([found.max() > expected_among_all(found) for _, found in stated]) > 0.1
+
+
+def test_no_bound_is_stated_where_differences_lie_in_few_numbers(monkeypatch):
+    """There it would be exceeded: two large numbers that are added up with each other are all of an error."""
+    monkeypatch.setattr(gram, "SKETCH", 512)
+    stated = list(errors("few numbers at a time", 20))
+    assert all(error.bound is None for error, _ in stated)
+    assert np.mean([found.max() > gram.error_bound(30, 512) for _, found in stated]) > 0.1
+
+
+@pytest.mark.parametrize("size", [64, 4096])
+def test_the_bound_is_that_of_gaussian_sketches(size):
+    """Of unrelated distances, which is the worst case: as many draws of χ² as there are pairs."""
+    generator, pairs = np.random.default_rng(0), 10 * 9 // 2
+    drawn = np.sqrt(generator.chisquare(size, size=(40_000, pairs)) / size)
+    exceeded = np.mean(np.abs(drawn - 1).max(axis=1) > gram.error_bound(10, size))
+    assert exceeded == pytest.approx(gram.RISK, rel=0.2)
 
 
 @settings(max_examples=50, deadline=None)
