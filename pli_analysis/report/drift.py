@@ -8,7 +8,7 @@ import numpy as np
 
 from pli_analysis.figures import drift as drift_figures
 from pli_analysis.metrics import drift as drift_metric
-from pli_analysis.report.parts import Figure, Section
+from pli_analysis.report.parts import ROUNDING, Figure, Section, apart, count, equal, sample, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,23 +41,26 @@ def drift(run: Run) -> Section:
     """How far each layer moved from its birth weights."""
     table = drift_metric.drift(run)
     found = _map_words(table)
+    whence = sample(count(table["part"].nunique(), "layer"), count(table["checkpoint"].nunique(), "checkpoint"))
     words = [
         "Drift compares a layer with its own birth weights, found by its id: insertions that moved its index do not "
         "count as movement."
     ]
     figures = [
-        Figure("drift-map", "Relative L2 drift of each layer", found, drift_figures.heat_map(table), table),
+        Figure(
+            "drift-map", "Relative L2 drift of each layer", f"{found} {whence}", drift_figures.heat_map(table), table
+        ),
         Figure(
             "drift-curves",
             "Drift over steps and age",
-            _age_words(table, run.lineage),
+            f"{_age_words(table, run.lineage)} {whence}",
             drift_figures.curves(table),
             table,
         ),
         Figure(
             "drift-cosine",
             "Turning: 1 − cosine to the birth weights",
-            _cosine_words(table),
+            f"{_cosine_words(table)} {whence}",
             drift_figures.curves(table, "cosine"),
             table,
         ),
@@ -68,12 +71,17 @@ def drift(run: Run) -> Section:
 def _map_words(table: pd.DataFrame) -> str:
     last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("relative_l2")
     most, least = last.iloc[-1], last.iloc[0]
+    far, near = most["relative_l2"], least["relative_l2"]
+    if far <= ROUNDING:
+        return "At the end no layer has moved from its birth weights."
     if len(last) == 1:
-        return f"At the end layer {most['part']} lies {most['relative_l2']:.2f} of its birth norm from where it began."
+        return f"At the end layer {most['part']} lies {far:.2f} of its birth norm from where it began."
+    if equal(far, near):
+        return f"At the end all layers lie equally far from their birth weights, {far:.2f} of their norm."
+    largest, smallest = apart(far, near)
     return (
         f"At the end layer {most['part']} (age {most['age']:,}) lies farthest from its birth weights, "
-        f"{most['relative_l2']:.2f} of their norm; layer {least['part']} (age {least['age']:,}) nearest, "
-        f"{least['relative_l2']:.2f}."
+        f"{largest} of their norm; layer {least['part']} (age {least['age']:,}) nearest, {smallest}."
     )
 
 
@@ -91,7 +99,7 @@ def _age_words(table: pd.DataFrame, lineage: Lineage) -> str:
     old, new = ([at[part] for part in parts] for parts in (founders, newborns))
     return (
         f"At equal age, {age:,} steps after birth, founders had moved {sum(old) / len(old):.2f} of their norm and "
-        f"inserted layers {min(new):.2f} to {max(new):.2f}. One run and {len(at)} layers: a description, not a test."
+        f"inserted layers {span(min(new), max(new))}: a description, not a test."
     )
 
 
@@ -101,5 +109,8 @@ def _at_age(rows: pd.DataFrame, age: int) -> float:
 
 def _cosine_words(table: pd.DataFrame) -> str:
     last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("cosine")
-    most = last.iloc[-1]
-    return f"Layer {most['part']} has turned most: the cosine to its birth weights is {1 - most['cosine']:.2f}."
+    turned = last.dropna(subset="cosine")
+    if not len(turned) or turned["cosine"].iloc[-1] <= ROUNDING:
+        return "No layer has turned from its birth weights."
+    most = turned.iloc[-1]
+    return f"Layer {most['part']} has turned most: 1 − cosine to its birth weights is {most['cosine']:.2g}."

@@ -10,7 +10,7 @@ from pli_analysis.figures.embed import NAMES
 from pli_analysis.metrics import embed as embed_metric
 from pli_analysis.metrics import projections
 from pli_analysis.metrics.gram import RISK
-from pli_analysis.report.parts import Figure, Report, Section, count
+from pli_analysis.report.parts import Figure, Report, Section, apart, count, equal, sample
 
 if TYPE_CHECKING:
     from pli_analysis.metrics.embed import Map
@@ -128,6 +128,8 @@ def _caption(found: Map, method: str, space: str) -> str:
         words.append(f"Trustworthiness is {trust[0]:.2f} over {trust[1]} neighbours.")
     if found.error is not None:
         words.append(_sketch_words(found.error))
+    points = found.table[found.table["walk"] == "run"]
+    words.append(sample(count(points["part"].nunique(), "part"), count(len(points), "point")))
     return " ".join(words)
 
 
@@ -138,7 +140,7 @@ def _sketch_words(error: SketchError) -> str:
         f"{error.median:.1%} and the worst by {error.largest:.1%}"
     )
     if error.bound is None:
-        return f"{measured}; no bound is known for the others, as points differ in few numbers each. --exact sketches none."
+        return f"{measured}; for the others no bound is known, as points differ in few numbers each."
     return f"{measured}; with a probability of {1 - RISK:.0%} no distance of all is off by more than {error.bound:.1%}."
 
 
@@ -147,8 +149,12 @@ def _travel(travel: dict[str, float]) -> list[str]:
     if not travel:
         return []
     most, least = max(travel, key=lambda part: travel[part]), min(travel, key=lambda part: travel[part])
-    went = f"{most} got {travel[most]:.2f} times as far from its birth as a random walk of the same steps would"
-    return [f"{went}; {least}, at the other end, {travel[least]:.2f} times." if most != least else f"{went}."]
+    far, near = apart(travel[most], travel[least])
+    compared = "times as far from its birth as a random walk of the same steps would"
+    if most != least and equal(travel[most], travel[least]):
+        return [f"Each part got {far} {compared}."]
+    went = f"{most} got {far} {compared}"
+    return [f"{went}; {least}, at the other end, {near} times." if most != least else f"{went}."]
 
 
 def _two(components: Components) -> tuple[float, float]:

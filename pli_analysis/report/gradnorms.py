@@ -10,7 +10,7 @@ from pli_analysis.figures import gradnorms as gradnorms_figure
 from pli_analysis.metrics import gradnorms as gradnorms_metric
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.report.overview import together
-from pli_analysis.report.parts import Figure, Report, Section, count
+from pli_analysis.report.parts import Figure, Report, Section, apart, count, equal, sample, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ def _gradnorms(table: pd.DataFrame, lineage: Lineage | None) -> Section:
         shown = gradnorms_metric.thinned(drawn, MOST_STEPS)
         events = {step: together(labels) for step, labels in lineage_metric.by_step(lineage).items()} if lineage else {}
         headline = _norms_words(table)
-        caption = f"{headline} {_drawn_words(table, shown)}".strip()
+        caption = f"{headline} {_drawn_words(drawn, shown)}".strip()
         drawing = gradnorms_figure.heat_map(shown, events)
         figures = [Figure("gradnorms", "Gradient norm of each head and FFN", caption, drawing, shown)]
     if lineage is not None and lineage.events:
@@ -89,14 +89,18 @@ def _norms_words(table: pd.DataFrame) -> str:
         found = last[last["level"] == level].sort_values("norm")
         if len(found) > 1 and found["norm"].iloc[0] > 0:
             low, high = found.iloc[0], found.iloc[-1]
-            times = high["norm"] / low["norm"]
-            words += f"Of the {many}, {high['part']} has the largest norm, {times:.1f} times that of {low['part']}. "
+            if equal(high["norm"], low["norm"]):
+                words += f"All {many} have the same norm. "
+                continue
+            times, _ = apart(high["norm"] / low["norm"], 1, digits=1)
+            words += f"Of the {many}, {high['part']} has the largest norm, {times} times that of {low['part']}. "
     return words.strip()
 
 
 def _drawn_words(table: pd.DataFrame, shown: pd.DataFrame) -> str:
     drawn, measured = shown["step"].nunique(), table["step"].nunique()
-    return f"Drawn: {'all' if drawn == measured else f'{drawn} of'} {measured:,} measurements."
+    parts = sample(count(table["part"].nunique(), "part"), count(measured, "measurement"))
+    return parts if drawn == measured else f"{parts} Drawn: {drawn} of them."
 
 
 def _around_words(table: pd.DataFrame, around: pd.DataFrame) -> list[str]:
@@ -107,7 +111,7 @@ def _around_words(table: pd.DataFrame, around: pd.DataFrame) -> list[str]:
         low, high = totals["change"].min(), totals["change"].max()
         most = totals.loc[np.log(totals["change"]).abs().idxmax()]
         words.append(
-            f"Over {count(len(totals), 'step')} with growth, the total norm afterwards was {low:.2f} to {high:.2f} "
+            f"Over {count(len(totals), 'step')} with growth, the total norm afterwards was {span(low, high)} "
             f"times the norm before; {most['event']} at step {most['step']:,} changed it most, from "
             f"{most['before']:.3g} to {most['after']:.3g}. These are medians of up to three measurements a side, of "
             "one run: a description, not a test."

@@ -8,7 +8,7 @@ from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.report.parts import Figure, Report, Section, count, sentences, signed
+from pli_analysis.report.parts import ROUNDING, Figure, Report, Section, apart, count, equal, sample, sentences, signed
 from pli_train import anatomy, run_folder
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ def loss(run: Run) -> Section:
     births = loss_metric.births(run.scalars, list(steps))
     drawing = loss_figure.figure(table, births, [together(labels) for labels in steps.values()])
     went, jumped = _loss_words(table), _jump_words(run)
-    figure = Figure("loss", "Loss over training", " ".join(filter(None, [went, jumped])), drawing, table)
+    kinds = table["kind"].value_counts()
+    whence = sample(*(f"{kinds[kind]:,} {kind} losses" for kind in ("train", "eval") if kind in kinds))
+    figure = Figure("loss", "Loss over training", " ".join(filter(None, [went, jumped, whence])), drawing, table)
     headline = went if (table["kind"] == "eval").sum() > 1 else ""
     return Section("loss", "Loss", damage, figures=[figure], headline=headline, method=LOSS_METHOD)
 
@@ -172,10 +174,14 @@ def _loss_words(table: pd.DataFrame) -> str:
     evals = table[table["kind"] == "eval"].sort_values("step")
     if len(evals) < 2:
         return "Loss of each training step."
-    falls = (evals["loss"].diff().dropna() < 0).sum()
-    start, end, count = evals["loss"].iloc[0], evals["loss"].iloc[-1], len(evals) - 1
-    how = "at every evaluation" if falls == count else f"at {falls} of {count} evaluations"
-    return f"Eval loss went from {start:.3f} to {end:.3f}; it fell {how}."
+    losses, steps = evals["loss"], len(evals) - 1
+    falls = (losses.diff().dropna() < -ROUNDING * losses.iloc[:-1].to_numpy()).sum()
+    first, last = losses.iloc[0], losses.iloc[-1]
+    if equal(first, last):
+        return f"Eval loss was {first:.3f} at the first and at the last evaluation."
+    start, end = apart(first, last, digits=3)
+    how = "at every evaluation" if falls == steps else f"at {falls} of {steps} evaluations"
+    return f"Eval loss went from {start} to {end}; it fell {how}."
 
 
 def _jump_words(run: Run) -> str:
@@ -184,17 +190,22 @@ def _jump_words(run: Run) -> str:
     if not jumps:
         return ""
     event, jump = max(jumps, key=lambda pair: abs(pair[1]))
-    words = f"On the spot, {event} changed eval loss most, by {signed(jump)}"
-    return words + (f"; the last event changed it by {signed(jumps[-1][1])}." if len(jumps) > 1 else ".")
+    if not jump:
+        return "On the spot, no growth event changed eval loss."
+    if len(jumps) == 1:
+        return f"On the spot, {event} changed eval loss by {signed(jump)}."
+    words, last = f"On the spot, {event} changed eval loss most, by {signed(jump)}", jumps[-1][1]
+    return f"{words}; the last event {f'changed it by {signed(last)}' if last else 'did not change it'}."
 
 
 def _jumps(run: Run) -> list[tuple[str, float]]:
-    """For each step with events: what happened, and by how much eval loss changed on the spot."""
+    """For each step with events: what happened, and by how much eval loss changed on the spot; 0 for rounding."""
     found = []
     for step, labels in lineage_metric.by_step(run.lineage).items():
-        sides = [run.scalars.at(tag, step) for tag in (run_folder.EVAL_LOSS, run_folder.EVAL_LOSS_AFTER_EVENT)]
-        if sides[0] is not None and sides[1] is not None:
-            found.append((f"{' and '.join(labels)} at step {step}", sides[1] - sides[0]))
+        before, after = (run.scalars.at(tag, step) for tag in (run_folder.EVAL_LOSS, run_folder.EVAL_LOSS_AFTER_EVENT))
+        if before is not None and after is not None:
+            change = 0.0 if equal(before, after) else after - before
+            found.append((f"{' and '.join(labels)} at step {step}", change))
     return found
 
 

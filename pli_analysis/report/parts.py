@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+ROUNDING = 1e-6
+"""Two numbers that differ by no more than this share of them are told as equal.
+
+Weights and losses are float32, whose rounding is 6e-8 of a number; over the layers of a model it adds up to about this.
+"""
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure: an id, a title, a caption that states its finding, the drawing, and the table behind it.
@@ -70,6 +77,40 @@ def found_by(sections: Iterable[Section]) -> list[tuple[str, str, str]]:
 def count(number: int, noun: str) -> str:
     """A number of things in words: 1 layer, 2 layers."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def sample(*counts: str, runs: int = 1) -> str:
+    """What the numbers of a figure come from, as its caption ends.
+
+    >>> sample(count(3, "layer"), count(35, "checkpoint"))
+    'One run, 3 layers, 35 checkpoints.'
+    """
+    return f"{', '.join(['One run' if runs == 1 else f'{runs} runs', *counts])}."
+
+
+def equal(first: float, second: float) -> bool:
+    """Whether two numbers differ by no more than rounding."""
+    return abs(first - second) <= ROUNDING * max(abs(first), abs(second))
+
+
+def apart(first: float, second: float, digits: int = 2) -> tuple[str, str]:
+    """Two numbers with that many digits after the point, or as many as it takes to see which is larger.
+
+    >>> apart(0.25, 0.5), apart(0.99981, 0.99979), apart(1.0, 1.0)
+    (('0.25', '0.50'), ('0.99981', '0.99979'), ('1.00', '1.00'))
+    """
+    while not equal(first, second) and f"{first:.{digits}f}" == f"{second:.{digits}f}":
+        digits += 1
+    return f"{first:.{digits}f}", f"{second:.{digits}f}"
+
+
+def span(low: float, high: float, digits: int = 2) -> str:
+    """A range in words, one number where its ends are equal.
+
+    >>> span(0.1, 0.3), span(0.1, 0.1)
+    ('0.10 to 0.30', '0.10')
+    """
+    return f"{low:.{digits}f}" if equal(low, high) else " to ".join(apart(low, high, digits))
 
 
 def signed(value: float) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pli_analysis.figures import similarity as figures
 from pli_analysis.metrics.cka import neighbours_of
-from pli_analysis.report.parts import Figure, Report, Section
+from pli_analysis.report.parts import Figure, Report, Section, apart, equal, sample, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,10 +32,13 @@ def verdict(table: pd.DataFrame, over_time: bool) -> str:
     if not len(pairs):
         return "The stack has one layer, and no pair to compare."
     most, least = pairs.iloc[-1], pairs.iloc[0]
-    words = f"Most alike are layers {most['layer_a']} and {most['layer_b']}, with a CKA of {most['cka']:.2f}"
     if len(pairs) == 1:
-        return f"{words}."
-    return f"{words}; least {least['layer_a']} and {least['layer_b']}, with {least['cka']:.2f}."
+        return f"Layers {most['layer_a']} and {most['layer_b']} have a CKA of {most['cka']:.2f}."
+    if equal(most["cka"], least["cka"]):
+        return f"All pairs of layers are equally alike, with a CKA of {most['cka']:.2f}."
+    high, low = apart(most["cka"], least["cka"])
+    words = f"Most alike are layers {most['layer_a']} and {most['layer_b']}, with a CKA of {high}"
+    return f"{words}; least {least['layer_a']} and {least['layer_b']}, with {low}."
 
 
 def tell(table: pd.DataFrame, over_time: bool) -> Report:
@@ -48,13 +51,19 @@ def tell(table: pd.DataFrame, over_time: bool) -> Report:
     draw = figures.curves if over_time else figures.heat_map
     found = verdict(table, over_time)
     captions = {"cka": found} | {measure: _range(table, measure) for measure in ("procrustes", "neighbours")}
+    whence = sample(*_text(table), runs=len({*table["run_a"], *table["run_b"]}))
     shown = [
-        Figure(measure, f"{name[0].upper()}{name[1:]}", captions[measure], draw(table, measure), table)
+        Figure(measure, f"{name[0].upper()}{name[1:]}", f"{captions[measure]} {whence}", draw(table, measure), table)
         for measure, name in figures.NAMES.items()
     ]
     section = Section("similarity", "Similarity", figures=shown, method=_method(table))
     name = table["run_a"].iloc[0] if _within(table) else f"{table['run_a'].iloc[0]} and {table['run_b'].iloc[0]}"
     return Report(str(name), found, [section])
+
+
+def _text(table: pd.DataFrame) -> tuple[str, str]:
+    """How much text outputs were compared on."""
+    return f"{int(table['tokens'].iloc[0]):,} tokens", f"{int(table['sequences'].iloc[0]):,} sequences"
 
 
 def _method(table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -90,4 +99,7 @@ def _within(table: pd.DataFrame) -> bool:
 def _range(table: pd.DataFrame, measure: str) -> str:
     pairs = table[(table["layer_a"] != table["layer_b"]) | (table["checkpoint_a"] != table["checkpoint_b"])]
     values = (pairs if len(pairs) else table)[measure]
-    return f"From {values.min():.2f} to {values.max():.2f}, {values.median():.2f} in the median."
+    low, high = values.min(), values.max()
+    if equal(low, high):
+        return f"{low:.2f} for every pair."
+    return f"From {span(low, high)}, {values.median():.2f} in the median."

@@ -245,8 +245,8 @@ def _visits(
             if whole in lineage.stack and name in checkpoint.names_of_layers[whole]:
                 theirs = sight(checkpoint, whole, name, sizes, places)
             kin = _kin(checkpoint.anatomy, layer, name, seen.own, theirs is not None)
-        copied = copied_units(layer) if theirs is not None else None
-        yield name, Visit(**vars(seen), number=number, wanted=wanted, donor=theirs, kin=kin, copied=copied)
+        units = copied_units(layer) if theirs is not None else None
+        yield name, Visit(**vars(seen), number=number, wanted=wanted, donor=theirs, kin=kin, copied=units)
 
 
 def _kin(

@@ -14,11 +14,13 @@ from pli_analysis.figures import loss as loss_figure
 from pli_analysis.figures.palette import COLOURS, DASHES, line_of
 from pli_analysis.metrics import projections
 from pli_analysis.metrics.lineage import layers, places
-from pli_analysis.report import content, drift, overview, page, terminal
+from pli_analysis.report import content, drift, overview, page, similarity, terminal
 from pli_analysis.run import Run
 from pli_analysis.tables import Format, render
 from pli_train import run_folder
+from pli_train.growth.insert import Insert
 from pli_train.lineage import Lineage
+from tests.drifting import Drifting
 from tests.test_cli import call, refused
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;‮"
@@ -209,3 +211,67 @@ def test_lineage_comes_as_a_tree_and_as_a_page(runs, family, tmp_path):
     assert "The stack over time" in path.read_text()
     call("pli-analyze", "lineage", runs[family], "--tree", "-o", tmp_path / "tree.txt")
     assert (tmp_path / "tree.txt").read_text() == done.stdout
+
+
+@pytest.mark.parametrize(("ulps", "told"), [(0, None), (2, None), (4000, "+0.002"), (-40, "-2e-05")])
+def test_a_loss_that_differs_by_rounding_is_not_told_as_changed(tmp_path, ulps, told):
+    """Of losses of 4.1 in float32, a unit in the last place is 5e-7; identity layers change some of these."""
+    made = Drifting(tmp_path / "run", "gpt2")
+    made.step = 1
+    made.grow(Insert(at=0, index=1, initialiser="identity"))
+    loss = np.float32(4.1)
+    after = float(loss + ulps * np.spacing(loss))
+    made.rates({run_folder.EVAL_LOSS: {0: 4.5, 1: float(loss)}, run_folder.EVAL_LOSS_AFTER_EVENT: {1: after}})
+    caption = overview.loss(Run.open(made.folder)).figures[0].caption
+    if told is None:
+        assert "On the spot, no growth event changed eval loss." in caption and "+0.000" not in caption
+    else:
+        assert f"On the spot, +c at step 1 changed eval loss by {told}." in caption
+
+
+def test_layers_that_did_not_move_are_not_told_to_be_far(tmp_path):
+    made = Drifting(tmp_path / "run", "gpt2")
+    made.step = 1
+    made.save()
+    captions = [figure.caption for figure in drift.drift(Run.open(made.folder)).figures]
+    assert captions[0].startswith("At the end no layer has moved from its birth weights.")
+    assert captions[2].startswith("No layer has turned from its birth weights.")
+
+
+def test_numbers_that_differ_are_told_with_digits_that_differ(tmp_path):
+    """Both layers are stretched alike, but for one weight of one of them."""
+    made = Drifting(tmp_path / "run", "gpt2")
+    made.stretch(1.5)
+    made.save()
+    told = [drift.drift(Run.open(made.folder)).headline]
+    made.model.transformer.h[1].mlp.c_fc.weight.data[0, 0] += 0.3
+    made.step = 2
+    made.save()
+    told.append(drift.drift(Run.open(made.folder)).headline)
+    assert told[0] == "At the end all layers lie equally far from their birth weights, 0.50 of their norm."
+    far, near = re.search(r"farthest from its birth weights, ([\d.]+) .* nearest, ([\d.]+)\.$", told[1]).groups()
+    assert float(far) > float(near) == 0.5
+
+
+@pytest.mark.parametrize("cka", [[1.0, 1.0 - 1e-9, 1.0], [0.9991, 0.9987, 0.9989]])
+def test_pairs_that_are_equally_alike_are_not_ranked(cka):
+    pairs = pd.DataFrame({"layer_a": list("aab"), "layer_b": list("bcc"), "cka": cka})
+    table = pairs.assign(run_a="run", run_b="run", checkpoint_a="x", checkpoint_b="x")
+    told = similarity.verdict(table, over_time=False)
+    if cka[0] == 1:
+        assert told == "All pairs of layers are equally alike, with a CKA of 1.00."
+    else:
+        assert told == "Most alike are layers a and b, with a CKA of 0.9991; least a and c, with 0.9987."
+
+
+def test_captions_say_that_it_is_one_run_and_of_how_much(runs, family):
+    run = Run.open(runs[family])
+    captions = {figure.id: figure.caption for s in content.tell(run).sections for figure in s.figures}
+    table = run.drift()
+    of_drift = f"One run, {table['part'].nunique()} layers, {table['checkpoint'].nunique()} checkpoints."
+    assert all(captions[id].endswith(of_drift) for id in ("drift-map", "drift-curves", "drift-cosine"))
+    points = len(run.states), sum(len(checkpoint.lineage.stack) for checkpoint in run.states.values())
+    assert captions["map"].endswith(f"One run, 5 parts, {points[1]} points.")
+    losses = [len(run.scalars.of(tag).steps) for tag in (run_folder.LOSS, run_folder.EVAL_LOSS)]
+    assert captions["loss"].endswith(f"One run, {losses[0]} train losses, {losses[1]} eval losses.")
+    assert re.search(r"One run, \d+ parts, \d+ measurements\.", captions["gradnorms"])
