@@ -107,13 +107,13 @@ def _map(found: Map, title: str, what: str, space: str) -> Section:
             "The random walk has the same births, donors and lengths of steps, each step in a direction of its own. It "
             "draws smooth curves as well: a curve as such is no finding."
         )
-    captions = {method: _caption(found, method, space) for method in found.methods}
+    captions = {method: _caption(found, method, what, space) for method in found.methods}
     figure = Figure("map", title, captions[found.methods[0]], drawing, found.table, captions)
     headline = " ".join([] if space == "updates" else _travel(found.travel))
     return Section("map", title, [told.strip()], figures=[figure], headline=headline, method=METHOD)
 
 
-def _caption(found: Map, method: str, space: str) -> str:
+def _caption(found: Map, method: str, what: str, space: str) -> str:
     """How far the parts went beside a random walk, and what a method's plane shows of it."""
     words = [] if space == "updates" else _travel(found.travel)
     if method == "pca":
@@ -129,7 +129,7 @@ def _caption(found: Map, method: str, space: str) -> str:
     if found.error is not None:
         words.append(_sketch_words(found.error))
     points = found.table[found.table["walk"] == "run"]
-    words.append(sample(count(points["part"].nunique(), "part"), count(len(points), "point")))
+    words.append(sample(count(points["part"].nunique(), what.removesuffix("s")), count(len(points), "point")))
     return " ".join(words)
 
 

@@ -194,7 +194,9 @@ def _jump_words(run: Run) -> str:
         return "On the spot, no growth event changed eval loss."
     if len(jumps) == 1:
         return f"On the spot, {event} changed eval loss by {signed(jump)}."
-    words, last = f"On the spot, {event} changed eval loss most, by {signed(jump)}", jumps[-1][1]
+    words, (latest, last) = f"On the spot, {event} changed eval loss most, by {signed(jump)}", jumps[-1]
+    if latest == event:
+        return f"{words}."
     return f"{words}; the last event {f'changed it by {signed(last)}' if last else 'did not change it'}."
 
 

@@ -270,8 +270,8 @@ def test_captions_say_that_it_is_one_run_and_of_how_much(runs, family):
     table = run.drift()
     of_drift = f"One run, {table['part'].nunique()} layers, {table['checkpoint'].nunique()} checkpoints."
     assert all(captions[id].endswith(of_drift) for id in ("drift-map", "drift-curves", "drift-cosine"))
-    points = len(run.states), sum(len(checkpoint.lineage.stack) for checkpoint in run.states.values())
-    assert captions["map"].endswith(f"One run, 5 parts, {points[1]} points.")
+    points = sum(len(checkpoint.lineage.stack) for checkpoint in run.states.values())
+    assert captions["map"].endswith(f"One run, 5 layers, {points} points.")
     losses = [len(run.scalars.of(tag).steps) for tag in (run_folder.LOSS, run_folder.EVAL_LOSS)]
     assert captions["loss"].endswith(f"One run, {losses[0]} train losses, {losses[1]} eval losses.")
     assert re.search(r"One run, \d+ parts, \d+ measurements\.", captions["gradnorms"])
