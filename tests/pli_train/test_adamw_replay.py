@@ -1,0 +1,270 @@
+"""A run's optimizer beside a slow reference: plain torch.optim.AdamW on a separate parameter for every birth.
+
+The reference cuts each tensor into pieces that were born together, by index arithmetic of its own, and gives each piece
+its own AdamW, neither fused nor vectorised. It is fed the run's gradients as they are before clipping and does all
+else itself: rates, clipping over what learns, freezing, and what growth does to moments and step counts. Only the
+weights that an event makes are taken from the run: initialisers are tested elsewhere.
+"""
+
+import copy
+import itertools
+import re
+
+import pytest
+import torch
+
+from pli_train import gradnorms, launch, optimizer, trainer
+from tests.pli_train.test_trainer import Killed
+
+LR, STEPS, WARM, CLIP, DECAY, BETAS, EPS = 1e-2, 20, 5, 0.5, 0.1, (0.9, 0.99), 1e-8
+FOUNDER = -1
+
+SIZES = {
+    "bert": {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 40, "max_position_embeddings": 32},
+    "gpt2": {"n_embd": 48, "n_head": 6, "n_inner": 40, "n_positions": 32},
+    "qwen3": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40}
+    | {"max_position_embeddings": 32, "head_dim": 8},
+}
+HEADS_IN_A_ROW = {"bert": 1, "gpt2": 1, "qwen3": 2}  # Qwen3's heads share keys and values by two
+
+LAYOUT = {
+    "bert": {
+        **{f"attention.self.{name}.weight": (0, "heads", 1) for name in ("query", "key", "value")},
+        **{f"attention.self.{name}.bias": (0, "heads", 1) for name in ("query", "key", "value")},
+        "attention.output.dense.weight": (1, "heads", 1),
+        "intermediate.dense.weight": (0, "ffn", 1),
+        "intermediate.dense.bias": (0, "ffn", 1),
+        "output.dense.weight": (1, "ffn", 1),
+    },
+    "gpt2": {
+        "attn.c_attn.weight": (1, "heads", 3),
+        "attn.c_attn.bias": (0, "heads", 3),
+        "attn.c_proj.weight": (0, "heads", 1),
+        "mlp.c_fc.weight": (1, "ffn", 1),
+        "mlp.c_fc.bias": (0, "ffn", 1),
+        "mlp.c_proj.weight": (0, "ffn", 1),
+    },
+    "qwen3": {
+        **{f"self_attn.{name}_proj.weight": (0, "heads", 1) for name in "qkv"},
+        "self_attn.o_proj.weight": (1, "heads", 1),
+        "mlp.gate_proj.weight": (0, "ffn", 1),
+        "mlp.up_proj.weight": (0, "ffn", 1),
+        "mlp.down_proj.weight": (1, "ffn", 1),
+    },
+}
+"""Family → tensor of a layer → (axis, what its rows are, how many blocks of all rows follow each other on the axis)."""
+
+
+def by_id(name, stack):
+    """`transformer.h.1.mlp.c_fc.bias` → `transformer.h.<b>.mlp.c_fc.bias`."""
+    return re.sub(r"\.(\d+)\.", lambda found: f".<{stack[int(found[1])]}>.", name, count=1)
+
+
+class Piece:
+    """Rows of a tensor that were born together and have had the same updates, as a parameter of their own."""
+
+    def __init__(self, rows, weights, born, decay, state=None):
+        self.rows, self.born = rows, born
+        self.weights = torch.nn.Parameter(weights.detach().clone())
+        self.adam = torch.optim.AdamW([self.weights], betas=BETAS, eps=EPS, weight_decay=decay, foreach=False)
+        if state:
+            self.adam.state[self.weights] = state
+
+    @property
+    def state(self):
+        return self.adam.state.get(self.weights, {})
+
+
+class Reference:
+    """All pieces of a run's model, updated by the book."""
+
+    def __init__(self, family, model, stack):
+        self.family, self.events, self.pieces = family, [], {}
+        for name, tensor in self.tensors(model, stack).items():
+            self.pieces[name] = [self.piece(name, tensor, FOUNDER, self.all_rows(model, name))]
+
+    @staticmethod
+    def tensors(model, stack):
+        return {by_id(name, stack): parameter for name, parameter in model.named_parameters()}
+
+    def layout(self, name):
+        return LAYOUT[self.family].get(name.partition(">.")[2]) if "<" in name else None
+
+    def all_rows(self, model, name):
+        """The rows of a founder's tensor, or of a newborn layer's; None where there are none to tell apart."""
+        if self.layout(name) is None:
+            return None
+        return list(range({"heads": 2 // HEADS_IN_A_ROW[self.family], "ffn": 40}[self.layout(name)[1]]))
+
+    def piece(self, name, tensor, born, rows, state=None):
+        count = max(rows) + 1 if rows else None
+        weights = self.cut(name, tensor, rows, count)
+        return Piece(rows, weights, born, DECAY if tensor.dim() > 1 else 0.0, state)
+
+    def count(self, name):
+        return sum(len(piece.rows) for piece in self.pieces[name]) if self.layout(name) else None
+
+    def cut(self, name, tensor, rows, count):
+        """The elements of some rows of a tensor that has `count` rows, one row after the other."""
+        if rows is None:
+            return tensor
+        axis, _, blocks = self.layout(name)
+        width = tensor.shape[axis] // blocks // count
+        starts = [[block * width * count + row * width for block in range(blocks)] for row in rows]
+        taken = [start + i for row in starts for start in row for i in range(width)]
+        return tensor.index_select(axis, torch.tensor(taken))
+
+    # --- an update ----------------------------------------------------------------------------------------------------
+
+    def rate(self, step):
+        past = [event for event in self.events if event["at"] <= step]
+        rewound = [event["at"] for event in past if event["learning_rate"] == "rewind"]
+        if rewound:
+            rate = LR * (1 - (step - max(rewound)) / (STEPS - max(rewound)))
+        else:
+            rate = LR * ((step + 1) / WARM if step < WARM else 1 - (step - WARM) / (STEPS - WARM))
+        return rate * min([1, *(self.climbed(event, step) for event in past if event["learning_rate"] == "rewarm")])
+
+    @staticmethod
+    def climbed(event, step):
+        return min(1, (step - event["at"] + 1) / event["rewarm_steps"])
+
+    def pace(self, piece, step):
+        """0 while frozen, a share while warming up alone, else 1."""
+        freezing = [e["at"] for e in self.events if e["at"] <= step < e["at"] + e.get("freeze_steps", 0)]
+        if freezing and piece.born < max(freezing):
+            return 0
+        own = [e for e in self.events if e["at"] == piece.born and e["learning_rate"] == "rewarm-new"]
+        return min([1, *(self.climbed(event, step) for event in own)])
+
+    def update(self, step, gradients):
+        moving = []
+        for name, pieces in self.pieces.items():
+            for piece in pieces:
+                piece.weights.grad = None
+                if pace := self.pace(piece, step):
+                    piece.weights.grad = self.cut(name, gradients[name], piece.rows, self.count(name)).clone()
+                    piece.adam.param_groups[0]["lr"] = self.rate(step) * pace
+                    moving.append(piece)
+        norm = sum(piece.weights.grad.double().square().sum().item() for piece in moving) ** 0.5
+        for piece in moving:
+            piece.weights.grad *= min(1, CLIP / (norm + 1e-6))
+            piece.adam.step()
+        return norm
+
+    # --- an event -----------------------------------------------------------------------------------------------------
+
+    def grow(self, event, model, lineage):
+        self.events.append(event)
+        tensors, old = self.tensors(model, lineage.stack), dict(self.pieces)
+        for name, tensor in tensors.items():
+            if name not in old:
+                self.pieces[name] = self.newborn_layer(name, tensor, event, lineage)
+            elif self.layout(name) and self.layout(name)[1] == event.get("operator"):
+                self.pieces[name] = old[name] + self.newborn_rows(name, tensor, event, lineage)
+        for name, tensor in tensors.items():
+            for piece in self.pieces[name]:
+                piece.weights.data.copy_(self.cut(name, tensor.detach(), piece.rows, self.count(name)))
+                if event["optimizer_state"] == "reset-all":
+                    piece.adam.state.clear()
+
+    def newborn_layer(self, name, tensor, event, lineage):
+        layer = re.search("<(.+?)>", name)[1]
+        kin = lineage.layers[layer].birth.donor or lineage.stack[max(event["index"] - 1, 0)]
+        if kin == layer:  # drawn at random below all others
+            kin = lineage.stack[1]
+        like = self.pieces[name.replace(f"<{layer}>", f"<{kin}>")]
+        if event["optimizer_state"] == "copy":
+            return [
+                Piece(piece.rows, piece.weights, event["at"], piece.adam.defaults["weight_decay"], copied(piece.state))
+                for piece in like
+            ]
+        rows = None if like[0].rows is None else [row for piece in like for row in piece.rows]
+        return [self.piece(name, tensor, event["at"], rows)]
+
+    def newborn_rows(self, name, tensor, event, lineage):
+        had = self.count(name)
+        if event.get("layers") and re.search("<(.+?)>", name)[1] not in event["layers"]:
+            return []
+        has = event["to"] // (HEADS_IN_A_ROW[self.family] if event["operator"] == "heads" else 1)
+        if has <= had:
+            return []
+        donors = {row: row % had for row in range(had, has)}
+        decay = DECAY if tensor.dim() > 1 else 0.0
+        if event["optimizer_state"] != "copy":
+            return [Piece([*donors], self.cut(name, tensor, [*donors], has), event["at"], decay)]
+        born = []
+        for piece in self.pieces[name]:
+            rows = [row for row, donor in donors.items() if donor in piece.rows]
+            if rows:
+                state = copied(piece.state)
+                places = [piece.rows.index(donors[row]) for row in rows]
+                for entry in ("exp_avg", "exp_avg_sq") if state else ():
+                    each = state[entry].chunk(len(piece.rows), self.layout(name)[0])
+                    state[entry] = torch.cat([each[place] for place in places], self.layout(name)[0])
+                born.append(Piece(rows, self.cut(name, tensor, rows, has), event["at"], decay, state))
+        return born
+
+    # --- beside the run -----------------------------------------------------------------------------------------------
+
+    def compare(self, made):
+        """Weights, moments and step counts of a run's trainer against all pieces."""
+        stack = made.lineage.stack
+        tensors = self.tensors(made.bare, stack)
+        kept = optimizer.state_tensors(made.optimizer, made.bare, made.anatomy, stack)
+        assert tensors.keys() == self.pieces.keys()
+        for name, tensor in tensors.items():
+            counts = kept.get(f"row_step/{name}", kept.get(f"step/{name}", torch.zeros(())))
+            theirs = {"weights": tensor.detach(), "step": counts.expand(tensor.shape)}
+            theirs |= {e: kept.get(f"{e}/{name}", torch.zeros_like(tensor)) for e in ("exp_avg", "exp_avg_sq")}
+            for piece in self.pieces[name]:
+                mine = {"weights": piece.weights.detach(), **piece.state}
+                for entry, value in theirs.items():
+                    found = self.cut(name, value, piece.rows, self.count(name))
+                    wanted = torch.as_tensor(mine.get(entry, 0.0)).expand(found.shape)
+                    # Moments are small: theirs are held to a millionth of the largest.
+                    room = 1e-6 * (1.0 if entry == "weights" else wanted.abs().max().item())
+                    where = (made.progress.step, name, piece.rows, piece.born, entry)
+                    assert (found - wanted).abs().max().item() <= room, where
+
+
+def copied(state):
+    return copy.deepcopy(dict(state))
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------------
+
+POLICIES = [
+    {"optimizer_state": state, "learning_rate": rate, "freeze_steps": freeze, "rewarm_steps": 4}
+    for rate, state, freeze in itertools.product(
+        ("none", "rewarm-new", "rewarm", "rewind"), ("zero", "copy", "reset-all"), (0, 2)
+    )
+]
+
+
+def schedule(number):
+    """Two events of each kind that something is born of, and a swap and a longer context between them.
+
+    Over twelve numbers every operator meets every policy.
+    """
+    born = [
+        {"at": 2, "operator": "heads", "to": 4, "layers": ["a"]},
+        {"at": 4, "index": 1},
+        {"at": 6, "operator": "ffn", "to": 52},
+        {"at": 10, "operator": "heads", "to": 6, "output": "kept"},
+        {"at": 12, "index": 0, "donor": "above"},
+        {"at": 15, "operator": "ffn", "to": 64, "layers": ["a", "c"]},
+    ]
+    events = []
+    for place, event in enumerate(born):
+        policy = POLICIES[(2 * number + place // 3 + 5 * (place % 3)) % len(POLICIES)]
+        random = policy["optimizer_state"] != "copy" and (number + place) % 2
+        events.append({**event, **policy, "initialiser": "random" if random else "clone-noise"} | {"noise": 0.1})
+        if random:
+            events[-1].pop("noise")
+    rest = {"optimizer_state": "zero", "learning_rate": "none"}
+    others = [{"at": 8, "operator": "swap", "indices": [0, 1], **rest}]
+    others.append({"at": 9, "operator": "context", "to": 32, **rest, "optimizer_state": "reset-all"} if number == 3 else
+                  {"at": 9, "operator": "context", "to": 32, **rest})
+    first = {"at": 0, "operator": "context", "to": 16, **rest}
+    return sorted([first, *events, *others], key=lambda event: event["at"])
