@@ -232,7 +232,7 @@ def copied(state):
     return copy.deepcopy(dict(state))
 
 
-# --- runs ---------------------------------------------------------------------------------------------------------------
+# --- runs -------------------------------------------------------------------------------------------------------------
 
 POLICIES = [
     {"optimizer_state": state, "learning_rate": rate, "freeze_steps": freeze, "rewarm_steps": 4}
@@ -259,12 +259,100 @@ def schedule(number):
     for place, event in enumerate(born):
         policy = POLICIES[(2 * number + place // 3 + 5 * (place % 3)) % len(POLICIES)]
         random = policy["optimizer_state"] != "copy" and (number + place) % 2
-        events.append({**event, **policy, "initialiser": "random" if random else "clone-noise"} | {"noise": 0.1})
-        if random:
-            events[-1].pop("noise")
-    rest = {"optimizer_state": "zero", "learning_rate": "none"}
-    others = [{"at": 8, "operator": "swap", "indices": [0, 1], **rest}]
-    others.append({"at": 9, "operator": "context", "to": 32, **rest, "optimizer_state": "reset-all"} if number == 3 else
-                  {"at": 9, "operator": "context", "to": 32, **rest})
-    first = {"at": 0, "operator": "context", "to": 16, **rest}
-    return sorted([first, *events, *others], key=lambda event: event["at"])
+        events.append({**event, **policy, "initialiser": "random" if random else "clone-noise", "noise": 0.1})
+    calm = {"optimizer_state": "zero", "learning_rate": "none"}
+    between = [
+        {"at": 0, "operator": "context", "to": 16, **calm},
+        {"at": 8, "operator": "swap", "indices": [0, 1], **calm},
+        {"at": 9, "operator": "context", "to": 32, **calm, "learning_rate": "rewarm", "rewarm_steps": 3},
+    ]
+    return sorted([*events, *between], key=lambda event: event["at"])
+
+
+def config_with(config_of, family, events):
+    return config_of(
+        overrides={
+            "model": {"family": family, "config": SIZES[family], "initial_layers": 1, "initial_heads": 2},
+            "growth": {"schedule": events},
+            "optim": {"lr": LR, "warmup_ratio": WARM / STEPS, "weight_decay": DECAY, "beta1": BETAS[0]}
+            | {"beta2": BETAS[1], "eps": EPS, "schedule": "linear", "lr_end": 0.0},
+            "train": {"steps": STEPS, "block_size": 32, "batch_size": 2, "accumulation": 1, "clip_norm": CLIP}
+            | {"eval_every": 100, "eval_blocks": 2},
+            "checkpoint": {"every": 7, "full_last": 99},
+        },
+    )
+
+
+class Replay:
+    """Lets the reference do what a run's trainer does, step by step, and compares the two after each."""
+
+    def __init__(self, family, patch):
+        self.family, self.reference, self.gradients, self.norms = family, None, None, []
+        self.killed_at = None
+        clip, update, apply = gradnorms.clip, trainer.Trainer._update, trainer.Trainer._apply
+
+        def watched_clip(parameters, most, total):
+            parameters = list(parameters)
+            self.gradients = {id(p): p.grad.clone() for p in parameters if p.grad is not None}
+            clip(parameters, most, total)
+
+        def watched_update(made):
+            self.begin(made)
+            if made.progress.step == self.killed_at:
+                self.killed_at = None
+                raise Killed
+            update(made)
+            named = Reference.tensors(made.bare, made.lineage.stack)
+            norm = self.reference.update(
+                made.progress.step - 1, {name: self.gradients.get(id(p)) for name, p in named.items()}
+            )
+            self.norms.append(norm)
+            self.reference.compare(made)
+
+        def watched_apply(made, planned):
+            self.begin(made)
+            apply(made, planned)
+            event = planned.event.model_dump()
+            self.reference.grow(event, made.bare, made.lineage)
+            self.reference.compare(made)
+
+        patch.setattr(gradnorms, "clip", watched_clip)
+        patch.setattr(trainer.Trainer, "_update", watched_update)
+        patch.setattr(trainer.Trainer, "_apply", watched_apply)
+
+    def begin(self, made):
+        if self.reference is None:
+            self.reference = Reference(self.family, made.bare, made.lineage.stack)
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("family", SIZES)
+def test_weights_moments_and_counts_are_those_of_separate_parameters(config_of, family, number, tmp_path, monkeypatch):
+    config = config_with(config_of, family, schedule(4 * sorted(SIZES).index(family) + number))
+    replay = Replay(family, monkeypatch)
+    launch.begin(config, tmp_path / "run").run()
+    assert len(replay.norms) == STEPS
+    assert max(replay.norms) > CLIP  # the reference's own clipping had something to do
+
+
+def test_every_operator_meets_every_policy():
+    met = {
+        (event.get("operator", "insert"), *(event[key] for key in ("optimizer_state", "learning_rate", "freeze_steps")))
+        for number in range(12)
+        for event in schedule(number)
+        if "freeze_steps" in event
+    }
+    assert len(met) == 3 * len(POLICIES)
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_a_resumed_run_is_replayed_too(config_of, family, tmp_path, monkeypatch):
+    """Killed while heads that were born at step 10 learn beside frozen ones, and resumed from step 14."""
+    events = [event | {"freeze_steps": 6} if event["at"] == 10 else event for event in schedule(0)]
+    config = config_with(config_of, family, events)
+    replay = Replay(family, monkeypatch)
+    replay.killed_at = 14
+    with pytest.raises(Killed):
+        launch.begin(config, tmp_path / "run").run()
+    launch.resume(config, tmp_path / "run").run()
+    assert len(replay.norms) == STEPS
