@@ -71,20 +71,24 @@ def correct(parameter: nn.Parameter, state: dict[str, Any], group: dict[str, Any
         group: the parameter's, with `lr`, `betas` and `eps` of the update.
         updates: how many updates were made, a scalar: 1, or 0 where the optimizer skipped it.
     """
-    counts = state[ROWS]["step"]
-    step = torch.as_tensor(state["step"], device=parameter.device)
-    made, due = (_direction(state, group, count) for count in (step, counts))
-    own = parameter + group["lr"] * updates * (made - due)
-    parameter.copy_(torch.where(counts == step, parameter, own))
+    counts, step = state[ROWS]["step"], torch.as_tensor(state["step"], device=parameter.device)
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    first = state["exp_avg"].to(dtype)
+    root = state.get("max_exp_avg_sq", state["exp_avg_sq"]).to(dtype).sqrt()
+    excess = first / _denominator(root, group, step)
+    excess.addcdiv_(first, _denominator(root, group, counts), value=-1)
+    excess *= group["lr"] * updates * (counts != step)
+    parameter += excess
 
 
-def _direction(state: dict[str, Any], group: dict[str, Any], count: Tensor) -> Tensor:
-    """The update that Adam takes off the weights, in units of the learning rate, after `count` updates."""
-    dtype = torch.promote_types(state["exp_avg"].dtype, torch.float32)
-    beta1, beta2 = group["betas"]
-    first = state["exp_avg"].to(dtype) / _bias(beta1, count.to(dtype))
-    second = state.get("max_exp_avg_sq", state["exp_avg_sq"]).to(dtype) / _bias(beta2, count.to(dtype))
-    return first / (second.sqrt() + group["eps"])
+def _denominator(root: Tensor, group: dict[str, Any], count: Tensor) -> Tensor:
+    """What Adam divides the first moment by, for a learning rate of 1, after `count` updates.
+
+    Args:
+        root: the square root of the second moment.
+    """
+    bias1, bias2 = (_bias(beta, count.to(root.dtype)) for beta in group["betas"])
+    return torch.addcmul(group["eps"] * bias1, root, bias1 / bias2.sqrt())
 
 
 def _bias(beta: float, count: Tensor) -> Tensor:

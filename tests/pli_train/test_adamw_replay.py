@@ -229,9 +229,9 @@ class Reference:
                 for entry, value in theirs.items():
                     found = self.cut(name, value, piece.rows, self.count(name))
                     wanted = torch.as_tensor(mine.get(entry, 0.0)).expand(found.shape)
-                    # Moments are small, so what counts is the share of the largest. It is a few millionths where
-                    # torch's clipping, which adds up in float32, took the norm.
-                    room = 1e-6 if entry == "weights" else 4e-6 * wanted.abs().max().item()
+                    # Moments are far below 1, so they are also held to a share of the largest: torch's own clipping
+                    # adds up in float32, and Adam's weight decay takes the last bits of the weights along.
+                    room = 1e-6 if entry == "weights" else min(1e-6, 1e-5 * wanted.abs().max().item())
                     where = (step, name, piece.rows, piece.born, entry)
                     assert (found - wanted).abs().max().item() <= room, where
 
