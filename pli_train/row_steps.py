@@ -34,7 +34,7 @@ parameter, and bfloat16 cannot count beyond 256.
 
 
 def counted(optimizer: Optimizer) -> bool:
-    """Whether the optimizer's update is Adam's, so that rows can have counts of their own: Adam and AdamW."""
+    """Whether rows can have counts of their own: under Adam, AdamW and what is derived from them."""
     return isinstance(optimizer, Adam)
 
 
@@ -63,7 +63,9 @@ def keep(state: dict[str, Any], counts: Tensor) -> None:
 def correct(parameter: nn.Parameter, state: dict[str, Any], group: dict[str, Any], updates: Tensor) -> None:
     """Give an update that Adam has just made the bias correction of each row's own count.
 
-    Rows whose count is the tensor's stay as they are, to the bit.
+    Weight decay has no part in it, so that this is right for Adam and AdamW alike.
+
+    Rows whose count is the tensor's keep their values.
 
     Args:
         parameter: after the update.
