@@ -80,7 +80,7 @@ def correct(parameter: nn.Parameter, state: dict[str, Any], group: dict[str, Any
     excess = first / _denominator(root, group, step)
     excess.addcdiv_(first, _denominator(root, group, counts), value=-1)
     excess *= group["lr"] * updates * (counts != step)
-    parameter += excess
+    parameter.add_(excess)
 
 
 def _denominator(root: Tensor, group: dict[str, Any], count: Tensor) -> Tensor:
