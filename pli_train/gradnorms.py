@@ -8,7 +8,8 @@ after each growth event, so that a newborn part has a norm from its first gradie
 lineage alone, as a resumed run must agree.
 
 Every element of the gradient is in one part: squares over all parts sum to the square of the global norm, growth, fused
-and shared tensors included.
+and shared tensors included. A part that is frozen as a whole has no norm; one of which some elements are frozen has the
+norm over those that learn.
 
 Each row is summed up on its own, its last axis first: PyTorch's norm of a whole tensor on a CPU adds up in float32 in
 a few lanes, which for embeddings of 23 million elements is off by a thousandth (`clip_grad_norm_` too).
@@ -29,6 +30,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_
 from pli_train import layout, run_folder
 from pli_train.anatomy.parts import GROUPS, Cut, Part, cut, outside, with_sums
 from pli_train.errors import BadInput
+from pli_train.growth import pace
 from pli_train.model import stack_of
 
 if TYPE_CHECKING:
@@ -162,6 +164,7 @@ class GradNorms:
         self._made: _Plan | None = None
         self._vector = torch.empty(0)
         self._begun: tuple[int, float, np.ndarray] | None = None
+        self._frozen: dict[nn.Parameter, Tensor] = {}
         self._before: list[Tensor] = []
         self._sent: _Sent | None = None
         self._ready: list[Measured] = []
@@ -221,6 +224,7 @@ class GradNorms:
             parameters = [parameter for parameter, *_ in self._made.parameters]
             self._vector = _vector(parameters, self._made.length)
             self._before = [torch.empty_like(parameter) for parameter in parameters if self._updates]
+        self._frozen = pace.frozen(self._model, self._anatomy, self._lineage, step)
         self._vector.zero_()
         self._begun = step + 1, time.time(), np.zeros(self.plan.length, dtype=bool)
 
@@ -233,7 +237,7 @@ class GradNorms:
         place = slice(start, start + len(how.parts))
         gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
         norms_of_rows(gradient, how, self._vector[0, place])
-        self._begun[2][place] = True
+        self._begun[2][place] = _learning(parameter, how, self._frozen.get(parameter))
 
     @torch.no_grad()
     def end(self) -> Tensor:
@@ -272,6 +276,15 @@ class GradNorms:
             moving = [part for part in asked if weights[part] > 0]
             scalars |= {run_folder.UPDATE_RATIO + part.tag: (updates[part] / weights[part]) ** 0.5 for part in moving}
         return scalars
+
+
+def _learning(parameter: nn.Parameter, how: Cut, frozen: Tensor | None) -> np.ndarray:
+    """Whether any element of a part's share of a parameter learns; (parts,)."""
+    if frozen is None:
+        return np.ones(len(how.parts), dtype=bool)
+    learns = torch.zeros(len(how.parts))
+    norms_of_rows((~frozen).float().expand(parameter.shape), how, learns)
+    return learns.numpy() > 0
 
 
 def _vector(parameters: Sequence[nn.Parameter], length: int) -> Tensor:

@@ -129,8 +129,7 @@ class Growing:
         due = list(takewhile(lambda planned: _step_of(planned) <= step, self.planned[len(self.lineage.events) :]))
         for planned in due:
             self._happen(planned.event, step)
-        if self._paces.hold(step):
-            self._forget_gradients()
+        self._paces.hold(step)
         return bool(due)
 
     @property
@@ -193,12 +192,6 @@ class Growing:
         for group in self._optimizer.param_groups if self._optimizer else ():
             group["params"].sort(key=lambda p: place.get(id(p), len(place)))
 
-    def _forget_gradients(self) -> None:
-        # A gradient kept from before would let an optimizer decay the moments of what is frozen.
-        for parameter in self.model.parameters():
-            if not parameter.requires_grad:
-                parameter.grad = None
-
     def _before_update(self, optim: Optimizer, *_: Any) -> None:
         self._rates = [group["lr"] for group in optim.param_groups]
         past = [event for event in self.lineage.events if event.step <= self._now]
@@ -210,13 +203,13 @@ class Growing:
         if share < 1:
             for group in optim.param_groups:
                 group["lr"] = group["lr"] * share
-        self._held_back = self._paces.before(self._now)
+        self._updates = self._paces.before(optim, self._now)
 
     def _after_update(self, optim: Optimizer, *_: Any) -> None:
+        self._paces.after(self._updates)
         # The scheduler finds the rates that it set.
         for group, rate in zip(optim.param_groups, self._rates, strict=True):
             group["lr"] = rate
-        self._paces.after(self._held_back)
 
 
 def rewound(scheduler: Any, warmup_steps: int, total_steps: int | None) -> Callable[[int, int], list[float]]:

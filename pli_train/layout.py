@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from pli_train.anatomy.axes import factors, from_rows, rows
+from pli_train.anatomy.axes import each_axis, factors, from_rows, rows
 
 if TYPE_CHECKING:
     from pli_train.anatomy import Anatomy
@@ -61,6 +61,16 @@ def tensors_along(layer: nn.Module, anatomy: Anatomy, factor: str) -> Iterator[t
         _, axes = anatomy.tensors.get(name, ("other", ""))
         if factor in factors(axes):
             yield name, axes, parameter
+
+
+def shape_by_row(tensor: Tensor, axes: str, factor: str) -> tuple[int, ...]:
+    """The shape of a tensor that has one number for each index of the axis with the factor, and broadcasts.
+
+    >>> shape_by_row(torch.zeros(5, 12), "model (qkv head dim)", "head")
+    (1, 12)
+    """
+    sizes = zip(tensor.shape, each_axis(axes), strict=True)
+    return tuple(length if factor in factors(axis) else 1 for length, axis in sizes)
 
 
 def lay_out(layer: nn.Module, anatomy: Anatomy, what: str, sizes: dict[str, int], sources: Sequence[int]) -> None:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import AdamW
 
+from pli_train import row_steps
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from pli_train.sections import OptimConfig
 
 
-ENTRIES = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of a parameter."""
+ROW_STEP = "row_step"
+"""The entry on disk for the step counts of a parameter's rows, where they differ (see `row_steps`)."""
+
+ENTRIES = ("step", "exp_avg", "exp_avg_sq", ROW_STEP)
+"""What is kept of a parameter: AdamW's own state, and the counts of rows."""
 
 
 def build(model: nn.Module, optim: OptimConfig) -> AdamW:
@@ -47,8 +51,9 @@ def grow(optimizer: Optimizer, descents: Sequence[Descent], state: OptimizerStat
 
     Args:
         descents: where each new parameter comes from.
-        state: moments of what is newborn: `zero`, or a `copy` of the donor's; `reset-all` forgets everybody's. What
-            is newborn inside a tensor shares that tensor's step counter.
+        state: moments and step count of what is newborn: `zero`, or a `copy` of the donor's; `reset-all` forgets
+            everybody's. Newborn rows of a tensor have a count of their own in Adam and AdamW; in any other
+            optimizer they share the tensor's.
 
     Raises:
         RuntimeError: when a new parameter belongs to no group.
@@ -63,10 +68,13 @@ def grow(optimizer: Optimizer, descents: Sequence[Descent], state: OptimizerStat
         lay_out = descent.copy if state == "copy" else descent.carry
         moments = optimizer.state.get(descent.old, {}) if descent.old is not None else {}
         if lay_out is not None and moments:
-            optimizer.state[descent.new] = {
+            grown = optimizer.state[descent.new] = {
                 entry: lay_out(value) if _like(value, descent.old) else deepcopy(value)
                 for entry, value in moments.items()
             }
+            if descent.rows is not None and row_steps.counted(optimizer):
+                counts = row_steps.of(moments, descent.rows, descent.new.device)
+                row_steps.keep(grown, lay_out(counts))
     for descent in descents:
         if descent.replaces and descent.old is not None:
             optimizer.state.pop(descent.old, None)
@@ -114,9 +122,15 @@ def state_tensors(optimizer: AdamW, model: nn.Module, anatomy: Anatomy, stack: S
     """The state as `<entry>/<parameter name by layer id>` → the tensor that the optimizer works on."""
     tensors = {}
     for name, parameter in model.named_parameters():
-        for entry, value in optimizer.state.get(parameter, {}).items():
+        for entry, value in _entries(optimizer.state.get(parameter, {})):
             tensors[f"{entry}/{anatomy.by_id(name, stack)}"] = torch.as_tensor(value).detach()
     return tensors
+
+
+def _entries(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A parameter's state by the names on disk."""
+    for entry, value in state.items():
+        yield (ROW_STEP, value["step"]) if entry == row_steps.ROWS else (entry, value)
 
 
 def load_state(
@@ -124,8 +138,11 @@ def load_state(
 ) -> None:
     """Put back what `state_tensors` gave.
 
+    A checkpoint that was written before rows had counts has no entry for them: all rows then go on from the tensor's.
+
     Raises:
-        BadInput: when it names something the model does not have, or a shape differs.
+        BadInput: when it names something the model does not have, a shape differs, or the counts of rows are not
+            between 0 and the tensor's.
     """
     by_name = {anatomy.by_id(name, stack): parameter for name, parameter in model.named_parameters()}
     for key, value in tensors.items():
@@ -133,9 +150,23 @@ def load_state(
         parameter = by_name.get(name)
         if parameter is None:
             raise BadInput(f"the optimizer state names '{name}', which the model does not have")
-        if value.dim() and value.shape != parameter.shape:
+        fits = _by_row(value, parameter) if entry == ROW_STEP else value.shape in ((), parameter.shape)
+        if not fits:
             raise BadInput(f"the optimizer state of '{name}' has shape {tuple(value.shape)}")
         if entry not in ENTRIES or (value.dim() == 0) != (entry == "step") or not value.is_floating_point():
             raise BadInput(f"the optimizer state '{key}' is none that AdamW has")
+        if entry == ROW_STEP and not _counts(value, tensors.get(f"step/{name}")):
+            raise BadInput(f"the optimizer state '{key}' is no count of updates up to the tensor's own")
         # AdamW's fused form wants its step counters where the parameters are.
-        optimizer.state[parameter][entry] = value.to(parameter.device, copy=True)
+        there = value.to(parameter.device, copy=True)
+        optimizer.state[parameter] |= {row_steps.ROWS: {"step": there}} if entry == ROW_STEP else {entry: there}
+
+
+def _by_row(value: Tensor, parameter: Tensor) -> bool:
+    """Whether a tensor has one number for each index of one axis of a parameter."""
+    shapes = [[n if axis == kept else 1 for axis, n in enumerate(parameter.shape)] for kept in range(parameter.dim())]
+    return list(value.shape) in shapes
+
+
+def _counts(value: Tensor, step: Tensor | None) -> bool:
+    return step is not None and bool(((value >= 0) & (value <= step)).all())

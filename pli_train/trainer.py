@@ -228,9 +228,9 @@ class Trainer:
             gradnorms.clip(self.bare.parameters(), config.train.clip_norm, norm)
         rate = learning_rate.at_step(step, self.total_steps, config.optim, self.lineage.events)
         optimizer.set_lr(self.optimizer, rate)
-        held_back = self.paces.before(step)
+        updates = self.paces.before(self.optimizer, step)
         self.optimizer.step()
-        self.paces.after(held_back)
+        self.paces.after(updates)
         self.norms.updated()
         self.optimizer.zero_grad(set_to_none=True)
 

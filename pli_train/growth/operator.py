@@ -34,6 +34,8 @@ class Descent:
         replaces: whether `old` is gone and `new` stands for it.
         carry: lays a moment of `old`'s shape out for `new`, zero for newborn elements; None when all are newborn.
         copy: the same with a newborn element's donor's moment; None when there is no donor.
+        rows: where rows are born inside `old`, the shape of a tensor with one number for each of its rows: that of
+            `old`, with 1 for every other axis. `carry` and `copy` lay it out too.
     """
 
     new: nn.Parameter
@@ -41,6 +43,7 @@ class Descent:
     replaces: bool = False
     carry: Callable[[Tensor], Tensor] | None = None
     copy: Callable[[Tensor], Tensor] | None = None
+    rows: tuple[int, ...] | None = None
 
 
 class Operator(BaseModel):

@@ -128,7 +128,8 @@ class MoreParts(Operator):
             parameter = layout.put(layer, name, layout.from_rows(rows, axes, part.factor).contiguous())
             unborn = [*range(part.count), *[layout.NOTHING] * new]
             carry, copy = (_carrier(axes, part.factor, sizes, chosen) for chosen in (unborn, sources))
-            descents.append(Descent(parameter, old, True, carry, None if fresh else copy))
+            by_row = layout.shape_by_row(old, axes, part.factor)
+            descents.append(Descent(parameter, old, True, carry, None if fresh else copy, by_row))
         layout.settle_sizes(layer, anatomy, layout.resized(sizes, part.factor, count))
         return descents
 

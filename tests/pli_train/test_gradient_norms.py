@@ -121,6 +121,7 @@ def test_parts_are_followed_by_id_through_growth_and_a_resume(family, tmp_path):
     steps = {tag.removeprefix("grad_norm/"): sorted(points) for tag, points in values.items()}
     assert steps["layer/c"] == [3, 5, 6] and steps["layer/d"] == steps["head/a.h3"] == [5, 6]
     assert steps["norms/a"] == steps["norms/b"] == [1, 3]  # frozen in updates 5 and 6: they have no gradient then
+    assert steps["head/a.h0"] == [1, 3] and steps["layer/a"] == [1, 3, 5, 6]  # beside a.h3, which learns then
     for step in (1, 3, 5, 6):
         assert parts_at(tmp_path / "whole", step)["total"] == pytest.approx(logged[step], rel=1e-5)
     run(tmp_path / "again", tmp_path / "whole" / "checkpoint-4")

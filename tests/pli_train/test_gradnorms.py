@@ -1,5 +1,6 @@
 """Gradient norms by part: every element counted once, to whom it belongs, from the step of its birth."""
 
+import copy
 import json
 
 import pytest
@@ -262,6 +263,29 @@ def test_a_part_without_a_gradient_is_not_told_and_one_that_has_it_again_is():
     model.transformer.h[0].mlp.requires_grad_(True)
     backward(model)
     assert Part("ffn", "a") in measured(norms, 1)[1]
+
+
+def test_a_part_that_learns_in_part_has_the_norm_of_what_learns(family="llama"):
+    """Heads and units that are born beside frozen ones; by hand on a twin of the model in which nothing is frozen."""
+    model, parts = tiny(family), anatomy.family(family)
+    events = [{"at": 1, "operator": what, "to": to, "freeze_steps": 2} for what, to in (("heads", 4), ("ffn", 56))]
+    growing = Growth([{**event, "output": "kept", "layers": ["a"]} for event in events]).on(model, initial_heads=2)
+    norms = GradNorms(model, parts, growing.lineage, 1)
+    growing.step(1)
+    twin = copy.deepcopy(model).requires_grad_(True)
+    for each in (model, twin):
+        backward(each)
+    total, found = measured(norms, 1)
+    grads = {name: p.grad for name, p in twin.model.layers[0].named_parameters()}
+    heads = slow_heads(twin, parts, ["a", "b"])
+    units = [grads["mlp.gate_proj.weight"][48:], grads["mlp.up_proj.weight"][48:], grads["mlp.down_proj.weight"].T[48:]]
+    expected = {name: heads[name] for name in ("a.h2", "a.h3", "a.g1")} | {"a": torch.cat(units).norm().item()}
+    told = {part.name: norm for part, norm in found.items() if part.level not in SUMS}
+    assert told == pytest.approx(expected, rel=1e-5)
+    assert {part.level for part in found} == {"head", "attention", "ffn", "layer", "total"}
+    check_sums(model, total, found)
+    clip(model.parameters(), total / 2, None)
+    assert global_norm(model) == pytest.approx(total / 2, rel=1e-5)
 
 
 def test_updates_over_weights_by_part():

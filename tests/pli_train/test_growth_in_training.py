@@ -143,6 +143,101 @@ def test_frozen_parts_keep_their_moments(config_of, tmp_path):
     assert not all(torch.equal(moments[1][name], moments[2][name]) for name in old)
 
 
+FREEZES = [
+    {"operator": "heads", "at": 1, "to": 4, "output": "kept"},
+    {"operator": "heads", "at": 3, "to": 6, "output": "kept", "freeze_steps": 3},
+    {"at": 8, "index": 1, "freeze_steps": 2},
+]
+"""Heads that learn beside frozen ones of the same tensors (steps 3 to 6), then a layer that learns alone (8 to 10)."""
+
+
+@pytest.fixture(scope="module")
+def freezing(config_of, tmp_path_factory):
+    """A finished run of each family that froze rows of tensors, and tensors whose rows are of different births."""
+    folders = {}
+    for family in WIDE:
+        model = {"family": family, "config": WIDE[family], "initial_layers": 1, "initial_heads": 2}
+        overrides = {"model": model, "growth": {"schedule": FREEZES}, "checkpoint.every": 1, "optim.weight_decay": 0.3}
+        config = config_of(family, overrides | {"train.grad_norms_every": 1, "train.update_ratios": True})
+        folders[family] = tmp_path_factory.mktemp("freezing") / family
+        launch.begin(config, folders[family]).run()
+    return folders
+
+
+def by_part(run, name):
+    """Every weight, moment and count of a checkpoint: (entry, parameter by layer id, part) → tensor."""
+    found = checkpoint.read(run / name)
+    parts, stack = found.anatomy, found.lineage.stack
+    tensors = {("weights", parts.by_id(n, stack)): p.detach() for n, p in found.model.named_parameters()}
+    shapes = {name: tensor.shape for (_, name), tensor in tensors.items()}
+    kept = {tuple(key.split("/", 1)): value for key, value in found.optimizer.items()}
+    rows = {name for entry, name in kept if entry == "row_step"}
+    kept = {key: value for key, value in kept.items() if key[0] != "step" or key[1] not in rows}
+    tensors |= {(e.replace("row_step", "step"), name): value.expand(shapes[name]) for (e, name), value in kept.items()}
+    cut = {}
+    for (entry, name), tensor in tensors.items():
+        _, _, inner = name.partition(">.")
+        heads = found.model.config.num_attention_heads if not inner else found.lineage.shape("a")[0]
+        sizes = parts.sizes(found.model.config)
+        sizes |= {"head": heads, "group": heads // sizes["member"]}
+        split = parts.split(inner, tensor, sizes) if inner else [("", tensor)]
+        cut |= {(entry, name, part): piece for part, piece in split}
+    return cut
+
+
+def test_rows_that_are_frozen_do_not_move_in_a_bit_and_neither_do_their_moments_and_counts(freezing, family):
+    """Heads born at step 3 learn; those of steps 0 and 1, in the same tensors, and all else wait until step 6."""
+    begun, later, after = (by_part(freezing[family], f"checkpoint-{step}") for step in (3, 6, 7))
+    assert begun.keys() == later.keys()
+    updates = {"h2": (2, 2, 3), "h3": (2, 2, 3), "g1": (2, 2, 3), "h4": (0, 3, 4), "h5": (0, 3, 4), "g2": (0, 3, 4)}
+    for key, tensor in begun.items():
+        entry, name, part = key
+        assert torch.equal(tensor, later[key]) != ("<a>" in name and part in ("h4", "h5", "g2")), key
+        if entry == "step":
+            counts = tuple(set(each[key].flatten().tolist()) for each in (begun, later, after))
+            assert counts == tuple({count} for count in updates.get(part, (3, 3, 4))), key
+    assert {part for _, name, part in begun if "<a>" in name} >= {"h0", "h3", "h5"}
+
+
+def test_a_layer_of_mixed_birth_is_frozen_as_a_whole(freezing, family):
+    """Its tensors have rows of steps 0, 1 and 3; the layer b of step 8 learns alone until step 10."""
+    begun, later = (checkpoint.read(freezing[family] / f"checkpoint-{step}") for step in (8, 10))
+    old = [key for key in begun.optimizer if "<b>" not in key]
+    assert any(key.startswith("row_step/") and "<a>" in key for key in old)
+    assert all(torch.equal(begun.optimizer[key], later.optimizer[key]) for key in old)
+    weights = [
+        {found.anatomy.by_id(n, found.lineage.stack): p for n, p in found.model.named_parameters()}
+        for found in (begun, later)
+    ]
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]) != ("<b>" in name), name
+
+
+def test_what_is_frozen_has_no_norm_and_a_layer_the_norm_of_what_learns(freezing, family):
+    values = read(freezing[family]).values
+    told = {
+        step: {
+            tag.removeprefix("grad_norm/"): at[step][1]
+            for tag, at in values.items()
+            if "grad_norm/" in tag and step in at
+        }
+        for step in range(1, 13)
+    }
+    heads = {f"head/a.h{n}" for n in (4, 5)}
+    groups = {"attention/a.g2"} if family == "llama" else set()
+    for step in (4, 5, 6):
+        assert told[step].keys() == heads | groups | {"layer/a", "total"}
+        for whole in ("layer/a", "total"):
+            parts = sum(told[step][part] ** 2 for part in heads | groups)
+            assert told[step][whole] ** 2 == pytest.approx(parts, rel=1e-5)
+    for step in (9, 10):
+        assert {tag.split("/")[-1].partition(".")[0] for tag in told[step]} == {"b", "total"}
+    for step in (3, 7, 8, 11):
+        assert {"head/a.h0", "ffn/a", "norms/a", "embeddings", "layer/a"} <= told[step].keys()
+    ratios = {tag for tag, at in values.items() if tag.startswith("update_ratio/") and 5 in at}
+    assert {tag.removeprefix("update_ratio/") for tag in ratios} == told[5].keys()
+
+
 def test_new_heads_warm_up_alone_and_old_ones_do_not_notice(config_of, tmp_path):
     """AdamW's update is proportional to its rate: the first of ten warm-up steps moves new heads a tenth as far."""
     model = {"family": "gpt2", "config": WIDE["gpt2"], "initial_layers": 1, "initial_heads": 2}

@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from pli_train import anatomy, layout, optimizer
+from pli_train import anatomy, layout, optimizer, row_steps
 from pli_train import model as models
+from pli_train.api import Growth
 from pli_train.errors import BadInput
 from pli_train.growth.ffn import WidenFFN
 from pli_train.growth.heads import AddHeads
 from pli_train.growth.insert import Insert
 from pli_train.growth.swap import Swap
 from pli_train.sections import OptimConfig
-from tests.families import HEADS, UNITS, inputs, tiny
+from tests.families import HEADS, UNITS, WIDTH, inputs, tiny
 from tests.pli_train.test_growth import begin, family, few_heads, happen, parts  # noqa: F401  (fixtures among them)
 
 
@@ -59,7 +60,7 @@ def test_after_growth_every_parameter_is_in_one_group_with_state_of_its_shape(fa
     for group in adam.param_groups:
         assert {p.dim() > 1 for p in group["params"]} == {group["weight_decay"] == 0.3}
     for parameter, state in adam.state.items():
-        assert {value.shape for key, value in state.items() if key != "step"} == {parameter.shape}
+        assert {value.shape for key, value in state.items() if key.startswith("exp_avg")} == {parameter.shape}
     after = optimizer.state_tensors(adam, model, parts, lineage.stack)
     if event.optimizer_state == "reset-all":
         assert not after
@@ -118,3 +119,136 @@ def test_optimizer_state_for_a_stranger_is_refused():
     adam = optimizer.build(model, OptimConfig())
     with pytest.raises(BadInput, match="does not have"):
         optimizer.load_state(adam, model, parts, ["a", "b"], {"exp_avg/nobody": torch.zeros(1)})
+
+
+# --- step counts of rows ----------------------------------------------------------------------------------------------
+
+LR = 1e-3
+
+
+def grown_late(family, parts, state="zero", **how):
+    """A model whose heads and units grow after 2000 updates: (model, optimizer, growth, how to make an update)."""
+    model = tiny(family)
+    adam = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0, **how)
+    events = [
+        {"at": 1, "operator": what, "to": to, "optimizer_state": state, "initialiser": "clone-noise"}
+        | {"noise": 0.1, "output": "kept"}
+        for what, to in (("heads", HEADS), ("ffn", UNITS + 8))
+    ]
+    growing = Growth(events).on(model, adam, initial_heads=few_heads(parts))
+    growing.step(0)
+    step_of(model, adam)
+    for each in adam.state.values():
+        each["step"].fill_(2000)
+    growing.step(1)
+    return model, adam, growing
+
+
+def halves(model, parts, tensors):
+    """Of each tensor with rows of both births: (name, what is old, what is newborn), flat."""
+    layer = models.stack_of(model, parts)[0]
+    sizes, few = layout.sizes_of(layer, parts, model.config), few_heads(parts)
+    for name, axes, parameter in [
+        *layout.tensors_along(layer, parts, layout.growable(parts, "heads", sizes).factor),
+        *layout.tensors_along(layer, parts, "unit"),
+    ]:
+        factor = "unit" if "unit" in axes else layout.growable(parts, "heads", sizes).factor
+        old = {"unit": UNITS, "head": few, "group": 1}[factor]
+        rows = layout.rows(tensors[parameter].expand(parameter.shape), axes, factor, sizes)
+        yield name, rows[:old].flatten(), rows[old:].flatten()
+
+
+def test_the_first_update_of_a_newborn_row_is_at_most_one_learning_rate_long(family, parts):
+    """Divided by the tensor's own bias correction it would be 2.9 of them."""
+    model, adam, _ = grown_late(family, parts)
+    before = {p: p.detach().clone() for p in model.parameters()}
+    step_of(model, adam)
+    moved = {p: (p.detach() - before[p]).abs() for p in model.parameters()}
+    found = list(halves(model, parts, moved))
+    assert len(found) >= 4
+    for name, _, newborn in found:
+        assert newborn.max() <= LR * (1 + 1e-3), name
+        assert newborn.max() > 0.9 * LR or name.endswith("bias"), name  # a key's bias has no gradient
+
+
+def test_a_copied_row_goes_on_from_its_donor_s_count(family, parts):
+    model, adam, _ = grown_late(family, parts, "copy")
+    step_of(model, adam)
+    assert all(row_steps.ROWS not in state for state in adam.state.values())
+    assert {float(state["step"]) for state in adam.state.values()} == {2001}
+
+
+def test_counts_of_rows_survive_a_state_dict_in_bfloat16():
+    """torch casts what it loads to the parameter's dtype, and 2001 is no bfloat16."""
+    parts = anatomy.family("llama")
+    model, adam, growing = grown_late("llama", parts)
+    step_of(model, adam)
+    model = model.to(torch.bfloat16)
+    other = torch.optim.AdamW(model.parameters(), lr=LR)
+    other.load_state_dict(adam.state_dict())
+    growing.attach(other)
+    step_of(model, other)
+    counts = {p: row_steps.of(state, p.shape, p.device) for p, state in other.state.items()}
+    for name, old, newborn in halves(model, parts, counts):
+        assert (set(old.tolist()), set(newborn.tolist())) == ({2002}, {2}), name
+
+
+def test_an_update_that_a_gradient_scaler_skips_counts_for_no_row():
+    parts = anatomy.family("gpt2")
+    model, adam, _ = grown_late("gpt2", parts, fused=True)
+    step_of(model, adam)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_tensors(adam, model, parts, ["a", "b"])))
+    adam.grad_scale, adam.found_inf = torch.ones(()), torch.ones(())  # what GradScaler tells a fused optimizer
+    step_of(model, adam)
+    after = model.state_dict(), optimizer.state_tensors(adam, model, parts, ["a", "b"])
+    assert any(key.startswith("row_step/") for key in before[1])
+    for was, now in zip(before, after, strict=True):
+        assert all(torch.equal(was[key], now[key]) for key in was)
+
+
+def test_rows_freeze_under_an_optimizer_of_another_kind():
+    parts, model = anatomy.family("gpt2"), tiny("gpt2")
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    events = [{"at": 2, "operator": "heads", "to": HEADS, "output": "kept", "freeze_steps": 3}]
+    growing = Growth(events).on(model, sgd, initial_heads=1)
+    kept = []
+    for step in range(6):
+        growing.step(step)
+        kept.append({p: (p.detach().clone(), state["momentum_buffer"].clone()) for p, state in sgd.state.items()})
+        step_of(model, sgd)
+    layer = models.stack_of(model, parts)[0]
+    sizes = layout.sizes_of(layer, parts, model.config)
+    for name, axes, parameter in layout.tensors_along(layer, parts, "head"):
+        for was, now in zip(kept[2][parameter], kept[5][parameter], strict=True):
+            old, new = (layout.rows(tensor, axes, "head", sizes) for tensor in (was, now))
+            assert torch.equal(old[:1], new[:1]), name
+            assert not torch.equal(old[1:], new[1:]), name
+
+
+def test_counts_of_rows_that_cannot_be_are_refused():
+    parts = anatomy.family("gpt2")
+    model, adam, _ = grown_late("gpt2", parts)
+    kept = optimizer.state_tensors(adam, model, parts, ["a", "b"])
+    key = "row_step/transformer.h.<a>.attn.c_attn.weight"
+    for wrong, line in [
+        (kept[key][:, :-1], "has shape"),
+        (kept[key].expand(WIDTH, -1), "has shape"),
+        (kept[key] + 1, "no count of updates up to the tensor's own"),
+        (kept[key] - 1, "no count of updates up to the tensor's own"),
+        (kept[key].long(), "none that AdamW has"),
+    ]:
+        with pytest.raises(BadInput, match=line):
+            optimizer.load_state(optimizer.build(model, OptimConfig()), model, parts, ["a", "b"], kept | {key: wrong})
+    with pytest.raises(BadInput, match="no count of updates"):
+        alone = {key: kept[key]}
+        optimizer.load_state(optimizer.build(model, OptimConfig()), model, parts, ["a", "b"], alone)
+
+
+def test_a_state_from_before_rows_had_counts_goes_on_from_the_tensors():
+    parts = anatomy.family("gpt2")
+    model, adam, _ = grown_late("gpt2", parts)
+    kept = optimizer.state_tensors(adam, model, parts, ["a", "b"])
+    old = {key: value for key, value in kept.items() if not key.startswith("row_step/")}
+    again = optimizer.build(model, OptimConfig())
+    optimizer.load_state(again, model, parts, ["a", "b"], old)
+    assert old.keys() < kept.keys() and all(row_steps.ROWS not in state for state in again.state.values())

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import TrainerState
 
-from pli_train import anatomy, checkpoint, layout, optimizer, run_folder
+from pli_train import anatomy, checkpoint, layout, optimizer, row_steps, run_folder
 from pli_train import model as models
 from pli_train.growth.ffn import WidenFFN
 from pli_train.growth.heads import AddHeads
@@ -57,7 +57,10 @@ def agrees(model, parts, lineage, adam):
     assert sorted(grouped) == sorted({id(p) for p in model.parameters()})
     for group in adam.param_groups:
         assert {p.dim() > 1 for p in group["params"]} <= {group["weight_decay"] > 0}
-    assert all(s.shape == p.shape for p, state in adam.state.items() for key, s in state.items() if key != "step")
+    for parameter, state in adam.state.items():
+        assert state["exp_avg"].shape == state["exp_avg_sq"].shape == parameter.shape
+        counts = row_steps.of(state, [1] * parameter.dim(), parameter.device)
+        assert counts.expand(parameter.shape).numel() and (counts <= state["step"]).all()
     assert Lineage.from_json(lineage.to_json()) == lineage
 
 
