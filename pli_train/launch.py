@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
@@ -48,8 +47,8 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
         if not _unborn(folder):  # another process was faster
             raise BadInput(there)
         text.keep(folder / run_folder.TOKENIZER)
-        if trainer.eval_blocks.dtype.names is None:  # images are not kept
-            checkpoint.write_tensors(folder / run_folder.PROBE, {"tokens": trainer.eval_blocks.astype(np.int32)})
+        if text.tokenizer is not None:  # images are not kept
+            checkpoint.write_tensors(folder / run_folder.PROBE, trainer.held_out.kept())
         # Last, and in one step: with it the folder is a run that can be resumed.
         checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, trainer.total_steps, parent))
     trainer.accelerator.wait_for_everyone()

@@ -4,7 +4,9 @@
       run.json               resolved config, versions, seed, command line, parent run if forked
       lineage.json           every layer and head ever born, every event
       tokenizer/             Hugging Face's own files
-      probe.safetensors      the held-out blocks that evaluations read: `tokens`, (blocks, block_size) int32
+      probe.safetensors      the held-out blocks that evaluations read, all int32: `inputs` and `labels`,
+                             (blocks, block_size), the latter −100 where nothing is predicted; `block`, `document` and
+                             `stratum`, (blocks,), where each was drawn; `strata`, (strata,), the blocks of each
       events.out.tfevents.*  all scalars
       run.lock               held by the process that trains
       checkpoint-500/        the state after 500 updates and after the growth events of that step
@@ -52,6 +54,9 @@ _EVENT_FILE = re.compile(r"tfevents\.(\d+)\.")
 # The tags of the scalars, one place for those who write them and those who read them.
 LOSS = "train/loss"
 EVAL_LOSS = "eval/loss"
+EVAL_LOSS_SE = "eval/loss_se"
+EVAL_LOSS_FULL = "eval/loss_full"
+EVAL_TOKENS_FULL = "eval/loss_full_tokens"
 EVAL_LOSS_AFTER_EVENT = "eval/loss_after_event"
 EVAL_LOSS_SWAPPED = "eval/loss_swapped"
 LR = "train/lr"
