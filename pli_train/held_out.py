@@ -40,16 +40,17 @@ class HeldOut:
         places: (drawn,) which blocks were drawn, in random order.
         design: how.
         documents: (blocks,) the document that each block begins in, counted from 0; an image is one.
+        difficulty: (blocks,) how hard each block is; of images, 0.
     """
 
     def __init__(self, text: Tokens | Images, block_size: int, drawn: int, objective: Objective, seed: int) -> None:
         self._blocks, self._objective, self._seed = Blocks(text.eval, block_size, 0), objective, seed
-        self.documents, difficulty = np.arange(self.count), np.zeros(self.count)
+        self.documents, self.difficulty = np.arange(self.count), np.zeros(self.count)
         if text.tokenizer is not None:
             whole = self._blocks.first(self.count)
             self.documents = text.documents(block_size)
-            difficulty = surprisal.of_blocks(text.train, whole, text.vocabulary, text.fingerprint)
-        self.places, self.design = draw(difficulty, drawn, derive(seed, "held out"))
+            self.difficulty = surprisal.of_blocks(text.train, whole, text.vocabulary, text.fingerprint)
+        self.places, self.design = draw(self.difficulty, drawn, derive(seed, "held out"))
 
     @property
     def count(self) -> int:
@@ -68,14 +69,14 @@ class HeldOut:
 
     def loss(self, model: nn.Module, accelerator: Accelerator, context: int, size: int) -> Estimate:
         """The mean loss over all held-out text, in nats, as the drawn blocks tell it; `size` are read at a time."""
-        return self.design.mean(*self._losses(model, accelerator, self.places, context, size))
+        return self.design.mean(*self.losses(model, accelerator, self.places, context, size))
 
     def full_loss(self, model: nn.Module, accelerator: Accelerator, context: int, size: int) -> tuple[Estimate, int]:
         """The mean loss over all held-out text, all of it read, and over how many predictions.
 
         The standard error is that of other documents held out instead.
         """
-        sums, counts = self._losses(model, accelerator, np.arange(self.count), context, size)
+        sums, counts = self.losses(model, accelerator, np.arange(self.count), context, size)
         return clustered(sums, counts, self.documents), int(counts.sum())
 
     def kept(self) -> dict[str, np.ndarray]:
@@ -92,7 +93,7 @@ class HeldOut:
         return {name: values.astype(np.int32) for name, values in columns.items()}
 
     @torch.inference_mode()
-    def _losses(
+    def losses(
         self, model: nn.Module, accelerator: Accelerator, places: np.ndarray, context: int, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """The sum of the losses of each block, and how many they are: (places,) float64 each."""

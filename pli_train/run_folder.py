@@ -129,6 +129,27 @@ def newest_checkpoint(
     return None
 
 
+def checkpoint_of(run: Path, name: str | None, say: Callable[[str], None]) -> Path:
+    """The checkpoint of a run that goes by a name, or the newest whole one that is not right before an event.
+
+    Raises:
+        BadInput: when it holds no such checkpoint, or one that is damaged.
+    """
+    if name is None:
+        newest = newest_checkpoint(run, say, before=False)
+        if newest is None:
+            raise BadInput(f"{run}: holds no whole checkpoint")
+        return newest
+    parsed = CheckpointName.parse(name.rstrip("/"))
+    if parsed is None or not (run / str(parsed)).is_dir():
+        known = [str(name) for name, _ in checkpoints(run)]
+        told = f"it has {', '.join(known[-3:])}" + (" and earlier ones" if len(known) > 3 else "") if known else "none"
+        raise BadInput(f"{run}: holds no checkpoint '{name}' ({told})")
+    if found := flaw(run / str(parsed)):
+        raise BadInput(f"{run / str(parsed)}: {found}")
+    return run / str(parsed)
+
+
 def is_full(checkpoint: Path) -> bool:
     """Whether a checkpoint holds the optimizer's state, so that training can go on from it. False for a broken one."""
     try:

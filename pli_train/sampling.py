@@ -66,9 +66,9 @@ class Design:
         residuals = sums - value * counts
         centred = residuals - (np.bincount(self.stratum, residuals) / drawn)[self.stratum]
         squares = np.bincount(self.stratum, centred**2)
-        unread = self.sizes > drawn
+        sizes, unread = self.sizes.astype(np.float64), self.sizes > drawn
         with np.errstate(invalid="ignore", divide="ignore"):
-            variances = self.sizes * (self.sizes - drawn) * squares / (drawn - 1) / drawn
+            variances = sizes * (sizes - drawn) * squares / (drawn - 1) / drawn
         error = np.sqrt(variances[unread].sum()) / whole
         return Estimate(float(value), float(error), len(self.stratum) - len(self.sizes))
 
