@@ -52,7 +52,7 @@ def evaluate(
         "loss_se": whole.error,
         "tokens": tokens,
         "blocks": held_out.count,
-        "documents": whole.freedom + 1,
+        "documents": int(held_out.documents[-1]) + 1,
         "eval_loss": drawn.value,
         "eval_loss_se": drawn.error,
     }

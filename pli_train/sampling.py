@@ -23,12 +23,12 @@ class Estimate:
     Attributes:
         value: the mean.
         error: its standard error; 0 where everything was read, NaN where one block stands for more.
-        freedom: degrees of freedom that the standard error has.
+        freedom: degrees of freedom that the standard error has, for Student's t.
     """
 
     value: float
     error: float
-    freedom: int
+    freedom: float
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Design:
     def mean(self, sums: np.ndarray, counts: np.ndarray) -> Estimate:
         """The mean over everything that all blocks hold: the combined ratio estimator (Cochran 1977, section 6.11).
 
+        Its degrees of freedom are Satterthwaite's (Cochran 1977, equation 5.16): few where few strata vary.
+
         Args:
             sums: (blocks,) float64: what is averaged, added up within each block.
             counts: (blocks,): how many were added up.
@@ -68,9 +70,10 @@ class Design:
         squares = np.bincount(self.stratum, centred**2)
         sizes, unread = self.sizes.astype(np.float64), self.sizes > drawn
         with np.errstate(invalid="ignore", divide="ignore"):
-            variances = sizes * (sizes - drawn) * squares / (drawn - 1) / drawn
-        error = np.sqrt(variances[unread].sum()) / whole
-        return Estimate(float(value), float(error), len(self.stratum) - len(self.sizes))
+            variances = (sizes * (sizes - drawn) * squares / (drawn - 1) / drawn)[unread]
+            variance = variances.sum()
+            freedom = variance**2 / (variances**2 / (drawn[unread] - 1)).sum()
+        return Estimate(float(value), float(np.sqrt(variance) / whole), float(freedom))
 
 
 def draw(difficulty: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, Design]:

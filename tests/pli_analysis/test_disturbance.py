@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 import transformers
 from hypothesis import given, settings
@@ -110,8 +111,9 @@ def test_the_instant_is_what_plain_transformers_says(grown, found, family, monke
     delta = sum(size * sums[pair].mean() for size, pair in zip(sizes, of, strict=True)) / count
     assert event["delta"] == pytest.approx(delta, abs=1e-6)
     spread = [np.var(sums[pair] - delta * counts[pair], ddof=1) / 2 for pair in of]
-    variance = sum(size**2 * (1 - 2 / size) * of_pair for size, of_pair in zip(sizes, spread, strict=True))
-    reach = 2.7764 * math.sqrt(variance) / count  # Student's t with 4 degrees of freedom
+    parts = [size**2 * (1 - 2 / size) * of_pair for size, of_pair in zip(sizes, spread, strict=True)]
+    freedom = sum(parts) ** 2 / sum(part**2 for part in parts)  # Satterthwaite's
+    reach = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(sum(parts)) / count
     assert event["delta_high"] - event["delta"] == pytest.approx(reach, rel=1e-3)
     p, q = was.logits[kept].log_softmax(-1), now.logits[kept].log_softmax(-1)
     assert event["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=1e-4)

@@ -52,7 +52,7 @@ def test_strata_of_a_fair_guess_make_the_error_small(population):
 
 
 def test_the_estimate_equals_a_slow_reference(population):
-    """Cochran 1977: (5.27) for the variance of a stratified mean, of residuals from the ratio."""
+    """Cochran 1977: (5.27) for the variance of a stratified mean, of residuals from the ratio; (5.16) for freedom."""
     sums, counts, guess = population
     places, design = draw(guess, 31, 5)
     found = design.mean(sums[places], counts[places])
@@ -62,13 +62,14 @@ def test_the_estimate_equals_a_slow_reference(population):
     mean_of = [w * sums[places[drawn]].mean() for w, drawn in zip(share, strata, strict=True)]
     count_of = [w * counts[places[drawn]].mean() for w, drawn in zip(share, strata, strict=True)]
     ratio = sum(mean_of) / sum(count_of)
-    variance = 0.0
+    variance, fourth = 0.0, 0.0
     for size, drawn in zip(design.sizes, strata, strict=True):
         residuals = sums[places[drawn]] - ratio * counts[places[drawn]]
-        variance += (size / NUMBER) ** 2 * (1 - len(drawn) / size) * residuals.var(ddof=1) / len(drawn)
+        part = (size / NUMBER) ** 2 * (1 - len(drawn) / size) * residuals.var(ddof=1) / len(drawn)
+        variance, fourth = variance + part, fourth + part**2 / (len(drawn) - 1)
     assert found.value == pytest.approx(ratio, rel=1e-12)
     assert found.error == pytest.approx(variance**0.5 / sum(count_of), rel=1e-9)
-    assert found.freedom == 31 - 15
+    assert found.freedom == pytest.approx(variance**2 / fourth, rel=1e-9)
 
 
 def test_each_block_is_drawn_as_often_as_any_other():
