@@ -22,14 +22,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-BLOCKS = 96
+BLOCKS = 64
 """As many as the default preset draws."""
 COLUMNS = ["rule", "run", "step", "event", "delta", "error", "covered", "loss", "loss_error", "loss_covered"]
 SMALL = [
     "model.config.n_embd=48",
     "tokenizer.vocab_size=1024",
     "data.fraction=0.4",
-    "train.steps=300",
+    "train.steps=240",
     "train.block_size=64",
     "train.batch_size=8",
     "train.eval_every=1000",
