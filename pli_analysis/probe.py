@@ -1,16 +1,20 @@
 """The tokens that models are compared on: the held-out blocks a run keeps beside its checkpoints, or a text.
 
-Labels are as in training: the next token, or the masked ones, with the same masks at every checkpoint.
+What is to be predicted is read from the run too, so that analysis asks what its evaluations asked. A text is cut and
+masked by the same rules.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from pli_analysis.live import last_line
 from pli_train import run_folder
 from pli_train.errors import BadInput, panics_as_errors
+from pli_train.sampling import Design
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,33 +25,49 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label of a position that is not predicted."""
 SEED = 0
-"""Of the masks: the same at every checkpoint."""
+"""Of a text's masks, and of which of its blocks are read: the same at every checkpoint."""
+KEPT = {"inputs", "labels", "block", "document", "stratum", "strata"}
 
 
-def batch_of(run: Run, text: Path | None, blocks: int) -> tuple[Tensor, Tensor]:
-    """Tokens to compare a run's models on, and what they are to predict.
+class Sample(NamedTuple):
+    """Blocks drawn from a text, in random order.
+
+    Attributes:
+        tokens: what models read, (blocks, block_size) int64.
+        labels: what they are to predict, alike; −100 where nothing is predicted.
+        design: how the blocks were drawn.
+        documents: (blocks,) int: the document that each begins in.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    design: Design
+    documents: np.ndarray
+
+    def first(self, blocks: int) -> Sample:
+        """The first so many, at most: a random draw too."""
+        kept = self.tokens[:blocks], self.labels[:blocks]
+        return Sample(*kept, self.design.first(blocks), self.documents[:blocks])
+
+
+def sample_of(run: Run, text: Path | None, blocks: int) -> Sample:
+    """Blocks to compare a run's models on.
 
     Args:
         text: a file in UTF-8, cut into blocks of the length that the run trained on; None for the held-out blocks that
             the run keeps.
-        blocks: how many at most, the first ones.
-
-    Returns:
-        Tokens and labels, both (blocks, block_size) int64; −100 is the label of what is not predicted. Under masked-lm
-        the masks are drawn with one seed, in BERT's proportions.
+        blocks: how many at most; a random draw.
 
     Raises:
         BadInput: when text, blocks or tokenizer cannot be read, or the text has not one block.
     """
-    import torch
+    return (_kept(run) if text is None else _cut(run, text)).first(blocks)
 
-    tokens = _kept(run)[:blocks] if text is None else _cut(run, text)[:blocks]
-    if run.checkpoints[-1].anatomy.task == "masked-lm":
-        tokenizer = _tokenizer(run)
-        return _masked(tokens, tokenizer, _mask_of(run, tokenizer), _trained_with(run, "mlm_probability", float))
-    labels = torch.full_like(tokens, IGNORED)
-    labels[:, :-1] = tokens[:, 1:]
-    return tokens, labels
+
+def batch_of(run: Run, text: Path | None, blocks: int) -> tuple[Tensor, Tensor]:
+    """Tokens and labels of `sample_of`."""
+    found = sample_of(run, text, blocks)
+    return found.tokens, found.labels
 
 
 def has_probe(run: Run) -> bool:
@@ -55,7 +75,7 @@ def has_probe(run: Run) -> bool:
     return (run.path / run_folder.PROBE).is_file()
 
 
-def _kept(run: Run) -> Tensor:
+def _kept(run: Run) -> Sample:
     """The held-out blocks that the run keeps, all of them."""
     import torch
 
@@ -66,16 +86,37 @@ def _kept(run: Run) -> Tensor:
         raise BadInput(f"{run.path}: keeps no held-out blocks ({run_folder.PROBE}): give a text with --text FILE")
     size = run.checkpoints[-1].config.get("vocab_size")
     with open_weights(path) as file:
-        found = file.get_tensor("tokens") if list(file.keys()) == ["tokens"] else None
-    if found is None or found.dtype != "int32" or found.ndim != 2 or not found.size:
+        if list(file.keys()) == ["tokens"]:
+            raise BadInput(f"{path}: an older version wrote it, without labels: give a text with --text FILE")
+        found = {name: file.get_tensor(name) for name in file.keys() if name in KEPT}  # noqa: SIM118
+    if not _is_whole(found):
         raise BadInput(f"{path}: holds no blocks of tokens")
-    if not isinstance(size, int) or not 0 <= found.min() <= found.max() < size:
+    tokens, labels = (found[name].astype("int64") for name in ("inputs", "labels"))
+    predicted = labels[labels != IGNORED]
+    if not isinstance(size, int) or not all(((ids >= 0) & (ids < size)).all() for ids in (tokens, predicted)):
         raise BadInput(f"{path}: has tokens that the model does not know")
-    return torch.from_numpy(found.astype("int64"))
+    design = Design(found["stratum"], found["strata"].astype("int64"))
+    return Sample(torch.from_numpy(tokens), torch.from_numpy(labels), design, found["document"])
 
 
-def _cut(run: Run, text: Path) -> Tensor:
-    """A text in blocks as the run trained on."""
+def _is_whole(found: dict[str, np.ndarray]) -> bool:
+    """Whether these are blocks, each drawn from a stratum that has as many."""
+    if found.keys() != KEPT or any(values.dtype != "int32" or not values.size for values in found.values()):
+        return False
+    (blocks, *more), strata = found["inputs"].shape, found["strata"]
+    if len(more) != 1 or found["labels"].shape != found["inputs"].shape or strata.ndim != 1:
+        return False
+    if any(found[name].shape != (blocks,) for name in ("block", "document", "stratum")):
+        return False
+    stratum = found["stratum"]
+    if not 0 <= stratum.min() <= stratum.max() < len(strata):
+        return False
+    drawn = np.bincount(stratum, minlength=len(strata))
+    return bool((drawn > 0).all() and (drawn <= strata).all())
+
+
+def _cut(run: Run, text: Path) -> Sample:
+    """A text in blocks as the run trained on, in random order."""
     import torch
 
     length = _trained_with(run, "block_size", int)
@@ -92,7 +133,24 @@ def _cut(run: Run, text: Path) -> Tensor:
     count = len(ids) // length
     if not count:
         raise BadInput(f"{text}: has {len(ids)} tokens, and a block of this run takes {length}")
-    return ids[: count * length].reshape(count, length)
+    tokens, labels = _labelled(run, tokenizer, ids[: count * length].reshape(count, length))
+    order = np.random.default_rng(SEED).permutation(count)
+    return Sample(tokens[order], labels[order], Design.simple(count, count), np.zeros(count, np.int64))
+
+
+def _labelled(run: Run, tokenizer: Tokenizer, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and labels as training makes them: the next token, or masked ones but no special ones."""
+    import torch
+
+    from pli_train.masking import masked
+
+    if run.checkpoints[-1].anatomy.task == "masked-lm":
+        share, mask = _trained_with(run, "mlm_probability", float), _mask_of(run, tokenizer)
+        special = [id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+        return masked(tokens, share, mask, tokenizer.get_vocab_size(), special, SEED)
+    labels = torch.full_like(tokens, IGNORED)
+    labels[:, :-1] = tokens[:, 1:]
+    return tokens, labels
 
 
 def _trained_with(run: Run, key: str, kind: type[int] | type[float]) -> Any:
@@ -117,19 +175,6 @@ def spread(tokens: Tensor, most: int) -> Tensor:
     # The middles of `count` equal stretches: never the first token alone, which sees nothing before it.
     kept[:, ((torch.arange(count) + 0.5) * length / count).long()] = True
     return kept
-
-
-def _masked(tokens: Tensor, tokenizer: Tokenizer, mask: int, share: float) -> tuple[Tensor, Tensor]:
-    """Devlin et al. 2018: of the chosen positions 80 % become the mask, 10 % a random token, 10 % stay."""
-    import torch
-
-    generator = torch.Generator().manual_seed(SEED)
-    chosen = torch.rand(tokens.shape, generator=generator) < share
-    fate = torch.rand(tokens.shape, generator=generator)
-    others = torch.randint(tokenizer.get_vocab_size(), tokens.shape, generator=generator)
-    inputs = torch.where(chosen & (fate < 0.8), mask, tokens)
-    inputs = torch.where(chosen & (fate >= 0.9), others, inputs)
-    return inputs, torch.where(chosen, tokens, IGNORED)
 
 
 def _tokenizer(run: Run) -> Tokenizer:

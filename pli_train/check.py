@@ -20,12 +20,10 @@ from pli_train import checkpoint, corpus, growing, launch, run_folder
 from pli_train import model as models
 from pli_train import parent as parents
 from pli_train import trainer as trainers
-from pli_train.batches import cut
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
 from pli_train.objective import IGNORED, Batch, loss_sum
 from pli_train.progress import Silent
-from pli_train.randomness import derive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -165,7 +163,7 @@ def check(run: Trainer, batches: int) -> Iterator[dict[str, Any]]:
 
     Args:
         run: from `prepare`; its model and lineage grow.
-        batches: how many of `train.batch_size` blocks to read, the first held-out ones.
+        batches: how many of `train.batch_size` blocks to read, of those that evaluations read.
 
     Yields:
         event (its number), step (None while it waits for a plateau), what; max_dlogit, kl (nats) and flip_rate as in
@@ -212,10 +210,8 @@ def _compared(before: nn.Module, after: nn.Module, old: Batch, new: Batch) -> Ch
 
 
 def _batches(run: Trainer, count: int) -> list[Batch]:
-    """The probe: the first held-out blocks, cut to the present context, in batches of equally many tokens."""
+    """Blocks that evaluations read, cut to the present context, in batches of equally many tokens."""
     size, device = run.config.train.batch_size, run.accelerator.device
-    blocks = run.eval_blocks[: count * size]
-    pieces = cut(blocks, run.context)
-    whole = run.objective.batch(pieces, derive(run.config.seed, "eval mask"))
-    size = size * len(pieces) // len(blocks)
-    return [whole.rows(first, first + size, device) for first in range(0, len(pieces), size)]
+    places = run.held_out.places[: count * size]
+    wholes = (run.held_out.batch(places[first : first + size], run.context) for first in range(0, len(places), size))
+    return [whole.rows(0, len(whole.inputs), device) for whole in wholes]

@@ -195,6 +195,29 @@ def check(
 
 
 @app.command()
+def evaluate(
+    run: RunFolder,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="NAME", help="The newest whole one if left out.")
+    ] = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Print a checkpoint's loss over all held-out text.
+
+    Beside it the estimate that the run's own evaluations make of it.
+
+    Example: pli-train evaluate runs/tiny --checkpoint checkpoint-160-before
+    """
+    from pli_train import config as configs
+
+    settings = configs.of_run(run)
+    _quiet_libraries()
+    from pli_train import evaluate as evaluates
+
+    print(render([evaluates.evaluate(settings, run, checkpoint, _show().say)], format), end="")
+
+
+@app.command()
 def export(
     run: RunFolder,
     out: Annotated[

@@ -69,7 +69,7 @@ def export(
     final = out or run / DEFAULT
     if final.exists() or final.is_symlink():
         raise BadInput(f"{final}: already exists; name another folder, or remove it first")
-    source = _source(run, checkpoint, say)
+    source = run_folder.checkpoint_of(run, checkpoint, say)
     say(f"model: {source}")
     partial = None
     try:
@@ -89,22 +89,6 @@ def export(
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
     return final
-
-
-def _source(run: Path, checkpoint: str | None, say: Callable[[str], None]) -> Path:
-    if checkpoint is None:
-        newest = run_folder.newest_checkpoint(run, say, before=False)
-        if newest is None:
-            raise BadInput(f"{run}: holds no whole checkpoint to export")
-        return newest
-    name = run_folder.CheckpointName.parse(checkpoint.rstrip("/"))
-    if name is None or not (run / str(name)).is_dir():
-        known = [str(name) for name, _ in run_folder.checkpoints(run)]
-        told = f"it has {', '.join(known[-3:])}" + (" and earlier ones" if len(known) > 3 else "") if known else "none"
-        raise BadInput(f"{run}: holds no checkpoint '{checkpoint}' ({told})")
-    if flaw := run_folder.flaw(run / str(name)):
-        raise BadInput(f"{run / str(name)}: {flaw}")
-    return run / str(name)
 
 
 def _copy(source: Path, partial: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
@@ -20,6 +19,7 @@ from pli_train.standing import Progress
 from pli_train.trainer import Trainer, start_of_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pli_train.corpus.digits import Images
@@ -48,8 +48,8 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Traine
         if not _unborn(folder):  # another process was faster
             raise BadInput(there)
         text.keep(folder / run_folder.TOKENIZER)
-        if trainer.eval_blocks.dtype.names is None:  # images are not kept
-            checkpoint.write_tensors(folder / run_folder.PROBE, {"tokens": trainer.eval_blocks.astype(np.int32)})
+        if text.tokenizer is not None:  # images are not kept
+            checkpoint.write_tensors(folder / run_folder.PROBE, trainer.held_out.kept())
         # Last, and in one step: with it the folder is a run that can be resumed.
         checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, trainer.total_steps, parent))
     trainer.accelerator.wait_for_everyone()
@@ -64,15 +64,7 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
             process trains in the folder, or the disk has no room for what is still to come.
     """
     show = show or Silent()
-    record = run_folder.read_json(folder / run_folder.RUN)
-    text = corpus.load(config.data, config.tokenizer, show.say)
-    began = record.get("corpus")
-    if not isinstance(began, dict) or text.fingerprint != began.get("fingerprint"):
-        about = began.get("about") if isinstance(began, dict) else "not told"
-        raise BadInput(
-            f"{folder}: the corpus is not the one this run began with ({about} then, {text.about} "
-            "now): training on would mix two data orders"
-        )
+    text = corpus_of(config, folder, show.say)
     lock = Lock(folder) if _is_main_process() else None
     if run_folder.checkpoints(folder):
         trainer = _at_the_newest(config, folder, text, show)
@@ -83,6 +75,19 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     if lock is not None:
         trainer.disk_use().require(folder)
     return trainer
+
+
+def corpus_of(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Tokens | Images:
+    """A run's corpus. Raises BadInput when it is no longer the one that the run began with."""
+    text = corpus.load(config.data, config.tokenizer, say)
+    began = run_folder.read_json(folder / run_folder.RUN).get("corpus")
+    if not isinstance(began, dict) or text.fingerprint != began.get("fingerprint"):
+        about = began.get("about") if isinstance(began, dict) else "not told"
+        raise BadInput(
+            f"{folder}: the corpus is not the one this run began with ({about} then, {text.about} "
+            "now): training on would mix two data orders"
+        )
+    return text
 
 
 def _at_the_newest(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:

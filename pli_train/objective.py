@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from pli_train.masking import IGNORED, masked
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100
-"""The label of a position that is not predicted (the convention of PyTorch and Hugging Face)."""
 
 
 @dataclass(frozen=True)
@@ -78,45 +77,47 @@ class Objective:
         self._probability = mlm_probability
         self._mask = tokenizer.mask_token_id
         self._vocabulary = len(tokenizer)
-        self._special = torch.tensor(sorted(tokenizer.all_special_ids))
+        self._special = sorted(tokenizer.all_special_ids)
 
     def batch(self, blocks: np.ndarray, seed: int) -> Batch:
         """The batch made of `blocks` as `Blocks` gives them. `seed` decides the masks of this one batch."""
         if self.task == "image-classification":
             return Batch.of(self.task, torch.from_numpy(blocks["pixels"]), torch.from_numpy(blocks["label"]))
         tokens = torch.from_numpy(blocks)
-        return self._next_token(tokens) if self.task == "causal-lm" else self._masked(tokens, seed)
+        if self.task == "causal-lm":
+            return self._next_token(tokens)
+        rule = self._probability, self._mask, self._vocabulary, self._special
+        return Batch.of(self.task, *masked(tokens, *rule, seed))
 
     def _next_token(self, tokens: Tensor) -> Batch:
         labels = torch.full_like(tokens, IGNORED)
         labels[:, :-1] = tokens[:, 1:]
         return Batch.of(self.task, tokens, labels)
 
-    def _masked(self, tokens: Tensor, seed: int) -> Batch:
-        """Devlin et al. 2018: of the chosen positions 80 % become the mask, 10 % a random token, 10 % stay."""
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.rand(tokens.shape, generator=generator) < self._probability
-        chosen &= ~torch.isin(tokens, self._special)
-        fate = torch.rand(tokens.shape, generator=generator)
-        others = torch.randint(self._vocabulary, tokens.shape, generator=generator)
-        inputs = torch.where(chosen & (fate < 0.8), self._mask, tokens)
-        inputs = torch.where(chosen & (fate >= 0.9), others, inputs)
-        return Batch.of(self.task, inputs, torch.where(chosen, tokens, IGNORED))
-
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross entropy in nats, summed over the batch's targets: a float32 scalar.
+    """Cross entropy in nats, summed over the batch's targets: a float32 scalar."""
+    logits = _logits(model, batch)
+    return cross_entropy(logits.float(), batch.labels.flatten()[batch.places], reduction="sum")
 
-    Logits are computed where something is predicted and nowhere else: a seventh of the head's work under masked-lm.
-    """
+
+def row_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The same summed over each row of the batch, and how many targets each has: (rows,) float32 both."""
+    losses = cross_entropy(_logits(model, batch).float(), batch.labels.flatten()[batch.places], reduction="none")
+    found = losses.new_zeros(2, batch.labels.numel())
+    found[:, batch.places] = torch.stack([losses, torch.ones_like(losses)])
+    sums, counts = found.reshape(2, len(batch.labels), -1).sum(2)
+    return sums, counts
+
+
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits where something is predicted and nowhere else: a seventh of the head's work under masked-lm."""
     bare: Any = getattr(model, "module", model)  # out of what spreads it over devices
     head = bare.get_output_embeddings()
     if head is None:
-        logits = model(**batch.arguments).logits.flatten(0, -2)[batch.places]
-    else:
-        handle = head.register_forward_pre_hook(lambda _, hidden: hidden[0].flatten(0, -2)[batch.places])
-        try:
-            logits = model(**batch.arguments).logits
-        finally:
-            handle.remove()
-    return cross_entropy(logits.float(), batch.labels.flatten()[batch.places], reduction="sum")
+        return model(**batch.arguments).logits.flatten(0, -2)[batch.places]
+    handle = head.register_forward_pre_hook(lambda _, hidden: hidden[0].flatten(0, -2)[batch.places])
+    try:
+        return model(**batch.arguments).logits
+    finally:
+        handle.remove()

@@ -4,7 +4,9 @@
       run.json               resolved config, versions, seed, command line, parent run if forked
       lineage.json           every layer and head ever born, every event
       tokenizer/             Hugging Face's own files
-      probe.safetensors      the held-out blocks that evaluations read: `tokens`, (blocks, block_size) int32
+      probe.safetensors      the held-out blocks that evaluations read, all int32: `inputs` and `labels`,
+                             (blocks, block_size), the latter −100 where nothing is predicted; `block`, `document` and
+                             `stratum`, (blocks,), where each was drawn; `strata`, (strata,), the blocks of each
       events.out.tfevents.*  all scalars
       run.lock               held by the process that trains
       checkpoint-500/        the state after 500 updates and after the growth events of that step
@@ -52,6 +54,9 @@ _EVENT_FILE = re.compile(r"tfevents\.(\d+)\.")
 # The tags of the scalars, one place for those who write them and those who read them.
 LOSS = "train/loss"
 EVAL_LOSS = "eval/loss"
+EVAL_LOSS_SE = "eval/loss_se"
+EVAL_LOSS_FULL = "eval/loss_full"
+EVAL_TOKENS_FULL = "eval/loss_full_tokens"
 EVAL_LOSS_AFTER_EVENT = "eval/loss_after_event"
 EVAL_LOSS_SWAPPED = "eval/loss_swapped"
 LR = "train/lr"
@@ -122,6 +127,27 @@ def newest_checkpoint(
             return path
         say(f"{path}: {found}; using an earlier checkpoint")
     return None
+
+
+def checkpoint_of(run: Path, name: str | None, say: Callable[[str], None]) -> Path:
+    """The checkpoint of a run that goes by a name, or the newest whole one that is not right before an event.
+
+    Raises:
+        BadInput: when it holds no such checkpoint, or one that is damaged.
+    """
+    if name is None:
+        newest = newest_checkpoint(run, say, before=False)
+        if newest is None:
+            raise BadInput(f"{run}: holds no whole checkpoint")
+        return newest
+    parsed = CheckpointName.parse(name.rstrip("/"))
+    if parsed is None or not (run / str(parsed)).is_dir():
+        known = [str(name) for name, _ in checkpoints(run)]
+        told = f"it has {', '.join(known[-3:])}" + (" and earlier ones" if len(known) > 3 else "") if known else "none"
+        raise BadInput(f"{run}: holds no checkpoint '{name}' ({told})")
+    if found := flaw(run / str(parsed)):
+        raise BadInput(f"{run / str(parsed)}: {found}")
+    return run / str(parsed)
 
 
 def is_full(checkpoint: Path) -> bool:

@@ -104,7 +104,10 @@ class TrainConfig(_Section):
     grad_norm_groups: tuple[Group, ...] = Field(GROUPS, min_length=1, description="which of them are logged")
     update_ratios: bool = Field(False, description="then also log norm of the update ÷ norm of the weights")
     eval_every: int = Field(100, ge=1, description="steps between evaluations")
-    eval_blocks: int = Field(256, ge=1, description="at most so many blocks in an evaluation")
+    eval_blocks: int = Field(256, ge=1, description="held-out blocks drawn for evaluations, at most")
+    eval_full: int = Field(
+        10_000, ge=0, description="at the end all held-out blocks are evaluated, if no more than this; 0: never"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -30,7 +30,7 @@ from pli_train import (
     run_folder,
 )
 from pli_train import model as models
-from pli_train.batches import Batches, cut
+from pli_train.batches import Batches
 from pli_train.corpus.blocks import Blocks
 from pli_train.errors import PliError
 from pli_train.growth import schedule as growth_schedule
@@ -39,6 +39,7 @@ from pli_train.growth.pace import Paces
 from pli_train.growth.schedules.adaptive import ready
 from pli_train.growth.start import Start, start_of
 from pli_train.growth.swapping import Swapping
+from pli_train.held_out import HeldOut
 from pli_train.lineage import Lineage
 from pli_train.lock import Lock
 from pli_train.objective import Batch, Objective, loss_sum
@@ -104,8 +105,8 @@ class Trainer:
         self.anatomy, self.lineage, self.progress = anatomy, lineage, progress
         text.check(anatomy.task, model.config)
         self.blocks = Blocks(text.train, train.block_size, derive(config.seed, "order"))
-        self.eval_blocks = Blocks(text.eval, train.block_size, 0).first(train.eval_blocks)
         self.objective = Objective(anatomy.task, text.tokenizer, train.mlm_probability)
+        self.held_out = HeldOut(text, train.block_size, train.eval_blocks, self.objective, config.seed)
         self.rank_blocks = train.batch_size * train.accumulation
         self.step_blocks = self.rank_blocks * accelerator.num_processes
         self.batches = Batches(self.blocks, self.objective, self.step_blocks, config.seed)
@@ -202,6 +203,8 @@ class Trainer:
             if progress.step % self.config.train.eval_every == 0 or self._due() or progress.step == self.total_steps:
                 self._evaluate(run_folder.EVAL_LOSS)
             due = bool(self._due())
+            if progress.step == self.total_steps and not due:
+                self._evaluate_in_full()
             if ending or (self.retention.due(progress.step) and not due):
                 last = self._save(after=not due)
             if self.stop.asked and progress.step < self.total_steps:
@@ -299,26 +302,30 @@ class Trainer:
         progress.history.append({"loss": losses[-1], "learning_rate": lr, "step": progress.step})
         self.show.step(progress.step, f"loss {losses[-1]:.3f}  {len(self.layers)} layers  {rate:,.0f} tokens/s")
 
-    @torch.no_grad()
     def _evaluate(self, tag: str) -> float:
-        """The mean loss over the evaluation blocks, the same blocks and masks every time."""
-        size, accelerator = self.config.train.batch_size, self.accelerator
-        batch = self.objective.batch(cut(self.eval_blocks, self.context), derive(self.config.seed, "eval mask"))
-        self.model.eval()
-        total = torch.zeros((), device=accelerator.device)
-        starts = range(0, len(batch.inputs), size)
-        for start in starts[accelerator.process_index :: accelerator.num_processes]:
-            total += loss_sum(self.bare, batch.rows(start, start + size, accelerator.device))
-        loss = float(accelerator.reduce(total, "sum")) / max(batch.targets, 1)
-        self.scalars.add(self.progress.step, {tag: loss})
+        """The mean loss over the held-out text, of the same blocks and masks every time."""
+        found = self.held_out.loss(self.bare, self.accelerator, self.context, self.config.train.batch_size)
+        self.scalars.add(self.progress.step, {tag: found.value})
         if tag == run_folder.EVAL_LOSS:
-            entry = {"eval_loss": loss, "flops": float(self.progress.flops), "step": self.progress.step}
+            entry = {"eval_loss": found.value, "flops": float(self.progress.flops), "step": self.progress.step}
+            if math.isfinite(found.error):
+                self.scalars.add(self.progress.step, {run_folder.EVAL_LOSS_SE: found.error})
+                entry["eval_loss_se"] = found.error
             self.progress.history.append(entry)
             if self.swapping.on:
                 with self.swapping.pair_of(self.progress.step, self.layers):
                     self._evaluate(run_folder.EVAL_LOSS_SWAPPED)
         self._mark = (time.perf_counter(), self.progress.tokens)
-        return loss
+        return found.value
+
+    def _evaluate_in_full(self) -> None:
+        """At the end: the mean loss over all held-out text, unless it is too much of it."""
+        train, step = self.config.train, self.progress.step
+        if self.held_out.count > train.eval_full:
+            return
+        found, tokens = self.held_out.full_loss(self.bare, self.accelerator, self.context, train.batch_size)
+        self.scalars.add(step, {run_folder.EVAL_LOSS_FULL: found.value, run_folder.EVAL_TOKENS_FULL: tokens})
+        self.progress.history.append({"eval_loss_full": found.value, "step": step})
 
     # --- growth ----------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,6 @@ from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
     from pli_analysis.metrics.aftermath import Aftermath
     from pli_analysis.run import Run
@@ -96,7 +95,7 @@ def disturbance(
         twins: forks of it that stopped growing; one at an event's step is what that event is held against.
         window: steps to look at on each side; half of the shortest stretch without events, 200 at most, if None.
         at: steps to treat as if they were events, instead of the run's own: what nothing disturbs.
-        text, blocks: tokens for what is instant, as for `pli_analysis.probe.batch_of`.
+        text, blocks: tokens for what is instant, as for `pli_analysis.probe.sample_of`.
         most: placebo steps at most that a layer is held against.
         watch: told (steps examined, steps in all), placebos among them.
 
@@ -143,8 +142,8 @@ def disturbance(
     return Disturbance(events.astype({"index": "Int64"}), tables.astype(whole), curves, notes + scene.unlike)
 
 
-def _tokens(run: Run, text: Path | None, blocks: int) -> tuple[tuple[Tensor, Tensor] | None, list[str]]:
-    """Tokens and labels, and what to say where there are none."""
+def _tokens(run: Run, text: Path | None, blocks: int) -> tuple[probe.Sample | None, list[str]]:
+    """Blocks to read, and what to say where there are none."""
     if text is None and not probe.has_probe(run):
         return None, [f"{run.name} keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
-    return probe.batch_of(run, text, blocks), []
+    return probe.sample_of(run, text, blocks), []

@@ -21,9 +21,9 @@ from pli_train.anatomy.parts import Part
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
     from pli_analysis.metrics.instant import Instant
+    from pli_analysis.probe import Sample
     from pli_analysis.run import Checkpoint
 
 INSTANT, DYNAMIC = ["forward", "cka", "gradient", "turned"], ["excess", "logged"]
@@ -41,13 +41,13 @@ class Layers:
     Attributes:
         scene: the run and its twins.
         most: placebo steps at most.
-        tokens: tokens and labels for what is instant; None to leave that out.
+        tokens: blocks for what is instant; None to leave that out.
         tick: called after each step that was examined.
     """
 
     scene: Scene
     most: int
-    tokens: tuple[Tensor, Tensor] | None
+    tokens: Sample | None
     tick: Callable[[], None]
     _compared: dict[tuple[str, str], Instant] = field(default_factory=dict)
 
@@ -155,5 +155,5 @@ class Layers:
         assert self.tokens is not None
         pair = str(first.path), str(last.path)
         if pair not in self._compared:
-            self._compared[pair] = instant.compare(first, last, *self.tokens)
+            self._compared[pair] = instant.compare(first, last, self.tokens)
         return self._compared[pair]

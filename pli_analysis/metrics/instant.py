@@ -14,11 +14,12 @@ import numpy as np
 
 from pli_analysis import live
 from pli_analysis.metrics import cka as measures
-from pli_analysis.probe import IGNORED, spread
+from pli_analysis.probe import IGNORED, Sample, spread
 from pli_analysis.weights.contents import key_of
 from pli_analysis.weights.kin import alive as alive_of
 from pli_train import cache
 from pli_train.anatomy.axes import growing, rows
+from pli_train.sampling import Estimate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,7 +32,7 @@ POSITIONS = 16
 ROWS = 1024
 """Predicted positions compared at a time: logits of a large vocabulary in float64 take much memory."""
 CONFIDENCE = 0.95
-KEPT = "instant-2/"
+KEPT = "instant-3/"
 """Where comparisons are kept; the number is to be raised when they change."""
 
 
@@ -58,8 +59,10 @@ class Instant:
     """Two states of a model compared on the same tokens.
 
     Attributes:
-        delta: change of the loss, nats: the mean over sequences of the change of each one's mean loss.
-        low, high: its 95 % confidence interval, by Student's t over sequences, which are paired; NaN for one alone.
+        delta: change of the mean loss of the text that the blocks were drawn from, nats.
+        low, high: its 95 % confidence interval, by Student's t over the blocks' own changes as they were drawn; both
+            are `delta` where all of that text was read, NaN where one block stands for more.
+        blocks, documents: how many were read, and of how many documents.
         kl: mean KL(p⁻‖p⁺) over predicted positions, nats.
         flips: share of them whose likeliest token is another.
         layers: by id, bottom to top as they sit in the second state.
@@ -68,27 +71,29 @@ class Instant:
     delta: float
     low: float
     high: float
+    blocks: int
+    documents: int
     kl: float
     flips: float
     layers: dict[str, OfLayer]
 
 
-def compare(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tensor) -> Instant:
+def compare(before: Checkpoint, after: Checkpoint, sample: Sample) -> Instant:
     """Compare two checkpoints, or look up what came of it before.
 
     Args:
         before, after: of one family; layers are matched by id.
-        tokens, labels: (blocks, block_size) int64, of `pli_analysis.probe.batch_of`.
+        sample: blocks, of `pli_analysis.probe.sample_of`.
 
     Raises:
         BadInput: when config and weights of one make no model.
     """
-    key = key_of(before, after, more=tokens.numpy().tobytes() + labels.numpy().tobytes())
+    key = key_of(before, after, more=_bytes(sample))
     if key is not None and (kept := cache.get(KEPT + key)) is not None:
         document = json.loads(kept)
         layers = {id: OfLayer(*numbers) for id, numbers in document["layers"].items()}
         return Instant(**document["whole"], layers=layers)
-    found = _compared(before, after, tokens, labels)
+    found = _compared(before, after, sample)
     if key is not None:
         whole = {name: value for name, value in vars(found).items() if name != "layers"}
         of_layers = {id: list(vars(of).values()) for id, of in found.layers.items()}
@@ -96,11 +101,18 @@ def compare(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tenso
     return found
 
 
-def _compared(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Tensor) -> Instant:
+def _bytes(sample: Sample) -> bytes:
+    """Everything that a comparison depends on beside the checkpoints."""
+    arrays = sample.tokens.numpy(), sample.labels.numpy(), *vars(sample.design).values(), sample.documents
+    return b"".join(array.tobytes() for array in arrays)
+
+
+def _compared(before: Checkpoint, after: Checkpoint, sample: Sample) -> Instant:
+    tokens, labels = sample.tokens, sample.labels
     old, new = _Side(before), _Side(after)
     shared = after.lineage.shared(before.lineage)
     targets = max(int((labels != IGNORED).sum()), 1)
-    differences: list[float] = []
+    changes: list[float] = []
     kl = flips = 0.0
     moved, size = (dict.fromkeys(shared, 0.0) for _ in range(2))
     kept = spread(tokens, POSITIONS * len(tokens))
@@ -108,7 +120,7 @@ def _compared(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Ten
     pieces = zip(tokens.split(live.AT_ONCE), labels.split(live.AT_ONCE), kept.split(live.AT_ONCE), strict=True)
     for inputs, wanted, chosen in pieces:
         was, now = (side.read(inputs, wanted, targets) for side in (old, new))
-        differences += _changes(was.losses, now.losses, wanted)
+        changes += _changes(was.losses, now.losses, wanted)
         for p, q in _positions(was.logits, now.logits):
             kl += float((p.exp() * (p - q)).sum())
             flips += int((p.argmax(-1) != q.argmax(-1)).sum())
@@ -127,7 +139,9 @@ def _compared(before: Checkpoint, after: Checkpoint, tokens: Tensor, labels: Ten
         )
         for id in shared
     }
-    return Instant(*_interval(differences), kl / targets, flips / targets, layers)
+    interval = _interval(sample.design.mean(np.array(changes), (labels != IGNORED).sum(dim=1).numpy()))
+    counts = len(tokens), len(np.unique(sample.documents))
+    return Instant(*interval, *counts, kl / targets, flips / targets, layers)
 
 
 @dataclass(frozen=True)
@@ -181,21 +195,17 @@ class _Side:
 
 
 def _changes(was: Tensor, now: Tensor, labels: Tensor) -> list[float]:
-    """The change of each sequence's mean loss, of those that have something to predict."""
+    """The change of each block's loss, summed over what it has to predict."""
     counts = (labels != IGNORED).sum(dim=1).tolist()
-    return [float(change.mean()) for change in (now - was).split(counts) if len(change)]
+    return [float(change.sum()) for change in (now - was).split(counts)]
 
 
-def _interval(differences: list[float]) -> tuple[float, float, float]:
+def _interval(found: Estimate) -> tuple[float, float, float]:
     """Mean and confidence interval."""
     from scipy.stats import t
 
-    values = np.asarray(differences)
-    mean = float(values.mean()) if len(values) else float("nan")
-    if len(values) < 2:
-        return mean, float("nan"), float("nan")
-    reach = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-    return mean, mean - reach, mean + reach
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, found.freedom) * found.error) if found.error else 0.0
+    return found.value, found.value - reach, found.value + reach
 
 
 def _positions(was: Tensor, now: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

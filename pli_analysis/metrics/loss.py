@@ -1,7 +1,7 @@
 """Loss against the four axes that runs are compared on.
 
 Columns, one row an observation:
-    kind        `train` (mean over the step's batch) or `eval` (over the fixed evaluation blocks)
+    kind        `train` (mean over the step's batch) or `eval` (held-out text, estimated from the same blocks)
     step        optimizer updates done
     tokens      tokens trained on
     flops       floating-point operations of training, counted on paper

@@ -113,7 +113,7 @@ def _instant(event: pd.Series) -> str:
             return f"{name} changed no prediction on the spot."
         how = "raised" if event["delta"] > 0 else "lowered"
         interval = f" (95 % interval {signed(event['delta_low'])} to {signed(event['delta_high'])})"
-        told = interval if event["delta_low"] == event["delta_low"] else ""
+        told = interval if event["delta_low"] < event["delta_high"] else ""
         return (
             f"{name} {how} the loss by {_small(event['delta'])}{told} and changed {event['flips']:.0%} of predictions."
         )

@@ -50,6 +50,10 @@ class Blocks:
         """The first `size` blocks, unshuffled, as `at_step` gives them."""
         return self._widened(self._blocks[:size])
 
+    def of(self, places: np.ndarray) -> np.ndarray:
+        """The blocks at some places of the corpus, unshuffled, as `at_step` gives them."""
+        return self._widened(self._blocks[places])
+
     @staticmethod
     def _widened(blocks: np.ndarray) -> np.ndarray:
         return blocks if blocks.dtype.names else blocks.astype(np.int64)

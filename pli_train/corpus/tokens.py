@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,6 +55,12 @@ class Tokens:
     def vocabulary(self) -> int:
         """How many tokens there are."""
         return len(self.tokenizer)
+
+    def documents(self, block_size: int) -> np.ndarray:
+        """The held-out document that each block begins in, counted from 0: (blocks,) int64."""
+        ends = np.cumsum(self.eval == end_token(self.tokenizer))
+        starts = np.arange(len(self.eval) // block_size) * block_size
+        return np.concatenate([[0], ends])[starts]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -121,6 +127,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     )
 
 
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that closes a document."""
+    end: Any = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    return end
+
+
 def _build(folder: Path, documents: corpus.Documents, settings: TokenizerConfig) -> None:
     tokenizer = _pretrained(settings.name_or_path) if settings.name_or_path else None
     if tokenizer is None:
@@ -168,7 +180,7 @@ def _pretrained(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def _write(path: Path, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, dtype: type) -> int:
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    end = end_token(tokenizer)
     count = 0
     with path.open("wb") as file:
         for batch in _batches(texts):

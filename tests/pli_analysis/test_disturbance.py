@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 import transformers
 from hypothesis import given, settings
@@ -92,7 +93,7 @@ def test_an_identity_at_birth_changes_nothing_on_the_spot(found, family):
 def test_the_instant_is_what_plain_transformers_says(grown, found, family, monkeypatch, tmp_path):
     """Both models loaded by the library, all at once, in float64."""
     run = Run.open(grown[family])
-    tokens, labels = probe.batch_of(run, None, 8)
+    tokens, labels, design, _ = probe.sample_of(run, None, 8)
     sides = []
     for name in ("checkpoint-20-before", "checkpoint-20"):
         kind = getattr(transformers, MODELS[family])
@@ -103,10 +104,16 @@ def test_the_instant_is_what_plain_transformers_says(grown, found, family, monke
         sides.append((model, output, losses.reshape(labels.shape)))
     (old, was, before), (new, now, after) = sides
     kept = labels != -100
-    changes = ((after - before).sum(1) / kept.sum(1)).detach().numpy()
-    event = found[family].events.iloc[0]
-    assert event["delta"] == pytest.approx(changes.mean(), abs=1e-6)
-    reach = 2.3646 * changes.std(ddof=1) / math.sqrt(len(changes))  # Student's t with 7 degrees of freedom
+    sums, counts = (after - before).sum(1).detach().numpy(), kept.sum(1).numpy()
+    event, sizes = found[family].events.iloc[0], design.sizes
+    of = [np.flatnonzero(design.stratum == number) for number in range(4)]  # pairs, each from a stratum
+    count = sum(size * counts[pair].mean() for size, pair in zip(sizes, of, strict=True))
+    delta = sum(size * sums[pair].mean() for size, pair in zip(sizes, of, strict=True)) / count
+    assert event["delta"] == pytest.approx(delta, abs=1e-6)
+    spread = [np.var(sums[pair] - delta * counts[pair], ddof=1) / 2 for pair in of]
+    parts = [size**2 * (1 - 2 / size) * of_pair for size, of_pair in zip(sizes, spread, strict=True)]
+    freedom = sum(parts) ** 2 / sum(part**2 for part in parts)  # Satterthwaite's
+    reach = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(sum(parts)) / count
     assert event["delta_high"] - event["delta"] == pytest.approx(reach, rel=1e-3)
     p, q = was.logits[kept].log_softmax(-1), now.logits[kept].log_softmax(-1)
     assert event["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=1e-4)

@@ -5,57 +5,113 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import torch
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from pli_analysis import probe
+from pli_analysis.metrics.disturbance import disturbance
 from pli_analysis.metrics.gradients import recomputed
-from pli_analysis.metrics.similarity import similarity
 from pli_analysis.run import Run
+from pli_analysis.scalars import read
 from pli_train import corpus, run_folder
-from pli_train.corpus.blocks import Blocks
 from pli_train.corpus.tokens import _pretrained
 from pli_train.errors import BadInput, PliError
+from pli_train.held_out import HeldOut
+from pli_train.objective import Objective
 
 
-def test_a_run_keeps_the_blocks_it_is_evaluated_on(runs, family, config_of):
-    run = Run.open(runs[family])
-    tokens, labels = probe.batch_of(run, None, 99)
+def held_out_of(config_of, family):
+    """What evaluations of the finished runs read."""
     config = config_of(family)
     text = corpus.load(config.data, config.tokenizer, lambda line: None)
-    blocks = Blocks(text.eval, 32, 0).first(8)
-    assert tokens.shape == labels.shape == (8, 32)
-    if family == "gpt2":  # BERT's are masked
-        assert np.array_equal(tokens, blocks)
-        assert np.array_equal(probe.batch_of(run, None, 3)[0], blocks[:3])
-    else:
-        kept = labels == -100
-        assert np.array_equal(tokens[kept], blocks[kept.numpy()]) and not kept.all()
-        assert np.array_equal(labels[~kept], blocks[~kept.numpy()])
+    task = {"bert": "masked-lm", "gpt2": "causal-lm"}[family]
+    return HeldOut(text, 32, 8, Objective(task, text.tokenizer, 0.15), config.seed)
 
 
-def test_metrics_read_them_where_no_text_is_given(runs, tmp_path):
+def test_analysis_asks_what_evaluation_asked(runs, family, config_of):
+    """Inputs and labels to the bit, and how the blocks were drawn; the first of them alone as well."""
+    run, held_out = Run.open(runs[family]), held_out_of(config_of, family)
+    asked = held_out.batch(held_out.places, 32)
+    found = probe.sample_of(run, None, 99)
+    assert torch.equal(found.tokens, asked.inputs) and torch.equal(found.labels, asked.labels)
+    assert np.array_equal(found.design.stratum, held_out.design.stratum)
+    assert np.array_equal(found.design.sizes, held_out.design.sizes)
+    assert np.array_equal(found.documents, held_out.documents[held_out.places])
+    some = probe.sample_of(run, None, 3)
+    assert torch.equal(some.tokens, asked.inputs[:3]) and len(some.documents) == 3
+    assert (some.design.stratum.tolist(), some.design.sizes.tolist()) == ([0, 0, 0], [held_out.count])
+
+
+def test_the_change_at_an_event_is_that_of_the_logged_losses(runs, family):
+    """Analysis and evaluation agree, masked or not: one set of blocks, one estimate."""
+    values = read(runs[family]).values
+    found = disturbance(Run.open(runs[family]), blocks=99).events
+    for step in (3, 6, 9):
+        logged = values[run_folder.EVAL_LOSS_AFTER_EVENT][step][1] - values[run_folder.EVAL_LOSS][step][1]
+        assert found.set_index("step")["delta"][step] == pytest.approx(logged, abs=3e-6)
+
+
+def test_special_tokens_of_a_text_are_not_predicted(runs, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("def f(): pass<|endoftext|><|mask|>\n" * 200)
+    found = probe.sample_of(Run.open(runs["bert"]), text, 99)
+    end = Tokenizer.from_file(str(runs["bert"] / "tokenizer" / "tokenizer.json")).token_to_id("<|endoftext|>")
+    assert (found.tokens == end).sum() > 50 and (found.labels != -100).sum() > 50
+    assert not torch.isin(found.labels, torch.tensor([end, 0, 2])).any()
+
+
+def test_blocks_of_a_text_are_drawn_from_all_of_it(runs, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"x{number} = {number}\n" for number in range(2000)))
     run = Run.open(runs["gpt2"])
-    written = tmp_path / "held-out.txt"
-    from tokenizers import Tokenizer
+    whole, some = (probe.sample_of(run, text, blocks) for blocks in (10**6, 12))
+    assert torch.equal(some.tokens, whole.tokens[:12])
+    assert some.design.sizes.tolist() == [len(whole.tokens)] and len(whole.tokens) > 100
+    ids = Tokenizer.from_file(str(run.path / "tokenizer" / "tokenizer.json")).encode(text.read_text()).ids
+    blocks = [ids[at : at + 32] for at in range(0, len(ids), 32)]
+    places = [blocks.index(block) for block in some.tokens.tolist()]
+    assert max(places) > len(blocks) / 2 and sorted(places) != places
 
-    tokenizer = Tokenizer.from_file(str(run.path / "tokenizer" / "tokenizer.json"))
-    ids = probe.batch_of(run, None, 99)[0].flatten().tolist()
-    written.write_text(tokenizer.decode(ids, skip_special_tokens=False), encoding="utf-8")
-    assert np.array_equal(probe.batch_of(run, written, 4)[0], probe.batch_of(run, None, 4)[0])
-    assert recomputed(run, None, 4).equals(recomputed(run, written, 4))
-    assert similarity(run, None, None, 4).equals(similarity(run, None, written, 4))
+
+def test_metrics_read_them_where_no_text_is_given(runs, family):
+    """Gradients of plain transformers on what the file holds."""
+    run = runs[family]
+    kept = {name: torch.from_numpy(of.astype(np.int64)) for name, of in load_file(run / run_folder.PROBE).items()}
+    auto = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM}[family]
+    model = auto.from_pretrained(run / "checkpoint-12").double().eval()
+    logits = model(input_ids=kept["inputs"]).logits.flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, kept["labels"].flatten()).backward()
+    whole = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None) ** 0.5
+    table = recomputed(Run.open(run), None, 99).query("checkpoint == 'checkpoint-12' and part == 'total'")
+    assert table["norm"].item() == pytest.approx(whole, rel=1e-4)
+
+
+PROBE = {
+    "inputs": np.zeros((2, 4), np.int32),
+    "labels": np.full((2, 4), -100, np.int32),
+    **{name: np.zeros(2, np.int32) for name in ("block", "document", "stratum")},
+    "strata": np.full(1, 9, np.int32),
+}
 
 
 @pytest.mark.parametrize(
     ("tensors", "told"),
     [
         (None, "keeps no held-out blocks .*: give a text with --text FILE"),
-        ({"tokens": np.zeros((2, 4), np.float32)}, "holds no blocks of tokens"),
-        ({"tokens": np.zeros(4, np.int32)}, "holds no blocks of tokens"),
-        ({"tokens": np.zeros((0, 4), np.int32)}, "holds no blocks of tokens"),
+        ({"tokens": np.zeros((2, 4), np.int32)}, "an older version wrote it, .*: give a text with --text FILE"),
+        (PROBE | {"inputs": np.zeros((2, 4), np.float32)}, "holds no blocks of tokens"),
+        (PROBE | {"inputs": np.zeros(4, np.int32)}, "holds no blocks of tokens"),
+        (PROBE | {"inputs": np.zeros((0, 4), np.int32)}, "holds no blocks of tokens"),
+        (PROBE | {"labels": np.zeros((2, 3), np.int32)}, "holds no blocks of tokens"),
+        (PROBE | {"stratum": np.full(2, 1, np.int32)}, "holds no blocks of tokens"),
+        (PROBE | {"strata": np.ones(1, np.int32)}, "holds no blocks of tokens"),
+        (PROBE | {"strata": np.full(2, 9, np.int32)}, "holds no blocks of tokens"),
         ({"others": np.zeros((2, 4), np.int32)}, "holds no blocks of tokens"),
-        ({"tokens": np.full((2, 4), 300, np.int32)}, "tokens that the model does not know"),
-        ({"tokens": np.full((2, 4), -1, np.int32)}, "tokens that the model does not know"),
+        (PROBE | {"inputs": np.full((2, 4), 300, np.int32)}, "tokens that the model does not know"),
+        (PROBE | {"inputs": np.full((2, 4), -1, np.int32)}, "tokens that the model does not know"),
+        (PROBE | {"labels": np.full((2, 4), 300, np.int32)}, "tokens that the model does not know"),
     ],
 )
 def test_blocks_that_are_not_there_or_none_are_refused(small_run, tmp_path, tensors, told):
