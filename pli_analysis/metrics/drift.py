@@ -22,8 +22,9 @@ Columns of the table, one row for each part and checkpoint:
     rms         ‖θ(t) − θ(b)‖ ÷ √n, n numbers in the part
     path        Σ ‖θ(t_k) − θ(t_{k−1})‖ over the checkpoints since birth: a lower bound of the way gone
     efficiency  ‖θ(t) − θ(b)‖ ÷ path: 1 for a straight way; empty where nothing moved
-    speed       ‖θ(t_k) − θ(t_{k−1})‖ ÷ (‖θ(t_k)‖ · Σ learning rates of the steps between), the layer's own rates as
-                training logged them; empty at birth, between two checkpoints of one step, and where none were logged
+    speed       ‖θ(t_k) − θ(t_{k−1})‖ ÷ (‖θ(t_k)‖ · Σ learning rates of the steps between), the layer's own rates by
+                `pli_analysis.metrics.rates`; empty at birth, between two checkpoints of one step, and where no rate is
+                known
     donor       the part it was copied from, if any
     donor_distance  ‖θ(t) − θ_donor(t)‖ ÷ ‖θ_donor(t)‖ at the same checkpoint; empty without a donor of its shape
 
@@ -47,7 +48,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.metrics.displacement import GAUGE, NAN, PRODUCTS, SPECTRA, SPECTRAL, SUMS, Moments, ratio
-from pli_analysis.metrics.rates import Rates
+from pli_analysis.metrics.rates import Rates, rates_of
 from pli_analysis.weights import follow
 from pli_analysis.weights.kin import alive, birth, donor
 from pli_analysis.weights.measured import measure
@@ -101,7 +102,7 @@ def drift(
     for wanted, kind, level in ((gauge, PRODUCTS, "head"), (spectral, SPECTRA, "matrix")):
         if wanted and level in levels:
             more[level] = {str(c.name): table for c, table in measure(run, kind, threads, watch)}
-    table = pd.DataFrame(_table(sums, Rates(run.scalars), levels, more))
+    table = pd.DataFrame(_table(sums, rates_of(run), levels, more))
     return table.reindex(columns=[*COLUMNS, *(GAUGE if gauge else []), *(SPECTRAL if spectral else [])])
 
 
