@@ -107,7 +107,7 @@ def disturbance(
         window: steps to look at on each side; half of the shortest stretch without events, 200 at most, if None.
         at: steps to treat as if they were events, instead of the run's own: what nothing disturbs.
         text, blocks: tokens for what is instant, as for `pli_analysis.probe.batch_of`.
-        most: placebo steps at most that a layer is held against.
+        most: placebo steps at most that an event is held against.
         watch: told (steps examined, steps in all), placebos among them.
 
     Raises:

@@ -157,7 +157,7 @@ def _unusual(event: pd.Series) -> str:
     beside = count(event["placebos"], "placebo step")
     if event["spike_p"] == event["spike_p"]:
         by = "" if event["against"] == "trend" else "by its trend "
-        least = f", which can give no p below {_p(event['least_p'])}" if event["least_p"] >= UNUSUAL else ""
+        least = f", which can give no p below {event['least_p']:.3f}" if event["least_p"] >= UNUSUAL else ""
         return f" ({by}p {_p(event['spike_p'])} over {event['reach']:.0f} steps beside {beside}{least})"
     if event["reach"] != event["reach"]:
         return ""
@@ -179,7 +179,7 @@ def _layers(event: pd.Series, layers: pd.DataFrame) -> str:
     if not len(unusual) and scored["least_p"].min() >= UNUSUAL:
         most_of = count(int(scored["placebos"].max()), "placebo checkpoint")
         least = (
-            f"{most_of} can give no p below {_p(scored['least_p'].min())}, and a smaller checkpoint.every makes more"
+            f"{most_of} can give no p below {scored['least_p'].min():.3f}, and a smaller checkpoint.every makes more"
         )
         return f"Whether a layer was disturbed beyond the usual cannot be told: {least} ({highest})."
     if not len(unusual):

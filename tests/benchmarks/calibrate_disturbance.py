@@ -20,15 +20,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WINDOW, LEVEL = 20, 0.05
-SHARES = (0.11, 0.17, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.92)
-EVERY = {180: 4, 400: 8}
+SHARES = (0.11, 1 / 6, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.92)
+EVERY = {180: 5, 400: 10}
 LAYERED = ("linear-0.1-180", "wsd-0.03-180")
 """The cells that keep checkpoints, for scores of layers; the others have losses alone, which cost less."""
 CELLS = (*LAYERED, "cosine-0.03-180", "constant-0.1-180")
 CELLS += ("wsd-0.03-400", "linear-0.1-400", "cosine-0.1-400", "constant-0.03-400")
 SIZES = {
-    "gpt2": {"n_embd": 16, "n_head": 2, "n_positions": 32},
-    "bert": {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32},
+    "gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 32},
+    "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32},
 }
 
 
@@ -43,9 +43,9 @@ def config_of(cell, seed, corpus):
         "model": {"family": family, "config": SIZES[family], "initial_layers": 2},
         "tokenizer": {"vocab_size": 300},
         "data": {"source": str(corpus), "test_share": 0.2},
-        "train": {"steps": steps, "block_size": 32, "batch_size": 8, "log_every": 50, "eval_every": steps}
+        "train": {"steps": steps, "block_size": 32, "batch_size": 32, "log_every": 50, "eval_every": steps}
         | {"eval_blocks": 8, "grad_norms_every": int(layered), "grad_norm_groups": ["layer"]},
-        "optim": {"lr": 3e-3, "schedule": schedule, "warmup_ratio": float(warmup)},
+        "optim": {"lr": 1e-2, "schedule": schedule, "warmup_ratio": float(warmup)},
         "checkpoint": {"every": EVERY[steps] if layered else None, "full_last": 1},
     }
     return config.check(table, "calibration")
@@ -109,7 +109,7 @@ def table(found):
     return pd.DataFrame(rows).round(4)
 
 
-def follow_old_rule():
+def follow_old_rule(patch=setattr):
     """Placebo steps from the whole run, evenly spread, in any phase, over the whole window."""
     from pli_analysis.metrics import placebo
     from pli_analysis.metrics.rates import Planned
@@ -118,8 +118,10 @@ def follow_old_rule():
         far = [at for at in candidates if abs(at - step) >= reach]
         return far[:: max(len(far) // most, 1)][:most]
 
-    placebo.around, placebo.FACTOR, Planned.phase = around, 10**6, lambda self, start, end, event=None: "any"
-    placebo.longest = lambda reaches, placebos, enough: (reaches[0], placebos(reaches[0]))
+    patch(placebo, "around", around)
+    patch(placebo, "FACTOR", 10**6)
+    patch(placebo, "longest", lambda reaches, placebos, enough: (reaches[0], placebos(reaches[0])))
+    patch(Planned, "phase", lambda self, start, end, event=None: "any")
 
 
 def main():

@@ -13,6 +13,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from pli_analysis import probe
 from pli_analysis.metrics import placebo
@@ -27,6 +28,7 @@ from pli_analysis.run import Run
 from pli_train import fork, launch, run_folder
 from pli_train.growth.swapping import Swapping
 from pli_train.sections import SwappingConfig
+from tests.benchmarks import calibrate_disturbance
 from tests.test_cli import call, refused
 
 MODELS = {"bert": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM"}
@@ -491,3 +493,29 @@ def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
     of = disturbance(run, [Run.open(other)], blocks=4)
     assert of.events["against"].tolist() == ["trend", "trend"]
     assert of.notes == ["sooner learnt at other rates than gpt2 after step 20: it is not held against it"]
+
+
+# --- coverage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_at_each_step_of_runs_that_never_grow_a_low_p_is_as_rare_as_it_says(corpus, monkeypatch):
+    """A reduced form of the table that tests/benchmarks/calibrate_disturbance.py makes."""
+    monkeypatch.setattr(calibrate_disturbance, "LAYERED", ())
+    table = calibrate_disturbance.table(calibrate_disturbance.cases("linear-0.1-180", 16, corpus))
+    able = table[table["cases"] > 0]
+    assert able["step"].nunique() >= 5
+    for row in able.itertuples():
+        assert row.rate * row.cases <= binom.ppf(0.999, row.cases, 0.09), row
+    for _, of in able.groupby("statistic"):
+        assert (of["rate"] * of["cases"]).sum() <= binom.ppf(0.999, of["cases"].sum(), 0.09)
+
+
+@pytest.mark.slow
+def test_with_placebos_of_any_phase_a_low_p_is_common_right_after_warm_up(corpus, monkeypatch):
+    """What the test before would find if placebo steps were taken from the whole run: it can fail."""
+    monkeypatch.setattr(calibrate_disturbance, "LAYERED", ())
+    calibrate_disturbance.follow_old_rule(monkeypatch.setattr)
+    table = calibrate_disturbance.table(calibrate_disturbance.cases("linear-0.1-180", 8, corpus))
+    worst = table[table["statistic"] == "spike"]
+    assert (worst["rate"] * worst["cases"]).max() > binom.ppf(0.999, 8, 0.09)
