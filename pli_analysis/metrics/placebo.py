@@ -75,7 +75,7 @@ def around(step: int, reach: int, candidates: Sequence[int], most: int) -> list[
     that the two share no step; and half of `reach` or more from the next one, as closer ones hardly differ.
 
     >>> around(40, 8, range(100), 40)
-    [48, 32, 52, 28, 56, 24, 60, 64, 20, 68, 72, 76, 80]
+    [48, 32, 52, 56, 28, 60, 64, 24, 68, 72, 76, 20, 80]
     """
     steps, gap, found = sorted(candidates), -(-reach // 2), list[int]()
     for sign in (-1, 1):

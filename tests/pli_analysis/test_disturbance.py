@@ -499,8 +499,9 @@ def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
 
 
 @pytest.mark.slow
-def test_at_each_step_of_runs_that_never_grow_a_low_p_is_as_rare_as_it_says(corpus, monkeypatch):
+def test_at_each_step_of_runs_that_never_grow_a_low_p_is_as_rare_as_it_says(corpus, monkeypatch, tmp_path):
     """A reduced form of the table that tests/benchmarks/calibrate_disturbance.py makes."""
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path))
     monkeypatch.setattr(calibrate_disturbance, "LAYERED", ())
     table = calibrate_disturbance.table(calibrate_disturbance.cases("linear-0.1-180", 16, corpus))
     able = table[table["cases"] > 0]
@@ -512,8 +513,9 @@ def test_at_each_step_of_runs_that_never_grow_a_low_p_is_as_rare_as_it_says(corp
 
 
 @pytest.mark.slow
-def test_with_placebos_of_any_phase_a_low_p_is_common_right_after_warm_up(corpus, monkeypatch):
+def test_with_placebos_of_any_phase_a_low_p_is_common_right_after_warm_up(corpus, monkeypatch, tmp_path):
     """What the test before would find if placebo steps were taken from the whole run: it can fail."""
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path))
     monkeypatch.setattr(calibrate_disturbance, "LAYERED", ())
     calibrate_disturbance.follow_old_rule(monkeypatch.setattr)
     table = calibrate_disturbance.table(calibrate_disturbance.cases("linear-0.1-180", 8, corpus))
