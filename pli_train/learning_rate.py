@@ -1,18 +1,36 @@
-"""The learning rate as a function of the step.
+"""The learning rate as a function of the step, and the share of it that newborn and frozen parts have.
 
-A pure function and no scheduler object: a group of parameters that joins later cannot be left out of it, and a
-resumed run cannot find it at the wrong place.
+Pure functions and no scheduler object: a group of parameters that joins later cannot be left out of them, and a
+resumed run cannot find them at the wrong place. Analysis uses them too, so this module imports no torch and no
+pydantic.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from pli_train.lineage import Event
-    from pli_train.sections import OptimConfig
+    from pli_train.lineage import Event, Lineage
+
+FOUNDER = -1
+"""The birth step of what a run began with: earlier than an event at step 0."""
+
+
+class Optim(Protocol):
+    """The fields of `pli_train.sections.OptimConfig` that decide the learning rate."""
+
+    @property
+    def lr(self) -> float: ...  # noqa: D102
+    @property
+    def lr_end(self) -> float: ...  # noqa: D102
+    @property
+    def schedule(self) -> str: ...  # noqa: D102
+    @property
+    def warmup_ratio(self) -> float: ...  # noqa: D102
+    @property
+    def decay_ratio(self) -> float: ...  # noqa: D102
 
 
 def linear(done: float) -> float:
@@ -33,7 +51,7 @@ def constant(done: float) -> float:
 SHAPES: dict[str, Callable[[float], float]] = {"linear": linear, "cosine": cosine, "constant": constant}
 
 
-def at_step(step: int, total_steps: int, optim: OptimConfig, events: Sequence[Event] = ()) -> float:
+def at_step(step: int, total_steps: int, optim: Optim, events: Sequence[Event] = ()) -> float:
     """The learning rate of the update that follows `step` finished ones.
 
     Warm-up climbs linearly to `lr` so that its last step has it; then the shape runs from `lr` to `lr_end`. `wsd`
@@ -46,7 +64,7 @@ def at_step(step: int, total_steps: int, optim: OptimConfig, events: Sequence[Ev
     would be (Ibrahim et al. 2024, arXiv:2403.08763).
     """
     past = [event for event in events if event.step <= step]
-    begun = max((event.step for event in past if event.facts.get("learning_rate") == "rewind"), default=None)
+    begun = _rewound(past)
     if begun is None:
         rate = _on_schedule(step, total_steps, optim, round(optim.warmup_ratio * total_steps))
     else:
@@ -63,7 +81,52 @@ def climb(step: int, events: Sequence[Event]) -> float:
     return min([1.0, *shares])
 
 
-def _on_schedule(step: int, total_steps: int, optim: OptimConfig, warmup: int) -> float:
+def phase(step: int, total_steps: int, optim: Optim, events: Sequence[Event] = ()) -> str:
+    """The part of the learning-rate schedule that the update after `step` finished ones belongs to.
+
+    Returns:
+        `warm-up`; `re-warm-up` in the climb after an event with `rewarm`; else `linear`, `cosine` or `constant` by the
+        schedule, `stable` or `decay` under `wsd`; followed by `after step s` once an event at s rewound the schedule.
+    """
+    past = [event for event in events if event.step <= step]
+    if climb(step, [event for event in past if event.facts.get("learning_rate") == "rewarm"]) < 1:
+        return "re-warm-up"
+    begun = _rewound(past)
+    if begun is None and step < round(optim.warmup_ratio * total_steps):
+        return "warm-up"
+    name = optim.schedule
+    if name == "wsd":
+        left = total_steps - (begun or 0)
+        name = "decay" if step - (begun or 0) >= left - round(optim.decay_ratio * left) else "stable"
+    return name if begun is None else f"{name} after step {begun}"
+
+
+def waiting(lineage: Lineage, step: int) -> int | None:
+    """Parts born before this step are frozen now; None when nobody is. Of several freezes the latest counts."""
+    holds = [e.step for e in lineage.events if e.step <= step < e.step + e.facts.get("freeze_steps", 0)]
+    return max(holds, default=None)
+
+
+def warming(lineage: Lineage, step: int) -> list[Event]:
+    """Events whose newborns are still warming up."""
+    mine = (event for event in lineage.events if event.facts.get("learning_rate") == "rewarm-new")
+    return [event for event in mine if event.step <= step and climb(step, [event]) < 1]
+
+
+def of_birth(born: int, lineage: Lineage, step: int) -> float:
+    """The pace of what was born at step `born` (FOUNDER for what the run began with): 0 is frozen, 1 is free."""
+    since = waiting(lineage, step)
+    if since is not None and born < since:
+        return 0.0
+    return climb(step, [event for event in warming(lineage, step) if event.step == born])
+
+
+def _rewound(past: Sequence[Event]) -> int | None:
+    """The step of the last of these events that started the schedule over."""
+    return max((event.step for event in past if event.facts.get("learning_rate") == "rewind"), default=None)
+
+
+def _on_schedule(step: int, total_steps: int, optim: Optim, warmup: int) -> float:
     if step < warmup:
         return optim.lr * (step + 1) / warmup
     start = warmup if optim.schedule != "wsd" else max(warmup, total_steps - round(optim.decay_ratio * total_steps))

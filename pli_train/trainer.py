@@ -271,7 +271,7 @@ class Trainer:
         losses = self.accelerator.reduce(torch.stack([loss for *_, loss in self._losses]), "mean").tolist()
         progress.seconds += time.perf_counter() - began
         for (step, wall_time, _), loss in zip(self._losses, losses, strict=True):
-            self.scalars.add(step, {run_folder.LOSS: loss}, wall_time)
+            self.scalars.add(step, {run_folder.LOSS: loss, **self.swapping.scalars(step, len(self.layers))}, wall_time)
             if not math.isfinite(loss):
                 raise PliError(self._not_finite(step, loss))
         self._losses.clear()
@@ -296,7 +296,6 @@ class Trainer:
                 run_folder.FLOPS: progress.flops,
                 run_folder.SECONDS: progress.seconds,
                 run_folder.TOKENS_PER_SECOND: rate,
-                **self.swapping.scalars(progress.step, len(self.layers)),
             },
         )
         progress.history.append({"loss": losses[-1], "learning_rate": lr, "step": progress.step})

@@ -23,7 +23,7 @@ def disturbance(
         list[int] | None, typer.Option("--at", metavar="STEP", help="Treat this step as an event; may be repeated.")
     ] = None,
     placebos: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Steps without an event to hold layers against.")
+        int, typer.Option(min=0, metavar="N", help="Placebo steps at most to hold an event against.")
     ] = 40,
     told: Told = None,
     text: Text = None,

@@ -1,8 +1,13 @@
 """What the loss of training did after a step: a spike, when it was gone, and what it cost.
 
 The loss is held against what was to be expected: the twin's loss on the same batches, or the trend of the steps
-before. The trend is Theil and Sen's line (Sen 1968), the median of all slopes, which single bad batches do not bend,
-over the logarithm of the step: losses fall about as straight there as they get.
+before. Spike and recovery are read off the excess smoothed by a running median, as one bad batch is no spike; area and
+late are a sum and a mean of the excess itself, which average noise out by themselves and which a median would bias.
+The noise that both are held against is that of what is compared: of the loss around its trend, or of the difference
+between the two runs, after they parted.
+
+The trend is Theil and Sen's line (Sen 1968), the median of all slopes, which single bad batches do not bend, over the
+logarithm of the step: losses fall about as straight there as they get.
 """
 
 from __future__ import annotations
@@ -19,6 +24,10 @@ FEWEST = 8
 """Losses before a step that a trend needs."""
 TOLERANCE = 2.0
 """Deviations of the smoothed loss from its trend within which a spike counts as gone."""
+ROUNDING = 1e-5
+"""Nats below which two losses differ by no more than float32 sums do."""
+MEDIAN_OF_FIVE = 0.5356
+"""Standard deviation of the median of five normal numbers ÷ that of one."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +37,14 @@ class Aftermath:
     Attributes:
         steps: (n,) those after it, within the window.
         excess: (n,) loss − expected loss, in nats.
-        noise: standard deviation of the smoothed loss around its trend before the step, by its MAD; nats.
+        noise: standard deviation of the smoothed excess where it has no effect in it, by its MAD; nats. Of a trend, it
+            is that before the step. Of a twin, it is estimated from the changes of the excess from step to step
+            (Rice 1984), as the two are identical before: noise of batches, not what two trainings drift apart by.
         spike: the highest smoothed excess, nats.
         recovery: steps until the smoothed excess was within 2 `noise` again, 0 when it never left; None when it was
-            not by the end of the window (right-censored).
-        area: Σ excess up to the recovery, or over the window: nats · steps.
-        late: mean excess over the last quarter of the window, nats.
+            not by the end of the window (right-censored). What float32 rounds off counts as within.
+        area: Σ excess, not smoothed, up to the recovery, or over the window: nats · steps.
+        late: mean excess, not smoothed, over the last quarter of the window, nats.
     """
 
     steps: np.ndarray
@@ -65,18 +76,19 @@ def aftermath(
     after = (steps > at) & (steps <= at + window)
     if before.sum() < FEWEST or after.sum() < SMOOTH:
         return None
-    slope, level = trend(steps[before], losses[before])
-    noise = _noise(losses[before] - _line(steps[before], slope, level))
     if twin is None:
+        slope, level = trend(steps[before], losses[before])
+        noise = _noise(losses[before] - _line(steps[before], slope, level))
         where, excess = steps[after], losses[after] - _line(steps[after], slope, level)
     else:
         where, mine, theirs = np.intersect1d(steps[after], twin[0], return_indices=True)
         excess = losses[after][mine] - twin[1][theirs]
         if len(where) < SMOOTH:
             return None
+        noise = _noise_of_pair(excess)
     smooth = running_median(excess)
     peak = int(np.argmax(smooth))
-    recovery = _recovery(where - at, smooth, peak, TOLERANCE * noise)
+    recovery = _recovery(where - at, smooth, peak, max(TOLERANCE * noise, ROUNDING))
     cost = excess[where - at <= (window if recovery is None else recovery)].sum()
     late = excess[where > at + 0.75 * window]
     return Aftermath(
@@ -106,6 +118,11 @@ def _line(steps: np.ndarray, slope: float, level: float) -> np.ndarray:
 def _noise(residual: np.ndarray) -> float:
     smooth = running_median(residual)
     return float(SCALE * np.median(np.abs(smooth - np.median(smooth))))
+
+
+def _noise_of_pair(excess: np.ndarray) -> float:
+    changes = np.diff(excess) / 2**0.5
+    return float(MEDIAN_OF_FIVE * SCALE * np.median(np.abs(changes - np.median(changes))))
 
 
 def _recovery(offsets: np.ndarray, smooth: np.ndarray, peak: int, bound: float) -> int | None:

@@ -3,8 +3,9 @@
 *Instant* is what lies between the two checkpoints around an event, with no training between them: see `instant`.
 *Dynamic* is what training did in a window behind it: see `aftermath` for the loss and `movement` for layers. A layer's
 excess movement is a difference in differences: log(speed after ÷ speed before), less the same at placebo steps of this
-run (`placebo`), or less that of the twin that did not grow, which has the stretch before in common. Several events of
-one step are told as one, for there is no checkpoint between them.
+run, or less that of the twin that did not grow, which has the stretch before in common. `placebo` says which steps are
+placebos of a step. Training losses of steps that trained with two layers swapped (`growth.swapping`) are left out.
+Several events of one step are told as one, for there is no checkpoint between them.
 
 Columns of `events`, one row a step with events:
     step, event   updates done before it, and what happened in a word or two
@@ -15,25 +16,34 @@ Columns of `events`, one row a step with events:
     against       what the loss is held against: the name of a twin, or `trend`
     spike, recovery, recovered, area, late, noise   of `aftermath.Aftermath`; where `recovered` is false, `recovery` is
                   how long was looked
-    spike_z, spike_p, area_p   robust z and p-value beside placebo steps; here all are held against their trends
+    reach         steps on each side, at most those of the window, over which spike and area are held against placebo
+                  steps, and all against their trends: the most for which there are 20 of these, else those for which
+                  there are most
+    phase         phase of the learning rate in these steps, which its placebo steps share: of
+                  `pli_train.learning_rate.phase`; empty where it changes within them, which leaves none
+    spike_z, spike_p, area_p   robust z and p-value of spike and area within `reach`, beside placebo steps
     placebos      how many steps these are
+    least_p       1 ÷ (1 + placebos), the least that p-values can be; empty without any
 
 Columns of `layers`, one row a step with events and layer that was there before:
     step, event, layer
     index         where it sits after the event
     distance      places from the nearest layer that was touched: above it positive, below it negative
     forward, cka, gradient, turned   of `instant.OfLayer`
-    stretch       steps over which it was watched on each side: as far as checkpoints lie alike within the window
+    stretch       steps over which it was watched on each side, with a checkpoint at either end, within the window: the
+                  most for which there are 20 placebo steps, else those for which there are most
     speed_before, speed_after   of `movement`
     excess        excess movement, in e-folds: it moved exp(excess) times as fast as it would have
-    logged        log of the median logged gradient norm after ÷ before, less the median of placebo steps
-    against       what excess movement is held against: twin or placebo
+    logged        log of the median gradient norm logged in `stretch` steps after ÷ before, less the median of placebo
+                  steps
+    against       what `excess` is held against: twin or placebo
+    phase         as of events, in the steps of `stretch`
     forward_z, cka_z, gradient_z, turned_z, excess_z, logged_z   robust z beside placebo steps; for the first four a
-                  placebo is what `stretch` steps of usual training change, and sizes without sign are compared
+                  placebo is what `stretch` steps of usual training change, and sizes without sign are compared;
+                  `excess_z` is of the excess over placebo steps, also where `excess` is over the twin
     score         the largest of these
-    p             share of placebo steps of this layer that score as high, itself counted; of all layers' where it has
-                  fewer than 20
-    placebos      how many
+    p             share of placebo steps of this layer that score as high, itself counted
+    placebos, least_p   as of events, of this layer
 """
 
 from __future__ import annotations
@@ -96,7 +106,7 @@ def disturbance(
         window: steps to look at on each side; half of the shortest stretch without events, 200 at most, if None.
         at: steps to treat as if they were events, instead of the run's own: what nothing disturbs.
         text, blocks: tokens for what is instant, as for `pli_analysis.probe.sample_of`.
-        most: placebo steps at most that a layer is held against.
+        most: placebo steps at most that an event is held against.
         watch: told (steps examined, steps in all), placebos among them.
 
     Raises:

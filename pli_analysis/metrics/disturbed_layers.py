@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 INSTANT, DYNAMIC = ["forward", "cka", "gradient", "turned"], ["excess", "logged"]
 ALL = [*INSTANT, *DYNAMIC]
 COLUMNS = ["layer", "index", "distance", *INSTANT, "stretch", "speed_before", "speed_after", *DYNAMIC, "against"]
-COLUMNS += [*(f"{name}_z" for name in ALL), "score", "p", "placebos"]
-ENOUGH = 20
-"""Placebos of a layer without which those of all layers are counted: fewer cannot give a p-value below 0.05."""
+COLUMNS += ["phase", *(f"{name}_z" for name in ALL), "score", "p", "placebos", "least_p"]
 
 
 @dataclass(frozen=True)
@@ -62,35 +60,42 @@ class Layers:
         """What `COLUMNS` name, for each layer that was there before."""
         import pandas as pd
 
-        seen, stretch = self.instant(step), self._stretch(step)
+        seen, (stretch, placebos) = self.instant(step), self._stretch(step)
         own = self._of(seen, self.scene.mover, step, stretch)
-        usual = self._usual(step, stretch, seen is not None)
+        usual = self._usual(placebos, stretch, seen is not None)
         middle = usual.groupby(level="layer")[DYNAMIC].median()
         own[DYNAMIC] -= middle.reindex(own.index)
         usual[DYNAMIC] -= middle.reindex(usual.index, level="layer")
-        against = self._hold_against_twin(own, step, stretch)
         beside = {id: usual[usual.index.get_level_values("layer") == id].to_numpy() for id in own.index}
         told = {id: placebo.scores(own.loc[id].to_numpy(), beside[id]) for id in own.index}
-        together = np.concatenate([null for *_, null in told.values()]) if told else np.array([])
+        # Last, as placebo steps have no twin: scores compare like with like.
+        against = self._hold_against_twin(own, step, stretch)
         signed = pd.DataFrame(vars(of) for of in seen.layers.values()).set_index([list(seen.layers)]) if seen else own
         places, touched = self.scene.after(step).lineage, self.scene.touched(step)
         sides = [(step - stretch, step), (step, step + stretch)] if stretch is not None else []
         before, after = [self.scene.mover.speeds(*side) for side in sides] or [{}, {}]
+        phase = None if stretch is None else self._phase(step, stretch)
         for id, (zs, score, null) in told.items():
             index = places.index(id)
-            row = {"layer": id, "index": index, "distance": distance(index, touched), "stretch": stretch}
+            row = {
+                "layer": id,
+                "index": index,
+                "distance": distance(index, touched),
+                "stretch": stretch,
+                "phase": phase,
+            }
             row |= signed.loc[id, INSTANT].to_dict() | own.loc[id, DYNAMIC].to_dict()
             row |= {"speed_before": before.get(id, np.nan), "speed_after": after.get(id, np.nan)}
             row |= {f"{name}_z": z for name, z in zip(ALL, zs, strict=True)}
-            others = null if np.isfinite(null).sum() >= ENOUGH else together
-            count = int(np.isfinite(others).sum())
-            yield row | {"against": against, "score": score, "p": placebo.p_value(score, others), "placebos": count}
+            count = int(np.isfinite(null).sum())
+            row |= {"against": against, "score": score, "p": placebo.p_value(score, null)}
+            yield row | {"placebos": count, "least_p": placebo.least_p(count)}
 
     def _of(self, seen: Instant | None, mover: Mover, step: int, stretch: int | None) -> pd.DataFrame:
         """The components of each layer around a step; what is instant is `seen`."""
         import pandas as pd
 
-        found: dict[str, dict[str, float]] = {"logged": self._logged(mover, step)}
+        found: dict[str, dict[str, float]] = {"logged": self._logged(mover, step, stretch or self.scene.room(step))}
         if stretch is not None:
             found["excess"] = log_ratios(mover.speeds(step, step + stretch), mover.speeds(step - stretch, step))
         if seen is not None:
@@ -98,12 +103,12 @@ class Layers:
         there = mover.starts[step].lineage.shared(mover.ends[step].lineage)
         return pd.DataFrame(found, index=there, columns=ALL, dtype=float)
 
-    def _usual(self, step: int, stretch: int | None, still: bool) -> pd.DataFrame:
+    def _usual(self, placebos: list[tuple[Mover, int]], stretch: int | None, still: bool) -> pd.DataFrame:
         """The components at placebo steps, by (number, layer); what is instant there is `stretch` steps of training."""
         import pandas as pd
 
         tables = []
-        for mover, at in self._placebos(step, stretch):
+        for mover, at in placebos:
             seen = self._compare(mover.starts[at], mover.ends[at + (stretch or 0)]) if still else None
             tables.append(self._of(seen, mover, at, stretch))
             self.tick()
@@ -111,18 +116,22 @@ class Layers:
         found = pd.concat(dict(enumerate(tables))) if tables else empty
         return found.rename_axis(["number", "layer"])
 
-    def _placebos(self, step: int, stretch: int | None) -> list[tuple[Mover, int]]:
-        """Checkpoints without an event near, of the run and of its twin, that have others at this distance."""
-        if stretch is None:
-            return []
-        found: list[tuple[Mover, int]] = []
+    def _sources(self, step: int, stretch: int) -> dict[int, Mover]:
+        """Checkpoints that are like a step save for its event, of the run, or else of its twin."""
+        found: dict[int, Mover] = {}
+        if (phase := self._phase(step, stretch)) is None:
+            return found
         twin = self.scene.twin_mover(step)
         for mover in (self.scene.mover, *([twin] if twin else [])):
-            events = {*self.scene.events, step} if mover is self.scene.mover else {step}
-            there = [at for at in mover.starts if at not in events and mover.spans(at, stretch)]
-            quiet = placebo.quiet(there, list(events), stretch, stretch, max(mover.ends))
-            found += [(mover, at) for at in quiet]
-        return [found[number] for number in placebo.some(range(len(found)), self.most)]
+            events = [event.step for event in mover.run.lineage.events]
+            there = [at for at in mover.starts if at not in found and mover.spans(at, stretch)]
+            for at in placebo.quiet(there, events, stretch, max(mover.ends)):
+                if mover.rates.phase(at - stretch, at + stretch) == phase:
+                    found[at] = mover
+        return found
+
+    def _phase(self, step: int, stretch: int) -> str | None:
+        return self.scene.mover.rates.phase(step - stretch, step + stretch, event=step)
 
     def _hold_against_twin(self, own: pd.DataFrame, step: int, stretch: int | None) -> str:
         """Put excess movement over the twin's in place of that over placebos, where there is a twin."""
@@ -135,18 +144,28 @@ class Layers:
         own["excess"] = pd.Series(log_ratios(ours, theirs)).reindex(own.index)
         return "twin"
 
-    def _stretch(self, step: int) -> int | None:
-        """The longest stretch that lies alike on both sides of a step, and has no other event inside."""
-        others = [event for event in self.scene.events if event != step]
-        spans = [k for k in range(1, self.scene.window + 1) if self.scene.mover.spans(step, k)]
-        return max((k for k in spans if placebo.quiet([step], others, k, k, self.scene.end)), default=None)
+    def _stretch(self, step: int) -> tuple[int | None, list[tuple[Mover, int]]]:
+        """A stretch that has a checkpoint at either end and no other event inside, and its placebo steps.
 
-    def _logged(self, mover: Mover, step: int) -> dict[str, float]:
-        """Layer id → log of its median gradient norm after a step ÷ before it, as logged."""
-        room, window, medians = self.scene.room(step), self.scene.window, []
+        It is the longest that has enough placebo steps; None where there is no such stretch.
+        """
+        lengths = range(self.scene.window, 0, -1)
+        spans = [k for k in lengths if self.scene.mover.spans(step, k) and self.scene.quiet(step, k)]
+        if not spans:
+            return None, []
+        enough = min(placebo.ENOUGH, self.most)
+        stretch, steps = placebo.longest(
+            spans, lambda k: placebo.around(step, k, [*self._sources(step, k)], self.most), enough
+        )
+        sources = self._sources(step, stretch)
+        return stretch, [(sources[at], at) for at in steps]
+
+    def _logged(self, mover: Mover, step: int, reach: int) -> dict[str, float]:
+        """Layer id → log of its median gradient norm in the steps after a step ÷ before it, as logged."""
+        medians = []
         tags = {id: run_folder.GRAD_NORM + Part("layer", id).tag for id in mover.run.lineage.layers}
         columns = {id: mover.run.scalars.of(tag) for id, tag in tags.items()}
-        for low, high in ((step, step + room), (step - window, step)):
+        for low, high in ((step, step + reach), (step - reach, step)):
             within = {id: of.values[(of.steps > low) & (of.steps <= high)] for id, of in columns.items()}
             medians.append({id: float(np.median(values)) for id, values in within.items() if len(values)})
         return log_ratios(*medians)

@@ -26,8 +26,9 @@ Columns of the table, one row for each part and checkpoint:
                 post-LN does (it takes over the norm below) and heads whose output is split with their donors
     efficiency  ‖θ(t) − θ(b)‖ ÷ path: 1 for a straight path; empty where nothing moved, and where `growth_path` is above
                 0, since the distance then includes what growth changed
-    speed       ‖θ(t_k) − θ(t_{k−1})‖ ÷ (‖θ(t_k)‖ · Σ learning rates of the steps between), the layer's own rates as
-                training logged them; empty at birth, between two checkpoints of one step, and where none were logged
+    speed       ‖θ(t_k) − θ(t_{k−1})‖ ÷ (‖θ(t_k)‖ · Σ learning rates of the steps between), the layer's own rates by
+                `pli_analysis.metrics.rates`; empty at birth, between two checkpoints of one step, and where no rate is
+                known
     donor       the part it was copied from, if any
     donor_distance  ‖θ(t) − θ_donor(t)‖ ÷ ‖θ_donor(t)‖ at the same checkpoint, over what was copied from the donor:
                 heads and FFN units that either of them got later are left out; empty without a donor
@@ -55,7 +56,7 @@ import numpy as np
 
 from pli_analysis.metrics.displacement import GAUGE, NAN, SPECTRA, SPECTRAL, SUMS, Moments, ratio
 from pli_analysis.metrics.heads import gauge as gauge_of
-from pli_analysis.metrics.rates import Rates
+from pli_analysis.metrics.rates import Rates, rates_of
 from pli_analysis.weights import follow
 from pli_analysis.weights.kin import alive, birth, donor
 from pli_analysis.weights.measured import Kind, measure
@@ -115,7 +116,7 @@ def drift(
         level: {str(checkpoint.name): table for checkpoint, table in measure(run, kind, threads, watch)}
         for level, kind in kinds.items()
     }
-    table = pd.DataFrame(_table(sums, Rates(run.scalars), levels, more))
+    table = pd.DataFrame(_table(sums, rates_of(run), levels, more))
     return table.reindex(columns=[*COLUMNS, *(GAUGE if gauge else []), *(SPECTRAL if spectral else [])])
 
 

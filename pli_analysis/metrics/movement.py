@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pli_analysis.metrics.rates import Rates
+from pli_analysis.metrics.rates import Rates, rates_of
 from pli_analysis.run import Checkpoint, Run
 from pli_analysis.weights.contents import key_of
 from pli_analysis.weights.moments import Squares
@@ -48,15 +48,15 @@ class Mover:
 
     @cached_property
     def rates(self) -> Rates:
-        """What training logged of the learning rate."""
-        return Rates(self.run.scalars)
+        """Its learning rates."""
+        return rates_of(self.run)
 
     def spans(self, step: int, stretch: int) -> bool:
         """Whether there are checkpoints at a step, and at both ends of stretches of a length before and after it."""
         return step in self.starts and step - stretch in self.starts and step + stretch in self.ends
 
     def speeds(self, start: int, end: int) -> dict[str, float]:
-        """Layer id → its speed between two steps without an event between them. NaN where no rate was logged.
+        """Layer id → its speed between two steps without an event between them. NaN where no rate is known.
 
         Raises:
             BadInput: when a checkpoint cannot be read.

@@ -1,16 +1,25 @@
 """How unusual a number is beside the same number at steps where nothing happened.
 
-A placebo is a step of the same run, or of its twin, with no growth event near it, treated as if there had been one.
+A placebo is a step of the same run, or of its twin, treated as if it had a growth event. It has none within the steps
+that are compared, lies in the same phase of the learning rate as the step it is compared with, and within a factor of
+two of it: the statistics drift with the learning rate and with the curvature of the loss over training, so that other
+steps are no measure of what is usual at this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 MOST = 40
-"""Placebo steps at most. With fewer than 20 no p-value can fall below 0.05."""
+"""Placebo steps at most."""
+ENOUGH = 20
+"""Placebo steps that a p-value below 0.05 needs."""
+FACTOR = 2
+"""Placebos of step s lie between s ÷ 2 and 2 s."""
 SCALE = 1.4826
 """The median absolute deviation of a normal distribution, times this, is its standard deviation."""
 
@@ -41,31 +50,66 @@ def p_value(value: float, placebos: np.ndarray) -> float:
     return float((1 + (known >= value).sum()) / (1 + len(known)))
 
 
-def quiet(steps: Sequence[int], events: Sequence[int], before: int, after: int, end: int) -> list[int]:
-    """Those steps that are no event and have none strictly inside `before` steps ahead and `after` steps behind.
+def quiet(steps: Sequence[int], events: Sequence[int], reach: int, end: int) -> list[int]:
+    """Those steps that have no event strictly within `reach` steps on either side, and no end of the run.
 
     Args:
         steps: candidates.
         events: steps of growth events.
-        before, after: how far both sides reach.
+        reach: how far both sides reach.
         end: the last step there is; the first is 0.
 
-    >>> quiet([10, 20, 30, 40, 50], [20], before=10, after=10, end=50)
+    >>> quiet([10, 20, 30, 40, 50], [20], reach=10, end=50)
     [10, 30, 40]
     """
-    at = np.asarray(sorted(set(events)), dtype=int)
-    return [
-        step
-        for step in steps
-        if step - before >= 0 and step + after <= end and not ((at > step - before) & (at < step + after)).any()
-    ]
+    candidates, at = np.asarray(steps, dtype=int), np.append(np.unique(np.asarray(events, dtype=int)), np.inf)
+    following = at[np.searchsorted(at, candidates - reach, side="right")]
+    inside = (candidates >= reach) & (candidates + reach <= end)
+    return candidates[inside & (following >= candidates + reach)].tolist()
 
 
-def some(steps: Sequence[int], most: int) -> list[int]:
-    """At most so many of the steps, evenly spread."""
-    if len(steps) <= most:
-        return list(steps)
-    return [steps[place] for place in np.linspace(0, len(steps) - 1, most).round().astype(int)]
+def around(step: int, reach: int, candidates: Sequence[int], most: int) -> list[int]:
+    """The placebo steps of a step, nearest first: at most `most` of the candidates.
+
+    Each lies within a factor of `FACTOR` of the step, so that the loss curves alike; `reach` steps or more from it, so
+    that the two share no step; and half of `reach` or more from the next one, as closer ones hardly differ.
+
+    >>> around(40, 8, range(100), 40)
+    [48, 32, 52, 56, 28, 60, 64, 24, 68, 72, 76, 20, 80]
+    """
+    steps, gap, found = sorted(candidates), -(-reach // 2), list[int]()
+    for sign in (-1, 1):
+        ordered = [sign * at for at in steps][::sign]
+        at, end = sign * step + reach, sign * step * FACTOR**sign
+        taken = 0
+        while taken < most and (place := bisect_left(ordered, at)) < len(ordered) and ordered[place] <= end:
+            found.append(sign * ordered[place])
+            at, taken = ordered[place] + gap, taken + 1
+    return sorted(found, key=lambda at: abs(math.log(at / step)))[:most]
+
+
+def longest(reaches: Iterable[int], placebos: Callable[[int], list[int]], enough: int) -> tuple[int, list[int]]:
+    """The longest reach that has enough placebo steps, else the one that has most; and these steps.
+
+    Args:
+        reaches: in steps, longest first; at least one.
+        placebos: from a reach to its placebo steps.
+        enough: how many are.
+    """
+    best: tuple[int, list[int]] | None = None
+    for reach in reaches:
+        found = placebos(reach)
+        if best is None or len(found) > len(best[1]):
+            best = reach, found
+        if len(found) >= enough:
+            break
+    assert best is not None
+    return best
+
+
+def least_p(placebos: int) -> float:
+    """The least p-value that so many placebo steps can give; NaN for none."""
+    return 1 / (1 + placebos) if placebos else float("nan")
 
 
 def scores(values: np.ndarray, placebos: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis.metrics import placebo
 from pli_analysis.metrics.lineage import by_step
 from pli_analysis.metrics.movement import Mover
 from pli_train import run_folder
@@ -37,13 +38,14 @@ class Scene:
         return Mover(self.run)
 
     @cached_property
-    def _movers(self) -> dict[Path, Mover]:
-        return {twin.path: Mover(twin) for twin in self.twins}
+    def movers(self) -> dict[Path, Mover]:
+        """The layers of the run and of its twins, by their folders; the run first."""
+        return {self.run.path: self.mover} | {twin.path: Mover(twin) for twin in self.twins}
 
     def twin_mover(self, step: int) -> Mover | None:
         """The layers of the twin of a step, if there is one."""
         twin = self.twin(step)
-        return self._movers[twin.path] if twin else None
+        return self.movers[twin.path] if twin else None
 
     @cached_property
     def events(self) -> list[int]:
@@ -66,6 +68,11 @@ class Scene:
     def room(self, step: int) -> int:
         """The window, or what is left of it until the next event."""
         return min([self.window, *(event - step for event in self.events if event > step)])
+
+    def quiet(self, step: int, reach: int) -> bool:
+        """Whether no other step's events lie within `reach` steps of a step, nor an end of the run."""
+        others = [event for event in self.events if event != step]
+        return bool(placebo.quiet([step], others, reach, self.end))
 
     def after(self, step: int) -> Checkpoint:
         """The state right after a step's events. Raises BadInput when no checkpoint has it."""
@@ -110,11 +117,11 @@ class Scene:
         return found
 
     def _same_rates(self, twin: Run, step: int) -> bool:
-        """Whether learning rates are equal within the window, as far as both logged them."""
-        mine, theirs = (run.scalars.of(run_folder.LR) for run in (self.run, twin))
-        common, ours, others = np.intersect1d(mine.steps, theirs.steps, return_indices=True)
-        near = (common > step) & (common <= step + self.window)
-        return bool(np.allclose(mine.values[ours][near], theirs.values[others][near], rtol=1e-6, atol=0))
+        """Whether learning rates are equal within the window."""
+        mine, theirs = self.mover.rates, self.movers[twin.path].rates
+        near = range(step, min(step + self.window, self.end))
+        ours, others = ([rates.at(at) for at in near] for rates in (mine, theirs))
+        return np.allclose(ours, others, rtol=1e-6, atol=0, equal_nan=True)
 
 
 def distance(index: int, touched: Sequence[int]) -> int | None:

@@ -8,9 +8,9 @@ import numpy as np
 
 from pli_analysis.figures import disturbance as figures
 from pli_analysis.metrics import disturbance as metric
-from pli_analysis.metrics.aftermath import running_median
+from pli_analysis.metrics.aftermath import ROUNDING, TOLERANCE, running_median
 from pli_analysis.metrics.scene import twins_beside
-from pli_analysis.report.parts import Figure, Report, Section, sentences, signed
+from pli_analysis.report.parts import Figure, Report, Section, count, sentences, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,18 +33,21 @@ METHOD = [
     ),
     (
         "loss afterwards",
-        "Held against the twin's, or against Theil and Sen's line (Sen 1968) over log step through the steps before, "
-        "and smoothed by a running median of 5. A spike is gone once it is within two deviations of that line.",
+        "Held against the twin's, or against Theil and Sen's line (Sen 1968) over log step through the steps before. "
+        "Spike and recovery are read off a running median of 5; area and late excess are not smoothed. A spike is gone "
+        "once it is within two deviations of the noise around that line, or of the difference to the twin.",
     ),
     (
         "movement",
         "Of a layer, the speed ‖Δθ‖ ÷ (‖θ‖ · Σ learning rates) after ÷ before the event, held against its twin's, or "
-        "against the same ratio at placebo steps, which have no event near.",
+        "against the same ratio at placebo steps.",
     ),
     (
         "score, p",
-        "Deviations of a component from the median of placebo steps by their MAD; a layer's score is its largest. p is "
-        "the share of placebo steps that score as high (Phipson and Smyth 2010), not corrected for their number. "
+        "A placebo step has no event near, lies in the same phase of the learning rate (warm-up, stable, decay, …) and "
+        "within a factor of two of the event's step. Deviations of a component are from the median of these, by "
+        "their MAD; a layer's score is its largest. p is the share of placebo steps that score as high, itself counted "
+        "(Phipson and Smyth 2010): n of them give no p below 1 ÷ (1 + n). It is not corrected for the number of tests. "
         "Layers and events of one run are no replicates.",
     ),
 ]
@@ -109,8 +112,11 @@ def _instant(event: pd.Series) -> str:
     """What it did on the spot."""
     name = _name(event)
     if event["delta"] == event["delta"]:
-        if event["delta"] == 0 and event["flips"] == 0 and event["kl"] == 0:
+        rounded = abs(event["delta"]) < ROUNDING and event["kl"] < ROUNDING
+        if rounded and event["flips"] == 0:
             return f"{name} changed no prediction on the spot."
+        if rounded:
+            return f"{name} changed {event['flips']:.2%} of predictions and the loss by no more than rounding."
         how = "raised" if event["delta"] > 0 else "lowered"
         interval = f" (95 % interval {signed(event['delta_low'])} to {signed(event['delta_high'])})"
         told = interval if event["delta_low"] < event["delta_high"] else ""
@@ -118,6 +124,8 @@ def _instant(event: pd.Series) -> str:
             f"{name} {how} the loss by {_small(event['delta'])}{told} and changed {event['flips']:.0%} of predictions."
         )
     change = event["loss_after"] - event["loss_before"]
+    if abs(change) < ROUNDING:
+        return f"{name} changed the eval loss by no more than rounding."
     return f"{name} changed the eval loss by {signed(change)}." if change == change else f"{name}:"
 
 
@@ -125,37 +133,77 @@ def _dynamic(event: pd.Series) -> str:
     """What the loss did behind it."""
     if event["spike"] != event["spike"]:
         return "Too few losses were logged around it to tell what followed."
-    against = "its trend" if event["against"] == "trend" else f"its twin {event['against']}"
+    trend, twin = event["against"] == "trend", f"its twin {event['against']}"
     steps = int(event["recovery"])
-    if event["spike"] <= 2 * event["noise"]:
-        told = f"The loss never stood out from {against}"
+    if event["spike"] <= max(TOLERANCE * event["noise"], ROUNDING):
+        told = f"The loss stayed within the noise of {'its trend' if trend else f'its difference to {twin}'}"
     elif event["recovered"]:
-        told = f"A loss spike of {event['spike']:.2f} over {against} was gone after {steps} steps"
+        told = (
+            f"A loss spike of {event['spike']:.2f} over {'its trend' if trend else twin} was gone after {steps} steps"
+        )
     else:
-        told = f"A loss spike of {event['spike']:.2f} over {against} was not gone within {steps} steps"
+        above = "its trend" if trend else twin
+        told = f"A loss spike of {event['spike']:.2f} over {above} was not gone within {steps} steps"
+    told += _unusual(event)
+    if not trend and event["late"] == event["late"]:
+        side = "below" if event["late"] < 0 else "above"
+        apart = "" if abs(event["late"]) < ROUNDING else f"{_small(event['late'])} {side} "
+        told += f"; late in the window the loss was {apart}its twin's"
+    return f"{told}."
+
+
+def _unusual(event: pd.Series) -> str:
+    """How unusual its spike is beside placebo steps, or why that cannot be told."""
+    beside = count(event["placebos"], "placebo step")
     if event["spike_p"] == event["spike_p"]:
         by = "" if event["against"] == "trend" else "by its trend "
-        told += f" ({by}p {_p(event['spike_p'])} beside {event['placebos']} placebo steps)"
-    if event["against"] != "trend" and event["late"] == event["late"]:
-        side = "below" if event["late"] < 0 else "above"
-        told += f"; late in the window the loss was {abs(event['late']):.3f} {side} its twin's"
-    return f"{told}."
+        least = f", which can give no p below {event['least_p']:.3f}" if event["least_p"] >= UNUSUAL else ""
+        return f" ({by}p {_p(event['spike_p'])} over {event['reach']:.0f} steps beside {beside}{least})"
+    if event["reach"] != event["reach"]:
+        return ""
+    if not isinstance(event["phase"], str):
+        return f" (no p: the learning rate changes phase within {event['reach']:.0f} steps, or is not known)"
+    return f" (no p: no placebo steps in the same phase of the learning rate, {event['phase']})"
 
 
 def _layers(event: pd.Series, layers: pd.DataFrame) -> str:
     """Who was disturbed most."""
-    mine = layers[(layers["step"] == event["step"]) & layers["score"].notna()]
-    if not len(mine):
-        return ""
-    most = mine.loc[mine["score"].idxmax()]
-    if most["p"] >= UNUSUAL:
-        return f"No layer was disturbed beyond the usual (highest score {most['score']:.1f}, {_who(most)})."
+    mine = layers[layers["step"] == event["step"]]
+    scored = mine[mine["score"].notna()]
+    if not len(scored):
+        return _unscored(event, mine.iloc[0]) if len(mine) else ""
+    unusual = scored[scored["p"] < UNUSUAL]
+    of = unusual if len(unusual) else scored
+    most = of.loc[of["score"].idxmax()]
+    highest = f"highest score {most['score']:.1f}, {_who(most)}"
+    if not len(unusual) and scored["least_p"].min() >= UNUSUAL:
+        most_of = count(int(scored["placebos"].max()), "placebo checkpoint")
+        least = (
+            f"{most_of} can give no p below {scored['least_p'].min():.3f}, and a smaller checkpoint.every makes more"
+        )
+        return f"Whether a layer was disturbed beyond the usual cannot be told: {least} ({highest})."
+    if not len(unusual):
+        return f"No layer was disturbed beyond the usual ({highest})."
     words = f"Most disturbed was {_who(most)}: {_how(most)}, "
-    others = mine[(mine["p"] < UNUSUAL) & (mine["layer"] != most["layer"])]["layer"]
+    others = unusual[unusual["layer"] != most["layer"]]["layer"]
     beside = (
         f"; beyond the usual {'was' if len(others) == 1 else 'were'} also {', '.join(others)}" if len(others) else ""
     )
-    return f"{words}score {most['score']:.1f}, p {_p(most['p'])}{beside}."
+    return f"{words}score {most['score']:.1f}, p {_p(most['p'])} of {most['placebos']} placebo checkpoints{beside}."
+
+
+def _unscored(event: pd.Series, row: pd.Series) -> str:
+    """Why layers have no score, and what would give them one."""
+    import pandas as pd
+
+    if pd.isna(row["stretch"]):
+        why = f"no checkpoints lie equally far before and after it within {event['window']} steps"
+    elif not isinstance(row["phase"], str):
+        why = f"the learning rate changes phase within {row['stretch']} steps, or is not known"
+    else:
+        those = count(row["placebos"], "placebo checkpoint")
+        why = f"{those} in the same phase of the learning rate ({row['phase']}) are too few"
+    return f"Its layers have no score: {why}. A smaller checkpoint.every makes more checkpoints to hold them against."
 
 
 def _how(row: pd.Series) -> str:
@@ -165,10 +213,14 @@ def _how(row: pd.Series) -> str:
         "cka": f"its outputs lie in another geometry (1 − CKA {row['cka']:.2g})",
         "gradient": f"its gradient became {np.exp(row['gradient']):.2f} times as large on the spot",
         "turned": f"its gradient turned (1 − cosine {row['turned']:.2f})",
-        "excess": f"it moved {np.exp(row['excess']):.2f} times as fast as usual over {row['stretch']} steps",
+        "excess": f"it moved {np.exp(row['excess']):.2f} times as fast as {_usual(row)} over {row['stretch']} steps",
         "logged": f"its gradient norm afterwards was {np.exp(row['logged']):.2f} times the usual",
     }
     return told[max(told, key=lambda name: np.nan_to_num(row[f"{name}_z"], nan=-np.inf))]
+
+
+def _usual(row: pd.Series) -> str:
+    return "its twin's" if row["against"] == "twin" else "usual"
 
 
 def _who(row: pd.Series) -> str:
@@ -212,18 +264,29 @@ def _loss_words(found: Disturbance) -> str:
     words += f"Within {int(known['window'].iloc[0])} steps the loss was back behind {len(gone)} of {len(known)} events"
     if len(gone):
         words += f", after {int(gone['recovery'].median())} steps in the median"
-    unusual = int((known["spike_p"] < UNUSUAL).sum())
-    return f"{words}. {unusual} of {len(known)} spikes are beyond what steps without events show."
+    return f"{words}. {spikes_beyond(known)}"
+
+
+def spikes_beyond(known: pd.DataFrame) -> str:
+    """How many of these spikes are unusual, among those that have placebo steps enough to be."""
+    able = known[known["least_p"] < UNUSUAL]
+    if not len(able):
+        return "No spike has enough placebo steps to tell whether it is beyond what steps without events show."
+    unusual, lack = int((able["spike_p"] < UNUSUAL).sum()), len(known) - len(able)
+    others = f"; {lack} more have too few placebo steps to tell" if lack else ""
+    return f"{unusual} of {len(able)} spikes are beyond what steps without events show{others}."
 
 
 def _layer_words(scored: pd.DataFrame) -> str:
-    unusual = scored[scored["p"] < UNUSUAL]
+    able = scored[scored["least_p"] < UNUSUAL]
     most = scored.loc[scored["score"].idxmax()]
-    words = (
-        f"Of {len(scored)} pairs of a layer and an event, {len(unusual)} score beyond what steps without events show"
-    )
-    chance = f" (by chance {UNUSUAL * len(scored):.0f} would)"
-    return f"{words}{chance}; the highest is {_who(most)}, at {most['event']}: {most['score']:.1f}."
+    if len(able):
+        words = f"Of {len(able)} pairs of a layer and an event with enough placebo steps, "
+        words += f"{int((able['p'] < UNUSUAL).sum())} score beyond what steps without events show"
+        words += f" (by chance {UNUSUAL * len(able):.1f} would)"
+    else:
+        words = "No pair of a layer and an event has the 20 placebo steps that a p below 0.05 needs"
+    return f"{words}; the highest score is of {_who(most)}, at {most['event']}: {most['score']:.1f}."
 
 
 def _distance_words(moved: pd.DataFrame) -> str:

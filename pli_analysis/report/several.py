@@ -17,7 +17,7 @@ from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import runs as metric
 from pli_analysis.metrics.loss import AXES
 from pli_analysis.report import compare as losses
-from pli_analysis.report.disturbance import METHOD, UNUSUAL, measured
+from pli_analysis.report.disturbance import METHOD, UNUSUAL, measured, spikes_beyond
 from pli_analysis.report.overview import LINEAGE_METHOD, made, origin, stack
 from pli_analysis.report.parts import Figure, Report, Section, count, found_by, sentences, signed
 
@@ -158,11 +158,9 @@ def _spikes_words(known: pd.DataFrame) -> str:
     most = known.loc[known["spike"].idxmax()]
     medians = known.groupby("run", sort=False)["spike"].median()
     each = ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
-    unusual = int((known["spike_p"] < UNUSUAL).sum())
     return (
         f"The highest loss spike, {most['spike']:.2f}, is behind {most['event']} at step {most['step']:,} of "
-        f"{most['run']}. In the median of a run's events: {each}. {unusual} of {len(known)} are beyond what steps "
-        "without events show."
+        f"{most['run']}. In the median of a run's events: {each}. {spikes_beyond(known)}"
     )
 
 

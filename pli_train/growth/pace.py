@@ -16,37 +16,14 @@ import torch
 
 from pli_train import layout, row_steps
 from pli_train.growth.update import Update
-from pli_train.learning_rate import climb
+from pli_train.learning_rate import FOUNDER, of_birth, waiting, warming
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from pli_train.anatomy import Anatomy
-    from pli_train.lineage import Birth, Event, Layer, Lineage
-
-FOUNDER = -1
-"""The birth step of what a run began with: earlier than an event at step 0."""
-
-
-def waiting(lineage: Lineage, step: int) -> int | None:
-    """Parts born before this step are frozen now; None when nobody is. Of several freezes the latest counts."""
-    holds = [e.step for e in lineage.events if e.step <= step < e.step + e.facts.get("freeze_steps", 0)]
-    return max(holds, default=None)
-
-
-def warming(lineage: Lineage, step: int) -> list[Event]:
-    """Events whose newborns are still warming up."""
-    mine = (event for event in lineage.events if event.facts.get("learning_rate") == "rewarm-new")
-    return [event for event in mine if event.step <= step and climb(step, [event]) < 1]
-
-
-def of_birth(born: int, lineage: Lineage, step: int) -> float:
-    """The pace of what was born at step `born` (FOUNDER for what the run began with): 0 is frozen, 1 is free."""
-    since = waiting(lineage, step)
-    if since is not None and born < since:
-        return 0.0
-    return climb(step, [event for event in warming(lineage, step) if event.step == born])
+    from pli_train.lineage import Birth, Layer, Lineage
 
 
 def births(model: nn.Module, anatomy: Anatomy, lineage: Lineage) -> Iterator[tuple[nn.Parameter, int | Tensor]]:

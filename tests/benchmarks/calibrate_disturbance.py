@@ -1,89 +1,148 @@
 """How often disturbance calls a step unusual where nothing happened: real little runs that never grow.
 
-Each run is trained from a seed of its own; one of its checkpoints, drawn at random, is then examined as if it were a
-growth event. p < 0.05 should come up in some 5 % of cases.
+Each run is trained from a seed of its own, GPT-2 and BERT in turn, and ten of its steps are examined as if they were
+growth events. At each of them, and not only over a random one, p < 0.05 should come up in some 5 % of the runs; with n
+placebo steps the largest multiple of 1 ÷ (1 + n) below that. Steps with fewer than 20 placebo steps can have no such p:
+they are counted apart, as `without`.
 
-    python tests/benchmarks/calibrate_disturbance.py --runs 200
+    python tests/benchmarks/calibrate_disturbance.py --csv tests/benchmarks/results/calibrate_disturbance.csv
+    python tests/benchmarks/calibrate_disturbance.py --old-rule --cells linear-0.1-180
+
+`--old-rule` shows what is avoided: placebo steps anywhere in the run, whatever the phase of its learning rate.
 """
 
 import argparse
 import os
-import random
 import shutil
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-EVERY, STEPS, LEVEL = 5, 180, 0.05
+WINDOW, LEVEL = 20, 0.05
+SHARES = (0.11, 1 / 6, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.92)
+EVERY = {180: 5, 400: 10}
+LAYERED = ("linear-0.1-180", "wsd-0.03-180")
+"""The cells that keep checkpoints, for scores of layers; the others have losses alone, which cost less."""
+CELLS = (*LAYERED, "cosine-0.03-180", "constant-0.1-180")
+CELLS += ("wsd-0.03-400", "linear-0.1-400", "cosine-0.1-400", "constant-0.03-400")
+SIZES = {
+    "gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 32},
+    "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32},
+}
 
 
-def config_of(seed, corpus, family):
+def config_of(cell, seed, corpus):
     from pli_train import config
 
-    sizes = {"gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 32}}
-    sizes["bert"] = {
-        "hidden_size": 32,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 32,
-    }
+    schedule, warmup, length = cell.split("-")
+    steps, layered, family = int(length), cell in LAYERED, list(SIZES)[seed % 2]
     table = {
         "name": "still",
         "seed": seed,
-        "model": {"family": family, "config": sizes[family], "initial_layers": 2},
+        "model": {"family": family, "config": SIZES[family], "initial_layers": 2},
         "tokenizer": {"vocab_size": 300},
         "data": {"source": str(corpus), "test_share": 0.2},
-        "train": {"steps": STEPS, "block_size": 32, "batch_size": 8, "log_every": 10, "eval_every": STEPS}
-        | {"eval_blocks": 8, "grad_norms_every": 1, "grad_norm_groups": ["layer"]},
-        "optim": {"lr": 3e-3, "warmup_ratio": 0.1},
-        "checkpoint": {"every": EVERY, "full_last": 1},
+        "train": {"steps": steps, "block_size": 32, "batch_size": 32, "log_every": 50, "eval_every": steps}
+        | {"eval_blocks": 8, "grad_norms_every": int(layered), "grad_norm_groups": ["layer"]},
+        "optim": {"lr": 1e-2, "schedule": schedule, "warmup_ratio": float(warmup)},
+        "checkpoint": {"every": EVERY[steps] if layered else None, "full_last": 1},
     }
     return config.check(table, "calibration")
+
+
+def steps_of(cell):
+    length = int(cell.split("-")[2])
+    return [round(length * share / EVERY[length]) * EVERY[length] for share in SHARES]
+
+
+def examined(run, steps, layered):
+    """(step, statistic, p, least p, placebos) of each of these steps."""
+    from pli_analysis.metrics.disturbance import disturbance
+    from pli_analysis.metrics.disturbed_loss import Losses
+    from pli_analysis.metrics.placebo import MOST
+    from pli_analysis.metrics.scene import Scene
+
+    if layered:
+        found = disturbance(run, window=WINDOW, at=steps)
+        rows = found.events.to_dict("records")
+        yield from ((r["step"], "score", r["p"], r["least_p"], r["placebos"]) for r in found.layers.to_dict("records"))
+    else:
+        losses = Losses(Scene(run, (), WINDOW), MOST)
+        rows = [{"step": step} | losses.row(step, losses.after(step)) for step in steps]
+    for row in rows:
+        for name in ("spike", "area"):
+            yield row["step"], name, row[f"{name}_p"], row["least_p"], row["placebos"]
+
+
+def cases(cell, runs, corpus, first=0):
+    """A table with a row a run, step and statistic."""
+    import pandas as pd
+
+    from pli_analysis.run import Run
+    from pli_train import launch
+
+    rows = []
+    for seed in range(first, first + runs):
+        folder = Path(tempfile.mkdtemp())
+        try:
+            os.environ["PLI_CACHE"] = str(Path(tempfile.gettempdir()) / "calibration-tokens")
+            launch.begin(config_of(cell, seed, corpus), folder / "run").run()
+            os.environ["PLI_CACHE"] = str(folder / "cache")
+            rows += [(cell, *row) for row in examined(Run.open(folder / "run"), steps_of(cell), cell in LAYERED)]
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return pd.DataFrame(rows, columns=["cell", "step", "statistic", "p", "least_p", "placebos"])
+
+
+def table(found):
+    """A row a cell, step and statistic: how many cases could have p < 0.05, and how many of these had."""
+    import pandas as pd
+
+    rows = []
+    for (cell, step, statistic), of in found.groupby(["cell", "step", "statistic"], sort=False):
+        able = of[of["p"].notna() & (of["least_p"] < LEVEL)]
+        rate = (able["p"] < LEVEL).mean()
+        error = (rate * (1 - rate) / len(able)) ** 0.5 if len(able) else float("nan")
+        told = {"cell": cell, "step": step, "statistic": statistic, "cases": len(able), "rate": rate, "error": error}
+        rows.append(told | {"without": len(of) - len(able), "placebos": of["placebos"].median()})
+    return pd.DataFrame(rows).round(4)
+
+
+def follow_old_rule(patch=setattr):
+    """Placebo steps from the whole run, evenly spread, in any phase, over the whole window."""
+    from pli_analysis.metrics import placebo
+    from pli_analysis.metrics.rates import Planned
+
+    def around(step, reach, candidates, most):
+        far = [at for at in candidates if abs(at - step) >= reach]
+        return far[:: max(len(far) // most, 1)][:most]
+
+    patch(placebo, "around", around)
+    patch(placebo, "FACTOR", 10**6)
+    patch(placebo, "longest", lambda reaches, placebos, enough: (reaches[0], placebos(reaches[0])))
+    patch(Planned, "phase", lambda self, start, end, event=None: "any")
 
 
 def main():
     import pandas as pd
 
-    from pli_analysis.metrics.disturbance import disturbance
-    from pli_analysis.run import Run
-    from pli_train import launch
-
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--runs", type=int, default=200)
-    ask.add_argument("--window", type=int, default=2 * EVERY)
+    ask.add_argument("--runs", type=int, default=40, help="of each cell")
+    ask.add_argument("--cells", nargs="*", default=CELLS, help="schedule-warmup-steps")
+    ask.add_argument("--old-rule", action="store_true")
+    ask.add_argument("--csv", type=Path)
     ask.add_argument("--corpus", type=Path, default=Path(os.__file__).parent / "json")
     asked = ask.parse_args()
-    chance, layers, events = random.Random(0), [], []
-    for seed in range(asked.runs):
-        family = ("gpt2", "bert")[seed % 2]
-        folder = Path(tempfile.mkdtemp())
-        try:
-            os.environ["PLI_CACHE"] = str(Path(tempfile.gettempdir()) / "calibration-tokens")
-            launch.begin(config_of(seed, asked.corpus, family), folder / "run").run()
-            os.environ["PLI_CACHE"] = str(folder / "cache")
-            at = chance.randrange(asked.window + EVERY, STEPS - asked.window, EVERY)
-            found = disturbance(Run.open(folder / "run"), window=asked.window, at=[at], most=60)
-            layers.append(found.layers.assign(seed=seed, family=family))
-            events.append(found.events.assign(seed=seed, family=family))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        if (seed + 1) % 20 == 0:
-            report(pd.concat(layers), pd.concat(events), seed + 1)
-
-
-def report(layers, events, runs):
-    print(f"\n{runs} runs without growth, one step each; share of cases with p < {LEVEL}")
-    rows = [("score of a layer", layers["p"]), ("loss spike", events["spike_p"]), ("loss area", events["area_p"])]
-    rows += [(f"score, {family}", of["p"]) for family, of in layers.groupby("family")]
-    for name, ps in rows:
-        known = ps.dropna()
-        share = (known < LEVEL).mean()
-        error = (share * (1 - share) / max(len(known), 1)) ** 0.5
-        print(f"  {name:<18} {share:6.1%} ± {error:.1%}  of {len(known)} cases; median p {known.median():.2f}")
-    per_run = layers.groupby("seed")["p"].min()
-    print(f"  placebos {layers['placebos'].min()} to {layers['placebos'].max()}; least p of a run's layers < {LEVEL}: "
-          f"{(per_run < LEVEL).mean():.1%}", flush=True)  # fmt: skip
+    if asked.old_rule:
+        follow_old_rule()
+    found = []
+    for cell in asked.cells:
+        found.append(table(cases(cell, asked.runs, asked.corpus)))
+        print(found[-1].to_string(index=False), flush=True)
+        if asked.csv:
+            asked.csv.parent.mkdir(parents=True, exist_ok=True)
+            pd.concat(found).to_csv(asked.csv, index=False)
 
 
 if __name__ == "__main__":

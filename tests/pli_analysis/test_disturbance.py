@@ -1,6 +1,7 @@
 """What growth disturbs: identities that must hold, and slow independent references."""
 
 import copy
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -13,16 +14,22 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from pli_analysis import probe
 from pli_analysis.metrics import placebo
-from pli_analysis.metrics.aftermath import aftermath, running_median, trend
+from pli_analysis.metrics.aftermath import MEDIAN_OF_FIVE, aftermath, running_median, trend
 from pli_analysis.metrics.disturbance import EVENTS, LAYERS, disturbance
+from pli_analysis.metrics.disturbed_layers import Layers
+from pli_analysis.metrics.disturbed_loss import Losses
 from pli_analysis.metrics.movement import Mover
-from pli_analysis.metrics.scene import twins_beside
+from pli_analysis.metrics.scene import Scene, twins_beside
 from pli_analysis.report import disturbance as told
 from pli_analysis.run import Run
 from pli_train import fork, launch, run_folder
+from pli_train.growth.swapping import Swapping
+from pli_train.sections import SwappingConfig
+from tests.benchmarks import calibrate_disturbance
 from tests.test_cli import call, refused
 
 MODELS = {"bert": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM"}
@@ -175,7 +182,7 @@ def test_a_second_look_reads_what_was_kept(grown, tmp_path, monkeypatch):
 
 
 def test_placebo_steps_have_no_event_near():
-    assert placebo.quiet(range(0, 101, 10), [50], before=20, after=20, end=100) == [20, 30, 70, 80]
+    assert placebo.quiet(range(0, 101, 10), [50], reach=20, end=100) == [20, 30, 70, 80]
 
 
 @given(st.data())
@@ -187,7 +194,30 @@ def test_quiet_steps_equal_a_slow_reference(data):
         s for s in steps if s - reach >= 0 and s + reach <= 60
         and all(not s - reach < e < s + reach for e in events)
     ]  # fmt: skip
-    assert placebo.quiet(steps, events, reach, reach, 60) == slow
+    assert placebo.quiet(steps, events, reach, 60) == slow
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.sets(st.integers(0, 150)), st.integers(1, 50))
+@settings(max_examples=100, deadline=None)
+def test_placebos_are_near_in_log_step_and_apart_from_each_other(step, reach, candidates, most):
+    found = placebo.around(step, reach, candidates, most)
+    assert set(found) <= candidates and len(found) <= most
+    assert all(step / 2 <= at <= step * 2 and abs(at - step) >= reach for at in found)
+    assert all(abs(a - b) >= reach / 2 for a, b in itertools.combinations(found, 2))
+    near = [at for at in candidates if step / 2 <= at <= step * 2 and abs(at - step) >= reach]
+    if len(found) < most:  # none could be added
+        assert all(min(abs(at - taken) for taken in found) < reach / 2 for at in near if at not in found)
+
+
+def test_the_least_p_is_what_so_many_placebo_steps_can_give():
+    assert placebo.least_p(12) == pytest.approx(1 / 13) == placebo.p_value(9.0, np.zeros(12))
+    assert math.isnan(placebo.least_p(0))
+
+
+def test_a_window_as_long_as_has_enough_placebo_steps_is_taken():
+    counts = {30: 4, 20: 9, 10: 21, 5: 40}
+    assert placebo.longest(counts, lambda reach: [0] * counts[reach], enough=20) == (10, [0] * 21)
+    assert placebo.longest([30, 20], lambda reach: [0] * counts[reach], enough=20) == (20, [0] * 9)
 
 
 def test_among_equals_p_values_are_as_frequent_as_they_say():
@@ -266,6 +296,34 @@ def test_the_trend_is_the_median_of_all_slopes(losses):
     assert smooth.tolist() == [np.median(losses[max(i - 2, 0) : i + 3]) for i in range(len(losses))]
 
 
+def test_the_noise_beside_a_twin_is_that_of_the_difference():
+    """Batches that both runs find hard are none of it, and neither is what the event did for good."""
+    steps, losses = _series(0, 0, 0, noise=0.5)
+    own = np.random.default_rng(1).normal(0, 0.02, len(steps))
+    found = aftermath(steps, losses + own + 0.4, 200, 60, (steps, losses))
+    assert found.noise == pytest.approx(0.02 * 0.5356, rel=0.4)
+    assert found.recovery is None and found.spike > 0.35
+    medians = np.median(np.random.default_rng(0).normal(size=(200_000, 5)), axis=1)
+    assert medians.std() == pytest.approx(MEDIAN_OF_FIVE, rel=0.01)
+
+
+def test_rounding_is_no_spike():
+    steps, losses = _series(0, 0, 0, noise=0.05)
+    found = aftermath(steps, losses + 1e-7, 200, 60, (steps, losses))
+    assert found.recovery == 0
+
+
+def test_area_and_late_are_of_the_excess_itself():
+    steps, losses = _series(0, 0, 0)
+    losses[210], losses[255] = losses[210] + 2, losses[255] + 3
+    found = aftermath(steps, losses, at=200, window=60, twin=_series(0, 0, 0))
+    assert found.spike == pytest.approx(0) and found.recovery == 0
+    assert found.late == pytest.approx(3 / 15)  # of 15 steps, one of which the running median passes over
+    losses[220:] += 1
+    found = aftermath(steps, losses, at=200, window=60, twin=_series(0, 0, 0))
+    assert found.recovery is None and found.area == pytest.approx(40 + 2 + 3)
+
+
 def test_too_few_losses_say_nothing():
     steps, losses = _series(0, 0, 0)
     assert aftermath(steps, losses, at=5, window=60) is None
@@ -281,7 +339,7 @@ def test_the_tables_have_a_row_for_each_event_and_layer_that_was_there(found):
         assert of.events["step"].tolist() == [20, 40] and of.events["event"].tolist() == ["+c", "+d"]
         assert of.layers.groupby("step")["layer"].apply(list).to_dict() == {20: ["a", "b"], 40: ["a", "c", "b"]}
         assert of.layers["distance"].tolist() == [-1, 1, -1, 1, 2]
-        assert of.layers["p"].between(0, 1).all() and (of.layers["placebos"] > 0).all()
+        assert (of.layers["p"].isna() | (of.layers["p"] >= of.layers["least_p"])).all()
 
 
 def test_a_fork_with_nothing_changed_shows_no_excess_at_all(still):
@@ -302,7 +360,8 @@ def test_a_twin_that_stopped_growing_is_found_and_held_against(grown):
     assert of.events["against"].tolist() == ["twin", "trend"]
     rows = of.layers.query("step == 20").set_index("layer")
     assert set(rows["against"]) == {"twin"}
-    mine, theirs = Mover(run).speeds(20, 30), Mover(twins[0]).speeds(20, 30)
+    end = 20 + rows["stretch"].iloc[0]
+    mine, theirs = Mover(run).speeds(20, end), Mover(twins[0]).speeds(20, end)
     for id, row in rows.iterrows():
         assert row["excess"] == pytest.approx(math.log(mine[id] / theirs[id]))
     losses, others = run.scalars.of("train/loss"), twins[0].scalars.of("train/loss")
@@ -315,6 +374,56 @@ def test_a_step_without_an_event_is_examined_like_one(still):
     assert of.events["event"].tolist() == ["no event"] * 2
     assert of.events["kl"].isna().all() and of.layers["forward"].isna().all()
     assert of.layers["excess"].notna().all() and of.layers["score"].notna().all()
+    assert (of.layers["least_p"] == 1 / (1 + of.layers["placebos"])).all()
+
+
+def test_placebo_steps_are_of_the_same_phase_as_the_step(still):
+    """Warm-up ends at step 10 of 100, and the rate falls from there."""
+    run = Run.open(still)
+    layers = Layers(Scene(run, (), 5), 40, None, lambda: None)
+    assert sorted(layers._sources(30, 5)) == [*range(15, 96, 5)]
+    assert layers._sources(10, 5) == {}  # half of its window is warm-up
+    losses = Losses(Scene(run, (), 8), 40)
+    assert min(losses._sources(40, 8)) == 20 and max(losses._sources(40, 8)) == 80
+    assert min(losses._sources(20, 8)) == 18  # a window that begins with the first update after warm-up
+    of = disturbance(run, window=8, at=[10], blocks=4)
+    (event,) = of.events.to_dict("records")
+    assert event["phase"] is None and math.isnan(event["spike_p"]) and event["placebos"] == 0
+    assert "no p: the learning rate changes phase within 8 steps" in told.readings(of)[0]
+
+
+def test_a_layer_is_held_against_its_own_placebo_steps_alone(grown):
+    """Few steps of several layers are few steps all the same."""
+    of = disturbance(Run.open(grown["gpt2"]), window=5, at=[30], blocks=4)
+    assert len(of.layers) > 1 and of.layers["placebos"].max() < 20
+    assert (of.layers["p"] >= 1 / (1 + of.layers["placebos"])).all()
+    (words,) = told.readings(of)
+    assert "can give no p below" in words and "checkpoint.every" in words
+
+
+def test_without_placebo_checkpoints_the_words_say_which_key_makes_some(grown, tmp_path):
+    run = Path(shutil.copytree(grown["gpt2"], tmp_path / "run"))
+    for path in run.glob("checkpoint-*"):
+        if path.name.removesuffix("-before") not in (
+            "checkpoint-0",
+            "checkpoint-20",
+            "checkpoint-40",
+            "checkpoint-100",
+        ):
+            shutil.rmtree(path)
+    for words in told.readings(disturbance(Run.open(run), blocks=4, window=8)):
+        assert "Its layers have no score" in words and "A smaller checkpoint.every" in words
+
+
+def test_steps_that_trained_with_layers_swapped_are_left_out(config_of, tmp_path):
+    changes = STEPS | {"train.log_every": 20, "train.steps": 60, "checkpoint.every": 30, "model.initial_layers": 2}
+    changes |= {"growth": {"schedule": "", "swapping": {"probability": 0.3}}}
+    launch.begin(config_of("gpt2", changes), tmp_path / "run").run()
+    run = Run.open(tmp_path / "run")
+    rule = Swapping(SwappingConfig(probability=0.3), seed=run.record["seed"], total_steps=60)
+    expected = [step + 1 for step in range(60) if not rule.happens(step, depth=len(run.lineage.stack))]
+    ((steps, _),) = Losses(Scene(run), 40)._logged.values()
+    assert steps.tolist() == expected and 30 < len(expected) < 55
 
 
 def test_each_event_is_told_in_plain_words(found):
@@ -328,16 +437,23 @@ def test_each_event_is_told_in_plain_words(found):
 
 def test_words_follow_the_numbers(found):
     of = copy.deepcopy(found["gpt2"])
-    of.events.loc[0, ["spike", "noise", "recovered", "recovery", "spike_p"]] = [0.21, 0.01, True, 7, 0.03]
+    of.events.loc[0, ["spike", "noise", "recovered", "recovery", "spike_p", "reach"]] = [0.21, 0.01, True, 7, 0.03, 9]
     of.layers.loc[1, ["score", "p", "excess", "excess_z"]] = [9.0, 0.02, math.log(1.8), 99.0]
-    assert "A loss spike of 0.21 over its trend was gone after 7 steps (p 0.030 beside" in told.readings(of)[0]
+    assert "A loss spike of 0.21 over its trend was gone after 7 steps (p 0.030 over 9 steps" in told.readings(of)[0]
     assert "Most disturbed was layer b, one above: it moved 1.80 times as fast as usual" in told.readings(of)[0]
     of.layers.loc[1, ["gradient", "gradient_z"]] = [math.log(2), 100.0]
     assert "b, one above: its gradient became 2.00 times as large on the spot" in told.readings(of)[0]
     of.events.loc[0, "recovered"] = False
     assert "was not gone within 7 steps" in told.readings(of)[0]
     of.events.loc[0, "noise"] = 1.0
-    assert "never stood out" in told.readings(of)[0]
+    assert "stayed within the noise of its trend" in told.readings(of)[0]
+    of.events.loc[0, ["against", "late"]] = ["twin", 1e-8]
+    assert "stayed within the noise of its difference to its twin twin" in told.readings(of)[0]
+    assert "late in the window the loss was its twin's" in told.readings(of)[0]
+    of.events.loc[0, ["delta", "kl", "flips"]] = [1e-7, 1e-9, 0.0]
+    assert "changed no prediction on the spot" in told.readings(of)[0]
+    of.events.loc[0, "flips"] = 0.0002
+    assert "changed 0.02% of predictions and the loss by no more than rounding" in told.readings(of)[0]
 
 
 def test_the_command_tells_tables_words_and_a_page(grown, still, tmp_path):
@@ -384,3 +500,31 @@ def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
     of = disturbance(run, [Run.open(other)], blocks=4)
     assert of.events["against"].tolist() == ["trend", "trend"]
     assert of.notes == ["sooner learnt at other rates than gpt2 after step 20: it is not held against it"]
+
+
+# --- coverage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_at_each_step_of_runs_that_never_grow_a_low_p_is_as_rare_as_it_says(corpus, monkeypatch, tmp_path):
+    """A reduced form of the table that tests/benchmarks/calibrate_disturbance.py makes."""
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path))
+    monkeypatch.setattr(calibrate_disturbance, "LAYERED", ())
+    table = calibrate_disturbance.table(calibrate_disturbance.cases("linear-0.1-180", 16, corpus))
+    able = table[table["cases"] > 0]
+    assert able["step"].nunique() >= 5
+    for row in able.itertuples():
+        assert row.rate * row.cases <= binom.ppf(0.999, row.cases, 0.09), row
+    for _, of in able.groupby("statistic"):
+        assert (of["rate"] * of["cases"]).sum() <= binom.ppf(0.999, of["cases"].sum(), 0.09)
+
+
+@pytest.mark.slow
+def test_with_placebos_of_any_phase_a_low_p_is_common_right_after_warm_up(corpus, monkeypatch, tmp_path):
+    """What the test before would find if placebo steps were taken from the whole run: it can fail."""
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path))
+    monkeypatch.setattr(calibrate_disturbance, "LAYERED", ())
+    calibrate_disturbance.follow_old_rule(monkeypatch.setattr)
+    table = calibrate_disturbance.table(calibrate_disturbance.cases("linear-0.1-180", 8, corpus))
+    worst = table[table["statistic"] == "spike"]
+    assert (worst["rate"] * worst["cases"]).max() > binom.ppf(0.999, 8, 0.09)

@@ -13,7 +13,7 @@ from pandas.testing import assert_frame_equal
 from pli_analysis.events import Columns
 from pli_analysis.metrics import displacement, products
 from pli_analysis.metrics.drift import LEVELS
-from pli_analysis.metrics.rates import Rates
+from pli_analysis.metrics.rates import Logged
 from pli_analysis.run import Run
 from pli_analysis.scalars import Scalars
 from pli_analysis.weights import pieces, stacks
@@ -494,10 +494,10 @@ def test_spectral_measures_of_a_run(tmp_path):
 )
 def test_rates_between_logs_are_summed_in_a_straight_line(logged, start, length):
     columns = [np.array(sorted(logged)), np.zeros(len(logged)), np.array([logged[s] for s in sorted(logged)])]
-    rates = Rates(Scalars({run_folder.LR: Columns(*columns)}))
+    rates = Logged(Scalars({run_folder.LR: Columns(*columns)}))
     expected = np.interp(np.arange(start + 1, start + length + 1), columns[0], columns[2]).sum()
     assert rates.between("a", start, start + length) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert math.isnan(Rates(Scalars()).between("a", 0, 5))
+    assert math.isnan(Logged(Scalars()).between("a", 0, 5))
 
 
 def test_a_layers_own_rate_is_its_rate(tmp_path):
