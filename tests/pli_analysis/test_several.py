@@ -1,19 +1,14 @@
 """Several runs in one report: what they differ in, groups of seeds, and the page."""
 
-import itertools
 import json
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pli_analysis.figures import disturbance
 from pli_analysis.metrics import compare
 from pli_analysis.metrics import runs as metric
-from pli_analysis.metrics.compare import Curve
 from pli_analysis.report import page, several
 from pli_analysis.run import Run
 from pli_train import run_folder
@@ -106,32 +101,6 @@ def test_what_configs_differ_in_is_told_by_what_it_means(seeds, tmp_path):
 def test_runs_alike_differ_in_nothing(seeds):
     same = several.differences({"one": Run.open(seeds["full"]), "other": Run.open(seeds["full"])})
     assert "differ in nothing" in same.headline and not same.tables
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.lists(st.integers(0, 9), min_size=1, max_size=4))
-def test_the_test_over_seeds_is_all_ways_to_share_them_out(one, other):
-    p, least = metric.permuted(np.array(one, dtype=float), np.array(other, dtype=float))
-    both, found = one + other, np.mean(one) - np.mean(other)
-    ways = [
-        np.mean([both[i] for i in mine]) - np.mean([both[i] for i in range(len(both)) if i not in mine])
-        for mine in itertools.combinations(range(len(both)), len(one))
-    ]
-    beyond = min(np.mean(np.array(ways) >= found - 1e-9), np.mean(np.array(ways) <= found + 1e-9))
-    assert p == pytest.approx(min(2 * beyond, 1.0))
-    assert p >= least - 1e-9
-
-
-def test_groups_are_held_against_the_reference():
-    curves = [
-        Curve(f"{group}{seed}", group, pd.DataFrame({"step": [0, 10], "loss": [5.0, level + 0.01 * seed]}))
-        for group, level in (("slow", 3.0), ("fast", 2.0))
-        for seed in range(4)
-    ]
-    table = metric.groups(curves, 10, "slow").set_index("group")
-    assert table.loc["fast", "difference"] == pytest.approx(-1.0)
-    assert table.loc["fast", "p"] == table.loc["fast", "least_p"] == pytest.approx(2 / 70)
-    assert np.isnan(table.loc["slow", "p"])
 
 
 def test_the_command_takes_several_runs_and_groups(seeds, tmp_path):
