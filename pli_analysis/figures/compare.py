@@ -58,7 +58,7 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
         bands = {axis: _band(rows) for axis, rows in by_axis.items()}
         if len(bands[axes[0]]["x"]):
             style = {"fill": "toself", "fillcolor": colour, "opacity": 0.2, "line": {"width": 0}}
-            hidden = {"hoverinfo": "skip", "showlegend": False, "meta": {"views": bands}}
+            hidden = {"hoverinfo": "skip", "meta": {"views": bands}}
             drawn.add_scatter(**bands[axes[0]], name=f"{group}, 95 % interval", **style, **hidden)
         told = {axis: rows[rows["speed_up"].notna()] for axis, rows in by_axis.items()}
         curves = {axis: {"x": views.plain(r["level"]), "y": views.plain(r["speed_up"])} for axis, r in told.items()}
@@ -66,12 +66,20 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
         drawn.add_scatter(**curves[axes[0]], name=f"{group} ({_runs(mine)})", **style)
     drawn.add_hline(y=1, line={"color": NEUTRAL, "dash": "dot", "width": 1})
     drawn.update_xaxes(title="loss level", autorange="reversed")
-    seen = {
-        axis: {"name": AXES[axis], "layout": {"yaxis": {"title": {"text": f"{AXES[axis]} of {reference} ÷ own"}}}}
-        for axis in axes
-    }
+    seen = {}
+    for axis, rows in table[table["group"] != reference].groupby("by", sort=False):
+        title = {"text": f"{AXES[str(axis)]} of {reference} ÷ own"}
+        seen[axis] = {"name": AXES[str(axis)], "layout": {"yaxis": {"title": title, "range": _range(rows)}}}
     drawn.update_layout(legend=LEGEND, hovermode="closest", meta={"views": seen})
     return drawn.update_layout(seen[axes[0]]["layout"])
+
+
+def _range(rows: pd.DataFrame) -> list[float]:
+    """What the figure shows of speed-ups: all curves, and bands as far as they leave the curves readable."""
+    ups = np.append(rows["speed_up"].dropna(), 1.0)
+    room = max(np.ptp(ups), 0.25)
+    low, high = np.nanmin([*rows["low"], ups.min()]), np.nanmax([*rows["high"], ups.max()])
+    return views.plain([max(low, ups.min() - room) - room / 10, min(high, ups.max() + room) + room / 10])
 
 
 def _runs(rows: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from pli_analysis.figures import compare as figures
 from pli_analysis.figures.loss import AXES
 from pli_analysis.metrics import compare
-from pli_analysis.report.parts import Figure, Report, Section, count, signed
+from pli_analysis.report.parts import Figure, Report, Section, count, sentences, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,12 +46,12 @@ def speed_up_words(found: Comparison) -> str:
         return f"No group reaches a level that {found.reference} reaches as well." if many else ""
     runs = found.groups.set_index("group")["runs"]
     told = [
-        f"{row['group']} ({_runs_words(row['runs'])}) reaches a loss of {row['level']:.4g} with a speed-up of "
-        f"{row['speed_up']:.3g} in {AXES[found.by]} over {found.reference} ({_runs_words(runs[found.reference])}; "
-        f"{_evidence(row, runs[found.reference], '.3g')})"
+        f"to reach a loss of {row['level']:.4g}, {row['group']} ({_runs_words(row['runs'])}) has a speed-up of "
+        f"{row['speed_up']:.3g} in {AXES[found.by]} over {found.reference} ({_runs_words(runs[found.reference])}), "
+        f"{_evidence(row, runs[found.reference], '.3g')}"
         for row in lowest
     ]
-    return f"{'; '.join(told)}."
+    return sentences(["; ".join(told)])[0]
 
 
 def tell(found: Comparison) -> Report:
@@ -84,8 +84,8 @@ def method_of(width: int, needed: str, reference: str) -> list[tuple[str, str]]:
         ),
         (
             "speed-up",
-            f"The {needed} that {reference} needs ÷ those that the group needs for the same loss; the ratio of geometric "
-            "means over runs.",
+            f"The {needed} that {reference} needs ÷ those that the group needs to reach the same loss; a ratio of "
+            "geometric means over runs.",
         ),
         (
             "levels",
