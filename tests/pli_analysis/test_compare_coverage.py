@@ -1,10 +1,16 @@
-"""Intervals of a comparison hold the truth of simulated groups as often as they say: a reduced form of the benchmark."""
+"""Coverage of the intervals of a comparison on simulated groups: a reduced form of the benchmark, and its table."""
 
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 
+from pli_analysis.metrics import compare
+from pli_analysis.report import compare as report
 from tests.benchmarks import coverage_compare as benchmark
 
+ZEROS = np.zeros((3, 2))
 RESULTS = benchmark.Path(benchmark.__file__).parent / "results"
 
 
@@ -26,6 +32,17 @@ def test_the_bootstrap_that_was_before_does_not_cover():
 
 def test_a_single_run_has_no_interval():
     assert (benchmark.table([(1, 2, "none", 1), (1, 1, "none", 1)], replicates=3)["intervals"] == 0).all()
+
+
+def test_the_benchmark_looks_at_the_intervals_that_a_comparison_states():
+    chance = np.random.default_rng(0)
+    paces = {"a": 0.02, "b": 0.03}
+    curves = [c for name, pace in paces.items() for c in benchmark.group(chance, name, pace, range(3), ZEROS, 0.1)]
+    told = compare.compared(curves)
+    stated = re.findall(r"interval (\S+) to (\S+),", f"{report.verdict(told)} {report.speed_up_words(told)}")
+    loss, up = (tuple(map(float, bounds)) for bounds in stated)
+    expected = benchmark.intervals(curves)
+    assert up == pytest.approx(expected[0], rel=0.005) and loss == pytest.approx(expected[1], abs=0.0005)
 
 
 def test_the_committed_table_covers_and_the_one_of_the_old_rule_does_not():
