@@ -28,13 +28,12 @@ from pli_train.errors import BadInput
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.run import Run
     from pli_analysis.scalars import Scalars
 
 USUAL_TAGS = (run_folder.EVAL_LOSS, run_folder.LOSS, "eval/loss", "train/loss")
-BATCHES = ("data.", "tokenizer.", "train.block_size", "train.batch_size", "train.accumulation", "train.mlm_probability")
+BATCHES = ("train.block_size", "train.batch_size", "train.accumulation", "train.mlm_probability")
 EVALUATION = ("eval.", "train.eval_blocks")
-"""Keys of a config that decide, together with the seed, which batches a run sees and what it is evaluated on."""
+"""Keys of a config that decide, with the seed and the corpus, which batches a run sees and what it is evaluated on."""
 SHARES = (1.0, 1 / 2, 1 / 4)
 """Default levels: the loss of the run that ends highest, at these shares of its steps."""
 
@@ -147,19 +146,13 @@ def _of_run(path: Path) -> dict[str, Any]:
     from pli_analysis.run import Run
 
     run = Run.open(path)
-    seed, config = run.record.get("seed"), config_of(run)
-    shared = {key: value for key, value in config.items() if key.startswith((*BATCHES, *EVALUATION))}
-    shared.pop("data.processes", None)
+    seed, corpus = run.record.get("seed"), run.record.get("corpus")
+    shared = {key: value for key, value in config_of(run).items() if key.startswith((*BATCHES, *EVALUATION))}
     return {
         "events": sorted({event.step for event in run.lineage.events}),
         "seed": seed if isinstance(seed, int) else None,
-        "shared": shared | {"corpus": _fingerprint(run)},
+        "shared": shared | {"corpus": corpus.get("fingerprint") if isinstance(corpus, dict) else None},
     }
-
-
-def _fingerprint(run: Run) -> object:
-    corpus = run.record.get("corpus")
-    return corpus.get("fingerprint") if isinstance(corpus, dict) else None
 
 
 def require(curves: Sequence[Curve], axis: str) -> None:
@@ -181,7 +174,7 @@ def parse_levels(text: str) -> list[float]:
         levels = [float("nan")]
     if not np.isfinite(levels).all():
         raise BadInput(f"--levels {text}: give losses with commas between them, as 5.5,4")
-    return levels
+    return list(dict.fromkeys(levels))
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def speed_up_words(found: Comparison) -> str:
     told = [
         f"to reach a loss of {row['level']:.4g}, {row['group']} ({_runs_words(row['runs'])}) has a speed-up of "
         f"{row['speed_up']:.3g} in {AXES[found.by]} over {found.reference} ({_runs_words(runs[found.reference])}), "
-        f"{_evidence(row, runs[found.reference], '.3g')}"
+        f"{_evidence(row, runs[found.reference], '{:.3g}'.format)}"
         for row in lowest
     ]
     return sentences(["; ".join(told)])[0]
@@ -180,15 +180,15 @@ def _difference_words(row: Any, base_runs: int) -> str:
     words = f"{row.group} has {_loss_words(row)} ({_runs_words(row.runs)})"
     if np.isnan(row.difference):
         return words
-    return f"{words}, a difference of {signed(row.difference)} ({_evidence(row._asdict(), base_runs, '+.3f')})"
+    return f"{words}, a difference of {signed(row.difference)} ({_evidence(row._asdict(), base_runs, signed)})"
 
 
-def _evidence(row: Any, base_runs: int, digits: str) -> str:
+def _evidence(row: Any, base_runs: int, told: Callable[[float], str]) -> str:
     """The interval of a difference or a speed-up and what it is over, of a row of the tables of a comparison."""
     if np.isnan(row["low"]):
         return "no interval: one run each" if row["runs"] == base_runs == 1 else "no interval: too few runs"
     pairs = f"paired by seed, {row['pairs']} pairs" if row["pairs"] else "not paired"
-    return f"95 % interval {row['low']:{digits}} to {row['high']:{digits}}, {pairs}"
+    return f"95 % interval {told(row['low'])} to {told(row['high'])}, {pairs}"
 
 
 def _runs_words(runs: int) -> str:

@@ -103,7 +103,7 @@ def test_runs_are_paired_where_seeds_decide_the_same():
         seeded("b", PACES, (0, 1, 3)),  # one has no partner
         seeded("b", PACES[:1]),  # one pair has no interval
         seeded("b", PACES, (0, 1, 1)),  # which of the two?
-        seeded("b", PACES, shared={"data.fraction": 0.5}),  # other batches
+        seeded("b", PACES, shared={"corpus": "another"}),  # other batches
         [powers(f"b{n}", pace, "b") for n, pace in enumerate(PACES)],  # seeds unknown
     ):
         assert compare.pairs_of(base, other) == []
