@@ -31,9 +31,7 @@ def verdict(found: Comparison) -> str:
     where = f"At equal {AXES[found.by]} ({point})" if rows else f"At {point} {AXES[found.by]}"
     others = sorted(rows.values(), key=lambda row: (np.isnan(row.loss), row.loss))
     told = [f"{base.group} has {_loss_words(base)} ({_runs_words(base.runs)})"]
-    told += [_difference_words(row, base.runs) for row in others[:NAMED]]
-    more = [f"{count(len(others) - NAMED, 'more group')} in the table"] if len(others) > NAMED else []
-    return f"{where}, {'; '.join([*told, *more])}."
+    return f"{where}, {_listed([*told, *(_difference_words(row, base.runs) for row in others)], NAMED + 1)}."
 
 
 def speed_up_words(found: Comparison) -> str:
@@ -51,7 +49,7 @@ def speed_up_words(found: Comparison) -> str:
         f"{_evidence(row, runs[found.reference], '{:.3g}'.format)}"
         for row in lowest
     ]
-    return sentences(["; ".join(told)])[0]
+    return sentences([_listed(told, NAMED)])[0]
 
 
 def tell(found: Comparison) -> Report:
@@ -189,6 +187,12 @@ def _evidence(row: Any, base_runs: int, told: Callable[[float], str]) -> str:
         return "no interval: one run each" if row["runs"] == base_runs == 1 else "no interval: too few runs"
     pairs = f"paired by seed, {row['pairs']} pairs" if row["pairs"] else "not paired"
     return f"95 % interval {told(row['low'])} to {told(row['high'])}, {pairs}"
+
+
+def _listed(clauses: Sequence[str], most: int) -> str:
+    """So many clauses about groups, and how many more groups there are."""
+    more = len(clauses) - most
+    return "; ".join([*clauses[:most], *([f"{count(more, 'more group')} in the table"] if more > 0 else [])])
 
 
 def _runs_words(runs: int) -> str:

@@ -151,6 +151,19 @@ def test_the_verdict_is_one_sentence_on_groups():
     assert many.endswith("; 2 more groups in the table.")
 
 
+def test_a_band_is_drawn_where_there_is_an_interval_alone():
+    made = seeded("a", PACES) + seeded("b", [0.021, 0.0235, 0.0175]) + [powers("c", 0.03)]
+    [figure] = report.sooner({"step": compare.compared(made)})
+    drawn = {trace.name: trace for trace in figure.drawing.data}
+    assert set(drawn) == {"b, 95 % interval", "b (3 runs)", "c (one run)"}
+    band, last = drawn["b, 95 % interval"], figure.table[figure.table["group"] == "b"].iloc[-1]
+    bounds = sorted(y for x, y in zip(band.x, band.y, strict=True) if x == last["level"])
+    assert bounds == pytest.approx([last["low"], last["high"]])
+    low, high = figure.drawing.layout.yaxis.range
+    assert low < min(1, *drawn["b (3 runs)"].y) and high > max(drawn["c (one run)"].y)
+    assert f"{last['level']:.4g}, b (3 runs) has a speed-up of {last['speed_up']:.3g} in steps" in figure.caption
+
+
 def test_a_run_of_ours_beside_a_download_of_it(runs, family, tmp_path):
     whole = scalars.read(runs[family])
     points = [[wall, step, value] for step, (wall, value) in sorted(whole.values[run_folder.EVAL_LOSS].items())]
