@@ -1,4 +1,4 @@
-"""`pli-analyze compare`: several runs."""
+"""`pli-analyze compare`: groups of runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from pli_analysis.commands.options import FormatOption, Html, OutOption
 from pli_analysis.commands.telling import complain, write_page
+from pli_train.errors import BadInput
 from pli_train.shell import one_of
 from pli_train.telling import say
 
@@ -18,18 +19,25 @@ def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, event folders or files, downloads.")],
     tag: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which scalar: a name, or eval*.")] = None,
     by: Annotated[str, one_of(AXES, "--by", metavar="AXIS", help="Compare over {words}.")] = "step",
-    at: Annotated[int | None, typer.Option(metavar="STEP", help="Where losses are compared; else the end.")] = None,
-    levels: Annotated[str | None, typer.Option(metavar="LOSS,LOSS", help="Losses at which speed-ups are told.")] = None,
-    reference: Annotated[str | None, typer.Option(metavar="NAME", help="What speed-ups refer to.")] = None,
+    at: Annotated[
+        float | None, typer.Option(metavar="POINT", help="Where on that axis losses are compared; else the end.")
+    ] = None,
+    levels: Annotated[str | None, typer.Option(metavar="LOSS,LOSS", help="Losses to give speed-ups at.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run or group to compare with (default: the first).")
+    ] = None,
     smooth: Annotated[int, typer.Option(min=1, metavar="N", help="Mean over so many points, an odd number.")] = 1,
-    speed_ups: Annotated[bool, typer.Option("--speed-ups", help="One row a level and group, with bands.")] = False,
+    speed_ups: Annotated[
+        bool, typer.Option("--speed-ups", help="One row a level and group, with 95 % intervals.")
+    ] = False,
+    each: Annotated[bool, typer.Option("--runs", help="One row a run.")] = False,
     html: Html = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """Whose loss is lower, and who comes to a loss sooner.
+    """Compare runs, or groups of seeds: loss at equal steps, and speed-up to reach a loss.
 
-    GROUP=RUN in place of a run makes it a seed of that group.
+    GROUP=RUN in place of a run makes it a seed of that group. Prints one row a group.
 
     Example: pli-analyze compare runs/tiny runs/baseline --by flops
     """
@@ -37,14 +45,11 @@ def compare(
     from pli_analysis.report import compare as told
     from pli_analysis.tables import emit
 
+    if each and speed_ups:
+        raise BadInput("--runs and --speed-ups: are two tables: use one of them")
     curves = metric.read(runs, tag, smooth)
     complain(list(dict.fromkeys(line for curve in curves for line in curve.damaged)))
-    metric.require(curves, by)
-    step = metric.last_common_step(curves) if at is None else at
-    asked = metric.parse_levels(levels) if levels else metric.common_levels(curves, 3)
-    base = reference or curves[0].group
-    ups = metric.speed_ups(curves, asked, by, base)
-    table = metric.summary(curves, step, ups)
-    say(told.verdict(curves, step))
-    write_page(html, lambda: told.tell(curves, table, step, by, base))
-    emit(ups if speed_ups else table, format, out)
+    found = metric.compared(curves, by, at, metric.parse_levels(levels) if levels else None, reference)
+    say(told.verdict(found))
+    write_page(html, lambda: told.tell(found))
+    emit(found.speed_ups if speed_ups else metric.per_run(found) if each else metric.summary(found), format, out)

@@ -42,7 +42,7 @@ def losses(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
 
 
 def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
-    """Speed-up against loss, with a bootstrap band where groups have several runs; a view for each axis.
+    """Speed-up against loss, with the 95 % interval as a band where there is one; a view for each axis.
 
     Args:
         table: of `pli_analysis.metrics.compare.speed_ups` of one axis or of several, the axis in the column `by`.
@@ -58,20 +58,34 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
         bands = {axis: _band(rows) for axis, rows in by_axis.items()}
         if len(bands[axes[0]]["x"]):
             style = {"fill": "toself", "fillcolor": colour, "opacity": 0.2, "line": {"width": 0}}
-            hidden = {"hoverinfo": "skip", "showlegend": False, "meta": {"views": bands}}
-            drawn.add_scatter(**bands[axes[0]], name=f"{group}, 95 %", **style, **hidden)
+            hidden = {"hoverinfo": "skip", "meta": {"views": bands}}
+            drawn.add_scatter(**bands[axes[0]], name=f"{group}, 95 % interval", **style, **hidden)
         told = {axis: rows[rows["speed_up"].notna()] for axis, rows in by_axis.items()}
         curves = {axis: {"x": views.plain(r["level"]), "y": views.plain(r["speed_up"])} for axis, r in told.items()}
         style = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "meta": {"views": curves}}
-        drawn.add_scatter(**curves[axes[0]], name=str(group), **style)
+        drawn.add_scatter(**curves[axes[0]], name=f"{group} ({_runs(mine)})", **style)
     drawn.add_hline(y=1, line={"color": NEUTRAL, "dash": "dot", "width": 1})
-    drawn.update_xaxes(title="loss", autorange="reversed")
-    seen = {
-        axis: {"name": AXES[axis], "layout": {"yaxis": {"title": {"text": f"{AXES[axis]} of {reference} ÷ own"}}}}
-        for axis in axes
-    }
+    drawn.update_xaxes(title="loss level", autorange="reversed")
+    seen = {}
+    for axis, rows in table[table["group"] != reference].groupby("by", sort=False):
+        title = {"text": f"{AXES[str(axis)]} of {reference} ÷ own"}
+        seen[axis] = {"name": AXES[str(axis)], "layout": {"yaxis": {"title": title, "range": _range(rows)}}}
     drawn.update_layout(legend=LEGEND, hovermode="closest", meta={"views": seen})
     return drawn.update_layout(seen[axes[0]]["layout"])
+
+
+def _range(rows: pd.DataFrame) -> list[float]:
+    """What the figure shows of speed-ups: all curves, and bands as far as they leave the curves readable."""
+    ups = np.append(rows["speed_up"].dropna(), 1.0)
+    room = max(np.ptp(ups), 0.25)
+    low, high = np.nanmin([*rows["low"], ups.min()]), np.nanmax([*rows["high"], ups.max()])
+    return views.plain([max(low, ups.min() - room) - room / 10, min(high, ups.max() + room) + room / 10])
+
+
+def _runs(rows: pd.DataFrame) -> str:
+    """How many runs a curve is of."""
+    runs = rows["runs"].iloc[0]
+    return "one run" if runs == 1 else f"{runs} runs"
 
 
 def _band(rows: pd.DataFrame) -> dict[str, list[float]]:

@@ -1,24 +1,27 @@
-"""Runs against each other: whose loss is lower at a step, and who comes down to a loss sooner.
+"""Groups of runs compared on one axis: loss at equal steps, tokens, FLOPs or seconds, and speed-up to reach a loss.
 
-A run reaches a loss where its smoothed curve first comes down to it, in a straight line between the points around.
-What it never reached, or had already passed at its first point, is missing rather than guessed. Speed-up is what the
-reference needed ÷ what the run needed, for the same loss: in steps, tokens, FLOPs or seconds. Over seeds it is the
-ratio of geometric means, with a percentile bootstrap over the runs of both groups (Efron, 1979).
+A run reaches a loss where its smoothed curve first comes down to it, linearly interpolated between points. A loss that
+it never reaches, or is below at its first point, is missing. Speed-up is what the reference needs ÷ what the group
+needs for the same loss; over seeds it is a ratio of geometric means. Intervals are of `pli_analysis.metrics.seeds`:
+over pairs of runs of one seed where two groups have them, else Welch's.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pli_analysis import scalars as readers
+from pli_analysis.metrics import seeds
 from pli_analysis.metrics.loss import AXES, at_steps
+from pli_analysis.metrics.runs import config_of
 from pli_train import run_folder
 from pli_train.errors import BadInput
 
@@ -28,8 +31,11 @@ if TYPE_CHECKING:
     from pli_analysis.scalars import Scalars
 
 USUAL_TAGS = (run_folder.EVAL_LOSS, run_folder.LOSS, "eval/loss", "train/loss")
-DRAWS, COVERED = 2000, 95.0
-"""Bootstrap draws, and the per cent of them that a band covers."""
+BATCHES = ("train.block_size", "train.batch_size", "train.accumulation", "train.mlm_probability")
+EVALUATION = ("eval.", "train.eval_blocks")
+"""Keys of a config that decide, with the seed and the corpus, which batches a run sees and what it is evaluated on."""
+SHARES = (1.0, 1 / 2, 1 / 4)
+"""Default levels: the loss of the run that ends highest, at these shares of its steps."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Curve:
         events: steps of growth.
         damaged: a line for each file of which records could not be read.
         width: points that `losses` is smoothed over.
+        seed: of a run of ours; None for others'.
+        shared: what has to be equal for runs of one seed to have the same batches and evaluation: key → value.
     """
 
     name: str
@@ -52,6 +60,8 @@ class Curve:
     events: list[int] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     width: int = 1
+    seed: int | None = None
+    shared: dict[str, object] = field(default_factory=dict)
 
     @cached_property
     def losses(self) -> np.ndarray:
@@ -92,11 +102,13 @@ def grouped(asked: str) -> tuple[str, Path]:
 
 def _curves(group: str, path: Path, pattern: str | None, width: int) -> list[Curve]:
     scalars, name = readers.read(path), readers.name_of(path)
-    tags, events = _tags(path, list(scalars.columns), pattern), _events(path)
+    tags, known = _tags(path, list(scalars.columns), pattern), _of_run(path)
     found = []
     for tag in tags:
         called = f"{name}:{tag}" if len(tags) > 1 else name
-        found.append(Curve(called, group or called, _table(scalars, tag), events, scalars.damaged, width))
+        found.append(
+            Curve(called, group or called, _table(scalars, tag), damaged=scalars.damaged, width=width, **known)
+        )
     return found
 
 
@@ -127,12 +139,20 @@ def _table(scalars: Scalars, tag: str) -> pd.DataFrame:
     return pd.DataFrame({"step": steps, **axes, "loss": points["value"].to_numpy()})
 
 
-def _events(path: Path) -> list[int]:
+def _of_run(path: Path) -> dict[str, Any]:
+    """What the folder of a run tells beside scalars: `events`, `seed` and `shared` of its curves."""
     if not (path / run_folder.RUN).is_file():
-        return []
+        return {}
     from pli_analysis.run import Run
 
-    return sorted({event.step for event in Run.open(path).lineage.events})
+    run = Run.open(path)
+    seed, corpus = run.record.get("seed"), run.record.get("corpus")
+    shared = {key: value for key, value in config_of(run).items() if key.startswith((*BATCHES, *EVALUATION))}
+    return {
+        "events": sorted({event.step for event in run.lineage.events}),
+        "seed": seed if isinstance(seed, int) else None,
+        "shared": shared | {"corpus": corpus.get("fingerprint") if isinstance(corpus, dict) else None},
+    }
 
 
 def require(curves: Sequence[Curve], axis: str) -> None:
@@ -147,14 +167,14 @@ def require(curves: Sequence[Curve], axis: str) -> None:
 
 
 def parse_levels(text: str) -> list[float]:
-    """Losses from `5.5,4`. Raises BadInput for what is no number."""
+    """Losses from `5.5,4`, in that order. Raises BadInput for what is no number."""
     try:
         levels = [float(part) for part in text.split(",")]
     except ValueError:
         levels = [float("nan")]
     if not np.isfinite(levels).all():
         raise BadInput(f"--levels {text}: give losses with commas between them, as 5.5,4")
-    return sorted(levels, reverse=True)
+    return list(dict.fromkeys(levels))
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------
@@ -188,21 +208,98 @@ def reached(curve: Curve, level: float, axis: str) -> float:
     return float(where[at - 1] + share * (where[at] - where[at - 1]))
 
 
-def loss_at(curve: Curve, step: float) -> float:
-    """The smoothed loss at a step, in a straight line between points; NaN outside them."""
-    steps = curve.table["step"].to_numpy()
-    return float(np.interp(step, steps, curve.losses, left=np.nan, right=np.nan)) if len(steps) else float("nan")
+def loss_at(curve: Curve, at: float, axis: str = "step") -> float:
+    """The smoothed loss at a point of an axis, linearly interpolated between points; NaN outside of them."""
+    where = curve.table[axis].to_numpy(dtype=float)
+    return float(np.interp(at, where, curve.losses, left=np.nan, right=np.nan)) if len(where) else float("nan")
 
 
-def last_common_step(curves: Sequence[Curve]) -> int:
-    """The last step that all runs came to."""
-    return int(min(curve.table["step"].max() for curve in curves))
+def last_common(curves: Sequence[Curve], axis: str) -> float:
+    """The last point of an axis that all runs came to."""
+    return float(min(curve.table[axis].max() for curve in curves))
 
 
-def common_levels(curves: Sequence[Curve], count: int) -> list[float]:
-    """Losses that all runs come down to, evenly spaced from the lowest start to the highest end; empty for none."""
-    high, low = min(curve.losses[0] for curve in curves), max(curve.losses.min() for curve in curves)
-    return [float(f"{level:.4g}") for level in np.linspace(high, low, count + 2)[1:-1]] if low < high else []
+def default_levels(curves: Sequence[Curve]) -> list[float]:
+    """The final loss of the run that ends highest, then what it had at half and at a quarter of its steps.
+
+    All runs reach these levels: they are rounded up to four digits, and those that some run starts below are left out.
+    """
+    worst = max(curves, key=lambda curve: curve.losses[-1])
+    first, last = worst.table["step"].iloc[[0, -1]]
+    passed = [_rounded_up(loss_at(worst, first + share * (last - first))) for share in SHARES]
+    start = min(curve.losses[0] for curve in curves)
+    return sorted({level for level in passed if passed[0] <= level < start})
+
+
+def levels_down(curves: Sequence[Curve], count: int) -> list[float]:
+    """Evenly spaced levels from the lowest start of a run down to the first of `default_levels`; empty for none."""
+    last = default_levels(curves)[:1]
+    start = min(curve.losses[0] for curve in curves)
+    return [*np.linspace(start, last[0], count + 1)[1:-1].tolist(), last[0]] if last else []
+
+
+def _rounded_up(level: float) -> float:
+    """To four digits, and not below.
+
+    >>> _rounded_up(3.93512), _rounded_up(3.5), _rounded_up(0.0)
+    (3.936, 3.5, 0.0)
+    """
+    near = float(f"{level:.4g}")
+    return near if near >= level else float(f"{near + 10.0 ** (math.floor(math.log10(abs(level))) - 3):.4g}")
+
+
+# --- comparing groups -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs compared on one axis: what the command, the page and a report of several runs all state.
+
+    Attributes:
+        curves: one a run.
+        by: the axis.
+        at: the point on it at which losses are compared.
+        reference: the group that the others are compared with.
+        groups: of `groups`.
+        speed_ups: of `speed_ups`.
+    """
+
+    curves: Sequence[Curve]
+    by: str
+    at: float
+    reference: str
+    groups: pd.DataFrame
+    speed_ups: pd.DataFrame
+
+
+def compared(
+    curves: Sequence[Curve],
+    by: str = "step",
+    at: float | None = None,
+    levels: Sequence[float] | None = None,
+    reference: str | None = None,
+) -> Comparison:
+    """Compare groups of runs.
+
+    Args:
+        curves: of `read`.
+        by: `step`, `tokens`, `flops` or `seconds`.
+        at: where losses are compared, in units of that axis; by default the last point that all runs came to.
+        levels: losses to reach; by default those of `default_levels`.
+        reference: the group that the others are compared with; by default the first.
+
+    Raises:
+        BadInput: when a run has no loss or did not log the axis, no run has a loss at that point, or no group is called
+            `reference`.
+    """
+    require(curves, by)
+    if at is None:
+        at = last_common(curves, by)
+    elif np.isnan([loss_at(curve, at, by) for curve in curves]).all():
+        raise BadInput(f"--at {at:g}: no run has a loss there; the last {by} of all is {last_common(curves, by):g}")
+    reference = reference or curves[0].group
+    ups = speed_ups(curves, default_levels(curves) if levels is None else levels, by, reference)
+    return Comparison(curves, by, at, reference, groups(curves, at, by, reference), ups)
 
 
 def by_group(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
@@ -213,65 +310,142 @@ def by_group(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     return groups
 
 
-def speed_ups(
-    curves: Sequence[Curve], levels: Sequence[float], axis: str = "step", reference: str | None = None
-) -> pd.DataFrame:
-    """How much sooner each group comes down to each level than the reference.
+def pairs_of(base: Sequence[Curve], mine: Sequence[Curve]) -> list[tuple[int, int]]:
+    """Runs of two groups that share a seed, and so batches and evaluation, as places in `base` and `mine`.
+
+    Empty unless there are two pairs or more, each run of the smaller group has a partner, no seed is there twice in a
+    group, and what a seed decides is decided alike (`Curve.shared`).
+    """
+    of_base, of_mine = ([curve.seed for curve in group] for group in (base, mine))
+    once = all(None not in of and len(set(of)) == len(of) for of in (of_base, of_mine))
+    if not once or any(curve.shared != base[0].shared for curve in (*base, *mine)):
+        return []
+    pairs = [(of_base.index(seed), place) for place, seed in enumerate(of_mine) if seed in of_base]
+    return pairs if len(pairs) == min(len(base), len(mine)) >= 2 else []
+
+
+def groups(curves: Sequence[Curve], at: float, by: str, reference: str) -> pd.DataFrame:
+    """The loss of each group at a point of an axis, and how it differs from the reference's.
 
     Returns:
-        One row a level and group: `level`, `group`, `runs`, `reached` (how many of them do), `at` (geometric mean over
-        them, on the axis), `speed_up`, `low` and `high` (95 % bootstrap band). `at` is missing unless all runs of the
-        group reach the level, `speed_up` unless all of the reference do too, the band also where both have one run.
+        One row a group:
+            group, runs                  its name, and how many runs it has
+            loss, loss_low, loss_high    mean over its runs, with 95 % interval; missing unless all came to that point
+            difference, low, high        from the reference, with 95 % interval (`seeds.difference`)
+            pairing, pairs               `seed` where the difference is over pairs of runs of one seed, and how many
+                                         pairs; else `none` and 0; empty for the reference
+            p, least_p                   of `seeds.exact_test`, not corrected for the number of groups
 
     Raises:
         BadInput: when no group is called `reference`.
     """
     import pandas as pd
 
-    groups = by_group(curves)
-    base = reference or next(iter(groups))
-    if base not in groups:
-        raise BadInput(f"no run or group is called {base!r}; there are: {', '.join(groups)}")
+    of, base = _with_reference(curves, reference)
+    losses = {name: np.array([loss_at(curve, at, by) for curve in group]) for name, group in of.items()}
     rows = []
-    for level in levels:
-        needed = {name: np.array([reached(c, level, axis) for c in group]) for name, group in groups.items()}
-        for name, mine in needed.items():
-            ratio, low, high = _ratio(needed[base], mine, same=name == base)
-            at = float(np.exp(np.log(mine).mean()))
-            count = int(np.isfinite(mine).sum())
-            rows.append((level, name, len(mine), count, at, ratio, low, high))
-    return pd.DataFrame(rows, columns=["level", "group", "runs", "reached", "at", "speed_up", "low", "high"])
+    for name, mine in losses.items():
+        row = (name, len(mine), *seeds.mean(mine))
+        if name == reference:
+            rows.append((*row, *[math.nan] * 3, "", 0, math.nan, math.nan))
+            continue
+        pairs = pairs_of(base, of[name])
+        apart, test = seeds.difference(losses[reference], mine, pairs), seeds.exact_test(losses[reference], mine, pairs)
+        rows.append((*row, *apart, _pairing(pairs), len(pairs), *test))
+    columns = ["group", "runs", "loss", "loss_low", "loss_high", "difference", "low", "high", "pairing", "pairs"]
+    return pd.DataFrame(rows, columns=[*columns, "p", "least_p"])
 
 
-def _ratio(base: np.ndarray, mine: np.ndarray, same: bool) -> tuple[float, float, float]:
-    """The ratio of two groups' geometric means, and its bootstrap band."""
-    missing = float("nan")
-    if not (np.isfinite(base).all() and np.isfinite(mine).all()):
-        return missing, missing, missing
-    logs = np.log(base), np.log(mine)
-    ratio = float(np.exp(logs[0].mean() - logs[1].mean()))
-    if same or len(base) == len(mine) == 1:
-        return ratio, missing, missing
-    chance = np.random.default_rng(0)
-    means = [group[chance.integers(len(group), size=(DRAWS, len(group)))].mean(axis=1) for group in logs]
-    low, high = np.exp(np.percentile(means[0] - means[1], [50 - COVERED / 2, 50 + COVERED / 2]))
-    return ratio, float(low), float(high)
+def speed_ups(
+    curves: Sequence[Curve], levels: Sequence[float], by: str = "step", reference: str | None = None
+) -> pd.DataFrame:
+    """Speed-up of each group over the reference in reaching each level.
 
+    Returns:
+        One row a level and group:
+            level, group, runs
+            reached              how many of the runs reach the level
+            at                   where on the axis, a geometric mean; missing unless all runs of the group reach it
+            speed_up, low, high  with 95 % interval (`seeds.difference` of logarithms); missing unless all runs of the
+                                 group and of the reference reach the level; 1 without interval for the reference
+            pairing, pairs       as for `groups`
 
-def summary(curves: Sequence[Curve], at: int, ups: pd.DataFrame) -> pd.DataFrame:
-    """One row a run, the lowest loss at step `at` first; with its group's speed-up at each level, of `speed_ups`."""
+    Raises:
+        BadInput: when no group is called `reference`.
+    """
     import pandas as pd
 
+    reference = reference or curves[0].group
+    of, base = _with_reference(curves, reference)
+    pairs = {name: pairs_of(base, group) for name, group in of.items()}
     rows = []
-    for curve in curves:
-        row = {
+    for level in levels:
+        logs = {name: np.log([reached(curve, level, by) for curve in group]) for name, group in of.items()}
+        for name, mine in logs.items():
+            row = (level, name, len(mine), int(np.isfinite(mine).sum()), math.exp(mine.mean()))
+            if name == reference:
+                rows.append((*row, 1.0 if np.isfinite(mine).all() else math.nan, math.nan, math.nan, "", 0))
+                continue
+            more = seeds.difference(logs[reference], mine, pairs[name])
+            ups = np.exp([-more.value, -more.high, -more.low])
+            rows.append((*row, *ups, _pairing(pairs[name]), len(pairs[name])))
+    columns = ["level", "group", "runs", "reached", "at", "speed_up", "low", "high", "pairing", "pairs"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def summary(found: Comparison) -> pd.DataFrame:
+    """One row a group, the lowest loss first: of `groups`, and the speed-up to each level, of `speed_ups`."""
+    table = found.groups.drop(columns=["loss_low", "loss_high"])
+    for level, ups in found.speed_ups.groupby("level", sort=False):
+        table[f"speed-up to {level:g}"] = ups.set_index("group")["speed_up"].reindex(table["group"]).to_numpy()
+    table = table.sort_values("loss", kind="stable", ignore_index=True)
+    return table.rename(columns={"loss": f"loss at {_column(found)}"})
+
+
+def per_run(found: Comparison) -> pd.DataFrame:
+    """One row a run, the lowest loss at the point of comparison first."""
+    import pandas as pd
+
+    last = f"loss at {_column(found)}"
+    rows = [
+        {
             "run": curve.name,
             "group": curve.group,
+            "seed": curve.seed,
             "events": len(curve.events),
             "last step": curve.table["step"].max(),
+            "lowest loss": curve.table["loss"].min(),
+            last: loss_at(curve, found.at, found.by),
         }
-        row |= {"lowest loss": curve.table["loss"].min(), f"loss at {at}": loss_at(curve, at)}
-        mine = ups[ups["group"] == curve.group]
-        row |= {f"speed-up to {r.level:g}": r.speed_up for r in mine.itertuples()}
-        rows.append(row)
-    return pd.DataFrame(rows).sort_values(f"loss at {at}", kind="stable", ignore_index=True)
+        for curve in found.curves
+    ]
+    return pd.DataFrame(rows).sort_values(last, kind="stable", ignore_index=True)
+
+
+def amount(value: float, axis: str) -> str:
+    """A point of an axis in words.
+
+    >>> amount(1234, "step"), amount(1.7958e9, "flops"), amount(12.34, "seconds")
+    ('1,234', '1.80e9', '12.3')
+    """
+    if axis == "flops":
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{digits}e{int(power)}"
+    return f"{value:,.1f}" if axis == "seconds" or value % 1 else f"{value:,.0f}"
+
+
+def _column(found: Comparison) -> str:
+    """The point of comparison as a column's name has it: `160`, `1.80e9 flops`."""
+    return amount(found.at, found.by).replace(",", "") + ("" if found.by == "step" else f" {found.by}")
+
+
+def _with_reference(curves: Sequence[Curve], reference: str) -> tuple[dict[str, list[Curve]], list[Curve]]:
+    """Group → its curves, and those of the reference. Raises BadInput when no group is called that."""
+    of = by_group(curves)
+    if reference not in of:
+        raise BadInput(f"no run or group is called {reference!r}; there are: {', '.join(of)}")
+    return of, of[reference]
+
+
+def _pairing(pairs: seeds.Pairs) -> str:
+    return "seed" if pairs else "none"

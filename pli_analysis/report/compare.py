@@ -1,55 +1,63 @@
-"""What a comparison of runs says: who is lower where, and who is sooner by how much."""
+"""What a comparison of groups of runs says: a verdict on losses, speed-ups, and how they were measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pli_analysis.figures import compare as figures
 from pli_analysis.figures.loss import AXES
 from pli_analysis.metrics import compare
-from pli_analysis.report.parts import Figure, Report, Section, sentences
+from pli_analysis.report.parts import Figure, Report, Section, count, sentences, signed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.metrics.compare import Curve
+    from pli_analysis.metrics.compare import Comparison, Curve
 
 FINE = 40
 """Levels of the speed-up's curve."""
+NAMED = 3
+"""Groups that a sentence names beside the reference, at most."""
 
 
-def verdict(curves: Sequence[Curve], at: int) -> str:
-    """Which run has the lowest loss at a step, and by how much, in one sentence."""
-    losses = {curve.name: compare.loss_at(curve, at) for curve in curves}
-    there = sorted((loss, name) for name, loss in losses.items() if np.isfinite(loss))
-    if not there:
-        return f"no run has a loss at step {at:,}"
-    lowest, name = there[0]
-    next_best = f"; next is {there[1][1]} with {there[1][0]:.4g}" if len(there) > 1 else ""
-    return f"lowest loss at step {at:,}: {name} with {lowest:.4g}{next_best}"
+def verdict(found: Comparison) -> str:
+    """The groups' losses at the point of comparison, and their differences from the reference, in one sentence."""
+    rows = {row.group: row for row in found.groups.itertuples()}
+    base = rows.pop(found.reference)
+    point = compare.amount(found.at, found.by)
+    where = f"At equal {AXES[found.by]} ({point})" if rows else f"At {point} {AXES[found.by]}"
+    others = sorted(rows.values(), key=lambda row: (np.isnan(row.loss), row.loss))
+    told = [f"{base.group} has {_loss_words(base)} ({_runs_words(base.runs)})"]
+    return f"{where}, {_listed([*told, *(_difference_words(row, base.runs) for row in others)], NAMED + 1)}."
 
 
-def tell(curves: Sequence[Curve], summary: pd.DataFrame, at: int, by: str, reference: str) -> Report:
-    """The page of a comparison: losses, speed-ups, and how they were measured.
+def speed_up_words(found: Comparison) -> str:
+    """The speed-up of each group at the lowest level that it and the reference reach; empty for one group."""
+    ups = found.speed_ups[found.speed_ups["group"] != found.reference]
+    known = ups[ups["speed_up"].notna()]
+    lowest = [mine.loc[mine["level"].idxmin()] for _, mine in known.groupby("group", sort=False)]
+    if not lowest:
+        many = found.groups["group"].nunique() > 1
+        return f"No group reaches a level that {found.reference} reaches as well." if many else ""
+    runs = found.groups.set_index("group")["runs"]
+    told = [
+        f"to reach a loss of {row['level']:.4g}, {row['group']} ({_runs_words(row['runs'])}) has a speed-up of "
+        f"{row['speed_up']:.3g} in {AXES[found.by]} over {found.reference} ({_runs_words(runs[found.reference])}), "
+        f"{_evidence(row, runs[found.reference], '{:.3g}'.format)}"
+        for row in lowest
+    ]
+    return sentences([_listed(told, NAMED)])[0]
 
-    Args:
-        curves: of `compare.read`.
-        summary: of `compare.summary`.
-        at: the step at which losses are compared.
-        by: the axis.
-        reference: the group that the others are compared with.
-    """
-    table = drawn_points(curves, [by])
-    told, width = verdict(curves, at), curves[0].width
-    (caption,) = sentences([told])
-    shown = [Figure("losses", "Losses", caption, figures.losses(table, [by]), table)]
-    shown += sooner(curves, [by], reference)
-    method = method_of(width, AXES[by], reference)
-    section = Section("comparison", "Comparison", figures=shown, tables=[("Runs", summary)], method=method)
-    return Report(f"Comparison of {len(curves)} runs", told, [section])
+
+def tell(found: Comparison) -> Report:
+    """The page of a comparison: losses, speed-ups, and how they were measured."""
+    by_axis, method = {found.by: found}, method_of(found.curves[0].width, AXES[found.by], found.reference)
+    shown, tables = [losses(by_axis), *sooner(by_axis)], [*tables_of(by_axis), ("Runs", compare.per_run(found))]
+    section = Section("comparison", "Comparison", figures=shown, tables=tables, method=method)
+    return Report(f"Comparison of {count(len(found.curves), 'run')}", verdict(found), [section])
 
 
 def method_of(width: int, needed: str, reference: str) -> list[tuple[str, str]]:
@@ -57,39 +65,91 @@ def method_of(width: int, needed: str, reference: str) -> list[tuple[str, str]]:
 
     Args:
         width: points that losses are smoothed over.
-        needed: what a run needs to come to a loss: `steps`.
+        needed: what a run needs to reach a loss: `steps`.
         reference: the group that the others are compared with.
     """
-    smooth = f"The mean of {width} points." if width > 1 else "Each point as it was logged."
+    smooth = f"Mean of {width} points." if width > 1 else "As logged, without smoothing."
     return [
-        ("loss", smooth),
+        ("loss", f"{smooth} Linearly interpolated between points. Of a group: the mean over its runs."),
+        (
+            "point of comparison",
+            "The last one on the axis that all runs came to, unless --at says another.",
+        ),
         (
             "reached",
-            "Where a curve first comes down to a loss, in a straight line between points. A loss that it never "
-            "reaches, or had passed at its first point, is left out.",
+            "Where a curve first comes down to a loss, linearly interpolated between points. A loss that it never "
+            "reaches, or is below at its first point, is missing.",
         ),
-        ("speed-up", f"The {needed} that {reference} needed ÷ those that the run needed."),
-        ("seconds", "Of training for runs of ours; event files of others count from their first point."),
         (
-            "seeds",
-            "The unit is the run: over seeds a speed-up is a ratio of geometric means, and the band is a percentile "
-            f"bootstrap of {compare.DRAWS} draws over runs (Efron 1979).",
+            "speed-up",
+            f"The {needed} that {reference} needs ÷ those that the group needs to reach the same loss; a ratio of "
+            "geometric means over runs.",
         ),
+        (
+            "levels",
+            "Unless --levels says others: the final loss of the run that ends highest, then its loss at half and at a "
+            "quarter of its steps.",
+        ),
+        (
+            "95 % interval",
+            "The unit is the run. Runs of two groups that share seeds, data and evaluation are compared in pairs, with "
+            "Student's t interval of the differences; else with Welch's (1947) of two means. Where one side has two "
+            "runs and the other more, it has one degree of freedom (Hsu 1938), as Welch's covers too little there. "
+            "Speed-ups are compared as logarithms. There is no interval with fewer than two runs a side.",
+        ),
+        (
+            "p, least_p",
+            "Exact permutation test over runs, of pairs by their signs, and the smallest p that so many runs can give "
+            "(Phipson and Smyth 2010). Not corrected for the number of groups.",
+        ),
+        ("seconds", "Of training for our runs; of other event files, since their first point."),
     ]
 
 
-def sooner(curves: Sequence[Curve], axes: Sequence[str], reference: str) -> list[Figure]:
-    """The figure of speed-ups, a view for each axis; none where there is nobody to compare with."""
+def losses(found: Mapping[str, Comparison]) -> Figure:
+    """The figure of losses, a view for each axis, with the verdict on each.
+
+    Args:
+        found: axis → comparison on it.
+    """
+    axes, first = list(found), next(iter(found.values()))
+    table = drawn_points(first.curves, axes)
+    captions = {axis: verdict(each) for axis, each in found.items()}
+    return Figure("losses", "Losses", captions[axes[0]], figures.losses(table, axes), table, captions)
+
+
+def sooner(found: Mapping[str, Comparison]) -> list[Figure]:
+    """The figure of speed-ups, a view for each axis; none where there is nothing to compare with.
+
+    Args:
+        found: axis → comparison on it.
+    """
     import pandas as pd
 
-    levels = compare.common_levels(curves, FINE)
-    if not levels or len({curve.group for curve in curves}) < 2:
+    axes, first = list(found), next(iter(found.values()))
+    levels, reference = compare.levels_down(first.curves, FINE), first.reference
+    if not levels or first.groups["group"].nunique() < 2:
         return []
-    each = {axis: compare.speed_ups(curves, levels, axis, reference) for axis in axes}
-    ups = pd.concat([table.assign(by=axis) for axis, table in each.items()], ignore_index=True)
-    captions = {axis: speed_up_words(table, reference, axis) for axis, table in each.items()}
-    drawing, caption = figures.speed_up(ups, reference), captions[axes[0]]
-    return [Figure("speed-up", f"Speed-up over {reference}", caption, drawing, ups, captions)]
+    each = [compare.speed_ups(of.curves, levels, axis, reference).assign(by=axis) for axis, of in found.items()]
+    ups = pd.concat(each, ignore_index=True)
+    captions = {axis: speed_up_words(of) for axis, of in found.items()}
+    drawing = figures.speed_up(ups, reference)
+    return [Figure("speed-up", f"Speed-up over {reference}", captions[axes[0]], drawing, ups, captions)]
+
+
+def tables_of(found: Mapping[str, Comparison]) -> list[tuple[str, pd.DataFrame]]:
+    """The tables that the words are taken from, of all axes, with the axis in the column `by`.
+
+    Args:
+        found: axis → comparison on it.
+    """
+    import pandas as pd
+
+    groups = [of.groups.assign(by=axis, at=of.at) for axis, of in found.items()]
+    ups = [of.speed_ups.assign(by=axis) for axis, of in found.items()]
+    whole = {"Groups": (groups, ["by", "at"]), "Speed-ups": (ups, ["by"])}
+    tables = {title: (pd.concat(parts, ignore_index=True), first) for title, (parts, first) in whole.items()}
+    return [(title, table[[*first, *table.columns.drop(first)]]) for title, (table, first) in tables.items()]
 
 
 def drawn_points(curves: Sequence[Curve], axes: Sequence[str]) -> pd.DataFrame:
@@ -107,13 +167,33 @@ def drawn_points(curves: Sequence[Curve], axes: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[["run", "group", "event", *axes, "loss"]]
 
 
-def speed_up_words(ups: pd.DataFrame, reference: str, by: str) -> str:
-    """The figure's finding: the speed-up of each group at the lowest level that it and the reference reach."""
-    told = []
-    for group, mine in ups[ups["speed_up"].notna() & (ups["group"] != reference)].groupby("group", sort=False):
-        last = mine.loc[mine["level"].idxmin()]
-        band = f" ({last['low']:.2f}–{last['high']:.2f})" if np.isfinite(last["low"]) else ""
-        told.append(
-            f"{group} comes to {last['level']:.4g} with a speed-up of {last['speed_up']:.2f}{band} in {AXES[by]}"
-        )
-    return "; ".join(told) + "." if told else f"No run reaches a loss that {reference} reaches as well."
+def _loss_words(row: Any) -> str:
+    """`a mean loss of 4.012`, of a row of `compare.groups`."""
+    if np.isnan(row.loss):
+        return "no loss there"
+    return f"a {'mean ' if row.runs > 1 else ''}loss of {row.loss:.3f}"
+
+
+def _difference_words(row: Any, base_runs: int) -> str:
+    words = f"{row.group} has {_loss_words(row)} ({_runs_words(row.runs)})"
+    if np.isnan(row.difference):
+        return words
+    return f"{words}, a difference of {signed(row.difference)} ({_evidence(row._asdict(), base_runs, signed)})"
+
+
+def _evidence(row: Any, base_runs: int, told: Callable[[float], str]) -> str:
+    """The interval of a difference or a speed-up and what it is over, of a row of the tables of a comparison."""
+    if np.isnan(row["low"]):
+        return "no interval: one run each" if row["runs"] == base_runs == 1 else "no interval: too few runs"
+    pairs = f"paired by seed, {row['pairs']} pairs" if row["pairs"] else "not paired"
+    return f"95 % interval {told(row['low'])} to {told(row['high'])}, {pairs}"
+
+
+def _listed(clauses: Sequence[str], most: int) -> str:
+    """So many clauses about groups, and how many more groups there are."""
+    more = len(clauses) - most
+    return "; ".join([*clauses[:most], *([f"{count(more, 'more group')} in the table"] if more > 0 else [])])
+
+
+def _runs_words(runs: int) -> str:
+    return "one run" if runs == 1 else f"{runs} runs"

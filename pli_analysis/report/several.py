@@ -1,6 +1,6 @@
-"""What there is to tell of several runs side by side: which is lower and sooner, what they differ in, what growth did.
+"""A report of several runs side by side: losses and speed-ups, differences of configs, what growth did to each.
 
-Runs that differ by seed alone make a group; the unit is the run, and the first group is what others are held against.
+Runs that differ by seed alone make a group; the unit is the run, and the first group is the reference.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.figures import compare as compare_figures
 from pli_analysis.figures import disturbance as disturbance_figures
 from pli_analysis.metrics import compare
 from pli_analysis.metrics import lineage as lineage_metric
@@ -19,7 +18,7 @@ from pli_analysis.metrics.loss import AXES
 from pli_analysis.report import compare as losses
 from pli_analysis.report.disturbance import METHOD, UNUSUAL, measured, spikes_beyond
 from pli_analysis.report.overview import LINEAGE_METHOD, made, origin, stack
-from pli_analysis.report.parts import Figure, Report, Section, count, found_by, sentences, signed
+from pli_analysis.report.parts import Figure, Report, Section, count, found_by
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,10 +40,10 @@ def tell(
     Raises:
         BadInput: when one of them cannot be read.
     """
-    reference, at = curves[0].group, compare.last_common_step(curves)
+    reference = curves[0].group
     groups = {curve.name: curve.group for curve in curves}
     sections = [
-        comparison(curves, at, reference),
+        comparison(curves, reference),
         differences(opened),
         stacks(opened),
         disturbances(opened, watch),
@@ -55,31 +54,22 @@ def tell(
     shared = f" in {count(many, 'group')}" if many < len(groups) else ""
     return Report(
         " and ".join(opened) if len(opened) < 3 else count(len(opened), "run"),
-        f"{count(len(opened), 'run')}{shared} side by side; {reference} is what others are held against.",
+        f"{count(len(opened), 'run')}{shared} side by side; the reference is {reference}.",
         [summary, *sections, provenance(opened)],
     )
 
 
-def comparison(curves: Sequence[Curve], at: int, reference: str) -> Section:
-    """Losses on every axis that all runs logged, who is sooner by it, and groups of seeds."""
+def comparison(curves: Sequence[Curve], reference: str) -> Section:
+    """Losses and speed-ups of groups on every axis that all runs logged; the headline is by FLOPs where they did."""
     axes = [axis for axis in ("step", *AXES) if not any(curve.table[axis].isna().any() for curve in curves)]
-    table = losses.drawn_points(curves, axes)
-    (lead,) = sentences([losses.verdict(curves, at)])
-    figures = [Figure("losses", "Losses", lead, compare_figures.losses(table, axes), table)]
-    sooner = losses.sooner(curves, axes, reference)
-    figures += sooner
-    headline = " ".join([lead, *(figure.captions.get("flops", figure.caption) for figure in sooner)])
-    tables = []
-    if len({curve.group for curve in curves}) > 1:
-        groups = metric.groups(curves, at, reference)
-        tables = [(f"Groups at step {at:,}", groups)]
-        headline += f" {_seeds_words(groups)}"
+    found = {axis: compare.compared(curves, axis, reference=reference) for axis in axes}
+    headline = found.get("flops", found["step"])
     return Section(
         "comparison",
         "Comparison",
-        figures=figures,
-        tables=tables,
-        headline=headline,
+        figures=[losses.losses(found), *losses.sooner(found)],
+        tables=losses.tables_of(found),
+        headline=f"{losses.verdict(headline)} {losses.speed_up_words(headline)}".strip(),
         method=losses.method_of(curves[0].width, "steps, tokens, FLOPs or seconds", reference),
     )
 
@@ -161,18 +151,6 @@ def _spikes_words(known: pd.DataFrame) -> str:
     return (
         f"The highest loss spike, {most['spike']:.2f}, is behind {most['event']} at step {most['step']:,} of "
         f"{most['run']}. In the median of a run's events: {each}. {spikes_beyond(known)}"
-    )
-
-
-def _seeds_words(groups: pd.DataFrame) -> str:
-    """What an exact test over runs says, and what it could have said at most."""
-    tested = groups[groups["p"].notna()]
-    able = tested[tested["least_p"] < UNUSUAL]
-    if not len(able):
-        return "Too few seeds for a test: no number of them here could give a p below 0.05."
-    each = [f"{row.group} {signed(row.difference)} (p {row.p:.3f})" for row in able.itertuples()]
-    return (
-        f"Differences in mean loss from {groups['group'].iloc[0]}: {', '.join(each)}, not corrected for their number."
     )
 
 

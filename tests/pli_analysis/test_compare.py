@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +12,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from typer.testing import CliRunner
 
 from pli_analysis import downloads, scalars
 from pli_analysis.cli import app
 from pli_analysis.metrics import compare
 from pli_analysis.metrics.compare import Curve
+from pli_analysis.report import compare as report
 from pli_train import run_folder
 from pli_train.errors import BadInput
 
@@ -36,7 +41,7 @@ def test_the_speed_up_between_curves_of_known_pace(pace, level):
     table = compare.speed_ups([powers("one", 0.01), powers("other", 0.01 * pace)], [level], reference="one")
     assert table["speed_up"].iloc[0] == 1
     assert table["speed_up"].iloc[1] == pytest.approx(pace, rel=1e-3)
-    assert table["low"].isna().all()  # one run each has no band
+    assert table["low"].isna().all()  # one run each has no interval
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=2, max_size=60), st.floats(0.1, 100))
@@ -65,19 +70,98 @@ def test_a_level_not_reached_or_passed_at_the_start_is_missing():
     assert table[table["group"] == "b"]["speed_up"].isna().tolist() == [True, False, True]
 
 
-def test_seeds_have_a_band_that_holds_the_truth_and_narrows():
-    widths = []
-    for seeds in (3, 24):
-        spread = np.exp(0.05 * np.linspace(-1, 1, seeds))
-        paces = 0.01 * spread, 0.02 * spread
-        named = zip("ab", paces, strict=True)
-        runs = [powers(f"{group}{n}", pace, group) for group, of_group in named for n, pace in enumerate(of_group)]
-        row = compare.speed_ups(runs, [2.0]).iloc[1]
-        assert row["runs"] == seeds and row["low"] < 2 < row["high"]
-        ratio = np.exp(np.log(paces[1]).mean() - np.log(paces[0]).mean())
-        assert row["speed_up"] == pytest.approx(ratio, rel=1e-3)
-        widths.append(row["high"] - row["low"])
-    assert widths[1] < widths[0]
+def seeded(group, paces, seeds=None, shared=None):
+    """Runs of one group, with seeds of their own."""
+    named = zip(paces, range(len(paces)) if seeds is None else seeds, strict=True)
+    return [replace(powers(f"{group}{n}", pace, group), seed=n, shared=shared or {}) for pace, n in named]
+
+
+PACES = [0.01, 0.012, 0.009]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [((0, 1, 2), stats.ttest_rel), ((3, 4, 5), partial(stats.ttest_ind, equal_var=False))],
+    ids=["one seed", "seeds apart"],
+)
+def test_the_interval_of_a_speed_up_is_of_a_t_test_on_logarithms(numbers, expected):
+    doubled = [0.021, 0.0235, 0.0175]
+    row = compare.speed_ups(seeded("a", PACES) + seeded("b", doubled, numbers), [2.0]).iloc[1]
+    logs = np.log(doubled), np.log(PACES)
+    assert row["speed_up"] == pytest.approx(np.exp(logs[0].mean() - logs[1].mean()), rel=1e-3)
+    assert (row["low"], row["high"]) == pytest.approx(np.exp(expected(*logs).confidence_interval(0.95)), rel=1e-3)
+    assert (row["pairing"], row["pairs"]) == (("seed", 3) if numbers[0] == 0 else ("none", 0))
+
+
+def test_runs_are_paired_where_seeds_decide_the_same():
+    base = seeded("a", PACES)
+    paired = [(0, 0), (1, 1), (2, 2)]
+    assert compare.pairs_of(base, seeded("b", PACES)) == paired
+    assert compare.pairs_of(base, seeded("b", PACES, (2, 1, 0))) == [(2, 0), (1, 1), (0, 2)]
+    assert compare.pairs_of(base, seeded("b", PACES[:2], (2, 0))) == [(2, 0), (0, 1)]
+    for other in (
+        seeded("b", PACES, (0, 1, 3)),  # one has no partner
+        seeded("b", PACES[:1]),  # one pair has no interval
+        seeded("b", PACES, (0, 1, 1)),  # which of the two?
+        seeded("b", PACES, shared={"corpus": "another"}),  # other batches
+        [powers(f"b{n}", pace, "b") for n, pace in enumerate(PACES)],  # seeds unknown
+    ):
+        assert compare.pairs_of(base, other) == []
+
+
+def test_losses_are_compared_at_equal_flops():
+    steps, losses = [0, 10, 20, 30], [5.0, 4.0, 3.0, 2.0]
+    cheap, dear = (
+        Curve(name, name, pd.DataFrame({"step": steps, "flops": np.multiply(steps, each), "loss": losses}))
+        for name, each in (("cheap", 1.0), ("dear", 2.0))
+    )
+    at_steps, at_flops = compare.compared([cheap, dear]), compare.compared([cheap, dear], "flops")
+    assert (at_steps.at, at_flops.at) == (30, 30)
+    assert at_steps.groups["loss"].tolist() == [2.0, 2.0]
+    assert at_flops.groups["loss"].tolist() == [2.0, 3.5]  # 30 FLOPs are 15 steps of the dear one
+    assert compare.compared([cheap, dear], "flops", at=20).groups["difference"].iloc[1] == pytest.approx(1.0)
+
+
+def test_default_levels_begin_with_what_all_runs_end_at():
+    curves = [curve("a", [0, 20, 40], [6, 3, 2.00004]), curve("b", [0, 10, 20, 40], [5, 4.5, 4, 3.12345])]
+    assert compare.default_levels(curves) == [3.124, 4.0, 4.5]
+    table = compare.speed_ups(curves, compare.default_levels(curves))
+    assert (table["reached"] == 1).all()
+    assert compare.levels_down(curves, 40)[-1] == 3.124 and len(compare.levels_down(curves, 40)) == 40
+    assert compare.default_levels([*curves, curve("low", [0, 1], [3, 2])]) == []
+
+
+def test_a_level_that_some_runs_of_a_group_reach_has_no_speed_up():
+    curves = [*seeded("a", PACES), curve("b0", [0, 9], [5, 1], "b"), curve("b1", [0, 9], [5, 4], "b")]
+    row = compare.speed_ups(curves, [3.0]).iloc[1]
+    assert (row["runs"], row["reached"]) == (2, 1) and row[["at", "speed_up", "low"]].isna().all()
+
+
+def test_the_verdict_is_one_sentence_on_groups():
+    made = seeded("a", PACES) + seeded("b", [0.02, 0.022, 0.019]) + [powers("c", 0.03)]
+    told = report.verdict(compare.compared(made))
+    assert told.count(".") == len(re.findall(r"\d\.\d", told)) + 1 and told.endswith(".")
+    assert told.startswith("At equal steps (20,000), a has a mean loss of ") and "(3 runs)" in told
+    assert "paired by seed, 3 pairs" in told and "no interval: too few runs" in told
+    single = report.verdict(compare.compared([powers("a", 0.01), powers("b", 0.02)]))
+    assert "mean" not in single and single.count("(one run)") == 2 and "no interval: one run each" in single
+    alone = report.verdict(compare.compared([powers("a", 0.01)], at=10))
+    assert alone == f"At 10 steps, a has a loss of {10 * 1.1**-0.5:.3f} (one run)."
+    many = report.verdict(compare.compared([powers(name, 0.01) for name in "abcdef"]))
+    assert many.endswith("; 2 more groups in the table.")
+
+
+def test_a_band_is_drawn_where_there_is_an_interval_alone():
+    made = seeded("a", PACES) + seeded("b", [0.021, 0.0235, 0.0175]) + [powers("c", 0.03)]
+    [figure] = report.sooner({"step": compare.compared(made)})
+    drawn = {trace.name: trace for trace in figure.drawing.data}
+    assert set(drawn) == {"b, 95 % interval", "b (3 runs)", "c (one run)"}
+    band, last = drawn["b, 95 % interval"], figure.table[figure.table["group"] == "b"].iloc[-1]
+    bounds = sorted(y for x, y in zip(band.x, band.y, strict=True) if x == last["level"])
+    assert bounds == pytest.approx([last["low"], last["high"]])
+    low, high = figure.drawing.layout.yaxis.range
+    assert low < min(1, *drawn["b (3 runs)"].y) and high > max(drawn["c (one run)"].y)
+    assert f"{last['level']:.4g}, b (3 runs) has a speed-up of {last['speed_up']:.3g} in steps" in figure.caption
 
 
 def test_a_run_of_ours_beside_a_download_of_it(runs, family, tmp_path):
@@ -139,6 +223,9 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
         (["RUN", "--levels", "4,x"], "give losses"),
         (["RUN", "--smooth", "4"], "an odd number of points: 3 or 5"),
         (["RUN", "--reference", "other"], "no run or group is called"),
+        (["RUN", "--at", "13"], "no run has a loss there; the last step of all is 12"),
+        (["RUN", "--at", "nan"], "no run has a loss there"),
+        (["RUN", "--runs", "--speed-ups"], "use one of them"),
     ],
 )
 def test_mistakes_are_one_line(runs, asked, told):
@@ -151,7 +238,7 @@ def test_the_page_of_a_comparison(runs, tmp_path):
     asked = ["compare", *map(str, runs.values()), "--by", "flops", "--html", str(page), "--format", "json"]
     answered = CliRunner().invoke(app, asked)
     assert answered.exit_code == 0, answered.output
-    assert {row["run"] for row in json.loads(answered.stdout)} == set(runs)
+    assert {row["group"] for row in json.loads(answered.stdout)} == set(runs)
     first = page.read_bytes()
     CliRunner().invoke(app, asked)
     assert page.read_bytes() == first and b"losses" in first
@@ -161,4 +248,4 @@ def test_the_page_of_a_comparison(runs, tmp_path):
 def test_the_published_placements():
     asked = ["compare", *map(str, sorted(EXPORTS.glob("placement-*.json"))), "--at", "6500", "--format", "json"]
     lowest = json.loads(CliRunner().invoke(app, asked).stdout)[0]
-    assert lowest["run"] == "placement-middle" and round(lowest["loss at 6500"], 3) == 5.302
+    assert lowest["group"] == "placement-middle" and round(lowest["loss at 6500"], 3) == 5.302

@@ -1,19 +1,24 @@
 """Several runs in one report: what they differ in, groups of seeds, and the page."""
 
-import itertools
+import html
 import json
+import math
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy import stats
+from typer.testing import CliRunner
 
+from pli_analysis import scalars
+from pli_analysis.cli import app
 from pli_analysis.figures import disturbance
 from pli_analysis.metrics import compare
 from pli_analysis.metrics import runs as metric
-from pli_analysis.metrics.compare import Curve
+from pli_analysis.report import compare as losses
 from pli_analysis.report import page, several
 from pli_analysis.run import Run
 from pli_train import run_folder
@@ -31,6 +36,16 @@ def seeds(runs, config_of, tmp_path_factory):
     launch.begin(config_of("gpt2", {"growth.schedule": "", "model.initial_layers": 5}), found["full"]).run()
     shutil.copytree(runs["gpt2"], folder / "grown")
     return found | {"grown": folder / "grown"}
+
+
+@pytest.fixture(scope="module")
+def paired(seeds, config_of, tmp_path_factory):
+    """Two groups of the same two seeds, as commands are asked for them."""
+    from pli_train import launch
+
+    other = tmp_path_factory.mktemp("paired") / "full-1"
+    launch.begin(config_of("gpt2", {"seed": 1, "growth.schedule": "", "model.initial_layers": 5}), other).run()
+    return [f"full={seeds['full']}", f"full={other}", f"grown={seeds['grown']}", f"grown={seeds['grown-1']}"]
 
 
 @pytest.fixture(scope="module")
@@ -108,32 +123,6 @@ def test_runs_alike_differ_in_nothing(seeds):
     assert "differ in nothing" in same.headline and not same.tables
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.lists(st.integers(0, 9), min_size=1, max_size=4))
-def test_the_test_over_seeds_is_all_ways_to_share_them_out(one, other):
-    p, least = metric.permuted(np.array(one, dtype=float), np.array(other, dtype=float))
-    both, found = one + other, np.mean(one) - np.mean(other)
-    ways = [
-        np.mean([both[i] for i in mine]) - np.mean([both[i] for i in range(len(both)) if i not in mine])
-        for mine in itertools.combinations(range(len(both)), len(one))
-    ]
-    beyond = min(np.mean(np.array(ways) >= found - 1e-9), np.mean(np.array(ways) <= found + 1e-9))
-    assert p == pytest.approx(min(2 * beyond, 1.0))
-    assert p >= least - 1e-9
-
-
-def test_groups_are_held_against_the_reference():
-    curves = [
-        Curve(f"{group}{seed}", group, pd.DataFrame({"step": [0, 10], "loss": [5.0, level + 0.01 * seed]}))
-        for group, level in (("slow", 3.0), ("fast", 2.0))
-        for seed in range(4)
-    ]
-    table = metric.groups(curves, 10, "slow").set_index("group")
-    assert table.loc["fast", "difference"] == pytest.approx(-1.0)
-    assert table.loc["fast", "p"] == table.loc["fast", "least_p"] == pytest.approx(2 / 70)
-    assert np.isnan(table.loc["slow", "p"])
-
-
 def test_the_command_takes_several_runs_and_groups(seeds, tmp_path):
     out = tmp_path / "several.html"
     asked = [f"grown={seeds['grown']}", f"grown={seeds['grown-1']}", f"full={seeds['full']}"]
@@ -142,6 +131,91 @@ def test_the_command_takes_several_runs_and_groups(seeds, tmp_path):
     assert "3 runs" in out.read_text()
     printed = call("pli-analyze", "report", seeds["grown"], seeds["full"]).stdout
     assert "grown and full: 2 runs side by side" in printed and "WHAT DIFFERS" in printed
+
+
+def independently(asked, by):
+    """Loss and speed-up of the second group over the first by scipy alone, from the scalars as logged."""
+    curves = {"full": [], "grown": []}
+    for one in asked:
+        group, path = one.split("=")
+        logged = scalars.read(Path(path))
+        losses = logged.table(run_folder.EVAL_LOSS)
+        steps, along = losses["step"], losses["step"]
+        if by == "flops":
+            flops = logged.table(run_folder.FLOPS)
+            along = np.interp(steps, [0, *flops["step"]], [0, *flops["value"]])
+        curves[group].append((np.asarray(along, dtype=float), losses["value"].to_numpy()))
+    every = curves["full"] + curves["grown"]
+    at = min(along[-1] for along, _ in every)
+    ends = {name: [np.interp(at, *curve) for curve in of] for name, of in curves.items()}
+    apart = stats.ttest_rel(ends["grown"], ends["full"])
+    level = math.ceil(max(losses[-1] for _, losses in every) * 1000) / 1000
+    logs = {name: [np.log(np.interp(-level, -losses, along)) for along, losses in of] for name, of in curves.items()}
+    sooner = stats.ttest_rel(logs["full"], logs["grown"])
+    return {
+        "loss": [np.mean(ends[name]) for name in ("full", "grown")],
+        "difference": [np.mean(ends["grown"]) - np.mean(ends["full"]), *apart.confidence_interval(0.95)],
+        "level": level,
+        "speed_up": np.exp(
+            [np.mean(logs["full"]) - np.mean(logs["grown"]), *sooner.confidence_interval(0.95)]
+        ).tolist(),
+    }
+
+
+def numbers(text):
+    return [float(found) for found in re.findall(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?", text)]
+
+
+def asked_for(*words):
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    return done
+
+
+@pytest.mark.parametrize("by", ["step", "flops"])
+def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tmp_path, by):
+    expected, compared, several_page = independently(paired, by), tmp_path / "compared.html", tmp_path / "several.html"
+    done = asked_for("compare", *paired, "--by", by, "--html", compared, "--format", "json")
+    verdict = done.stderr.splitlines()[0]
+
+    # The sentence has the numbers of an independent analysis, …
+    (base, mine), (apart, low, high) = expected["loss"], expected["difference"]
+    assert numbers(verdict.split("), ", 1)[1]) == pytest.approx([base, mine, apart, low, high], abs=0.0006)
+    assert verdict.count("(2 runs)") == 2 and "paired by seed, 2 pairs" in verdict
+
+    # … and so have both tables of the command, …
+    rows = {row["group"]: row for row in json.loads(done.stdout)}
+    (loss,) = (name for name in rows["full"] if name.startswith("loss at"))
+    assert [rows[name][loss] for name in ("full", "grown")] == pytest.approx(expected["loss"])
+    assert [rows["grown"][name] for name in ("difference", "low", "high")] == pytest.approx(expected["difference"])
+    assert (rows["grown"]["pairing"], rows["grown"]["pairs"], rows["grown"]["runs"]) == ("seed", 2, 2)
+    ups = json.loads(asked_for("compare", *paired, "--by", by, "--speed-ups", "--format", "json").stdout)
+    up = next(row for row in ups if row["group"] == "grown")
+    assert up["level"] == expected["level"]
+    assert [up[name] for name in ("speed_up", "low", "high")] == pytest.approx(expected["speed_up"])
+    assert rows["grown"][f"speed-up to {up['level']:g}"] == up["speed_up"]
+
+    # … the caption of the speed-up, …
+    found = compare.compared(compare.read(paired), by)
+    caption = losses.speed_up_words(found)
+    assert numbers(caption) == pytest.approx([expected["level"], *expected["speed_up"]], rel=0.006)
+
+    # … both pages, the report's summary and the report in a terminal.
+    asked_for("report", *paired, "--html", several_page)
+    pages, printed = (
+        [html.unescape(page.read_text()) for page in (compared, several_page)],
+        asked_for("report", *paired),
+    )
+    for shown in pages:
+        assert verdict in shown and caption in shown
+        assert all(f"<td>{value:.6g}</td>" in shown for value in [*expected["loss"], *expected["difference"][1:]])
+        assert all(f"<td>{value:.6g}</td>" in shown for value in expected["speed_up"])
+    assert f'<p class="lead">{verdict}</p>' in pages[0]
+    if by == "flops":
+        assert f"<span>{verdict} {caption}</span>" in pages[1]
+        assert f"Comparison: {verdict} {caption}" in printed.stdout
+    else:
+        assert f"Losses. {verdict}" in printed.stdout and f"Speed-up over full. {caption}" in printed.stdout
 
 
 @pytest.mark.parametrize("option", ["--maps", "--lineage"])

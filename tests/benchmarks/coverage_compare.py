@@ -1,0 +1,127 @@
+"""Coverage of the 95 % intervals of `pli-analyze compare`, on simulated groups of runs whose answer is known.
+
+A run's loss at step s is SCALE · (1 + pace · s)^-POWER + offset + noise of each evaluation. Pace (log-normal) and
+offset vary over seeds; in a paired design runs of one seed share most of both. A run of k times the pace needs 1/k of
+the steps to any level, so the true speed-up is SPEED_UP, the ratio of median paces; the true difference of mean losses
+is an integral over the pace (Gauss–Hermite). Intervals are those of `compare.speed_ups` at the first default level and
+of `compare.groups` at the last step.
+
+    python tests/benchmarks/coverage_compare.py --csv tests/benchmarks/results/coverage_compare.csv
+    python tests/benchmarks/coverage_compare.py --old-rule --csv tests/benchmarks/results/coverage_compare_old.csv
+
+`--old-rule` is what compare had before: a percentile bootstrap over the runs of both groups, never paired.
+"""
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+
+from pli_analysis.metrics import compare, seeds
+from pli_analysis.metrics.compare import Curve
+
+SCALE, POWER, PACE, SPEED_UP = 6.0, 0.15, 0.02, 1.5
+STEPS = np.arange(0, 2001, 50)
+OWN, SHARED = 0.1, 0.3
+"""Standard deviations of log pace: of a run alone, and in a paired design of all runs of its seed."""
+OFFSET, NOISE = 0.1, 0.001
+"""Standard deviations in nats: of a run's offset ÷ that of its log pace, and of an evaluation."""
+
+EQUAL = [(n, n, design, ratio) for design in ("seed", "none") for ratio in (1, 3) for n in (2, 3, 5, 10)]
+UNEQUAL = [(one, other, "none", ratio) for one, other in ((2, 3), (2, 10), (3, 10)) for ratio in (1 / 3, 3)]
+CELLS = [*EQUAL, *UNEQUAL, (1, 2, "none", 1)]
+"""Runs of the reference and of the other group, pairing, and ratio of their standard deviations (other ÷ reference)."""
+
+
+def group(chance, name, pace, numbers, common, own):
+    """Loss curves of a group; `common` is [runs, 2], what runs of one seed share of pace and offset."""
+    alone = own * chance.normal(size=(len(numbers), 2))
+    paces, offsets = pace * np.exp(SHARED * common[:, 0] + alone[:, 0]), OFFSET * (SHARED * common[:, 1] + alone[:, 1])
+    losses = SCALE * (1 + paces[:, None] * STEPS) ** -POWER + offsets[:, None]
+    losses += NOISE * chance.normal(size=losses.shape)
+    named = zip(numbers, losses, strict=True)
+    return [Curve(f"{name}-{n}", name, pd.DataFrame({"step": STEPS, "loss": of}), seed=n) for n, of in named]
+
+
+def mean_loss(pace, deviation):
+    """The mean loss of a group at the last step, over all seeds."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    return float((weights * SCALE * (1 + pace * np.exp(deviation * nodes) * STEPS[-1]) ** -POWER).sum() / weights.sum())
+
+
+def bootstrap(chance, base, mine, draws=2000):
+    """The percentile interval of mean of `mine` − mean of `base`."""
+    means = [of[chance.integers(len(of), size=(draws, len(of)))].mean(axis=1) for of in (base, mine)]
+    return np.percentile(means[1] - means[0], [2.5, 97.5])
+
+
+def old_intervals(chance, curves):
+    """Speed-up and difference of losses with the rule that was."""
+    level, [base, mine] = compare.default_levels(curves)[0], compare.by_group(curves).values()
+    logs = [np.log([compare.reached(curve, level, "step") for curve in of]) for of in (mine, base)]
+    ends = [np.array([compare.loss_at(curve, STEPS[-1]) for curve in of]) for of in (base, mine)]
+    return np.exp(bootstrap(chance, *logs)), bootstrap(chance, *ends)
+
+
+def intervals(curves):
+    """Speed-up at the first default level, and difference of losses at the last step."""
+    up = compare.speed_ups(curves, compare.default_levels(curves)[:1]).iloc[1]
+    loss = compare.groups(curves, STEPS[-1], "step", curves[0].group).iloc[1]
+    return (up["low"], up["high"]), (loss["low"], loss["high"])
+
+
+def coverage(base_runs, runs, pairing, ratio, replicates, old=False):
+    """Two rows, of the speed-up and of the difference of losses."""
+    chance = np.random.default_rng([base_runs, runs, int(3 * ratio), pairing == "seed"])
+    shared = SHARED if pairing == "seed" else 0.0
+    deviations = np.hypot([OWN, OWN * ratio], shared)
+    losses = [mean_loss(pace, of) for pace, of in zip((PACE, PACE * SPEED_UP), deviations, strict=True)]
+    truths = {"speed_up": SPEED_UP, "loss": losses[1] - losses[0]}
+    found = []
+    for _ in range(replicates):
+        common = chance.normal(size=(max(base_runs, runs), 2)) if shared else np.zeros((base_runs + runs, 2))
+        curves = group(chance, "base", PACE, range(base_runs), common[:base_runs], OWN)
+        first = 0 if shared else base_runs
+        curves += group(chance, "other", PACE * SPEED_UP, range(first, first + runs), common[:runs], OWN * ratio)
+        found.append(old_intervals(chance, curves) if old else intervals(curves))
+    rows = []
+    for (quantity, truth), bounds in zip(truths.items(), np.array(found).transpose(1, 0, 2), strict=True):
+        given = bounds[np.isfinite(bounds).all(axis=1)]
+        covers, width = math.nan, math.nan
+        if len(given):
+            covers = ((given[:, 0] <= truth) & (truth <= given[:, 1])).mean()
+            width = np.median(given[:, 1] - given[:, 0])
+        row = {"runs": f"{base_runs} v {runs}", "pairing": pairing, "sd_ratio": round(ratio, 2), "quantity": quantity}
+        row |= {"replicates": replicates, "intervals": len(given), "coverage": covers}
+        row |= {"error": math.sqrt(covers * (1 - covers) / max(len(given), 1)), "width": width}
+        rows.append(row)
+    return rows
+
+
+def table(cells, replicates, old=False):
+    return pd.DataFrame([row for cell in cells for row in coverage(*cell, replicates, old)])
+
+
+def main():
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--replicates", type=int, default=2000)
+    ask.add_argument("--old-rule", action="store_true")
+    ask.add_argument("--csv", type=Path)
+    asked = ask.parse_args()
+    seeds.DRAWS = 100  # of the exact test, which is not looked at here
+    parts = []
+    for cell in CELLS:
+        parts.append(table([cell], asked.replicates, asked.old_rule))
+        print(parts[-1].to_string(index=False, header=len(parts) == 1), flush=True)
+    if asked.csv:
+        asked.csv.parent.mkdir(parents=True, exist_ok=True)
+        pd.concat(parts).to_csv(asked.csv, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()
