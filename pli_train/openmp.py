@@ -11,7 +11,7 @@ import os
 import sys
 
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
-"""Environment variables that say how threads wait: the standard's, libgomp's, and those of Intel's and LLVM's runtime."""
+"""Environment variables that say how threads wait: the standard's, libgomp's, and those of Intel's and LLVM's."""
 
 
 def wait_passively() -> bool:

@@ -22,7 +22,6 @@ import argparse
 import contextlib
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -35,9 +34,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
+from machine import machine
 
 from pli_train import openmp
 
+FULL_DEPTH = ["growth.schedule=''", "model.initial_layers=6", "train.steps=100000", "checkpoint.every=100000"]
 SPIN = "while True: pass"
 LOG_EVERY = 10
 """Steps from one log to the next, as by default in a run."""
@@ -66,13 +67,11 @@ def train(passive: bool, orders: Connection) -> None:
     """A process that trains for as many seconds as it is told, and answers with tokens per second."""
     if passive:
         openmp.wait_passively()
-    from bench_loop import prepared
+    from pli_train import config, launch
 
-    from pli_train import launch
-
-    case = prepared("tiny", 1, "train.steps=1000000")
+    settings = config.load("tiny", FULL_DEPTH)
     with tempfile.TemporaryDirectory() as folder:
-        made = launch.begin(case.config, Path(folder) / "run")
+        made = launch.begin(settings, Path(folder) / "run")
         orders.send("ready")
         while seconds := orders.recv():
             began, tokens = time.perf_counter(), made.progress.tokens
@@ -154,7 +153,7 @@ def main() -> None:
         for name, spinning in turns if number % 2 else [*reversed(turns)]:
             orders, process = trainers[name]
             measured(orders, process.pid or 0, wanted.seconds, cores, spinning, found[name, spinning])
-    print(f"{platform.processor() or platform.machine()}, {len(cores)} cores, {wanted.rounds} rounds")
+    print(f"{machine()}, {wanted.rounds} rounds")
     for (name, spinning), what in found.items():
         print(f"  {name:<7} {f'beside {spinning} busy processes' if spinning else 'alone':<24} {what}")
     for name in ("before", "now"):
