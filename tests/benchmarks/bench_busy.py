@@ -63,10 +63,17 @@ class Found:
         return f"{speeds} tokens/s; other programs took {statistics.median(self.others):.0%} of the cores"
 
 
-def train(passive: bool, orders: Connection) -> None:
-    """A process that trains for as many seconds as it is told, and answers with tokens per second."""
-    if passive:
+def train(waiting: str, orders: Connection) -> None:
+    """A process that trains for as many seconds as it is told, and answers with tokens per second.
+
+    Args:
+        waiting: how threads wait: `before`, `now`, or as an environment variable says, `NAME=VALUE`.
+        orders: come as seconds; 0 ends the process.
+    """
+    if waiting == "now":
         openmp.wait_passively()
+    elif waiting != "before":
+        os.environ.update([waiting.split("=", 1)])
     from pli_train import config, launch
 
     settings = config.load("tiny", FULL_DEPTH)
@@ -117,10 +124,10 @@ def measured(orders: Connection, trainer: int, seconds: float, cores: set[int], 
         into.others.append(max(took, 0.0) / (time.perf_counter() - began) / len(cores))
 
 
-def started(passive: bool) -> tuple[Connection, BaseProcess]:
+def started(waiting: str) -> tuple[Connection, BaseProcess]:
     """A process that trains, warmed up, and what it takes orders by."""
     ours, its = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=train, args=(passive, its), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(target=train, args=(waiting, its), daemon=True)
     process.start()
     ours.recv()
     ours.send(WARM)
@@ -141,18 +148,22 @@ def main() -> None:
     asked.add_argument("--seconds", type=float, default=3.0, help="of each turn; a round has four")
     asked.add_argument("--cores", type=int, default=2)
     asked.add_argument("--neighbours", type=int, default=2)
+    asked.add_argument("--instead", metavar="NAME=VALUE", help="for `now`, as GOMP_SPINCOUNT=1000")
     wanted = asked.parse_args()
     if told := [name for name in openmp.SETTINGS if name in os.environ]:
         raise SystemExit(f"unset {' and '.join(told)}: how threads wait is what is compared here")
     cores = set(sorted(os.sched_getaffinity(0))[: wanted.cores])
     os.sched_setaffinity(0, cores)
     found = {(name, spinning): Found() for spinning in (0, wanted.neighbours) for name in ("before", "now")}
-    trainers = {name: started(passive=name == "now") for name in ("before", "now")}
+    trainers = {"before": started("before"), "now": started(wanted.instead or "now")}
     for number in range(wanted.rounds):
         turns = list(found)
         for name, spinning in turns if number % 2 else [*reversed(turns)]:
             orders, process = trainers[name]
             measured(orders, process.pid or 0, wanted.seconds, cores, spinning, found[name, spinning])
+    for orders, process in trainers.values():
+        orders.send(0)
+        process.join()
     print(f"{machine()}, {wanted.rounds} rounds")
     for (name, spinning), what in found.items():
         print(f"  {name:<7} {f'beside {spinning} busy processes' if spinning else 'alone':<24} {what}")
