@@ -10,11 +10,12 @@ first update or after the last is counted. Ours does all that a run does between
 and gradient norms, to TensorBoard, as Hugging Face's does every 10 steps. OpenMP's threads wait passively in all of
 them, as in our commands.
 
-What the hardware allows is measured too. "Matrix products" runs the products of one of our steps and nothing else, on
-as many threads, in the same precision and memory layout: those with weights (forward, and two backward), and those of
-attention, as plain attention computes them (forward 2, backward 4, over the whole square). These are what model FLOPs
-utilisation counts (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). "Of products" is a loop's rate ÷ theirs: 1
-means that a step takes no longer than its matrix products do.
+What the hardware allows is measured too: the matrix products of one of our steps and nothing else, on as many threads,
+in the same precision and memory layout. "Weight products" are those with weights, one forward and two backward each.
+"All products" are these and attention's, as plain attention computes them: 2 forward and 4 backward over the whole
+square, which is what model FLOPs utilisation counts (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). "Of" them is
+a loop's rate ÷ theirs: 1 means that a step takes no longer than its products do. No loop comes to 1 of the weight
+products, since a step has attention's as well.
 
 Growth: a layer is inserted half-way, and the step with the insertion is set against the others, without and with the
 checkpoints around it.
@@ -52,7 +53,7 @@ from pli_train import model as models
 from pli_train.batches import Batches
 from pli_train.corpus.blocks import Blocks
 from pli_train.learning_rate import at_step
-from pli_train.objective import Objective, loss_sum
+from pli_train.objective import IGNORED, Objective, loss_sum
 from pli_train.randomness import derive
 from pli_train.sections import RunConfig
 
@@ -74,7 +75,9 @@ CASES = {
     ),
 }
 """The default preset at its full depth, and BERT-base on masked tokens, without dropout so that gradients can agree."""
-PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
+OF_WEIGHTS = {torch.ops.aten.mm, torch.ops.aten.addmm}
+PRODUCTS = {"weight products": OF_WEIGHTS, "all products": OF_WEIGHTS | {torch.ops.aten.bmm, torch.ops.aten.baddbmm}}
+"""What is measured of what the hardware allows: operators of PyTorch."""
 ROUNDING = 1e-5
 """How far gradients and weights of the first step may differ: ‖difference‖ ÷ ‖those of ours‖."""
 
@@ -113,8 +116,16 @@ def prepared(name: str, steps: int, *more: str) -> Case:
     objective = Objective(task, text.tokenizer, settings.train.mlm_probability)
     made = Batches(blocks, objective, settings.train.batch_size, settings.seed)
     batches = [made.make(step, settings.train.block_size) for step in range(steps)]
-    # Hugging Face's own losses shift a causal model's labels themselves.
-    return Case(settings, text, [(b.inputs, b.inputs if task == "causal-lm" else b.labels) for b in batches])
+    return Case(
+        settings, text, [(b.inputs, _unshifted(b.inputs) if task == "causal-lm" else b.labels) for b in batches]
+    )
+
+
+def _unshifted(tokens: torch.Tensor) -> torch.Tensor:
+    """Labels for a loss that shifts them itself. A block's first is nobody's target, but Trainer would count it."""
+    labels = tokens.clone()
+    labels[:, 0] = IGNORED
+    return labels
 
 
 @contextlib.contextmanager
@@ -140,7 +151,8 @@ def bare(case: Case, folder: Path) -> None:
     for (inputs, labels), rate in zip(case.batches, case.rates(), strict=True):
         loss = model(input_ids=inputs, labels=labels).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), case.config.train.clip_norm)
+        if case.config.train.clip_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), case.config.train.clip_norm)
         optimizer.set_lr(adam, rate)
         adam.step()
         adam.zero_grad()
@@ -187,7 +199,6 @@ def hugging_face(case: Case, folder: Path) -> None:
 
 
 LOOPS = {"ours": ours, "Hugging Face": hugging_face, "bare": bare}
-ANCHOR = "matrix products"
 
 
 def seconds_of(loop: str, name: str, steps: int) -> list[float]:
@@ -225,8 +236,11 @@ def first_step(loop: str, case: Case) -> list[list[torch.Tensor]]:
 
 
 def differences(name: str, steps: int) -> dict[str, list[float]]:
-    """Loop → ‖difference from ours‖ ÷ ‖ours‖ of the first step's gradients and weights, over all parameters."""
-    case = prepared(name, steps)
+    """Loop → ‖difference from ours‖ ÷ ‖ours‖ of the first step's gradients and weights, over all parameters.
+
+    Without clipping: PyTorch's norm of a large tensor on a CPU is off by up to a thousandth, ours is not.
+    """
+    case = prepared(name, steps, "train.clip_norm=0")
     mine, *others = [first_step(loop, case) for loop in LOOPS]
     return {
         loop: [
@@ -244,15 +258,16 @@ def _norm(tensors: list[torch.Tensor]) -> float:
 
 
 class Products(TorchDispatchMode):
-    """Remembers every matrix product that is done: the operator, and operands of the same shapes and layout."""
+    """Remembers every call of some operators, with operands of the same shapes and layout."""
 
-    def __init__(self) -> None:
+    def __init__(self, operators: set[Any]) -> None:
         super().__init__()
+        self._operators = operators
         self.calls: list[tuple[Any, list[Any], dict[str, Any]]] = []
         self._operands: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in PRODUCTS:
+        if func.overloadpacket in self._operators:
             operands = [self._like(place, arg) for place, arg in enumerate(args)]
             self.calls.append((func, operands, kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -270,14 +285,14 @@ class Products(TorchDispatchMode):
             func(*operands, **kwargs)
 
 
-def products(name: str, steps: int) -> tuple[list[float], int]:
-    """Seconds that the matrix products of one of our steps take, each time; and their FLOPs."""
+def products(which: str, name: str, steps: int) -> tuple[list[float], int]:
+    """Seconds that the products of one of our steps take, each time, and their FLOPs. Called in a fresh process."""
     case = prepared(name, 1)
     with tempfile.TemporaryDirectory() as folder:
         made = launch.begin(case.config, Path(folder) / "run")
         made.bare.set_attn_implementation("eager")  # whose products are operators of their own
         batch = made.batches.make(0, case.config.train.block_size)
-        with Products() as found, made.accelerator.autocast():
+        with Products(PRODUCTS[which]) as found, made.accelerator.autocast():
             loss_sum(made.bare, batch.rows(0, len(batch.inputs), made.accelerator.device)).backward()
     with FlopCounterMode(display=False) as counter:
         found.run()
@@ -330,27 +345,35 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def compare(name: str, rounds: int, steps: int, warm: int) -> bool:
     """Print tokens per second of each loop; return whether all of them train the same thing."""
     apart = in_fresh_process(differences, name, steps)
-    speeds: dict[str, list[float]] = {row: [] for row in (*LOOPS, ANCHOR)}
     train = config.load(CASES[name][0], CASES[name][1]).train
-    tokens, flops = train.batch_size * train.block_size, 0
+    tokens = train.batch_size * train.block_size
+    speeds: dict[str, list[float]] = {row: [] for row in (*LOOPS, *PRODUCTS)}
+    flops: dict[str, int] = {}
     for number in range(rounds):
         order = list(speeds)
         for row in order[number % len(order) :] + order[: number % len(order)]:
-            if row == ANCHOR:
-                seconds, flops = in_fresh_process(products, name, steps)
+            if row in PRODUCTS:
+                seconds, flops[row] = in_fresh_process(products, row, name, steps)
             else:
                 seconds = in_fresh_process(seconds_of, row, name, steps)
             speeds[row].append(tokens / statistics.mean(seconds[warm:]))
-    print(f"{name} on {machine()}: {tokens} tokens a step, whose matrix products are {flops / 1e9:.1f} GFLOP")
-    print(f"  {'':<16} {'tokens/s':^24} {'of products':^20} {'ours ÷ it':^20}")
-    for row, found in speeds.items():
-        share, ours = spread(ratios(found, speeds[ANCHOR])), spread(ratios(speeds["ours"], found))
-        print(f"  {row:<16} {spread(found, 0):<24} {share:<20} {ours:<20}")
-    rate = statistics.median(speeds[ANCHOR]) / tokens * flops / 1e9
-    print(f"  the matrix products ran at {rate:.0f} GFLOP/s")
+    print(f"{name} on {machine()}: {tokens} tokens a step, {rounds} rounds; median (lowest–highest)")
+    show(speeds)
+    for which, count in flops.items():
+        rate = statistics.median(speeds[which]) / tokens * count
+        print(f"  {which}: {count / 1e9:.1f} GFLOP a step, at {rate / 1e9:.0f} GFLOP/s")
     for loop, (gradients, weights) in apart.items():
         print(f"  first step, {loop} from ours: gradients {gradients:.1e}, weights {weights:.1e}", flush=True)
     return max(map(max, apart.values())) <= ROUNDING
+
+
+def show(speeds: dict[str, list[float]]) -> None:
+    """Print a table: tokens per second of each row, one a round, and ratios of the same round."""
+    row_of = "  {:<16} {:<20} {:<20} {:<20} {:<20}".format
+    print(row_of("", "tokens/s", *map("of {}".format, PRODUCTS), "ours ÷ it"))
+    for row, found in speeds.items():
+        shares = [ratios(found, speeds[which]) for which in PRODUCTS]
+        print(row_of(row, spread(found, 0), *map(spread, shares), spread(ratios(speeds["ours"], found))))
 
 
 def ratios(above: list[float], below: list[float]) -> list[float]:
