@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pli_train import config as configs
+from pli_train import openmp
 from pli_train.anatomy import discover, families, family
 from pli_train.errors import BadInput
 from pli_train.growth import schedule as growth_schedule
@@ -146,6 +147,7 @@ def train(
         BadInput: every mistake, in the words that a TOML file would get.
         PliError: when training fails for a reason that the user can act on.
     """
+    openmp.wait_passively()
     config = config_of(model, data, steps, growth, out, preset, sections)
     from pli_train import launch
     from pli_train.progress import Shown, Silent

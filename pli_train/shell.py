@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from pli_train import telling
+from pli_train import openmp, telling
 from pli_train.errors import BadInput, PliError, did_you_mean
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
@@ -115,6 +115,7 @@ def run_process(work: Callable[[], None]) -> NoReturn:
     A PliError becomes its line on stderr and its exit code, a closed pipe is no error. What the system refuses about a
     file (no room, no permission, a failing disk) is told in a line too.
     """
+    openmp.wait_passively()
     try:
         work()
         print(end="", flush=True)  # nothing where there is no stdout

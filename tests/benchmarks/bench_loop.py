@@ -1,11 +1,21 @@
-"""How fast the loop is: tokens per second beside Hugging Face's Trainer and beside a bare loop, and what growth costs.
+"""How fast the loop is: tokens per second beside Hugging Face's Trainer, a bare loop, and its matrix products alone.
 
-    python tests/benchmarks/bench_loop.py [--case tiny bert-base] [--rounds 5] [--steps 30]
+    python tests/benchmarks/bench_loop.py [--case tiny bert-base] [--what loops growth compiled] [--rounds 5]
 
-All three train the same model from the same weights on the same batches, in turn, each time in a fresh process; that
-they end at the same loss is checked. Steps are told apart by one clock, a hook that PyTorch runs after every
-optimizer's step, so nothing before the first update or after the last is counted. Ours does all that a run does between
-two evaluations: it logs losses, rates and gradient norms, to TensorBoard, as Hugging Face's does every 10 steps.
+All loops train the same model from the same weights on the same batches, in turn, each time in a fresh process. That
+they do the same is checked first: gradients and weights of the first step agree to 1e-5 of their norms (later steps
+amplify rounding, by how much depends on the processor). The table is printed in any case; if they differ, the exit code
+is 1. Steps are told apart by one clock, a hook that PyTorch runs after every optimizer's step, so nothing before the
+first update or after the last is counted. Ours does all that a run does between two evaluations: it logs losses, rates
+and gradient norms, to TensorBoard, as Hugging Face's does every 10 steps. OpenMP's threads wait passively in all of
+them, as in our commands.
+
+What the hardware allows is measured too: the matrix products of one of our steps and nothing else, on as many threads,
+in the same precision and memory layout. "Weight products" are those with weights, one forward and two backward each.
+"All products" are these and attention's, as plain attention computes them: 2 forward and 4 backward over the whole
+square, which is what model FLOPs utilisation counts (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). "Of" them is
+a loop's rate ÷ theirs: 1 means that a step takes no longer than its products do. No loop comes to 1 of the weight
+products, since a step has attention's as well.
 
 Growth: a layer is inserted half-way, and the step with the insertion is set against the others, without and with the
 checkpoints around it.
@@ -29,17 +39,21 @@ from typing import Any
 from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import transformers
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from machine import machine
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from pli_train import anatomy, config, corpus, launch, optimizer, trainer
 from pli_train import model as models
 from pli_train.batches import Batches
 from pli_train.corpus.blocks import Blocks
 from pli_train.learning_rate import at_step
-from pli_train.objective import Objective
+from pli_train.objective import IGNORED, Objective, loss_sum
 from pli_train.randomness import derive
 from pli_train.sections import RunConfig
 
@@ -60,7 +74,12 @@ CASES = {
         ],
     ),
 }
-"""The default preset at its full depth, and BERT-base on masked tokens, without dropout so that losses can agree."""
+"""The default preset at its full depth, and BERT-base on masked tokens, without dropout so that gradients can agree."""
+OF_WEIGHTS = {torch.ops.aten.mm, torch.ops.aten.addmm}
+PRODUCTS = {"weight products": OF_WEIGHTS, "all products": OF_WEIGHTS | {torch.ops.aten.bmm, torch.ops.aten.baddbmm}}
+"""What is measured of what the hardware allows: operators of PyTorch."""
+ROUNDING = 1e-5
+"""How far gradients and weights of the first step may differ: ‖difference‖ ÷ ‖those of ours‖."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +116,16 @@ def prepared(name: str, steps: int, *more: str) -> Case:
     objective = Objective(task, text.tokenizer, settings.train.mlm_probability)
     made = Batches(blocks, objective, settings.train.batch_size, settings.seed)
     batches = [made.make(step, settings.train.block_size) for step in range(steps)]
-    # Hugging Face's own losses shift a causal model's labels themselves.
-    return Case(settings, text, [(b.inputs, b.inputs if task == "causal-lm" else b.labels) for b in batches])
+    return Case(
+        settings, text, [(b.inputs, _unshifted(b.inputs) if task == "causal-lm" else b.labels) for b in batches]
+    )
+
+
+def _unshifted(tokens: torch.Tensor) -> torch.Tensor:
+    """Labels for a loss that shifts them itself. A block's first is nobody's target, but Trainer would count it."""
+    labels = tokens.clone()
+    labels[:, 0] = IGNORED
+    return labels
 
 
 @contextlib.contextmanager
@@ -112,28 +139,26 @@ def clock() -> Iterator[list[float]]:
         handle.remove()
 
 
-def ours(case: Case, folder: Path) -> float:
-    """Our loop; returns the loss of the last step."""
-    made = launch.begin(case.config, folder / "run")
-    made.run()
-    return next(entry["loss"] for entry in reversed(made.progress.history) if "loss" in entry)
+def ours(case: Case, folder: Path) -> None:
+    """Our loop."""
+    launch.begin(case.config, folder / "run").run()
 
 
-def bare(case: Case, folder: Path) -> float:
+def bare(case: Case, folder: Path) -> None:
     """The least a loop can do: loss, gradients, clipping, AdamW. No logs, nothing remembered."""
     model = case.model().train()
     adam = optimizer.build(model, case.config.optim)
     for (inputs, labels), rate in zip(case.batches, case.rates(), strict=True):
         loss = model(input_ids=inputs, labels=labels).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), case.config.train.clip_norm)
+        if case.config.train.clip_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), case.config.train.clip_norm)
         optimizer.set_lr(adam, rate)
         adam.step()
         adam.zero_grad()
-    return loss.item()
 
 
-def hugging_face(case: Case, folder: Path) -> float:
+def hugging_face(case: Case, folder: Path) -> None:
     """Hugging Face's Trainer as it comes, with our run's settings."""
     optim, curve = case.config.optim, case.rates()
     rows = [
@@ -169,23 +194,118 @@ def hugging_face(case: Case, folder: Path) -> float:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, shape)
             return self.lr_scheduler
 
-    last: list[float] = []
-    model = case.model()
-    model.register_forward_hook(lambda *args: last.append(args[-1].loss.detach()))
     with contextlib.redirect_stdout(None):
-        InOrder(model=model, args=arguments, train_dataset=rows).train()
-    return last[-1].item()
+        InOrder(model=case.model(), args=arguments, train_dataset=rows).train()
 
 
 LOOPS = {"ours": ours, "Hugging Face": hugging_face, "bare": bare}
 
 
-def alone(loop: str, name: str, steps: int) -> tuple[list[float], float]:
-    """Seconds of each step after the first, and the last loss. To be called in a fresh process."""
+def seconds_of(loop: str, name: str, steps: int) -> list[float]:
+    """Seconds of each step after the first. To be called in a fresh process."""
     case = prepared(name, steps)
     with tempfile.TemporaryDirectory() as folder, clock() as times:
-        loss = LOOPS[loop](case, Path(folder))
-    return [after - before for before, after in itertools.pairwise(times)], loss
+        LOOPS[loop](case, Path(folder))
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+# --- the first step: do all loops train the same thing? ---------------------------------------------------------------
+
+
+class Enough(Exception):
+    """The first step is done."""
+
+
+def first_step(loop: str, case: Case) -> list[list[torch.Tensor]]:
+    """Gradients as the optimizer gets them in the first step, and the weights it makes of them."""
+    found: list[list[torch.Tensor]] = []
+
+    def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        found.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+
+    def after(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        found.append([p.detach().clone() for group in optimizer.param_groups for p in group["params"]])
+        raise Enough
+
+    hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
+        LOOPS[loop](case, Path(folder))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def differences(name: str, steps: int) -> dict[str, list[float]]:
+    """Loop → ‖difference from ours‖ ÷ ‖ours‖ of the first step's gradients and weights, over all parameters.
+
+    Without clipping: PyTorch's norm of a large tensor on a CPU is off by up to a thousandth, ours is not.
+    """
+    case = prepared(name, steps, "train.clip_norm=0")
+    mine, *others = [first_step(loop, case) for loop in LOOPS]
+    return {
+        loop: [
+            _norm([a - b for a, b in zip(*pair, strict=True)]) / _norm(pair[0]) for pair in zip(mine, its, strict=True)
+        ]
+        for loop, its in zip(list(LOOPS)[1:], others, strict=True)
+    }
+
+
+def _norm(tensors: list[torch.Tensor]) -> float:
+    return sum(float(tensor.double().square().sum()) for tensor in tensors) ** 0.5
+
+
+# --- what the hardware allows -----------------------------------------------------------------------------------------
+
+
+class Products(TorchDispatchMode):
+    """Remembers every call of some operators, with operands of the same shapes and layout."""
+
+    def __init__(self, operators: set[Any]) -> None:
+        super().__init__()
+        self._operators = operators
+        self.calls: list[tuple[Any, list[Any], dict[str, Any]]] = []
+        self._operands: dict[tuple[Any, ...], torch.Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in self._operators:
+            operands = [self._like(place, arg) for place, arg in enumerate(args)]
+            self.calls.append((func, operands, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _like(self, place: int, tensor: torch.Tensor) -> torch.Tensor:
+        key = place, tensor.shape, tensor.stride(), tensor.dtype
+        if key not in self._operands:
+            made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+            self._operands[key] = made.normal_()
+        return self._operands[key]
+
+    def run(self) -> None:
+        """Do them all once more, and nothing else."""
+        for func, operands, kwargs in self.calls:
+            func(*operands, **kwargs)
+
+
+def products(which: str, name: str, steps: int) -> tuple[list[float], int]:
+    """Seconds that the products of one of our steps take, each time, and their FLOPs. Called in a fresh process."""
+    case = prepared(name, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        made = launch.begin(case.config, Path(folder) / "run")
+        made.bare.set_attn_implementation("eager")  # whose products are operators of their own
+        batch = made.batches.make(0, case.config.train.block_size)
+        with Products(PRODUCTS[which]) as found, made.accelerator.autocast():
+            loss_sum(made.bare, batch.rows(0, len(batch.inputs), made.accelerator.device)).backward()
+    with FlopCounterMode(display=False) as counter:
+        found.run()
+    times = [time.perf_counter()]
+    for _ in range(steps):
+        found.run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter())
+    return [after - before for before, after in itertools.pairwise(times)], counter.get_total_flops()
+
+
+# --- growth -----------------------------------------------------------------------------------------------------------
 
 
 def inserted(name: str, steps: int, compiled: bool, saving: bool) -> float:
@@ -222,27 +342,48 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def compare(name: str, rounds: int, steps: int, warm: int) -> None:
-    """Print tokens per second of each loop."""
-    speeds: dict[str, list[float]] = {loop: [] for loop in LOOPS}
-    losses: dict[str, float] = {}
+def compare(name: str, rounds: int, steps: int, warm: int) -> bool:
+    """Print tokens per second of each loop; return whether all of them train the same thing."""
+    apart = in_fresh_process(differences, name, steps)
     train = config.load(CASES[name][0], CASES[name][1]).train
     tokens = train.batch_size * train.block_size
+    speeds: dict[str, list[float]] = {row: [] for row in (*LOOPS, *PRODUCTS)}
+    flops: dict[str, int] = {}
     for number in range(rounds):
-        order = list(LOOPS)
-        for loop in order[number % len(order) :] + order[: number % len(order)]:
-            seconds, losses[loop] = in_fresh_process(alone, loop, name, steps)
-            speeds[loop].append(tokens / statistics.mean(seconds[warm:]))
-    told = ", ".join(f"{loop} {loss:.4f}" for loop, loss in losses.items())
-    print(f"{name}: {tokens} tokens a step, {torch.get_num_threads()} threads; last losses: {told}")
-    if max(losses.values()) - min(losses.values()) > 1e-3 * min(losses.values()):
-        raise SystemExit("the loops do not train the same thing")
-    for loop, found in speeds.items():
-        ratios = sorted(mine / other for mine, other in zip(speeds["ours"], found, strict=True))
-        print(
-            f"  {loop:<14} {statistics.median(found):>9.0f} tokens/s ({min(found):.0f}–{max(found):.0f}), "
-            f"ours ÷ it {statistics.median(ratios):.3f} ({ratios[0]:.3f}–{ratios[-1]:.3f})"
-        )
+        order = list(speeds)
+        for row in order[number % len(order) :] + order[: number % len(order)]:
+            if row in PRODUCTS:
+                seconds, flops[row] = in_fresh_process(products, row, name, steps)
+            else:
+                seconds = in_fresh_process(seconds_of, row, name, steps)
+            speeds[row].append(tokens / statistics.mean(seconds[warm:]))
+    print(f"{name} on {machine()}: {tokens} tokens a step, {rounds} rounds; median (lowest–highest)")
+    show(speeds)
+    for which, count in flops.items():
+        rate = statistics.median(speeds[which]) / tokens * count
+        print(f"  {which}: {count / 1e9:.1f} GFLOP a step, at {rate / 1e9:.0f} GFLOP/s")
+    for loop, (gradients, weights) in apart.items():
+        print(f"  first step, {loop} from ours: gradients {gradients:.1e}, weights {weights:.1e}", flush=True)
+    return max(map(max, apart.values())) <= ROUNDING
+
+
+def show(speeds: dict[str, list[float]]) -> None:
+    """Print a table: tokens per second of each row, one a round, and ratios of the same round."""
+    row_of = "  {:<16} {:<20} {:<20} {:<20} {:<20}".format
+    print(row_of("", "tokens/s", *map("of {}".format, PRODUCTS), "ours ÷ it"))
+    for row, found in speeds.items():
+        shares = [ratios(found, speeds[which]) for which in PRODUCTS]
+        print(row_of(row, spread(found, 0), *map(spread, shares), spread(ratios(speeds["ours"], found))))
+
+
+def ratios(above: list[float], below: list[float]) -> list[float]:
+    """Round by round."""
+    return [one / other for one, other in zip(above, below, strict=True)]
+
+
+def spread(numbers: list[float], digits: int = 2) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(numbers):.{digits}f} ({min(numbers):.{digits}f}–{max(numbers):.{digits}f})"
 
 
 def growth(name: str, rounds: int, steps: int, compiled: bool) -> None:
@@ -256,19 +397,21 @@ def growth(name: str, rounds: int, steps: int, compiled: bool) -> None:
 def main() -> None:
     """Measure and print."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--case", nargs="*", default=list(CASES), choices=CASES)
-    asked.add_argument("--what", nargs="*", default=["loops", "growth", "compiled"])
+    asked.add_argument("--case", nargs="*", default=["tiny"], choices=CASES)
+    asked.add_argument("--what", nargs="*", default=["loops"], choices=["loops", "growth", "compiled"])
     asked.add_argument("--rounds", type=int, default=5)
     asked.add_argument("--steps", type=int, default=30)
     asked.add_argument("--warm", type=int, default=5)
-    wanted = asked.parse_args()
+    wanted, same = asked.parse_args(), True
     for name in wanted.case:
         if "loops" in wanted.what:
-            compare(name, wanted.rounds, wanted.steps, wanted.warm)
+            same &= compare(name, wanted.rounds, wanted.steps, wanted.warm)
         if "growth" in wanted.what:
             growth(name, wanted.rounds, wanted.steps, compiled=False)
         if "compiled" in wanted.what:
             growth(name, wanted.rounds, wanted.steps, compiled=True)
+    if not same:
+        raise SystemExit(f"the loops do not train the same thing: first steps differ by more than {ROUNDING}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""How OpenMP's threads wait: the runtime is asked itself, in a fresh process, what it was told when torch loaded it."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pli_train import openmp
+from tests.test_cli import ROOT
+
+STARTS = {
+    "pli-train": "import sys; sys.argv = ['', 'export', 'nowhere']; from pli_train.cli import main; main()",
+    "pli-analyze": "import sys; sys.argv = ['', 'similarity', 'nowhere']; from pli_analysis.cli import main; main()",
+    "train()": "from pli_train import train; train(model='nowhere', out='x')",
+    "an import": "import pli_train.api",
+}
+"""What begins a process of ours. None does any work: there is nothing it is asked for."""
+
+
+def spins(start, **environment):
+    """How often the threads of each libgomp that is loaded look for work before they sleep: its own words."""
+    own = {name: value for name, value in os.environ.items() if name not in openmp.SETTINGS}
+    environment = {**own, "PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "verbose", **environment}
+    code = f"import atexit; atexit.register(lambda: __import__('torch')); {start}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    found = [int(count) for count in re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)]
+    return found or pytest.skip("torch's OpenMP is not libgomp")
+
+
+@pytest.mark.parametrize("start", ["pli-train", "pli-analyze", "train()"])
+def test_threads_sleep_while_they_wait(start):
+    assert set(spins(STARTS[start])) == {0}
+
+
+def test_an_import_leaves_the_process_as_it_is():
+    assert 0 not in spins(STARTS["an import"])
+
+
+@pytest.mark.parametrize("own", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "12345"}])
+def test_a_setting_of_the_users_own_stays(own):
+    assert 0 not in spins(STARTS["pli-train"], **own)
+
+
+def test_it_says_so_when_torch_is_loaded_already(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    import torch  # noqa: F401
+
+    assert not openmp.wait_passively()
+    assert os.environ == {"OMP_WAIT_POLICY": "PASSIVE"}  # for processes that are started from here
