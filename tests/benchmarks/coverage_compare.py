@@ -7,7 +7,8 @@ is an integral over the pace (Gauss–Hermite). Intervals are those of `compare.
 of `compare.groups` at the last step.
 
     python tests/benchmarks/coverage_compare.py --csv tests/benchmarks/results/coverage_compare.csv
-    python tests/benchmarks/coverage_compare.py --old-rule --csv tests/benchmarks/results/coverage_compare_old.csv
+    python tests/benchmarks/coverage_compare.py --old-rule --replicates 1000 \\
+        --csv tests/benchmarks/results/coverage_compare_old.csv
 
 `--old-rule` is what compare had before: a percentile bootstrap over the runs of both groups, never paired.
 """
