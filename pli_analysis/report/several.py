@@ -16,7 +16,7 @@ from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import runs as metric
 from pli_analysis.metrics.loss import AXES
 from pli_analysis.report import compare as losses
-from pli_analysis.report.disturbance import METHOD, UNUSUAL, measured, spikes_beyond
+from pli_analysis.report.disturbance import METHOD, measured, spikes_beyond
 from pli_analysis.report.overview import LINEAGE_METHOD, made, origin, stack
 from pli_analysis.report.parts import Figure, Report, Section, count, found_by
 
