@@ -50,18 +50,19 @@ class Sample(NamedTuple):
         return Sample(*kept, self.design.first(blocks), self.documents[:blocks])
 
 
-def sample_of(run: Run, text: Path | None, blocks: int) -> Sample:
+def sample_of(run: Run, text: Path | None, blocks: int | None = None) -> Sample:
     """Blocks to compare a run's models on.
 
     Args:
         text: a file in UTF-8, cut into blocks of the length that the run trained on; None for the held-out blocks that
             the run keeps.
-        blocks: how many at most; a random draw.
+        blocks: how many at most, a random draw; all of them if None.
 
     Raises:
         BadInput: when text, blocks or tokenizer cannot be read, or the text has not one block.
     """
-    return (_kept(run) if text is None else _cut(run, text)).first(blocks)
+    found = _kept(run) if text is None else _cut(run, text)
+    return found if blocks is None else found.first(blocks)
 
 
 def batch_of(run: Run, text: Path | None, blocks: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, RunFolder, Text, Told
+from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Text, Told
 from pli_analysis.commands.telling import complain, open_run, write_page
 from pli_train.telling import Bar, say
 
@@ -27,7 +27,9 @@ def disturbance(
     ] = 40,
     told: Told = None,
     text: Text = None,
-    blocks: Blocks = 16,
+    blocks: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Held-out blocks to compare layers on; the loss is of all.")
+    ] = 16,
     html: Html = None,
     format: FormatOption = None,
     out: OutOption = None,

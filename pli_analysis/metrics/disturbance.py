@@ -10,7 +10,8 @@ Several events of one step are told as one, for there is no checkpoint between t
 Columns of `events`, one row a step with events:
     step, event   updates done before it, and what happened in a word or two
     index         the lowest place of the stack that it touched; empty where it touched none
-    delta, delta_low, delta_high, kl, flips   of `instant.Instant`; empty without a checkpoint before the event
+    delta, delta_low, delta_high, kl, flips, blocks, documents   of `instant.Instant`, over all held-out blocks that the
+                  run keeps; empty without a checkpoint before the event
     loss_before, loss_after  eval loss on both sides, as training logged it
     window        steps on each side that all that follows looks at, or as many as there are to the next event
     against       what the loss is held against: the name of a twin, or `trend`
@@ -68,6 +69,9 @@ if TYPE_CHECKING:
     from pli_analysis.run import Run
 
 CHANGES = {"delta": "delta", "delta_low": "low", "delta_high": "high", "kl": "kl", "flips": "flips"}
+CHANGES |= {"blocks": "blocks", "documents": "documents"}
+BLOCKS = 16
+"""Blocks that layers are compared on: as many for an event as for its placebo steps, whoever asks."""
 EVENTS = ["step", "event", "index", *CHANGES, *disturbed_loss.COLUMNS]
 LAYERS = ["step", "event", *disturbed_layers.COLUMNS]
 
@@ -94,7 +98,7 @@ def disturbance(
     window: int | None = None,
     at: Sequence[int] = (),
     text: Path | None = None,
-    blocks: int = 16,
+    blocks: int = BLOCKS,
     most: int = placebo.MOST,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Disturbance:
@@ -105,7 +109,8 @@ def disturbance(
         twins: forks of it that stopped growing; one at an event's step is what that event is held against.
         window: steps to look at on each side; half of the shortest stretch without events, 200 at most, if None.
         at: steps to treat as if they were events, instead of the run's own: what nothing disturbs.
-        text, blocks: tokens for what is instant, as for `pli_analysis.probe.sample_of`.
+        text: for what is instant, instead of all held-out blocks that the run keeps.
+        blocks: how many of these blocks layers are compared on; the change of the loss is of all.
         most: placebo steps at most that an event is held against.
         watch: told (steps examined, steps in all), placebos among them.
 
@@ -120,7 +125,7 @@ def disturbance(
         if step in scene.events:
             raise BadInput(f"--at {step}: is a growth event; give steps without one")
     labels = {step: ["no event"] for step in at} or by_step(run.lineage)
-    tokens, notes = _tokens(run, text, blocks)
+    sample, notes = _sample(run, text)
     done, total = 0, len(labels) * (1 + most)
 
     def tick() -> None:
@@ -128,7 +133,7 @@ def disturbance(
         done += 1
         watch(min(done, total - 1), total)
 
-    losses, layers = Losses(scene, most), Layers(scene, most, tokens, tick)
+    losses, layers = Losses(scene, most), Layers(scene, most, sample, blocks, tick)
     curves, rows_of_events, rows_of_layers = {}, [], []
     for step, told in labels.items():
         name, after = {"step": step, "event": " ".join(told)}, losses.after(step)
@@ -148,12 +153,13 @@ def disturbance(
         tick()
     watch(total, total)
     events, tables = pd.DataFrame(rows_of_events, columns=EVENTS), pd.DataFrame(rows_of_layers, columns=LAYERS)
-    whole = {"index": "Int64", "distance": "Int64", "stretch": "Int64"}
-    return Disturbance(events.astype({"index": "Int64"}), tables.astype(whole), curves, notes + scene.unlike)
+    counts = dict.fromkeys(("index", "blocks", "documents"), "Int64")
+    whole = dict.fromkeys(("index", "distance", "stretch"), "Int64")
+    return Disturbance(events.astype(counts), tables.astype(whole), curves, notes + scene.unlike)
 
 
-def _tokens(run: Run, text: Path | None, blocks: int) -> tuple[probe.Sample | None, list[str]]:
+def _sample(run: Run, text: Path | None) -> tuple[probe.Sample | None, list[str]]:
     """Blocks to read, and what to say where there are none."""
     if text is None and not probe.has_probe(run):
         return None, [f"{run.name} keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
-    return probe.sample_of(run, text, blocks), []
+    return probe.sample_of(run, text), []

@@ -39,22 +39,24 @@ class Layers:
     Attributes:
         scene: the run and its twins.
         most: placebo steps at most.
-        tokens: blocks for what is instant; None to leave that out.
+        sample: blocks for what is instant; None to leave that out.
+        blocks: how many of them layers are compared on.
         tick: called after each step that was examined.
     """
 
     scene: Scene
     most: int
-    tokens: Sample | None
+    sample: Sample | None
+    blocks: int
     tick: Callable[[], None]
     _compared: dict[tuple[str, str], Instant] = field(default_factory=dict)
 
     def instant(self, step: int) -> Instant | None:
         """What an event changed on the spot; None without a checkpoint before it, or without tokens."""
         first = self.scene.before(step)
-        if self.tokens is None or first is None or not first.lineage.stack:
+        if self.sample is None or first is None or not first.lineage.stack:
             return None
-        return self._compare(first, self.scene.after(step))
+        return instant.compare(first, self.scene.after(step), self.sample, self.blocks)
 
     def rows(self, step: int) -> Iterator[dict[str, object]]:
         """What `COLUMNS` name, for each layer that was there before."""
@@ -109,7 +111,7 @@ class Layers:
 
         tables = []
         for mover, at in placebos:
-            seen = self._compare(mover.starts[at], mover.ends[at + (stretch or 0)]) if still else None
+            seen = self._trained(mover.starts[at], mover.ends[at + (stretch or 0)]) if still else None
             tables.append(self._of(seen, mover, at, stretch))
             self.tick()
         empty = pd.DataFrame(columns=ALL, dtype=float, index=pd.MultiIndex.from_arrays([[], []]))
@@ -170,9 +172,10 @@ class Layers:
             medians.append({id: float(np.median(values)) for id, values in within.items() if len(values)})
         return log_ratios(*medians)
 
-    def _compare(self, first: Checkpoint, last: Checkpoint) -> Instant:
-        assert self.tokens is not None
+    def _trained(self, first: Checkpoint, last: Checkpoint) -> Instant:
+        """What training between two checkpoints changed."""
+        assert self.sample is not None
         pair = str(first.path), str(last.path)
         if pair not in self._compared:
-            self._compared[pair] = instant.compare(first, last, self.tokens)
+            self._compared[pair] = instant.compare(first, last, self.sample.first(self.blocks), self.blocks)
         return self._compared[pair]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,7 @@ POSITIONS = 16
 ROWS = 1024
 """Predicted positions compared at a time: logits of a large vocabulary in float64 take much memory."""
 CONFIDENCE = 0.95
-KEPT = "instant-3/"
+KEPT = "instant-4/"
 """Where comparisons are kept; the number is to be raised when they change."""
 
 
@@ -62,7 +62,7 @@ class Instant:
         delta: change of the mean loss of the text that the blocks were drawn from, nats.
         low, high: its 95 % confidence interval, by Student's t over the blocks' own changes as they were drawn; both
             are `delta` where all of that text was read, NaN where one block stands for more.
-        blocks, documents: how many were read, and of how many documents.
+        blocks, documents: how many the loss is of, and of how many documents.
         kl: mean KL(p⁻‖p⁺) over predicted positions, nats.
         flips: share of them whose likeliest token is another.
         layers: by id, bottom to top as they sit in the second state.
@@ -78,22 +78,23 @@ class Instant:
     layers: dict[str, OfLayer]
 
 
-def compare(before: Checkpoint, after: Checkpoint, sample: Sample) -> Instant:
+def compare(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> Instant:
     """Compare two checkpoints, or look up what came of it before.
 
     Args:
         before, after: of one family; layers are matched by id.
-        sample: blocks, of `pli_analysis.probe.sample_of`.
+        sample: blocks whose loss is compared, of `pli_analysis.probe.sample_of`.
+        blocks: how many of them, the first, layers are compared on: gradients cost more than losses.
 
     Raises:
         BadInput: when config and weights of one make no model.
     """
-    key = key_of(before, after, more=_bytes(sample))
+    key = key_of(before, after, more=_bytes(sample, blocks))
     if key is not None and (kept := cache.get(KEPT + key)) is not None:
         document = json.loads(kept)
         layers = {id: OfLayer(*numbers) for id, numbers in document["layers"].items()}
         return Instant(**document["whole"], layers=layers)
-    found = _compared(before, after, sample)
+    found = _compared(before, after, sample, blocks)
     if key is not None:
         whole = {name: value for name, value in vars(found).items() if name != "layers"}
         of_layers = {id: list(vars(of).values()) for id, of in found.layers.items()}
@@ -101,29 +102,33 @@ def compare(before: Checkpoint, after: Checkpoint, sample: Sample) -> Instant:
     return found
 
 
-def _bytes(sample: Sample) -> bytes:
+def _bytes(sample: Sample, blocks: int) -> bytes:
     """Everything that a comparison depends on beside the checkpoints."""
     arrays = sample.tokens.numpy(), sample.labels.numpy(), *vars(sample.design).values(), sample.documents
-    return b"".join(array.tobytes() for array in arrays)
+    return b"".join([*(array.tobytes() for array in arrays), str(blocks).encode()])
 
 
-def _compared(before: Checkpoint, after: Checkpoint, sample: Sample) -> Instant:
-    tokens, labels = sample.tokens, sample.labels
-    old, new = _Side(before), _Side(after)
-    shared = after.lineage.shared(before.lineage)
-    targets = max(int((labels != IGNORED).sum()), 1)
-    changes: list[float] = []
-    kl = flips = 0.0
+def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> Instant:
+    sides, losses = (_Side(before), _Side(after)), _Losses()
+    layers = _layers(*sides, losses, sample.first(blocks))
+    for inputs, wanted in _pieces(sample.tokens[blocks:], sample.labels[blocks:]):
+        losses.add(*(side.read(inputs, wanted) for side in sides), wanted)
+    targets = (sample.labels != IGNORED).sum(dim=1).numpy()
+    interval = _interval(sample.design.mean(np.array(losses.changes), targets))
+    shares = (total / max(int(targets.sum()), 1) for total in (losses.kl, losses.flips))
+    return Instant(*interval, len(sample.tokens), len(np.unique(sample.documents)), *shares, layers)
+
+
+def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str, OfLayer]:
+    """What changed in each layer that both have; what changed in the losses of these blocks is added up."""
+    shared = new.checkpoint.lineage.shared(old.checkpoint.lineage)
+    targets = max(int((sample.labels != IGNORED).sum()), 1)
     moved, size = (dict.fromkeys(shared, 0.0) for _ in range(2))
-    kept = spread(tokens, POSITIONS * len(tokens))
+    kept = spread(sample.tokens, POSITIONS * len(sample.tokens))
     samples: list[dict[str, list[Tensor]]] = [{id: [] for id in shared} for _ in range(2)]
-    pieces = zip(tokens.split(live.AT_ONCE), labels.split(live.AT_ONCE), kept.split(live.AT_ONCE), strict=True)
-    for inputs, wanted, chosen in pieces:
-        was, now = (side.read(inputs, wanted, targets) for side in (old, new))
-        changes += _changes(was.losses, now.losses, wanted)
-        for p, q in _positions(was.logits, now.logits):
-            kl += float((p.exp() * (p - q)).sum())
-            flips += int((p.argmax(-1) != q.argmax(-1)).sum())
+    for inputs, wanted, chosen in _pieces(sample.tokens, sample.labels, kept):
+        was, now = (side.learn(inputs, wanted, targets) for side in (old, new))
+        losses.add(was, now, wanted)
         for id in shared:
             one, other = was.hidden[id].double(), now.hidden[id].double()
             moved[id] += float((other - one).square().sum())
@@ -131,17 +136,19 @@ def _compared(before: Checkpoint, after: Checkpoint, sample: Sample) -> Instant:
             for kept_of, values in zip(samples, (was.hidden[id], now.hidden[id]), strict=True):
                 kept_of[id].append(values[chosen])
     gradients = _gradients(old, new)
-    layers = {
+    return {
         id: OfLayer(
             (moved[id] / size[id]) ** 0.5 if size[id] > 0 else float("nan"),
-            _unlikeness(samples[0][id], samples[1][id], len(tokens)),
+            _unlikeness(samples[0][id], samples[1][id], len(sample.tokens)),
             *gradients[id],
         )
         for id in shared
     }
-    interval = _interval(sample.design.mean(np.array(changes), (labels != IGNORED).sum(dim=1).numpy()))
-    counts = len(tokens), len(np.unique(sample.documents))
-    return Instant(*interval, *counts, kl / targets, flips / targets, layers)
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some blocks of each at a time."""
+    return zip(*(tensor.split(live.AT_ONCE) for tensor in tensors), strict=True) if len(tensors[0]) else iter(())
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,22 @@ class _Read:
     losses: Tensor
     logits: Tensor
     hidden: dict[str, Tensor]
+
+
+@dataclass
+class _Losses:
+    """What two states make of predictions, added up: the change of each block's loss, KL, and how many flip."""
+
+    changes: list[float] = field(default_factory=list)
+    kl: float = 0.0
+    flips: int = 0
+
+    def add(self, was: _Read, now: _Read, labels: Tensor) -> None:
+        """Add what both made of some blocks."""
+        self.changes += _changes(was.losses, now.losses, labels)
+        for p, q in _positions(was.logits, now.logits):
+            self.kl += float((p.exp() * (p - q)).sum())
+            self.flips += int((p.argmax(-1) != q.argmax(-1)).sum())
 
 
 class _Side:
@@ -169,15 +192,27 @@ class _Side:
 
         return hear
 
-    def read(self, inputs: Tensor, labels: Tensor, targets: int) -> _Read:
+    def read(self, inputs: Tensor, labels: Tensor) -> _Read:
+        """Go forward."""
+        import torch
+
+        with torch.inference_mode():
+            return self._forward(inputs, labels)[1]
+
+    def learn(self, inputs: Tensor, labels: Tensor, targets: int) -> _Read:
         """Go forward and back; the gradient is that of the mean loss over `targets` positions."""
+        loss, found = self._forward(inputs, labels)
+        (loss / targets).backward()
+        return found
+
+    def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, _Read]:
+        """The sum of the losses, and all else without a gradient."""
         from torch.nn.functional import cross_entropy
 
         places = (labels.flatten() != IGNORED).nonzero().flatten()
         logits = self.model(input_ids=inputs).logits.flatten(0, 1)[places].float()
         losses = cross_entropy(logits, labels.flatten()[places], reduction="none")
-        (losses.sum() / targets).backward()
-        return _Read(losses.detach().double(), logits.detach(), dict(self._heard))
+        return losses.sum(), _Read(losses.detach().double(), logits.detach(), dict(self._heard))
 
     def gradients(self, alive: Lineage) -> Iterator[tuple[str, str, Tensor]]:
         """(layer id, tensor within the layer, its gradient as far as it was alive in a lineage)."""

@@ -10,7 +10,7 @@ from pli_analysis.figures import disturbance as figures
 from pli_analysis.metrics import disturbance as metric
 from pli_analysis.metrics.aftermath import ROUNDING, TOLERANCE, running_median
 from pli_analysis.metrics.scene import twins_beside
-from pli_analysis.report.parts import Figure, Report, Section, count, sentences, signed
+from pli_analysis.report.parts import Figure, Report, Section, count, sample, sentences, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 TITLE = "Disturbance"
 UNUSUAL = 0.05
-BLOCKS, PLACEBOS = 8, 24
-"""What a report reads: enough for a p-value below 0.05, and little more."""
 WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 METHOD = [
     (
@@ -60,15 +58,15 @@ def tell(run: Run, found: Disturbance) -> Report:
 
 
 def disturbance(run: Run) -> Section:
-    """What growth disturbed, in the time that a report has."""
+    """What growth disturbed."""
     if not run.lineage.events:
         return Section("disturbance", TITLE, ["This run did not grow, so that nothing was disturbed."])
     return section(measured(run))
 
 
 def measured(run: Run) -> Disturbance:
-    """What a report measures of a run that grew."""
-    return metric.disturbance(run, twins_beside(run), blocks=BLOCKS, most=PLACEBOS)
+    """What a report measures of a run that grew: the same as the command."""
+    return metric.disturbance(run, twins_beside(run))
 
 
 def section(found: Disturbance) -> Section:
@@ -78,17 +76,22 @@ def section(found: Disturbance) -> Section:
     curves = _curves(found)
     if len(curves):
         drawing, headline = figures.losses(curves), _loss_words(found)
-        shown.append(Figure("disturbance-loss", "Loss behind each growth event", headline, drawing, curves))
+        caption = f"{headline} {sample(count(len(found.curves), 'step') + ' with growth')}"
+        shown.append(Figure("disturbance-loss", "Loss behind each growth event", caption, drawing, curves))
     layers = found.layers
     if len(scored := layers[layers["score"].notna()]):
-        caption, drawing = _layer_words(scored), figures.heat_map(layers)
+        caption, drawing = f"{_layer_words(scored)} {_pairs(scored)}", figures.heat_map(layers)
         shown.append(Figure("disturbance-layers", "Who was disturbed", caption, drawing, layers))
     if len(moved := layers[layers["excess"].notna() & layers["distance"].notna()]):
-        caption, drawing = _distance_words(moved), figures.by_distance(moved)
+        caption, drawing = f"{_distance_words(moved)} {_pairs(moved)}", figures.by_distance(moved)
         shown.append(Figure("disturbance-distance", "Movement over distance from the event", caption, drawing, moved))
     tables = [("Growth events", found.events)]
     words = sentences(found.notes)
     return Section("disturbance", TITLE, words, points, figures=shown, tables=tables, headline=headline, method=METHOD)
+
+
+def _pairs(layers: pd.DataFrame) -> str:
+    return sample(f"{len(layers)} pairs of a layer and an event")
 
 
 def readings(found: Disturbance) -> list[str]:
@@ -118,8 +121,9 @@ def _instant(event: pd.Series) -> str:
         if rounded:
             return f"{name} changed {event['flips']:.2%} of predictions and the loss by no more than rounding."
         how = "raised" if event["delta"] > 0 else "lowered"
-        interval = f" (95 % interval {signed(event['delta_low'])} to {signed(event['delta_high'])})"
-        told = interval if event["delta_low"] < event["delta_high"] else ""
+        read = f"{count(event['blocks'], 'block')} of {count(event['documents'], 'document')}"
+        interval = f"95 % interval {signed(event['delta_low'])} to {signed(event['delta_high'])}, "
+        told = f" ({interval if event['delta_low'] < event['delta_high'] else ''}{read})"
         return (
             f"{name} {how} the loss by {_small(event['delta'])}{told} and changed {event['flips']:.0%} of predictions."
         )

@@ -8,7 +8,7 @@ from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.report.parts import ROUNDING, Figure, Report, Section, apart, count, equal, sample, sentences, signed
+from pli_analysis.report.parts import ROUNDING, Figure, Report, Section, apart, count, equal, sample, sentences
 from pli_train import anatomy, run_folder
 
 if TYPE_CHECKING:
@@ -86,10 +86,10 @@ def loss(run: Run) -> Section:
     steps = lineage_metric.by_step(run.lineage)
     births = loss_metric.births(run.scalars, list(steps))
     drawing = loss_figure.figure(table, births, [together(labels) for labels in steps.values()])
-    went, jumped = _loss_words(table), _jump_words(run)
+    went = _loss_words(table)
     kinds = table["kind"].value_counts()
     whence = sample(*(f"{kinds[kind]:,} {kind} losses" for kind in ("train", "eval") if kind in kinds))
-    figure = Figure("loss", "Loss over training", " ".join(filter(None, [went, jumped, whence])), drawing, table)
+    figure = Figure("loss", "Loss over training", f"{went} {whence}", drawing, table)
     headline = went if (table["kind"] == "eval").sum() > 1 else ""
     return Section("loss", "Loss", damage, figures=[figure], headline=headline, method=LOSS_METHOD)
 
@@ -182,33 +182,6 @@ def _loss_words(table: pd.DataFrame) -> str:
     start, end = apart(first, last, digits=3)
     how = "at every evaluation" if falls == steps else f"at {falls} of {steps} evaluations"
     return f"Eval loss went from {start} to {end}; it fell {how}."
-
-
-def _jump_words(run: Run) -> str:
-    """What growth did to eval loss on the spot, empty where that was not measured."""
-    jumps = _jumps(run)
-    if not jumps:
-        return ""
-    event, jump = max(jumps, key=lambda pair: abs(pair[1]))
-    if not jump:
-        return "On the spot, no growth event changed eval loss."
-    if len(jumps) == 1:
-        return f"On the spot, {event} changed eval loss by {signed(jump)}."
-    words, (latest, last) = f"On the spot, {event} changed eval loss most, by {signed(jump)}", jumps[-1]
-    if latest == event:
-        return f"{words}."
-    return f"{words}; the last event {f'changed it by {signed(last)}' if last else 'did not change it'}."
-
-
-def _jumps(run: Run) -> list[tuple[str, float]]:
-    """For each step with events: what happened, and by how much eval loss changed on the spot; 0 for rounding."""
-    found = []
-    for step, labels in lineage_metric.by_step(run.lineage).items():
-        before, after = (run.scalars.at(tag, step) for tag in (run_folder.EVAL_LOSS, run_folder.EVAL_LOSS_AFTER_EVENT))
-        if before is not None and after is not None:
-            change = 0.0 if equal(before, after) else after - before
-            found.append((f"{' and '.join(labels)} at step {step}", change))
-    return found
 
 
 def _lineage_words(found: Lineage) -> str:

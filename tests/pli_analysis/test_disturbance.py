@@ -19,7 +19,7 @@ from scipy.stats import binom
 from pli_analysis import probe
 from pli_analysis.metrics import placebo
 from pli_analysis.metrics.aftermath import MEDIAN_OF_FIVE, aftermath, running_median, trend
-from pli_analysis.metrics.disturbance import EVENTS, LAYERS, disturbance
+from pli_analysis.metrics.disturbance import BLOCKS, EVENTS, LAYERS, disturbance
 from pli_analysis.metrics.disturbed_layers import Layers
 from pli_analysis.metrics.disturbed_loss import Losses
 from pli_analysis.metrics.movement import Mover
@@ -380,7 +380,7 @@ def test_a_step_without_an_event_is_examined_like_one(still):
 def test_placebo_steps_are_of_the_same_phase_as_the_step(still):
     """Warm-up ends at step 10 of 100, and the rate falls from there."""
     run = Run.open(still)
-    layers = Layers(Scene(run, (), 5), 40, None, lambda: None)
+    layers = Layers(Scene(run, (), 5), 40, None, BLOCKS, lambda: None)
     assert sorted(layers._sources(30, 5)) == [*range(15, 96, 5)]
     assert layers._sources(10, 5) == {}  # half of its window is warm-up
     losses = Losses(Scene(run, (), 8), 40)
