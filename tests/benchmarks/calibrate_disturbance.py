@@ -6,7 +6,7 @@ placebo steps the largest multiple of 1 ÷ (1 + n) below that. Steps with fewer 
 they are counted apart, as `without`.
 
     python tests/benchmarks/calibrate_disturbance.py --csv tests/benchmarks/results/calibrate_disturbance.csv
-    python tests/benchmarks/calibrate_disturbance.py --old-rule --cells linear-0.1-180
+    python tests/benchmarks/calibrate_disturbance.py --old-rule --runs 6 --cells linear-0.1-180
 
 `--old-rule` shows what is avoided: placebo steps anywhere in the run, whatever the phase of its learning rate.
 """
