@@ -24,12 +24,12 @@ def disturbance(
     ] = None,
     placebos: Annotated[
         int, typer.Option(min=0, metavar="N", help="Placebo steps at most to hold an event against.")
-    ] = 40,
+    ] = 24,
     told: Told = None,
     text: Text = None,
     blocks: Annotated[
         int, typer.Option(min=1, metavar="N", help="Held-out blocks to compare layers on; the loss is of all.")
-    ] = 16,
+    ] = 8,
     html: Html = None,
     format: FormatOption = None,
     out: OutOption = None,

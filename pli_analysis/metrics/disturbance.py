@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 CHANGES = {"delta": "delta", "delta_low": "low", "delta_high": "high", "kl": "kl", "flips": "flips"}
 CHANGES |= {"blocks": "blocks", "documents": "documents"}
-BLOCKS = 16
+BLOCKS = 8
 """Blocks that layers are compared on: as many for an event as for its placebo steps, whoever asks."""
 EVENTS = ["step", "event", "index", *CHANGES, *disturbed_loss.COLUMNS]
 LAYERS = ["step", "event", *disturbed_layers.COLUMNS]

@@ -4,6 +4,7 @@ Several runs: `test_command_table_caption_summary_and_page_agree_on_several_runs
 """
 
 import html
+import inspect
 import json
 import re
 
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 from pli_analysis import scalars
 from pli_analysis.cli import app
+from pli_analysis.commands.disturbance import disturbance as command_of_disturbance
+from pli_analysis.metrics.disturbance import disturbance
 from pli_train import run_folder
 
 EVENTS = (20, 40)
@@ -55,6 +58,13 @@ def cell(value):
 
 def logged(run, tag, step):
     return float(scalars.read(run).at(tag, step))
+
+
+def test_the_command_reads_as_much_as_the_report():
+    asked = inspect.signature(command_of_disturbance).parameters
+    measured = inspect.signature(disturbance).parameters
+    assert asked["placebos"].default == measured["most"].default
+    assert asked["blocks"].default == measured["blocks"].default
 
 
 def test_an_event_changes_the_loss_by_one_number(run, page):
