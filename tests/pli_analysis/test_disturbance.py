@@ -528,3 +528,28 @@ def test_with_placebos_of_any_phase_a_low_p_is_common_right_after_warm_up(corpus
     table = calibrate_disturbance.table(calibrate_disturbance.cases("linear-0.1-180", 8, corpus))
     worst = table[table["statistic"] == "spike"]
     assert (worst["rate"] * worst["cases"]).max() > binom.ppf(0.999, 8, 0.09)
+
+
+def test_the_default_preset_keeps_checkpoints_at_placebo_steps():
+    """Counted from its config: all events but the first, which is early, can have a p-value below 0.05."""
+    from pli_train import config, learning_rate
+    from pli_train.retention import Retention
+
+    tiny = config.load("tiny")
+    total, events = tiny.train.steps, [80, 160, 240, 360, 480]
+    planned = Retention(**tiny.checkpoint.model_dump(), total_steps=total).planned(events)
+    steps = sorted({name.step for name in planned})
+
+    def alike(reach):
+        spans = [at for at in steps if {at - reach, at + reach} <= set(steps)]
+        ends = {at: (at - reach, at + reach - 1) for at in placebo.quiet(spans, events, reach, total)}
+        phases = {at: {learning_rate.phase(end, total, tiny.optim) for end in ends[at]} for at in ends}
+        return [at for at, names in phases.items() if names == {"stable"}]
+
+    found = []
+    for event in events:
+        reaches = [k for k in range(40, 0, -1) if {event - k, event + k} <= set(steps)]
+        found.append(
+            len(placebo.longest(reaches, lambda k, at=event: placebo.around(at, k, alike(k), placebo.MOST), 20)[1])
+        )
+    assert min(found[1:]) >= placebo.ENOUGH > found[0] > 3
