@@ -35,9 +35,10 @@ def compare(
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """Compare runs, or groups of seeds: loss at equal steps, and speed-up to reach a loss.
+    """Compare groups of runs: loss, and speed-up to a loss.
 
-    GROUP=RUN in place of a run makes it a seed of that group. Prints one row a group.
+    Losses are compared at equal steps, tokens, FLOPs or seconds. GROUP=RUN in place of a run makes it a seed of that
+    group. Prints one row a group.
 
     Example: pli-analyze compare runs/tiny runs/baseline --by flops
     """

@@ -54,7 +54,9 @@ def rates_of(run: Run) -> Rates:
     optim = config.get("optim") if isinstance(config, dict) else None
     if not isinstance(optim, dict) or type(total) is not int or total < 1:
         return Logged(run.scalars)
-    return Planned(Optim.read(optim, f"{run.path / run_folder.RUN}"), total, run.lineage)
+    # While a run trains, a checkpoint may be newer than the run's lineage as it was read.
+    newest = max((run.lineage, run.checkpoints[-1].lineage), key=lambda lineage: len(lineage.events))
+    return Planned(Optim.read(optim, f"{run.path / run_folder.RUN}"), total, newest)
 
 
 @dataclass(frozen=True)
