@@ -70,6 +70,8 @@ if TYPE_CHECKING:
 
 CHANGES = {"delta": "delta", "delta_low": "low", "delta_high": "high", "kl": "kl", "flips": "flips"}
 CHANGES |= {"blocks": "blocks", "documents": "documents"}
+OF_A_TEXT = 256
+"""Blocks of another text, at most, that the change of the loss is of."""
 BLOCKS = 8
 """Blocks that layers are compared on: as many for an event as for its placebo steps, whoever asks."""
 EVENTS = ["step", "event", "index", *CHANGES, *disturbed_loss.COLUMNS]
@@ -109,7 +111,7 @@ def disturbance(
         twins: forks of it that stopped growing; one at an event's step is what that event is held against.
         window: steps to look at on each side; half of the shortest stretch without events, 200 at most, if None.
         at: steps to treat as if they were events, instead of the run's own: what nothing disturbs.
-        text: for what is instant, instead of all held-out blocks that the run keeps.
+        text: for what is instant, blocks of it instead of all held-out blocks that the run keeps.
         blocks: how many of these blocks layers are compared on; the change of the loss is of all.
         most: placebo steps at most that an event is held against.
         watch: told (steps examined, steps in all), placebos among them.
@@ -162,4 +164,4 @@ def _sample(run: Run, text: Path | None) -> tuple[probe.Sample | None, list[str]
     """Blocks to read, and what to say where there are none."""
     if text is None and not probe.has_probe(run):
         return None, [f"{run.name} keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
-    return probe.sample_of(run, text), []
+    return probe.sample_of(run, text, None if text is None else OF_A_TEXT), []

@@ -7,7 +7,8 @@ Columns of `runs`, one row a run:
     events        how many growth events
     parameters    at the end
     steps, tokens, flops, seconds   of training; empty where not logged
-    eval loss     the last one, in nats per target
+    eval loss, eval loss se   the last one, in nats per target, and its standard error
+    full eval loss   over all held-out text, at the end
 
 Columns of `differences`, one row a key that not all runs have the same value of:
     key           dotted, as in the config
@@ -61,6 +62,8 @@ def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
                 "flops": _last(run, run_folder.FLOPS),
                 "seconds": _last(run, run_folder.SECONDS),
                 "eval loss": _last(run, run_folder.EVAL_LOSS),
+                "eval loss se": _last(run, run_folder.EVAL_LOSS_SE),
+                "full eval loss": _last(run, run_folder.EVAL_LOSS_FULL),
             }
         )
     return pd.DataFrame(rows)

@@ -120,13 +120,13 @@ def _instant(event: pd.Series) -> str:
             return f"{name} changed no prediction on the spot."
         if rounded:
             return f"{name} changed {event['flips']:.2%} of predictions and the loss by no more than rounding."
-        how = "raised" if event["delta"] > 0 else "lowered"
+        sure = not event["delta_low"] <= 0 <= event["delta_high"]
+        how = f"{'raised' if event['delta'] > 0 else 'lowered'} the loss by {_small(event['delta'])}"
+        how = how if sure else f"changed the loss by {signed(event['delta'])}"
         read = f"{count(event['blocks'], 'block')} of {count(event['documents'], 'document')}"
         interval = f"95 % interval {signed(event['delta_low'])} to {signed(event['delta_high'])}, "
         told = f" ({interval if event['delta_low'] < event['delta_high'] else ''}{read})"
-        return (
-            f"{name} {how} the loss by {_small(event['delta'])}{told} and changed {event['flips']:.0%} of predictions."
-        )
+        return f"{name} {how}{told} and changed {event['flips']:.0%} of predictions."
     change = event["loss_after"] - event["loss_before"]
     if abs(change) < ROUNDING:
         return f"{name} changed the eval loss by no more than rounding."

@@ -68,11 +68,25 @@ def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
     ]
     if len(sizes):
         facts.insert(2, ("Parameters", f"{int(sizes.iloc[0]):,} → {int(sizes.iloc[-1]):,}"))
-    if len(evals):
-        facts.append(("Eval loss", f"{evals['loss'].iloc[0]:.3f} → {evals['loss'].iloc[-1]:.3f} nats per token"))
+    facts += _eval_facts(run, evals["loss"])
     if len(table) and table["flops"].max() > 0:
         facts.append(("Compute", f"{table['flops'].max():.3g} FLOPs, {_duration(table['seconds'].max())} of training"))
     return Section("summary", "Summary", facts=[fact for fact in facts if fact[1]], findings=findings)
+
+
+def _eval_facts(run: Run, losses: pd.Series) -> list[tuple[str, str]]:
+    """Eval loss as it was estimated, with the standard error of the last estimate, and over all held-out text."""
+    if not len(losses):
+        return []
+    error, whole, tokens = (
+        run.scalars.of(tag).values
+        for tag in (run_folder.EVAL_LOSS_SE, run_folder.EVAL_LOSS_FULL, run_folder.EVAL_TOKENS_FULL)
+    )
+    beside = f" (standard error {error[-1]:.3f})" if len(error) else ""
+    facts = [("Eval loss", f"{losses.iloc[0]:.3f} → {losses.iloc[-1]:.3f} nats per token{beside}")]
+    if len(whole) and len(tokens):
+        facts.append(("Full eval loss", f"{whole[-1]:.3f} over all held-out text, {int(tokens[-1]):,} tokens"))
+    return facts
 
 
 def loss(run: Run) -> Section:

@@ -79,8 +79,11 @@ def test_an_event_changes_the_loss_by_one_number(run, page):
         assert event["delta"] == pytest.approx(sides[1] - sides[0], abs=2e-6)
         assert event["blocks"] == 24 and event["delta_low"] < event["delta"] < event["delta_high"]
         # The sentence, on stderr, in the terminal's report and on the page.
-        words = re.search(r"(raised|lowered) the loss by ([\d.e-]+) \(95 % interval (\S+) to (\S+), 24 blocks", line)
-        sign = 1 if words[1] == "raised" else -1
+        words = re.search(
+            r"(raised|lowered|changed) the loss by ([\d.e+-]+) \(95 % interval (\S+) to (\S+), 24 blocks", line
+        )
+        assert (words[1] == "changed") == (event["delta_low"] <= 0 <= event["delta_high"])
+        sign = -1 if words[1] == "lowered" else 1
         assert [sign * float(words[2]), float(words[3]), float(words[4])] == pytest.approx(
             [event["delta"], event["delta_low"], event["delta_high"]], abs=0.00051
         )
@@ -111,6 +114,8 @@ def test_the_eval_loss_is_one_number(run, page):
     assert row["loss at 60"] == pytest.approx(points.values[-1]) and row["lowest loss"] == pytest.approx(
         points.values.min()
     )
+    error, full = (scalars.read(run).of(tag).values[-1] for tag in (run_folder.EVAL_LOSS_SE, run_folder.EVAL_LOSS_FULL))
+    assert f"nats per token (standard error {error:.3f})" in page and f"{full:.3f} over all held-out text" in page
     history = json.loads((run / "checkpoint-60/trainer_state.json").read_text())["log_history"]
     assert [entry["eval_loss"] for entry in history if "eval_loss" in entry][-1] == pytest.approx(points.values[-1])
 
