@@ -160,6 +160,6 @@ def disturbance(
 
 def _sample(run: Run, text: Path | None) -> tuple[probe.Sample | None, list[str]]:
     """Blocks to read, and what to say where there are none."""
-    if text is None and not probe.has_probe(run):
-        return None, [f"{run.name} keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
+    if text is None and (lack := probe.lack_of(run)):
+        return None, [f"{run.name} {lack}: what an event changes on the spot needs --text FILE"]
     return probe.sample_of(run, text), []
