@@ -193,6 +193,12 @@ def test_counts_of_rows_survive_a_state_dict_in_bfloat16():
         assert (set(old.tolist()), set(newborn.tolist())) == ({2002}, {2}), name
 
 
+def test_counts_of_rows_come_to_their_parameter_s_device():
+    """Loading a state dict that lies on the CPU leaves `step` there, as unfused Adam wants it."""
+    state = {row_steps.ROWS: {"step": torch.ones(3, 1)}}
+    assert row_steps.of(state, (3, 1), torch.device("meta")).device.type == "meta"
+
+
 def test_an_update_that_a_gradient_scaler_skips_counts_for_no_row():
     parts = anatomy.family("gpt2")
     model, adam, _ = grown_late("gpt2", parts, fused=True)
