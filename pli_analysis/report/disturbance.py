@@ -9,6 +9,7 @@ import numpy as np
 from pli_analysis.figures import disturbance as figures
 from pli_analysis.metrics import disturbance as metric
 from pli_analysis.metrics.aftermath import ROUNDING, TOLERANCE, running_median
+from pli_analysis.metrics.placebo import ENOUGH
 from pli_analysis.metrics.scene import twins_beside
 from pli_analysis.report.parts import Figure, Report, Section, count, sample, sentences, signed
 
@@ -187,7 +188,8 @@ def _layers(event: pd.Series, layers: pd.DataFrame, most: int) -> str:
         if scored["p"].notna().any():
             most_of = count(int(scored["placebos"].max()), "placebo checkpoint")
             why = f"{most_of} can give no p below {scored['least_p'].min():.3f}"
-        more = f"{why}, and a smaller checkpoint.every makes more ({highest})"
+        more = "a larger --placebos allows" if most < ENOUGH else "a smaller checkpoint.every makes"
+        more = f"{why}, and {more} more ({highest})"
         return f"Whether a layer was disturbed beyond the usual cannot be told: {more}."
     if not len(unusual):
         return f"No layer was disturbed beyond the usual ({highest})."

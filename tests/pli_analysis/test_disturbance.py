@@ -491,7 +491,7 @@ def test_too_few_placebo_checkpoints_for_a_p_say_nothing_of_layers(grown):
     of = disturbance(Run.open(grown["gpt2"]), blocks=4, most=3)
     assert of.layers["score"].notna().any() and of.layers["p"].isna().all()
     for line in told.readings(of):
-        assert "beyond the usual cannot be told: too few placebo checkpoints for a p" in line
+        assert "beyond the usual cannot be told: too few placebo checkpoints for a p, and a larger --placebos" in line
 
 
 def test_without_placebo_steps_nothing_is_told_beside_them(grown):
