@@ -231,6 +231,21 @@ def test_rows_freeze_under_an_optimizer_of_another_kind():
             assert not torch.equal(old[1:], new[1:]), name
 
 
+def test_a_factored_state_starts_over_where_rows_are_born():
+    """Adafactor's row and column factors have other shapes than the tensor, and cannot be laid out with it."""
+    model = tiny("gpt2")
+    adafactor = torch.optim.Adafactor(model.parameters(), lr=1e-2)
+    growing = Growth([{"at": 1, "operator": "ffn", "to": 2 * UNITS, "initialiser": "random"}]).on(model, adafactor)
+    for step in range(3):
+        growing.step(step)
+        model(**inputs(model)).logits.square().mean().backward()
+        adafactor.step()
+    named = dict(model.named_parameters())
+    counts = {name: int(adafactor.state[parameter]["step"]) for name, parameter in named.items()}
+    grown = {name for name in counts if name.endswith(("mlp.c_fc.weight", "mlp.c_proj.weight"))}
+    assert grown and all(count == (2 if name in grown else 3) for name, count in counts.items())
+
+
 def test_counts_of_rows_that_cannot_be_are_refused():
     parts = anatomy.family("gpt2")
     model, adam, _ = grown_late("gpt2", parts)
