@@ -71,9 +71,21 @@ def batch_of(run: Run, text: Path | None, blocks: int) -> tuple[Tensor, Tensor]:
     return found.tokens, found.labels
 
 
-def has_probe(run: Run) -> bool:
-    """Whether a run keeps the blocks it is evaluated on."""
-    return (run.path / run_folder.PROBE).is_file()
+def lack_of(run: Run) -> str | None:
+    """Why there are no held-out blocks of a run to read, in a few words; None where it keeps them.
+
+    Raises:
+        BadInput: when they cannot be read.
+    """
+    from pli_analysis.run import open_weights
+
+    path = run.path / run_folder.PROBE
+    if not path.is_file():
+        return "keeps no held-out blocks"
+    with open_weights(path) as file:
+        if list(file.keys()) == ["tokens"]:
+            return "keeps the held-out blocks of an older version, without labels"
+    return None
 
 
 def _kept(run: Run) -> Sample:
@@ -83,12 +95,10 @@ def _kept(run: Run) -> Sample:
     from pli_analysis.run import open_weights
 
     path = run.path / run_folder.PROBE
-    if not path.is_file():
-        raise BadInput(f"{run.path}: keeps no held-out blocks ({run_folder.PROBE}): give a text with --text FILE")
+    if lack := lack_of(run):
+        raise BadInput(f"{run.path}: {lack} ({run_folder.PROBE}): give a text with --text FILE")
     size = run.checkpoints[-1].config.get("vocab_size")
     with open_weights(path) as file:
-        if list(file.keys()) == ["tokens"]:
-            raise BadInput(f"{path}: an older version wrote it, without labels: give a text with --text FILE")
         found = {name: file.get_tensor(name) for name in file.keys() if name in KEPT}  # noqa: SIM118
     if not _is_whole(found):
         raise BadInput(f"{path}: holds no blocks of tokens")

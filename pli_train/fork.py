@@ -61,6 +61,7 @@ def fork(
     try:
         _copy(source, partial / source.name)
         shutil.copyfile(run / run_folder.RUN, partial / run_folder.RUN)
+        launch.tell_of_other_blocks(run, show.say)
         twin = launch.resume(config, partial, _Quieter(show))
         _check_growth(twin, lineage, step)
         told = twin_record(record, config, twin.total_steps, parent)

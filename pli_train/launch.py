@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from safetensors import SafetensorError, safe_open
 
 from pli_train import checkpoint, corpus, optimizer, run_folder
 from pli_train import model as models
@@ -65,6 +67,7 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Train
     """
     show = show or Silent()
     text = corpus_of(config, folder, show.say)
+    tell_of_other_blocks(folder, show.say)
     lock = Lock(folder) if _is_main_process() else None
     if run_folder.checkpoints(folder):
         trainer = _at_the_newest(config, folder, text, show)
@@ -88,6 +91,17 @@ def corpus_of(config: RunConfig, folder: Path, say: Callable[[str], None]) -> To
             "now): training on would mix two data orders"
         )
     return text
+
+
+def tell_of_other_blocks(folder: Path, say: Callable[[str], None]) -> None:
+    """Say that evaluations read other blocks than before, where a version that drew none began the run."""
+    path = folder / run_folder.PROBE
+    with suppress(OSError, SafetensorError), safe_open(path, "np") as file:
+        if "block" not in file.keys():  # noqa: SIM118
+            say(
+                f"{path}: an older version wrote it and evaluated these blocks; from now on others are drawn, so that "
+                "eval losses before and after are not of the same text"
+            )
 
 
 def _at_the_newest(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:

@@ -49,6 +49,9 @@ def build(model: nn.Module, optim: OptimConfig) -> AdamW:
 def grow(optimizer: Optimizer, descents: Sequence[Descent], state: OptimizerState) -> None:
     """Take an optimizer along over a growth event, in place. Works for any optimizer of PyTorch's kind.
 
+    Where rows are born inside a tensor whose state is not of its shape (the factors of Adafactor, the blocks of 8-bit
+    optimizers), its state starts over.
+
     Args:
         descents: where each new parameter comes from.
         state: moments and step count of what is newborn: `zero`, or a `copy` of the donor's; `reset-all` forgets
@@ -67,7 +70,8 @@ def grow(optimizer: Optimizer, descents: Sequence[Descent], state: OptimizerStat
             group["params"].append(descent.new)
         lay_out = descent.copy if state == "copy" else descent.carry
         moments = optimizer.state.get(descent.old, {}) if descent.old is not None else {}
-        if lay_out is not None and moments:
+        starts_over = descent.rows is not None and not _by_element(moments, descent.old)
+        if lay_out is not None and moments and not starts_over:
             grown = optimizer.state[descent.new] = {
                 entry: lay_out(value) if _like(value, descent.old) else deepcopy(value)
                 for entry, value in moments.items()
@@ -90,6 +94,12 @@ def _group_of(optimizer: Optimizer, descent: Descent) -> dict[str, Any]:
     if descent.old is None:
         return max(optimizer.param_groups, key=lambda g: sum(p.dim() == descent.new.dim() for p in g["params"]))
     raise RuntimeError("a parameter that grew is in no group of the optimizer")
+
+
+def _by_element(moments: Mapping[str, Any], parameter: Tensor | None) -> bool:
+    """Whether every tensor of a parameter's state is a scalar or has a number for each element."""
+    tensors = [value for value in moments.values() if isinstance(value, torch.Tensor)]
+    return all(value.dim() == 0 or _like(value, parameter) for value in tensors)
 
 
 def _like(value: Any, parameter: Tensor | None) -> bool:

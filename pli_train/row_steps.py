@@ -47,7 +47,8 @@ def of(state: dict[str, Any], shape: Sequence[int], device: torch.device) -> Ten
         device: of the parameter.
     """
     if ROWS in state:
-        return state[ROWS]["step"]
+        # `load_state_dict` leaves them where a checkpoint was loaded to, as it does with Adam's own unfused `step`.
+        return state[ROWS]["step"].to(device)
     step = torch.as_tensor(state.get("step", 0.0), dtype=torch.float32, device=device)
     return step.expand(*shape).clone()
 

@@ -21,7 +21,7 @@ class Estimate:
     """A mean as it is estimated.
 
     Attributes:
-        value: the mean.
+        value: the mean; NaN where nothing was read to average.
         error: its standard error; 0 where everything was read, NaN where one block stands for more.
         freedom: degrees of freedom that the standard error has, for Student's t.
     """
@@ -64,7 +64,7 @@ class Design:
         drawn = np.bincount(self.stratum, minlength=len(self.sizes))
         weights = (self.sizes / drawn)[self.stratum]
         whole = weights @ counts
-        value = weights @ sums / whole
+        value = _ratio(weights @ sums, whole)
         residuals = sums - value * counts
         centred = residuals - (np.bincount(self.stratum, residuals) / drawn)[self.stratum]
         squares = np.bincount(self.stratum, centred**2)
@@ -73,7 +73,7 @@ class Design:
             variances = (sizes * (sizes - drawn) * squares / (drawn - 1) / drawn)[unread]
             variance = variances.sum()
             freedom = variance**2 / (variances**2 / (drawn[unread] - 1)).sum()
-        return Estimate(float(value), float(np.sqrt(variance) / whole), float(freedom))
+        return Estimate(value, _ratio(np.sqrt(variance), whole), float(freedom))
 
 
 def draw(difficulty: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, Design]:
@@ -107,7 +107,12 @@ def clustered(sums: np.ndarray, counts: np.ndarray, clusters: np.ndarray) -> Est
         clusters: (blocks,) int: the document that each block is of.
     """
     number = len(np.unique(clusters))
-    value = float(sums.sum() / counts.sum())
+    value = _ratio(sums.sum(), counts.sum())
     residuals = np.bincount(clusters, sums - value * counts)
     variance = number / (number - 1) * float(residuals @ residuals) if number > 1 else np.nan
-    return Estimate(value, float(np.sqrt(variance) / counts.sum()), number - 1)
+    return Estimate(value, _ratio(np.sqrt(variance), counts.sum()), number - 1)
+
+
+def _ratio(part: float, whole: float) -> float:
+    """NaN where there is nothing to average: blocks in which nothing is predicted."""
+    return float(part / whole) if whole else np.nan

@@ -86,12 +86,14 @@ class Disturbance:
         events, layers: tables; see this module.
         curves: step of an event → the loss behind it, where enough was logged.
         notes: what whoever asked should know.
+        most: placebo steps at most that an event was held against.
     """
 
     events: pd.DataFrame
     layers: pd.DataFrame
     curves: dict[int, Aftermath]
     notes: list[str]
+    most: int
 
 
 def disturbance(
@@ -157,11 +159,11 @@ def disturbance(
     events, tables = pd.DataFrame(rows_of_events, columns=EVENTS), pd.DataFrame(rows_of_layers, columns=LAYERS)
     counts = dict.fromkeys(("index", "blocks", "documents"), "Int64")
     whole = dict.fromkeys(("index", "distance", "stretch"), "Int64")
-    return Disturbance(events.astype(counts), tables.astype(whole), curves, notes + scene.unlike)
+    return Disturbance(events.astype(counts), tables.astype(whole), curves, notes + scene.unlike, most)
 
 
 def _sample(run: Run, text: Path | None) -> tuple[probe.Sample | None, list[str]]:
     """Blocks to read, and what to say where there are none."""
-    if text is None and not probe.has_probe(run):
-        return None, [f"{run.name} keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
+    if text is None and (lack := probe.lack_of(run)):
+        return None, [f"{run.name} {lack}: what an event changes on the spot needs --text FILE"]
     return probe.sample_of(run, text, None if text is None else OF_A_TEXT), []

@@ -112,11 +112,12 @@ def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int
     sides, losses = (_Side(before), _Side(after)), _Losses()
     layers = _layers(*sides, losses, sample.first(blocks))
     for inputs, wanted in _pieces(sample.tokens[blocks:], sample.labels[blocks:]):
-        losses.add(*(side.read(inputs, wanted) for side in sides), wanted)
+        was, now = (side.read(inputs, wanted) for side in sides)
+        losses.add(was, now, wanted)
     targets = (sample.labels != IGNORED).sum(dim=1).numpy()
     interval = _interval(sample.design.mean(np.array(losses.changes), targets))
-    shares = (total / max(int(targets.sum()), 1) for total in (losses.kl, losses.flips))
-    return Instant(*interval, len(sample.tokens), len(np.unique(sample.documents)), *shares, layers)
+    kl, flips = (total / max(int(targets.sum()), 1) for total in (losses.kl, losses.flips))
+    return Instant(*interval, len(sample.tokens), len(np.unique(sample.documents)), kl, flips, layers)
 
 
 def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str, OfLayer]:

@@ -13,6 +13,8 @@ import numpy as np
 
 COVERED = 0.95
 """Coverage of intervals."""
+ROUNDING = 1e-12
+"""Share of the largest of some numbers that they differ by at most where float64 has rounded equal ones."""
 DRAWS = 10_000
 """Permutations of an exact test; where there are more, this many random ones."""
 
@@ -36,7 +38,7 @@ def mean(values: np.ndarray) -> Estimate:
     """
     if len(values) < 2:
         return Estimate(float(values.mean()))
-    return _interval(values.mean(), values.var(ddof=1) / len(values), len(values) - 1)
+    return _interval(values.mean(), _of_mean(values), len(values) - 1)
 
 
 def difference(base: np.ndarray, mine: np.ndarray, pairs: Pairs = ()) -> Estimate:
@@ -54,11 +56,12 @@ def difference(base: np.ndarray, mine: np.ndarray, pairs: Pairs = ()) -> Estimat
         return Estimate(math.nan)
     if len(pairs):
         of_base, of_mine = np.transpose(pairs)
-        return mean(mine[of_mine] - base[of_base])
+        apart = mine[of_mine] - base[of_base]
+        return mean(apart) if _vary(apart, np.abs([*base, *mine]).max()) else Estimate(float(apart.mean()))
     value, few = float(mine.mean() - base.mean()), min(len(base), len(mine))
     if few < 2:
         return Estimate(value)
-    part_base, part_mine = (group.var(ddof=1) / len(group) for group in (base, mine))
+    part_base, part_mine = _of_mean(base), _of_mean(mine)
     if few == 2 and len(base) != len(mine):
         return _interval(value, part_base + part_mine, few - 1)
     # Welch–Satterthwaite's degrees of freedom, turned over so that no variance at all is no division by zero.
@@ -97,8 +100,18 @@ def exact_test(base: np.ndarray, mine: np.ndarray, pairs: Pairs = ()) -> tuple[f
     return float(found.pvalue), 2 / ways if ways <= DRAWS else 2 / (DRAWS + 1)
 
 
+def _of_mean(values: np.ndarray) -> float:
+    """The variance of the mean of some runs; 0 where they do not vary, as copies of one do not."""
+    return float(values.var(ddof=1)) / len(values) if _vary(values, np.abs(values).max()) else 0.0
+
+
+def _vary(values: np.ndarray, size: float) -> bool:
+    """Whether values differ by more than the rounding of numbers of that size; values that are NaN do."""
+    return not np.ptp(values) <= ROUNDING * size
+
+
 def _interval(value: float, variance: float, freedom: float) -> Estimate:
-    """The t interval of an estimate of that variance; none where runs do not vary at all, as copies of one do not."""
+    """The t interval of an estimate of that variance; none where runs do not vary at all."""
     from scipy.special import stdtrit
 
     if not variance:

@@ -184,7 +184,9 @@ def _difference_words(row: Any, base_runs: int) -> str:
 def _evidence(row: Any, base_runs: int, told: Callable[[float], str]) -> str:
     """The interval of a difference or a speed-up and what it is over, of a row of the tables of a comparison."""
     if np.isnan(row["low"]):
-        return "no interval: one run each" if row["runs"] == base_runs == 1 else "no interval: too few runs"
+        fewest, most = sorted((row["runs"], base_runs))
+        why = "one run each" if most == 1 else "too few runs" if fewest == 1 else "runs do not vary"
+        return f"no interval: {why}"
     pairs = f"paired by seed, {row['pairs']} pairs" if row["pairs"] else "not paired"
     return f"95 % interval {told(row['low'])} to {told(row['high'])}, {pairs}"
 

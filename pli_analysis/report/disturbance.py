@@ -9,6 +9,7 @@ import numpy as np
 from pli_analysis.figures import disturbance as figures
 from pli_analysis.metrics import disturbance as metric
 from pli_analysis.metrics.aftermath import ROUNDING, TOLERANCE, running_median
+from pli_analysis.metrics.placebo import ENOUGH
 from pli_analysis.metrics.scene import twins_beside
 from pli_analysis.report.parts import Figure, Report, Section, count, sample, sentences, signed
 
@@ -53,7 +54,9 @@ METHOD = [
 
 def tell(run: Run, found: Disturbance) -> Report:
     """The page on disturbance alone."""
-    lead = f"What {len(found.events)} steps with growth events did to the loss and to the layers that were there."
+    lead = (
+        f"What {count(len(found.events), 'step')} with growth events did to the loss and to the layers that were there."
+    )
     return Report(run.name, lead, [section(found)])
 
 
@@ -91,13 +94,13 @@ def section(found: Disturbance) -> Section:
 
 
 def _pairs(layers: pd.DataFrame) -> str:
-    return sample(f"{len(layers)} pairs of a layer and an event")
+    return sample(f"{count(len(layers), 'pair')} of a layer and an event")
 
 
 def readings(found: Disturbance) -> list[str]:
     """Each event in plain words."""
     return [
-        " ".join(filter(None, [_instant(event), _dynamic(event), _layers(event, found.layers)]))
+        " ".join(filter(None, [_instant(event), _dynamic(event, found.most), _layers(event, found.layers, found.most)]))
         for _, event in found.events.iterrows()
     ]
 
@@ -133,22 +136,20 @@ def _instant(event: pd.Series) -> str:
     return f"{name} changed the eval loss by {signed(change)}." if change == change else f"{name}:"
 
 
-def _dynamic(event: pd.Series) -> str:
-    """What the loss did behind it."""
+def _dynamic(event: pd.Series, most: int) -> str:
+    """What the loss did behind it; beside `most` placebo steps."""
     if event["spike"] != event["spike"]:
         return "Too few losses were logged around it to tell what followed."
     trend, twin = event["against"] == "trend", f"its twin {event['against']}"
-    steps = int(event["recovery"])
+    steps = count(int(event["recovery"]), "step")
     if event["spike"] <= max(TOLERANCE * event["noise"], ROUNDING):
         told = f"The loss stayed within the noise of {'its trend' if trend else f'its difference to {twin}'}"
     elif event["recovered"]:
-        told = (
-            f"A loss spike of {event['spike']:.2f} over {'its trend' if trend else twin} was gone after {steps} steps"
-        )
+        told = f"A loss spike of {event['spike']:.2f} over {'its trend' if trend else twin} was gone after {steps}"
     else:
         above = "its trend" if trend else twin
-        told = f"A loss spike of {event['spike']:.2f} over {above} was not gone within {steps} steps"
-    told += _unusual(event)
+        told = f"A loss spike of {event['spike']:.2f} over {above} was not gone within {steps}"
+    told += _unusual(event) if most else ""
     if not trend and event["late"] == event["late"]:
         side = "below" if event["late"] < 0 else "above"
         apart = "" if abs(event["late"]) < ROUNDING else f"{_small(event['late'])} {side} "
@@ -170,30 +171,34 @@ def _unusual(event: pd.Series) -> str:
     return f" (no p: no placebo steps in the same phase of the learning rate, {event['phase']})"
 
 
-def _layers(event: pd.Series, layers: pd.DataFrame) -> str:
-    """Who was disturbed most."""
+def _layers(event: pd.Series, layers: pd.DataFrame, most: int) -> str:
+    """Who was disturbed most; nothing where no placebo steps were asked for."""
+    if not most:
+        return ""
     mine = layers[layers["step"] == event["step"]]
     scored = mine[mine["score"].notna()]
     if not len(scored):
         return _unscored(event, mine.iloc[0]) if len(mine) else ""
     unusual = scored[scored["p"] < UNUSUAL]
     of = unusual if len(unusual) else scored
-    most = of.loc[of["score"].idxmax()]
-    highest = f"highest score {most['score']:.1f}, {_who(most)}"
-    if not len(unusual) and scored["least_p"].min() >= UNUSUAL:
-        most_of = count(int(scored["placebos"].max()), "placebo checkpoint")
-        least = (
-            f"{most_of} can give no p below {scored['least_p'].min():.3f}, and a smaller checkpoint.every makes more"
-        )
-        return f"Whether a layer was disturbed beyond the usual cannot be told: {least} ({highest})."
+    first = of.loc[of["score"].idxmax()]
+    highest = f"highest score {first['score']:.1f}, {_who(first)}"
+    if not len(unusual) and not scored["least_p"].min() < UNUSUAL:
+        why = "too few placebo checkpoints for a p"
+        if scored["p"].notna().any():
+            most_of = count(int(scored["placebos"].max()), "placebo checkpoint")
+            why = f"{most_of} can give no p below {scored['least_p'].min():.3f}"
+        more = "a larger --placebos allows" if most < ENOUGH else "a smaller checkpoint.every makes"
+        more = f"{why}, and {more} more ({highest})"
+        return f"Whether a layer was disturbed beyond the usual cannot be told: {more}."
     if not len(unusual):
         return f"No layer was disturbed beyond the usual ({highest})."
-    words = f"Most disturbed was {_who(most)}: {_how(most)}, "
-    others = unusual[unusual["layer"] != most["layer"]]["layer"]
+    words = f"Most disturbed was {_who(first)}: {_how(first)}, "
+    others = unusual[unusual["layer"] != first["layer"]]["layer"]
     beside = (
         f"; beyond the usual {'was' if len(others) == 1 else 'were'} also {', '.join(others)}" if len(others) else ""
     )
-    return f"{words}score {most['score']:.1f}, p {_p(most['p'])} of {most['placebos']} placebo checkpoints{beside}."
+    return f"{words}score {first['score']:.1f}, p {_p(first['p'])} of {first['placebos']} placebo checkpoints{beside}."
 
 
 def _unscored(event: pd.Series, row: pd.Series) -> str:
@@ -201,23 +206,23 @@ def _unscored(event: pd.Series, row: pd.Series) -> str:
     import pandas as pd
 
     if pd.isna(row["stretch"]):
-        why = f"no checkpoints lie equally far before and after it within {event['window']} steps"
+        why = f"no checkpoints lie equally far before and after it within {count(event['window'], 'step')}"
     elif not isinstance(row["phase"], str):
-        why = f"the learning rate changes phase within {row['stretch']} steps, or is not known"
+        why = f"the learning rate changes phase within {count(row['stretch'], 'step')}, or is not known"
     else:
-        those = count(row["placebos"], "placebo checkpoint")
-        why = f"{those} in the same phase of the learning rate ({row['phase']}) are too few"
+        why = f"it has too few placebo checkpoints in the same phase of the learning rate ({row['phase']})"
     return f"Its layers have no score: {why}. A smaller checkpoint.every makes more checkpoints to hold them against."
 
 
 def _how(row: pd.Series) -> str:
     """The component that a layer scores highest by, in words."""
+    over = count(row["stretch"], "step") if row["excess"] == row["excess"] else ""
     told = {
         "forward": f"its output changed by {row['forward']:.1%}",
         "cka": f"its outputs lie in another geometry (1 − CKA {row['cka']:.2g})",
         "gradient": f"its gradient became {np.exp(row['gradient']):.2f} times as large on the spot",
         "turned": f"its gradient turned (1 − cosine {row['turned']:.2f})",
-        "excess": f"it moved {np.exp(row['excess']):.2f} times as fast as {_usual(row)} over {row['stretch']} steps",
+        "excess": f"it moved {np.exp(row['excess']):.2f} times as fast as {_usual(row)} over {over}",
         "logged": f"its gradient norm afterwards was {np.exp(row['logged']):.2f} times the usual",
     }
     return told[max(told, key=lambda name: np.nan_to_num(row[f"{name}_z"], nan=-np.inf))]
@@ -265,9 +270,10 @@ def _loss_words(found: Disturbance) -> str:
     known = found.events[found.events["spike"].notna()]
     gone, most = known[known["recovered"].astype(bool)], known.loc[known["spike"].idxmax()]
     words = f"The highest spike, {most['spike']:.2f}, is behind {most['event']} at step {most['step']:,}. "
-    words += f"Within {int(known['window'].iloc[0])} steps the loss was back behind {len(gone)} of {len(known)} events"
+    window, events = count(int(known["window"].iloc[0]), "step"), count(len(known), "event")
+    words += f"Within {window} the loss was back behind {len(gone)} of {events}"
     if len(gone):
-        words += f", after {int(gone['recovery'].median())} steps in the median"
+        words += f", after {count(int(gone['recovery'].median()), 'step')} in the median"
     return f"{words}. {spikes_beyond(known)}"
 
 
@@ -277,16 +283,18 @@ def spikes_beyond(known: pd.DataFrame) -> str:
     if not len(able):
         return "No spike has enough placebo steps to tell whether it is beyond what steps without events show."
     unusual, lack = int((able["spike_p"] < UNUSUAL).sum()), len(known) - len(able)
-    others = f"; {lack} more have too few placebo steps to tell" if lack else ""
-    return f"{unusual} of {len(able)} spikes are beyond what steps without events show{others}."
+    others = f"; {lack} more {'has' if lack == 1 else 'have'} too few placebo steps to tell" if lack else ""
+    are = "is" if unusual == 1 else "are"
+    return f"{unusual} of {count(len(able), 'spike')} {are} beyond what steps without events show{others}."
 
 
 def _layer_words(scored: pd.DataFrame) -> str:
     able = scored[scored["least_p"] < UNUSUAL]
     most = scored.loc[scored["score"].idxmax()]
     if len(able):
-        words = f"Of {len(able)} pairs of a layer and an event with enough placebo steps, "
-        words += f"{int((able['p'] < UNUSUAL).sum())} score beyond what steps without events show"
+        unusual = int((able["p"] < UNUSUAL).sum())
+        words = f"Of {count(len(able), 'pair')} of a layer and an event with enough placebo steps, "
+        words += f"{unusual} {'scores' if unusual == 1 else 'score'} beyond what steps without events show"
         words += f" (by chance {UNUSUAL * len(able):.1f} would)"
     else:
         words = "No pair of a layer and an event has the 20 placebo steps that a p below 0.05 needs"

@@ -249,3 +249,10 @@ def test_the_published_placements():
     asked = ["compare", *map(str, sorted(EXPORTS.glob("placement-*.json"))), "--at", "6500", "--format", "json"]
     lowest = json.loads(CliRunner().invoke(app, asked).stdout)[0]
     assert lowest["group"] == "placement-middle" and round(lowest["loss at 6500"], 3) == 5.302
+
+
+def test_copies_of_runs_are_told_not_to_vary():
+    groups = {"a": [4.1, 2.771], "b": [4.0, 2.671]}
+    found = compare.compared([curve(f"{g}{i}", [0, 10], groups[g], g) for g in groups for i in range(3)], levels=[3])
+    for words in (report.verdict(found), report.speed_up_words(found)):
+        assert "no interval: runs do not vary" in words

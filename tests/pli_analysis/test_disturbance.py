@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from scipy.stats import binom
 
 from pli_analysis import probe
@@ -482,6 +484,35 @@ def test_without_held_out_blocks_what_followed_is_told_all_the_same(grown, tmp_p
     assert of.events["delta"].isna().all() and of.events["loss_after"].notna().all()
     assert of.layers["excess"].notna().all() and of.layers["forward"].isna().all()
     assert told.readings(of)[0].startswith("+c at step 20 changed the eval loss by ")
+
+
+def test_too_few_placebo_checkpoints_for_a_p_say_nothing_of_layers(grown):
+    """Three give a score, but none of the three has two others to be scored beside."""
+    of = disturbance(Run.open(grown["gpt2"]), blocks=4, most=3)
+    assert of.layers["score"].notna().any() and of.layers["p"].isna().all()
+    for line in told.readings(of):
+        assert "beyond the usual cannot be told: too few placebo checkpoints for a p, and a larger --placebos" in line
+
+
+def test_without_placebo_steps_nothing_is_told_beside_them(grown):
+    for line in told.readings(disturbance(Run.open(grown["gpt2"]), blocks=4, most=0)):
+        assert not re.search("placebo|no p:|score|checkpoint.every", line)
+
+
+def test_one_of_something_is_told_as_one(grown):
+    of = disturbance(Run.open(grown["gpt2"]), window=10, blocks=4, most=4)
+    of.events["recovery"], of.layers["stretch"] = 1, 1
+    words = [told.tell(Run.open(grown["gpt2"]), of).lead, *told.readings(of), told.section(of).headline]
+    assert not [line for line in words if re.search(r"\b1 (steps|spikes|events|pairs|blocks)\b", line)]
+
+
+def test_a_run_of_an_older_version_has_a_report_that_says_what_its_blocks_lack(small_run, tmp_path):
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    save_file({"tokens": np.zeros((2, 32), np.int32)}, run / run_folder.PROBE)
+    told_of = "run keeps the held-out blocks of an older version, without labels: what an event changes on the spot"
+    assert disturbance(Run.open(run)).notes[0] == f"{told_of} needs --text FILE"
+    shown = call("pli-analyze", "report", run)
+    assert shown.returncode == 0 and told_of[4:] in " ".join(shown.stdout.split())
 
 
 def test_an_event_whose_checkpoint_is_gone_is_told_of_without_its_layers(grown, tmp_path):

@@ -100,7 +100,7 @@ PROBE = {
     ("tensors", "told"),
     [
         (None, "keeps no held-out blocks .*: give a text with --text FILE"),
-        ({"tokens": np.zeros((2, 4), np.int32)}, "an older version wrote it, .*: give a text with --text FILE"),
+        ({"tokens": np.zeros((2, 4), np.int32)}, "blocks of an older version, .*: give a text with --text FILE"),
         (PROBE | {"inputs": np.zeros((2, 4), np.float32)}, "holds no blocks of tokens"),
         (PROBE | {"inputs": np.zeros(4, np.int32)}, "holds no blocks of tokens"),
         (PROBE | {"inputs": np.zeros((0, 4), np.int32)}, "holds no blocks of tokens"),

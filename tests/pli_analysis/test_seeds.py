@@ -54,6 +54,16 @@ def test_there_is_no_interval_without_two_runs_a_side_or_where_runs_are_copies()
     assert np.isnan(seeds.difference(two, np.array([1.0, np.nan]))).all()
 
 
+@settings(deadline=None)
+@given(st.floats(0.1, 10), st.floats(0.1, 10), st.integers(2, 6))
+def test_rounding_of_copies_is_no_variance(one, other, count):
+    """The mean of three equal numbers is seldom equal to them in float64."""
+    base, mine, offsets = np.full(count, one), np.full(count, other), np.arange(count)
+    pairs = [(place, place) for place in range(count)]
+    for found in (seeds.difference(base, mine), seeds.difference(base + offsets, mine + offsets, pairs)):
+        assert found.value == pytest.approx(other - one, abs=1e-12) and np.isnan(found[1:]).all()
+
+
 @settings(max_examples=40, deadline=None)
 @given(LEVELS, LEVELS)
 def test_the_exact_test_of_groups_is_all_ways_to_share_them_out(one, other):

@@ -193,6 +193,12 @@ def test_counts_of_rows_survive_a_state_dict_in_bfloat16():
         assert (set(old.tolist()), set(newborn.tolist())) == ({2002}, {2}), name
 
 
+def test_counts_of_rows_come_to_their_parameter_s_device():
+    """Loading a state dict that lies on the CPU leaves `step` there, as unfused Adam wants it."""
+    state = {row_steps.ROWS: {"step": torch.ones(3, 1)}}
+    assert row_steps.of(state, (3, 1), torch.device("meta")).device.type == "meta"
+
+
 def test_an_update_that_a_gradient_scaler_skips_counts_for_no_row():
     parts = anatomy.family("gpt2")
     model, adam, _ = grown_late("gpt2", parts, fused=True)
@@ -223,6 +229,21 @@ def test_rows_freeze_under_an_optimizer_of_another_kind():
             old, new = (layout.rows(tensor, axes, "head", sizes) for tensor in (was, now))
             assert torch.equal(old[:1], new[:1]), name
             assert not torch.equal(old[1:], new[1:]), name
+
+
+def test_a_factored_state_starts_over_where_rows_are_born():
+    """Adafactor's row and column factors have other shapes than the tensor, and cannot be laid out with it."""
+    model = tiny("gpt2")
+    adafactor = torch.optim.Adafactor(model.parameters(), lr=1e-2)
+    growing = Growth([{"at": 1, "operator": "ffn", "to": 2 * UNITS, "initialiser": "random"}]).on(model, adafactor)
+    for step in range(3):
+        growing.step(step)
+        model(**inputs(model)).logits.square().mean().backward()
+        adafactor.step()
+    named = dict(model.named_parameters())
+    counts = {name: int(adafactor.state[parameter]["step"]) for name, parameter in named.items()}
+    grown = {name for name in counts if name.endswith(("mlp.c_fc.weight", "mlp.c_proj.weight"))}
+    assert grown and all(count == (2 if name in grown else 3) for name, count in counts.items())
 
 
 def test_counts_of_rows_that_cannot_be_are_refused():

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -12,8 +13,10 @@ from pli_analysis.scalars import read
 from pli_train import config as configs
 from pli_train import corpus, launch, run_folder
 from pli_train.evaluate import evaluate
+from pli_train.fork import fork
 from pli_train.held_out import HeldOut
 from pli_train.objective import IGNORED, Objective
+from pli_train.progress import Silent
 from tests.conftest import STEPS
 from tests.test_cli import call
 
@@ -122,3 +125,19 @@ def test_the_command_evaluates_a_checkpoint_and_writes_nothing(runs):
     (row,) = json.loads(done.stdout)
     assert row["step"] == 3 and row["tokens"] == row["blocks"] * 31
     assert sorted(path.name for path in runs["gpt2"].iterdir()) == there
+
+
+def test_going_on_with_a_run_of_an_older_version_says_that_its_blocks_are_others(config_of, tmp_path):
+    config, lines = config_of("gpt2", {"train.steps": 2, "growth.schedule": ""}), []
+
+    class Listening(Silent):
+        def say(self, line):
+            lines.append(line)
+
+    launch.begin(config, tmp_path / "run").run()
+    launch.resume(config, tmp_path / "run", Listening())
+    assert not [line for line in lines if "older version" in line]
+    save_file({"tokens": np.zeros((8, 32), np.int32)}, tmp_path / "run" / run_folder.PROBE)
+    launch.resume(config, tmp_path / "run", Listening())
+    fork(tmp_path / "run", 2, tmp_path / "twin", show=Listening())
+    assert len([line for line in lines if "older version" in line]) == 2

@@ -1,5 +1,7 @@
 """Draws in strata: who is drawn, and whether a mean and its standard error are what they say."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.stats import t
@@ -100,3 +102,13 @@ def test_documents_of_equal_length_have_the_error_of_their_means():
     assert found.value == pytest.approx(means.mean()) and found.freedom == 6
     assert found.error == pytest.approx(means.std(ddof=1) / 7**0.5)
     assert np.isnan(clustered(sums[0], np.ones(5), np.zeros(5, int)).error)
+
+
+def test_of_nothing_there_is_no_mean_and_no_warning():
+    """A block of masked-lm may have nothing to predict."""
+    nothing = np.zeros(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [Design.simple(4, of).mean(nothing, nothing) for of in (4, 9)]
+        found.append(clustered(nothing, nothing, np.arange(4)))
+    assert np.isnan([each.value for each in found]).all() and np.isnan([each.error for each in found]).all()
