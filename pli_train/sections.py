@@ -105,8 +105,8 @@ class TrainConfig(_Section):
     update_ratios: bool = Field(False, description="then also log norm of the update ÷ norm of the weights")
     eval_every: int = Field(100, ge=1, description="steps between evaluations")
     eval_blocks: int = Field(256, ge=1, description="held-out blocks drawn for evaluations, at most")
-    eval_full: int = Field(
-        10_000, ge=0, description="at the end all held-out blocks are evaluated, if no more than this; 0: never"
+    eval_full: float = Field(
+        0.3, ge=0, description="at the end all held-out blocks are evaluated, if no more than this ÷ blocks trained on"
     )
 
     @model_validator(mode="after")

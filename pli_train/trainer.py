@@ -318,9 +318,9 @@ class Trainer:
         return found.value
 
     def _evaluate_in_full(self) -> None:
-        """At the end: the mean loss over all held-out text, unless it is too much of it."""
+        """At the end: the mean loss over all held-out text, unless that takes long beside the training."""
         train, step = self.config.train, self.progress.step
-        if self.held_out.count > train.eval_full:
+        if self.held_out.count > train.eval_full * self.total_steps * self.step_blocks:
             return
         found, tokens = self.held_out.full_loss(self.bare, self.accelerator, self.context, train.batch_size)
         self.scalars.add(step, {run_folder.EVAL_LOSS_FULL: found.value, run_folder.EVAL_TOKENS_FULL: tokens})

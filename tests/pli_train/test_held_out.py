@@ -101,7 +101,7 @@ def test_logged_losses_are_those_of_plain_transformers(runs, family, held_out):
 
 
 def test_all_held_out_text_is_evaluated_once_and_only_where_it_is_not_too_much(config_of, runs, tmp_path):
-    config = config_of("gpt2", {"train.steps": 2, "growth.schedule": "", "train.eval_full": 10})
+    config = config_of("gpt2", {"train.steps": 2, "growth.schedule": "", "train.eval_full": 0.3})
     launch.begin(config, tmp_path / "run").run()
     assert run_folder.EVAL_LOSS_FULL not in read(tmp_path / "run").values
     values = read(runs["gpt2"]).values
