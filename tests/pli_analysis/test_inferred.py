@@ -159,13 +159,14 @@ def holds(table, share):
 
 
 def test_the_lineage_of_random_grown_runs_is_found_again(corpus, tmp_path):
-    """Of so few runs one with equal copies weighs much: 95 % is for the fifty below."""
+    """Of so few runs one with equal copies weighs much; there are fifty below."""
     holds(check(range(FRESH, FRESH + 4), corpus, tmp_path), 0.85)
 
 
 @pytest.mark.slow
 def test_the_lineage_of_fifty_random_grown_runs_is_found_again(corpus, tmp_path):
-    holds(check(range(FRESH, FRESH + 50), corpus, tmp_path), 0.95)
+    """Of 100 runs 95.6 % of layers at growth were right; fifty of them vary by 1 % (standard error), hence 93 %."""
+    holds(check(range(FRESH, FRESH + 50), corpus, tmp_path), 0.93)
 
 
 # --- what becomes of it -----------------------------------------------------------------------------------------------
