@@ -147,7 +147,7 @@ def train(
         BadInput: every mistake, in the words that a TOML file would get.
         PliError: when training fails for a reason that the user can act on.
     """
-    openmp.wait_passively()
+    openmp.wait_briefly()
     config = config_of(model, data, steps, growth, out, preset, sections)
     from pli_train import launch
     from pli_train.progress import Shown, Silent

@@ -115,7 +115,7 @@ def run_process(work: Callable[[], None]) -> NoReturn:
     A PliError becomes its line on stderr and its exit code, a closed pipe is no error. What the system refuses about a
     file (no room, no permission, a failing disk) is told in a line too.
     """
-    openmp.wait_passively()
+    openmp.wait_briefly()
     try:
         work()
         print(end="", flush=True)  # nothing where there is no stdout

@@ -3,14 +3,14 @@
     python tests/benchmarks/bench_busy.py [--rounds 15] [--seconds 3] [--cores 2] [--neighbours 2]
 
 Two processes train the default preset at its full depth. They differ in how OpenMP's threads wait: `before` as the
-runtime comes (they spin), `now` as our commands ask for (they sleep; `pli_train/openmp.py`). In each round both take
+runtime comes (they spin), `now` as our commands ask for (they spin briefly; `pli_train/openmp.py`). In each round both take
 turns, first alone, then beside the neighbours, which are Python processes that count; whoever does not have its turn
 sleeps. All processes are confined to the same cores.
 
 Prints medians with the lowest and the highest of all rounds, and two ratios, each of pairs of the same round:
 
 - busy ÷ quiet: with as many neighbours as cores a fair share is 0.5; it should be 0.4 or more now;
-- now ÷ before, quiet: what sleeping costs where nobody else wants the cores; it should be 0.98 or more.
+- now ÷ before, quiet: what this costs where nobody else wants the cores; it should be 0.98 or more.
 
 Quiet is as quiet as the machine is: the share of processor time that went to other programs is told for each line, and
 above some percent the ratios say little.
@@ -71,7 +71,7 @@ def train(waiting: str, orders: Connection) -> None:
         orders: come as seconds; 0 ends the process.
     """
     if waiting == "now":
-        openmp.wait_passively()
+        openmp.wait_briefly()
     elif waiting != "before":
         os.environ.update([waiting.split("=", 1)])
     from pli_train import config, launch
