@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_busy.py [--rounds 15] [--seconds 3] [--cores 2] [--neighbours 2]
 
 Two processes train the default preset at its full depth. They differ in how OpenMP's threads wait: `before` as the
-runtime comes (they spin), `now` as our commands ask for (they spin briefly; `pli_train/openmp.py`). In each round both take
-turns, first alone, then beside the neighbours, which are Python processes that count; whoever does not have its turn
-sleeps. All processes are confined to the same cores.
+runtime comes (they spin), `now` as our commands ask for (they spin briefly; `pli_train/openmp.py`). In each round both
+take turns, first alone, then beside the neighbours, which are Python processes that count; whoever does not have its
+turn sleeps. All processes are confined to the same cores.
 
 Prints medians with the lowest and the highest of all rounds, and two ratios, each of pairs of the same round:
 
