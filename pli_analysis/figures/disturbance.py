@@ -87,8 +87,9 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
             )
         )
     drawn.add_hline(y=1, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
+    apart = int(layers["distance"].max() - layers["distance"].min())
     drawn.update_layout(
-        xaxis={"title": "places above the event", "tickformat": "d", "nticks": 12},
+        xaxis={"title": "places above the event", "dtick": max(1, round(apart / 12))},
         yaxis={"title": "movement ÷ usual", "type": "log"},
         legend=LEGEND,
         meta=views.BARE,
