@@ -266,7 +266,7 @@ def test_a_layer_is_followed_through_all_figures(opened, report):
 
 def test_figures_far_below_wait_until_there_is_time(chromium, report):
     """Drawn when they come near or the page is idle, and all of them before a print."""
-    tab = chromium.new_context(viewport={"width": 1200, "height": 600}, offline=True).new_page()
+    tab = chromium.new_context(viewport={"width": 1200, "height": 900}, offline=True).new_page()
     tab.add_init_script("window.requestIdleCallback = () => {}")
     tab.goto(Path(report).as_uri())
     there = "[...document.querySelectorAll('.drawing')].map(d => Boolean(d.querySelector('.main-svg')))"
