@@ -43,12 +43,13 @@ def compare(
     Example: pli-analyze compare runs/tiny runs/baseline --by flops
     """
     from pli_analysis.metrics import compare as metric
+    from pli_analysis.metrics import curves as curve_metric
     from pli_analysis.report import compare as told
     from pli_analysis.tables import emit
 
     if each and speed_ups:
         raise BadInput("--runs and --speed-ups: are two tables: use one of them")
-    curves = metric.read(runs, tag, smooth)
+    curves = curve_metric.read(runs, tag, smooth)
     complain(list(dict.fromkeys(line for curve in curves for line in curve.damaged)))
     found = metric.compared(curves, by, at, metric.parse_levels(levels) if levels else None, reference)
     say(told.verdict(found))

@@ -78,20 +78,20 @@ def _alone(paths: list[Path], verify: bool, told: Path | None, maps: list[str] |
 
 def _are_several(asked: list[str]) -> bool:
     """Whether these are several runs, and not one or the checkpoints of one."""
-    from pli_analysis.metrics import compare
+    from pli_analysis.metrics import curves as curve_metric
     from pli_train import run_folder
 
-    return len(asked) > 1 and all((compare.grouped(one)[1] / run_folder.RUN).is_file() for one in asked)
+    return len(asked) > 1 and all((curve_metric.grouped(one)[1] / run_folder.RUN).is_file() for one in asked)
 
 
 def _beside(asked: list[str], verify: bool) -> tuple[Path, Report]:
     """The report of several runs, and the folder to keep it in."""
-    from pli_analysis.metrics import compare
+    from pli_analysis.metrics import curves as curve_metric
     from pli_analysis.report import several
 
-    curves = compare.read(asked)
-    compare.require(curves, "step")
-    paths = [compare.grouped(one)[1] for one in asked]
+    curves = curve_metric.read(asked)
+    curve_metric.require(curves, "step")
+    paths = [curve_metric.grouped(one)[1] for one in asked]
     opened = {curve.name: open_run([path], verify) for curve, path in zip(curves, paths, strict=True)}
     for curve in curves:
         complain(curve.damaged)

@@ -15,7 +15,8 @@ from pli_analysis.report.parts import Figure, Report, Section, count, sentences,
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.metrics.compare import Comparison, Curve
+    from pli_analysis.metrics.compare import Comparison
+    from pli_analysis.metrics.curves import Curve
 
 FINE = 40
 """Levels of the speed-up's curve."""

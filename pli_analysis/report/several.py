@@ -23,7 +23,7 @@ from pli_analysis.report.parts import Figure, Report, Section, count, found_by
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.metrics.compare import Curve
+    from pli_analysis.metrics.curves import Curve
     from pli_analysis.run import Run
 
 
@@ -34,7 +34,7 @@ def tell(
 
     Args:
         opened: name → run, in the order asked for.
-        curves: their losses, of `compare.read`; they say which group each is of.
+        curves: their losses, of `curve_metric.read`; they say which group each is of.
         watch: told (runs done, runs in all) while it is found out what growth did to each, which takes longest.
 
     Raises:

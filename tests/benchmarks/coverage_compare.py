@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 
 from pli_analysis.metrics import compare, seeds
-from pli_analysis.metrics.compare import Curve
+from pli_analysis.metrics import curves as curve_metric
+from pli_analysis.metrics.curves import Curve
 
 SCALE, POWER, PACE, SPEED_UP = 6.0, 0.15, 0.02, 1.5
 STEPS = np.arange(0, 2001, 50)
@@ -64,8 +65,8 @@ def bootstrap(chance, base, mine, draws=2000):
 def old_intervals(chance, curves):
     """Speed-up and difference of losses with the rule that was."""
     level, [base, mine] = compare.default_levels(curves)[0], compare.by_group(curves).values()
-    logs = [np.log([compare.reached(curve, level, "step") for curve in of]) for of in (mine, base)]
-    ends = [np.array([compare.loss_at(curve, STEPS[-1]) for curve in of]) for of in (base, mine)]
+    logs = [np.log([curve_metric.reached(curve, level, "step") for curve in of]) for of in (mine, base)]
+    ends = [np.array([curve_metric.loss_at(curve, STEPS[-1]) for curve in of]) for of in (base, mine)]
     return np.exp(bootstrap(chance, *logs)), bootstrap(chance, *ends)
 
 

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from pli_analysis import downloads, scalars
 from pli_analysis.cli import app
 from pli_analysis.metrics import compare
-from pli_analysis.metrics.compare import Curve
+from pli_analysis.metrics import curves as curve_metric
+from pli_analysis.metrics.curves import Curve
 from pli_analysis.report import compare as report
 from pli_train import run_folder
 from pli_train.errors import BadInput
@@ -46,7 +47,7 @@ def test_the_speed_up_between_curves_of_known_pace(pace, level):
 
 @given(st.lists(st.floats(0.1, 100), min_size=2, max_size=60), st.floats(0.1, 100))
 def test_reaching_a_level_against_a_search_by_hand(losses, level):
-    at, found = compare.reached(curve("r", np.arange(len(losses)), losses), level, "step"), math.nan
+    at, found = curve_metric.reached(curve("r", np.arange(len(losses)), losses), level, "step"), math.nan
     for step in range(1, len(losses)):
         if losses[0] > level and losses[step] <= level:
             found = step - 1 + (losses[step - 1] - level) / (losses[step - 1] - losses[step])
@@ -61,7 +62,7 @@ def test_smoothing_is_a_centred_mean(losses, width):
     for at in range(count):
         reach = min(half, at, count - 1 - at)
         expected.append(np.mean(losses[at - reach : at + reach + 1]))
-    assert compare.smoothed(np.array(losses), width) == pytest.approx(expected, abs=1e-9)
+    assert curve_metric.smoothed(np.array(losses), width) == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_level_not_reached_or_passed_at_the_start_is_missing():
@@ -172,8 +173,8 @@ def test_a_run_of_ours_beside_a_download_of_it(runs, family, tmp_path):
     (tmp_path / "again.csv").write_text(f"Wall time,Step,Value\n{lines}\n")
     [event_file] = runs[family].glob("events.out.tfevents.*")
     paths = (runs[family], tmp_path / "mine.json", tmp_path / "again.csv")
-    ours, json_, csv_ = compare.read([str(path) for path in paths])
-    [file] = compare.read([str(event_file)])
+    ours, json_, csv_ = curve_metric.read([str(path) for path in paths])
+    [file] = curve_metric.read([str(event_file)])
     for other in (json_, csv_, file):
         assert other.table[["step", "loss"]].equals(ours.table[["step", "loss"]])
     assert ours.events == [3, 6, 9] and ours.table["flops"].is_monotonic_increasing
@@ -209,7 +210,7 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('[[1, 1, NaN], [2, 2, "Infinity"], [3, 3, null], [4, 4, 0.5]]')
     assert np.array_equal(downloads.read(path)[:, 2], [math.nan, math.inf, math.nan, 0.5], equal_nan=True)
-    [made] = compare.read([str(path)])
+    [made] = curve_metric.read([str(path)])
     assert made.table["loss"].tolist() == [0.5]
 
 

@@ -311,10 +311,12 @@ def test_paper_is_white_and_opens_what_is_closed(opened, report):
 def test_a_page_of_several_runs_opens_and_can_be_used_by_all(opened, runs, tmp_path, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
-    from pli_analysis.metrics import compare
+    from pli_analysis.metrics import curves as curve_metric
     from pli_analysis.report import several
 
-    told = several.tell({name: Run.open(path) for name, path in runs.items()}, compare.read(map(str, runs.values())))
+    told = several.tell(
+        {name: Run.open(path) for name, path in runs.items()}, curve_metric.read(map(str, runs.values()))
+    )
     page.write(told, tmp_path / "several.html")
     tab, heard, asked = opened(tmp_path / "several.html", width, scheme)
     assert heard == [] and asked == [(tmp_path / "several.html").as_uri()]

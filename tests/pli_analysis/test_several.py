@@ -17,6 +17,7 @@ from pli_analysis import scalars
 from pli_analysis.cli import app
 from pli_analysis.figures import disturbance
 from pli_analysis.metrics import compare
+from pli_analysis.metrics import curves as curve_metric
 from pli_analysis.metrics import runs as metric
 from pli_analysis.report import compare as losses
 from pli_analysis.report import page, several
@@ -51,7 +52,7 @@ def paired(seeds, config_of, tmp_path_factory):
 @pytest.fixture(scope="module")
 def told(seeds):
     asked = [f"{name.partition('-')[0]}={path}" for name, path in seeds.items()]
-    return several.tell({name: Run.open(path) for name, path in seeds.items()}, compare.read(asked))
+    return several.tell({name: Run.open(path) for name, path in seeds.items()}, curve_metric.read(asked))
 
 
 def test_each_section_finds_something_and_says_how(told):
@@ -196,7 +197,7 @@ def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tm
     assert rows["grown"][f"speed-up to {up['level']:g}"] == up["speed_up"]
 
     # … the caption of the speed-up, …
-    found = compare.compared(compare.read(paired), by)
+    found = compare.compared(curve_metric.read(paired), by)
     caption = losses.speed_up_words(found)
     assert numbers(caption) == pytest.approx([expected["level"], *expected["speed_up"]], rel=0.006)
 
