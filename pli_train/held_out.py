@@ -45,9 +45,11 @@ class HeldOut:
 
     def __init__(self, text: Tokens | Images, block_size: int, drawn: int, objective: Objective, seed: int) -> None:
         self._blocks, self._objective, self._seed = Blocks(text.eval, block_size, 0), objective, seed
+        self._block_size = block_size
         self.documents, self.difficulty = np.arange(self.count), np.zeros(self.count)
         if text.tokenizer is not None:
-            whole = self._blocks.first(self.count)
+            # As it lies on disk, so that a large text is not copied into memory.
+            whole = text.eval[: self.count * block_size].reshape(self.count, block_size)
             self.documents = text.documents(block_size)
             self.difficulty = surprisal.of_blocks(text.train, whole, text.vocabulary, text.fingerprint)
         self.places, self.design = draw(self.difficulty, drawn, derive(seed, "held out"))
@@ -81,7 +83,7 @@ class HeldOut:
 
     def kept(self) -> dict[str, np.ndarray]:
         """The drawn blocks as a run keeps them for analysis: see `run_folder`."""
-        batch = self.batch(self.places, self._blocks.first(1).shape[1])
+        batch = self.batch(self.places, self._block_size)
         columns = {
             "inputs": batch.inputs.numpy(),
             "labels": batch.labels.numpy(),
