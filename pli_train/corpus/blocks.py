@@ -46,10 +46,6 @@ class Blocks:
         rows = [_order(self._seed, place // self.count, self.count)[place % self.count] for place in places]
         return self._widened(self._blocks[rows])
 
-    def first(self, size: int) -> np.ndarray:
-        """The first `size` blocks, unshuffled, as `at_step` gives them."""
-        return self._widened(self._blocks[:size])
-
     def of(self, places: np.ndarray) -> np.ndarray:
         """The blocks at some places of the corpus, unshuffled, as `at_step` gives them."""
         return self._widened(self._blocks[places])
