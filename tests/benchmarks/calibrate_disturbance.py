@@ -1,9 +1,9 @@
 """How often disturbance calls a step unusual where nothing happened: real little runs that never grow.
 
-Each run is trained from a seed of its own, GPT-2 and BERT in turn, and ten of its steps are examined as if they were
-growth events. At each of them, and not only over a random one, p < 0.05 should come up in some 5 % of the runs; with n
-placebo steps the largest multiple of 1 ÷ (1 + n) below that. Steps with fewer than 20 placebo steps can have no such p:
-they are counted apart, as `without`.
+Each run of each cell is trained from a seed of its own, GPT-2 and BERT in turn, and ten of its steps are examined as if
+they were growth events. At each of them, and not only over a random one, p < 0.05 should come up in some 5 % of the
+runs; with n placebo steps the largest multiple of 1 ÷ (1 + n) below that. Steps with fewer than 20 placebo steps can
+have no such p: they are counted in the column `without`. The last rows pool the cells of one length step by step.
 
     python tests/benchmarks/calibrate_disturbance.py --csv tests/benchmarks/results/calibrate_disturbance.csv
     python tests/benchmarks/calibrate_disturbance.py --old-rule --runs 6 --cells linear-0.1-180
@@ -21,11 +21,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WINDOW, LEVEL = 20, 0.05
 SHARES = (0.11, 1 / 6, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.92)
-EVERY = {180: 5, 400: 10}
-LAYERED = ("linear-0.1-180", "wsd-0.03-180")
+EVERY = {180: 3, 400: 10}
+LAYERED = ("linear-0.1-180", "wsd-0.03-180", "cosine-0.03-180", "constant-0.1-180")
 """The cells that keep checkpoints, for scores of layers; the others have losses alone, which cost less."""
-CELLS = (*LAYERED, "cosine-0.03-180", "constant-0.1-180")
-CELLS += ("wsd-0.03-400", "linear-0.1-400", "cosine-0.1-400", "constant-0.03-400")
+CELLS = (*LAYERED, "wsd-0.03-400", "linear-0.1-400", "cosine-0.1-400", "constant-0.03-400")
+SEEDS = 1000
+"""Seeds of one cell at most, so that no two runs share their batches."""
 SIZES = {
     "gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 32},
     "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32},
@@ -75,14 +76,14 @@ def examined(run, steps, layered):
             yield row["step"], name, row[f"{name}_p"], row["least_p"], row["placebos"]
 
 
-def cases(cell, runs, corpus, first=0):
+def cases(cell, runs, corpus):
     """A table with a row a run, step and statistic."""
     import pandas as pd
 
     from pli_analysis.run import Run
     from pli_train import launch
 
-    rows = []
+    rows, first = [], CELLS.index(cell) * SEEDS
     for seed in range(first, first + runs):
         folder = Path(tempfile.mkdtemp())
         try:
@@ -109,6 +110,11 @@ def table(found):
     return pd.DataFrame(rows).round(4)
 
 
+def pooled(found):
+    """The cases of all cells of one length as those of one cell."""
+    return found.assign(cell="all of " + found["cell"].str.rsplit("-", n=1).str[1] + " steps")
+
+
 def follow_old_rule(patch=setattr):
     """Placebo steps from the whole run, evenly spread, in any phase, over the whole window."""
     from pli_analysis.metrics import placebo
@@ -128,7 +134,7 @@ def main():
     import pandas as pd
 
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--runs", type=int, default=40, help="of each cell")
+    ask.add_argument("--runs", type=int, default=60, help="of each cell")
     ask.add_argument("--cells", nargs="*", default=CELLS, help="schedule-warmup-steps")
     ask.add_argument("--old-rule", action="store_true")
     ask.add_argument("--csv", type=Path)
@@ -138,11 +144,13 @@ def main():
         follow_old_rule()
     found = []
     for cell in asked.cells:
-        found.append(table(cases(cell, asked.runs, asked.corpus)))
-        print(found[-1].to_string(index=False), flush=True)
+        found.append(cases(cell, asked.runs, asked.corpus))
+        print(table(found[-1]).to_string(index=False), flush=True)
         if asked.csv:
+            every = pd.concat(found)
             asked.csv.parent.mkdir(parents=True, exist_ok=True)
-            pd.concat(found).to_csv(asked.csv, index=False)
+            pd.concat([table(every), table(pooled(every))]).to_csv(asked.csv, index=False)
+    print(table(pooled(pd.concat(found))).to_string(index=False))
 
 
 if __name__ == "__main__":
