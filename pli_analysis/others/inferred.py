@@ -7,18 +7,19 @@ The distance of two layers is the mean over their weight matrices of
 which is 0 for equal ones and around 1 for unrelated ones, whatever their size. A copy with one matrix emptied (the
 identity at birth) is far by it, however near the others are. `matching` says who is who by distances.
 
-A copy made since the earlier checkpoint has moved from the donor's weights as the donor has itself. Two things tell
-them apart: the layer that was there before mostly goes on the way that it was going, by its optimizer's momentum if
-nothing else, which shows where there is a checkpoint ahead of the two; and the copy mostly lies farther off, by its
-noise, and by an optimizer that begins anew and takes longer steps. Where neither is there, or they disagree, the
-confidence says so. Without a checkpoint ahead, and with many steps between the two, the second alone errs: it then
-counts half.
+A copy made since the earlier checkpoint is as near to its donor's old weights as the donor itself is. Movement tells
+them apart: the layer that was there goes on the way that it was going, by its optimizer's momentum if nothing else,
+while the copy's optimizer begins anew and takes noise, silence or another place in the stack along. This shows twice:
+against the movement up to the earlier checkpoint, and against the movement from the later checkpoint to the one after
+it, which also works at the first checkpoint of all, and for a layer that was itself new there. The farther apart
+checkpoints are, the less there is of it, and the square of the cosine makes it count less; then the distance decides,
+as the copy mostly lies farther off. With two checkpoints alone there is nothing but the distance.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -100,25 +101,22 @@ class Weights:
         """Width of an FFN."""
         return self.sizes.get("unit")
 
-    def read(self, inner: str, common: dict[str, int]) -> np.ndarray:
+    def read(self, inner: str, kept: Mapping[str, int]) -> np.ndarray:
         """A matrix of all layers, or a sample of its numbers that is the same at every checkpoint: (layers, numbers).
 
         Args:
             inner: its name within a layer.
-            common: how much of each growing factor both checkpoints have; the rest is left out.
+            kept: see `common`.
         """
         axes = self.checkpoint.anatomy.tensors[inner][1]
-        factor = growing(axes)
-        cut = factor is not None and self.sizes.get(factor) != common.get(factor)
-        found = []
+        factor, found = growing(axes), []
         for name in self.names[inner]:
             tensor = self.look(name)
-            if cut and factor is not None:
-                kept = rows(np.asarray(tensor[:], dtype=np.float32), axes, factor, self.sizes)[: common[factor]]
-                found.append(kept.reshape(len(kept), -1))
-            else:
-                found.append(_sampled(tensor))
-        return np.stack([numbers.ravel() for numbers in found]).astype(np.float64)
+            if factor is not None and factor in kept:
+                tensor = rows(np.asarray(tensor[:], dtype=np.float32), axes, factor, self.sizes)[: kept[factor]]
+                tensor = tensor.reshape(-1, tensor.shape[-1])
+            found.append(_sampled(tensor).ravel())
+        return np.stack(found).astype(np.float64)
 
     def parts(self, inner: str, index: int) -> tuple[str, np.ndarray] | None:
         """What heads, or groups of them, have of a matrix of one layer: the factor, and (heads or groups, numbers)."""
@@ -141,9 +139,15 @@ def _has_heads(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> boo
     return any(factor in ("head", "group") for factor in factors(axes))
 
 
+def common(*several: Weights) -> dict[str, int]:
+    """How much all have of each growing factor in which they differ; what comes after that is left out."""
+    sizes = {f: {weights.sizes[f] for weights in several if f in weights.sizes} for f in ("head", "group", "unit")}
+    return {factor: min(found) for factor, found in sizes.items() if len(found) > 1}
+
+
 def _sampled(tensor: Any) -> np.ndarray:
-    """Some stretches of a matrix's rows, spread evenly; all of a small one."""
-    shape = tensor.get_shape()
+    """Some stretches of a matrix's rows, spread evenly; all of a small one. Takes an array or a look at a tensor."""
+    shape = tensor.shape if isinstance(tensor, np.ndarray) else tensor.get_shape()
     rows_wanted = max(1, SAMPLE // max(int(np.prod(shape[1:])), 1))
     if shape[0] <= rows_wanted:
         return np.asarray(tensor[:], dtype=np.float32)
@@ -152,25 +156,11 @@ def _sampled(tensor: Any) -> np.ndarray:
     return np.concatenate([np.asarray(tensor[start : start + size], dtype=np.float32) for start in starts])
 
 
-@dataclass(frozen=True)
-class Nearness:
-    """What weights say of who is who: (earlier layers, later layers) each.
-
-    Attributes:
-        distance: see above.
-        onward: cosine between how the earlier layer moved up to its checkpoint, and how it would have moved from
-            there to be the later one; 0 where nothing is known of the first. Mean over matrices.
-    """
-
-    distance: np.ndarray
-    onward: np.ndarray
+# --- evidence --------------------------------------------------------------------------------------------------------
 
 
-def nearness(old: Weights, new: Weights, before: Before | None = None) -> Nearness:
-    """Compare all layers of one checkpoint with all of a later one.
-
-    Args:
-        before: the checkpoint ahead of the two, and where in it each layer of the earlier one was.
+def distances(old: Weights, new: Weights) -> np.ndarray:
+    """Distance of each layer of a checkpoint from each of a later one: (earlier, later), see above.
 
     Raises:
         BadInput: when they are not of one model.
@@ -178,36 +168,70 @@ def nearness(old: Weights, new: Weights, before: Before | None = None) -> Nearne
     names = [name for name in old.names if name in new.names]
     if not names:
         raise BadInput(f"{new.checkpoint.path}: has no weight matrix in common with {old.checkpoint.path}")
-    common = {factor: min(size, new.sizes.get(factor, size)) for factor, size in old.sizes.items()}
-    found, onward = [], []
+    kept, found = common(old, new), []
     for name in names:
-        x, y = old.read(name, common), new.read(name, common)
+        x, y = old.read(name, kept), new.read(name, kept)
         if x.shape[1] != y.shape[1]:
             raise BadInput(f"{new.checkpoint.path}: its {name} has another shape than in {old.checkpoint.path}")
         found.append(apart(x, y))
-        if before is not None and before.weights.sizes == old.sizes == new.sizes and name in before.weights.names:
-            onward.append(_onward(x, y, before.weights.read(name, common), before.places))
-    distance = np.mean(found, axis=0)
-    return Nearness(distance, np.mean(onward, axis=0) if onward else np.zeros_like(distance))
+    return np.mean(found, axis=0)
 
 
 @dataclass(frozen=True)
-class Before:
-    """A checkpoint, and where in it the layers of the next one were; None for those it had not."""
+class Neighbour:
+    """A checkpoint ahead of two others or after them.
+
+    Attributes:
+        weights: of its layers.
+        places: for each layer of the nearer of the two, where it is here; None where it is not.
+    """
 
     weights: Weights
-    places: tuple[int | None, ...]
+    places: Sequence[int | None]
 
 
-def _onward(x: np.ndarray, y: np.ndarray, was: np.ndarray, places: Sequence[int | None]) -> np.ndarray:
-    found = np.zeros((len(x), len(y)))
-    for i, at in enumerate(places):
-        if at is not None and was.shape[1] == x.shape[1]:
-            way, steps = x[i] - was[at], y - x[i]
-            with np.errstate(all="ignore"):
-                cosine = steps @ way / (np.linalg.norm(steps, axis=1) * np.linalg.norm(way))
-            found[i] = np.where(np.isfinite(cosine), cosine, 0.0)
-    return found
+def onward(old: Weights, new: Weights, ahead: Neighbour | None, after: Neighbour | None) -> np.ndarray:
+    """How straight on each layer of a checkpoint would have moved to be each of a later one.
+
+    With θ₀ the layer at the checkpoint ahead, θ₁ and θ₂ at the two, θ₃ at the one after, it is
+
+        s(cos(θ₁ − θ₀, θ₂ − θ₁)) + s(cos(θ₂ − θ₁, θ₃ − θ₂)),  s(c) = sign(c) · c²
+
+    with each cosine the mean over matrices: the share of a squared movement that lies in the direction of another.
+
+    Returns:
+        (earlier, later), in [-2, 2]; a term of which nothing is known is 0.
+    """
+    cosines = []
+    if ahead is not None:
+        cosines.append(_cosine(ahead, old, new))
+    if after is not None:
+        cosines.append(_cosine(after, new, old).T)
+    return sum((np.sign(cosine) * cosine**2 for cosine in cosines), np.zeros((old.depth, new.depth)))
+
+
+def _cosine(start: Neighbour, middle: Weights, end: Weights) -> np.ndarray:
+    """Between each layer's way from `start` to `middle` and its way from there to each layer of `end`: (middle, end).
+
+    Read against time where `start` is the latest of the three: both ways then turn round, and the cosine stays.
+    """
+    several = (start.weights, middle, end)
+    kept, found = common(*several), []
+    for name in middle.names:
+        if all(name in weights.names for weights in several):
+            x, y, z = (weights.read(name, kept) for weights in several)
+            found.append(np.stack([_turn(x, at, here, z) for here, at in zip(y, start.places, strict=True)]))
+    return np.mean(found, axis=0) if found else np.zeros((middle.depth, end.depth))
+
+
+def _turn(first: np.ndarray, at: int | None, here: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Cosine between the way from one row of `first` to here and the way from here to each row of `last`."""
+    if at is None or first.shape[1] != len(here):
+        return np.zeros(len(last))
+    way, steps = here - first[at], last - here
+    with np.errstate(all="ignore"):
+        cosine = steps @ way / (np.linalg.norm(steps, axis=1) * np.linalg.norm(way))
+    return np.where(np.isfinite(cosine), cosine, 0.0)
 
 
 # --- the lineage -----------------------------------------------------------------------------------------------------
@@ -246,22 +270,22 @@ def infer(checkpoints: Sequence[Checkpoint], watch: Watch = lambda done, total: 
     """
     import pandas as pd
 
-    old, before = _weights(checkpoints[0]), None
-    lineage, found = _begun(checkpoints[0].step, old), list[tuple[object, ...]]()
-    lineages = [lineage.as_of(0)]
-    for done, checkpoint in enumerate(checkpoints[1:], 1):
-        watch(done, len(checkpoints))
-        new = _weights(checkpoint)
-        _check(old, new)
+    first = _weights(checkpoints[0])
+    lineage, found = _begun(checkpoints[0].step, first), list[tuple[object, ...]]()
+    lineages, ahead = [lineage.as_of(0)], None
+    pairs = _pairs(first, checkpoints[1:])
+    following = next(pairs, None)
+    while following is not None:
+        watch(len(lineages), len(checkpoints))
+        pair, following = following, next(pairs, None)
+        after = None if following is None else Neighbour(following.new, following.distance.argmin(axis=1).tolist())
         try:
-            near = nearness(old, new, before)
-            matched = match(near.distance, near.onward)
-            found += _grown(lineage, old, new, near.distance, matched)
+            matched = match(pair.distance, onward(pair.old, pair.new, ahead, after))
+            found += _grown(lineage, pair.old, pair.new, pair.distance, matched)
         except MISFITS as error:
-            told = f"cannot be matched with {old.checkpoint.path} ({follow.in_a_line(error)})"
-            raise BadInput(f"{checkpoint.path}: {told}") from None
+            raise _misfit(pair.old, pair.new, error) from None
         lineages.append(lineage.as_of(len(lineage.events)))
-        old, before = new, Before(old, matched.places)
+        ahead = Neighbour(pair.old, matched.places)
     watch(len(checkpoints), len(checkpoints))
     table = pd.DataFrame(found, columns=COLUMNS).astype({"index": "Int64", "matched": "Int64"})
     return Inferred(lineages, table)
@@ -269,6 +293,32 @@ def infer(checkpoints: Sequence[Checkpoint], watch: Watch = lambda done, total: 
 
 MISFITS = (*follow.MISFITS, OSError)
 """What sizes that contradict each other come to light as, in safetensors too."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two checkpoints in a row, and how far each layer of the one is from each of the other: (earlier, later)."""
+
+    old: Weights
+    new: Weights
+    distance: np.ndarray
+
+
+def _pairs(old: Weights, checkpoints: Sequence[Checkpoint]) -> Iterator[Pair]:
+    """Each checkpoint with the one before it. Raises BadInput when they are not of one model that grows."""
+    for checkpoint in checkpoints:
+        new = _weights(checkpoint)
+        _check(old, new)
+        try:
+            yield Pair(old, new, distances(old, new))
+        except MISFITS as error:
+            raise _misfit(old, new, error) from None
+        old = new
+
+
+def _misfit(old: Weights, new: Weights, error: Exception) -> BadInput:
+    told = f"cannot be matched with {old.checkpoint.path} ({follow.in_a_line(error)})"
+    return BadInput(f"{new.checkpoint.path}: {told}")
 
 
 def _weights(checkpoint: Checkpoint) -> Weights:

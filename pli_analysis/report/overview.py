@@ -46,7 +46,8 @@ LINEAGE_METHOD = [
 INFERRED = (
     "confidence",
     "No lineage was written. Layers of neighbouring checkpoints are matched, in order, by the mean over their matrices "
-    "of ‖x − y‖² ÷ (‖x‖² + ‖y‖²); confidence says how much worse the next best matching fits.",
+    "of ‖x − y‖² ÷ (‖x‖² + ‖y‖²), and by which of near ones keeps its direction; confidence says how much worse the "
+    "next best matching fits.",
 )
 
 
