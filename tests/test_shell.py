@@ -193,7 +193,7 @@ def test_verbose_shows_where_an_error_comes_from_and_what_is_behind_it(runs, tmp
     done = call("pli-analyze", *words, "-v")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == call("pli-analyze", *words).stderr.strip()
-    assert "Traceback" in done.stderr and "FileNotFoundError" in done.stderr and "in emit" in done.stderr
+    assert "Traceback" in done.stderr and "FileNotFoundError" in done.stderr and "in check" in done.stderr
     assert "typer" not in done.stderr, "only what is ours"
     assert "in require_run" in call("pli-train", "resume", tmp_path, "--verbose").stderr
 
