@@ -72,7 +72,8 @@ def replace(path: Path, fill: Callable[[Path], object], durable: bool = True) ->
     """Put a plain file in place once it is whole: whoever looks sees the old content or the new.
 
     Whatever goes wrong, Ctrl-C included, the old file stays as it was and nothing is left beside it. A new file has the
-    permissions that the umask leaves, one that takes an old file's place has the old one's, and its owner where that is allowed.
+    permissions that the umask leaves; one that takes an old file's place has the old one's, and its owner where that is
+    allowed.
 
     Args:
         path: the file; if it is a link, the file that it points to.
