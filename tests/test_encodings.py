@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -46,26 +45,24 @@ PRINTED = [  # the Unicode in it
 ]
 
 
-@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("words", "sign"), PRINTED, ids=[words for words, _ in PRINTED])
-def test_what_is_printed_is_the_same_in_other_signs(words, sign, place, small_run):
+def test_what_is_printed_is_the_same_in_other_signs(words, sign, small_run):
     words = words.replace("RUN", str(small_run)).split()
     usual = called(words, UNICODE)
-    environment, name = PLACES[place]
-    done = called(words, environment)
-    assert done.returncode == usual.returncode == 0
-    told, expected = done.stdout.decode(name), usual.stdout.decode()
+    expected = usual.stdout.decode()
     assert sign is None or sign in expected
-    assert numbers(told) == numbers(expected) and len(told.splitlines()) == len(expected.splitlines())
-    assert "?" not in told or "?" in expected
-    assert numbers(done.stderr.decode(name)) == numbers(usual.stderr.decode())
+    for environment, name in PLACES.values() if sign == "└─" else [PLACES["ascii"], PLACES["C"]]:
+        done = called(words, environment)
+        assert done.returncode == usual.returncode == 0
+        told = done.stdout.decode(name)
+        assert numbers(told) == numbers(expected) and len(told.splitlines()) == len(expected.splitlines())
+        assert "?" not in told or "?" in expected
+        assert numbers(done.stderr.decode(name)) == numbers(usual.stderr.decode())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize(
-    "words", ["report RUN", "disturbance RUN --placebos 0", "gradnorms RUN", "embed RUN", "doctor"]
-)
+@pytest.mark.parametrize("words", ["report RUN", "disturbance RUN --placebos 0", "embed RUN", "doctor"])
 def test_what_loads_torch_is_printed_too(words, place, small_run):
     words = f"pli-analyze {words}".replace("RUN", str(small_run)).split()
     environment, name = PLACES[place]
@@ -83,22 +80,15 @@ def test_a_table_keeps_its_columns(small_run):
 
 
 def test_machines_read_the_same(small_run):
-    for format in ("json", "csv", "md"):
-        words = ["pli-analyze", "drift", small_run, "-f", format]
+    for format in ("json", "md"):
+        words = ["pli-analyze", "lineage", small_run, "-f", format]
         assert called(words, C).stdout == called(words, UNICODE).stdout
 
 
 def test_files_are_utf_8_whatever_the_terminal_is(small_run, tmp_path):
     for name, environment in {"usual": UNICODE, "plain": C}.items():
-        words = [
-            "pli-analyze",
-            "lineage",
-            small_run,
-            "--html",
-            tmp_path / f"{name}.html",
-            "-o",
-            tmp_path / f"{name}.txt",
-        ]
+        page, table = (tmp_path / f"{name}.{ending}" for ending in ("html", "txt"))
+        words = ["pli-analyze", "lineage", small_run, "--html", page, "-o", table]
         assert called(words, environment).returncode == 0
     for ending in ("html", "txt"):
         assert (tmp_path / f"plain.{ending}").read_bytes() == (tmp_path / f"usual.{ending}").read_bytes()
@@ -126,8 +116,8 @@ for command in ["", *get_command(app).commands]:
     assert done.stdout.decode(codec).count("Usage: ") > 5
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("words", ["pli-analyze drift", "pli-train run", "pli-train resume"])
+@pytest.mark.parametrize("place", ["ascii", "latin-1", "C"])
+@pytest.mark.parametrize("words", ["pli-analyze drift", "pli-train run"])
 def test_an_error_quotes_any_name(words, place):
     environment, codec = PLACES[place]
     done = called([*words.split(), "n\u00e4her/\u2192\u65e5.toml"], environment)
@@ -147,19 +137,17 @@ def test_a_name_that_is_no_text_is_quoted_as_its_bytes(tmp_path):
 
 def test_a_printed_path_is_the_path(small_run, tmp_path):
     """Scripts take it from stdout and go on with it."""
-    name = os.fsencode(tmp_path) + b"/\xffn\xc3\xa4her.html"
+    folder = os.fsencode(tmp_path) + b"/\xffn\xc3\xa4her"
     for environment in (UNICODE, C):
-        done = called(
-            ["pli-analyze", "lineage", small_run, "--save", os.fsdecode(name), "-o", "/dev/stdout"], environment
-        )
-        assert done.returncode == 0 and Path(os.fsdecode(name)).read_text().startswith('{"format": "pli-lineage"')
-        Path(os.fsdecode(name)).unlink()
+        done = called(["pli-analyze", "scalars", small_run, "--download", os.fsdecode(folder)], environment)
+        assert done.returncode == 0 and done.stdout == folder + b"\n"
 
 
 def test_training_goes_on_in_the_c_locale(tmp_path, corpus):
     """Every file is opened as UTF-8, whatever the locale would have."""
     (tmp_path / "mine.toml").write_text(
-        'extends = "tiny"\ndescription = "näher → 1"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 4\nblock_size = 16\n'
+        'extends = "tiny"\ndescription = "näher → 1"\n[tokenizer]\nvocab_size = 300\n'
+        "[train]\nsteps = 4\nblock_size = 16\n"
         f'eval_blocks = 4\n[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 16, n_head = 2 }}\n',
         encoding="utf-8",
     )

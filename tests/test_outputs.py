@@ -91,13 +91,11 @@ def written_by(run, folder):
     """The words of commands that between them write every kind of file there is, each to its file in a folder."""
     return [
         ["lineage", run, "--save", folder / "saved", "--html", folder / "page", "-o", folder / "table", "-f", "csv"],
-        ["lineage", run, "--tree", "-o", folder / "tree"],
         ["drift", run, "-f", "parquet", "-o", folder / "parquet"],
-        ["report", run, "--html", folder / "report"],
     ]
 
 
-KINDS = ["saved", "page", "table", "tree", "parquet", "report"]
+KINDS = ["saved", "page", "table", "parquet"]
 
 
 @pytest.fixture(scope="module")
