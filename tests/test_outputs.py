@@ -224,3 +224,18 @@ def test_parquet_goes_into_a_pipe_and_is_not_printed_unasked(small_run, plain):
     piped = analyze("drift", small_run, "-f", "parquet", "-o", "/dev/stdout")
     assert (piped.returncode, piped.stdout) == (0, plain["parquet"])
     refused(analyze("drift", small_run, "-f", "parquet"), "is no text, so give it a file: -o FILE.parquet")
+
+
+# --- what is said of checkpoints that do not differ -----------------------------------------------------------------
+
+
+def test_identical_checkpoints_are_called_so(small_run, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(small_run / "checkpoint-1", tmp_path / name)
+    both = analyze("drift", tmp_path / "a", tmp_path / "b", "-f", "json")
+    assert b"nothing has moved: these weights are the same at every checkpoint\n" in both.stderr
+    assert {row["relative_l2"] for row in json.loads(both.stdout)} == {0.0}
+    assert b"nothing has moved" not in analyze("drift", small_run).stderr
+    assert b"there is one checkpoint: with nothing to compare it with" in analyze("drift", tmp_path / "a").stderr
+    told = analyze("report", tmp_path / "a").stdout.decode()
+    assert told.startswith("a: A gpt2 at one checkpoint, with nothing to compare it with.\n")
