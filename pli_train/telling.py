@@ -47,6 +47,7 @@ def settle(quiet: bool = False, verbose: bool = False) -> None:
     # What else libraries have to say, by `logging` or `warnings`, goes the way of our own lines, or nowhere.
     logging.lastResort = _OnStderr(logging.WARNING)
     logging.captureWarnings(True)
+    logging.getLogger("py.warnings").handlers = [_OnStderr()]
     logging.disable(logging.WARNING if quiet else logging.NOTSET)
 
 
