@@ -9,6 +9,7 @@ from pli_analysis.commands.drift import drift
 from pli_analysis.commands.embed import embed
 from pli_analysis.commands.gradnorms import gradnorms
 from pli_analysis.commands.lineage import lineage
+from pli_analysis.commands.outputs import looked_at_first
 from pli_analysis.commands.report import ReportCommand, report
 from pli_analysis.commands.scalars import scalars
 from pli_analysis.commands.similarity import similarity
@@ -17,10 +18,10 @@ from pli_train.shell import app_of, run_app
 
 app = app_of("pli-analyze", "Read training runs, and say what growth did to them.")
 for command in (lineage, drift, scalars, gradnorms, embed, similarity, disturbance, compare):
-    app.command()(command)
+    app.command()(looked_at_first(command))
 app.command(cls=ReportCommand)(report)
 app.command(cls=WatchCommand)(watch)
-app.command()(doctor)
+app.command()(looked_at_first(doctor))
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_train import output
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def read(path: Path) -> np.ndarray:
     try:
         if (size := path.stat().st_size) > LARGEST:
             raise BadInput(f"{path}: has {size} bytes, and no more than {LARGEST} of a download are read")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin a CSV with a byte order mark
     except (OSError, UnicodeError) as error:
         raise BadInput(f"{path}: cannot be read as text ({error})") from None
     rows = _json(path, text) if path.suffix == ".json" else _csv(path, text)
@@ -104,16 +105,13 @@ def write(folder: Path, scalars: dict[str, Columns], ending: str) -> dict[str, P
         tag → its file.
 
     Raises:
-        BadInput: when a file cannot be written.
+        BadInput, PliError: as `output.write`.
     """
+    output.make_folder(folder)
     files = {tag: folder / f"{name}{ending}" for tag, name in names(scalars).items()}
     for tag, path in files.items():
         text = _as_json(scalars[tag]) if ending == ".json" else _as_csv(scalars[tag])
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text.encode())
-        except OSError as error:
-            raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+        output.write(path, text)
     return files
 
 

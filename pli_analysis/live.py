@@ -7,12 +7,14 @@ careful readers of `run.py`, so that nothing in a folder chooses code, names ano
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pli_train import run_folder
 from pli_train.errors import BadInput, did_you_mean
+from pli_train.telling import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,10 +64,19 @@ def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
         )
     except Exception as error:  # whatever a library makes of hostile values
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
+    _tell_of_unused(*sorted(found["unexpected_keys"]))
     if missing := sorted(found["missing_keys"]):
         raise BadInput(f"{checkpoint.path}: its weights lack {missing[0]}")
     _log.debug("%s: model of %d tensors", checkpoint.path, len(tensors))
     return model.eval()
+
+
+@cache
+def _tell_of_unused(*names: str) -> None:
+    """Say once, and not for every checkpoint, which tensors the model has no place for."""
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        say(f"tensors that the model has no place for are left out: {names[0]}{more}")
 
 
 def stack_of(model: PreTrainedModel, anatomy: Anatomy) -> Any:

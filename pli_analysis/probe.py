@@ -132,7 +132,7 @@ def _cut(run: Run, text: Path) -> Sample:
 
     length = _trained_with(run, "block_size", int)
     try:
-        written = text.read_text(encoding="utf-8")
+        written = text.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{text}: not readable as text ({error})") from None
     tokenizer = _tokenizer(run)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train.errors import BadInput
+from pli_train import output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ embeddings {{
 
 
 def write(folder: Path, found: Map) -> None:
-    """Write the run's points, those of the random walk left out. Raises BadInput when the folder cannot be written."""
+    """Write the run's points, those of the random walk left out. Raises as `output.write`."""
     mine = found.table[found.table["walk"] == "run"]
     files = {
         "tensors.tsv": _numbers(found.components.values),
@@ -42,12 +42,9 @@ def write(folder: Path, found: Map) -> None:
         "metadata.tsv": _words(mine[WHAT]),
         "projector_config.pbtxt": CONFIG.format(method=found.methods[0]),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{folder}: cannot be written ({error.strerror})") from None
+    output.make_folder(folder)
+    for name, text in files.items():
+        output.write(folder / name, text)
 
 
 def _numbers(values: np.ndarray) -> str:

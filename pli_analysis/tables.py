@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train import rows
+from pli_train import output, rows
 from pli_train.errors import BadInput
 from pli_train.telling import timed
 
@@ -25,37 +26,54 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
-ENDINGS = {".json": "json", ".csv": "csv", ".md": "md", ".parquet": "parquet"}
+ENDINGS = {".txt": "table", ".json": "json", ".csv": "csv", ".md": "md", ".parquet": "parquet"}
+
+
+def format_of(format: Format | None, out: Path | None) -> Format:
+    """How a table is written: as was asked for, else as the file's ending says, else as on a terminal.
+
+    Args:
+        format: what was asked for.
+        out: the file; None for stdout.
+
+    Raises:
+        BadInput: when the ending is an unknown one, or Parquet is to be printed or lacks its library.
+    """
+    ending = "" if out is None else out.suffix.lower()
+    if format is None and ending and ending not in ENDINGS:
+        raise BadInput(f"{out}: {ending} is none of {', '.join(ENDINGS)}: name another file, or say --format too")
+    chosen = format or Format(ENDINGS.get(ending, "table"))
+    if chosen is Format.PARQUET and out is None:
+        raise BadInput("--format parquet: is no text, so give it a file: -o FILE.parquet")
+    if chosen is Format.PARQUET and find_spec("pyarrow") is None:
+        raise BadInput("--format parquet: needs the `parquet` extra: pip install 'pli[parquet]'")
+    return chosen
 
 
 def emit(table: pd.DataFrame, format: Format | None, out: Path | None, whole: bool = False) -> None:
-    """Write a table to a file, or to stdout. The format left open is the file's ending, else `table`.
+    """Write a table to a file, or to stdout.
 
     Args:
         table: to be written.
-        format: how.
+        format: how; see `format_of`.
         out: the file.
         whole: no cell is missing, so that NaN is a value: see `render`.
 
     Raises:
-        BadInput: when the file cannot be written, or Parquet is to go to stdout or lacks its library.
+        BadInput: as `format_of`.
+        BadInput, PliError: as `output.write`.
     """
-    chosen = format or Format(ENDINGS.get(out.suffix if out else "", "table"))
-    if chosen is Format.PARQUET and out is None:
-        raise BadInput("--format parquet: is no text, so give it a file: -o FILE.parquet")
+    chosen = format_of(format, out)
     with timed(f"{len(table)} × {len(table.columns)} as {chosen}"):
         put(parquet(table, whole) if chosen is Format.PARQUET else render(table, chosen, whole), out)
 
 
 def put(data: str | bytes, out: Path | None) -> None:
-    """Write to a file, or text to stdout. Raises BadInput when the file cannot be written."""
-    if out is None:
+    """Write to a file, or text to stdout: there as its encoding allows. Raises as `output.write`."""
+    if isinstance(data, str) and out in (None, output.STDOUT):
         print(data, end="")
-        return
-    try:
-        out.write_bytes(data if isinstance(data, bytes) else data.encode())
-    except OSError as error:
-        raise BadInput(f"{out}: cannot be written ({error.strerror})") from None
+    elif out is not None:
+        output.write(out, data)
 
 
 def render(table: pd.DataFrame, format: Format, whole: bool = False) -> str:
@@ -77,18 +95,12 @@ def render(table: pd.DataFrame, format: Format, whole: bool = False) -> str:
 
 
 def parquet(table: pd.DataFrame, whole: bool = False) -> bytes:
-    """A table as a Parquet file. Missing values are null; in a `whole` table NaN stays NaN.
-
-    Raises:
-        BadInput: when pyarrow is not installed.
-    """
+    """A table as a Parquet file. Missing values are null; in a `whole` table NaN stays NaN."""
     import io
 
-    try:
-        import pyarrow
-        from pyarrow import parquet as files
-    except ImportError:
-        raise BadInput("--format parquet: needs the `parquet` extra: pip install 'pli[parquet]'") from None
+    import pyarrow
+    from pyarrow import parquet as files
+
     columns = {name: pyarrow.array(table[name].to_numpy(), from_pandas=not whole) for name in table.columns}
     data = io.BytesIO()
     files.write_table(pyarrow.table(columns), data)

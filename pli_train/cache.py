@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+
+from pli_train.output import replace
 
 DIGEST = hashlib.sha256().digest_size
 asked: Counter[str] = Counter()
@@ -45,11 +46,5 @@ def put(name: str, content: bytes) -> None:
     path = root() / name
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            Path(partial).replace(path)
-        except OSError:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        kept = hashlib.sha256(content).digest() + content
+        replace(path, lambda partial: partial.write_bytes(kept), durable=False)

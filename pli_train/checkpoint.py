@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ from pli_train import model as models
 from pli_train.errors import BadInput
 from pli_train.faults import boundary
 from pli_train.lineage import BadLineage, Lineage
+from pli_train.output import make, replace, sync
 from pli_train.snapshot import Snapshot
 from pli_train.standing import OURS
 
@@ -200,40 +200,25 @@ def clear_partial(run: Path) -> None:
 
 def write_text(path: Path, text: str, part: str | None = None) -> None:
     """Replace a file's content in one step: readers see the old text or the new. `part` names it to `faults`."""
-    partial = path.with_name(run_folder.PARTIAL + path.name)
-    partial.write_text(text, encoding="utf-8")
-    if part:
-        boundary(f"{part}-written", partial)
-    _put(partial, path)
+
+    def fill(partial: Path) -> None:
+        partial.write_text(text, encoding="utf-8")
+        if part:
+            boundary(f"{part}-written", partial)
+
+    replace(path, fill)
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Replace a file of named arrays in one step, as safetensors."""
     from safetensors.numpy import save_file
 
-    partial = path.with_name(run_folder.PARTIAL + path.name)
-    save_file(tensors, partial)
-    _put(partial, path)
-
-
-def _put(partial: Path, path: Path) -> None:
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Return once a file's content, or a folder's list of names, would survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    replace(path, lambda partial: save_file(tensors, partial))
 
 
 def _write(part: str, path: Path, write_to: Callable[[Path], object]) -> None:
     boundary(f"{part}-begin")
-    write_to(path)
+    make(path, write_to)
     boundary(f"{part}-written", path)
     sync(path)
     boundary(f"{part}-synced")

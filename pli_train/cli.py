@@ -54,7 +54,6 @@ def run(
     from pli_train import config as configs
 
     settings = configs.load(config, overrides or [])
-    _quiet_libraries()
     from pli_train import launch
 
     folder = out or _free(Path("runs"), settings.name)
@@ -75,7 +74,6 @@ def resume(run: RunFolder) -> None:
     from pli_train import config as configs
 
     settings = configs.of_run(run)
-    _quiet_libraries()
     from pli_train import launch
 
     launch.resume(settings, run, _show()).run()
@@ -101,7 +99,6 @@ def fork(
     from pli_train.run_folder import require_run
 
     require_run(run)
-    _quiet_libraries()
     from pli_train import fork as forks
 
     folder = out or _free(run.resolve().parent if run.name in ("", "..") else run.parent, f"{run.name}-twin-{at}")
@@ -139,7 +136,6 @@ def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
     from pli_train import config as configs
 
     settings = configs.load(config, overrides or [])
-    _quiet_libraries()
     from pli_train import plan as plans
 
     for line in plans.lines(settings, plans.plan(settings)):
@@ -184,7 +180,6 @@ def check(
     """
     show = _show()
     settings = _settings(config, overrides or [], origin)
-    _quiet_libraries()
     from pli_train import check as checks
 
     run, rows = checks.prepare(settings, origin, show), []
@@ -211,7 +206,6 @@ def evaluate(
     from pli_train import config as configs
 
     settings = configs.of_run(run)
-    _quiet_libraries()
     from pli_train import evaluate as evaluates
 
     print(render([evaluates.evaluate(settings, run, checkpoint, _show().say)], format), end="")
@@ -233,7 +227,6 @@ def export(
 
     Example: pli-train export runs/tiny models/tiny
     """
-    _quiet_libraries()
     from pli_train import export as exports
 
     print(exports.export(run, out, checkpoint, _show().say))
@@ -274,18 +267,6 @@ def _show() -> Silent:
     from pli_train.progress import Shown, Silent
 
     return Silent() if is_quiet() else Shown()
-
-
-def _quiet_libraries() -> None:
-    """Keep transformers' and torch's chatter off stderr: what matters, we say."""
-    import os
-    import warnings
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch|accelerate|transformers")
 
 
 def main() -> None:

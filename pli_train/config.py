@@ -30,7 +30,7 @@ def presets() -> dict[str, str]:
     found = {}
     for path in sorted(PRESETS.iterdir(), key=lambda path: path.name):
         if path.name.endswith(".toml"):
-            found[path.name.removesuffix(".toml")] = tomllib.loads(path.read_text())["description"]
+            found[path.name.removesuffix(".toml")] = tomllib.loads(path.read_text(encoding="utf-8"))["description"]
     return found
 
 
@@ -94,9 +94,11 @@ def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> di
     if source.endswith(".toml"):
         path = Path(source) if beside is None else beside / source
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path}: cannot be read ({error.__class__.__name__})") from None
+            text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read ({str(error.strerror).lower()})") from None
+        except ValueError as error:
+            raise BadInput(f"{path}: cannot be read as UTF-8 text ({error})") from None
         beside = path.parent
     elif source in presets():
         text = (PRESETS / f"{source}.toml").read_text(encoding="utf-8")

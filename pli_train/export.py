@@ -7,10 +7,9 @@ checkpoint's hashes on the way. Whatever a user, a config or a corpus supplied i
 from __future__ import annotations
 
 import hashlib
-import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from pli_train import anatomy, run_folder
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Event, Lineage
 from pli_train.model import AUTO_CLASS
+from pli_train.output import refusal, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,7 @@ def export(
 
     Raises:
         BadInput: when it exists already, the run holds no such checkpoint, or one that is damaged.
+        PliError: when the disk is full or fails.
     """
     run_folder.require_run(run)
     final = out or run / DEFAULT
@@ -71,23 +72,21 @@ def export(
         raise BadInput(f"{final}: already exists; name another folder, or remove it first")
     source = run_folder.checkpoint_of(run, checkpoint, say)
     say(f"model: {source}")
-    partial = None
+    partial = final.with_name(run_folder.PARTIAL + secrets.token_hex(8))
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{run_folder.PARTIAL}{final.name}.", dir=final.parent))
+        partial.mkdir(parents=True)
         _copy(source, partial)
         for path in _tokenizer_files(run):
             shutil.copyfile(path, partial / path.name)
         (partial / CARD).write_text(card(run, source), encoding="utf-8")
-        partial.chmod(0o755)  # it was made for its owner's eyes only
-        _sync([*partial.iterdir(), partial])
+        for path in (*partial.iterdir(), partial):
+            sync(path)
         partial.rename(final)
-        _sync([final.parent])
+        sync(final.parent)
     except OSError as error:
-        raise BadInput(f"{final}: cannot be written ({error.strerror})") from None
+        raise refusal(final, error) from None
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return final
 
 
@@ -112,15 +111,6 @@ def _tokenizer_files(run: Path) -> Iterator[Path]:
 
 def _reads_text(record: dict[str, Any]) -> bool:
     return "train_images" not in _table(record, "corpus")
-
-
-def _sync(paths: list[Path]) -> None:
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 # --- the card -------------------------------------------------------------------------------------------------------

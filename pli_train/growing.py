@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import LambdaLR
 
-from pli_train import checkpoint, layout, optimizer
+from pli_train import layout, optimizer, output
 from pli_train import model as models
 from pli_train.errors import BadInput
 from pli_train.growth.operator import Descent
@@ -152,8 +152,12 @@ class Growing:
             )
 
     def save(self, path: Path | str) -> None:
-        """Write the lineage, in one step, as the `lineage.json` that the rest of this project reads."""
-        checkpoint.write_text(Path(path), self.lineage.to_json())
+        """Write the lineage, in one step, as the `lineage.json` that the rest of this project reads.
+
+        Raises:
+            BadInput, PliError: when it cannot be written.
+        """
+        output.write(Path(path), self.lineage.to_json())
 
     def names(self) -> list[list[str]]:
         """Each optimizer group's parameters by name, with the layer's id in it.

@@ -5,7 +5,7 @@ A table here is a list of dicts with the same keys; a missing value is None or N
 
 from __future__ import annotations
 
-import sys
+import io
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
@@ -35,7 +35,6 @@ def render(rows: Sequence[dict[str, Any]], format: Format) -> str:
         return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     if format is Format.CSV:
         import csv
-        import io
 
         text = io.StringIO()
         written = csv.DictWriter(text, names, lineterminator="\n")
@@ -77,8 +76,8 @@ def drawn(names: Sequence[str], numbers: Sequence[bool], rows: Sequence[Sequence
     for row in rows:
         table.add_row(*(Text(text.replace("|", "\\|") if markdown else text) for text in row))
     # Wide enough for any table: what reads our output may be a file or a pipe, which has no width.
-    console = Console(width=100_000, color_system=None, file=sys.stdout)
-    # Not printed by rich, not even into its own memory: it flushes stdout, and ends the process where that is closed.
+    # It is no terminal either, as lines and boxes would depend on it: the stream knows what to do without Unicode.
+    console = Console(width=100_000, color_system=None, file=io.StringIO())
     text = "".join(segment.text for segment in console.render(table))
     lines = [line.rstrip() for line in text.splitlines()]
     return "\n".join(line for line in lines if line) + "\n"

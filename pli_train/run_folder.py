@@ -243,7 +243,7 @@ def read_text(path: Path) -> str:
     try:
         if (size := path.stat().st_size) > LARGEST_TEXT:
             raise BadInput(f"{path}: has {size} bytes, and no more than {LARGEST_TEXT} are read")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not readable as text ({error})") from None
     if text.count("[") + text.count("{") > MOST_BRACKETS:
@@ -278,8 +278,9 @@ def require_run(folder: Path) -> Path:
     if not folder.exists():
         raise BadInput(f"{folder}: no such folder; `pli-train run` makes runs, under runs/ by default")
     if not (folder / RUN).is_file():
-        parent = " (its parent is: use that)" if (folder.parent / RUN).is_file() else ""
-        raise BadInput(f"{folder}: not a run, it holds no {RUN}{parent}")
+        told = " (it is a model's folder, and not what `pli-train run` made)" if (folder / CONFIG).is_file() else ""
+        told = " (its parent is: use that)" if (folder.parent / RUN).is_file() else told
+        raise BadInput(f"{folder}: not a run, it holds no {RUN}{told}")
     return folder
 
 

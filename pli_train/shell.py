@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from pli_train import openmp, telling
+from pli_train import encoding, openmp, telling
 from pli_train.errors import BadInput, PliError, did_you_mean
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
@@ -116,6 +117,10 @@ def run_process(work: Callable[[], None]) -> NoReturn:
     file (no room, no permission, a failing disk) is told in a line too.
     """
     openmp.wait_briefly()
+    encoding.settle()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has SIGHUP ignored
+            signal.signal(number, _stop)
     try:
         work()
         print(end="", flush=True)  # nothing where there is no stdout
@@ -133,11 +138,21 @@ def run_process(work: Callable[[], None]) -> NoReturn:
         if not place or error.strerror is None:
             raise
         _end(1, f"{place}: {error.strerror.lower()}")
+    except UnicodeEncodeError as error:
+        if error.encoding in ("utf-8", "utf8") or error.encoding != sys.getfilesystemencoding():
+            raise
+        # What is printed and written has a way out (`encoding`): this is a file's name.
+        _end(2, f"{error.object}: this locale ({error.encoding}) has no such characters; set LC_ALL=C.UTF-8")
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
         _let_go()
     sys.exit(0)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    """End as Ctrl-C does, so that whatever is half written is taken away."""
+    sys.exit(128 + number)
 
 
 def _run(app: App, name: str) -> None:

@@ -16,6 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LOGGERS = [logging.getLogger(package) for package in ("pli_train", "pli_analysis")]
+LIBRARIES = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+"""Environment variables that keep the chatter of libraries off stderr: what matters, we say."""
 PATIENCE = 1.0
 """Seconds before a bar appears: what is over sooner needs none."""
 
@@ -25,13 +33,22 @@ _drawn = 0
 
 
 def settle(quiet: bool = False, verbose: bool = False) -> None:
-    """Decide how much this process says: errors alone, lines and bars, or also what goes on inside."""
+    """Decide how much this process says: errors alone, lines and bars, or also what goes on inside.
+
+    It is to be called before torch and transformers are imported, as they look at the environment then.
+    """
     for logger in LOGGERS:
         logger.handlers = [_OnStderr()]
         logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
         logger.propagate = False
-    if quiet:
-        warnings.simplefilter("ignore")
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|accelerate|transformers")
+    # What else libraries have to say, by `logging` or `warnings`, goes the way of our own lines, or nowhere.
+    logging.lastResort = _OnStderr(logging.WARNING)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").handlers = [_OnStderr()]
+    logging.disable(logging.WARNING if quiet else logging.NOTSET)
 
 
 def is_quiet() -> bool:
@@ -60,12 +77,17 @@ def put(line: str) -> None:
 
 
 def plain(text: str) -> str:
-    r"""Text without anything that a terminal would obey.
+    r"""Text without anything that a terminal would obey. Bytes of a file's name that is no text are told as such.
 
-    >>> plain("a\x1b[31m\u202eb")
-    'a�[31m�b'
+    >>> plain("a\x1b[31m\u202eb\udcff")
+    'a�[31m�b\\xff'
     """
-    return "".join(sign if sign.isprintable() else "�" for sign in text)
+    return "".join(sign if sign.isprintable() else _told(sign) for sign in text)
+
+
+def _told(sign: str) -> str:
+    """What stands for a character that cannot be printed."""
+    return f"\\x{ord(sign) - 0xDC00:02x}" if 0xDC80 <= ord(sign) <= 0xDCFF else "�"
 
 
 def is_drawable() -> bool:
@@ -133,4 +155,5 @@ class _OnStderr(logging.Handler):
     """Lines as they are, without a level or a time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        put(record.getMessage())
+        for line in record.getMessage().splitlines():
+            put(line)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from pli_train import checkpoint, run_folder
 from pli_train.errors import PliError, not_written
 from pli_train.faults import boundary
+from pli_train.output import sync
 from pli_train.snapshot import Buffers, Snapshot
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Writer:
                 "kept. A lower optim.lr or a longer optim.warmup_ratio may help"
             )
         for scalars in self.run.glob(run_folder.SCALARS):
-            checkpoint.sync(scalars)
+            sync(scalars)
         boundary("scalars-synced")
         checkpoint.put(self.run, name, snapshot)
         _keep_lineage(self.run, snapshot.lineage)

@@ -193,9 +193,24 @@ def test_verbose_shows_where_an_error_comes_from_and_what_is_behind_it(runs, tmp
     done = call("pli-analyze", *words, "-v")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == call("pli-analyze", *words).stderr.strip()
-    assert "Traceback" in done.stderr and "FileNotFoundError" in done.stderr and "in emit" in done.stderr
+    assert "Traceback" in done.stderr and "FileNotFoundError" in done.stderr and "in check" in done.stderr
     assert "typer" not in done.stderr, "only what is ours"
     assert "in require_run" in call("pli-train", "resume", tmp_path, "--verbose").stderr
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_libraries_keep_to_quiet_too(quiet):
+    code = (
+        f"import logging, warnings; from pli_train import telling; telling.settle(quiet={quiet}); "
+        "warnings.warn('of Python', FutureWarning); logging.getLogger('safetensors').warning('of\\nlogging'); "
+        "from transformers.utils import logging as theirs; theirs.get_logger('transformers.x').warning('LOAD REPORT')"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TRANSFORMERS", "HF_"))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0 and done.stdout == ""
+    told = [] if quiet else ["of", "logging"]
+    assert [line for line in done.stderr.splitlines() if "Python" not in line and "warnings.warn" not in line] == told
+    assert ("FutureWarning: of Python" in done.stderr) is not quiet
 
 
 # --- pipes ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pli_analysis.commands.options import FormatOption, OutOption, RunFolder, To
 from pli_analysis.commands.telling import complain, open_run
 from pli_train.errors import BadInput
 from pli_train.shell import one_of
-from pli_train.telling import Bar
+from pli_train.telling import Bar, say
 
 PARTS = ("layer", "head", "ffn", "norms", "attention", "matrix", "all")
 
@@ -46,15 +46,10 @@ def drift(
         raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")
     if spectral and of not in ("matrix", "all"):
         raise BadInput(f"--spectral: is told of matrices, and not of '{of}': use --of matrix or --of all")
-    emit(
-        measure(
-            opened,
-            of,
-            Bar("tensors of all checkpoints"),
-            gauge=gauge,
-            spectral=spectral,
-            threads=threads or os.cpu_count() or 1,
-        ),
-        format,
-        out,
-    )
+    watch = Bar("tensors of all checkpoints")
+    found = measure(opened, of, watch, gauge=gauge, spectral=spectral, threads=threads or os.cpu_count() or 1)
+    if len(opened.checkpoints) == 1:
+        say("there is one checkpoint: with nothing to compare it with, every distance is 0")
+    elif len(found) and not found["relative_l2"].any():
+        say("nothing has moved: these weights are the same at every checkpoint")
+    emit(found, format, out)

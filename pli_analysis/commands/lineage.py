@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Told, Verify
+from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Told, Verify, a_file
 from pli_analysis.commands.telling import FOLLOWED, complain, write_page
 from pli_train.errors import BadInput
 from pli_train.telling import Bar, say
@@ -22,7 +22,8 @@ def lineage(
         bool, typer.Option("--confidence", help="One row a match, where the lineage is inferred from weights.")
     ] = False,
     save: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE", help="Write it as a lineage.json, to be edited.")
+        Path | None,
+        typer.Option("--save", metavar="FILE", help="Write it as a lineage.json, to be edited.", parser=a_file),
     ] = None,
     told: Told = None,
     verify: Verify = False,

@@ -9,7 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from pli_analysis.tables import Format
+from pli_train import output
+from pli_train.errors import BadInput
 from pli_train.shell import Command, one_of
+
+
+def a_file(word: str) -> Path:
+    """A file that is to be written; `-` is stdout. Raises BadInput for a word that can only mean a folder."""
+    if word.endswith("/"):
+        raise BadInput(f"{word}: cannot be written (it is a folder: name a file)")
+    return output.STDOUT if word == "-" else Path(word)
+
 
 RunFolder = Annotated[
     list[Path],
@@ -23,12 +33,15 @@ FormatOption = Annotated[
     one_of(Format, "--format", "-f", metavar="FORMAT", help="Write {words}.", kind=Format),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to a file; its ending tells the format.")
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", help="Write to a file; its ending tells the format.", parser=a_file),
 ]
 Verify = Annotated[bool, typer.Option("--verify", help="Use a checkpoint only when every file has its hash.")]
 Text = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="A text to read, not the held-out blocks.")]
 Blocks = Annotated[int, typer.Option(min=1, metavar="N", help="Blocks that models read, at most.")]
-Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.")]
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.", parser=a_file)
+]
 
 
 def alone(option: str, value: str, is_value: Callable[[str | None], bool]) -> type[Command]:

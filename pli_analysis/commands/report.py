@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pli_analysis.commands.options import Told, Verify, alone
+from pli_analysis.commands.options import Told, Verify, a_file, alone
+from pli_analysis.commands.outputs import inputs_of, require_files
 from pli_analysis.commands.telling import complain, open_run
 from pli_train.errors import BadInput, did_you_mean
+from pli_train.output import STDOUT
 from pli_train.telling import Bar, say, timed
 
 if TYPE_CHECKING:
     from pli_analysis.report.parts import Report
 
 BESIDE_THE_RUN = "report.html in the run's folder"
-ReportCommand = alone("--html", BESIDE_THE_RUN, lambda word: word is not None and not word.startswith("-"))
+ReportCommand = alone("--html", BESIDE_THE_RUN, lambda word: word is not None and (word == "-" or word[:1] != "-"))
 """Alone, `--html` puts the page beside the run."""
 
 
@@ -45,8 +47,11 @@ def report(
 
     if not run and html is not None and Path(html).is_dir():
         run, html = [html], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
+    path = None if html in (None, BESIDE_THE_RUN) else a_file(str(html))
     methods = _methods(maps, html)
     asked = run or [str(Run.newest().path)]
+    if path is not None:
+        require_files({"--html": path}, inputs_of({"run": asked, "told": told}))
     if _are_several(asked):
         if maps is not None or told is not None:
             option = "--lineage" if maps is None else "--maps"
@@ -61,10 +66,11 @@ def report(
         return
     from pli_analysis.report import page
 
-    path = folder / "report.html" if html == BESIDE_THE_RUN else Path(html)
+    path = path or folder / "report.html"
     with timed(f"page {path}"):
         page.write(written, path)
-    print(path)
+    if path != STDOUT:
+        print(path)
 
 
 def _alone(paths: list[Path], verify: bool, told: Path | None, maps: list[str] | None) -> tuple[Path, Report]:

@@ -52,4 +52,4 @@ def scalars(
     from pli_analysis import downloads
 
     downloads.write(download, dict(sorted(chosen.columns.items())), f".{format or Format.JSON}")
-    typer.echo(download)
+    print(download)

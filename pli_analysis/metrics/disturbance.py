@@ -129,7 +129,7 @@ def disturbance(
         if step in scene.events:
             raise BadInput(f"--at {step}: is a growth event; give steps without one")
     labels = {step: ["no event"] for step in at} or by_step(run.lineage)
-    sample, notes = _sample(run, text)
+    sample, notes = _sample(run, text) if labels else (None, [f"{run.name} did not grow: it has no event to tell of"])
     done, total = 0, len(labels) * (1 + most)
 
     def tick() -> None:

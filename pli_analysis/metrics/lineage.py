@@ -29,7 +29,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from pli_analysis.others.inferred import seen_from
-from pli_train.errors import BadInput
+from pli_train import output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,15 +118,8 @@ def _told(lineage: Lineage, id: str) -> str:
 
 
 def write(lineage: Lineage, path: Path) -> None:
-    """Write a lineage as a file, which can be edited and given back.
-
-    Raises:
-        BadInput: when it cannot be written.
-    """
-    try:
-        path.write_text(seen_from(deepcopy(lineage), 0).to_json(), encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+    """Write a lineage as a file, which can be edited and given back. Raises as `output.write`."""
+    output.write(path, seen_from(deepcopy(lineage), 0).to_json())
 
 
 def label(event: Event) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pli_analysis.report import content, page
 from pli_analysis.run import Run
+from pli_train import output
 from pli_train.errors import PliError
 from pli_train.shell import run_process
 
@@ -61,7 +62,7 @@ def main() -> None:
     """What the process does: `RUN VERSION OUT`."""
     os.nice(NICE)
     run, version, out = sys.argv[1:]
-    Path(out).write_text(page.html(content.tell(Run.open(run)), version), encoding="utf-8")
+    output.write(Path(out), page.html(content.tell(Run.open(run)), version))
 
 
 if __name__ == "__main__":

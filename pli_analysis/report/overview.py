@@ -8,6 +8,7 @@ from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
+from pli_analysis.others.foreign import ForeignRun
 from pli_analysis.report.parts import ROUNDING, Figure, Report, Section, apart, count, equal, sample, sentences
 from pli_train import anatomy, run_folder
 
@@ -173,8 +174,13 @@ def origin(run: Run) -> list[tuple[str, str]]:
 def lead(run: Run) -> str:
     """The run in one sentence."""
     first, found, last = run.checkpoints[0], run.lineage, run.checkpoints[-1]
+    if len(run.checkpoints) == 1 and not found.events:
+        return f"A {last.config.get('model_type')} at one checkpoint, with nothing to compare it with."
     grown = f"grew from {len(first.lineage.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
-    return f"A {last.config.get('model_type')} that {grown} over {last.step:,} steps."
+    # Steps of checkpoints that do not tell theirs are their places in the order that they were given in.
+    numbered = isinstance(run, ForeignRun) and run.numbered
+    length = count(len(run.checkpoints), "checkpoint") if numbered else count(last.step, "step")
+    return f"A {last.config.get('model_type')} that {grown} over {length}."
 
 
 def together(labels: list[str]) -> str:

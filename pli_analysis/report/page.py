@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pli_analysis.tables import Format, cell, render
-from pli_train.errors import BadInput
+from pli_train import output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,14 +27,8 @@ ROWS = 40
 
 
 def write(report: Report, path: Path) -> None:
-    """Render a report into a file. Raises BadInput when the file cannot be written."""
-    page = html(report)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+    """Render a report into a file. Raises as `output.write`."""
+    output.write(path, html(report))
 
 
 def html(report: Report, version: str | None = None) -> str:

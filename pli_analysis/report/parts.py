@@ -76,7 +76,7 @@ def found_by(sections: Iterable[Section]) -> list[tuple[str, str, str]]:
 
 def count(number: int, noun: str) -> str:
     """A number of things in words: 1 layer, 2 layers."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def sample(*counts: str, runs: int = 1) -> str:

@@ -99,7 +99,7 @@ def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]
         _build(folder, documents, settings)
     from transformers import AutoTokenizer
 
-    told = json.loads((folder / "tokens.json").read_text())
+    told = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     train, eval = (_map(folder / f"{side}.bin", told["dtype"], told[side]) for side in ("train", "eval"))
     return Tokens(train, eval, AutoTokenizer.from_pretrained(folder), documents.about, name)
 
@@ -145,7 +145,8 @@ def _build(folder: Path, documents: corpus.Documents, settings: TokenizerConfig)
             side: _write(partial / f"{side}.bin", texts, tokenizer, dtype)
             for side, texts in (("train", documents.train), ("eval", documents.eval))
         }
-        (partial / "tokens.json").write_text(json.dumps({"dtype": np.dtype(dtype).name, **sizes}))
+        told = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
+        (partial / "tokens.json").write_text(told, encoding="utf-8")
         tokenizer.save_pretrained(partial)
         partial.rename(folder)
     except FileExistsError:  # another run has built it meanwhile

@@ -82,9 +82,9 @@ class Warm:
 
 
 def _import_everything():
-    from pli_train import cli
+    from pli_train import telling
 
-    cli._quiet_libraries()
+    telling.settle()
     import torch
     import torch.utils.tensorboard
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast  # noqa: F401
@@ -117,7 +117,7 @@ def _be_the_command(request):
         true, looks = time.time, itertools.count()
         time.time = lambda: true() + request["clock"] + request["drift"] * next(looks)
     if request["powerless"]:
-        _drop_capabilities()
+        drop_capabilities()
     importlib.reload(faults)  # it reads PLI_FAULT at process start
     code = 1
     try:
@@ -134,7 +134,7 @@ def _be_the_command(request):
         os._exit(code)
 
 
-def _drop_capabilities():
+def drop_capabilities():
     """Linux: root without capabilities is a user like others, to whom its own files' permission bits apply."""
     version_3, this_process = 0x20080522, 0
     header, none = (ctypes.c_uint32 * 2)(version_3, this_process), (ctypes.c_uint32 * 6)()

@@ -180,3 +180,13 @@ def test_damaged_records_are_told_in_one_line(small_run, words, tmp_path):
     assert answered.exit_code == 0, answered.output
     assert answered.stderr.count(f"passed over: {path}: 1 damaged record\n") == 1
     assert words != ["report"] or "damaged record" in answered.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("loss.csv", "Wall time,Step,Value\r\n1.5,3,0.25\r\n"), ("loss.json", "[[1.5, 3, 0.25]]")]
+)
+def test_a_byte_order_mark_before_a_download_is_passed_over(name, text, tmp_path):
+    """Spreadsheets put one before a CSV that they save as UTF-8."""
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert (tmp_path / name).read_bytes().startswith(b"\xef\xbb\xbf")
+    assert downloads.read(tmp_path / name).tolist() == [[1.5, 3.0, 0.25]]

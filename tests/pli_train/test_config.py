@@ -105,3 +105,12 @@ def test_a_resolved_config_reads_back_as_itself():
     for preset in config.presets():
         loaded = config.load(preset)
         assert config.check(loaded.model_dump(), "run.json") == loaded
+
+
+def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_told(tmp_path):
+    text = 'extends = "tiny"\ndescription = "näher"\n'
+    (tmp_path / "mark.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert config.load(str(tmp_path / "mark.toml")).description == "näher"
+    (tmp_path / "wide.toml").write_bytes(text.encode("utf-16"))
+    with pytest.raises(BadInput, match=r"wide\.toml: cannot be read as UTF-8 text"):
+        config.load(str(tmp_path / "wide.toml"))

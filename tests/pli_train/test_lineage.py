@@ -110,3 +110,9 @@ def test_a_contradiction_is_named(contradiction):
 def test_anything_else_is_refused_by_name(text):
     with pytest.raises(BadLineage):
         Lineage.from_json(text)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    lineage = Lineage.begin(2, heads=2)
+    (tmp_path / "lineage.json").write_bytes(b"\xef\xbb\xbf" + lineage.to_json().encode())
+    assert Lineage.read(tmp_path / "lineage.json").to_json() == lineage.to_json()

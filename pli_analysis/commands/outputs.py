@@ -1,0 +1,78 @@
+"""What a command is to write, looked at before it reads anything: nobody waits an hour for a file that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatch
+from functools import wraps
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from pli_analysis.tables import format_of
+from pli_train import output, run_folder
+from pli_train.errors import BadInput
+
+FILES = {"html": "--html", "save": "--save", "out": "-o"}
+"""Parameters that name a file to be written, and what they are called at the keyboard."""
+INPUTS = ("run", "runs", "twin", "text", "told")
+"""Parameters that name what is read."""
+PARTS = (
+    run_folder.RUN,
+    run_folder.LINEAGE,
+    run_folder.MANIFEST,
+    run_folder.TRAINER_STATE,
+    run_folder.LOCK,
+    run_folder.SCALARS,
+    "*config.json",
+    "*tokenizer*.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+)
+"""What runs and models are made of: a table is not to take the place of such a file."""
+
+
+def looked_at_first(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that looks at its outputs before it begins."""
+
+    @wraps(command)
+    def looking(**given: Any) -> None:
+        require_files({option: given[name] for name, option in FILES.items() if given.get(name)}, inputs_of(given))
+        if not given.get("tree"):  # which is lines of text, whatever the file's ending
+            format_of(given.get("format"), given.get("out"))
+        command(**given)
+
+    return looking
+
+
+def require_files(files: dict[str, Path], inputs: Iterable[Path]) -> None:
+    """Raise BadInput where a file cannot be written, or would take the place of another output or of an input.
+
+    Args:
+        files: option → the file.
+        inputs: what is read.
+    """
+    for path in files.values():
+        output.check(path)
+    for (option, path), (other, there) in combinations(files.items(), 2):
+        if path.resolve() == there.resolve() and not path.is_char_device():
+            raise BadInput(f"{option} {path}: is the file of {other} too: name another")
+    read = list(inputs)
+    for option, path in files.items():
+        if path.is_file() and any(_is_part(path.resolve(), one.resolve()) for one in read):
+            raise BadInput(f"{option} {path}: is part of what is read: name another file")
+
+
+def inputs_of(given: dict[str, Any]) -> Iterator[Path]:
+    """The files and folders that a command reads; of `GROUP=RUN` the run."""
+    for name in INPUTS:
+        words = given.get(name)
+        for word in words if isinstance(words, list | tuple) else [words]:
+            if word is not None:
+                yield Path(word)
+                yield Path(str(word).partition("=")[2])
+
+
+def _is_part(path: Path, read: Path) -> bool:
+    return path == read or (path.is_relative_to(read) and any(fnmatch(path.name, part) for part in PARTS))

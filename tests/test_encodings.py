@@ -1,0 +1,198 @@
+"""What the commands print where there is no Unicode: on ASCII and old terminals, and in the C locale."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pli_train import encoding
+from tests.test_cli import ROOT
+from tests.test_shell import at_a_terminal
+
+UNICODE = {"PYTHONIOENCODING": "utf-8"}
+C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+PLACES = {
+    "ascii": ({"PYTHONIOENCODING": "ascii"}, "ascii"),
+    "cp1252": ({"PYTHONIOENCODING": "cp1252"}, "cp1252"),
+    "latin-1": ({"PYTHONIOENCODING": "latin-1"}, "latin-1"),
+    "C": (C, "ascii"),
+}
+MODULES = {"pli-train": "pli_train.cli", "pli-analyze": "pli_analysis.cli"}
+
+
+def called(words, environment, **settings):
+    """A command in an environment, its output in bytes."""
+    name, *rest = map(str, words)
+    command = [sys.executable, "-m", MODULES[name], *rest]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(command, capture_output=True, env=environment, **settings)
+
+
+def numbers(text):
+    """What a fallback must not touch."""
+    return re.findall(r"[0-9]+", text)
+
+
+PRINTED = [  # the Unicode in it
+    ("pli-analyze lineage RUN --tree", "└─"),
+    ("pli-analyze drift RUN", "─"),
+    ("pli-analyze watch RUN --once", "→"),
+    ("pli-analyze compare RUN", "─"),
+    ("pli-train verify RUN", "─"),
+    ("pli-train schedules", None),
+]
+
+
+@pytest.mark.parametrize(("words", "sign"), PRINTED, ids=[words for words, _ in PRINTED])
+def test_what_is_printed_is_the_same_in_other_signs(words, sign, small_run):
+    words = words.replace("RUN", str(small_run)).split()
+    usual = called(words, UNICODE)
+    expected = usual.stdout.decode()
+    assert sign is None or sign in expected
+    for environment, name in PLACES.values() if sign == "└─" else [PLACES["ascii"], PLACES["C"]]:
+        done = called(words, environment)
+        assert done.returncode == usual.returncode == 0
+        told = done.stdout.decode(name)
+        assert numbers(told) == numbers(expected) and len(told.splitlines()) == len(expected.splitlines())
+        assert "?" not in told or "?" in expected
+        assert numbers(done.stderr.decode(name)) == numbers(usual.stderr.decode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("words", ["report RUN", "disturbance RUN --placebos 0", "embed RUN", "doctor"])
+def test_what_loads_torch_is_printed_too(words, place, small_run):
+    words = f"pli-analyze {words}".replace("RUN", str(small_run)).split()
+    environment, name = PLACES[place]
+    done, usual = called(words, environment), called(words, UNICODE)
+    assert done.returncode == usual.returncode == 0
+    assert numbers(done.stdout.decode(name)) == numbers(usual.stdout.decode())
+
+
+def test_a_table_keeps_its_columns(small_run):
+    usual, plain = (
+        called(["pli-analyze", "lineage", small_run], place).stdout.decode()
+        for place in (UNICODE, {"PYTHONIOENCODING": "ascii"})
+    )
+    assert usual.replace("─", "-") == plain != usual
+
+
+def test_machines_read_the_same(small_run):
+    for format in ("json", "md"):
+        words = ["pli-analyze", "lineage", small_run, "-f", format]
+        assert called(words, C).stdout == called(words, UNICODE).stdout
+
+
+def test_files_are_utf_8_whatever_the_terminal_is(small_run, tmp_path):
+    for name, environment in {"usual": UNICODE, "plain": C}.items():
+        page, table = (tmp_path / f"{name}.{ending}" for ending in ("html", "txt"))
+        words = ["pli-analyze", "lineage", small_run, "--html", page, "-o", table]
+        assert called(words, environment).returncode == 0
+    for ending in ("html", "txt"):
+        assert (tmp_path / f"plain.{ending}").read_bytes() == (tmp_path / f"usual.{ending}").read_bytes()
+    assert "─" in (tmp_path / "plain.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", MODULES)
+def test_all_help_is_printed(name, place):
+    environment, codec = PLACES[place]
+    program = f"""
+import sys
+from typer.main import get_command
+from {MODULES[name]} import app, main
+for command in ["", *get_command(app).commands]:
+    sys.argv = [{name!r}, *filter(None, [command]), "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 0, command
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode(codec).count("Usage: ") > 5
+
+
+@pytest.mark.parametrize("place", ["ascii", "latin-1", "C"])
+@pytest.mark.parametrize("words", ["pli-analyze drift", "pli-train run"])
+def test_an_error_quotes_any_name(words, place):
+    environment, codec = PLACES[place]
+    done = called([*words.split(), "n\u00e4her/\u2192\u65e5.toml"], environment)
+    error = done.stderr.decode(codec)
+    assert done.returncode == 2 and done.stdout == b"" and error.count("\n") == 1 and error.startswith("error: n")
+    if place == "ascii":
+        assert "n\\xe4her/->\\u65e5.toml" in error
+    if place == "latin-1":
+        assert "näher/->\\u65e5.toml" in error
+
+
+def test_a_name_that_is_no_text_is_quoted_as_its_bytes(tmp_path):
+    for environment in (UNICODE, C):
+        done = called(["pli-analyze", "drift", os.fsdecode(b"a\xffb")], environment, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith(b"error: a\\xffb: no such folder")
+
+
+def test_a_printed_path_is_the_path(small_run, tmp_path):
+    """Scripts take it from stdout and go on with it."""
+    folder = os.fsencode(tmp_path) + b"/\xffn\xc3\xa4her"
+    for environment in (UNICODE, C):
+        done = called(["pli-analyze", "scalars", small_run, "--download", os.fsdecode(folder)], environment)
+        assert done.returncode == 0 and done.stdout == folder + b"\n"
+
+
+def test_training_goes_on_in_the_c_locale(tmp_path, corpus):
+    """Every file is opened as UTF-8, whatever the locale would have."""
+    (tmp_path / "mine.toml").write_text(
+        'extends = "tiny"\ndescription = "näher → 1"\n[tokenizer]\nvocab_size = 300\n'
+        "[train]\nsteps = 4\nblock_size = 16\n"
+        f'eval_blocks = 4\n[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 16, n_head = 2 }}\n',
+        encoding="utf-8",
+    )
+    words = ["pli-train", "run", "mine.toml", "--set", "growth.schedule=0.5@0", "-o", "run"]
+    done = called(words, C | {"PYTHONWARNDEFAULTENCODING": "1"}, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, b"run\n")
+    assert b"->" in done.stderr and done.stderr.isascii()
+    assert b"EncodingWarning" not in done.stderr
+    assert called(["pli-train", "export", "run", "out"], C, cwd=tmp_path).returncode == 0
+    assert "näher → 1" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_live_view_is_drawn(small_run):
+    code, out, said = at_a_terminal("pli_analysis", "watch", small_run, PYTHONIOENCODING="ascii")
+    assert code == 0 and out.isascii() and "->" in out and said == ""
+
+
+def test_streams_that_are_closed(small_run):
+    """What is said on a stderr that is not there does not land among the data on stdout."""
+    command = f"{sys.executable} -m pli_analysis.cli compare {small_run} -f csv"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    told = [
+        subprocess.run(["bash", "-c", f"{command} {close}"], capture_output=True, env=environment)
+        for close in ("2>/dev/null", "2>&-", "<&- 2>&-")
+    ]
+    assert {done.returncode for done in told} == {0} and len({done.stdout for done in told}) == 1
+    silent = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, env=environment)
+    assert silent.returncode == 0 and silent.stderr.count(b"\n") == 1 and b"error" not in silent.stderr
+
+
+# --- the handler itself ---------------------------------------------------------------------------------------------
+
+
+def test_whatever_there_is_has_some_ascii():
+    for code in [*range(0xD800), *range(0xE000, 0x30000, 7)]:
+        assert encoding.plain(chr(code)).isascii()
+
+
+@pytest.mark.parametrize("codec", ["ascii", "latin-1", "cp1252", "cp437", "cp037", "shift_jis", "utf-8"])
+def test_no_text_fails_in_any_encoding(codec):
+    text = "a → b × 2 ▆ é 日 \udcff\ud800 \U0001f600"
+    assert "b" in text.encode(codec, encoding.HANDLER).decode(codec, "replace")
+
+
+def test_what_is_drawn_is_one_character_wide():
+    assert all(len(plain) == 1 for plain in encoding.DRAWN)
+    signs = "".join(encoding.DRAWN.values())
+    assert len(set(signs)) == len(signs) and not set(signs) & encoding.WORDS.keys()
