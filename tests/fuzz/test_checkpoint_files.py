@@ -14,10 +14,9 @@ import torch
 import transformers
 
 from pli_analysis.run import Run
-from pli_train import anatomy, checkpoint, launch, run_folder, stored
+from pli_train import anatomy, checkpoint, launch, run_folder, stored, tokenizer
 from pli_train import config as configs
 from pli_train.anatomy import families
-from pli_train.corpus.tokens import _pretrained
 from pli_train.errors import BadInput, PliError
 from pli_train.lineage import BadLineage
 from pli_train.model import AUTO_CLASS
@@ -110,7 +109,7 @@ def attack(run, file, cases, seed, watch, read=read_everything):
 
 def load_tokenizer(run):
     try:
-        _pretrained(str(run / run_folder.TOKENIZER))
+        tokenizer.load(str(run / run_folder.TOKENIZER))
     except PliError:
         return 0
     return 1

@@ -15,9 +15,8 @@ from pli_analysis.metrics.disturbance import disturbance
 from pli_analysis.metrics.gradients import recomputed
 from pli_analysis.run import Run
 from pli_analysis.scalars import read
-from pli_train import corpus, run_folder
-from pli_train.corpus.tokens import _pretrained
-from pli_train.errors import BadInput, PliError
+from pli_train import corpus, run_folder, tokenizer
+from pli_train.errors import BadInput
 from pli_train.held_out import HeldOut
 from pli_train.objective import Objective
 
@@ -134,5 +133,5 @@ def test_a_tokenizer_that_makes_its_library_panic_is_refused_in_a_line(small_run
     path.write_text(json.dumps(document))
     with pytest.raises(BadInput, match=r"tokenizer.json: no tokenizer .range end index"):
         probe.batch_of(Run.open(run), text, 4)
-    with pytest.raises(PliError, match="is no tokenizer folder here"):
-        _pretrained(str(run / "tokenizer"))
+    with pytest.raises(BadInput, match=r"no tokenizer .range end index"):
+        tokenizer.load(str(run / "tokenizer"))
