@@ -16,6 +16,7 @@ from pli_analysis.live import last_line
 from pli_train import run_folder, texts, tokenizer
 from pli_train.errors import BadInput, PliError, panics_as_errors
 from pli_train.sampling import Design
+from pli_train.telling import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,6 +171,7 @@ def _cut(run: Run, text: Text, blocks: int | None) -> Sample:
 def _ids(made: PreTrainedTokenizerBase, where: Path, text: Text) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of all documents, an end token between them as in training; and where each document starts."""
     found = texts.of_path(text.path, text.column, "--text-column")
+    say(*found.notes)
     pieces = (piece for document in found.documents(~found.is_blank) for piece in document)
     ids, starts, end = array("i"), [0], tokenizer.end_token(made)
     try:

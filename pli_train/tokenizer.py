@@ -70,19 +70,19 @@ def local(path: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with _staged(path) as (folder, files):
-        names = " + ".join(name for name in files if name in VOCABULARIES)
-        where = path if path.is_file() else path / names
+        names = [name for name in files if name in VOCABULARIES]
+        where = path if path.is_file() else path / names[0]
+        if set(names) <= set(PIECES) and not _has_sentencepiece():
+            raise BadInput(
+                f"{where}: reading it needs the sentencepiece library: pip install sentencepiece protobuf; or make a "
+                f"{JSON} of it where that is installed (AutoTokenizer.from_pretrained, then save_pretrained)"
+            )
         try:
             with panics_as_errors():
                 found = _without_settings(
                     AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
                 )
         except Exception as error:  # as above
-            if JSON not in files and set(PIECES) & set(files) and not _has_sentencepiece():
-                raise BadInput(
-                    f"{where}: reading it needs the sentencepiece library: pip install sentencepiece protobuf; or "
-                    f"make a {JSON} of it where that is installed (AutoTokenizer.from_pretrained, then save_pretrained)"
-                ) from None
             raise BadInput(f"{where}: no tokenizer ({_told(error)})") from None
         if SETTINGS not in files:
             _name_special_tokens(found)
