@@ -91,5 +91,5 @@ def test_a_broken_text_is_read_or_refused_in_a_line(name, fuzz_cases, tmp_path):
         except Exception as error:
             raise AssertionError(f"{name}, case {number}: {error!r}: {bad[:2000]!r}") from error
         assert time.process_time() - began < SECONDS, (number, bad[:2000])
-    assert 0 < refused < fuzz_cases
+    assert refused
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
