@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pli_train.errors import BadInput
 from pli_train.texts.kinds import NoText
 
 USUAL = "text"
 """The column that is meant when none is named."""
+FIRST = 100
+"""Records by which it is known what columns hold."""
+KINDS = {type(None): "null", dict: "a table", list: "a list", bool: "true or false"}
 MOST = 12
 """Columns named in a message."""
 
 
+def kind_of(value: Any) -> str:
+    """What a value is, in words. Names, labels and addresses, of one word without a space, are not `text` yet.
+
+    >>> [kind_of(value) for value in ("two words", "漢字", "b3f1", None, [1], 3)]
+    ['text', 'text', 'single words', 'null', 'a list', 'a number']
+    """
+    if isinstance(value, str):
+        return "single words" if value and value.isascii() and not any(map(str.isspace, value)) else "text"
+    return KINDS.get(type(value), "a number")
+
+
 class Columns:
-    """The columns of a file, and what each holds: `text`, or a word for something else; those in columns as `a.b`.
+    """The columns of a file, and what each holds: a word of `kind_of` or another; those in columns as `a.b`.
 
     Args:
         loose: whether all values are written as text, as in CSV, so that any column can be asked for by its name.
@@ -23,11 +39,13 @@ class Columns:
 
     def add(self, name: str, holds: str) -> None:
         """Take in what a column holds, once more or for the first time. What is empty (`null`) tells nothing."""
-        before = self._holds.get(name, "null")
-        if before in ("null", holds):
-            self._holds[name] = holds
-        elif holds != "null":
-            self._holds[name] = "text" if self._loose else "a mixture"
+        kinds = {self._holds.get(name, "null"), holds} - {"null"}
+        if len(kinds) > 1:
+            together = kinds <= {"text", "single words"} or (
+                self._loose and kinds <= {"text", "single words", "a number"}
+            )
+            kinds = {"text" if "text" in kinds else "single words"} if together else {"a mixture"}
+        self._holds[name] = kinds.pop() if kinds else "null"
 
     def chosen(self, wanted: str, where: object, option: str) -> str:
         """The column that holds the text: the one asked for, or where that is USUAL and not there, the only one.
@@ -41,7 +59,7 @@ class Columns:
             BadInput: when it may be any of several, or holds something else.
         """
         holds = self._holds.get(wanted)
-        if holds in ("text", "null") or (holds is not None and self._loose):
+        if holds in ("text", "single words", "null") or (holds is not None and self._loose):
             return wanted
         if holds is not None:
             raise BadInput(f"{where}: its column '{wanted}' holds {holds}, not text; {self._told()}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pli_train.errors import BadInput
-from pli_train.texts.columns import Columns, cleaned
+from pli_train.texts.columns import FIRST, Columns, cleaned, kind_of
 from pli_train.texts.kinds import ends_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def texts(file: File) -> Iterator[str]:
         raise BadInput(f"{file.path}: reading Parquet needs pyarrow: pip install 'pli[parquet]'") from None
     try:
         with ParquetFile(file.path) as table:
-            columns = _columns(table.schema_arrow)
+            columns = _columns(table, file.column)
             name = columns.chosen(file.column, file.path, file.option)
             top, *inner = [name] if name in table.schema_arrow.names else name.split(".")
             for batch in table.iter_batches(ROWS, columns=[name]):
@@ -40,19 +40,30 @@ def texts(file: File) -> Iterator[str]:
         raise BadInput(f"{file.path}: not readable as Parquet ({told})") from None
 
 
-def _columns(schema: Any) -> Columns:
-    """What each column holds, those within structures too."""
+def _columns(table: Any, wanted: str) -> Columns:
+    """What each column holds, those within structures too; by its first rows where the one asked for is not there."""
     from pyarrow import types
 
     found = Columns()
+    texts: list[str] = []
 
     def visit(prefix: str, fields: Any) -> None:
         for field in fields:
-            kind = field.type.value_type if types.is_dictionary(field.type) else field.type
-            is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-            found.add(prefix + field.name, "text" if is_text else str(kind).partition("<")[0])
+            name, kind = prefix + field.name, field.type
+            kind = kind.value_type if types.is_dictionary(kind) else kind
+            if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+                texts.append(name)
+                found.add(name, "single words")
+            else:
+                found.add(name, str(kind).partition("<")[0])
             if types.is_struct(kind):
-                visit(f"{prefix}{field.name}.", kind)
+                visit(f"{name}.", kind)
 
-    visit("", schema)
+    visit("", table.schema_arrow)
+    outer = [name for name in texts if "." not in name]
+    if wanted not in texts and outer:
+        first = next(table.iter_batches(FIRST, columns=outer), None)
+        for row in [] if first is None else first.to_pylist():
+            for name, value in row.items():
+                found.add(name, kind_of(value))
     return found

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from pli_train.errors import BadInput
-from pli_train.texts.columns import Columns, cleaned
+from pli_train.texts.columns import FIRST, Columns, cleaned, kind_of
 from pli_train.texts.kinds import ends_of
 from pli_train.texts.streams import LONGEST, characters, lines_of
 
@@ -19,15 +19,12 @@ if TYPE_CHECKING:
 
     from pli_train.texts import File
 
-FIRST = 100
-"""Records by which columns are known."""
 Place = tuple[str, Any]
 """Where a record is, in words, and the record."""
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 DEEPEST = 4
 """Names in that of a column within columns."""
-_WORDS = {str: "text", type(None): "null", dict: "a table", list: "a list", bool: "true or false"}
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -137,7 +134,7 @@ def of_table(file: File) -> Iterator[str]:
     """The text of each row of a CSV or TSV file, whose first row names the columns. Raises NoText and BadInput."""
     csv.field_size_limit(LONGEST)
     tabs = ends_of(file.path)[0] == ".tsv"
-    return _texts(file, _rows(file.path, tabs, quoted=not tabs or _is_quoted(file.path)), _word_of_text)
+    return _texts(file, _rows(file.path, tabs, quoted=not tabs or _is_quoted(file.path)), _kind_of_text)
 
 
 def _is_quoted(path: Path) -> bool:
@@ -169,31 +166,31 @@ def _rows(path: Path, tabs: bool, quoted: bool) -> Iterator[Place]:
 
 
 def _separator(head: str) -> str:
-    return next((sign for sign in ",;\t" if sign in head), ",")
+    return next((sign for sign in ",;\t|" if sign in head), ",")
 
 
 # --- what both share ------------------------------------------------------------------------------------------------
 
 
-def _texts(file: File, records: Iterable[Place], word: Callable[[Any], str] | None = None) -> Iterator[str]:
+def _texts(file: File, records: Iterable[Place], kind: Callable[[Any], str] | None = None) -> Iterator[str]:
     """The text of each record, in the column that the first ones tell. Strings are texts by themselves.
 
     Args:
-        word: what a value is, where all are written as text.
+        kind: what a value is, where all are written as text.
     """
     places = iter(records)
     first = list(islice(places, FIRST))
     if first and isinstance(first[0][1], str):
         yield from (cleaned(text) for _, text in _all(str, file, chain(first, places)))
         return
-    columns = Columns(loose=word is not None)
+    columns = Columns(loose=kind is not None)
     for _, record in _all(dict, file, first):
-        _add(columns, "", record, word or _word)
+        _add(columns, "", record, kind or kind_of)
     column = columns.chosen(file.column, file.path, file.option) if first else ""
     for place, record in _all(dict, file, chain(first, places)):
         text = _inner(record, column)
         if not isinstance(text, str | None):
-            raise BadInput(f"{file.path}: {place} has {_word(text)} in '{column}', where a text belongs")
+            raise BadInput(f"{file.path}: {place} has {kind_of(text)} in '{column}', where a text belongs")
         yield cleaned(text or "")
 
 
@@ -202,15 +199,15 @@ def _all(kind: type, file: File, records: Iterable[Place]) -> Iterator[Place]:
     for place, record in records:
         if not isinstance(record, kind):
             belongs = "text" if kind is str else "table"
-            raise BadInput(f"{file.path}: {place} is {_word(record)}, where a {belongs} belongs")
+            raise BadInput(f"{file.path}: {place} is {kind_of(record)}, where a {belongs} belongs")
         yield place, record
 
 
-def _add(found: Columns, prefix: str, record: dict[str, Any], word: Callable[[Any], str]) -> None:
+def _add(found: Columns, prefix: str, record: dict[str, Any], kind: Callable[[Any], str]) -> None:
     for name, value in record.items():
-        found.add(f"{prefix}{name}", word(value))
+        found.add(f"{prefix}{name}", kind(value))
         if isinstance(value, dict) and prefix.count(".") < DEEPEST:
-            _add(found, f"{prefix}{name}.", value, word)
+            _add(found, f"{prefix}{name}.", value, kind)
 
 
 def _inner(record: dict[str, Any], column: str) -> Any:
@@ -222,16 +219,12 @@ def _inner(record: dict[str, Any], column: str) -> Any:
     return _inner(inside, rest) if isinstance(inside, dict) else None
 
 
-def _word(value: Any) -> str:
-    return _WORDS.get(type(value), "a number")
-
-
-def _word_of_text(value: str | None) -> str:
+def _kind_of_text(value: str | None) -> str:
     """What a value of a CSV file is, as which it is written."""
     if value is None:
         return "null"
     try:
         float(value)
     except ValueError:
-        return "text"
+        return kind_of(value)
     return "a number"

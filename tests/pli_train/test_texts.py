@@ -53,6 +53,11 @@ def lines(rows):
 RECORDS = {
     "a.jsonl": lines({"id": number, "text": text} for number, text in enumerate(WORDS)),
     "content.jsonl": lines({"content": text, "size": 3, "meta": {"lang": "de"}} for text in WORDS),
+    "id.jsonl": lines(
+        {"id": f"x{number}", "url": "https://a.b/c", "content": text} for number, text in enumerate(WORDS)
+    ),
+    "pipes.csv": as_csv([["id", "text"], *enumerate(WORDS)], delimiter="|"),
+    "id.parquet": as_parquet({"id": [f"x{number}" for number in range(len(WORDS))], "content": WORDS}),
     "late.jsonl": "\n" + lines([{"text": None}, {"text": ""}, {}, *({"text": text} for text in WORDS)]),
     "a.ndjson": lines(WORDS),
     "list.json": json.dumps([{"text": text, "source": "x"} for text in WORDS], indent=2),
@@ -163,18 +168,18 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
         ("list.jsonl", b'{"text": ["a", "b"], "url": "u"}\n', "its column 'text' holds a list, not text; it has"),
         (
             "two.jsonl",
-            b'{"title": "a", "body": "b", "n": 1}\n',
+            b'{"title": "a b", "body": "c d", "n": 1}\n',
             r"which column .* title, body, n \(a number\): set data",
         ),
         (
             "talk.jsonl",
-            b'{"conversations": [{"from": "human", "value": "hi"}]}\n',
-            r"has no column with text: it has conversations \(a list\), so set data.text_column",
+            b'{"id": "QWJhYvA_0", "conversations": [{"from": "human", "value": "hi"}]}\n',
+            r"has no column with text: it has id \(single words\), conversations \(a list\), so set data.text_column",
         ),
         ("cut.json", b'[{"text": "a"}, {"text": "b"}, {"te', "is not JSON after record 2"),
         ("comma.json", b'[{"text": "a"}, {"text": "b"} {"text": "c"}]', "has no comma after record 2"),
         ("numbers.csv", b"a,b\n1,2\n", r"has no column with text: it has a \(a number\), b \(a number\)"),
-        ("two.csv", b"title,body\nx,y\n", "which column holds the text. it has title, body: set data.text_column"),
+        ("two.csv", b"title,body\nx y,z w\n", "which column holds the text. it has title, body: set data.text_column"),
         ("more.csv", b"id,text\n1,a, b\n", "line 2 has 3 columns, and the first line names 2"),
         ("open.csv", b'id,text\n1,"a\n', "line 2 is not CSV .unexpected end of data"),
         ("a.parquet", b"PAR1 no parquet PAR1", "not readable as Parquet"),
@@ -193,7 +198,7 @@ def test_the_column_asked_for_is_the_one_that_is_read(tmp_path):
     (tmp_path / "a.csv").write_text("title,body,year\nx,y,2001\nz,,2002\n")
     assert documents(tmp_path / "a.csv", "body") == ["y"]
     assert documents(tmp_path / "a.csv", "year") == ["2001", "2002"]
-    with pytest.raises(BadInput, match="has no column 'bodies': it has title, body, year"):
+    with pytest.raises(BadInput, match="has no column 'bodies': it has title .single words"):
         documents(tmp_path / "a.csv", "bodies")
 
 
@@ -253,7 +258,7 @@ def test_a_folder_of_nothing_but_images_says_so(tmp_path):
 
 
 def test_a_file_of_a_folder_that_does_not_say_its_column_is_refused(folder):
-    (folder / "two.csv").write_text("title,body\nx,y\n")
+    (folder / "two.csv").write_text("title,body\nx y,z w\n")
     with pytest.raises(BadInput, match=r"two.csv: which column holds the text"):
         found(folder)
 
