@@ -84,8 +84,9 @@ def local(path: Path) -> PreTrainedTokenizerBase:
                 )
         except Exception as error:  # as above
             raise BadInput(f"{where}: no tokenizer ({_told(error)})") from None
-        if SETTINGS not in files:
-            _name_special_tokens(found)
+        found.name_or_path = str(path)  # not the place that is gone by now
+    if SETTINGS not in files:
+        _name_special_tokens(found)
     return found
 
 

@@ -12,6 +12,8 @@ USUAL = "text"
 FIRST = 100
 """Records by which it is known what columns hold."""
 KINDS = {type(None): "null", dict: "a table", list: "a list", bool: "true or false"}
+LONGEST = 40
+"""Characters of a column's name in a message."""
 MOST = 12
 """Columns named in a message."""
 
@@ -35,10 +37,16 @@ class Columns:
     """
 
     def __init__(self, loose: bool = False) -> None:
-        self._loose, self._holds = loose, dict[str, str]()
+        self._loose, self._holds, self._inner = loose, dict[str, str](), set[str]()
 
-    def add(self, name: str, holds: str) -> None:
-        """Take in what a column holds, once more or for the first time. What is empty (`null`) tells nothing."""
+    def add(self, name: str, holds: str, inner: bool = False) -> None:
+        """Take in what a column holds, once more or for the first time. What is empty (`null`) tells nothing.
+
+        Args:
+            inner: whether it lies within another: such a one has to be asked for by name.
+        """
+        if inner:
+            self._inner.add(name)
         kinds = {self._holds.get(name, "null"), holds} - {"null"}
         if len(kinds) > 1:
             together = kinds <= {"text", "single words"} or (
@@ -63,7 +71,7 @@ class Columns:
             return wanted
         if holds is not None:
             raise BadInput(f"{where}: its column '{wanted}' holds {holds}, not text; {self._told()}")
-        texts = [name for name, held in self._holds.items() if held == "text" and "." not in name]
+        texts = [name for name, held in self._holds.items() if held == "text" and name not in self._inner]
         if wanted != USUAL or not texts:
             what = "no column with text" if wanted == USUAL else f"no column '{wanted}'"
             raise NoText(f"with {what}", f"has {what}: {self._told()}, so set {option}")
@@ -72,7 +80,8 @@ class Columns:
         return texts[0]
 
     def _told(self) -> str:
-        told = [name if holds == "text" else f"{name} ({holds})" for name, holds in self._holds.items()]
+        short = {" ".join(name.split())[:LONGEST]: holds for name, holds in self._holds.items()}
+        told = [name if holds == "text" else f"{name} ({holds})" for name, holds in short.items()]
         return f"it has {', '.join(told[:MOST])}{', …' if len(told) > MOST else ''}" if told else "it has no columns"
 
 

@@ -53,14 +53,14 @@ def _columns(table: Any, wanted: str) -> Columns:
             kind = kind.value_type if types.is_dictionary(kind) else kind
             if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
                 texts.append(name)
-                found.add(name, "single words")
+                found.add(name, "single words", inner=bool(prefix))
             else:
-                found.add(name, str(kind).partition("<")[0])
+                found.add(name, str(kind).partition("<")[0], inner=bool(prefix))
             if types.is_struct(kind):
                 visit(f"{name}.", kind)
 
     visit("", table.schema_arrow)
-    outer = [name for name in texts if "." not in name]
+    outer = [name for name in texts if name in table.schema_arrow.names]
     if wanted not in texts and outer:
         first = next(table.iter_batches(FIRST, columns=outer), None)
         for row in [] if first is None else first.to_pylist():

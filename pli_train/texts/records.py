@@ -133,40 +133,38 @@ def _has(record: Any, column: str) -> bool:
 def of_table(file: File) -> Iterator[str]:
     """The text of each row of a CSV or TSV file, whose first row names the columns. Raises NoText and BadInput."""
     csv.field_size_limit(LONGEST)
-    tabs = ends_of(file.path)[0] == ".tsv"
-    return _texts(file, _rows(file.path, tabs, quoted=not tabs or _is_quoted(file.path)), _kind_of_text)
+    head = next((line for line in lines_of(file.path) if line.strip()), "")
+    between = "\t" if ends_of(file.path)[0] == ".tsv" else next((sign for sign in ",;\t|" if sign in head), ",")
+    # Commas are everywhere in texts, so that they are always quoted; other signs are chosen to do without.
+    quoted = between in ",;" or _is_quoted(file.path, between)
+    return _texts(file, _rows(file.path, between, quoted), _kind_of_text)
 
 
-def _is_quoted(path: Path) -> bool:
-    """Whether quotes of a TSV file are CSV's, and not just characters of its texts."""
+def _is_quoted(path: Path, between: str) -> bool:
+    """Whether quotes are CSV's, and not just characters of the texts."""
     try:
-        for _ in _rows(path, True, quoted=True):
+        for _ in _rows(path, between, quoted=True):
             pass
     except BadInput:
         return False
     return True
 
 
-def _rows(path: Path, tabs: bool, quoted: bool) -> Iterator[Place]:
-    lines = lines_of(path)
-    head = next((line for line in lines if line.strip()), "")
-    between = "\t" if tabs else _separator(head)
+def _rows(path: Path, between: str, quoted: bool) -> Iterator[Place]:
     how: Any = {"delimiter": between, "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, "strict": True}
-    reader = csv.reader(chain([head], lines), **how)
+    reader = csv.reader(lines_of(path), **how)
+    line = 1
     try:
-        names = next(reader, [])
+        names: list[str] = next((row for row in reader if any(row)), [])
+        line = reader.line_num + 1
         for row in reader:
-            place = f"line {reader.line_num}"
             if len(row) > len(names):
-                raise BadInput(f"{path}: {place} has {len(row)} columns, and the first line names {len(names)}")
+                raise BadInput(f"{path}: line {line} has {len(row)} columns, and the first names {len(names)}")
+            line = reader.line_num + 1
             if row:
-                yield place, {name: value or None for name, value in zip(names, row, strict=False)}
+                yield f"line {line - 1}", {name: value or None for name, value in zip(names, row, strict=False)}
     except csv.Error as error:
-        raise BadInput(f"{path}: line {reader.line_num} is not {'TSV' if tabs else 'CSV'} ({error})") from None
-
-
-def _separator(head: str) -> str:
-    return next((sign for sign in ",;\t|" if sign in head), ",")
+        raise BadInput(f"{path}: from line {line} on it is not CSV ({error})") from None
 
 
 # --- what both share ------------------------------------------------------------------------------------------------
@@ -205,7 +203,7 @@ def _all(kind: type, file: File, records: Iterable[Place]) -> Iterator[Place]:
 
 def _add(found: Columns, prefix: str, record: dict[str, Any], kind: Callable[[Any], str]) -> None:
     for name, value in record.items():
-        found.add(f"{prefix}{name}", kind(value))
+        found.add(f"{prefix}{name}", kind(value), inner=bool(prefix))
         if isinstance(value, dict) and prefix.count(".") < DEEPEST:
             _add(found, f"{prefix}{name}.", value, kind)
 

@@ -58,6 +58,7 @@ RECORDS = {
     ),
     "pipes.csv": as_csv([["id", "text"], *enumerate(WORDS)], delimiter="|"),
     "id.parquet": as_parquet({"id": [f"x{number}" for number in range(len(WORDS))], "content": WORDS}),
+    "dots.csv": as_csv([["a.id", "a.text"], *enumerate(WORDS)]),
     "late.jsonl": "\n" + lines([{"text": None}, {"text": ""}, {}, *({"text": text} for text in WORDS)]),
     "a.ndjson": lines(WORDS),
     "list.json": json.dumps([{"text": text, "source": "x"} for text in WORDS], indent=2),
@@ -93,9 +94,10 @@ def test_a_column_within_columns_is_named_with_dots(tmp_path, column, kind):
     assert documents(path, column) == WORDS
 
 
-def test_quotes_of_an_unquoted_tsv_are_characters(tmp_path):
-    (tmp_path / "a.tsv").write_text('id\ttext\n1\t"Hello" he said\n2\t5" wide\n')
-    assert documents(tmp_path / "a.tsv") == ['"Hello" he said', '5" wide']
+@pytest.mark.parametrize(("name", "between"), [("a.tsv", "\t"), ("a.csv", "|")])
+def test_quotes_of_unquoted_tables_are_characters(tmp_path, name, between):
+    (tmp_path / name).write_text('id\ttext\n1\t"Hello" he said\n2\t5" wide\n3\t"\n'.replace("\t", between))
+    assert documents(tmp_path / name) == ['"Hello" he said', '5" wide', '"']
 
 
 TEXT = "Grüße\nan Ελλάδα\n"
@@ -180,8 +182,8 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
         ("comma.json", b'[{"text": "a"}, {"text": "b"} {"text": "c"}]', "has no comma after record 2"),
         ("numbers.csv", b"a,b\n1,2\n", r"has no column with text: it has a \(a number\), b \(a number\)"),
         ("two.csv", b"title,body\nx y,z w\n", "which column holds the text. it has title, body: set data.text_column"),
-        ("more.csv", b"id,text\n1,a, b\n", "line 2 has 3 columns, and the first line names 2"),
-        ("open.csv", b'id,text\n1,"a\n', "line 2 is not CSV .unexpected end of data"),
+        ("more.csv", b"id,text\n1,a, b\n", "line 2 has 3 columns, and the first names 2"),
+        ("open.csv", b'id,text\n1,"a\n', "from line 2 on it is not CSV .unexpected end of data"),
         ("a.parquet", b"PAR1 no parquet PAR1", "not readable as Parquet"),
         ("a.parquet.gz", gzip.compress(RECORDS["a.parquet"]), "decompress the file"),
         ("n.parquet", as_parquet({"n": [1]}), r"has no column with text: it has n \(int64\)"),
@@ -198,7 +200,7 @@ def test_the_column_asked_for_is_the_one_that_is_read(tmp_path):
     (tmp_path / "a.csv").write_text("title,body,year\nx,y,2001\nz,,2002\n")
     assert documents(tmp_path / "a.csv", "body") == ["y"]
     assert documents(tmp_path / "a.csv", "year") == ["2001", "2002"]
-    with pytest.raises(BadInput, match="has no column 'bodies': it has title .single words"):
+    with pytest.raises(BadInput, match=r"has no column 'bodies': it has title .single words"):
         documents(tmp_path / "a.csv", "bodies")
 
 
