@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pli_train import corpus
+from pli_train import corpus, launch
 from pli_train.corpus import tokens
 from pli_train.corpus.blocks import Blocks
 from pli_train.corpus.files import line_cut
@@ -86,6 +86,59 @@ def test_a_corpus_that_is_not_there_or_empty_is_named(tmp_path, name, content, t
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadInput, match="holds no text"):
         read(tmp_path / "folder")
+
+
+def test_fingerprints_are_those_of_older_runs(tmp_path):
+    """A run that began before is resumed only if its corpus has the same name."""
+    contents = {"a.txt": "one\ntwo\n", "b/c.py": "x = 1\n", "blank.txt": " "}
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    told = [(name, hashlib.sha256(contents[name].encode()).hexdigest()) for name in ("a.txt", "b/c.py")]
+    inner = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    expected = hashlib.sha256(repr(inner).encode() + b"0.25" + b"1.0").hexdigest()[:16]
+    assert read(tmp_path, test_share=0.25).fingerprint == expected
+
+
+@pytest.mark.parametrize("text", ["word " * 2000, "A title\n" + "word " * 2000, "word\n\n" + "漢" * 9000])
+def test_a_text_of_one_line_is_cut_between_words(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    documents = read(tmp_path / "a.txt", test_share=0.1)
+    (train,), (eval) = whole(documents.train), whole(documents.eval)
+    assert train + eval[0] == text and len(eval[0]) == pytest.approx(len(text) / 10, abs=10)
+    assert eval[0].startswith(" word") or "漢" in text
+    (note,) = documents.notes
+    assert f"one document, cut at a word: the last {len(eval[0]):,} of its characters are held out" in note
+
+
+def test_a_text_of_one_line_trains(tmp_path, config_of):
+    (tmp_path / "a.txt").write_text(" ".join(f"word{number}" for number in range(3000)))
+    overrides = {"data.source": str(tmp_path / "a.txt"), "train.steps": 2, "growth.schedule": ""}
+    launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
+
+
+@pytest.mark.parametrize("length", [1, 3, 300])
+def test_too_short_a_text_is_refused_with_numbers(tmp_path, config_of, length):
+    (tmp_path / "a.txt").write_text("w" * length)
+    with pytest.raises(BadInput, match=r"it has 1 char|text has \d+ tokens, less than one block of 32: give more text"):
+        launch.begin(config_of("gpt2", {"data.source": str(tmp_path / "a.txt")}), tmp_path / "run")
+
+
+def test_held_out_documents_that_are_in_the_training_text_too_are_told(tmp_path):
+    rows = ['{"text": "again"}'] * 50 + [f'{{"text": "text {number}"}}' for number in range(50)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    documents = read(tmp_path / "a.jsonl", test_share=0.2)
+    train, eval = whole(documents.train), whole(documents.eval)
+    count = sum(text in train for text in eval)
+    assert 1 < count < 20
+    (note,) = documents.notes
+    assert f"{count} of 20 held-out documents are in the training text too" in note
+
+
+def test_a_column_of_no_text_is_told_with_the_key_that_names_it(tmp_path):
+    (tmp_path / "a.csv").write_text("title,body\nx y,z w\n")
+    with pytest.raises(BadInput, match=r"^data.source: .*a.csv: which column .*title, body: set data.text_column"):
+        read(tmp_path / "a.csv")
 
 
 def test_a_hub_name_out_of_reach_says_so_plainly():
