@@ -6,6 +6,7 @@ An audit hook watches what Python itself is asked to do meanwhile. What librarie
 import random
 import resource
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 import transformers
 
 from pli_analysis.run import Run
-from pli_train import anatomy, checkpoint, launch, run_folder, stored, tokenizer
+from pli_train import anatomy, cache, checkpoint, launch, run_folder, stored, tokenizer
 from pli_train import config as configs
 from pli_train.anatomy import families
 from pli_train.errors import BadInput, PliError
@@ -108,10 +109,13 @@ def attack(run, file, cases, seed, watch, read=read_everything):
 
 
 def load_tokenizer(run):
-    try:
-        tokenizer.load(str(run / run_folder.TOKENIZER))
-    except PliError:
-        return 0
+    cache.root().mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(cache.root()))  # the copy that is read lies where the watch allows it
+        try:
+            tokenizer.load(str(run / run_folder.TOKENIZER))
+        except PliError:
+            return 0
     return 1
 
 
