@@ -79,9 +79,7 @@ def local(path: Path) -> PreTrainedTokenizerBase:
             )
         try:
             with panics_as_errors():
-                found = _without_settings(
-                    AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-                )
+                found = _without_settings(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         except Exception as error:  # as above
             raise BadInput(f"{where}: no tokenizer ({_told(error)})") from None
         found.name_or_path = str(path)  # not the place that is gone by now
