@@ -18,7 +18,7 @@ ROOM = 2**30
 """Bytes free below which the cache may not hold what it is for."""
 FOR = {
     "maps": "embed --method tsne|umap, and these in the report",
-    "parquet": "tables as .parquet",
+    "parquet": "tables and texts as .parquet, texts as .zst",
     "large": "drift of many gigabytes, which is faster with it",
     "hub": "corpora of the hub",
 }

@@ -6,19 +6,21 @@ masked by the same rules.
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pli_analysis.live import last_line
-from pli_train import run_folder
-from pli_train.errors import BadInput, panics_as_errors
+from pli_train import run_folder, texts, tokenizer
+from pli_train.errors import BadInput, PliError, panics_as_errors
 from pli_train.sampling import Design
+from pli_train.telling import say
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from pli_analysis.run import Run
 
@@ -50,22 +52,40 @@ class Sample(NamedTuple):
         return Sample(*kept, self.design.first(blocks), self.documents[:blocks])
 
 
-def sample_of(run: Run, text: Path | None, blocks: int | None = None) -> Sample:
+class Text(NamedTuple):
+    """A text of the user's to read, instead of the blocks that a run keeps.
+
+    Attributes:
+        path: a file, or a folder of them: see `pli_train.texts`.
+        column: of its records, which holds the text.
+        tokenizer: a folder or file; None for the run's own.
+    """
+
+    path: Path
+    column: str = "text"
+    tokenizer: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def sample_of(run: Run, text: Path | Text | None, blocks: int | None = None) -> Sample:
     """Blocks to compare a run's models on.
 
     Args:
-        text: a file in UTF-8, cut into blocks of the length that the run trained on; None for the held-out blocks that
-            the run keeps.
+        text: cut into blocks of the length that the run trained on; None for the held-out blocks that the run keeps.
         blocks: how many at most, a random draw; all of them if None.
 
     Raises:
         BadInput: when text, blocks or tokenizer cannot be read, or the text has not one block.
     """
-    found = _kept(run) if text is None else _cut(run, text)
+    if text is not None:
+        return _cut(run, text if isinstance(text, Text) else Text(text), blocks)
+    found = _kept(run)
     return found if blocks is None else found.first(blocks)
 
 
-def batch_of(run: Run, text: Path | None, blocks: int) -> tuple[Tensor, Tensor]:
+def batch_of(run: Run, text: Path | Text | None, blocks: int) -> tuple[Tensor, Tensor]:
     """Tokens and labels of `sample_of`."""
     found = sample_of(run, text, blocks)
     return found.tokens, found.labels
@@ -126,42 +146,81 @@ def _is_whole(found: dict[str, np.ndarray]) -> bool:
     return bool((drawn > 0).all() and (drawn <= strata).all())
 
 
-def _cut(run: Run, text: Path) -> Sample:
-    """A text in blocks as the run trained on, in random order."""
+def _cut(run: Run, text: Text, blocks: int | None) -> Sample:
+    """A text in blocks as the run trained on, in random order: so many of them at most."""
     import torch
 
-    length = _trained_with(run, "block_size", int)
-    try:
-        written = text.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{text}: not readable as text ({error})") from None
-    tokenizer = _tokenizer(run)
-    try:
-        with panics_as_errors():
-            ids = torch.tensor(tokenizer.encode(written, add_special_tokens=False).ids)
-    except Exception as error:
-        raise BadInput(f"{run.tokenizer}: cannot read {text} ({last_line(error)})") from None
+    length, size = _trained_with(run, "block_size", int), _vocabulary(run)
+    made, where = _tokenizer(run, text)
+    ids, starts = _ids(made, where, text)
     count = len(ids) // length
     if not count:
         raise BadInput(f"{text}: has {len(ids)} tokens, and a block of this run takes {length}")
-    tokens, labels = _labelled(run, tokenizer, ids[: count * length].reshape(count, length))
-    order = np.random.default_rng(SEED).permutation(count)
-    return Sample(tokens[order], labels[order], Design.simple(count, count), np.zeros(count, np.int64))
+    if made.vocab_size > size or ids.max() >= size:
+        raise BadInput(
+            f"{where}: has {tokenizer.size(made)} tokens, and the model of {run.path} knows {size}: name the model's "
+            "own with --tokenizer"
+        )
+    order = np.random.default_rng(SEED).permutation(count)[:blocks]
+    tokens = torch.from_numpy(ids[: count * length].reshape(count, length)[order].astype(np.int64))
+    inputs, labels = _labelled(run, made, where, tokens, order)
+    documents = np.searchsorted(starts, order * length, side="right") - 1
+    return Sample(inputs, labels, Design.simple(count, count).first(len(order)), documents)
 
 
-def _labelled(run: Run, tokenizer: Tokenizer, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs and labels as training makes them: the next token, or masked ones but no special ones."""
+def _ids(made: PreTrainedTokenizerBase, where: Path, text: Text) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of all documents, an end token between them as in training; and where each document starts."""
+    found = texts.of_path(text.path, text.column, "--text-column")
+    say(*found.notes)
+    pieces = (piece for document in found.documents(~found.is_blank) for piece in document)
+    ids, starts, end = array("i"), [0], tokenizer.end_token(made)
+    try:
+        with panics_as_errors():
+            for some, is_end in tokenizer.ids_of(made, pieces):
+                ids.extend(some)
+                if is_end:
+                    ids.extend([] if end is None else [end])
+                    starts.append(len(ids))
+    except PliError:
+        raise
+    except Exception as error:  # the library's own kind of error is a bare Exception
+        raise BadInput(f"{where}: cannot read {text} ({last_line(error)})") from None
+    if end is not None:
+        ids.pop()  # between documents only
+    return np.frombuffer(ids, dtype=np.int32), np.array(starts[:-1])
+
+
+def _labelled(
+    run: Run, made: PreTrainedTokenizerBase, where: Path, tokens: Tensor, places: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Inputs and labels as training makes them: the next token, or masked ones but no special ones.
+
+    A block's masks are a function of its place in the text, so that it is asked the same whoever draws it.
+    """
     import torch
 
     from pli_train.masking import masked
 
-    if run.checkpoints[-1].anatomy.task == "masked-lm":
-        share, mask = _trained_with(run, "mlm_probability", float), _mask_of(run, tokenizer)
-        special = [id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special]
-        return masked(tokens, share, mask, tokenizer.get_vocab_size(), special, SEED)
-    labels = torch.full_like(tokens, IGNORED)
-    labels[:, :-1] = tokens[:, 1:]
-    return tokens, labels
+    if run.checkpoints[-1].anatomy.task != "masked-lm":
+        labels = torch.full_like(tokens, IGNORED)
+        labels[:, :-1] = tokens[:, 1:]
+        return tokens, labels
+    share = _trained_with(run, "mlm_probability", float)
+    mask, known, special = tokenizer.masking_rule(made)
+    if mask is None or mask >= _vocabulary(run):
+        raise BadInput(f"{where}: names no mask token that the model knows")
+    rule = share, mask, min(known, _vocabulary(run)), special
+    seeds = (int(np.random.SeedSequence([SEED, int(place)]).generate_state(1)[0]) for place in places)
+    each = [masked(block[None], *rule, seed) for block, seed in zip(tokens, seeds, strict=True)]
+    return torch.cat([inputs for inputs, _ in each]), torch.cat([labels for _, labels in each])
+
+
+def _vocabulary(run: Run) -> int:
+    """How many tokens a run's models know."""
+    size = run.checkpoints[-1].config.get("vocab_size")
+    if not isinstance(size, int):
+        raise BadInput(f"{run.checkpoints[-1].path}: its {run_folder.CONFIG} does not say how many tokens it knows")
+    return size
 
 
 def _trained_with(run: Run, key: str, kind: type[int] | type[float]) -> Any:
@@ -188,23 +247,16 @@ def spread(tokens: Tensor, most: int) -> Tensor:
     return kept
 
 
-def _tokenizer(run: Run) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    path = run.tokenizer / "tokenizer.json"
-    written = run_folder.read_text(path)
-    try:
-        with panics_as_errors():
-            return Tokenizer.from_str(written)
-    except Exception as error:  # the library's own kind of error is a bare Exception
-        raise BadInput(f"{path}: no tokenizer ({last_line(error)})") from None
-
-
-def _mask_of(run: Run, tokenizer: Tokenizer) -> int:
-    path = run.tokenizer / "tokenizer_config.json"
-    token: Any = run_folder.read_json(path).get("mask_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    found = tokenizer.token_to_id(token) if isinstance(token, str) else None
-    if found is None:
-        raise BadInput(f"{path}: names no mask token")
-    return found
+def _tokenizer(run: Run, text: Text) -> tuple[PreTrainedTokenizerBase, Path]:
+    """The tokenizer to read a text with, and where it is: the one given, else the run's own."""
+    if text.tokenizer is not None:
+        if not text.tokenizer.exists():
+            raise BadInput(f"--tokenizer {text.tokenizer}: no such file or folder")
+        return tokenizer.local(text.tokenizer), text.tokenizer
+    files = tokenizer.files_of(run.tokenizer)
+    if not files:
+        raise BadInput(f"{run.tokenizer}: holds no tokenizer: name one with --tokenizer")
+    for file in files:
+        if file.is_symlink():
+            raise BadInput(f"{file}: is a link, which may lead out of the run: name it with --tokenizer")
+    return tokenizer.local(run.tokenizer), run.tokenizer

@@ -44,7 +44,7 @@ class HeldOut:
     """
 
     def __init__(self, text: Tokens | Images, block_size: int, drawn: int, objective: Objective, seed: int) -> None:
-        self._blocks, self._objective, self._seed = Blocks(text.eval, block_size, 0), objective, seed
+        self._blocks, self._objective, self._seed = Blocks(text.eval, block_size, 0, "held-out text"), objective, seed
         self._block_size = block_size
         self.documents, self.difficulty = np.arange(self.count), np.zeros(self.count)
         if text.tokenizer is not None:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from pli_train import anatomy, layout, stored
 from pli_train.anatomy import Anatomy
 from pli_train.errors import BadInput, PliError, did_you_mean
+from pli_train.tokenizer import size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +37,7 @@ def build(
 
     Weights from scratch are drawn from `seed` alone. Raises BadInput or PliError when it cannot be built.
     """
-    config = model_config(wanted, len(tokenizer) if tokenizer else None, block_size)
+    config = model_config(wanted, size(tokenizer) if tokenizer else None, block_size)
     if tokenizer:
         config.pad_token_id = tokenizer.pad_token_id
         config.bos_token_id = _first(tokenizer.bos_token_id, tokenizer.cls_token_id)
@@ -46,7 +47,7 @@ def build(
     if wanted.weights == "pretrained":
         model = _pretrained(str(wanted.name_or_path), wanted.initial_layers, parts)
         if tokenizer:
-            _check_vocabulary(len(tokenizer), model, str(wanted.name_or_path))
+            _check_vocabulary(size(tokenizer), model, str(wanted.name_or_path))
         return model, parts
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

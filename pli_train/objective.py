@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pli_train.masking import IGNORED, masked
+from pli_train.tokenizer import masking_rule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,9 +76,7 @@ class Objective:
         if tokenizer is None:
             return
         self._probability = mlm_probability
-        self._mask = tokenizer.mask_token_id
-        self._vocabulary = len(tokenizer)
-        self._special = sorted(tokenizer.all_special_ids)
+        self._rule = masking_rule(tokenizer)
 
     def batch(self, blocks: np.ndarray, seed: int) -> Batch:
         """The batch made of `blocks` as `Blocks` gives them. `seed` decides the masks of this one batch."""
@@ -86,8 +85,7 @@ class Objective:
         tokens = torch.from_numpy(blocks)
         if self.task == "causal-lm":
             return self._next_token(tokens)
-        rule = self._probability, self._mask, self._vocabulary, self._special
-        return Batch.of(self.task, *masked(tokens, *rule, seed))
+        return Batch.of(self.task, *masked(tokens, self._probability, *self._rule, seed))
 
     def _next_token(self, tokens: Tensor) -> Batch:
         labels = torch.full_like(tokens, IGNORED)

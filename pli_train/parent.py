@@ -15,6 +15,7 @@ from pli_train import run_folder
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
 from pli_train.sections import IMAGES
+from pli_train.tokenizer import files_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ def settle(config: RunConfig, say: Callable[[str], None] = lambda line: None) ->
         return config, None
     parent, source, tokenizer = _found(folder.resolve(), say)
     if parent is None:
-        return config, None
+        return _with_tokenizer_of(tokenizer, config, say), None
     say(f"{KEY}: {source}")
     heads = _live_heads(source, config.model) if config.model.weights == "pretrained" else None
     # Whole paths, so that a resumed run finds them from wherever it is started.
@@ -77,6 +78,16 @@ def settle(config: RunConfig, say: Callable[[str], None] = lambda line: None) ->
         }
     )
     return settled, parent if config.model.weights == "pretrained" else None
+
+
+def _with_tokenizer_of(folder: Path, config: RunConfig, say: Callable[[str], None]) -> RunConfig:
+    """The config with the tokenizer that weights of others know, where it names none and their folder has one."""
+    named, begins = config.tokenizer.name_or_path, config.model.weights == "pretrained"
+    if named or not begins or config.data.source in IMAGES or not files_of(folder):
+        return config
+    say(f"tokenizer: that of {folder}, which its weights know")
+    taken = config.tokenizer.model_copy(update={"name_or_path": str(folder)})
+    return config.model_copy(update={"tokenizer": taken})
 
 
 def _found(folder: Path, say: Callable[[str], None]) -> tuple[Parent | None, Path, Path]:

@@ -104,7 +104,7 @@ class Trainer:
         self.config, self.folder, self.accelerator, self.show = config, folder, accelerator, show
         self.anatomy, self.lineage, self.progress = anatomy, lineage, progress
         text.check(anatomy.task, model.config)
-        self.blocks = Blocks(text.train, train.block_size, derive(config.seed, "order"))
+        self.blocks = Blocks(text.train, train.block_size, derive(config.seed, "order"), "training text")
         self.objective = Objective(anatomy.task, text.tokenizer, train.mlm_probability)
         self.held_out = HeldOut(text, train.block_size, train.eval_blocks, self.objective, config.seed)
         self.rank_blocks = train.batch_size * train.accumulation

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Text, Told
+from pli_analysis.commands.options import (
+    FormatOption,
+    Html,
+    OutOption,
+    RunFolder,
+    Text,
+    TextColumn,
+    Tokenizer,
+    Told,
+    text_of,
+)
 from pli_analysis.commands.telling import complain, open_run, write_page
 from pli_train.telling import Bar, say
 
@@ -27,6 +37,8 @@ def disturbance(
     ] = 24,
     told: Told = None,
     text: Text = None,
+    text_column: TextColumn = None,
+    tokenizer: Tokenizer = None,
     blocks: Annotated[
         int, typer.Option(min=1, metavar="N", help="Held-out blocks to compare layers on; the loss is of all.")
     ] = 8,
@@ -46,10 +58,11 @@ def disturbance(
     from pli_analysis.run import Run
     from pli_analysis.tables import emit
 
+    asked = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=told)
     complain(opened.scalars.damaged)
     twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
-    found = measure(opened, twins, window, at or (), text, blocks, placebos, Bar("steps with and without events"))
+    found = measure(opened, twins, window, at or (), asked, blocks, placebos, Bar("steps with and without events"))
     say(*found.notes, *report.readings(found))
     write_page(html, lambda: report.tell(opened, found))
     emit(found.layers if layers else found.events, format, out)

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, RunFolder, Text, Told
+from pli_analysis.commands.options import (
+    Blocks,
+    FormatOption,
+    Html,
+    OutOption,
+    RunFolder,
+    Text,
+    TextColumn,
+    Tokenizer,
+    Told,
+    text_of,
+)
 from pli_analysis.commands.telling import open_run, write_page
 from pli_train.shell import one_of
 from pli_train.telling import Bar, say
@@ -28,6 +39,8 @@ def embed(
         str, one_of(SPACES, "--space", metavar="SPACE", help="Of their {words}, which is outputs on tokens.")
     ] = "weights",
     text: Text = None,
+    text_column: TextColumn = None,
+    tokenizer: Tokenizer = None,
     blocks: Blocks = 16,
     since_birth: Annotated[bool, typer.Option("--since-birth", help="Every birth at the origin.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Never sketch distances, however long it takes.")] = False,
@@ -50,10 +63,11 @@ def embed(
     from pli_analysis.report import embed as report
     from pli_analysis.tables import emit
 
+    asked = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=told)
     most = float("inf") if exact else EXACT
     found = measure(
-        opened, method, of, space, text, blocks, since_birth, most, say, Bar("columns of weights or outputs")
+        opened, method, of, space, asked, blocks, since_birth, most, say, Bar("columns of weights or outputs")
     )
 
     drawn = report.of_map(opened.name, found, of, space)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text
+from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text, TextColumn, Tokenizer, text_of
 from pli_analysis.commands.telling import complain, open_run, write_page
 from pli_train.errors import BadInput
 from pli_train.shell import one_of
@@ -25,6 +25,8 @@ def gradnorms(
     ] = 3,
     recompute: Annotated[bool, typer.Option("--recompute", help="At each checkpoint, on the same tokens.")] = False,
     text: Text = None,
+    text_column: TextColumn = None,
+    tokenizer: Tokenizer = None,
     blocks: Blocks = 16,
     html: Html = None,
     format: FormatOption = None,
@@ -40,7 +42,8 @@ def gradnorms(
     from pli_analysis.report import gradnorms as told
     from pli_analysis.tables import emit
 
-    if text is not None and not recompute:
+    asked = text_of(text, text_column, tokenizer)
+    if asked is not None and not recompute:
         raise BadInput("--text FILE is what gradients are computed on: use it with --recompute")
     if recompute and (events or html is not None):
         raise BadInput("--events and --html tell what training logged: leave --recompute away")
@@ -48,7 +51,7 @@ def gradnorms(
         from pli_analysis.metrics.gradients import recomputed
 
         opened = open_run([run])
-        emit(metric.of_level(recomputed(opened, text, blocks, Bar("checkpoints")), of), format, out)
+        emit(metric.of_level(recomputed(opened, asked, blocks, Bar("checkpoints")), of), format, out)
         return
     scalars, lineage = metric.read(run)
     complain(scalars.damaged)

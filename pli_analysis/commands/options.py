@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from pli_analysis.tables import Format
 from pli_train import output
 from pli_train.errors import BadInput
 from pli_train.shell import Command, one_of
+
+if TYPE_CHECKING:
+    from pli_analysis import probe
 
 
 def a_file(word: str) -> Path:
@@ -37,11 +40,32 @@ OutOption = Annotated[
     typer.Option("--out", "-o", metavar="FILE", help="Write to a file; its ending tells the format.", parser=a_file),
 ]
 Verify = Annotated[bool, typer.Option("--verify", help="Use a checkpoint only when every file has its hash.")]
-Text = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="A text to read, not the held-out blocks.")]
+Text = Annotated[
+    Path | None, typer.Option("--text", metavar="FILE", help="A text or a folder of them, not the held-out blocks.")
+]
+TextColumn = Annotated[
+    str | None, typer.Option("--text-column", metavar="NAME", help="With --text: the column that holds the text.")
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", metavar="PATH", help="With --text: a tokenizer's folder or tokenizer.json."),
+]
 Blocks = Annotated[int, typer.Option(min=1, metavar="N", help="Blocks that models read, at most.")]
 Html = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.", parser=a_file)
 ]
+
+
+def text_of(text: Path | None, column: str | None, tokenizer: Path | None) -> probe.Text | None:
+    """What --text and the options beside it ask for. Raises BadInput for one of those without --text."""
+    from pli_analysis.probe import Text
+
+    if text is None:
+        for option, value in (("--text-column", column), ("--tokenizer", tokenizer)):
+            if value is not None:
+                raise BadInput(f"{option}: says how a text is read: use it with --text FILE")
+        return None
+    return Text(text, column or "text", tokenizer)
 
 
 def alone(option: str, value: str, is_value: Callable[[str | None], bool]) -> type[Command]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text
+from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text, TextColumn, Tokenizer, text_of
 from pli_analysis.commands.telling import open_run, write_page
 from pli_train.errors import BadInput
 from pli_train.telling import Bar, say
@@ -20,6 +20,8 @@ def similarity(
     over_time: Annotated[bool, typer.Option("--over-time", help="Each layer with itself at birth.")] = False,
     at: Annotated[int | None, typer.Option(min=0, metavar="STEP", help="The checkpoint; else the last.")] = None,
     text: Text = None,
+    text_column: TextColumn = None,
+    tokenizer: Tokenizer = None,
     blocks: Blocks = 64,
     html: Html = None,
     format: FormatOption = None,
@@ -39,8 +41,9 @@ def similarity(
     two = len(runs) == 2 and (not over_time or any((run / run_folder.RUN).is_file() for run in runs))
     if over_time and (two or at is not None):
         raise BadInput("--over-time: compares a run's layers with themselves at all checkpoints: no RUN2 and no --at")
+    asked = text_of(text, text_column, tokenizer)
     first, second = (open_run([run]) for run in runs) if two else (open_run(runs), None)
-    table = measure(first, second, text, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
+    table = measure(first, second, asked, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
     say(report.verdict(table, over_time))
     write_page(html, lambda: report.tell(table, over_time))
     emit(table, format, out)

@@ -101,7 +101,7 @@ def disturbance(
     twins: Sequence[Run] = (),
     window: int | None = None,
     at: Sequence[int] = (),
-    text: Path | None = None,
+    text: Path | probe.Text | None = None,
     blocks: int = BLOCKS,
     most: int = placebo.MOST,
     watch: Callable[[int, int], None] = lambda done, total: None,
@@ -162,7 +162,7 @@ def disturbance(
     return Disturbance(events.astype(counts), tables.astype(whole), curves, notes + scene.unlike, most)
 
 
-def _sample(run: Run, text: Path | None) -> tuple[probe.Sample | None, list[str]]:
+def _sample(run: Run, text: Path | probe.Text | None) -> tuple[probe.Sample | None, list[str]]:
     """Blocks to read, and what to say where there are none."""
     if text is None and (lack := probe.lack_of(run)):
         return None, [f"{run.name} {lack}: what an event changes on the spot needs --text FILE"]

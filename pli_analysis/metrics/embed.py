@@ -37,6 +37,7 @@ from pli_train.errors import BadInput, did_you_mean
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pli_analysis.probe import Text
     from pli_analysis.run import Run
 
 SPACES = ("weights", "updates", "function")
@@ -78,7 +79,7 @@ def embed(
     method: str = "pca",
     of: str = "layers",
     space: str = "weights",
-    text: Path | None = None,
+    text: Path | Text | None = None,
     blocks: int = 16,
     since_birth: bool = False,
     exact: float = EXACT,
@@ -133,7 +134,7 @@ def embed(
     return Map(told, methods, components, walk_components, travel, since_birth, found.error, trust, notes)
 
 
-def _check(space: str, text: Path | None, since_birth: bool) -> None:
+def _check(space: str, text: Path | Text | None, since_birth: bool) -> None:
     if space not in SPACES:
         raise BadInput(f"--space {space}: is none of {', '.join(SPACES)}{did_you_mean(space, SPACES)}")
     if space != "function" and text is not None:
@@ -142,7 +143,7 @@ def _check(space: str, text: Path | None, since_birth: bool) -> None:
         raise BadInput("--since-birth: an update has no birth; use it with --space weights or function")
 
 
-def _vectors(run: Run, points: list[Point], of: str, space: str, text: Path | None, blocks: int) -> Vectors:
+def _vectors(run: Run, points: list[Point], of: str, space: str, text: Path | Text | None, blocks: int) -> Vectors:
     if space != "function":
         return Weights(points)
     from pli_analysis import probe

@@ -32,7 +32,10 @@ COLUMNS = ["part", "level", "layer", "step", "age", "index", "norm", "checkpoint
 
 
 def recomputed(
-    run: Run, text: Path | None = None, blocks: int = 16, watch: Callable[[int, int], None] = lambda done, total: None
+    run: Run,
+    text: Path | probe.Text | None = None,
+    blocks: int = 16,
+    watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """The norms of every part at every checkpoint.
 

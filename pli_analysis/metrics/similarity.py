@@ -53,7 +53,7 @@ class Heard:
 def similarity(
     run: Run,
     other: Run | None,
-    text: Path | None = None,
+    text: Path | probe.Text | None = None,
     blocks: int = 64,
     at: int | None = None,
     over_time: bool = False,
@@ -90,7 +90,7 @@ def similarity(
     return pd.DataFrame([(*a.who, *b.who, *_measured(a, b), *counts) for a, b in pairs], columns=COLUMNS)
 
 
-def _tokens(run: Run, text: Path | None, blocks: int) -> Tensor:
+def _tokens(run: Run, text: Path | probe.Text | None, blocks: int) -> Tensor:
     tokens, _ = probe.batch_of(run, text, blocks)
     if len(tokens) < measures.FEWEST:
         length = tokens.shape[1]

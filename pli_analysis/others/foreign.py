@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pli_analysis.others.inferred import Inferred, infer, seen_from
 from pli_analysis.run import Checkpoint, Run, Watch
-from pli_train import run_folder
+from pli_train import run_folder, tokenizer
 from pli_train.errors import BadInput
 from pli_train.lineage import BadLineage, Lineage
 from pli_train.run_folder import CheckpointName
@@ -82,7 +82,7 @@ class ForeignRun(Run):
     def tokenizer(self) -> Path:
         """The folder with the tokenizer: the last checkpoint's, or the one above."""
         folders = (self.checkpoints[-1].path, self.path)
-        return next((folder for folder in folders if (folder / "tokenizer.json").is_file()), folders[0])
+        return next((folder for folder in folders if tokenizer.files_of(folder)), folders[0])
 
     @property
     def lineage(self) -> Lineage:

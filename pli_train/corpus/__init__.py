@@ -9,17 +9,19 @@ from a file of their own each (`digits.py`), in rows that `blocks.py` serves in 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_train.sections import IMAGES
+from pli_train.texts.kinds import KNOWN
 
 if TYPE_CHECKING:
     from pli_train.corpus.digits import Images
     from pli_train.corpus.tokens import Tokens
     from pli_train.sections import DataConfig, TokenizerConfig
+    from pli_train.texts import Piece
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,17 @@ class Documents:
     """A corpus before tokenising.
 
     Attributes:
-        train, eval: the texts of each side, to be read once or more, in a fixed order.
+        train, eval: the texts of each side in pieces, to be read once or more, in a fixed order.
         fingerprint: names the content; two corpora with one fingerprint hold the same texts.
         about: one line for people.
+        notes: a line each on what is left out, or worth knowing before training.
     """
 
-    train: Iterable[str]
-    eval: Iterable[str]
+    train: Iterable[Piece]
+    eval: Iterable[Piece]
     fingerprint: str
     about: str
+    notes: tuple[str, ...] = ()
 
 
 def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]) -> Tokens | Images:
@@ -56,21 +60,10 @@ def source_of(data: DataConfig) -> Callable[[DataConfig], Documents]:
 
     if data.source == "python":
         return python.read
-    if Path(data.source).exists() or data.source.startswith((".", "/", "~")) or Path(data.source).suffix == ".txt":
+    path = Path(data.source)
+    if path.exists() or data.source.startswith((".", "/", "~")) or path.suffix.lower() in KNOWN:
         return text.read
     return hub.read
-
-
-def split_by_name(names: Sequence[str], share: float) -> set[str]:
-    """The names that go to evaluation: those with the smallest hashes, `share` of them and at least one.
-
-    Adding a file never moves another one's hash, and the order of the listing does not matter.
-
-    >>> sorted(split_by_name(["a.py", "b.py", "c.py", "d.py"], 0.5))
-    ['b.py', 'd.py']
-    """
-    count = min(max(1, round(share * len(names))), len(names) - 1)
-    return set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
 
 
 def fingerprint(*things: object) -> str:

@@ -21,17 +21,19 @@ class Blocks:
             each a block as it is.
         block_size: tokens in a block; what is left over at the end is not used.
         seed: of the shuffle.
+        side: which part of the corpus this is, for a message.
 
     Raises:
         BadInput: when there are fewer tokens than one block.
     """
 
-    def __init__(self, tokens: np.ndarray, block_size: int, seed: int) -> None:
+    def __init__(self, tokens: np.ndarray, block_size: int, seed: int, side: str = "corpus") -> None:
         whole = bool(tokens.dtype.names)
         self.count = len(tokens) if whole else len(tokens) // block_size
         if self.count == 0:
             raise BadInput(
-                f"train.block_size: the corpus has {len(tokens)} tokens, less than one block of {block_size}"
+                f"train.block_size: the {side} has {len(tokens)} tokens, less than one block of {block_size}: give "
+                "more text, or a smaller block_size"
             )
         self._blocks = tokens if whole else tokens[: self.count * block_size].reshape(self.count, block_size)
         self._seed = seed

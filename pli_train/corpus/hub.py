@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pli_train.corpus import Documents, fingerprint
 from pli_train.errors import BadInput, PliError
+from pli_train.texts import Piece, pieces
+from pli_train.texts.columns import Columns
+from pli_train.texts.kinds import NoText
 
 if TYPE_CHECKING:
     from pli_train.sections import DataConfig
@@ -34,19 +39,39 @@ def read(data: DataConfig) -> Documents:
             f"data.source: '{data.source}' is no file or folder here and could not be loaded from the hub "
             f"({_first_line(error)}); where no hub is within reach, set data.source to a local file or folder"
         ) from None
-    if data.text_column not in rows.column_names:
-        raise BadInput(
-            f"data.text_column: '{data.source}' has no column '{data.text_column}' "
-            f"(it has {', '.join(rows.column_names)})"
-        )
+    column = _column_of(rows, data)
     if data.fraction < 1:
         rows = rows.select(range(round(data.fraction * rows.num_rows)))
     if rows.num_rows < 2:
         raise BadInput(f"data.source: '{data.source}' split '{data.split}' holds no text to split")
     parts = rows.train_test_split(test_size=data.test_share, seed=0)
-    name = fingerprint(data.source, rows._fingerprint, data.text_column, data.fraction, data.test_share)
+    name = fingerprint(data.source, rows._fingerprint, column, data.fraction, data.test_share)
     about = f"{data.source} {data.split}: {rows.num_rows} rows"
-    return Documents(parts["train"][data.text_column], parts["test"][data.text_column], name, about)
+    return Documents(_Column(parts["train"], column), _Column(parts["test"], column), name, about)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """The pieces of a column's texts."""
+
+    rows: Any
+    name: str
+
+    def __iter__(self) -> Iterator[Piece]:
+        for text in self.rows[self.name]:
+            yield from pieces([text or ""])
+
+
+def _column_of(rows: Any, data: DataConfig) -> str:
+    """The column that holds the text."""
+    columns = Columns()
+    for name, feature in rows.features.items():
+        holds = getattr(feature, "dtype", None)
+        columns.add(name, "text" if holds in ("string", "large_string") else holds or type(feature).__name__)
+    try:
+        return columns.chosen(data.text_column, data.source, "data.text_column")
+    except NoText as error:
+        raise BadInput(f"{data.source} {error}") from None
 
 
 def _first_line(error: Exception) -> str:

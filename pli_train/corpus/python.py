@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_train.corpus import Documents, files
+from pli_train.texts import File, Texts
 
 if TYPE_CHECKING:
     from pli_train.sections import DataConfig
@@ -18,6 +19,7 @@ LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__p
 def read(data: DataConfig) -> Documents:
     """Every `.py` of the standard library outside its test folders, split by file."""
     root = Path(sysconfig.get_path("stdlib"))
-    paths = [path for path in root.rglob("*.py") if not LEFT_OUT & set(path.relative_to(root).parts)]
+    names = (path.relative_to(root) for path in sorted(root.rglob("*.py")))
+    found = [File(root / name, str(name)) for name in names if not LEFT_OUT & set(name.parts)]
     about = f"the standard library of Python {sys.version.split()[0]}"
-    return files.documents(paths, root, data.test_share, data.fraction, about)
+    return files.documents(Texts(root, found), data.test_share, data.fraction, about)

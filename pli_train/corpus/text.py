@@ -1,10 +1,11 @@
-"""A text file, or a folder of them."""
+"""A text file, or a folder of them: see `pli_train.texts` for what is read how."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_train import texts
 from pli_train.corpus import Documents, files
 from pli_train.errors import BadInput
 
@@ -13,19 +14,14 @@ if TYPE_CHECKING:
 
 
 def read(data: DataConfig) -> Documents:
-    """One file, or every file below a folder (hidden ones left out), split by file.
+    """The documents of a file, or of every file below a folder, split by document.
 
     Raises:
-        BadInput: when the path is missing, or holds no text.
+        BadInput: when the path is missing, a file is damaged, or there is no text.
     """
     root = Path(data.source).expanduser()
-    if not root.exists():
-        raise BadInput(f"data.source: {root}: no such file or folder")
-    if root.is_file():
-        return files.documents([root], root.parent, data.test_share, data.fraction, str(root))
-    paths = [path for path in root.rglob("*") if path.is_file() and not _hidden(path, root)]
-    return files.documents(paths, root, data.test_share, data.fraction, str(root))
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+    try:
+        found = texts.of_path(root, data.text_column, "data.text_column")
+        return files.documents(found, data.test_share, data.fraction, str(root))
+    except BadInput as error:
+        raise BadInput(f"data.source: {error}") from None

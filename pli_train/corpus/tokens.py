@@ -11,26 +11,26 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_train import cache, corpus
-from pli_train.errors import BadInput, PliError, panics_as_errors
+from pli_train import cache, corpus, tokenizer
+from pli_train.errors import BadInput, PliError
+from pli_train.tokenizer import end_token
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from pli_train.sections import DataConfig, TokenizerConfig
+    from pli_train.texts import Piece
 
 _log = logging.getLogger(__name__)
 LAYOUT = 1
 """Goes into a cache folder's name; raise it when what is written there changes."""
-BATCH = 256
 END, PAD, MASK = "<|endoftext|>", "<|pad|>", "<|mask|>"
 
 
@@ -54,7 +54,7 @@ class Tokens:
     @property
     def vocabulary(self) -> int:
         """How many tokens there are."""
-        return len(self.tokenizer)
+        return tokenizer.size(self.tokenizer)
 
     def documents(self, block_size: int) -> np.ndarray:
         """The held-out document that each block begins in, counted from 0: (blocks,) int64."""
@@ -71,6 +71,8 @@ class Tokens:
         """Raise BadInput when a model of this task cannot learn from text."""
         if task == "image-classification":
             raise BadInput(f"data.source: a {config.model_type} learns from images: use {', '.join(corpus.IMAGES)}")
+        if task == "masked-lm" and self.tokenizer.mask_token_id is None:
+            raise BadInput(f"tokenizer: names no mask token, which a {config.model_type} needs to learn")
 
     def keep(self, folder: Path) -> None:
         """Write what is needed to read the tokens again."""
@@ -90,6 +92,8 @@ def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]
         os.environ["RAYON_NUM_THREADS"] = str(data.processes)
     say(f"corpus: {data.source}")
     documents = corpus.read(data)
+    for line in documents.notes:
+        say(line)
     name = corpus.fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, _identity(settings.name_or_path))
     folder = cache.root() / name
     if folder.is_dir():
@@ -97,11 +101,9 @@ def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]
     else:
         say(f"tokenising {documents.about}")
         _build(folder, documents, settings)
-    from transformers import AutoTokenizer
-
     told = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     train, eval = (_map(folder / f"{side}.bin", told["dtype"], told[side]) for side in ("train", "eval"))
-    return Tokens(train, eval, AutoTokenizer.from_pretrained(folder), documents.about, name)
+    return Tokens(train, eval, tokenizer.local(folder), documents.about, name)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
@@ -127,27 +129,21 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     )
 
 
-def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that closes a document."""
-    end: Any = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-    return end
-
-
 def _build(folder: Path, documents: corpus.Documents, settings: TokenizerConfig) -> None:
-    tokenizer = _pretrained(settings.name_or_path) if settings.name_or_path else None
-    if tokenizer is None:
-        tokenizer = train_bpe(documents.train, settings.vocab_size)
-    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+    made = _ready_made(settings.name_or_path) if settings.name_or_path else None
+    if made is None:
+        made = train_bpe((piece.text for piece in documents.train), settings.vocab_size)
+    dtype = np.uint16 if tokenizer.size(made) <= 2**16 else np.uint32
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         sizes = {
-            side: _write(partial / f"{side}.bin", texts, tokenizer, dtype)
-            for side, texts in (("train", documents.train), ("eval", documents.eval))
+            side: _write(partial / f"{side}.bin", pieces, made, dtype)
+            for side, pieces in (("train", documents.train), ("eval", documents.eval))
         }
         told = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
         (partial / "tokens.json").write_text(told, encoding="utf-8")
-        tokenizer.save_pretrained(partial)
+        made.save_pretrained(partial)
         partial.rename(folder)
     except FileExistsError:  # another run has built it meanwhile
         pass
@@ -159,45 +155,38 @@ def _build(folder: Path, documents: corpus.Documents, settings: TokenizerConfig)
 
 
 def _identity(name_or_path: str | None) -> str | None:
-    """What tells one ready-made tokenizer from another: a folder's content, since another run may take its name."""
-    files = [Path(name_or_path) / name for name in ("tokenizer.json", "tokenizer_config.json")] if name_or_path else []
-    if not all(file.is_file() for file in files):
+    """What tells one ready-made tokenizer from another: its files' content, since another may take its name."""
+    if name_or_path is None or not (files := tokenizer.files_of(Path(name_or_path).expanduser())):
         return name_or_path
-    return corpus.fingerprint(*(file.read_bytes() for file in files)) if files else None
+    told = [file for file in files if file.name in (tokenizer.JSON, tokenizer.SETTINGS)]
+    return corpus.fingerprint(*(file.read_bytes() for file in (told if len(told) == 2 else files)))
 
 
-def _pretrained(name_or_path: str) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
+def _ready_made(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
-        with panics_as_errors():
-            return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises that very class, and transformers what comes
-        told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise PliError(
-            f"tokenizer.name_or_path: '{name_or_path}' is no tokenizer folder here and could not be loaded from the "
-            f"hub ({told}); leave it out to train a tokenizer on the corpus"
-        ) from None
+        found = tokenizer.load(name_or_path)
+    except PliError as error:
+        told = f"tokenizer.name_or_path: {error}; leave it out to train a tokenizer on the corpus"
+        raise type(error)(told) from None
+    if end_token(found) is None:
+        raise BadInput(
+            f"tokenizer.name_or_path: {name_or_path}: names no token that closes a document: set eos_token in its "
+            f"{tokenizer.SETTINGS}"
+        )
+    return found
 
 
-def _write(path: Path, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, dtype: type) -> int:
-    end = end_token(tokenizer)
+def _write(path: Path, pieces: Iterable[Piece], made: PreTrainedTokenizerBase, dtype: type) -> int:
+    end = end_token(made)
     count = 0
     with path.open("wb") as file:
-        for batch in _batches(texts):
-            for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
-                array: np.ndarray = np.asarray([*ids, end], dtype=dtype)
-                array.tofile(file)
-                count += len(array)
+        for ids, is_end in tokenizer.ids_of(made, pieces):
+            array: np.ndarray = np.asarray([*ids, end] if is_end else ids, dtype=dtype)
+            array.tofile(file)
+            count += len(array)
     if count == 0:
         raise BadInput("data.source: tokenising left nothing")
     return count
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    texts = iter(texts)
-    while batch := list(islice(texts, BATCH)):
-        yield batch
 
 
 def _map(path: Path, dtype: str, count: int) -> np.ndarray:

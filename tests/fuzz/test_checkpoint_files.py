@@ -6,6 +6,7 @@ An audit hook watches what Python itself is asked to do meanwhile. What librarie
 import random
 import resource
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,10 +15,9 @@ import torch
 import transformers
 
 from pli_analysis.run import Run
-from pli_train import anatomy, checkpoint, launch, run_folder, stored
+from pli_train import anatomy, cache, checkpoint, launch, run_folder, stored, tokenizer
 from pli_train import config as configs
 from pli_train.anatomy import families
-from pli_train.corpus.tokens import _pretrained
 from pli_train.errors import BadInput, PliError
 from pli_train.lineage import BadLineage
 from pli_train.model import AUTO_CLASS
@@ -109,10 +109,13 @@ def attack(run, file, cases, seed, watch, read=read_everything):
 
 
 def load_tokenizer(run):
-    try:
-        _pretrained(str(run / run_folder.TOKENIZER))
-    except PliError:
-        return 0
+    cache.root().mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(cache.root()))  # the copy that is read lies where the watch allows it
+        try:
+            tokenizer.load(str(run / run_folder.TOKENIZER))
+        except PliError:
+            return 0
     return 1
 
 

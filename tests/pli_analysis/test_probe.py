@@ -2,22 +2,27 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from pli_analysis import probe
+from pli_analysis.commands.disturbance import disturbance as disturbance_command
+from pli_analysis.commands.embed import embed
+from pli_analysis.commands.gradnorms import gradnorms
+from pli_analysis.commands.similarity import similarity
 from pli_analysis.metrics.disturbance import disturbance
 from pli_analysis.metrics.gradients import recomputed
 from pli_analysis.run import Run
 from pli_analysis.scalars import read
-from pli_train import corpus, run_folder
-from pli_train.corpus.tokens import _pretrained
-from pli_train.errors import BadInput, PliError
+from pli_train import corpus, run_folder, tokenizer
+from pli_train.errors import BadInput
 from pli_train.held_out import HeldOut
 from pli_train.objective import Objective
 
@@ -88,6 +93,87 @@ def test_metrics_read_them_where_no_text_is_given(runs, family):
     assert table["norm"].item() == pytest.approx(whole, rel=1e-4)
 
 
+def test_a_truncation_kept_in_a_tokenizer_does_not_cut_a_text(small_run, tmp_path):
+    """Nor does a padding, or a post-processor: the tokens are those of training."""
+    run, text = shutil.copytree(small_run, tmp_path / "run"), tmp_path / "text.txt"
+    text.write_text("".join(f"x{number} = {number}\n" for number in range(900)))
+    before = probe.sample_of(Run.open(run), text)
+    path = run / "tokenizer" / "tokenizer.json"
+    kept = Tokenizer.from_file(str(path))
+    kept.enable_truncation(64)
+    kept.enable_padding(length=99, pad_id=0, pad_token="<|new|>")
+    kept.post_processor = TemplateProcessing(single="<|mask|> $A", special_tokens=[("<|mask|>", 2)])
+    kept.save(str(path))
+    after = probe.sample_of(Run.open(run), text)
+    assert torch.equal(before.tokens, after.tokens) and before.tokens.numel() > 4000
+
+
+def test_documents_of_a_text_follow_each_other_as_in_training(runs, tmp_path):
+    """Joined by end tokens; each block is of the document that it begins in."""
+    texts = [f"def f{number}(): return {number}\n" * (1 + number % 4) for number in range(60)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"code": text}) + "\n" for text in texts))
+    run = Run.open(runs["gpt2"])
+    raw = Tokenizer.from_file(str(run.path / "tokenizer" / "tokenizer.json"))
+    end = raw.token_to_id("<|endoftext|>")
+    ids, owners = [], []
+    for number, text in enumerate(texts):
+        some = [*raw.encode(text).ids, end]
+        ids += some
+        owners += [number] * len(some)
+    blocks = {tuple(ids[at : at + 32]): owners[at] for at in range(0, len(ids) - 1, 32)}
+    found = probe.sample_of(run, probe.Text(path, "code"))
+    assert len(found.tokens) == (len(ids) - 1) // 32
+    for block, document in zip(found.tokens.tolist(), found.documents, strict=True):
+        assert blocks[tuple(block)] == document
+
+
+def test_masks_of_a_text_are_functions_of_its_blocks(runs, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"x{number} = {number}\n" for number in range(2000)))
+    run = Run.open(runs["bert"])
+    whole, some = (probe.sample_of(run, text, blocks) for blocks in (None, 7))
+    assert torch.equal(some.tokens, whole.tokens[:7]) and torch.equal(some.labels, whole.labels[:7])
+    assert 0.1 < (whole.labels != -100).float().mean() < 0.2
+
+
+def words_of(folder, extra=()):
+    """A WordPiece vocabulary in BERT's own file, alone."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "def", "return", "f", "x", "##s", "=", ":", *extra]
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(words))
+    return folder, {word: number for number, word in enumerate(words)}
+
+
+def test_another_tokenizer_is_taken_where_it_is_named(runs, tmp_path):
+    folder, ids = words_of(tmp_path / "own")
+    text = tmp_path / "text.txt"
+    text.write_text("def fs = return x\n" * 60)
+    found = probe.sample_of(Run.open(runs["gpt2"]), probe.Text(text, tokenizer=folder))
+    expected = [ids[word] for word in ("def", "f", "##s", "=", "return", "x")] * 60
+    blocks = [expected[at : at + 32] for at in range(0, len(expected) - 31, 32)]
+    assert sorted(found.tokens.tolist()) == sorted(blocks)
+
+
+def test_a_tokenizer_of_another_model_is_refused(runs, tmp_path):
+    folder, _ = words_of(tmp_path / "own", extra=(f"w{number}" for number in range(400)))
+    text = tmp_path / "text.txt"
+    text.write_text("def f = return x\n" * 60)
+    run = Run.open(runs["gpt2"])
+    with pytest.raises(BadInput, match=r"own: has 412 tokens, and the model of .* knows 300: name the model's own"):
+        probe.sample_of(run, probe.Text(text, tokenizer=folder))
+    with pytest.raises(BadInput, match=r"--tokenizer .*nothing: no such file"):
+        probe.sample_of(run, probe.Text(text, tokenizer=tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("more", [{"tokenizer": Path("x")}, {"text_column": "x"}])
+@pytest.mark.parametrize("command", [similarity, disturbance_command, embed, gradnorms])
+def test_options_of_a_text_need_one(small_run, command, more):
+    runs = small_run if command is gradnorms else [small_run]
+    with pytest.raises(BadInput, match="says how a text is read: use it with --text FILE"):
+        command(runs, **more)
+
+
 PROBE = {
     "inputs": np.zeros((2, 4), np.int32),
     "labels": np.full((2, 4), -100, np.int32),
@@ -134,5 +220,5 @@ def test_a_tokenizer_that_makes_its_library_panic_is_refused_in_a_line(small_run
     path.write_text(json.dumps(document))
     with pytest.raises(BadInput, match=r"tokenizer.json: no tokenizer .range end index"):
         probe.batch_of(Run.open(run), text, 4)
-    with pytest.raises(PliError, match="is no tokenizer folder here"):
-        _pretrained(str(run / "tokenizer"))
+    with pytest.raises(BadInput, match=r"no tokenizer .range end index"):
+        tokenizer.load(str(run / "tokenizer"))
