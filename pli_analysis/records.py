@@ -57,10 +57,10 @@ def find(data: bytes, check: bool = True) -> Records:
 
 def _walk(data: bytes) -> np.ndarray:
     """Where heads lie when every length is true: [heads]. After a wrong one, places that mean nothing."""
-    heads, at, last, length_at = [], 0, len(data) - HEAD, LENGTH.unpack_from
+    heads, at, last, length_at = [], 0, len(data) - HEAD, view(data, "<u8").item
     while at <= last:
         heads.append(at)
-        at += length_at(data, at)[0] + FRAME
+        at += length_at(at) + FRAME
     return np.array(heads, dtype=np.int64)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis import downloads, events, records
+from pli_analysis import downloads, events, layouts, records
 from pli_analysis.events import NOTHING, Columns, Piece
 from pli_train import run_folder
 from pli_train.errors import BadInput
@@ -210,5 +210,5 @@ def _begun(path: Path) -> tuple[int, float, str]:
             first = file.read(21)[12:]
     except OSError:
         first = b""
-    whole = len(first) == 9 and first[0] == events.WALL_TIME
+    whole = len(first) == 9 and first[0] == layouts.WALL_TIME
     return run_folder.order_of(path), struct.unpack("<d", first[1:])[0] if whole else 0.0, path.name
