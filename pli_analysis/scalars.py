@@ -93,16 +93,37 @@ class Scalars:
         return Scalars({tag: columns for tag, columns in self.columns.items() if tag in chosen}, self.damaged)
 
 
+def only(runs: Mapping[str, Scalars], patterns: Sequence[str]) -> dict[str, Scalars]:
+    """Those scalars of several runs whose tags match: see `Scalars.only`. A run without any is left out.
+
+    Raises:
+        BadInput: when a pattern matches in no run.
+    """
+    every = Scalars({tag: NOTHING for logged in runs.values() for tag in logged.columns})
+    chosen = every.only(patterns).columns
+    kept = {
+        run: Scalars({tag: of for tag, of in logged.columns.items() if tag in chosen}, logged.damaged)
+        for run, logged in runs.items()
+    }
+    return {run: logged for run, logged in kept.items() if logged.columns}
+
+
+def tidy(runs: Mapping[str, Scalars]) -> pd.DataFrame:
+    """All points of several runs as one table, run by run: see `Scalars.tidy`."""
+    import pandas as pd
+
+    parts = [logged.tidy(run) for run, logged in runs.items()]
+    if len(parts) == 1:
+        return parts[0]
+    table = pd.concat([part.astype({"run": str, "tag": str}) for part in parts], ignore_index=True)
+    return table.astype({"run": "category", "tag": "category"})
+
+
 def told(tags: Iterable[str]) -> str:
     """The tags there are, in a few words for an error."""
     known = sorted(tags)
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     return f"there are: {', '.join(known[:12]) or 'none'}{more}"
-
-
-def name_of(path: Path) -> str:
-    """What a table calls what was read from a path."""
-    return path.resolve().stem if path.is_file() else path.resolve().name
 
 
 def read(path: Path, check: bool = True) -> Scalars:
