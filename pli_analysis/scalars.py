@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -147,11 +147,27 @@ def read(path: Path, check: bool = True) -> Scalars:
 
 @dataclass
 class _Tail:
-    """How far one file was read, and what it said up to there."""
+    """How far one file was read, and what it said up to there.
+
+    Attributes:
+        offset: where the first record begins that is not whole, or whose length is wrong and none lies behind it.
+        piece: what was read.
+        skipped: bytes from records with a wrong length up to the next one.
+        lost: bytes from `offset` on where the length there is wrong.
+    """
 
     offset: int = 0
     piece: Piece = field(default_factory=lambda: Piece({}))
-    lost: bool = False
+    skipped: int = 0
+    lost: int = 0
+
+    @property
+    def damage(self) -> str:
+        """How many records are damaged, and how many bytes lie behind wrong lengths; empty for none."""
+        count = self.piece.damaged + bool(self.lost)
+        skipped = self.skipped + self.lost
+        bytes_ = f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
+        return f"{count} damaged record{'s' * (count > 1)}{bytes_}" if count else ""
 
 
 class Reader:
@@ -183,8 +199,7 @@ class Reader:
         files = [self.path] if is_file else sorted(self.path.glob(run_folder.SCALARS), key=_begun)
         self._tails = {file: _read_on(file, self._tails.get(file, _Tail()), self.check) for file in files}
         whole = reduce(Piece.then, (tail.piece for tail in self._tails.values()), Piece({}))
-        damaged = {path: tail.piece.damaged + tail.lost for path, tail in self._tails.items()}
-        lines = [f"{path}: {n} damaged record{'s' * (n > 1)}" for path, n in damaged.items() if n]
+        lines = [f"{path}: {tail.damage}" for path, tail in self._tails.items() if tail.damage]
         return Scalars(whole.columns, lines)
 
 
@@ -193,10 +208,10 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            offset, pieces, lost, room = tail.offset, [tail.piece], False, CHUNK
+            offset, pieces, skipped, room = tail.offset, [tail.piece], tail.skipped, CHUNK
             if size < offset:
-                offset, pieces = 0, [Piece({})]
-            while offset + records.HEAD <= size and not lost:
+                offset, pieces, skipped = 0, [Piece({})], 0
+            while offset + records.HEAD <= size:
                 file.seek(offset)
                 data = file.read(room)
                 found = records.find(data, check)
@@ -208,10 +223,29 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
                     continue
                 piece = events.decode(data, found)
                 pieces.append(Piece(piece.columns, piece.forgets, piece.damaged + found.damaged))
-                offset, room, lost = offset + found.end, CHUNK, found.lost
+                offset, room = offset + found.end, CHUNK
+                if found.lost:
+                    after = _next_record(file, offset + 1)
+                    if after is None:
+                        return _Tail(offset, reduce(Piece.then, pieces), skipped, size - offset)
+                    pieces.append(Piece({}, damaged=1))
+                    offset, skipped = after, skipped + after - offset
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    return _Tail(offset, reduce(Piece.then, pieces), lost)
+    return _Tail(offset, reduce(Piece.then, pieces), skipped)
+
+
+def _next_record(file: BinaryIO, begin: int) -> int | None:
+    """Where the next record begins, from a place of a file on; None when there is none."""
+    while True:
+        file.seek(begin)
+        data = file.read(CHUNK)
+        found = records.next_head(data, 0)
+        if found is not None:
+            return begin + found
+        if len(data) < CHUNK:
+            return None
+        begin += len(data) - records.HEAD + 1
 
 
 def _of_download(path: Path) -> Scalars:
