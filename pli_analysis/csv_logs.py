@@ -91,7 +91,7 @@ def read(path: Path) -> dict[str, Scalars]:
         if wrong and not there.any():
             continue  # words
         if wrong:
-            damaged.append(f"{path}: {wrong} cell{'s' * (wrong > 1)} of {name!r} are no numbers")
+            damaged.append(f"{path}: {wrong} cell{'s' * (wrong > 1)} of {name!r} without a number")
         there &= known
         if there.any():
             points = Columns(steps[there], wall_times[there], values[there])

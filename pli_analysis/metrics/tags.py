@@ -44,7 +44,9 @@ def chosen(
     common = set.intersection(*shared) if shared else set()
     best = [tag for tag in ORDER if tag in common] or (list(common) if len(common) == 1 else [])
     if shared and not best:
-        raise BadInput(_refused(there, "no loss by its name that all have" if len(there) > 1 else "no loss by its name"))
+        raise BadInput(
+            _refused(there, "no loss by its name that all have" if len(there) > 1 else "no loss by its name")
+        )
     return [{run: there[run][0] if run in free else named[run][best[0]] for run in there}]
 
 

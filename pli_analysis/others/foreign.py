@@ -229,7 +229,7 @@ def open_foreign(
         if found := flaw(path):
             raise BadInput(f"{path}: {found}")
         if len(paths) > 1 and (run_folder.checkpoints(path) or steps_in(path)):
-            raise BadInput(f"{path}: holds checkpoints, and several arguments are checkpoints of one model: name it alone")
+            raise BadInput(f"{path}: holds checkpoints, and several arguments are checkpoints of one: name it alone")
     named, counted = _named(paths)
     return ForeignRun(_root(paths), found=tuple(named), told=told, counted=counted, watch=watch)
 
@@ -245,9 +245,12 @@ def _further_down(folder: Path, told: Path | None, watch: Watch) -> ForeignRun:
         raise BadInput(f"{folder}: not a run, and holds one: use {only}")
     found = paths.find(folder)
     models = [str(source.path) for source in found if source.has_checkpoints and source.path != folder]
+    if len(models) == 1:
+        return open_foreign([Path(models[0])], told, watch)
     if models:
         more = f" and {len(models) - 4} more" if len(models) > 4 else ""
-        raise BadInput(f"{folder}: holds models whose names tell no step: give them in order: {', '.join(models[:4])}{more}")
+        told_of = f"{', '.join(models[:4])}{more}"
+        raise BadInput(f"{folder}: holds models whose names tell no step: give them in order: {told_of}")
     if found:
         raise BadInput(f"{folder}: holds no checkpoints of a model, but logs: read them with scalars or compare")
     raise BadInput(f"{folder}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either")
@@ -285,7 +288,7 @@ def flaw(checkpoint: Path) -> str | None:
     else:
         names.append(run_folder.WEIGHTS)
     for name in names:
-        if (checkpoint / name).is_symlink():
+        if run_folder.leads_out(checkpoint / name):
             return f"its {name} is a link, which may lead anywhere: copy the folder with links followed (cp -rL)"
         if not (checkpoint / name).is_file():
             return f"lacks {name}"
@@ -304,7 +307,9 @@ def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], st
     if any(name is None for name in names) and (found := by_name(real)):
         unit, numbers = found
         names = [CheckpointName(number) for number in numbers]
-        counted = "" if unit == "step" else f"steps are {unit}s: no trainer_state.json, and names of folders count those"
+        counted = (
+            "" if unit == "step" else f"steps are {unit}s: no trainer_state.json, and names of folders count those"
+        )
     known = [name for name in names if name is not None]
     if len({(name.step, name.after) for name in known}) < len(paths):
         names = [CheckpointName(number) for number in range(len(paths))]

@@ -123,7 +123,9 @@ def losses(found: Mapping[str, Comparison]) -> Figure:
     axes, first = list(found), next(iter(found.values()))
     table = drawn_points(first.curves, axes)
     captions = {axis: verdict(each) for axis, each in found.items()}
-    return Figure("losses", "Losses", captions[axes[0]], figures.losses(table, axes, first.tag or "loss"), table, captions)
+    return Figure(
+        "losses", "Losses", captions[axes[0]], figures.losses(table, axes, first.tag or "loss"), table, captions
+    )
 
 
 def sooner(found: Mapping[str, Comparison]) -> list[Figure]:

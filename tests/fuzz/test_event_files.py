@@ -142,6 +142,19 @@ def test_broken_event_files(kind, request, fuzz_cases, tmp_path, monkeypatch):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
 
 
+@pytest.mark.parametrize("kind", ["good", "in_tensors"])
+def test_broken_records_say_what_protobuf_makes_of_them(kind, request, fuzz_cases, monkeypatch):
+    """Payloads changed at random under right checksums, decoded together and one by one."""
+    data, chance = request.getfixturevalue(kind), random.Random(fuzz_cases + 1)
+    for number in range(fuzz_cases):
+        bad = reframed(data, chance)
+        together = decoded(bad)
+        with monkeypatch.context() as patch:
+            patch.setattr("pli_analysis.layouts.decode", lambda data, records: ([], np.arange(len(records.starts))))
+            alone = decoded(bad)
+        assert (in_words(together[0]), together[1:]) == (in_words(alone[0]), alone[1:]), number
+
+
 def test_every_flip_of_a_byte_is_told_and_costs_one_record_or_the_rest(good):
     data = good[:600]
     whole = records.find(data)
