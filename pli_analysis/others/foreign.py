@@ -226,10 +226,10 @@ def open_foreign(
     for path in paths:
         if (path / run_folder.RUN).is_file() and len(paths) > 1:
             raise BadInput(f"{path}: is a run, and several arguments are checkpoints of one: name it alone")
-        if found := flaw(path):
-            raise BadInput(f"{path}: {found}")
         if len(paths) > 1 and (run_folder.checkpoints(path) or steps_in(path)):
             raise BadInput(f"{path}: holds checkpoints, and several arguments are checkpoints of one: name it alone")
+        if found := flaw(path):
+            raise BadInput(f"{path}: {found}")
     named, counted = _named(paths)
     return ForeignRun(_root(paths), found=tuple(named), told=told, counted=counted, watch=watch)
 

@@ -1,7 +1,8 @@
 """How fast scalars in tensors are read, as TensorFlow 2 writes them: `python tests/benchmarks/bench_events.py`.
 
 The same points as plain scalars and in tensors, in files of their own; read in turn, in one process, every checksum
-checked; seconds of the processor. `by protobuf` has every tensor record decoded by protobuf, as it was before such records were decoded together.
+checked; seconds of the processor. `by protobuf` has every tensor record decoded by protobuf, as it was before such
+records were decoded together.
 """
 
 import argparse

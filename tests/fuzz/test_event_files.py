@@ -27,7 +27,7 @@ def summed(part):
 
 
 def decoded(data):
-    """tag → {step: (wall time, value)}, how many records are damaged, and bytes passed over; by bytes alone, no file."""
+    """tag → {step: (wall time, value)}, how many records are damaged, and bytes passed over; no file is read."""
     piece, damaged, at, skipped = events.Piece({}), 0, 0, 0
     while at is not None:
         found = records.find(data[at:])
