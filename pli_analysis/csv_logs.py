@@ -1,6 +1,7 @@
 """Tables that others log to: Lightning's metrics.csv, Keras's CSVLogger, and what W&B exports of a chart.
 
-One column has the step. Each other column of numbers is a scalar, named by the first line; an empty cell is no point.
+One column has the step. Each other column of numbers is a scalar, named by the first line; an empty cell is no point. A
+process that goes on with a file may write another first line, with other columns: then a new part begins.
 W&B's export of a chart has columns of several runs, `RUN - TAG`, with `RUN - TAG__MIN` and `__MAX` beside each.
 """
 
@@ -28,6 +29,8 @@ STEPS = (
 """Names of the column with the step, the first one that is there."""
 WALL_TIMES = ("wall_time", "wall time", "_timestamp", "timestamp")
 """Names of a column with seconds since 1970."""
+TABLE_OF_RUNS = (("name", "id"), ("name", "state"), ("name", "runtime"), ("name", "created"))
+"""Columns, in small letters, that W&B's table of runs has, which has a row a run and is no log."""
 MISSING = ("", "na", "n/a", "none", "null")
 """What stands for no point, in small letters. A NaN is a point."""
 BOUNDS = ("__MIN", "__MAX")
@@ -41,13 +44,11 @@ class _Table:
         path: its file.
         names: of the columns.
         rows: cells, as many a row as there are names.
-        damaged: a line for what was passed over.
     """
 
     path: Path
     names: list[str]
     rows: list[list[str]]
-    damaged: list[str]
 
     def column(self, place: int) -> list[str]:
         """The cells of one column."""
@@ -62,6 +63,8 @@ def is_log(path: Path) -> bool:
         names = next(csv.reader([line], delimiter=_delimiter(line)), [])
     except (OSError, UnicodeError, csv.Error):
         return False
+    if _is_of_runs(names):
+        return False
     return is_download(path) or (len(names) > 1 and _place(names, STEPS) is not None)
 
 
@@ -74,15 +77,29 @@ def read(path: Path) -> dict[str, Scalars]:
     Raises:
         BadInput: when the file cannot be read, or is no table with a step.
     """
-    table = _read(path)
+    parts, damaged = _read(path)
+    runs: dict[str, dict[str, Columns]] = {}
+    for part in parts:
+        found, wrong = _scalars(part)
+        damaged += wrong
+        for (run, tag), points in found.items():
+            of = runs.setdefault(run, {})
+            pairs = zip(of[tag], points, strict=True) if tag in of else [[column] for column in points]
+            of[tag] = settled(Columns(*map(np.concatenate, pairs)))
+    return {run: Scalars(columns, damaged) for run, columns in runs.items()}
+
+
+def _scalars(table: _Table) -> tuple[dict[tuple[str, str], Columns], list[str]]:
+    """(run, tag) → points as logged, and a line for each column with cells that are passed over."""
+    if _is_of_runs(table.names):
+        raise BadInput(f"{table.path}: is a table of runs, a row each, and no log: export the charts of its runs")
     at = _place(table.names, STEPS)
     if at is None:
         named = ", ".join(repr(name) for name in table.names[:8])
-        raise BadInput(f"{path}: no column is a step: it has {named}; export it over Step")
+        raise BadInput(f"{table.path}: no column is a step: it has {named}; export it over Step")
     steps, known = _steps(table, at)
     wall_times = _wall_times(table)
-    runs: dict[str, dict[str, Columns]] = {}
-    damaged = list(table.damaged)
+    found, damaged = {}, []
     for place, name in enumerate(table.names):
         run, tag = _named(name, table.names)
         if place == at or tag is None:
@@ -91,15 +108,15 @@ def read(path: Path) -> dict[str, Scalars]:
         if wrong and not there.any():
             continue  # words
         if wrong:
-            damaged.append(f"{path}: {wrong} cell{'s' * (wrong > 1)} of {name!r} without a number")
+            damaged.append(f"{table.path}: {wrong} cell{'s' * (wrong > 1)} of {name!r} without a number")
         there &= known
         if there.any():
-            points = Columns(steps[there], wall_times[there], values[there])
-            runs.setdefault(run, {})[tag] = settled(points)
-    return {run: Scalars(columns, damaged) for run, columns in runs.items()}
+            found[run, tag] = Columns(steps[there], wall_times[there], values[there])
+    return found, damaged
 
 
-def _read(path: Path) -> _Table:
+def _read(path: Path) -> tuple[list[_Table], list[str]]:
+    """The parts of a file, each with its own first line, and a line for rows that are passed over."""
     try:
         if (size := path.stat().st_size) > LARGEST:
             raise BadInput(f"{path}: has {size} bytes, and no more than {LARGEST} of a table are read")
@@ -112,17 +129,38 @@ def _read(path: Path) -> _Table:
         raise BadInput(f"{path}: cannot be read as a table ({error})") from None
     if not rows:
         raise BadInput(f"{path}: is empty")
-    names = [name.strip() for name in rows[0]]
+    parts: list[_Table] = []
+    lost = 0
+    for row in rows:
+        if not parts or _begins(row, parts[-1].names):
+            parts.append(_Table(path, _header(path, row), []))
+        elif len(row) == len(parts[-1].names):
+            parts[-1].rows.append(row)
+        else:
+            lost += 1
+    return parts, [f"{path}: {lost} row{'s' * (lost > 1)} with more or fewer cells than columns"] if lost else []
+
+
+def _header(path: Path, row: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in row]
     if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
         raise BadInput(f"{path}: two columns are called {twice[0]!r}")
-    whole = [row for row in rows[1:] if len(row) == len(names)]
-    lost = len(rows) - 1 - len(whole)
-    damaged = [f"{path}: {lost} row{'s' * (lost > 1)} without {len(names)} cells"] if lost else []
-    return _Table(path, names, whole, damaged)
+    return names
+
+
+def _begins(row: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a row is another first line: it names the column with the step again."""
+    at = _place(names, STEPS)
+    return at is not None and names[at] in (cell.strip() for cell in row)
 
 
 def _delimiter(line: str) -> str:
     return max((",", ";", "\t"), key=line.count)
+
+
+def _is_of_runs(names: Sequence[str]) -> bool:
+    small = {name.strip().lower() for name in names}
+    return any(small >= set(pair) for pair in TABLE_OF_RUNS)
 
 
 def _place(names: Sequence[str], known: Sequence[str]) -> int | None:

@@ -122,7 +122,7 @@ def _plain(data: bytes, begun: _Begun) -> Points:
 
 
 def _tensors(data: bytes, begun: _Begun) -> Points:
-    """Those with nothing behind the step but `summary { value { tag tensor metadata } }`, the tensor of a usual form."""
+    """Those with nothing behind the step but `summary { value { tag tensor metadata } }`, in a usual form."""
     begun = begun.only((begun.end - begun.at >= LEAST_TENSOR) & (begun.end - begun.at <= LONGEST_SUMMARY))
     bytes_, words = view(data, "u1"), view(data, "<u8")
     sizes = bytes_[begun.at + HEADS - 1].astype(np.int64)

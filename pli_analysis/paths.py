@@ -209,7 +209,7 @@ def is_trainer_output(folder: Path) -> bool:
 
 
 def _holds_logs(folder: Path) -> bool:
-    return any(folder.glob(run_folder.SCALARS)) or (folder / METRICS).is_file()
+    return any(folder.glob(run_folder.SCALARS)) or csv_logs.is_log(folder / METRICS)
 
 
 def _parts_in(folder: Path) -> list[Path]:
@@ -283,7 +283,7 @@ def _of_logs(folder: Path) -> Scalars:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if any(_is_event_file(Path(name)) for name in files):
             found.append(_prefixed(scalars.read(Path(place)), Path(place).relative_to(folder).as_posix()))
-    if (folder / METRICS).is_file():
+    if csv_logs.is_log(folder / METRICS):
         found += csv_logs.read(folder / METRICS).values()
     return _merged(found)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
+LFS = b"version https://git-lfs"
+"""How a file begins that Git LFS left in place of the one it stands for."""
 CHUNK = 2**26
 """Bytes of a file that are read at once: what reading takes in memory is a few times that."""
 
@@ -199,7 +201,7 @@ class Reader:
         files = [self.path] if is_file else sorted(self.path.glob(run_folder.SCALARS), key=_begun)
         self._tails = {file: _read_on(file, self._tails.get(file, _Tail()), self.check) for file in files}
         whole = reduce(Piece.then, (tail.piece for tail in self._tails.values()), Piece({}))
-        lines = [f"{path}: {tail.damage}" for path, tail in self._tails.items() if tail.damage]
+        lines = [f"{path}: {_pointer(path) or tail.damage}" for path, tail in self._tails.items() if tail.damage]
         return Scalars(whole.columns, lines)
 
 
@@ -246,6 +248,13 @@ def _next_record(file: BinaryIO, begin: int) -> int | None:
         if len(data) < CHUNK:
             return None
         begin += len(data) - records.HEAD + 1
+
+
+def _pointer(path: Path) -> str:
+    """That Git LFS left a pointer in place of the file, if it did."""
+    with path.open("rb") as file:
+        is_one = file.read(len(LFS)) == LFS
+    return "is a pointer of Git LFS, not the file itself: `git lfs pull` gets it" if is_one else ""
 
 
 def _of_download(path: Path) -> Scalars:

@@ -17,7 +17,7 @@ ORDER = (
 )
 """Names of a loss, those of held-out data first: of Trainer and W&B, Lightning, Keras, Megatron, torchtitan."""
 LISTED = 4
-"""Tags that an error names of a run, at most."""
+"""Tags and runs that an error names in a row, at most."""
 
 
 def chosen(
@@ -25,8 +25,8 @@ def chosen(
 ) -> list[Mapping[str, str]]:
     """The tags to compare runs by: of each, the tag of every run.
 
-    Without a pattern it is one: the first of `ORDER` that all runs have, else the only one that all have. A download of
-    one scalar whose file is called after no known loss goes with any.
+    Without a pattern it is one: the first of `ORDER` that all runs have, else the only one that each of them has. A
+    download of one scalar whose file is called after no known loss goes with any.
 
     Args:
         there: run → its tags.
@@ -42,7 +42,8 @@ def chosen(
     free = [run for run, known in named.items() if not known]
     shared = [set(known) for known in named.values() if known]
     common = set.intersection(*shared) if shared else set()
-    best = [tag for tag in ORDER if tag in common] or (list(common) if len(common) == 1 else [])
+    single = all(len(each) == 1 for each in shared)
+    best = [tag for tag in ORDER if tag in common] or (list(common) if single else [])
     if shared and not best:
         raise BadInput(
             _refused(there, "no loss by its name that all have" if len(there) > 1 else "no loss by its name")
@@ -92,11 +93,17 @@ def _matched(there: Mapping[str, Sequence[str]], pattern: str) -> list[Mapping[s
 
 
 def _refused(there: Mapping[str, Sequence[str]], what: str) -> str:
-    """One line on what each run has, losses first."""
-    each = []
+    """One line on what each run has, losses first; those that have the same together."""
+    alike: dict[tuple[str, ...], list[str]] = {}
     for run, tags in there.items():
-        ranked = sorted(tags, key=lambda tag: ("loss" not in tag.lower(), tag))
-        more = f" and {len(ranked) - LISTED} more" if len(ranked) > LISTED else ""
-        each.append(f"{run} has {', '.join(ranked[:LISTED]) or 'none'}{more}")
-    more = f"; {len(each) - 6} more" if len(each) > 6 else ""
-    return f"{what}: {'; '.join(each[:6])}{more}; choose one with --tag"
+        alike.setdefault(tuple(sorted(tags, key=lambda tag: ("loss" not in tag.lower(), tag))), []).append(run)
+    each = [
+        f"{_few(runs)} {'has' if len(runs) == 1 else 'have'} {_few(tags) or 'none'}" for tags, runs in alike.items()
+    ]
+    more = f"; {len(each) - LISTED} more" if len(each) > LISTED else ""
+    return f"{what}: {'; '.join(each[:LISTED])}{more}; choose one with --tag"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

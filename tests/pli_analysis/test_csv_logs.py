@@ -61,7 +61,18 @@ def test_what_is_passed_over_is_told(tmp_path):
     path.write_text("step,loss\n1,2\n2,oops\n3\n4,1,2\n5,1\n6,0.")
     [found] = csv_logs.read(path).values()
     assert points(found.of("loss")) == {1: 2, 5: 1, 6: 0}
-    assert found.damaged == [f"{path}: 2 rows without 2 cells", f"{path}: 1 cell of 'loss' without a number"]
+    assert found.damaged == [
+        f"{path}: 2 rows with more or fewer cells than columns",
+        f"{path}: 1 cell of 'loss' without a number",
+    ]
+
+
+def test_a_file_that_was_gone_on_with_has_a_first_line_more(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,loss\n0,3\n1,2\nepoch,loss\n1,2.5\nepoch,loss,val_loss\n2,1,1.5\n")
+    [found] = csv_logs.read(path).values()
+    assert points(found.of("loss")) == {0: 3, 1: 2.5, 2: 1} and points(found.of("val_loss")) == {2: 1.5}
+    assert not found.damaged
 
 
 @pytest.mark.parametrize(
@@ -69,6 +80,7 @@ def test_what_is_passed_over_is_told(tmp_path):
     [
         ("", "is empty"),
         ("Relative Time (Process),a - loss\n1,2\n", "no column is a step: it has 'Relative Time"),
+        ('"Name","State","epoch","loss"\n"sunny-1","finished",3,2.5\n', "is a table of runs, a row each"),
         ("step,loss\n1.5,2\n", "a step in column 'step' is no whole number"),
         ("step,loss\nx,2\n", "a step in column 'step' is no whole number"),
         ("step,loss,loss\n1,2,3\n", "two columns are called 'loss'"),

@@ -167,6 +167,33 @@ def test_a_loss_of_training_is_never_compared_with_one_of_evaluation(tmp_path):
     assert "train/loss at 16" in rows("compare", one, tmp_path / "third")[0]
 
 
+def test_a_scalar_that_is_no_loss_by_its_name_is_compared_where_it_is_the_only_one(tmp_path):
+    """Lightning logs hp_metric = -1 in every run: the only one that all have need not be what is to be compared."""
+    log(tmp_path / "a", {"hp_metric": {0: -1.0}, "my_objective": falling(3)})
+    log(tmp_path / "b", {"hp_metric": {0: -1.0}, "objective": falling(3)})
+    log(tmp_path / "c", {"hp_metric": {0: -1.0}})
+    log(tmp_path / "d", {"hp_metric": {0: -1.0}})
+    told = refusal("compare", tmp_path)
+    assert "a has hp_metric, my_objective; b has hp_metric, objective; c, d have hp_metric; choose one" in told
+    assert "hp_metric at 0" in rows("compare", tmp_path / "c", tmp_path / "d")[0]
+    assert "hp_metric at 0" in rows("compare", tmp_path, "--tag", "hp_metric")[0]
+
+
+def test_a_table_that_is_no_log_is_passed_by(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "metrics.csv").write_text("model,f1\nforest,0.9\n")
+    assert refusal("scalars", tmp_path).endswith("holds no scalars")
+    log(tmp_path / "logs", {"loss": falling(2)})
+    assert list(tags(tmp_path)) == [tmp_path.name]
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    path = log(tmp_path / "run", {"loss": falling(2)}) / "events.out.tfevents.2.host.1.0"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 75\n")
+    done = asked("scalars", tmp_path / "run")
+    assert f"passed over: {path}: is a pointer of Git LFS, not the file itself: `git lfs pull` gets it" in done.stderr
+
+
 def test_a_diverged_run_is_a_row_that_says_so(tmp_path):
     nan = float("nan")
     log(tmp_path / "well", {"train/loss": falling(3)})
