@@ -121,8 +121,9 @@ def logged(path: Path) -> list[tuple[Source, Scalars]]:
     read = [(source, source.read()) for source in find(path)]
     there = [(source, of) for source, of in read if of.columns]
     if not there:
-        damaged = "".join(f"; {line}" for _, of in read for line in of.damaged)
-        raise BadInput(f"{path}: holds no scalars{damaged}")
+        damaged = [line for _, of in read for line in of.damaged]
+        more = f"; {len(damaged) - 2} more files" if len(damaged) > 2 else ""
+        raise BadInput("; ".join([f"{path}: holds no scalars", *damaged[:2]]) + more)
     return there
 
 

@@ -93,8 +93,8 @@ def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[C
         for tags in every:
             called = f"{name}:{tags[name]}" if len(every) > 1 else name
             points, diverged = _finite(logged.table(tags[name]))
-            told = {"tag": names_of_losses.label(tags, files), "diverged": diverged, "damaged": logged.damaged}
-            curves.append(Curve(called, group or called, _table(logged, points), width=width, **told, **known))
+            known |= {"tag": names_of_losses.label(tags, files), "diverged": diverged, "damaged": logged.damaged}
+            curves.append(Curve(called, group or called, _table(logged, points), width=width, **known))
     return curves
 
 

@@ -25,8 +25,9 @@ def chosen(
 ) -> list[Mapping[str, str]]:
     """The tags to compare runs by: of each, the tag of every run.
 
-    Without a pattern it is one: the first of `ORDER` that all runs have, else the only one that each of them has. A
-    download of one scalar whose file is called after no known loss goes with any.
+    Without a pattern it is one: the first of `ORDER` that all runs have, else the only one with `loss` in its name that
+    all have, else the only one that each of them has. A download of one scalar whose file is called after no known loss
+    goes with any.
 
     Args:
         there: run → its tags.
@@ -42,8 +43,9 @@ def chosen(
     free = [run for run, known in named.items() if not known]
     shared = [set(known) for known in named.values() if known]
     common = set.intersection(*shared) if shared else set()
-    single = all(len(each) == 1 for each in shared)
-    best = [tag for tag in ORDER if tag in common] or (list(common) if single else [])
+    losses = [tag for tag in common if "loss" in tag.lower()]
+    single = losses if len(losses) == 1 else list(common) if all(len(each) == 1 for each in shared) else []
+    best = [tag for tag in ORDER if tag in common] or single
     if shared and not best:
         raise BadInput(
             _refused(there, "no loss by its name that all have" if len(there) > 1 else "no loss by its name")
@@ -101,7 +103,7 @@ def _refused(there: Mapping[str, Sequence[str]], what: str) -> str:
         f"{_few(runs)} {'has' if len(runs) == 1 else 'have'} {_few(tags) or 'none'}" for tags, runs in alike.items()
     ]
     more = f"; {len(each) - LISTED} more" if len(each) > LISTED else ""
-    return f"{what}: {'; '.join(each[:LISTED])}{more}; choose one with --tag"
+    return f"{what}: {'; '.join(each[:LISTED])}{more}; choose one with --tag, or name fewer runs"
 
 
 def _few(names: Sequence[str]) -> str:

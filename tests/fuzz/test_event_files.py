@@ -182,6 +182,15 @@ def test_records_behind_a_wrong_length_are_read(good, tmp_path):
     assert found.damaged == [f"{path}: 1 damaged record, and {size} bytes passed over behind a wrong length"]
 
 
+def test_a_hole_of_zeros_is_passed_over(good, tmp_path):
+    """As a machine leaves it that lost its power: the file is as long as it was to be, but not all was written."""
+    path = tmp_path / "events.out.tfevents.1.host.1.0"
+    path.write_bytes(good + bytes(5000) + framed(event(99, [("loss", 1.0)])))
+    found = scalars.read(path)
+    assert found.at("loss", 99) == 1.0 and len(found.of("loss").steps) == 61
+    assert found.damaged == [f"{path}: 1 damaged record, and 5,000 bytes passed over behind a wrong length"]
+
+
 def test_a_wrong_length_at_the_end_is_counted_with_its_bytes(good, tmp_path):
     path = tmp_path / "events.out.tfevents.1.host.1.0"
     path.write_bytes(good + b"\xff" * 100)

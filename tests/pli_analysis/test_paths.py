@@ -179,6 +179,15 @@ def test_a_scalar_that_is_no_loss_by_its_name_is_compared_where_it_is_the_only_o
     assert "hp_metric at 0" in rows("compare", tmp_path, "--tag", "hp_metric")[0]
 
 
+def test_the_only_loss_that_all_have_is_taken_whatever_it_is_called(tmp_path):
+    for name, start in (("a", 3), ("b", 2)):
+        log(tmp_path / name, {"hp_metric": {0: -1.0}, "train_loss_batch": falling(start)})
+    assert {row["train_loss_batch at 16"] for row in rows("compare", tmp_path)} == {2.0, 1.0}
+    log(tmp_path / "a", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
+    log(tmp_path / "b", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
+    assert "no loss by its name that all have" in refusal("compare", tmp_path)
+
+
 def test_a_table_that_is_no_log_is_passed_by(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "metrics.csv").write_text("model,f1\nforest,0.9\n")
