@@ -113,18 +113,19 @@ def find(path: Path) -> list[Source]:
 
 
 def logged(path: Path) -> list[tuple[Source, Scalars]]:
-    """Each run at a path that logged anything, and its scalars.
+    """Each run at a path that logged anything, and its scalars. What of others was damaged is told with the first.
 
     Raises:
         BadInput: when there is none, or one cannot be read.
     """
-    read = [(source, source.read()) for source in find(path)]
-    there = [(source, of) for source, of in read if of.columns]
+    found = [(source, source.read()) for source in find(path)]
+    there = [(source, of) for source, of in found if of.columns]
+    damaged = [line for _, of in found if not of.columns for line in of.damaged]
     if not there:
-        damaged = [line for _, of in read for line in of.damaged]
         more = f"; {len(damaged) - 2} more files" if len(damaged) > 2 else ""
         raise BadInput("; ".join([f"{path}: holds no scalars", *damaged[:2]]) + more)
-    return there
+    (first, of), *others = there  # told with the first: runs of which nothing could be read are in no list
+    return [(first, Scalars(of.columns, [*damaged, *of.damaged])), *others]
 
 
 def read(path: Path) -> Scalars:
@@ -148,21 +149,26 @@ def names(sources: Sequence[Source]) -> list[str]:
     Raises:
         BadInput: when two are one and the same.
     """
-    parts = [_parts(source) for source in sources]
+    every = [_parts(source) for source in sources]
+    bare = [
+        (*parts[:-1], Path(parts[-1]).stem) if source.kind == Kind.FILE and not source.run else parts
+        for source, parts in zip(sources, every, strict=True)
+    ]
+    if len(set(bare)) == len(bare):
+        every = bare  # files go without their endings where these are not what tells them apart
     found = []
-    for mine in parts:
-        same = [other for other in parts if other == mine]
-        if len(same) > 1:
-            raise BadInput(f"{'/'.join(mine).replace('//', '/')}: is given twice")
-        length = next(n for n in range(1, len(mine) + 1) if sum(other[-n:] == mine[-n:] for other in parts) == 1)
-        found.append("/".join(mine[-length:]))
+    for mine in every:
+        if every.count(mine) > 1:
+            raise BadInput(f"{Path(*mine)}: is given twice")
+        length = next(n for n in range(1, len(mine) + 1) if sum(other[-n:] == mine[-n:] for other in every) == 1)
+        found.append("/".join(mine[-length:]).replace("//", "/"))
     return found
 
 
 def _parts(source: Source) -> tuple[str, ...]:
+    """The parts of a run's path; of one in a file of several, its name behind the file's without an ending."""
     path = source.named.resolve()
-    parts = path.with_suffix("").parts if path.is_file() and not _is_event_file(path) else path.parts
-    return (*parts, source.run) if source.run else parts
+    return (*path.with_suffix("").parts, source.run) if source.run else path.parts
 
 
 def alone(path: Path, kinds: Sequence[Kind] = CHECKPOINTED) -> Path | None:
@@ -264,10 +270,11 @@ def _of_trainer(folder: Path) -> Scalars:
     """Event files, and the history in the newest state that there is."""
     from pli_analysis.others import trainer_log
 
-    states = [folder / run_folder.TRAINER_STATE]
-    states += [path / run_folder.TRAINER_STATE for _, path in run_folder.checkpoints(folder)]
-    states += [path / run_folder.TRAINER_STATE for path in _steps_in(folder)]
-    found = [run_folder.read_json(path) for path in states if path.is_file()]
+    inside = [path for _, path in run_folder.checkpoints(folder)] or _steps_in(folder)
+    states = [path / run_folder.TRAINER_STATE for path in (folder, *reversed(inside))]
+    own, *others = [path if path.is_file() else None for path in states]
+    last = next((path for path in others if path is not None), None)  # a state holds all that was logged before it
+    found = [run_folder.read_json(path) for path in (own, last) if path is not None]
     newest = max(found, key=_step_of, default={})
     return trainer_log.read(folder, newest)
 

@@ -188,6 +188,21 @@ def test_the_only_loss_that_all_have_is_taken_whatever_it_is_called(tmp_path):
     assert "no loss by its name that all have" in refusal("compare", tmp_path)
 
 
+def test_files_are_told_apart_by_their_endings_where_nothing_else_does(tmp_path):
+    (tmp_path / "x.csv").write_text("Wall time,Step,Value\n1,0,3\n2,8,2\n")
+    (tmp_path / "x.json").write_text("[[1, 0, 3], [2, 8, 2]]")
+    found = rows("compare", tmp_path / "x.csv", tmp_path / "x.json")
+    assert {row["group"] for row in found} == {"x.csv", "x.json"}
+
+
+def test_runs_of_which_nothing_can_be_read_are_told(tmp_path):
+    log(tmp_path / "well", {"loss": falling(2)})
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "events.out.tfevents.1.host.1.0").write_bytes(b"\xff" * 50)
+    done = asked("compare", tmp_path)
+    assert done.exit_code == 0 and "passed over: " in done.stderr and "1 damaged record, and 50 bytes" in done.stderr
+
+
 def test_a_table_that_is_no_log_is_passed_by(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "metrics.csv").write_text("model,f1\nforest,0.9\n")
