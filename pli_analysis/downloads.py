@@ -38,6 +38,15 @@ def is_download(path: Path) -> bool:
     return _is_header(line.strip().split(","))
 
 
+def is_json(path: Path) -> bool:
+    """Whether a file may be such a JSON, a list of lists, by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            return b"".join(file.read(64).split()).startswith(b"[[")
+    except OSError:
+        return False
+
+
 def read(path: Path) -> np.ndarray:
     """The points of a download, as logged.
 

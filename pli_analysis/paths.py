@@ -231,8 +231,8 @@ def _below(folder: Path, depth: int = 0) -> Iterator[Source]:
         return
     found = [source for child in _children(folder) if depth < DEEPEST for source in _below(child, depth + 1)]
     if not found:
-        tables = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv" and path.is_file())
-        found = [source for path in tables if csv_logs.is_log(path) for source in find(path)]
+        tables = sorted(path for path in folder.iterdir() if path.is_file() and _is_table(path))
+        found = [source for path in tables for source in find(path)]
     logs = [source for source in found if not source.has_checkpoints]
     if (folder / HYDRA).is_dir() and logs and len(logs) == len(found):
         yield Source(folder, Kind.LOGS, named=folder, logs=tuple(logs))
@@ -335,6 +335,13 @@ def _is_download(path: Path) -> bool:
     if path.suffix == ".csv":
         return downloads.is_download(path)
     return path.suffix == ".json" and _state(path) is None
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file of a folder without other logs is a log, by its first bytes."""
+    if path.suffix == ".json":
+        return downloads.is_json(path)
+    return path.suffix.lower() == ".csv" and csv_logs.is_log(path)
 
 
 def _state(path: Path) -> dict[str, object] | None:

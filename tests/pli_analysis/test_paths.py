@@ -195,6 +195,13 @@ def test_files_are_told_apart_by_their_endings_where_nothing_else_does(tmp_path)
     assert {row["group"] for row in found} == {"x.csv", "x.json"}
 
 
+@pytest.mark.parametrize("ending", ["json", "csv"])
+def test_a_folder_of_downloads_is_read_again(ending, tmp_path):
+    log(tmp_path / "run", {"loss": falling(2), "train/loss": falling(3)})
+    done = asked("scalars", tmp_path / "run", "--download", tmp_path / "downloads", "--format", ending)
+    assert done.exit_code == 0 and tags(tmp_path / "downloads") == {"loss": ["loss"], "train_loss": ["train_loss"]}
+
+
 def test_runs_of_which_nothing_can_be_read_are_told(tmp_path):
     log(tmp_path / "well", {"loss": falling(2)})
     (tmp_path / "torn").mkdir()
