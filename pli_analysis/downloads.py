@@ -23,8 +23,29 @@ ENDINGS = (".json", ".csv")
 LARGEST = 2**28
 """Bytes of a download that are read at most: some four million points."""
 HEADER = ("Wall time", "Step", "Value")
+FIRST_LINE = 2**16
+"""Bytes of a first line that are read at most."""
 LONGEST_NAME = 100
 """Characters of a file's name, before its ending."""
+
+
+def is_download(path: Path) -> bool:
+    """Whether a table is such a CSV, by its first line."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(FIRST_LINE).decode("utf-8-sig")
+    except (OSError, UnicodeError):
+        return False
+    return _is_header(line.strip().split(","))
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file may be such a JSON, a list of lists, by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            return b"".join(file.read(64).split()).startswith(b"[[")
+    except OSError:
+        return False
 
 
 def read(path: Path) -> np.ndarray:
@@ -81,9 +102,13 @@ def _csv(path: Path, text: str) -> list[list[str]]:
         rows = [row for row in csv.reader(text.splitlines()) if row]
     except csv.Error as error:
         raise _no_download(path, str(error)) from None
-    if not rows or [name.strip().lower() for name in rows[0]] != [name.lower() for name in HEADER]:
+    if not rows or not _is_header(rows[0]):
         raise _no_download(path, "its first line is not Wall time,Step,Value")
     return rows[1:]
+
+
+def _is_header(names: Iterable[str]) -> bool:
+    return [name.strip().strip('"').lower() for name in names] == [name.lower() for name in HEADER]
 
 
 def _no_download(path: Path, why: str) -> BadInput:

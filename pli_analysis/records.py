@@ -13,6 +13,10 @@ import numpy as np
 LENGTH = struct.Struct("<Q")
 HEAD, FRAME = 12, 16
 """Bytes before a payload, and of all that is around it."""
+BLOCK = 2**20
+"""Places looked at together for the next record."""
+LONGEST_SOUGHT = 2**24
+"""Bytes of a record that is looked for: most eight bytes are no such length, and need no checksum."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,32 @@ def find(data: bytes, check: bool = True) -> Records:
     return Records(starts[good], lengths[good], end, int(len(good) - good.sum()), lost)
 
 
+def next_head(data: bytes, begin: int) -> int | None:
+    """Where a record begins behind one whose length is wrong: the next length with its right checksum.
+
+    Args:
+        data: bytes of an event file.
+        begin: the first place to look at.
+
+    Returns:
+        None when there is no such place.
+    """
+    end = len(data) - HEAD + 1
+    for low in range(begin, end, BLOCK):
+        lengths = view(data, "<u8")[low : min(low + BLOCK, end)]
+        near = np.flatnonzero(lengths < LONGEST_SOUGHT)
+        right = near[view(data, "<u4")[low + near + 8] == _sums_of(lengths[near])]
+        if len(right):
+            return low + int(right[0])
+    return None
+
+
 def _walk(data: bytes) -> np.ndarray:
     """Where heads lie when every length is true: [heads]. After a wrong one, places that mean nothing."""
-    heads, at, last, length_at = [], 0, len(data) - HEAD, LENGTH.unpack_from
+    heads, at, last, length_at = [], 0, len(data) - HEAD, view(data, "<u8").item
     while at <= last:
         heads.append(at)
-        at += length_at(data, at)[0] + FRAME
+        at += length_at(at) + FRAME
     return np.array(heads, dtype=np.int64)
 
 

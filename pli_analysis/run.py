@@ -322,7 +322,7 @@ def open_weights(path: Path) -> Any:
     import ml_dtypes  # noqa: F401  teaches numpy what bfloat16 is
     from safetensors import SafetensorError, safe_open
 
-    if path.is_symlink():
+    if run_folder.leads_out(path):
         raise BadInput(f"{path}: is a link, which may lead out of the run")
     try:
         return safe_open(path, framework="numpy")

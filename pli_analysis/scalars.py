@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from pli_analysis import downloads, events, records
+from pli_analysis import downloads, events, layouts, records
 from pli_analysis.events import NOTHING, Columns, Piece
 from pli_train import run_folder
 from pli_train.errors import BadInput
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
+LFS = b"version https://git-lfs"
+"""How a file begins that Git LFS left in place of the one it stands for."""
 CHUNK = 2**26
 """Bytes of a file that are read at once: what reading takes in memory is a few times that."""
 
@@ -93,16 +95,37 @@ class Scalars:
         return Scalars({tag: columns for tag, columns in self.columns.items() if tag in chosen}, self.damaged)
 
 
+def only(runs: Mapping[str, Scalars], patterns: Sequence[str]) -> dict[str, Scalars]:
+    """Those scalars of several runs whose tags match: see `Scalars.only`. A run without any is left out.
+
+    Raises:
+        BadInput: when a pattern matches in no run.
+    """
+    every = Scalars({tag: NOTHING for logged in runs.values() for tag in logged.columns})
+    chosen = every.only(patterns).columns
+    kept = {
+        run: Scalars({tag: of for tag, of in logged.columns.items() if tag in chosen}, logged.damaged)
+        for run, logged in runs.items()
+    }
+    return {run: logged for run, logged in kept.items() if logged.columns}
+
+
+def tidy(runs: Mapping[str, Scalars]) -> pd.DataFrame:
+    """All points of several runs as one table, run by run: see `Scalars.tidy`."""
+    import pandas as pd
+
+    parts = [logged.tidy(run) for run, logged in runs.items()]
+    if len(parts) == 1:
+        return parts[0]
+    table = pd.concat([part.astype({"run": str, "tag": str}) for part in parts], ignore_index=True)
+    return table.astype({"run": "category", "tag": "category"})
+
+
 def told(tags: Iterable[str]) -> str:
     """The tags there are, in a few words for an error."""
     known = sorted(tags)
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     return f"there are: {', '.join(known[:12]) or 'none'}{more}"
-
-
-def name_of(path: Path) -> str:
-    """What a table calls what was read from a path."""
-    return path.resolve().stem if path.is_file() else path.resolve().name
 
 
 def read(path: Path, check: bool = True) -> Scalars:
@@ -126,11 +149,27 @@ def read(path: Path, check: bool = True) -> Scalars:
 
 @dataclass
 class _Tail:
-    """How far one file was read, and what it said up to there."""
+    """How far one file was read, and what it said up to there.
+
+    Attributes:
+        offset: where the first record begins that is not whole, or whose length is wrong and none lies behind it.
+        piece: what was read.
+        skipped: bytes from records with a wrong length up to the next one.
+        lost: bytes from `offset` on where the length there is wrong.
+    """
 
     offset: int = 0
     piece: Piece = field(default_factory=lambda: Piece({}))
-    lost: bool = False
+    skipped: int = 0
+    lost: int = 0
+
+    @property
+    def damage(self) -> str:
+        """How many records are damaged, and how many bytes lie behind wrong lengths; empty for none."""
+        count = self.piece.damaged + bool(self.lost)
+        skipped = self.skipped + self.lost
+        bytes_ = f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
+        return f"{count} damaged record{'s' * (count > 1)}{bytes_}" if count else ""
 
 
 class Reader:
@@ -162,8 +201,7 @@ class Reader:
         files = [self.path] if is_file else sorted(self.path.glob(run_folder.SCALARS), key=_begun)
         self._tails = {file: _read_on(file, self._tails.get(file, _Tail()), self.check) for file in files}
         whole = reduce(Piece.then, (tail.piece for tail in self._tails.values()), Piece({}))
-        damaged = {path: tail.piece.damaged + tail.lost for path, tail in self._tails.items()}
-        lines = [f"{path}: {n} damaged record{'s' * (n > 1)}" for path, n in damaged.items() if n]
+        lines = [f"{path}: {_pointer(path) or tail.damage}" for path, tail in self._tails.items() if tail.damage]
         return Scalars(whole.columns, lines)
 
 
@@ -172,10 +210,10 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            offset, pieces, lost, room = tail.offset, [tail.piece], False, CHUNK
+            offset, pieces, skipped, room = tail.offset, [tail.piece], tail.skipped, CHUNK
             if size < offset:
-                offset, pieces = 0, [Piece({})]
-            while offset + records.HEAD <= size and not lost:
+                offset, pieces, skipped = 0, [Piece({})], 0
+            while offset + records.HEAD <= size:
                 file.seek(offset)
                 data = file.read(room)
                 found = records.find(data, check)
@@ -187,10 +225,36 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
                     continue
                 piece = events.decode(data, found)
                 pieces.append(Piece(piece.columns, piece.forgets, piece.damaged + found.damaged))
-                offset, room, lost = offset + found.end, CHUNK, found.lost
+                offset, room = offset + found.end, CHUNK
+                if found.lost:
+                    after = _next_record(file, offset + 1)
+                    if after is None:
+                        return _Tail(offset, reduce(Piece.then, pieces), skipped, size - offset)
+                    pieces.append(Piece({}, damaged=1))
+                    offset, skipped = after, skipped + after - offset
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    return _Tail(offset, reduce(Piece.then, pieces), lost)
+    return _Tail(offset, reduce(Piece.then, pieces), skipped)
+
+
+def _next_record(file: BinaryIO, begin: int) -> int | None:
+    """Where the next record begins, from a place of a file on; None when there is none."""
+    while True:
+        file.seek(begin)
+        data = file.read(CHUNK)
+        found = records.next_head(data, 0)
+        if found is not None:
+            return begin + found
+        if len(data) < CHUNK:
+            return None
+        begin += len(data) - records.HEAD + 1
+
+
+def _pointer(path: Path) -> str:
+    """That Git LFS left a pointer in place of the file, if it did."""
+    with path.open("rb") as file:
+        is_one = file.read(len(LFS)) == LFS
+    return "is a pointer of Git LFS, not the file itself: `git lfs pull` gets it" if is_one else ""
 
 
 def _of_download(path: Path) -> Scalars:
@@ -210,5 +274,5 @@ def _begun(path: Path) -> tuple[int, float, str]:
             first = file.read(21)[12:]
     except OSError:
         first = b""
-    whole = len(first) == 9 and first[0] == events.WALL_TIME
+    whole = len(first) == 9 and first[0] == layouts.WALL_TIME
     return run_folder.order_of(path), struct.unpack("<d", first[1:])[0] if whole else 0.0, path.name

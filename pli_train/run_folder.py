@@ -234,9 +234,23 @@ def is_name(name: object) -> bool:
     return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
+def leads_out(path: Path) -> bool:
+    """Whether a file is a link that may lead anywhere.
+
+    The cache of the Hugging Face hub keeps files as `models--NAME/blobs/HASH` and links to them in
+    `models--NAME/snapshots/COMMIT/`. Such a link, which stays among the blobs of its own model, leads nowhere else.
+    """
+    if not path.is_symlink():
+        return False
+    snapshots = next((parent for parent in path.parent.resolve().parents if parent.name == "snapshots"), None)
+    if snapshots is None or not snapshots.parent.name.startswith("models--"):
+        return True
+    return (snapshots.parent / "blobs").resolve() not in path.resolve().parents
+
+
 def read_text(path: Path) -> str:
     """A run's file as text. Raises BadInput naming it when it is missing, a link, no text, or beyond all measure."""
-    if path.is_symlink():
+    if leads_out(path):
         raise BadInput(f"{path}: is a link, which may lead out of the run")
     if not path.is_file():
         raise BadInput(f"{path}: no such file")

@@ -86,7 +86,7 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises BadInput when it is none."""
-    if path.is_symlink() or not path.is_file():
+    if run_folder.leads_out(path) or not path.is_file():
         raise BadInput(f"{path}: no such file, or a link, which may lead out of the run")
     try:
         return load_file(path)

@@ -16,7 +16,7 @@ AXES = ("step", "tokens", "flops", "seconds")
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, event folders or files, downloads.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, folders of runs, logs of others.")],
     tag: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which scalar: a name, or eval*.")] = None,
     by: Annotated[str, one_of(AXES, "--by", metavar="AXIS", help="Compare over {words}.")] = "step",
     at: Annotated[

@@ -52,11 +52,11 @@ def report(
     asked = run or [str(Run.newest().path)]
     if path is not None:
         require_files({"--html": path}, inputs_of({"run": asked, "told": told}))
-    if _are_several(asked):
+    if several := _several(asked):
         if maps is not None or told is not None:
             option = "--lineage" if maps is None else "--maps"
-            raise BadInput(f"{option}: is for a report of one run, and here are {len(asked)}")
-        folder, written = _beside(asked, verify)
+            raise BadInput(f"{option}: is for a report of one run, and here are {len(several)}")
+        folder, written = _beside(several, verify)
     else:
         folder, written = _alone([Path(one) for one in asked], verify, told, methods)
     if html is None:
@@ -82,26 +82,37 @@ def _alone(paths: list[Path], verify: bool, told: Path | None, maps: list[str] |
     return opened.path, content.tell(opened, partial(embed.paths, maps=maps, say=say), Bar("sections"))
 
 
-def _are_several(asked: list[str]) -> bool:
-    """Whether these are several runs, and not one or the checkpoints of one."""
-    from pli_analysis.metrics import curves as curve_metric
-    from pli_train import run_folder
+def _several(asked: list[str]) -> list[tuple[str, Path]]:
+    """Several runs, each with its group; none where these are one run, or the checkpoints of one."""
+    from pli_analysis import paths
+    from pli_analysis.metrics.curves import grouped
+    from pli_analysis.paths import CHECKPOINTED, Kind
 
-    return len(asked) > 1 and all((curve_metric.grouped(one)[1] / run_folder.RUN).is_file() for one in asked)
+    given = [grouped(one) for one in asked]
+    if not all(path.exists() for _, path in given):
+        return []
+    runs, models = [], 0
+    for group, path in given:
+        found = paths.find(path)
+        mine = [source for source in found if source.kind in CHECKPOINTED or (group and source.kind == Kind.MODEL)]
+        models += not mine and any(source.kind == Kind.MODEL for source in found)
+        if not mine and not any(source.has_checkpoints for source in found):
+            raise BadInput(f"{path}: holds no checkpoints; compare and scalars read what is logged there")
+        runs += [(group, source.path) for source in mine]
+    return runs if len(runs) > 1 and not models else []
 
 
-def _beside(asked: list[str], verify: bool) -> tuple[Path, Report]:
+def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
     """The report of several runs, and the folder to keep it in."""
     from pli_analysis.metrics import curves as curve_metric
     from pli_analysis.report import several
 
-    curves = curve_metric.read(asked)
+    curves = curve_metric.read([f"{group}={path}" if group else str(path) for group, path in runs])
     curve_metric.require(curves, "step")
-    paths = [curve_metric.grouped(one)[1] for one in asked]
-    opened = {curve.name: open_run([path], verify) for curve, path in zip(curves, paths, strict=True)}
+    opened = {curve.name: open_run([path], verify) for curve, (_, path) in zip(curves, runs, strict=True)}
     for curve in curves:
         complain(curve.damaged)
-    return paths[0].resolve().parent, several.tell(opened, curves, Bar("runs"))
+    return runs[0][1].resolve().parent, several.tell(opened, curves, Bar("runs"))
 
 
 def _methods(maps: str | None, html: str | None) -> list[str] | None:

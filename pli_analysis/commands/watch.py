@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import alone
+from pli_train import run_folder
 from pli_train.errors import BadInput
 
 WatchCommand = alone("--serve", "0", lambda word: word is not None and re.fullmatch(r"-?\d+", word) is not None)
@@ -40,4 +41,16 @@ def watch(
 
     if once and serve is not None:
         raise BadInput("--once: prints one frame, and --serve goes on until Ctrl-C: use one of them")
-    look_on(run or Run.newest().path, every, once, serve)
+    look_on(_run_at(run) if run else Run.newest().path, every, once, serve)
+
+
+def _run_at(path: Path) -> Path:
+    """The run of ours at a path. Raises BadInput when there is another's, or more than one."""
+    from pli_analysis import paths
+
+    if not path.is_dir() or (path / run_folder.RUN).is_file():
+        return path
+    found = paths.find(path)
+    if found and not any(source.kind == paths.Kind.RUN for source in found):
+        raise BadInput(f"{path}: {found[0].kind}, and watch looks at runs of pli-train: try scalars or compare")
+    return paths.alone(path, [paths.Kind.RUN]) or path

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def losses(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
+def losses(table: pd.DataFrame, axes: Sequence[str], title: str = "loss") -> go.Figure:
     """Each run's loss; growth events as triangles on its curve; groups of several runs share a colour.
 
     Args:
         table: `run`, `group`, `event` (whether growth happened there), the axes, `loss`; by run and axis.
         axes: of `step`, `tokens`, `flops` and `seconds`; drawn against the first, and a page can switch to the others.
+        title: of the axis of losses.
     """
     import plotly.graph_objects as go
 
@@ -37,7 +38,7 @@ def losses(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
             marker = {"symbol": "triangle-up", "size": 9, "color": colour}
             style = {"mode": "markers", "marker": marker, "meta": _along(grown, axes)}
             drawn.add_scatter(x=grown[by], y=grown["loss"], name=f"{run} grows", showlegend=False, **style)
-    drawn.update_layout(xaxis_title=AXES[by], yaxis_title="loss", legend=LEGEND, hovermode="closest")
+    drawn.update_layout(xaxis_title=AXES[by], yaxis_title=title, legend=LEGEND, hovermode="closest")
     return drawn.update_layout(meta=views.axes({axis: AXES[axis] for axis in axes}))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.metrics import seeds
-from pli_analysis.metrics.curves import Curve, loss_at, reached, require
+from pli_analysis.metrics.curves import Curve, converged, loss_at, reached, require
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
@@ -75,12 +75,13 @@ class Comparison:
     """Groups of runs compared on one axis: what the command, the page and a report of several runs all state.
 
     Attributes:
-        curves: one a run.
+        curves: one a run that did not diverge.
         by: the axis.
         at: the point on it at which losses are compared.
         reference: the group that the others are compared with.
         groups: of `groups`.
         speed_ups: of `speed_ups`.
+        diverged: those of runs that did, which are left out of all this.
     """
 
     curves: Sequence[Curve]
@@ -89,6 +90,12 @@ class Comparison:
     reference: str
     groups: pd.DataFrame
     speed_ups: pd.DataFrame
+    diverged: Sequence[Curve] = ()
+
+    @property
+    def tag(self) -> str:
+        """The scalars that are compared; empty where their names are not known."""
+        return ", ".join(dict.fromkeys(curve.tag for curve in (*self.curves, *self.diverged) if curve.tag))
 
 
 def compared(
@@ -105,20 +112,24 @@ def compared(
         by: `step`, `tokens`, `flops` or `seconds`.
         at: where losses are compared, in units of that axis; by default the last point that all runs came to.
         levels: losses to reach; by default those of `default_levels`.
-        reference: the group that the others are compared with; by default the first.
+        reference: the group that the others are compared with; by default the first that did not diverge.
 
     Raises:
-        BadInput: when a run has no loss or did not log the axis, no run has a loss at that point, or no group is called
-            `reference`.
+        BadInput: when all runs diverged, one did not log the axis, no run has a loss at that point, or no group is
+            called `reference`.
     """
     require(curves, by)
+    diverged = [curve for curve in curves if curve.diverged is not None]
+    curves = converged(curves)
+    if reference and reference in {curve.group for curve in diverged} - {curve.group for curve in curves}:
+        raise BadInput(f"--reference {reference}: diverged; name one of {', '.join(by_group(curves))}")
     if at is None:
         at = last_common(curves, by)
     elif np.isnan([loss_at(curve, at, by) for curve in curves]).all():
         raise BadInput(f"--at {at:g}: no run has a loss there; the last {by} of all is {last_common(curves, by):g}")
     reference = reference or curves[0].group
     ups = speed_ups(curves, default_levels(curves) if levels is None else levels, by, reference)
-    return Comparison(curves, by, at, reference, groups(curves, at, by, reference), ups)
+    return Comparison(curves, by, at, reference, groups(curves, at, by, reference), ups, diverged)
 
 
 def by_group(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
@@ -213,19 +224,34 @@ def speed_ups(
 
 
 def summary(found: Comparison) -> pd.DataFrame:
-    """One row a group, the lowest loss first: of `groups`, and the speed-up to each level, of `speed_ups`."""
+    """One row a group, the lowest loss first: of `groups`, and the speed-up to each level, of `speed_ups`.
+
+    Where runs diverged, a column says which, and a group of which all did is a row without a loss.
+    """
+    import pandas as pd
+
     table = found.groups.drop(columns=["loss_low", "loss_high"])
     for level, ups in found.speed_ups.groupby("level", sort=False):
         table[f"speed-up to {level:g}"] = ups.set_index("group")["speed_up"].reindex(table["group"]).to_numpy()
+    if found.diverged:
+        of = by_group(found.diverged)
+        gone = pd.DataFrame({"group": [name for name in of if name not in set(table["group"])], "runs": 0})
+        table = pd.concat([table, gone.astype({"runs": "int64"})], ignore_index=True)
+        table.insert(2, "diverged", [divergences(of.get(name, [])) for name in table["group"]])
     table = table.sort_values("loss", kind="stable", ignore_index=True)
-    return table.rename(columns={"loss": f"loss at {_column(found)}"})
+    return table.rename(columns={"loss": f"{found.tag or 'loss'} at {_column(found)}"})
+
+
+def divergences(curves: Sequence[Curve]) -> str:
+    """Which runs diverged and when, in a few words; empty for none."""
+    return ", ".join(f"{curve.name} from step {curve.diverged} on" for curve in curves)
 
 
 def per_run(found: Comparison) -> pd.DataFrame:
     """One row a run, the lowest loss at the point of comparison first."""
     import pandas as pd
 
-    last = f"loss at {_column(found)}"
+    last = f"{found.tag or 'loss'} at {_column(found)}"
     rows = [
         {
             "run": curve.name,
@@ -238,6 +264,9 @@ def per_run(found: Comparison) -> pd.DataFrame:
         }
         for curve in found.curves
     ]
+    for curve in found.diverged:
+        rows.append({"run": curve.name, "group": curve.group, "seed": curve.seed, "events": len(curve.events)})
+        rows[-1] |= {"diverged": f"from step {curve.diverged} on", "lowest loss": curve.table["loss"].min()}
     return pd.DataFrame(rows).sort_values(last, kind="stable", ignore_index=True)
 
 

@@ -1,4 +1,4 @@
-"""The loss of a run over steps, tokens, FLOPs and seconds: read from a run, event files or downloads.
+"""The loss of a run over steps, tokens, FLOPs and seconds, read from whatever a path may be (`pli_analysis.paths`).
 
 A run reaches a loss where its smoothed curve first comes down to it, linearly interpolated between points. A loss that
 it never reaches, or is below at its first point, is missing.
@@ -6,7 +6,6 @@ it never reaches, or is below at its first point, is missing.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis import scalars as readers
+from pli_analysis import paths
+from pli_analysis.metrics import tags as names_of_losses
 from pli_analysis.metrics.loss import AXES, at_steps
 from pli_analysis.metrics.runs import config_of
 from pli_train import run_folder
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from pli_analysis.scalars import Scalars
 
-USUAL_TAGS = (run_folder.EVAL_LOSS, run_folder.LOSS, "eval/loss", "train/loss")
 BATCHES = ("train.block_size", "train.batch_size", "train.accumulation", "train.mlm_probability")
 EVALUATION = ("eval.", "train.eval_blocks")
 """Keys of a config that decide, with the seed and the corpus, which batches a run sees and what it is evaluated on."""
@@ -46,6 +45,8 @@ class Curve:
         width: points that `losses` is smoothed over.
         seed: of a run of ours; None for others'.
         shared: what has to be equal for runs of one seed to have the same batches and evaluation: key → value.
+        tag: the scalar that it is, by the name that all runs have; empty where none is told.
+        diverged: the step from which on no loss is finite; None where the last one is.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Curve:
     width: int = 1
     seed: int | None = None
     shared: dict[str, object] = field(default_factory=dict)
+    tag: str = ""
+    diverged: int | None = None
 
     @cached_property
     def losses(self) -> np.ndarray:
@@ -67,22 +70,32 @@ def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[C
     """The loss curves of some runs.
 
     Args:
-        asked: run folders, event folders or files, JSON or CSV downloads; `GROUP=PATH` puts one into a group.
-        tag: a pattern (`eval*`); each tag it matches is a curve. By default the usual names of a loss are looked for.
+        asked: paths; `GROUP=PATH` puts the runs at one into a group.
+        tag: a pattern (`eval*`); each tag it matches that all runs have is a curve of each. By default it is the loss
+            of `pli_analysis.metrics.tags`.
         width: points to smooth losses over, an odd number of them.
 
     Raises:
-        BadInput: when a path holds no scalars, or none that matches, or `width` is even.
+        BadInput: when a path holds no scalars, the runs have none in common, or `width` is even.
     """
     if width % 2 == 0:
         raise BadInput(
             f"--smooth {width}: a mean around a point takes an odd number of points: {width - 1} or {width + 1}"
         )
-    found = [curve for each in asked for curve in _curves(*grouped(each), tag, width)]
-    names = [curve.name for curve in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(f"two runs are called {twice[0]!r}: rename one, so that a table can tell them apart")
-    return found
+    found = [(group, *each) for group, path in map(grouped, asked) for each in paths.logged(path)]
+    runs = dict(zip(paths.names([source for _, source, _ in found]), found, strict=True))
+    there = {name: list(logged.columns) for name, (_, _, logged) in runs.items()}
+    files = {name: source.path.stem for name, (_, source, _) in runs.items() if source.is_download}
+    every = names_of_losses.chosen(there, files, tag)
+    curves = []
+    for name, (group, source, logged) in runs.items():
+        known = _of_run(source.path)
+        for tags in every:
+            called = f"{name}:{tags[name]}" if len(every) > 1 else name
+            points, diverged = _finite(logged.table(tags[name]))
+            known |= {"tag": names_of_losses.label(tags, files), "diverged": diverged, "damaged": logged.damaged}
+            curves.append(Curve(called, group or called, _table(logged, points), width=width, **known))
+    return curves
 
 
 def grouped(asked: str) -> tuple[str, Path]:
@@ -91,35 +104,18 @@ def grouped(asked: str) -> tuple[str, Path]:
     return (group, Path(path)) if sign and group and not Path(asked).exists() else ("", Path(asked))
 
 
-def _curves(group: str, path: Path, pattern: str | None, width: int) -> list[Curve]:
-    scalars, name = readers.read(path), readers.name_of(path)
-    tags, known = _tags(path, list(scalars.columns), pattern), _of_run(path)
-    found = []
-    for tag in tags:
-        called = f"{name}:{tag}" if len(tags) > 1 else name
-        found.append(
-            Curve(called, group or called, _table(scalars, tag), damaged=scalars.damaged, width=width, **known)
-        )
-    return found
+def _finite(points: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
+    """The points with a finite value, and the step from which on there is none; None when the last one is finite."""
+    finite = np.isfinite(points["value"].to_numpy())
+    if not len(finite) or finite[-1]:
+        return points[finite], None
+    last = int(np.flatnonzero(finite)[-1]) if finite.any() else -1
+    return points[finite], int(points["step"].iloc[last + 1])
 
 
-def _tags(path: Path, there: list[str], pattern: str | None) -> list[str]:
-    if pattern is not None:
-        chosen = fnmatch.filter(there, pattern)
-    else:
-        usual = [tag for tag in USUAL_TAGS if tag in there]
-        chosen = usual[:1] or (there if len(there) == 1 else [])
-    if not chosen:
-        asked = f"matches --tag {pattern!r}" if pattern else "is a loss by its name; choose one with --tag"
-        raise BadInput(f"{path}: no scalar {asked}; {readers.told(there)}")
-    return chosen
-
-
-def _table(scalars: Scalars, tag: str) -> pd.DataFrame:
+def _table(scalars: Scalars, points: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
-    points = scalars.table(tag)
-    points = points[np.isfinite(points["value"])]
     steps = points["step"].to_numpy()
     axes = {}
     for axis, logged in AXES.items():
@@ -147,14 +143,19 @@ def _of_run(path: Path) -> dict[str, Any]:
 
 
 def require(curves: Sequence[Curve], axis: str) -> None:
-    """Raise BadInput when a run has no loss, or none on that axis."""
+    """Raise BadInput when no run has a loss, or one has none on that axis."""
     if axis not in ("step", *AXES):
         raise BadInput(f"--by {axis}: is none of step, {', '.join(AXES)}")
-    for curve in curves:
-        if not len(curve.table):
-            raise BadInput(f"{curve.name}: has no finite loss")
+    if not converged(curves):
+        raise BadInput(f"{', '.join(curve.name for curve in curves)}: diverged, no loss at the end is finite")
+    for curve in converged(curves):
         if curve.table[axis].isna().any():
             raise BadInput(f"--by {axis}: {curve.name} did not log it; compare by step")
+
+
+def converged(curves: Sequence[Curve]) -> list[Curve]:
+    """Those whose last loss is finite."""
+    return [curve for curve in curves if curve.diverged is None]
 
 
 def smoothed(losses: np.ndarray, width: int) -> np.ndarray:

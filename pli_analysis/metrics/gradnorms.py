@@ -33,9 +33,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import paths
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.run import Run
-from pli_analysis.scalars import read as scalars_of
 from pli_analysis.weights.kin import birth
 from pli_train import run_folder
 from pli_train.anatomy.parts import GROUPS, OUTSIDE, Part
@@ -115,7 +115,7 @@ def read(path: Path) -> tuple[Scalars, Lineage | None]:
         return run.scalars, run.lineage
     file = path / run_folder.LINEAGE  # Trainer's output folder has one when GrowthCallback was there
     try:
-        return scalars_of(path), Lineage.read(file) if file.is_file() else None
+        return paths.read(path), Lineage.read(file) if file.is_file() else None
     except BadLineage as error:
         raise BadInput(str(error)) from None
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pli_analysis.others.inferred import Inferred, infer, seen_from
+from pli_analysis.others.steps import by_name, natural, numbered
 from pli_analysis.run import Checkpoint, Run, Watch
 from pli_train import run_folder, tokenizer
 from pli_train.errors import BadInput
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+HYDRA = ".hydra"
+"""In a folder of a run of its own, which Hydra calls by a number."""
 TEXT_BLOCK = 128
 """Tokens of a block of text, at most, where no record says how long training had them."""
 MASKED_SHARE = 0.15
@@ -55,13 +58,13 @@ class ForeignRun(Run):
         path: what they have in common: Trainer's output folder, a model's folder.
         found: name and folder of each.
         told: a `lineage.json` to go by instead of what the checkpoints say.
-        numbered: whether steps are mere numbers, as neither names nor states of training tell them.
+        counted: what steps are where they are no updates, and how that is known; empty where they are.
         watch: told (done, in all) of checkpoints that layers are followed through.
     """
 
     found: tuple[tuple[CheckpointName, Path], ...] = ()
     told: Path | None = None
-    numbered: bool = False
+    counted: str = ""
     watch: Watch = field(default=lambda done, total: None, repr=False, compare=False)
 
     @cached_property
@@ -109,7 +112,7 @@ class ForeignRun(Run):
     @property
     def notes(self) -> list[str]:
         """What whoever reads a table of it should know, a line each."""
-        lines = ["steps are numbers in the order given: no name and no trainer_state.json tells them"] * self.numbered
+        lines = [self.counted] if self.counted else []
         if (table := self.confidence) is None:
             return [*lines, "birth weights are those of the first checkpoint that has a part"]
         if not len(table):
@@ -215,15 +218,50 @@ def open_foreign(
         inside = run_folder.checkpoints(paths[0])
         if inside:
             return ForeignRun(paths[0], found=tuple(inside), told=told, watch=watch)
+        if steps := steps_in(paths[0]):
+            named, counted = _named(steps)
+            return ForeignRun(paths[0], found=tuple(named), told=told, counted=counted, watch=watch)
         if not is_model(paths[0]):
-            raise BadInput(f"{paths[0]}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either")
+            return _further_down(paths[0], told, watch)
     for path in paths:
         if (path / run_folder.RUN).is_file() and len(paths) > 1:
             raise BadInput(f"{path}: is a run, and several arguments are checkpoints of one: name it alone")
+        if len(paths) > 1 and (run_folder.checkpoints(path) or steps_in(path)):
+            raise BadInput(f"{path}: holds checkpoints, and several arguments are checkpoints of one: name it alone")
         if found := flaw(path):
             raise BadInput(f"{path}: {found}")
-    named, numbered = _named(paths)
-    return ForeignRun(_root(paths), found=tuple(named), told=told, numbered=numbered, watch=watch)
+    named, counted = _named(paths)
+    return ForeignRun(_root(paths), found=tuple(named), told=told, counted=counted, watch=watch)
+
+
+def _further_down(folder: Path, told: Path | None, watch: Watch) -> ForeignRun:
+    """The only output of Trainer's below a folder. Raises BadInput when there is none, or more than one."""
+    from pli_analysis import paths
+
+    only = paths.alone(folder)
+    if only is not None and only != folder and not (only / run_folder.RUN).is_file():
+        return open_foreign([only], told, watch)
+    if only is not None and only != folder:
+        raise BadInput(f"{folder}: not a run, and holds one: use {only}")
+    found = paths.find(folder)
+    models = [str(source.path) for source in found if source.has_checkpoints and source.path != folder]
+    if len(models) == 1:
+        return open_foreign([Path(models[0])], told, watch)
+    if models:
+        more = f" and {len(models) - 4} more" if len(models) > 4 else ""
+        told_of = f"{', '.join(models[:4])}{more}"
+        raise BadInput(f"{folder}: holds models whose names tell no step: give them in order: {told_of}")
+    if found:
+        raise BadInput(f"{folder}: holds no checkpoints of a model, but logs: read them with scalars or compare")
+    raise BadInput(f"{folder}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either")
+
+
+def steps_in(folder: Path) -> list[Path]:
+    """The model folders right in a folder whose names tell a step, as `step_100` does, in their order."""
+    found = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    named = [path for path in found if numbered(path.name) is not None and is_model(path)]
+    bare = [path for path in named if not run_folder.checkpoints(path) and not (path / HYDRA).exists()]
+    return sorted(bare, key=lambda path: natural(path.name))
 
 
 def is_model(folder: Path) -> bool:
@@ -250,17 +288,40 @@ def flaw(checkpoint: Path) -> str | None:
     else:
         names.append(run_folder.WEIGHTS)
     for name in names:
-        if (checkpoint / name).is_symlink():
+        if run_folder.leads_out(checkpoint / name):
             return f"its {name} is a link, which may lead anywhere: copy the folder with links followed (cp -rL)"
         if not (checkpoint / name).is_file():
             return f"lacks {name}"
     return None
 
 
-def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], bool]:
-    """Checkpoints in the order of their steps; where not each has one of its own, numbered in the order given."""
+def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], str]:
+    """Checkpoints in the order of their steps, and what those are where they are no updates.
+
+    Steps are told by `checkpoint-N` or a state of training, else by another name that all have a number in; else they
+    are numbers in the order given.
+    """
     real = [path.resolve() for path in paths]
     names = [CheckpointName.parse(path.name) or _step_of(path) for path in real]
+    counted = ""
+    if any(name is None for name in names) and (found := by_name(real)):
+        unit, numbers = found
+        names = [CheckpointName(number) for number in numbers]
+        counted = (
+            "" if unit == "step" else f"steps are {unit}s: no trainer_state.json, and names of folders count those"
+        )
+    known = [name for name in names if name is not None]
+    if len({(name.step, name.after) for name in known}) < len(paths):
+        names = [CheckpointName(number) for number in range(len(paths))]
+        counted = "steps are numbers in the order given: no name and no trainer_state.json tells them"
+    places = zip([name for name in names if name is not None], _labels(real), paths, strict=True)
+    told = [(Label(name.step, name.after, label), path) for name, label, path in places]
+    told.sort(key=lambda one: (one[0].step, one[0].after))
+    return [*told], counted if len(paths) > 1 else ""
+
+
+def _labels(real: Sequence[Path]) -> list[str]:
+    """What to call each checkpoint. Raises BadInput when one is given twice."""
     labels = [path.name for path in real]
     if len(set(labels)) < len(labels):
         labels = [f"{path.parent.name}/{path.name}" for path in real]
@@ -269,14 +330,7 @@ def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], bo
     if len(set(labels)) < len(labels):
         twice = next(path for path in real if real.count(path) > 1)
         raise BadInput(f"{twice}: is given twice")
-    known = [name for name in names if name is not None]
-    numbered = len({(name.step, name.after) for name in known}) < len(paths)
-    told = []
-    for number, (name, label, path) in enumerate(zip(names, labels, paths, strict=True)):
-        place = CheckpointName(number) if numbered or name is None else name
-        told.append((Label(place.step, place.after, label), path))
-    told.sort(key=lambda one: (one[0].step, one[0].after))
-    return [*told], numbered and len(paths) > 1
+    return labels
 
 
 def _step_of(checkpoint: Path) -> CheckpointName | None:

@@ -25,14 +25,19 @@ NAMED = 3
 
 
 def verdict(found: Comparison) -> str:
-    """The groups' losses at the point of comparison, and their differences from the reference, in one sentence."""
+    """The groups' losses at the point of comparison, and their differences from the reference, in one sentence.
+
+    A second one says which runs diverged, if any did.
+    """
     rows = {row.group: row for row in found.groups.itertuples()}
     base = rows.pop(found.reference)
     point = compare.amount(found.at, found.by)
     where = f"At equal {AXES[found.by]} ({point})" if rows else f"At {point} {AXES[found.by]}"
     others = sorted(rows.values(), key=lambda row: (np.isnan(row.loss), row.loss))
+    where = f"In {found.tag} {where[0].lower()}{where[1:]}" if found.tag else where
     told = [f"{base.group} has {_loss_words(base)} ({_runs_words(base.runs)})"]
-    return f"{where}, {_listed([*told, *(_difference_words(row, base.runs) for row in others)], NAMED + 1)}."
+    gone = f" Diverged and left out: {compare.divergences(found.diverged)}." if found.diverged else ""
+    return f"{where}, {_listed([*told, *(_difference_words(row, base.runs) for row in others)], NAMED + 1)}.{gone}"
 
 
 def speed_up_words(found: Comparison) -> str:
@@ -55,23 +60,25 @@ def speed_up_words(found: Comparison) -> str:
 
 def tell(found: Comparison) -> Report:
     """The page of a comparison: losses, speed-ups, and how they were measured."""
-    by_axis, method = {found.by: found}, method_of(found.curves[0].width, AXES[found.by], found.reference)
+    by_axis, method = {found.by: found}, method_of(found, AXES[found.by])
     shown, tables = [losses(by_axis), *sooner(by_axis)], [*tables_of(by_axis), ("Runs", compare.per_run(found))]
     section = Section("comparison", "Comparison", figures=shown, tables=tables, method=method)
-    return Report(f"Comparison of {count(len(found.curves), 'run')}", verdict(found), [section])
+    many = count(len(found.curves) + len(found.diverged), "run")
+    return Report(f"Comparison of {many}", verdict(found), [section])
 
 
-def method_of(width: int, needed: str, reference: str) -> list[tuple[str, str]]:
+def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
     """How it was measured.
 
     Args:
-        width: points that losses are smoothed over.
+        found: the comparison.
         needed: what a run needs to reach a loss: `steps`.
-        reference: the group that the others are compared with.
     """
+    width, reference = found.curves[0].width, found.reference
+    scalar = f"The scalar {found.tag}. " if found.tag else ""
     smooth = f"Mean of {width} points." if width > 1 else "As logged, without smoothing."
     return [
-        ("loss", f"{smooth} Linearly interpolated between points. Of a group: the mean over its runs."),
+        ("loss", f"{scalar}{smooth} Linearly interpolated between points. Of a group: the mean over its runs."),
         (
             "point of comparison",
             "The last one on the axis that all runs came to, unless --at says another.",
@@ -116,7 +123,9 @@ def losses(found: Mapping[str, Comparison]) -> Figure:
     axes, first = list(found), next(iter(found.values()))
     table = drawn_points(first.curves, axes)
     captions = {axis: verdict(each) for axis, each in found.items()}
-    return Figure("losses", "Losses", captions[axes[0]], figures.losses(table, axes), table, captions)
+    return Figure(
+        "losses", "Losses", captions[axes[0]], figures.losses(table, axes, first.tag or "loss"), table, captions
+    )
 
 
 def sooner(found: Mapping[str, Comparison]) -> list[Figure]:

@@ -178,7 +178,7 @@ def lead(run: Run) -> str:
         return f"A {last.config.get('model_type')} at one checkpoint, with nothing to compare it with."
     grown = f"grew from {len(first.lineage.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
     # Steps of checkpoints that do not tell theirs are their places in the order that they were given in.
-    numbered = isinstance(run, ForeignRun) and run.numbered
+    numbered = isinstance(run, ForeignRun) and bool(run.counted)
     length = count(len(run.checkpoints), "checkpoint") if numbered else count(last.step, "step")
     return f"A {last.config.get('model_type')} that {grown} over {length}."
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pli_analysis.figures import disturbance as disturbance_figures
 from pli_analysis.metrics import compare
+from pli_analysis.metrics import curves as curve_metric
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import runs as metric
 from pli_analysis.metrics.loss import AXES
@@ -40,7 +41,7 @@ def tell(
     Raises:
         BadInput: when one of them cannot be read.
     """
-    reference = curves[0].group
+    reference = curve_metric.converged(curves)[0].group
     groups = {curve.name: curve.group for curve in curves}
     sections = [
         comparison(curves, reference),
@@ -61,7 +62,8 @@ def tell(
 
 def comparison(curves: Sequence[Curve], reference: str) -> Section:
     """Losses and speed-ups of groups on every axis that all runs logged; the headline is by FLOPs where they did."""
-    axes = [axis for axis in ("step", *AXES) if not any(curve.table[axis].isna().any() for curve in curves)]
+    there = curve_metric.converged(curves)
+    axes = [axis for axis in ("step", *AXES) if not any(curve.table[axis].isna().any() for curve in there)]
     found = {axis: compare.compared(curves, axis, reference=reference) for axis in axes}
     headline = found.get("flops", found["step"])
     return Section(
@@ -70,12 +72,16 @@ def comparison(curves: Sequence[Curve], reference: str) -> Section:
         figures=[losses.losses(found), *losses.sooner(found)],
         tables=losses.tables_of(found),
         headline=f"{losses.verdict(headline)} {losses.speed_up_words(headline)}".strip(),
-        method=losses.method_of(curves[0].width, "steps, tokens, FLOPs or seconds", reference),
+        method=losses.method_of(headline, "steps, tokens, FLOPs or seconds"),
     )
 
 
 def differences(opened: Mapping[str, Run]) -> Section:
     """What the configs differ in: a comparison of runs that were tuned differently says so."""
+    unknown = [name for name, run in opened.items() if "config" not in run.record]
+    if unknown:
+        told = f"Nobody wrote down the whole config of {_listed(unknown)}: what else the runs differ in is not known."
+        return Section("differences", "What differs", [told], headline=told)
     table = metric.differences(opened)
     keys = {kind: table[table["kind"] == kind]["key"].tolist() for kind in ("growth", "tuning")}
     if keys["tuning"]:

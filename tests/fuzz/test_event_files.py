@@ -27,10 +27,19 @@ def summed(part):
 
 
 def decoded(data):
-    """tag → {step: (wall time, value)}, and how many records are damaged; through bytes alone, no file."""
-    found = records.find(data)
-    piece = events.decode(data, found)
-    return scalars.Scalars(piece.columns).values, found.damaged + found.lost + piece.damaged
+    """tag → {step: (wall time, value)}, how many records are damaged, and bytes passed over; no file is read."""
+    piece, damaged, at, skipped = events.Piece({}), 0, 0, 0
+    while at is not None:
+        found = records.find(data[at:])
+        read = events.decode(data[at:], found)
+        piece = piece.then(read)
+        damaged += found.damaged + found.lost + read.damaged
+        if not found.lost:
+            break
+        lost = at + found.end
+        at = records.next_head(data, lost + 1)
+        skipped += (len(data) if at is None else at) - lost
+    return scalars.Scalars(piece.columns).values, damaged, skipped
 
 
 def event(step, values, wall_time=1.0, **more):
@@ -54,7 +63,7 @@ def test_every_scalar_is_read_as_it_was_written(logged, wall_time):
         data += framed(event(step, [(tag, value) for _, tag, value in each], wall_time))
         for _, tag, value in each:
             expected.setdefault(tag, {})[step] = (wall_time, value)
-    found, damaged = decoded(data)
+    found, damaged, _ = decoded(data)
     assert not damaged and found.keys() == expected.keys()
     for tag, of_tag in expected.items():
         assert sorted(found[tag]) == sorted(of_tag)
@@ -64,13 +73,31 @@ def test_every_scalar_is_read_as_it_was_written(logged, wall_time):
 
 def test_plain_records_need_no_protobuf(good, monkeypatch):
     monkeypatch.setattr("tensorboard.compat.proto.event_pb2.Event.FromString", None)
-    found, damaged = decoded(good)
+    found, damaged, _ = decoded(good)
     assert not damaged and {tag: len(points) for tag, points in found.items()} == {"loss": 60, "rate": 60, "x": 60}
 
 
 @pytest.fixture(scope="module")
 def good():
     return b"".join(framed(event(step, [(tag, step / 7)])) for step in range(60) for tag in ("loss", "rate", "x"))
+
+
+@pytest.fixture(scope="module")
+def in_tensors():
+    """The same points as TensorFlow 2 writes them."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+    from tensorboard.plugins.scalar.metadata import create_summary_metadata
+
+    def record(step, tag):
+        content = np.float32(step / 7).tobytes()
+        tensor = TensorProto(dtype=1, tensor_shape=TensorShapeProto(), tensor_content=content)
+        value = Summary.Value(tag=tag, tensor=tensor, metadata=create_summary_metadata("", ""))
+        return framed(Event(step=step, wall_time=1.0, summary=Summary(value=[value])).SerializeToString())
+
+    return b"".join(record(step, tag) for step in range(60) for tag in ("loss", "rate", "x"))
 
 
 def reframed(data, chance):
@@ -92,8 +119,10 @@ def in_words(values):
     return {tag: repr(points) for tag, points in values.items()}
 
 
-def test_broken_event_files(good, fuzz_cases, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["good", "in_tensors"])
+def test_broken_event_files(kind, request, fuzz_cases, tmp_path, monkeypatch):
     """Read at once and by pieces: both never fail, and find the same."""
+    good = request.getfixturevalue(kind)
     monkeypatch.setattr(scalars, "CHUNK", 2048)
     path = tmp_path / "events.out.tfevents.1.host.1.0"
     chance = random.Random(fuzz_cases)
@@ -102,14 +131,28 @@ def test_broken_event_files(good, fuzz_cases, tmp_path, monkeypatch):
     for number in range(fuzz_cases):
         bad = reframed(good, chance) if chance.random() < 0.5 else torn(good, chance)
         began = time.process_time()
-        values, damaged = decoded(bad)
+        values, damaged, skipped = decoded(bad)
         path.write_bytes(bad)
         by_pieces = scalars.read(path)
         assert time.process_time() - began < SECONDS, number
         assert in_words(by_pieces.values) == in_words(values), number
         told = f"{path}: {damaged} damaged record{'s' * (damaged > 1)}"
+        told += f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
         assert by_pieces.damaged == [told] * (damaged > 0), number
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
+
+
+@pytest.mark.parametrize("kind", ["good", "in_tensors"])
+def test_broken_records_say_what_protobuf_makes_of_them(kind, request, fuzz_cases, monkeypatch):
+    """Payloads changed at random under right checksums, decoded together and one by one."""
+    data, chance = request.getfixturevalue(kind), random.Random(fuzz_cases + 1)
+    for number in range(fuzz_cases):
+        bad = reframed(data, chance)
+        together = decoded(bad)
+        with monkeypatch.context() as patch:
+            patch.setattr("pli_analysis.layouts.decode", lambda data, records: ([], np.arange(len(records.starts))))
+            alone = decoded(bad)
+        assert (in_words(together[0]), together[1:]) == (in_words(alone[0]), alone[1:]), number
 
 
 def test_every_flip_of_a_byte_is_told_and_costs_one_record_or_the_rest(good):
@@ -123,7 +166,44 @@ def test_every_flip_of_a_byte_is_told_and_costs_one_record_or_the_rest(good):
         assert set(found.starts) < set(whole.starts)
 
 
+def test_records_behind_a_wrong_length_are_read(good, tmp_path):
+    """As far as TensorBoard's own reader comes, which ends there, and then on."""
+    whole = records.find(good)
+    path = tmp_path / "events.out.tfevents.1.host.1.0"
+    head = int(whole.starts[90]) - records.HEAD
+    bad = bytearray(good)
+    bad[head] ^= 0x40
+    path.write_bytes(bad)
+    found = scalars.read(path)
+    values, _, _ = decoded(good)
+    assert values["loss"].pop(30)
+    assert in_words(found.values) == in_words(values)
+    size = int(whole.lengths[90]) + records.FRAME
+    assert found.damaged == [f"{path}: 1 damaged record, and {size} bytes passed over behind a wrong length"]
+
+
+def test_a_hole_of_zeros_is_passed_over(good, tmp_path):
+    """As a machine leaves it that lost its power: the file is as long as it was to be, but not all was written."""
+    path = tmp_path / "events.out.tfevents.1.host.1.0"
+    path.write_bytes(good + bytes(5000) + framed(event(99, [("loss", 1.0)])))
+    found = scalars.read(path)
+    assert found.at("loss", 99) == 1.0 and len(found.of("loss").steps) == 61
+    assert found.damaged == [f"{path}: 1 damaged record, and 5,000 bytes passed over behind a wrong length"]
+
+
+def test_a_wrong_length_at_the_end_is_counted_with_its_bytes(good, tmp_path):
+    path = tmp_path / "events.out.tfevents.1.host.1.0"
+    path.write_bytes(good + b"\xff" * 100)
+    reader = scalars.Reader(path)
+    for _ in range(2):
+        found = reader.update()
+        assert found.damaged == [f"{path}: 1 damaged record, and 100 bytes passed over behind a wrong length"]
+    with path.open("ab") as file:
+        file.write(framed(event(99, [("loss", 1.0)])))
+    assert reader.update().at("loss", 99) == 1.0
+
+
 @pytest.mark.parametrize("cut", range(1, 40))
 def test_a_tail_cut_short_is_no_damage(good, cut):
-    found, damaged = decoded(good[:-cut])
+    found, damaged, _ = decoded(good[:-cut])
     assert not damaged and len(found["loss"]) == 60

@@ -218,7 +218,7 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
     ("asked", "told"),
     [
         (["nowhere"], "no such file or folder"),
-        (["RUN", "RUN"], "two runs are called"),
+        (["RUN", "RUN"], "is given twice"),
         (["RUN", "--tag", "nothing*"], "no scalar matches"),
         (["RUN", "--by", "moons"], "none of step"),
         (["RUN", "--levels", "4,x"], "give losses"),

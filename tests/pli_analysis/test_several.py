@@ -186,7 +186,7 @@ def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tm
 
     # … and so have both tables of the command, …
     rows = {row["group"]: row for row in json.loads(done.stdout)}
-    (loss,) = (name for name in rows["full"] if name.startswith("loss at"))
+    (loss,) = (name for name in rows["full"] if name.startswith("eval/loss at "))
     assert [rows[name][loss] for name in ("full", "grown")] == pytest.approx(expected["loss"])
     assert [rows["grown"][name] for name in ("difference", "low", "high")] == pytest.approx(expected["difference"])
     assert (rows["grown"]["pairing"], rows["grown"]["pairs"], rows["grown"]["runs"]) == ("seed", 2, 2)
@@ -225,6 +225,21 @@ def test_what_is_for_one_run_is_refused_for_several(seeds, option, tmp_path):
     refused(call("pli-analyze", "report", *words), f"{option}: is for a report of one run, and here are 2")
 
 
-def test_two_runs_of_one_name_are_refused(seeds, tmp_path):
-    other = shutil.copytree(seeds["full"], tmp_path / "full")
-    refused(call("pli-analyze", "report", seeds["full"], other), "two runs are called 'full'")
+def test_two_runs_of_one_name_are_told_apart_by_the_folders_above(seeds, tmp_path):
+    other = Path(shutil.copytree(seeds["full"], tmp_path / "full"))
+    rows = json.loads(asked_for("compare", seeds["full"], f"g={other}", "--runs", "--format", "json").stdout)
+    assert {row["run"] for row in rows} == {f"{path.parent.name}/full" for path in (seeds["full"], other)}
+    printed = asked_for("report", seeds["full"], other).stdout
+    assert f"{seeds['full'].parent.name}/full and {tmp_path.name}/full: 2 runs side by side" in printed
+    refused(call("pli-analyze", "report", seeds["full"], seeds["full"]), "is given twice")
+
+
+def test_a_folder_of_runs_is_its_runs(seeds, tmp_path):
+    for name in ("grown", "full"):
+        shutil.copytree(seeds[name], tmp_path / "runs" / name)
+    printed = asked_for("report", tmp_path / "runs").stdout
+    assert "full and grown: 2 runs side by side" in printed
+    refused(call("pli-analyze", "drift", tmp_path / "runs"), "holds 2 runs: name one of")
+    refused(call("pli-analyze", "watch", tmp_path / "runs"), "holds 2 runs: name one of")
+    shutil.rmtree(tmp_path / "runs" / "full")
+    assert "grown  finished" in asked_for("watch", tmp_path / "runs", "--once").stdout

@@ -1,0 +1,365 @@
+"""What a path is: logs and models of others in the folders that their libraries make."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from typer.testing import CliRunner
+
+from pli_analysis import paths
+from pli_analysis.cli import app
+from pli_analysis.others import steps
+from pli_analysis.paths import Kind
+from pli_analysis.run import Run
+from pli_train import run_folder
+from pli_train.errors import BadInput
+from tests import families
+from tests.trainers import train
+
+
+def log(folder, points):
+    """An event file with one scalar a tag: tag → {step: value}."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "events.out.tfevents.1.host.1.0").open("wb") as file:
+        writer = RecordWriter(file)
+        for tag, values in points.items():
+            for step, value in values.items():
+                summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+                writer.write(Event(wall_time=float(step), step=step, summary=summary).SerializeToString())
+    return folder
+
+
+def falling(start):
+    return {step: start - step / 16 for step in range(0, 17, 4)}
+
+
+def tags(path):
+    """name → its tags, of all runs at a path."""
+    found = paths.logged(path)
+    named = zip(paths.names([source for source, _ in found]), found, strict=True)
+    return {name: sorted(logged.columns) for name, (_, logged) in named}
+
+
+def asked(*words):
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
+def rows(*words):
+    done = asked(*words, "--format", "json")
+    assert done.exit_code == 0, (done.output, done.exception)
+    return json.loads(done.stdout)
+
+
+def refusal(*words):
+    done = asked(*words)
+    assert isinstance(done.exception, BadInput) and "\n" not in str(done.exception), done.output
+    return str(done.exception)
+
+
+# --- logs -----------------------------------------------------------------------------------------------------------
+
+
+def keras(folder, start):
+    """As Keras's TensorBoard callback lays them out."""
+    log(folder / "train", {"epoch_loss": falling(start), "epoch_learning_rate": {0: 0.1}})
+    log(folder / "validation", {"epoch_loss": falling(start + 1)})
+    return folder
+
+
+def test_keras_folders_are_compared_by_the_loss_of_validation(tmp_path):
+    for name, start in (("a", 3.0), ("b", 2.0)):
+        keras(tmp_path / name, start)
+    expected = ["train/epoch_learning_rate", "train/epoch_loss", "validation/epoch_loss"]
+    assert tags(tmp_path) == {"a": expected, "b": expected}
+    column = "validation/epoch_loss at 16"
+    for given in ([tmp_path], [tmp_path / "a", tmp_path / "b"]):
+        assert {row["group"]: row[column] for row in rows("compare", *given)} == {"a": 3.0, "b": 2.0}
+    parts = [tmp_path / name / "validation" for name in "ab"]
+    assert {row["group"]: row["epoch_loss at 16"] for row in rows("compare", *parts)} == {
+        "a/validation": 3.0,
+        "b/validation": 2.0,
+    }
+
+
+def test_an_estimators_eval_folder_is_a_part_of_its_run(tmp_path):
+    log(tmp_path / "model", {"loss": falling(3)})
+    log(tmp_path / "model" / "eval", {"loss": falling(4)})
+    assert tags(tmp_path / "model") == {"model": ["eval/loss", "loss"]}
+
+
+def test_lightning_versions_are_runs_in_the_order_of_their_numbers(tmp_path):
+    for number in (10, 9):
+        version = tmp_path / "lightning_logs" / f"version_{number}"
+        version.mkdir(parents=True)
+        (version / "hparams.yaml").write_text("lr: 0.1\n")
+        (version / "metrics.csv").write_text(f"epoch,step,train_loss,val_loss\n0,9,2.5,\n0,9,,{number}\n")
+    log(tmp_path / "lightning_logs" / "version_9", {"val_loss": {9: 5.0}, "lr": {9: 1.0}})
+    for path in (tmp_path, tmp_path / "lightning_logs"):
+        assert list(tags(path)) == ["version_9", "version_10"]
+    assert tags(tmp_path)["version_9"] == ["epoch", "lr", "train_loss", "val_loss"]
+    found = {row["group"]: row["val_loss at 9"] for row in rows("compare", tmp_path)}
+    assert found == {"version_9": 5.0, "version_10": 10.0}  # event files go before the table
+
+
+def test_what_hydra_wrote_is_one_run_whatever_logged_in_it(tmp_path):
+    for place in ("outputs/2024-01-02/03-04-05", "multirun/2024-01-02/03-04-05/0", "multirun/2024-01-02/03-04-05/1"):
+        job = tmp_path / place
+        (job / ".hydra").mkdir(parents=True)
+        (job / ".hydra" / "config.yaml").write_text("lr: 0.1\n")
+        log(job / "tensorboard" / "version_0", {"train/loss": falling(3)})
+        (job / "csv" / "version_0").mkdir(parents=True)
+        (job / "csv" / "version_0" / "metrics.csv").write_text("epoch,step,val/loss\n0,16,2.5\n")
+    assert tags(tmp_path / "multirun") == {
+        "0": ["epoch", "train/loss", "val/loss"],
+        "1": ["epoch", "train/loss", "val/loss"],
+    }
+    assert list(tags(tmp_path / "outputs")) == ["outputs"]  # one run there: called after what was asked for
+    assert len(rows("compare", tmp_path)) == 3
+
+
+def test_files_alone(tmp_path):
+    (tmp_path / "a.csv").write_text("Wall time,Step,Value\n1,0,3\n2,8,2\n")
+    (tmp_path / "b.csv").write_text("epoch,loss,val_loss\n0,3,3.5\n8,2,2.5\n")
+    history = [{"step": 0, "eval_loss": 3.0}, {"step": 8, "eval_loss": 1.5, "epoch": 1.0}]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 8, "log_history": history}))
+    assert tags(tmp_path / "a.csv") == {"a": ["a"]}
+    assert tags(tmp_path / "trainer_state.json")["trainer_state"][0] == "eval/loss"
+    assert {row["group"] for row in rows("compare", tmp_path / "a.csv", tmp_path / "b.csv")} == {"a", "b"}
+    only = rows("compare", tmp_path / "a.csv", tmp_path / "trainer_state.json")
+    assert {row["group"]: row["eval/loss at 8"] for row in only} == {"a": 2.0, "trainer_state": 1.5}
+
+
+def test_a_download_called_after_a_loss_is_compared_with_that_loss_alone(tmp_path):
+    (tmp_path / "run-x-tag-train_loss.csv").write_text("Wall time,Step,Value\n1,0,3\n2,8,2\n")
+    log(tmp_path / "run", {"eval/loss": falling(3), "train/loss": falling(2)})
+    found = rows("compare", tmp_path / "run", tmp_path / "run-x-tag-train_loss.csv")
+    assert {row["group"]: row["train/loss at 8"] for row in found} == {"run": 1.5, "run-x-tag-train_loss": 2.0}
+    log(tmp_path / "evals", {"eval/loss": falling(3)})
+    assert "no loss by its name that all have" in refusal(
+        "compare", tmp_path / "evals", tmp_path / "run-x-tag-train_loss.csv"
+    )
+
+
+def test_a_run_that_holds_no_logs_says_so(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for command in ("scalars", "compare"):
+        assert refusal(command, tmp_path / "empty").endswith("empty: holds no scalars")
+    assert "holds no checkpoints of a model, but logs" in refusal("drift", keras(tmp_path / "k", 1.0))
+    assert "compare and scalars read what is logged" in refusal("report", tmp_path / "k")
+    assert "watch looks at runs of pli-train" in refusal("watch", tmp_path / "k")
+
+
+# --- unlike things --------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_of_training_is_never_compared_with_one_of_evaluation(tmp_path):
+    one, other = log(tmp_path / "one", {"train/loss": falling(3)}), log(tmp_path / "other", {"eval/loss": falling(2)})
+    told = refusal("compare", one, other)
+    assert "one has train/loss; other has eval/loss; choose one with --tag" in told
+    both = rows("compare", one, other, "--tag", "*/loss")  # asked for by name: both are told
+    assert "train/loss of one, eval/loss of other at 16" in both[0]
+    log(tmp_path / "third", {"eval/loss": falling(2), "train/loss": falling(3)})
+    assert "train/loss at 16" in rows("compare", one, tmp_path / "third")[0]
+
+
+def test_a_scalar_that_is_no_loss_by_its_name_is_compared_where_it_is_the_only_one(tmp_path):
+    """Lightning logs hp_metric = -1 in every run: the only one that all have need not be what is to be compared."""
+    log(tmp_path / "a", {"hp_metric": {0: -1.0}, "my_objective": falling(3)})
+    log(tmp_path / "b", {"hp_metric": {0: -1.0}, "objective": falling(3)})
+    log(tmp_path / "c", {"hp_metric": {0: -1.0}})
+    log(tmp_path / "d", {"hp_metric": {0: -1.0}})
+    told = refusal("compare", tmp_path)
+    assert "a has hp_metric, my_objective; b has hp_metric, objective; c, d have hp_metric; choose one" in told
+    assert "hp_metric at 0" in rows("compare", tmp_path / "c", tmp_path / "d")[0]
+    assert "hp_metric at 0" in rows("compare", tmp_path, "--tag", "hp_metric")[0]
+
+
+def test_the_only_loss_that_all_have_is_taken_whatever_it_is_called(tmp_path):
+    for name, start in (("a", 3), ("b", 2)):
+        log(tmp_path / name, {"hp_metric": {0: -1.0}, "train_loss_batch": falling(start)})
+    assert {row["train_loss_batch at 16"] for row in rows("compare", tmp_path)} == {2.0, 1.0}
+    log(tmp_path / "a", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
+    log(tmp_path / "b", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
+    assert "no loss by its name that all have" in refusal("compare", tmp_path)
+
+
+def test_files_are_told_apart_by_their_endings_where_nothing_else_does(tmp_path):
+    (tmp_path / "x.csv").write_text("Wall time,Step,Value\n1,0,3\n2,8,2\n")
+    (tmp_path / "x.json").write_text("[[1, 0, 3], [2, 8, 2]]")
+    found = rows("compare", tmp_path / "x.csv", tmp_path / "x.json")
+    assert {row["group"] for row in found} == {"x.csv", "x.json"}
+
+
+@pytest.mark.parametrize("ending", ["json", "csv"])
+def test_a_folder_of_downloads_is_read_again(ending, tmp_path):
+    log(tmp_path / "run", {"loss": falling(2), "train/loss": falling(3)})
+    done = asked("scalars", tmp_path / "run", "--download", tmp_path / "downloads", "--format", ending)
+    assert done.exit_code == 0 and tags(tmp_path / "downloads") == {"loss": ["loss"], "train_loss": ["train_loss"]}
+
+
+def test_runs_of_which_nothing_can_be_read_are_told(tmp_path):
+    log(tmp_path / "well", {"loss": falling(2)})
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "events.out.tfevents.1.host.1.0").write_bytes(b"\xff" * 50)
+    done = asked("compare", tmp_path)
+    assert done.exit_code == 0 and "passed over: " in done.stderr and "1 damaged record, and 50 bytes" in done.stderr
+
+
+def test_a_table_that_is_no_log_is_passed_by(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "metrics.csv").write_text("model,f1\nforest,0.9\n")
+    assert refusal("scalars", tmp_path).endswith("holds no scalars")
+    log(tmp_path / "logs", {"loss": falling(2)})
+    assert list(tags(tmp_path)) == [tmp_path.name]
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    path = log(tmp_path / "run", {"loss": falling(2)}) / "events.out.tfevents.2.host.1.0"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 75\n")
+    done = asked("scalars", tmp_path / "run")
+    assert f"passed over: {path}: is a pointer of Git LFS, not the file itself: `git lfs pull` gets it" in done.stderr
+
+
+def test_a_diverged_run_is_a_row_that_says_so(tmp_path):
+    nan = float("nan")
+    log(tmp_path / "well", {"train/loss": falling(3)})
+    log(tmp_path / "never", {"train/loss": dict.fromkeys(range(5), nan)})
+    log(tmp_path / "late", {"train/loss": falling(3) | {20: nan, 24: float("inf")}})
+    log(tmp_path / "hiccup", {"train/loss": falling(2) | {5: nan}})
+    done = asked("compare", tmp_path, "--format", "json", "--html", tmp_path / "page.html")
+    found = {row["group"]: row for row in json.loads(done.stdout)}
+    column = "train/loss at 16"
+    assert {name: row[column] for name, row in found.items()} == {
+        "hiccup": 1.0,
+        "well": 2.0,
+        "never": None,
+        "late": None,
+    }
+    assert found["late"]["diverged"] == "late from step 20 on" and found["never"]["runs"] == 0
+    said = "Diverged and left out: late from step 20 on, never from step 0 on."
+    assert said in done.stderr and said in (tmp_path / "page.html").read_text()
+    each = {row["run"]: row["diverged"] for row in rows("compare", tmp_path, "--runs")}
+    assert each["late"] == "from step 20 on" and not each["well"]
+    assert "diverged, no loss" in refusal("compare", tmp_path / "never")
+    assert "--reference late: diverged; name one of" in refusal("compare", tmp_path, "--reference", "late")
+
+
+# --- Trainer --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Two outputs of Trainer called alike. Not to be written to."""
+    folder = tmp_path_factory.mktemp("trainers")
+    return [train(folder / name / "out", max_steps=8, save_only_model=True) for name in "ab"]
+
+
+def test_outputs_of_trainer_are_runs_in_every_command(outputs, tmp_path):
+    one, other = outputs
+    assert [source.kind for source in paths.find(one.parent.parent)] == [Kind.TRAINER] * 2
+    found = rows("compare", f"g={one}", f"g={other}", "--runs")
+    assert {(row["run"], row["group"]) for row in found} == {("a/out", "g"), ("b/out", "g")}
+    history = json.loads((one / "checkpoint-8" / run_folder.TRAINER_STATE).read_text())["log_history"]
+    last = next(entry["loss"] for entry in reversed(history) if "loss" in entry)
+    assert found[0]["train/loss at 8"] == pytest.approx(last)
+    shown = asked("report", f"g={one}", f"g={other}", f"h={one.parent.parent / 'b' / 'out' / 'checkpoint-8'}")
+    assert shown.exit_code == 0, (shown.output, shown.exception)
+    assert "3 runs in 2 groups side by side" in shown.stdout and "is not known" in shown.stdout
+    assert "name it alone" in refusal("drift", one, other)
+    assert "holds 2 runs: name one of" in refusal("lineage", one.parent.parent)
+    assert rows("drift", one.parent)[0]["part"] == "a"  # the only one there
+    assert len({row["run"] for row in rows("scalars", one.parent.parent)}) == 2
+
+
+def test_checkpoints_of_one_output_are_checkpoints_of_one_model(outputs):
+    done = asked("report", *outputs[0].glob("checkpoint-*"))
+    assert done.exit_code == 0 and "side by side" not in done.stdout
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    families.tiny("gpt2").save_pretrained(tmp_path_factory.mktemp("model"))
+    return next(tmp_path_factory.getbasetemp().glob("model*"))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["step_{}", "step-{}", "step{}", "global_step{}", "ckpt-{}", "{}", "iter_{:07d}", "m-step{}", "epoch_{}"]
+)
+def test_folders_named_by_steps_come_in_their_order(pattern, model, tmp_path):
+    for number in (10, 100, 20):
+        shutil.copytree(model, tmp_path / "m" / pattern.format(number))
+    shutil.copytree(model, tmp_path / "m" / "best")
+    given = sorted(tmp_path.glob("m/*"))  # as a shell lists them
+    for opened in (Run.open(tmp_path / "m"), Run.open([path for path in given if path.name != "best"])):
+        assert [(c.step, str(c.name)) for c in opened.checkpoints] == [(n, pattern.format(n)) for n in (10, 20, 100)]
+        assert opened.notes[0].startswith("steps are ") == ("step" not in pattern)
+
+
+def test_names_that_count_different_things_are_refused(model, tmp_path):
+    for name in ("step_10", "epoch_2", "best"):
+        shutil.copytree(model, tmp_path / name)
+    assert "step_10: its name counts steps and that of epoch_2 epochs" in refusal(
+        "drift", tmp_path / "epoch_2", tmp_path / "step_10"
+    )
+    assert "counts" in refusal("drift", tmp_path)
+    opened = Run.open([tmp_path / "step_10", tmp_path / "best"])
+    assert opened.notes[0].startswith("steps are numbers in the order given")
+
+
+def test_models_without_steps_are_to_be_given_in_order(model, tmp_path):
+    for name in ("base", "tuned"):
+        shutil.copytree(model, tmp_path / name)
+    assert "holds models whose names tell no step: give them in order:" in refusal("drift", tmp_path)
+
+
+def test_numbers_that_stand_elsewhere_in_a_name_are_no_steps():
+    assert [steps.numbered(name) for name in ("version_3", "gpt2", "run-7", "step_x", "step_1e3")] == [None] * 5
+
+
+# --- the hub's cache ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cached(model, tmp_path):
+    """A model as the hub's cache keeps it: a folder of links to files called after their hashes."""
+    cache = tmp_path / "hub" / "models--who--what"
+    snapshot = cache / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for number, file in enumerate(sorted(model.iterdir())):
+        shutil.copy(file, cache / "blobs" / f"blob{number}")
+        (snapshot / file.name).symlink_to(Path("../../blobs") / f"blob{number}")
+    return snapshot
+
+
+def test_the_hubs_cache_is_read_through_its_links(cached, model, tmp_path):
+    (tmp_path / "short").symlink_to(cached)
+    for path in (cached, cached.parents[1], tmp_path / "short"):
+        [checkpoint] = Run.open(path).checkpoints
+        assert set(checkpoint.files) == set(load_file(model / run_folder.WEIGHTS))
+        assert checkpoint.config["model_type"] == "gpt2"
+    assert rows("lineage", cached)[0]["layer"] == "a"
+
+
+@pytest.mark.parametrize("name", [run_folder.CONFIG, run_folder.WEIGHTS])
+@pytest.mark.parametrize("where", ["elsewhere", "another model", "through a blob"])
+def test_a_link_that_leads_out_of_its_model_is_refused(where, name, cached, model, tmp_path):
+    target = model / name
+    if where == "another model":
+        target = tmp_path / "hub" / "models--x" / "blobs" / "y"
+        target.parent.mkdir(parents=True)
+        shutil.copy(model / name, target)
+    if where == "through a blob":
+        (cached.parents[1] / "blobs" / "z").symlink_to(target)
+        target = cached.parents[1] / "blobs" / "z"
+    (cached / name).unlink()
+    (cached / name).symlink_to(target)
+    assert f"its {name} is a link" in refusal("lineage", cached) and "cp -rL" in refusal("lineage", cached)
