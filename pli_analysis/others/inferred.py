@@ -246,12 +246,12 @@ def infer(checkpoints: Sequence[Checkpoint], watch: Watch = lambda done, total: 
     """
     import pandas as pd
 
-    old, before = _weights(checkpoints[0]), None
+    old, before = weights_of(checkpoints[0]), None
     lineage, found = _begun(checkpoints[0].step, old), list[tuple[object, ...]]()
     lineages = [lineage.as_of(0)]
     for done, checkpoint in enumerate(checkpoints[1:], 1):
         watch(done, len(checkpoints))
-        new = _weights(checkpoint)
+        new = weights_of(checkpoint)
         _check(old, new)
         try:
             near = nearness(old, new, before)
@@ -271,7 +271,8 @@ MISFITS = (*follow.MISFITS, OSError)
 """What sizes that contradict each other come to light as, in safetensors too."""
 
 
-def _weights(checkpoint: Checkpoint) -> Weights:
+def weights_of(checkpoint: Checkpoint) -> Weights:
+    """The weight matrices of a checkpoint. Raises BadInput, naming it, when they do not fit its config."""
     from safetensors import SafetensorError
 
     try:
