@@ -11,7 +11,7 @@ from pli_analysis.commands.options import FormatOption, OutOption, RunFolder, To
 from pli_analysis.commands.telling import complain, open_run
 from pli_train.errors import BadInput
 from pli_train.shell import one_of
-from pli_train.telling import Bar
+from pli_train.telling import Bar, say
 
 PARTS = ("layer", "head", "ffn", "norms", "attention", "matrix", "all")
 
@@ -38,6 +38,7 @@ def drift(
     Example: pli-analyze drift runs/tiny --of head --format csv -o drift.csv
     """
     from pli_analysis.metrics.drift import drift as measure
+    from pli_analysis.metrics.drift import unknown
     from pli_analysis.tables import emit
 
     opened = open_run(run, verify, told)
@@ -46,15 +47,7 @@ def drift(
         raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")
     if spectral and of not in ("matrix", "all"):
         raise BadInput(f"--spectral: is told of matrices, and not of '{of}': use --of matrix or --of all")
-    emit(
-        measure(
-            opened,
-            of,
-            Bar("tensors of all checkpoints"),
-            gauge=gauge,
-            spectral=spectral,
-            threads=threads or os.cpu_count() or 1,
-        ),
-        format,
-        out,
-    )
+    cores = threads or os.cpu_count() or 1
+    table = measure(opened, of, Bar("tensors of all checkpoints"), gauge=gauge, spectral=spectral, threads=cores)
+    say(*unknown(opened, cores))
+    emit(table, format, out)

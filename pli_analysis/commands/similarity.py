@@ -32,6 +32,7 @@ def similarity(
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """
     from pli_analysis.metrics.similarity import similarity as measure
+    from pli_analysis.metrics.similarity import unknown
     from pli_analysis.report import similarity as report
     from pli_analysis.tables import emit
     from pli_train import run_folder
@@ -41,6 +42,6 @@ def similarity(
         raise BadInput("--over-time: compares a run's layers with themselves at all checkpoints: no RUN2 and no --at")
     first, second = (open_run([run]) for run in runs) if two else (open_run(runs), None)
     table = measure(first, second, text, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
-    say(report.verdict(table, over_time))
+    say(*unknown(table), report.verdict(table, over_time))
     write_page(html, lambda: report.tell(table, over_time))
     emit(table, format, out)

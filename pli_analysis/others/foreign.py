@@ -138,9 +138,17 @@ class ForeignRun(Run):
     def _bare(self) -> list[Checkpoint]:
         usable = [Checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
         if not usable:
-            raise BadInput(f"{self.path}: holds no checkpoint to read" + "".join(f"; {line}" for line in self.damaged))
+            raise BadInput(f"{self.path}: holds no checkpoint to read" + "".join(f"; {line}" for line in self._alike))
         _log.debug("%s: %d checkpoints of others, %d passed over", self.path, len(usable), len(self.damaged))
         return usable
+
+    @property
+    def _alike(self) -> list[str]:
+        """The lines of `damaged`, those of one reason together."""
+        alike: dict[str, list[str]] = {}
+        for path, told in self._flaws.items():
+            alike.setdefault(told or "", []).append(path.name)
+        return [f"{', '.join(names)}{':' if len(names) > 1 else ''} {told}" for told, names in alike.items()]
 
     @cached_property
     def _flaws(self) -> dict[Path, str | None]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pli_analysis.others import formats
 from pli_analysis.weights.places import FLOATS, places_of
-from pli_train.errors import BadInput
+from pli_train.errors import BadInput, some
 
 if TYPE_CHECKING:
     from pli_analysis.run import Checkpoint
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 BUFFERS = re.compile(r"(^|\.)(masked_bias|inv_freq|attn\.bias|attention\.bias|position_ids)$")
 """Masks and rotary frequencies, which earlier releases of transformers saved among the weights; nothing is trained."""
-NAMED = 3
-"""Names that a line gives at most."""
 
 
 def no_weights(checkpoint: Checkpoint, table: Anatomy) -> str | None:
@@ -39,7 +37,9 @@ def no_weights(checkpoint: Checkpoint, table: Anatomy) -> str | None:
             raise BadInput(f"{path}: does not hold '{stored}', which the index says it does")
         place, found_at = files[path][stored], table.locate(name)
         if found_at is not None and found_at[2] in table.tensors and place.type not in FLOATS:
-            return f"has numbers of type {place.type} in {stored}: it " + formats.codes(place.type, checkpoint.config)
+            whole = place.type[0] in "IUB"
+            told = formats.codes(place.type, checkpoint.config) if whole else "is no checkpoint of weights"
+            return f"{told}: {stored} has numbers of type {place.type}"
     return None
 
 
@@ -76,12 +76,14 @@ def _strangers(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
             if place is not None and place[2] not in checkpoint.anatomy.tensors and not BUFFERS.search(name):
                 found[place[2]] = None
     if found:
-        yield f"left out, as a {checkpoints[-1].anatomy.model_type} has no such tensors: {_some(list(found))}"
+        yield f"left out, as a {checkpoints[-1].anatomy.model_type} has no such tensors: {some(list(found))}"
 
 
 def _missing(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
     """Tensors that a layer lacks and another layer, or the same one at another checkpoint, has."""
-    everywhere = {inner for checkpoint in checkpoints for names in checkpoint.names_of_layers.values() for inner in names}
+    everywhere = {
+        inner for checkpoint in checkpoints for names in checkpoint.names_of_layers.values() for inner in names
+    }
     found: dict[tuple[str, str], list[str]] = {}
     for checkpoint in checkpoints:
         absent = checkpoint.anatomy.bottom.get("missing", {})
@@ -93,13 +95,8 @@ def _missing(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
     for (id, inner), where in found.items():
         lacking.setdefault((id, tuple(where)), []).append(inner)
     for (id, where), inner in lacking.items():
-        yield f"layer {id} lacks {_some(inner)}{_where(where, checkpoints)}: it is measured without"
+        yield f"layer {id} lacks {some(inner)}{_where(where, checkpoints)}: it is measured without"
 
 
 def _where(names: Sequence[str], checkpoints: Sequence[Checkpoint]) -> str:
-    return "" if len(names) == len(checkpoints) else f" in {_some(names)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    return "" if len(names) == len(checkpoints) else f" in {some(names)}"
