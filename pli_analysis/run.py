@@ -5,6 +5,7 @@ Nothing is unpickled and no path outside the folder is opened. Weights come as n
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -382,13 +383,23 @@ def open_weights(path: Path) -> Any:
 def _instead(path: Path) -> str | None:
     """What a file is that is no safetensors file, where its first bytes tell and there is something to be done."""
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
             begins = file.read(len(LFS))
-    except OSError:
+            if not begins:
+                return "is empty"
+            if begins == LFS:
+                return "is a pointer of Git LFS, not the file itself: `git lfs pull` gets it"
+            file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length < min(size, run_folder.LARGEST_TEXT) else {}
+        ends = [told["data_offsets"][1] for name, told in header.items() if name != "__metadata__"]
+        due = 8 + length + max(ends, default=size)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    if not begins:
-        return "is empty"
-    return "is a pointer of Git LFS, not the file itself: `git lfs pull` gets it" if begins == LFS else None
+    if ends and due > size:
+        return f"has {size} bytes of {due}: it was cut short"
+    return f"has {size - due} bytes more than its header tells of" if ends and due < size else None
 
 
 def _tensor(file: Any, name: str, path: Path) -> np.ndarray:

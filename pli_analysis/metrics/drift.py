@@ -15,7 +15,8 @@ Columns of the table, one row for each part and checkpoint:
     age         steps since the part's birth
     tokens      tokens trained on so far
     index       where the layer sat then, 0 at the bottom
-    relative_l2 ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖; empty, as all that follows, where a number of θ is not finite (‖θ(t) − θ(b)‖ itself where θ(b) is zero: column `absolute`)
+    relative_l2 ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖      (‖θ(t) − θ(b)‖ itself where θ(b) is zero: column `absolute`); empty, as all
+                measures below, where a number of θ(t) or θ(b) is not finite
     cosine      1 − cos(θ(t), θ(b)), empty where one of them is zero
     absolute    whether `relative_l2` is absolute, its reference being zero
     level       layer, head, ffn, norms, attention or matrix

@@ -6,8 +6,8 @@ Columns of the table, one row for each part and checkpoint:
     step        updates done
     age         steps since the part's birth
 
-A norm is empty where a number of the gradient is not finite. The gradient is that of the mean loss over all targets. Squares are added up in float64. Heads and FFN units that
-only pad a layer have no gradient.
+The gradient is that of the mean loss over all targets. Squares are added up in float64; a norm is empty where a number
+of the gradient is not finite. Heads and FFN units that only pad a layer have no gradient.
 """
 
 from __future__ import annotations

@@ -115,7 +115,8 @@ def no_config(folder: Path) -> str:
     if not has_weights(folder):
         return told
     above = folder.resolve().parent / run_folder.CONFIG
-    return f"{told}, which tells the model: copy {above if above.is_file() else 'that of the model it was trained as'} there"
+    source = str(above) if above.is_file() else "that of the model that was trained"
+    return f"{told}, which tells the model: copy {source} there"
 
 
 def quantised(names: Collection[str], config: Mapping[str, Any]) -> str | None:
@@ -147,6 +148,7 @@ def codes(found: str, config: Mapping[str, Any]) -> str:
     section = config.get("quantization_config")
     method = section.get("quant_method") if isinstance(section, Mapping) else None
     return (
-        f"is quantised ({method if isinstance(method, str) else found}): its weights are codes, which have no distances; "
-        "take the checkpoint it was made from, or dequantise it (model.dequantize() in transformers, save_pretrained)"
+        f"is quantised ({method if isinstance(method, str) else found}): its weights are codes, which have no "
+        "distances; take the checkpoint it was made from, or dequantise it (model.dequantize() in transformers, "
+        "save_pretrained)"
     )

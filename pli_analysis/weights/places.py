@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -89,9 +89,9 @@ class View:
         """The shape, in safetensors' own words."""
         return list(self.place.shape)
 
-    def __getitem__(self, key: object) -> np.ndarray:
+    def __getitem__(self, key: Any) -> np.ndarray:
         """Some rows and columns, in the type they are worked with."""
-        return self.place.read()[key]
+        return np.asarray(self.place.read()[key])
 
 
 @dataclass(frozen=True)
