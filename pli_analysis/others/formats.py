@@ -106,7 +106,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def _holds(folder: Path, pattern: str) -> bool:
-    return next(iter(folder.glob(pattern)), None) is not None
+    return (folder / pattern).is_symlink() or next(iter(folder.glob(pattern)), None) is not None
 
 
 def no_config(folder: Path) -> str:

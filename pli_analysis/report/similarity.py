@@ -103,7 +103,9 @@ def _within(table: pd.DataFrame) -> bool:
 
 def _range(table: pd.DataFrame, measure: str) -> str:
     pairs = table[(table["layer_a"] != table["layer_b"]) | (table["checkpoint_a"] != table["checkpoint_b"])]
-    values = (pairs if len(pairs) else table)[measure]
+    values = (pairs if len(pairs) else table)[measure].dropna()
+    if not len(values):
+        return "Not known of any pair."
     low, high = values.min(), values.max()
     if equal(low, high):
         return f"{low:.2f} for every pair."
