@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pli_analysis.others import formats
 from pli_analysis.weights.places import FLOATS, places_of
+from pli_train import run_folder
 from pli_train.errors import BadInput, some
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def no_weights(checkpoint: Checkpoint, table: Anatomy) -> str | None:
     Raises:
         BadInput: when a file cannot be read, or does not hold what the index says.
     """
+    if not checkpoint.files:
+        rest = ": remove it, and its shards are read" if (checkpoint.path / run_folder.WEIGHTS_INDEX).exists() else ""
+        return f"holds no tensor in {run_folder.WEIGHTS}{rest}"
     if found := formats.quantised(checkpoint.stored.values(), checkpoint.config):
         return found
     files = {path: places_of(path) for path in dict.fromkeys(checkpoint.files.values())}

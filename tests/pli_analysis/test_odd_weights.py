@@ -361,6 +361,12 @@ def misled(at):
     (at / run_folder.WEIGHTS_INDEX).write_text(json.dumps(index))
 
 
+def emptied(at):
+    """As where a save wrote a file without tensors beside its shards; transformers reads that file."""
+    sharded(at)
+    save_file({}, at / run_folder.WEIGHTS)
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 DAMAGES = {
     "it was cut short": cut,
@@ -376,6 +382,7 @@ DAMAGES = {
     "does not say how many tokens": written(run_folder.TRAINER_STATE, b'{"num_input_tokens_seen": "x"}'),
     "lineage.json: ": written(run_folder.LINEAGE, b"{"),
     "which the index says it does": misled,
+    "holds no tensor in model.safetensors: remove it": emptied,
 }
 
 
