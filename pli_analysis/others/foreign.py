@@ -287,11 +287,7 @@ def unusable(checkpoint: Checkpoint, told: bool) -> str | None:
         _ = checkpoint.config, checkpoint.state, checkpoint.tokens, checkpoint.files
         if (checkpoint.path / run_folder.LINEAGE).exists():
             _ = checkpoint.lineage
-        try:
-            table = checkpoint.anatomy
-        except BadInput:
-            return None  # of no family that is known: told when it is asked for, as it is true of all alike
-        if found := oddities.no_weights(checkpoint, table):
+        if found := oddities.no_weights(checkpoint):
             return found
         if not told:
             weights_of(checkpoint)

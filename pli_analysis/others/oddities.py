@@ -17,13 +17,13 @@ from pli_train.errors import BadInput, some
 
 if TYPE_CHECKING:
     from pli_analysis.run import Checkpoint
-    from pli_train.anatomy import Anatomy
 
+OF_A_LAYER = re.compile(r"(^|\.)\d+\.")
 BUFFERS = re.compile(r"(^|\.)(masked_bias|inv_freq|attn\.bias|attention\.bias|position_ids)$")
 """Masks and rotary frequencies, which earlier releases of transformers saved among the weights; nothing is trained."""
 
 
-def no_weights(checkpoint: Checkpoint, table: Anatomy) -> str | None:
+def no_weights(checkpoint: Checkpoint) -> str | None:
     """What its tensors are when they are no weights, in a few words.
 
     Raises:
@@ -39,8 +39,8 @@ def no_weights(checkpoint: Checkpoint, table: Anatomy) -> str | None:
         stored = checkpoint.stored[name]
         if stored not in files[path]:
             raise BadInput(f"{path}: does not hold '{stored}', which the index says it does")
-        place, found_at = files[path][stored], table.locate(name)
-        if found_at is not None and found_at[2] in table.tensors and place.type not in FLOATS:
+        place = files[path][stored]
+        if place.type not in FLOATS and len(place.shape) > 1 and OF_A_LAYER.search(name) and not BUFFERS.search(name):
             whole = place.type[0] in "IUB"
             told = formats.codes(place.type, checkpoint.config) if whole else "is no checkpoint of weights"
             return f"{told}: {stored} has numbers of type {place.type}"
