@@ -261,6 +261,7 @@ def _measures(moments: Moments, paths: np.ndarray, rates: np.ndarray) -> dict[st
     path, growth = paths[:, TRAINING], paths[:, GROWTH]
     with np.errstate(invalid="ignore"):  # of a part that has numbers that are not finite
         moved, cosine = np.sqrt(moments.difference), moments.cosine()
+        scale = rates * np.sqrt(moments.now)
     columns = {
         "relative_l2": relative,
         "cosine": cosine,
@@ -268,7 +269,7 @@ def _measures(moments: Moments, paths: np.ndarray, rates: np.ndarray) -> dict[st
         "path": path,
         "growth_path": growth,
         "efficiency": np.where(growth > 0, NAN, ratio(moved, path)),
-        "speed": ratio(np.sqrt(moments.stepped), rates * np.sqrt(moments.now)),
+        "speed": ratio(np.sqrt(moments.stepped), scale),
         "donor_distance": np.sqrt(ratio(moments.apart, moments.donor)),
     }
     told = {name: np.where(np.isfinite(values), values, NAN).tolist() for name, values in columns.items()}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from pli_analysis import live
+from pli_analysis.metrics import embed
 from pli_analysis.run import Run
 from pli_train import run_folder
 from pli_train.errors import BadInput
@@ -256,6 +257,25 @@ def test_what_a_layer_lacks_and_what_no_table_knows_is_told(plain, tmp_path):
     np.testing.assert_allclose(found(run)[1:], by_hand, rtol=1e-6)
     with pytest.raises(BadInput, match=f"its weights lack {UP}"):
         live.model_of(run.checkpoints[-1])
+
+
+def test_a_map_goes_without_a_tensor_that_is_lacking_at_some_checkpoint(plain, tmp_path):
+    def without(tensors):
+        return {name: tensor for name, tensor in tensors.items() if name != UP}
+
+    some = embed.embed(Run.open(changed(plain["llama"], tmp_path / "some", without, only=(2,))))
+    drawn = some.table[some.table["walk"] == "run"]
+    state = {step: load_file(plain["llama"] / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS}
+    names = {
+        part: [n for n in state[1] if n.startswith(f"model.layers.{at}.") and n != UP] for at, part in enumerate("ab")
+    }
+    points = list(zip(drawn["part"], drawn["step"], strict=True))
+    for start, end in ((("b", 1), ("b", 2)), (("b", 2), ("b", 3)), (("a", 1), ("a", 3))):
+        ways = [
+            (state[end[1]][name].double() - state[start[1]][name].double()).square().sum() for name in names[end[0]]
+        ]
+        first, last = (some.components.values[points.index(point)] for point in (start, end))
+        assert np.linalg.norm(last - first) == pytest.approx(float(sum(ways)) ** 0.5, rel=1e-6)
 
 
 def test_no_line_is_said_of_weights_as_they_should_be(plain):
