@@ -20,9 +20,9 @@ def verdict(table: pd.DataFrame, over_time: bool) -> str:
         table: of `pli_analysis.metrics.similarity`.
         over_time: whether it is of layers with their own first state.
     """
-    whole, table = table, table.dropna(subset="procrustes")  # outputs that are not finite are left out
+    whole, table = table, table.dropna(subset="cka")  # of outputs that are not finite, or do not vary
     if not len(table):
-        return "No two layers have finite outputs, so that nothing can be compared."
+        return "No two layers have finite outputs that vary, so that nothing can be compared."
     if over_time:
         last = table[table["checkpoint_a"] == table["checkpoint_a"].iloc[-1]].sort_values("cka")
         told = ", ".join(f"{row.layer_a} {row.cka:.2f}" for row in last.itertuples())
