@@ -180,7 +180,7 @@ class Checkpoint:
 
     @cached_property
     def names_of_layers(self) -> dict[str, dict[str, str]]:
-        """Layer id → {name within the layer: full tensor name}."""
+        """Layer id → {name within the layer: full tensor name}. Raises BadInput when weights and lineage differ."""
         found: dict[str, dict[str, str]] = {id: {} for id in self.lineage.stack}
         for name in self.files:
             place = self.anatomy.locate(name)
@@ -191,6 +191,8 @@ class Checkpoint:
                 if index >= len(self.lineage.stack):
                     raise BadInput(f"{self.path}: has a layer {index} that its {run_folder.LINEAGE} does not know")
                 found[self.lineage.stack[index]][inner] = name
+        if lacking := [id for id, names in found.items() if not names]:
+            raise BadInput(f"{self.path}: its weights have nothing of layer {lacking[0]}")
         return found
 
     def layer(self, id: str) -> Iterator[tuple[str, np.ndarray]]:

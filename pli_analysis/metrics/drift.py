@@ -222,7 +222,7 @@ def _table(
             raise BadInput(f"{checkpoint.path}: its weights do not fit its lineage ({error})") from None
         walked = {id: NAN if before is None else rates.between(id, before, checkpoint.step) for id in lineage.stack}
         steps = np.array([walked[part.layer] if part.name in paths else 0 for part in plan.parts])
-        lengths = np.array([paths.get(part.name, (0.0, 0.0)) for part in plan.parts])
+        lengths = np.array([paths.get(part.name, (0.0, 0.0)) for part in plan.parts]).reshape(-1, 2)
         # Two checkpoints of one step are the states before and after its events: nothing was trained between them.
         lengths[:, GROWTH if before == checkpoint.step else TRAINING] += np.sqrt(moments.stepped)
         paths.update(zip([part.name for part in plan.parts], lengths, strict=True))

@@ -436,6 +436,15 @@ def test_a_checkpoint_of_ours_that_cannot_be_read_is_passed_over_too(name, runs,
     assert run.drift()[columns].equals(rest[columns].reset_index(drop=True))
 
 
+def test_weights_of_ours_under_names_of_no_layer_are_passed_over(runs, tmp_path):
+    folder = shutil.copytree(runs["gpt2"], tmp_path / "run")
+    at = Run.open(folder).checkpoints[-1].path
+    data = (at / run_folder.WEIGHTS).read_bytes()
+    (at / run_folder.WEIGHTS).write_bytes(data.replace(b"transformer.h.", b"transformer.k."))
+    run = Run.open(folder)
+    assert run.damaged == [f"{at.name} cannot be used: its weights have nothing of layer {run.lineage.stack[0]}"]
+
+
 # --- headers and shards that are odd and good -----------------------------------------------------------------------
 
 
