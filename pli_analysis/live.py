@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_train import run_folder
-from pli_train.errors import BadInput, did_you_mean
+from pli_train.errors import BadInput, did_you_mean, some
 from pli_train.telling import say
 
 if TYPE_CHECKING:
@@ -29,8 +29,11 @@ AT_ONCE = 8
 """Blocks that go through a model together."""
 
 
-def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
+def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
     """The model in float32 on the CPU, without dropout.
+
+    Args:
+        head: whether what stands above the base model must be among the weights; else it may be drawn at random.
 
     Raises:
         BadInput: when it does not learn from text, or config and weights are not of one model.
@@ -64,9 +67,10 @@ def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
         )
     except Exception as error:  # whatever a library makes of hostile values
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
+    base = f"{model.base_model_prefix}."
     _tell_of_unused(*sorted(found["unexpected_keys"]))
-    if missing := sorted(found["missing_keys"]):
-        raise BadInput(f"{checkpoint.path}: its weights lack {missing[0]}")
+    if missing := sorted(name for name in found["missing_keys"] if head or name.startswith(base)):
+        raise BadInput(f"{checkpoint.path}: its weights lack {some(missing)}")
     _log.debug("%s: model of %d tensors", checkpoint.path, len(tensors))
     return model.eval()
 
@@ -99,7 +103,7 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     """
     import torch
 
-    model, anatomy = model_of(checkpoint), checkpoint.anatomy
+    model, anatomy = model_of(checkpoint, head=False), checkpoint.anatomy
     stack = stack_of(model, anatomy)
     found: list[list[Tensor]] = [[] for _ in stack]
     wanted = kept.split(AT_ONCE)
@@ -139,12 +143,22 @@ def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     path = checkpoint.path / run_folder.CONFIG
     if checkpoint.known is not None:  # older and newer releases, and other people's tools, write keys of their own
         fields = {key: value for key, value in fields.items() if key in known}
+        fields = _as_deep(fields, checkpoint.anatomy.config["depth"], len(checkpoint.lineage.stack))
     if strange := [key for key in fields if key not in known]:
         raise BadInput(f"{path}: {strange[0]!r} is not a key of a {family}'s config{did_you_mean(strange[0], known)}")
     try:
         return AutoConfig.for_model(family, **fields)
     except Exception as error:  # whatever a library makes of hostile values
         raise BadInput(f"{path}: {last_line(error)}") from None
+
+
+def _as_deep(fields: dict[str, Any], depth: str, layers: int) -> dict[str, Any]:
+    """The fields of a config when they tell of as many layers as the weights have."""
+    if fields.get(depth) == layers:
+        return fields
+    types = fields.get("layer_types")
+    told = {"layer_types": types[:layers]} if isinstance(types, list) else {}
+    return fields | told | {depth: layers}
 
 
 def last_line(error: Exception) -> str:

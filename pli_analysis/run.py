@@ -5,6 +5,7 @@ Nothing is unpickled and no path outside the folder is opened. Weights come as n
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis.weights.names import Names, plain_names
+from pli_analysis.weights.places import TYPES, View, places_of
 from pli_train import anatomy, run_folder
 from pli_train.anatomy import Anatomy
 from pli_train.errors import BadInput
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+LFS = b"version https://git-lfs"
+"""How a file begins that Git LFS left in place of the one it stands for."""
 Watch = Callable[[int, int], None]
 """Told (done, total) of work that takes long."""
 
@@ -76,7 +81,7 @@ class Checkpoint:
     def state(self) -> dict[str, Any]:
         """How far training was, in Hugging Face's words; empty for foreign weights that come without."""
         path = self.path / run_folder.TRAINER_STATE
-        return {} if self.known is not None and not path.exists() else run_folder.read_json(path)
+        return {} if not path.exists() and not self.has_manifest else run_folder.read_json(path)
 
     @cached_property
     def tokens(self) -> int:
@@ -87,6 +92,24 @@ class Checkpoint:
         return tokens
 
     @property
+    def has_manifest(self) -> bool:
+        """Whether a run of ours wrote it."""
+        return self.known is None and (self.path / run_folder.MANIFEST).exists()
+
+    def within(self, error: Exception) -> str:
+        """What an error says, without the folder's path ahead of it."""
+        return str(error).removeprefix(f"{self.path}/").removeprefix(f"{self.path}: ")
+
+    @cached_property
+    def flaw(self) -> str | None:
+        """What keeps a checkpoint of ours from being used although its files are as long as they were; None mostly."""
+        try:
+            _ = self.config, self.anatomy, self.tokens, self.names_of_layers
+        except BadInput as error:
+            return f"cannot be used: {self.within(error)}"
+        return None
+
+    @property
     def is_there(self) -> bool:
         """Whether nobody has removed it meanwhile."""
         return (self.path / (run_folder.MANIFEST if self.known is None else run_folder.CONFIG)).exists()
@@ -95,14 +118,35 @@ class Checkpoint:
     def files(self) -> dict[str, Path]:
         """Tensor name → the file that holds it, whether the weights are in one file or in shards.
 
+        Names are those of plain transformers: see `pli_analysis.weights.names`. In the file it is called `stored`.
+
         Raises:
             BadInput: when the weights are missing or damaged, or an index points outside the folder.
         """
-        index = self.path / run_folder.WEIGHTS_INDEX
-        if not index.is_file():
-            path = self.path / run_folder.WEIGHTS
-            return dict.fromkeys(_names(path), path)
-        return {name: self.path / shard for name, shard in run_folder.shards(index).items()}
+        return {name: self._holders[stored] for name, stored in self.stored.items()}
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """Tensor name → what it is called in its file."""
+        return self.names.stored
+
+    @cached_property
+    def names(self) -> Names:
+        """Plain names of the tensors, and what was done to those in the files. Raises BadInput as `files` does."""
+        found = plain_names(tuple(self._holders), str(self.config.get("model_type")))
+        if found.twice is not None:
+            one, other = found.twice
+            raise BadInput(f"{self.path}: its weights have '{one}' and '{other}', which are names of one tensor")
+        return found
+
+    @cached_property
+    def _holders(self) -> dict[str, Path]:
+        """Name in the file → the file."""
+        path = self.path / run_folder.WEIGHTS
+        if run_folder.is_sharded(self.path):
+            index = self.path / run_folder.WEIGHTS_INDEX
+            return {name: self.path / shard for name, shard in run_folder.shards(index).items()}
+        return dict.fromkeys(_names(path), path)
 
     def tensors(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Read some tensors, each only when its turn comes: (name, array)."""
@@ -110,14 +154,14 @@ class Checkpoint:
             with open_weights(path) as file:
                 for name in names:
                     if self.files[name] == path:
-                        yield name, _tensor(file, name, path)
+                        yield name, _tensor(file, self.stored[name], path)
 
     def tensor_slice(self, name: str, rows: slice) -> np.ndarray:
         """Some rows of one tensor, the only ones that are read. Raises BadInput for a tensor it does not have."""
         if name not in self.files:
             raise BadInput(f"{self.path}: has no tensor '{name}'")
         with open_weights(self.files[name]) as file:
-            return file.get_slice(name)[rows]
+            return _slice(file, self.stored[name], self.files[name])[rows]
 
     def slices(self) -> Callable[[str], Any]:
         """A look at tensors by name, of which only the rows and columns that are asked for are read: `[0:8, 3:5]`.
@@ -130,13 +174,13 @@ class Checkpoint:
         def look(name: str) -> Any:
             if name not in self.files:
                 raise BadInput(f"{self.path}: has no tensor '{name}'")
-            return opened[self.files[name]].get_slice(name)
+            return _slice(opened[self.files[name]], self.stored[name], self.files[name])
 
         return look
 
     @cached_property
     def names_of_layers(self) -> dict[str, dict[str, str]]:
-        """Layer id → {name within the layer: full tensor name}."""
+        """Layer id → {name within the layer: full tensor name}. Raises BadInput when weights and lineage differ."""
         found: dict[str, dict[str, str]] = {id: {} for id in self.lineage.stack}
         for name in self.files:
             place = self.anatomy.locate(name)
@@ -147,6 +191,8 @@ class Checkpoint:
                 if index >= len(self.lineage.stack):
                     raise BadInput(f"{self.path}: has a layer {index} that its {run_folder.LINEAGE} does not know")
                 found[self.lineage.stack[index]][inner] = name
+        if lacking := [id for id, names in found.items() if not names]:
+            raise BadInput(f"{self.path}: its weights have nothing of layer {lacking[0]}")
         return found
 
     def layer(self, id: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -258,7 +304,7 @@ class Run:
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
         """The whole checkpoints, in order. Raises BadInput when there is none."""
-        whole = [Checkpoint(name, path) for name, path, flaw in self._found if flaw is None]
+        whole = [checkpoint for checkpoint, flaw in self._looked if flaw is None]
         if not whole:
             raise BadInput(f"{self.path}: holds no whole checkpoint" + "".join(f"; {line}" for line in self.damaged))
         _log.debug("%s: %d whole checkpoints, %d passed over", self.path, len(whole), len(self.damaged))
@@ -272,7 +318,13 @@ class Run:
     @cached_property
     def damaged(self) -> list[str]:
         """One line for each checkpoint folder that cannot be used."""
-        return [f"{path.name} {flaw}" for _, path, flaw in self._found if flaw]
+        return [f"{checkpoint.path.name} {flaw}" for checkpoint, flaw in self._looked if flaw]
+
+    @cached_property
+    def _looked(self) -> list[tuple[Checkpoint, str | None]]:
+        """Every checkpoint folder, and what keeps it from being used."""
+        found = [(Checkpoint(name, path), flaw) for name, path, flaw in self._found]
+        return [(checkpoint, flaw or checkpoint.flaw) for checkpoint, flaw in found]
 
     @cached_property
     def _found(self) -> list[tuple[CheckpointName, Path, str | None]]:
@@ -327,16 +379,49 @@ def open_weights(path: Path) -> Any:
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path}: not readable as safetensors ({error})") from None
+        raise BadInput(f"{path}: {_instead(path) or f'not readable as safetensors ({error})'}") from None
+
+
+def _instead(path: Path) -> str | None:
+    """What a file is that is no safetensors file, where its first bytes tell and there is something to be done."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            begins = file.read(len(LFS))
+            if not begins:
+                return "is empty"
+            if begins == LFS:
+                return "is a pointer of Git LFS, not the file itself: `git lfs pull` gets it"
+            file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length < min(size, run_folder.LARGEST_TEXT) else {}
+        ends = [told["data_offsets"][1] for name, told in header.items() if name != "__metadata__"]
+        due = 8 + length + max(ends, default=size)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    if ends and due > size:
+        return f"has {size} bytes of {due}: it was cut short"
+    return f"has {size - due} bytes more than its header tells of" if ends and due < size else None
 
 
 def _tensor(file: Any, name: str, path: Path) -> np.ndarray:
     from safetensors import SafetensorError
 
     try:
-        return file.get_tensor(name)
+        return file.get_tensor(name) if _is_known(file.get_slice(name)) else places_of(path)[name].read()
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: tensor '{name}' cannot be read ({error})") from None
+
+
+def _slice(file: Any, name: str, path: Path) -> Any:
+    """A look at a tensor. Types that the library knows and numpy does not are read by place."""
+    found = file.get_slice(name)
+    return found if _is_known(found) else View(places_of(path)[name])
+
+
+def _is_known(tensor: Any) -> bool:
+    """Whether the library gives its numbers to numpy."""
+    return tensor.get_dtype() in ("BF16", *TYPES)
 
 
 def _names(path: Path) -> list[str]:

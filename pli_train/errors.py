@@ -6,7 +6,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,6 +57,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = nearest(word, known)
     return f"; did you mean '{near}'?" if near else ""
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many others there are, as a line tells them.
+
+    >>> some(["a", "b"]), some(["a", "b", "c", "d", "e"])
+    ('a, b', 'a, b, c and 2 others')
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} other{'s' if more > 1 else ''}" if more > 0 else "")
 
 
 def not_written(path: Path, error: Exception, run: Path, size: int = 0) -> str:

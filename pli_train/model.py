@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from pli_train import anatomy, layout, stored
 from pli_train.anatomy import Anatomy
-from pli_train.errors import BadInput, PliError, did_you_mean
+from pli_train.errors import BadInput, PliError, did_you_mean, some
 from pli_train.tokenizer import size
 
 if TYPE_CHECKING:
@@ -276,7 +277,9 @@ def _from_config(config: PretrainedConfig, parts: Anatomy) -> PreTrainedModel:
 
 def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrainedModel:
     auto = getattr(transformers, AUTO_CLASS[parts.task])
-    model = _load(auto.from_pretrained, name_or_path, dtype=torch.float32, use_safetensors=True)
+    how = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, found = _load(auto.from_pretrained, name_or_path, **how)
+    _check_weights(model, parts, found, name_or_path)
     _settle_memory(model)
     for key in stored.undeclared(model.config):
         delattr(model.config, key)  # so that every checkpoint of this run can be read back
@@ -287,6 +290,28 @@ def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrai
         del layers[depth:]
         settle(model, parts)
     return model
+
+
+def _check_weights(model: PreTrainedModel, parts: Anatomy, found: dict[str, Any], name_or_path: str) -> None:
+    """Raise BadInput where a loaded model is not the one that was trained: transformers draws at random what it lacks.
+
+    What stands above the base model may be drawn: an encoder that was saved without the head of its task.
+    """
+    where = f"model.name_or_path: '{name_or_path}'"
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise BadInput(f"{where} is quantised: take the weights it was made from, or dequantise it")
+    lacks = sorted(name for name in found["missing_keys"] if name.startswith(f"{model.base_model_prefix}."))
+    if lacks:
+        others = sorted(found["unexpected_keys"])
+        instead = f", and has {some(others, 1)} that no {model.config.model_type} has" if others else ""
+        raise BadInput(f"{where} lacks {some(lacks)}{instead}: save the plain model with save_pretrained")
+    places = [place for name in found["unexpected_keys"] if (place := parts.locate(name)) and place[2] in parts.tensors]
+    if depth := 1 + max((index for _, index, _ in places), default=-1):
+        told = f"{len(stack_of(model, parts))} layers and its weights have {depth}"
+        raise BadInput(f"{where}: its config says {told}: correct {parts.config['depth']} in its config.json")
+    odd = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    if odd:
+        raise BadInput(f"{where} has numbers that are not finite in {some(odd)}: begin with an earlier checkpoint")
 
 
 def _settle_memory(model: PreTrainedModel) -> None:
@@ -305,11 +330,11 @@ def _check_vocabulary(tokens: int, model: PreTrainedModel, name_or_path: str) ->
 def _load(loader: Any, name_or_path: str, **how: Any) -> Any:
     try:
         return loader(name_or_path, trust_remote_code=False, **how)
-    except (OSError, ValueError, KeyError) as error:
-        raise PliError(
-            f"model.name_or_path: '{name_or_path}' is no model folder here and could not be loaded from the hub "
-            f"({(str(error).strip() or type(error).__name__).splitlines()[0]})"
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
+        there = Path(name_or_path).is_dir()
+        told = "cannot be loaded" if there else "is no model folder here and could not be loaded from the hub"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PliError(f"model.name_or_path: '{name_or_path}' {told} ({reason})") from None
 
 
 def _last_line(error: Exception) -> str:

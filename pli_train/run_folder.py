@@ -276,6 +276,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def is_sharded(checkpoint: Path) -> bool:
+    """Whether its weights are in shards: the one file goes before an index that is there too, as in transformers."""
+    return (checkpoint / WEIGHTS_INDEX).exists() and not (checkpoint / WEIGHTS).exists()
+
+
 def shards(index: Path) -> dict[str, str]:
     """Tensor name → the file of this folder that holds it. Raises BadInput when an index does not say, or leads out."""
     found = read_json(index).get("weight_map")

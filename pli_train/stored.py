@@ -75,11 +75,10 @@ def undeclared(config: PretrainedConfig) -> list[str]:
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:
     """The weights of a checkpoint folder, from one file or from shards. Raises BadInput when they cannot be read."""
-    index = folder / run_folder.WEIGHTS_INDEX
-    if not index.is_file():
+    if not run_folder.is_sharded(folder):
         return read_tensors(folder / run_folder.WEIGHTS)
     found: dict[str, Tensor] = {}
-    for shard in dict.fromkeys(run_folder.shards(index).values()):
+    for shard in dict.fromkeys(run_folder.shards(folder / run_folder.WEIGHTS_INDEX).values()):
         found |= read_tensors(folder / shard)
     return found
 

@@ -38,6 +38,7 @@ def drift(
     Example: pli-analyze drift runs/tiny --of head --format csv -o drift.csv
     """
     from pli_analysis.metrics.drift import drift as measure
+    from pli_analysis.metrics.drift import unknown
     from pli_analysis.tables import emit
 
     opened = open_run(run, verify, told)
@@ -46,10 +47,11 @@ def drift(
         raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")
     if spectral and of not in ("matrix", "all"):
         raise BadInput(f"--spectral: is told of matrices, and not of '{of}': use --of matrix or --of all")
-    watch = Bar("tensors of all checkpoints")
-    found = measure(opened, of, watch, gauge=gauge, spectral=spectral, threads=threads or os.cpu_count() or 1)
+    cores = threads or os.cpu_count() or 1
+    table = measure(opened, of, Bar("tensors of all checkpoints"), gauge=gauge, spectral=spectral, threads=cores)
     if len(opened.checkpoints) == 1:
         say("there is one checkpoint: with nothing to compare it with, every distance is 0")
-    elif len(found) and not found["relative_l2"].any():
+    elif len(table) and (table["relative_l2"] == 0).all():
         say("nothing has moved: these weights are the same at every checkpoint")
-    emit(found, format, out)
+    say(*unknown(opened, cores))
+    emit(table, format, out)

@@ -11,7 +11,7 @@ from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption,
 from pli_analysis.commands.telling import complain, open_run, write_page
 from pli_train.errors import BadInput
 from pli_train.shell import one_of
-from pli_train.telling import Bar
+from pli_train.telling import Bar, say
 
 PARTS = ("layer", "head", "ffn", "norms", "attention", "embeddings", "other", "total", "all")
 
@@ -48,10 +48,12 @@ def gradnorms(
     if recompute and (events or html is not None):
         raise BadInput("--events and --html tell what training logged: leave --recompute away")
     if recompute:
-        from pli_analysis.metrics.gradients import recomputed
+        from pli_analysis.metrics.gradients import recomputed, unknown
 
         opened = open_run([run])
-        emit(metric.of_level(recomputed(opened, asked, blocks, Bar("checkpoints")), of), format, out)
+        table = recomputed(opened, asked, blocks, Bar("checkpoints"))
+        say(*unknown(table))
+        emit(metric.of_level(table, of), format, out)
         return
     scalars, lineage = metric.read(run)
     complain(scalars.damaged)

@@ -34,6 +34,7 @@ def similarity(
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """
     from pli_analysis.metrics.similarity import similarity as measure
+    from pli_analysis.metrics.similarity import unknown
     from pli_analysis.report import similarity as report
     from pli_analysis.tables import emit
     from pli_train import run_folder
@@ -44,6 +45,6 @@ def similarity(
     asked = text_of(text, text_column, tokenizer)
     first, second = (open_run([run]) for run in runs) if two else (open_run(runs), None)
     table = measure(first, second, asked, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
-    say(report.verdict(table, over_time))
+    say(*unknown(table), report.verdict(table, over_time))
     write_page(html, lambda: report.tell(table, over_time))
     emit(table, format, out)

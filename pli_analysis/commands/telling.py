@@ -21,8 +21,9 @@ def open_run(paths: list[Path], verify: bool = False, lineage: Path | None = Non
     from pli_analysis.run import Run
 
     found = Run.open(paths, verify, lineage, Bar(FOLLOWED))
+    notes = found.notes  # of others' checkpoints none is usable, or some are: the error tells of each, or the lines do
     complain(found.damaged)
-    say(*found.notes)
+    say(*notes)
     return found
 
 

@@ -40,10 +40,16 @@ class Moments:
     donor: np.ndarray
     count: np.ndarray
 
+    @property
+    def are_finite(self) -> np.ndarray:
+        """Of which parts all numbers are finite, now and at birth."""
+        return np.isfinite(self.now) & np.isfinite(self.birth)
+
     def relative_l2(self) -> tuple[np.ndarray, np.ndarray]:
         """‖θ − β‖ ÷ ‖β‖ and False; ‖θ − β‖ and True where β is zero."""
         zero = ~(self.birth > 0)
-        return np.sqrt(self.difference) / np.where(zero, 1, np.sqrt(self.birth)), zero
+        with np.errstate(invalid="ignore"):  # infinity by infinity
+            return np.sqrt(self.difference) / np.where(zero, 1, np.sqrt(self.birth)), zero
 
     def cosine(self) -> np.ndarray:
         """1 − cos(θ, β), NaN where one of them is zero.
@@ -58,7 +64,8 @@ class Moments:
 
 def ratio(numbers: np.ndarray, by: np.ndarray) -> np.ndarray:
     """Their quotients, NaN where the divisor is not above zero."""
-    return np.divide(numbers, by, out=np.full(np.shape(by), NAN), where=by > 0)
+    with np.errstate(invalid="ignore"):  # infinity by infinity
+        return np.divide(numbers, by, out=np.full(np.shape(by), NAN), where=by > 0)
 
 
 @dataclass(frozen=True)

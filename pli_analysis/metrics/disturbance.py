@@ -145,6 +145,8 @@ def disturbance(
         seen = layers.instant(step) if known else None
         if after is not None:
             curves[step] = after
+        if seen is not None and seen.delta != seen.delta:
+            notes.append(f"{run.name} has weights right before or after step {step} that make no finite loss")
         changes = {column: getattr(seen, of) for column, of in CHANGES.items()} if seen else {}
         lowest = min(scene.touched(step), default=None)
         rows_of_events.append(name | {"index": lowest} | changes | losses.row(step, after))

@@ -15,7 +15,8 @@ Columns of the table, one row for each part and checkpoint:
     age         steps since the part's birth
     tokens      tokens trained on so far
     index       where the layer sat then, 0 at the bottom
-    relative_l2 ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖      (‖θ(t) − θ(b)‖ itself where θ(b) is zero: column `absolute`)
+    relative_l2 ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖      (‖θ(t) − θ(b)‖ itself where θ(b) is zero: column `absolute`); empty, as all
+                measures below, where a number of θ(t) or θ(b) is not finite
     cosine      1 − cos(θ(t), θ(b)), empty where one of them is zero
     absolute    whether `relative_l2` is absolute, its reference being zero
     level       layer, head, ffn, norms, attention or matrix
@@ -61,7 +62,7 @@ from pli_analysis.weights import follow
 from pli_analysis.weights.kin import alive, birth, donor
 from pli_analysis.weights.measured import Kind, measure
 from pli_train.anatomy.parts import part_of
-from pli_train.errors import BadInput, did_you_mean
+from pli_train.errors import BadInput, did_you_mean, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,7 +222,7 @@ def _table(
             raise BadInput(f"{checkpoint.path}: its weights do not fit its lineage ({error})") from None
         walked = {id: NAN if before is None else rates.between(id, before, checkpoint.step) for id in lineage.stack}
         steps = np.array([walked[part.layer] if part.name in paths else 0 for part in plan.parts])
-        lengths = np.array([paths.get(part.name, (0.0, 0.0)) for part in plan.parts])
+        lengths = np.array([paths.get(part.name, (0.0, 0.0)) for part in plan.parts]).reshape(-1, 2)
         # Two checkpoints of one step are the states before and after its events: nothing was trained between them.
         lengths[:, GROWTH if before == checkpoint.step else TRAINING] += np.sqrt(moments.stepped)
         paths.update(zip([part.name for part in plan.parts], lengths, strict=True))
@@ -257,19 +258,42 @@ def _measures(moments: Moments, paths: np.ndarray, rates: np.ndarray) -> dict[st
         rates: (parts,): the sum of learning rates since the checkpoint before.
     """
     relative, absolute = moments.relative_l2()
-    moved, path, growth = np.sqrt(moments.difference), paths[:, TRAINING], paths[:, GROWTH]
+    path, growth = paths[:, TRAINING], paths[:, GROWTH]
+    with np.errstate(invalid="ignore"):  # of a part that has numbers that are not finite
+        moved, cosine = np.sqrt(moments.difference), moments.cosine()
+        scale = rates * np.sqrt(moments.now)
     columns = {
         "relative_l2": relative,
-        "cosine": moments.cosine(),
-        "absolute": absolute,
+        "cosine": cosine,
         "rms": np.sqrt(moments.difference / np.maximum(moments.count, 1)),
         "path": path,
         "growth_path": growth,
         "efficiency": np.where(growth > 0, NAN, ratio(moved, path)),
-        "speed": ratio(np.sqrt(moments.stepped), rates * np.sqrt(moments.now)),
+        "speed": ratio(np.sqrt(moments.stepped), scale),
         "donor_distance": np.sqrt(ratio(moments.apart, moments.donor)),
     }
-    return {name: values.tolist() for name, values in columns.items()}
+    told = {name: np.where(np.isfinite(values), values, NAN).tolist() for name, values in columns.items()}
+    return told | {"absolute": (absolute & moments.are_finite).tolist()}
+
+
+def unknown(run: Run, threads: int = 1) -> list[str]:
+    """A line for tensors whose numbers are not finite, which leave what they are part of without a value.
+
+    Args:
+        threads: share the work over so many; there is none right after `drift` of the same run.
+
+    Raises:
+        BadInput: as `drift` does.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
+    for checkpoint, rows in measure(run, SUMS, threads):
+        plan = _plan(checkpoint, {"matrix"})
+        odd = [
+            part.name for part, is_odd in zip(plan.parts, ~np.isfinite(plan.moments(rows).now), strict=True) if is_odd
+        ]
+        if odd:
+            found.setdefault(tuple(odd), []).append(str(checkpoint.name))
+    return [f"not finite, and left out: {some(names)} at {some(where)}" for names, where in found.items()]
 
 
 def _extra(checkpoint: Checkpoint, tables: dict[str, np.ndarray | None]) -> dict[str, tuple[float, ...]]:

@@ -32,7 +32,7 @@ from pli_analysis.metrics.gram import EXACT, SketchError, gram, random_walk, squ
 from pli_analysis.metrics.points import Point, points_of
 from pli_analysis.metrics.projections import Components
 from pli_analysis.metrics.vectors import Outputs, Vectors, Weights
-from pli_train.errors import BadInput, did_you_mean
+from pli_train.errors import BadInput, did_you_mean, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,16 +112,23 @@ def embed(
     methods = tuple(dict.fromkeys(projections.method_for(each, count) for each in (method, *further)))
     notes = [f"so few points have no neighbours that {method} could keep: this is PCA"] if methods[0] != method else []
     found = gram(_vectors(run, points, of, space, text, blocks), sources, exact, watch)
+    drawable = _drawable(points, found.finite, space, since_birth)
+    notes += _left_out(points, found.finite)
     if since_birth:
         sources = [None if point.first else point.source for point in points]
         fixed = [number for number, point in enumerate(points) if point.first]
         found.steps[fixed], found.steps[:, fixed] = 0.0, 0.0
     walk = random_walk(found.steps)
     squared, walked = squared_distances(found.steps, sources), squared_distances(walk, sources)
-    travel = _travel(points, squared, walked)
+    travel = _travel(points, squared, walked, drawable)
     if space == "updates":
-        steps = found.steps[np.ix_(moved, moved)]
-        points, squared = [points[number] for number in moved], squared_distances(steps, [None] * len(steps))
+        squared = squared_distances(found.steps, [None] * len(points))
+    kept = [number for number in (moved if space == "updates" else range(len(points))) if drawable[number]]
+    if len(kept) < 2 <= count:
+        raise BadInput(f"{run.path}: fewer than two points are left for a map ({'; '.join(notes)})")
+    methods = tuple(dict.fromkeys(projections.method_for(each, len(kept)) for each in methods))
+    points = [points[number] for number in kept]
+    squared, walked = squared[np.ix_(kept, kept)], walked[np.ix_(kept, kept)]
     drawn, components = _draw(points, methods, squared, "run", say)
     trust = {each: projections.trustworthiness(squared, drawn[_axes(each, methods)].to_numpy()) for each in methods}
     tables, walk_components = [drawn], None
@@ -132,6 +139,26 @@ def embed(
 
     told = pd.concat(tables, ignore_index=True)
     return Map(told, methods, components, walk_components, travel, since_birth, found.error, trust, notes)
+
+
+def _drawable(points: Sequence[Point], finite: np.ndarray, space: str, since_birth: bool) -> list[bool]:
+    """Which points are drawn: those whose numbers are finite, and of which it is known what they are told from."""
+
+    def known(point: Point) -> bool:
+        return point.source is None or bool(finite[point.source])
+
+    if space == "updates":
+        return [bool(finite[number]) and known(point) for number, point in enumerate(points)]
+    born = {point.part: bool(finite[number]) for number, point in enumerate(points) if point.first}
+    return [bool(finite[number]) and (not since_birth or born[point.part]) for number, point in enumerate(points)]
+
+
+def _left_out(points: Sequence[Point], finite: np.ndarray) -> list[str]:
+    """A line for points that have numbers that are not finite."""
+    found: dict[str, list[str]] = {}
+    for number in np.flatnonzero(~finite).tolist():
+        found.setdefault(str(points[number].checkpoint.name), []).append(points[number].part)
+    return [f"not finite, and left out: {some(parts)} at {checkpoint}" for checkpoint, parts in found.items()]
 
 
 def _check(space: str, text: Path | Text | None, since_birth: bool) -> None:
@@ -183,9 +210,12 @@ def _axes(method: str, methods: tuple[str, ...]) -> list[str]:
     return ["x", "y"] if method == methods[0] else [f"x_{method}", f"y_{method}"]
 
 
-def _travel(points: Sequence[Point], squared: np.ndarray, walked: np.ndarray) -> dict[str, float]:
+def _travel(
+    points: Sequence[Point], squared: np.ndarray, walked: np.ndarray, drawn: Sequence[bool]
+) -> dict[str, float]:
     """How far each part got, as a multiple of how far a random walk of the same steps would."""
     ends: dict[str, tuple[int, int]] = {}
     for number, point in enumerate(points):
-        ends[point.part] = ends.get(point.part, (number, number))[0], number
+        if drawn[number]:
+            ends[point.part] = ends.get(point.part, (number, number))[0], number
     return {part: float(np.sqrt(squared[pair] / walked[pair])) for part, pair in ends.items() if walked[pair] > 0}

@@ -6,12 +6,13 @@ Columns of the table, one row for each part and checkpoint:
     step        updates done
     age         steps since the part's birth
 
-The gradient is that of the mean loss over all targets. Squares are added up in float64. Heads and FFN units that
-only pad a layer have no gradient.
+The gradient is that of the mean loss over all targets. Squares are added up in float64; a norm is empty where a number
+of the gradient is not finite. Heads and FFN units that only pad a layer have no gradient.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from pli_analysis import live, probe
 from pli_analysis.metrics.gradnorms import groups_of, in_order, who
 from pli_analysis.weights.kin import alive
 from pli_train.anatomy.parts import Part, number_of, outside, part_of, with_sums
+from pli_train.errors import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,12 +60,23 @@ def recomputed(
         places: dict[str | None, int] = {id: index for index, id in enumerate(lineage.stack)}
         rows = []
         for part, square in with_sums(squares).items():
+            square = square if math.isfinite(square) else math.nan
             called, born = who(part, lineage, groups)
             age = None if born is None else step - born
             rows.append((called, part.level, part.layer, step, age, places.get(part.layer), square**0.5, name))
         tables.append(in_order(pd.DataFrame(rows, columns=COLUMNS)))
     watch(len(run.checkpoints), len(run.checkpoints))
     return pd.concat(tables, ignore_index=True)
+
+
+def unknown(table: pd.DataFrame) -> list[str]:
+    """A line for checkpoints at which gradients are not finite, mostly because weights are not.
+
+    Args:
+        table: of `recomputed`.
+    """
+    found = list(dict.fromkeys(table.loc[table["norm"].isna(), "checkpoint"]))
+    return [f"gradients are not finite, and left out: at {some(found)}"] if found else []
 
 
 def squares_at(checkpoint: Checkpoint, tokens: Tensor, labels: Tensor) -> dict[Part, float]:

@@ -50,10 +50,13 @@ class Gram:
 
     Attributes:
         steps: (count, count) float64.
+        finite: (count,) bool: whose numbers are all finite. Any other vector is where its source is, as if it had not
+            moved, so that those that came from it are told from there; it is to be left out itself.
         error: of distances, where vectors were sketched; None when exact.
     """
 
     steps: np.ndarray
+    finite: np.ndarray
     error: SketchError | None = None
 
 
@@ -78,10 +81,11 @@ def gram(
     some = np.unique(np.linspace(0, count - 1, CHECKED).astype(int))
     check, spread = np.zeros((len(some), len(some))), _Spread()
     generator = np.random.default_rng(0)
-    done = 0
+    finite, done = np.ones(count, dtype=bool), 0
     for block in vectors.blocks():
         watch(done, width)
         done += block.shape[1]
+        finite &= _mended(block, sources)
         if sketched:
             near = block[some] - block[some].mean(axis=0)
             check += near @ near.T
@@ -93,11 +97,11 @@ def gram(
             steps += block @ block.T
     watch(width, width)
     if not sketched:
-        return Gram(steps)
+        return _without_overflow(Gram(steps, finite))
     found = steps @ steps.T
     largest, median, pairs = _measured(squared_distances(found, sources)[np.ix_(some, some)], _plain(check))
     bound = error_bound(count, SKETCH) if spread.least > SKETCH else None
-    return Gram(found, SketchError(largest, median, pairs, bound))
+    return _without_overflow(Gram(found, finite, SketchError(largest, median, pairs, bound)))
 
 
 def error_bound(count: int, size: int) -> float:
@@ -165,6 +169,29 @@ def _differences(block: np.ndarray, sources: Sequence[int | None]) -> np.ndarray
         source = sources[i]
         block[i] -= mean if source is None else block[source]
     return block
+
+
+def _mended(block: np.ndarray, sources: Sequence[int | None]) -> np.ndarray:
+    """Which rows are finite, (count,) bool; any other is made what its source is, or the mean of those without one."""
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(block.sum(axis=1))
+    if finite.all():
+        return finite
+    founders = [i for i, source in enumerate(sources) if source is None and finite[i]]
+    mean = block[founders].mean(axis=0) if founders else 0.0
+    for i in np.flatnonzero(~finite).tolist():  # sources come before
+        source = sources[i]
+        block[i] = mean if source is None else block[source]
+    return finite
+
+
+def _without_overflow(found: Gram) -> Gram:
+    """The same with no step for vectors that are so far from their sources that the square is not finite."""
+    beyond = ~np.isfinite(np.diag(found.steps))
+    if not beyond.any():
+        return found
+    found.steps[beyond], found.steps[:, beyond] = 0.0, 0.0
+    return Gram(found.steps, found.finite & ~beyond, found.error)
 
 
 def _fold(block: np.ndarray, sums: np.ndarray, generator: np.random.Generator) -> None:

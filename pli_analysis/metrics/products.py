@@ -24,8 +24,9 @@ def bilinear(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     Args:
         left, right: (heads, d, width) in float64 or complex128.
     """
-    squares = (left @ left.conj().swapaxes(-1, -2)) * (right @ right.conj().swapaxes(-1, -2)).swapaxes(-1, -2)
-    return np.sqrt(np.maximum(squares.sum(axis=(-1, -2)).real, 0))
+    with np.errstate(invalid="ignore"):
+        squares = (left @ left.conj().swapaxes(-1, -2)) * (right @ right.conj().swapaxes(-1, -2)).swapaxes(-1, -2)
+        return np.sqrt(np.maximum(squares.sum(axis=(-1, -2)).real, 0))
 
 
 def bilinear_change(left: np.ndarray, right: np.ndarray, left0: np.ndarray, right0: np.ndarray) -> np.ndarray:
@@ -38,7 +39,9 @@ def bilinear_change(left: np.ndarray, right: np.ndarray, left0: np.ndarray, righ
         left, right: (heads, d, width) now, in float64 or complex128.
         left0, right0: the same at birth.
     """
-    return bilinear(np.concatenate([left - left0, left0], axis=-2), np.concatenate([right, right - right0], axis=-2))
+    with np.errstate(invalid="ignore"):
+        moved, other = left - left0, right - right0
+    return bilinear(np.concatenate([moved, left0], axis=-2), np.concatenate([right, other], axis=-2))
 
 
 def bilinear_distance(left: np.ndarray, right: np.ndarray, left0: np.ndarray, right0: np.ndarray) -> np.ndarray:
@@ -73,19 +76,26 @@ def _pairs(array: np.ndarray) -> np.ndarray:
 
 
 def _relative(distance: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    return distance / np.where(reference > 0, reference, 1.0)
+    with np.errstate(all="ignore"):
+        found = distance / np.where(reference > 0, reference, 1.0)
+    return np.where(np.isfinite(found), found, np.nan)  # NaN where a number of a head is not finite
 
 
 def spectrum(now: np.ndarray, birth: np.ndarray) -> tuple[float, float, float]:
     """Of a matrix's change Δ = W − W(b): ‖Δ‖₂ ÷ ‖W(b)‖₂, stable rank ‖Δ‖²_F ÷ ‖Δ‖₂², effective rank.
 
     The effective rank is the exponential of the entropy of the singular values over their sum (Roy and Vetterli 2007).
-    Where nothing moved the first is 0 and the ranks are NaN; where W(b) is zero the first is ‖Δ‖₂ itself.
+    Where nothing moved the first is 0 and the ranks are NaN; where W(b) is zero the first is ‖Δ‖₂ itself. All are NaN
+    where a number is not finite.
 
     >>> [round(value, 6) for value in spectrum(np.diag([3.0, 3.0, 1.0]), np.diag([1.0, 1.0, 1.0]))]
     [2.0, 2.0, 2.0]
     """
-    values = np.linalg.svd(now.astype(np.float64) - birth, compute_uv=False)
+    with np.errstate(invalid="ignore"):
+        change = now.astype(np.float64) - birth
+    if not np.isfinite(change).all():
+        return (float("nan"),) * 3
+    values = np.linalg.svd(change, compute_uv=False)
     if not values[0] > 0:
         return 0.0, float("nan"), float("nan")
     before = np.linalg.norm(birth.astype(np.float64), 2) or 1.0

@@ -3,7 +3,8 @@
 Columns of the table, one row for each pair:
     run_a, layer_a, checkpoint_a, step_a, index_a       one of the two: run, layer id, checkpoint, its step, and
     run_b, layer_b, checkpoint_b, step_b, index_b       where the layer sat then; and the other
-    cka         debiased linear CKA, at most 1; around 0, on both sides, where there is nothing in common
+    cka         debiased linear CKA, at most 1; around 0, on both sides, where there is nothing in common; empty, as the
+                next two, where a layer puts out numbers that are not finite
     procrustes  of an orthogonal map of one onto the other, 0 to 1
     neighbours  share of nearest neighbours that both have, 0 to 1
     sequences   of the text: the tokens of one batch come one from each
@@ -24,7 +25,7 @@ import numpy as np
 
 from pli_analysis import live, probe
 from pli_analysis.metrics import cka as measures
-from pli_train.errors import BadInput
+from pli_train.errors import BadInput, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,9 +43,10 @@ POSITIONS = 16
 
 @dataclass(frozen=True)
 class Heard:
-    """One layer at one checkpoint, in the three forms that the measures take."""
+    """One layer at one checkpoint, in the three forms that the measures take, and whether it is all finite numbers."""
 
     who: tuple[object, ...]
+    finite: bool
     kernels: np.ndarray
     unit: np.ndarray
     neighbours: np.ndarray
@@ -88,6 +90,27 @@ def similarity(
         pairs = _between(run, other, at, tokens, kept, watch)
     counts = len(tokens), int(kept.sum())
     return pd.DataFrame([(*a.who, *b.who, *_measured(a, b), *counts) for a, b in pairs], columns=COLUMNS)
+
+
+def unknown(table: pd.DataFrame) -> list[str]:
+    """A line for layers that put out numbers that are not finite: those whose likeness with anything is not known.
+
+    Args:
+        table: of `similarity`.
+    """
+    sides = [
+        list(zip(*(table[f"{name}_{side}"] for name in ("run", "checkpoint", "layer")), strict=True)) for side in "ab"
+    ]
+    pairs = list(zip(*sides, table["procrustes"].isna(), strict=True))
+    known = {who for *both, lacks in pairs if not lacks for who in both}
+    odd = dict.fromkeys(a for a, b, lacks in pairs if lacks and a == b)
+    for a, b, lacks in pairs:
+        if lacks and a not in odd and b not in odd:
+            odd |= dict.fromkeys(who for who in (a, b) if who not in known)
+    found: dict[str, list[str]] = {}
+    for _, checkpoint, layer in odd:
+        found.setdefault(checkpoint, []).append(layer)
+    return [f"outputs are not finite, and left out: of {some(layers)} at {where}" for where, layers in found.items()]
 
 
 def _tokens(run: Run, text: Path | probe.Text | None, blocks: int) -> Tensor:
@@ -145,8 +168,11 @@ def _hear(run: Run, checkpoint: Checkpoint, tokens: Tensor, kept: Tensor) -> Ite
     outputs = live.outputs_of(checkpoint, "layers", tokens, kept)
     for index, (id, values) in enumerate(zip(checkpoint.lineage.stack, outputs, strict=True)):
         batches = values.reshape(len(tokens), -1, values.shape[-1]).swapaxes(0, 1)  # a position, a batch
+        finite = bool(np.isfinite(batches).all())
+        batches = np.where(np.isfinite(batches), batches, 0)
         yield Heard(
             (run.name, id, str(checkpoint.name), checkpoint.step, index),
+            finite,
             measures.u_centred(batches),
             measures.unit(batches),
             measures.neighbours(batches),
@@ -154,6 +180,8 @@ def _hear(run: Run, checkpoint: Checkpoint, tokens: Tensor, kept: Tensor) -> Ite
 
 
 def _measured(a: Heard, b: Heard) -> tuple[float, float, float]:
+    if not (a.finite and b.finite):
+        return (float("nan"),) * 3
     return (
         measures.cka(a.kernels, b.kernels),
         measures.procrustes(a.unit, b.unit),

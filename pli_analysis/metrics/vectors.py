@@ -106,11 +106,19 @@ class Weights:
         """For each point: name within the layer → piece."""
         known: dict[Any, np.ndarray] = {}  # most pieces of a run are alike, and there are many
         try:
-            return [
+            found = [
                 _pieces_of(point, self._slices[point.checkpoint.path], self._widest, known) for point in self.points
             ]
         except (ValueError, LookupError, ZeroDivisionError) as error:
             raise BadInput(f"weights do not fit their {LINEAGE} ({error})") from None
+        # A part that lacks a tensor at some checkpoint is compared without it at all of them.
+        always: dict[str, set[str]] = {}
+        for point, pieces in zip(self.points, found, strict=True):
+            always[point.part] = always.get(point.part, set(pieces)) & set(pieces)
+        return [
+            {name: piece for name, piece in pieces.items() if name in always[point.part]}
+            for point, pieces in zip(self.points, found, strict=True)
+        ]
 
     @cached_property
     def _widest(self) -> dict[str, int]:

@@ -17,7 +17,8 @@ from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_analysis.others.inferred import Inferred, infer, seen_from
+from pli_analysis.others import formats, oddities
+from pli_analysis.others.inferred import Inferred, infer, seen_from, weights_of
 from pli_analysis.others.steps import by_name, natural, numbered
 from pli_analysis.run import Checkpoint, Run, Watch
 from pli_train import run_folder, tokenizer
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from pli_analysis.scalars import Scalars
 
 _log = logging.getLogger(__name__)
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 HYDRA = ".hydra"
 """In a folder of a run of its own, which Hydra calls by a number."""
 TEXT_BLOCK = 128
@@ -113,6 +113,7 @@ class ForeignRun(Run):
     def notes(self) -> list[str]:
         """What whoever reads a table of it should know, a line each."""
         lines = [self.counted] if self.counted else []
+        lines += oddities.lines(self.checkpoints)
         if (table := self.confidence) is None:
             return [*lines, "birth weights are those of the first checkpoint that has a part"]
         if not len(table):
@@ -127,7 +128,7 @@ class ForeignRun(Run):
     @property
     def damaged(self) -> list[str]:
         """One line for each checkpoint folder that cannot be used."""
-        return [f"{path.name} {told}" for _, path in self.found if (told := flaw(path))]
+        return [f"{path.name} {told}" for path, told in self._flaws.items() if told]
 
     @cached_property
     def scalars(self) -> Scalars:
@@ -138,11 +139,29 @@ class ForeignRun(Run):
 
     @cached_property
     def _bare(self) -> list[Checkpoint]:
-        usable = [Checkpoint(name, path) for name, path in self.found if flaw(path) is None]
+        usable = [Checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
         if not usable:
-            raise BadInput(f"{self.path}: holds no checkpoint to read" + "".join(f"; {line}" for line in self.damaged))
+            raise BadInput(f"{self.path}: holds no checkpoint to read" + "".join(f"; {line}" for line in self._alike))
         _log.debug("%s: %d checkpoints of others, %d passed over", self.path, len(usable), len(self.damaged))
         return usable
+
+    @property
+    def _alike(self) -> list[str]:
+        """The lines of `damaged`, those of one reason together."""
+        alike: dict[str, list[str]] = {}
+        for path, told in self._flaws.items():
+            alike.setdefault(told or "", []).append(path.name)
+        return [f"{', '.join(names)}{':' if len(names) > 1 else ''} {told}" for told, names in alike.items()]
+
+    @cached_property
+    def _flaws(self) -> dict[Path, str | None]:
+        """Folder → what keeps it from being used."""
+        found = {path: flaw(path) for _, path in self.found}
+        told = self.told is not None or all(
+            (path / run_folder.LINEAGE).exists() for path, seen in found.items() if not seen
+        )
+        bare = {path: Checkpoint(name, path) for name, path in self.found}
+        return {path: seen or unusable(bare[path], told) for path, seen in found.items()}
 
     @cached_property
     def _lineages(self) -> list[Lineage]:
@@ -222,6 +241,8 @@ def open_foreign(
             named, counted = _named(steps)
             return ForeignRun(paths[0], found=tuple(named), told=told, counted=counted, watch=watch)
         if not is_model(paths[0]):
+            if formats.has_weights(paths[0]) or formats.way_out(paths[0]):
+                raise BadInput(f"{paths[0]}: {flaw(paths[0])}")
             return _further_down(paths[0], told, watch)
     for path in paths:
         if (path / run_folder.RUN).is_file() and len(paths) > 1:
@@ -266,25 +287,23 @@ def steps_in(folder: Path) -> list[Path]:
 
 def is_model(folder: Path) -> bool:
     """Whether a folder looks like that of a model, whether or not it can be read."""
-    weights = (run_folder.WEIGHTS, run_folder.WEIGHTS_INDEX, *PICKLED)
-    return (folder / run_folder.CONFIG).exists() and any((folder / name).exists() for name in weights)
+    return (folder / run_folder.CONFIG).exists() and (formats.has_weights(folder) or bool(formats.way_out(folder)))
 
 
 def flaw(checkpoint: Path) -> str | None:
-    """What keeps a foreign checkpoint from being read, in a few words; None when nothing is seen to."""
+    """What keeps a foreign checkpoint from being read, in a few words; None when nothing is seen to by its files."""
     if checkpoint.is_symlink() and CheckpointName.parse(checkpoint.name):
         return "is a link, which may lead out of the folder"
+    if not formats.has_weights(checkpoint) and (told := formats.way_out(checkpoint)):
+        return told
+    if not (checkpoint / run_folder.CONFIG).exists():
+        return formats.no_config(checkpoint)
     names = [run_folder.CONFIG]
-    if (checkpoint / run_folder.WEIGHTS_INDEX).exists():
+    if run_folder.is_sharded(checkpoint):
         try:
             names += sorted(set(run_folder.shards(checkpoint / run_folder.WEIGHTS_INDEX).values()))
         except BadInput as error:
             return f"cannot be read: {error}"
-    elif not (checkpoint / run_folder.WEIGHTS).exists() and any((checkpoint / name).exists() for name in PICKLED):
-        return (
-            "has its weights in pytorch_model.bin, a format that can run code and is not read here: convert it with "
-            "save_pretrained"
-        )
     else:
         names.append(run_folder.WEIGHTS)
     for name in names:
@@ -292,6 +311,26 @@ def flaw(checkpoint: Path) -> str | None:
             return f"its {name} is a link, which may lead anywhere: copy the folder with links followed (cp -rL)"
         if not (checkpoint / name).is_file():
             return f"lacks {name}"
+    return None
+
+
+def unusable(checkpoint: Checkpoint, told: bool) -> str | None:
+    """What keeps a checkpoint whose files are all there from being used, in a few words.
+
+    Args:
+        checkpoint: its lineage is not known yet.
+        told: whether files tell the lineage, so that layers need not be found by their weights.
+    """
+    try:
+        _ = checkpoint.config, checkpoint.state, checkpoint.tokens, checkpoint.files
+        if (checkpoint.path / run_folder.LINEAGE).exists():
+            _ = checkpoint.lineage
+        if found := oddities.no_weights(checkpoint):
+            return found
+        if not told:
+            weights_of(checkpoint)
+    except BadInput as error:
+        return f"cannot be used: {checkpoint.within(error)}"
     return None
 
 

@@ -270,7 +270,7 @@ def infer(checkpoints: Sequence[Checkpoint], watch: Watch = lambda done, total: 
     """
     import pandas as pd
 
-    first = _weights(checkpoints[0])
+    first = weights_of(checkpoints[0])
     lineage, found = _begun(checkpoints[0].step, first), list[tuple[object, ...]]()
     lineages, ahead = [lineage.as_of(0)], None
     pairs = _pairs(first, checkpoints[1:])
@@ -307,7 +307,7 @@ class Pair:
 def _pairs(old: Weights, checkpoints: Sequence[Checkpoint]) -> Iterator[Pair]:
     """Each checkpoint with the one before it. Raises BadInput when they are not of one model that grows."""
     for checkpoint in checkpoints:
-        new = _weights(checkpoint)
+        new = weights_of(checkpoint)
         _check(old, new)
         try:
             yield Pair(old, new, distances(old, new))
@@ -321,7 +321,8 @@ def _misfit(old: Weights, new: Weights, error: Exception) -> BadInput:
     return BadInput(f"{new.checkpoint.path}: {told}")
 
 
-def _weights(checkpoint: Checkpoint) -> Weights:
+def weights_of(checkpoint: Checkpoint) -> Weights:
+    """The weight matrices of a checkpoint. Raises BadInput, naming it, when they do not fit its config."""
     from safetensors import SafetensorError
 
     try:

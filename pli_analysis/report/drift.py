@@ -8,7 +8,7 @@ import numpy as np
 
 from pli_analysis.figures import drift as drift_figures
 from pli_analysis.metrics import drift as drift_metric
-from pli_analysis.report.parts import ROUNDING, Figure, Section, apart, count, equal, sample, span
+from pli_analysis.report.parts import ROUNDING, Figure, Section, apart, count, equal, sample, sentences, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,11 +40,13 @@ METHOD = [
 def drift(run: Run) -> Section:
     """How far each layer moved from its birth weights."""
     table = drift_metric.drift(run)
-    found = _map_words(table)
+    known = table.dropna(subset="relative_l2")
+    found = _map_words(known)
     whence = sample(count(table["part"].nunique(), "layer"), count(table["checkpoint"].nunique(), "checkpoint"))
     words = [
         "Drift compares a layer with its own birth weights, found by its id: insertions that moved its index do not "
-        "count as movement."
+        "count as movement.",
+        *sentences(drift_metric.unknown(run)),
     ]
     figures = [
         Figure(
@@ -53,14 +55,14 @@ def drift(run: Run) -> Section:
         Figure(
             "drift-curves",
             "Drift over steps and age",
-            f"{_age_words(table, run.lineage)} {whence}",
+            f"{_age_words(known, run.lineage)} {whence}",
             drift_figures.curves(table),
             table,
         ),
         Figure(
             "drift-cosine",
             "Turning: 1 − cosine to the birth weights",
-            f"{_cosine_words(table)} {whence}",
+            f"{_cosine_words(known)} {whence}",
             drift_figures.curves(table, "cosine"),
             table,
         ),
@@ -69,6 +71,9 @@ def drift(run: Run) -> Section:
 
 
 def _map_words(table: pd.DataFrame) -> str:
+    """Who lies farthest from its birth weights, of the layers that it is known of."""
+    if not len(table):
+        return "No layer has finite numbers only, so that no distance is known."
     last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("relative_l2")
     most, least = last.iloc[-1], last.iloc[0]
     far, near = most["relative_l2"], least["relative_l2"]
@@ -88,6 +93,8 @@ def _map_words(table: pd.DataFrame) -> str:
 def _age_words(table: pd.DataFrame, lineage: Lineage) -> str:
     """Founders against newborns at one age, the greatest that all of them have reached a checkpoint by."""
     parts = list(dict.fromkeys(table["part"]))
+    if not parts:
+        return "No layer has finite numbers only."
     founders = [part for part in parts if lineage.layers[part].birth.event is None]
     newborns = [part for part in parts if part not in founders]
     if not newborns:
@@ -108,6 +115,8 @@ def _at_age(rows: pd.DataFrame, age: int) -> float:
 
 
 def _cosine_words(table: pd.DataFrame) -> str:
+    if not len(table):
+        return "No layer has finite numbers only."
     last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("cosine")
     turned = last.dropna(subset="cosine")
     if not len(turned) or turned["cosine"].iloc[-1] <= ROUNDING:

@@ -10,7 +10,7 @@ from pli_analysis.figures.embed import NAMES
 from pli_analysis.metrics import embed as embed_metric
 from pli_analysis.metrics import projections
 from pli_analysis.metrics.gram import RISK
-from pli_analysis.report.parts import Figure, Report, Section, apart, count, equal, sample
+from pli_analysis.report.parts import Figure, Report, Section, apart, count, equal, sample, sentences
 
 if TYPE_CHECKING:
     from pli_analysis.metrics.embed import Map
@@ -110,7 +110,9 @@ def _map(found: Map, title: str, what: str, space: str) -> Section:
     captions = {method: _caption(found, method, what, space) for method in found.methods}
     figure = Figure("map", title, captions[found.methods[0]], drawing, found.table, captions)
     headline = " ".join([] if space == "updates" else _travel(found.travel))
-    return Section("map", title, [told.strip()], figures=[figure], headline=headline, method=METHOD)
+    return Section(
+        "map", title, [told.strip(), *sentences(found.notes)], figures=[figure], headline=headline, method=METHOD
+    )
 
 
 def _caption(found: Map, method: str, what: str, space: str) -> str:

@@ -89,8 +89,12 @@ def sample(*counts: str, runs: int = 1) -> str:
 
 
 def equal(first: float, second: float) -> bool:
-    """Whether two numbers differ by no more than rounding."""
-    return abs(first - second) <= ROUNDING * max(abs(first), abs(second))
+    """Whether two numbers differ by no more than rounding, or neither is less than the other, as none is than NaN.
+
+    >>> equal(1.0, 1.0 + 1e-12), equal(1.0, 2.0), equal(float("nan"), float("nan"))
+    (True, False, True)
+    """
+    return not abs(first - second) > ROUNDING * max(abs(first), abs(second))
 
 
 def apart(first: float, second: float, digits: int = 2) -> tuple[str, str]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pli_analysis.figures import similarity as figures
 from pli_analysis.metrics.cka import neighbours_of
-from pli_analysis.report.parts import Figure, Report, Section, apart, equal, sample, span
+from pli_analysis.metrics.similarity import unknown
+from pli_analysis.report.parts import Figure, Report, Section, apart, equal, sample, sentences, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +20,9 @@ def verdict(table: pd.DataFrame, over_time: bool) -> str:
         table: of `pli_analysis.metrics.similarity`.
         over_time: whether it is of layers with their own first state.
     """
+    whole, table = table, table.dropna(subset="cka")  # of outputs that are not finite, or do not vary
+    if not len(table):
+        return "No two layers have finite outputs that vary, so that nothing can be compared."
     if over_time:
         last = table[table["checkpoint_a"] == table["checkpoint_a"].iloc[-1]].sort_values("cka")
         told = ", ".join(f"{row.layer_a} {row.cka:.2f}" for row in last.itertuples())
@@ -30,7 +34,7 @@ def verdict(table: pd.DataFrame, over_time: bool) -> str:
         return f"Each layer of {a} and the layer of {b} that it has the highest CKA with: {told}."
     pairs = table[table["layer_a"] != table["layer_b"]].sort_values("cka")
     if not len(pairs):
-        return "The stack has one layer, and no pair to compare."
+        return f"{'The stack' if len(whole) == 1 else 'What is left'} has one layer, and no pair to compare."
     most, least = pairs.iloc[-1], pairs.iloc[0]
     if len(pairs) == 1:
         return f"Layers {most['layer_a']} and {most['layer_b']} have a CKA of {most['cka']:.2f}."
@@ -56,7 +60,8 @@ def tell(table: pd.DataFrame, over_time: bool) -> Report:
         Figure(measure, f"{name[0].upper()}{name[1:]}", f"{captions[measure]} {whence}", draw(table, measure), table)
         for measure, name in figures.NAMES.items()
     ]
-    section = Section("similarity", "Similarity", figures=shown, method=_method(table))
+    words = sentences(unknown(table))
+    section = Section("similarity", "Similarity", words, figures=shown, method=_method(table))
     name = table["run_a"].iloc[0] if _within(table) else f"{table['run_a'].iloc[0]} and {table['run_b'].iloc[0]}"
     return Report(str(name), found, [section])
 
@@ -98,7 +103,9 @@ def _within(table: pd.DataFrame) -> bool:
 
 def _range(table: pd.DataFrame, measure: str) -> str:
     pairs = table[(table["layer_a"] != table["layer_b"]) | (table["checkpoint_a"] != table["checkpoint_b"])]
-    values = (pairs if len(pairs) else table)[measure]
+    values = (pairs if len(pairs) else table)[measure].dropna()
+    if not len(values):
+        return "Not known of any pair."
     low, high = values.min(), values.max()
     if equal(low, high):
         return f"{low:.2f} for every pair."

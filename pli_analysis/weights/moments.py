@@ -46,12 +46,12 @@ class Squares:
         Returns:
             (1 + len(others), visits, parts) in float64.
         """
-        if now.dtype != np.float64 and now.shape[1] > EXACT:
-            with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            if now.dtype != np.float64 and now.shape[1] > EXACT:
                 sums = self._sums(now, others, folds)
-            if np.isfinite(sums).all():
-                return sums
-        return self._sums(now.astype(np.float64), [other.astype(np.float64) for other in others], folds)
+                if np.isfinite(sums).all():
+                    return sums
+            return self._sums(now.astype(np.float64), [other.astype(np.float64) for other in others], folds)
 
     def _sums(self, now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
         run = divisor(folds[2], RUN)

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 TYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1"}
 TYPES |= {"BOOL": "?"}
+NARROW = {
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+"""Types that numpy learns from ml_dtypes, by their names there."""
+FLOATS = ("F64", "F32", "F16", *NARROW)
+"""Types that weights have; other numbers in their place are codes that a quantised model looks up."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +49,10 @@ class Place:
     @property
     def dtype(self) -> np.dtype:
         """What its numbers are to numpy. Raises BadInput for a type that is not read here."""
-        if self.type == "BF16":
+        if self.type in NARROW:
             import ml_dtypes
 
-            return np.dtype(ml_dtypes.bfloat16)
+            return np.dtype(getattr(ml_dtypes, NARROW[self.type]))
         if self.type not in TYPES:
             raise BadInput(f"{self.path}: holds numbers of type {self.type}, which are not read here")
         return np.dtype(TYPES[self.type]).newbyteorder("<")
@@ -67,6 +77,21 @@ class Place:
         with Files() as files:
             files.read(self.path, self.offset, stored)
         return stored.astype(self.wide, copy=False)
+
+
+@dataclass(frozen=True)
+class View:
+    """A look at a tensor whose type the safetensors library does not give to numpy: read whole, then cut."""
+
+    place: Place
+
+    def get_shape(self) -> list[int]:
+        """The shape, in safetensors' own words."""
+        return list(self.place.shape)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Some rows and columns, in the type they are worked with."""
+        return np.asarray(self.place.read()[key])
 
 
 @dataclass(frozen=True)
@@ -119,12 +144,12 @@ def sight(
         BadInput: when its file cannot be read, or does not hold it.
     """
     full = checkpoint.names_of_layers[id][name]
-    path = checkpoint.files[full]
+    path, stored = checkpoint.files[full], checkpoint.stored[full]
     if path not in places:
         places[path] = places_of(path)
-    if full not in places[path]:
-        raise BadInput(f"{path}: tensor '{full}' cannot be read (it is not there)")
-    return Sight(places[path][full], sizes, *checkpoint.lineage.shape(id))
+    if stored not in places[path]:
+        raise BadInput(f"{path}: tensor '{stored}' cannot be read (it is not there)")
+    return Sight(places[path][stored], sizes, *checkpoint.lineage.shape(id))
 
 
 # Thousands of checkpoints have tensors of a few dozen shapes.

@@ -11,6 +11,12 @@ HOSTILE = (
 )
 KEYS = ("auto_map", "_attn_implementation", "quantization_config", "num_labels", "dtype", "to_dict", "__class__")
 KEYS += ("trust_remote_code", "base_model_tp_plan", "../x", "n_layer", "vocab_size", "step", "stack", "heads")
+WRAPPERS = ("module", "_orig_mod", "model", "base_model.model", "_fsdp_wrapped_module", "net", "", "model.model", "a b")
+WRAPPERS += (".gamma", ".weight_g", ".LayerNorm.beta", ".lora_A.default.weight", ".qweight", ".weight")
+TYPES = (("F8_E4M3", 1), ("F8_E5M2", 1), ("F8_E8M0", 1), ("BF16", 2), ("F16", 2), ("F64", 8), ("I8", 1), ("U32", 4))
+TYPES += (("C64", 8), ("BOOL", 1), ("F4", 1), ("F8_E4M3FNUZ", 1), ("", 4), ("F32", 4))
+ODD = (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\x00\x00\x80\xff", b"\xff\xff\x7f\x7f")
+"""NaN, infinity, minus infinity, and the largest float32."""
 
 
 def nodes(document):
@@ -73,18 +79,55 @@ def bent_header(data, chance):
     """A safetensors file with another header, or another length of it."""
     (length,) = struct.unpack("<Q", data[:8])
     header, rest = data[8 : 8 + length], data[8 + length :]
-    what = chance.randrange(3)
+    what = chance.randrange(5)
     if what == 0:
         size = chance.choice((0, 1, length - 1, length + 1, len(data), 2**31, 2**40, 2**63, 2**64 - 1))
         return struct.pack("<Q", size) + data[8:]
     if what == 1:
         header = torn(header, chance)
+    elif what == 2:
+        header = json.dumps(renamed(json.loads(header), chance)).encode()
+    elif what == 3:
+        header = json.dumps(retyped(json.loads(header), chance)).encode()
     else:
         header = json.dumps(bent(json.loads(header), chance)).encode()
     return struct.pack("<Q", len(header)) + header + rest
 
 
+def renamed(header, chance):
+    """Tensors under the names of a wrapped model, all of them or some, the wrappers' or what looks like them."""
+    wrapper, all_of_them = chance.choice(WRAPPERS), chance.random() < 0.5
+
+    def name(plain):
+        if plain == "__metadata__" or not (all_of_them or chance.random() < 0.2):
+            return plain
+        if wrapper.startswith("."):
+            return f"{plain.rpartition('.')[0]}{wrapper}"
+        at = chance.choice((0, plain.find(".") + 1))
+        return f"{plain[:at]}{wrapper}.{plain[at:]}"
+
+    return {name(plain): told for plain, told in header.items()}
+
+
+def retyped(header, chance):
+    """A tensor with numbers of another type, and of as many as its bytes are then."""
+    name = chance.choice([name for name in header if name != "__metadata__"])
+    told, (type, size) = header[name], chance.choice(TYPES)
+    shape = told.get("shape", [])
+    if shape and (shape[-1] * 4) % size == 0 and chance.random() < 0.9:
+        shape = [*shape[:-1], shape[-1] * 4 // size]
+    return header | {name: told | {"dtype": type, "shape": shape}}
+
+
+def not_finite(data, chance):
+    """A number of the weights that is not finite, or is beyond all others."""
+    at = len(data) - 4 * chance.randrange(1, max(len(data) // 8, 2))
+    return data[:at] + chance.choice(ODD) + data[at + 4 :]
+
+
 def mutated(path, data, chance):
     if path.suffix == ".safetensors":
+        if chance.random() < 0.1:
+            return not_finite(data, chance)
         return bent_header(data, chance) if chance.random() < 0.7 else torn(data, chance)
     return json.dumps(bent(json.loads(data), chance)).encode() if chance.random() < 0.7 else torn(data, chance)

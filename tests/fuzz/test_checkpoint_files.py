@@ -42,6 +42,7 @@ def watch():
 def run(small_run):
     """A run to be read, in a process that has loaded what a config that names another family would load."""
     import einops._torch_specific  # noqa: F401
+    import google_crc32c  # noqa: F401
 
     for name in families():
         stored.declared(name)

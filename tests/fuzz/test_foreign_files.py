@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
+from pli_analysis.metrics import embed
 from pli_analysis.metrics.lineage import write
 from pli_analysis.run import Run
 from pli_train import run_folder
@@ -57,6 +58,7 @@ def read_everything(output):
         lambda: Run.open(output).lineage,
         lambda: Run.open(output).confidence,
         lambda: Run.open(output).notes,
+        lambda: embed.embed(Run.open(output)).table,
         lambda: [c.tokens for c in Run.open(output).checkpoints],
         lambda: (Run.open(output).record, Run.open(output).training, Run.open(output).tokenizer),
         lambda: Run.open(output).scalars,
@@ -78,7 +80,7 @@ def test_a_broken_foreign_file_is_a_named_error_and_nothing_else_happens(file, o
     folder = folder_for(file, output, tmp_path / "out")
     everything = read_everything(folder)
     path, whole, before = folder / AT / file, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    assert everything == 9
+    assert everything == 10
     good = path.read_bytes()
     for looking, cases, seed in ((Blind(), 20, "warm"), (watch, fuzz_cases // 2, 0)):
         chance = random.Random(f"{file} {cases} {seed}")

@@ -1,0 +1,61 @@
+"""Small checkpoints of others, and what is done to them: three of a tiny model that moves a little each time."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pli_train import run_folder
+from tests import families
+
+STEPS = (1, 2, 3)
+
+
+def saved(folder, family="llama", steps=STEPS, **config):
+    """Checkpoints of a model whose parameters move at random: `folder/checkpoint-1` and so on."""
+    model, generator = families.tiny(family, **config), torch.Generator().manual_seed(3)
+    for step in steps:
+        model.save_pretrained(folder / f"checkpoint-{step}")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+    return folder
+
+
+def changed(folder, to, change=lambda tensors: tensors, only=STEPS, **config):
+    """A copy in which some checkpoints have other tensors, or other fields in their config."""
+    copy = Path(shutil.copytree(folder, to))
+    for step in only:
+        at = copy / f"checkpoint-{step}"
+        tensors = {name: tensor.contiguous() for name, tensor in change(load_file(at / run_folder.WEIGHTS)).items()}
+        save_file(tensors, at / run_folder.WEIGHTS, metadata={"format": "pt"})
+        told = json.loads((at / run_folder.CONFIG).read_text())
+        (at / run_folder.CONFIG).write_text(json.dumps(told | config))
+    return copy
+
+
+def renamed(change):
+    """What gives tensors other names."""
+    return lambda tensors: {change(name): tensor for name, tensor in tensors.items()}
+
+
+def spoilt(name, value=float("nan")):
+    """What makes the first number of a tensor another."""
+
+    def change(tensors):
+        tensors[name].view(-1)[0] = value
+        return tensors
+
+    return change
+
+
+def moved(birth, now, stack):
+    """By hand: ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖ of each layer, from two state dicts and the path of the stack."""
+    found, index = [], 0
+    while names := [name for name in birth if name.startswith(f"{stack}.{index}.")]:
+        ways = sum(float((now[name].double() - birth[name].double()).square().sum()) for name in names)
+        found.append((ways / sum(float(birth[name].double().square().sum()) for name in names)) ** 0.5)
+        index += 1
+    return found

@@ -1,0 +1,228 @@
+"""Weights with numbers that are not finite: such parts are named and left out, and all others are as without them."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from pli_analysis.metrics import disturbance, embed, gradients, similarity
+from pli_analysis.metrics import drift as drift_metric
+from pli_analysis.metrics.gram import gram, squared_distances
+from pli_analysis.report import content, page
+from pli_analysis.report import similarity as similarity_report
+from pli_analysis.run import Run
+from pli_train import run_folder
+from tests import families
+from tests.odd import STEPS, changed, saved, spoilt
+from tests.trainers import tokenizer
+
+DOWN, NORM, QUERY = (
+    f"model.layers.1.{name}.weight" for name in ("mlp.down_proj", "input_layernorm", "self_attn.q_proj")
+)
+TOLD = "not finite, and left out: b.mlp.down_proj.weight at checkpoint-2"
+MEASURES = ["relative_l2", "cosine", "rms", "path"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Five checkpoints of a Llama that reads letters. Not to be written to."""
+    folder = saved(tmp_path_factory.mktemp("plain") / "out", steps=(1, 2, 3, 4, 5), vocab_size=len(tokenizer()))
+    for checkpoint in folder.iterdir():
+        tokenizer().save_pretrained(checkpoint)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("the stack grows, and who was there keeps its name. " * 80)
+    return path
+
+
+@pytest.fixture(params=[float("nan"), float("inf")], ids=["nan", "inf"])
+def odd(request, plain, tmp_path):
+    """One number of layer b is not finite at checkpoint 2."""
+    return changed(plain, tmp_path / "odd", spoilt(DOWN, request.param), only=(2,))
+
+
+@pytest.mark.filterwarnings("error")
+def test_drift_of_everything_else_is_that_of_sound_weights(odd, plain):
+    sound, found = (Run.open(folder).drift("all", gauge=True, spectral=True) for folder in (plain, odd))
+    assert list(found["part"]) == list(sound["part"]) and list(found["step"]) == list(sound["step"])
+    of_it = found["part"].isin(["b", "b.ffn", "b.mlp.down_proj.weight"])
+    there = of_it & (found["step"] == 2)
+    assert there.sum() == 3 and found.loc[there, [*MEASURES, "speed", "spectral"]].isna().all(axis=None)
+    assert not found.loc[there, "absolute"].any()
+    # Which way it took past that checkpoint is not known either; all else is.
+    known = [name for name in found.columns if name not in ("path", "efficiency", "speed")]
+    pd.testing.assert_frame_equal(found.loc[~there, known], sound.loc[~there, known])
+    pd.testing.assert_frame_equal(found[~of_it], sound[~of_it])
+    assert found.loc[of_it & (found["step"] >= 2), "path"].isna().all()
+    assert drift_metric.unknown(Run.open(odd)) == [TOLD] and drift_metric.unknown(Run.open(plain)) == []
+
+
+def test_a_birth_that_is_not_finite_leaves_no_distance_from_it(plain, tmp_path):
+    run = Run.open(changed(plain, tmp_path / "odd", spoilt(QUERY), only=(1,)))
+    table = run.drift("all", gauge=True).set_index("part")
+    assert table.loc[["b", "b.h0"], "relative_l2"].isna().all() and table.loc["b.h0", "qk"].isna().all()
+    assert table.loc[["a", "b.ffn", "b.h1", "b.norms"], "relative_l2"].notna().all()
+    assert table.loc["b.h1", ["qk", "ov"]].notna().all(axis=None)
+
+
+def by_hand(points, folder):
+    """Distances between layers at checkpoints, of all their weights in a row."""
+    vectors = []
+    for part, step in points:
+        state = load_file(folder / f"checkpoint-{step}" / run_folder.WEIGHTS)
+        names = sorted(name for name in state if name.startswith(f"model.layers.{'ab'.index(part)}."))
+        vectors.append(torch.cat([state[name].double().flatten() for name in names]))
+    return torch.cdist(torch.stack(vectors), torch.stack(vectors)).numpy()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_map_has_every_other_point_where_distances_put_it(odd, plain):
+    found = embed.embed(Run.open(odd))
+    drawn = found.table[found.table["walk"] == "run"]
+    points = list(zip(drawn["part"], drawn["step"], strict=True))
+    assert len(points) == 9 and ("b", 2) not in points
+    assert found.notes == ["not finite, and left out: b at checkpoint-2"]
+    distances = by_hand(points, plain)
+    values = found.components.values
+    mine = np.linalg.norm(values[:, None] - values[None], axis=2)
+    np.testing.assert_allclose(mine, distances, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("space", ["updates", "function"])
+def test_other_spaces_leave_out_what_is_told_from_it(space, odd, text):
+    found = embed.embed(Run.open(odd), space=space, text=text if space == "function" else None)
+    drawn = found.table[found.table["walk"] == "run"]
+    kept = [step for part, step in zip(drawn["part"], drawn["step"], strict=True) if part == "b"]
+    assert kept == {"updates": [4, 5], "function": [1, 3, 4, 5]}[space]
+    assert np.isfinite(drawn[["x", "y"]].to_numpy()).all() and len(found.notes) == 1
+
+
+def test_paths_since_a_birth_that_is_not_known_are_not_drawn(plain, tmp_path):
+    run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
+    assert set(embed.embed(run, since_birth=True).table["part"]) == {"a"}
+    assert set(embed.embed(run).table["part"]) == {"a", "b"}
+
+
+def test_distances_past_vectors_that_are_not_finite_are_exact():
+    random = np.random.default_rng(0)
+    sources = [None, 0, 1, None, 3, 2, 5, 1]
+    vectors = random.normal(size=(8, 60))
+    for number, source in enumerate(sources):
+        vectors[number] = vectors[number] if source is None else vectors[source] + 1e-6 * vectors[number]
+    odd = vectors.copy()
+    odd[1, 7], odd[3, 30], odd[5, 59] = np.nan, np.inf, 1e300
+
+    class Columns:
+        count, width = odd.shape
+
+        def blocks(self):
+            return (odd[:, start : start + 20].copy() for start in range(0, 60, 20))
+
+    with np.errstate(all="ignore"):
+        found = gram(Columns(), sources)
+    assert found.finite.tolist() == [True, False, True, False, True, False, False, True]
+    kept = np.flatnonzero(found.finite)
+    mine = squared_distances(found.steps, sources)[np.ix_(kept, kept)]
+    true = np.square(vectors[kept, None] - vectors[None, kept]).sum(axis=2)
+    np.testing.assert_allclose(mine, true, rtol=1e-6)
+
+
+def test_too_few_points_are_one_line(plain, tmp_path):
+    run = Run.open(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2, 4)))
+    with pytest.raises(embed.BadInput, match=r"fewer than two points are left for a map \(not finite"):
+        embed.embed(run, space="updates")
+
+
+def test_likeness_is_empty_where_outputs_are_not_finite(odd, plain, text):
+    over = similarity.similarity(Run.open(odd), None, text, over_time=True)
+    sound = similarity.similarity(Run.open(plain), None, text, over_time=True)
+    there = (over["layer_a"] == "b") & (over["step_a"] == 2)
+    assert over.loc[there, ["cka", "procrustes", "neighbours"]].isna().all(axis=None)
+    columns = ["layer_a", "step_a", "cka", "procrustes", "neighbours"]
+    pd.testing.assert_frame_equal(over.loc[~there, columns], sound.loc[~there, columns])
+    assert similarity.unknown(over) == ["outputs are not finite, and left out: of b at checkpoint-2"]
+    assert similarity.unknown(sound) == []
+    between = similarity.similarity(Run.open(odd), None, text, at=2)
+    assert between["cka"].notna().tolist() == [True, False, False]
+    assert similarity.unknown(between) == similarity.unknown(over)
+    for table, whether in ((over, True), (between, False)):
+        told = similarity_report.verdict(table, whether)
+        assert "nan" not in told and told
+        assert "nan" not in similarity_report.tell(table, whether).sections[0].figures[0].caption
+
+
+def test_the_first_state_alone_is_blamed_where_it_is_the_one(plain, text, tmp_path):
+    run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
+    table = similarity.similarity(run, None, text, over_time=True)
+    assert table.loc[table["layer_a"] == "b", "cka"].isna().all()
+    assert similarity.unknown(table) == ["outputs are not finite, and left out: of b at checkpoint-1"]
+    two = similarity.similarity(Run.open(run.checkpoints[0].path), Run.open(plain), text)
+    assert similarity.unknown(two) == ["outputs are not finite, and left out: of b at checkpoint-1"]
+
+
+def test_gradients_are_empty_where_they_are_not_finite(odd, plain, text):
+    found, sound = (gradients.recomputed(Run.open(folder), text) for folder in (odd, plain))
+    there = found["step"] == 2
+    assert found.loc[there, "norm"].isna().all()
+    pd.testing.assert_frame_equal(found[~there], sound[~there])
+    assert gradients.unknown(found) == ["gradients are not finite, and left out: at checkpoint-2"]
+    assert gradients.unknown(sound) == []
+
+
+def test_disturbance_tells_of_weights_that_make_no_loss(plain, text, tmp_path):
+    """Layer b gets a copy above it at step 3; the state right after is not finite."""
+    folder = Path(shutil.copytree(plain, tmp_path / "grown"))
+    (folder / "checkpoint-3").rename(folder / "checkpoint-3-before")
+    for step in (3, 4, 5):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder / ("checkpoint-3-before" if step == 3 else f"checkpoint-{step}")
+        )
+        model.model.layers.append(copy.deepcopy(model.model.layers[1]))
+        model.config.num_hidden_layers = 3
+        model.save_pretrained(folder / f"checkpoint-{step}")
+    tokenizer().save_pretrained(folder / "checkpoint-3")
+    sound = disturbance.disturbance(Run.open(folder), text=text, blocks=4)
+    assert sound.events["delta"].notna().all() and not any("finite" in note for note in sound.notes)
+    found = disturbance.disturbance(
+        Run.open(changed(folder, tmp_path / "odd", spoilt(DOWN), only=(3,))), text=text, blocks=4
+    )
+    assert found.events["delta"].isna().tolist() == [True]
+    assert any(note.endswith("right before or after step 3 that make no finite loss") for note in found.notes)
+
+
+@pytest.mark.parametrize("where", [(2,), (5,), (1,), (1, 2, 3, 4, 5)])
+def test_a_report_draws_the_rest_and_says_what_it_leaves_out(where, plain, tmp_path):
+    run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=where))
+    told = content.tell(run)
+    words = " ".join(word for section in told.sections for word in (*section.words, section.headline or ""))
+    assert "Not finite, and left out: b.mlp.down_proj.weight at checkpoint-" in words
+    captions = [figure.caption for section in told.sections for figure in section.figures]
+    assert not any(" nan" in caption.lower() for caption in (words, *captions))
+    page.write(told, tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+def test_all_weights_lost_at_one_checkpoint_end_nothing(plain, tmp_path):
+    run = Run.open(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2,)))
+    assert str(run.lineage) == "a b"
+    table = run.drift()
+    assert table["relative_l2"].isna().tolist() == [False, False, True, True, *[False] * 6]
+    assert content.tell(run)
+
+
+def test_the_fixtures_are_what_they_seem(plain):
+    """Whoever reads these tests: the stack has two layers, and the model is finite."""
+    assert families.LAYERS == 2 and set(STEPS) < set(range(1, 6))
+    assert all(
+        torch.isfinite(tensor).all() for tensor in load_file(plain / "checkpoint-5" / run_folder.WEIGHTS).values()
+    )
