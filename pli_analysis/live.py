@@ -27,32 +27,41 @@ AT_ONCE = 8
 """Blocks that go through a model together."""
 
 
-def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
+def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
     """The model in float32 on the CPU, without dropout.
 
+    Args:
+        head: whether it predicts tokens; without it is the base model, which classifiers and encoders have too.
+
     Raises:
-        BadInput: when it does not learn from text, or config and weights are not of one model.
+        BadInput: when it does not learn from text, config and weights are not of one model, or a head is missing.
     """
     import torch
     import transformers
 
     task, anatomy = checkpoint.anatomy.task, checkpoint.anatomy
+    if not task:
+        told = f"of a {anatomy.model_type} only weights are measured here, no outputs and no losses"
+        raise BadInput(f"{checkpoint.path}: {told}")
     if task not in AUTO_CLASS:
         raise BadInput(f"{checkpoint.path}: a {anatomy.model_type} does not read text")
     tensors = {
         name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.tensors(list(checkpoint.files))
     }
-    config, auto = _config(checkpoint), getattr(transformers, AUTO_CLASS[task])
+    config, auto = _config(checkpoint), getattr(transformers, AUTO_CLASS[task] if head else "AutoModel")
     transformers.logging.disable_progress_bar()  # the tensors are in memory already
     try:
         if getattr(config, anatomy.config["depth"]) != len(checkpoint.lineage.stack):
             raise ValueError("another number of layers than its lineage tells of")
         with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in auto.from_config(config).state_dict().items()}
-        wrong = [name for name in shapes.keys() & tensors.keys() if shapes[name] != tensors[name].shape]
+            made = auto.from_config(config)
+        prefix = f"{made.base_model_prefix}."
+        # Names in the base model, whether or not they stand under a head on either side.
+        shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in made.state_dict().items()}
+        wrong = [name for name, t in tensors.items() if shapes.get(name.removeprefix(prefix), t.shape) != t.shape]
         if wrong:
             raise ValueError(f"{min(wrong)} has another shape than its config says")
-        model, found = auto._model_mapping[type(config)].from_pretrained(
+        model, found = type(made).from_pretrained(
             None,
             config=config,
             state_dict=tensors,
@@ -62,7 +71,12 @@ def model_of(checkpoint: Checkpoint) -> PreTrainedModel:
         )
     except Exception as error:  # whatever a library makes of hostile values
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
-    if missing := sorted(found["missing_keys"]):
+    # A pooler reads what the layers put out, and says nothing of them.
+    missing = sorted(name for name in found["missing_keys"] if head or not name.startswith("pooler."))
+    if missing and not any(name.startswith(prefix) for name in missing) and head:
+        told = "it has no head that predicts tokens, and this needs its loss"
+        raise BadInput(f"{checkpoint.path}: {told} (its weights lack {missing[0]})")
+    if missing:
         raise BadInput(f"{checkpoint.path}: its weights lack {missing[0]}")
     _log.debug("%s: model of %d tensors", checkpoint.path, len(tensors))
     return model.eval()
@@ -88,7 +102,7 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     """
     import torch
 
-    model, anatomy = model_of(checkpoint), checkpoint.anatomy
+    model, anatomy = model_of(checkpoint, head=False), checkpoint.anatomy
     stack = stack_of(model, anatomy)
     found: list[list[Tensor]] = [[] for _ in stack]
     wanted = kept.split(AT_ONCE)

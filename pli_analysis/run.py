@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.metrics.disturbance import Disturbance
+    from pli_analysis.others.layout import Layout
     from pli_analysis.scalars import Scalars
 
 _log = logging.getLogger(__name__)
@@ -40,11 +41,15 @@ class Checkpoint:
         name: its place in the run.
         path: of the folder.
         known: of a checkpoint that nobody wrote for us: the lineage that no file of it tells.
+        foreign: whether nobody wrote it for us.
+        stack: of such a one, where its layers are, if that was asked for: see `pli_analysis.others.layout`.
     """
 
     name: CheckpointName
     path: Path
     known: Lineage | None = field(default=None, repr=False, compare=False)
+    foreign: bool = False
+    stack: str | None = None
 
     @property
     def step(self) -> int:
@@ -67,10 +72,30 @@ class Checkpoint:
         """The model's Hugging Face config, as a plain table."""
         return run_folder.read_json(self.path / run_folder.CONFIG)
 
-    @cached_property
+    @property
     def anatomy(self) -> Anatomy:
-        """The family's table."""
-        return anatomy.family(str(self.config.get("model_type")))
+        """The family's table; of a checkpoint that nobody wrote for us, the layers alone where no table fits."""
+        return self.layout.anatomy
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where its layers are, and what is left out. Raises BadInput when there are none."""
+        from pli_analysis.others.layout import Layout, layout_of
+
+        if not self.foreign:
+            return Layout(anatomy.family(str(self.config.get("model_type"))))
+        try:
+            return layout_of(self.config, self.shapes, self.stack)
+        except BadInput as error:
+            raise BadInput(f"{self.path}: {error}") from None
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Full tensor name → shape, as its files say. Raises BadInput when they cannot be read."""
+        from pli_analysis.weights.places import places_of
+
+        places = {path: places_of(path) for path in dict.fromkeys(self.files.values())}
+        return {name: places[path][name].shape for name, path in self.files.items() if name in places[path]}
 
     @cached_property
     def state(self) -> dict[str, Any]:
@@ -176,6 +201,7 @@ class Run:
         hashes: bool = False,
         lineage: str | Path | None = None,
         watch: Watch = lambda done, total: None,
+        stack: str | None = None,
     ) -> Run:
         """Open a run folder, or what else holds checkpoints: see `pli_analysis.others.foreign`.
 
@@ -184,6 +210,7 @@ class Run:
             hashes: whether a checkpoint counts as whole only when every file of it has the hash it was written with.
             lineage: for foreign checkpoints, a `lineage.json` to go by.
             watch: for foreign checkpoints, told (done, in all) of those that layers are followed through, later on.
+            stack: for foreign checkpoints, the path of the list of layers to read, where there are several.
 
         Raises:
             BadInput: when it is none, or a foreign one whose hashes nobody wrote down.
@@ -192,12 +219,14 @@ class Run:
         if len(paths) == 1 and ((paths[0] / run_folder.RUN).is_file() or not paths[0].is_dir() or _within(paths[0])):
             if lineage is not None:
                 raise BadInput(f"--lineage {lineage}: is for checkpoints without one, and {paths[0]} is a run")
+            if stack is not None:
+                raise BadInput(f"--stack {stack}: is for checkpoints of others, and {paths[0]} is a run")
             return cls(run_folder.require_run(paths[0]), hashes)
         from pli_analysis.others.foreign import open_foreign
 
         if hashes:
             raise BadInput(f"{paths[0]}: no run wrote it, so there are no hashes to --verify it with")
-        return open_foreign(paths, None if lineage is None else Path(lineage), watch)
+        return open_foreign(paths, None if lineage is None else Path(lineage), watch, stack)
 
     @classmethod
     def newest(cls, root: str | Path = "runs") -> Run:

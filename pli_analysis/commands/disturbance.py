@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Text, Told
+from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Stack, Text, Told
 from pli_analysis.commands.telling import complain, open_run, write_page
 from pli_train.telling import Bar, say
 
@@ -26,6 +26,7 @@ def disturbance(
         int, typer.Option(min=0, metavar="N", help="Placebo steps at most to hold an event against.")
     ] = 24,
     told: Told = None,
+    stack: Stack = None,
     text: Text = None,
     blocks: Annotated[
         int, typer.Option(min=1, metavar="N", help="Held-out blocks to compare layers on; the loss is of all.")
@@ -46,7 +47,7 @@ def disturbance(
     from pli_analysis.run import Run
     from pli_analysis.tables import emit
 
-    opened = open_run(run, lineage=told)
+    opened = open_run(run, lineage=told, stack=stack)
     complain(opened.scalars.damaged)
     twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
     found = measure(opened, twins, window, at or (), text, blocks, placebos, Bar("steps with and without events"))

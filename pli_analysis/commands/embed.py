@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, RunFolder, Text, Told
+from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, RunFolder, Stack, Text, Told
 from pli_analysis.commands.telling import open_run, write_page
 from pli_train.shell import one_of
 from pli_train.telling import Bar, say
@@ -36,6 +36,7 @@ def embed(
         Path | None, typer.Option("--projector", metavar="DIR", help="Write a folder for TensorBoard's projector.")
     ] = None,
     told: Told = None,
+    stack: Stack = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
@@ -50,7 +51,7 @@ def embed(
     from pli_analysis.report import embed as report
     from pli_analysis.tables import emit
 
-    opened = open_run(run, lineage=told)
+    opened = open_run(run, lineage=told, stack=stack)
     most = float("inf") if exact else EXACT
     found = measure(
         opened, method, of, space, text, blocks, since_birth, most, say, Bar("columns of weights or outputs")

@@ -31,12 +31,13 @@ def role(anatomy: Anatomy, name: str) -> str | None:
     """
     if not anatomy.owners(name):
         return None
-    module = name.rpartition(".")[0]
+    module, _, leaf = name.rpartition(".")
     if module in anatomy.identity["zero"]:
         return "o"
     if FUSED in factors(anatomy.tensors[name][1]):
         return FUSED
-    letter = module.rpartition(".")[2][:1]
+    # DeBERTa's biases are no module's: `q_bias`, `v_bias`.
+    letter = (module.rpartition(".")[2] if leaf in ("weight", "bias") else leaf)[:1]
     return letter if letter in FUSED else None
 
 
@@ -71,7 +72,11 @@ class Gauge:
         if self.tracks[0].anatomy.qk_norm:
             return np.full(heads, np.nan)
         turning = 2 * -(-int(dim * self.rotated) // 2)  # in pairs, as the families count them
-        return rotary_distance(now["q"], now["k"], birth["q"], birth["k"], turning)
+        order = np.arange(dim)
+        if self.tracks[0].anatomy.rotary_pairs == "adjacent":
+            order[:turning] = np.concatenate([order[0:turning:2], order[1:turning:2]])
+        each = [side[letter][:, order] for side in (now, birth) for letter in "qk"]
+        return rotary_distance(*each, turning)
 
     def _letters(self, visit: Visit, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Letter → (heads, dim, columns) in float64: weights, then biases; a group's for each of its heads."""

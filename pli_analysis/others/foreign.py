@@ -57,12 +57,14 @@ class ForeignRun(Run):
         told: a `lineage.json` to go by instead of what the checkpoints say.
         numbered: whether steps are mere numbers, as neither names nor states of training tell them.
         watch: told (done, in all) of checkpoints that layers are followed through.
+        stack: path of the list of layers to read, where there are several; that with most weights if None.
     """
 
     found: tuple[tuple[CheckpointName, Path], ...] = ()
     told: Path | None = None
     numbered: bool = False
     watch: Watch = field(default=lambda done, total: None, repr=False, compare=False)
+    stack: str | None = None
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -110,6 +112,7 @@ class ForeignRun(Run):
     def notes(self) -> list[str]:
         """What whoever reads a table of it should know, a line each."""
         lines = ["steps are numbers in the order given: no name and no trainer_state.json tells them"] * self.numbered
+        lines += self.checkpoints[-1].layout.notes
         if (table := self.confidence) is None:
             return [*lines, "birth weights are those of the first checkpoint that has a part"]
         if not len(table):
@@ -135,9 +138,14 @@ class ForeignRun(Run):
 
     @cached_property
     def _bare(self) -> list[Checkpoint]:
-        usable = [Checkpoint(name, path) for name, path in self.found if flaw(path) is None]
+        usable = [
+            Checkpoint(name, path, foreign=True, stack=self.stack) for name, path in self.found if flaw(path) is None
+        ]
         if not usable:
             raise BadInput(f"{self.path}: holds no checkpoint to read" + "".join(f"; {line}" for line in self.damaged))
+        first = usable[0].anatomy  # the same stack at all of them, even if another one outgrows it
+        if self.stack is None and (first.stacks or first.by_name):
+            usable = [replace(one, stack=first.stack) for one in usable]
         _log.debug("%s: %d checkpoints of others, %d passed over", self.path, len(usable), len(self.damaged))
         return usable
 
@@ -196,7 +204,10 @@ def _read(path: Path) -> Lineage:
 
 
 def open_foreign(
-    paths: Sequence[Path], told: Path | None = None, watch: Watch = lambda done, total: None
+    paths: Sequence[Path],
+    told: Path | None = None,
+    watch: Watch = lambda done, total: None,
+    stack: str | None = None,
 ) -> ForeignRun:
     """Open a folder of Trainer's, a model folder, or several checkpoint folders.
 
@@ -204,6 +215,7 @@ def open_foreign(
         paths: one output folder, or checkpoint folders in order.
         told: a `lineage.json` to go by.
         watch: told (done, in all) of checkpoints that layers are followed through.
+        stack: path of the list of layers to read.
 
     Raises:
         BadInput: when there is nothing of the kind.
@@ -214,7 +226,7 @@ def open_foreign(
     if len(paths) == 1:
         inside = run_folder.checkpoints(paths[0])
         if inside:
-            return ForeignRun(paths[0], found=tuple(inside), told=told, watch=watch)
+            return ForeignRun(paths[0], found=tuple(inside), told=told, watch=watch, stack=stack)
         if not is_model(paths[0]):
             raise BadInput(f"{paths[0]}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either")
     for path in paths:
@@ -223,7 +235,7 @@ def open_foreign(
         if found := flaw(path):
             raise BadInput(f"{path}: {found}")
     named, numbered = _named(paths)
-    return ForeignRun(_root(paths), found=tuple(named), told=told, numbered=numbered, watch=watch)
+    return ForeignRun(_root(paths), found=tuple(named), told=told, numbered=numbered, watch=watch, stack=stack)
 
 
 def is_model(folder: Path) -> bool:

@@ -5,7 +5,8 @@ The distance of two layers is the mean over their weight matrices of
     ‖x − y‖² ÷ (‖x‖² + ‖y‖²)
 
 which is 0 for equal ones and around 1 for unrelated ones, whatever their size. A copy with one matrix emptied (the
-identity at birth) is far by it, however near the others are. `matching` says who is who by distances.
+identity at birth) is far by it, however near the others are. Of a matrix that only one of two layers has, as in hybrids
+of attention and others, the distance is 1. `matching` says who is who by distances.
 
 A copy made since the earlier checkpoint has moved from the donor's weights as the donor has itself. Two things tell
 them apart: the layer that was there before mostly goes on the way that it was going, by its optimizer's momentum if
@@ -54,14 +55,15 @@ class Weights:
 
     Attributes:
         checkpoint: where they are.
-        names: name within a layer → full names, bottom to top; matrices that every layer has.
+        names: name of a matrix within a layer → index of each layer that has it → full name. Layers without a table
+            may differ in shapes: the shape is then part of the name.
         depth: how many layers.
         sizes: of the factors of their axes, `unit` among them where the table tells.
         look: a look at a tensor by its full name.
     """
 
     checkpoint: Checkpoint
-    names: dict[str, list[str]]
+    names: dict[str, dict[int, str]]
     depth: int
     sizes: dict[str, int]
     look: Callable[[str], Any]
@@ -78,19 +80,23 @@ class Weights:
         depth = len(indices)
         if not depth or indices != set(range(depth)):
             raise BadInput(f"{checkpoint.path}: its weights have no layers that are numbered from 0 without a gap")
-        whole = {inner: [places[i] for i in range(depth)] for inner, places in found.items() if len(places) == depth}
         look, sizes = checkpoint.slices(), dict(table.sizes(checkpoint.config))
-        names, heads = {}, sizes["head"] == 0
-        for inner, full in sorted(whole.items()):
-            shapes = {tuple(look(name).get_shape()) for name in full}
-            if len(shapes) > 1:
+        names, heads = dict[str, dict[int, str]](), sizes["head"] == 0
+        for inner, places in sorted(found.items()):
+            shapes = {index: tuple(look(name).get_shape()) for index, name in sorted(places.items())}
+            if table.by_name:
+                for index, shape in shapes.items():
+                    if len(shape) > 1:
+                        names.setdefault(f"{inner} {shape}", {})[index] = places[index]
+                continue
+            if len(set(shapes.values())) > 1:
                 raise BadInput(f"{checkpoint.path}: its layers differ in the shape of {inner}")
-            axes, shape = table.tensors[inner][1], shapes.pop()
+            axes, shape = table.tensors[inner][1], next(iter(shapes.values()))
             heads |= _has_heads(axes, shape, sizes)
             if "unit" in factors(axes):
                 sizes["unit"] = lengths(axes, shape, sizes)[factors(axes).index("unit")]
             if len(shape) > 1:
-                names[inner] = full
+                names[inner] = {index: places[index] for index in shapes}
         if not heads:
             raise BadInput(f"{checkpoint.path}: its weights have none of the heads that its config tells of")
         return cls(checkpoint, names, depth, sizes, look)
@@ -100,33 +106,46 @@ class Weights:
         """Width of an FFN."""
         return self.sizes.get("unit")
 
-    def read(self, inner: str, common: dict[str, int]) -> np.ndarray:
+    def axes(self, key: str) -> str:
+        """The pattern of the axes of a matrix."""
+        return self.checkpoint.anatomy.tensors.get(key, ("other", ""))[1]
+
+    def has(self, key: str) -> np.ndarray:
+        """Which layers have a matrix: (layers,) bool."""
+        return np.isin(np.arange(self.depth), list(self.names.get(key, ())))
+
+    def read(self, key: str, common: dict[str, int]) -> np.ndarray:
         """A matrix of all layers, or a sample of its numbers that is the same at every checkpoint: (layers, numbers).
 
+        Layers without it have zeros there.
+
         Args:
-            inner: its name within a layer.
+            key: its name within a layer.
             common: how much of each growing factor both checkpoints have; the rest is left out.
         """
-        axes = self.checkpoint.anatomy.tensors[inner][1]
+        axes = self.axes(key)
         factor = growing(axes)
         cut = factor is not None and self.sizes.get(factor) != common.get(factor)
-        found = []
-        for name in self.names[inner]:
+        found: dict[int, np.ndarray] = {}
+        for index, name in self.names[key].items():
             tensor = self.look(name)
             if cut and factor is not None:
                 kept = rows(np.asarray(tensor[:], dtype=np.float32), axes, factor, self.sizes)[: common[factor]]
-                found.append(kept.reshape(len(kept), -1))
+                found[index] = kept.reshape(len(kept), -1)
             else:
-                found.append(_sampled(tensor))
-        return np.stack([numbers.ravel() for numbers in found]).astype(np.float64)
+                found[index] = _sampled(tensor)
+        whole = np.zeros((self.depth, next(iter(found.values())).size))
+        for index, numbers in found.items():
+            whole[index] = numbers.ravel()
+        return whole
 
-    def parts(self, inner: str, index: int) -> tuple[str, np.ndarray] | None:
+    def parts(self, key: str, index: int) -> tuple[str, np.ndarray] | None:
         """What heads, or groups of them, have of a matrix of one layer: the factor, and (heads or groups, numbers)."""
-        axes = self.checkpoint.anatomy.tensors[inner][1]
+        axes = self.axes(key)
         factor = growing(axes)
-        if factor not in ("head", "group"):
+        if factor not in ("head", "group") or index not in self.names[key]:
             return None
-        tensor = np.asarray(self.look(self.names[inner][index])[:], dtype=np.float64)
+        tensor = np.asarray(self.look(self.names[key][index])[:], dtype=np.float64)
         cut = rows(tensor, axes, factor, self.sizes)
         return factor, cut.reshape(len(cut), -1)
 
@@ -179,16 +198,31 @@ def nearness(old: Weights, new: Weights, before: Before | None = None) -> Nearne
     if not names:
         raise BadInput(f"{new.checkpoint.path}: has no weight matrix in common with {old.checkpoint.path}")
     common = {factor: min(size, new.sizes.get(factor, size)) for factor, size in old.sizes.items()}
-    found, onward = [], []
+    distance, onward = _Mean(old.depth, new.depth), _Mean(old.depth, new.depth)
     for name in names:
         x, y = old.read(name, common), new.read(name, common)
         if x.shape[1] != y.shape[1]:
             raise BadInput(f"{new.checkpoint.path}: its {name} has another shape than in {old.checkpoint.path}")
-        found.append(apart(x, y))
+        here, there = old.has(name)[:, None], new.has(name)[None, :]
+        distance.add(np.where(here & there, apart(x, y), 1.0), here | there)
         if before is not None and before.weights.sizes == old.sizes == new.sizes and name in before.weights.names:
-            onward.append(_onward(x, y, before.weights.read(name, common), before.places))
-    distance = np.mean(found, axis=0)
-    return Nearness(distance, np.mean(onward, axis=0) if onward else np.zeros_like(distance))
+            onward.add(_onward(x, y, before.weights.read(name, common), before.places), here & there)
+    return Nearness(distance.of(otherwise=1.0), onward.of(otherwise=0.0))
+
+
+class _Mean:
+    """A mean over matrices for each pair of layers, over those that concern the pair."""
+
+    def __init__(self, *shape: int) -> None:
+        self._sum, self._count = np.zeros(shape), np.zeros(shape)
+
+    def add(self, values: np.ndarray, concerned: np.ndarray) -> None:
+        self._sum += np.where(concerned, values, 0.0)
+        self._count += concerned
+
+    def of(self, otherwise: float) -> np.ndarray:
+        """The means; where nothing concerned a pair, `otherwise`."""
+        return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), otherwise)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ ESSENTIAL = (run_folder.CONFIG, run_folder.LINEAGE, run_folder.WEIGHTS_INDEX)
 def content(checkpoint: Checkpoint) -> list[list[str]] | None:
     """Names and hashes of what is read of a checkpoint; None where its manifest does not tell them.
 
-    Where nobody wrote a manifest it is the lineage, and of each file what changes when it is written to: its place, its
-    size, the time of its last change to the nanosecond, its number on the disk.
+    Where nobody wrote a manifest it is the lineage, where the layers are, and of each file what changes when it is
+    written to: its place, its size, the time of its last change to the nanosecond, its number on the disk.
 
     Raises:
         BadInput: when a file is gone.
@@ -45,6 +45,9 @@ def _listed(checkpoint: Checkpoint) -> list[list[str]] | None:
 
 def _as_it_lies(checkpoint: Checkpoint) -> list[list[str]]:
     found = [["lineage", hashlib.sha256(checkpoint.lineage.to_json().encode()).hexdigest()]]
+    table = checkpoint.anatomy  # the same files are measured otherwise at another stack, and once there is a table
+    told = json.dumps([table.model_type, table.stack, sorted(table.tensors.items())])
+    found.append(["layout", hashlib.sha256(told.encode()).hexdigest()])
     for path in dict.fromkeys([checkpoint.path / run_folder.CONFIG, *checkpoint.files.values()]):
         try:
             told = path.stat()

@@ -9,7 +9,10 @@ of the tensor's axes, in which these factors say where the parts lie:
     qkv              the three of a fused projection
     unit, gate       units of the FFN, and the two of a fused gated projection
 
-A model without a table can still be grown by layers: `discover` finds its stack.
+A factor of any other name is an axis that no part is counted along. `*` in a name stands for a number: the experts of a
+mixture. A model without a table can still be grown by layers: `discover` finds its stack.
+
+A table serves reading (`family`), and training too (`to_train`) where growth of the family is tested: `grows`.
 
 No torch here: the same tables serve training and reading.
 """
@@ -19,8 +22,8 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,12 @@ class Anatomy:
         qk_norm: whether every head's queries and keys are normalised before their product.
         layer_type: dotted path of the attribute in which a layer keeps its entry of `layer_types`.
         saved: where `save_pretrained` writes other names: its `stack`, and modules of a layer as written → as here.
+        stacks: of a model that has several, path of each below the base model → what its `config` has otherwise.
+        layout: fields of the config → the value with which tensors are laid out as the table says.
+        rotary_pairs: which dimensions rotary positions turn together: `halves` (i and i + half of them) or `adjacent`.
+        note: what a reader of measures must know about this family, in one line.
+        grows: whether growth in training is tested; if not, the table is for analysis only.
+        by_name: whether it is no table, but layers found by the names of tensors: see `pli_train.anatomy.names`.
     """
 
     model_type: str
@@ -75,6 +84,35 @@ class Anatomy:
     qk_norm: bool = False
     layer_type: str | None = None
     saved: dict[str, str] = field(default_factory=dict)
+    stacks: dict[str, dict[str, str]] = field(default_factory=dict)
+    layout: dict[str, Any] = field(default_factory=dict)
+    rotary_pairs: str = "halves"
+    note: str = ""
+    grows: bool = True
+    by_name: bool = False
+
+    def __hash__(self) -> int:
+        return hash((self.model_type, self.stack, len(self.tensors)))
+
+    def at(self, stack: str) -> Anatomy:
+        """The same table for one of the family's stacks.
+
+        >>> family("t5").at("decoder.block").config["depth"]
+        'num_decoder_layers'
+        """
+        return replace(self, stack=stack, config=self.config | self.stacks.get(stack, {}))
+
+    def naming(self, names: Iterable[str]) -> Anatomy:
+        """The same table with every `*` in the name of a tensor replaced by the numbers that are there.
+
+        Args:
+            names: of tensors within a layer.
+        """
+        wild = {_wild(name): told for name, told in self.tensors.items() if "*" in name}
+        if not wild:
+            return self
+        there = {n: told for n in sorted(set(names)) for pattern, told in wild.items() if pattern.fullmatch(n)}
+        return replace(self, tensors={n: told for n, told in self.tensors.items() if "*" not in n} | there)
 
     def locate(self, name: str) -> tuple[str, int, str] | None:
         """Split a parameter's full name into (path of the stack, index, name within the layer).
@@ -89,7 +127,7 @@ class Anatomy:
         ('vit.encoder.layer', 3, 'attention.q_proj.bias')
         """
         for stack in filter(None, (self.stack, self.saved.get("stack"))):
-            if found := _stack_pattern(stack).match(name):
+            if found := _stack_pattern(stack, self.by_name).match(name):
                 module, _, last = found["inner"].rpartition(".")
                 inner = (
                     f"{self.saved[module]}.{last}" if stack != self.stack and module in self.saved else found["inner"]
@@ -146,7 +184,10 @@ class Anatomy:
             return 0.0
         told = config.get("rope_parameters")
         told = told if isinstance(told, Mapping) else {}
-        share = told.get("partial_rotary_factor", config.get("rotary_pct", self.rotary))
+        usual = config.get("partial_rotary_factor", config.get("rotary_pct", self.rotary))
+        if isinstance(turned := config.get("rotary_dim"), int) and "heads" in self.config:
+            usual = turned * self.sizes(config)["head"] / max(config.get(self.config["hidden"]) or 0, 1)
+        share = told.get("partial_rotary_factor", usual)
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise BadInput(f"the config of this {self.model_type} turns a share of {share!r} of a head's dimensions")
         return float(share)
@@ -221,6 +262,23 @@ def families() -> tuple[str, ...]:
 
 
 @cache
+def trainable() -> tuple[str, ...]:
+    """The model types whose growth in training is tested."""
+    return tuple(name for name in families() if family(name).grows)
+
+
+def to_train(model_type: str) -> Anatomy:
+    """The table of a model type to train with. Raises BadInput without one, and where it is for analysis only."""
+    found = family(model_type)
+    if not found.grows:
+        raise BadInput(
+            f"model type '{model_type}' has a table for analysis only, as its growth in training is not tested "
+            f"(families to train: {', '.join(trainable())})"
+        )
+    return found
+
+
+@cache
 def family(model_type: str) -> Anatomy:
     """The table of a model type. Raises BadInput for a family without one."""
     if model_type not in families():
@@ -229,7 +287,7 @@ def family(model_type: str) -> Anatomy:
             f"(known: {', '.join(families())})"
         )
     table = tomllib.loads((TABLES / f"{model_type}.toml").read_text(encoding="utf-8"))
-    table["tensors"] = {name: (kind, axes) for kind in KINDS for name, axes in table.pop(kind).items()}
+    table["tensors"] = {name: (kind, axes) for kind in KINDS for name, axes in table.pop(kind, {}).items()}
     return Anatomy(**table)
 
 
@@ -249,6 +307,12 @@ def _sides(size: int | Sequence[int]) -> Sequence[int]:
 
 
 @cache
-def _stack_pattern(stack: str) -> re.Pattern[str]:
+def _stack_pattern(stack: str, whole: bool = False) -> re.Pattern[str]:
     # The base model's own prefix (`bert.`, `transformer.`) is there under a task head and missing without one.
-    return re.compile(rf"^(?P<path>(?:\w+\.)?{re.escape(stack)})\.(?P<index>\d+)\.(?P<inner>.+)$")
+    prefix = "" if whole else r"(?:\w+\.)?"
+    return re.compile(rf"^(?P<path>{prefix}{re.escape(stack)})\.(?P<index>\d+)\.(?P<inner>.+)$")
+
+
+@cache
+def _wild(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name).replace(r"\*", r"\d+"))
