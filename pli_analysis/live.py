@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis.others.layout import require_parts
 from pli_train import run_folder
 from pli_train.errors import BadInput, did_you_mean
 
@@ -102,6 +103,8 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     """
     import torch
 
+    if of == "heads":
+        require_parts(checkpoint, "head")
     model, anatomy = model_of(checkpoint, head=False), checkpoint.anatomy
     stack = stack_of(model, anatomy)
     found: list[list[Tensor]] = [[] for _ in stack]
@@ -138,7 +141,12 @@ def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     fields = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
     family = checkpoint.anatomy.model_type
     default = AutoConfig.for_model(family)
-    known = {*default.to_dict(), *default.attribute_map, *checkpoint.anatomy.config.values()}
+    known = {
+        *default.to_dict(),
+        *default.attribute_map,
+        *checkpoint.anatomy.config.values(),
+        *checkpoint.anatomy.heeded,
+    }
     path = checkpoint.path / run_folder.CONFIG
     if checkpoint.known is not None:  # older and newer releases, and other people's tools, write keys of their own
         fields = {key: value for key, value in fields.items() if key in known}

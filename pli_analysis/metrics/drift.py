@@ -72,7 +72,6 @@ if TYPE_CHECKING:
 COLUMNS = ["part", "layer", "checkpoint", "step", "age", "tokens", "index", "relative_l2", "cosine", "absolute"]
 COLUMNS += ["level", "rms", "path", "growth_path", "efficiency", "speed", "donor", "donor_distance"]
 LEVELS = ("layer", "head", "ffn", "norms", "attention")
-CALLED = {"head": "heads", "ffn": "FFNs", "norms": "norms", "attention": "attention"}
 NOTHING = (NAN,) * (len(GAUGE) + len(SPECTRAL))
 TRAINING, GROWTH = 0, 1
 """Columns of lengths of paths: of what training moved, and of what growth events changed."""
@@ -108,11 +107,11 @@ def drift(
         near = did_you_mean(of, (*LEVELS, "matrix", "all"))
         raise BadInput(f"drift of '{of}' is not known{near}: use one of {', '.join(LEVELS)}, matrix, all")
     if of not in ("layer", "matrix", "all"):
-        require_parts(run.checkpoints[-1], CALLED[of])
+        require_parts(run.checkpoints[-1], of)
     levels = {*LEVELS, *(["matrix"] if spectral else [])} if of == "all" else {of}
     sums = measure(run, SUMS, threads, watch)
     last, kinds = sums[-1][0], dict[str, Kind]()
-    if gauge and "head" in levels and not last.anatomy.by_name:
+    if gauge and "head" in levels and "heads" in last.anatomy.config:
         kinds["head"] = gauge_of(last.anatomy, last.config)
     if spectral and "matrix" in levels:
         kinds["matrix"] = SPECTRA

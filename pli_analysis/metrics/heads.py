@@ -75,8 +75,8 @@ class Gauge:
         order = np.arange(dim)
         if self.tracks[0].anatomy.rotary_pairs == "adjacent":
             order[:turning] = np.concatenate([order[0:turning:2], order[1:turning:2]])
-        each = [side[letter][:, order] for side in (now, birth) for letter in "qk"]
-        return rotary_distance(*each, turning)
+        q, k, q0, k0 = (side[letter][:, order] for side in (now, birth) for letter in "qk")
+        return rotary_distance(q, k, q0, k0, turning)
 
     def _letters(self, visit: Visit, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Letter → (heads, dim, columns) in float64: weights, then biases; a group's for each of its heads."""

@@ -54,7 +54,7 @@ def points_of(run: Run, of: str = "layers") -> list[Point]:
     if of not in PARTS:
         raise BadInput(f"--of {of}: is none of {', '.join(PARTS)}{did_you_mean(of, PARTS)}")
     if of != "layers":
-        require_parts(run.checkpoints[-1], "heads and FFNs")
+        require_parts(run.checkpoints[-1], "head" if of == "heads" else of)
     found: list[Point] = []
     last: dict[str, int] = {}
     for checkpoint in run.states.values():

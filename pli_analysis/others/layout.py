@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PAGE = "docs/families.md"
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 """What configs call the number of layers."""
+CALLED = {"head": "heads", "ffn": "FFNs", "norms": "norms", "attention": "attention"}
 TOLD = 3
 """Names in a line, at most."""
 
@@ -72,11 +73,14 @@ def layout_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
     return Layout(taken, (told, *_left_out(taken, shapes)))
 
 
-def require_parts(checkpoint: Checkpoint, of: str) -> None:
-    """Raise BadInput when of a checkpoint only layers are known, and other parts are asked for."""
-    if checkpoint.anatomy.by_name:
-        told = f"no table says where a {checkpoint.anatomy.model_type} has its {of}, only its layers are known"
+def require_parts(checkpoint: Checkpoint, level: str) -> None:
+    """Raise BadInput when parts of a level (`head`, `ffn`, `norms`, `attention`) are asked for and not told apart."""
+    table = checkpoint.anatomy
+    if table.by_name:
+        told = f"no table says where a {table.model_type} has its {CALLED[level]}, only its layers are known"
         raise BadInput(f"{checkpoint.path}: {told}; {PAGE} says how to write a table")
+    if level == "head" and "heads" not in table.config:
+        raise BadInput(f"{checkpoint.path}: the table of a {table.model_type} does not tell its heads apart")
 
 
 def _stacks(table: Anatomy) -> list[Anatomy]:

@@ -64,6 +64,7 @@ class Anatomy:
         stacks: of a model that has several, path of each below the base model → what its `config` has otherwise.
         layout: fields of the config → the value with which tensors are laid out as the table says.
         rotary_pairs: which dimensions rotary positions turn together: `halves` (i and i + half of them) or `adjacent`.
+        heeded: fields that the family's layers heed though its config declares none of them.
         note: what a reader of measures must know about this family, in one line.
         grows: whether growth in training is tested; if not, the table is for analysis only.
         by_name: whether it is no table, but layers found by the names of tensors: see `pli_train.anatomy.names`.
@@ -87,6 +88,7 @@ class Anatomy:
     stacks: dict[str, dict[str, str]] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
     rotary_pairs: str = "halves"
+    heeded: list[str] = field(default_factory=list)
     note: str = ""
     grows: bool = True
     by_name: bool = False
