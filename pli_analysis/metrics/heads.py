@@ -48,10 +48,12 @@ class Gauge:
     Attributes:
         tracks: the tensors that the heads are made of.
         rotated: the share of a head's dimensions that rotary positions turn.
+        normalised: whether queries and keys are normalised before their product.
     """
 
     tracks: tuple[Track, ...]
     rotated: float = 0.0
+    normalised: bool = False
 
     def run(self, rooms: Rooms) -> list[np.ndarray]:
         """(heads, 2) for each wanted visit: QK, OV. QK is NaN where queries and keys are normalised."""
@@ -69,7 +71,7 @@ class Gauge:
 
     def _qk(self, now: Mapping[str, np.ndarray], birth: Mapping[str, np.ndarray]) -> np.ndarray:
         heads, dim, _ = now["q"].shape
-        if self.tracks[0].anatomy.qk_norm:
+        if self.normalised:
             return np.full(heads, np.nan)
         turning = 2 * -(-int(dim * self.rotated) // 2)  # in pairs, as the families count them
         order = np.arange(dim)
@@ -99,7 +101,7 @@ def gauge(anatomy: Anatomy, config: Mapping[str, Any]) -> Kind:
         for track in tracks:
             if role(track.anatomy, track.name):
                 layers.setdefault(track.id, []).append(track)
-        return [Gauge(tuple(found), anatomy.rotated(config)) for found in layers.values()]
+        return [Gauge(tuple(found), anatomy.rotated(config), anatomy.normalised(config)) for found in layers.values()]
 
     return Kind("drift-gauge", 2, 2, tasks)
 

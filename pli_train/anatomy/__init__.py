@@ -58,7 +58,8 @@ class Anatomy:
         given: fields of the config → the value they must have for the table to hold.
         heads_divide_width: whether the config refuses heads that do not, whatever size it states for them.
         rotary: the share of a head's dimensions that rotary positions turn, unless the config says another; 0 for none.
-        qk_norm: whether every head's queries and keys are normalised before their product.
+        qk_norm: whether every head's queries and keys are normalised before their product, or the field of the config
+            that says so.
         layer_type: dotted path of the attribute in which a layer keeps its entry of `layer_types`.
         saved: where `save_pretrained` writes other names: its `stack`, and modules of a layer as written → as here.
         stacks: of a model that has several, path of each below the base model → what its `config` has otherwise.
@@ -82,7 +83,7 @@ class Anatomy:
     given: dict[str, Any] = field(default_factory=dict)
     heads_divide_width: bool = False
     rotary: float = 0.0
-    qk_norm: bool = False
+    qk_norm: bool | str = False
     layer_type: str | None = None
     saved: dict[str, str] = field(default_factory=dict)
     stacks: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -193,6 +194,14 @@ class Anatomy:
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise BadInput(f"the config of this {self.model_type} turns a share of {share!r} of a head's dimensions")
         return float(share)
+
+    def normalised(self, config: Mapping[str, Any]) -> bool:
+        """Whether queries and keys are normalised before their product.
+
+        >>> family("qwen3").normalised({}), family("phi").normalised({"qk_layernorm": True}), family("phi").normalised({})
+        (True, True, False)
+        """
+        return bool(config.get(self.qk_norm)) if isinstance(self.qk_norm, str) else self.qk_norm
 
     @property
     def first_index(self) -> int:
