@@ -40,10 +40,8 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
     import torch
     import transformers
 
+    require_outputs(checkpoint)
     task, anatomy = checkpoint.anatomy.task, checkpoint.anatomy
-    if not task:
-        told = f"of a {anatomy.model_type} only weights are measured here, no outputs and no losses"
-        raise BadInput(f"{checkpoint.path}: {told}")
     if task not in AUTO_CLASS:
         raise BadInput(f"{checkpoint.path}: a {anatomy.model_type} does not read text")
     tensors = {
@@ -81,6 +79,13 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
         raise BadInput(f"{checkpoint.path}: its weights lack {missing[0]}")
     _log.debug("%s: model of %d tensors", checkpoint.path, len(tensors))
     return model.eval()
+
+
+def require_outputs(checkpoint: Checkpoint) -> None:
+    """Raise BadInput when only the weights of a model are measured: without a table, or with one that says so."""
+    if not checkpoint.anatomy.task:
+        told = f"of a {checkpoint.anatomy.model_type} only weights are measured here, no outputs and no losses"
+        raise BadInput(f"{checkpoint.path}: {told}")
 
 
 def stack_of(model: PreTrainedModel, anatomy: Anatomy) -> Any:

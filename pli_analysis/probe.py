@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pli_analysis.live import last_line
+from pli_analysis.live import last_line, require_outputs
 from pli_train import run_folder
 from pli_train.errors import BadInput, panics_as_errors
 from pli_train.sampling import Design
@@ -59,8 +59,10 @@ def sample_of(run: Run, text: Path | None, blocks: int | None = None) -> Sample:
         blocks: how many at most, a random draw; all of them if None.
 
     Raises:
-        BadInput: when text, blocks or tokenizer cannot be read, or the text has not one block.
+        BadInput: when text, blocks or tokenizer cannot be read, the text has not one block, or only the weights of the
+            run's models are measured.
     """
+    require_outputs(run.checkpoints[-1])
     found = _kept(run) if text is None else _cut(run, text)
     return found if blocks is None else found.first(blocks)
 

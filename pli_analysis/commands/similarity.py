@@ -10,7 +10,10 @@ import typer
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text
 from pli_analysis.commands.telling import open_run, write_page
 from pli_train.errors import BadInput
+from pli_train.shell import one_of
 from pli_train.telling import Bar, say
+
+SPACES = ("function", "weights")
 
 
 def similarity(
@@ -19,6 +22,9 @@ def similarity(
     ],
     over_time: Annotated[bool, typer.Option("--over-time", help="Each layer with itself at birth.")] = False,
     at: Annotated[int | None, typer.Option(min=0, metavar="STEP", help="The checkpoint; else the last.")] = None,
+    space: Annotated[
+        str, one_of(SPACES, "--space", metavar="SPACE", help="Of their {words}, which is outputs on tokens.")
+    ] = "function",
     text: Text = None,
     blocks: Blocks = 64,
     html: Html = None,
@@ -27,10 +33,11 @@ def similarity(
 ) -> None:
     """How alike layers are in what they put out.
 
-    Measured by debiased CKA, Procrustes and shared nearest neighbours.
+    Measured by debiased CKA, Procrustes and shared nearest neighbours; their weights by cosine and relative distance.
 
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """
+    from pli_analysis.metrics.similarity import by_weights
     from pli_analysis.metrics.similarity import similarity as measure
     from pli_analysis.report import similarity as report
     from pli_analysis.tables import emit
@@ -39,7 +46,12 @@ def similarity(
     two = len(runs) == 2 and (not over_time or any((run / run_folder.RUN).is_file() for run in runs))
     if over_time and (two or at is not None):
         raise BadInput("--over-time: compares a run's layers with themselves at all checkpoints: no RUN2 and no --at")
+    if space == "weights" and (text is not None or html is not None):
+        raise BadInput(f"{'--text' if html is None else '--html'}: is for outputs, and not for --space weights")
     first, second = (open_run([run]) for run in runs) if two else (open_run(runs), None)
+    if space == "weights":
+        emit(by_weights(first, second, at, over_time, Bar("checkpoints")), format, out)
+        return
     table = measure(first, second, text, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
     say(report.verdict(table, over_time))
     write_page(html, lambda: report.tell(table, over_time))

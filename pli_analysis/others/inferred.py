@@ -19,7 +19,7 @@ counts half.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -194,35 +194,81 @@ def nearness(old: Weights, new: Weights, before: Before | None = None) -> Nearne
     Raises:
         BadInput: when they are not of one model.
     """
+    distance, onward = _Mean(old.depth, new.depth), _Mean(old.depth, new.depth)
+    along = before if before is not None and before.weights.sizes == old.sizes == new.sizes else None
+    common = _common(old, new)
+    for name, x, y in _matrices(old, new):
+        here, there = old.has(name)[:, None], new.has(name)[None, :]
+        distance.add(np.where(here & there, apart(x, y), 1.0), here | there)
+        if along is not None and name in along.weights.names:
+            onward.add(_onward(x, y, along.weights.read(name, common), along.places), here & there)
+    return Nearness(distance.of(otherwise=1.0), onward.of(otherwise=0.0))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The weights of all layers of one checkpoint beside all of another: (layers, layers) each.
+
+    Attributes:
+        distance: see above.
+        cosine: mean over matrices; 0 for one that only one of two layers has.
+        count: how many matrices either of two layers has.
+    """
+
+    distance: np.ndarray
+    cosine: np.ndarray
+    count: np.ndarray
+
+
+def compared(old: Weights, new: Weights) -> Compared:
+    """Compare all layers. Raises BadInput when there is no matrix of one name and shape in both."""
+    distance, cosine = (_Mean(old.depth, new.depth) for _ in range(2))
+    for name, x, y in _matrices(old, new):
+        here, there = old.has(name)[:, None], new.has(name)[None, :]
+        distance.add(np.where(here & there, apart(x, y), 1.0), here | there)
+        cosine.add(np.where(here & there, _cosine(x, y), 0.0), here | there)
+    return Compared(distance.of(otherwise=1.0), cosine.of(otherwise=0.0), distance.count)
+
+
+def _matrices(old: Weights, new: Weights) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Each matrix that both have, by its name within a layer, as `Weights.read` gives it."""
     names = [name for name in old.names if name in new.names]
     if not names:
         raise BadInput(f"{new.checkpoint.path}: has no weight matrix in common with {old.checkpoint.path}")
-    common = {factor: min(size, new.sizes.get(factor, size)) for factor, size in old.sizes.items()}
-    distance, onward = _Mean(old.depth, new.depth), _Mean(old.depth, new.depth)
+    common = _common(old, new)
     for name in names:
-        x, y = old.read(name, common), new.read(name, common)
+        x = old.read(name, common)
+        y = x if new is old else new.read(name, common)
         if x.shape[1] != y.shape[1]:
             raise BadInput(f"{new.checkpoint.path}: its {name} has another shape than in {old.checkpoint.path}")
-        here, there = old.has(name)[:, None], new.has(name)[None, :]
-        distance.add(np.where(here & there, apart(x, y), 1.0), here | there)
-        if before is not None and before.weights.sizes == old.sizes == new.sizes and name in before.weights.names:
-            onward.add(_onward(x, y, before.weights.read(name, common), before.places), here & there)
-    return Nearness(distance.of(otherwise=1.0), onward.of(otherwise=0.0))
+        yield name, x, y
+
+
+def _common(old: Weights, new: Weights) -> dict[str, int]:
+    """How much of each growing factor both have."""
+    return {factor: min(size, new.sizes.get(factor, size)) for factor, size in old.sizes.items()}
+
+
+def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of every row of x and every row of y; 0 where one of them is zero."""
+    with np.errstate(all="ignore"):
+        found = x @ y.T / (np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)[None, :])
+    return np.where(np.isfinite(found), found, 0.0)
 
 
 class _Mean:
     """A mean over matrices for each pair of layers, over those that concern the pair."""
 
     def __init__(self, *shape: int) -> None:
-        self._sum, self._count = np.zeros(shape), np.zeros(shape)
+        self._sum, self.count = np.zeros(shape), np.zeros(shape)
 
     def add(self, values: np.ndarray, concerned: np.ndarray) -> None:
         self._sum += np.where(concerned, values, 0.0)
-        self._count += concerned
+        self.count += concerned
 
     def of(self, otherwise: float) -> np.ndarray:
         """The means; where nothing concerned a pair, `otherwise`."""
-        return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), otherwise)
+        return np.where(self.count > 0, self._sum / np.maximum(self.count, 1), otherwise)
 
 
 @dataclass(frozen=True)
@@ -280,12 +326,12 @@ def infer(checkpoints: Sequence[Checkpoint], watch: Watch = lambda done, total: 
     """
     import pandas as pd
 
-    old, before = _weights(checkpoints[0]), None
+    old, before = weights_of(checkpoints[0]), None
     lineage, found = _begun(checkpoints[0].step, old), list[tuple[object, ...]]()
     lineages = [lineage.as_of(0)]
     for done, checkpoint in enumerate(checkpoints[1:], 1):
         watch(done, len(checkpoints))
-        new = _weights(checkpoint)
+        new = weights_of(checkpoint)
         _check(old, new)
         try:
             near = nearness(old, new, before)
@@ -305,7 +351,8 @@ MISFITS = (*follow.MISFITS, OSError)
 """What sizes that contradict each other come to light as, in safetensors too."""
 
 
-def _weights(checkpoint: Checkpoint) -> Weights:
+def weights_of(checkpoint: Checkpoint) -> Weights:
+    """The weight matrices of its layers. Raises BadInput when they do not fit its config, or cannot be read."""
     from safetensors import SafetensorError
 
     try:

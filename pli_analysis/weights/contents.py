@@ -46,8 +46,8 @@ def _listed(checkpoint: Checkpoint) -> list[list[str]] | None:
 def _as_it_lies(checkpoint: Checkpoint) -> list[list[str]]:
     found = [["lineage", hashlib.sha256(checkpoint.lineage.to_json().encode()).hexdigest()]]
     table = checkpoint.anatomy  # the same files are measured otherwise at another stack, and once there is a table
-    told = json.dumps([table.model_type, table.stack, sorted(table.tensors.items())])
-    found.append(["layout", hashlib.sha256(told.encode()).hexdigest()])
+    layout = json.dumps([table.model_type, table.stack, sorted(table.tensors.items())])
+    found.append(["layout", hashlib.sha256(layout.encode()).hexdigest()])
     for path in dict.fromkeys([checkpoint.path / run_folder.CONFIG, *checkpoint.files.values()]):
         try:
             told = path.stat()

@@ -198,8 +198,8 @@ class Anatomy:
     def normalised(self, config: Mapping[str, Any]) -> bool:
         """Whether queries and keys are normalised before their product.
 
-        >>> family("qwen3").normalised({}), family("phi").normalised({"qk_layernorm": True}), family("phi").normalised({})
-        (True, True, False)
+        >>> family("qwen3").normalised({}), family("phi").normalised({"qk_layernorm": True})
+        (True, True)
         """
         return bool(config.get(self.qk_norm)) if isinstance(self.qk_norm, str) else self.qk_norm
 

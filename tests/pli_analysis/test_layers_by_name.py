@@ -116,6 +116,38 @@ def test_layers_of_a_hybrid_are_no_kin_across_kinds(tmp_path):
     assert (np.diag(distance) < 0.001).all()
 
 
+def cosine_by_hand(one, other):
+    """Mean over the matrices that either has, by name and shape; 0 for one that only one of them has."""
+    both = {(n, t.shape) for n, t in one.items() if t.ndim > 1} | {(n, t.shape) for n, t in other.items() if t.ndim > 1}
+    told = []
+    for name, shape in both:
+        x, y = one.get(name), other.get(name)
+        there = x is not None and y is not None and x.shape == y.shape == shape
+        told.append(float((x * y).sum() / np.linalg.norm(x) / np.linalg.norm(y)) if there else 0.0)
+    return np.mean(told), len(told)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("over_time", [False, True])
+def test_similarity_by_weights_is_the_cosine_of_matrices(layout, over_time, tmp_path):
+    from pli_analysis.metrics.similarity import by_weights
+
+    shapes, path, depth = LAYOUTS[layout]
+    states = moving(shapes)
+    run = Run.open(written(tmp_path, states))
+    table = by_weights(run, None, over_time=over_time)
+    assert len(table) == (3 * depth if over_time else depth * (depth + 1) // 2)
+    for row in table.itertuples():
+        assert not over_time or (row.layer_a == row.layer_b and row.step_b == 1)
+        pair = []
+        for step, index in ((row.step_a, row.index_a), (row.step_b, row.index_b)):
+            prefix = f"{path}.{index}."
+            state = states[step - 1].items()
+            pair.append({n.removeprefix(prefix): t.astype(float) for n, t in state if n.startswith(prefix)})
+        cosine, count = cosine_by_hand(*pair)
+        assert (row.cosine, row.matrices) == (pytest.approx(cosine, abs=1e-6), count)
+
+
 def test_the_map_of_layers_keeps_their_distances(tmp_path):
     """Of tensors of three axes too."""
     from pli_analysis.metrics.points import points_of
@@ -208,6 +240,10 @@ def test_all_commands_read_it_or_say_why_not(tmp_path):
         assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
     page = call("pli-analyze", "report", made, "--html", tmp_path / "page.html")
     assert page.returncode == 0 and "Relative L2 drift of each layer" in (tmp_path / "page.html").read_text()
+    alike = call("pli-analyze", "similarity", made, "--space", "weights", "--format", "csv")
+    assert alike.returncode == 0 and len(alike.stdout.splitlines()) == 11
+    told = "only weights are measured here"
+    assert told in refused(call("pli-analyze", "similarity", made), told)[-1]
     told = "no table says where a unheard_of has its"
     assert len(refused(call("pli-analyze", "drift", made, "--of", "head"), f"{told} heads")) == 3
     assert len(refused(call("pli-analyze", "embed", made, "--of", "ffn"), f"{told} FFNs")) == 3
