@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text
+from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Stack, Text
 from pli_analysis.commands.telling import open_run, write_page
 from pli_train.errors import BadInput
 from pli_train.shell import one_of
@@ -28,6 +28,7 @@ def similarity(
     text: Text = None,
     blocks: Blocks = 64,
     html: Html = None,
+    stack: Stack = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
@@ -48,7 +49,7 @@ def similarity(
         raise BadInput("--over-time: compares a run's layers with themselves at all checkpoints: no RUN2 and no --at")
     if space == "weights" and (text is not None or html is not None):
         raise BadInput(f"{'--text' if html is None else '--html'}: is for outputs, and not for --space weights")
-    first, second = (open_run([run]) for run in runs) if two else (open_run(runs), None)
+    first, second = (open_run([run], stack=stack) for run in runs) if two else (open_run(runs, stack=stack), None)
     if space == "weights":
         emit(by_weights(first, second, at, over_time, Bar("checkpoints")), format, out)
         return

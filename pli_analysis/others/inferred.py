@@ -227,7 +227,11 @@ def compared(old: Weights, new: Weights) -> Compared:
         here, there = old.has(name)[:, None], new.has(name)[None, :]
         distance.add(np.where(here & there, apart(x, y), 1.0), here | there)
         cosine.add(np.where(here & there, _cosine(x, y), 0.0), here | there)
-    return Compared(distance.of(otherwise=1.0), cosine.of(otherwise=0.0), distance.count)
+    found = Compared(distance.of(otherwise=1.0), cosine.of(otherwise=0.0), distance.count)
+    if new is old:  # whatever rounding makes of it
+        np.fill_diagonal(found.distance, 0.0)
+        np.fill_diagonal(found.cosine, 1.0)
+    return found
 
 
 def _matrices(old: Weights, new: Weights) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
