@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.disturbance import Disturbance
     from pli_analysis.others.layout import Layout
     from pli_analysis.scalars import Scalars
+    from pli_analysis.weights.places import Place
 
 _log = logging.getLogger(__name__)
 
@@ -80,22 +81,24 @@ class Checkpoint:
     @cached_property
     def layout(self) -> Layout:
         """Where its layers are, and what is left out. Raises BadInput when there are none."""
-        from pli_analysis.others.layout import Layout, layout_of
+        from pli_analysis.others.layout import Layout, layout_of, refuse_packed
 
         if not self.foreign:
             return Layout(anatomy.family(str(self.config.get("model_type"))))
         try:
-            return layout_of(self.config, self.shapes, self.stack)
+            found = layout_of(self.config, {name: place.shape for name, place in self.places.items()}, self.stack)
+            refuse_packed(found.anatomy, self.places)
         except BadInput as error:
             raise BadInput(f"{self.path}: {error}") from None
+        return found
 
     @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Full tensor name → shape, as its files say. Raises BadInput when they cannot be read."""
+    def places(self) -> dict[str, Place]:
+        """Full tensor name → where it lies, of which type and shape. Raises BadInput when a file cannot be read."""
         from pli_analysis.weights.places import places_of
 
-        places = {path: places_of(path) for path in dict.fromkeys(self.files.values())}
-        return {name: places[path][name].shape for name, path in self.files.items() if name in places[path]}
+        found = {path: places_of(path) for path in dict.fromkeys(self.files.values())}
+        return {name: found[path][name] for name, path in self.files.items() if name in found[path]}
 
     @cached_property
     def state(self) -> dict[str, Any]:

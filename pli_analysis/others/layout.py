@@ -18,6 +18,7 @@ from pli_train.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
     from pli_analysis.run import Checkpoint
+    from pli_analysis.weights.places import Place
 
 PAGE = "docs/families.md"
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -81,6 +82,14 @@ def require_parts(checkpoint: Checkpoint, level: str) -> None:
         raise BadInput(f"{checkpoint.path}: {told}; {PAGE} says how to write a table")
     if level == "head" and "heads" not in table.config:
         raise BadInput(f"{checkpoint.path}: the table of a {table.model_type} does not tell its heads apart")
+
+
+def refuse_packed(table: Anatomy, places: Mapping[str, Place]) -> None:
+    """Raise BadInput when matrices of layers are integers: packed or scaled, as quantised models have them."""
+    for name, place in sorted(places.items()):
+        if place.type[0] in "UI" and len(place.shape) > 1 and not is_buffer(name, place.shape) and table.locate(name):
+            told = f"its weights are quantised ({name} is of type {place.type}), and such numbers have no distances"
+            raise BadInput(f"{told}: save the model dequantised")
 
 
 def _stacks(table: Anatomy) -> list[Anatomy]:

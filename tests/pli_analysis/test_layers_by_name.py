@@ -215,6 +215,21 @@ def test_a_model_without_layers_is_refused_in_a_line(shapes, tmp_path):
         _ = Run.open(tmp_path).lineage
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
+def test_quantised_weights_are_refused_in_a_line(dtype, tmp_path):
+    """As bitsandbytes and GPTQ save them: their distances would mean nothing."""
+    shapes = {f"blocks.{n}.norm.weight": (8,) for n in range(2)}
+    packed = {f"blocks.{n}.up.weight": np.ones((32, 1), dtype) for n in range(2)}
+    written(tmp_path, [state | packed for state in moving(shapes)])
+    with pytest.raises(BadInput, match=r"its weights are quantised \(blocks\.0\.up\.weight is of type [UI]\d+\)"):
+        Run.open(tmp_path).drift()
+
+
+def test_counters_and_masks_among_weights_are_not_taken_for_quantised_ones(tmp_path):
+    more = {"net.blocks.0.steps": np.array([3]), "net.blocks.1.mask": np.ones((1, 1, 4, 4), np.uint8)}
+    assert len(Run.open(written(tmp_path, [state | more for state in moving(PLAIN)])).drift()) == 9
+
+
 def test_models_of_transformers_without_a_table_are_read(tmp_path):
     config = transformers.MambaConfig(vocab_size=64, hidden_size=8, state_size=4, num_hidden_layers=2)
     model = transformers.MambaForCausalLM(config)
