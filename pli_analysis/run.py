@@ -86,13 +86,14 @@ class Checkpoint:
         if not self.foreign:
             return Layout(anatomy.family(str(self.config.get("model_type"))))
         try:
-            found = layout_of(self.config, {name: place.shape for name, place in self.places.items()}, self.stack)
-            refuse_packed(found.anatomy, self.places)
+            places = self.places
+            found = layout_of(self.config, {name: place.shape for name, place in places.items()}, self.stack)
+            refuse_packed(found.anatomy, places)
         except BadInput as error:
             raise BadInput(f"{self.path}: {error}") from None
         return found
 
-    @cached_property
+    @property
     def places(self) -> dict[str, Place]:
         """Full tensor name → where it lies, of which type and shape. Raises BadInput when a file cannot be read."""
         from pli_analysis.weights.places import places_of
@@ -134,11 +135,13 @@ class Checkpoint:
 
     def tensors(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Read some tensors, each only when its turn comes: (name, array)."""
-        for path in dict.fromkeys(self.files[name] for name in names):
+        homes = {name: self.home(name) for name in names}
+        for path in dict.fromkeys(self.files[stored] for stored, _ in homes.values()):
             with open_weights(path) as file:
-                for name in names:
-                    if self.files[name] == path:
-                        yield name, _tensor(file, name, path)
+                for name, (stored, rows) in homes.items():
+                    if self.files[stored] == path:
+                        whole = _tensor(file, stored, path)
+                        yield name, whole if rows is None else whole[rows]
 
     def tensor_slice(self, name: str, rows: slice) -> np.ndarray:
         """Some rows of one tensor, the only ones that are read. Raises BadInput for a tensor it does not have."""
@@ -156,25 +159,61 @@ class Checkpoint:
         opened = {path: open_weights(path).__enter__() for path in dict.fromkeys(self.files.values())}
 
         def look(name: str) -> Any:
-            if name not in self.files:
-                raise BadInput(f"{self.path}: has no tensor '{name}'")
-            return opened[self.files[name]].get_slice(name)
+            stored, rows = self.home(name)
+            found = opened[self.files[stored]].get_slice(stored)
+            return found if rows is None else Rows(found, rows)
 
         return look
+
+    @cached_property
+    def located(self) -> list[tuple[int, str, str]]:
+        """(index of the layer, name within it, full name) of each tensor that lies in a layer.
+
+        A tensor that holds several (`Anatomy.rows`) is seen as those: `….qkv_proj.weight[q]`.
+        """
+        table, found = self.anatomy, []
+        for name in self.files:
+            place = table.locate(name)
+            if place is not None and place[2] in table.rows:
+                found += [(place[1], inner, name + inner[len(place[2]) :]) for inner in table.rows[place[2]]]
+            elif place is not None:
+                found.append((place[1], place[2], name))
+        return found
+
+    def home(self, name: str) -> tuple[str, slice | None]:
+        """Which stored tensor a full name is of, and which rows of it; None for all.
+
+        Raises:
+            BadInput: when it is not there.
+        """
+        if name in self.files:
+            return name, None
+        if name not in self._stretches:
+            raise BadInput(f"{self.path}: has no tensor '{name}'")
+        return self._stretches[name]
+
+    @cached_property
+    def _stretches(self) -> dict[str, tuple[str, slice]]:
+        """Full name of a tensor that another holds → that one, and the rows there."""
+        table, sizes, found = self.anatomy, self.anatomy.sizes(self.config), {}
+        shapes = {name: place.shape for name, place in self.places.items()} if table.rows else {}
+        for name, shape in shapes.items():
+            place = table.locate(name)
+            if place is not None and place[2] in table.rows:
+                for inner, ends in table.stretches(place[2], shape[0], sizes).items():
+                    found[name + inner[len(place[2]) :]] = (name, slice(*ends))
+        return found
 
     @cached_property
     def names_of_layers(self) -> dict[str, dict[str, str]]:
         """Layer id → {name within the layer: full tensor name}."""
         found: dict[str, dict[str, str]] = {id: {} for id in self.lineage.stack}
-        for name in self.files:
-            place = self.anatomy.locate(name)
-            if place is not None:
-                _, index, inner = place
-                if self.known is not None and inner not in self.anatomy.tensors:
-                    continue  # masks and rotary frequencies, which older releases saved among the weights
-                if index >= len(self.lineage.stack):
-                    raise BadInput(f"{self.path}: has a layer {index} that its {run_folder.LINEAGE} does not know")
-                found[self.lineage.stack[index]][inner] = name
+        for index, inner, name in self.located:
+            if self.known is not None and inner not in self.anatomy.tensors:
+                continue  # masks and rotary frequencies, which older releases saved among the weights
+            if index >= len(self.lineage.stack):
+                raise BadInput(f"{self.path}: has a layer {index} that its {run_folder.LINEAGE} does not know")
+            found[self.lineage.stack[index]][inner] = name
         return found
 
     def layer(self, id: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -182,6 +221,23 @@ class Checkpoint:
         inner = {full: short for short, full in self.names_of_layers[id].items()}
         for full, array in self.tensors(list(inner)):
             yield inner[full], array
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a tensor that is only read as far as it is asked for."""
+
+    whole: Any
+    rows: slice
+
+    def get_shape(self) -> list[int]:
+        """Of these rows."""
+        return [self.rows.stop - self.rows.start, *self.whole.get_shape()[1:]]
+
+    def __getitem__(self, asked: Any) -> np.ndarray:
+        first, *others = asked if isinstance(asked, tuple) else (asked,)
+        start, stop, _ = first.indices(self.rows.stop - self.rows.start)
+        return self.whole[(slice(self.rows.start + start, self.rows.start + stop), *others)]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ def role(anatomy: Anatomy, name: str) -> str | None:
     if FUSED in factors(anatomy.tensors[name][1]):
         return FUSED
     # DeBERTa's biases are no module's: `q_bias`, `v_bias`.
+    if name.endswith("]"):  # of a tensor that holds several: `….weight[q]`
+        return name[-2]
     letter = (module.rpartition(".")[2] if leaf in ("weight", "bias") else leaf)[:1]
     return letter if letter in FUSED else None
 

@@ -72,10 +72,9 @@ class Weights:
     def of(cls, checkpoint: Checkpoint) -> Weights:
         """Find them. Raises BadInput when layers are missing or differ, or the config tells of others."""
         table, found = checkpoint.anatomy, dict[str, dict[int, str]]()
-        for name in checkpoint.files:
-            place = table.locate(name)
-            if place is not None and place[2] in table.tensors:
-                found.setdefault(place[2], {})[place[1]] = name
+        for index, inner, name in checkpoint.located:
+            if inner in table.tensors:
+                found.setdefault(inner, {})[index] = name
         indices = {index for places in found.values() for index in places}
         depth = len(indices)
         if not depth or indices != set(range(depth)):

@@ -104,7 +104,7 @@ def _numbers(table: Anatomy, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """How many weights a table's stack has of those that it names."""
     places = {name: place[2] for name in shapes if (place := table.locate(name))}
     known = table.naming(places.values()).tensors
-    return sum(math.prod(shapes[name]) for name, inner in places.items() if inner in known)
+    return sum(math.prod(shapes[name]) for name, inner in places.items() if inner in known or inner in table.rows)
 
 
 def _taken(lists: list[Blocks], stack: str | None) -> Blocks:
@@ -129,7 +129,7 @@ def _left_out(taken: Anatomy, shapes: Mapping[str, tuple[int, ...]]) -> Iterator
     if others:
         told = _listed([f"'{one.path}' ({one.depth})" for one in others])
         yield f"layers are those of '{min(here)}'; not among them, and there with --stack: {told}"
-    if unknown := sorted({inner for _, _, inner in places} - set(taken.tensors)):
+    if unknown := sorted({inner for _, _, inner in places} - {*taken.tensors, *taken.rows}):
         yield f"not in the table of a {taken.model_type}, and left out: {_listed(unknown)}"
 
 

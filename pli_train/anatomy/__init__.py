@@ -19,6 +19,7 @@ No torch here: the same tables serve training and reading.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import tomllib
@@ -28,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pli_train.anatomy.axes import factors
+from pli_train.anatomy.axes import each_axis, factors
 from pli_train.errors import BadInput, did_you_mean
 
 TABLES = Path(__file__).parent
@@ -64,6 +65,7 @@ class Anatomy:
         saved: where `save_pretrained` writes other names: its `stack`, and modules of a layer as written → as here.
         stacks: of a model that has several, path of each below the base model → what its `config` has otherwise.
         layout: fields of the config → the value with which tensors are laid out as the table says.
+        rows: name of a tensor that holds several, one above the other → their names in `tensors`, in order.
         rotary_pairs: which dimensions rotary positions turn together: `halves` (i and i + half of them) or `adjacent`.
         heeded: fields that the family's layers heed though its config declares none of them.
         note: what a reader of measures must know about this family, in one line.
@@ -88,6 +90,7 @@ class Anatomy:
     saved: dict[str, str] = field(default_factory=dict)
     stacks: dict[str, dict[str, str]] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, list[str]] = field(default_factory=dict)
     rotary_pairs: str = "halves"
     heeded: list[str] = field(default_factory=list)
     note: str = ""
@@ -188,8 +191,9 @@ class Anatomy:
         told = config.get("rope_parameters")
         told = told if isinstance(told, Mapping) else {}
         usual = config.get("partial_rotary_factor", config.get("rotary_pct", self.rotary))
-        if isinstance(turned := config.get("rotary_dim"), int) and "heads" in self.config:
-            usual = turned * self.sizes(config)["head"] / max(config.get(self.config["hidden"]) or 0, 1)
+        turned, hidden = config.get("rotary_dim"), config.get(self.config.get("hidden", ""))
+        if isinstance(turned, int) and isinstance(hidden, int) and hidden > 0 and "heads" in self.config:
+            usual = turned * self.sizes(config)["head"] / hidden
         share = told.get("partial_rotary_factor", usual)
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise BadInput(f"the config of this {self.model_type} turns a share of {share!r} of a head's dimensions")
@@ -239,6 +243,10 @@ class Anatomy:
             that the heads of a group share; else `attention`, `ffn`, `norms`, or `other` for a tensor that the table
             does not name. Head h of group g is number g · member + h. A group of one is its head.
         """
+        if name in self.rows:
+            for inner, (start, stop) in self.stretches(name, tensor.shape[0], sizes).items():
+                yield from self.split(inner, tensor[start:stop], sizes)
+            return
         owners, labels = self.owners(name), self.labels(name, sizes)
         if not owners:
             yield labels[0], tensor
@@ -251,6 +259,30 @@ class Anatomy:
         known = {name: sizes[name] for name in names if name in sizes}
         cut = rearrange(tensor, f"{axes} -> ({' '.join(owners)}) ({rest})", **known)
         yield from zip(labels, cut, strict=True)
+
+    def stretches(self, name: str, length: int, sizes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+        """The rows of each of the tensors that one holds: name → (start, stop).
+
+        Args:
+            name: of the tensor that holds them, within a layer.
+            length: how many rows it has.
+            sizes: of the layer, as `sizes` gives them.
+
+        >>> found = family("phi3").stretches("self_attn.qkv_proj.weight", 64, {"group": 2, "member": 2})
+        >>> found["self_attn.qkv_proj.weight[k]"]
+        (32, 48)
+
+        Raises:
+            ValueError: when they do not fill it.
+        """
+        counts = []
+        for inner in self.rows[name]:
+            first = each_axis(self.tensors[inner][1])[0]
+            counts.append(math.prod(sizes[factor] for factor in factors(first) if factor in sizes))
+        if length % sum(counts):
+            raise ValueError(f"{length} rows of {name} are no whole multiple of {sum(counts)}")
+        ends = [0, *(length // sum(counts) * total for total in itertools.accumulate(counts))]
+        return dict(zip(self.rows[name], itertools.pairwise(ends), strict=True))
 
     def owners(self, name: str) -> list[str]:
         """The factors of a tensor's axes that number the parts it falls into; none where it is of one part."""

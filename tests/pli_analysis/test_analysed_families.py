@@ -4,6 +4,7 @@ Which elements of a parameter belong to a head is found without the table: they 
 attention hands to its output projection depends on, by its gradient.
 """
 
+import json
 import re
 from functools import partial
 
@@ -14,6 +15,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from pli_analysis import live
+from pli_analysis.metrics.points import points_of
+from pli_analysis.metrics.vectors import Weights
 from pli_analysis.others import layout
 from pli_analysis.run import Run
 from pli_train import anatomy, config, run_folder
@@ -21,7 +24,6 @@ from pli_train.errors import BadInput
 from tests.families import ANALYSED, HEADS, TINY, UNITS, VOCABULARY, WIDTH, tiny
 
 STACKS = [(family, stack) for family in ANALYSED for stack in anatomy.family(family).stacks or [None]]
-WITH_HEADS = [(family, stack) for family, stack in STACKS if family != "phi3"]
 OUT = {"mixtral": "self_attn.o_proj", "dinov2": "attention.o_proj"}
 """Where a table names several, or more than attention's: the projection out of attention."""
 READ = [name for name in ANALYSED if anatomy.family(name).task in ("causal-lm", "masked-lm")]
@@ -87,8 +89,17 @@ def claimed(table, sizes, name, parameter):
     for part, values in table.split(name, numbered, sizes):
         mask = torch.zeros(parameter.numel(), dtype=torch.bool)
         mask[values.flatten()] = True
-        found[part] = mask.reshape(parameter.shape)
+        mask = mask.reshape(parameter.shape)
+        found[part] = found[part] | mask if part in found else mask
     return found
+
+
+def kind_of(parts, name):
+    return parts.tensors[parts.rows.get(name, [name])[0]][0]
+
+
+def labels_of(parts, name, sizes):
+    return {label for inner in parts.rows.get(name, [name]) for label in parts.labels(inner, sizes)}
 
 
 def is_of_all(masks):
@@ -96,7 +107,7 @@ def is_of_all(masks):
     return bool((masks == masks[0]).all())
 
 
-@pytest.mark.parametrize(("family", "stack"), WITH_HEADS)
+@pytest.mark.parametrize(("family", "stack"), STACKS)
 def test_a_heads_elements_are_those_that_the_head_depends_on(family, stack):
     model, table = tiny(family), table_of(family, stack)
     layer, masks = influence(model, table)
@@ -105,7 +116,7 @@ def test_a_heads_elements_are_those_that_the_head_depends_on(family, stack):
     group, told = sizes["member"], set()
     for name, parameter in layer.named_parameters():
         owners = claimed(parts, sizes, name, parameter)
-        if not parts.owners(name):
+        if name not in parts.rows and not parts.owners(name):
             assert is_of_all(masks[name]) or "layernorm.norms." in name, name  # StableLM: a module a head
             continue
         for part, mask in owners.items():
@@ -130,11 +141,14 @@ def test_the_table_names_every_tensor_and_its_shape(family, stack):
     for layer in stack_of(model, table):
         parts = table.naming(name for name, _ in layer.named_parameters())
         for name, parameter in layer.named_parameters():
+            if name in parts.rows:  # queries of all heads, keys and values of half as many groups
+                assert parameter.shape == (2 * WIDTH, WIDTH)
+                continue
             axes = re.findall(r"\([^)]*\)|\w+", parts.tensors[name][1])
             assert len(axes) == parameter.ndim, name
             for axis, length in zip(axes, parameter.shape, strict=True):
                 factors = re.findall(r"\w+", axis)
-                if all(factor in sizes for factor in factors) and (family, axis) != ("phi3", "inner"):
+                if all(factor in sizes for factor in factors):
                     assert length == np.prod([sizes[factor] for factor in factors]), (name, axis)
 
 
@@ -144,7 +158,7 @@ def test_kinds_are_those_of_the_modules(family, stack):
     layer = stack_of(model, table)[-1]
     parts = table.naming(name for name, _ in layer.named_parameters())
     for name, _ in layer.named_parameters():
-        owner, kind = name.rpartition(".")[0], parts.tensors[name][0]
+        owner, kind = name.rpartition(".")[0], kind_of(parts, name)
         steps = owner.split(".")
         kinds = [type(layer.get_submodule(".".join(steps[: n + 1]))).__name__ for n in range(len(steps))]
         if re.search(r"Norm|LayerScale", kinds[-1]) and not (family == "olmo2" and "Attention" in kinds[0]):
@@ -191,25 +205,55 @@ def test_drift_of_layers_heads_and_ffns_is_that_of_the_modules(family, stack, tm
     assert found[id] == pytest.approx(relative((last[full], first[full]) for full in names.values()), rel=1e-5)
 
     parts = table.naming(names)
-    ffn = [full for name, full in names.items() if parts.tensors[name][0] == "ffn"]
+    ffn = [full for name, full in names.items() if kind_of(parts, name) == "ffn"]
     assert found[f"{id}.ffn"] == pytest.approx(relative((last[full], first[full]) for full in ffn), rel=1e-5)
-    if family == "phi3":
-        with pytest.raises(BadInput, match="the table of a phi3 does not tell its heads apart"):
-            run.drift("head")
-        return
     _, masks = influence(model, table)
     sizes = parts.sizes(model.config)
     for head in range(HEADS):
         pairs = []
         for name, full in names.items():
-            if f"h{head}" in parts.labels(name, sizes):
-                rows = masks[name][head]
+            if f"h{head}" in labels_of(parts, name, sizes):
+                others = [h for h in range(HEADS) if h != head]
+                rows = masks[name][head] & ~masks[name][others].any(0)
                 if rows.ndim == 1 or "relative_attention_bias" in name:  # not all of it is reached: see above
                     rows = claimed(parts, sizes, name, last[full])[f"h{head}"]
                 elif not name.startswith(OUT.get(family, table.identity["zero"][0])):
                     rows = rows.any(dim=1, keepdim=True).expand_as(rows)
                 pairs.append((last[full][rows], first[full][rows]))
         assert found[f"{id}.h{head}"] == pytest.approx(relative(pairs), rel=1e-5), head
+
+
+@pytest.mark.parametrize("groups", [1, 2, HEADS])
+def test_the_map_and_gauge_of_phi3_see_its_fused_rows_as_llama_sees_them_apart(groups, tmp_path):
+    """The same weights under the names of a Llama give the same numbers."""
+    model = tiny("phi3", num_key_value_heads=groups)
+    saved(model, tmp_path / "phi3")
+    for checkpoint in (tmp_path / "phi3").iterdir():
+        state = {}
+        for name, tensor in load_file(checkpoint / run_folder.WEIGHTS).items():
+            sizes = [WIDTH, groups * 8, groups * 8] if "qkv_proj" in name else [UNITS, UNITS]
+            letters = ("q_proj", "k_proj", "v_proj") if "qkv_proj" in name else ("gate_proj", "up_proj")
+            fused = next((word for word in ("qkv_proj", "gate_up_proj") if word in name), None)
+            pieces = tensor.split(sizes) if fused else [tensor]
+            apart = [name.replace(fused, letter) for letter in letters] if fused else [name]
+            state |= {one: piece.contiguous() for one, piece in zip(apart, pieces, strict=True)}
+        config = json.loads((checkpoint / run_folder.CONFIG).read_text()) | {"model_type": "llama"}
+        other = tmp_path / "llama" / checkpoint.name
+        other.mkdir(parents=True)
+        (other / run_folder.CONFIG).write_text(json.dumps(config))
+        save_file(state, other / run_folder.WEIGHTS)
+    mine, theirs = Run.open(tmp_path / "phi3"), Run.open(tmp_path / "llama")
+    columns = ["relative_l2", "cosine", "qk", "ov"]
+    tables = [run.drift("all", gauge=True).set_index(["part", "step"])[columns].sort_index() for run in (mine, theirs)]
+    np.testing.assert_allclose(*(table.to_numpy(float) for table in tables), rtol=1e-6, atol=1e-9)
+    assert list(tables[0].index) == list(tables[1].index)
+    for of in ("layers", "heads", "ffn"):
+        grams = []
+        for run in (mine, theirs):
+            whole = np.concatenate(list(Weights(points_of(run, of)).blocks()), axis=1)
+            grams.append(whole @ whole.T)
+        np.testing.assert_allclose(*grams, rtol=1e-9)
+    assert mine.confidence["confidence"].min() > 0.99
 
 
 def as_saved(auto, folder):
@@ -230,8 +274,7 @@ def test_outputs_are_those_of_plain_transformers(family, tmp_path):
         loaded(input_ids=tokens)
     for mine, theirs in zip(live.outputs_of(checkpoint, "layers", tokens, kept), heard, strict=True):
         np.testing.assert_allclose(mine, theirs.reshape(-1, WIDTH).numpy(), atol=1e-5)
-    if family != "phi3":
-        assert live.outputs_of(checkpoint, "heads", tokens, kept)[0].shape == (36, HEADS, WIDTH // HEADS)
+    assert live.outputs_of(checkpoint, "heads", tokens, kept)[0].shape == (36, HEADS, WIDTH // HEADS)
     assert live.outputs_of(checkpoint, "ffn", tokens, kept)[0].shape == (36, WIDTH)
 
 
