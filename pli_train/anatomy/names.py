@@ -14,10 +14,8 @@ from dataclasses import dataclass
 
 from pli_train.anatomy import Anatomy
 
-BUFFERS = re.compile(
-    r"(^|\.)(inv_freq|masked_bias|attn\.bias|position_ids|num_batches_tracked|relative_position_index)$"
-)
-"""What is no weight though it lies among them: masks, frequencies, positions, counters."""
+BUFFERS = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|num_batches_tracked|relative_position_index)$")
+"""What is no weight though older releases saved it among them: frequencies, positions, counters. Masks: `is_buffer`."""
 
 
 @dataclass(frozen=True)
