@@ -24,6 +24,7 @@ PAGE = "docs/families.md"
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 """What configs call the number of layers."""
 CALLED = {"head": "heads", "ffn": "FFNs", "norms": "norms", "attention": "attention"}
+FEW = 4
 TOLD = 3
 """Names in a line, at most."""
 
@@ -68,7 +69,7 @@ def layout_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
             return Layout(taken, (*([taken.note] if taken.note else []), *_left_out(taken, shapes)))
         names = "the names of its tensors are" if fitting else f"{stack} is"
         flaw = f"{names} not in the table of a {model_type}"
-    lists = block_lists(shapes, single=any(config.get(name) == 1 for name in DEPTHS))
+    lists = block_lists(shapes, single=stack is not None or any(config.get(name) == 1 for name in DEPTHS))
     taken = layers_of(model_type, _taken(lists, stack))
     told = f"layers only, at '{taken.stack}': {flaw}; {PAGE} says how to write one"
     return Layout(taken, (told, *_left_out(taken, shapes)))
@@ -125,7 +126,10 @@ def _left_out(taken: Anatomy, shapes: Mapping[str, tuple[int, ...]]) -> Iterator
     """What is there and not measured."""
     places = [place for name, shape in shapes.items() if not is_buffer(name, shape) and (place := taken.locate(name))]
     here = {path for path, _, _ in places}
-    others = [one for one in block_lists(shapes) if one.depth > 1 and one.path not in here]
+    # Stages of a hierarchy may have one block each; a lone block of a few tensors is mostly a head.
+    lists = block_lists(shapes, single=True)
+    others = [one for one in lists if one.path not in here and (one.depth > 1 or len(one.names) > FEW)]
+    others = [one for one in others if not any(path.startswith(f"{one.path}.") for path in here)]
     if others:
         told = _listed([f"'{one.path}' ({one.depth})" for one in others])
         yield f"layers are those of '{min(here)}'; not among them, and there with --stack: {told}"

@@ -186,6 +186,18 @@ def test_of_lists_of_equal_standing_one_is_taken_and_the_others_are_told(tmp_pat
         _ = Run.open(tmp_path, stack="text.layer").lineage
 
 
+def test_stages_of_one_block_are_told_and_can_be_chosen(tmp_path):
+    """As in Swin and SegFormer, whose stages differ in width and depth."""
+    names = ("norm.weight", "q.weight", "k.weight", "v.weight", "o.weight")
+    shapes = {f"stages.{s}.blocks.{b}.{n}": (4 + s, 4 + s)[: 1 if n[0] == "n" else 2]
+              for s, depth in enumerate((1, 3, 2)) for b in range(depth) for n in names}  # fmt: skip
+    written(tmp_path, moving(shapes))
+    run = Run.open(tmp_path)
+    assert run.lineage.stack == ["a", "b", "c"]
+    assert run.notes[1].endswith("with --stack: 'stages.2.blocks' (2), 'stages.0.blocks' (1)")
+    assert Run.open(tmp_path, stack="stages.0.blocks").lineage.stack == ["a"]
+
+
 def test_a_family_with_a_table_under_another_prefix_is_read_by_layers(tmp_path):
     """As a text model within a model of text and images is."""
     names = {f"language_model.model.layers.{n}.self_attn.q_proj.weight": (8, 8) for n in range(2)}
