@@ -7,6 +7,8 @@ careful readers of `run.py`, so that nothing in a folder chooses code, names ano
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,14 +62,15 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
         wrong = [name for name, t in tensors.items() if shapes.get(name.removeprefix(prefix), t.shape) != t.shape]
         if wrong:
             raise ValueError(f"{min(wrong)} has another shape than its config says")
-        model, found = type(made).from_pretrained(
-            None,
-            config=config,
-            state_dict=tensors,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
+        with _quiet():  # what it would report is told below, as far as it matters
+            model, found = type(made).from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                output_loading_info=True,
+            )
     except Exception as error:  # whatever a library makes of hostile values
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
     # A pooler reads what the layers put out, and says nothing of them.
@@ -79,6 +82,19 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
         raise BadInput(f"{checkpoint.path}: its weights lack {missing[0]}")
     _log.debug("%s: model of %d tensors", checkpoint.path, len(tensors))
     return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Have transformers log errors alone."""
+    from transformers.utils import logging as theirs
+
+    level = theirs.get_verbosity()
+    theirs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)
 
 
 def require_outputs(checkpoint: Checkpoint) -> None:

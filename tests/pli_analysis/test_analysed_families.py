@@ -355,7 +355,7 @@ def headless(family, auto):
 
 
 @pytest.mark.parametrize(("family", "auto"), HEADLESS)
-def test_outputs_need_no_head_and_losses_say_that_they_do(family, auto, tmp_path):
+def test_outputs_need_no_head_and_losses_say_that_they_do(family, auto, tmp_path, capfd):
     model = headless(family, auto)
     first, last = saved(model, tmp_path, steps=(1, 2))
     run = Run.open(tmp_path)
@@ -364,7 +364,9 @@ def test_outputs_need_no_head_and_losses_say_that_they_do(family, auto, tmp_path
     found = run.drift().query("step == 2 and part == 'b'")["relative_l2"].item()
     assert found == pytest.approx(relative((last[name], first[name]) for name in inner), rel=1e-5)
     tokens = torch.randint(3, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(1))
+    capfd.readouterr()
     outputs = live.outputs_of(run.checkpoints[0], "layers", tokens, torch.ones_like(tokens, dtype=torch.bool))
+    assert capfd.readouterr().err == ""
     loaded = as_saved("AutoModel", run.checkpoints[0].path)
     heard = []
     stack_of(loaded, table)[-1].register_forward_hook(lambda m, a, o: heard.append(o[0] if isinstance(o, tuple) else o))
