@@ -67,8 +67,7 @@ def layout_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
             inner = [place[2] for name in shapes if (place := taken.locate(name))]
             taken = taken.naming(inner)
             return Layout(taken, (*([taken.note] if taken.note else []), *_left_out(taken, shapes)))
-        names = "the names of its tensors are" if fitting else f"{stack} is"
-        flaw = f"{names} not in the table of a {model_type}"
+        flaw = f"the table of a {model_type} does not name the tensors there"
     lists = block_lists(shapes, single=stack is not None or any(config.get(name) == 1 for name in DEPTHS))
     taken = layers_of(model_type, _taken(lists, stack))
     told = f"layers only, at '{taken.stack}': {flaw}; {PAGE} says how to write one"

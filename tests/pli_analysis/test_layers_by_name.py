@@ -202,7 +202,7 @@ def test_a_family_with_a_table_under_another_prefix_is_read_by_layers(tmp_path):
     """As a text model within a model of text and images is."""
     names = {f"language_model.model.layers.{n}.self_attn.q_proj.weight": (8, 8) for n in range(2)}
     run = Run.open(written(tmp_path, moving(names), model_type="llama", num_attention_heads=2))
-    assert "the names of its tensors are not in the table of a llama" in run.notes[0]
+    assert "the table of a llama does not name the tensors there" in run.notes[0]
     assert run.lineage.stack == ["a", "b"]
 
 
