@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import tomllib
 
 import numpy as np
 import pytest
@@ -316,3 +317,9 @@ def test_a_family_without_a_table_is_named_with_its_neighbour(family):
 def test_a_stock_config_is_one_the_table_holds_for(family, parts):
     config = AutoConfig.for_model(family)
     assert all(getattr(config, name) == value for name, value in parts.given.items())
+
+
+def test_the_table_in_the_documentation_is_mistrals():
+    page = (anatomy.TABLES.parents[1] / "docs/families.md").read_text(encoding="utf-8")
+    shown = tomllib.loads(page.partition("```anatomy\n")[2].partition("```")[0])
+    assert shown == tomllib.loads((anatomy.TABLES / "mistral.toml").read_text(encoding="utf-8"))
