@@ -7,11 +7,14 @@ careful readers of `run.py`, so that nothing in a folder chooses code, names ano
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis.others.layout import require_parts
 from pli_train import run_folder
 from pli_train.errors import BadInput, did_you_mean, some
 from pli_train.telling import say
@@ -33,43 +36,53 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
     """The model in float32 on the CPU, without dropout.
 
     Args:
-        head: whether what stands above the base model must be among the weights; else it may be drawn at random.
+        head: whether it predicts tokens; without it is the base model, which classifiers and encoders have too.
 
     Raises:
-        BadInput: when it does not learn from text, or config and weights are not of one model.
+        BadInput: when it does not learn from text, config and weights are not of one model, or a head is missing.
     """
     import torch
     import transformers
 
+    require_outputs(checkpoint)
     task, anatomy = checkpoint.anatomy.task, checkpoint.anatomy
     if task not in AUTO_CLASS:
         raise BadInput(f"{checkpoint.path}: a {anatomy.model_type} does not read text")
     tensors = {
         name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.tensors(list(checkpoint.files))
     }
-    config, auto = _config(checkpoint), getattr(transformers, AUTO_CLASS[task])
+    config, auto = _config(checkpoint), getattr(transformers, AUTO_CLASS[task] if head else "AutoModel")
     transformers.logging.disable_progress_bar()  # the tensors are in memory already
     try:
         if getattr(config, anatomy.config["depth"]) != len(checkpoint.lineage.stack):
             raise ValueError("another number of layers than its lineage tells of")
         with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in auto.from_config(config).state_dict().items()}
-        wrong = [name for name in shapes.keys() & tensors.keys() if shapes[name] != tensors[name].shape]
+            made = auto.from_config(config)
+        prefix = f"{made.base_model_prefix}."
+        # Names in the base model, whether or not they stand under a head on either side.
+        shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in made.state_dict().items()}
+        wrong = [name for name, t in tensors.items() if shapes.get(name.removeprefix(prefix), t.shape) != t.shape]
         if wrong:
             raise ValueError(f"{min(wrong)} has another shape than its config says")
-        model, found = auto._model_mapping[type(config)].from_pretrained(
-            None,
-            config=config,
-            state_dict=tensors,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
+        with _quiet():  # what it would report is told below, as far as it matters
+            model, found = type(made).from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                output_loading_info=True,
+            )
     except Exception as error:  # whatever a library makes of hostile values
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
-    base = f"{model.base_model_prefix}."
-    _tell_of_unused(*sorted(found["unexpected_keys"]))
-    if missing := sorted(name for name in found["missing_keys"] if head or name.startswith(base)):
+    if head:  # without it all that stands above the base model is left out
+        _tell_of_unused(*sorted(found["unexpected_keys"]))
+    # A pooler reads what the layers put out, and says nothing of them.
+    missing = sorted(name for name in found["missing_keys"] if head or not name.startswith("pooler."))
+    if missing and head and not any(name.startswith(prefix) for name in missing):
+        told = "it has no head that predicts tokens, and this needs its loss"
+        raise BadInput(f"{checkpoint.path}: {told} (its weights lack {some(missing)})")
+    if missing:
         raise BadInput(f"{checkpoint.path}: its weights lack {some(missing)}")
     _log.debug("%s: model of %d tensors", checkpoint.path, len(tensors))
     return model.eval()
@@ -79,8 +92,27 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
 def _tell_of_unused(*names: str) -> None:
     """Say once, and not for every checkpoint, which tensors the model has no place for."""
     if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        say(f"tensors that the model has no place for are left out: {names[0]}{more}")
+        say(f"tensors that the model has no place for are left out: {some(names)}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Have transformers log errors alone."""
+    from transformers.utils import logging as theirs
+
+    level = theirs.get_verbosity()
+    theirs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)
+
+
+def require_outputs(checkpoint: Checkpoint) -> None:
+    """Raise BadInput when only the weights of a model are measured: without a table, or with one that says so."""
+    if not checkpoint.anatomy.task:
+        told = f"of a {checkpoint.anatomy.model_type} only weights are measured here, no outputs and no losses"
+        raise BadInput(f"{checkpoint.path}: {told}")
 
 
 def stack_of(model: PreTrainedModel, anatomy: Anatomy) -> Any:
@@ -103,6 +135,8 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     """
     import torch
 
+    if of == "heads":
+        require_parts(checkpoint, "head")
     model, anatomy = model_of(checkpoint, head=False), checkpoint.anatomy
     stack = stack_of(model, anatomy)
     found: list[list[Tensor]] = [[] for _ in stack]
@@ -139,7 +173,12 @@ def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     fields = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
     family = checkpoint.anatomy.model_type
     default = AutoConfig.for_model(family)
-    known = {*default.to_dict(), *default.attribute_map, *checkpoint.anatomy.config.values()}
+    known = {
+        *default.to_dict(),
+        *default.attribute_map,
+        *checkpoint.anatomy.config.values(),
+        *checkpoint.anatomy.heeded,
+    }
     path = checkpoint.path / run_folder.CONFIG
     if checkpoint.known is not None:  # older and newer releases, and other people's tools, write keys of their own
         fields = {key: value for key, value in fields.items() if key in known}

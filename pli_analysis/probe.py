@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pli_analysis.live import last_line
+from pli_analysis.live import last_line, require_outputs
 from pli_train import run_folder, texts, tokenizer
 from pli_train.errors import BadInput, PliError, panics_as_errors
 from pli_train.sampling import Design
@@ -77,8 +77,10 @@ def sample_of(run: Run, text: Path | Text | None, blocks: int | None = None) -> 
         blocks: how many at most, a random draw; all of them if None.
 
     Raises:
-        BadInput: when text, blocks or tokenizer cannot be read, or the text has not one block.
+        BadInput: when text, blocks or tokenizer cannot be read, the text has not one block, or only the weights of the
+            run's models are measured.
     """
+    require_outputs(run.checkpoints[-1])
     if text is not None:
         return _cut(run, text if isinstance(text, Text) else Text(text), blocks)
     found = _kept(run)

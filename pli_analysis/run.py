@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.metrics.disturbance import Disturbance
+    from pli_analysis.others.layout import Layout
     from pli_analysis.scalars import Scalars
+    from pli_analysis.weights.places import Place
 
 _log = logging.getLogger(__name__)
 
@@ -45,11 +47,15 @@ class Checkpoint:
         name: its place in the run.
         path: of the folder.
         known: of a checkpoint that nobody wrote for us: the lineage that no file of it tells.
+        foreign: whether nobody wrote it for us.
+        stack: of such a one, where its layers are, if that was asked for: see `pli_analysis.others.layout`.
     """
 
     name: CheckpointName
     path: Path
     known: Lineage | None = field(default=None, repr=False, compare=False)
+    foreign: bool = False
+    stack: str | None = None
 
     @property
     def step(self) -> int:
@@ -72,10 +78,37 @@ class Checkpoint:
         """The model's Hugging Face config, as a plain table."""
         return run_folder.read_json(self.path / run_folder.CONFIG)
 
-    @cached_property
+    @property
     def anatomy(self) -> Anatomy:
-        """The family's table."""
-        return anatomy.family(str(self.config.get("model_type")))
+        """The family's table; of a checkpoint that nobody wrote for us, the layers alone where no table fits."""
+        return self.layout.anatomy
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where its layers are, and what is left out. Raises BadInput when there are none."""
+        from pli_analysis.others.layout import Layout, layout_of, refuse_packed
+
+        if not self.foreign:
+            return Layout(anatomy.family(str(self.config.get("model_type"))))
+        try:
+            places = self.places
+            found = layout_of(self.config, {name: place.shape for name, place in places.items()}, self.stack)
+            refuse_packed(found.anatomy, places)
+        except BadInput as error:
+            raise BadInput(f"{self.path}: {error}") from None
+        return found
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """Full tensor name → where it lies, of which type and shape. Raises BadInput when a file cannot be read."""
+        from pli_analysis.weights.places import places_of
+
+        found = {path: places_of(path) for path in dict.fromkeys(self.files.values())}
+        return {
+            name: found[path][self.stored[name]]
+            for name, path in self.files.items()
+            if self.stored[name] in found[path]
+        }
 
     @cached_property
     def state(self) -> dict[str, Any]:
@@ -150,11 +183,13 @@ class Checkpoint:
 
     def tensors(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Read some tensors, each only when its turn comes: (name, array)."""
-        for path in dict.fromkeys(self.files[name] for name in names):
+        homes = {name: self.home(name) for name in names}
+        for path in dict.fromkeys(self.files[holder] for holder, _ in homes.values()):
             with open_weights(path) as file:
-                for name in names:
-                    if self.files[name] == path:
-                        yield name, _tensor(file, self.stored[name], path)
+                for name, (holder, rows) in homes.items():
+                    if self.files[holder] == path:
+                        whole = _tensor(file, self.stored[holder], path)
+                        yield name, whole if rows is None else whole[rows]
 
     def tensor_slice(self, name: str, rows: slice) -> np.ndarray:
         """Some rows of one tensor, the only ones that are read. Raises BadInput for a tensor it does not have."""
@@ -172,25 +207,62 @@ class Checkpoint:
         opened = {path: open_weights(path).__enter__() for path in dict.fromkeys(self.files.values())}
 
         def look(name: str) -> Any:
-            if name not in self.files:
-                raise BadInput(f"{self.path}: has no tensor '{name}'")
-            return _slice(opened[self.files[name]], self.stored[name], self.files[name])
+            holder, rows = self.home(name)
+            path = self.files[holder]
+            found = _slice(opened[path], self.stored[holder], path)
+            return found if rows is None else Rows(found, rows)
 
         return look
+
+    @cached_property
+    def located(self) -> list[tuple[int, str, str]]:
+        """(index of the layer, name within it, full name) of each tensor that lies in a layer.
+
+        A tensor that holds several (`Anatomy.rows`) is seen as those: `….qkv_proj.weight[q]`.
+        """
+        table, found = self.anatomy, []
+        for name in self.files:
+            place = table.locate(name)
+            if place is not None and place[2] in table.rows:
+                found += [(place[1], inner, name + inner[len(place[2]) :]) for inner in table.rows[place[2]]]
+            elif place is not None:
+                found.append((place[1], place[2], name))
+        return found
+
+    def home(self, name: str) -> tuple[str, slice | None]:
+        """Which stored tensor a full name is of, and which rows of it; None for all.
+
+        Raises:
+            BadInput: when it is not there.
+        """
+        if name in self.files:
+            return name, None
+        if name not in self._stretches:
+            raise BadInput(f"{self.path}: has no tensor '{name}'")
+        return self._stretches[name]
+
+    @cached_property
+    def _stretches(self) -> dict[str, tuple[str, slice]]:
+        """Full name of a tensor that another holds → that one, and the rows there."""
+        table, sizes, found = self.anatomy, self.anatomy.sizes(self.config), {}
+        shapes = {name: place.shape for name, place in self.places.items()} if table.rows else {}
+        for name, shape in shapes.items():
+            place = table.locate(name)
+            if place is not None and place[2] in table.rows:
+                for inner, ends in table.stretches(place[2], shape[0], sizes).items():
+                    found[name + inner[len(place[2]) :]] = (name, slice(*ends))
+        return found
 
     @cached_property
     def names_of_layers(self) -> dict[str, dict[str, str]]:
         """Layer id → {name within the layer: full tensor name}. Raises BadInput when weights and lineage differ."""
         found: dict[str, dict[str, str]] = {id: {} for id in self.lineage.stack}
-        for name in self.files:
-            place = self.anatomy.locate(name)
-            if place is not None:
-                _, index, inner = place
-                if self.known is not None and inner not in self.anatomy.tensors:
-                    continue  # masks and rotary frequencies, which older releases saved among the weights
-                if index >= len(self.lineage.stack):
-                    raise BadInput(f"{self.path}: has a layer {index} that its {run_folder.LINEAGE} does not know")
-                found[self.lineage.stack[index]][inner] = name
+        for index, inner, name in self.located:
+            if self.known is not None and inner not in self.anatomy.tensors:
+                continue  # masks and rotary frequencies, which older releases saved among the weights
+            if index >= len(self.lineage.stack):
+                raise BadInput(f"{self.path}: has a layer {index} that its {run_folder.LINEAGE} does not know")
+            found[self.lineage.stack[index]][inner] = name
         if lacking := [id for id, names in found.items() if not names]:
             raise BadInput(f"{self.path}: its weights have nothing of layer {lacking[0]}")
         return found
@@ -200,6 +272,23 @@ class Checkpoint:
         inner = {full: short for short, full in self.names_of_layers[id].items()}
         for full, array in self.tensors(list(inner)):
             yield inner[full], array
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a tensor that is only read as far as it is asked for."""
+
+    whole: Any
+    rows: slice
+
+    def get_shape(self) -> list[int]:
+        """Of these rows."""
+        return [self.rows.stop - self.rows.start, *self.whole.get_shape()[1:]]
+
+    def __getitem__(self, asked: Any) -> np.ndarray:
+        first, *others = asked if isinstance(asked, tuple) else (asked,)
+        start, stop, _ = first.indices(self.rows.stop - self.rows.start)
+        return self.whole[(slice(self.rows.start + start, self.rows.start + stop), *others)]
 
 
 @dataclass(frozen=True)
@@ -222,6 +311,7 @@ class Run:
         hashes: bool = False,
         lineage: str | Path | None = None,
         watch: Watch = lambda done, total: None,
+        stack: str | None = None,
     ) -> Run:
         """Open a run folder, or what else holds checkpoints: see `pli_analysis.others.foreign`.
 
@@ -230,6 +320,7 @@ class Run:
             hashes: whether a checkpoint counts as whole only when every file of it has the hash it was written with.
             lineage: for foreign checkpoints, a `lineage.json` to go by.
             watch: for foreign checkpoints, told (done, in all) of those that layers are followed through, later on.
+            stack: for foreign checkpoints, the path of the list of layers to read, where there are several.
 
         Raises:
             BadInput: when it is none, or a foreign one whose hashes nobody wrote down.
@@ -238,12 +329,14 @@ class Run:
         if len(paths) == 1 and ((paths[0] / run_folder.RUN).is_file() or not paths[0].is_dir() or _within(paths[0])):
             if lineage is not None:
                 raise BadInput(f"--lineage {lineage}: is for checkpoints without one, and {paths[0]} is a run")
+            if stack is not None:
+                raise BadInput(f"--stack {stack}: is for checkpoints of others, and {paths[0]} is a run")
             return cls(run_folder.require_run(paths[0]), hashes)
         from pli_analysis.others.foreign import open_foreign
 
         if hashes:
             raise BadInput(f"{paths[0]}: no run wrote it, so there are no hashes to --verify it with")
-        return open_foreign(paths, None if lineage is None else Path(lineage), watch)
+        return open_foreign(paths, None if lineage is None else Path(lineage), watch, stack)
 
     @classmethod
     def newest(cls, root: str | Path = "runs") -> Run:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train import config as configs
 from pli_train import openmp
-from pli_train.anatomy import discover, families, family
+from pli_train.anatomy import discover, families, to_train, trainable
 from pli_train.errors import BadInput
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.start import Start, start_of
@@ -115,7 +115,7 @@ class Growth:
 def anatomy_of(model: nn.Module, stack: str | None = None) -> Anatomy:
     """The table of a model's family, else its stack as `discover` finds it. Raises BadInput when there is none."""
     model_type = getattr(getattr(model, "config", None), "model_type", None)
-    return family(model_type) if model_type in families() and stack is None else discover(model, stack)
+    return to_train(model_type) if model_type in trainable() and stack is None else discover(model, stack)
 
 
 def train(

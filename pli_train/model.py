@@ -43,7 +43,7 @@ def build(
         config.pad_token_id = tokenizer.pad_token_id
         config.bos_token_id = _first(tokenizer.bos_token_id, tokenizer.cls_token_id)
         config.eos_token_id = _first(tokenizer.eos_token_id, tokenizer.sep_token_id)
-    parts = anatomy.family(config.model_type)
+    parts = anatomy.to_train(config.model_type)
     _check_block(block_size, config, parts)  # once more, as positions may be counted from the padding token's id
     if wanted.weights == "pretrained":
         model = _pretrained(str(wanted.name_or_path), wanted.initial_layers, parts)
@@ -63,7 +63,7 @@ def model_config(wanted: ModelConfig, vocab_size: int | None, block_size: int) -
         PliError: when a named model cannot be loaded.
     """
     config = _from_fields(wanted) if wanted.family else _load(AutoConfig.from_pretrained, str(wanted.name_or_path))
-    parts = anatomy.family(config.model_type)
+    parts = anatomy.to_train(config.model_type)
     if vocab_size is not None and wanted.weights == "scratch" and parts.task != "image-classification":
         config.vocab_size = vocab_size
         for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
@@ -85,7 +85,7 @@ def model_config(wanted: ModelConfig, vocab_size: int | None, block_size: int) -
 def skeleton(wanted: ModelConfig, vocab_size: int | None, block_size: int) -> tuple[int, PreTrainedModel, Anatomy]:
     """The depth at step 0, and a model without storage to count things on; it has a layer even where that is 0."""
     config = model_config(wanted, vocab_size, block_size)
-    parts = anatomy.family(config.model_type)
+    parts = anatomy.to_train(config.model_type)
     depth = getattr(config, parts.config["depth"])
     _set_depth(config, max(depth, 1), parts)
     with torch.device("meta"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pli_train.anatomy import families, family
+from pli_train.anatomy import families, family, trainable
 from pli_train.anatomy.parts import GROUPS, Group
 from pli_train.errors import BadInput, did_you_mean
 from pli_train.growth import schedule as growth_schedule
@@ -53,9 +53,12 @@ class ModelConfig(_Section):
     def _one_source(self) -> ModelConfig:
         if (self.family is None) == (self.name_or_path is None):
             raise ValueError("give exactly one of `family` and `name_or_path`")
-        if self.family and self.family not in families():
-            near = did_you_mean(self.family, families())
-            raise ValueError(f"unknown family '{self.family}'{near} (known: {', '.join(families())})")
+        if self.family and self.family not in trainable():
+            if self.family in families():
+                told = f"'{self.family}' is known for analysis only: its growth in training is not tested"
+            else:
+                told = f"unknown family '{self.family}'{did_you_mean(self.family, trainable())}"
+            raise ValueError(f"{told} (known: {', '.join(trainable())})")
         if self.family and self.weights == "pretrained":
             raise ValueError('`weights = "pretrained"` needs `name_or_path`')
         return self

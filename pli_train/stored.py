@@ -44,7 +44,7 @@ def config_of(folder: Path) -> tuple[PretrainedConfig, Anatomy]:
     if not isinstance(model_type, str):
         raise BadInput(f"{path}: names no model_type")
     try:
-        parts = anatomy.family(model_type)
+        parts = anatomy.to_train(model_type)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     known = declared(model_type)

@@ -29,8 +29,58 @@ TINY: dict[str, dict[str, Any]] = {
     "llama": TEXT | USUAL | SHARED,
     "qwen2": TEXT | USUAL | SHARED,
     "qwen3": TEXT | USUAL | SHARED | {"head_dim": 8},
+    "mistral": TEXT | USUAL | SHARED | {"head_dim": 8},
+    "xlm-roberta": TEXT | USUAL,
+    "camembert": TEXT | USUAL,
     "vit": USUAL | {"image_size": 8, "patch_size": 2, "num_channels": 1, "num_labels": 10},
 }
+
+T5 = {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 8, "d_ff": UNITS, "num_heads": HEADS}
+T5 |= {"num_layers": LAYERS, "num_decoder_layers": 3}
+DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 16}
+SIDES = {
+    f"{side}_{name}": value
+    for side in ("encoder", "decoder")
+    for name, value in {"attention_heads": HEADS, "ffn_dim": UNITS}.items()
+}
+IMAGES = {"image_size": 8, "patch_size": 2, "num_channels": 1, "num_labels": 10}
+
+ANALYSED: dict[str, dict[str, Any]] = {
+    "mixtral": TEXT | USUAL | SHARED | {"num_local_experts": 3},
+    "gemma": TEXT | USUAL | SHARED | {"head_dim": 8},
+    "gemma2": TEXT | USUAL | SHARED | {"head_dim": 8},
+    "gemma3_text": TEXT | USUAL | SHARED | {"head_dim": 8},
+    "phi": TEXT | USUAL | {"qk_layernorm": True},
+    "phi3": TEXT | USUAL | SHARED,
+    "olmo": TEXT | USUAL | SHARED,
+    "olmo2": TEXT | USUAL | SHARED,
+    "stablelm": TEXT | USUAL | SHARED | {"qk_layernorm": True},
+    "electra": TEXT | USUAL | {"embedding_size": 16},
+    "deberta-v2": TEXT | USUAL | DEBERTA | {"position_buckets": 8},
+    "deberta": TEXT | USUAL | DEBERTA,
+    "albert": TEXT | USUAL | {"embedding_size": 16},
+    "gpt_neo": TEXT | USUAL | {"num_layers": LAYERS, "num_heads": HEADS, "attention_types": [[["global", "local"], 1]]},
+    "gptj": {key: value for key, value in TINY["gpt2"].items() if key != "pad_token_id"} | {"rotary_dim": 4},
+    "bloom": {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "n_layer": LAYERS, "n_head": HEADS},
+    "falcon": {
+        "vocab_size": VOCABULARY,
+        "multi_query": False,
+        "new_decoder_architecture": False,
+        "alibi": True,
+        "bias": True,
+    }
+    | {key: value for key, value in USUAL.items() if key != "intermediate_size"}
+    | {"ffn_hidden_size": UNITS},
+    "t5": T5,
+    "mt5": T5,
+    "bart": TEXT | SIDES | {"d_model": WIDTH, "encoder_layers": LAYERS, "decoder_layers": 3, "forced_eos_token_id": 2},
+    "dinov2": {key: value for key, value in USUAL.items() if key != "intermediate_size"} | IMAGES,
+    "deit": USUAL | IMAGES | {"architectures": ["DeiTForImageClassification"]},
+}
+"""Families whose table is for analysis only."""
+
+CLASSES = dict.fromkeys(("t5", "mt5", "bart"), "AutoModelForSeq2SeqLM") | {"albert": "AutoModelForMaskedLM"}
+"""Of families whose table names no task."""
 
 OPTIONAL = {
     "modernbert": {"norm_bias": True, "attention_bias": True, "mlp_bias": True},
@@ -45,10 +95,11 @@ def tiny(model_type: str, **more: Any) -> PreTrainedModel:
 
     Its norms and biases are moved off 1 and 0, so that nothing is equal by accident.
     """
-    config = AutoConfig.for_model(model_type, **TINY[model_type] | more)
+    config = AutoConfig.for_model(model_type, **(TINY | ANALYSED)[model_type] | more)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = getattr(transformers, AUTO_CLASS[anatomy.family(model_type).task]).from_config(config)
+        auto = CLASSES.get(model_type) or AUTO_CLASS[anatomy.family(model_type).task]
+        model = getattr(transformers, auto).from_config(config)
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()

@@ -12,6 +12,7 @@ from pli_analysis.commands.options import (
     Html,
     OutOption,
     RunFolder,
+    Stack,
     Text,
     TextColumn,
     Tokenizer,
@@ -36,6 +37,7 @@ def disturbance(
         int, typer.Option(min=0, metavar="N", help="Placebo steps at most to hold an event against.")
     ] = 24,
     told: Told = None,
+    stack: Stack = None,
     text: Text = None,
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
@@ -59,7 +61,7 @@ def disturbance(
     from pli_analysis.tables import emit
 
     asked = text_of(text, text_column, tokenizer)
-    opened = open_run(run, lineage=told)
+    opened = open_run(run, lineage=told, stack=stack)
     complain(opened.scalars.damaged)
     twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
     found = measure(opened, twins, window, at or (), asked, blocks, placebos, Bar("steps with and without events"))

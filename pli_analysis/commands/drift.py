@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import FormatOption, OutOption, RunFolder, Told, Verify
+from pli_analysis.commands.options import FormatOption, OutOption, RunFolder, Stack, Told, Verify
 from pli_analysis.commands.telling import complain, open_run
 from pli_train.errors import BadInput
 from pli_train.shell import one_of
@@ -27,6 +27,7 @@ def drift(
         int | None, typer.Option(min=1, metavar="N", help="Share the work over so many; else as many as cores.")
     ] = None,
     told: Told = None,
+    stack: Stack = None,
     verify: Verify = False,
     format: FormatOption = None,
     out: OutOption = None,
@@ -41,7 +42,7 @@ def drift(
     from pli_analysis.metrics.drift import unknown
     from pli_analysis.tables import emit
 
-    opened = open_run(run, verify, told)
+    opened = open_run(run, verify, told, stack)
     complain(opened.scalars.damaged)
     if gauge and of not in ("head", "all"):
         raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")

@@ -13,6 +13,7 @@ from pli_analysis.commands.options import (
     Html,
     OutOption,
     RunFolder,
+    Stack,
     Text,
     TextColumn,
     Tokenizer,
@@ -49,6 +50,7 @@ def embed(
         Path | None, typer.Option("--projector", metavar="DIR", help="Write a folder for TensorBoard's projector.")
     ] = None,
     told: Told = None,
+    stack: Stack = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
@@ -64,7 +66,7 @@ def embed(
     from pli_analysis.tables import emit
 
     asked = text_of(text, text_column, tokenizer)
-    opened = open_run(run, lineage=told)
+    opened = open_run(run, lineage=told, stack=stack)
     most = float("inf") if exact else EXACT
     found = measure(
         opened, method, of, space, asked, blocks, since_birth, most, say, Bar("columns of weights or outputs")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Told, Verify, a_file
+from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Stack, Told, Verify, a_file
 from pli_analysis.commands.telling import FOLLOWED, complain, write_page
 from pli_train.errors import BadInput
 from pli_train.telling import Bar, say
@@ -26,6 +26,7 @@ def lineage(
         typer.Option("--save", metavar="FILE", help="Write it as a lineage.json, to be edited.", parser=a_file),
     ] = None,
     told: Told = None,
+    stack: Stack = None,
     verify: Verify = False,
     format: FormatOption = None,
     out: OutOption = None,
@@ -41,7 +42,7 @@ def lineage(
     from pli_analysis.run import Run
     from pli_analysis.tables import emit, put
 
-    opened = Run.open(run, verify, told, Bar(FOLLOWED))
+    opened = Run.open(run, verify, told, Bar(FOLLOWED), stack)
     if verify or opened.notes:
         complain(opened.damaged)
     say(*opened.notes)

@@ -31,6 +31,9 @@ RunFolder = Annotated[
 Told = Annotated[
     Path | None, typer.Option("--lineage", metavar="FILE", help="A lineage.json for checkpoints that have none.")
 ]
+Stack = Annotated[
+    str | None, typer.Option("--stack", metavar="PATH", help="Others' models of several stacks: where the layers are.")
+]
 FormatOption = Annotated[
     Format | None,
     one_of(Format, "--format", "-f", metavar="FORMAT", help="Write {words}.", kind=Format),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pli_analysis.commands.options import Told, Verify, a_file, alone
+from pli_analysis.commands.options import Stack, Told, Verify, a_file, alone
 from pli_analysis.commands.outputs import inputs_of, require_files
 from pli_analysis.commands.telling import complain, open_run
 from pli_train.errors import BadInput, did_you_mean
@@ -35,6 +35,7 @@ def report(
         str | None, typer.Option(metavar="METHODS", help="Ways to draw the map, beside PCA: tsne,umap.")
     ] = None,
     told: Told = None,
+    stack: Stack = None,
     verify: Verify = False,
 ) -> None:
     """All of it: in the terminal, or as one page that opens offline.
@@ -53,12 +54,11 @@ def report(
     if path is not None:
         require_files({"--html": path}, inputs_of({"run": asked, "told": told}))
     if several := _several(asked):
-        if maps is not None or told is not None:
-            option = "--lineage" if maps is None else "--maps"
+        if option := next((o for o, v in (("--maps", maps), ("--lineage", told), ("--stack", stack)) if v), None):
             raise BadInput(f"{option}: is for a report of one run, and here are {len(several)}")
         folder, written = _beside(several, verify)
     else:
-        folder, written = _alone([Path(one) for one in asked], verify, told, methods)
+        folder, written = _alone([Path(one) for one in asked], verify, told, stack, methods)
     if html is None:
         from pli_analysis.report import terminal
 
@@ -73,11 +73,13 @@ def report(
         print(path)
 
 
-def _alone(paths: list[Path], verify: bool, told: Path | None, maps: list[str] | None) -> tuple[Path, Report]:
+def _alone(
+    paths: list[Path], verify: bool, told: Path | None, stack: str | None, maps: list[str] | None
+) -> tuple[Path, Report]:
     """The report of a run, or of what else holds checkpoints, and the folder to keep it in."""
     from pli_analysis.report import content, embed
 
-    opened = open_run(paths, verify, told)
+    opened = open_run(paths, verify, told, stack)
     complain(opened.scalars.damaged)
     return opened.path, content.tell(opened, partial(embed.paths, maps=maps, say=say), Bar("sections"))
 

@@ -7,10 +7,23 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text, TextColumn, Tokenizer, text_of
+from pli_analysis.commands.options import (
+    Blocks,
+    FormatOption,
+    Html,
+    OutOption,
+    Stack,
+    Text,
+    TextColumn,
+    Tokenizer,
+    text_of,
+)
 from pli_analysis.commands.telling import open_run, write_page
 from pli_train.errors import BadInput
+from pli_train.shell import one_of
 from pli_train.telling import Bar, say
+
+SPACES = ("function", "weights")
 
 
 def similarity(
@@ -19,22 +32,26 @@ def similarity(
     ],
     over_time: Annotated[bool, typer.Option("--over-time", help="Each layer with itself at birth.")] = False,
     at: Annotated[int | None, typer.Option(min=0, metavar="STEP", help="The checkpoint; else the last.")] = None,
+    space: Annotated[
+        str, one_of(SPACES, "--space", metavar="SPACE", help="Of their {words}, which is outputs on tokens.")
+    ] = "function",
     text: Text = None,
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Blocks = 64,
     html: Html = None,
+    stack: Stack = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
     """How alike layers are in what they put out.
 
-    Measured by debiased CKA, Procrustes and shared nearest neighbours.
+    Measured by debiased CKA, Procrustes and shared nearest neighbours; their weights by cosine and relative distance.
 
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """
+    from pli_analysis.metrics.similarity import by_weights, unknown
     from pli_analysis.metrics.similarity import similarity as measure
-    from pli_analysis.metrics.similarity import unknown
     from pli_analysis.report import similarity as report
     from pli_analysis.tables import emit
     from pli_train import run_folder
@@ -42,8 +59,13 @@ def similarity(
     two = len(runs) == 2 and (not over_time or any((run / run_folder.RUN).is_file() for run in runs))
     if over_time and (two or at is not None):
         raise BadInput("--over-time: compares a run's layers with themselves at all checkpoints: no RUN2 and no --at")
+    if space == "weights" and (text is not None or html is not None):
+        raise BadInput(f"{'--text' if html is None else '--html'}: is for outputs, and not for --space weights")
     asked = text_of(text, text_column, tokenizer)
-    first, second = (open_run([run]) for run in runs) if two else (open_run(runs), None)
+    first, second = (open_run([run], stack=stack) for run in runs) if two else (open_run(runs, stack=stack), None)
+    if space == "weights":
+        emit(by_weights(first, second, at, over_time, Bar("checkpoints")), format, out)
+        return
     table = measure(first, second, asked, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
     say(*unknown(table), report.verdict(table, over_time))
     write_page(html, lambda: report.tell(table, over_time))

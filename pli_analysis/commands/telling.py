@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 FOLLOWED = "checkpoints that layers are followed through"
 
 
-def open_run(paths: list[Path], verify: bool = False, lineage: Path | None = None) -> Run:
+def open_run(paths: list[Path], verify: bool = False, lineage: Path | None = None, stack: str | None = None) -> Run:
     """Open a run or whatever holds checkpoints; say what is not used of it, and what is only inferred."""
     from pli_analysis.run import Run
 
-    found = Run.open(paths, verify, lineage, Bar(FOLLOWED))
+    found = Run.open(paths, verify, lineage, Bar(FOLLOWED), stack)
     notes = found.notes  # of others' checkpoints none is usable, or some are: the error tells of each, or the lines do
     complain(found.damaged)
     say(*notes)

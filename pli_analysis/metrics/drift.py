@@ -58,6 +58,7 @@ import numpy as np
 from pli_analysis.metrics.displacement import GAUGE, NAN, SPECTRA, SPECTRAL, SUMS, Moments, ratio
 from pli_analysis.metrics.heads import gauge as gauge_of
 from pli_analysis.metrics.rates import Rates, rates_of
+from pli_analysis.others.layout import require_parts
 from pli_analysis.weights import follow
 from pli_analysis.weights.kin import alive, birth, donor
 from pli_analysis.weights.measured import Kind, measure
@@ -106,10 +107,12 @@ def drift(
     if of not in (*LEVELS, "matrix", "all"):
         near = did_you_mean(of, (*LEVELS, "matrix", "all"))
         raise BadInput(f"drift of '{of}' is not known{near}: use one of {', '.join(LEVELS)}, matrix, all")
+    if of not in ("layer", "matrix", "all"):
+        require_parts(run.checkpoints[-1], of)
     levels = {*LEVELS, *(["matrix"] if spectral else [])} if of == "all" else {of}
     sums = measure(run, SUMS, threads, watch)
     last, kinds = sums[-1][0], dict[str, Kind]()
-    if gauge and "head" in levels:
+    if gauge and "head" in levels and "heads" in last.anatomy.config:
         kinds["head"] = gauge_of(last.anatomy, last.config)
     if spectral and "matrix" in levels:
         kinds["matrix"] = SPECTRA

@@ -31,12 +31,15 @@ def role(anatomy: Anatomy, name: str) -> str | None:
     """
     if not anatomy.owners(name):
         return None
-    module = name.rpartition(".")[0]
+    module, _, leaf = name.rpartition(".")
     if module in anatomy.identity["zero"]:
         return "o"
     if FUSED in factors(anatomy.tensors[name][1]):
         return FUSED
-    letter = module.rpartition(".")[2][:1]
+    # DeBERTa's biases are no module's: `q_bias`, `v_bias`.
+    if name.endswith("]"):  # of a tensor that holds several: `….weight[q]`
+        return name[-2]
+    letter = (module.rpartition(".")[2] if leaf in ("weight", "bias") else leaf)[:1]
     return letter if letter in FUSED else None
 
 
@@ -47,10 +50,12 @@ class Gauge:
     Attributes:
         tracks: the tensors that the heads are made of.
         rotated: the share of a head's dimensions that rotary positions turn.
+        normalised: whether queries and keys are normalised before their product.
     """
 
     tracks: tuple[Track, ...]
     rotated: float = 0.0
+    normalised: bool = False
 
     def run(self, rooms: Rooms) -> list[np.ndarray]:
         """(heads, 2) for each wanted visit: QK, OV. QK is NaN where queries and keys are normalised."""
@@ -68,10 +73,14 @@ class Gauge:
 
     def _qk(self, now: Mapping[str, np.ndarray], birth: Mapping[str, np.ndarray]) -> np.ndarray:
         heads, dim, _ = now["q"].shape
-        if self.tracks[0].anatomy.qk_norm:
+        if self.normalised:
             return np.full(heads, np.nan)
         turning = 2 * -(-int(dim * self.rotated) // 2)  # in pairs, as the families count them
-        return rotary_distance(now["q"], now["k"], birth["q"], birth["k"], turning)
+        order = np.arange(dim)
+        if self.tracks[0].anatomy.rotary_pairs == "adjacent":
+            order[:turning] = np.concatenate([order[0:turning:2], order[1:turning:2]])
+        q, k, q0, k0 = (side[letter][:, order] for side in (now, birth) for letter in "qk")
+        return rotary_distance(q, k, q0, k0, turning)
 
     def _letters(self, visit: Visit, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Letter → (heads, dim, columns) in float64: weights, then biases; a group's for each of its heads."""
@@ -94,7 +103,7 @@ def gauge(anatomy: Anatomy, config: Mapping[str, Any]) -> Kind:
         for track in tracks:
             if role(track.anatomy, track.name):
                 layers.setdefault(track.id, []).append(track)
-        return [Gauge(tuple(found), anatomy.rotated(config)) for found in layers.values()]
+        return [Gauge(tuple(found), anatomy.rotated(config), anatomy.normalised(config)) for found in layers.values()]
 
     return Kind("drift-gauge", 2, 2, tasks)
 

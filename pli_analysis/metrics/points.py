@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pli_analysis.others.layout import require_parts
 from pli_train.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def points_of(run: Run, of: str = "layers") -> list[Point]:
     """
     if of not in PARTS:
         raise BadInput(f"--of {of}: is none of {', '.join(PARTS)}{did_you_mean(of, PARTS)}")
+    if of != "layers":
+        require_parts(run.checkpoints[-1], "head" if of == "heads" else of)
     found: list[Point] = []
     last: dict[str, int] = {}
     for checkpoint in run.states.values():

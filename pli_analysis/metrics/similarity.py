@@ -10,6 +10,13 @@ Columns of the table, one row for each pair:
     sequences   of the text: the tokens of one batch come one from each
     tokens      all that were compared
 
+By weights (`by_weights`) the measures are others, the mean of each over the weight matrices that either of the two has:
+    cosine      of a matrix of the one and of the other; 0 for one that only one of them has
+    distance    ‖x − y‖² ÷ (‖x‖² + ‖y‖²), which lineages are inferred by: 0 for equal ones, around 1 for unrelated ones
+    matrices    how many there are
+Of a matrix beyond 2¹⁵ numbers a sample is compared, the same at every checkpoint. Layers that compute the same in
+another basis are not alike by weights.
+
 Batches are positions: every one has one token of each sequence, so that samples of a batch do not depend on each other
 through a common past. See `pli_analysis.metrics.cka` for the measures.
 """
@@ -19,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,12 +38,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from pli_analysis.others.inferred import Weights
     from pli_analysis.run import Checkpoint, Run
 
-COLUMNS = [
-    *(f"{name}_{side}" for side in "ab" for name in ("run", "layer", "checkpoint", "step", "index")),
-    *("cka", "procrustes", "neighbours", "sequences", "tokens"),
-]
+WHO = [f"{name}_{side}" for side in "ab" for name in ("run", "layer", "checkpoint", "step", "index")]
+COLUMNS = [*WHO, "cka", "procrustes", "neighbours", "sequences", "tokens"]
+COLUMNS_OF_WEIGHTS = [*WHO, "cosine", "distance", "matrices"]
 POSITIONS = 16
 """Positions of every sequence, at most, at which tokens are compared."""
 
@@ -111,6 +118,60 @@ def unknown(table: pd.DataFrame) -> list[str]:
     for _, checkpoint, layer in odd:
         found.setdefault(checkpoint, []).append(layer)
     return [f"outputs are not finite, and left out: of {some(layers)} at {where}" for where, layers in found.items()]
+
+
+def by_weights(
+    run: Run,
+    other: Run | None,
+    at: int | None = None,
+    over_time: bool = False,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """The likeness of the weights of layers. Needs no text, no head and no table: arguments as for `similarity`.
+
+    Raises:
+        BadInput: for a step without a checkpoint, checkpoints that cannot be read, or models that have no weight matrix
+            of one name and shape in common.
+    """
+    import pandas as pd
+
+    from pli_analysis.others.inferred import weights_of
+
+    rows: list[tuple[object, ...]] = []
+    if over_time:
+        first: dict[str, Weights] = {}
+        states = list(run.states.values())
+        for number, checkpoint in enumerate(states):
+            watch(number, len(states))
+            now = weights_of(checkpoint)
+            for id in checkpoint.lineage.stack:
+                first.setdefault(id, now)
+            for then in {first[id].checkpoint.path: first[id] for id in checkpoint.lineage.stack}.values():
+                ids = {id for id in checkpoint.lineage.stack if first[id] is then}
+                rows += [pair for pair in _alike(run, now, run, then) if pair[1] == pair[6] and pair[1] in ids]
+        watch(len(states), len(states))
+    else:
+        mine = weights_of(_checkpoint(run, at))
+        theirs = mine if other is None else weights_of(_checkpoint(other, at))
+        found = _alike(run, mine, other or run, theirs)
+        rows += found if other is not None else [pair for pair in found if pair[4] <= pair[9]]
+    return pd.DataFrame(rows, columns=COLUMNS_OF_WEIGHTS)
+
+
+def _alike(run: Run, a: Weights, other: Run, b: Weights) -> list[tuple[Any, ...]]:
+    """Every layer of one checkpoint with every one of another: rows of the table."""
+    from pli_analysis.others.inferred import compared
+
+    found = compared(a, b)
+    sides = [
+        [(of.name, id, str(c.name), c.step, index) for index, id in enumerate(c.lineage.stack)]
+        for of, c in ((run, a.checkpoint), (other, b.checkpoint))
+    ]
+    return [
+        (*one, *two, float(found.cosine[i, j]), float(found.distance[i, j]), int(found.count[i, j]))
+        for i, one in enumerate(sides[0])
+        for j, two in enumerate(sides[1])
+    ]
 
 
 def _tokens(run: Run, text: Path | probe.Text | None, blocks: int) -> Tensor:

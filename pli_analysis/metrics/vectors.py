@@ -55,7 +55,7 @@ class Vectors(Protocol):
 class Piece:
     """What a point has of one tensor: which of its rows and columns, in the order that all points share; −1 is zero.
 
-    `columns` is None for a tensor of one axis.
+    `columns` is None for a tensor of one axis; all axes but the first are one to it.
     """
 
     tensor: str
@@ -192,7 +192,11 @@ def _read(slices: Callable[[str], Any], piece: Piece, part: slice, out: np.ndarr
         return
     live = columns >= 0
     left, right = int(columns[live].min()), int(columns[live].max()) + 1
-    found = slices(piece.tensor)[top:bottom, left:right]
+    tensor = slices(piece.tensor)
+    if len(tensor.get_shape()) > 2:
+        found = tensor[top:bottom].reshape(bottom - top, -1)[:, left:right]
+    else:
+        found = tensor[top:bottom, left:right]
     if found.shape == out.shape and there.all() and live.all() and _rising(rows) and _rising(columns):
         out[...] = found  # nearly always: nothing was padded
     else:
@@ -223,7 +227,7 @@ def _pieces_of(
             continue
         shape = list(slices(full).get_shape())
         axes = each_axis(anatomy.tensors.get(name, ("other", ""))[1]) or ["_"] * len(shape)
-        if len(axes) != len(shape) or len(shape) not in (1, 2):
+        if len(axes) != len(shape) or not shape:
             raise BadInput(f"{checkpoint.path}: {full} has {len(shape)} axes")
         indices = []
         for axis, length in zip(axes, shape, strict=True):
@@ -231,8 +235,17 @@ def _pieces_of(
             if key not in known:
                 known[key] = places(axis, length, sizes, living, widest, only)
             indices.append(known[key])
-        pieces[name] = Piece(full, indices[0], indices[1] if len(indices) == 2 else None)
+        pieces[name] = Piece(full, indices[0], _flat(indices[1:], shape[1:]) if indices[1:] else None)
     return pieces
+
+
+def _flat(indices: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """Places on several axes as places on one, on which the axes lie one within the other; −1 stays −1."""
+    found = indices[0]
+    for index, length in zip(indices[1:], shape[1:], strict=True):
+        there = (found[:, None] >= 0) & (index[None, :] >= 0)
+        found = np.where(there, found[:, None] * length + index[None, :], -1).ravel()
+    return found
 
 
 def _belongs(anatomy: Anatomy, name: str, point: Point, sizes: Mapping[str, int]) -> bool:

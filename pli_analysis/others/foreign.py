@@ -60,12 +60,14 @@ class ForeignRun(Run):
         told: a `lineage.json` to go by instead of what the checkpoints say.
         counted: what steps are where they are no updates, and how that is known; empty where they are.
         watch: told (done, in all) of checkpoints that layers are followed through.
+        stack: path of the list of layers to read, where there are several; that with most weights if None.
     """
 
     found: tuple[tuple[CheckpointName, Path], ...] = ()
     told: Path | None = None
     counted: str = ""
     watch: Watch = field(default=lambda done, total: None, repr=False, compare=False)
+    stack: str | None = None
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -113,6 +115,7 @@ class ForeignRun(Run):
     def notes(self) -> list[str]:
         """What whoever reads a table of it should know, a line each."""
         lines = [self.counted] if self.counted else []
+        lines += self.checkpoints[-1].layout.notes
         lines += oddities.lines(self.checkpoints)
         if (table := self.confidence) is None:
             return [*lines, "birth weights are those of the first checkpoint that has a part"]
@@ -139,9 +142,12 @@ class ForeignRun(Run):
 
     @cached_property
     def _bare(self) -> list[Checkpoint]:
-        usable = [Checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
+        usable = [self._checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
         if not usable:
             raise BadInput(f"{self.path}: holds no checkpoint to read" + "".join(f"; {line}" for line in self._alike))
+        first = usable[0].anatomy  # the same stack at all of them, even if another one outgrows it
+        if self.stack is None and (first.stacks or first.by_name):
+            usable = [replace(one, stack=first.stack) for one in usable]
         _log.debug("%s: %d checkpoints of others, %d passed over", self.path, len(usable), len(self.damaged))
         return usable
 
@@ -153,6 +159,9 @@ class ForeignRun(Run):
             alike.setdefault(told or "", []).append(path.name)
         return [f"{', '.join(names)}{':' if len(names) > 1 else ''} {told}" for told, names in alike.items()]
 
+    def _checkpoint(self, name: CheckpointName, path: Path) -> Checkpoint:
+        return Checkpoint(name, path, foreign=True, stack=self.stack)
+
     @cached_property
     def _flaws(self) -> dict[Path, str | None]:
         """Folder → what keeps it from being used."""
@@ -160,7 +169,7 @@ class ForeignRun(Run):
         told = self.told is not None or all(
             (path / run_folder.LINEAGE).exists() for path, seen in found.items() if not seen
         )
-        bare = {path: Checkpoint(name, path) for name, path in self.found}
+        bare = {path: self._checkpoint(name, path) for name, path in self.found}
         return {path: seen or unusable(bare[path], told) for path, seen in found.items()}
 
     @cached_property
@@ -218,7 +227,10 @@ def _read(path: Path) -> Lineage:
 
 
 def open_foreign(
-    paths: Sequence[Path], told: Path | None = None, watch: Watch = lambda done, total: None
+    paths: Sequence[Path],
+    told: Path | None = None,
+    watch: Watch = lambda done, total: None,
+    stack: str | None = None,
 ) -> ForeignRun:
     """Open a folder of Trainer's, a model folder, or several checkpoint folders.
 
@@ -226,6 +238,7 @@ def open_foreign(
         paths: one output folder, or checkpoint folders in order.
         told: a `lineage.json` to go by.
         watch: told (done, in all) of checkpoints that layers are followed through.
+        stack: path of the list of layers to read.
 
     Raises:
         BadInput: when there is nothing of the kind.
@@ -236,14 +249,14 @@ def open_foreign(
     if len(paths) == 1:
         inside = run_folder.checkpoints(paths[0])
         if inside:
-            return ForeignRun(paths[0], found=tuple(inside), told=told, watch=watch)
+            return ForeignRun(paths[0], found=tuple(inside), told=told, watch=watch, stack=stack)
         if steps := steps_in(paths[0]):
             named, counted = _named(steps)
-            return ForeignRun(paths[0], found=tuple(named), told=told, counted=counted, watch=watch)
+            return ForeignRun(paths[0], found=tuple(named), told=told, counted=counted, watch=watch, stack=stack)
         if not is_model(paths[0]):
             if formats.has_weights(paths[0]) or formats.way_out(paths[0]):
                 raise BadInput(f"{paths[0]}: {flaw(paths[0])}")
-            return _further_down(paths[0], told, watch)
+            return _further_down(paths[0], told, watch, stack)
     for path in paths:
         if (path / run_folder.RUN).is_file() and len(paths) > 1:
             raise BadInput(f"{path}: is a run, and several arguments are checkpoints of one: name it alone")
@@ -252,22 +265,22 @@ def open_foreign(
         if found := flaw(path):
             raise BadInput(f"{path}: {found}")
     named, counted = _named(paths)
-    return ForeignRun(_root(paths), found=tuple(named), told=told, counted=counted, watch=watch)
+    return ForeignRun(_root(paths), found=tuple(named), told=told, counted=counted, watch=watch, stack=stack)
 
 
-def _further_down(folder: Path, told: Path | None, watch: Watch) -> ForeignRun:
+def _further_down(folder: Path, told: Path | None, watch: Watch, stack: str | None) -> ForeignRun:
     """The only output of Trainer's below a folder. Raises BadInput when there is none, or more than one."""
     from pli_analysis import paths
 
     only = paths.alone(folder)
     if only is not None and only != folder and not (only / run_folder.RUN).is_file():
-        return open_foreign([only], told, watch)
+        return open_foreign([only], told, watch, stack)
     if only is not None and only != folder:
         raise BadInput(f"{folder}: not a run, and holds one: use {only}")
     found = paths.find(folder)
     models = [str(source.path) for source in found if source.has_checkpoints and source.path != folder]
     if len(models) == 1:
-        return open_foreign([Path(models[0])], told, watch)
+        return open_foreign([Path(models[0])], told, watch, stack)
     if models:
         more = f" and {len(models) - 4} more" if len(models) > 4 else ""
         told_of = f"{', '.join(models[:4])}{more}"

@@ -5,7 +5,8 @@ The distance of two layers is the mean over their weight matrices of
     ‖x − y‖² ÷ (‖x‖² + ‖y‖²)
 
 which is 0 for equal ones and around 1 for unrelated ones, whatever their size. A copy with one matrix emptied (the
-identity at birth) is far by it, however near the others are. `matching` says who is who by distances.
+identity at birth) is far by it, however near the others are. Of a matrix that only one of two layers has, as in hybrids
+of attention and others, the distance is 1. `matching` says who is who by distances.
 
 A copy made since the earlier checkpoint is as near to its donor's old weights as the donor itself is. Movement tells
 them apart: the layer that was there goes on the way that it was going, by its optimizer's momentum if nothing else,
@@ -55,14 +56,15 @@ class Weights:
 
     Attributes:
         checkpoint: where they are.
-        names: name within a layer → full names, bottom to top; matrices that every layer has.
+        names: name of a matrix within a layer → index of each layer that has it → full name. Layers without a table
+            may differ in shapes: the shape is then part of the name.
         depth: how many layers.
         sizes: of the factors of their axes, `unit` among them where the table tells.
         look: a look at a tensor by its full name.
     """
 
     checkpoint: Checkpoint
-    names: dict[str, list[str]]
+    names: dict[str, dict[int, str]]
     depth: int
     sizes: dict[str, int]
     look: Callable[[str], Any]
@@ -71,27 +73,30 @@ class Weights:
     def of(cls, checkpoint: Checkpoint) -> Weights:
         """Find them. Raises BadInput when layers are missing or differ, or the config tells of others."""
         table, found = checkpoint.anatomy, dict[str, dict[int, str]]()
-        for name in checkpoint.files:
-            place = table.locate(name)
-            if place is not None and place[2] in table.tensors:
-                found.setdefault(place[2], {})[place[1]] = name
+        for index, inner, name in checkpoint.located:
+            if inner in table.tensors:
+                found.setdefault(inner, {})[index] = name
         indices = {index for places in found.values() for index in places}
         depth = len(indices)
         if not depth or indices != set(range(depth)):
             raise BadInput(f"{checkpoint.path}: its weights have no layers that are numbered from 0 without a gap")
-        whole = {inner: [places[i] for i in range(depth)] for inner, places in found.items() if len(places) == depth}
         look, sizes = checkpoint.slices(), dict(table.sizes(checkpoint.config))
-        names, heads = {}, sizes["head"] == 0
-        for inner, full in sorted(whole.items()):
-            shapes = {tuple(look(name).get_shape()) for name in full}
-            if len(shapes) > 1:
+        names, heads = dict[str, dict[int, str]](), sizes["head"] == 0
+        for inner, places in sorted(found.items()):
+            shapes = {index: tuple(look(name).get_shape()) for index, name in sorted(places.items())}
+            if table.by_name:
+                for index, shape in shapes.items():
+                    if len(shape) > 1:
+                        names.setdefault(f"{inner} {shape}", {})[index] = places[index]
+                continue
+            if len(set(shapes.values())) > 1:
                 raise BadInput(f"{checkpoint.path}: its layers differ in the shape of {inner}")
-            axes, shape = table.tensors[inner][1], shapes.pop()
+            axes, shape = table.tensors[inner][1], next(iter(shapes.values()))
             heads |= _has_heads(axes, shape, sizes)
             if "unit" in factors(axes):
                 sizes["unit"] = lengths(axes, shape, sizes)[factors(axes).index("unit")]
             if len(shape) > 1:
-                names[inner] = full
+                names[inner] = {index: places[index] for index in shapes}
         if not heads:
             raise BadInput(f"{checkpoint.path}: its weights have none of the heads that its config tells of")
         return cls(checkpoint, names, depth, sizes, look)
@@ -101,30 +106,43 @@ class Weights:
         """Width of an FFN."""
         return self.sizes.get("unit")
 
-    def read(self, inner: str, kept: Mapping[str, int]) -> np.ndarray:
+    def axes(self, key: str) -> str:
+        """The pattern of the axes of a matrix."""
+        return self.checkpoint.anatomy.tensors.get(key, ("other", ""))[1]
+
+    def has(self, key: str) -> np.ndarray:
+        """Which layers have a matrix: (layers,) bool."""
+        return np.isin(np.arange(self.depth), list(self.names.get(key, ())))
+
+    def read(self, key: str, kept: Mapping[str, int]) -> np.ndarray:
         """A matrix of all layers, or a sample of its numbers that is the same at every checkpoint: (layers, numbers).
 
+        Layers without it have zeros there.
+
         Args:
-            inner: its name within a layer.
+            key: its name within a layer.
             kept: see `common`.
         """
-        axes = self.checkpoint.anatomy.tensors[inner][1]
-        factor, found = growing(axes), []
-        for name in self.names[inner]:
+        axes = self.axes(key)
+        factor, found = growing(axes), dict[int, np.ndarray]()
+        for index, name in self.names[key].items():
             tensor = self.look(name)
             if factor is not None and factor in kept:
                 tensor = rows(np.asarray(tensor[:], dtype=np.float32), axes, factor, self.sizes)[: kept[factor]]
                 tensor = tensor.reshape(-1, tensor.shape[-1])
-            found.append(_sampled(tensor).ravel())
-        return np.stack(found).astype(np.float64)
+            found[index] = _sampled(tensor).ravel()
+        whole = np.zeros((self.depth, next(iter(found.values())).size))
+        for index, numbers in found.items():
+            whole[index] = numbers
+        return whole
 
-    def parts(self, inner: str, index: int) -> tuple[str, np.ndarray] | None:
+    def parts(self, key: str, index: int) -> tuple[str, np.ndarray] | None:
         """What heads, or groups of them, have of a matrix of one layer: the factor, and (heads or groups, numbers)."""
-        axes = self.checkpoint.anatomy.tensors[inner][1]
+        axes = self.axes(key)
         factor = growing(axes)
-        if factor not in ("head", "group"):
+        if factor not in ("head", "group") or index not in self.names[key]:
             return None
-        tensor = np.asarray(self.look(self.names[inner][index])[:], dtype=np.float64)
+        tensor = np.asarray(self.look(self.names[key][index])[:], dtype=np.float64)
         cut = rows(tensor, axes, factor, self.sizes)
         return factor, cut.reshape(len(cut), -1)
 
@@ -165,16 +183,76 @@ def distances(old: Weights, new: Weights) -> np.ndarray:
     Raises:
         BadInput: when they are not of one model.
     """
+    distance = _Mean(old.depth, new.depth)
+    for name, x, y in _matrices(old, new):
+        here, there = old.has(name)[:, None], new.has(name)[None, :]
+        distance.add(np.where(here & there, apart(x, y), 1.0), here | there)
+    return distance.of(otherwise=1.0)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The weights of all layers of one checkpoint beside all of another: (layers, layers) each.
+
+    Attributes:
+        distance: see above.
+        cosine: mean over matrices; 0 for one that only one of two layers has.
+        count: how many matrices either of two layers has.
+    """
+
+    distance: np.ndarray
+    cosine: np.ndarray
+    count: np.ndarray
+
+
+def compared(old: Weights, new: Weights) -> Compared:
+    """Compare all layers. Raises BadInput when there is no matrix of one name and shape in both."""
+    distance, cosine = (_Mean(old.depth, new.depth) for _ in range(2))
+    for name, x, y in _matrices(old, new):
+        here, there = old.has(name)[:, None], new.has(name)[None, :]
+        distance.add(np.where(here & there, apart(x, y), 1.0), here | there)
+        cosine.add(np.where(here & there, _cosine(x, y), 0.0), here | there)
+    found = Compared(distance.of(otherwise=1.0), cosine.of(otherwise=0.0), distance.count)
+    if new is old:  # whatever rounding makes of it
+        np.fill_diagonal(found.distance, 0.0)
+        np.fill_diagonal(found.cosine, 1.0)
+    return found
+
+
+def _matrices(old: Weights, new: Weights) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Each matrix that both have, by its name within a layer, as `Weights.read` gives it."""
     names = [name for name in old.names if name in new.names]
     if not names:
         raise BadInput(f"{new.checkpoint.path}: has no weight matrix in common with {old.checkpoint.path}")
-    kept, found = common(old, new), []
+    kept = common(old, new)
     for name in names:
-        x, y = old.read(name, kept), new.read(name, kept)
+        x = old.read(name, kept)
+        y = x if new is old else new.read(name, kept)
         if x.shape[1] != y.shape[1]:
             raise BadInput(f"{new.checkpoint.path}: its {name} has another shape than in {old.checkpoint.path}")
-        found.append(apart(x, y))
-    return np.mean(found, axis=0)
+        yield name, x, y
+
+
+def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of every row of x and every row of y; 0 where one of them is zero."""
+    with np.errstate(all="ignore"):
+        found = x @ y.T / (np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)[None, :])
+    return np.where(np.isfinite(found), found, 0.0)
+
+
+class _Mean:
+    """A mean over matrices for each pair of layers, over those that concern the pair."""
+
+    def __init__(self, *shape: int) -> None:
+        self._sum, self.count = np.zeros(shape), np.zeros(shape)
+
+    def add(self, values: np.ndarray, concerned: np.ndarray) -> None:
+        self._sum += np.where(concerned, values, 0.0)
+        self.count += concerned
+
+    def of(self, otherwise: float) -> np.ndarray:
+        """The means; where nothing concerned a pair, `otherwise`."""
+        return np.where(self.count > 0, self._sum / np.maximum(self.count, 1), otherwise)
 
 
 @dataclass(frozen=True)
@@ -204,24 +282,25 @@ def onward(old: Weights, new: Weights, ahead: Neighbour | None, after: Neighbour
     """
     cosines = []
     if ahead is not None:
-        cosines.append(_cosine(ahead, old, new))
+        cosines.append(_straightness(ahead, old, new))
     if after is not None:
-        cosines.append(_cosine(after, new, old).T)
+        cosines.append(_straightness(after, new, old).T)
     return sum((np.sign(cosine) * cosine**2 for cosine in cosines), np.zeros((old.depth, new.depth)))
 
 
-def _cosine(start: Neighbour, middle: Weights, end: Weights) -> np.ndarray:
+def _straightness(start: Neighbour, middle: Weights, end: Weights) -> np.ndarray:
     """Between each layer's way from `start` to `middle` and its way from there to each layer of `end`: (middle, end).
 
     Read against time where `start` is the latest of the three: both ways then turn round, and the cosine stays.
     """
     several = (start.weights, middle, end)
-    kept, found = common(*several), []
+    kept, found = common(*several), _Mean(middle.depth, end.depth)
     for name in middle.names:
         if all(name in weights.names for weights in several):
             x, y, z = (weights.read(name, kept) for weights in several)
-            found.append(np.stack([_turn(x, at, here, z) for here, at in zip(y, start.places, strict=True)]))
-    return np.mean(found, axis=0) if found else np.zeros((middle.depth, end.depth))
+            cosine = np.stack([_turn(x, at, here, z) for here, at in zip(y, start.places, strict=True)])
+            found.add(cosine, middle.has(name)[:, None] & end.has(name)[None, :])
+    return found.of(otherwise=0.0)
 
 
 def _turn(first: np.ndarray, at: int | None, here: np.ndarray, last: np.ndarray) -> np.ndarray:

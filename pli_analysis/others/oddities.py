@@ -53,7 +53,7 @@ def lines(checkpoints: Sequence[Checkpoint]) -> list[str]:
         _ = [checkpoint.anatomy for checkpoint in checkpoints]
     except BadInput:
         return []  # of a family without a table, whose layers are not measured
-    return [*_names(checkpoints), *_depths(checkpoints), *_strangers(checkpoints), *_missing(checkpoints)]
+    return [*_names(checkpoints), *_depths(checkpoints), *_missing(checkpoints)]
 
 
 def _names(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
@@ -75,28 +75,18 @@ def _depths(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
         yield f"config.json says {says} layers and the weights have {has}, which count{_where(where, checkpoints)}"
 
 
-def _strangers(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
-    """Tensors of layers that the family's table does not name."""
-    found: dict[str, None] = {}
-    for checkpoint in checkpoints:
-        for name in checkpoint.files:
-            place = checkpoint.anatomy.locate(name)
-            if place is not None and place[2] not in checkpoint.anatomy.tensors and not BUFFERS.search(name):
-                found[place[2]] = None
-    if found:
-        yield f"left out, as a {checkpoints[-1].anatomy.model_type} has no such tensors: {some(list(found))}"
-
-
 def _missing(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
     """Tensors that a layer lacks and another layer, or the same one at another checkpoint, has."""
-    everywhere = {
-        inner for checkpoint in checkpoints for names in checkpoint.names_of_layers.values() for inner in names
-    }
+    everywhere: dict[str, set[str]] = {}
+    for checkpoint in checkpoints:
+        for id, names in checkpoint.names_of_layers.items():
+            # Without a table layers may be of several kinds: then each is compared with itself alone.
+            everywhere.setdefault(id if checkpoint.anatomy.by_name else "", set()).update(names)
     found: dict[tuple[str, str], list[str]] = {}
     for checkpoint in checkpoints:
         absent = checkpoint.anatomy.bottom.get("missing", {})
         for index, (id, names) in enumerate(checkpoint.names_of_layers.items()):
-            for inner in sorted(everywhere - set(names)):
+            for inner in sorted(everywhere[id if checkpoint.anatomy.by_name else ""] - set(names)):
                 if index or inner.rpartition(".")[0] not in absent:
                     found.setdefault((id, inner), []).append(str(checkpoint.name))
     lacking: dict[tuple[str, tuple[str, ...]], list[str]] = {}

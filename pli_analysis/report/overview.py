@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
@@ -10,12 +10,12 @@ from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
 from pli_analysis.others.foreign import ForeignRun
 from pli_analysis.report.parts import ROUNDING, Figure, Report, Section, apart, count, equal, sample, sentences
-from pli_train import anatomy, run_folder
+from pli_train import run_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.run import Run
+    from pli_analysis.run import Checkpoint, Run
     from pli_train.lineage import Lineage
 
 SURE = 0.99
@@ -60,7 +60,7 @@ def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
     evals = table[table["kind"] == "eval"]
     sizes = run.scalars.table(run_folder.PARAMETERS)["value"]
     facts = [
-        ("Model", f"{last.config.get('model_type')}, {last.anatomy.task}, width {_width(last.config)}"),
+        ("Model", ", ".join(filter(None, (str(last.config.get("model_type")), last.anatomy.task, _width(last))))),
         ("Layers", f"{len(first.lineage.stack)} → {len(lineage.stack)}, {count(len(lineage.events), 'growth event')}"),
         ("Stack now", str(lineage)),
         ("Steps", f"{last.step:,}" + (f" of {total:,}" if (total := run.record.get("total_steps")) else "")),
@@ -213,8 +213,9 @@ def _lineage_words(found: Lineage) -> str:
     return f"{made(found)}; of the founders, {places}." if founders else f"{made(found)}; it began with none."
 
 
-def _width(config: dict[str, Any]) -> Any:
-    return config.get(anatomy.family(str(config.get("model_type"))).config["hidden"])
+def _width(checkpoint: Checkpoint) -> str:
+    width = checkpoint.config.get(checkpoint.anatomy.config.get("hidden", "hidden_size"))
+    return "" if width is None else f"width {width}"
 
 
 def _duration(seconds: float) -> str:

@@ -18,9 +18,9 @@ ESSENTIAL = (run_folder.CONFIG, run_folder.LINEAGE, run_folder.WEIGHTS_INDEX)
 def content(checkpoint: Checkpoint) -> list[list[str]] | None:
     """Names and hashes of what is read of a checkpoint; None where its manifest does not tell them.
 
-    Where nobody wrote a manifest it is the lineage, the names that tensors of layers are read under, and of each file
-    what changes when it is written to: its place, its size, the time of its last change to the nanosecond, its number
-    on the disk.
+    Where nobody wrote a manifest it is the lineage, where the layers are, the names that their tensors are read under,
+    and of each file what changes when it is written to: its place, its size, the time of its last change to the
+    nanosecond, its number on the disk.
 
     Raises:
         BadInput: when a file is gone.
@@ -47,6 +47,9 @@ def _listed(checkpoint: Checkpoint) -> list[list[str]] | None:
 def _as_it_lies(checkpoint: Checkpoint) -> list[list[str]]:
     names = json.dumps(checkpoint.names_of_layers).encode()
     found = [["lineage", hashlib.sha256(checkpoint.lineage.to_json().encode() + names).hexdigest()]]
+    table = checkpoint.anatomy  # the same files are measured otherwise at another stack, and once there is a table
+    layout = json.dumps([table.model_type, table.stack, sorted(table.tensors.items())])
+    found.append(["layout", hashlib.sha256(layout.encode()).hexdigest()])
     for path in dict.fromkeys([checkpoint.path / run_folder.CONFIG, *checkpoint.files.values()]):
         try:
             told = path.stat()

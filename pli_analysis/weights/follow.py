@@ -19,14 +19,14 @@ from pli_analysis.weights.kin import copied_units, donor
 from pli_analysis.weights.moments import folds_of
 from pli_analysis.weights.places import Place, Sight, sight
 from pli_analysis.weights.rooms import Rooms
-from pli_train import anatomy, run_folder
-from pli_train.anatomy import Anatomy
+from pli_train import run_folder
 from pli_train.anatomy.axes import from_rows, growing, rows
 from pli_train.anatomy.parts import cut, number_of
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
     from pli_analysis.run import Checkpoint
+    from pli_train.anatomy import Anatomy
     from pli_train.lineage import Layer
 
 MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, RuntimeError)
@@ -64,17 +64,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Track:
-    """One tensor of a layer through the checkpoints."""
+    """One tensor of a layer through the checkpoints; `anatomy` is the family's table."""
 
-    model_type: str
+    anatomy: Anatomy
     id: str
     name: str
     visits: tuple[Visit, ...]
-
-    @property
-    def anatomy(self) -> Anatomy:
-        """The family's table."""
-        return anatomy.family(self.model_type)
 
     @property
     def axes(self) -> str:
@@ -118,7 +113,7 @@ class Track:
 
     def folds(self, visit: Visit, shape: Sequence[int]) -> tuple[int, int, int]:
         """The shape of a living tensor when only the axis that numbers its parts is left apart."""
-        return _folds(self.model_type, self.name, tuple(shape), tuple(visit.own.items()))
+        return _folds(self.anatomy, self.name, tuple(shape), tuple(visit.own.items()))
 
     def _with_newborns(self, old: np.ndarray, then: Visit, now: np.ndarray, visit: Visit) -> np.ndarray:
         """What was known of the tensor, to which rows that are new are added.
@@ -217,11 +212,12 @@ def tracks(
             except MISFITS as error:
                 raise misfit(checkpoint.path, id, error) from None
         places.clear()
-    kind = checkpoints[-1].anatomy.model_type
+    table = checkpoints[-1].anatomy
+    kind = table.model_type
     if other := next((c for c in checkpoints if c.anatomy.model_type != kind), None):
         raise BadInput(f"{other.path}: is a {other.anatomy.model_type}, and {checkpoints[-1].name} is a {kind}")
     return [
-        Track(kind, id, name, tuple(visits)) for (id, name), visits in found.items() if any(v.wanted for v in visits)
+        Track(table, id, name, tuple(visits)) for (id, name), visits in found.items() if any(v.wanted for v in visits)
     ]
 
 
@@ -302,7 +298,7 @@ def counterpart(track: Track, seen: Seen, rooms: Rooms) -> Pair | None:
     others = None
     if visit.donor is not None and theirs is not None:
         own = tuple(visit.donor.own.items())
-        others = theirs.reshape(_folds(track.model_type, track.name, theirs.shape, own))
+        others = theirs.reshape(_folds(track.anatomy, track.name, theirs.shape, own))
     has = np.zeros(folds[1], dtype=bool)
     for number, kin in enumerate(visit.kin):
         source = None if kin is None else others if kin[0] else mine
@@ -324,7 +320,7 @@ def _has_further_units(track: Track, visit: Visit) -> bool:
 
 @lru_cache(maxsize=4096)
 def _folds(
-    model_type: str, name: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...]
+    anatomy: Anatomy, name: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...]
 ) -> tuple[int, int, int]:
-    found = cut(anatomy.family(model_type), "", name, shape, dict(sizes))
+    found = cut(anatomy, "", name, shape, dict(sizes))
     return folds_of(found.shape, found.kept)

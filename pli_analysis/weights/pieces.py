@@ -66,7 +66,7 @@ def pieces(track: Track) -> Iterator[tuple[int, Track]]:
             for visit, step in zip(track.visits, steps, strict=True)
             if step.number > start
         ]
-        yield start * parts, Track(track.model_type, track.id, track.name, tuple(visits))
+        yield start * parts, Track(track.anatomy, track.id, track.name, tuple(visits))
 
 
 def steps_of(sight: Sight, axes: str) -> Steps:

@@ -6,6 +6,7 @@ A tensor is seen as far as it is alive: heads and FFN units that a checkpoint on
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,6 +62,11 @@ class Place:
     def wide(self) -> np.dtype:
         """What they are worked with as: float32, or float64 where float32 would lose digits."""
         return np.dtype(np.float32 if self.type == "F32" or self.dtype.itemsize <= 2 else np.float64)
+
+    def rows(self, start: int, stop: int) -> Place:
+        """Some rows of it."""
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        return Place(self.path, self.offset + start * row, self.type, (stop - start, *self.shape[1:]))
 
     def read(self, room: np.ndarray | None = None) -> np.ndarray:
         """The tensor, in the type it is worked with.
@@ -144,12 +150,15 @@ def sight(
         BadInput: when its file cannot be read, or does not hold it.
     """
     full = checkpoint.names_of_layers[id][name]
-    path, stored = checkpoint.files[full], checkpoint.stored[full]
+    holder, rows = checkpoint.home(full)
+    path, stored = checkpoint.files[holder], checkpoint.stored[holder]
     if path not in places:
         places[path] = places_of(path)
     if stored not in places[path]:
         raise BadInput(f"{path}: tensor '{stored}' cannot be read (it is not there)")
-    return Sight(places[path][stored], sizes, *checkpoint.lineage.shape(id))
+    place = places[path][stored]
+    place = place if rows is None else place.rows(rows.start, rows.stop)
+    return Sight(place, sizes, *checkpoint.lineage.shape(id))
 
 
 # Thousands of checkpoints have tensors of a few dozen shapes.

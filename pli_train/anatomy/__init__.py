@@ -9,23 +9,27 @@ of the tensor's axes, in which these factors say where the parts lie:
     qkv              the three of a fused projection
     unit, gate       units of the FFN, and the two of a fused gated projection
 
-A model without a table can still be grown by layers: `discover` finds its stack.
+A factor of any other name is an axis that no part is counted along. `*` in a name stands for a number: the experts of a
+mixture. A model without a table can still be grown by layers: `discover` finds its stack.
+
+A table serves reading (`family`), and training too (`to_train`) where growth of the family is tested: `grows`.
 
 No torch here: the same tables serve training and reading.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pli_train.anatomy.axes import factors
+from pli_train.anatomy.axes import each_axis, factors
 from pli_train.errors import BadInput, did_you_mean
 
 TABLES = Path(__file__).parent
@@ -55,9 +59,18 @@ class Anatomy:
         given: fields of the config → the value they must have for the table to hold.
         heads_divide_width: whether the config refuses heads that do not, whatever size it states for them.
         rotary: the share of a head's dimensions that rotary positions turn, unless the config says another; 0 for none.
-        qk_norm: whether every head's queries and keys are normalised before their product.
+        qk_norm: whether every head's queries and keys are normalised before their product, or the field of the config
+            that says so.
         layer_type: dotted path of the attribute in which a layer keeps its entry of `layer_types`.
         saved: where `save_pretrained` writes other names: its `stack`, and modules of a layer as written → as here.
+        stacks: of a model that has several, path of each below the base model → what its `config` has otherwise.
+        layout: fields of the config → the value with which tensors are laid out as the table says.
+        rows: name of a tensor that holds several, one above the other → their names in `tensors`, in order.
+        rotary_pairs: which dimensions rotary positions turn together: `halves` (i and i + half of them) or `adjacent`.
+        heeded: fields that the family's layers heed though its config declares none of them.
+        note: what a reader of measures must know about this family, in one line.
+        grows: whether growth in training is tested; if not, the table is for analysis only.
+        by_name: whether it is no table, but layers found by the names of tensors: see `pli_train.anatomy.names`.
     """
 
     model_type: str
@@ -72,9 +85,40 @@ class Anatomy:
     given: dict[str, Any] = field(default_factory=dict)
     heads_divide_width: bool = False
     rotary: float = 0.0
-    qk_norm: bool = False
+    qk_norm: bool | str = False
     layer_type: str | None = None
     saved: dict[str, str] = field(default_factory=dict)
+    stacks: dict[str, dict[str, str]] = field(default_factory=dict)
+    layout: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, list[str]] = field(default_factory=dict)
+    rotary_pairs: str = "halves"
+    heeded: list[str] = field(default_factory=list)
+    note: str = ""
+    grows: bool = True
+    by_name: bool = False
+
+    def __hash__(self) -> int:
+        return hash((self.model_type, self.stack, len(self.tensors)))
+
+    def at(self, stack: str) -> Anatomy:
+        """The same table for one of the family's stacks.
+
+        >>> family("t5").at("decoder.block").config["depth"]
+        'num_decoder_layers'
+        """
+        return replace(self, stack=stack, config=self.config | self.stacks.get(stack, {}))
+
+    def naming(self, names: Iterable[str]) -> Anatomy:
+        """The same table with every `*` in the name of a tensor replaced by the numbers that are there.
+
+        Args:
+            names: of tensors within a layer.
+        """
+        wild = {_wild(name): told for name, told in self.tensors.items() if "*" in name}
+        if not wild:
+            return self
+        there = {n: told for n in sorted(set(names)) for pattern, told in wild.items() if pattern.fullmatch(n)}
+        return replace(self, tensors={n: told for n, told in self.tensors.items() if "*" not in n} | there)
 
     def locate(self, name: str) -> tuple[str, int, str] | None:
         """Split a parameter's full name into (path of the stack, index, name within the layer).
@@ -89,7 +133,7 @@ class Anatomy:
         ('vit.encoder.layer', 3, 'attention.q_proj.bias')
         """
         for stack in filter(None, (self.stack, self.saved.get("stack"))):
-            if found := _stack_pattern(stack).match(name):
+            if found := _stack_pattern(stack, self.by_name).match(name):
                 module, _, last = found["inner"].rpartition(".")
                 inner = (
                     f"{self.saved[module]}.{last}" if stack != self.stack and module in self.saved else found["inner"]
@@ -146,10 +190,22 @@ class Anatomy:
             return 0.0
         told = config.get("rope_parameters")
         told = told if isinstance(told, Mapping) else {}
-        share = told.get("partial_rotary_factor", config.get("rotary_pct", self.rotary))
+        usual = config.get("partial_rotary_factor", config.get("rotary_pct", self.rotary))
+        turned, hidden = config.get("rotary_dim"), config.get(self.config.get("hidden", ""))
+        if isinstance(turned, int) and isinstance(hidden, int) and hidden > 0 and "heads" in self.config:
+            usual = turned * self.sizes(config)["head"] / hidden
+        share = told.get("partial_rotary_factor", usual)
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise BadInput(f"the config of this {self.model_type} turns a share of {share!r} of a head's dimensions")
         return float(share)
+
+    def normalised(self, config: Mapping[str, Any]) -> bool:
+        """Whether queries and keys are normalised before their product.
+
+        >>> family("qwen3").normalised({}), family("phi").normalised({"qk_layernorm": True})
+        (True, True)
+        """
+        return bool(config.get(self.qk_norm)) if isinstance(self.qk_norm, str) else self.qk_norm
 
     @property
     def first_index(self) -> int:
@@ -187,6 +243,10 @@ class Anatomy:
             that the heads of a group share; else `attention`, `ffn`, `norms`, or `other` for a tensor that the table
             does not name. Head h of group g is number g · member + h. A group of one is its head.
         """
+        if name in self.rows:
+            for inner, (start, stop) in self.stretches(name, tensor.shape[0], sizes).items():
+                yield from self.split(inner, tensor[start:stop], sizes)
+            return
         owners, labels = self.owners(name), self.labels(name, sizes)
         if not owners:
             yield labels[0], tensor
@@ -199,6 +259,30 @@ class Anatomy:
         known = {name: sizes[name] for name in names if name in sizes}
         cut = rearrange(tensor, f"{axes} -> ({' '.join(owners)}) ({rest})", **known)
         yield from zip(labels, cut, strict=True)
+
+    def stretches(self, name: str, length: int, sizes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+        """The rows of each of the tensors that one holds: name → (start, stop).
+
+        Args:
+            name: of the tensor that holds them, within a layer.
+            length: how many rows it has.
+            sizes: of the layer, as `sizes` gives them.
+
+        >>> found = family("phi3").stretches("self_attn.qkv_proj.weight", 64, {"group": 2, "member": 2})
+        >>> found["self_attn.qkv_proj.weight[k]"]
+        (32, 48)
+
+        Raises:
+            ValueError: when they do not fill it.
+        """
+        counts = []
+        for inner in self.rows[name]:
+            first = each_axis(self.tensors[inner][1])[0]
+            counts.append(math.prod(sizes[factor] for factor in factors(first) if factor in sizes))
+        if length % sum(counts):
+            raise ValueError(f"{length} rows of {name} are no whole multiple of {sum(counts)}")
+        ends = [0, *(length // sum(counts) * total for total in itertools.accumulate(counts))]
+        return dict(zip(self.rows[name], itertools.pairwise(ends), strict=True))
 
     def owners(self, name: str) -> list[str]:
         """The factors of a tensor's axes that number the parts it falls into; none where it is of one part."""
@@ -221,6 +305,23 @@ def families() -> tuple[str, ...]:
 
 
 @cache
+def trainable() -> tuple[str, ...]:
+    """The model types whose growth in training is tested."""
+    return tuple(name for name in families() if family(name).grows)
+
+
+def to_train(model_type: str) -> Anatomy:
+    """The table of a model type to train with. Raises BadInput without one, and where it is for analysis only."""
+    found = family(model_type)
+    if not found.grows:
+        raise BadInput(
+            f"model type '{model_type}' has a table for analysis only, as its growth in training is not tested "
+            f"(families to train: {', '.join(trainable())})"
+        )
+    return found
+
+
+@cache
 def family(model_type: str) -> Anatomy:
     """The table of a model type. Raises BadInput for a family without one."""
     if model_type not in families():
@@ -229,7 +330,7 @@ def family(model_type: str) -> Anatomy:
             f"(known: {', '.join(families())})"
         )
     table = tomllib.loads((TABLES / f"{model_type}.toml").read_text(encoding="utf-8"))
-    table["tensors"] = {name: (kind, axes) for kind in KINDS for name, axes in table.pop(kind).items()}
+    table["tensors"] = {name: (kind, axes) for kind in KINDS for name, axes in table.pop(kind, {}).items()}
     return Anatomy(**table)
 
 
@@ -249,6 +350,12 @@ def _sides(size: int | Sequence[int]) -> Sequence[int]:
 
 
 @cache
-def _stack_pattern(stack: str) -> re.Pattern[str]:
+def _stack_pattern(stack: str, whole: bool = False) -> re.Pattern[str]:
     # The base model's own prefix (`bert.`, `transformer.`) is there under a task head and missing without one.
-    return re.compile(rf"^(?P<path>(?:\w+\.)?{re.escape(stack)})\.(?P<index>\d+)\.(?P<inner>.+)$")
+    prefix = "" if whole else r"(?:\w+\.)?"
+    return re.compile(rf"^(?P<path>{prefix}{re.escape(stack)})\.(?P<index>\d+)\.(?P<inner>.+)$")
+
+
+@cache
+def _wild(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name).replace(r"\*", r"\d+"))

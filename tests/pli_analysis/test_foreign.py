@@ -275,12 +275,24 @@ def test_what_cannot_be_meant_is_refused_in_one_line(made, output, runs, tmp_pat
         refused(call("pli-analyze", *words), told)
 
 
-def test_a_family_without_a_table_is_named(output):
+@pytest.mark.parametrize(
+    ("family", "flaw"),
+    [
+        ("rwkv", "no table says where a rwkv has heads"),
+        ("t5", "the table of a t5 does not name the tensors there"),
+    ],
+)
+def test_a_family_without_a_table_that_fits_is_read_by_layers(family, flaw, output, made):
     for checkpoint in output.glob("checkpoint-*"):
         config = json.loads((checkpoint / run_folder.CONFIG).read_text())
-        (checkpoint / run_folder.CONFIG).write_text(json.dumps(config | {"model_type": "t5"}))
-    with pytest.raises(BadInput, match="'t5' has no anatomy here"):
-        Run.open(output).drift()
+        (checkpoint / run_folder.CONFIG).write_text(json.dumps(config | {"model_type": family}))
+    run = Run.open(output)
+    assert flaw in run.notes[0] and "docs/families.md" in run.notes[0]
+    mine, theirs = run.drift(), Run.open(made).drift()
+    assert list(mine["part"]) == list(theirs["part"])
+    np.testing.assert_allclose(mine["relative_l2"], theirs["relative_l2"], rtol=1e-9)
+    with pytest.raises(BadInput, match=f"no table says where a {family} has its heads"):
+        run.drift("head")
 
 
 @pytest.mark.parametrize("family", families.TINY)

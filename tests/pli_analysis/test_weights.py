@@ -50,7 +50,7 @@ class Written:
             sights = {n: Sight(place, sizes, HEADS, None) for n, place in places_of(path).items()}
             more = {} if donor is None else {"donor": sights["donor"], "kin": straight}
             visits.append(Visit(**vars(sights["now"]), number=number, wanted=True, **more))
-        self.track = Track("gpt2", "a", "attn.c_attn.weight", tuple(visits))
+        self.track = Track(family("gpt2"), "a", "attn.c_attn.weight", tuple(visits))
 
     def expected(self):
         """(visits, parts, 7)."""

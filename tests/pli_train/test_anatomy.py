@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import tomllib
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoConfig
 from pli_train import anatomy
 from pli_train.errors import BadInput
 from pli_train.model import stack_of
-from tests.families import HEADS, LAYERS, OPTIONAL, TINY, UNITS, WIDTH, logits, tiny
+from tests.families import ANALYSED, HEADS, LAYERS, OPTIONAL, TINY, UNITS, WIDTH, logits, tiny
 
 GROUPED = [name for name in TINY if "groups" in anatomy.family(name).config]
 POST = [name for name in TINY if anatomy.family(name).norm == "post"]
@@ -56,7 +57,8 @@ def silence(layer, parts, sizes, part):
 
 
 def test_every_family_with_a_table_is_tested_here(family):
-    assert set(anatomy.families()) == set(TINY)
+    assert set(anatomy.trainable()) == set(TINY)
+    assert set(anatomy.families()) == {*TINY, *ANALYSED}
     assert anatomy.family(family).model_type == family
 
 
@@ -315,3 +317,9 @@ def test_a_family_without_a_table_is_named_with_its_neighbour(family):
 def test_a_stock_config_is_one_the_table_holds_for(family, parts):
     config = AutoConfig.for_model(family)
     assert all(getattr(config, name) == value for name, value in parts.given.items())
+
+
+def test_the_table_in_the_documentation_is_mistrals():
+    page = (anatomy.TABLES.parents[1] / "docs/families.md").read_text(encoding="utf-8")
+    shown = tomllib.loads(page.partition("```anatomy\n")[2].partition("```")[0])
+    assert shown == tomllib.loads((anatomy.TABLES / "mistral.toml").read_text(encoding="utf-8"))
