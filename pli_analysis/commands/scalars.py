@@ -33,18 +33,18 @@ def scalars(
 
     Example: pli-analyze scalars runs/tiny --tags 'eval/*' -o eval.csv
     """
-    from pli_analysis import scalars as readers
+    from pli_analysis.others import trainer_log
     from pli_analysis.tables import emit
 
     if download is not None and (out is not None or format not in (None, Format.JSON, Format.CSV)):
         raise BadInput("--download: writes files of --format json (if left out) or csv, and no -o beside them")
-    found = readers.read(run)
+    found = trainer_log.any_of(run)
     complain(found.damaged)
     if not found.columns:
         raise BadInput(f"{run}: holds no scalars")
     chosen = found.only(tags) if tags else found
     if download is None:
-        table = chosen.tidy(readers.name_of(run))
+        table = chosen.tidy(trainer_log.name_of(run))
         if format is None and out is None and len(table) > MOST_DRAWN:
             raise BadInput(f"{len(table):,} rows: choose some with --tags, or write all with -o FILE or --format csv")
         emit(table, format, out, whole=True)

@@ -18,6 +18,7 @@ import numpy as np
 from pli_analysis import scalars as readers
 from pli_analysis.metrics.loss import AXES, at_steps
 from pli_analysis.metrics.runs import config_of
+from pli_analysis.others import trainer_log
 from pli_train import run_folder
 from pli_train.errors import BadInput
 
@@ -92,7 +93,7 @@ def grouped(asked: str) -> tuple[str, Path]:
 
 
 def _curves(group: str, path: Path, pattern: str | None, width: int) -> list[Curve]:
-    scalars, name = readers.read(path), readers.name_of(path)
+    scalars, name = trainer_log.any_of(path), trainer_log.name_of(path)
     tags, known = _tags(path, list(scalars.columns), pattern), _of_run(path)
     found = []
     for tag in tags:

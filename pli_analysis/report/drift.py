@@ -94,6 +94,9 @@ def _age_words(table: pd.DataFrame, lineage: Lineage) -> str:
         return "Every layer has been there from the start, so step and age are one."
     if not founders:
         return "No layer has been there from the start: all were inserted."
+    youngest = table.groupby("part")["age"].min()
+    if late := [part for part in parts if youngest[part] > 0]:
+        return f"No checkpoint has the birth weights of {', '.join(late)}: equal ages cannot be compared."
     age = int(table.groupby("part")["age"].max().min())
     at = {part: _at_age(rows, age) for part, rows in table.groupby("part")}
     old, new = ([at[part] for part in parts] for parts in (founders, newborns))

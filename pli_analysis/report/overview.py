@@ -53,13 +53,13 @@ INFERRED = (
 def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
     """The run in a dozen facts, and what the other sections found."""
     config, lineage = run.record.get("config", {}), run.lineage
-    first, last = run.checkpoints[0], run.checkpoints[-1]
+    last, began = run.checkpoints[-1], len(run.beginning.stack)
     table = loss_metric.loss(run.scalars)
     evals = table[table["kind"] == "eval"]
     sizes = run.scalars.table(run_folder.PARAMETERS)["value"]
     facts = [
         ("Model", f"{last.config.get('model_type')}, {last.anatomy.task}, width {_width(last.config)}"),
-        ("Layers", f"{len(first.lineage.stack)} → {len(lineage.stack)}, {count(len(lineage.events), 'growth event')}"),
+        ("Layers", f"{began} → {len(lineage.stack)}, {count(len(lineage.events), 'growth event')}"),
         ("Stack now", str(lineage)),
         ("Steps", f"{last.step:,}" + (f" of {total:,}" if (total := run.record.get("total_steps")) else "")),
         ("Tokens", f"{last.tokens:,}" if last.tokens else ""),
@@ -171,8 +171,8 @@ def origin(run: Run) -> list[tuple[str, str]]:
 
 def lead(run: Run) -> str:
     """The run in one sentence."""
-    first, found, last = run.checkpoints[0], run.lineage, run.checkpoints[-1]
-    grown = f"grew from {len(first.lineage.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
+    found, last = run.lineage, run.checkpoints[-1]
+    grown = f"grew from {len(run.beginning.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
     return f"A {last.config.get('model_type')} that {grown} over {last.step:,} steps."
 
 

@@ -65,7 +65,8 @@ class States:
     def save(self, growing: Growing, state: TrainerState, after: bool) -> None:
         """Write the state on one side of the events of this step. Raises PliError when the disk fails."""
         name = CheckpointName(state.global_step, after)
-        snapshot = Snapshot.take(growing.model, growing.anatomy, None, growing.lineage, state)  # type: ignore[arg-type]
+        model: Any = growing.model
+        snapshot = Snapshot.take(model, growing.anatomy, None, growing.lineage, state)
         try:
             checkpoint.put(self.folder, name, snapshot)
         except (OSError, SafetensorError) as error:
@@ -87,7 +88,8 @@ class States:
     def draw(self, growing: Growing, dataset: Any, tokenizer: Any, seed: int) -> None:
         """Keep held-out tokens of an evaluation data set: the same ones whenever the training is begun."""
         if self._held_out is None and self._blocks:
-            known, task = growing.model.config.vocab_size, growing.anatomy.task  # type: ignore[union-attr]
+            model: Any = growing.model
+            task, known = growing.anatomy.task, getattr(model.config, "vocab_size", 0)
             self._held_out = held_out_rows.drawn(dataset, self._blocks, task, known, tokenizer, seed)
             if self._held_out is not None:
                 checkpoint.write_tensors(self.folder / run_folder.PROBE, self._held_out)
@@ -104,10 +106,10 @@ class States:
 
     def _thin_out(self) -> None:
         """Remove the states of older events, beyond as many as stay; the first state stays."""
-        there = run_folder.checkpoints(self.folder)
+        there, most = run_folder.checkpoints(self.folder), self._most
         steps = sorted({name.step for name, _ in there if name.step})
-        for name, path in there if self._most is not None else ():
-            if name.step in steps[: -self._most]:
+        for name, path in there:
+            if most is not None and name.step in steps[:-most]:
                 checkpoint.remove(path)
 
 

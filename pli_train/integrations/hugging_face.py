@@ -53,9 +53,9 @@ class GrowthCallback(TrainerCallback):
     Every checkpoint gets a `lineage.json`. Families with a table grow in layers, heads and FFN units; any other model
     whose blocks are one ModuleList grows in layers.
 
-    Of a family with a table, `OUTPUT_DIR/_growth` keeps what `pli-analyze` asks for: the weights as training began and
-    on both sides of each step with events, whatever `save_total_limit` is (on disk 1 + 2 · events times a model, without
-    an optimizer's state), and held-out tokens from the first evaluation's data set. See `growth_states`.
+    `OUTPUT_DIR/_growth` keeps what `pli-analyze` asks for, whatever `save_total_limit` is (models of a family with a
+    table): the weights as training began and on both sides of each step with events, so that n such steps take 1 + 2 n
+    times a model's weights on disk, and held-out tokens from the first evaluation. See `growth_states`.
 
     Args:
         schedule: a Growth, or a schedule in any form that a config takes.
