@@ -1,9 +1,9 @@
 """A `trainer_state.json` changed at random: what reads it as a history gives content or one named line, nothing else."""
 
 import json
-import math
 import random
 import resource
+import shutil
 import time
 
 import numpy as np
@@ -41,23 +41,18 @@ def changed(good, chance):
 
 
 def readers(output):
-    """What reads a history, each by itself."""
-
-    def axes():
-        found = curves.read([str(output)], "*loss")
-        for axis in ("step", *loss_metric.AXES):
-            compare.compare(found, axis)
-
+    """What reads a history; each fails by itself."""
+    run = Run.open(output)
     return (
-        lambda: sound(Run.open(output).scalars),
-        lambda: sound(trainer_log.any_of(output)),
+        lambda: sound(run.scalars),
         lambda: sound(trainer_log.any_of(output / AT / run_folder.TRAINER_STATE)),
-        lambda: loss_metric.loss(Run.open(output).scalars),
-        lambda: (rates_of(Run.open(output)).at(3), rates_of(Run.open(output)).phase(2, 8)),
-        lambda: [checkpoint.tokens for checkpoint in Run.open(output).checkpoints],
-        lambda: Run.open(output).drift(),
-        axes,
-        lambda: (overview.summary(Run.open(output), []), overview.loss(Run.open(output))),
+        lambda: loss_metric.loss(run.scalars),
+        lambda: (rates_of(run).at(3), rates_of(run).phase(2, 8)),
+        lambda: [checkpoint.tokens for checkpoint in run.checkpoints],
+        lambda: run.drift(),
+        lambda: compare.compared(curves.read([str(output)]), "step"),
+        lambda: compare.compared(curves.read([str(output)]), "tokens"),
+        lambda: (overview.summary(run, []), overview.loss(run)),
     )
 
 
@@ -82,15 +77,13 @@ def read_everything(output):
 
 @pytest.mark.parametrize("events", [True, False], ids=["with event files", "alone"])
 def test_a_changed_history_is_content_or_a_named_error_and_nothing_else_happens(events, output, fuzz_cases, tmp_path):
-    import shutil
-
     folder = shutil.copytree(output, tmp_path / "out")
     if not events:
         shutil.rmtree(folder / "runs")
     path, before = folder / AT / run_folder.TRAINER_STATE, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     good, everything, whole = path.read_bytes(), read_everything(folder), 0
-    assert everything == len(readers(folder)) - 1  # seconds are not logged, or FLOPs: no such axis
-    for looking, cases in ((Blind(), 20), (Watch(), fuzz_cases // 2)):
+    assert everything == len(readers(folder))
+    for looking, cases in ((Blind(), 20), (Watch(), fuzz_cases // 5)):
         chance = random.Random(f"{events} {cases}")
         for number in range(cases):
             bad = changed(good, chance)
@@ -104,6 +97,6 @@ def test_a_changed_history_is_content_or_a_named_error_and_nothing_else_happens(
                 path.write_bytes(good)
             assert not looking.seen, (number, looking.seen[:3], bad[:2000])
             assert time.process_time() - began < SECONDS, (number, bad[:2000])
-    assert whole and not math.isnan(whole)
+    assert whole
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
     assert read_everything(folder) == everything
