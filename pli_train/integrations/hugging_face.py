@@ -184,13 +184,8 @@ class GrowthCallback(TrainerCallback):
         growing.save(Path(str(args.output_dir)) / run_folder.LINEAGE)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
-        """Let happen what is due after the last update, and let go of the optimizer."""
-        growing, output = self._now(), Path(str(args.output_dir))
-        if growing.due(state.global_step):
-            self._step(state)
-            if output.is_dir():
-                growing.save(output / run_folder.LINEAGE)
-        growing.close()
+        """Let go of the optimizer. What is due at this step waits for an update, of a resumed training."""
+        self._now().close()
         if self._states is not None:
             self._states.close()
 
