@@ -18,6 +18,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pli_analysis.others import trainer_log
 from pli_analysis.others.inferred import Inferred, infer
 from pli_analysis.run import Checkpoint, Run, Watch
 from pli_train import run_folder
@@ -61,8 +62,6 @@ class ForeignCheckpoint(Checkpoint):
     @cached_property
     def state(self) -> dict[str, Any]:
         """How far training was, in Hugging Face's words; empty where no file tells, or one of another step."""
-        from pli_analysis.others import trainer_log
-
         return trainer_log.state_of(self.path)
 
     @cached_property
@@ -155,6 +154,8 @@ class ForeignRun(Run):
     def notes(self) -> list[str]:
         """What whoever reads a table of it should know, a line each."""
         lines = ["steps are numbers in the order given: no name and no trainer_state.json tells them"] * self.numbered
+        if line := trainer_log.broken({str(checkpoint.name): checkpoint.state for checkpoint in self.checkpoints}):
+            lines.append(line)
         if (table := self.confidence) is None:
             return [*lines, *self._lacks()]
         if not len(table):
@@ -174,8 +175,6 @@ class ForeignRun(Run):
     @cached_property
     def scalars(self) -> Scalars:
         """What Trainer logged, as far as it is there."""
-        from pli_analysis.others import trainer_log
-
         return trainer_log.read(self.path, [checkpoint.state for checkpoint in self.checkpoints])
 
     @cached_property

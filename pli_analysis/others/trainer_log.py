@@ -75,6 +75,23 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
     return {} if named is not None and found.get("global_step", named.step) != named.step else found
 
 
+def broken(states: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """A line where a state's history does not begin with that of a state before; None where all are of one training.
+
+    Args:
+        states: name of the checkpoint → its state, oldest first.
+    """
+    known: list[object] = []
+    before = ""
+    for name, state in states.items():
+        if not isinstance(history := state.get(HISTORY), list):
+            continue
+        if not _begins_with(history, known):
+            return f"{name} and {before} are of different trainings, or of a branch that was left: their log_history differs"
+        before, known = name, history
+    return None
+
+
 def read(folder: Path, states: Sequence[Mapping[str, Any]]) -> Scalars:
     """All that was logged in a folder.
 

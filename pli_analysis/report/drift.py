@@ -47,9 +47,7 @@ def drift(run: Run) -> Section:
         "count as movement."
     ]
     if late := _without_birth(table):
-        words.append(
-            f"No checkpoint has the birth weights of {', '.join(late)}: here the first ones seen stand for them."
-        )
+        words.append(f"No checkpoint has the birth weights of {', '.join(late)}: the first ones seen stand for them.")
     figures = [
         Figure(
             "drift-map", "Relative L2 drift of each layer", f"{found} {whence}", drift_figures.heat_map(table), table

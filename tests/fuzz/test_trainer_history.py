@@ -1,4 +1,4 @@
-"""A `trainer_state.json` changed at random: what reads it as a history gives content or one named line, nothing else."""
+"""A `trainer_state.json` changed at random: what reads it as a history gives content or one named line, no more."""
 
 import json
 import random

@@ -108,6 +108,15 @@ def test_a_state_that_is_of_another_step_than_its_folder_tells_nothing(tmp_path)
     assert points(trainer_log.any_of(tmp_path), "train/loss") == {10: 5.0}
 
 
+def test_checkpoints_of_two_trainings_in_one_folder_are_told():
+    """Trainer leaves what an earlier training in its folder saved, higher steps included."""
+    stale, new = losses({10: 9.0, 20: 8.0}), losses({10: 5.0})
+    told = {"checkpoint-10": {"log_history": new}, "checkpoint-20": {"log_history": stale}}
+    assert "checkpoint-20 and checkpoint-10 are of different trainings" in trainer_log.broken(told)
+    told["checkpoint-20"] = {"log_history": new + losses({20: 4.0})}
+    assert trainer_log.broken(told) is None and trainer_log.broken({"a": {}, "b": {"log_history": new}}) is None
+
+
 @pytest.mark.parametrize("history", [None, "none", {"loss": 1}, 3])
 def test_a_state_without_a_history_leaves_the_word_to_event_files(history, tmp_path, clock):
     start(tmp_path, clock, "one", {"train/loss": DEAD})
