@@ -87,7 +87,7 @@ def broken(states: Mapping[str, Mapping[str, Any]]) -> str | None:
         if not isinstance(history := state.get(HISTORY), list):
             continue
         if not _begins_with(history, known):
-            return f"{name} and {before} are of different trainings, or of a branch that was left: their log_history differs"
+            return f"{name} and {before} are of different trainings, or of branches of one: their {HISTORY} differs"
         before, known = name, history
     return None
 
@@ -144,8 +144,9 @@ def _with_the_last(
 
 
 def _begins_with(history: object, known: Sequence[object]) -> bool:
-    # As text, in which NaN is NaN.
-    return isinstance(history, list) and json.dumps(history[: len(known)]) == json.dumps(known)
+    if not isinstance(history, list) or history[: len(known)] == known:
+        return isinstance(history, list)
+    return json.dumps(history[: len(known)]) == json.dumps(known)  # as text, in which NaN is NaN
 
 
 def _history(entries: Sequence[object]) -> tuple[dict[str, Columns], int]:
