@@ -326,7 +326,11 @@ def flaw(checkpoint: Path) -> str | None:
 
 
 def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], bool]:
-    """Checkpoints in the order of their steps; where not each has one of its own, numbered in the order given."""
+    """Checkpoints in the order of their steps; where not each has one of its own, numbered in the order given.
+
+    Numbers are no less than the step of the last event in a checkpoint's lineage, as a model that `pli-train export`
+    made has one.
+    """
     real = [path.resolve() for path in paths]
     names = [CheckpointName.parse(path.name) or _step_of(path) for path in real]
     labels = [path.name for path in real]
@@ -339,8 +343,9 @@ def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], bo
         raise BadInput(f"{twice}: is given twice")
     known = [name for name in names if name is not None]
     numbered = len({(name.step, name.after) for name in known}) < len(paths)
-    told = []
-    for number, (name, label, path) in enumerate(zip(names, labels, paths, strict=True)):
+    told, number = list[tuple[Label, Path]](), -1
+    for name, label, path in zip(names, labels, paths, strict=True):
+        number = max(number + 1, _last_event(path))
         place = CheckpointName(number) if numbered or name is None else name
         told.append((Label(place.step, place.after, label), path))
     told.sort(key=lambda one: (one[0].step, one[0].after))
@@ -351,6 +356,13 @@ def _step_of(checkpoint: Path) -> CheckpointName | None:
     state = checkpoint / run_folder.TRAINER_STATE
     step = run_folder.read_json(state).get("global_step") if state.is_file() else None
     return CheckpointName(step) if type(step) is int and 0 <= step < 2**53 else None
+
+
+def _last_event(checkpoint: Path) -> int:
+    """The step of the last event that a checkpoint has behind it, as far as its lineage tells: it cannot be earlier."""
+    path = checkpoint / run_folder.LINEAGE
+    events = _read(path).events if path.is_file() else []
+    return events[-1].step if events else 0
 
 
 def _root(paths: Sequence[Path]) -> Path:

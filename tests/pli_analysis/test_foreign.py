@@ -232,6 +232,19 @@ def test_without_the_states_around_events_nothing_is_told_of_a_wrong_step(grown,
     assert "grew from 2 to 4 layers over 10 steps" in page and "no checkpoint has the birth weights" in page.lower()
 
 
+def test_models_that_lost_their_steps_are_no_earlier_than_their_last_events(grown, tmp_path):
+    """As `pli-train export` makes them: with a lineage, without a state of training."""
+    for name, source in (("a", "_growth/checkpoint-2"), ("b", "_growth/checkpoint-6"), ("c", "checkpoint-10")):
+        shutil.copytree(grown / source, tmp_path / name, ignore=shutil.ignore_patterns(run_folder.TRAINER_STATE))
+    alone = Run.open(tmp_path / "b")
+    assert [(c.step, str(c.lineage)) for c in alone.checkpoints] == [(6, "d a c b")]
+    assert [event.step for event in alone.lineage.events] == [2, 6]
+    opened = Run.open([tmp_path / name for name in "abc"])
+    assert [checkpoint.step for checkpoint in opened.checkpoints] == [2, 6, 7]
+    assert opened.notes[0].startswith("steps are numbers in the order given")
+    assert opened.drift()["age"].min() == 0
+
+
 def test_a_state_that_trainer_saved_at_an_event_is_the_one_before_it(grown, tmp_path):
     growth = GrowthCallback("2@1", initialiser="random", keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=1, max_steps=4).train()
