@@ -230,13 +230,15 @@ class ForeignRun(Run):
 
     def _lacks(self) -> list[str]:
         """What a lineage tells of that no checkpoint has: birth weights, and states around events."""
-        first: dict[str, int] = {}
+        first: dict[tuple[str, int], int] = {}
         for checkpoint in self.checkpoints:
-            first |= {id: checkpoint.step for id in checkpoint.lineage.stack if id not in first}
-        late = [(step, id, self.lineage.layers[id].birth.step) for id, step in first.items()]
+            for id in checkpoint.lineage.stack:
+                for part in _births(checkpoint.lineage, id):
+                    first.setdefault(part, checkpoint.step)
+        late = [(step, part, born) for (part, born), step in first.items() if step > born]
         lines = []
-        for step in dict.fromkeys(step for step, _, born in late if step > born):
-            told = ", ".join(f"{id} (born at step {born})" for at, id, born in late if at == step > born)
+        for step in dict.fromkeys(step for step, *_ in late):
+            told = ", ".join(f"{part} (born at step {born})" for at, part, born in late if at == step)
             lines.append(f"birth weights first seen at step {step}, drift counts from there: {told}")
         sides = {(checkpoint.step, checkpoint.name.after) for checkpoint in self.checkpoints}
         grown = dict.fromkeys(event.step for event in self.lineage.events)
@@ -244,6 +246,14 @@ class ForeignRun(Run):
             steps = ", ".join(gone[:8]) + (", …" if len(gone) > 8 else "")
             lines.append(f"no states right before and after step {steps}: what these events changed is not measured")
         return lines
+
+
+def _births(lineage: Lineage, id: str) -> list[tuple[str, int]]:
+    """What of a layer was born together, and at which step: itself, heads and FFN units that came later."""
+    layer, found = lineage.layers[id], [(id, lineage.layers[id].birth.step)]
+    found += [(f"heads of {id}", head.step) for head in layer.heads.values() if head.event != layer.birth.event]
+    later = [event for event in layer.widths if event and event != layer.birth.event]
+    return found + [(f"FFN units of {id}", lineage.events[event - 1].step) for event in later]
 
 
 def _read(path: Path) -> Lineage:

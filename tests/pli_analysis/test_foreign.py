@@ -232,6 +232,14 @@ def test_without_the_states_around_events_nothing_is_told_of_a_wrong_step(grown,
     assert "grew from 2 to 4 layers over 10 steps" in page and "no checkpoint has the birth weights" in page.lower()
 
 
+def test_heads_and_units_that_came_between_checkpoints_are_told(tmp_path):
+    events = [{"at": 2, "operator": "heads", "to": 4}, {"at": 2, "operator": "ffn", "to": 56}]
+    growth = GrowthCallback(events, initial_heads=2, keep=0)
+    trainer_of("gpt2", tmp_path / "out", growth, save_steps=4, max_steps=4).train()
+    told = Run.open(tmp_path / "out").notes[0]
+    assert "a (born at step 0), heads of a (born at step 2), FFN units of a (born at step 2), b (born" in told
+
+
 def test_models_that_lost_their_steps_are_no_earlier_than_their_last_events(grown, tmp_path):
     """As `pli-train export` makes them: with a lineage, without a state of training."""
     for name, source in (("a", "_growth/checkpoint-2"), ("b", "_growth/checkpoint-6"), ("c", "checkpoint-10")):
