@@ -269,19 +269,10 @@ def _is_model(folder: Path) -> bool:
 def _of_trainer(folder: Path) -> Scalars:
     """Event files, and the history in the newest state that there is."""
     from pli_analysis.others import trainer_log
+    from pli_analysis.others.foreign import checkpoints_in
 
-    inside = [path for _, path in run_folder.checkpoints(folder)] or _steps_in(folder)
-    states = [path / run_folder.TRAINER_STATE for path in (folder, *reversed(inside))]
-    own, *others = [path if path.is_file() else None for path in states]
-    last = next((path for path in others if path is not None), None)  # a state holds all that was logged before it
-    found = [run_folder.read_json(path) for path in (own, last) if path is not None]
-    newest = max(found, key=_step_of, default={})
-    return trainer_log.read(folder, newest)
-
-
-def _step_of(state: dict[str, object]) -> int:
-    step = state.get("global_step")
-    return step if type(step) is int else -1
+    inside = [path for _, path in sorted(checkpoints_in(folder)) if not path.is_symlink()] or _steps_in(folder)
+    return trainer_log.read(folder, [trainer_log.state_of(path) for path in inside])
 
 
 def _of_logs(folder: Path) -> Scalars:
@@ -327,7 +318,7 @@ def _of_file(path: Path) -> dict[str, Scalars]:
     if path.suffix == ".json" and (state := _state(path)) is not None:
         from pli_analysis.others import trainer_log
 
-        return {"": trainer_log.read(path, state)}
+        return {"": trainer_log.told([state], [])}
     return {"": scalars.read(path)}
 
 

@@ -101,7 +101,7 @@ def lack_of(run: Run) -> str | None:
     """
     from pli_analysis.run import open_weights
 
-    path = run.path / run_folder.PROBE
+    path = run.held_out
     if not path.is_file():
         return "keeps no held-out blocks"
     with open_weights(path) as file:
@@ -116,7 +116,7 @@ def _kept(run: Run) -> Sample:
 
     from pli_analysis.run import open_weights
 
-    path = run.path / run_folder.PROBE
+    path = run.held_out
     if lack := lack_of(run):
         raise BadInput(f"{run.path}: {lack} ({run_folder.PROBE}): give a text with --text FILE")
     size = run.checkpoints[-1].config.get("vocab_size")

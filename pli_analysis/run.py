@@ -112,13 +112,12 @@ class Checkpoint:
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """How far training was, in Hugging Face's words; empty for foreign weights that come without."""
-        path = self.path / run_folder.TRAINER_STATE
-        return {} if not path.exists() and not self.has_manifest else run_folder.read_json(path)
+        """How far training was, in Hugging Face's words."""
+        return run_folder.read_json(self.path / run_folder.TRAINER_STATE)
 
     @cached_property
-    def tokens(self) -> int:
-        """Tokens trained on so far; 0 where training did not count them."""
+    def tokens(self) -> int | None:
+        """Tokens trained on so far; None where training did not count them."""
         tokens = self.state.get("num_input_tokens_seen", 0)
         if not isinstance(tokens, int):
             raise BadInput(f"{self.path}: {run_folder.TRAINER_STATE} does not say how many tokens were seen")
@@ -145,7 +144,7 @@ class Checkpoint:
     @property
     def is_there(self) -> bool:
         """Whether nobody has removed it meanwhile."""
-        return (self.path / (run_folder.MANIFEST if self.known is None else run_folder.CONFIG)).exists()
+        return (self.path / run_folder.MANIFEST).exists()
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -364,6 +363,16 @@ class Run:
     def tokenizer(self) -> Path:
         """The folder with the tokenizer."""
         return self.path / run_folder.TOKENIZER
+
+    @property
+    def held_out(self) -> Path:
+        """The file of held-out blocks, whether or not there is one."""
+        return self.path / run_folder.PROBE
+
+    @property
+    def beginning(self) -> Lineage:
+        """Who sat where when the run began."""
+        return self.checkpoints[0].lineage
 
     @property
     def confidence(self) -> pd.DataFrame | None:

@@ -204,6 +204,10 @@ class Reader:
         lines = [f"{path}: {_pointer(path) or tail.damage}" for path, tail in self._tails.items() if tail.damage]
         return Scalars(whole.columns, lines)
 
+    def pieces(self) -> dict[Path, Piece]:
+        """What each file says by itself up to the last update, in the order that processes wrote them."""
+        return {path: tail.piece for path, tail in self._tails.items()}
+
 
 def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
     """What a file says up to its end, when `tail` is known already."""
@@ -269,10 +273,15 @@ def _begun(path: Path) -> tuple[int, float, str]:
     Our own numbers grow whatever the clock does. Other writers' names tell the second alone: two processes of one
     second would swap places.
     """
+    return run_folder.order_of(path), begun(path), path.name
+
+
+def begun(path: Path) -> float:
+    """When an event file was begun by its first record, in seconds since 1970; 0 where it does not say."""
     try:
         with path.open("rb") as file:
             first = file.read(21)[12:]
     except OSError:
         first = b""
     whole = len(first) == 9 and first[0] == layouts.WALL_TIME
-    return run_folder.order_of(path), struct.unpack("<d", first[1:])[0] if whole else 0.0, path.name
+    return float(struct.unpack("<d", first[1:])[0]) if whole else 0.0

@@ -100,9 +100,18 @@ class Growing:
         Args:
             optim: holds the model's parameters as they are now. What accelerate wraps around it is taken off.
             rewound: (step, step of the rewind) → each group's learning rate, as `rewound` makes it of a scheduler.
+
+        Raises:
+            BadInput: when another schedule has it already.
         """
         self.close()
         self._optimizer, self._rewound = getattr(optim, "optimizer", optim), rewound
+        hooks = self._optimizer._optimizer_step_pre_hooks.values()
+        if any(isinstance(getattr(hook, "__self__", None), Growing) for hook in hooks):
+            raise BadInput(
+                "growth: this optimizer grows by another schedule already (two GrowthCallbacks in one Trainer?): give "
+                "all events to one"
+            )
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._before_update),
             self._optimizer.register_step_post_hook(self._after_update),
@@ -126,11 +135,15 @@ class Growing:
         if self._optimizer is not None and self._rewound is None and self.rewinds:
             raise BadInput("growth: learning_rate 'rewind' needs the run's scheduler, a LambdaLR: pass scheduler=…")
         self._now = step
-        due = list(takewhile(lambda planned: _step_of(planned) <= step, self.planned[len(self.lineage.events) :]))
+        due = self.due(step)
         for planned in due:
             self._happen(planned.event, step)
         self._paces.hold(step)
         return bool(due)
+
+    def due(self, step: int) -> list[Planned]:
+        """The events that `step` will let happen."""
+        return list(takewhile(lambda planned: _step_of(planned) <= step, self.planned[len(self.lineage.events) :]))
 
     @property
     def rewinds(self) -> bool:

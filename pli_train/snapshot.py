@@ -59,13 +59,16 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything a checkpoint holds, apart from the model and the optimizer that go on changing."""
+    """Everything a checkpoint holds, apart from the model and the optimizer that go on changing.
+
+    `optimizer` is None in a snapshot for analysis, from which training cannot go on.
+    """
 
     config: PretrainedConfig
     generation: GenerationConfig | None
     parameters: int
     weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
+    optimizer: dict[str, Tensor] | None
     lineage: str
     trainer_state: TrainerState
 
@@ -74,14 +77,14 @@ class Snapshot:
         cls,
         model: PreTrainedModel,
         anatomy: Anatomy,
-        optimizer: AdamW,
+        optimizer: AdamW | None,
         lineage: Lineage,
         trainer_state: TrainerState,
         buffers: Buffers | None = None,
     ) -> Snapshot:
         """Copy a run's state. With `buffers`, into those: then the snapshot before must be done with."""
         weights = _without_ties(stock.padded(model, anatomy), model)
-        state = optimizers.state_tensors(optimizer, model, anatomy, lineage.stack)
+        state = {} if optimizer is None else optimizers.state_tensors(optimizer, model, anatomy, lineage.stack)
         held = (buffers or Buffers()).copy({**weights, **{_STATE + name: tensor for name, tensor in state.items()}})
         config = deepcopy(model.config)
         config.dtype = str(model.dtype).removeprefix("torch.")
@@ -91,7 +94,7 @@ class Snapshot:
             deepcopy(model.generation_config) if model.can_generate() else None,
             model.num_parameters(),
             {name: held[name] for name in weights},
-            {name: held[_STATE + name] for name in state},
+            None if optimizer is None else {name: held[_STATE + name] for name in state},
             lineage.to_json(),
             trainer_state,
         )
@@ -99,11 +102,11 @@ class Snapshot:
     @property
     def bytes(self) -> int:
         """What its tensors take, in memory and on disk."""
-        return sum(tensor.nbytes for tensor in chain(self.weights.values(), self.optimizer.values()))
+        return sum(tensor.nbytes for tensor in self._tensors())
 
     def finite(self) -> bool:
         """Whether every weight and moment is a finite number."""
-        tensors = (t for t in chain(self.weights.values(), self.optimizer.values()) if t.is_floating_point())
+        tensors = (tensor for tensor in self._tensors() if tensor.is_floating_point())
         return all(math.isfinite(bound) for tensor in tensors if tensor.numel() for bound in torch.aminmax(tensor))
 
     def files(self) -> Iterator[File]:
@@ -115,7 +118,11 @@ class Snapshot:
         yield from self._shards()
         yield "lineage", run_folder.LINEAGE, lambda path: path.write_text(self.lineage, encoding="utf-8")
         yield "state", run_folder.TRAINER_STATE, lambda path: self.trainer_state.save_to_json(str(path))
-        yield "optimizer", run_folder.OPTIMIZER, lambda path: save_file(self.optimizer, path)
+        if (moments := self.optimizer) is not None:
+            yield "optimizer", run_folder.OPTIMIZER, lambda path: save_file(moments, path)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        return chain(self.weights.values(), (self.optimizer or {}).values())
 
     def _shards(self) -> Iterator[File]:
         pattern = run_folder.WEIGHTS.replace(".safetensors", "{suffix}.safetensors")

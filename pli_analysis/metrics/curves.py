@@ -182,8 +182,9 @@ def reached(curve: Curve, level: float, axis: str) -> float:
     if not len(below) or below[0] == 0:
         return float("nan")
     at, where = int(below[0]), curve.table[axis].to_numpy(dtype=float)
-    share = (losses[at - 1] - level) / (losses[at - 1] - losses[at])
-    return float(where[at - 1] + share * (where[at] - where[at - 1]))
+    with np.errstate(invalid="ignore", over="ignore"):
+        share = (losses[at - 1] - level) / (losses[at - 1] - losses[at])
+        return float(where[at - 1] + share * (where[at] - where[at - 1]))
 
 
 def loss_at(curve: Curve, at: float, axis: str = "step") -> float:

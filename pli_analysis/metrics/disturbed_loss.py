@@ -42,6 +42,8 @@ class Losses:
         """What `COLUMNS` name."""
         scalars, twin = self.scene.run.scalars, self.scene.twin(step)
         sides = {"loss_before": run_folder.EVAL_LOSS, "loss_after": run_folder.EVAL_LOSS_AFTER_EVENT}
+        if len(scalars.of(run_folder.EVAL_LOSS_BEFORE_EVENT).steps):
+            sides["loss_before"] = run_folder.EVAL_LOSS_BEFORE_EVENT
         evals = {side: scalars.at(tag, step) for side, tag in sides.items()}
         row: dict[str, object] = {side: NAN if loss is None else loss for side, loss in evals.items()}
         row |= {"window": self.scene.window}

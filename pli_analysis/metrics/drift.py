@@ -3,7 +3,8 @@
 θ(t) are a part's weights at step t and θ(b) those right after its creation, noise included. A part is followed by
 its identity: what sits at its old index after an insertion does not matter. Sums over parts are in float64; see
 `pli_analysis.weights.moments` for what happens within a run of a thousand numbers. In checkpoints that no run of ours
-wrote a part's birth is the first checkpoint that has it, some way into its training: `age` counts from there.
+wrote, θ(b) are the weights of the first checkpoint that has a part. Where a lineage is written that checkpoint may lie
+later than the part's birth, from which `age` counts; where the lineage is inferred, it is taken to be the birth.
 
 Columns of the table, one row for each part and checkpoint:
     part        layer id (`c`), head id (`c.h3`), or layer id and kind (`c.ffn`, `c.norms`, `c.attention`); where heads
@@ -13,7 +14,7 @@ Columns of the table, one row for each part and checkpoint:
     checkpoint  name of the checkpoint folder
     step        optimizer updates done
     age         steps since the part's birth
-    tokens      tokens trained on so far
+    tokens      tokens trained on so far; empty where training did not count them
     index       where the layer sat then, 0 at the bottom
     relative_l2 ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖      (‖θ(t) − θ(b)‖ itself where θ(b) is zero: column `absolute`); empty, as all
                 measures below, where a number of θ(t) or θ(b) is not finite
@@ -121,6 +122,8 @@ def drift(
         for level, kind in kinds.items()
     }
     table = pd.DataFrame(_table(sums, rates_of(run), levels, more))
+    if table["tokens"].isna().any():
+        table["tokens"] = table["tokens"].astype("Int64")
     return table.reindex(columns=[*COLUMNS, *(GAUGE if gauge else []), *(SPECTRAL if spectral else [])])
 
 

@@ -39,12 +39,18 @@ class Mover:
     @cached_property
     def ends(self) -> dict[int, Checkpoint]:
         """Step → the state in which a stretch that leads up to it ends: before the events of that step."""
-        return {checkpoint.step: checkpoint for checkpoint in reversed(self.run.checkpoints)}
+        found = [c for c in reversed(self.run.checkpoints) if not c.name.after or c.step not in self._grown]
+        return {checkpoint.step: checkpoint for checkpoint in found}
 
-    @property
+    @cached_property
     def starts(self) -> dict[int, Checkpoint]:
         """Step → the state in which a stretch begins there: after its events."""
-        return self.run.states
+        return {step: c for step, c in self.run.states.items() if c.name.after or step not in self._grown}
+
+    @cached_property
+    def _grown(self) -> set[int]:
+        """Steps with events: others' checkpoints may have one side of them alone."""
+        return {event.step for event in self.run.lineage.events}
 
     @cached_property
     def rates(self) -> Rates:

@@ -180,7 +180,8 @@ class Logged:
         steps = np.concatenate([[0.0], logged.steps.astype(np.float64)])
         values = np.concatenate([logged.values[:1], logged.values]).astype(np.float64)
         widths = np.diff(steps)
-        pieces = widths * (values[:-1] + values[1:]) / 2 + (values[1:] - values[:-1]) / 2
+        with np.errstate(invalid="ignore", over="ignore"):
+            pieces = widths * (values[:-1] + values[1:]) / 2 + (values[1:] - values[:-1]) / 2
         return steps, values, np.concatenate([[0.0], np.cumsum(np.where(widths > 0, pieces, 0.0))])
 
     def _until(self, step: int, steps: np.ndarray, values: np.ndarray, sums: np.ndarray) -> float:

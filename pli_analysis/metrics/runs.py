@@ -47,8 +47,8 @@ def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
 
     rows = []
     for name, run in opened.items():
-        first, last = run.checkpoints[0], run.checkpoints[-1]
-        depths = len(first.lineage.stack), len(last.lineage.stack)
+        last = run.checkpoints[-1]
+        depths = len(run.beginning.stack), len(last.lineage.stack)
         rows.append(
             {
                 "run": name,
@@ -58,7 +58,7 @@ def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
                 "events": len(run.lineage.events),
                 "parameters": _last(run, run_folder.PARAMETERS),
                 "steps": last.step,
-                "tokens": last.tokens or None,
+                "tokens": last.tokens,
                 "flops": _last(run, run_folder.FLOPS),
                 "seconds": _last(run, run_folder.SECONDS),
                 "eval loss": _last(run, run_folder.EVAL_LOSS),

@@ -3,22 +3,23 @@
 They have no manifest, and mostly no lineage: that is inferred from weights (`inferred`), or told by the user. What is
 read of them is read as suspiciously as a run: safetensors only, no links, no path out of the folder.
 
-A part counts as born at the first checkpoint that has it, and its birth weights are those it has there: what training
-did to it before is not to be known. Where checkpoints have a `lineage.json` each, it is moved to such steps.
+Where no lineage is written, a part counts as born at the first checkpoint that has it. One that GrowthCallback wrote
+into each checkpoint, or the user gives, stands as it is: who was born when, from whom, and where. Birth weights are
+always those of the first checkpoint that has a part, which may lie later.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_analysis.others import formats, oddities
-from pli_analysis.others.inferred import Inferred, infer, seen_from, weights_of
+from pli_analysis.others import formats, oddities, trainer_log
+from pli_analysis.others.inferred import Inferred, infer, weights_of
 from pli_analysis.others.steps import by_name, natural, numbered
 from pli_analysis.run import Checkpoint, Run, Watch
 from pli_train import run_folder, tokenizer
@@ -48,6 +49,38 @@ class Label(CheckpointName):
 
     def __str__(self) -> str:
         return self.label
+
+
+@dataclass(frozen=True)
+class ForeignCheckpoint(Checkpoint):
+    """A checkpoint that nobody wrote for us. Its `trainer_state.json` may be missing, or another training's.
+
+    Attributes:
+        counts_tokens: whether training counted tokens, as Trainer does when asked to.
+    """
+
+    counts_tokens: bool = False
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """How far training was, in Hugging Face's words; empty where no file tells, or one of another step."""
+        return trainer_log.state_of(self.path)
+
+    @cached_property
+    def tokens(self) -> int | None:
+        """Tokens trained on so far; None where training did not count them."""
+        return counted_by(self.state) if self.counts_tokens else None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nobody has removed it meanwhile."""
+        return (self.path / run_folder.CONFIG).exists()
+
+
+def counted_by(state: Mapping[str, Any]) -> int | None:
+    """The tokens that a state of Trainer's says were trained on; None where it names no number."""
+    tokens = state.get("num_input_tokens_seen")
+    return tokens if type(tokens) is int and 0 <= tokens < 2**53 else None
 
 
 @dataclass(frozen=True)
@@ -90,21 +123,31 @@ class ForeignRun(Run):
         return next((folder for folder in folders if tokenizer.files_of(folder)), folders[0])
 
     @property
+    def held_out(self) -> Path:
+        """The file of held-out blocks that GrowthCallback keeps."""
+        return self.path / run_folder.GROWTH / run_folder.PROBE
+
+    @property
     def lineage(self) -> Lineage:
         """Every layer and event so far."""
         return self.checkpoints[-1].lineage
 
+    @property
+    def beginning(self) -> Lineage:
+        """Who sat where when training began, as far as the lineage tells."""
+        return self.lineage.as_of(0)
+
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
         """The usable checkpoints in order, each with its lineage. Raises BadInput when there is none."""
-        return [replace(bare, known=known) for bare, known in zip(self._bare, self._lineages, strict=True)]
+        counting = any(counted_by(bare.state) for bare in self._bare)
+        lineages = zip(self._bare, self._lineages, strict=True)
+        return [replace(bare, known=lineage, counts_tokens=counting) for bare, lineage in lineages]
 
     @cached_property
     def inferred(self) -> Inferred | None:
         """The lineage that was found by weights, and how sure it is; None where it was told."""
-        if self.told is None and all((bare.path / run_folder.LINEAGE).is_file() for bare in self._bare):
-            return None
-        return infer(self._bare, self.watch) if self.told is None else None
+        return infer(self._bare, self.watch) if self.told is None and self._written is None else None
 
     @property
     def confidence(self) -> pd.DataFrame | None:
@@ -117,8 +160,10 @@ class ForeignRun(Run):
         lines = [self.counted] if self.counted else []
         lines += self.checkpoints[-1].layout.notes
         lines += oddities.lines(self.checkpoints)
+        if line := trainer_log.broken({str(checkpoint.name): checkpoint.state for checkpoint in self.checkpoints}):
+            lines.append(line)
         if (table := self.confidence) is None:
-            return [*lines, "birth weights are those of the first checkpoint that has a part"]
+            return [*lines, *self._lacks()]
         if not len(table):
             return lines
         least = table.loc[table["confidence"].idxmin()]
@@ -136,20 +181,47 @@ class ForeignRun(Run):
     @cached_property
     def scalars(self) -> Scalars:
         """What Trainer logged, as far as it is there."""
-        from pli_analysis.others import trainer_log
-
-        return trainer_log.read(self.path, self.checkpoints[-1].state)
+        return trainer_log.read(self.path, [checkpoint.state for checkpoint in self.checkpoints])
 
     @cached_property
-    def _bare(self) -> list[Checkpoint]:
-        usable = [self._checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
-        if not usable:
+    def _bare(self) -> list[ForeignCheckpoint]:
+        """The usable checkpoints in order, each state once."""
+        if not self._usable:
             raise BadInput(f"{self.path}: holds no checkpoint to read" + "".join(f"; {line}" for line in self._alike))
+        _log.debug("%s: %d checkpoints of others, %d passed over", self.path, len(self._usable), len(self.damaged))
+        found: dict[CheckpointName, ForeignCheckpoint] = {}
+        for checkpoint in self._usable:
+            name = self._side(checkpoint)
+            found.setdefault(name, checkpoint if name == checkpoint.name else replace(checkpoint, name=name))
+        usable = [found[name] for name in sorted(found, key=lambda name: (name.step, name.after))]
         first = usable[0].anatomy  # the same stack at all of them, even if another one outgrows it
         if self.stack is None and (first.stacks or first.by_name):
             usable = [replace(one, stack=first.stack) for one in usable]
-        _log.debug("%s: %d checkpoints of others, %d passed over", self.path, len(usable), len(self.damaged))
         return usable
+
+    def _side(self, checkpoint: Checkpoint) -> CheckpointName:
+        """The name of a checkpoint, which says on which side of its step's events it is.
+
+        Trainer calls a checkpoint after its step alone. Where others have events of that step that it has not, it is of
+        the state before them.
+        """
+        told = self._written or {}
+        grown = {event.step for lineage in told.values() for event in lineage.events}
+        if checkpoint.step in grown and all(event.step < checkpoint.step for event in told[checkpoint.path].events):
+            return CheckpointName(checkpoint.step, after=False)
+        return checkpoint.name
+
+    @cached_property
+    def _usable(self) -> list[ForeignCheckpoint]:
+        return [self._checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
+
+    @cached_property
+    def _written(self) -> dict[Path, Lineage] | None:
+        """The lineage that each checkpoint has as a file, by its folder; None where one has none."""
+        paths = [checkpoint.path for checkpoint in self._usable]
+        if not all((path / run_folder.LINEAGE).is_file() for path in paths):
+            return None
+        return {path: _read(path / run_folder.LINEAGE) for path in paths}
 
     @property
     def _alike(self) -> list[str]:
@@ -159,8 +231,8 @@ class ForeignRun(Run):
             alike.setdefault(told or "", []).append(path.name)
         return [f"{', '.join(names)}{':' if len(names) > 1 else ''} {told}" for told, names in alike.items()]
 
-    def _checkpoint(self, name: CheckpointName, path: Path) -> Checkpoint:
-        return Checkpoint(name, path, foreign=True, stack=self.stack)
+    def _checkpoint(self, name: CheckpointName, path: Path) -> ForeignCheckpoint:
+        return ForeignCheckpoint(name, path, foreign=True, stack=self.stack)
 
     @cached_property
     def _flaws(self) -> dict[Path, str | None]:
@@ -176,44 +248,43 @@ class ForeignRun(Run):
     def _lineages(self) -> list[Lineage]:
         if self.inferred is not None:
             return self.inferred.lineages
-        steps = [bare.step for bare in self._bare]
         if self.told is not None:
             whole = _read(self.told)
-            counts = [sum(event.step <= step for event in whole.events) for step in steps]
-        else:
-            each = [_read(bare.path / run_folder.LINEAGE) for bare in self._bare]
-            whole, counts = each[-1], [len(lineage.events) for lineage in each]
-            for bare, lineage, count in zip(self._bare, each, counts, strict=True):
-                if lineage.stack != whole.as_of(count).stack:
-                    last = self._bare[-1].name
-                    raise BadInput(f"{bare.path}: its {run_folder.LINEAGE} tells of another history than {last}'s")
-        return seen(whole, counts, steps)
+            places = [(bare.step, bare.name.after) for bare in self._bare]
+            return [whole.as_of(sum((event.step, True) <= place for event in whole.events)) for place in places]
+        each = [(self._written or {})[bare.path] for bare in self._bare]
+        for bare, lineage in zip(self._bare, each, strict=True):
+            if lineage.to_json() != each[-1].as_of(len(lineage.events)).to_json():
+                last = self._bare[-1].name
+                raise BadInput(f"{bare.path}: its {run_folder.LINEAGE} tells of another history than {last}'s")
+        return each
+
+    def _lacks(self) -> list[str]:
+        """What a lineage tells of that no checkpoint has: birth weights, and states around events."""
+        first: dict[tuple[str, int], int] = {}
+        for checkpoint in self.checkpoints:
+            for id in checkpoint.lineage.stack:
+                for part in _births(checkpoint.lineage, id):
+                    first.setdefault(part, checkpoint.step)
+        late = [(step, part, born) for (part, born), step in first.items() if step > born]
+        lines = []
+        for step in dict.fromkeys(step for step, *_ in late):
+            told = ", ".join(f"{part} (born at step {born})" for at, part, born in late if at == step)
+            lines.append(f"birth weights first seen at step {step}, drift counts from there: {told}")
+        sides = {(checkpoint.step, checkpoint.name.after) for checkpoint in self.checkpoints}
+        grown = dict.fromkeys(event.step for event in self.lineage.events)
+        if gone := [str(step) for step in grown if not sides >= {(step, False), (step, True)}]:
+            steps = ", ".join(gone[:8]) + (", …" if len(gone) > 8 else "")
+            lines.append(f"no states right before and after step {steps}: what these events changed is not measured")
+        return lines
 
 
-def seen(lineage: Lineage, counts: Sequence[int], steps: Sequence[int]) -> list[Lineage]:
-    """The lineage at each checkpoint, every birth at the step of the first checkpoint that has it.
-
-    Args:
-        lineage: the whole one.
-        counts: how many events each checkpoint has behind it.
-        steps: of the checkpoints.
-    """
-    at = {number: steps[next(k for k, count in enumerate(counts) if count >= number)] for number in _numbers(counts)}
-    whole = seen_from(lineage.as_of(max(counts)), steps[0])
-    events = [replace(event, step=at[event.number]) for event in whole.events]
-    for id, layer in whole.layers.items():
-        birth, heads = layer.birth, layer.heads
-        whole.layers[id] = replace(
-            layer,
-            birth=birth if birth.event is None else replace(birth, step=at[birth.event]),
-            heads={h: b if b.event is None else replace(b, step=at[b.event]) for h, b in heads.items()},
-        )
-    moved = Lineage(whole.stack, whole.layers, events, whole.founding)
-    return [moved.as_of(count) for count in counts]
-
-
-def _numbers(counts: Sequence[int]) -> range:
-    return range(1, max(counts) + 1)
+def _births(lineage: Lineage, id: str) -> list[tuple[str, int]]:
+    """What of a layer was born together, and at which step: itself, heads and FFN units that came later."""
+    layer, found = lineage.layers[id], [(id, lineage.layers[id].birth.step)]
+    found += [(f"heads of {id}", head.step) for head in layer.heads.values() if head.event != layer.birth.event]
+    later = [event for event in layer.widths if event and event != layer.birth.event]
+    return found + [(f"FFN units of {id}", lineage.events[event - 1].step) for event in later]
 
 
 def _read(path: Path) -> Lineage:
@@ -247,7 +318,7 @@ def open_foreign(
         if not path.is_dir():
             raise BadInput(f"{path}: no such folder")
     if len(paths) == 1:
-        inside = run_folder.checkpoints(paths[0])
+        inside = checkpoints_in(paths[0])
         if inside:
             return ForeignRun(paths[0], found=tuple(inside), told=told, watch=watch, stack=stack)
         if steps := steps_in(paths[0]):
@@ -296,6 +367,13 @@ def steps_in(folder: Path) -> list[Path]:
     named = [path for path in found if numbered(path.name) is not None and is_model(path)]
     bare = [path for path in named if not run_folder.checkpoints(path) and not (path / HYDRA).exists()]
     return sorted(bare, key=lambda path: natural(path.name))
+
+
+def checkpoints_in(output: Path) -> list[tuple[CheckpointName, Path]]:
+    """The checkpoints in a folder of Trainer's: those of GrowthCallback first, which say more, then Trainer's own."""
+    growth = output / run_folder.GROWTH
+    kept = run_folder.checkpoints(growth) if growth.is_dir() and not growth.is_symlink() else []
+    return [*kept, *run_folder.checkpoints(output)]
 
 
 def is_model(folder: Path) -> bool:
@@ -351,7 +429,8 @@ def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], st
     """Checkpoints in the order of their steps, and what those are where they are no updates.
 
     Steps are told by `checkpoint-N` or a state of training, else by another name that all have a number in; else they
-    are numbers in the order given.
+    are numbers in the order given, and no less than the step of the last event in a checkpoint's lineage, as a model
+    that `pli-train export` made has one.
     """
     real = [path.resolve() for path in paths]
     names = [CheckpointName.parse(path.name) or _step_of(path) for path in real]
@@ -364,7 +443,10 @@ def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], st
         )
     known = [name for name in names if name is not None]
     if len({(name.step, name.after) for name in known}) < len(paths):
-        names = [CheckpointName(number) for number in range(len(paths))]
+        names, number = [], -1
+        for path in paths:
+            number = max(number + 1, _last_event(path))
+            names.append(CheckpointName(number))
         counted = "steps are numbers in the order given: no name and no trainer_state.json tells them"
     places = zip([name for name in names if name is not None], _labels(real), paths, strict=True)
     told = [(Label(name.step, name.after, label), path) for name, label, path in places]
@@ -383,6 +465,13 @@ def _labels(real: Sequence[Path]) -> list[str]:
         twice = next(path for path in real if real.count(path) > 1)
         raise BadInput(f"{twice}: is given twice")
     return labels
+
+
+def _last_event(checkpoint: Path) -> int:
+    """The step of the last event that a checkpoint has behind it, as far as its lineage tells: it cannot be earlier."""
+    path = checkpoint / run_folder.LINEAGE
+    events = _read(path).events if path.is_file() else []
+    return events[-1].step if events else 0
 
 
 def _step_of(checkpoint: Path) -> CheckpointName | None:

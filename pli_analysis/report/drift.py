@@ -48,6 +48,8 @@ def drift(run: Run) -> Section:
         "count as movement.",
         *sentences(drift_metric.unknown(run)),
     ]
+    if late := _without_birth(table):
+        words.append(f"No checkpoint has the birth weights of {', '.join(late)}: the first ones seen stand for them.")
     figures = [
         Figure(
             "drift-map", "Relative L2 drift of each layer", f"{found} {whence}", drift_figures.heat_map(table), table
@@ -101,6 +103,8 @@ def _age_words(table: pd.DataFrame, lineage: Lineage) -> str:
         return "Every layer has been there from the start, so step and age are one."
     if not founders:
         return "No layer has been there from the start: all were inserted."
+    if _without_birth(table):
+        return "Equal ages cannot be compared without the birth weights of all layers."
     age = int(table.groupby("part")["age"].max().min())
     at = {part: _at_age(rows, age) for part, rows in table.groupby("part")}
     old, new = ([at[part] for part in parts] for parts in (founders, newborns))
@@ -108,6 +112,12 @@ def _age_words(table: pd.DataFrame, lineage: Lineage) -> str:
         f"At equal age, {age:,} steps after birth, founders had moved {sum(old) / len(old):.2f} of their norm and "
         f"inserted layers {span(min(new), max(new))}: a description, not a test."
     )
+
+
+def _without_birth(table: pd.DataFrame) -> list[str]:
+    """The parts whose birth weights no checkpoint has."""
+    youngest = table.groupby("part", sort=False)["age"].min()
+    return youngest.index[youngest > 0].tolist()
 
 
 def _at_age(rows: pd.DataFrame, age: int) -> float:

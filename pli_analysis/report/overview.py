@@ -55,13 +55,13 @@ INFERRED = (
 def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
     """The run in a dozen facts, and what the other sections found."""
     config, lineage = run.record.get("config", {}), run.lineage
-    first, last = run.checkpoints[0], run.checkpoints[-1]
+    last, began = run.checkpoints[-1], len(run.beginning.stack)
     table = loss_metric.loss(run.scalars)
     evals = table[table["kind"] == "eval"]
     sizes = run.scalars.table(run_folder.PARAMETERS)["value"]
     facts = [
         ("Model", ", ".join(filter(None, (str(last.config.get("model_type")), last.anatomy.task, _width(last))))),
-        ("Layers", f"{len(first.lineage.stack)} → {len(lineage.stack)}, {count(len(lineage.events), 'growth event')}"),
+        ("Layers", f"{began} → {len(lineage.stack)}, {count(len(lineage.events), 'growth event')}"),
         ("Stack now", str(lineage)),
         ("Steps", f"{last.step:,}" + (f" of {total:,}" if (total := run.record.get("total_steps")) else "")),
         ("Tokens", f"{last.tokens:,}" if last.tokens else ""),
@@ -173,10 +173,10 @@ def origin(run: Run) -> list[tuple[str, str]]:
 
 def lead(run: Run) -> str:
     """The run in one sentence."""
-    first, found, last = run.checkpoints[0], run.lineage, run.checkpoints[-1]
+    found, last = run.lineage, run.checkpoints[-1]
     if len(run.checkpoints) == 1 and not found.events:
         return f"A {last.config.get('model_type')} at one checkpoint, with nothing to compare it with."
-    grown = f"grew from {len(first.lineage.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
+    grown = f"grew from {len(run.beginning.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
     # Steps of checkpoints that do not tell theirs are their places in the order that they were given in.
     numbered = isinstance(run, ForeignRun) and bool(run.counted)
     length = count(len(run.checkpoints), "checkpoint") if numbered else count(last.step, "step")

@@ -149,7 +149,8 @@ def growths(checkpoints: Sequence[Checkpoint], run: Path) -> dict[str, list[int]
     """Layer id → the numbers of the checkpoints at which it, or heads or units of it, are there for the first time.
 
     Raises:
-        BadInput: when such a checkpoint is not of the step of that birth, so that birth weights are gone.
+        BadInput: when such a checkpoint of a run of ours is not of the step of that birth: birth weights are gone.
+            Those of others are then the first that there are.
     """
     found: dict[str, list[int]] = {}
     shapes: dict[str, tuple[int, int | None]] = {}
@@ -159,7 +160,7 @@ def growths(checkpoints: Sequence[Checkpoint], run: Path) -> dict[str, list[int]
             if shape == known:
                 continue
             for born in _births(checkpoint, id, known):
-                if born != checkpoint.step:
+                if born != checkpoint.step and checkpoint.known is None:
                     raise BadInput(
                         f"{run}: birth weights of layer {id} are gone: they are of step {born}, and the first whole "
                         f"checkpoint that has these parts is {checkpoint.name}"

@@ -99,6 +99,8 @@ class GradNormCallback(TrainerCallback):
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
         """Hang hooks on all parameters when this step is measured."""
+        if self._growth is not None:
+            self._growth.on_step_begin(args, state, control, **its)  # it may come after this one in Trainer's list
         if self._norms is None:
             self._norms = self._begun(its["model"])
         if not self._norms.due(state.global_step):

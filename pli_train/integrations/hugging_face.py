@@ -6,6 +6,9 @@ scheduler, clipping, accumulation and logging go on as they were. A state dict o
 
 Trainer loads a checkpoint's weights before it asks any callback, so the model must have grown to the checkpoint's shape
 by then: that is what `prepared` does.
+
+An event happens right before the first update after its step. So what Trainer logs, evaluates and saves at that step is
+of the model before the event, and what comes after it is in the folder of `growth_states`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pli_train import growing as in_place
 from pli_train import run_folder, stock
 from pli_train.api import Growth, Schedule, anatomy_of
 from pli_train.errors import BadInput
+from pli_train.integrations.growth_states import States, readable
 from pli_train.lineage import BadLineage, Lineage
 
 if TYPE_CHECKING:
@@ -49,11 +53,17 @@ class GrowthCallback(TrainerCallback):
     Every checkpoint gets a `lineage.json`. Families with a table grow in layers, heads and FFN units; any other model
     whose blocks are one ModuleList grows in layers.
 
+    `OUTPUT_DIR/_growth` keeps what `pli-analyze` asks for, whatever `save_total_limit` is (models of a family with a
+    table): the weights as training began and on both sides of each step with events, so that n such steps take 1 + 2 n
+    times a model's weights on disk, and held-out tokens from the first evaluation. See `growth_states`.
+
     Args:
         schedule: a Growth, or a schedule in any form that a config takes.
         seed: what newborn parts are drawn from; Trainer's own when left out.
         stack: dotted path of the list of blocks, where more than one could be meant.
         initial_heads: heads that each layer is cut down to at step 0, so that more can come later.
+        keep: steps with events whose states stay on disk, the newest; all if None. 0 for none of that folder.
+        held_out: rows of the evaluation data set that are kept, at most; 0 for none.
         fields: the other fields of [growth]: `initialiser`, `optimizer_state`, `learning_rate`, `freeze_steps`, …
 
     Raises:
@@ -67,12 +77,19 @@ class GrowthCallback(TrainerCallback):
         seed: int | None = None,
         stack: str | None = None,
         initial_heads: int | None = None,
+        keep: int | None = None,
+        held_out: int = 256,
         **fields: Any,
     ) -> None:
+        for name, count in (("keep", keep), ("held_out", held_out)):
+            if count is not None and (type(count) is not int or count < 0):
+                raise BadInput(f"GrowthCallback: {name}={count!r} is not a whole number from 0")
         if isinstance(schedule, Growth) and (fields or seed is not None):
             raise BadInput(f"GrowthCallback: {', '.join(fields) or 'seed'}: give it to Growth(…) itself")
         self.growth = schedule if isinstance(schedule, Growth) else Growth(schedule, seed=seed, **fields)
         self._stack, self._heads = stack, initial_heads
+        self._keep, self._held_out = keep, held_out
+        self._states: States | None = None
         self._growing: Growing | None = None
         self._prepared: Path | None = None
         self._stock_form: nn.Module | None = None
@@ -123,7 +140,7 @@ class GrowthCallback(TrainerCallback):
         self._stand_by(its["model"])
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
-        """Begin a lineage, or go on with the one of a checkpoint; let happen what is due at once."""
+        """Begin a lineage, or go on with the one of a checkpoint."""
         self._check(args, state)
         self._stand_by(its["model"])
         growing = self._growing
@@ -144,11 +161,19 @@ class GrowthCallback(TrainerCallback):
         growing.attach(its["optimizer"], curve)
         self._check_names(growing)
         self._prepared = None
-        self._step(state.global_step)
+        self._states = None
+        if self._grows and self._keep != 0 and readable(growing.model, self._stack):
+            self._states = States(Path(str(args.output_dir)), self._keep, self._held_out)
+            self._states.begin(growing, state)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
-        """Let happen what is due before the next update."""
-        self._step(state.global_step)
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+        """Let happen what is due before this update."""
+        self._step(state)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+        """Keep some rows of the data set that was read."""
+        if self._states is not None and (read := its.get("eval_dataloader")) is not None:
+            self._states.draw(self._now(), read.dataset, its.get("processing_class"), self._now().seed)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
         """Put the lineage, and whose optimizer state is where, into the checkpoint that Trainer has just written."""
@@ -159,8 +184,10 @@ class GrowthCallback(TrainerCallback):
         growing.save(Path(str(args.output_dir)) / run_folder.LINEAGE)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
-        """Let go of the optimizer."""
+        """Let go of the optimizer. What is due at this step waits for an update, of a resumed training."""
         self._now().close()
+        if self._states is not None:
+            self._states.close()
 
     # --- what it takes ------------------------------------------------------------------------------------------------
 
@@ -177,10 +204,21 @@ class GrowthCallback(TrainerCallback):
             growing.seed = args.seed
         return growing
 
-    def _step(self, step: int) -> None:
-        growing = self._now()
-        if growing.step(step):
+    def _step(self, state: TrainerState) -> None:
+        growing, step = self._now(), state.global_step
+        due = growing.due(step)
+        if due:
+            self._keep_side(state, after=False)
+        growing.step(step)
+        if due:
+            self._keep_side(state, after=True)
             logger.info("step %d: %d layers (%s)", step, len(growing.lineage.stack), growing.lineage)
+
+    def _keep_side(self, state: TrainerState, after: bool) -> None:
+        """Keep the model as it is on one side of the events of a step."""
+        if self._states is not None:
+            self._states.save(self._now(), state, after)
+            self._states.note(self._now(), state.global_step, after)
 
     def _stand_by(self, model: nn.Module) -> None:
         if self._grows and self._stock_form is not model:

@@ -179,19 +179,89 @@ def test_one_model_is_a_run_of_one_checkpoint(made):
     assert opened.notes == [] and (opened.drift()["relative_l2"] == 0).all()
 
 
-def test_what_growth_callback_saved_goes_by_its_own_lineage(tmp_path):
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """Trainer's output that grew at steps 2 and 6, of whose checkpoints rotation left those of 8 and 10."""
     growth = GrowthCallback("2@1 6@0", initialiser="clone")
-    trainer_of("gpt2", tmp_path / "out", growth, save_steps=4).train()
-    opened = Run.open(tmp_path / "out")
-    assert opened.confidence is None
-    assert [str(c.lineage) for c in opened.checkpoints] == ["a c b", "d a c b", "d a c b"]
-    assert [c.step for c in opened.checkpoints] == [4, 8, 10]
-    born = {id: layer.birth.step for id, layer in opened.lineage.layers.items()}
-    assert born == {"a": 4, "b": 4, "c": 4, "d": 8}
+    trainer = trainer_of("gpt2", tmp_path_factory.mktemp("grown") / "out", growth, save_steps=2, save_total_limit=2)
+    trainer.train()
+    return Path(trainer.args.output_dir)
+
+
+def test_what_growth_callback_saved_goes_by_its_own_lineage(grown):
+    opened = Run.open(grown)
+    assert opened.confidence is None and opened.notes == []
+    assert [str(c.name).removeprefix("checkpoint-") for c in opened.checkpoints] == (
+        ["0", "2-before", "2", "6-before", "6", "8", "10"]
+    )
+    assert [str(c.lineage) for c in opened.checkpoints] == ["a b"] * 2 + ["a c b"] * 2 + ["d a c b"] * 3
+    assert opened.lineage.to_json() == Lineage.read(grown / "lineage.json").to_json()
     table = opened.drift()
-    assert set(zip(table["part"], table["step"], strict=True)) >= {("c", 4), ("d", 8)}
-    assert (table[table["age"] == 0]["relative_l2"] == 0).all()
-    assert "first checkpoint that has a part" in opened.notes[0]
+    assert set(table[table["age"] == 0]["step"]) == {0, 2, 6} and (table[table["age"] == 0]["relative_l2"] == 0).all()
+    at_the_end = table[(table["step"] == 10) & (table["part"] == "c")]["relative_l2"].item()
+    birth, last = grown / "_growth" / "checkpoint-2", grown / "checkpoint-10"
+    assert at_the_end == pytest.approx(relative_l2_of(birth, 1, last, 2), rel=1e-6)
+    assert table["tokens"].isna().all()
+
+
+def relative_l2_of(start, index, end, later):
+    """Of a layer that sits at one index and later at another, by hand."""
+    old, new = load_file(start / run_folder.WEIGHTS), load_file(end / run_folder.WEIGHTS)
+    names = [name for name in old if f".h.{index}." in name]
+    was, now = (
+        np.concatenate([tensors[name.replace(f".h.{index}.", f".h.{at}.")].ravel() for name in names]).astype(float)
+        for tensors, at in ((old, index), (new, later))
+    )
+    return np.linalg.norm(now - was) / np.linalg.norm(was)
+
+
+def test_without_the_states_around_events_nothing_is_told_of_a_wrong_step(grown, tmp_path):
+    bare = Path(shutil.copytree(grown, tmp_path / "out", ignore=shutil.ignore_patterns("_growth")))
+    opened = Run.open(bare)
+    assert [event.step for event in opened.lineage.events] == [2, 6]
+    assert {id: layer.birth.step for id, layer in opened.lineage.layers.items()} == {"a": 0, "b": 0, "c": 2, "d": 6}
+    assert opened.notes[0].startswith(
+        "birth weights first seen at step 8, drift counts from there: d (born at step 6), "
+    )
+    assert "no states right before and after step 2, 6" in opened.notes[1]
+    found = opened.disturbance()
+    assert found.events["step"].tolist() == [2, 6] and found.events["delta"].isna().all() and not len(found.layers)
+    table = opened.drift()
+    assert (table[table["step"] == 8]["relative_l2"] == 0).all() and set(table[table["part"] == "c"]["age"]) == {6, 8}
+    page = call("pli-analyze", "report", bare).stdout
+    assert "grew from 2 to 4 layers over 10 steps" in page and "no checkpoint has the birth weights" in page.lower()
+
+
+def test_heads_and_units_that_came_between_checkpoints_are_told(tmp_path):
+    events = [{"at": 2, "operator": "heads", "to": 4}, {"at": 2, "operator": "ffn", "to": 56}]
+    growth = GrowthCallback(events, initial_heads=2, keep=0)
+    trainer_of("gpt2", tmp_path / "out", growth, save_steps=4, max_steps=4).train()
+    told = Run.open(tmp_path / "out").notes[0]
+    assert "a (born at step 0), heads of a (born at step 2), FFN units of a (born at step 2), b (born" in told
+
+
+def test_models_that_lost_their_steps_are_no_earlier_than_their_last_events(grown, tmp_path):
+    """As `pli-train export` makes them: with a lineage, without a state of training."""
+    for name, source in (("a", "_growth/checkpoint-2"), ("b", "_growth/checkpoint-6"), ("c", "checkpoint-10")):
+        shutil.copytree(grown / source, tmp_path / name, ignore=shutil.ignore_patterns(run_folder.TRAINER_STATE))
+    alone = Run.open(tmp_path / "b")
+    assert [(c.step, str(c.lineage)) for c in alone.checkpoints] == [(6, "d a c b")]
+    assert [event.step for event in alone.lineage.events] == [2, 6]
+    opened = Run.open([tmp_path / name for name in "abc"])
+    assert [checkpoint.step for checkpoint in opened.checkpoints] == [2, 6, 7]
+    assert opened.notes[0].startswith("steps are numbers in the order given")
+    assert opened.drift()["age"].min() == 0
+
+
+def test_a_state_that_trainer_saved_at_an_event_is_the_one_before_it(grown, tmp_path):
+    growth = GrowthCallback("2@1", initialiser="random", keep=0)
+    trainer_of("gpt2", tmp_path / "out", growth, save_steps=1, max_steps=4).train()
+    assert not (tmp_path / "out" / "_growth").exists()
+    opened = Run.open(tmp_path / "out")
+    names = [str(checkpoint.name) for checkpoint in opened.checkpoints]
+    assert names == ["checkpoint-1", "checkpoint-2-before", "checkpoint-3", "checkpoint-4"]
+    found = opened.disturbance(window=1)
+    assert found.events["delta"].isna().all() and not len(found.layers)  # only one side of the event is there
 
 
 def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
@@ -203,7 +273,9 @@ def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
     path.write_text(lineage.to_json())
     opened = Run.open(made, lineage=path)
     assert [str(c.lineage) for c in opened.checkpoints] == ["a b", "b a", "b a"]
-    assert [event.step for event in opened.lineage.events] == [8]
+    assert [event.step for event in opened.lineage.events] == [7]
+    born = "a (born at step 0), b (born at step 0)"
+    assert opened.notes[0] == f"birth weights first seen at step 4, drift counts from there: {born}"
     assert opened.drift()["relative_l2"].max() > 1
     assert "b" in call("pli-analyze", "drift", made, "--lineage", path).stdout
     refused(call("pli-analyze", "drift", made, "--lineage", tmp_path / "none.json"), "none.json: no such file")

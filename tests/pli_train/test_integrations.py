@@ -6,15 +6,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tokenizers
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, Trainer, TrainerCallback, TrainingArguments
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers import set_seed as seed_everything
 from transformers.optimization import get_linear_schedule_with_warmup
+from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 
-from pli_train import anatomy
+from pli_analysis.scalars import read as read_scalars
+from pli_train import anatomy, run_folder
 from pli_train.errors import BadInput
-from pli_train.integrations import GrowthCallback
+from pli_train.integrations import GrowthCallback, held_out_rows
 from pli_train.lineage import Lineage
 from tests import families
 
@@ -98,7 +110,7 @@ def test_the_scheduler_sets_the_rate_it_would_set_without_growth(grown):
 def test_checkpoints_tell_who_sits_where(grown):
     _, trainer, growth, _ = grown
     folder = Path(trainer.args.output_dir)
-    for step, stack in ((1, "a b"), (2, "a c b"), (5, "a c b"), (6, "d a c b"), (STEPS, "d a c b")):
+    for step, stack in ((1, "a b"), (2, "a b"), (3, "a c b"), (6, "a c b"), (7, "d a c b"), (STEPS, "d a c b")):
         assert str(Lineage.read(folder / f"checkpoint-{step}" / "lineage.json")) == stack
     assert Lineage.read(folder / "lineage.json").to_json() == growth.lineage.to_json()
     assert growth.lineage.layers["a"].heads["a.h3"].step == 4
@@ -317,6 +329,146 @@ def test_moments_in_another_order_are_noticed(grown, tmp_path):
             again.train(resume_from_checkpoint=growth.prepared(again, folder))
     finally:
         (folder / "optimizer_names.json").write_text(json.dumps(names))
+
+
+# --- what is kept beside Trainer's checkpoints -----------------------------------------------------------------------
+
+
+def kept(folder):
+    return [str(name).removeprefix("checkpoint-") for name, _ in run_folder.checkpoints(Path(folder) / "_growth")]
+
+
+def test_states_around_events_outlive_trainers_rotation_and_are_not_taken_for_its_checkpoints(tmp_path):
+    growth = GrowthCallback(EVENTS, initial_heads=2)
+    trainer = trainer_of("gpt2", tmp_path, growth, save_total_limit=1)
+    trainer.train()
+    assert kept(tmp_path) == ["0", "2-before", "2", "4-before", "4", "6-before", "6"]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{STEPS}"]
+    assert get_last_checkpoint(str(tmp_path)) == str(tmp_path / f"checkpoint-{STEPS}")
+    assert sort_checkpoints(str(tmp_path)) == [str(tmp_path / f"checkpoint-{STEPS}")]
+    for step, layers in ((0, 2), (2, 3), (6, 4)):
+        folder = tmp_path / "_growth" / f"checkpoint-{step}"
+        assert AutoModelForCausalLM.from_pretrained(folder).config.n_layer == layers
+        assert not (folder / "optimizer.safetensors").exists()
+
+
+def test_a_state_before_an_event_is_what_trainer_saved_at_that_step(tmp_path):
+    growth = GrowthCallback("2@1 4@0", initialiser="random")
+    trainer_of("bert", tmp_path, growth, max_steps=5).train()
+    for step in (2, 4):
+        mine, theirs = (
+            load_file(tmp_path / name / "model.safetensors")
+            for name in (f"_growth/checkpoint-{step}-before", f"checkpoint-{step}")
+        )
+        assert same(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"), [(None, ["0", "2-before", "2", "4-before", "4"]), (1, ["0", "4-before", "4"]), (0, [])]
+)
+def test_how_many_events_keep_their_states_is_up_to_the_user(keep, left, tmp_path):
+    trainer_of("gpt2", tmp_path, GrowthCallback("2@1 4@0", keep=keep), max_steps=5, save_steps=5).train()
+    assert kept(tmp_path) == left if keep != 0 else not (tmp_path / "_growth").exists()
+
+
+def test_a_resumed_training_drops_the_states_of_what_it_leaves_behind_and_keeps_the_rest(tmp_path):
+    trainer_of("gpt2", tmp_path, GrowthCallback("2@1 4@0 6@1"), max_steps=8).train()
+    assert kept(tmp_path) == ["0", "2-before", "2", "4-before", "4", "6-before", "6"]
+    growth = GrowthCallback("2@1 4@0 7@1")
+    again = trainer_of("gpt2", tmp_path, growth, max_steps=8)
+    again.train(resume_from_checkpoint=growth.prepared(again, tmp_path / "checkpoint-4"))
+    assert kept(tmp_path) == ["0", "2-before", "2", "4-before", "4", "7-before", "7"]
+    trainer_of("gpt2", tmp_path, GrowthCallback("3@1"), max_steps=4).train()
+    assert kept(tmp_path) == ["0", "3-before", "3"]
+
+
+def test_an_event_at_the_start_has_two_sides_and_one_at_a_stop_waits_for_the_next_update(tmp_path):
+    class StopAt4(TrainerCallback):
+        def on_step_end(self, args, state, control, **its):
+            control.should_training_stop = state.global_step == 4
+
+    growth = GrowthCallback("0@1 4@0")
+    trainer = trainer_of("gpt2", tmp_path, growth, StopAt4())
+    trainer.train()
+    assert kept(tmp_path) == ["0-before", "0"] and str(growth.lineage) == "a c b"
+    growth = GrowthCallback("0@1 4@0")
+    again = trainer_of("gpt2", tmp_path, growth)
+    again.train(resume_from_checkpoint=growth.prepared(again, tmp_path / "checkpoint-4"))
+    assert kept(tmp_path) == ["0-before", "0", "4-before", "4"] and str(growth.lineage) == "d a c b"
+
+
+def test_held_out_tokens_are_those_of_the_first_evaluation_with_labels_as_a_run_has_them(tmp_path):
+    trainer = trainer_of("gpt2", tmp_path, GrowthCallback("2@1", held_out=5), max_steps=3, eval_on_start=True)
+    trainer.eval_dataset = rows = data(9)
+    trainer.train()
+    found = load_file(tmp_path / "_growth" / "probe.safetensors")
+    assert found["inputs"].shape == (5, 12) and found["strata"].tolist() == [9]
+    for place, inputs, labels in zip(found["block"].tolist(), found["inputs"], found["labels"], strict=True):
+        assert torch.equal(inputs.long(), rows[place]["input_ids"])
+        assert labels.tolist() == [*rows[place]["labels"][1:].tolist(), -100]
+    logged = read_scalars(tmp_path / "_growth")
+    for side in ("before", "after"):
+        folder = tmp_path / "_growth" / ("checkpoint-2" + ("-before" if side == "before" else ""))
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        with torch.no_grad():
+            loss = model(input_ids=found["inputs"].long(), labels=found["inputs"].long()).loss.item()
+        assert logged.at(f"eval/loss_{side}_event", 2) == pytest.approx(loss, rel=1e-5)
+    assert logged.of("growth/layers").values.tolist() == [2, 3]
+
+
+def padded(ids, length):
+    return {"input_ids": ids + [0] * (length - len(ids)), "attention_mask": [1] * len(ids) + [0] * (length - len(ids))}
+
+
+def test_held_out_rows_may_be_short_padded_or_lack_labels():
+    rows = [
+        {"input_ids": [5, 6, 7, 8]},
+        {"input_ids": [5, 6]},
+        padded([9, 8, 7], 6),
+        {"input_ids": [1, 99]},
+        {"text": "x"},
+    ]
+    found = held_out_rows.drawn(rows, 10, "causal-lm", 64, None, seed=0)
+    by_place = dict(
+        zip(found["block"].tolist(), zip(found["inputs"].tolist(), found["labels"].tolist(), strict=True), strict=True)
+    )
+    assert by_place == {
+        0: ([5, 6, 7, 8], [6, 7, 8, -100]),
+        1: ([5, 6, 6, 6], [6, -100, -100, -100]),
+        2: ([9, 8, 7, 7], [8, 7, -100, -100]),
+    }
+    assert found["strata"].tolist() == [5] and found["stratum"].tolist() == [0, 0, 0]
+
+
+def test_held_out_rows_of_masked_models_come_masked_or_are_masked():
+    letters = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"t{n}": n for n in range(64)}, unk_token="t0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, mask_token="t3")
+    rows = [
+        {"input_ids": [5, 3, 7], "labels": [-100, 6, -100]},
+        {"input_ids": [5, 6], "labels": [5, -100]},
+        padded([5], 3),
+    ]
+    found = held_out_rows.drawn([*rows[:2], dict(rows[0])], 10, "masked-lm", 64, None, seed=0)
+    assert found["inputs"].tolist() == [[5, 3, 7]] * 2 and found["labels"].tolist() == [[-100, 6, -100]] * 2
+    plain = [{"input_ids": list(range(4, 40))} for _ in range(4)]
+    assert held_out_rows.drawn(plain, 10, "masked-lm", 64, None, seed=0) is None  # nobody says what a mask is
+    made = held_out_rows.drawn(plain, 10, "masked-lm", 64, tokenizer, seed=0)
+    asked = made["labels"] != -100
+    assert 0 < asked.sum() < asked.size / 2 and (made["labels"][asked] == np.tile(range(4, 40), (4, 1))[asked]).all()
+    assert held_out_rows.drawn(iter(plain), 10, "masked-lm", 64, tokenizer, seed=0) is None
+
+
+def test_two_growth_callbacks_in_one_trainer_are_refused_in_one_line(tmp_path):
+    trainer = trainer_of("gpt2", tmp_path, GrowthCallback("2@1"))
+    trainer.add_callback(GrowthCallback("4@1"))
+    with pytest.raises(BadInput, match="two GrowthCallbacks in one Trainer"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("wrong", [{"keep": -1}, {"keep": 1.5}, {"held_out": True}])
+def test_counts_that_are_none_are_refused(wrong):
+    with pytest.raises(BadInput, match="not a whole number from 0"):
+        GrowthCallback("2@1", **wrong)
 
 
 def test_the_example_runs_and_goes_on(tmp_path):

@@ -1,0 +1,118 @@
+"""What GrowthCallback keeps beside Trainer's own checkpoints, so that analysis finds each event's two sides.
+
+    OUTPUT_DIR/_growth/
+      checkpoint-0/           the model as training began
+      checkpoint-500-before/  the model right before the events of step 500: weights, config, lineage, no optimizer
+      checkpoint-500/         and right after them
+      probe.safetensors       held-out tokens drawn from the evaluation data set
+      events.out.tfevents.*   the loss over these on both sides of each event, layers and parameters
+
+Trainer's rotation and `get_last_checkpoint` look for `checkpoint-N` right in the output folder, and so pass over these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from pli_train import checkpoint, run_folder
+from pli_train.anatomy import families
+from pli_train.errors import PliError, not_written
+from pli_train.integrations import held_out_rows
+from pli_train.run_folder import CheckpointName
+from pli_train.snapshot import Snapshot
+from pli_train.tracking import Scalars
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+    from transformers import TrainerState
+
+    from pli_train.growing import Growing
+
+
+class States:
+    """The folder of one training.
+
+    Args:
+        output: Trainer's output folder.
+        most: steps with events whose states stay, the newest; None for all.
+        blocks: held-out rows that are drawn, at most.
+    """
+
+    def __init__(self, output: Path, most: int | None, blocks: int) -> None:
+        self.folder, self._most, self._blocks = output / run_folder.GROWTH, most, blocks
+        self._held_out: dict[str, np.ndarray] | None = None
+        self._scalars = Scalars(None)
+
+    def begin(self, growing: Growing, state: TrainerState) -> None:
+        """Begin, or go on: what an earlier training left that lies past this step is not of this one, and goes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.clear_partial(self.folder)
+        step = state.global_step
+        for name, path in run_folder.checkpoints(self.folder):
+            # A checkpoint of Trainer's is of the state before the events of its step.
+            if not step or name > CheckpointName(step, after=len(growing.due(step)) == 0):
+                checkpoint.remove(path)
+        self._scalars = Scalars(self.folder, from_step=step + 1 if step else 0)
+        self._count(growing, step)
+        if not step and not growing.due(step):
+            self.save(growing, state, after=True)
+
+    def save(self, growing: Growing, state: TrainerState, after: bool) -> None:
+        """Write the state on one side of the events of this step. Raises PliError when the disk fails."""
+        name = CheckpointName(state.global_step, after)
+        model: Any = growing.model
+        snapshot = Snapshot.take(model, growing.anatomy, None, growing.lineage, state)
+        try:
+            checkpoint.put(self.folder, name, snapshot)
+        except (OSError, SafetensorError) as error:
+            checkpoint.clear_partial(self.folder)
+            raise PliError(not_written(self.folder / str(name), error, self.folder.parent, snapshot.bytes)) from None
+        if after:
+            self._thin_out()
+
+    def note(self, growing: Growing, step: int, after: bool) -> None:
+        """Log the loss on one side of the events of this step, where held-out tokens are known."""
+        if after:
+            self._count(growing, step)
+        if self._held_out is not None:
+            tag = run_folder.EVAL_LOSS_AFTER_EVENT if after else run_folder.EVAL_LOSS_BEFORE_EVENT
+            loss = held_out_rows.loss(growing.model, growing.anatomy.task, self._held_out)
+            self._scalars.add(step, {tag: loss})
+        self._scalars.flush()
+
+    def draw(self, growing: Growing, dataset: Any, tokenizer: Any, seed: int) -> None:
+        """Keep held-out tokens of an evaluation data set: the same ones whenever the training is begun."""
+        if self._held_out is None and self._blocks:
+            model: Any = growing.model
+            task, known = growing.anatomy.task, getattr(model.config, "vocab_size", 0)
+            self._held_out = held_out_rows.drawn(dataset, self._blocks, task, known, tokenizer, seed)
+            if self._held_out is not None:
+                checkpoint.write_tensors(self.folder / run_folder.PROBE, self._held_out)
+
+    def close(self) -> None:
+        """Let go of the file of scalars."""
+        self._scalars.close()
+
+    def _count(self, growing: Growing, step: int) -> None:
+        model, heads = growing.model, sum(count for count, _ in growing.lineage.shapes())
+        counts = {run_folder.LAYERS: len(growing.lineage.stack), run_folder.HEADS: heads}
+        counts[run_folder.PARAMETERS] = sum(parameter.numel() for parameter in model.parameters())
+        self._scalars.add(step, {tag: float(count) for tag, count in counts.items()})
+
+    def _thin_out(self) -> None:
+        """Remove the states of older events, beyond as many as stay; the first state stays."""
+        there, most = run_folder.checkpoints(self.folder), self._most
+        steps = sorted({name.step for name, _ in there if name.step})
+        for name, path in there:
+            if most is not None and name.step in steps[:-most]:
+                checkpoint.remove(path)
+
+
+def readable(model: nn.Module, stack: str | None) -> bool:
+    """Whether analysis can read a model from disk: one of Hugging Face's, of a family with a table."""
+    return isinstance(model, PreTrainedModel) and model.config.model_type in families() and stack is None

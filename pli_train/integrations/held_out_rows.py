@@ -1,0 +1,136 @@
+"""The held-out tokens of somebody else's training: rows drawn from an evaluation data set, kept as a run keeps them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pli_train.masking import IGNORED
+from pli_train.objective import Batch, Objective, row_losses
+from pli_train.randomness import derive
+from pli_train.sampling import Design
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+MLM_PROBABILITY = 0.15
+"""Share of positions that are masked where rows do not come masked: that of Hugging Face's collator too."""
+AT_ONCE = 8
+"""Rows that a model reads at a time."""
+
+
+class Row(NamedTuple):
+    """A row of a data set: its number, its token ids, and what is to be predicted at each position, (tokens,) each."""
+
+    place: int
+    inputs: np.ndarray
+    labels: np.ndarray
+
+
+def drawn(
+    dataset: Any, most: int, task: str, vocabulary: int, tokenizer: PreTrainedTokenizerBase | None, seed: int
+) -> dict[str, np.ndarray] | None:
+    """A random draw of rows as the arrays of `probe.safetensors` (see `run_folder`); each row counts as a document.
+
+    Rows have `input_ids`, and perhaps `labels` and `attention_mask`, as Hugging Face's models take them. Under
+    causal-lm, shorter rows are filled up at the end, where nothing is predicted. Under masked-lm, rows of the commonest
+    length are taken, without padded ones; where they do not come masked, `tokenizer` says what a mask is.
+
+    Args:
+        dataset: gives rows by their numbers, and says how many there are; of a stream nothing is drawn.
+        most: how many to draw, at most.
+        task: `causal-lm` or `masked-lm`.
+        vocabulary: how many token ids the model knows.
+        seed: of the draw and of the masks.
+
+    Returns:
+        The arrays; None where the data set has no rows of token ids, or nothing is predicted in them.
+    """
+    if task not in ("causal-lm", "masked-lm") or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        return None
+    places = np.random.default_rng(derive(seed, "held out")).permutation(len(dataset))[:most].tolist()
+    rows = [row for place in places if (row := _row(place, dataset[place], task, vocabulary)) is not None]
+    rows = _filled(rows) if task == "causal-lm" else _masked(rows, tokenizer, seed)
+    if not any((row.labels != IGNORED).any() for row in rows):
+        return None
+    columns = {
+        "inputs": np.stack([row.inputs for row in rows]),
+        "labels": np.stack([row.labels for row in rows]),
+        "block": np.array([row.place for row in rows]),
+        "document": np.array([row.place for row in rows]),
+        "stratum": np.zeros(len(rows)),
+        "strata": np.array([len(dataset)]),
+    }
+    return {name: values.astype(np.int32) for name, values in columns.items()}
+
+
+@torch.inference_mode()
+def loss(model: nn.Module, task: str, held_out: Mapping[str, np.ndarray]) -> float:
+    """The mean loss of a model over drawn rows, in nats per prediction, without dropout.
+
+    Args:
+        model: of Hugging Face's; it stays in the mode it is in.
+        task: as for `drawn`.
+        held_out: of `drawn`.
+    """
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    found = []
+    for start in range(0, len(held_out["inputs"]), AT_ONCE):
+        rows = slice(start, start + AT_ONCE)
+        inputs, labels = (torch.from_numpy(held_out[name][rows]).long() for name in ("inputs", "labels"))
+        batch = Batch.of(task, inputs, labels).rows(0, len(inputs), device)
+        found.append(torch.stack(row_losses(model, batch)).cpu().double().numpy())
+    model.train(training)
+    sums, counts = np.concatenate(found, axis=1)
+    return Design(held_out["stratum"], held_out["strata"]).mean(sums, counts).value
+
+
+def _row(place: int, row: Any, task: str, vocabulary: int) -> Row | None:
+    """A row as models take it; None where it is none."""
+    if not isinstance(row, Mapping) or "input_ids" not in row:
+        return None
+    inputs = np.asarray(row["input_ids"])
+    labels, mask = (np.asarray(inputs if row.get(name) is None else row[name]) for name in ("labels", "attention_mask"))
+    if inputs.ndim != 1 or not inputs.size or not labels.shape == mask.shape == inputs.shape:
+        return None
+    if not all(np.issubdtype(array.dtype, np.integer) for array in (inputs, labels)):
+        return None
+    real = np.ones(len(inputs), bool) if row.get("attention_mask") is None else mask != 0
+    end = len(inputs) if task == "masked-lm" else int(np.flatnonzero(real)[-1:].sum()) + 1
+    if not real[:end].all() or not 0 <= inputs.min() <= inputs.max() < vocabulary or labels.max() >= vocabulary:
+        return None
+    if task == "masked-lm":
+        return Row(place, inputs, labels)
+    # Models of the next token move labels one place themselves.
+    return Row(place, inputs[:end], np.append(labels[1:end], IGNORED))
+
+
+def _filled(rows: list[Row]) -> list[Row]:
+    """Rows of one length: no position sees what comes after it, so that anything may."""
+    length = max((len(row.inputs) for row in rows), default=0)
+    more = [(0, length - len(row.inputs)) for row in rows]
+    return [
+        Row(row.place, np.pad(row.inputs, pad, "edge"), np.pad(row.labels, pad, constant_values=IGNORED))
+        for row, pad in zip(rows, more, strict=True)
+    ]
+
+
+def _masked(rows: list[Row], tokenizer: PreTrainedTokenizerBase | None, seed: int) -> list[Row]:
+    """Rows of the commonest length, masked where they do not come so; none where nobody knows how."""
+    (length, _), *_ = Counter(len(row.inputs) for row in rows).most_common(1) or [(0, 0)]
+    rows = [row for row in rows if len(row.inputs) == length]
+    if any((row.labels != row.inputs).any() for row in rows):
+        return rows
+    if tokenizer is None or tokenizer.mask_token_id is None:
+        return []
+    objective = Objective("masked-lm", tokenizer, MLM_PROBABILITY)
+    made = [objective.batch(row.inputs[None].astype(np.int64), derive(seed, "eval mask", row.place)) for row in rows]
+    return [
+        Row(row.place, batch.inputs[0].numpy(), batch.labels[0].numpy()) for row, batch in zip(rows, made, strict=True)
+    ]

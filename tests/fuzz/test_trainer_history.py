@@ -1,0 +1,108 @@
+"""A `trainer_state.json` changed at random: what reads it as a history gives content or one named line, no more."""
+
+import json
+import random
+import resource
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from pli_analysis import paths
+from pli_analysis.metrics import compare, curves
+from pli_analysis.metrics import loss as loss_metric
+from pli_analysis.metrics.rates import rates_of
+from pli_analysis.report import overview
+from pli_analysis.run import Run
+from pli_train import run_folder
+from pli_train.errors import BadInput
+from tests.fuzz.changes import bent, torn
+from tests.fuzz.test_checkpoint_files import MEMORY, SECONDS
+from tests.fuzz.watch import Blind, Watch
+from tests.trainers import train
+
+AT = "checkpoint-12"
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("history") / "out", include_num_input_tokens_seen="all")
+
+
+def logged(path):
+    """What the only run at a path logged."""
+    ((_, found),) = paths.logged(path)
+    return found
+
+
+def changed(good, chance):
+    """A file with up to three things in it changed, mostly so that it stays JSON."""
+    if chance.random() < 0.2:
+        return torn(good, chance)
+    document = json.loads(good)
+    for _ in range(chance.randrange(1, 4)):
+        document = bent(document, chance)
+    return json.dumps(document).encode()
+
+
+def readers(output):
+    """What reads a history; each fails by itself."""
+    run = Run.open(output)
+    return (
+        lambda: sound(run.scalars),
+        lambda: sound(logged(output / AT / run_folder.TRAINER_STATE)),
+        lambda: loss_metric.loss(run.scalars),
+        lambda: (rates_of(run).at(3), rates_of(run).phase(2, 8)),
+        lambda: [checkpoint.tokens for checkpoint in run.checkpoints],
+        lambda: run.drift(),
+        lambda: compare.compared(curves.read([str(output)]), "step"),
+        lambda: compare.compared(curves.read([str(output)]), "tokens"),
+        lambda: (overview.summary(run, []), overview.loss(run)),
+    )
+
+
+def sound(scalars):
+    """Steps rise and fit, tokens that are told are counts."""
+    for of in scalars.columns.values():
+        assert len(of.steps) and (np.diff(of.steps) > 0).all() and of.steps[0] >= 0
+    assert (scalars.of(run_folder.TOKENS).values > 0).all()
+
+
+def read_everything(output):
+    """How many readers gave content; every other one gave a named error."""
+    gave = 0
+    for reader in readers(output):
+        try:
+            reader()
+            gave += 1
+        except BadInput as error:
+            assert str(error) and "\n" not in str(error), error
+    return gave
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["with event files", "alone"])
+def test_a_changed_history_is_content_or_a_named_error_and_nothing_else_happens(events, output, fuzz_cases, tmp_path):
+    folder = shutil.copytree(output, tmp_path / "out")
+    if not events:
+        shutil.rmtree(folder / "runs")
+    path, before = folder / AT / run_folder.TRAINER_STATE, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    good, everything, whole = path.read_bytes(), read_everything(folder), 0
+    assert everything == len(readers(folder))
+    for looking, cases in ((Blind(), 20), (Watch(), fuzz_cases // 5)):
+        chance = random.Random(f"{events} {cases}")
+        for number in range(cases):
+            bad = changed(good, chance)
+            path.write_bytes(bad)
+            began = time.process_time()
+            try:
+                whole += looking.during(folder, lambda: read_everything(folder)) == everything
+            except Exception as error:
+                raise AssertionError(f"case {number} of {cases}: {error!r}: {bad[:3000]!r}") from error
+            finally:
+                path.write_bytes(good)
+            assert not looking.seen, (number, looking.seen[:3], bad[:2000])
+            assert time.process_time() - began < SECONDS, (number, bad[:2000])
+    assert whole
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
+    assert read_everything(folder) == everything
