@@ -168,6 +168,8 @@ def names(sources: Sequence[Source]) -> list[str]:
 def _parts(source: Source) -> tuple[str, ...]:
     """The parts of a run's path; of one in a file of several, its name behind the file's without an ending."""
     path = source.named.resolve()
+    if path.name == run_folder.TRAINER_STATE:
+        path = path.parent  # all are called that, and the folder says whose it is
     return (*path.with_suffix("").parts, source.run) if source.run else path.parts
 
 

@@ -86,17 +86,15 @@ class Checkpoint:
     @cached_property
     def layout(self) -> Layout:
         """Where its layers are, and what is left out. Raises BadInput when there are none."""
-        from pli_analysis.others.layout import Layout, layout_of, refuse_packed
+        from pli_analysis.others.layout import Layout, layout_of
 
         if not self.foreign:
             return Layout(anatomy.family(str(self.config.get("model_type"))))
         try:
-            places = self.places
-            found = layout_of(self.config, {name: place.shape for name, place in places.items()}, self.stack)
-            refuse_packed(found.anatomy, places)
+            shapes = {name: place.shape for name, place in self.places.items()}
+            return layout_of(self.config, shapes, self.stack)
         except BadInput as error:
             raise BadInput(f"{self.path}: {error}") from None
-        return found
 
     @property
     def places(self) -> dict[str, Place]:

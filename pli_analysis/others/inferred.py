@@ -91,6 +91,8 @@ class Weights:
                 continue
             if len(set(shapes.values())) > 1:
                 raise BadInput(f"{checkpoint.path}: its layers differ in the shape of {inner}")
+            if len(shapes) < depth:
+                continue  # what a layer lacks tells nothing of who it is
             axes, shape = table.tensors[inner][1], next(iter(shapes.values()))
             heads |= _has_heads(axes, shape, sizes)
             if "unit" in factors(axes):

@@ -84,14 +84,6 @@ def require_parts(checkpoint: Checkpoint, level: str) -> None:
         raise BadInput(f"{checkpoint.path}: the table of a {table.model_type} does not tell its heads apart")
 
 
-def refuse_packed(table: Anatomy, places: Mapping[str, Place]) -> None:
-    """Raise BadInput when matrices of layers are integers: packed or scaled, as quantised models have them."""
-    for name, place in sorted(places.items()):
-        if place.type[0] in "UI" and len(place.shape) > 1 and not is_buffer(name, place.shape) and table.locate(name):
-            told = f"its weights are quantised ({name} is of type {place.type}), and such numbers have no distances"
-            raise BadInput(f"{told}: save the model dequantised")
-
-
 def _stacks(table: Anatomy) -> list[Anatomy]:
     return [table.at(stack) for stack in table.stacks] or [table]
 

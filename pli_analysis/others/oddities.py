@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 from pli_analysis.others import formats
 from pli_analysis.weights.places import FLOATS, places_of
 from pli_train import run_folder
+from pli_train.anatomy.names import is_buffer
 from pli_train.errors import BadInput, some
 
 if TYPE_CHECKING:
     from pli_analysis.run import Checkpoint
 
 OF_A_LAYER = re.compile(r"(^|\.)\d+\.")
-BUFFERS = re.compile(r"(^|\.)(masked_bias|inv_freq|attn\.bias|attention\.bias|position_ids)$")
-"""Masks and rotary frequencies, which earlier releases of transformers saved among the weights; nothing is trained."""
 
 
 def no_weights(checkpoint: Checkpoint) -> str | None:
@@ -40,7 +39,12 @@ def no_weights(checkpoint: Checkpoint) -> str | None:
         if stored not in files[path]:
             raise BadInput(f"{path}: does not hold '{stored}', which the index says it does")
         place = files[path][stored]
-        if place.type not in FLOATS and len(place.shape) > 1 and OF_A_LAYER.search(name) and not BUFFERS.search(name):
+        if (
+            place.type not in FLOATS
+            and len(place.shape) > 1
+            and OF_A_LAYER.search(name)
+            and not is_buffer(name, place.shape)
+        ):
             whole = place.type[0] in "IUB"
             told = formats.codes(place.type, checkpoint.config) if whole else "is no checkpoint of weights"
             return f"{told}: {stored} has numbers of type {place.type}"

@@ -76,7 +76,7 @@ def test_a_restart_that_one_of_our_files_tells_of_is_known_to_the_step(tmp_path,
     scalars = Scalars(tmp_path, from_step=21)
     scalars.add(22, {"grad_norm/total": 1.0})
     scalars.close()
-    assert points(logged(tmp_path), "own/thing") == {20: 1}
+    assert points(trainer_log.read(tmp_path, []), "own/thing") == {20: 1}
 
 
 def test_a_training_begun_anew_leaves_all_of_the_one_before_behind(tmp_path, clock):
@@ -90,7 +90,7 @@ def test_a_training_begun_anew_leaves_all_of_the_one_before_behind(tmp_path, clo
 def test_an_evaluation_by_itself_begins_nothing(tmp_path, clock):
     start(tmp_path, clock, "one", {"train/loss": DEAD, "own/thing": {5: 1}})
     start(tmp_path, clock, "two", {"eval/loss": {0: 3.0}})
-    found = logged(tmp_path)
+    found = trainer_log.read(tmp_path, [])
     assert points(found, "train/loss") == DEAD and points(found, "own/thing") == {5: 1}
 
 
