@@ -18,7 +18,6 @@ from pli_train.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
     from pli_analysis.run import Checkpoint
-    from pli_analysis.weights.places import Place
 
 PAGE = "docs/families.md"
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
