@@ -34,6 +34,8 @@ TABLE_OF_RUNS = (("name", "id"), ("name", "state"), ("name", "runtime"), ("name"
 MISSING = ("", "na", "n/a", "none", "null")
 """What stands for no point, in small letters. A NaN is a point."""
 BOUNDS = ("__MIN", "__MAX")
+LONGEST = 2**17
+"""Characters of a cell, at most."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def _read(path: Path) -> tuple[list[_Table], list[str]]:
         raise BadInput(f"{path}: cannot be read as text ({error})") from None
     except csv.Error as error:
         raise BadInput(f"{path}: cannot be read as a table ({error})") from None
+    if max((len(cell) for row in rows for cell in row), default=0) > LONGEST:  # csv's own limit is the whole process's
+        raise BadInput(f"{path}: cannot be read as a table (a cell has more than {LONGEST:,} characters)")
     if not rows:
         raise BadInput(f"{path}: is empty")
     parts: list[_Table] = []

@@ -171,8 +171,9 @@ def test_an_empty_corpus_is_named(tmp_path):
 
 def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
     run = Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
+    (tmp_path / "bare").mkdir()
     for command in ("lineage", "drift", "report"):
-        refused(call("pli-analyze", command, tmp_path), "not a run, it holds no run.json")
+        refused(call("pli-analyze", command, tmp_path / "bare"), "not a run, it holds no run.json")
         refused(call("pli-analyze", command, tmp_path / "nowhere"), "no such folder")
     refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is")
     refused(call("pli-analyze", "drift", run, "-o", tmp_path / "no" / "where.csv"), "cannot be written")

@@ -54,5 +54,6 @@ def drift(
         say("there is one checkpoint: with nothing to compare it with, every distance is 0")
     elif len(table) and (table["relative_l2"] == 0).all():
         say("nothing has moved: these weights are the same at every checkpoint")
-    say(*unknown(opened, cores))
+    if table["relative_l2"].isna().any():
+        say(*unknown(opened, cores))
     emit(table, format, out)

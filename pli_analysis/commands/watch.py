@@ -48,7 +48,7 @@ def _run_at(path: Path) -> Path:
     """The run of ours at a path. Raises BadInput when there is another's, or more than one."""
     from pli_analysis import paths
 
-    if not path.is_dir() or (path / run_folder.RUN).is_file():
+    if not path.is_dir() or any((folder / run_folder.RUN).is_file() for folder in (path, path.parent)):
         return path
     found = paths.find(path)
     if found and not any(source.kind == paths.Kind.RUN for source in found):

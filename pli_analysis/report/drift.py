@@ -46,7 +46,7 @@ def drift(run: Run) -> Section:
     words = [
         "Drift compares a layer with its own birth weights, found by its id: insertions that moved its index do not "
         "count as movement.",
-        *sentences(drift_metric.unknown(run)),
+        *(sentences(drift_metric.unknown(run)) if len(known) < len(table) else []),
     ]
     if late := _without_birth(table):
         words.append(f"No checkpoint has the birth weights of {', '.join(late)}: the first ones seen stand for them.")

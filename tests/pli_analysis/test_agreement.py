@@ -111,7 +111,7 @@ def test_the_eval_loss_is_one_number(run, page):
     assert f"Eval loss went from {first} to {last};" in page  # the caption of the loss
     assert f"{first} → {last} nats per token" in command("report", run).stdout
     (row,) = rows("compare", run, "--runs")
-    assert row["loss at 60"] == pytest.approx(points.values[-1]) and row["lowest loss"] == pytest.approx(
+    assert row["eval/loss at 60"] == pytest.approx(points.values[-1]) and row["lowest loss"] == pytest.approx(
         points.values.min()
     )
     error, full = (scalars.read(run).of(tag).values[-1] for tag in (run_folder.EVAL_LOSS_SE, run_folder.EVAL_LOSS_FULL))

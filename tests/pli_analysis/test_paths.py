@@ -126,12 +126,14 @@ def test_files_alone(tmp_path):
     (tmp_path / "a.csv").write_text("Wall time,Step,Value\n1,0,3\n2,8,2\n")
     (tmp_path / "b.csv").write_text("epoch,loss,val_loss\n0,3,3.5\n8,2,2.5\n")
     history = [{"step": 0, "eval_loss": 3.0}, {"step": 8, "eval_loss": 1.5, "epoch": 1.0}]
-    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 8, "log_history": history}))
+    (tmp_path / "out").mkdir()
+    state = tmp_path / "out" / "trainer_state.json"
+    state.write_text(json.dumps({"global_step": 8, "log_history": history}))
     assert tags(tmp_path / "a.csv") == {"a": ["a"]}
-    assert tags(tmp_path / "trainer_state.json")["trainer_state"][0] == "eval/loss"
+    assert tags(state)["out"][0] == "eval/loss"
     assert {row["group"] for row in rows("compare", tmp_path / "a.csv", tmp_path / "b.csv")} == {"a", "b"}
-    only = rows("compare", tmp_path / "a.csv", tmp_path / "trainer_state.json")
-    assert {row["group"]: row["eval/loss at 8"] for row in only} == {"a": 2.0, "trainer_state": 1.5}
+    only = rows("compare", tmp_path / "a.csv", state)
+    assert {row["group"]: row["eval/loss at 8"] for row in only} == {"a": 2.0, "out": 1.5}
 
 
 def test_a_download_called_after_a_loss_is_compared_with_that_loss_alone(tmp_path):

@@ -429,7 +429,7 @@ def has_gradient(parameter):
 
 
 class Watching(TrainerCallback):
-    """Lets the reference do what Hugging Face's Trainer does; stands before the GrowthCallback."""
+    """Lets the reference do what Hugging Face's Trainer does; stands after the GrowthCallback."""
 
     def __init__(self, family, growth, patch):
         self.family, self.growth, self.reference = family, growth, None
@@ -466,7 +466,7 @@ def test_hugging_face_s_trainer_does_the_same(family, number, tmp_path, monkeypa
     more = {"max_steps": STEPS, "warmup_steps": WARM, "save_steps": 99, "max_grad_norm": CLIP, "weight_decay": DECAY}
     more |= {"learning_rate": LR, "adam_beta1": BETAS[0], "adam_beta2": BETAS[1], "adam_epsilon": EPS}
     made = trainer_of(family, tmp_path, model=small(family), **more)
-    for callback in (watching, growth):
+    for callback in (growth, watching):
         made.add_callback(callback)
     growth.on_init_end(made.args, made.state, made.control, model=made.model)
     made.train()

@@ -83,7 +83,7 @@ def owners_by_hand(family, name, grad, dim):
 
     By index arithmetic on the layout that each family's own code has; `dim` is the width of a head.
     """
-    grouped = family in ("llama", "qwen2", "qwen3")
+    grouped = family in ("llama", "mistral", "qwen2", "qwen3")
     fused = {"attn.c_attn": 1, "attn.Wqkv": 0}
     module, _, leaf = name.rpartition(".")
     out = ("attn.c_proj", "attn.Wo", "attention.dense", "attention.out_lin", "attention.output.dense")
