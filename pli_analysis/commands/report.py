@@ -98,7 +98,7 @@ def _several(asked: list[str]) -> list[tuple[str, Path]]:
         found = paths.find(path)
         mine = [source for source in found if source.kind in CHECKPOINTED or (group and source.kind == Kind.MODEL)]
         models += not mine and any(source.kind == Kind.MODEL for source in found)
-        if not mine and not any(source.has_checkpoints for source in found):
+        if found and not mine and not any(source.has_checkpoints for source in found):
             raise BadInput(f"{path}: holds no checkpoints; compare and scalars read what is logged there")
         runs += [(group, source.path) for source in mine]
     return runs if len(runs) > 1 and not models else []
