@@ -14,7 +14,7 @@ from pli_analysis.commands.report import ReportCommand, report
 from pli_analysis.commands.scalars import scalars
 from pli_analysis.commands.similarity import similarity
 from pli_analysis.commands.watch import WatchCommand, watch
-from pli_train.shell import app_of, run_app
+from pli_train.core.cli.shell import app_of, run_app
 
 app = app_of("pli-analyze", "Read training runs, and say what growth did to them.")
 for command in (lineage, drift, scalars, gradnorms, embed, similarity, disturbance, compare):

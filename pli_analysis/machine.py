@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from pli_train import cache
+from pli_train.core import cache
 
 ROOM = 2**30
 """Bytes free below which the cache may not hold what it is for."""

@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train import output, rows
-from pli_train.errors import BadInput
-from pli_train.telling import timed
+from pli_train.core import output
+from pli_train.core.cli import tables
+from pli_train.core.cli.console import timed
+from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +112,7 @@ def cell(value: object) -> str:
     """One value as people read it: six significant digits, nothing for missing."""
     import pandas as pd
 
-    return "" if value is pd.NA else rows.cell(value)
+    return "" if value is pd.NA else tables.cell(value)
 
 
 def _plain(column: pd.Series, whole: bool) -> list[object]:
@@ -128,4 +129,4 @@ def _plain(column: pd.Series, whole: bool) -> list[object]:
 def _drawn(table: pd.DataFrame, markdown: bool, whole: bool) -> str:
     numbers = [table[name].dtype.kind in "iufb" for name in table.columns]
     cells = [[cell(value) or ("nan" if whole else "") for value in row] for row in table.itertuples(index=False)]
-    return rows.drawn([str(name) for name in table.columns], numbers, cells, markdown)
+    return tables.drawn([str(name) for name in table.columns], numbers, cells, markdown)

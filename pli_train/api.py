@@ -6,20 +6,20 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_train import config as configs
-from pli_train import openmp
-from pli_train.anatomy import discover, families, to_train, trainable
-from pli_train.errors import BadInput
+from pli_train.config import loading as configs
+from pli_train.core import openmp
+from pli_train.core.anatomy import discover, families, to_train, trainable
+from pli_train.core.errors import BadInput
 from pli_train.growth import schedule as growth_schedule
-from pli_train.growth.start import Start, start_of
+from pli_train.growth.initial_shape import Start, start_of
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from pli_train.anatomy import Anatomy
-    from pli_train.growing import Growing
-    from pli_train.sections import RunConfig
+    from pli_train.config.schema import RunConfig
+    from pli_train.core.anatomy import Anatomy
+    from pli_train.growth.grower import Growing
 
 Schedule = str | list[dict[str, Any]] | dict[str, Any]
 
@@ -76,17 +76,17 @@ class Growth:
         Raises:
             BadInput: when the model cannot be grown, or not by this schedule; one line a mistake.
         """
-        from pli_train import growing
-        from pli_train import model as models
+        from pli_train.growth import grower
+        from pli_train.models import build as models
 
-        growing.check_bare(model)
+        grower.check_bare(model)
         anatomy = anatomy_of(model, stack)
-        growing.check_even(model, anatomy)
+        grower.check_even(model, anatomy)
         depth = len(models.stack_of(model, anatomy))
         start = start_of(model, anatomy, depth, initial_heads, None)
-        made = growing.Growing(model, anatomy, start, self.planned(start, total_steps), self.seed or 0)
+        made = grower.Growing(model, anatomy, start, self.planned(start, total_steps), self.seed or 0)
         if optimizer is not None:
-            made.attach(optimizer, growing.rewound(scheduler, warmup_steps, total_steps) if scheduler else None)
+            made.attach(optimizer, grower.rewound(scheduler, warmup_steps, total_steps) if scheduler else None)
         if initial_heads is not None:
             made.slim(initial_heads)
         return made
@@ -149,8 +149,8 @@ def train(
     """
     openmp.wait_briefly()
     config = config_of(model, data, steps, growth, out, preset, sections)
-    from pli_train import launch
-    from pli_train.progress import Shown, Silent
+    from pli_train.training import launch
+    from pli_train.training.progress import Shown, Silent
 
     folder = Path(out) if out is not None else Path("runs") / config.name
     launch.begin(config, folder, Silent() if quiet else Shown()).run()

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pli_train.errors import PliError
-from pli_train.rows import Format, render
-from pli_train.shell import app_of, one_of, run_app
-from pli_train.telling import Bar, is_quiet
+from pli_train.core.cli.console import Bar, is_quiet
+from pli_train.core.cli.shell import app_of, one_of, run_app
+from pli_train.core.cli.tables import Format, render
+from pli_train.core.errors import PliError
 
 if TYPE_CHECKING:
-    from pli_train.progress import Silent
-    from pli_train.sections import RunConfig
+    from pli_train.config.schema import RunConfig
+    from pli_train.training.progress import Silent
 
 app = app_of("pli-train", "Train transformers that grow while they learn, and remember who each layer is.")
 
 
 def _presets() -> list[str]:
     """Their names, which a shell completes: those of the files, as reading them takes longer than people wait."""
-    return sorted(path.stem for path in (Path(__file__).parent / "presets").glob("*.toml"))
+    return sorted(path.stem for path in (Path(__file__).parent / "config" / "presets").glob("*.toml"))
 
 
 Config = Annotated[
@@ -51,10 +51,10 @@ def run(
 
     Example: pli-train run tiny --set train.steps=200
     """
-    from pli_train import config as configs
+    from pli_train.config import loading as configs
 
     settings = configs.load(config, overrides or [])
-    from pli_train import launch
+    from pli_train.training import launch
 
     folder = out or _free(Path("runs"), settings.name)
     show = _show()
@@ -71,10 +71,10 @@ def resume(run: RunFolder) -> None:
 
     Example: pli-train resume runs/tiny
     """
-    from pli_train import config as configs
+    from pli_train.config import loading as configs
 
     settings = configs.of_run(run)
-    from pli_train import launch
+    from pli_train.training import launch
 
     launch.resume(settings, run, _show()).run()
     print(run)
@@ -96,10 +96,10 @@ def fork(
 
     Example: pli-train fork runs/tiny --at 160 --no-growth
     """
-    from pli_train.run_folder import require_run
+    from pli_train.core.run_format.run_folder import require_run
 
     require_run(run)
-    from pli_train import fork as forks
+    from pli_train.commands import fork as forks
 
     folder = out or _free(run.resolve().parent if run.name in ("", "..") else run.parent, f"{run.name}-twin-{at}")
     forks.fork(run, at, folder, not no_growth, overrides or [], _show()).run()
@@ -117,7 +117,7 @@ def verify(
 
     Example: pli-train verify runs/tiny --format json
     """
-    from pli_train import verify as checks
+    from pli_train.commands import verify as checks
 
     rows = list(checks.verify(run, Bar("checkpoints")))
     print(render(rows, format), end="")
@@ -133,10 +133,10 @@ def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
 
     Example: pli-train plan seed-appendix
     """
-    from pli_train import config as configs
+    from pli_train.config import loading as configs
 
     settings = configs.load(config, overrides or [])
-    from pli_train import plan as plans
+    from pli_train.commands import plan as plans
 
     for line in plans.lines(settings, plans.plan(settings)):
         print(line)
@@ -180,7 +180,7 @@ def check(
     """
     show = _show()
     settings = _settings(config, overrides or [], origin)
-    from pli_train import check as checks
+    from pli_train.commands import check as checks
 
     run, rows = checks.prepare(settings, origin, show), []
     for row in checks.check(run, batches):
@@ -203,10 +203,10 @@ def evaluate(
 
     Example: pli-train evaluate runs/tiny --checkpoint checkpoint-160-before
     """
-    from pli_train import config as configs
+    from pli_train.config import loading as configs
 
     settings = configs.of_run(run)
-    from pli_train import evaluate as evaluates
+    from pli_train.commands import evaluate as evaluates
 
     print(render([evaluates.evaluate(settings, run, checkpoint, _show().say)], format), end="")
 
@@ -227,7 +227,7 @@ def export(
 
     Example: pli-train export runs/tiny models/tiny
     """
-    from pli_train import export as exports
+    from pli_train.commands import export as exports
 
     print(exports.export(run, out, checkpoint, _show().say))
 
@@ -238,7 +238,7 @@ def presets() -> None:
 
     Example: pli-train presets
     """
-    from pli_train import config as configs
+    from pli_train.config import loading as configs
 
     for name, description in configs.presets().items():
         default = " (default)" if name == configs.DEFAULT_PRESET else ""
@@ -247,8 +247,8 @@ def presets() -> None:
 
 def _settings(config: str | None, overrides: list[str], origin: Path | None) -> RunConfig:
     """The config that is named, else that of the run which `origin` is or lies in, else the default preset's."""
-    from pli_train import config as configs
-    from pli_train import run_folder
+    from pli_train.config import loading as configs
+    from pli_train.core.run_format import run_folder
 
     if config is None and origin is not None:
         return configs.of_run(origin if (origin / run_folder.RUN).is_file() else origin.absolute().parent, overrides)
@@ -264,7 +264,7 @@ def _free(root: Path, name: str) -> Path:
 
 
 def _show() -> Silent:
-    from pli_train.progress import Shown, Silent
+    from pli_train.training.progress import Shown, Silent
 
     return Silent() if is_quiet() else Shown()
 

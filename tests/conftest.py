@@ -45,7 +45,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def config_of(corpus):
     """Make the config of a tiny growing run: `config_of("bert", {"train.steps": 3})`."""
-    from pli_train import config
+    from pli_train.config import loading
 
     def make(family="gpt2", overrides=None):
         table = {
@@ -62,7 +62,7 @@ def config_of(corpus):
         for key, value in (overrides or {}).items():
             section, _, name = key.rpartition(".")
             (table.setdefault(section, {}) if section else table)[name] = value
-        return config.check(table, "test")
+        return loading.check(table, "test")
 
     return make
 
@@ -70,7 +70,7 @@ def config_of(corpus):
 @pytest.fixture(scope="session")
 def runs(config_of, tmp_path_factory):
     """One finished run of each family, grown from 1 to 5 layers: family → folder. Not to be written to."""
-    from pli_train import launch
+    from pli_train.training import launch
 
     folders = {}
     for family in FAMILIES:
@@ -82,7 +82,7 @@ def runs(config_of, tmp_path_factory):
 @pytest.fixture(scope="module")
 def small_run(runs, tmp_path_factory):
     """A part of a finished run that is quickly read: two checkpoints, one event between them."""
-    from pli_train import run_folder
+    from pli_train.core.run_format import run_folder
 
     run = tmp_path_factory.mktemp("small") / "run"
     shutil.copytree(runs["gpt2"], run)

@@ -7,10 +7,12 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from pli_train import anatomy, run_folder, stock
-from pli_train import model as models
-from pli_train.growth.start import start_of
-from pli_train.tracking import Scalars
+from pli_train.core import anatomy
+from pli_train.core.run_format import run_folder
+from pli_train.growth.initial_shape import start_of
+from pli_train.models import build as models
+from pli_train.models import padding
+from pli_train.training.tensorboard import Scalars
 from tests.families import tiny
 
 
@@ -59,7 +61,9 @@ class Drifting:
         """A checkpoint of weights only, with a manifest."""
         path = self.folder / str(run_folder.CheckpointName(self.step, after))
         path.mkdir()
-        weights = {name: t.detach().clone().contiguous() for name, t in stock.padded(self.model, self.anatomy).items()}
+        weights = {
+            name: t.detach().clone().contiguous() for name, t in padding.padded(self.model, self.anatomy).items()
+        }
         kept = {}
         for name, tensor in weights.items():
             kept.setdefault(tensor.data_ptr(), name)

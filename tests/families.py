@@ -8,8 +8,8 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from pli_train import anatomy
-from pli_train.model import AUTO_CLASS
+from pli_train.core import anatomy
+from pli_train.models.build import AUTO_CLASS
 
 WIDTH, HEADS, UNITS, LAYERS, VOCABULARY, POSITIONS = 32, 4, 48, 2, 64, 64
 TEXT = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "pad_token_id": 0}

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from pli_train import run_folder
+from pli_train.core.run_format import run_folder
 from tests import families
 
 STEPS = (1, 2, 3)

@@ -4,9 +4,10 @@ import random
 import shutil
 from pathlib import Path
 
-from pli_train import config as configs
-from pli_train import launch, run_folder
-from pli_train.lineage import Lineage
+from pli_train.config import loading as configs
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.training import launch
 from tests.conftest import MODELS
 
 

@@ -25,11 +25,11 @@ HEAVY = {"torch", "transformers", "plotly", "pandas", "tensorboard", "umap", "nu
     [
         ("import pli_train.cli", HEAVY | {"pydantic_core", "rich"}),
         ("import pli_analysis.cli", HEAVY | {"pydantic_core", "rich"}),
-        ("import pli_train.lineage", HEAVY | {"pydantic_core", "rich", "typer"}),
-        ("import pli_train.anatomy", HEAVY),
-        ("import pli_train.config; pli_train.config.load()", HEAVY),
+        ("import pli_train.core.lineage", HEAVY | {"pydantic_core", "rich", "typer"}),
+        ("import pli_train.core.anatomy", HEAVY),
+        ("import pli_train.config.loading; pli_train.config.loading.load()", HEAVY),
         (
-            "import pli_analysis.run, pli_analysis.metrics.drift, pli_analysis.metrics.gradnorms",
+            "import pli_analysis.runs.run, pli_analysis.metrics.drift.drift, pli_analysis.metrics.grad_norms.logged",
             {"torch", "transformers", "plotly"},
         ),
         ("import pli_analysis.report.content", {"torch", "transformers"}),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pli_train import run_folder
+from pli_train.core.run_format import run_folder
 from tests.conftest import STEPS
 
 ROOT = Path(__file__).parent.parent

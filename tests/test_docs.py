@@ -79,11 +79,11 @@ TOML = [
 
 @pytest.mark.parametrize("block", TOML)
 def test_a_config_of_a_page_is_one(block, tmp_path):
-    from pli_train import config
+    from pli_train.config import loading
 
     file = tmp_path / "page.toml"
     file.write_text(block if "extends" in block else f'extends = "tiny"\n{block}')
-    config.load(str(file))
+    loading.load(str(file))
 
 
 def test_every_command_is_shown_somewhere():

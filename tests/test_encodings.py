@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pli_train import encoding
+from pli_train.core.cli import encoding
 from tests.test_cli import ROOT
 from tests.test_shell import at_a_terminal
 

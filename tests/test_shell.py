@@ -14,8 +14,8 @@ import pytest
 from typer.main import get_command
 
 from pli_analysis.cli import app as analyze
-from pli_train import run_folder
 from pli_train.cli import app as train
+from pli_train.core.run_format import run_folder
 from tests.conftest import STEPS
 from tests.test_cli import ROOT, call, refused
 
@@ -82,10 +82,11 @@ def test_every_value_has_a_name_in_capitals():
 
 def test_words_that_an_option_takes_are_those_of_the_metric():
     from pli_analysis.commands import compare, drift, embed, gradnorms
-    from pli_analysis.metrics import drift as drifts
-    from pli_analysis.metrics import embed as maps
-    from pli_analysis.metrics import loss, points, projections
-    from pli_train.anatomy.parts import GROUPS
+    from pli_analysis.metrics import loss
+    from pli_analysis.metrics.drift import drift as drifts
+    from pli_analysis.metrics.maps import embedding as maps
+    from pli_analysis.metrics.maps import points, projections
+    from pli_train.core.anatomy.parts import GROUPS
 
     assert set(drift.PARTS) == {*drifts.LEVELS, "matrix", "all"}
     assert set(gradnorms.PARTS) == {*GROUPS, "all"}
@@ -392,9 +393,9 @@ def test_words_are_completed(name, words, expected):
 
 
 def test_presets_are_completed_as_they_are_listed():
-    from pli_train import config
+    from pli_train.config import loading
 
-    assert sorted(completed("pli-train", "plan ")) == sorted(config.presets())
+    assert sorted(completed("pli-train", "plan ")) == sorted(loading.presets())
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -8,9 +8,9 @@ import typer
 
 from pli_analysis.commands.options import FormatOption, Html, OutOption
 from pli_analysis.commands.telling import complain, write_page
-from pli_train.errors import BadInput
-from pli_train.shell import one_of
-from pli_train.telling import say
+from pli_train.core.cli.console import say
+from pli_train.core.cli.shell import one_of
+from pli_train.core.errors import BadInput
 
 AXES = ("step", "tokens", "flops", "seconds")
 
@@ -42,8 +42,8 @@ def compare(
 
     Example: pli-analyze compare runs/tiny runs/baseline --by flops
     """
-    from pli_analysis.metrics import compare as metric
-    from pli_analysis.metrics import curves as curve_metric
+    from pli_analysis.metrics.comparison import compare as metric
+    from pli_analysis.metrics.comparison import curves as curve_metric
     from pli_analysis.report import compare as told
     from pli_analysis.tables import emit
 

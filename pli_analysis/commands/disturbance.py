@@ -20,7 +20,7 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.telling import complain, open_run, write_page
-from pli_train.telling import Bar, say
+from pli_train.core.cli.console import Bar, say
 
 
 def disturbance(
@@ -54,10 +54,10 @@ def disturbance(
 
     Example: pli-analyze disturbance runs/tiny --layers --html disturbance.html
     """
-    from pli_analysis.metrics.disturbance import disturbance as measure
-    from pli_analysis.metrics.scene import twins_beside
+    from pli_analysis.metrics.disturbance.disturbance import disturbance as measure
+    from pli_analysis.metrics.disturbance.event_context import twins_beside
     from pli_analysis.report import disturbance as report
-    from pli_analysis.run import Run
+    from pli_analysis.runs.run import Run
     from pli_analysis.tables import emit
 
     asked = text_of(text, text_column, tokenizer)

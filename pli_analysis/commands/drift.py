@@ -9,9 +9,9 @@ import typer
 
 from pli_analysis.commands.options import FormatOption, OutOption, RunFolder, Stack, Told, Verify
 from pli_analysis.commands.telling import complain, open_run
-from pli_train.errors import BadInput
-from pli_train.shell import one_of
-from pli_train.telling import Bar, say
+from pli_train.core.cli.console import Bar, say
+from pli_train.core.cli.shell import one_of
+from pli_train.core.errors import BadInput
 
 PARTS = ("layer", "head", "ffn", "norms", "attention", "matrix", "all")
 
@@ -38,8 +38,8 @@ def drift(
 
     Example: pli-analyze drift runs/tiny --of head --format csv -o drift.csv
     """
-    from pli_analysis.metrics.drift import drift as measure
-    from pli_analysis.metrics.drift import unknown
+    from pli_analysis.metrics.drift.drift import drift as measure
+    from pli_analysis.metrics.drift.drift import unknown
     from pli_analysis.tables import emit
 
     opened = open_run(run, verify, told, stack)

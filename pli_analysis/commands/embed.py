@@ -21,8 +21,8 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.telling import open_run, write_page
-from pli_train.shell import one_of
-from pli_train.telling import Bar, say
+from pli_train.core.cli.console import Bar, say
+from pli_train.core.cli.shell import one_of
 
 METHODS = ("pca", "tsne", "umap")
 PARTS = {"layer": "layers", "head": "heads", "ffn": "ffn"}
@@ -60,8 +60,8 @@ def embed(
 
     Example: pli-analyze embed runs/tiny --method umap --html map.html
     """
-    from pli_analysis.metrics.embed import embed as measure
-    from pli_analysis.metrics.gram import EXACT
+    from pli_analysis.metrics.maps.embedding import embed as measure
+    from pli_analysis.metrics.maps.gram import EXACT
     from pli_analysis.report import embed as report
     from pli_analysis.tables import emit
 
@@ -76,7 +76,7 @@ def embed(
     say(*found.notes, drawn.sections[0].figures[0].caption)
     write_page(html, lambda: drawn)
     if projector is not None:
-        from pli_analysis import projector as folder
+        from pli_analysis.report import projector as folder
 
         folder.write(projector, found)
         say(f"{projector}: tensorboard --logdir {projector}")

@@ -9,9 +9,9 @@ import typer
 
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text, TextColumn, Tokenizer, text_of
 from pli_analysis.commands.telling import complain, open_run, write_page
-from pli_train.errors import BadInput
-from pli_train.shell import one_of
-from pli_train.telling import Bar, say
+from pli_train.core.cli.console import Bar, say
+from pli_train.core.cli.shell import one_of
+from pli_train.core.errors import BadInput
 
 PARTS = ("layer", "head", "ffn", "norms", "attention", "embeddings", "other", "total", "all")
 
@@ -38,7 +38,7 @@ def gradnorms(
 
     Example: pli-analyze gradnorms runs/tiny --of head --html gradnorms.html
     """
-    from pli_analysis.metrics import gradnorms as metric
+    from pli_analysis.metrics.grad_norms import logged as metric
     from pli_analysis.report import gradnorms as told
     from pli_analysis.tables import emit
 
@@ -48,7 +48,7 @@ def gradnorms(
     if recompute and (events or html is not None):
         raise BadInput("--events and --html tell what training logged: leave --recompute away")
     if recompute:
-        from pli_analysis.metrics.gradients import recomputed, unknown
+        from pli_analysis.metrics.grad_norms.recomputed import recomputed, unknown
 
         opened = open_run([run])
         table = recomputed(opened, asked, blocks, Bar("checkpoints"))

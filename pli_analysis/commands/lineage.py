@@ -9,8 +9,8 @@ import typer
 
 from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Stack, Told, Verify, a_file
 from pli_analysis.commands.telling import FOLLOWED, complain, write_page
-from pli_train.errors import BadInput
-from pli_train.telling import Bar, say
+from pli_train.core.cli.console import Bar, say
+from pli_train.core.errors import BadInput
 
 
 def lineage(
@@ -39,7 +39,7 @@ def lineage(
     """
     from pli_analysis.metrics import lineage as metric
     from pli_analysis.report import overview
-    from pli_analysis.run import Run
+    from pli_analysis.runs.run import Run
     from pli_analysis.tables import emit, put
 
     opened = Run.open(run, verify, told, Bar(FOLLOWED), stack)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pli_analysis.tables import Format
-from pli_train import output
-from pli_train.errors import BadInput
-from pli_train.shell import Command, one_of
+from pli_train.core import output
+from pli_train.core.cli.shell import Command, one_of
+from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from pli_analysis import probe
+    from pli_analysis.inference import eval_tokens
 
 
 def a_file(word: str) -> Path:
@@ -59,9 +59,9 @@ Html = Annotated[
 ]
 
 
-def text_of(text: Path | None, column: str | None, tokenizer: Path | None) -> probe.Text | None:
+def text_of(text: Path | None, column: str | None, tokenizer: Path | None) -> eval_tokens.Text | None:
     """What --text and the options beside it ask for. Raises BadInput for one of those without --text."""
-    from pli_analysis.probe import Text
+    from pli_analysis.inference.eval_tokens import Text
 
     if text is None:
         for option, value in (("--text-column", column), ("--tokenizer", tokenizer)):

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pli_analysis.tables import format_of
-from pli_train import output, run_folder
-from pli_train.errors import BadInput
+from pli_train.core import output
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 
 FILES = {"html": "--html", "save": "--save", "out": "-o"}
 """Parameters that name a file to be written, and what they are called at the keyboard."""

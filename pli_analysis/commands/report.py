@@ -11,9 +11,9 @@ import typer
 from pli_analysis.commands.options import Stack, Told, Verify, a_file, alone
 from pli_analysis.commands.outputs import inputs_of, require_files
 from pli_analysis.commands.telling import complain, open_run
-from pli_train.errors import BadInput, did_you_mean
-from pli_train.output import STDOUT
-from pli_train.telling import Bar, say, timed
+from pli_train.core.cli.console import Bar, say, timed
+from pli_train.core.errors import BadInput, did_you_mean
+from pli_train.core.output import STDOUT
 
 if TYPE_CHECKING:
     from pli_analysis.report.parts import Report
@@ -44,7 +44,7 @@ def report(
 
     Example: pli-analyze report runs/tiny --html
     """
-    from pli_analysis.run import Run
+    from pli_analysis.runs.run import Run
 
     if not run and html is not None and Path(html).is_dir():
         run, html = [html], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
@@ -86,9 +86,9 @@ def _alone(
 
 def _several(asked: list[str]) -> list[tuple[str, Path]]:
     """Several runs, each with its group; none where these are one run, or the checkpoints of one."""
-    from pli_analysis import paths
-    from pli_analysis.metrics.curves import grouped
-    from pli_analysis.paths import CHECKPOINTED, Kind
+    from pli_analysis.metrics.comparison.curves import grouped
+    from pli_analysis.runs import paths
+    from pli_analysis.runs.paths import CHECKPOINTED, Kind
 
     given = [grouped(one) for one in asked]
     if not all(path.exists() for _, path in given):
@@ -106,7 +106,7 @@ def _several(asked: list[str]) -> list[tuple[str, Path]]:
 
 def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
     """The report of several runs, and the folder to keep it in."""
-    from pli_analysis.metrics import curves as curve_metric
+    from pli_analysis.metrics.comparison import curves as curve_metric
     from pli_analysis.report import several
 
     curves = curve_metric.read([f"{group}={path}" if group else str(path) for group, path in runs])
@@ -119,7 +119,7 @@ def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
 
 def _methods(maps: str | None, html: str | None) -> list[str] | None:
     """The methods beside PCA, None for the usual ones. Raises BadInput for other words, or where no map is drawn."""
-    from pli_analysis.metrics.projections import METHODS
+    from pli_analysis.metrics.maps.projections import METHODS
 
     if html is None and maps is not None:
         raise BadInput("--maps is how a page draws the map: use it with --html")

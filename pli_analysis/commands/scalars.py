@@ -10,7 +10,7 @@ import typer
 from pli_analysis.commands.options import FormatOption, OutOption
 from pli_analysis.commands.telling import complain
 from pli_analysis.tables import Format
-from pli_train.errors import BadInput
+from pli_train.core.errors import BadInput
 
 MOST_DRAWN = 20_000
 """Rows drawn for a terminal without being asked for; more would take minutes and nobody reads them."""
@@ -33,8 +33,9 @@ def scalars(
 
     Example: pli-analyze scalars runs/tiny --tags 'eval/*' -o eval.csv
     """
-    from pli_analysis import downloads, paths
-    from pli_analysis.scalars import only, tidy
+    from pli_analysis.runs import paths
+    from pli_analysis.scalars import downloads
+    from pli_analysis.scalars.reading import only, tidy
     from pli_analysis.tables import emit
 
     if download is not None and (out is not None or format not in (None, Format.JSON, Format.CSV)):

@@ -19,9 +19,9 @@ from pli_analysis.commands.options import (
     text_of,
 )
 from pli_analysis.commands.telling import open_run, write_page
-from pli_train.errors import BadInput
-from pli_train.shell import one_of
-from pli_train.telling import Bar, say
+from pli_train.core.cli.console import Bar, say
+from pli_train.core.cli.shell import one_of
+from pli_train.core.errors import BadInput
 
 SPACES = ("function", "weights")
 
@@ -50,11 +50,11 @@ def similarity(
 
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """
-    from pli_analysis.metrics.similarity import by_weights, unknown
-    from pli_analysis.metrics.similarity import similarity as measure
+    from pli_analysis.metrics.similarity.similarity import by_weights, unknown
+    from pli_analysis.metrics.similarity.similarity import similarity as measure
     from pli_analysis.report import similarity as report
     from pli_analysis.tables import emit
-    from pli_train import run_folder
+    from pli_train.core.run_format import run_folder
 
     two = len(runs) == 2 and (not over_time or any((run / run_folder.RUN).is_file() for run in runs))
     if over_time and (two or at is not None):

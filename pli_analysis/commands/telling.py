@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train.telling import Bar, say, timed
+from pli_train.core.cli.console import Bar, say, timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pli_analysis.report.parts import Report
-    from pli_analysis.run import Run
+    from pli_analysis.runs.run import Run
 
 FOLLOWED = "checkpoints that layers are followed through"
 
 
 def open_run(paths: list[Path], verify: bool = False, lineage: Path | None = None, stack: str | None = None) -> Run:
     """Open a run or whatever holds checkpoints; say what is not used of it, and what is only inferred."""
-    from pli_analysis.run import Run
+    from pli_analysis.runs.run import Run
 
     found = Run.open(paths, verify, lineage, Bar(FOLLOWED), stack)
     notes = found.notes  # of others' checkpoints none is usable, or some are: the error tells of each, or the lines do

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import alone
-from pli_train import run_folder
-from pli_train.errors import BadInput
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 
 WatchCommand = alone("--serve", "0", lambda word: word is not None and re.fullmatch(r"-?\d+", word) is not None)
 """Alone, `--serve` takes any free port."""
@@ -36,7 +36,7 @@ def watch(
 
     Example: pli-analyze watch runs/tiny --serve
     """
-    from pli_analysis.run import Run
+    from pli_analysis.runs.run import Run
     from pli_analysis.watch.looking import look_on
 
     if once and serve is not None:
@@ -46,7 +46,7 @@ def watch(
 
 def _run_at(path: Path) -> Path:
     """The run of ours at a path. Raises BadInput when there is another's, or more than one."""
-    from pli_analysis import paths
+    from pli_analysis.runs import paths
 
     if not path.is_dir() or any((folder / run_folder.RUN).is_file() for folder in (path, path.parent)):
         return path

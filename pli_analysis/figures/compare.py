@@ -46,7 +46,7 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
     """Speed-up against loss, with the 95 % interval as a band where there is one; a view for each axis.
 
     Args:
-        table: of `pli_analysis.metrics.compare.speed_ups` of one axis or of several, the axis in the column `by`.
+        table: of `pli_analysis.metrics.comparison.compare.speed_ups` of one axis or of several, the axis in the column `by`.
         reference: the group that the others are compared with.
     """
     import plotly.graph_objects as go

@@ -47,7 +47,7 @@ def heat_map(layers: pd.DataFrame) -> go.Figure:
     """The score of each layer at each event; empty where it was not there before.
 
     Args:
-        layers: of `pli_analysis.metrics.disturbance`.
+        layers: of `pli_analysis.metrics.disturbance.disturbance`.
     """
     told = layers.assign(name=_names(layers))
     order = told.drop_duplicates("layer", keep="last").sort_values("index", kind="stable")["layer"]
@@ -68,7 +68,7 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
     """How much faster each layer moved after an event, over its distance from it.
 
     Args:
-        layers: of `pli_analysis.metrics.disturbance`, rows with `distance` and `excess`.
+        layers: of `pli_analysis.metrics.disturbance.disturbance`, rows with `distance` and `excess`.
     """
     import plotly.graph_objects as go
 
@@ -102,7 +102,7 @@ def spikes(events: pd.DataFrame) -> go.Figure:
 
     Args:
         events: `run`, `initialiser`, `height` (0 at the bottom, 1 at the top) and the columns of
-            `pli_analysis.metrics.disturbance`, rows with a `spike`.
+            `pli_analysis.metrics.disturbance.disturbance`, rows with a `spike`.
     """
     import plotly.graph_objects as go
 

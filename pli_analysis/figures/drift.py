@@ -20,7 +20,7 @@ def heat_map(table: pd.DataFrame, measure: str = "relative_l2") -> go.Figure:
     """One row a part, in the order of the last stack, bottom to top; empty before its birth.
 
     Args:
-        table: of `pli_analysis.metrics.drift`.
+        table: of `pli_analysis.metrics.drift.drift`.
         measure: `relative_l2` or `cosine`.
     """
     last = table.drop_duplicates("part", keep="last").sort_values("index", kind="stable")

@@ -28,7 +28,7 @@ def figure(
     """The map, or two of them side by side, in a view for each method.
 
     Args:
-        table: of `pli_analysis.metrics.embed`.
+        table: of `pli_analysis.metrics.maps.embedding`.
         methods: of `pca`, `tsne` and `umap`, the one first that is drawn first.
         shares: for PCA: `run` and `random` → shares of the variance that x and y have.
         donors: whether dotted lines lead from donors to clones.

@@ -21,7 +21,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
     """One row a head or FFN, layers in the order of the last stack, bottom to top; empty before its birth.
 
     Args:
-        table: of `pli_analysis.metrics.gradnorms`, of these levels alone.
+        table: of `pli_analysis.metrics.grad_norms.logged`, of these levels alone.
         events: step of each growth event → what happened.
     """
     import plotly.graph_objects as go

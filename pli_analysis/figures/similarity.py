@@ -18,7 +18,7 @@ def heat_map(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
     """One square a pair, layers bottom to top and left to right. Within one run it is symmetric.
 
     Args:
-        table: of `pli_analysis.metrics.similarity`, of one checkpoint a side.
+        table: of `pli_analysis.metrics.similarity.similarity`, of one checkpoint a side.
         measure: `cka`, `procrustes` or `neighbours`.
     """
     rows, columns = _layers(table, "a"), _layers(table, "b")
@@ -38,7 +38,7 @@ def curves(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
     """One curve a layer, over steps.
 
     Args:
-        table: of `pli_analysis.metrics.similarity`, over time.
+        table: of `pli_analysis.metrics.similarity.similarity`, over time.
         measure: `cka`, `procrustes` or `neighbours`.
     """
     import plotly.graph_objects as go

@@ -28,22 +28,22 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
-from pli_analysis.others.inferred import seen_from
-from pli_train import output
+from pli_analysis.runs.inferred_lineage import seen_from
+from pli_train.core import output
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
 
-    from pli_train.lineage import Event, Lineage
+    from pli_train.core.lineage import Event, Lineage
 
 
 def layers(lineage: Lineage, confidence: pd.DataFrame | None = None) -> pd.DataFrame:
     """Every layer ever born.
 
     Args:
-        confidence: of a lineage inferred from weights, see `pli_analysis.others.inferred.Inferred`.
+        confidence: of a lineage inferred from weights, see `pli_analysis.runs.inferred_lineage.Inferred`.
     """
     import pandas as pd
 
@@ -82,7 +82,7 @@ def events(lineage: Lineage) -> pd.DataFrame:
 def tree(lineage: Lineage) -> list[str]:
     r"""Who was copied from whom, a line a layer: founders and layers without a donor at the left, copies below donors.
 
-    >>> from pli_train.lineage import Lineage
+    >>> from pli_train.core.lineage import Lineage
     >>> lineage = Lineage.begin(1, heads=2)
     >>> _ = lineage.insert(1, step=5, initialiser="clone", donor="a")
     >>> _ = lineage.insert(0, step=9, initialiser="clone", donor="b")
@@ -125,7 +125,7 @@ def write(lineage: Lineage, path: Path) -> None:
 def label(event: Event) -> str:
     """An event in a word or two, for the margin of a figure.
 
-    >>> from pli_train.lineage import Lineage
+    >>> from pli_train.core.lineage import Lineage
     >>> lineage = Lineage.begin(1, heads=2)
     >>> _ = lineage.insert(1, step=5, initialiser="clone", donor="a")
     >>> lineage.swap(0, 1, step=6)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_train import run_folder
+from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.scalars import Scalars
+    from pli_analysis.scalars.reading import Scalars
 
 AXES = {"tokens": run_folder.TOKENS, "flops": run_folder.FLOPS, "seconds": run_folder.SECONDS}
 KINDS = {"train": run_folder.LOSS, "eval": run_folder.EVAL_LOSS}

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_analysis.report import content, page
-from pli_analysis.run import Run
-from pli_train import output
-from pli_train.errors import PliError
-from pli_train.shell import run_process
+from pli_analysis.runs.run import Run
+from pli_train.core import output
+from pli_train.core.cli.shell import run_process
+from pli_train.core.errors import PliError
 
 if TYPE_CHECKING:
     from threading import Event

@@ -9,14 +9,14 @@ import numpy as np
 
 from pli_analysis.figures import compare as figures
 from pli_analysis.figures.loss import AXES
-from pli_analysis.metrics import compare
+from pli_analysis.metrics.comparison import compare
 from pli_analysis.report.parts import Figure, Report, Section, count, sentences, signed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.metrics.compare import Comparison
-    from pli_analysis.metrics.curves import Curve
+    from pli_analysis.metrics.comparison.compare import Comparison
+    from pli_analysis.metrics.comparison.curves import Curve
 
 FINE = 40
 """Levels of the speed-up's curve."""

@@ -14,10 +14,10 @@ from pli_analysis.report.embed import paths
 from pli_analysis.report.gradnorms import gradnorms
 from pli_analysis.report.overview import lead, lineage, loss, provenance, summary
 from pli_analysis.report.parts import Report, Section, found_by
-from pli_train.telling import timed
+from pli_train.core.cli.console import timed
 
 if TYPE_CHECKING:
-    from pli_analysis.run import Run
+    from pli_analysis.runs.run import Run
 
 SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, paths, gradnorms, provenance]
 """Below the summary, which says what they found."""

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.figures import disturbance as figures
-from pli_analysis.metrics import disturbance as metric
-from pli_analysis.metrics.aftermath import ROUNDING, TOLERANCE, running_median
-from pli_analysis.metrics.placebo import ENOUGH
-from pli_analysis.metrics.scene import twins_beside
+from pli_analysis.metrics.disturbance import disturbance as metric
+from pli_analysis.metrics.disturbance.event_context import twins_beside
+from pli_analysis.metrics.disturbance.loss_response import ROUNDING, TOLERANCE, running_median
+from pli_analysis.metrics.disturbance.placebo import ENOUGH
 from pli_analysis.report.parts import Figure, Report, Section, count, sample, sentences, signed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.metrics.disturbance import Disturbance
-    from pli_analysis.run import Run
+    from pli_analysis.metrics.disturbance.disturbance import Disturbance
+    from pli_analysis.runs.run import Run
 
 TITLE = "Disturbance"
 UNUSUAL = 0.05

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.figures import drift as drift_figures
-from pli_analysis.metrics import drift as drift_metric
+from pli_analysis.metrics.drift import drift as drift_metric
 from pli_analysis.report.parts import ROUNDING, Figure, Section, apart, count, equal, sample, sentences, span
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.run import Run
-    from pli_train.lineage import Lineage
+    from pli_analysis.runs.run import Run
+    from pli_train.core.lineage import Lineage
 
 
 METHOD = [

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from pli_analysis.figures import embed as embed_figure
 from pli_analysis.figures.embed import NAMES
-from pli_analysis.metrics import embed as embed_metric
-from pli_analysis.metrics import projections
-from pli_analysis.metrics.gram import RISK
+from pli_analysis.metrics.maps import embedding as embed_metric
+from pli_analysis.metrics.maps import projections
+from pli_analysis.metrics.maps.gram import RISK
 from pli_analysis.report.parts import Figure, Report, Section, apart, count, equal, sample, sentences
 
 if TYPE_CHECKING:
-    from pli_analysis.metrics.embed import Map
-    from pli_analysis.metrics.gram import SketchError
-    from pli_analysis.metrics.projections import Components
-    from pli_analysis.run import Run
+    from pli_analysis.metrics.maps.embedding import Map
+    from pli_analysis.metrics.maps.gram import SketchError
+    from pli_analysis.metrics.maps.projections import Components
+    from pli_analysis.runs.run import Run
 
 FEWEST_POINTS = 5
 """Layers at checkpoints below which there is no map."""

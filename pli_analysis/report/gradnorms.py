@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.figures import gradnorms as gradnorms_figure
-from pli_analysis.metrics import gradnorms as gradnorms_metric
 from pli_analysis.metrics import lineage as lineage_metric
+from pli_analysis.metrics.grad_norms import logged as gradnorms_metric
 from pli_analysis.report.overview import together
 from pli_analysis.report.parts import Figure, Report, Section, apart, count, equal, sample, span
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.run import Run
-    from pli_train.lineage import Lineage
+    from pli_analysis.runs.run import Run
+    from pli_train.core.lineage import Lineage
 
 MOST_STEPS = 120
 """Steps at most that a heat map draws, so that a page of a long run stays light."""
@@ -47,7 +47,7 @@ def of_gradnorms(name: str, table: pd.DataFrame, lineage: Lineage | None) -> Rep
 
     Args:
         name: of the run.
-        table: of `pli_analysis.metrics.gradnorms.logged`, not empty.
+        table: of `pli_analysis.metrics.grad_norms.logged.logged`, not empty.
     """
     measured = table["step"].nunique()
     return Report(name, f"Gradient norms by part, measured at {measured:,} steps.", [_gradnorms(table, lineage)])

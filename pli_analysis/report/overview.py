@@ -8,15 +8,15 @@ from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.others.foreign import ForeignRun
 from pli_analysis.report.parts import ROUNDING, Figure, Report, Section, apart, count, equal, sample, sentences
-from pli_train import run_folder
+from pli_analysis.runs.foreign import ForeignRun
+from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.run import Checkpoint, Run
-    from pli_train.lineage import Lineage
+    from pli_analysis.runs.run import Checkpoint, Run
+    from pli_train.core.lineage import Lineage
 
 SURE = 0.99
 """Confidence from which on a match is not told by itself."""

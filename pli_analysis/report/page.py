@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pli_analysis.tables import Format, cell, render
-from pli_train import output
+from pli_train.core import output
 
 if TYPE_CHECKING:
     import pandas as pd

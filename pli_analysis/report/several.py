@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.figures import disturbance as disturbance_figures
-from pli_analysis.metrics import compare
-from pli_analysis.metrics import curves as curve_metric
 from pli_analysis.metrics import lineage as lineage_metric
-from pli_analysis.metrics import runs as metric
+from pli_analysis.metrics.comparison import compare
+from pli_analysis.metrics.comparison import configs as metric
+from pli_analysis.metrics.comparison import curves as curve_metric
 from pli_analysis.metrics.loss import AXES
 from pli_analysis.report import compare as losses
 from pli_analysis.report.disturbance import METHOD, measured, spikes_beyond
@@ -24,8 +24,8 @@ from pli_analysis.report.parts import Figure, Report, Section, count, found_by
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.metrics.curves import Curve
-    from pli_analysis.run import Run
+    from pli_analysis.metrics.comparison.curves import Curve
+    from pli_analysis.runs.run import Run
 
 
 def tell(

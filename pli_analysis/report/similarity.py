@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pli_analysis.figures import similarity as figures
-from pli_analysis.metrics.cka import neighbours_of
-from pli_analysis.metrics.similarity import unknown
+from pli_analysis.metrics.similarity.cka import neighbours_of
+from pli_analysis.metrics.similarity.similarity import unknown
 from pli_analysis.report.parts import Figure, Report, Section, apart, equal, sample, sentences, span
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def verdict(table: pd.DataFrame, over_time: bool) -> str:
     """The finding in one or two sentences.
 
     Args:
-        table: of `pli_analysis.metrics.similarity`.
+        table: of `pli_analysis.metrics.similarity.similarity`.
         over_time: whether it is of layers with their own first state.
     """
     whole, table = table, table.dropna(subset="cka")  # of outputs that are not finite, or do not vary
@@ -49,7 +49,7 @@ def tell(table: pd.DataFrame, over_time: bool) -> Report:
     """The page: a figure for each measure, and how they were measured.
 
     Args:
-        table: of `pli_analysis.metrics.similarity`.
+        table: of `pli_analysis.metrics.similarity.similarity`.
         over_time: whether it is of layers with their own first state.
     """
     draw = figures.curves if over_time else figures.heat_map

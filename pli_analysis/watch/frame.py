@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.metrics import lineage as lineage_metric
-from pli_train import run_folder
-from pli_train.anatomy.parts import Part
+from pli_train.core.anatomy.parts import Part
+from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pli_analysis.scalars import Scalars
-    from pli_train.lineage import Lineage
+    from pli_analysis.scalars.reading import Scalars
+    from pli_train.core.lineage import Lineage
 
 SMOOTHED = 20
 """Training steps whose mean loss is told."""

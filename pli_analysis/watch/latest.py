@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_analysis.run import Run, Watch
-from pli_analysis.scalars import Scalars
-from pli_train import run_folder
+from pli_analysis.runs.run import Run, Watch
+from pli_analysis.scalars.reading import Scalars
+from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
-    from pli_train.run_folder import CheckpointName
+    from pli_train.core.run_format.run_folder import CheckpointName
 
 TRIES = 3
 """Times that a checkpoint is measured which fails: the files of a run that trains may be gone for a moment."""
@@ -46,12 +46,12 @@ def drifts(path: Path, watch: Watch = lambda done, total: None) -> dict[str, flo
 
     Args:
         path: of the run.
-        watch: told how far it is, see `pli_analysis.weights.measured.measure`; what it raises ends it.
+        watch: told how far it is, see `pli_analysis.weights.measurement.measure`; what it raises ends it.
 
     Raises:
         BadInput: when weights cannot be read, or birth weights are gone.
     """
-    from pli_analysis.metrics.drift import drift
+    from pli_analysis.metrics.drift.drift import drift
 
     table = drift(Births(path), "layer", watch)
     newest = table[table["checkpoint"] == table["checkpoint"].iloc[-1]]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pli_analysis.watch.frame import SMOOTHED
-from pli_train.telling import plain
+from pli_train.core.cli.console import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

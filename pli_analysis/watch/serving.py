@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pli_analysis.report import apart, page
 from pli_analysis.report.parts import Report, Section
 from pli_analysis.watch.latest import TRIES, line
-from pli_train.errors import BadInput
+from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
     from pli_analysis.watch.frame import Frame

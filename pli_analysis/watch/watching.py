@@ -13,17 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pli_analysis.others import trainer_log
-from pli_analysis.run import Checkpoint, Run
-from pli_analysis.scalars import Reader, Scalars
+from pli_analysis.runs.run import Checkpoint, Run
+from pli_analysis.scalars import trainer_log
+from pli_analysis.scalars.reading import Reader, Scalars
 from pli_analysis.watch import frame
 from pli_analysis.watch.frame import Frame
 from pli_analysis.watch.latest import Drift, Measure, drifts, line
-from pli_train import run_folder
-from pli_train.errors import BadInput
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
-    from pli_train.lineage import Lineage
+    from pli_train.core.lineage import Lineage
 
 T = TypeVar("T")
 LOCKS = Path("/proc/locks")

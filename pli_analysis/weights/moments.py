@@ -14,7 +14,7 @@ from functools import cache
 
 import numpy as np
 
-from pli_analysis.weights.rooms import Rooms
+from pli_analysis.weights.buffers import Rooms
 
 TOGETHER = 2**19
 """Numbers of as many visits as are subtracted at once: a few such arrays stay in a core's cache."""

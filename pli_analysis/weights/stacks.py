@@ -1,7 +1,7 @@
 """A tensor that keeps its shape, some numbers of it at several checkpoints at once.
 
 What Python does is done once for them all, and what is compared lies in a core's cache. Where a tensor grows, or parts
-of it were copied from several donors, see `pli_analysis.weights.pieces`.
+of it were copied from several donors, see `pli_analysis.weights.chunks`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pli_analysis.weights.follow import MISFITS, Track, Visit, misfit
-from pli_analysis.weights.places import Place, Sight
-from pli_analysis.weights.rooms import Rooms
-from pli_train.anatomy.axes import growing
+from pli_analysis.runs.tensor_slices import Place, Sight
+from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.trajectory import MISFITS, Track, Visit, misfit
+from pli_train.core.anatomy.axes import growing
 
 BLOCK = 2**19
 """Numbers of a block at most."""

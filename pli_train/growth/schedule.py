@@ -14,15 +14,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pli_train.errors import BadInput, did_you_mean
-from pli_train.growth.context import Context
-from pli_train.growth.ffn import WidenFFN
-from pli_train.growth.heads import AddHeads
-from pli_train.growth.insert import Insert
-from pli_train.growth.operator import Operator
-from pli_train.growth.start import Start
-from pli_train.growth.swap import Swap
-from pli_train.lineage import BadLineage, Lineage
+from pli_train.core.errors import BadInput, did_you_mean
+from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.growth.initial_shape import Start
+from pli_train.growth.operators.base import Operator
+from pli_train.growth.operators.context import Context
+from pli_train.growth.operators.ffn import WidenFFN
+from pli_train.growth.operators.heads import AddHeads
+from pli_train.growth.operators.insert import Insert
+from pli_train.growth.operators.swap import Swap
 
 OPERATORS: dict[str, type[Operator]] = {
     "insert": Insert,

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from accelerate.state import AcceleratorState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from pli_train.anatomy.parts import GROUPS
 from pli_train.api import anatomy_of
-from pli_train.errors import BadInput, did_you_mean
-from pli_train.gradnorms import GradNorms
-from pli_train.growing import check_bare
-from pli_train.lineage import Lineage
-from pli_train.model import stack_of
-from pli_train.tracking import Scalars
+from pli_train.core.anatomy.parts import GROUPS
+from pli_train.core.errors import BadInput, did_you_mean
+from pli_train.core.lineage import Lineage
+from pli_train.growth.grower import check_bare
+from pli_train.models.build import stack_of
+from pli_train.optim.grad_norms import GradNorms
+from pli_train.training.tensorboard import Scalars
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +50,7 @@ class GradNormCallback(TrainerCallback):
 
     Args:
         every: updates from one that is measured to the next.
-        groups: of `pli_train.anatomy.parts.GROUPS`, those that are logged.
+        groups: of `pli_train.core.anatomy.parts.GROUPS`, those that are logged.
         updates: whether ‖update‖ ÷ ‖weights‖ is logged too, as `update_ratio/…`. Keeps a copy of all weights.
         growth: the GrowthCallback of the same Trainer, where there is one.
         stack: dotted path of the list of blocks, where more than one could be meant.

@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from pli_train import checkpoint, run_folder
-from pli_train.anatomy import families
-from pli_train.errors import PliError, not_written
+from pli_train.checkpointing import checkpoint
+from pli_train.checkpointing.snapshot import Snapshot
+from pli_train.core.anatomy import families
+from pli_train.core.errors import PliError, not_written
+from pli_train.core.run_format import run_folder
+from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.integrations import held_out_rows
-from pli_train.run_folder import CheckpointName
-from pli_train.snapshot import Snapshot
-from pli_train.tracking import Scalars
+from pli_train.training.tensorboard import Scalars
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
     from transformers import TrainerState
 
-    from pli_train.growing import Growing
+    from pli_train.growth.grower import Growing
 
 
 class States:

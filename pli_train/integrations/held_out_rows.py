@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from pli_train.masking import IGNORED
-from pli_train.objective import Batch, Objective, row_losses
-from pli_train.randomness import derive
-from pli_train.sampling import Design
+from pli_train.core.masking import IGNORED
+from pli_train.core.randomness import derive
+from pli_train.core.sampling import Design
+from pli_train.data.objective import Batch, Objective, row_losses
 
 if TYPE_CHECKING:
     from torch import nn

@@ -2,7 +2,7 @@
 
 The model and the optimizer grow in place between two updates, and no parameter group is added, so that Trainer's
 scheduler, clipping, accumulation and logging go on as they were. A state dict of the model is always its stock form
-(see `pli_train.stock`): whatever Trainer saves loads with plain `from_pretrained`.
+(see `pli_train.models.padding`): whatever Trainer saves loads with plain `from_pretrained`.
 
 Trainer loads a checkpoint's weights before it asks any callback, so the model must have grown to the checkpoint's shape
 by then: that is what `prepared` does.
@@ -21,20 +21,21 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from pli_train import checkpoint as checkpoints
-from pli_train import growing as in_place
-from pli_train import run_folder, stock
 from pli_train.api import Growth, Schedule, anatomy_of
-from pli_train.errors import BadInput
+from pli_train.checkpointing import checkpoint as checkpoints
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.growth import grower as in_place
 from pli_train.integrations.growth_states import States, readable
-from pli_train.lineage import BadLineage, Lineage
+from pli_train.models import padding
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
     from transformers import Trainer
 
-    from pli_train.growing import Growing
+    from pli_train.growth.grower import Growing
 
 NAMES = "optimizer_names.json"
 """Whose state is at which place of Trainer's `optimizer.pt`: names with the layer's id, a list for each group."""
@@ -223,7 +224,7 @@ class GrowthCallback(TrainerCallback):
     def _stand_by(self, model: nn.Module) -> None:
         if self._grows and self._stock_form is not model:
             in_place.check_bare(model)
-            stock.always_padded(model, anatomy_of(model, self._stack))
+            padding.always_padded(model, anatomy_of(model, self._stack))
             self._stock_form = model
 
     @property

@@ -36,7 +36,7 @@ from pathlib import Path
 import psutil
 from machine import machine
 
-from pli_train import openmp
+from pli_train.core import openmp
 
 FULL_DEPTH = ["growth.schedule=''", "model.initial_layers=6", "train.steps=100000", "checkpoint.every=100000"]
 SPIN = "while True: pass"
@@ -74,9 +74,10 @@ def train(waiting: str, orders: Connection) -> None:
         openmp.wait_briefly()
     elif waiting != "before":
         os.environ.update([waiting.split("=", 1)])
-    from pli_train import config, launch
+    from pli_train.config import loading
+    from pli_train.training import launch
 
-    settings = config.load("tiny", FULL_DEPTH)
+    settings = loading.load("tiny", FULL_DEPTH)
     with tempfile.TemporaryDirectory() as folder:
         made = launch.begin(settings, Path(folder) / "run")
         orders.send("ready")

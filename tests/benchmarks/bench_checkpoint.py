@@ -20,12 +20,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, TrainerState
 
-from pli_train import anatomy, config, launch, optimizer
-from pli_train.lineage import Lineage
-from pli_train.retention import Retention
-from pli_train.run_folder import CheckpointName
-from pli_train.sections import OptimConfig
-from pli_train.writer import Writer
+from pli_train.checkpointing.retention import Retention
+from pli_train.checkpointing.writer import Writer
+from pli_train.config import loading
+from pli_train.config.schema import OptimConfig
+from pli_train.core import anatomy
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format.run_folder import CheckpointName
+from pli_train.optim import optimizer
+from pli_train.training import launch
 
 
 def stalls(saves: int) -> tuple[list[float], list[float], list[float]]:
@@ -66,7 +69,7 @@ def runs(count: int, steps: int) -> tuple[list[float], list[float]]:
     often, seldom = [], []
     for number in range(2 * count):
         every, seconds = ((1, often), (1000, seldom))[(number + number // 2) % 2]
-        settings = config.load("tiny", [f"train.steps={steps}", f"checkpoint.every={every}"])
+        settings = loading.load("tiny", [f"train.steps={steps}", f"checkpoint.every={every}"])
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(None):
             made = launch.begin(settings, Path(folder) / "run")
             began = time.perf_counter()

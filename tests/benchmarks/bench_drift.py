@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pli_train import run_folder
-from pli_train.lineage import Lineage
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
 
 WARM = 2**20
 
@@ -79,8 +79,8 @@ def clock() -> np.ndarray:
 
 def warm(folder: Path) -> np.ndarray:
     """Read the bytes of the layers into one buffer."""
-    from pli_analysis.run import Run
-    from pli_analysis.weights.places import places_of
+    from pli_analysis.runs.run import Run
+    from pli_analysis.runs.tensor_slices import places_of
 
     checkpoints = Run.open(folder).checkpoints
     places = [
@@ -105,7 +105,7 @@ def tensors(folder: Path) -> np.ndarray:
     """Read the tensors of the layers as safetensors gives them."""
     from safetensors import safe_open
 
-    from pli_analysis.run import Run
+    from pli_analysis.runs.run import Run
 
     checkpoints = Run.open(folder).checkpoints
     named = [[n for names in c.names_of_layers.values() for n in names.values()] for c in checkpoints]
@@ -125,9 +125,9 @@ def drift(folder: Path, threads: int) -> np.ndarray:
     import safetensors  # noqa: F401
     import scipy.linalg  # noqa: F401
 
-    from pli_analysis import scalars  # noqa: F401
-    from pli_analysis.metrics import drift  # noqa: F401
-    from pli_analysis.run import Run
+    from pli_analysis.metrics.drift import drift  # noqa: F401
+    from pli_analysis.runs.run import Run
+    from pli_analysis.scalars import reading  # noqa: F401
 
     began = clock()
     table = Run.open(folder).drift("all", threads=threads)

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from bench_drift import WARM, clock, spread, vouch
 
-from pli_analysis.metrics.gram import SketchError
-from pli_train import run_folder
-from pli_train.lineage import Lineage
+from pli_analysis.metrics.maps.gram import SketchError
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
 
 STEP = 0.02
 """Of a weight's own deviation, what it moves by from one checkpoint to the next."""
@@ -62,7 +62,7 @@ def write(folder: Path, count: int, layers: int, half: int) -> None:
 
 def opened(folder: Path, most: int):
     """The run with its first checkpoints only."""
-    from pli_analysis.run import Run
+    from pli_analysis.runs.run import Run
 
     run = Run.open(folder)
     run.__dict__["checkpoints"] = run.checkpoints[:most]
@@ -83,10 +83,10 @@ def embed(folder: Path, most: int) -> np.ndarray:
     """The map, by PCA, of the layers of the first checkpoints; tells its error too."""
     import pandas  # noqa: F401
 
-    from pli_analysis.metrics import embed
+    from pli_analysis.metrics.maps import embedding
 
     began = clock()
-    found = embed.embed(opened(folder, most))
+    found = embedding.embed(opened(folder, most))
     taken = clock() - began
     return np.array([*taken, *_stated(found.error), len(found.table) / 2])
 
@@ -98,9 +98,9 @@ def _stated(error: SketchError | None) -> tuple[float, float]:
 
 def compare(folder: Path, most: int) -> np.ndarray:
     """Sketched distances against exact ones: what the sketch states, and what is so over all pairs."""
-    from pli_analysis.metrics.gram import gram, squared_distances
-    from pli_analysis.metrics.points import points_of
-    from pli_analysis.metrics.vectors import Weights
+    from pli_analysis.metrics.maps.gram import gram, squared_distances
+    from pli_analysis.metrics.maps.points import points_of
+    from pli_analysis.metrics.maps.vectors import Weights
 
     points = points_of(opened(folder, most))
     sources = [point.source for point in points]

@@ -23,10 +23,10 @@ from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_ndarray
 
-from pli_analysis import layouts, scalars
+from pli_analysis.scalars import reading, record_layouts
 
 TAGS = ("epoch_loss", "epoch_accuracy", "epoch_learning_rate", "batch_loss")
-NO_POINTS = layouts.Points([], *(np.empty(0, dtype=np.int64) for _ in range(5)))
+NO_POINTS = record_layouts.Points([], *(np.empty(0, dtype=np.int64) for _ in range(5)))
 """What makes of a layout none that is decoded together."""
 
 
@@ -48,10 +48,10 @@ def write(folder: Path, points: int, in_tensors: bool) -> Path:
     return folder
 
 
-def by_protobuf(folder: Path) -> scalars.Scalars:
+def by_protobuf(folder: Path) -> reading.Scalars:
     """Ours, with each tensor record left to protobuf."""
-    with patch.object(layouts, "_tensors", lambda data, begun: NO_POINTS):
-        return scalars.read(folder)
+    with patch.object(record_layouts, "_tensors", lambda data, begun: NO_POINTS):
+        return reading.read(folder)
 
 
 def event_accumulator(folder: Path) -> dict:
@@ -74,8 +74,8 @@ def main() -> None:
         tensors = write(Path(name) / "tensors", told.points, in_tensors=True)
         plain = write(Path(name) / "plain", told.points, in_tensors=False)
         readers = {
-            "tensors": lambda: scalars.read(tensors),
-            "plain scalars": lambda: scalars.read(plain),
+            "tensors": lambda: reading.read(tensors),
+            "plain scalars": lambda: reading.read(plain),
             "tensors by protobuf": lambda: by_protobuf(tensors),
             "EventAccumulator": lambda: event_accumulator(tensors),
         }

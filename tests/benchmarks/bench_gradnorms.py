@@ -23,10 +23,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from pli_train import anatomy, config, gradnorms, launch, optimizer, run_folder
-from pli_train.lineage import Lineage
-from pli_train.sections import OptimConfig
-from pli_train.tracking import Scalars
+from pli_train.config import loading
+from pli_train.config.schema import OptimConfig
+from pli_train.core import anatomy
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.optim import grad_norms, optimizer
+from pli_train.training import launch
+from pli_train.training.tensorboard import Scalars
 
 EVERY = 10
 Turn = Callable[[bool], float]
@@ -63,7 +67,7 @@ def bert_base(folder: Path, updates: bool, batch: int, length: int) -> Turn:
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert"))
     adam, scalars = optimizer.build(model, OptimConfig()), Scalars(folder)
-    made = gradnorms.GradNorms(model, anatomy.family("bert"), Lineage.begin(12, 12), EVERY, updates=updates)
+    made = grad_norms.GradNorms(model, anatomy.family("bert"), Lineage.begin(12, 12), EVERY, updates=updates)
     tokens = torch.randint(1000, 30000, (batch, length))
     step = EVERY
 
@@ -74,7 +78,7 @@ def bert_base(folder: Path, updates: bool, batch: int, length: int) -> Turn:
             model(input_ids=tokens, labels=tokens).loss.backward()
             with clock.runs():
                 total = made.measure(step) if norms else None
-            gradnorms.clip(model.parameters(), 1.0, total)
+            grad_norms.clip(model.parameters(), 1.0, total)
             adam.step()
             with clock.runs():
                 made.updated()
@@ -91,7 +95,7 @@ def bert_base(folder: Path, updates: bool, batch: int, length: int) -> Turn:
 def preset(folder: Path, updates: bool, depth: int) -> Turn:
     """Turns of the real trainer on the default preset at one depth, logging included."""
     overrides = ['growth.schedule=""', f"model.initial_layers={depth}", f"train.update_ratios={str(updates).lower()}"]
-    settings = config.load("tiny", [*overrides, "train.steps=100000", f"train.grad_norms_every={EVERY}"])
+    settings = loading.load("tiny", [*overrides, "train.steps=100000", f"train.grad_norms_every={EVERY}"])
     with contextlib.redirect_stderr(None):
         made = launch.begin(settings, folder / f"run-{depth}-{updates}")
     made._open()
@@ -100,7 +104,7 @@ def preset(folder: Path, updates: bool, depth: int) -> Turn:
         setattr(measured, name, clock.wrap(getattr(measured, name)))
     ours = run_folder.GRAD_NORM + "total"
     made.scalars.add = clock.wrap(made.scalars.add, lambda step, values, *_: ours in values)  # type: ignore[method-assign]
-    without = gradnorms.GradNorms(made.bare, made.anatomy, made.lineage, 0)
+    without = grad_norms.GradNorms(made.bare, made.anatomy, made.lineage, 0)
     made.progress.step = EVERY  # the first update is measured too, and none like it comes again
 
     def turn(norms: bool) -> float:

@@ -39,7 +39,7 @@ from typing import Any
 from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as `pli_train.openmp` sets it, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as `pli_train.core.openmp` sets it, before torch is loaded
 
 import torch
 import transformers
@@ -48,14 +48,18 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pli_train import anatomy, config, corpus, launch, optimizer, trainer
-from pli_train import model as models
-from pli_train.batches import Batches
-from pli_train.corpus.blocks import Blocks
-from pli_train.learning_rate import at_step
-from pli_train.objective import IGNORED, Objective, loss_sum
-from pli_train.randomness import derive
-from pli_train.sections import RunConfig
+from pli_train.config import loading
+from pli_train.config.schema import RunConfig
+from pli_train.core import anatomy
+from pli_train.core.learning_rate import at_step
+from pli_train.core.randomness import derive
+from pli_train.data import corpus
+from pli_train.data.blocks import Blocks
+from pli_train.data.objective import IGNORED, Objective, loss_sum
+from pli_train.data.prefetch import Batches
+from pli_train.models import build as models
+from pli_train.optim import optimizer
+from pli_train.training import launch, trainer
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -109,7 +113,7 @@ class Case:
 def prepared(name: str, steps: int, *more: str) -> Case:
     """A case's config, and its batches as our loop makes them."""
     preset, overrides = CASES[name]
-    settings = config.load(preset, [*STILL, *overrides, f"train.steps={steps}", *more])
+    settings = loading.load(preset, [*STILL, *overrides, f"train.steps={steps}", *more])
     text = corpus.load(settings.data, settings.tokenizer, lambda told: None)
     blocks = Blocks(text.train, settings.train.block_size, derive(settings.seed, "order"))
     task = anatomy.family(settings.model.family).task
@@ -345,7 +349,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def compare(name: str, rounds: int, steps: int, warm: int) -> bool:
     """Print tokens per second of each loop; return whether all of them train the same thing."""
     apart = in_fresh_process(differences, name, steps)
-    train = config.load(CASES[name][0], CASES[name][1]).train
+    train = loading.load(CASES[name][0], CASES[name][1]).train
     tokens = train.batch_size * train.block_size
     speeds: dict[str, list[float]] = {row: [] for row in (*LOOPS, *PRODUCTS)}
     flops: dict[str, int] = {}

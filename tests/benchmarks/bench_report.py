@@ -33,7 +33,8 @@ USABLE = """() => new Promise(done => {
 
 def train(folder: Path, steps: int, checkpoints: int) -> None:
     """The run."""
-    from pli_train import config, launch
+    from pli_train.config import loading
+    from pli_train.training import launch
 
     table = {
         "name": "big",
@@ -50,7 +51,7 @@ def train(folder: Path, steps: int, checkpoints: int) -> None:
         "growth": {"schedule": SCHEDULE, "initialiser": "clone-noise"},
         "checkpoint": {"every": steps // checkpoints, "full_last": 1},
     }
-    launch.begin(config.check(table, "benchmark"), folder).run()
+    launch.begin(loading.check(table, "benchmark"), folder).run()
 
 
 def report(run: Path, page: Path, cache: Path) -> tuple[float, float]:

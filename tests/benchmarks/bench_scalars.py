@@ -16,7 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from pli_analysis import scalars
+from pli_analysis.scalars import reading
 
 TAGS = 200
 
@@ -32,14 +32,14 @@ def write(folder: Path, steps: int) -> None:
                 writer.write(Event(wall_time=step + 0.5, step=step, summary=Summary(value=[value])).SerializeToString())
 
 
-def columns(folder: Path) -> scalars.Scalars:
+def columns(folder: Path) -> reading.Scalars:
     """Ours, as arrays."""
-    return scalars.read(folder)
+    return reading.read(folder)
 
 
 def values(folder: Path) -> dict:
     """Ours, as tag → {step: (wall time, value)}."""
-    return scalars.read(folder).values
+    return reading.read(folder).values
 
 
 def event_accumulator(folder: Path) -> dict:

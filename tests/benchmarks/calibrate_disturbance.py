@@ -34,7 +34,7 @@ SIZES = {
 
 
 def config_of(cell, seed, corpus):
-    from pli_train import config
+    from pli_train.config import loading
 
     schedule, warmup, length = cell.split("-")
     steps, layered, family = int(length), cell in LAYERED, list(SIZES)[seed % 2]
@@ -49,7 +49,7 @@ def config_of(cell, seed, corpus):
         "optim": {"lr": 1e-2, "schedule": schedule, "warmup_ratio": float(warmup)},
         "checkpoint": {"every": EVERY[steps] if layered else None, "full_last": 1},
     }
-    return config.check(table, "calibration")
+    return loading.check(table, "calibration")
 
 
 def steps_of(cell):
@@ -59,10 +59,10 @@ def steps_of(cell):
 
 def examined(run, steps, layered):
     """(step, statistic, p, least p, placebos) of each of these steps."""
-    from pli_analysis.metrics.disturbance import disturbance
-    from pli_analysis.metrics.disturbed_loss import Losses
-    from pli_analysis.metrics.placebo import MOST
-    from pli_analysis.metrics.scene import Scene
+    from pli_analysis.metrics.disturbance.disturbance import disturbance
+    from pli_analysis.metrics.disturbance.event_context import Scene
+    from pli_analysis.metrics.disturbance.loss_effect import Losses
+    from pli_analysis.metrics.disturbance.placebo import MOST
 
     if layered:
         found = disturbance(run, window=WINDOW, at=steps)
@@ -80,8 +80,8 @@ def cases(cell, runs, corpus):
     """A table with a row a run, step and statistic."""
     import pandas as pd
 
-    from pli_analysis.run import Run
-    from pli_train import launch
+    from pli_analysis.runs.run import Run
+    from pli_train.training import launch
 
     rows, first = [], CELLS.index(cell) * SEEDS
     for seed in range(first, first + runs):
@@ -117,8 +117,8 @@ def pooled(found):
 
 def follow_old_rule(patch=setattr):
     """Placebo steps from the whole run, evenly spread, in any phase, over the whole window."""
-    from pli_analysis.metrics import placebo
-    from pli_analysis.metrics.rates import Planned
+    from pli_analysis.metrics.disturbance import placebo
+    from pli_analysis.metrics.drift.rates import Planned
 
     def around(step, reach, candidates, most):
         far = [at for at in candidates if abs(at - step) >= reach]

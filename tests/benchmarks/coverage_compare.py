@@ -23,9 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 
-from pli_analysis.metrics import compare, seeds
-from pli_analysis.metrics import curves as curve_metric
-from pli_analysis.metrics.curves import Curve
+from pli_analysis.metrics.comparison import compare, group_difference
+from pli_analysis.metrics.comparison import curves as curve_metric
+from pli_analysis.metrics.comparison.curves import Curve
 
 SCALE, POWER, PACE, SPEED_UP = 6.0, 0.15, 0.02, 1.5
 STEPS = np.arange(0, 2001, 50)
@@ -115,7 +115,7 @@ def main():
     ask.add_argument("--old-rule", action="store_true")
     ask.add_argument("--csv", type=Path)
     asked = ask.parse_args()
-    seeds.DRAWS = 100  # of the exact test, which is not looked at here
+    group_difference.DRAWS = 100  # of the exact test, which is not looked at here
     parts = []
     for cell in CELLS:
         parts.append(table([cell], asked.replicates, asked.old_rule))

@@ -2,7 +2,7 @@
 
 Small runs shaped as the default preset are trained. At each of their events every held-out block is read by the model
 before and after, which gives the truth; then blocks are drawn again and again as a run draws them, and an interval is
-computed from each draw as `pli_analysis.metrics.instant` does, once with all of its blocks and once with the first 16.
+computed from each draw as `pli_analysis.metrics.disturbance.at_event` does, once with all of its blocks and once with the first 16.
 95 % of the intervals should hold the truth. The same is asked of the eval loss before the event.
 
 With --old the rule of before is shown too: as many blocks in a row from a random place, treated as independent.
@@ -49,10 +49,13 @@ def losses_around_events(folder, seed, overrides):
     import transformers
 
     from pli_analysis.metrics.lineage import by_step
-    from pli_train import checkpoint, config, launch, run_folder
+    from pli_train.checkpointing import checkpoint
+    from pli_train.config import loading
+    from pli_train.core.run_format import run_folder
+    from pli_train.training import launch
 
     transformers.logging.disable_progress_bar()
-    trainer = launch.begin(config.load("tiny", [*overrides, f"seed={seed}"]), folder)
+    trainer = launch.begin(loading.load("tiny", [*overrides, f"seed={seed}"]), folder)
     trainer.run()
     found, counts, held_out = [], None, trainer.held_out
     everything = np.arange(held_out.count)
@@ -68,7 +71,7 @@ def losses_around_events(folder, seed, overrides):
 
 def drawn(difficulty, seed, blocks=BLOCKS):
     """Blocks as a run draws them."""
-    from pli_train.sampling import draw
+    from pli_train.core.sampling import draw
 
     return draw(difficulty, blocks, seed)
 
@@ -81,7 +84,7 @@ def first_16(difficulty, seed):
 
 def in_a_row(difficulty, seed, blocks=BLOCKS):
     """Neighbours from a random place, as if each had been drawn from an endless text."""
-    from pli_train.sampling import Design
+    from pli_train.core.sampling import Design
 
     start = np.random.default_rng(seed).integers(len(difficulty) - blocks + 1)
     return np.arange(start, start + blocks), Design.simple(blocks, 10**12)
@@ -89,7 +92,7 @@ def in_a_row(difficulty, seed, blocks=BLOCKS):
 
 def coverage(sums, counts, difficulty, rule, placements):
     """(share of intervals that hold the mean of all blocks, the median standard error)."""
-    from pli_analysis.metrics.instant import _interval
+    from pli_analysis.metrics.disturbance.at_event import _interval
 
     truth, held, errors = sums.sum() / counts.sum(), 0, []
     for seed in range(placements):

@@ -3,10 +3,10 @@
 import threading
 import time
 
-from pli_analysis.metrics.drift import COLUMNS
-from pli_analysis.run import Run
-from pli_train import run_folder
-from pli_train.errors import BadInput
+from pli_analysis.metrics.drift.drift import COLUMNS
+from pli_analysis.runs.run import Run
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 
 NOT_YET = ("no such folder", "not a run", f"has no {run_folder.LINEAGE} yet", "holds no whole checkpoint")
 """What a reader may be told before a run has its first checkpoint."""

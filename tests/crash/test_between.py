@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from pli_analysis.run import Run
-from pli_train import run_folder
+from pli_analysis.runs.run import Run
+from pli_train.core.run_format import run_folder
 from tests.crash.onlooker import Story
 from tests.crash.test_kills import command, content_and_record, kill_now_and_then, progress
 

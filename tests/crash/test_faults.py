@@ -11,8 +11,8 @@ import stat
 
 import pytest
 
-from pli_train import run_folder
-from pli_train.faults import BOUNDARIES, KINDS
+from pli_train.core.run_format import run_folder
+from pli_train.core.run_format.faults import BOUNDARIES, KINDS
 from tests.crash.test_kills import content_and_record
 
 pytestmark = pytest.mark.crash

@@ -20,7 +20,7 @@ from collections import Counter
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pli_train import run_folder
+from pli_train.core.run_format import run_folder
 from tests.crash.conftest import KILLED_FAMILIES
 from tests.crash.onlooker import Onlooker, Story
 from tests.pli_train.test_trainer import content

@@ -82,14 +82,14 @@ class Warm:
 
 
 def _import_everything():
-    from pli_train import telling
+    from pli_train.core.cli import console
 
-    telling.settle()
+    console.settle()
     import torch
     import torch.utils.tensorboard
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast  # noqa: F401
 
-    from pli_train import launch  # noqa: F401
+    from pli_train.training import launch  # noqa: F401
 
     torch.set_num_threads(1)
     tiny = {"vocab_size": 8, "num_hidden_layers": 1}
@@ -102,7 +102,8 @@ def _import_everything():
 def _be_the_command(request):
     import torch
 
-    from pli_train import cli, faults
+    from pli_train import cli
+    from pli_train.core.run_format import faults
 
     # torch makes its pool of threads anew after a fork, when it is first asked for one, and two threads that ask at
     # once trip over each other ("Invalid thread pool!"): ask here, while there is one. Only these tests fork torch.

@@ -14,14 +14,18 @@ import pytest
 import torch
 import transformers
 
-from pli_analysis.run import Run
-from pli_train import anatomy, cache, checkpoint, launch, run_folder, stored, tokenizer
-from pli_train import config as configs
-from pli_train.anatomy import families
-from pli_train.errors import BadInput, PliError
-from pli_train.lineage import BadLineage
-from pli_train.model import AUTO_CLASS
-from pli_train.verify import verify
+from pli_analysis.runs.run import Run
+from pli_train.checkpointing import checkpoint
+from pli_train.commands.verify import verify
+from pli_train.config import loading as configs
+from pli_train.core import anatomy, cache, tokenizer
+from pli_train.core.anatomy import families
+from pli_train.core.errors import BadInput, PliError
+from pli_train.core.lineage import BadLineage
+from pli_train.core.run_format import run_folder
+from pli_train.models import safe_loading
+from pli_train.models.build import AUTO_CLASS
+from pli_train.training import launch
 from tests.fuzz.changes import mutated
 from tests.fuzz.watch import Blind, Watch
 from tests.pli_train.test_reading import AT, FILES, sharded
@@ -45,7 +49,7 @@ def run(small_run):
     import google_crc32c  # noqa: F401
 
     for name in families():
-        stored.declared(name)
+        safe_loading.declared(name)
         if not anatomy.family(name).grows:
             continue  # a run of ours has no such family
         with torch.device("meta"):

@@ -11,7 +11,7 @@ from google_crc32c import value as crc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pli_analysis import events, records, scalars
+from pli_analysis.scalars import events, reading, records
 from tests.fuzz.changes import torn
 
 SECONDS, MEMORY = 2.0, 2**30
@@ -39,7 +39,7 @@ def decoded(data):
         lost = at + found.end
         at = records.next_head(data, lost + 1)
         skipped += (len(data) if at is None else at) - lost
-    return scalars.Scalars(piece.columns).values, damaged, skipped
+    return reading.Scalars(piece.columns).values, damaged, skipped
 
 
 def event(step, values, wall_time=1.0, **more):
@@ -123,7 +123,7 @@ def in_words(values):
 def test_broken_event_files(kind, request, fuzz_cases, tmp_path, monkeypatch):
     """Read at once and by pieces: both never fail, and find the same."""
     good = request.getfixturevalue(kind)
-    monkeypatch.setattr(scalars, "CHUNK", 2048)
+    monkeypatch.setattr(reading, "CHUNK", 2048)
     path = tmp_path / "events.out.tfevents.1.host.1.0"
     chance = random.Random(fuzz_cases)
     decoded(good)
@@ -133,7 +133,7 @@ def test_broken_event_files(kind, request, fuzz_cases, tmp_path, monkeypatch):
         began = time.process_time()
         values, damaged, skipped = decoded(bad)
         path.write_bytes(bad)
-        by_pieces = scalars.read(path)
+        by_pieces = reading.read(path)
         assert time.process_time() - began < SECONDS, number
         assert in_words(by_pieces.values) == in_words(values), number
         told = f"{path}: {damaged} damaged record{'s' * (damaged > 1)}"
@@ -150,7 +150,9 @@ def test_broken_records_say_what_protobuf_makes_of_them(kind, request, fuzz_case
         bad = reframed(data, chance)
         together = decoded(bad)
         with monkeypatch.context() as patch:
-            patch.setattr("pli_analysis.layouts.decode", lambda data, records: ([], np.arange(len(records.starts))))
+            patch.setattr(
+                "pli_analysis.scalars.record_layouts.decode", lambda data, records: ([], np.arange(len(records.starts)))
+            )
             alone = decoded(bad)
         assert (in_words(together[0]), together[1:]) == (in_words(alone[0]), alone[1:]), number
 
@@ -174,7 +176,7 @@ def test_records_behind_a_wrong_length_are_read(good, tmp_path):
     bad = bytearray(good)
     bad[head] ^= 0x40
     path.write_bytes(bad)
-    found = scalars.read(path)
+    found = reading.read(path)
     values, _, _ = decoded(good)
     assert values["loss"].pop(30)
     assert in_words(found.values) == in_words(values)
@@ -186,7 +188,7 @@ def test_a_hole_of_zeros_is_passed_over(good, tmp_path):
     """As a machine leaves it that lost its power: the file is as long as it was to be, but not all was written."""
     path = tmp_path / "events.out.tfevents.1.host.1.0"
     path.write_bytes(good + bytes(5000) + framed(event(99, [("loss", 1.0)])))
-    found = scalars.read(path)
+    found = reading.read(path)
     assert found.at("loss", 99) == 1.0 and len(found.of("loss").steps) == 61
     assert found.damaged == [f"{path}: 1 damaged record, and 5,000 bytes passed over behind a wrong length"]
 
@@ -194,7 +196,7 @@ def test_a_hole_of_zeros_is_passed_over(good, tmp_path):
 def test_a_wrong_length_at_the_end_is_counted_with_its_bytes(good, tmp_path):
     path = tmp_path / "events.out.tfevents.1.host.1.0"
     path.write_bytes(good + b"\xff" * 100)
-    reader = scalars.Reader(path)
+    reader = reading.Reader(path)
     for _ in range(2):
         found = reader.update()
         assert found.damaged == [f"{path}: 1 damaged record, and 100 bytes passed over behind a wrong length"]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
-from pli_analysis.metrics import embed
 from pli_analysis.metrics.lineage import write
-from pli_analysis.run import Run
-from pli_train import run_folder
-from pli_train.anatomy import axes
-from pli_train.errors import BadInput
+from pli_analysis.metrics.maps import embedding
+from pli_analysis.runs.run import Run
+from pli_train.core.anatomy import axes
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from tests.fuzz.changes import mutated
 from tests.fuzz.test_checkpoint_files import MEMORY, SECONDS
 from tests.fuzz.watch import Blind, Watch
@@ -58,7 +58,7 @@ def read_everything(output):
         lambda: Run.open(output).lineage,
         lambda: Run.open(output).confidence,
         lambda: Run.open(output).notes,
-        lambda: embed.embed(Run.open(output)).table,
+        lambda: embedding.embed(Run.open(output)).table,
         lambda: [c.tokens for c in Run.open(output).checkpoints],
         lambda: (Run.open(output).record, Run.open(output).training, Run.open(output).tokenizer),
         lambda: Run.open(output).scalars,

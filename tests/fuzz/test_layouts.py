@@ -6,9 +6,9 @@ import random
 import numpy as np
 from safetensors.numpy import save_file
 
-from pli_analysis.run import Run
-from pli_train.anatomy.names import block_lists
-from pli_train.errors import BadInput
+from pli_analysis.runs.run import Run
+from pli_train.core.anatomy.names import block_lists
+from pli_train.core.errors import BadInput
 
 WORDS = ["layers", "h", "blocks", "mixer", "attn", "mlp", "w", "norm", "experts", "0", "1", "12", "weight", "x_y", "é"]
 

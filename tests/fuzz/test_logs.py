@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from pli_analysis import paths
-from pli_train.errors import BadInput
+from pli_analysis.runs import paths
+from pli_train.core.errors import BadInput
 from tests.fuzz.changes import mutated, torn
 from tests.fuzz.watch import Blind, Watch
 

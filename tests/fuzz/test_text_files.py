@@ -12,8 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pli_train import texts
-from pli_train.errors import BadInput
+from pli_train.core import texts
+from pli_train.core.errors import BadInput
 from tests.fuzz.changes import bent, torn
 
 SECONDS, MEMORY = 2.0, 2**30

@@ -2,17 +2,17 @@
 
 import random
 
-from pli_train import config
-from pli_train.errors import BadInput
-from pli_train.mistakes import keys
-from pli_train.sections import RunConfig
+from pli_train.config import loading
+from pli_train.config.schema import RunConfig
+from pli_train.config.validation import keys
+from pli_train.core.errors import BadInput
 
 KEYS = keys(RunConfig)
 
 
 def test_a_broken_toml_loads_or_is_a_line_a_mistake(tmp_path, fuzz_cases):
     path, chance = tmp_path / "mine.toml", random.Random(0)
-    good = (config.PRESETS / "tiny.toml").read_bytes() + b"\n[growth.swapping]\nprobability = 0.5\n"
+    good = (loading.PRESETS / "tiny.toml").read_bytes() + b"\n[growth.swapping]\nprobability = 0.5\n"
     words = [*KEYS, "true", "-1", "1e999", "nan", "[[", "]]", '"""', "{}", "=", "0x7fffffffffffffffffff", "\0"]
     loaded, cases = 0, max(1000, fuzz_cases)
     for _ in range(cases):
@@ -28,7 +28,7 @@ def test_a_broken_toml_loads_or_is_a_line_a_mistake(tmp_path, fuzz_cases):
             bad[at : at + 8] = chance.randbytes(chance.randrange(1, 40))
         path.write_bytes(bytes(bad))
         try:
-            config.load(str(path))
+            loading.load(str(path))
             loaded += 1
         except BadInput as error:
             assert all(mistake.strip() and "\n" not in mistake for mistake in error.mistakes), error.mistakes

@@ -9,14 +9,14 @@ import time
 import numpy as np
 import pytest
 
-from pli_analysis import paths
-from pli_analysis.metrics import compare, curves
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.metrics.rates import rates_of
+from pli_analysis.metrics.comparison import compare, curves
+from pli_analysis.metrics.drift.rates import rates_of
 from pli_analysis.report import overview
-from pli_analysis.run import Run
-from pli_train import run_folder
-from pli_train.errors import BadInput
+from pli_analysis.runs import paths
+from pli_analysis.runs.run import Run
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from tests.fuzz.changes import bent, torn
 from tests.fuzz.test_checkpoint_files import MEMORY, SECONDS
 from tests.fuzz.watch import Blind, Watch

@@ -3,8 +3,8 @@
 import os
 import sys
 
-from pli_train import cache
-from pli_train.anatomy import TABLES
+from pli_train.core import cache
+from pli_train.core.anatomy import TABLES
 
 RUNS_CODE = {"import", "pickle.find_class", "exec", "compile", "os.system", "subprocess.Popen", "socket.connect"}
 

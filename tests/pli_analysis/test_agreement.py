@@ -11,11 +11,11 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from pli_analysis import scalars
 from pli_analysis.cli import app
 from pli_analysis.commands.disturbance import disturbance as command_of_disturbance
-from pli_analysis.metrics.disturbance import disturbance
-from pli_train import run_folder
+from pli_analysis.metrics.disturbance.disturbance import disturbance
+from pli_analysis.scalars import reading
+from pli_train.core.run_format import run_folder
 
 EVENTS = (20, 40)
 
@@ -23,7 +23,7 @@ EVENTS = (20, 40)
 @pytest.fixture(scope="module")
 def run(config_of, tmp_path_factory):
     """A run that grows twice, with checkpoints at placebo steps."""
-    from pli_train import launch
+    from pli_train.training import launch
 
     folder = tmp_path_factory.mktemp("agreement") / "run"
     changed = {"train.steps": 60, "checkpoint.every": 2, "growth.schedule": "20@1 40@1", "optim.schedule": "constant"}
@@ -57,7 +57,7 @@ def cell(value):
 
 
 def logged(run, tag, step):
-    return float(scalars.read(run).at(tag, step))
+    return float(reading.read(run).at(tag, step))
 
 
 def test_the_command_reads_as_much_as_the_report():
@@ -105,7 +105,7 @@ def test_a_layer_has_one_score(run, page):
 
 
 def test_the_eval_loss_is_one_number(run, page):
-    points = scalars.read(run).of(run_folder.EVAL_LOSS)
+    points = reading.read(run).of(run_folder.EVAL_LOSS)
     first, last = (f"{points.values[place]:.3f}" for place in (0, -1))
     assert f"{first} → {last} nats per token" in page  # the summary
     assert f"Eval loss went from {first} to {last};" in page  # the caption of the loss
@@ -114,7 +114,7 @@ def test_the_eval_loss_is_one_number(run, page):
     assert row["eval/loss at 60"] == pytest.approx(points.values[-1]) and row["lowest loss"] == pytest.approx(
         points.values.min()
     )
-    error, full = (scalars.read(run).of(tag).values[-1] for tag in (run_folder.EVAL_LOSS_SE, run_folder.EVAL_LOSS_FULL))
+    error, full = (reading.read(run).of(tag).values[-1] for tag in (run_folder.EVAL_LOSS_SE, run_folder.EVAL_LOSS_FULL))
     assert f"nats per token (standard error {error:.3f})" in page and f"{full:.3f} over all held-out text" in page
     history = json.loads((run / "checkpoint-60/trainer_state.json").read_text())["log_history"]
     assert [entry["eval_loss"] for entry in history if "eval_loss" in entry][-1] == pytest.approx(points.values[-1])

@@ -14,13 +14,15 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from pli_analysis import live
-from pli_analysis.metrics.points import points_of
-from pli_analysis.metrics.vectors import Weights
-from pli_analysis.others import layout
-from pli_analysis.run import Run
-from pli_train import anatomy, config, run_folder
-from pli_train.errors import BadInput
+from pli_analysis.inference import checkpoint_model
+from pli_analysis.metrics.maps.points import points_of
+from pli_analysis.metrics.maps.vectors import Weights
+from pli_analysis.runs import layer_layout
+from pli_analysis.runs.run import Run
+from pli_train.config import loading
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from tests.families import ANALYSED, HEADS, TINY, UNITS, VOCABULARY, WIDTH, tiny
 
 STACKS = [(family, stack) for family in ANALYSED for stack in anatomy.family(family).stacks or [None]]
@@ -272,10 +274,10 @@ def test_outputs_are_those_of_plain_transformers(family, tmp_path):
         layer.register_forward_hook(lambda m, args, out: heard.append(out[0] if isinstance(out, tuple) else out))
     with torch.no_grad():
         loaded(input_ids=tokens)
-    for mine, theirs in zip(live.outputs_of(checkpoint, "layers", tokens, kept), heard, strict=True):
+    for mine, theirs in zip(checkpoint_model.outputs_of(checkpoint, "layers", tokens, kept), heard, strict=True):
         np.testing.assert_allclose(mine, theirs.reshape(-1, WIDTH).numpy(), atol=1e-5)
-    assert live.outputs_of(checkpoint, "heads", tokens, kept)[0].shape == (36, HEADS, WIDTH // HEADS)
-    assert live.outputs_of(checkpoint, "ffn", tokens, kept)[0].shape == (36, WIDTH)
+    assert checkpoint_model.outputs_of(checkpoint, "heads", tokens, kept)[0].shape == (36, HEADS, WIDTH // HEADS)
+    assert checkpoint_model.outputs_of(checkpoint, "ffn", tokens, kept)[0].shape == (36, WIDTH)
 
 
 @pytest.mark.parametrize("family", ["t5", "bart", "albert"])
@@ -283,7 +285,7 @@ def test_outputs_of_several_stacks_and_of_shared_layers_are_refused(family, tmp_
     saved(tiny(family), tmp_path, steps=(1,))
     tokens = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(BadInput, match=f"of a {family} only weights are measured here"):
-        live.outputs_of(Run.open(tmp_path).checkpoints[0], "layers", tokens, tokens.bool())
+        checkpoint_model.outputs_of(Run.open(tmp_path).checkpoints[0], "layers", tokens, tokens.bool())
 
 
 def test_of_two_stacks_the_larger_is_read_and_the_other_told(tmp_path):
@@ -365,7 +367,9 @@ def test_outputs_need_no_head_and_losses_say_that_they_do(family, auto, tmp_path
     assert found == pytest.approx(relative((last[name], first[name]) for name in inner), rel=1e-5)
     tokens = torch.randint(3, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(1))
     capfd.readouterr()
-    outputs = live.outputs_of(run.checkpoints[0], "layers", tokens, torch.ones_like(tokens, dtype=torch.bool))
+    outputs = checkpoint_model.outputs_of(
+        run.checkpoints[0], "layers", tokens, torch.ones_like(tokens, dtype=torch.bool)
+    )
     assert capfd.readouterr().err == ""
     loaded = as_saved("AutoModel", run.checkpoints[0].path)
     heard = []
@@ -374,7 +378,7 @@ def test_outputs_need_no_head_and_losses_say_that_they_do(family, auto, tmp_path
         loaded(input_ids=tokens)
     np.testing.assert_allclose(outputs[-1], heard[0].reshape(-1, WIDTH).numpy(), atol=1e-5)
     with pytest.raises(BadInput, match=r"it has no head that predicts tokens.*its weights lack"):
-        live.model_of(run.checkpoints[0])
+        checkpoint_model.model_of(run.checkpoints[0])
 
 
 def test_a_bare_model_whose_head_is_tied_has_a_loss(tmp_path):
@@ -382,7 +386,10 @@ def test_a_bare_model_whose_head_is_tied_has_a_loss(tmp_path):
     loaded = as_saved("AutoModelForCausalLM", tmp_path / "checkpoint-1")
     tokens = torch.arange(3, 15)[None]
     with torch.no_grad():
-        mine, theirs = live.model_of(Run.open(tmp_path).checkpoints[0])(tokens).logits, loaded(tokens).logits
+        mine, theirs = (
+            checkpoint_model.model_of(Run.open(tmp_path).checkpoints[0])(tokens).logits,
+            loaded(tokens).logits,
+        )
     assert torch.allclose(mine, theirs, atol=1e-6)
 
 
@@ -393,7 +400,7 @@ def test_weights_below_the_head_must_be_there(tmp_path):
     save_file(left, path)
     tokens = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(BadInput, match=r"its weights lack embeddings\.position_embeddings\.weight"):
-        live.outputs_of(Run.open(tmp_path).checkpoints[0], "layers", tokens, tokens.bool())
+        checkpoint_model.outputs_of(Run.open(tmp_path).checkpoints[0], "layers", tokens, tokens.bool())
 
 
 # --- not for training -----------------------------------------------------------------------------------------------
@@ -402,7 +409,7 @@ def test_weights_below_the_head_must_be_there(tmp_path):
 def test_a_config_that_would_train_one_is_refused_in_words():
     table = {"name": "x", "model": {"family": "gemma"}, "data": {"source": "python"}, "train": {"steps": 1}}
     with pytest.raises(BadInput, match="'gemma' is known for analysis only: its growth in training is not tested"):
-        config.check(table, "test")
+        loading.check(table, "test")
 
 
 @pytest.mark.parametrize("family", ANALYSED)
@@ -430,7 +437,7 @@ def test_in_a_loop_of_ones_own_it_still_grows_by_layers():
 def test_a_config_that_the_table_is_not_written_for_leaves_layers_only(fields, told, tmp_path):
     saved(tiny("falcon", **fields), tmp_path, steps=(1, 2))
     run = Run.open(tmp_path)
-    assert told in run.notes[0] and layout.PAGE in run.notes[0]
+    assert told in run.notes[0] and layer_layout.PAGE in run.notes[0]
     assert len(run.drift()) == 4
     with pytest.raises(BadInput, match="no table says where a falcon has its heads"):
         run.drift("head")

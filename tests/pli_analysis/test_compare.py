@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
-from pli_analysis import downloads, scalars
 from pli_analysis.cli import app
-from pli_analysis.metrics import compare
-from pli_analysis.metrics import curves as curve_metric
-from pli_analysis.metrics.curves import Curve
+from pli_analysis.metrics.comparison import compare
+from pli_analysis.metrics.comparison import curves as curve_metric
+from pli_analysis.metrics.comparison.curves import Curve
 from pli_analysis.report import compare as report
-from pli_train import run_folder
-from pli_train.errors import BadInput
+from pli_analysis.scalars import downloads, reading
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 
 EXPORTS = Path(__file__).parents[3] / "shared" / "data" / "tensorboard-exports"
 
@@ -166,7 +166,7 @@ def test_a_band_is_drawn_where_there_is_an_interval_alone():
 
 
 def test_a_run_of_ours_beside_a_download_of_it(runs, family, tmp_path):
-    whole = scalars.read(runs[family])
+    whole = reading.read(runs[family])
     points = [[wall, step, value] for step, (wall, value) in sorted(whole.values[run_folder.EVAL_LOSS].items())]
     (tmp_path / "mine.json").write_text(json.dumps(points))
     lines = "\n".join(f"{wall!r},{step},{value!r}" for wall, step, value in points)
@@ -199,11 +199,11 @@ def test_a_broken_download_is_one_line(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(BadInput, match=BROKEN[text]):
-        scalars.read(path)
+        reading.read(path)
     path = tmp_path / "x.csv"
     path.write_text("a,b,c\n" + text)
     with pytest.raises(BadInput, match="first line is not"):
-        scalars.read(path)
+        reading.read(path)
 
 
 def test_nan_and_infinity_of_a_download_stay(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pli_analysis.metrics import compare
+from pli_analysis.metrics.comparison import compare
 from pli_analysis.report import compare as report
 from tests.benchmarks import coverage_compare as benchmark
 

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from pli_analysis import csv_logs, paths
-from pli_train.errors import BadInput
+from pli_analysis.runs import paths
+from pli_analysis.scalars import csv_logs
+from pli_train.core.errors import BadInput
 
 
 def points(columns):

@@ -18,19 +18,21 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from scipy.stats import binom
 
-from pli_analysis import probe
-from pli_analysis.metrics import placebo
-from pli_analysis.metrics.aftermath import MEDIAN_OF_FIVE, aftermath, running_median, trend
-from pli_analysis.metrics.disturbance import BLOCKS, EVENTS, LAYERS, disturbance
-from pli_analysis.metrics.disturbed_layers import Layers
-from pli_analysis.metrics.disturbed_loss import Losses
-from pli_analysis.metrics.movement import Mover
-from pli_analysis.metrics.scene import Scene, twins_beside
+from pli_analysis.inference import eval_tokens
+from pli_analysis.metrics.disturbance import placebo
+from pli_analysis.metrics.disturbance.disturbance import BLOCKS, EVENTS, LAYERS, disturbance
+from pli_analysis.metrics.disturbance.event_context import Scene, twins_beside
+from pli_analysis.metrics.disturbance.layer_effects import Layers
+from pli_analysis.metrics.disturbance.layer_speeds import Mover
+from pli_analysis.metrics.disturbance.loss_effect import Losses
+from pli_analysis.metrics.disturbance.loss_response import MEDIAN_OF_FIVE, aftermath, running_median, trend
 from pli_analysis.report import disturbance as told
-from pli_analysis.run import Run
-from pli_train import fork, launch, run_folder
-from pli_train.growth.swapping import Swapping
-from pli_train.sections import SwappingConfig
+from pli_analysis.runs.run import Run
+from pli_train.commands import fork
+from pli_train.config.schema import SwappingConfig
+from pli_train.core.run_format import run_folder
+from pli_train.growth.swap_regularizer import Swapping
+from pli_train.training import launch
 from tests.benchmarks import calibrate_disturbance
 from tests.test_cli import call, refused
 
@@ -102,7 +104,7 @@ def test_an_identity_at_birth_changes_nothing_on_the_spot(found, family):
 def test_the_instant_is_what_plain_transformers_says(grown, found, family, monkeypatch, tmp_path):
     """Both models loaded by the library, all at once, in float64."""
     run = Run.open(grown[family])
-    tokens, labels, design, _ = probe.sample_of(run, None, 8)
+    tokens, labels, design, _ = eval_tokens.sample_of(run, None, 8)
     sides = []
     for name in ("checkpoint-20-before", "checkpoint-20"):
         kind = getattr(transformers, MODELS[family])
@@ -176,8 +178,8 @@ def test_a_second_look_reads_what_was_kept(grown, tmp_path, monkeypatch):
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
     run = grown["gpt2"]
     first = disturbance(Run.open(run), blocks=4)
-    monkeypatch.setattr("pli_analysis.live.model_of", None)
-    monkeypatch.setattr("pli_analysis.run.Checkpoint.layer", None)
+    monkeypatch.setattr("pli_analysis.inference.checkpoint_model.model_of", None)
+    monkeypatch.setattr("pli_analysis.runs.run.Checkpoint.layer", None)
     second = disturbance(Run.open(run), blocks=4)
     pd.testing.assert_frame_equal(first.layers, second.layers)
     pd.testing.assert_frame_equal(first.events, second.events)
@@ -563,10 +565,11 @@ def test_with_placebos_of_any_phase_a_low_p_is_common_right_after_warm_up(corpus
 
 def test_the_default_preset_keeps_checkpoints_at_placebo_steps():
     """Counted from its config: all events but the first, which is early, can have a p-value below 0.05."""
-    from pli_train import config, learning_rate
-    from pli_train.retention import Retention
+    from pli_train.checkpointing.retention import Retention
+    from pli_train.config import loading
+    from pli_train.core import learning_rate
 
-    tiny = config.load("tiny")
+    tiny = loading.load("tiny")
     total, events = tiny.train.steps, [80, 160, 240, 360, 480]
     planned = Retention(**tiny.checkpoint.model_dump(), total_steps=total).planned(events)
     steps = sorted({name.step for name in planned})

@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file, save_file
 
-from pli_analysis.metrics.displacement import Moments
-from pli_analysis.metrics.drift import LEVELS, drift
-from pli_analysis.run import Run
-from pli_train import checkpoint, model, optimizer, run_folder
-from pli_train.errors import BadInput
-from pli_train.growth.insert import Insert
-from pli_train.sections import OptimConfig
+from pli_analysis.metrics.drift.displacement import Moments
+from pli_analysis.metrics.drift.drift import LEVELS, drift
+from pli_analysis.runs.run import Run
+from pli_train.checkpointing import checkpoint
+from pli_train.config.schema import OptimConfig
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+from pli_train.growth.operators.insert import Insert
+from pli_train.models import build
+from pli_train.optim import optimizer
 from tests.conftest import STEPS
 
 weights = arrays(np.float32, st.integers(1, 40), elements=st.floats(-100, 100, width=32)).filter(
@@ -69,7 +72,7 @@ def test_every_level_equals_a_slow_reference(runs, family):
     tables = {of: drift(run, of).set_index(["checkpoint", "part"]) for of in LEVELS}
     born = {}
     for found in run.checkpoints:
-        stack = model.stack_of(*model.load_checkpoint(found.path))
+        stack = build.stack_of(*build.load_checkpoint(found.path))
         for index, id in enumerate(found.lineage.stack):
             now = {name: p.detach().double().numpy() for name, p in stack[index].named_parameters()}
             birth = born.setdefault(id, now)

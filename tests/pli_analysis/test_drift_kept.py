@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pli_analysis.metrics import drift
-from pli_analysis.run import Run
-from pli_analysis.weights import measured
-from pli_analysis.weights.files import Files
-from pli_train import cache, run_folder
-from pli_train.growth.insert import Insert
+from pli_analysis.metrics.drift import drift
+from pli_analysis.runs.file_reader import Files
+from pli_analysis.runs.run import Run
+from pli_analysis.weights import measurement
+from pli_train.core import cache
+from pli_train.core.run_format import run_folder
+from pli_train.growth.operators.insert import Insert
 from tests.drifting import Drifting, vouch
 
 ROOT = Path(__file__).parent.parent.parent
@@ -166,8 +167,8 @@ def test_no_file_stays_open(made):
 
 def test_a_checkpoint_removed_while_all_is_kept_is_told_of(made, monkeypatch):
     expected = Run.open(made.folder).drift()
-    cached, gone = measured._cached, made.folder / "checkpoint-4"
-    monkeypatch.setattr(measured, "_cached", lambda *key: (shutil.rmtree(gone, ignore_errors=True), cached(*key))[1])
+    cached, gone = measurement._cached, made.folder / "checkpoint-4"
+    monkeypatch.setattr(measurement, "_cached", lambda *key: (shutil.rmtree(gone, ignore_errors=True), cached(*key))[1])
     run = Run.open(made.folder)
     assert len(run.checkpoints) == 7
     table = run.drift()
@@ -187,9 +188,9 @@ def test_a_checkpoint_removed_once_all_is_measured_is_told_of(made, monkeypatch)
 
 def test_windows_and_threads_change_no_number(made, monkeypatch, kept):
     expected = Run.open(made.folder).drift("all", gauge=True)
-    for window, threads in ((2, 1), (measured.WINDOW, 3), (2, 2)):
+    for window, threads in ((2, 1), (measurement.WINDOW, 3), (2, 2)):
         shutil.rmtree(kept)
-        monkeypatch.setattr(measured, "WINDOW", window)
+        monkeypatch.setattr(measurement, "WINDOW", window)
         assert Run.open(made.folder).drift("all", gauge=True, threads=threads).equals(expected)
 
 

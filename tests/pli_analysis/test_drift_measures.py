@@ -10,18 +10,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from pli_analysis.events import Columns
-from pli_analysis.metrics import displacement, products
-from pli_analysis.metrics.drift import LEVELS
-from pli_analysis.metrics.rates import Logged
-from pli_analysis.run import Run
-from pli_analysis.scalars import Scalars
-from pli_analysis.weights import pieces, stacks
-from pli_train import anatomy, model, run_folder
-from pli_train.growth.ffn import WidenFFN
-from pli_train.growth.heads import AddHeads
-from pli_train.growth.insert import Insert
-from pli_train.growth.swap import Swap
+from pli_analysis.metrics.drift import displacement, products
+from pli_analysis.metrics.drift.drift import LEVELS
+from pli_analysis.metrics.drift.rates import Logged
+from pli_analysis.runs.run import Run
+from pli_analysis.scalars.events import Columns
+from pli_analysis.scalars.reading import Scalars
+from pli_analysis.weights import chunks, stacks
+from pli_train.core import anatomy
+from pli_train.core.run_format import run_folder
+from pli_train.growth.operators.ffn import WidenFFN
+from pli_train.growth.operators.heads import AddHeads
+from pli_train.growth.operators.insert import Insert
+from pli_train.growth.operators.swap import Swap
+from pli_train.models import build
 from tests.drifting import Drifting
 from tests.families import HEADS, LAYERS, OPTIONAL, TINY, UNITS, logits
 
@@ -51,10 +53,10 @@ def grown(folder, family):
 def states(run):
     """Per checkpoint: {part: {(tensor, label): values in float64}}, through transformers' own loading."""
     for found in run.checkpoints:
-        loaded, parts = model.load_checkpoint(found.path)
-        model.slim(loaded, parts, found.lineage.shapes())
+        loaded, parts = build.load_checkpoint(found.path)
+        build.slim(loaded, parts, found.lineage.shapes())
         told = {}
-        for id, layer in zip(found.lineage.stack, model.stack_of(loaded, parts), strict=True):
+        for id, layer in zip(found.lineage.stack, build.stack_of(loaded, parts), strict=True):
             sizes = parts.sizes(found.config)
             heads = len(found.lineage.layers[id].heads)
             sizes |= {"head": heads, "group": heads // sizes["member"]}
@@ -195,12 +197,12 @@ def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
     whole, cuts = run.drift("all"), []
 
     def counted(track):
-        found = list(pieces.pieces(track))
+        found = list(chunks.pieces(track))
         cuts.append(len(found))
         return found
 
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(pieces, "SIZE", 64)
+    monkeypatch.setattr(chunks, "SIZE", 64)
     monkeypatch.setattr(displacement, "is_steady", lambda track: False)
     monkeypatch.setattr(displacement, "pieces", counted)
     assert_frame_equal(run.drift("all"), whole, rtol=1e-9)
@@ -252,7 +254,7 @@ def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, p
             made.save()
     run = Run.open(made.folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "SIZE", piece)
+        patch.setattr(chunks, "SIZE", piece)
         agree(run, run.drift("all"))
 
 
@@ -376,7 +378,7 @@ def _turn_basis(model, family, of_queries, of_keys):
 
 
 def models_layers(made, family):
-    return model.stack_of(made, anatomy.family(family))
+    return build.stack_of(made, anatomy.family(family))
 
 
 def commuting(turning, random):

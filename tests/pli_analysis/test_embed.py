@@ -8,15 +8,17 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from pli_analysis import live, probe, projector
 from pli_analysis.figures import embed as figure
-from pli_analysis.metrics import vectors
-from pli_analysis.metrics.embed import embed
-from pli_analysis.metrics.points import points_of
+from pli_analysis.inference import checkpoint_model, eval_tokens
+from pli_analysis.metrics.maps import vectors
+from pli_analysis.metrics.maps.embedding import embed
+from pli_analysis.metrics.maps.points import points_of
 from pli_analysis.report import embed as told
-from pli_analysis.run import Run
-from pli_train import launch, model
-from pli_train.errors import BadInput
+from pli_analysis.report import projector
+from pli_analysis.runs.run import Run
+from pli_train.core.errors import BadInput
+from pli_train.models import build
+from pli_train.training import launch
 from tests.conftest import MODELS, STEPS
 from tests.pli_analysis.test_projections import UMAP
 from tests.test_cli import call, refused
@@ -78,9 +80,9 @@ def test_parts_of_grown_layers_are_as_long_as_their_own_weights(kind, of, uneven
     points = points_of(Run.open(uneven[kind]), of)
     found = streamed(points, 3000, monkeypatch)
     for point, row in zip(points, found, strict=True):
-        built, anatomy = model.load_checkpoint(point.checkpoint.path)
-        model.slim(built, anatomy, point.checkpoint.lineage.shapes())
-        layer = model.stack_of(built, anatomy)[point.checkpoint.lineage.index(point.layer)]
+        built, anatomy = build.load_checkpoint(point.checkpoint.path)
+        build.slim(built, anatomy, point.checkpoint.lineage.shapes())
+        layer = build.stack_of(built, anatomy)[point.checkpoint.lineage.index(point.layer)]
         sizes = anatomy.sizes(built.config)
         heads = point.checkpoint.lineage.shape(point.layer)[0]
         sizes |= {"head": heads, "group": heads // sizes["member"]}
@@ -180,20 +182,20 @@ def test_outputs_are_what_the_model_hands_on(kind, uneven, text):
 
     run = Run.open(uneven[kind])
     last = run.checkpoints[-1]
-    tokens, _ = probe.batch_of(run, text, 4)
-    kept = probe.spread(tokens, 20)
+    tokens, _ = eval_tokens.batch_of(run, text, 4)
+    kept = eval_tokens.spread(tokens, 20)
     assert kept.sum() == 20 and (kept == kept[0]).all()
-    built = live.model_of(last)
+    built = checkpoint_model.model_of(last)
     with torch.no_grad():
         hidden = built(input_ids=tokens, output_hidden_states=True).hidden_states[1:]
-    layers = live.outputs_of(last, "layers", tokens, kept)
+    layers = checkpoint_model.outputs_of(last, "layers", tokens, kept)
     final = len(layers) - 1
     for place, (mine, theirs) in enumerate(zip(layers, hidden, strict=True)):
         if place < final or kind == "bert":  # in GPT-2 and Llama the last hidden state is after the last norm
             assert mine == pytest.approx(theirs[kept].numpy(), abs=1e-5)
     if kind == "bert":
         return
-    heads, ffn = (live.outputs_of(last, of, tokens, kept) for of in ("heads", "ffn"))
+    heads, ffn = (checkpoint_model.outputs_of(last, of, tokens, kept) for of in ("heads", "ffn"))
     stack = built.get_submodule({"gpt2": "transformer.h", "llama": "model.layers"}[kind])
     name = {"gpt2": "attn.c_proj", "llama": "self_attn.o_proj"}[kind]
     below = layers[0]

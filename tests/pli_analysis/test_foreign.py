@@ -12,13 +12,14 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pli_analysis import live
+from pli_analysis.inference import checkpoint_model
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.run import Run
-from pli_train import anatomy, run_folder
-from pli_train.errors import BadInput
+from pli_analysis.runs.run import Run
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
 from pli_train.integrations import GrowthCallback
-from pli_train.lineage import Lineage
 from tests import families
 from tests.pli_train.test_integrations import trainer_of
 from tests.test_cli import call, refused
@@ -119,11 +120,11 @@ def test_losses_are_those_of_the_event_files_and_of_the_state_alike(made, output
 
 
 def test_a_second_call_reads_nothing_and_what_was_rewritten_is_measured_anew(output, monkeypatch):
-    from pli_analysis.weights import follow
+    from pli_analysis.weights import trajectory
 
     first = Run.open(output).drift()
     with monkeypatch.context() as patch:
-        patch.setattr(follow.Place, "read", None)
+        patch.setattr(trajectory.Place, "read", None)
         assert Run.open(output).drift().equals(first)
     path = output / "checkpoint-12" / run_folder.WEIGHTS
     save_file({name: 2 * array for name, array in load_file(path).items()}, path)
@@ -381,6 +382,6 @@ def test_every_family_is_read_as_transformers_saves_it(family, tmp_path):
     for checkpoint in opened.checkpoints:
         layers = checkpoint.names_of_layers.values()
         assert sorted(inner for layer in layers for inner in layer) == sorted(inner for *_, inner in living)
-    if table.task in live.AUTO_CLASS:
-        again = live.model_of(opened.checkpoints[-1])
+    if table.task in checkpoint_model.AUTO_CLASS:
+        again = checkpoint_model.model_of(opened.checkpoints[-1])
         torch.testing.assert_close(families.logits(again), families.logits(model))

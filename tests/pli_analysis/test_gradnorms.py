@@ -9,17 +9,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from pli_analysis import probe
-from pli_analysis.events import Columns
 from pli_analysis.figures import gradnorms as figure
-from pli_analysis.metrics import gradnorms as metric
-from pli_analysis.metrics.gradients import recomputed
+from pli_analysis.inference import eval_tokens
+from pli_analysis.metrics.grad_norms import logged as metric
+from pli_analysis.metrics.grad_norms.recomputed import recomputed
 from pli_analysis.report import gradnorms as told
-from pli_analysis.run import Run
-from pli_analysis.scalars import Scalars, read
-from pli_train import launch, run_folder
-from pli_train.errors import BadInput
-from pli_train.lineage import Lineage
+from pli_analysis.runs.run import Run
+from pli_analysis.scalars.events import Columns
+from pli_analysis.scalars.reading import Scalars, read
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.training import launch
 from tests.conftest import SCHEDULE
 from tests.pli_train.test_gradnorms import slow_heads
 from tests.test_cli import call, refused
@@ -125,7 +126,7 @@ def test_recomputed_norms_equal_a_slow_reference(runs, grown_heads, which, text)
     """Plain from_pretrained on the folder, one backward pass, heads cut by hand; padded checkpoints included."""
     run = Run.open(grown_heads if which == "llama" else runs[which])
     table = recomputed(run, text, blocks=3)
-    tokens, labels = probe.batch_of(run, text, 3)
+    tokens, labels = eval_tokens.batch_of(run, text, 3)
     assert table["checkpoint"].unique().tolist() == [str(found.name) for found in run.checkpoints]
     for found in run.checkpoints:
         model = AUTO[which].from_pretrained(found.path).double().eval()
@@ -149,10 +150,10 @@ def test_recomputed_norms_equal_a_slow_reference(runs, grown_heads, which, text)
 
 def test_the_batch_is_the_text_in_blocks_and_masks_are_the_same_each_time(runs, text):
     causal, masked = Run.open(runs["gpt2"]), Run.open(runs["bert"])
-    tokens, labels = probe.batch_of(causal, text, 3)
+    tokens, labels = eval_tokens.batch_of(causal, text, 3)
     assert tokens.shape == (3, 32) and torch.equal(labels[:, :-1], tokens[:, 1:]) and (labels[:, -1] == -100).all()
-    inputs, targets = probe.batch_of(masked, text, 16)
-    again = probe.batch_of(masked, text, 16)
+    inputs, targets = eval_tokens.batch_of(masked, text, 16)
+    again = eval_tokens.batch_of(masked, text, 16)
     assert torch.equal(inputs, again[0]) and torch.equal(targets, again[1])
     chosen = targets != -100
     whole = torch.where(chosen, targets, inputs)
@@ -200,18 +201,18 @@ def test_texts_and_tokenizers_that_cannot_be_read_are_refused(runs, tmp_path, te
     short = tmp_path / "short.txt"
     short.write_text("x")
     with pytest.raises(BadInput, match=r"short.txt: has 1 tokens, and a block of this run takes 32"):
-        probe.batch_of(Run.open(runs["gpt2"]), short, 1)
+        eval_tokens.batch_of(Run.open(runs["gpt2"]), short, 1)
     with pytest.raises(BadInput, match=r"gone.txt: no such file or folder"):
-        probe.batch_of(Run.open(runs["gpt2"]), tmp_path / "gone.txt", 1)
+        eval_tokens.batch_of(Run.open(runs["gpt2"]), tmp_path / "gone.txt", 1)
     run = tmp_path / "run"
     shutil.copytree(runs["bert"], run)
     settings = run / run_folder.TOKENIZER / "tokenizer_config.json"
     settings.write_text("{}")
     with pytest.raises(BadInput, match="names no mask token"):
-        probe.batch_of(Run.open(run), text, 1)
+        eval_tokens.batch_of(Run.open(run), text, 1)
     (run / run_folder.TOKENIZER / "tokenizer.json").write_text("{}")
     with pytest.raises(BadInput, match="no tokenizer"):
-        probe.batch_of(Run.open(run), text, 1)
+        eval_tokens.batch_of(Run.open(run), text, 1)
 
 
 def test_the_heat_map_draws_the_table_with_lines_at_events(runs):

@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from pli_analysis.others import inferred, matching
-from pli_analysis.run import Run
-from pli_train import model as models
-from pli_train import run_folder
-from pli_train.errors import BadInput
-from pli_train.growth.ffn import WidenFFN
-from pli_train.growth.heads import AddHeads
-from pli_train.growth.insert import Insert
-from pli_train.lineage import Lineage
+from pli_analysis.runs import inferred_lineage, layer_matching
+from pli_analysis.runs.run import Run
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.growth.operators.ffn import WidenFFN
+from pli_train.growth.operators.heads import AddHeads
+from pli_train.growth.operators.insert import Insert
+from pli_train.models import build as models
 from tests.drifting import Drifting
 from tests.stripping import random_run, strip
 
@@ -32,7 +32,9 @@ def by_hand(distance):
     """The best monotone alignment and each pair's share, all alignments gone through one by one."""
     few, many = distance.shape
     ways = list(itertools.combinations(range(many), few))
-    weights = np.array([np.prod([distance[i, j] ** (-1 / matching.SCALE) for i, j in enumerate(w)]) for w in ways])
+    weights = np.array(
+        [np.prod([distance[i, j] ** (-1 / layer_matching.SCALE) for i, j in enumerate(w)]) for w in ways]
+    )
     shares = np.zeros(distance.shape)
     for way, weight in zip(ways, weights / weights.sum(), strict=True):
         shares[range(few), way] += weight
@@ -44,14 +46,14 @@ def test_the_alignment_is_the_one_that_going_through_all_of_them_finds(seed):
     generator = np.random.default_rng(seed)
     few = int(generator.integers(1, 5))
     distance = generator.uniform(0.1, 1.2, (few, few + int(generator.integers(0, 4))))
-    chosen, shares = matching._aligned(matching.costs(distance))
+    chosen, shares = layer_matching._aligned(layer_matching.costs(distance))
     best, expected = by_hand(distance)
     assert tuple(chosen) == best
     np.testing.assert_allclose(shares, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_two_layers_equally_near_get_half_the_confidence_each_and_the_lower_one_the_name():
-    found = matching.match(np.array([[1.0, 0.01, 0.01, 1.0]]))
+    found = layer_matching.match(np.array([[1.0, 0.01, 0.01, 1.0]]))
     assert found.places == (None, 0, None, None)
     np.testing.assert_allclose(found.confidence, [1.0, 0.5, 0.5, 1.0], atol=0.01)
 
@@ -59,19 +61,19 @@ def test_two_layers_equally_near_get_half_the_confidence_each_and_the_lower_one_
 def test_who_goes_straight_on_is_the_one_that_was_there_however_near_the_other_lies():
     distance = np.array([[0.02, 0.025, 1.0], [1.0, 1.0, 0.02]])
     onward = np.array([[0.1, 0.5, -0.3], [-0.2, -0.2, 0.4]])
-    assert matching.match(distance).places == (0, None, 1)
-    found = matching.match(distance, onward)
+    assert layer_matching.match(distance).places == (0, None, 1)
+    found = layer_matching.match(distance, onward)
     assert found.places == (None, 0, 1)
     assert found.confidence.min() > 0.99
     # Of a layer that is not near at all the way says nothing.
-    far = matching.match(np.array([[0.9, 0.02]]), np.array([[1.0, 0.0]]))
+    far = layer_matching.match(np.array([[0.9, 0.02]]), np.array([[1.0, 0.0]]))
     assert far.places == (None, 0)
 
 
 def test_another_order_is_found_where_it_is_clearly_nearer():
     distance = np.ones((3, 4))
     distance[0, 3] = distance[1, 1] = distance[2, 0] = 0.05
-    found = matching.match(distance)
+    found = layer_matching.match(distance)
     assert found.places == (2, 1, None, 0)
     assert found.confidence.min() > 0.99
 
@@ -79,9 +81,9 @@ def test_another_order_is_found_where_it_is_clearly_nearer():
 @pytest.mark.parametrize("nearer, crossed", [(1.05, False), (2.0, True)])
 def test_another_order_is_mixed_into_the_confidence_by_what_it_saves_and_its_price(nearer, crossed):
     """Two layers that are each `nearer` times as near to the other's place: both orders weighed by hand."""
-    found = matching.match(np.array([[0.02 * nearer, 0.02], [0.02, 0.02 * nearer]]))
-    chance = 1 / (1 + np.exp(matching.ORDER) * nearer ** (-2 / matching.SCALE))
-    each = 1 / (1 + nearer ** (-1 / matching.SCALE))
+    found = layer_matching.match(np.array([[0.02 * nearer, 0.02], [0.02, 0.02 * nearer]]))
+    chance = 1 / (1 + np.exp(layer_matching.ORDER) * nearer ** (-2 / layer_matching.SCALE))
+    each = 1 / (1 + nearer ** (-1 / layer_matching.SCALE))
     expected = chance * each if crossed else (1 - chance) + chance * (1 - each)
     assert found.places == ((1, 0) if crossed else (0, 1))
     np.testing.assert_allclose(found.confidence, expected, rtol=1e-6)
@@ -90,13 +92,13 @@ def test_another_order_is_mixed_into_the_confidence_by_what_it_saves_and_its_pri
 def test_layers_that_are_gone_are_left_out():
     distance = np.ones((4, 2))
     distance[1, 0] = distance[3, 1] = 0.05
-    assert matching.match(distance).places == (1, 3)
+    assert layer_matching.match(distance).places == (1, 3)
 
 
 @pytest.mark.parametrize("depth", [6, 48])
 def test_unrelated_models_are_matched_in_order_with_no_confidence(depth):
     rng = np.random.default_rng(0)
-    found = matching.match(matching.apart(rng.normal(size=(depth, 4000)), rng.normal(size=(depth, 4000))))
+    found = layer_matching.match(layer_matching.apart(rng.normal(size=(depth, 4000)), rng.normal(size=(depth, 4000))))
     assert found.places == tuple(range(depth))
     assert found.confidence.max() < 0.5
 
@@ -104,11 +106,11 @@ def test_unrelated_models_are_matched_in_order_with_no_confidence(depth):
 def test_distance_is_zero_of_equals_one_of_unrelated_and_the_same_both_ways():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(3, 20_000)), 5 * rng.normal(size=(4, 20_000))
-    assert matching.apart(x, x).diagonal() == pytest.approx(0, abs=1e-12)
-    np.testing.assert_allclose(matching.apart(x, y), 1, atol=0.05)
-    np.testing.assert_array_equal(matching.apart(x, y), matching.apart(y, x).T)
-    assert matching.apart(x * 0, y).tolist() == np.ones((3, 4)).tolist()
-    assert matching.apart(x * np.nan, y).tolist() == np.ones((3, 4)).tolist()
+    assert layer_matching.apart(x, x).diagonal() == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(layer_matching.apart(x, y), 1, atol=0.05)
+    np.testing.assert_array_equal(layer_matching.apart(x, y), layer_matching.apart(y, x).T)
+    assert layer_matching.apart(x * 0, y).tolist() == np.ones((3, 4)).tolist()
+    assert layer_matching.apart(x * np.nan, y).tolist() == np.ones((3, 4)).tolist()
 
 
 # --- random grown runs ----------------------------------------------------------------------------------------------
@@ -231,9 +233,9 @@ def test_a_layer_moves_straight_on_where_heads_were_added_meanwhile(tmp_path):
             AddHeads(at=step, to=6, initialiser="random").grow(run.model, run.anatomy, run.lineage, seed=0)
             run.lineage.add_heads(dict.fromkeys(run.lineage.stack, 6), step, "random", {}, to=6)
         run.save()
-    first, old, new = (inferred.Weights.of(checkpoint) for checkpoint in Run.open(tmp_path).checkpoints)
-    ahead = inferred.onward(old, new, inferred.Neighbour(first, (0, 1)), None)
-    after = inferred.onward(first, old, None, inferred.Neighbour(new, (0, 1)))
+    first, old, new = (inferred_lineage.Weights.of(checkpoint) for checkpoint in Run.open(tmp_path).checkpoints)
+    ahead = inferred_lineage.onward(old, new, inferred_lineage.Neighbour(first, (0, 1)), None)
+    after = inferred_lineage.onward(first, old, None, inferred_lineage.Neighbour(new, (0, 1)))
     for found in (ahead, after):
         np.testing.assert_allclose(found.diagonal(), 1, atol=1e-3)
         assert found[0, 1] < 0.5 and found[1, 0] < 0.5
@@ -287,7 +289,7 @@ def test_new_heads_and_units_are_told_by_the_config_and_old_heads_by_their_weigh
 @pytest.mark.parametrize("sample", [2**15, 2**8])
 def test_distances_are_those_of_what_was_there_when_heads_and_units_are_added(sample, monkeypatch, tmp_path):
     """Against what noise of a known size leaves of weights; with small and with large matrices."""
-    monkeypatch.setattr(inferred, "SAMPLE", sample)
+    monkeypatch.setattr(inferred_lineage, "SAMPLE", sample)
     events = (AddHeads(at=1, to=6, initialiser="random"), WidenFFN(at=1, to=64, initialiser="random"))
     written, found, _ = grown(tmp_path, "qwen3", *events)
     table = found.confidence[~found.confidence["part"].str.contains(".", regex=False)]
@@ -383,17 +385,17 @@ def test_a_large_matrix_is_compared_by_a_sample_that_is_the_same_everywhere():
             return self.array[rows]
 
     large = Tensor(np.arange(4096 * 64, dtype=np.float32).reshape(4096, 64))
-    first, second = inferred._sampled(large), inferred._sampled(large)
-    assert first.size <= inferred.SAMPLE and large.read == 2 * first.size
+    first, second = inferred_lineage._sampled(large), inferred_lineage._sampled(large)
+    assert first.size <= inferred_lineage.SAMPLE and large.read == 2 * first.size
     np.testing.assert_array_equal(first, second)
     assert len(np.unique(first)) == first.size and first.max() > 0.99 * large.array.max()
     small = Tensor(large.array[:10])
-    np.testing.assert_array_equal(inferred._sampled(small), small.array)
+    np.testing.assert_array_equal(inferred_lineage._sampled(small), small.array)
 
 
 def test_an_inferred_lineage_is_one_that_can_be_written_and_read(tmp_path):
     _, found, _ = grown(
         tmp_path, "gpt2", Insert(at=1, index=1, initialiser="random"), Insert(at=1, index=0, initialiser="random")
     )
-    text = inferred.seen_from(found.lineage.as_of(9), 0).to_json()
+    text = inferred_lineage.seen_from(found.lineage.as_of(9), 0).to_json()
     assert Lineage.from_json(text).stack == found.lineage.stack

@@ -10,9 +10,9 @@ import torch
 import transformers
 from safetensors.numpy import save_file
 
-from pli_analysis.run import Run
-from pli_train.anatomy.names import block_lists
-from pli_train.errors import BadInput
+from pli_analysis.runs.run import Run
+from pli_train.core.anatomy.names import block_lists
+from pli_train.core.errors import BadInput
 from tests.test_cli import call, refused
 
 
@@ -106,7 +106,7 @@ def test_swapped_layers_are_found(tmp_path):
 
 
 def test_layers_of_a_hybrid_are_no_kin_across_kinds(tmp_path):
-    from pli_analysis.others.inferred import Weights, distances
+    from pli_analysis.runs.inferred_lineage import Weights, distances
 
     run = Run.open(written(tmp_path, moving(HYBRID)))
     first, second = (Weights.of(one) for one in run.checkpoints[:2])
@@ -130,7 +130,7 @@ def cosine_by_hand(one, other):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("over_time", [False, True])
 def test_similarity_by_weights_is_the_cosine_of_matrices(layout, over_time, tmp_path):
-    from pli_analysis.metrics.similarity import by_weights
+    from pli_analysis.metrics.similarity.similarity import by_weights
 
     shapes, path, depth = LAYOUTS[layout]
     states = moving(shapes)
@@ -150,8 +150,8 @@ def test_similarity_by_weights_is_the_cosine_of_matrices(layout, over_time, tmp_
 
 def test_the_map_of_layers_keeps_their_distances(tmp_path):
     """Of tensors of three axes too."""
-    from pli_analysis.metrics.points import points_of
-    from pli_analysis.metrics.vectors import Weights
+    from pli_analysis.metrics.maps.points import points_of
+    from pli_analysis.metrics.maps.vectors import Weights
 
     states = moving(HYBRID)
     run = Run.open(written(tmp_path, states))

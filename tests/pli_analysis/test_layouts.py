@@ -15,7 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from pli_analysis import layouts, scalars
+from pli_analysis.scalars import reading, record_layouts
 
 FLOAT, DOUBLE, HALF = 1, 2, 19
 RANK_0 = {"tensor_shape": TensorShapeProto()}
@@ -60,7 +60,7 @@ def stock(folder):
 
 
 def ours(folder):
-    found = scalars.read(folder)
+    found = reading.read(folder)
     assert not found.damaged
     return {
         tag: list(zip(of.steps.tolist(), of.wall_times.tolist(), of.values.tolist(), strict=True))
@@ -132,7 +132,7 @@ def test_what_torch_writes_in_the_new_style(tmp_path):
 
 
 def test_strings_of_one_hash_are_left_to_protobuf(monkeypatch, tmp_path):
-    monkeypatch.setattr(layouts, "_ODD", np.uint64(0))
+    monkeypatch.setattr(record_layouts, "_ODD", np.uint64(0))
     records = [record(tag, 1, KINDS["float content"](value), PLAIN) for tag, value in (("a", 1), ("b", 2), ("c", 3))]
     assert ours(write(tmp_path, records)) == stock(tmp_path)
 
@@ -143,4 +143,4 @@ def test_a_damaged_number_is_a_damaged_record(tmp_path):
     data = bytearray(file.read_bytes())
     data[40] ^= 1
     file.write_bytes(data)
-    assert crc(bytes(data)) and len(scalars.read(tmp_path).of("x").steps) == 3
+    assert crc(bytes(data)) and len(reading.read(tmp_path).of("x").steps) == 3

@@ -11,13 +11,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from pli_analysis.metrics import disturbance, embed, gradients, similarity
-from pli_analysis.metrics import drift as drift_metric
-from pli_analysis.metrics.gram import gram, squared_distances
+from pli_analysis.metrics.disturbance import disturbance
+from pli_analysis.metrics.drift import drift as drift_metric
+from pli_analysis.metrics.grad_norms import recomputed
+from pli_analysis.metrics.maps import embedding
+from pli_analysis.metrics.maps.gram import gram, squared_distances
+from pli_analysis.metrics.similarity import similarity
 from pli_analysis.report import content, page
 from pli_analysis.report import similarity as similarity_report
-from pli_analysis.run import Run
-from pli_train import run_folder
+from pli_analysis.runs.run import Run
+from pli_train.core.run_format import run_folder
 from tests import families
 from tests.odd import STEPS, changed, saved, spoilt
 from tests.trainers import tokenizer
@@ -87,7 +90,7 @@ def by_hand(points, folder):
 
 @pytest.mark.filterwarnings("error")
 def test_a_map_has_every_other_point_where_distances_put_it(odd, plain):
-    found = embed.embed(Run.open(odd))
+    found = embedding.embed(Run.open(odd))
     drawn = found.table[found.table["walk"] == "run"]
     points = list(zip(drawn["part"], drawn["step"], strict=True))
     assert len(points) == 9 and ("b", 2) not in points
@@ -100,7 +103,7 @@ def test_a_map_has_every_other_point_where_distances_put_it(odd, plain):
 
 @pytest.mark.parametrize("space", ["updates", "function"])
 def test_other_spaces_leave_out_what_is_told_from_it(space, odd, text):
-    found = embed.embed(Run.open(odd), space=space, text=text if space == "function" else None)
+    found = embedding.embed(Run.open(odd), space=space, text=text if space == "function" else None)
     drawn = found.table[found.table["walk"] == "run"]
     kept = [step for part, step in zip(drawn["part"], drawn["step"], strict=True) if part == "b"]
     assert kept == {"updates": [4, 5], "function": [1, 3, 4, 5]}[space]
@@ -109,8 +112,8 @@ def test_other_spaces_leave_out_what_is_told_from_it(space, odd, text):
 
 def test_paths_since_a_birth_that_is_not_known_are_not_drawn(plain, tmp_path):
     run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
-    assert set(embed.embed(run, since_birth=True).table["part"]) == {"a"}
-    assert set(embed.embed(run).table["part"]) == {"a", "b"}
+    assert set(embedding.embed(run, since_birth=True).table["part"]) == {"a"}
+    assert set(embedding.embed(run).table["part"]) == {"a", "b"}
 
 
 def test_distances_past_vectors_that_are_not_finite_are_exact():
@@ -139,8 +142,8 @@ def test_distances_past_vectors_that_are_not_finite_are_exact():
 
 def test_too_few_points_are_one_line(plain, tmp_path):
     run = Run.open(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2, 4)))
-    with pytest.raises(embed.BadInput, match=r"fewer than two points are left for a map \(not finite"):
-        embed.embed(run, space="updates")
+    with pytest.raises(embedding.BadInput, match=r"fewer than two points are left for a map \(not finite"):
+        embedding.embed(run, space="updates")
 
 
 def test_likeness_is_empty_where_outputs_are_not_finite(odd, plain, text):
@@ -171,12 +174,12 @@ def test_the_first_state_alone_is_blamed_where_it_is_the_one(plain, text, tmp_pa
 
 
 def test_gradients_are_empty_where_they_are_not_finite(odd, plain, text):
-    found, sound = (gradients.recomputed(Run.open(folder), text) for folder in (odd, plain))
+    found, sound = (recomputed.recomputed(Run.open(folder), text) for folder in (odd, plain))
     there = found["step"] == 2
     assert found.loc[there, "norm"].isna().all()
     pd.testing.assert_frame_equal(found[~there], sound[~there])
-    assert gradients.unknown(found) == ["gradients are not finite, and left out: at checkpoint-2"]
-    assert gradients.unknown(sound) == []
+    assert recomputed.unknown(found) == ["gradients are not finite, and left out: at checkpoint-2"]
+    assert recomputed.unknown(sound) == []
 
 
 def test_disturbance_tells_of_weights_that_make_no_loss(plain, text, tmp_path):

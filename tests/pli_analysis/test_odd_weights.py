@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from pli_analysis import live
-from pli_analysis.metrics import embed
-from pli_analysis.run import Run
-from pli_train import run_folder
-from pli_train.errors import BadInput
+from pli_analysis.inference import checkpoint_model
+from pli_analysis.metrics.maps import embedding
+from pli_analysis.runs.run import Run
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from tests import families
 from tests.odd import STEPS, changed, moved, renamed, saved
 
@@ -70,8 +70,10 @@ def test_names_of_wrapped_models_are_read_as_plain_ones(family, told, plain, tmp
     np.testing.assert_allclose(found(run), expected(plain[family], family), rtol=1e-6)
     assert any(told in note for note in run.notes)
     with torch.no_grad():
-        theirs = families.logits(live.model_of(run.checkpoints[-1]))
-        torch.testing.assert_close(theirs, families.logits(live.model_of(Run.open(plain[family]).checkpoints[-1])))
+        theirs = families.logits(checkpoint_model.model_of(run.checkpoints[-1]))
+        torch.testing.assert_close(
+            theirs, families.logits(checkpoint_model.model_of(Run.open(plain[family]).checkpoints[-1]))
+        )
 
 
 def test_wrapped_and_plain_checkpoints_are_of_one_run(plain, tmp_path):
@@ -256,14 +258,14 @@ def test_what_a_layer_lacks_and_what_no_table_knows_is_told(plain, tmp_path):
     by_hand = [moved(without[0], state, "model.layers") for state in without[1:]]
     np.testing.assert_allclose(found(run)[1:], by_hand, rtol=1e-6)
     with pytest.raises(BadInput, match=f"its weights lack {UP}"):
-        live.model_of(run.checkpoints[-1])
+        checkpoint_model.model_of(run.checkpoints[-1])
 
 
 def test_a_map_goes_without_a_tensor_that_is_lacking_at_some_checkpoint(plain, tmp_path):
     def without(tensors):
         return {name: tensor for name, tensor in tensors.items() if name != UP}
 
-    some = embed.embed(Run.open(changed(plain["llama"], tmp_path / "some", without, only=(2,))))
+    some = embedding.embed(Run.open(changed(plain["llama"], tmp_path / "some", without, only=(2,))))
     drawn = some.table[some.table["walk"] == "run"]
     state = {step: load_file(plain["llama"] / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS}
     names = {
@@ -289,7 +291,7 @@ def test_weights_count_where_a_config_tells_of_another_number_of_layers(says, pl
     assert f"config.json says {says} layers and the weights have 2, which count" in run.notes
     np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
     with torch.no_grad():
-        theirs = families.logits(live.model_of(run.checkpoints[0]))
+        theirs = families.logits(checkpoint_model.model_of(run.checkpoints[0]))
         torch.testing.assert_close(theirs, families.logits(families.tiny("llama")))
 
 
@@ -302,13 +304,13 @@ def test_a_vocabulary_that_grew_is_no_change_of_a_layer(plain, tmp_path):
 
     run = Run.open(changed(plain["llama"], tmp_path / "out", longer, only=(2, 3), vocab_size=families.VOCABULARY + 8))
     np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
-    assert live.model_of(run.checkpoints[-1]).config.vocab_size == families.VOCABULARY + 8
+    assert checkpoint_model.model_of(run.checkpoints[-1]).config.vocab_size == families.VOCABULARY + 8
 
 
 def test_a_tied_head_need_not_be_there(tmp_path):
     folder = saved(tmp_path / "out", "llama", tie_word_embeddings=True)
     assert "lm_head.weight" not in load_file(folder / "checkpoint-1" / run_folder.WEIGHTS)
-    model = live.model_of(Run.open(folder).checkpoints[0])
+    model = checkpoint_model.model_of(Run.open(folder).checkpoints[0])
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
@@ -318,13 +320,13 @@ def test_outputs_of_layers_need_no_head(plain, tmp_path):
     )
     checkpoint = Run.open(folder).checkpoints[0]
     tokens = torch.arange(12).reshape(1, 12)
-    heard = live.outputs_of(checkpoint, "layers", tokens, torch.ones_like(tokens, dtype=torch.bool))
+    heard = checkpoint_model.outputs_of(checkpoint, "layers", tokens, torch.ones_like(tokens, dtype=torch.bool))
     model = AutoModelForCausalLM.from_pretrained(plain["llama"] / "checkpoint-1")
     with torch.no_grad():
         first = model(tokens, output_hidden_states=True).hidden_states[1][0]
     np.testing.assert_allclose(heard[0], first.numpy(), rtol=1e-5, atol=1e-6)
     with pytest.raises(BadInput, match=r"its weights lack lm_head\.weight"):
-        live.model_of(checkpoint)
+        checkpoint_model.model_of(checkpoint)
 
 
 @pytest.mark.parametrize("shape", [(0,), ()])

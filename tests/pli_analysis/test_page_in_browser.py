@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pli_analysis.metrics.embed import embed
+from pli_analysis.metrics.maps.embedding import embed
 from pli_analysis.report import content, page
-from pli_analysis.run import Run
+from pli_analysis.runs.run import Run
 from tests.pli_analysis.test_report import hostile_run  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.browser
@@ -311,7 +311,7 @@ def test_paper_is_white_and_opens_what_is_closed(opened, report):
 def test_a_page_of_several_runs_opens_and_can_be_used_by_all(opened, runs, tmp_path, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
-    from pli_analysis.metrics import curves as curve_metric
+    from pli_analysis.metrics.comparison import curves as curve_metric
     from pli_analysis.report import several
 
     told = several.tell(

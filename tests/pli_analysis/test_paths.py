@@ -11,13 +11,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from typer.testing import CliRunner
 
-from pli_analysis import paths
 from pli_analysis.cli import app
-from pli_analysis.others import steps
-from pli_analysis.paths import Kind
-from pli_analysis.run import Run
-from pli_train import run_folder
-from pli_train.errors import BadInput
+from pli_analysis.runs import paths, step_names
+from pli_analysis.runs.paths import Kind
+from pli_analysis.runs.run import Run
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from tests import families
 from tests.trainers import train
 
@@ -323,7 +322,7 @@ def test_models_without_steps_are_to_be_given_in_order(model, tmp_path):
 
 
 def test_numbers_that_stand_elsewhere_in_a_name_are_no_steps():
-    assert [steps.numbered(name) for name in ("version_3", "gpt2", "run-7", "step_x", "step_1e3")] == [None] * 5
+    assert [step_names.numbered(name) for name in ("version_3", "gpt2", "run-7", "step_x", "step_1e3")] == [None] * 5
 
 
 # --- the hub's cache ------------------------------------------------------------------------------------------------

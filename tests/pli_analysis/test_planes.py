@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from pli_analysis.metrics import planes, projections
-from pli_train import cache
+from pli_analysis.metrics.maps import plane_cache, projections
+from pli_train.core import cache
 from tests.pli_analysis.test_projections import UMAP
 
 
@@ -34,7 +34,7 @@ def drawn(monkeypatch):
 
 
 def plane(method, squared):
-    return planes.plane(method, squared, projections.pca(squared))
+    return plane_cache.plane(method, squared, projections.pca(squared))
 
 
 KEPT = """
@@ -75,9 +75,9 @@ def test_other_distances_methods_and_versions_are_drawn_anew(squared, drawn, mon
     other = squared.copy()
     other[0, 1] = other[1, 0] = np.nextafter(other[0, 1], 9)
     plane("tsne", other)
-    monkeypatch.setattr(planes.metadata, "version", lambda library: "9.9")
+    monkeypatch.setattr(plane_cache.metadata, "version", lambda library: "9.9")
     plane("tsne", squared)
-    monkeypatch.setattr(planes, "VERSION", planes.VERSION + 1)
+    monkeypatch.setattr(plane_cache, "VERSION", plane_cache.VERSION + 1)
     plane("tsne", squared)
     assert drawn == ["tsne", "umap", "tsne", "tsne", "tsne"]
 

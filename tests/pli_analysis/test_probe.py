@@ -12,19 +12,21 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from pli_analysis import probe
 from pli_analysis.commands.disturbance import disturbance as disturbance_command
 from pli_analysis.commands.embed import embed
 from pli_analysis.commands.gradnorms import gradnorms
 from pli_analysis.commands.similarity import similarity
-from pli_analysis.metrics.disturbance import disturbance
-from pli_analysis.metrics.gradients import recomputed
-from pli_analysis.run import Run
-from pli_analysis.scalars import read
-from pli_train import corpus, run_folder, tokenizer
-from pli_train.errors import BadInput
-from pli_train.held_out import HeldOut
-from pli_train.objective import Objective
+from pli_analysis.inference import eval_tokens
+from pli_analysis.metrics.disturbance.disturbance import disturbance
+from pli_analysis.metrics.grad_norms.recomputed import recomputed
+from pli_analysis.runs.run import Run
+from pli_analysis.scalars.reading import read
+from pli_train.core import tokenizer
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+from pli_train.data import corpus
+from pli_train.data.held_out import HeldOut
+from pli_train.data.objective import Objective
 
 
 def held_out_of(config_of, family):
@@ -39,12 +41,12 @@ def test_analysis_asks_what_evaluation_asked(runs, family, config_of):
     """Inputs and labels to the bit, and how the blocks were drawn; the first of them alone as well."""
     run, held_out = Run.open(runs[family]), held_out_of(config_of, family)
     asked = held_out.batch(held_out.places, 32)
-    found = probe.sample_of(run, None, 99)
+    found = eval_tokens.sample_of(run, None, 99)
     assert torch.equal(found.tokens, asked.inputs) and torch.equal(found.labels, asked.labels)
     assert np.array_equal(found.design.stratum, held_out.design.stratum)
     assert np.array_equal(found.design.sizes, held_out.design.sizes)
     assert np.array_equal(found.documents, held_out.documents[held_out.places])
-    some = probe.sample_of(run, None, 3)
+    some = eval_tokens.sample_of(run, None, 3)
     assert torch.equal(some.tokens, asked.inputs[:3]) and len(some.documents) == 3
     assert (some.design.stratum.tolist(), some.design.sizes.tolist()) == ([0, 0, 0], [held_out.count])
 
@@ -61,7 +63,7 @@ def test_the_change_at_an_event_is_that_of_the_logged_losses(runs, family):
 def test_special_tokens_of_a_text_are_not_predicted(runs, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("def f(): pass<|endoftext|><|mask|>\n" * 200)
-    found = probe.sample_of(Run.open(runs["bert"]), text, 99)
+    found = eval_tokens.sample_of(Run.open(runs["bert"]), text, 99)
     end = Tokenizer.from_file(str(runs["bert"] / "tokenizer" / "tokenizer.json")).token_to_id("<|endoftext|>")
     assert (found.tokens == end).sum() > 50 and (found.labels != -100).sum() > 50
     assert not torch.isin(found.labels, torch.tensor([end, 0, 2])).any()
@@ -71,7 +73,7 @@ def test_blocks_of_a_text_are_drawn_from_all_of_it(runs, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"x{number} = {number}\n" for number in range(2000)))
     run = Run.open(runs["gpt2"])
-    whole, some = (probe.sample_of(run, text, blocks) for blocks in (10**6, 12))
+    whole, some = (eval_tokens.sample_of(run, text, blocks) for blocks in (10**6, 12))
     assert torch.equal(some.tokens, whole.tokens[:12])
     assert some.design.sizes.tolist() == [len(whole.tokens)] and len(whole.tokens) > 100
     ids = Tokenizer.from_file(str(run.path / "tokenizer" / "tokenizer.json")).encode(text.read_text()).ids
@@ -97,14 +99,14 @@ def test_a_truncation_kept_in_a_tokenizer_does_not_cut_a_text(small_run, tmp_pat
     """Nor does a padding, or a post-processor: the tokens are those of training."""
     run, text = shutil.copytree(small_run, tmp_path / "run"), tmp_path / "text.txt"
     text.write_text("".join(f"x{number} = {number}\n" for number in range(900)))
-    before = probe.sample_of(Run.open(run), text)
+    before = eval_tokens.sample_of(Run.open(run), text)
     path = run / "tokenizer" / "tokenizer.json"
     kept = Tokenizer.from_file(str(path))
     kept.enable_truncation(64)
     kept.enable_padding(length=99, pad_id=0, pad_token="<|new|>")
     kept.post_processor = TemplateProcessing(single="<|mask|> $A", special_tokens=[("<|mask|>", 2)])
     kept.save(str(path))
-    after = probe.sample_of(Run.open(run), text)
+    after = eval_tokens.sample_of(Run.open(run), text)
     assert torch.equal(before.tokens, after.tokens) and before.tokens.numel() > 4000
 
 
@@ -122,7 +124,7 @@ def test_documents_of_a_text_follow_each_other_as_in_training(runs, tmp_path):
         ids += some
         owners += [number] * len(some)
     blocks = {tuple(ids[at : at + 32]): owners[at] for at in range(0, len(ids) - 1, 32)}
-    found = probe.sample_of(run, probe.Text(path, "code"))
+    found = eval_tokens.sample_of(run, eval_tokens.Text(path, "code"))
     assert len(found.tokens) == (len(ids) - 1) // 32
     for block, document in zip(found.tokens.tolist(), found.documents, strict=True):
         assert blocks[tuple(block)] == document
@@ -132,7 +134,7 @@ def test_masks_of_a_text_are_functions_of_its_blocks(runs, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"x{number} = {number}\n" for number in range(2000)))
     run = Run.open(runs["bert"])
-    whole, some = (probe.sample_of(run, text, blocks) for blocks in (None, 7))
+    whole, some = (eval_tokens.sample_of(run, text, blocks) for blocks in (None, 7))
     assert torch.equal(some.tokens, whole.tokens[:7]) and torch.equal(some.labels, whole.labels[:7])
     assert 0.1 < (whole.labels != -100).float().mean() < 0.2
 
@@ -149,7 +151,7 @@ def test_another_tokenizer_is_taken_where_it_is_named(runs, tmp_path):
     folder, ids = words_of(tmp_path / "own")
     text = tmp_path / "text.txt"
     text.write_text("def fs = return x\n" * 60)
-    found = probe.sample_of(Run.open(runs["gpt2"]), probe.Text(text, tokenizer=folder))
+    found = eval_tokens.sample_of(Run.open(runs["gpt2"]), eval_tokens.Text(text, tokenizer=folder))
     expected = [ids[word] for word in ("def", "f", "##s", "=", "return", "x")] * 60
     blocks = [expected[at : at + 32] for at in range(0, len(expected) - 31, 32)]
     assert sorted(found.tokens.tolist()) == sorted(blocks)
@@ -161,9 +163,9 @@ def test_a_tokenizer_of_another_model_is_refused(runs, tmp_path):
     text.write_text("def f = return x\n" * 60)
     run = Run.open(runs["gpt2"])
     with pytest.raises(BadInput, match=r"own: has 412 tokens, and the model of .* knows 300: name the model's own"):
-        probe.sample_of(run, probe.Text(text, tokenizer=folder))
+        eval_tokens.sample_of(run, eval_tokens.Text(text, tokenizer=folder))
     with pytest.raises(BadInput, match=r"--tokenizer .*nothing: no such file"):
-        probe.sample_of(run, probe.Text(text, tokenizer=tmp_path / "nothing"))
+        eval_tokens.sample_of(run, eval_tokens.Text(text, tokenizer=tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize("more", [{"tokenizer": Path("x")}, {"text_column": "x"}])
@@ -206,7 +208,7 @@ def test_blocks_that_are_not_there_or_none_are_refused(small_run, tmp_path, tens
     if tensors is not None:
         save_file(tensors, run / run_folder.PROBE)
     with pytest.raises(BadInput, match=told) as refusal:
-        probe.batch_of(Run.open(run), None, 4)
+        eval_tokens.batch_of(Run.open(run), None, 4)
     assert "\n" not in str(refusal.value)
 
 
@@ -219,6 +221,6 @@ def test_a_tokenizer_that_makes_its_library_panic_is_refused_in_a_line(small_run
     document["model"]["continuing_subword_prefix"] = "x" * 26
     path.write_text(json.dumps(document))
     with pytest.raises(BadInput, match=r"tokenizer.json: no tokenizer .range end index"):
-        probe.batch_of(Run.open(run), text, 4)
+        eval_tokens.batch_of(Run.open(run), text, 4)
     with pytest.raises(BadInput, match=r"no tokenizer .range end index"):
         tokenizer.load(str(run / "tokenizer"))

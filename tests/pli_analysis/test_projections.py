@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import norm
 
-from pli_analysis.metrics import gram, projections
+from pli_analysis.metrics.maps import gram, projections
 
 UMAP = pytest.param("umap", marks=pytest.mark.slow)  # its first fit compiles for a minute
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from pli_analysis.metrics.drift import drift
-from pli_analysis.metrics.movement import Mover, log_ratios
-from pli_analysis.metrics.rates import Logged, Planned, rates_of
-from pli_analysis.run import Run
-from pli_train import launch, run_folder
-from pli_train.errors import BadInput
+from pli_analysis.metrics.disturbance.layer_speeds import Mover, log_ratios
+from pli_analysis.metrics.drift.drift import drift
+from pli_analysis.metrics.drift.rates import Logged, Planned, rates_of
+from pli_analysis.runs.run import Run
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+from pli_train.training import launch
 
 STEPS = 60
 GROWTH = [

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pli_analysis import scalars
-from pli_analysis.scalars import Reader, read
-from pli_train.errors import BadInput
+from pli_analysis.scalars import reading
+from pli_analysis.scalars.reading import Reader, read
+from pli_train.core.errors import BadInput
 from tests.fuzz.test_event_files import event, framed
 
 
@@ -62,9 +62,9 @@ def same(one, other):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(files, st.randoms(use_true_random=False), st.sampled_from([70, scalars.CHUNK]))
+@given(files, st.randoms(use_true_random=False), st.sampled_from([70, reading.CHUNK]))
 def test_any_sequence_of_updates_gives_what_a_fresh_read_gives(tmp_path_factory, monkeypatch, logged, chance, chunk):
-    monkeypatch.setattr(scalars, "CHUNK", chunk)
+    monkeypatch.setattr(reading, "CHUNK", chunk)
     folder = tmp_path_factory.mktemp("run")
     reader, left = Reader(folder), {}
     for number, file in enumerate(logged):
@@ -95,8 +95,8 @@ def path(tmp_path):
 
 def test_an_update_reads_only_what_was_appended(path, monkeypatch):
     seen = []
-    find = scalars.records.find
-    monkeypatch.setattr(scalars.records, "find", lambda data, check: seen.append(len(data)) or find(data, check))
+    find = reading.records.find
+    monkeypatch.setattr(reading.records, "find", lambda data, check: seen.append(len(data)) or find(data, check))
     reader, whole = Reader(path), b"".join(framed(event(step, [("x", step)])) for step in range(1000))
     path.write_bytes(whole)
     reader.update()

@@ -12,13 +12,13 @@ import pytest
 
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.figures.palette import COLOURS, DASHES, line_of
-from pli_analysis.metrics import projections
 from pli_analysis.metrics.lineage import layers, places
+from pli_analysis.metrics.maps import projections
 from pli_analysis.report import content, drift, overview, page, similarity, terminal
-from pli_analysis.run import Run
+from pli_analysis.runs.run import Run
 from pli_analysis.tables import Format, render
-from pli_train import run_folder
-from pli_train.lineage import Lineage
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
 from tests.drifting import Drifting
 from tests.test_cli import call, refused
 
@@ -143,7 +143,7 @@ def test_data_in_the_page_reads_back_as_the_table(runs, family):
 
 
 def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path, capsys):
-    from pli_train import launch
+    from pli_train.training import launch
 
     overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
@@ -192,7 +192,7 @@ def test_thinning_keeps_extremes_and_ends_of_the_range():
 
 
 def test_a_layer_keeps_its_look_and_the_first_32_differ():
-    from pli_train.lineage import layer_id
+    from pli_train.core.lineage import layer_id
 
     looks = [tuple(line_of(layer_id(n)).values()) for n in range(len(COLOURS) * len(DASHES))]
     assert len(set(looks)) == len(looks)

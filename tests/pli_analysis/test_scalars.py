@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from pli_analysis.metrics.loss import loss
-from pli_analysis.run import Run
-from pli_analysis.scalars import read
-from pli_train import run_folder
-from pli_train.errors import PliError
-from pli_train.tracking import Scalars
+from pli_analysis.runs.run import Run
+from pli_analysis.scalars.reading import read
+from pli_train.core.errors import PliError
+from pli_train.core.run_format import run_folder
+from pli_train.training.tensorboard import Scalars
 from tests.conftest import STEPS
 
 
@@ -81,7 +81,7 @@ def test_loss_has_its_four_axes(runs, family, config_of):
 
 
 def test_a_run_that_tracked_nothing_has_an_empty_loss(config_of, tmp_path):
-    from pli_train import launch
+    from pli_train.training import launch
 
     overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()

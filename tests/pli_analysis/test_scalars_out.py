@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pli_analysis import downloads, scalars
 from pli_analysis.cli import app
-from pli_analysis.events import Columns
-from pli_train import run_folder
-from pli_train.errors import BadInput
+from pli_analysis.scalars import downloads, reading
+from pli_analysis.scalars.events import Columns
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from tests.fuzz.test_event_files import event, framed
 
 STEPS, VALUES = [0, 1, 5, 7, 2**31], [0.1, math.nan, math.inf, -math.inf, -0.0]
@@ -101,7 +101,7 @@ def test_downloads_are_byte_for_byte_those_of_tensorboard(run, ending, tmp_path)
         body, _ = served(tag, asked)
         text = body if ending == ".csv" else json.dumps(json_util.Cleanse(body, "utf-8"))
         assert (folder / f"{name}{ending}").read_bytes().decode() == text
-        back, read = scalars.read(folder / f"{name}{ending}").of(name), scalars.read(run).of(tag)
+        back, read = reading.read(folder / f"{name}{ending}").of(name), reading.read(run).of(tag)
         for mine, theirs in zip(back, read, strict=True):
             assert mine.dtype == theirs.dtype and np.array_equal(mine, theirs, equal_nan=True)
 
@@ -137,7 +137,7 @@ def test_what_a_download_holds_is_read_as_it_was(tmp_path_factory, points, endin
     steps = np.array(sorted(points), dtype=np.int64)
     columns = Columns(steps, steps / 7, np.array([points[step] for step in steps.tolist()], dtype=np.float64))
     path = downloads.write(tmp_path_factory.mktemp("down"), {"x": columns}, ending)["x"]
-    for mine, theirs in zip(scalars.read(path).of("x"), columns, strict=True):
+    for mine, theirs in zip(reading.read(path).of("x"), columns, strict=True):
         assert np.array_equal(mine, theirs, equal_nan=True)
 
 

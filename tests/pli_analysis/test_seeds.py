@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pli_analysis.metrics import seeds
+from pli_analysis.metrics.comparison import group_difference
 
 LOSSES = st.lists(st.floats(1, 9).map(lambda loss: round(loss, 3)), min_size=2, max_size=6, unique=True)
 LEVELS = st.lists(st.integers(0, 9), min_size=2, max_size=4)
@@ -17,7 +17,7 @@ LEVELS = st.lists(st.integers(0, 9), min_size=2, max_size=4)
 
 @given(LOSSES, LOSSES)
 def test_independent_groups_have_the_interval_of_welchs_test(base, mine):
-    found = seeds.difference(np.array(base), np.array(mine))
+    found = group_difference.difference(np.array(base), np.array(mine))
     expected = stats.ttest_ind(mine, base, equal_var=False)
     assert found.value == pytest.approx(np.mean(mine) - np.mean(base))
     low, high = expected.confidence_interval(0.95)
@@ -32,7 +32,7 @@ def test_pairs_have_the_interval_of_the_paired_test(values):
     base, mine = np.array(values).T
     shuffled = np.random.default_rng(0).permutation(len(mine))
     pairs = [(int(place), at) for at, place in enumerate(shuffled)]
-    found = seeds.difference(base, mine[shuffled], pairs)
+    found = group_difference.difference(base, mine[shuffled], pairs)
     if np.ptp(mine - base) < 1e-6:
         return
     assert found[1:] == pytest.approx(tuple(stats.ttest_rel(mine, base).confidence_interval(0.95)), rel=1e-6, abs=1e-9)
@@ -40,18 +40,18 @@ def test_pairs_have_the_interval_of_the_paired_test(values):
 
 def test_the_pairs_alone_make_the_difference_where_a_group_has_more_runs():
     base, mine = np.array([1.0, 2.0, 9.0]), np.array([1.5, 2.6])
-    found = seeds.difference(base, mine, [(0, 0), (1, 1)])
+    found = group_difference.difference(base, mine, [(0, 0), (1, 1)])
     assert found.value == pytest.approx(0.55) and found.high - 0.55 == pytest.approx(12.7062 * 0.05, rel=1e-4)
 
 
 def test_there_is_no_interval_without_two_runs_a_side_or_where_runs_are_copies():
     one, two, copies = np.array([1.0]), np.array([2.0, 2.2]), np.array([1.0, 1.0])
     for base, mine in ((one, one), (one, two), (two, one), (copies, copies)):
-        found = seeds.difference(base, mine)
+        found = group_difference.difference(base, mine)
         assert found.value == pytest.approx(mine.mean() - base.mean())
         assert np.isnan(found[1:]).all()
-    assert np.isnan(seeds.mean(one)[1:]).all() and np.isnan(seeds.exact_test(one, two)).all()
-    assert np.isnan(seeds.difference(two, np.array([1.0, np.nan]))).all()
+    assert np.isnan(group_difference.mean(one)[1:]).all() and np.isnan(group_difference.exact_test(one, two)).all()
+    assert np.isnan(group_difference.difference(two, np.array([1.0, np.nan]))).all()
 
 
 @settings(deadline=None)
@@ -60,14 +60,17 @@ def test_rounding_of_copies_is_no_variance(one, other, count):
     """The mean of three equal numbers is seldom equal to them in float64."""
     base, mine, offsets = np.full(count, one), np.full(count, other), np.arange(count)
     pairs = [(place, place) for place in range(count)]
-    for found in (seeds.difference(base, mine), seeds.difference(base + offsets, mine + offsets, pairs)):
+    for found in (
+        group_difference.difference(base, mine),
+        group_difference.difference(base + offsets, mine + offsets, pairs),
+    ):
         assert found.value == pytest.approx(other - one, abs=1e-12) and np.isnan(found[1:]).all()
 
 
 @settings(max_examples=40, deadline=None)
 @given(LEVELS, LEVELS)
 def test_the_exact_test_of_groups_is_all_ways_to_share_them_out(one, other):
-    p, least = seeds.exact_test(np.array(one, dtype=float), np.array(other, dtype=float))
+    p, least = group_difference.exact_test(np.array(one, dtype=float), np.array(other, dtype=float))
     both, found = one + other, np.mean(one) - np.mean(other)
     ways = [
         np.mean([both[i] for i in mine]) - np.mean([both[i] for i in range(len(both)) if i not in mine])
@@ -82,7 +85,7 @@ def test_the_exact_test_of_groups_is_all_ways_to_share_them_out(one, other):
 @given(st.lists(st.integers(-5, 5), min_size=2, max_size=6))
 def test_the_exact_test_of_pairs_is_all_signs(apart):
     base = np.arange(len(apart), dtype=float)
-    p, least = seeds.exact_test(base, base + apart, [(place, place) for place in range(len(apart))])
+    p, least = group_difference.exact_test(base, base + apart, [(place, place) for place in range(len(apart))])
     sums = [np.dot(signs, apart) for signs in itertools.product([-1, 1], repeat=len(apart))]
     beyond = min(np.mean([s >= sum(apart) for s in sums]), np.mean([s <= sum(apart) for s in sums]))
     assert p == pytest.approx(min(2 * beyond, 1.0)) and least == 2 / len(sums)
@@ -90,4 +93,4 @@ def test_the_exact_test_of_pairs_is_all_signs(apart):
 
 def test_an_exact_test_of_very_many_ways_draws_some():
     base, mine = np.arange(12.0), np.arange(12.0) + 100
-    assert seeds.exact_test(base, mine) == pytest.approx((2 / (seeds.DRAWS + 1),) * 2)
+    assert group_difference.exact_test(base, mine) == pytest.approx((2 / (group_difference.DRAWS + 1),) * 2)

@@ -24,7 +24,7 @@ from pli_analysis.watch import serving
 from pli_analysis.watch.frame import Frame
 from pli_analysis.watch.serving import Served, version_of
 from pli_analysis.watch.watching import Watching
-from pli_train.errors import BadInput, PliError
+from pli_train.core.errors import BadInput, PliError
 from tests.pli_analysis.test_page_in_browser import chromium  # noqa: F401  (a fixture)
 from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
 
@@ -259,7 +259,7 @@ def test_an_open_page_loads_itself_anew_and_stays_where_it_was(chromium, small_r
         return page.html(whole, version).encode()
 
     from pli_analysis.report import content
-    from pli_analysis.run import Run
+    from pli_analysis.runs.run import Run
 
     whole = content.tell(Run.open(small_run))
     with closing(Served(tmp_path, build=build)) as server:

@@ -13,23 +13,23 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from pli_analysis import scalars
 from pli_analysis.cli import app
 from pli_analysis.figures import disturbance
-from pli_analysis.metrics import compare
-from pli_analysis.metrics import curves as curve_metric
-from pli_analysis.metrics import runs as metric
+from pli_analysis.metrics.comparison import compare
+from pli_analysis.metrics.comparison import configs as metric
+from pli_analysis.metrics.comparison import curves as curve_metric
 from pli_analysis.report import compare as losses
 from pli_analysis.report import page, several
-from pli_analysis.run import Run
-from pli_train import run_folder
+from pli_analysis.runs.run import Run
+from pli_analysis.scalars import reading
+from pli_train.core.run_format import run_folder
 from tests.test_cli import call, refused
 
 
 @pytest.fixture(scope="module")
 def seeds(runs, config_of, tmp_path_factory):
     """Two seeds that grow, and one of full depth: name → folder."""
-    from pli_train import launch
+    from pli_train.training import launch
 
     folder = tmp_path_factory.mktemp("several")
     found = {"grown": runs["gpt2"], "grown-1": folder / "grown-1", "full": folder / "full"}
@@ -42,7 +42,7 @@ def seeds(runs, config_of, tmp_path_factory):
 @pytest.fixture(scope="module")
 def paired(seeds, config_of, tmp_path_factory):
     """Two groups of the same two seeds, as commands are asked for them."""
-    from pli_train import launch
+    from pli_train.training import launch
 
     other = tmp_path_factory.mktemp("paired") / "full-1"
     launch.begin(config_of("gpt2", {"seed": 1, "growth.schedule": "", "model.initial_layers": 5}), other).run()
@@ -139,7 +139,7 @@ def independently(asked, by):
     curves = {"full": [], "grown": []}
     for one in asked:
         group, path = one.split("=")
-        logged = scalars.read(Path(path))
+        logged = reading.read(Path(path))
         losses = logged.table(run_folder.EVAL_LOSS)
         steps, along = losses["step"], losses["step"]
         if by == "flops":

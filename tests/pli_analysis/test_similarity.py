@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import ortho_group
 
-from pli_analysis import live, probe
 from pli_analysis.figures import similarity as figures
-from pli_analysis.metrics import cka
-from pli_analysis.metrics.similarity import similarity
+from pli_analysis.inference import checkpoint_model, eval_tokens
+from pli_analysis.metrics.similarity import cka
+from pli_analysis.metrics.similarity.similarity import similarity
 from pli_analysis.report import page
 from pli_analysis.report import similarity as likeness
-from pli_analysis.run import Run
-from pli_train import launch
-from pli_train.errors import BadInput
+from pli_analysis.runs.run import Run
+from pli_train.core.errors import BadInput
+from pli_train.training import launch
 from tests.conftest import STEPS
 from tests.test_cli import call, refused
 
@@ -188,9 +188,9 @@ def test_every_pair_of_a_run_is_told_once_and_a_layer_is_wholly_like_itself(runs
 def test_the_table_equals_a_slow_reference(runs, family, text):
     run = Run.open(runs[family])
     table = similarity(run, None, text, blocks=8).set_index(["layer_a", "layer_b"])
-    tokens, _ = probe.batch_of(run, text, 8)
-    kept = probe.spread(tokens, 16 * 8)
-    outputs = live.outputs_of(run.checkpoints[-1], "layers", tokens, kept)
+    tokens, _ = eval_tokens.batch_of(run, text, 8)
+    kept = eval_tokens.spread(tokens, 16 * 8)
+    outputs = checkpoint_model.outputs_of(run.checkpoints[-1], "layers", tokens, kept)
     places = sorted(set(np.nonzero(kept.numpy())[1]))
     assert len(places) == 16
     x, y = (outputs[n].reshape(8, 16, -1).astype(np.float64) for n in (0, 2))

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, default_data_collator
 
-from pli_analysis.metrics import gradnorms
 from pli_analysis.metrics import loss as loss_metric
+from pli_analysis.metrics.grad_norms import logged
 from pli_analysis.report import content
-from pli_analysis.run import Run
-from pli_train import launch
+from pli_analysis.runs.run import Run
+from pli_train.core.randomness import derive
 from pli_train.integrations import GradNormCallback, GrowthCallback
-from pli_train.randomness import derive
+from pli_train.training import launch
 
 STEPS, SEED, BATCH, LR, EPS = 40, 3, 8, 1e-3, 1e-5
 SCHEDULE = [{"at": 8, "index": 1, "initialiser": "clone"}, {"at": 24, "index": 0, "initialiser": "random"}]
@@ -149,7 +149,7 @@ def test_drift_is_the_same(both):
 
 
 def test_gradient_norms_are_the_same(both):
-    agree(*(gradnorms.logged(run.scalars, run.lineage) for run in both), rtol=1e-5)
+    agree(*(logged.logged(run.scalars, run.lineage) for run in both), rtol=1e-5)
 
 
 def test_disturbance_is_the_same(both):

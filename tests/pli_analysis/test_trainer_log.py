@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from pli_analysis import paths
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.others import trainer_log
-from pli_train import run_folder
-from pli_train.tracking import Scalars
+from pli_analysis.runs import paths
+from pli_analysis.scalars import trainer_log
+from pli_train.core.run_format import run_folder
+from pli_train.training.tensorboard import Scalars
 from tests.test_cli import call, refused
 
 

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pli_analysis.events import Columns
-from pli_analysis.metrics import gradnorms
-from pli_analysis.run import Run
-from pli_analysis.scalars import Scalars
+from pli_analysis.metrics.grad_norms import logged
+from pli_analysis.runs.run import Run
+from pli_analysis.scalars.events import Columns
+from pli_analysis.scalars.reading import Scalars
 from pli_analysis.watch import frame, latest, screen, watching
 from pli_analysis.watch.watching import Watching, started
-from pli_train import run_folder
-from pli_train.errors import BadInput
-from pli_train.lock import Lock
+from pli_train.checkpointing.lock import Lock
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from tests.conftest import STEPS
 
 
@@ -59,7 +59,7 @@ def test_a_frame_tells_what_other_readers_tell(runs, family):
         dict(zip(drift["part"], drift["relative_l2"], strict=True)),
         "checkpoint-12",
     )
-    norms = gradnorms.logged(run.scalars, run.lineage).query("level == 'layer'").groupby("part")["norm"].last()
+    norms = logged.logged(run.scalars, run.lineage).query("level == 'layer'").groupby("part")["norm"].last()
     assert shown.norms == norms.to_dict() and set(norms.index) == set(shown.stack)
     assert [growth.step for growth in shown.growth] == [3, 6, 9]
     for growth in shown.growth:

@@ -18,7 +18,7 @@ import pytest
 from pli_analysis.watch import screen
 from pli_analysis.watch.frame import Frame, Growth
 from pli_analysis.watch.watching import Watching
-from pli_train.lock import Lock
+from pli_train.checkpointing.lock import Lock
 from tests.pli_analysis.test_watch import content, mine, printed, settled  # noqa: F401  (a fixture among them)
 from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
 
@@ -47,7 +47,7 @@ def test_nothing_that_a_run_says_is_obeyed_by_a_terminal():
 @pytest.mark.parametrize("layers", [1, 12, 13, 48])
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_any_number_of_layers_is_drawn_with_the_bottom_below_the_top(layers, width):
-    from pli_train.lineage import layer_id
+    from pli_train.core.lineage import layer_id
 
     ids = [layer_id(number) for number in range(layers)]
     measured = {id: number / 7 for number, id in enumerate(ids)}
@@ -159,7 +159,7 @@ def test_it_ends_with_the_run_and_leaves_the_last_frame(mine):
 
 
 def test_a_run_is_watched_from_its_first_moment_to_its_end(config_of, tmp_path):
-    from pli_train import launch
+    from pli_train.training import launch
 
     run = tmp_path / "run"
     # Only the newest checkpoints stay, so that some vanish while they are looked at.

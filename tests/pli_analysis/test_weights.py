@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from safetensors.numpy import save_file
 
-from pli_analysis.metrics.displacement import Sums
-from pli_analysis.run import Run
-from pli_analysis.weights import fused, stacks
-from pli_analysis.weights.files import Files
-from pli_analysis.weights.follow import Track, Visit
+from pli_analysis.metrics.drift.displacement import Sums
+from pli_analysis.runs.file_reader import Files
+from pli_analysis.runs.run import Run
+from pli_analysis.runs.tensor_slices import Sight, places_of
+from pli_analysis.weights import numba_kernel, stacks
+from pli_analysis.weights.buffers import Rooms
 from pli_analysis.weights.moments import Squares
-from pli_analysis.weights.places import Sight, places_of
-from pli_analysis.weights.rooms import Rooms
-from pli_train.anatomy import family
-from pli_train.errors import BadInput
+from pli_analysis.weights.trajectory import Track, Visit
+from pli_train.core.anatomy import family
+from pli_train.core.errors import BadInput
 from tests.pli_analysis.test_drift_measures import grown
 
 WIDTH, HEADS, VISITS = 512, 4, 7
@@ -28,7 +28,7 @@ WIDTH, HEADS, VISITS = 512, 4, 7
 @pytest.fixture(scope="module")
 def kernel():
     pytest.importorskip("numba")
-    return fused.kernel(fused.WORTH)
+    return numba_kernel.kernel(numba_kernel.WORTH)
 
 
 class Written:
@@ -110,7 +110,7 @@ def test_what_is_asked_for_is_as_when_all_is(written, kernel, loop, wanted, monk
 @pytest.mark.parametrize(("dtype", "scale", "close"), [(np.float64, 1, 1e-12), (np.float16, 1, 1e-3)])
 def test_other_types_are_summed_by_numpy(tmp_path, kernel, dtype, scale, close):
     made = Written(tmp_path, dtype, scale)
-    assert fused.sums(made.track, Rooms(64), kernel) is None
+    assert numba_kernel.sums(made.track, Rooms(64), kernel) is None
     found = np.stack(Sums(made.track, kernel).run(Rooms(64)))
     assert found[:, :, :2] == pytest.approx(made.expected()[:, :, :2], rel=close)
     assert found[:, :, 4] == pytest.approx(made.expected()[:, :, 4], rel=close, nan_ok=True)
@@ -118,7 +118,7 @@ def test_other_types_are_summed_by_numpy(tmp_path, kernel, dtype, scale, close):
 
 def test_squares_beyond_float32_are_summed_in_float64(tmp_path, kernel):
     made = Written(tmp_path, scale=1e25)
-    assert fused.sums(made.track, Rooms(64), kernel) is None
+    assert numba_kernel.sums(made.track, Rooms(64), kernel) is None
     found = np.stack(Sums(made.track, kernel).run(Rooms(64)))
     assert found[:, :, :6] == near(made.expected()[:, :, :6] * 1e50)
 
@@ -144,8 +144,8 @@ def as_of_gigabytes(run, monkeypatch, cache, kernel, **sizes):
     asked = []
     monkeypatch.setenv("PLI_CACHE", str(cache))
     for name, value in {"EXACT": 0, "WORTH": 0, **sizes}.items():
-        monkeypatch.setattr(fused, name, value)
-    monkeypatch.setattr(fused, "_compiled", lambda: lambda *told: (asked.append(told), kernel(*told))[1])
+        monkeypatch.setattr(numba_kernel, name, value)
+    monkeypatch.setattr(numba_kernel, "_compiled", lambda: lambda *told: (asked.append(told), kernel(*told))[1])
     return run.drift("all"), asked
 
 
@@ -220,7 +220,7 @@ def test_long_sums_of_the_compiled_loop_are_those_of_float64(folds, kernel, tmp_
     a, b = (array.astype(np.float64) for array in (moved, birth))
     of_a, of_b, between = (np.square(array).sum((0, 2)) for array in (a, b, a - b))
     nothing = np.zeros(folds[1])
-    found = fused.sums(Folded("gpt2", "a", "x", tuple(told)), Rooms(64), kernel)
+    found = numba_kernel.sums(Folded("gpt2", "a", "x", tuple(told)), Rooms(64), kernel)
     expected = [
         [of_b, of_a, of_a, of_b],
         [nothing, between, between, nothing],

@@ -17,9 +17,11 @@ from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
-from pli_train import anatomy, gradnorms, launch, optimizer, trainer
 from pli_train.api import Growth
+from pli_train.core import anatomy
 from pli_train.integrations import GrowthCallback
+from pli_train.optim import grad_norms, optimizer
+from pli_train.training import launch, trainer
 from tests import families
 from tests.pli_train.test_integrations import trainer_of
 from tests.pli_train.test_trainer import Killed
@@ -297,7 +299,7 @@ class Replay:
     def __init__(self, family, patch):
         self.family, self.reference, self.gradients, self.norms = family, None, None, []
         self.killed_at = None
-        clip, update, apply = gradnorms.clip, trainer.Trainer._update, trainer.Trainer._apply
+        clip, update, apply = grad_norms.clip, trainer.Trainer._update, trainer.Trainer._apply
 
         def watched_clip(parameters, most, total):
             parameters = list(parameters)
@@ -324,7 +326,7 @@ class Replay:
             self.reference.grow(event, made.bare, made.lineage)
             self.reference.compare(made.progress.step, made.bare, made.optimizer, made.lineage.stack)
 
-        patch.setattr(gradnorms, "clip", watched_clip)
+        patch.setattr(grad_norms, "clip", watched_clip)
         patch.setattr(trainer.Trainer, "_update", watched_update)
         patch.setattr(trainer.Trainer, "_apply", watched_apply)
 

@@ -9,9 +9,9 @@ import torch
 from einops import rearrange
 from transformers import AutoConfig
 
-from pli_train import anatomy
-from pli_train.errors import BadInput
-from pli_train.model import stack_of
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
+from pli_train.models.build import stack_of
 from tests.families import ANALYSED, HEADS, LAYERS, OPTIONAL, TINY, UNITS, WIDTH, logits, tiny
 
 GROUPED = [name for name in TINY if "groups" in anatomy.family(name).config]

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from pli_train import Growth, config, run_folder, train
-from pli_train.errors import BadInput
-from pli_train.lineage import Lineage
+from pli_train import Growth, train
+from pli_train.config import loading
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
 from tests import families
 from tests.conftest import MODELS
 
@@ -233,9 +235,9 @@ optim = {{ lr = 1e-2 }}
 growth = {{ schedule = "0.5@1", initialiser = "clone-noise", noise = 0.1 }}
 """
     )
-    from pli_train import launch
+    from pli_train.training import launch
 
-    settings = config.load(str(tmp_path / "run.toml"))
+    settings = loading.load(str(tmp_path / "run.toml"))
     launch.begin(settings, tmp_path / "filed").run()
     records = [run_folder.read_json(tmp_path / name / "run.json")["config"] for name in ("called", "filed")]
     assert records[0] == records[1]
@@ -253,7 +255,7 @@ def test_growth_may_be_given_in_any_form(corpus, growth):
     made = config_of(*given, growth, "runs/x", None, told)
     assert made.name == "x"
     assert made.seed == 3
-    from pli_train.growth.start import Start
+    from pli_train.growth.initial_shape import Start
 
     assert [(event.at, event.index) for event in made.growth.events(Start(1), 6)] == [(0.5, 1)]
 
@@ -263,7 +265,7 @@ def test_a_preset_may_be_the_start():
 
     made = config_of("bert", "python", 50, "0.5@1", None, "tiny", {"optim": {"lr": 1e-3}})
     assert (made.model.family, made.train.steps, made.optim.lr, made.name) == ("bert", 50, 1e-3, "tiny")
-    assert made.tokenizer == config.load("tiny").tokenizer
+    assert made.tokenizer == loading.load("tiny").tokenizer
 
 
 @pytest.mark.parametrize(

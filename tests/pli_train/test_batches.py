@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pli_train.batches import Batches, cut
-from pli_train.corpus.blocks import Blocks
-from pli_train.objective import Objective
+from pli_train.data.blocks import Blocks
+from pli_train.data.objective import Objective
+from pli_train.data.prefetch import Batches, cut
 
 TOKENS = np.arange(16 * 50, dtype=np.uint16) % 300
 

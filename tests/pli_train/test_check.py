@@ -10,9 +10,11 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 from torch.nn.functional import cross_entropy
 
-from pli_train import anatomy, check, run_folder
-from pli_train.errors import BadInput
-from pli_train.objective import IGNORED, Batch
+from pli_train.commands import check
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+from pli_train.data.objective import IGNORED, Batch
 from tests.families import inputs, tiny
 
 LLAMA = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
@@ -190,8 +192,8 @@ def test_a_plateau_event_has_no_step(config_of):
 
 def test_image_models_are_checked_too():
     pytest.importorskip("sklearn")
-    from pli_train import config
+    from pli_train.config import loading
 
     sets = ["growth.initialiser=identity", "growth.schedule=0.5@1", "train.batch_size=4"]
-    (row,) = check.check(check.prepare(config.load("tiny-vit", sets)), 2)
+    (row,) = check.check(check.prepare(loading.load("tiny-vit", sets)), 2)
     assert row["max_dlogit"] <= 1e-5 and row["grad_after"] > row["grad_before"] > 0

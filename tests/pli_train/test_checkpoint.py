@@ -13,26 +13,19 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, TrainerState
 
-from pli_analysis.scalars import read
-from pli_train import (
-    anatomy,
-    checkpoint,
-    faults,
-    launch,
-    learning_rate,
-    optimizer,
-    run_folder,
-    snapshot,
-    trainer,
-    writer,
-)
-from pli_train.corpus.blocks import Blocks, _order
-from pli_train.errors import PliError
-from pli_train.lineage import Lineage
-from pli_train.retention import Retention
-from pli_train.run_folder import CheckpointName
-from pli_train.sections import OptimConfig
-from pli_train.snapshot import Buffers, Snapshot
+from pli_analysis.scalars.reading import read
+from pli_train.checkpointing import checkpoint, snapshot, writer
+from pli_train.checkpointing.retention import Retention
+from pli_train.checkpointing.snapshot import Buffers, Snapshot
+from pli_train.config.schema import OptimConfig
+from pli_train.core import anatomy, learning_rate
+from pli_train.core.errors import PliError
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import faults, run_folder
+from pli_train.core.run_format.run_folder import CheckpointName
+from pli_train.data.blocks import Blocks, _order
+from pli_train.optim import optimizer
+from pli_train.training import launch, trainer
 from tests.conftest import MODELS, STEPS
 from tests.pli_train.test_trainer import Killed, content
 
@@ -247,7 +240,7 @@ def test_every_boundary_is_passed(place, made, tmp_path, fail_at):
 
 def test_a_fault_is_asked_for_by_the_environment(tmp_path):
     ask = {"PLI_FAULT": "renamed:sigkill:2", "PLI_FAULT_LOG": str(tmp_path / "log")}
-    code = "from pli_train.faults import boundary\nfor _ in range(3): boundary('run-synced'); boundary('renamed')"
+    code = "from pli_train.core.run_format.faults import boundary\nfor _ in range(3): boundary('run-synced'); boundary('renamed')"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **ask})
     assert done.returncode == -9
     assert (tmp_path / "log").read_text() == "renamed:sigkill:2\n"

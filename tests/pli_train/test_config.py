@@ -1,24 +1,24 @@
 import pytest
 
-from pli_train import config
-from pli_train.errors import BadInput
-from pli_train.growth.start import Start
+from pli_train.config import loading
+from pli_train.core.errors import BadInput
+from pli_train.growth.initial_shape import Start
 
 
 def mistakes(overrides, preset="tiny"):
     with pytest.raises(BadInput) as caught:
-        config.load(preset, overrides)
+        loading.load(preset, overrides)
     return caught.value.mistakes
 
 
-@pytest.mark.parametrize("preset", config.presets())
+@pytest.mark.parametrize("preset", loading.presets())
 def test_every_preset_is_valid_and_says_what_it_is(preset):
-    assert config.load(preset).name == preset
-    assert config.presets()[preset]
+    assert loading.load(preset).name == preset
+    assert loading.presets()[preset]
 
 
 def test_overrides_reach_their_keys_with_their_types():
-    loaded = config.load("tiny", ["optim.lr=3e-4", "data.source=some/folder", "train.steps=7", "growth.schedule="])
+    loaded = loading.load("tiny", ["optim.lr=3e-4", "data.source=some/folder", "train.steps=7", "growth.schedule="])
     assert (loaded.optim.lr, loaded.data.source, loaded.train.steps) == (3e-4, "some/folder", 7)
     assert loaded.growth.events(Start(1)) == []
 
@@ -70,13 +70,13 @@ def test_all_mistakes_are_told_at_once():
 def test_a_file_extends_a_preset_or_its_neighbour(tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "tiny"\n[optim]\nlr = 0.5\n')
     (tmp_path / "yours.toml").write_text('extends = "mine.toml"\n[optim]\nlr_end = 0.25\n')
-    loaded = config.load(str(tmp_path / "yours.toml"))
+    loaded = loading.load(str(tmp_path / "yours.toml"))
     assert (loaded.name, loaded.optim.lr, loaded.optim.lr_end) == ("yours", 0.5, 0.25)
-    assert loaded.train == config.load("tiny").train
+    assert loaded.train == loading.load("tiny").train
 
 
 def test_another_family_does_not_inherit_the_first_ones_config():
-    assert "n_embd" not in config.load("tiny-bert").model.config
+    assert "n_embd" not in loading.load("tiny-bert").model.config
 
 
 @pytest.mark.parametrize(
@@ -92,25 +92,25 @@ def test_another_family_does_not_inherit_the_first_ones_config():
 def test_a_bad_file_gets_one_line(tmp_path, text, told):
     (tmp_path / "self.toml").write_text(text)
     with pytest.raises(BadInput) as caught:
-        config.load(str(tmp_path / "self.toml"))
+        loading.load(str(tmp_path / "self.toml"))
     assert told in str(caught.value)
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(BadInput, match=r"nowhere\.toml: cannot be read"):
-        config.load("nowhere.toml")
+        loading.load("nowhere.toml")
 
 
 def test_a_resolved_config_reads_back_as_itself():
-    for preset in config.presets():
-        loaded = config.load(preset)
-        assert config.check(loaded.model_dump(), "run.json") == loaded
+    for preset in loading.presets():
+        loaded = loading.load(preset)
+        assert loading.check(loaded.model_dump(), "run.json") == loaded
 
 
 def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_told(tmp_path):
     text = 'extends = "tiny"\ndescription = "näher"\n'
     (tmp_path / "mark.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    assert config.load(str(tmp_path / "mark.toml")).description == "näher"
+    assert loading.load(str(tmp_path / "mark.toml")).description == "näher"
     (tmp_path / "wide.toml").write_bytes(text.encode("utf-16"))
     with pytest.raises(BadInput, match=r"wide\.toml: cannot be read as UTF-8 text"):
-        config.load(str(tmp_path / "wide.toml"))
+        loading.load(str(tmp_path / "wide.toml"))

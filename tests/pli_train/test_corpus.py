@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pli_train import corpus, launch
-from pli_train.corpus import tokens
-from pli_train.corpus.blocks import Blocks
-from pli_train.corpus.files import line_cut
-from pli_train.errors import BadInput, PliError
-from pli_train.sections import DataConfig, TokenizerConfig
+from pli_train.config.schema import DataConfig, TokenizerConfig
+from pli_train.core.errors import BadInput, PliError
+from pli_train.data import corpus, tokenization
+from pli_train.data.blocks import Blocks
+from pli_train.data.sources.files import line_cut
+from pli_train.training import launch
 
 
 def read(source, **more):
@@ -148,7 +148,7 @@ def test_a_hub_name_out_of_reach_says_so_plainly():
 
 def test_the_tokenizer_is_the_same_each_time_and_loses_nothing(corpus):
     texts = whole(read(corpus).train)
-    first, second = (tokens.train_bpe(texts, 400) for _ in range(2))
+    first, second = (tokenization.train_bpe(texts, 400) for _ in range(2))
     assert first.get_vocab() == second.get_vocab()
     strange = texts[0] + "\tÄ – 漢字 🙂\r\n  "
     assert first.decode(first(strange)["input_ids"], clean_up_tokenization_spaces=False) == strange
@@ -157,8 +157,8 @@ def test_the_tokenizer_is_the_same_each_time_and_loses_nothing(corpus):
 def test_the_cache_gives_back_what_was_tokenised(corpus):
     data, settings = DataConfig(source=str(corpus)), TokenizerConfig(vocab_size=333)
     said = []
-    built = tokens.load(data, settings, said.append)
-    again = tokens.load(data, settings, said.append)
+    built = tokenization.load(data, settings, said.append)
+    again = tokenization.load(data, settings, said.append)
     assert sum(line.startswith("tokenising") for line in said) == 1
     assert np.array_equal(built.train, again.train)
     assert built.fingerprint == again.fingerprint

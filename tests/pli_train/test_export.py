@@ -9,10 +9,12 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from pli_train import export, launch, parent, run_folder
-from pli_train.errors import BadInput
-from pli_train.lineage import Lineage
-from pli_train.model import AUTO_CLASS
+from pli_train.commands import export
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.models.build import AUTO_CLASS
+from pli_train.training import launch, warm_start
 from tests.conftest import SCHEDULE, STEPS
 
 HOSTILE = 'a|b\n---\n# x <script>alert(1)</script> ``` [y](http://z) {{ 7*7 }} \x1b[31m\u2028$e^x$ "q" \\'
@@ -135,8 +137,8 @@ def test_an_export_can_be_grown_from(runs, family, tmp_path, config_of):
     """Heads that are padding stay so, and the tokenizer comes along."""
     folder = export.export(runs[family], tmp_path / "out")
     more = {"model.family": None, "model.config": {}, "model.initial_layers": None, "model.weights": "pretrained"}
-    settled, found = parent.settle(config_of(family, more | {"model.name_or_path": str(folder)}))
-    assert found == parent.Parent(str(folder), None, folder.name)
+    settled, found = warm_start.settle(config_of(family, more | {"model.name_or_path": str(folder)}))
+    assert found == warm_start.Parent(str(folder), None, folder.name)
     assert settled.tokenizer.name_or_path == str(folder) and settled.model.initial_heads == 2
 
 
@@ -239,10 +241,10 @@ def test_an_existing_folder_or_file_is_never_written_to(runs, tmp_path):
 
 def test_an_image_model_is_exported_without_a_tokenizer(tmp_path):
     pytest.importorskip("sklearn")
-    from pli_train import config
+    from pli_train.config import loading
 
     sets = ["train.steps=2", "growth.schedule=1@1", "train.batch_size=4", "train.eval_blocks=4"]
-    run = launch.begin(config.load("tiny-vit", sets), tmp_path / "run")
+    run = launch.begin(loading.load("tiny-vit", sets), tmp_path / "run")
     run.run()
     folder = export.export(tmp_path / "run")
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
@@ -253,4 +255,4 @@ def test_an_image_model_is_exported_without_a_tokenizer(tmp_path):
         difference = names["model"].eval()(pixel_values=pixels).logits - run.bare.eval()(pixel_values=pixels).logits
     assert len(code.splitlines()) == 2 and float(difference.abs().max()) <= 1e-5
     sets = [*sets, f"model.name_or_path={tmp_path / 'run'}", "model.weights=pretrained"]
-    assert launch.begin(config.load("tiny-vit", sets), tmp_path / "child").lineage.stack == ["a", "b"]
+    assert launch.begin(loading.load("tiny-vit", sets), tmp_path / "child").lineage.stack == ["a", "b"]

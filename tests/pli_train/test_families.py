@@ -6,12 +6,19 @@ import pytest
 import torch
 import transformers
 
-from pli_train import anatomy, checkpoint, config, flops, launch, model, optimizer, plan, run_folder, sections
-from pli_train.errors import BadInput
-from pli_train.growth.initialisers import INITIALISERS
-from pli_train.growth.insert import Insert
-from pli_train.lineage import Lineage
-from pli_train.model import AUTO_CLASS, stack_of
+from pli_train.checkpointing import checkpoint
+from pli_train.commands import plan
+from pli_train.config import loading, schema
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.growth.initializers import INITIALISERS
+from pli_train.growth.operators.insert import Insert
+from pli_train.models import build, flops
+from pli_train.models.build import AUTO_CLASS, stack_of
+from pli_train.optim import optimizer
+from pli_train.training import launch
 from tests.families import POSITIONS, TINY, VOCABULARY, logits, tiny
 
 TEXT = [family for family in TINY if anatomy.family(family).task != "image-classification"]
@@ -40,7 +47,7 @@ def table_of(corpus):
 
 @pytest.mark.parametrize("family", TEXT)
 def test_a_family_trains_grows_and_reloads(family, table_of, tmp_path):
-    run, wanted = tmp_path / "run", config.check(table_of(family), "test")
+    run, wanted = tmp_path / "run", loading.check(table_of(family), "test")
     made = launch.begin(wanted, run)
     before = {name: parameter.detach().clone() for name, parameter in made.bare.named_parameters()}
     last = made.run()
@@ -63,15 +70,15 @@ def test_a_family_trains_grows_and_reloads(family, table_of, tmp_path):
 @pytest.mark.parametrize("family", TEXT)
 def test_a_plan_on_paper_counts_what_a_built_model_has(family, table_of):
     """On paper, without a tokenizer: the same parameters as the model that is then built."""
-    from pli_train.corpus.tokens import train_bpe
+    from pli_train.data.tokenization import train_bpe
 
-    wanted = config.check(table_of(family), "test")
+    wanted = loading.check(table_of(family), "test")
     told = plan.plan(wanted)
     tokenizer = train_bpe(["some words"] * 3, 300)
     vocabulary = len(tokenizer)
-    made, parts = model.build(wanted.model, tokenizer, BLOCK, seed=0)
+    made, parts = build.build(wanted.model, tokenizer, BLOCK, seed=0)
     assert made.config.vocab_size == vocabulary
-    depth, skeleton, _ = model.skeleton(wanted.model, vocabulary, BLOCK)
+    depth, skeleton, _ = build.skeleton(wanted.model, vocabulary, BLOCK)
     assert depth == 2 and flops.measure(skeleton, parts) == flops.measure(made, parts)
     assert [len(stage.lineage.stack) for stage in told.stages] == [2, 3]
 
@@ -80,11 +87,11 @@ def test_a_plan_on_paper_counts_what_a_built_model_has(family, table_of):
 def test_blocks_as_long_as_the_positions_and_no_longer(family, table_of):
     """RoBERTa loses the positions up to its padding token's id; what fits trains, what does not is said at once."""
     lost = 1 if family in ("roberta", "xlm-roberta", "camembert") else 0
-    wanted = config.check(table_of(family), "test").model
+    wanted = loading.check(table_of(family), "test").model
     with pytest.raises(BadInput, match=f"{POSITIONS - lost + 1} tokens do not fit"):
-        model.model_config(wanted, VOCABULARY, POSITIONS - lost + 1)
-    fits = model.model_config(wanted, VOCABULARY, POSITIONS - lost)
-    made = model._from_config(fits, anatomy.family(family)).eval()
+        build.model_config(wanted, VOCABULARY, POSITIONS - lost + 1)
+    fits = build.model_config(wanted, VOCABULARY, POSITIONS - lost)
+    made = build._from_config(fits, anatomy.family(family)).eval()
     assert logits(made, count=1, length=POSITIONS - lost).shape[1] == POSITIONS - lost
 
 
@@ -125,13 +132,13 @@ def test_a_type_that_is_not_carried_along_would_show():
 @pytest.mark.parametrize("family", TYPED)
 def test_types_follow_the_depth_of_a_config(family):
     """Asked for other than its own depth, a config has as many types as layers, in the family's own pattern."""
-    deep = model.model_config(
-        sections.ModelConfig(family=family, config=TINY[family], initial_layers=5), VOCABULARY, BLOCK
+    deep = build.model_config(
+        schema.ModelConfig(family=family, config=TINY[family], initial_layers=5), VOCABULARY, BLOCK
     )
     stock = transformers.AutoConfig.for_model(family, **TINY[family] | {"num_hidden_layers": 5})
     assert deep.layer_types == stock.layer_types and len(deep.layer_types) == 5
     own = TINY[family] | SLIDING_OF.get(family, SLIDING)
-    shallow = model.model_config(sections.ModelConfig(family=family, config=own, initial_layers=1), VOCABULARY, BLOCK)
+    shallow = build.model_config(schema.ModelConfig(family=family, config=own, initial_layers=1), VOCABULARY, BLOCK)
     assert shallow.layer_types == ["full_attention"]
 
 
@@ -155,7 +162,7 @@ class TestTheBottomOfModernBert:
 
     def test_moments_copied_from_it_leave_the_fresh_norm_without(self, table_of, tmp_path):
         more = {"growth": {"schedule": [{"at": 2, "index": 1, "optimizer_state": "copy"}]}}
-        launch.begin(config.check(table_of("modernbert", **more), "test"), tmp_path / "run").run()
+        launch.begin(loading.check(table_of("modernbert", **more), "test"), tmp_path / "run").run()
 
     def test_a_copy_of_another_layer_keeps_its_norm(self):
         made = tiny("modernbert")
@@ -171,8 +178,8 @@ class TestTheBottomOfModernBert:
     def test_a_schedule_that_would_is_refused_before_training(self, table_of):
         table = table_of("modernbert", growth={"schedule": "1@1 2@0"})
         with pytest.raises(BadInput, match=r"event 2 \(2@0\): index 0 is taken for good"):
-            config.check(table, "test")
-        config.check(table_of("bert", growth={"schedule": "1@1 2@0"}), "test")
+            loading.check(table, "test")
+        loading.check(table_of("bert", growth={"schedule": "1@1 2@0"}), "test")
 
 
 GROWN = {"heads": {"to": 6}, "ffn": {"to": 64}, "insert": {"index": 1, "initialiser": "identity"}}
@@ -182,14 +189,14 @@ GROWN = {"heads": {"to": 6}, "ffn": {"to": 64}, "insert": {"index": 1, "initiali
 @pytest.mark.parametrize("family", [name for name in TINY if "head_dim" in anatomy.family(name).config])
 def test_more_heads_than_the_width_divides_by_still_reload(family, operator, tmp_path):
     """Six heads of eight in a width of 32: Llama's config refuses that number, so the next it takes is written."""
-    from pli_train import stock
     from pli_train.growth.schedule import read
+    from pli_train.models import padding
 
     made, parts = tiny(family), anatomy.family(family)
     (event,) = read([{"operator": operator, "at": 0, **GROWN[operator]}], {})
     event.grow(made, parts, Lineage.begin(2, heads=4, units=48), seed=0)
     expected = logits(made)
-    made.save_pretrained(tmp_path, state_dict=stock.padded(made, parts))
+    made.save_pretrained(tmp_path, state_dict=padding.padded(made, parts))
     loaded = type(made).from_pretrained(tmp_path).eval()
     assert torch.allclose(logits(loaded), expected, atol=1e-5)
     if operator == "heads":
@@ -205,9 +212,9 @@ def test_more_heads_than_the_width_divides_by_still_reload(family, operator, tmp
     ],
 )
 def test_a_config_that_the_table_does_not_hold_for_is_refused(family, field, value):
-    wanted = sections.ModelConfig(family=family, config={field: value})
+    wanted = schema.ModelConfig(family=family, config={field: value})
     with pytest.raises(BadInput, match=rf"model\.config\.{field}: {value} is not supported"):
-        model.model_config(wanted, VOCABULARY, BLOCK)
+        build.model_config(wanted, VOCABULARY, BLOCK)
 
 
 @pytest.mark.parametrize(
@@ -219,9 +226,9 @@ def test_a_config_that_the_table_does_not_hold_for_is_refused(family, field, val
     ],
 )
 def test_a_config_that_the_family_refuses_is_one_line(family, fields, line):
-    wanted = sections.ModelConfig(family=family, config=TINY[family] | fields)
+    wanted = schema.ModelConfig(family=family, config=TINY[family] | fields)
     with pytest.raises(BadInput, match=line) as caught:
-        model.model_config(wanted, VOCABULARY, BLOCK)
+        build.model_config(wanted, VOCABULARY, BLOCK)
     assert len(caught.value.mistakes) == 1 and "\n" not in caught.value.mistakes[0]
 
 
@@ -234,9 +241,9 @@ def test_a_model_from_older_names_is_kept_under_todays(tmp_path):
     renamed = {name.replace("vit.layers", "vit.encoder.layer"): t for name, t in load_file(weights).items()}
     save_file(renamed, weights, metadata={"format": "pt"})
     parts = anatomy.family("vit")
-    made = model._pretrained(str(tmp_path / "old"), None, parts)
+    made = build._pretrained(str(tmp_path / "old"), None, parts)
     assert torch.equal(logits(made.eval()), logits(tiny("vit")))
-    adam, lineage = optimizer.build(made, sections.OptimConfig()), Lineage.begin(2, heads=4)
+    adam, lineage = optimizer.build(made, schema.OptimConfig()), Lineage.begin(2, heads=4)
     name = run_folder.CheckpointName(0)
     kept = checkpoint.write(tmp_path, name, made, parts, adam, lineage, transformers.TrainerState())
     assert {place[2] for name in load_file(kept / run_folder.WEIGHTS) if (place := parts.locate(name))} == set(

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pli_analysis.run import Run
-from pli_analysis.scalars import read
-from pli_train import config as configs
-from pli_train import launch, run_folder
-from pli_train.errors import BadInput
-from pli_train.fork import fork
-from pli_train.lineage import Lineage
+from pli_analysis.runs.run import Run
+from pli_analysis.scalars.reading import read
+from pli_train.commands.fork import fork
+from pli_train.config import loading as configs
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.training import launch
 from tests.conftest import STEPS
 from tests.pli_train.test_growth_in_training import everything, unbroken  # noqa: F401
 from tests.pli_train.test_trainer import content

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from pli_train import anatomy
-from pli_train.errors import BadInput
-from pli_train.model import stack_of
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
+from pli_train.models.build import stack_of
 from tests.families import TINY, tiny
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from pli_analysis.scalars import read
-from pli_train import anatomy
-from pli_train.errors import BadInput
+from pli_analysis.scalars.reading import read
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
 from pli_train.integrations import GradNormCallback, GrowthCallback
 from tests import families
 from tests.pli_train.test_gradnorms import SUMS, slow_heads

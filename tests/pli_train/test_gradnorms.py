@@ -8,13 +8,18 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pli_analysis.scalars import read
-from pli_train import anatomy, config, fork, gradnorms, launch, run_folder
-from pli_train.anatomy.parts import GROUPS, Cut, Part
+from pli_analysis.scalars.reading import read
 from pli_train.api import Growth
-from pli_train.errors import BadInput
-from pli_train.gradnorms import GradNorms, clip, norms_of_rows
-from pli_train.lineage import Lineage
+from pli_train.commands import fork
+from pli_train.config import loading
+from pli_train.core import anatomy
+from pli_train.core.anatomy.parts import GROUPS, Cut, Part
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.optim import grad_norms
+from pli_train.optim.grad_norms import GradNorms, clip, norms_of_rows
+from pli_train.training import launch
 from tests.conftest import STEPS
 from tests.families import HEADS, LAYERS, OPTIONAL, TINY, inputs, tiny
 from tests.pli_train.test_generic_anatomy import ResidualConvNet, ResidualMLP
@@ -331,14 +336,14 @@ def logged(request, config_of, tmp_path_factory):
     overrides = {"train.grad_norms_every": 3, "train.update_ratios": True, "train.clip_norm": 0.05}
     settings, folder, by_hand = config_of(request.param, overrides), tmp_path_factory.mktemp("runs") / "run", {}
     made = launch.begin(settings, folder)
-    original = gradnorms.clip
+    original = grad_norms.clip
 
     def watch(parameters, most, total):
         by_hand[made.progress.step + 1] = global_norm(made.bare)
         original(parameters, most, total)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradnorms, "clip", watch)
+        patch.setattr(grad_norms, "clip", watch)
         made.run()
     return folder, by_hand
 
@@ -381,6 +386,6 @@ def test_a_resumed_run_has_the_same_norms_and_bits(logged, tmp_path, at):
 
 def test_settings_are_checked_at_the_door():
     with pytest.raises(BadInput, match=r"train.grad_norm_groups.0: input should be 'total', 'layer'"):
-        config.load("tiny", ['train.grad_norm_groups=["heads"]'])
-    assert config.load("tiny").train.grad_norm_groups == GROUPS
-    assert json.loads(config.load("tiny").model_dump_json())["train"]["grad_norms_every"] == 10
+        loading.load("tiny", ['train.grad_norm_groups=["heads"]'])
+    assert loading.load("tiny").train.grad_norm_groups == GROUPS
+    assert json.loads(loading.load("tiny").model_dump_json())["train"]["grad_norms_every"] == 10

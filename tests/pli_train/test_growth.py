@@ -7,15 +7,17 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pli_train import anatomy, layout, optimizer, stock
-from pli_train import model as models
-from pli_train.growth.ffn import WidenFFN
-from pli_train.growth.heads import AddHeads
-from pli_train.growth.initialisers import INITIALISERS, Place, add_noise
-from pli_train.growth.insert import Insert
-from pli_train.growth.start import start_of
-from pli_train.growth.swap import Swap
-from pli_train.lineage import Lineage
+from pli_train.core import anatomy
+from pli_train.core.lineage import Lineage
+from pli_train.growth.initial_shape import start_of
+from pli_train.growth.initializers import INITIALISERS, Place, add_noise
+from pli_train.growth.operators.ffn import WidenFFN
+from pli_train.growth.operators.heads import AddHeads
+from pli_train.growth.operators.insert import Insert
+from pli_train.growth.operators.swap import Swap
+from pli_train.models import build as models
+from pli_train.models import padding, resize
+from pli_train.optim import optimizer
 from tests.families import HEADS, LAYERS, TINY, UNITS, inputs, tiny
 
 FAMILIES = sorted(TINY)
@@ -59,7 +61,7 @@ def logits(model):
 
 def reloaded(model, parts, folder):
     """The model as plain transformers loads it from what a checkpoint keeps."""
-    model.save_pretrained(folder, state_dict=stock.padded(model, parts))
+    model.save_pretrained(folder, state_dict=padding.padded(model, parts))
     auto = getattr(transformers, models.AUTO_CLASS[parts.task])
     return auto.from_pretrained(folder, dtype=next(model.parameters()).dtype).eval()
 
@@ -225,7 +227,7 @@ def test_a_layer_is_born_where_there_was_none(tmp_path):
     happen(Insert(at=0, index=0, initialiser="random"), model, parts, lineage)
     happen(Insert(at=0, index=1, initialiser="clone"), model, parts, lineage)
     assert lineage.shapes() == [(2, 24), (2, 24)]
-    assert [layout.sizes_of(layer, parts, model.config)["head"] for layer in models.stack_of(model, parts)] == [2, 2]
+    assert [resize.sizes_of(layer, parts, model.config)["head"] for layer in models.stack_of(model, parts)] == [2, 2]
     assert (logits(reloaded(model, parts, tmp_path)) - logits(model)).abs().max() <= 1e-5
 
 
@@ -323,10 +325,10 @@ def test_copies_of_a_head_are_its_rows(family, parts):
     model, few = tiny(family), few_heads(parts)
     lineage = begin(model, parts, few)
     old = copy.deepcopy(models.stack_of(model, parts)[0])
-    sizes = layout.sizes_of(old, parts, model.config)
+    sizes = resize.sizes_of(old, parts, model.config)
     happen(AddHeads(at=0, to=HEADS, output="kept"), model, parts, lineage)
     new = dict(models.stack_of(model, parts)[0].named_parameters())
-    grown = layout.sizes_of(models.stack_of(model, parts)[0], parts, model.config)
+    grown = resize.sizes_of(models.stack_of(model, parts)[0], parts, model.config)
     for name, parameter in old.named_parameters():
         before = dict(parts.split(name, parameter, sizes))
         for part, values in parts.split(name, new[name], grown):

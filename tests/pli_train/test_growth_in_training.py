@@ -6,13 +6,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pli_analysis.metrics.drift import drift
-from pli_analysis.run import Run
-from pli_analysis.scalars import read
-from pli_train import checkpoint, launch, learning_rate, run_folder
-from pli_train.errors import BadInput
+from pli_analysis.metrics.drift.drift import drift
+from pli_analysis.runs.run import Run
+from pli_analysis.scalars.reading import read
+from pli_train.checkpointing import checkpoint
+from pli_train.core import learning_rate
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
 from pli_train.growth.schedules.adaptive import ready
-from pli_train.lineage import Lineage
+from pli_train.training import launch
 from tests.pli_train.test_trainer import content, kill_and_resume
 
 EVERYTHING = [
@@ -72,8 +75,8 @@ def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroke
 
 def test_save_load_save_is_identical(unbroken, family, tmp_path):
     """What a checkpoint gives back writes the same files again, padded layers and all."""
-    from pli_train import optimizer
-    from pli_train.sections import OptimConfig
+    from pli_train.config.schema import OptimConfig
+    from pli_train.optim import optimizer
 
     for name, folder in run_folder.checkpoints(unbroken[family]):
         found = checkpoint.read(folder)
@@ -300,8 +303,8 @@ def test_swapping_leaves_lineage_places_and_checkpoints_alone(config_of, tmp_pat
 
 
 def test_how_often_and_which_pairs_are_swapped():
-    from pli_train.growth.swapping import Swapping
-    from pli_train.sections import SwappingConfig
+    from pli_train.config.schema import SwappingConfig
+    from pli_train.growth.swap_regularizer import Swapping
 
     swapping = Swapping(SwappingConfig(probability=0.4, anneal="linear"), seed=3, total_steps=4000)
     halves = [sum(swapping.happens(step, 6) for step in part) for part in (range(2000), range(2000, 4000))]

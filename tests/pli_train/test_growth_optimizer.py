@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from pli_train import anatomy, layout, optimizer, row_steps
-from pli_train import model as models
 from pli_train.api import Growth
-from pli_train.errors import BadInput
-from pli_train.growth.ffn import WidenFFN
-from pli_train.growth.heads import AddHeads
-from pli_train.growth.insert import Insert
-from pli_train.growth.swap import Swap
-from pli_train.sections import OptimConfig
+from pli_train.config.schema import OptimConfig
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
+from pli_train.growth.operators.ffn import WidenFFN
+from pli_train.growth.operators.heads import AddHeads
+from pli_train.growth.operators.insert import Insert
+from pli_train.growth.operators.swap import Swap
+from pli_train.models import build as models
+from pli_train.models import resize
+from pli_train.optim import optimizer, row_steps
 from tests.families import HEADS, UNITS, WIDTH, inputs, tiny
 from tests.pli_train.test_growth import begin, family, few_heads, happen, parts  # noqa: F401  (fixtures among them)
 
@@ -80,10 +82,10 @@ def test_moments_of_old_heads_stay_and_newborns_have_none_or_their_donors(family
     lineage = begin(model, parts, few)
     adam = trained(model, parts)
     layer = models.stack_of(model, parts)[0]
-    sizes = layout.sizes_of(layer, parts, model.config)
+    sizes = resize.sizes_of(layer, parts, model.config)
     old = {name: adam.state[p]["exp_avg"].clone() for name, p in layer.named_parameters()}
     happen(AddHeads(at=0, to=HEADS, optimizer_state=state), model, parts, lineage, adam=adam)
-    grown = layout.sizes_of(layer, parts, model.config)
+    grown = resize.sizes_of(layer, parts, model.config)
     seen = set()
     for name, parameter in layer.named_parameters():
         before = dict(parts.split(name, old[name], sizes))
@@ -147,14 +149,14 @@ def grown_late(family, parts, state="zero", **how):
 def halves(model, parts, tensors):
     """Of each tensor with rows of both births: (name, what is old, what is newborn), flat."""
     layer = models.stack_of(model, parts)[0]
-    sizes, few = layout.sizes_of(layer, parts, model.config), few_heads(parts)
+    sizes, few = resize.sizes_of(layer, parts, model.config), few_heads(parts)
     for name, axes, parameter in [
-        *layout.tensors_along(layer, parts, layout.growable(parts, "heads", sizes).factor),
-        *layout.tensors_along(layer, parts, "unit"),
+        *resize.tensors_along(layer, parts, resize.growable(parts, "heads", sizes).factor),
+        *resize.tensors_along(layer, parts, "unit"),
     ]:
-        factor = "unit" if "unit" in axes else layout.growable(parts, "heads", sizes).factor
+        factor = "unit" if "unit" in axes else resize.growable(parts, "heads", sizes).factor
         old = {"unit": UNITS, "head": few, "group": 1}[factor]
-        rows = layout.rows(tensors[parameter].expand(parameter.shape), axes, factor, sizes)
+        rows = resize.rows(tensors[parameter].expand(parameter.shape), axes, factor, sizes)
         yield name, rows[:old].flatten(), rows[old:].flatten()
 
 
@@ -223,10 +225,10 @@ def test_rows_freeze_under_an_optimizer_of_another_kind():
         kept.append({p: (p.detach().clone(), state["momentum_buffer"].clone()) for p, state in sgd.state.items()})
         step_of(model, sgd)
     layer = models.stack_of(model, parts)[0]
-    sizes = layout.sizes_of(layer, parts, model.config)
-    for name, axes, parameter in layout.tensors_along(layer, parts, "head"):
+    sizes = resize.sizes_of(layer, parts, model.config)
+    for name, axes, parameter in resize.tensors_along(layer, parts, "head"):
         for was, now in zip(kept[2][parameter], kept[5][parameter], strict=True):
-            old, new = (layout.rows(tensor, axes, "head", sizes) for tensor in (was, now))
+            old, new = (resize.rows(tensor, axes, "head", sizes) for tensor in (was, now))
             assert torch.equal(old[:1], new[:1]), name
             assert not torch.equal(old[1:], new[1:]), name
 

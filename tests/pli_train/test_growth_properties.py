@@ -9,17 +9,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import TrainerState
 
-from pli_train import anatomy, checkpoint, layout, optimizer, row_steps, run_folder
-from pli_train import model as models
-from pli_train.growth.ffn import WidenFFN
-from pli_train.growth.heads import AddHeads
-from pli_train.growth.initialisers import INITIALISERS
-from pli_train.growth.insert import Insert
-from pli_train.growth.start import start_of
-from pli_train.growth.swap import Swap
-from pli_train.lineage import BadLineage, Lineage
-from pli_train.sections import OptimConfig
-from pli_train.standing import OURS
+from pli_train.checkpointing import checkpoint
+from pli_train.checkpointing.trainer_state import OURS
+from pli_train.config.schema import OptimConfig
+from pli_train.core import anatomy
+from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.growth.initial_shape import start_of
+from pli_train.growth.initializers import INITIALISERS
+from pli_train.growth.operators.ffn import WidenFFN
+from pli_train.growth.operators.heads import AddHeads
+from pli_train.growth.operators.insert import Insert
+from pli_train.growth.operators.swap import Swap
+from pli_train.models import build as models
+from pli_train.models import resize
+from pli_train.optim import optimizer, row_steps
 from tests.families import TINY, tiny
 from tests.pli_train.test_growth import logits
 from tests.pli_train.test_growth_optimizer import step_of
@@ -48,7 +52,7 @@ OPERATORS = st.one_of(
 def agrees(model, parts, lineage, adam):
     """Stack, heads, units, config and optimizer are what the lineage says."""
     layers = models.stack_of(model, parts)
-    sizes = [layout.sizes_of(layer, parts, model.config) for layer in layers]
+    sizes = [resize.sizes_of(layer, parts, model.config) for layer in layers]
     assert [(size["head"], size["unit"]) for size in sizes] == lineage.shapes()
     assert getattr(model.config, parts.config["depth"]) == len(layers) == len(lineage.stack)
     assert getattr(model.config, parts.config["units"]) == max(units for _, units in lineage.shapes())

@@ -9,14 +9,16 @@ from safetensors.numpy import save_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from pli_analysis.scalars import read
-from pli_train import config as configs
-from pli_train import corpus, launch, run_folder
-from pli_train.evaluate import evaluate
-from pli_train.fork import fork
-from pli_train.held_out import HeldOut
-from pli_train.objective import IGNORED, Objective
-from pli_train.progress import Silent
+from pli_analysis.scalars.reading import read
+from pli_train.commands.evaluate import evaluate
+from pli_train.commands.fork import fork
+from pli_train.config import loading as configs
+from pli_train.core.run_format import run_folder
+from pli_train.data import corpus
+from pli_train.data.held_out import HeldOut
+from pli_train.data.objective import IGNORED, Objective
+from pli_train.training import launch
+from pli_train.training.progress import Silent
 from tests.conftest import STEPS
 from tests.test_cli import call
 

@@ -23,11 +23,12 @@ from transformers import set_seed as seed_everything
 from transformers.optimization import get_linear_schedule_with_warmup
 from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 
-from pli_analysis.scalars import read as read_scalars
-from pli_train import anatomy, run_folder
-from pli_train.errors import BadInput
+from pli_analysis.scalars.reading import read as read_scalars
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
 from pli_train.integrations import GrowthCallback, held_out_rows
-from pli_train.lineage import Lineage
 from tests import families
 
 ROOT = Path(__file__).parent.parent.parent
@@ -210,8 +211,8 @@ def test_rewarm_and_rewind_scale_the_update_and_not_the_scheduler(tmp_path):
 
 def test_the_rate_at_the_update_is_the_run_s_own_formula():
     from pli_train.api import Growth
-    from pli_train.learning_rate import at_step
-    from pli_train.sections import OptimConfig
+    from pli_train.config.schema import OptimConfig
+    from pli_train.core.learning_rate import at_step
 
     for policy in ("rewarm", "rewind"):
         for shape in ("linear", "cosine", "constant"):
@@ -235,7 +236,7 @@ def test_the_rate_at_the_update_is_the_run_s_own_formula():
 
 
 def _continuous(step, settings, total, warmup):
-    from pli_train.learning_rate import SHAPES
+    from pli_train.core.learning_rate import SHAPES
 
     if step < warmup:
         return settings.lr * (step + 1) / warmup

@@ -8,10 +8,12 @@ import torch
 import torch._inductor.config
 from transformers.activations import ACT2FN, GELUTanh, NewGELUActivation
 
-from pli_train import allocator, anatomy, kernels, launch
-from pli_train import model as models
-from pli_train.errors import BadInput
-from pli_train.objective import IGNORED, Batch, loss_sum
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
+from pli_train.data.objective import IGNORED, Batch, loss_sum
+from pli_train.models import build as models
+from pli_train.models import kernels
+from pli_train.training import allocator, launch
 from tests.families import TINY, inputs, tiny
 
 

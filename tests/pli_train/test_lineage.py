@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pli_train.lineage import BadLineage, Lineage, layer_id
+from pli_train.core.lineage import BadLineage, Lineage, layer_id
 
 
 @st.composite

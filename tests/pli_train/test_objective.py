@@ -3,11 +3,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pli_train import anatomy, flops
-from pli_train import model as models
-from pli_train.corpus.tokens import train_bpe
-from pli_train.objective import IGNORED, Batch, Objective, loss_sum
-from pli_train.sections import ModelConfig
+from pli_train.config.schema import ModelConfig
+from pli_train.core import anatomy
+from pli_train.data.objective import IGNORED, Batch, Objective, loss_sum
+from pli_train.data.tokenization import train_bpe
+from pli_train.models import build as models
+from pli_train.models import flops
 from tests.families import HEADS, LAYERS, TINY, UNITS, tiny
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pli_train import openmp
+from pli_train.core import openmp
 from tests.test_cli import ROOT
 
 STARTS = {

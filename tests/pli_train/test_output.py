@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pli_train import output
-from pli_train.errors import BadInput, PliError
+from pli_train.core import output
+from pli_train.core.errors import BadInput, PliError
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pli_train import config as configs
-from pli_train import launch, parent, plan, run_folder, sections
-from pli_train.errors import BadInput
-from pli_train.lineage import Lineage
+from pli_train.commands import plan
+from pli_train.config import loading as configs
+from pli_train.config import schema
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.training import launch, warm_start
 from tests.conftest import STEPS
 
 FROM_A_RUN = {"model.family": None, "model.config": {}, "model.initial_layers": None, "model.weights": "pretrained"}
@@ -94,9 +97,9 @@ def test_layers_that_differ_are_refused_in_one_line(config_of, from_run, tmp_pat
         launch.begin(from_run("gpt2", tmp_path / "mother", NO_GROWTH), tmp_path / "child")
     assert len(told.value.mistakes) == 1 and not (tmp_path / "child").exists()
     lower = from_run("gpt2", tmp_path / "mother", {**NO_GROWTH, "model.initial_layers": 1})
-    assert parent.settle(lower)[0].model.initial_heads == 1
+    assert warm_start.settle(lower)[0].model.initial_heads == 1
     with pytest.raises(BadInput, match=r"model.initial_heads: 2 is more than the 1 of"):
-        parent.settle(from_run("gpt2", tmp_path / "mother", {"model.initial_layers": 1, "model.initial_heads": 2}))
+        warm_start.settle(from_run("gpt2", tmp_path / "mother", {"model.initial_layers": 1, "model.initial_heads": 2}))
 
 
 def test_naming_a_run_replaces_a_presets_model_and_its_depth(runs, tmp_path):
@@ -112,16 +115,16 @@ def test_naming_a_run_replaces_a_presets_model_and_its_depth(runs, tmp_path):
 
 
 def test_settling_twice_is_settling_once(runs, from_run, config_of):
-    once, told = parent.settle(from_run("gpt2", runs["gpt2"]))
-    assert parent.settle(once) == (once, told)
+    once, told = warm_start.settle(from_run("gpt2", runs["gpt2"]))
+    assert warm_start.settle(once) == (once, told)
     plain = config_of("gpt2")
-    assert parent.settle(plain) == (plain, None)
+    assert warm_start.settle(plain) == (plain, None)
 
 
 def test_the_users_own_tokenizer_stays_and_must_fit(runs, from_run, tmp_path):
     own = shutil.copytree(runs["bert"] / run_folder.TOKENIZER, tmp_path / "own")
     settings = from_run("gpt2", runs["gpt2"], {"tokenizer.name_or_path": str(own)})
-    assert parent.settle(settings)[0].tokenizer.name_or_path == str(own)
+    assert warm_start.settle(settings)[0].tokenizer.name_or_path == str(own)
     document = json.loads((own / "tokenizer.json").read_text())
     document["added_tokens"].append(document["added_tokens"][0] | {"id": 300, "content": "<|more|>"})
     (own / "tokenizer.json").write_text(json.dumps(document))
@@ -131,14 +134,14 @@ def test_the_users_own_tokenizer_stays_and_must_fit(runs, from_run, tmp_path):
 
 def test_another_tokenizer_under_the_same_name_is_not_taken_from_the_cache(runs, from_run, tmp_path):
     """Runs are deleted and made anew under their old names; token ids of the old one would train nonsense."""
-    from pli_train.corpus import tokens
+    from pli_train.data import tokenization
 
     own = shutil.copytree(runs["gpt2"] / run_folder.TOKENIZER, tmp_path / "own")
     settings = from_run("gpt2", runs["gpt2"], {"tokenizer.name_or_path": str(own)})
-    first = tokens.load(settings.data, settings.tokenizer)
-    small = tokens.load(settings.data, sections.TokenizerConfig(vocab_size=270))
+    first = tokenization.load(settings.data, settings.tokenizer)
+    small = tokenization.load(settings.data, schema.TokenizerConfig(vocab_size=270))
     small.tokenizer.save_pretrained(own)
-    assert len(tokens.load(settings.data, settings.tokenizer).tokenizer) == 270 != len(first.tokenizer)
+    assert len(tokenization.load(settings.data, settings.tokenizer).tokenizer) == 270 != len(first.tokenizer)
 
 
 @pytest.mark.parametrize("damage", ["no checkpoint", "a damaged one"])
@@ -151,7 +154,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused(runs, from_run, tmp_path, d
             shutil.rmtree(folder)
         named = mother
     with pytest.raises(BadInput, match=r"model.name_or_path: .*(whole checkpoint|lacks model.safetensors)"):
-        parent.settle(from_run("gpt2", named))
+        warm_start.settle(from_run("gpt2", named))
 
 
 LLAMA = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}

@@ -2,11 +2,12 @@
 
 import pytest
 
-from pli_train import config, plan
+from pli_train.commands import plan
+from pli_train.config import loading
 
 
 def printed(*overrides):
-    settings = config.load("tiny", overrides)
+    settings = loading.load("tiny", overrides)
     return plan.lines(settings, plan.plan(settings))
 
 

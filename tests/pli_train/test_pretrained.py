@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertModel
 
-from pli_train import anatomy, model, run_folder
-from pli_train.errors import BadInput, PliError
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput, PliError
+from pli_train.core.run_format import run_folder
+from pli_train.models import build
 from tests import families
 from tests.odd import changed, renamed, saved, spoilt
 
@@ -21,7 +23,7 @@ def folder(tmp_path_factory):
 
 
 def begun(path, family="llama"):
-    return model._pretrained(str(path), None, anatomy.family(family))
+    return build._pretrained(str(path), None, anatomy.family(family))
 
 
 def test_plain_weights_are_begun_with_as_they_are(folder):

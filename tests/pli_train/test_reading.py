@@ -13,16 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pli_analysis.run import Run
-from pli_train import checkpoint, launch, run_folder, stored
-from pli_train import config as configs
-from pli_train.errors import BadInput
+from pli_analysis.runs.run import Run
+from pli_train.checkpointing import checkpoint
+from pli_train.config import loading as configs
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+from pli_train.models import safe_loading
+from pli_train.training import launch
 from tests.pli_train.test_trainer import content, vouch
 
 AT = "checkpoint-3"
 FILES = [
     *(run_folder.RUN, run_folder.LINEAGE),
-    *(f"{AT}/{name}" for name in (run_folder.MANIFEST, run_folder.LINEAGE, run_folder.CONFIG, stored.GENERATION)),
+    *(f"{AT}/{name}" for name in (run_folder.MANIFEST, run_folder.LINEAGE, run_folder.CONFIG, safe_loading.GENERATION)),
     *(f"{AT}/{name}" for name in (run_folder.TRAINER_STATE, run_folder.WEIGHTS, run_folder.OPTIMIZER)),
 ]
 

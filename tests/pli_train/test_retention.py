@@ -8,19 +8,15 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from pli_analysis.metrics.drift import drift
-from pli_analysis.run import Run
-from pli_train import (
-    checkpoint,
-    disk,
-    launch,
-    run_folder,
-    trainer,
-)
-from pli_train.errors import BadInput
-from pli_train.lock import Lock
-from pli_train.retention import Retention
-from pli_train.run_folder import CheckpointName
+from pli_analysis.metrics.drift.drift import drift
+from pli_analysis.runs.run import Run
+from pli_train.checkpointing import checkpoint, disk
+from pli_train.checkpointing.lock import Lock
+from pli_train.checkpointing.retention import Retention
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+from pli_train.core.run_format.run_folder import CheckpointName
+from pli_train.training import launch, trainer
 from tests.conftest import STEPS
 from tests.pli_train.test_checkpoint import full, names
 from tests.pli_train.test_trainer import Killed, content
@@ -144,7 +140,7 @@ def test_a_second_trainer_in_a_folder_is_refused_with_the_pid_of_the_first(confi
         [
             sys.executable,
             "-c",
-            "import sys, time; from pathlib import Path; from pli_train.lock import Lock\n"
+            "import sys, time; from pathlib import Path; from pli_train.checkpointing.lock import Lock\n"
             "held = Lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)",
             str(run_folder_of),
         ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from pli_train.sampling import Design, clustered, draw
+from pli_train.core.sampling import Design, clustered, draw
 
 NUMBER = 1200
 

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pli_train.errors import BadInput
+from pli_train.core.errors import BadInput
 from pli_train.growth import schedule
-from pli_train.growth.insert import Insert
+from pli_train.growth.initial_shape import Start
+from pli_train.growth.operators.insert import Insert
 from pli_train.growth.schedules import SCHEDULES, read
 from pli_train.growth.schedules.g_stack import growth_tokens
-from pli_train.growth.start import Start
 
 
 def events_of(name, depth, *, total_steps=None, **fields):

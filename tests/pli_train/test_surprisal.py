@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pli_train.corpus import surprisal
+from pli_train.data import surprisal
 
 
 def slow(train, block, vocabulary):

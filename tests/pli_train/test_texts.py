@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pli_train import texts
-from pli_train.corpus.tokens import train_bpe
-from pli_train.errors import BadInput
-from pli_train.texts import streams
-from pli_train.tokenizer import encode, ids_of
+from pli_train.core import texts
+from pli_train.core.errors import BadInput
+from pli_train.core.texts import streams
+from pli_train.core.tokenizer import encode, ids_of
+from pli_train.data.tokenization import train_bpe
 
 WORDS = ["Ein Bär – größer als ein Hund", "two\nlines", "漢字 🙂", 'say "hi", then go', "  spaces\tand tabs "]
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, TrainerState
 
-from pli_analysis.scalars import read
-from pli_train import checkpoint, launch, run_folder, standing, trainer, writer
-from pli_train.errors import BadInput, PliError
-from pli_train.lineage import Lineage
+from pli_analysis.scalars.reading import read
+from pli_train.checkpointing import checkpoint, trainer_state, writer
+from pli_train.core.errors import BadInput, PliError
+from pli_train.core.lineage import Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.training import launch, trainer
 from tests.conftest import STEPS
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM}
@@ -29,7 +31,7 @@ def content(run):
             if path.name not in (run_folder.MANIFEST, run_folder.TRAINER_STATE):
                 found[f"{name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
         state = json.loads((folder / run_folder.TRAINER_STATE).read_text())
-        state["stateful_callbacks"][standing.OURS].pop("seconds")
+        state["stateful_callbacks"][trainer_state.OURS].pop("seconds")
         found[f"{name}/state"] = state
     clocks = (run_folder.SECONDS, run_folder.TOKENS_PER_SECOND)
     for tag, points in read(run).values.items():

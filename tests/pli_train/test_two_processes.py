@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pli_analysis.scalars import read
-from pli_train import checkpoint, launch, run_folder
+from pli_analysis.scalars.reading import read
+from pli_train.checkpointing import checkpoint
+from pli_train.core.run_format import run_folder
+from pli_train.training import launch
 from tests.pli_train.test_growth_in_training import EVERYTHING, WIDE
 from tests.pli_train.test_trainer import _toml, content
 

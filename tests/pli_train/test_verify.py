@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pli_analysis.run import Run
-from pli_train import run_folder
-from pli_train.verify import verify
+from pli_analysis.runs.run import Run
+from pli_train.commands.verify import verify
+from pli_train.core.run_format import run_folder
 from tests.test_cli import call
 
 

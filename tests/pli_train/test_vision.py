@@ -7,12 +7,14 @@ import pytest
 import torch
 import transformers
 
-from pli_analysis.run import Run
-from pli_train import config, launch, run_folder, trainer
-from pli_train.corpus import digits
-from pli_train.corpus.blocks import Blocks
-from pli_train.errors import BadInput
-from pli_train.objective import Objective, loss_sum
+from pli_analysis.runs.run import Run
+from pli_train.config import loading
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+from pli_train.data.blocks import Blocks
+from pli_train.data.objective import Objective, loss_sum
+from pli_train.data.sources import digits
+from pli_train.training import launch, trainer
 from tests.families import TINY, tiny
 
 STEPS, BATCH, TOKENS = 60, 32, 17
@@ -33,13 +35,13 @@ def table(**sections):
 @pytest.fixture(scope="module")
 def images():
     pytest.importorskip("sklearn")
-    return digits.load(config.check(table(), "test").data)
+    return digits.load(loading.check(table(), "test").data)
 
 
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vision") / "run"
-    launch.begin(config.check(table(), "test"), folder).run()
+    launch.begin(loading.check(table(), "test"), folder).run()
     return folder
 
 
@@ -52,9 +54,9 @@ def test_the_split_shares_out_every_image_once_and_always_alike(images):
     original = load_digits()
     pixels = (original.images[:, None].astype(np.float32) - 8) / 8
     assert found == sorted((image.tobytes(), int(label)) for image, label in zip(pixels, original.target, strict=True))
-    again = digits.load(config.check(table(), "test").data)
+    again = digits.load(loading.check(table(), "test").data)
     assert np.array_equal(again.train, images.train) and again.fingerprint == images.fingerprint
-    other = digits.load(config.check(table(data={"fraction": 0.5}), "test").data)
+    other = digits.load(loading.check(table(data={"fraction": 0.5}), "test").data)
     assert len(other.train) + len(other.eval) == 898 and other.fingerprint != images.fingerprint
 
 
@@ -76,7 +78,7 @@ def test_the_loss_equals_that_of_transformers(images):
 
 
 def test_a_vit_grows_learns_and_reloads(run):
-    from pli_analysis.scalars import read
+    from pli_analysis.scalars.reading import read
 
     scalars = read(run).values
     evals = {step: value for step, (_, value) in scalars[run_folder.EVAL_LOSS].items()}
@@ -104,8 +106,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_update", stopped)
         with pytest.raises(trainer.Interrupted):
-            launch.begin(config.check(table(), "test"), tmp_path / "run").run()
-    last = launch.resume(config.check(table(), "test"), tmp_path / "run").run()
+            launch.begin(loading.check(table(), "test"), tmp_path / "run").run()
+    last = launch.resume(loading.check(table(), "test"), tmp_path / "run").run()
     assert (last / run_folder.WEIGHTS).read_bytes() == (run / last.name / run_folder.WEIGHTS).read_bytes()
 
 
@@ -124,11 +126,11 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, tmp_path, monkeypatch):
 )
 def test_what_does_not_fit_images_is_one_line(images, sections, line, tmp_path):
     with pytest.raises(BadInput, match=line):
-        launch.begin(config.check(table(**sections), "test"), tmp_path / "run")
+        launch.begin(loading.check(table(**sections), "test"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(BadInput, match=r"pip install 'pli\[vision\]'"):
-        digits.load(config.check(table(), "test").data)
+        digits.load(loading.check(table(), "test").data)

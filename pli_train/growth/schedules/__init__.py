@@ -10,7 +10,7 @@ import pkgutil
 from importlib import import_module
 from typing import Any
 
-from pli_train.errors import BadInput, did_you_mean
+from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.growth.schedules.named import Named
 
 

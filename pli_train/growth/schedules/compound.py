@@ -11,7 +11,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pli_train.errors import BadInput
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import (
     Copying,
     Moment,
@@ -24,8 +26,6 @@ from pli_train.growth.schedules.named import (
     wrong_number,
 )
 from pli_train.growth.schedules.stackbert import doubled, doublings
-from pli_train.growth.start import MOST
-from pli_train.lineage import Lineage
 
 Size = Annotated[int, Field(gt=0)]
 

@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pli_train.errors import BadInput
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import Copying, Moment, Share, check_deepens, evenly
-from pli_train.growth.start import MOST
-from pli_train.lineage import Lineage
 
 
 class CopyLast(Copying):

@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from pli_train.core.lineage import Lineage
+from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import Copying, Moment, When, check_deepens
-from pli_train.growth.start import MOST
-from pli_train.lineage import Lineage
 
 
 class Interleave(Copying):

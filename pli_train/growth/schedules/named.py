@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt
 
-from pli_train.errors import BadInput
-from pli_train.lineage import Lineage
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
 
 Table = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pli_train.errors import BadInput
+from pli_train.core.errors import BadInput
 from pli_train.growth.schedules.named import check_deepens
 
 Position = Literal["start", "end", "middle"] | list[Annotated[int, Field(ge=0)]]

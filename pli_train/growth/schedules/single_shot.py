@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pli_train.errors import BadInput
+from pli_train.core.errors import BadInput
+from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import Moment, Named, When, check_deepens
-from pli_train.growth.start import MOST
 
 RANDOM = "random"
 

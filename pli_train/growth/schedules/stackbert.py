@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pli_train.errors import BadInput
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import Lineage
+from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import Copying, Moment, Moments, check_deepens, wrong_number
-from pli_train.growth.start import MOST
-from pli_train.lineage import Lineage
 
 FULL_DEPTH_FROM = 0.3
 OF_THE_PAPER = [0.125, 0.3]

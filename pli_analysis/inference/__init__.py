@@ -1,0 +1,1 @@
+"""A checkpoint's model, and the tokens that it is evaluated on."""

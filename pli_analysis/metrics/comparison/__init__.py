@@ -1,0 +1,1 @@
+"""Comparison of runs: loss curves, speed-up, intervals over seeds."""

@@ -1,0 +1,106 @@
+"""Several runs as tables: what each is, and what their configs differ in.
+
+Columns of `runs`, one row a run:
+    run, group    its name, and that of the runs that differ from it by seed alone
+    seed
+    layers        at the first and the last checkpoint: `1 → 6`
+    events        how many growth events
+    parameters    at the end
+    steps, tokens, flops, seconds   of training; empty where not logged
+    eval loss, eval loss se   the last one, in nats per target, and its standard error
+    full eval loss   over all held-out text, at the end
+
+Columns of `differences`, one row a key that not all runs have the same value of:
+    key           dotted, as in the config
+    kind          `growth` (what is to be compared), `seed`, `watching` (changes nothing that is learned) or `tuning`
+    then one column a run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pli_train.core.run_format import run_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.runs.run import Run
+
+GROWTH = ("growth.", "model.initial_layers", "model.initial_heads")
+WATCHING = (
+    *("name", "description", "checkpoint.", "tracking."),
+    *("train.log_every", "train.eval_", "train.grad_norm", "train.update_ratios"),
+)
+ABSENT = "—"
+
+
+def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
+    """What each run is.
+
+    Args:
+        opened: name → run.
+        groups: name → group.
+    """
+    import pandas as pd
+
+    rows = []
+    for name, run in opened.items():
+        last = run.checkpoints[-1]
+        depths = len(run.beginning.stack), len(last.lineage.stack)
+        rows.append(
+            {
+                "run": name,
+                "group": groups[name],
+                "seed": run.record.get("seed"),
+                "layers": f"{depths[0]} → {depths[1]}" if depths[0] != depths[1] else str(depths[0]),
+                "events": len(run.lineage.events),
+                "parameters": _last(run, run_folder.PARAMETERS),
+                "steps": last.step,
+                "tokens": last.tokens,
+                "flops": _last(run, run_folder.FLOPS),
+                "seconds": _last(run, run_folder.SECONDS),
+                "eval loss": _last(run, run_folder.EVAL_LOSS),
+                "eval loss se": _last(run, run_folder.EVAL_LOSS_SE),
+                "full eval loss": _last(run, run_folder.EVAL_LOSS_FULL),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def differences(opened: Mapping[str, Run]) -> pd.DataFrame:
+    """What the configs of runs differ in, growth first and what changes nothing last."""
+    import pandas as pd
+
+    configs = {name: config_of(run) for name, run in opened.items()}
+    rows = []
+    for key in dict.fromkeys(key for config in configs.values() for key in config):
+        values = {name: config.get(key, ABSENT) for name, config in configs.items()}
+        if len({repr(value) for value in values.values()}) > 1:
+            rows.append({"key": key, "kind": kind_of(key)} | {name: str(value) for name, value in values.items()})
+    order = ["growth", "tuning", "seed", "watching"]
+    rows.sort(key=lambda row: order.index(row["kind"]))
+    return pd.DataFrame(rows, columns=["key", "kind", *configs])
+
+
+def kind_of(key: str) -> str:
+    """What a difference in this key of a config means for a comparison.
+
+    >>> kind_of("growth.schedule"), kind_of("optim.lr"), kind_of("train.eval_every")
+    ('growth', 'tuning', 'watching')
+    """
+    if key == "seed":
+        return "seed"
+    return "growth" if key.startswith(GROWTH) else "watching" if key.startswith(WATCHING) else "tuning"
+
+
+def config_of(run: Run) -> dict[str, object]:
+    """The config of a run by dotted key; empty where its record has none."""
+    config = run.record.get("config", {})
+    return run_folder.flatten(config) if isinstance(config, dict) else {}
+
+
+def _last(run: Run, tag: str) -> float | None:
+    table = run.scalars.table(tag)
+    return float(table["value"].iloc[-1]) if len(table) else None

@@ -1,0 +1,193 @@
+"""The loss of a run over steps, tokens, FLOPs and seconds, read from whatever a path may be (`pli_analysis.runs.paths`).
+
+A run reaches a loss where its smoothed curve first comes down to it, linearly interpolated between points. A loss that
+it never reaches, or is below at its first point, is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pli_analysis.metrics.comparison import loss_tags as names_of_losses
+from pli_analysis.metrics.comparison.configs import config_of
+from pli_analysis.metrics.loss import AXES, at_steps
+from pli_analysis.runs import paths
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.scalars.reading import Scalars
+
+BATCHES = ("train.block_size", "train.batch_size", "train.accumulation", "train.mlm_probability")
+EVALUATION = ("eval.", "train.eval_blocks")
+"""Keys of a config that decide, with the seed and the corpus, which batches a run sees and what it is evaluated on."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's loss.
+
+    Attributes:
+        name: of the run.
+        group: of the runs that differ by seed alone; the run's own name when none was given.
+        table: `step`, `tokens`, `flops`, `seconds` and `loss`, by step; an axis that was not logged is NaN. Seconds are
+            of training for our runs, since the first point for others'.
+        events: steps of growth.
+        damaged: a line for each file of which records could not be read.
+        width: points that `losses` is smoothed over.
+        seed: of a run of ours; None for others'.
+        shared: what has to be equal for runs of one seed to have the same batches and evaluation: key → value.
+        tag: the scalar that it is, by the name that all runs have; empty where none is told.
+        diverged: the step from which on no loss is finite; None where the last one is.
+    """
+
+    name: str
+    group: str
+    table: pd.DataFrame
+    events: list[int] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    width: int = 1
+    seed: int | None = None
+    shared: dict[str, object] = field(default_factory=dict)
+    tag: str = ""
+    diverged: int | None = None
+
+    @cached_property
+    def losses(self) -> np.ndarray:
+        """[points], the smoothed loss, which everything here is measured on."""
+        return smoothed(self.table["loss"].to_numpy(dtype=float), self.width)
+
+
+def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[Curve]:
+    """The loss curves of some runs.
+
+    Args:
+        asked: paths; `GROUP=PATH` puts the runs at one into a group.
+        tag: a pattern (`eval*`); each tag it matches that all runs have is a curve of each. By default it is the loss
+            of `pli_analysis.metrics.comparison.loss_tags`.
+        width: points to smooth losses over, an odd number of them.
+
+    Raises:
+        BadInput: when a path holds no scalars, the runs have none in common, or `width` is even.
+    """
+    if width % 2 == 0:
+        raise BadInput(
+            f"--smooth {width}: a mean around a point takes an odd number of points: {width - 1} or {width + 1}"
+        )
+    found = [(group, *each) for group, path in map(grouped, asked) for each in paths.logged(path)]
+    runs = dict(zip(paths.names([source for _, source, _ in found]), found, strict=True))
+    there = {name: list(logged.columns) for name, (_, _, logged) in runs.items()}
+    files = {name: source.path.stem for name, (_, source, _) in runs.items() if source.is_download}
+    every = names_of_losses.chosen(there, files, tag)
+    curves = []
+    for name, (group, source, logged) in runs.items():
+        known = _of_run(source.path)
+        for tags in every:
+            called = f"{name}:{tags[name]}" if len(every) > 1 else name
+            points, diverged = _finite(logged.table(tags[name]))
+            known |= {"tag": names_of_losses.label(tags, files), "diverged": diverged, "damaged": logged.damaged}
+            curves.append(Curve(called, group or called, _table(logged, points), width=width, **known))
+    return curves
+
+
+def grouped(asked: str) -> tuple[str, Path]:
+    """The group and the path of `GROUP=PATH`, the group empty where none is told."""
+    group, sign, path = asked.partition("=")
+    return (group, Path(path)) if sign and group and not Path(asked).exists() else ("", Path(asked))
+
+
+def _finite(points: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
+    """The points with a finite value, and the step from which on there is none; None when the last one is finite."""
+    finite = np.isfinite(points["value"].to_numpy())
+    if not len(finite) or finite[-1]:
+        return points[finite], None
+    last = int(np.flatnonzero(finite)[-1]) if finite.any() else -1
+    return points[finite], int(points["step"].iloc[last + 1])
+
+
+def _table(scalars: Scalars, points: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
+    steps = points["step"].to_numpy()
+    axes = {}
+    for axis, logged in AXES.items():
+        known = len(scalars.table(logged)) > 0
+        axes[axis] = at_steps(scalars, axis, steps) if known else np.full(len(steps), np.nan)
+    if len(steps) and np.isnan(axes["seconds"]).all():
+        axes["seconds"] = (points["wall_time"] - points["wall_time"].iloc[0]).to_numpy()
+    return pd.DataFrame({"step": steps, **axes, "loss": points["value"].to_numpy()})
+
+
+def _of_run(path: Path) -> dict[str, Any]:
+    """What the folder of a run tells beside scalars: `events`, `seed` and `shared` of its curves."""
+    if not (path / run_folder.RUN).is_file():
+        return {}
+    from pli_analysis.runs.run import Run
+
+    run = Run.open(path)
+    seed, corpus = run.record.get("seed"), run.record.get("corpus")
+    shared = {key: value for key, value in config_of(run).items() if key.startswith((*BATCHES, *EVALUATION))}
+    return {
+        "events": sorted({event.step for event in run.lineage.events}),
+        "seed": seed if isinstance(seed, int) else None,
+        "shared": shared | {"corpus": corpus.get("fingerprint") if isinstance(corpus, dict) else None},
+    }
+
+
+def require(curves: Sequence[Curve], axis: str) -> None:
+    """Raise BadInput when no run has a loss, or one has none on that axis."""
+    if axis not in ("step", *AXES):
+        raise BadInput(f"--by {axis}: is none of step, {', '.join(AXES)}")
+    if not converged(curves):
+        raise BadInput(f"{', '.join(curve.name for curve in curves)}: diverged, no loss at the end is finite")
+    for curve in converged(curves):
+        if curve.table[axis].isna().any():
+            raise BadInput(f"--by {axis}: {curve.name} did not log it; compare by step")
+
+
+def converged(curves: Sequence[Curve]) -> list[Curve]:
+    """Those whose last loss is finite."""
+    return [curve for curve in curves if curve.diverged is None]
+
+
+def smoothed(losses: np.ndarray, width: int) -> np.ndarray:
+    """A running mean over `width` points around each (odd; shorter, and still centred, at both ends).
+
+    >>> smoothed(np.array([4.0, 1.0, 1.0, 4.0]), 3).tolist()
+    [4.0, 2.0, 2.0, 4.0]
+    """
+    reach = np.minimum(width // 2, np.minimum(np.arange(len(losses)), np.arange(len(losses))[::-1]))
+    sums, at = np.concatenate([[0.0], np.cumsum(losses)]), np.arange(len(losses))
+    means = (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
+    return np.where(reach == 0, losses, means)  # as logged where nothing is smoothed: sums would round
+
+
+def reached(curve: Curve, level: float, axis: str) -> float:
+    """Where on an axis a run's smoothed loss first comes down to a level; NaN when it never does, or was below before.
+
+    >>> import pandas as pd
+    >>> reached(Curve("r", "r", pd.DataFrame({"step": [0, 10], "loss": [4.0, 2.0]})), 3.5, "step")
+    2.5
+    """
+    losses = curve.losses
+    below = np.flatnonzero(losses <= level)
+    if not len(below) or below[0] == 0:
+        return float("nan")
+    at, where = int(below[0]), curve.table[axis].to_numpy(dtype=float)
+    with np.errstate(invalid="ignore", over="ignore"):
+        share = (losses[at - 1] - level) / (losses[at - 1] - losses[at])
+        return float(where[at - 1] + share * (where[at] - where[at - 1]))
+
+
+def loss_at(curve: Curve, at: float, axis: str = "step") -> float:
+    """The smoothed loss at a point of an axis, linearly interpolated between points; NaN outside of them."""
+    where = curve.table[axis].to_numpy(dtype=float)
+    return float(np.interp(at, where, curve.losses, left=np.nan, right=np.nan)) if len(where) else float("nan")

@@ -1,0 +1,1 @@
+"""Disturbance: what each growth event did to the loss and to the layers."""

@@ -1,0 +1,284 @@
+"""What lies between two states of a model on the same tokens, without training: outputs, losses, gradients.
+
+Both states read the same blocks in eval mode and float32, side by side. Sums are in float64.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pli_analysis.inference import checkpoint_model
+from pli_analysis.inference.eval_tokens import IGNORED, Sample, spread
+from pli_analysis.metrics.similarity import cka as measures
+from pli_analysis.runs.ancestry import alive as alive_of
+from pli_analysis.weights.content_hash import key_of
+from pli_train.core import cache
+from pli_train.core.anatomy.axes import growing, rows
+from pli_train.core.sampling import Estimate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pli_analysis.runs.run import Checkpoint
+    from pli_train.core.lineage import Lineage
+
+POSITIONS = 16
+"""Positions of every sequence, at most, whose tokens CKA is computed on."""
+ROWS = 1024
+"""Predicted positions compared at a time: logits of a large vocabulary in float64 take much memory."""
+CONFIDENCE = 0.95
+KEPT = "instant-4/"
+"""Where comparisons are kept; the number is to be raised when they change."""
+
+
+@dataclass(frozen=True)
+class OfLayer:
+    """What changed in a layer that both states have.
+
+    Attributes:
+        forward: ‖h⁺ − h⁻‖ ÷ ‖h⁻‖ of what it puts out, over all tokens. Below an insertion it is 0, but for the layer
+            right below an identity in a post-LN model: that hands its last norm up to the newborn.
+        cka: 1 − debiased linear CKA of what it puts out; NaN with fewer than four sequences.
+        gradient: log(‖g⁺‖ ÷ ‖g⁻‖) of the gradient in the weights that both have.
+        turned: 1 − cos(g⁺, g⁻).
+    """
+
+    forward: float
+    cka: float
+    gradient: float
+    turned: float
+
+
+@dataclass(frozen=True)
+class Instant:
+    """Two states of a model compared on the same tokens.
+
+    Attributes:
+        delta: change of the mean loss of the text that the blocks were drawn from, nats.
+        low, high: its 95 % confidence interval, by Student's t over the blocks' own changes as they were drawn; both
+            are `delta` where all of that text was read, NaN where one block stands for more.
+        blocks, documents: how many the loss is of, and of how many documents.
+        kl: mean KL(p⁻‖p⁺) over predicted positions, nats.
+        flips: share of them whose likeliest token is another.
+        layers: by id, bottom to top as they sit in the second state.
+    """
+
+    delta: float
+    low: float
+    high: float
+    blocks: int
+    documents: int
+    kl: float
+    flips: float
+    layers: dict[str, OfLayer]
+
+
+def compare(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> Instant:
+    """Compare two checkpoints, or look up what came of it before.
+
+    Args:
+        before, after: of one family; layers are matched by id.
+        sample: blocks whose loss is compared, of `pli_analysis.inference.eval_tokens.sample_of`.
+        blocks: how many of them, the first, layers are compared on: gradients cost more than losses.
+
+    Raises:
+        BadInput: when config and weights of one make no model.
+    """
+    key = key_of(before, after, more=_bytes(sample, blocks))
+    if key is not None and (kept := cache.get(KEPT + key)) is not None:
+        document = json.loads(kept)
+        layers = {id: OfLayer(*numbers) for id, numbers in document["layers"].items()}
+        return Instant(**document["whole"], layers=layers)
+    found = _compared(before, after, sample, blocks)
+    if key is not None:
+        whole = {name: value for name, value in vars(found).items() if name != "layers"}
+        of_layers = {id: list(vars(of).values()) for id, of in found.layers.items()}
+        cache.put(KEPT + key, json.dumps({"whole": whole, "layers": of_layers}).encode())
+    return found
+
+
+def _bytes(sample: Sample, blocks: int) -> bytes:
+    """Everything that a comparison depends on beside the checkpoints."""
+    arrays = sample.tokens.numpy(), sample.labels.numpy(), *vars(sample.design).values(), sample.documents
+    return b"".join([*(array.tobytes() for array in arrays), str(blocks).encode()])
+
+
+def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> Instant:
+    sides, losses = (_Side(before), _Side(after)), _Losses()
+    layers = _layers(*sides, losses, sample.first(blocks))
+    for inputs, wanted in _pieces(sample.tokens[blocks:], sample.labels[blocks:]):
+        was, now = (side.read(inputs, wanted) for side in sides)
+        losses.add(was, now, wanted)
+    targets = (sample.labels != IGNORED).sum(dim=1).numpy()
+    interval = _interval(sample.design.mean(np.array(losses.changes), targets))
+    kl, flips = (total / max(int(targets.sum()), 1) for total in (losses.kl, losses.flips))
+    return Instant(*interval, len(sample.tokens), len(np.unique(sample.documents)), kl, flips, layers)
+
+
+def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str, OfLayer]:
+    """What changed in each layer that both have; what changed in the losses of these blocks is added up."""
+    shared = new.checkpoint.lineage.shared(old.checkpoint.lineage)
+    targets = max(int((sample.labels != IGNORED).sum()), 1)
+    moved, size = (dict.fromkeys(shared, 0.0) for _ in range(2))
+    kept = spread(sample.tokens, POSITIONS * len(sample.tokens))
+    samples: list[dict[str, list[Tensor]]] = [{id: [] for id in shared} for _ in range(2)]
+    for inputs, wanted, chosen in _pieces(sample.tokens, sample.labels, kept):
+        was, now = (side.learn(inputs, wanted, targets) for side in (old, new))
+        losses.add(was, now, wanted)
+        for id in shared:
+            one, other = was.hidden[id].double(), now.hidden[id].double()
+            moved[id] += float((other - one).square().sum())
+            size[id] += float(one.square().sum())
+            for kept_of, values in zip(samples, (was.hidden[id], now.hidden[id]), strict=True):
+                kept_of[id].append(values[chosen])
+    gradients = _gradients(old, new)
+    return {
+        id: OfLayer(
+            (moved[id] / size[id]) ** 0.5 if size[id] > 0 else float("nan"),
+            _unlikeness(samples[0][id], samples[1][id], len(sample.tokens)),
+            *gradients[id],
+        )
+        for id in shared
+    }
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some blocks of each at a time."""
+    return (
+        zip(*(tensor.split(checkpoint_model.AT_ONCE) for tensor in tensors), strict=True)
+        if len(tensors[0])
+        else iter(())
+    )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one state made of some blocks: losses and logits of predicted positions, and outputs of layers by id."""
+
+    losses: Tensor
+    logits: Tensor
+    hidden: dict[str, Tensor]
+
+
+@dataclass
+class _Losses:
+    """What two states make of predictions, added up: the change of each block's loss, KL, and how many flip."""
+
+    changes: list[float] = field(default_factory=list)
+    kl: float = 0.0
+    flips: int = 0
+
+    def add(self, was: _Read, now: _Read, labels: Tensor) -> None:
+        """Add what both made of some blocks."""
+        self.changes += _changes(was.losses, now.losses, labels)
+        for p, q in _positions(was.logits, now.logits):
+            self.kl += float((p.exp() * (p - q)).sum())
+            self.flips += int((p.argmax(-1) != q.argmax(-1)).sum())
+
+
+class _Side:
+    """One of the two states, which listens to its layers and adds up its gradient."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint, self.model = checkpoint, checkpoint_model.model_of(checkpoint)
+        self._heard: dict[str, Tensor] = {}
+        stack = checkpoint_model.stack_of(self.model, checkpoint.anatomy)
+        for id, layer in zip(checkpoint.lineage.stack, stack, strict=True):
+            layer.register_forward_hook(self._hear(id))
+
+    def _hear(self, id: str) -> Any:
+        def hear(_: nn.Module, inputs: Any, output: Any) -> None:
+            self._heard[id] = (output[0] if isinstance(output, tuple) else output).detach()
+
+        return hear
+
+    def read(self, inputs: Tensor, labels: Tensor) -> _Read:
+        """Go forward."""
+        import torch
+
+        with torch.inference_mode():
+            return self._forward(inputs, labels)[1]
+
+    def learn(self, inputs: Tensor, labels: Tensor, targets: int) -> _Read:
+        """Go forward and back; the gradient is that of the mean loss over `targets` positions."""
+        loss, found = self._forward(inputs, labels)
+        (loss / targets).backward()
+        return found
+
+    def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, _Read]:
+        """The sum of the losses, and all else without a gradient."""
+        from torch.nn.functional import cross_entropy
+
+        places = (labels.flatten() != IGNORED).nonzero().flatten()
+        logits = self.model(input_ids=inputs).logits.flatten(0, 1)[places].float()
+        losses = cross_entropy(logits, labels.flatten()[places], reduction="none")
+        return losses.sum(), _Read(losses.detach().double(), logits.detach(), dict(self._heard))
+
+    def gradients(self, alive: Lineage) -> Iterator[tuple[str, str, Tensor]]:
+        """(layer id, tensor within the layer, its gradient as far as it was alive in a lineage)."""
+        anatomy, sizes = self.checkpoint.anatomy, self.checkpoint.anatomy.sizes(self.checkpoint.config)
+        for name, parameter in self.model.named_parameters():
+            place = anatomy.locate(name)
+            if parameter.grad is None or place is None:
+                continue
+            id, axes = self.checkpoint.lineage.stack[place[1]], anatomy.tensors.get(place[2], ("", ""))[1]
+            if id in alive.stack:
+                factor = growing(axes)
+                count = alive_of(sizes, *alive.shape(id)).get(factor or "")
+                seen = parameter.grad if count is None else rows(parameter.grad, axes, factor or "", sizes)[:count]
+                yield id, place[2], seen
+
+
+def _changes(was: Tensor, now: Tensor, labels: Tensor) -> list[float]:
+    """The change of each block's loss, summed over what it has to predict."""
+    counts = (labels != IGNORED).sum(dim=1).tolist()
+    return [float(change.sum()) for change in (now - was).split(counts)]
+
+
+def _interval(found: Estimate) -> tuple[float, float, float]:
+    """Mean and confidence interval."""
+    from scipy.stats import t
+
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, found.freedom) * found.error) if found.error else 0.0
+    return found.value, found.value - reach, found.value + reach
+
+
+def _positions(was: Tensor, now: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Log-probabilities of both, some positions at a time."""
+    for old, new in zip(was.split(ROWS), now.split(ROWS), strict=True):
+        yield old.double().log_softmax(-1), new.double().log_softmax(-1)
+
+
+def _unlikeness(was: list[Tensor], now: list[Tensor], sequences: int) -> float:
+    """1 − CKA, in batches of one token of each sequence."""
+    import torch
+
+    if sequences < measures.FEWEST:
+        return float("nan")
+    batches = [torch.cat(pieces).numpy() for pieces in (was, now)]
+    return 1 - measures.cka(
+        *(measures.u_centred(values.reshape(sequences, -1, values.shape[-1]).swapaxes(0, 1)) for values in batches)
+    )
+
+
+def _gradients(old: _Side, new: _Side) -> dict[str, tuple[float, float]]:
+    """Layer id → log ratio of norms and 1 − cosine, over the weights that both have."""
+    born = old.checkpoint.lineage
+    known = {(id, name): gradient for id, name, gradient in old.gradients(born)}
+    sums: dict[str, np.ndarray] = {id: np.zeros(3) for id in new.checkpoint.lineage.stack}
+    for id, name, gradient in new.gradients(born):
+        mine = known.get((id, name))
+        if mine is not None and mine.shape == gradient.shape:
+            a, b = mine.double(), gradient.double()
+            sums[id] += np.array([float((a * a).sum()), float((b * b).sum()), float((a * b).sum())])
+    found = {}
+    for id, (was, now, both) in sums.items():
+        there = was > 0 and now > 0
+        ratio, turned = (np.log(now / was) / 2, 1 - both / (was * now) ** 0.5) if there else (np.nan, np.nan)
+        found[id] = float(ratio), float(turned)
+    return found

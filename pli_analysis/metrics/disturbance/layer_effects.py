@@ -1,0 +1,181 @@
+"""Layers around growth events, beside layers around steps without any: rows for `pli_analysis.metrics.disturbance.disturbance`.
+
+A layer has *components* at a step: what changed in it on the spot, and how its pace changed. Placebo steps have them
+too, so that each component can be told in deviations of what is usual for this layer. A table of components has a row a
+layer id and a column a component, NaN where it cannot be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.metrics.disturbance import at_event, placebo
+from pli_analysis.metrics.disturbance.event_context import Scene, distance
+from pli_analysis.metrics.disturbance.layer_speeds import Mover, log_ratios
+from pli_train.core.anatomy.parts import Part
+from pli_train.core.run_format import run_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.inference.eval_tokens import Sample
+    from pli_analysis.metrics.disturbance.at_event import Instant
+    from pli_analysis.runs.run import Checkpoint
+
+INSTANT, DYNAMIC = ["forward", "cka", "gradient", "turned"], ["excess", "logged"]
+ALL = [*INSTANT, *DYNAMIC]
+COLUMNS = ["layer", "index", "distance", *INSTANT, "stretch", "speed_before", "speed_after", *DYNAMIC, "against"]
+COLUMNS += ["phase", *(f"{name}_z" for name in ALL), "score", "p", "placebos", "least_p"]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a scene.
+
+    Attributes:
+        scene: the run and its twins.
+        most: placebo steps at most.
+        sample: blocks for what is instant; None to leave that out.
+        blocks: how many of them layers are compared on.
+        tick: called after each step that was examined.
+    """
+
+    scene: Scene
+    most: int
+    sample: Sample | None
+    blocks: int
+    tick: Callable[[], None]
+    _compared: dict[tuple[str, str], Instant] = field(default_factory=dict)
+
+    def instant(self, step: int) -> Instant | None:
+        """What an event changed on the spot; None without a checkpoint before it, or without tokens."""
+        first = self.scene.before(step)
+        if self.sample is None or first is None or not first.lineage.stack:
+            return None
+        return at_event.compare(first, self.scene.after(step), self.sample, self.blocks)
+
+    def rows(self, step: int) -> Iterator[dict[str, object]]:
+        """What `COLUMNS` name, for each layer that was there before."""
+        import pandas as pd
+
+        seen, (stretch, placebos) = self.instant(step), self._stretch(step)
+        own = self._of(seen, self.scene.mover, step, stretch)
+        usual = self._usual(placebos, stretch, seen is not None)
+        middle = usual.groupby(level="layer")[DYNAMIC].median()
+        own[DYNAMIC] -= middle.reindex(own.index)
+        usual[DYNAMIC] -= middle.reindex(usual.index, level="layer")
+        beside = {id: usual[usual.index.get_level_values("layer") == id].to_numpy() for id in own.index}
+        told = {id: placebo.scores(own.loc[id].to_numpy(), beside[id]) for id in own.index}
+        # Last, as placebo steps have no twin: scores compare like with like.
+        against = self._hold_against_twin(own, step, stretch)
+        signed = pd.DataFrame(vars(of) for of in seen.layers.values()).set_index([list(seen.layers)]) if seen else own
+        places, touched = self.scene.after(step).lineage, self.scene.touched(step)
+        sides = [(step - stretch, step), (step, step + stretch)] if stretch is not None else []
+        before, after = [self.scene.mover.speeds(*side) for side in sides] or [{}, {}]
+        phase = None if stretch is None else self._phase(step, stretch)
+        for id, (zs, score, null) in told.items():
+            index = places.index(id)
+            row = {
+                "layer": id,
+                "index": index,
+                "distance": distance(index, touched),
+                "stretch": stretch,
+                "phase": phase,
+            }
+            row |= signed.loc[id, INSTANT].to_dict() | own.loc[id, DYNAMIC].to_dict()
+            row |= {"speed_before": before.get(id, np.nan), "speed_after": after.get(id, np.nan)}
+            row |= {f"{name}_z": z for name, z in zip(ALL, zs, strict=True)}
+            count = int(np.isfinite(null).sum())
+            row |= {"against": against, "score": score, "p": placebo.p_value(score, null)}
+            yield row | {"placebos": count, "least_p": placebo.least_p(count)}
+
+    def _of(self, seen: Instant | None, mover: Mover, step: int, stretch: int | None) -> pd.DataFrame:
+        """The components of each layer around a step; what is instant is `seen`."""
+        import pandas as pd
+
+        found: dict[str, dict[str, float]] = {"logged": self._logged(mover, step, stretch or self.scene.room(step))}
+        if stretch is not None:
+            found["excess"] = log_ratios(mover.speeds(step, step + stretch), mover.speeds(step - stretch, step))
+        if seen is not None:
+            found |= {name: {id: abs(getattr(of, name)) for id, of in seen.layers.items()} for name in INSTANT}
+        there = mover.starts[step].lineage.shared(mover.ends[step].lineage)
+        return pd.DataFrame(found, index=there, columns=ALL, dtype=float)
+
+    def _usual(self, placebos: list[tuple[Mover, int]], stretch: int | None, still: bool) -> pd.DataFrame:
+        """The components at placebo steps, by (number, layer); what is instant there is `stretch` steps of training."""
+        import pandas as pd
+
+        tables = []
+        for mover, at in placebos:
+            seen = self._trained(mover.starts[at], mover.ends[at + (stretch or 0)]) if still else None
+            tables.append(self._of(seen, mover, at, stretch))
+            self.tick()
+        empty = pd.DataFrame(columns=ALL, dtype=float, index=pd.MultiIndex.from_arrays([[], []]))
+        found = pd.concat(dict(enumerate(tables))) if tables else empty
+        return found.rename_axis(["number", "layer"])
+
+    def _sources(self, step: int, stretch: int) -> dict[int, Mover]:
+        """Checkpoints that are like a step save for its event, of the run, or else of its twin."""
+        found: dict[int, Mover] = {}
+        if (phase := self._phase(step, stretch)) is None:
+            return found
+        twin = self.scene.twin_mover(step)
+        for mover in (self.scene.mover, *([twin] if twin else [])):
+            events = [event.step for event in mover.run.lineage.events]
+            there = [at for at in mover.starts if at not in found and mover.spans(at, stretch)]
+            for at in placebo.quiet(there, events, stretch, max(mover.ends)):
+                if mover.rates.phase(at - stretch, at + stretch) == phase:
+                    found[at] = mover
+        return found
+
+    def _phase(self, step: int, stretch: int) -> str | None:
+        return self.scene.mover.rates.phase(step - stretch, step + stretch, event=step)
+
+    def _hold_against_twin(self, own: pd.DataFrame, step: int, stretch: int | None) -> str:
+        """Put excess movement over the twin's in place of that over placebos, where there is a twin."""
+        import pandas as pd
+
+        twin = self.scene.twin_mover(step)
+        if twin is None or stretch is None or step + stretch not in twin.ends:
+            return "placebo"
+        ours, theirs = (mover.speeds(step, step + stretch) for mover in (self.scene.mover, twin))
+        own["excess"] = pd.Series(log_ratios(ours, theirs)).reindex(own.index)
+        return "twin"
+
+    def _stretch(self, step: int) -> tuple[int | None, list[tuple[Mover, int]]]:
+        """A stretch that has a checkpoint at either end and no other event inside, and its placebo steps.
+
+        It is the longest that has enough placebo steps; None where there is no such stretch.
+        """
+        lengths = range(self.scene.window, 0, -1)
+        spans = [k for k in lengths if self.scene.mover.spans(step, k) and self.scene.quiet(step, k)]
+        if not spans:
+            return None, []
+        enough = min(placebo.ENOUGH, self.most)
+        stretch, steps = placebo.longest(
+            spans, lambda k: placebo.around(step, k, [*self._sources(step, k)], self.most), enough
+        )
+        sources = self._sources(step, stretch)
+        return stretch, [(sources[at], at) for at in steps]
+
+    def _logged(self, mover: Mover, step: int, reach: int) -> dict[str, float]:
+        """Layer id → log of its median gradient norm in the steps after a step ÷ before it, as logged."""
+        medians = []
+        tags = {id: run_folder.GRAD_NORM + Part("layer", id).tag for id in mover.run.lineage.layers}
+        columns = {id: mover.run.scalars.of(tag) for id, tag in tags.items()}
+        for low, high in ((step, step + reach), (step - reach, step)):
+            within = {id: of.values[(of.steps > low) & (of.steps <= high)] for id, of in columns.items()}
+            medians.append({id: float(np.median(values)) for id, values in within.items() if len(values)})
+        return log_ratios(*medians)
+
+    def _trained(self, first: Checkpoint, last: Checkpoint) -> Instant:
+        """What training between two checkpoints changed."""
+        assert self.sample is not None
+        pair = str(first.path), str(last.path)
+        if pair not in self._compared:
+            self._compared[pair] = at_event.compare(first, last, self.sample.first(self.blocks), self.blocks)
+        return self._compared[pair]

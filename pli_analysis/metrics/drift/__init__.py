@@ -1,0 +1,1 @@
+"""Drift: distance of each part from its birth weights, path length, speed."""

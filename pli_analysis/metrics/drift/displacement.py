@@ -1,0 +1,189 @@
+"""How far the parts of each tensor have moved: sums of squares, and the spectrum of what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pli_analysis.metrics.drift.products import spectrum
+from pli_analysis.weights import numba_kernel, trajectory
+from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.chunks import pieces
+from pli_analysis.weights.measurement import Kind
+from pli_analysis.weights.moments import Squares
+from pli_analysis.weights.numba_kernel import Kernel
+from pli_analysis.weights.stacks import has_donor, is_steady, stacks
+from pli_analysis.weights.trajectory import Pair, Track
+
+GAUGE, SPECTRAL = ["qk", "ov"], ["spectral", "stable_rank", "effective_rank"]
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The sums that measures are made of, for now θ and birth β, added up over a part's tensors; of some parts.
+
+    Attributes:
+        now, birth, difference: Σ θ², Σ β², Σ (θ − β)².
+        stepped: Σ (θ − θ at the checkpoint before)².
+        apart, donor: Σ (θ − donor)² and Σ donor² over what was copied from the donor; NaN without one.
+        count: numbers in the part.
+    """
+
+    now: np.ndarray
+    birth: np.ndarray
+    difference: np.ndarray
+    stepped: np.ndarray
+    apart: np.ndarray
+    donor: np.ndarray
+    count: np.ndarray
+
+    @property
+    def are_finite(self) -> np.ndarray:
+        """Of which parts all numbers are finite, now and at birth."""
+        return np.isfinite(self.now) & np.isfinite(self.birth)
+
+    def relative_l2(self) -> tuple[np.ndarray, np.ndarray]:
+        """‖θ − β‖ ÷ ‖β‖ and False; ‖θ − β‖ and True where β is zero."""
+        zero = ~(self.birth > 0)
+        with np.errstate(invalid="ignore"):  # infinity by infinity
+            return np.sqrt(self.difference) / np.where(zero, 1, np.sqrt(self.birth)), zero
+
+    def cosine(self) -> np.ndarray:
+        """1 − cos(θ, β), NaN where one of them is zero.
+
+        Computed as (‖θ − β‖² − (‖θ‖ − ‖β‖)²) ÷ (2 ‖θ‖ ‖β‖), which is the same and keeps its digits when the two are
+        nearly equal.
+        """
+        a, b = np.sqrt(self.now), np.sqrt(self.birth)
+        stretch = ratio(self.now - self.birth, a + b)
+        return ratio(np.maximum(self.difference - stretch**2, 0), 2 * a * b)
+
+
+def ratio(numbers: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Their quotients, NaN where the divisor is not above zero."""
+    with np.errstate(invalid="ignore"):  # infinity by infinity
+        return np.divide(numbers, by, out=np.full(np.shape(by), NAN), where=by > 0)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sums of `Moments` of each part of a tensor."""
+
+    track: Track
+    kernel: Kernel | None = None
+
+    @property
+    def tracks(self) -> Sequence[Track]:
+        """The one."""
+        return (self.track,)
+
+    def run(self, rooms: Rooms) -> list[np.ndarray]:
+        """(parts, 7) for each wanted visit."""
+        if is_steady(self.track):
+            return _sums_of_steady(self.track, rooms, self.kernel)
+        squares = Squares(rooms)
+        found: dict[int, list[tuple[int, np.ndarray]]] = {}
+        for first, piece in pieces(self.track):
+            for number, rows in _sums(piece, rooms, squares):
+                found.setdefault(number, []).append((first, rows))
+        return [_added(of_pieces) for _, of_pieces in sorted(found.items())]
+
+
+def _sums_of_steady(track: Track, rooms: Rooms, kernel: Kernel | None) -> list[np.ndarray]:
+    """(parts, 7) for each wanted visit of a tensor that keeps its shape."""
+    visits = track.visits
+    outer, parts, inner = track.folds(visits[0], visits[0].place.shape)
+    sums = kernel and numba_kernel.sums(track, rooms, kernel)
+    of_birth, sums = _sums_of_stacks(track, rooms, parts) if sums is None else (sums[0, 0], sums)
+    sums[3:, [not has_donor(visit) for visit in visits]] = np.nan
+    columns = np.broadcast_arrays(sums[0], of_birth, *sums[1:], outer * inner)
+    rows = np.stack(columns, axis=-1)
+    return [rows[number] for number, visit in enumerate(visits) if visit.wanted]
+
+
+def _sums_of_stacks(track: Track, rooms: Rooms, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Σ birth² (parts,), and as `fused.sums` gives them (5, visits, parts), zero before the first wanted visit."""
+    squares, block = Squares(rooms), None
+    of_birth, sums = np.zeros(parts), np.zeros((5, len(track.visits), parts))
+    for stack in stacks(track, rooms):
+        some = slice(stack.block.part, stack.block.part + stack.block.folds[1])
+        if stack.block is not block:
+            block = stack.block
+            of_birth[some] += squares(stack.birth, [], block.folds)[0, 0]
+        others = [stack.birth, stack.previous, *([stack.donors] if stack.donors is not None else [])]
+        sums[: 1 + len(others), stack.visits, some] += squares(stack.now, others, block.folds)
+        if stack.donors is not None:
+            sums[4, stack.visits, some] += squares(stack.donors, [], block.folds)[0]
+    return of_birth, sums
+
+
+def _sums(piece: Track, rooms: Rooms, squares: Squares) -> Iterator[tuple[int, np.ndarray]]:
+    """For each wanted visit the number of the checkpoint, and the sums of each part: (parts, 7)."""
+    birth, of_birth = None, np.zeros(0)
+    for seen in piece.see(rooms):
+        try:
+            folds = piece.folds(seen.visit, seen.now.shape)
+            if birth is not seen.birth:
+                birth, of_birth = seen.birth, squares(seen.birth.reshape(1, -1), [], folds)[0, 0]
+            others = [array.reshape(1, -1) for array in (seen.birth, seen.previous)]
+            now, difference, stepped = squares(seen.now.reshape(1, -1), others, folds)[:, 0]
+            apart, donor = _apart(trajectory.counterpart(piece, seen, rooms), squares)
+        except trajectory.MISFITS as error:
+            raise trajectory.misfit(seen.visit.place.path.parent, piece.id, error) from None
+        columns = (now, of_birth, difference, stepped, apart, donor, folds[0] * folds[2])
+        yield seen.visit.number, np.stack(np.broadcast_arrays(*columns), axis=-1)
+
+
+def _apart(pair: Pair | None, squares: Squares) -> tuple[np.ndarray, np.ndarray]:
+    """Σ (θ − donor)² and Σ donor² of each part, NaN of those without a donor."""
+    if pair is None or not pair.has.any():
+        return np.array(NAN), np.array(NAN)
+    if not pair.mine.size:
+        return np.zeros(1), np.zeros(1)
+    donor, apart = squares(pair.theirs.reshape(1, -1), [pair.mine.reshape(1, -1)], pair.folds)[:, 0]
+    return np.where(pair.has, apart, NAN), np.where(pair.has, donor, NAN)
+
+
+def _added(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
+    """The sums of pieces, each from a first part on, added up."""
+    total = np.zeros((max(first + len(rows) for first, rows in pieces), 7))
+    for first, rows in pieces:
+        total[first : first + len(rows)] += rows
+    return total
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """What `spectrum` says of a tensor, NaN of one that is no matrix."""
+
+    track: Track
+
+    @property
+    def tracks(self) -> Sequence[Track]:
+        """The one."""
+        return (self.track,)
+
+    def run(self, rooms: Rooms) -> list[np.ndarray]:
+        """(1, 3) for each wanted visit."""
+        nothing = (NAN,) * len(SPECTRAL)
+        return [
+            np.array([spectrum(seen.now, seen.birth) if seen.now.ndim == 2 else nothing])
+            for seen in self.track.see(rooms)
+        ]
+
+
+def _all_sums(tracks: list[Track]) -> list[Sums]:
+    compiled = numba_kernel.kernel(sum(track.bytes for track in tracks))
+    return [Sums(track, compiled) for track in _largest_first(tracks)]
+
+
+def _largest_first(tracks: list[Track]) -> list[Track]:
+    # Then threads finish together.
+    return sorted(tracks, key=lambda track: -track.bytes)
+
+
+SUMS = Kind("drift", 3, 7, _all_sums, donors=True)
+SPECTRA = Kind("drift-spectral", 1, 3, lambda tracks: [Spectra(track) for track in _largest_first(tracks)])

@@ -1,0 +1,120 @@
+"""A head's queries, keys, values and outputs as matrices, whatever tensors a family keeps them in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pli_analysis.metrics.drift.products import bilinear_distance, rotary_distance
+from pli_analysis.weights import trajectory
+from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.measurement import Kind
+from pli_analysis.weights.trajectory import Track, Visit
+from pli_train.core.anatomy import Anatomy
+from pli_train.core.anatomy.axes import factors
+
+FUSED = "qkv"
+
+
+def role(anatomy: Anatomy, name: str) -> str | None:
+    """What a tensor of a layer is to its heads: `q`, `k`, `v`, `qkv` for the three in one, `o`; None for others.
+
+    The output projection is the one whose zeros make an identity. Every family calls the others by a module whose name
+    starts with their letter, or keeps all three together.
+
+    >>> from pli_train.core.anatomy import family
+    >>> [role(family("bert"), f"attention.{name}.weight") for name in ("self.query", "self.key", "output.dense")]
+    ['q', 'k', 'o']
+    """
+    if not anatomy.owners(name):
+        return None
+    module, _, leaf = name.rpartition(".")
+    if module in anatomy.identity["zero"]:
+        return "o"
+    if FUSED in factors(anatomy.tensors[name][1]):
+        return FUSED
+    # DeBERTa's biases are no module's: `q_bias`, `v_bias`.
+    if name.endswith("]"):  # of a tensor that holds several: `….weight[q]`
+        return name[-2]
+    letter = (module.rpartition(".")[2] if leaf in ("weight", "bias") else leaf)[:1]
+    return letter if letter in FUSED else None
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """Distances of the products QK and OV of the heads of one layer: see `pli_analysis.metrics.drift.products`.
+
+    Attributes:
+        tracks: the tensors that the heads are made of.
+        rotated: the share of a head's dimensions that rotary positions turn.
+        normalised: whether queries and keys are normalised before their product.
+    """
+
+    tracks: tuple[Track, ...]
+    rotated: float = 0.0
+    normalised: bool = False
+
+    def run(self, rooms: Rooms) -> list[np.ndarray]:
+        """(heads, 2) for each wanted visit: QK, OV. QK is NaN where queries and keys are normalised."""
+        found = []
+        for together in zip(*(track.see() for track in self.tracks), strict=True):
+            visit = together[0].visit
+            try:
+                now = self._letters(visit, [seen.now for seen in together])
+                birth = self._letters(visit, [seen.birth for seen in together])
+                columns = [self._qk(now, birth), bilinear_distance(now["o"], now["v"], birth["o"], birth["v"])]
+            except trajectory.MISFITS as error:
+                raise trajectory.misfit(visit.place.path.parent, self.tracks[0].id, error) from None
+            found.append(np.stack(columns, axis=1))
+        return found
+
+    def _qk(self, now: Mapping[str, np.ndarray], birth: Mapping[str, np.ndarray]) -> np.ndarray:
+        heads, dim, _ = now["q"].shape
+        if self.normalised:
+            return np.full(heads, np.nan)
+        turning = 2 * -(-int(dim * self.rotated) // 2)  # in pairs, as the families count them
+        order = np.arange(dim)
+        if self.tracks[0].anatomy.rotary_pairs == "adjacent":
+            order[:turning] = np.concatenate([order[0:turning:2], order[1:turning:2]])
+        q, k, q0, k0 = (side[letter][:, order] for side in (now, birth) for letter in "qk")
+        return rotary_distance(q, k, q0, k0, turning)
+
+    def _letters(self, visit: Visit, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Letter → (heads, dim, columns) in float64: weights, then biases; a group's for each of its heads."""
+        found: dict[str, list[np.ndarray]] = {}
+        for track, array in zip(self.tracks, arrays, strict=True):
+            for letter, matrices in _matrices(track, visit, array):
+                found.setdefault(letter, []).append(matrices.astype(np.float64))
+        whole = {
+            letter: np.concatenate(sorted(matrices, key=lambda one: -one.shape[2]), axis=2)
+            for letter, matrices in found.items()
+        }
+        return {letter: np.repeat(one, visit.heads // len(one), axis=0) for letter, one in whole.items()}
+
+
+def gauge(anatomy: Anatomy, config: Mapping[str, Any]) -> Kind:
+    """What measures the heads of a model with this config."""
+
+    def tasks(tracks: list[Track]) -> Sequence[Gauge]:
+        layers: dict[str, list[Track]] = {}
+        for track in tracks:
+            if role(track.anatomy, track.name):
+                layers.setdefault(track.id, []).append(track)
+        return [Gauge(tuple(found), anatomy.rotated(config), anatomy.normalised(config)) for found in layers.values()]
+
+    return Kind("drift-gauge", 2, 2, tasks)
+
+
+def _matrices(track: Track, visit: Visit, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A tensor as (letter, (heads or groups, dim, columns)); a bias has one column."""
+    from einops import rearrange
+
+    axes, sizes, letters = track.axes, visit.own, role(track.anatomy, track.name) or ""
+    heads = "(group member)" if "member" in factors(axes) else "group" if "group" in factors(axes) else "head"
+    fused, column = FUSED in factors(axes), "model" if "model" in factors(axes) else "1"
+    known = {name: sizes[name] for name in factors(axes) if name in sizes}
+    turned = rearrange(array, f"{axes} -> {f'{FUSED} ' if fused else ''}{heads} dim {column}", **known)
+    yield from zip(letters, turned, strict=True) if fused else [(letters, turned)]

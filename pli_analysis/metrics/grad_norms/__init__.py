@@ -1,0 +1,1 @@
+"""Gradient norms by part: as logged, and recomputed at checkpoints."""

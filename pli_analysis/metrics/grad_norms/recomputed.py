@@ -1,0 +1,118 @@
+"""Gradient norms at checkpoints, computed anew on the same tokens at every one, without dropout.
+
+Columns of the table, one row for each part and checkpoint:
+    part, level, layer, index, norm     as in `pli_analysis.metrics.grad_norms.logged`
+    checkpoint  name of the checkpoint folder
+    step        updates done
+    age         steps since the part's birth
+
+The gradient is that of the mean loss over all targets. Squares are added up in float64; a norm is empty where a number
+of the gradient is not finite. Heads and FFN units that only pad a layer have no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_analysis.inference import checkpoint_model, eval_tokens
+from pli_analysis.metrics.grad_norms.logged import groups_of, in_order, who
+from pli_analysis.runs.ancestry import alive
+from pli_train.core.anatomy.parts import Part, number_of, outside, part_of, with_sums
+from pli_train.core.errors import some
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from pli_analysis.runs.run import Checkpoint, Run
+
+COLUMNS = ["part", "level", "layer", "step", "age", "index", "norm", "checkpoint"]
+
+
+def recomputed(
+    run: Run,
+    text: Path | eval_tokens.Text | None = None,
+    blocks: int = 16,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """The norms of every part at every checkpoint.
+
+    Args:
+        text, blocks: as for `pli_analysis.inference.eval_tokens.batch_of`.
+        watch: told (checkpoints done, checkpoints in all).
+
+    Raises:
+        BadInput: when the text, the tokenizer or a checkpoint cannot be read.
+    """
+    import pandas as pd
+
+    tokens, labels = eval_tokens.batch_of(run, text, blocks)
+    tables = []
+    for number, checkpoint in enumerate(run.checkpoints):
+        watch(number, len(run.checkpoints))
+        squares = squares_at(checkpoint, tokens, labels)
+        lineage, step, name = checkpoint.lineage, checkpoint.step, str(checkpoint.name)
+        groups = groups_of(squares)
+        places: dict[str | None, int] = {id: index for index, id in enumerate(lineage.stack)}
+        rows = []
+        for part, square in with_sums(squares).items():
+            square = square if math.isfinite(square) else math.nan
+            called, born = who(part, lineage, groups)
+            age = None if born is None else step - born
+            rows.append((called, part.level, part.layer, step, age, places.get(part.layer), square**0.5, name))
+        tables.append(in_order(pd.DataFrame(rows, columns=COLUMNS)))
+    watch(len(run.checkpoints), len(run.checkpoints))
+    return pd.concat(tables, ignore_index=True)
+
+
+def unknown(table: pd.DataFrame) -> list[str]:
+    """A line for checkpoints at which gradients are not finite, mostly because weights are not.
+
+    Args:
+        table: of `recomputed`.
+    """
+    found = list(dict.fromkeys(table.loc[table["norm"].isna(), "checkpoint"]))
+    return [f"gradients are not finite, and left out: at {some(found)}"] if found else []
+
+
+def squares_at(checkpoint: Checkpoint, tokens: Tensor, labels: Tensor) -> dict[Part, float]:
+    """Each part's share of the squared norm of the gradient at one checkpoint."""
+    model, anatomy, lineage = checkpoint_model.model_of(checkpoint), checkpoint.anatomy, checkpoint.lineage
+    _backward(model, tokens, labels)
+    sizes = anatomy.sizes(checkpoint.config)
+    squares: dict[Part, float] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            continue
+        grad, place = parameter.grad.double(), anatomy.locate(name)
+        if place is None:
+            pieces = [(outside(model, name), grad)]
+        else:
+            id = lineage.stack[place[1]]
+            there = alive(sizes, *lineage.shape(id))
+            split = [(label, number_of(label), piece) for label, piece in anatomy.split(place[2], grad, sizes)]
+            # Padding has the numbers that no head has.
+            pieces = [
+                (part_of(id, label), piece)
+                for label, number, piece in split
+                if number is None or number < there["head" if label[0] == "h" else "group"]
+            ]
+        for part, piece in pieces:
+            squares[part] = squares.get(part, 0.0) + float(piece.square().sum())
+    return squares
+
+
+def _backward(model: PreTrainedModel, tokens: Tensor, labels: Tensor) -> None:
+    """Leave in the parameters the gradient of the mean cross entropy over all targets."""
+    from torch.nn.functional import cross_entropy
+
+    targets = max(int((labels != -100).sum()), 1)
+    for inputs, wanted in zip(
+        tokens.split(checkpoint_model.AT_ONCE), labels.split(checkpoint_model.AT_ONCE), strict=True
+    ):
+        logits = model(input_ids=inputs).logits.flatten(0, 1).float()
+        (cross_entropy(logits, wanted.flatten(), reduction="sum") / targets).backward()

@@ -1,0 +1,1 @@
+"""Maps of layers over time: PCA, t-SNE, UMAP."""

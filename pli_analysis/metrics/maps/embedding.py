@@ -1,0 +1,221 @@
+"""A map of a run: every part at every checkpoint as one point of a plane, all fitted together.
+
+Columns of the table, one row for each point:
+    part        layer id (`c`), head id (`c.h3`) or FFN (`c.ffn`)
+    layer       the layer it belongs to
+    checkpoint  name of the checkpoint folder
+    step        optimizer updates done
+    age         steps since the part's birth
+    index       where the layer sat then, 0 at the bottom
+    birth       whether it is the first point of its part
+    donor       the part that it was copied from at birth
+    walk        `run`, or `random` for the random walk beside it
+    x, y        where it lies. Under PCA in units of the space; under t-SNE and UMAP without unit
+    x_tsne, …   where further methods put the same point, if there are any: `x_` and `y_` with the method's name
+
+Spaces: `weights` (at a checkpoint), `updates` (what changed since the checkpoint before), `function` (what a layer puts
+out, a head hands on or an FFN adds, on a text). The random walk has the run's births, donors and lengths of steps, each
+step in a direction of its own. It draws smooth curves too: only what differs from it is a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.metrics.maps import plane_cache, projections
+from pli_analysis.metrics.maps.gram import EXACT, SketchError, gram, random_walk, squared_distances
+from pli_analysis.metrics.maps.points import Point, points_of
+from pli_analysis.metrics.maps.projections import Components
+from pli_analysis.metrics.maps.vectors import Outputs, Vectors, Weights
+from pli_train.core.errors import BadInput, did_you_mean, some
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.inference.eval_tokens import Text
+    from pli_analysis.runs.run import Run
+
+SPACES = ("weights", "updates", "function")
+COLUMNS = ["part", "layer", "checkpoint", "step", "age", "index", "birth", "donor", "walk"]
+"""What there is of a point beside its places."""
+TOKENS = 256
+"""Tokens of the text, at most, on which outputs are compared."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map, and how far it can be believed.
+
+    Attributes:
+        table: see above.
+        methods: that it was made with; x and y are of the first.
+        components: of the run's points; t-SNE and UMAP begin with the first two.
+        walk: of the random walk's; None for updates.
+        travel: part → distance from its first point to its last ÷ that of the random walk; no parts with one point.
+        since_birth: whether every part's first point is the origin.
+        error: of distances, where they were sketched; None where they are exact.
+        trust: method → trustworthiness, and of how many neighbours; None where points are too few for it.
+        notes: what whoever asked for it should know.
+    """
+
+    table: pd.DataFrame
+    methods: tuple[str, ...]
+    components: Components
+    walk: Components | None
+    travel: dict[str, float]
+    since_birth: bool
+    error: SketchError | None
+    trust: dict[str, tuple[float, int] | None]
+    notes: list[str]
+
+
+def embed(
+    run: Run,
+    method: str = "pca",
+    of: str = "layers",
+    space: str = "weights",
+    text: Path | Text | None = None,
+    blocks: int = 16,
+    since_birth: bool = False,
+    exact: float = EXACT,
+    say: Callable[[str], None] = lambda line: None,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+    further: Iterable[str] = (),
+) -> Map:
+    """One joint map of a run.
+
+    Args:
+        method: `pca`, `tsne` or `umap`.
+        of: `layers`, `heads` or `ffn`.
+        space: `weights`, `updates` or `function`.
+        text, blocks: for `function`: as for `pli_analysis.inference.eval_tokens.batch_of`.
+        since_birth: every part's first point is the origin, so that the map shows how it moved and not where from.
+        exact: see `gram`.
+        say: told what takes long.
+        watch: told (columns read, columns in all).
+        further: methods that draw the same distances as well, where there are points enough for them.
+
+    Raises:
+        BadInput: for words that are not known, a text that is too much, one point alone, a missing library,
+            or a checkpoint that cannot be read.
+    """
+    _check(space, text, since_birth)
+    points = points_of(run, of)
+    sources = [point.source for point in points]
+    moved = [number for number, point in enumerate(points) if not point.first]
+    count = len(moved) if space == "updates" else len(points)
+    methods = tuple(dict.fromkeys(projections.method_for(each, count) for each in (method, *further)))
+    notes = [f"so few points have no neighbours that {method} could keep: this is PCA"] if methods[0] != method else []
+    found = gram(_vectors(run, points, of, space, text, blocks), sources, exact, watch)
+    drawable = _drawable(points, found.finite, space, since_birth)
+    notes += _left_out(points, found.finite)
+    if since_birth:
+        sources = [None if point.first else point.source for point in points]
+        fixed = [number for number, point in enumerate(points) if point.first]
+        found.steps[fixed], found.steps[:, fixed] = 0.0, 0.0
+    walk = random_walk(found.steps)
+    squared, walked = squared_distances(found.steps, sources), squared_distances(walk, sources)
+    travel = _travel(points, squared, walked, drawable)
+    if space == "updates":
+        squared = squared_distances(found.steps, [None] * len(points))
+    kept = [number for number in (moved if space == "updates" else range(len(points))) if drawable[number]]
+    if len(kept) < 2 <= count:
+        raise BadInput(f"{run.path}: fewer than two points are left for a map ({'; '.join(notes)})")
+    methods = tuple(dict.fromkeys(projections.method_for(each, len(kept)) for each in methods))
+    points = [points[number] for number in kept]
+    squared, walked = squared[np.ix_(kept, kept)], walked[np.ix_(kept, kept)]
+    drawn, components = _draw(points, methods, squared, "run", say)
+    trust = {each: projections.trustworthiness(squared, drawn[_axes(each, methods)].to_numpy()) for each in methods}
+    tables, walk_components = [drawn], None
+    if space != "updates":
+        table, walk_components = _draw(points, methods, walked, "random", say)
+        tables.append(table)
+    import pandas as pd
+
+    told = pd.concat(tables, ignore_index=True)
+    return Map(told, methods, components, walk_components, travel, since_birth, found.error, trust, notes)
+
+
+def _drawable(points: Sequence[Point], finite: np.ndarray, space: str, since_birth: bool) -> list[bool]:
+    """Which points are drawn: those whose numbers are finite, and of which it is known what they are told from."""
+
+    def known(point: Point) -> bool:
+        return point.source is None or bool(finite[point.source])
+
+    if space == "updates":
+        return [bool(finite[number]) and known(point) for number, point in enumerate(points)]
+    born = {point.part: bool(finite[number]) for number, point in enumerate(points) if point.first}
+    return [bool(finite[number]) and (not since_birth or born[point.part]) for number, point in enumerate(points)]
+
+
+def _left_out(points: Sequence[Point], finite: np.ndarray) -> list[str]:
+    """A line for points that have numbers that are not finite."""
+    found: dict[str, list[str]] = {}
+    for number in np.flatnonzero(~finite).tolist():
+        found.setdefault(str(points[number].checkpoint.name), []).append(points[number].part)
+    return [f"not finite, and left out: {some(parts)} at {checkpoint}" for checkpoint, parts in found.items()]
+
+
+def _check(space: str, text: Path | Text | None, since_birth: bool) -> None:
+    if space not in SPACES:
+        raise BadInput(f"--space {space}: is none of {', '.join(SPACES)}{did_you_mean(space, SPACES)}")
+    if space != "function" and text is not None:
+        raise BadInput("--text FILE is what outputs are compared on: use it with --space function")
+    if space == "updates" and since_birth:
+        raise BadInput("--since-birth: an update has no birth; use it with --space weights or function")
+
+
+def _vectors(run: Run, points: list[Point], of: str, space: str, text: Path | Text | None, blocks: int) -> Vectors:
+    if space != "function":
+        return Weights(points)
+    from pli_analysis.inference import eval_tokens
+
+    tokens, _ = eval_tokens.batch_of(run, text, blocks)
+    return Outputs(points, of, tokens, eval_tokens.spread(tokens, TOKENS))
+
+
+def _draw(
+    points: Sequence[Point], methods: tuple[str, ...], squared: np.ndarray, walk: str, say: Callable[[str], None]
+) -> tuple[pd.DataFrame, Components]:
+    import pandas as pd
+
+    components = projections.pca(squared)
+    rows = [
+        (
+            point.part,
+            point.layer,
+            str(point.checkpoint.name),
+            point.checkpoint.step,
+            point.age,
+            point.checkpoint.lineage.index(point.layer),
+            point.first,
+            point.donor,
+            walk,
+        )
+        for point in points
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    for method in methods:
+        table[_axes(method, methods)] = plane_cache.plane(method, squared, components, say)
+    return table, components
+
+
+def _axes(method: str, methods: tuple[str, ...]) -> list[str]:
+    """The columns that hold where a method puts points."""
+    return ["x", "y"] if method == methods[0] else [f"x_{method}", f"y_{method}"]
+
+
+def _travel(
+    points: Sequence[Point], squared: np.ndarray, walked: np.ndarray, drawn: Sequence[bool]
+) -> dict[str, float]:
+    """How far each part got, as a multiple of how far a random walk of the same steps would."""
+    ends: dict[str, tuple[int, int]] = {}
+    for number, point in enumerate(points):
+        if drawn[number]:
+            ends[point.part] = ends.get(point.part, (number, number))[0], number
+    return {part: float(np.sqrt(squared[pair] / walked[pair])) for part, pair in ends.items() if walked[pair] > 0}

@@ -1,0 +1,47 @@
+"""Points in the plane, kept by content: t-SNE and UMAP take seconds, and the same distances give the same points.
+
+A plane is kept under a hash of the squared distances, the method, a version of ours, and those of the libraries that
+draw it. So a second call imports none of these, and a new version of one draws anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib import metadata
+
+import numpy as np
+
+from pli_analysis.metrics.maps import projections
+from pli_analysis.metrics.maps.projections import Components
+from pli_train.core import cache
+
+VERSION = 1
+"""To be raised when the same distances give other points."""
+LIBRARIES = {
+    "tsne": ("numpy", "scipy", "scikit-learn"),
+    "umap": ("numpy", "scipy", "scikit-learn", "numba", "umap-learn"),
+}
+
+
+def plane(
+    method: str, squared: np.ndarray, components: Components, say: Callable[[str], None] = lambda line: None
+) -> np.ndarray:
+    """As `projections.in_plane`, but drawn once."""
+    if method not in LIBRARIES:
+        return projections.in_plane(method, squared, components, say)
+    name = f"planes/{_key(method, squared)}"
+    kept = cache.get(name)
+    if kept is not None and len(kept) == 2 * 8 * len(squared):
+        return np.frombuffer(kept, "<f8").reshape(-1, 2)
+    drawn = projections.in_plane(method, squared, components, say)
+    cache.put(name, drawn.astype("<f8").tobytes())
+    return drawn
+
+
+def _key(method: str, squared: np.ndarray) -> str:
+    """What a plane is made of, hashed. Where PCA puts the points, from where it begins, follows from the distances."""
+    versions = [metadata.version(library) for library in LIBRARIES[method]]
+    distances = hashlib.sha256(np.ascontiguousarray(squared, "<f8").data).hexdigest()
+    return hashlib.sha256(json.dumps([method, VERSION, versions, distances]).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Similarity of layers: CKA, Procrustes, shared nearest neighbors."""

@@ -1,1 +1,0 @@
-"""Checkpoints that others wrote: found, read as a run is, their lineage inferred from weights."""

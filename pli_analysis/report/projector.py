@@ -1,0 +1,55 @@
+"""A map as a folder that TensorBoard's projector opens: principal components, and what each point is.
+
+tensors.tsv            a row a point, its first principal components (50 at most)
+metadata.tsv           part, layer, checkpoint, step, age, index, birth, donor
+plane.tsv              the map's own x and y, a second tensor for the projector to show
+projector_config.pbtxt names the three
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_train.core import output
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from pli_analysis.metrics.maps.embedding import Map
+
+WHAT = ["part", "layer", "checkpoint", "step", "age", "index", "birth", "donor"]
+CONFIG = """embeddings {{
+  tensor_name: "components"
+  tensor_path: "tensors.tsv"
+  metadata_path: "metadata.tsv"
+}}
+embeddings {{
+  tensor_name: "{method}"
+  tensor_path: "plane.tsv"
+  metadata_path: "metadata.tsv"
+}}
+"""
+
+
+def write(folder: Path, found: Map) -> None:
+    """Write the run's points, those of the random walk left out. Raises as `output.write`."""
+    mine = found.table[found.table["walk"] == "run"]
+    files = {
+        "tensors.tsv": _numbers(found.components.values),
+        "plane.tsv": _numbers(mine[["x", "y"]].to_numpy()),
+        "metadata.tsv": _words(mine[WHAT]),
+        "projector_config.pbtxt": CONFIG.format(method=found.methods[0]),
+    }
+    output.make_folder(folder)
+    for name, text in files.items():
+        output.write(folder / name, text)
+
+
+def _numbers(values: np.ndarray) -> str:
+    return "".join("\t".join(map(repr, row)) + "\n" for row in values.tolist())
+
+
+def _words(table: pd.DataFrame) -> str:
+    return table.to_csv(sep="\t", index=False, lineterminator="\n", na_rep="")

@@ -1,0 +1,488 @@
+"""Checkpoints that nobody wrote for us: a folder of Hugging Face's Trainer, a model folder, several of them in order.
+
+They have no manifest, and mostly no lineage: that is inferred from weights (`inferred`), or told by the user. What is
+read of them is read as suspiciously as a run: safetensors only, no links, no path out of the folder.
+
+Where no lineage is written, a part counts as born at the first checkpoint that has it. One that GrowthCallback wrote
+into each checkpoint, or the user gives, stands as it is: who was born when, from whom, and where. Birth weights are
+always those of the first checkpoint that has a part, which may lie later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from os.path import commonpath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pli_analysis.runs import odd_weights, unsupported_formats
+from pli_analysis.runs.inferred_lineage import Inferred, infer, weights_of
+from pli_analysis.runs.run import Checkpoint, Run, Watch
+from pli_analysis.runs.step_names import by_name, natural, numbered
+from pli_analysis.scalars import trainer_log
+from pli_train.core import tokenizer
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.core.run_format.run_folder import CheckpointName
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.scalars.reading import Scalars
+
+_log = logging.getLogger(__name__)
+HYDRA = ".hydra"
+"""In a folder of a run of its own, which Hydra calls by a number."""
+TEXT_BLOCK = 128
+"""Tokens of a block of text, at most, where no record says how long training had them."""
+MASKED_SHARE = 0.15
+"""Devlin et al. 2018, as Hugging Face's collator has it too."""
+
+
+@dataclass(frozen=True, order=True)
+class Label(CheckpointName):
+    """The name of a checkpoint whose folder is called after something else than its step."""
+
+    label: str = ""
+
+    def __str__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
+class ForeignCheckpoint(Checkpoint):
+    """A checkpoint that nobody wrote for us. Its `trainer_state.json` may be missing, or another training's.
+
+    Attributes:
+        counts_tokens: whether training counted tokens, as Trainer does when asked to.
+    """
+
+    counts_tokens: bool = False
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """How far training was, in Hugging Face's words; empty where no file tells, or one of another step."""
+        return trainer_log.state_of(self.path)
+
+    @cached_property
+    def tokens(self) -> int | None:
+        """Tokens trained on so far; None where training did not count them."""
+        return counted_by(self.state) if self.counts_tokens else None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nobody has removed it meanwhile."""
+        return (self.path / run_folder.CONFIG).exists()
+
+
+def counted_by(state: Mapping[str, Any]) -> int | None:
+    """The tokens that a state of Trainer's says were trained on; None where it names no number."""
+    tokens = state.get("num_input_tokens_seen")
+    return tokens if type(tokens) is int and 0 <= tokens < 2**53 else None
+
+
+@dataclass(frozen=True)
+class ForeignRun(Run):
+    """Checkpoints of one model in order, read as a run is.
+
+    Attributes:
+        path: what they have in common: Trainer's output folder, a model's folder.
+        found: name and folder of each.
+        told: a `lineage.json` to go by instead of what the checkpoints say.
+        counted: what steps are where they are no updates, and how that is known; empty where they are.
+        watch: told (done, in all) of checkpoints that layers are followed through.
+        stack: path of the list of layers to read, where there are several; that with most weights if None.
+    """
+
+    found: tuple[tuple[CheckpointName, Path], ...] = ()
+    told: Path | None = None
+    counted: str = ""
+    watch: Watch = field(default=lambda done, total: None, repr=False, compare=False)
+    stack: str | None = None
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What a run's `run.json` would say, as far as it can be known."""
+        steps = self.checkpoints[-1].state.get("max_steps")
+        return {"total_steps": steps} if type(steps) is int and 0 < steps < 2**53 else {}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What it is taken to have trained with, to cut a text into blocks: nobody wrote it down."""
+        last = self.checkpoints[-1]
+        positions = last.anatomy.positions(last.config)
+        length = min(positions, TEXT_BLOCK) if isinstance(positions, int) and positions > 0 else TEXT_BLOCK
+        return {"block_size": length, "mlm_probability": MASKED_SHARE}
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder with the tokenizer: the last checkpoint's, or the one above."""
+        folders = (self.checkpoints[-1].path, self.path)
+        return next((folder for folder in folders if tokenizer.files_of(folder)), folders[0])
+
+    @property
+    def held_out(self) -> Path:
+        """The file of held-out blocks that GrowthCallback keeps."""
+        return self.path / run_folder.GROWTH / run_folder.PROBE
+
+    @property
+    def lineage(self) -> Lineage:
+        """Every layer and event so far."""
+        return self.checkpoints[-1].lineage
+
+    @property
+    def beginning(self) -> Lineage:
+        """Who sat where when training began, as far as the lineage tells."""
+        return self.lineage.as_of(0)
+
+    @cached_property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The usable checkpoints in order, each with its lineage. Raises BadInput when there is none."""
+        counting = any(counted_by(bare.state) for bare in self._bare)
+        lineages = zip(self._bare, self._lineages, strict=True)
+        return [replace(bare, known=lineage, counts_tokens=counting) for bare, lineage in lineages]
+
+    @cached_property
+    def inferred(self) -> Inferred | None:
+        """The lineage that was found by weights, and how sure it is; None where it was told."""
+        return infer(self._bare, self.watch) if self.told is None and self._written is None else None
+
+    @property
+    def confidence(self) -> pd.DataFrame | None:
+        """How sure each match is, see `pli_analysis.runs.inferred_lineage.Inferred`; None where the lineage was told."""
+        return None if self.inferred is None else self.inferred.confidence
+
+    @property
+    def notes(self) -> list[str]:
+        """What whoever reads a table of it should know, a line each."""
+        lines = [self.counted] if self.counted else []
+        lines += self.checkpoints[-1].layout.notes
+        lines += odd_weights.lines(self.checkpoints)
+        if line := trainer_log.broken({str(checkpoint.name): checkpoint.state for checkpoint in self.checkpoints}):
+            lines.append(line)
+        if (table := self.confidence) is None:
+            return [*lines, *self._lacks()]
+        if not len(table):
+            return lines
+        least = table.loc[table["confidence"].idxmin()]
+        return [
+            *lines,
+            f"lineage inferred from weights; lowest confidence {least['confidence']:.2f} at {least['checkpoint']}; "
+            "see pli-analyze lineage --confidence",
+        ]
+
+    @property
+    def damaged(self) -> list[str]:
+        """One line for each checkpoint folder that cannot be used."""
+        return [f"{path.name} {told}" for path, told in self._flaws.items() if told]
+
+    @cached_property
+    def scalars(self) -> Scalars:
+        """What Trainer logged, as far as it is there."""
+        return trainer_log.read(self.path, [checkpoint.state for checkpoint in self.checkpoints])
+
+    @cached_property
+    def _bare(self) -> list[ForeignCheckpoint]:
+        """The usable checkpoints in order, each state once."""
+        if not self._usable:
+            raise BadInput(f"{self.path}: holds no checkpoint to read" + "".join(f"; {line}" for line in self._alike))
+        _log.debug("%s: %d checkpoints of others, %d passed over", self.path, len(self._usable), len(self.damaged))
+        found: dict[CheckpointName, ForeignCheckpoint] = {}
+        for checkpoint in self._usable:
+            name = self._side(checkpoint)
+            found.setdefault(name, checkpoint if name == checkpoint.name else replace(checkpoint, name=name))
+        usable = [found[name] for name in sorted(found, key=lambda name: (name.step, name.after))]
+        first = usable[0].anatomy  # the same stack at all of them, even if another one outgrows it
+        if self.stack is None and (first.stacks or first.by_name):
+            usable = [replace(one, stack=first.stack) for one in usable]
+        return usable
+
+    def _side(self, checkpoint: Checkpoint) -> CheckpointName:
+        """The name of a checkpoint, which says on which side of its step's events it is.
+
+        Trainer calls a checkpoint after its step alone. Where others have events of that step that it has not, it is of
+        the state before them.
+        """
+        told = self._written or {}
+        grown = {event.step for lineage in told.values() for event in lineage.events}
+        if checkpoint.step in grown and all(event.step < checkpoint.step for event in told[checkpoint.path].events):
+            return CheckpointName(checkpoint.step, after=False)
+        return checkpoint.name
+
+    @cached_property
+    def _usable(self) -> list[ForeignCheckpoint]:
+        return [self._checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
+
+    @cached_property
+    def _written(self) -> dict[Path, Lineage] | None:
+        """The lineage that each checkpoint has as a file, by its folder; None where one has none."""
+        paths = [checkpoint.path for checkpoint in self._usable]
+        if not all((path / run_folder.LINEAGE).is_file() for path in paths):
+            return None
+        return {path: _read(path / run_folder.LINEAGE) for path in paths}
+
+    @property
+    def _alike(self) -> list[str]:
+        """The lines of `damaged`, those of one reason together."""
+        alike: dict[str, list[str]] = {}
+        for path, told in self._flaws.items():
+            alike.setdefault(told or "", []).append(path.name)
+        return [f"{', '.join(names)}{':' if len(names) > 1 else ''} {told}" for told, names in alike.items()]
+
+    def _checkpoint(self, name: CheckpointName, path: Path) -> ForeignCheckpoint:
+        return ForeignCheckpoint(name, path, foreign=True, stack=self.stack)
+
+    @cached_property
+    def _flaws(self) -> dict[Path, str | None]:
+        """Folder → what keeps it from being used."""
+        found = {path: flaw(path) for _, path in self.found}
+        told = self.told is not None or all(
+            (path / run_folder.LINEAGE).exists() for path, seen in found.items() if not seen
+        )
+        bare = {path: self._checkpoint(name, path) for name, path in self.found}
+        return {path: seen or unusable(bare[path], told) for path, seen in found.items()}
+
+    @cached_property
+    def _lineages(self) -> list[Lineage]:
+        if self.inferred is not None:
+            return self.inferred.lineages
+        if self.told is not None:
+            whole = _read(self.told)
+            places = [(bare.step, bare.name.after) for bare in self._bare]
+            return [whole.as_of(sum((event.step, True) <= place for event in whole.events)) for place in places]
+        each = [(self._written or {})[bare.path] for bare in self._bare]
+        for bare, lineage in zip(self._bare, each, strict=True):
+            if lineage.to_json() != each[-1].as_of(len(lineage.events)).to_json():
+                last = self._bare[-1].name
+                raise BadInput(f"{bare.path}: its {run_folder.LINEAGE} tells of another history than {last}'s")
+        return each
+
+    def _lacks(self) -> list[str]:
+        """What a lineage tells of that no checkpoint has: birth weights, and states around events."""
+        first: dict[tuple[str, int], int] = {}
+        for checkpoint in self.checkpoints:
+            for id in checkpoint.lineage.stack:
+                for part in _births(checkpoint.lineage, id):
+                    first.setdefault(part, checkpoint.step)
+        late = [(step, part, born) for (part, born), step in first.items() if step > born]
+        lines = []
+        for step in dict.fromkeys(step for step, *_ in late):
+            told = ", ".join(f"{part} (born at step {born})" for at, part, born in late if at == step)
+            lines.append(f"birth weights first seen at step {step}, drift counts from there: {told}")
+        sides = {(checkpoint.step, checkpoint.name.after) for checkpoint in self.checkpoints}
+        grown = dict.fromkeys(event.step for event in self.lineage.events)
+        if gone := [str(step) for step in grown if not sides >= {(step, False), (step, True)}]:
+            steps = ", ".join(gone[:8]) + (", …" if len(gone) > 8 else "")
+            lines.append(f"no states right before and after step {steps}: what these events changed is not measured")
+        return lines
+
+
+def _births(lineage: Lineage, id: str) -> list[tuple[str, int]]:
+    """What of a layer was born together, and at which step: itself, heads and FFN units that came later."""
+    layer, found = lineage.layers[id], [(id, lineage.layers[id].birth.step)]
+    found += [(f"heads of {id}", head.step) for head in layer.heads.values() if head.event != layer.birth.event]
+    later = [event for event in layer.widths if event and event != layer.birth.event]
+    return found + [(f"FFN units of {id}", lineage.events[event - 1].step) for event in later]
+
+
+def _read(path: Path) -> Lineage:
+    try:
+        return Lineage.read(path)
+    except BadLineage as error:
+        raise BadInput(str(error)) from None
+
+
+# --- finding them ----------------------------------------------------------------------------------------------------
+
+
+def open_foreign(
+    paths: Sequence[Path],
+    told: Path | None = None,
+    watch: Watch = lambda done, total: None,
+    stack: str | None = None,
+) -> ForeignRun:
+    """Open a folder of Trainer's, a model folder, or several checkpoint folders.
+
+    Args:
+        paths: one output folder, or checkpoint folders in order.
+        told: a `lineage.json` to go by.
+        watch: told (done, in all) of checkpoints that layers are followed through.
+        stack: path of the list of layers to read.
+
+    Raises:
+        BadInput: when there is nothing of the kind.
+    """
+    for path in paths:
+        if not path.is_dir():
+            raise BadInput(f"{path}: no such folder")
+    if len(paths) == 1:
+        inside = checkpoints_in(paths[0])
+        if inside:
+            return ForeignRun(paths[0], found=tuple(inside), told=told, watch=watch, stack=stack)
+        if steps := steps_in(paths[0]):
+            named, counted = _named(steps)
+            return ForeignRun(paths[0], found=tuple(named), told=told, counted=counted, watch=watch, stack=stack)
+        if not is_model(paths[0]):
+            if unsupported_formats.has_weights(paths[0]) or unsupported_formats.way_out(paths[0]):
+                raise BadInput(f"{paths[0]}: {flaw(paths[0])}")
+            return _further_down(paths[0], told, watch, stack)
+    for path in paths:
+        if (path / run_folder.RUN).is_file() and len(paths) > 1:
+            raise BadInput(f"{path}: is a run, and several arguments are checkpoints of one: name it alone")
+        if len(paths) > 1 and (run_folder.checkpoints(path) or steps_in(path)):
+            raise BadInput(f"{path}: holds checkpoints, and several arguments are checkpoints of one: name it alone")
+        if found := flaw(path):
+            raise BadInput(f"{path}: {found}")
+    named, counted = _named(paths)
+    return ForeignRun(_root(paths), found=tuple(named), told=told, counted=counted, watch=watch, stack=stack)
+
+
+def _further_down(folder: Path, told: Path | None, watch: Watch, stack: str | None) -> ForeignRun:
+    """The only output of Trainer's below a folder. Raises BadInput when there is none, or more than one."""
+    from pli_analysis.runs import paths
+
+    only = paths.alone(folder)
+    if only is not None and only != folder and not (only / run_folder.RUN).is_file():
+        return open_foreign([only], told, watch, stack)
+    if only is not None and only != folder:
+        raise BadInput(f"{folder}: not a run, and holds one: use {only}")
+    found = paths.find(folder)
+    models = [str(source.path) for source in found if source.has_checkpoints and source.path != folder]
+    if len(models) == 1:
+        return open_foreign([Path(models[0])], told, watch, stack)
+    if models:
+        more = f" and {len(models) - 4} more" if len(models) > 4 else ""
+        told_of = f"{', '.join(models[:4])}{more}"
+        raise BadInput(f"{folder}: holds models whose names tell no step: give them in order: {told_of}")
+    if found:
+        raise BadInput(f"{folder}: holds no checkpoints of a model, but logs: read them with scalars or compare")
+    raise BadInput(f"{folder}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either")
+
+
+def steps_in(folder: Path) -> list[Path]:
+    """The model folders right in a folder whose names tell a step, as `step_100` does, in their order."""
+    found = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    named = [path for path in found if numbered(path.name) is not None and is_model(path)]
+    bare = [path for path in named if not run_folder.checkpoints(path) and not (path / HYDRA).exists()]
+    return sorted(bare, key=lambda path: natural(path.name))
+
+
+def checkpoints_in(output: Path) -> list[tuple[CheckpointName, Path]]:
+    """The checkpoints in a folder of Trainer's: those of GrowthCallback first, which say more, then Trainer's own."""
+    growth = output / run_folder.GROWTH
+    kept = run_folder.checkpoints(growth) if growth.is_dir() and not growth.is_symlink() else []
+    return [*kept, *run_folder.checkpoints(output)]
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder looks like that of a model, whether or not it can be read."""
+    return (folder / run_folder.CONFIG).exists() and (
+        unsupported_formats.has_weights(folder) or bool(unsupported_formats.way_out(folder))
+    )
+
+
+def flaw(checkpoint: Path) -> str | None:
+    """What keeps a foreign checkpoint from being read, in a few words; None when nothing is seen to by its files."""
+    if checkpoint.is_symlink() and CheckpointName.parse(checkpoint.name):
+        return "is a link, which may lead out of the folder"
+    if not unsupported_formats.has_weights(checkpoint) and (told := unsupported_formats.way_out(checkpoint)):
+        return told
+    if not (checkpoint / run_folder.CONFIG).exists():
+        return unsupported_formats.no_config(checkpoint)
+    names = [run_folder.CONFIG]
+    if run_folder.is_sharded(checkpoint):
+        try:
+            names += sorted(set(run_folder.shards(checkpoint / run_folder.WEIGHTS_INDEX).values()))
+        except BadInput as error:
+            return f"cannot be read: {error}"
+    else:
+        names.append(run_folder.WEIGHTS)
+    for name in names:
+        if run_folder.leads_out(checkpoint / name):
+            return f"its {name} is a link, which may lead anywhere: copy the folder with links followed (cp -rL)"
+        if not (checkpoint / name).is_file():
+            return f"lacks {name}"
+    return None
+
+
+def unusable(checkpoint: Checkpoint, told: bool) -> str | None:
+    """What keeps a checkpoint whose files are all there from being used, in a few words.
+
+    Args:
+        checkpoint: its lineage is not known yet.
+        told: whether files tell the lineage, so that layers need not be found by their weights.
+    """
+    try:
+        _ = checkpoint.config, checkpoint.state, checkpoint.tokens, checkpoint.files
+        if (checkpoint.path / run_folder.LINEAGE).exists():
+            _ = checkpoint.lineage
+        if found := odd_weights.no_weights(checkpoint):
+            return found
+        if not told:
+            weights_of(checkpoint)
+    except BadInput as error:
+        return f"cannot be used: {checkpoint.within(error)}"
+    return None
+
+
+def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], str]:
+    """Checkpoints in the order of their steps, and what those are where they are no updates.
+
+    Steps are told by `checkpoint-N` or a state of training, else by another name that all have a number in; else they
+    are numbers in the order given, and no less than the step of the last event in a checkpoint's lineage, as a model
+    that `pli-train export` made has one.
+    """
+    real = [path.resolve() for path in paths]
+    names = [CheckpointName.parse(path.name) or _step_of(path) for path in real]
+    counted = ""
+    if any(name is None for name in names) and (found := by_name(real)):
+        unit, numbers = found
+        names = [CheckpointName(number) for number in numbers]
+        counted = (
+            "" if unit == "step" else f"steps are {unit}s: no trainer_state.json, and names of folders count those"
+        )
+    known = [name for name in names if name is not None]
+    if len({(name.step, name.after) for name in known}) < len(paths):
+        names, number = [], -1
+        for path in paths:
+            number = max(number + 1, _last_event(path))
+            names.append(CheckpointName(number))
+        counted = "steps are numbers in the order given: no name and no trainer_state.json tells them"
+    places = zip([name for name in names if name is not None], _labels(real), paths, strict=True)
+    told = [(Label(name.step, name.after, label), path) for name, label, path in places]
+    told.sort(key=lambda one: (one[0].step, one[0].after))
+    return [*told], counted if len(paths) > 1 else ""
+
+
+def _labels(real: Sequence[Path]) -> list[str]:
+    """What to call each checkpoint. Raises BadInput when one is given twice."""
+    labels = [path.name for path in real]
+    if len(set(labels)) < len(labels):
+        labels = [f"{path.parent.name}/{path.name}" for path in real]
+    if len(set(labels)) < len(labels):
+        labels = [str(path) for path in real]
+    if len(set(labels)) < len(labels):
+        twice = next(path for path in real if real.count(path) > 1)
+        raise BadInput(f"{twice}: is given twice")
+    return labels
+
+
+def _last_event(checkpoint: Path) -> int:
+    """The step of the last event that a checkpoint has behind it, as far as its lineage tells: it cannot be earlier."""
+    path = checkpoint / run_folder.LINEAGE
+    events = _read(path).events if path.is_file() else []
+    return events[-1].step if events else 0
+
+
+def _step_of(checkpoint: Path) -> CheckpointName | None:
+    state = checkpoint / run_folder.TRAINER_STATE
+    step = run_folder.read_json(state).get("global_step") if state.is_file() else None
+    return CheckpointName(step) if type(step) is int and 0 <= step < 2**53 else None
+
+
+def _root(paths: Sequence[Path]) -> Path:
+    return paths[0] if len(paths) == 1 else Path(commonpath([path.resolve() for path in paths]))

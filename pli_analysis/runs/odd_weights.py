@@ -1,0 +1,104 @@
+"""What is odd about the weights of others: numbers that are no weights, layers that lack something, names, depth.
+
+What makes a checkpoint of no use is told as its flaw; what is left out of it, or read in another way than it says, is
+told in a line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pli_analysis.runs import unsupported_formats
+from pli_analysis.runs.tensor_slices import FLOATS, places_of
+from pli_train.core.anatomy.names import is_buffer
+from pli_train.core.errors import BadInput, some
+from pli_train.core.run_format import run_folder
+
+if TYPE_CHECKING:
+    from pli_analysis.runs.run import Checkpoint
+
+OF_A_LAYER = re.compile(r"(^|\.)\d+\.")
+
+
+def no_weights(checkpoint: Checkpoint) -> str | None:
+    """What its tensors are when they are no weights, in a few words.
+
+    Raises:
+        BadInput: when a file cannot be read, or does not hold what the index says.
+    """
+    if not checkpoint.files:
+        rest = ": remove it, and its shards are read" if (checkpoint.path / run_folder.WEIGHTS_INDEX).exists() else ""
+        return f"holds no tensor in {run_folder.WEIGHTS}{rest}"
+    if found := unsupported_formats.quantised(checkpoint.stored.values(), checkpoint.config):
+        return found
+    files = {path: places_of(path) for path in dict.fromkeys(checkpoint.files.values())}
+    for name, path in checkpoint.files.items():
+        stored = checkpoint.stored[name]
+        if stored not in files[path]:
+            raise BadInput(f"{path}: does not hold '{stored}', which the index says it does")
+        place = files[path][stored]
+        if (
+            place.type not in FLOATS
+            and len(place.shape) > 1
+            and OF_A_LAYER.search(name)
+            and not is_buffer(name, place.shape)
+        ):
+            whole = place.type[0] in "IUB"
+            told = unsupported_formats.codes(place.type, checkpoint.config) if whole else "is no checkpoint of weights"
+            return f"{told}: {stored} has numbers of type {place.type}"
+    return None
+
+
+def lines(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A line for everything that is read in another way than it is written, or left out."""
+    try:
+        _ = [checkpoint.anatomy for checkpoint in checkpoints]
+    except BadInput:
+        return []  # of a family without a table, whose layers are not measured
+    return [*_names(checkpoints), *_depths(checkpoints), *_missing(checkpoints)]
+
+
+def _names(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
+    found: dict[str, list[str]] = {}
+    for checkpoint in checkpoints:
+        for told in checkpoint.names.told:
+            found.setdefault(told, []).append(str(checkpoint.name))
+    for told, where in found.items():
+        yield f"{told}{_where(where, checkpoints)}"
+
+
+def _depths(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
+    found: dict[tuple[str, int], list[str]] = {}
+    for checkpoint in checkpoints:
+        says, has = checkpoint.config.get(checkpoint.anatomy.config.get("depth", "")), len(checkpoint.lineage.stack)
+        if says is not None and says != has:
+            found.setdefault((str(says)[:20], has), []).append(str(checkpoint.name))
+    for (says, has), where in found.items():
+        yield f"config.json says {says} layers and the weights have {has}, which count{_where(where, checkpoints)}"
+
+
+def _missing(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
+    """Tensors that a layer lacks and another layer, or the same one at another checkpoint, has."""
+    everywhere: dict[str, set[str]] = {}
+    for checkpoint in checkpoints:
+        for id, names in checkpoint.names_of_layers.items():
+            # Without a table layers may be of several kinds: then each is compared with itself alone.
+            everywhere.setdefault(id if checkpoint.anatomy.by_name else "", set()).update(names)
+    found: dict[tuple[str, str], list[str]] = {}
+    for checkpoint in checkpoints:
+        absent = checkpoint.anatomy.bottom.get("missing", {})
+        for index, (id, names) in enumerate(checkpoint.names_of_layers.items()):
+            for inner in sorted(everywhere[id if checkpoint.anatomy.by_name else ""] - set(names)):
+                if index or inner.rpartition(".")[0] not in absent:
+                    found.setdefault((id, inner), []).append(str(checkpoint.name))
+    lacking: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (id, inner), where in found.items():
+        lacking.setdefault((id, tuple(where)), []).append(inner)
+    for (id, places), inners in lacking.items():
+        yield f"layer {id} lacks {some(inners)}{_where(places, checkpoints)}: it is measured without"
+
+
+def _where(names: Sequence[str], checkpoints: Sequence[Checkpoint]) -> str:
+    return "" if len(names) == len(checkpoints) else f" in {some(names)}"

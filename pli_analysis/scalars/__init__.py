@@ -1,0 +1,1 @@
+"""Logged scalars: TensorBoard event files, downloads, the Trainer's log."""

@@ -1,0 +1,181 @@
+"""Records of an event file as columns of scalars, one set a tag.
+
+What writers of scalars put in a record is nearly always the same fields in the same order. Records of such a layout are
+decoded together (`layouts`); protobuf decodes each other one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pli_analysis.scalars import record_layouts
+from pli_analysis.scalars.record_layouts import Points
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pli_analysis.scalars.records import Records
+
+
+class Columns(NamedTuple):
+    """The points of one tag, by step.
+
+    Attributes:
+        steps: [points] int64, each step once, rising.
+        wall_times: [points] float64, seconds since 1970.
+        values: [points] float64; NaN and infinity stay.
+    """
+
+    steps: np.ndarray
+    wall_times: np.ndarray
+    values: np.ndarray
+
+
+NOTHING = Columns(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What some records in a row say.
+
+    Attributes:
+        columns: tag → its points.
+        forgets: the step from which on they drop what was logged before them; None for no drop.
+        damaged: records that could not be decoded.
+    """
+
+    columns: Mapping[str, Columns]
+    forgets: int | None = None
+    damaged: int = 0
+
+    def then(self, later: Piece) -> Piece:
+        """This one, and the records that come right after it. Any grouping of pieces in a row gives the same."""
+        if later.forgets is None:
+            merged = dict(self.columns)
+        else:
+            cut = {tag: _before(columns, later.forgets) for tag, columns in self.columns.items()}
+            merged = {tag: columns for tag, columns in cut.items() if len(columns.steps)}
+        for tag, columns in later.columns.items():
+            merged[tag] = _overlaid(merged.get(tag, NOTHING), columns)
+        forgets = min((step for step in (self.forgets, later.forgets) if step is not None), default=None)
+        return Piece(merged, forgets, self.damaged + later.damaged)
+
+
+def _before(columns: Columns, step: int) -> Columns:
+    end = int(np.searchsorted(columns.steps, step))
+    return columns if end == len(columns.steps) else Columns(*(column[:end] for column in columns))
+
+
+def _overlaid(earlier: Columns, later: Columns) -> Columns:
+    """Both, and the later value where a step stands in both."""
+    if not len(earlier.steps):
+        return later
+    return settled(Columns(*(np.concatenate(pair) for pair in zip(earlier, later, strict=True))))
+
+
+def settled(logged: Columns) -> Columns:
+    """Points in the order of logging, put in the order of steps; of those of one step, the last."""
+    if (logged.steps[1:] > logged.steps[:-1]).all():
+        return logged
+    order = np.argsort(logged.steps, kind="stable")
+    kept = order[_last_of_each(logged.steps[order])]
+    return Columns(*(column[kept] for column in logged))
+
+
+def _last_of_each(*sorted_keys: np.ndarray) -> np.ndarray:
+    """Which entries differ from the next one, in any key."""
+    last = np.zeros(len(sorted_keys[0]), dtype=bool)
+    last[-1:] = True
+    for keys in sorted_keys:
+        last[:-1] |= keys[1:] != keys[:-1]
+    return last
+
+
+# --- decoding -------------------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes, records: Records) -> Piece:
+    """What the records of some bytes say; damaged among them are those that are no event."""
+    usual, others = record_layouts.decode(data, records)
+    unusual, restarts, damaged = _unusual(data, records, others)
+    points = _together([*usual, unusual])
+    if restarts:
+        points = _kept(points, restarts)
+    return Piece(_columns(points), min((step for _, step in restarts), default=None), damaged)
+
+
+def _unusual(data: bytes, records: Records, others: np.ndarray) -> tuple[Points, list[tuple[int, int]], int]:
+    """What protobuf makes of other records: scalars, (record, step) of each start of a process, the number damaged."""
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    tags: dict[str, int] = {}
+    rows, restarts, damaged = [], [], 0
+    for record in others.tolist():
+        start = int(records.starts[record])
+        try:
+            event = Event.FromString(data[start : start + int(records.lengths[record])])
+            numbers = [(value.tag, _number(value)) for value in event.summary.value if _is_scalar(value)]
+        except (DecodeError, ValueError, TypeError):
+            damaged += 1
+            continue
+        if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+            restarts.append((record, event.step))
+        for tag, number in numbers:
+            rows.append((tags.setdefault(tag, len(tags)), record, event.step, event.wall_time, number))
+    columns = zip(*rows, strict=True) if rows else [()] * 5
+    types = (np.int64, np.int64, np.int64, np.float64, np.float64)
+    arrays = (np.array(column, dtype=kind) for column, kind in zip(columns, types, strict=True))
+    return Points(list(tags), *arrays), restarts, damaged
+
+
+def _is_scalar(value: Any) -> bool:
+    return value.metadata.plugin_data.plugin_name == "scalars" or value.HasField("simple_value")
+
+
+def _number(value: Any) -> float:
+    """One value of any kind that TensorBoard takes for a scalar. Raises ValueError or TypeError when it is none."""
+    from tensorboard.util.tensor_util import make_ndarray
+
+    return value.simple_value if value.HasField("simple_value") else float(make_ndarray(value.tensor).item())
+
+
+def _together(parts: list[Points]) -> Points:
+    """All of them, in the order of records."""
+    parts = [part for part in parts if len(part.record)] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
+    tags: dict[str, int] = {}
+    ids = [np.array([tags.setdefault(tag, len(tags)) for tag in part.tags])[part.tag] for part in parts]
+    record = np.concatenate([part.record for part in parts])
+    columns = [ids, *([getattr(part, name) for part in parts] for name in ("record", "step", "wall_time", "value"))]
+    order = np.argsort(record, kind="stable")
+    return Points(list(tags), *(np.concatenate(column)[order] for column in columns))
+
+
+def _kept(points: Points, restarts: list[tuple[int, int]]) -> Points:
+    """Without what a later start of a process drops: the points of its step and after it."""
+    records, steps = (np.array(column) for column in zip(*restarts, strict=True))
+    lowest = np.minimum.accumulate(steps[::-1])[::-1]  # of this start and all after it
+    after = np.searchsorted(records, points.record, side="right")
+    kept = (after == len(records)) | (points.step < lowest[np.minimum(after, len(records) - 1)])
+    columns = (points.tag, points.record, points.step, points.wall_time, points.value)
+    return Points(points.tags, *(column[kept] for column in columns))
+
+
+def _columns(points: Points) -> dict[str, Columns]:
+    """One set a tag, by step; where a step stands twice, its later value."""
+    small = points.tag.astype(np.uint16) if len(points.tags) < 2**16 else points.tag  # sorted by radix, much faster
+    order = np.argsort(small, kind="stable")
+    tag, step = points.tag[order], points.step[order]
+    if ((tag[1:] == tag[:-1]) & (step[1:] <= step[:-1])).any():
+        again = np.lexsort((step, tag))
+        again = again[_last_of_each(tag[again], step[again])]
+        order, tag, step = order[again], tag[again], step[again]
+    columns = step, points.wall_time[order], points.value[order]
+    ends = np.cumsum(np.bincount(tag, minlength=len(points.tags))).tolist()
+    parts = zip(points.tags, [0, *ends], ends, strict=False)
+    return {name: Columns(*(column[low:high] for column in columns)) for name, low, high in parts if low < high}

@@ -1,0 +1,250 @@
+"""The usual layouts of a scalar in a record, each decoded for all records together, whatever their tags and steps.
+
+A plain record is a wall time, a step and one value of one tag. A tensor record has, in place of the number, a tensor of
+rank 0 and the tag's metadata: `tf.summary.scalar` of TensorFlow 2 writes it, and so does all that is built on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pli_analysis.scalars.records import view
+
+if TYPE_CHECKING:
+    from pli_analysis.scalars.records import Records
+
+WALL_TIME, STEP, SUMMARY, VALUE, TAG, SIMPLE = 0x09, 0x10, 0x2A, 0x0A, 0x0A, 0x15
+"""First bytes of protobuf's fields: `Event.wall_time`, `.step`, `.summary`, `Summary.value`, `Value.tag`,
+`.simple_value`."""
+TENSOR, METADATA = 0x42, 0x4A
+"""The same of `Value.tensor` and `.metadata`."""
+HEADS, TAIL = 6, 5
+"""Bytes of the heads of summary, value and tag, one and a length of one byte each; of the number after the tag."""
+BEFORE_STEP = 9
+LEAST, LONGEST_TAG = BEFORE_STEP + HEADS + TAIL, 127 - 4 - TAIL
+"""Bytes of the shortest plain record, and of the longest tag in one: all lengths in it then take one byte."""
+LONGEST_SUMMARY = 2 + 127
+"""Bytes of a summary with its head, where its length takes one byte."""
+FIELD = 2
+"""Bytes of the head of a tensor or of metadata: one, and a length of one byte."""
+SHORTEST_TENSOR = 8
+"""Bytes of a tensor without its head: of a float without a shape."""
+LEAST_TENSOR = HEADS + FIELD + SHORTEST_TENSOR + FIELD
+"""Bytes of the shortest summary with a tensor."""
+
+_FORMS = {
+    bytes([0x08, dtype, *shape, field, np.dtype(kind).itemsize]): kind
+    for dtype, kind, fields in ((1, "<f4", (0x22, 0x2A)), (2, "<f8", (0x22, 0x32)), (19, "<f2", (0x22,)))
+    for field in fields
+    for shape in ((), (0x12, 0x00))
+}
+"""What a tensor of rank 0 has before its number → the type of that: `dtype` (float, double or half), `tensor_shape` or
+none, and the head of `tensor_content`, or of `float_val` or `double_val`."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Scalars as they stand in records: `tag` [points] is a place in `tags`, `record` says which record each is of."""
+
+    tags: list[str]
+    tag: np.ndarray
+    record: np.ndarray
+    step: np.ndarray
+    wall_time: np.ndarray
+    value: np.ndarray
+
+
+class _Begun(NamedTuple):
+    """Records up to where their summary is to begin.
+
+    Attributes:
+        record: [records] their indices.
+        start: where each begins in the data.
+        end: where it ends.
+        step: 0 where none is told.
+        at: where its summary is to begin, in the data.
+    """
+
+    record: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    step: np.ndarray
+    at: np.ndarray
+
+    def only(self, which: np.ndarray) -> _Begun:
+        """Some of them, by a mask."""
+        return self if which.all() else _Begun(*(column[which] for column in self))
+
+
+def decode(data: bytes, records: Records) -> tuple[list[Points], np.ndarray]:
+    """All records of usual layouts, those of one layout together. Also gives the indices of all others, in order."""
+    begun, found = _begun(data, records), []
+    left = np.ones(len(records.starts), dtype=bool)
+    for layout in (_plain, _tensors):
+        points = layout(data, begun)
+        left[points.record] = False
+        if len(points.record):
+            found.append(points)
+        begun = begun.only(left[begun.record])
+    return found, np.flatnonzero(left)
+
+
+def _begun(data: bytes, records: Records) -> _Begun:
+    """Records that are long enough for a scalar and begin with a wall time."""
+    long = np.flatnonzero(records.lengths >= LEAST)
+    start = records.starts[long]
+    step, at = _steps(data, start)
+    begun = _Begun(long, start, start + records.lengths[long], step, start + at)
+    return begun.only(view(data, "u1")[start] == WALL_TIME)
+
+
+def _points(data: bytes, begun: _Begun, tags: np.ndarray, sizes: np.ndarray, values: np.ndarray) -> Points:
+    """The points of records whose tags lie at some places; without those whose tags protobuf has to tell."""
+    names, tag = _tags(data, tags, sizes)
+    told = tag >= 0
+    begun, tag, values = begun.only(told), tag[told], values[told]
+    return Points(names, tag, begun.record, begun.step, view(data, "<f8")[begun.start + 1], values)
+
+
+def _plain(data: bytes, begun: _Begun) -> Points:
+    """Those with nothing behind the step but `summary { value { tag simple_value } }`."""
+    sizes = begun.end - begun.at - HEADS - TAIL
+    right = (sizes >= 0) & (sizes <= LONGEST_TAG)
+    begun, sizes = begun.only(right), sizes[right]
+    right = view(data, "<u8")[begun.at] & _MASKS[HEADS] == _heads(sizes + HEADS + TAIL, sizes)
+    right &= view(data, "u1")[begun.end - TAIL] == SIMPLE
+    begun, sizes = begun.only(right), sizes[right]
+    values = view(data, "<f4")[begun.end - TAIL + 1].astype(np.float64)
+    return _points(data, begun, begun.at + HEADS, sizes, values)
+
+
+def _tensors(data: bytes, begun: _Begun) -> Points:
+    """Those with nothing behind the step but `summary { value { tag tensor metadata } }`, in a usual form."""
+    begun = begun.only((begun.end - begun.at >= LEAST_TENSOR) & (begun.end - begun.at <= LONGEST_SUMMARY))
+    bytes_, words = view(data, "u1"), view(data, "<u8")
+    sizes = bytes_[begun.at + HEADS - 1].astype(np.int64)
+    tensor = begun.at + HEADS + sizes
+    right = words[begun.at] & _MASKS[HEADS] == _heads(begun.end - begun.at, sizes)
+    right &= tensor + FIELD + SHORTEST_TENSOR + FIELD <= begun.end
+    begun, sizes, tensor = begun.only(right), sizes[right], tensor[right]
+    values, right = _numbers(data, tensor)
+    right &= _are_metadata(data, tensor + FIELD + bytes_[tensor + 1], begun.end)
+    begun, sizes, values = begun.only(right), sizes[right], values[right]
+    return _points(data, begun, begun.at + HEADS, sizes, values)
+
+
+def _steps(data: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each record's step, 0 where none is told, and the place after it. Records have LEAST bytes or more."""
+    bytes_ = view(data, "u1")
+    steps, at = np.zeros(len(starts), dtype=np.uint64), np.full(len(starts), BEFORE_STEP)
+    more = np.flatnonzero(bytes_[starts + BEFORE_STEP] == STEP)
+    at[more] += 1
+    for number in range(10):  # a varint: seven bits a byte, and the eighth says whether another follows
+        byte = bytes_[starts[more] + BEFORE_STEP + 1 + number]
+        steps[more] |= (byte & 0x7F).astype(np.uint64) << np.uint64(7 * number)
+        at[more] += 1
+        more = more[byte >= 0x80]
+        if not len(more):
+            break
+    return steps.view(np.int64), at
+
+
+def _heads(summaries: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    """The heads of summary, value and tag as one number each.
+
+    Args:
+        summaries: bytes of each summary with its head.
+        tags: bytes of each tag.
+    """
+    heads = SUMMARY | summaries - 2 << 8 | VALUE << 16 | summaries - 4 << 24 | TAG << 32 | tags << 40
+    return heads.astype(np.uint64)
+
+
+def _numbers(data: bytes, tensors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number in each tensor, and whether it is of a usual form.
+
+    Args:
+        data: the file.
+        tensors: where each is to begin with its head; ten bytes of its record follow.
+    """
+    heads, starts = view(data, "<u2")[tensors], view(data, "<u8")[tensors + FIELD]
+    values, usual = np.zeros(len(tensors)), np.zeros(len(tensors), dtype=bool)
+    for form, kind in _FORMS.items():
+        size = len(form) + np.dtype(kind).itemsize
+        mine = np.flatnonzero(heads == (TENSOR | size << 8))
+        mine = mine[starts[mine] & _MASKS[len(form)] == np.uint64(int.from_bytes(form, "little"))]
+        values[mine] = view(data, kind)[tensors[mine] + FIELD + len(form)]
+        usual[mine] = True
+    return values, usual
+
+
+def _are_metadata(data: bytes, places: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Whether there is a scalar's metadata at a place, up to the end of the record. Each different one is read once."""
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
+
+    bytes_ = view(data, "u1")
+    sizes = ends - places - FIELD
+    told = np.flatnonzero((sizes >= 0) & (ends + 4 <= len(data)))
+    told = told[(bytes_[places[told]] == METADATA) & (bytes_[places[told] + 1] == sizes[told])]
+    found, which = _words(data, places[told] + FIELD, sizes[told])
+    scalar = np.zeros(len(found) + 1, dtype=bool)  # the last is of -1
+    for number, word in enumerate(found):
+        try:
+            scalar[number] = SummaryMetadata.FromString(word).plugin_data.plugin_name == "scalars"
+        except DecodeError:
+            continue
+    are = np.zeros(len(places), dtype=bool)
+    are[told] = scalar[which]
+    return are
+
+
+def _tags(data: bytes, places: np.ndarray, sizes: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The tags there are, and which one each record has; -1 for a tag that is not UTF-8."""
+    words, which = _words(data, places, sizes)
+    names: list[str] = []
+    ids = np.full(len(words) + 1, -1)  # the last is of -1
+    for number, word in enumerate(words):
+        try:
+            names.append(word.decode())
+        except UnicodeDecodeError:
+            continue
+        ids[number] = len(names) - 1
+    return names, ids[which]
+
+
+def _words(data: bytes, places: np.ndarray, sizes: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+    """The different strings of bytes at some places, and which one stands at each place.
+
+    They are told apart by a hash. One that shares its hash with another, or lies within eight bytes of the end of the
+    data, has -1: protobuf tells it.
+    """
+    import pandas as pd
+
+    inside = places + (sizes + 7) // 8 * 8 <= len(data)
+    places = np.where(inside, places, 0)
+    sizes = np.where(inside, sizes, 0)
+    words, hashes = [], sizes.astype(np.uint64)
+    for begin in range(0, int(sizes.max(initial=0)), 8):
+        # What lies behind a string is read with it, and then cleared.
+        word = view(data, "<u8")[np.where(begin < sizes, places + begin, 0)] & _MASKS[np.clip(sizes - begin, 0, 8)]
+        words.append(word)
+        hashes = (hashes ^ word) * _ODD
+        hashes ^= hashes >> np.uint64(29)
+    which, different = pd.factorize(hashes)
+    first = np.zeros(len(different), dtype=np.int64)
+    first[which[::-1]] = np.arange(len(which))[::-1]
+    same = inside & (sizes == sizes[first][which])
+    for word in words:
+        same &= word == word[first][which]
+    told = [
+        data[place : place + size] for place, size in zip(places[first].tolist(), sizes[first].tolist(), strict=True)
+    ]
+    return told, np.where(same, which, -1)
+
+
+_MASKS = np.array([2 ** (8 * size) - 1 for size in range(9)], dtype=np.uint64)
+_ODD = np.uint64(0x9E3779B97F4A7C15)

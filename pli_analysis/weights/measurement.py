@@ -1,0 +1,180 @@
+"""Every tensor measured at every checkpoint: as little as possible read, shared over threads, kept by content.
+
+What a checkpoint's measures are made of are three sets of weights: its own, those of the checkpoint before, and birth
+weights. So they are kept under a hash of those files' hashes: a second call reads nothing, a call while training goes
+on reads what is new and what that is compared with, and twins share what they have in common.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from pli_analysis.weights import trajectory
+from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.content_hash import content
+from pli_train.core import cache
+from pli_train.core.errors import BadInput
+
+if TYPE_CHECKING:
+    from pli_analysis.runs.run import Checkpoint, Run, Watch
+
+WINDOW = 64
+"""Checkpoints measured at once at most: what is planned, and lost when it is interrupted, is bounded by it."""
+OPEN = 128
+"""Files that stay open at most, of all threads together: half of what the strictest systems allow a process."""
+
+
+class Task(Protocol):
+    """A piece of work that threads can share: a tensor, or several that are measured together."""
+
+    @property
+    def tracks(self) -> Sequence[trajectory.Track]:
+        """What it reads."""
+
+    def run(self, rooms: Rooms) -> list[np.ndarray]:
+        """One (rows, columns) array for each wanted visit, in order."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of measure.
+
+    Attributes:
+        name: of it and of its folder in the cache.
+        version: goes into cache keys; to be raised when the numbers change.
+        columns: how many numbers a row has.
+        tasks: from tracks to tasks, in the order of the rows of a checkpoint's table.
+        donors: whether donors are read.
+    """
+
+    name: str
+    version: int
+    columns: int
+    tasks: Callable[[list[trajectory.Track]], Sequence[Task]]
+    donors: bool = False
+
+
+def measure(
+    run: Run, kind: Kind, threads: int = 1, watch: Watch = lambda done, total: None
+) -> list[tuple[Checkpoint, np.ndarray]]:
+    """The measures of each checkpoint: (rows, columns), rows in the order of its stack and of the kind's tasks.
+
+    Args:
+        threads: share the work over so many. What they do is nearly all outside Python's lock.
+        watch: told (tasks done, tasks in all) of the work that is left.
+
+    Raises:
+        BadInput: when weights cannot be read, do not fit the lineage, or birth weights are in no checkpoint.
+    """
+    checkpoints = list(run.checkpoints)
+    known: dict[str, np.ndarray] = {}
+    while True:
+        try:
+            grown = trajectory.growths(checkpoints, run.path)
+            keys = _keys(checkpoints, grown, kind)
+            _fill(checkpoints, grown, keys, kind, known, threads, watch)
+            for checkpoint in checkpoints:
+                _ = checkpoint.files, checkpoint.config, checkpoint.tokens  # tables ask for them: then too late
+            return [(checkpoint, known[key]) for checkpoint, key in zip(checkpoints, keys, strict=True)]
+        except (BadInput, FileNotFoundError) as error:
+            # A run that is training and keeps only the newest has removed some meanwhile. No birth is lost with them.
+            left = [checkpoint for checkpoint in checkpoints if checkpoint.is_there]
+            if len(left) == len(checkpoints) or not left:
+                if isinstance(error, BadInput):
+                    raise
+                raise BadInput(f"{error.filename}: {error.strerror}") from None
+            checkpoints = left
+
+
+def _fill(
+    checkpoints: list[Checkpoint],
+    grown: dict[str, list[int]],
+    keys: list[str],
+    kind: Kind,
+    known: dict[str, np.ndarray],
+    threads: int,
+    watch: Watch,
+) -> None:
+    """Measure what is neither known nor in the cache."""
+    for key in keys:
+        if key not in known and (kept := _cached(kind, key)) is not None:
+            known[key] = kept
+    missing = [number for number, key in enumerate(keys) if key not in known]
+    for start in range(0, len(missing), WINDOW):
+        wanted = missing[start : start + WINDOW]
+        tasks = kind.tasks(trajectory.tracks(checkpoints, grown, wanted, kind.donors))
+        rows: dict[int, list[tuple[str, str, np.ndarray]]] = {number: [] for number in wanted}
+        for task, found in zip(tasks, _shared(tasks, threads, watch), strict=True):
+            first = task.tracks[0]
+            visits = [visit for visit in first.visits if visit.wanted]
+            for visit, measured in zip(visits, found, strict=True):
+                rows[visit.number].append((first.id, first.name, measured))
+        for number in wanted:
+            place = {id: index for index, id in enumerate(checkpoints[number].lineage.stack)}
+            ordered = sorted((place[id], name, measured) for id, name, measured in rows[number])
+            table = np.concatenate([np.empty((0, kind.columns)), *(measured for *_, measured in ordered)])
+            known[keys[number]] = table
+            _keep(kind, keys[number], table)
+
+
+def _shared(tasks: Sequence[Task], threads: int, watch: Watch) -> Iterator[list[np.ndarray]]:
+    """What each task gives, in order."""
+    own, all_rooms = threading.local(), []
+
+    def run(task: Task) -> list[np.ndarray]:
+        if not hasattr(own, "rooms"):
+            own.rooms = Rooms(files=OPEN // threads)
+            all_rooms.append(own.rooms)
+        return task.run(own.rooms)
+
+    pool = ThreadPoolExecutor(threads) if threads > 1 else None
+    try:
+        watch(0, len(tasks))
+        for done, result in enumerate(pool.map(run, tasks) if pool else map(run, tasks), 1):
+            yield result
+            watch(done, len(tasks))
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+        for rooms in all_rooms:
+            rooms.files.close()
+
+
+# --- by content -----------------------------------------------------------------------------------------------------
+
+
+def _keys(checkpoints: Sequence[Checkpoint], grown: dict[str, list[int]], kind: Kind) -> list[str]:
+    """What each checkpoint's measures are made of, hashed; where hashes of files are not known, by name."""
+    births = sorted({number for numbers in grown.values() for number in numbers})
+    contents = [content(checkpoint) for checkpoint in checkpoints]
+    keys = []
+    for number, checkpoint in enumerate(checkpoints):
+        used = [*(birth for birth in births if birth <= number), *([number - 1] if number else []), number]
+        told = [contents[at] for at in used]
+        if None in told:
+            keys.append("/".join(["", str(checkpoint.name), *(str(checkpoints[at].name) for at in used)]))
+            continue
+        document = json.dumps([kind.name, kind.version, kind.columns, told])
+        keys.append(hashlib.sha256(document.encode()).hexdigest())
+    return keys
+
+
+def _cached(kind: Kind, key: str) -> np.ndarray | None:
+    if key.startswith("/") or (kept := cache.get(f"{kind.name}/{key}")) is None:
+        return None
+    # Bare numbers: numpy's own files have a header that is parsed as Python.
+    whole = len(kept) % (8 * kind.columns) == 0
+    return np.frombuffer(kept, "<f8").reshape(-1, kind.columns) if whole else None
+
+
+def _keep(kind: Kind, key: str, table: np.ndarray) -> None:
+    if not key.startswith("/"):
+        cache.put(f"{kind.name}/{key}", table.astype("<f8").tobytes())

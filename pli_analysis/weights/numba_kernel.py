@@ -1,0 +1,148 @@
+"""A tensor that keeps its shape followed through all checkpoints by one compiled loop, as fast as it can be read.
+
+numpy takes five passes over memory for the squares of a tensor and of two differences from it, and goes back to Python
+between any two. The loop here reads a block of the tensor at one checkpoint after another and goes over it once. Numba
+is imported and compiles for about a second, so that it pays only where gigabytes are read; without it, numpy does all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.moments import EXACT, RUN, divisor
+from pli_analysis.weights.stacks import blocks, lines
+from pli_analysis.weights.trajectory import Track
+
+WORTH = 2**33
+"""Bytes to be read from which on compiling pays."""
+BLOCK = 2**16
+"""Numbers of a block: four of them stay in a core's cache."""
+BIRTH, BEFORE = 0, 2
+"""Rows of the loop's memory: birth weights, and what the tensor was before the first visit."""
+
+Kernel = Callable[..., int]
+"""See `_loop`."""
+
+
+def kernel(bytes: int) -> Kernel | None:
+    """The compiled loop, where so many bytes are worth it and numba is installed."""
+    return _compiled() if bytes >= WORTH and importlib.util.find_spec("numba") else None
+
+
+def sums(track: Track, rooms: Rooms, kernel: Kernel) -> np.ndarray | None:
+    """Σ now², Σ (now − birth)², Σ (now − before)², Σ (now − donor)² and Σ donor² of each part of a steady tensor.
+
+    Returns:
+        (5, visits, parts), the last two zero at visits without a donor; None where this loop is not for it: a tensor
+        that is small or not in float32, sums that float32 does not hold, a file that was cut meanwhile.
+
+    Raises:
+        FileNotFoundError: when a checkpoint was removed meanwhile.
+        BadInput: when it cannot be read.
+    """
+    visits, place = track.visits, track.visits[0].place
+    folds = track.folds(visits[0], place.shape)
+    if place.type != "F32" or np.prod(folds) <= EXACT:
+        return None
+    found, together = np.zeros((5, len(visits), folds[1])), rooms.files.most // 2
+    own, theirs = lines(track)
+    for block in blocks(folds, BLOCK):
+        run = divisor(block.folds[2], RUN)
+        room = rooms.take("fused", (4, block.size // run, run))
+        own.read(slice(0, 1), block, room[:1], rooms)
+        room[BEFORE] = room[BIRTH]
+        for first in range(0, len(visits), together):
+            some = slice(first, min(first + together, len(visits)))
+            count = some.stop - first
+            of_block = np.zeros((5, count, block.folds[1]))
+            files = (*own.handles(some, block, rooms), *theirs.handles(some, block, rooms))
+            if kernel(*files, room.ctypes.data, room, block.folds[2] // run, of_block) < count:
+                return None
+            found[:, some, block.part : block.part + block.folds[1]] += of_block
+            if count % 2:
+                room[BEFORE] = room[1]
+    return found if np.isfinite(found).all() else None
+
+
+@cache
+def _compiled() -> Kernel:
+    import numba
+
+    # The order of a sum is left free: so it is spread over the lanes of a core's registers, as a BLAS does.
+    compiled: Kernel = numba.njit(
+        "i8(i8[::1], i8[::1], i8[::1], i8[::1], i8, f4[:, :, ::1], i8, f8[:, :, ::1])",
+        nogil=True,
+        fastmath={"reassoc", "contract", "nsz"},
+    )(_loop())
+    return compiled
+
+
+def _loop() -> Kernel:
+    pread = ctypes.CDLL(None).pread
+    pread.argtypes, pread.restype = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64], ctypes.c_ssize_t
+
+    def loop(
+        handles: np.ndarray,
+        offsets: np.ndarray,
+        handles_of_donors: np.ndarray,
+        offsets_of_donors: np.ndarray,
+        address: int,
+        room: np.ndarray,
+        each: int,
+        sums: np.ndarray,
+    ) -> int:
+        """Read a block at some visits and add up squares in float32 along runs, and runs in float64.
+
+        Args:
+            handles, offsets: of files, (visits,) in int64.
+            handles_of_donors, offsets_of_donors: the same of donors; a handle below 0 for none.
+            address: of `room`.
+            room: (4, rows, run) in float32: birth weights, what was before in the third row, and two that are written.
+            each: rows in a row that belong to one part.
+            sums: (5, visits, parts) in float64, added to.
+
+        Returns:
+            How many visits could be read whole.
+        """
+        rows, run, parts = room.shape[1], room.shape[2], sums.shape[2]
+        width = 4 * rows * run
+        for visit in range(handles.size):
+            here, before = 1 + visit % 2, 2 - visit % 2
+            copied = handles_of_donors[visit] >= 0
+            if pread(handles[visit], address + here * width, width, offsets[visit]) != width:
+                return visit
+            if (
+                copied
+                and pread(handles_of_donors[visit], address + 3 * width, width, offsets_of_donors[visit]) != width
+            ):
+                return visit
+            for row in range(rows):
+                whole, first, second = np.float32(0), np.float32(0), np.float32(0)
+                third, fourth = np.float32(0), np.float32(0)
+                for at in range(run):
+                    now = room[here, row, at]
+                    near, far = now - room[0, row, at], now - room[before, row, at]
+                    whole += now * now
+                    first += near * near
+                    second += far * far
+                if copied:
+                    for at in range(run):
+                        donor = room[3, row, at]
+                        apart = room[here, row, at] - donor
+                        third += apart * apart
+                        fourth += donor * donor
+                part = row // each % parts
+                sums[0, visit, part] += whole
+                sums[1, visit, part] += first
+                sums[2, visit, part] += second
+                sums[3, visit, part] += third
+                sums[4, visit, part] += fourth
+        return handles.size
+
+    return loop

@@ -1,0 +1,327 @@
+"""One tensor of a layer followed by identity through the checkpoints, into memory that is used again and again.
+
+Beside it stand its birth weights (rows that are born later join them at their own birth) and what it was one checkpoint
+earlier. At any moment a few arrays of one tensor's size are held, whatever the number of checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pli_analysis.runs.ancestry import copied_units, donor
+from pli_analysis.runs.tensor_slices import Place, Sight, sight
+from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.moments import folds_of
+from pli_train.core.anatomy.axes import from_rows, growing, rows
+from pli_train.core.anatomy.parts import cut, number_of
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+
+if TYPE_CHECKING:
+    from pli_analysis.runs.run import Checkpoint
+    from pli_train.core.anatomy import Anatomy
+    from pli_train.core.lineage import Layer
+
+MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, RuntimeError)
+"""What sizes that contradict each other come to light as, in numpy and in einops."""
+
+
+@dataclass(frozen=True)
+class Visit(Sight):
+    """A checkpoint that a tensor is read at.
+
+    Attributes:
+        number: of the checkpoint.
+        wanted: whether anybody asked for it, or it is read for the sake of later ones.
+        donor: the tensor of this name in the layer that this one was copied from.
+        kin: for each part of the tensor its donor: (whether in `donor`, else in this very tensor; number there).
+        copied: how many FFN units, the first ones, were copied from `donor` at birth; None for all of them.
+    """
+
+    number: int
+    wanted: bool
+    donor: Sight | None = None
+    kin: tuple[tuple[bool, int] | None, ...] = ()
+    copied: int | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A tensor at a checkpoint beside its birth weights and the checkpoint before; of one shape and type."""
+
+    visit: Visit
+    now: np.ndarray
+    birth: np.ndarray
+    previous: np.ndarray
+
+
+@dataclass(frozen=True)
+class Track:
+    """One tensor of a layer through the checkpoints; `anatomy` is the family's table."""
+
+    anatomy: Anatomy
+    id: str
+    name: str
+    visits: tuple[Visit, ...]
+
+    @property
+    def axes(self) -> str:
+        """The pattern of its axes, empty when the table does not name it."""
+        return self.anatomy.tensors.get(self.name, ("other", ""))[1]
+
+    @property
+    def bytes(self) -> int:
+        """What is read of files."""
+        return sum(math.prod(v.place.shape) * v.place.dtype.itemsize * (2 if v.donor else 1) for v in self.visits)
+
+    def see(self, rooms: Rooms | None = None) -> Iterator[Seen]:
+        """Read it at each visit in order; arrays are good until the next one.
+
+        Args:
+            rooms: memory to read into, that no other track uses meanwhile.
+
+        Raises:
+            FileNotFoundError: when a checkpoint was removed meanwhile.
+            BadInput: when it cannot be read, or does not fit the lineage.
+        """
+        rooms, last = rooms or Rooms(), None
+        for turn, visit in enumerate(self.visits):
+            try:
+                # One room holds what is now while the other still has what was.
+                now = visit.read(self.axes, rooms.take(f"now {turn % 2}", visit.place.shape))
+                if last is None:
+                    birth = rooms.take("birth", now.shape, now.dtype)
+                    birth[...] = now
+                    seen = Seen(visit, now, birth, now)
+                else:
+                    birth, previous = (
+                        self._with_newborns(old, last.visit, now, visit) for old in (last.birth, last.now)
+                    )
+                    seen = Seen(visit, now, birth, previous)
+            except MISFITS as error:
+                raise misfit(visit.place.path.parent, self.id, error) from None
+            if visit.wanted:
+                yield seen
+            last = seen
+
+    def folds(self, visit: Visit, shape: Sequence[int]) -> tuple[int, int, int]:
+        """The shape of a living tensor when only the axis that numbers its parts is left apart."""
+        return _folds(self.anatomy, self.name, tuple(shape), tuple(visit.own.items()))
+
+    def _with_newborns(self, old: np.ndarray, then: Visit, now: np.ndarray, visit: Visit) -> np.ndarray:
+        """What was known of the tensor, to which rows that are new are added.
+
+        Args:
+            old, now: what it was at the visit `then`, and is at `visit`.
+        """
+        if old.dtype != now.dtype:
+            old = old.astype(now.dtype)
+        if old.shape == now.shape:
+            return old
+        factor = growing(self.axes)
+        if factor is None:
+            raise ValueError(f"{self.name} changed its shape from {old.shape} to {now.shape}")
+        known, grown = rows(old, self.axes, factor, then.own), rows(now, self.axes, factor, visit.own)
+        if known.shape[1:] != grown.shape[1:] or len(known) > len(grown):
+            raise ValueError(f"{self.name} changed its shape from {old.shape} to {now.shape}")
+        whole = np.concatenate([known, grown[len(known) :]])
+        return np.ascontiguousarray(from_rows(whole, self.axes, factor))
+
+
+def misfit(checkpoint: Path, id: str, error: Exception) -> BadInput:
+    """What to say when sizes contradict each other: they come to light in many places, and all say the same."""
+    return BadInput(f"{checkpoint}: layer {id}'s weights do not fit its lineage ({in_a_line(error)})")
+
+
+def in_a_line(error: Exception) -> str:
+    """What a library says of its error, however many lines it says it in."""
+    return " ".join(str(error).split())[:300]
+
+
+def growths(checkpoints: Sequence[Checkpoint], run: Path) -> dict[str, list[int]]:
+    """Layer id → the numbers of the checkpoints at which it, or heads or units of it, are there for the first time.
+
+    Raises:
+        BadInput: when such a checkpoint of a run of ours is not of the step of that birth: birth weights are gone.
+            Those of others are then the first that there are.
+    """
+    found: dict[str, list[int]] = {}
+    shapes: dict[str, tuple[int, int | None]] = {}
+    for number, checkpoint in enumerate(checkpoints):
+        for id in checkpoint.lineage.stack:
+            shape, known = checkpoint.lineage.shape(id), shapes.get(id)
+            if shape == known:
+                continue
+            for born in _births(checkpoint, id, known):
+                if born != checkpoint.step and checkpoint.known is None:
+                    raise BadInput(
+                        f"{run}: birth weights of layer {id} are gone: they are of step {born}, and the first whole "
+                        f"checkpoint that has these parts is {checkpoint.name}"
+                    )
+            shapes[id] = shape
+            found.setdefault(id, []).append(number)
+    return found
+
+
+def _births(checkpoint: Checkpoint, id: str, known: tuple[int, int | None] | None) -> Iterator[int]:
+    """The steps of the births of what layer `id` has here and had not when its heads and units were `known`."""
+    lineage, layer = checkpoint.lineage, checkpoint.lineage.layers[id]
+    heads, units = lineage.shape(id)
+    if known is None:
+        yield layer.birth.step
+        return
+    had, width = known
+    if heads > had:
+        yield list(layer.heads.values())[had].step
+    if units is not None and width is not None and units > width:
+        event = next((number for number, wide in layer.widths.items() if wide > width), None)
+        if event is None or event > len(lineage.events):
+            raise BadInput(
+                f"{checkpoint.path}: its {run_folder.LINEAGE} does not say when unit {width} of layer {id} was born"
+            )
+        yield lineage.events[event - 1].step if event else layer.birth.step
+
+
+def tracks(
+    checkpoints: Sequence[Checkpoint], grown: dict[str, list[int]], wanted: Sequence[int], donors: bool
+) -> list[Track]:
+    """Every tensor of every layer, with the visits that the wanted checkpoints take.
+
+    Args:
+        checkpoints: of the run, in order.
+        grown: of `growths`.
+        wanted: numbers of checkpoints.
+        donors: whether donors are read too.
+    """
+    asked = set(wanted)
+    needed = asked | {number - 1 for number in asked}
+    found: dict[tuple[str, str], list[Visit]] = {}
+    places: dict[Path, dict[str, Place]] = {}
+    for number, checkpoint in enumerate(checkpoints[: max(asked, default=-1) + 1]):
+        ids = [id for id in checkpoint.lineage.stack if number in needed or number in grown[id]]
+        for id in ids:
+            try:
+                for name, visit in _visits(checkpoint, id, places, number, number in asked, donors):
+                    found.setdefault((id, name), []).append(visit)
+            except MISFITS as error:
+                raise misfit(checkpoint.path, id, error) from None
+        places.clear()
+    table = checkpoints[-1].anatomy
+    kind = table.model_type
+    if other := next((c for c in checkpoints if c.anatomy.model_type != kind), None):
+        raise BadInput(f"{other.path}: is a {other.anatomy.model_type}, and {checkpoints[-1].name} is a {kind}")
+    return [
+        Track(table, id, name, tuple(visits)) for (id, name), visits in found.items() if any(v.wanted for v in visits)
+    ]
+
+
+def names(checkpoint: Checkpoint, id: str) -> list[str]:
+    """The tensors of a layer by their names within it, in the order that tables of sums have."""
+    return sorted(checkpoint.names_of_layers[id])
+
+
+def _visits(
+    checkpoint: Checkpoint, id: str, places: dict[Path, dict[str, Place]], number: int, wanted: bool, donors: bool
+) -> Iterator[tuple[str, Visit]]:
+    lineage, sizes = checkpoint.lineage, checkpoint.anatomy.sizes(checkpoint.config)
+    layer = lineage.layers[id]
+    whole = layer.birth.donor if donors and wanted else None
+    copied = whole is not None or any(birth.donor is not None for birth in layer.heads.values())
+    for name in names(checkpoint, id):
+        seen = sight(checkpoint, id, name, sizes, places)
+        theirs: Sight | None = None
+        kin: tuple[tuple[bool, int] | None, ...] = ()
+        if donors and wanted and copied:
+            if whole in lineage.stack and name in checkpoint.names_of_layers[whole]:
+                theirs = sight(checkpoint, whole, name, sizes, places)
+            kin = _kin(checkpoint.anatomy, layer, name, seen.own, theirs is not None)
+        units = copied_units(layer) if theirs is not None else None
+        yield name, Visit(**vars(seen), number=number, wanted=wanted, donor=theirs, kin=kin, copied=units)
+
+
+def _kin(
+    anatomy: Anatomy, layer: Layer, name: str, sizes: dict[str, int], cloned: bool
+) -> tuple[tuple[bool, int] | None, ...]:
+    """Where the donor of each part of a tensor is: see `Visit.kin`."""
+    found: list[tuple[bool, int] | None] = []
+    for label in anatomy.labels(name, sizes):
+        owner, theirs = donor(layer, label, sizes["member"]) or ("", "")
+        known = owner == layer.id or (cloned and owner == layer.birth.donor)
+        found.append((owner != layer.id, number_of(theirs) or 0) if known else None)
+    return tuple(found)
+
+
+class Pair(NamedTuple):
+    """What of a tensor is compared with its donors, and the donors' numbers in the same places.
+
+    Attributes:
+        mine, theirs: contiguous arrays of one shape and type.
+        folds: of both, as `Track.folds` gives them.
+        has: (parts,): whether a part has a donor of its own shape; where it has none, `theirs` means nothing.
+    """
+
+    mine: np.ndarray
+    theirs: np.ndarray
+    folds: tuple[int, int, int]
+    has: np.ndarray
+
+
+def counterpart(track: Track, seen: Seen, rooms: Rooms) -> Pair | None:
+    """A tensor beside its donors at the same checkpoint; None when no part of it has one.
+
+    Parts are compared with the parts that they were copied from. FFN units that either side was widened by after the
+    copy was made correspond to none of the other's, and are left out.
+    """
+    visit, now = seen.visit, seen.now
+    if not any(visit.kin):
+        return None
+    folds, theirs = track.folds(visit, now.shape), None
+    if visit.donor is not None:
+        theirs = visit.donor.read(track.axes, rooms.take("donor", visit.donor.place.shape))
+        theirs = theirs.astype(now.dtype, copy=False)
+    if theirs is not None and visit.donor is not None and _has_further_units(track, visit):
+        mine, theirs = (
+            np.ascontiguousarray(rows(array, track.axes, "unit", sight.own)[: visit.copied])
+            for array, sight in ((now, visit), (theirs, visit.donor))
+        )
+        return Pair(mine, theirs, (1, 1, mine.size), np.array([mine.shape == theirs.shape]))
+    straight = all(kin is not None and kin[0] and kin[1] == number for number, kin in enumerate(visit.kin))
+    if straight and theirs is not None and theirs.shape == now.shape:
+        return Pair(now, theirs, folds, np.ones(folds[1], dtype=bool))
+    laid, mine = now.copy().reshape(folds), now.reshape(folds)
+    others = None
+    if visit.donor is not None and theirs is not None:
+        own = tuple(visit.donor.own.items())
+        others = theirs.reshape(_folds(track.anatomy, track.name, theirs.shape, own))
+    has = np.zeros(folds[1], dtype=bool)
+    for number, kin in enumerate(visit.kin):
+        source = None if kin is None else others if kin[0] else mine
+        if kin is None or source is None or source.shape[::2] != laid.shape[::2] or kin[1] >= source.shape[1]:
+            continue
+        laid[:, number], has[number] = source[:, kin[1]], True
+    return Pair(now, laid.reshape(now.shape), folds, has)
+
+
+def _has_further_units(track: Track, visit: Visit) -> bool:
+    """Whether a tensor, or its donor, has FFN units that came after the one was copied from the other."""
+    if visit.copied is None or visit.donor is None or growing(track.axes) != "unit":
+        return False
+    return any((sight.alive("unit") or 0) > visit.copied for sight in (visit, visit.donor))
+
+
+# Thousands of checkpoints have tensors of a few dozen shapes.
+
+
+@lru_cache(maxsize=4096)
+def _folds(
+    anatomy: Anatomy, name: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...]
+) -> tuple[int, int, int]:
+    found = cut(anatomy, "", name, shape, dict(sizes))
+    return folds_of(found.shape, found.kept)

@@ -1,0 +1,1 @@
+"""Checkpoints: snapshot, background writer, retention, disk use, lock."""

@@ -1,0 +1,93 @@
+"""What a run's checkpoints take on disk, counted on paper."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_train.core.errors import BadInput
+
+if TYPE_CHECKING:
+    from pli_train.checkpointing.retention import Retention
+    from pli_train.core.lineage import Lineage
+    from pli_train.core.run_format.run_folder import CheckpointName
+    from pli_train.growth.schedule import Planned
+    from pli_train.models.flops import Size
+
+WEIGHT, MOMENTS = 4, 8
+"""Bytes a parameter: in single precision, and AdamW's two moments of it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a checkpoint takes from a step on: its weights in the stock form, and the optimizer's state.
+
+    `step` is None while it is not known.
+    """
+
+    step: int | None
+    weights: int
+    moments: int
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Checkpoints and their bytes once all are there, and bytes while the last is being written beside them."""
+
+    count: int
+    bytes: int
+    peak: int
+    exact: bool
+
+    def __str__(self) -> str:
+        at_most = "" if self.exact else "at most "
+        return f"checkpoints: {at_most}{self.count:,}, {self.bytes / 1e6:,.0f} MB on disk"
+
+    def require(self, folder: Path) -> None:
+        """Raise BadInput when the disk that `folder` is or will be on has no room for them."""
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(there).free
+        if free < self.peak:
+            raise BadInput(
+                f"{folder}: its checkpoints need {self.peak / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB free: "
+                "make room, or keep fewer with checkpoint.every, checkpoint.keep or checkpoint.full_last"
+            )
+
+
+def stages(size: Size, start: Lineage, planned: Sequence[Planned]) -> list[Stage]:
+    """One stage for the start of a run and one for each of its events."""
+    found = []
+    for step, lineage in [(0, start), *((each.step, each.lineage) for each in planned)]:
+        shapes = lineage.shapes()
+        # A checkpoint's layers all have the config's heads and the widest FFN, see `stock`.
+        widest = max((units for _, units in shapes if units), default=None)
+        stock = size.parameters([(0, widest)] * len(shapes))
+        found.append(Stage(step, WEIGHT * stock, MOMENTS * size.parameters(shapes)))
+    return found
+
+
+def use(retention: Retention, stages: Sequence[Stage], after: CheckpointName | None = None) -> DiskUse:
+    """What is on disk at the end of a run, of checkpoints later than `after`.
+
+    An event whose step is not known is counted at the earliest it can happen, so that the sum is an upper bound.
+    """
+    steps = [stage.step for stage in stages]
+    events = {step for step in steps[1:] if step is not None}
+    kept = retention.kept(retention.planned(events))
+    full = retention.full(kept)
+    sizes = [_bytes(name, stages, name in full) for name in kept if after is None or name > after]
+    largest = max(stage.weights + stage.moments for stage in stages)
+    waiting = 2 * steps.count(None)
+    total = sum(sizes) + waiting * max(stage.weights for stage in stages)
+    return DiskUse(len(sizes) + waiting, total, total + largest, waiting == 0)
+
+
+def _bytes(name: CheckpointName, stages: Sequence[Stage], full: bool) -> int:
+    stage = stages[0]
+    for later in stages[1:]:
+        if later.step is None or (later.step, False) < (name.step, name.after):
+            stage = later
+    return stage.weights + (stage.moments if full and name.step else 0)

@@ -1,0 +1,78 @@
+"""Which checkpoints a run makes, which of them stay, and which keep the optimizer's state. Names in, names out.
+
+All is a function of the names up to the newest, so that a resumed run ends with what an unbroken one has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from pli_train.core.run_format.run_folder import CheckpointName
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The policy of [checkpoint], for a training of so many steps.
+
+    Attributes:
+        every: steps between plain checkpoints, None for none.
+        log_spaced: whether steps 1, 2, 4, 8, … have one.
+        full_last: so many of the newest keep the optimizer's state, and those right before growth, where twins fork;
+            the others are for analysis.
+        keep: at most so many plain ones stay, the newest; None for all.
+        total_steps: the step of the last one.
+    """
+
+    every: int | None
+    log_spaced: bool
+    full_last: int
+    keep: int | None
+    total_steps: int
+
+    def due(self, step: int) -> bool:
+        """Whether a step has a checkpoint of its own, growth and the end of training apart."""
+        return self._plain(step) or self._early(step)
+
+    def planned(self, events: Collection[int]) -> list[CheckpointName]:
+        """Every checkpoint of a run that is never stopped, with growth at these steps."""
+        steps = {0, self.total_steps, *events, *self._regular()}
+        before = [CheckpointName(step, after=False) for step in set(events)]
+        return sorted([*before, *(CheckpointName(step) for step in steps if step <= self.total_steps)])
+
+    def kept(self, names: Collection[CheckpointName]) -> list[CheckpointName]:
+        """Those that stay once the newest of them is there."""
+        if not names or self.keep is None:
+            return sorted(names)
+        marked = self._marked(names)
+        plain = sorted(name for name in names if name not in marked and self._plain(name.step))
+        return sorted({*marked, *plain[-self.keep :], max(names)})
+
+    def full(self, names: Collection[CheckpointName]) -> set[CheckpointName]:
+        """Those that keep the optimizer's state; one that a stopped run left counts only while it is the newest.
+
+        Those right before growth are among them: a twin that does not grow is forked there.
+        """
+        marked = self._marked(names)
+        scheduled = sorted(name for name in names if name in marked or self._plain(name.step))
+        before_growth = [name for name in names if not name.after]
+        return {*scheduled[-self.full_last :], *before_growth, *sorted(names)[-1:]}
+
+    def _marked(self, names: Collection[CheckpointName]) -> set[CheckpointName]:
+        """The first, the last, those around growth, and the log-spaced."""
+        grown = {name.step for name in names if not name.after}
+        # A twin's first checkpoint lies where it was forked, and not at step 0.
+        ends = (min(names).step if names else 0, self.total_steps)
+        return {name for name in names if name.step in grown or name.step in ends or self._early(name.step)}
+
+    def _regular(self) -> Iterator[int]:
+        if self.every:
+            yield from range(self.every, self.total_steps + 1, self.every)
+        if self.log_spaced:
+            yield from (2**power for power in range(self.total_steps.bit_length()))
+
+    def _plain(self, step: int) -> bool:
+        return bool(self.every) and step % (self.every or 1) == 0
+
+    def _early(self, step: int) -> bool:
+        return self.log_spaced and step > 0 and step & (step - 1) == 0

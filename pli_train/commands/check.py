@@ -1,0 +1,221 @@
+"""What each growth event of a schedule does at birth to logits, loss and gradient, on real text and without training.
+
+Two models stand side by side, one just before the event and one just after it, and read the same held-out blocks in
+eval mode (no dropout) and float32, so that float error is not taken for growth. Events follow each other as in a run,
+with the run's own seeds, but nothing is learnt between them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pli_train.checkpointing import checkpoint
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.run_format import run_folder
+from pli_train.data import corpus
+from pli_train.data.objective import IGNORED, Batch, loss_sum
+from pli_train.growth import grower
+from pli_train.models import build as models
+from pli_train.training import launch
+from pli_train.training import trainer as trainers
+from pli_train.training import warm_start as parents
+from pli_train.training.progress import Silent
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pli_train.config.schema import RunConfig
+    from pli_train.data.sources.digits import Images
+    from pli_train.data.tokenization import Tokens
+    from pli_train.training.trainer import Trainer
+
+ROWS = 1024
+"""Positions compared at a time: a float64 copy of all logits of a large vocabulary would not fit."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far two models' logits z⁻ and z⁺ are apart; p is their softmax.
+
+    Attributes:
+        positions: how many were compared.
+        max_logit: max |z⁺ − z⁻| over positions and vocabulary.
+        kl: mean over positions of KL(p⁻‖p⁺) = Σ_v p⁻_v (log p⁻_v − log p⁺_v), in nats.
+        flips: share of positions where argmax z⁻ ≠ argmax z⁺.
+    """
+
+    positions: int
+    max_logit: float
+    kl: float
+    flips: float
+
+
+def at_birth(before: Tensor, after: Tensor) -> Change:
+    """Compare the logits of the same positions, summed in float64.
+
+    Args:
+        before, after: (positions, vocabulary).
+
+    >>> at_birth(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])).flips
+    1.0
+    """
+    largest, kl, flips = 0.0, 0.0, 0
+    for old, new in zip(before.double().split(ROWS), after.double().split(ROWS), strict=True):
+        largest = max(largest, float((new - old).abs().max()))
+        p, q = old.log_softmax(-1), new.log_softmax(-1)
+        kl += float((p.exp() * (p - q)).sum())
+        flips += int((old.argmax(-1) != new.argmax(-1)).sum())
+    return Change(len(before), largest, kl / len(before), flips / len(before))
+
+
+def over_batches(changes: Sequence[Change]) -> Change:
+    """One change from those of several batches, each weighted by its positions."""
+    total = sum(change.positions for change in changes)
+    kl = sum(change.kl * change.positions for change in changes) / total
+    flips = sum(change.flips * change.positions for change in changes) / total
+    return Change(total, max(change.max_logit for change in changes), kl, flips)
+
+
+def loss_and_gradient(model: nn.Module, batches: Sequence[Batch]) -> tuple[float, float]:
+    """The mean loss over all targets, in nats, and the global L2 norm of its gradient, unclipped.
+
+    The norm is √Σ‖∂L/∂θ‖² over the parameters, tied ones once. Gradients are gone afterwards.
+    """
+    targets = max(sum(batch.targets for batch in batches), 1)
+    loss = 0.0
+    for batch in batches:
+        part = loss_sum(model, batch) / targets
+        part.backward()
+        loss += float(part.detach())
+    squares = [float(p.grad.double().square().sum()) for p in model.parameters() if p.grad is not None]
+    model.zero_grad(set_to_none=True)
+    return loss, math.sqrt(sum(squares))
+
+
+def prepare(config: RunConfig, origin: Path | None = None, show: Silent | None = None) -> Trainer:
+    """The run as it is before its first event, or before the next one at a trained state. Nothing is written.
+
+    Args:
+        config: of the run.
+        origin: a checkpoint to begin at, or a run: then its newest whole checkpoint with events still to come.
+        show: told what takes time.
+
+    Raises:
+        BadInput: when there is nothing to check, or the checkpoint is of another growth or another corpus.
+    """
+    show = show or Silent()
+    config, _ = parents.settle(config, show.say)
+    train = config.train.model_copy(update={"precision": "fp32"})
+    config = config.model_copy(update={"train": train})
+    text = corpus.load(config.data, config.tokenizer, show.say)
+    start = launch.at_the_start(config, Path(), text, show)
+    if not start.planned:
+        raise BadInput("growth.schedule: has no event, so there is nothing to check")
+    return start if origin is None else _trained(start, origin, text)
+
+
+def _trained(start: Trainer, origin: Path, text: Tokens | Images) -> Trainer:
+    """The trainer of the same schedule with the model of a checkpoint."""
+    run = origin if (origin / run_folder.RUN).is_file() else origin.parent
+    record = run_folder.read_json(run_folder.require_run(run) / run_folder.RUN)
+    if record.get("corpus", {}).get("fingerprint") != text.fingerprint:
+        raise BadInput(f"--from {origin}: was trained on another corpus or with another tokenizer than this config's")
+    source = _before_an_event(start, run) if run == origin else origin
+    found = checkpoint.read(source)
+    if mistake := _unlike(found.lineage, start):
+        raise BadInput(f"--from {source}: {mistake}")
+    progress = trainers.Progress(found.trainer_state.global_step)
+    start.show.say(f"model: {source}")
+    config, show = start.config, start.show
+    return trainers.Trainer(config, Path(), text, found.model, found.anatomy, found.lineage, progress, show)
+
+
+def _before_an_event(start: Trainer, run: Path) -> Path:
+    for _, path in reversed(run_folder.checkpoints(run)):
+        if run_folder.flaw(path):
+            continue
+        try:
+            lineage = Lineage.read(path / run_folder.LINEAGE)
+        except BadLineage as error:
+            raise BadInput(str(error)) from None
+        if _unlike(lineage, start) is None:
+            return path
+    raise BadInput(f"--from {run}: no whole checkpoint of it lies before an event of this schedule")
+
+
+def _unlike(lineage: Lineage, start: Trainer) -> str | None:
+    """Why a schedule cannot go on from a lineage, or None."""
+    done = len(lineage.events)
+    if done >= len(start.planned):
+        return f"all {len(start.planned)} events of the schedule have happened"
+    expected = start.planned[done - 1].lineage if done else start.lineage
+    if (lineage.stack, lineage.shapes()) != (expected.stack, expected.shapes()):
+        return f"after {done} events it has layers ({lineage}), and this config then has ({expected}), or other sizes"
+    return None
+
+
+def check(run: Trainer, batches: int) -> Iterator[dict[str, Any]]:
+    """Let the events that are to come happen in order; a row for each, once it has happened.
+
+    Args:
+        run: from `prepare`; its model and lineage grow.
+        batches: how many of `train.batch_size` blocks to read, of those that evaluations read.
+
+    Yields:
+        event (its number), step (None while it waits for a plateau), what; max_dlogit, kl (nats) and flip_rate as in
+        Change; loss_before and loss_after (nats), grad_before and grad_after (global L2 norms), parameters_before and
+        parameters_after. Logits are compared where both models predict: masked positions, all with a next token,
+        or images.
+    """
+    model = run.bare.eval()
+    reads = _batches(run, batches)
+    loss, gradient = loss_and_gradient(model, reads)
+    for planned in run.planned[len(run.lineage.events) :]:
+        number = len(run.lineage.events) + 1
+        before, old = copy.deepcopy(model), reads
+        # Without a clock: a checkpoint may be younger than the schedule's next event.
+        step = run.lineage.events[-1].step if run.lineage.events else 0
+        grower.happen(planned.event, step, model, run.anatomy, run.lineage, None, run.config.seed)
+        model.eval()
+        reads = _batches(run, batches)
+        change = over_batches([_compared(before, model, *pair) for pair in zip(old, reads, strict=True)])
+        then = loss_and_gradient(model, reads)
+        yield {
+            "event": number,
+            "step": planned.step,
+            "what": f"{planned.event} {planned.outcome}",
+            "max_dlogit": change.max_logit,
+            "kl": change.kl,
+            "flip_rate": change.flips,
+            "loss_before": loss,
+            "loss_after": then[0],
+            "grad_before": gradient,
+            "grad_after": then[1],
+            "parameters_before": models.count_parameters(before),
+            "parameters_after": models.count_parameters(model),
+        }
+        loss, gradient = then
+
+
+@torch.no_grad()
+def _compared(before: nn.Module, after: nn.Module, old: Batch, new: Batch) -> Change:
+    # A longer context cuts the same tokens into other pieces: position by position they still face each other.
+    both = (old.labels.flatten() != IGNORED) & (new.labels.flatten() != IGNORED)
+    read = [model(**batch.arguments).logits for model, batch in ((before, old), (after, new))]
+    return at_birth(*(logits.flatten(0, -2)[both] for logits in read))
+
+
+def _batches(run: Trainer, count: int) -> list[Batch]:
+    """Blocks that evaluations read, cut to the present context, in batches of equally many tokens."""
+    size, device = run.config.train.batch_size, run.accelerator.device
+    places = run.held_out.places[: count * size]
+    wholes = (run.held_out.batch(places[first : first + size], run.context) for first in range(0, len(places), size))
+    return [whole.rows(0, len(whole.inputs), device) for whole in wholes]

@@ -1,0 +1,61 @@
+"""A checkpoint's loss over all held-out text, or over the blocks that its run's evaluations read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pli_train.checkpointing import checkpoint
+from pli_train.core.run_format import run_folder
+from pli_train.data.held_out import HeldOut
+from pli_train.data.objective import Objective
+from pli_train.growth.operators.context import length as context_length
+from pli_train.models import kernels
+from pli_train.training import launch
+from pli_train.training.trainer import make_accelerator
+
+if TYPE_CHECKING:
+    from pli_train.config.schema import RunConfig
+
+
+def evaluate(
+    config: RunConfig, run: Path, name: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Evaluate a checkpoint; nothing is written.
+
+    Args:
+        config: of the run.
+        run: its folder.
+        name: of the checkpoint; the newest whole one if None.
+        say: told in one line what takes time, and which damaged checkpoints are passed over.
+
+    Returns:
+        checkpoint and step; loss, in nats a prediction over all held-out text, and loss_se, its standard error were
+        other documents held out; tokens (predictions), blocks and documents that were read; eval_loss and eval_loss_se,
+        as the run's own evaluations estimate it.
+
+    Raises:
+        BadInput: when the run holds no such checkpoint, or the corpus is not the one it was trained on.
+    """
+    source = run_folder.checkpoint_of(run, name, say)
+    found = checkpoint.read(source)
+    text = launch.corpus_of(config, run, say)
+    train, accelerator = config.train, make_accelerator(config)
+    objective = Objective(found.anatomy.task, text.tokenizer, train.mlm_probability)
+    held_out = HeldOut(text, train.block_size, train.eval_blocks, objective, config.seed)
+    kernels.fuse(found.model)
+    model = accelerator.unwrap_model(accelerator.prepare(found.model))
+    how = model, accelerator, context_length(found.lineage, train.block_size), train.batch_size
+    (whole, tokens), drawn = held_out.full_loss(*how), held_out.loss(*how)
+    return {
+        "checkpoint": source.name,
+        "step": found.trainer_state.global_step,
+        "loss": whole.value,
+        "loss_se": whole.error,
+        "tokens": tokens,
+        "blocks": held_out.count,
+        "documents": int(held_out.documents[-1]) + 1,
+        "eval_loss": drawn.value,
+        "eval_loss_se": drawn.error,
+    }

@@ -1,0 +1,284 @@
+"""A run's last model as a clean Hugging Face folder with a model card: to be loaded, shared, or grown from.
+
+A checkpoint's weights are in their stock form already, so they are copied as they are, and checked against the
+checkpoint's hashes on the way. Whatever a user, a config or a corpus supplied is escaped in the card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pli_train.core import anatomy
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import BadLineage, Event, Lineage
+from pli_train.core.output import refusal, sync
+from pli_train.core.run_format import run_folder
+from pli_train.models.build import AUTO_CLASS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CARD = "README.md"
+DEFAULT = "export"
+"""Where in a run's folder an export lies when nothing else is said."""
+
+STATE = {run_folder.MANIFEST, run_folder.OPTIMIZER, run_folder.TRAINER_STATE}
+"""Files of a checkpoint that only training goes on from."""
+
+PIPELINES = {"causal-lm": "text-generation", "masked-lm": "fill-mask", "image-classification": "image-classification"}
+COUNTS = {
+    "train_tokens": "training tokens",
+    "eval_tokens": "held-out tokens",
+    "vocabulary": "vocabulary",
+    "train_images": "training images",
+    "eval_images": "held-out images",
+    "classes": "classes",
+}
+"""What a run's record says of its corpus's size, in words."""
+
+TOLD_ANYWAY = ("layer", "initialiser", "donor", "index")
+"""Facts of an event that have a column of their own, or that its stack shows."""
+
+
+def export(
+    run: Path,
+    out: Path | None = None,
+    checkpoint: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Write one checkpoint of a run as a model folder: there entirely, or not at all.
+
+    Args:
+        run: the run's folder.
+        out: the folder to make; `export` in the run's if left out.
+        checkpoint: name of the checkpoint; the newest whole one that growth left behind if left out.
+        say: told which checkpoint it is, and which damaged ones are passed over.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BadInput: when it exists already, the run holds no such checkpoint, or one that is damaged.
+        PliError: when the disk is full or fails.
+    """
+    run_folder.require_run(run)
+    final = out or run / DEFAULT
+    if final.exists() or final.is_symlink():
+        raise BadInput(f"{final}: already exists; name another folder, or remove it first")
+    source = run_folder.checkpoint_of(run, checkpoint, say)
+    say(f"model: {source}")
+    partial = final.with_name(run_folder.PARTIAL + secrets.token_hex(8))
+    try:
+        partial.mkdir(parents=True)
+        _copy(source, partial)
+        for path in _tokenizer_files(run):
+            shutil.copyfile(path, partial / path.name)
+        (partial / CARD).write_text(card(run, source), encoding="utf-8")
+        for path in (*partial.iterdir(), partial):
+            sync(path)
+        partial.rename(final)
+        sync(final.parent)
+    except OSError as error:
+        raise refusal(final, error) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def _copy(source: Path, partial: Path) -> None:
+    """Copy what a model is made of, and the lineage. Raises BadInput for a file that is not the one written."""
+    for name, told in run_folder.read_json(source / run_folder.MANIFEST)["files"].items():
+        if name in STATE:
+            continue
+        shutil.copyfile(source / name, partial / name)
+        with (partial / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != told.get("sha256"):
+                raise BadInput(f"{source}: its {name} is not the one that was written (its hash differs)")
+
+
+def _tokenizer_files(run: Path) -> Iterator[Path]:
+    folder = run / run_folder.TOKENIZER
+    if folder.is_dir():
+        yield from sorted(path for path in folder.iterdir() if path.is_file() and path.name != CARD)
+    elif _reads_text(run_folder.read_json(run / run_folder.RUN)):
+        raise BadInput(f"{run}: holds no {run_folder.TOKENIZER} folder")
+
+
+def _reads_text(record: dict[str, Any]) -> bool:
+    return "train_images" not in _table(record, "corpus")
+
+
+# --- the card -------------------------------------------------------------------------------------------------------
+
+
+def card(run: Path, checkpoint: Path) -> str:
+    """The model card of a checkpoint, as Markdown with a YAML head.
+
+    Raises:
+        BadInput: when the run's record, the config or the lineage cannot be read.
+    """
+    import jinja2
+
+    kept = jinja2.Environment(
+        loader=jinja2.PackageLoader("pli_train.commands", ""),
+        finalize=_inserted,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    kept.filters["yaml"] = lambda text: _Safe(yaml_text(str(text)))
+    return kept.get_template("model_card.md").render(_content(run, checkpoint))
+
+
+class _Safe(str):
+    """Text that is escaped already, or our own."""
+
+
+def _inserted(value: Any) -> str:
+    """What the template's `{{ … }}` puts in."""
+    return value if isinstance(value, _Safe) else escape("" if value is None else str(value))
+
+
+def escape(text: str) -> str:
+    r"""Any text as the same text in one line of Markdown, inside a table too.
+
+    >>> print(escape("a|b <b>*c*\n# d"))
+    a\|b \<b\>\*c\* \# d
+    """
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return re.sub(r"([\\`*_{}\[\]<>#|~&!$])", r"\\\1", " ".join(line.split()))
+
+
+def yaml_text(text: str) -> str:
+    r"""Any text as a double-quoted YAML scalar of printable characters.
+
+    >>> print(yaml_text('a: "b"\n- c'))
+    "a: \"b\"\x0a- c"
+    """
+    return '"' + "".join(_yaml_char(char) for char in text) + '"'
+
+
+def _yaml_char(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char.isprintable():
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
+    """What the template tells, plain: escaping is the template's."""
+    record = run_folder.read_json(run / run_folder.RUN)
+    config = run_folder.read_json(checkpoint / run_folder.CONFIG)
+    try:
+        lineage = Lineage.read(checkpoint / run_folder.LINEAGE)
+    except BadLineage as error:
+        raise BadInput(str(error)) from None
+    model_type = str(config.get("model_type"))
+    task = anatomy.family(model_type).task if model_type in anatomy.families() else None
+    settings = _table(record, "config")
+    return {
+        "name": record.get("name") or run.name,
+        "about": str(settings.get("description") or "").rstrip("."),
+        "model_type": model_type,
+        "auto_class": _Safe(AUTO_CLASS[task] if task else "AutoModel"),
+        "text": _reads_text(record),
+        "pipeline": _Safe(PIPELINES[task]) if task in PIPELINES else None,
+        "tags": [model_type, "pli", "growth", "progressive-training"],
+        "first": [id for id, layer in lineage.layers.items() if layer.birth.event is None],
+        "events": [_event(event) for event in lineage.events],
+        "layers": [_layer(index, id, lineage) for index, id in enumerate(lineage.stack)],
+        "padded": _is_padded(config, lineage),
+        "tables": {
+            "Data": _data(record),
+            "Figures": _figures(run_folder.read_json(checkpoint / run_folder.TRAINER_STATE)),
+            "Hyper-parameters": {
+                key: _placeless(value)
+                for key, value in run_folder.flatten(settings).items()
+                if value is not None and value != ""
+            },
+            "Versions": _table(record, "versions"),
+        },
+    }
+
+
+def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
+    found = document.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _placeless(value: Any) -> Any:
+    """A value without the upper folders of a whole path: they tell of a person's machine, and cards are published."""
+    whole = isinstance(value, str) and Path(value).is_absolute()
+    return "/".join(Path(value).parts[1:][-2:]) if whole else value
+
+
+def _event(event: Event) -> dict[str, Any]:
+    facts = {key: value for key, value in event.facts.items() if value is not None}
+    further = ", ".join(f"{key} {_words(value)}" for key, value in facts.items() if key not in TOLD_ANYWAY)
+    told = {key: facts.get(key) for key in ("layer", "initialiser", "donor")}
+    named = {"number": event.number, "step": event.step, "operator": event.operator}
+    return {**told, **named, "further": further, "stack": " ".join(event.stack)}
+
+
+def _words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _layer(index: int, id: str, lineage: Lineage) -> dict[str, Any]:
+    birth, (heads, units) = lineage.layers[id].birth, lineage.shape(id)
+    told = {"step": birth.step, "initialiser": birth.initialiser, "donor": birth.donor}
+    return {"index": index, "id": id, **told, "heads": heads or None, "units": units}
+
+
+def _is_padded(config: dict[str, Any], lineage: Lineage) -> bool:
+    """Whether the folder has heads or FFN units that no layer of the lineage has."""
+    shapes = lineage.shapes()
+    if len(set(shapes)) > 1:
+        return True
+    model_type = str(config.get("model_type"))
+    heads = anatomy.family(model_type).sizes(config)["head"] if model_type in anatomy.families() else 0
+    return any(0 < own < heads for own, _ in shapes)
+
+
+def _data(record: dict[str, Any]) -> dict[str, Any]:
+    corpus, parent = _table(record, "corpus"), _table(record, "parent")
+    begun = " ".join(str(_placeless(part)) for part in (parent.get("path"), parent.get("checkpoint")) if part)
+    told = {
+        "corpus": corpus.get("about"),
+        "fingerprint": corpus.get("fingerprint"),
+        **{COUNTS[what]: _number(corpus.get(what)) for what in COUNTS},
+        "weights began as those of": begun or None,
+    }
+    return {what: value for what, value in told.items() if value is not None}
+
+
+def _figures(state: dict[str, Any]) -> dict[str, Any]:
+    history = state.get("log_history")
+    entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
+    losses = [entry["eval_loss"] for entry in entries if "eval_loss" in entry]
+    ours = _table(_table(state, "stateful_callbacks"), "pli_train")
+    told = {
+        "held-out loss, nats per prediction": _number(losses[-1] if losses else None),
+        "steps": _number(state.get("global_step")),
+        "steps of the whole run": _number(state.get("max_steps")),
+        "tokens seen": _number(ours.get("tokens")),
+        "FLOPs": _number(float(ours["flops"]) if isinstance(ours.get("flops"), int) else None),
+        "seconds of training": _number(ours.get("seconds")),
+    }
+    return {what: value for what, value in told.items() if value is not None}
+
+
+def _number(value: object) -> str | None:
+    """A number as people read it; what is none stays away."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

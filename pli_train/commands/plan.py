@@ -1,0 +1,145 @@
+"""The growth of a run before any training: its stages, their size, and what they cost beside full depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pli_train.checkpointing import disk
+from pli_train.checkpointing.retention import Retention
+from pli_train.growth import schedule as growth_schedule
+from pli_train.growth.initial_shape import Start, start_of
+from pli_train.growth.operators.context import length
+from pli_train.models import build, flops
+from pli_train.training import warm_start as parents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pli_train.config.schema import RunConfig
+    from pli_train.core.lineage import Lineage
+    from pli_train.growth.schedule import Planned
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training between two growth events.
+
+    Attributes:
+        event: what began it (`0.1@1 b: clone of a`), empty for the start.
+        step: its first step; None while the length of training is not known.
+        fraction: the same as a share of training; None when only the step is known.
+        lineage: who sits where, with how many heads and FFN units.
+        context: tokens that see each other.
+        parameters: of the model in this stage.
+        share: FLOPs of the stage ÷ those of the whole training at full size; None when it cannot be known.
+    """
+
+    event: str
+    step: int | None
+    fraction: float | None
+    lineage: Lineage
+    context: int
+    parameters: int
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run. FLOPs of the whole run and its checkpoints are None while its length is not known."""
+
+    stages: list[Stage]
+    total_steps: int | None
+    flops: float | None
+    disk: disk.DiskUse | None
+
+
+def plan(config: RunConfig, devices: int = 1) -> Plan:
+    """Rehearse a config on paper: no corpus is read and no weights are drawn.
+
+    The vocabulary is taken at the size the config asks for, or the family's own beside a ready-made tokenizer.
+    """
+    config, _ = parents.settle(config)
+    block_size, total = config.train.block_size, config.train.steps
+    vocabulary = None if config.tokenizer.name_or_path else config.tokenizer.vocab_size
+    depth, skeleton, anatomy = build.skeleton(config.model, vocabulary, block_size)
+    start = start_of(skeleton, anatomy, depth, config.model.initial_heads, block_size)
+    planned = growth_schedule.plan(config.growth.events(start, total), start, total)
+
+    size = flops.measure(skeleton, anatomy)
+    lineages = [start.lineage(), *(each.lineage for each in planned)]
+    costs = [size.flops_per_token(found.shapes(), length(found, block_size)) for found in lineages]
+    starts = [("", 0, 0.0), *((f"{each.event} {each.outcome}", each.step, each.fraction) for each in planned)]
+    ends = [*(each.fraction for each in planned), 1.0]
+    stages = []
+    for (event, step, begun), end, found, cost in zip(starts, ends, lineages, costs, strict=True):
+        part = None if begun is None or end is None else end - begun
+        share = None if part is None else part * cost / costs[-1]
+        stages.append(
+            Stage(event, step, begun, found, length(found, block_size), size.parameters(found.shapes()), share)
+        )
+    shares = [stage.share for stage in stages]
+    tokens = config.train.batch_size * config.train.accumulation * block_size * devices
+    whole = None if total is None or None in shares else sum(s or 0 for s in shares) * costs[-1] * total * tokens
+    return Plan(stages, total, whole, _disk(config, size, start, planned))
+
+
+def _disk(config: RunConfig, size: flops.Size, start: Start, planned: list[Planned]) -> disk.DiskUse | None:
+    if config.train.steps is None:
+        return None
+    retention = Retention(**config.checkpoint.model_dump(), total_steps=config.train.steps)
+    return disk.use(retention, disk.stages(size, start.lineage(), planned))
+
+
+def lines(config: RunConfig, drawn: Plan) -> list[str]:
+    """A plan for people: three lines on the whole, then one line a stage.
+
+    Heads, FFN units and context have a column where they change; a layer-by-layer range is `2–4`. What waits for a
+    plateau has the word in place of its step, and shares that hang on its time are `?`.
+    """
+    shares = [stage.share for stage in drawn.stages]
+    total = "unknown" if None in shares else f"{sum(share or 0 for share in shares):.1%}"
+    cost = f" ({drawn.flops:.3g} FLOPs)" if drawn.flops else ""
+    named = config.growth.named()
+    paper = f" [{named.name}: {named.cites}]" if named else ""
+    columns = _varying(drawn.stages)
+    titles = "".join(f" {title:>8}" for title in columns)
+    width = max(32, *(len(stage.event) for stage in drawn.stages))
+    return [
+        f"{config.name}: {config.description}{paper}",
+        f"FLOPs of the whole run, as a share of full depth from the start: {total}{cost}",
+        str(drawn.disk or "checkpoints: as many as the length of training asks for"),
+        "",
+        f"{'from':>5} {'step':>8} {'parameters':>12}{titles} {'FLOPs':>6}  {'event':<{width}}  stack, bottom to top",
+        *(_line(stage, [tell(stage) for tell in columns.values()], width) for stage in drawn.stages),
+    ]
+
+
+def _line(stage: Stage, further: list[str], width: int) -> str:
+    start = "?" if stage.fraction is None else f"{stage.fraction:.0%}"
+    unknown = "plateau" if stage.fraction is None else "?"
+    step = unknown if stage.step is None else f"{stage.step:,}"
+    share = "?" if stage.share is None else f"{stage.share:.1%}"
+    size = f"{start:>5} {step:>8} {stage.parameters:>12,}{''.join(f' {told:>8}' for told in further)} {share:>6}"
+    stack = stage.lineage.stack
+    return f"{size}  {stage.event:<{width}}  {' '.join(stack)}   total: {len(stack)}"
+
+
+def _varying(stages: list[Stage]) -> dict[str, Callable[[Stage], str]]:
+    """The columns that not every stage would fill alike: title → what it says of a stage."""
+    columns: dict[str, Callable[[Stage], str]] = {
+        "heads": lambda stage: _range([heads for heads, _ in _shapes(stage)]),
+        "FFN": lambda stage: _range([units for _, units in _shapes(stage)]),
+        "context": lambda stage: str(stage.context),
+    }
+    return {title: tell for title, tell in columns.items() if len({tell(stage) for stage in stages}) > 1}
+
+
+def _shapes(stage: Stage) -> list[tuple[int, int | None]]:
+    # Before there is a layer, what the first one will have: a run from depth 0 changes nothing by getting it.
+    return stage.lineage.shapes() or [stage.lineage.founding]
+
+
+def _range(counts: list[int] | list[int | None]) -> str:
+    known = sorted({count for count in counts if count})
+    return "–".join(f"{count:,}" for count in dict.fromkeys([known[0], known[-1]])) if known else ""

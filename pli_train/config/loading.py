@@ -1,0 +1,163 @@
+"""A run's configuration: TOML in, one typed object out, one clear line for every mistake.
+
+A file may say `extends = "tiny"` to start from a preset or another file beside it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pli_train.config.schema import GrowthConfig, RunConfig
+from pli_train.config.validation import lines_of
+from pli_train.core.anatomy import family
+from pli_train.core.errors import BadInput, did_you_mean
+from pli_train.core.run_format import run_folder
+from pli_train.growth import schedule as growth_schedule
+from pli_train.growth.initial_shape import Start
+
+PRESETS = files("pli_train.config") / "presets"
+DEFAULT_PRESET = "tiny"
+
+
+def presets() -> dict[str, str]:
+    """Each preset's name and its one line of description."""
+    found = {}
+    for path in sorted(PRESETS.iterdir(), key=lambda path: path.name):
+        if path.name.endswith(".toml"):
+            found[path.name.removesuffix(".toml")] = tomllib.loads(path.read_text(encoding="utf-8"))["description"]
+    return found
+
+
+def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a preset or a TOML file, apply `section.key=value` overrides, and check all of it.
+
+    Raises:
+        BadInput: every mistake, one line each, naming the file, the key and the nearest valid one.
+    """
+    table = _table(source, seen=())
+    if any(override.partition("=")[0].strip() == "model.name_or_path" for override in overrides):
+        _forget_model(table, {"name_or_path": None})
+    for override in overrides:
+        _apply(override, table)
+    table.setdefault("name", Path(source).stem)
+    return check(table, source)
+
+
+def of_run(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config kept in a run's folder, with overrides. Raises BadInput when the folder is no run's."""
+    path = run_folder.require_run(run) / run_folder.RUN
+    table = run_folder.read_json(path).get("config")
+    if not isinstance(table, dict):
+        raise BadInput(f"{path}: holds no config")
+    for override in overrides:
+        _apply(override, table)
+    return check(table, str(path))
+
+
+def from_table(table: dict[str, Any], source: str) -> RunConfig:
+    """The config of a table as a TOML file would have it, `extends` included. Raises BadInput naming `source`."""
+    return check(_extended(dict(table), source, seen=(source,), beside=None), source)
+
+
+def growth_alone(table: dict[str, Any]) -> GrowthConfig:
+    """The [growth] section without a run around it. Raises BadInput, its lines as for a run."""
+    try:
+        return GrowthConfig(**table)
+    except ValidationError as error:
+        raise BadInput(*lines_of(error, GrowthConfig, prefix="growth: ")) from None
+
+
+def check(table: dict[str, Any], source: str) -> RunConfig:
+    """The typed config of a parsed table. `source` is what error lines name. Raises BadInput."""
+    try:
+        config = RunConfig(**table)
+        if config.model.initial_layers is not None:
+            lowest = family(config.model.family).first_index if config.model.family else 0
+            start = Start(config.model.initial_layers, first_index=lowest, block_size=config.train.block_size)
+            growth_schedule.plan(config.growth.events(start, config.train.steps), start, config.train.steps)
+    except ValidationError as error:
+        raise BadInput(*lines_of(error, RunConfig, prefix=f"{source}: ")) from None
+    except BadInput as error:
+        raise BadInput(*(f"{source}: {mistake}" for mistake in error.mistakes)) from None
+    return config
+
+
+def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> dict[str, Any]:
+    if source in seen:
+        raise BadInput(f"{source}: extends itself ({' → '.join([*seen, source])})")
+    if source.endswith(".toml"):
+        path = Path(source) if beside is None else beside / source
+        try:
+            text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read ({str(error.strerror).lower()})") from None
+        except ValueError as error:
+            raise BadInput(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        beside = path.parent
+    elif source in presets():
+        text = (PRESETS / f"{source}.toml").read_text(encoding="utf-8")
+    else:
+        raise BadInput(
+            f"no preset '{source}'{did_you_mean(source, presets())} "
+            f"(presets: {', '.join(presets())}; a file's name ends in .toml)"
+        )
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadInput(f"{source}: not TOML: {error}") from None
+    return _extended(table, source, seen, beside)
+
+
+def _extended(table: dict[str, Any], source: str, seen: tuple[str, ...], beside: Path | None) -> dict[str, Any]:
+    """A table merged over the one that it `extends`, if any."""
+    parent = table.pop("extends", None)
+    if parent is None:
+        return table
+    if not isinstance(parent, str):
+        raise BadInput(f"{source}: extends: expected the name of a preset or file, got {parent!r}")
+    inherited = {**_table(parent, (*seen, source), beside), "name": Path(source).stem}
+    _forget_model(inherited, table.get("model", {}))
+    return _merge(inherited, table)
+
+
+def _forget_model(table: dict[str, Any], over: Any) -> None:
+    """Where `over` names another model, drop what `table` says of its own model's config.
+
+    The sizes at step 0 go too when the other model is a ready-made one, which has its own.
+    """
+    if not isinstance(over, dict) or not {"family", "name_or_path"} & over.keys():
+        return
+    gone = {"family", "name_or_path", "config"}
+    if "name_or_path" in over:
+        gone |= {"initial_layers", "initial_heads"}
+    table["model"] = {key: value for key, value in table.get("model", {}).items() if key not in gone}
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply(override: str, table: dict[str, Any]) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise BadInput(f"--set {override}: not KEY=VALUE (for example --set optim.lr=3e-4)")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise BadInput(f"--set {override}: '{section}' is a value, not a section")
+    table[last] = value

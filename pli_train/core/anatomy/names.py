@@ -1,0 +1,110 @@
+"""The layers of a model without a table, found by the names of its tensors. Layers only: every tensor is kind `other`.
+
+A list of blocks is a path below which tensors are numbered, `PATH.N.REST`, for N = 0 … L − 1 without a gap, where all
+blocks have some tensor of one name and shape in common: blocks of a hybrid differ in the others. A list within a block
+of another list (experts within a layer) is no list of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pli_train.core.anatomy import Anatomy
+
+BUFFERS = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|num_batches_tracked|relative_position_index)$")
+"""What is no weight though older releases saved it among them: frequencies, positions, counters. Masks: `is_buffer`."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A list of numbered blocks.
+
+    Attributes:
+        path: what the names of its tensors begin with.
+        depth: how many blocks.
+        numbers: how many weights they have.
+        names: of the tensors of its blocks, within a block.
+    """
+
+    path: str
+    depth: int
+    numbers: int
+    names: frozenset[str]
+
+
+def block_lists(shapes: Mapping[str, tuple[int, ...]], single: bool = False) -> list[Blocks]:
+    """The lists of blocks among the tensors of a model, the one with most weights first.
+
+    Args:
+        shapes: full name of each tensor → its shape.
+        single: whether a list of one block counts even where there is a longer one.
+
+    >>> shapes = {f"net.layers.{n}.up.weight": (8, 4) for n in range(3)} | {"net.out.0.weight": (4, 4)}
+    >>> [(found.path, found.depth, found.numbers) for found in block_lists(shapes)]
+    [('net.layers', 3, 96)]
+    """
+    numbered: dict[str, dict[int, dict[str, tuple[int, ...]]]] = {}
+    for name, shape in shapes.items():
+        if not is_buffer(name, shape):
+            for path, index, inner in _readings(name):
+                numbered.setdefault(path, {}).setdefault(index, {})[inner] = shape
+    lists = {path: _blocks(path, blocks) for path, blocks in numbered.items() if _is_list(blocks)}
+    if not single:
+        lists = {path: found for path, found in lists.items() if found.depth > 1} or lists
+    outer = [found for path, found in lists.items() if not any(_is_within(path, other) for other in lists)]
+    return sorted(outer, key=lambda found: (-found.numbers, found.path))
+
+
+def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is no weight.
+
+    >>> is_buffer("h.0.attn.bias", (1, 1, 64, 64)), is_buffer("h.0.attn.bias", (64,))
+    (True, False)
+    """
+    return BUFFERS.search(name) is not None or (len(shape) == 4 and shape[:2] == (1, 1))
+
+
+def layers_of(model_type: str, blocks: Blocks) -> Anatomy:
+    """A list of blocks as an anatomy: the stack of a model of which nothing more is known."""
+    return Anatomy(
+        model_type=model_type,
+        task="",
+        norm="",
+        stack=blocks.path,
+        config={},
+        tensors=dict.fromkeys(sorted(blocks.names), ("other", "")),
+        grows=False,
+        by_name=True,
+    )
+
+
+def _readings(name: str) -> Iterator[tuple[str, int, str]]:
+    """The ways to see a name as that of a tensor in a numbered block: (path, index, name within the block).
+
+    >>> list(_readings("h.0.experts.12.up"))
+    [('h', 0, 'experts.12.up'), ('h.0.experts', 12, 'up')]
+    """
+    words = name.split(".")
+    for at in range(1, len(words) - 1):
+        if words[at].isascii() and words[at].isdecimal() and len(words[at]) < 8:
+            yield ".".join(words[:at]), int(words[at]), ".".join(words[at + 1 :])
+
+
+def _is_list(blocks: Mapping[int, Mapping[str, tuple[int, ...]]]) -> bool:
+    if len(blocks) != max(blocks) + 1:
+        return False
+    first = set(blocks[0].items())
+    return bool(first.intersection(*(block.items() for block in blocks.values())))
+
+
+def _is_within(path: str, other: str) -> bool:
+    """Whether a path leads into a block of another list."""
+    return path.startswith(f"{other}.") and path[len(other) + 1 :].partition(".")[0].isdecimal()
+
+
+def _blocks(path: str, blocks: Mapping[int, Mapping[str, tuple[int, ...]]]) -> Blocks:
+    numbers = sum(math.prod(shape) for block in blocks.values() for shape in block.values())
+    return Blocks(path, len(blocks), numbers, frozenset(name for block in blocks.values() for name in block))

@@ -1,0 +1,50 @@
+"""What can be computed again and is kept to save the time: files named by what went into them, under one folder.
+
+The folder is `$PLI_CACHE`, else `$XDG_CACHE_HOME/pli`, else `~/.cache/pli`. It may be removed at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+from pli_train.core.output import replace
+
+DIGEST = hashlib.sha256().digest_size
+asked: Counter[str] = Counter()
+there: Counter[str] = Counter()
+"""How often something was looked for in this process, and found, by the folder it is kept in."""
+
+
+def root() -> Path:
+    """Where caches live."""
+    if own := os.environ.get("PLI_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pli"
+
+
+def get(name: str) -> bytes | None:
+    """What `put` kept under a name, a path below the root; None when it is not there, or no longer whole."""
+    folder = name.partition("/")[0]
+    asked[folder] += 1
+    try:
+        kept = (root() / name).read_bytes()
+    except OSError:
+        return None
+    digest, content = kept[:DIGEST], kept[DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    there[folder] += 1
+    return content
+
+
+def put(name: str, content: bytes) -> None:
+    """Keep some bytes under a name: whole or not at all, and not where the disk is full or may not be written to."""
+    path = root() / name
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = hashlib.sha256(content).digest() + content
+        replace(path, lambda partial: partial.write_bytes(kept), durable=False)

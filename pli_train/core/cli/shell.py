@@ -1,0 +1,249 @@
+"""What the two commands share at the keyboard: an app, options that all commands have, errors as one clear line."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from pli_train.core import openmp
+from pli_train.core.cli import console, encoding
+from pli_train.core.errors import BadInput, PliError, did_you_mean
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what was read, cached and timed; trace errors.")]
+WIDEST = 100
+"""Characters of a line of help where the terminal has more: longer ones are hard to read."""
+
+_Misuse: type[Any] = typer.BadParameter.__bases__[0]
+"""What Typer raises for words that it does not understand; its home is Click's or Typer's, by release."""
+
+
+class Command(TyperCommand):
+    """A command whose help calls arguments what their metavars call them: brackets are around what may be left out."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the line that begins the help."""
+        return ["[OPTIONS]", *(str(param.metavar) for param in _arguments(self, ctx))]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, then options; those that all commands have come last."""
+        arguments = _arguments(self, ctx)
+        options = [param for param in self.get_params(ctx) if param not in arguments]
+        described = [(param.metavar, param.get_help_record(ctx)[1]) for param in arguments]
+        for title, rows in (("Arguments", described), ("Options", [param.get_help_record(ctx) for param in options])):
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+class Group(TyperGroup):
+    """The commands of an app."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is named. Raises BadInput when there is none."""
+        if args[0] not in self.commands and not ctx.resilient_parsing:  # which it is while a shell completes words
+            near = did_you_mean(args[0], self.commands)
+            raise BadInput(f"{ctx.info_name} {args[0]}: no such command{near or _see(ctx)}")
+        return super().resolve_command(ctx, args)
+
+
+class App(typer.Typer):
+    """An app whose commands all have --quiet and --verbose."""
+
+    def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = Command, **settings: Any) -> Any:
+        """Register a command, as Typer does; the function itself stays as it is."""
+        register = super().command(name, cls=cls, **settings)
+
+        def add(function: Callable[..., None]) -> Callable[..., None]:
+            register(_telling(function))
+            return function
+
+        return add
+
+
+def app_of(name: str, about: str) -> App:
+    """An app whose tracebacks are Python's own, and whose words are plain text."""
+    return App(
+        name=name,
+        help=about,
+        cls=Group,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["--help", "-h"], "max_content_width": WIDEST, "color": False},
+    )
+
+
+def one_of(words: Iterable[str], *names: str, metavar: str, help: str, kind: Callable[[str], Any] = str) -> Any:
+    """An option that takes one of several words: help lists them, a shell completes them, and no other passes.
+
+    Args:
+        words: there are.
+        names: of the option, the long one first.
+        metavar: what help calls the value.
+        help: a sentence with {words} where they stand.
+        kind: makes of the word what the command gets.
+    """
+    known = list(map(str, words))
+
+    def parsed(word: str) -> Any:
+        if word not in known:
+            raise BadInput(f"{names[0]} {word}: is none of {', '.join(known)}{did_you_mean(word, known)}")
+        return kind(word)
+
+    listed = f"{', '.join(known[:-1])} or {known[-1]}"
+    told = help.format(words=listed)
+    return typer.Option(*names, metavar=metavar, help=told, parser=parsed, autocompletion=lambda: known)
+
+
+def run_app(app: App) -> NoReturn:
+    """Do what the command line asks for, and end this process."""
+    run_process(lambda: _run(app, str(app.info.name)))
+
+
+def run_process(work: Callable[[], None]) -> NoReturn:
+    """Do all that this process is for, and end it.
+
+    A PliError becomes its line on stderr and its exit code, a closed pipe is no error. What the system refuses about a
+    file (no room, no permission, a failing disk) is told in a line too.
+    """
+    openmp.wait_briefly()
+    encoding.settle()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has SIGHUP ignored
+            signal.signal(number, _stop)
+    try:
+        work()
+        print(end="", flush=True)  # nothing where there is no stdout
+    except PliError as error:
+        _end(error.exit_code, *str(error).splitlines())
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except _Misuse as error:
+        _end(2, _misuse(error))
+    except BrokenPipeError:
+        sys.exit(0)  # whoever read our output has seen enough
+    except OSError as error:
+        # A write that finds no room does not say where: it is stdout's here, or a file's that was asked for.
+        place = error.filename or (error.errno == errno.ENOSPC and "what was to be written")
+        if not place or error.strerror is None:
+            raise
+        _end(1, f"{place}: {error.strerror.lower()}")
+    except UnicodeEncodeError as error:
+        if error.encoding in ("utf-8", "utf8") or error.encoding != sys.getfilesystemencoding():
+            raise
+        # What is printed and written has a way out (`encoding`): this is a file's name.
+        _end(2, f"{error.object}: this locale ({error.encoding}) has no such characters; set LC_ALL=C.UTF-8")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        _let_go()
+    sys.exit(0)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    """End as Ctrl-C does, so that whatever is half written is taken away."""
+    sys.exit(128 + number)
+
+
+def _run(app: App, name: str) -> None:
+    """What Typer does with a command line, but for its own view of errors: it fails where a pipe was closed."""
+    if f"_{name.upper().replace('-', '_')}_COMPLETE" in os.environ:
+        app(prog_name=name)  # a shell asks how a word goes on
+    command = get_command(app)
+    with command.make_context(name, sys.argv[1:] or ["--help"]) as ctx:
+        command.invoke(ctx)
+
+
+def _let_go() -> None:
+    """Write what stdout still holds; what nobody reads any more, or there is no room for, goes nowhere."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end(code: int, *lines: str) -> NoReturn:
+    for line in lines:
+        console.put(f"error: {line}" if code != 130 else line)
+    sys.exit(code)
+
+
+def _telling(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options that all of them have."""
+
+    @wraps(command)
+    def told(*, quiet: bool, verbose: bool, **given: Any) -> None:
+        if quiet and verbose:
+            raise BadInput("--quiet and --verbose: say less and say more: use one of them")
+        console.settle(quiet, verbose)
+        try:
+            with console.timed(f"{command.__name__}, all of it"):
+                command(**given)
+        except PliError as error:
+            if verbose:
+                _trace(error)
+            raise
+        if verbose:
+            _tell_of_cache()
+
+    own = inspect.signature(command, eval_str=True)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in (("quiet", Quiet), ("verbose", Verbose))
+    ]
+    told.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+    return told
+
+
+def _tell_of_cache() -> None:
+    """Say how much of what was looked for in the cache was there."""
+    from pli_train.core import cache
+
+    for folder, asked in cache.asked.items():
+        console.say(f"cache {cache.root() / folder}: {cache.there[folder]} of {asked} were there")
+
+
+def _arguments(command: TyperCommand, ctx: Any) -> list[Any]:
+    return [param for param in command.get_params(ctx) if param.param_type_name == "argument"]
+
+
+def _misuse(error: Any) -> str:
+    """What Typer says of words that it does not understand: in one line, and with what was probably meant."""
+    if hasattr(error, "possibilities"):  # an option that there is not
+        known = [name for param in error.ctx.command.get_params(error.ctx) for name in param.opts]
+        place = " before the command" if isinstance(error.ctx.command, Group) else ""
+        near = did_you_mean(error.option_name, known)
+        return f"{error.option_name}: no such option{place}{near or _see(error.ctx)}"
+    param, told = getattr(error, "param", None), " ".join(error.message.split()).rstrip(".")
+    if param is None:
+        return f"{told[0].lower()}{told[1:]}{_see(error.ctx)}"
+    if not told:
+        name = param.metavar if param.param_type_name == "argument" else f"{param.opts[0]} {param.metavar}"
+        return f"missing {param.param_type_name} {name}{_see(error.ctx)}"
+    return f"{param.opts[0]}: {told[0].lower()}{told[1:]}"
+
+
+def _see(ctx: Any | None) -> str:
+    """Where to read on; Typer does not always say which command it is about."""
+    return f"; see {ctx.command_path} --help" if ctx else ""
+
+
+def _trace(error: BaseException) -> None:
+    """Print where an error comes from, with those behind it that its line stands for (`raise … from None`)."""
+    behind: BaseException | None = error
+    while behind is not None:
+        behind.__suppress_context__ = False
+        behind = behind.__cause__ or behind.__context__
+    console.erase()
+    traceback.print_exception(error)

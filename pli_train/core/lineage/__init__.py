@@ -1,0 +1,250 @@
+"""Identity through growth: who each layer and head is, when it was born, from whom, and where it sits now.
+
+This module is pure Python, so that anything can read a lineage without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pli_train.core.errors import BadInput
+from pli_train.core.lineage import document
+from pli_train.core.lineage.identity import BadLineage, Birth, Event, Layer, layer_id
+from pli_train.core.run_format import run_folder
+
+
+@dataclass
+class Lineage:
+    """Every layer ever born, every event so far, and the stack as it stands.
+
+    >>> lineage = Lineage.begin(depth=1, heads=2)
+    >>> for index in (1, 1, 2, 2, 2, 3, 3, 3, 4):
+    ...     _ = lineage.insert(index, step=0, initialiser="random")
+    >>> print(lineage)
+    a c f i j h g e d b
+    >>> lineage.layers["c"].heads["c.h1"].event
+    2
+    """
+
+    stack: list[str] = field(default_factory=list)
+    layers: dict[str, Layer] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    founding: tuple[int, int | None] = (0, None)
+    """Heads and FFN units of a layer at step 0: what the first layer of a run that begins with none will have."""
+
+    @classmethod
+    def begin(cls, depth: int, heads: int, initialiser: str = "random", units: int | None = None) -> Lineage:
+        """The lineage of a run at step 0: `depth` layers of `heads` heads and `units` FFN units each."""
+        lineage = cls(founding=(heads, units))
+        for _ in range(depth):
+            lineage._bear(Birth(0, None, None, initialiser), heads, units)
+        lineage.stack = list(lineage.layers)
+        return lineage
+
+    def insert(
+        self, index: int, step: int, initialiser: str, donor: str | None = None, like: str | None = None, **facts: Any
+    ) -> str:
+        """Record a layer born at `step` and set at `index` of the stack; return its id.
+
+        It has as many heads and units as its donor, or as layer `like`, or as the stack's first layer. `facts` are
+        further things worth remembering about this event (the noise, say).
+        """
+        self.check_index(index)
+        if donor is not None:
+            self.check_donor(donor)
+        number = self._number(step)
+        model = donor or like or (self.stack[0] if self.stack else None)
+        heads, units = self.shape(model) if model else self.founding
+        newborn = self._bear(Birth(step, number, donor, initialiser), heads, units)
+        self.stack.insert(index, newborn)
+        told = {"layer": newborn, "index": index, "initialiser": initialiser, "donor": donor, **facts}
+        self._note(step, "insert", told)
+        return newborn
+
+    def add_heads(
+        self, counts: dict[str, int], step: int, initialiser: str, donors: dict[str, list[str]], **facts: Any
+    ) -> list[str]:
+        """Record heads born at `step`: layer id → how many it has from then on. Returns the newborns' ids.
+
+        Args:
+            counts: every layer that gets heads; the new count is above the old one.
+            donors: layer id → one head of that layer for each newborn, empty for a layer whose newborns have none.
+        """
+        number, born = self._number(step), []
+        for id, count in counts.items():
+            if count <= (had := len(self.layers[id].heads)):
+                raise BadLineage(f"layer {id} has {had} heads then: {count} is no growth")
+        for id, count in counts.items():
+            heads = self.layers[id].heads
+            names = [f"{id}.h{n}" for n in range(len(heads), count)]
+            kin: list[str | None] = [*donors.get(id, [])] or [None] * len(names)
+            for name, donor in zip(names, kin, strict=True):
+                heads[name] = Birth(step, number, donor, initialiser)
+            born += names
+        self._note(step, "heads", {"layer": " ".join(counts), "initialiser": initialiser, "heads": born, **facts})
+        return born
+
+    def widen(self, units: dict[str, int], step: int, initialiser: str, **facts: Any) -> None:
+        """Record FFNs that are widened at `step`: layer id → units from then on."""
+        number = self._number(step)
+        for id, count in units.items():
+            had = self.layers[id].units
+            if had is not None and count <= had:
+                raise BadLineage(f"layer {id}'s FFN has {had} units then: {count} is no growth")
+        for id, count in units.items():
+            self.layers[id].widths[number] = count
+        self._note(step, "ffn", {"layer": " ".join(units), "initialiser": initialiser, **facts})
+
+    def swap(self, first: int, second: int, step: int, **facts: Any) -> None:
+        """Record that the layers at two indices change places for good at `step`."""
+        self._number(step)
+        for index in (first, second):
+            if not 0 <= index < len(self.stack):
+                raise BadLineage(f"index {index} is outside the stack, which has {len(self.stack)} layers ({self})")
+        if first == second:
+            raise BadLineage(f"index {first} cannot be swapped with itself")
+        ids = f"{self.stack[first]} {self.stack[second]}"
+        self.stack[first], self.stack[second] = self.stack[second], self.stack[first]
+        self._note(step, "swap", {"layer": ids, "indices": [first, second], **facts})
+
+    def note(self, operator: str, step: int, **facts: Any) -> None:
+        """Record an event that no layer and no head is born of or moved by (a longer context, say)."""
+        self._number(step)
+        self._note(step, operator, facts)
+
+    def shape(self, id: str) -> tuple[int, int | None]:
+        """How many heads and FFN units layer `id` has now."""
+        return len(self.layers[id].heads), self.layers[id].units
+
+    def shapes(self) -> list[tuple[int, int | None]]:
+        """Heads and FFN units of each layer of the stack, bottom to top."""
+        return [self.shape(id) for id in self.stack]
+
+    def _number(self, step: int) -> int:
+        if self.events and step < self.events[-1].step:
+            raise BadLineage(f"an event at step {step} cannot follow one at step {self.events[-1].step}")
+        return len(self.events) + 1
+
+    def _note(self, step: int, operator: str, facts: dict[str, Any]) -> None:
+        self.events.append(Event(len(self.events) + 1, step, operator, tuple(self.stack), facts))
+
+    def check_index(self, index: int) -> None:
+        """Raise BadLineage unless a layer can be inserted at `index`: 0 (the bottom) to the depth (the top)."""
+        if not 0 <= index <= len(self.stack):
+            raise BadLineage(
+                f"index {index} is outside the stack, which has {len(self.stack)} layers then "
+                f"({self}): use 0 to {len(self.stack)}"
+            )
+
+    def check_donor(self, donor: str) -> None:
+        """Raise BadLineage unless `donor` is the id of a layer in the stack."""
+        if donor not in self.stack:
+            raise BadLineage(f"the donor '{donor}' is not in the stack then ({self})")
+
+    def shared(self, other: Lineage) -> list[str]:
+        """The layers of this stack that the other has too, bottom to top."""
+        return [id for id in self.stack if id in other.stack]
+
+    def index(self, id: str) -> int:
+        """Where layer `id` sits now, counting from 0 at the bottom."""
+        return self.stack.index(id)
+
+    def stack_at(self, step: int) -> list[str]:
+        """The stack as it stood once every event up to and including `step` was done."""
+        earlier = [event for event in self.events if event.step <= step]
+        if earlier:
+            return list(earlier[-1].stack)
+        return [id for id, layer in self.layers.items() if layer.birth.event is None]
+
+    def as_of(self, events: int) -> Lineage:
+        """The lineage as it was when only the first `events` events had happened."""
+        kept = self.events[:events]
+        layers = {
+            id: Layer(
+                id,
+                layer.birth,
+                {head: birth for head, birth in layer.heads.items() if (birth.event or 0) <= events},
+                {event: units for event, units in layer.widths.items() if event <= events},
+            )
+            for id, layer in self.layers.items()
+            if (layer.birth.event or 0) <= events
+        }
+        stack = list(kept[-1].stack) if kept else [i for i, layer in layers.items() if layer.birth.event is None]
+        return Lineage(stack, layers, kept, self.founding)
+
+    def _bear(self, birth: Birth, heads: int, units: int | None) -> str:
+        id = layer_id(len(self.layers))
+        names = [f"{id}.h{n}" for n in range(heads)]
+        kin = list(self.layers[birth.donor].heads) if birth.donor else []
+        donors = kin if len(kin) == heads else [None] * heads
+        self.layers[id] = Layer(
+            id,
+            birth,
+            {
+                name: Birth(birth.step, birth.event, donor, birth.initialiser)
+                for name, donor in zip(names, donors, strict=True)
+            },
+            {} if units is None else {birth.event or 0: units},
+        )
+        return id
+
+    def __str__(self) -> str:
+        return " ".join(self.stack)
+
+    def to_json(self) -> str:
+        """The document kept in `lineage.json`, one line a layer and an event, the same bytes for the same lineage."""
+        return document.written(self.stack, self.layers, self.events, self.founding)
+
+    @classmethod
+    def from_json(cls, text: str) -> Lineage:
+        """Read what `to_json` wrote. Raises BadLineage when it is something else, or contradicts itself."""
+        lineage = cls(*document.parsed(text))
+        lineage._check()
+        return lineage
+
+    @classmethod
+    def read(cls, path: Path) -> Lineage:
+        """Read a `lineage.json`. Raises BadLineage naming the file."""
+        try:
+            return cls.from_json(run_folder.read_text(path))
+        except BadInput as error:
+            raise BadLineage(str(error)) from None
+        except BadLineage as error:
+            raise BadLineage(f"{path}: {error}") from None
+
+    def _check(self) -> None:
+        stacks = [self.stack, *(event.stack for event in self.events)]
+        if any(len(set(stack)) != len(stack) or not set(stack) <= set(self.layers) for stack in stacks):
+            raise BadLineage("a stack names a layer twice, or one that was never born")
+        if list(self.layers) != [layer_id(n) for n in range(len(self.layers))]:
+            raise BadLineage("layer ids are not in order of birth")
+        if [event.number for event in self.events] != list(range(1, len(self.events) + 1)):
+            raise BadLineage("events are not numbered 1, 2, 3, …")
+        if sorted(event.step for event in self.events) != [event.step for event in self.events]:
+            raise BadLineage("events are not in order of their steps")
+        known = {None}.union(*(layer.heads for layer in self.layers.values()))
+        for id, layer in self.layers.items():
+            if list(layer.heads) != [f"{id}.h{n}" for n in range(len(layer.heads))]:
+                raise BadLineage(f"layer {id}'s head ids are not in order of birth")
+            if len(layer.heads) and any(birth.donor not in known for birth in layer.heads.values()):
+                raise BadLineage(f"layer {id} has a head whose donor was never born")
+            for birth in (layer.birth, *layer.heads.values()):
+                self._check_birth(id, birth)
+            if any(not 0 <= event <= len(self.events) for event in layer.widths):
+                raise BadLineage(f"layer {id}'s FFN was widened by an event that is not listed")
+            if layer.birth.donor not in (None, *self.layers):
+                raise BadLineage(f"layer {id}'s donor was never born")
+        if self.events and list(self.events[-1].stack) != self.stack:
+            raise BadLineage("the stack is not the one that the last event left")
+
+    def _check_birth(self, id: str, birth: Birth) -> None:
+        if birth.event is None:
+            at = 0
+        elif birth.event <= len(self.events):
+            at = self.events[birth.event - 1].step
+        else:
+            raise BadLineage(f"layer {id} or a head of it was born of event {birth.event}, which is not listed")
+        if birth.step != at:
+            raise BadLineage(f"layer {id} or a head of it was born at step {birth.step} and not at {at}")

@@ -1,0 +1,1 @@
+"""The run folder: names of files and scalars, reading and writing them."""

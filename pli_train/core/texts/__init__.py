@@ -1,0 +1,240 @@
+"""Text out of files: the documents of a file or a folder, for training and for analysis.
+
+A plain text is one document; a record of JSON Lines, CSV or Parquet is one too (`records`, `parquet`). Files may be
+compressed and of any encoding that a byte-order mark tells (`streams`). Documents come in pieces, so that the largest
+file takes no more memory than a small one. What is no text is left out of a folder and told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pli_train.core.errors import BadInput
+from pli_train.core.texts.kinds import LEFT_OUT, NoText, texts_of
+
+PIECE = 2**22
+"""Characters of a piece; only a document that is longer is cut."""
+NEAR = 2**16
+"""Characters before that place in which a line end is looked for."""
+BREAKS = (re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S)(?= \S)"))
+"""Where a text may be cut so that words, and with them tokens, stay what they are: after a line, before a space."""
+TOLD = 3
+"""Names in a line on what is left out."""
+
+
+class Piece(NamedTuple):
+    """A part of a document, in order; `last` in the one that ends it."""
+
+    text: str
+    last: bool
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that may hold text.
+
+    Attributes:
+        path: where it is.
+        name: what it is called in its corpus: its path below the root.
+        column: of its records, which holds the text.
+        option: what the user sets to name another column, for messages.
+    """
+
+    path: Path
+    name: str
+    column: str = ""
+    option: str = ""
+
+    def documents(self) -> Iterator[tuple[str, Iterable[Piece]]]:
+        """Name and pieces of each document in order; blank ones are among them.
+
+        Raises:
+            NoText: where it is found to hold none, perhaps after some documents.
+            BadInput: when it is damaged, or does not say which column holds the text.
+        """
+        try:
+            are_records, texts = texts_of(self)
+            if not are_records:
+                yield self.name, pieces(texts)
+                return
+            for number, text in enumerate(texts):
+                yield f"{self.name}:{number}", pieces([text])
+        except OSError as error:
+            raise BadInput(f"{self.path}: cannot be read ({error.strerror or error})") from None
+
+    def state(self) -> tuple[int, int]:
+        """Size and time of change: others tell that it is no longer the file that was read."""
+        try:
+            told = self.path.stat()
+        except OSError as error:
+            raise BadInput(f"{self.path}: cannot be read ({error.strerror or error})") from None
+        return told.st_size, told.st_mtime_ns
+
+
+class Texts:
+    """The documents of some files, read anew each time they are asked for.
+
+    Args:
+        root: the file or folder that they are of.
+        files: in the order in which they are to be read.
+
+    Attributes:
+        files: those that hold text.
+        names, contents: (documents,) uint64: hashes of each document's name and text.
+        is_blank: (documents,) bool: whether it is nothing but white space.
+        fingerprint: a short hash of the names and texts of those that are not.
+        left_out: why → the names of the files that are left out for it.
+
+    Raises:
+        BadInput: when there is no text, or a file is damaged or does not say which column holds the text.
+    """
+
+    def __init__(self, root: Path, files: Sequence[File]) -> None:
+        self.root = root
+        self.files: list[File] = []
+        self.left_out: dict[str, list[str]] = {}
+        self._states: list[tuple[int, int]] = []
+        self._names, self._contents, self._blank = array("Q"), array("Q"), array("B")
+        self._digest, self._some = hashlib.sha256(b"["), False
+        for file in files:
+            self._take(file, alone=len(files) == 1)
+        self._digest.update(b"]")
+        self.fingerprint = self._digest.hexdigest()[:16]
+        self.names, self.contents = (np.array(each, dtype=np.uint64) for each in (self._names, self._contents))
+        self.is_blank = np.array(self._blank, dtype=bool)
+        if self.is_blank.all():
+            raise BadInput("; ".join([f"{root} holds no text", *self.notes]))
+
+    def _take(self, file: File, alone: bool) -> None:
+        """Take in a file's documents, or note why it is left out."""
+        digest, some, count, state = self._digest.copy(), self._some, len(self._names), file.state()
+        try:
+            self._count(file)
+        except NoText as error:
+            if alone:
+                raise BadInput(f"{file.path}: {error}") from None
+            self._digest, self._some = digest, some
+            for column in (self._names, self._contents, self._blank):
+                del column[count:]
+            self.left_out.setdefault(error.kind, []).append(file.name)
+        else:
+            self.files.append(file)
+            self._states.append(state)
+
+    def _count(self, file: File) -> None:
+        """Take in the documents of one file."""
+        for name, parts in file.documents():
+            content, is_blank = hashlib.sha256(), True
+            for part in parts:
+                content.update(part.text.encode())
+                is_blank = is_blank and not part.text.strip()
+            self._names.append(_number(hashlib.sha256(os.fsencode(name)).digest()))
+            self._contents.append(_number(content.digest()))
+            self._blank.append(is_blank)
+            if not is_blank:
+                # The same bytes as of repr([(name, hash), …]), which names the corpora of older runs.
+                self._digest.update((", " * self._some + repr((name, content.hexdigest()))).encode())
+                self._some = True
+
+    @property
+    def notes(self) -> list[str]:
+        """One line on what is left out, if anything is."""
+        count = sum(map(len, self.left_out.values()))
+        if not count:
+            return []
+        told = []
+        for kind, names in self.left_out.items():
+            more = ", …" if len(names) > TOLD else ""
+            told.append(f"{len(names)} {kind} ({', '.join(names[:TOLD])}{more})")
+        return [f"{self.root}: left out {count} of {len(self.files) + count} files: {'; '.join(told)}"]
+
+    def documents(self, chosen: np.ndarray) -> Iterator[Iterable[Piece]]:
+        """The pieces of some documents, in order.
+
+        Args:
+            chosen: (documents,) bool.
+
+        Raises:
+            BadInput: when a file is no longer what it was.
+        """
+        at = 0
+        for file, state in zip(self.files, self._states, strict=True):
+            if file.state() != state:
+                raise BadInput(f"{file.path}: was changed while it was read; start again")
+            for _, parts in file.documents():
+                if chosen[at]:
+                    yield parts
+                at += 1
+
+
+def of_path(path: Path, column: str, option: str) -> Texts:
+    """The documents of a file, or of all files below a folder.
+
+    Args:
+        column: of records, which holds the text; where it is `text` and there is none, the only one of strings.
+        option: what the user sets to name another, for messages.
+
+    Raises:
+        BadInput: when it is missing, or holds no text.
+    """
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder")
+    if path.is_file():
+        return Texts(path, [File(path, path.name, column, option)])
+    if not path.is_dir():
+        raise BadInput(f"{path}: is neither a file nor a folder")
+    return Texts(path, [File(each, str(each.relative_to(path)), column, option) for each in below(path)])
+
+
+def below(folder: Path) -> list[Path]:
+    """The files below a folder in order. Hidden ones and LEFT_OUT are passed over, links to folders not followed."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in LEFT_OUT]
+        found += (Path(place) / name for name in names if not name.startswith("."))
+    return sorted(path for path in found if path.is_file())
+
+
+def _unreadable(error: OSError) -> None:
+    raise BadInput(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
+def pieces(texts: Iterable[str]) -> Iterator[Piece]:
+    """A document that comes bit by bit, in pieces of PIECE characters at most.
+
+    It is cut where tokens end in any case, if there is such a place: see BREAKS.
+    """
+    held: list[str] = []
+    length = 0
+    for text in texts:
+        held.append(text)
+        length += len(text)
+        while length > PIECE:
+            whole = "".join(held)
+            cut = _break(whole)
+            yield Piece(whole[:cut], False)
+            held, length = [whole[cut:]], length - cut
+    yield Piece("".join(held), True)
+
+
+def _break(text: str) -> int:
+    """Where to cut a text that is longer than a piece."""
+    for places in BREAKS:
+        ends = [found.end() for found in places.finditer(text, max(1, PIECE - NEAR), PIECE)]
+        if ends:
+            return ends[-1]
+    return PIECE
+
+
+def _number(digest: bytes) -> int:
+    """The first eight bytes of a hash, so that numbers sort as hashes do."""
+    return int.from_bytes(digest[:8])

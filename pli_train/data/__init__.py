@@ -1,0 +1,1 @@
+"""From documents to batches: tokenization, blocks, masking, prefetching, held-out text."""

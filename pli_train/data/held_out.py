@@ -1,0 +1,112 @@
+"""The held-out text of a run: which blocks an evaluation reads, what they are asked, and what it found.
+
+A block's masks are a function of its place in the held-out text, so that it is asked the same whoever draws it, at
+every step, at any context, and by `pli_analysis` from what the run keeps of the draw.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pli_train.core.randomness import derive
+from pli_train.core.sampling import Estimate, clustered, draw
+from pli_train.data import surprisal
+from pli_train.data.blocks import Blocks
+from pli_train.data.objective import Batch, Objective, row_losses
+from pli_train.data.prefetch import cut
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
+
+    from pli_train.data.sources.digits import Images
+    from pli_train.data.tokenization import Tokens
+
+
+class HeldOut:
+    """The held-out blocks of a corpus, and those drawn from them for every regular evaluation.
+
+    Args:
+        text: the corpus.
+        block_size: tokens in a block.
+        drawn: how many blocks to draw, at most.
+        objective: what is predicted.
+        seed: of the run.
+
+    Attributes:
+        places: (drawn,) which blocks were drawn, in random order.
+        design: how.
+        documents: (blocks,) the document that each block begins in, counted from 0; an image is one.
+        difficulty: (blocks,) how hard each block is; of images, 0.
+    """
+
+    def __init__(self, text: Tokens | Images, block_size: int, drawn: int, objective: Objective, seed: int) -> None:
+        self._blocks, self._objective, self._seed = Blocks(text.eval, block_size, 0, "held-out text"), objective, seed
+        self._block_size = block_size
+        self.documents, self.difficulty = np.arange(self.count), np.zeros(self.count)
+        if text.tokenizer is not None:
+            # As it lies on disk, so that a large text is not copied into memory.
+            whole = text.eval[: self.count * block_size].reshape(self.count, block_size)
+            self.documents = text.documents(block_size)
+            self.difficulty = surprisal.of_blocks(text.train, whole, text.vocabulary, text.fingerprint)
+        self.places, self.design = draw(self.difficulty, drawn, derive(seed, "held out"))
+
+    @property
+    def count(self) -> int:
+        """How many blocks the held-out text has."""
+        return self._blocks.count
+
+    def batch(self, places: np.ndarray, context: int) -> Batch:
+        """Some blocks and what they are asked, in pieces of `context` tokens."""
+        blocks = self._blocks.of(places)
+        if self._objective.task != "masked-lm":
+            return self._objective.batch(cut(blocks, context), 0)
+        seeds = (derive(self._seed, "eval mask", int(place)) for place in places)
+        each = [self._objective.batch(block[None], seed) for block, seed in zip(blocks, seeds, strict=True)]
+        inputs, labels = (torch.cat([getattr(one, name) for one in each]) for name in ("inputs", "labels"))
+        return Batch.of("masked-lm", inputs.reshape(-1, context), labels.reshape(-1, context))
+
+    def loss(self, model: nn.Module, accelerator: Accelerator, context: int, size: int) -> Estimate:
+        """The mean loss over all held-out text, in nats, as the drawn blocks tell it; `size` are read at a time."""
+        return self.design.mean(*self.losses(model, accelerator, self.places, context, size))
+
+    def full_loss(self, model: nn.Module, accelerator: Accelerator, context: int, size: int) -> tuple[Estimate, int]:
+        """The mean loss over all held-out text, all of it read, and over how many predictions.
+
+        The standard error is that of other documents held out instead.
+        """
+        sums, counts = self.losses(model, accelerator, np.arange(self.count), context, size)
+        return clustered(sums, counts, self.documents), int(counts.sum())
+
+    def kept(self) -> dict[str, np.ndarray]:
+        """The drawn blocks as a run keeps them for analysis: see `run_folder`."""
+        batch = self.batch(self.places, self._block_size)
+        columns = {
+            "inputs": batch.inputs.numpy(),
+            "labels": batch.labels.numpy(),
+            "block": self.places,
+            "document": self.documents[self.places],
+            "stratum": self.design.stratum,
+            "strata": self.design.sizes,
+        }
+        return {name: values.astype(np.int32) for name, values in columns.items()}
+
+    @torch.inference_mode()
+    def losses(
+        self, model: nn.Module, accelerator: Accelerator, places: np.ndarray, context: int, size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The sum of the losses of each block, and how many they are: (places,) float64 each."""
+        model.eval()
+        found = torch.zeros(2, len(places), device=accelerator.device)
+        starts = range(0, len(places), size)
+        for start in starts[accelerator.process_index :: accelerator.num_processes]:
+            here = places[start : start + size]
+            whole = self.batch(here, context)
+            batch = whole.rows(0, len(whole.inputs), accelerator.device)
+            losses = torch.stack(row_losses(model, batch))
+            found[:, start : start + size] = losses.reshape(2, len(here), -1).sum(2)
+        sums, counts = accelerator.reduce(found, "sum").cpu().double().numpy()
+        return sums, counts

@@ -1,0 +1,121 @@
+"""What the model is asked to predict: the next token (causal-lm), the masked ones (masked-lm), or an image's class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from pli_train.core.masking import IGNORED, masked
+from pli_train.core.tokenizer import masking_rule
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes in and what is to come out.
+
+    Attributes:
+        task: `causal-lm`, `masked-lm` or `image-classification`.
+        inputs: tokens, (blocks, block_size) int64; or images, (blocks, channels, height, width) float32.
+        labels: the token to predict at each position, like `inputs`; or each image's class, (blocks,) int64.
+        places: where something is predicted, as indices into the flattened labels, (targets,) int64.
+    """
+
+    task: str
+    inputs: Tensor
+    labels: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, task: str, inputs: Tensor, labels: Tensor) -> Batch:
+        """A batch on the CPU, where looking for `places` waits for no device."""
+        return cls(task, inputs, labels, (labels.flatten() != IGNORED).nonzero().flatten())
+
+    @property
+    def targets(self) -> int:
+        """How many positions are predicted."""
+        return len(self.places)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What a Hugging Face model of this task is called with, to return logits."""
+        if self.task == "image-classification":
+            return {"pixel_values": self.inputs}
+        # Keys and values are kept for generation unless told otherwise: a copy of each that training never reads.
+        return {"input_ids": self.inputs} | ({"use_cache": False} if self.task == "causal-lm" else {})
+
+    def rows(self, start: int, stop: int, device: torch.device) -> Batch:
+        """Some of the blocks, on a device; a copy to a GPU goes on while the CPU does something else."""
+        part = Batch.of(self.task, self.inputs[start:stop], self.labels[start:stop])
+        tensors = (part.inputs, part.labels, part.places)
+        return Batch(self.task, *(_sent(tensor, device) for tensor in tensors))
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Objective:
+    """Turns blocks into a batch for one task.
+
+    Args:
+        task: `causal-lm`, `masked-lm` or `image-classification`.
+        tokenizer: gives the mask token and the tokens that are never masked; None for images.
+        mlm_probability: share of positions to predict under masked-lm.
+    """
+
+    def __init__(self, task: str, tokenizer: PreTrainedTokenizerBase | None, mlm_probability: float) -> None:
+        self.task = task
+        if tokenizer is None:
+            return
+        self._probability = mlm_probability
+        self._rule = masking_rule(tokenizer)
+
+    def batch(self, blocks: np.ndarray, seed: int) -> Batch:
+        """The batch made of `blocks` as `Blocks` gives them. `seed` decides the masks of this one batch."""
+        if self.task == "image-classification":
+            return Batch.of(self.task, torch.from_numpy(blocks["pixels"]), torch.from_numpy(blocks["label"]))
+        tokens = torch.from_numpy(blocks)
+        if self.task == "causal-lm":
+            return self._next_token(tokens)
+        return Batch.of(self.task, *masked(tokens, self._probability, *self._rule, seed))
+
+    def _next_token(self, tokens: Tensor) -> Batch:
+        labels = torch.full_like(tokens, IGNORED)
+        labels[:, :-1] = tokens[:, 1:]
+        return Batch.of(self.task, tokens, labels)
+
+
+def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross entropy in nats, summed over the batch's targets: a float32 scalar."""
+    logits = _logits(model, batch)
+    return cross_entropy(logits.float(), batch.labels.flatten()[batch.places], reduction="sum")
+
+
+def row_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The same summed over each row of the batch, and how many targets each has: (rows,) float32 both."""
+    losses = cross_entropy(_logits(model, batch).float(), batch.labels.flatten()[batch.places], reduction="none")
+    found = losses.new_zeros(2, batch.labels.numel())
+    found[:, batch.places] = torch.stack([losses, torch.ones_like(losses)])
+    sums, counts = found.reshape(2, len(batch.labels), -1).sum(2)
+    return sums, counts
+
+
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits where something is predicted and nowhere else: a seventh of the head's work under masked-lm."""
+    bare: Any = getattr(model, "module", model)  # out of what spreads it over devices
+    head = bare.get_output_embeddings()
+    if head is None:
+        return model(**batch.arguments).logits.flatten(0, -2)[batch.places]
+    handle = head.register_forward_pre_hook(lambda _, hidden: hidden[0].flatten(0, -2)[batch.places])
+    try:
+        return model(**batch.arguments).logits
+    finally:
+        handle.remove()

@@ -1,0 +1,1 @@
+"""Where documents and images come from: one file per source."""

@@ -1,0 +1,79 @@
+"""A data set of the Hugging Face hub by name (`bookcorpus/bookcorpus`, `wikimedia/wikipedia`, …)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pli_train.core.errors import BadInput, PliError
+from pli_train.core.texts import Piece, pieces
+from pli_train.core.texts.columns import Columns
+from pli_train.core.texts.kinds import NoText
+from pli_train.data.corpus import Documents, fingerprint
+
+if TYPE_CHECKING:
+    from pli_train.config.schema import DataConfig
+
+
+def read(data: DataConfig) -> Documents:
+    """The chosen slice of a hub data set, shuffled and split by row with a fixed seed.
+
+    Raises:
+        BadInput: when the data set has no such split or column, or no rows.
+        PliError: when the hub, or the data set on it, cannot be reached.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise BadInput(
+            f"data.source: '{data.source}' is no file or folder here, so it is taken for a name on the hub, which "
+            "needs the `hub` extra: pip install 'pli[hub]'"
+        ) from None
+    try:
+        rows = load_dataset(data.source, data.subset, split=data.split, revision=data.revision)
+    except ValueError as error:
+        raise BadInput(f"data.source: '{data.source}': {_first_line(error)}") from None
+    except (OSError, RuntimeError) as error:
+        raise PliError(
+            f"data.source: '{data.source}' is no file or folder here and could not be loaded from the hub "
+            f"({_first_line(error)}); where no hub is within reach, set data.source to a local file or folder"
+        ) from None
+    column = _column_of(rows, data)
+    if data.fraction < 1:
+        rows = rows.select(range(round(data.fraction * rows.num_rows)))
+    if rows.num_rows < 2:
+        raise BadInput(f"data.source: '{data.source}' split '{data.split}' holds no text to split")
+    parts = rows.train_test_split(test_size=data.test_share, seed=0)
+    name = fingerprint(data.source, rows._fingerprint, column, data.fraction, data.test_share)
+    about = f"{data.source} {data.split}: {rows.num_rows} rows"
+    return Documents(_Column(parts["train"], column), _Column(parts["test"], column), name, about)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """The pieces of a column's texts."""
+
+    rows: Any
+    name: str
+
+    def __iter__(self) -> Iterator[Piece]:
+        for text in self.rows[self.name]:
+            yield from pieces([text or ""])
+
+
+def _column_of(rows: Any, data: DataConfig) -> str:
+    """The column that holds the text."""
+    columns = Columns()
+    for name, feature in rows.features.items():
+        holds = getattr(feature, "dtype", None)
+        columns.add(name, "text" if holds in ("string", "large_string") else holds or type(feature).__name__)
+    try:
+        return columns.chosen(data.text_column, data.source, "data.text_column")
+    except NoText as error:
+        raise BadInput(f"{data.source} {error}") from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]

@@ -1,0 +1,26 @@
+"""The source code of this interpreter's own standard library: real text that every machine has, tests left out."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_train.core.texts import File, Texts
+from pli_train.data.corpus import Documents
+from pli_train.data.sources import files
+
+if TYPE_CHECKING:
+    from pli_train.config.schema import DataConfig
+
+LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+
+
+def read(data: DataConfig) -> Documents:
+    """Every `.py` of the standard library outside its test folders, split by file."""
+    root = Path(sysconfig.get_path("stdlib"))
+    names = (path.relative_to(root) for path in sorted(root.rglob("*.py")))
+    found = [File(root / name, str(name)) for name in names if not LEFT_OUT & set(name.parts)]
+    about = f"the standard library of Python {sys.version.split()[0]}"
+    return files.documents(Texts(root, found), data.test_share, data.fraction, about)

@@ -1,0 +1,28 @@
+"""A text file, or a folder of them: see `pli_train.core.texts` for what is read how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_train.core import texts
+from pli_train.core.errors import BadInput
+from pli_train.data.corpus import Documents
+from pli_train.data.sources import files
+
+if TYPE_CHECKING:
+    from pli_train.config.schema import DataConfig
+
+
+def read(data: DataConfig) -> Documents:
+    """The documents of a file, or of every file below a folder, split by document.
+
+    Raises:
+        BadInput: when the path is missing, a file is damaged, or there is no text.
+    """
+    root = Path(data.source).expanduser()
+    try:
+        found = texts.of_path(root, data.text_column, "data.text_column")
+        return files.documents(found, data.test_share, data.fraction, str(root))
+    except BadInput as error:
+        raise BadInput(f"data.source: {error}") from None

@@ -1,0 +1,194 @@
+"""Documents to token ids, once: a tokenizer trained or loaded, and two memory-mapped arrays in a cache.
+
+They lie below `cache.root()` in a folder named by what went in: corpus, split and tokenizer settings. A folder
+appears by one rename, so it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_train.core import cache, tokenizer
+from pli_train.core.errors import BadInput, PliError
+from pli_train.core.tokenizer import end_token
+from pli_train.data import corpus
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from pli_train.config.schema import DataConfig, TokenizerConfig
+    from pli_train.core.texts import Piece
+
+_log = logging.getLogger(__name__)
+LAYOUT = 1
+"""Goes into a cache folder's name; raise it when what is written there changes."""
+END, PAD, MASK = "<|endoftext|>", "<|pad|>", "<|mask|>"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenised corpus.
+
+    Attributes:
+        train, eval: 1-D arrays of token ids, memory-mapped; documents follow each other, each closed by the end token.
+        tokenizer: made them.
+        about: one line on the corpus for people.
+        fingerprint: names corpus, split and tokenizer together.
+    """
+
+    train: np.ndarray
+    eval: np.ndarray
+    tokenizer: PreTrainedTokenizerBase
+    about: str
+    fingerprint: str
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return tokenizer.size(self.tokenizer)
+
+    def documents(self, block_size: int) -> np.ndarray:
+        """The held-out document that each block begins in, counted from 0: (blocks,) int64."""
+        ends = np.cumsum(self.eval == end_token(self.tokenizer))
+        starts = np.arange(len(self.eval) // block_size) * block_size
+        return np.concatenate([[0], ends])[starts]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What `run.json` says of the corpus's size."""
+        return {"train_tokens": len(self.train), "eval_tokens": len(self.eval), "vocabulary": self.vocabulary}
+
+    def check(self, task: str, config: PretrainedConfig) -> None:
+        """Raise BadInput when a model of this task cannot learn from text."""
+        if task == "image-classification":
+            raise BadInput(f"data.source: a {config.model_type} learns from images: use {', '.join(corpus.IMAGES)}")
+        if task == "masked-lm" and self.tokenizer.mask_token_id is None:
+            raise BadInput(f"tokenizer: names no mask token, which a {config.model_type} needs to learn")
+
+    def keep(self, folder: Path) -> None:
+        """Write what is needed to read the tokens again."""
+        self.tokenizer.save_pretrained(folder)
+
+
+def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None) -> Tokens:
+    """The corpus as token ids, from the cache when it is there.
+
+    Args:
+        say: told in one line what takes time.
+
+    Raises:
+        BadInput, PliError: when the corpus or the tokenizer cannot be had.
+    """
+    if data.processes:
+        os.environ["RAYON_NUM_THREADS"] = str(data.processes)
+    say(f"corpus: {data.source}")
+    documents = corpus.read(data)
+    for line in documents.notes:
+        say(line)
+    name = corpus.fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, _identity(settings.name_or_path))
+    folder = cache.root() / name
+    if folder.is_dir():
+        _log.debug("tokens from the cache: %s", folder)
+    else:
+        say(f"tokenising {documents.about}")
+        _build(folder, documents, settings)
+    told = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+    train, eval = (_map(folder / f"{side}.bin", told["dtype"], told[side]) for side in ("train", "eval"))
+    return Tokens(train, eval, tokenizer.local(folder), documents.about, name)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE (Sennrich et al. 2016; bytes as in Radford et al. 2019) trained on `texts`.
+
+    The same texts give the same tokenizer. It may come out smaller than `vocab_size` when the texts run dry.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, END, MASK],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, bos_token=END, eos_token=END, mask_token=MASK, model_max_length=10**9
+    )
+
+
+def _build(folder: Path, documents: corpus.Documents, settings: TokenizerConfig) -> None:
+    made = _ready_made(settings.name_or_path) if settings.name_or_path else None
+    if made is None:
+        made = train_bpe((piece.text for piece in documents.train), settings.vocab_size)
+    dtype = np.uint16 if tokenizer.size(made) <= 2**16 else np.uint32
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        sizes = {
+            side: _write(partial / f"{side}.bin", pieces, made, dtype)
+            for side, pieces in (("train", documents.train), ("eval", documents.eval))
+        }
+        told = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
+        (partial / "tokens.json").write_text(told, encoding="utf-8")
+        made.save_pretrained(partial)
+        partial.rename(folder)
+    except FileExistsError:  # another run has built it meanwhile
+        pass
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _identity(name_or_path: str | None) -> str | None:
+    """What tells one ready-made tokenizer from another: its files' content, since another may take its name."""
+    if name_or_path is None or not (files := tokenizer.files_of(Path(name_or_path).expanduser())):
+        return name_or_path
+    told = [file for file in files if file.name in (tokenizer.JSON, tokenizer.SETTINGS)]
+    return corpus.fingerprint(*(file.read_bytes() for file in (told if len(told) == 2 else files)))
+
+
+def _ready_made(name_or_path: str) -> PreTrainedTokenizerBase:
+    try:
+        found = tokenizer.load(name_or_path)
+    except PliError as error:
+        told = f"tokenizer.name_or_path: {error}; leave it out to train a tokenizer on the corpus"
+        raise type(error)(told) from None
+    if end_token(found) is None:
+        raise BadInput(
+            f"tokenizer.name_or_path: {name_or_path}: names no token that closes a document: set eos_token in its "
+            f"{tokenizer.SETTINGS}"
+        )
+    return found
+
+
+def _write(path: Path, pieces: Iterable[Piece], made: PreTrainedTokenizerBase, dtype: type) -> int:
+    end = end_token(made)
+    count = 0
+    with path.open("wb") as file:
+        for ids, is_end in tokenizer.ids_of(made, pieces):
+            array: np.ndarray = np.asarray([*ids, end] if is_end else ids, dtype=dtype)
+            array.tofile(file)
+            count += len(array)
+    if count == 0:
+        raise BadInput("data.source: tokenising left nothing")
+    return count
+
+
+def _map(path: Path, dtype: str, count: int) -> np.ndarray:
+    return np.memmap(path, dtype=dtype, mode="r", shape=(count,))

@@ -1,0 +1,1 @@
+"""Growth operators: one file per operator."""

@@ -1,0 +1,158 @@
+"""More heads, or more FFN units, in layers that are there: what both operators share.
+
+A new head (or unit) brings its own rows of Q, K and V (of the up-projections) and its own columns of the output
+projection. With those columns zero the layer computes what it did (the function is preserved, as in Net2Net's wider
+layer, Chen et al. 2016, arXiv:1511.05641, and in Gesmundo and Maile 2023, arXiv:2308.06103). Split between donor and
+copies they preserve it too, but twins of equal weights get equal gradients: give them noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.randomness import derive
+from pli_train.growth.initializers import Place, add_noise, random
+from pli_train.growth.operators.base import Descent, Operator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pli_train.core.anatomy import Anatomy
+
+PartInitialiser = Literal["random", "clone", "clone-noise"]
+Output = Literal["zero", "split", "kept"]
+
+
+class MoreParts(Operator):
+    """Fields that adding heads and widening FFNs have in common."""
+
+    to: int = Field(ge=1, description="how many each layer has from then on")
+    layers: list[str] | None = Field(
+        None, description="ids of the layers that get them; none given: all that have fewer"
+    )
+    initialiser: PartInitialiser = Field("clone", description="how they start")
+    output: Output = Field("zero", description="their output columns: zero, split with the donor, or as initialised")
+    noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
+
+    what: ClassVar[str]
+    """`heads` or `units`."""
+
+    @model_validator(mode="after")
+    def _donor_for_split(self) -> MoreParts:
+        if self.output == "split" and self.initialiser == "random":
+            raise ValueError("`output = \"split\"` needs a donor: initialiser 'random' has none")
+        return self
+
+    @property
+    def donorless(self) -> str:
+        """Parts drawn at random have no donor."""
+        return "initialiser 'random'" if self.initialiser == "random" else ""
+
+    def __str__(self) -> str:
+        return f"{self.time} {self.operator} → {self.to}"
+
+    def targets(self, lineage: Lineage) -> dict[str, int]:
+        """Layer id → its count after the event, for those that grow.
+
+        Raises:
+            BadLineage: when a named layer is not there, or none has fewer than `to`.
+        """
+        for id in self.layers or []:
+            if id not in lineage.stack:
+                raise BadLineage(f"layer '{id}' is not in the stack then ({lineage})")
+        few = [id for id in lineage.stack if (self.count(lineage, id) or 0) < self.to]
+        chosen = few if self.layers is None else self.layers
+        if not chosen:
+            raise BadLineage(f"every layer has {self.to} or more then")
+        return dict.fromkeys(chosen, self.to)
+
+    def count(self, lineage: Lineage, id: str) -> int | None:
+        """How many parts layer `id` has; None where that is not known."""
+        heads, units = lineage.shape(id)
+        return heads if self.what == "heads" else units
+
+    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
+        """Give the layers their parts."""
+        from pli_train.models import build as models
+
+        layers, descents = models.stack_of(model, anatomy), []
+        for id in self.targets(lineage):
+            descents += self.enlarge(layers[lineage.index(id)], model, anatomy, derive(seed, id))
+        models.settle(model, anatomy)
+        return descents
+
+    def outcome(self, lineage: Lineage) -> str:
+        """`a b: clone, output zero`."""
+        return f"{lineage.events[-1].facts['layer']}: {self.initialiser}, output {self.output}"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the lineage keeps of the event."""
+        noise = {"noise": self.noise} if self.initialiser == "clone-noise" else {}
+        return {"to": self.to, "output": self.output, **noise, **self.policies}
+
+    def enlarge(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, seed: int) -> list[Descent]:
+        """Give one layer its new parts.
+
+        Args:
+            seed: what random numbers are drawn from.
+        """
+        import torch
+
+        from pli_train.models import resize
+
+        sizes = resize.sizes_of(layer, anatomy, model.config)
+        part = resize.growable(anatomy, self.what, sizes)
+        count = self.to // sizes["member"] if part.factor == "group" else self.to
+        new = count - part.count
+        sources = [*range(part.count), *(place % part.count for place in range(new))]
+        fresh = self._drawn(layer, model, anatomy, math.ceil(new / part.count), seed)
+        outputs = {f"{path}.weight" for path in anatomy.identity["zero"]}
+        generator = torch.Generator().manual_seed(seed)
+        descents = []
+        for name, axes, old in list(resize.tensors_along(layer, anatomy, part.factor)):
+            rows = resize.rows(old.detach(), axes, part.factor, sizes)[sources]
+            if fresh:
+                drawn = [resize.rows(dict(f.named_parameters())[name], axes, part.factor, sizes) for f in fresh]
+                rows[part.count :] = torch.cat(drawn)[:new].to(rows)
+            if name in outputs:
+                rows = _output(rows, self.output, sources, part.count)
+            elif self.initialiser == "clone-noise" and old.dim() > 1:
+                noisy = add_noise(rows[part.count :].cpu(), self.noise, generator)
+                rows[part.count :] = noisy.to(rows)
+            parameter = resize.put(layer, name, resize.from_rows(rows, axes, part.factor).contiguous())
+            unborn = [*range(part.count), *[resize.NOTHING] * new]
+            carry, copy = (_carrier(axes, part.factor, sizes, chosen) for chosen in (unborn, sources))
+            by_row = resize.shape_by_row(old, axes, part.factor)
+            descents.append(Descent(parameter, old, True, carry, None if fresh else copy, by_row))
+        resize.settle_sizes(layer, anatomy, resize.resized(sizes, part.factor, count))
+        return descents
+
+    def _drawn(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, times: int, seed: int) -> list[nn.Module]:
+        """Layers drawn as the family draws them, whose parts the newborns take; none for clones."""
+        if self.initialiser != "random":
+            return []
+        return [random(Place(model, anatomy, layer, (), derive(seed, "draw", number))) for number in range(times)]
+
+
+def _output(rows: Tensor, output: Output, sources: Sequence[int], old: int) -> Tensor:
+    """The output projection's columns, one row a part: (parts, …)."""
+    import torch
+
+    if output == "zero":
+        rows[old:] = 0
+    elif output == "split":
+        shared = torch.bincount(torch.as_tensor(sources))[sources].to(rows)
+        rows = rows / shared.view(-1, *[1] * (rows.dim() - 1))
+    return rows
+
+
+def _carrier(axes: str, factor: str, sizes: dict[str, int], sources: list[int]) -> Callable[[Tensor], Tensor]:
+    from pli_train.models import resize
+
+    return lambda moment: resize.take(moment, axes, factor, sizes, sources)

@@ -1,0 +1,1 @@
+"""Models: build, load safely, resize, pad, compile, count FLOPs."""

@@ -1,0 +1,143 @@
+"""A layer's tensors laid out anew along its heads or its FFN units.
+
+Slimming a layer to fewer heads, padding it for plain transformers, adding heads, widening the FFN: all are one
+operation, a choice of rows. Along a growable factor of a tensor's axes (`head`, or `group` where heads share K and V,
+or `unit`) the result's row i is the old row `sources[i]`, or zero where that is -1. The same operation carries an
+optimizer's moments along.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from pli_train.core.anatomy.axes import each_axis, factors, from_rows, rows
+
+if TYPE_CHECKING:
+    from pli_train.core.anatomy import Anatomy
+
+NOTHING = -1
+"""The source of a row that is zero."""
+
+
+def take(tensor: Tensor, axes: str, factor: str, sizes: dict[str, int], sources: Sequence[int]) -> Tensor:
+    """Choose rows along one factor: row i of the result is the old row `sources[i]`, or zero for NOTHING.
+
+    >>> weight = torch.arange(6.0).reshape(6, 1)
+    >>> take(weight, "(head dim) model", "head", {"head": 3}, [2, NOTHING]).flatten().tolist()
+    [4.0, 5.0, 0.0, 0.0]
+    """
+    wanted = torch.as_tensor(sources, device=tensor.device)
+    taken = rows(tensor, axes, factor, sizes)[wanted.clamp(min=0)]
+    taken[wanted == NOTHING] = 0
+    return from_rows(taken, axes, factor).contiguous()
+
+
+@dataclass(frozen=True)
+class Growable:
+    """What a layer can have more of: the factor of its tensors' axes, and how many it has now."""
+
+    factor: str
+    count: int
+
+
+def growable(anatomy: Anatomy, what: str, sizes: dict[str, int]) -> Growable:
+    """`heads` (whole K/V groups where heads share them) or `units`, for a layer of these sizes."""
+    if what == "units":
+        return Growable("unit", sizes["unit"])
+    grouped = any("group" in axes for _, axes in anatomy.tensors.values())
+    return Growable("group", sizes["group"]) if grouped else Growable("head", sizes["head"])
+
+
+def tensors_along(layer: nn.Module, anatomy: Anatomy, factor: str) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """The tensors of a layer that have a factor: (name within the layer, axes, parameter)."""
+    for name, parameter in layer.named_parameters():
+        _, axes = anatomy.tensors.get(name, ("other", ""))
+        if factor in factors(axes):
+            yield name, axes, parameter
+
+
+def shape_by_row(tensor: Tensor, axes: str, factor: str) -> tuple[int, ...]:
+    """The shape of a tensor that has one number for each index of the axis with the factor, and broadcasts.
+
+    >>> shape_by_row(torch.zeros(5, 12), "model (qkv head dim)", "head")
+    (1, 12)
+    """
+    sizes = zip(tensor.shape, each_axis(axes), strict=True)
+    return tuple(length if factor in factors(axis) else 1 for length, axis in sizes)
+
+
+def lay_out(layer: nn.Module, anatomy: Anatomy, what: str, sizes: dict[str, int], sources: Sequence[int]) -> None:
+    """Lay a layer out anew in place: every tensor, and what its modules call their own sizes.
+
+    Args:
+        what: `heads` or `units`.
+        sizes: of the layer now.
+        sources: for each head (group, unit) to be, the old one it is, or NOTHING.
+    """
+    part = growable(anatomy, what, sizes)
+    with torch.no_grad():
+        for name, axes, parameter in list(tensors_along(layer, anatomy, part.factor)):
+            put(layer, name, take(parameter, axes, part.factor, sizes, sources))
+    settle_sizes(layer, anatomy, resized(sizes, part.factor, len(sources)))
+
+
+def sizes_of(layer: nn.Module, anatomy: Anatomy, config: object) -> dict[str, int]:
+    """How many of each factor a layer has as it stands: `head`, `group`, `member`, `dim`, `unit`, `qkv`, `gate`.
+
+    Args:
+        config: the model's; it says what heads are like, and the layer's tensors how many there are.
+    """
+    sizes = anatomy.sizes(config)
+    if not sizes["head"]:
+        return sizes
+    own = getattr(config, anatomy.config.get("head_dim", ""), None)
+    sizes["dim"] = own or getattr(config, anatomy.config["hidden"]) // sizes["head"]
+    part = growable(anatomy, "heads", sizes)
+    sizes = resized(sizes, part.factor, _count(layer, anatomy, part.factor, sizes))
+    return sizes | {"unit": _count(layer, anatomy, "unit", sizes)}
+
+
+def _count(layer: nn.Module, anatomy: Anatomy, factor: str, sizes: dict[str, int]) -> int:
+    for _, axes, parameter in tensors_along(layer, anatomy, factor):
+        for length, axis in zip(parameter.shape, re.findall(r"\([^)]*\)|\w+", axes), strict=True):
+            names = factors(axis)
+            if factor in names:
+                return length // math.prod(sizes[name] for name in names if name != factor)
+    raise RuntimeError(f"no tensor of this {anatomy.model_type} layer has the factor {factor}")
+
+
+def resized(sizes: dict[str, int], factor: str, count: int) -> dict[str, int]:
+    """The sizes of a layer that has `count` of a factor; heads and K/V groups go together."""
+    if factor == "unit":
+        return sizes | {"unit": count}
+    groups = count if factor == "group" else count // sizes["member"]
+    return sizes | {"group": groups, "head": groups * sizes["member"]}
+
+
+def put(layer: nn.Module, name: str, value: Tensor) -> nn.Parameter:
+    """Set a parameter of another shape into a layer, as trainable as the old one was."""
+    path, _, leaf = name.rpartition(".")
+    owner = layer.get_submodule(path)
+    new = nn.Parameter(value.detach().clone(), requires_grad=getattr(owner, leaf).requires_grad)
+    setattr(owner, leaf, new)
+    return new
+
+
+def settle_sizes(layer: nn.Module, anatomy: Anatomy, sizes: dict[str, int]) -> None:
+    """Let the modules of a layer know their own sizes after its tensors have changed."""
+    for path, product in anatomy.live.items():
+        owner, _, leaf = path.rpartition(".")
+        setattr(layer.get_submodule(owner), leaf, math.prod(sizes[name] for name in product.split()))
+    for module in layer.modules():
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+        elif type(module).__name__ == "Conv1D":
+            for leaf, size in zip(("nx", "nf"), cast(Tensor, module.weight).shape, strict=True):
+                setattr(module, leaf, size)

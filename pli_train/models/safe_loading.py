@@ -1,0 +1,163 @@
+"""A model as a checkpoint keeps it: every file is checked here before transformers sees any of it.
+
+A checkpoint may come from anywhere. transformers reads nothing of its folder by itself: it gets a config of known
+keys and tensors that are already in memory, so that no name in a file leads out of the folder, no key of a config
+chooses code, and no size in one asks for more memory than the weights are worth.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from pli_train.core import anatomy
+from pli_train.core.anatomy import Anatomy
+from pli_train.core.errors import BadInput, did_you_mean
+from pli_train.core.run_format import run_folder
+
+INERT = {"torch_dtype", "n_ctx", "task_specific_params", "gradient_checkpointing", "position_embedding_type"} | {
+    "rope_theta",
+    "rope_scaling",
+}
+"""Keys that no family declares now and configs on the hub still have; they choose no code."""
+DTYPES = (None, "float32", "bfloat16", "float16")
+GENERATION = "generation_config.json"
+SPARE = 64 * 2**20
+"""Bytes that a model may need beyond eight times its weights."""
+
+
+def config_of(folder: Path) -> tuple[PretrainedConfig, Anatomy]:
+    """The Hugging Face config of a checkpoint folder, and its family's table.
+
+    Raises:
+        BadInput: for a family without a table, a key that the family's config does not declare, or a value it refuses.
+    """
+    path = folder / run_folder.CONFIG
+    fields = run_folder.read_json(path)
+    model_type = fields.pop("model_type", None)
+    if not isinstance(model_type, str):
+        raise BadInput(f"{path}: names no model_type")
+    try:
+        parts = anatomy.to_train(model_type)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+    known = declared(model_type)
+    for key in fields:
+        if key not in known:
+            raise BadInput(f"{path}: {key!r} is not a key of a {model_type}'s config{did_you_mean(key, known)}")
+    for dtype in (fields.get("dtype"), fields.get("torch_dtype")):
+        if dtype not in DTYPES:
+            raise BadInput(f"{path}: dtype: {dtype!r} is none of {', '.join(map(str, DTYPES[1:]))}")
+    try:
+        return AutoConfig.for_model(model_type, **fields), parts
+    except Exception as error:  # whatever a library makes of hostile values
+        raise BadInput(f"{path}: {_told(error)}") from None
+
+
+def declared(model_type: str) -> set[str]:
+    """The keys that a family's config may have."""
+    default = AutoConfig.for_model(model_type)
+    named = {*default.to_dict(), *default.attribute_map, *anatomy.family(model_type).config.values()}
+    return named | INERT
+
+
+def undeclared(config: PretrainedConfig) -> list[str]:
+    """The keys that a config from elsewhere would write and that no checkpoint may have."""
+    known = declared(config.model_type)
+    return [key for key in config.to_diff_dict() if key not in known]
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint folder, from one file or from shards. Raises BadInput when they cannot be read."""
+    if not run_folder.is_sharded(folder):
+        return read_tensors(folder / run_folder.WEIGHTS)
+    found: dict[str, Tensor] = {}
+    for shard in dict.fromkeys(run_folder.shards(folder / run_folder.WEIGHTS_INDEX).values()):
+        found |= read_tensors(folder / shard)
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises BadInput when it is none."""
+    if run_folder.leads_out(path) or not path.is_file():
+        raise BadInput(f"{path}: no such file, or a link, which may lead out of the run")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{path}: not readable as safetensors ({_told(error)})") from None
+
+
+def load(folder: Path, auto_class: dict[str, str]) -> tuple[PreTrainedModel, Anatomy]:
+    """The model of a checkpoint folder in float32 on the CPU.
+
+    Args:
+        folder: holds config and weights.
+        auto_class: task → name of transformers' class for it.
+
+    Raises:
+        BadInput: when config and weights cannot be read, or do not fit each other.
+    """
+    config, parts = config_of(folder)
+    tensors = tensors_of(folder)
+    auto = getattr(transformers, auto_class[parts.task])
+    try:
+        _check_fit(config, parts, tensors, auto)
+        kind = auto._model_mapping[type(config)]
+        model, told = kind.from_pretrained(
+            None, config=config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
+        )
+    except BadInput as error:
+        raise BadInput(f"{folder}: {error}") from None
+    except Exception as error:  # whatever a library makes of hostile values
+        raise BadInput(f"{folder}: its {run_folder.CONFIG} and weights make no model ({_told(error)})") from None
+    if missing := sorted(told["missing_keys"]):
+        raise BadInput(f"{folder}: its weights lack {missing[0]}" + (" and others" if missing[1:] else ""))
+    if hasattr(model, "generation_config") and (folder / GENERATION).exists():
+        model.generation_config = _generation(folder / GENERATION)
+    return model, parts
+
+
+def _check_fit(config: PretrainedConfig, parts: Anatomy, tensors: dict[str, Tensor], auto: Any) -> None:
+    """Raise BadInput when the model that a config describes is not the one that these weights are of."""
+    depth, places = getattr(config, parts.config["depth"]), [parts.locate(name) for name in tensors]
+    held = 1 + max((place[1] for place in places if place), default=-1)
+    if depth != held:
+        raise BadInput(f"its config says {depth} layers and its weights have {held}")
+    with torch.device("meta"):
+        outline = auto.from_config(config)
+    shapes = {name: tensor.shape for name, tensor in outline.state_dict().items()}
+    for name, tensor in tensors.items():
+        if shapes.get(name, tensor.shape) != tensor.shape:
+            raise BadInput(f"its {name} has shape {tuple(tensor.shape)} and its config says {tuple(shapes[name])}")
+    needed, there = _bytes(outline), sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if needed > 8 * there + SPARE:
+        raise BadInput(f"its config asks for {needed} bytes and its weights have {there}")
+
+
+def _bytes(model: nn.Module) -> int:
+    held = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def _generation(path: Path) -> GenerationConfig:
+    fields = run_folder.read_json(path)
+    known = GenerationConfig().to_dict().keys() | {"_from_model_config"}
+    if strange := [key for key in fields if key not in known]:
+        raise BadInput(f"{path}: {strange[0]!r} is not a key of a generation config")
+    try:
+        return GenerationConfig.from_dict(fields)
+    except Exception as error:  # whatever a library makes of hostile values
+        raise BadInput(f"{path}: {_told(error)}") from None
+
+
+def _told(error: Exception) -> str:
+    # A strict config wraps what is wrong, and says it last.
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return lines[-1].strip()[:300]

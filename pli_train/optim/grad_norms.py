@@ -1,0 +1,308 @@
+"""Norms of the gradient by part: each head, FFN, layer, its norms, the embeddings; and of updates over weights.
+
+On a step that is measured each parameter's gradient is read once, and the L2 norms of its rows of parts go into one
+vector that stays allocated. The total for clipping is the norm of that vector. It is copied to the host without
+waiting, and what the numbers add up to is worked out there when somebody reads them, a while later. On all other steps
+nothing is done. Measured are updates whose number (from 1) is a multiple of `every`, and the first after the start and
+after each growth event, so that a newborn part has a norm from its first gradient on: a function of the step and the
+lineage alone, as a resumed run must agree.
+
+Every element of the gradient is in one part: squares over all parts sum to the square of the global norm, growth, fused
+and shared tensors included. A part that is frozen as a whole has no norm; one of which some elements are frozen has the
+norm over those that learn.
+
+Each row is summed up on its own, its last axis first: PyTorch's norm of a whole tensor on a CPU adds up in float32 in
+a few lanes, which for embeddings of 23 million elements is off by a thousandth (`clip_grad_norm_` too).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.linalg import vector_norm
+from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_
+
+from pli_train.core.anatomy.parts import GROUPS, Cut, Part, cut, outside, with_sums
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+from pli_train.models import resize
+from pli_train.models.build import stack_of
+from pli_train.optim import update_scaler
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pli_train.core.anatomy import Anatomy
+    from pli_train.core.lineage import Lineage
+
+Measured = tuple[int, float, dict[str, float]]
+"""Updates done, wall time in seconds since 1970, scalars by their tags."""
+
+
+def clip(parameters: Iterable[nn.Parameter], most: float, total: Tensor | None) -> None:
+    """Scale gradients in place so that their global L2 norm is at most `most`.
+
+    Args:
+        total: the norm, where it is known already.
+    """
+    if total is None:
+        clip_grad_norm_(parameters, most)
+    else:
+        clip_grads_with_norm_(parameters, most, total)
+
+
+def norms_of_rows(tensor: Tensor, how: Cut, out: Tensor) -> None:
+    """The L2 norm of each part's share of a tensor.
+
+    Args:
+        tensor: of any strides and floating type.
+        how: it falls into parts.
+        out: takes them, (parts,), in float32 or float64.
+    """
+    tensor, into = tensor.reshape(how.shape), out.view([how.shape[axis] for axis in how.kept])
+    rest = [axis for axis in range(tensor.dim()) if axis not in how.kept]
+    if len(rest) > 1:
+        tensor = vector_norm(tensor, dim=rest.pop(), dtype=out.dtype) if rest[-1] == tensor.dim() - 1 else tensor
+    if rest:
+        vector_norm(tensor, dim=rest, dtype=out.dtype, out=into)
+    else:
+        into.copy_(tensor.abs())
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The parameters as they are now, and where the numbers of each lie in the vector.
+
+    Attributes:
+        parameters: with how each is cut and where its norms begin.
+        length: of the vector.
+        parts: every part there is.
+        owner: for each place of the vector the number of its part; (length,).
+    """
+
+    parameters: list[tuple[nn.Parameter, Cut, int]]
+    length: int
+    parts: list[Part]
+    owner: np.ndarray
+
+    def fits(self, model: nn.Module) -> bool:
+        """Whether the model still has these parameters, in this order."""
+        now = list(model.parameters())
+        mine = [parameter for parameter, *_ in self.parameters]
+        return len(now) == len(mine) and all(one is other for one, other in zip(now, mine, strict=True))
+
+
+def _plan(model: nn.Module, anatomy: Anatomy, stack: Sequence[str]) -> _Plan:
+    layers = stack_of(model, anatomy)
+    if len(layers) != len(stack):
+        raise BadInput(
+            f"gradient norms: the model has {len(layers)} layers and its lineage {len(stack)}: something else grew it "
+            "(with Trainer: GradNormCallback(growth=…))"
+        )
+    sizes = [resize.sizes_of(layer, anatomy, getattr(model, "config", None)) for layer in layers]
+    parameters, owner, length = [], [], 0
+    parts: dict[Part, int] = {}
+    for name, parameter in model.named_parameters():
+        place = anatomy.locate(name)
+        if place is None:
+            how = Cut(tuple(parameter.shape), (), (outside(model, name),))
+        else:
+            _, index, inner = place
+            how = cut(anatomy, stack[index], inner, parameter.shape, sizes[index])
+        parameters.append((parameter, how, length))
+        length += len(how.parts)
+        owner += [parts.setdefault(part, len(parts)) for part in how.parts]
+    return _Plan(parameters, length, list(parts), np.array(owner, dtype=np.int64))
+
+
+@dataclass
+class _Sent:
+    """Numbers on their way to the host: rows of the vector are gradients and, if asked for, weights and updates."""
+
+    step: int
+    wall_time: float
+    plan: _Plan
+    there: np.ndarray
+    host: Tensor
+    arrived: Any = None
+
+
+class GradNorms:
+    """The gradient norms of a model while it trains and grows.
+
+        total = norms.measure(step)         # after backward, before clipping; None on a step that is not measured
+        clip(model.parameters(), 1.0, total)
+        optimizer.step()
+        norms.updated()
+        for step, wall_time, scalars in norms.read(): ...
+
+    Args:
+        model: bare; it may grow in place.
+        anatomy: its table.
+        lineage: of the model, and grows with it.
+        every: updates from one that is measured to the next; 0 for none.
+        groups: of GROUPS, those that are told.
+        updates: whether ‖update‖ ÷ ‖weights‖ is told too, each part's weights taken before the update. Keeps a
+            copy of all weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        anatomy: Anatomy,
+        lineage: Lineage,
+        every: int,
+        groups: Sequence[str] = GROUPS,
+        updates: bool = False,
+    ) -> None:
+        self._model, self._anatomy, self._lineage = model, anatomy, lineage
+        self._every, self._groups, self._updates = every, frozenset(groups), updates
+        self._made: _Plan | None = None
+        self._vector = torch.empty(0)
+        self._begun: tuple[int, float, np.ndarray] | None = None
+        self._frozen: dict[nn.Parameter, Tensor] = {}
+        self._before: list[Tensor] = []
+        self._sent: _Sent | None = None
+        self._ready: list[Measured] = []
+
+    def due(self, step: int) -> bool:
+        """Whether the update after `step` finished ones is measured."""
+        born = self._lineage.events[-1].step if self._lineage.events else 0
+        return self._every > 0 and ((step + 1) % self._every == 0 or step in (0, born))
+
+    def measure(self, step: int) -> Tensor | None:
+        """Measure the gradients that the update after `step` finished ones will be made of, if it is due.
+
+        Returns:
+            Their global L2 norm, a scalar on the model's device; None where nothing was measured.
+
+        Raises:
+            BadInput: when the parameters lie on more than one device, or the lineage is not the model's.
+        """
+        if not self.due(step):
+            return None
+        self.begin(step)
+        for number in range(len(self.plan.parameters)):
+            self.measure_one(number)
+        return self.end()
+
+    def updated(self) -> None:
+        """Measure the update that was just done, where its gradients were. Call it after each update."""
+        if self._begun is None:
+            return
+        with torch.no_grad():
+            for (parameter, how, start), before in zip(self.plan.parameters, self._before, strict=True):
+                place = slice(start, start + len(how.parts))
+                norms_of_rows(before, how, self._vector[1, place])
+                norms_of_rows(before.sub_(parameter), how, self._vector[2, place])
+        self._send()
+
+    def read(self) -> list[Measured]:
+        """What was measured since the last call, in order; waits for what is still on its way."""
+        self._arrive()
+        ready, self._ready = self._ready, []
+        return ready
+
+    # --- one measurement, parameter by parameter ---------------------------------------------------------------------
+
+    @property
+    def plan(self) -> _Plan:
+        """The plan of the measurement that has begun."""
+        if self._made is None:
+            raise RuntimeError("no measurement has begun")
+        return self._made
+
+    def begin(self, step: int) -> None:
+        """Begin to measure: forget what was there, and let the plan fit the model."""
+        self._arrive()
+        if self._made is None or not self._made.fits(self._model):
+            self._made = _plan(self._model, self._anatomy, self._lineage.stack)
+            parameters = [parameter for parameter, *_ in self._made.parameters]
+            self._vector = _vector(parameters, self._made.length)
+            self._before = [torch.empty_like(parameter) for parameter in parameters if self._updates]
+        self._frozen = update_scaler.frozen(self._model, self._anatomy, self._lineage, step)
+        self._vector.zero_()
+        self._begun = step + 1, time.time(), np.zeros(self.plan.length, dtype=bool)
+
+    @torch.no_grad()
+    def measure_one(self, number: int) -> None:
+        """Measure the gradient that one parameter has now, in place of an earlier one of this measurement."""
+        parameter, how, start = self.plan.parameters[number]
+        if parameter.grad is None or self._begun is None:
+            return
+        place = slice(start, start + len(how.parts))
+        gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+        norms_of_rows(gradient, how, self._vector[0, place])
+        self._begun[2][place] = _learning(parameter, how, self._frozen.get(parameter))
+
+    @torch.no_grad()
+    def end(self) -> Tensor:
+        """Send what was measured on its way; return the global norm."""
+        for (parameter, *_), before in zip(self.plan.parameters, self._before, strict=False):
+            before.copy_(parameter)
+        if not self._updates:
+            self._send()
+        return vector_norm(self._vector[0])
+
+    def _send(self) -> None:
+        if self._begun is None:
+            raise RuntimeError("no measurement has begun")
+        rows = self._vector[: 3 if self._updates else 1]
+        step, wall_time, there = self._begun
+        self._begun, self._sent = None, _Sent(step, wall_time, self.plan, there, *_to_host(rows))
+
+    def _arrive(self) -> None:
+        sent, self._sent = self._sent, None
+        if sent is None:
+            return
+        if sent.arrived is not None:
+            sent.arrived.synchronize()
+        self._ready.append((sent.step, sent.wall_time, self._scalars(sent)))
+
+    def _scalars(self, sent: _Sent) -> dict[str, float]:
+        """Tag → value. A part none of whose parameters had a gradient is not told."""
+        plan, squares = sent.plan, sent.host.double().numpy() ** 2
+        told = sorted(set(plan.owner[sent.there].tolist()))
+        sums = [np.bincount(plan.owner, row, len(plan.parts)) for row in squares]
+        gradient, *moved = [with_sums({plan.parts[n]: float(row[n]) for n in told}) for row in sums]
+        asked = [part for part in gradient if part.level in self._groups]
+        scalars = {run_folder.GRAD_NORM + part.tag: gradient[part] ** 0.5 for part in asked}
+        if moved:
+            weights, updates = moved
+            moving = [part for part in asked if weights[part] > 0]
+            scalars |= {run_folder.UPDATE_RATIO + part.tag: (updates[part] / weights[part]) ** 0.5 for part in moving}
+        return scalars
+
+
+def _learning(parameter: nn.Parameter, how: Cut, frozen: Tensor | None) -> np.ndarray:
+    """Whether any element of a part's share of a parameter learns; (parts,)."""
+    if frozen is None:
+        return np.ones(len(how.parts), dtype=bool)
+    learns = torch.zeros(len(how.parts))
+    norms_of_rows((~frozen).float().expand(parameter.shape), how, learns)
+    return learns.numpy() > 0
+
+
+def _vector(parameters: Sequence[nn.Parameter], length: int) -> Tensor:
+    """Room for gradients, weights and updates: (3, length), where the parameters are."""
+    devices = {parameter.device for parameter in parameters}
+    if len(devices) > 1:
+        raise BadInput(f"gradient norms: the parameters lie on {len(devices)} devices, and one is supported")
+    double = any(parameter.dtype == torch.float64 for parameter in parameters)
+    return torch.zeros(3, length, dtype=torch.float64 if double else torch.float32, device=devices.pop())
+
+
+def _to_host(rows: Tensor) -> tuple[Tensor, Any]:
+    """A copy on the host, and what to wait for before it is read: None where it is there already."""
+    if not rows.is_cuda:
+        return rows.to("cpu", copy=True), None
+    host = torch.empty_like(rows, device="cpu", pin_memory=True)
+    host.copy_(rows, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return host, arrived

@@ -1,0 +1,181 @@
+"""How fast each part may move after an event: newborn parts that warm up alone, and old ones that wait.
+
+`rewarm-new` lets the learning rate of what was born at an event climb; `freeze_steps` holds everything still that was
+there before. Both may speak of rows inside a tensor (a head, FFN units), which an optimizer's groups cannot: so an
+update is done in full and then taken back in part, θ ← θ_before + pace · (θ_after − θ_before). For AdamW that is the
+learning rate times `pace`, weight decay included. Pace is a function of the lineage and the step alone: nothing has to
+be saved. The step counts of rows, which Adam's bias correction needs, are in the optimizer's state (`row_steps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pli_train.core.learning_rate import FOUNDER, of_birth, waiting, warming
+from pli_train.models import resize
+from pli_train.optim import row_steps
+from pli_train.optim.row_update import Update
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from pli_train.core.anatomy import Anatomy
+    from pli_train.core.lineage import Birth, Layer, Lineage
+
+
+def births(model: nn.Module, anatomy: Anatomy, lineage: Lineage) -> Iterator[tuple[nn.Parameter, int | Tensor]]:
+    """Each parameter with the step its elements were born at: one number, or one for each row.
+
+    The latter is a tensor on the CPU that broadcasts to the parameter's shape (see `layout.shape_by_row`).
+    """
+    from pli_train.models.build import stack_of
+
+    layers = stack_of(model, anatomy)
+    for told, layer in zip((lineage.layers[name] for name in lineage.stack), layers, strict=True):
+        rows = dict(_rows_born(layer, told, anatomy, model, lineage))
+        for name, parameter in layer.named_parameters():
+            yield parameter, rows.get(name, _born(told.birth))
+    inside = {id(parameter) for parameter in layers.parameters()}
+    yield from ((parameter, FOUNDER) for parameter in model.parameters() if id(parameter) not in inside)
+
+
+def frozen(model: nn.Module, anatomy: Anatomy, lineage: Lineage, step: int) -> dict[nn.Parameter, Tensor]:
+    """The parameters of which something is frozen in the update after `step` finished ones, each with what is.
+
+    Returns:
+        Parameter → a bool tensor on the CPU that broadcasts to its shape, True where it is frozen.
+    """
+    since = waiting(lineage, step)
+    if since is None:
+        return {}
+    told = ((parameter, torch.as_tensor(born < since)) for parameter, born in births(model, anatomy, lineage))
+    return {parameter: rows for parameter, rows in told if rows.any()}
+
+
+def _rows_born(
+    layer: nn.Module, told: Layer, anatomy: Anatomy, model: nn.Module, lineage: Lineage
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a layer some of whose heads or units are younger than it: (name, birth step of each row)."""
+    heads = [_born(birth) for birth in told.heads.values()]
+    units: list[int] = []
+    for number, count in told.widths.items():
+        born = lineage.events[number - 1].step if number else FOUNDER
+        units += [born] * (count - len(units))
+    for what, steps in (("heads", heads), ("units", units)):
+        if set(steps) <= {_born(told.birth)}:
+            continue
+        sizes = resize.sizes_of(layer, anatomy, model.config)
+        part = resize.growable(anatomy, what, sizes)
+        if part.factor == "group":
+            steps = steps[:: sizes["member"]]
+        for name, axes, parameter in resize.tensors_along(layer, anatomy, part.factor):
+            empty = torch.zeros(resize.shape_by_row(parameter, axes, part.factor), dtype=torch.int64)
+            rows = resize.rows(empty, axes, part.factor, sizes)
+            marked = rows + torch.as_tensor(steps).view(-1, *[1] * (rows.dim() - 1))
+            yield name, resize.from_rows(marked, axes, part.factor)
+
+
+def _born(birth: Birth) -> int:
+    return FOUNDER if birth.event is None else birth.step
+
+
+class Paces:
+    """The paces of a model between two growth events, for a loop that updates it.
+
+        paces.hold(step)                        # before the backward pass
+        updates = paces.before(optimizer, step)
+        optimizer.step()
+        paces.after(updates)                    # before the learning rate changes
+
+    What is frozen has no gradient, so that norms and clipping do not count it, and an update leaves its weights,
+    moments and step count as they are. A parameter that is frozen as a whole does not require a gradient. Where only
+    some rows are frozen, a hook sets their gradient to zero in the backward pass, before anyone can measure or clip
+    it; what an optimizer nevertheless does to these rows (Adam's moments decay under a zero gradient) is undone after
+    its step. That holds for every optimizer whose state has the parameter's shape.
+
+    Args:
+        model, anatomy, lineage: as they are now; after an event make a new one.
+    """
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage) -> None:
+        self._lineage = lineage
+        ever = any(e.facts.get("freeze_steps") or e.facts.get("learning_rate") == "rewarm-new" for e in lineage.events)
+        all_births = births(model, anatomy, lineage) if ever else ()
+        self._births = [(parameter, born) for parameter, born in all_births if parameter.requires_grad]
+        self._since: int | None = None
+        self._held: list[nn.Parameter] = []
+        self._hooks: list[Any] = []
+
+    def hold(self, step: int) -> bool:
+        """Freeze what waits at this step, and release what no longer does. True when that changed."""
+        since = waiting(self._lineage, step)
+        if since == self._since:
+            return False
+        self.release()
+        self._since = since
+        if since is not None:
+            for parameter, born in self._births:
+                self._freeze(parameter, torch.as_tensor(born < since))
+        return True
+
+    def _freeze(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        # A gradient kept from before would let an optimizer decay the moments of what is frozen.
+        if rows.all():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+            self._held.append(parameter)
+        elif rows.any():
+            rows = rows.to(parameter.device)
+            self._hooks.append(parameter.register_hook(lambda gradient: gradient.masked_fill(rows, 0)))
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(rows, 0)
+
+    def release(self) -> None:
+        """Let everything learn that this object froze."""
+        for parameter in self._held:
+            parameter.requires_grad_(True)
+        for hook in self._hooks:
+            hook.remove()
+        self._since, self._held, self._hooks = None, [], []
+
+    def before(self, optimizer: Optimizer, step: int) -> list[Update]:
+        """The updates of parameters whose rows do not all move as the optimizer moves them."""
+        paces = self._paces(step)
+        return [
+            Update(optimizer, group, parameter, paces.get(parameter, 1.0))
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+            and (parameter in paces or row_steps.ROWS in optimizer.state.get(parameter, {}))
+        ]
+
+    def after(self, updates: list[Update]) -> None:
+        """Give each row of them the update that is its own."""
+        for update in updates:
+            update.finish()
+
+    def of_layer(self, id: str, step: int) -> float:
+        """The pace of what a layer was born with, in the update after `step` finished ones."""
+        return of_birth(_born(self._lineage.layers[id].birth), self._lineage, step)
+
+    def _paces(self, step: int) -> dict[nn.Parameter, float | Tensor]:
+        """The pace of each parameter that is not free as a whole."""
+        if waiting(self._lineage, step) is None and not warming(self._lineage, step):
+            return {}
+        paces = {parameter: self._pace(born, step) for parameter, born in self._births}
+        return {p: pace for p, pace in paces.items() if isinstance(pace, torch.Tensor) or pace < 1}
+
+    def _pace(self, born: int | Tensor, step: int) -> float | Tensor:
+        if isinstance(born, int):
+            return of_birth(born, self._lineage, step)
+        known = {each: of_birth(each, self._lineage, step) for each in born.unique().tolist()}
+        if len(set(known.values())) == 1:
+            return next(iter(known.values()))
+        paces = torch.ones(born.shape)
+        for each, pace in known.items():
+            paces[born == each] = pace
+        return paces

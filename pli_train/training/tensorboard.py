@@ -1,0 +1,105 @@
+"""Scalars to TensorBoard: the run's only store of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from pli_train.core.errors import PliError, not_written
+from pli_train.core.run_format import run_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pli_train.core.lineage import Event
+
+FLUSHED_EVERY = 10.0
+"""Seconds after which those who look on see what was noted, checkpoint or not."""
+
+
+class Scalars:
+    """Writes a run's scalars into its folder, or nowhere. All but `close` raise PliError when the disk fails.
+
+    Each process of a run writes a file of its own. TensorBoard and we read them in the order of the numbers in their
+    names, which are made to grow even when the clock is set back.
+
+    Args:
+        folder: the run folder; None writes nothing (another rank writes, or tracking is off).
+        from_step: the first step to be written; readers drop what an earlier process wrote from there on.
+    """
+
+    def __init__(self, folder: Path | None, from_step: int = 0) -> None:
+        self._file: Any = None
+        self._flushed = time.monotonic()
+        if folder is not None:
+            from tensorboard.compat.proto.event_pb2 import SessionLog
+            from tensorboard.summary.writer.record_writer import RecordWriter
+
+            before = max((run_folder.order_of(path) for path in folder.glob(run_folder.SCALARS)), default=0)
+            number = max(int(time.time()), before + 1)
+            name = run_folder.SCALARS.replace("*", f"{number:010d}.{socket.gethostname()}.{os.getpid()}.0")
+            self._path = folder / name
+            with self._told():
+                self._file = RecordWriter(self._path.open("xb"))
+            self._write(file_version="brain.Event:2")
+            self._write(step=from_step, session_log=SessionLog(status=SessionLog.START))
+            self.flush()
+
+    def add(self, step: int, values: dict[str, float], wall_time: float | None = None) -> None:
+        """Note scalars at `step` (updates done), as of `wall_time` in seconds since 1970, or now."""
+        if self._file is not None:
+            from torch.utils.tensorboard.summary import scalar
+
+            for tag, value in values.items():
+                self._write(step=step, summary=scalar(tag, value), wall_time=wall_time or time.time())
+            if time.monotonic() - self._flushed > FLUSHED_EVERY:
+                self.flush()
+
+    def mark(self, event: Event) -> None:
+        """Note a growth event, as text at its step."""
+        if self._file is not None:
+            from torch.utils.tensorboard.summary import text
+
+            self._write(step=event.step, summary=text(run_folder.EVENT, str(event)))
+
+    def hparams(self, config: dict[str, Any]) -> None:
+        """Note the configuration where TensorBoard's HPARAMS tab looks for it."""
+        if self._file is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            flat = {key: value for key, value in run_folder.flatten(config).items() if value is not None}
+            for summary in hparams(flat, {run_folder.EVAL_LOSS: 0.0}):
+                self._write(summary=summary)
+
+    def flush(self) -> None:
+        """Return once everything noted is in the file."""
+        if self._file is not None:
+            with self._told():
+                self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Let go of the file. What belongs to a checkpoint was flushed before it, so a disk may fail now."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        with self._told():
+            self._file.write(Event(**{"wall_time": time.time(), **fields}).SerializeToString())
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """A write that fails is told in one line, and once: nothing more is written."""
+        try:
+            yield
+        except OSError as error:
+            self._file = None
+            raise PliError(not_written(self._path, error, self._path.parent)) from None
