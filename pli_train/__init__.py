@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pli_train.api import Growth, train
+    from pli_train.api import Callback, Growth, train
 
-__all__ = ["Growth", "train"]
+__all__ = ["Callback", "Growth", "train"]
 
 
 def __getattr__(name: str) -> Any:

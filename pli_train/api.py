@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from pli_train.core.anatomy import discover, families, to_train, trainable
 from pli_train.core.errors import BadInput
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.initial_shape import Start, start_of
+from pli_train.training.callback import Callback
 
 if TYPE_CHECKING:
     from torch import nn
@@ -127,6 +129,7 @@ def train(
     out: Path | str | None = None,
     preset: str | None = None,
     quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
     **sections: Any,
 ) -> Path:
     """Train a model that grows, as `pli-train run` does from a TOML file, and return the run's folder.
@@ -141,6 +144,7 @@ def train(
         out: the run's folder, which must not exist; `runs/NAME` when left out.
         preset: a preset (or TOML file) to start from; what is given here goes over it.
         quiet: say nothing on stderr.
+        callbacks: follow the run: see `pli_train.Callback`.
         sections: `tokenizer`, `train`, `optim`, `checkpoint`, `tracking` as dicts like TOML tables; `seed`, `name`.
 
     Raises:
@@ -153,7 +157,7 @@ def train(
     from pli_train.training.progress import Shown, Silent
 
     folder = Path(out) if out is not None else Path("runs") / config.name
-    launch.begin(config, folder, Silent() if quiet else Shown()).run()
+    launch.begin(config, folder, Silent() if quiet else Shown(), callbacks).run()
     return folder
 
 

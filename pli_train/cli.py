@@ -184,7 +184,7 @@ def check(
 
     run, rows = checks.prepare(settings, origin, show), []
     for row in checks.check(run, batches):
-        show.say(f"event {row['event']} of {len(run.planned)}: {row['what']}")
+        show.say(f"event {row['event']} of {len(run.plan.events)}: {row['what']}")
         rows.append(row)
     print(render(rows, format), end="")
 

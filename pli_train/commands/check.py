@@ -16,26 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pli_train.checkpointing import checkpoint
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.data import corpus
+from pli_train.data.held_out import HeldOut
 from pli_train.data.objective import IGNORED, Batch, loss_sum
 from pli_train.growth import grower
 from pli_train.models import build as models
 from pli_train.training import launch
-from pli_train.training import trainer as trainers
 from pli_train.training import warm_start as parents
+from pli_train.training.devices import make_accelerator
 from pli_train.training.progress import Silent
+from pli_train.training.run_plan import RunPlan
+from pli_train.training.state import TrainingState
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pli_train.config.schema import RunConfig
-    from pli_train.data.sources.digits import Images
-    from pli_train.data.tokenization import Tokens
-    from pli_train.training.trainer import Trainer
 
 ROWS = 1024
 """Positions compared at a time: a float64 copy of all logits of a large vocabulary would not fit."""
@@ -100,7 +99,24 @@ def loss_and_gradient(model: nn.Module, batches: Sequence[Batch]) -> tuple[float
     return loss, math.sqrt(sum(squares))
 
 
-def prepare(config: RunConfig, origin: Path | None = None, show: Silent | None = None) -> Trainer:
+@dataclass(frozen=True)
+class Rehearsal:
+    """A run before an event: what `check` grows.
+
+    Attributes:
+        plan: of the run.
+        state: its model and lineage, before the next event.
+        held_out: the held-out blocks.
+        device: where the model is.
+    """
+
+    plan: RunPlan
+    state: TrainingState
+    held_out: HeldOut
+    device: torch.device
+
+
+def prepare(config: RunConfig, origin: Path | None = None, show: Silent | None = None) -> Rehearsal:
     """The run as it is before its first event, or before the next one at a trained state. Nothing is written.
 
     Args:
@@ -116,29 +132,31 @@ def prepare(config: RunConfig, origin: Path | None = None, show: Silent | None =
     train = config.train.model_copy(update={"precision": "fp32"})
     config = config.model_copy(update={"train": train})
     text = corpus.load(config.data, config.tokenizer, show.say)
-    start = launch.at_the_start(config, Path(), text, show)
-    if not start.planned:
+    accelerator = make_accelerator(config)
+    plan = RunPlan.make(config, text, accelerator.num_processes)
+    if not plan.events:
         raise BadInput("growth.schedule: has no event, so there is nothing to check")
-    return start if origin is None else _trained(start, origin, text)
+    state = launch.state_at_start(plan, accelerator)
+    if origin is not None:
+        source = _source(plan, state.lineage, origin)
+        state = launch.state_of(plan, accelerator, source)
+        if mistake := _unlike(state.lineage, plan, plan.start.lineage()):
+            raise BadInput(f"--from {source}: {mistake}")
+        show.say(f"model: {source}")
+    held_out = HeldOut(text, train.block_size, train.eval_blocks, plan.objective, config.seed)
+    return Rehearsal(plan, state, held_out, accelerator.device)
 
 
-def _trained(start: Trainer, origin: Path, text: Tokens | Images) -> Trainer:
-    """The trainer of the same schedule with the model of a checkpoint."""
+def _source(plan: RunPlan, start: Lineage, origin: Path) -> Path:
+    """The checkpoint that `origin` means. Raises BadInput when it is of another corpus, or there is none."""
     run = origin if (origin / run_folder.RUN).is_file() else origin.parent
     record = run_folder.read_json(run_folder.require_run(run) / run_folder.RUN)
-    if record.get("corpus", {}).get("fingerprint") != text.fingerprint:
+    if record.get("corpus", {}).get("fingerprint") != plan.corpus.fingerprint:
         raise BadInput(f"--from {origin}: was trained on another corpus or with another tokenizer than this config's")
-    source = _before_an_event(start, run) if run == origin else origin
-    found = checkpoint.read(source)
-    if mistake := _unlike(found.lineage, start):
-        raise BadInput(f"--from {source}: {mistake}")
-    progress = trainers.Progress(found.trainer_state.global_step)
-    start.show.say(f"model: {source}")
-    config, show = start.config, start.show
-    return trainers.Trainer(config, Path(), text, found.model, found.anatomy, found.lineage, progress, show)
+    return _before_an_event(plan, start, run) if run == origin else origin
 
 
-def _before_an_event(start: Trainer, run: Path) -> Path:
+def _before_an_event(plan: RunPlan, start: Lineage, run: Path) -> Path:
     for _, path in reversed(run_folder.checkpoints(run)):
         if run_folder.flaw(path):
             continue
@@ -146,23 +164,23 @@ def _before_an_event(start: Trainer, run: Path) -> Path:
             lineage = Lineage.read(path / run_folder.LINEAGE)
         except BadLineage as error:
             raise BadInput(str(error)) from None
-        if _unlike(lineage, start) is None:
+        if _unlike(lineage, plan, start) is None:
             return path
     raise BadInput(f"--from {run}: no whole checkpoint of it lies before an event of this schedule")
 
 
-def _unlike(lineage: Lineage, start: Trainer) -> str | None:
+def _unlike(lineage: Lineage, plan: RunPlan, start: Lineage) -> str | None:
     """Why a schedule cannot go on from a lineage, or None."""
     done = len(lineage.events)
-    if done >= len(start.planned):
-        return f"all {len(start.planned)} events of the schedule have happened"
-    expected = start.planned[done - 1].lineage if done else start.lineage
+    if done >= len(plan.events):
+        return f"all {len(plan.events)} events of the schedule have happened"
+    expected = plan.events[done - 1].lineage if done else start
     if (lineage.stack, lineage.shapes()) != (expected.stack, expected.shapes()):
         return f"after {done} events it has layers ({lineage}), and this config then has ({expected}), or other sizes"
     return None
 
 
-def check(run: Trainer, batches: int) -> Iterator[dict[str, Any]]:
+def check(run: Rehearsal, batches: int) -> Iterator[dict[str, Any]]:
     """Let the events that are to come happen in order; a row for each, once it has happened.
 
     Args:
@@ -175,15 +193,16 @@ def check(run: Trainer, batches: int) -> Iterator[dict[str, Any]]:
         parameters_after. Logits are compared where both models predict: masked positions, all with a next token,
         or images.
     """
-    model = run.bare.eval()
+    state, lineage = run.state, run.state.lineage
+    model = state.model.bare.eval()
     reads = _batches(run, batches)
     loss, gradient = loss_and_gradient(model, reads)
-    for planned in run.planned[len(run.lineage.events) :]:
-        number = len(run.lineage.events) + 1
+    for planned in run.plan.events[len(lineage.events) :]:
+        number = len(lineage.events) + 1
         before, old = copy.deepcopy(model), reads
         # Without a clock: a checkpoint may be younger than the schedule's next event.
-        step = run.lineage.events[-1].step if run.lineage.events else 0
-        grower.happen(planned.event, step, model, run.anatomy, run.lineage, None, run.config.seed)
+        step = lineage.events[-1].step if lineage.events else 0
+        grower.happen(planned.event, step, model, state.anatomy, lineage, None, run.plan.config.seed)
         model.eval()
         reads = _batches(run, batches)
         change = over_batches([_compared(before, model, *pair) for pair in zip(old, reads, strict=True)])
@@ -213,9 +232,9 @@ def _compared(before: nn.Module, after: nn.Module, old: Batch, new: Batch) -> Ch
     return at_birth(*(logits.flatten(0, -2)[both] for logits in read))
 
 
-def _batches(run: Trainer, count: int) -> list[Batch]:
+def _batches(run: Rehearsal, count: int) -> list[Batch]:
     """Blocks that evaluations read, cut to the present context, in batches of equally many tokens."""
-    size, device = run.config.train.batch_size, run.accelerator.device
+    size, context = run.plan.config.train.batch_size, run.state.context
     places = run.held_out.places[: count * size]
-    wholes = (run.held_out.batch(places[first : first + size], run.context) for first in range(0, len(places), size))
-    return [whole.rows(0, len(whole.inputs), device) for whole in wholes]
+    wholes = (run.held_out.batch(places[first : first + size], context) for first in range(0, len(places), size))
+    return [whole.rows(0, len(whole.inputs), run.device) for whole in wholes]

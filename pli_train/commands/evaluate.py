@@ -13,7 +13,7 @@ from pli_train.data.objective import Objective
 from pli_train.growth.operators.context import length as context_length
 from pli_train.models import kernels
 from pli_train.training import launch
-from pli_train.training.trainer import make_accelerator
+from pli_train.training.devices import make_accelerator
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig

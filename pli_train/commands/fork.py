@@ -20,6 +20,7 @@ from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.training import launch
 from pli_train.training.progress import Silent
+from pli_train.training.run_plan import RunPlan
 from pli_train.training.run_record import twin_record
 from pli_train.training.warm_start import Parent
 
@@ -55,43 +56,27 @@ def fork(
     source = _source(run_folder.require_run(run), step, growth)
     lineage = _lineage(source)
     config = _config(run, out, None if growth else len(lineage.events), changes)
-    parent = Parent(str(run.resolve()), source.name, run.resolve().name)
-    record = run_folder.read_json(run / run_folder.RUN)
+    plan = RunPlan.make(config, launch.corpus_of(config, run, show.say), processes=1)
+    _check_growth(plan, lineage, step)
+    launch.warn_of_other_blocks(run, show.say)
     # A killed fork leaves no folder that `resume` would take for a run: all of it appears by one rename.
     partial = out.with_name(run_folder.PARTIAL + out.name)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _copy(source, partial / source.name)
-        shutil.copyfile(run / run_folder.RUN, partial / run_folder.RUN)
-        launch.tell_of_other_blocks(run, show.say)
-        twin = launch.resume(config, partial, _Quieter(show))
-        _check_growth(twin, lineage, step)
-        told = twin_record(record, config, twin.total_steps, parent)
-        checkpoint.write_text(partial / run_folder.RUN, told)
+        _copy_run(run, source, partial)
+        parent = Parent(str(run.resolve()), source.name, run.resolve().name)
+        record = twin_record(run_folder.read_json(run / run_folder.RUN), config, plan.total_steps, parent)
+        checkpoint.write_text(partial / run_folder.RUN, record)
         checkpoint.write_text(partial / run_folder.LINEAGE, lineage.to_json())
-        if (run / run_folder.TOKENIZER).is_dir():
-            shutil.copytree(run / run_folder.TOKENIZER, partial / run_folder.TOKENIZER, symlinks=True)
-        if (run / run_folder.PROBE).is_file():
-            shutil.copyfile(run / run_folder.PROBE, partial / run_folder.PROBE)
         partial.rename(out)
+        twin = launch.resume(config, out, show)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    twin.moved_to(out)
-    twin.show = show
     show.say(f"{out}: a twin of {source}, {len(lineage.stack)} layers ({lineage})")
     return twin
-
-
-class _Quieter(Silent):
-    """Says what takes time, and not whence a trainer resumes: that is a folder which is about to be renamed."""
-
-    def __init__(self, show: Silent) -> None:
-        self._show = show
-
-    def say(self, line: str) -> None:
-        """Pass a line on, unless it is that one."""
-        if not line.startswith("resuming from "):
-            self._show.say(line)
 
 
 def _source(run: Path, step: int, growth: bool) -> Path:
@@ -136,25 +121,29 @@ def _config(run: Path, out: Path, events: int | None, changes: Sequence[str]) ->
     return config.model_copy(update=update)
 
 
-def _check_growth(twin: Trainer, lineage: Lineage, step: int) -> None:
+def _check_growth(plan: RunPlan, lineage: Lineage, step: int) -> None:
     """Raise BadInput unless the twin's schedule goes on where the lineage stands."""
-    if twin.total_steps < step:
-        raise BadInput(f"--at {step}: lies behind the end, which is step {twin.total_steps}")
+    if plan.total_steps < step:
+        raise BadInput(f"--at {step}: lies behind the end, which is step {plan.total_steps}")
     done = len(lineage.events)
-    expected = twin.planned[done - 1].lineage if 0 < done <= len(twin.planned) else None
+    expected = plan.events[done - 1].lineage if 0 < done <= len(plan.events) else None
     if done and (expected is None or (expected.stack, expected.shapes()) != (lineage.stack, lineage.shapes())):
         raise BadInput(
             f"growth.schedule: its first {done} events do not make the layers that are there at step {step} ({lineage})"
         )
-    for planned in twin.planned[done:]:
+    for planned in plan.events[done:]:
         if planned.step is not None and planned.step < step:
             raise BadInput(f"growth.schedule: {planned.event} is due at step {planned.step}, before the fork at {step}")
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a checkpoint, the files that its manifest lists, and read the copy back."""
-    target.mkdir(parents=True)
+def _copy_run(run: Path, source: Path, target: Path) -> None:
+    """Copy a checkpoint, the files that its manifest lists, with the run's tokenizer and held-out blocks."""
+    (target / source.name).mkdir(parents=True)
     for name in (*run_folder.listed(source), run_folder.MANIFEST):
-        shutil.copyfile(source / name, target / name)
-    if flaw := run_folder.flaw(target, hashes=True):
+        shutil.copyfile(source / name, target / source.name / name)
+    if flaw := run_folder.flaw(target / source.name, hashes=True):
         raise BadInput(f"{source}: its copy {flaw}")
+    if (run / run_folder.TOKENIZER).is_dir():
+        shutil.copytree(run / run_folder.TOKENIZER, target / run_folder.TOKENIZER, symlinks=True)
+    if (run / run_folder.PROBE).is_file():
+        shutil.copyfile(run / run_folder.PROBE, target / run_folder.PROBE)

@@ -1,7 +1,8 @@
-"""A run put together: begun in a folder that is not there yet, or gone on with where its newest checkpoint stands."""
+"""Start a new run in a folder that does not exist yet, or resume one at its newest checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,75 +17,129 @@ from pli_train.core.errors import BadInput
 from pli_train.core.randomness import derive
 from pli_train.core.run_format import run_folder
 from pli_train.data import corpus
-from pli_train.models import build as models
+from pli_train.models import build
 from pli_train.optim import optimizer
-from pli_train.training import warm_start as parents
-from pli_train.training.progress import Silent
+from pli_train.training import warm_start
+from pli_train.training.devices import make_accelerator
+from pli_train.training.evaluation import Evaluator
+from pli_train.training.gradient_norms import GradientNorms
+from pli_train.training.progress import ProgressCallback, Silent
+from pli_train.training.run_plan import RunPlan
 from pli_train.training.run_record import run_record
-from pli_train.training.trainer import Trainer, start_of_run
+from pli_train.training.saving import Saver
+from pli_train.training.state import TrainedModel, TrainingState
+from pli_train.training.tensorboard import TensorBoardCallback
+from pli_train.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from accelerate import Accelerator
+
     from pli_train.config.schema import RunConfig
+    from pli_train.core.run_format.run_folder import CheckpointName
     from pli_train.data.sources.digits import Images
     from pli_train.data.tokenization import Tokens
+    from pli_train.training.callback import Callback
 
 
-def begin(config: RunConfig, folder: Path, show: Silent | None = None) -> Trainer:
-    """A trainer at step 0, in a run folder that does not exist yet.
+def begin(config: RunConfig, folder: Path, show: Silent | None = None, callbacks: Sequence[Callback] = ()) -> Trainer:
+    """Return a trainer at step 0, in a run folder that does not exist yet.
+
+    Args:
+        config: the configuration.
+        folder: of the run.
+        show: where progress goes; nowhere if None.
+        callbacks: called beside the run's own.
 
     Raises:
-        BadInput: when the folder exists, corpus, model or schedule cannot be had, or the disk has no room.
+        BadInput: when the folder exists; corpus, model or schedule cannot be had; or the disk has no room.
     """
-    there = f"{folder}: already exists; `pli-train resume {folder}` goes on with it"
+    exists = f"{folder}: already exists; `pli-train resume {folder}` goes on with it"
     # Of several processes the first makes the folder, perhaps before the others have come this far.
-    if folder.exists() and _is_main_process() and not _unborn(folder):
-        raise BadInput(there)
+    if folder.exists() and _is_main_process() and not _is_unborn(folder):
+        raise BadInput(exists)
     show = show or Silent()
-    config, parent = parents.settle(config, show.say)
+    config, parent = warm_start.settle(config, show.say)
     text = corpus.load(config.data, config.tokenizer, show.say)
-    trainer = at_the_start(config, folder, text, show)
-    if trainer.accelerator.is_main_process:
-        trainer.disk_use().require(folder)
+    accelerator = make_accelerator(config)
+    plan = RunPlan.make(config, text, accelerator.num_processes)
+    state = state_at_start(plan, accelerator)
+    evaluator, lock = Evaluator(plan, accelerator), None
+    if accelerator.is_main_process:
+        plan.disk_use().require(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        trainer.lock = Lock(folder)
-        if not _unborn(folder):  # another process was faster
-            raise BadInput(there)
+        lock = Lock(folder)
+        if not _is_unborn(folder):  # another process was faster
+            raise BadInput(exists)
         text.keep(folder / run_folder.TOKENIZER)
         if text.tokenizer is not None:  # images are not kept
-            checkpoint.write_tensors(folder / run_folder.PROBE, trainer.held_out.kept())
+            checkpoint.write_tensors(folder / run_folder.PROBE, evaluator.held_out.kept())
         # Last, and in one step: with it the folder is a run that can be resumed.
-        checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, trainer.total_steps, parent))
-    trainer.accelerator.wait_for_everyone()
-    return trainer
+        checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, plan.total_steps, parent))
+    accelerator.wait_for_everyone()
+    saver = Saver(plan, folder, accelerator, lock)
+    return _trainer(plan, state, evaluator, saver, accelerator, show, callbacks)
 
 
-def resume(config: RunConfig, folder: Path, show: Silent | None = None) -> Trainer:
-    """A trainer at the newest whole checkpoint of a run, with everything as it was.
+def resume(config: RunConfig, folder: Path, show: Silent | None = None, callbacks: Sequence[Callback] = ()) -> Trainer:
+    """Return a trainer at the newest whole checkpoint of a run, with everything as it was.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        show: where progress goes; nowhere if None.
+        callbacks: called beside the run's own.
 
     Raises:
-        BadInput: when there is no whole checkpoint, the corpus is no longer the one the run began with, another
-            process trains in the folder, or the disk has no room for what is still to come.
+        BadInput: when there is no whole checkpoint, the corpus is not the one that the run began with, another
+            process trains in the folder, or the disk has no room for the checkpoints to come.
     """
     show = show or Silent()
     text = corpus_of(config, folder, show.say)
-    tell_of_other_blocks(folder, show.say)
+    warn_of_other_blocks(folder, show.say)
     lock = Lock(folder) if _is_main_process() else None
+    accelerator = make_accelerator(config)
+    plan = RunPlan.make(config, text, accelerator.num_processes)
+    at: CheckpointName | None = None
     if run_folder.checkpoints(folder):
-        trainer = _at_the_newest(config, folder, text, show)
+        source = checkpoint.newest(folder, show.say)
+        state, at = state_of(plan, accelerator, source), run_folder.CheckpointName.parse(source.name)
+        show.say(f"resuming from {source}: {len(state.lineage.stack)} layers ({state.lineage})")
     else:
         show.say(f"{folder}: was stopped before its first checkpoint; starting over")
-        trainer = at_the_start(config, folder, text, show)
-    trainer.lock = lock
+        state = state_at_start(plan, accelerator)
     if lock is not None:
-        trainer.disk_use().require(folder)
-    return trainer
+        plan.disk_use(after=at).require(folder)
+    saver = Saver(plan, folder, accelerator, lock, at)
+    return _trainer(plan, state, Evaluator(plan, accelerator), saver, accelerator, show, callbacks)
+
+
+def state_at_start(plan: RunPlan, accelerator: Accelerator) -> TrainingState:
+    """Build the model and optimizer of step 0. Raises BadInput when the model cannot be built or loaded."""
+    config, tokenizer = plan.config, plan.corpus.tokenizer
+    model, anatomy = build.build(config.model, tokenizer, config.train.block_size, derive(config.seed, "model"))
+    lineage = plan.start.lineage("pretrained" if config.model.weights == "pretrained" else "random")
+    build.slim(model, anatomy, lineage.shapes())
+    build.settle(model, anatomy)
+    trained = TrainedModel(model, anatomy, accelerator, config.train.compile)
+    made = optimizer.build(trained.bare, config.optim)
+    return TrainingState(trained, anatomy, lineage, made, Progress(), config.train.block_size)
+
+
+def state_of(plan: RunPlan, accelerator: Accelerator, source: Path) -> TrainingState:
+    """Load a checkpoint's model and optimizer. Raises BadInput when it is damaged, or holds weights only."""
+    found, config = checkpoint.read(source), plan.config
+    trained = TrainedModel(found.model, found.anatomy, accelerator, config.train.compile)
+    made = optimizer.build(trained.bare, config.optim)
+    optimizer.load_state(made, trained.bare, found.anatomy, found.lineage.stack, found.optimizer)
+    progress = Progress.of(found.trainer_state)
+    return TrainingState(trained, found.anatomy, found.lineage, made, progress, config.train.block_size)
 
 
 def corpus_of(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Tokens | Images:
-    """A run's corpus. Raises BadInput when it is no longer the one that the run began with."""
+    """Load a run's corpus. Raises BadInput when it is not the one that the run began with."""
     text = corpus.load(config.data, config.tokenizer, say)
     began = run_folder.read_json(folder / run_folder.RUN).get("corpus")
     if not isinstance(began, dict) or text.fingerprint != began.get("fingerprint"):
@@ -96,7 +151,7 @@ def corpus_of(config: RunConfig, folder: Path, say: Callable[[str], None]) -> To
     return text
 
 
-def tell_of_other_blocks(folder: Path, say: Callable[[str], None]) -> None:
+def warn_of_other_blocks(folder: Path, say: Callable[[str], None]) -> None:
     """Say that evaluations read other blocks than before, where a version that drew none began the run."""
     path = folder / run_folder.PROBE
     with suppress(OSError, SafetensorError), safe_open(path, "np") as file:
@@ -107,29 +162,24 @@ def tell_of_other_blocks(folder: Path, say: Callable[[str], None]) -> None:
             )
 
 
-def _at_the_newest(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:
-    source = checkpoint.newest(folder, show.say)
-    found = checkpoint.read(source)
-    progress = Progress.of(found.trainer_state)
-    trainer = Trainer(config, folder, text, found.model, found.anatomy, found.lineage, progress, show)
-    trainer.at = run_folder.CheckpointName.parse(source.name)
-    optimizer.load_state(trainer.optimizer, trainer.bare, found.anatomy, found.lineage.stack, found.optimizer)
-    show.say(f"resuming from {source}: {len(found.lineage.stack)} layers ({found.lineage})")
-    return trainer
+def _trainer(
+    plan: RunPlan,
+    state: TrainingState,
+    evaluator: Evaluator,
+    saver: Saver,
+    accelerator: Accelerator,
+    show: Silent,
+    callbacks: Sequence[Callback],
+) -> Trainer:
+    config = plan.config
+    own: list[Callback] = [GradientNorms(config.train), ProgressCallback(show)]
+    if accelerator.is_main_process and config.tracking.tensorboard:
+        own.insert(0, TensorBoardCallback(saver.folder, config))
+    return Trainer(plan, state, evaluator, saver, accelerator, [*own, *callbacks], show.say)
 
 
-def at_the_start(config: RunConfig, folder: Path, text: Tokens | Images, show: Silent) -> Trainer:
-    """A trainer at step 0 that has written nothing yet. Raises BadInput when model or schedule cannot be had."""
-    start, _ = start_of_run(config, text)
-    model, anatomy = models.build(config.model, text.tokenizer, config.train.block_size, derive(config.seed, "model"))
-    lineage = start.lineage("pretrained" if config.model.weights == "pretrained" else "random")
-    models.slim(model, anatomy, lineage.shapes())
-    models.settle(model, anatomy)
-    return Trainer(config, folder, text, model, anatomy, lineage, Progress(), show)
-
-
-def _unborn(folder: Path) -> bool:
-    """Whether all that is there was left by a process that was killed while it made this folder a run."""
+def _is_unborn(folder: Path) -> bool:
+    """Whether everything in it was left by a process that was killed while it made this folder a run."""
     ours = {run_folder.TOKENIZER, run_folder.PROBE, run_folder.LOCK}
     ours |= {run_folder.PARTIAL + name for name in (run_folder.PROBE, run_folder.RUN)}
     return folder.is_dir() and {path.name for path in folder.iterdir()} <= ours

@@ -1,10 +1,17 @@
-"""What a person sees on stderr while a run trains: a bar with rate and time left, and a line when something happens."""
+"""Progress of a run on stderr: a bar with throughput and time left, and a line for each growth event."""
 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from pli_train.core.cli import console
+from pli_train.core.run_format import run_folder
+from pli_train.training.callback import Callback
+
+if TYPE_CHECKING:
+    from pli_train.training.callback import Logged
+    from pli_train.training.state import TrainingState
 
 EVERY = 15.0
 """Seconds between lines where stderr is no terminal that can be drawn on."""
@@ -53,3 +60,34 @@ class Shown(Silent):
     def end(self) -> None:
         """Take the bar away."""
         console.erase()
+
+
+class ProgressCallback(Callback):
+    """Shows a run's progress with a reporter."""
+
+    def __init__(self, show: Silent) -> None:
+        self._show, self._loss = show, float("nan")
+
+    def on_train_begin(self, state: TrainingState, total_steps: int) -> None:
+        """Start the bar."""
+        self._show.begin(state.step, total_steps)
+
+    def on_log(self, state: TrainingState, logged: Logged) -> None:
+        """Move the bar once the values that are logged last are there."""
+        _, _, values = logged
+        self._loss = values.get(run_folder.LOSS, self._loss)
+        if run_folder.TOKENS_PER_SECOND in values:
+            throughput, layers = values[run_folder.TOKENS_PER_SECOND], values[run_folder.LAYERS]
+            self._show.step(state.step, f"loss {self._loss:.3f}  {layers} layers  {throughput:,.0f} tokens/s")
+
+    def on_evaluate(self, state: TrainingState, values: dict[str, float]) -> None:
+        """Print a line when the evaluation follows a growth event."""
+        if run_folder.EVAL_LOSS_AFTER_EVENT in values:
+            before = [entry["eval_loss"] for entry in state.progress.history if "eval_loss" in entry][-1]
+            after = values[run_folder.EVAL_LOSS_AFTER_EVENT]
+            shape = f"{len(state.model.layers)} layers ({state.lineage})"
+            self._show.say(f"step {state.step}: {shape}, eval loss {before:.3f} → {after:.3f}")
+
+    def on_train_end(self, state: TrainingState) -> None:
+        """Remove the bar."""
+        self._show.end()

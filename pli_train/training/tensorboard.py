@@ -1,4 +1,4 @@
-"""Scalars to TensorBoard: the run's only store of them."""
+"""Scalars to TensorBoard event files, the only place where a run keeps them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import PliError, not_written
 from pli_train.core.run_format import run_folder
+from pli_train.training.callback import Callback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pli_train.config.schema import RunConfig
     from pli_train.core.lineage import Event
+    from pli_train.training.callback import Logged
+    from pli_train.training.state import TrainingState
 
 FLUSHED_EVERY = 10.0
 """Seconds after which those who look on see what was noted, checkpoint or not."""
@@ -103,3 +107,43 @@ class Scalars:
         except OSError as error:
             self._file = None
             raise PliError(not_written(self._path, error, self._path.parent)) from None
+
+
+class TensorBoardCallback(Callback):
+    """Writes what a run logs into its folder.
+
+    Args:
+        folder: of the run.
+        config: noted as hyper-parameters at the start of the run.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self._folder, self._config, self._scalars = folder, config, Scalars(None)
+
+    def on_train_begin(self, state: TrainingState, total_steps: int) -> None:
+        """Open a new event file; readers drop what an earlier process wrote from this step on."""
+        is_new = not state.progress.history
+        self._scalars = Scalars(self._folder, from_step=0 if is_new else state.step + 1)
+        if is_new:
+            self._scalars.hparams(self._config.model_dump())
+
+    def on_log(self, state: TrainingState, logged: Logged) -> None:
+        """Write the values."""
+        step, wall_time, values = logged
+        self._scalars.add(step, values, wall_time)
+
+    def on_evaluate(self, state: TrainingState, values: dict[str, float]) -> None:
+        """Write the losses."""
+        self._scalars.add(state.step, values)
+
+    def on_growth(self, state: TrainingState, event: Event) -> None:
+        """Write the event as text."""
+        self._scalars.mark(event)
+
+    def on_save(self, state: TrainingState) -> None:
+        """Flush, so that no checkpoint is on disk without the scalars of the steps before it."""
+        self._scalars.flush()
+
+    def on_train_end(self, state: TrainingState) -> None:
+        """Close the file."""
+        self._scalars.close()

@@ -1,0 +1,101 @@
+"""Everything about a run that is known before its first step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pli_train.checkpointing import disk
+from pli_train.checkpointing.retention import Retention
+from pli_train.core.randomness import derive
+from pli_train.data.blocks import Blocks
+from pli_train.data.objective import Objective
+from pli_train.growth import schedule
+from pli_train.growth.initial_shape import Start, start_of
+from pli_train.growth.swap_regularizer import Swapping
+from pli_train.models import build, flops
+
+if TYPE_CHECKING:
+    from pli_train.config.schema import RunConfig
+    from pli_train.core.anatomy import Anatomy
+    from pli_train.core.run_format.run_folder import CheckpointName
+    from pli_train.data.sources.digits import Images
+    from pli_train.data.tokenization import Tokens
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run as planned; it does not change while the run trains.
+
+    Attributes:
+        config: the configuration.
+        corpus: text or images, tokenized and split.
+        blocks: the training blocks, in the order that the seed gives.
+        anatomy: the table of the model's family.
+        start: the model's shape at step 0.
+        size: parameters and FLOPs of the model at any shape.
+        objective: what the model predicts.
+        swapping: the layer-swap regularizer.
+        events: the growth schedule. An event that waits for a plateau has no step yet.
+        total_steps: optimizer updates in all.
+        blocks_per_step: blocks that one update reads, over all devices.
+        retention: which checkpoints are made and kept.
+    """
+
+    config: RunConfig
+    corpus: Tokens | Images
+    blocks: Blocks
+    anatomy: Anatomy
+    start: Start
+    size: flops.Size
+    objective: Objective
+    swapping: Swapping
+    events: tuple[schedule.Planned, ...]
+    total_steps: int
+    blocks_per_step: int
+    retention: Retention
+
+    @classmethod
+    def make(cls, config: RunConfig, corpus: Tokens | Images, processes: int) -> RunPlan:
+        """Plan a run.
+
+        Args:
+            config: the configuration.
+            corpus: what `config.data` names.
+            processes: how many processes train together, each with its own batch.
+
+        Raises:
+            BadInput: when the model cannot be built from the config or cannot learn from the corpus, or an event
+                cannot happen.
+        """
+        train = config.train
+        depth, skeleton, anatomy = build.skeleton(config.model, corpus.vocabulary, train.block_size)
+        corpus.check(anatomy.task, skeleton.config)
+        start = start_of(skeleton, anatomy, depth, config.model.initial_heads, train.block_size)
+        blocks = Blocks(corpus.train, train.block_size, derive(config.seed, "order"), "training text")
+        blocks_per_step = train.batch_size * train.accumulation * processes
+        total_steps = train.steps or max(1, math.ceil((train.epochs or 0) * blocks.count / blocks_per_step))
+        return cls(
+            config=config,
+            corpus=corpus,
+            blocks=blocks,
+            anatomy=anatomy,
+            start=start,
+            size=flops.measure(skeleton, anatomy),
+            objective=Objective(anatomy.task, corpus.tokenizer, train.mlm_probability),
+            swapping=Swapping(config.growth.swapping, config.seed, total_steps, anatomy.first_index),
+            events=tuple(schedule.plan(config.growth.events(start, total_steps), start, total_steps)),
+            total_steps=total_steps,
+            blocks_per_step=blocks_per_step,
+            retention=Retention(**config.checkpoint.model_dump(), total_steps=total_steps),
+        )
+
+    @property
+    def epochs_per_step(self) -> float:
+        """The share of an epoch that one update reads."""
+        return self.blocks_per_step / self.blocks.count
+
+    def disk_use(self, after: CheckpointName | None = None) -> disk.DiskUse:
+        """Count the bytes of all checkpoints later than `after`."""
+        return disk.use(self.retention, disk.stages(self.size, self.start.lineage(), self.events), after=after)

@@ -1,0 +1,96 @@
+"""What changes while a run trains: model, optimizer, lineage, progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pli_train.growth.operators import context
+from pli_train.models import build, kernels
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
+    from torch.optim import AdamW
+    from transformers import PreTrainedModel
+
+    from pli_train.checkpointing.trainer_state import Progress
+    from pli_train.core.anatomy import Anatomy
+    from pli_train.core.lineage import Lineage
+
+
+class TrainedModel:
+    """A model as it trains: with fused kernels, compiled layers if asked for, and wrapped by accelerate.
+
+    Args:
+        model: the bare model.
+        anatomy: its table.
+        accelerator: wraps it.
+        compiled: whether each layer is compiled.
+
+    Attributes:
+        wrapped: the model to call in training.
+    """
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, accelerator: Accelerator, compiled: bool) -> None:
+        self._anatomy, self._accelerator, self._compiled = anatomy, accelerator, compiled
+        self.wrap(model)
+
+    @property
+    def bare(self) -> PreTrainedModel:
+        """The model without what accelerate wraps around it."""
+        return self._accelerator.unwrap_model(self.wrapped)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The stack of layers."""
+        return build.stack_of(self.bare, self._anatomy)
+
+    def wrap(self, model: PreTrainedModel) -> None:
+        """Prepare a bare model for training."""
+        kernels.fuse(model)
+        if self._compiled:
+            kernels.compile_layers(build.stack_of(model, self._anatomy))
+        self.wrapped = self._accelerator.prepare(model)
+
+    def unwrap(self) -> PreTrainedModel:
+        """Return the bare model, to be changed and wrapped again."""
+        model = self._accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        if model is not self.wrapped:
+            self._accelerator.free_memory()  # forgets the wrapper, which no longer fits
+        return model
+
+    def rewrap(self) -> None:
+        """Wrap the model anew: the wrapper remembers which parameters need gradients."""
+        self.wrap(self.unwrap())
+
+
+@dataclass
+class TrainingState:
+    """Model, optimizer, lineage and progress of a run, shared by the trainer and its callbacks.
+
+    Attributes:
+        model: the model, which grows.
+        anatomy: the table of its family.
+        lineage: who sits where now, and every event so far.
+        optimizer: AdamW over the bare model's parameters.
+        progress: steps, tokens, FLOPs and seconds so far.
+        block_size: tokens in a block.
+    """
+
+    model: TrainedModel
+    anatomy: Anatomy
+    lineage: Lineage
+    optimizer: AdamW
+    progress: Progress
+    block_size: int
+
+    @property
+    def step(self) -> int:
+        """Optimizer updates done."""
+        return self.progress.step
+
+    @property
+    def context(self) -> int:
+        """Tokens that attend to each other now."""
+        return context.length(self.lineage, self.block_size)
