@@ -44,7 +44,7 @@ class Finding:
     do: str
 
 
-def look() -> Iterator[Finding]:
+def check() -> Iterator[Finding]:
     """Look at Python, libraries, the cache and the devices."""
     version = ".".join(map(str, sys.version_info[:3]))
     new = sys.version_info >= (3, 11)
@@ -82,17 +82,17 @@ def _cache() -> Finding:
     there = next(path for path in (root, *root.parents) if path.exists())
     held = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) if root.exists() else 0
     free, use = shutil.disk_usage(there).free, "second calls, which read only what is new"
-    told = f"{root}: {held / 1e6:,.0f} MB, {free / 1e9:,.1f} GB free"
+    message = f"{root}: {held / 1e6:,.0f} MB, {free / 1e9:,.1f} GB free"
     if not os.access(there, os.W_OK):
-        return Finding("cache", told, "optional", use, "set PLI_CACHE to a folder that can be written to")
+        return Finding("cache", message, "optional", use, "set PLI_CACHE to a folder that can be written to")
     if free < ROOM:
-        return Finding("cache", told, "optional", use, f"free some space, or set PLI_CACHE; {root} may be removed")
-    return Finding("cache", told, "ok", use, "")
+        return Finding("cache", message, "optional", use, f"free some space, or set PLI_CACHE; {root} may be removed")
+    return Finding("cache", message, "ok", use, "")
 
 
 def _devices() -> Finding:
     """Analysis runs on the CPU alone; what training would have is told beside it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    told = f"{cores} CPU cores" + (f", {gpus} NVIDIA GPUs (not used by analysis)" if gpus else "")
-    return Finding("devices", told, "ok", "everything", "")
+    message = f"{cores} CPU cores" + (f", {gpus} NVIDIA GPUs (not used by analysis)" if gpus else "")
+    return Finding("devices", message, "ok", "everything", "")

@@ -12,7 +12,7 @@ from pli_train.core import openmp
 from pli_train.core.anatomy import discover, families, to_train, trainable
 from pli_train.core.errors import BadInput
 from pli_train.growth import schedule as growth_schedule
-from pli_train.growth.initial_shape import Start, start_of
+from pli_train.growth.initial_shape import InitialShape, start_of
 from pli_train.training.callback import Callback
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pli_train.config.schema import RunConfig
     from pli_train.core.anatomy import Anatomy
-    from pli_train.growth.grower import Growing
+    from pli_train.growth.grower import Grower
 
 Schedule = str | list[dict[str, Any]] | dict[str, Any]
 
@@ -46,11 +46,11 @@ class Growth:
         self.table: dict[str, Any] = {"schedule": schedule, **fields}
         self.config = configs.growth_alone(self.table)
         if not isinstance(schedule, dict):
-            self.config.events(Start(depth=1))
+            self.config.events(InitialShape(depth=1))
 
     def __repr__(self) -> str:
-        told = {key: value for key, value in {**self.table, "seed": self.seed}.items() if value is not None}
-        return f"Growth({', '.join([repr(told.pop('schedule')), *(f'{key}={told[key]!r}' for key in told)])})"
+        message = {key: value for key, value in {**self.table, "seed": self.seed}.items() if value is not None}
+        return f"Growth({', '.join([repr(message.pop('schedule')), *(f'{key}={message[key]!r}' for key in message)])})"
 
     def on(
         self,
@@ -62,7 +62,7 @@ class Growth:
         initial_heads: int | None = None,
         scheduler: object = None,
         warmup_steps: int = 0,
-    ) -> Growing:
+    ) -> Grower:
         """Growth of one model, for a loop that calls its `step` before each update.
 
         Args:
@@ -86,14 +86,14 @@ class Growth:
         grower.check_even(model, anatomy)
         depth = len(models.stack_of(model, anatomy))
         start = start_of(model, anatomy, depth, initial_heads, None)
-        made = grower.Growing(model, anatomy, start, self.planned(start, total_steps), self.seed or 0)
+        made = grower.Grower(model, anatomy, start, self.planned(start, total_steps), self.seed or 0)
         if optimizer is not None:
             made.attach(optimizer, grower.rewound(scheduler, warmup_steps, total_steps) if scheduler else None)
         if initial_heads is not None:
-            made.slim(initial_heads)
+            made.shrink(initial_heads)
         return made
 
-    def planned(self, start: Start, total_steps: int | None) -> list[growth_schedule.Planned]:
+    def planned(self, start: InitialShape, total_steps: int | None) -> list[growth_schedule.ScheduledEvent]:
         """The events, each at its step.
 
         Raises:
@@ -154,10 +154,10 @@ def train(
     openmp.wait_briefly()
     config = config_of(model, data, steps, growth, out, preset, sections)
     from pli_train.training import launch
-    from pli_train.training.progress import Shown, Silent
+    from pli_train.training.progress import ConsoleReporter, NullReporter
 
     folder = Path(out) if out is not None else Path("runs") / config.name
-    launch.begin(config, folder, Silent() if quiet else Shown(), callbacks).run()
+    launch.begin(config, folder, NullReporter() if quiet else ConsoleReporter(), callbacks).run()
     return folder
 
 

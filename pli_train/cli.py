@@ -17,7 +17,7 @@ from pli_train.core.errors import PliError
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
-    from pli_train.training.progress import Silent
+    from pli_train.training.progress import NullReporter
 
 app = app_of("pli-train", "Train transformers that grow while they learn, and remember who each layer is.")
 
@@ -263,10 +263,10 @@ def _free(root: Path, name: str) -> Path:
     return folder
 
 
-def _show() -> Silent:
-    from pli_train.training.progress import Shown, Silent
+def _show() -> NullReporter:
+    from pli_train.training.progress import ConsoleReporter, NullReporter
 
-    return Silent() if is_quiet() else Shown()
+    return NullReporter() if is_quiet() else ConsoleReporter()
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pli_train.core.run_format import run_folder
 from pli_train.growth.initial_shape import start_of
 from pli_train.models import build as models
 from pli_train.models import padding
-from pli_train.training.tensorboard import Scalars
+from pli_train.training.tensorboard import ScalarWriter
 from tests.families import tiny
 
 
@@ -24,8 +24,8 @@ class Drifting:
         self.model, self.anatomy = tiny(family, **config), anatomy.family(family)
         depth = len(models.stack_of(self.model, self.anatomy))
         self.lineage = start_of(self.model, self.anatomy, depth, heads, None).lineage()
-        models.slim(self.model, self.anatomy, self.lineage.shapes())
-        models.settle(self.model, self.anatomy)
+        models.shrink(self.model, self.anatomy, self.lineage.shapes())
+        models.sync_config(self.model, self.anatomy)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / run_folder.RUN).write_text('{"config": {}}')
         self.save()
@@ -51,7 +51,7 @@ class Drifting:
 
     def rates(self, rates):
         """Log learning rates: tag → {step: rate}."""
-        scalars = Scalars(self.folder)
+        scalars = ScalarWriter(self.folder)
         for tag, values in rates.items():
             for step, value in values.items():
                 scalars.add(step, {tag: value})

@@ -31,8 +31,8 @@ def changed(folder, to, change=lambda tensors: tensors, only=STEPS, **config):
         at = copy / f"checkpoint-{step}"
         tensors = {name: tensor.contiguous() for name, tensor in change(load_file(at / run_folder.WEIGHTS)).items()}
         save_file(tensors, at / run_folder.WEIGHTS, metadata={"format": "pt"})
-        told = json.loads((at / run_folder.CONFIG).read_text())
-        (at / run_folder.CONFIG).write_text(json.dumps(told | config))
+        message = json.loads((at / run_folder.CONFIG).read_text())
+        (at / run_folder.CONFIG).write_text(json.dumps(message | config))
     return copy
 
 

@@ -19,8 +19,8 @@ def strip(run, into, keep=lambda name: True):
         if keep(name):
             copy = shutil.copytree(path, into / path.name)
             truth.append(Lineage.read(copy / run_folder.LINEAGE))
-            for told in (run_folder.LINEAGE, run_folder.MANIFEST, run_folder.OPTIMIZER):
-                (copy / told).unlink(missing_ok=True)
+            for message in (run_folder.LINEAGE, run_folder.MANIFEST, run_folder.OPTIMIZER):
+                (copy / message).unlink(missing_ok=True)
     return truth
 
 

@@ -31,10 +31,10 @@ def heeds_ctrl_c():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def refused(done, told):
+def refused(done, message):
     """One clear line on stderr, exit 2, nothing on stdout."""
     assert done.returncode == 2, done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     return done.stderr.splitlines()
@@ -159,8 +159,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("words, told", BAD.values(), ids=BAD.keys())
-def test_bad_input_to_training_gets_one_line_and_exit_2(words, told, tmp_path):
-    refused(call("pli-train", *words, cwd=tmp_path), told)
+def test_bad_input_to_training_gets_one_line_and_exit_2(words, message, tmp_path):
+    refused(call("pli-train", *words, cwd=tmp_path), message)
     assert not list(tmp_path.glob("runs/*"))
 
 

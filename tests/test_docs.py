@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documented import ROOT, Shown, check, commands, disagreement
+from tests.documented import ROOT, ConsoleReporter, check, commands, disagreement
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
@@ -33,11 +33,11 @@ def example(tmp_path_factory):
 @pytest.fixture(scope="session")
 def wrong(example, tmp_path_factory, request):
     """Page → what it says wrongly, each in a folder of its own; side by side, as most of it is processes that start."""
-    made, told = example
+    made, message = example
 
     def read(name):
         if name == "docs/index.md":
-            return told
+            return message
         folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("page") / "here"))
         if name == "README.md":  # which makes the run itself
             shutil.rmtree(folder / "runs")
@@ -95,8 +95,8 @@ def test_every_command_is_shown_somewhere():
         for word, app in (("pli-train", train), ("pli-analyze", analyze))
         for command in app.registered_commands
     }
-    told = " ; ".join(shown.command for text in TEXTS for shown in commands(text))
-    assert {command for command in there if f"{command} " not in f"{told} "} == set(UNRUN)
+    message = " ; ".join(shown.command for text in TEXTS for shown in commands(text))
+    assert {command for command in there if f"{command} " not in f"{message} "} == set(UNRUN)
 
 
 def test_every_page_is_linked_from_the_index():
@@ -117,7 +117,7 @@ def test_links_lead_somewhere(path):
 
 
 def of(*output, code=0, varies=False):
-    return Shown(1, "a command", code, output, varies)
+    return ConsoleReporter(1, "a command", code, output, varies)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ error: no preset 'tny'; did you mean 'tiny'?…
 ```
 """
     found = check(page, tmp_path)
-    assert [re.search(r"line (\d+): `(.*?)`", told).groups() for told in found] == [
+    assert [re.search(r"line (\d+): `(.*?)`", message).groups() for message in found] == [
         ("7", "cat number"),
         ("18", "false"),
         ("19", "echo early; false | cat"),

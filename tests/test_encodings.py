@@ -54,18 +54,18 @@ def test_what_is_printed_is_the_same_in_other_signs(words, sign, small_run):
     for environment, name in PLACES.values() if sign == "└─" else [PLACES["ascii"], PLACES["C"]]:
         done = called(words, environment)
         assert done.returncode == usual.returncode == 0
-        told = done.stdout.decode(name)
-        assert numbers(told) == numbers(expected) and len(told.splitlines()) == len(expected.splitlines())
-        assert "?" not in told or "?" in expected
+        message = done.stdout.decode(name)
+        assert numbers(message) == numbers(expected) and len(message.splitlines()) == len(expected.splitlines())
+        assert "?" not in message or "?" in expected
         assert numbers(done.stderr.decode(name)) == numbers(usual.stderr.decode())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("words", ["report RUN", "disturbance RUN --placebos 0", "embed RUN", "doctor"])
-def test_what_loads_torch_is_printed_too(words, place, small_run):
+def test_what_loads_torch_is_printed_too(words, position, small_run):
     words = f"pli-analyze {words}".replace("RUN", str(small_run)).split()
-    environment, name = PLACES[place]
+    environment, name = PLACES[position]
     done, usual = called(words, environment), called(words, UNICODE)
     assert done.returncode == usual.returncode == 0
     assert numbers(done.stdout.decode(name)) == numbers(usual.stdout.decode())
@@ -73,8 +73,8 @@ def test_what_loads_torch_is_printed_too(words, place, small_run):
 
 def test_a_table_keeps_its_columns(small_run):
     usual, plain = (
-        called(["pli-analyze", "lineage", small_run], place).stdout.decode()
-        for place in (UNICODE, {"PYTHONIOENCODING": "ascii"})
+        called(["pli-analyze", "lineage", small_run], position).stdout.decode()
+        for position in (UNICODE, {"PYTHONIOENCODING": "ascii"})
     )
     assert usual.replace("─", "-") == plain != usual
 
@@ -97,8 +97,8 @@ def test_files_are_utf_8_whatever_the_terminal_is(small_run, tmp_path):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", MODULES)
-def test_all_help_is_printed(name, place):
-    environment, codec = PLACES[place]
+def test_all_help_is_printed(name, position):
+    environment, codec = PLACES[position]
     program = f"""
 import sys
 from typer.main import get_command
@@ -118,14 +118,14 @@ for command in ["", *get_command(app).commands]:
 
 @pytest.mark.parametrize("place", ["ascii", "latin-1", "C"])
 @pytest.mark.parametrize("words", ["pli-analyze drift", "pli-train run"])
-def test_an_error_quotes_any_name(words, place):
-    environment, codec = PLACES[place]
+def test_an_error_quotes_any_name(words, position):
+    environment, codec = PLACES[position]
     done = called([*words.split(), "n\u00e4her/\u2192\u65e5.toml"], environment)
     error = done.stderr.decode(codec)
     assert done.returncode == 2 and done.stdout == b"" and error.count("\n") == 1 and error.startswith("error: n")
-    if place == "ascii":
+    if position == "ascii":
         assert "n\\xe4her/->\\u65e5.toml" in error
-    if place == "latin-1":
+    if position == "latin-1":
         assert "näher/->\\u65e5.toml" in error
 
 
@@ -170,11 +170,11 @@ def test_streams_that_are_closed(small_run):
     """What is said on a stderr that is not there does not land among the data on stdout."""
     command = f"{sys.executable} -m pli_analysis.cli compare {small_run} -f csv"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    told = [
+    message = [
         subprocess.run(["bash", "-c", f"{command} {close}"], capture_output=True, env=environment)
         for close in ("2>/dev/null", "2>&-", "<&- 2>&-")
     ]
-    assert {done.returncode for done in told} == {0} and len({done.stdout for done in told}) == 1
+    assert {done.returncode for done in message} == {0} and len({done.stdout for done in message}) == 1
     silent = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, env=environment)
     assert silent.returncode == 0 and silent.stderr.count(b"\n") == 1 and b"error" not in silent.stderr
 

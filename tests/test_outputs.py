@@ -21,11 +21,11 @@ def analyze(*words, **settings):
     return subprocess.run([*ANALYZE, *map(str, words)], capture_output=True, env=environment, **settings)
 
 
-def refused(done, told):
+def refused(done, message):
     """One clear line on stderr, exit 2, nothing on stdout."""
     error = done.stderr.decode()
     assert done.returncode == 2 and done.stdout == b"" and error.count("\n") == 1
-    assert told in error
+    assert message in error
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def small_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(small_run):
+def message(small_run):
     """What `lineage` prints of a run in each format of text."""
     return {name: analyze("lineage", small_run, "-f", name).stdout for name in ("table", "json", "csv", "md")}
 
@@ -49,17 +49,17 @@ def told(small_run):
 # --- the format of a table ------------------------------------------------------------------------------------------
 
 
-def test_a_files_ending_tells_the_format_in_either_case(small_run, told, tmp_path):
+def test_a_files_ending_tells_the_format_in_either_case(small_run, message, tmp_path):
     for ending, name in {".txt": "table", ".json": "json", ".CSV": "csv", ".md": "md", "": "table"}.items():
         path = tmp_path / f"out{ending}"
         done = analyze("lineage", small_run, "-o", path)
-        assert (done.returncode, done.stdout, path.read_bytes()) == (0, b"", told[name])
+        assert (done.returncode, done.stdout, path.read_bytes()) == (0, b"", message[name])
 
 
-def test_a_format_that_is_named_counts_more_than_an_ending(small_run, told, tmp_path):
+def test_a_format_that_is_named_counts_more_than_an_ending(small_run, message, tmp_path):
     for name in ("out.json", "out.xlsx"):
         assert analyze("lineage", small_run, "-f", "csv", "-o", tmp_path / name).returncode == 0
-        assert (tmp_path / name).read_bytes() == told["csv"]
+        assert (tmp_path / name).read_bytes() == message["csv"]
 
 
 @pytest.mark.parametrize("name", ["out.xlsx", "out.csv.gz", "out.html"])
@@ -70,9 +70,9 @@ def test_an_unknown_ending_is_refused_with_those_that_are_known(small_run, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hyphen_is_stdout(small_run, told):
-    assert analyze("lineage", small_run, "-o", "-").stdout == told["table"]
-    assert analyze("lineage", small_run, "-o", "-", "-f", "csv").stdout == told["csv"]
+def test_a_hyphen_is_stdout(small_run, message):
+    assert analyze("lineage", small_run, "-o", "-").stdout == message["table"]
+    assert analyze("lineage", small_run, "-o", "-", "-f", "csv").stdout == message["csv"]
     page = analyze("lineage", small_run, "--html", "-", "-o", os.devnull).stdout
     assert page.startswith(b"<!doctype html>") and page.rstrip().endswith(b"</html>")
     saved = analyze("lineage", small_run, "--save", "-", "-o", os.devnull).stdout
@@ -174,7 +174,7 @@ def test_outputs_are_looked_at_before_anything_is_read(tmp_path):
     """The run is none, which is not what is said."""
     (tmp_path / "folder").mkdir()
     commands = [["drift", "RUN", "-o"], ["lineage", "RUN", "--save"], ["report", "RUN", "--html"]]
-    for words, (name, told) in zip(
+    for words, (name, message) in zip(
         [*commands, commands[-1]],
         {
             "no/file.csv": "cannot be written (there is no folder",
@@ -184,7 +184,7 @@ def test_outputs_are_looked_at_before_anything_is_read(tmp_path):
         }.items(),
         strict=True,
     ):
-        refused(analyze(*(tmp_path if word == "RUN" else word for word in words), f"{tmp_path}/{name}"), told)
+        refused(analyze(*(tmp_path if word == "RUN" else word for word in words), f"{tmp_path}/{name}"), message)
 
 
 def test_no_output_takes_the_place_of_what_is_read(small_run, tmp_path):
@@ -237,5 +237,5 @@ def test_identical_checkpoints_are_called_so(small_run, tmp_path):
     assert {row["relative_l2"] for row in json.loads(both.stdout)} == {0.0}
     assert b"nothing has moved" not in analyze("drift", small_run).stderr
     assert b"there is one checkpoint: with nothing to compare it with" in analyze("drift", tmp_path / "a").stderr
-    told = analyze("report", tmp_path / "a").stdout.decode()
-    assert told.startswith("a: A gpt2 at one checkpoint, with nothing to compare it with.\n")
+    message = analyze("report", tmp_path / "a").stdout.decode()
+    assert message.startswith("a: A gpt2 at one checkpoint, with nothing to compare it with.\n")

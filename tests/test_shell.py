@@ -48,29 +48,29 @@ def options():
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize(("name", "command"), [*COMMANDS, *((name, "") for name in APPS)])
 def test_help_fits_the_terminal_and_cuts_no_sentence_short(name, command, width):
-    told = helps(name, command, width)
-    assert max(map(len, told.splitlines())) <= width
-    assert not re.search(r"[a-z,]\.\.\.$", told, re.MULTILINE), "a summary that was cut"
-    assert not re.search(r"<\w", told), "a type of Python's where a word for people should be"
-    assert "\x1b" not in told
+    message = helps(name, command, width)
+    assert max(map(len, message.splitlines())) <= width
+    assert not re.search(r"[a-z,]\.\.\.$", message, re.MULTILINE), "a summary that was cut"
+    assert not re.search(r"<\w", message), "a type of Python's where a word for people should be"
+    assert "\x1b" not in message
     if command:
-        assert f"  Example: {name} {command}" in told
+        assert f"  Example: {name} {command}" in message
         assert all(
-            line in told for line in ("Say nothing on stderr but errors.", "Say what was read, cached and timed")
+            line in message for line in ("Say nothing on stderr but errors.", "Say what was read, cached and timed")
         )
 
 
 def test_an_option_has_one_letter_and_one_meaning_in_all_commands():
-    spelled, told = {}, {}
+    spelled, message = {}, {}
     for name, _, param in options():
         long = max(param.opts, key=len)
         spelled.setdefault(long, set()).add(tuple(param.opts))
-        told.setdefault((name, long), set()).add((param.metavar, param.help))
+        message.setdefault((name, long), set()).add((param.metavar, param.help))
     assert {long: ways for long, ways in spelled.items() if len(ways) > 1} == {}
     # These are asked of different things, and say so: a folder and a file, a step of a run and one of its checkpoints,
     # blocks that models read and those that layers are compared on.
     differ = {"--space", "--html", "--out", "--at", "--of", "--window", "--events", "--blocks"}
-    assert {long for (_, long), ways in told.items() if len(ways) > 1} <= differ
+    assert {long for (_, long), ways in message.items() if len(ways) > 1} <= differ
     for letter in "qvfoh":
         assert len({max(param.opts, key=len) for *_, param in options() if f"-{letter}" in param.opts}) <= 1
 
@@ -124,9 +124,9 @@ MISUSES = {
 
 
 @pytest.mark.parametrize(("words", "told"), MISUSES.items(), ids=MISUSES)
-def test_misuse_is_one_line_that_says_what_was_probably_meant(words, told, tmp_path):
-    lines = refused(call(*words.split(), cwd=tmp_path), told)
-    assert len(lines) == 1 and lines[0].startswith(f"error: {told}")
+def test_misuse_is_one_line_that_says_what_was_probably_meant(words, message, tmp_path):
+    lines = refused(call(*words.split(), cwd=tmp_path), message)
+    assert len(lines) == 1 and lines[0].startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize("name", APPS)
@@ -209,8 +209,10 @@ def test_libraries_keep_to_quiet_too(quiet):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("TRANSFORMERS", "HF_"))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0 and done.stdout == ""
-    told = [] if quiet else ["of", "logging"]
-    assert [line for line in done.stderr.splitlines() if "Python" not in line and "warnings.warn" not in line] == told
+    message = [] if quiet else ["of", "logging"]
+    assert [
+        line for line in done.stderr.splitlines() if "Python" not in line and "warnings.warn" not in line
+    ] == message
     assert ("FutureWarning: of Python" in done.stderr) is not quiet
 
 
@@ -285,8 +287,8 @@ def at_a_terminal(package, *words, **environment):
 
     def read(end, into):
         try:
-            while piece := os.read(end, 65536):
-                into.extend(piece)
+            while segment := os.read(end, 65536):
+                into.extend(segment)
         except OSError:  # nobody has the other side any more
             pass
 
@@ -299,7 +301,7 @@ def at_a_terminal(package, *words, **environment):
     for (ours, _), reader in zip(pairs, readers, strict=True):
         reader.join(20)
         os.close(ours)
-    return process.returncode, *(told.decode() for told in said)
+    return process.returncode, *(message.decode() for message in said)
 
 
 BAR = re.compile(r"\r\d+ of \d+ (tensors of all checkpoints|checkpoints|steps)")
@@ -400,8 +402,8 @@ def test_presets_are_completed_as_they_are_listed():
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_are_answered_too(shell):
-    told = " ".join(completed("pli-analyze", "embed --method ", shell))
-    assert re.findall(r"\w+", told.rpartition("((")[2]) == ["pca", "tsne", "umap"]
+    message = " ".join(completed("pli-analyze", "embed --method ", shell))
+    assert re.findall(r"\w+", message.rpartition("((")[2]) == ["pca", "tsne", "umap"]
 
 
 @pytest.mark.parametrize("name", APPS)

@@ -44,7 +44,7 @@ def compare(
     """
     from pli_analysis.metrics.comparison import compare as metric
     from pli_analysis.metrics.comparison import curves as curve_metric
-    from pli_analysis.report import compare as told
+    from pli_analysis.report import compare as report
     from pli_analysis.tables import emit
 
     if each and speed_ups:
@@ -52,6 +52,6 @@ def compare(
     curves = curve_metric.read(runs, tag, smooth)
     complain(list(dict.fromkeys(line for curve in curves for line in curve.damaged)))
     found = metric.compared(curves, by, at, metric.parse_levels(levels) if levels else None, reference)
-    say(told.verdict(found))
-    write_page(html, lambda: told.tell(found))
+    say(report.verdict(found))
+    write_page(html, lambda: report.build(found))
     emit(found.speed_ups if speed_ups else metric.per_run(found) if each else metric.summary(found), format, out)

@@ -10,13 +10,13 @@ import typer
 from pli_analysis.commands.options import (
     FormatOption,
     Html,
+    LineageFile,
     OutOption,
     RunFolder,
     Stack,
     Text,
     TextColumn,
     Tokenizer,
-    Told,
     text_of,
 )
 from pli_analysis.commands.telling import complain, open_run, write_page
@@ -36,7 +36,7 @@ def disturbance(
     placebos: Annotated[
         int, typer.Option(min=0, metavar="N", help="Placebo steps at most to hold an event against.")
     ] = 24,
-    told: Told = None,
+    lineage_file: LineageFile = None,
     stack: Stack = None,
     text: Text = None,
     text_column: TextColumn = None,
@@ -61,10 +61,10 @@ def disturbance(
     from pli_analysis.tables import emit
 
     asked = text_of(text, text_column, tokenizer)
-    opened = open_run(run, lineage=told, stack=stack)
+    opened = open_run(run, lineage=lineage_file, stack=stack)
     complain(opened.scalars.damaged)
     twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
     found = measure(opened, twins, window, at or (), asked, blocks, placebos, Bar("steps with and without events"))
     say(*found.notes, *report.readings(found))
-    write_page(html, lambda: report.tell(opened, found))
+    write_page(html, lambda: report.build(opened, found))
     emit(found.layers if layers else found.events, format, out)

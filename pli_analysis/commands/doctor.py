@@ -19,7 +19,7 @@ def doctor(format: FormatOption = None, out: OutOption = None) -> None:
     from pli_analysis import machine
     from pli_analysis.tables import emit
 
-    findings = list(machine.look())
+    findings = list(machine.check())
     emit(pd.DataFrame(findings), format, out)
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import FormatOption, OutOption, RunFolder, Stack, Told, Verify
+from pli_analysis.commands.options import FormatOption, LineageFile, OutOption, RunFolder, Stack, Verify
 from pli_analysis.commands.telling import complain, open_run
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.cli.shell import one_of
@@ -26,7 +26,7 @@ def drift(
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Share the work over so many; else as many as cores.")
     ] = None,
-    told: Told = None,
+    lineage_file: LineageFile = None,
     stack: Stack = None,
     verify: Verify = False,
     format: FormatOption = None,
@@ -42,7 +42,7 @@ def drift(
     from pli_analysis.metrics.drift.drift import unknown
     from pli_analysis.tables import emit
 
-    opened = open_run(run, verify, told, stack)
+    opened = open_run(run, verify, lineage_file, stack)
     complain(opened.scalars.damaged)
     if gauge and of not in ("head", "all"):
         raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")

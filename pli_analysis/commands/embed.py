@@ -11,13 +11,13 @@ from pli_analysis.commands.options import (
     Blocks,
     FormatOption,
     Html,
+    LineageFile,
     OutOption,
     RunFolder,
     Stack,
     Text,
     TextColumn,
     Tokenizer,
-    Told,
     text_of,
 )
 from pli_analysis.commands.telling import open_run, write_page
@@ -49,7 +49,7 @@ def embed(
     projector: Annotated[
         Path | None, typer.Option("--projector", metavar="DIR", help="Write a folder for TensorBoard's projector.")
     ] = None,
-    told: Told = None,
+    lineage_file: LineageFile = None,
     stack: Stack = None,
     format: FormatOption = None,
     out: OutOption = None,
@@ -66,7 +66,7 @@ def embed(
     from pli_analysis.tables import emit
 
     asked = text_of(text, text_column, tokenizer)
-    opened = open_run(run, lineage=told, stack=stack)
+    opened = open_run(run, lineage=lineage_file, stack=stack)
     most = float("inf") if exact else EXACT
     found = measure(
         opened, method, of, space, asked, blocks, since_birth, most, say, Bar("columns of weights or outputs")

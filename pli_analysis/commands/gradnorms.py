@@ -39,7 +39,7 @@ def gradnorms(
     Example: pli-analyze gradnorms runs/tiny --of head --html gradnorms.html
     """
     from pli_analysis.metrics.grad_norms import logged as metric
-    from pli_analysis.report import gradnorms as told
+    from pli_analysis.report import gradnorms as report
     from pli_analysis.tables import emit
 
     asked = text_of(text, text_column, tokenizer)
@@ -58,7 +58,7 @@ def gradnorms(
     scalars, lineage = metric.read(run)
     complain(scalars.damaged)
     table = metric.require(metric.logged(scalars, lineage), run)
-    write_page(html, lambda: told.of_gradnorms(run.resolve().name, table, lineage))
+    write_page(html, lambda: report.of_gradnorms(run.resolve().name, table, lineage))
     if events:
         if lineage is None:
             raise BadInput(f"{run}: has no lineage.json, which tells when it grew")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import FormatOption, Html, OutOption, RunFolder, Stack, Told, Verify, a_file
+from pli_analysis.commands.options import FormatOption, Html, LineageFile, OutOption, RunFolder, Stack, Verify, a_file
 from pli_analysis.commands.telling import FOLLOWED, complain, write_page
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.errors import BadInput
@@ -25,7 +25,7 @@ def lineage(
         Path | None,
         typer.Option("--save", metavar="FILE", help="Write it as a lineage.json, to be edited.", parser=a_file),
     ] = None,
-    told: Told = None,
+    lineage_file: LineageFile = None,
     stack: Stack = None,
     verify: Verify = False,
     format: FormatOption = None,
@@ -42,7 +42,7 @@ def lineage(
     from pli_analysis.runs.run import Run
     from pli_analysis.tables import emit, put
 
-    opened = Run.open(run, verify, told, Bar(FOLLOWED), stack)
+    opened = Run.open(run, verify, lineage_file, Bar(FOLLOWED), stack)
     if verify or opened.notes:
         complain(opened.damaged)
     say(*opened.notes)

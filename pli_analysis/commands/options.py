@@ -28,7 +28,7 @@ RunFolder = Annotated[
     list[Path],
     typer.Argument(metavar="RUN...", help="A run's folder; or HF Trainer's, or a model's, or several in order."),
 ]
-Told = Annotated[
+LineageFile = Annotated[
     Path | None, typer.Option("--lineage", metavar="FILE", help="A lineage.json for checkpoints that have none.")
 ]
 Stack = Annotated[

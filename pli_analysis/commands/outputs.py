@@ -16,7 +16,7 @@ from pli_train.core.run_format import run_folder
 
 FILES = {"html": "--html", "save": "--save", "out": "-o"}
 """Parameters that name a file to be written, and what they are called at the keyboard."""
-INPUTS = ("run", "runs", "twin", "text", "told")
+INPUTS = ("run", "runs", "twin", "text", "lineage_file")
 """Parameters that name what is read."""
 PARTS = (
     run_folder.RUN,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pli_analysis.commands.options import Stack, Told, Verify, a_file, alone
+from pli_analysis.commands.options import LineageFile, Stack, Verify, a_file, alone
 from pli_analysis.commands.outputs import inputs_of, require_files
 from pli_analysis.commands.telling import complain, open_run
 from pli_train.core.cli.console import Bar, say, timed
@@ -34,7 +34,7 @@ def report(
     maps: Annotated[
         str | None, typer.Option(metavar="METHODS", help="Ways to draw the map, beside PCA: tsne,umap.")
     ] = None,
-    told: Told = None,
+    lineage_file: LineageFile = None,
     stack: Stack = None,
     verify: Verify = False,
 ) -> None:
@@ -52,13 +52,15 @@ def report(
     methods = _methods(maps, html)
     asked = run or [str(Run.newest().path)]
     if path is not None:
-        require_files({"--html": path}, inputs_of({"run": asked, "told": told}))
+        require_files({"--html": path}, inputs_of({"run": asked, "lineage_file": lineage_file}))
     if several := _several(asked):
-        if option := next((o for o, v in (("--maps", maps), ("--lineage", told), ("--stack", stack)) if v), None):
+        if option := next(
+            (o for o, v in (("--maps", maps), ("--lineage", lineage_file), ("--stack", stack)) if v), None
+        ):
             raise BadInput(f"{option}: is for a report of one run, and here are {len(several)}")
         folder, written = _beside(several, verify)
     else:
-        folder, written = _alone([Path(one) for one in asked], verify, told, stack, methods)
+        folder, written = _alone([Path(one) for one in asked], verify, lineage_file, stack, methods)
     if html is None:
         from pli_analysis.report import terminal
 
@@ -74,14 +76,14 @@ def report(
 
 
 def _alone(
-    paths: list[Path], verify: bool, told: Path | None, stack: str | None, maps: list[str] | None
+    paths: list[Path], verify: bool, lineage_file: Path | None, stack: str | None, maps: list[str] | None
 ) -> tuple[Path, Report]:
     """The report of a run, or of what else holds checkpoints, and the folder to keep it in."""
     from pli_analysis.report import content, embed
 
-    opened = open_run(paths, verify, told, stack)
+    opened = open_run(paths, verify, lineage_file, stack)
     complain(opened.scalars.damaged)
-    return opened.path, content.tell(opened, partial(embed.paths, maps=maps, say=say), Bar("sections"))
+    return opened.path, content.build(opened, partial(embed.paths, maps=maps, say=say), Bar("sections"))
 
 
 def _several(asked: list[str]) -> list[tuple[str, Path]]:
@@ -114,7 +116,7 @@ def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
     opened = {curve.name: open_run([path], verify) for curve, (_, path) in zip(curves, runs, strict=True)}
     for curve in curves:
         complain(curve.damaged)
-    return runs[0][1].resolve().parent, several.tell(opened, curves, Bar("runs"))
+    return runs[0][1].resolve().parent, several.build(opened, curves, Bar("runs"))
 
 
 def _methods(maps: str | None, html: str | None) -> list[str] | None:

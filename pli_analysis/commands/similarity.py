@@ -68,5 +68,5 @@ def similarity(
         return
     table = measure(first, second, asked, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
     say(*unknown(table), report.verdict(table, over_time))
-    write_page(html, lambda: report.tell(table, over_time))
+    write_page(html, lambda: report.build(table, over_time))
     emit(table, format, out)

@@ -61,8 +61,8 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
             style = {"fill": "toself", "fillcolor": colour, "opacity": 0.2, "line": {"width": 0}}
             hidden = {"hoverinfo": "skip", "meta": {"views": bands}}
             drawn.add_scatter(**bands[axes[0]], name=f"{group}, 95 % interval", **style, **hidden)
-        told = {axis: rows[rows["speed_up"].notna()] for axis, rows in by_axis.items()}
-        curves = {axis: {"x": views.plain(r["level"]), "y": views.plain(r["speed_up"])} for axis, r in told.items()}
+        message = {axis: rows[rows["speed_up"].notna()] for axis, rows in by_axis.items()}
+        curves = {axis: {"x": views.plain(r["level"]), "y": views.plain(r["speed_up"])} for axis, r in message.items()}
         style = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "meta": {"views": curves}}
         drawn.add_scatter(**curves[axes[0]], name=f"{group} ({_runs(mine)})", **style)
     drawn.add_hline(y=1, line={"color": NEUTRAL, "dash": "dot", "width": 1})
@@ -78,9 +78,11 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
 def _range(rows: pd.DataFrame) -> list[float]:
     """What the figure shows of speed-ups: all curves, and bands as far as they leave the curves readable."""
     ups = np.append(rows["speed_up"].dropna(), 1.0)
-    room = max(np.ptp(ups), 0.25)
+    steps_left = max(np.ptp(ups), 0.25)
     low, high = np.nanmin([*rows["low"], ups.min()]), np.nanmax([*rows["high"], ups.max()])
-    return views.plain([max(low, ups.min() - room) - room / 10, min(high, ups.max() + room) + room / 10])
+    return views.plain(
+        [max(low, ups.min() - steps_left) - steps_left / 10, min(high, ups.max() + steps_left) + steps_left / 10]
+    )
 
 
 def _runs(rows: pd.DataFrame) -> str:

@@ -49,11 +49,11 @@ def heat_map(layers: pd.DataFrame) -> go.Figure:
     Args:
         layers: of `pli_analysis.metrics.disturbance.disturbance`.
     """
-    told = layers.assign(name=_names(layers))
-    order = told.drop_duplicates("layer", keep="last").sort_values("index", kind="stable")["layer"]
-    names = list(dict.fromkeys(told["name"]))
+    message = layers.assign(name=_names(layers))
+    order = message.drop_duplicates("layer", keep="last").sort_values("index", kind="stable")["layer"]
+    names = list(dict.fromkeys(message["name"]))
     columns = [
-        told.pivot(index="layer", columns="name", values=column).loc[order, names].to_numpy(dtype=float)
+        message.pivot(index="layer", columns="name", values=column).loc[order, names].to_numpy(dtype=float)
         for column in ("score", "p", "distance", "forward", "excess")
     ]
     hover = (
@@ -87,9 +87,9 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
             )
         )
     drawn.add_hline(y=1, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
-    apart = int(layers["distance"].max() - layers["distance"].min())
+    label_every = int(layers["distance"].max() - layers["distance"].min())
     drawn.update_layout(
-        xaxis={"title": "places above the event", "dtick": max(1, round(apart / 12))},
+        xaxis={"title": "places above the event", "dtick": max(1, round(label_every / 12))},
         yaxis={"title": "movement ÷ usual", "type": "log"},
         legend=LEGEND,
         meta=views.BARE,

@@ -118,14 +118,16 @@ def _donations(table: pd.DataFrame, methods: Sequence[str]) -> go.Scatter:
     import pandas as pd
     import plotly.graph_objects as go
 
-    place = table.set_index(["part", "checkpoint"])[[axis for method in methods for axis in _columns(method, methods)]]
-    gap = pd.Series(float("nan"), place.columns)
+    position = table.set_index(["part", "checkpoint"])[
+        [axis for method in methods for axis in _columns(method, methods)]
+    ]
+    gap = pd.Series(float("nan"), position.columns)
     ends = []
     for birth in table[table["birth"]].itertuples():
         donor, clone = (birth.donor, birth.checkpoint), (birth.part, birth.checkpoint)
-        if donor in place.index:
-            ends += [place.loc[donor], place.loc[clone], gap]
-    lines = pd.DataFrame(ends, columns=place.columns, dtype=float)
+        if donor in position.index:
+            ends += [position.loc[donor], position.loc[clone], gap]
+    lines = pd.DataFrame(ends, columns=position.columns, dtype=float)
     return go.Scatter(
         x=lines["x"],
         y=lines["y"],

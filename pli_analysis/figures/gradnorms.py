@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.figures.palette import NEUTRAL, ROOM, SEQUENTIAL, apart, bar_below, colour_bar, number_of
+from pli_analysis.figures.palette import NEUTRAL, ROOM, SEQUENTIAL, bar_below, colour_bar, label_every, number_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,12 +43,12 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
     )
     for step, what in events.items():
         # Between the last measurement before the event and the first after it: the steps are a scale of categories.
-        place = int((grid.columns <= step).sum()) - 0.5
-        if -0.5 < place < len(grid.columns) - 0.5:
-            drawn.add_vline(x=place, line={"color": NEUTRAL, "dash": "dot", "width": 1})
-            drawn.add_annotation(x=place, y=1, yref="paper", yanchor="bottom", text=what, showarrow=False)
+        position = int((grid.columns <= step).sum()) - 0.5
+        if -0.5 < position < len(grid.columns) - 0.5:
+            drawn.add_vline(x=position, line={"color": NEUTRAL, "dash": "dot", "width": 1})
+            drawn.add_annotation(x=position, y=1, yref="paper", yanchor="bottom", text=what, showarrow=False)
     meta, named = bar_below("step", "gradient norm"), [note.to_plotly_json() for note in drawn.layout.annotations]
-    meta["narrow"]["annotations"] = named[:: apart(len(named), ROOM)]
+    meta["narrow"]["annotations"] = named[:: label_every(len(named), ROOM)]
     drawn.update_layout(
         xaxis={"title": "step", "type": "category", "showgrid": False, "nticks": 12},
         yaxis={"title": "head or FFN, bottom to top", "type": "category", "showgrid": False},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis.figures.palette import SEQUENTIAL, apart, bar_below, colour_bar
+from pli_analysis.figures.palette import SEQUENTIAL, bar_below, colour_bar, label_every
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -61,5 +61,5 @@ def grid(
 
 def _some(columns: Sequence[object]) -> dict[str, Any]:
     """Which columns have their names below them: places, as a category may look like a number."""
-    step = apart(len(columns), NAMED)
+    step = label_every(len(columns), NAMED)
     return {"tickvals": list(range(0, len(columns), step))} if step > 1 else {}

@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def figure(layers: pd.DataFrame, places: pd.DataFrame) -> go.Figure:
+def figure(layers: pd.DataFrame, locations: pd.DataFrame) -> go.Figure:
     """The lineage picture.
 
     Args:
-        layers, places: of `pli_analysis.metrics.lineage`.
+        layers, locations: of `pli_analysis.metrics.lineage`.
     """
     import plotly.graph_objects as go
 
     drawn = go.Figure()
     for layer in layers["layer"]:
-        mine = places[places["layer"] == layer]
+        mine = locations[locations["layer"] == layer]
         steps = [step for row in mine.itertuples() for step in (row.start, row.end)]
         indices = [index for index in mine["index"] for _ in ("start", "end")]
         drawn.add_trace(
@@ -39,8 +39,8 @@ def figure(layers: pd.DataFrame, places: pd.DataFrame) -> go.Figure:
                 hovertemplate=f"layer {layer}<br>step %{{x}}<br>index %{{y}}<extra></extra>",
             )
         )
-    born = layers[layers["event"].notna()].merge(places, left_on=["layer", "born"], right_on=["layer", "start"])
-    drawn.add_trace(_donations(born, places))
+    born = layers[layers["event"].notna()].merge(locations, left_on=["layer", "born"], right_on=["layer", "start"])
+    drawn.add_trace(_donations(born, locations))
     drawn.add_trace(
         go.Scatter(
             x=born["born"],
@@ -64,11 +64,11 @@ def figure(layers: pd.DataFrame, places: pd.DataFrame) -> go.Figure:
     return drawn
 
 
-def _donations(born: pd.DataFrame, places: pd.DataFrame) -> go.Scatter:
+def _donations(born: pd.DataFrame, locations: pd.DataFrame) -> go.Scatter:
     """Dotted lines from donors to their clones, at the step of the birth."""
     import plotly.graph_objects as go
 
-    index = {(row.layer, row.start): row.index_ for row in places.rename(columns={"index": "index_"}).itertuples()}
+    index = {(row.layer, row.start): row.index_ for row in locations.rename(columns={"index": "index_"}).itertuples()}
     xs: list[float | None] = []
     ys: list[float | None] = []
     for row in born.itertuples():

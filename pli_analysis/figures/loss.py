@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis.figures import views
-from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL, ROOM, apart
+from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL, ROOM, label_every
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,5 +112,5 @@ def _some(names: list[str], most: int) -> list[str]:
     >>> _some(["+b", "+c", "+d"], most=2)
     ['+b', '', '+d']
     """
-    step = apart(len(names), most)
-    return [name if place % step == 0 else "" for place, name in enumerate(names)]
+    step = label_every(len(names), most)
+    return [name if position % step == 0 else "" for position, name in enumerate(names)]

@@ -16,7 +16,7 @@ LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "b
 """A line of names at the foot, clear of the axis title however narrow the page."""
 
 
-def apart(count: int, most: int) -> int:
+def label_every(count: int, most: int) -> int:
     """Of how many one is named, where there is room for so many names.
 
     >>> apart(9, most=4), apart(0, most=4)

@@ -30,8 +30,8 @@ def heat_map(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
     squares = [[values[(row, column)] for column in columns] for row in rows]
     lowest = min([0.0, *(value for line in squares for value in line if value == value)])
     titles = _title("layer", names[1], within), _title("layer, bottom to top", names[0], within), NAMES[measure]
-    told = "%{y}and %{x}: %{z:.3f}"
-    return grid(squares, rows, [f"{id} " for id in columns], titles, told, zmin=lowest, zmax=1.0)
+    message = "%{y}and %{x}: %{z:.3f}"
+    return grid(squares, rows, [f"{id} " for id in columns], titles, message, zmin=lowest, zmax=1.0)
 
 
 def curves(table: pd.DataFrame, measure: str = "cka") -> go.Figure:

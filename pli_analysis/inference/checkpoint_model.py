@@ -80,8 +80,8 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
     # A pooler reads what the layers put out, and says nothing of them.
     missing = sorted(name for name in found["missing_keys"] if head or not name.startswith("pooler."))
     if missing and head and not any(name.startswith(prefix) for name in missing):
-        told = "it has no head that predicts tokens, and this needs its loss"
-        raise BadInput(f"{checkpoint.path}: {told} (its weights lack {some(missing)})")
+        message = "it has no head that predicts tokens, and this needs its loss"
+        raise BadInput(f"{checkpoint.path}: {message} (its weights lack {some(missing)})")
     if missing:
         raise BadInput(f"{checkpoint.path}: its weights lack {some(missing)}")
     _log.debug("%s: model of %d tensors", checkpoint.path, len(tensors))
@@ -111,8 +111,8 @@ def _quiet() -> Iterator[None]:
 def require_outputs(checkpoint: Checkpoint) -> None:
     """Raise BadInput when only the weights of a model are measured: without a table, or with one that says so."""
     if not checkpoint.anatomy.task:
-        told = f"of a {checkpoint.anatomy.model_type} only weights are measured here, no outputs and no losses"
-        raise BadInput(f"{checkpoint.path}: {told}")
+        message = f"of a {checkpoint.anatomy.model_type} only weights are measured here, no outputs and no losses"
+        raise BadInput(f"{checkpoint.path}: {message}")
 
 
 def stack_of(model: PreTrainedModel, anatomy: Anatomy) -> Any:
@@ -142,11 +142,11 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     found: list[list[Tensor]] = [[] for _ in stack]
     wanted = kept.split(AT_ONCE)
     hooks = []
-    for place, layer in enumerate(stack):
+    for position, layer in enumerate(stack):
         # Each hook sees the batches in order, so that the number of those it has is the number of the next.
-        def hear(values: Any, place: int = place) -> None:
+        def hear(values: Any, position: int = position) -> None:
             values = values[0] if isinstance(values, tuple) else values
-            found[place].append(values[wanted[len(found[place])].to(values.device)])
+            found[position].append(values[wanted[len(found[position])].to(values.device)])
 
         if of == "layers":
             hooks.append(layer.register_forward_hook(lambda _, inputs, output, hear=hear: hear(output)))
@@ -159,11 +159,11 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     with torch.inference_mode():
         for inputs in tokens.split(AT_ONCE):
             model(input_ids=inputs)
-    heard = [torch.cat(pieces).numpy() for pieces in found]
+    outputs = [torch.cat(segments).numpy() for segments in found]
     if of == "heads":
         count = anatomy.sizes(checkpoint.config)["head"]
-        heard = [values.reshape(len(values), count, -1) for values in heard]
-    return heard
+        outputs = [values.reshape(len(values), count, -1) for values in outputs]
+    return outputs
 
 
 def _config(checkpoint: Checkpoint) -> PretrainedConfig:
@@ -196,8 +196,8 @@ def _as_deep(fields: dict[str, Any], depth: str, layers: int) -> dict[str, Any]:
     if fields.get(depth) == layers:
         return fields
     types = fields.get("layer_types")
-    told = {"layer_types": types[:layers]} if isinstance(types, list) else {}
-    return fields | told | {depth: layers}
+    message = {"layer_types": types[:layers]} if isinstance(types, list) else {}
+    return fields | message | {depth: layers}
 
 
 def last_line(error: Exception) -> str:

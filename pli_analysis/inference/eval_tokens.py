@@ -94,7 +94,7 @@ def batch_of(run: Run, text: Path | Text | None, blocks: int) -> tuple[Tensor, T
     return found.tokens, found.labels
 
 
-def lack_of(run: Run) -> str | None:
+def missing_blocks(run: Run) -> str | None:
     """Why there are no held-out blocks of a run to read, in a few words; None where it keeps them.
 
     Raises:
@@ -118,7 +118,7 @@ def _kept(run: Run) -> Sample:
     from pli_analysis.runs.run import open_weights
 
     path = run.held_out
-    if lack := lack_of(run):
+    if lack := missing_blocks(run):
         raise BadInput(f"{run.path}: {lack} ({run_folder.PROBE}): give a text with --text FILE")
     size = run.checkpoints[-1].config.get("vocab_size")
     with open_weights(path) as file:
@@ -175,11 +175,11 @@ def _ids(made: PreTrainedTokenizerBase, where: Path, text: Text) -> tuple[np.nda
     """The tokens of all documents, an end token between them as in training; and where each document starts."""
     found = texts.of_path(text.path, text.column, "--text-column")
     say(*found.notes)
-    pieces = (piece for document in found.documents(~found.is_blank) for piece in document)
+    segments = (segment for document in found.documents(~found.is_blank) for segment in document)
     ids, starts, end = array("i"), [0], tokenizer.end_token(made)
     try:
         with panics_as_errors():
-            for some, is_end in tokenizer.ids_of(made, pieces):
+            for some, is_end in tokenizer.ids_of(made, segments):
                 ids.extend(some)
                 if is_end:
                     ids.extend([] if end is None else [end])
@@ -194,7 +194,7 @@ def _ids(made: PreTrainedTokenizerBase, where: Path, text: Text) -> tuple[np.nda
 
 
 def _labelled(
-    run: Run, made: PreTrainedTokenizerBase, where: Path, tokens: Tensor, places: np.ndarray
+    run: Run, made: PreTrainedTokenizerBase, where: Path, tokens: Tensor, locations: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """Inputs and labels as training makes them: the next token, or masked ones but no special ones.
 
@@ -213,7 +213,7 @@ def _labelled(
     if mask is None or mask >= _vocabulary(run):
         raise BadInput(f"{where}: names no mask token that the model knows")
     rule = share, mask, min(known, _vocabulary(run)), special
-    seeds = (int(np.random.SeedSequence([SEED, int(place)]).generate_state(1)[0]) for place in places)
+    seeds = (int(np.random.SeedSequence([SEED, int(position)]).generate_state(1)[0]) for position in locations)
     each = [masked(block[None], *rule, seed) for block, seed in zip(tokens, seeds, strict=True)]
     return torch.cat([inputs for inputs, _ in each]), torch.cat([labels for _, labels in each])
 

@@ -18,7 +18,7 @@ Columns of `events`, one row an event:
     to          heads, FFN units or tokens of context from then on
     stack       ids from bottom to top, once it was done
 
-Columns of `places`, one row for each layer and stretch of steps in which nobody moved:
+Columns of `locations`, one row for each layer and stretch of steps in which nobody moved:
     layer, index
     start, end  first and last step of the stretch; the first begins where the run is first seen
 """
@@ -108,13 +108,13 @@ def tree(lineage: Lineage) -> list[str]:
     for root in children.get(None, []):
         grow(root, "", "")
     width = max((len(name) for name, _ in named), default=0) + 2
-    return [f"{name:<{width}}{_told(lineage, id)}" for name, id in named]
+    return [f"{name:<{width}}{_describe(lineage, id)}" for name, id in named]
 
 
-def _told(lineage: Lineage, id: str) -> str:
+def _describe(lineage: Lineage, id: str) -> str:
     layer = lineage.layers[id]
-    place = f"now at index {lineage.index(id)}" if id in lineage.stack else "no longer in the stack"
-    return f"born at step {layer.birth.step} ({layer.birth.initialiser}), {place} with {len(layer.heads)} heads"
+    position = f"now at index {lineage.index(id)}" if id in lineage.stack else "no longer in the stack"
+    return f"born at step {layer.birth.step} ({layer.birth.initialiser}), {position} with {len(layer.heads)} heads"
 
 
 def write(lineage: Lineage, path: Path) -> None:
@@ -145,7 +145,7 @@ def by_step(lineage: Lineage) -> dict[int, list[str]]:
     return found
 
 
-def places(lineage: Lineage, last_step: int) -> pd.DataFrame:
+def locations(lineage: Lineage, last_step: int) -> pd.DataFrame:
     """Where each layer sat, from stretch to stretch."""
     import pandas as pd
 

@@ -62,7 +62,7 @@ def main() -> None:
     """What the process does: `RUN VERSION OUT`."""
     os.nice(NICE)
     run, version, out = sys.argv[1:]
-    output.write(Path(out), page.html(content.tell(Run.open(run)), version))
+    output.write(Path(out), page.html(content.build(Run.open(run)), version))
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ def verdict(found: Comparison) -> str:
     where = f"At equal {AXES[found.by]} ({point})" if rows else f"At {point} {AXES[found.by]}"
     others = sorted(rows.values(), key=lambda row: (np.isnan(row.loss), row.loss))
     where = f"In {found.tag} {where[0].lower()}{where[1:]}" if found.tag else where
-    told = [f"{base.group} has {_loss_words(base)} ({_runs_words(base.runs)})"]
+    message = [f"{base.group} has {_loss_words(base)} ({_runs_words(base.runs)})"]
     gone = f" Diverged and left out: {compare.divergences(found.diverged)}." if found.diverged else ""
-    return f"{where}, {_listed([*told, *(_difference_words(row, base.runs) for row in others)], NAMED + 1)}.{gone}"
+    return f"{where}, {_listed([*message, *(_difference_words(row, base.runs) for row in others)], NAMED + 1)}.{gone}"
 
 
 def speed_up_words(found: Comparison) -> str:
@@ -49,16 +49,16 @@ def speed_up_words(found: Comparison) -> str:
         many = found.groups["group"].nunique() > 1
         return f"No group reaches a level that {found.reference} reaches as well." if many else ""
     runs = found.groups.set_index("group")["runs"]
-    told = [
+    message = [
         f"to reach a loss of {row['level']:.4g}, {row['group']} ({_runs_words(row['runs'])}) has a speed-up of "
         f"{row['speed_up']:.3g} in {AXES[found.by]} over {found.reference} ({_runs_words(runs[found.reference])}), "
         f"{_evidence(row, runs[found.reference], '{:.3g}'.format)}"
         for row in lowest
     ]
-    return sentences([_listed(told, NAMED)])[0]
+    return sentences([_listed(message, NAMED)])[0]
 
 
-def tell(found: Comparison) -> Report:
+def build(found: Comparison) -> Report:
     """The page of a comparison: losses, speed-ups, and how they were measured."""
     by_axis, method = {found.by: found}, method_of(found, AXES[found.by])
     shown, tables = [losses(by_axis), *sooner(by_axis)], [*tables_of(by_axis), ("Runs", compare.per_run(found))]
@@ -191,14 +191,14 @@ def _difference_words(row: Any, base_runs: int) -> str:
     return f"{words}, a difference of {signed(row.difference)} ({_evidence(row._asdict(), base_runs, signed)})"
 
 
-def _evidence(row: Any, base_runs: int, told: Callable[[float], str]) -> str:
+def _evidence(row: Any, base_runs: int, message: Callable[[float], str]) -> str:
     """The interval of a difference or a speed-up and what it is over, of a row of the tables of a comparison."""
     if np.isnan(row["low"]):
         fewest, most = sorted((row["runs"], base_runs))
         why = "one run each" if most == 1 else "too few runs" if fewest == 1 else "runs do not vary"
         return f"no interval: {why}"
     pairs = f"paired by seed, {row['pairs']} pairs" if row["pairs"] else "not paired"
-    return f"95 % interval {told(row['low'])} to {told(row['high'])}, {pairs}"
+    return f"95 % interval {message(row['low'])} to {message(row['high'])}, {pairs}"
 
 
 def _listed(clauses: Sequence[str], most: int) -> str:

@@ -23,25 +23,25 @@ SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, p
 """Below the summary, which says what they found."""
 
 
-def tell(
+def build(
     run: Run,
     map: Callable[[Run], Section] = paths,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Read a run and say what it did.
 
     Args:
         run: to tell of.
         map: tells the map: `paths`, or that with other methods.
-        watch: told (sections done, sections in all).
+        on_progress: told (sections done, sections in all).
 
     Raises:
         BadInput: when it cannot be read.
     """
     sections: list[Section] = []
     for section in SECTIONS:
-        watch(len(sections), len(SECTIONS))
+        on_progress(len(sections), len(SECTIONS))
         with timed(f"section {section.__name__}"):
             sections.append((map if section is paths else section)(run))
-    watch(len(sections), len(SECTIONS))
+    on_progress(len(sections), len(SECTIONS))
     return Report(run.name, lead(run), [summary(run, found_by(sections)), *sections])

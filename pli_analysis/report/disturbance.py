@@ -52,7 +52,7 @@ METHOD = [
 ]
 
 
-def tell(run: Run, found: Disturbance) -> Report:
+def build(run: Run, found: Disturbance) -> Report:
     """The page on disturbance alone."""
     lead = (
         f"What {count(len(found.events), 'step')} with growth events did to the loss and to the layers that were there."
@@ -74,7 +74,9 @@ def measured(run: Run) -> Disturbance:
 
 def section(found: Disturbance) -> Section:
     """All there is to tell: words, figures, tables."""
-    points = [_split(event, told) for (_, event), told in zip(found.events.iterrows(), readings(found), strict=True)]
+    points = [
+        _split(event, message) for (_, event), message in zip(found.events.iterrows(), readings(found), strict=True)
+    ]
     shown, headline = [], ""
     curves = _curves(found)
     if len(curves):
@@ -105,9 +107,9 @@ def readings(found: Disturbance) -> list[str]:
     ]
 
 
-def _split(event: pd.Series, told: str) -> tuple[str, str]:
+def _split(event: pd.Series, message: str) -> tuple[str, str]:
     """The name of an event, and what is told of it."""
-    return _name(event), told.removeprefix(_name(event)).lstrip(" :")
+    return _name(event), message.removeprefix(_name(event)).lstrip(" :")
 
 
 def _name(event: pd.Series) -> str:
@@ -128,8 +130,8 @@ def _instant(event: pd.Series) -> str:
         how = how if sure else f"changed the loss by {signed(event['delta'])}"
         read = f"{count(event['blocks'], 'block')} of {count(event['documents'], 'document')}"
         interval = f"95 % interval {signed(event['delta_low'])} to {signed(event['delta_high'])}, "
-        told = f" ({interval if event['delta_low'] < event['delta_high'] else ''}{read})"
-        return f"{name} {how}{told} and changed {event['flips']:.0%} of predictions."
+        message = f" ({interval if event['delta_low'] < event['delta_high'] else ''}{read})"
+        return f"{name} {how}{message} and changed {event['flips']:.0%} of predictions."
     change = event["loss_after"] - event["loss_before"]
     if abs(change) < ROUNDING:
         return f"{name} changed the eval loss by no more than rounding."
@@ -143,18 +145,18 @@ def _dynamic(event: pd.Series, most: int) -> str:
     trend, twin = event["against"] == "trend", f"its twin {event['against']}"
     steps = count(int(event["recovery"]), "step")
     if event["spike"] <= max(TOLERANCE * event["noise"], ROUNDING):
-        told = f"The loss stayed within the noise of {'its trend' if trend else f'its difference to {twin}'}"
+        message = f"The loss stayed within the noise of {'its trend' if trend else f'its difference to {twin}'}"
     elif event["recovered"]:
-        told = f"A loss spike of {event['spike']:.2f} over {'its trend' if trend else twin} was gone after {steps}"
+        message = f"A loss spike of {event['spike']:.2f} over {'its trend' if trend else twin} was gone after {steps}"
     else:
         above = "its trend" if trend else twin
-        told = f"A loss spike of {event['spike']:.2f} over {above} was not gone within {steps}"
-    told += _unusual(event) if most else ""
+        message = f"A loss spike of {event['spike']:.2f} over {above} was not gone within {steps}"
+    message += _unusual(event) if most else ""
     if not trend and event["late"] == event["late"]:
         side = "below" if event["late"] < 0 else "above"
-        apart = "" if abs(event["late"]) < ROUNDING else f"{_small(event['late'])} {side} "
-        told += f"; late in the window the loss was {apart}its twin's"
-    return f"{told}."
+        distinct_digits = "" if abs(event["late"]) < ROUNDING else f"{_small(event['late'])} {side} "
+        message += f"; late in the window the loss was {distinct_digits}its twin's"
+    return f"{message}."
 
 
 def _unusual(event: pd.Series) -> str:
@@ -217,7 +219,7 @@ def _unscored(event: pd.Series, row: pd.Series) -> str:
 def _how(row: pd.Series) -> str:
     """The component that a layer scores highest by, in words."""
     over = count(row["stretch"], "step") if row["excess"] == row["excess"] else ""
-    told = {
+    message = {
         "forward": f"its output changed by {row['forward']:.1%}",
         "cka": f"its outputs lie in another geometry (1 − CKA {row['cka']:.2g})",
         "gradient": f"its gradient became {np.exp(row['gradient']):.2f} times as large on the spot",
@@ -225,7 +227,7 @@ def _how(row: pd.Series) -> str:
         "excess": f"it moved {np.exp(row['excess']):.2f} times as fast as {_usual(row)} over {over}",
         "logged": f"its gradient norm afterwards was {np.exp(row['logged']):.2f} times the usual",
     }
-    return told[max(told, key=lambda name: np.nan_to_num(row[f"{name}_z"], nan=-np.inf))]
+    return message[max(message, key=lambda name: np.nan_to_num(row[f"{name}_z"], nan=-np.inf))]
 
 
 def _usual(row: pd.Series) -> str:

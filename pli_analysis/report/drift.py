@@ -8,7 +8,7 @@ import numpy as np
 
 from pli_analysis.figures import drift as drift_figures
 from pli_analysis.metrics.drift import drift as drift_metric
-from pli_analysis.report.parts import ROUNDING, Figure, Section, apart, count, equal, sample, sentences, span
+from pli_analysis.report.parts import ROUNDING, Figure, Section, count, distinct_digits, equal, sample, sentences, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,7 @@ def _map_words(table: pd.DataFrame) -> str:
         return f"At the end layer {most['part']} lies {far:.2f} of its birth norm from where it began."
     if equal(far, near):
         return f"At the end all layers lie equally far from their birth weights, {far:.2f} of their norm."
-    largest, smallest = apart(far, near)
+    largest, smallest = distinct_digits(far, near)
     return (
         f"At the end layer {most['part']} (age {most['age']:,}) lies farthest from its birth weights, "
         f"{largest} of their norm; layer {least['part']} (age {least['age']:,}) nearest, {smallest}."

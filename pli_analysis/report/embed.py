@@ -10,7 +10,7 @@ from pli_analysis.figures.embed import NAMES
 from pli_analysis.metrics.maps import embedding as embed_metric
 from pli_analysis.metrics.maps import projections
 from pli_analysis.metrics.maps.gram import RISK
-from pli_analysis.report.parts import Figure, Report, Section, apart, count, equal, sample, sentences
+from pli_analysis.report.parts import Figure, Report, Section, count, distinct_digits, equal, sample, sentences
 
 if TYPE_CHECKING:
     from pli_analysis.metrics.maps.embedding import Map
@@ -58,8 +58,8 @@ def paths(run: Run, maps: Sequence[str] | None = None, say: Callable[[str], None
     found = embed_metric.points_of(run)
     title = "Map of the layers"
     if len(found) < FEWEST_POINTS:
-        told = f"{count(len(found), 'point')}, a layer at a checkpoint each, are too few for a map."
-        return Section("map", title, [told])
+        message = f"{count(len(found), 'point')}, a layer at a checkpoint each, are too few for a map."
+        return Section("map", title, [message])
     wanted = projections.METHODS[1:] if maps is None else maps
     there = [method for method in wanted if projections.installed(method)]
     drawn = [method for method in there if maps is not None or (method == "tsne" and len(found) <= MOST_POINTS)]
@@ -98,12 +98,12 @@ def _map(found: Map, title: str, what: str, space: str) -> Section:
     shares = {"run": _two(found.components)} | ({} if walk is None else {"random": _two(walk)})
     drawing = embed_figure.figure(found.table, found.methods, shares, donors=not found.since_birth)
     begins = "all births lie in one point" if found.since_birth else "dotted lines lead from donors to their clones"
-    told = (
+    message = (
         f"Each path is one of the {what} from birth (ring) to its last checkpoint (name); {begins}. All points are "
         "fitted together. "
     )
     if walk is not None:
-        told += (
+        message += (
             "The random walk has the same births, donors and lengths of steps, each step in a direction of its own. It "
             "draws smooth curves as well: a curve as such is no finding."
         )
@@ -111,7 +111,7 @@ def _map(found: Map, title: str, what: str, space: str) -> Section:
     figure = Figure("map", title, captions[found.methods[0]], drawing, found.table, captions)
     headline = " ".join([] if space == "updates" else _travel(found.travel))
     return Section(
-        "map", title, [told.strip(), *sentences(found.notes)], figures=[figure], headline=headline, method=METHOD
+        "map", title, [message.strip(), *sentences(found.notes)], figures=[figure], headline=headline, method=METHOD
     )
 
 
@@ -151,7 +151,7 @@ def _travel(travel: dict[str, float]) -> list[str]:
     if not travel:
         return []
     most, least = max(travel, key=lambda part: travel[part]), min(travel, key=lambda part: travel[part])
-    far, near = apart(travel[most], travel[least])
+    far, near = distinct_digits(travel[most], travel[least])
     compared = "times as far from its birth as a random walk of the same steps would"
     if most != least and equal(travel[most], travel[least]):
         return [f"Each part got {far} {compared}."]

@@ -10,7 +10,7 @@ from pli_analysis.figures import gradnorms as gradnorms_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics.grad_norms import logged as gradnorms_metric
 from pli_analysis.report.overview import together
-from pli_analysis.report.parts import Figure, Report, Section, apart, count, equal, sample, span
+from pli_analysis.report.parts import Figure, Report, Section, count, distinct_digits, equal, sample, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,8 +56,8 @@ def of_gradnorms(name: str, table: pd.DataFrame, lineage: Lineage | None) -> Rep
 def _gradnorms(table: pd.DataFrame, lineage: Lineage | None) -> Section:
     title = "Gradient norms"
     if not len(table):
-        told = "This run logged no gradient norms (train.grad_norms_every was 0, or tracking.tensorboard off)."
-        return Section("gradnorms", title, [told])
+        message = "This run logged no gradient norms (train.grad_norms_every was 0, or tracking.tensorboard off)."
+        return Section("gradnorms", title, [message])
     words, headline = ["A part is followed by its id from its first gradient on."], ""
     figures, tables = [], []
     drawn = table[table["level"].isin(gradnorms_figure.LEVELS)]
@@ -92,7 +92,7 @@ def _norms_words(table: pd.DataFrame) -> str:
             if equal(high["norm"], low["norm"]):
                 words += f"All {many} have the same norm. "
                 continue
-            times, _ = apart(high["norm"] / low["norm"], 1, digits=1)
+            times, _ = distinct_digits(high["norm"] / low["norm"], 1, digits=1)
             words += f"Of the {many}, {high['part']} has the largest norm, {times} times that of {low['part']}. "
     return words.strip()
 

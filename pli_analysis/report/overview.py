@@ -8,7 +8,17 @@ from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.report.parts import ROUNDING, Figure, Report, Section, apart, count, equal, sample, sentences
+from pli_analysis.report.parts import (
+    ROUNDING,
+    Figure,
+    Report,
+    Section,
+    count,
+    distinct_digits,
+    equal,
+    sample,
+    sentences,
+)
 from pli_analysis.runs.foreign import ForeignRun
 from pli_train.core.run_format import run_folder
 
@@ -113,22 +123,22 @@ def loss(run: Run) -> Section:
 def lineage(run: Run) -> Section:
     """Who sits where, and who came from whom."""
     found = run.lineage
-    events, told = lineage_metric.events(found), _lineage_words(found)
-    figure = stack("lineage", "The stack over time", told, run)
+    events, message = lineage_metric.events(found), _lineage_words(found)
+    figure = stack("lineage", "The stack over time", message, run)
     words = sentences(run.notes)
     tables = [("Growth events", events)] if len(events) else []
     if run.confidence is not None:
         unsure = run.confidence[(run.confidence["confidence"] < SURE) | run.confidence["matched"].isna()]
         tables += [("Newborn layers, and matches that are not certain", unsure)] if len(unsure) else []
     method = LINEAGE_METHOD if run.confidence is None else [*LINEAGE_METHOD, INFERRED]
-    return Section("lineage", "Lineage", words, figures=[figure], tables=tables, headline=told, method=method)
+    return Section("lineage", "Lineage", words, figures=[figure], tables=tables, headline=message, method=method)
 
 
 def stack(id: str, title: str, caption: str, run: Run) -> Figure:
     """The figure of a run's stack over time."""
     layers = lineage_metric.layers(run.lineage, run.confidence)
-    places = lineage_metric.places(run.lineage, run.checkpoints[-1].step)
-    return Figure(id, title, caption, lineage_figure.figure(layers, places), layers)
+    locations = lineage_metric.locations(run.lineage, run.checkpoints[-1].step)
+    return Figure(id, title, caption, lineage_figure.figure(layers, locations), layers)
 
 
 def made(lineage: Lineage) -> str:
@@ -200,7 +210,7 @@ def _loss_words(table: pd.DataFrame) -> str:
     first, last = losses.iloc[0], losses.iloc[-1]
     if equal(first, last):
         return f"Eval loss was {first:.3f} at the first and at the last evaluation."
-    start, end = apart(first, last, digits=3)
+    start, end = distinct_digits(first, last, digits=3)
     how = "at every evaluation" if falls == steps else f"at {falls} of {steps} evaluations"
     return f"Eval loss went from {start} to {end}; it fell {how}."
 
@@ -209,8 +219,8 @@ def _lineage_words(found: Lineage) -> str:
     if not found.events:
         return f"No growth: the stack stayed {found}."
     founders = [id for id in found.stack if found.layers[id].birth.event is None]
-    places = ", ".join(f"{id} now sits at index {found.index(id)}" for id in founders[:3])
-    return f"{made(found)}; of the founders, {places}." if founders else f"{made(found)}; it began with none."
+    locations = ", ".join(f"{id} now sits at index {found.index(id)}" for id in founders[:3])
+    return f"{made(found)}; of the founders, {locations}." if founders else f"{made(found)}; it began with none."
 
 
 def _width(checkpoint: Checkpoint) -> str:

@@ -88,7 +88,7 @@ def sample(table: pd.DataFrame) -> pd.DataFrame:
     """At most ROWS rows of a table, evenly spread, the first and the last among them."""
     if len(table) <= ROWS:
         return table
-    return table.iloc[[round(place * (len(table) - 1) / (ROWS - 1)) for place in range(ROWS)]]
+    return table.iloc[[round(position * (len(table) - 1) / (ROWS - 1)) for position in range(ROWS)]]
 
 
 def policy(*scripts: str) -> str:

@@ -97,7 +97,7 @@ def equal(first: float, second: float) -> bool:
     return not abs(first - second) > ROUNDING * max(abs(first), abs(second))
 
 
-def apart(first: float, second: float, digits: int = 2) -> tuple[str, str]:
+def distinct_digits(first: float, second: float, digits: int = 2) -> tuple[str, str]:
     """Two numbers with that many digits after the point, or as many as it takes to see which is larger.
 
     >>> apart(0.25, 0.5), apart(0.99981, 0.99979), apart(1.0, 1.0)
@@ -114,7 +114,7 @@ def span(low: float, high: float, digits: int = 2) -> str:
     >>> span(0.1, 0.3), span(0.1, 0.1)
     ('0.10 to 0.30', '0.10')
     """
-    return f"{low:.{digits}f}" if equal(low, high) else " to ".join(apart(low, high, digits))
+    return f"{low:.{digits}f}" if equal(low, high) else " to ".join(distinct_digits(low, high, digits))
 
 
 def signed(value: float) -> str:

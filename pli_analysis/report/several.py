@@ -28,15 +28,17 @@ if TYPE_CHECKING:
     from pli_analysis.runs.run import Run
 
 
-def tell(
-    opened: Mapping[str, Run], curves: Sequence[Curve], watch: Callable[[int, int], None] = lambda done, total: None
+def build(
+    opened: Mapping[str, Run],
+    curves: Sequence[Curve],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """The page on several runs.
 
     Args:
         opened: name → run, in the order asked for.
         curves: their losses, of `curve_metric.read`; they say which group each is of.
-        watch: told (runs done, runs in all) while it is found out what growth did to each, which takes longest.
+        on_progress: told (runs done, runs in all) while it is found out what growth did to each, which takes longest.
 
     Raises:
         BadInput: when one of them cannot be read.
@@ -47,7 +49,7 @@ def tell(
         comparison(curves, reference),
         differences(opened),
         stacks(opened),
-        disturbances(opened, watch),
+        disturbances(opened, on_progress),
     ]
     table = metric.runs(opened, groups)
     summary = Section("summary", "Summary", findings=found_by(sections), tables=[("Runs", table)])
@@ -80,41 +82,47 @@ def differences(opened: Mapping[str, Run]) -> Section:
     """What the configs differ in: a comparison of runs that were tuned differently says so."""
     unknown = [name for name, run in opened.items() if "config" not in run.record]
     if unknown:
-        told = f"Nobody wrote down the whole config of {_listed(unknown)}: what else the runs differ in is not known."
-        return Section("differences", "What differs", [told], headline=told)
+        message = (
+            f"Nobody wrote down the whole config of {_listed(unknown)}: what else the runs differ in is not known."
+        )
+        return Section("differences", "What differs", [message], headline=message)
     table = metric.differences(opened)
     keys = {kind: table[table["kind"] == kind]["key"].tolist() for kind in ("growth", "tuning")}
     if keys["tuning"]:
-        told = f"Beside growth the runs differ in {_listed(keys['tuning'])}: what they lose or gain may be due to that."
+        message = (
+            f"Beside growth the runs differ in {_listed(keys['tuning'])}: what they lose or gain may be due to that."
+        )
     elif keys["growth"]:
-        told = f"The runs differ in {_listed(keys['growth'])} and in nothing else that is learned by, seeds apart."
+        message = f"The runs differ in {_listed(keys['growth'])} and in nothing else that is learned by, seeds apart."
     else:
-        told = "The runs' configs differ in nothing that is learned by, seeds apart."
+        message = "The runs' configs differ in nothing that is learned by, seeds apart."
     tables = [("Keys of the config that differ", table)] if len(table) else []
-    return Section("differences", "What differs", [told], tables=tables, headline=told)
+    return Section("differences", "What differs", [message], tables=tables, headline=message)
 
 
 def stacks(opened: Mapping[str, Run]) -> Section:
     """The stack of each run over time."""
     figures = []
-    for place, (name, run) in enumerate(opened.items()):
+    for position, (name, run) in enumerate(opened.items()):
         if run.lineage.events:
-            figures.append(stack(f"lineage-{place}", name, f"{made(run.lineage)}.", run))
+            figures.append(stack(f"lineage-{position}", name, f"{made(run.lineage)}.", run))
     still = [name for name, run in opened.items() if not run.lineage.events]
     words = [f"{_listed(still)} did not grow."] if still else []
     return Section("lineage", "Lineage", words, figures=figures, method=LINEAGE_METHOD)
 
 
-def disturbances(opened: Mapping[str, Run], watch: Callable[[int, int], None] = lambda done, total: None) -> Section:
+def disturbances(
+    opened: Mapping[str, Run], on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Section:
     """What every event of every run did, in one table and one figure."""
     import pandas as pd
 
     parts = []
     for done, (name, run) in enumerate(opened.items()):
-        watch(done, len(opened))
+        on_progress(done, len(opened))
         if run.lineage.events:
             parts.append(_placed(name, run, measured(run).events))
-    watch(len(opened), len(opened))
+    on_progress(len(opened), len(opened))
     if not parts:
         return Section("disturbance", "Disturbance", ["None of these runs grew, so that nothing was disturbed."])
     table = pd.concat(parts, ignore_index=True)
@@ -138,9 +146,9 @@ def provenance(opened: Mapping[str, Run]) -> Section:
 
 def _placed(name: str, run: Run, events: pd.DataFrame) -> pd.DataFrame:
     """Events with their run, the first initialiser of each step, and how high in the stack they are, from 0 to 1."""
-    told = lineage_metric.events(run.lineage)
-    initialisers = {row.step: row.initialiser for row in told.iloc[::-1].itertuples()}
-    tops = {row.step: len(row.stack.split()) - 1 for row in told.itertuples()}
+    message = lineage_metric.events(run.lineage)
+    initialisers = {row.step: row.initialiser for row in message.iloc[::-1].itertuples()}
+    tops = {row.step: len(row.stack.split()) - 1 for row in message.itertuples()}
     height = [
         index / tops[step] if index == index and tops[step] else np.nan
         for step, index in zip(events["step"], events["index"].astype(float), strict=True)

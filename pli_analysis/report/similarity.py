@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pli_analysis.figures import similarity as figures
 from pli_analysis.metrics.similarity.cka import neighbours_of
 from pli_analysis.metrics.similarity.similarity import unknown
-from pli_analysis.report.parts import Figure, Report, Section, apart, equal, sample, sentences, span
+from pli_analysis.report.parts import Figure, Report, Section, distinct_digits, equal, sample, sentences, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,13 +25,13 @@ def verdict(table: pd.DataFrame, over_time: bool) -> str:
         return "No two layers have finite outputs that vary, so that nothing can be compared."
     if over_time:
         last = table[table["checkpoint_a"] == table["checkpoint_a"].iloc[-1]].sort_values("cka")
-        told = ", ".join(f"{row.layer_a} {row.cka:.2f}" for row in last.itertuples())
-        return f"At step {last['step_a'].iloc[0]:,} the layers' CKA with themselves at birth is: {told}."
+        message = ", ".join(f"{row.layer_a} {row.cka:.2f}" for row in last.itertuples())
+        return f"At step {last['step_a'].iloc[0]:,} the layers' CKA with themselves at birth is: {message}."
     if (table["run_a"] != table["run_b"]).any() or not _within(table):
         best = table.loc[table.groupby("layer_a", sort=False)["cka"].idxmax()]
-        told = ", ".join(f"{row.layer_a} with {row.layer_b} {row.cka:.2f}" for row in best.itertuples())
+        message = ", ".join(f"{row.layer_a} with {row.layer_b} {row.cka:.2f}" for row in best.itertuples())
         a, b = table["run_a"].iloc[0], table["run_b"].iloc[0]
-        return f"Each layer of {a} and the layer of {b} that it has the highest CKA with: {told}."
+        return f"Each layer of {a} and the layer of {b} that it has the highest CKA with: {message}."
     pairs = table[table["layer_a"] != table["layer_b"]].sort_values("cka")
     if not len(pairs):
         return f"{'The stack' if len(whole) == 1 else 'What is left'} has one layer, and no pair to compare."
@@ -40,12 +40,12 @@ def verdict(table: pd.DataFrame, over_time: bool) -> str:
         return f"Layers {most['layer_a']} and {most['layer_b']} have a CKA of {most['cka']:.2f}."
     if equal(most["cka"], least["cka"]):
         return f"All pairs of layers are equally alike, with a CKA of {most['cka']:.2f}."
-    high, low = apart(most["cka"], least["cka"])
+    high, low = distinct_digits(most["cka"], least["cka"])
     words = f"Most alike are layers {most['layer_a']} and {most['layer_b']}, with a CKA of {high}"
     return f"{words}; least {least['layer_a']} and {least['layer_b']}, with {low}."
 
 
-def tell(table: pd.DataFrame, over_time: bool) -> Report:
+def build(table: pd.DataFrame, over_time: bool) -> Report:
     """The page: a figure for each measure, and how they were measured.
 
     Args:
@@ -73,7 +73,7 @@ def _text(table: pd.DataFrame) -> tuple[str, str]:
 
 def _method(table: pd.DataFrame) -> list[tuple[str, str]]:
     sequences, tokens = int(table["sequences"].iloc[0]), int(table["tokens"].iloc[0])
-    kin = neighbours_of(sequences)
+    relatives = neighbours_of(sequences)
     return [
         ("outputs", f"Of layers on {tokens:,} tokens of {sequences} sequences, in batches of one token of each."),
         (
@@ -88,8 +88,8 @@ def _method(table: pd.DataFrame) -> list[tuple[str, str]]:
         ),
         (
             "shared neighbours",
-            f"The share of {kin} nearest neighbours that both have (Huh et al. 2024, arXiv:2405.07987); by chance "
-            f"{kin / (sequences - 1):.2f}.",
+            f"The share of {relatives} nearest neighbours that both have (Huh et al. 2024, arXiv:2405.07987); by chance "
+            f"{relatives / (sequences - 1):.2f}.",
         ),
         ("one text", "One run and one text: a description, not a test."),
     ]

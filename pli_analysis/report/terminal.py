@@ -29,8 +29,8 @@ def _section(section: Section) -> None:
         print()
     for _, title, headline in section.findings:
         print(f"  {title}: {headline}")
-    for label, told in section.points:
-        print(f"  {label} {told}")
+    for label, message in section.points:
+        print(f"  {label} {message}")
     for line in section.words:
         print(f"  {line}")
     for figure in section.figures:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pli_analysis.runs import odd_weights, unsupported_formats
 from pli_analysis.runs.inferred_lineage import Inferred, infer, weights_of
-from pli_analysis.runs.run import Checkpoint, Run, Watch
+from pli_analysis.runs.run import Checkpoint, ProgressCallback, Run
 from pli_analysis.runs.step_names import by_name, natural, numbered
 from pli_analysis.scalars import trainer_log
 from pli_train.core import tokenizer
@@ -92,16 +92,16 @@ class ForeignRun(Run):
     Attributes:
         path: what they have in common: Trainer's output folder, a model's folder.
         found: name and folder of each.
-        told: a `lineage.json` to go by instead of what the checkpoints say.
+        lineage_file: a `lineage.json` to go by instead of what the checkpoints say.
         counted: what steps are where they are no updates, and how that is known; empty where they are.
-        watch: told (done, in all) of checkpoints that layers are followed through.
+        on_progress: told (done, in all) of checkpoints that layers are followed through.
         stack: path of the list of layers to read, where there are several; that with most weights if None.
     """
 
     found: tuple[tuple[CheckpointName, Path], ...] = ()
-    told: Path | None = None
+    lineage_file: Path | None = None
     counted: str = ""
-    watch: Watch = field(default=lambda done, total: None, repr=False, compare=False)
+    on_progress: ProgressCallback = field(default=lambda done, total: None, repr=False, compare=False)
     stack: str | None = None
 
     @cached_property
@@ -149,7 +149,7 @@ class ForeignRun(Run):
     @cached_property
     def inferred(self) -> Inferred | None:
         """The lineage that was found by weights, and how sure it is; None where it was told."""
-        return infer(self._bare, self.watch) if self.told is None and self._written is None else None
+        return infer(self._bare, self.on_progress) if self.lineage_file is None and self._written is None else None
 
     @property
     def confidence(self) -> pd.DataFrame | None:
@@ -178,7 +178,7 @@ class ForeignRun(Run):
     @property
     def damaged(self) -> list[str]:
         """One line for each checkpoint folder that cannot be used."""
-        return [f"{path.name} {told}" for path, told in self._flaws.items() if told]
+        return [f"{path.name} {message}" for path, message in self._flaws.items() if message]
 
     @cached_property
     def scalars(self) -> Scalars:
@@ -207,9 +207,9 @@ class ForeignRun(Run):
         Trainer calls a checkpoint after its step alone. Where others have events of that step that it has not, it is of
         the state before them.
         """
-        told = self._written or {}
-        grown = {event.step for lineage in told.values() for event in lineage.events}
-        if checkpoint.step in grown and all(event.step < checkpoint.step for event in told[checkpoint.path].events):
+        written = self._written or {}
+        grown = {event.step for lineage in written.values() for event in lineage.events}
+        if checkpoint.step in grown and all(event.step < checkpoint.step for event in written[checkpoint.path].events):
             return CheckpointName(checkpoint.step, after=False)
         return checkpoint.name
 
@@ -229,9 +229,9 @@ class ForeignRun(Run):
     def _alike(self) -> list[str]:
         """The lines of `damaged`, those of one reason together."""
         alike: dict[str, list[str]] = {}
-        for path, told in self._flaws.items():
-            alike.setdefault(told or "", []).append(path.name)
-        return [f"{', '.join(names)}{':' if len(names) > 1 else ''} {told}" for told, names in alike.items()]
+        for path, message in self._flaws.items():
+            alike.setdefault(message or "", []).append(path.name)
+        return [f"{', '.join(names)}{':' if len(names) > 1 else ''} {message}" for message, names in alike.items()]
 
     def _checkpoint(self, name: CheckpointName, path: Path) -> ForeignCheckpoint:
         return ForeignCheckpoint(name, path, foreign=True, stack=self.stack)
@@ -240,20 +240,27 @@ class ForeignRun(Run):
     def _flaws(self) -> dict[Path, str | None]:
         """Folder → what keeps it from being used."""
         found = {path: flaw(path) for _, path in self.found}
-        told = self.told is not None or all(
-            (path / run_folder.LINEAGE).exists() for path, seen in found.items() if not seen
+        is_written = self.lineage_file is not None or all(
+            (path / run_folder.LINEAGE).exists()
+            for path, with_first_seen_births in found.items()
+            if not with_first_seen_births
         )
         bare = {path: self._checkpoint(name, path) for name, path in self.found}
-        return {path: seen or unusable(bare[path], told) for path, seen in found.items()}
+        return {
+            path: with_first_seen_births or unusable(bare[path], is_written)
+            for path, with_first_seen_births in found.items()
+        }
 
     @cached_property
     def _lineages(self) -> list[Lineage]:
         if self.inferred is not None:
             return self.inferred.lineages
-        if self.told is not None:
-            whole = _read(self.told)
-            places = [(bare.step, bare.name.after) for bare in self._bare]
-            return [whole.as_of(sum((event.step, True) <= place for event in whole.events)) for place in places]
+        if self.lineage_file is not None:
+            whole = _read(self.lineage_file)
+            locations = [(bare.step, bare.name.after) for bare in self._bare]
+            return [
+                whole.as_of(sum((event.step, True) <= position for event in whole.events)) for position in locations
+            ]
         each = [(self._written or {})[bare.path] for bare in self._bare]
         for bare, lineage in zip(self._bare, each, strict=True):
             if lineage.to_json() != each[-1].as_of(len(lineage.events)).to_json():
@@ -271,8 +278,8 @@ class ForeignRun(Run):
         late = [(step, part, born) for (part, born), step in first.items() if step > born]
         lines = []
         for step in dict.fromkeys(step for step, *_ in late):
-            told = ", ".join(f"{part} (born at step {born})" for at, part, born in late if at == step)
-            lines.append(f"birth weights first seen at step {step}, drift counts from there: {told}")
+            message = ", ".join(f"{part} (born at step {born})" for at, part, born in late if at == step)
+            lines.append(f"birth weights first seen at step {step}, drift counts from there: {message}")
         sides = {(checkpoint.step, checkpoint.name.after) for checkpoint in self.checkpoints}
         grown = dict.fromkeys(event.step for event in self.lineage.events)
         if gone := [str(step) for step in grown if not sides >= {(step, False), (step, True)}]:
@@ -301,16 +308,16 @@ def _read(path: Path) -> Lineage:
 
 def open_foreign(
     paths: Sequence[Path],
-    told: Path | None = None,
-    watch: Watch = lambda done, total: None,
+    lineage_file: Path | None = None,
+    on_progress: ProgressCallback = lambda done, total: None,
     stack: str | None = None,
 ) -> ForeignRun:
     """Open a folder of Trainer's, a model folder, or several checkpoint folders.
 
     Args:
         paths: one output folder, or checkpoint folders in order.
-        told: a `lineage.json` to go by.
-        watch: told (done, in all) of checkpoints that layers are followed through.
+        lineage_file: a `lineage.json` to go by.
+        on_progress: told (done, in all) of checkpoints that layers are followed through.
         stack: path of the list of layers to read.
 
     Raises:
@@ -322,14 +329,23 @@ def open_foreign(
     if len(paths) == 1:
         inside = checkpoints_in(paths[0])
         if inside:
-            return ForeignRun(paths[0], found=tuple(inside), told=told, watch=watch, stack=stack)
+            return ForeignRun(
+                paths[0], found=tuple(inside), lineage_file=lineage_file, on_progress=on_progress, stack=stack
+            )
         if steps := steps_in(paths[0]):
             named, counted = _named(steps)
-            return ForeignRun(paths[0], found=tuple(named), told=told, counted=counted, watch=watch, stack=stack)
+            return ForeignRun(
+                paths[0],
+                found=tuple(named),
+                lineage_file=lineage_file,
+                counted=counted,
+                on_progress=on_progress,
+                stack=stack,
+            )
         if not is_model(paths[0]):
             if unsupported_formats.has_weights(paths[0]) or unsupported_formats.way_out(paths[0]):
                 raise BadInput(f"{paths[0]}: {flaw(paths[0])}")
-            return _further_down(paths[0], told, watch, stack)
+            return _further_down(paths[0], lineage_file, on_progress, stack)
     for path in paths:
         if (path / run_folder.RUN).is_file() and len(paths) > 1:
             raise BadInput(f"{path}: is a run, and several arguments are checkpoints of one: name it alone")
@@ -338,22 +354,31 @@ def open_foreign(
         if found := flaw(path):
             raise BadInput(f"{path}: {found}")
     named, counted = _named(paths)
-    return ForeignRun(_root(paths), found=tuple(named), told=told, counted=counted, watch=watch, stack=stack)
+    return ForeignRun(
+        _root(paths),
+        found=tuple(named),
+        lineage_file=lineage_file,
+        counted=counted,
+        on_progress=on_progress,
+        stack=stack,
+    )
 
 
-def _further_down(folder: Path, told: Path | None, watch: Watch, stack: str | None) -> ForeignRun:
+def _further_down(
+    folder: Path, lineage_file: Path | None, on_progress: ProgressCallback, stack: str | None
+) -> ForeignRun:
     """The only output of Trainer's below a folder. Raises BadInput when there is none, or more than one."""
     from pli_analysis.runs import paths
 
     only = paths.alone(folder)
     if only is not None and only != folder and not (only / run_folder.RUN).is_file():
-        return open_foreign([only], told, watch, stack)
+        return open_foreign([only], lineage_file, on_progress, stack)
     if only is not None and only != folder:
         raise BadInput(f"{folder}: not a run, and holds one: use {only}")
     found = paths.find(folder)
     models = [str(source.path) for source in found if source.has_checkpoints and source.path != folder]
     if len(models) == 1:
-        return open_foreign([Path(models[0])], told, watch, stack)
+        return open_foreign([Path(models[0])], lineage_file, on_progress, stack)
     if models:
         more = f" and {len(models) - 4} more" if len(models) > 4 else ""
         told_of = f"{', '.join(models[:4])}{more}"
@@ -389,8 +414,8 @@ def flaw(checkpoint: Path) -> str | None:
     """What keeps a foreign checkpoint from being read, in a few words; None when nothing is seen to by its files."""
     if checkpoint.is_symlink() and CheckpointName.parse(checkpoint.name):
         return "is a link, which may lead out of the folder"
-    if not unsupported_formats.has_weights(checkpoint) and (told := unsupported_formats.way_out(checkpoint)):
-        return told
+    if not unsupported_formats.has_weights(checkpoint) and (message := unsupported_formats.way_out(checkpoint)):
+        return message
     if not (checkpoint / run_folder.CONFIG).exists():
         return unsupported_formats.no_config(checkpoint)
     names = [run_folder.CONFIG]
@@ -409,12 +434,12 @@ def flaw(checkpoint: Path) -> str | None:
     return None
 
 
-def unusable(checkpoint: Checkpoint, told: bool) -> str | None:
+def unusable(checkpoint: Checkpoint, is_written: bool) -> str | None:
     """What keeps a checkpoint whose files are all there from being used, in a few words.
 
     Args:
         checkpoint: its lineage is not known yet.
-        told: whether files tell the lineage, so that layers need not be found by their weights.
+        is_written: whether files tell the lineage, so that layers need not be found by their weights.
     """
     try:
         _ = checkpoint.config, checkpoint.state, checkpoint.tokens, checkpoint.files
@@ -422,7 +447,7 @@ def unusable(checkpoint: Checkpoint, told: bool) -> str | None:
             _ = checkpoint.lineage
         if found := odd_weights.no_weights(checkpoint):
             return found
-        if not told:
+        if not is_written:
             weights_of(checkpoint)
     except BadInput as error:
         return f"cannot be used: {checkpoint.within(error)}"
@@ -452,10 +477,10 @@ def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], st
             number = max(number + 1, _last_event(path))
             names.append(CheckpointName(number))
         counted = "steps are numbers in the order given: no name and no trainer_state.json tells them"
-    places = zip([name for name in names if name is not None], _labels(real), paths, strict=True)
-    told = [(Label(name.step, name.after, label), path) for name, label, path in places]
-    told.sort(key=lambda one: (one[0].step, one[0].after))
-    return [*told], counted if len(paths) > 1 else ""
+    locations = zip([name for name in names if name is not None], _labels(real), paths, strict=True)
+    message = [(Label(name.step, name.after, label), path) for name, label, path in locations]
+    message.sort(key=lambda one: (one[0].step, one[0].after))
+    return [*message], counted if len(paths) > 1 else ""
 
 
 def _labels(real: Sequence[Path]) -> list[str]:

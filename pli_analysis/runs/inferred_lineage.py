@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis.runs.layer_matching import COPY, Match, apart, chances, costs, match
+from pli_analysis.runs.layer_matching import COPY, Match, chances, costs, match, relative_distances
 from pli_analysis.weights import trajectory
 from pli_train.core.anatomy.axes import each_axis, factors, growing, rows
 from pli_train.core.anatomy.parts import lengths
@@ -36,7 +36,7 @@ from pli_train.core.lineage import Lineage
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.runs.run import Checkpoint, Watch
+    from pli_analysis.runs.run import Checkpoint, ProgressCallback
 
 SAMPLE = 2**15
 """Numbers of a matrix, at most, that are compared: a cosine of unrelated ones is then off by 0.006."""
@@ -60,14 +60,14 @@ class Weights:
             may differ in shapes: the shape is then part of the name.
         depth: how many layers.
         sizes: of the factors of their axes, `unit` among them where the table tells.
-        look: a look at a tensor by its full name.
+        view: a look at a tensor by its full name.
     """
 
     checkpoint: Checkpoint
     names: dict[str, dict[int, str]]
     depth: int
     sizes: dict[str, int]
-    look: Callable[[str], Any]
+    view: Callable[[str], Any]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Weights:
@@ -76,18 +76,18 @@ class Weights:
         for index, inner, name in checkpoint.located:
             if inner in table.tensors:
                 found.setdefault(inner, {})[index] = name
-        indices = {index for places in found.values() for index in places}
+        indices = {index for locations in found.values() for index in locations}
         depth = len(indices)
         if not depth or indices != set(range(depth)):
             raise BadInput(f"{checkpoint.path}: its weights have no layers that are numbered from 0 without a gap")
-        look, sizes = checkpoint.slices(), dict(table.sizes(checkpoint.config))
+        view, sizes = checkpoint.slices(), dict(table.sizes(checkpoint.config))
         names, heads = dict[str, dict[int, str]](), sizes["head"] == 0
-        for inner, places in sorted(found.items()):
-            shapes = {index: tuple(look(name).get_shape()) for index, name in sorted(places.items())}
+        for inner, locations in sorted(found.items()):
+            shapes = {index: tuple(view(name).get_shape()) for index, name in sorted(locations.items())}
             if table.by_name:
                 for index, shape in shapes.items():
                     if len(shape) > 1:
-                        names.setdefault(f"{inner} {shape}", {})[index] = places[index]
+                        names.setdefault(f"{inner} {shape}", {})[index] = locations[index]
                 continue
             if len(set(shapes.values())) > 1:
                 raise BadInput(f"{checkpoint.path}: its layers differ in the shape of {inner}")
@@ -98,10 +98,10 @@ class Weights:
             if "unit" in factors(axes):
                 sizes["unit"] = lengths(axes, shape, sizes)[factors(axes).index("unit")]
             if len(shape) > 1:
-                names[inner] = {index: places[index] for index in shapes}
+                names[inner] = {index: locations[index] for index in shapes}
         if not heads:
             raise BadInput(f"{checkpoint.path}: its weights have none of the heads that its config tells of")
-        return cls(checkpoint, names, depth, sizes, look)
+        return cls(checkpoint, names, depth, sizes, view)
 
     @property
     def units(self) -> int | None:
@@ -128,7 +128,7 @@ class Weights:
         axes = self.axes(key)
         factor, found = growing(axes), dict[int, np.ndarray]()
         for index, name in self.names[key].items():
-            tensor = self.look(name)
+            tensor = self.view(name)
             if factor is not None and factor in kept:
                 tensor = rows(np.asarray(tensor[:], dtype=np.float32), axes, factor, self.sizes)[: kept[factor]]
                 tensor = tensor.reshape(-1, tensor.shape[-1])
@@ -144,7 +144,7 @@ class Weights:
         factor = growing(axes)
         if factor not in ("head", "group") or index not in self.names[key]:
             return None
-        tensor = np.asarray(self.look(self.names[key][index])[:], dtype=np.float64)
+        tensor = np.asarray(self.view(self.names[key][index])[:], dtype=np.float64)
         cut = rows(tensor, axes, factor, self.sizes)
         return factor, cut.reshape(len(cut), -1)
 
@@ -188,7 +188,7 @@ def distances(old: Weights, new: Weights) -> np.ndarray:
     distance = _Mean(old.depth, new.depth)
     for name, x, y in _matrices(old, new):
         here, there = old.has(name)[:, None], new.has(name)[None, :]
-        distance.add(np.where(here & there, apart(x, y), 1.0), here | there)
+        distance.add(np.where(here & there, relative_distances(x, y), 1.0), here | there)
     return distance.of(otherwise=1.0)
 
 
@@ -212,7 +212,7 @@ def compared(old: Weights, new: Weights) -> Compared:
     distance, cosine = (_Mean(old.depth, new.depth) for _ in range(2))
     for name, x, y in _matrices(old, new):
         here, there = old.has(name)[:, None], new.has(name)[None, :]
-        distance.add(np.where(here & there, apart(x, y), 1.0), here | there)
+        distance.add(np.where(here & there, relative_distances(x, y), 1.0), here | there)
         cosine.add(np.where(here & there, _cosine(x, y), 0.0), here | there)
     found = Compared(distance.of(otherwise=1.0), cosine.of(otherwise=0.0), distance.count)
     if new is old:  # whatever rounding makes of it
@@ -263,11 +263,11 @@ class Neighbour:
 
     Attributes:
         weights: of its layers.
-        places: for each layer of the nearer of the two, where it is here; None where it is not.
+        locations: for each layer of the nearer of the two, where it is here; None where it is not.
     """
 
     weights: Weights
-    places: Sequence[int | None]
+    locations: Sequence[int | None]
 
 
 def onward(old: Weights, new: Weights, ahead: Neighbour | None, after: Neighbour | None) -> np.ndarray:
@@ -300,7 +300,7 @@ def _straightness(start: Neighbour, middle: Weights, end: Weights) -> np.ndarray
     for name in middle.names:
         if all(name in weights.names for weights in several):
             x, y, z = (weights.read(name, kept) for weights in several)
-            cosine = np.stack([_turn(x, at, here, z) for here, at in zip(y, start.places, strict=True)])
+            cosine = np.stack([_turn(x, at, here, z) for here, at in zip(y, start.locations, strict=True)])
             found.add(cosine, middle.has(name)[:, None] & end.has(name)[None, :])
     return found.of(otherwise=0.0)
 
@@ -339,12 +339,12 @@ class Inferred:
     confidence: pd.DataFrame
 
 
-def infer(checkpoints: Sequence[Checkpoint], watch: Watch = lambda done, total: None) -> Inferred:
+def infer(checkpoints: Sequence[Checkpoint], on_progress: ProgressCallback = lambda done, total: None) -> Inferred:
     """Follow layers through checkpoints by their weights. A part's birth is the first checkpoint that has it.
 
     Args:
         checkpoints: in order.
-        watch: told (checkpoints done, checkpoints in all).
+        on_progress: told (checkpoints done, checkpoints in all).
 
     Raises:
         BadInput: when they are not of one model that grows.
@@ -357,7 +357,7 @@ def infer(checkpoints: Sequence[Checkpoint], watch: Watch = lambda done, total: 
     pairs = _pairs(first, checkpoints[1:])
     following = next(pairs, None)
     while following is not None:
-        watch(len(lineages), len(checkpoints))
+        on_progress(len(lineages), len(checkpoints))
         pair, following = following, next(pairs, None)
         after = None if following is None else Neighbour(following.new, following.distance.argmin(axis=1).tolist())
         try:
@@ -366,8 +366,8 @@ def infer(checkpoints: Sequence[Checkpoint], watch: Watch = lambda done, total: 
         except MISFITS as error:
             raise _misfit(pair.old, pair.new, error) from None
         lineages.append(lineage.as_of(len(lineage.events)))
-        ahead = Neighbour(pair.old, matched.places)
-    watch(len(checkpoints), len(checkpoints))
+        ahead = Neighbour(pair.old, matched.locations)
+    on_progress(len(checkpoints), len(checkpoints))
     table = pd.DataFrame(found, columns=COLUMNS).astype({"index": "Int64", "matched": "Int64"})
     return Inferred(lineages, table)
 
@@ -398,8 +398,8 @@ def _pairs(old: Weights, checkpoints: Sequence[Checkpoint]) -> Iterator[Pair]:
 
 
 def _misfit(old: Weights, new: Weights, error: Exception) -> BadInput:
-    told = f"cannot be matched with {old.checkpoint.path} ({trajectory.in_a_line(error)})"
-    return BadInput(f"{new.checkpoint.path}: {told}")
+    message = f"cannot be matched with {old.checkpoint.path} ({trajectory.in_a_line(error)})"
+    return BadInput(f"{new.checkpoint.path}: {message}")
 
 
 def weights_of(checkpoint: Checkpoint) -> Weights:
@@ -409,11 +409,11 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
     try:
         return Weights.of(checkpoint)
     except BadInput as error:
-        told = str(error)
-        raise error if told.startswith(str(checkpoint.path)) else BadInput(f"{checkpoint.path}: {told}") from None
+        message = str(error)
+        raise error if message.startswith(str(checkpoint.path)) else BadInput(f"{checkpoint.path}: {message}") from None
     except (*MISFITS, SafetensorError) as error:
-        told = f"its weights do not fit its config ({trajectory.in_a_line(error)})"
-        raise BadInput(f"{checkpoint.path}: {told}") from None
+        message = f"its weights do not fit its config ({trajectory.in_a_line(error)})"
+        raise BadInput(f"{checkpoint.path}: {message}") from None
 
 
 def _begun(step: int, weights: Weights) -> Lineage:
@@ -439,9 +439,9 @@ def _check(old: Weights, new: Weights) -> None:
         )
     if old.sizes["member"] != new.sizes["member"]:
         raise BadInput(f"{after.path}: other numbers of heads share keys than in {before.path}")
-    for what, told in (("head", "heads"), ("unit", "FFN units")):
+    for what, message in (("head", "heads"), ("unit", "FFN units")):
         if new.sizes.get(what, 0) < old.sizes.get(what, 0):
-            raise BadInput(f"{after.path}: has {new.sizes.get(what, 0)} {told} a layer, fewer than {before.path}")
+            raise BadInput(f"{after.path}: has {new.sizes.get(what, 0)} {message} a layer, fewer than {before.path}")
 
 
 def _grown(
@@ -450,15 +450,15 @@ def _grown(
     """Let happen in the lineage what leads from one checkpoint to the next; tell how sure it is."""
     step = new.checkpoint.step
     was = list(lineage.stack)
-    _rearranged(lineage, [was[at] for at in found.places if at is not None], step)
+    _rearranged(lineage, [was[at] for at in found.locations if at is not None], step)
     donors: dict[int, tuple[str | None, float | None]] = {}
-    for index, at in enumerate(found.places):
+    for index, at in enumerate(found.locations):
         if at is None:
             donor, sure = _donor(distance[:, index])
             donors[index] = (None if donor is None else was[donor], sure)
             lineage.insert(index, step, CLONE if donor is not None else UNKNOWN, donors[index][0])
-    told = []
-    for index, at in enumerate(found.places):
+    message = []
+    for index, at in enumerate(found.locations):
         if at is None:
             mine, *others = sorted(distance[:, index])
         else:
@@ -466,8 +466,8 @@ def _grown(
             others = [*np.delete(distance[at], index), *np.delete(distance[:, index], at)]
         second = min(others, default=None)
         row = (lineage.stack[index], index, at, mine, second, found.confidence[index])
-        told.append((str(new.checkpoint.name), step, *row, *donors.get(index, (None, None))))
-    return told + _wider(lineage, old, new, found)
+        message.append((str(new.checkpoint.name), step, *row, *donors.get(index, (None, None))))
+    return message + _wider(lineage, old, new, found)
 
 
 def _rearranged(lineage: Lineage, order: list[str], step: int) -> None:
@@ -491,11 +491,11 @@ def _donor(distance: np.ndarray) -> tuple[int | None, float | None]:
 
 def _wider(lineage: Lineage, old: Weights, new: Weights, found: Match) -> list[tuple[object, ...]]:
     """Record heads and FFN units that a config has more of than before; tell how sure the old heads are."""
-    step, told = new.checkpoint.step, list[tuple[object, ...]]()
+    step, message = new.checkpoint.step, list[tuple[object, ...]]()
     if new.sizes["head"] > old.sizes["head"]:
-        for index, at in enumerate(found.places):
+        for index, at in enumerate(found.locations):
             if at is not None:
-                told += _heads(lineage.stack[index], old, at, new, index)
+                message += _heads(lineage.stack[index], old, at, new, index)
     heads = {id: new.sizes["head"] for id in lineage.stack if len(lineage.layers[id].heads) < new.sizes["head"]}
     if heads:
         lineage.add_heads(heads, step, UNKNOWN, {}, to=new.sizes["head"])
@@ -503,7 +503,7 @@ def _wider(lineage: Lineage, old: Weights, new: Weights, found: Match) -> list[t
     wider = {id: units for id in lineage.stack if (lineage.layers[id].units or units) < units}
     if wider:
         lineage.widen(wider, step, UNKNOWN, to=units)
-    return told
+    return message
 
 
 def _heads(id: str, old: Weights, at: int, new: Weights, index: int) -> list[tuple[object, ...]]:
@@ -513,18 +513,18 @@ def _heads(id: str, old: Weights, at: int, new: Weights, index: int) -> list[tup
         before, after = old.parts(inner, at), new.parts(inner, index)
         if before and after and before[1].shape[1] == after[1].shape[1]:
             each = old.sizes["member"] if before[0] == "group" else 1
-            found.append(np.repeat(np.repeat(apart(before[1], after[1]), each, axis=0), each, axis=1))
+            found.append(np.repeat(np.repeat(relative_distances(before[1], after[1]), each, axis=0), each, axis=1))
     if not found:
         raise BadInput(
             f"{new.checkpoint.path}: has {new.sizes['head']} heads a layer of another size than the "
             f"{old.sizes['head']} in {old.checkpoint.path}: that is no growth"
         )
-    member, told = old.sizes["member"], list[tuple[object, ...]]()
+    member, message = old.sizes["member"], list[tuple[object, ...]]()
     distance = np.mean(found, axis=0)
     for head in range(len(distance)):
         rivals = distance[head, head % member :: member]  # one of each group: heads of a group share their keys
         sure = float(chances(costs(rivals))[head // member])
         second = float(np.delete(rivals, head // member).min())
         row = (f"{id}.h{head}", head, head, float(distance[head, head]), second, sure)
-        told.append((str(new.checkpoint.name), new.checkpoint.step, *row, None, None))
-    return told
+        message.append((str(new.checkpoint.name), new.checkpoint.step, *row, None, None))
+    return message

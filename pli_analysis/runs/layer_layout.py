@@ -63,22 +63,22 @@ def layout_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
         sized = [(found, _numbers(found, shapes)) for found in fitting]
         if any(size for _, size in sized):
             taken = max(sized, key=lambda one: one[1])[0]
-            inner = [place[2] for name in shapes if (place := taken.locate(name))]
+            inner = [position[2] for name in shapes if (position := taken.locate(name))]
             taken = taken.naming(inner)
             return Layout(taken, (*([taken.note] if taken.note else []), *_left_out(taken, shapes)))
         flaw = f"the table of a {model_type} does not name the tensors there"
     lists = block_lists(shapes, single=stack is not None or any(config.get(name) == 1 for name in DEPTHS))
     taken = layers_of(model_type, _taken(lists, stack))
-    told = f"layers only, at '{taken.stack}': {flaw}; {PAGE} says how to write one"
-    return Layout(taken, (told, *_left_out(taken, shapes)))
+    message = f"layers only, at '{taken.stack}': {flaw}; {PAGE} says how to write one"
+    return Layout(taken, (message, *_left_out(taken, shapes)))
 
 
 def require_parts(checkpoint: Checkpoint, level: str) -> None:
     """Raise BadInput when parts of a level (`head`, `ffn`, `norms`, `attention`) are asked for and not told apart."""
     table = checkpoint.anatomy
     if table.by_name:
-        told = f"no table says where a {table.model_type} has its {CALLED[level]}, only its layers are known"
-        raise BadInput(f"{checkpoint.path}: {told}; {PAGE} says how to write a table")
+        message = f"no table says where a {table.model_type} has its {CALLED[level]}, only its layers are known"
+        raise BadInput(f"{checkpoint.path}: {message}; {PAGE} says how to write a table")
     if level == "head" and "heads" not in table.config:
         raise BadInput(f"{checkpoint.path}: the table of a {table.model_type} does not tell its heads apart")
 
@@ -93,9 +93,9 @@ def _ends(path: str, stack: str) -> bool:
 
 def _numbers(table: Anatomy, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """How many weights a table's stack has of those that it names."""
-    places = {name: place[2] for name in shapes if (place := table.locate(name))}
-    known = table.naming(places.values()).tensors
-    return sum(math.prod(shapes[name]) for name, inner in places.items() if inner in known or inner in table.rows)
+    locations = {name: position[2] for name in shapes if (position := table.locate(name))}
+    known = table.naming(locations.values()).tensors
+    return sum(math.prod(shapes[name]) for name, inner in locations.items() if inner in known or inner in table.rows)
 
 
 def _taken(lists: list[Blocks], stack: str | None) -> Blocks:
@@ -114,16 +114,18 @@ def _taken(lists: list[Blocks], stack: str | None) -> Blocks:
 
 def _left_out(taken: Anatomy, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
     """What is there and not measured."""
-    places = [place for name, shape in shapes.items() if not is_buffer(name, shape) and (place := taken.locate(name))]
-    here = {path for path, _, _ in places}
+    locations = [
+        position for name, shape in shapes.items() if not is_buffer(name, shape) and (position := taken.locate(name))
+    ]
+    here = {path for path, _, _ in locations}
     # Stages of a hierarchy may have one block each; a lone block of a few tensors is mostly a head.
     lists = block_lists(shapes, single=True)
     others = [one for one in lists if one.path not in here and (one.depth > 1 or len(one.names) > FEW)]
     others = [one for one in others if not any(path.startswith(f"{one.path}.") for path in here)]
     if others:
-        told = _listed([f"'{one.path}' ({one.depth})" for one in others])
-        yield f"layers are those of '{min(here)}'; not among them, and there with --stack: {told}"
-    if unknown := sorted({inner for _, _, inner in places} - {*taken.tensors, *taken.rows}):
+        message = _listed([f"'{one.path}' ({one.depth})" for one in others])
+        yield f"layers are those of '{min(here)}'; not among them, and there with --stack: {message}"
+    if unknown := sorted({inner for _, _, inner in locations} - {*taken.tensors, *taken.rows}):
         yield f"not in the table of a {taken.model_type}, and left out: {_listed(unknown)}"
 
 

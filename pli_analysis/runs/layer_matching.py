@@ -39,7 +39,7 @@ SMALLEST = 1e-12
 """Distance that counts as none: what rounding leaves of equal weights."""
 
 
-def apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def relative_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """‖x − y‖² ÷ (‖x‖² + ‖y‖²) of every row of x and every row of y; 1 where it cannot be told."""
     with np.errstate(all="ignore"):
         scale = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1)[None, :]
@@ -52,11 +52,11 @@ class Match:
     """How the layers of a later stack are those of an earlier one.
 
     Attributes:
-        places: for each later layer the earlier one that it is; None for a newborn.
+        locations: for each later layer the earlier one that it is; None for a newborn.
         confidence: for each later layer, in [0, 1]: of the match, or of having none.
     """
 
-    places: tuple[int | None, ...]
+    locations: tuple[int | None, ...]
     confidence: np.ndarray
 
 
@@ -81,8 +81,8 @@ def match(distance: np.ndarray, onward: np.ndarray | None = None) -> Match:
         return Match(tuple(chosen), sure)
     chosen, sure, free = _choose(distance, onward)
     back = {j: i for i, j in enumerate(chosen)}
-    places = tuple(back.get(j) for j in range(distance.shape[1]))
-    return Match(places, np.array([free[j] if at is None else sure[at] for j, at in enumerate(places)]))
+    locations = tuple(back.get(j) for j in range(distance.shape[1]))
+    return Match(locations, np.array([free[j] if at is None else sure[at] for j, at in enumerate(locations)]))
 
 
 def costs(distance: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pli_analysis.runs import unsupported_formats
-from pli_analysis.runs.tensor_slices import FLOATS, places_of
+from pli_analysis.runs.tensor_slices import FLOATS, locations_of
 from pli_train.core.anatomy.names import is_buffer
 from pli_train.core.errors import BadInput, some
 from pli_train.core.run_format import run_folder
@@ -33,21 +33,23 @@ def no_weights(checkpoint: Checkpoint) -> str | None:
         return f"holds no tensor in {run_folder.WEIGHTS}{rest}"
     if found := unsupported_formats.quantised(checkpoint.stored.values(), checkpoint.config):
         return found
-    files = {path: places_of(path) for path in dict.fromkeys(checkpoint.files.values())}
+    files = {path: locations_of(path) for path in dict.fromkeys(checkpoint.files.values())}
     for name, path in checkpoint.files.items():
         stored = checkpoint.stored[name]
         if stored not in files[path]:
             raise BadInput(f"{path}: does not hold '{stored}', which the index says it does")
-        place = files[path][stored]
+        position = files[path][stored]
         if (
-            place.type not in FLOATS
-            and len(place.shape) > 1
+            position.type not in FLOATS
+            and len(position.shape) > 1
             and OF_A_LAYER.search(name)
-            and not is_buffer(name, place.shape)
+            and not is_buffer(name, position.shape)
         ):
-            whole = place.type[0] in "IUB"
-            told = unsupported_formats.codes(place.type, checkpoint.config) if whole else "is no checkpoint of weights"
-            return f"{told}: {stored} has numbers of type {place.type}"
+            whole = position.type[0] in "IUB"
+            message = (
+                unsupported_formats.codes(position.type, checkpoint.config) if whole else "is no checkpoint of weights"
+            )
+            return f"{message}: {stored} has numbers of type {position.type}"
     return None
 
 
@@ -63,10 +65,10 @@ def lines(checkpoints: Sequence[Checkpoint]) -> list[str]:
 def _names(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
     found: dict[str, list[str]] = {}
     for checkpoint in checkpoints:
-        for told in checkpoint.names.told:
-            found.setdefault(told, []).append(str(checkpoint.name))
-    for told, where in found.items():
-        yield f"{told}{_where(where, checkpoints)}"
+        for message in checkpoint.names.message:
+            found.setdefault(message, []).append(str(checkpoint.name))
+    for message, where in found.items():
+        yield f"{message}{_where(where, checkpoints)}"
 
 
 def _depths(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
@@ -96,8 +98,8 @@ def _missing(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
     lacking: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (id, inner), where in found.items():
         lacking.setdefault((id, tuple(where)), []).append(inner)
-    for (id, places), inners in lacking.items():
-        yield f"layer {id} lacks {some(inners)}{_where(places, checkpoints)}: it is measured without"
+    for (id, locations), inners in lacking.items():
+        yield f"layer {id} lacks {some(inners)}{_where(locations, checkpoints)}: it is measured without"
 
 
 def _where(names: Sequence[str], checkpoints: Sequence[Checkpoint]) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 
 from pli_analysis.runs.step_names import natural, numbered
 from pli_analysis.scalars import csv_logs, downloads, reading
-from pli_analysis.scalars.events import Columns, settled
+from pli_analysis.scalars.events import Columns, sorted_by_step
 from pli_analysis.scalars.reading import Scalars
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -186,9 +186,9 @@ def alone(path: Path, kinds: Sequence[Kind] = CHECKPOINTED) -> Path | None:
 
 
 def _several(path: Path, found: Sequence[Source]) -> str:
-    told = [str(source.path) for source in found]
-    more = f" and {len(told) - 4} more" if len(told) > 4 else ""
-    return f"{path}: holds {len(found)} runs: name one of {', '.join(told[:4])}{more}"
+    message = [str(source.path) for source in found]
+    more = f" and {len(message) - 4} more" if len(message) > 4 else ""
+    return f"{path}: holds {len(found)} runs: name one of {', '.join(message[:4])}{more}"
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------
@@ -280,10 +280,10 @@ def _of_trainer(folder: Path) -> Scalars:
 def _of_logs(folder: Path) -> Scalars:
     """Event files at any depth, those of subfolders under tags that begin with the subfolder; then metrics.csv."""
     found = []
-    for place, folders, files in os.walk(folder):
+    for position, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if any(_is_event_file(Path(name)) for name in files):
-            found.append(_prefixed(reading.read(Path(place)), Path(place).relative_to(folder).as_posix()))
+            found.append(_prefixed(reading.read(Path(position)), Path(position).relative_to(folder).as_posix()))
     if csv_logs.is_log(folder / METRICS):
         found += csv_logs.read(folder / METRICS).values()
     return _merged(found)
@@ -309,7 +309,7 @@ def _merged(found: Sequence[Scalars]) -> Scalars:
                 columns[tag] = of
             elif np.isfinite(of.wall_times).any():
                 pairs = zip(columns[tag], of, strict=True)
-                columns[tag] = settled(Columns(*(np.concatenate(pair) for pair in pairs)))
+                columns[tag] = sorted_by_step(Columns(*(np.concatenate(pair) for pair in pairs)))
     return Scalars(columns, [line for each in found for line in each.damaged])
 
 
@@ -320,7 +320,7 @@ def _of_file(path: Path) -> dict[str, Scalars]:
     if path.suffix == ".json" and (state := _state(path)) is not None:
         from pli_analysis.scalars import trainer_log
 
-        return {"": trainer_log.told([state], [])}
+        return {"": trainer_log.message([state], [])}
     return {"": reading.read(path)}
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis.runs.tensor_names import Names, plain_names
-from pli_analysis.runs.tensor_slices import TYPES, View, places_of
+from pli_analysis.runs.tensor_slices import TYPES, View, locations_of
 from pli_train.core import anatomy
 from pli_train.core.anatomy import Anatomy
 from pli_train.core.errors import BadInput
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from pli_analysis.metrics.disturbance.disturbance import Disturbance
     from pli_analysis.runs.layer_layout import Layout
-    from pli_analysis.runs.tensor_slices import Place
+    from pli_analysis.runs.tensor_slices import TensorLocation
     from pli_analysis.scalars.reading import Scalars
 
 _log = logging.getLogger(__name__)
 
 LFS = b"version https://git-lfs"
 """How a file begins that Git LFS left in place of the one it stands for."""
-Watch = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Told (done, total) of work that takes long."""
 
 
@@ -92,17 +92,17 @@ class Checkpoint:
         if not self.foreign:
             return Layout(anatomy.family(str(self.config.get("model_type"))))
         try:
-            shapes = {name: place.shape for name, place in self.places.items()}
+            shapes = {name: position.shape for name, position in self.locations.items()}
             return layout_of(self.config, shapes, self.stack)
         except BadInput as error:
             raise BadInput(f"{self.path}: {error}") from None
 
     @property
-    def places(self) -> dict[str, Place]:
+    def locations(self) -> dict[str, TensorLocation]:
         """Full tensor name → where it lies, of which type and shape. Raises BadInput when a file cannot be read."""
-        from pli_analysis.runs.tensor_slices import places_of
+        from pli_analysis.runs.tensor_slices import locations_of
 
-        found = {path: places_of(path) for path in dict.fromkeys(self.files.values())}
+        found = {path: locations_of(path) for path in dict.fromkeys(self.files.values())}
         return {
             name: found[path][self.stored[name]]
             for name, path in self.files.items()
@@ -204,13 +204,13 @@ class Checkpoint:
         """
         opened = {path: open_weights(path).__enter__() for path in dict.fromkeys(self.files.values())}
 
-        def look(name: str) -> Any:
+        def view(name: str) -> Any:
             holder, rows = self.home(name)
             path = self.files[holder]
             found = _slice(opened[path], self.stored[holder], path)
             return found if rows is None else Rows(found, rows)
 
-        return look
+        return view
 
     @cached_property
     def located(self) -> list[tuple[int, str, str]]:
@@ -220,11 +220,11 @@ class Checkpoint:
         """
         table, found = self.anatomy, []
         for name in self.files:
-            place = table.locate(name)
-            if place is not None and place[2] in table.rows:
-                found += [(place[1], inner, name + inner[len(place[2]) :]) for inner in table.rows[place[2]]]
-            elif place is not None:
-                found.append((place[1], place[2], name))
+            position = table.locate(name)
+            if position is not None and position[2] in table.rows:
+                found += [(position[1], inner, name + inner[len(position[2]) :]) for inner in table.rows[position[2]]]
+            elif position is not None:
+                found.append((position[1], position[2], name))
         return found
 
     def home(self, name: str) -> tuple[str, slice | None]:
@@ -243,12 +243,12 @@ class Checkpoint:
     def _stretches(self) -> dict[str, tuple[str, slice]]:
         """Full name of a tensor that another holds → that one, and the rows there."""
         table, sizes, found = self.anatomy, self.anatomy.sizes(self.config), {}
-        shapes = {name: place.shape for name, place in self.places.items()} if table.rows else {}
+        shapes = {name: position.shape for name, position in self.locations.items()} if table.rows else {}
         for name, shape in shapes.items():
-            place = table.locate(name)
-            if place is not None and place[2] in table.rows:
-                for inner, ends in table.stretches(place[2], shape[0], sizes).items():
-                    found[name + inner[len(place[2]) :]] = (name, slice(*ends))
+            position = table.locate(name)
+            if position is not None and position[2] in table.rows:
+                for inner, ends in table.stretches(position[2], shape[0], sizes).items():
+                    found[name + inner[len(position[2]) :]] = (name, slice(*ends))
         return found
 
     @cached_property
@@ -308,7 +308,7 @@ class Run:
         path: str | Path | Sequence[str | Path],
         hashes: bool = False,
         lineage: str | Path | None = None,
-        watch: Watch = lambda done, total: None,
+        on_progress: ProgressCallback = lambda done, total: None,
         stack: str | None = None,
     ) -> Run:
         """Open a run folder, or what else holds checkpoints: see `pli_analysis.runs.foreign`.
@@ -317,7 +317,7 @@ class Run:
             path: its folder, a folder of Hugging Face's Trainer, or one or several folders of models.
             hashes: whether a checkpoint counts as whole only when every file of it has the hash it was written with.
             lineage: for foreign checkpoints, a `lineage.json` to go by.
-            watch: for foreign checkpoints, told (done, in all) of those that layers are followed through, later on.
+            on_progress: for foreign checkpoints, told (done, in all) of those that layers are followed through, later on.
             stack: for foreign checkpoints, the path of the list of layers to read, where there are several.
 
         Raises:
@@ -334,7 +334,7 @@ class Run:
 
         if hashes:
             raise BadInput(f"{paths[0]}: no run wrote it, so there are no hashes to --verify it with")
-        return open_foreign(paths, None if lineage is None else Path(lineage), watch, stack)
+        return open_foreign(paths, None if lineage is None else Path(lineage), on_progress, stack)
 
     @classmethod
     def newest(cls, root: str | Path = "runs") -> Run:
@@ -496,7 +496,7 @@ def _instead(path: Path) -> str | None:
             file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length < min(size, run_folder.LARGEST_TEXT) else {}
-        ends = [told["data_offsets"][1] for name, told in header.items() if name != "__metadata__"]
+        ends = [message["data_offsets"][1] for name, message in header.items() if name != "__metadata__"]
         due = 8 + length + max(ends, default=size)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
@@ -509,7 +509,7 @@ def _tensor(file: Any, name: str, path: Path) -> np.ndarray:
     from safetensors import SafetensorError
 
     try:
-        return file.get_tensor(name) if _is_known(file.get_slice(name)) else places_of(path)[name].read()
+        return file.get_tensor(name) if _is_known(file.get_slice(name)) else locations_of(path)[name].read()
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: tensor '{name}' cannot be read ({error})") from None
 
@@ -517,7 +517,7 @@ def _tensor(file: Any, name: str, path: Path) -> np.ndarray:
 def _slice(file: Any, name: str, path: Path) -> Any:
     """A look at a tensor. Types that the library knows and numpy does not are read by place."""
     found = file.get_slice(name)
-    return found if _is_known(found) else View(places_of(path)[name])
+    return found if _is_known(found) else View(locations_of(path)[name])
 
 
 def _is_known(tensor: Any) -> bool:

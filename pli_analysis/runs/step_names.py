@@ -35,16 +35,16 @@ def by_name(paths: Sequence[Path]) -> tuple[str, list[int]] | None:
         BadInput: when one counts steps and another epochs.
     """
     found = [numbered(path.name) for path in paths]
-    told = [each for each in found if each is not None]
-    if len({number for _, number in told}) < len(paths):
+    message = [each for each in found if each is not None]
+    if len({number for _, number in message}) < len(paths):
         return None
-    first = told[0][0]
-    for path, (unit, _) in zip(paths, told, strict=True):
+    first = message[0][0]
+    for path, (unit, _) in zip(paths, message, strict=True):
         if unit != first:
             raise BadInput(
                 f"{path}: its name counts {unit}s and that of {paths[0].name} {first}s: give checkpoints of one kind"
             )
-    return first, [number for _, number in told]
+    return first, [number for _, number in message]
 
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:

@@ -40,12 +40,12 @@ class Names:
 
     Attributes:
         stored: plain name → name in the file, in the order of the file.
-        told: what was done to names, a few words each.
+        message: what was done to names, a few words each.
         twice: two names in the file that are one plain name; None when there are none.
     """
 
     stored: dict[str, str]
-    told: tuple[str, ...] = ()
+    message: tuple[str, ...] = ()
     twice: tuple[str, str] | None = None
 
 
@@ -61,24 +61,24 @@ def plain_names(stored: tuple[str, ...], model_type: str = "") -> Names:
     >>> list(found.stored), found.told[0]
     (['bert.encoder.layer.0.output.LayerNorm.weight'], "'_orig_mod.' (torch.compile) taken out of names")
     """
-    plain, told = list(stored), dict[str, None]()
+    plain, message = list(stored), dict[str, None]()
     for number, name in enumerate(plain):
         for component in _INSIDE.findall(name):
-            told[f"'{component}.' ({INSIDE[component]}) taken out of names"] = None
+            message[f"'{component}.' ({INSIDE[component]}) taken out of names"] = None
         plain[number] = _INSIDE.sub("", name)
     while ahead := _ahead(plain, model_type):
-        told[f"'{ahead}.' ({AHEAD.get(ahead, 'a module that held the model')}) taken off names"] = None
+        message[f"'{ahead}.' ({AHEAD.get(ahead, 'a module that held the model')}) taken off names"] = None
         plain = [name.removeprefix(f"{ahead}.") for name in plain]
     for number, name in enumerate(plain):
         for ending in _OLD.findall(name):
-            told[f"'{ending}' read as '{OLD[ending]}'"] = None
+            message[f"'{ending}' read as '{OLD[ending]}'"] = None
         plain[number] = _OLD.sub(lambda found: OLD[found[0]], name)
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     for name, was in zip(plain, stored, strict=True):
-        if name in places:
-            return Names(dict(zip(stored, stored, strict=True)), (), (places[name], was))
-        places[name] = was
-    return Names(places, tuple(told))
+        if name in locations:
+            return Names(dict(zip(stored, stored, strict=True)), (), (locations[name], was))
+        locations[name] = was
+    return Names(locations, tuple(message))
 
 
 def _ahead(names: Sequence[str], model_type: str) -> str | None:

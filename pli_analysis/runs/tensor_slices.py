@@ -39,7 +39,7 @@ FLOATS = ("F64", "F32", "F16", *NARROW)
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorLocation:
     """Where the numbers of a tensor lie: `offset` bytes into a file, in safetensors' name of their type."""
 
     path: Path
@@ -63,23 +63,28 @@ class Place:
         """What they are worked with as: float32, or float64 where float32 would lose digits."""
         return np.dtype(np.float32 if self.type == "F32" or self.dtype.itemsize <= 2 else np.float64)
 
-    def rows(self, start: int, stop: int) -> Place:
+    def rows(self, start: int, stop: int) -> TensorLocation:
         """Some rows of it."""
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
-        return Place(self.path, self.offset + start * row, self.type, (stop - start, *self.shape[1:]))
+        return TensorLocation(self.path, self.offset + start * row, self.type, (stop - start, *self.shape[1:]))
 
-    def read(self, room: np.ndarray | None = None) -> np.ndarray:
+    def read(self, steps_left: np.ndarray | None = None) -> np.ndarray:
         """The tensor, in the type it is worked with.
 
         Args:
-            room: a float32 array that may be overwritten and returned, when it has the tensor's size.
+            steps_left: a float32 array that may be overwritten and returned, when it has the tensor's size.
 
         Raises:
             FileNotFoundError: when the file was removed.
             BadInput: when it cannot be read, or is no longer as long as it was.
         """
-        fits = room is not None and self.type == "F32" and room.dtype == np.float32 and room.shape == self.shape
-        stored = room if room is not None and fits else np.empty(self.shape, self.dtype)
+        fits = (
+            steps_left is not None
+            and self.type == "F32"
+            and steps_left.dtype == np.float32
+            and steps_left.shape == self.shape
+        )
+        stored = steps_left if steps_left is not None and fits else np.empty(self.shape, self.dtype)
         with Files() as files:
             files.read(self.path, self.offset, stored)
         return stored.astype(self.wide, copy=False)
@@ -89,22 +94,22 @@ class Place:
 class View:
     """A look at a tensor whose type the safetensors library does not give to numpy: read whole, then cut."""
 
-    place: Place
+    position: TensorLocation
 
     def get_shape(self) -> list[int]:
         """The shape, in safetensors' own words."""
-        return list(self.place.shape)
+        return list(self.position.shape)
 
     def __getitem__(self, key: Any) -> np.ndarray:
         """Some rows and columns, in the type they are worked with."""
-        return np.asarray(self.place.read()[key])
+        return np.asarray(self.position.read()[key])
 
 
 @dataclass(frozen=True)
-class Sight:
+class TensorView:
     """A tensor at one checkpoint: where it lies, the factors of its axes as stored, and how much of it is alive."""
 
-    place: Place
+    position: TensorLocation
     stored: dict[str, int]
     heads: int
     units: int | None
@@ -120,11 +125,11 @@ class Sight:
 
     def there(self, axes: str, factor: str) -> int:
         """How much of a factor of its axes is stored, dead or alive."""
-        return _length(axes, factor, self.place.shape, tuple(self.stored.items()))
+        return _length(axes, factor, self.position.shape, tuple(self.stored.items()))
 
-    def read(self, axes: str, room: np.ndarray | None = None) -> np.ndarray:
+    def read(self, axes: str, steps_left: np.ndarray | None = None) -> np.ndarray:
         """What is alive of it, contiguous."""
-        factor, found = growing(axes), self.place.read(room)
+        factor, found = growing(axes), self.position.read(steps_left)
         alive = self.alive(factor) if factor else None
         if factor is None or alive is None:
             return found
@@ -136,15 +141,15 @@ class Sight:
         return np.ascontiguousarray(from_rows(rows(found, axes, factor, self.stored)[:alive], axes, factor))
 
 
-def sight(
-    checkpoint: Checkpoint, id: str, name: str, sizes: dict[str, int], places: dict[Path, dict[str, Place]]
-) -> Sight:
+def view_of(
+    checkpoint: Checkpoint, id: str, name: str, sizes: dict[str, int], locations: dict[Path, dict[str, TensorLocation]]
+) -> TensorView:
     """A tensor of a layer at a checkpoint.
 
     Args:
         id, name: of the layer, and of the tensor within it.
         sizes: of the checkpoint, as its anatomy gives them.
-        places: what is known of its files, which is added to.
+        locations: what is known of its files, which is added to.
 
     Raises:
         BadInput: when its file cannot be read, or does not hold it.
@@ -152,13 +157,13 @@ def sight(
     full = checkpoint.names_of_layers[id][name]
     holder, rows = checkpoint.home(full)
     path, stored = checkpoint.files[holder], checkpoint.stored[holder]
-    if path not in places:
-        places[path] = places_of(path)
-    if stored not in places[path]:
+    if path not in locations:
+        locations[path] = locations_of(path)
+    if stored not in locations[path]:
         raise BadInput(f"{path}: tensor '{stored}' cannot be read (it is not there)")
-    place = places[path][stored]
-    place = place if rows is None else place.rows(rows.start, rows.stop)
-    return Sight(place, sizes, *checkpoint.lineage.shape(id))
+    position = locations[path][stored]
+    position = position if rows is None else position.rows(rows.start, rows.stop)
+    return TensorView(position, sizes, *checkpoint.lineage.shape(id))
 
 
 # Thousands of checkpoints have tensors of a few dozen shapes.
@@ -169,7 +174,7 @@ def _length(axes: str, factor: str, shape: tuple[int, ...], sizes: tuple[tuple[s
     return lengths(axes, shape, dict(sizes))[factors(axes).index(factor)]
 
 
-def places_of(path: Path) -> dict[str, Place]:
+def locations_of(path: Path) -> dict[str, TensorLocation]:
     """Where each tensor of a safetensors file lies. The library checks the file first."""
     from pli_analysis.runs.run import open_weights
 
@@ -183,7 +188,7 @@ def places_of(path: Path) -> dict[str, Place]:
         raise
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise BadInput(f"{path}: not readable as safetensors ({error})") from None
-    return {name: Place(path, 8 + size + offset, type, shape) for name, (offset, type, shape) in laid.items()}
+    return {name: TensorLocation(path, 8 + size + offset, type, shape) for name, (offset, type, shape) in laid.items()}
 
 
 @lru_cache(maxsize=8)
@@ -191,4 +196,6 @@ def _laid_out(header: bytes) -> dict[str, tuple[int, str, tuple[int, ...]]]:
     """A header as name → (offset, type, shape). Checkpoints of one shape have one header, and share this."""
     table = json.loads(header)
     table.pop("__metadata__", None)
-    return {name: (told["data_offsets"][0], told["dtype"], tuple(told["shape"])) for name, told in table.items()}
+    return {
+        name: (message["data_offsets"][0], message["dtype"], tuple(message["shape"])) for name, message in table.items()
+    }

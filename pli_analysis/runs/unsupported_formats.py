@@ -85,9 +85,9 @@ MXFP4 = ("_blocks", "_scales")
 
 def way_out(folder: Path) -> str | None:
     """What a folder without readable weights is, and what to do about it, in a few words; None where it is nothing."""
-    for patterns, told in FOLDERS:
+    for patterns, message in FOLDERS:
         if any(_holds(folder, pattern) for pattern in patterns):
-            return told
+            return message
     pickles = [path.name for path in folder.iterdir() if path.suffix in PICKLES and not path.name.startswith(BESIDE)]
     if pickles:
         return (
@@ -111,12 +111,12 @@ def _holds(folder: Path, pattern: str) -> bool:
 
 def no_config(folder: Path) -> str:
     """What to say of a folder that has weights and no config."""
-    told = f"lacks {run_folder.CONFIG}"
+    message = f"lacks {run_folder.CONFIG}"
     if not has_weights(folder):
-        return told
+        return message
     above = folder.resolve().parent / run_folder.CONFIG
     source = str(above) if above.is_file() else "that of the model that was trained"
-    return f"{told}, which tells the model: copy {source} there"
+    return f"{message}, which tells the model: copy {source} there"
 
 
 def quantised(names: Collection[str], config: Mapping[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.scalars.downloads import FIRST_LINE, LARGEST, is_download
-from pli_analysis.scalars.events import Columns, settled
+from pli_analysis.scalars.events import Columns, sorted_by_step
 from pli_analysis.scalars.reading import Scalars
 from pli_train.core.errors import BadInput
 
@@ -52,9 +52,9 @@ class _Table:
     names: list[str]
     rows: list[list[str]]
 
-    def column(self, place: int) -> list[str]:
+    def column(self, position: int) -> list[str]:
         """The cells of one column."""
-        return [row[place] for row in self.rows]
+        return [row[position] for row in self.rows]
 
 
 def is_log(path: Path) -> bool:
@@ -87,7 +87,7 @@ def read(path: Path) -> dict[str, Scalars]:
         for (run, tag), points in found.items():
             of = runs.setdefault(run, {})
             pairs = zip(of[tag], points, strict=True) if tag in of else [[column] for column in points]
-            of[tag] = settled(Columns(*map(np.concatenate, pairs)))
+            of[tag] = sorted_by_step(Columns(*map(np.concatenate, pairs)))
     return {run: Scalars(columns, damaged) for run, columns in runs.items()}
 
 
@@ -102,11 +102,11 @@ def _scalars(table: _Table) -> tuple[dict[tuple[str, str], Columns], list[str]]:
     steps, known = _steps(table, at)
     wall_times = _wall_times(table)
     found, damaged = {}, []
-    for place, name in enumerate(table.names):
+    for position, name in enumerate(table.names):
         run, tag = _named(name, table.names)
-        if place == at or tag is None:
+        if position == at or tag is None:
             continue
-        values, there, wrong = _numbers(table.column(place))
+        values, there, wrong = _numbers(table.column(position))
         if wrong and not there.any():
             continue  # words
         if wrong:
@@ -204,12 +204,12 @@ def _wall_times(table: _Table) -> np.ndarray:
 def _numbers(cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:
     """Cells as numbers, which of them are numbers, and how many are words."""
     values, there, wrong = np.full(len(cells), np.nan), np.zeros(len(cells), dtype=bool), 0
-    for place, cell in enumerate(cells):
+    for position, cell in enumerate(cells):
         if cell.strip().lower() in MISSING:
             continue
         try:
-            values[place] = float(cell)
-            there[place] = True
+            values[position] = float(cell)
+            there[position] = True
         except ValueError:
             wrong += 1
     return values, there, wrong

@@ -73,10 +73,10 @@ def _overlaid(earlier: Columns, later: Columns) -> Columns:
     """Both, and the later value where a step stands in both."""
     if not len(earlier.steps):
         return later
-    return settled(Columns(*(np.concatenate(pair) for pair in zip(earlier, later, strict=True))))
+    return sorted_by_step(Columns(*(np.concatenate(pair) for pair in zip(earlier, later, strict=True))))
 
 
-def settled(logged: Columns) -> Columns:
+def sorted_by_step(logged: Columns) -> Columns:
     """Points in the order of logging, put in the order of steps; of those of one step, the last."""
     if (logged.steps[1:] > logged.steps[:-1]).all():
         return logged

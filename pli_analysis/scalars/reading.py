@@ -56,8 +56,8 @@ class Scalars:
     def at(self, tag: str, step: int) -> float | None:
         """One scalar at one step; None when it was not logged there."""
         steps, _, values = self.of(tag)
-        place = int(np.searchsorted(steps, step))
-        return float(values[place]) if place < len(steps) and steps[place] == step else None
+        position = int(np.searchsorted(steps, step))
+        return float(values[position]) if position < len(steps) and steps[position] == step else None
 
     def table(self, tag: str) -> pd.DataFrame:
         """One scalar as a table: `step`, `value`, `wall_time` (seconds since 1970); empty when it was not logged."""
@@ -90,7 +90,7 @@ class Scalars:
         for pattern in patterns:
             matched = {tag for tag in self.columns if tag == pattern or fnmatchcase(tag, pattern)}
             if not matched:
-                raise BadInput(f"no scalar matches {pattern!r}; {told(self.columns)}")
+                raise BadInput(f"no scalar matches {pattern!r}; {list_tags(self.columns)}")
             chosen |= matched
         return Scalars({tag: columns for tag, columns in self.columns.items() if tag in chosen}, self.damaged)
 
@@ -121,7 +121,7 @@ def tidy(runs: Mapping[str, Scalars]) -> pd.DataFrame:
     return table.astype({"run": "category", "tag": "category"})
 
 
-def told(tags: Iterable[str]) -> str:
+def list_tags(tags: Iterable[str]) -> str:
     """The tags there are, in a few words for an error."""
     known = sorted(tags)
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
@@ -153,20 +153,20 @@ class _Tail:
 
     Attributes:
         offset: where the first record begins that is not whole, or whose length is wrong and none lies behind it.
-        piece: what was read.
+        segment: what was read.
         skipped: bytes from records with a wrong length up to the next one.
         lost: bytes from `offset` on where the length there is wrong.
     """
 
     offset: int = 0
-    piece: Piece = field(default_factory=lambda: Piece({}))
+    segment: Piece = field(default_factory=lambda: Piece({}))
     skipped: int = 0
     lost: int = 0
 
     @property
     def damage(self) -> str:
         """How many records are damaged, and how many bytes lie behind wrong lengths; empty for none."""
-        count = self.piece.damaged + bool(self.lost)
+        count = self.segment.damaged + bool(self.lost)
         skipped = self.skipped + self.lost
         bytes_ = f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
         return f"{count} damaged record{'s' * (count > 1)}{bytes_}" if count else ""
@@ -200,13 +200,13 @@ class Reader:
         is_file = self.path.is_file()
         files = [self.path] if is_file else sorted(self.path.glob(run_folder.SCALARS), key=_begun)
         self._tails = {file: _read_on(file, self._tails.get(file, _Tail()), self.check) for file in files}
-        whole = reduce(Piece.then, (tail.piece for tail in self._tails.values()), Piece({}))
+        whole = reduce(Piece.then, (tail.segment for tail in self._tails.values()), Piece({}))
         lines = [f"{path}: {_pointer(path) or tail.damage}" for path, tail in self._tails.items() if tail.damage]
         return Scalars(whole.columns, lines)
 
-    def pieces(self) -> dict[Path, Piece]:
+    def segments(self) -> dict[Path, Piece]:
         """What each file says by itself up to the last update, in the order that processes wrote them."""
-        return {path: tail.piece for path, tail in self._tails.items()}
+        return {path: tail.segment for path, tail in self._tails.items()}
 
 
 def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
@@ -214,31 +214,31 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            offset, pieces, skipped, room = tail.offset, [tail.piece], tail.skipped, CHUNK
+            offset, segments, skipped, steps_left = tail.offset, [tail.segment], tail.skipped, CHUNK
             if size < offset:
-                offset, pieces, skipped = 0, [Piece({})], 0
+                offset, segments, skipped = 0, [Piece({})], 0
             while offset + records.HEAD <= size:
                 file.seek(offset)
-                data = file.read(room)
+                data = file.read(steps_left)
                 found = records.find(data, check)
                 if found.end == 0 and not found.lost:  # the first record is longer than what was read
                     needed = records.FRAME + records.LENGTH.unpack_from(data)[0]
-                    if len(data) < room or offset + needed > size:
+                    if len(data) < steps_left or offset + needed > size:
                         break  # it is cut short
-                    room = needed
+                    steps_left = needed
                     continue
-                piece = events.decode(data, found)
-                pieces.append(Piece(piece.columns, piece.forgets, piece.damaged + found.damaged))
-                offset, room = offset + found.end, CHUNK
+                segment = events.decode(data, found)
+                segments.append(Piece(segment.columns, segment.forgets, segment.damaged + found.damaged))
+                offset, steps_left = offset + found.end, CHUNK
                 if found.lost:
                     after = _next_record(file, offset + 1)
                     if after is None:
-                        return _Tail(offset, reduce(Piece.then, pieces), skipped, size - offset)
-                    pieces.append(Piece({}, damaged=1))
+                        return _Tail(offset, reduce(Piece.then, segments), skipped, size - offset)
+                    segments.append(Piece({}, damaged=1))
                     offset, skipped = after, skipped + after - offset
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    return _Tail(offset, reduce(Piece.then, pieces), skipped)
+    return _Tail(offset, reduce(Piece.then, segments), skipped)
 
 
 def _next_record(file: BinaryIO, begin: int) -> int | None:
@@ -263,7 +263,7 @@ def _pointer(path: Path) -> str:
 
 def _of_download(path: Path) -> Scalars:
     wall_times, steps, values = downloads.read(path).T
-    columns = events.settled(Columns(steps.astype(np.int64), wall_times, values))
+    columns = events.sorted_by_step(Columns(steps.astype(np.int64), wall_times, values))
     return Scalars({path.stem: columns} if len(steps) else {})
 
 

@@ -64,7 +64,7 @@ class _Begun(NamedTuple):
         record: [records] their indices.
         start: where each begins in the data.
         end: where it ends.
-        step: 0 where none is told.
+        step: 0 where there is none.
         at: where its summary is to begin, in the data.
     """
 
@@ -104,8 +104,8 @@ def _begun(data: bytes, records: Records) -> _Begun:
 def _points(data: bytes, begun: _Begun, tags: np.ndarray, sizes: np.ndarray, values: np.ndarray) -> Points:
     """The points of records whose tags lie at some places; without those whose tags protobuf has to tell."""
     names, tag = _tags(data, tags, sizes)
-    told = tag >= 0
-    begun, tag, values = begun.only(told), tag[told], values[told]
+    known = tag >= 0
+    begun, tag, values = begun.only(known), tag[known], values[known]
     return Points(names, tag, begun.record, begun.step, view(data, "<f8")[begun.start + 1], values)
 
 
@@ -137,7 +137,7 @@ def _tensors(data: bytes, begun: _Begun) -> Points:
 
 
 def _steps(data: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each record's step, 0 where none is told, and the place after it. Records have LEAST bytes or more."""
+    """Each record's step, 0 where there is none, and the place after it. Records have LEAST bytes or more."""
     bytes_ = view(data, "u1")
     steps, at = np.zeros(len(starts), dtype=np.uint64), np.full(len(starts), BEFORE_STEP)
     more = np.flatnonzero(bytes_[starts + BEFORE_STEP] == STEP)
@@ -181,30 +181,30 @@ def _numbers(data: bytes, tensors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values, usual
 
 
-def _are_metadata(data: bytes, places: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def _are_metadata(data: bytes, locations: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Whether there is a scalar's metadata at a place, up to the end of the record. Each different one is read once."""
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
 
     bytes_ = view(data, "u1")
-    sizes = ends - places - FIELD
-    told = np.flatnonzero((sizes >= 0) & (ends + 4 <= len(data)))
-    told = told[(bytes_[places[told]] == METADATA) & (bytes_[places[told] + 1] == sizes[told])]
-    found, which = _words(data, places[told] + FIELD, sizes[told])
+    sizes = ends - locations - FIELD
+    known = np.flatnonzero((sizes >= 0) & (ends + 4 <= len(data)))
+    known = known[(bytes_[locations[known]] == METADATA) & (bytes_[locations[known] + 1] == sizes[known])]
+    found, which = _words(data, locations[known] + FIELD, sizes[known])
     scalar = np.zeros(len(found) + 1, dtype=bool)  # the last is of -1
     for number, word in enumerate(found):
         try:
             scalar[number] = SummaryMetadata.FromString(word).plugin_data.plugin_name == "scalars"
         except DecodeError:
             continue
-    are = np.zeros(len(places), dtype=bool)
-    are[told] = scalar[which]
+    are = np.zeros(len(locations), dtype=bool)
+    are[known] = scalar[which]
     return are
 
 
-def _tags(data: bytes, places: np.ndarray, sizes: np.ndarray) -> tuple[list[str], np.ndarray]:
+def _tags(data: bytes, locations: np.ndarray, sizes: np.ndarray) -> tuple[list[str], np.ndarray]:
     """The tags there are, and which one each record has; -1 for a tag that is not UTF-8."""
-    words, which = _words(data, places, sizes)
+    words, which = _words(data, locations, sizes)
     names: list[str] = []
     ids = np.full(len(words) + 1, -1)  # the last is of -1
     for number, word in enumerate(words):
@@ -216,21 +216,21 @@ def _tags(data: bytes, places: np.ndarray, sizes: np.ndarray) -> tuple[list[str]
     return names, ids[which]
 
 
-def _words(data: bytes, places: np.ndarray, sizes: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+def _words(data: bytes, locations: np.ndarray, sizes: np.ndarray) -> tuple[list[bytes], np.ndarray]:
     """The different strings of bytes at some places, and which one stands at each place.
 
-    They are told apart by a hash. One that shares its hash with another, or lies within eight bytes of the end of the
+    They are known apart by a hash. One that shares its hash with another, or lies within eight bytes of the end of the
     data, has -1: protobuf tells it.
     """
     import pandas as pd
 
-    inside = places + (sizes + 7) // 8 * 8 <= len(data)
-    places = np.where(inside, places, 0)
+    inside = locations + (sizes + 7) // 8 * 8 <= len(data)
+    locations = np.where(inside, locations, 0)
     sizes = np.where(inside, sizes, 0)
     words, hashes = [], sizes.astype(np.uint64)
     for begin in range(0, int(sizes.max(initial=0)), 8):
         # What lies behind a string is read with it, and then cleared.
-        word = view(data, "<u8")[np.where(begin < sizes, places + begin, 0)] & _MASKS[np.clip(sizes - begin, 0, 8)]
+        word = view(data, "<u8")[np.where(begin < sizes, locations + begin, 0)] & _MASKS[np.clip(sizes - begin, 0, 8)]
         words.append(word)
         hashes = (hashes ^ word) * _ODD
         hashes ^= hashes >> np.uint64(29)
@@ -240,10 +240,11 @@ def _words(data: bytes, places: np.ndarray, sizes: np.ndarray) -> tuple[list[byt
     same = inside & (sizes == sizes[first][which])
     for word in words:
         same &= word == word[first][which]
-    told = [
-        data[place : place + size] for place, size in zip(places[first].tolist(), sizes[first].tolist(), strict=True)
+    known = [
+        data[position : position + size]
+        for position, size in zip(locations[first].tolist(), sizes[first].tolist(), strict=True)
     ]
-    return told, np.where(same, which, -1)
+    return known, np.where(same, which, -1)
 
 
 _MASKS = np.array([2 ** (8 * size) - 1 for size in range(9)], dtype=np.uint64)

@@ -46,8 +46,8 @@ def find(data: bytes, check: bool = True) -> Records:
         check: whether payloads are held against their checksums; lengths always are.
     """
     heads = _walk(data)
-    lengths, told = view(data, "<u8")[heads], view(data, "<u4")[heads + 8]
-    wrong = np.flatnonzero(told != _sums_of(lengths))
+    lengths, message = view(data, "<u8")[heads], view(data, "<u4")[heads + 8]
+    wrong = np.flatnonzero(message != _sums_of(lengths))
     lost, whole = len(wrong) > 0, int(wrong[0]) if len(wrong) else len(heads)
     if whole and not lost and _after(heads, lengths) > len(data):
         whole -= 1  # only the last one can be cut short, for no head lies behind it

@@ -25,7 +25,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from pli_analysis.scalars import reading
-from pli_analysis.scalars.events import NOTHING, Columns, settled
+from pli_analysis.scalars.events import NOTHING, Columns, sorted_by_step
 from pli_analysis.scalars.reading import Scalars
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
@@ -78,10 +78,10 @@ def read(folder: Path, states: Sequence[Mapping[str, Any]]) -> Scalars:
     """
     own = folder / run_folder.TRAINER_STATE
     beside = [run_folder.read_json(own)] if own.is_file() else []
-    return told(_with_the_last(states, beside), _files(folder))
+    return message(_with_the_last(states, beside), _files(folder))
 
 
-def told(states: Sequence[Mapping[str, Any]], files: Sequence[File]) -> Scalars:
+def message(states: Sequence[Mapping[str, Any]], files: Sequence[File]) -> Scalars:
     """What states, oldest first, and event files say together: see this module."""
     state = next((state for state in reversed(states) if isinstance(state.get(HISTORY), list)), _NONE)
     history, lost = _history(state[HISTORY])
@@ -130,7 +130,7 @@ def _history(entries: Sequence[object]) -> tuple[dict[str, Columns], int]:
     found = {}
     for tag, values in points.items():
         steps = np.array(list(values), dtype=np.int64)
-        found[tag] = settled(Columns(steps, np.full(len(steps), np.nan), np.array(list(values.values()))))
+        found[tag] = sorted_by_step(Columns(steps, np.full(len(steps), np.nan), np.array(list(values.values()))))
     return found, lost
 
 
@@ -175,14 +175,14 @@ class File:
 def _files(folder: Path) -> list[File]:
     """The event files of a folder of Trainer's, in the order in which they were begun."""
     found = []
-    for place in (folder, folder / run_folder.GROWTH, *sorted(folder.glob(FOLDERS))):
-        if not place.is_symlink() and place.is_dir():
-            reader = reading.Reader(place)
+    for position in (folder, folder / run_folder.GROWTH, *sorted(folder.glob(FOLDERS))):
+        if not position.is_symlink() and position.is_dir():
+            reader = reading.Reader(position)
             reader.update()
-            for path, piece in reader.pieces().items():
-                columns = {OURS.get(tag, tag): of for tag, of in piece.columns.items()}
-                damaged = [f"{path}: {piece.damaged} damaged records"] if piece.damaged else []
-                found.append(File(reading.begun(path), piece.forgets, columns, damaged))
+            for path, segment in reader.segments().items():
+                columns = {OURS.get(tag, tag): of for tag, of in segment.columns.items()}
+                damaged = [f"{path}: {segment.damaged} damaged records"] if segment.damaged else []
+                found.append(File(reading.begun(path), segment.forgets, columns, damaged))
     return sorted(found, key=lambda file: file.began)
 
 
@@ -202,7 +202,7 @@ def _alive(files: Sequence[File], first: int | None) -> dict[str, Columns]:
                 kept &= ~((of.wall_times < began) & (of.steps >= start))
             parts.setdefault(tag, []).append(_some(of, kept))
     return {
-        tag: settled(Columns(*(np.concatenate(each) for each in zip(*columns, strict=True))))
+        tag: sorted_by_step(Columns(*(np.concatenate(each) for each in zip(*columns, strict=True))))
         for tag, columns in parts.items()
     }
 
@@ -217,16 +217,16 @@ def _start(file: File, first: int | None) -> int | None:
 
 def _joined(history: Columns, logged: Columns, until: int) -> Columns:
     """A history up to its own step, with the wall times of points that agree with it, and what was logged after it."""
-    wall_times, places = history.wall_times.copy(), np.searchsorted(logged.steps, history.steps)
-    inside = np.flatnonzero(places < len(logged.steps))
-    at = places[inside]
+    wall_times, locations = history.wall_times.copy(), np.searchsorted(logged.steps, history.steps)
+    inside = np.flatnonzero(locations < len(logged.steps))
+    at = locations[inside]
     # Event files hold numbers in 32 bits.
     with np.errstate(over="ignore"):
         mine, theirs = (values.astype(np.float32) for values in (history.values[inside], logged.values[at]))
     same = (logged.steps[at] == history.steps[inside]) & ((mine == theirs) | (np.isnan(mine) & np.isnan(theirs)))
     wall_times[inside[same]] = logged.wall_times[at[same]]
     parts = (Columns(history.steps, wall_times, history.values), _some(logged, logged.steps > until))
-    return settled(Columns(*(np.concatenate(pair) for pair in zip(*parts, strict=True))))
+    return sorted_by_step(Columns(*(np.concatenate(pair) for pair in zip(*parts, strict=True))))
 
 
 def _some(columns: Columns, kept: np.ndarray) -> Columns:

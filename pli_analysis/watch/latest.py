@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_analysis.runs.run import Run, Watch
+from pli_analysis.runs.run import ProgressCallback, Run
 from pli_analysis.scalars.reading import Scalars
 from pli_train.core.run_format import run_folder
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TRIES = 3
 """Times that a checkpoint is measured which fails: the files of a run that trains may be gone for a moment."""
 
-Measure = Callable[[Path, Watch], Mapping[str, float]]
+Measure = Callable[[Path, ProgressCallback], Mapping[str, float]]
 
 
 class Births(Run):
@@ -41,19 +41,19 @@ class Births(Run):
         return chosen[::-1]
 
 
-def drifts(path: Path, watch: Watch = lambda done, total: None) -> dict[str, float]:
+def drifts(path: Path, on_progress: ProgressCallback = lambda done, total: None) -> dict[str, float]:
     """Layer id → ‖θ − θ(birth)‖ ÷ ‖θ(birth)‖ at a run's newest checkpoint.
 
     Args:
         path: of the run.
-        watch: told how far it is, see `pli_analysis.weights.measurement.measure`; what it raises ends it.
+        on_progress: told how far it is, see `pli_analysis.weights.measurement.measure`; what it raises ends it.
 
     Raises:
         BadInput: when weights cannot be read, or birth weights are gone.
     """
     from pli_analysis.metrics.drift.drift import drift
 
-    table = drift(Births(path), "layer", watch)
+    table = drift(Births(path), "layer", on_progress)
     newest = table[table["checkpoint"] == table["checkpoint"].iloc[-1]]
     return dict(zip(newest["part"], newest["relative_l2"].tolist(), strict=True))
 
@@ -63,7 +63,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Told:
+class DriftStatus:
     """What is known of drift: by layer, of which checkpoint, and why not of the newest."""
 
     values: Mapping[str, float] = field(default_factory=dict)
@@ -81,24 +81,24 @@ class Drift:
 
     def __init__(self, path: Path, measure: Measure = drifts) -> None:
         self._path, self._measure = path, measure
-        self._told, self._asked, self._tries = Told(), "", 0
+        self._describe, self._asked, self._tries = DriftStatus(), "", 0
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
 
-    def at(self, checkpoint: str) -> Told:
+    def at(self, checkpoint: str) -> DriftStatus:
         """What is known by now; a checkpoint that was not asked of before is measured from here on."""
         if self._thread is not None and self._thread.is_alive():
-            return self._told
-        known = self._told
+            return self._describe
+        known = self._describe
         if checkpoint != self._asked:
             self._asked, self._tries = checkpoint, TRIES
-        if checkpoint != self._told.checkpoint and self._tries:
+        if checkpoint != self._describe.checkpoint and self._tries:
             self._tries -= 1
             self._thread = threading.Thread(target=self._run, args=(checkpoint,), daemon=True)
             self._thread.start()
         return known
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait for what is being measured."""
         if self._thread is not None:
             self._thread.join()
@@ -106,16 +106,16 @@ class Drift:
     def close(self) -> None:
         """Measure no more."""
         self._ending.set()
-        self.settle()
+        self.wait()
 
     def _run(self, checkpoint: str) -> None:
         try:
-            self._told = Told(self._measure(self._path, self._scan), checkpoint)
+            self._describe = DriftStatus(self._measure(self._path, self._scan), checkpoint)
         except Stopped:
             pass
         except Exception as error:  # whatever it is, whoever looks on goes on looking
             note = f"drift at {checkpoint}: {line(error)}"
-            self._told = Told(self._told.values, self._told.checkpoint, (note,))
+            self._describe = DriftStatus(self._describe.values, self._describe.checkpoint, (note,))
 
     def _scan(self, done: int, total: int) -> None:
         if self._ending.is_set():

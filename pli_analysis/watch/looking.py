@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pli_analysis.watch import screen
-from pli_analysis.watch.watching import Watching
+from pli_analysis.watch.watching import RunWatcher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pli_analysis.watch.frame import Frame
 
 
-def look_on(run: Path, every: float, once: bool = False, port: int | None = None) -> None:
+def watch_run(run: Path, every: float, once: bool = False, port: int | None = None) -> None:
     """Look at a run until it is finished, or Ctrl-C.
 
     Args:
@@ -38,9 +38,9 @@ def look_on(run: Path, every: float, once: bool = False, port: int | None = None
     console = Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")  # rich keeps bold
     terminal = sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
     with ExitStack() as stack:
-        watching = stack.enter_context(closing(Watching(run)))
+        watching = stack.enter_context(closing(RunWatcher(run)))
         if port is None and (once or not terminal):
-            _print(console, _settled(watching))
+            _print(console, _with_newest_drift(watching))
             return
         stack.enter_context(_until_stopped())
         served = None
@@ -49,14 +49,16 @@ def look_on(run: Path, every: float, once: bool = False, port: int | None = None
 
             served = stack.enter_context(closing(Served(run, port)))
             print(served.url, flush=True)
-        show = stack.enter_context(_screen(console, None if served is None else served.url)) if terminal else _nowhere
+        show = (
+            stack.enter_context(_screen(console, None if served is None else served.url)) if terminal else _show_nothing
+        )
         while True:
-            frame = watching.look()
+            frame = watching.poll()
             if served is not None:
                 served.show(frame)
                 frame = replace(frame, notes=(*frame.notes, *filter(None, [served.note])))
             elif frame.finished:
-                show(_settled(watching))
+                show(_with_newest_drift(watching))
                 return
             show(frame)
             time.sleep(every)
@@ -103,12 +105,12 @@ def _print(console: Console, frame: Frame) -> None:
     print(captured.get(), end="")
 
 
-def _nowhere(frame: Frame) -> None:
+def _show_nothing(frame: Frame) -> None:
     """Show nothing: only a page is served."""
 
 
-def _settled(watching: Watching) -> Frame:
+def _with_newest_drift(watching: RunWatcher) -> Frame:
     """A frame with the drift of the newest checkpoint."""
-    watching.look()
-    watching.settle()
-    return watching.look()
+    watching.poll()
+    watching.wait()
+    return watching.poll()

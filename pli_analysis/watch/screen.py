@@ -87,12 +87,12 @@ def _facts(frame: Frame) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    for label, value in _told(frame):
+    for label, value in _describe(frame):
         table.add_row(label, Text(plain(value)))
     return table
 
 
-def _told(frame: Frame) -> list[tuple[str, str]]:
+def _describe(frame: Frame) -> list[tuple[str, str]]:
     """Label and value of each fact."""
     step = f"{frame.step:,}"
     if frame.total:
@@ -138,9 +138,9 @@ def _layers(frame: Frame) -> RenderableType:
         for right in (True, False, True, True, False, True, False):
             table.add_column(justify="right" if right else "left", no_wrap=True)
         table.add_row(*(Text(word, style="dim") for word in ("", "", "born", "gradient", "", "drift", "")))
-        for place, id in rows[start : start + ROWS]:
+        for position, id in rows[start : start + ROWS]:
             table.add_row(
-                Text(str(place), style="dim"),
+                Text(str(position), style="dim"),
                 Text(plain(id), style="bold"),
                 Text(str(frame.born.get(id, "")), style="dim"),
                 *_measured(frame.norms.get(id), most_norm),

@@ -89,7 +89,7 @@ class Served:
             self._making = threading.Thread(target=self._make, args=(version,), daemon=True)
             self._making.start()
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait for the page that is being made."""
         if self._making is not None:
             self._making.join()
@@ -100,7 +100,7 @@ class Served:
         self._server.shutdown()
         self._server.server_close()
         self._listening.join()
-        self.settle()
+        self.wait()
 
     def _make(self, version: str) -> None:
         began = time.monotonic()
@@ -114,8 +114,8 @@ class Served:
 
 def version_of(frame: Frame) -> str:
     """Tells apart what a page is about: its newest checkpoint, evaluations and growth."""
-    told = (frame.checkpoint, len(frame.evals), frame.growth, frame.finished)
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    message = (frame.checkpoint, len(frame.evals), frame.growth, frame.finished)
+    return hashlib.sha256(repr(message).encode()).hexdigest()[:16]
 
 
 def waiting(name: str) -> Page:

@@ -32,7 +32,7 @@ PASSING = (BadInput, OSError, LookupError, ValueError, StopIteration)
 """What files that come and go while they are read make of readers."""
 
 
-class Watching:
+class RunWatcher:
     """Looks at a run, each time at what is new.
 
     Args:
@@ -52,7 +52,7 @@ class Watching:
         self._lineage: Lineage | None = None
         self._newest: Checkpoint | None = None
 
-    def look(self, now: float | None = None) -> Frame:
+    def poll(self, now: float | None = None) -> Frame:
         """The run as it is now.
 
         Args:
@@ -82,9 +82,9 @@ class Watching:
             self._grown(self._lineage, scalars, str(newest.name))
         return replace(self._frame, notes=tuple(self._notes))
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait until drift is told of the newest checkpoint; the next look has it."""
-        self._drift.settle()
+        self._drift.wait()
 
     def close(self) -> None:
         """Read on no more."""
@@ -115,7 +115,7 @@ class Watching:
     def _read(self, newest: Checkpoint | None) -> Scalars:
         """What was logged; where nothing was, what the newest checkpoint tells of it."""
         found = self._reader.update()
-        return trainer_log.told([newest.state], []) if newest and not found.columns else found
+        return trainer_log.message([newest.state], []) if newest and not found.columns else found
 
     def _try(self, what: str, read: Callable[[], T], before: T) -> T:
         try:

@@ -15,7 +15,7 @@ import numpy as np
 from pli_analysis.runs.file_reader import Files
 
 
-class Rooms:
+class BufferPool:
     """Arrays by name, for one thread: each is good until another of its name is taken.
 
     Args:

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pli_analysis.runs.tensor_slices import Place, Sight
+from pli_analysis.runs.tensor_slices import TensorLocation, TensorView
 from pli_analysis.weights import trajectory
-from pli_analysis.weights.trajectory import Track, Visit
+from pli_analysis.weights.trajectory import TensorTrajectory, Visit
 from pli_train.core.anatomy.axes import each_axis, factors, growing
 
 SIZE = 2**21
@@ -33,7 +33,7 @@ class Steps(NamedTuple):
     factor: str | None
 
 
-def pieces(track: Track) -> Iterator[tuple[int, Track]]:
+def segments(track: TensorTrajectory) -> Iterator[tuple[int, TensorTrajectory]]:
     """The pieces of a tensor, or the tensor itself where it is small or cannot be cut.
 
     Yields:
@@ -42,7 +42,7 @@ def pieces(track: Track) -> Iterator[tuple[int, Track]]:
     Raises:
         BadInput: when it does not fit the lineage.
     """
-    whole = 4 * max(math.prod(visit.place.shape) for visit in track.visits)
+    whole = 4 * max(math.prod(visit.position.shape) for visit in track.visits)
     if whole < 2 * SIZE:
         yield 0, track
         return
@@ -51,14 +51,14 @@ def pieces(track: Track) -> Iterator[tuple[int, Track]]:
         try:
             steps.append(steps_of(visit, track.axes))
         except trajectory.MISFITS as error:
-            raise trajectory.misfit(visit.place.path.parent, track.id, error) from None
+            raise trajectory.misfit(visit.position.path.parent, track.id, error) from None
     if not _correspond(track, steps):
         yield 0, track
         return
     owners, stored, height = track.anatomy.owners(track.name), track.visits[0].stored, steps[0].height
     kept = [stored[owner] for owner in owners if owner != steps[0].factor]
     parts = math.prod(kept) if len(kept) < len(owners) else 0
-    row, most = max(math.prod(visit.place.shape[1:]) for visit in track.visits), max(step.number for step in steps)
+    row, most = max(math.prod(visit.position.shape[1:]) for visit in track.visits), max(step.number for step in steps)
     size = -(-most // max(round(4 * most * height * row / SIZE), 1))
     for start in range(0, most, size):
         visits = [
@@ -66,41 +66,43 @@ def pieces(track: Track) -> Iterator[tuple[int, Track]]:
             for visit, step in zip(track.visits, steps, strict=True)
             if step.number > start
         ]
-        yield start * parts, Track(track.anatomy, track.id, track.name, tuple(visits))
+        yield start * parts, TensorTrajectory(track.anatomy, track.id, track.name, tuple(visits))
 
 
-def steps_of(sight: Sight, axes: str) -> Steps:
+def steps_of(view_of: TensorView, axes: str) -> Steps:
     """Where a tensor of these axes can be cut; it is one step where what grows does not come first in its axis."""
-    factor, length = growing(axes), sight.place.shape[0]
+    factor, length = growing(axes), view_of.position.shape[0]
     if factor is None or factor not in factors(each_axis(axes)[0]):
         return Steps(length, 1, None)
     if factor != factors(axes)[0]:
         return Steps(1, length, None)
-    there, alive = sight.there(axes, factor), sight.alive(factor)
+    there, alive = view_of.there(axes, factor), view_of.alive(factor)
     if alive is not None and alive > there:
         raise ValueError(f"{alive} of {factor} are alive and {there} stored")
     return Steps(there if alive is None else alive, length // there, factor)
 
 
-def stretch(sight: Sight, steps: Steps, start: int, stop: int) -> Sight:
+def stretch(view_of: TensorView, steps: Steps, start: int, stop: int) -> TensorView:
     """Some steps of a tensor as a tensor, with nothing in it that is not alive."""
-    count, others, stored = stop - start, sight.place.shape[1:], sight.stored
-    offset = start * steps.height * math.prod(others) * sight.place.dtype.itemsize
-    place = Place(sight.place.path, sight.place.offset + offset, sight.place.type, (count * steps.height, *others))
+    count, others, stored = stop - start, view_of.position.shape[1:], view_of.stored
+    offset = start * steps.height * math.prod(others) * view_of.position.dtype.itemsize
+    position = TensorLocation(
+        view_of.position.path, view_of.position.offset + offset, view_of.position.type, (count * steps.height, *others)
+    )
     if steps.factor == "unit":
-        return Sight(place, stored, sight.heads, count)
+        return TensorView(position, stored, view_of.heads, count)
     if steps.factor is None:
-        return Sight(place, stored, sight.heads, sight.units)
+        return TensorView(position, stored, view_of.heads, view_of.units)
     heads = count * (stored["member"] if steps.factor == "group" else 1)
-    return Sight(place, stored | {"head": heads, "group": heads // stored["member"]}, heads, sight.units)
+    return TensorView(position, stored | {"head": heads, "group": heads // stored["member"]}, heads, view_of.units)
 
 
 def _visit(visit: Visit, steps: Steps, start: int, stop: int, parts: int) -> Visit:
     """A visit to some steps only, each of which has so many parts; 0 where each has something of all parts."""
     donor = stretch(visit.donor, steps, start, stop) if visit.donor else None
-    kin = visit.kin
+    relatives = visit.relatives
     if parts:
-        kin = tuple(one and (one[0], one[1] - start * parts) for one in kin[start * parts : stop * parts])
+        relatives = tuple(one and (one[0], one[1] - start * parts) for one in relatives[start * parts : stop * parts])
     copied = visit.copied
     if steps.factor == "unit" and copied is not None:
         copied = min(max(copied - start, 0), stop - start)
@@ -109,12 +111,12 @@ def _visit(visit: Visit, steps: Steps, start: int, stop: int, parts: int) -> Vis
         number=visit.number,
         wanted=visit.wanted,
         donor=donor,
-        kin=kin,
+        relatives=relatives,
         copied=copied,
     )
 
 
-def _correspond(track: Track, steps: Sequence[Steps]) -> bool:
+def _correspond(track: TensorTrajectory, steps: Sequence[Steps]) -> bool:
     """Whether a stretch is the same rows of the tensor at all checkpoints, and of the donors they are compared with."""
     alike = {(step.height, visit.stored["member"]) for visit, step in zip(track.visits, steps, strict=True)}
     rows = {step.number for step in steps if step.factor is None}
@@ -123,7 +125,7 @@ def _correspond(track: Track, steps: Sequence[Steps]) -> bool:
     for visit, step in zip(track.visits, steps, strict=True):
         if visit.donor is not None and steps_of(visit.donor, track.axes) != step:
             return False
-        known = {number: kin for number, kin in enumerate(visit.kin) if kin is not None}
-        if step.factor in ("head", "group") and any(kin != (True, number) for number, kin in known.items()):
+        known = {number: relatives for number, relatives in enumerate(visit.relatives) if relatives is not None}
+        if step.factor in ("head", "group") and any(relatives != (True, number) for number, relatives in known.items()):
             return False
     return True

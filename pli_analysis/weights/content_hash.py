@@ -30,17 +30,17 @@ def content(checkpoint: Checkpoint) -> list[list[str]] | None:
 
 def key_of(*checkpoints: Checkpoint, more: bytes = b"") -> str | None:
     """A hash of the content of some checkpoints, and of what else went into a result; None where it is not known."""
-    told = [content(checkpoint) for checkpoint in checkpoints]
-    return None if None in told else hashlib.sha256(json.dumps(told).encode() + more).hexdigest()
+    message = [content(checkpoint) for checkpoint in checkpoints]
+    return None if None in message else hashlib.sha256(json.dumps(message).encode() + more).hexdigest()
 
 
 def _listed(checkpoint: Checkpoint) -> list[list[str]] | None:
     found = []
-    for name, told in sorted(run_folder.listed(checkpoint.path).items()):
+    for name, message in sorted(run_folder.listed(checkpoint.path).items()):
         if (name.endswith(".safetensors") and name != run_folder.OPTIMIZER) or name in ESSENTIAL:
-            if not isinstance(told.get("sha256"), str):
+            if not isinstance(message.get("sha256"), str):
                 return None
-            found.append([name, told["sha256"]])
+            found.append([name, message["sha256"]])
     return found if any(name.endswith(".safetensors") for name, _ in found) else None
 
 
@@ -52,8 +52,10 @@ def _as_it_lies(checkpoint: Checkpoint) -> list[list[str]]:
     found.append(["layout", hashlib.sha256(layout.encode()).hexdigest()])
     for path in dict.fromkeys([checkpoint.path / run_folder.CONFIG, *checkpoint.files.values()]):
         try:
-            told = path.stat()
+            message = path.stat()
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-        found.append([str(path.resolve()), f"{told.st_size} {told.st_mtime_ns} {told.st_ino} {told.st_dev}"])
+        found.append(
+            [str(path.resolve()), f"{message.st_size} {message.st_mtime_ns} {message.st_ino} {message.st_dev}"]
+        )
     return found

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pli_analysis.weights import trajectory
-from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.content_hash import content
 from pli_train.core import cache
 from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from pli_analysis.runs.run import Checkpoint, Run, Watch
+    from pli_analysis.runs.run import Checkpoint, ProgressCallback, Run
 
 WINDOW = 64
 """Checkpoints measured at once at most: what is planned, and lost when it is interrupted, is bounded by it."""
@@ -36,10 +36,10 @@ class Task(Protocol):
     """A piece of work that threads can share: a tensor, or several that are measured together."""
 
     @property
-    def tracks(self) -> Sequence[trajectory.Track]:
+    def tracks(self) -> Sequence[trajectory.TensorTrajectory]:
         """What it reads."""
 
-    def run(self, rooms: Rooms) -> list[np.ndarray]:
+    def run(self, pool: BufferPool) -> list[np.ndarray]:
         """One (rows, columns) array for each wanted visit, in order."""
 
 
@@ -58,18 +58,18 @@ class Kind:
     name: str
     version: int
     columns: int
-    tasks: Callable[[list[trajectory.Track]], Sequence[Task]]
+    tasks: Callable[[list[trajectory.TensorTrajectory]], Sequence[Task]]
     donors: bool = False
 
 
 def measure(
-    run: Run, kind: Kind, threads: int = 1, watch: Watch = lambda done, total: None
+    run: Run, kind: Kind, threads: int = 1, on_progress: ProgressCallback = lambda done, total: None
 ) -> list[tuple[Checkpoint, np.ndarray]]:
     """The measures of each checkpoint: (rows, columns), rows in the order of its stack and of the kind's tasks.
 
     Args:
         threads: share the work over so many. What they do is nearly all outside Python's lock.
-        watch: told (tasks done, tasks in all) of the work that is left.
+        on_progress: told (tasks done, tasks in all) of the work that is left.
 
     Raises:
         BadInput: when weights cannot be read, do not fit the lineage, or birth weights are in no checkpoint.
@@ -80,7 +80,7 @@ def measure(
         try:
             grown = trajectory.growths(checkpoints, run.path)
             keys = _keys(checkpoints, grown, kind)
-            _fill(checkpoints, grown, keys, kind, known, threads, watch)
+            _fill(checkpoints, grown, keys, kind, known, threads, on_progress)
             for checkpoint in checkpoints:
                 _ = checkpoint.files, checkpoint.config, checkpoint.tokens  # tables ask for them: then too late
             return [(checkpoint, known[key]) for checkpoint, key in zip(checkpoints, keys, strict=True)]
@@ -101,7 +101,7 @@ def _fill(
     kind: Kind,
     known: dict[str, np.ndarray],
     threads: int,
-    watch: Watch,
+    on_progress: ProgressCallback,
 ) -> None:
     """Measure what is neither known nor in the cache."""
     for key in keys:
@@ -112,40 +112,40 @@ def _fill(
         wanted = missing[start : start + WINDOW]
         tasks = kind.tasks(trajectory.tracks(checkpoints, grown, wanted, kind.donors))
         rows: dict[int, list[tuple[str, str, np.ndarray]]] = {number: [] for number in wanted}
-        for task, found in zip(tasks, _shared(tasks, threads, watch), strict=True):
+        for task, found in zip(tasks, _shared(tasks, threads, on_progress), strict=True):
             first = task.tracks[0]
             visits = [visit for visit in first.visits if visit.wanted]
             for visit, measured in zip(visits, found, strict=True):
                 rows[visit.number].append((first.id, first.name, measured))
         for number in wanted:
-            place = {id: index for index, id in enumerate(checkpoints[number].lineage.stack)}
-            ordered = sorted((place[id], name, measured) for id, name, measured in rows[number])
+            position = {id: index for index, id in enumerate(checkpoints[number].lineage.stack)}
+            ordered = sorted((position[id], name, measured) for id, name, measured in rows[number])
             table = np.concatenate([np.empty((0, kind.columns)), *(measured for *_, measured in ordered)])
             known[keys[number]] = table
             _keep(kind, keys[number], table)
 
 
-def _shared(tasks: Sequence[Task], threads: int, watch: Watch) -> Iterator[list[np.ndarray]]:
+def _shared(tasks: Sequence[Task], threads: int, on_progress: ProgressCallback) -> Iterator[list[np.ndarray]]:
     """What each task gives, in order."""
     own, all_rooms = threading.local(), []
 
     def run(task: Task) -> list[np.ndarray]:
         if not hasattr(own, "rooms"):
-            own.rooms = Rooms(files=OPEN // threads)
-            all_rooms.append(own.rooms)
-        return task.run(own.rooms)
+            own.pool = BufferPool(files=OPEN // threads)
+            all_rooms.append(own.pool)
+        return task.run(own.pool)
 
     pool = ThreadPoolExecutor(threads) if threads > 1 else None
     try:
-        watch(0, len(tasks))
+        on_progress(0, len(tasks))
         for done, result in enumerate(pool.map(run, tasks) if pool else map(run, tasks), 1):
             yield result
-            watch(done, len(tasks))
+            on_progress(done, len(tasks))
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
-        for rooms in all_rooms:
-            rooms.files.close()
+        for pool in all_rooms:
+            pool.files.close()
 
 
 # --- by content -----------------------------------------------------------------------------------------------------
@@ -158,11 +158,11 @@ def _keys(checkpoints: Sequence[Checkpoint], grown: dict[str, list[int]], kind: 
     keys = []
     for number, checkpoint in enumerate(checkpoints):
         used = [*(birth for birth in births if birth <= number), *([number - 1] if number else []), number]
-        told = [contents[at] for at in used]
-        if None in told:
+        message = [contents[at] for at in used]
+        if None in message:
             keys.append("/".join(["", str(checkpoint.name), *(str(checkpoints[at].name) for at in used)]))
             continue
-        document = json.dumps([kind.name, kind.version, kind.columns, told])
+        document = json.dumps([kind.name, kind.version, kind.columns, message])
         keys.append(hashlib.sha256(document.encode()).hexdigest())
     return keys
 

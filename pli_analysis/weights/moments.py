@@ -14,7 +14,7 @@ from functools import cache
 
 import numpy as np
 
-from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.buffers import BufferPool
 
 TOGETHER = 2**19
 """Numbers of as many visits as are subtracted at once: a few such arrays stay in a core's cache."""
@@ -26,14 +26,14 @@ class Squares:
     """Adds up squares.
 
     Args:
-        rooms: memory for differences.
+        pool: memory for differences.
 
     >>> Squares(Rooms())(np.array([[3.0, 4.0, 1.0, 0.0]]), [np.zeros((1, 4))], (1, 2, 2)).tolist()
     [[[25.0, 1.0]], [[25.0, 1.0]]]
     """
 
-    def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
+    def __init__(self, pool: BufferPool) -> None:
+        self._rooms = pool
 
     def __call__(self, now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
         """Σ now² and Σ (now − other)² of each part of a tensor at some checkpoints.

@@ -14,10 +14,10 @@ from functools import cache
 
 import numpy as np
 
-from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.moments import EXACT, RUN, divisor
 from pli_analysis.weights.stacks import blocks, lines
-from pli_analysis.weights.trajectory import Track
+from pli_analysis.weights.trajectory import TensorTrajectory
 
 WORTH = 2**33
 """Bytes to be read from which on compiling pays."""
@@ -35,7 +35,7 @@ def kernel(bytes: int) -> Kernel | None:
     return _compiled() if bytes >= WORTH and importlib.util.find_spec("numba") else None
 
 
-def sums(track: Track, rooms: Rooms, kernel: Kernel) -> np.ndarray | None:
+def sums(track: TensorTrajectory, pool: BufferPool, kernel: Kernel) -> np.ndarray | None:
     """Σ now², Σ (now − birth)², Σ (now − before)², Σ (now − donor)² and Σ donor² of each part of a steady tensor.
 
     Returns:
@@ -46,27 +46,27 @@ def sums(track: Track, rooms: Rooms, kernel: Kernel) -> np.ndarray | None:
         FileNotFoundError: when a checkpoint was removed meanwhile.
         BadInput: when it cannot be read.
     """
-    visits, place = track.visits, track.visits[0].place
-    folds = track.folds(visits[0], place.shape)
-    if place.type != "F32" or np.prod(folds) <= EXACT:
+    visits, position = track.visits, track.visits[0].position
+    folds = track.folds(visits[0], position.shape)
+    if position.type != "F32" or np.prod(folds) <= EXACT:
         return None
-    found, together = np.zeros((5, len(visits), folds[1])), rooms.files.most // 2
+    found, together = np.zeros((5, len(visits), folds[1])), pool.files.most // 2
     own, theirs = lines(track)
     for block in blocks(folds, BLOCK):
         run = divisor(block.folds[2], RUN)
-        room = rooms.take("fused", (4, block.size // run, run))
-        own.read(slice(0, 1), block, room[:1], rooms)
-        room[BEFORE] = room[BIRTH]
+        steps_left = pool.take("fused", (4, block.size // run, run))
+        own.read(slice(0, 1), block, steps_left[:1], pool)
+        steps_left[BEFORE] = steps_left[BIRTH]
         for first in range(0, len(visits), together):
             some = slice(first, min(first + together, len(visits)))
             count = some.stop - first
             of_block = np.zeros((5, count, block.folds[1]))
-            files = (*own.handles(some, block, rooms), *theirs.handles(some, block, rooms))
-            if kernel(*files, room.ctypes.data, room, block.folds[2] // run, of_block) < count:
+            files = (*own.handles(some, block, pool), *theirs.handles(some, block, pool))
+            if kernel(*files, steps_left.ctypes.data, steps_left, block.folds[2] // run, of_block) < count:
                 return None
             found[:, some, block.part : block.part + block.folds[1]] += of_block
             if count % 2:
-                room[BEFORE] = room[1]
+                steps_left[BEFORE] = steps_left[1]
     return found if np.isfinite(found).all() else None
 
 
@@ -93,7 +93,7 @@ def _loop() -> Kernel:
         handles_of_donors: np.ndarray,
         offsets_of_donors: np.ndarray,
         address: int,
-        room: np.ndarray,
+        steps_left: np.ndarray,
         each: int,
         sums: np.ndarray,
     ) -> int:
@@ -102,15 +102,15 @@ def _loop() -> Kernel:
         Args:
             handles, offsets: of files, (visits,) in int64.
             handles_of_donors, offsets_of_donors: the same of donors; a handle below 0 for none.
-            address: of `room`.
-            room: (4, rows, run) in float32: birth weights, what was before in the third row, and two that are written.
+            address: of `steps_left`.
+            steps_left: (4, rows, run) in float32: birth weights, what was before in the third row, and two that are written.
             each: rows in a row that belong to one part.
             sums: (5, visits, parts) in float64, added to.
 
         Returns:
             How many visits could be read whole.
         """
-        rows, run, parts = room.shape[1], room.shape[2], sums.shape[2]
+        rows, run, parts = steps_left.shape[1], steps_left.shape[2], sums.shape[2]
         width = 4 * rows * run
         for visit in range(handles.size):
             here, before = 1 + visit % 2, 2 - visit % 2
@@ -126,15 +126,15 @@ def _loop() -> Kernel:
                 whole, first, second = np.float32(0), np.float32(0), np.float32(0)
                 third, fourth = np.float32(0), np.float32(0)
                 for at in range(run):
-                    now = room[here, row, at]
-                    near, far = now - room[0, row, at], now - room[before, row, at]
+                    now = steps_left[here, row, at]
+                    near, far = now - steps_left[0, row, at], now - steps_left[before, row, at]
                     whole += now * now
                     first += near * near
                     second += far * far
                 if copied:
                     for at in range(run):
-                        donor = room[3, row, at]
-                        apart = room[here, row, at] - donor
+                        donor = steps_left[3, row, at]
+                        apart = steps_left[here, row, at] - donor
                         third += apart * apart
                         fourth += donor * donor
                 part = row // each % parts

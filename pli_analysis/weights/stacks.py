@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pli_analysis.runs.tensor_slices import Place, Sight
-from pli_analysis.weights.buffers import Rooms
-from pli_analysis.weights.trajectory import MISFITS, Track, Visit, misfit
+from pli_analysis.runs.tensor_slices import TensorLocation, TensorView
+from pli_analysis.weights.buffers import BufferPool
+from pli_analysis.weights.trajectory import MISFITS, TensorTrajectory, Visit, misfit
 from pli_train.core.anatomy.axes import growing
 
 BLOCK = 2**19
@@ -64,7 +64,7 @@ class Stack:
     donors: np.ndarray | None
 
 
-def is_steady(track: Track) -> bool:
+def is_steady(track: TensorTrajectory) -> bool:
     """Whether a tensor is the same numbers at all visits, all of them alive, and so are donors it was copied from.
 
     Raises:
@@ -73,32 +73,34 @@ def is_steady(track: Track) -> bool:
     try:
         return _is_steady(track)
     except MISFITS as error:
-        raise misfit(track.visits[0].place.path.parent, track.id, error) from None
+        raise misfit(track.visits[0].position.path.parent, track.id, error) from None
 
 
-def _is_steady(track: Track) -> bool:
+def _is_steady(track: TensorTrajectory) -> bool:
     first, factor = track.visits[0], growing(track.axes)
     alive = factor and first.alive(factor)
     if factor and alive is not None and alive != first.there(track.axes, factor):
         return False
-    parts = track.folds(first, first.place.shape)[1]
+    parts = track.folds(first, first.position.shape)[1]
     straight = tuple((True, number) for number in range(parts))
 
-    def like_first(sight: Sight) -> bool:
-        place, same = sight.place, first.place
-        if place.shape != same.shape or place.type != same.type:
+    def like_first(view_of: TensorView) -> bool:
+        position, same = view_of.position, first.position
+        if position.shape != same.shape or position.type != same.type:
             return False
-        return factor is None or (sight.alive(factor) == alive and sight.stored == first.stored)
+        return factor is None or (view_of.alive(factor) == alive and view_of.stored == first.stored)
 
     def copied_straight(visit: Visit) -> bool:
-        return not any(visit.kin) or (visit.donor is not None and visit.kin == straight and like_first(visit.donor))
+        return not any(visit.relatives) or (
+            visit.donor is not None and visit.relatives == straight and like_first(visit.donor)
+        )
 
     return all(like_first(visit) and copied_straight(visit) for visit in track.visits)
 
 
 def has_donor(visit: Visit) -> bool:
     """Whether a visit of a steady tensor has a donor to compare it with."""
-    return any(visit.kin)
+    return any(visit.relatives)
 
 
 def blocks(folds: tuple[int, int, int], most: int) -> Iterator[Block]:
@@ -126,7 +128,7 @@ def blocks(folds: tuple[int, int, int], most: int) -> Iterator[Block]:
                 yield Block(at * whole + part * inner + number, part, own)
 
 
-def stacks(track: Track, rooms: Rooms) -> Iterator[Stack]:
+def stacks(track: TensorTrajectory, pool: BufferPool) -> Iterator[Stack]:
     """Read a steady tensor, block by block, at all visits; arrays are good until the next one.
 
     Visits that nobody asked for are in no stack, when they come before all that somebody did.
@@ -135,55 +137,55 @@ def stacks(track: Track, rooms: Rooms) -> Iterator[Stack]:
         FileNotFoundError: when a checkpoint was removed meanwhile.
         BadInput: when it cannot be read.
     """
-    visits, place = track.visits, track.visits[0].place
+    visits, position = track.visits, track.visits[0].position
     skip = [visit.wanted for visit in visits].index(True)
     own, theirs = lines(track)
-    for block in blocks(track.folds(visits[0], place.shape), BLOCK):
+    for block in blocks(track.folds(visits[0], position.shape), BLOCK):
         height = min(max(STACK // block.size, 1), len(visits))
         # The row above those of now is what was before.
-        room = rooms.take("stack", (height + 1, block.size), place.wide)
-        birth = room[1:2] if height == len(visits) else rooms.take("birth", (1, block.size), place.wide)
+        steps_left = pool.take("stack", (height + 1, block.size), position.wide)
+        birth = steps_left[1:2] if height == len(visits) else pool.take("birth", (1, block.size), position.wide)
         for first in range(0, len(visits), height):
             stop = min(first + height, len(visits))
             if first:
-                room[0] = room[height]
-            own.read(slice(first, stop), block, room[1 : stop - first + 1], rooms)
+                steps_left[0] = steps_left[height]
+            own.read(slice(first, stop), block, steps_left[1 : stop - first + 1], pool)
             if not first:
                 if not skip:
-                    room[0] = room[1]
+                    steps_left[0] = steps_left[1]
                 if height < len(visits):
-                    birth[0] = room[1]
+                    birth[0] = steps_left[1]
             some = slice(max(first, skip), stop)
             if some.start < stop:
-                previous, now = (room[some.start - first + row : stop - first + row] for row in (0, 1))
-                donors = rooms.take("donors", now.shape, place.wide) if theirs.any(some) else None
+                previous, now = (steps_left[some.start - first + row : stop - first + row] for row in (0, 1))
+                donors = pool.take("donors", now.shape, position.wide) if theirs.any(some) else None
                 if donors is not None:
-                    theirs.read(some, block, donors, rooms)
+                    theirs.read(some, block, donors, pool)
                 yield Stack(block, some, now, previous, birth, donors)
 
 
-def lines(track: Track) -> tuple[Lines, Lines]:
+def lines(track: TensorTrajectory) -> tuple[Lines, Lines]:
     """Where a steady tensor lies, and where its donor does."""
-    donors = [visit.donor.place if visit.donor and has_donor(visit) else None for visit in track.visits]
-    return Lines([visit.place for visit in track.visits]), Lines(donors)
+    donors = [visit.donor.position if visit.donor and has_donor(visit) else None for visit in track.visits]
+    return Lines([visit.position for visit in track.visits]), Lines(donors)
 
 
 class Lines:
     """Where a tensor lies at each of its visits, if it does."""
 
-    def __init__(self, places: Sequence[Place | None]) -> None:
-        self._paths = [place.path if place else None for place in places]
-        self._offsets = np.array([place.offset if place else 0 for place in places])
-        self._stored = next((place.dtype for place in places if place), np.dtype(np.float32))
+    def __init__(self, locations: Sequence[TensorLocation | None]) -> None:
+        self._paths = [position.path if position else None for position in locations]
+        self._offsets = np.array([position.offset if position else 0 for position in locations])
+        self._stored = next((position.dtype for position in locations if position), np.dtype(np.float32))
 
-    def read(self, visits: slice, block: Block, into: np.ndarray, rooms: Rooms) -> None:
+    def read(self, visits: slice, block: Block, into: np.ndarray, pool: BufferPool) -> None:
         """A block of it at some visits, a row each; zeros where it is not."""
-        raw = into if self._stored == into.dtype else rooms.take("raw", into.shape, self._stored)
+        raw = into if self._stored == into.dtype else pool.take("raw", into.shape, self._stored)
         for path, offset, row in zip(self._paths[visits], self._within(visits, block).tolist(), raw, strict=True):
             if path is None:
                 row[:] = 0
             else:
-                rooms.files.read(path, offset, row)
+                pool.files.read(path, offset, row)
         if raw is not into:
             into[...] = raw
 
@@ -191,9 +193,9 @@ class Lines:
         """Whether it is at one of some visits."""
         return any(path is not None for path in self._paths[visits])
 
-    def handles(self, visits: slice, block: Block, rooms: Rooms) -> tuple[np.ndarray, np.ndarray]:
+    def handles(self, visits: slice, block: Block, pool: BufferPool) -> tuple[np.ndarray, np.ndarray]:
         """The handle of the file that it is in and where in it a block begins, at some visits; -1 where it is not."""
-        handles = [-1 if path is None else rooms.files.handle(path) for path in self._paths[visits]]
+        handles = [-1 if path is None else pool.files.handle(path) for path in self._paths[visits]]
         return np.array(handles), self._within(visits, block)
 
     def _within(self, visits: slice, block: Block) -> np.ndarray:

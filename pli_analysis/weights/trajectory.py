@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pli_analysis.runs.ancestry import copied_units, donor
-from pli_analysis.runs.tensor_slices import Place, Sight, sight
-from pli_analysis.weights.buffers import Rooms
+from pli_analysis.runs.tensor_slices import TensorLocation, TensorView, view_of
+from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.moments import folds_of
 from pli_train.core.anatomy.axes import from_rows, growing, rows
 from pli_train.core.anatomy.parts import cut, number_of
@@ -34,21 +34,21 @@ MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, R
 
 
 @dataclass(frozen=True)
-class Visit(Sight):
+class Visit(TensorView):
     """A checkpoint that a tensor is read at.
 
     Attributes:
         number: of the checkpoint.
         wanted: whether anybody asked for it, or it is read for the sake of later ones.
         donor: the tensor of this name in the layer that this one was copied from.
-        kin: for each part of the tensor its donor: (whether in `donor`, else in this very tensor; number there).
+        relatives: for each part of the tensor its donor: (whether in `donor`, else in this very tensor; number there).
         copied: how many FFN units, the first ones, were copied from `donor` at birth; None for all of them.
     """
 
     number: int
     wanted: bool
-    donor: Sight | None = None
-    kin: tuple[tuple[bool, int] | None, ...] = ()
+    donor: TensorView | None = None
+    relatives: tuple[tuple[bool, int] | None, ...] = ()
     copied: int | None = None
 
 
@@ -63,7 +63,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Track:
+class TensorTrajectory:
     """One tensor of a layer through the checkpoints; `anatomy` is the family's table."""
 
     anatomy: Anatomy
@@ -79,25 +79,25 @@ class Track:
     @property
     def bytes(self) -> int:
         """What is read of files."""
-        return sum(math.prod(v.place.shape) * v.place.dtype.itemsize * (2 if v.donor else 1) for v in self.visits)
+        return sum(math.prod(v.position.shape) * v.position.dtype.itemsize * (2 if v.donor else 1) for v in self.visits)
 
-    def see(self, rooms: Rooms | None = None) -> Iterator[Seen]:
+    def see(self, pool: BufferPool | None = None) -> Iterator[Seen]:
         """Read it at each visit in order; arrays are good until the next one.
 
         Args:
-            rooms: memory to read into, that no other track uses meanwhile.
+            pool: memory to read into, that no other track uses meanwhile.
 
         Raises:
             FileNotFoundError: when a checkpoint was removed meanwhile.
             BadInput: when it cannot be read, or does not fit the lineage.
         """
-        rooms, last = rooms or Rooms(), None
+        pool, last = pool or BufferPool(), None
         for turn, visit in enumerate(self.visits):
             try:
                 # One room holds what is now while the other still has what was.
-                now = visit.read(self.axes, rooms.take(f"now {turn % 2}", visit.place.shape))
+                now = visit.read(self.axes, pool.take(f"now {turn % 2}", visit.position.shape))
                 if last is None:
-                    birth = rooms.take("birth", now.shape, now.dtype)
+                    birth = pool.take("birth", now.shape, now.dtype)
                     birth[...] = now
                     seen = Seen(visit, now, birth, now)
                 else:
@@ -106,7 +106,7 @@ class Track:
                     )
                     seen = Seen(visit, now, birth, previous)
             except MISFITS as error:
-                raise misfit(visit.place.path.parent, self.id, error) from None
+                raise misfit(visit.position.path.parent, self.id, error) from None
             if visit.wanted:
                 yield seen
             last = seen
@@ -191,7 +191,7 @@ def _births(checkpoint: Checkpoint, id: str, known: tuple[int, int | None] | Non
 
 def tracks(
     checkpoints: Sequence[Checkpoint], grown: dict[str, list[int]], wanted: Sequence[int], donors: bool
-) -> list[Track]:
+) -> list[TensorTrajectory]:
     """Every tensor of every layer, with the visits that the wanted checkpoints take.
 
     Args:
@@ -203,22 +203,24 @@ def tracks(
     asked = set(wanted)
     needed = asked | {number - 1 for number in asked}
     found: dict[tuple[str, str], list[Visit]] = {}
-    places: dict[Path, dict[str, Place]] = {}
+    locations: dict[Path, dict[str, TensorLocation]] = {}
     for number, checkpoint in enumerate(checkpoints[: max(asked, default=-1) + 1]):
         ids = [id for id in checkpoint.lineage.stack if number in needed or number in grown[id]]
         for id in ids:
             try:
-                for name, visit in _visits(checkpoint, id, places, number, number in asked, donors):
+                for name, visit in _visits(checkpoint, id, locations, number, number in asked, donors):
                     found.setdefault((id, name), []).append(visit)
             except MISFITS as error:
                 raise misfit(checkpoint.path, id, error) from None
-        places.clear()
+        locations.clear()
     table = checkpoints[-1].anatomy
     kind = table.model_type
     if other := next((c for c in checkpoints if c.anatomy.model_type != kind), None):
         raise BadInput(f"{other.path}: is a {other.anatomy.model_type}, and {checkpoints[-1].name} is a {kind}")
     return [
-        Track(table, id, name, tuple(visits)) for (id, name), visits in found.items() if any(v.wanted for v in visits)
+        TensorTrajectory(table, id, name, tuple(visits))
+        for (id, name), visits in found.items()
+        if any(v.wanted for v in visits)
     ]
 
 
@@ -228,28 +230,33 @@ def names(checkpoint: Checkpoint, id: str) -> list[str]:
 
 
 def _visits(
-    checkpoint: Checkpoint, id: str, places: dict[Path, dict[str, Place]], number: int, wanted: bool, donors: bool
+    checkpoint: Checkpoint,
+    id: str,
+    locations: dict[Path, dict[str, TensorLocation]],
+    number: int,
+    wanted: bool,
+    donors: bool,
 ) -> Iterator[tuple[str, Visit]]:
     lineage, sizes = checkpoint.lineage, checkpoint.anatomy.sizes(checkpoint.config)
     layer = lineage.layers[id]
     whole = layer.birth.donor if donors and wanted else None
     copied = whole is not None or any(birth.donor is not None for birth in layer.heads.values())
     for name in names(checkpoint, id):
-        seen = sight(checkpoint, id, name, sizes, places)
-        theirs: Sight | None = None
-        kin: tuple[tuple[bool, int] | None, ...] = ()
+        seen = view_of(checkpoint, id, name, sizes, locations)
+        theirs: TensorView | None = None
+        relatives: tuple[tuple[bool, int] | None, ...] = ()
         if donors and wanted and copied:
             if whole in lineage.stack and name in checkpoint.names_of_layers[whole]:
-                theirs = sight(checkpoint, whole, name, sizes, places)
-            kin = _kin(checkpoint.anatomy, layer, name, seen.own, theirs is not None)
+                theirs = view_of(checkpoint, whole, name, sizes, locations)
+            relatives = _kin(checkpoint.anatomy, layer, name, seen.own, theirs is not None)
         units = copied_units(layer) if theirs is not None else None
-        yield name, Visit(**vars(seen), number=number, wanted=wanted, donor=theirs, kin=kin, copied=units)
+        yield name, Visit(**vars(seen), number=number, wanted=wanted, donor=theirs, relatives=relatives, copied=units)
 
 
 def _kin(
     anatomy: Anatomy, layer: Layer, name: str, sizes: dict[str, int], cloned: bool
 ) -> tuple[tuple[bool, int] | None, ...]:
-    """Where the donor of each part of a tensor is: see `Visit.kin`."""
+    """Where the donor of each part of a tensor is: see `Visit.relatives`."""
     found: list[tuple[bool, int] | None] = []
     for label in anatomy.labels(name, sizes):
         owner, theirs = donor(layer, label, sizes["member"]) or ("", "")
@@ -273,26 +280,29 @@ class Pair(NamedTuple):
     has: np.ndarray
 
 
-def counterpart(track: Track, seen: Seen, rooms: Rooms) -> Pair | None:
+def counterpart(track: TensorTrajectory, seen: Seen, pool: BufferPool) -> Pair | None:
     """A tensor beside its donors at the same checkpoint; None when no part of it has one.
 
     Parts are compared with the parts that they were copied from. FFN units that either side was widened by after the
     copy was made correspond to none of the other's, and are left out.
     """
     visit, now = seen.visit, seen.now
-    if not any(visit.kin):
+    if not any(visit.relatives):
         return None
     folds, theirs = track.folds(visit, now.shape), None
     if visit.donor is not None:
-        theirs = visit.donor.read(track.axes, rooms.take("donor", visit.donor.place.shape))
+        theirs = visit.donor.read(track.axes, pool.take("donor", visit.donor.position.shape))
         theirs = theirs.astype(now.dtype, copy=False)
     if theirs is not None and visit.donor is not None and _has_further_units(track, visit):
         mine, theirs = (
-            np.ascontiguousarray(rows(array, track.axes, "unit", sight.own)[: visit.copied])
-            for array, sight in ((now, visit), (theirs, visit.donor))
+            np.ascontiguousarray(rows(array, track.axes, "unit", view_of.own)[: visit.copied])
+            for array, view_of in ((now, visit), (theirs, visit.donor))
         )
         return Pair(mine, theirs, (1, 1, mine.size), np.array([mine.shape == theirs.shape]))
-    straight = all(kin is not None and kin[0] and kin[1] == number for number, kin in enumerate(visit.kin))
+    straight = all(
+        relatives is not None and relatives[0] and relatives[1] == number
+        for number, relatives in enumerate(visit.relatives)
+    )
     if straight and theirs is not None and theirs.shape == now.shape:
         return Pair(now, theirs, folds, np.ones(folds[1], dtype=bool))
     laid, mine = now.copy().reshape(folds), now.reshape(folds)
@@ -301,19 +311,24 @@ def counterpart(track: Track, seen: Seen, rooms: Rooms) -> Pair | None:
         own = tuple(visit.donor.own.items())
         others = theirs.reshape(_folds(track.anatomy, track.name, theirs.shape, own))
     has = np.zeros(folds[1], dtype=bool)
-    for number, kin in enumerate(visit.kin):
-        source = None if kin is None else others if kin[0] else mine
-        if kin is None or source is None or source.shape[::2] != laid.shape[::2] or kin[1] >= source.shape[1]:
+    for number, relatives in enumerate(visit.relatives):
+        source = None if relatives is None else others if relatives[0] else mine
+        if (
+            relatives is None
+            or source is None
+            or source.shape[::2] != laid.shape[::2]
+            or relatives[1] >= source.shape[1]
+        ):
             continue
-        laid[:, number], has[number] = source[:, kin[1]], True
+        laid[:, number], has[number] = source[:, relatives[1]], True
     return Pair(now, laid.reshape(now.shape), folds, has)
 
 
-def _has_further_units(track: Track, visit: Visit) -> bool:
+def _has_further_units(track: TensorTrajectory, visit: Visit) -> bool:
     """Whether a tensor, or its donor, has FFN units that came after the one was copied from the other."""
     if visit.copied is None or visit.donor is None or growing(track.axes) != "unit":
         return False
-    return any((sight.alive("unit") or 0) > visit.copied for sight in (visit, visit.donor))
+    return any((view_of.alive("unit") or 0) > visit.copied for view_of in (visit, visit.donor))
 
 
 # Thousands of checkpoints have tensors of a few dozen shapes.

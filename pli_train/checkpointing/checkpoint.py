@@ -70,7 +70,7 @@ def put(run: Path, name: run_folder.CheckpointName, snapshot: Snapshot) -> Path:
     files = {}
     for part, file, write_to in snapshot.files():
         _write(part, partial / file, write_to)
-        files[file] = _told(partial / file)
+        files[file] = _describe(partial / file)
     manifest = json.dumps({"files": dict(sorted(files.items()))}, indent=1)
     _write("manifest", partial / run_folder.MANIFEST, lambda path: path.write_text(manifest, encoding="utf-8"))
     sync(partial)
@@ -96,7 +96,7 @@ def read(folder: Path) -> Restored:
     if len(models.stack_of(model, anatomy)) != len(lineage.stack):
         raise BadInput(f"{folder}: its model and its {run_folder.LINEAGE} have different depths")
     _check_shapes(folder, model, anatomy, lineage)
-    models.slim(model, anatomy, lineage.shapes())
+    models.shrink(model, anatomy, lineage.shapes())
     state = _read_state(folder / run_folder.TRAINER_STATE)
     moments = safe_loading.read_tensors(folder / run_folder.OPTIMIZER) if run_folder.is_full(folder) else {}
     return Restored(model, anatomy, lineage, state, moments)
@@ -162,12 +162,12 @@ def _read_state(path: Path) -> TrainerState:
     if strange := [key for key in table if key not in known]:
         raise BadInput(f"{path}: {strange[0]!r} is not one of its keys")
     history, ours = table.get("log_history"), table.get("stateful_callbacks")
-    told = ours.get(OURS) if isinstance(ours, dict) else None
+    message = ours.get(OURS) if isinstance(ours, dict) else None
     if not isinstance(history, list) or not all(_is_entry(entry) for entry in history):
         raise BadInput(f"{path}: its log_history is not a list of numbers by name, each with its step")
-    if not isinstance(told, dict) or not all(_is_count(told.get(key)) for key in ("tokens", "flops")):
+    if not isinstance(message, dict) or not all(_is_count(message.get(key)) for key in ("tokens", "flops")):
         raise BadInput(f"{path}: does not say how many tokens and flops are done")
-    if not _is_count(table.get("global_step")) or not _is_number(told.get("seconds")):
+    if not _is_count(table.get("global_step")) or not _is_number(message.get("seconds")):
         raise BadInput(f"{path}: does not say how many steps and seconds are done")
     name = run_folder.CheckpointName.parse(path.parent.name)
     if name is not None and name.step != table["global_step"]:
@@ -225,7 +225,7 @@ def _write(part: str, path: Path, write_to: Callable[[Path], object]) -> None:
     boundary(f"{part}-synced")
 
 
-def _told(path: Path) -> dict[str, Any]:
+def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pli_train.checkpointing.retention import Retention
     from pli_train.core.lineage import Lineage
     from pli_train.core.run_format.run_folder import CheckpointName
-    from pli_train.growth.schedule import Planned
+    from pli_train.growth.schedule import ScheduledEvent
     from pli_train.models.flops import Size
 
 WEIGHT, MOMENTS = 4, 8
@@ -57,15 +57,15 @@ class DiskUse:
             )
 
 
-def stages(size: Size, start: Lineage, planned: Sequence[Planned]) -> list[Stage]:
+def stages(size: Size, start: Lineage, planned: Sequence[ScheduledEvent]) -> list[Stage]:
     """One stage for the start of a run and one for each of its events."""
     found = []
     for step, lineage in [(0, start), *((each.step, each.lineage) for each in planned)]:
         shapes = lineage.shapes()
-        # A checkpoint's layers all have the config's heads and the widest FFN, see `stock`.
+        # A checkpoint's layers all have the config's heads and the widest FFN, see `padded_form`.
         widest = max((units for _, units in shapes if units), default=None)
-        stock = size.parameters([(0, widest)] * len(shapes))
-        found.append(Stage(step, WEIGHT * stock, MOMENTS * size.parameters(shapes)))
+        padded_form = size.parameters([(0, widest)] * len(shapes))
+        found.append(Stage(step, WEIGHT * padded_form, MOMENTS * size.parameters(shapes)))
     return found
 
 

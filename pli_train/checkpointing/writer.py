@@ -70,12 +70,12 @@ class Writer:
         Raises:
             PliError: when one could not be written.
         """
-        self.settle()
+        self.join()
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
-    def settle(self) -> None:
+    def join(self) -> None:
         """Wait without complaint, for when something else has gone wrong already."""
         if self._thread is not None:
             self._thread.join()

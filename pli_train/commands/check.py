@@ -27,7 +27,7 @@ from pli_train.models import build as models
 from pli_train.training import launch
 from pli_train.training import warm_start as parents
 from pli_train.training.devices import make_accelerator
-from pli_train.training.progress import Silent
+from pli_train.training.progress import NullReporter
 from pli_train.training.run_plan import RunPlan
 from pli_train.training.state import TrainingState
 
@@ -116,7 +116,7 @@ class Rehearsal:
     device: torch.device
 
 
-def prepare(config: RunConfig, origin: Path | None = None, show: Silent | None = None) -> Rehearsal:
+def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | None = None) -> Rehearsal:
     """The run as it is before its first event, or before the next one at a trained state. Nothing is written.
 
     Args:
@@ -127,8 +127,8 @@ def prepare(config: RunConfig, origin: Path | None = None, show: Silent | None =
     Raises:
         BadInput: when there is nothing to check, or the checkpoint is of another growth or another corpus.
     """
-    show = show or Silent()
-    config, _ = parents.settle(config, show.say)
+    show = show or NullReporter()
+    config, _ = parents.resolve_parent(config, show.say)
     train = config.train.model_copy(update={"precision": "fp32"})
     config = config.model_copy(update={"train": train})
     text = corpus.load(config.data, config.tokenizer, show.say)
@@ -202,7 +202,7 @@ def check(run: Rehearsal, batches: int) -> Iterator[dict[str, Any]]:
         before, old = copy.deepcopy(model), reads
         # Without a clock: a checkpoint may be younger than the schedule's next event.
         step = lineage.events[-1].step if lineage.events else 0
-        grower.happen(planned.event, step, model, state.anatomy, lineage, None, run.plan.config.seed)
+        grower.apply_event(planned.event, step, model, state.anatomy, lineage, None, run.plan.config.seed)
         model.eval()
         reads = _batches(run, batches)
         change = over_batches([_compared(before, model, *pair) for pair in zip(old, reads, strict=True)])
@@ -235,6 +235,6 @@ def _compared(before: nn.Module, after: nn.Module, old: Batch, new: Batch) -> Ch
 def _batches(run: Rehearsal, count: int) -> list[Batch]:
     """Blocks that evaluations read, cut to the present context, in batches of equally many tokens."""
     size, context = run.plan.config.train.batch_size, run.state.context
-    places = run.held_out.places[: count * size]
-    wholes = (run.held_out.batch(places[first : first + size], context) for first in range(0, len(places), size))
+    locations = run.held_out.locations[: count * size]
+    wholes = (run.held_out.batch(locations[first : first + size], context) for first in range(0, len(locations), size))
     return [whole.rows(0, len(whole.inputs), run.device) for whole in wholes]

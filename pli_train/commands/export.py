@@ -93,12 +93,12 @@ def export(
 
 def _copy(source: Path, partial: Path) -> None:
     """Copy what a model is made of, and the lineage. Raises BadInput for a file that is not the one written."""
-    for name, told in run_folder.read_json(source / run_folder.MANIFEST)["files"].items():
+    for name, message in run_folder.read_json(source / run_folder.MANIFEST)["files"].items():
         if name in STATE:
             continue
         shutil.copyfile(source / name, partial / name)
         with (partial / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != told.get("sha256"):
+            if hashlib.file_digest(file, "sha256").hexdigest() != message.get("sha256"):
                 raise BadInput(f"{source}: its {name} is not the one that was written (its hash differs)")
 
 
@@ -224,9 +224,9 @@ def _placeless(value: Any) -> Any:
 def _event(event: Event) -> dict[str, Any]:
     facts = {key: value for key, value in event.facts.items() if value is not None}
     further = ", ".join(f"{key} {_words(value)}" for key, value in facts.items() if key not in TOLD_ANYWAY)
-    told = {key: facts.get(key) for key in ("layer", "initialiser", "donor")}
+    message = {key: facts.get(key) for key in ("layer", "initialiser", "donor")}
     named = {"number": event.number, "step": event.step, "operator": event.operator}
-    return {**told, **named, "further": further, "stack": " ".join(event.stack)}
+    return {**message, **named, "further": further, "stack": " ".join(event.stack)}
 
 
 def _words(value: object) -> str:
@@ -235,8 +235,8 @@ def _words(value: object) -> str:
 
 def _layer(index: int, id: str, lineage: Lineage) -> dict[str, Any]:
     birth, (heads, units) = lineage.layers[id].birth, lineage.shape(id)
-    told = {"step": birth.step, "initialiser": birth.initialiser, "donor": birth.donor}
-    return {"index": index, "id": id, **told, "heads": heads or None, "units": units}
+    message = {"step": birth.step, "initialiser": birth.initialiser, "donor": birth.donor}
+    return {"index": index, "id": id, **message, "heads": heads or None, "units": units}
 
 
 def _is_padded(config: dict[str, Any], lineage: Lineage) -> bool:
@@ -252,13 +252,13 @@ def _is_padded(config: dict[str, Any], lineage: Lineage) -> bool:
 def _data(record: dict[str, Any]) -> dict[str, Any]:
     corpus, parent = _table(record, "corpus"), _table(record, "parent")
     begun = " ".join(str(_placeless(part)) for part in (parent.get("path"), parent.get("checkpoint")) if part)
-    told = {
+    message = {
         "corpus": corpus.get("about"),
         "fingerprint": corpus.get("fingerprint"),
         **{COUNTS[what]: _number(corpus.get(what)) for what in COUNTS},
         "weights began as those of": begun or None,
     }
-    return {what: value for what, value in told.items() if value is not None}
+    return {what: value for what, value in message.items() if value is not None}
 
 
 def _figures(state: dict[str, Any]) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def _figures(state: dict[str, Any]) -> dict[str, Any]:
     entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
     losses = [entry["eval_loss"] for entry in entries if "eval_loss" in entry]
     ours = _table(_table(state, "stateful_callbacks"), "pli_train")
-    told = {
+    message = {
         "held-out loss, nats per prediction": _number(losses[-1] if losses else None),
         "steps": _number(state.get("global_step")),
         "steps of the whole run": _number(state.get("max_steps")),
@@ -274,7 +274,7 @@ def _figures(state: dict[str, Any]) -> dict[str, Any]:
         "FLOPs": _number(float(ours["flops"]) if isinstance(ours.get("flops"), int) else None),
         "seconds of training": _number(ours.get("seconds")),
     }
-    return {what: value for what, value in told.items() if value is not None}
+    return {what: value for what, value in message.items() if value is not None}
 
 
 def _number(value: object) -> str | None:

@@ -19,7 +19,7 @@ from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.training import launch
-from pli_train.training.progress import Silent
+from pli_train.training.progress import NullReporter
 from pli_train.training.run_plan import RunPlan
 from pli_train.training.run_record import twin_record
 from pli_train.training.warm_start import Parent
@@ -33,7 +33,7 @@ MAY_CHANGE = ("optim.", "growth.", "checkpoint.", "tracking.")
 
 
 def fork(
-    run: Path, step: int, out: Path, growth: bool = True, changes: Sequence[str] = (), show: Silent | None = None
+    run: Path, step: int, out: Path, growth: bool = True, changes: Sequence[str] = (), show: NullReporter | None = None
 ) -> Trainer:
     """A trainer at a step of a run, in a run folder of its own; its `run` trains to the end.
 
@@ -48,7 +48,7 @@ def fork(
     Raises:
         BadInput: when there is no whole checkpoint of that step, or a change is not one that a twin may have.
     """
-    show = show or Silent()
+    show = show or NullReporter()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput("fork works in one process: stop the twin and go on with `pli-train resume` in several")
     if out.exists():
@@ -89,9 +89,9 @@ def _source(run: Path, step: int, growth: bool) -> Path:
     wanted = next((path for path in there if run_folder.is_full(path)), there[0])
     if not wanted.is_dir():
         steps = sorted({name.step for name, path in run_folder.checkpoints(run) if run_folder.is_full(path)})
-        told = ", ".join(map(str, steps)) or "no step"
+        message = ", ".join(map(str, steps)) or "no step"
         without = " without the event of that step" if grows else ""
-        raise BadInput(f"--at {step}: {run} has no checkpoint of step {step}{without}; there are those of {told}")
+        raise BadInput(f"--at {step}: {run} has no checkpoint of step {step}{without}; there are those of {message}")
     flaw = run_folder.flaw(wanted, hashes=True)
     if flaw or not run_folder.is_full(wanted):
         raise BadInput(f"--at {step}: {wanted}: {flaw or 'holds weights only: training cannot go on from it'}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pli_train.checkpointing import disk
 from pli_train.checkpointing.retention import Retention
 from pli_train.growth import schedule as growth_schedule
-from pli_train.growth.initial_shape import Start, start_of
+from pli_train.growth.initial_shape import InitialShape, start_of
 from pli_train.growth.operators.context import length
 from pli_train.models import build, flops
 from pli_train.training import warm_start as parents
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pli_train.config.schema import RunConfig
     from pli_train.core.lineage import Lineage
-    from pli_train.growth.schedule import Planned
+    from pli_train.growth.schedule import ScheduledEvent
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def plan(config: RunConfig, devices: int = 1) -> Plan:
 
     The vocabulary is taken at the size the config asks for, or the family's own beside a ready-made tokenizer.
     """
-    config, _ = parents.settle(config)
+    config, _ = parents.resolve_parent(config)
     block_size, total = config.train.block_size, config.train.steps
     vocabulary = None if config.tokenizer.name_or_path else config.tokenizer.vocab_size
     depth, skeleton, anatomy = build.skeleton(config.model, vocabulary, block_size)
@@ -84,7 +84,9 @@ def plan(config: RunConfig, devices: int = 1) -> Plan:
     return Plan(stages, total, whole, _disk(config, size, start, planned))
 
 
-def _disk(config: RunConfig, size: flops.Size, start: Start, planned: list[Planned]) -> disk.DiskUse | None:
+def _disk(
+    config: RunConfig, size: flops.Size, start: InitialShape, planned: list[ScheduledEvent]
+) -> disk.DiskUse | None:
     if config.train.steps is None:
         return None
     retention = Retention(**config.checkpoint.model_dump(), total_steps=config.train.steps)
@@ -120,7 +122,7 @@ def _line(stage: Stage, further: list[str], width: int) -> str:
     unknown = "plateau" if stage.fraction is None else "?"
     step = unknown if stage.step is None else f"{stage.step:,}"
     share = "?" if stage.share is None else f"{stage.share:.1%}"
-    size = f"{start:>5} {step:>8} {stage.parameters:>12,}{''.join(f' {told:>8}' for told in further)} {share:>6}"
+    size = f"{start:>5} {step:>8} {stage.parameters:>12,}{''.join(f' {message:>8}' for message in further)} {share:>6}"
     stack = stage.lineage.stack
     return f"{size}  {stage.event:<{width}}  {' '.join(stack)}   total: {len(stack)}"
 

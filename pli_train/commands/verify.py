@@ -15,12 +15,12 @@ DAMAGED = "damaged"
 INCOMPLETE = "incomplete"
 
 
-def verify(run: Path, watch: Callable[[int, int], None] = lambda done, total: None) -> Iterator[dict[str, Any]]:
+def verify(run: Path, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Iterator[dict[str, Any]]:
     """Read a run's checkpoints to the last byte; yields a row for each, in order, as soon as it is known.
 
     Args:
         run: its folder.
-        watch: told (checkpoints read, checkpoints in all).
+        on_progress: told (checkpoints read, checkpoints in all).
 
     Yields:
         checkpoint; files and bytes, as they lie there; state: `whole`, `incomplete` (it was being written, or has
@@ -43,9 +43,9 @@ def verify(run: Path, watch: Callable[[int, int], None] = lambda done, total: No
     if whole:
         yield {"checkpoint": "", "files": 1, "bytes": None, "state": DAMAGED, "flaws": whole}
     for done, (name, path) in enumerate(found):
-        watch(done, len(found))
+        on_progress(done, len(found))
         yield _row(str(name), path, None if whole else last)
-    watch(len(found), len(found))
+    on_progress(len(found), len(found))
     for path in sorted(run.glob(f"{run_folder.PARTIAL}*")):
         if path.is_dir() and not path.is_symlink():
             yield {"checkpoint": path.name, **_size(path), "state": INCOMPLETE, "flaws": "was being written"}
@@ -63,7 +63,9 @@ def _row(name: str, path: Path, run: Lineage | None) -> dict[str, Any]:
     except BadInput as error:
         absent = not (path / run_folder.MANIFEST).exists()
         return row | {"state": INCOMPLETE if absent else DAMAGED, "flaws": str(error)}
-    flaws = [flaw for file, told in files.items() if (flaw := run_folder.flaw_of_file(path / file, told, hashes=True))]
+    flaws = [
+        flaw for file, message in files.items() if (flaw := run_folder.flaw_of_file(path / file, message, hashes=True))
+    ]
     state = INCOMPLETE if any(flaw.startswith("lacks ") for flaw in flaws) else DAMAGED
     if run is not None and not flaws and (unlike := _unlike(path / run_folder.LINEAGE, run)):
         flaws.append(unlike)

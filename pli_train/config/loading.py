@@ -19,7 +19,7 @@ from pli_train.core.anatomy import family
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.run_format import run_folder
 from pli_train.growth import schedule as growth_schedule
-from pli_train.growth.initial_shape import Start
+from pli_train.growth.initial_shape import InitialShape
 
 PRESETS = files("pli_train.config") / "presets"
 DEFAULT_PRESET = "tiny"
@@ -79,7 +79,7 @@ def check(table: dict[str, Any], source: str) -> RunConfig:
         config = RunConfig(**table)
         if config.model.initial_layers is not None:
             lowest = family(config.model.family).first_index if config.model.family else 0
-            start = Start(config.model.initial_layers, first_index=lowest, block_size=config.train.block_size)
+            start = InitialShape(config.model.initial_layers, first_index=lowest, block_size=config.train.block_size)
             growth_schedule.plan(config.growth.events(start, config.train.steps), start, config.train.steps)
     except ValidationError as error:
         raise BadInput(*lines_of(error, RunConfig, prefix=f"{source}: ")) from None

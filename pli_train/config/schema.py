@@ -16,14 +16,14 @@ from pli_train.core.anatomy import families, family, trainable
 from pli_train.core.anatomy.parts import GROUPS, Group
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.growth import schedule as growth_schedule
-from pli_train.growth.initial_shape import MOST, Start
+from pli_train.growth.initial_shape import MOST, InitialShape
 from pli_train.growth.operators.base import LearningRate, Operator, OptimizerState
 from pli_train.growth.operators.insert import Initialiser
 from pli_train.growth.operators.widening import Output, PartInitialiser
 
 if TYPE_CHECKING:
     from pli_train.growth.schedules.adaptive import Adaptive
-    from pli_train.growth.schedules.named import Named
+    from pli_train.growth.schedules.named import NamedSchedule
 
 IMAGES = ("digits",)
 """Sources that hold images."""
@@ -55,10 +55,10 @@ class ModelConfig(_Section):
             raise ValueError("give exactly one of `family` and `name_or_path`")
         if self.family and self.family not in trainable():
             if self.family in families():
-                told = f"'{self.family}' is known for analysis only: its growth in training is not tested"
+                message = f"'{self.family}' is known for analysis only: its growth in training is not tested"
             else:
-                told = f"unknown family '{self.family}'{did_you_mean(self.family, trainable())}"
-            raise ValueError(f"{told} (known: {', '.join(trainable())})")
+                message = f"unknown family '{self.family}'{did_you_mean(self.family, trainable())}"
+            raise ValueError(f"{message} (known: {', '.join(trainable())})")
         if self.family and self.weights == "pretrained":
             raise ValueError('`weights = "pretrained"` needs `name_or_path`')
         return self
@@ -169,7 +169,7 @@ class GrowthConfig(_Section):
     events_kept: int | None = Field(None, ge=0, description="how many events happen; all if none given")
     swapping: SwappingConfig = SwappingConfig()
 
-    def events(self, start: Start, total_steps: int | None = None) -> list[Operator]:
+    def events(self, start: InitialShape, total_steps: int | None = None) -> list[Operator]:
         """The schedule as events, in the order written, as many as are kept.
 
         Args:
@@ -200,12 +200,12 @@ class GrowthConfig(_Section):
         table = self.schedule if isinstance(self.schedule, dict) else {}
         return cast("Adaptive", schedules.read(table if table.get("name") == "adaptive" else {"name": "adaptive"}))
 
-    def named(self) -> Named | None:
+    def named(self) -> NamedSchedule | None:
         """The schedule by its name, where it has one. Raises BadInput for what is wrong in its table."""
         return self._named(self.schedule) if isinstance(self.schedule, dict) else None
 
     @staticmethod
-    def _named(table: dict[str, Any]) -> Named:
+    def _named(table: dict[str, Any]) -> NamedSchedule:
         from pli_train.growth import schedules
 
         try:
@@ -260,8 +260,8 @@ class RunConfig(_Section):
     def _model_and_data_meet(self) -> RunConfig:
         images = self.data.source in IMAGES
         if self.model.family and images != (family(self.model.family).task == "image-classification"):
-            told = "images, and" if images else f"text, and only {', '.join(IMAGES)} images:"
+            message = "images, and" if images else f"text, and only {', '.join(IMAGES)} images:"
             raise ValueError(
-                f"data.source: '{self.data.source}' holds {told} a {self.model.family} cannot learn from it"
+                f"data.source: '{self.data.source}' holds {message} a {self.model.family} cannot learn from it"
             )
         return self

@@ -65,9 +65,9 @@ def nearest_key(where: str, model: type[BaseModel]) -> str:
 def keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Every key of the config in dotted form, sections included."""
     found = []
-    for name, told in model.model_fields.items():
+    for name, message in model.model_fields.items():
         found.append(prefix + name)
-        kind = told.annotation
+        kind = message.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found += keys(kind, f"{prefix}{name}.")
     return found

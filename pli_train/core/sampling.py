@@ -93,10 +93,10 @@ def draw(difficulty: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, Des
     order = order[np.argsort(difficulty[order], kind="stable")]
     strata = np.array_split(order, max(1, count // PER_STRATUM))
     numbers = [len(part) for part in np.array_split(np.arange(count), len(strata))]
-    places = [chance.choice(stratum, number, replace=False) for stratum, number in zip(strata, numbers, strict=True)]
+    locations = [chance.choice(stratum, number, replace=False) for stratum, number in zip(strata, numbers, strict=True)]
     mixed = chance.permutation(count)
     stratum = np.repeat(np.arange(len(strata)), numbers)[mixed]
-    return np.concatenate(places)[mixed], Design(stratum, np.array([len(stratum) for stratum in strata]))
+    return np.concatenate(locations)[mixed], Design(stratum, np.array([len(stratum) for stratum in strata]))
 
 
 def clustered(sums: np.ndarray, counts: np.ndarray, clusters: np.ndarray) -> Estimate:

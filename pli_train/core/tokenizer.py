@@ -61,7 +61,7 @@ def load(name_or_path: str) -> PreTrainedTokenizerBase:
     except Exception as error:  # the tokenizers library raises that very class, and transformers what comes
         raise PliError(
             f"'{name_or_path}' is no tokenizer's folder or file here and could not be loaded from the hub "
-            f"({_told(error)})"
+            f"({_describe(error)})"
         ) from None
 
 
@@ -81,7 +81,7 @@ def local(path: Path) -> PreTrainedTokenizerBase:
             with panics_as_errors():
                 found = _without_settings(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         except Exception as error:  # as above
-            raise BadInput(f"{where}: no tokenizer ({_told(error)})") from None
+            raise BadInput(f"{where}: no tokenizer ({_describe(error)})") from None
         found.name_or_path = str(path)  # not the place that is gone by now
     if SETTINGS not in files:
         _name_special_tokens(found)
@@ -103,22 +103,22 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     return found["input_ids"]
 
 
-def ids_of(tokenizer: PreTrainedTokenizerBase, pieces: Iterable[Piece]) -> Iterator[tuple[list[int], bool]]:
+def ids_of(tokenizer: PreTrainedTokenizerBase, segments: Iterable[Piece]) -> Iterator[tuple[list[int], bool]]:
     """The ids of each piece of documents in order, and whether it ends one."""
-    for batch in _batches(pieces):
-        for piece, ids in zip(batch, encode(tokenizer, [piece.text for piece in batch]), strict=True):
-            yield ids, piece.last
+    for batch in _batches(segments):
+        for segment, ids in zip(batch, encode(tokenizer, [segment.text for segment in batch]), strict=True):
+            yield ids, segment.last
 
 
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+def _batches(segments: Iterable[Piece]) -> Iterator[list[Piece]]:
     batch: list[Piece] = []
     length = 0
-    for piece in pieces:
-        if batch and (len(batch) == BATCH or length + len(piece.text) > MOST):
+    for segment in segments:
+        if batch and (len(batch) == BATCH or length + len(segment.text) > MOST):
             yield batch
             batch, length = [], 0
-        batch.append(piece)
-        length += len(piece.text)
+        batch.append(segment)
+        length += len(segment.text)
     if batch:
         yield batch
 
@@ -149,7 +149,7 @@ def _staged(path: Path) -> Iterator[tuple[str, list[str]]]:
     found = files_of(path)
     if not found:
         raise BadInput(f"{path}: holds no tokenizer, none of {', '.join(VOCABULARIES)}")
-    with tempfile.TemporaryDirectory(prefix="pli-tokenizer-") as place:
+    with tempfile.TemporaryDirectory(prefix="pli-tokenizer-") as position:
         names = []
         for file in found:
             name = JSON if path.is_file() and file == path else file.name
@@ -157,22 +157,22 @@ def _staged(path: Path) -> Iterator[tuple[str, list[str]]]:
             try:
                 if file.stat().st_size > LARGEST:
                     raise BadInput(f"{file}: has more than {LARGEST} bytes, too many for a tokenizer")
-                shutil.copyfile(file, Path(place) / name)
+                shutil.copyfile(file, Path(position) / name)
             except OSError as error:
                 raise BadInput(f"{file}: cannot be read ({error.strerror})") from None
         if JSON in names:
-            _without_kept(Path(place) / JSON, path if path.is_file() else path / JSON)
+            _without_kept(Path(position) / JSON, path if path.is_file() else path / JSON)
         elif SETTINGS not in names and "config.json" not in names:
-            (Path(place) / SETTINGS).write_text(json.dumps(_guessed(Path(place))))
-        yield place, names
+            (Path(position) / SETTINGS).write_text(json.dumps(_guessed(Path(position))))
+        yield position, names
 
 
-def _without_kept(file: Path, told: Path) -> None:
+def _without_kept(file: Path, message: Path) -> None:
     """Take truncation and padding out of a tokenizer.json: for a padding transformers would even add a token."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{told}: not readable as JSON ({error})") from None
+        raise BadInput(f"{message}: not readable as JSON ({error})") from None
     if isinstance(document, dict) and (document.get("truncation") or document.get("padding")):
         file.write_text(json.dumps(document | {"truncation": None, "padding": None}), encoding="utf-8")
 
@@ -210,5 +210,5 @@ def _has_sentencepiece() -> bool:
     return find_spec("sentencepiece") is not None
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -44,13 +44,13 @@ class Blocks:
         Returns:
             (size, block_size) int64; rows as (size,) of their own type.
         """
-        places = range(step * size, (step + 1) * size)
-        rows = [_order(self._seed, place // self.count, self.count)[place % self.count] for place in places]
+        locations = range(step * size, (step + 1) * size)
+        rows = [_order(self._seed, position // self.count, self.count)[position % self.count] for position in locations]
         return self._widened(self._blocks[rows])
 
-    def of(self, places: np.ndarray) -> np.ndarray:
+    def of(self, locations: np.ndarray) -> np.ndarray:
         """The blocks at some places of the corpus, unshuffled, as `at_step` gives them."""
-        return self._widened(self._blocks[places])
+        return self._widened(self._blocks[locations])
 
     @staticmethod
     def _widened(blocks: np.ndarray) -> np.ndarray:

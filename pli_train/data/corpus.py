@@ -20,8 +20,8 @@ from pli_train.core.texts.kinds import KNOWN
 if TYPE_CHECKING:
     from pli_train.config.schema import DataConfig, TokenizerConfig
     from pli_train.core.texts import Piece
-    from pli_train.data.sources.digits import Images
-    from pli_train.data.tokenization import Tokens
+    from pli_train.data.sources.digits import ImageCorpus
+    from pli_train.data.tokenization import TokenizedText
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Documents:
     notes: tuple[str, ...] = ()
 
 
-def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]) -> Tokens | Images:
+def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]) -> TokenizedText | ImageCorpus:
     """What `data.source` names, ready to be served in blocks. Raises BadInput or PliError when it cannot be had."""
     from pli_train.data import tokenization
     from pli_train.data.sources import digits

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from pli_train.data.sources.digits import Images
-    from pli_train.data.tokenization import Tokens
+    from pli_train.data.sources.digits import ImageCorpus
+    from pli_train.data.tokenization import TokenizedText
 
 
 class HeldOut:
@@ -37,13 +37,15 @@ class HeldOut:
         seed: of the run.
 
     Attributes:
-        places: (drawn,) which blocks were drawn, in random order.
+        locations: (drawn,) which blocks were drawn, in random order.
         design: how.
         documents: (blocks,) the document that each block begins in, counted from 0; an image is one.
         difficulty: (blocks,) how hard each block is; of images, 0.
     """
 
-    def __init__(self, text: Tokens | Images, block_size: int, drawn: int, objective: Objective, seed: int) -> None:
+    def __init__(
+        self, text: TokenizedText | ImageCorpus, block_size: int, drawn: int, objective: Objective, seed: int
+    ) -> None:
         self._blocks, self._objective, self._seed = Blocks(text.eval, block_size, 0, "held-out text"), objective, seed
         self._block_size = block_size
         self.documents, self.difficulty = np.arange(self.count), np.zeros(self.count)
@@ -52,26 +54,26 @@ class HeldOut:
             whole = text.eval[: self.count * block_size].reshape(self.count, block_size)
             self.documents = text.documents(block_size)
             self.difficulty = surprisal.of_blocks(text.train, whole, text.vocabulary, text.fingerprint)
-        self.places, self.design = draw(self.difficulty, drawn, derive(seed, "held out"))
+        self.locations, self.design = draw(self.difficulty, drawn, derive(seed, "held out"))
 
     @property
     def count(self) -> int:
         """How many blocks the held-out text has."""
         return self._blocks.count
 
-    def batch(self, places: np.ndarray, context: int) -> Batch:
+    def batch(self, locations: np.ndarray, context: int) -> Batch:
         """Some blocks and what they are asked, in pieces of `context` tokens."""
-        blocks = self._blocks.of(places)
+        blocks = self._blocks.of(locations)
         if self._objective.task != "masked-lm":
             return self._objective.batch(cut(blocks, context), 0)
-        seeds = (derive(self._seed, "eval mask", int(place)) for place in places)
+        seeds = (derive(self._seed, "eval mask", int(position)) for position in locations)
         each = [self._objective.batch(block[None], seed) for block, seed in zip(blocks, seeds, strict=True)]
         inputs, labels = (torch.cat([getattr(one, name) for one in each]) for name in ("inputs", "labels"))
         return Batch.of("masked-lm", inputs.reshape(-1, context), labels.reshape(-1, context))
 
     def loss(self, model: nn.Module, accelerator: Accelerator, context: int, size: int) -> Estimate:
         """The mean loss over all held-out text, in nats, as the drawn blocks tell it; `size` are read at a time."""
-        return self.design.mean(*self.losses(model, accelerator, self.places, context, size))
+        return self.design.mean(*self.losses(model, accelerator, self.locations, context, size))
 
     def full_loss(self, model: nn.Module, accelerator: Accelerator, context: int, size: int) -> tuple[Estimate, int]:
         """The mean loss over all held-out text, all of it read, and over how many predictions.
@@ -83,12 +85,12 @@ class HeldOut:
 
     def kept(self) -> dict[str, np.ndarray]:
         """The drawn blocks as a run keeps them for analysis: see `run_folder`."""
-        batch = self.batch(self.places, self._block_size)
+        batch = self.batch(self.locations, self._block_size)
         columns = {
             "inputs": batch.inputs.numpy(),
             "labels": batch.labels.numpy(),
-            "block": self.places,
-            "document": self.documents[self.places],
+            "block": self.locations,
+            "document": self.documents[self.locations],
             "stratum": self.design.stratum,
             "strata": self.design.sizes,
         }
@@ -96,14 +98,14 @@ class HeldOut:
 
     @torch.inference_mode()
     def losses(
-        self, model: nn.Module, accelerator: Accelerator, places: np.ndarray, context: int, size: int
+        self, model: nn.Module, accelerator: Accelerator, locations: np.ndarray, context: int, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """The sum of the losses of each block, and how many they are: (places,) float64 each."""
         model.eval()
-        found = torch.zeros(2, len(places), device=accelerator.device)
-        starts = range(0, len(places), size)
+        found = torch.zeros(2, len(locations), device=accelerator.device)
+        starts = range(0, len(locations), size)
         for start in starts[accelerator.process_index :: accelerator.num_processes]:
-            here = places[start : start + size]
+            here = locations[start : start + size]
             whole = self.batch(here, context)
             batch = whole.rows(0, len(whole.inputs), accelerator.device)
             losses = torch.stack(row_losses(model, batch))

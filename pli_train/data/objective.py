@@ -25,23 +25,23 @@ class Batch:
         task: `causal-lm`, `masked-lm` or `image-classification`.
         inputs: tokens, (blocks, block_size) int64; or images, (blocks, channels, height, width) float32.
         labels: the token to predict at each position, like `inputs`; or each image's class, (blocks,) int64.
-        places: where something is predicted, as indices into the flattened labels, (targets,) int64.
+        locations: where something is predicted, as indices into the flattened labels, (targets,) int64.
     """
 
     task: str
     inputs: Tensor
     labels: Tensor
-    places: Tensor
+    locations: Tensor
 
     @classmethod
     def of(cls, task: str, inputs: Tensor, labels: Tensor) -> Batch:
-        """A batch on the CPU, where looking for `places` waits for no device."""
+        """A batch on the CPU, where looking for `locations` waits for no device."""
         return cls(task, inputs, labels, (labels.flatten() != IGNORED).nonzero().flatten())
 
     @property
     def targets(self) -> int:
         """How many positions are predicted."""
-        return len(self.places)
+        return len(self.locations)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Batch:
     def rows(self, start: int, stop: int, device: torch.device) -> Batch:
         """Some of the blocks, on a device; a copy to a GPU goes on while the CPU does something else."""
         part = Batch.of(self.task, self.inputs[start:stop], self.labels[start:stop])
-        tensors = (part.inputs, part.labels, part.places)
+        tensors = (part.inputs, part.labels, part.locations)
         return Batch(self.task, *(_sent(tensor, device) for tensor in tensors))
 
 
@@ -96,14 +96,14 @@ class Objective:
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
     """Cross entropy in nats, summed over the batch's targets: a float32 scalar."""
     logits = _logits(model, batch)
-    return cross_entropy(logits.float(), batch.labels.flatten()[batch.places], reduction="sum")
+    return cross_entropy(logits.float(), batch.labels.flatten()[batch.locations], reduction="sum")
 
 
 def row_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """The same summed over each row of the batch, and how many targets each has: (rows,) float32 both."""
-    losses = cross_entropy(_logits(model, batch).float(), batch.labels.flatten()[batch.places], reduction="none")
+    losses = cross_entropy(_logits(model, batch).float(), batch.labels.flatten()[batch.locations], reduction="none")
     found = losses.new_zeros(2, batch.labels.numel())
-    found[:, batch.places] = torch.stack([losses, torch.ones_like(losses)])
+    found[:, batch.locations] = torch.stack([losses, torch.ones_like(losses)])
     sums, counts = found.reshape(2, len(batch.labels), -1).sum(2)
     return sums, counts
 
@@ -113,8 +113,8 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor:
     bare: Any = getattr(model, "module", model)  # out of what spreads it over devices
     head = bare.get_output_embeddings()
     if head is None:
-        return model(**batch.arguments).logits.flatten(0, -2)[batch.places]
-    handle = head.register_forward_pre_hook(lambda _, hidden: hidden[0].flatten(0, -2)[batch.places])
+        return model(**batch.arguments).logits.flatten(0, -2)[batch.locations]
+    handle = head.register_forward_pre_hook(lambda _, hidden: hidden[0].flatten(0, -2)[batch.locations])
     try:
         return model(**batch.arguments).logits
     finally:

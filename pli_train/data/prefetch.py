@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pli_train.data.objective import Batch, Objective
 
 
-class Batches:
+class BatchPrefetcher:
     """A run's batches. Each is a function of the seed, the step and the context alone, whoever makes it and when.
 
     Args:

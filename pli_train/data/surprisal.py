@@ -35,8 +35,8 @@ def of_blocks(train: np.ndarray, blocks: np.ndarray, vocabulary: int, fingerprin
     if (kept := cache.get(key)) is not None:
         return np.frombuffer(kept, np.float32)
     bigrams = Bigrams(_spread(train), vocabulary)
-    pieces = [bigrams.surprisal(blocks[start : start + ROWS]).mean(axis=1) for start in range(0, len(blocks), ROWS)]
-    found = np.concatenate(pieces).astype(np.float32)
+    segments = [bigrams.surprisal(blocks[start : start + ROWS]).mean(axis=1) for start in range(0, len(blocks), ROWS)]
+    found = np.concatenate(segments).astype(np.float32)
     cache.put(key, found.tobytes())
     return found
 

@@ -36,7 +36,7 @@ END, PAD, MASK = "<|endoftext|>", "<|pad|>", "<|mask|>"
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenizedText:
     """A tokenised corpus.
 
     Attributes:
@@ -80,7 +80,7 @@ class Tokens:
         self.tokenizer.save_pretrained(folder)
 
 
-def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None) -> Tokens:
+def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None) -> TokenizedText:
     """The corpus as token ids, from the cache when it is there.
 
     Args:
@@ -102,9 +102,9 @@ def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]
     else:
         say(f"tokenising {documents.about}")
         _build(folder, documents, settings)
-    told = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
-    train, eval = (_map(folder / f"{side}.bin", told["dtype"], told[side]) for side in ("train", "eval"))
-    return Tokens(train, eval, tokenizer.local(folder), documents.about, name)
+    message = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+    train, eval = (_map(folder / f"{side}.bin", message["dtype"], message[side]) for side in ("train", "eval"))
+    return TokenizedText(train, eval, tokenizer.local(folder), documents.about, name)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
@@ -133,17 +133,17 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
 def _build(folder: Path, documents: corpus.Documents, settings: TokenizerConfig) -> None:
     made = _ready_made(settings.name_or_path) if settings.name_or_path else None
     if made is None:
-        made = train_bpe((piece.text for piece in documents.train), settings.vocab_size)
+        made = train_bpe((segment.text for segment in documents.train), settings.vocab_size)
     dtype = np.uint16 if tokenizer.size(made) <= 2**16 else np.uint32
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         sizes = {
-            side: _write(partial / f"{side}.bin", pieces, made, dtype)
-            for side, pieces in (("train", documents.train), ("eval", documents.eval))
+            side: _write(partial / f"{side}.bin", segments, made, dtype)
+            for side, segments in (("train", documents.train), ("eval", documents.eval))
         }
-        told = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
-        (partial / "tokens.json").write_text(told, encoding="utf-8")
+        message = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
+        (partial / "tokens.json").write_text(message, encoding="utf-8")
         made.save_pretrained(partial)
         partial.rename(folder)
     except FileExistsError:  # another run has built it meanwhile
@@ -159,16 +159,16 @@ def _identity(name_or_path: str | None) -> str | None:
     """What tells one ready-made tokenizer from another: its files' content, since another may take its name."""
     if name_or_path is None or not (files := tokenizer.files_of(Path(name_or_path).expanduser())):
         return name_or_path
-    told = [file for file in files if file.name in (tokenizer.JSON, tokenizer.SETTINGS)]
-    return corpus.fingerprint(*(file.read_bytes() for file in (told if len(told) == 2 else files)))
+    message = [file for file in files if file.name in (tokenizer.JSON, tokenizer.SETTINGS)]
+    return corpus.fingerprint(*(file.read_bytes() for file in (message if len(message) == 2 else files)))
 
 
 def _ready_made(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
         found = tokenizer.load(name_or_path)
     except PliError as error:
-        told = f"tokenizer.name_or_path: {error}; leave it out to train a tokenizer on the corpus"
-        raise type(error)(told) from None
+        message = f"tokenizer.name_or_path: {error}; leave it out to train a tokenizer on the corpus"
+        raise type(error)(message) from None
     if end_token(found) is None:
         raise BadInput(
             f"tokenizer.name_or_path: {name_or_path}: names no token that closes a document: set eos_token in its "
@@ -177,11 +177,11 @@ def _ready_made(name_or_path: str) -> PreTrainedTokenizerBase:
     return found
 
 
-def _write(path: Path, pieces: Iterable[Piece], made: PreTrainedTokenizerBase, dtype: type) -> int:
+def _write(path: Path, segments: Iterable[Piece], made: PreTrainedTokenizerBase, dtype: type) -> int:
     end = end_token(made)
     count = 0
     with path.open("wb") as file:
-        for ids, is_end in tokenizer.ids_of(made, pieces):
+        for ids, is_end in tokenizer.ids_of(made, segments):
             array: np.ndarray = np.asarray([*ids, end] if is_end else ids, dtype=dtype)
             array.tofile(file)
             count += len(array)

@@ -18,11 +18,11 @@ from pli_train.core import output
 from pli_train.core.errors import BadInput
 from pli_train.core.learning_rate import climb
 from pli_train.core.randomness import derive
-from pli_train.growth.operators.base import Descent
+from pli_train.growth.operators.base import ParameterOrigin
 from pli_train.models import build as models
 from pli_train.models import resize
 from pli_train.optim import optimizer
-from pli_train.optim.update_scaler import Paces
+from pli_train.optim.update_scaler import UpdateScaler
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from pli_train.core.anatomy import Anatomy
     from pli_train.core.lineage import Lineage
-    from pli_train.growth.initial_shape import Start
+    from pli_train.growth.initial_shape import InitialShape
     from pli_train.growth.operators.base import Operator
-    from pli_train.growth.schedule import Planned
+    from pli_train.growth.schedule import ScheduledEvent
 
 WRAPPERS = {
     "DataParallel",
@@ -46,7 +46,7 @@ WRAPPERS = {
 """Classes that put a model into something that remembers its parameters."""
 
 
-def happen(
+def apply_event(
     event: Operator,
     step: int,
     model: nn.Module,
@@ -72,7 +72,7 @@ def happen(
         optimizer.grow(optim, learning, event.optimizer_state)
 
 
-class Growing:
+class Grower:
     """A model, its optimizer and its lineage, from step to step.
 
     Args:
@@ -86,13 +86,15 @@ class Growing:
         lineage: who sits where now, and who was born when.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, start: Start, planned: Sequence[Planned], seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, anatomy: Anatomy, start: InitialShape, planned: Sequence[ScheduledEvent], seed: int
+    ) -> None:
         check_bare(model)
         self.model, self.anatomy, self.start, self.planned, self.seed = model, anatomy, start, planned, seed
         self.lineage = start.lineage("given")
         self._optimizer: Optimizer | None = None
         self._rewound: Callable[[int, int], list[float]] | None = None
-        self._paces = Paces(model, anatomy, self.lineage)
+        self._paces = UpdateScaler(model, anatomy, self.lineage)
         self._now = 0
         self._hooks: list[Any] = []
 
@@ -109,7 +111,7 @@ class Growing:
         self.close()
         self._optimizer, self._rewound = getattr(optim, "optimizer", optim), rewound
         hooks = self._optimizer._optimizer_step_pre_hooks.values()
-        if any(isinstance(getattr(hook, "__self__", None), Growing) for hook in hooks):
+        if any(isinstance(getattr(hook, "__self__", None), Grower) for hook in hooks):
             raise BadInput(
                 "growth: this optimizer grows by another schedule already (two GrowthCallbacks in one Trainer?): give "
                 "all events to one"
@@ -139,11 +141,11 @@ class Growing:
         self._now = step
         due = self.due(step)
         for planned in due:
-            self._happen(planned.event, step)
+            self._apply_event(planned.event, step)
         self._paces.hold(step)
         return bool(due)
 
-    def due(self, step: int) -> list[Planned]:
+    def due(self, step: int) -> list[ScheduledEvent]:
         """The events that `step` will let happen."""
         return list(takewhile(lambda planned: _step_of(planned) <= step, self.planned[len(self.lineage.events) :]))
 
@@ -158,8 +160,8 @@ class Growing:
         Raises:
             BadInput: when this schedule, on this model, comes to another lineage.
         """
-        for planned, told in zip(self.planned[len(self.lineage.events) :], lineage.events, strict=False):
-            self._happen(planned.event, told.step)
+        for planned, message in zip(self.planned[len(self.lineage.events) :], lineage.events, strict=False):
+            self._apply_event(planned.event, message.step)
         if self.lineage.to_json() != lineage.to_json():
             raise BadInput(
                 f"growth: this model and schedule come to the stack '{self.lineage}' after {len(lineage.events)} "
@@ -185,31 +187,31 @@ class Growing:
         name = {id(p): self.anatomy.by_id(n, self.lineage.stack) for n, p in self.model.named_parameters()}
         return [[name.get(id(p), "") for p in group["params"]] for group in self._optimizer.param_groups]
 
-    def slim(self, heads: int) -> None:
+    def shrink(self, heads: int) -> None:
         """Cut every layer down to its first `heads` heads, before any training."""
         before = dict(self.model.named_parameters())
         shapes = [(heads, None)] * len(models.stack_of(self.model, self.anatomy))
-        models.slim(self.model, self.anatomy, shapes)
-        models.settle(self.model, self.anatomy)
+        models.shrink(self.model, self.anatomy, shapes)
+        models.sync_config(self.model, self.anatomy)
         if self._optimizer is not None:
             after = self.model.named_parameters()
-            descents = [Descent(new, before[name], True) for name, new in after if new is not before[name]]
+            descents = [ParameterOrigin(new, before[name], True) for name, new in after if new is not before[name]]
             optimizer.grow(self._optimizer, [d for d in descents if d.new.requires_grad], "zero")
 
-    def _happen(self, event: Operator, step: int) -> None:
+    def _apply_event(self, event: Operator, step: int) -> None:
         self._paces.release()
-        happen(event, step, self.model, self.anatomy, self.lineage, self._optimizer, self.seed)
+        apply_event(event, step, self.model, self.anatomy, self.lineage, self._optimizer, self.seed)
         self._sort()
-        self._paces = Paces(self.model, self.anatomy, self.lineage)
+        self._paces = UpdateScaler(self.model, self.anatomy, self.lineage)
 
     def _sort(self) -> None:
         """Put each group's parameters in the model's order.
 
         A fresh optimizer over the grown model has them so, and state that somebody saves by position then fits it.
         """
-        place = {id(p): number for number, p in enumerate(self.model.parameters())}
+        position = {id(p): number for number, p in enumerate(self.model.parameters())}
         for group in self._optimizer.param_groups if self._optimizer else ():
-            group["params"].sort(key=lambda p: place.get(id(p), len(place)))
+            group["params"].sort(key=lambda p: position.get(id(p), len(position)))
 
     def _before_update(self, optim: Optimizer, *_: Any) -> None:
         self._rates = [group["lr"] for group in optim.param_groups]
@@ -274,7 +276,7 @@ def check_bare(model: nn.Module) -> None:
         raise BadInput(f"growth: {kinds.pop()} keeps hold of the parameters it was given: grow the bare model instead")
 
 
-def _step_of(planned: Planned) -> int:
+def _step_of(planned: ScheduledEvent) -> int:
     if planned.step is None:
         raise RuntimeError(f"event {planned.event} has no step")
     return planned.step

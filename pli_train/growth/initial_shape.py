@@ -19,7 +19,7 @@ MOST = 1000
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialShape:
     """What a run begins with; before there is a model, only the depth is known.
 
     Attributes:
@@ -51,7 +51,7 @@ class Start:
 
 def start_of(
     model: nn.Module, anatomy: Anatomy, depth: int, initial_heads: int | None, block_size: int | None
-) -> Start:
+) -> InitialShape:
     """What a run of this model begins with.
 
     Args:
@@ -72,7 +72,7 @@ def start_of(
     if initial_heads and (initial_heads > sizes["head"] or initial_heads % sizes["member"]):
         groups = f", in K/V groups of {sizes['member']}" if sizes["member"] > 1 else ""
         raise BadInput(f"model.initial_heads: {initial_heads} is not possible: the config has {sizes['head']}{groups}")
-    return Start(
+    return InitialShape(
         depth=depth,
         heads=initial_heads or sizes["head"],
         units=sizes.get("unit"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
+class InsertionPoint:
     """Where a layer is about to be born.
 
     Attributes:
@@ -39,54 +39,54 @@ class Place:
     noise: float = 0.0
 
 
-def random(place: Place) -> nn.Module:
+def random(position: InsertionPoint) -> nn.Module:
     """A layer as the model's own family would have drawn it."""
     import torch
 
-    newborn = copy.deepcopy(place.template).cpu()
+    newborn = copy.deepcopy(position.template).cpu()
     for parameter in newborn.parameters():
         # Transformers leaves alone what a loader marked as initialised, and a copy inherits that mark.
         parameter._is_hf_initialized = False  # type: ignore[attr-defined]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(place.seed)
-        newborn.apply(getattr(place.model, "_init_weights", _reset))
-    for (name, new), old in zip(newborn.named_parameters(), place.template.parameters(), strict=True):
+        torch.manual_seed(position.seed)
+        newborn.apply(getattr(position.model, "_init_weights", _reset))
+    for (name, new), old in zip(newborn.named_parameters(), position.template.parameters(), strict=True):
         if new.dim() > 1 and torch.equal(new, old.cpu()):
-            raise RuntimeError(f"{type(place.model).__name__} has no random initialisation for {name}")
+            raise RuntimeError(f"{type(position.model).__name__} has no random initialisation for {name}")
     return newborn
 
 
-def clone(place: Place) -> nn.Module:
+def clone(position: InsertionPoint) -> nn.Module:
     """The donor, bit for bit."""
-    return copy.deepcopy(place.template)
+    return copy.deepcopy(position.template)
 
 
-def clone_noise(place: Place) -> nn.Module:
+def clone_noise(position: InsertionPoint) -> nn.Module:
     """The donor plus Gaussian noise, scaled to each weight matrix. Norms and biases stay the donor's."""
     import torch
 
-    newborn = copy.deepcopy(place.template).cpu()
-    generator = torch.Generator().manual_seed(place.seed)
+    newborn = copy.deepcopy(position.template).cpu()
+    generator = torch.Generator().manual_seed(position.seed)
     with torch.no_grad():
         for parameter in newborn.parameters():
             if parameter.dim() > 1:
-                parameter.copy_(add_noise(parameter, place.noise, generator))
+                parameter.copy_(add_noise(parameter, position.noise, generator))
     return newborn
 
 
-def identity(place: Place) -> nn.Module:
+def identity(position: InsertionPoint) -> nn.Module:
     """The donor with silent residual branches: the model computes what it did before (see `growth/identity.py`)."""
-    newborn = copy.deepcopy(place.template)
-    at_birth.silence(newborn, place.anatomy)
+    newborn = copy.deepcopy(position.template)
+    at_birth.silence(newborn, position.anatomy)
     return newborn
 
 
-def average(place: Place) -> nn.Module:
+def average(position: InsertionPoint) -> nn.Module:
     """The mean of the layers below and above, or the one of them that is there."""
     import torch
 
-    newborn = copy.deepcopy(place.template)
-    around = [dict(layer.named_parameters()) for layer in place.neighbours]
+    newborn = copy.deepcopy(position.template)
+    around = [dict(layer.named_parameters()) for layer in position.neighbours]
     with torch.no_grad():
         for name, parameter in newborn.named_parameters():
             parameter.copy_(torch.stack([layer[name].to(parameter.device) for layer in around]).mean(0))
@@ -114,7 +114,7 @@ def _reset(module: nn.Module) -> None:
         draw()
 
 
-INITIALISERS: dict[str, Callable[[Place], nn.Module]] = {
+INITIALISERS: dict[str, Callable[[InsertionPoint], nn.Module]] = {
     "random": random,
     "clone": clone,
     "clone-noise": clone_noise,

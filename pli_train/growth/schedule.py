@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.lineage import BadLineage, Lineage
-from pli_train.growth.initial_shape import Start
+from pli_train.growth.initial_shape import InitialShape
 from pli_train.growth.operators.base import Operator
 from pli_train.growth.operators.context import Context
 from pli_train.growth.operators.ffn import WidenFFN
@@ -36,7 +36,7 @@ _SHORT = re.compile(r"^(?P<at>\d+|\d*\.\d+|\d+\.\d*)@(?P<index>\d+)$")
 
 
 @dataclass(frozen=True)
-class Planned:
+class ScheduledEvent:
     """A growth event at its place.
 
     Attributes:
@@ -116,7 +116,7 @@ def parse_short(text: str) -> list[dict[str, int | float]]:
     return [{"at": float(r["at"]) if "." in r["at"] else int(r["at"]), "index": int(r["index"])} for r in read if r]
 
 
-def plan(events: Sequence[Operator], start: Start, total_steps: int | None) -> list[Planned]:
+def plan(events: Sequence[Operator], start: InitialShape, total_steps: int | None) -> list[ScheduledEvent]:
     """Rehearse a schedule on paper.
 
     Args:
@@ -129,7 +129,7 @@ def plan(events: Sequence[Operator], start: Start, total_steps: int | None) -> l
         BadInput: every event that cannot happen, one line each: its number, what is wrong, what the stack is then.
     """
     lineage = start.lineage()
-    planned: list[Planned] = []
+    planned: list[ScheduledEvent] = []
     wrong: list[str] = []
     latest: dict[type, float] = {}
     for number, event in enumerate(events, 1):
@@ -144,7 +144,7 @@ def plan(events: Sequence[Operator], start: Start, total_steps: int | None) -> l
         except BadLineage as error:
             wrong.append(f"{where}: {error}")
             continue
-        planned.append(Planned(event, step, fraction, event.outcome(lineage), deepcopy(lineage)))
+        planned.append(ScheduledEvent(event, step, fraction, event.outcome(lineage), deepcopy(lineage)))
     if wrong:
         raise BadInput(*wrong)
     return planned

@@ -29,7 +29,7 @@ ANNEAL: dict[str, Callable[[float], float]] = {
 """The share of the probability that is left when `done` of training is."""
 
 
-class Swapping:
+class SwapRegularizer:
     """Which steps swap, and which two layers.
 
     Args:

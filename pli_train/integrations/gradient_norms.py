@@ -22,7 +22,7 @@ from pli_train.core.lineage import Lineage
 from pli_train.growth.grower import check_bare
 from pli_train.models.build import stack_of
 from pli_train.optim.grad_norms import GradNorms
-from pli_train.training.tensorboard import Scalars
+from pli_train.training.tensorboard import ScalarWriter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +79,7 @@ class GradNormCallback(TrainerCallback):
         self._every, self._groups, self._updates = every, [groups] if isinstance(groups, str) else groups, updates
         self._growth, self._stack, self._folder = growth, stack, folder
         self._norms: GradNorms | None = None
-        self._scalars = Scalars(None)
+        self._scalars = ScalarWriter(None)
         self._hooks: list[Any] = []
 
     # --- what Trainer calls -------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class GradNormCallback(TrainerCallback):
         self._norms = None
         folder = Path(str(args.output_dir)) if self._folder is None else Path(self._folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._scalars = Scalars(folder, from_step=state.global_step + 1 if state.global_step else 0)
+        self._scalars = ScalarWriter(folder, from_step=state.global_step + 1 if state.global_step else 0)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
         """Hang hooks on all parameters when this step is measured."""

@@ -25,14 +25,14 @@ from pli_train.core.errors import PliError, not_written
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.integrations import held_out_rows
-from pli_train.training.tensorboard import Scalars
+from pli_train.training.tensorboard import ScalarWriter
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
     from transformers import TrainerState
 
-    from pli_train.growth.grower import Growing
+    from pli_train.growth.grower import Grower
 
 
 class States:
@@ -47,9 +47,9 @@ class States:
     def __init__(self, output: Path, most: int | None, blocks: int) -> None:
         self.folder, self._most, self._blocks = output / run_folder.GROWTH, most, blocks
         self._held_out: dict[str, np.ndarray] | None = None
-        self._scalars = Scalars(None)
+        self._scalars = ScalarWriter(None)
 
-    def begin(self, growing: Growing, state: TrainerState) -> None:
+    def begin(self, growing: Grower, state: TrainerState) -> None:
         """Begin, or go on: what an earlier training left that lies past this step is not of this one, and goes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.clear_partial(self.folder)
@@ -58,12 +58,12 @@ class States:
             # A checkpoint of Trainer's is of the state before the events of its step.
             if not step or name > CheckpointName(step, after=len(growing.due(step)) == 0):
                 checkpoint.remove(path)
-        self._scalars = Scalars(self.folder, from_step=step + 1 if step else 0)
+        self._scalars = ScalarWriter(self.folder, from_step=step + 1 if step else 0)
         self._count(growing, step)
         if not step and not growing.due(step):
             self.save(growing, state, after=True)
 
-    def save(self, growing: Growing, state: TrainerState, after: bool) -> None:
+    def save(self, growing: Grower, state: TrainerState, after: bool) -> None:
         """Write the state on one side of the events of this step. Raises PliError when the disk fails."""
         name = CheckpointName(state.global_step, after)
         model: Any = growing.model
@@ -76,7 +76,7 @@ class States:
         if after:
             self._thin_out()
 
-    def note(self, growing: Growing, step: int, after: bool) -> None:
+    def note(self, growing: Grower, step: int, after: bool) -> None:
         """Log the loss on one side of the events of this step, where held-out tokens are known."""
         if after:
             self._count(growing, step)
@@ -86,7 +86,7 @@ class States:
             self._scalars.add(step, {tag: loss})
         self._scalars.flush()
 
-    def draw(self, growing: Growing, dataset: Any, tokenizer: Any, seed: int) -> None:
+    def draw(self, growing: Grower, dataset: Any, tokenizer: Any, seed: int) -> None:
         """Keep held-out tokens of an evaluation data set: the same ones whenever the training is begun."""
         if self._held_out is None and self._blocks:
             model: Any = growing.model
@@ -99,7 +99,7 @@ class States:
         """Let go of the file of scalars."""
         self._scalars.close()
 
-    def _count(self, growing: Growing, step: int) -> None:
+    def _count(self, growing: Grower, step: int) -> None:
         model, heads = growing.model, sum(count for count, _ in growing.lineage.shapes())
         counts = {run_folder.LAYERS: len(growing.lineage.stack), run_folder.HEADS: heads}
         counts[run_folder.PARAMETERS] = sum(parameter.numel() for parameter in model.parameters())

@@ -27,7 +27,7 @@ AT_ONCE = 8
 class Row(NamedTuple):
     """A row of a data set: its number, its token ids, and what is to be predicted at each position, (tokens,) each."""
 
-    place: int
+    position: int
     inputs: np.ndarray
     labels: np.ndarray
 
@@ -53,16 +53,16 @@ def drawn(
     """
     if task not in ("causal-lm", "masked-lm") or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         return None
-    places = np.random.default_rng(derive(seed, "held out")).permutation(len(dataset))[:most].tolist()
-    rows = [row for place in places if (row := _row(place, dataset[place], task, vocabulary)) is not None]
+    locations = np.random.default_rng(derive(seed, "held out")).permutation(len(dataset))[:most].tolist()
+    rows = [row for position in locations if (row := _row(position, dataset[position], task, vocabulary)) is not None]
     rows = _filled(rows) if task == "causal-lm" else _masked(rows, tokenizer, seed)
     if not any((row.labels != IGNORED).any() for row in rows):
         return None
     columns = {
         "inputs": np.stack([row.inputs for row in rows]),
         "labels": np.stack([row.labels for row in rows]),
-        "block": np.array([row.place for row in rows]),
-        "document": np.array([row.place for row in rows]),
+        "block": np.array([row.position for row in rows]),
+        "document": np.array([row.position for row in rows]),
         "stratum": np.zeros(len(rows)),
         "strata": np.array([len(dataset)]),
     }
@@ -91,7 +91,7 @@ def loss(model: nn.Module, task: str, held_out: Mapping[str, np.ndarray]) -> flo
     return Design(held_out["stratum"], held_out["strata"]).mean(sums, counts).value
 
 
-def _row(place: int, row: Any, task: str, vocabulary: int) -> Row | None:
+def _row(position: int, row: Any, task: str, vocabulary: int) -> Row | None:
     """A row as models take it; None where it is none."""
     if not isinstance(row, Mapping) or "input_ids" not in row:
         return None
@@ -106,9 +106,9 @@ def _row(place: int, row: Any, task: str, vocabulary: int) -> Row | None:
     if not real[:end].all() or not 0 <= inputs.min() <= inputs.max() < vocabulary or labels.max() >= vocabulary:
         return None
     if task == "masked-lm":
-        return Row(place, inputs, labels)
+        return Row(position, inputs, labels)
     # Models of the next token move labels one place themselves.
-    return Row(place, inputs[:end], np.append(labels[1:end], IGNORED))
+    return Row(position, inputs[:end], np.append(labels[1:end], IGNORED))
 
 
 def _filled(rows: list[Row]) -> list[Row]:
@@ -116,7 +116,7 @@ def _filled(rows: list[Row]) -> list[Row]:
     length = max((len(row.inputs) for row in rows), default=0)
     more = [(0, length - len(row.inputs)) for row in rows]
     return [
-        Row(row.place, np.pad(row.inputs, pad, "edge"), np.pad(row.labels, pad, constant_values=IGNORED))
+        Row(row.position, np.pad(row.inputs, pad, "edge"), np.pad(row.labels, pad, constant_values=IGNORED))
         for row, pad in zip(rows, more, strict=True)
     ]
 
@@ -130,7 +130,8 @@ def _masked(rows: list[Row], tokenizer: PreTrainedTokenizerBase | None, seed: in
     if tokenizer is None or tokenizer.mask_token_id is None:
         return []
     objective = Objective("masked-lm", tokenizer, MLM_PROBABILITY)
-    made = [objective.batch(row.inputs[None].astype(np.int64), derive(seed, "eval mask", row.place)) for row in rows]
+    made = [objective.batch(row.inputs[None].astype(np.int64), derive(seed, "eval mask", row.position)) for row in rows]
     return [
-        Row(row.place, batch.inputs[0].numpy(), batch.labels[0].numpy()) for row, batch in zip(rows, made, strict=True)
+        Row(row.position, batch.inputs[0].numpy(), batch.labels[0].numpy())
+        for row, batch in zip(rows, made, strict=True)
     ]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import Trainer
 
-    from pli_train.growth.grower import Growing
+    from pli_train.growth.grower import Grower
 
 NAMES = "optimizer_names.json"
 """Whose state is at which place of Trainer's `optimizer.pt`: names with the layer's id, a list for each group."""
@@ -91,7 +91,7 @@ class GrowthCallback(TrainerCallback):
         self._stack, self._heads = stack, initial_heads
         self._keep, self._held_out = keep, held_out
         self._states: States | None = None
-        self._growing: Growing | None = None
+        self._growing: Grower | None = None
         self._prepared: Path | None = None
         self._stock_form: nn.Module | None = None
 
@@ -192,12 +192,12 @@ class GrowthCallback(TrainerCallback):
 
     # --- what it takes ------------------------------------------------------------------------------------------------
 
-    def _now(self) -> Growing:
+    def _now(self) -> Grower:
         if self._growing is None:
             raise RuntimeError("training has not begun")
         return self._growing
 
-    def _begun(self, args: Any, model: nn.Module, optimizer: Optimizer | None, total_steps: int | None) -> Growing:
+    def _begun(self, args: Any, model: nn.Module, optimizer: Optimizer | None, total_steps: int | None) -> Grower:
         growing = self.growth.on(
             model, optimizer, total_steps=total_steps, stack=self._stack, initial_heads=self._heads
         )
@@ -248,7 +248,7 @@ class GrowthCallback(TrainerCallback):
         if wrong and self._grows:
             raise BadInput(*wrong)
 
-    def _check_names(self, growing: Growing) -> None:
+    def _check_names(self, growing: Grower) -> None:
         """Raise BadInput unless Trainer, which loads moments by position, gave each parameter its own."""
         if self._prepared is None or not (self._prepared / NAMES).is_file():
             return

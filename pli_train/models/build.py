@@ -96,7 +96,7 @@ def skeleton(wanted: ModelConfig, vocab_size: int | None, block_size: int) -> tu
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
     """The model kept in a checkpoint folder, in float32 on the CPU. Raises BadInput when it cannot be read."""
     model, parts = safe_loading.load(folder, AUTO_CLASS)
-    _settle_memory(model)
+    _own_memory(model)
     return model, parts
 
 
@@ -118,7 +118,7 @@ def lone_layer(model: nn.Module, parts: Anatomy, heads: int, units: int | None) 
     _set_depth(config, 1, parts)
     with torch.random.fork_rng(devices=[]):
         layer = stack_of(type(model)(config), parts)[0]
-    slim_layer(layer, model, parts, heads, units)
+    shrink_layer(layer, model, parts, heads, units)
     return layer
 
 
@@ -135,27 +135,27 @@ def put_into_stack(layer: nn.Module, index: int, model: nn.Module, parts: Anatom
             layer.set_submodule(path, _fresh_norm(layer.get_submodule(alike)))
     layers = stack_of(model, parts)
     layers.insert(index, layer)
-    settle(model, parts)
+    sync_config(model, parts)
 
 
 def swap_in_stack(first: int, second: int, model: nn.Module, parts: Anatomy) -> None:
     """Let two layers change places."""
     layers = stack_of(model, parts)
     layers[first], layers[second] = layers[second], layers[first]
-    settle(model, parts)
+    sync_config(model, parts)
 
 
-def slim(model: nn.Module, parts: Anatomy, shapes: Sequence[tuple[int, int | None]]) -> None:
+def shrink(model: nn.Module, parts: Anatomy, shapes: Sequence[tuple[int, int | None]]) -> None:
     """Cut every layer down to its first heads and FFN units.
 
     Args:
         shapes: for each layer (heads, units) to keep; 0 and None keep all.
     """
     for layer, (heads, units) in zip(stack_of(model, parts), shapes, strict=True):
-        slim_layer(layer, model, parts, heads, units)
+        shrink_layer(layer, model, parts, heads, units)
 
 
-def slim_layer(layer: nn.Module, model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> None:
+def shrink_layer(layer: nn.Module, model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> None:
     """Cut one layer down to its first `heads` heads and `units` FFN units; 0 and None keep all."""
     for what, wanted in (("heads", heads), ("units", units)):
         sizes = resize.sizes_of(layer, parts, model.config)
@@ -167,7 +167,7 @@ def slim_layer(layer: nn.Module, model: nn.Module, parts: Anatomy, heads: int, u
             resize.lay_out(layer, parts, what, sizes, range(count))
 
 
-def settle(model: nn.Module, parts: Anatomy) -> None:
+def sync_config(model: nn.Module, parts: Anatomy) -> None:
     """Let layers know their index, and the config its depth, and heads and FFN units as far as they are free.
 
     The config speaks for all layers at once: it gets the greatest number that any has, and checkpoints pad the others.
@@ -178,31 +178,31 @@ def settle(model: nn.Module, parts: Anatomy) -> None:
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", index)  # noqa: B010  (mypy: a Module's attributes are tensors)
-    told: dict[str, Any] = {"depth": len(layers)}
+    message: dict[str, Any] = {"depth": len(layers)}
     if parts.layer_type:
         owner, _, leaf = parts.layer_type.rpartition(".")
-        told["layer_types"] = [getattr(layer.get_submodule(owner), leaf) for layer in layers]
+        message["layer_types"] = [getattr(layer.get_submodule(owner), leaf) for layer in layers]
     sizes = [resize.sizes_of(layer, parts, getattr(model, "config", None)) for layer in layers]
     if sizes and sizes[0]["head"]:
-        told["units"] = max(size["unit"] for size in sizes)
+        message["units"] = max(size["unit"] for size in sizes)
         if "head_dim" in parts.config:
-            told["head_dim"] = sizes[0]["dim"]
-            told["heads"] = _heads_to_tell(max(size["head"] for size in sizes), model, parts)
-            told["groups"] = told["heads"] // sizes[0]["member"]
-    tell_config(model, parts, told)
+            message["head_dim"] = sizes[0]["dim"]
+            message["heads"] = _heads_for_config(max(size["head"] for size in sizes), model, parts)
+            message["groups"] = message["heads"] // sizes[0]["member"]
+    set_config_fields(model, parts, message)
 
 
-def tell_config(model: nn.Module, parts: Anatomy, told: dict[str, Any]) -> None:
+def set_config_fields(model: nn.Module, parts: Anatomy, message: dict[str, Any]) -> None:
     """Set fields of the model's config, by what the family's table calls them, as far as the family has them.
 
     Modules may hold configs of their own, so all of them are told.
     """
     for config in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
-        for key in (told.keys() & parts.config.keys()) if isinstance(config, PretrainedConfig) else ():
-            setattr(config, parts.config[key], told[key])
+        for key in (message.keys() & parts.config.keys()) if isinstance(config, PretrainedConfig) else ():
+            setattr(config, parts.config[key], message[key])
 
 
-def _heads_to_tell(needed: int, model: nn.Module, parts: Anatomy) -> int:
+def _heads_for_config(needed: int, model: nn.Module, parts: Anatomy) -> int:
     """The least number of heads, not below `needed`, that the family's config takes."""
     width, member = getattr(model.config, parts.config["hidden"]), parts.sizes(model.config)["member"]
     if not parts.heads_divide_width:
@@ -235,8 +235,8 @@ def _from_fields(wanted: ModelConfig) -> PretrainedConfig:
     wrong = [key for key in wanted.config if key not in safe_loading.declared(family) | {"num_labels"}]
     if wrong:
         declared = [name for name in known.to_dict() if not name.startswith("_")]
-        told = (f"{key}: not a field of {family}'s config{did_you_mean(key, declared)}" for key in wrong)
-        raise BadInput(*(f"model.config.{line}" for line in told))
+        message = (f"{key}: not a field of {family}'s config{did_you_mean(key, declared)}" for key in wrong)
+        raise BadInput(*(f"model.config.{line}" for line in message))
     fields = dict(wanted.config)
     if wanted.initial_layers is not None and names.get("layer_types") not in fields:
         # Types of layers are made up for as many layers as the config says when it is made.
@@ -263,10 +263,10 @@ def _check_block(block_size: int, config: PretrainedConfig, parts: Anatomy) -> N
         )
     if positions is not None and block_size > positions:
         name = parts.config["positions"]
-        told = f"{name} = {getattr(config, name)}"
+        message = f"{name} = {getattr(config, name)}"
         if getattr(config, name) != positions:
-            told += f", of which {positions} hold tokens"
-        raise BadInput(f"train.block_size: {block_size} tokens do not fit {told}")
+            message += f", of which {positions} hold tokens"
+        raise BadInput(f"train.block_size: {block_size} tokens do not fit {message}")
 
 
 def _from_config(config: PretrainedConfig, parts: Anatomy) -> PreTrainedModel:
@@ -281,7 +281,7 @@ def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrai
     how = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     model, found = _load(auto.from_pretrained, name_or_path, **how)
     _check_weights(model, parts, found, name_or_path)
-    _settle_memory(model)
+    _own_memory(model)
     for key in safe_loading.undeclared(model.config):
         delattr(model.config, key)  # so that every checkpoint of this run can be read back
     layers = stack_of(model, parts)
@@ -289,7 +289,7 @@ def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrai
         if depth > len(layers):
             raise BadInput(f"model.initial_layers: {depth} is more than the {len(layers)} layers of '{name_or_path}'")
         del layers[depth:]
-        settle(model, parts)
+        sync_config(model, parts)
     return model
 
 
@@ -306,16 +306,20 @@ def _check_weights(model: PreTrainedModel, parts: Anatomy, found: dict[str, Any]
         others = sorted(found["unexpected_keys"])
         instead = f", and has {some(others, 1)} that no {model.config.model_type} has" if others else ""
         raise BadInput(f"{where} lacks {some(lacks)}{instead}: save the plain model with save_pretrained")
-    places = [place for name in found["unexpected_keys"] if (place := parts.locate(name)) and place[2] in parts.tensors]
-    if depth := 1 + max((index for _, index, _ in places), default=-1):
-        told = f"{len(stack_of(model, parts))} layers and its weights have {depth}"
-        raise BadInput(f"{where}: its config says {told}: correct {parts.config['depth']} in its config.json")
+    locations = [
+        position
+        for name in found["unexpected_keys"]
+        if (position := parts.locate(name)) and position[2] in parts.tensors
+    ]
+    if depth := 1 + max((index for _, index, _ in locations), default=-1):
+        message = f"{len(stack_of(model, parts))} layers and its weights have {depth}"
+        raise BadInput(f"{where}: its config says {message}: correct {parts.config['depth']} in its config.json")
     odd = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
     if odd:
         raise BadInput(f"{where} has numbers that are not finite in {some(odd)}: begin with an earlier checkpoint")
 
 
-def _settle_memory(model: PreTrainedModel) -> None:
+def _own_memory(model: PreTrainedModel) -> None:
     # A loader may hand out views of a mapped file; arithmetic is only bit-stable on memory laid out alike.
     with torch.no_grad():
         for parameter in model.parameters():
@@ -333,9 +337,9 @@ def _load(loader: Any, name_or_path: str, **how: Any) -> Any:
         return loader(name_or_path, trust_remote_code=False, **how)
     except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         there = Path(name_or_path).is_dir()
-        told = "cannot be loaded" if there else "is no model folder here and could not be loaded from the hub"
+        message = "cannot be loaded" if there else "is no model folder here and could not be loaded from the hub"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PliError(f"model.name_or_path: '{name_or_path}' {told} ({reason})") from None
+        raise PliError(f"model.name_or_path: '{name_or_path}' {message} ({reason})") from None
 
 
 def _last_line(error: Exception) -> str:

@@ -41,7 +41,7 @@ def always_padded(model: nn.Module, anatomy: Anatomy) -> None:
     def into(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
         _check_depth(module, anatomy, state, prefix)
         own = dict(module.named_parameters())
-        for name, axes, factor, sizes, count in _slim(module, anatomy):
+        for name, axes, factor, sizes, count in _narrower(module, anatomy):
             whole = state.get(prefix + name)
             if whole is not None and whole.shape != own[name].shape:
                 state[prefix + name] = resize.take(whole, axes, factor, sizes, range(count))
@@ -64,14 +64,14 @@ def _check_depth(model: nn.Module, anatomy: Anatomy, state: dict[str, Tensor], p
 def _padding(model: nn.Module, anatomy: Anatomy) -> dict[str, Tensor]:
     """Name → padded tensor, for those that a layer has in a smaller size than the stock form."""
     parameters, padding = dict(model.named_parameters()), {}
-    for name, axes, factor, sizes, count in _slim(model, anatomy):
+    for name, axes, factor, sizes, count in _narrower(model, anatomy):
         own = sizes | {factor: count}
         sources = [*range(count), *[resize.NOTHING] * (sizes[factor] - count)]
         padding[name] = resize.take(parameters[name].detach(), axes, factor, own, sources)
     return padding
 
 
-def _slim(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, str, str, dict[str, int], int]]:
+def _narrower(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, str, str, dict[str, int], int]]:
     """Tensors smaller than in the stock form: (name, axes, factor, sizes of the stock form, count of the factor)."""
     layers, config = models.stack_of(model, anatomy), getattr(model, "config", None)
     whole = anatomy.sizes(config)

@@ -85,7 +85,7 @@ def lay_out(layer: nn.Module, anatomy: Anatomy, what: str, sizes: dict[str, int]
     with torch.no_grad():
         for name, axes, parameter in list(tensors_along(layer, anatomy, part.factor)):
             put(layer, name, take(parameter, axes, part.factor, sizes, sources))
-    settle_sizes(layer, anatomy, resized(sizes, part.factor, len(sources)))
+    sync_sizes(layer, anatomy, resized(sizes, part.factor, len(sources)))
 
 
 def sizes_of(layer: nn.Module, anatomy: Anatomy, config: object) -> dict[str, int]:
@@ -130,7 +130,7 @@ def put(layer: nn.Module, name: str, value: Tensor) -> nn.Parameter:
     return new
 
 
-def settle_sizes(layer: nn.Module, anatomy: Anatomy, sizes: dict[str, int]) -> None:
+def sync_sizes(layer: nn.Module, anatomy: Anatomy, sizes: dict[str, int]) -> None:
     """Let the modules of a layer know their own sizes after its tensors have changed."""
     for path, product in anatomy.live.items():
         owner, _, leaf = path.rpartition(".")

@@ -58,7 +58,7 @@ def config_of(folder: Path) -> tuple[PretrainedConfig, Anatomy]:
     try:
         return AutoConfig.for_model(model_type, **fields), parts
     except Exception as error:  # whatever a library makes of hostile values
-        raise BadInput(f"{path}: {_told(error)}") from None
+        raise BadInput(f"{path}: {_describe(error)}") from None
 
 
 def declared(model_type: str) -> set[str]:
@@ -91,7 +91,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path}: not readable as safetensors ({_told(error)})") from None
+        raise BadInput(f"{path}: not readable as safetensors ({_describe(error)})") from None
 
 
 def load(folder: Path, auto_class: dict[str, str]) -> tuple[PreTrainedModel, Anatomy]:
@@ -110,14 +110,14 @@ def load(folder: Path, auto_class: dict[str, str]) -> tuple[PreTrainedModel, Ana
     try:
         _check_fit(config, parts, tensors, auto)
         kind = auto._model_mapping[type(config)]
-        model, told = kind.from_pretrained(
+        model, message = kind.from_pretrained(
             None, config=config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
         )
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from None
     except Exception as error:  # whatever a library makes of hostile values
-        raise BadInput(f"{folder}: its {run_folder.CONFIG} and weights make no model ({_told(error)})") from None
-    if missing := sorted(told["missing_keys"]):
+        raise BadInput(f"{folder}: its {run_folder.CONFIG} and weights make no model ({_describe(error)})") from None
+    if missing := sorted(message["missing_keys"]):
         raise BadInput(f"{folder}: its weights lack {missing[0]}" + (" and others" if missing[1:] else ""))
     if hasattr(model, "generation_config") and (folder / GENERATION).exists():
         model.generation_config = _generation(folder / GENERATION)
@@ -126,8 +126,8 @@ def load(folder: Path, auto_class: dict[str, str]) -> tuple[PreTrainedModel, Ana
 
 def _check_fit(config: PretrainedConfig, parts: Anatomy, tensors: dict[str, Tensor], auto: Any) -> None:
     """Raise BadInput when the model that a config describes is not the one that these weights are of."""
-    depth, places = getattr(config, parts.config["depth"]), [parts.locate(name) for name in tensors]
-    held = 1 + max((place[1] for place in places if place), default=-1)
+    depth, locations = getattr(config, parts.config["depth"]), [parts.locate(name) for name in tensors]
+    held = 1 + max((position[1] for position in locations if position), default=-1)
     if depth != held:
         raise BadInput(f"its config says {depth} layers and its weights have {held}")
     with torch.device("meta"):
@@ -154,10 +154,10 @@ def _generation(path: Path) -> GenerationConfig:
     try:
         return GenerationConfig.from_dict(fields)
     except Exception as error:  # whatever a library makes of hostile values
-        raise BadInput(f"{path}: {_told(error)}") from None
+        raise BadInput(f"{path}: {_describe(error)}") from None
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     # A strict config wraps what is wrong, and says it last.
     lines = (str(error).strip() or type(error).__name__).splitlines()
     return lines[-1].strip()[:300]

@@ -108,11 +108,11 @@ def _plan(model: nn.Module, anatomy: Anatomy, stack: Sequence[str]) -> _Plan:
     parameters, owner, length = [], [], 0
     parts: dict[Part, int] = {}
     for name, parameter in model.named_parameters():
-        place = anatomy.locate(name)
-        if place is None:
+        position = anatomy.locate(name)
+        if position is None:
             how = Cut(tuple(parameter.shape), (), (outside(model, name),))
         else:
-            _, index, inner = place
+            _, index, inner = position
             how = cut(anatomy, stack[index], inner, parameter.shape, sizes[index])
         parameters.append((parameter, how, length))
         length += len(how.parts)
@@ -197,9 +197,9 @@ class GradNorms:
             return
         with torch.no_grad():
             for (parameter, how, start), before in zip(self.plan.parameters, self._before, strict=True):
-                place = slice(start, start + len(how.parts))
-                norms_of_rows(before, how, self._vector[1, place])
-                norms_of_rows(before.sub_(parameter), how, self._vector[2, place])
+                position = slice(start, start + len(how.parts))
+                norms_of_rows(before, how, self._vector[1, position])
+                norms_of_rows(before.sub_(parameter), how, self._vector[2, position])
         self._send()
 
     def read(self) -> list[Measured]:
@@ -235,10 +235,10 @@ class GradNorms:
         parameter, how, start = self.plan.parameters[number]
         if parameter.grad is None or self._begun is None:
             return
-        place = slice(start, start + len(how.parts))
+        position = slice(start, start + len(how.parts))
         gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
-        norms_of_rows(gradient, how, self._vector[0, place])
-        self._begun[2][place] = _learning(parameter, how, self._frozen.get(parameter))
+        norms_of_rows(gradient, how, self._vector[0, position])
+        self._begun[2][position] = _learning(parameter, how, self._frozen.get(parameter))
 
     @torch.no_grad()
     def end(self) -> Tensor:
@@ -267,9 +267,9 @@ class GradNorms:
     def _scalars(self, sent: _Sent) -> dict[str, float]:
         """Tag → value. A part none of whose parameters had a gradient is not told."""
         plan, squares = sent.plan, sent.host.double().numpy() ** 2
-        told = sorted(set(plan.owner[sent.there].tolist()))
+        message = sorted(set(plan.owner[sent.there].tolist()))
         sums = [np.bincount(plan.owner, row, len(plan.parts)) for row in squares]
-        gradient, *moved = [with_sums({plan.parts[n]: float(row[n]) for n in told}) for row in sums]
+        gradient, *moved = [with_sums({plan.parts[n]: float(row[n]) for n in message}) for row in sums]
         asked = [part for part in gradient if part.level in self._groups]
         scalars = {run_folder.GRAD_NORM + part.tag: gradient[part] ** 0.5 for part in asked}
         if moved:

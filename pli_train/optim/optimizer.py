@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pli_train.config.schema import OptimConfig
     from pli_train.core.anatomy import Anatomy
-    from pli_train.growth.operators.base import Descent, OptimizerState
+    from pli_train.growth.operators.base import OptimizerState, ParameterOrigin
 
 
 ROW_STEP = "row_step"
@@ -46,7 +46,7 @@ def build(model: nn.Module, optim: OptimConfig) -> AdamW:
     return AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=fused)
 
 
-def grow(optimizer: Optimizer, descents: Sequence[Descent], state: OptimizerState) -> None:
+def grow(optimizer: Optimizer, descents: Sequence[ParameterOrigin], state: OptimizerState) -> None:
     """Take an optimizer along over a growth event, in place. Works for any optimizer of PyTorch's kind.
 
     Where rows are born inside a tensor whose state is not of its shape (the factors of Adafactor, the blocks of 8-bit
@@ -64,8 +64,8 @@ def grow(optimizer: Optimizer, descents: Sequence[Descent], state: OptimizerStat
     for descent in descents:
         group = _group_of(optimizer, descent)
         if descent.replaces:
-            places = [id(p) for p in group["params"]]
-            group["params"][places.index(id(descent.old))] = descent.new
+            locations = [id(p) for p in group["params"]]
+            group["params"][locations.index(id(descent.old))] = descent.new
         else:
             group["params"].append(descent.new)
         lay_out = descent.copy if state == "copy" else descent.carry
@@ -86,7 +86,7 @@ def grow(optimizer: Optimizer, descents: Sequence[Descent], state: OptimizerStat
         optimizer.state.clear()
 
 
-def _group_of(optimizer: Optimizer, descent: Descent) -> dict[str, Any]:
+def _group_of(optimizer: Optimizer, descent: ParameterOrigin) -> dict[str, Any]:
     """The group of the parameter that the new one descends from; without one, the group with most of as many axes."""
     for group in optimizer.param_groups:
         if any(p is descent.old for p in group["params"]):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-class Update:
+class RowUpdate:
     """What there was of a parameter right before the optimizer's step, and what is put right after it.
 
     Args:

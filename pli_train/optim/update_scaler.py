@@ -17,7 +17,7 @@ import torch
 from pli_train.core.learning_rate import FOUNDER, of_birth, waiting, warming
 from pli_train.models import resize
 from pli_train.optim import row_steps
-from pli_train.optim.row_update import Update
+from pli_train.optim.row_update import RowUpdate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,10 +35,10 @@ def births(model: nn.Module, anatomy: Anatomy, lineage: Lineage) -> Iterator[tup
     from pli_train.models.build import stack_of
 
     layers = stack_of(model, anatomy)
-    for told, layer in zip((lineage.layers[name] for name in lineage.stack), layers, strict=True):
-        rows = dict(_rows_born(layer, told, anatomy, model, lineage))
+    for message, layer in zip((lineage.layers[name] for name in lineage.stack), layers, strict=True):
+        rows = dict(_rows_born(layer, message, anatomy, model, lineage))
         for name, parameter in layer.named_parameters():
-            yield parameter, rows.get(name, _born(told.birth))
+            yield parameter, rows.get(name, _born(message.birth))
     inside = {id(parameter) for parameter in layers.parameters()}
     yield from ((parameter, FOUNDER) for parameter in model.parameters() if id(parameter) not in inside)
 
@@ -52,21 +52,21 @@ def frozen(model: nn.Module, anatomy: Anatomy, lineage: Lineage, step: int) -> d
     since = waiting(lineage, step)
     if since is None:
         return {}
-    told = ((parameter, torch.as_tensor(born < since)) for parameter, born in births(model, anatomy, lineage))
-    return {parameter: rows for parameter, rows in told if rows.any()}
+    message = ((parameter, torch.as_tensor(born < since)) for parameter, born in births(model, anatomy, lineage))
+    return {parameter: rows for parameter, rows in message if rows.any()}
 
 
 def _rows_born(
-    layer: nn.Module, told: Layer, anatomy: Anatomy, model: nn.Module, lineage: Lineage
+    layer: nn.Module, message: Layer, anatomy: Anatomy, model: nn.Module, lineage: Lineage
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a layer some of whose heads or units are younger than it: (name, birth step of each row)."""
-    heads = [_born(birth) for birth in told.heads.values()]
+    heads = [_born(birth) for birth in message.heads.values()]
     units: list[int] = []
-    for number, count in told.widths.items():
+    for number, count in message.widths.items():
         born = lineage.events[number - 1].step if number else FOUNDER
         units += [born] * (count - len(units))
     for what, steps in (("heads", heads), ("units", units)):
-        if set(steps) <= {_born(told.birth)}:
+        if set(steps) <= {_born(message.birth)}:
             continue
         sizes = resize.sizes_of(layer, anatomy, model.config)
         part = resize.growable(anatomy, what, sizes)
@@ -83,7 +83,7 @@ def _born(birth: Birth) -> int:
     return FOUNDER if birth.event is None else birth.step
 
 
-class Paces:
+class UpdateScaler:
     """The paces of a model between two growth events, for a loop that updates it.
 
         paces.hold(step)                        # before the backward pass
@@ -142,18 +142,18 @@ class Paces:
             hook.remove()
         self._since, self._held, self._hooks = None, [], []
 
-    def before(self, optimizer: Optimizer, step: int) -> list[Update]:
+    def before(self, optimizer: Optimizer, step: int) -> list[RowUpdate]:
         """The updates of parameters whose rows do not all move as the optimizer moves them."""
         paces = self._paces(step)
         return [
-            Update(optimizer, group, parameter, paces.get(parameter, 1.0))
+            RowUpdate(optimizer, group, parameter, paces.get(parameter, 1.0))
             for group in optimizer.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
             and (parameter in paces or row_steps.ROWS in optimizer.state.get(parameter, {}))
         ]
 
-    def after(self, updates: list[Update]) -> None:
+    def after(self, updates: list[RowUpdate]) -> None:
         """Give each row of them the update that is its own."""
         for update in updates:
             update.finish()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from pli_train.growth import grower
 from pli_train.growth.schedules.adaptive import ready
-from pli_train.optim.update_scaler import Paces
+from pli_train.optim.update_scaler import UpdateScaler
 
 if TYPE_CHECKING:
     from pli_train.core.lineage import Event
-    from pli_train.growth.schedule import Planned
+    from pli_train.growth.schedule import ScheduledEvent
     from pli_train.training.run_plan import RunPlan
     from pli_train.training.state import TrainingState
 
@@ -30,9 +30,9 @@ class GrowthEvents:
     def __init__(self, plan: RunPlan, state: TrainingState) -> None:
         self._plan, self._state = plan, state
         self._plateau = plan.config.growth.plateau()
-        self.update_scaler = Paces(state.model.bare, state.anatomy, state.lineage)
+        self.update_scaler = UpdateScaler(state.model.bare, state.anatomy, state.lineage)
 
-    def due(self) -> list[Planned]:
+    def due(self) -> list[ScheduledEvent]:
         """Return the events of this step that have not happened yet."""
         coming = self._plan.events[len(self._state.lineage.events) :]
         due = list(takewhile(lambda planned: planned.step == self._state.step, coming))
@@ -40,15 +40,15 @@ class GrowthEvents:
             due = [coming[0]]
         return due
 
-    def apply(self, planned: Planned) -> Event:
+    def apply(self, planned: ScheduledEvent) -> Event:
         """Apply one event: grow the model, write the lineage, grow the optimizer's state, wrap the model again."""
         state = self._state
         self.update_scaler.release()
         model = state.model.unwrap()
         seed = self._plan.config.seed
-        grower.happen(planned.event, state.step, model, state.anatomy, state.lineage, state.optimizer, seed)
+        grower.apply_event(planned.event, state.step, model, state.anatomy, state.lineage, state.optimizer, seed)
         state.model.wrap(model)
-        self.update_scaler = Paces(state.model.bare, state.anatomy, state.lineage)
+        self.update_scaler = UpdateScaler(state.model.bare, state.anatomy, state.lineage)
         return state.lineage.events[-1]
 
     def _is_flat(self) -> bool:

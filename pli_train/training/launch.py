@@ -23,7 +23,7 @@ from pli_train.training import warm_start
 from pli_train.training.devices import make_accelerator
 from pli_train.training.evaluation import Evaluator
 from pli_train.training.gradient_norms import GradientNorms
-from pli_train.training.progress import ProgressCallback, Silent
+from pli_train.training.progress import NullReporter, ProgressBar
 from pli_train.training.run_plan import RunPlan
 from pli_train.training.run_record import run_record
 from pli_train.training.saving import Saver
@@ -39,12 +39,14 @@ if TYPE_CHECKING:
 
     from pli_train.config.schema import RunConfig
     from pli_train.core.run_format.run_folder import CheckpointName
-    from pli_train.data.sources.digits import Images
-    from pli_train.data.tokenization import Tokens
+    from pli_train.data.sources.digits import ImageCorpus
+    from pli_train.data.tokenization import TokenizedText
     from pli_train.training.callback import Callback
 
 
-def begin(config: RunConfig, folder: Path, show: Silent | None = None, callbacks: Sequence[Callback] = ()) -> Trainer:
+def begin(
+    config: RunConfig, folder: Path, show: NullReporter | None = None, callbacks: Sequence[Callback] = ()
+) -> Trainer:
     """Return a trainer at step 0, in a run folder that does not exist yet.
 
     Args:
@@ -60,8 +62,8 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None, callbacks
     # Of several processes the first makes the folder, perhaps before the others have come this far.
     if folder.exists() and _is_main_process() and not _is_unborn(folder):
         raise BadInput(exists)
-    show = show or Silent()
-    config, parent = warm_start.settle(config, show.say)
+    show = show or NullReporter()
+    config, parent = warm_start.resolve_parent(config, show.say)
     text = corpus.load(config.data, config.tokenizer, show.say)
     accelerator = make_accelerator(config)
     plan = RunPlan.make(config, text, accelerator.num_processes)
@@ -83,7 +85,9 @@ def begin(config: RunConfig, folder: Path, show: Silent | None = None, callbacks
     return _trainer(plan, state, evaluator, saver, accelerator, show, callbacks)
 
 
-def resume(config: RunConfig, folder: Path, show: Silent | None = None, callbacks: Sequence[Callback] = ()) -> Trainer:
+def resume(
+    config: RunConfig, folder: Path, show: NullReporter | None = None, callbacks: Sequence[Callback] = ()
+) -> Trainer:
     """Return a trainer at the newest whole checkpoint of a run, with everything as it was.
 
     Args:
@@ -96,7 +100,7 @@ def resume(config: RunConfig, folder: Path, show: Silent | None = None, callback
         BadInput: when there is no whole checkpoint, the corpus is not the one that the run began with, another
             process trains in the folder, or the disk has no room for the checkpoints to come.
     """
-    show = show or Silent()
+    show = show or NullReporter()
     text = corpus_of(config, folder, show.say)
     warn_of_other_blocks(folder, show.say)
     lock = Lock(folder) if _is_main_process() else None
@@ -121,8 +125,8 @@ def state_at_start(plan: RunPlan, accelerator: Accelerator) -> TrainingState:
     config, tokenizer = plan.config, plan.corpus.tokenizer
     model, anatomy = build.build(config.model, tokenizer, config.train.block_size, derive(config.seed, "model"))
     lineage = plan.start.lineage("pretrained" if config.model.weights == "pretrained" else "random")
-    build.slim(model, anatomy, lineage.shapes())
-    build.settle(model, anatomy)
+    build.shrink(model, anatomy, lineage.shapes())
+    build.sync_config(model, anatomy)
     trained = TrainedModel(model, anatomy, accelerator, config.train.compile)
     made = optimizer.build(trained.bare, config.optim)
     return TrainingState(trained, anatomy, lineage, made, Progress(), config.train.block_size)
@@ -138,7 +142,7 @@ def state_of(plan: RunPlan, accelerator: Accelerator, source: Path) -> TrainingS
     return TrainingState(trained, found.anatomy, found.lineage, made, progress, config.train.block_size)
 
 
-def corpus_of(config: RunConfig, folder: Path, say: Callable[[str], None]) -> Tokens | Images:
+def corpus_of(config: RunConfig, folder: Path, say: Callable[[str], None]) -> TokenizedText | ImageCorpus:
     """Load a run's corpus. Raises BadInput when it is not the one that the run began with."""
     text = corpus.load(config.data, config.tokenizer, say)
     began = run_folder.read_json(folder / run_folder.RUN).get("corpus")
@@ -168,11 +172,11 @@ def _trainer(
     evaluator: Evaluator,
     saver: Saver,
     accelerator: Accelerator,
-    show: Silent,
+    show: NullReporter,
     callbacks: Sequence[Callback],
 ) -> Trainer:
     config = plan.config
-    own: list[Callback] = [GradientNorms(config.train), ProgressCallback(show)]
+    own: list[Callback] = [GradientNorms(config.train), ProgressBar(show)]
     if accelerator.is_main_process and config.tracking.tensorboard:
         own.insert(0, TensorBoardCallback(saver.folder, config))
     return Trainer(plan, state, evaluator, saver, accelerator, [*own, *callbacks], show.say)

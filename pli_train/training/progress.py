@@ -17,7 +17,7 @@ EVERY = 15.0
 """Seconds between lines where stderr is no terminal that can be drawn on."""
 
 
-class Silent:
+class NullReporter:
     """Shows nothing."""
 
     def say(self, line: str) -> None:
@@ -33,7 +33,7 @@ class Silent:
         """Training is over."""
 
 
-class Shown(Silent):
+class ConsoleReporter(NullReporter):
     """Shows lines and a bar on stderr; where that is no terminal, a line now and then instead of the bar."""
 
     def __init__(self) -> None:
@@ -62,10 +62,10 @@ class Shown(Silent):
         console.erase()
 
 
-class ProgressCallback(Callback):
+class ProgressBar(Callback):
     """Shows a run's progress with a reporter."""
 
-    def __init__(self, show: Silent) -> None:
+    def __init__(self, show: NullReporter) -> None:
         self._show, self._loss = show, float("nan")
 
     def on_train_begin(self, state: TrainingState, total_steps: int) -> None:

@@ -12,16 +12,16 @@ from pli_train.core.randomness import derive
 from pli_train.data.blocks import Blocks
 from pli_train.data.objective import Objective
 from pli_train.growth import schedule
-from pli_train.growth.initial_shape import Start, start_of
-from pli_train.growth.swap_regularizer import Swapping
+from pli_train.growth.initial_shape import InitialShape, start_of
+from pli_train.growth.swap_regularizer import SwapRegularizer
 from pli_train.models import build, flops
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
     from pli_train.core.anatomy import Anatomy
     from pli_train.core.run_format.run_folder import CheckpointName
-    from pli_train.data.sources.digits import Images
-    from pli_train.data.tokenization import Tokens
+    from pli_train.data.sources.digits import ImageCorpus
+    from pli_train.data.tokenization import TokenizedText
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,20 @@ class RunPlan:
     """
 
     config: RunConfig
-    corpus: Tokens | Images
+    corpus: TokenizedText | ImageCorpus
     blocks: Blocks
     anatomy: Anatomy
-    start: Start
+    start: InitialShape
     size: flops.Size
     objective: Objective
-    swapping: Swapping
-    events: tuple[schedule.Planned, ...]
+    swapping: SwapRegularizer
+    events: tuple[schedule.ScheduledEvent, ...]
     total_steps: int
     blocks_per_step: int
     retention: Retention
 
     @classmethod
-    def make(cls, config: RunConfig, corpus: Tokens | Images, processes: int) -> RunPlan:
+    def make(cls, config: RunConfig, corpus: TokenizedText | ImageCorpus, processes: int) -> RunPlan:
         """Plan a run.
 
         Args:
@@ -84,7 +84,7 @@ class RunPlan:
             start=start,
             size=flops.measure(skeleton, anatomy),
             objective=Objective(anatomy.task, corpus.tokenizer, train.mlm_probability),
-            swapping=Swapping(config.growth.swapping, config.seed, total_steps, anatomy.first_index),
+            swapping=SwapRegularizer(config.growth.swapping, config.seed, total_steps, anatomy.first_index),
             events=tuple(schedule.plan(config.growth.events(start, total_steps), start, total_steps)),
             total_steps=total_steps,
             blocks_per_step=blocks_per_step,

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
-    from pli_train.data.sources.digits import Images
-    from pli_train.data.tokenization import Tokens
+    from pli_train.data.sources.digits import ImageCorpus
+    from pli_train.data.tokenization import TokenizedText
     from pli_train.training.warm_start import Parent
 
 VERSIONS = ("pli", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
-def run_record(config: RunConfig, text: Tokens | Images, total_steps: int, parent: Parent | None = None) -> str:
+def run_record(
+    config: RunConfig, text: TokenizedText | ImageCorpus, total_steps: int, parent: Parent | None = None
+) -> str:
     """The run's record as JSON: resolved config, seed, command line, versions, corpus, parent."""
     about = {"about": text.about, "fingerprint": text.fingerprint, **text.counts}
     return _record(config, about, total_steps, parent)

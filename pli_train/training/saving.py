@@ -78,6 +78,6 @@ class Saver:
 
     def close(self) -> None:
         """Wait for the thread, and release the lock. Raises nothing: something else may have failed already."""
-        self._writer.settle()
+        self._writer.join()
         if self._lock is not None:
             self._lock.release()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 
-class Stop:
+class StopSignal:
     """Turns SIGINT and SIGTERM into `asked` while it is entered; outside the main thread it changes nothing.
 
     Args:
@@ -20,7 +20,7 @@ class Stop:
         self._say = say
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopSignal:
         with suppress(ValueError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._ask)

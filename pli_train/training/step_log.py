@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
-    from pli_train.optim.update_scaler import Paces
+    from pli_train.optim.update_scaler import UpdateScaler
     from pli_train.training.callback import Logged
     from pli_train.training.run_plan import RunPlan
     from pli_train.training.state import TrainingState
@@ -62,7 +62,7 @@ class StepLog:
             if not math.isfinite(loss):
                 raise PliError(_not_finite(state, step, loss))
 
-    def standing(self, state: TrainingState, scaler: Paces) -> dict[str, float]:
+    def summary(self, state: TrainingState, scaler: UpdateScaler) -> dict[str, float]:
         """Return learning rates, the model's size, and what training has cost so far."""
         progress, layers = state.progress, state.model.layers
         began, tokens = self._since

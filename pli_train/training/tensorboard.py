@@ -25,7 +25,7 @@ FLUSHED_EVERY = 10.0
 """Seconds after which those who look on see what was noted, checkpoint or not."""
 
 
-class Scalars:
+class ScalarWriter:
     """Writes a run's scalars into its folder, or nowhere. All but `close` raise PliError when the disk fails.
 
     Each process of a run writes a file of its own. TensorBoard and we read them in the order of the numbers in their
@@ -47,7 +47,7 @@ class Scalars:
             number = max(int(time.time()), before + 1)
             name = run_folder.SCALARS.replace("*", f"{number:010d}.{socket.gethostname()}.{os.getpid()}.0")
             self._path = folder / name
-            with self._told():
+            with self._describe():
                 self._file = RecordWriter(self._path.open("xb"))
             self._write(file_version="brain.Event:2")
             self._write(step=from_step, session_log=SessionLog(status=SessionLog.START))
@@ -82,7 +82,7 @@ class Scalars:
     def flush(self) -> None:
         """Return once everything noted is in the file."""
         if self._file is not None:
-            with self._told():
+            with self._describe():
                 self._file.flush()
             self._flushed = time.monotonic()
 
@@ -96,11 +96,11 @@ class Scalars:
     def _write(self, **fields: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        with self._told():
+        with self._describe():
             self._file.write(Event(**{"wall_time": time.time(), **fields}).SerializeToString())
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _describe(self) -> Iterator[None]:
         """A write that fails is told in one line, and once: nothing more is written."""
         try:
             yield
@@ -118,12 +118,12 @@ class TensorBoardCallback(Callback):
     """
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
-        self._folder, self._config, self._scalars = folder, config, Scalars(None)
+        self._folder, self._config, self._scalars = folder, config, ScalarWriter(None)
 
     def on_train_begin(self, state: TrainingState, total_steps: int) -> None:
         """Open a new event file; readers drop what an earlier process wrote from this step on."""
         is_new = not state.progress.history
-        self._scalars = Scalars(self._folder, from_step=0 if is_new else state.step + 1)
+        self._scalars = ScalarWriter(self._folder, from_step=0 if is_new else state.step + 1)
         if is_new:
             self._scalars.hparams(self._config.model_dump())
 

@@ -21,10 +21,10 @@ from pli_train.core.errors import PliError
 from pli_train.core.randomness import derive
 from pli_train.core.run_format import run_folder
 from pli_train.data.objective import Batch, loss_sum
-from pli_train.data.prefetch import Batches
+from pli_train.data.prefetch import BatchPrefetcher
 from pli_train.optim import grad_norms, optimizer
 from pli_train.training.growth_events import GrowthEvents
-from pli_train.training.signals import Stop
+from pli_train.training.signals import StopSignal
 from pli_train.training.step_log import StepLog
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ class Trainer:
     ) -> None:
         self.plan, self.state, self.evaluator, self.saver = plan, state, evaluator, saver
         self.accelerator, self.callbacks = accelerator, callbacks
-        self._batches = Batches(plan.blocks, plan.objective, plan.blocks_per_step, plan.config.seed)
+        self._batches = BatchPrefetcher(plan.blocks, plan.objective, plan.blocks_per_step, plan.config.seed)
         self._growth = GrowthEvents(plan, state)
         self._log = StepLog(accelerator, plan, state.progress.tokens)
-        self._stop = Stop(say)
+        self._stop = StopSignal(say)
 
     def run(self) -> Path:
         """Train to the end and return the last checkpoint's folder.
@@ -217,7 +217,7 @@ class Trainer:
         for callback in self.callbacks:
             for logged in callback.to_log():
                 self._call("on_log", logged)
-        values = self._log.standing(state, self._growth.update_scaler)
+        values = self._log.summary(state, self._growth.update_scaler)
         state.progress.history.append({"loss": last, "learning_rate": values[run_folder.LR], "step": state.step})
         self._call("on_log", (state.step, None, values))
 

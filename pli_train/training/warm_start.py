@@ -45,7 +45,9 @@ class Parent:
         return asdict(self)
 
 
-def settle(config: RunConfig, say: Callable[[str], None] = lambda line: None) -> tuple[RunConfig, Parent | None]:
+def resolve_parent(
+    config: RunConfig, say: Callable[[str], None] = lambda line: None
+) -> tuple[RunConfig, Parent | None]:
     """The config with a run's folder replaced by what it stands for; other configs as they are.
 
     Args:
@@ -71,13 +73,13 @@ def settle(config: RunConfig, say: Callable[[str], None] = lambda line: None) ->
     model = {"name_or_path": str(source), "initial_heads": config.model.initial_heads or heads}
     own = None if config.data.source in IMAGES else str(tokenizer)
     words = {"name_or_path": config.tokenizer.name_or_path or own}
-    settled = config.model_copy(
+    resolved = config.model_copy(
         update={
             "model": config.model.model_copy(update=model),
             "tokenizer": config.tokenizer.model_copy(update=words),
         }
     )
-    return settled, parent if config.model.weights == "pretrained" else None
+    return resolved, parent if config.model.weights == "pretrained" else None
 
 
 def _with_tokenizer_of(folder: Path, config: RunConfig, say: Callable[[str], None]) -> RunConfig:
@@ -115,13 +117,13 @@ def _live_heads(source: Path, wanted: ModelConfig) -> int | None:
         raise BadInput(f"{KEY}: {error}") from None
     shapes = set(lineage.shapes()[: wanted.initial_layers]) or {lineage.founding}
     if len(shapes) > 1:
-        told = ", ".join(f"{id} {_told(*lineage.shape(id))}" for id in lineage.stack[: wanted.initial_layers])
-        raise BadInput(f"{KEY}: {source}: a run begins with layers of one size, and these differ: {told}")
+        message = ", ".join(f"{id} {_describe(*lineage.shape(id))}" for id in lineage.stack[: wanted.initial_layers])
+        raise BadInput(f"{KEY}: {source}: a run begins with layers of one size, and these differ: {message}")
     ((heads, _),) = shapes
     if wanted.initial_heads and heads and wanted.initial_heads > heads:
         raise BadInput(f"model.initial_heads: {wanted.initial_heads} is more than the {heads} of {source}")
     return heads or None
 
 
-def _told(heads: int, units: int | None) -> str:
+def _describe(heads: int, units: int | None) -> str:
     return f"{heads} heads" + (f" and {units} FFN units" if units else "")

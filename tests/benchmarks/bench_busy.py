@@ -151,8 +151,8 @@ def main() -> None:
     asked.add_argument("--neighbours", type=int, default=2)
     asked.add_argument("--instead", metavar="NAME=VALUE", help="for `now`, as GOMP_SPINCOUNT=1000")
     wanted = asked.parse_args()
-    if told := [name for name in openmp.SETTINGS if name in os.environ]:
-        raise SystemExit(f"unset {' and '.join(told)}: how threads wait is what is compared here")
+    if message := [name for name in openmp.SETTINGS if name in os.environ]:
+        raise SystemExit(f"unset {' and '.join(message)}: how threads wait is what is compared here")
     cores = set(sorted(os.sched_getaffinity(0))[: wanted.cores])
     os.sched_setaffinity(0, cores)
     found = {(name, spinning): Found() for spinning in (0, wanted.neighbours) for name in ("before", "now")}

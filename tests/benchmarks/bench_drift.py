@@ -65,8 +65,10 @@ def write(folder: Path, count: int, distinct: int, layers: int) -> None:
 def vouch(path: Path) -> None:
     """A manifest whose hashes are of names: no two checkpoints are alike."""
     files = [file for file in path.iterdir() if file.name != run_folder.MANIFEST]
-    told = {f.name: {"bytes": f.stat().st_size, "sha256": hashlib.sha256(str(f).encode()).hexdigest()} for f in files}
-    (path / run_folder.MANIFEST).write_text(json.dumps({"files": told}))
+    message = {
+        f.name: {"bytes": f.stat().st_size, "sha256": hashlib.sha256(str(f).encode()).hexdigest()} for f in files
+    }
+    (path / run_folder.MANIFEST).write_text(json.dumps({"files": message}))
 
 
 # --- what is timed, each in a process of its own --------------------------------------------------------------------
@@ -80,22 +82,22 @@ def clock() -> np.ndarray:
 def warm(folder: Path) -> np.ndarray:
     """Read the bytes of the layers into one buffer."""
     from pli_analysis.runs.run import Run
-    from pli_analysis.runs.tensor_slices import places_of
+    from pli_analysis.runs.tensor_slices import locations_of
 
     checkpoints = Run.open(folder).checkpoints
-    places = [
-        places_of(c.files[full])[full]
+    locations = [
+        locations_of(c.files[full])[full]
         for c in checkpoints
         for names in c.names_of_layers.values()
         for full in names.values()
     ]
-    room = memoryview(bytearray(WARM))
+    steps_left = memoryview(bytearray(WARM))
     began = clock()
-    for place in places:
-        left, offset = 4 * int(np.prod(place.shape)), place.offset
-        handle = os.open(place.path, os.O_RDONLY)
+    for position in locations:
+        left, offset = 4 * int(np.prod(position.shape)), position.offset
+        handle = os.open(position.path, os.O_RDONLY)
         while left:
-            got = os.preadv(handle, [room[: min(left, WARM)]], offset)
+            got = os.preadv(handle, [steps_left[: min(left, WARM)]], offset)
             left, offset = left - got, offset + got
         os.close(handle)
     return clock() - began
@@ -156,8 +158,8 @@ def ask(what: str, folder: Path, cache: Path, *more: int) -> tuple[float, float,
     """Seconds, seconds of CPU, and peak memory in MiB of the largest process."""
     env = os.environ | {"PLI_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--child", what, "--folder", str(folder), *map(str, more)]
-    told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
-    return float(told[-3]), float(told[-2]), float(told[-1])
+    message = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
+    return float(message[-3]), float(message[-2]), float(message[-1])
 
 
 def main() -> None:
@@ -172,37 +174,37 @@ def main() -> None:
     asked.add_argument("--folder", type=Path, help="where to write; else a temporary folder")
     asked.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     asked.add_argument("more", type=int, nargs="*", help=argparse.SUPPRESS)
-    told = asked.parse_args()
-    if told.child:
-        seconds = CHILDREN[told.child](told.folder, *told.more)
+    message = asked.parse_args()
+    if message.child:
+        seconds = CHILDREN[message.child](message.folder, *message.more)
         peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         print(*(seconds if seconds is not None else (0, 0)), max(peaks))
         return
-    with tempfile.TemporaryDirectory(dir=told.folder) as name:
+    with tempfile.TemporaryDirectory(dir=message.folder) as name:
         work = Path(name)
         # In a process of its own: what is started by a big process counts that one's memory as its peak.
-        ask("write", work / "run", work, told.checkpoints, told.distinct, told.layers)
-        taken = turns(work, told)
-    report(taken, told)
+        ask("write", work / "run", work, message.checkpoints, message.distinct, message.layers)
+        taken = turns(work, message)
+    report(taken, message)
 
 
-def turns(work: Path, told: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
+def turns(work: Path, message: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
     """Seconds and memory of each thing in each turn; the order is turned round every other time."""
-    run, cache, last = work / "run", work / "cache", work / "run" / f"checkpoint-{told.checkpoints}"
+    run, cache, last = work / "run", work / "cache", work / "run" / f"checkpoint-{message.checkpoints}"
     taken: dict[str, list[tuple[float, float, float]]] = {}
     ask("warm", run, cache)
-    for turn in range(told.repeats):
+    for turn in range(message.repeats):
         jobs = [
             "warm",
             "drift, 1 thread",
-            f"drift, {told.threads} threads",
+            f"drift, {message.threads} threads",
             "tensors",
-            *["naive"] * (told.naive > 0),
+            *["naive"] * (message.naive > 0),
         ]
         for job in jobs if turn % 2 == 0 else reversed(jobs):
             shutil.rmtree(cache, ignore_errors=True)
             what, _, threads = job.partition(", ")
-            more = [int(threads.split()[0])] if threads else [told.naive] * (what == "naive")
+            more = [int(threads.split()[0])] if threads else [message.naive] * (what == "naive")
             taken.setdefault(job, []).append(ask(what, run, cache, *more))
         shutil.rmtree(cache, ignore_errors=True)
         first = ask("drift", run, cache, 1)
@@ -213,11 +215,11 @@ def turns(work: Path, told: argparse.Namespace) -> dict[str, list[tuple[float, f
     return taken
 
 
-def report(taken: dict[str, list[tuple[float, float, float]]], told: argparse.Namespace) -> None:
+def report(taken: dict[str, list[tuple[float, float, float]]], message: argparse.Namespace) -> None:
     """The table."""
-    gigabytes = told.checkpoints * told.layers * 7_087_872 * 4 / 1e9
-    what = f"{told.checkpoints} checkpoints, {told.layers} layers of BERT-base"
-    print(f"{what}, {gigabytes:.1f} GB; {told.repeats} turns")
+    gigabytes = message.checkpoints * message.layers * 7_087_872 * 4 / 1e9
+    what = f"{message.checkpoints} checkpoints, {message.layers} layers of BERT-base"
+    print(f"{what}, {gigabytes:.1f} GB; {message.repeats} turns")
     print(
         "                       median  (spread), s        ÷ reading warm (spread)    the same in seconds of CPU    MiB"
     )

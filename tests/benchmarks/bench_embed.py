@@ -52,8 +52,8 @@ def write(folder: Path, count: int, layers: int, half: int) -> None:
         for tensor in weights.values():
             # Drawing this many numbers anew each time takes longer than all else: steps are one draw, shifted.
             drawn = torch.randn(min(tensor.numel(), 2**20) + 4099, generator=generator)
-            places = torch.arange(tensor.numel()).remainder_(len(drawn))
-            tensor.view(-1).add_(drawn[places], alpha=0.02 * STEP)
+            locations = torch.arange(tensor.numel()).remainder_(len(drawn))
+            tensor.view(-1).add_(drawn[locations], alpha=0.02 * STEP)
         (path / run_folder.CONFIG).write_text(config.to_json_string())
         (path / run_folder.LINEAGE).write_text(lineage)
         (path / run_folder.TRAINER_STATE).write_text('{"num_input_tokens_seen": 0}')
@@ -71,10 +71,10 @@ def opened(folder: Path, most: int):
 
 def warm(folder: Path, most: int) -> np.ndarray:
     """Read the weights of the first checkpoints into one buffer."""
-    room, began = bytearray(WARM), clock()
+    steps_left, began = bytearray(WARM), clock()
     for checkpoint in opened(folder, most).checkpoints:
         with (checkpoint.path / run_folder.WEIGHTS).open("rb", buffering=0) as file:
-            while file.readinto(room):
+            while file.readinto(steps_left):
                 pass
     return clock() - began
 
@@ -106,16 +106,16 @@ def compare(folder: Path, most: int) -> np.ndarray:
     sources = [point.source for point in points]
     exact, sketch = (gram(Weights(points), sources, bound) for bound in (np.inf, 0.0))
     pairs = np.triu_indices(len(points), 1)
-    true, told = (np.sqrt(squared_distances(found.steps, sources)[pairs]) for found in (exact, sketch))
-    error = np.abs(told / true - 1)
+    true, message = (np.sqrt(squared_distances(found.steps, sources)[pairs]) for found in (exact, sketch))
+    error = np.abs(message / true - 1)
     return np.array([*_stated(sketch.error), error.max(), np.median(error), len(points)])
 
 
 def watch_memory(peak: list[float]) -> None:
     """Keep the most memory of its own that this process ever has, in MiB."""
     while True:
-        told = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]
-        peak[0] = max(peak[0], int(told) / 1024)
+        message = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]
+        peak[0] = max(peak[0], int(message) / 1024)
         time.sleep(0.1)
 
 
@@ -140,30 +140,30 @@ def main() -> None:
     asked.add_argument("--folder", type=Path, help="where to write; else a temporary folder")
     asked.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     asked.add_argument("more", type=int, nargs="*", help=argparse.SUPPRESS)
-    told = asked.parse_args()
-    if told.child:
+    message = asked.parse_args()
+    if message.child:
         peak = [0.0]
         threading.Thread(target=watch_memory, args=(peak,), daemon=True).start()
-        found = CHILDREN[told.child](told.folder, *told.more)
+        found = CHILDREN[message.child](message.folder, *message.more)
         print(json.dumps([*([] if found is None else found.tolist()), *peak]))
         return
-    with tempfile.TemporaryDirectory(dir=told.folder) as name:
+    with tempfile.TemporaryDirectory(dir=message.folder) as name:
         run = Path(name) / "run"
-        ask("write", run, told.checkpoints, told.layers, int(not told.float32))
+        ask("write", run, message.checkpoints, message.layers, int(not message.float32))
         size = sum(path.stat().st_size for path in run.rglob(run_folder.WEIGHTS)) / 1e9
-        kind = "float32" if told.float32 else "bfloat16"
-        print(f"{told.checkpoints} checkpoints, {told.layers} layers of BERT-base in {kind}, {size:.1f} GB")
+        kind = "float32" if message.float32 else "bfloat16"
+        print(f"{message.checkpoints} checkpoints, {message.layers} layers of BERT-base in {kind}, {size:.1f} GB")
         print(
             "points   seconds (spread)              ÷ reading warm (spread)       MiB   states errors of up to, median"
         )
-        for most in (told.checkpoints // 4, told.checkpoints // 2, told.checkpoints):
-            taken = [(ask("warm", run, most), ask("embed", run, most)) for _ in range(told.repeats)]
+        for most in (message.checkpoints // 4, message.checkpoints // 2, message.checkpoints):
+            taken = [(ask("warm", run, most), ask("embed", run, most)) for _ in range(message.repeats)]
             seconds = spread([mapped[0] for _, mapped in taken], 1)
             ratios = spread([mapped[0] / read[0] for read, mapped in taken], 1)
             *_, largest, median, points, _ = taken[0][1]
             peak = max(mapped[-1] for _, mapped in taken)
             print(f"{points:6.0f} {seconds:29} {ratios:28} {peak:5.0f}   {largest:.1%}, {median:.1%}")
-        stated = ask("compare", run, told.exact)
+        stated = ask("compare", run, message.exact)
     print(
         f"sketch against exact, {stated[4]:.0f} points: it states {stated[0]:.1%}, {stated[1]:.1%}; "
         f"all pairs err by {stated[2]:.1%} at most, {stated[3]:.1%} in the median"

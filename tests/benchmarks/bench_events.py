@@ -69,10 +69,10 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--points", type=int, default=200_000)
     asked.add_argument("--repeats", type=int, default=5)
-    told = asked.parse_args()
+    message = asked.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        tensors = write(Path(name) / "tensors", told.points, in_tensors=True)
-        plain = write(Path(name) / "plain", told.points, in_tensors=False)
+        tensors = write(Path(name) / "tensors", message.points, in_tensors=True)
+        plain = write(Path(name) / "plain", message.points, in_tensors=False)
         readers = {
             "tensors": lambda: reading.read(tensors),
             "plain scalars": lambda: reading.read(plain),
@@ -80,17 +80,17 @@ def main() -> None:
             "EventAccumulator": lambda: event_accumulator(tensors),
         }
         expected = readers["EventAccumulator"]()
-        assert sum(map(len, expected.values())) == told.points
+        assert sum(map(len, expected.values())) == message.points
         for name in ("tensors", "plain scalars", "tensors by protobuf"):  # also imports pandas, and fills disk caches
             assert readers[name]().values == expected, f"{name}: other points"
         taken: dict[str, list[float]] = {name: [] for name in readers}
-        for _ in range(told.repeats):
+        for _ in range(message.repeats):
             for name, read in readers.items():
                 gc.collect()  # what the reader before left behind is not for this one to clear away
                 began = time.process_time()
                 read()
                 taken[name].append(time.process_time() - began)
-    print(f"{told.points:,} points, {told.repeats} turns; the same points read by all")
+    print(f"{message.points:,} points, {message.repeats} turns; the same points read by all")
     print("reader                median  (spread), s           ÷ tensors (spread)")
     for name, times in taken.items():
         ratios = [mine / ours for mine, ours in zip(times, taken["tensors"], strict=True)]

@@ -85,8 +85,8 @@ def bert_base(folder: Path, updates: bool, batch: int, length: int) -> Turn:
             adam.zero_grad(set_to_none=True)
             step += 1
         with clock.runs():
-            for at, wall_time, told in made.read():
-                scalars.add(at, told, wall_time)
+            for at, wall_time, message in made.read():
+                scalars.add(at, message, wall_time)
         return clock.seconds
 
     return turn
@@ -151,22 +151,22 @@ def main() -> None:
     asked.add_argument("--batch", type=int, default=4, help="BERT-base: sequences")
     asked.add_argument("--length", type=int, default=128, help="BERT-base: tokens of each")
     asked.add_argument("--updates", action="store_true", help="also with ‖update‖ ÷ ‖weights‖")
-    told = asked.parse_args()
+    message = asked.parse_args()
     print(f"{'wanted: ratios of at most 1.01':<36} {'ms/step':>8} {'ms/norms':>8} {'turns':>8} {'lowest':>8}", end="")
     print(f" {'highest':>8} {'direct':>9} {'lowest':>8} {'highest':>8}")
     with tempfile.TemporaryDirectory() as folder:
-        for updates in (False, True) if told.updates else (False,):
+        for updates in (False, True) if message.updates else (False,):
             also = ", updates too" if updates else ""
             for depth in (1, 6):
                 print(
                     row(
                         f"default preset, depth {depth}{also}",
-                        measure(preset(Path(folder), updates, depth), told.turns),
+                        measure(preset(Path(folder), updates, depth), message.turns),
                     )
                 )
-            base = bert_base(Path(folder), updates, told.batch, told.length)
-            print(row(f"BERT-base, {told.batch} × {told.length} tokens{also}", measure(base, told.turns)))
-    print(f"{told.turns} turns of {EVERY} updates each way; {torch.get_num_threads()} thread(s)")
+            base = bert_base(Path(folder), updates, message.batch, message.length)
+            print(row(f"BERT-base, {message.batch} × {message.length} tokens{also}", measure(base, message.turns)))
+    print(f"{message.turns} turns of {EVERY} updates each way; {torch.get_num_threads()} thread(s)")
 
 
 if __name__ == "__main__":

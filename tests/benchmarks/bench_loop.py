@@ -56,7 +56,7 @@ from pli_train.core.randomness import derive
 from pli_train.data import corpus
 from pli_train.data.blocks import Blocks
 from pli_train.data.objective import IGNORED, Objective, loss_sum
-from pli_train.data.prefetch import Batches
+from pli_train.data.prefetch import BatchPrefetcher
 from pli_train.models import build as models
 from pli_train.optim import optimizer
 from pli_train.training import launch, trainer
@@ -114,11 +114,11 @@ def prepared(name: str, steps: int, *more: str) -> Case:
     """A case's config, and its batches as our loop makes them."""
     preset, overrides = CASES[name]
     settings = loading.load(preset, [*STILL, *overrides, f"train.steps={steps}", *more])
-    text = corpus.load(settings.data, settings.tokenizer, lambda told: None)
+    text = corpus.load(settings.data, settings.tokenizer, lambda message: None)
     blocks = Blocks(text.train, settings.train.block_size, derive(settings.seed, "order"))
     task = anatomy.family(settings.model.family).task
     objective = Objective(task, text.tokenizer, settings.train.mlm_probability)
-    made = Batches(blocks, objective, settings.train.batch_size, settings.seed)
+    made = BatchPrefetcher(blocks, objective, settings.train.batch_size, settings.seed)
     batches = [made.make(step, settings.train.block_size) for step in range(steps)]
     return Case(
         settings, text, [(b.inputs, _unshifted(b.inputs) if task == "causal-lm" else b.labels) for b in batches]
@@ -272,12 +272,12 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in self._operators:
-            operands = [self._like(place, arg) for place, arg in enumerate(args)]
+            operands = [self._like(position, arg) for position, arg in enumerate(args)]
             self.calls.append((func, operands, kwargs or {}))
         return func(*args, **(kwargs or {}))
 
-    def _like(self, place: int, tensor: torch.Tensor) -> torch.Tensor:
-        key = place, tensor.shape, tensor.stride(), tensor.dtype
+    def _like(self, position: int, tensor: torch.Tensor) -> torch.Tensor:
+        key = position, tensor.shape, tensor.stride(), tensor.dtype
         if key not in self._operands:
             made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
             self._operands[key] = made.normal_()
@@ -394,8 +394,8 @@ def growth(name: str, rounds: int, steps: int, compiled: bool) -> None:
     """Print what the step of an insertion costs."""
     for what, saving in (("insertion and the step after it", False), ("the same with two checkpoints", True)):
         ratios = sorted(in_fresh_process(inserted, name, steps, compiled, saving) for _ in range(rounds))
-        told = f"{name}{', compiled' if compiled else ''}: {what} ÷ a usual step"
-        print(f"{told} {statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})", flush=True)
+        message = f"{name}{', compiled' if compiled else ''}: {what} ÷ a usual step"
+        print(f"{message} {statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})", flush=True)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 CHROMIUM = "/usr/bin/chromium"
-SCHEDULE = " ".join(f"{0.05 * place:.2f}@{place}" for place in range(1, 12))
+SCHEDULE = " ".join(f"{0.05 * position:.2f}@{position}" for position in range(1, 12))
 USABLE = """() => new Promise(done => {
   const first = performance.getEntriesByType('navigation')[0];
   const wait = () => {
@@ -83,16 +83,16 @@ def main() -> None:
     asked.add_argument("--checkpoints", type=int, default=100)
     asked.add_argument("--repeats", type=int, default=3)
     asked.add_argument("--run", type=Path, help="a run to report on; where there is none, the run is made there")
-    told = asked.parse_args()
+    message = asked.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        run = told.run or work / "run"
+        run = message.run or work / "run"
         if not run.is_dir():
-            train(run, told.steps, told.checkpoints)
+            train(run, message.steps, message.checkpoints)
         page = work / "report.html"
         first, _ = report(run, page, work / "cache")
-        again = [report(run, page, work / "cache") for _ in range(told.repeats)]
-        seen = [browse(page) for _ in range(told.repeats)]
+        again = [report(run, page, work / "cache") for _ in range(message.repeats)]
+        seen = [browse(page) for _ in range(message.repeats)]
     print(f"{'report, nothing cached':28} {first:7.2f} s")
     print(f"{'report, from cached metrics':28} {spread([seconds for seconds, _ in again])} s")
     print(f"{'page':28} {again[0][1]:7.2f} MiB")

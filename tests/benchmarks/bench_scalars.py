@@ -75,7 +75,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--steps", type=int, default=5000)
     asked.add_argument("--repeats", type=int, default=5)
-    told = asked.parse_args()
+    message = asked.parse_args()
     readers = [columns, values, event_accumulator]
     if importlib.util.find_spec("tbparse"):
         readers.append(tbparse)
@@ -84,16 +84,16 @@ def main() -> None:
     taken: dict = {reader: [] for reader in readers}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder, told.steps)
+        write(folder, message.steps)
         columns(folder)  # imports pandas, which no reading of a file should pay for
-        for turn in range(told.repeats):
+        for turn in range(message.repeats):
             read = {}
             for reader in readers[turn % len(readers) :] + readers[: turn % len(readers)]:
                 began = time.perf_counter()
                 read[reader] = reader(folder)
                 taken[reader].append(time.perf_counter() - began)
-            compare(read, told.steps * TAGS)
-    print(f"{told.steps * TAGS:,} scalars, {TAGS} tags, {told.repeats} turns; same points read by all")
+            compare(read, message.steps * TAGS)
+    print(f"{message.steps * TAGS:,} scalars, {TAGS} tags, {message.repeats} turns; same points read by all")
     print("reader              median  (spread), s            ÷ columns (spread)     ÷ values (spread)")
     for reader, times in taken.items():
         ratios = [spread([b / a for a, b in zip(taken[ours], times, strict=True)], 1) for ours in (columns, values)]

@@ -60,7 +60,7 @@ def steps_of(cell):
 def examined(run, steps, layered):
     """(step, statistic, p, least p, placebos) of each of these steps."""
     from pli_analysis.metrics.disturbance.disturbance import disturbance
-    from pli_analysis.metrics.disturbance.event_context import Scene
+    from pli_analysis.metrics.disturbance.event_context import EventContext
     from pli_analysis.metrics.disturbance.loss_effect import Losses
     from pli_analysis.metrics.disturbance.placebo import MOST
 
@@ -69,7 +69,7 @@ def examined(run, steps, layered):
         rows = found.events.to_dict("records")
         yield from ((r["step"], "score", r["p"], r["least_p"], r["placebos"]) for r in found.layers.to_dict("records"))
     else:
-        losses = Losses(Scene(run, (), WINDOW), MOST)
+        losses = Losses(EventContext(run, (), WINDOW), MOST)
         rows = [{"step": step} | losses.row(step, losses.after(step)) for step in steps]
     for row in rows:
         for name in ("spike", "area"):
@@ -105,8 +105,8 @@ def table(found):
         able = of[of["p"].notna() & (of["least_p"] < LEVEL)]
         rate = (able["p"] < LEVEL).mean()
         error = (rate * (1 - rate) / len(able)) ** 0.5 if len(able) else float("nan")
-        told = {"cell": cell, "step": step, "statistic": statistic, "cases": len(able), "rate": rate, "error": error}
-        rows.append(told | {"without": len(of) - len(able), "placebos": of["placebos"].median()})
+        message = {"cell": cell, "step": step, "statistic": statistic, "cases": len(able), "rate": rate, "error": error}
+        rows.append(message | {"without": len(of) - len(able), "placebos": of["placebos"].median()})
     return pd.DataFrame(rows).round(4)
 
 
@@ -118,7 +118,7 @@ def pooled(found):
 def follow_old_rule(patch=setattr):
     """Placebo steps from the whole run, evenly spread, in any phase, over the whole window."""
     from pli_analysis.metrics.disturbance import placebo
-    from pli_analysis.metrics.drift.rates import Planned
+    from pli_analysis.metrics.drift.rates import ScheduledRates
 
     def around(step, reach, candidates, most):
         far = [at for at in candidates if abs(at - step) >= reach]
@@ -127,7 +127,7 @@ def follow_old_rule(patch=setattr):
     patch(placebo, "around", around)
     patch(placebo, "FACTOR", 10**6)
     patch(placebo, "longest", lambda reaches, placebos, enough: (reaches[0], placebos(reaches[0])))
-    patch(Planned, "phase", lambda self, start, end, event=None: "any")
+    patch(ScheduledRates, "phase", lambda self, start, end, event=None: "any")
 
 
 def main():

@@ -59,13 +59,13 @@ def losses_around_events(folder, seed, overrides):
     trainer.run()
     found, counts, held_out = [], None, trainer.held_out
     everything = np.arange(held_out.count)
-    for step, told in by_step(trainer.lineage).items():
+    for step, message in by_step(trainer.lineage).items():
         sides = []
         for after in (False, True):
             model = checkpoint.read(folder / str(run_folder.CheckpointName(step, after))).model
             sums, counts = held_out.losses(model, trainer.accelerator, everything, trainer.context, 64)
             sides.append(sums)
-        found.append((step, " ".join(told), *sides))
+        found.append((step, " ".join(message), *sides))
     return found, counts, held_out.difficulty
 
 
@@ -78,8 +78,8 @@ def drawn(difficulty, seed, blocks=BLOCKS):
 
 def first_16(difficulty, seed):
     """The first of them, as `--blocks 16` reads them."""
-    places, design = drawn(difficulty, seed)
-    return places[:16], design.first(16)
+    locations, design = drawn(difficulty, seed)
+    return locations[:16], design.first(16)
 
 
 def in_a_row(difficulty, seed, blocks=BLOCKS):
@@ -96,8 +96,8 @@ def coverage(sums, counts, difficulty, rule, placements):
 
     truth, held, errors = sums.sum() / counts.sum(), 0, []
     for seed in range(placements):
-        places, design = rule(difficulty, seed)
-        found = design.mean(sums[places], counts[places])
+        locations, design = rule(difficulty, seed)
+        found = design.mean(sums[locations], counts[locations])
         _, low, high = _interval(found)
         held += low <= truth <= high
         errors.append(found.error)

@@ -39,8 +39,8 @@ class Story:
             return f"checkpoints {self.checkpoints}"
         if self.lineage.events != final.lineage.events[: len(self.lineage.events)]:
             return f"events {self.lineage.events}"
-        for told, finally_told in ((self.scalars, final.scalars), (self.drift, final.drift)):
-            for key, value in told.items():
+        for message, finally_told in ((self.scalars, final.scalars), (self.drift, final.drift)):
+            for key, value in message.items():
                 if not _same(value, finally_told.get(key)):
                     return f"{key}: {value} and finally {finally_told.get(key)}"
         return None
@@ -73,10 +73,10 @@ class Onlooker(threading.Thread):
     def _look(self):
         try:
             story = Story(self._folder)
-        except BadInput as told:
+        except BadInput as message:
             self.early += 1
-            if self.looks or not any(known in str(told) for known in NOT_YET):
-                self.complaints.append(f"after {self.looks} looks: {told}")
+            if self.looks or not any(known in str(message) for known in NOT_YET):
+                self.complaints.append(f"after {self.looks} looks: {message}")
             return
         except Exception as error:
             self.complaints.append(repr(error))

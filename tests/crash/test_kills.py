@@ -138,8 +138,8 @@ class Fresh:
     """A `pli-train` in an interpreter of its own, killed like a forked one."""
 
     def __init__(self, *argv):
-        told = [sys.executable, "-m", "pli_train.cli", *map(str, argv), "--quiet"]
-        self._process = subprocess.Popen(told, stderr=subprocess.PIPE, text=True)
+        message = [sys.executable, "-m", "pli_train.cli", *map(str, argv), "--quiet"]
+        self._process = subprocess.Popen(message, stderr=subprocess.PIPE, text=True)
 
     def running(self):
         return self._process.poll() is None
@@ -165,7 +165,7 @@ def test_fresh_interpreters_die_and_go_on_alike(toml_of, finals, tmp_path):
 
 @pytest.mark.parametrize("told", [True, False], ids=["with-its-hash", "behind-its-hash"])
 @pytest.mark.parametrize("family", KILLED_FAMILIES)
-def test_one_moment_changed_between_kill_and_resume_is_noticed(warm, toml_of, finals, tmp_path, family, told):
+def test_one_moment_changed_between_kill_and_resume_is_noticed(warm, toml_of, finals, tmp_path, family, message):
     """The negative control: the comparison sees one number in one moment, when resume is made to take it.
 
     When the manifest still has the old hash, resume passes that checkpoint over and ends at the same bytes after all.
@@ -177,7 +177,7 @@ def test_one_moment_changed_between_kill_and_resume_is_noticed(warm, toml_of, fi
     moment = tensors[next(name for name in sorted(tensors) if name.startswith("exp_avg/") and "<a>" in name)]
     moment.view(-1)[0] += 1e-3
     save_file(tensors, newest / run_folder.OPTIMIZER)
-    if told:
+    if message:
         manifest = json.loads((newest / run_folder.MANIFEST).read_text())
         hashed = hashlib.sha256((newest / run_folder.OPTIMIZER).read_bytes()).hexdigest()
         manifest["files"][run_folder.OPTIMIZER]["sha256"] = hashed
@@ -187,7 +187,7 @@ def test_one_moment_changed_between_kill_and_resume_is_noticed(warm, toml_of, fi
     ours, theirs = content_and_record(run), finals[family][1]
     assert ours.keys() == theirs.keys()
     different = {key for key in ours if ours[key] != theirs[key]}
-    if not told:
+    if not message:
         assert "its hash differs" in child.errors
         assert not different
         return

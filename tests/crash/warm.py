@@ -84,7 +84,7 @@ class Warm:
 def _import_everything():
     from pli_train.core.cli import console
 
-    console.settle()
+    console.configure()
     import torch
     import torch.utils.tensorboard
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast  # noqa: F401

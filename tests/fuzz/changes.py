@@ -30,17 +30,17 @@ def nodes(document):
 def bent(document, chance):
     """A JSON document with one thing in it changed."""
     document = copy.deepcopy(document)
-    places = list(nodes(document))
-    if not places:
+    locations = list(nodes(document))
+    if not locations:
         return chance.choice(HOSTILE)
-    box, key = chance.choice(places)
+    box, key = chance.choice(locations)
     what = chance.randrange(5)
     if what == 0:
         del box[key]
     elif what == 1 and isinstance(box, dict):
         box[chance.choice(KEYS)] = chance.choice(HOSTILE)
     elif what == 2:
-        other, from_ = chance.choice(places)
+        other, from_ = chance.choice(locations)
         box[key] = (
             copy.deepcopy(other[from_]) if from_ in (other if isinstance(other, dict) else range(len(other))) else 0
         )
@@ -106,17 +106,17 @@ def renamed(header, chance):
         at = chance.choice((0, plain.find(".") + 1))
         return f"{plain[:at]}{wrapper}.{plain[at:]}"
 
-    return {name(plain): told for plain, told in header.items()}
+    return {name(plain): message for plain, message in header.items()}
 
 
 def retyped(header, chance):
     """A tensor with numbers of another type, and of as many as its bytes are then."""
     name = chance.choice([name for name in header if name != "__metadata__"])
-    told, (type, size) = header[name], chance.choice(TYPES)
-    shape = told.get("shape", [])
+    message, (type, size) = header[name], chance.choice(TYPES)
+    shape = message.get("shape", [])
     if shape and (shape[-1] * 4) % size == 0 and chance.random() < 0.9:
         shape = [*shape[:-1], shape[-1] * 4 // size]
-    return header | {name: told | {"dtype": type, "shape": shape}}
+    return header | {name: message | {"dtype": type, "shape": shape}}
 
 
 def not_finite(data, chance):

@@ -38,7 +38,7 @@ TOKENIZER = [f"{run_folder.TOKENIZER}/{name}" for name in ("tokenizer.json", "to
 
 
 @pytest.fixture(scope="session")
-def watch():
+def on_progress():
     return Watch()
 
 
@@ -88,7 +88,7 @@ def read_everything(run):
     return gave
 
 
-def attack(run, file, cases, seed, watch, read=read_everything):
+def attack(run, file, cases, seed, on_progress, read=read_everything):
     """Read a run with one of its files changed, again and again; returns how often it still gave all content."""
     path, chance = run / file, random.Random(f"{file} {cases} {seed}")
     good, manifest = path.read_bytes(), (run / AT / run_folder.MANIFEST).read_bytes()
@@ -102,13 +102,13 @@ def attack(run, file, cases, seed, watch, read=read_everything):
             vouch(path)
         began = time.process_time()  # work, and not waiting for a busy machine
         try:
-            gave = watch.during(run, lambda: read(run))
+            gave = on_progress.during(run, lambda: read(run))
         except Exception as error:
             raise AssertionError(f"{file}, case {number} of seed {seed}: {error!r}: {bad[:2000]!r}") from error
         finally:
             path.write_bytes(good)
             (run / AT / run_folder.MANIFEST).write_bytes(manifest)
-        assert not watch.seen, (number, watch.seen[:3], bad[:2000])
+        assert not on_progress.seen, (number, on_progress.seen[:3], bad[:2000])
         assert time.process_time() - began < SECONDS, (number, bad[:2000])
         whole += gave == everything
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
@@ -127,16 +127,16 @@ def load_tokenizer(run):
 
 
 @pytest.mark.parametrize("file", [*FILES, INDEX, *TOKENIZER])
-def test_a_broken_file_is_a_named_error_and_nothing_else_happens(run, run_in_shards, file, watch, fuzz_cases):
+def test_a_broken_file_is_a_named_error_and_nothing_else_happens(run, run_in_shards, file, on_progress, fuzz_cases):
     """`auto_map`, classes by name and paths that lead out are among the changes."""
     folder = run_in_shards if file == INDEX else run
     read = load_tokenizer if file in TOKENIZER else read_everything
     attack(folder, file, 300 if fuzz_cases >= 1000 else 40, "warm", Blind(), read)
-    attack(folder, file, fuzz_cases, 0, watch, read)
+    attack(folder, file, fuzz_cases, 0, on_progress, read)
 
 
 @pytest.mark.parametrize("file", [*FILES[2:7], FILES[8]])
-def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, watch):
+def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, on_progress):
     """One update is done where the trainer takes the state."""
 
     def resumed(folder):
@@ -151,7 +151,7 @@ def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run,
     attack(run, file, 25, "resume", Blind(), resumed)
 
 
-def test_the_watch_sees_what_it_is_there_for(run, watch, tmp_path):
+def test_the_watch_sees_what_it_is_there_for(run, on_progress, tmp_path):
     """The negative control: a path outside, an import and a pickle do not escape it."""
     import pickle
 
@@ -160,8 +160,8 @@ def test_the_watch_sees_what_it_is_there_for(run, watch, tmp_path):
     def sins():
         import this_module_is_not_there  # noqa: F401
 
-    watch.during(run, lambda: pickle.loads((tmp_path / "outside").read_bytes()))
-    assert {event for event, _ in watch.seen} == {"open", "pickle.find_class"}
+    on_progress.during(run, lambda: pickle.loads((tmp_path / "outside").read_bytes()))
+    assert {event for event, _ in on_progress.seen} == {"open", "pickle.find_class"}
     with pytest.raises(ModuleNotFoundError):
-        watch.during(run, sins)
-    assert ("import", "this_module_is_not_there") in watch.seen
+        on_progress.during(run, sins)
+    assert ("import", "this_module_is_not_there") in on_progress.seen

@@ -28,26 +28,26 @@ def summed(part):
 
 def decoded(data):
     """tag → {step: (wall time, value)}, how many records are damaged, and bytes passed over; no file is read."""
-    piece, damaged, at, skipped = events.Piece({}), 0, 0, 0
+    segment, damaged, at, skipped = events.Piece({}), 0, 0, 0
     while at is not None:
         found = records.find(data[at:])
         read = events.decode(data[at:], found)
-        piece = piece.then(read)
+        segment = segment.then(read)
         damaged += found.damaged + found.lost + read.damaged
         if not found.lost:
             break
         lost = at + found.end
         at = records.next_head(data, lost + 1)
         skipped += (len(data) if at is None else at) - lost
-    return reading.Scalars(piece.columns).values, damaged, skipped
+    return reading.Scalars(segment.columns).values, damaged, skipped
 
 
 def event(step, values, wall_time=1.0, **more):
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    told = [Summary.Value(tag=tag, simple_value=value) for tag, value in values]
-    return Event(step=step, wall_time=wall_time, summary=Summary(value=told), **more).SerializeToString()
+    message = [Summary.Value(tag=tag, simple_value=value) for tag, value in values]
+    return Event(step=step, wall_time=wall_time, summary=Summary(value=message), **more).SerializeToString()
 
 
 points = st.tuples(st.integers(-5, 2**40), st.sampled_from(["a", "loss/é", "x" * 120, ""]), st.floats(width=32))
@@ -109,8 +109,8 @@ def reframed(data, chance):
     if chance.random() < 0.5:
         bad = framed(torn(payload, chance))
     else:
-        told = struct.pack("<Q", chance.choice((0, 1, length + 1, 2**31, 2**40, 2**63, 2**64 - 1)))
-        bad = told + summed(told) + payload
+        message = struct.pack("<Q", chance.choice((0, 1, length + 1, 2**31, 2**40, 2**63, 2**64 - 1)))
+        bad = message + summed(message) + payload
     return data[: start - 12] + bad + data[start + length + 4 :]
 
 
@@ -136,9 +136,9 @@ def test_broken_event_files(kind, request, fuzz_cases, tmp_path, monkeypatch):
         by_pieces = reading.read(path)
         assert time.process_time() - began < SECONDS, number
         assert in_words(by_pieces.values) == in_words(values), number
-        told = f"{path}: {damaged} damaged record{'s' * (damaged > 1)}"
-        told += f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
-        assert by_pieces.damaged == [told] * (damaged > 0), number
+        message = f"{path}: {damaged} damaged record{'s' * (damaged > 1)}"
+        message += f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
+        assert by_pieces.damaged == [message] * (damaged > 0), number
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
 
 

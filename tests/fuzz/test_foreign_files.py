@@ -31,7 +31,7 @@ def output(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def watch():
+def on_progress():
     """In a process that has loaded what a config that tells of other heads would load."""
     axes.rows(np.zeros((4, 2)), "(head dim) model", "head", {"head": 2})
     return Watch()
@@ -76,13 +76,15 @@ def read_everything(output):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_broken_foreign_file_is_a_named_error_and_nothing_else_happens(file, output, watch, fuzz_cases, tmp_path):
+def test_a_broken_foreign_file_is_a_named_error_and_nothing_else_happens(
+    file, output, on_progress, fuzz_cases, tmp_path
+):
     folder = folder_for(file, output, tmp_path / "out")
     everything = read_everything(folder)
     path, whole, before = folder / AT / file, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert everything == 10
     good = path.read_bytes()
-    for looking, cases, seed in ((Blind(), 20, "warm"), (watch, fuzz_cases // 2, 0)):
+    for looking, cases, seed in ((Blind(), 20, "warm"), (on_progress, fuzz_cases // 2, 0)):
         chance = random.Random(f"{file} {cases} {seed}")
         for number in range(cases):
             bad = mutated(path, good, chance)

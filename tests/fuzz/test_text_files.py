@@ -70,7 +70,7 @@ def read(path):
     """All documents, or None where the file is refused."""
     try:
         found = texts.of_path(path, "text", "data.text_column")
-        return ["".join(piece.text for piece in pieces) for pieces in found.documents(~found.is_blank)]
+        return ["".join(segment.text for segment in segments) for segments in found.documents(~found.is_blank)]
     except BadInput as error:
         assert str(error) and "\n" not in str(error), error
         return None

@@ -106,7 +106,7 @@ def test_a_layer_has_one_score(run, page):
 
 def test_the_eval_loss_is_one_number(run, page):
     points = reading.read(run).of(run_folder.EVAL_LOSS)
-    first, last = (f"{points.values[place]:.3f}" for place in (0, -1))
+    first, last = (f"{points.values[position]:.3f}" for position in (0, -1))
     assert f"{first} → {last} nats per token" in page  # the summary
     assert f"Eval loss went from {first} to {last};" in page  # the caption of the loss
     assert f"{first} → {last} nats per token" in command("report", run).stdout

@@ -32,7 +32,7 @@ READ = [name for name in ANALYSED if anatomy.family(name).task in ("causal-lm", 
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch, tmp_path):
+def without_events(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -62,11 +62,11 @@ def influence(model, table, index=-1):
         for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
             norm.forward = partial(torch.mul, norm.weight)
     out = layer.get_submodule(OUT.get(table.model_type, table.identity["zero"][0]))
-    heard = []
-    out.register_forward_pre_hook(lambda module, args: heard.append(args[0]))
+    collected = []
+    out.register_forward_pre_hook(lambda module, args: collected.append(args[0]))
     run_once(model)
     parameters = dict(layer.named_parameters())
-    heads = heard[0].unflatten(-1, (HEADS, -1))
+    heads = collected[0].unflatten(-1, (HEADS, -1))
     found = {name: torch.zeros(HEADS, *p.shape, dtype=torch.bool) for name, p in parameters.items()}
     for head in range(HEADS):
         # Random weights of the sum: nothing cancels by symmetry.
@@ -115,7 +115,7 @@ def test_a_heads_elements_are_those_that_the_head_depends_on(family, stack):
     layer, masks = influence(model, table)
     parts = table.naming(masks)
     sizes = parts.sizes(model.config)
-    group, told = sizes["member"], set()
+    group, message = sizes["member"], set()
     for name, parameter in layer.named_parameters():
         owners = claimed(parts, sizes, name, parameter)
         if name not in parts.rows and not parts.owners(name):
@@ -129,9 +129,9 @@ def test_a_heads_elements_are_those_that_the_head_depends_on(family, stack):
             reached = (mask & masks[name][list(heads)].any(0)).sum() / mask.sum()
             # A key's bias moves no score against another; a bucket of positions may be of none in a short text.
             assert reached > 0.9 or name.endswith("bias") or "relative_attention_bias" in name, (name, part, reached)
-            told.add(part)
-    assert {part for part in told if part[0] == "h"} == {f"h{n}" for n in range(HEADS)}
-    assert ("g0" in told) == (group > 1)
+            message.add(part)
+    assert {part for part in message if part[0] == "h"} == {f"h{n}" for n in range(HEADS)}
+    assert ("g0" in message) == (group > 1)
 
 
 @pytest.mark.parametrize(("family", "stack"), STACKS)
@@ -236,9 +236,9 @@ def test_the_map_and_gauge_of_phi3_see_its_fused_rows_as_llama_sees_them_apart(g
             sizes = [WIDTH, groups * 8, groups * 8] if "qkv_proj" in name else [UNITS, UNITS]
             letters = ("q_proj", "k_proj", "v_proj") if "qkv_proj" in name else ("gate_proj", "up_proj")
             fused = next((word for word in ("qkv_proj", "gate_up_proj") if word in name), None)
-            pieces = tensor.split(sizes) if fused else [tensor]
-            apart = [name.replace(fused, letter) for letter in letters] if fused else [name]
-            state |= {one: piece.contiguous() for one, piece in zip(apart, pieces, strict=True)}
+            segments = tensor.split(sizes) if fused else [tensor]
+            relative_distances = [name.replace(fused, letter) for letter in letters] if fused else [name]
+            state |= {one: segment.contiguous() for one, segment in zip(relative_distances, segments, strict=True)}
         config = json.loads((checkpoint / run_folder.CONFIG).read_text()) | {"model_type": "llama"}
         other = tmp_path / "llama" / checkpoint.name
         other.mkdir(parents=True)
@@ -269,12 +269,12 @@ def test_outputs_are_those_of_plain_transformers(family, tmp_path):
     checkpoint = Run.open(tmp_path).checkpoints[0]
     tokens = torch.randint(3, VOCABULARY, (3, 12), generator=torch.Generator().manual_seed(1))
     kept = torch.ones_like(tokens, dtype=torch.bool)
-    loaded, heard = as_saved("AutoModel", checkpoint.path), []
+    loaded, collected = as_saved("AutoModel", checkpoint.path), []
     for layer in stack_of(loaded, table_of(family)):
-        layer.register_forward_hook(lambda m, args, out: heard.append(out[0] if isinstance(out, tuple) else out))
+        layer.register_forward_hook(lambda m, args, out: collected.append(out[0] if isinstance(out, tuple) else out))
     with torch.no_grad():
         loaded(input_ids=tokens)
-    for mine, theirs in zip(checkpoint_model.outputs_of(checkpoint, "layers", tokens, kept), heard, strict=True):
+    for mine, theirs in zip(checkpoint_model.outputs_of(checkpoint, "layers", tokens, kept), collected, strict=True):
         np.testing.assert_allclose(mine, theirs.reshape(-1, WIDTH).numpy(), atol=1e-5)
     assert checkpoint_model.outputs_of(checkpoint, "heads", tokens, kept)[0].shape == (36, HEADS, WIDTH // HEADS)
     assert checkpoint_model.outputs_of(checkpoint, "ffn", tokens, kept)[0].shape == (36, WIDTH)
@@ -314,8 +314,8 @@ def test_shared_layers_are_said_to_be(tmp_path):
 
 @pytest.mark.parametrize(("partial", "dim", "expected"), [({"rotary_dim": 4}, 8, 0.5), ({"rotary_dim": None}, 8, 1.0)])
 def test_gptj_turns_as_many_dimensions_as_its_config_says(partial, dim, expected):
-    told = tiny("gptj").config.to_dict() | partial
-    assert anatomy.family("gptj").rotated(told) == expected
+    message = tiny("gptj").config.to_dict() | partial
+    assert anatomy.family("gptj").rotated(message) == expected
 
 
 def test_pairs_of_gptj_are_neighbours(tmp_path):
@@ -372,11 +372,13 @@ def test_outputs_need_no_head_and_losses_say_that_they_do(family, auto, tmp_path
     )
     assert capfd.readouterr().err == ""
     loaded = as_saved("AutoModel", run.checkpoints[0].path)
-    heard = []
-    stack_of(loaded, table)[-1].register_forward_hook(lambda m, a, o: heard.append(o[0] if isinstance(o, tuple) else o))
+    collected = []
+    stack_of(loaded, table)[-1].register_forward_hook(
+        lambda m, a, o: collected.append(o[0] if isinstance(o, tuple) else o)
+    )
     with torch.no_grad():
         loaded(input_ids=tokens)
-    np.testing.assert_allclose(outputs[-1], heard[0].reshape(-1, WIDTH).numpy(), atol=1e-5)
+    np.testing.assert_allclose(outputs[-1], collected[0].reshape(-1, WIDTH).numpy(), atol=1e-5)
     with pytest.raises(BadInput, match=r"it has no head that predicts tokens.*its weights lack"):
         checkpoint_model.model_of(run.checkpoints[0])
 
@@ -434,10 +436,10 @@ def test_in_a_loop_of_ones_own_it_still_grows_by_layers():
         ({"alibi": False}, "a falcon with alibi = False"),
     ],
 )
-def test_a_config_that_the_table_is_not_written_for_leaves_layers_only(fields, told, tmp_path):
+def test_a_config_that_the_table_is_not_written_for_leaves_layers_only(fields, message, tmp_path):
     saved(tiny("falcon", **fields), tmp_path, steps=(1, 2))
     run = Run.open(tmp_path)
-    assert told in run.notes[0] and layer_layout.PAGE in run.notes[0]
+    assert message in run.notes[0] and layer_layout.PAGE in run.notes[0]
     assert len(run.drift()) == 4
     with pytest.raises(BadInput, match="no table says where a falcon has its heads"):
         run.drift("head")

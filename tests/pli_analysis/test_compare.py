@@ -140,10 +140,10 @@ def test_a_level_that_some_runs_of_a_group_reach_has_no_speed_up():
 
 def test_the_verdict_is_one_sentence_on_groups():
     made = seeded("a", PACES) + seeded("b", [0.02, 0.022, 0.019]) + [powers("c", 0.03)]
-    told = report.verdict(compare.compared(made))
-    assert told.count(".") == len(re.findall(r"\d\.\d", told)) + 1 and told.endswith(".")
-    assert told.startswith("At equal steps (20,000), a has a mean loss of ") and "(3 runs)" in told
-    assert "paired by seed, 3 pairs" in told and "no interval: too few runs" in told
+    message = report.verdict(compare.compared(made))
+    assert message.count(".") == len(re.findall(r"\d\.\d", message)) + 1 and message.endswith(".")
+    assert message.startswith("At equal steps (20,000), a has a mean loss of ") and "(3 runs)" in message
+    assert "paired by seed, 3 pairs" in message and "no interval: too few runs" in message
     single = report.verdict(compare.compared([powers("a", 0.01), powers("b", 0.02)]))
     assert "mean" not in single and single.count("(one run)") == 2 and "no interval: one run each" in single
     alone = report.verdict(compare.compared([powers("a", 0.01)], at=10))
@@ -229,9 +229,9 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
         (["RUN", "--runs", "--speed-ups"], "use one of them"),
     ],
 )
-def test_mistakes_are_one_line(runs, asked, told):
+def test_mistakes_are_one_line(runs, asked, message):
     answered = CliRunner().invoke(app, ["compare", *(str(runs["gpt2"]) if word == "RUN" else word for word in asked)])
-    assert isinstance(answered.exception, BadInput) and told in str(answered.exception)
+    assert isinstance(answered.exception, BadInput) and message in str(answered.exception)
 
 
 def test_the_page_of_a_comparison(runs, tmp_path):

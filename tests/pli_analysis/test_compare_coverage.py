@@ -38,8 +38,8 @@ def test_the_benchmark_looks_at_the_intervals_that_a_comparison_states():
     chance = np.random.default_rng(0)
     paces = {"a": 0.02, "b": 0.03}
     curves = [c for name, pace in paces.items() for c in benchmark.group(chance, name, pace, range(3), ZEROS, 0.1)]
-    told = compare.compared(curves)
-    stated = re.findall(r"interval (\S+) to (\S+),", f"{report.verdict(told)} {report.speed_up_words(told)}")
+    message = compare.compared(curves)
+    stated = re.findall(r"interval (\S+) to (\S+),", f"{report.verdict(message)} {report.speed_up_words(message)}")
     loss, up = (tuple(map(float, bounds)) for bounds in stated)
     expected = benchmark.intervals(curves)
     assert up == pytest.approx(expected[0], rel=0.005) and loss == pytest.approx(expected[1], abs=0.0005)

@@ -89,9 +89,9 @@ def test_a_file_that_was_gone_on_with_has_a_first_line_more(tmp_path):
         ("step,loss\n1," + "9" * 200_000 + "\n", "cannot be read as a table"),
     ],
 )
-def test_what_is_no_log_is_one_line(tmp_path, text, told):
+def test_what_is_no_log_is_one_line(tmp_path, text, message):
     path = tmp_path / "log.csv"
     path.write_text(text)
     with pytest.raises(BadInput, match=r"log\.csv: ") as found:
         csv_logs.read(path)
-    assert told in str(found.value) and "\n" not in str(found.value)
+    assert message in str(found.value) and "\n" not in str(found.value)

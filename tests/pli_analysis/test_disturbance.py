@@ -21,17 +21,17 @@ from scipy.stats import binom
 from pli_analysis.inference import eval_tokens
 from pli_analysis.metrics.disturbance import placebo
 from pli_analysis.metrics.disturbance.disturbance import BLOCKS, EVENTS, LAYERS, disturbance
-from pli_analysis.metrics.disturbance.event_context import Scene, twins_beside
+from pli_analysis.metrics.disturbance.event_context import EventContext, twins_beside
 from pli_analysis.metrics.disturbance.layer_effects import Layers
-from pli_analysis.metrics.disturbance.layer_speeds import Mover
+from pli_analysis.metrics.disturbance.layer_speeds import LayerSpeeds
 from pli_analysis.metrics.disturbance.loss_effect import Losses
 from pli_analysis.metrics.disturbance.loss_response import MEDIAN_OF_FIVE, aftermath, running_median, trend
-from pli_analysis.report import disturbance as told
+from pli_analysis.report import disturbance as message
 from pli_analysis.runs.run import Run
 from pli_train.commands import fork
 from pli_train.config.schema import SwappingConfig
 from pli_train.core.run_format import run_folder
-from pli_train.growth.swap_regularizer import Swapping
+from pli_train.growth.swap_regularizer import SwapRegularizer
 from pli_train.training import launch
 from tests.benchmarks import calibrate_disturbance
 from tests.test_cli import call, refused
@@ -131,15 +131,15 @@ def test_the_instant_is_what_plain_transformers_says(grown, found, family, monke
     assert event["flips"] == pytest.approx(float((p.argmax(-1) != q.argmax(-1)).double().mean()))
     stack = {"bert": "bert.encoder.layer", "gpt2": "transformer.h", "llama": "model.layers"}[family]
     for row in found[family].layers.query("step == 20").itertuples():
-        place = Run.open(run.path).checkpoints[0].lineage.stack.index(row.layer)
+        position = Run.open(run.path).checkpoints[0].lineage.stack.index(row.layer)
         g, h = (
             torch.cat([p.grad.flatten() for p in model.get_submodule(f"{stack}.{index}").parameters()])
-            for model, index in ((old, place), (new, row.index))
+            for model, index in ((old, position), (new, row.index))
         )
         assert row.gradient == pytest.approx(float((h.norm() / g.norm()).log()), abs=1e-4)
         assert row.turned == pytest.approx(1 - float(torch.cosine_similarity(g, h, 0)), abs=1e-4)
         if family == "bert":  # the other two put their last norm into the last hidden state
-            a, b = was.hidden_states[place + 1], now.hidden_states[row.index + 1]
+            a, b = was.hidden_states[position + 1], now.hidden_states[row.index + 1]
             assert row.forward == pytest.approx(float((b - a).norm() / a.norm()), rel=1e-4)
 
 
@@ -162,13 +162,13 @@ def test_heads_and_units_that_were_born_are_no_change_of_what_was_there(config_o
 @pytest.mark.parametrize("family", MODELS)
 def test_speed_is_way_by_size_and_rates(grown, family):
     run = Run.open(grown[family])
-    speeds = Mover(run).speeds(20, 30)
+    speeds = LayerSpeeds(run).speeds(20, 30)
     kind = getattr(transformers, MODELS[family])
     first, last = (kind.from_pretrained(run.path / f"checkpoint-{step}").state_dict() for step in (20, 30))
     rates = run.scalars.of("train/lr").values[20:30].sum()
     table = run.checkpoints[-1].anatomy
     for index, id in enumerate(run.lineage.stack_at(20)):
-        names = [name for name in last if (place := table.locate(name)) and place[1] == index]
+        names = [name for name in last if (position := table.locate(name)) and position[1] == index]
         way = sum(float((last[name] - first[name]).double().square().sum()) for name in names) ** 0.5
         size = sum(float(last[name].double().square().sum()) for name in names) ** 0.5
         assert speeds[id] == pytest.approx(way / size / rates, rel=1e-3)
@@ -186,7 +186,7 @@ def test_a_second_look_reads_what_was_kept(grown, tmp_path, monkeypatch):
 
 
 def test_placebo_steps_have_no_event_near():
-    assert placebo.quiet(range(0, 101, 10), [50], reach=20, end=100) == [20, 30, 70, 80]
+    assert placebo.without_events(range(0, 101, 10), [50], reach=20, end=100) == [20, 30, 70, 80]
 
 
 @given(st.data())
@@ -198,7 +198,7 @@ def test_quiet_steps_equal_a_slow_reference(data):
         s for s in steps if s - reach >= 0 and s + reach <= 60
         and all(not s - reach < e < s + reach for e in events)
     ]  # fmt: skip
-    assert placebo.quiet(steps, events, reach, 60) == slow
+    assert placebo.without_events(steps, events, reach, 60) == slow
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.sets(st.integers(0, 150)), st.integers(1, 50))
@@ -365,7 +365,7 @@ def test_a_twin_that_stopped_growing_is_found_and_held_against(grown):
     rows = of.layers.query("step == 20").set_index("layer")
     assert set(rows["against"]) == {"twin"}
     end = 20 + rows["stretch"].iloc[0]
-    mine, theirs = Mover(run).speeds(20, end), Mover(twins[0]).speeds(20, end)
+    mine, theirs = LayerSpeeds(run).speeds(20, end), LayerSpeeds(twins[0]).speeds(20, end)
     for id, row in rows.iterrows():
         assert row["excess"] == pytest.approx(math.log(mine[id] / theirs[id]))
     losses, others = run.scalars.of("train/loss"), twins[0].scalars.of("train/loss")
@@ -384,16 +384,16 @@ def test_a_step_without_an_event_is_examined_like_one(still):
 def test_placebo_steps_are_of_the_same_phase_as_the_step(still):
     """Warm-up ends at step 10 of 100, and the rate falls from there."""
     run = Run.open(still)
-    layers = Layers(Scene(run, (), 5), 40, None, BLOCKS, lambda: None)
+    layers = Layers(EventContext(run, (), 5), 40, None, BLOCKS, lambda: None)
     assert sorted(layers._sources(30, 5)) == [*range(15, 96, 5)]
     assert layers._sources(10, 5) == {}  # half of its window is warm-up
-    losses = Losses(Scene(run, (), 8), 40)
+    losses = Losses(EventContext(run, (), 8), 40)
     assert min(losses._sources(40, 8)) == 20 and max(losses._sources(40, 8)) == 80
     assert min(losses._sources(20, 8)) == 18  # a window that begins with the first update after warm-up
     of = disturbance(run, window=8, at=[10], blocks=4)
     (event,) = of.events.to_dict("records")
     assert event["phase"] is None and math.isnan(event["spike_p"]) and event["placebos"] == 0
-    assert "no p: the learning rate changes phase within 8 steps" in told.readings(of)[0]
+    assert "no p: the learning rate changes phase within 8 steps" in message.readings(of)[0]
 
 
 def test_a_layer_is_held_against_its_own_placebo_steps_alone(grown):
@@ -401,7 +401,7 @@ def test_a_layer_is_held_against_its_own_placebo_steps_alone(grown):
     of = disturbance(Run.open(grown["gpt2"]), window=5, at=[30], blocks=4)
     assert len(of.layers) > 1 and of.layers["placebos"].max() < 20
     assert (of.layers["p"] >= 1 / (1 + of.layers["placebos"])).all()
-    (words,) = told.readings(of)
+    (words,) = message.readings(of)
     assert "can give no p below" in words and "checkpoint.every" in words
 
 
@@ -415,7 +415,7 @@ def test_without_placebo_checkpoints_the_words_say_which_key_makes_some(grown, t
             "checkpoint-100",
         ):
             shutil.rmtree(path)
-    for words in told.readings(disturbance(Run.open(run), blocks=4, window=8)):
+    for words in message.readings(disturbance(Run.open(run), blocks=4, window=8)):
         assert "Its layers have no score" in words and "A smaller checkpoint.every" in words
 
 
@@ -424,18 +424,18 @@ def test_steps_that_trained_with_layers_swapped_are_left_out(config_of, tmp_path
     changes |= {"growth": {"schedule": "", "swapping": {"probability": 0.3}}}
     launch.begin(config_of("gpt2", changes), tmp_path / "run").run()
     run = Run.open(tmp_path / "run")
-    rule = Swapping(SwappingConfig(probability=0.3), seed=run.record["seed"], total_steps=60)
+    rule = SwapRegularizer(SwappingConfig(probability=0.3), seed=run.record["seed"], total_steps=60)
     expected = [step + 1 for step in range(60) if not rule.happens(step, depth=len(run.lineage.stack))]
-    ((steps, _),) = Losses(Scene(run), 40)._logged.values()
+    ((steps, _),) = Losses(EventContext(run), 40)._logged.values()
     assert steps.tolist() == expected and 30 < len(expected) < 55
 
 
 def test_each_event_is_told_in_plain_words(found):
-    first, second = told.readings(found["gpt2"])
+    first, second = message.readings(found["gpt2"])
     assert first.startswith("+c at step 20 ") and "of predictions" in first
     assert second.startswith("+d at step 40 changed no prediction on the spot.")
     for of in found.values():
-        for figure in told.section(of).figures:
+        for figure in message.section(of).figures:
             assert figure.caption.endswith(".")
 
 
@@ -443,21 +443,21 @@ def test_words_follow_the_numbers(found):
     of = copy.deepcopy(found["gpt2"])
     of.events.loc[0, ["spike", "noise", "recovered", "recovery", "spike_p", "reach"]] = [0.21, 0.01, True, 7, 0.03, 9]
     of.layers.loc[1, ["score", "p", "excess", "excess_z"]] = [9.0, 0.02, math.log(1.8), 99.0]
-    assert "A loss spike of 0.21 over its trend was gone after 7 steps (p 0.030 over 9 steps" in told.readings(of)[0]
-    assert "Most disturbed was layer b, one above: it moved 1.80 times as fast as usual" in told.readings(of)[0]
+    assert "A loss spike of 0.21 over its trend was gone after 7 steps (p 0.030 over 9 steps" in message.readings(of)[0]
+    assert "Most disturbed was layer b, one above: it moved 1.80 times as fast as usual" in message.readings(of)[0]
     of.layers.loc[1, ["gradient", "gradient_z"]] = [math.log(2), 100.0]
-    assert "b, one above: its gradient became 2.00 times as large on the spot" in told.readings(of)[0]
+    assert "b, one above: its gradient became 2.00 times as large on the spot" in message.readings(of)[0]
     of.events.loc[0, "recovered"] = False
-    assert "was not gone within 7 steps" in told.readings(of)[0]
+    assert "was not gone within 7 steps" in message.readings(of)[0]
     of.events.loc[0, "noise"] = 1.0
-    assert "stayed within the noise of its trend" in told.readings(of)[0]
+    assert "stayed within the noise of its trend" in message.readings(of)[0]
     of.events.loc[0, ["against", "late"]] = ["twin", 1e-8]
-    assert "stayed within the noise of its difference to its twin twin" in told.readings(of)[0]
-    assert "late in the window the loss was its twin's" in told.readings(of)[0]
+    assert "stayed within the noise of its difference to its twin twin" in message.readings(of)[0]
+    assert "late in the window the loss was its twin's" in message.readings(of)[0]
     of.events.loc[0, ["delta", "kl", "flips"]] = [1e-7, 1e-9, 0.0]
-    assert "changed no prediction on the spot" in told.readings(of)[0]
+    assert "changed no prediction on the spot" in message.readings(of)[0]
     of.events.loc[0, "flips"] = 0.0002
-    assert "changed 0.02% of predictions and the loss by no more than rounding" in told.readings(of)[0]
+    assert "changed 0.02% of predictions and the loss by no more than rounding" in message.readings(of)[0]
 
 
 def test_the_command_tells_tables_words_and_a_page(grown, still, tmp_path):
@@ -475,7 +475,7 @@ def test_the_command_tells_tables_words_and_a_page(grown, still, tmp_path):
 
 
 def test_a_run_that_did_not_grow_says_so(still):
-    assert "did not grow" in told.disturbance(Run.open(still)).words[0]
+    assert "did not grow" in message.disturbance(Run.open(still)).words[0]
 
 
 def test_without_held_out_blocks_what_followed_is_told_all_the_same(grown, tmp_path):
@@ -485,26 +485,26 @@ def test_without_held_out_blocks_what_followed_is_told_all_the_same(grown, tmp_p
     assert of.notes == ["run keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
     assert of.events["delta"].isna().all() and of.events["loss_after"].notna().all()
     assert of.layers["excess"].notna().all() and of.layers["forward"].isna().all()
-    assert told.readings(of)[0].startswith("+c at step 20 changed the eval loss by ")
+    assert message.readings(of)[0].startswith("+c at step 20 changed the eval loss by ")
 
 
 def test_too_few_placebo_checkpoints_for_a_p_say_nothing_of_layers(grown):
     """Three give a score, but none of the three has two others to be scored beside."""
     of = disturbance(Run.open(grown["gpt2"]), blocks=4, most=3)
     assert of.layers["score"].notna().any() and of.layers["p"].isna().all()
-    for line in told.readings(of):
+    for line in message.readings(of):
         assert "beyond the usual cannot be told: too few placebo checkpoints for a p, and a larger --placebos" in line
 
 
 def test_without_placebo_steps_nothing_is_told_beside_them(grown):
-    for line in told.readings(disturbance(Run.open(grown["gpt2"]), blocks=4, most=0)):
+    for line in message.readings(disturbance(Run.open(grown["gpt2"]), blocks=4, most=0)):
         assert not re.search("placebo|no p:|score|checkpoint.every", line)
 
 
 def test_one_of_something_is_told_as_one(grown):
     of = disturbance(Run.open(grown["gpt2"]), window=10, blocks=4, most=4)
     of.events["recovery"], of.layers["stretch"] = 1, 1
-    words = [told.tell(Run.open(grown["gpt2"]), of).lead, *told.readings(of), told.section(of).headline]
+    words = [message.build(Run.open(grown["gpt2"]), of).lead, *message.readings(of), message.section(of).headline]
     assert not [line for line in words if re.search(r"\b1 (steps|spikes|events|pairs|blocks)\b", line)]
 
 
@@ -576,7 +576,7 @@ def test_the_default_preset_keeps_checkpoints_at_placebo_steps():
 
     def alike(reach):
         spans = [at for at in steps if {at - reach, at + reach} <= set(steps)]
-        ends = {at: (at - reach, at + reach - 1) for at in placebo.quiet(spans, events, reach, total)}
+        ends = {at: (at - reach, at + reach - 1) for at in placebo.without_events(spans, events, reach, total)}
         phases = {at: {learning_rate.phase(end, total, tiny.optim) for end in ends[at]} for at in ends}
         return [at for at, names in phases.items() if names == {"stable"}]
 

@@ -80,12 +80,13 @@ def test_every_level_equals_a_slow_reference(runs, family):
             for part in ("h0", "h1", "ffn", "norms", "attention"):
                 cut = CUTS[family]
                 expected[f"{part} {id}.{part}"] = tuple(
-                    [piece for name, array in side.items() for piece in cut(name, array, part)] for side in (now, birth)
+                    [segment for name, array in side.items() for segment in cut(name, array, part)]
+                    for side in (now, birth)
                 )
             for key, (mine, theirs) in expected.items():
                 level, part = key.split()
                 row = tables["head" if level in ("h0", "h1") else level].loc[(str(found.name), part)]
-                a, b = (np.concatenate([piece.ravel() for piece in side]) for side in (mine, theirs))
+                a, b = (np.concatenate([segment.ravel() for segment in side]) for side in (mine, theirs))
                 norm = np.linalg.norm(b)
                 assert bool(row["absolute"]) == (norm == 0)
                 assert row["relative_l2"] == pytest.approx(np.linalg.norm(a - b) / (norm or 1), rel=1e-9, abs=1e-12)

@@ -212,8 +212,8 @@ def test_half_precision_is_exact(made, kept):
 
 
 def test_the_example_runs(runs):
-    told = subprocess.run(
+    message = subprocess.run(
         [sys.executable, "examples/analysis.py", runs["gpt2"]], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert "away from layer" in told.stdout and "attends to has changed most" in told.stdout
-    assert np.isfinite(float(told.stdout.split()[8]))
+    assert "away from layer" in message.stdout and "attends to has changed most" in message.stdout
+    assert np.isfinite(float(message.stdout.split()[8]))

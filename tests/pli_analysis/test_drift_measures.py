@@ -54,21 +54,21 @@ def states(run):
     """Per checkpoint: {part: {(tensor, label): values in float64}}, through transformers' own loading."""
     for found in run.checkpoints:
         loaded, parts = build.load_checkpoint(found.path)
-        build.slim(loaded, parts, found.lineage.shapes())
-        told = {}
+        build.shrink(loaded, parts, found.lineage.shapes())
+        message = {}
         for id, layer in zip(found.lineage.stack, build.stack_of(loaded, parts), strict=True):
             sizes = parts.sizes(found.config)
             heads = len(found.lineage.layers[id].heads)
             sizes |= {"head": heads, "group": heads // sizes["member"]}
             for name, tensor in layer.named_parameters():
                 for label, values in parts.split(name, tensor.detach().double().numpy(), sizes):
-                    told.setdefault(id, {})[name, label] = values
-                    told.setdefault(f"{id}.{label}", {})[name, label] = values
-        yield found, told
+                    message.setdefault(id, {})[name, label] = values
+                    message.setdefault(f"{id}.{label}", {})[name, label] = values
+        yield found, message
 
 
-def flat(pieces):
-    return np.concatenate([pieces[key].ravel() for key in sorted(pieces)])
+def flat(segments):
+    return np.concatenate([segments[key].ravel() for key in sorted(segments)])
 
 
 def with_newborns(old, now):
@@ -93,8 +93,8 @@ def sum_of_rates(start, end):
 def reference(run):
     """(checkpoint, part) → measures."""
     births, last, paths, jumps, before, made = {}, {}, {}, {}, None, {}
-    for found, told in states(run):
-        for part, now in told.items():
+    for found, message in states(run):
+        for part, now in message.items():
             birth = births[part] = with_newborns(births.get(part, {}), now)
             previous = with_newborns(last.get(part, {}), now)
             a, b, p = flat(now), flat(birth), flat(previous)
@@ -114,26 +114,26 @@ def reference(run):
                 "growth_path": jumps[part],
                 "efficiency": np.linalg.norm(a - b) / paths[part] if paths[part] and not jumps[part] else math.nan,
                 "speed": np.linalg.norm(a - p) / np.linalg.norm(a) / lr if lr and a.any() else math.nan,
-                "donor_distance": donor_distance(found.lineage, part, told),
+                "donor_distance": donor_distance(found.lineage, part, message),
             }
             last[part] = now
         before = found.step
     return made
 
 
-def donor_distance(lineage, part, told):
+def donor_distance(lineage, part, message):
     """Over what was copied: whole pieces of heads and norms, and of FFNs the units that the copy was born with."""
     id, _, label = part.partition(".")
     layer = lineage.layers[id]
-    member = len(layer.heads) // max(sum(key.startswith(f"{id}.g") for key in told), 1)
-    if not any(key.startswith(f"{id}.g") for key in told):
+    member = len(layer.heads) // max(sum(key.startswith(f"{id}.g") for key in message), 1)
+    if not any(key.startswith(f"{id}.g") for key in message):
         member = 1
     mine, other = [], []
-    for (name, own), values in sorted(told[part].items()):
+    for (name, own), values in sorted(message[part].items()):
         theirs = counterpart(layer, own, member)
         if theirs is None or (not label and theirs != f"{layer.birth.donor}.{own}"):
             continue
-        found = told.get(theirs, {}).get((name, theirs.partition(".")[2]))
+        found = message.get(theirs, {}).get((name, theirs.partition(".")[2]))
         if found is None:
             continue
         born = layer.widths[layer.birth.event or 0]
@@ -164,8 +164,8 @@ def first_units(name, array, units, count):
     axis = [n for n, length in enumerate(array.shape) if length == gates * units]
     if not axis:
         return array
-    apart = np.moveaxis(array, axis[0], 0).reshape(gates, units, -1)
-    return apart[:, :count]
+    relative_distances = np.moveaxis(array, axis[0], 0).reshape(gates, units, -1)
+    return relative_distances[:, :count]
 
 
 def agree(run, table):
@@ -175,8 +175,8 @@ def agree(run, table):
     assert set(rows.index) == named
     for key in named:
         for measure, value in expected[key].items():
-            told = rows.loc[key, measure]
-            assert told == pytest.approx(value, rel=2e-6, abs=1e-9, nan_ok=True), (key, measure)
+            message = rows.loc[key, measure]
+            assert message == pytest.approx(value, rel=2e-6, abs=1e-9, nan_ok=True), (key, measure)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -197,7 +197,7 @@ def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
     whole, cuts = run.drift("all"), []
 
     def counted(track):
-        found = list(chunks.pieces(track))
+        found = list(chunks.segments(track))
         cuts.append(len(found))
         return found
 
@@ -227,7 +227,9 @@ def test_tensors_in_blocks_and_stacks_measure_as_whole_ones(tmp_path, family, mo
 
 
 def _numbers(run, table):
-    sizes = {(str(f.name), part): flat(pieces).size for f, told in states(run) for part, pieces in told.items()}
+    sizes = {
+        (str(f.name), part): flat(segments).size for f, message in states(run) for part, segments in message.items()
+    }
     return [sizes[row.checkpoint, row.part] for row in table.itertuples()]
 
 
@@ -236,7 +238,7 @@ moves = st.lists(st.sampled_from(["move", "save", "insert", "clone", "heads", "s
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(moves, st.sampled_from(["bert", "gpt2", "llama"]), st.floats(1e-4, 0.3), st.sampled_from([64, 4096, 2**21]))
-def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, piece):
+def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, segment):
     made = Drifting(tmp_path_factory.mktemp("random") / "run", family, heads=2)
     made.rates(RATES)
     for way in ways:
@@ -254,7 +256,7 @@ def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, p
             made.save()
     run = Run.open(made.folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "SIZE", piece)
+        patch.setattr(chunks, "SIZE", segment)
         agree(run, run.drift("all"))
 
 
@@ -509,7 +511,9 @@ def test_a_layers_own_rate_is_its_rate(tmp_path):
     made.rates({run_folder.LR: {1: 0.5}, run_folder.LR_OF_LAYER + "b": {1: 0.25}})
     table = Run.open(made.folder).drift().query("step == 1").set_index("part")
     moved = table["path"] / table["speed"]
-    norms = {id: np.linalg.norm(flat(told[id])) for _, told in list(states(Run.open(made.folder)))[1:] for id in "ab"}
+    norms = {
+        id: np.linalg.norm(flat(message[id])) for _, message in list(states(Run.open(made.folder)))[1:] for id in "ab"
+    }
     assert moved["a"] == pytest.approx(0.5 * norms["a"]) and moved["b"] == pytest.approx(0.25 * norms["b"])
 
 

@@ -13,7 +13,7 @@ from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.metrics.maps import vectors
 from pli_analysis.metrics.maps.embedding import embed
 from pli_analysis.metrics.maps.points import points_of
-from pli_analysis.report import embed as told
+from pli_analysis.report import embed as message
 from pli_analysis.report import projector
 from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
@@ -55,7 +55,7 @@ def text(tmp_path_factory):
 
 
 def whole(values):
-    return np.vstack([np.concatenate([piece.ravel() for piece in row]) for row in values])
+    return np.vstack([np.concatenate([segment.ravel() for segment in row]) for row in values])
 
 
 def streamed(points, size, monkeypatch):
@@ -81,19 +81,19 @@ def test_parts_of_grown_layers_are_as_long_as_their_own_weights(kind, of, uneven
     found = streamed(points, 3000, monkeypatch)
     for point, row in zip(points, found, strict=True):
         built, anatomy = build.load_checkpoint(point.checkpoint.path)
-        build.slim(built, anatomy, point.checkpoint.lineage.shapes())
+        build.shrink(built, anatomy, point.checkpoint.lineage.shapes())
         layer = build.stack_of(built, anatomy)[point.checkpoint.lineage.index(point.layer)]
         sizes = anatomy.sizes(built.config)
         heads = point.checkpoint.lineage.shape(point.layer)[0]
         sizes |= {"head": heads, "group": heads // sizes["member"]}
         wanted = {"layers": None, "heads": f"h{point.head}", "ffn": "ffn"}[of]
-        pieces = [
-            piece.detach().double().numpy().ravel()
+        segments = [
+            segment.detach().double().numpy().ravel()
             for name, tensor in layer.named_parameters()
-            for part, piece in anatomy.split(name, tensor, sizes)
+            for part, segment in anatomy.split(name, tensor, sizes)
             if wanted in (None, part)
         ]
-        assert np.linalg.norm(row) == pytest.approx(np.linalg.norm(np.concatenate(pieces)), rel=1e-6)
+        assert np.linalg.norm(row) == pytest.approx(np.linalg.norm(np.concatenate(segments)), rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
@@ -125,8 +125,8 @@ def test_the_map_has_every_part_with_its_birth_and_donor(runs, family):
     births = mine[mine["birth"]].set_index("part")
     assert births["step"].to_dict() == {"a": 0, "b": 3, "c": 6, "d": 6, "e": 9}
     for id, layer in run.lineage.layers.items():
-        told = births.loc[id, "donor"]
-        assert (None if pd.isna(told) else told) == layer.birth.donor
+        message = births.loc[id, "donor"]
+        assert (None if pd.isna(message) else message) == layer.birth.donor
     assert not mine["checkpoint"].str.endswith("-before").any()
     last = mine[mine["step"] == STEPS]
     assert dict(zip(last["part"], last["index"], strict=True)) == {id: n for n, id in enumerate(run.lineage.stack)}
@@ -190,8 +190,8 @@ def test_outputs_are_what_the_model_hands_on(kind, uneven, text):
         hidden = built(input_ids=tokens, output_hidden_states=True).hidden_states[1:]
     layers = checkpoint_model.outputs_of(last, "layers", tokens, kept)
     final = len(layers) - 1
-    for place, (mine, theirs) in enumerate(zip(layers, hidden, strict=True)):
-        if place < final or kind == "bert":  # in GPT-2 and Llama the last hidden state is after the last norm
+    for position, (mine, theirs) in enumerate(zip(layers, hidden, strict=True)):
+        if position < final or kind == "bert":  # in GPT-2 and Llama the last hidden state is after the last norm
             assert mine == pytest.approx(theirs[kept].numpy(), abs=1e-5)
     if kind == "bert":
         return
@@ -238,9 +238,14 @@ def test_further_methods_draw_the_same_distances(runs, family):
 
 
 def test_a_name_stands_where_its_path_is_not():
-    places = {(1, 0): "middle right", (1, 1): "top right", (0, 1): "top center", (-1, 0): "middle left"}
-    for (x, y), place in {**places, (0, -1): "bottom center", (-1, -1): "bottom left", (0, 0): "middle right"}.items():
-        assert figure._outwards([0, x], [0, y]) == place
+    locations = {(1, 0): "middle right", (1, 1): "top right", (0, 1): "top center", (-1, 0): "middle left"}
+    for (x, y), position in {
+        **locations,
+        (0, -1): "bottom center",
+        (-1, -1): "bottom left",
+        (0, 0): "middle right",
+    }.items():
+        assert figure._outwards([0, x], [0, y]) == position
 
 
 def test_the_figure_has_a_view_for_each_method(runs, family):
@@ -264,7 +269,7 @@ def test_the_figure_has_a_view_for_each_method(runs, family):
 
 def test_the_section_says_what_the_numbers_say(runs, family):
     run = Run.open(runs[family])
-    found, caption = embed(run), told.paths(run).figures[0].caption
+    found, caption = embed(run), message.paths(run).figures[0].caption
     most = max(found.travel, key=found.travel.get)
     assert caption.startswith(f"{most} got {found.travel[most]:.2f} times as far from its birth as a random walk")
     assert f"holds {found.components.shares[:2].sum():.0%} of the variance" in caption
@@ -272,8 +277,8 @@ def test_the_section_says_what_the_numbers_say(runs, family):
 
 def section(run, monkeypatch, there, **asked):
     """The section as it is where these libraries are installed, and which methods it draws."""
-    monkeypatch.setattr(told.projections, "installed", lambda method: method in there)
-    found = told.paths(Run.open(run), **asked)
+    monkeypatch.setattr(message.projections, "installed", lambda method: method in there)
+    found = message.paths(Run.open(run), **asked)
     return found.words[1:], list(found.figures[0].captions)
 
 
@@ -287,14 +292,14 @@ def test_the_report_draws_what_is_installed_and_quick_and_says_what_it_leaves_ou
     extra = "which needs the `maps` extra: pip install 'pli[maps]'"
     assert section(run, monkeypatch, {"pca"}) == ([f"Left out: t-SNE, UMAP, {extra}"], ["pca"])
     assert section(run, monkeypatch, {"pca", "tsne"}, maps=["umap"]) == ([f"Left out: UMAP, {extra}"], ["pca"])
-    monkeypatch.setattr(told, "MOST_POINTS", 9)
+    monkeypatch.setattr(message, "MOST_POINTS", 9)
     assert section(run, monkeypatch, all) == ([slow[0].replace("UMAP", "t-SNE, UMAP")], ["pca"])
 
 
 def test_each_method_has_a_caption_with_its_own_trustworthiness(runs, family):
     pytest.importorskip("sklearn")
     run = Run.open(runs[family])
-    drawn = told.paths(run).figures[0]
+    drawn = message.paths(run).figures[0]
     assert drawn.caption == drawn.captions["pca"]
     for method, caption in drawn.captions.items():
         trust, neighbours = embed(run, method).trust[method]
@@ -304,7 +309,7 @@ def test_each_method_has_a_caption_with_its_own_trustworthiness(runs, family):
 
 
 def test_a_run_with_too_few_points_has_a_line_and_no_map(small_run):
-    section = told.paths(Run.open(small_run))
+    section = message.paths(Run.open(small_run))
     assert section.words == ["3 points, a layer at a checkpoint each, are too few for a map."]
     assert section.figures == []
 

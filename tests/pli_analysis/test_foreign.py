@@ -82,9 +82,9 @@ def test_drift_of_a_trainers_output_is_the_one_computed_by_hand(made):
 
 
 def test_the_other_commands_read_it_too(made, text, tmp_path):
-    told = call("pli-analyze", "lineage", made, "--format", "csv")
-    assert [row.split(",")[0] for row in told.stdout.splitlines()] == ["layer", "a", "b"]
-    assert told.stdout.splitlines()[0].endswith(",confidence") and told.stderr.startswith(INFERRED)
+    message = call("pli-analyze", "lineage", made, "--format", "csv")
+    assert [row.split(",")[0] for row in message.stdout.splitlines()] == ["layer", "a", "b"]
+    assert message.stdout.splitlines()[0].endswith(",confidence") and message.stderr.startswith(INFERRED)
     alike = call("pli-analyze", "similarity", made, "--text", text, "--format", "csv")
     assert [float(row["cka"]) == pytest.approx(1) for row in csv.DictReader(io.StringIO(alike.stdout))][::2] == [
         True
@@ -109,9 +109,9 @@ def test_the_other_commands_read_it_too(made, text, tmp_path):
 def test_losses_are_those_of_the_event_files_and_of_the_state_alike(made, output):
     logged = loss_metric.loss(Run.open(made).scalars)
     shutil.rmtree(output / "runs")
-    told = loss_metric.loss(Run.open(output).scalars)
-    assert list(logged["step"]) == list(told["step"]) == list(range(2, STEPS + 1, 2))
-    np.testing.assert_allclose(logged["loss"], told["loss"], rtol=1e-6)
+    message = loss_metric.loss(Run.open(output).scalars)
+    assert list(logged["step"]) == list(message["step"]) == list(range(2, STEPS + 1, 2))
+    np.testing.assert_allclose(logged["loss"], message["loss"], rtol=1e-6)
     assert logged["tokens"].isna().all()
     for checkpoint in output.glob("checkpoint-*"):
         (checkpoint / run_folder.TRAINER_STATE).unlink()
@@ -124,7 +124,7 @@ def test_a_second_call_reads_nothing_and_what_was_rewritten_is_measured_anew(out
 
     first = Run.open(output).drift()
     with monkeypatch.context() as patch:
-        patch.setattr(trajectory.Place, "read", None)
+        patch.setattr(trajectory.TensorLocation, "read", None)
         assert Run.open(output).drift().equals(first)
     path = output / "checkpoint-12" / run_folder.WEIGHTS
     save_file({name: 2 * array for name, array in load_file(path).items()}, path)
@@ -237,8 +237,8 @@ def test_heads_and_units_that_came_between_checkpoints_are_told(tmp_path):
     events = [{"at": 2, "operator": "heads", "to": 4}, {"at": 2, "operator": "ffn", "to": 56}]
     growth = GrowthCallback(events, initial_heads=2, keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=4, max_steps=4).train()
-    told = Run.open(tmp_path / "out").notes[0]
-    assert "a (born at step 0), heads of a (born at step 2), FFN units of a (born at step 2), b (born" in told
+    message = Run.open(tmp_path / "out").notes[0]
+    assert "a (born at step 0), heads of a (born at step 2), FFN units of a (born at step 2), b (born" in message
 
 
 def test_models_that_lost_their_steps_are_no_earlier_than_their_last_events(grown, tmp_path):
@@ -297,9 +297,9 @@ def linked(folder):
 def leading_out(folder):
     sharded(folder)
     index = folder / run_folder.WEIGHTS_INDEX
-    told = json.loads(index.read_text())
-    told["weight_map"] = dict.fromkeys(told["weight_map"], "../../outside.safetensors")
-    index.write_text(json.dumps(told))
+    message = json.loads(index.read_text())
+    message["weight_map"] = dict.fromkeys(message["weight_map"], "../../outside.safetensors")
+    index.write_text(json.dumps(message))
 
 
 def lacking_a_shard(folder):
@@ -318,25 +318,25 @@ FLAWS = {
 
 
 @pytest.mark.parametrize("damage, told", FLAWS.items(), ids=range(len(FLAWS)))
-def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_given_by_name_refused(damage, told, output):
+def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_given_by_name_refused(damage, message, output):
     damage(output / "checkpoint-8")
     opened = Run.open(output)
     assert [c.step for c in opened.checkpoints] == [4, 12]
-    assert len(opened.damaged) == 1 and told in opened.damaged[0]
+    assert len(opened.damaged) == 1 and message in opened.damaged[0]
     with pytest.raises(BadInput, match="checkpoint-8") as found:
         Run.open([output / f"checkpoint-{step}" for step in (4, 8)])
-    assert told in str(found.value) and "\n" not in str(found.value)
+    assert message in str(found.value) and "\n" not in str(found.value)
 
 
 def test_what_cannot_be_meant_is_refused_in_one_line(made, output, runs, tmp_path):
     for checkpoint in output.glob("checkpoint-*"):
         pickled(checkpoint)
     checkpoint = made / "checkpoint-4"
-    told = (
+    message = (
         "holds no checkpoint to read; checkpoint-4, checkpoint-8, checkpoint-12: has its weights in pytorch_model.bin"
     )
-    assert len(refused(call("pli-analyze", "drift", output), told)) == 1
-    for words, told in (
+    assert len(refused(call("pli-analyze", "drift", output), message)) == 1
+    for words, message in (
         (["drift", tmp_path / "nowhere"], "no such folder"),
         (["drift", made, "--verify"], "no hashes to --verify"),
         (["drift", checkpoint, tmp_path], "lacks config.json"),
@@ -345,7 +345,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(made, output, runs, tmp_pat
         (["drift", runs["gpt2"], "--lineage", "x.json"], "is for checkpoints without one"),
         (["lineage", runs["gpt2"], "--confidence"], "its lineage is written down"),
     ):
-        refused(call("pli-analyze", *words), told)
+        refused(call("pli-analyze", *words), message)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,9 @@ def test_every_family_is_read_as_transformers_saves_it(family, tmp_path):
     assert opened.confidence["confidence"].min() > 0.99
     assert (opened.drift("all")["relative_l2"] == 0).all()
     table = anatomy.family(family)
-    living = [place for name in model.state_dict() if (place := table.locate(name)) and place[2] in table.tensors]
+    living = [
+        position for name in model.state_dict() if (position := table.locate(name)) and position[2] in table.tensors
+    ]
     for checkpoint in opened.checkpoints:
         layers = checkpoint.names_of_layers.values()
         assert sorted(inner for layer in layers for inner in layer) == sorted(inner for *_, inner in living)

@@ -13,7 +13,7 @@ from pli_analysis.figures import gradnorms as figure
 from pli_analysis.inference import eval_tokens
 from pli_analysis.metrics.grad_norms import logged as metric
 from pli_analysis.metrics.grad_norms.recomputed import recomputed
-from pli_analysis.report import gradnorms as told
+from pli_analysis.report import gradnorms as message
 from pli_analysis.runs.run import Run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars, read
@@ -174,9 +174,9 @@ def damaged(runs, tmp_path):
         file = run / "checkpoint-0" / run_folder.CONFIG
         file.write_text(json.dumps(json.loads(file.read_text()) | fields))
         manifest = file.with_name(run_folder.MANIFEST)
-        told = json.loads(manifest.read_text())
-        told["files"][file.name]["bytes"] = file.stat().st_size
-        manifest.write_text(json.dumps(told))
+        message = json.loads(manifest.read_text())
+        message["files"][file.name]["bytes"] = file.stat().st_size
+        manifest.write_text(json.dumps(message))
         return Run.open(run)
 
     return change
@@ -191,8 +191,8 @@ def damaged(runs, tmp_path):
         ({"n_head": "two"}, "checkpoint-0"),
     ],
 )
-def test_a_config_that_is_not_the_weights_own_is_refused(damaged, text, fields, told):
-    with pytest.raises(BadInput, match=told) as refusal:
+def test_a_config_that_is_not_the_weights_own_is_refused(damaged, text, fields, message):
+    with pytest.raises(BadInput, match=message) as refusal:
         recomputed(damaged(**fields), text)
     assert "\n" not in str(refusal.value)
 
@@ -234,7 +234,7 @@ def test_the_heat_map_draws_the_table_with_lines_at_events(runs):
 
 def test_the_report_states_what_the_table_says(runs, family):
     table = logged(runs[family])
-    section = told.gradnorms(Run.open(runs[family]))
+    section = message.gradnorms(Run.open(runs[family]))
     last = table[table["step"] == 10]
     heads = last[last["level"] == "head"].sort_values("norm")
     high, low = heads.iloc[-1], heads.iloc[0]
@@ -251,7 +251,7 @@ def test_the_report_states_what_the_table_says(runs, family):
 def test_a_run_without_norms_says_so(config_of, tmp_path):
     overrides = {"train.grad_norms_every": 0, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
-    assert "logged no gradient norms" in told.gradnorms(Run.open(tmp_path / "run")).words[0]
+    assert "logged no gradient norms" in message.gradnorms(Run.open(tmp_path / "run")).words[0]
     refused(call("pli-analyze", "gradnorms", tmp_path / "run"), "train with train.grad_norms_every")
 
 

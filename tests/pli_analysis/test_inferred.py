@@ -54,27 +54,27 @@ def test_the_alignment_is_the_one_that_going_through_all_of_them_finds(seed):
 
 def test_two_layers_equally_near_get_half_the_confidence_each_and_the_lower_one_the_name():
     found = layer_matching.match(np.array([[1.0, 0.01, 0.01, 1.0]]))
-    assert found.places == (None, 0, None, None)
+    assert found.locations == (None, 0, None, None)
     np.testing.assert_allclose(found.confidence, [1.0, 0.5, 0.5, 1.0], atol=0.01)
 
 
 def test_who_goes_straight_on_is_the_one_that_was_there_however_near_the_other_lies():
     distance = np.array([[0.02, 0.025, 1.0], [1.0, 1.0, 0.02]])
     onward = np.array([[0.1, 0.5, -0.3], [-0.2, -0.2, 0.4]])
-    assert layer_matching.match(distance).places == (0, None, 1)
+    assert layer_matching.match(distance).locations == (0, None, 1)
     found = layer_matching.match(distance, onward)
-    assert found.places == (None, 0, 1)
+    assert found.locations == (None, 0, 1)
     assert found.confidence.min() > 0.99
     # Of a layer that is not near at all the way says nothing.
     far = layer_matching.match(np.array([[0.9, 0.02]]), np.array([[1.0, 0.0]]))
-    assert far.places == (None, 0)
+    assert far.locations == (None, 0)
 
 
 def test_another_order_is_found_where_it_is_clearly_nearer():
     distance = np.ones((3, 4))
     distance[0, 3] = distance[1, 1] = distance[2, 0] = 0.05
     found = layer_matching.match(distance)
-    assert found.places == (2, 1, None, 0)
+    assert found.locations == (2, 1, None, 0)
     assert found.confidence.min() > 0.99
 
 
@@ -85,32 +85,34 @@ def test_another_order_is_mixed_into_the_confidence_by_what_it_saves_and_its_pri
     chance = 1 / (1 + np.exp(layer_matching.ORDER) * nearer ** (-2 / layer_matching.SCALE))
     each = 1 / (1 + nearer ** (-1 / layer_matching.SCALE))
     expected = chance * each if crossed else (1 - chance) + chance * (1 - each)
-    assert found.places == ((1, 0) if crossed else (0, 1))
+    assert found.locations == ((1, 0) if crossed else (0, 1))
     np.testing.assert_allclose(found.confidence, expected, rtol=1e-6)
 
 
 def test_layers_that_are_gone_are_left_out():
     distance = np.ones((4, 2))
     distance[1, 0] = distance[3, 1] = 0.05
-    assert layer_matching.match(distance).places == (1, 3)
+    assert layer_matching.match(distance).locations == (1, 3)
 
 
 @pytest.mark.parametrize("depth", [6, 48])
 def test_unrelated_models_are_matched_in_order_with_no_confidence(depth):
     rng = np.random.default_rng(0)
-    found = layer_matching.match(layer_matching.apart(rng.normal(size=(depth, 4000)), rng.normal(size=(depth, 4000))))
-    assert found.places == tuple(range(depth))
+    found = layer_matching.match(
+        layer_matching.relative_distances(rng.normal(size=(depth, 4000)), rng.normal(size=(depth, 4000)))
+    )
+    assert found.locations == tuple(range(depth))
     assert found.confidence.max() < 0.5
 
 
 def test_distance_is_zero_of_equals_one_of_unrelated_and_the_same_both_ways():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(3, 20_000)), 5 * rng.normal(size=(4, 20_000))
-    assert layer_matching.apart(x, x).diagonal() == pytest.approx(0, abs=1e-12)
-    np.testing.assert_allclose(layer_matching.apart(x, y), 1, atol=0.05)
-    np.testing.assert_array_equal(layer_matching.apart(x, y), layer_matching.apart(y, x).T)
-    assert layer_matching.apart(x * 0, y).tolist() == np.ones((3, 4)).tolist()
-    assert layer_matching.apart(x * np.nan, y).tolist() == np.ones((3, 4)).tolist()
+    assert layer_matching.relative_distances(x, x).diagonal() == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(layer_matching.relative_distances(x, y), 1, atol=0.05)
+    np.testing.assert_array_equal(layer_matching.relative_distances(x, y), layer_matching.relative_distances(y, x).T)
+    assert layer_matching.relative_distances(x * 0, y).tolist() == np.ones((3, 4)).tolist()
+    assert layer_matching.relative_distances(x * np.nan, y).tolist() == np.ones((3, 4)).tolist()
 
 
 # --- random grown runs ----------------------------------------------------------------------------------------------
@@ -129,12 +131,12 @@ def check(seeds, corpus, folder):
         for checkpoint, before, after in pairs:
             assert len(checkpoint.lineage.stack) == len(after.stack)
             for index, id in enumerate(after.stack):
-                told = sure.loc[(str(checkpoint.name), index)]
+                message = sure.loc[(str(checkpoint.name), index)]
                 true = before.stack.index(id) if id in before.stack else None
-                mine = None if pd.isna(told["matched"]) else int(told["matched"])
+                mine = None if pd.isna(message["matched"]) else int(message["matched"])
                 donor = after.layers[id].birth.donor if true is None else None
-                rows.append((seed, before.stack != after.stack, true, mine, mine == true, told["confidence"]))
-                rows[-1] += (donor, told["donor"])
+                rows.append((seed, before.stack != after.stack, true, mine, mine == true, message["confidence"]))
+                rows[-1] += (donor, message["donor"])
     return pd.DataFrame(rows, columns=["seed", "grew", "true", "matched", "right", "confidence", "donor", "told"])
 
 
@@ -187,24 +189,24 @@ def push(run, index, direction, size=0.02):
             parameter.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
-def copied(folder, place, moments):
+def copied(folder, position, moments):
     """A layer and its exact copy, which then move equally far, the old one straight on and the copy not; stripped.
 
     Args:
-        place: where the copy sits, 0 or 1.
+        position: where the copy sits, 0 or 1.
         moments: of checkpoints, in steps; the copy is made after the first, at step 5.
     """
     run = Drifting(folder / "run", "gpt2", n_layer=1)
     for step in (5, 10, 15):
         run.step = step
         if step == 10:
-            event = Insert(at=step, index=place, initialiser="clone")
+            event = Insert(at=step, index=position, initialiser="clone")
             event.grow(run.model, run.anatomy, run.lineage, seed=0)
             event.record(run.lineage, step)
-            push(run, place, direction=step)
-        push(run, 0 if step < 10 else 1 - place, direction=1)
+            push(run, position, direction=step)
+        push(run, 0 if step < 10 else 1 - position, direction=1)
         if step > 10:
-            push(run, place, direction=step)
+            push(run, position, direction=step)
         run.save()
     strip(run.folder, folder / "stripped", lambda name: name.step in moments)
     return Run.open(folder / "stripped")
@@ -212,10 +214,10 @@ def copied(folder, place, moments):
 
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("moments", [(0, 5, 10), (5, 10, 15), (0, 5, 10, 15)])
-def test_a_checkpoint_ahead_or_one_after_tells_a_layer_from_a_copy_as_near(moments, place, tmp_path):
-    found = copied(tmp_path, place, moments)
+def test_a_checkpoint_ahead_or_one_after_tells_a_layer_from_a_copy_as_near(moments, position, tmp_path):
+    found = copied(tmp_path, position, moments)
     (grown,) = [checkpoint for checkpoint in found.checkpoints if checkpoint.step == 10]
-    assert grown.lineage.stack == [["b", "a"], ["a", "b"]][place]
+    assert grown.lineage.stack == [["b", "a"], ["a", "b"]][position]
     assert grown.lineage.layers["b"].birth.donor == "a"
     assert found.confidence["confidence"].min() > 0.99
 
@@ -359,7 +361,7 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
         ("gpt2", lambda config: config | {"n_head": 2}, "fewer than"),
     ],
 )
-def test_checkpoints_that_are_not_of_one_model_are_refused_in_one_line(family, change, told, tmp_path):
+def test_checkpoints_that_are_not_of_one_model_are_refused_in_one_line(family, change, message, tmp_path):
     run = Drifting(tmp_path / "run", family)
     run.move(steps=5)
     run.save()
@@ -369,7 +371,7 @@ def test_checkpoints_that_are_not_of_one_model_are_refused_in_one_line(family, c
     with pytest.raises(BadInput) as refused:
         Run.open(tmp_path / "stripped").drift()
     assert "checkpoint-5" in str(refused.value) and "\n" not in str(refused.value)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_large_matrix_is_compared_by_a_sample_that_is_the_same_everywhere():

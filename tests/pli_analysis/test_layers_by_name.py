@@ -17,7 +17,7 @@ from tests.test_cli import call, refused
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch, tmp_path):
+def without_events(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -119,12 +119,12 @@ def test_layers_of_a_hybrid_are_no_kin_across_kinds(tmp_path):
 def cosine_by_hand(one, other):
     """Mean over the matrices that either has, by name and shape; 0 for one that only one of them has."""
     both = {(n, t.shape) for n, t in one.items() if t.ndim > 1} | {(n, t.shape) for n, t in other.items() if t.ndim > 1}
-    told = []
+    message = []
     for name, shape in both:
         x, y = one.get(name), other.get(name)
         there = x is not None and y is not None and x.shape == y.shape == shape
-        told.append(float((x * y).sum() / np.linalg.norm(x) / np.linalg.norm(y)) if there else 0.0)
-    return np.mean(told), len(told)
+        message.append(float((x * y).sum() / np.linalg.norm(x) / np.linalg.norm(y)) if there else 0.0)
+    return np.mean(message), len(message)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -165,8 +165,8 @@ def test_the_map_of_layers_keeps_their_distances(tmp_path):
             state = states[point.checkpoint.step - 1]
             pair.append({n.removeprefix(prefix): t.astype(float) for n, t in state.items() if n.startswith(prefix)})
         names = pair[0].keys() | pair[1].keys()
-        apart = sum(float(((pair[0].get(n, 0.0) - pair[1].get(n, 0.0)) ** 2).sum()) for n in names)
-        assert ((whole[a] - whole[b]) ** 2).sum() == pytest.approx(apart, rel=1e-9)
+        relative_distances = sum(float(((pair[0].get(n, 0.0) - pair[1].get(n, 0.0)) ** 2).sum()) for n in names)
+        assert ((whole[a] - whole[b]) ** 2).sum() == pytest.approx(relative_distances, rel=1e-9)
     with pytest.raises(BadInput, match="no table says where a unheard_of has its heads"):
         points_of(run, "heads")
 
@@ -271,11 +271,11 @@ def test_all_commands_read_it_or_say_why_not(tmp_path):
     assert page.returncode == 0 and "Relative L2 drift of each layer" in (tmp_path / "page.html").read_text()
     alike = call("pli-analyze", "similarity", made, "--space", "weights", "--format", "csv")
     assert alike.returncode == 0 and len(alike.stdout.splitlines()) == 11
-    told = "only weights are measured here"
-    assert told in refused(call("pli-analyze", "similarity", made), told)[-1]
-    told = "no table says where a unheard_of has its"
-    assert len(refused(call("pli-analyze", "drift", made, "--of", "head"), f"{told} heads")) == 3
-    assert len(refused(call("pli-analyze", "embed", made, "--of", "ffn"), f"{told} FFNs")) == 3
+    message = "only weights are measured here"
+    assert message in refused(call("pli-analyze", "similarity", made), message)[-1]
+    message = "no table says where a unheard_of has its"
+    assert len(refused(call("pli-analyze", "drift", made, "--of", "head"), f"{message} heads")) == 3
+    assert len(refused(call("pli-analyze", "embed", made, "--of", "ffn"), f"{message} FFNs")) == 3
 
 
 # --- the lists themselves -------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def write(folder, records):
     return folder
 
 
-def stock(folder):
+def padded_form(folder):
     """tag → [(step, wall time, value)] by TensorBoard's own reader and its own decoder of tensors."""
     found = EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0})
     found.Reload()
@@ -81,14 +81,14 @@ def test_the_usual_forms_are_decoded_without_protobuf(kind, tmp_path, monkeypatc
     found = ours(write(tmp_path, [*records, Event(wall_time=1, summary=last).SerializeToString()]))
     monkeypatch.undo()
     assert found.pop("last") == [(0, 1.0, 1.0)]
-    assert repr(found) == repr(stock(tmp_path)) and len(found) == 3
+    assert repr(found) == repr(padded_form(tmp_path)) and len(found) == 3
 
 
 @pytest.mark.parametrize("kind", KINDS | UNUSUAL)
 def test_every_form_is_what_tensorboard_reads(kind, tmp_path):
     made = (KINDS | UNUSUAL)[kind]
     records = [record("x", step, made(value), PLAIN) for step, value in enumerate(VALUES)]
-    assert repr(ours(write(tmp_path, records))) == repr(stock(tmp_path))
+    assert repr(ours(write(tmp_path, records))) == repr(padded_form(tmp_path))
 
 
 @settings(deadline=None, max_examples=60)
@@ -111,7 +111,7 @@ def test_forms_mixed_in_one_file(tmp_path_factory, logged):
     for step, (kind, tag, value, described) in enumerate(logged):
         metadata = create_summary_metadata("", described)
         records.append(record(tag, step * 1000, (KINDS | UNUSUAL)[kind](value), metadata, step + 0.25))
-    assert ours(write(folder, records)) == stock(folder)
+    assert ours(write(folder, records)) == padded_form(folder)
 
 
 def test_tensors_of_other_plugins_are_no_scalars(tmp_path):
@@ -128,13 +128,13 @@ def test_what_torch_writes_in_the_new_style(tmp_path):
         for step in range(5):
             writer.add_scalar("loss", 1 / (step + 1), step, new_style=True)
             writer.add_scalar("old", 2.0, step)
-    assert ours(tmp_path)["loss"] == stock(tmp_path)["loss"] and len(ours(tmp_path)["old"]) == 5
+    assert ours(tmp_path)["loss"] == padded_form(tmp_path)["loss"] and len(ours(tmp_path)["old"]) == 5
 
 
 def test_strings_of_one_hash_are_left_to_protobuf(monkeypatch, tmp_path):
     monkeypatch.setattr(record_layouts, "_ODD", np.uint64(0))
     records = [record(tag, 1, KINDS["float content"](value), PLAIN) for tag, value in (("a", 1), ("b", 2), ("c", 3))]
-    assert ours(write(tmp_path, records)) == stock(tmp_path)
+    assert ours(write(tmp_path, records)) == padded_form(tmp_path)
 
 
 def test_a_damaged_number_is_a_damaged_record(tmp_path):

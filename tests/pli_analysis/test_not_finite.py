@@ -159,9 +159,9 @@ def test_likeness_is_empty_where_outputs_are_not_finite(odd, plain, text):
     assert between["cka"].notna().tolist() == [True, False, False]
     assert similarity.unknown(between) == similarity.unknown(over)
     for table, whether in ((over, True), (between, False)):
-        told = similarity_report.verdict(table, whether)
-        assert "nan" not in told and told
-        assert "nan" not in similarity_report.tell(table, whether).sections[0].figures[0].caption
+        message = similarity_report.verdict(table, whether)
+        assert "nan" not in message and message
+        assert "nan" not in similarity_report.build(table, whether).sections[0].figures[0].caption
 
 
 def test_the_first_state_alone_is_blamed_where_it_is_the_one(plain, text, tmp_path):
@@ -206,12 +206,12 @@ def test_disturbance_tells_of_weights_that_make_no_loss(plain, text, tmp_path):
 @pytest.mark.parametrize("where", [(2,), (5,), (1,), (1, 2, 3, 4, 5)])
 def test_a_report_draws_the_rest_and_says_what_it_leaves_out(where, plain, tmp_path):
     run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=where))
-    told = content.tell(run)
-    words = " ".join(word for section in told.sections for word in (*section.words, section.headline or ""))
+    message = content.build(run)
+    words = " ".join(word for section in message.sections for word in (*section.words, section.headline or ""))
     assert "Not finite, and left out: b.mlp.down_proj.weight at checkpoint-" in words
-    captions = [figure.caption for section in told.sections for figure in section.figures]
+    captions = [figure.caption for section in message.sections for figure in section.figures]
     assert not any(" nan" in caption.lower() for caption in (words, *captions))
-    page.write(told, tmp_path / "page.html")
+    page.write(message, tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size > 10_000
 
 
@@ -220,7 +220,7 @@ def test_all_weights_lost_at_one_checkpoint_end_nothing(plain, tmp_path):
     assert str(run.lineage) == "a b"
     table = run.drift()
     assert table["relative_l2"].isna().tolist() == [False, False, True, True, *[False] * 6]
-    assert content.tell(run)
+    assert content.build(run)
 
 
 def test_the_fixtures_are_what_they_seem(plain):

@@ -65,10 +65,10 @@ NAMES = {
 
 
 @pytest.mark.parametrize(("family", "told"), NAMES, ids=range(len(NAMES)))
-def test_names_of_wrapped_models_are_read_as_plain_ones(family, told, plain, tmp_path):
-    run = Run.open(changed(plain[family], tmp_path / "out", renamed(NAMES[family, told])))
+def test_names_of_wrapped_models_are_read_as_plain_ones(family, message, plain, tmp_path):
+    run = Run.open(changed(plain[family], tmp_path / "out", renamed(NAMES[family, message])))
     np.testing.assert_allclose(found(run), expected(plain[family], family), rtol=1e-6)
-    assert any(told in note for note in run.notes)
+    assert any(message in note for note in run.notes)
     with torch.no_grad():
         theirs = families.logits(checkpoint_model.model_of(run.checkpoints[-1]))
         torch.testing.assert_close(
@@ -166,13 +166,13 @@ CODES = {
 
 
 @pytest.mark.parametrize("told", CODES)
-def test_what_are_no_weights_is_refused_by_name_with_a_way_out(told, plain, tmp_path):
-    folder = changed(plain["llama"], tmp_path / "out", CODES[told])
+def test_what_are_no_weights_is_refused_by_name_with_a_way_out(message, plain, tmp_path):
+    folder = changed(plain["llama"], tmp_path / "out", CODES[message])
     with pytest.raises(
         BadInput, match="holds no checkpoint to read; checkpoint-1, checkpoint-2, checkpoint-3: "
     ) as error:
         Run.open(folder).drift()
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
     assert any(way in str(error.value) for way in ("dequantise", "merge", "no checkpoint of weights"))
 
 
@@ -205,19 +205,19 @@ FILES = {
 
 
 @pytest.mark.parametrize("told", FILES)
-def test_other_formats_are_refused_by_name_and_never_opened(told, plain, tmp_path):
+def test_other_formats_are_refused_by_name_and_never_opened(message, plain, tmp_path):
     folder = shutil.copytree(plain["llama"], tmp_path / "out")
     at = folder / "checkpoint-2"
     (at / run_folder.WEIGHTS).unlink()
-    for name in FILES[told]:
+    for name in FILES[message]:
         (at / name).parent.mkdir(exist_ok=True)
         (at / name).symlink_to("/nowhere")  # whoever opens it fails
     run = Run.open(folder)
     assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
-    assert len(run.damaged) == 1 and told in run.damaged[0] and "\n" not in run.damaged[0]
+    assert len(run.damaged) == 1 and message in run.damaged[0] and "\n" not in run.damaged[0]
     with pytest.raises(BadInput, match="checkpoint-2: ") as error:
         Run.open(at).drift()
-    assert told in str(error.value) or told.startswith("lacks")
+    assert message in str(error.value) or message.startswith("lacks")
 
 
 def test_a_state_of_accelerate_needs_the_config_of_its_model(plain, tmp_path):
@@ -320,11 +320,11 @@ def test_outputs_of_layers_need_no_head(plain, tmp_path):
     )
     checkpoint = Run.open(folder).checkpoints[0]
     tokens = torch.arange(12).reshape(1, 12)
-    heard = checkpoint_model.outputs_of(checkpoint, "layers", tokens, torch.ones_like(tokens, dtype=torch.bool))
+    outputs = checkpoint_model.outputs_of(checkpoint, "layers", tokens, torch.ones_like(tokens, dtype=torch.bool))
     model = AutoModelForCausalLM.from_pretrained(plain["llama"] / "checkpoint-1")
     with torch.no_grad():
         first = model(tokens, output_hidden_states=True).hidden_states[1][0]
-    np.testing.assert_allclose(heard[0], first.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs[0], first.numpy(), rtol=1e-5, atol=1e-6)
     with pytest.raises(BadInput, match=r"its weights lack lm_head\.weight"):
         checkpoint_model.model_of(checkpoint)
 
@@ -408,19 +408,19 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("told", DAMAGES)
-def test_one_bad_checkpoint_is_passed_over_by_name_and_the_others_are_read(told, plain, tmp_path):
+def test_one_bad_checkpoint_is_passed_over_by_name_and_the_others_are_read(message, plain, tmp_path):
     folder = shutil.copytree(plain["llama"], tmp_path / "out")
-    DAMAGES[told](folder / "checkpoint-2")
+    DAMAGES[message](folder / "checkpoint-2")
     run = Run.open(folder)
     assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
-    assert len(run.damaged) == 1 and run.damaged[0].startswith("checkpoint-2 ") and told in run.damaged[0]
+    assert len(run.damaged) == 1 and run.damaged[0].startswith("checkpoint-2 ") and message in run.damaged[0]
     assert str(folder) not in run.damaged[0] and "\n" not in run.damaged[0]
     np.testing.assert_allclose(found(run), expected(plain["llama"], "llama")[::2], rtol=1e-6)
     for step in (1, 3):
-        DAMAGES[told](folder / f"checkpoint-{step}")
+        DAMAGES[message](folder / f"checkpoint-{step}")
     with pytest.raises(BadInput) as error:
         Run.open(folder).drift()
-    assert all(f"checkpoint-{step}" in str(error.value) for step in STEPS) and told in str(error.value)
+    assert all(f"checkpoint-{step}" in str(error.value) for step in STEPS) and message in str(error.value)
 
 
 @pytest.mark.parametrize("name", [run_folder.CONFIG, run_folder.LINEAGE, run_folder.TRAINER_STATE])

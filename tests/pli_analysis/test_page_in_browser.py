@@ -51,14 +51,14 @@ def opened(chromium):
     def open_page(path, width=1200, scheme="light"):
         context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True)
         contexts.append(context)
-        tab, heard, asked = context.new_page(), [], []
-        tab.on("console", lambda message: heard.append(message.text))
-        tab.on("pageerror", lambda error: heard.append(str(error)))
-        tab.on("dialog", lambda dialog: (heard.append("dialog"), dialog.dismiss()))
+        tab, outputs, asked = context.new_page(), [], []
+        tab.on("console", lambda message: outputs.append(message.text))
+        tab.on("pageerror", lambda error: outputs.append(str(error)))
+        tab.on("dialog", lambda dialog: (outputs.append("dialog"), dialog.dismiss()))
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(Path(path).as_uri())
         until(tab, "[...document.querySelectorAll('.drawing')].every(d => d.querySelector('.main-svg'))")
-        return tab, heard, asked
+        return tab, outputs, asked
 
     yield open_page
     for context in contexts:
@@ -68,15 +68,15 @@ def opened(chromium):
 @pytest.fixture
 def report(runs, family, tmp_path):
     path = tmp_path / "report.html"
-    page.write(content.tell(Run.open(runs[family])), path)
+    page.write(content.build(Run.open(runs[family])), path)
     return path
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
 def test_it_opens_offline_without_a_complaint(opened, report, width, scheme):
-    tab, heard, asked = opened(report, width, scheme)
-    assert heard == []
+    tab, outputs, asked = opened(report, width, scheme)
+    assert outputs == []
     assert asked == [report.as_uri()]
     assert tab.locator("figure").count() >= 7
     for drawing in tab.locator(".drawing").all():
@@ -89,7 +89,7 @@ def test_it_opens_offline_without_a_complaint(opened, report, width, scheme):
 
 
 def test_the_axis_of_loss_switches_and_takes_the_events_along(opened, report, runs, family):
-    tab, heard, _ = opened(report)
+    tab, outputs, _ = opened(report)
     drawn = "document.querySelector('#figure-loss .drawing').data"
     for button, axis in (("tokens", "tokens"), ("FLOPs", "flops"), ("seconds of training", "seconds")):
         tab.locator("figure#figure-loss").first.get_by_role("button", name=button, exact=True).click()
@@ -97,12 +97,12 @@ def test_the_axis_of_loss_switches_and_takes_the_events_along(opened, report, ru
         assert xs == kept
     scalars = Run.open(runs[family]).scalars
     assert xs[2][::3] == pytest.approx([scalars.values["progress/seconds"][step][1] for step in (3, 6, 9)], rel=1e-4)
-    assert heard == []
+    assert outputs == []
 
 
 def test_a_view_outlasts_the_theme_and_leads_back(opened, report):
     """Curves of drift, over age and over steps again."""
-    tab, heard, _ = opened(report)
+    tab, outputs, _ = opened(report)
     figure = tab.locator("#figure-drift-curves")
 
     def seen():
@@ -120,12 +120,12 @@ def test_a_view_outlasts_the_theme_and_leads_back(opened, report):
     assert seen() == over_age
     figure.get_by_role("button", name="steps", exact=True).press("Enter")
     assert seen() == over_steps
-    assert heard == []
+    assert outputs == []
 
 
 def test_the_map_switches_its_method_and_nothing_moves(opened, report, runs, family):
     pytest.importorskip("sklearn")
-    tab, heard, _ = opened(report)
+    tab, outputs, _ = opened(report)
     figure, table = tab.locator("#figure-map"), embed(Run.open(runs[family]), further=["tsne"]).table
     buttons = {button.inner_text(): button for button in figure.locator(".views button").all()}
     assert list(buttons) == ["PCA", "t-SNE"]
@@ -144,41 +144,41 @@ def test_the_map_switches_its_method_and_nothing_moves(opened, report, runs, fam
         height = tab.evaluate("document.documentElement.scrollHeight"), figure.bounding_box()["height"]
         return xs, ys, titles, pressed, caption, height
 
-    def places(x, y):
+    def locations(x, y):
         rows = [part for _, walk in table.groupby("walk", sort=False) for _, part in walk.groupby("part", sort=False)]
-        return [pytest.approx([place for part in rows for place in part[axis]], rel=1e-6) for axis in (x, y)]
+        return [pytest.approx([position for part in rows for position in part[axis]], rel=1e-6) for axis in (x, y)]
 
     pca = seen()
-    assert [*pca[:2]] == places("x", "y")
+    assert [*pca[:2]] == locations("x", "y")
     assert [title.partition(",")[0] for title in pca[2]] == ["PC1", "PC2", "PC1", "PC2"]
     assert pca[3] == ["PCA"] and "of the variance" in pca[4]
     buttons["PCA"].focus()
     tab.keyboard.press("Tab")
     tab.keyboard.press("Space")
     tsne = seen()
-    assert [*tsne[:2]] == places("x_tsne", "y_tsne")
+    assert [*tsne[:2]] == locations("x_tsne", "y_tsne")
     assert tsne[2] == ["t-SNE 1", "t-SNE 2"] * 2
     assert tsne[3] == ["t-SNE"] and "t-SNE keeps neighbours" in tsne[4] and "of the variance" not in tsne[4]
     assert tsne[5] == pca[5], "something moved"
     buttons["PCA"].press("Enter")
     assert seen() == (pytest.approx(pca[0]), pytest.approx(pca[1]), *pca[2:])
-    assert heard == []
+    assert outputs == []
 
 
 def test_two_maps_stand_side_by_side_or_one_above_the_other_with_no_words_in_words(opened, report):
-    tab, heard, _ = opened(report, 360)
-    places = """() => [...document.querySelectorAll(
+    tab, outputs, _ = opened(report, 360)
+    locations = """() => [...document.querySelectorAll(
         '#figure-map :is(.annotation-text, .xtitle, .x2title, .ytitle, .y2title)'
     )].map(words => words.getBoundingClientRect().toJSON())"""
 
     def check():
-        words, drawing = tab.evaluate(places), tab.locator("#figure-map .drawing").bounding_box()
+        words, drawing = tab.evaluate(locations), tab.locator("#figure-map .drawing").bounding_box()
         assert len(words) == 6
         for one in words:
             assert one["left"] >= drawing["x"] and one["right"] <= drawing["x"] + drawing["width"]
         for one, other in itertools.combinations(words, 2):
-            apart = one["right"] <= other["left"] or other["right"] <= one["left"]
-            assert apart or one["bottom"] <= other["top"] or other["bottom"] <= one["top"]
+            relative_distances = one["right"] <= other["left"] or other["right"] <= one["left"]
+            assert relative_distances or one["bottom"] <= other["top"] or other["bottom"] <= one["top"]
         return drawing["height"]
 
     tab.locator("#figure-map").scroll_into_view_if_needed()
@@ -187,7 +187,7 @@ def test_two_maps_stand_side_by_side_or_one_above_the_other_with_no_words_in_wor
     until(tab, "document.querySelector('#figure-map .drawing')._fullLayout.yaxis2.domain[1] === 1")
     tab.wait_for_timeout(500)
     assert check() < tall
-    assert heard == []
+    assert outputs == []
 
 
 @pytest.mark.parametrize(("width", "share"), [(360, 0.6), (1200, 0.7)])
@@ -211,12 +211,12 @@ def test_heat_maps_have_their_room_and_their_colours_are_told(opened, report, wi
 
 
 def test_the_theme_button_repaints_the_figures(opened, report):
-    tab, heard, _ = opened(report)
+    tab, outputs, _ = opened(report)
     ink = "document.querySelector('#figure-drift-map .drawing')._fullLayout.font.color"
     before = tab.evaluate(ink)
     tab.locator("#theme").press("Enter")
     assert tab.evaluate(ink) != before
-    assert heard == []
+    assert outputs == []
 
 
 def test_the_csv_button_gives_the_table(opened, report):
@@ -237,17 +237,17 @@ def test_an_accessibility_check_finds_nothing_serious(opened, report, width, sch
     tab, *_ = opened(report, width, scheme)
     found = Axe().run(tab).response
     assert len(found["passes"]) > 20, "it did not look"
-    told = [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in found["violations"]]
-    assert [line for line in told if line[1] in ("serious", "critical", "moderate")] == []
+    message = [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in found["violations"]]
+    assert [line for line in message if line[1] in ("serious", "critical", "moderate")] == []
     tab.locator("#figure-map .views button").last.click()
-    told = [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in Axe().run(tab).response["violations"]]
-    assert [line for line in told if line[1] in ("serious", "critical", "moderate")] == []
+    message = [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in Axe().run(tab).response["violations"]]
+    assert [line for line in message if line[1] in ("serious", "critical", "moderate")] == []
     tab.evaluate("document.documentElement.removeAttribute('lang')")
     assert Axe().run(tab).response["violations"], "it finds nothing whatever there is"
 
 
 def test_a_layer_is_followed_through_all_figures(opened, report):
-    tab, heard, _ = opened(report)
+    tab, outputs, _ = opened(report)
     button = tab.locator(".layers button").nth(1)
     assert [button.inner_text(), button.get_attribute("aria-pressed")] == ["b", "false"]
     button.press("Enter")
@@ -261,7 +261,7 @@ def test_a_layer_is_followed_through_all_figures(opened, report):
     button.press("Enter")
     assert tab.evaluate(framed) == 0 and {opacity for _, opacity in tab.evaluate(LIT, "map")} == {1}
     tab.locator("#figure-map").scroll_into_view_if_needed()
-    assert heard == []
+    assert outputs == []
 
 
 def test_figures_far_below_wait_until_there_is_time(chromium, report):
@@ -284,16 +284,16 @@ def test_figures_far_below_wait_until_there_is_time(chromium, report):
 
 def test_a_hostile_run_executes_nothing(opened, hostile_run, tmp_path):  # noqa: F811
     path = tmp_path / "hostile.html"
-    page.write(content.tell(Run.open(hostile_run)), path)
-    tab, heard, asked = opened(path)
-    assert heard == []
+    page.write(content.build(Run.open(hostile_run)), path)
+    tab, outputs, asked = opened(path)
+    assert outputs == []
     assert asked == [path.as_uri()]
     assert tab.locator("h1").inner_text() == hostile_run.name
     assert tab.locator("img").count() == 0
 
 
 def test_paper_is_white_and_opens_what_is_closed(opened, report):
-    tab, heard, _ = opened(report, scheme="dark")
+    tab, outputs, _ = opened(report, scheme="dark")
     state = """() => [document.documentElement.dataset.theme, document.querySelectorAll('.method:not([open])').length,
       ...new Set([...document.querySelectorAll('.drawing')].map(d => d._fullLayout.width))]"""
     before = tab.evaluate(state)
@@ -304,7 +304,7 @@ def test_paper_is_white_and_opens_what_is_closed(opened, report):
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
     until(tab, "[...document.querySelectorAll('.drawing')].every(d => d._fullLayout.width !== 660)")
     assert tab.evaluate(state) == before
-    assert heard == []
+    assert outputs == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])
@@ -314,12 +314,12 @@ def test_a_page_of_several_runs_opens_and_can_be_used_by_all(opened, runs, tmp_p
     from pli_analysis.metrics.comparison import curves as curve_metric
     from pli_analysis.report import several
 
-    told = several.tell(
+    message = several.build(
         {name: Run.open(path) for name, path in runs.items()}, curve_metric.read(map(str, runs.values()))
     )
-    page.write(told, tmp_path / "several.html")
-    tab, heard, asked = opened(tmp_path / "several.html", width, scheme)
-    assert heard == [] and asked == [(tmp_path / "several.html").as_uri()]
+    page.write(message, tmp_path / "several.html")
+    tab, outputs, asked = opened(tmp_path / "several.html", width, scheme)
+    assert outputs == [] and asked == [(tmp_path / "several.html").as_uri()]
     overflow = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0, "the page scrolls sideways"
     title = "document.querySelector('#figure-speed-up .drawing').layout.yaxis.title.text"

@@ -106,8 +106,8 @@ def test_lightning_versions_are_runs_in_the_order_of_their_numbers(tmp_path):
 
 
 def test_what_hydra_wrote_is_one_run_whatever_logged_in_it(tmp_path):
-    for place in ("outputs/2024-01-02/03-04-05", "multirun/2024-01-02/03-04-05/0", "multirun/2024-01-02/03-04-05/1"):
-        job = tmp_path / place
+    for position in ("outputs/2024-01-02/03-04-05", "multirun/2024-01-02/03-04-05/0", "multirun/2024-01-02/03-04-05/1"):
+        job = tmp_path / position
         (job / ".hydra").mkdir(parents=True)
         (job / ".hydra" / "config.yaml").write_text("lr: 0.1\n")
         log(job / "tensorboard" / "version_0", {"train/loss": falling(3)})
@@ -160,8 +160,8 @@ def test_a_run_that_holds_no_logs_says_so(tmp_path):
 
 def test_a_loss_of_training_is_never_compared_with_one_of_evaluation(tmp_path):
     one, other = log(tmp_path / "one", {"train/loss": falling(3)}), log(tmp_path / "other", {"eval/loss": falling(2)})
-    told = refusal("compare", one, other)
-    assert "one has train/loss; other has eval/loss; choose one with --tag" in told
+    message = refusal("compare", one, other)
+    assert "one has train/loss; other has eval/loss; choose one with --tag" in message
     both = rows("compare", one, other, "--tag", "*/loss")  # asked for by name: both are told
     assert "train/loss of one, eval/loss of other at 16" in both[0]
     log(tmp_path / "third", {"eval/loss": falling(2), "train/loss": falling(3)})
@@ -174,8 +174,8 @@ def test_a_scalar_that_is_no_loss_by_its_name_is_compared_where_it_is_the_only_o
     log(tmp_path / "b", {"hp_metric": {0: -1.0}, "objective": falling(3)})
     log(tmp_path / "c", {"hp_metric": {0: -1.0}})
     log(tmp_path / "d", {"hp_metric": {0: -1.0}})
-    told = refusal("compare", tmp_path)
-    assert "a has hp_metric, my_objective; b has hp_metric, objective; c, d have hp_metric; choose one" in told
+    message = refusal("compare", tmp_path)
+    assert "a has hp_metric, my_objective; b has hp_metric, objective; c, d have hp_metric; choose one" in message
     assert "hp_metric at 0" in rows("compare", tmp_path / "c", tmp_path / "d")[0]
     assert "hp_metric at 0" in rows("compare", tmp_path, "--tag", "hp_metric")[0]
 

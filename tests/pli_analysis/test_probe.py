@@ -40,12 +40,12 @@ def held_out_of(config_of, family):
 def test_analysis_asks_what_evaluation_asked(runs, family, config_of):
     """Inputs and labels to the bit, and how the blocks were drawn; the first of them alone as well."""
     run, held_out = Run.open(runs[family]), held_out_of(config_of, family)
-    asked = held_out.batch(held_out.places, 32)
+    asked = held_out.batch(held_out.locations, 32)
     found = eval_tokens.sample_of(run, None, 99)
     assert torch.equal(found.tokens, asked.inputs) and torch.equal(found.labels, asked.labels)
     assert np.array_equal(found.design.stratum, held_out.design.stratum)
     assert np.array_equal(found.design.sizes, held_out.design.sizes)
-    assert np.array_equal(found.documents, held_out.documents[held_out.places])
+    assert np.array_equal(found.documents, held_out.documents[held_out.locations])
     some = eval_tokens.sample_of(run, None, 3)
     assert torch.equal(some.tokens, asked.inputs[:3]) and len(some.documents) == 3
     assert (some.design.stratum.tolist(), some.design.sizes.tolist()) == ([0, 0, 0], [held_out.count])
@@ -78,8 +78,8 @@ def test_blocks_of_a_text_are_drawn_from_all_of_it(runs, tmp_path):
     assert some.design.sizes.tolist() == [len(whole.tokens)] and len(whole.tokens) > 100
     ids = Tokenizer.from_file(str(run.path / "tokenizer" / "tokenizer.json")).encode(text.read_text()).ids
     blocks = [ids[at : at + 32] for at in range(0, len(ids), 32)]
-    places = [blocks.index(block) for block in some.tokens.tolist()]
-    assert max(places) > len(blocks) / 2 and sorted(places) != places
+    locations = [blocks.index(block) for block in some.tokens.tolist()]
+    assert max(locations) > len(blocks) / 2 and sorted(locations) != locations
 
 
 def test_metrics_read_them_where_no_text_is_given(runs, family):
@@ -202,12 +202,12 @@ PROBE = {
         (PROBE | {"labels": np.full((2, 4), 300, np.int32)}, "tokens that the model does not know"),
     ],
 )
-def test_blocks_that_are_not_there_or_none_are_refused(small_run, tmp_path, tensors, told):
+def test_blocks_that_are_not_there_or_none_are_refused(small_run, tmp_path, tensors, message):
     run = shutil.copytree(small_run, tmp_path / "run")
     (run / run_folder.PROBE).unlink()
     if tensors is not None:
         save_file(tensors, run / run_folder.PROBE)
-    with pytest.raises(BadInput, match=told) as refusal:
+    with pytest.raises(BadInput, match=message) as refusal:
         eval_tokens.batch_of(Run.open(run), None, 4)
     assert "\n" not in str(refusal.value)
 

@@ -72,8 +72,8 @@ def test_a_sketch_states_its_error_and_keeps_to_it():
     assert 0 < stated.median < stated.largest < stated.bound < 0.06 and stated.pairs == 24 * 23 // 2
     true = squareform(pdist(values))
     found = np.sqrt(gram.squared_distances(sketched.steps, sources))
-    apart = true > 0
-    error = np.abs(found[apart] / true[apart] - 1)
+    relative_distances = true > 0
+    error = np.abs(found[relative_distances] / true[relative_distances] - 1)
     # A squared distance has a standard error of √(2 ÷ 4096), so a distance of half that: 1.1 %.
     assert np.sqrt(np.mean(error**2)) == pytest.approx(0.011, rel=0.5)
     assert stated.median == pytest.approx(np.median(error), rel=1)
@@ -209,8 +209,8 @@ def test_umap_is_asked_for_distances_neighbours_and_a_start_that_fit(count, monk
     asked = {}
 
     class Stub:
-        def __init__(self, **told):
-            asked.update(told)
+        def __init__(self, **message):
+            asked.update(message)
 
         def fit_transform(self, distances):
             asked["distances"] = distances

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pli_analysis.metrics.disturbance.layer_speeds import Mover, log_ratios
+from pli_analysis.metrics.disturbance.layer_speeds import LayerSpeeds, log_ratios
 from pli_analysis.metrics.drift.drift import drift
-from pli_analysis.metrics.drift.rates import Logged, Planned, rates_of
+from pli_analysis.metrics.drift.rates import Logged, ScheduledRates, rates_of
 from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -61,7 +61,7 @@ def test_the_rate_of_a_step_is_the_trainers(logs):
 def test_speed_and_excess_do_not_depend_on_what_was_logged(logs):
     tables = [drift(run)["speed"].to_numpy(dtype=float) for run in logs.values()]
     assert np.isfinite(tables[0]).sum() > 20
-    excess = [log_ratios(mover.speeds(12, 16), mover.speeds(8, 12)) for mover in map(Mover, logs.values())]
+    excess = [log_ratios(mover.speeds(12, 16), mover.speeds(8, 12)) for mover in map(LayerSpeeds, logs.values())]
     for speeds, movement in zip(tables[1:], excess[1:], strict=True):
         np.testing.assert_array_equal(speeds, tables[0])
         assert movement == excess[0]
@@ -80,7 +80,7 @@ def test_wsd_has_three_phases(logs):
     class Optim:
         lr, lr_end, schedule, warmup_ratio, decay_ratio = 1.0, 0.0, "wsd", 0.1, 0.2
 
-    rates = Planned(Optim(), 100, logs[1].lineage.as_of(0))
+    rates = ScheduledRates(Optim(), 100, logs[1].lineage.as_of(0))
     assert [rates.phase(step, step + 1) for step in (9, 10, 79, 80)] == ["warm-up", "stable", "stable", "decay"]
 
 

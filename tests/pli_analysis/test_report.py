@@ -12,7 +12,7 @@ import pytest
 
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.figures.palette import COLOURS, DASHES, line_of
-from pli_analysis.metrics.lineage import layers, places
+from pli_analysis.metrics.lineage import layers, locations
 from pli_analysis.metrics.maps import projections
 from pli_analysis.report import content, drift, overview, page, similarity, terminal
 from pli_analysis.runs.run import Run
@@ -38,7 +38,7 @@ def hostile_run(run_folder_of, tmp_path):
 
 
 def test_two_renders_are_the_same_bytes(runs, family):
-    first, second = (page.html(content.tell(Run.open(runs[family]))) for _ in range(2))
+    first, second = (page.html(content.build(Run.open(runs[family]))) for _ in range(2))
     assert first == second
 
 
@@ -46,7 +46,7 @@ def test_a_cold_cache_gives_the_bytes_of_a_warm_one(runs, family, monkeypatch, t
     pages = []
     for folder in ("one", "one", "other"):
         monkeypatch.setenv("PLI_CACHE", str(tmp_path / folder))
-        pages.append(page.html(content.tell(Run.open(runs[family]))))
+        pages.append(page.html(content.build(Run.open(runs[family]))))
     assert len(set(pages)) == 1
     kept = [len(list((tmp_path / folder).glob("planes/*"))) for folder in ("one", "other")]
     assert kept == [2 * projections.installed("tsne")] * 2
@@ -62,19 +62,19 @@ def test_maps_are_for_a_page_and_have_names(small_run, tmp_path):
 def test_the_page_has_umap_when_asked_and_says_that_it_compiles_when_it_does(runs, tmp_path, monkeypatch):
     pytest.importorskip("umap")
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
-    told = []
+    message = []
     for name in ("first.html", "second.html"):
         done = call("pli-analyze", "report", runs["gpt2"], "--html", tmp_path / name, "--maps", "tsne,umap")
         assert done.returncode == 0, done.stderr
-        told.append("umap: loading it compiles it" in done.stderr)
-    assert told == [True, False]
+        message.append("umap: loading it compiles it" in done.stderr)
+    assert message == [True, False]
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
     assert "x,y,x_tsne,y_tsne,x_umap,y_umap" in (tmp_path / "first.html").read_text()
 
 
 def test_every_section_is_there_with_its_figures(runs, family):
-    told = content.tell(Run.open(runs[family]))
-    assert [section.id for section in told.sections] == [
+    message = content.build(Run.open(runs[family]))
+    assert [section.id for section in message.sections] == [
         "summary",
         "loss",
         "lineage",
@@ -84,24 +84,24 @@ def test_every_section_is_there_with_its_figures(runs, family):
         "gradnorms",
         "provenance",
     ]
-    figures = [figure for section in told.sections for figure in section.figures]
+    figures = [figure for section in message.sections for figure in section.figures]
     assert [figure.id for figure in figures] == [
         *("loss", "lineage"),
         *("drift-map", "drift-curves", "drift-cosine", "map", "gradnorms"),
     ]
     assert all(figure.caption.endswith(".") and len(figure.table) for figure in figures)
-    text = page.html(told)
+    text = page.html(message)
     for figure in figures:
         assert html.escape(figure.caption, quote=False) in html.unescape(text) or figure.caption in html.unescape(text)
 
 
 def test_the_summary_says_what_sections_found_and_they_say_how(runs, family):
-    summary, *sections = content.tell(Run.open(runs[family])).sections
-    told = {section.id: section for section in sections}
+    summary, *sections = content.build(Run.open(runs[family])).sections
+    message = {section.id: section for section in sections}
     assert {"loss", "lineage", "drift", "gradnorms"} <= {id for id, *_ in summary.findings}
     for id, title, headline in summary.findings:
-        assert (told[id].title, told[id].headline) == (title, headline)
-        assert any(headline in figure.caption for figure in told[id].figures)
+        assert (message[id].title, message[id].headline) == (title, headline)
+        assert any(headline in figure.caption for figure in message[id].figures)
     assert all(section.method for section in sections if section.figures)
 
 
@@ -122,10 +122,10 @@ def test_the_page_says_what_the_numbers_say(runs, family):
 
 
 def test_nothing_that_a_run_says_becomes_markup(hostile_run):
-    told = content.tell(Run.open(hostile_run))
+    message = content.build(Run.open(hostile_run))
     text, figures, tables = (
-        page.html(told),
-        *(sum(len(getattr(s, of)) for s in told.sections) for of in ("figures", "tables")),
+        page.html(message),
+        *(sum(len(getattr(s, of)) for s in message.sections) for of in ("figures", "tables")),
     )
     assert "<img src=x" not in text
     assert "<script>alert" not in text
@@ -134,10 +134,10 @@ def test_nothing_that_a_run_says_becomes_markup(hostile_run):
 
 
 def test_data_in_the_page_reads_back_as_the_table(runs, family):
-    told = content.tell(Run.open(runs[family]))
-    blocks = re.findall(r'<script type="application/json">(.*?)</script>', page.html(told), re.S)
+    message = content.build(Run.open(runs[family]))
+    blocks = re.findall(r'<script type="application/json">(.*?)</script>', page.html(message), re.S)
     held = {block["name"]: block["csv"] for block in map(json.loads, blocks)}
-    table = next(figure.table for s in told.sections for figure in s.figures if figure.id == "drift-map")
+    table = next(figure.table for s in message.sections for figure in s.figures if figure.id == "drift-map")
     rows = list(csv.DictReader(io.StringIO(held["drift-map"])))
     assert [float(row["relative_l2"]) for row in rows] == table["relative_l2"].tolist()
 
@@ -147,18 +147,18 @@ def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path
 
     overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
-    told = content.tell(Run.open(tmp_path / "run"))
-    assert "logged no scalars" in told.sections[1].words[0]
-    assert page.html(told)
-    terminal.show(told)
+    message = content.build(Run.open(tmp_path / "run"))
+    assert "logged no scalars" in message.sections[1].words[0]
+    assert page.html(message)
+    terminal.show(message)
     assert "No growth: the stack stayed a." in capsys.readouterr().out
 
 
 def test_the_terminal_tells_the_same_findings(runs, family, capsys):
-    told = content.tell(Run.open(runs[family]))
-    terminal.show(told)
+    message = content.build(Run.open(runs[family]))
+    terminal.show(message)
     printed = capsys.readouterr().out
-    for section in told.sections:
+    for section in message.sections:
         assert section.title.upper() in printed
         assert all(figure.caption in printed for figure in section.figures)
 
@@ -179,7 +179,7 @@ def test_places_follow_the_stack():
     lineage = Lineage.begin(1, heads=1)
     lineage.insert(0, 10, "random")
     lineage.insert(1, 10, "random")
-    table = places(lineage, last_step=30)
+    table = locations(lineage, last_step=30)
     assert table.to_numpy().tolist() == [["a", 0, 0, 10], ["b", 0, 10, 30], ["c", 1, 10, 30], ["a", 2, 10, 30]]
 
 
@@ -226,13 +226,13 @@ def test_numbers_that_differ_are_told_with_digits_that_differ(tmp_path):
     made = Drifting(tmp_path / "run", "gpt2")
     made.stretch(1.5)
     made.save()
-    told = [drift.drift(Run.open(made.folder)).headline]
+    message = [drift.drift(Run.open(made.folder)).headline]
     made.model.transformer.h[1].mlp.c_fc.weight.data[0, 0] += 0.3
     made.step = 2
     made.save()
-    told.append(drift.drift(Run.open(made.folder)).headline)
-    assert told[0] == "At the end all layers lie equally far from their birth weights, 0.50 of their norm."
-    far, near = re.search(r"farthest from its birth weights, ([\d.]+) .* nearest, ([\d.]+)\.$", told[1]).groups()
+    message.append(drift.drift(Run.open(made.folder)).headline)
+    assert message[0] == "At the end all layers lie equally far from their birth weights, 0.50 of their norm."
+    far, near = re.search(r"farthest from its birth weights, ([\d.]+) .* nearest, ([\d.]+)\.$", message[1]).groups()
     assert float(far) > float(near) == 0.5
 
 
@@ -240,16 +240,16 @@ def test_numbers_that_differ_are_told_with_digits_that_differ(tmp_path):
 def test_pairs_that_are_equally_alike_are_not_ranked(cka):
     pairs = pd.DataFrame({"layer_a": list("aab"), "layer_b": list("bcc"), "cka": cka})
     table = pairs.assign(run_a="run", run_b="run", checkpoint_a="x", checkpoint_b="x")
-    told = similarity.verdict(table, over_time=False)
+    message = similarity.verdict(table, over_time=False)
     if cka[0] == 1:
-        assert told == "All pairs of layers are equally alike, with a CKA of 1.00."
+        assert message == "All pairs of layers are equally alike, with a CKA of 1.00."
     else:
-        assert told == "Most alike are layers a and b, with a CKA of 0.9991; least a and c, with 0.9987."
+        assert message == "Most alike are layers a and b, with a CKA of 0.9991; least a and c, with 0.9987."
 
 
 def test_captions_say_that_it_is_one_run_and_of_how_much(runs, family):
     run = Run.open(runs[family])
-    captions = {figure.id: figure.caption for s in content.tell(run).sections for figure in s.figures}
+    captions = {figure.id: figure.caption for s in content.build(run).sections for figure in s.figures}
     table = run.drift()
     of_drift = f"One run, {table['part'].nunique()} layers, {table['checkpoint'].nunique()} checkpoints."
     assert all(captions[id].endswith(of_drift) for id in ("drift-map", "drift-curves", "drift-cosine"))

@@ -115,9 +115,9 @@ def test_a_clock_set_between_two_processes_does_not_change_their_order(tmp_path,
         scalars.close()
     expected = {0: 0, 1: 1, 2: 22, 3: 33, 4: 34, 5: 35}
     assert values(tmp_path) == expected
-    stock = EventAccumulator(str(tmp_path))
-    stock.Reload()
-    assert {event.step: event.value for event in stock.Scalars("x")} == expected
+    padded_form = EventAccumulator(str(tmp_path))
+    padded_form.Reload()
+    assert {event.step: event.value for event in padded_form.Scalars("x")} == expected
 
 
 def test_a_disk_that_takes_no_more_scalars_is_told_in_one_line(tmp_path, monkeypatch):

@@ -153,12 +153,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("words", "told"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_mistakes_are_one_line(run, tmp_path, words, told):
+def test_mistakes_are_one_line(run, tmp_path, words, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     paths = {"RUN": run, "EMPTY": tmp_path / "empty", "FILE": tmp_path / "file"}
     answered = call(*(paths.get(word, word) for word in words))
-    assert isinstance(answered.exception, BadInput) and told in str(answered.exception)
+    assert isinstance(answered.exception, BadInput) and message in str(answered.exception)
     assert answered.stdout == ""
 
 

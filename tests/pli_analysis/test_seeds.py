@@ -31,7 +31,7 @@ def test_independent_groups_have_the_interval_of_welchs_test(base, mine):
 def test_pairs_have_the_interval_of_the_paired_test(values):
     base, mine = np.array(values).T
     shuffled = np.random.default_rng(0).permutation(len(mine))
-    pairs = [(int(place), at) for at, place in enumerate(shuffled)]
+    pairs = [(int(position), at) for at, position in enumerate(shuffled)]
     found = group_difference.difference(base, mine[shuffled], pairs)
     if np.ptp(mine - base) < 1e-6:
         return
@@ -59,7 +59,7 @@ def test_there_is_no_interval_without_two_runs_a_side_or_where_runs_are_copies()
 def test_rounding_of_copies_is_no_variance(one, other, count):
     """The mean of three equal numbers is seldom equal to them in float64."""
     base, mine, offsets = np.full(count, one), np.full(count, other), np.arange(count)
-    pairs = [(place, place) for place in range(count)]
+    pairs = [(position, position) for position in range(count)]
     for found in (
         group_difference.difference(base, mine),
         group_difference.difference(base + offsets, mine + offsets, pairs),
@@ -83,11 +83,15 @@ def test_the_exact_test_of_groups_is_all_ways_to_share_them_out(one, other):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-5, 5), min_size=2, max_size=6))
-def test_the_exact_test_of_pairs_is_all_signs(apart):
-    base = np.arange(len(apart), dtype=float)
-    p, least = group_difference.exact_test(base, base + apart, [(place, place) for place in range(len(apart))])
-    sums = [np.dot(signs, apart) for signs in itertools.product([-1, 1], repeat=len(apart))]
-    beyond = min(np.mean([s >= sum(apart) for s in sums]), np.mean([s <= sum(apart) for s in sums]))
+def test_the_exact_test_of_pairs_is_all_signs(relative_distances):
+    base = np.arange(len(relative_distances), dtype=float)
+    p, least = group_difference.exact_test(
+        base, base + relative_distances, [(position, position) for position in range(len(relative_distances))]
+    )
+    sums = [np.dot(signs, relative_distances) for signs in itertools.product([-1, 1], repeat=len(relative_distances))]
+    beyond = min(
+        np.mean([s >= sum(relative_distances) for s in sums]), np.mean([s <= sum(relative_distances) for s in sums])
+    )
     assert p == pytest.approx(min(2 * beyond, 1.0)) and least == 2 / len(sums)
 
 

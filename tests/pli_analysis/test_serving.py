@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from pli_analysis.report import apart, page
+from pli_analysis.report import page, relative_distances
 from pli_analysis.report.parts import Report
 from pli_analysis.watch import serving
 from pli_analysis.watch.frame import Frame
 from pli_analysis.watch.serving import Served, version_of
-from pli_analysis.watch.watching import Watching
+from pli_analysis.watch.watching import RunWatcher
 from pli_train.core.errors import BadInput, PliError
 from tests.pli_analysis.test_page_in_browser import chromium  # noqa: F401  (a fixture)
 from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
@@ -58,11 +58,11 @@ def test_the_page_and_its_version_become_others_with_something_new(served, monke
     assert ask(served, "/version")[1] == "waiting"
     assert "first checkpoint" in ask(served)[1]
     served.show(Frame("run"))
-    served.settle()
+    served.wait()
     assert ask(served, "/version")[1] == "waiting", "there is nothing to tell of yet"
     for frame in (FRAME, NEWER, replace(NEWER, total=1, step=1)):
         served.show(frame)
-        served.settle()
+        served.wait()
         assert ask(served, "/version")[1] == version_of(frame)
         assert ask(served)[1] == f"page {version_of(frame)}"
     assert len({version_of(frame) for frame in (FRAME, NEWER, replace(NEWER, total=1, step=1))}) == 3
@@ -81,12 +81,12 @@ def test_the_page_before_is_served_until_the_next_is_whole(tmp_path, monkeypatch
 
     with closing(Served(tmp_path, build=slow)) as server:
         server.show(FRAME)
-        server.settle()
+        server.wait()
         for _ in range(3):
             server.show(NEWER)
             assert ask(server)[1] == ask(server, "/version")[1] == version_of(FRAME)
         going.set()
-        server.settle()
+        server.wait()
         assert ask(server)[1] == version_of(NEWER)
     assert made == [version_of(FRAME), version_of(NEWER)]
 
@@ -101,7 +101,7 @@ def test_making_pages_rests_between_them(tmp_path):
 
     with closing(Served(tmp_path, build=slow)) as server:
         server.show(FRAME)
-        server.settle()
+        server.wait()
         ended = time.monotonic()
         while len(made) < 2:
             server.show(NEWER)
@@ -120,12 +120,12 @@ def test_a_page_that_cannot_be_made_is_told_in_a_line_and_not_tried_for_ever(tmp
     with closing(Served(tmp_path, build=never)) as server:
         for _ in range(9):
             server.show(FRAME)
-            server.settle()
+            server.wait()
         assert (server.note, len(tries)) == ("page: no room", 3)
         assert ask(server, "/version")[1] == "waiting"
         server._build = named
         server.show(NEWER)
-        server.settle()
+        server.wait()
         assert (server.note, ask(server, "/version")[1]) == ("", version_of(NEWER))
 
 
@@ -213,14 +213,14 @@ def test_a_new_checkpoint_makes_a_new_page_in_a_process_of_its_own(small_run, tm
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     before = {str(path) for path in run.rglob("*")}
     (run / "checkpoint-3").rename(tmp_path / "later")
-    with closing(Watching(run)) as watched, closing(Served(run, build=named)) as server:
-        server.show(watched.look())
-        server.settle()
+    with closing(RunWatcher(run)) as watched, closing(Served(run, build=named)) as server:
+        server.show(watched.poll())
+        server.wait()
         first = ask(server, "/version")[1]
         (tmp_path / "later").rename(run / "checkpoint-3")
-        server._build, server._earliest = apart.build, 0
-        server.show(watched.look())
-        server.settle()
+        server._build, server._earliest = relative_distances.build, 0
+        server.show(watched.poll())
+        server.wait()
         second, text = ask(server, "/version")[1], ask(server)[1]
         assert server.note == "" and len({first, second, "waiting"}) == 3
         assert f'<meta name="version" content="{second}">' in text and "over 3 steps" in text
@@ -230,11 +230,11 @@ def test_a_new_checkpoint_makes_a_new_page_in_a_process_of_its_own(small_run, tm
 def test_a_process_that_makes_a_page_says_why_it_cannot_and_can_be_stopped(small_run, tmp_path):
     ending = threading.Event()
     with pytest.raises(PliError, match="nowhere: no such folder"):
-        apart.build(tmp_path / "nowhere", "v", ending)
+        relative_distances.build(tmp_path / "nowhere", "v", ending)
     ending.set()
     began = time.monotonic()
     with pytest.raises(PliError):
-        apart.build(small_run, "v", ending)
+        relative_distances.build(small_run, "v", ending)
     assert time.monotonic() - began < 5
 
 
@@ -261,28 +261,28 @@ def test_an_open_page_loads_itself_anew_and_stays_where_it_was(chromium, small_r
     from pli_analysis.report import content
     from pli_analysis.runs.run import Run
 
-    whole = content.tell(Run.open(small_run))
+    whole = content.build(Run.open(small_run))
     with closing(Served(tmp_path, build=build)) as server:
         server.show(FRAME)
-        server.settle()
-        tab, heard = chromium.new_page(), []
-        tab.on("console", lambda message: heard.append(message.text))
-        tab.on("pageerror", lambda error: heard.append(str(error)))
+        server.wait()
+        tab, outputs = chromium.new_page(), []
+        tab.on("console", lambda message: outputs.append(message.text))
+        tab.on("pageerror", lambda error: outputs.append(str(error)))
         tab.goto(server.url)
         tab.wait_for_selector("section#loss .main-svg")
         tab.locator("#loss summary, section#loss summary").first.press("Enter")
         tab.locator("#theme").press("Enter")
         theme = tab.evaluate("document.documentElement.dataset.theme")
         tab.evaluate("scrollTo(0, 1500)")
-        place = tab.evaluate("scrollY")
-        assert place > 1000
+        position = tab.evaluate("scrollY")
+        assert position > 1000
         server._earliest = 0
         server.show(NEWER)
         version = version_of(NEWER)
         tab.wait_for_selector(f'meta[name=version][content="{version}"]', state="attached", timeout=60000)
         tab.wait_for_selector("section#loss .main-svg")
-        assert tab.evaluate("scrollY") == pytest.approx(place, abs=2)
+        assert tab.evaluate("scrollY") == pytest.approx(position, abs=2)
         assert tab.evaluate("document.documentElement.dataset.theme") == theme
         assert tab.evaluate("document.querySelectorAll('details[open]').length") == 1
-        assert heard == []
+        assert outputs == []
         tab.close()

@@ -50,28 +50,28 @@ def paired(seeds, config_of, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(seeds):
+def message(seeds):
     asked = [f"{name.partition('-')[0]}={path}" for name, path in seeds.items()]
-    return several.tell({name: Run.open(path) for name, path in seeds.items()}, curve_metric.read(asked))
+    return several.build({name: Run.open(path) for name, path in seeds.items()}, curve_metric.read(asked))
 
 
-def test_each_section_finds_something_and_says_how(told):
-    assert [section.id for section in told.sections] == [
+def test_each_section_finds_something_and_says_how(message):
+    assert [section.id for section in message.sections] == [
         *("summary", "comparison", "differences", "lineage", "disturbance", "provenance"),
     ]
-    ids = {section.id for section in told.sections}
-    findings = told.sections[0].findings
+    ids = {section.id for section in message.sections}
+    findings = message.sections[0].findings
     assert {"comparison", "differences"} <= {id for id, *_ in findings} <= ids
     assert all(headline.endswith(".") for *_, headline in findings)
-    assert all(section.method for section in told.sections if section.figures)
-    figures = [figure for section in told.sections for figure in section.figures]
+    assert all(section.method for section in message.sections if section.figures)
+    figures = [figure for section in message.sections for figure in section.figures]
     assert len({figure.id for figure in figures}) == len(figures) >= 4
     assert all(len(figure.table) and figure.caption.endswith(".") for figure in figures)
 
 
-def test_the_page_is_the_same_bytes_and_tells_of_all(told, seeds):
-    assert page.html(told) == page.html(told)
-    table = told.sections[0].tables[0][1].set_index("run")
+def test_the_page_is_the_same_bytes_and_tells_of_all(message, seeds):
+    assert page.html(message) == page.html(message)
+    table = message.sections[0].tables[0][1].set_index("run")
     assert list(table.index) == list(seeds) and table["group"].tolist() == ["grown", "grown", "full"]
     assert table.loc["grown", "layers"] == "1 → 5" and table.loc["full", "layers"] == "5"
     for name, path in seeds.items():
@@ -80,8 +80,8 @@ def test_the_page_is_the_same_bytes_and_tells_of_all(told, seeds):
         assert table.loc[name, "seed"] == run.record["seed"]
 
 
-def test_events_of_all_runs_are_in_one_table(told, seeds):
-    events = next(table for section in told.sections for title, table in section.tables if title == "Growth events")
+def test_events_of_all_runs_are_in_one_table(message, seeds):
+    events = next(table for section in message.sections for title, table in section.tables if title == "Growth events")
     for name in ("grown", "grown-1"):
         mine = events[events["run"] == name]
         run = Run.open(seeds[name])
@@ -115,8 +115,8 @@ def test_what_configs_differ_in_is_told_by_what_it_means(seeds, tmp_path):
     record = json.loads((other / run_folder.RUN).read_text())
     record["config"]["optim"]["lr"] = 0.5
     (other / run_folder.RUN).write_text(json.dumps(record))
-    told = several.differences({"full": opened["full"], "tuned": Run.open(other)})
-    assert "Beside growth the runs differ in optim.lr" in told.headline
+    message = several.differences({"full": opened["full"], "tuned": Run.open(other)})
+    assert "Beside growth the runs differ in optim.lr" in message.headline
 
 
 def test_runs_alike_differ_in_nothing(seeds):
@@ -149,13 +149,13 @@ def independently(asked, by):
     every = curves["full"] + curves["grown"]
     at = min(along[-1] for along, _ in every)
     ends = {name: [np.interp(at, *curve) for curve in of] for name, of in curves.items()}
-    apart = stats.ttest_rel(ends["grown"], ends["full"])
+    relative_distances = stats.ttest_rel(ends["grown"], ends["full"])
     level = math.ceil(max(losses[-1] for _, losses in every) * 1000) / 1000
     logs = {name: [np.log(np.interp(-level, -losses, along)) for along, losses in of] for name, of in curves.items()}
     sooner = stats.ttest_rel(logs["full"], logs["grown"])
     return {
         "loss": [np.mean(ends[name]) for name in ("full", "grown")],
-        "difference": [np.mean(ends["grown"]) - np.mean(ends["full"]), *apart.confidence_interval(0.95)],
+        "difference": [np.mean(ends["grown"]) - np.mean(ends["full"]), *relative_distances.confidence_interval(0.95)],
         "level": level,
         "speed_up": np.exp(
             [np.mean(logs["full"]) - np.mean(logs["grown"]), *sooner.confidence_interval(0.95)]
@@ -180,8 +180,8 @@ def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tm
     verdict = done.stderr.splitlines()[0]
 
     # The sentence has the numbers of an independent analysis, …
-    (base, mine), (apart, low, high) = expected["loss"], expected["difference"]
-    assert numbers(verdict.split("), ", 1)[1]) == pytest.approx([base, mine, apart, low, high], abs=0.0006)
+    (base, mine), (relative_distances, low, high) = expected["loss"], expected["difference"]
+    assert numbers(verdict.split("), ", 1)[1]) == pytest.approx([base, mine, relative_distances, low, high], abs=0.0006)
     assert verdict.count("(2 runs)") == 2 and "paired by seed, 2 pairs" in verdict
 
     # … and so have both tables of the command, …

@@ -191,10 +191,12 @@ def test_the_table_equals_a_slow_reference(runs, family, text):
     tokens, _ = eval_tokens.batch_of(run, text, 8)
     kept = eval_tokens.spread(tokens, 16 * 8)
     outputs = checkpoint_model.outputs_of(run.checkpoints[-1], "layers", tokens, kept)
-    places = sorted(set(np.nonzero(kept.numpy())[1]))
-    assert len(places) == 16
+    locations = sorted(set(np.nonzero(kept.numpy())[1]))
+    assert len(locations) == 16
     x, y = (outputs[n].reshape(8, 16, -1).astype(np.float64) for n in (0, 2))
-    sums = [sum(slow_hsic(a[:, place], b[:, place]) for place in range(16)) for a, b in ((x, y), (x, x), (y, y))]
+    sums = [
+        sum(slow_hsic(a[:, position], b[:, position]) for position in range(16)) for a, b in ((x, y), (x, x), (y, y))
+    ]
     stack = run.lineage.stack
     row = table.loc[(stack[0], stack[2])]
     assert row["cka"] == pytest.approx(sums[0] / np.sqrt(sums[1] * sums[2]), rel=1e-5)
@@ -228,9 +230,9 @@ def test_figures_draw_the_table(measure, runs, sister, text):
     for other in (None, Run.open(sister)):
         table = similarity(run, other, text, blocks=8)
         heat = figures.heat_map(table, measure).data[0]
-        told = {(f"{row.layer_b} ", f"{row.layer_a} "): getattr(row, measure) for row in table.itertuples()}
+        message = {(f"{row.layer_b} ", f"{row.layer_a} "): getattr(row, measure) for row in table.itertuples()}
         drawn = {(x, y): heat.z[j][i] for i, x in enumerate(heat.x) for j, y in enumerate(heat.y)}
-        assert all(drawn[pair] == value for pair, value in told.items())
+        assert all(drawn[pair] == value for pair, value in message.items())
         assert [name.strip() for name in heat.y] == run.lineage.stack
     table = similarity(run, None, text, blocks=8, over_time=True)
     for curve in figures.curves(table, measure).data:
@@ -239,13 +241,13 @@ def test_figures_draw_the_table(measure, runs, sister, text):
 
 def test_the_verdict_says_what_the_numbers_say(runs, text):
     table = similarity(Run.open(runs["gpt2"]), None, text, blocks=8)
-    apart = table[table["layer_a"] != table["layer_b"]]
-    most = apart.loc[apart["cka"].idxmax()]
-    told = likeness.verdict(table, False)
-    assert told.startswith(
+    relative_distances = table[table["layer_a"] != table["layer_b"]]
+    most = relative_distances.loc[relative_distances["cka"].idxmax()]
+    message = likeness.verdict(table, False)
+    assert message.startswith(
         f"Most alike are layers {most['layer_a']} and {most['layer_b']}, with a CKA of {most['cka']:.2f}"
     )
-    assert told in page.html(likeness.tell(table, False))
+    assert message in page.html(likeness.build(table, False))
 
 
 def test_a_run_has_the_checkpoint_that_is_asked_for(runs, text):

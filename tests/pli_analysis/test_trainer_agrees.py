@@ -102,7 +102,7 @@ def both(request, config_of, tmp_path_factory):
         AutoModelForCausalLM.from_pretrained(folder / "ours" / "checkpoint-0"),
         args,
         train_dataset=rows,
-        eval_dataset=[held_out[place] for place in np.argsort(order)],
+        eval_dataset=[held_out[position] for position in np.argsort(order)],
         data_collator=default_data_collator,
         callbacks=[GradNormCallback(every=4, growth=growth), growth],
     )
@@ -161,7 +161,7 @@ def test_disturbance_is_the_same(both):
 
 
 def test_reports_have_the_same_sections_and_tables(both):
-    ours, theirs = (content.tell(run) for run in both)
+    ours, theirs = (content.build(run) for run in both)
     assert [section.title for section in ours.sections] == [section.title for section in theirs.sections]
     for mine, other in zip(ours.sections[:-1], theirs.sections[:-1], strict=True):
         assert [figure.title for figure in mine.figures] == [figure.title for figure in other.figures]

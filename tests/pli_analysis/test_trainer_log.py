@@ -32,8 +32,8 @@ def logged(path):
 def state(folder, step, history, **more):
     """A checkpoint as far as logs go."""
     (folder / f"checkpoint-{step}").mkdir(parents=True)
-    told = {"global_step": step, "log_history": history, "num_input_tokens_seen": 0} | more
-    (folder / f"checkpoint-{step}" / run_folder.TRAINER_STATE).write_text(json.dumps(told))
+    message = {"global_step": step, "log_history": history, "num_input_tokens_seen": 0} | more
+    (folder / f"checkpoint-{step}" / run_folder.TRAINER_STATE).write_text(json.dumps(message))
 
 
 def start(folder, clock, name, points):
@@ -118,10 +118,10 @@ def test_a_state_that_is_of_another_step_than_its_folder_tells_nothing(tmp_path)
 def test_checkpoints_of_two_trainings_in_one_folder_are_told():
     """Trainer leaves what an earlier training in its folder saved, higher steps included."""
     stale, new = losses({10: 9.0, 20: 8.0}), losses({10: 5.0})
-    told = {"checkpoint-10": {"log_history": new}, "checkpoint-20": {"log_history": stale}}
-    assert "checkpoint-20 and checkpoint-10 are of different trainings" in trainer_log.broken(told)
-    told["checkpoint-20"] = {"log_history": new + losses({20: 4.0})}
-    assert trainer_log.broken(told) is None and trainer_log.broken({"a": {}, "b": {"log_history": new}}) is None
+    message = {"checkpoint-10": {"log_history": new}, "checkpoint-20": {"log_history": stale}}
+    assert "checkpoint-20 and checkpoint-10 are of different trainings" in trainer_log.broken(message)
+    message["checkpoint-20"] = {"log_history": new + losses({20: 4.0})}
+    assert trainer_log.broken(message) is None and trainer_log.broken({"a": {}, "b": {"log_history": new}}) is None
 
 
 @pytest.mark.parametrize("history", [None, "none", {"loss": 1}, 3])
@@ -168,9 +168,11 @@ def test_tokens_that_nobody_counted_are_missing_and_no_axis(counted, known, tmp_
 def test_a_state_by_itself_is_enough_for_scalars_and_compare(tmp_path):
     state(tmp_path / "out", 30, losses(ALIVE))
     path = tmp_path / "out" / "checkpoint-30" / run_folder.TRAINER_STATE
-    told = call("pli-analyze", "scalars", path, "--tags", "train/loss", "--format", "csv").stdout.splitlines()
-    assert [line.split(",")[:3] for line in told[1:]] == [["checkpoint-30", "train/loss", str(step)] for step in ALIVE]
-    assert [float(line.split(",")[4]) for line in told[1:]] == list(ALIVE.values())
+    message = call("pli-analyze", "scalars", path, "--tags", "train/loss", "--format", "csv").stdout.splitlines()
+    assert [line.split(",")[:3] for line in message[1:]] == [
+        ["checkpoint-30", "train/loss", str(step)] for step in ALIVE
+    ]
+    assert [float(line.split(",")[4]) for line in message[1:]] == list(ALIVE.values())
     assert call("pli-analyze", "compare", path, tmp_path / "out").returncode == 0
 
 

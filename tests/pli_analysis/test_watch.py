@@ -20,17 +20,17 @@ from pli_analysis.runs.run import Run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars
 from pli_analysis.watch import frame, latest, screen, watching
-from pli_analysis.watch.watching import Watching, started
+from pli_analysis.watch.watching import RunWatcher, started
 from pli_train.checkpointing.lock import Lock
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests.conftest import STEPS
 
 
-def settled(watched):
-    watched.look()
-    watched.settle()
-    return watched.look()
+def sorted_by_step(watched):
+    watched.poll()
+    watched.wait()
+    return watched.poll()
 
 
 def printed(shown, width=100):
@@ -47,13 +47,13 @@ def content(folder):
 
 
 def test_a_frame_tells_what_other_readers_tell(runs, family):
-    run, shown = Run.open(runs[family]), settled(Watching(runs[family]))
+    run, shown = Run.open(runs[family]), sorted_by_step(RunWatcher(runs[family]))
     assert (shown.step, shown.total, shown.finished, shown.training) == (STEPS, STEPS, True, False)
     assert (shown.stack, shown.notes, shown.left) == (tuple(run.lineage.stack), (), None)
     values = run.scalars.values
-    told = {tag: [value for _, value in values[tag].values()] for tag in (run_folder.LOSS, run_folder.EVAL_LOSS)}
-    assert shown.losses.tolist() == told[run_folder.LOSS] and shown.evals.tolist() == told[run_folder.EVAL_LOSS]
-    assert shown.loss == pytest.approx(sum(told[run_folder.LOSS]) / STEPS)
+    message = {tag: [value for _, value in values[tag].values()] for tag in (run_folder.LOSS, run_folder.EVAL_LOSS)}
+    assert shown.losses.tolist() == message[run_folder.LOSS] and shown.evals.tolist() == message[run_folder.EVAL_LOSS]
+    assert shown.loss == pytest.approx(sum(message[run_folder.LOSS]) / STEPS)
     drift = run.drift().query(f"step == {STEPS}")
     assert (shown.drift, shown.drift_at) == (
         dict(zip(drift["part"], drift["relative_l2"], strict=True)),
@@ -72,19 +72,19 @@ def test_before_the_first_checkpoint_it_says_so(runs, family, tmp_path):
     young = tmp_path / "young"
     young.mkdir()
     shutil.copy(runs[family] / run_folder.RUN, young)
-    watched = Watching(young)
-    shown = settled(watched)
+    watched = RunWatcher(young)
+    shown = sorted_by_step(watched)
     assert (shown.step, shown.total, shown.stack, shown.checkpoint, shown.notes) == (0, STEPS, (), None, ())
     assert "no whole one yet" in printed(shown) and "none logged yet" in printed(shown)
     shutil.copytree(runs[family], young, dirs_exist_ok=True)
-    assert settled(watched).checkpoint == "checkpoint-12", "what appears is seen by whoever looked before"
+    assert sorted_by_step(watched).checkpoint == "checkpoint-12", "what appears is seen by whoever looked before"
 
 
 def test_a_run_without_scalars_tells_what_its_checkpoints_tell(runs, family, tmp_path):
     mute = Path(shutil.copytree(runs[family], tmp_path / "run"))
     for path in mute.glob(run_folder.SCALARS):
         path.unlink()
-    shown, whole = settled(Watching(mute)), settled(Watching(runs[family]))
+    shown, whole = sorted_by_step(RunWatcher(mute)), sorted_by_step(RunWatcher(runs[family]))
     assert shown.evals.tolist() == pytest.approx(whole.evals.tolist())
     assert shown.drift == whole.drift and not shown.norms
     assert {growth.after for growth in shown.growth} == {None}
@@ -96,7 +96,7 @@ def test_a_record_without_a_number_of_steps_is_no_end(small_run, tmp_path, total
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     record = run_folder.read_json(run / run_folder.RUN) | {"total_steps": total}
     (run / run_folder.RUN).write_text(json.dumps(record))
-    shown = settled(Watching(run))
+    shown = sorted_by_step(RunWatcher(run))
     assert shown.total is None and not shown.finished
     assert "step        12" in printed(shown)
 
@@ -133,9 +133,9 @@ def test_a_checkpoint_that_vanishes_once_it_was_found_whole_costs_one_look(mine,
         return flaw
 
     monkeypatch.setattr(run_folder, "flaw", found_then_gone)
-    watched = Watching(mine)
-    assert settled(watched).stack
-    shown = settled(watched)
+    watched = RunWatcher(mine)
+    assert sorted_by_step(watched).stack
+    shown = sorted_by_step(watched)
     assert (shown.checkpoint, shown.drift_at, shown.notes) == ("checkpoint-10", "checkpoint-10", ())
     assert shown.step == 12, "scalars are there still"
 
@@ -149,20 +149,20 @@ def test_one_that_vanishes_between_listing_and_reading_is_no_checkpoint(mine, mo
         return found
 
     monkeypatch.setattr(run_folder, "checkpoints", listed_then_gone)
-    names = [Watching(mine, lambda path, watch: {}).look().checkpoint for _ in range(3)]
+    names = [RunWatcher(mine, lambda path, watch: {}).poll().checkpoint for _ in range(3)]
     assert names == ["checkpoint-10", "checkpoint-9", "checkpoint-9-before"]
 
 
 def test_what_cannot_be_read_stands_as_it_was_with_a_line(mine):
-    watched = Watching(mine)
-    before = settled(watched)
+    watched = RunWatcher(mine)
+    before = sorted_by_step(watched)
     (mine / run_folder.LINEAGE).write_text("{")
-    during = watched.look()
+    during = watched.poll()
     assert (during.stack, during.step) == (before.stack, before.step)
     (note,) = during.notes
     assert note.startswith("lineage: not readable just now, trying again") and "\n" not in note
     shutil.rmtree(mine)
-    lost = watched.look()
+    lost = watched.poll()
     assert lost.stack == before.stack and len(lost.notes) >= 2
     assert printed(lost)
 
@@ -176,21 +176,21 @@ def test_drift_that_fails_is_tried_again_and_not_for_ever(mine):
             raise BadInput("gone\nand more")
         return {"a": 0.5}
 
-    watched = Watching(mine, fails)
-    assert settled(watched).notes == ("drift at checkpoint-12: gone",)
-    watched.settle()
-    assert watched.look().drift == {"a": 0.5} and watched.look().notes == ()
+    watched = RunWatcher(mine, fails)
+    assert sorted_by_step(watched).notes == ("drift at checkpoint-12: gone",)
+    watched.wait()
+    assert watched.poll().drift == {"a": 0.5} and watched.poll().notes == ()
 
     def never(path, watch):
         tries.append(path)
         raise RuntimeError
 
     tries.clear()
-    watched = Watching(mine, never)
+    watched = RunWatcher(mine, never)
     for _ in range(9):
-        settled(watched)
+        sorted_by_step(watched)
     assert len(tries) == latest.TRIES
-    assert "is not known yet" in printed(watched.look())
+    assert "is not known yet" in printed(watched.poll())
 
 
 def test_drift_is_measured_once_a_checkpoint_and_nobody_waits_for_it(mine):
@@ -201,15 +201,15 @@ def test_drift_is_measured_once_a_checkpoint_and_nobody_waits_for_it(mine):
         going.wait(20)
         return {"a": 0.5}
 
-    watched = Watching(mine, slow)
-    assert [watched.look().drift for _ in range(3)] == [{}, {}, {}]
+    watched = RunWatcher(mine, slow)
+    assert [watched.poll().drift for _ in range(3)] == [{}, {}, {}]
     going.set()
-    watched.settle()
-    assert watched.look().drift == {"a": 0.5}
+    watched.wait()
+    assert watched.poll().drift == {"a": 0.5}
     shutil.rmtree(mine / "checkpoint-12")
-    assert watched.look().drift_at == "checkpoint-12", "what is known stands until the other is"
-    watched.settle()
-    assert (watched.look().drift_at, len(tries)) == ("checkpoint-10", 2)
+    assert watched.poll().drift_at == "checkpoint-12", "what is known stands until the other is"
+    watched.wait()
+    assert (watched.poll().drift_at, len(tries)) == ("checkpoint-10", 2)
 
 
 def test_closing_ends_a_measurement_in_its_middle(mine, monkeypatch):
@@ -225,15 +225,15 @@ def test_closing_ends_a_measurement_in_its_middle(mine, monkeypatch):
 
         return latest.drifts(path, scan)
 
-    watched = Watching(mine, counted)
-    watched.look()
+    watched = RunWatcher(mine, counted)
+    watched.poll()
     while 1 not in scans:
         time.sleep(0.01)
     watched._drift._ending.set()
     stopped.set()
     watched.close()
     assert max(scans) == 1
-    assert watched.look().drift == {}
+    assert watched.poll().drift == {}
 
 
 def test_drift_at_the_newest_reads_births_and_the_newest_only(mine):
@@ -253,14 +253,14 @@ def test_who_trains_is_told_without_a_lock(small_run, tmp_path, monkeypatch, ker
         monkeypatch.setattr(watching, "LOCKS", tmp_path / "nowhere")
     (run / run_folder.LOCK).unlink()
     assert started(run) is None
-    watched, before = Watching(run), time.time()
+    watched, before = RunWatcher(run), time.time()
     lock = Lock(run)
     assert started(run) == pytest.approx(before, abs=5)
-    assert watched.look().training and not watched.look().finished
+    assert watched.poll().training and not watched.poll().finished
     lock.release()
     Lock(run).release()  # whoever looks on holds nothing
     if kernel:
-        assert started(run) is None and watched.look().finished
+        assert started(run) is None and watched.poll().finished
     else:  # a process that is no more
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()

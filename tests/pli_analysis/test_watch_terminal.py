@@ -17,9 +17,9 @@ import pytest
 
 from pli_analysis.watch import screen
 from pli_analysis.watch.frame import Frame, Growth
-from pli_analysis.watch.watching import Watching
+from pli_analysis.watch.watching import RunWatcher
 from pli_train.checkpointing.lock import Lock
-from tests.pli_analysis.test_watch import content, mine, printed, settled  # noqa: F401  (a fixture among them)
+from tests.pli_analysis.test_watch import content, mine, printed, sorted_by_step  # noqa: F401  (a fixture among them)
 from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
 
 HOSTILE = "[red]<script>\x1b[31m\u202e"
@@ -55,7 +55,8 @@ def test_any_number_of_layers_is_drawn_with_the_bottom_below_the_top(layers, wid
     lines = printed(shown, width).splitlines()
     assert all(len(line) <= width for line in lines)
     rows = {
-        id: next((n for n, line in enumerate(lines) if f"{place} {id} " in line), None) for place, id in enumerate(ids)
+        id: next((n for n, line in enumerate(lines) if f"{position} {id} " in line), None)
+        for position, id in enumerate(ids)
     }
     assert None not in rows.values()
     top = ids[-min(layers, screen.ROWS) :]
@@ -110,12 +111,12 @@ def on_terminal(*words):
     def read():
         while True:
             try:
-                piece = os.read(ours, 65536)
+                segment = os.read(ours, 65536)
             except OSError:  # nobody has the other side any more
                 break
-            if not piece:
+            if not segment:
                 break
-            said.extend(piece)
+            said.extend(segment)
 
     reading = threading.Thread(target=read, daemon=True)
     reading.start()
@@ -166,14 +167,14 @@ def test_a_run_is_watched_from_its_first_moment_to_its_end(config_of, tmp_path):
     config = config_of("gpt2", {"train.steps": 24, "checkpoint.every": 1, "checkpoint.keep": 2})
     trainer = launch.begin(config, run)
     training = threading.Thread(target=trainer.run)
-    watched, frames = Watching(run), []
-    frames.append(watched.look())
+    watched, frames = RunWatcher(run), []
+    frames.append(watched.view())
     training.start()
     while training.is_alive():
-        frames.append(watched.look())
+        frames.append(watched.view())
         printed(frames[-1])
         time.sleep(0.02)
-    frames.append(settled(watched))
+    frames.append(sorted_by_step(watched))
     steps = [shown.step for shown in frames]
     assert steps == sorted(steps) and len(set(steps)) > 5
     assert frames[0].checkpoint is None and any(shown.training for shown in frames)

@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 from pli_analysis.metrics.drift.displacement import Sums
 from pli_analysis.runs.file_reader import Files
 from pli_analysis.runs.run import Run
-from pli_analysis.runs.tensor_slices import Sight, places_of
+from pli_analysis.runs.tensor_slices import TensorView, locations_of
 from pli_analysis.weights import numba_kernel, stacks
-from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.moments import Squares
-from pli_analysis.weights.trajectory import Track, Visit
+from pli_analysis.weights.trajectory import TensorTrajectory, Visit
 from pli_train.core.anatomy import family
 from pli_train.core.errors import BadInput
 from tests.pli_analysis.test_drift_measures import grown
@@ -47,10 +47,10 @@ class Written:
             arrays = {"now": now} if donor is None else {"now": now, "donor": donor}
             # Of a length that leaves no tensor at a page's begin.
             save_file({"a": np.zeros(4 + number), **{n: (scale * a).astype(dtype) for n, a in arrays.items()}}, path)
-            sights = {n: Sight(place, sizes, HEADS, None) for n, place in places_of(path).items()}
+            sights = {n: TensorView(position, sizes, HEADS, None) for n, position in locations_of(path).items()}
             more = {} if donor is None else {"donor": sights["donor"], "kin": straight}
             visits.append(Visit(**vars(sights["now"]), number=number, wanted=True, **more))
-        self.track = Track(family("gpt2"), "a", "attn.c_attn.weight", tuple(visits))
+        self.track = TensorTrajectory(family("gpt2"), "a", "attn.c_attn.weight", tuple(visits))
 
     def expected(self):
         """(visits, parts, 7)."""
@@ -92,17 +92,17 @@ def near(numbers):
 
 @pytest.mark.parametrize("files", [2, 5, 64])
 def test_the_compiled_loop_sums_as_float64_does_however_few_files_are_open(written, kernel, files):
-    found = np.stack(Sums(written.track, kernel).run(Rooms(files)))
+    found = np.stack(Sums(written.track, kernel).run(BufferPool(files)))
     assert found == near(written.expected())
-    assert np.array_equal(found, np.stack(Sums(written.track, kernel).run(Rooms(100))), equal_nan=True)
-    assert found == pytest.approx(np.stack(Sums(written.track).run(Rooms(files))), rel=1e-7, nan_ok=True)
+    assert np.array_equal(found, np.stack(Sums(written.track, kernel).run(BufferPool(100))), equal_nan=True)
+    assert found == pytest.approx(np.stack(Sums(written.track).run(BufferPool(files))), rel=1e-7, nan_ok=True)
 
 
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize("wanted", [{0}, {6}, {2, 3}, {0, 6}])
 def test_what_is_asked_for_is_as_when_all_is(written, kernel, loop, wanted, monkeypatch):
     monkeypatch.setattr(stacks, "STACK", 3 * stacks.BLOCK)
-    found = Sums(written.asking(wanted), kernel if loop else None).run(Rooms(64))
+    found = Sums(written.asking(wanted), kernel if loop else None).run(BufferPool(64))
     assert len(found) == len(wanted)
     assert np.stack(found) == near(written.expected()[sorted(wanted)])
 
@@ -110,33 +110,33 @@ def test_what_is_asked_for_is_as_when_all_is(written, kernel, loop, wanted, monk
 @pytest.mark.parametrize(("dtype", "scale", "close"), [(np.float64, 1, 1e-12), (np.float16, 1, 1e-3)])
 def test_other_types_are_summed_by_numpy(tmp_path, kernel, dtype, scale, close):
     made = Written(tmp_path, dtype, scale)
-    assert numba_kernel.sums(made.track, Rooms(64), kernel) is None
-    found = np.stack(Sums(made.track, kernel).run(Rooms(64)))
+    assert numba_kernel.sums(made.track, BufferPool(64), kernel) is None
+    found = np.stack(Sums(made.track, kernel).run(BufferPool(64)))
     assert found[:, :, :2] == pytest.approx(made.expected()[:, :, :2], rel=close)
     assert found[:, :, 4] == pytest.approx(made.expected()[:, :, 4], rel=close, nan_ok=True)
 
 
 def test_squares_beyond_float32_are_summed_in_float64(tmp_path, kernel):
     made = Written(tmp_path, scale=1e25)
-    assert numba_kernel.sums(made.track, Rooms(64), kernel) is None
-    found = np.stack(Sums(made.track, kernel).run(Rooms(64)))
+    assert numba_kernel.sums(made.track, BufferPool(64), kernel) is None
+    found = np.stack(Sums(made.track, kernel).run(BufferPool(64)))
     assert found[:, :, :6] == near(made.expected()[:, :, :6] * 1e50)
 
 
 @pytest.mark.parametrize("loop", [True, False])
 def test_a_file_that_was_cut_or_removed_is_told_of(tmp_path, kernel, loop):
     made = Written(tmp_path)
-    path = made.track.visits[4].place.path
+    path = made.track.visits[4].position.path
     task, whole = Sums(made.track, kernel if loop else None), path.read_bytes()
     path.write_bytes(whole[: len(whole) // 3])
     with pytest.raises(BadInput, match=r"4\.safetensors: became shorter while it was read$"):
-        task.run(Rooms(64))
+        task.run(BufferPool(64))
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        task.run(Rooms(64))
+        task.run(BufferPool(64))
     path.mkdir()
     with pytest.raises(BadInput, match=r"4\.safetensors: cannot be read \(Is a directory\)$"):
-        task.run(Rooms(64))
+        task.run(BufferPool(64))
 
 
 def as_of_gigabytes(run, monkeypatch, cache, kernel, **sizes):
@@ -145,7 +145,9 @@ def as_of_gigabytes(run, monkeypatch, cache, kernel, **sizes):
     monkeypatch.setenv("PLI_CACHE", str(cache))
     for name, value in {"EXACT": 0, "WORTH": 0, **sizes}.items():
         monkeypatch.setattr(numba_kernel, name, value)
-    monkeypatch.setattr(numba_kernel, "_compiled", lambda: lambda *told: (asked.append(told), kernel(*told))[1])
+    monkeypatch.setattr(
+        numba_kernel, "_compiled", lambda: lambda *message: (asked.append(message), kernel(*message))[1]
+    )
     return run.drift("all"), asked
 
 
@@ -155,7 +157,7 @@ def test_drift_of_gigabytes_is_that_of_less(tmp_path, model, monkeypatch, kernel
     expected = run.drift("all")
     table, asked = as_of_gigabytes(run, monkeypatch, tmp_path / "cache", kernel, BLOCK=100)
     assert_frame_equal(table, expected, rtol=1e-4, atol=1e-6)
-    assert len(asked) > 50 and any((told[2] >= 0).any() for told in asked)
+    assert len(asked) > 50 and any((message[2] >= 0).any() for message in asked)
 
 
 def test_drift_of_a_trained_run_of_gigabytes_is_that_of_less(runs, family, tmp_path, monkeypatch, kernel):
@@ -187,7 +189,7 @@ def test_long_float32_sums_are_those_of_float64(folds):
     birth = random.normal(size=(1, math.prod(folds))).astype(np.float32)
     now = birth + np.float32(1e-3) * random.normal(size=(2, birth.size)).astype(np.float32)
     a, b = (array.astype(np.float64).reshape(-1, *folds) for array in (now, birth))
-    squares = Squares(Rooms())
+    squares = Squares(BufferPool())
     exact = np.stack([(a * a).sum((1, 3)), ((a - b) ** 2).sum((1, 3))])
     assert squares(now, [birth], folds) == pytest.approx(exact, rel=1e-7)
     assert squares(now, [birth, now, birth], folds) == pytest.approx(
@@ -206,21 +208,21 @@ def test_long_sums_of_the_compiled_loop_are_those_of_float64(folds, kernel, tmp_
     sights = []
     for name, array in {"birth": birth, "moved": moved}.items():
         save_file({"x": array}, tmp_path / name)
-        sights.append(Sight(places_of(tmp_path / name)["x"], {}, 0, None))
-    (old, new), kin = sights, {"donor": sights[0], "kin": ((True, 0),)}
-    told = [
-        Visit(**vars(sight), number=n, wanted=True, **(kin if n else {}))
-        for n, sight in enumerate([old, new, new, old])
+        sights.append(TensorView(locations_of(tmp_path / name)["x"], {}, 0, None))
+    (old, new), relatives = sights, {"donor": sights[0], "kin": ((True, 0),)}
+    message = [
+        Visit(**vars(view_of), number=n, wanted=True, **(relatives if n else {}))
+        for n, view_of in enumerate([old, new, new, old])
     ]
 
-    class Folded(Track):
+    class Folded(TensorTrajectory):
         def folds(self, visit, shape):
             return folds
 
     a, b = (array.astype(np.float64) for array in (moved, birth))
     of_a, of_b, between = (np.square(array).sum((0, 2)) for array in (a, b, a - b))
     nothing = np.zeros(folds[1])
-    found = numba_kernel.sums(Folded("gpt2", "a", "x", tuple(told)), Rooms(64), kernel)
+    found = numba_kernel.sums(Folded("gpt2", "a", "x", tuple(message)), BufferPool(64), kernel)
     expected = [
         [of_b, of_a, of_a, of_b],
         [nothing, between, between, nothing],

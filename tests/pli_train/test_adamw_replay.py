@@ -93,9 +93,9 @@ class Reference:
     """
 
     def __init__(self, family, model, stack, make=ADAMW, early=1):
-        self.family, self.events, self.pieces, self.make, self.early = family, [], {}, make, early
+        self.family, self.events, self.segments, self.make, self.early = family, [], {}, make, early
         for name, tensor in self.tensors(model, stack).items():
-            self.pieces[name] = [self.piece(name, tensor, FOUNDER, self.all_rows(model, name))]
+            self.segments[name] = [self.segment(name, tensor, FOUNDER, self.all_rows(model, name))]
 
     @staticmethod
     def tensors(model, stack):
@@ -110,13 +110,13 @@ class Reference:
             return None
         return list(range({"heads": 2 // HEADS_IN_A_ROW[self.family], "ffn": 40}[self.layout(name)[1]]))
 
-    def piece(self, name, tensor, born, rows, state=None):
+    def segment(self, name, tensor, born, rows, state=None):
         count = max(rows) + 1 if rows else None
         weights = self.cut(name, tensor, rows, count)
         return Piece(rows, weights, born, self.make, state)
 
     def count(self, name):
-        return sum(len(piece.rows) for piece in self.pieces[name]) if self.layout(name) else None
+        return sum(len(segment.rows) for segment in self.segments[name]) if self.layout(name) else None
 
     def cut(self, name, tensor, rows, count):
         """The elements of some rows of a tensor that has `count` rows, one row after the other."""
@@ -143,55 +143,57 @@ class Reference:
     def climbed(event, step):
         return min(1, (step - event["at"] + 1) / event["rewarm_steps"])
 
-    def pace(self, piece, step):
+    def pace(self, segment, step):
         """0 while frozen, a share while warming up alone, else 1."""
         freezing = [e["at"] for e in self.events if e["at"] <= step < e["at"] + e.get("freeze_steps", 0)]
-        if freezing and piece.born < max(freezing):
+        if freezing and segment.born < max(freezing):
             return 0
-        own = [e for e in self.events if e["at"] == piece.born and e["learning_rate"] == "rewarm-new"]
+        own = [e for e in self.events if e["at"] == segment.born and e["learning_rate"] == "rewarm-new"]
         return min([1, *(self.climbed(event, step) for event in own)])
 
     def update(self, step, gradients):
         moving = []
-        for name, pieces in self.pieces.items():
-            for piece in pieces:
-                piece.weights.grad = None
-                if pace := self.pace(piece, step):
-                    piece.weights.grad = self.cut(name, gradients[name], piece.rows, self.count(name)).clone()
-                    piece.adam.param_groups[0]["lr"] = self.rate(step) * pace
-                    moving.append(piece)
-        norm = sum(piece.weights.grad.double().square().sum().item() for piece in moving) ** 0.5
-        for piece in moving:
-            piece.weights.grad *= min(1, CLIP / (norm + 1e-6))
-            piece.adam.step()
+        for name, segments in self.segments.items():
+            for segment in segments:
+                segment.weights.grad = None
+                if pace := self.pace(segment, step):
+                    segment.weights.grad = self.cut(name, gradients[name], segment.rows, self.count(name)).clone()
+                    segment.adam.param_groups[0]["lr"] = self.rate(step) * pace
+                    moving.append(segment)
+        norm = sum(segment.weights.grad.double().square().sum().item() for segment in moving) ** 0.5
+        for segment in moving:
+            segment.weights.grad *= min(1, CLIP / (norm + 1e-6))
+            segment.adam.step()
         return norm
 
     # --- an event -----------------------------------------------------------------------------------------------------
 
     def grow(self, event, model, lineage):
         self.events.append(event)
-        tensors, old = self.tensors(model, lineage.stack), dict(self.pieces)
+        tensors, old = self.tensors(model, lineage.stack), dict(self.segments)
         for name, tensor in tensors.items():
             if name not in old:
-                self.pieces[name] = self.newborn_layer(name, tensor, event, lineage)
+                self.segments[name] = self.newborn_layer(name, tensor, event, lineage)
             elif self.layout(name) and self.layout(name)[1] == event.get("operator"):
-                self.pieces[name] = old[name] + self.newborn_rows(name, tensor, event, lineage)
+                self.segments[name] = old[name] + self.newborn_rows(name, tensor, event, lineage)
         for name, tensor in tensors.items():
-            for piece in self.pieces[name]:
-                piece.weights.data.copy_(self.cut(name, tensor.detach(), piece.rows, self.count(name)))
+            for segment in self.segments[name]:
+                segment.weights.data.copy_(self.cut(name, tensor.detach(), segment.rows, self.count(name)))
                 if event["optimizer_state"] == "reset-all":
-                    piece.adam.state.clear()
+                    segment.adam.state.clear()
 
     def newborn_layer(self, name, tensor, event, lineage):
         layer = re.search("<(.+?)>", name)[1]
-        kin = lineage.layers[layer].birth.donor or lineage.stack[max(event["index"] - 1, 0)]
-        if kin == layer:  # drawn at random below all others
-            kin = lineage.stack[1]
-        like = self.pieces[name.replace(f"<{layer}>", f"<{kin}>")]
+        relatives = lineage.layers[layer].birth.donor or lineage.stack[max(event["index"] - 1, 0)]
+        if relatives == layer:  # drawn at random below all others
+            relatives = lineage.stack[1]
+        like = self.segments[name.replace(f"<{layer}>", f"<{relatives}>")]
         if event["optimizer_state"] == "copy":
-            return [Piece(piece.rows, piece.weights, event["at"], self.make, copied(piece.state)) for piece in like]
-        rows = None if like[0].rows is None else [row for piece in like for row in piece.rows]
-        return [self.piece(name, tensor, event["at"], rows)]
+            return [
+                Piece(segment.rows, segment.weights, event["at"], self.make, copied(segment.state)) for segment in like
+            ]
+        rows = None if like[0].rows is None else [row for segment in like for row in segment.rows]
+        return [self.segment(name, tensor, event["at"], rows)]
 
     def newborn_rows(self, name, tensor, event, lineage):
         had = self.count(name)
@@ -204,14 +206,14 @@ class Reference:
         if event["optimizer_state"] != "copy":
             return [Piece([*donors], self.cut(name, tensor, [*donors], has), event["at"], self.make)]
         born = []
-        for piece in self.pieces[name]:
-            rows = [row for row, donor in donors.items() if donor in piece.rows]
+        for segment in self.segments[name]:
+            rows = [row for row, donor in donors.items() if donor in segment.rows]
             if rows:
-                state = copied(piece.state)
-                places = [piece.rows.index(donors[row]) for row in rows]
+                state = copied(segment.state)
+                locations = [segment.rows.index(donors[row]) for row in rows]
                 for entry in state.keys() - {"step"}:
-                    each = state[entry].chunk(len(piece.rows), self.layout(name)[0])
-                    state[entry] = torch.cat([each[place] for place in places], self.layout(name)[0])
+                    each = state[entry].chunk(len(segment.rows), self.layout(name)[0])
+                    state[entry] = torch.cat([each[position] for position in locations], self.layout(name)[0])
                 born.append(Piece(rows, self.cut(name, tensor, rows, has), event["at"], self.make, state))
         return born
 
@@ -221,21 +223,21 @@ class Reference:
         """Weights, moments and step counts of a run after so many steps against all pieces."""
         tensors = self.tensors(model, stack)
         kept = optimizer.state_tensors(adam, model, anatomy.family(self.family), stack)
-        assert tensors.keys() == self.pieces.keys()
+        assert tensors.keys() == self.segments.keys()
         for name, tensor in tensors.items():
             counts = kept.get(f"row_step/{name}", kept.get(f"step/{name}", torch.zeros(())))
             theirs = {"weights": tensor.detach(), "step": counts.expand(tensor.shape)}
             theirs |= {e: kept.get(f"{e}/{name}", torch.zeros_like(tensor)) for e in ("exp_avg", "exp_avg_sq")}
-            for piece in self.pieces[name]:
-                mine = {"weights": piece.weights.detach(), **piece.state}
+            for segment in self.segments[name]:
+                mine = {"weights": segment.weights.detach(), **segment.state}
                 for entry, value in theirs.items():
-                    found = self.cut(name, value, piece.rows, self.count(name))
+                    found = self.cut(name, value, segment.rows, self.count(name))
                     wanted = torch.as_tensor(mine.get(entry, 0.0)).expand(found.shape)
                     # Moments are far below 1, so they are also held to a share of the largest: torch's own clipping
                     # adds up in float32, and Adam's weight decay takes the last bits of the weights along.
-                    room = 1e-6 if entry == "weights" else min(1e-6, 1e-5 * wanted.abs().max().item())
-                    where = (step, name, piece.rows, piece.born, entry)
-                    assert (found - wanted).abs().max().item() <= room, where
+                    steps_left = 1e-6 if entry == "weights" else min(1e-6, 1e-5 * wanted.abs().max().item())
+                    where = (step, name, segment.rows, segment.born, entry)
+                    assert (found - wanted).abs().max().item() <= steps_left, where
 
 
 def copied(state):
@@ -266,9 +268,9 @@ def schedule(number):
         {"at": 15, "operator": "ffn", "to": 64, "layers": ["a", "c"]},
     ]
     events = []
-    for place, event in enumerate(born):
-        policy = POLICIES[(2 * number + place // 3 + 5 * (place % 3)) % len(POLICIES)]
-        random = policy["optimizer_state"] != "copy" and (number + place) % 2
+    for position, event in enumerate(born):
+        policy = POLICIES[(2 * number + position // 3 + 5 * (position % 3)) % len(POLICIES)]
+        random = policy["optimizer_state"] != "copy" and (number + position) % 2
         events.append({**event, **policy, "initialiser": "random" if random else "clone-noise", "noise": 0.1})
     calm = {"optimizer_state": "zero", "learning_rate": "none"}
     between = [
@@ -402,8 +404,8 @@ def test_one_s_own_loop_does_the_same(kind, family, number):
     ]
     adam = make(groups, lr=LR, **how)
     curve = LambdaLR(adam, lambda s: (s + 1) / WARM if s < WARM else 1 - (s - WARM) / (STEPS - WARM))
-    told = {"total_steps": STEPS, "scheduler": curve, "warmup_steps": WARM}
-    growing = Growth(events, seed=3).on(model, adam, initial_heads=2, **told)
+    message = {"total_steps": STEPS, "scheduler": curve, "warmup_steps": WARM}
+    growing = Growth(events, seed=3).on(model, adam, initial_heads=2, **message)
     reference = Reference(family, model, growing.lineage.stack, make)
     for step in range(STEPS):
         if growing.step(step):
@@ -430,7 +432,7 @@ def has_gradient(parameter):
     return parameter.grad is not None
 
 
-class Watching(TrainerCallback):
+class RunWatcher(TrainerCallback):
     """Lets the reference do what Hugging Face's Trainer does; stands after the GrowthCallback."""
 
     def __init__(self, family, growth, patch):
@@ -464,7 +466,7 @@ class Watching(TrainerCallback):
 @pytest.mark.parametrize(("family", "number"), [("bert", 2), ("gpt2", 5), ("qwen3", 10)])
 def test_hugging_face_s_trainer_does_the_same(family, number, tmp_path, monkeypatch):
     growth = GrowthCallback(without_context(number), initial_heads=2)
-    watching = Watching(family, growth, monkeypatch)
+    watching = RunWatcher(family, growth, monkeypatch)
     more = {"max_steps": STEPS, "warmup_steps": WARM, "save_steps": 99, "max_grad_norm": CLIP, "weight_decay": DECAY}
     more |= {"learning_rate": LR, "adam_beta1": BETAS[0], "adam_beta2": BETAS[1], "adam_epsilon": EPS}
     made = trainer_of(family, tmp_path, model=small(family), **more)

@@ -116,8 +116,8 @@ def test_a_loss_that_is_no_number_decides_nothing_and_one_outlier_moves_nothing(
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=9, unique=True), st.floats(0.1, 10))
-def test_the_fall_of_a_straight_line_is_its_slope(places, slope):
-    places = sorted(round(place, 3) for place in places)
-    if len(set(places)) < 2:
+def test_the_fall_of_a_straight_line_is_its_slope(locations, slope):
+    locations = sorted(round(position, 3) for position in locations)
+    if len(set(locations)) < 2:
         return
-    assert fall([(place, 1 - slope * place) for place in places]) == pytest.approx(slope, rel=1e-6)
+    assert fall([(position, 1 - slope * position) for position in locations]) == pytest.approx(slope, rel=1e-6)

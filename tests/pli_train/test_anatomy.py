@@ -63,9 +63,9 @@ def test_every_family_with_a_table_is_tested_here(family):
 
 
 def test_the_table_names_every_tensor_of_a_layer_and_no_other(family, parts, model):
-    stock = {name for name, _ in stack_of(model, parts)[1].named_parameters()}
+    padded_form = {name for name, _ in stack_of(model, parts)[1].named_parameters()}
     everything = {name for name, _ in stack_of(tiny(family, **OPTIONAL.get(family, {})), parts)[1].named_parameters()}
-    assert stock <= set(parts.tensors) == everything
+    assert padded_form <= set(parts.tensors) == everything
 
 
 def test_the_pattern_of_every_tensor_has_its_shape(parts, model, sizes):
@@ -216,8 +216,8 @@ def test_the_config_has_what_the_table_names(family, parts, model):
     config = model.config
     for role, name in parts.config.items():
         assert hasattr(config, name) or role == "head_dim", name
-    told = {role: getattr(config, name, None) for role, name in parts.config.items()}
-    assert (told["depth"], told["hidden"], told["heads"], told["units"]) == (LAYERS, WIDTH, HEADS, UNITS)
+    message = {role: getattr(config, name, None) for role, name in parts.config.items()}
+    assert (message["depth"], message["hidden"], message["heads"], message["units"]) == (LAYERS, WIDTH, HEADS, UNITS)
     assert all(getattr(config, name) == value for name, value in parts.given.items())
 
 

@@ -250,14 +250,14 @@ growth = {{ schedule = "0.5@1", initialiser = "clone-noise", noise = 0.1 }}
 def test_growth_may_be_given_in_any_form(corpus, growth):
     from pli_train.api import config_of
 
-    told = call(corpus)
-    given = [told.pop(key) for key in ("model", "data", "steps")]
-    made = config_of(*given, growth, "runs/x", None, told)
+    message = call(corpus)
+    given = [message.pop(key) for key in ("model", "data", "steps")]
+    made = config_of(*given, growth, "runs/x", None, message)
     assert made.name == "x"
     assert made.seed == 3
-    from pli_train.growth.initial_shape import Start
+    from pli_train.growth.initial_shape import InitialShape
 
-    assert [(event.at, event.index) for event in made.growth.events(Start(1), 6)] == [(0.5, 1)]
+    assert [(event.at, event.index) for event in made.growth.events(InitialShape(1), 6)] == [(0.5, 1)]
 
 
 def test_a_preset_may_be_the_start():
@@ -278,9 +278,9 @@ def test_a_preset_may_be_the_start():
         ({"model": "gpt2", "steps": 5, "seed": 1, "growth": Growth("", seed=2)}, "give one of them"),
     ],
 )
-def test_mistakes_of_a_call_are_those_of_a_file(told, line, tmp_path):
+def test_mistakes_of_a_call_are_those_of_a_file(message, line, tmp_path):
     with pytest.raises(BadInput, match=line):
-        train(**told, out=tmp_path / "x")
+        train(**message, out=tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from pli_train.data.blocks import Blocks
 from pli_train.data.objective import Objective
-from pli_train.data.prefetch import Batches, cut
+from pli_train.data.prefetch import BatchPrefetcher, cut
 
 TOKENS = np.arange(16 * 50, dtype=np.uint16) % 300
 
 
 @pytest.fixture
 def batches():
-    made = Batches(Blocks(TOKENS, 16, seed=3), Objective("causal-lm", None, 0.15), size=4, seed=3)
+    made = BatchPrefetcher(Blocks(TOKENS, 16, seed=3), Objective("causal-lm", None, 0.15), size=4, seed=3)
     yield made
     made.close()
 
@@ -28,7 +28,7 @@ def same(one, other):
 
 @given(asked=st.lists(st.tuples(st.integers(0, 40), st.sampled_from([4, 8, 16])), min_size=1, max_size=8))
 def test_a_batch_is_a_function_of_step_and_context(asked):
-    made = Batches(Blocks(TOKENS, 16, seed=3), Objective("causal-lm", None, 0.15), size=4, seed=3)
+    made = BatchPrefetcher(Blocks(TOKENS, 16, seed=3), Objective("causal-lm", None, 0.15), size=4, seed=3)
     for step, context in asked:
         batch = made.at(step, context)
         assert same(batch, made.make(step, context))

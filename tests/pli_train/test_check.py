@@ -49,8 +49,8 @@ def test_kl_and_flips_are_those_of_torchs_distributions():
     generator = torch.Generator().manual_seed(0)
     before, after = (3 * torch.randn(2500, 7, generator=generator) for _ in range(2))  # more rows than one piece
     found = check.at_birth(before, after)
-    told = kl_divergence(Categorical(logits=before.double()), Categorical(logits=after.double())).mean()
-    assert found.kl == pytest.approx(float(told), rel=1e-12)
+    message = kl_divergence(Categorical(logits=before.double()), Categorical(logits=after.double())).mean()
+    assert found.kl == pytest.approx(float(message), rel=1e-12)
     assert found.max_logit == float((after - before).abs().max())
     same = sum(int(torch.argmax(p)) == int(torch.argmax(q)) for p, q in zip(before, after, strict=True))
     assert found.flips == 1 - same / 2500
@@ -73,8 +73,8 @@ def test_logits_moved_by_a_constant_say_the_same():
 def test_batches_count_by_their_positions():
     before, after = torch.randn(2, 60, 11)
     whole = check.at_birth(before, after)
-    pieces = [check.at_birth(before[a:b], after[a:b]) for a, b in ((0, 7), (7, 60))]
-    joined = check.over_batches(pieces)
+    segments = [check.at_birth(before[a:b], after[a:b]) for a, b in ((0, 7), (7, 60))]
+    joined = check.over_batches(segments)
     assert joined.kl == pytest.approx(whole.kl) and joined.flips == pytest.approx(whole.flips)
     assert (joined.max_logit, joined.positions) == (whole.max_logit, 60)
 
@@ -162,8 +162,8 @@ def test_a_run_is_entered_before_its_last_event_with_what_the_config_changes(run
         ({"data.test_share": 0.5}, r"--from .*: was trained on another corpus or with another tokenizer"),
     ],
 )
-def test_what_cannot_be_checked_is_refused(runs, config_of, overrides, told):
-    with pytest.raises(BadInput, match=told):
+def test_what_cannot_be_checked_is_refused(runs, config_of, overrides, message):
+    with pytest.raises(BadInput, match=message):
         check.prepare(config_of("gpt2", overrides), runs["gpt2"] / "checkpoint-6")
 
 

@@ -119,12 +119,12 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_
         flying.pop()
         return path
 
-    def told(self):
+    def message(self):
         update(self)
         trained.set()
 
     monkeypatch.setattr(checkpoint, "put", slow)
-    monkeypatch.setattr(trainer.Trainer, "_update", told)
+    monkeypatch.setattr(trainer.Trainer, "_update", message)
     launch.begin(config_of("gpt2", {"growth.schedule": "", "train.steps": 3}), tmp_path / "run").run()
     assert names(tmp_path / "run") == ["checkpoint-0", "checkpoint-2", "checkpoint-3"]
 
@@ -157,14 +157,14 @@ FAILURES = {"enospc": "no space left on device); free 1 MB, then", "eio": "input
 @pytest.mark.parametrize("kind", FAILURES)
 @pytest.mark.parametrize("place", ["partial-made", "weights-written", "optimizer-synced", "manifest-written"])
 def test_a_failed_write_stops_the_run_with_one_line_at_the_last_good_checkpoint(
-    config_of, runs, tmp_path, monkeypatch, fail_at, place, kind
+    config_of, runs, tmp_path, monkeypatch, fail_at, position, kind
 ):
     run, config = tmp_path / "run", config_of("gpt2")
-    fired = fail_at(place, kind, nth=3)
-    with pytest.raises(PliError) as told:
+    fired = fail_at(position, kind, nth=3)
+    with pytest.raises(PliError) as message:
         launch.begin(config, run).run()
-    assert fired() == [f"{place}:{kind}:3"]
-    assert FAILURES[kind] in str(told.value) and str(run) in str(told.value) and "\n" not in str(told.value)
+    assert fired() == [f"{position}:{kind}:3"]
+    assert FAILURES[kind] in str(message.value) and str(run) in str(message.value) and "\n" not in str(message.value)
     assert names(run)[-1] == "checkpoint-2"
     assert not list(run.glob(f"{run_folder.PARTIAL}*"))
     launch.resume(config, run).run()
@@ -225,15 +225,15 @@ def test_scalars_that_cannot_be_written_stop_the_run_with_one_line(config_of, ru
 
 @pytest.mark.parametrize("place", faults.BOUNDARIES)
 @pytest.mark.parametrize("family", ["gpt2"])
-def test_every_boundary_is_passed(place, made, tmp_path, fail_at):
+def test_every_boundary_is_passed(position, made, tmp_path, fail_at):
     model, parts, adam, lineage = made
-    fired = fail_at(place, "eio")
+    fired = fail_at(position, "eio")
     background = writer.Writer(tmp_path, Retention(1, False, 1, 1, 9))
     with pytest.raises(PliError, match="input/output error"):
         for step in (0, 1, 2, 3):
             background.save(CheckpointName(step), model, parts, adam, lineage, TrainerState())
         background.wait()
-    assert fired() == [f"{place}:eio:1"]
+    assert fired() == [f"{position}:eio:1"]
     for _, path in run_folder.checkpoints(tmp_path):
         assert run_folder.flaw(path) is None
 

@@ -2,7 +2,7 @@ import pytest
 
 from pli_train.config import loading
 from pli_train.core.errors import BadInput
-from pli_train.growth.initial_shape import Start
+from pli_train.growth.initial_shape import InitialShape
 
 
 def mistakes(overrides, preset="tiny"):
@@ -20,7 +20,7 @@ def test_every_preset_is_valid_and_says_what_it_is(preset):
 def test_overrides_reach_their_keys_with_their_types():
     loaded = loading.load("tiny", ["optim.lr=3e-4", "data.source=some/folder", "train.steps=7", "growth.schedule="])
     assert (loaded.optim.lr, loaded.data.source, loaded.train.steps) == (3e-4, "some/folder", 7)
-    assert loaded.growth.events(Start(1)) == []
+    assert loaded.growth.events(InitialShape(1)) == []
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_overrides_reach_their_keys_with_their_types():
         ("optim.lr", "not KEY=VALUE"),
     ],
 )
-def test_a_mistake_gets_one_line_that_names_the_key(override, told):
+def test_a_mistake_gets_one_line_that_names_the_key(override, message):
     lines = mistakes([override])
-    assert any(told in line for line in lines)
+    assert any(message in line for line in lines)
     assert all("\n" not in line for line in lines)
 
 
@@ -89,11 +89,11 @@ def test_another_family_does_not_inherit_the_first_ones_config():
         ("", "model: is missing"),
     ],
 )
-def test_a_bad_file_gets_one_line(tmp_path, text, told):
+def test_a_bad_file_gets_one_line(tmp_path, text, message):
     (tmp_path / "self.toml").write_text(text)
     with pytest.raises(BadInput) as caught:
         loading.load(str(tmp_path / "self.toml"))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_missing_file_is_named():

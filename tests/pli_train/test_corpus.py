@@ -20,12 +20,12 @@ def read(source, **more):
     return corpus.read(DataConfig(source=str(source), **more))
 
 
-def whole(pieces):
+def whole(segments):
     """The documents of a side."""
     found = [""]
-    for piece in pieces:
-        found[-1] += piece.text
-        found += [""] * piece.last
+    for segment in segments:
+        found[-1] += segment.text
+        found += [""] * segment.last
     return found[:-1]
 
 
@@ -78,10 +78,10 @@ def test_the_fingerprint_follows_the_content(tmp_path):
     ("name", "content", "told"),
     [("missing.txt", None, "no such file"), ("empty.txt", "", "holds no text"), ("blank.txt", " \n", "holds no text")],
 )
-def test_a_corpus_that_is_not_there_or_empty_is_named(tmp_path, name, content, told):
+def test_a_corpus_that_is_not_there_or_empty_is_named(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         read(tmp_path / name)
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadInput, match="holds no text"):
@@ -94,8 +94,8 @@ def test_fingerprints_are_those_of_older_runs(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    told = [(name, hashlib.sha256(contents[name].encode()).hexdigest()) for name in ("a.txt", "b/c.py")]
-    inner = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    message = [(name, hashlib.sha256(contents[name].encode()).hexdigest()) for name in ("a.txt", "b/c.py")]
+    inner = hashlib.sha256(repr(message).encode()).hexdigest()[:16]
     expected = hashlib.sha256(repr(inner).encode() + b"0.25" + b"1.0").hexdigest()[:16]
     assert read(tmp_path, test_share=0.25).fingerprint == expected
 

@@ -93,27 +93,27 @@ def test_an_export_holds_a_model_and_nothing_that_training_needs(runs, family, t
 
 def test_the_card_tells_every_event_and_figure(runs, family, tmp_path):
     folder = export.export(runs[family], tmp_path / "out")
-    told = sections((folder / "README.md").read_text())
+    message = sections((folder / "README.md").read_text())
     events = Lineage.read(folder / "lineage.json").events
-    rows = [cells(line) for line in told["Growth"] if line.startswith("|")][2:]
+    rows = [cells(line) for line in message["Growth"] if line.startswith("|")][2:]
     assert [row[1] for row in rows] == [word.split("@")[0] for word in SCHEDULE.split()]
     for row, event in zip(rows, events, strict=True):
         assert row[:3] == [str(event.number), str(event.step), "insert"]
         assert row[3:6] == [event.facts["layer"], "clone-noise", event.facts["donor"]]
         assert row[7] == " ".join(event.stack) and "noise 0.1" in row[6]
-    figures = dict(cells(line) for line in told["Figures"] if line.startswith("|"))
+    figures = dict(cells(line) for line in message["Figures"] if line.startswith("|"))
     state = json.loads((runs[family] / f"checkpoint-{STEPS}" / run_folder.TRAINER_STATE).read_text())
     losses = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
     assert float(figures["held-out loss, nats per prediction"]) == pytest.approx(losses[-1], rel=1e-3)
     assert figures["tokens seen"] == f"{STEPS * 4 * 2 * 32:,}" and figures["steps"] == str(STEPS)
     assert float(figures["FLOPs"]) == pytest.approx(state["total_flos"], rel=1e-3)
     record = json.loads((runs[family] / run_folder.RUN).read_text())
-    data = dict(cells(line) for line in told["Data"] if line.startswith("|"))
+    data = dict(cells(line) for line in message["Data"] if line.startswith("|"))
     assert data["fingerprint"] == record["corpus"]["fingerprint"]
-    parameters = dict(cells(line) for line in told["Hyper-parameters"] if line.startswith("|"))
+    parameters = dict(cells(line) for line in message["Hyper-parameters"] if line.startswith("|"))
     assert parameters["optim.lr"] == "0.01" and parameters[r"train.batch\_size"] == "4"
-    assert dict(cells(line) for line in told["Versions"] if line.startswith("|"))["torch"] == torch.__version__
-    assert len([line for line in told["Layers"] if line.startswith("|")]) == 2 + 5
+    assert dict(cells(line) for line in message["Versions"] if line.startswith("|"))["torch"] == torch.__version__
+    assert len([line for line in message["Layers"] if line.startswith("|")]) == 2 + 5
 
 
 def test_the_lines_that_load_it_load_it(runs, family, tmp_path):
@@ -137,9 +137,9 @@ def test_an_export_can_be_grown_from(runs, family, tmp_path, config_of):
     """Heads that are padding stay so, and the tokenizer comes along."""
     folder = export.export(runs[family], tmp_path / "out")
     more = {"model.family": None, "model.config": {}, "model.initial_layers": None, "model.weights": "pretrained"}
-    settled, found = warm_start.settle(config_of(family, more | {"model.name_or_path": str(folder)}))
+    sorted_by_step, found = warm_start.resolve_parent(config_of(family, more | {"model.name_or_path": str(folder)}))
     assert found == warm_start.Parent(str(folder), None, folder.name)
-    assert settled.tokenizer.name_or_path == str(folder) and settled.model.initial_heads == 2
+    assert sorted_by_step.tokenizer.name_or_path == str(folder) and sorted_by_step.model.initial_heads == 2
 
 
 def test_hostile_names_stay_names(rewritten, family, tmp_path):
@@ -152,11 +152,11 @@ def test_hostile_names_stay_names(rewritten, family, tmp_path):
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u2028]", clean)
     assert "<script>" not in clean.replace(r"\<script\>", "") and "49" not in clean.split("## Versions")[1]
     assert clean.count("\n---\n") == 1 and clean.count("```") == 2
-    told = sections(clean)
+    message = sections(clean)
     ours = ["Load it", "Growth", "Layers", "Data", "Figures", "Hyper-parameters", "Versions"]
-    assert list(told)[2:] == ours  # before them the head, and the title that the name is
+    assert list(message)[2:] == ours  # before them the head, and the title that the name is
     for title in ("Data", "Hyper-parameters", "Versions"):
-        assert {len(cells(line)) for line in told[title] if line.startswith("|")} == {2}
+        assert {len(cells(line)) for line in message[title] if line.startswith("|")} == {2}
 
 
 def test_hostile_configs_and_lineages_stay_in_their_cells(run_folder_of, family):
@@ -216,9 +216,9 @@ def test_the_default_place_is_in_the_run(run_folder_of, family):
         (lambda run: (run / run_folder.RUN).write_text("{"), None, r"run.json: not readable as JSON"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_and_leaves_nothing(run_folder_of, tmp_path, family, harm, name, told):
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(run_folder_of, tmp_path, family, harm, name, message):
     harm(run_folder_of)
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         export.export(run_folder_of, tmp_path / "new" / "out", name)
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
 
@@ -233,8 +233,8 @@ def spoil(path):
 def test_an_existing_folder_or_file_is_never_written_to(runs, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "file").write_text("mine")
-    for name, told in (("there", "already exists"), ("file", "already exists"), ("file/under", "cannot be written")):
-        with pytest.raises(BadInput, match=told):
+    for name, message in (("there", "already exists"), ("file", "already exists"), ("file/under", "cannot be written")):
+        with pytest.raises(BadInput, match=message):
             export.export(runs["gpt2"], tmp_path / name)
     assert (tmp_path / "file").read_text() == "mine" and not list((tmp_path / "there").iterdir())
 

@@ -56,8 +56,8 @@ def test_a_family_trains_grows_and_reloads(family, table_of, tmp_path):
     assert not torch.equal(before[next(iter(before))], made.bare.state_dict()[next(iter(before))])
 
     auto = getattr(transformers, AUTO_CLASS[parts.task])
-    loaded, told = auto.from_pretrained(last, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    loaded, message = auto.from_pretrained(last, output_loading_info=True)
+    assert not message["missing_keys"] and not message["unexpected_keys"] and not message["mismatched_keys"]
     made.bare.eval()
     assert torch.allclose(logits(loaded.eval()), logits(made.bare), atol=1e-6)
     assert checkpoint.read(last).lineage.stack == ["a", "c", "b"]
@@ -73,14 +73,14 @@ def test_a_plan_on_paper_counts_what_a_built_model_has(family, table_of):
     from pli_train.data.tokenization import train_bpe
 
     wanted = loading.check(table_of(family), "test")
-    told = plan.plan(wanted)
+    message = plan.plan(wanted)
     tokenizer = train_bpe(["some words"] * 3, 300)
     vocabulary = len(tokenizer)
     made, parts = build.build(wanted.model, tokenizer, BLOCK, seed=0)
     assert made.config.vocab_size == vocabulary
     depth, skeleton, _ = build.skeleton(wanted.model, vocabulary, BLOCK)
     assert depth == 2 and flops.measure(skeleton, parts) == flops.measure(made, parts)
-    assert [len(stage.lineage.stack) for stage in told.stages] == [2, 3]
+    assert [len(stage.lineage.stack) for stage in message.stages] == [2, 3]
 
 
 @pytest.mark.parametrize("family", TEXT)
@@ -135,8 +135,8 @@ def test_types_follow_the_depth_of_a_config(family):
     deep = build.model_config(
         schema.ModelConfig(family=family, config=TINY[family], initial_layers=5), VOCABULARY, BLOCK
     )
-    stock = transformers.AutoConfig.for_model(family, **TINY[family] | {"num_hidden_layers": 5})
-    assert deep.layer_types == stock.layer_types and len(deep.layer_types) == 5
+    padded_form = transformers.AutoConfig.for_model(family, **TINY[family] | {"num_hidden_layers": 5})
+    assert deep.layer_types == padded_form.layer_types and len(deep.layer_types) == 5
     own = TINY[family] | SLIDING_OF.get(family, SLIDING)
     shallow = build.model_config(schema.ModelConfig(family=family, config=own, initial_layers=1), VOCABULARY, BLOCK)
     assert shallow.layer_types == ["full_attention"]
@@ -246,6 +246,6 @@ def test_a_model_from_older_names_is_kept_under_todays(tmp_path):
     adam, lineage = optimizer.build(made, schema.OptimConfig()), Lineage.begin(2, heads=4)
     name = run_folder.CheckpointName(0)
     kept = checkpoint.write(tmp_path, name, made, parts, adam, lineage, transformers.TrainerState())
-    assert {place[2] for name in load_file(kept / run_folder.WEIGHTS) if (place := parts.locate(name))} == set(
+    assert {position[2] for name in load_file(kept / run_folder.WEIGHTS) if (position := parts.locate(name))} == set(
         parts.tensors
     )

@@ -23,10 +23,10 @@ def from_step(found, name, step):
     """What a run holds from a checkpoint on, scalars from the step after."""
     kept = {}
     for key, value in found.items():
-        told = run_folder.CheckpointName.parse(key.partition("/")[0])
-        if told is not None and told >= name:
+        message = run_folder.CheckpointName.parse(key.partition("/")[0])
+        if message is not None and message >= name:
             kept[key] = value
-        elif isinstance(value, dict) and told is None:
+        elif isinstance(value, dict) and message is None:
             later = {at: number for at, number in value.items() if at > step}
             kept |= {key: later} if later else {}
     return kept
@@ -59,8 +59,8 @@ def test_a_finished_run_that_kept_little_has_twins_at_every_event(config_of, tmp
     fork(parent, step, twin).run()
     same_from(parent, twin, f"checkpoint-{step}")
     fork(parent, step, still, growth=False).run()
-    told = Lineage.from_json((still / run_folder.LINEAGE).read_text())
-    assert [event.step for event in told.events] == [at for at in (3, 6, 6, 9) if at < step]
+    message = Lineage.from_json((still / run_folder.LINEAGE).read_text())
+    assert [event.step for event in message.events] == [at for at in (3, 6, 6, 9) if at < step]
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, 6, 8])
@@ -135,9 +135,9 @@ def test_what_a_twin_may_change_and_what_not(runs, tmp_path):
         f"checkpoint-{name}" for name in ("4", "7-before", "7", "8", "9")
     ]
     for change in NOT_A_TWINS:
-        with pytest.raises(BadInput, match="a twin has its parent's model, data and order of data") as told:
+        with pytest.raises(BadInput, match="a twin has its parent's model, data and order of data") as message:
             fork(runs["gpt2"], 4, tmp_path / "no", changes=[change])
-        assert len(told.value.mistakes) == 1
+        assert len(message.value.mistakes) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["twin"]
 
 
@@ -154,8 +154,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("asked", "told"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_cannot_be_forked_is_refused_and_leaves_nothing(runs, tmp_path, asked, told):
-    with pytest.raises(BadInput, match=told):
+def test_what_cannot_be_forked_is_refused_and_leaves_nothing(runs, tmp_path, asked, message):
+    with pytest.raises(BadInput, match=message):
         fork(runs["gpt2"], out=tmp_path / "twin", **asked)
     assert not list(tmp_path.iterdir())
 

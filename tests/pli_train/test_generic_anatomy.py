@@ -71,7 +71,7 @@ def test_the_stack_is_the_list_of_equal_blocks(make, stack):
     found = anatomy.discover(model)
     assert found.stack == stack
     assert stack_of(model, found) is model.get_submodule(stack)
-    located = [place for name, _ in model.named_parameters() if (place := found.locate(name))]
+    located = [position for name, _ in model.named_parameters() if (position := found.locate(name))]
     assert len(located) == len(list(model.get_submodule(stack).parameters()))
     assert found.sizes({})["head"] == 0
 

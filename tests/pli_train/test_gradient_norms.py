@@ -84,18 +84,18 @@ def test_norms_are_the_raw_ones_and_sum_to_trainers_own(family, tmp_path):
 @pytest.mark.parametrize("family", ["gpt2", "bert", "qwen2"])
 def test_each_head_is_as_cut_by_hand_from_unclipped_gradients(family, tmp_path):
     """Two batches to an update; the first update of an unclipped twin finds the same gradients, and keeps them."""
-    watch = Watch()
+    on_progress = Watch()
     run_of(family, tmp_path / "clipped", GradNormCallback(every=3), max_steps=1)
-    run_of(family, tmp_path / "raw", watch, max_steps=1, max_grad_norm=0.0)
+    run_of(family, tmp_path / "raw", on_progress, max_steps=1, max_grad_norm=0.0)
     found = {tag.split("/")[1]: norm for tag, norm in parts_at(tmp_path / "clipped", 1).items() if "." in tag}
-    assert found == pytest.approx(watch.heads[0], rel=1e-5)
+    assert found == pytest.approx(on_progress.heads[0], rel=1e-5)
 
 
 def test_hooks_hang_on_measured_steps_only(tmp_path):
-    watch = Watch()
-    trainer = run_of("gpt2", tmp_path, GradNormCallback(every=3), watch)
+    on_progress = Watch()
+    trainer = run_of("gpt2", tmp_path, GradNormCallback(every=3), on_progress)
     each = len(list(trainer.model.parameters()))
-    assert watch.hooks == [each, 0, each, 0]
+    assert on_progress.hooks == [each, 0, each, 0]
 
 
 def test_measuring_changes_no_bit_of_training(tmp_path):
@@ -190,9 +190,9 @@ FINE = {"fp16": False, "deepspeed": None, "fsdp": [], "world_size": 1, "n_gpu": 
         ({"optim": "lomo"}, "uses up each gradient during the backward pass"),
     ],
 )
-def test_what_it_cannot_measure_right_is_refused_in_one_line(more, told, tmp_path):
+def test_what_it_cannot_measure_right_is_refused_in_one_line(more, message, tmp_path):
     trainer_of("gpt2", tmp_path)  # accelerate's state is there, as it is whenever Trainer calls
-    with pytest.raises(BadInput, match=told) as refused:
+    with pytest.raises(BadInput, match=message) as refused:
         GradNormCallback().on_init_end(SimpleNamespace(**FINE | more), None, None, model=families.tiny("gpt2"))
     assert len(refused.value.mistakes) == 1 and "\n" not in str(refused.value)
     GradNormCallback().on_init_end(SimpleNamespace(**FINE), None, None, model=families.tiny("gpt2"))

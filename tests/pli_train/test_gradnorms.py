@@ -48,8 +48,8 @@ def global_norm(model):
 def measured(norms, step=0):
     """(the total on the device, part → norm)."""
     total = norms.measure(step)
-    [(told, _, scalars)] = norms.read()
-    assert told == step + 1
+    [(message, _, scalars)] = norms.read()
+    assert message == step + 1
     return float(total), {
         Part.of_tag(tag.removeprefix(run_folder.GRAD_NORM)): value
         for tag, value in scalars.items()
@@ -73,11 +73,11 @@ def slow_heads(model, parts, stack, dim=8):
     """Norms of heads and groups in float64, cut by `owners_by_hand`: no table, no einops, no vector."""
     squares = {}
     for name, parameter in model.named_parameters():
-        place = parts.locate(name)
-        if place is None or parameter.grad is None:
+        position = parts.locate(name)
+        if position is None or parameter.grad is None:
             continue
-        layer = stack[place[1]]
-        for owner, value in owners_by_hand(parts.model_type, place[2], parameter.grad.double(), dim):
+        layer = stack[position[1]]
+        for owner, value in owners_by_hand(parts.model_type, position[2], parameter.grad.double(), dim):
             key = f"{layer}.{owner}"
             squares[key] = squares.get(key, 0.0) + value.square().sum().item()
     return {key: square**0.5 for key, square in squares.items()}
@@ -285,8 +285,8 @@ def test_a_part_that_learns_in_part_has_the_norm_of_what_learns(family="llama"):
     heads = slow_heads(twin, parts, ["a", "b"])
     units = [grads["mlp.gate_proj.weight"][48:], grads["mlp.up_proj.weight"][48:], grads["mlp.down_proj.weight"].T[48:]]
     expected = {name: heads[name] for name in ("a.h2", "a.h3", "a.g1")} | {"a": torch.cat(units).norm().item()}
-    told = {part.name: norm for part, norm in found.items() if part.level not in SUMS}
-    assert told == pytest.approx(expected, rel=1e-5)
+    message = {part.name: norm for part, norm in found.items() if part.level not in SUMS}
+    assert message == pytest.approx(expected, rel=1e-5)
     assert {part.level for part in found} == {"head", "attention", "ffn", "layer", "total"}
     check_sums(model, total, found)
     clip(model.parameters(), total / 2, None)
@@ -306,12 +306,12 @@ def test_updates_over_weights_by_part():
     [(_, _, scalars)] = norms.read()
     sums = {}
     for name, parameter in model.named_parameters():
-        place = parts.locate(name)
+        position = parts.locate(name)
         moved = parameter.detach().double() - before[name]
         for key, tensor in (("moved", moved), ("weights", before[name])):
-            for label, piece in parts.split(place[2], tensor, parts.sizes(model.config)) if place else []:
-                owner = f"{'ab'[place[1]]}.{label}"
-                sums.setdefault(owner, {"moved": 0, "weights": 0})[key] += piece.square().sum().item()
+            for label, segment in parts.split(position[2], tensor, parts.sizes(model.config)) if position else []:
+                owner = f"{'ab'[position[1]]}.{label}"
+                sums.setdefault(owner, {"moved": 0, "weights": 0})[key] += segment.square().sum().item()
     for level, part, key in (("head", "b.h3", "b.h3"), ("attention", "a.g1", "a.g1"), ("ffn", "a", "a.ffn")):
         expected = (sums[key]["moved"] / sums[key]["weights"]) ** 0.5
         assert scalars[f"update_ratio/{level}/{part}"] == pytest.approx(expected, rel=1e-4)
@@ -338,12 +338,12 @@ def logged(request, config_of, tmp_path_factory):
     made = launch.begin(settings, folder)
     original = grad_norms.clip
 
-    def watch(parameters, most, total):
+    def on_progress(parameters, most, total):
         by_hand[made.progress.step + 1] = global_norm(made.bare)
         original(parameters, most, total)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grad_norms, "clip", watch)
+        patch.setattr(grad_norms, "clip", on_progress)
         made.run()
     return folder, by_hand
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pli_train.core import anatomy
 from pli_train.core.lineage import Lineage
 from pli_train.growth.initial_shape import start_of
-from pli_train.growth.initializers import INITIALISERS, Place, add_noise
+from pli_train.growth.initializers import INITIALISERS, InsertionPoint, add_noise
 from pli_train.growth.operators.ffn import WidenFFN
 from pli_train.growth.operators.heads import AddHeads
 from pli_train.growth.operators.insert import Insert
@@ -38,12 +38,12 @@ def parts(family):
 def begin(model, parts, heads=None):
     """Slim a model to so many heads a layer; its lineage."""
     lineage = start_of(model, parts, len(models.stack_of(model, parts)), heads, None).lineage()
-    models.slim(model, parts, lineage.shapes())
-    models.settle(model, parts)
+    models.shrink(model, parts, lineage.shapes())
+    models.sync_config(model, parts)
     return lineage
 
 
-def happen(event, model, parts, lineage, seed=1, adam=None):
+def apply_event(event, model, parts, lineage, seed=1, adam=None):
     descents = event.grow(model, parts, lineage, seed)
     event.record(lineage, step=lineage.events[-1].step if lineage.events else 0)
     if adam is not None:
@@ -68,15 +68,17 @@ def reloaded(model, parts, folder):
 
 def head_outputs(model, parts):
     """What each layer's heads say before they are mixed: the input of attention's output projection."""
-    heard = []
+    outputs = []
     hooks = [
-        layer.get_submodule(parts.identity["zero"][0]).register_forward_pre_hook(lambda _, args: heard.append(args[0]))
+        layer.get_submodule(parts.identity["zero"][0]).register_forward_pre_hook(
+            lambda _, args: outputs.append(args[0])
+        )
         for layer in models.stack_of(model, parts)
     ]
     logits(model)
     for hook in hooks:
         hook.remove()
-    return heard
+    return outputs
 
 
 def few_heads(parts):
@@ -92,7 +94,7 @@ def few_heads(parts):
 def test_identity_at_birth_leaves_logits_unchanged(family, parts, index, dtype, bound, tmp_path):
     model = tiny(family).to(dtype)
     lineage, before = begin(model, parts), logits(model)
-    happen(Insert(at=0, index=index, initialiser="identity"), model, parts, lineage)
+    apply_event(Insert(at=0, index=index, initialiser="identity"), model, parts, lineage)
     assert (logits(model) - before).abs().max() <= bound
     assert (logits(reloaded(model, parts, tmp_path)) - before).abs().max() <= bound
     assert len(models.stack_of(model, parts)) == LAYERS + 1
@@ -102,7 +104,7 @@ def test_an_identity_layer_learns(family, parts):
     """Exact at birth is worth nothing if the layer then stays dead: its output projections must get gradients."""
     model = tiny(family)
     lineage = begin(model, parts)
-    happen(Insert(at=0, index=2, initialiser="identity"), model, parts, lineage)
+    apply_event(Insert(at=0, index=2, initialiser="identity"), model, parts, lineage)
     model(**inputs(model)).logits.square().mean().backward()
     newborn = models.stack_of(model, parts)[2]
     assert all(newborn.get_submodule(path).weight.grad.abs().max() > 0 for path in parts.identity["zero"])
@@ -130,7 +132,7 @@ def test_a_clone_equals_its_donor_bit_for_bit_and_touches_nobody_else(family, pa
     model = tiny(family)
     before = [copy.deepcopy(layer.state_dict()) for layer in models.stack_of(model, parts)]
     lineage = begin(model, parts)
-    happen(Insert(at=0, index=index), model, parts, lineage)
+    apply_event(Insert(at=0, index=index), model, parts, lineage)
     layers = list(models.stack_of(model, parts))
     newborn, donor = layers.pop(index), before["ab".index(lineage.layers["c"].birth.donor)]
     assert all(torch.equal(newborn.state_dict()[name], donor[name]) for name in donor)
@@ -151,7 +153,7 @@ def test_the_donor_is_the_neighbour_asked_for(index, donor, expected):
 
 def place_of(model, parts, **more):
     layers = models.stack_of(model, parts)
-    return Place(model, parts, layers[1], (layers[0], layers[1]), **{"seed": 7, "noise": 0.25, **more})
+    return InsertionPoint(model, parts, layers[1], (layers[0], layers[1]), **{"seed": 7, "noise": 0.25, **more})
 
 
 def test_noise_is_gaussian_of_the_asked_size_and_spares_norms_and_biases(family, parts):
@@ -198,7 +200,7 @@ def test_a_random_layer_is_drawn_as_the_family_draws_its_own(family, parts):
 def test_average_is_the_mean_of_the_layers_around(family, parts):
     model = tiny(family)
     lineage = begin(model, parts)
-    happen(Insert(at=0, index=1, initialiser="average"), model, parts, lineage)
+    apply_event(Insert(at=0, index=1, initialiser="average"), model, parts, lineage)
     below, newborn, above = (layer.state_dict() for layer in models.stack_of(model, parts))
     for name in newborn:
         if name in below:  # ModernBERT's bottom layer lacks a norm
@@ -224,8 +226,8 @@ def test_a_layer_is_born_where_there_was_none(tmp_path):
     config = AutoConfig.for_model("gpt2", **{**TINY["gpt2"], "n_layer": 0})
     model = AutoModelForCausalLM.from_config(config).eval()
     lineage = Lineage.begin(0, heads=2, units=24)
-    happen(Insert(at=0, index=0, initialiser="random"), model, parts, lineage)
-    happen(Insert(at=0, index=1, initialiser="clone"), model, parts, lineage)
+    apply_event(Insert(at=0, index=0, initialiser="random"), model, parts, lineage)
+    apply_event(Insert(at=0, index=1, initialiser="clone"), model, parts, lineage)
     assert lineage.shapes() == [(2, 24), (2, 24)]
     assert [resize.sizes_of(layer, parts, model.config)["head"] for layer in models.stack_of(model, parts)] == [2, 2]
     assert (logits(reloaded(model, parts, tmp_path)) - logits(model)).abs().max() <= 1e-5
@@ -234,13 +236,13 @@ def test_a_layer_is_born_where_there_was_none(tmp_path):
 @pytest.mark.parametrize("initialiser", INITIALISERS)
 def test_a_grown_model_reloads_to_the_same_logits(family, parts, tmp_path, initialiser):
     model = tiny(family)
-    happen(Insert(at=0, index=1, initialiser=initialiser, noise=0.1), model, parts, begin(model, parts))
+    apply_event(Insert(at=0, index=1, initialiser=initialiser, noise=0.1), model, parts, begin(model, parts))
     loaded = reloaded(model, parts, tmp_path)
     assert torch.allclose(logits(loaded), logits(model), atol=1e-6)
-    places = [
+    locations = [
         m.layer_idx for layer in models.stack_of(model, parts) for m in layer.modules() if hasattr(m, "layer_idx")
     ]
-    assert places == [
+    assert locations == [
         m.layer_idx for layer in models.stack_of(loaded, parts) for m in layer.modules() if hasattr(m, "layer_idx")
     ]
 
@@ -256,7 +258,7 @@ def test_new_heads_leave_logits_and_old_heads_unchanged(family, parts, initialis
     lineage = begin(model, parts, few_heads(parts))
     before, said = logits(model), head_outputs(model, parts)
     event = AddHeads(at=0, to=HEADS, initialiser=initialiser, output=output, noise=0.1)
-    happen(event, model, parts, lineage)
+    apply_event(event, model, parts, lineage)
     assert (logits(model) - before).abs().max() <= 1e-10
     assert (logits(reloaded(model, parts, tmp_path)) - before).abs().max() <= 1e-10
     # Another layer's input may differ in its last bit where an output is split, and so may what its heads say.
@@ -273,7 +275,7 @@ def test_one_head_becomes_twelve_in_one_event(family, parts):
     model = tiny(family, **wide)
     lineage, before = begin(model, parts, 1), None
     before = logits(model)
-    happen(AddHeads(at=0, to=12), model, parts, lineage)
+    apply_event(AddHeads(at=0, to=12), model, parts, lineage)
     assert (logits(model) - before).abs().max() <= 1e-5
     assert list(lineage.layers["a"].heads) == [f"a.h{n}" for n in range(12)]
     assert all(birth.donor == "a.h0" for head, birth in lineage.layers["a"].heads.items() if head != "a.h0")
@@ -283,7 +285,7 @@ def test_a_familys_free_number_of_heads_grows_past_its_config(tmp_path):
     """Llama's config states the size of a head: twice the heads, more than the model is wide."""
     parts, model = anatomy.family("llama"), tiny("llama").double()
     lineage, before = begin(model, parts), logits(model)
-    happen(AddHeads(at=0, to=10, initialiser="random"), model, parts, lineage)
+    apply_event(AddHeads(at=0, to=10, initialiser="random"), model, parts, lineage)
     loaded = reloaded(model, parts, tmp_path)
     # Llama wants the number to divide its width, 32: in the checkpoint ten heads are padded to sixteen.
     assert lineage.shapes() == [(10, UNITS)] * LAYERS
@@ -295,7 +297,7 @@ def test_kept_outputs_change_the_logits(family, parts):
     """The negative control: parts whose output columns are kept as drawn do speak."""
     model = tiny(family).double()
     lineage, before = begin(model, parts, few_heads(parts)), logits(model)
-    happen(AddHeads(at=0, to=HEADS, output="kept"), model, parts, lineage)
+    apply_event(AddHeads(at=0, to=HEADS, output="kept"), model, parts, lineage)
     assert (logits(model) - before).abs().max() > 1e-4
 
 
@@ -303,7 +305,7 @@ def test_kept_outputs_change_the_logits(family, parts):
 def test_a_wider_ffn_leaves_logits_unchanged(family, parts, initialiser, output, tmp_path):
     model = tiny(family).double()
     lineage, before = begin(model, parts), logits(model)
-    happen(WidenFFN(at=0, to=5 * UNITS // 2, initialiser=initialiser, output=output), model, parts, lineage)
+    apply_event(WidenFFN(at=0, to=5 * UNITS // 2, initialiser=initialiser, output=output), model, parts, lineage)
     assert (logits(model) - before).abs().max() <= 1e-10
     assert (logits(reloaded(model, parts, tmp_path)) - before).abs().max() <= 1e-10
 
@@ -311,12 +313,12 @@ def test_a_wider_ffn_leaves_logits_unchanged(family, parts, initialiser, output,
 def test_layers_of_different_shapes_are_padded_and_slimmed_back(family, parts, tmp_path):
     model, few = tiny(family).double(), few_heads(parts)
     lineage = begin(model, parts, few)
-    happen(AddHeads(at=0, to=2 * few, layers=["b"], initialiser="random", output="kept"), model, parts, lineage)
-    happen(WidenFFN(at=0, to=UNITS + 5, layers=["a"], output="kept"), model, parts, lineage)
+    apply_event(AddHeads(at=0, to=2 * few, layers=["b"], initialiser="random", output="kept"), model, parts, lineage)
+    apply_event(WidenFFN(at=0, to=UNITS + 5, layers=["a"], output="kept"), model, parts, lineage)
     assert lineage.shapes() == [(few, UNITS + 5), (2 * few, UNITS)]
     loaded = reloaded(model, parts, tmp_path)
     assert (logits(loaded) - logits(model)).abs().max() <= 1e-10
-    models.slim(loaded, parts, lineage.shapes())
+    models.shrink(loaded, parts, lineage.shapes())
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
     assert torch.equal(logits(loaded), logits(model))
 
@@ -326,7 +328,7 @@ def test_copies_of_a_head_are_its_rows(family, parts):
     lineage = begin(model, parts, few)
     old = copy.deepcopy(models.stack_of(model, parts)[0])
     sizes = resize.sizes_of(old, parts, model.config)
-    happen(AddHeads(at=0, to=HEADS, output="kept"), model, parts, lineage)
+    apply_event(AddHeads(at=0, to=HEADS, output="kept"), model, parts, lineage)
     new = dict(models.stack_of(model, parts)[0].named_parameters())
     grown = resize.sizes_of(models.stack_of(model, parts)[0], parts, model.config)
     for name, parameter in old.named_parameters():
@@ -346,11 +348,11 @@ def test_a_permanent_swap_moves_identities_and_nothing_else(family, parts, tmp_p
     lineage = begin(model, parts)
     before = [copy.deepcopy(layer.state_dict()) for layer in models.stack_of(model, parts)]
     outside = {n: p.clone() for n, p in model.named_parameters() if parts.locate(n) is None}
-    assert happen(Swap(at=0, indices=(1, 2)), model, parts, lineage) == []
+    assert apply_event(Swap(at=0, indices=(1, 2)), model, parts, lineage) == []
     assert lineage.stack == ["a", "c", "b"]
-    for layer, place in zip(models.stack_of(model, parts), (0, 2, 1), strict=True):
-        assert all(torch.equal(layer.state_dict()[name], before[place][name]) for name in before[place])
+    for layer, position in zip(models.stack_of(model, parts), (0, 2, 1), strict=True):
+        assert all(torch.equal(layer.state_dict()[name], before[position][name]) for name in before[position])
     assert all(torch.equal(p, outside[n]) for n, p in model.named_parameters() if n in outside)
     assert (logits(reloaded(model, parts, tmp_path)) - logits(model)).abs().max() <= 1e-6
-    happen(Swap(at=0, indices=(1, 2)), model, parts, lineage)
+    apply_event(Swap(at=0, indices=(1, 2)), model, parts, lineage)
     assert lineage.stack == ["a", "b", "c"]

@@ -184,7 +184,7 @@ def by_part(run, name):
         sizes = parts.sizes(found.model.config)
         sizes |= {"head": heads, "group": heads // sizes["member"]}
         split = parts.split(inner, tensor, sizes) if inner else [("", tensor)]
-        cut |= {(entry, name, part): piece for part, piece in split}
+        cut |= {(entry, name, part): segment for part, segment in split}
     return cut
 
 
@@ -218,7 +218,7 @@ def test_a_layer_of_mixed_birth_is_frozen_as_a_whole(freezing, family):
 
 def test_what_is_frozen_has_no_norm_and_a_layer_the_norm_of_what_learns(freezing, family):
     values = read(freezing[family]).values
-    told = {
+    message = {
         step: {
             tag.removeprefix("grad_norm/"): at[step][1]
             for tag, at in values.items()
@@ -229,16 +229,16 @@ def test_what_is_frozen_has_no_norm_and_a_layer_the_norm_of_what_learns(freezing
     heads = {f"head/a.h{n}" for n in (4, 5)}
     groups = {"attention/a.g2"} if family == "llama" else set()
     for step in (4, 5, 6):
-        assert told[step].keys() == heads | groups | {"layer/a", "total"}
+        assert message[step].keys() == heads | groups | {"layer/a", "total"}
         for whole in ("layer/a", "total"):
-            parts = sum(told[step][part] ** 2 for part in heads | groups)
-            assert told[step][whole] ** 2 == pytest.approx(parts, rel=1e-5)
+            parts = sum(message[step][part] ** 2 for part in heads | groups)
+            assert message[step][whole] ** 2 == pytest.approx(parts, rel=1e-5)
     for step in (9, 10):
-        assert {tag.split("/")[-1].partition(".")[0] for tag in told[step]} == {"b", "total"}
+        assert {tag.split("/")[-1].partition(".")[0] for tag in message[step]} == {"b", "total"}
     for step in (3, 7, 8, 11):
-        assert {"head/a.h0", "ffn/a", "norms/a", "embeddings", "layer/a"} <= told[step].keys()
+        assert {"head/a.h0", "ffn/a", "norms/a", "embeddings", "layer/a"} <= message[step].keys()
     ratios = {tag for tag, at in values.items() if tag.startswith("update_ratio/") and 5 in at}
-    assert {tag.removeprefix("update_ratio/") for tag in ratios} == told[5].keys()
+    assert {tag.removeprefix("update_ratio/") for tag in ratios} == message[5].keys()
 
 
 def test_new_heads_warm_up_alone_and_old_ones_do_not_notice(config_of, tmp_path):
@@ -304,19 +304,19 @@ def test_swapping_leaves_lineage_places_and_checkpoints_alone(config_of, tmp_pat
 
 def test_how_often_and_which_pairs_are_swapped():
     from pli_train.config.schema import SwappingConfig
-    from pli_train.growth.swap_regularizer import Swapping
+    from pli_train.growth.swap_regularizer import SwapRegularizer
 
-    swapping = Swapping(SwappingConfig(probability=0.4, anneal="linear"), seed=3, total_steps=4000)
+    swapping = SwapRegularizer(SwappingConfig(probability=0.4, anneal="linear"), seed=3, total_steps=4000)
     halves = [sum(swapping.happens(step, 6) for step in part) for part in (range(2000), range(2000, 4000))]
     # Means 0.3 and 0.1 of 2000 steps; four standard errors.
     assert abs(halves[0] - 600) < 4 * 21 and abs(halves[1] - 200) < 4 * 14
     assert not any(swapping.happens(step, 1) for step in range(500))
     adjacent = {swapping.pair(step, 4) for step in range(300)}
     assert adjacent == {(0, 1), (1, 2), (2, 3)}
-    above = Swapping(SwappingConfig(probability=1.0), 3, 4000, lowest=1)
+    above = SwapRegularizer(SwappingConfig(probability=1.0), 3, 4000, lowest=1)
     assert {above.pair(step, 4) for step in range(300)} == {(1, 2), (2, 3)}
     assert not any(above.happens(step, 2) for step in range(50)) and above.happens(0, 3)
-    anywhere = Swapping(SwappingConfig(probability=0.4, pairs="random"), 3, 4000)
+    anywhere = SwapRegularizer(SwappingConfig(probability=0.4, pairs="random"), 3, 4000)
     assert {anywhere.pair(step, 4) for step in range(300)} == {(i, j) for j in range(4) for i in range(j)}
 
 
@@ -366,14 +366,14 @@ def test_every_mistake_of_a_schedule_is_told_before_training(config_of, tmp_path
     with pytest.raises(BadInput) as caught:
         config = config_of("gpt2", {"model": model, "growth.schedule": WRONG})
         launch.begin(config, tmp_path / "run")
-    told = "\n".join(caught.value.mistakes)
+    message = "\n".join(caught.value.mistakes)
     assert not (tmp_path / "run").exists()
     for line in ("event 3 (0.3 swap 0 1): index 1 is outside", "event 4 (0.4 context → 5): context 5 does not divide"):
-        assert line in told
-    assert "event 5 (0.5@4): index 4 is outside the stack" in told
-    assert "event 6 (0.45@0): comes before the event listed ahead" in told
-    assert "event 6 (0.45@0): the donor 'q' is not in the stack then (a)" in told
-    assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack then (a)" in told
+        assert line in message
+    assert "event 5 (0.5@4): index 4 is outside the stack" in message
+    assert "event 6 (0.45@0): comes before the event listed ahead" in message
+    assert "event 6 (0.45@0): the donor 'q' is not in the stack then (a)" in message
+    assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack then (a)" in message
 
 
 def test_what_only_the_model_knows_is_told_before_training_too(config_of, tmp_path):

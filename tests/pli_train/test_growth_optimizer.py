@@ -19,7 +19,7 @@ from pli_train.models import build as models
 from pli_train.models import resize
 from pli_train.optim import optimizer, row_steps
 from tests.families import HEADS, UNITS, WIDTH, inputs, tiny
-from tests.pli_train.test_growth import begin, family, few_heads, happen, parts  # noqa: F401  (fixtures among them)
+from tests.pli_train.test_growth import apply_event, begin, family, few_heads, parts  # noqa: F401  (fixtures among them)
 
 
 def trained(model, parts, steps=2):
@@ -31,8 +31,8 @@ def trained(model, parts, steps=2):
 
 
 def step_of(model, adam):
-    told = model(**inputs(model)).logits.flatten(0, -2)
-    cross_entropy(told, torch.arange(len(told)) % told.shape[-1]).backward()
+    message = model(**inputs(model)).logits.flatten(0, -2)
+    cross_entropy(message, torch.arange(len(message)) % message.shape[-1]).backward()
     adam.step()
     adam.zero_grad()
 
@@ -56,7 +56,7 @@ def test_after_growth_every_parameter_is_in_one_group_with_state_of_its_shape(fa
     adam = trained(model, parts)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 / (1 + step))
     before = copy.deepcopy(optimizer.state_tensors(adam, model, parts, lineage.stack))
-    happen(event, model, parts, lineage, adam=adam)
+    apply_event(event, model, parts, lineage, adam=adam)
     grouped = [id(p) for group in adam.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted({id(p) for p in model.parameters()})
     for group in adam.param_groups:
@@ -84,7 +84,7 @@ def test_moments_of_old_heads_stay_and_newborns_have_none_or_their_donors(family
     layer = models.stack_of(model, parts)[0]
     sizes = resize.sizes_of(layer, parts, model.config)
     old = {name: adam.state[p]["exp_avg"].clone() for name, p in layer.named_parameters()}
-    happen(AddHeads(at=0, to=HEADS, optimizer_state=state), model, parts, lineage, adam=adam)
+    apply_event(AddHeads(at=0, to=HEADS, optimizer_state=state), model, parts, lineage, adam=adam)
     grown = resize.sizes_of(layer, parts, model.config)
     seen = set()
     for name, parameter in layer.named_parameters():

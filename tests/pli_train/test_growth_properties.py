@@ -75,8 +75,8 @@ def test_any_valid_sequence_of_events_keeps_everything_consistent(family, events
     few = parts.sizes(model.config)["member"]
     start = start_of(model, parts, len(models.stack_of(model, parts)), few, None)
     lineage = start.lineage()
-    models.slim(model, parts, lineage.shapes())
-    models.settle(model, parts)
+    models.shrink(model, parts, lineage.shapes())
+    models.sync_config(model, parts)
     adam = optimizer.build(model, OptimConfig())
     step_of(model, adam)
     for number, event in enumerate(events):

@@ -18,7 +18,7 @@ from pli_train.data import corpus
 from pli_train.data.held_out import HeldOut
 from pli_train.data.objective import IGNORED, Objective
 from pli_train.training import launch
-from pli_train.training.progress import Silent
+from pli_train.training.progress import NullReporter
 from tests.conftest import STEPS
 from tests.test_cli import call
 
@@ -51,16 +51,16 @@ def test_blocks_come_from_all_held_out_text(text):
     """And not the first ones by file name. The same at every evaluation, others for another seed."""
     objective = Objective("causal-lm", text.tokenizer, 0.15)
     one, same, other = (HeldOut(text, 32, 40, objective, seed) for seed in (0, 0, 1))
-    assert np.array_equal(one.places, same.places) and not np.array_equal(one.places, other.places)
-    thirds = np.bincount(one.places * 3 // one.count, minlength=3)
+    assert np.array_equal(one.locations, same.locations) and not np.array_equal(one.locations, other.locations)
+    thirds = np.bincount(one.locations * 3 // one.count, minlength=3)
     assert thirds.min() >= 5
-    assert set(one.documents[one.places]) == {0, 1}
+    assert set(one.documents[one.locations]) == {0, 1}
 
 
 def test_a_block_is_of_the_document_that_it_begins_in(text, held_out):
     document, expected = 0, []
-    for place, token in enumerate(text.eval.tolist()):
-        if place % 32 == 0:
+    for position, token in enumerate(text.eval.tolist()):
+        if position % 32 == 0:
             expected.append(document)
         document += token == text.tokenizer.eos_token_id
     assert held_out.documents.tolist() == expected[: held_out.count] and document == 2
@@ -68,12 +68,12 @@ def test_a_block_is_of_the_document_that_it_begins_in(text, held_out):
 
 def test_masks_are_a_function_of_the_block(held_out):
     whole = held_out.batch(np.arange(held_out.count), 32)
-    drawn, pieces = held_out.batch(held_out.places, 32), held_out.batch(held_out.places, 16)
-    assert torch.equal(drawn.inputs, whole.inputs[held_out.places])
-    assert torch.equal(drawn.labels, whole.labels[held_out.places])
-    assert pieces.inputs.shape == (16, 16) and torch.equal(pieces.inputs.reshape(8, 32), drawn.inputs)
+    drawn, segments = held_out.batch(held_out.locations, 32), held_out.batch(held_out.locations, 16)
+    assert torch.equal(drawn.inputs, whole.inputs[held_out.locations])
+    assert torch.equal(drawn.labels, whole.labels[held_out.locations])
+    assert segments.inputs.shape == (16, 16) and torch.equal(segments.inputs.reshape(8, 32), drawn.inputs)
     if drawn.task == "masked-lm":
-        assert torch.equal(pieces.labels.reshape(8, 32), drawn.labels)
+        assert torch.equal(segments.labels.reshape(8, 32), drawn.labels)
 
 
 def test_special_tokens_are_never_masked(text):
@@ -91,15 +91,15 @@ def test_logged_losses_are_those_of_plain_transformers(runs, family, held_out):
     found = {tag: points[STEPS][1] for tag, points in read(runs[family]).values.items() if STEPS in points}
     path = runs[family] / f"checkpoint-{STEPS}"
     sums, counts = losses(path, family, held_out.batch(np.arange(held_out.count), 32))
-    estimate = held_out.design.mean(sums[held_out.places], counts[held_out.places])
+    estimate = held_out.design.mean(sums[held_out.locations], counts[held_out.locations])
     assert found[run_folder.EVAL_LOSS] == pytest.approx(estimate.value, rel=1e-5)
     assert found[run_folder.EVAL_LOSS_SE] == pytest.approx(estimate.error, rel=1e-3)
     assert found[run_folder.EVAL_LOSS_FULL] == pytest.approx(sums.sum() / counts.sum(), rel=1e-5)
     assert found[run_folder.EVAL_TOKENS_FULL] == counts.sum()
     history = json.loads((path / run_folder.TRAINER_STATE).read_text())["log_history"]
     assert [entry["step"] for entry in history if "eval_loss_full" in entry] == [STEPS]
-    told = [entry["eval_loss_se"] for entry in history if "eval_loss" in entry]
-    assert told[-1] == pytest.approx(estimate.error, rel=1e-3) and min(told) > 0
+    message = [entry["eval_loss_se"] for entry in history if "eval_loss" in entry]
+    assert message[-1] == pytest.approx(estimate.error, rel=1e-3) and min(message) > 0
 
 
 def test_all_held_out_text_is_evaluated_once_and_only_where_it_is_not_too_much(config_of, runs, tmp_path):
@@ -132,7 +132,7 @@ def test_the_command_evaluates_a_checkpoint_and_writes_nothing(runs):
 def test_going_on_with_a_run_of_an_older_version_says_that_its_blocks_are_others(config_of, tmp_path):
     config, lines = config_of("gpt2", {"train.steps": 2, "growth.schedule": ""}), []
 
-    class Listening(Silent):
+    class Listening(NullReporter):
         def say(self, line):
             lines.append(line)
 

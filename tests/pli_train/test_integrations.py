@@ -61,7 +61,7 @@ def data(count=40):
     return [{"input_ids": block, "labels": block} for block in blocks]
 
 
-def trainer_of(family, folder, growth=None, watch=None, model=None, **more):
+def trainer_of(family, folder, growth=None, on_progress=None, model=None, **more):
     seed_everything(0)
     settings = {"max_steps": STEPS, "save_steps": 1, "learning_rate": 1e-2, "warmup_steps": 3, "data_seed": 7} | more
     args = TrainingArguments(
@@ -74,7 +74,7 @@ def trainer_of(family, folder, growth=None, watch=None, model=None, **more):
         disable_tqdm=True,
         **settings,
     )
-    callbacks = [each for each in (growth, watch) if each is not None]
+    callbacks = [each for each in (growth, on_progress) if each is not None]
     return Trainer(model or families.tiny(family), args, train_dataset=data(), callbacks=callbacks)
 
 
@@ -89,10 +89,10 @@ def same(one, other):
 @pytest.fixture(scope="module", params=AUTO)
 def grown(request, tmp_path_factory):
     """One family's unbroken run with inserts, heads and FFN units: (family, trainer, callback, watch)."""
-    growth, watch = GrowthCallback(EVENTS, initial_heads=2), Watch()
-    trainer = trainer_of(request.param, tmp_path_factory.mktemp(request.param), growth, watch)
+    growth, on_progress = GrowthCallback(EVENTS, initial_heads=2), Watch()
+    trainer = trainer_of(request.param, tmp_path_factory.mktemp(request.param), growth, on_progress)
     trainer.train()
-    return request.param, trainer, growth, watch
+    return request.param, trainer, growth, on_progress
 
 
 def test_every_parameter_is_in_exactly_one_group_at_every_update(grown):
@@ -121,14 +121,14 @@ def test_checkpoints_tell_who_sits_where(grown):
 def test_a_checkpoint_loads_with_plain_from_pretrained_to_the_same_logits(grown, step, tmp_path):
     family, trainer, *_ = grown
     folder = Path(trainer.args.output_dir) / f"checkpoint-{step}"
-    stock = AUTO[family].from_pretrained(folder).eval()
+    padded_form = AUTO[family].from_pretrained(folder).eval()
     growth = GrowthCallback(EVENTS, initial_heads=2)
     again = trainer_of(family, tmp_path, growth)
     growth.prepared(again, folder)
     again._load_from_checkpoint(str(folder))
-    slim = again.model.eval()
-    assert stock.config.num_hidden_layers == len(growth.lineage.stack)
-    torch.testing.assert_close(families.logits(stock), families.logits(slim), atol=1e-5, rtol=0)
+    shrink = again.model.eval()
+    assert padded_form.config.num_hidden_layers == len(growth.lineage.stack)
+    torch.testing.assert_close(families.logits(padded_form), families.logits(shrink), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7, 9])
@@ -150,8 +150,8 @@ def test_layers_of_different_sizes_are_saved_padded_and_resumed(family, tmp_path
     trainer = trainer_of(family, tmp_path / "whole", growth, max_steps=6)
     trainer.train()
     trainer.save_model(str(tmp_path / "final"))
-    stock = AUTO[family].from_pretrained(tmp_path / "final").eval()
-    torch.testing.assert_close(families.logits(stock), families.logits(trainer.model.eval()), atol=1e-5, rtol=0)
+    padded_form = AUTO[family].from_pretrained(tmp_path / "final").eval()
+    torch.testing.assert_close(families.logits(padded_form), families.logits(trainer.model.eval()), atol=1e-5, rtol=0)
     growth = GrowthCallback(events, initial_heads=2)
     again = trainer_of(family, tmp_path / "again", growth, max_steps=6)
     again.train(resume_from_checkpoint=growth.prepared(again, tmp_path / "whole" / "checkpoint-4"))
@@ -199,10 +199,10 @@ def test_a_share_of_training_counts_the_steps_that_trainer_will_make(tmp_path):
 def test_rewarm_and_rewind_scale_the_update_and_not_the_scheduler(tmp_path):
     ends, rates = [], []
     for policy in ("none", "rewarm", "rewind"):
-        growth, watch = GrowthCallback("4@1", learning_rate=policy, rewarm_steps=4), Watch()
-        trainer = trainer_of("gpt2", tmp_path / policy, growth, watch, save_steps=1000)
+        growth, on_progress = GrowthCallback("4@1", learning_rate=policy, rewarm_steps=4), Watch()
+        trainer = trainer_of("gpt2", tmp_path / policy, growth, on_progress, save_steps=1000)
         trainer.train()
-        rates.append(watch.rates)
+        rates.append(on_progress.rates)
         ends.append(weights(trainer))
     assert rates[0] == rates[1] == rates[2]
     assert not same(ends[0], ends[1])
@@ -404,9 +404,9 @@ def test_held_out_tokens_are_those_of_the_first_evaluation_with_labels_as_a_run_
     trainer.train()
     found = load_file(tmp_path / "_growth" / "probe.safetensors")
     assert found["inputs"].shape == (5, 12) and found["strata"].tolist() == [9]
-    for place, inputs, labels in zip(found["block"].tolist(), found["inputs"], found["labels"], strict=True):
-        assert torch.equal(inputs.long(), rows[place]["input_ids"])
-        assert labels.tolist() == [*rows[place]["labels"][1:].tolist(), -100]
+    for position, inputs, labels in zip(found["block"].tolist(), found["inputs"], found["labels"], strict=True):
+        assert torch.equal(inputs.long(), rows[position]["input_ids"])
+        assert labels.tolist() == [*rows[position]["labels"][1:].tolist(), -100]
     logged = read_scalars(tmp_path / "_growth")
     for side in ("before", "after"):
         folder = tmp_path / "_growth" / ("checkpoint-2" + ("-before" if side == "before" else ""))
@@ -475,9 +475,9 @@ def test_counts_that_are_none_are_refused(wrong):
 def test_the_example_runs_and_goes_on(tmp_path):
     ask = [sys.executable, "examples/hf_trainer.py", "--steps", "12", "--output", str(tmp_path / "run")]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    told = subprocess.run(ask, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    assert "layers, bottom to top: a c d b" in told.stdout
+    message = subprocess.run(ask, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert message.returncode == 0, message.stderr
+    assert "layers, bottom to top: a c d b" in message.stdout
     again = subprocess.run([*ask, "--resume"], cwd=ROOT, env=env, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[-1] == told.stdout.splitlines()[-1]
+    assert again.stdout.splitlines()[-1] == message.stdout.splitlines()[-1]

@@ -110,10 +110,10 @@ def test_flops_equal_those_that_torch_counts_at_any_shape(family):
     rotary = 2 * 2 * 16 * 4 if hasattr(made.base_model, "rotary_emb") else 0  # the angles of rotary positions
     assert size.flops_per_token(whole, 16) * 32 == pytest.approx(counted(made, 16), abs=4 * rotary)
     assert size.parameters(whole) == sum(p.numel() for p in made.parameters())
-    slim = [(few, UNITS), (HEADS, UNITS - 8)]
-    models.slim(made, parts, slim)
-    assert size.flops_per_token(slim, 16) * 32 == pytest.approx(counted(made, 16), abs=4 * rotary)
-    assert size.parameters(slim) == sum(p.numel() for p in made.parameters())
+    shrink = [(few, UNITS), (HEADS, UNITS - 8)]
+    models.shrink(made, parts, shrink)
+    assert size.flops_per_token(shrink, 16) * 32 == pytest.approx(counted(made, 16), abs=4 * rotary)
+    assert size.parameters(shrink) == sum(p.numel() for p in made.parameters())
 
 
 def test_a_model_without_storage_measures_the_same():

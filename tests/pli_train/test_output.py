@@ -259,13 +259,13 @@ REFUSED = {
 
 @pytest.mark.parametrize("act", [lambda path: output.write(path, "new"), output.check], ids=["write", "check"])
 @pytest.mark.parametrize(("name", "told"), REFUSED.items(), ids=lambda word: repr(word)[:20])
-def test_a_path_that_takes_no_file_is_told_in_one_line(tmp_path, old, act, name, told):
+def test_a_path_that_takes_no_file_is_told_in_one_line(tmp_path, old, act, name, message):
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "lost").symlink_to("no/file")
     with alone(tmp_path), pytest.raises(BadInput) as caught:
         act(tmp_path / name)
-    assert str(caught.value) == f"{tmp_path / name}: cannot be written ({told.format(tmp_path)})"
+    assert str(caught.value) == f"{tmp_path / name}: cannot be written ({message.format(tmp_path)})"
     assert old.read_text() == "old"
 
 
@@ -275,11 +275,14 @@ def test_permission_bits_are_heeded(tmp_path, old):
     (shut / "there.txt").write_text("old")
     old.chmod(0o444)
     shut.chmod(0o555)
-    places = {old: "permission denied", **dict.fromkeys((shut / "there.txt", shut / "new.txt"), "denied in its folder")}
+    locations = {
+        old: "permission denied",
+        **dict.fromkeys((shut / "there.txt", shut / "new.txt"), "denied in its folder"),
+    }
     with alone(tmp_path, shut):
-        for path, told in places.items():
+        for path, message in locations.items():
             done = write(path, before="from tests.crash import warm; warm.drop_capabilities()")
-            assert (done.returncode, done.stderr.count("\n")) == (2, 1) and told in done.stderr
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1) and message in done.stderr
     assert old.read_text() == (shut / "there.txt").read_text() == "old"
 
 

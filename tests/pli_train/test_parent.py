@@ -93,13 +93,15 @@ def test_layers_that_differ_are_refused_in_one_line(config_of, from_run, tmp_pat
     uneven = [{"operator": "heads", "at": 1, "to": 2, "layers": ["b"]}]
     more = {"model.initial_heads": 1, "model.initial_layers": 2, "growth.schedule": uneven, "train.steps": 2}
     launch.begin(config_of("gpt2", more), tmp_path / "mother").run()
-    with pytest.raises(BadInput, match=r"these differ: a 1 heads and 128 FFN units, b 2 heads") as told:
+    with pytest.raises(BadInput, match=r"these differ: a 1 heads and 128 FFN units, b 2 heads") as message:
         launch.begin(from_run("gpt2", tmp_path / "mother", NO_GROWTH), tmp_path / "child")
-    assert len(told.value.mistakes) == 1 and not (tmp_path / "child").exists()
+    assert len(message.value.mistakes) == 1 and not (tmp_path / "child").exists()
     lower = from_run("gpt2", tmp_path / "mother", {**NO_GROWTH, "model.initial_layers": 1})
-    assert warm_start.settle(lower)[0].model.initial_heads == 1
+    assert warm_start.resolve_parent(lower)[0].model.initial_heads == 1
     with pytest.raises(BadInput, match=r"model.initial_heads: 2 is more than the 1 of"):
-        warm_start.settle(from_run("gpt2", tmp_path / "mother", {"model.initial_layers": 1, "model.initial_heads": 2}))
+        warm_start.resolve_parent(
+            from_run("gpt2", tmp_path / "mother", {"model.initial_layers": 1, "model.initial_heads": 2})
+        )
 
 
 def test_naming_a_run_replaces_a_presets_model_and_its_depth(runs, tmp_path):
@@ -115,16 +117,16 @@ def test_naming_a_run_replaces_a_presets_model_and_its_depth(runs, tmp_path):
 
 
 def test_settling_twice_is_settling_once(runs, from_run, config_of):
-    once, told = warm_start.settle(from_run("gpt2", runs["gpt2"]))
-    assert warm_start.settle(once) == (once, told)
+    once, message = warm_start.resolve_parent(from_run("gpt2", runs["gpt2"]))
+    assert warm_start.resolve_parent(once) == (once, message)
     plain = config_of("gpt2")
-    assert warm_start.settle(plain) == (plain, None)
+    assert warm_start.resolve_parent(plain) == (plain, None)
 
 
 def test_the_users_own_tokenizer_stays_and_must_fit(runs, from_run, tmp_path):
     own = shutil.copytree(runs["bert"] / run_folder.TOKENIZER, tmp_path / "own")
     settings = from_run("gpt2", runs["gpt2"], {"tokenizer.name_or_path": str(own)})
-    assert warm_start.settle(settings)[0].tokenizer.name_or_path == str(own)
+    assert warm_start.resolve_parent(settings)[0].tokenizer.name_or_path == str(own)
     document = json.loads((own / "tokenizer.json").read_text())
     document["added_tokens"].append(document["added_tokens"][0] | {"id": 300, "content": "<|more|>"})
     (own / "tokenizer.json").write_text(json.dumps(document))
@@ -154,7 +156,7 @@ def test_a_run_without_a_whole_checkpoint_is_refused(runs, from_run, tmp_path, d
             shutil.rmtree(folder)
         named = mother
     with pytest.raises(BadInput, match=r"model.name_or_path: .*(whole checkpoint|lacks model.safetensors)"):
-        warm_start.settle(from_run("gpt2", named))
+        warm_start.resolve_parent(from_run("gpt2", named))
 
 
 LLAMA = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
@@ -179,10 +181,10 @@ def test_block_expansion_trains_new_layers_and_leaves_every_old_weight_alone(con
     assert trained.lineage.stack == ["a", "c", "b", "d"]
     moved = {"0": "0", "1": "2"}  # where the old layers sit now
     for name, tensor in before.items():
-        place = trained.anatomy.locate(name)
-        now = name if place is None else f"{place[0]}.{moved[str(place[1])]}.{place[2]}"
+        position = trained.anatomy.locate(name)
+        now = name if position is None else f"{position[0]}.{moved[str(position[1])]}.{position[2]}"
         assert torch.equal(after[now], tensor), now
     for name in born:
-        place = trained.anatomy.locate(name)
-        if place is not None and place[1] in (1, 3) and "proj.weight" in name and after[name].dim() == 2:
+        position = trained.anatomy.locate(name)
+        if position is not None and position[1] in (1, 3) and "proj.weight" in name and after[name].dim() == 2:
             assert not torch.equal(after[name], born[name]), name

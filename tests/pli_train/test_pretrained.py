@@ -46,10 +46,10 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("told", CHANGES)
-def test_a_run_does_not_begin_with_what_nobody_trained(told, folder, tmp_path):
-    change, config = CHANGES[told]
+def test_a_run_does_not_begin_with_what_nobody_trained(message, folder, tmp_path):
+    change, config = CHANGES[message]
     odd = changed(folder, tmp_path / "odd", change, only=(1,), **config)
-    with pytest.raises(BadInput, match=told) as error:
+    with pytest.raises(BadInput, match=message) as error:
         begun(odd / "checkpoint-1")
     assert str(error.value).startswith("model.name_or_path: ") and "\n" not in str(error.value)
 

@@ -55,10 +55,10 @@ def test_a_link_out_of_the_folder_is_not_followed(mine, file, tmp_path):
     with pytest.raises(BadInput, match=r"is a link|has no readable manifest"):
         checkpoint.read(mine / AT)
     # Nor when no manifest speaks of it.
-    told = run_folder.read_json(mine / AT / run_folder.MANIFEST) if file != f"{AT}/{run_folder.MANIFEST}" else None
-    if told:
-        del told["files"][Path(file).name]
-        (mine / AT / run_folder.MANIFEST).write_text(json.dumps(told))
+    message = run_folder.read_json(mine / AT / run_folder.MANIFEST) if file != f"{AT}/{run_folder.MANIFEST}" else None
+    if message:
+        del message["files"][Path(file).name]
+        (mine / AT / run_folder.MANIFEST).write_text(json.dumps(message))
         if Path(file).name == run_folder.OPTIMIZER:  # a checkpoint for analysis only, as far as anybody said
             assert checkpoint.read(mine / AT).optimizer == {}
             return
@@ -141,13 +141,13 @@ SURPRISES = {
 
 @pytest.mark.parametrize("key", SURPRISES)
 def test_a_config_that_would_choose_code_or_ask_for_too_much_is_one_line(mine, key):
-    value, told = SURPRISES[key]
+    value, message = SURPRISES[key]
     path = mine / AT / run_folder.CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     vouch(path)
     with pytest.raises(BadInput) as caught:
         checkpoint.read(mine / AT)
-    assert told in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_a_missing_weight_is_not_made_up(mine):

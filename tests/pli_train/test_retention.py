@@ -112,13 +112,13 @@ def test_disk_use_is_what_the_run_takes(config_of, tmp_path, growth, family):
     run = tmp_path / "run"
     settings = {"growth.schedule": growth, "checkpoint": {"every": 2, "full_last": 2}}
     made = launch.begin(config_of(family, settings), run)
-    told = made.disk_use()
+    message = made.disk_use()
     made.run()
     tensors = [load_file(path) for path in run.glob("checkpoint-*/*.safetensors")]
     counters = sum(4 for held in tensors for name in held if name.startswith("step/"))
     taken = sum(tensor.nbytes for held in tensors for tensor in held.values()) - counters
-    assert told.count == len(names(run))
-    assert told.bytes == taken
+    assert message.count == len(names(run))
+    assert message.bytes == taken
 
 
 def test_a_disk_without_room_is_refused_before_training(config_of, runs, tmp_path, monkeypatch):

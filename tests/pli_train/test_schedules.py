@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from pli_train.core.errors import BadInput
 from pli_train.growth import schedule
-from pli_train.growth.initial_shape import Start
+from pli_train.growth.initial_shape import InitialShape
 from pli_train.growth.operators.insert import Insert
 from pli_train.growth.schedules import SCHEDULES, read
 from pli_train.growth.schedules.g_stack import growth_tokens
@@ -20,9 +20,9 @@ def events_of(name, depth, *, total_steps=None, **fields):
 def stages(events, depth):
     """What the project's own rehearsal makes of the inserts: moment → the initial layer that each layer stems from."""
     inserts = [Insert(**event) for event in events if event["operator"] == "insert"]
-    stems = {id: index for index, id in enumerate(Start(depth).lineage().stack)}
+    stems = {id: index for index, id in enumerate(InitialShape(depth).lineage().stack)}
     found = {}
-    for planned in schedule.plan(inserts, Start(depth), None):
+    for planned in schedule.plan(inserts, InitialShape(depth), None):
         born = planned.lineage.events[-1].facts
         stems[born["layer"]] = stems[born["donor"]]
         found[planned.event.at] = [stems[id] for id in planned.stack]
@@ -54,7 +54,7 @@ def test_pli_gives_the_seeds_appendix():
     events = events_of("pli", 1, layers=10, position=[1, 1, 2, 2, 2, 3, 3, 3, 4], first=0.1, last=0.9)
     seed = schedule.parse_short("0.1@1 0.2@1 0.3@2 0.4@2 0.5@2 0.6@3 0.7@3 0.8@3 0.9@4")
     assert events == [{"operator": "insert", **event} for event in seed]
-    planned = schedule.plan([Insert(**event) for event in events], Start(1), None)
+    planned = schedule.plan([Insert(**event) for event in events], InitialShape(1), None)
     assert " ".join(planned[-1].stack) == "a c f i j h g e d b"
 
 
@@ -112,7 +112,7 @@ def test_interleave_is_i_div_g_with_each_newborn_right_above_its_donor():
     assert stages(events_of("interleave", 3, at=0.5), 3) == {0.5: [0, 0, 1, 1, 2, 2]}
     events = events_of("interleave", 2, growth_factor=3, at=0.5)
     assert stages(events, 2) == {0.5: [0, 0, 0, 1, 1, 1]}
-    planned = schedule.plan([Insert(**event) for event in events], Start(2), None)
+    planned = schedule.plan([Insert(**event) for event in events], InitialShape(2), None)
     assert planned[-1].stack == ("a", "c", "d", "b", "e", "f")
 
 
@@ -316,7 +316,7 @@ def test_every_schedule_can_be_rehearsed_and_ends_at_its_depth(case):
     name, depth, fields, final = case
     events = events_of(name, depth, **fields)
     inserts = [Insert(**event) for event in events if event["operator"] == "insert"]
-    planned = schedule.plan(inserts, Start(depth), None)
+    planned = schedule.plan(inserts, InitialShape(depth), None)
     assert len(planned[-1].stack) == final
     assert [event["at"] for event in events] == sorted(event["at"] for event in events)
     assert read({"name": name, **fields}).events(depth, None, None, None) == events
@@ -328,8 +328,8 @@ def test_copies_of_one_moment_stem_from_layers_that_were_there_before_it(case):
     if name == "pli":
         return
     inserts = [Insert(**event) for event in events_of(name, depth, **fields)]
-    before, moment, latest = set(Start(depth).lineage().stack), None, set(Start(depth).lineage().stack)
-    for planned in schedule.plan(inserts, Start(depth), None):
+    before, moment, latest = set(InitialShape(depth).lineage().stack), None, set(InitialShape(depth).lineage().stack)
+    for planned in schedule.plan(inserts, InitialShape(depth), None):
         if planned.event.at != moment:
             before, moment = latest, planned.event.at
         assert planned.lineage.events[-1].facts["donor"] in before

@@ -31,7 +31,7 @@ def found(path, column="text"):
 
 def documents(path, column="text"):
     read = found(path, column)
-    return ["".join(piece.text for piece in pieces) for pieces in read.documents(~read.is_blank)]
+    return ["".join(segment.text for segment in segments) for segments in read.documents(~read.is_blank)]
 
 
 def as_csv(rows, **how):
@@ -189,9 +189,9 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
         ("n.parquet", as_parquet({"n": [1]}), r"has no column with text: it has n \(int64\)"),
     ],
 )
-def test_what_holds_no_text_or_is_damaged_is_refused_in_a_line(tmp_path, name, content, told):
+def test_what_holds_no_text_or_is_damaged_is_refused_in_a_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadInput, match=told) as refusal:
+    with pytest.raises(BadInput, match=message) as refusal:
         documents(tmp_path / name)
     assert "\n" not in str(refusal.value) and name in str(refusal.value)
 
@@ -302,10 +302,10 @@ def test_pieces_add_up_to_the_document(parts, length):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "PIECE", length)
         patch.setattr(texts, "NEAR", 10)
-        pieces = list(texts.pieces(parts))
-    assert "".join(piece.text for piece in pieces) == "".join(parts)
-    assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert all(len(piece.text) <= max(length, 1) for piece in pieces)
+        segments = list(texts.segments(parts))
+    assert "".join(segment.text for segment in segments) == "".join(parts)
+    assert [segment.last for segment in segments] == [False] * (len(segments) - 1) + [True]
+    assert all(len(segment.text) <= max(length, 1) for segment in segments)
 
 
 def test_a_long_document_has_the_tokens_it_would_have_in_one_piece(corpus, monkeypatch):
@@ -313,10 +313,10 @@ def test_a_long_document_has_the_tokens_it_would_have_in_one_piece(corpus, monke
     tokenizer = train_bpe([whole], 400)
     (expected,) = encode(tokenizer, [whole])
     monkeypatch.setattr(texts, "PIECE", 700)
-    pieces = list(texts.pieces([whole]))
-    ids = [id for some, _ in ids_of(tokenizer, pieces) for id in some]
-    assert len(pieces) > 50 and ids == expected
-    assert train_bpe((piece.text for piece in pieces), 400).get_vocab() == tokenizer.get_vocab()
+    segments = list(texts.segments([whole]))
+    ids = [id for some, _ in ids_of(tokenizer, segments) for id in some]
+    assert len(segments) > 50 and ids == expected
+    assert train_bpe((segment.text for segment in segments), 400).get_vocab() == tokenizer.get_vocab()
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "one-line.txt.gz", "a.json.gz"])
@@ -331,7 +331,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, name, monkeypatch):
     tracemalloc.start()
     try:
         read = found(tmp_path / name)
-        size = sum(len(piece.text) for pieces in read.documents(~read.is_blank) for piece in pieces)
+        size = sum(len(segment.text) for segments in read.documents(~read.is_blank) for segment in segments)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

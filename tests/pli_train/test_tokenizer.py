@@ -104,10 +104,10 @@ def test_a_vocabulary_of_sentencepiece_says_what_it_needs(tmp_path, name, monkey
         ({"vocab.json": "[1]", "merges.txt": ""}, "vocab.json: no tokenizer"),
     ],
 )
-def test_what_is_no_tokenizer_is_refused_in_a_line(tmp_path, files, told):
+def test_what_is_no_tokenizer_is_refused_in_a_line(tmp_path, files, message):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(BadInput, match=told) as refusal:
+    with pytest.raises(BadInput, match=message) as refusal:
         tokenizer.load(str(tmp_path))
     assert "\n" not in str(refusal.value)
 
@@ -159,4 +159,4 @@ def test_pretrained_weights_of_a_folder_bring_their_tokenizer(runs, config_of, t
     model = config.model.model_copy(update={"family": None, "config": {}, "name_or_path": str(foreign)})
     for weights, taken in (("pretrained", str(foreign)), ("scratch", None)):
         asked = config.model_copy(update={"model": model.model_copy(update={"weights": weights})})
-        assert warm_start.settle(asked)[0].tokenizer.name_or_path == taken
+        assert warm_start.resolve_parent(asked)[0].tokenizer.name_or_path == taken

@@ -44,9 +44,12 @@ def content(run):
 def vouch(path):
     """Let a checkpoint's manifest say of a changed file what the file is now."""
     manifest = path.with_name(run_folder.MANIFEST)
-    told = json.loads(manifest.read_text())
-    told["files"][path.name] = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    manifest.write_text(json.dumps(told))
+    message = json.loads(manifest.read_text())
+    message["files"][path.name] = {
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    manifest.write_text(json.dumps(message))
 
 
 class Killed(BaseException):

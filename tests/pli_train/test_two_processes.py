@@ -29,25 +29,25 @@ def torchrun(*words, processes=2):
         port = free.getsockname()[1]
     started = []
     for rank in range(processes):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": ROOT}
-        place |= {"OMP_NUM_THREADS": 1}
-        environment = os.environ | {name: str(value) for name, value in place.items()}
+        position = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        position |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": ROOT}
+        position |= {"OMP_NUM_THREADS": 1}
+        environment = os.environ | {name: str(value) for name, value in position.items()}
         command = [sys.executable, "-m", "pli_train.cli", *map(str, words)]
         started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    told = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * processes, told
+    message = [process.communicate(timeout=240)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * processes, message
 
 
 def as_toml(config):
     """A config as a TOML file; events in tables become inline ones, which JSON's are not."""
     table = config.model_dump()
     schedule = table["growth"].pop("schedule")
-    told = json.dumps(schedule)
+    message = json.dumps(schedule)
     if isinstance(schedule, list):
         events = (", ".join(f"{key} = {json.dumps(value)}" for key, value in event.items()) for event in schedule)
-        told = "[" + ", ".join("{" + event + "}" for event in events) + "]"
-    return f"{_toml(table)}\ngrowth.schedule = {told}\n"
+        message = "[" + ", ".join("{" + event + "}" for event in events) + "]"
+    return f"{_toml(table)}\ngrowth.schedule = {message}\n"
 
 
 def pair(config_of, tmp_path, overrides):

@@ -46,8 +46,8 @@ def test_every_flip_of_a_bit_of_the_weights_is_found(run, file):
     for offset in [0, 7, 8, size - 1, *(chance.randrange(size) for _ in range(200))]:
         bit = chance.randrange(8)
         flip(path, offset, bit)
-        told = run_folder.flaw(path.parent, hashes=True)
-        assert told == f"its {file} is not the one that was written (its hash differs)", offset
+        message = run_folder.flaw(path.parent, hashes=True)
+        assert message == f"its {file} is not the one that was written (its hash differs)", offset
         assert run_folder.flaw(path.parent) is None, "sizes alone do not tell"
         flip(path, offset, bit)
     assert run_folder.flaw(path.parent, hashes=True) is None

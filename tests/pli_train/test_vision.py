@@ -85,8 +85,8 @@ def test_a_vit_grows_learns_and_reloads(run):
     assert evals[STEPS] < evals[0] - 0.3
     assert scalars[run_folder.TOKENS][STEPS][1] == STEPS * BATCH * TOKENS
     auto = transformers.AutoModelForImageClassification
-    loaded, told = auto.from_pretrained(run / f"checkpoint-{STEPS}", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    loaded, message = auto.from_pretrained(run / f"checkpoint-{STEPS}", output_loading_info=True)
+    assert not message["missing_keys"] and not message["unexpected_keys"]
     assert loaded.config.num_hidden_layers == 3
     assert not (run / run_folder.TOKENIZER).exists()
 

@@ -150,7 +150,7 @@ def pairs_of(base: Sequence[Curve], mine: Sequence[Curve]) -> list[tuple[int, in
     once = all(None not in of and len(set(of)) == len(of) for of in (of_base, of_mine))
     if not once or any(curve.shared != base[0].shared for curve in (*base, *mine)):
         return []
-    pairs = [(of_base.index(seed), place) for place, seed in enumerate(of_mine) if seed in of_base]
+    pairs = [(of_base.index(seed), position) for position, seed in enumerate(of_mine) if seed in of_base]
     return pairs if len(pairs) == min(len(base), len(mine)) >= 2 else []
 
 

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 
-from pli_analysis.scalars.reading import told
+from pli_analysis.scalars.reading import list_tags
 from pli_train.core.errors import BadInput
 
 ORDER = (
@@ -85,7 +85,7 @@ def _matched(there: Mapping[str, Sequence[str]], pattern: str) -> list[Mapping[s
     found = {run: fnmatch.filter(tags, pattern) for run, tags in there.items()}
     for run, tags in found.items():
         if not tags:
-            raise BadInput(f"{run}: no scalar matches --tag {pattern!r}; {told(there[run])}")
+            raise BadInput(f"{run}: no scalar matches --tag {pattern!r}; {list_tags(there[run])}")
     shared = [tag for tag in next(iter(found.values())) if all(tag in tags for tags in found.values())]
     if shared:
         return [dict.fromkeys(there, tag) for tag in shared]

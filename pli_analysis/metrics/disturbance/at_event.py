@@ -37,7 +37,7 @@ KEPT = "instant-4/"
 
 
 @dataclass(frozen=True)
-class OfLayer:
+class LayerChange:
     """What changed in a layer that both states have.
 
     Attributes:
@@ -55,7 +55,7 @@ class OfLayer:
 
 
 @dataclass(frozen=True)
-class Instant:
+class StateComparison:
     """Two states of a model compared on the same tokens.
 
     Attributes:
@@ -75,10 +75,10 @@ class Instant:
     documents: int
     kl: float
     flips: float
-    layers: dict[str, OfLayer]
+    layers: dict[str, LayerChange]
 
 
-def compare(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> Instant:
+def compare(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> StateComparison:
     """Compare two checkpoints, or look up what came of it before.
 
     Args:
@@ -92,8 +92,8 @@ def compare(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) 
     key = key_of(before, after, more=_bytes(sample, blocks))
     if key is not None and (kept := cache.get(KEPT + key)) is not None:
         document = json.loads(kept)
-        layers = {id: OfLayer(*numbers) for id, numbers in document["layers"].items()}
-        return Instant(**document["whole"], layers=layers)
+        layers = {id: LayerChange(*numbers) for id, numbers in document["layers"].items()}
+        return StateComparison(**document["whole"], layers=layers)
     found = _compared(before, after, sample, blocks)
     if key is not None:
         whole = {name: value for name, value in vars(found).items() if name != "layers"}
@@ -108,7 +108,7 @@ def _bytes(sample: Sample, blocks: int) -> bytes:
     return b"".join([*(array.tobytes() for array in arrays), str(blocks).encode()])
 
 
-def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> Instant:
+def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> StateComparison:
     sides, losses = (_Side(before), _Side(after)), _Losses()
     layers = _layers(*sides, losses, sample.first(blocks))
     for inputs, wanted in _pieces(sample.tokens[blocks:], sample.labels[blocks:]):
@@ -117,10 +117,10 @@ def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int
     targets = (sample.labels != IGNORED).sum(dim=1).numpy()
     interval = _interval(sample.design.mean(np.array(losses.changes), targets))
     kl, flips = (total / max(int(targets.sum()), 1) for total in (losses.kl, losses.flips))
-    return Instant(*interval, len(sample.tokens), len(np.unique(sample.documents)), kl, flips, layers)
+    return StateComparison(*interval, len(sample.tokens), len(np.unique(sample.documents)), kl, flips, layers)
 
 
-def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str, OfLayer]:
+def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str, LayerChange]:
     """What changed in each layer that both have; what changed in the losses of these blocks is added up."""
     shared = new.checkpoint.lineage.shared(old.checkpoint.lineage)
     targets = max(int((sample.labels != IGNORED).sum()), 1)
@@ -138,7 +138,7 @@ def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str
                 kept_of[id].append(values[chosen])
     gradients = _gradients(old, new)
     return {
-        id: OfLayer(
+        id: LayerChange(
             (moved[id] / size[id]) ** 0.5 if size[id] > 0 else float("nan"),
             _unlikeness(samples[0][id], samples[1][id], len(sample.tokens)),
             *gradients[id],
@@ -189,9 +189,9 @@ class _Side:
         self._heard: dict[str, Tensor] = {}
         stack = checkpoint_model.stack_of(self.model, checkpoint.anatomy)
         for id, layer in zip(checkpoint.lineage.stack, stack, strict=True):
-            layer.register_forward_hook(self._hear(id))
+            layer.register_forward_hook(self._outputs(id))
 
-    def _hear(self, id: str) -> Any:
+    def _outputs(self, id: str) -> Any:
         def hear(_: nn.Module, inputs: Any, output: Any) -> None:
             self._heard[id] = (output[0] if isinstance(output, tuple) else output).detach()
 
@@ -214,24 +214,24 @@ class _Side:
         """The sum of the losses, and all else without a gradient."""
         from torch.nn.functional import cross_entropy
 
-        places = (labels.flatten() != IGNORED).nonzero().flatten()
-        logits = self.model(input_ids=inputs).logits.flatten(0, 1)[places].float()
-        losses = cross_entropy(logits, labels.flatten()[places], reduction="none")
+        locations = (labels.flatten() != IGNORED).nonzero().flatten()
+        logits = self.model(input_ids=inputs).logits.flatten(0, 1)[locations].float()
+        losses = cross_entropy(logits, labels.flatten()[locations], reduction="none")
         return losses.sum(), _Read(losses.detach().double(), logits.detach(), dict(self._heard))
 
     def gradients(self, alive: Lineage) -> Iterator[tuple[str, str, Tensor]]:
         """(layer id, tensor within the layer, its gradient as far as it was alive in a lineage)."""
         anatomy, sizes = self.checkpoint.anatomy, self.checkpoint.anatomy.sizes(self.checkpoint.config)
         for name, parameter in self.model.named_parameters():
-            place = anatomy.locate(name)
-            if parameter.grad is None or place is None:
+            position = anatomy.locate(name)
+            if parameter.grad is None or position is None:
                 continue
-            id, axes = self.checkpoint.lineage.stack[place[1]], anatomy.tensors.get(place[2], ("", ""))[1]
+            id, axes = self.checkpoint.lineage.stack[position[1]], anatomy.tensors.get(position[2], ("", ""))[1]
             if id in alive.stack:
                 factor = growing(axes)
                 count = alive_of(sizes, *alive.shape(id)).get(factor or "")
                 seen = parameter.grad if count is None else rows(parameter.grad, axes, factor or "", sizes)[:count]
-                yield id, place[2], seen
+                yield id, position[2], seen
 
 
 def _changes(was: Tensor, now: Tensor, labels: Tensor) -> list[float]:
@@ -260,7 +260,7 @@ def _unlikeness(was: list[Tensor], now: list[Tensor], sequences: int) -> float:
 
     if sequences < measures.FEWEST:
         return float("nan")
-    batches = [torch.cat(pieces).numpy() for pieces in (was, now)]
+    batches = [torch.cat(segments).numpy() for segments in (was, now)]
     return 1 - measures.cka(
         *(measures.u_centred(values.reshape(sequences, -1, values.shape[-1]).swapaxes(0, 1)) for values in batches)
     )

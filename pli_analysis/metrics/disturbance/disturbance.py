@@ -15,7 +15,7 @@ Columns of `events`, one row a step with events:
     loss_before, loss_after  eval loss on both sides, as training logged it
     window        steps on each side that all that follows looks at, or as many as there are to the next event
     against       what the loss is held against: the name of a twin, or `trend`
-    spike, recovery, recovered, area, late, noise   of `aftermath.Aftermath`; where `recovered` is false, `recovery` is
+    spike, recovery, recovered, area, late, noise   of `aftermath.LossResponse`; where `recovered` is false, `recovery` is
                   how long was looked
     reach         steps on each side, at most those of the window, over which spike and area are held against placebo
                   steps, and all against their trends: the most for which there are 20 of these, else those for which
@@ -56,7 +56,7 @@ from typing import TYPE_CHECKING
 
 from pli_analysis.inference import eval_tokens
 from pli_analysis.metrics.disturbance import layer_effects, loss_effect, placebo
-from pli_analysis.metrics.disturbance.event_context import Scene
+from pli_analysis.metrics.disturbance.event_context import EventContext
 from pli_analysis.metrics.disturbance.layer_effects import Layers
 from pli_analysis.metrics.disturbance.loss_effect import Losses
 from pli_analysis.metrics.lineage import by_step
@@ -65,7 +65,7 @@ from pli_train.core.errors import BadInput
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.metrics.disturbance.loss_response import Aftermath
+    from pli_analysis.metrics.disturbance.loss_response import LossResponse
     from pli_analysis.runs.run import Run
 
 CHANGES = {"delta": "delta", "delta_low": "low", "delta_high": "high", "kl": "kl", "flips": "flips"}
@@ -91,7 +91,7 @@ class Disturbance:
 
     events: pd.DataFrame
     layers: pd.DataFrame
-    curves: dict[int, Aftermath]
+    curves: dict[int, LossResponse]
     notes: list[str]
     most: int
 
@@ -104,7 +104,7 @@ def disturbance(
     text: Path | eval_tokens.Text | None = None,
     blocks: int = BLOCKS,
     most: int = placebo.MOST,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Disturbance:
     """What every event of a run did.
 
@@ -116,17 +116,17 @@ def disturbance(
         text: for what is instant, blocks of it instead of all held-out blocks that the run keeps.
         blocks: how many of these blocks layers are compared on; the change of the loss is of all.
         most: placebo steps at most that an event is held against.
-        watch: told (steps examined, steps in all), placebos among them.
+        on_progress: told (steps examined, steps in all), placebos among them.
 
     Raises:
         BadInput: for steps that the run has not, or a checkpoint that cannot be read.
     """
     import pandas as pd
 
-    scene = Scene(run, tuple(twins), window)
+    context = EventContext(run, tuple(twins), window)
     for step in at:
-        scene.after(step)
-        if step in scene.events:
+        context.after(step)
+        if step in context.events:
             raise BadInput(f"--at {step}: is a growth event; give steps without one")
     labels = {step: ["no event"] for step in at} or by_step(run.lineage)
     sample, notes = _sample(run, text) if labels else (None, [f"{run.name} did not grow: it has no event to tell of"])
@@ -135,20 +135,20 @@ def disturbance(
     def tick() -> None:
         nonlocal done
         done += 1
-        watch(min(done, total - 1), total)
+        on_progress(min(done, total - 1), total)
 
-    losses, layers = Losses(scene, most), Layers(scene, most, sample, blocks, tick)
+    losses, layers = Losses(context, most), Layers(context, most, sample, blocks, tick)
     curves, rows_of_events, rows_of_layers = {}, [], []
-    for step, told in labels.items():
-        name, after = {"step": step, "event": " ".join(told)}, losses.after(step)
-        known = step in scene.mover.starts and (step not in scene.events or scene.before(step) is not None)
+    for step, message in labels.items():
+        name, after = {"step": step, "event": " ".join(message)}, losses.after(step)
+        known = step in context.mover.starts and (step not in context.events or context.before(step) is not None)
         seen = layers.instant(step) if known else None
         if after is not None:
             curves[step] = after
         if seen is not None and seen.delta != seen.delta:
             notes.append(f"{run.name} has weights right before or after step {step} that make no finite loss")
         changes = {column: getattr(seen, of) for column, of in CHANGES.items()} if seen else {}
-        lowest = min(scene.touched(step), default=None)
+        lowest = min(context.touched(step), default=None)
         rows_of_events.append(name | {"index": lowest} | changes | losses.row(step, after))
         if known:
             rows_of_layers += [name | row for row in layers.rows(step)]
@@ -157,15 +157,15 @@ def disturbance(
                 f"{run.name} has no checkpoints right before and after step {step}: its layers are not told of"
             )
         tick()
-    watch(total, total)
+    on_progress(total, total)
     events, tables = pd.DataFrame(rows_of_events, columns=EVENTS), pd.DataFrame(rows_of_layers, columns=LAYERS)
     counts = dict.fromkeys(("index", "blocks", "documents"), "Int64")
     whole = dict.fromkeys(("index", "distance", "stretch"), "Int64")
-    return Disturbance(events.astype(counts), tables.astype(whole), curves, notes + scene.unlike, most)
+    return Disturbance(events.astype(counts), tables.astype(whole), curves, notes + context.unlike, most)
 
 
 def _sample(run: Run, text: Path | eval_tokens.Text | None) -> tuple[eval_tokens.Sample | None, list[str]]:
     """Blocks to read, and what to say where there are none."""
-    if text is None and (lack := eval_tokens.lack_of(run)):
+    if text is None and (lack := eval_tokens.missing_blocks(run)):
         return None, [f"{run.name} {lack}: what an event changes on the spot needs --text FILE"]
     return eval_tokens.sample_of(run, text, None if text is None else OF_A_TEXT), []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.metrics.disturbance import placebo
-from pli_analysis.metrics.disturbance.layer_speeds import Mover
+from pli_analysis.metrics.disturbance.layer_speeds import LayerSpeeds
 from pli_analysis.metrics.lineage import by_step
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -25,7 +25,7 @@ LONGEST = 200
 
 
 @dataclass(frozen=True)
-class Scene:
+class EventContext:
     """A run, the twins it may be held against, and how far to look around a step (`asked`, None for a default)."""
 
     run: Run
@@ -33,16 +33,16 @@ class Scene:
     asked: int | None = None
 
     @cached_property
-    def mover(self) -> Mover:
+    def mover(self) -> LayerSpeeds:
         """The run's layers between checkpoints."""
-        return Mover(self.run)
+        return LayerSpeeds(self.run)
 
     @cached_property
-    def movers(self) -> dict[Path, Mover]:
+    def movers(self) -> dict[Path, LayerSpeeds]:
         """The layers of the run and of its twins, by their folders; the run first."""
-        return {self.run.path: self.mover} | {twin.path: Mover(twin) for twin in self.twins}
+        return {self.run.path: self.mover} | {twin.path: LayerSpeeds(twin) for twin in self.twins}
 
-    def twin_mover(self, step: int) -> Mover | None:
+    def twin_mover(self, step: int) -> LayerSpeeds | None:
         """The layers of the twin of a step, if there is one."""
         twin = self.twin(step)
         return self.movers[twin.path] if twin else None
@@ -65,20 +65,20 @@ class Scene:
         gaps = [int(gap) for gap in np.diff([0, *self.events, self.end]) if gap > 0]
         return max(min(LONGEST, min(gaps) // 2 if self.events and gaps else self.end // 20), 1)
 
-    def room(self, step: int) -> int:
+    def steps_left(self, step: int) -> int:
         """The window, or what is left of it until the next event."""
         return min([self.window, *(event - step for event in self.events if event > step)])
 
-    def quiet(self, step: int, reach: int) -> bool:
+    def without_events(self, step: int, reach: int) -> bool:
         """Whether no other step's events lie within `reach` steps of a step, nor an end of the run."""
         others = [event for event in self.events if event != step]
-        return bool(placebo.quiet([step], others, reach, self.end))
+        return bool(placebo.without_events([step], others, reach, self.end))
 
     def after(self, step: int) -> Checkpoint:
         """The state right after a step's events. Raises BadInput when no checkpoint has it."""
         if step not in self.mover.starts:
-            told = ", ".join(map(str, list(self.mover.starts)[:12]))
-            raise BadInput(f"{self.run.path}: has no checkpoint of step {step}; there are those of {told}")
+            message = ", ".join(map(str, list(self.mover.starts)[:12]))
+            raise BadInput(f"{self.run.path}: has no checkpoint of step {step}; there are those of {message}")
         return self.mover.starts[step]
 
     def before(self, step: int) -> Checkpoint | None:
@@ -90,7 +90,7 @@ class Scene:
         """The places, after a step's events, of the layers that they brought or changed."""
         stack = self.run.lineage.stack_at(step)
         facts = [event.facts.get("layer") for event in self.run.lineage.events if event.step == step]
-        return sorted({stack.index(id) for told in facts for id in str(told or "").split() if id in stack})
+        return sorted({stack.index(id) for message in facts for id in str(message or "").split() if id in stack})
 
     def twin(self, step: int) -> Run | None:
         """The twin that was forked at a step, did not grow there or later, and learnt at the run's rates since."""
@@ -126,7 +126,7 @@ class Scene:
 
 def distance(index: int, touched: Sequence[int]) -> int | None:
     """Places from the nearest touched one: above it positive, below it negative."""
-    return min((index - place for place in touched), key=abs, default=None)
+    return min((index - position for position in touched), key=abs, default=None)
 
 
 def twins_beside(run: Run) -> list[Run]:
@@ -146,5 +146,5 @@ def twins_beside(run: Run) -> list[Run]:
 
 def _is_parent(path: Path, parent: dict[str, object] | None) -> bool:
     # A runs folder may have been moved as a whole since: then only the name is left of where the parent was.
-    told = str((parent or {}).get("path", ""))
-    return bool(told) and (told == str(path.resolve()) or told.rpartition("/")[2] == path.resolve().name)
+    message = str((parent or {}).get("path", ""))
+    return bool(message) and (message == str(path.resolve()) or message.rpartition("/")[2] == path.resolve().name)

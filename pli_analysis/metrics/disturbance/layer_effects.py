@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.metrics.disturbance import at_event, placebo
-from pli_analysis.metrics.disturbance.event_context import Scene, distance
-from pli_analysis.metrics.disturbance.layer_speeds import Mover, log_ratios
+from pli_analysis.metrics.disturbance.event_context import EventContext, distance
+from pli_analysis.metrics.disturbance.layer_speeds import LayerSpeeds, log_ratios
 from pli_train.core.anatomy.parts import Part
 from pli_train.core.run_format import run_folder
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.inference.eval_tokens import Sample
-    from pli_analysis.metrics.disturbance.at_event import Instant
+    from pli_analysis.metrics.disturbance.at_event import StateComparison
     from pli_analysis.runs.run import Checkpoint
 
 INSTANT, DYNAMIC = ["forward", "cka", "gradient", "turned"], ["excess", "logged"]
@@ -37,48 +37,48 @@ class Layers:
     """The layers of a scene.
 
     Attributes:
-        scene: the run and its twins.
+        context: the run and its twins.
         most: placebo steps at most.
         sample: blocks for what is instant; None to leave that out.
         blocks: how many of them layers are compared on.
         tick: called after each step that was examined.
     """
 
-    scene: Scene
+    context: EventContext
     most: int
     sample: Sample | None
     blocks: int
     tick: Callable[[], None]
-    _compared: dict[tuple[str, str], Instant] = field(default_factory=dict)
+    _compared: dict[tuple[str, str], StateComparison] = field(default_factory=dict)
 
-    def instant(self, step: int) -> Instant | None:
+    def instant(self, step: int) -> StateComparison | None:
         """What an event changed on the spot; None without a checkpoint before it, or without tokens."""
-        first = self.scene.before(step)
+        first = self.context.before(step)
         if self.sample is None or first is None or not first.lineage.stack:
             return None
-        return at_event.compare(first, self.scene.after(step), self.sample, self.blocks)
+        return at_event.compare(first, self.context.after(step), self.sample, self.blocks)
 
     def rows(self, step: int) -> Iterator[dict[str, object]]:
         """What `COLUMNS` name, for each layer that was there before."""
         import pandas as pd
 
         seen, (stretch, placebos) = self.instant(step), self._stretch(step)
-        own = self._of(seen, self.scene.mover, step, stretch)
+        own = self._of(seen, self.context.mover, step, stretch)
         usual = self._usual(placebos, stretch, seen is not None)
         middle = usual.groupby(level="layer")[DYNAMIC].median()
         own[DYNAMIC] -= middle.reindex(own.index)
         usual[DYNAMIC] -= middle.reindex(usual.index, level="layer")
         beside = {id: usual[usual.index.get_level_values("layer") == id].to_numpy() for id in own.index}
-        told = {id: placebo.scores(own.loc[id].to_numpy(), beside[id]) for id in own.index}
+        message = {id: placebo.scores(own.loc[id].to_numpy(), beside[id]) for id in own.index}
         # Last, as placebo steps have no twin: scores compare like with like.
         against = self._hold_against_twin(own, step, stretch)
         signed = pd.DataFrame(vars(of) for of in seen.layers.values()).set_index([list(seen.layers)]) if seen else own
-        places, touched = self.scene.after(step).lineage, self.scene.touched(step)
+        locations, touched = self.context.after(step).lineage, self.context.touched(step)
         sides = [(step - stretch, step), (step, step + stretch)] if stretch is not None else []
-        before, after = [self.scene.mover.speeds(*side) for side in sides] or [{}, {}]
+        before, after = [self.context.mover.speeds(*side) for side in sides] or [{}, {}]
         phase = None if stretch is None else self._phase(step, stretch)
-        for id, (zs, score, null) in told.items():
-            index = places.index(id)
+        for id, (zs, score, null) in message.items():
+            index = locations.index(id)
             row = {
                 "layer": id,
                 "index": index,
@@ -93,11 +93,13 @@ class Layers:
             row |= {"against": against, "score": score, "p": placebo.p_value(score, null)}
             yield row | {"placebos": count, "least_p": placebo.least_p(count)}
 
-    def _of(self, seen: Instant | None, mover: Mover, step: int, stretch: int | None) -> pd.DataFrame:
+    def _of(self, seen: StateComparison | None, mover: LayerSpeeds, step: int, stretch: int | None) -> pd.DataFrame:
         """The components of each layer around a step; what is instant is `seen`."""
         import pandas as pd
 
-        found: dict[str, dict[str, float]] = {"logged": self._logged(mover, step, stretch or self.scene.room(step))}
+        found: dict[str, dict[str, float]] = {
+            "logged": self._logged(mover, step, stretch or self.context.steps_left(step))
+        }
         if stretch is not None:
             found["excess"] = log_ratios(mover.speeds(step, step + stretch), mover.speeds(step - stretch, step))
         if seen is not None:
@@ -105,7 +107,7 @@ class Layers:
         there = mover.starts[step].lineage.shared(mover.ends[step].lineage)
         return pd.DataFrame(found, index=there, columns=ALL, dtype=float)
 
-    def _usual(self, placebos: list[tuple[Mover, int]], stretch: int | None, still: bool) -> pd.DataFrame:
+    def _usual(self, placebos: list[tuple[LayerSpeeds, int]], stretch: int | None, still: bool) -> pd.DataFrame:
         """The components at placebo steps, by (number, layer); what is instant there is `stretch` steps of training."""
         import pandas as pd
 
@@ -118,41 +120,41 @@ class Layers:
         found = pd.concat(dict(enumerate(tables))) if tables else empty
         return found.rename_axis(["number", "layer"])
 
-    def _sources(self, step: int, stretch: int) -> dict[int, Mover]:
+    def _sources(self, step: int, stretch: int) -> dict[int, LayerSpeeds]:
         """Checkpoints that are like a step save for its event, of the run, or else of its twin."""
-        found: dict[int, Mover] = {}
+        found: dict[int, LayerSpeeds] = {}
         if (phase := self._phase(step, stretch)) is None:
             return found
-        twin = self.scene.twin_mover(step)
-        for mover in (self.scene.mover, *([twin] if twin else [])):
+        twin = self.context.twin_mover(step)
+        for mover in (self.context.mover, *([twin] if twin else [])):
             events = [event.step for event in mover.run.lineage.events]
             there = [at for at in mover.starts if at not in found and mover.spans(at, stretch)]
-            for at in placebo.quiet(there, events, stretch, max(mover.ends)):
+            for at in placebo.without_events(there, events, stretch, max(mover.ends)):
                 if mover.rates.phase(at - stretch, at + stretch) == phase:
                     found[at] = mover
         return found
 
     def _phase(self, step: int, stretch: int) -> str | None:
-        return self.scene.mover.rates.phase(step - stretch, step + stretch, event=step)
+        return self.context.mover.rates.phase(step - stretch, step + stretch, event=step)
 
     def _hold_against_twin(self, own: pd.DataFrame, step: int, stretch: int | None) -> str:
         """Put excess movement over the twin's in place of that over placebos, where there is a twin."""
         import pandas as pd
 
-        twin = self.scene.twin_mover(step)
+        twin = self.context.twin_mover(step)
         if twin is None or stretch is None or step + stretch not in twin.ends:
             return "placebo"
-        ours, theirs = (mover.speeds(step, step + stretch) for mover in (self.scene.mover, twin))
+        ours, theirs = (mover.speeds(step, step + stretch) for mover in (self.context.mover, twin))
         own["excess"] = pd.Series(log_ratios(ours, theirs)).reindex(own.index)
         return "twin"
 
-    def _stretch(self, step: int) -> tuple[int | None, list[tuple[Mover, int]]]:
+    def _stretch(self, step: int) -> tuple[int | None, list[tuple[LayerSpeeds, int]]]:
         """A stretch that has a checkpoint at either end and no other event inside, and its placebo steps.
 
         It is the longest that has enough placebo steps; None where there is no such stretch.
         """
-        lengths = range(self.scene.window, 0, -1)
-        spans = [k for k in lengths if self.scene.mover.spans(step, k) and self.scene.quiet(step, k)]
+        lengths = range(self.context.window, 0, -1)
+        spans = [k for k in lengths if self.context.mover.spans(step, k) and self.context.without_events(step, k)]
         if not spans:
             return None, []
         enough = min(placebo.ENOUGH, self.most)
@@ -162,7 +164,7 @@ class Layers:
         sources = self._sources(step, stretch)
         return stretch, [(sources[at], at) for at in steps]
 
-    def _logged(self, mover: Mover, step: int, reach: int) -> dict[str, float]:
+    def _logged(self, mover: LayerSpeeds, step: int, reach: int) -> dict[str, float]:
         """Layer id → log of its median gradient norm in the steps after a step ÷ before it, as logged."""
         medians = []
         tags = {id: run_folder.GRAD_NORM + Part("layer", id).tag for id in mover.run.lineage.layers}
@@ -172,7 +174,7 @@ class Layers:
             medians.append({id: float(np.median(values)) for id, values in within.items() if len(values)})
         return log_ratios(*medians)
 
-    def _trained(self, first: Checkpoint, last: Checkpoint) -> Instant:
+    def _trained(self, first: Checkpoint, last: Checkpoint) -> StateComparison:
         """What training between two checkpoints changed."""
         assert self.sample is not None
         pair = str(first.path), str(last.path)

@@ -14,7 +14,7 @@ import numpy as np
 
 from pli_analysis.metrics.drift.rates import Rates, rates_of
 from pli_analysis.runs.run import Checkpoint, Run
-from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.content_hash import key_of
 from pli_analysis.weights.moments import Squares
 from pli_train.core import cache
@@ -25,7 +25,7 @@ KEPT = "movement-1/"
 
 
 @dataclass
-class Mover:
+class LayerSpeeds:
     """A run whose layers are watched between pairs of its checkpoints.
 
     Attributes:
@@ -92,7 +92,7 @@ def log_ratios(after: Mapping[str, float], before: Mapping[str, float]) -> dict[
 
 def _measured(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]]:
     """Displacement and size of each layer. Heads and units that only pad a layer stay what they are, zero."""
-    found, squares = {}, Squares(Rooms())
+    found, squares = {}, Squares(BufferPool())
     for id in last.lineage.shared(first.lineage):
         moved = size = 0.0
         olds = dict(first.names_of_layers[id])

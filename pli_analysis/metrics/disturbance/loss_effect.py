@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.metrics.disturbance import placebo
-from pli_analysis.metrics.disturbance.loss_response import FEWEST, SMOOTH, Aftermath, aftermath
+from pli_analysis.metrics.disturbance.loss_response import FEWEST, SMOOTH, LossResponse, aftermath
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pli_analysis.metrics.disturbance.event_context import Scene
+    from pli_analysis.metrics.disturbance.event_context import EventContext
     from pli_analysis.runs.run import Run
 
 COLUMNS = ["loss_before", "loss_after", "window", "against", "spike", "recovery", "recovered", "area", "late", "noise"]
@@ -29,44 +29,44 @@ SHRINK = 0.9
 class Losses:
     """The losses of a scene, held against a twin or a trend, and against placebo steps (`most` of them)."""
 
-    scene: Scene
+    context: EventContext
     most: int
 
-    def after(self, step: int) -> Aftermath | None:
+    def after(self, step: int) -> LossResponse | None:
         """The loss behind a step, beside the twin's if there is one; None where too little was logged."""
-        twin = self.scene.twin(step)
+        twin = self.context.twin(step)
         theirs = self._logged[twin.path] if twin is not None else None
-        return aftermath(*self._logged[self.scene.run.path], step, self.scene.room(step), theirs)
+        return aftermath(*self._logged[self.context.run.path], step, self.context.steps_left(step), theirs)
 
-    def row(self, step: int, found: Aftermath | None) -> dict[str, object]:
+    def row(self, step: int, found: LossResponse | None) -> dict[str, object]:
         """What `COLUMNS` name."""
-        scalars, twin = self.scene.run.scalars, self.scene.twin(step)
+        scalars, twin = self.context.run.scalars, self.context.twin(step)
         sides = {"loss_before": run_folder.EVAL_LOSS, "loss_after": run_folder.EVAL_LOSS_AFTER_EVENT}
         if len(scalars.of(run_folder.EVAL_LOSS_BEFORE_EVENT).steps):
             sides["loss_before"] = run_folder.EVAL_LOSS_BEFORE_EVENT
         evals = {side: scalars.at(tag, step) for side, tag in sides.items()}
         row: dict[str, object] = {side: NAN if loss is None else loss for side, loss in evals.items()}
-        row |= {"window": self.scene.window}
+        row |= {"window": self.context.window}
         row |= {"against": twin.name if twin else "trend", "recovered": None, "phase": None, "placebos": 0}
         if found is None:
             return {**dict.fromkeys(COLUMNS, NAN), **row}
         row |= {name: getattr(found, name) for name in ("spike", "area", "late", "noise")}
         row |= {"recovered": found.recovery is not None}
-        row |= {"recovery": self.scene.room(step) if found.recovery is None else found.recovery}
+        row |= {"recovery": self.context.steps_left(step) if found.recovery is None else found.recovery}
         return row | self._beside_placebos(step)
 
     def _beside_placebos(self, step: int) -> dict[str, object]:
         """How unusual spike and area are: all by the trend, which placebos have too, and over the same reach."""
-        room = self.scene.room(step)
-        reaches = {int(room * SHRINK**power) for power in range(room)} | {FEWEST}
-        fitting = sorted((reach for reach in reaches if FEWEST <= reach <= room), reverse=True)
-        tried = [reach for reach in fitting if self._enough(self.scene.run.path, np.array([step]), reach)[0]]
-        if not (tried := [reach for reach in tried if self.scene.quiet(step, reach)]):
+        steps_left = self.context.steps_left(step)
+        reaches = {int(steps_left * SHRINK**power) for power in range(steps_left)} | {FEWEST}
+        fitting = sorted((reach for reach in reaches if FEWEST <= reach <= steps_left), reverse=True)
+        tried = [reach for reach in fitting if self._enough(self.context.run.path, np.array([step]), reach)[0]]
+        if not (tried := [reach for reach in tried if self.context.without_events(step, reach)]):
             return dict.fromkeys(("reach", "spike_z", "spike_p", "area_p", "least_p"), NAN)
         enough = min(placebo.ENOUGH, self.most)
         reach, steps = placebo.longest(tried, lambda reach: self._placebos(step, reach), enough)
         sources = self._sources(step, reach)
-        spike, area = self._of(self.scene.run.path, step, reach)
+        spike, area = self._of(self.context.run.path, step, reach)
         others = np.array([self._of(sources[at], at, reach) for at in steps]).reshape(-1, 2)
         row: dict[str, object] = {"reach": reach, "phase": self._phase(step, reach), "placebos": len(steps)}
         row |= {"spike_z": placebo.robust_z(spike, others[:, 0]), "spike_p": placebo.p_value(spike, others[:, 0])}
@@ -78,7 +78,7 @@ class Losses:
         return (NAN, NAN) if found is None else (found.spike, found.area)
 
     def _phase(self, step: int, reach: int) -> str | None:
-        return self.scene.mover.rates.phase(step - reach, step + reach, event=step)
+        return self.context.mover.rates.phase(step - reach, step + reach, event=step)
 
     def _placebos(self, step: int, reach: int) -> list[int]:
         return placebo.around(step, reach, list(self._sources(step, reach)), self.most)
@@ -88,12 +88,12 @@ class Losses:
         found: dict[int, Path] = {}
         if (phase := self._phase(step, reach)) is None:
             return found
-        for path, mover in self.scene.movers.items():
+        for path, mover in self.context.movers.items():
             run = mover.run
-            first, end = 0 if run is self.scene.run else run.checkpoints[0].step, run.checkpoints[-1].step
+            first, end = 0 if run is self.context.run else run.checkpoints[0].step, run.checkpoints[-1].step
             there = np.arange(max(first + reach, step // placebo.FACTOR), min(end, placebo.FACTOR * step) + 1)
             there = there[self._enough(path, there, reach)]
-            for at in placebo.quiet(there, [event.step for event in run.lineage.events], reach, end):
+            for at in placebo.without_events(there, [event.step for event in run.lineage.events], reach, end):
                 if at not in found and mover.rates.phase(at - reach, at + reach) == phase:
                     found[at] = path
         return found
@@ -106,7 +106,7 @@ class Losses:
 
     @cached_property
     def _logged(self) -> dict[Path, tuple[np.ndarray, np.ndarray]]:
-        return {path: _logged(mover.run) for path, mover in self.scene.movers.items()}
+        return {path: _logged(mover.run) for path, mover in self.context.movers.items()}
 
 
 def _logged(run: Run) -> tuple[np.ndarray, np.ndarray]:

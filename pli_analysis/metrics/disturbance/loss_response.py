@@ -31,7 +31,7 @@ MEDIAN_OF_FIVE = 0.5356
 
 
 @dataclass(frozen=True)
-class Aftermath:
+class LossResponse:
     """The loss after a step.
 
     Attributes:
@@ -62,7 +62,7 @@ def aftermath(
     at: int,
     window: int,
     twin: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Aftermath | None:
+) -> LossResponse | None:
     """The loss in a window after step `at`; None when too few losses were logged on either side.
 
     Args:
@@ -91,7 +91,7 @@ def aftermath(
     recovery = _recovery(where - at, smooth, peak, max(TOLERANCE * noise, ROUNDING))
     cost = excess[where - at <= (window if recovery is None else recovery)].sum()
     late = excess[where > at + 0.75 * window]
-    return Aftermath(
+    return LossResponse(
         where, excess, noise, float(smooth[peak]), recovery, float(cost), float(late.mean()) if len(late) else np.nan
     )
 

@@ -50,7 +50,7 @@ def p_value(value: float, placebos: np.ndarray) -> float:
     return float((1 + (known >= value).sum()) / (1 + len(known)))
 
 
-def quiet(steps: Sequence[int], events: Sequence[int], reach: int, end: int) -> list[int]:
+def without_events(steps: Sequence[int], events: Sequence[int], reach: int, end: int) -> list[int]:
     """Those steps that have no event strictly within `reach` steps on either side, and no end of the run.
 
     Args:
@@ -82,9 +82,9 @@ def around(step: int, reach: int, candidates: Sequence[int], most: int) -> list[
         ordered = [sign * at for at in steps][::sign]
         at, end = sign * step + reach, sign * step * FACTOR**sign
         taken = 0
-        while taken < most and (place := bisect_left(ordered, at)) < len(ordered) and ordered[place] <= end:
-            found.append(sign * ordered[place])
-            at, taken = ordered[place] + gap, taken + 1
+        while taken < most and (position := bisect_left(ordered, at)) < len(ordered) and ordered[position] <= end:
+            found.append(sign * ordered[position])
+            at, taken = ordered[position] + gap, taken + 1
     return sorted(found, key=lambda at: abs(math.log(at / step)))[:most]
 
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from pli_analysis.metrics.drift.products import spectrum
 from pli_analysis.weights import numba_kernel, trajectory
-from pli_analysis.weights.buffers import Rooms
-from pli_analysis.weights.chunks import pieces
+from pli_analysis.weights.buffers import BufferPool
+from pli_analysis.weights.chunks import segments
 from pli_analysis.weights.measurement import Kind
 from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.numba_kernel import Kernel
 from pli_analysis.weights.stacks import has_donor, is_steady, stacks
-from pli_analysis.weights.trajectory import Pair, Track
+from pli_analysis.weights.trajectory import Pair, TensorTrajectory
 
 GAUGE, SPECTRAL = ["qk", "ov"], ["spectral", "stable_rank", "effective_rank"]
 NAN = float("nan")
@@ -72,43 +72,43 @@ def ratio(numbers: np.ndarray, by: np.ndarray) -> np.ndarray:
 class Sums:
     """The sums of `Moments` of each part of a tensor."""
 
-    track: Track
+    track: TensorTrajectory
     kernel: Kernel | None = None
 
     @property
-    def tracks(self) -> Sequence[Track]:
+    def tracks(self) -> Sequence[TensorTrajectory]:
         """The one."""
         return (self.track,)
 
-    def run(self, rooms: Rooms) -> list[np.ndarray]:
+    def run(self, pool: BufferPool) -> list[np.ndarray]:
         """(parts, 7) for each wanted visit."""
         if is_steady(self.track):
-            return _sums_of_steady(self.track, rooms, self.kernel)
-        squares = Squares(rooms)
+            return _sums_of_steady(self.track, pool, self.kernel)
+        squares = Squares(pool)
         found: dict[int, list[tuple[int, np.ndarray]]] = {}
-        for first, piece in pieces(self.track):
-            for number, rows in _sums(piece, rooms, squares):
+        for first, segment in segments(self.track):
+            for number, rows in _sums(segment, pool, squares):
                 found.setdefault(number, []).append((first, rows))
         return [_added(of_pieces) for _, of_pieces in sorted(found.items())]
 
 
-def _sums_of_steady(track: Track, rooms: Rooms, kernel: Kernel | None) -> list[np.ndarray]:
+def _sums_of_steady(track: TensorTrajectory, pool: BufferPool, kernel: Kernel | None) -> list[np.ndarray]:
     """(parts, 7) for each wanted visit of a tensor that keeps its shape."""
     visits = track.visits
-    outer, parts, inner = track.folds(visits[0], visits[0].place.shape)
-    sums = kernel and numba_kernel.sums(track, rooms, kernel)
-    of_birth, sums = _sums_of_stacks(track, rooms, parts) if sums is None else (sums[0, 0], sums)
+    outer, parts, inner = track.folds(visits[0], visits[0].position.shape)
+    sums = kernel and numba_kernel.sums(track, pool, kernel)
+    of_birth, sums = _sums_of_stacks(track, pool, parts) if sums is None else (sums[0, 0], sums)
     sums[3:, [not has_donor(visit) for visit in visits]] = np.nan
     columns = np.broadcast_arrays(sums[0], of_birth, *sums[1:], outer * inner)
     rows = np.stack(columns, axis=-1)
     return [rows[number] for number, visit in enumerate(visits) if visit.wanted]
 
 
-def _sums_of_stacks(track: Track, rooms: Rooms, parts: int) -> tuple[np.ndarray, np.ndarray]:
+def _sums_of_stacks(track: TensorTrajectory, pool: BufferPool, parts: int) -> tuple[np.ndarray, np.ndarray]:
     """Σ birth² (parts,), and as `fused.sums` gives them (5, visits, parts), zero before the first wanted visit."""
-    squares, block = Squares(rooms), None
+    squares, block = Squares(pool), None
     of_birth, sums = np.zeros(parts), np.zeros((5, len(track.visits), parts))
-    for stack in stacks(track, rooms):
+    for stack in stacks(track, pool):
         some = slice(stack.block.part, stack.block.part + stack.block.folds[1])
         if stack.block is not block:
             block = stack.block
@@ -120,24 +120,24 @@ def _sums_of_stacks(track: Track, rooms: Rooms, parts: int) -> tuple[np.ndarray,
     return of_birth, sums
 
 
-def _sums(piece: Track, rooms: Rooms, squares: Squares) -> Iterator[tuple[int, np.ndarray]]:
+def _sums(segment: TensorTrajectory, pool: BufferPool, squares: Squares) -> Iterator[tuple[int, np.ndarray]]:
     """For each wanted visit the number of the checkpoint, and the sums of each part: (parts, 7)."""
     birth, of_birth = None, np.zeros(0)
-    for seen in piece.see(rooms):
+    for seen in segment.see(pool):
         try:
-            folds = piece.folds(seen.visit, seen.now.shape)
+            folds = segment.folds(seen.visit, seen.now.shape)
             if birth is not seen.birth:
                 birth, of_birth = seen.birth, squares(seen.birth.reshape(1, -1), [], folds)[0, 0]
             others = [array.reshape(1, -1) for array in (seen.birth, seen.previous)]
             now, difference, stepped = squares(seen.now.reshape(1, -1), others, folds)[:, 0]
-            apart, donor = _apart(trajectory.counterpart(piece, seen, rooms), squares)
+            apart, donor = _donor_sums(trajectory.counterpart(segment, seen, pool), squares)
         except trajectory.MISFITS as error:
-            raise trajectory.misfit(seen.visit.place.path.parent, piece.id, error) from None
+            raise trajectory.misfit(seen.visit.position.path.parent, segment.id, error) from None
         columns = (now, of_birth, difference, stepped, apart, donor, folds[0] * folds[2])
         yield seen.visit.number, np.stack(np.broadcast_arrays(*columns), axis=-1)
 
 
-def _apart(pair: Pair | None, squares: Squares) -> tuple[np.ndarray, np.ndarray]:
+def _donor_sums(pair: Pair | None, squares: Squares) -> tuple[np.ndarray, np.ndarray]:
     """Σ (θ − donor)² and Σ donor² of each part, NaN of those without a donor."""
     if pair is None or not pair.has.any():
         return np.array(NAN), np.array(NAN)
@@ -147,10 +147,10 @@ def _apart(pair: Pair | None, squares: Squares) -> tuple[np.ndarray, np.ndarray]
     return np.where(pair.has, apart, NAN), np.where(pair.has, donor, NAN)
 
 
-def _added(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
+def _added(segments: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
     """The sums of pieces, each from a first part on, added up."""
-    total = np.zeros((max(first + len(rows) for first, rows in pieces), 7))
-    for first, rows in pieces:
+    total = np.zeros((max(first + len(rows) for first, rows in segments), 7))
+    for first, rows in segments:
         total[first : first + len(rows)] += rows
     return total
 
@@ -159,28 +159,28 @@ def _added(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
 class Spectra:
     """What `spectrum` says of a tensor, NaN of one that is no matrix."""
 
-    track: Track
+    track: TensorTrajectory
 
     @property
-    def tracks(self) -> Sequence[Track]:
+    def tracks(self) -> Sequence[TensorTrajectory]:
         """The one."""
         return (self.track,)
 
-    def run(self, rooms: Rooms) -> list[np.ndarray]:
+    def run(self, pool: BufferPool) -> list[np.ndarray]:
         """(1, 3) for each wanted visit."""
         nothing = (NAN,) * len(SPECTRAL)
         return [
             np.array([spectrum(seen.now, seen.birth) if seen.now.ndim == 2 else nothing])
-            for seen in self.track.see(rooms)
+            for seen in self.track.see(pool)
         ]
 
 
-def _all_sums(tracks: list[Track]) -> list[Sums]:
+def _all_sums(tracks: list[TensorTrajectory]) -> list[Sums]:
     compiled = numba_kernel.kernel(sum(track.bytes for track in tracks))
     return [Sums(track, compiled) for track in _largest_first(tracks)]
 
 
-def _largest_first(tracks: list[Track]) -> list[Track]:
+def _largest_first(tracks: list[TensorTrajectory]) -> list[TensorTrajectory]:
     # Then threads finish together.
     return sorted(tracks, key=lambda track: -track.bytes)
 

@@ -69,7 +69,7 @@ from pli_train.core.errors import BadInput, did_you_mean, some
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.runs.run import Checkpoint, Run, Watch
+    from pli_analysis.runs.run import Checkpoint, ProgressCallback, Run
 
 COLUMNS = ["part", "layer", "checkpoint", "step", "age", "tokens", "index", "relative_l2", "cosine", "absolute"]
 COLUMNS += ["level", "rms", "path", "growth_path", "efficiency", "speed", "donor", "donor_distance"]
@@ -82,7 +82,7 @@ TRAINING, GROWTH = 0, 1
 def drift(
     run: Run,
     of: str = "layer",
-    watch: Watch = lambda done, total: None,
+    on_progress: ProgressCallback = lambda done, total: None,
     *,
     gauge: bool = False,
     spectral: bool = False,
@@ -95,7 +95,7 @@ def drift(
         of: `layer`, `head`, `ffn`, `norms`, `attention` (what attention shares between heads: output biases, and the
             keys and values of each group where heads share them), `matrix` (each tensor by itself), or `all` of these,
             where matrices are among them only with `spectral`.
-        watch: told (tasks done, tasks in all) of what is read; not called when all of it was kept.
+        on_progress: told (tasks done, tasks in all) of what is read; not called when all of it was kept.
         gauge: whether heads get `qk` and `ov`: some 100 products of d × d matrices a head and checkpoint.
         spectral: whether matrices get their spectral columns: a singular value decomposition each.
         threads: share the work over so many.
@@ -111,14 +111,14 @@ def drift(
     if of not in ("layer", "matrix", "all"):
         require_parts(run.checkpoints[-1], of)
     levels = {*LEVELS, *(["matrix"] if spectral else [])} if of == "all" else {of}
-    sums = measure(run, SUMS, threads, watch)
+    sums = measure(run, SUMS, threads, on_progress)
     last, kinds = sums[-1][0], dict[str, Kind]()
     if gauge and "head" in levels and "heads" in last.anatomy.config:
         kinds["head"] = gauge_of(last.anatomy, last.config)
     if spectral and "matrix" in levels:
         kinds["matrix"] = SPECTRA
     more = {
-        level: {str(checkpoint.name): table for checkpoint, table in measure(run, kind, threads, watch)}
+        level: {str(checkpoint.name): table for checkpoint, table in measure(run, kind, threads, on_progress)}
         for level, kind in kinds.items()
     }
     table = pd.DataFrame(_table(sums, rates_of(run), levels, more))
@@ -173,7 +173,7 @@ def _plan(checkpoint: Checkpoint, levels: set[str]) -> Plan:
     copies: dict[str, list[bool]] = {}
     sizes, numbers = checkpoint.anatomy.sizes(checkpoint.config), itertools.count()
 
-    def place(row: int, part: Part, copied: bool) -> None:
+    def position(row: int, part: Part, copied: bool) -> None:
         if part.level in levels:
             parts.setdefault(part.name, part)
             members.setdefault(part.name, []).append(row)
@@ -190,10 +190,10 @@ def _plan(checkpoint: Checkpoint, levels: set[str]) -> Plan:
                 row, came = next(numbers), donor(layer, label, member)
                 copied = came is not None and name in checkpoint.names_of_layers.get(came[0], {})
                 with_layer = copied and came == (theirs, label)
-                place(row, whole, with_layer)
-                place(row, matrix, with_layer)
+                position(row, whole, with_layer)
+                position(row, matrix, with_layer)
                 level, since = part_of(id, label).level, birth(layer, label, member).step
-                place(row, Part(f"{id}.{label}", level, id, came and ".".join(came), since), copied)
+                position(row, Part(f"{id}.{label}", level, id, came and ".".join(came), since), copied)
     counts = [len(rows) for rows in members.values()]
     return Plan(
         tuple(parts.values()),
@@ -232,10 +232,10 @@ def _table(
         # Two checkpoints of one step are the states before and after its events: nothing was trained between them.
         lengths[:, GROWTH if before == checkpoint.step else TRAINING] += np.sqrt(moments.stepped)
         paths.update(zip([part.name for part in plan.parts], lengths, strict=True))
-        told = _of_parts(checkpoint, plan.parts) | _measures(moments, lengths, steps)
+        message = _of_parts(checkpoint, plan.parts) | _measures(moments, lengths, steps)
         for number, name in enumerate(asked):
-            told[name] = [extra.get(part.name, NOTHING)[number] for part in plan.parts]
-        for name, values in told.items():
+            message[name] = [extra.get(part.name, NOTHING)[number] for part in plan.parts]
+        for name, values in message.items():
             columns[name] += values
         before = checkpoint.step
     return columns
@@ -278,8 +278,8 @@ def _measures(moments: Moments, paths: np.ndarray, rates: np.ndarray) -> dict[st
         "speed": ratio(np.sqrt(moments.stepped), scale),
         "donor_distance": np.sqrt(ratio(moments.apart, moments.donor)),
     }
-    told = {name: np.where(np.isfinite(values), values, NAN).tolist() for name, values in columns.items()}
-    return told | {"absolute": (absolute & moments.are_finite).tolist()}
+    message = {name: np.where(np.isfinite(values), values, NAN).tolist() for name, values in columns.items()}
+    return message | {"absolute": (absolute & moments.are_finite).tolist()}
 
 
 def unknown(run: Run, threads: int = 1) -> list[str]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from pli_analysis.metrics.drift.products import bilinear_distance, rotary_distance
 from pli_analysis.weights import trajectory
-from pli_analysis.weights.buffers import Rooms
+from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.measurement import Kind
-from pli_analysis.weights.trajectory import Track, Visit
+from pli_analysis.weights.trajectory import TensorTrajectory, Visit
 from pli_train.core.anatomy import Anatomy
 from pli_train.core.anatomy.axes import factors
 
@@ -53,11 +53,11 @@ class Gauge:
         normalised: whether queries and keys are normalised before their product.
     """
 
-    tracks: tuple[Track, ...]
+    tracks: tuple[TensorTrajectory, ...]
     rotated: float = 0.0
     normalised: bool = False
 
-    def run(self, rooms: Rooms) -> list[np.ndarray]:
+    def run(self, pool: BufferPool) -> list[np.ndarray]:
         """(heads, 2) for each wanted visit: QK, OV. QK is NaN where queries and keys are normalised."""
         found = []
         for together in zip(*(track.see() for track in self.tracks), strict=True):
@@ -67,7 +67,7 @@ class Gauge:
                 birth = self._letters(visit, [seen.birth for seen in together])
                 columns = [self._qk(now, birth), bilinear_distance(now["o"], now["v"], birth["o"], birth["v"])]
             except trajectory.MISFITS as error:
-                raise trajectory.misfit(visit.place.path.parent, self.tracks[0].id, error) from None
+                raise trajectory.misfit(visit.position.path.parent, self.tracks[0].id, error) from None
             found.append(np.stack(columns, axis=1))
         return found
 
@@ -98,8 +98,8 @@ class Gauge:
 def gauge(anatomy: Anatomy, config: Mapping[str, Any]) -> Kind:
     """What measures the heads of a model with this config."""
 
-    def tasks(tracks: list[Track]) -> Sequence[Gauge]:
-        layers: dict[str, list[Track]] = {}
+    def tasks(tracks: list[TensorTrajectory]) -> Sequence[Gauge]:
+        layers: dict[str, list[TensorTrajectory]] = {}
         for track in tracks:
             if role(track.anatomy, track.name):
                 layers.setdefault(track.id, []).append(track)
@@ -108,7 +108,7 @@ def gauge(anatomy: Anatomy, config: Mapping[str, Any]) -> Kind:
     return Kind("drift-gauge", 2, 2, tasks)
 
 
-def _matrices(track: Track, visit: Visit, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _matrices(track: TensorTrajectory, visit: Visit, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """A tensor as (letter, (heads or groups, dim, columns)); a bias has one column."""
     from einops import rearrange
 

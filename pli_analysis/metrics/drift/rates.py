@@ -57,7 +57,7 @@ def rates_of(run: Run) -> Rates:
         return Logged(run.scalars)
     # While a run trains, a checkpoint may be newer than the run's lineage as it was read.
     newest = max((run.lineage, run.checkpoints[-1].lineage), key=lambda lineage: len(lineage.events))
-    return Planned(Optim.read(optim, f"{run.path / run_folder.RUN}"), total, newest)
+    return ScheduledRates(Optim.read(optim, f"{run.path / run_folder.RUN}"), total, newest)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Optim:
         return cls(schedule=schedule, **{name: float(value or 0) for name, value in numbers.items()})
 
 
-class Planned:
+class ScheduledRates:
     """Rates in closed form.
 
     Args:
@@ -182,8 +182,8 @@ class Logged:
         values = np.concatenate([logged.values[:1], logged.values]).astype(np.float64)
         widths = np.diff(steps)
         with np.errstate(invalid="ignore", over="ignore"):
-            pieces = widths * (values[:-1] + values[1:]) / 2 + (values[1:] - values[:-1]) / 2
-        return steps, values, np.concatenate([[0.0], np.cumsum(np.where(widths > 0, pieces, 0.0))])
+            segments = widths * (values[:-1] + values[1:]) / 2 + (values[1:] - values[:-1]) / 2
+        return steps, values, np.concatenate([[0.0], np.cumsum(np.where(widths > 0, segments, 0.0))])
 
     def _until(self, step: int, steps: np.ndarray, values: np.ndarray, sums: np.ndarray) -> float:
         """Σ of the rates of updates 1 to `step`: an arithmetic series from one log to the next."""

@@ -78,7 +78,7 @@ def _of_part(
     """The rows of one part."""
     import pandas as pd
 
-    name, born = who(part, lineage, groups)
+    name, born = part_and_birth(part, lineage, groups)
     norms, ratios = scalars.of(tag), scalars.of(run_folder.UPDATE_RATIO + part.tag)
     columns = {
         "part": name,
@@ -99,9 +99,9 @@ def _places(lineage: Lineage | None, layer: str | None, steps: np.ndarray) -> np
         return np.full(len(steps), np.nan)
     changes = np.array(sorted({event.step for event in lineage.events}), dtype=int)
     stacks = [lineage.stack_at(step) for step in (-1, *changes.tolist())]
-    places = [stack.index(layer) if layer in stack else np.nan for stack in stacks]
+    locations = [stack.index(layer) if layer in stack else np.nan for stack in stacks]
     # A step's gradient is that of the stack which the step before left, and growth comes before the step.
-    return np.array(places)[np.searchsorted(changes, steps - 1, side="right")]
+    return np.array(locations)[np.searchsorted(changes, steps - 1, side="right")]
 
 
 def read(path: Path) -> tuple[Scalars, Lineage | None]:
@@ -157,8 +157,8 @@ def around(table: pd.DataFrame, lineage: Lineage, window: int = 3) -> pd.DataFra
             before, after = norms[max(start, here - window) : here], norms[here : min(end, here + window)]
             if len(before) and len(after):
                 old, new, count = float(np.median(before)), float(np.median(after)), min(len(before), len(after))
-                told = (" ".join(labels[step]), part, level, layer, old, new, new / old if old else np.nan, count)
-                rows.append((number, of_part.index[start], (step, *told)))
+                message = (" ".join(labels[step]), part, level, layer, old, new, new / old if old else np.nan, count)
+                rows.append((number, of_part.index[start], (step, *message)))
     return pd.DataFrame([row for *_, row in sorted(rows, key=lambda row: row[:2])], columns=AROUND)
 
 
@@ -169,7 +169,7 @@ def thinned(table: pd.DataFrame, most: int) -> pd.DataFrame:
     return table[table["step"].isin(steps[chosen])].reset_index(drop=True)
 
 
-def who(part: Part, lineage: Lineage | None, groups: Mapping[str | None, int]) -> tuple[str, int | None]:
+def part_and_birth(part: Part, lineage: Lineage | None, groups: Mapping[str | None, int]) -> tuple[str, int | None]:
     """A part's name in a table, and the step of its birth; None outside the layers and where it is not known.
 
     Args:

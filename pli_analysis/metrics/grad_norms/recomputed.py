@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_analysis.inference import checkpoint_model, eval_tokens
-from pli_analysis.metrics.grad_norms.logged import groups_of, in_order, who
+from pli_analysis.metrics.grad_norms.logged import groups_of, in_order, part_and_birth
 from pli_analysis.runs.ancestry import alive
 from pli_train.core.anatomy.parts import Part, number_of, outside, part_of, with_sums
 from pli_train.core.errors import some
@@ -37,13 +37,13 @@ def recomputed(
     run: Run,
     text: Path | eval_tokens.Text | None = None,
     blocks: int = 16,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """The norms of every part at every checkpoint.
 
     Args:
         text, blocks: as for `pli_analysis.inference.eval_tokens.batch_of`.
-        watch: told (checkpoints done, checkpoints in all).
+        on_progress: told (checkpoints done, checkpoints in all).
 
     Raises:
         BadInput: when the text, the tokenizer or a checkpoint cannot be read.
@@ -53,19 +53,19 @@ def recomputed(
     tokens, labels = eval_tokens.batch_of(run, text, blocks)
     tables = []
     for number, checkpoint in enumerate(run.checkpoints):
-        watch(number, len(run.checkpoints))
+        on_progress(number, len(run.checkpoints))
         squares = squares_at(checkpoint, tokens, labels)
         lineage, step, name = checkpoint.lineage, checkpoint.step, str(checkpoint.name)
         groups = groups_of(squares)
-        places: dict[str | None, int] = {id: index for index, id in enumerate(lineage.stack)}
+        locations: dict[str | None, int] = {id: index for index, id in enumerate(lineage.stack)}
         rows = []
         for part, square in with_sums(squares).items():
             square = square if math.isfinite(square) else math.nan
-            called, born = who(part, lineage, groups)
+            called, born = part_and_birth(part, lineage, groups)
             age = None if born is None else step - born
-            rows.append((called, part.level, part.layer, step, age, places.get(part.layer), square**0.5, name))
+            rows.append((called, part.level, part.layer, step, age, locations.get(part.layer), square**0.5, name))
         tables.append(in_order(pd.DataFrame(rows, columns=COLUMNS)))
-    watch(len(run.checkpoints), len(run.checkpoints))
+    on_progress(len(run.checkpoints), len(run.checkpoints))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -88,21 +88,21 @@ def squares_at(checkpoint: Checkpoint, tokens: Tensor, labels: Tensor) -> dict[P
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             continue
-        grad, place = parameter.grad.double(), anatomy.locate(name)
-        if place is None:
-            pieces = [(outside(model, name), grad)]
+        grad, position = parameter.grad.double(), anatomy.locate(name)
+        if position is None:
+            segments = [(outside(model, name), grad)]
         else:
-            id = lineage.stack[place[1]]
+            id = lineage.stack[position[1]]
             there = alive(sizes, *lineage.shape(id))
-            split = [(label, number_of(label), piece) for label, piece in anatomy.split(place[2], grad, sizes)]
+            split = [(label, number_of(label), segment) for label, segment in anatomy.split(position[2], grad, sizes)]
             # Padding has the numbers that no head has.
-            pieces = [
-                (part_of(id, label), piece)
-                for label, number, piece in split
+            segments = [
+                (part_of(id, label), segment)
+                for label, number, segment in split
                 if number is None or number < there["head" if label[0] == "h" else "group"]
             ]
-        for part, piece in pieces:
-            squares[part] = squares.get(part, 0.0) + float(piece.square().sum())
+        for part, segment in segments:
+            squares[part] = squares.get(part, 0.0) + float(segment.square().sum())
     return squares
 
 

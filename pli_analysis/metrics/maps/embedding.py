@@ -84,7 +84,7 @@ def embed(
     since_birth: bool = False,
     exact: float = EXACT,
     say: Callable[[str], None] = lambda line: None,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     further: Iterable[str] = (),
 ) -> Map:
     """One joint map of a run.
@@ -97,7 +97,7 @@ def embed(
         since_birth: every part's first point is the origin, so that the map shows how it moved and not where from.
         exact: see `gram`.
         say: told what takes long.
-        watch: told (columns read, columns in all).
+        on_progress: told (columns read, columns in all).
         further: methods that draw the same distances as well, where there are points enough for them.
 
     Raises:
@@ -111,7 +111,7 @@ def embed(
     count = len(moved) if space == "updates" else len(points)
     methods = tuple(dict.fromkeys(projections.method_for(each, count) for each in (method, *further)))
     notes = [f"so few points have no neighbours that {method} could keep: this is PCA"] if methods[0] != method else []
-    found = gram(_vectors(run, points, of, space, text, blocks), sources, exact, watch)
+    found = gram(_vectors(run, points, of, space, text, blocks), sources, exact, on_progress)
     drawable = _drawable(points, found.finite, space, since_birth)
     notes += _left_out(points, found.finite)
     if since_birth:
@@ -137,8 +137,8 @@ def embed(
         tables.append(table)
     import pandas as pd
 
-    told = pd.concat(tables, ignore_index=True)
-    return Map(told, methods, components, walk_components, travel, since_birth, found.error, trust, notes)
+    message = pd.concat(tables, ignore_index=True)
+    return Map(message, methods, components, walk_components, travel, since_birth, found.error, trust, notes)
 
 
 def _drawable(points: Sequence[Point], finite: np.ndarray, space: str, since_birth: bool) -> list[bool]:

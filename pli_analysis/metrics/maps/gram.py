@@ -64,7 +64,7 @@ def gram(
     vectors: Vectors,
     sources: Sequence[int | None],
     exact: float = EXACT,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gram:
     """The inner products of all steps, read once over the columns.
 
@@ -73,7 +73,7 @@ def gram(
         sources: for each vector the number of the one it came from, which is smaller than its own, or None.
         exact: multiply-adds up to which it is exact; beyond, vectors are sketched (Charikar, Chen and Farach-Colton
             2002: every column is added, with a random sign, to one of `SKETCH` sums).
-        watch: told (columns done, columns in all).
+        on_progress: told (columns done, columns in all).
     """
     count, width = vectors.count, vectors.width
     sketched = count**2 * width > exact and width > SKETCH
@@ -83,7 +83,7 @@ def gram(
     generator = np.random.default_rng(0)
     finite, done = np.ones(count, dtype=bool), 0
     for block in vectors.blocks():
-        watch(done, width)
+        on_progress(done, width)
         done += block.shape[1]
         finite &= _mended(block, sources)
         if sketched:
@@ -95,7 +95,7 @@ def gram(
         else:
             block = _differences(block, sources)
             steps += block @ block.T
-    watch(width, width)
+    on_progress(width, width)
     if not sketched:
         return _without_overflow(Gram(steps, finite))
     found = steps @ steps.T
@@ -198,12 +198,12 @@ def _fold(block: np.ndarray, sums: np.ndarray, generator: np.random.Generator) -
     """Add each column, with a random sign, to one of the sums; columns of one stretch never to the same."""
     size = sums.shape[1]
     for start in range(0, block.shape[1], size):
-        piece = block[:, start : start + size]
-        piece = piece * generator.choice((-1.0, 1.0), piece.shape[1])
+        segment = block[:, start : start + size]
+        segment = segment * generator.choice((-1.0, 1.0), segment.shape[1])
         shift = int(generator.integers(size))
-        fits = min(size - shift, piece.shape[1])
-        sums[:, shift : shift + fits] += piece[:, :fits]
-        sums[:, : piece.shape[1] - fits] += piece[:, fits:]
+        fits = min(size - shift, segment.shape[1])
+        sums[:, shift : shift + fits] += segment[:, :fits]
+        sums[:, : segment.shape[1] - fits] += segment[:, fits:]
 
 
 def _plain(inner: np.ndarray) -> np.ndarray:

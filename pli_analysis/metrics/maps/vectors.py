@@ -90,9 +90,9 @@ class Weights:
             for start in range(0, rows, step):
                 part = slice(start, min(start + step, rows))
                 block = np.zeros((self.count, part.stop - part.start, columns))
-                for number, (point, pieces) in enumerate(zip(self.points, self._pieces, strict=True)):
-                    if name in pieces:
-                        _read(self._slices[point.checkpoint.path], pieces[name], part, block[number])
+                for number, (point, segments) in enumerate(zip(self.points, self._pieces, strict=True)):
+                    if name in segments:
+                        _read(self._slices[point.checkpoint.path], segments[name], part, block[number])
                 yield block.reshape(self.count, -1)
 
     @cached_property
@@ -113,11 +113,11 @@ class Weights:
             raise BadInput(f"weights do not fit their {LINEAGE} ({error})") from None
         # A part that lacks a tensor at some checkpoint is compared without it at all of them.
         always: dict[str, set[str]] = {}
-        for point, pieces in zip(self.points, found, strict=True):
-            always[point.part] = always.get(point.part, set(pieces)) & set(pieces)
+        for point, segments in zip(self.points, found, strict=True):
+            always[point.part] = always.get(point.part, set(segments)) & set(segments)
         return [
-            {name: piece for name, piece in pieces.items() if name in always[point.part]}
-            for point, pieces in zip(self.points, found, strict=True)
+            {name: segment for name, segment in segments.items() if name in always[point.part]}
+            for point, segments in zip(self.points, found, strict=True)
         ]
 
     @cached_property
@@ -133,9 +133,9 @@ class Weights:
     def _shapes(self) -> dict[str, tuple[int, int]]:
         """Name within the layer → rows and columns of its piece, the same for every point."""
         shapes: dict[str, tuple[int, int]] = {}
-        for point, pieces in zip(self.points, self._pieces, strict=True):
-            for name, piece in pieces.items():
-                shape = len(piece.rows), 1 if piece.columns is None else len(piece.columns)
+        for point, segments in zip(self.points, self._pieces, strict=True):
+            for name, segment in segments.items():
+                shape = len(segment.rows), 1 if segment.columns is None else len(segment.columns)
                 if shapes.setdefault(name, shape) != shape:
                     raise BadInput(f"{point.checkpoint.path}: {name} of {point.part} has another size than elsewhere")
         return shapes
@@ -179,20 +179,20 @@ class Outputs:
             yield values[:, start : start + step].astype(np.float64)
 
 
-def _read(slices: Callable[[str], Any], piece: Piece, part: slice, out: np.ndarray) -> None:
+def _read(slices: Callable[[str], Any], segment: Piece, part: slice, out: np.ndarray) -> None:
     """Fill (rows, columns) with some rows of a piece."""
-    rows, columns = piece.rows[part], piece.columns
+    rows, columns = segment.rows[part], segment.columns
     there = rows >= 0
     if not there.any():
         return
     top, bottom = int(rows[there].min()), int(rows[there].max()) + 1
     if columns is None:
-        found = slices(piece.tensor)[top:bottom]
+        found = slices(segment.tensor)[top:bottom]
         out[there, 0] = found[rows[there] - top]
         return
     live = columns >= 0
     left, right = int(columns[live].min()), int(columns[live].max()) + 1
-    tensor = slices(piece.tensor)
+    tensor = slices(segment.tensor)
     if len(tensor.get_shape()) > 2:
         found = tensor[top:bottom].reshape(bottom - top, -1)[:, left:right]
     else:
@@ -221,7 +221,7 @@ def _pieces_of(
     if point.head is not None:
         member = sizes["member"]
         only = {"group": point.head // member, "member": point.head % member, "head": point.head}
-    pieces = {}
+    segments = {}
     for name, full in sorted(checkpoint.names_of_layers[point.layer].items()):
         if not _belongs(anatomy, name, point, sizes):
             continue
@@ -233,10 +233,10 @@ def _pieces_of(
         for axis, length in zip(axes, shape, strict=True):
             key = axis, length, tuple(sizes.items()), tuple(living.items()), tuple(only.items())
             if key not in known:
-                known[key] = places(axis, length, sizes, living, widest, only)
+                known[key] = locations(axis, length, sizes, living, widest, only)
             indices.append(known[key])
-        pieces[name] = Piece(full, indices[0], _flat(indices[1:], shape[1:]) if indices[1:] else None)
-    return pieces
+        segments[name] = Piece(full, indices[0], _flat(indices[1:], shape[1:]) if indices[1:] else None)
+    return segments
 
 
 def _flat(indices: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
@@ -255,7 +255,7 @@ def _belongs(anatomy: Anatomy, name: str, point: Point, sizes: Mapping[str, int]
     return anatomy.labels(name, sizes)[0] == ("ffn" if point.head is None else "h0")
 
 
-def places(
+def locations(
     axis: str,
     length: int,
     sizes: Mapping[str, int],

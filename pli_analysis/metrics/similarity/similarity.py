@@ -49,7 +49,7 @@ POSITIONS = 16
 
 
 @dataclass(frozen=True)
-class Heard:
+class LayerOutputs:
     """One layer at one checkpoint, in the three forms that the measures take, and whether it is all finite numbers."""
 
     who: tuple[object, ...]
@@ -66,7 +66,7 @@ def similarity(
     blocks: int = 64,
     at: int | None = None,
     over_time: bool = False,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """The likeness of layers: of every pair of a run, or of a pair of runs, or of each layer with its first state.
 
@@ -77,7 +77,7 @@ def similarity(
         blocks: how many blocks of it are used at most, four at least: each is a sequence.
         at: the step of the checkpoints; the last ones if None.
         over_time: every layer at every checkpoint (`a`) with itself at its first (`b`).
-        watch: told (pairs or checkpoints done, in all).
+        on_progress: told (pairs or checkpoints done, in all).
 
     Raises:
         BadInput: for a text that is too short, runs that read it as different tokens, a step without a checkpoint,
@@ -92,9 +92,9 @@ def similarity(
         )
     kept = eval_tokens.spread(tokens, POSITIONS * len(tokens))
     if over_time:
-        pairs = _with_first(run, tokens, kept, watch)
+        pairs = _with_first(run, tokens, kept, on_progress)
     else:
-        pairs = _between(run, other, at, tokens, kept, watch)
+        pairs = _between(run, other, at, tokens, kept, on_progress)
     counts = len(tokens), int(kept.sum())
     return pd.DataFrame([(*a.who, *b.who, *_measured(a, b), *counts) for a, b in pairs], columns=COLUMNS)
 
@@ -125,7 +125,7 @@ def by_weights(
     other: Run | None,
     at: int | None = None,
     over_time: bool = False,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """The likeness of the weights of layers. Needs no text, no head and no table: arguments as for `similarity`.
 
@@ -142,14 +142,14 @@ def by_weights(
         first: dict[str, Weights] = {}
         states = list(run.states.values())
         for number, checkpoint in enumerate(states):
-            watch(number, len(states))
+            on_progress(number, len(states))
             now = weights_of(checkpoint)
             for id in checkpoint.lineage.stack:
                 first.setdefault(id, now)
             for then in {first[id].checkpoint.path: first[id] for id in checkpoint.lineage.stack}.values():
                 ids = {id for id in checkpoint.lineage.stack if first[id] is then}
                 rows += [pair for pair in _alike(run, now, run, then) if pair[1] == pair[6] and pair[1] in ids]
-        watch(len(states), len(states))
+        on_progress(len(states), len(states))
     else:
         mine = weights_of(_checkpoint(run, at))
         theirs = mine if other is None else weights_of(_checkpoint(other, at))
@@ -190,29 +190,29 @@ def _same(first: Tensor, second: Tensor) -> bool:
 
 
 def _between(
-    run: Run, other: Run | None, at: int | None, tokens: Tensor, kept: Tensor, watch: Callable[[int, int], None]
-) -> Iterator[tuple[Heard, Heard]]:
+    run: Run, other: Run | None, at: int | None, tokens: Tensor, kept: Tensor, on_progress: Callable[[int, int], None]
+) -> Iterator[tuple[LayerOutputs, LayerOutputs]]:
     """Every pair of layers; within one run each but once."""
-    mine = list(_hear(run, _checkpoint(run, at), tokens, kept))
-    theirs = mine if other is None else list(_hear(other, _checkpoint(other, at), tokens, kept))
+    mine = list(_outputs(run, _checkpoint(run, at), tokens, kept))
+    theirs = mine if other is None else list(_outputs(other, _checkpoint(other, at), tokens, kept))
     pairs = [(a, b) for i, a in enumerate(mine) for b in (mine[i:] if other is None else theirs)]
     for number, pair in enumerate(pairs):
-        watch(number, len(pairs))
+        on_progress(number, len(pairs))
         yield pair
-    watch(len(pairs), len(pairs))
+    on_progress(len(pairs), len(pairs))
 
 
 def _with_first(
-    run: Run, tokens: Tensor, kept: Tensor, watch: Callable[[int, int], None]
-) -> Iterator[tuple[Heard, Heard]]:
+    run: Run, tokens: Tensor, kept: Tensor, on_progress: Callable[[int, int], None]
+) -> Iterator[tuple[LayerOutputs, LayerOutputs]]:
     """Every layer at every checkpoint, with itself at its first."""
-    first: dict[str, Heard] = {}
+    first: dict[str, LayerOutputs] = {}
     checkpoints = list(run.states.values())
     for number, checkpoint in enumerate(checkpoints):
-        watch(number, len(checkpoints))
-        for heard, id in zip(_hear(run, checkpoint, tokens, kept), checkpoint.lineage.stack, strict=True):
-            yield heard, first.setdefault(id, heard)
-    watch(len(checkpoints), len(checkpoints))
+        on_progress(number, len(checkpoints))
+        for collected, id in zip(_outputs(run, checkpoint, tokens, kept), checkpoint.lineage.stack, strict=True):
+            yield collected, first.setdefault(id, collected)
+    on_progress(len(checkpoints), len(checkpoints))
 
 
 def _checkpoint(run: Run, at: int | None) -> Checkpoint:
@@ -224,14 +224,14 @@ def _checkpoint(run: Run, at: int | None) -> Checkpoint:
     return run.states[at]
 
 
-def _hear(run: Run, checkpoint: Checkpoint, tokens: Tensor, kept: Tensor) -> Iterator[Heard]:
+def _outputs(run: Run, checkpoint: Checkpoint, tokens: Tensor, kept: Tensor) -> Iterator[LayerOutputs]:
     """The layers of a checkpoint, bottom to top."""
     outputs = checkpoint_model.outputs_of(checkpoint, "layers", tokens, kept)
     for index, (id, values) in enumerate(zip(checkpoint.lineage.stack, outputs, strict=True)):
         batches = values.reshape(len(tokens), -1, values.shape[-1]).swapaxes(0, 1)  # a position, a batch
         finite = bool(np.isfinite(batches).all())
         batches = np.where(np.isfinite(batches), batches, 0)
-        yield Heard(
+        yield LayerOutputs(
             (run.name, id, str(checkpoint.name), checkpoint.step, index),
             finite,
             measures.u_centred(batches),
@@ -240,7 +240,7 @@ def _hear(run: Run, checkpoint: Checkpoint, tokens: Tensor, kept: Tensor) -> Ite
         )
 
 
-def _measured(a: Heard, b: Heard) -> tuple[float, float, float]:
+def _measured(a: LayerOutputs, b: LayerOutputs) -> tuple[float, float, float]:
     if not (a.finite and b.finite):
         return (float("nan"),) * 3
     return (

@@ -114,11 +114,11 @@ class Anatomy:
         Args:
             names: of tensors within a layer.
         """
-        wild = {_wild(name): told for name, told in self.tensors.items() if "*" in name}
+        wild = {_wild(name): message for name, message in self.tensors.items() if "*" in name}
         if not wild:
             return self
-        there = {n: told for n in sorted(set(names)) for pattern, told in wild.items() if pattern.fullmatch(n)}
-        return replace(self, tensors={n: told for n, told in self.tensors.items() if "*" not in n} | there)
+        there = {n: message for n in sorted(set(names)) for pattern, message in wild.items() if pattern.fullmatch(n)}
+        return replace(self, tensors={n: message for n, message in self.tensors.items() if "*" not in n} | there)
 
     def locate(self, name: str) -> tuple[str, int, str] | None:
         """Split a parameter's full name into (path of the stack, index, name within the layer).
@@ -147,8 +147,8 @@ class Anatomy:
         >>> family("gpt2").by_id("transformer.h.1.ln_1.bias", ["a", "c", "b"])
         'transformer.h.<c>.ln_1.bias'
         """
-        place = self.locate(name)
-        return f"{place[0]}.<{stack[place[1]]}>.{place[2]}" if place else name
+        position = self.locate(name)
+        return f"{position[0]}.<{stack[position[1]]}>.{position[2]}" if position else name
 
     def sizes(self, config: object) -> dict[str, int]:
         """How many of each countable factor a model's layers have: `head`, `group`, `member`, `qkv` and `gate`.
@@ -188,13 +188,13 @@ class Anatomy:
         """
         if not self.rotary:
             return 0.0
-        told = config.get("rope_parameters")
-        told = told if isinstance(told, Mapping) else {}
+        message = config.get("rope_parameters")
+        message = message if isinstance(message, Mapping) else {}
         usual = config.get("partial_rotary_factor", config.get("rotary_pct", self.rotary))
         turned, hidden = config.get("rotary_dim"), config.get(self.config.get("hidden", ""))
         if isinstance(turned, int) and isinstance(hidden, int) and hidden > 0 and "heads" in self.config:
             usual = turned * self.sizes(config)["head"] / hidden
-        share = told.get("partial_rotary_factor", usual)
+        share = message.get("partial_rotary_factor", usual)
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise BadInput(f"the config of this {self.model_type} turns a share of {share!r} of a head's dimensions")
         return float(share)

@@ -37,7 +37,7 @@ def discover(model: Module, stack: str | None = None) -> Anatomy:
     if stack is None:
         stack = _the_one(found, model)
     elif stack not in found:
-        raise BadInput(f"stack='{stack}': {type(model).__name__} has no list of equal blocks there{_told(found)}")
+        raise BadInput(f"stack='{stack}': {type(model).__name__} has no list of equal blocks there{_describe(found)}")
     config = getattr(model, "config", None)
     depth = getattr(config, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers")
     named = type(model).__name__
@@ -78,10 +78,10 @@ def _the_one(found: dict[str, Module], model: Module) -> str:
     first = max(size, key=lambda path: size[path])
     rivals = [path for path in size if path != first and size[path][1] >= size[first][1]]
     if rivals:
-        raise BadInput(f"{type(model).__name__} has more than one list of equal blocks{_told(found)}")
+        raise BadInput(f"{type(model).__name__} has more than one list of equal blocks{_describe(found)}")
     return first
 
 
-def _told(found: dict[str, Module]) -> str:
+def _describe(found: dict[str, Module]) -> str:
     paths = [f"'{path}' ({len(blocks)} × {type(blocks[0]).__name__})" for path, blocks in found.items()]
     return f"; pick one with stack=…: {', '.join(paths)}" if paths else ""

@@ -32,7 +32,7 @@ _drawn = 0
 """Characters of the bar on the line that the cursor is on."""
 
 
-def settle(quiet: bool = False, verbose: bool = False) -> None:
+def configure(quiet: bool = False, verbose: bool = False) -> None:
     """Decide how much this process says: errors alone, lines and bars, or also what goes on inside.
 
     It is to be called before torch and transformers are imported, as they look at the environment then.
@@ -82,10 +82,10 @@ def plain(text: str) -> str:
     >>> plain("a\x1b[31m\u202eb\udcff")
     'a�[31m�b\\xff'
     """
-    return "".join(sign if sign.isprintable() else _told(sign) for sign in text)
+    return "".join(sign if sign.isprintable() else _describe(sign) for sign in text)
 
 
-def _told(sign: str) -> str:
+def _describe(sign: str) -> str:
     """What stands for a character that cannot be printed."""
     return f"\\x{ord(sign) - 0xDC00:02x}" if 0xDC80 <= ord(sign) <= 0xDCFF else "�"
 
@@ -128,12 +128,12 @@ def bar(done: int, total: int, took: float, what: str, begun: int = 0, note: str
     >>> bar(30, 120, 10.0, "pairs")
     '30 of 120 pairs, 3.0 a second, 30 s left'
     """
-    told = f"{done} of {total} {what}"
+    message = f"{done} of {total} {what}"
     if done > begun:
         rate = (done - begun) / took
         left = (total - done) / rate
-        told += f", {rate:.1f} a second, " + (f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
-    return f"{told}, {note}" if note else told
+        message += f", {rate:.1f} a second, " + (f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
+    return f"{message}, {note}" if note else message
 
 
 def erase() -> None:

@@ -39,7 +39,7 @@ DRAWN = {
 _PLAIN = WORDS | {sign: plain for plain, signs in DRAWN.items() for sign in signs}
 
 
-def settle() -> None:
+def configure() -> None:
     """Give stdout and stderr the error handler, and a place to write to where they are closed.
 
     A closed descriptor would be given to the next file that is opened, and `print` to a stderr that is None goes to

@@ -102,8 +102,8 @@ def one_of(words: Iterable[str], *names: str, metavar: str, help: str, kind: Cal
         return kind(word)
 
     listed = f"{', '.join(known[:-1])} or {known[-1]}"
-    told = help.format(words=listed)
-    return typer.Option(*names, metavar=metavar, help=told, parser=parsed, autocompletion=lambda: known)
+    message = help.format(words=listed)
+    return typer.Option(*names, metavar=metavar, help=message, parser=parsed, autocompletion=lambda: known)
 
 
 def run_app(app: App) -> NoReturn:
@@ -118,7 +118,7 @@ def run_process(work: Callable[[], None]) -> NoReturn:
     file (no room, no permission, a failing disk) is told in a line too.
     """
     openmp.wait_briefly()
-    encoding.settle()
+    encoding.configure()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has SIGHUP ignored
             signal.signal(number, _stop)
@@ -135,10 +135,10 @@ def run_process(work: Callable[[], None]) -> NoReturn:
         sys.exit(0)  # whoever read our output has seen enough
     except OSError as error:
         # A write that finds no room does not say where: it is stdout's here, or a file's that was asked for.
-        place = error.filename or (error.errno == errno.ENOSPC and "what was to be written")
-        if not place or error.strerror is None:
+        position = error.filename or (error.errno == errno.ENOSPC and "what was to be written")
+        if not position or error.strerror is None:
             raise
-        _end(1, f"{place}: {error.strerror.lower()}")
+        _end(1, f"{position}: {error.strerror.lower()}")
     except UnicodeEncodeError as error:
         if error.encoding in ("utf-8", "utf8") or error.encoding != sys.getfilesystemencoding():
             raise
@@ -183,10 +183,10 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     """A command with the options that all of them have."""
 
     @wraps(command)
-    def told(*, quiet: bool, verbose: bool, **given: Any) -> None:
+    def message(*, quiet: bool, verbose: bool, **given: Any) -> None:
         if quiet and verbose:
             raise BadInput("--quiet and --verbose: say less and say more: use one of them")
-        console.settle(quiet, verbose)
+        console.configure(quiet, verbose)
         try:
             with console.timed(f"{command.__name__}, all of it"):
                 command(**given)
@@ -202,8 +202,8 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
         for name, kind in (("quiet", Quiet), ("verbose", Verbose))
     ]
-    told.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
-    return told
+    message.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+    return message
 
 
 def _tell_of_cache() -> None:
@@ -222,16 +222,16 @@ def _misuse(error: Any) -> str:
     """What Typer says of words that it does not understand: in one line, and with what was probably meant."""
     if hasattr(error, "possibilities"):  # an option that there is not
         known = [name for param in error.ctx.command.get_params(error.ctx) for name in param.opts]
-        place = " before the command" if isinstance(error.ctx.command, Group) else ""
+        position = " before the command" if isinstance(error.ctx.command, Group) else ""
         near = did_you_mean(error.option_name, known)
-        return f"{error.option_name}: no such option{place}{near or _see(error.ctx)}"
-    param, told = getattr(error, "param", None), " ".join(error.message.split()).rstrip(".")
+        return f"{error.option_name}: no such option{position}{near or _see(error.ctx)}"
+    param, message = getattr(error, "param", None), " ".join(error.message.split()).rstrip(".")
     if param is None:
-        return f"{told[0].lower()}{told[1:]}{_see(error.ctx)}"
-    if not told:
+        return f"{message[0].lower()}{message[1:]}{_see(error.ctx)}"
+    if not message:
         name = param.metavar if param.param_type_name == "argument" else f"{param.opts[0]} {param.metavar}"
         return f"missing {param.param_type_name} {name}{_see(error.ctx)}"
-    return f"{param.opts[0]}: {told[0].lower()}{told[1:]}"
+    return f"{param.opts[0]}: {message[0].lower()}{message[1:]}"
 
 
 def _see(ctx: Any | None) -> str:

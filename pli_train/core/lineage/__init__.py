@@ -59,8 +59,8 @@ class Lineage:
         heads, units = self.shape(model) if model else self.founding
         newborn = self._bear(Birth(step, number, donor, initialiser), heads, units)
         self.stack.insert(index, newborn)
-        told = {"layer": newborn, "index": index, "initialiser": initialiser, "donor": donor, **facts}
-        self._note(step, "insert", told)
+        message = {"layer": newborn, "index": index, "initialiser": initialiser, "donor": donor, **facts}
+        self._note(step, "insert", message)
         return newborn
 
     def add_heads(
@@ -79,8 +79,8 @@ class Lineage:
         for id, count in counts.items():
             heads = self.layers[id].heads
             names = [f"{id}.h{n}" for n in range(len(heads), count)]
-            kin: list[str | None] = [*donors.get(id, [])] or [None] * len(names)
-            for name, donor in zip(names, kin, strict=True):
+            relatives: list[str | None] = [*donors.get(id, [])] or [None] * len(names)
+            for name, donor in zip(names, relatives, strict=True):
                 heads[name] = Birth(step, number, donor, initialiser)
             born += names
         self._note(step, "heads", {"layer": " ".join(counts), "initialiser": initialiser, "heads": born, **facts})
@@ -177,8 +177,8 @@ class Lineage:
     def _bear(self, birth: Birth, heads: int, units: int | None) -> str:
         id = layer_id(len(self.layers))
         names = [f"{id}.h{n}" for n in range(heads)]
-        kin = list(self.layers[birth.donor].heads) if birth.donor else []
-        donors = kin if len(kin) == heads else [None] * heads
+        relatives = list(self.layers[birth.donor].heads) if birth.donor else []
+        donors = relatives if len(relatives) == heads else [None] * heads
         self.layers[id] = Layer(
             id,
             birth,

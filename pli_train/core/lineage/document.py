@@ -18,7 +18,7 @@ Founding = tuple[int, int | None]
 
 def written(stack: Sequence[str], layers: Mapping[str, Layer], events: Sequence[Event], founding: Founding) -> str:
     """The document, one line a layer and an event, the same bytes for the same lineage."""
-    told = {
+    message = {
         id: {
             **vars(layer.birth),
             "heads": {head: vars(birth) for head, birth in layer.heads.items()},
@@ -26,7 +26,7 @@ def written(stack: Sequence[str], layers: Mapping[str, Layer], events: Sequence[
         }
         for id, layer in layers.items()
     }
-    body = ",\n".join(f"  {json.dumps(id)}: {json.dumps(layer)}" for id, layer in told.items())
+    body = ",\n".join(f"  {json.dumps(id)}: {json.dumps(layer)}" for id, layer in message.items())
     lines = ",\n".join(
         "  "
         + json.dumps({"number": e.number, "step": e.step, "operator": e.operator, **e.facts, "stack": list(e.stack)})
@@ -45,8 +45,8 @@ def parsed(text: str) -> tuple[list[str], dict[str, Layer], list[Event], Foundin
         document = json.loads(text, parse_constant=_no_number)
         if document["format"] != FORMAT or document["version"] > VERSION:
             raise BadLineage(f"format {document['format']!r} version {document['version']!r} is not known here")
-        layers = {id: _layer(id, told) for id, told in document["layers"].items()}
-        events = [_event(told) for told in document["events"]]
+        layers = {id: _layer(id, message) for id, message in document["layers"].items()}
+        events = [_event(message) for message in document["events"]]
         return _texts(document["stack"], "the stack"), layers, events, _founding(*document["founding"])
     except BadLineage:
         raise
@@ -74,8 +74,8 @@ def _texts(values: object, what: str) -> list[str]:
     return values
 
 
-def _birth(told: dict[str, Any]) -> Birth:
-    birth = Birth(told["step"], told["event"], told["donor"], told["initialiser"])
+def _birth(message: dict[str, Any]) -> Birth:
+    birth = Birth(message["step"], message["event"], message["donor"], message["initialiser"])
     _whole(birth.step, "the step of a birth", 0)
     if birth.event is not None:
         _whole(birth.event, "the event of a birth")
@@ -84,22 +84,24 @@ def _birth(told: dict[str, Any]) -> Birth:
     return birth
 
 
-def _layer(id: str, told: dict[str, Any]) -> Layer:
-    heads = {head: _birth(birth) for head, birth in told["heads"].items()}
-    widths = {int(event): _whole(units, "units of an FFN") for event, units in told["units"].items()}
-    return Layer(id, _birth(told), heads, widths)
+def _layer(id: str, message: dict[str, Any]) -> Layer:
+    heads = {head: _birth(birth) for head, birth in message["heads"].items()}
+    widths = {int(event): _whole(units, "units of an FFN") for event, units in message["units"].items()}
+    return Layer(id, _birth(message), heads, widths)
 
 
-def _event(told: dict[str, Any]) -> Event:
-    facts = {key: value for key, value in told.items() if key not in ("number", "step", "operator", "stack")}
-    number, step = _whole(told["number"], "an event's number"), _whole(told["step"], "an event's step", 0)
-    if not isinstance(told["operator"], str):
+def _event(message: dict[str, Any]) -> Event:
+    facts = {key: value for key, value in message.items() if key not in ("number", "step", "operator", "stack")}
+    number, step = _whole(message["number"], "an event's number"), _whole(message["step"], "an event's step", 0)
+    if not isinstance(message["operator"], str):
         raise BadLineage(f"event {number}: its operator is no name")
-    if told["operator"] == "context":
+    if message["operator"] == "context":
         _whole(facts.get("to"), f"event {number}: its context")
     for key, least in (("freeze_steps", 0), ("rewarm_steps", 1)):
         if key in facts or (key, facts.get("learning_rate")) in NEEDED:
             _whole(facts.get(key), f"event {number}: {key}", least)
     if any(not isinstance(facts.get(key, ""), str) for key in ("layer", "learning_rate")):
         raise BadLineage(f"event {number}: its layer and learning_rate are names")
-    return Event(number, step, told["operator"], tuple(_texts(told["stack"], f"event {number}: its stack")), facts)
+    return Event(
+        number, step, message["operator"], tuple(_texts(message["stack"], f"event {number}: its stack")), facts
+    )

@@ -79,5 +79,5 @@ class Event:
     facts: dict[str, Any]
 
     def __str__(self) -> str:
-        told = ", ".join(f"{key} {value}" for key, value in self.facts.items() if value is not None)
-        return f"step {self.step}: {self.operator} {told} → {' '.join(self.stack)}"
+        message = ", ".join(f"{key} {value}" for key, value in self.facts.items() if value is not None)
+        return f"step {self.step}: {self.operator} {message} → {' '.join(self.stack)}"

@@ -149,8 +149,10 @@ def checkpoint_of(run: Path, name: str | None, say: Callable[[str], None]) -> Pa
     parsed = CheckpointName.parse(name.rstrip("/"))
     if parsed is None or not (run / str(parsed)).is_dir():
         known = [str(name) for name, _ in checkpoints(run)]
-        told = f"it has {', '.join(known[-3:])}" + (" and earlier ones" if len(known) > 3 else "") if known else "none"
-        raise BadInput(f"{run}: holds no checkpoint '{name}' ({told})")
+        message = (
+            f"it has {', '.join(known[-3:])}" + (" and earlier ones" if len(known) > 3 else "") if known else "none"
+        )
+        raise BadInput(f"{run}: holds no checkpoint '{name}' ({message})")
     if found := flaw(run / str(parsed)):
         raise BadInput(f"{run / str(parsed)}: {found}")
     return run / str(parsed)
@@ -173,8 +175,8 @@ def flaw(checkpoint: Path, hashes: bool = False) -> str | None:
     """
     try:
         files = listed(checkpoint)
-        for name, told in files.items():
-            if found := flaw_of_file(checkpoint / name, told, hashes):
+        for name, message in files.items():
+            if found := flaw_of_file(checkpoint / name, message, hashes):
                 # A run that is training may have made it lighter since we read what it holds.
                 return found if listed(checkpoint) == files else flaw(checkpoint, hashes)
     except BadInput as error:
@@ -205,24 +207,24 @@ def listed(checkpoint: Path) -> dict[str, dict[str, Any]]:
         raise BadInput(f"has no readable {MANIFEST}") from None
     if not isinstance(files, dict) or not files:
         raise BadInput(f"its {MANIFEST} lists no files")
-    for name, told in files.items():
-        if not is_name(name) or not isinstance(told, dict):
+    for name, message in files.items():
+        if not is_name(name) or not isinstance(message, dict):
             raise BadInput(f"its {MANIFEST} names {name!r}, which is not a file of it")
     return files
 
 
-def flaw_of_file(path: Path, told: dict[str, Any], hashes: bool) -> str | None:
+def flaw_of_file(path: Path, message: dict[str, Any], hashes: bool) -> str | None:
     """How a file differs from what the manifest says of it, in a few words; None when it does not."""
     if path.is_symlink():
         return f"its {path.name} is a link, which may lead out of the run"
     if not path.is_file():
         return f"lacks {path.name}"
     try:
-        if (size := path.stat().st_size) != told.get("bytes"):
-            return f"its {path.name} has {size} bytes instead of {told.get('bytes')}"
+        if (size := path.stat().st_size) != message.get("bytes"):
+            return f"its {path.name} has {size} bytes instead of {message.get('bytes')}"
         if hashes:
             with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != told.get("sha256"):
+                if hashlib.file_digest(file, "sha256").hexdigest() != message.get("sha256"):
                     return f"its {path.name} is not the one that was written (its hash differs)"
     except OSError as error:
         return f"its {path.name} cannot be read ({error.strerror})"
@@ -303,9 +305,9 @@ def require_run(folder: Path) -> Path:
     if not folder.exists():
         raise BadInput(f"{folder}: no such folder; `pli-train run` makes runs, under runs/ by default")
     if not (folder / RUN).is_file():
-        told = " (it is a model's folder, and not what `pli-train run` made)" if (folder / CONFIG).is_file() else ""
-        told = " (its parent is: use that)" if (folder.parent / RUN).is_file() else told
-        raise BadInput(f"{folder}: not a run, it holds no {RUN}{told}")
+        message = " (it is a model's folder, and not what `pli-train run` made)" if (folder / CONFIG).is_file() else ""
+        message = " (its parent is: use that)" if (folder.parent / RUN).is_file() else message
+        raise BadInput(f"{folder}: not a run, it holds no {RUN}{message}")
     return folder
 
 

@@ -64,20 +64,20 @@ class File:
         try:
             are_records, texts = texts_of(self)
             if not are_records:
-                yield self.name, pieces(texts)
+                yield self.name, segments(texts)
                 return
             for number, text in enumerate(texts):
-                yield f"{self.name}:{number}", pieces([text])
+                yield f"{self.name}:{number}", segments([text])
         except OSError as error:
             raise BadInput(f"{self.path}: cannot be read ({error.strerror or error})") from None
 
     def state(self) -> tuple[int, int]:
         """Size and time of change: others tell that it is no longer the file that was read."""
         try:
-            told = self.path.stat()
+            message = self.path.stat()
         except OSError as error:
             raise BadInput(f"{self.path}: cannot be read ({error.strerror or error})") from None
-        return told.st_size, told.st_mtime_ns
+        return message.st_size, message.st_mtime_ns
 
 
 class Texts:
@@ -151,11 +151,11 @@ class Texts:
         count = sum(map(len, self.left_out.values()))
         if not count:
             return []
-        told = []
+        message = []
         for kind, names in self.left_out.items():
             more = ", …" if len(names) > TOLD else ""
-            told.append(f"{len(names)} {kind} ({', '.join(names[:TOLD])}{more})")
-        return [f"{self.root}: left out {count} of {len(self.files) + count} files: {'; '.join(told)}"]
+            message.append(f"{len(names)} {kind} ({', '.join(names[:TOLD])}{more})")
+        return [f"{self.root}: left out {count} of {len(self.files) + count} files: {'; '.join(message)}"]
 
     def documents(self, chosen: np.ndarray) -> Iterator[Iterable[Piece]]:
         """The pieces of some documents, in order.
@@ -198,9 +198,9 @@ def of_path(path: Path, column: str, option: str) -> Texts:
 def below(folder: Path) -> list[Path]:
     """The files below a folder in order. Hidden ones and LEFT_OUT are passed over, links to folders not followed."""
     found: list[Path] = []
-    for place, folders, names in os.walk(folder, onerror=_unreadable):
+    for position, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in LEFT_OUT]
-        found += (Path(place) / name for name in names if not name.startswith("."))
+        found += (Path(position) / name for name in names if not name.startswith("."))
     return sorted(path for path in found if path.is_file())
 
 
@@ -208,7 +208,7 @@ def _unreadable(error: OSError) -> None:
     raise BadInput(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
-def pieces(texts: Iterable[str]) -> Iterator[Piece]:
+def segments(texts: Iterable[str]) -> Iterator[Piece]:
     """A document that comes bit by bit, in pieces of PIECE characters at most.
 
     It is cut where tokens end in any case, if there is such a place: see BREAKS.
@@ -228,8 +228,8 @@ def pieces(texts: Iterable[str]) -> Iterator[Piece]:
 
 def _break(text: str) -> int:
     """Where to cut a text that is longer than a piece."""
-    for places in BREAKS:
-        ends = [found.end() for found in places.finditer(text, max(1, PIECE - NEAR), PIECE)]
+    for locations in BREAKS:
+        ends = [found.end() for found in locations.finditer(text, max(1, PIECE - NEAR), PIECE)]
         if ends:
             return ends[-1]
     return PIECE

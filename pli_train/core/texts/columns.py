@@ -70,19 +70,23 @@ class Columns:
         if holds in ("text", "single words", "null") or (holds is not None and self._loose):
             return wanted
         if holds is not None:
-            raise BadInput(f"{where}: its column '{wanted}' holds {holds}, not text; {self._told()}")
+            raise BadInput(f"{where}: its column '{wanted}' holds {holds}, not text; {self._describe()}")
         texts = [name for name, held in self._holds.items() if held == "text" and name not in self._inner]
         if wanted != USUAL or not texts:
             what = "no column with text" if wanted == USUAL else f"no column '{wanted}'"
-            raise NoText(f"with {what}", f"has {what}: {self._told()}, so set {option}")
+            raise NoText(f"with {what}", f"has {what}: {self._describe()}, so set {option}")
         if len(texts) > 1:
-            raise BadInput(f"{where}: which column holds the text? {self._told()}: set {option}")
+            raise BadInput(f"{where}: which column holds the text? {self._describe()}: set {option}")
         return texts[0]
 
-    def _told(self) -> str:
+    def _describe(self) -> str:
         short = {" ".join(name.split())[:LONGEST]: holds for name, holds in self._holds.items()}
-        told = [name if holds == "text" else f"{name} ({holds})" for name, holds in short.items()]
-        return f"it has {', '.join(told[:MOST])}{', …' if len(told) > MOST else ''}" if told else "it has no columns"
+        message = [name if holds == "text" else f"{name} ({holds})" for name, holds in short.items()]
+        return (
+            f"it has {', '.join(message[:MOST])}{', …' if len(message) > MOST else ''}"
+            if message
+            else "it has no columns"
+        )
 
 
 def cleaned(text: str) -> str:

@@ -22,8 +22,8 @@ LEFT_OUT = ("node_modules", "__pycache__")
 class NoText(Exception):
     """A file that holds no text. Its words tell of this file; `kind` is what it shares with others, for a count."""
 
-    def __init__(self, kind: str, told: str) -> None:
-        super().__init__(told)
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
         self.kind = kind
 
 

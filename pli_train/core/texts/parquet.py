@@ -36,8 +36,8 @@ def texts(file: File) -> Iterator[str]:
                     found = found.flatten()[found.type.get_field_index(field)]  # a null above is one here too
                 yield from (cleaned(text or "") for text in found.to_pylist())
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError, ValueError, KeyError) as error:
-        told = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise BadInput(f"{file.path}: not readable as Parquet ({told})") from None
+        message = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise BadInput(f"{file.path}: not readable as Parquet ({message})") from None
 
 
 def _columns(table: Any, wanted: str) -> Columns:

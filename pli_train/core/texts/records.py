@@ -54,11 +54,11 @@ def of_json(file: File) -> Iterator[str] | None:
 def _objects(path: Path) -> Iterator[Place]:
     for number, line in enumerate(lines_of(path), 1):
         if line.strip():
-            place = f"line {number}"
+            position = f"line {number}"
             try:
-                yield place, json.loads(line)
+                yield position, json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise BadInput(f"{path}: {place} is not JSON ({error})") from None
+                raise BadInput(f"{path}: {position} is not JSON ({error})") from None
 
 
 class _NotJson(BadInput):
@@ -176,29 +176,29 @@ def _texts(file: File, records: Iterable[Place], kind: Callable[[Any], str] | No
     Args:
         kind: what a value is, where all are written as text.
     """
-    places = iter(records)
-    first = list(islice(places, FIRST))
+    locations = iter(records)
+    first = list(islice(locations, FIRST))
     if first and isinstance(first[0][1], str):
-        yield from (cleaned(text) for _, text in _all(str, file, chain(first, places)))
+        yield from (cleaned(text) for _, text in _all(str, file, chain(first, locations)))
         return
     columns = Columns(loose=kind is not None)
     for _, record in _all(dict, file, first):
         _add(columns, "", record, kind or kind_of)
     column = columns.chosen(file.column, file.path, file.option) if first else ""
-    for place, record in _all(dict, file, chain(first, places)):
+    for position, record in _all(dict, file, chain(first, locations)):
         text = _inner(record, column)
         if not isinstance(text, str | None):
-            raise BadInput(f"{file.path}: {place} has {kind_of(text)} in '{column}', where a text belongs")
+            raise BadInput(f"{file.path}: {position} has {kind_of(text)} in '{column}', where a text belongs")
         yield cleaned(text or "")
 
 
 def _all(kind: type, file: File, records: Iterable[Place]) -> Iterator[Place]:
     """The records, each of which is to be of one kind."""
-    for place, record in records:
+    for position, record in records:
         if not isinstance(record, kind):
             belongs = "text" if kind is str else "table"
-            raise BadInput(f"{file.path}: {place} is {kind_of(record)}, where a {belongs} belongs")
-        yield place, record
+            raise BadInput(f"{file.path}: {position} is {kind_of(record)}, where a {belongs} belongs")
+        yield position, record
 
 
 def _add(found: Columns, prefix: str, record: dict[str, Any], kind: Callable[[Any], str]) -> None:

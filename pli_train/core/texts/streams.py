@@ -62,9 +62,9 @@ def _decoded(decoder: Any, chunk: bytes, seen: int, encoding: str) -> str:
         return decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
         at = seen - len(error.object) + error.start
-        told = f"byte {error.object[error.start]:#04x} at {at}" if error.start < len(error.object) else "its end"
+        message = f"byte {error.object[error.start]:#04x} at {at}" if error.start < len(error.object) else "its end"
         advice = ": write it anew as UTF-8 (iconv -f latin1 -t utf-8), if it is text" if encoding == "utf-8" else ""
-        raise NoText("not text", f"is not {encoding.upper()} ({told}){advice}") from None
+        raise NoText("not text", f"is not {encoding.upper()} ({message}){advice}") from None
 
 
 def lines_of(path: Path) -> Iterator[str]:
@@ -94,8 +94,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             f"{path}: is damaged, or no {compression} file ({str(error).strip() or 'it ends too soon'})"
         ) from None
     except OSError as error:
-        told = error.strerror or str(error)
-        raise BadInput(f"{path}: cannot be read ({told})") from None
+        message = error.strerror or str(error)
+        raise BadInput(f"{path}: cannot be read ({message})") from None
 
 
 def _open(path: Path, compression: str) -> Any:

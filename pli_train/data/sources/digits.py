@@ -22,7 +22,7 @@ ROW = np.dtype([("pixels", np.float32, (1, 8, 8)), ("label", np.int64)])
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageCorpus:
     """A corpus of images, to be used where a tokenised text is.
 
     Attributes:
@@ -52,14 +52,16 @@ class Images:
             raise BadInput(f"data.source: 'digits' holds images, and a {config.model_type} learns from text")
         wrong = [field for field, value in self.needs.items() if getattr(config, field) != value]
         if wrong:
-            told = (f"{field}: these images need {self.needs[field]}, got {getattr(config, field)}" for field in wrong)
-            raise BadInput(*(f"model.config.{line}" for line in told))
+            message = (
+                f"{field}: these images need {self.needs[field]}, got {getattr(config, field)}" for field in wrong
+            )
+            raise BadInput(*(f"model.config.{line}" for line in message))
 
     def keep(self, folder: Path) -> None:
         """Images need nothing else to be read again."""
 
 
-def load(data: DataConfig, say: Callable[[str], None] = lambda line: None) -> Images:
+def load(data: DataConfig, say: Callable[[str], None] = lambda line: None) -> ImageCorpus:
     """The digits, split into train and eval with a fixed seed.
 
     Raises:
@@ -80,4 +82,4 @@ def load(data: DataConfig, say: Callable[[str], None] = lambda line: None) -> Im
     aside = min(max(1, round(data.test_share * len(rows))), len(rows) - 1)
     name = fingerprint("digits", rows.tobytes(), data.test_share)
     about = f"scikit-learn's handwritten digits: {len(rows)} images of 8 × 8 pixels"
-    return Images(rows[aside:], rows[:aside], about, name)
+    return ImageCorpus(rows[aside:], rows[:aside], about, name)

@@ -34,8 +34,8 @@ def documents(texts: Texts, share: float, fraction: float, about: str) -> Docume
     ranked = full[np.argsort(texts.names[full], kind="stable")]
     kept = ranked[: _count(fraction, len(full))] if fraction < 1 and len(full) > 2 else ranked
     each_is_one = len(texts.is_blank) == len(texts.files)
-    told = f"{len(full)} files" if each_is_one else f"{len(full)} documents in {len(texts.files)} files"
-    name, about = fingerprint(texts.fingerprint, share, fraction), f"{about}: {told}"
+    message = f"{len(full)} files" if each_is_one else f"{len(full)} documents in {len(texts.files)} files"
+    name, about = fingerprint(texts.fingerprint, share, fraction), f"{about}: {message}"
     if len(kept) == 1:
         # A fraction of several documents that comes to one is spent by choosing it.
         train, eval, note = _cut(texts, kept, share, fraction if len(full) == 1 else 1.0)
@@ -55,17 +55,17 @@ class _Chosen:
     """The pieces of some documents, read anew each time.
 
     Attributes:
-        places: of the documents among all.
+        locations: of the documents among all.
         part: what of the only one's pieces is meant, if not all.
     """
 
     texts: Texts
-    places: np.ndarray
+    locations: np.ndarray
     part: Callable[[Iterable[Piece]], Iterator[Piece]] = iter
 
     def __iter__(self) -> Iterator[Piece]:
         chosen = np.zeros(len(self.texts.is_blank), dtype=bool)
-        chosen[self.places] = True
+        chosen[self.locations] = True
         return chain.from_iterable(map(self.part, self.texts.documents(chosen)))
 
 
@@ -80,23 +80,26 @@ def _copies(texts: Texts, train: np.ndarray, aside: np.ndarray) -> list[str]:
 # --- a single document ----------------------------------------------------------------------------------------------
 
 
-def _cut(texts: Texts, place: np.ndarray, share: float, fraction: float) -> tuple[_Chosen, _Chosen, str]:
+def _cut(texts: Texts, position: np.ndarray, share: float, fraction: float) -> tuple[_Chosen, _Chosen, str]:
     """The first part of the only document for training, its end for evaluation, and in words where it is cut.
 
     It is cut at a line; where too little of it is before or behind, as in a text of one line, within the line.
     """
-    whole = _Chosen(texts, place)
-    lines, characters = (sum(map(count, (piece.text for piece in whole))) for count in (_lines, len))
+    whole = _Chosen(texts, position)
+    lines, characters = (sum(map(count, (segment.text for segment in whole))) for count in (_lines, len))
     start, stop = line_cut(lines, share, fraction)
-    parts = _Chosen(texts, place, _Between(0, start, by_line)), _Chosen(texts, place, _Between(start, stop, by_line))
+    parts = (
+        _Chosen(texts, position, _Between(0, start, by_line)),
+        _Chosen(texts, position, _Between(start, stop, by_line)),
+    )
     before, behind = (_size(part) for part in parts)
     where = "at a line"
     if not before or not behind or (behind > before and share < 0.5):
         stop = max(2, round(fraction * characters))
         start = _word_start(whole, min(max(1, stop - round(share * stop)), stop - 1))
         parts = (
-            _Chosen(texts, place, _Between(0, start, by_sign)),
-            _Chosen(texts, place, _Between(start, stop, by_sign)),
+            _Chosen(texts, position, _Between(0, start, by_sign)),
+            _Chosen(texts, position, _Between(start, stop, by_sign)),
         )
         before, behind = (_size(part) for part in parts)
         where = "at a word"
@@ -142,11 +145,11 @@ class _Between:
     stop: int
     units: Callable[[str], list[str] | str]
 
-    def __call__(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    def __call__(self, segments: Iterable[Piece]) -> Iterator[Piece]:
         at = 0
-        for piece in pieces:
-            units = self.units(piece.text)
-            first, last = (min(max(0, place - at), len(units)) for place in (self.start, self.stop))
+        for segment in segments:
+            units = self.units(segment.text)
+            first, last = (min(max(0, position - at), len(units)) for position in (self.start, self.stop))
             at += len(units)
             if first < last:
                 yield Piece("".join(units[first:last]), False)
@@ -156,15 +159,15 @@ class _Between:
 def _size(part: Iterable[Piece]) -> int:
     """Characters of a part, 0 if it is blank."""
     size, is_blank = 0, True
-    for piece in part:
-        size += len(piece.text)
-        is_blank = is_blank and not piece.text.strip()
+    for segment in part:
+        size += len(segment.text)
+        is_blank = is_blank and not segment.text.strip()
     return 0 if is_blank else size
 
 
-def _word_start(whole: Iterable[Piece], place: int) -> int:
+def _word_start(whole: Iterable[Piece], position: int) -> int:
     """The space before a word that is nearest before a place, or the place where there is none near."""
-    first = max(1, place - WORD)
-    near = "".join(piece.text for piece in _Between(first, place + 1, by_sign)(whole))
+    first = max(1, position - WORD)
+    near = "".join(segment.text for segment in _Between(first, position + 1, by_sign)(whole))
     found = [match.start() for match in re.finditer(r"(?<=\S)\s(?=\S)", near)]
-    return first + found[-1] if found else place
+    return first + found[-1] if found else position

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput, PliError
-from pli_train.core.texts import Piece, pieces
+from pli_train.core.texts import Piece, segments
 from pli_train.core.texts.columns import Columns
 from pli_train.core.texts.kinds import NoText
 from pli_train.data.corpus import Documents, fingerprint
@@ -59,7 +59,7 @@ class _Column:
 
     def __iter__(self) -> Iterator[Piece]:
         for text in self.rows[self.name]:
-            yield from pieces([text or ""])
+            yield from segments([text or ""])
 
 
 def _column_of(rows: Any, data: DataConfig) -> str:

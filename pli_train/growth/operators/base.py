@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import Start
+from pli_train.growth.initial_shape import InitialShape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +25,7 @@ LearningRate = Literal["none", "rewarm", "rewarm-new", "rewind"]
 
 
 @dataclass(frozen=True)
-class Descent:
+class ParameterOrigin:
     """Where a parameter of the grown model comes from, for an optimizer's groups and moments.
 
     Attributes:
@@ -80,12 +80,12 @@ class Operator(BaseModel):
     @property
     def policies(self) -> dict[str, Any]:
         """What the lineage keeps of the choices around the event."""
-        told: dict[str, Any] = {"optimizer_state": self.optimizer_state, "learning_rate": self.learning_rate}
+        message: dict[str, Any] = {"optimizer_state": self.optimizer_state, "learning_rate": self.learning_rate}
         if self.learning_rate in ("rewarm", "rewarm-new"):
-            told["rewarm_steps"] = self.rewarm_steps
+            message["rewarm_steps"] = self.rewarm_steps
         if self.freeze_steps:
-            told["freeze_steps"] = self.freeze_steps
-        return told
+            message["freeze_steps"] = self.freeze_steps
+        return message
 
     def __str__(self) -> str:
         """The event in a few words, without its outcome."""
@@ -96,7 +96,7 @@ class Operator(BaseModel):
         """`0.25`, `500` or `plateau`."""
         return f"{self.at:.4g}" if isinstance(self.at, float) else str(self.when if self.at is None else self.at)
 
-    def misfit(self, start: Start) -> str | None:
+    def misfit(self, start: InitialShape) -> str | None:
         """Why the event cannot happen to a run that begins like this, or None."""
         return None
 
@@ -104,7 +104,7 @@ class Operator(BaseModel):
         """Write the event into `lineage`. Raises BadLineage when it cannot be done."""
         raise NotImplementedError
 
-    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
+    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
         """Do it to `model`. `lineage` is the one before the event; random numbers come from `seed` alone."""
         raise NotImplementedError
 

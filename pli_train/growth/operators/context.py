@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import Start
-from pli_train.growth.operators.base import Descent, Operator
+from pli_train.growth.initial_shape import InitialShape
+from pli_train.growth.operators.base import Operator, ParameterOrigin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +27,7 @@ class Context(Operator):
     def __str__(self) -> str:
         return f"{self.time} context → {self.to}"
 
-    def misfit(self, start: Start) -> str | None:
+    def misfit(self, start: InitialShape) -> str | None:
         """Blocks are cut into whole pieces."""
         if not start.cuttable:
             return "images cannot be cut into pieces"
@@ -39,7 +39,7 @@ class Context(Operator):
         """Write it into `lineage`."""
         lineage.note("context", step, to=self.to, **self.policies)
 
-    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
+    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
         """The model stays as it is."""
         return []
 
@@ -50,5 +50,5 @@ class Context(Operator):
 
 def length(lineage: Lineage, block_size: int) -> int:
     """Tokens that see each other now: what the last such event says, else the whole block."""
-    told = [event.facts["to"] for event in lineage.events if event.operator == "context"]
-    return told[-1] if told else block_size
+    message = [event.facts["to"] for event in lineage.events if event.operator == "context"]
+    return message[-1] if message else block_size

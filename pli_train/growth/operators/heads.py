@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import MOST, Start
-from pli_train.growth.operators.widening import MoreParts
+from pli_train.growth.initial_shape import MOST, InitialShape
+from pli_train.growth.operators.widening import WideningOperator
 
 
-class AddHeads(MoreParts):
+class AddHeads(WideningOperator):
     """Layers get heads until they have `to` of them."""
 
     operator: Literal["heads"] = "heads"
@@ -19,7 +19,7 @@ class AddHeads(MoreParts):
 
     what: ClassVar[str] = "heads"
 
-    def misfit(self, start: Start) -> str | None:
+    def misfit(self, start: InitialShape) -> str | None:
         """The family decides how many heads fit, and how many share K and V."""
         if start.slots == 0:
             return "this family's table names no heads"
@@ -38,4 +38,4 @@ class AddHeads(MoreParts):
     def _donors(self, lineage: Lineage, id: str) -> list[str]:
         """New heads copy the old ones in turn; with K/V groups that comes to whole groups in turn."""
         heads = list(lineage.layers[id].heads)
-        return [heads[place % len(heads)] for place in range(self.to - len(heads))] if heads else []
+        return [heads[position % len(heads)] for position in range(self.to - len(heads))] if heads else []

@@ -13,9 +13,9 @@ from pydantic import AfterValidator, Field
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.growth import identity_init
-from pli_train.growth.initial_shape import Start
-from pli_train.growth.initializers import DONORLESS, INITIALISERS, Place
-from pli_train.growth.operators.base import Descent, Operator
+from pli_train.growth.initial_shape import InitialShape
+from pli_train.growth.initializers import DONORLESS, INITIALISERS, InsertionPoint
+from pli_train.growth.operators.base import Operator, ParameterOrigin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +52,7 @@ class Insert(Operator):
         """A layer drawn at random or averaged has no donor."""
         return f"initialiser '{self.initialiser}'" if self.initialiser in DONORLESS else ""
 
-    def misfit(self, start: Start) -> str | None:
+    def misfit(self, start: InitialShape) -> str | None:
         """Families fix some places, and some have no table to say what makes a layer the identity."""
         if self.index < start.first_index:
             return f"index {self.index} is taken for good in this family: use {start.first_index} or higher"
@@ -91,7 +91,7 @@ class Insert(Operator):
         like = self.neighbours(lineage)[0] if lineage.stack else None
         lineage.insert(self.index, step, self.initialiser, donor, like, **facts, **self.policies)
 
-    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
+    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
         """Insert into `model` the newborn that would be drawn from `seed`.
 
         Raises:
@@ -108,15 +108,15 @@ class Insert(Operator):
         like = donor or (near[0] if near else None)
         template = layers[lineage.index(like)] if like else models.lone_layer(model, anatomy, *lineage.founding)
         around = tuple(layers[lineage.index(id)] for id in near)
-        place = Place(model, anatomy, template, around, seed, self.noise)
-        models.tell_config(model, anatomy, {"depth": len(layers) + 1})  # GPT-2 draws deeper models smaller
-        newborn = INITIALISERS[self.initialiser](place).to(next(model.parameters()).device)
+        position = InsertionPoint(model, anatomy, template, around, seed, self.noise)
+        models.set_config_fields(model, anatomy, {"depth": len(layers) + 1})  # GPT-2 draws deeper models smaller
+        newborn = INITIALISERS[self.initialiser](position).to(next(model.parameters()).device)
         if self.initialiser == "identity" and anatomy.norm == "post":
             identity_init.take_over_norm(newborn, identity_init.norm_below(self.index, model, layers, anatomy), anatomy)
         models.put_into_stack(newborn, self.index, model, anatomy, lineage.index(like) if like else None)
         old = dict(template.named_parameters()) if like else {}
         keep = (lambda moment: moment.clone()) if donor else None
-        return [Descent(new, old.get(name), copy=keep) for name, new in newborn.named_parameters()]
+        return [ParameterOrigin(new, old.get(name), copy=keep) for name, new in newborn.named_parameters()]
 
     def outcome(self, lineage: Lineage) -> str:
         """`b: clone of a`."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import Start
-from pli_train.growth.operators.base import Descent, Operator
+from pli_train.growth.initial_shape import InitialShape
+from pli_train.growth.operators.base import Operator, ParameterOrigin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +27,7 @@ class Swap(Operator):
     def __str__(self) -> str:
         return f"{self.time} swap {self.indices[0]} {self.indices[1]}"
 
-    def misfit(self, start: Start) -> str | None:
+    def misfit(self, start: InitialShape) -> str | None:
         """Families fix some places."""
         if min(self.indices) < start.first_index:
             return f"index {min(self.indices)} is taken for good in this family: use {start.first_index} or higher"
@@ -37,7 +37,7 @@ class Swap(Operator):
         """Write the swap into `lineage`. Raises BadLineage when it cannot be done."""
         lineage.swap(*self.indices, step, **self.policies)
 
-    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
+    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
         """Swap the two."""
         from pli_train.models import build as models
 

@@ -16,8 +16,8 @@ from pydantic import Field, model_validator
 
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.core.randomness import derive
-from pli_train.growth.initializers import Place, add_noise, random
-from pli_train.growth.operators.base import Descent, Operator
+from pli_train.growth.initializers import InsertionPoint, add_noise, random
+from pli_train.growth.operators.base import Operator, ParameterOrigin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +28,7 @@ PartInitialiser = Literal["random", "clone", "clone-noise"]
 Output = Literal["zero", "split", "kept"]
 
 
-class MoreParts(Operator):
+class WideningOperator(Operator):
     """Fields that adding heads and widening FFNs have in common."""
 
     to: int = Field(ge=1, description="how many each layer has from then on")
@@ -43,7 +43,7 @@ class MoreParts(Operator):
     """`heads` or `units`."""
 
     @model_validator(mode="after")
-    def _donor_for_split(self) -> MoreParts:
+    def _donor_for_split(self) -> WideningOperator:
         if self.output == "split" and self.initialiser == "random":
             raise ValueError("`output = \"split\"` needs a donor: initialiser 'random' has none")
         return self
@@ -76,14 +76,14 @@ class MoreParts(Operator):
         heads, units = lineage.shape(id)
         return heads if self.what == "heads" else units
 
-    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[Descent]:
+    def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
         """Give the layers their parts."""
         from pli_train.models import build as models
 
         layers, descents = models.stack_of(model, anatomy), []
         for id in self.targets(lineage):
             descents += self.enlarge(layers[lineage.index(id)], model, anatomy, derive(seed, id))
-        models.settle(model, anatomy)
+        models.sync_config(model, anatomy)
         return descents
 
     def outcome(self, lineage: Lineage) -> str:
@@ -96,7 +96,7 @@ class MoreParts(Operator):
         noise = {"noise": self.noise} if self.initialiser == "clone-noise" else {}
         return {"to": self.to, "output": self.output, **noise, **self.policies}
 
-    def enlarge(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, seed: int) -> list[Descent]:
+    def enlarge(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, seed: int) -> list[ParameterOrigin]:
         """Give one layer its new parts.
 
         Args:
@@ -110,7 +110,7 @@ class MoreParts(Operator):
         part = resize.growable(anatomy, self.what, sizes)
         count = self.to // sizes["member"] if part.factor == "group" else self.to
         new = count - part.count
-        sources = [*range(part.count), *(place % part.count for place in range(new))]
+        sources = [*range(part.count), *(position % part.count for position in range(new))]
         fresh = self._drawn(layer, model, anatomy, math.ceil(new / part.count), seed)
         outputs = {f"{path}.weight" for path in anatomy.identity["zero"]}
         generator = torch.Generator().manual_seed(seed)
@@ -129,15 +129,17 @@ class MoreParts(Operator):
             unborn = [*range(part.count), *[resize.NOTHING] * new]
             carry, copy = (_carrier(axes, part.factor, sizes, chosen) for chosen in (unborn, sources))
             by_row = resize.shape_by_row(old, axes, part.factor)
-            descents.append(Descent(parameter, old, True, carry, None if fresh else copy, by_row))
-        resize.settle_sizes(layer, anatomy, resize.resized(sizes, part.factor, count))
+            descents.append(ParameterOrigin(parameter, old, True, carry, None if fresh else copy, by_row))
+        resize.sync_sizes(layer, anatomy, resize.resized(sizes, part.factor, count))
         return descents
 
     def _drawn(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, times: int, seed: int) -> list[nn.Module]:
         """Layers drawn as the family draws them, whose parts the newborns take; none for clones."""
         if self.initialiser != "random":
             return []
-        return [random(Place(model, anatomy, layer, (), derive(seed, "draw", number))) for number in range(times)]
+        return [
+            random(InsertionPoint(model, anatomy, layer, (), derive(seed, "draw", number))) for number in range(times)
+        ]
 
 
 def _output(rows: Tensor, output: Output, sources: Sequence[int], old: int) -> Tensor:

@@ -11,26 +11,26 @@ from importlib import import_module
 from typing import Any
 
 from pli_train.core.errors import BadInput, did_you_mean
-from pli_train.growth.schedules.named import Named
+from pli_train.growth.schedules.named import NamedSchedule
 
 
-def _found() -> dict[str, type[Named]]:
+def _found() -> dict[str, type[NamedSchedule]]:
     """Every class of this folder's modules that gives its `name` a value."""
     found = {}
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         for value in vars(import_module(module.name)).values():
-            if isinstance(value, type) and issubclass(value, Named) and value.__module__ == module.name:
+            if isinstance(value, type) and issubclass(value, NamedSchedule) and value.__module__ == module.name:
                 name = value.model_fields["name"].default
                 if isinstance(name, str):
                     found[name] = value
     return found
 
 
-SCHEDULES: dict[str, type[Named]] = _found()
+SCHEDULES: dict[str, type[NamedSchedule]] = _found()
 """The schedules by the name that users write."""
 
 
-def read(table: dict[str, Any]) -> Named:
+def read(table: dict[str, Any]) -> NamedSchedule:
     """The schedule that a config's table asks for.
 
     >>> read({"name": "g-stack", "at": 0.1}).events(depth=1, heads=None, units=None, total_steps=None)[0]

@@ -18,11 +18,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from pli_train.growth.initial_shape import MOST
-from pli_train.growth.schedules.named import Moment, Named, When
+from pli_train.growth.schedules.named import Moment, NamedSchedule, When
 from pli_train.growth.schedules.position import Position, indices
 
 
-class Adaptive(Named):
+class Adaptive(NamedSchedule):
     """One layer each time the loss reaches a plateau.
 
     Its events carry `"when": "plateau"` in place of `at`. Each waits for a plateau of its own, growth of heads too:
@@ -43,8 +43,8 @@ class Adaptive(Named):
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:
         """One insertion a plateau. Raises BadInput when positions and depths disagree."""
-        places = indices(self.position, depth, self.layers)
-        return [Moment({"when": "plateau"}, [{"operator": "insert", "index": index}]) for index in places]
+        locations = indices(self.position, depth, self.layers)
+        return [Moment({"when": "plateau"}, [{"operator": "insert", "index": index}]) for index in locations]
 
 
 def ready(

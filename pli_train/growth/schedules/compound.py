@@ -15,7 +15,7 @@ from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import (
-    Copying,
+    CopySchedule,
     Moment,
     Moments,
     Table,
@@ -30,7 +30,7 @@ from pli_train.growth.schedules.stackbert import doubled, doublings
 Size = Annotated[int, Field(gt=0)]
 
 
-class Compound(Copying):
+class Compound(CopySchedule):
     """Double the depth, widen the FFNs and lengthen the sequences at the same moments."""
 
     cites: ClassVar[str] = "Gu et al. 2021, arXiv 2010.12562"

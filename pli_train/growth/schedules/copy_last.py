@@ -13,10 +13,10 @@ from pydantic import Field, model_validator
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.growth.initial_shape import MOST
-from pli_train.growth.schedules.named import Copying, Moment, Share, check_deepens, evenly
+from pli_train.growth.schedules.named import CopySchedule, Moment, Share, check_deepens, evenly
 
 
-class CopyLast(Copying):
+class CopyLast(CopySchedule):
     """Copy the top layer onto the top, a few layers at a time."""
 
     cites: ClassVar[str] = "Reddi et al. 2023, proceedings.mlr.press/v202/j-reddi23a"

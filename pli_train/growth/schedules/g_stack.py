@@ -17,10 +17,10 @@ from pydantic import Field
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.growth.initial_shape import MOST
-from pli_train.growth.schedules.named import Copying, Moment, When, check_deepens
+from pli_train.growth.schedules.named import CopySchedule, Moment, When, check_deepens
 
 
-class GStack(Copying):
+class GStack(CopySchedule):
     """Multiply the depth once, the copies on top."""
 
     cites: ClassVar[str] = "Du et al. 2024, arXiv 2405.15319"

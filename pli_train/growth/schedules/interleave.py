@@ -13,10 +13,10 @@ from pydantic import Field
 
 from pli_train.core.lineage import Lineage
 from pli_train.growth.initial_shape import MOST
-from pli_train.growth.schedules.named import Copying, Moment, When, check_deepens
+from pli_train.growth.schedules.named import CopySchedule, Moment, When, check_deepens
 
 
-class Interleave(Copying):
+class Interleave(CopySchedule):
     """Multiply the depth once, each copy right above its donor."""
 
     cites: ClassVar[str] = "Chang et al. 2018, arXiv 1710.10348"

@@ -15,10 +15,10 @@ from pydantic import Field
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.growth.initial_shape import MOST
-from pli_train.growth.schedules.named import Copying, Moment, check_deepens
+from pli_train.growth.schedules.named import CopySchedule, Moment, check_deepens
 
 
-class Midas(Copying):
+class Midas(CopySchedule):
     """Copy the middle block in place, at stages that get longer."""
 
     cites: ClassVar[str] = "Saunshi et al. 2024, arXiv 2409.19044"

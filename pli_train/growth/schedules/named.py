@@ -52,7 +52,7 @@ class Moment:
     growth: list[Table]
 
 
-class Named(BaseModel):
+class NamedSchedule(BaseModel):
     """A growth schedule known by its name.
 
     A subclass gives `name` and `cites`, says in its module's docstring what the paper's formula is, and answers
@@ -112,7 +112,7 @@ class Named(BaseModel):
         return events
 
 
-class Copying(Named):
+class CopySchedule(NamedSchedule):
     """A schedule whose newborn layers are copies of chosen layers."""
 
     initialiser: str = Field("clone", description="how a newborn starts from its donor")
@@ -131,8 +131,8 @@ class Copying(Named):
                 kept.add(origin)
                 continue
             lineage.insert(index, step=0, initialiser=self.initialiser, donor=old[origin])
-            told = {"operator": "insert", "index": index, "initialiser": self.initialiser, "donor": old[origin]}
-            inserts.append(told)
+            message = {"operator": "insert", "index": index, "initialiser": self.initialiser, "donor": old[origin]}
+            inserts.append(message)
         return inserts
 
 

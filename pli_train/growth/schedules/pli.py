@@ -12,11 +12,11 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pli_train.growth.initial_shape import MOST
-from pli_train.growth.schedules.named import Moment, Named, Share, evenly
+from pli_train.growth.schedules.named import Moment, NamedSchedule, Share, evenly
 from pli_train.growth.schedules.position import Position, indices
 
 
-class Pli(Named):
+class Pli(NamedSchedule):
     """One layer at each of several moments at equal distances."""
 
     cites: ClassVar[str] = "progressive layer increase (PLI)"
@@ -37,9 +37,9 @@ class Pli(Named):
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:
         """One insertion a moment. Raises BadInput when positions and depths disagree."""
-        places = indices(self.position, depth, self.layers)
-        times = evenly(self.first, self.last, len(places))
+        locations = indices(self.position, depth, self.layers)
+        times = evenly(self.first, self.last, len(locations))
         return [
             Moment({"at": at}, [{"operator": "insert", "index": index}])
-            for at, index in zip(times, places, strict=True)
+            for at, index in zip(times, locations, strict=True)
         ]

@@ -13,12 +13,12 @@ from pydantic import Field
 
 from pli_train.core.errors import BadInput
 from pli_train.growth.initial_shape import MOST
-from pli_train.growth.schedules.named import Moment, Named, When, check_deepens
+from pli_train.growth.schedules.named import Moment, NamedSchedule, When, check_deepens
 
 RANDOM = "random"
 
 
-class SingleShot(Named):
+class SingleShot(NamedSchedule):
     """All layers at once, late."""
 
     cites: ClassVar[str] = "Bu 2025, arXiv 2511.04981"

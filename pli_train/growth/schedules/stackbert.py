@@ -15,13 +15,13 @@ from pydantic import Field
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.growth.initial_shape import MOST
-from pli_train.growth.schedules.named import Copying, Moment, Moments, check_deepens, wrong_number
+from pli_train.growth.schedules.named import CopySchedule, Moment, Moments, check_deepens, wrong_number
 
 FULL_DEPTH_FROM = 0.3
 OF_THE_PAPER = [0.125, 0.3]
 
 
-class StackBert(Copying):
+class StackBert(CopySchedule):
     """Double the depth at each moment, the copy on top."""
 
     cites: ClassVar[str] = "Gong et al. 2019, proceedings.mlr.press/v97/gong19a"
