@@ -1,1 +1,1 @@
-"""Read training runs, and say what growth did to them."""
+"""Read training runs, and measure what growth did to them."""

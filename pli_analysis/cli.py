@@ -1,4 +1,4 @@
-"""The command `pli-analyze`: tables and reports to stdout or a file, progress and complaints to stderr."""
+"""The command `pli-analyze`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What analysis needs of a machine, and what of it is there."""
+"""Check Python, libraries, cache and devices."""
 
 from __future__ import annotations
 

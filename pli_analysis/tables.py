@@ -1,4 +1,4 @@
-"""Tables on their way out: for a terminal, as JSON, CSV, Markdown or Parquet; to stdout or a file."""
+"""Write tables: terminal, JSON, CSV, Markdown, Parquet."""
 
 from __future__ import annotations
 

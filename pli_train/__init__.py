@@ -1,4 +1,4 @@
-"""Train any Hugging Face transformer while it grows, and remember who each layer and head is."""
+"""Train any Hugging Face transformer while it grows, and record the identity of each layer and head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growth from Python: a whole run in one call, or growth alone in one's own loop."""
+"""Python API: train a whole run in one call, or grow a model inside your own loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `pli-train`: data goes to stdout, progress and complaints to stderr.
+"""The command `pli-train`.
 
 Heavy libraries are imported inside the commands that need them, so that `--help` answers at once.
 """

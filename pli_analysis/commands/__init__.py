@@ -1,1 +1,1 @@
-"""The commands of `pli-analyze`, a file each. Reading and reckoning is done elsewhere: here are words and options."""
+"""One file per command of `pli-analyze`: options and output. The computation is in `metrics`."""

@@ -1,4 +1,4 @@
-"""`pli-analyze compare`: groups of runs."""
+"""`pli-analyze compare`: compare groups of runs."""
 
 from __future__ import annotations
 

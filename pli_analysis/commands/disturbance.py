@@ -1,4 +1,4 @@
-"""`pli-analyze disturbance`: what growth events did."""
+"""`pli-analyze disturbance`: effects of growth events."""
 
 from __future__ import annotations
 

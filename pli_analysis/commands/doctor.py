@@ -1,4 +1,4 @@
-"""`pli-analyze doctor`: what this machine has, and what is missing for which command."""
+"""`pli-analyze doctor`: check this machine for libraries and devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pli-analyze drift`: how far each part has moved."""
+"""`pli-analyze drift`: distance of each part from its birth weights."""
 
 from __future__ import annotations
 

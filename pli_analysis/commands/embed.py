@@ -1,4 +1,4 @@
-"""`pli-analyze embed`: a map of parts at checkpoints."""
+"""`pli-analyze embed`: a map of parts over training."""
 
 from __future__ import annotations
 

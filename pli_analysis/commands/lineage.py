@@ -1,4 +1,4 @@
-"""`pli-analyze lineage`: who is who, as a table, a tree or a page."""
+"""`pli-analyze lineage`: births, donors and positions of layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, under one name and with one meaning."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 

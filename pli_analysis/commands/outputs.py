@@ -1,4 +1,4 @@
-"""What a command is to write, looked at before it reads anything: nobody waits an hour for a file that cannot be."""
+"""Check a command's output files before it reads anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pli-analyze report`: all of it."""
+"""`pli-analyze report`: the full report of a run, or of several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pli-analyze scalars`: what was logged."""
+"""`pli-analyze scalars`: logged scalars."""
 
 from __future__ import annotations
 

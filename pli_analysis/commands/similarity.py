@@ -1,4 +1,4 @@
-"""`pli-analyze similarity`: how alike layers are."""
+"""`pli-analyze similarity`: similarity of layers."""
 
 from __future__ import annotations
 

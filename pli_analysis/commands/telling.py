@@ -1,4 +1,4 @@
-"""What commands say on stderr: what is passed over, what was found, where a page went."""
+"""Status lines that several commands print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pli-analyze watch`: a run while it trains."""
+"""`pli-analyze watch`: follow a run while it trains."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Figures: each file is one kind, from a tidy table to a plotly figure. No torch, and no reading of runs."""
+"""Figures: each file turns a table into a plotly figure. No torch, and no reading of runs."""

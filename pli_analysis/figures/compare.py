@@ -1,4 +1,4 @@
-"""Losses of several runs in one figure, and how much sooner one comes to a loss than another."""
+"""Losses of several runs, and speed-up over loss."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
     """Speed-up against loss, with the 95 % interval as a band where there is one; a view for each axis.
 
     Args:
-        table: of `pli_analysis.metrics.comparison.compare.speed_ups` of one axis or of several, the axis in the column `by`.
+        table: of `metrics.comparison.compare.speed_ups` of one axis or of several, the axis in the column `by`.
         reference: the group that the others are compared with.
     """
     import plotly.graph_objects as go
@@ -78,11 +78,9 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
 def _range(rows: pd.DataFrame) -> list[float]:
     """What the figure shows of speed-ups: all curves, and bands as far as they leave the curves readable."""
     ups = np.append(rows["speed_up"].dropna(), 1.0)
-    steps_left = max(np.ptp(ups), 0.25)
+    margin = max(np.ptp(ups), 0.25)
     low, high = np.nanmin([*rows["low"], ups.min()]), np.nanmax([*rows["high"], ups.max()])
-    return views.plain(
-        [max(low, ups.min() - steps_left) - steps_left / 10, min(high, ups.max() + steps_left) + steps_left / 10]
-    )
+    return views.plain([max(low, ups.min() - margin) - margin / 10, min(high, ups.max() + margin) + margin / 10])
 
 
 def _runs(rows: pd.DataFrame) -> str:

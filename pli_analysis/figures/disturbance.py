@@ -1,4 +1,4 @@
-"""Disturbance: the loss behind each growth event, who was disturbed, and how far from the event."""
+"""Loss after each growth event, heat map of disturbed layers, disturbance over distance."""
 
 from __future__ import annotations
 

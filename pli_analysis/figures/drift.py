@@ -1,4 +1,4 @@
-"""Drift as a heat map (layers by steps) and as curves (over steps, or over age)."""
+"""Drift as a heat map, and as curves over steps or age."""
 
 from __future__ import annotations
 

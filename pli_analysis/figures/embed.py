@@ -1,4 +1,4 @@
-"""A map of a run: the path of each part from its birth on, dotted lines from donors, and a random walk beside it."""
+"""Map of a run: the path of each part, and a random walk for comparison."""
 
 from __future__ import annotations
 

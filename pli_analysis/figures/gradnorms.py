@@ -1,4 +1,4 @@
-"""Gradient norms over time as a heat map: heads and FFNs, bottom to top, with a line at each growth event."""
+"""Heat map of gradient norms of heads and FFNs over time."""
 
 from __future__ import annotations
 

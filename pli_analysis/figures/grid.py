@@ -1,4 +1,4 @@
-"""Heat maps of named rows and columns, which several figures are."""
+"""Heat maps with named rows and columns."""
 
 from __future__ import annotations
 

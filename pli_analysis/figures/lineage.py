@@ -1,4 +1,4 @@
-"""The stack over time: each layer a line at its index, from its birth on; inserted below, it moves up."""
+"""The stack over time: one line per layer at its index."""
 
 from __future__ import annotations
 

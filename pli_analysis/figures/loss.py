@@ -1,4 +1,4 @@
-"""Loss over training, with a mark at each growth event, against any of four axes."""
+"""Loss over training, with a mark at each growth event."""
 
 from __future__ import annotations
 

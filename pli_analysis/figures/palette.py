@@ -1,4 +1,4 @@
-"""The look that all figures share: one colour for each layer id, everywhere, readable by the colour-blind."""
+"""Colors, one per layer id in every figure, distinguishable for color-blind readers."""
 
 from __future__ import annotations
 

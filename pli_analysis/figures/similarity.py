@@ -1,4 +1,4 @@
-"""How alike layers are: a heat map of pairs, and curves of each layer's likeness with its first state."""
+"""Similarity of pairs of layers as a heat map, and over time as curves."""
 
 from __future__ import annotations
 

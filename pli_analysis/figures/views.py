@@ -1,4 +1,4 @@
-"""One drawing in several views; where there are two or more, the page has a row of buttons between them.
+"""Several views of one figure, with buttons to switch.
 
 The layout's `meta["views"]` names them, the one that is drawn first first: view → `name` on its button and `layout`,
 what it changes of each part of the layout. Each trace's `meta["views"]` has what it changes of the trace: view → `x`,

@@ -1,4 +1,4 @@
-"""A checkpoint's model brought to life in plain transformers, and what it puts out.
+"""Load a checkpoint's model and collect layer outputs.
 
 transformers opens no file here: it gets a config of known keys and tensors that are in memory already, both from the
 careful readers of `run.py`, so that nothing in a folder chooses code, names another model or leads out of it.

@@ -1,4 +1,4 @@
-"""The tokens that models are compared on: the held-out blocks a run keeps beside its checkpoints, or a text.
+"""The tokens that models are evaluated on: a run's held-out blocks, or a text.
 
 What is to be predicted is read from the run too, so that analysis asks what its evaluations asked. A text is cut and
 masked by the same rules.

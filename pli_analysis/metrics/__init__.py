@@ -1,1 +1,1 @@
-"""Metrics: each file is one, a function from a Run to a tidy table (one observation a row)."""
+"""Metrics: a folder per question; each function turns a run into a table."""

@@ -1,4 +1,4 @@
-"""Lineage as tables: who was born when, from whom, and where everybody sat.
+"""Lineage as tables: births, events, positions over time.
 
 Columns of `layers`, one row a layer in order of birth:
     layer, initialiser, donor

@@ -1,4 +1,4 @@
-"""Loss against the four axes that runs are compared on.
+"""Loss over steps, tokens, FLOPs and seconds.
 
 Columns, one row an observation:
     kind        `train` (mean over the step's batch) or `eval` (held-out text, estimated from the same blocks)

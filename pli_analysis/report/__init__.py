@@ -1,1 +1,1 @@
-"""The report: what there is to tell about a run (`content`), on a page (`page`) or in a terminal (`terminal`)."""
+"""Reports: sections of text, figures and tables, as an HTML page or in the terminal."""

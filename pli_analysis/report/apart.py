@@ -1,4 +1,4 @@
-"""A run's page made by a process of its own: nobody waits for it, it gives way to training, and it can be stopped."""
+"""Build a page in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison of groups of runs says: a verdict on losses, speed-ups, and how they were measured."""
+"""Report section: comparison of groups of runs."""
 
 from __future__ import annotations
 

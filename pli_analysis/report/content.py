@@ -1,4 +1,4 @@
-"""What a report of a run says, told once for page and terminal: which sections, in which order.
+"""The sections of a run's report, in order.
 
 A section is one function from a Run to a Section; one whose data is missing says so in a line and shows nothing else.
 """

@@ -1,4 +1,4 @@
-"""What there is to tell of disturbance: a sentence or two for each growth event, figures, and the page."""
+"""Report section: disturbance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to tell of drift: the section, and its findings in words."""
+"""Report section: drift."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to tell of a map of parts: the section, the page, and the findings in words."""
+"""Report section: map of layers."""
 
 from __future__ import annotations
 

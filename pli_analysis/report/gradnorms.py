@@ -1,4 +1,4 @@
-"""What there is to tell of gradient norms: the section, the page, and the findings in words."""
+"""Report section: gradient norms."""
 
 from __future__ import annotations
 

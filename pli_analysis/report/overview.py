@@ -1,4 +1,4 @@
-"""What there is to tell of a run as a whole: summary, loss, lineage, provenance."""
+"""Report sections: summary, loss, lineage, provenance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as one HTML file: it opens offline, asks the network for nothing, and is the same bytes every time.
+"""Render a report as one HTML file that opens offline.
 
 Everything that comes from a run is escaped by the template or as JSON. A content-security policy names the hashes of
 the two scripts that belong to the page, so that nothing else runs.

@@ -1,4 +1,4 @@
-"""What reports are made of, whoever tells them: a report of sections, a section of words, facts, figures and tables."""
+"""The parts of a report: sections, figures, tables; and how numbers are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A map as a folder that TensorBoard's projector opens: principal components, and what each point is.
+"""Write a map as a folder for TensorBoard's projector.
 
 tensors.tsv            a row a point, its first principal components (50 at most)
 metadata.tsv           part, layer, checkpoint, step, age, index, birth, donor

@@ -1,4 +1,4 @@
-"""A report of several runs side by side: losses and speed-ups, differences of configs, what growth did to each.
+"""Report of several runs.
 
 Runs that differ by seed alone make a group; the unit is the run, and the first group is the reference.
 """

@@ -1,4 +1,4 @@
-"""What there is to tell of how alike layers are: words, figures, and the page."""
+"""Report section: similarity of layers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _text(table: pd.DataFrame) -> tuple[str, str]:
 
 def _method(table: pd.DataFrame) -> list[tuple[str, str]]:
     sequences, tokens = int(table["sequences"].iloc[0]), int(table["tokens"].iloc[0])
-    relatives = neighbours_of(sequences)
+    k = neighbours_of(sequences)
     return [
         ("outputs", f"Of layers on {tokens:,} tokens of {sequences} sequences, in batches of one token of each."),
         (
@@ -88,8 +88,8 @@ def _method(table: pd.DataFrame) -> list[tuple[str, str]]:
         ),
         (
             "shared neighbours",
-            f"The share of {relatives} nearest neighbours that both have (Huh et al. 2024, arXiv:2405.07987); by chance "
-            f"{relatives / (sequences - 1):.2f}.",
+            f"The share of {k} nearest neighbours that both have (Huh et al. 2024, arXiv:2405.07987); by chance "
+            f"{k / (sequences - 1):.2f}.",
         ),
         ("one text", "One run and one text: a description, not a test."),
     ]

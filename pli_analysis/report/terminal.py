@@ -1,4 +1,4 @@
-"""A report in a terminal: the same words, facts and tables as the page, without the drawings."""
+"""Print a report in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a layer by the labels that anatomy gives them: how many are alive, their births, and their donors.
+"""Births, donors and live sizes of a layer's parts.
 
 A head (`h3`) has a birth of its own. What a group of heads shares (`g1`) was born, and copied, with the first of them.
 Everything else (`ffn`, `norms`, `attention`) came with the layer.

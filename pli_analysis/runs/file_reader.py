@@ -1,4 +1,4 @@
-"""Bytes of files, read into memory that is there already.
+"""Read bytes of files into existing memory.
 
 Files are not mapped into memory: one that is cut while it is read would end the process, and is one line here.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints that nobody wrote for us: a folder of Hugging Face's Trainer, a model folder, several of them in order.
+"""Checkpoints that `pli-train` did not write: Trainer output, model folders.
 
 They have no manifest, and mostly no lineage: that is inferred from weights (`inferred`), or told by the user. What is
 read of them is read as suspiciously as a run: safetensors only, no links, no path out of the folder.
@@ -153,7 +153,7 @@ class ForeignRun(Run):
 
     @property
     def confidence(self) -> pd.DataFrame | None:
-        """How sure each match is, see `pli_analysis.runs.inferred_lineage.Inferred`; None where the lineage was told."""
+        """How sure each match is, see `Inferred`; None where the lineage was told."""
         return None if self.inferred is None else self.inferred.confidence
 
     @property

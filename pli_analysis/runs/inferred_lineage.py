@@ -1,4 +1,4 @@
-"""Lineage where no file tells it: the layers of each checkpoint found again in the next one, by their weights.
+"""Infer the lineage of checkpoints from their weights.
 
 The distance of two layers is the mean over their weight matrices of
 

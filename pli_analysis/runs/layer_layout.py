@@ -1,4 +1,4 @@
-"""Where checkpoints of others have their layers: by the family's table where it fits, else by the names of tensors.
+"""Where a checkpoint has its layers: by its family's table, or else by the names of its tensors.
 
 A table fits when the config's `layout` is the one it is written for, and the tensors of its stack are there. Without
 one only layers are told apart. What is there and not measured is said, a line for each kind.

@@ -1,4 +1,4 @@
-"""Which layer of one checkpoint is which of another, by how far apart they are and how they move, and how sure that is.
+"""Match layers of two checkpoints by distance, with a confidence.
 
 Growth keeps the order of what was there, so the match is the cheapest monotone alignment. The cost of a pair is
 

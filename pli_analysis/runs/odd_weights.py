@@ -1,4 +1,4 @@
-"""What is odd about the weights of others: numbers that are no weights, layers that lack something, names, depth.
+"""Flaws and peculiarities of other people's weights, each in one line.
 
 What makes a checkpoint of no use is told as its flaw; what is left out of it, or read in another way than it says, is
 told in a line.

@@ -1,4 +1,4 @@
-"""What a path is: one rule for every command.
+"""What a path holds: runs, Trainer output, models, logs. One rule for every command.
 
 In this order, a folder is
     a run               it holds run.json

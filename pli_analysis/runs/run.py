@@ -1,4 +1,4 @@
-"""Runs and checkpoints as they lie on disk: read lazily, safely, and without torch.
+"""Runs and checkpoints on disk, read lazily and safely, without torch.
 
 Nothing is unpickled and no path outside the folder is opened. Weights come as numpy arrays, one tensor at a time.
 """
@@ -317,7 +317,7 @@ class Run:
             path: its folder, a folder of Hugging Face's Trainer, or one or several folders of models.
             hashes: whether a checkpoint counts as whole only when every file of it has the hash it was written with.
             lineage: for foreign checkpoints, a `lineage.json` to go by.
-            on_progress: for foreign checkpoints, told (done, in all) of those that layers are followed through, later on.
+            on_progress: for foreign checkpoints, called with (done, total) while layers are followed through them.
             stack: for foreign checkpoints, the path of the list of layers to read, where there are several.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The step that the name of a checkpoint's folder tells: `step_100`, `global_step100`, `epoch_3`, `ckpt-7`, `100`.
+"""Steps told by the names of folders.
 
 >>> numbered("global_step100"), numbered("pythia-step-1000"), numbered("epoch_3"), numbered("best")
 (('step', 100), ('step', 1000), ('epoch', 3), None)

@@ -1,4 +1,4 @@
-"""What the tensors of a checkpoint are called in plain transformers, whatever held the model when it was saved.
+"""Plain names of tensors: prefixes of wrappers removed, old names mapped.
 
 Wrappers of a module add a component to the names of its tensors; early releases of transformers, and checkpoints that
 were converted from TensorFlow, have other names for norms. transformers maps the latter when it loads a model, and the

@@ -1,4 +1,4 @@
-"""Where the numbers of a tensor lie in a checkpoint, read into memory that is used again and again.
+"""Locate tensors in safetensors files and read the live part.
 
 A tensor is seen as far as it is alive: heads and FFN units that a checkpoint only pads are cut away.
 """
@@ -68,23 +68,18 @@ class TensorLocation:
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         return TensorLocation(self.path, self.offset + start * row, self.type, (stop - start, *self.shape[1:]))
 
-    def read(self, steps_left: np.ndarray | None = None) -> np.ndarray:
+    def read(self, buffer: np.ndarray | None = None) -> np.ndarray:
         """The tensor, in the type it is worked with.
 
         Args:
-            steps_left: a float32 array that may be overwritten and returned, when it has the tensor's size.
+            buffer: a float32 array that may be overwritten and returned, when it has the tensor's size.
 
         Raises:
             FileNotFoundError: when the file was removed.
             BadInput: when it cannot be read, or is no longer as long as it was.
         """
-        fits = (
-            steps_left is not None
-            and self.type == "F32"
-            and steps_left.dtype == np.float32
-            and steps_left.shape == self.shape
-        )
-        stored = steps_left if steps_left is not None and fits else np.empty(self.shape, self.dtype)
+        fits = buffer is not None and self.type == "F32" and buffer.dtype == np.float32 and buffer.shape == self.shape
+        stored = buffer if buffer is not None and fits else np.empty(self.shape, self.dtype)
         with Files() as files:
             files.read(self.path, self.offset, stored)
         return stored.astype(self.wide, copy=False)
@@ -127,9 +122,9 @@ class TensorView:
         """How much of a factor of its axes is stored, dead or alive."""
         return _length(axes, factor, self.position.shape, tuple(self.stored.items()))
 
-    def read(self, axes: str, steps_left: np.ndarray | None = None) -> np.ndarray:
+    def read(self, axes: str, buffer: np.ndarray | None = None) -> np.ndarray:
         """What is alive of it, contiguous."""
-        factor, found = growing(axes), self.position.read(steps_left)
+        factor, found = growing(axes), self.position.read(buffer)
         alive = self.alive(factor) if factor else None
         if factor is None or alive is None:
             return found

@@ -1,4 +1,4 @@
-"""What checkpoints are that are not read here: by the files of a folder, by the tensors of a model, and the way out.
+"""Name checkpoint formats that are not read, and say how to convert them.
 
 Files are told by their names and never opened. Pickles can run code, so none is read, whoever wrote it.
 """

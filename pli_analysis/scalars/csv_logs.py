@@ -1,4 +1,4 @@
-"""Tables that others log to: Lightning's metrics.csv, Keras's CSVLogger, and what W&B exports of a chart.
+"""Read scalars from CSV logs of Keras, Lightning and W&B.
 
 One column has the step. Each other column of numbers is a scalar, named by the first line; an empty cell is no point. A
 process that goes on with a file may write another first line, with other columns: then a new part begins.

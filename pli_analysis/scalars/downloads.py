@@ -1,4 +1,4 @@
-"""TensorBoard's own downloads of one scalar: JSON `[[wall_time, step, value], …]` and CSV `Wall time,Step,Value`.
+"""Read and write scalars as TensorBoard downloads them (JSON, CSV).
 
 Where a value is NaN or infinite, JSON has the words "NaN", "Infinity" and "-Infinity", and CSV has nan, inf and -inf.
 """

@@ -1,4 +1,4 @@
-"""Records of an event file as columns of scalars, one set a tag.
+"""Decode event-file records to columns of scalars.
 
 What writers of scalars put in a record is nearly always the same fields in the same order. Records of such a layout are
 decoded together (`layouts`); protobuf decodes each other one.

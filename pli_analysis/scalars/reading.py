@@ -1,4 +1,4 @@
-"""Scalars as TensorBoard keeps them: event files of one or several processes, told as one history."""
+"""Read the scalars of a run, also while it is written."""
 
 from __future__ import annotations
 
@@ -214,22 +214,22 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            offset, segments, skipped, steps_left = tail.offset, [tail.segment], tail.skipped, CHUNK
+            offset, segments, skipped, limit = tail.offset, [tail.segment], tail.skipped, CHUNK
             if size < offset:
                 offset, segments, skipped = 0, [Piece({})], 0
             while offset + records.HEAD <= size:
                 file.seek(offset)
-                data = file.read(steps_left)
+                data = file.read(limit)
                 found = records.find(data, check)
                 if found.end == 0 and not found.lost:  # the first record is longer than what was read
                     needed = records.FRAME + records.LENGTH.unpack_from(data)[0]
-                    if len(data) < steps_left or offset + needed > size:
+                    if len(data) < limit or offset + needed > size:
                         break  # it is cut short
-                    steps_left = needed
+                    limit = needed
                     continue
                 segment = events.decode(data, found)
                 segments.append(Piece(segment.columns, segment.forgets, segment.damaged + found.damaged))
-                offset, steps_left = offset + found.end, CHUNK
+                offset, limit = offset + found.end, CHUNK
                 if found.lost:
                     after = _next_record(file, offset + 1)
                     if after is None:

@@ -1,4 +1,4 @@
-"""The usual layouts of a scalar in a record, each decoded for all records together, whatever their tags and steps.
+"""Decode the usual layouts of event records with numpy.
 
 A plain record is a wall time, a step and one value of one tag. A tensor record has, in place of the number, a tensor of
 rank 0 and the tag's metadata: `tf.summary.scalar` of TensorFlow 2 writes it, and so does all that is built on it.

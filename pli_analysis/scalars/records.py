@@ -1,4 +1,4 @@
-"""TensorBoard's event files as framed records: where each one lies, and whether its checksums agree.
+"""Find the records of a TensorBoard event file and check their checksums.
 
 A record is its length (8 bytes), a checksum of those (4), the payload, and a checksum of the payload (4).
 """

@@ -1,4 +1,4 @@
-"""What Hugging Face's Trainer logged: the `log_history` of its states and its event files, under the names of our own.
+"""Scalars logged by Hugging Face's Trainer.
 
 Where the two disagree:
 

@@ -1,1 +1,1 @@
-"""A run looked at while it trains: in the terminal, and as a page that is served."""
+"""Follow a run while it trains, in the terminal or as a served page."""

@@ -1,4 +1,4 @@
-"""What `watch` shows, as data: one moment of a run, made of its scalars and its lineage."""
+"""The data that `watch` shows at one moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drift at the newest checkpoint alone, in the background: so much is cheap enough for every new checkpoint."""
+"""Drift at the newest checkpoint, measured in the background."""
 
 from __future__ import annotations
 

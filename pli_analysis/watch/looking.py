@@ -1,4 +1,4 @@
-"""A run watched at the keyboard: frames on the terminal, a page, or both, until the run is over or nobody looks on."""
+"""The loop of `pli-analyze watch`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A moment of a run as a terminal shows it. Whatever a run says is plain text here, never markup or control codes."""
+"""Draw a frame in the terminal."""
 
 from __future__ import annotations
 

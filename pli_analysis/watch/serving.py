@@ -1,4 +1,4 @@
-"""A run's report as a page that this machine alone can see, made anew while the run trains."""
+"""Serve the report on this machine and rebuild it while the run trains."""
 
 from __future__ import annotations
 

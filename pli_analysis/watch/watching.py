@@ -1,4 +1,4 @@
-"""A run looked at again and again while it trains: never locked, never written to, and never taken to be at rest.
+"""Read what is new in a run, again and again.
 
 Anything may be half there at the moment of a look: then what was seen last stands, a line says what is missing, and the
 next look tries again.

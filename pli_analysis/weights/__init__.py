@@ -1,1 +1,1 @@
-"""Weights read at reading speed: tensors through all checkpoints, sums over their parts, kept by content."""
+"""Read weights fast: tensors over all checkpoints, sums over parts, cached by content."""

@@ -1,4 +1,4 @@
-"""Memory that is used again and again: pages new to a process cost more than what is read into them.
+"""Pool of reusable memory buffers.
 
 It begins at a page's begin. Some processors copy five times slower to where an address, within its page, is a few bytes
 above that of the source; numpy's large arrays begin 16 bytes into a page, and so collide with many a tensor in a file.

@@ -1,4 +1,4 @@
-"""A tensor followed a piece at a time, so that what a core works on stays in its cache.
+"""Process large tensors in chunks that fit into a core's cache.
 
 A piece is a stretch of the first axis. It lies in one place of each file, and is a tensor with a track of its own: some
 of the heads, groups or FFN units where the axis numbers those, and some rows of all of them where it does not.
@@ -100,9 +100,11 @@ def stretch(view_of: TensorView, steps: Steps, start: int, stop: int) -> TensorV
 def _visit(visit: Visit, steps: Steps, start: int, stop: int, parts: int) -> Visit:
     """A visit to some steps only, each of which has so many parts; 0 where each has something of all parts."""
     donor = stretch(visit.donor, steps, start, stop) if visit.donor else None
-    relatives = visit.relatives
+    donor_parts = visit.donor_parts
     if parts:
-        relatives = tuple(one and (one[0], one[1] - start * parts) for one in relatives[start * parts : stop * parts])
+        donor_parts = tuple(
+            one and (one[0], one[1] - start * parts) for one in donor_parts[start * parts : stop * parts]
+        )
     copied = visit.copied
     if steps.factor == "unit" and copied is not None:
         copied = min(max(copied - start, 0), stop - start)
@@ -111,7 +113,7 @@ def _visit(visit: Visit, steps: Steps, start: int, stop: int, parts: int) -> Vis
         number=visit.number,
         wanted=visit.wanted,
         donor=donor,
-        relatives=relatives,
+        donor_parts=donor_parts,
         copied=copied,
     )
 
@@ -125,7 +127,9 @@ def _correspond(track: TensorTrajectory, steps: Sequence[Steps]) -> bool:
     for visit, step in zip(track.visits, steps, strict=True):
         if visit.donor is not None and steps_of(visit.donor, track.axes) != step:
             return False
-        known = {number: relatives for number, relatives in enumerate(visit.relatives) if relatives is not None}
-        if step.factor in ("head", "group") and any(relatives != (True, number) for number, relatives in known.items()):
+        known = {number: donor_parts for number, donor_parts in enumerate(visit.donor_parts) if donor_parts is not None}
+        if step.factor in ("head", "group") and any(
+            donor_parts != (True, number) for number, donor_parts in known.items()
+        ):
             return False
     return True

@@ -1,4 +1,4 @@
-"""What tells the content of a checkpoint apart from another's without reading its weights: keys for what is kept."""
+"""Cache keys from hashes of checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every tensor measured at every checkpoint: as little as possible read, shared over threads, kept by content.
+"""Measure every tensor at every checkpoint, in threads, with a cache.
 
 What a checkpoint's measures are made of are three sets of weights: its own, those of the checkpoint before, and birth
 weights. So they are kept under a hash of those files' hashes: a second call reads nothing, a call while training goes

@@ -1,4 +1,4 @@
-"""Sums of squares over the parts of a tensor, of its weights and of their distances from others.
+"""Sums of squares over the parts of a tensor.
 
 Float32 tensors beyond `EXACT` numbers are squared in float32 along runs of at most `RUN` numbers, and runs are summed
 in float64. One run errs by at most 37 · 2⁻²⁴ where it is added up in 32 lanes of 32 squares each, as a BLAS does, and

@@ -1,4 +1,4 @@
-"""A tensor that keeps its shape followed through all checkpoints by one compiled loop, as fast as it can be read.
+"""The same sums in one compiled loop (numba).
 
 numpy takes five passes over memory for the squares of a tensor and of two differences from it, and goes back to Python
 between any two. The loop here reads a block of the tensor at one checkpoint after another and goes over it once. Numba
@@ -54,19 +54,19 @@ def sums(track: TensorTrajectory, pool: BufferPool, kernel: Kernel) -> np.ndarra
     own, theirs = lines(track)
     for block in blocks(folds, BLOCK):
         run = divisor(block.folds[2], RUN)
-        steps_left = pool.take("fused", (4, block.size // run, run))
-        own.read(slice(0, 1), block, steps_left[:1], pool)
-        steps_left[BEFORE] = steps_left[BIRTH]
+        buffer = pool.take("fused", (4, block.size // run, run))
+        own.read(slice(0, 1), block, buffer[:1], pool)
+        buffer[BEFORE] = buffer[BIRTH]
         for first in range(0, len(visits), together):
             some = slice(first, min(first + together, len(visits)))
             count = some.stop - first
             of_block = np.zeros((5, count, block.folds[1]))
             files = (*own.handles(some, block, pool), *theirs.handles(some, block, pool))
-            if kernel(*files, steps_left.ctypes.data, steps_left, block.folds[2] // run, of_block) < count:
+            if kernel(*files, buffer.ctypes.data, buffer, block.folds[2] // run, of_block) < count:
                 return None
             found[:, some, block.part : block.part + block.folds[1]] += of_block
             if count % 2:
-                steps_left[BEFORE] = steps_left[1]
+                buffer[BEFORE] = buffer[1]
     return found if np.isfinite(found).all() else None
 
 
@@ -93,7 +93,7 @@ def _loop() -> Kernel:
         handles_of_donors: np.ndarray,
         offsets_of_donors: np.ndarray,
         address: int,
-        steps_left: np.ndarray,
+        buffer: np.ndarray,
         each: int,
         sums: np.ndarray,
     ) -> int:
@@ -102,15 +102,15 @@ def _loop() -> Kernel:
         Args:
             handles, offsets: of files, (visits,) in int64.
             handles_of_donors, offsets_of_donors: the same of donors; a handle below 0 for none.
-            address: of `steps_left`.
-            steps_left: (4, rows, run) in float32: birth weights, what was before in the third row, and two that are written.
+            address: of `buffer`.
+            buffer: (4, rows, run) in float32: birth weights, what was before in the third row, two that are written.
             each: rows in a row that belong to one part.
             sums: (5, visits, parts) in float64, added to.
 
         Returns:
             How many visits could be read whole.
         """
-        rows, run, parts = steps_left.shape[1], steps_left.shape[2], sums.shape[2]
+        rows, run, parts = buffer.shape[1], buffer.shape[2], sums.shape[2]
         width = 4 * rows * run
         for visit in range(handles.size):
             here, before = 1 + visit % 2, 2 - visit % 2
@@ -126,15 +126,15 @@ def _loop() -> Kernel:
                 whole, first, second = np.float32(0), np.float32(0), np.float32(0)
                 third, fourth = np.float32(0), np.float32(0)
                 for at in range(run):
-                    now = steps_left[here, row, at]
-                    near, far = now - steps_left[0, row, at], now - steps_left[before, row, at]
+                    now = buffer[here, row, at]
+                    near, far = now - buffer[0, row, at], now - buffer[before, row, at]
                     whole += now * now
                     first += near * near
                     second += far * far
                 if copied:
                     for at in range(run):
-                        donor = steps_left[3, row, at]
-                        apart = steps_left[here, row, at] - donor
+                        donor = buffer[3, row, at]
+                        apart = buffer[here, row, at] - donor
                         third += apart * apart
                         fourth += donor * donor
                 part = row // each % parts

@@ -1,4 +1,4 @@
-"""A tensor that keeps its shape, some numbers of it at several checkpoints at once.
+"""Read a tensor of constant shape at several checkpoints at once.
 
 What Python does is done once for them all, and what is compared lies in a core's cache. Where a tensor grows, or parts
 of it were copied from several donors, see `pli_analysis.weights.chunks`.
@@ -91,8 +91,8 @@ def _is_steady(track: TensorTrajectory) -> bool:
         return factor is None or (view_of.alive(factor) == alive and view_of.stored == first.stored)
 
     def copied_straight(visit: Visit) -> bool:
-        return not any(visit.relatives) or (
-            visit.donor is not None and visit.relatives == straight and like_first(visit.donor)
+        return not any(visit.donor_parts) or (
+            visit.donor is not None and visit.donor_parts == straight and like_first(visit.donor)
         )
 
     return all(like_first(visit) and copied_straight(visit) for visit in track.visits)
@@ -100,7 +100,7 @@ def _is_steady(track: TensorTrajectory) -> bool:
 
 def has_donor(visit: Visit) -> bool:
     """Whether a visit of a steady tensor has a donor to compare it with."""
-    return any(visit.relatives)
+    return any(visit.donor_parts)
 
 
 def blocks(folds: tuple[int, int, int], most: int) -> Iterator[Block]:
@@ -143,21 +143,21 @@ def stacks(track: TensorTrajectory, pool: BufferPool) -> Iterator[Stack]:
     for block in blocks(track.folds(visits[0], position.shape), BLOCK):
         height = min(max(STACK // block.size, 1), len(visits))
         # The row above those of now is what was before.
-        steps_left = pool.take("stack", (height + 1, block.size), position.wide)
-        birth = steps_left[1:2] if height == len(visits) else pool.take("birth", (1, block.size), position.wide)
+        buffer = pool.take("stack", (height + 1, block.size), position.wide)
+        birth = buffer[1:2] if height == len(visits) else pool.take("birth", (1, block.size), position.wide)
         for first in range(0, len(visits), height):
             stop = min(first + height, len(visits))
             if first:
-                steps_left[0] = steps_left[height]
-            own.read(slice(first, stop), block, steps_left[1 : stop - first + 1], pool)
+                buffer[0] = buffer[height]
+            own.read(slice(first, stop), block, buffer[1 : stop - first + 1], pool)
             if not first:
                 if not skip:
-                    steps_left[0] = steps_left[1]
+                    buffer[0] = buffer[1]
                 if height < len(visits):
-                    birth[0] = steps_left[1]
+                    birth[0] = buffer[1]
             some = slice(max(first, skip), stop)
             if some.start < stop:
-                previous, now = (steps_left[some.start - first + row : stop - first + row] for row in (0, 1))
+                previous, now = (buffer[some.start - first + row : stop - first + row] for row in (0, 1))
                 donors = pool.take("donors", now.shape, position.wide) if theirs.any(some) else None
                 if donors is not None:
                     theirs.read(some, block, donors, pool)

@@ -1,4 +1,4 @@
-"""One tensor of a layer followed by identity through the checkpoints, into memory that is used again and again.
+"""Follow one tensor through all checkpoints by layer id.
 
 Beside it stand its birth weights (rows that are born later join them at their own birth) and what it was one checkpoint
 earlier. At any moment a few arrays of one tensor's size are held, whatever the number of checkpoints.
@@ -41,14 +41,14 @@ class Visit(TensorView):
         number: of the checkpoint.
         wanted: whether anybody asked for it, or it is read for the sake of later ones.
         donor: the tensor of this name in the layer that this one was copied from.
-        relatives: for each part of the tensor its donor: (whether in `donor`, else in this very tensor; number there).
+        donor_parts: for each part its donor: (whether in `donor`, else in this very tensor; number there).
         copied: how many FFN units, the first ones, were copied from `donor` at birth; None for all of them.
     """
 
     number: int
     wanted: bool
     donor: TensorView | None = None
-    relatives: tuple[tuple[bool, int] | None, ...] = ()
+    donor_parts: tuple[tuple[bool, int] | None, ...] = ()
     copied: int | None = None
 
 
@@ -244,19 +244,22 @@ def _visits(
     for name in names(checkpoint, id):
         seen = view_of(checkpoint, id, name, sizes, locations)
         theirs: TensorView | None = None
-        relatives: tuple[tuple[bool, int] | None, ...] = ()
+        donor_parts: tuple[tuple[bool, int] | None, ...] = ()
         if donors and wanted and copied:
             if whole in lineage.stack and name in checkpoint.names_of_layers[whole]:
                 theirs = view_of(checkpoint, whole, name, sizes, locations)
-            relatives = _kin(checkpoint.anatomy, layer, name, seen.own, theirs is not None)
+            donor_parts = _donors_of(checkpoint.anatomy, layer, name, seen.own, theirs is not None)
         units = copied_units(layer) if theirs is not None else None
-        yield name, Visit(**vars(seen), number=number, wanted=wanted, donor=theirs, relatives=relatives, copied=units)
+        yield (
+            name,
+            Visit(**vars(seen), number=number, wanted=wanted, donor=theirs, donor_parts=donor_parts, copied=units),
+        )
 
 
-def _kin(
+def _donors_of(
     anatomy: Anatomy, layer: Layer, name: str, sizes: dict[str, int], cloned: bool
 ) -> tuple[tuple[bool, int] | None, ...]:
-    """Where the donor of each part of a tensor is: see `Visit.relatives`."""
+    """Where the donor of each part of a tensor is: see `Visit.donor_parts`."""
     found: list[tuple[bool, int] | None] = []
     for label in anatomy.labels(name, sizes):
         owner, theirs = donor(layer, label, sizes["member"]) or ("", "")
@@ -287,7 +290,7 @@ def counterpart(track: TensorTrajectory, seen: Seen, pool: BufferPool) -> Pair |
     copy was made correspond to none of the other's, and are left out.
     """
     visit, now = seen.visit, seen.now
-    if not any(visit.relatives):
+    if not any(visit.donor_parts):
         return None
     folds, theirs = track.folds(visit, now.shape), None
     if visit.donor is not None:
@@ -300,8 +303,8 @@ def counterpart(track: TensorTrajectory, seen: Seen, pool: BufferPool) -> Pair |
         )
         return Pair(mine, theirs, (1, 1, mine.size), np.array([mine.shape == theirs.shape]))
     straight = all(
-        relatives is not None and relatives[0] and relatives[1] == number
-        for number, relatives in enumerate(visit.relatives)
+        donor_parts is not None and donor_parts[0] and donor_parts[1] == number
+        for number, donor_parts in enumerate(visit.donor_parts)
     )
     if straight and theirs is not None and theirs.shape == now.shape:
         return Pair(now, theirs, folds, np.ones(folds[1], dtype=bool))
@@ -311,16 +314,16 @@ def counterpart(track: TensorTrajectory, seen: Seen, pool: BufferPool) -> Pair |
         own = tuple(visit.donor.own.items())
         others = theirs.reshape(_folds(track.anatomy, track.name, theirs.shape, own))
     has = np.zeros(folds[1], dtype=bool)
-    for number, relatives in enumerate(visit.relatives):
-        source = None if relatives is None else others if relatives[0] else mine
+    for number, donor_parts in enumerate(visit.donor_parts):
+        source = None if donor_parts is None else others if donor_parts[0] else mine
         if (
-            relatives is None
+            donor_parts is None
             or source is None
             or source.shape[::2] != laid.shape[::2]
-            or relatives[1] >= source.shape[1]
+            or donor_parts[1] >= source.shape[1]
         ):
             continue
-        laid[:, number], has[number] = source[:, relatives[1]], True
+        laid[:, number], has[number] = source[:, donor_parts[1]], True
     return Pair(now, laid.reshape(now.shape), folds, has)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a run at a step, in Hugging Face's own layout, there entirely or not at all.
+"""Write and read checkpoints atomically, in Hugging Face's layout.
 
 A checkpoint is written under a partial name, its files are synced, a manifest with their sizes and hashes goes in
 last, and one rename makes it appear. Everything is JSON or safetensors; nothing is pickled.

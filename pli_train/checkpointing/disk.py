@@ -1,4 +1,4 @@
-"""What a run's checkpoints take on disk, counted on paper."""
+"""Compute how much disk space a run's checkpoints will use."""
 
 from __future__ import annotations
 

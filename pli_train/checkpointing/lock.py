@@ -1,4 +1,4 @@
-"""One writer a run folder: a lock that the kernel lets go of when its process ends, however it ends."""
+"""Lock a run folder, so that only one process writes to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a run makes, which of them stay, and which keep the optimizer's state. Names in, names out.
+"""Decide which checkpoints a run makes, which it keeps, and which keep the optimizer state.
 
 All is a function of the names up to the newest, so that a resumed run ends with what an unbroken one has.
 """

@@ -1,4 +1,4 @@
-"""The state of a run at a step, copied to memory: training goes on while it is written."""
+"""Copy the state of a run to memory, so that training continues while it is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a run is, and the same in Hugging Face's words."""
+"""Training progress, and its form in Hugging Face's `trainer_state.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints written in the background: the loop waits for a copy in memory, and not for the disk."""
+"""Write checkpoints in a background thread and remove old ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each growth event of a schedule does at birth to logits, loss and gradient, on real text and without training.
+"""Measure what each growth event does to logits, loss and gradient at birth, without training.
 
 Two models stand side by side, one just before the event and one just after it, and read the same held-out blocks in
 eval mode (no dropout) and float32, so that float error is not taken for growth. Events follow each other as in a run,

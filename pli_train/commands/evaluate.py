@@ -1,4 +1,4 @@
-"""A checkpoint's loss over all held-out text, or over the blocks that its run's evaluations read."""
+"""Evaluate a checkpoint on all held-out text."""
 
 from __future__ import annotations
 

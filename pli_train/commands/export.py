@@ -1,4 +1,4 @@
-"""A run's last model as a clean Hugging Face folder with a model card: to be loaded, shared, or grown from.
+"""Export a run's last model as a Hugging Face folder with a model card.
 
 A checkpoint's weights are in their stock form already, so they are copied as they are, and checked against the
 checkpoint's hashes on the way. Whatever a user, a config or a corpus supplied is escaped in the card.

@@ -1,4 +1,4 @@
-"""Twins: a run forked at a checkpoint, with the same data order and randomness, and something else changed or nothing.
+"""Fork a run at a checkpoint: the twin has the same data order and randomness.
 
 A twin without the events to come is the counterfactual against which their effect is measured.
 """

@@ -1,4 +1,4 @@
-"""The growth of a run before any training: its stages, their size, and what they cost beside full depth."""
+"""Print a run's growth before training: stages, sizes, and FLOPs relative to full depth."""
 
 from __future__ import annotations
 

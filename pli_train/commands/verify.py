@@ -1,4 +1,4 @@
-"""Every file of every checkpoint of a run against what its manifest says, and every lineage against the run's."""
+"""Check every checkpoint of a run against its manifest."""
 
 from __future__ import annotations
 

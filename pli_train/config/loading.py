@@ -1,4 +1,4 @@
-"""A run's configuration: TOML in, one typed object out, one clear line for every mistake.
+"""Load a configuration from TOML, with one line for every mistake.
 
 A file may say `extends = "tiny"` to start from a preset or another file beside it.
 """

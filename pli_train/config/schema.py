@@ -1,4 +1,4 @@
-"""The sections of a run's configuration: every key, its type, its default and what it means.
+"""The sections of a configuration: every key with its type, default and meaning.
 
 Fields carry the field's own names (learning rate `optim.lr`, `train.batch_size` per device, `train.mlm_probability`,
 …). `config.py` fills them from files.

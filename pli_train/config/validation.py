@@ -1,4 +1,4 @@
-"""What is wrong in a configuration, one line a mistake, with the key that was probably meant."""
+"""Error lines for configurations, with the nearest valid key."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What both packages share: identity, anatomy, the run format, the command-line shell. No torch, no pandas."""
+"""What both packages share: lineage, anatomy, the run format, the command line."""

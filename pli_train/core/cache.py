@@ -1,4 +1,4 @@
-"""What can be computed again and is kept to save the time: files named by what went into them, under one folder.
+"""Cache of results that can be computed again, in the user's cache folder.
 
 The folder is `$PLI_CACHE`, else `$XDG_CACHE_HOME/pli`, else `~/.cache/pli`. It may be removed at any time.
 """

@@ -1,4 +1,4 @@
-"""What a user did that cannot work, said in one line: what, where, and what to do."""
+"""Exceptions whose message is one line for the user: what, where, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step, and the share of it that newborn and frozen parts have.
+"""Learning rate as a function of the step, with the share that newborn and frozen parts get.
 
 Pure functions and no scheduler object: a group of parameters that joins later cannot be left out of them, and a
 resumed run cannot find them at the wrong place. Analysis uses them too, so this module imports no torch and no

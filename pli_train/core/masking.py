@@ -1,4 +1,4 @@
-"""Masked tokens to predict, in BERT's proportions: one rule for training, evaluation and analysis."""
+"""Mask tokens in BERT's proportions, the same way in training, evaluation and analysis."""
 
 from __future__ import annotations
 

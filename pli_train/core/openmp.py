@@ -1,4 +1,4 @@
-"""OpenMP threads that spin only briefly while they wait, so that training shares its cores with other programs.
+"""Limit how long OpenMP threads spin while they wait.
 
 torch runs an operation on several threads and waits for the slowest after each. By default the others spin meanwhile
 (libgomp: 300 000 turns, milliseconds): on a busy machine they take the cores from the very thread that they wait for,

@@ -1,4 +1,4 @@
-"""Files that are written: whole or not at all, through links, and straight into devices and pipes.
+"""Write output files: atomically, through links, into devices and pipes.
 
 `write` is for files that a user named. `replace` is the primitive below it, for writers that want a path to write to
 and tell of errors in their own words.

@@ -1,4 +1,4 @@
-"""Every random choice of a run as a function of (run seed, what it is for, which one), with no state to carry.
+"""Derive every random seed from the run's seed, a purpose and a number.
 
 A resumed run, a twin and every rank of a cluster therefore draw the same without being told where the others are.
 """

@@ -1,4 +1,4 @@
-"""Blocks drawn from a text in strata, and what they say of the whole text.
+"""Draw blocks in strata, and estimate a mean with its standard error.
 
 The text's blocks are sorted by a number known beforehand (how hard a block is) and cut into strata of equal size; two
 blocks are drawn from each. A mean over them varies only as far as blocks of one stratum differ, and its standard error

@@ -1,4 +1,4 @@
-"""Tokenizers, loaded with settings of our own: the same tokens in training, evaluation and analysis.
+"""Load tokenizers safely, the same way in training, evaluation and analysis.
 
 A tokenizer's files may keep a truncation, a padding and a post-processor, which serve other uses: nothing is cut,
 filled up or put around a text here. Documents are closed by one end token, by whoever joins them.
@@ -135,7 +135,7 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def masking_rule(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, list[int]]:
-    """For `pli_train.core.masking.masked`: the mask token, how many tokens there are, and those that are never chosen."""
+    """For `core.masking.masked`: the mask token, how many tokens there are, and those that are never chosen."""
     mask: Any = tokenizer.mask_token_id
     return mask, size(tokenizer), sorted(tokenizer.all_special_ids)
 

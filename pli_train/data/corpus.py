@@ -1,4 +1,4 @@
-"""Text to blocks of token ids, or images to rows.
+"""Load a corpus: choose the source and tokenize it.
 
 A corpus of text is one file here that offers `read(data) -> Documents`: documents split into train and eval, and a
 fingerprint that changes when they do. `source_of` picks it. From there on everything is common: `tokens.py` tokenises

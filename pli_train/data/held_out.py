@@ -1,4 +1,4 @@
-"""The held-out text of a run: which blocks an evaluation reads, what they are asked, and what it found.
+"""The held-out blocks: which are drawn for evaluations, their masks, and their loss.
 
 A block's masks are a function of its place in the held-out text, so that it is asked the same whoever draws it, at
 every step, at any context, and by `pli_analysis` from what the run keeps of the draw.

@@ -1,4 +1,4 @@
-"""What the model is asked to predict: the next token (causal-lm), the masked ones (masked-lm), or an image's class."""
+"""Training objectives: causal LM, masked LM, image classification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batch of each step, made in the background while the step before it trains."""
+"""Make the next batch in the background."""
 
 from __future__ import annotations
 

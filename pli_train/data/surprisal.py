@@ -1,6 +1,6 @@
-"""How hard each held-out block is, known before any training: its surprisal under bigrams of the training text.
+"""Bigram surprisal of each held-out block, used to draw blocks in strata.
 
-Evaluations draw their blocks in strata of it (`pli_train.core.sampling`). It need not be a good model, only to rank blocks
+Evaluations draw their blocks in strata of it (`core.sampling`). It need not be a good model, only to rank blocks
 as trained models do.
 """
 

@@ -1,4 +1,4 @@
-"""Documents to token ids, once: a tokenizer trained or loaded, and two memory-mapped arrays in a cache.
+"""Tokenize documents once, into memory-mapped arrays in the cache.
 
 They lie below `cache.root()` in a folder named by what went in: corpus, split and tokenizer settings. A folder
 appears by one rename, so it is whole or absent.

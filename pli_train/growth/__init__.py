@@ -1,1 +1,1 @@
-"""Growth: which operators exist, when they act, and how newborn parts start."""
+"""Growth: operators, schedules, and initializers of new layers."""

@@ -1,4 +1,4 @@
-"""A model and its optimizer that grow in place, in whatever loop trains them.
+"""Grow a model and its optimizer in place, in any training loop.
 
 This is growth without the rest of a run: one's own loop and Hugging Face's Trainer both use it. Whatever an event does
 to the pace of learning hangs on the optimizer's own step, before and after it, so that a loop and a learning-rate

@@ -1,4 +1,4 @@
-"""Layers that change nothing at birth.
+"""Initialize layers that leave the model's output unchanged.
 
 Pre-LN (x + f(norm(x))): a branch whose output projection is zero adds zero, so the layer is the identity. For Llama
 this is LLaMA Pro's block expansion (Wu et al. 2024, arXiv:2401.02415).

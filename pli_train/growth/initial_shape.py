@@ -1,4 +1,4 @@
-"""What a run begins with, as far as a schedule needs to know it."""
+"""The shape of the model at step 0, against which a schedule is checked."""
 
 from __future__ import annotations
 

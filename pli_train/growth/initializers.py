@@ -1,4 +1,4 @@
-"""How the weights of a newborn layer start.
+"""Initializers of new layers: random, clone, clone with noise, identity, average.
 
 An initialiser takes the place of birth and returns a new module; it never touches a layer that is there. Each is drawn
 on the CPU from a seed of its own, so that every rank, every device and every resumed run makes the same newborn.

@@ -1,4 +1,4 @@
-"""When growth happens: from a schedule as written to events in order, each at its step.
+"""Parse a growth schedule and assign a step to each event.
 
 The short form is the seed's: `0.1@1 0.2@1 0.3@2` inserts at 10 % of training at index 1, and so on; a whole number
 before the `@` counts steps.

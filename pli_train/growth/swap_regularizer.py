@@ -1,4 +1,4 @@
-"""Two layers in each other's place for one step, as a regulariser.
+"""Swap two layers for a single step, as a regularizer.
 
 With some probability a training step is done with a pair of layers swapped, adjacent ones or any two; the next step
 finds them where they were. Nothing of it lasts but the gradients: lineage and checkpoints know only each layer's own

@@ -1,4 +1,4 @@
-"""Growth inside other people's training loops."""
+"""Growth inside other training loops."""
 
 from __future__ import annotations
 

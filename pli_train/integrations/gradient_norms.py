@@ -1,4 +1,4 @@
-"""Gradient norms by part in Hugging Face's Trainer, as a callback.
+"""Gradient norms by part in Hugging Face's Trainer.
 
 Trainer clips gradients before it calls `on_pre_optimizer_step`, and offers callbacks no moment between that and the
 backward pass. So, on a step that is measured, each parameter gets a hook that autograd calls once the parameter's

@@ -1,4 +1,4 @@
-"""What GrowthCallback keeps beside Trainer's own checkpoints, so that analysis finds each event's two sides.
+"""What GrowthCallback keeps beside Trainer's checkpoints: states around events, held-out tokens, scalars.
 
     OUTPUT_DIR/_growth/
       checkpoint-0/           the model as training began

@@ -1,4 +1,4 @@
-"""The held-out tokens of somebody else's training: rows drawn from an evaluation data set, kept as a run keeps them."""
+"""Draw held-out tokens from an evaluation data set."""
 
 from __future__ import annotations
 

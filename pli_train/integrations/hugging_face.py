@@ -1,4 +1,4 @@
-"""Growth in Hugging Face's Trainer, as a callback.
+"""Growth in Hugging Face's Trainer.
 
 The model and the optimizer grow in place between two updates, and no parameter group is added, so that Trainer's
 scheduler, clipping, accumulation and logging go on as they were. A state dict of the model is always its stock form

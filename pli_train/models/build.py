@@ -1,4 +1,4 @@
-"""The model: built from a config, a local folder or a hub name, and its stack, which grows."""
+"""Build a model from a config, a local folder or a hub name; insert and swap its layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floating-point operations of training, counted on paper.
+"""Count parameters and FLOPs of training.
 
 Per token, forward and backward together: 6 for each weight of a matrix product (2 forward, 4 backward; Kaplan et al.
 2020, arXiv:2001.08361), and 12 · heads · their size · context for attention's two products of activations in each layer

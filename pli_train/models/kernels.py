@@ -1,4 +1,4 @@
-"""The same functions computed faster: fused activations, and layers compiled one by one."""
+"""Faster kernels: fused activations, and layers compiled one by one."""
 
 from __future__ import annotations
 

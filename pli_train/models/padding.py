@@ -1,4 +1,4 @@
-"""The stock form of a grown model: what plain transformers can load.
+"""Pad a grown model to the form that plain transformers loads.
 
 A family's config has one number of heads and one FFN width for all layers, and in most families heads × their size must
 be the model's width. A layer that has fewer is padded: rows of Q, K, V that are zero and, so that they say nothing,

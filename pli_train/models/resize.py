@@ -1,4 +1,4 @@
-"""A layer's tensors laid out anew along its heads or its FFN units.
+"""Resize a layer's tensors along heads or FFN units.
 
 Slimming a layer to fewer heads, padding it for plain transformers, adding heads, widening the FFN: all are one
 operation, a choice of rows. Along a growable factor of a tensor's axes (`head`, or `group` where heads share K and V,

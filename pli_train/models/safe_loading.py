@@ -1,4 +1,4 @@
-"""A model as a checkpoint keeps it: every file is checked here before transformers sees any of it.
+"""Load a model safely: every file is checked before transformers reads it.
 
 A checkpoint may come from anywhere. transformers reads nothing of its folder by itself: it gets a config of known
 keys and tensors that are already in memory, so that no name in a file leads out of the folder, no key of a config

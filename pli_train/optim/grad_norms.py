@@ -1,4 +1,4 @@
-"""Norms of the gradient by part: each head, FFN, layer, its norms, the embeddings; and of updates over weights.
+"""Norms of gradients and updates by part: heads, FFNs, layers, norms, embeddings.
 
 On a step that is measured each parameter's gradient is read once, and the L2 norms of its rows of parts go into one
 vector that stays allocated. The total for clipping is the norm of that vector. It is copied to the host without

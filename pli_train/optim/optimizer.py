@@ -1,4 +1,4 @@
-"""AdamW over a model that grows: its groups, and its state by the identity of what it belongs to.
+"""AdamW over a growing model, with its state stored by layer id.
 
 Growth changes an optimizer in place: a newborn parameter joins the group of the one it descends from, one that grew
 takes the place of the old one, and no group is ever added, so that a scheduler sees what it saw before. On disk the

@@ -1,4 +1,4 @@
-"""Adam's step count for each row of a tensor whose rows have had different numbers of updates.
+"""Adam's step count for each row of a tensor.
 
 PyTorch's Adam counts the updates of a parameter in one number, `step`. A row that was born inside an older tensor, or
 that was frozen for a while, has had fewer updates. Corrected for bias by the tensor's number, the first update of a

@@ -1,4 +1,4 @@
-"""One update of a parameter whose rows do not all move alike.
+"""Update a tensor whose rows have different learning rates or step counts.
 
 Some rows may be frozen, some may have a lower pace than the optimizer's learning rate, and some may have had fewer
 updates than their tensor (see `row_steps`). The optimizer knows nothing of rows: it makes its update of the whole

@@ -1,4 +1,4 @@
-"""How fast each part may move after an event: newborn parts that warm up alone, and old ones that wait.
+"""Scale updates after a growth event: warm up newborn parts, freeze old ones.
 
 `rewarm-new` lets the learning rate of what was born at an event climb; `freeze_steps` holds everything still that was
 there before. Both may speak of rows inside a tensor (a head, FFN units), which an optimizer's groups cannot: so an

@@ -1,4 +1,4 @@
-"""Memory of large tensors is kept between steps.
+"""Keep the memory of large tensors between steps.
 
 The C library hands a large tensor's memory back to the kernel when it is freed, and the kernel clears every page before
 it gives it out again: a training step of a small model on a CPU spends a fifth of its time on that. Told to keep what

@@ -1,4 +1,4 @@
-"""Callbacks: how progress, TensorBoard, gradient norms and user code follow a run without changing its loop."""
+"""Callbacks: follow a run without changing its loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices and precision of a run."""
+"""Choose device and precision."""
 
 from __future__ import annotations
 

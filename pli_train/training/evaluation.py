@@ -1,4 +1,4 @@
-"""Evaluations of a run: the loss on held-out blocks, at every evaluation the same ones."""
+"""Evaluate the loss on held-out blocks during a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient norms of a run, logged as it trains."""
+"""Callback: log gradient norms by part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growth in a run: which events are due at a step, and how they are applied."""
+"""Apply the growth events that are due at a step."""
 
 from __future__ import annotations
 

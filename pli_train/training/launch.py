@@ -1,4 +1,4 @@
-"""Start a new run in a folder that does not exist yet, or resume one at its newest checkpoint."""
+"""Start a new run, or resume one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of a run on stderr: a bar with throughput and time left, and a line for each growth event."""
+"""Callback: show progress on stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything about a run that is known before its first step."""
+"""Everything that is known about a run before its first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was made of: the document in `run.json`."""
+"""The document in `run.json`: config, versions, seed, command line."""
 
 from __future__ import annotations
 

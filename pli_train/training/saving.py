@@ -1,4 +1,4 @@
-"""Checkpoints of a run, copied to memory by the loop and written by a thread."""
+"""Save checkpoints during a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request to stop, by Ctrl-C or from the system, kept until the loop has a moment for it."""
+"""Stop a run cleanly on Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changes while a run trains: model, optimizer, lineage, progress."""
+"""The state of a run: model, optimizer, lineage, progress."""
 
 from __future__ import annotations
 

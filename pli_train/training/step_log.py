@@ -1,4 +1,4 @@
-"""What a run logs every few steps: losses of all steps since, learning rates, size, throughput."""
+"""Log losses, learning rates, model size and throughput every few steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scalars to TensorBoard event files, the only place where a run keeps them."""
+"""Callback: write scalars to TensorBoard event files."""
 
 from __future__ import annotations
 

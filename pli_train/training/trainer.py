@@ -1,4 +1,4 @@
-"""The training loop: a model that grows while it trains.
+"""The training loop of a model that grows.
 
 Step s means that s optimizer updates are done; growth that is due at s happens between update s and update s + 1.
 Everything random is a function of the run's seed and the step, so the loop carries no random state. `launch` puts a

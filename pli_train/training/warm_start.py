@@ -1,4 +1,4 @@
-"""Growing from a run that is there: whose weights a run begins with.
+"""Start a run from the weights of another run or model.
 
 `model.name_or_path` may name a run folder (then its newest whole checkpoint is meant), a checkpoint folder of a run, or
 an exported model. All become a plain model folder, with what plain folders cannot say filled in from the lineage

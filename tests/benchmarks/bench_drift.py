@@ -91,13 +91,13 @@ def warm(folder: Path) -> np.ndarray:
         for names in c.names_of_layers.values()
         for full in names.values()
     ]
-    steps_left = memoryview(bytearray(WARM))
+    buffer = memoryview(bytearray(WARM))
     began = clock()
     for position in locations:
         left, offset = 4 * int(np.prod(position.shape)), position.offset
         handle = os.open(position.path, os.O_RDONLY)
         while left:
-            got = os.preadv(handle, [steps_left[: min(left, WARM)]], offset)
+            got = os.preadv(handle, [buffer[: min(left, WARM)]], offset)
             left, offset = left - got, offset + got
         os.close(handle)
     return clock() - began

@@ -71,10 +71,10 @@ def opened(folder: Path, most: int):
 
 def warm(folder: Path, most: int) -> np.ndarray:
     """Read the weights of the first checkpoints into one buffer."""
-    steps_left, began = bytearray(WARM), clock()
+    buffer, began = bytearray(WARM), clock()
     for checkpoint in opened(folder, most).checkpoints:
         with (checkpoint.path / run_folder.WEIGHTS).open("rb", buffering=0) as file:
-            while file.readinto(steps_left):
+            while file.readinto(buffer):
                 pass
     return clock() - began
 

@@ -2,7 +2,7 @@
 
 Small runs shaped as the default preset are trained. At each of their events every held-out block is read by the model
 before and after, which gives the truth; then blocks are drawn again and again as a run draws them, and an interval is
-computed from each draw as `pli_analysis.metrics.disturbance.at_event` does, once with all of its blocks and once with the first 16.
+computed from each draw as `metrics.disturbance.at_event` does, once with all of its blocks and once with the first 16.
 95 % of the intervals should hold the truth. The same is asked of the eval loss before the event.
 
 With --old the rule of before is shown too: as many blocks in a row from a random place, treated as independent.

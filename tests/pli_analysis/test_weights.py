@@ -209,9 +209,9 @@ def test_long_sums_of_the_compiled_loop_are_those_of_float64(folds, kernel, tmp_
     for name, array in {"birth": birth, "moved": moved}.items():
         save_file({"x": array}, tmp_path / name)
         sights.append(TensorView(locations_of(tmp_path / name)["x"], {}, 0, None))
-    (old, new), relatives = sights, {"donor": sights[0], "kin": ((True, 0),)}
+    (old, new), donor_parts = sights, {"donor": sights[0], "kin": ((True, 0),)}
     message = [
-        Visit(**vars(view_of), number=n, wanted=True, **(relatives if n else {}))
+        Visit(**vars(view_of), number=n, wanted=True, **(donor_parts if n else {}))
         for n, view_of in enumerate([old, new, new, old])
     ]
 

@@ -235,9 +235,9 @@ class Reference:
                     wanted = torch.as_tensor(mine.get(entry, 0.0)).expand(found.shape)
                     # Moments are far below 1, so they are also held to a share of the largest: torch's own clipping
                     # adds up in float32, and Adam's weight decay takes the last bits of the weights along.
-                    steps_left = 1e-6 if entry == "weights" else min(1e-6, 1e-5 * wanted.abs().max().item())
+                    free = 1e-6 if entry == "weights" else min(1e-6, 1e-5 * wanted.abs().max().item())
                     where = (step, name, segment.rows, segment.born, entry)
-                    assert (found - wanted).abs().max().item() <= steps_left, where
+                    assert (found - wanted).abs().max().item() <= free, where
 
 
 def copied(state):

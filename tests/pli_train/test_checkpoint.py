@@ -240,7 +240,10 @@ def test_every_boundary_is_passed(position, made, tmp_path, fail_at):
 
 def test_a_fault_is_asked_for_by_the_environment(tmp_path):
     ask = {"PLI_FAULT": "renamed:sigkill:2", "PLI_FAULT_LOG": str(tmp_path / "log")}
-    code = "from pli_train.core.run_format.faults import boundary\nfor _ in range(3): boundary('run-synced'); boundary('renamed')"
+    code = (
+        "from pli_train.core.run_format.faults import boundary\n"
+        "for _ in range(3): boundary('run-synced'); boundary('renamed')"
+    )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **ask})
     assert done.returncode == -9
     assert (tmp_path / "log").read_text() == "renamed:sigkill:2\n"

@@ -1,8 +1,7 @@
-"""Groups of runs compared on one axis: loss at equal steps, tokens, FLOPs or seconds, and speed-up to reach a loss.
+"""Compare groups of runs: loss at equal steps, tokens, FLOPs or seconds, and speed-up to reach a loss.
 
 Speed-up is what the reference needs ÷ what the group needs for the same loss; over seeds it is a ratio of geometric
-means. Intervals are of `pli_analysis.metrics.comparison.group_difference`: over pairs of runs of one seed where two groups have them, else
-Welch's.
+means. Intervals are of `group_difference`: over pairs of runs of one seed where two groups have them, else Welch's.
 """
 
 from __future__ import annotations

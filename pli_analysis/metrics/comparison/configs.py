@@ -1,4 +1,4 @@
-"""Several runs as tables: what each is, and what their configs differ in.
+"""Describe several runs, and list the differences of their configs.
 
 Columns of `runs`, one row a run:
     run, group    its name, and that of the runs that differ from it by seed alone

@@ -1,4 +1,4 @@
-"""The loss of a run over steps, tokens, FLOPs and seconds, read from whatever a path may be (`pli_analysis.runs.paths`).
+"""Loss curves over steps, tokens, FLOPs and seconds, and where they reach a given loss.
 
 A run reaches a loss where its smoothed curve first comes down to it, linearly interpolated between points. A loss that
 it never reaches, or is below at its first point, is missing.

@@ -1,4 +1,4 @@
-"""Two groups of runs that differ by seed: difference of their means, its 95 % interval, and an exact test.
+"""Difference of two groups of seeds: 95 % interval and exact permutation test.
 
 The unit is the run: values are one number a run, and a group of one run has no interval.
 """

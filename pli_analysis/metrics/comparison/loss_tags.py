@@ -1,4 +1,4 @@
-"""Which scalar runs are compared by: one that all of them have, never one's training loss with another's eval loss."""
+"""Choose the loss that all runs have in common."""
 
 from __future__ import annotations
 

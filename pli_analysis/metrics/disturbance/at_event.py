@@ -1,4 +1,4 @@
-"""What lies between two states of a model on the same tokens, without training: outputs, losses, gradients.
+"""Compare two states of a model on the same tokens: outputs, losses, gradients.
 
 Both states read the same blocks in eval mode and float32, side by side. Sums are in float64.
 """

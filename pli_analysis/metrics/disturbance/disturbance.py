@@ -1,4 +1,4 @@
-"""Disturbance: what each growth event did to the loss and to the layers that were there before it.
+"""Disturbance: the effect of each growth event on the loss and on the older layers.
 
 *Instant* is what lies between the two checkpoints around an event, with no training between them: see `instant`.
 *Dynamic* is what training did in a window behind it: see `aftermath` for the loss and `movement` for layers. A layer's
@@ -15,7 +15,7 @@ Columns of `events`, one row a step with events:
     loss_before, loss_after  eval loss on both sides, as training logged it
     window        steps on each side that all that follows looks at, or as many as there are to the next event
     against       what the loss is held against: the name of a twin, or `trend`
-    spike, recovery, recovered, area, late, noise   of `aftermath.LossResponse`; where `recovered` is false, `recovery` is
+    spike, recovery, recovered, area, late, noise   of `loss_response`; where `recovered` is false, `recovery` is
                   how long was looked
     reach         steps on each side, at most those of the window, over which spike and area are held against placebo
                   steps, and all against their trends: the most for which there are 20 of these, else those for which

@@ -1,4 +1,4 @@
-"""A run around its growth events: which checkpoints stand on either side, what an event touched, who is its twin."""
+"""The checkpoints, layers and twins around a growth event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers around growth events, beside layers around steps without any: rows for `pli_analysis.metrics.disturbance.disturbance`.
+"""Effect of growth events on layers, compared with placebo steps.
 
 A layer has *components* at a step: what changed in it on the spot, and how its pace changed. Placebo steps have them
 too, so that each component can be told in deviations of what is usual for this layer. A table of components has a row a

@@ -1,4 +1,4 @@
-"""How fast layers move on both sides of a step.
+"""Speed of layers before and after a step.
 
 A layer's speed over a stretch is ‖θ(end) − θ(start)‖ ÷ (‖θ(end)‖ · Σ learning rates). It depends on how long the
 stretch is (noise cancels over longer ones), so only stretches of one length are compared.

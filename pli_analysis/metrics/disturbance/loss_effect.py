@@ -1,4 +1,4 @@
-"""The loss around growth events, beside that around steps without any: rows for `pli_analysis.metrics.disturbance.disturbance`."""
+"""Effect of growth events on the loss, compared with placebo steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the loss of training did after a step: a spike, when it was gone, and what it cost.
+"""Response of the loss after a step: spike, recovery, area.
 
 The loss is held against what was to be expected: the twin's loss on the same batches, or the trend of the steps
 before. Spike and recovery are read off the excess smoothed by a running median, as one bad batch is no spike; area and

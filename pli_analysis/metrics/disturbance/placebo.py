@@ -1,4 +1,4 @@
-"""How unusual a number is beside the same number at steps where nothing happened.
+"""Placebo steps: p-values and scores relative to steps without an event.
 
 A placebo is a step of the same run, or of its twin, treated as if it had a growth event. It has none within the steps
 that are compared, lies in the same phase of the learning rate as the step it is compared with, and within a factor of

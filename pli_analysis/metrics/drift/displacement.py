@@ -1,4 +1,4 @@
-"""How far the parts of each tensor have moved: sums of squares, and the spectrum of what changed."""
+"""Sums of squares behind drift, and spectra of weight changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drift: how far a part has moved from its birth weights, how fast, by which way, and how far from its donor.
+"""Drift: distance of each part from its birth weights and its donor, path length and speed.
 
 θ(t) are a part's weights at step t and θ(b) those right after its creation, noise included. A part is followed by
 its identity: what sits at its old index after an insertion does not matter. Sums over parts are in float64; see
@@ -29,13 +29,13 @@ Columns of the table, one row for each part and checkpoint:
     efficiency  ‖θ(t) − θ(b)‖ ÷ path: 1 for a straight path; empty where nothing moved, and where `growth_path` is above
                 0, since the distance then includes what growth changed
     speed       ‖θ(t_k) − θ(t_{k−1})‖ ÷ (‖θ(t_k)‖ · Σ learning rates of the steps between), the layer's own rates by
-                `pli_analysis.metrics.drift.rates`; empty at birth, between two checkpoints of one step, and where no rate is
+                `metrics.drift.rates`; empty at birth, between two checkpoints of one step, and where no rate is
                 known
     donor       the part it was copied from, if any
     donor_distance  ‖θ(t) − θ_donor(t)‖ ÷ ‖θ_donor(t)‖ at the same checkpoint, over what was copied from the donor:
                 heads and FFN units that either of them got later are left out; empty without a donor
 
-On request, for heads (`gauge`), see `pli_analysis.metrics.drift.products`; biases of Q, K and V are a further column of them:
+On request, for heads (`gauge`), see `metrics.drift.products`; biases of Q, K and V are a further column of them:
     qk          ‖QᵀK − Q(b)ᵀK(b)‖ ÷ ‖Q(b)ᵀK(b)‖, the same whatever invertible G turns Q into GQ and K into G⁻ᵀK. With
                 rotary positions the root mean square of ‖QᵀRK − Q(b)ᵀRK(b)‖ over relative positions, R being their
                 rotation, in the same ratio: the same for any G that commutes with these. Empty where queries and keys

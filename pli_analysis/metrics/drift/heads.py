@@ -1,4 +1,4 @@
-"""A head's queries, keys, values and outputs as matrices, whatever tensors a family keeps them in."""
+"""Queries, keys, values and outputs of a head as matrices, in every family."""
 
 from __future__ import annotations
 

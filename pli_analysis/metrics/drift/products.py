@@ -1,4 +1,4 @@
-"""What takes products of matrices: a change's spectrum, and a head's change apart from the basis it is written in.
+"""Spectrum of a change, and distances of QK and OV products that do not depend on the basis.
 
 Attention uses a head's values and outputs only through OᵀV. Any invertible G turns V into GV and O into G⁻ᵀO and
 changes nothing that the head computes; ‖OᵀV − O₀ᵀV₀‖ is 0 then too.

@@ -1,7 +1,7 @@
-"""The learning rates of a run: added up over steps, and the phase of the schedule that a step lies in.
+"""Learning rates summed over steps, and the phase of the learning-rate schedule.
 
 A run of ours has them in closed form, from the config in its `run.json` and the events in its lineage: the same
-functions that training uses (`pli_train.core.learning_rate`), whatever `train.log_every` is. Runs of others have no such
+functions that training uses (`core.learning_rate`), whatever `train.log_every` is. Runs of others have no such
 config; there the logged rates are interpolated.
 """
 
@@ -62,7 +62,7 @@ def rates_of(run: Run) -> Rates:
 
 @dataclass(frozen=True)
 class Optim:
-    """The fields of a run's [optim] section that decide its learning rate: see `pli_train.config.schema.OptimConfig`."""
+    """The fields of a run's [optim] section that decide its learning rate: see `OptimConfig`."""
 
     lr: float
     lr_end: float

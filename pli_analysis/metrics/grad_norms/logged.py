@@ -1,4 +1,4 @@
-"""Gradient norms by part: as training logged them, and around each growth event.
+"""Gradient norms by part as logged, and around each growth event.
 
 The norm of a part is the L2 norm of its share of the gradient before clipping: squares over all parts sum to the square
 of the total. A part is followed by its identity through growth.

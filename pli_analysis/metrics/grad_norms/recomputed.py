@@ -1,4 +1,4 @@
-"""Gradient norms at checkpoints, computed anew on the same tokens at every one, without dropout.
+"""Gradient norms recomputed at checkpoints on the same tokens.
 
 Columns of the table, one row for each part and checkpoint:
     part, level, layer, index, norm     as in `pli_analysis.metrics.grad_norms.logged`

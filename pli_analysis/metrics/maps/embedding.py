@@ -1,4 +1,4 @@
-"""A map of a run: every part at every checkpoint as one point of a plane, all fitted together.
+"""Map of a run: every part at every checkpoint as a point in one plane.
 
 Columns of the table, one row for each point:
     part        layer id (`c`), head id (`c.h3`) or FFN (`c.ffn`)

@@ -1,4 +1,4 @@
-"""Distances between many long vectors in memory of the square of their number, whatever their length.
+"""Distances between long vectors, exact or sketched, with bounded memory.
 
 Vectors come in blocks of columns. Each is told as its *step*: what it differs by from the one it came from (its source;
 the mean of the others, where there is none). Inner products of steps are added up in float64, block by block, and

@@ -1,4 +1,4 @@
-"""Points in the plane, kept by content: t-SNE and UMAP take seconds, and the same distances give the same points.
+"""Cache of t-SNE and UMAP results.
 
 A plane is kept under a hash of the squared distances, the method, a version of ours, and those of the libraries that
 draw it. So a second call imports none of these, and a new version of one draws anew.

@@ -1,4 +1,4 @@
-"""The points of a map: one for each part at each checkpoint, in an order in which each comes after what it came from.
+"""The points of a map: each part at each checkpoint.
 
 A point's *source* is the same part at the checkpoint before; for a newborn's first point it is the donor at the same
 checkpoint; what was drawn at random has none. Differences between a point and its source are what is measured: two

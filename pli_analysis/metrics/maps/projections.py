@@ -1,4 +1,4 @@
-"""Points in the plane from the distances between them: PCA, t-SNE, UMAP. The same distances give the same points."""
+"""Project distances to the plane with PCA, t-SNE or UMAP; trustworthiness."""
 
 from __future__ import annotations
 

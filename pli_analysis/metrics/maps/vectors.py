@@ -1,4 +1,4 @@
-"""The vectors of many points, some columns at a time: never all points by all columns in memory.
+"""The vectors of a map's points, read a few columns at a time.
 
 A source of vectors has `points`, `width` (columns in all) and `blocks()`, which yields arrays of (points, columns).
 

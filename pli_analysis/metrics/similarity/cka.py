@@ -1,4 +1,4 @@
-"""How alike two representations are: debiased CKA, orthogonal Procrustes, and overlap of nearest neighbours.
+"""Debiased CKA, orthogonal Procrustes, overlap of nearest neighbors.
 
 A representation is (batches, samples, width): the samples of a batch come from different sequences, so that they can
 count as independent. Widths may differ.

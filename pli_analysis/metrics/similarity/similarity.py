@@ -1,4 +1,4 @@
-"""How alike the layers of models are in what they put out on a text: between layers, over time, between runs.
+"""Similarity of layer outputs: between layers, over time, between runs.
 
 Columns of the table, one row for each pair:
     run_a, layer_a, checkpoint_a, step_a, index_a       one of the two: run, layer id, checkpoint, its step, and

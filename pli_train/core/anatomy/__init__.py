@@ -1,4 +1,4 @@
-"""Where a model keeps its layers, heads and FFNs: which slice of which tensor belongs to which part.
+"""Anatomy: which slice of which tensor belongs to which layer, head or FFN. One table per model family.
 
 Each family is one table, `<model_type>.toml` beside this file. For every tensor of a layer it gives an einops pattern
 of the tensor's axes, in which these factors say where the parts lie:

@@ -1,4 +1,4 @@
-"""Tensors seen along one factor of their axes: heads, K/V groups or FFN units in front, and back again.
+"""View tensors along heads, K/V groups or FFN units.
 
 Works on numpy arrays and torch tensors alike; einops is imported where it is needed, so that tables stay light to read.
 """

@@ -1,4 +1,4 @@
-"""The stack of a model without a table, found by its shape. Layers only: no heads, and every tensor is kind `other`."""
+"""Find the layer stack of a model without a family table. Layers only, no heads."""
 
 from __future__ import annotations
 

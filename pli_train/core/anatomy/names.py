@@ -1,4 +1,4 @@
-"""The layers of a model without a table, found by the names of its tensors. Layers only: every tensor is kind `other`.
+"""Find lists of numbered layers by the names of tensors.
 
 A list of blocks is a path below which tensors are numbered, `PATH.N.REST`, for N = 0 … L − 1 without a gap, where all
 blocks have some tensor of one name and shape in common: blocks of a hybrid differ in the others. A list within a block

@@ -1,4 +1,4 @@
-"""The parts of a model by name: which part each row of a parameter belongs to, in the layers and outside them.
+"""Names of a model's parts, and which part each row of a parameter belongs to.
 
 A part is what gradients and updates are told of: a head, what the heads of a layer share, an FFN, a layer's norms; and
 outside the layers the embeddings, the norms and the rest. Every element of every parameter belongs to exactly one, so

@@ -1,4 +1,4 @@
-"""What a command says on stderr besides errors: lines, a bar below them, and with --verbose what goes on inside.
+"""Progress and status output on stderr.
 
 Lines go through `logging`, so that who uses the packages from Python hears of them what he asks for: `say` speaks at
 the level INFO, what is read, kept and timed at DEBUG.

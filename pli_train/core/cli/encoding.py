@@ -1,4 +1,4 @@
-"""Text for places that take few characters: a terminal, a pipe or a locale that knows no Unicode gets ASCII instead.
+"""ASCII replacements for terminals and locales that cannot print Unicode.
 
 One error handler of Python's codecs does it, for each character that an encoding lacks. Text that can be encoded stays
 as it is, so that a UTF-8 terminal sees no difference.

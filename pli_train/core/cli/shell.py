@@ -1,4 +1,4 @@
-"""What the two commands share at the keyboard: an app, options that all commands have, errors as one clear line."""
+"""The command-line app: common options, errors in one line, exit codes."""
 
 from __future__ import annotations
 

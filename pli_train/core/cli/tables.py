@@ -1,4 +1,4 @@
-"""Rows on their way out: for a terminal, as JSON, CSV or Markdown.
+"""Print rows as a terminal table, JSON, CSV or Markdown.
 
 A table here is a list of dicts with the same keys; a missing value is None or NaN. It knows neither pandas nor numpy.
 """

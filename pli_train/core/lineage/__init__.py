@@ -1,4 +1,4 @@
-"""Identity through growth: who each layer and head is, when it was born, from whom, and where it sits now.
+"""Lineage: who each layer and head is, when it was born, from which donor, and where it is now.
 
 This module is pure Python, so that anything can read a lineage without torch.
 """

@@ -1,4 +1,4 @@
-"""A lineage as the document kept in `lineage.json`, written line by line, and read with suspicion."""
+"""Read and write `lineage.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who a layer or head is, for as long as its run lives: its id, its birth, and the events that shaped it.
+"""Ids, births and growth events.
 
 A layer's *id* (`a`, `b`, … `z`, `aa`, …) is given at birth, in order of birth, and never reused; its *index* is
 where it sits in the stack at the moment. A head's id is its layer's id and its order of birth there: `c.h3`.

@@ -1,4 +1,4 @@
-"""Named places in the writing of a checkpoint at which a test can let the process die or the disk fail.
+"""Named points in file writing where tests inject crashes and disk errors.
 
 Nothing happens at any of them unless the environment variable PLI_FAULT was set when the process started, to
 `name:kind` or `name:kind:nth` (the nth time the place is passed; the first if left out). A fault that fires appends one

@@ -1,4 +1,4 @@
-"""The run format: what a run folder and a checkpoint folder hold, and what they are called.
+"""The run format: names of files, folders and scalars, and how to read them.
 
     runs/exp1/
       run.json               resolved config, versions, seed, command line, parent run if forked

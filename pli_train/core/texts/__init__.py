@@ -1,4 +1,4 @@
-"""Text out of files: the documents of a file or a folder, for training and for analysis.
+"""Read text files of any kind as documents, compressed ones too.
 
 A plain text is one document; a record of JSON Lines, CSV or Parquet is one too (`records`, `parquet`). Files may be
 compressed and of any encoding that a byte-order mark tells (`streams`). Documents come in pieces, so that the largest

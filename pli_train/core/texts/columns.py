@@ -1,4 +1,4 @@
-"""Which column of records holds the text."""
+"""Choose the column of a table or record that holds the text."""
 
 from __future__ import annotations
 

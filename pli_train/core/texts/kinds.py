@@ -1,4 +1,4 @@
-"""Which files are read how, by the ends of their names, and why a file is left out."""
+"""Choose the reader for a file by its ending."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet as records, one column of them read."""
+"""Read documents from Parquet files."""
 
 from __future__ import annotations
 

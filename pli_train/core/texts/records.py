@@ -1,4 +1,4 @@
-"""JSON Lines, JSON, CSV and TSV as records, each of which has one text."""
+"""Read documents from JSON Lines, JSON, CSV and TSV files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file's characters: decompressed, decoded and with one kind of line end, a megabyte at a time."""
+"""Open compressed files, and detect text encodings."""
 
 from __future__ import annotations
 

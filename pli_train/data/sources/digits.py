@@ -1,4 +1,4 @@
-"""Handwritten digits: 1797 images of 8 × 8 grey pixels, bundled with scikit-learn (Alpaydin and Kaynak 1998, UCI)."""
+"""Handwritten digits: 1797 images of 8 × 8 pixels from scikit-learn."""
 
 from __future__ import annotations
 

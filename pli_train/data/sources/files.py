@@ -1,4 +1,4 @@
-"""Files on disk as a corpus: keep a fraction, split by document. What `python` and `text` have in common."""
+"""Read text files: keep a fraction, split into training and held-out documents."""
 
 from __future__ import annotations
 

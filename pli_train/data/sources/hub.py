@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub by name (`bookcorpus/bookcorpus`, `wikimedia/wikipedia`, …)."""
+"""A data set of the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source code of this interpreter's own standard library: real text that every machine has, tests left out."""
+"""The source code of Python's standard library, which every machine has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A text file, or a folder of them: see `pli_train.core.texts` for what is read how."""
+"""A text file, or a folder of text files."""
 
 from __future__ import annotations
 

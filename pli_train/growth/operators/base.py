@@ -1,4 +1,4 @@
-"""What every growth operator is: when it acts, what it does to training around it, and two methods.
+"""Base class of growth operators.
 
 `record` writes the event into a lineage and is all that a rehearsal on paper needs; `grow` does it to a model. An
 operator is one file here and one line in `schedule.OPERATORS`.

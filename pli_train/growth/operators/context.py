@@ -1,4 +1,4 @@
-"""Train on longer stretches of text from some step on (the sequence length of CompoundGrow, arXiv:2010.12562)."""
+"""Operator: train on longer sequences (CompoundGrow, arXiv:2010.12562)."""
 
 from __future__ import annotations
 

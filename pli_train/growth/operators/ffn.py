@@ -1,4 +1,4 @@
-"""Widen the FFNs of layers that are there."""
+"""Operator: widen FFNs."""
 
 from __future__ import annotations
 

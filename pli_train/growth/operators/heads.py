@@ -1,4 +1,4 @@
-"""Add attention heads to layers that are there; where heads share K and V, whole groups of them."""
+"""Operator: add attention heads, or whole K/V groups of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Insert a layer into the stack.
+"""Operator: insert a layer.
 
 PLI's own operator, and the depth operator of StackBERT (Gong et al. 2019, proceedings.mlr.press/v97/gong19a) and of
 those after it: a new layer of the stack's shape at a chosen index, everything at or above that index shifts up.

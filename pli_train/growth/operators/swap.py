@@ -1,4 +1,4 @@
-"""Two layers change places for good: identities move, weights do not change."""
+"""Operator: swap two layers permanently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More heads, or more FFN units, in layers that are there: what both operators share.
+"""What adding heads and widening FFNs have in common.
 
 A new head (or unit) brings its own rows of Q, K and V (of the up-projections) and its own columns of the output
 projection. With those columns zero the layer computes what it did (the function is preserved, as in Net2Net's wider

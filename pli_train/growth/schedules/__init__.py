@@ -1,4 +1,4 @@
-"""Schedules by name: each a published way of growing, and each one file here.
+"""Named growth schedules, each from a paper: one file per schedule.
 
 A schedule turns a model's beginning (its depth, heads and FFN units) into operator tables as a config would write
 them. It knows no torch and grows nothing itself.

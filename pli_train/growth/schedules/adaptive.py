@@ -1,4 +1,4 @@
-"""Growing on a plateau: a layer is inserted when the loss stops repaying its FLOPs.
+"""Insert a layer when the loss reaches a plateau.
 
 The rate of a stretch of evaluations is −dL/dC, the fall of the evaluation loss per FLOP, as the Theil–Sen slope (the
 median of the slopes of all pairs: one odd evaluation does not move it). It is taken over every `window` consecutive

@@ -1,4 +1,4 @@
-"""CompoundGrow (Gu et al. 2021): depth, sequence length and FFN width grow together.
+"""CompoundGrow (Gu et al. 2021): depth, sequence length and FFN width together.
 
 At each of k moments the stack doubles as in `stackbert` (layer i of the new one starts as layer i mod L of the old),
 every FFN widens, and sequences lengthen. A single number for `context` or `units` is the final one, half of it before

@@ -1,4 +1,4 @@
-"""Gradual stacking at the top (Reddi et al. 2023): at each moment, copies of the top layer go on top.
+"""Gradual stacking (Reddi et al. 2023): copies of the top layer go on top.
 
 A stack of L layers becomes one of L+m, whose layer i starts as layer min(i, L−1) of the old one. Moments lie at equal
 distances, as in `pli`.

@@ -1,4 +1,4 @@
-"""G_stack (Du et al. 2024): once, and early, the whole stack on top of itself.
+"""G_stack (Du et al. 2024): the stack is multiplied once, early.
 
 From L to g·L layers, layer i of the new stack starts as layer i mod L of the old one; the paper finds g = 4 best. When
 to grow is the tokens d that the small model is trained on before. The paper's fit, for N parameters of the grown model

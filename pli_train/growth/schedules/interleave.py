@@ -1,4 +1,4 @@
-"""Interleaving (Chang et al. 2018): once, every layer is followed by copies of itself.
+"""Interleaving (Chang et al. 2018): a copy above every layer, once.
 
 From L to g·L layers, layer i of the new stack starts as layer i div g of the old one, so that a newborn sits right
 above its donor. Chang et al. interpolate residual networks so, with g = 2; Du et al. 2024 (arXiv 2405.15319) hold it

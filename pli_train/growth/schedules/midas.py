@@ -1,4 +1,4 @@
-"""MIDAS (Saunshi et al. 2024): the middle block of layers is copied in place, stage after stage.
+"""MIDAS (Saunshi et al. 2024): the middle block is copied in place, in stages.
 
 A stack of n blocks of b layers becomes one of n+1: a copy of block ⌈n/2⌉, counted from 1, sits right above it. With k
 stages of training in all, stage i takes the share i^α / Σj^α of it (j = 1 … k), so that later, deeper stages are

@@ -1,4 +1,4 @@
-"""What every named schedule is: growth moments in order, each with the operators that act there."""
+"""Base class of named schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progressive layer increase, the schedule this project began with: one layer at a time, at equal distances.
+"""Progressive layer increase: one layer at a time, at equal distances.
 
 N insertions act at shares first + (last − first)·i/(N − 1) of training, i = 0 … N−1. Positions are a rule or a list;
 the list 1 1 2 2 2 3 3 3 4 from one layer, first 0.1 and last 0.9, is `0.1@1 0.2@1 0.3@2 … 0.9@4` and gives the stack

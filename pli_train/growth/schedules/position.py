@@ -1,4 +1,4 @@
-"""Where layers go that are inserted one by one."""
+"""Insertion index of layers that are inserted one at a time."""
 
 from __future__ import annotations
 

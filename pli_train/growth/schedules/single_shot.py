@@ -1,4 +1,4 @@
-"""Zero/one-layer progressive training (Bu 2025): from no or one layer to all of them in a single late step.
+"""Single-step growth (Bu 2025): from zero or one layer to all layers at once, late.
 
 At a share of about 0.8 of training, 0 or 1 layer becomes `layers`. From one layer each newborn copies it, or is drawn
 afresh; from none they are all drawn afresh. It is made for the WSD learning rate: under one that has decayed by then

@@ -1,4 +1,4 @@
-"""Progressive stacking (Gong et al. 2019): the stack is doubled until it is deep enough.
+"""Progressive stacking (Gong et al. 2019): the stack is doubled.
 
 From L to 2L layers, layer i of the new stack starts as layer i mod L of the old one: the top half copies the bottom
 half in order. The paper trains BERT-base with 3, 6 and 12 layers for 50, 70 and 280 thousand of 400 thousand steps,
