@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.config import loading as configs
 from pli_train.core import openmp
-from pli_train.core.anatomy import discover, families, to_train, trainable
+from pli_train.core.anatomy import families, to_train, trainable
+from pli_train.core.anatomy.discovery import discover
 from pli_train.core.errors import BadInput
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.initial_shape import InitialShape, start_of

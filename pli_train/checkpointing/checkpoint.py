@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pli_train.checkpointing.snapshot import Snapshot
-from pli_train.checkpointing.trainer_state import OURS
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.core.output import make, replace, sync
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerState
 
     from pli_train.core.anatomy import Anatomy
+
+OURS = "pli_train"
+"""Where our own numbers are in the `stateful_callbacks` of a `trainer_state.json`."""
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pli_train.config.schema import GrowthConfig, RunConfig
-from pli_train.config.validation import lines_of
+from pli_train.config.schema import RunConfig
 from pli_train.core.anatomy import family
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.run_format import run_folder
 from pli_train.growth import schedule as growth_schedule
+from pli_train.growth.config import GrowthConfig
 from pli_train.growth.initial_shape import InitialShape
+from pli_train.section import lines_of
 
 PRESETS = files("pli_train.config") / "presets"
 DEFAULT_PRESET = "tiny"

@@ -8,46 +8,46 @@ from a file of their own each (`digits.py`), in rows that `blocks.py` serves in 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train.config.schema import IMAGES
 from pli_train.core.texts.kinds import KNOWN
+from pli_train.data import tokenization
+from pli_train.data.config import IMAGES
+from pli_train.data.documents import Documents
 
 if TYPE_CHECKING:
-    from pli_train.config.schema import DataConfig, TokenizerConfig
-    from pli_train.core.texts import Piece
+    from pli_train.data.config import DataConfig, TokenizerConfig
     from pli_train.data.sources.digits import ImageCorpus
     from pli_train.data.tokenization import TokenizedText
 
 
-@dataclass(frozen=True)
-class Documents:
-    """A corpus before tokenising.
+def load(
+    data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None
+) -> TokenizedText | ImageCorpus:
+    """Load what `data.source` names, ready to be served in blocks.
 
-    Attributes:
-        train, eval: the texts of each side in pieces, to be read once or more, in a fixed order.
-        fingerprint: names the content; two corpora with one fingerprint hold the same texts.
-        about: one line for people.
-        notes: a line each on what is left out, or worth knowing before training.
+    Args:
+        data: the [data] section.
+        settings: the [tokenizer] section.
+        say: called with a line before work that takes time, and with what is left out.
+
+    Raises:
+        BadInput, PliError: when the corpus or the tokenizer cannot be had.
     """
-
-    train: Iterable[Piece]
-    eval: Iterable[Piece]
-    fingerprint: str
-    about: str
-    notes: tuple[str, ...] = ()
-
-
-def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None]) -> TokenizedText | ImageCorpus:
-    """What `data.source` names, ready to be served in blocks. Raises BadInput or PliError when it cannot be had."""
-    from pli_train.data import tokenization
     from pli_train.data.sources import digits
 
-    return digits.load(data, say) if data.source in IMAGES else tokenization.load(data, settings, say)
+    if data.source in IMAGES:
+        return digits.load(data, say)
+    if data.processes:
+        os.environ["RAYON_NUM_THREADS"] = str(data.processes)
+    say(f"corpus: {data.source}")
+    documents = read(data)
+    for line in documents.notes:
+        say(line)
+    return tokenization.tokenize(documents, settings, say)
 
 
 def read(data: DataConfig) -> Documents:
@@ -65,11 +65,3 @@ def source_of(data: DataConfig) -> Callable[[DataConfig], Documents]:
     if path.exists() or data.source.startswith((".", "/", "~")) or path.suffix.lower() in KNOWN:
         return text.read
     return hub.read
-
-
-def fingerprint(*things: object) -> str:
-    """A short hash of anything that prints the same when it is the same."""
-    digest = hashlib.sha256()
-    for thing in things:
-        digest.update(repr(thing).encode())
-    return digest.hexdigest()[:16]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -21,13 +20,14 @@ import numpy as np
 from pli_train.core import cache, tokenizer
 from pli_train.core.errors import BadInput, PliError
 from pli_train.core.tokenizer import end_token
-from pli_train.data import corpus
+from pli_train.data.config import IMAGES
+from pli_train.data.documents import Documents, fingerprint
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from pli_train.config.schema import DataConfig, TokenizerConfig
     from pli_train.core.texts import Piece
+    from pli_train.data.config import TokenizerConfig
 
 _log = logging.getLogger(__name__)
 LAYOUT = 1
@@ -71,7 +71,7 @@ class TokenizedText:
     def check(self, task: str, config: PretrainedConfig) -> None:
         """Raise BadInput when a model of this task cannot learn from text."""
         if task == "image-classification":
-            raise BadInput(f"data.source: a {config.model_type} learns from images: use {', '.join(corpus.IMAGES)}")
+            raise BadInput(f"data.source: a {config.model_type} learns from images: use {', '.join(IMAGES)}")
         if task == "masked-lm" and self.tokenizer.mask_token_id is None:
             raise BadInput(f"tokenizer: names no mask token, which a {config.model_type} needs to learn")
 
@@ -80,22 +80,20 @@ class TokenizedText:
         self.tokenizer.save_pretrained(folder)
 
 
-def load(data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None) -> TokenizedText:
-    """The corpus as token ids, from the cache when it is there.
+def tokenize(
+    documents: Documents, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None
+) -> TokenizedText:
+    """Tokenize documents, or take their tokens from the cache.
 
     Args:
-        say: told in one line what takes time.
+        documents: the corpus.
+        settings: the [tokenizer] section.
+        say: called with a line before work that takes time.
 
     Raises:
-        BadInput, PliError: when the corpus or the tokenizer cannot be had.
+        BadInput, PliError: when the tokenizer cannot be had.
     """
-    if data.processes:
-        os.environ["RAYON_NUM_THREADS"] = str(data.processes)
-    say(f"corpus: {data.source}")
-    documents = corpus.read(data)
-    for line in documents.notes:
-        say(line)
-    name = corpus.fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, _identity(settings.name_or_path))
+    name = fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, _identity(settings.name_or_path))
     folder = cache.root() / name
     if folder.is_dir():
         _log.debug("tokens from the cache: %s", folder)
@@ -130,7 +128,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     )
 
 
-def _build(folder: Path, documents: corpus.Documents, settings: TokenizerConfig) -> None:
+def _build(folder: Path, documents: Documents, settings: TokenizerConfig) -> None:
     made = _ready_made(settings.name_or_path) if settings.name_or_path else None
     if made is None:
         made = train_bpe((segment.text for segment in documents.train), settings.vocab_size)
@@ -160,7 +158,7 @@ def _identity(name_or_path: str | None) -> str | None:
     if name_or_path is None or not (files := tokenizer.files_of(Path(name_or_path).expanduser())):
         return name_or_path
     message = [file for file in files if file.name in (tokenizer.JSON, tokenizer.SETTINGS)]
-    return corpus.fingerprint(*(file.read_bytes() for file in (message if len(message) == 2 else files)))
+    return fingerprint(*(file.read_bytes() for file in (message if len(message) == 2 else files)))
 
 
 def _ready_made(name_or_path: str) -> PreTrainedTokenizerBase:

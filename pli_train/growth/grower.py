@@ -18,10 +18,10 @@ from pli_train.core import output
 from pli_train.core.errors import BadInput
 from pli_train.core.learning_rate import climb
 from pli_train.core.randomness import derive
-from pli_train.growth.operators.base import ParameterOrigin
 from pli_train.models import build as models
 from pli_train.models import resize
 from pli_train.optim import optimizer
+from pli_train.optim.parameter_origin import ParameterOrigin
 from pli_train.optim.update_scaler import UpdateScaler
 
 if TYPE_CHECKING:

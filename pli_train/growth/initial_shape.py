@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from pli_train.core.anatomy import Anatomy
 
 
-MOST = 1000
-"""Layers of a stack, and heads of a layer, beyond which a config is taken for a slip."""
-
-
 @dataclass(frozen=True)
 class InitialShape:
     """What a run begins with; before there is a model, only the depth is known.

@@ -19,7 +19,7 @@ from pli_train.core.run_format import run_folder
 if TYPE_CHECKING:
     from torch import nn
 
-    from pli_train.config.schema import SwappingConfig
+    from pli_train.growth.config import SwappingConfig
 
 ANNEAL: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,

@@ -23,7 +23,7 @@ from pli_train.models import resize, safe_loading
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from pli_train.config.schema import ModelConfig
+    from pli_train.models.config import ModelConfig
 
 AUTO_CLASS = {
     "causal-lm": "AutoModelForCausalLM",
@@ -103,7 +103,7 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
 def stack_of(model: nn.Module, parts: Anatomy) -> nn.ModuleList:
     """The model's repeating layers."""
     base = getattr(model, getattr(model, "base_model_prefix", ""), model)
-    return cast(nn.ModuleList, base.get_submodule(parts.stack))
+    return cast("nn.ModuleList", base.get_submodule(parts.stack))
 
 
 def path_of_stack(model: nn.Module, parts: Anatomy) -> str:
@@ -114,7 +114,7 @@ def path_of_stack(model: nn.Module, parts: Anatomy) -> str:
 
 def lone_layer(model: nn.Module, parts: Anatomy, heads: int, units: int | None) -> nn.Module:
     """A layer for a stack that has none, on the CPU. `heads` and `units` as a lineage's founding."""
-    config = cast(PretrainedConfig, copy.deepcopy(model.config))
+    config = cast("PretrainedConfig", copy.deepcopy(model.config))
     _set_depth(config, 1, parts)
     with torch.random.fork_rng(devices=[]):
         layer = stack_of(type(model)(config), parts)[0]

@@ -139,5 +139,5 @@ def sync_sizes(layer: nn.Module, anatomy: Anatomy, sizes: dict[str, int]) -> Non
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
         elif type(module).__name__ == "Conv1D":
-            for leaf, size in zip(("nx", "nf"), cast(Tensor, module.weight).shape, strict=True):
+            for leaf, size in zip(("nx", "nf"), cast("Tensor", module.weight).shape, strict=True):
                 setattr(module, leaf, size)

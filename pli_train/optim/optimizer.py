@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from pli_train.config.schema import OptimConfig
     from pli_train.core.anatomy import Anatomy
-    from pli_train.growth.operators.base import OptimizerState, ParameterOrigin
+    from pli_train.optim.config import OptimConfig
+    from pli_train.optim.parameter_origin import OptimizerState, ParameterOrigin
 
 
 ROW_STEP = "row_step"

@@ -12,7 +12,6 @@ from safetensors import SafetensorError, safe_open
 
 from pli_train.checkpointing import checkpoint
 from pli_train.checkpointing.lock import Lock
-from pli_train.checkpointing.trainer_state import Progress
 from pli_train.core.errors import BadInput
 from pli_train.core.randomness import derive
 from pli_train.core.run_format import run_folder
@@ -30,6 +29,7 @@ from pli_train.training.saving import Saver
 from pli_train.training.state import TrainedModel, TrainingState
 from pli_train.training.tensorboard import TensorBoardCallback
 from pli_train.training.trainer import Trainer
+from pli_train.training.trainer_state import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

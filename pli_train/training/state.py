@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from torch.optim import AdamW
     from transformers import PreTrainedModel
 
-    from pli_train.checkpointing.trainer_state import Progress
     from pli_train.core.anatomy import Anatomy
     from pli_train.core.lineage import Lineage
+    from pli_train.training.trainer_state import Progress
 
 
 class TrainedModel:

@@ -11,16 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train.config.schema import IMAGES
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.core.tokenizer import files_of
+from pli_train.data.config import IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pli_train.config.schema import ModelConfig, RunConfig
+    from pli_train.config.schema import RunConfig
+    from pli_train.models.config import ModelConfig
 
 KEY = "model.name_or_path"
 

@@ -23,11 +23,11 @@ from transformers import AutoConfig, AutoModelForMaskedLM, TrainerState
 from pli_train.checkpointing.retention import Retention
 from pli_train.checkpointing.writer import Writer
 from pli_train.config import loading
-from pli_train.config.schema import OptimConfig
 from pli_train.core import anatomy
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.optim import optimizer
+from pli_train.optim.config import OptimConfig
 from pli_train.training import launch
 
 

@@ -24,11 +24,11 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from pli_train.config import loading
-from pli_train.config.schema import OptimConfig
 from pli_train.core import anatomy
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.optim import grad_norms, optimizer
+from pli_train.optim.config import OptimConfig
 from pli_train.training import launch
 from pli_train.training.tensorboard import Scalars
 

@@ -4,8 +4,8 @@ import random
 
 from pli_train.config import loading
 from pli_train.config.schema import RunConfig
-from pli_train.config.validation import keys
 from pli_train.core.errors import BadInput
+from pli_train.section import keys
 
 KEYS = keys(RunConfig)
 

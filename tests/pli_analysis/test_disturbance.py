@@ -29,8 +29,8 @@ from pli_analysis.metrics.disturbance.loss_response import MEDIAN_OF_FIVE, after
 from pli_analysis.report import disturbance as message
 from pli_analysis.runs.run import Run
 from pli_train.commands import fork
-from pli_train.config.schema import SwappingConfig
 from pli_train.core.run_format import run_folder
+from pli_train.growth.config import SwappingConfig
 from pli_train.growth.swap_regularizer import SwapRegularizer
 from pli_train.training import launch
 from tests.benchmarks import calibrate_disturbance

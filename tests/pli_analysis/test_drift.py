@@ -12,12 +12,12 @@ from pli_analysis.metrics.drift.displacement import Moments
 from pli_analysis.metrics.drift.drift import LEVELS, drift
 from pli_analysis.runs.run import Run
 from pli_train.checkpointing import checkpoint
-from pli_train.config.schema import OptimConfig
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from pli_train.growth.operators.insert import Insert
 from pli_train.models import build
 from pli_train.optim import optimizer
+from pli_train.optim.config import OptimConfig
 from tests.conftest import STEPS
 
 weights = arrays(np.float32, st.integers(1, 40), elements=st.floats(-100, 100, width=32)).filter(

@@ -17,7 +17,6 @@ from pli_analysis.scalars.reading import read
 from pli_train.checkpointing import checkpoint, snapshot, writer
 from pli_train.checkpointing.retention import Retention
 from pli_train.checkpointing.snapshot import Buffers, Snapshot
-from pli_train.config.schema import OptimConfig
 from pli_train.core import anatomy, learning_rate
 from pli_train.core.errors import PliError
 from pli_train.core.lineage import Lineage
@@ -25,6 +24,7 @@ from pli_train.core.run_format import faults, run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.data.blocks import Blocks, _order
 from pli_train.optim import optimizer
+from pli_train.optim.config import OptimConfig
 from pli_train.training import launch, trainer
 from tests.conftest import MODELS, STEPS
 from tests.pli_train.test_trainer import Killed, content

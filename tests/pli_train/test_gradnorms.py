@@ -13,6 +13,7 @@ from pli_train.api import Growth
 from pli_train.commands import fork
 from pli_train.config import loading
 from pli_train.core import anatomy
+from pli_train.core.anatomy.discovery import discover
 from pli_train.core.anatomy.parts import GROUPS, Cut, Part
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
@@ -149,7 +150,7 @@ def test_parts_are_followed_through_growth(family):
 @pytest.mark.parametrize("make", [ResidualMLP, ResidualConvNet])
 def test_any_module_with_a_stack_has_norms_by_layer(make):
     model = make()
-    parts = anatomy.discover(model)
+    parts = discover(model)
     lineage = Lineage.begin(2 if make is ResidualConvNet else 3, 0)
     x = torch.randn(3, 4) if make is ResidualMLP else torch.randn(2, 1, 8, 8)
     out = model(x)
@@ -244,7 +245,7 @@ def test_a_sparse_gradient_counts_repeated_rows_as_their_sum():
     model.begin = torch.nn.Embedding(9, 8, sparse=True)
     model(torch.tensor([1, 1, 4])).square().sum().backward()
     assert model.begin.weight.grad.is_sparse
-    _, found = measured(GradNorms(model, anatomy.discover(model), Lineage.begin(3, 0), 1))
+    _, found = measured(GradNorms(model, discover(model), Lineage.begin(3, 0), 1))
     expected = model.begin.weight.grad.to_dense().norm().item()
     assert found[Part("embeddings", "")] == pytest.approx(expected, rel=1e-6)
 

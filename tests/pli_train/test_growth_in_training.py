@@ -75,8 +75,8 @@ def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroke
 
 def test_save_load_save_is_identical(unbroken, family, tmp_path):
     """What a checkpoint gives back writes the same files again, padded layers and all."""
-    from pli_train.config.schema import OptimConfig
     from pli_train.optim import optimizer
+    from pli_train.optim.config import OptimConfig
 
     for name, folder in run_folder.checkpoints(unbroken[family]):
         found = checkpoint.read(folder)
@@ -303,7 +303,7 @@ def test_swapping_leaves_lineage_places_and_checkpoints_alone(config_of, tmp_pat
 
 
 def test_how_often_and_which_pairs_are_swapped():
-    from pli_train.config.schema import SwappingConfig
+    from pli_train.growth.config import SwappingConfig
     from pli_train.growth.swap_regularizer import SwapRegularizer
 
     swapping = SwapRegularizer(SwappingConfig(probability=0.4, anneal="linear"), seed=3, total_steps=4000)

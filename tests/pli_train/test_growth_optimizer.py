@@ -8,7 +8,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pli_train.api import Growth
-from pli_train.config.schema import OptimConfig
 from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
 from pli_train.growth.operators.ffn import WidenFFN
@@ -18,6 +17,7 @@ from pli_train.growth.operators.swap import Swap
 from pli_train.models import build as models
 from pli_train.models import resize
 from pli_train.optim import optimizer, row_steps
+from pli_train.optim.config import OptimConfig
 from tests.families import HEADS, UNITS, WIDTH, inputs, tiny
 from tests.pli_train.test_growth import apply_event, begin, family, few_heads, parts  # noqa: F401  (fixtures among them)
 

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from transformers import TrainerState
 
 from pli_train.checkpointing import checkpoint
-from pli_train.checkpointing.trainer_state import OURS
-from pli_train.config.schema import OptimConfig
 from pli_train.core import anatomy
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.core.run_format import run_folder
@@ -24,6 +22,8 @@ from pli_train.growth.operators.swap import Swap
 from pli_train.models import build as models
 from pli_train.models import resize
 from pli_train.optim import optimizer, row_steps
+from pli_train.optim.config import OptimConfig
+from pli_train.training.trainer_state import OURS
 from tests.families import TINY, tiny
 from tests.pli_train.test_growth import logits
 from tests.pli_train.test_growth_optimizer import step_of

@@ -211,8 +211,8 @@ def test_rewarm_and_rewind_scale_the_update_and_not_the_scheduler(tmp_path):
 
 def test_the_rate_at_the_update_is_the_run_s_own_formula():
     from pli_train.api import Growth
-    from pli_train.config.schema import OptimConfig
     from pli_train.core.learning_rate import at_step
+    from pli_train.optim.config import OptimConfig
 
     for policy in ("rewarm", "rewind"):
         for shape in ("linear", "cosine", "constant"):

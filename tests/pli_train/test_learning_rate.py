@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pli_train.config.schema import OptimConfig
 from pli_train.core.learning_rate import at_step
+from pli_train.optim.config import OptimConfig
 
 optims = st.builds(
     OptimConfig,

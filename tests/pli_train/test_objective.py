@@ -3,12 +3,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pli_train.config.schema import ModelConfig
 from pli_train.core import anatomy
 from pli_train.data.objective import IGNORED, Batch, Objective, loss_sum
 from pli_train.data.tokenization import train_bpe
 from pli_train.models import build as models
 from pli_train.models import flops
+from pli_train.models.config import ModelConfig
 from tests.families import HEADS, LAYERS, TINY, UNITS, tiny
 
 

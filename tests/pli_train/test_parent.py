@@ -136,14 +136,14 @@ def test_the_users_own_tokenizer_stays_and_must_fit(runs, from_run, tmp_path):
 
 def test_another_tokenizer_under_the_same_name_is_not_taken_from_the_cache(runs, from_run, tmp_path):
     """Runs are deleted and made anew under their old names; token ids of the old one would train nonsense."""
-    from pli_train.data import tokenization
+    from pli_train.data import corpus
 
     own = shutil.copytree(runs["gpt2"] / run_folder.TOKENIZER, tmp_path / "own")
     settings = from_run("gpt2", runs["gpt2"], {"tokenizer.name_or_path": str(own)})
-    first = tokenization.load(settings.data, settings.tokenizer)
-    small = tokenization.load(settings.data, schema.TokenizerConfig(vocab_size=270))
+    first = corpus.load(settings.data, settings.tokenizer)
+    small = corpus.load(settings.data, schema.TokenizerConfig(vocab_size=270))
     small.tokenizer.save_pretrained(own)
-    assert len(tokenization.load(settings.data, settings.tokenizer).tokenizer) == 270 != len(first.tokenizer)
+    assert len(corpus.load(settings.data, settings.tokenizer).tokenizer) == 270 != len(first.tokenizer)
 
 
 @pytest.mark.parametrize("damage", ["no checkpoint", "a damaged one"])

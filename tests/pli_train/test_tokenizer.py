@@ -8,10 +8,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from pli_train.config.schema import DataConfig, TokenizerConfig
 from pli_train.core import tokenizer
 from pli_train.core.errors import BadInput, PliError
-from pli_train.data import tokenization
+from pli_train.data.config import DataConfig, TokenizerConfig
 from pli_train.training import launch, warm_start
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world", "##s", "!"]
@@ -54,7 +53,7 @@ def test_nothing_is_cut_filled_up_or_put_around_a_text(cut):
 def test_training_reads_whole_texts_with_such_a_tokenizer(cut, corpus, tmp_path):
     plain = kept(tmp_path / "plain", bpe())
     data = DataConfig(source=str(corpus))
-    first, second = (tokenization.load(data, TokenizerConfig(name_or_path=str(folder))) for folder in (cut, plain))
+    first, second = (corpus.load(data, TokenizerConfig(name_or_path=str(folder))) for folder in (cut, plain))
     assert np.array_equal(first.train, second.train) and np.array_equal(first.eval, second.eval)
     assert len(first.train) > 10_000
 
@@ -128,7 +127,7 @@ def test_code_that_a_folder_brings_is_not_run(tmp_path):
 def test_a_tokenizer_without_an_end_is_not_trained_with(tmp_path, corpus):
     folder = kept(tmp_path / "own", bpe(()))
     with pytest.raises(BadInput, match="names no token that closes a document: set eos_token in its"):
-        tokenization.load(DataConfig(source=str(corpus)), TokenizerConfig(name_or_path=str(folder)))
+        corpus.load(DataConfig(source=str(corpus)), TokenizerConfig(name_or_path=str(folder)))
 
 
 def test_a_tokenizer_without_a_mask_teaches_no_masked_tokens(tmp_path, config_of):

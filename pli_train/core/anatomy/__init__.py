@@ -334,13 +334,6 @@ def family(model_type: str) -> Anatomy:
     return Anatomy(**table)
 
 
-def discover(model: Any, stack: str | None = None) -> Anatomy:
-    """The anatomy of a model without a table, layers only: see `pli_train.core.anatomy.discovery`."""
-    from pli_train.core.anatomy import discovery
-
-    return discovery.discover(model, stack)
-
-
 def _lookup(config: object, key: str) -> Any:
     return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from pli_train.core.errors import BadInput
-from pli_train.data.corpus import fingerprint
+from pli_train.data.documents import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from pli_train.config.schema import DataConfig
+    from pli_train.data.config import DataConfig
 
 ROW = np.dtype([("pixels", np.float32, (1, 8, 8)), ("label", np.int64)])
 """An image and what it shows."""

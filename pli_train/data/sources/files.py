@@ -11,7 +11,7 @@ import numpy as np
 
 from pli_train.core.errors import BadInput
 from pli_train.core.texts import Piece, Texts
-from pli_train.data.corpus import Documents, fingerprint
+from pli_train.data.documents import Documents, fingerprint
 
 WORD = 1000
 """Characters in which the start of a word is looked for, where a text is cut that has no lines."""

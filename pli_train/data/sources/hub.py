@@ -10,10 +10,10 @@ from pli_train.core.errors import BadInput, PliError
 from pli_train.core.texts import Piece, segments
 from pli_train.core.texts.columns import Columns
 from pli_train.core.texts.kinds import NoText
-from pli_train.data.corpus import Documents, fingerprint
+from pli_train.data.documents import Documents, fingerprint
 
 if TYPE_CHECKING:
-    from pli_train.config.schema import DataConfig
+    from pli_train.data.config import DataConfig
 
 
 def read(data: DataConfig) -> Documents:

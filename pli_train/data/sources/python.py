@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_train.core.texts import File, Texts
-from pli_train.data.corpus import Documents
+from pli_train.data.documents import Documents
 from pli_train.data.sources import files
 
 if TYPE_CHECKING:
-    from pli_train.config.schema import DataConfig
+    from pli_train.data.config import DataConfig
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from pli_train.core import texts
 from pli_train.core.errors import BadInput
-from pli_train.data.corpus import Documents
+from pli_train.data.documents import Documents
 from pli_train.data.sources import files
 
 if TYPE_CHECKING:
-    from pli_train.config.schema import DataConfig
+    from pli_train.data.config import DataConfig
 
 
 def read(data: DataConfig) -> Documents:

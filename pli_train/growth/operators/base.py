@@ -6,44 +6,20 @@ operator is one file here and one line in `schedule.OPERATORS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pli_train.core.lineage import Lineage
 from pli_train.growth.initial_shape import InitialShape
+from pli_train.optim.parameter_origin import OptimizerState, ParameterOrigin
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from pli_train.core.anatomy import Anatomy
 
-OptimizerState = Literal["zero", "copy", "reset-all"]
 LearningRate = Literal["none", "rewarm", "rewarm-new", "rewind"]
-
-
-@dataclass(frozen=True)
-class ParameterOrigin:
-    """Where a parameter of the grown model comes from, for an optimizer's groups and moments.
-
-    Attributes:
-        new: the parameter.
-        old: the one whose group it joins; None when there was none like it.
-        replaces: whether `old` is gone and `new` stands for it.
-        carry: lays a moment of `old`'s shape out for `new`, zero for newborn elements; None when all are newborn.
-        copy: the same with a newborn element's donor's moment; None when there is no donor.
-        rows: where rows are born inside `old`, the shape of a tensor with one number for each of its rows: that of
-            `old`, with 1 for every other axis. `carry` and `copy` lay it out too.
-    """
-
-    new: nn.Parameter
-    old: nn.Parameter | None
-    replaces: bool = False
-    carry: Callable[[Tensor], Tensor] | None = None
-    copy: Callable[[Tensor], Tensor] | None = None
-    rows: tuple[int, ...] | None = None
 
 
 class Operator(BaseModel):

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from pli_train.core.lineage import Lineage
 from pli_train.growth.initial_shape import InitialShape
-from pli_train.growth.operators.base import Operator, ParameterOrigin
+from pli_train.growth.operators.base import Operator
+from pli_train.optim.parameter_origin import ParameterOrigin
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import MOST, InitialShape
+from pli_train.growth.initial_shape import InitialShape
 from pli_train.growth.operators.widening import WideningOperator
+from pli_train.models.config import MOST
 
 
 class AddHeads(WideningOperator):

@@ -15,7 +15,8 @@ from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.growth import identity_init
 from pli_train.growth.initial_shape import InitialShape
 from pli_train.growth.initializers import DONORLESS, INITIALISERS, InsertionPoint
-from pli_train.growth.operators.base import Operator, ParameterOrigin
+from pli_train.growth.operators.base import Operator
+from pli_train.optim.parameter_origin import ParameterOrigin
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.core.randomness import derive
 from pli_train.growth.initializers import InsertionPoint, add_noise, random
-from pli_train.growth.operators.base import Operator, ParameterOrigin
+from pli_train.growth.operators.base import Operator
+from pli_train.optim.parameter_origin import ParameterOrigin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

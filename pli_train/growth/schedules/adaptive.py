@@ -17,9 +17,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import Moment, NamedSchedule, When
 from pli_train.growth.schedules.position import Position, indices
+from pli_train.models.config import MOST
 
 
 class Adaptive(NamedSchedule):

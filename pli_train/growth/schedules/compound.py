@@ -13,7 +13,6 @@ from pydantic import Field
 
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import (
     CopySchedule,
     Moment,
@@ -26,6 +25,7 @@ from pli_train.growth.schedules.named import (
     wrong_number,
 )
 from pli_train.growth.schedules.stackbert import doubled, doublings
+from pli_train.models.config import MOST
 
 Size = Annotated[int, Field(gt=0)]
 

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import CopySchedule, Moment, Share, check_deepens, evenly
+from pli_train.models.config import MOST
 
 
 class CopyLast(CopySchedule):

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import CopySchedule, Moment, When, check_deepens
+from pli_train.models.config import MOST
 
 
 class GStack(CopySchedule):

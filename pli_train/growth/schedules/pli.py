@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import Moment, NamedSchedule, Share, evenly
 from pli_train.growth.schedules.position import Position, indices
+from pli_train.models.config import MOST
 
 
 class Pli(NamedSchedule):

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from pli_train.core.errors import BadInput
-from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import Moment, NamedSchedule, When, check_deepens
+from pli_train.models.config import MOST
 
 RANDOM = "random"
 

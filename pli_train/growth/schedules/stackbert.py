@@ -14,8 +14,8 @@ from pydantic import Field
 
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import MOST
 from pli_train.growth.schedules.named import CopySchedule, Moment, Moments, check_deepens, wrong_number
+from pli_train.models.config import MOST
 
 FULL_DEPTH_FROM = 0.3
 OF_THE_PAPER = [0.125, 0.3]

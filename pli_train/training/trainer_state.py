@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerState
 
+from pli_train.checkpointing.checkpoint import OURS
+
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
-
-OURS = "pli_train"
-"""Where our own numbers live inside Hugging Face's `stateful_callbacks`."""
 
 
 @dataclass

@@ -1,10 +1,10 @@
-"""Error lines for configurations, with the nearest valid key."""
+"""Base class of config sections, and the error lines for their mistakes, with the nearest valid key."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from pli_train.core.errors import did_you_mean, nearest
 
@@ -29,6 +29,12 @@ ELSEWHERE_CALLED = {
     "logging_steps": "log_every",
 }
 """What Hugging Face's trainer and the seed call some of our keys: for suggestions only."""
+
+
+class Section(BaseModel):
+    """A section of a configuration: unknown keys are mistakes, and nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def lines_of(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:

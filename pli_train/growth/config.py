@@ -1,0 +1,101 @@
+"""The [growth] section, swapping included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import Field, ValidationError
+
+from pli_train.core.errors import BadInput
+from pli_train.growth import schedule as growth_schedule
+from pli_train.growth import schedules
+from pli_train.growth.initial_shape import InitialShape
+from pli_train.growth.operators.base import LearningRate, Operator
+from pli_train.growth.operators.insert import Initialiser
+from pli_train.growth.operators.widening import Output, PartInitialiser
+from pli_train.optim.parameter_origin import OptimizerState
+from pli_train.section import Section, lines_of
+
+if TYPE_CHECKING:
+    from pli_train.growth.schedules.adaptive import Adaptive
+    from pli_train.growth.schedules.named import NamedSchedule
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SwappingConfig(Section):
+    """Swapping two layers for one step at a time, as a regulariser."""
+
+    probability: Share = Field(0.0, description="chance that a step is done with two layers in each other's place")
+    pairs: Literal["adjacent", "random"] = Field("adjacent", description="which two")
+    anneal: Literal["constant", "linear", "cosine"] = Field("constant", description="how the chance falls to 0")
+
+
+class GrowthConfig(Section):
+    """When the model grows; what an event leaves open is taken from here."""
+
+    schedule: str | list[dict[str, Any]] | dict[str, Any] = Field(
+        "", description='`0.1@1 0.2@1`, [[growth.schedule]] tables, or { name = "stackbert", … }'
+    )
+    initialiser: Initialiser = Field("clone", description="how a new layer starts")
+    donor: str = Field("below", description="whom a new layer is cloned from: `below`, `above`, or a layer id")
+    noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
+    part_initialiser: PartInitialiser = Field("clone", description="how new heads and FFN units start")
+    part_output: Output = Field("zero", description="their output columns: zero, split with the donor, or kept")
+    optimizer_state: OptimizerState = Field("zero", description="moments of what is newborn, or of everything")
+    learning_rate: LearningRate = Field("none", description="what an event does to the learning rate")
+    rewarm_steps: int = Field(100, ge=1, description="rewarm, rewarm-new: steps of the climb")
+    freeze_steps: int = Field(0, ge=0, description="steps after an event in which only newborn parts learn")
+    events_kept: int | None = Field(None, ge=0, description="how many events happen; all if none given")
+    swapping: SwappingConfig = SwappingConfig()
+
+    def events(self, start: InitialShape, total_steps: int | None = None) -> list[Operator]:
+        """The schedule as events, in the order written, as many as are kept.
+
+        Args:
+            start: what the run begins with, as far as it is known.
+            total_steps: optimizer updates of the whole training, when known.
+
+        Raises:
+            BadInput: for every event that cannot be read.
+        """
+        if isinstance(self.schedule, str):
+            tables: Sequence[dict[str, Any]] = growth_schedule.parse_short(self.schedule)
+        elif isinstance(self.schedule, dict):
+            tables = self._named(self.schedule).events(start.depth, start.heads or None, start.units, total_steps)
+        else:
+            tables = self.schedule
+        try:
+            return growth_schedule.read(tables, self._defaults())[: self.events_kept]
+        except growth_schedule.Unreadable as error:
+            wrong = list(error.wrong)
+            for number, operator, mistakes in error.mistakes:
+                wrong += lines_of(mistakes, operator, prefix=f"growth.schedule event {number}: ")
+            raise BadInput(*wrong) from None
+
+    def plateau(self) -> Adaptive:
+        """What counts as a plateau for events that wait for one."""
+        table = self.schedule if isinstance(self.schedule, dict) else {}
+        return cast("Adaptive", schedules.read(table if table.get("name") == "adaptive" else {"name": "adaptive"}))
+
+    def named(self) -> NamedSchedule | None:
+        """The schedule by its name, where it has one. Raises BadInput for what is wrong in its table."""
+        return self._named(self.schedule) if isinstance(self.schedule, dict) else None
+
+    @staticmethod
+    def _named(table: dict[str, Any]) -> NamedSchedule:
+        try:
+            return schedules.read(table)
+        except ValidationError as error:
+            raise BadInput(*lines_of(error, schedules.SCHEDULES[table["name"]], "growth.schedule: ")) from None
+
+    def _defaults(self) -> dict[str, dict[str, Any]]:
+        """Operator → what its events take from here when they leave it open."""
+        common: dict[str, Any] = {"learning_rate": self.learning_rate, "optimizer_state": self.optimizer_state}
+        common["rewarm_steps"] = self.rewarm_steps
+        newborn = common | {"freeze_steps": self.freeze_steps}
+        parts = newborn | {"initialiser": self.part_initialiser, "output": self.part_output, "noise": self.noise}
+        layer = newborn | {"initialiser": self.initialiser, "donor": self.donor, "noise": self.noise}
+        still = common | {"learning_rate": "none" if self.learning_rate == "rewarm-new" else self.learning_rate}
+        return {"insert": layer, "heads": parts, "ffn": parts, "swap": still, "context": still}
