@@ -5,7 +5,7 @@ The table has one row for each part and checkpoint; what its columns mean stands
 
 import argparse
 
-from pli_analysis.run import Run
+from pli_analysis import disturbance, drift, open_run
 
 
 def main() -> None:
@@ -13,9 +13,9 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("run", help="a run's folder")
     told = asked.parse_args()
-    run = Run.open(told.run)
+    run = open_run(told.run)
 
-    layers = run.drift()
+    layers = drift(run)
     now = layers[layers["checkpoint"] == layers["checkpoint"].iloc[-1]]
     print(now[["part", "age", "relative_l2", "cosine", "path", "efficiency", "speed"]].to_string(index=False))
 
@@ -23,11 +23,11 @@ def main() -> None:
     for row in clones.itertuples():
         print(f"layer {row.part} is {row.donor_distance:.2f} of its donor's norm away from layer {row.donor}")
 
-    heads = run.drift("head", gauge=True)
+    heads = drift(run, "head", gauge=True)
     last = heads[heads["step"] == heads["step"].max()].sort_values("qk")
     print(f"what head {last['part'].iloc[-1]} attends to has changed most: QK by {last['qk'].iloc[-1]:.2f} of its norm")
 
-    found = run.disturbance()
+    found = disturbance(run)
     for event in found.events.itertuples():
         print(f"{event.event} at step {event.step}: {event.flips:.0%} of predictions changed on the spot")
     moved = found.layers.dropna(subset="excess")

@@ -1,1 +1,19 @@
 """Read training runs, and measure what growth did to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pli_analysis.api import disturbance, drift, open_run
+
+__all__ = ["disturbance", "drift", "open_run"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, so that `--help` loads nothing heavy.
+    if name in __all__:
+        from pli_analysis import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'pli_analysis' has no attribute '{name}'")

@@ -27,10 +27,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis.runs.layer_matching import COPY, Match, chances, costs, match, relative_distances
-from pli_analysis.weights import trajectory
 from pli_train.core.anatomy.axes import each_axis, factors, growing, rows
 from pli_train.core.anatomy.parts import lengths
-from pli_train.core.errors import BadInput
+from pli_train.core.errors import MISFITS, BadInput, in_a_line
 from pli_train.core.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -363,7 +362,7 @@ def infer(checkpoints: Sequence[Checkpoint], on_progress: ProgressCallback = lam
         try:
             matched = match(pair.distance, onward(pair.old, pair.new, ahead, after))
             found += _grown(lineage, pair.old, pair.new, pair.distance, matched)
-        except MISFITS as error:
+        except UNREADABLE as error:
             raise _misfit(pair.old, pair.new, error) from None
         lineages.append(lineage.as_of(len(lineage.events)))
         ahead = Neighbour(pair.old, matched.locations)
@@ -372,7 +371,7 @@ def infer(checkpoints: Sequence[Checkpoint], on_progress: ProgressCallback = lam
     return Inferred(lineages, table)
 
 
-MISFITS = (*trajectory.MISFITS, OSError)
+UNREADABLE = (*MISFITS, OSError)
 """What sizes that contradict each other come to light as, in safetensors too."""
 
 
@@ -392,13 +391,13 @@ def _pairs(old: Weights, checkpoints: Sequence[Checkpoint]) -> Iterator[Pair]:
         _check(old, new)
         try:
             yield Pair(old, new, distances(old, new))
-        except MISFITS as error:
+        except UNREADABLE as error:
             raise _misfit(old, new, error) from None
         old = new
 
 
 def _misfit(old: Weights, new: Weights, error: Exception) -> BadInput:
-    message = f"cannot be matched with {old.checkpoint.path} ({trajectory.in_a_line(error)})"
+    message = f"cannot be matched with {old.checkpoint.path} ({in_a_line(error)})"
     return BadInput(f"{new.checkpoint.path}: {message}")
 
 
@@ -411,8 +410,8 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
     except BadInput as error:
         message = str(error)
         raise error if message.startswith(str(checkpoint.path)) else BadInput(f"{checkpoint.path}: {message}") from None
-    except (*MISFITS, SafetensorError) as error:
-        message = f"its weights do not fit its config ({trajectory.in_a_line(error)})"
+    except (*UNREADABLE, SafetensorError) as error:
+        message = f"its weights do not fit its config ({in_a_line(error)})"
         raise BadInput(f"{checkpoint.path}: {message}") from None
 
 

@@ -27,7 +27,6 @@ from pli_train.core.run_format.run_folder import CheckpointName
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.metrics.disturbance.disturbance import Disturbance
     from pli_analysis.runs.layer_layout import Layout
     from pli_analysis.runs.tensor_slices import TensorLocation
     from pli_analysis.scalars.reading import Scalars
@@ -438,25 +437,6 @@ class Run:
         from pli_analysis.scalars.reading import read
 
         return read(self.path)
-
-    def drift(
-        self, of: str = "layer", *, gauge: bool = False, spectral: bool = False, threads: int = 1
-    ) -> pd.DataFrame:
-        """How far each part has moved since birth: arguments and columns as in `pli_analysis.metrics.drift.drift`."""
-        from pli_analysis.metrics.drift import drift
-
-        return drift.drift(self, of, gauge=gauge, spectral=spectral, threads=threads)
-
-    def disturbance(self, window: int | None = None, twins: Sequence[Run] | None = None) -> Disturbance:
-        """What each growth event disturbed: see `pli_analysis.metrics.disturbance.disturbance`.
-
-        Args:
-            window: steps to look at on each side; by the run's schedule if None.
-            twins: forks that did not grow; those in the same folder if None.
-        """
-        from pli_analysis.metrics.disturbance import disturbance, event_context
-
-        return disturbance.disturbance(self, event_context.twins_beside(self) if twins is None else twins, window)
 
 
 def _within(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from pli_analysis.runs.tensor_slices import TensorLocation, TensorView
 from pli_analysis.weights import trajectory
 from pli_analysis.weights.trajectory import TensorTrajectory, Visit
 from pli_train.core.anatomy.axes import each_axis, factors, growing
+from pli_train.core.errors import MISFITS
 
 SIZE = 2**21
 """Bytes of a piece in float32. Four arrays are in use: what is now, was before and was at birth, and a difference."""
@@ -50,7 +51,7 @@ def segments(track: TensorTrajectory) -> Iterator[tuple[int, TensorTrajectory]]:
     for visit in track.visits:
         try:
             steps.append(steps_of(visit, track.axes))
-        except trajectory.MISFITS as error:
+        except MISFITS as error:
             raise trajectory.misfit(visit.position.path.parent, track.id, error) from None
     if not _correspond(track, steps):
         yield 0, track

@@ -14,8 +14,9 @@ import numpy as np
 
 from pli_analysis.runs.tensor_slices import TensorLocation, TensorView
 from pli_analysis.weights.buffers import BufferPool
-from pli_analysis.weights.trajectory import MISFITS, TensorTrajectory, Visit, misfit
+from pli_analysis.weights.trajectory import TensorTrajectory, Visit, misfit
 from pli_train.core.anatomy.axes import growing
+from pli_train.core.errors import MISFITS
 
 BLOCK = 2**19
 """Numbers of a block at most."""

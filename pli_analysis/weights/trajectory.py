@@ -21,16 +21,13 @@ from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.moments import folds_of
 from pli_train.core.anatomy.axes import from_rows, growing, rows
 from pli_train.core.anatomy.parts import cut, number_of
-from pli_train.core.errors import BadInput
+from pli_train.core.errors import MISFITS, BadInput, in_a_line
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
     from pli_analysis.runs.run import Checkpoint
     from pli_train.core.anatomy import Anatomy
     from pli_train.core.lineage import Layer
-
-MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, RuntimeError)
-"""What sizes that contradict each other come to light as, in numpy and in einops."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +135,6 @@ class TensorTrajectory:
 def misfit(checkpoint: Path, id: str, error: Exception) -> BadInput:
     """What to say when sizes contradict each other: they come to light in many places, and all say the same."""
     return BadInput(f"{checkpoint}: layer {id}'s weights do not fit its lineage ({in_a_line(error)})")
-
-
-def in_a_line(error: Exception) -> str:
-    """What a library says of its error, however many lines it says it in."""
-    return " ".join(str(error).split())[:300]
 
 
 def growths(checkpoints: Sequence[Checkpoint], run: Path) -> dict[str, list[int]]:

@@ -84,3 +84,12 @@ def not_written(path: Path, error: Exception, run: Path, size: int = 0) -> str:
     full = number in (errno.ENOSPC, errno.EDQUOT)
     remedy = f"free {size // 1_000_000 + 1} MB" if full else "see to the disk"
     return f"{path}: not written ({reason}); {remedy}, then go on with: pli-train resume {run}"
+
+
+MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, RuntimeError)
+"""What numpy and einops raise for sizes that contradict each other."""
+
+
+def in_a_line(error: Exception) -> str:
+    """Return the message of a library's error in one line."""
+    return " ".join(str(error).split())[:300]

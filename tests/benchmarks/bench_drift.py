@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pli_analysis import api
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 
@@ -132,7 +133,7 @@ def drift(folder: Path, threads: int) -> np.ndarray:
     from pli_analysis.scalars import reading  # noqa: F401
 
     began = clock()
-    table = Run.open(folder).drift("all", threads=threads)
+    table = api.drift(Run.open(folder), "all", threads=threads)
     assert len(table) and table["relative_l2"].notna().all()
     return clock() - began
 

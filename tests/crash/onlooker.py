@@ -3,6 +3,7 @@
 import threading
 import time
 
+from pli_analysis import api
 from pli_analysis.metrics.drift.drift import COLUMNS
 from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
@@ -27,7 +28,7 @@ class Story:
             for step, (_, value) in points.items()
         }
         # What depends on the checkpoint alone: the way to it is another when some are thinned out.
-        drift = run.drift("head")[COLUMNS[: COLUMNS.index("level")]]
+        drift = api.drift(run, "head")[COLUMNS[: COLUMNS.index("level")]]
         self.drift = {(row[0], row[2]): row for row in drift.itertuples(index=False, name=None)}
 
     def contradicts(self, final, thinned=False):

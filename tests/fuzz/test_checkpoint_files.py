@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 
+from pli_analysis import api
 from pli_analysis.runs.run import Run
 from pli_train.checkpointing import checkpoint
 from pli_train.commands.verify import verify
@@ -71,7 +72,7 @@ def read_everything(run):
         lambda: Run.open(run).record,
         lambda: Run.open(run).parent,
         lambda: str(Run.open(run).lineage),
-        lambda: Run.open(run).drift(),
+        lambda: api.drift(Run.open(run)),
         lambda: [c.tokens for c in Run.open(run, hashes=True).checkpoints],
         lambda: list(verify(run)),
         lambda: checkpoint.newest(run, lambda line: None),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
+from pli_analysis import api
 from pli_analysis.metrics.lineage import write
 from pli_analysis.metrics.maps import embedding
 from pli_analysis.runs.run import Run
@@ -54,7 +55,7 @@ def folder_for(file, output, to):
 def read_everything(output):
     """How many readers gave content; every other one gave a named error."""
     readers = (
-        lambda: Run.open(output).drift("all"),
+        lambda: api.drift(Run.open(output), "all"),
         lambda: Run.open(output).lineage,
         lambda: Run.open(output).confidence,
         lambda: Run.open(output).notes,
@@ -62,7 +63,7 @@ def read_everything(output):
         lambda: [c.tokens for c in Run.open(output).checkpoints],
         lambda: (Run.open(output).record, Run.open(output).training, Run.open(output).tokenizer),
         lambda: Run.open(output).scalars,
-        lambda: Run.open([output / AT]).drift(),
+        lambda: api.drift(Run.open([output / AT])),
         lambda: Run.open([output / "checkpoint-4", output / AT]).lineage,
     )
     gave = 0

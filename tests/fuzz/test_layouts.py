@@ -6,6 +6,7 @@ import random
 import numpy as np
 from safetensors.numpy import save_file
 
+from pli_analysis import api
 from pli_analysis.runs.run import Run
 from pli_train.core.anatomy.names import block_lists
 from pli_train.core.errors import BadInput
@@ -81,7 +82,7 @@ def test_a_random_layout_is_measured_or_refused_in_a_line(tmp_path, monkeypatch)
         assert len(stack) == depth
         if stack != sorted(stack):
             continue  # layers of a few numbers look like one another
-        found = run.drift().query("step == 2").set_index("part")["relative_l2"]
+        found = api.drift(run).query("step == 2").set_index("part")["relative_l2"]
         for index, id in enumerate(stack):
             names = [name for name in shapes if name.startswith(f"{path}.{index}.")]
             by_hand = sum(float(((moved[n].astype(float) - state[n]) ** 2).sum()) for n in names)

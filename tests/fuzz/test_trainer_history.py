@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from pli_analysis import api
 from pli_analysis.metrics import loss as loss_metric
 from pli_analysis.metrics.comparison import compare, curves
 from pli_analysis.metrics.drift.rates import rates_of
@@ -55,7 +56,7 @@ def readers(output):
         lambda: loss_metric.loss(run.scalars),
         lambda: (rates_of(run).at(3), rates_of(run).phase(2, 8)),
         lambda: [checkpoint.tokens for checkpoint in run.checkpoints],
-        lambda: run.drift(),
+        lambda: api.drift(run),
         lambda: compare.compared(curves.read([str(output)]), "step"),
         lambda: compare.compared(curves.read([str(output)]), "tokens"),
         lambda: (overview.summary(run, []), overview.loss(run)),

@@ -14,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from pli_analysis import api
 from pli_analysis.inference import checkpoint_model
 from pli_analysis.metrics.maps.points import points_of
 from pli_analysis.metrics.maps.vectors import Weights
@@ -201,7 +202,7 @@ def test_drift_of_layers_heads_and_ffns_is_that_of_the_modules(family, stack, tm
     index = len(stack_of(model, table)) - 1
     layer = stack_of(model, table)[index]
     names = {name: f"{prefix}.{index}.{name}" for name, _ in layer.named_parameters()}
-    found = run.drift("all").query("step == 3 and index == @index").set_index("part")["relative_l2"]
+    found = api.drift(run, "all").query("step == 3 and index == @index").set_index("part")["relative_l2"]
     id = run.lineage.stack[index]
     assert len(run.lineage.stack) == index + 1
     assert found[id] == pytest.approx(relative((last[full], first[full]) for full in names.values()), rel=1e-5)
@@ -246,7 +247,9 @@ def test_the_map_and_gauge_of_phi3_see_its_fused_rows_as_llama_sees_them_apart(g
         save_file(state, other / run_folder.WEIGHTS)
     mine, theirs = Run.open(tmp_path / "phi3"), Run.open(tmp_path / "llama")
     columns = ["relative_l2", "cosine", "qk", "ov"]
-    tables = [run.drift("all", gauge=True).set_index(["part", "step"])[columns].sort_index() for run in (mine, theirs)]
+    tables = [
+        api.drift(run, "all", gauge=True).set_index(["part", "step"])[columns].sort_index() for run in (mine, theirs)
+    ]
     np.testing.assert_allclose(*(table.to_numpy(float) for table in tables), rtol=1e-6, atol=1e-9)
     assert list(tables[0].index) == list(tables[1].index)
     for of in ("layers", "heads", "ffn"):
@@ -330,7 +333,7 @@ def test_pairs_of_gptj_are_neighbours(tmp_path):
             projection.weight[:8] = turn.to(projection.weight.dtype) @ projection.weight[:8]
     assert torch.allclose(run_once(model).logits, before, atol=1e-4)
     model.save_pretrained(tmp_path / "checkpoint-2")
-    table = Run.open(tmp_path).drift("head", gauge=True).query("step == 2").set_index("part")
+    table = api.drift(Run.open(tmp_path), "head", gauge=True).query("step == 2").set_index("part")
     assert table.loc["a.h0", "relative_l2"] > 0.1 and table.loc["a.h0", "qk"] < 1e-5
 
 
@@ -363,7 +366,7 @@ def test_outputs_need_no_head_and_losses_say_that_they_do(family, auto, tmp_path
     run = Run.open(tmp_path)
     table = table_of(family)
     inner = [name for name in first if f"{table.stack}.1." in name]
-    found = run.drift().query("step == 2 and part == 'b'")["relative_l2"].item()
+    found = api.drift(run).query("step == 2 and part == 'b'")["relative_l2"].item()
     assert found == pytest.approx(relative((last[name], first[name]) for name in inner), rel=1e-5)
     tokens = torch.randint(3, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(1))
     capfd.readouterr()
@@ -440,6 +443,6 @@ def test_a_config_that_the_table_is_not_written_for_leaves_layers_only(fields, m
     saved(tiny("falcon", **fields), tmp_path, steps=(1, 2))
     run = Run.open(tmp_path)
     assert message in run.notes[0] and layer_layout.PAGE in run.notes[0]
-    assert len(run.drift()) == 4
+    assert len(api.drift(run)) == 4
     with pytest.raises(BadInput, match="no table says where a falcon has its heads"):
-        run.drift("head")
+        api.drift(run, "head")

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
+from pli_analysis import api
 from pli_analysis.metrics.drift import displacement, products
 from pli_analysis.metrics.drift.drift import LEVELS
 from pli_analysis.metrics.drift.rates import Logged
@@ -182,7 +183,7 @@ def agree(run, table):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_measure_of_a_grown_run_equals_a_slow_reference(tmp_path, family):
     run = Run.open(grown(tmp_path / "run", family))
-    table = run.drift("all")
+    table = api.drift(run, "all")
     agree(run, table)
     assert table["donor_distance"].notna().any() and table["speed"].notna().any()
     squares = (table["rms"] ** 2 * _numbers(run, table)).groupby([table["checkpoint"], table["layer"]])
@@ -194,7 +195,7 @@ def test_every_measure_of_a_grown_run_equals_a_slow_reference(tmp_path, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
     run = Run.open(grown(tmp_path / "run", family))
-    whole, cuts = run.drift("all"), []
+    whole, cuts = api.drift(run, "all"), []
 
     def counted(track):
         found = list(chunks.segments(track))
@@ -205,7 +206,7 @@ def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
     monkeypatch.setattr(chunks, "SIZE", 64)
     monkeypatch.setattr(displacement, "is_steady", lambda track: False)
     monkeypatch.setattr(displacement, "pieces", counted)
-    assert_frame_equal(run.drift("all"), whole, rtol=1e-9)
+    assert_frame_equal(api.drift(run, "all"), whole, rtol=1e-9)
     assert max(cuts) > 20 and sum(cut > 1 for cut in cuts) > len(cuts) / 2
 
 
@@ -214,7 +215,7 @@ def test_tensors_in_blocks_and_stacks_measure_as_whole_ones(tmp_path, family, mo
     """Of which at least the newborn layers' keep their shape."""
     run = Run.open(grown(tmp_path / "run", family))
     monkeypatch.setattr(displacement, "is_steady", lambda track: False)
-    whole, made = run.drift("all"), []
+    whole, made = api.drift(run, "all"), []
     monkeypatch.undo()
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(stacks, "BLOCK", 60)
@@ -222,7 +223,7 @@ def test_tensors_in_blocks_and_stacks_measure_as_whole_ones(tmp_path, family, mo
     monkeypatch.setattr(
         displacement, "stacks", lambda *asked: (made.append(s.visits) or s for s in stacks.stacks(*asked))
     )
-    assert_frame_equal(run.drift("all"), whole, rtol=1e-9)
+    assert_frame_equal(api.drift(run, "all"), whole, rtol=1e-9)
     assert len(made) > 100 and any(visits.start for visits in made)
 
 
@@ -257,7 +258,7 @@ def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, s
     run = Run.open(made.folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "SIZE", segment)
-        agree(run, run.drift("all"))
+        agree(run, api.drift(run, "all"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -267,7 +268,7 @@ def test_stretching_all_weights_by_c_moves_all_parts_by_c_minus_1(tmp_path, fami
         made.stretch(factor)
         made.save()
     run = Run.open(made.folder)
-    table = run.drift("all", gauge=True)
+    table = api.drift(run, "all", gauge=True)
     for step, c in ((0, 1.0), (1, 2.0), (2, 0.5)):
         at = table[table["step"] == step]
         assert at["relative_l2"].to_numpy() == pytest.approx(abs(c - 1), abs=1e-12)
@@ -315,7 +316,7 @@ def test_a_heads_products_equal_those_of_whole_matrices(tmp_path, family, stack)
     made.move(0.05)
     path = made.save()
     sides = [load_file(p / run_folder.WEIGHTS) for p in (path, made.folder / "checkpoint-0")]
-    table = Run.open(made.folder).drift("head", gauge=True).query("step == 1").set_index("part")
+    table = api.drift(Run.open(made.folder), "head", gauge=True).query("step == 1").set_index("part")
     for index, id in enumerate("ab"):
         for head in range(HEADS):
             (q, k, v, o), (q0, k0, v0, o0) = (_by_hand(family, side, f"{stack}.{index}.", head) for side in sides)
@@ -404,7 +405,7 @@ def turned(tmp_path, family, of_queries, of_keys=None):
     change = (logits(made.model) - before).norm() / before.norm()
     made.step = 1
     made.save()
-    return float(change), Run.open(made.folder).drift("head", gauge=True).query("step == 1")
+    return float(change), api.drift(Run.open(made.folder), "head", gauge=True).query("step == 1")
 
 
 @pytest.mark.parametrize(("family", "turning"), [("gpt2", 0), ("llama", 8), ("gpt_neox", 2)])
@@ -451,7 +452,7 @@ def test_values_and_outputs_may_be_written_in_any_basis(tmp_path, family):
     assert (logits(made.model) - before).norm() < 1e-4 * before.norm()
     made.step = 1
     made.save()
-    heads = Run.open(made.folder).drift("head", gauge=True).query("step == 1")
+    heads = api.drift(Run.open(made.folder), "head", gauge=True).query("step == 1")
     assert heads["ov"].to_numpy() == pytest.approx(0, abs=1e-5)
     assert (heads["relative_l2"] > 0.1).all()
 
@@ -475,7 +476,7 @@ def test_spectral_measures_of_a_run(tmp_path):
     made = Drifting(tmp_path / "run", "gpt2")
     made.move(0.05)
     path = made.save()
-    table = Run.open(made.folder).drift("matrix", spectral=True)
+    table = api.drift(Run.open(made.folder), "matrix", spectral=True)
     assert (table.query("step == 0")["spectral"].dropna() == 0).all()
     name = "transformer.h.1.mlp.c_fc.weight"
     now, birth = (load_file(p / run_folder.WEIGHTS)[name].double() for p in (path, made.folder / "checkpoint-0"))
@@ -509,7 +510,7 @@ def test_a_layers_own_rate_is_its_rate(tmp_path):
     made.move()
     made.save()
     made.rates({run_folder.LR: {1: 0.5}, run_folder.LR_OF_LAYER + "b": {1: 0.25}})
-    table = Run.open(made.folder).drift().query("step == 1").set_index("part")
+    table = api.drift(Run.open(made.folder)).query("step == 1").set_index("part")
     moved = table["path"] / table["speed"]
     norms = {
         id: np.linalg.norm(flat(message[id])) for _, message in list(states(Run.open(made.folder)))[1:] for id in "ab"
@@ -519,9 +520,9 @@ def test_a_layers_own_rate_is_its_rate(tmp_path):
 
 def test_all_levels_are_those_one_by_one(runs, family):
     run = Run.open(runs[family])
-    whole = run.drift("all")
+    whole = api.drift(run, "all")
     for of in LEVELS:
-        assert whole[whole["level"] == of].reset_index(drop=True).equals(run.drift(of))
+        assert whole[whole["level"] == of].reset_index(drop=True).equals(api.drift(run, of))
 
 
 # --- growth is no movement by training ------------------------------------------------------------------------------
@@ -577,7 +578,7 @@ def test_what_an_event_changes_is_no_path_when_nothing_is_trained(tmp_path, fami
     event(made)
     made.step = 2
     made.save()
-    table = Run.open(made.folder).drift("all")
+    table = api.drift(Run.open(made.folder), "all")
     assert (table["path"] == 0).all()
     assert not (table["speed"] > 0).any()
     a = table.query("part == 'a' and step == 2").iloc[0]
@@ -597,7 +598,7 @@ def test_path_is_the_sum_over_training_alone(tmp_path, family, event, jump):
     names = [f"checkpoint-{name}" for name in ("0", "1", "2", "3-before", "3", "4", "5")]
     states = [weights_of(made.folder, name, family, 0) for name in names]
     trained = sum(far(states[n], states[n + 1]) for n in (0, 1, 2, 4, 5))
-    row = Run.open(made.folder).drift().query("part == 'a' and step == 5").iloc[0]
+    row = api.drift(Run.open(made.folder)).query("part == 'a' and step == 5").iloc[0]
     assert row["path"] == pytest.approx(trained, rel=1e-6)
     assert row["growth_path"] == pytest.approx(jump(family, states[3], states[4]), rel=1e-6)
 
@@ -617,7 +618,7 @@ def test_a_clone_is_compared_with_its_donor_after_either_grew(tmp_path, family, 
     made.save()
     assert made.lineage.stack == ["a", "c", "b"]
     a, c = (weights_of(made.folder, "checkpoint-4", family, index) for index in (0, 1))
-    row = Run.open(made.folder).drift().query("part == 'c' and step == 4").iloc[0]
+    row = api.drift(Run.open(made.folder)).query("part == 'c' and step == 4").iloc[0]
     mine, theirs = (np.concatenate([old(family, n, v).ravel() for n, v in sorted(x.items())]) for x in (c, a))
     assert row["donor_distance"] == pytest.approx(np.linalg.norm(mine - theirs) / np.linalg.norm(theirs), rel=1e-6)
 

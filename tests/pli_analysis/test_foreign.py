@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from pli_analysis import api
 from pli_analysis.inference import checkpoint_model
 from pli_analysis.metrics import loss as loss_metric
 from pli_analysis.runs.run import Run
@@ -116,19 +117,19 @@ def test_losses_are_those_of_the_event_files_and_of_the_state_alike(made, output
     for checkpoint in output.glob("checkpoint-*"):
         (checkpoint / run_folder.TRAINER_STATE).unlink()
     silent = Run.open(output)
-    assert not silent.scalars.columns and len(silent.drift()) == 6
+    assert not silent.scalars.columns and len(api.drift(silent)) == 6
 
 
 def test_a_second_call_reads_nothing_and_what_was_rewritten_is_measured_anew(output, monkeypatch):
     from pli_analysis.weights import trajectory
 
-    first = Run.open(output).drift()
+    first = api.drift(Run.open(output))
     with monkeypatch.context() as patch:
         patch.setattr(trajectory.TensorLocation, "read", None)
-        assert Run.open(output).drift().equals(first)
+        assert api.drift(Run.open(output)).equals(first)
     path = output / "checkpoint-12" / run_folder.WEIGHTS
     save_file({name: 2 * array for name, array in load_file(path).items()}, path)
-    second = Run.open(output).drift()
+    second = api.drift(Run.open(output))
     assert second[second["step"] < 12].equals(first[first["step"] < 12])
     assert second[second["step"] == 12]["relative_l2"].min() == pytest.approx(1, abs=0.2)
 
@@ -138,7 +139,7 @@ def test_shards_are_read_like_one_file(made, output):
         sharded(checkpoint)
         assert not (checkpoint / run_folder.WEIGHTS).exists()
     columns = ["part", "step", "relative_l2", "cosine", "path"]
-    assert Run.open(output).drift()[columns].equals(Run.open(made).drift()[columns])
+    assert api.drift(Run.open(output))[columns].equals(api.drift(Run.open(made))[columns])
 
 
 def test_masks_that_older_releases_saved_among_the_weights_are_no_part_of_a_layer(made, output):
@@ -148,7 +149,7 @@ def test_masks_that_older_releases_saved_among_the_weights_are_no_part_of_a_laye
         save_file(load_file(path) | masks, path)
         config = json.loads((checkpoint / run_folder.CONFIG).read_text())
         (checkpoint / run_folder.CONFIG).write_text(json.dumps(config | {"n_ctx": 64, "auto_map": {"x": "y.Z"}}))
-    assert Run.open(output).drift("all").equals(Run.open(made).drift("all"))
+    assert api.drift(Run.open(output), "all").equals(api.drift(Run.open(made), "all"))
 
 
 # --- several folders, one folder ------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def test_masks_that_older_releases_saved_among_the_weights_are_no_part_of_a_laye
 
 def test_folders_in_any_order_are_put_in_the_order_of_their_steps(made):
     paths = [made / f"checkpoint-{step}" for step in (12, 4, 8)]
-    assert Run.open(paths).drift().equals(Run.open(made).drift())
+    assert api.drift(Run.open(paths)).equals(api.drift(Run.open(made)))
     done = call("pli-analyze", "drift", *paths, "--format", "csv")
     assert done.stdout == call("pli-analyze", "drift", made, "--format", "csv").stdout
 
@@ -177,7 +178,7 @@ def test_steps_come_from_the_state_where_the_name_has_none_and_else_from_the_ord
 def test_one_model_is_a_run_of_one_checkpoint(made):
     opened = Run.open(made / "checkpoint-8")
     assert [(c.step, str(c.lineage)) for c in opened.checkpoints] == [(8, "a b")]
-    assert opened.notes == [] and (opened.drift()["relative_l2"] == 0).all()
+    assert opened.notes == [] and (api.drift(opened)["relative_l2"] == 0).all()
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def test_what_growth_callback_saved_goes_by_its_own_lineage(grown):
     )
     assert [str(c.lineage) for c in opened.checkpoints] == ["a b"] * 2 + ["a c b"] * 2 + ["d a c b"] * 3
     assert opened.lineage.to_json() == Lineage.read(grown / "lineage.json").to_json()
-    table = opened.drift()
+    table = api.drift(opened)
     assert set(table[table["age"] == 0]["step"]) == {0, 2, 6} and (table[table["age"] == 0]["relative_l2"] == 0).all()
     at_the_end = table[(table["step"] == 10) & (table["part"] == "c")]["relative_l2"].item()
     birth, last = grown / "_growth" / "checkpoint-2", grown / "checkpoint-10"
@@ -225,9 +226,9 @@ def test_without_the_states_around_events_nothing_is_told_of_a_wrong_step(grown,
         "birth weights first seen at step 8, drift counts from there: d (born at step 6), "
     )
     assert "no states right before and after step 2, 6" in opened.notes[1]
-    found = opened.disturbance()
+    found = api.disturbance(opened)
     assert found.events["step"].tolist() == [2, 6] and found.events["delta"].isna().all() and not len(found.layers)
-    table = opened.drift()
+    table = api.drift(opened)
     assert (table[table["step"] == 8]["relative_l2"] == 0).all() and set(table[table["part"] == "c"]["age"]) == {6, 8}
     page = call("pli-analyze", "report", bare).stdout
     assert "grew from 2 to 4 layers over 10 steps" in page and "no checkpoint has the birth weights" in page.lower()
@@ -251,7 +252,7 @@ def test_models_that_lost_their_steps_are_no_earlier_than_their_last_events(grow
     opened = Run.open([tmp_path / name for name in "abc"])
     assert [checkpoint.step for checkpoint in opened.checkpoints] == [2, 6, 7]
     assert opened.notes[0].startswith("steps are numbers in the order given")
-    assert opened.drift()["age"].min() == 0
+    assert api.drift(opened)["age"].min() == 0
 
 
 def test_a_state_that_trainer_saved_at_an_event_is_the_one_before_it(grown, tmp_path):
@@ -261,7 +262,7 @@ def test_a_state_that_trainer_saved_at_an_event_is_the_one_before_it(grown, tmp_
     opened = Run.open(tmp_path / "out")
     names = [str(checkpoint.name) for checkpoint in opened.checkpoints]
     assert names == ["checkpoint-1", "checkpoint-2-before", "checkpoint-3", "checkpoint-4"]
-    found = opened.disturbance(window=1)
+    found = api.disturbance(opened, window=1)
     assert found.events["delta"].isna().all() and not len(found.layers)  # only one side of the event is there
 
 
@@ -277,7 +278,7 @@ def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
     assert [event.step for event in opened.lineage.events] == [7]
     born = "a (born at step 0), b (born at step 0)"
     assert opened.notes[0] == f"birth weights first seen at step 4, drift counts from there: {born}"
-    assert opened.drift()["relative_l2"].max() > 1
+    assert api.drift(opened)["relative_l2"].max() > 1
     assert "b" in call("pli-analyze", "drift", made, "--lineage", path).stdout
     refused(call("pli-analyze", "drift", made, "--lineage", tmp_path / "none.json"), "none.json: no such file")
 
@@ -361,11 +362,11 @@ def test_a_family_without_a_table_that_fits_is_read_by_layers(family, flaw, outp
         (checkpoint / run_folder.CONFIG).write_text(json.dumps(config | {"model_type": family}))
     run = Run.open(output)
     assert flaw in run.notes[0] and "docs/families.md" in run.notes[0]
-    mine, theirs = run.drift(), Run.open(made).drift()
+    mine, theirs = api.drift(run), api.drift(Run.open(made))
     assert list(mine["part"]) == list(theirs["part"])
     np.testing.assert_allclose(mine["relative_l2"], theirs["relative_l2"], rtol=1e-9)
     with pytest.raises(BadInput, match=f"no table says where a {family} has its heads"):
-        run.drift("head")
+        api.drift(run, "head")
 
 
 @pytest.mark.parametrize("family", families.TINY)
@@ -376,7 +377,7 @@ def test_every_family_is_read_as_transformers_saves_it(family, tmp_path):
         model.save_pretrained(tmp_path / f"checkpoint-{step}")
     opened = Run.open(tmp_path)
     assert opened.confidence["confidence"].min() > 0.99
-    assert (opened.drift("all")["relative_l2"] == 0).all()
+    assert (api.drift(opened, "all")["relative_l2"] == 0).all()
     table = anatomy.family(family)
     living = [
         position for name in model.state_dict() if (position := table.locate(name)) and position[2] in table.tensors

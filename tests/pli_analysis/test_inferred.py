@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from pli_analysis import api
 from pli_analysis.runs import inferred_lineage, layer_matching
 from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
@@ -265,7 +266,7 @@ def test_metrics_of_an_inferred_lineage_are_those_of_the_written_one(family, tmp
     assert [c.lineage.stack for c in found.checkpoints] == [lineage.stack for lineage in truth]
     assert found.lineage.layers["c"].birth.donor == truth[-1].layers["c"].birth.donor
     assert found.confidence["confidence"].min() > 0.99
-    mine, theirs = (run.drift("all") for run in (found, written))
+    mine, theirs = (api.drift(run, "all") for run in (found, written))
     theirs = theirs[~theirs["checkpoint"].str.endswith("before")].reset_index(drop=True)
     # Where a step has two checkpoints the way goes over both, or over one: the same way. Speed has no rates here.
     pd.testing.assert_frame_equal(mine, theirs)
@@ -284,7 +285,7 @@ def test_new_heads_and_units_are_told_by_the_config_and_old_heads_by_their_weigh
     heads = found.confidence[found.confidence["part"].str.contains("h")]
     assert list(heads["part"]) == [f"{id}.h{n}" for id in "ab" for n in range(4)]
     assert heads["confidence"].min() > 0.99
-    table = found.drift("head")
+    table = api.drift(found, "head")
     assert (table[table["part"].isin(["a.h4", "b.h5"])]["age"].min(), table["relative_l2"].max() > 0) == (0, True)
 
 
@@ -337,7 +338,7 @@ def test_layers_that_changed_places_without_a_word_are_found_out(tmp_path):
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d e"] * 3 + ["a d c e b"]
     assert {event.operator for event in found.lineage.events} == {"swap"}
     assert found.confidence["confidence"].min() > 0.99
-    drift = found.drift()
+    drift = api.drift(found)
     assert drift[drift["step"] == 15]["relative_l2"].max() < 0.5  # and not that of one layer from another
 
 
@@ -350,7 +351,7 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
     found = Run.open(tmp_path / "stripped")
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d", "a c d"]
     assert found.lineage.events[0].operator == "remove"
-    assert len(found.drift()) == 7
+    assert len(api.drift(found)) == 7
 
 
 @pytest.mark.parametrize(
@@ -369,7 +370,7 @@ def test_checkpoints_that_are_not_of_one_model_are_refused_in_one_line(family, c
     path = tmp_path / "stripped" / "checkpoint-5" / run_folder.CONFIG
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(BadInput) as refused:
-        Run.open(tmp_path / "stripped").drift()
+        api.drift(Run.open(tmp_path / "stripped"))
     assert "checkpoint-5" in str(refused.value) and "\n" not in str(refused.value)
     assert message in str(refused.value)
 

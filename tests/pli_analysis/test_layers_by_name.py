@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.numpy import save_file
 
+from pli_analysis import api
 from pli_analysis.runs.run import Run
 from pli_train.core.anatomy.names import block_lists
 from pli_train.core.errors import BadInput
@@ -75,12 +76,12 @@ def test_layers_are_found_followed_and_measured(layout, tmp_path):
     assert run.lineage.stack == ["a", "b", "c", "d"][:depth]
     assert run.notes[0].startswith(f"layers only, at '{path}': no table says where a unheard_of has heads")
     assert run.confidence["confidence"].min() > 0.99
-    found = run.drift().query("step == 3").set_index("part")["relative_l2"]
+    found = api.drift(run).query("step == 3").set_index("part")["relative_l2"]
     for index, id in enumerate(run.lineage.stack):
         assert found[id] == pytest.approx(by_hand(states[0], states[2], f"{path}.{index}."), rel=1e-6)
-    every = run.drift("all")
+    every = api.drift(run, "all")
     assert set(every["level"]) == {"layer"}
-    matrices = run.drift("matrix", spectral=True).query("step == 3")
+    matrices = api.drift(run, "matrix", spectral=True).query("step == 3")
     assert len(matrices) == len(shapes)
 
 
@@ -181,7 +182,7 @@ def test_of_lists_of_equal_standing_one_is_taken_and_the_others_are_told(tmp_pat
     )
     other = Run.open(tmp_path, stack="text.layers")
     assert len(other.lineage.stack) == 2 and "'vision.layers' (3)" in other.notes[1]
-    assert other.drift()["relative_l2"].iloc[-1] != run.drift()["relative_l2"].iloc[-1]  # kept apart in the cache
+    assert api.drift(other)["relative_l2"].iloc[-1] != api.drift(run)["relative_l2"].iloc[-1]  # kept apart in the cache
     with pytest.raises(BadInput, match=r"--stack text\.layer: no layers are there; did you mean 'text\.layers'\?"):
         _ = Run.open(tmp_path, stack="text.layer").lineage
 
@@ -203,7 +204,7 @@ def test_a_family_with_a_table_under_another_prefix_is_read_by_its_table(tmp_pat
     names = {f"language_model.model.layers.{n}.self_attn.q_proj.weight": (8, 8) for n in range(2)}
     run = Run.open(written(tmp_path, moving(names), model_type="llama", num_attention_heads=2))
     assert run.notes[0] == "'language_model.' (a module that held the model) taken off names"
-    assert run.lineage.stack == ["a", "b"] and set(run.drift("head")["part"]) == {"a.h0", "a.h1", "b.h0", "b.h1"}
+    assert run.lineage.stack == ["a", "b"] and set(api.drift(run, "head")["part"]) == {"a.h0", "a.h1", "b.h0", "b.h1"}
 
 
 def test_tensors_that_a_table_does_not_name_are_told(tmp_path):
@@ -213,7 +214,7 @@ def test_tensors_that_a_table_does_not_name_are_told(tmp_path):
     state |= {f"transformer.h.{n}.attn.bias": np.ones((1, 1, 4, 4), np.float32) for n in range(2)}  # a mask
     run = Run.open(written(tmp_path, [state, state], **model.config.to_dict()))
     assert run.notes[0] == "not in the table of a gpt2, and left out: adapter.down.weight"
-    assert set(run.drift("all")["level"]) == {"layer", "head", "ffn", "norms", "attention"}
+    assert set(api.drift(run, "all")["level"]) == {"layer", "head", "ffn", "norms", "attention"}
 
 
 @pytest.mark.parametrize(
@@ -236,12 +237,12 @@ def test_quantised_weights_are_refused_in_a_line(dtype, tmp_path):
     with pytest.raises(
         BadInput, match=r"is quantised \([UI]\d+\).*: blocks\.0\.up\.weight has numbers of type [UI]\d+"
     ):
-        Run.open(tmp_path).drift()
+        api.drift(Run.open(tmp_path))
 
 
 def test_counters_and_masks_among_weights_are_not_taken_for_quantised_ones(tmp_path):
     more = {"net.blocks.0.steps": np.array([3]), "net.blocks.1.mask": np.ones((1, 1, 4, 4), np.uint8)}
-    assert len(Run.open(written(tmp_path, [state | more for state in moving(PLAIN)])).drift()) == 9
+    assert len(api.drift(Run.open(written(tmp_path, [state | more for state in moving(PLAIN)])))) == 9
 
 
 def test_models_of_transformers_without_a_table_are_read(tmp_path):
@@ -254,7 +255,7 @@ def test_models_of_transformers_without_a_table_are_read(tmp_path):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
-    found = Run.open(tmp_path).drift().query("step == 2").set_index("part")["relative_l2"]
+    found = api.drift(Run.open(tmp_path)).query("step == 2").set_index("part")["relative_l2"]
     for index, id in enumerate("ab"):
         assert found[id] == pytest.approx(by_hand(*states, f"backbone.layers.{index}."), rel=1e-5)
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from pli_analysis import api
 from pli_analysis.metrics.disturbance import disturbance
 from pli_analysis.metrics.drift import drift as drift_metric
 from pli_analysis.metrics.grad_norms import recomputed
@@ -56,7 +57,7 @@ def odd(request, plain, tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_drift_of_everything_else_is_that_of_sound_weights(odd, plain):
-    sound, found = (Run.open(folder).drift("all", gauge=True, spectral=True) for folder in (plain, odd))
+    sound, found = (api.drift(Run.open(folder), "all", gauge=True, spectral=True) for folder in (plain, odd))
     assert list(found["part"]) == list(sound["part"]) and list(found["step"]) == list(sound["step"])
     of_it = found["part"].isin(["b", "b.ffn", "b.mlp.down_proj.weight"])
     there = of_it & (found["step"] == 2)
@@ -72,7 +73,7 @@ def test_drift_of_everything_else_is_that_of_sound_weights(odd, plain):
 
 def test_a_birth_that_is_not_finite_leaves_no_distance_from_it(plain, tmp_path):
     run = Run.open(changed(plain, tmp_path / "odd", spoilt(QUERY), only=(1,)))
-    table = run.drift("all", gauge=True).set_index("part")
+    table = api.drift(run, "all", gauge=True).set_index("part")
     assert table.loc[["b", "b.h0"], "relative_l2"].isna().all() and table.loc["b.h0", "qk"].isna().all()
     assert table.loc[["a", "b.ffn", "b.h1", "b.norms"], "relative_l2"].notna().all()
     assert table.loc["b.h1", ["qk", "ov"]].notna().all(axis=None)
@@ -218,7 +219,7 @@ def test_a_report_draws_the_rest_and_says_what_it_leaves_out(where, plain, tmp_p
 def test_all_weights_lost_at_one_checkpoint_end_nothing(plain, tmp_path):
     run = Run.open(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2,)))
     assert str(run.lineage) == "a b"
-    table = run.drift()
+    table = api.drift(run)
     assert table["relative_l2"].isna().tolist() == [False, False, True, True, *[False] * 6]
     assert content.build(run)
 

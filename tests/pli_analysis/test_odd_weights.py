@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from pli_analysis import api
 from pli_analysis.inference import checkpoint_model
 from pli_analysis.metrics.maps import embedding
 from pli_analysis.runs.run import Run
@@ -39,7 +40,7 @@ def expected(folder, family):
 
 
 def found(run):
-    table = run.drift()
+    table = api.drift(run)
     return table.pivot(index="step", columns="part", values="relative_l2").to_numpy()
 
 
@@ -92,7 +93,9 @@ def test_names_of_early_releases_are_mapped_as_transformers_maps_them(plain, tmp
     run = Run.open(folder)
     np.testing.assert_allclose(found(run), expected(folder, "bert"), rtol=1e-6)
     assert "'LayerNorm.gamma' read as 'LayerNorm.weight'" in run.notes
-    assert {"norms"} <= set(run.drift("norms")["level"]) and not run.drift("norms")["relative_l2"].isna().any()
+    assert {"norms"} <= set(api.drift(run, "norms")["level"]) and not api.drift(run, "norms")[
+        "relative_l2"
+    ].isna().any()
 
 
 def test_an_old_name_beside_the_new_one_is_no_tensor_to_choose(plain, tmp_path):
@@ -122,7 +125,7 @@ def test_weights_of_other_types_are_the_numbers_that_torch_reads(type, plain, tm
     by_hand = np.array([moved(states[0], state, "model.layers") for state in states])
     run = Run.open(folder)
     np.testing.assert_allclose(found(run), by_hand, rtol=1e-6)
-    spectra = run.drift("matrix", spectral=True).set_index(["checkpoint", "part"])["spectral"]
+    spectra = api.drift(run, "matrix", spectral=True).set_index(["checkpoint", "part"])["spectral"]
     change = (states[2][UP].double() - states[0][UP].double(), states[0][UP].double())
     norms = [float(torch.linalg.matrix_norm(matrix, 2)) for matrix in change]
     assert spectra["checkpoint-3", "b.mlp.up_proj.weight"] == pytest.approx(norms[0] / norms[1], rel=1e-5)
@@ -171,7 +174,7 @@ def test_what_are_no_weights_is_refused_by_name_with_a_way_out(message, plain, t
     with pytest.raises(
         BadInput, match="holds no checkpoint to read; checkpoint-1, checkpoint-2, checkpoint-3: "
     ) as error:
-        Run.open(folder).drift()
+        api.drift(Run.open(folder))
     assert message in str(error.value) and "\n" not in str(error.value)
     assert any(way in str(error.value) for way in ("dequantise", "merge", "no checkpoint of weights"))
 
@@ -180,7 +183,7 @@ def test_a_config_that_names_the_method_is_believed_and_weights_beside_it_are_re
     said = {"quantization_config": {"quant_method": "awq"}}
     folder = changed(plain["llama"], tmp_path / "codes", with_codes("qweight", "scales"), **said)
     with pytest.raises(BadInput, match=r"is quantised \(awq\)"):
-        Run.open(folder).drift()
+        api.drift(Run.open(folder))
     whole = changed(plain["llama"], tmp_path / "weights", **said)
     np.testing.assert_allclose(found(Run.open(whole)), expected(plain["llama"], "llama"), rtol=1e-6)
 
@@ -216,7 +219,7 @@ def test_other_formats_are_refused_by_name_and_never_opened(message, plain, tmp_
     assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
     assert len(run.damaged) == 1 and message in run.damaged[0] and "\n" not in run.damaged[0]
     with pytest.raises(BadInput, match="checkpoint-2: ") as error:
-        Run.open(at).drift()
+        api.drift(Run.open(at))
     assert message in str(error.value) or message.startswith("lacks")
 
 
@@ -419,7 +422,7 @@ def test_one_bad_checkpoint_is_passed_over_by_name_and_the_others_are_read(messa
     for step in (1, 3):
         DAMAGES[message](folder / f"checkpoint-{step}")
     with pytest.raises(BadInput) as error:
-        Run.open(folder).drift()
+        api.drift(Run.open(folder))
     assert all(f"checkpoint-{step}" in str(error.value) for step in STEPS) and message in str(error.value)
 
 
@@ -431,10 +434,10 @@ def test_a_checkpoint_of_ours_that_cannot_be_read_is_passed_over_too(name, runs,
     (at.path / name).write_bytes(b"[" * len(data))  # as long as its manifest says
     run = Run.open(folder)
     assert [line.split()[0] for line in run.damaged] == [at.path.name] and name in run.damaged[0]
-    whole = Run.open(runs["gpt2"]).drift()
+    whole = api.drift(Run.open(runs["gpt2"]))
     rest = whole[whole["checkpoint"] != str(at.name)]
     columns = ["part", "checkpoint", "relative_l2", "cosine"]
-    assert run.drift()[columns].equals(rest[columns].reset_index(drop=True))
+    assert api.drift(run)[columns].equals(rest[columns].reset_index(drop=True))
 
 
 def test_weights_of_ours_under_names_of_no_layer_are_passed_over(runs, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pli_analysis import api
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.figures.palette import COLOURS, DASHES, line_of
 from pli_analysis.metrics.lineage import layers, locations
@@ -117,7 +118,7 @@ def test_the_page_says_what_the_numbers_say(runs, family):
     evals = run.scalars.table(run_folder.EVAL_LOSS)["value"]
     caption = overview.loss(run).figures[0].caption
     assert f"{evals.iloc[0]:.3f} to {evals.iloc[-1]:.3f}" in caption
-    last = run.drift().query("step == 12").sort_values("relative_l2").iloc[-1]
+    last = api.drift(run).query("step == 12").sort_values("relative_l2").iloc[-1]
     assert f"layer {last['part']} (age {last['age']})" in drift.drift(run).figures[0].caption
 
 
@@ -250,7 +251,7 @@ def test_pairs_that_are_equally_alike_are_not_ranked(cka):
 def test_captions_say_that_it_is_one_run_and_of_how_much(runs, family):
     run = Run.open(runs[family])
     captions = {figure.id: figure.caption for s in content.build(run).sections for figure in s.figures}
-    table = run.drift()
+    table = api.drift(run)
     of_drift = f"One run, {table['part'].nunique()} layers, {table['checkpoint'].nunique()} checkpoints."
     assert all(captions[id].endswith(of_drift) for id in ("drift-map", "drift-curves", "drift-cosine"))
     points = sum(len(checkpoint.lineage.stack) for checkpoint in run.states.values())

@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
+from pli_analysis import api
 from pli_analysis.cli import app
 from pli_analysis.figures import disturbance
 from pli_analysis.metrics.comparison import compare
@@ -86,7 +87,7 @@ def test_events_of_all_runs_are_in_one_table(message, seeds):
         mine = events[events["run"] == name]
         run = Run.open(seeds[name])
         assert mine["step"].tolist() == sorted({event.step for event in run.lineage.events})
-        alone = run.disturbance().events.set_index("step")["loss_after"]
+        alone = api.disturbance(run).events.set_index("step")["loss_after"]
         assert mine.set_index("step")["loss_after"].to_dict() == pytest.approx(alone.to_dict(), nan_ok=True)
         assert mine["height"].between(0, 1).all() and (mine["initialiser"] == "clone-noise").all()
     assert "full" not in set(events["run"])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, default_data_collator
 
+from pli_analysis import api
 from pli_analysis.metrics import loss as loss_metric
 from pli_analysis.metrics.grad_norms import logged
 from pli_analysis.report import content
@@ -145,7 +146,7 @@ def test_lineage_is_the_same_to_the_letter(both):
 
 
 def test_drift_is_the_same(both):
-    agree(*(run.drift("all") for run in both), rtol=5e-5, atol=1e-7)
+    agree(*(api.drift(run, "all") for run in both), rtol=5e-5, atol=1e-7)
 
 
 def test_gradient_norms_are_the_same(both):
@@ -153,7 +154,7 @@ def test_gradient_norms_are_the_same(both):
 
 
 def test_disturbance_is_the_same(both):
-    ours, theirs = (run.disturbance() for run in both)
+    ours, theirs = (api.disturbance(run) for run in both)
     agree(ours.events, theirs.events, rtol=1e-5)
     agree(ours.layers, theirs.layers, rtol=1e-4, atol=1e-6)
     assert ours.layers["score"].notna().any() and (ours.events["delta"].abs() > 1e-5).all()

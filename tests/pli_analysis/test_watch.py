@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from pli_analysis import api
 from pli_analysis.metrics.grad_norms import logged
 from pli_analysis.runs.run import Run
 from pli_analysis.scalars.events import Columns
@@ -54,7 +55,7 @@ def test_a_frame_tells_what_other_readers_tell(runs, family):
     message = {tag: [value for _, value in values[tag].values()] for tag in (run_folder.LOSS, run_folder.EVAL_LOSS)}
     assert shown.losses.tolist() == message[run_folder.LOSS] and shown.evals.tolist() == message[run_folder.EVAL_LOSS]
     assert shown.loss == pytest.approx(sum(message[run_folder.LOSS]) / STEPS)
-    drift = run.drift().query(f"step == {STEPS}")
+    drift = api.drift(run).query(f"step == {STEPS}")
     assert (shown.drift, shown.drift_at) == (
         dict(zip(drift["part"], drift["relative_l2"], strict=True)),
         "checkpoint-12",
@@ -239,7 +240,7 @@ def test_closing_ends_a_measurement_in_its_middle(mine, monkeypatch):
 def test_drift_at_the_newest_reads_births_and_the_newest_only(mine):
     names = [str(checkpoint.name) for checkpoint in latest.Births(mine).checkpoints]
     assert names == ["checkpoint-0", "checkpoint-3", "checkpoint-6", "checkpoint-9", "checkpoint-12"]
-    expected = Run.open(mine).drift().query("step == 12")
+    expected = api.drift(Run.open(mine)).query("step == 12")
     assert latest.drifts(mine) == dict(zip(expected["part"], expected["relative_l2"], strict=True))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from pli_analysis import api
 from pli_analysis.runs.run import Run
 from pli_train.config import loading
 from pli_train.core.errors import BadInput
@@ -92,7 +93,7 @@ def test_a_vit_grows_learns_and_reloads(run):
 
 
 def test_its_heads_have_a_drift(run):
-    found = Run.open(run).drift("head")
+    found = api.drift(Run.open(run), "head")
     assert set(found["part"]) == {f"{layer}.h{head}" for layer in "abc" for head in range(4)}
 
 

@@ -16,6 +16,7 @@ from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.numba_kernel import Kernel
 from pli_analysis.weights.stacks import has_donor, is_steady, stacks
 from pli_analysis.weights.trajectory import Pair, TensorTrajectory
+from pli_train.core.errors import MISFITS
 
 GAUGE, SPECTRAL = ["qk", "ov"], ["spectral", "stable_rank", "effective_rank"]
 NAN = float("nan")
@@ -131,7 +132,7 @@ def _sums(segment: TensorTrajectory, pool: BufferPool, squares: Squares) -> Iter
             others = [array.reshape(1, -1) for array in (seen.birth, seen.previous)]
             now, difference, stepped = squares(seen.now.reshape(1, -1), others, folds)[:, 0]
             apart, donor = _donor_sums(trajectory.counterpart(segment, seen, pool), squares)
-        except trajectory.MISFITS as error:
+        except MISFITS as error:
             raise trajectory.misfit(seen.visit.position.path.parent, segment.id, error) from None
         columns = (now, of_birth, difference, stepped, apart, donor, folds[0] * folds[2])
         yield seen.visit.number, np.stack(np.broadcast_arrays(*columns), axis=-1)

@@ -64,7 +64,7 @@ from pli_analysis.runs.layer_layout import require_parts
 from pli_analysis.weights import trajectory
 from pli_analysis.weights.measurement import Kind, measure
 from pli_train.core.anatomy.parts import part_of
-from pli_train.core.errors import BadInput, did_you_mean, some
+from pli_train.core.errors import MISFITS, BadInput, did_you_mean, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,7 +224,7 @@ def _table(
                 plans = {shape: _plan(checkpoint, levels)}
             extra = _extra(checkpoint, {level: tables.get(str(checkpoint.name)) for level, tables in more.items()})
             plan, moments = plans[shape], plans[shape].moments(rows)
-        except trajectory.MISFITS as error:
+        except MISFITS as error:
             raise BadInput(f"{checkpoint.path}: its weights do not fit its lineage ({error})") from None
         walked = {id: NAN if before is None else rates.between(id, before, checkpoint.step) for id in lineage.stack}
         steps = np.array([walked[part.layer] if part.name in paths else 0 for part in plan.parts])

@@ -15,6 +15,7 @@ from pli_analysis.weights.measurement import Kind
 from pli_analysis.weights.trajectory import TensorTrajectory, Visit
 from pli_train.core.anatomy import Anatomy
 from pli_train.core.anatomy.axes import factors
+from pli_train.core.errors import MISFITS
 
 FUSED = "qkv"
 
@@ -66,7 +67,7 @@ class Gauge:
                 now = self._letters(visit, [seen.now for seen in together])
                 birth = self._letters(visit, [seen.birth for seen in together])
                 columns = [self._qk(now, birth), bilinear_distance(now["o"], now["v"], birth["o"], birth["v"])]
-            except trajectory.MISFITS as error:
+            except MISFITS as error:
                 raise trajectory.misfit(visit.position.path.parent, self.tracks[0].id, error) from None
             found.append(np.stack(columns, axis=1))
         return found

@@ -1,0 +1,44 @@
+"""Python API: open a run and measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pli_analysis.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.metrics.disturbance.disturbance import Disturbance
+
+open_run = Run.open
+
+
+def drift(
+    run: Run, of: str = "layer", *, gauge: bool = False, spectral: bool = False, threads: int = 1
+) -> pd.DataFrame:
+    """Measure how far each part is from its birth weights.
+
+    Arguments, columns and errors are those of `pli_analysis.metrics.drift.drift.drift`.
+    """
+    from pli_analysis.metrics.drift import drift as metric
+
+    return metric.drift(run, of, gauge=gauge, spectral=spectral, threads=threads)
+
+
+def disturbance(run: Run, window: int | None = None, twins: Sequence[Run] | None = None) -> Disturbance:
+    """Measure what each growth event disturbed: see `pli_analysis.metrics.disturbance.disturbance`.
+
+    Args:
+        run: a run that grew.
+        window: steps to look at on each side; by the run's schedule if None.
+        twins: forks that did not grow; those in the same folder if None.
+
+    Raises:
+        BadInput: when the run did not grow, or its checkpoints cannot be read.
+    """
+    from pli_analysis.metrics.disturbance import disturbance as metric
+    from pli_analysis.metrics.disturbance import event_context
+
+    return metric.disturbance(run, event_context.twins_beside(run) if twins is None else twins, window)
