@@ -158,7 +158,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("words, told", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("words, message", BAD.values(), ids=BAD.keys())
 def test_bad_input_to_training_gets_one_line_and_exit_2(words, message, tmp_path):
     refused(call("pli-train", *words, cwd=tmp_path), message)
     assert not list(tmp_path.glob("runs/*"))

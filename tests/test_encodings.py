@@ -61,7 +61,7 @@ def test_what_is_printed_is_the_same_in_other_signs(words, sign, small_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("position", PLACES)
 @pytest.mark.parametrize("words", ["report RUN", "disturbance RUN --placebos 0", "embed RUN", "doctor"])
 def test_what_loads_torch_is_printed_too(words, position, small_run):
     words = f"pli-analyze {words}".replace("RUN", str(small_run)).split()
@@ -95,7 +95,7 @@ def test_files_are_utf_8_whatever_the_terminal_is(small_run, tmp_path):
     assert "─" in (tmp_path / "plain.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("position", PLACES)
 @pytest.mark.parametrize("name", MODULES)
 def test_all_help_is_printed(name, position):
     environment, codec = PLACES[position]
@@ -116,7 +116,7 @@ for command in ["", *get_command(app).commands]:
     assert done.stdout.decode(codec).count("Usage: ") > 5
 
 
-@pytest.mark.parametrize("place", ["ascii", "latin-1", "C"])
+@pytest.mark.parametrize("position", ["ascii", "latin-1", "C"])
 @pytest.mark.parametrize("words", ["pli-analyze drift", "pli-train run"])
 def test_an_error_quotes_any_name(words, position):
     environment, codec = PLACES[position]

@@ -123,7 +123,7 @@ MISUSES = {
 }
 
 
-@pytest.mark.parametrize(("words", "told"), MISUSES.items(), ids=MISUSES)
+@pytest.mark.parametrize(("words", "message"), MISUSES.items(), ids=MISUSES)
 def test_misuse_is_one_line_that_says_what_was_probably_meant(words, message, tmp_path):
     lines = refused(call(*words.split(), cwd=tmp_path), message)
     assert len(lines) == 1 and lines[0].startswith(f"error: {message}")

@@ -6,7 +6,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
 from tests import families
-from tests.pli_train.test_integrations import data
+from tests.pli_train.integrations.test_hugging_face import data
 
 STEPS, EVERY = 12, 4
 

@@ -25,7 +25,7 @@ SCALE, ONWARD and ORDER were chosen together by grid search: on 600 random grown
 apart (the share of right matches, none wrong of confidence 0.9) and on 80 with 6 and 20 times as many steps between.
 They are not critical: with 0.15 to 0.3, 4 to 8 and 2 to 3 the share of right matches in the 600 stays within 0.1 %. A
 larger ONWARD errs more where checkpoints are sparse, a larger ORDER is too sure that nothing was swapped. What they
-give on other runs is in tests/pli_analysis/test_inferred.py.
+give on other runs is in tests/pli_analysis/runs/test_inferred_lineage.py.
 """
 ONWARD = 5.0
 """Cost that moving straight on saves, against turning off at a right angle."""

@@ -30,7 +30,7 @@ from pli_train.core.run_format import run_folder
 from pli_train.optim import grad_norms, optimizer
 from pli_train.optim.config import OptimConfig
 from pli_train.training import launch
-from pli_train.training.tensorboard import Scalars
+from pli_train.training.tensorboard import ScalarWriter
 
 EVERY = 10
 Turn = Callable[[bool], float]
@@ -66,7 +66,7 @@ def bert_base(folder: Path, updates: bool, batch: int, length: int) -> Turn:
     """Turns of a bare loop over BERT-base with random weights: forward, backward, clipping, AdamW."""
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert"))
-    adam, scalars = optimizer.build(model, OptimConfig()), Scalars(folder)
+    adam, scalars = optimizer.build(model, OptimConfig()), ScalarWriter(folder)
     made = grad_norms.GradNorms(model, anatomy.family("bert"), Lineage.begin(12, 12), EVERY, updates=updates)
     tokens = torch.randint(1000, 30000, (batch, length))
     step = EVERY

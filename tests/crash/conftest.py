@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.crash.warm import Warm
-from tests.pli_train.test_growth_in_training import EVERYTHING, WIDE
+from tests.pli_train.training.test_growth_in_training import EVERYTHING, WIDE
 
 KILLED_FAMILIES = ("bert", "gpt2")
 CHECKPOINTS = {"bert": {"every": 1, "full_last": 100}, "gpt2": {"every": 1}}

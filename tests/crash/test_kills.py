@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from pli_train.core.run_format import run_folder
 from tests.crash.conftest import KILLED_FAMILIES
 from tests.crash.onlooker import Onlooker, Story
-from tests.pli_train.test_trainer import content
+from tests.pli_train.training.test_trainer import content
 
 pytestmark = pytest.mark.crash
 
@@ -163,7 +163,7 @@ def test_fresh_interpreters_die_and_go_on_alike(toml_of, finals, tmp_path):
     assert content_and_record(run) == finals["bert"][1]
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["with-its-hash", "behind-its-hash"])
+@pytest.mark.parametrize("message", [True, False], ids=["with-its-hash", "behind-its-hash"])
 @pytest.mark.parametrize("family", KILLED_FAMILIES)
 def test_one_moment_changed_between_kill_and_resume_is_noticed(warm, toml_of, finals, tmp_path, family, message):
     """The negative control: the comparison sees one number in one moment, when resume is made to take it.

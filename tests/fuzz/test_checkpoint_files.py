@@ -29,8 +29,8 @@ from pli_train.models.build import AUTO_CLASS
 from pli_train.training import launch
 from tests.fuzz.changes import mutated
 from tests.fuzz.watch import Blind, Watch
-from tests.pli_train.test_reading import AT, FILES, sharded
-from tests.pli_train.test_trainer import vouch
+from tests.pli_train.checkpointing.test_reading import AT, FILES, sharded
+from tests.pli_train.training.test_trainer import vouch
 
 NAMED = (PliError, BadLineage)
 SECONDS, MEMORY = 2.0, 2**30

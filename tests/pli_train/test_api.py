@@ -269,7 +269,7 @@ def test_a_preset_may_be_the_start():
 
 
 @pytest.mark.parametrize(
-    ("told", "line"),
+    ("message", "line"),
     [
         ({"model": "gpt2", "steps": 5, "optim": {"learning_rate": 1}}, "did you mean 'optim.lr'"),
         ({"steps": 5}, "model: is missing"),

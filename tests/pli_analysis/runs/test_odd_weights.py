@@ -1,0 +1,486 @@
+"""Weights that are not what they seem: other names, other types, codes, adapters, layers that lack something."""
+
+import json
+import shutil
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+from pli_analysis import api
+from pli_analysis.inference import checkpoint_model
+from pli_analysis.metrics.maps import embedding
+from pli_analysis.runs.run import Run
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+from tests import families
+from tests.odd import STEPS, changed, moved, renamed, saved
+
+STACKS = {"llama": "model.layers", "bert": "bert.encoder.layer"}
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Checkpoints of a Llama and of a BERT, as transformers saves them. Not to be written to."""
+    folder = tmp_path_factory.mktemp("plain")
+    return {family: saved(folder / family, family) for family in STACKS}
+
+
+def expected(folder, family):
+    """(step, layer) → relative L2, from models that plain transformers loads."""
+    auto = AutoModelForMaskedLM if family == "bert" else AutoModelForCausalLM
+    states = {
+        step: auto.from_pretrained(folder / f"checkpoint-{step}", dtype=torch.float32).state_dict() for step in STEPS
+    }
+    return np.array([moved(states[1], states[step], STACKS[family]) for step in STEPS])
+
+
+def found(run):
+    table = api.drift(run)
+    return table.pivot(index="step", columns="part", values="relative_l2").to_numpy()
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def in_layers(name):
+    """As FSDP with activation checkpointing names layer 0, and torch.compile layer 1."""
+    name = name.replace("layers.0.", "layers.0._fsdp_wrapped_module._checkpoint_wrapped_module.")
+    return name.replace("layers.1.", "layers.1._orig_mod.")
+
+
+NAMES = {
+    ("llama", "module."): lambda name: f"module.{name}",
+    ("llama", "_orig_mod."): lambda name: f"_orig_mod.{name}",
+    ("llama", "base_model."): lambda name: f"base_model.model.{name}",
+    ("llama", "_fsdp_wrapped_module."): in_layers,
+    ("llama", "'model.' (a module that held"): lambda name: f"model.{name}",
+    ("llama", "'net.' (a module that held"): lambda name: f"net.{name}",
+    ("bert", "'model.' (a module that held"): lambda name: f"model.{name}",
+    ("bert", "'_orig_mod.' (torch.compile)"): lambda name: f"_orig_mod.module.{name}",
+}
+
+
+@pytest.mark.parametrize(("family", "message"), NAMES, ids=range(len(NAMES)))
+def test_names_of_wrapped_models_are_read_as_plain_ones(family, message, plain, tmp_path):
+    run = Run.open(changed(plain[family], tmp_path / "out", renamed(NAMES[family, message])))
+    np.testing.assert_allclose(found(run), expected(plain[family], family), rtol=1e-6)
+    assert any(message in note for note in run.notes)
+    with torch.no_grad():
+        theirs = families.logits(checkpoint_model.model_of(run.checkpoints[-1]))
+        torch.testing.assert_close(
+            theirs, families.logits(checkpoint_model.model_of(Run.open(plain[family]).checkpoints[-1]))
+        )
+
+
+def test_wrapped_and_plain_checkpoints_are_of_one_run(plain, tmp_path):
+    run = Run.open(changed(plain["bert"], tmp_path / "out", renamed(lambda name: f"module.{name}"), only=(2,)))
+    np.testing.assert_allclose(found(run), expected(plain["bert"], "bert"), rtol=1e-6)
+    assert any(note.endswith("taken off names in checkpoint-2") for note in run.notes)
+
+
+def test_names_of_early_releases_are_mapped_as_transformers_maps_them(plain, tmp_path):
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+    def early(name):
+        return next((name.replace(new, was) for new, was in old.items() if name.endswith(new)), name)
+
+    folder = changed(plain["bert"], tmp_path / "out", renamed(early))
+    run = Run.open(folder)
+    np.testing.assert_allclose(found(run), expected(folder, "bert"), rtol=1e-6)
+    assert "'LayerNorm.gamma' read as 'LayerNorm.weight'" in run.notes
+    assert {"norms"} <= set(api.drift(run, "norms")["level"]) and not api.drift(run, "norms")[
+        "relative_l2"
+    ].isna().any()
+
+
+def test_an_old_name_beside_the_new_one_is_no_tensor_to_choose(plain, tmp_path):
+    def both(tensors):
+        name = "bert.encoder.layer.0.output.LayerNorm."
+        return tensors | {f"{name}gamma": 2 * tensors[f"{name}weight"]}
+
+    run = Run.open(changed(plain["bert"], tmp_path / "out", both, only=(2,)))
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
+    assert "which are names of one tensor" in run.damaged[0]
+
+
+# --- types ----------------------------------------------------------------------------------------------------------
+
+TYPES = ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float64")
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_weights_of_other_types_are_the_numbers_that_torch_reads(type, plain, tmp_path):
+    def cast(tensors):
+        return {
+            name: tensor.to(getattr(torch, type)) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()
+        }
+
+    folder = changed(plain["llama"], tmp_path / "out", cast)
+    states = [load_file(folder / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS]
+    by_hand = np.array([moved(states[0], state, "model.layers") for state in states])
+    run = Run.open(folder)
+    np.testing.assert_allclose(found(run), by_hand, rtol=1e-6)
+    spectra = api.drift(run, "matrix", spectral=True).set_index(["checkpoint", "part"])["spectral"]
+    change = (states[2][UP].double() - states[0][UP].double(), states[0][UP].double())
+    norms = [float(torch.linalg.matrix_norm(matrix, 2)) for matrix in change]
+    assert spectra["checkpoint-3", "b.mlp.up_proj.weight"] == pytest.approx(norms[0] / norms[1], rel=1e-5)
+    read = dict(run.checkpoints[1].tensors([UP]))[UP]
+    assert (read.astype(np.float64) == states[1][UP].double().numpy()).all()
+
+
+# --- no weights -----------------------------------------------------------------------------------------------------
+
+
+def with_codes(*endings):
+    """Projections replaced by what a quantised model has in their place."""
+
+    def change(tensors):
+        kept = {name: tensor for name, tensor in tensors.items() if "proj" not in name}
+        for name, tensor in tensors.items():
+            for ending in endings if "proj" in name else ():
+                kept[name.replace("weight", ending)] = tensor[:4, :4].to(torch.int8)
+        return kept
+
+    return change
+
+
+def adapted(tensors):
+    wrapped = {
+        f"base_model.model.{name.replace('q_proj', 'q_proj.base_layer')}": each for name, each in tensors.items()
+    }
+    return wrapped | {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight": torch.zeros(2, 32)}
+
+
+CODES = {
+    "bitsandbytes, 8 bits": with_codes("weight", "SCB"),
+    "bitsandbytes, 4 bits": with_codes("weight", "weight.absmax", "weight.quant_map"),
+    "GPTQ or AWQ": with_codes("qweight", "qzeros", "scales"),
+    "MXFP4": with_codes("weight_blocks", "weight_scales"),
+    "fp8 with scales": with_codes("weight", "weight_scale_inv"),
+    "(I8)": with_codes("weight"),
+    "has an adapter (LoRA) beside its weights: merge it": adapted,
+    "has numbers of type C64": lambda tensors: tensors | {UP: tensors[UP].to(torch.complex64)},
+}
+
+
+@pytest.mark.parametrize("message", CODES)
+def test_what_are_no_weights_is_refused_by_name_with_a_way_out(message, plain, tmp_path):
+    folder = changed(plain["llama"], tmp_path / "out", CODES[message])
+    with pytest.raises(
+        BadInput, match="holds no checkpoint to read; checkpoint-1, checkpoint-2, checkpoint-3: "
+    ) as error:
+        api.drift(Run.open(folder))
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert any(way in str(error.value) for way in ("dequantise", "merge", "no checkpoint of weights"))
+
+
+def test_a_config_that_names_the_method_is_believed_and_weights_beside_it_are_read(plain, tmp_path):
+    said = {"quantization_config": {"quant_method": "awq"}}
+    folder = changed(plain["llama"], tmp_path / "codes", with_codes("qweight", "scales"), **said)
+    with pytest.raises(BadInput, match=r"is quantised \(awq\)"):
+        api.drift(Run.open(folder))
+    whole = changed(plain["llama"], tmp_path / "weights", **said)
+    np.testing.assert_allclose(found(Run.open(whole)), expected(plain["llama"], "llama"), rtol=1e-6)
+
+
+FILES = {
+    "pytorch_model.bin, a format that can run code": ["pytorch_model.bin"],
+    "pytorch_model-00001-of-00002.bin, a format": ["pytorch_model-00001-of-00002.bin", "optimizer.bin"],
+    "TensorFlow or Flax": ["tf_model.h5"],
+    "from_flax=True": ["flax_model.msgpack"],
+    "gguf_file=": ["model.Q4_K_M.gguf"],
+    "convert_…_weights_to_hf.py": ["original/consolidated.00.pth", "original/params.json"],
+    "adapter of PEFT": ["adapter_config.json", "adapter_model.safetensors"],
+    "zero_to_fp32.py . OUT": ["latest", "zero_to_fp32.py", "global_step3/mp_rank_00_model_states.pt"],
+    "holds DeepSpeed's state": ["mp_rank_00_model_states.pt"],
+    "accelerate merge-weights": ["pytorch_model_fsdp_0/__0_0.distcp", "pytorch_model_fsdp_0/.metadata"],
+    "checkpoint of Lightning": ["epoch=0-step=10.ckpt"],
+    "a state of accelerate": ["pytorch_model.bin", "random_states_0.pkl", "scheduler.bin"],
+    "has its weights in model.pt": ["model.pt", "optimizer.pt"],
+    "has weights.safetensors and no model.safetensors": ["weights.safetensors", "optimizer.safetensors"],
+    "lacks model.safetensors": ["optimizer.pt", "rng_state.pth", "training_args.bin"],
+}
+
+
+@pytest.mark.parametrize("message", FILES)
+def test_other_formats_are_refused_by_name_and_never_opened(message, plain, tmp_path):
+    folder = shutil.copytree(plain["llama"], tmp_path / "out")
+    at = folder / "checkpoint-2"
+    (at / run_folder.WEIGHTS).unlink()
+    for name in FILES[message]:
+        (at / name).parent.mkdir(exist_ok=True)
+        (at / name).symlink_to("/nowhere")  # whoever opens it fails
+    run = Run.open(folder)
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
+    assert len(run.damaged) == 1 and message in run.damaged[0] and "\n" not in run.damaged[0]
+    with pytest.raises(BadInput, match="checkpoint-2: ") as error:
+        api.drift(Run.open(at))
+    assert message in str(error.value) or message.startswith("lacks")
+
+
+def test_a_state_of_accelerate_needs_the_config_of_its_model(plain, tmp_path):
+    folder = shutil.copytree(plain["llama"], tmp_path / "out")
+    at = folder / "checkpoint-2"
+    (at / "random_states_0.pkl").symlink_to("/nowhere")
+    config = (at / run_folder.CONFIG).rename(folder / "kept")
+    assert "copy that of the model that was trained there" in Run.open(folder).damaged[0]
+    shutil.copy(config, folder / run_folder.CONFIG)
+    assert f"copy {folder / run_folder.CONFIG} there" in Run.open(folder).damaged[0]
+    config.rename(at / run_folder.CONFIG)
+    np.testing.assert_allclose(found(Run.open(folder)), expected(plain["llama"], "llama"), rtol=1e-6)
+
+
+def test_other_safetensors_files_beside_the_weights_are_not_read(plain, tmp_path):
+    folder = shutil.copytree(plain["llama"], tmp_path / "out")
+    for name in ("optimizer.safetensors", "consolidated.safetensors"):
+        (folder / "checkpoint-2" / name).write_bytes(b"")
+    np.testing.assert_allclose(found(Run.open(folder)), expected(plain["llama"], "llama"), rtol=1e-6)
+
+
+# --- layers ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_layer_lacks_and_what_no_table_knows_is_told(plain, tmp_path):
+    def other(tensors):
+        kept = {name: tensor for name, tensor in tensors.items() if name != UP}
+        return kept | {
+            "model.layers.0.gate": torch.ones(3),
+            "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        }
+
+    run = Run.open(changed(plain["llama"], tmp_path / "out", other, only=(2, 3)))
+    assert "layer b lacks mlp.up_proj.weight in checkpoint-2, checkpoint-3: it is measured without" in run.notes
+    assert "not in the table of a llama, and left out: gate" in run.notes
+    states = [load_file(plain["llama"] / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS]
+    without = [{name: tensor for name, tensor in state.items() if name != UP} for state in states]
+    by_hand = [moved(without[0], state, "model.layers") for state in without[1:]]
+    np.testing.assert_allclose(found(run)[1:], by_hand, rtol=1e-6)
+    with pytest.raises(BadInput, match=f"its weights lack {UP}"):
+        checkpoint_model.model_of(run.checkpoints[-1])
+
+
+def test_a_map_goes_without_a_tensor_that_is_lacking_at_some_checkpoint(plain, tmp_path):
+    def without(tensors):
+        return {name: tensor for name, tensor in tensors.items() if name != UP}
+
+    some = embedding.embed(Run.open(changed(plain["llama"], tmp_path / "some", without, only=(2,))))
+    drawn = some.table[some.table["walk"] == "run"]
+    state = {step: load_file(plain["llama"] / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS}
+    names = {
+        part: [n for n in state[1] if n.startswith(f"model.layers.{at}.") and n != UP] for at, part in enumerate("ab")
+    }
+    points = list(zip(drawn["part"], drawn["step"], strict=True))
+    for start, end in ((("b", 1), ("b", 2)), (("b", 2), ("b", 3)), (("a", 1), ("a", 3))):
+        ways = [
+            (state[end[1]][name].double() - state[start[1]][name].double()).square().sum() for name in names[end[0]]
+        ]
+        first, last = (some.components.values[points.index(point)] for point in (start, end))
+        assert np.linalg.norm(last - first) == pytest.approx(float(sum(ways)) ** 0.5, rel=1e-6)
+
+
+def test_no_line_is_said_of_weights_as_they_should_be(plain):
+    for folder in plain.values():
+        assert [note for note in Run.open(folder).notes if not note.startswith("lineage inferred")] == []
+
+
+@pytest.mark.parametrize("says", [1, 3])
+def test_weights_count_where_a_config_tells_of_another_number_of_layers(says, plain, tmp_path):
+    run = Run.open(changed(plain["llama"], tmp_path / "out", num_hidden_layers=says))
+    assert f"config.json says {says} layers and the weights have 2, which count" in run.notes
+    np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
+    with torch.no_grad():
+        theirs = families.logits(checkpoint_model.model_of(run.checkpoints[0]))
+        torch.testing.assert_close(theirs, families.logits(families.tiny("llama")))
+
+
+def test_a_vocabulary_that_grew_is_no_change_of_a_layer(plain, tmp_path):
+    def longer(tensors):
+        count = tensors["model.embed_tokens.weight"].shape[0]
+        return {
+            n: torch.cat([t, t[:8]]) if "layers" not in n and t.shape[0] == count else t for n, t in tensors.items()
+        }
+
+    run = Run.open(changed(plain["llama"], tmp_path / "out", longer, only=(2, 3), vocab_size=families.VOCABULARY + 8))
+    np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
+    assert checkpoint_model.model_of(run.checkpoints[-1]).config.vocab_size == families.VOCABULARY + 8
+
+
+def test_a_tied_head_need_not_be_there(tmp_path):
+    folder = saved(tmp_path / "out", "llama", tie_word_embeddings=True)
+    assert "lm_head.weight" not in load_file(folder / "checkpoint-1" / run_folder.WEIGHTS)
+    model = checkpoint_model.model_of(Run.open(folder).checkpoints[0])
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_outputs_of_layers_need_no_head(plain, tmp_path):
+    folder = changed(
+        plain["llama"], tmp_path / "out", lambda t: {n: each for n, each in t.items() if n != "lm_head.weight"}
+    )
+    checkpoint = Run.open(folder).checkpoints[0]
+    tokens = torch.arange(12).reshape(1, 12)
+    outputs = checkpoint_model.outputs_of(checkpoint, "layers", tokens, torch.ones_like(tokens, dtype=torch.bool))
+    model = AutoModelForCausalLM.from_pretrained(plain["llama"] / "checkpoint-1")
+    with torch.no_grad():
+        first = model(tokens, output_hidden_states=True).hidden_states[1][0]
+    np.testing.assert_allclose(outputs[0], first.numpy(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(BadInput, match=r"its weights lack lm_head\.weight"):
+        checkpoint_model.model_of(checkpoint)
+
+
+@pytest.mark.parametrize("shape", [(0,), ()])
+def test_empty_tensors_and_scalars_end_nothing(shape, plain, tmp_path):
+    added = {"model.layers.0.self_attn.q_proj.bias": torch.zeros(0), "model.layers.0.scale": torch.zeros(shape)}
+    run = Run.open(changed(plain["llama"], tmp_path / "out", lambda tensors: tensors | added))
+    np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
+
+
+# --- one bad checkpoint among good ones -----------------------------------------------------------------------------
+
+
+def written(name, data):
+    return lambda at: (at / name).write_bytes(data)
+
+
+def cut(at):
+    path = at / run_folder.WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def longer(at):
+    with (at / run_folder.WEIGHTS).open("ab") as file:
+        file.write(bytes(16))
+
+
+def with_header(change):
+    """The weights under another header."""
+
+    def damage(at):
+        data = (at / run_folder.WEIGHTS).read_bytes()
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.dumps(change(json.loads(data[8 : 8 + length]))).encode()
+        (at / run_folder.WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header + data[8 + length :])
+
+    return damage
+
+
+def without_type(header):
+    """As a writer leaves an entry for a tied tensor that it was told of and did not get."""
+    return header | {"lm_head.weight": header["lm_head.weight"] | {"dtype": ""}}
+
+
+def sharded(at):
+    AutoModelForCausalLM.from_pretrained(at).save_pretrained(at, max_shard_size="40KB")
+    (at / run_folder.WEIGHTS).unlink()
+    return json.loads((at / run_folder.WEIGHTS_INDEX).read_text())
+
+
+def misled(at):
+    index = sharded(at)
+    wrong = next(shard for shard in index["weight_map"].values() if shard != index["weight_map"][UP])
+    index["weight_map"][UP] = wrong
+    (at / run_folder.WEIGHTS_INDEX).write_text(json.dumps(index))
+
+
+def emptied(at):
+    """As where a save wrote a file without tensors beside its shards; transformers reads that file."""
+    sharded(at)
+    save_file({}, at / run_folder.WEIGHTS)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+DAMAGES = {
+    "it was cut short": cut,
+    "16 bytes more than its header tells of": longer,
+    "model.safetensors: is empty": written(run_folder.WEIGHTS, b""),
+    "`git lfs pull` gets it": written(run_folder.WEIGHTS, LFS),
+    "header too large": written(run_folder.WEIGHTS, struct.pack("<Q", 132_095_296) + b"{}" * 99),
+    "unknown variant": with_header(without_type),
+    "config.json: not readable as JSON": written(run_folder.CONFIG, b"{"),
+    "config.json: holds a list": written(run_folder.CONFIG, b"[]"),
+    "gives num_attention_heads = None": written(run_folder.CONFIG, b'{"model_type": "llama"}'),
+    "trainer_state.json: not readable as JSON": written(run_folder.TRAINER_STATE, b"{"),
+    "lineage.json: ": written(run_folder.LINEAGE, b"{"),
+    "which the index says it does": misled,
+    "holds no tensor in model.safetensors: remove it": emptied,
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_one_bad_checkpoint_is_passed_over_by_name_and_the_others_are_read(message, plain, tmp_path):
+    folder = shutil.copytree(plain["llama"], tmp_path / "out")
+    DAMAGES[message](folder / "checkpoint-2")
+    run = Run.open(folder)
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
+    assert len(run.damaged) == 1 and run.damaged[0].startswith("checkpoint-2 ") and message in run.damaged[0]
+    assert str(folder) not in run.damaged[0] and "\n" not in run.damaged[0]
+    np.testing.assert_allclose(found(run), expected(plain["llama"], "llama")[::2], rtol=1e-6)
+    for step in (1, 3):
+        DAMAGES[message](folder / f"checkpoint-{step}")
+    with pytest.raises(BadInput) as error:
+        api.drift(Run.open(folder))
+    assert all(f"checkpoint-{step}" in str(error.value) for step in STEPS) and message in str(error.value)
+
+
+@pytest.mark.parametrize("name", [run_folder.CONFIG, run_folder.LINEAGE, run_folder.TRAINER_STATE])
+def test_a_checkpoint_of_ours_that_cannot_be_read_is_passed_over_too(name, runs, tmp_path):
+    folder = shutil.copytree(runs["gpt2"], tmp_path / "run")
+    at = Run.open(folder).checkpoints[-2]
+    data = (at.path / name).read_bytes()
+    (at.path / name).write_bytes(b"[" * len(data))  # as long as its manifest says
+    run = Run.open(folder)
+    assert [line.split()[0] for line in run.damaged] == [at.path.name] and name in run.damaged[0]
+    whole = api.drift(Run.open(runs["gpt2"]))
+    rest = whole[whole["checkpoint"] != str(at.name)]
+    columns = ["part", "checkpoint", "relative_l2", "cosine"]
+    assert api.drift(run)[columns].equals(rest[columns].reset_index(drop=True))
+
+
+def test_weights_of_ours_under_names_of_no_layer_are_passed_over(runs, tmp_path):
+    folder = shutil.copytree(runs["gpt2"], tmp_path / "run")
+    at = Run.open(folder).checkpoints[-1].path
+    data = (at / run_folder.WEIGHTS).read_bytes()
+    (at / run_folder.WEIGHTS).write_bytes(data.replace(b"transformer.h.", b"transformer.k."))
+    run = Run.open(folder)
+    assert run.damaged == [f"{at.name} cannot be used: its weights have nothing of layer {run.lineage.stack[0]}"]
+
+
+# --- headers and shards that are odd and good -----------------------------------------------------------------------
+
+
+def padded(at):
+    """A header of exactly 100,000 bytes, filled up with blanks."""
+    data = (at / run_folder.WEIGHTS).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = data[8 : 8 + length].ljust(100_000)
+    (at / run_folder.WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header + data[8 + length :])
+
+
+def without_metadata(at):
+    save_file(load_file(at / run_folder.WEIGHTS), at / run_folder.WEIGHTS)
+
+
+def in_another_order(at):
+    """Entries of the header in another order than the numbers lie in."""
+    with_header(lambda header: dict(reversed(header.items())))(at)
+
+
+def beside_a_stale_index(at):
+    """As when a model in one file is saved where one in shards was: transformers reads the file."""
+    data = (at / run_folder.WEIGHTS).read_bytes()
+    for shard in set(sharded(at)["weight_map"].values()):
+        (at / shard).write_bytes(b"")
+    (at / run_folder.WEIGHTS).write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [padded, without_metadata, in_another_order, beside_a_stale_index, sharded])
+def test_odd_files_that_transformers_reads_are_read(change, plain, tmp_path):
+    folder = shutil.copytree(plain["llama"], tmp_path / "out")
+    change(folder / "checkpoint-2")
+    run = Run.open(folder)
+    assert run.damaged == []
+    np.testing.assert_allclose(found(run), expected(folder, "llama"), rtol=1e-6)

@@ -1,0 +1,97 @@
+"""Tables that others log to, read into the numbers that stand in them."""
+
+import math
+
+import pytest
+
+from pli_analysis.runs import paths
+from pli_analysis.scalars import csv_logs
+from pli_train.core.errors import BadInput
+
+
+def points(columns):
+    return dict(zip(columns.steps.tolist(), columns.values.tolist(), strict=True))
+
+
+def test_lightnings_metrics(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,step,train_loss,val_loss\n0,49,2.5,\n0,99,2.25,\n0,99,,2.0\n1,149,inf,\n1,149,,nan\n")
+    [found] = csv_logs.read(path).values()
+    assert points(found.of("train_loss")) == {49: 2.5, 99: 2.25, 149: math.inf}
+    assert points(found.of("val_loss"))[99] == 2.0 and math.isnan(points(found.of("val_loss"))[149])
+    assert points(found.of("epoch")) == {49: 0, 99: 0, 149: 1} and not found.damaged
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_keras_logger_with_any_separator_and_a_byte_order_mark(tmp_path, sign):
+    path = tmp_path / "training.log"
+    text = "epoch,loss,val_loss\n0,3.5,NA\n1,3.25,3.5\n"
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace(",", sign).encode())
+    [(source, found)] = paths.logged(path)
+    assert source.kind == paths.Kind.FILE
+    assert points(found.of("loss")) == {0: 3.5, 1: 3.25} and points(found.of("val_loss")) == {1: 3.5}
+
+
+def test_what_wandb_exports_of_a_chart_is_several_runs(tmp_path):
+    path = tmp_path / "wandb_export.csv"
+    columns = [f"{run} - {tag}{bound}" for run in ("a - b", "c") for tag in ("_step", "train/loss") for bound in BOUNDS]
+    cells = {"a - b - train/loss": "2.5", "c - train/loss": "1.5", "a - b - train/loss__MIN": "9"}
+    header = ",".join(f'"{name}"' for name in ["Step", *columns])
+    row = ",".join(["10", *(cells.get(name, "") for name in columns)])
+    path.write_text(f"{header}\n{row}\n")
+    found = csv_logs.read(path)
+    assert {run: {tag: points(of) for tag, of in logged.columns.items()} for run, logged in found.items()} == {
+        "a - b": {"train/loss": {10: 2.5}},
+        "c": {"train/loss": {10: 1.5}},
+    }
+    assert paths.names([source for source, _ in paths.logged(path)]) == ["a - b", "c"]
+
+
+BOUNDS = ("", "__MIN", "__MAX")
+
+
+def test_wandb_history_has_wall_times(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("_step,_timestamp,loss,note\n1,1700000000.5,2,good\n2,1700000001.5,1,bad\n")
+    [found] = csv_logs.read(path).values()
+    assert found.of("loss").wall_times.tolist() == [1700000000.5, 1700000001.5] and list(found.columns) == ["loss"]
+
+
+def test_what_is_passed_over_is_told(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n1,2\n2,oops\n3\n4,1,2\n5,1\n6,0.")
+    [found] = csv_logs.read(path).values()
+    assert points(found.of("loss")) == {1: 2, 5: 1, 6: 0}
+    assert found.damaged == [
+        f"{path}: 2 rows with more or fewer cells than columns",
+        f"{path}: 1 cell of 'loss' without a number",
+    ]
+
+
+def test_a_file_that_was_gone_on_with_has_a_first_line_more(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,loss\n0,3\n1,2\nepoch,loss\n1,2.5\nepoch,loss,val_loss\n2,1,1.5\n")
+    [found] = csv_logs.read(path).values()
+    assert points(found.of("loss")) == {0: 3, 1: 2.5, 2: 1} and points(found.of("val_loss")) == {2: 1.5}
+    assert not found.damaged
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("Relative Time (Process),a - loss\n1,2\n", "no column is a step: it has 'Relative Time"),
+        ('"Name","State","epoch","loss"\n"sunny-1","finished",3,2.5\n', "is a table of runs, a row each"),
+        ("step,loss\n1.5,2\n", "a step in column 'step' is no whole number"),
+        ("step,loss\nx,2\n", "a step in column 'step' is no whole number"),
+        ("step,loss,loss\n1,2,3\n", "two columns are called 'loss'"),
+        ("step,loss\n1e300,2\n", "no whole number"),
+        ("step,loss\n1," + "9" * 200_000 + "\n", "cannot be read as a table"),
+    ],
+)
+def test_what_is_no_log_is_one_line(tmp_path, text, message):
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=r"log\.csv: ") as found:
+        csv_logs.read(path)
+    assert message in str(found.value) and "\n" not in str(found.value)
