@@ -202,7 +202,7 @@ def test_verbose_shows_where_an_error_comes_from_and_what_is_behind_it(runs, tmp
 @pytest.mark.parametrize("quiet", [False, True])
 def test_libraries_keep_to_quiet_too(quiet):
     code = (
-        f"import logging, warnings; from pli_train import telling; telling.settle(quiet={quiet}); "
+        f"import logging, warnings; from pli_train.core.cli import console; console.configure(quiet={quiet}); "
         "warnings.warn('of Python', FutureWarning); logging.getLogger('safetensors').warning('of\\nlogging'); "
         "from transformers.utils import logging as theirs; theirs.get_logger('transformers.x').warning('LOAD REPORT')"
     )
@@ -273,7 +273,7 @@ def test_a_full_disk_is_one_line(words, unbuffered, runs, monkeypatch):
 # --- terminals ------------------------------------------------------------------------------------------------------
 
 AT_ONCE = (
-    "import sys; from pli_train import telling; telling.PATIENCE = 0; "
+    "import sys; from pli_train.core.cli import console; console.PATIENCE = 0; "
     "from {package}.cli import main; sys.argv[1:] = {words!r}; main()"
 )
 

@@ -19,7 +19,7 @@ LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "b
 def label_every(count: int, most: int) -> int:
     """Of how many one is named, where there is room for so many names.
 
-    >>> apart(9, most=4), apart(0, most=4)
+    >>> label_every(9, most=4), label_every(0, most=4)
     (3, 1)
     """
     return max(-(-count // most), 1)

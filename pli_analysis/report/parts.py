@@ -100,7 +100,7 @@ def equal(first: float, second: float) -> bool:
 def distinct_digits(first: float, second: float, digits: int = 2) -> tuple[str, str]:
     """Two numbers with that many digits after the point, or as many as it takes to see which is larger.
 
-    >>> apart(0.25, 0.5), apart(0.99981, 0.99979), apart(1.0, 1.0)
+    >>> distinct_digits(0.25, 0.5), distinct_digits(0.99981, 0.99979), distinct_digits(1.0, 1.0)
     (('0.25', '0.50'), ('0.99981', '0.99979'), ('1.00', '1.00'))
     """
     while not equal(first, second) and f"{first:.{digits}f}" == f"{second:.{digits}f}":

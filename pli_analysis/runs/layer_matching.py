@@ -69,7 +69,7 @@ def match(distance: np.ndarray, onward: np.ndarray | None = None) -> Match:
             where nothing is known.
 
     >>> found = match(np.array([[0.01, 1.0, 1.0], [1.0, 1.0, 0.02]]))
-    >>> found.places, found.confidence.round(2).tolist()
+    >>> found.locations, found.confidence.round(2).tolist()
     ((0, None, 1), [1.0, 1.0, 1.0])
     >>> match(np.array([[0.01, 0.01]])).confidence.round(1).tolist()  # which of two equal ones was there before?
     [0.5, 0.5]

@@ -65,7 +65,7 @@ def lines(checkpoints: Sequence[Checkpoint]) -> list[str]:
 def _names(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
     found: dict[str, list[str]] = {}
     for checkpoint in checkpoints:
-        for message in checkpoint.names.message:
+        for message in checkpoint.names.changes:
             found.setdefault(message, []).append(str(checkpoint.name))
     for message, where in found.items():
         yield f"{message}{_where(where, checkpoints)}"

@@ -40,12 +40,12 @@ class Names:
 
     Attributes:
         stored: plain name → name in the file, in the order of the file.
-        message: what was done to names, a few words each.
+        changes: what was done to names, a few words each.
         twice: two names in the file that are one plain name; None when there are none.
     """
 
     stored: dict[str, str]
-    message: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     twice: tuple[str, str] | None = None
 
 
@@ -58,7 +58,7 @@ def plain_names(stored: tuple[str, ...], model_type: str = "") -> Names:
         model_type: of the config: most families' base model is called by it (`bert.encoder…`).
 
     >>> found = plain_names(("module._orig_mod.bert.encoder.layer.0.output.LayerNorm.gamma",), "bert")
-    >>> list(found.stored), found.told[0]
+    >>> list(found.stored), found.changes[0]
     (['bert.encoder.layer.0.output.LayerNorm.weight'], "'_orig_mod.' (torch.compile) taken out of names")
     """
     plain, message = list(stored), dict[str, None]()

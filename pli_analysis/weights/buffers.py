@@ -21,7 +21,7 @@ class BufferPool:
     Args:
         files: how many files may stay open.
 
-    >>> rooms = Rooms()
+    >>> rooms = BufferPool()
     >>> np.shares_memory(rooms.take("now", (2, 3)), rooms.take("now", (2, 2)))
     True
     """

@@ -28,7 +28,7 @@ class Squares:
     Args:
         pool: memory for differences.
 
-    >>> Squares(Rooms())(np.array([[3.0, 4.0, 1.0, 0.0]]), [np.zeros((1, 4))], (1, 2, 2)).tolist()
+    >>> Squares(BufferPool())(np.array([[3.0, 4.0, 1.0, 0.0]]), [np.zeros((1, 4))], (1, 2, 2)).tolist()
     [[[25.0, 1.0]], [[25.0, 1.0]]]
     """
 

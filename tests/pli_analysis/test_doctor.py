@@ -23,12 +23,12 @@ def test_the_table_names_every_library_with_its_version():
 def test_what_is_missing_is_told_with_what_needs_it(monkeypatch):
     there = machine._version
     monkeypatch.setattr(machine, "_version", lambda name: "" if name in ("numpy", "umap-learn") else there(name))
-    found = {finding.what: finding for finding in machine.view()}
+    found = {finding.what: finding for finding in machine.check()}
     assert (found["numpy"].state, found["umap-learn"].state) == ("missing", "optional")
     assert found["umap-learn"].do == "pip install 'pli[maps]'" and "umap" in found["umap-learn"].use
     assert found["numpy"].do.startswith("pip install 'numpy>=")
     monkeypatch.setattr(machine, "_version", lambda name: "0.0.1" if name == "torch" else there(name))
-    assert {finding.what: finding.state for finding in machine.view()}["torch"] == "missing"
+    assert {finding.what: finding.state for finding in machine.check()}["torch"] == "missing"
 
 
 @pytest.mark.parametrize(("free", "state"), [(0, "optional"), (2**40, "ok")])

@@ -59,7 +59,7 @@ def without_events(steps: Sequence[int], events: Sequence[int], reach: int, end:
         reach: how far both sides reach.
         end: the last step there is; the first is 0.
 
-    >>> quiet([10, 20, 30, 40, 50], [20], reach=10, end=50)
+    >>> without_events([10, 20, 30, 40, 50], [20], reach=10, end=50)
     [10, 30, 40]
     """
     candidates, at = np.asarray(steps, dtype=int), np.append(np.unique(np.asarray(events, dtype=int)), np.inf)

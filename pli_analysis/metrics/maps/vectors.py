@@ -273,9 +273,9 @@ def locations(
         widest: the most that any point has.
         only: of which head (group, member) the places are wanted; all where it does not say.
 
-    >>> places("(qkv head dim)", 12, {"qkv": 3, "head": 2}, {"head": 1}, {"head": 2}, {}).tolist()
+    >>> locations("(qkv head dim)", 12, {"qkv": 3, "head": 2}, {"head": 1}, {"head": 2}, {}).tolist()
     [0, 1, -1, -1, 4, 5, -1, -1, 8, 9, -1, -1]
-    >>> places("(qkv head dim)", 12, {"qkv": 3, "head": 2}, {"head": 2}, {"head": 2}, {"head": 1}).tolist()
+    >>> locations("(qkv head dim)", 12, {"qkv": 3, "head": 2}, {"head": 2}, {"head": 2}, {"head": 1}).tolist()
     [2, 3, 6, 7, 10, 11]
     """
     names = factors(axis)

@@ -205,7 +205,7 @@ def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chunks, "SIZE", 64)
     monkeypatch.setattr(displacement, "is_steady", lambda track: False)
-    monkeypatch.setattr(displacement, "pieces", counted)
+    monkeypatch.setattr(displacement, "segments", counted)
     assert_frame_equal(api.drift(run, "all"), whole, rtol=1e-9)
     assert max(cuts) > 20 and sum(cut > 1 for cut in cuts) > len(cuts) / 2
 

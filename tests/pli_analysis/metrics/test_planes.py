@@ -40,9 +40,9 @@ def plane(method, squared):
 KEPT = """
 import sys
 import numpy as np
-from pli_analysis.metrics import planes, projections
+from pli_analysis.metrics.maps import plane_cache, projections
 squared = np.load(sys.argv[1])
-np.save(sys.argv[2], planes.plane(sys.argv[3], squared, projections.pca(squared)))
+np.save(sys.argv[2], plane_cache.plane(sys.argv[3], squared, projections.pca(squared)))
 assert not {"sklearn", "umap", "numba"} & set(sys.modules), "a library was imported"
 """
 

@@ -112,7 +112,7 @@ def both(request, config_of, tmp_path_factory):
 
 
 def batch_of(trainer, step):
-    batch = trainer.batches.make(step, trainer.context)
+    batch = trainer._batches.make(step, trainer.state.context)
     return batch.inputs, batch.labels
 
 

@@ -117,7 +117,7 @@ def test_a_clock_set_between_two_processes_does_not_change_their_order(tmp_path,
     assert values(tmp_path) == expected
     padded_form = EventAccumulator(str(tmp_path))
     padded_form.Reload()
-    assert {event.step: event.value for event in padded_form.ScalarWriter("x")} == expected
+    assert {event.step: event.value for event in padded_form.Scalars("x")} == expected
 
 
 def test_a_disk_that_takes_no_more_scalars_is_told_in_one_line(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pli_analysis.report import page, apart
+from pli_analysis.report import apart, page
 from pli_analysis.report.parts import Report
 from pli_analysis.watch import serving
 from pli_analysis.watch.frame import Frame

@@ -168,10 +168,10 @@ def test_a_run_is_watched_from_its_first_moment_to_its_end(config_of, tmp_path):
     trainer = launch.begin(config, run)
     training = threading.Thread(target=trainer.run)
     watched, frames = RunWatcher(run), []
-    frames.append(watched.view())
+    frames.append(watched.poll())
     training.start()
     while training.is_alive():
-        frames.append(watched.view())
+        frames.append(watched.poll())
         printed(frames[-1])
         time.sleep(0.02)
     frames.append(sorted_by_step(watched))

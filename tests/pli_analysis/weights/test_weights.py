@@ -49,7 +49,7 @@ class Written:
             # Of a length that leaves no tensor at a page's begin.
             save_file({"a": np.zeros(4 + number), **{n: (scale * a).astype(dtype) for n, a in arrays.items()}}, path)
             sights = {n: TensorView(position, sizes, HEADS, None) for n, position in locations_of(path).items()}
-            more = {} if donor is None else {"donor": sights["donor"], "kin": straight}
+            more = {} if donor is None else {"donor": sights["donor"], "donor_parts": straight}
             visits.append(Visit(**vars(sights["now"]), number=number, wanted=True, **more))
         self.track = TensorTrajectory(family("gpt2"), "a", "attn.c_attn.weight", tuple(visits))
 
@@ -210,9 +210,9 @@ def test_long_sums_of_the_compiled_loop_are_those_of_float64(folds, kernel, tmp_
     for name, array in {"birth": birth, "moved": moved}.items():
         save_file({"x": array}, tmp_path / name)
         sights.append(TensorView(locations_of(tmp_path / name)["x"], {}, 0, None))
-    (old, new), donor_parts = sights, {"donor": sights[0], "kin": ((True, 0),)}
+    (old, new), more = sights, {"donor": sights[0], "donor_parts": ((True, 0),)}
     message = [
-        Visit(**vars(view_of), number=n, wanted=True, **(donor_parts if n else {}))
+        Visit(**vars(view_of), number=n, wanted=True, **(more if n else {}))
         for n, view_of in enumerate([old, new, new, old])
     ]
 

@@ -319,8 +319,8 @@ def test_no_checkpoint_is_written_of_weights_that_are_no_numbers(config_of, tmp_
 
     def spoilt(self, batch):
         loss = backward(self, batch)
-        if self.progress.step == 4:
-            next(self.bare.parameters()).grad.view(-1)[0] = bad
+        if self.state.step == 4:
+            next(self.state.model.bare.parameters()).grad.view(-1)[0] = bad
         return loss
 
     monkeypatch.setattr(trainer.Trainer, "_backward", spoilt)
@@ -334,7 +334,7 @@ def test_no_checkpoint_is_written_after_a_loss_that_is_no_number(config_of, tmp_
     run, backward = tmp_path / "run", trainer.Trainer._backward
 
     def spoilt(self, batch):
-        return backward(self, batch) * (float("nan") if self.progress.step >= 4 else 1)
+        return backward(self, batch) * (float("nan") if self.state.step >= 4 else 1)
 
     monkeypatch.setattr(trainer.Trainer, "_backward", spoilt)
     settings = {"train.log_every": 100, "checkpoint.every": 2}
@@ -353,7 +353,9 @@ def test_the_learning_rate_does_not_jump_and_newborns_count_their_own_steps(conf
             shutil.rmtree(path)
     config, again = config_of(family), launch.resume(config_of(family), run_folder_of)
     counted = {}
-    for name, value in optimizer.state_tensors(again.optimizer, again.bare, again.anatomy, again.lineage.stack).items():
+    for name, value in optimizer.state_tensors(
+        again.state.optimizer, again.state.model.bare, again.state.anatomy, again.state.lineage.stack
+    ).items():
         if name.startswith("step/") and "<" in name:
             counted.setdefault(name.split("<")[1].split(">")[0], set()).add(int(value))
     assert counted == {"a": {8}, "b": {5}, "c": {2}, "d": {2}}

@@ -48,9 +48,9 @@ def test_thinning_ends_alike_however_often_a_run_was_broken(config_of, tmp_path,
     update = trainer.Trainer._update
 
     def broken(self):
-        if self.progress.step == at - 1:
-            self.stop.asked = True
-        if self.progress.step == at + 1:
+        if self.state.step == at - 1:
+            self._stop.asked = True
+        if self.state.step == at + 1:
             raise Killed
         update(self)
 
@@ -112,7 +112,7 @@ def test_disk_use_is_what_the_run_takes(config_of, tmp_path, growth, family):
     run = tmp_path / "run"
     settings = {"growth.schedule": growth, "checkpoint": {"every": 2, "full_last": 2}}
     made = launch.begin(config_of(family, settings), run)
-    message = made.disk_use()
+    message = made.plan.disk_use()
     made.run()
     tensors = [load_file(path) for path in run.glob("checkpoint-*/*.safetensors")]
     counters = sum(4 for held in tensors for name in held if name.startswith("step/"))

@@ -67,15 +67,15 @@ def cells(line):
 
 def test_plain_transformers_says_what_the_trainer_says(headed, family, tmp_path):
     run = headed[family]
-    assert run.lineage.shapes() == [(2, 64 if family == "bert" else 128), (1, 160)]
-    folder = export.export(run.folder, tmp_path / "out")
+    assert run.state.lineage.shapes() == [(2, 64 if family == "bert" else 128), (1, 160)]
+    folder = export.export(run.saver.folder, tmp_path / "out")
     model = getattr(transformers, AUTO_CLASS[run.anatomy.task]).from_pretrained(folder).eval()
     tokens = torch.arange(60).reshape(2, 30)
     with torch.no_grad():
-        difference = model(input_ids=tokens).logits - run.bare.eval()(input_ids=tokens).logits
+        difference = model(input_ids=tokens).logits - run.state.model.bare.eval()(input_ids=tokens).logits
     assert float(difference.abs().max()) <= 1e-5
     mine = AutoTokenizer.from_pretrained(folder)
-    theirs = AutoTokenizer.from_pretrained(run.folder / run_folder.TOKENIZER)
+    theirs = AutoTokenizer.from_pretrained(run.saver.folder / run_folder.TOKENIZER)
     text = "def f(x):\n\treturn 'ä' <|mask|>"
     assert mine(text)["input_ids"] == theirs(text)["input_ids"]
     assert mine.special_tokens_map == theirs.special_tokens_map
@@ -126,7 +126,7 @@ def test_the_lines_that_load_it_load_it(runs, family, tmp_path):
 
 
 def test_heads_that_are_padding_are_told_as_such(headed, runs, family, tmp_path):
-    padded = (export.export(headed[family].folder, tmp_path / "padded") / "README.md").read_text()
+    padded = (export.export(headed[family].saver.folder, tmp_path / "padded") / "README.md").read_text()
     assert "silent ones" in padded
     layers = [cells(line)[5] for line in sections(padded)["Layers"] if line.startswith("|")][2:]
     assert layers == ["2", "1"]
@@ -252,7 +252,9 @@ def test_an_image_model_is_exported_without_a_tokenizer(tmp_path):
     exec(code.replace("path/to/this/folder", str(folder)), names)
     pixels = torch.rand(2, 1, 8, 8)
     with torch.no_grad():
-        difference = names["model"].eval()(pixel_values=pixels).logits - run.bare.eval()(pixel_values=pixels).logits
+        difference = (
+            names["model"].eval()(pixel_values=pixels).logits - run.state.model.bare.eval()(pixel_values=pixels).logits
+        )
     assert len(code.splitlines()) == 2 and float(difference.abs().max()) <= 1e-5
     sets = [*sets, f"model.name_or_path={tmp_path / 'run'}", "model.weights=pretrained"]
     assert launch.begin(loading.load("tiny-vit", sets), tmp_path / "child").lineage.stack == ["a", "b"]

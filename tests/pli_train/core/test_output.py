@@ -37,7 +37,8 @@ def alone(*folders):
 def write(path, text="new", before="", **settings):
     """`output.write` in a process of its own, as a command does it."""
     code = (
-        f"import sys; from pathlib import Path; from pli_train import output, shell; {before}\n"
+        "import sys; from pathlib import Path; from pli_train.core import output; from pli_train.core.cli import shell\n"
+        f"{before}\n"
         "shell.run_process(lambda: output.write(Path(sys.argv[1]), sys.argv[2] * int(sys.argv[3])))"
     )
     times = str(settings.pop("times", 1))
@@ -101,7 +102,8 @@ def test_a_disk_that_takes_no_more_leaves_the_old_file(tmp_path, old):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_leave_the_old_file_and_nothing_beside_it(tmp_path, old, number, code):
     program = (
-        "import signal, sys, time; from pathlib import Path; from pli_train import output, shell\n"
+        "import signal, sys, time; from pathlib import Path; from pli_train.core import output\n"
+        "from pli_train.core.cli import shell\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "def half(path):\n    path.write_text('ne'); print('half', flush=True); time.sleep(60)\n"
         "shell.run_process(lambda: output.replace(Path(sys.argv[1]), half))"
@@ -225,7 +227,7 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 @pytest.mark.parametrize("into", [">", ">>"])
 def test_stdout_named_as_a_file_keeps_what_the_shell_has_put_there(tmp_path, into):
     code = (
-        "from pathlib import Path; from pli_train import output; print('printed'); "
+        "from pathlib import Path; from pli_train.core import output; print('printed'); "
         "output.write(Path('/dev/stdout'), 'written\\n'); print('after')"
     )
     shell = f'echo first > log; {{ echo second; {sys.executable} -c "{code}"; echo last; }} {into} log'
@@ -236,7 +238,8 @@ def test_stdout_named_as_a_file_keeps_what_the_shell_has_put_there(tmp_path, int
 
 
 def test_process_substitution(tmp_path):
-    code = "import sys; from pathlib import Path; from pli_train import output; output.write(Path(sys.argv[1]), 'new')"
+    code = "import sys; from pathlib import Path; "
+    code += "from pli_train.core import output; output.write(Path(sys.argv[1]), 'new')"
     shell = f'{sys.executable} -c "{code}" >(cat > got); sleep 0.1; cat got'
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, env=environment)

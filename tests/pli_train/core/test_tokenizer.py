@@ -10,6 +10,7 @@ from tokenizers.processors import TemplateProcessing
 
 from pli_train.core import tokenizer
 from pli_train.core.errors import BadInput, PliError
+from pli_train.data import corpus as corpora
 from pli_train.data.config import DataConfig, TokenizerConfig
 from pli_train.training import launch, warm_start
 
@@ -53,7 +54,7 @@ def test_nothing_is_cut_filled_up_or_put_around_a_text(cut):
 def test_training_reads_whole_texts_with_such_a_tokenizer(cut, corpus, tmp_path):
     plain = kept(tmp_path / "plain", bpe())
     data = DataConfig(source=str(corpus))
-    first, second = (corpus.load(data, TokenizerConfig(name_or_path=str(folder))) for folder in (cut, plain))
+    first, second = (corpora.load(data, TokenizerConfig(name_or_path=str(folder))) for folder in (cut, plain))
     assert np.array_equal(first.train, second.train) and np.array_equal(first.eval, second.eval)
     assert len(first.train) > 10_000
 
@@ -127,7 +128,7 @@ def test_code_that_a_folder_brings_is_not_run(tmp_path):
 def test_a_tokenizer_without_an_end_is_not_trained_with(tmp_path, corpus):
     folder = kept(tmp_path / "own", bpe(()))
     with pytest.raises(BadInput, match="names no token that closes a document: set eos_token in its"):
-        corpus.load(DataConfig(source=str(corpus)), TokenizerConfig(name_or_path=str(folder)))
+        corpora.load(DataConfig(source=str(corpus)), TokenizerConfig(name_or_path=str(folder)))
 
 
 def test_a_tokenizer_without_a_mask_teaches_no_masked_tokens(tmp_path, config_of):
@@ -145,7 +146,7 @@ def test_a_vocabulary_with_gaps_has_room_in_the_model(tmp_path, config_of):
     assert tokenizer.size(found) == 300 and len(found) < 300
     overrides = {"tokenizer.name_or_path": str(folder), "train.steps": 1, "growth.schedule": ""}
     trainer = launch.begin(config_of("gpt2", overrides), tmp_path / "run")
-    assert trainer.bare.config.vocab_size == 300
+    assert trainer.state.model.bare.config.vocab_size == 300
     trainer.run()
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pli_train.core.errors import BadInput, PliError
-from pli_train.data import corpus, tokenization
+from pli_train.data import corpus as corpora
+from pli_train.data import tokenization
 from pli_train.data.blocks import Blocks
 from pli_train.data.config import DataConfig, TokenizerConfig
 from pli_train.data.sources.files import line_cut
@@ -17,7 +18,7 @@ from pli_train.training import launch
 
 
 def read(source, **more):
-    return corpus.read(DataConfig(source=str(source), **more))
+    return corpora.read(DataConfig(source=str(source), **more))
 
 
 def whole(segments):
@@ -157,8 +158,8 @@ def test_the_tokenizer_is_the_same_each_time_and_loses_nothing(corpus):
 def test_the_cache_gives_back_what_was_tokenised(corpus):
     data, settings = DataConfig(source=str(corpus)), TokenizerConfig(vocab_size=333)
     said = []
-    built = corpus.load(data, settings, said.append)
-    again = corpus.load(data, settings, said.append)
+    built = corpora.load(data, settings, said.append)
+    again = corpora.load(data, settings, said.append)
     assert sum(line.startswith("tokenising") for line in said) == 1
     assert np.array_equal(built.train, again.train)
     assert built.fingerprint == again.fingerprint

@@ -102,7 +102,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, tmp_path, monkeypatch):
 
     def stopped(self):
         update(self)
-        self.stop.asked = self.progress.step == 31
+        self._stop.asked = self.state.step == 31
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_update", stopped)

@@ -23,7 +23,7 @@ def batches():
 
 
 def same(one, other):
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("inputs", "labels", "places"))
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("inputs", "labels", "locations"))
 
 
 @given(asked=st.lists(st.tuples(st.integers(0, 40), st.sampled_from([4, 8, 16])), min_size=1, max_size=8))

@@ -49,21 +49,21 @@ def table_of(corpus):
 def test_a_family_trains_grows_and_reloads(family, table_of, tmp_path):
     run, wanted = tmp_path / "run", loading.check(table_of(family), "test")
     made = launch.begin(wanted, run)
-    before = {name: parameter.detach().clone() for name, parameter in made.bare.named_parameters()}
+    before = {name: parameter.detach().clone() for name, parameter in made.state.model.bare.named_parameters()}
     last = made.run()
     parts = anatomy.family(family)
-    assert len(made.layers) == getattr(made.bare.config, parts.config["depth"]) == 3
-    assert not torch.equal(before[next(iter(before))], made.bare.state_dict()[next(iter(before))])
+    assert len(made.state.model.layers) == getattr(made.state.model.bare.config, parts.config["depth"]) == 3
+    assert not torch.equal(before[next(iter(before))], made.state.model.bare.state_dict()[next(iter(before))])
 
     auto = getattr(transformers, AUTO_CLASS[parts.task])
     loaded, message = auto.from_pretrained(last, output_loading_info=True)
     assert not message["missing_keys"] and not message["unexpected_keys"] and not message["mismatched_keys"]
-    made.bare.eval()
-    assert torch.allclose(logits(loaded.eval()), logits(made.bare), atol=1e-6)
+    made.state.model.bare.eval()
+    assert torch.allclose(logits(loaded.eval()), logits(made.state.model.bare), atol=1e-6)
     assert checkpoint.read(last).lineage.stack == ["a", "c", "b"]
 
-    size = flops.measure(made.bare, parts)
-    assert size.parameters(made.lineage.shapes()) == sum(parameter.numel() for parameter in loaded.parameters())
+    size = flops.measure(made.state.model.bare, parts)
+    assert size.parameters(made.state.lineage.shapes()) == sum(parameter.numel() for parameter in loaded.parameters())
     assert size == made.size, "counted at two layers and at three"
 
 

@@ -39,8 +39,8 @@ def test_slow_activations_are_fused_wherever_they_are(name):
 def test_newborn_layers_are_fused_too(config_of, tmp_path):
     made = launch.begin(config_of("gpt2", {"growth.initialiser": "random"}), tmp_path / "run")
     made.run()
-    assert len(made.layers) > 1
-    assert not any(isinstance(module, NewGELUActivation) for module in made.bare.modules())
+    assert len(made.state.model.layers) > 1
+    assert not any(isinstance(module, NewGELUActivation) for module in made.state.model.bare.modules())
 
 
 def test_where_nothing_compiles_it_is_said_in_one_line(config_of, tmp_path):

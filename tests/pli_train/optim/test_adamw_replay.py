@@ -21,7 +21,7 @@ from pli_train.api import Growth
 from pli_train.core import anatomy
 from pli_train.integrations import GrowthCallback
 from pli_train.optim import grad_norms, optimizer
-from pli_train.training import launch, trainer
+from pli_train.training import growth_events, launch, trainer
 from tests import families
 from tests.pli_train.integrations.test_hugging_face import trainer_of
 from tests.pli_train.training.test_trainer import Killed
@@ -301,7 +301,7 @@ class Replay:
     def __init__(self, family, patch):
         self.family, self.reference, self.gradients, self.norms = family, None, None, []
         self.killed_at = None
-        clip, update, apply = grad_norms.clip, trainer.Trainer._update, trainer.Trainer._apply
+        clip, update, apply = grad_norms.clip, trainer.Trainer._update, growth_events.GrowthEvents.apply
 
         def watched_clip(parameters, most, total):
             parameters = list(parameters)
@@ -309,32 +309,35 @@ class Replay:
             clip(parameters, most, total)
 
         def watched_update(made):
-            self.begin(made)
-            if made.progress.step == self.killed_at:
+            state = made.state
+            self.begin(state)
+            if state.step == self.killed_at:
                 self.killed_at = None
                 raise Killed
             update(made)
-            named = Reference.tensors(made.bare, made.lineage.stack)
-            norm = self.reference.update(
-                made.progress.step - 1, {name: self.gradients.get(id(p)) for name, p in named.items()}
-            )
-            self.norms.append(norm)
-            self.reference.compare(made.progress.step, made.bare, made.optimizer, made.lineage.stack)
+            named = Reference.tensors(state.model.bare, state.lineage.stack)
+            gradients = {name: self.gradients.get(id(p)) for name, p in named.items()}
+            self.norms.append(self.reference.update(state.step - 1, gradients))
+            self.compare(state)
 
-        def watched_apply(made, planned):
-            self.begin(made)
-            apply(made, planned)
-            event = planned.event.model_dump()
-            self.reference.grow(event, made.bare, made.lineage)
-            self.reference.compare(made.progress.step, made.bare, made.optimizer, made.lineage.stack)
+        def watched_apply(events, planned):
+            state = events._state
+            self.begin(state)
+            event = apply(events, planned)
+            self.reference.grow(planned.event.model_dump(), state.model.bare, state.lineage)
+            self.compare(state)
+            return event
 
         patch.setattr(grad_norms, "clip", watched_clip)
         patch.setattr(trainer.Trainer, "_update", watched_update)
-        patch.setattr(trainer.Trainer, "_apply", watched_apply)
+        patch.setattr(growth_events.GrowthEvents, "apply", watched_apply)
 
-    def begin(self, made):
+    def begin(self, state):
         if self.reference is None:
-            self.reference = Reference(self.family, made.bare, made.lineage.stack)
+            self.reference = Reference(self.family, state.model.bare, state.lineage.stack)
+
+    def compare(self, state):
+        self.reference.compare(state.step, state.model.bare, state.optimizer, state.lineage.stack)
 
 
 @pytest.mark.parametrize("number", range(4))

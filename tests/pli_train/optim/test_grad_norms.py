@@ -340,7 +340,7 @@ def logged(request, config_of, tmp_path_factory):
     original = grad_norms.clip
 
     def on_progress(parameters, most, total):
-        by_hand[made.progress.step + 1] = global_norm(made.bare)
+        by_hand[made.state.progress.step + 1] = global_norm(made.state.model.bare)
         original(parameters, most, total)
 
     with pytest.MonkeyPatch.context() as patch:

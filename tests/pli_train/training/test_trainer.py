@@ -61,7 +61,7 @@ def kill_and_resume(config, run, at, monkeypatch):
     update = trainer.Trainer._update
 
     def until_killed(self):
-        if self.progress.step == at:
+        if self.state.step == at:
             raise Killed
         update(self)
 
@@ -165,7 +165,7 @@ def test_sigterm_checkpoints_and_says_how_to_go_on(config_of, runs, tmp_path, mo
     update = trainer.Trainer._update
 
     def asked_to_stop(self):
-        if self.progress.step == 4:
+        if self.state.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         update(self)
 
@@ -306,10 +306,10 @@ def test_growth_can_begin_from_a_folder_with_weights(config_of, runs, family, tm
     overrides = {"model": model, "tokenizer": tokenizer, "growth.schedule": "1@3", "train.steps": 2}
     made = launch.begin(config_of(family, overrides), tmp_path / "run")
     parent = checkpoint.read(source).model.state_dict()
-    assert all(torch.equal(value, parent[name]) for name, value in made.bare.state_dict().items())
-    assert made.lineage.layers["a"].birth.initialiser == "pretrained"
+    assert all(torch.equal(value, parent[name]) for name, value in made.state.model.bare.state_dict().items())
+    assert made.state.lineage.layers["a"].birth.initialiser == "pretrained"
     made.run()
-    assert len(made.layers) == 4
+    assert len(made.state.model.layers) == 4
 
 
 def _flops(family, depth):

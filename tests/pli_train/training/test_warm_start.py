@@ -81,10 +81,10 @@ def test_padded_heads_stay_padding(config_of, from_run, family, tmp_path):
     last = launch.begin(mother, tmp_path / "mother").run()
     settings = from_run(family, tmp_path / "mother", {"growth.schedule": HEADS, "train.steps": 2})
     child = launch.begin(settings, tmp_path / "child")
-    assert child.lineage.shapes() == [(1, 64 if family == "bert" else 128)] * 2
+    assert child.state.lineage.shapes() == [(1, 64 if family == "bert" else 128)] * 2
     child.run()
     assert same(weights(tmp_path / "child" / "checkpoint-0"), weights(last))
-    assert child.lineage.shapes()[0][0] == 2
+    assert child.state.lineage.shapes()[0][0] == 2
     shapes = [stage.lineage.shapes()[0][0] for stage in plan.plan(settings).stages]
     assert shapes == [1, 2]
 
@@ -178,7 +178,7 @@ def test_block_expansion_trains_new_layers_and_leaves_every_old_weight_alone(con
     trained = launch.begin(settings, tmp_path / "child")
     grown = trained.run()
     before, born, after = weights(last), weights(tmp_path / "child" / "checkpoint-0"), weights(grown)
-    assert trained.lineage.stack == ["a", "c", "b", "d"]
+    assert trained.state.lineage.stack == ["a", "c", "b", "d"]
     moved = {"0": "0", "1": "2"}  # where the old layers sit now
     for name, tensor in before.items():
         position = trained.anatomy.locate(name)
