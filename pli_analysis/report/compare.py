@@ -91,8 +91,8 @@ def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
     return [
         (
             "loss",
-            f"{scalar}{smooth} Linearly interpolated between finite points; missing at a point that is not finite. "
-            "Of a group: the mean over its runs.",
+            f"{scalar}{smooth} Linearly interpolated between points; missing where one that is not finite lies "
+            "between them. Of a group: the mean over its runs.",
         ),
         (
             "point of comparison",

@@ -234,7 +234,7 @@ def reached(curve: Curve, level: float, axis: str) -> float:
 def loss_at(curve: Curve, at: float, axis: str = "step") -> float:
     """The smoothed loss at a point of an axis, linearly interpolated between finite points.
 
-    NaN outside of them, and at a point whose loss is not finite.
+    NaN outside of them, and where a loss that is not finite lies between the two.
     """
     where = curve.table[axis].to_numpy(dtype=float)
     if is_gap(curve, at, axis):
@@ -243,5 +243,11 @@ def loss_at(curve: Curve, at: float, axis: str = "step") -> float:
 
 
 def is_gap(curve: Curve, at: float, axis: str = "step") -> bool:
-    """Whether the loss at exactly this point of an axis was logged, and was not finite."""
-    return bool(np.any(curve.gaps.get(axis, ()) == at) and not np.any(curve.table[axis] == at))
+    """Whether a loss that is not finite was logged at a point of an axis, or between the finite ones beside it."""
+    if not curve.omitted:
+        return False
+    where, gaps = curve.table[axis].to_numpy(dtype=float), curve.gaps[axis]
+    if np.any(where == at):
+        return False
+    before, after = where[where < at].max(initial=-np.inf), where[where > at].min(initial=np.inf)
+    return bool(np.any((before < gaps) & (gaps < after)))

@@ -387,15 +387,17 @@ def test_points_that_are_not_finite_are_told_and_not_bridged(tmp_path):
     assert at_gap == {"g": None, "h": 4}
     assert "g has no loss there" in answer(broken, whole, "--at", "200")[1][1]
     assert "no run has a finite loss there" in refusal(broken, "--at", "200")
+    assert "no run has a finite loss there" in refusal(broken, "--at", "150")
     assert "non-finite points" not in answer(whole)[0][0] and len(answer(whole)[1]) == 1
 
 
 def test_a_gap_is_one_on_every_axis_and_levels_pass_it_by(tmp_path):
-    broken = table(tmp_path / "g.csv", step=[0, 50, 100], timestamp=[10, 30, 50], val_loss=[5, "nan", 2])
+    broken = table(tmp_path / "g.csv", step=[0, 25, 50, 100], timestamp=[10, 20, 30, 50], val_loss=[5, 4, "nan", 2])
     [curve] = curve_metric.read([str(broken)])
-    assert [curve_metric.loss_at(curve, at, "seconds") for at in (0, 40)] == [5, 2]
-    assert math.isnan(curve_metric.loss_at(curve, 20, "seconds")) and math.isnan(curve_metric.loss_at(curve, 50))
-    assert compare.default_levels([curve]) == [2, 4.25]  # at half of its steps it has none
+    assert [curve_metric.loss_at(curve, at, "seconds") for at in (0, 5, 10, 40)] == [5, 4.5, 4, 2]
+    for axis, points in (("seconds", (10.5, 20, 39)), ("step", (26, 50, 99))):
+        assert all(math.isnan(curve_metric.loss_at(curve, at, axis)) for at in points)
+    assert compare.default_levels([curve]) == [2, 4]  # at half of its steps it has no loss
 
 
 @pytest.mark.parametrize(
