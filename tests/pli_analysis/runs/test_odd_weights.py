@@ -427,7 +427,6 @@ DAMAGES = {
     "config.json: not readable as JSON": written(run_folder.CONFIG, b"{"),
     "config.json: holds a list": written(run_folder.CONFIG, b"[]"),
     "gives num_attention_heads = None": written(run_folder.CONFIG, b'{"model_type": "llama"}'),
-    "trainer_state.json: not readable as JSON": written(run_folder.TRAINER_STATE, b"{"),
     "lineage.json: ": written(run_folder.LINEAGE, b"{"),
     "which the index says it does": misled,
     "holds no tensor in model.safetensors: remove it": emptied,
