@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import FormatOption, Html, LineageFile, OutOption, RunFolder, Stack, Verify, a_file
-from pli_analysis.commands.telling import FOLLOWED, complain, write_page
+from pli_analysis.commands.telling import FOLLOWED, complain, links_at, write_page
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 
 
 def lineage(
@@ -43,9 +44,13 @@ def lineage(
     from pli_analysis.tables import emit, put
 
     opened = Run.open(run, verify, lineage_file, Bar(FOLLOWED), stack)
-    if verify or opened.notes:
+    complain(links_at(run))
+    notes = opened.notes
+    if (
+        verify or not (opened.path / run_folder.RUN).is_file()
+    ):  # a run of ours is told by one file: no checkpoint is read
         complain(opened.damaged)
-    say(*opened.notes)
+    say(*notes)
     found, sure = opened.lineage, opened.confidence
     if save is not None:
         metric.write(found, save)

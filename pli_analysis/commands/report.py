@@ -103,7 +103,10 @@ def _several(asked: list[str]) -> list[tuple[str, Path]]:
         if found and not mine and not any(source.has_checkpoints for source in found):
             raise BadInput(f"{path}: holds no checkpoints; compare and scalars read what is logged there")
         runs += [(group, source.path) for source in mine]
-    return runs if len(runs) > 1 and not models else []
+    if len(runs) < 2 or models:
+        return []
+    complain([line for _, path in given for line in paths.links(path)])
+    return runs
 
 
 def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
@@ -115,7 +118,8 @@ def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
     curve_metric.require(curves, "step")
     opened = {curve.name: open_run([path], verify) for curve, (_, path) in zip(curves, runs, strict=True)}
     for curve in curves:
-        complain(curve.damaged)
+        told = (*opened[curve.name].damaged, *opened[curve.name].notes)
+        complain([line for line in curve.damaged if not line.endswith(told)])
     return runs[0][1].resolve().parent, several.build(opened, curves, Bar("runs"))
 
 

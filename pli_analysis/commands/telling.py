@@ -21,10 +21,18 @@ def open_run(paths: list[Path], verify: bool = False, lineage: Path | None = Non
     from pli_analysis.runs.run import Run
 
     found = Run.open(paths, verify, lineage, Bar(FOLLOWED), stack)
+    complain(links_at(paths))
     notes = found.notes  # of others' checkpoints none is usable, or some are: the error tells of each, or the lines do
     complain(found.damaged)
     say(*notes)
     return found
+
+
+def links_at(paths: list[Path]) -> list[str]:
+    """A line for each link that is passed over in a folder of runs."""
+    from pli_analysis.runs.paths import links
+
+    return links(paths[0]) if len(paths) == 1 else []
 
 
 def complain(lines: list[str]) -> None:

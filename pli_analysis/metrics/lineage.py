@@ -12,7 +12,7 @@ Columns of `layers`, one row a layer in order of birth:
 Columns of `events`, one row an event:
     event       its number
     step        optimizer updates done before it
-    operator    insert, heads, ffn, swap or context
+    operator    insert, heads, ffn, swap or context; remove where weights tell that a layer was taken out
     layer       whom it concerns, ids apart by blanks
     index, initialiser, donor
     to          heads, FFN units or tokens of context from then on
@@ -133,8 +133,19 @@ def label(event: Event) -> str:
     ['+b', 'a ↔ b']
     """
     layer, to = event.facts.get("layer", ""), event.facts.get("to")
-    words = {"insert": f"+{layer}", "swap": " ↔ ".join(str(layer).split()), "heads": f"{to} heads", "ffn": f"FFN {to}"}
+    words = {
+        "insert": f"+{layer}",
+        "remove": f"−{layer}",
+        "swap": " ↔ ".join(str(layer).split()),
+        "heads": f"{to} heads",
+        "ffn": f"FFN {to}",
+    }
     return words.get(event.operator, f"{event.operator} {to}" if to else event.operator)
+
+
+def removals(lineage: Lineage) -> int:
+    """How many events took a layer out of the stack: only a lineage inferred from weights has any."""
+    return sum(event.operator == "remove" for event in lineage.events)
 
 
 def by_step(lineage: Lineage) -> dict[int, list[str]]:

@@ -71,7 +71,7 @@ def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
     sizes = run.scalars.table(run_folder.PARAMETERS)["value"]
     facts = [
         ("Model", ", ".join(filter(None, (str(last.config.get("model_type")), last.anatomy.task, _width(last))))),
-        ("Layers", f"{began} → {len(lineage.stack)}, {count(len(lineage.events), 'growth event')}"),
+        ("Layers", f"{began} → {len(lineage.stack)}, {event_counts(lineage)}"),
         ("Stack now", str(lineage)),
         ("Steps", f"{last.step:,}" + (f" of {total:,}" if (total := run.record.get("total_steps")) else "")),
         ("Tokens", f"{last.tokens:,}" if last.tokens else ""),
@@ -143,7 +143,15 @@ def stack(id: str, title: str, caption: str, run: Run) -> Figure:
 
 def made(lineage: Lineage) -> str:
     """How many events made the stack."""
-    return f"{count(len(lineage.events), 'growth event')} made the stack {lineage}"
+    return f"{event_counts(lineage)} made the stack {lineage}"
+
+
+def event_counts(lineage: Lineage) -> str:
+    """How many growth events there are, and how many removals, where there are any."""
+    removed = lineage_metric.removals(lineage)
+    grown = len(lineage.events) - removed
+    counts = [count(grown, "growth event")] if grown or not removed else []
+    return " and ".join(counts + ([count(removed, "removal")] if removed else []))
 
 
 def of_lineage(run: Run) -> Report:
@@ -186,7 +194,8 @@ def lead(run: Run) -> str:
     found, last = run.lineage, run.checkpoints[-1]
     if len(run.checkpoints) == 1 and not found.events:
         return f"A {last.config.get('model_type')} at one checkpoint, with nothing to compare it with."
-    grown = f"grew from {len(run.beginning.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
+    verb = "changed" if lineage_metric.removals(found) else "grew"
+    grown = f"{verb} from {len(run.beginning.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
     # Steps of checkpoints that do not tell theirs are their places in the order that they were given in.
     numbered = isinstance(run, ForeignRun) and bool(run.counted)
     length = count(len(run.checkpoints), "checkpoint") if numbered else count(last.step, "step")
@@ -218,9 +227,14 @@ def _loss_words(table: pd.DataFrame) -> str:
 def _lineage_words(found: Lineage) -> str:
     if not found.events:
         return f"No growth: the stack stayed {found}."
-    founders = [id for id in found.stack if found.layers[id].birth.event is None]
-    locations = ", ".join(f"{id} now sits at index {found.index(id)}" for id in founders[:3])
-    return f"{made(found)}; of the founders, {locations}." if founders else f"{made(found)}; it began with none."
+    founders = [id for id, layer in found.layers.items() if layer.birth.event is None]
+    there = [id for id in found.stack if id in founders]
+    if not there:
+        return f"{made(found)}; {'no founder is left' if founders else 'it began with none'}."
+    locations = ", ".join(f"{id} now sits at index {found.index(id)}" for id in there[:3])
+    gone = [id for id in found.layers if id not in found.stack]
+    removed = f"; removed: {', '.join(gone)}" if gone else ""
+    return f"{made(found)}; of the founders, {locations}{removed}."
 
 
 def _width(checkpoint: Checkpoint) -> str:

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 from pli_analysis.runs import odd_weights, unsupported_formats
 from pli_analysis.runs.inferred_lineage import Inferred, infer, weights_of
 from pli_analysis.runs.run import Checkpoint, ProgressCallback, Run
-from pli_analysis.runs.step_names import by_name, natural, numbered
+from pli_analysis.runs.step_names import LINK, by_name, link_line, natural, numbered
 from pli_analysis.scalars import trainer_log
+from pli_analysis.scalars.trainer_log import damage_of
 from pli_train.core import tokenizer
-from pli_train.core.errors import BadInput
+from pli_train.core.errors import BadInput, some
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
@@ -93,6 +94,7 @@ class ForeignRun(Run):
         path: what they have in common: Trainer's output folder, a model's folder.
         found: name and folder of each.
         lineage_file: a `lineage.json` to go by instead of what the checkpoints say.
+        linked: folders that are named by steps, and left out as they are links.
         counted: what steps are where they are no updates, and how that is known; empty where they are.
         on_progress: told (done, in all) of checkpoints that layers are followed through.
         stack: path of the list of layers to read, where there are several; that with most weights if None.
@@ -100,6 +102,7 @@ class ForeignRun(Run):
 
     found: tuple[tuple[CheckpointName, Path], ...] = ()
     lineage_file: Path | None = None
+    linked: tuple[Path, ...] = ()
     counted: str = ""
     on_progress: ProgressCallback = field(default=lambda done, total: None, repr=False, compare=False)
     stack: str | None = None
@@ -148,8 +151,17 @@ class ForeignRun(Run):
 
     @cached_property
     def inferred(self) -> Inferred | None:
-        """The lineage that was found by weights, and how sure it is; None where it was told."""
-        return infer(self._bare, self.on_progress) if self.lineage_file is None and self._written is None else None
+        """The lineage that was found by weights, and how sure it is; None where it was told.
+
+        Where some checkpoints have a lineage as a file, it begins with the last of these.
+        """
+        if self.lineage_file is not None:
+            return None
+        told = self._last_told
+        if told is None:
+            return infer(self._bare, self.on_progress)
+        tail = self._bare[told:]
+        return infer(tail, self.on_progress, self._told[tail[0].path]) if len(tail) > 1 else None
 
     @property
     def confidence(self) -> pd.DataFrame | None:
@@ -162,11 +174,13 @@ class ForeignRun(Run):
         lines = [self.counted] if self.counted else []
         lines += self.checkpoints[-1].layout.notes
         lines += odd_weights.lines(self.checkpoints)
+        lines += trainer_log.lines_of_states([path for path, message in self._flaws.items() if message != LINK])
+        lines += self._untold()
         if line := trainer_log.broken({str(checkpoint.name): checkpoint.state for checkpoint in self.checkpoints}):
             lines.append(line)
-        if (table := self.confidence) is None:
-            return [*lines, *self._lacks()]
-        if not len(table):
+        if self._told or self.lineage_file is not None:
+            lines += self._lacks()
+        if (table := self.confidence) is None or not len(table):
             return lines
         least = table.loc[table["confidence"].idxmin()]
         return [
@@ -178,7 +192,8 @@ class ForeignRun(Run):
     @property
     def damaged(self) -> list[str]:
         """One line for each checkpoint folder that cannot be used."""
-        return [f"{path.name} {message}" for path, message in self._flaws.items() if message]
+        lines = [f"{path.name} {message}" for path, message in self._flaws.items() if message]
+        return [*lines, *(link_line(path.name) for path in self.linked)]
 
     @cached_property
     def scalars(self) -> Scalars:
@@ -207,23 +222,46 @@ class ForeignRun(Run):
         Trainer calls a checkpoint after its step alone. Where others have events of that step that it has not, it is of
         the state before them.
         """
-        written = self._written or {}
-        grown = {event.step for lineage in written.values() for event in lineage.events}
-        if checkpoint.step in grown and all(event.step < checkpoint.step for event in written[checkpoint.path].events):
-            return CheckpointName(checkpoint.step, after=False)
-        return checkpoint.name
+        whole = max(self._told.values(), key=lambda lineage: len(lineage.events), default=None)
+        if whole is None or checkpoint.step not in {event.step for event in whole.events}:
+            return checkpoint.name
+        if (mine := self._told.get(checkpoint.path)) is not None:
+            is_before = all(event.step < checkpoint.step for event in mine.events)
+        else:  # its layers tell, where the events of that step change their number
+            before, after = (whole.as_of(_events_until(whole, checkpoint.step, side)).stack for side in (False, True))
+            depth = len({index for index, *_ in checkpoint.located})
+            is_before = len(before) != len(after) and depth == len(before)
+        return CheckpointName(checkpoint.step, after=False) if is_before else checkpoint.name
 
     @cached_property
     def _usable(self) -> list[ForeignCheckpoint]:
         return [self._checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
 
     @cached_property
-    def _written(self) -> dict[Path, Lineage] | None:
-        """The lineage that each checkpoint has as a file, by its folder; None where one has none."""
-        paths = [checkpoint.path for checkpoint in self._usable]
-        if not all((path / run_folder.LINEAGE).is_file() for path in paths):
-            return None
-        return {path: _read(path / run_folder.LINEAGE) for path in paths}
+    def _told(self) -> dict[Path, Lineage]:
+        """The lineage that a checkpoint has as a file, by its folder; without those that have none."""
+        files = [checkpoint.path / run_folder.LINEAGE for checkpoint in self._usable]
+        return {file.parent: _read(file) for file in files if file.is_file()}
+
+    @property
+    def _last_told(self) -> int | None:
+        """Which checkpoint is the last that has a lineage as a file; None where none has."""
+        return max((n for n, bare in enumerate(self._bare) if bare.path in self._told), default=None)
+
+    def _untold(self) -> list[str]:
+        """A line for the checkpoints that have no lineage where others have one."""
+        last = self._last_told
+        if last is None or self.lineage_file is not None:
+            return []
+        early = [str(bare.name) for bare in self._bare[:last] if bare.path not in self._told]
+        late = [str(bare.name) for bare in self._bare[last + 1 :]]
+        lines = []
+        if early:
+            lines.append(f"no {run_folder.LINEAGE} in {some(early)}: later checkpoints tell their history")
+        if late:
+            known = self._bare[last].name
+            lines.append(f"no {run_folder.LINEAGE} in {some(late)}: inferred from weights, from {known} on")
+        return lines
 
     @property
     def _alike(self) -> list[str]:
@@ -253,15 +291,18 @@ class ForeignRun(Run):
 
     @cached_property
     def _lineages(self) -> list[Lineage]:
-        if self.inferred is not None:
-            return self.inferred.lineages
         if self.lineage_file is not None:
             whole = _read(self.lineage_file)
-            locations = [(bare.step, bare.name.after) for bare in self._bare]
-            return [
-                whole.as_of(sum((event.step, True) <= position for event in whole.events)) for position in locations
-            ]
-        each = [(self._written or {})[bare.path] for bare in self._bare]
+            return [whole.as_of(_events_until(whole, bare.step, bare.name.after)) for bare in self._bare]
+        inferred = [] if self.inferred is None else self.inferred.lineages
+        if self._last_told is None:
+            return inferred
+        each, later = list[Lineage](), self._told[self._bare[self._last_told].path]
+        for bare in reversed(self._bare[: self._last_told + 1]):
+            mine = self._told.get(bare.path)
+            later = later.as_of(_events_until(later, bare.step, bare.name.after)) if mine is None else mine
+            each.insert(0, later)
+        each += inferred[1:]  # the first of these is the last that was told
         for bare, lineage in zip(self._bare, each, strict=True):
             if lineage.to_json() != each[-1].as_of(len(lineage.events)).to_json():
                 last = self._bare[-1].name
@@ -286,6 +327,11 @@ class ForeignRun(Run):
             steps = ", ".join(gone[:8]) + (", …" if len(gone) > 8 else "")
             lines.append(f"no states right before and after step {steps}: what these events changed is not measured")
         return lines
+
+
+def _events_until(lineage: Lineage, step: int, after: bool) -> int:
+    """How many events had happened at a step: those of the step itself too, or only those before it."""
+    return sum((event.step, True) <= (step, after) for event in lineage.events)
 
 
 def _births(lineage: Lineage, id: str) -> list[tuple[str, int]]:
@@ -338,6 +384,7 @@ def open_foreign(
                 paths[0],
                 found=tuple(named),
                 lineage_file=lineage_file,
+                linked=tuple(linked_steps_in(paths[0])),
                 counted=counted,
                 on_progress=on_progress,
                 stack=stack,
@@ -371,10 +418,8 @@ def _further_down(
     from pli_analysis.runs import paths
 
     only = paths.alone(folder)
-    if only is not None and only != folder and not (only / run_folder.RUN).is_file():
-        return open_foreign([only], lineage_file, on_progress, stack)
     if only is not None and only != folder:
-        raise BadInput(f"{folder}: not a run, and holds one: use {only}")
+        return open_foreign([only], lineage_file, on_progress, stack)
     found = paths.find(folder)
     models = [str(source.path) for source in found if source.has_checkpoints and source.path != folder]
     if len(models) == 1:
@@ -385,15 +430,22 @@ def _further_down(
         raise BadInput(f"{folder}: holds models whose names tell no step: give them in order: {told_of}")
     if found:
         raise BadInput(f"{folder}: holds no checkpoints of a model, but logs: read them with scalars or compare")
-    raise BadInput(f"{folder}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either")
+    message = f"{folder}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either"
+    raise BadInput("; ".join([message, *paths.links(folder)]))
 
 
 def steps_in(folder: Path) -> list[Path]:
-    """The model folders right in a folder whose names tell a step, as `step_100` does, in their order."""
+    """The model folders right in a folder whose names tell a step, as `step_100` does, in their order; no links."""
     found = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
     named = [path for path in found if numbered(path.name) is not None and is_model(path)]
     bare = [path for path in named if not run_folder.checkpoints(path) and not (path / HYDRA).exists()]
     return sorted(bare, key=lambda path: natural(path.name))
+
+
+def linked_steps_in(folder: Path) -> list[Path]:
+    """The links to folders right in a folder whose names tell a step, in their order."""
+    found = [path for path in folder.iterdir() if path.is_symlink() and path.is_dir()]
+    return sorted((path for path in found if numbered(path.name)), key=lambda path: natural(path.name))
 
 
 def checkpoints_in(output: Path) -> list[tuple[CheckpointName, Path]]:
@@ -413,7 +465,7 @@ def is_model(folder: Path) -> bool:
 def flaw(checkpoint: Path) -> str | None:
     """What keeps a foreign checkpoint from being read, in a few words; None when nothing is seen to by its files."""
     if checkpoint.is_symlink() and CheckpointName.parse(checkpoint.name):
-        return "is a link, which may lead out of the folder"
+        return LINK
     if not unsupported_formats.has_weights(checkpoint) and (message := unsupported_formats.way_out(checkpoint)):
         return message
     if not (checkpoint / run_folder.CONFIG).exists():
@@ -505,7 +557,7 @@ def _last_event(checkpoint: Path) -> int:
 
 def _step_of(checkpoint: Path) -> CheckpointName | None:
     state = checkpoint / run_folder.TRAINER_STATE
-    step = run_folder.read_json(state).get("global_step") if state.is_file() else None
+    step = run_folder.read_json(state).get("global_step") if state.is_file() and not damage_of(state) else None
     return CheckpointName(step) if type(step) is int and 0 <= step < 2**53 else None
 
 

@@ -338,21 +338,29 @@ class Inferred:
     confidence: pd.DataFrame
 
 
-def infer(checkpoints: Sequence[Checkpoint], on_progress: ProgressCallback = lambda done, total: None) -> Inferred:
+def infer(
+    checkpoints: Sequence[Checkpoint],
+    on_progress: ProgressCallback = lambda done, total: None,
+    known: Lineage | None = None,
+) -> Inferred:
     """Follow layers through checkpoints by their weights. A part's birth is the first checkpoint that has it.
 
     Args:
         checkpoints: in order.
         on_progress: told (checkpoints done, checkpoints in all).
+        known: the lineage of the first one, where it is written down; else its layers are founders.
 
     Raises:
-        BadInput: when they are not of one model that grows.
+        BadInput: when they are not of one model that grows, or the first is not what `known` tells.
     """
     import pandas as pd
 
     first = weights_of(checkpoints[0])
-    lineage, found = _begun(checkpoints[0].step, first), list[tuple[object, ...]]()
-    lineages, ahead = [lineage.as_of(0)], None
+    if known is not None and len(known.stack) != first.depth:
+        raise BadInput(f"{checkpoints[0].path}: has {first.depth} layers, and its lineage tells of {len(known.stack)}")
+    lineage = _begun(checkpoints[0].step, first) if known is None else known.as_of(len(known.events))
+    found, ahead = list[tuple[object, ...]](), None
+    lineages = [lineage.as_of(len(lineage.events))]
     pairs = _pairs(first, checkpoints[1:])
     following = next(pairs, None)
     while following is not None:

@@ -90,10 +90,12 @@ def _missing(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
             everywhere.setdefault(id if checkpoint.anatomy.by_name else "", set()).update(names)
     found: dict[tuple[str, str], list[str]] = {}
     for checkpoint in checkpoints:
-        absent = checkpoint.anatomy.bottom.get("missing", {})
+        table = checkpoint.anatomy
         for index, (id, names) in enumerate(checkpoint.names_of_layers.items()):
-            for inner in sorted(everywhere[id if checkpoint.anatomy.by_name else ""] - set(names)):
-                if index or inner.rpartition(".")[0] not in absent:
+            for inner in sorted(everywhere[id if table.by_name else ""] - set(names)):
+                module = inner.rpartition(".")[0]
+                by_design = inner in table.bottom_only if index else module in table.bottom.get("missing", {})
+                if not by_design:
                     found.setdefault((id, inner), []).append(str(checkpoint.name))
     lacking: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (id, inner), where in found.items():

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pli_analysis.runs.step_names import natural, numbered
+from pli_analysis.runs.step_names import link_line, natural, numbered
 from pli_analysis.scalars import csv_logs, downloads, reading
 from pli_analysis.scalars.events import Columns, sorted_by_step
 from pli_analysis.scalars.reading import Scalars
@@ -120,7 +120,7 @@ def logged(path: Path) -> list[tuple[Source, Scalars]]:
     """
     found = [(source, source.read()) for source in find(path)]
     there = [(source, of) for source, of in found if of.columns]
-    damaged = [line for _, of in found if not of.columns for line in of.damaged]
+    damaged = [*links(path), *(line for _, of in found if not of.columns for line in of.damaged)]
     if not there:
         more = f"; {len(damaged) - 2} more files" if len(damaged) > 2 else ""
         raise BadInput("; ".join([f"{path}: holds no scalars", *damaged[:2]]) + more)
@@ -129,15 +129,22 @@ def logged(path: Path) -> list[tuple[Source, Scalars]]:
 
 
 def read(path: Path) -> Scalars:
-    """What the one run at a path logged; empty when there is none.
+    """What the one run at a path logged; empty when there is none. Links passed over are among its damaged lines.
 
     Raises:
         BadInput: when there are several runs, or one that cannot be read.
     """
+    source = only(path)
+    found = Scalars() if source is None else source.read()
+    return Scalars(found.columns, [*links(path), *found.damaged])
+
+
+def only(path: Path) -> Source | None:
+    """The one run at a path; None when there is none. Raises BadInput when there are several."""
     found = find(path)
     if len(found) > 1:
         raise BadInput(_several(path, found))
-    return found[0].read() if found else Scalars()
+    return found[0] if found else None
 
 
 def names(sources: Sequence[Source]) -> list[str]:
@@ -189,6 +196,21 @@ def _several(path: Path, found: Sequence[Source]) -> str:
     message = [str(source.path) for source in found]
     more = f" and {len(message) - 4} more" if len(message) > 4 else ""
     return f"{path}: holds {len(found)} runs: name one of {', '.join(message[:4])}{more}"
+
+
+def links(path: Path) -> list[str]:
+    """A line for each link to a folder that `find` passes over in a folder of runs.
+
+    Links among the checkpoints or the logs of one run are told by whoever reads that run.
+    """
+    return [link_line(link) for link in _links(path)] if path.is_dir() else []
+
+
+def _links(folder: Path, depth: int = 0) -> Iterator[Path]:
+    if depth <= DEEPEST and kind_of(folder) is None:
+        yield from _linked(folder)
+        for child in _children(folder):
+            yield from _links(child, depth + 1)
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------
@@ -244,9 +266,18 @@ def _below(folder: Path, depth: int = 0) -> Iterator[Source]:
 
 def _children(folder: Path) -> list[Path]:
     """The folders in a folder, without links and hidden ones, in the order of their names, numbers by size."""
+    return [path for path in _folders(folder) if not path.is_symlink()]
+
+
+def _linked(folder: Path) -> list[Path]:
+    """The links to folders in a folder, without hidden ones, in the same order."""
+    return [path for path in _folders(folder) if path.is_symlink()]
+
+
+def _folders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            found = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+            found = [path for entry in entries if (path := Path(entry.path)).is_dir()]
     except OSError as error:
         raise BadInput(f"{folder}: cannot be read ({error.strerror})") from None
     shown = (path for path in found if not path.name.startswith("."))
@@ -269,24 +300,30 @@ def _is_model(folder: Path) -> bool:
 
 
 def _of_trainer(folder: Path) -> Scalars:
-    """Event files, and the history in the newest state that there is."""
-    from pli_analysis.runs.foreign import checkpoints_in
+    """Event files, and the history in the newest whole state that there is; a line for what is passed over."""
+    from pli_analysis.runs.foreign import checkpoints_in, linked_steps_in
     from pli_analysis.scalars import trainer_log
 
-    inside = [path for _, path in sorted(checkpoints_in(folder)) if not path.is_symlink()] or _steps_in(folder)
-    return trainer_log.read(folder, [trainer_log.state_of(path) for path in inside])
+    found = [path for _, path in sorted(checkpoints_in(folder))]
+    inside = [path for path in found if not path.is_symlink()] if found else _steps_in(folder)
+    linked = [path for path in found if path.is_symlink()] if found else linked_steps_in(folder)
+    linked += [path for path in sorted(folder.glob(trainer_log.FOLDERS)) if path.is_symlink() and path.is_dir()]
+    logged = trainer_log.read(folder, [trainer_log.state_of(path) for path in inside])
+    lines = [*map(link_line, linked), *trainer_log.lines_of_states(inside)]
+    return Scalars(logged.columns, [*lines, *logged.damaged])
 
 
 def _of_logs(folder: Path) -> Scalars:
     """Event files at any depth, those of subfolders under tags that begin with the subfolder; then metrics.csv."""
-    found = []
+    found, lines = [], list[str]()
     for position, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        lines += [link_line(link) for name in folders if (link := Path(position) / name).is_symlink()]
         if any(_is_event_file(Path(name)) for name in files):
             found.append(_prefixed(reading.read(Path(position)), Path(position).relative_to(folder).as_posix()))
     if csv_logs.is_log(folder / METRICS):
         found += csv_logs.read(folder / METRICS).values()
-    return _merged(found)
+    return _merged([Scalars(damaged=lines), *found])
 
 
 def _prefixed(found: Scalars, folder: str) -> Scalars:

@@ -323,6 +323,8 @@ class Run:
             BadInput: when it is none, or a foreign one whose hashes nobody wrote down.
         """
         paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+        if len(paths) == 1:
+            paths = [_taken(paths[0])]
         if len(paths) == 1 and ((paths[0] / run_folder.RUN).is_file() or not paths[0].is_dir() or _within(paths[0])):
             if lineage is not None:
                 raise BadInput(f"--lineage {lineage}: is for checkpoints without one, and {paths[0]} is a run")
@@ -437,6 +439,16 @@ class Run:
         from pli_analysis.scalars.reading import read
 
         return read(self.path)
+
+
+def _taken(path: Path) -> Path:
+    """The only run of ours in a folder of runs; else the path itself. Raises BadInput where there are several runs."""
+    if not path.is_dir() or (path / run_folder.RUN).is_file() or _within(path):
+        return path
+    from pli_analysis.runs import paths
+
+    only = paths.alone(path) if paths.kind_of(path) is None else None
+    return only if only is not None and (only / run_folder.RUN).is_file() else path
 
 
 def _within(folder: Path) -> bool:

@@ -16,6 +16,9 @@ UNITS = {"checkpoint": "step", "global_step": "step", "globalstep": "step", "ste
 UNITS |= {"iteration": "iteration", "iter": "iteration", "epoch": "epoch", "ckpt": "number", "": "number"}
 """Words before the number → what is counted."""
 
+LINK = "is a link, which may lead out of the folder: name its target"
+"""Why a link to a folder is passed over, and what to do."""
+
 _NAME = re.compile(
     r"^(?:.*[-_.])?(checkpoint|ckpt|global_?step|step|iteration|iter|epoch)[-_=]?([0-9]{1,15})$|^([0-9]{1,15})$",
     re.IGNORECASE,
@@ -26,6 +29,15 @@ def numbered(name: str) -> tuple[str, int] | None:
     """What a folder's name counts, and how many; None where it tells no number."""
     found = _NAME.match(name)
     return (UNITS[(found[1] or "").lower()], int(found[2] or found[3])) if found else None
+
+
+def link_line(path: object) -> str:
+    """What is said of a link to a folder, which is not followed.
+
+    >>> link_line("logs/b")
+    'logs/b is a link, which may lead out of the folder: name its target'
+    """
+    return f"{path} {LINK}"
 
 
 def by_name(paths: Sequence[Path]) -> tuple[str, list[int]] | None:

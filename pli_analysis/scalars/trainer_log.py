@@ -27,6 +27,7 @@ import numpy as np
 from pli_analysis.scalars import reading
 from pli_analysis.scalars.events import NOTHING, Columns, sorted_by_step
 from pli_analysis.scalars.reading import Scalars
+from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 
@@ -39,14 +40,39 @@ _NONE: Mapping[str, Any] = {HISTORY: []}
 
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
-    """The state that a checkpoint has; empty where it has none, or one of another step, and so of another training.
+    """The state that a checkpoint has; empty where it has none that can be read, or one of another step.
 
-    Raises:
-        BadInput: when it cannot be read.
+    A state of another step is of another training. `lines_of_states` tells of what is left out.
     """
     path, named = checkpoint / run_folder.TRAINER_STATE, CheckpointName.parse(checkpoint.name)
-    found = run_folder.read_json(path) if path.exists() else {}
+    try:
+        found = run_folder.read_json(path) if path.exists() else {}
+    except BadInput:
+        return {}
     return {} if named is not None and found.get("global_step", named.step) != named.step else found
+
+
+def damage_of(state: Path) -> str | None:
+    """Why a state cannot be read, in one line that names it; None where it can, or there is none."""
+    try:
+        _ = run_folder.read_json(state) if state.exists() or state.is_symlink() else {}
+    except BadInput as error:
+        return str(error)
+    return None
+
+
+def lines_of_states(checkpoints: Sequence[Path]) -> list[str]:
+    """A line for each damaged state, and one where the newest checkpoint has no history that others have.
+
+    Args:
+        checkpoints: folders, oldest first. Those that GrowthCallback keeps have no state, and do not count.
+    """
+    own = [path for path in checkpoints if path.parent.name != run_folder.GROWTH]
+    lines = [line for path in own if (line := damage_of(path / run_folder.TRAINER_STATE))]
+    newest = next((path for path in reversed(own) if isinstance(state_of(path).get(HISTORY), list)), None)
+    if newest is not None and newest != own[-1]:
+        lines.append(f"{own[-1]}: has no {run_folder.TRAINER_STATE} to use: the history is that of {newest.name}")
+    return lines
 
 
 def broken(states: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -74,11 +100,13 @@ def read(folder: Path, states: Sequence[Mapping[str, Any]]) -> Scalars:
         states: those of its checkpoints, oldest first.
 
     Raises:
-        BadInput: when an event file, or the state beside the checkpoints, cannot be read.
+        BadInput: when an event file cannot be read.
     """
     own = folder / run_folder.TRAINER_STATE
-    beside = [run_folder.read_json(own)] if own.is_file() else []
-    return message(_with_the_last(states, beside), _files(folder))
+    line = damage_of(own)
+    beside = [run_folder.read_json(own)] if own.is_file() and line is None else []
+    found = message(_with_the_last(states, beside), _files(folder))
+    return found if line is None else Scalars(found.columns, [line, *found.damaged])
 
 
 def message(states: Sequence[Mapping[str, Any]], files: Sequence[File]) -> Scalars:

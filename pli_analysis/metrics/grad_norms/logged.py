@@ -110,12 +110,14 @@ def read(path: Path) -> tuple[Scalars, Lineage | None]:
     Raises:
         BadInput: when there is no such path, or a file of it cannot be read.
     """
-    if (path / run_folder.RUN).is_file():
-        run = Run.open(path)
-        return run.scalars, run.lineage
-    file = path / run_folder.LINEAGE  # Trainer's output folder has one when GrowthCallback was there
+    logged, source = paths.read(path), paths.only(path)
+    if source is None or source.kind == paths.Kind.FILE:
+        return logged, None
+    if source.kind == paths.Kind.RUN:
+        return logged, Run.open(source.path).lineage
+    file = source.path / run_folder.LINEAGE  # Trainer's output folder has one when GrowthCallback was there
     try:
-        return paths.read(path), Lineage.read(file) if file.is_file() else None
+        return logged, Lineage.read(file) if file.is_file() else None
     except BadLineage as error:
         raise BadInput(str(error)) from None
 

@@ -56,6 +56,7 @@ class Anatomy:
         identity: `zero`: the modules whose output joins the residual stream; post-LN only: `first_norm` and
             `last_norm` of a layer, and `below`, the norm under the stack, below the base model.
         bottom: `missing`: modules that layer 0 lacks → the module of a layer whose shape they have above it.
+        bottom_only: tensors that layer 0 alone has.
         given: fields of the config → the value they must have for the table to hold.
         heads_divide_width: whether the config refuses heads that do not, whatever size it states for them.
         rotary: the share of a head's dimensions that rotary positions turn, unless the config says another; 0 for none.
@@ -82,6 +83,7 @@ class Anatomy:
     live: dict[str, str] = field(default_factory=dict)
     identity: dict[str, str | list[str]] = field(default_factory=dict)
     bottom: dict[str, dict[str, str]] = field(default_factory=dict)
+    bottom_only: list[str] = field(default_factory=list)
     given: dict[str, Any] = field(default_factory=dict)
     heads_divide_width: bool = False
     rotary: float = 0.0

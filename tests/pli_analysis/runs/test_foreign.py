@@ -266,6 +266,69 @@ def test_a_state_that_trainer_saved_at_an_event_is_the_one_before_it(grown, tmp_
     assert found.events["delta"].isna().all() and not len(found.layers)  # only one side of the event is there
 
 
+def test_what_one_checkpoint_lost_of_its_lineage_the_later_ones_tell(grown, tmp_path):
+    copy = Path(shutil.copytree(grown, tmp_path / "out"))
+    whole = [(str(c.name), c.lineage.to_json()) for c in Run.open(grown).checkpoints]
+    for lost in ("_growth/checkpoint-2", "_growth/checkpoint-6-before", "checkpoint-8"):
+        (copy / lost / run_folder.LINEAGE).unlink()
+    opened = Run.open(copy)
+    assert opened.confidence is None
+    assert [(str(c.name), c.lineage.to_json()) for c in opened.checkpoints] == whole
+    assert opened.notes == [
+        "no lineage.json in checkpoint-2, checkpoint-6-before, checkpoint-8: later checkpoints tell their history"
+    ]
+
+
+def test_a_state_at_an_event_that_lost_its_lineage_is_placed_by_its_layers(tmp_path):
+    growth = GrowthCallback("2@1", initialiser="random", keep=0)
+    trainer_of("gpt2", tmp_path / "out", growth, save_steps=1, max_steps=4).train()
+    (tmp_path / "out" / "checkpoint-2" / run_folder.LINEAGE).unlink()
+    opened = Run.open(tmp_path / "out")
+    names = [(str(checkpoint.name), str(checkpoint.lineage)) for checkpoint in opened.checkpoints]
+    assert names[1:3] == [("checkpoint-2-before", "a b"), ("checkpoint-3", "a c b")]
+
+
+def test_after_the_last_lineage_that_is_there_layers_are_followed_by_weights(grown, tmp_path):
+    bare = Path(shutil.copytree(grown, tmp_path / "out"))
+    for lost in ("_growth/checkpoint-6", "checkpoint-8", "checkpoint-10"):
+        (bare / lost / run_folder.LINEAGE).unlink()
+    opened = Run.open(bare)
+    assert [str(c.lineage) for c in opened.checkpoints][:4] == ["a b"] * 2 + ["a c b"] * 2
+    # The newborn is equal to its donor at first: only that both are there can be known.
+    assert all(sorted(c.lineage.stack) == ["a", "b", "c", "d"] for c in opened.checkpoints[4:])
+    told = Lineage.read(grown / "lineage.json").layers
+    assert opened.lineage.layers["c"] == told["c"] and opened.lineage.layers["d"].birth.step == 6
+    lost = "checkpoint-6, checkpoint-8, checkpoint-10"
+    assert f"no lineage.json in {lost}: inferred from weights, from checkpoint-6-before on" in opened.notes
+    assert set(opened.confidence["step"]) == {6, 8, 10}
+
+
+def test_a_damaged_state_costs_neither_weights_nor_the_older_history(made, output):
+    (output / "checkpoint-12" / run_folder.TRAINER_STATE).write_text('{"global_step": 12, "log_')
+    shutil.rmtree(output / "runs")
+    history = json.loads((made / "checkpoint-8" / run_folder.TRAINER_STATE).read_text())["log_history"]
+    last = next(entry["loss"] for entry in reversed(history) if "loss" in entry)
+    damaged = f"{output / 'checkpoint-12' / run_folder.TRAINER_STATE}: not readable as JSON"
+    used = f"{output / 'checkpoint-12'}: has no trainer_state.json to use: the history is that of checkpoint-8"
+    for command in ("compare", "drift", "lineage"):
+        done = call("pli-analyze", command, output, "--format", "csv")
+        assert done.returncode == 0 and damaged in done.stderr and used in done.stderr, done.stderr
+        if command == "drift":
+            row = next(row for row in csv.DictReader(io.StringIO(done.stdout)) if row["step"] == "12")
+            assert float(row["relative_l2"]) == pytest.approx(relative_l2(made, EVERY, 12, 0), rel=1e-6)
+        if command == "compare":
+            assert float(next(csv.DictReader(io.StringIO(done.stdout)))["train/loss at 8"]) == pytest.approx(last)
+
+
+def test_a_newest_checkpoint_without_a_state_is_named(output):
+    (output / "checkpoint-12" / run_folder.TRAINER_STATE).unlink()
+    line = f"{output / 'checkpoint-12'}: has no trainer_state.json to use: the history is that of checkpoint-8"
+    assert line in Run.open(output).notes and Run.open(output).damaged == []
+    for step in (4, 8):
+        (output / f"checkpoint-{step}" / run_folder.TRAINER_STATE).unlink()
+    assert line not in Run.open(output).notes  # models without any state: nothing is missing
+
+
 def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
     path = tmp_path / "mine.json"
     done = call("pli-analyze", "lineage", made, "--save", path)

@@ -10,6 +10,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from pli_analysis import api
+from pli_analysis.metrics import lineage as metric
+from pli_analysis.report import overview
 from pli_analysis.runs import inferred_lineage, layer_matching
 from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
@@ -352,6 +354,24 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d", "a c d"]
     assert found.lineage.events[0].operator == "remove"
     assert len(api.drift(found)) == 7
+    assert overview.made(found.lineage) == "1 removal made the stack a c d"
+    assert "changed from 4 to 3 layers" in overview.lead(found)
+    assert "removed: b." in overview.lineage(found).headline
+    assert metric.by_step(found.lineage)[5][0] == "−b"
+
+
+def test_a_removal_and_an_insertion_are_counted_apart(tmp_path):
+    run = Drifting(tmp_path / "run", "gpt2", n_layer=4)
+    for _ in range(2):
+        run.move(0.02, steps=5)
+        run.save()
+    strip(run.folder, tmp_path / "stripped")
+    rewritten(tmp_path / "stripped" / "checkpoint-5", in_other_places([0, 2, 3]))
+    rewritten(tmp_path / "stripped" / "checkpoint-10", in_other_places([0, 2, 3, 3]))
+    found = Run.open(tmp_path / "stripped")
+    assert sorted(found.lineage.stack) == ["a", "c", "d", "e"] and found.lineage.layers["e"].birth.donor == "d"
+    assert overview.event_counts(found.lineage) == "1 growth event and 1 removal"
+    assert "changed from 4 to 4 layers" in overview.lead(found)
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,30 @@ def test_no_line_is_said_of_weights_as_they_should_be(plain):
         assert [note for note in Run.open(folder).notes if not note.startswith("lineage inferred")] == []
 
 
+BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+
+
+@pytest.mark.parametrize("family", ["t5", "mt5"])
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_a_tensor_of_the_bottom_layer_alone_is_not_missed_in_the_others(family, stack, tmp_path):
+    folder = saved(tmp_path / "whole", family)
+    names = set(load_file(folder / "checkpoint-1" / run_folder.WEIGHTS))
+    assert {f"{stack}.{BIAS}"} == {n for n in names if n.startswith(stack) and "relative_attention_bias" in n}
+
+    def lacking(run):
+        return [note for note in run.notes if "lacks" in note]
+
+    assert lacking(Run.open(folder, stack=f"{stack}.block")) == []
+    without = changed(
+        folder,
+        tmp_path / "without",
+        lambda tensors: {name: tensor for name, tensor in tensors.items() if name != f"{stack}.{BIAS}"},
+        only=(2,),
+    )
+    [line] = lacking(Run.open(without, stack=f"{stack}.block"))
+    assert line.startswith("layer a lacks layer.0.SelfAttention.relative_attention_bias.weight in checkpoint-2")
+
+
 @pytest.mark.parametrize("says", [1, 3])
 def test_weights_count_where_a_config_tells_of_another_number_of_layers(says, plain, tmp_path):
     run = Run.open(changed(plain["llama"], tmp_path / "out", num_hidden_layers=says))
@@ -403,7 +427,6 @@ DAMAGES = {
     "config.json: not readable as JSON": written(run_folder.CONFIG, b"{"),
     "config.json: holds a list": written(run_folder.CONFIG, b"[]"),
     "gives num_attention_heads = None": written(run_folder.CONFIG, b'{"model_type": "llama"}'),
-    "trainer_state.json: not readable as JSON": written(run_folder.TRAINER_STATE, b"{"),
     "lineage.json: ": written(run_folder.LINEAGE, b"{"),
     "which the index says it does": misled,
     "holds no tensor in model.safetensors: remove it": emptied,

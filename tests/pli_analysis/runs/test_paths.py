@@ -287,6 +287,87 @@ def test_checkpoints_of_one_output_are_checkpoints_of_one_model(outputs):
     assert done.exit_code == 0 and "side by side" not in done.stdout
 
 
+# --- links and folders that hold one run ----------------------------------------------------------------------------
+
+
+LINK = "is a link, which may lead out of the folder: name its target"
+
+
+def test_a_link_among_runs_is_named_and_not_followed(tmp_path):
+    for name in "ab":
+        log(tmp_path / "h" / name, {"loss": falling(3)})
+    target = log(tmp_path / "elsewhere" / "c", {"loss": falling(2)})
+    (tmp_path / "h" / "c").symlink_to(target)
+    for command in ("scalars", "compare"):
+        done = asked(command, tmp_path / "h", "--format", "csv")
+        assert done.exit_code == 0 and done.stderr.count(f"passed over: {tmp_path / 'h' / 'c'} {LINK}") == 1, (
+            done.stderr
+        )
+        assert "c" not in {line.split(",")[0] for line in done.stdout.splitlines()}
+    shutil.rmtree(tmp_path / "h" / "a")
+    shutil.rmtree(tmp_path / "h" / "b")
+    for command in ("scalars", "compare", "gradnorms", "lineage", "drift", "report"):
+        assert f"{tmp_path / 'h' / 'c'} {LINK}" in command_said(command, tmp_path / "h")
+    (tmp_path / "h" / "c").unlink()
+    (tmp_path / "h" / "c").symlink_to("c")  # a circle leads to no folder, and ends nothing
+    assert "holds no scalars" in refusal("scalars", tmp_path / "h")
+
+
+def command_said(*words):
+    """What a command that failed, or may have, told on stderr."""
+    done = asked(*words)
+    assert done.exit_code != 0
+    return f"{done.stderr}{done.exception}"
+
+
+def test_a_linked_part_of_a_run_is_named(tmp_path):
+    log(tmp_path / "h" / "train", {"loss": falling(3)})
+    (tmp_path / "h" / "validation").symlink_to(log(tmp_path / "elsewhere", {"loss": falling(2)}))
+    done = asked("scalars", tmp_path / "h")
+    assert done.exit_code == 0 and f"passed over: {tmp_path / 'h' / 'validation'} {LINK}" in done.stderr
+
+
+def test_linked_checkpoints_are_named_by_every_command(outputs, tmp_path):
+    out = shutil.copytree(outputs[0], tmp_path / "out")
+    shutil.rmtree(out / "checkpoint-8")
+    (out / "checkpoint-8").symlink_to(outputs[0] / "checkpoint-8")
+    for command in ("lineage", "drift", "compare", "scalars"):
+        done = asked(command, out)
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert done.stderr.count(f"checkpoint-8 {LINK}") == 1 and "passed over: " in done.stderr
+
+
+def test_linked_step_folders_are_named_by_every_command(model, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(model, out / "step_100")
+    (out / "step_200").symlink_to(model)
+    for command in ("lineage", "drift", "embed"):
+        done = asked(command, out)
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert done.stderr.count(f"passed over: step_200 {LINK}") == 1
+    shutil.rmtree(out / "step_100")
+    assert f"{out / 'step_200'} {LINK}" in refusal("drift", out)
+
+
+def test_the_only_run_in_a_folder_is_taken_by_every_command(runs, tmp_path):
+    run = shutil.copytree(runs["gpt2"], tmp_path / "h" / "r0")
+    for words in (
+        ["lineage"],
+        ["drift"],
+        ["embed"],
+        ["gradnorms"],
+        ["disturbance"],
+        ["similarity", "--space", "weights"],
+    ):
+        assert rows(*words, tmp_path / "h") == rows(*words, run), words
+    assert all(row["age"] is not None for row in rows("gradnorms", tmp_path / "h", "--of", "head"))
+    shown = asked("report", tmp_path / "h")
+    assert shown.exit_code == 0, (shown.output, shown.exception)
+    assert "is a run" in refusal("lineage", tmp_path / "h", "--stack", "transformer.h")
+    shutil.copytree(run, tmp_path / "h" / "r1")
+    assert "holds 2 runs: name one of" in refusal("lineage", tmp_path / "h")
+
+
 # --- checkpoints ----------------------------------------------------------------------------------------------------
 
 
