@@ -49,6 +49,7 @@ class Checkpoint:
         known: of a checkpoint that nobody wrote for us: the lineage that no file of it tells.
         foreign: whether nobody wrote it for us.
         stack: of such a one, where its layers are, if that was asked for: see `pli_analysis.runs.layer_layout`.
+        lineage_file: of such a one, the file that `known` was read from, if the user named one.
     """
 
     name: CheckpointName
@@ -56,6 +57,7 @@ class Checkpoint:
     known: Lineage | None = field(default=None, repr=False, compare=False)
     foreign: bool = False
     stack: str | None = None
+    lineage_file: Path | None = field(default=None, repr=False, compare=False)
 
     @property
     def step(self) -> int:
@@ -248,10 +250,9 @@ class Checkpoint:
     @cached_property
     def names_of_layers(self) -> dict[str, dict[str, str]]:
         """Layer id → {name within the layer: full tensor name}. Raises BadInput when weights and lineage differ."""
+        stack, known_only = tuple(self.lineage.stack), self.known is not None
         try:
-            return _by_layer(
-                self.anatomy, tuple(self.files), tuple(self.lineage.stack), known_only=self.known is not None
-            )
+            return _by_layer(self.anatomy, tuple(self.files), stack, known_only, self.lineage_file)
         except BadInput as error:
             raise BadInput(f"{self.path}: {error}") from None
 
@@ -459,7 +460,7 @@ def _located(table: Anatomy, names: tuple[str, ...]) -> list[tuple[int, str, str
 
 @lru_cache(maxsize=64)
 def _by_layer(
-    table: Anatomy, names: tuple[str, ...], stack: tuple[str, ...], known_only: bool
+    table: Anatomy, names: tuple[str, ...], stack: tuple[str, ...], known_only: bool, lineage_file: Path | None
 ) -> dict[str, dict[str, str]]:
     """What `Checkpoint.names_of_layers` tells. Raises BadInput, without a path, when names and stack differ.
 
@@ -467,18 +468,20 @@ def _by_layer(
         table: the family's.
         names: full names of the tensors.
         stack: ids of the layers.
-        known_only: whether tensors that the table does not have are passed over: masks and rotary frequencies, which older
-            releases saved among the weights.
+        known_only: whether tensors that the table does not have are passed over: masks and rotary frequencies, which
+            older releases saved among the weights.
+        lineage_file: where the stack was read, if not from the checkpoint's own file; for messages.
     """
     found: dict[str, dict[str, str]] = {id: {} for id in stack}
     for index, inner, name in _located(table, names):
         if known_only and inner not in table.tensors:
             continue
         if index >= len(stack):
-            raise BadInput(f"has a layer {index} that its {run_folder.LINEAGE} does not know")
+            raise BadInput(f"has a layer {index} that {lineage_file or f'its {run_folder.LINEAGE}'} does not know")
         found[stack[index]][inner] = name
     if lacking := [id for id, tensors in found.items() if not tensors]:
-        raise BadInput(f"its weights have nothing of layer {lacking[0]}")
+        source = f", which {lineage_file} tells of" if lineage_file else ""
+        raise BadInput(f"its weights have nothing of layer {lacking[0]}{source}")
     return found
 
 
