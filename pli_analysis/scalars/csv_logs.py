@@ -126,7 +126,9 @@ def _scalars(table: Table) -> tuple[dict[tuple[str, str], Columns], list[str]]:
         raise BadInput(f"{table.path}: no column is a step: it has {named}; export it over Step")
     steps, known = _steps(table, at)
     wall_times = _wall_times(table)
-    found, damaged, words = {}, [], []
+    found: dict[tuple[str, str], Columns] = {}
+    damaged: list[str] = []
+    words: list[str] = []
     for position, name in enumerate(table.names):
         run, tag = _named(name, table.names)
         if position == at or tag is None:
