@@ -57,6 +57,7 @@ def run(
     from pli_train.training import launch
 
     folder = out or _free(Path("runs"), settings.name)
+    launch.require_new(folder)
     show = _show()
     show.say(f"run folder: {folder}")
     launch.begin(settings, folder, show).run()
@@ -258,7 +259,7 @@ def _settings(config: str | None, overrides: list[str], origin: Path | None) -> 
 def _free(root: Path, name: str) -> Path:
     """`root/name`, or the first of `name-2`, `name-3`, … that is free."""
     folder, number = root / name, 2
-    while folder.exists():
+    while folder.exists() or folder.is_symlink():
         folder, number = root / f"{name}-{number}", number + 1
     return folder
 

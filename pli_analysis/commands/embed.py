@@ -37,7 +37,7 @@ def embed(
         str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.", kind=PARTS.__getitem__)
     ] = "layer",
     space: Annotated[
-        str, one_of(SPACES, "--space", metavar="SPACE", help="Of their {words}, which is outputs on tokens.")
+        str, one_of(SPACES, "--space", metavar="SPACE", help="Map their {words}; function means outputs on tokens.")
     ] = "weights",
     text: Text = None,
     text_column: TextColumn = None,

@@ -116,7 +116,9 @@ def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
 
     curves = curve_metric.read([f"{group}={path}" if group else str(path) for group, path in runs])
     curve_metric.require(curves, "step")
-    opened = {curve.name: open_run([path], verify) for curve, (_, path) in zip(curves, runs, strict=True)}
+    opened = {
+        curve.name: open_run([path], verify, name=curve.name) for curve, (_, path) in zip(curves, runs, strict=True)
+    }
     for curve in curves:
         told = (*opened[curve.name].damaged, *opened[curve.name].notes)
         complain([line for line in curve.damaged if not line.endswith(told)])

@@ -33,7 +33,7 @@ def similarity(
     over_time: Annotated[bool, typer.Option("--over-time", help="Each layer with itself at birth.")] = False,
     at: Annotated[int | None, typer.Option(min=0, metavar="STEP", help="The checkpoint; else the last.")] = None,
     space: Annotated[
-        str, one_of(SPACES, "--space", metavar="SPACE", help="Of their {words}, which is outputs on tokens.")
+        str, one_of(SPACES, "--space", metavar="SPACE", help="Compare their {words}; function means outputs on tokens.")
     ] = "function",
     text: Text = None,
     text_column: TextColumn = None,

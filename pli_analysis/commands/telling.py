@@ -16,15 +16,27 @@ if TYPE_CHECKING:
 FOLLOWED = "checkpoints that layers are followed through"
 
 
-def open_run(paths: list[Path], verify: bool = False, lineage: Path | None = None, stack: str | None = None) -> Run:
-    """Open a run or whatever holds checkpoints; say what is not used of it, and what is only inferred."""
+def open_run(
+    paths: list[Path],
+    verify: bool = False,
+    lineage: Path | None = None,
+    stack: str | None = None,
+    name: str | None = None,
+) -> Run:
+    """Open a run or whatever holds checkpoints; say what is not used of it, and what is only inferred.
+
+    Args:
+        paths, verify, lineage, stack: as for `Run.open`.
+        name: of the run, to begin each line with, where there are several.
+    """
     from pli_analysis.runs.run import Run
 
     found = Run.open(paths, verify, lineage, Bar(FOLLOWED), stack)
     complain(links_at(paths))
     notes = found.notes  # of others' checkpoints none is usable, or some are: the error tells of each, or the lines do
-    complain(found.damaged)
-    say(*notes)
+    prefix = f"{name}: " if name else ""
+    complain([prefix + line for line in found.damaged])
+    say(*(prefix + line for line in notes))
     return found
 
 

@@ -147,7 +147,10 @@ class ForeignRun(Run):
         """The usable checkpoints in order, each with its lineage. Raises BadInput when there is none."""
         counting = any(counted_by(bare.state) for bare in self._bare)
         lineages = zip(self._bare, self._lineages, strict=True)
-        return [replace(bare, known=lineage, counts_tokens=counting) for bare, lineage in lineages]
+        return [
+            replace(bare, known=lineage, counts_tokens=counting, lineage_file=self.lineage_file)
+            for bare, lineage in lineages
+        ]
 
     @cached_property
     def inferred(self) -> Inferred | None:

@@ -8,7 +8,8 @@ In this order, a folder is
     logs of one run     it holds event files, a metrics.csv, or parts of one run (train/, validation/) with event files;
                         or Hydra wrote it (.hydra/), and then all logs below are of one run
     a folder of runs    whatever is found below it, each by this rule
-and a file is an event file, a trainer_state.json, TensorBoard's download of a scalar, or a table (`csv_logs`).
+and a file is an event file, a trainer_state.json, TensorBoard's download of a scalar, a table (`csv_logs`)
+or JSON Lines (`json_logs`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from pli_analysis.runs.step_names import link_line, natural, numbered
-from pli_analysis.scalars import csv_logs, downloads, reading
+from pli_analysis.scalars import csv_logs, downloads, json_logs, reading
 from pli_analysis.scalars.events import Columns, sorted_by_step
 from pli_analysis.scalars.reading import Scalars
 from pli_train.core.errors import BadInput
@@ -103,7 +104,7 @@ def find(path: Path) -> list[Source]:
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder")
     if path.is_file():
-        runs = list(_of_file(path)) if path.suffix.lower() in TABLES else [""]
+        runs = list(_of_file(path)) if path.suffix.lower() in (*TABLES, *json_logs.ENDINGS) else [""]
         return [Source(path, Kind.FILE, run, path) for run in runs]
     found = list(_below(path))
     if len(found) == 1:
@@ -357,6 +358,8 @@ def _of_file(path: Path) -> dict[str, Scalars]:
     """The runs in a file: name → scalars, the name empty where there is one."""
     if path.suffix.lower() in TABLES and not _is_download(path):
         return csv_logs.read(path)
+    if path.suffix.lower() in json_logs.ENDINGS:
+        return json_logs.read(path)
     if path.suffix == ".json" and (state := _state(path)) is not None:
         from pli_analysis.scalars import trainer_log
 
@@ -374,6 +377,8 @@ def _is_table(path: Path) -> bool:
     """Whether a file of a folder without other logs is a log, by its first bytes."""
     if path.suffix == ".json":
         return downloads.is_json(path)
+    if path.suffix.lower() in json_logs.ENDINGS:
+        return json_logs.is_log(path)
     return path.suffix.lower() == ".csv" and csv_logs.is_log(path)
 
 

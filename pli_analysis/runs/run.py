@@ -49,6 +49,7 @@ class Checkpoint:
         known: of a checkpoint that nobody wrote for us: the lineage that no file of it tells.
         foreign: whether nobody wrote it for us.
         stack: of such a one, where its layers are, if that was asked for: see `pli_analysis.runs.layer_layout`.
+        lineage_file: of such a one, the file that `known` was read from, if the user named one.
     """
 
     name: CheckpointName
@@ -56,6 +57,7 @@ class Checkpoint:
     known: Lineage | None = field(default=None, repr=False, compare=False)
     foreign: bool = False
     stack: str | None = None
+    lineage_file: Path | None = field(default=None, repr=False, compare=False)
 
     @property
     def step(self) -> int:
@@ -116,7 +118,9 @@ class Checkpoint:
     @cached_property
     def tokens(self) -> int | None:
         """Tokens trained on so far; None where training did not count them."""
-        tokens = self.state.get("num_input_tokens_seen", 0)
+        # The state is not kept: its history grows with the run, and nothing else of it is needed of ours.
+        state = run_folder.read_json(self.path / run_folder.TRAINER_STATE)
+        tokens = state.get("num_input_tokens_seen", 0)
         if not isinstance(tokens, int):
             raise BadInput(f"{self.path}: {run_folder.TRAINER_STATE} does not say how many tokens were seen")
         return tokens
@@ -217,14 +221,7 @@ class Checkpoint:
 
         A tensor that holds several (`Anatomy.rows`) is seen as those: `….qkv_proj.weight[q]`.
         """
-        table, found = self.anatomy, []
-        for name in self.files:
-            position = table.locate(name)
-            if position is not None and position[2] in table.rows:
-                found += [(position[1], inner, name + inner[len(position[2]) :]) for inner in table.rows[position[2]]]
-            elif position is not None:
-                found.append((position[1], position[2], name))
-        return found
+        return _located(self.anatomy, tuple(self.files))
 
     def home(self, name: str) -> tuple[str, slice | None]:
         """Which stored tensor a full name is of, and which rows of it; None for all.
@@ -253,16 +250,11 @@ class Checkpoint:
     @cached_property
     def names_of_layers(self) -> dict[str, dict[str, str]]:
         """Layer id → {name within the layer: full tensor name}. Raises BadInput when weights and lineage differ."""
-        found: dict[str, dict[str, str]] = {id: {} for id in self.lineage.stack}
-        for index, inner, name in self.located:
-            if self.known is not None and inner not in self.anatomy.tensors:
-                continue  # masks and rotary frequencies, which older releases saved among the weights
-            if index >= len(self.lineage.stack):
-                raise BadInput(f"{self.path}: has a layer {index} that its {run_folder.LINEAGE} does not know")
-            found[self.lineage.stack[index]][inner] = name
-        if lacking := [id for id, names in found.items() if not names]:
-            raise BadInput(f"{self.path}: its weights have nothing of layer {lacking[0]}")
-        return found
+        stack, known_only = tuple(self.lineage.stack), self.known is not None
+        try:
+            return _by_layer(self.anatomy, tuple(self.files), stack, known_only, self.lineage_file)
+        except BadInput as error:
+            raise BadInput(f"{self.path}: {error}") from None
 
     def layer(self, id: str) -> Iterator[tuple[str, np.ndarray]]:
         """The tensors of a layer by its id: (name within the layer, array)."""
@@ -460,6 +452,49 @@ def _within(folder: Path) -> bool:
 def _lineage(text: str) -> Lineage:
     """Checkpoints between two events tell one lineage, and share it: whoever analyses changes none."""
     return Lineage.from_json(text)
+
+
+# So do the names of tensors: checkpoints between two events have the same, and hundreds of them share one table.
+
+
+@lru_cache(maxsize=64)
+def _located(table: Anatomy, names: tuple[str, ...]) -> list[tuple[int, str, str]]:
+    """What `Checkpoint.located` tells of tensors with these full names."""
+    found = []
+    for name in names:
+        position = table.locate(name)
+        if position is not None and position[2] in table.rows:
+            found += [(position[1], inner, name + inner[len(position[2]) :]) for inner in table.rows[position[2]]]
+        elif position is not None:
+            found.append((position[1], position[2], name))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _by_layer(
+    table: Anatomy, names: tuple[str, ...], stack: tuple[str, ...], known_only: bool, lineage_file: Path | None
+) -> dict[str, dict[str, str]]:
+    """What `Checkpoint.names_of_layers` tells. Raises BadInput, without a path, when names and stack differ.
+
+    Args:
+        table: the family's.
+        names: full names of the tensors.
+        stack: ids of the layers.
+        known_only: whether tensors that the table does not have are passed over: masks and rotary frequencies, which
+            older releases saved among the weights.
+        lineage_file: where the stack was read, if not from the checkpoint's own file; for messages.
+    """
+    found: dict[str, dict[str, str]] = {id: {} for id in stack}
+    for index, inner, name in _located(table, names):
+        if known_only and inner not in table.tensors:
+            continue
+        if index >= len(stack):
+            raise BadInput(f"has a layer {index} that {lineage_file or f'its {run_folder.LINEAGE}'} does not know")
+        found[stack[index]][inner] = name
+    if lacking := [id for id, tensors in found.items() if not tensors]:
+        source = f", which {lineage_file} tells of" if lineage_file else ""
+        raise BadInput(f"its weights have nothing of layer {lacking[0]}{source}")
+    return found
 
 
 def open_weights(path: Path) -> Any:

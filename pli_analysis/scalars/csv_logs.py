@@ -8,6 +8,7 @@ W&B's export of a chart has columns of several runs, `RUN - TAG`, with `RUN - TA
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,13 +36,14 @@ TABLE_OF_RUNS = (("name", "id"), ("name", "state"), ("name", "runtime"), ("name"
 """Columns, in small letters, that W&B's table of runs has, which has a row a run and is no log."""
 MISSING = ("", "na", "n/a", "none", "null")
 """What stands for no point, in small letters. A NaN is a point."""
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 BOUNDS = ("__MIN", "__MAX")
 LONGEST = 2**17
 """Characters of a cell, at most."""
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """A table as text.
 
     Attributes:
@@ -81,7 +83,28 @@ def read(path: Path) -> dict[str, Scalars]:
     Raises:
         BadInput: when the file cannot be read, or is no table with a step.
     """
-    parts, damaged = _read(path)
+    return scalars_of(*_read(path))
+
+
+def has_step(names: Sequence[str]) -> bool:
+    """Whether one of some columns has the step, by its name."""
+    return _place(names, STEPS) is not None
+
+
+def scalars_of(parts: Sequence[Table], damaged: Sequence[str]) -> dict[str, Scalars]:
+    """What the parts of a table hold, the later points of a step standing.
+
+    Args:
+        parts: in the order in which they were written.
+        damaged: a line for each thing that was passed over before.
+
+    Returns:
+        As `read`.
+
+    Raises:
+        BadInput: when a part has no step.
+    """
+    damaged = list(damaged)
     runs: dict[str, dict[str, Columns]] = {}
     by_epoch: dict[str, set[str]] = {}
     for part in parts:
@@ -93,10 +116,12 @@ def read(path: Path) -> dict[str, Scalars]:
                 by_epoch.setdefault(run, set()).add(tag)
             pairs = zip(of[tag], points, strict=True) if tag in of else [[column] for column in points]
             of[tag] = sorted_by_step(Columns(*map(np.concatenate, pairs)))
+    if damaged and not runs:
+        return {"": Scalars({}, damaged)}
     return {run: Scalars(columns, damaged, frozenset(by_epoch.get(run, ()))) for run, columns in runs.items()}
 
 
-def _scalars(table: _Table) -> tuple[dict[tuple[str, str], Columns], list[str]]:
+def _scalars(table: Table) -> tuple[dict[tuple[str, str], Columns], list[str]]:
     """(run, tag) → points as logged, and a line for each column with cells that are passed over."""
     if _is_of_runs(table.names):
         raise BadInput(f"{table.path}: is a table of runs, a row each, and no log: export the charts of its runs")
@@ -106,23 +131,27 @@ def _scalars(table: _Table) -> tuple[dict[tuple[str, str], Columns], list[str]]:
         raise BadInput(f"{table.path}: no column is a step: it has {named}; export it over Step")
     steps, known = _steps(table, at)
     wall_times = _wall_times(table)
-    found, damaged = {}, []
+    found: dict[tuple[str, str], Columns] = {}
+    damaged: list[str] = []
+    words: list[str] = []
     for position, name in enumerate(table.names):
         run, tag = _named(name, table.names)
         if position == at or tag is None:
             continue
-        values, there, wrong = _numbers(table.column(position))
-        if wrong and not there.any():
-            continue  # words
+        cells = table.column(position)
+        values, there, wrong = _numbers(cells)
         if wrong:
-            damaged.append(f"{table.path}: {wrong} cell{'s' * (wrong > 1)} of {name!r} without a number")
+            has_commas = _has_decimal_commas(cells)
+            reason = " (a decimal comma? write 5.5 for 5,5)" if has_commas else ""
+            line = f"{table.path}: {wrong} cell{'s' * (wrong > 1)} of {name!r} without a number{reason}"
+            (damaged if there.any() or has_commas else words).append(line)
         there &= known
         if there.any():
             found[run, tag] = Columns(steps[there], wall_times[there], values[there])
-    return found, damaged
+    return found, damaged if found else damaged + words  # beside scalars a column of words is nothing amiss
 
 
-def _read(path: Path) -> tuple[list[_Table], list[str]]:
+def _read(path: Path) -> tuple[list[Table], list[str]]:
     """The parts of a file, each with its own first line, and a line for rows that are passed over."""
     try:
         if (size := path.stat().st_size) > LARGEST:
@@ -138,11 +167,11 @@ def _read(path: Path) -> tuple[list[_Table], list[str]]:
         raise BadInput(f"{path}: cannot be read as a table (a cell has more than {LONGEST:,} characters)")
     if not rows:
         raise BadInput(f"{path}: is empty")
-    parts: list[_Table] = []
+    parts: list[Table] = []
     lost = 0
     for row in rows:
         if not parts or _begins(row, parts[-1].names):
-            parts.append(_Table(path, _header(path, row), []))
+            parts.append(Table(path, _header(path, row), []))
         elif len(row) == len(parts[-1].names):
             parts[-1].rows.append(row)
         else:
@@ -197,7 +226,7 @@ def _named(name: str, names: Sequence[str]) -> tuple[str, str | None]:
     return run, None if tag.startswith("_") else tag
 
 
-def _steps(table: _Table, at: int) -> tuple[np.ndarray, np.ndarray]:
+def _steps(table: Table, at: int) -> tuple[np.ndarray, np.ndarray]:
     """Each row's step, and whether it has one. Raises BadInput when a step is no whole number."""
     steps, there, wrong = _numbers(table.column(at))
     whole = np.isfinite(steps) & (steps == np.rint(steps)) & (np.abs(steps) < 2**53)
@@ -206,10 +235,24 @@ def _steps(table: _Table, at: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(there, steps, 0).astype(np.int64), there
 
 
-def _wall_times(table: _Table) -> np.ndarray:
+def _wall_times(table: Table) -> np.ndarray:
     """Each row's time in seconds since 1970; NaN where none is told."""
     at = _place(table.names, WALL_TIMES)
     return np.full(len(table.rows), np.nan) if at is None else _numbers(table.column(at))[0]
+
+
+def _has_decimal_commas(cells: Sequence[str]) -> bool:
+    """Whether all cells that are no numbers to Python would be some with a point in place of the comma."""
+    wrong = [cell.strip() for cell in cells if not _is_number(cell) and cell.strip().lower() not in MISSING]
+    return bool(wrong) and all(DECIMAL_COMMA.fullmatch(cell) for cell in wrong)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _numbers(cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:

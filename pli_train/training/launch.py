@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -58,10 +59,7 @@ def begin(
     Raises:
         BadInput: when the folder exists; corpus, model or schedule cannot be had; or the disk has no room.
     """
-    exists = f"{folder}: already exists; `pli-train resume {folder}` goes on with it"
-    # Of several processes the first makes the folder, perhaps before the others have come this far.
-    if folder.exists() and _is_main_process() and not _is_unborn(folder):
-        raise BadInput(exists)
+    require_new(folder)
     show = show or NullReporter()
     config, parent = warm_start.resolve_parent(config, show.say)
     text = corpus.load(config.data, config.tokenizer, show.say)
@@ -73,8 +71,7 @@ def begin(
         plan.disk_use().require(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder)
-        if not _is_unborn(folder):  # another process was faster
-            raise BadInput(exists)
+        require_new(folder)  # another process may have been faster
         text.keep(folder / run_folder.TOKENIZER)
         if text.tokenizer is not None:  # images are not kept
             checkpoint.write_tensors(folder / run_folder.PROBE, evaluator.held_out.kept())
@@ -118,6 +115,16 @@ def resume(
         plan.disk_use(after=at).require(folder)
     saver = Saver(plan, folder, accelerator, lock, at)
     return _trainer(plan, state, Evaluator(plan, accelerator), saver, accelerator, show, callbacks)
+
+
+def require_new(folder: Path) -> None:
+    """Raise BadInput when a folder cannot become a new run's: it is a run already, or something else is there."""
+    # Of several processes the first makes the folder, perhaps before the others have come this far.
+    if not os.path.lexists(folder) or not _is_main_process() or _is_unborn(folder):
+        return
+    if (folder / run_folder.RUN).is_file():
+        raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
+    raise BadInput(f"{folder}: already exists and is no run: name another folder")
 
 
 def state_at_start(plan: RunPlan, accelerator: Accelerator) -> TrainingState:

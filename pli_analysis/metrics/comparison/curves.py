@@ -111,8 +111,14 @@ def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[C
 
 
 def grouped(asked: str) -> tuple[str, Path]:
-    """The group and the path of `GROUP=PATH`, the group empty where none is told."""
+    """The group and the path of `GROUP=PATH`, the group empty where none is told.
+
+    Raises:
+        BadInput: when there is no path: an empty one would be the current folder.
+    """
     group, sign, path = asked.partition("=")
+    if not asked or (sign and not path and not Path(asked).exists()):
+        raise BadInput(f"'{asked}': names no run; write GROUP=RUN, or RUN alone")
     return (group, Path(path)) if sign and group and not Path(asked).exists() else ("", Path(asked))
 
 

@@ -86,10 +86,8 @@ def similarity(
     import pandas as pd
 
     tokens = _tokens(run, text, blocks)
-    if other is not None and not _same(tokens, _tokens(other, text, blocks)):
-        raise BadInput(
-            f"{other.path}: has other tokens to be compared on than {run.path}" + ("" if text else "; give both a text")
-        )
+    if other is not None and not _same(tokens, others := _tokens(other, text, blocks)):
+        raise BadInput(_other_tokens(run, other, text, (tokens.shape[1], others.shape[1])))
     kept = eval_tokens.spread(tokens, POSITIONS * len(tokens))
     if over_time:
         pairs = _with_first(run, tokens, kept, on_progress)
@@ -172,6 +170,24 @@ def _alike(run: Run, a: Weights, other: Run, b: Weights) -> list[tuple[Any, ...]
         for i, one in enumerate(sides[0])
         for j, two in enumerate(sides[1])
     ]
+
+
+def _other_tokens(run: Run, other: Run, text: Path | eval_tokens.Text | None, lengths: tuple[int, int]) -> str:
+    """Why two runs have no tokens in common to be compared on, and what to do.
+
+    Args:
+        run, other, text: as for `similarity`.
+        lengths: tokens of a block of each run.
+    """
+    message = f"{other.path}: has other tokens to be compared on than {run.path}"
+    if not text:
+        return f"{message}; give both a text"
+    if lengths[0] != lengths[1]:
+        return f"{message}: blocks of {lengths[1]} and of {lengths[0]}, the lengths that they trained on"
+    return (
+        f"{message}: {other.tokenizer} reads the text otherwise than {run.tokenizer}; name one tokenizer for both with "
+        "--tokenizer"
+    )
 
 
 def _tokens(run: Run, text: Path | eval_tokens.Text | None, blocks: int) -> Tensor:

@@ -11,15 +11,15 @@ import hashlib
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pli_train.core.errors import BadInput
-from pli_train.core.texts.kinds import LEFT_OUT, NoText, texts_of
+from pli_train.core.errors import BadInput, counted
+from pli_train.core.texts.kinds import LEFT_OUT, NoText, remarks_on, texts_of
 
 PIECE = 2**22
 """Characters of a piece; only a document that is longer is cut."""
@@ -86,6 +86,7 @@ class Texts:
     Args:
         root: the file or folder that they are of.
         files: in the order in which they are to be read.
+        left_out: what is left out unread: why → names.
 
     Attributes:
         files: those that hold text.
@@ -93,20 +94,23 @@ class Texts:
         is_blank: (documents,) bool: whether it is nothing but white space.
         fingerprint: a short hash of the names and texts of those that are not.
         left_out: why → the names of the files that are left out for it.
+        records, empty: how many records there are, and how many of them have no text.
 
     Raises:
         BadInput: when there is no text, or a file is damaged or does not say which column holds the text.
     """
 
-    def __init__(self, root: Path, files: Sequence[File]) -> None:
+    def __init__(self, root: Path, files: Sequence[File], left_out: Mapping[str, list[str]] | None = None) -> None:
         self.root = root
         self.files: list[File] = []
-        self.left_out: dict[str, list[str]] = {}
+        self.left_out: dict[str, list[str]] = dict(left_out or {})
+        self.records = self.empty = 0
+        self._remarks: list[str] = []
         self._states: list[tuple[int, int]] = []
         self._names, self._contents, self._blank = array("Q"), array("Q"), array("B")
         self._digest, self._some = hashlib.sha256(b"["), False
         for file in files:
-            self._take(file, alone=len(files) == 1)
+            self._take(file, alone=len(files) == 1 and not left_out)
         self._digest.update(b"]")
         self.fingerprint = self._digest.hexdigest()[:16]
         self.names, self.contents = (np.array(each, dtype=np.uint64) for each in (self._names, self._contents))
@@ -117,12 +121,15 @@ class Texts:
     def _take(self, file: File, alone: bool) -> None:
         """Take in a file's documents, or note why it is left out."""
         digest, some, count, state = self._digest.copy(), self._some, len(self._names), file.state()
+        counts = self.records, self.empty
         try:
             self._count(file)
+            self._remarks += remarks_on(file)
         except NoText as error:
             if alone:
                 raise BadInput(f"{file.path}: {error}") from None
             self._digest, self._some = digest, some
+            self.records, self.empty = counts
             for column in (self._names, self._contents, self._blank):
                 del column[count:]
             self.left_out.setdefault(error.kind, []).append(file.name)
@@ -140,6 +147,8 @@ class Texts:
             self._names.append(_number(hashlib.sha256(os.fsencode(name)).digest()))
             self._contents.append(_number(content.digest()))
             self._blank.append(is_blank)
+            is_record = name != file.name
+            self.records, self.empty = self.records + is_record, self.empty + (is_record and is_blank)
             if not is_blank:
                 # The same bytes as of repr([(name, hash), …]), which names the corpora of older runs.
                 self._digest.update((", " * self._some + repr((name, content.hexdigest()))).encode())
@@ -147,15 +156,18 @@ class Texts:
 
     @property
     def notes(self) -> list[str]:
-        """One line on what is left out, if anything is."""
-        count = sum(map(len, self.left_out.values()))
-        if not count:
-            return []
-        message = []
-        for kind, names in self.left_out.items():
-            more = ", …" if len(names) > TOLD else ""
-            message.append(f"{len(names)} {kind} ({', '.join(names[:TOLD])}{more})")
-        return [f"{self.root}: left out {count} of {len(self.files) + count} files: {'; '.join(message)}"]
+        """A line each on files that are left out, on records without text, and on odd names of columns."""
+        lines = []
+        if count := sum(map(len, self.left_out.values())):
+            message = []
+            for kind, names in self.left_out.items():
+                more = ", …" if len(names) > TOLD else ""
+                message.append(f"{len(names)} {kind} ({', '.join(names[:TOLD])}{more})")
+            all_files = counted(len(self.files) + count, "file")
+            lines.append(f"{self.root}: left out {count} of {all_files}: {'; '.join(message)}")
+        if self.empty:
+            lines.append(f"{self.root}: passed over {self.empty} of {counted(self.records, 'record')}, without text")
+        return [*lines, *self._remarks]
 
     def documents(self, chosen: np.ndarray) -> Iterator[Iterable[Piece]]:
         """The pieces of some documents, in order.
@@ -192,16 +204,26 @@ def of_path(path: Path, column: str, option: str) -> Texts:
         return Texts(path, [File(path, path.name, column, option)])
     if not path.is_dir():
         raise BadInput(f"{path}: is neither a file nor a folder")
-    return Texts(path, [File(each, str(each.relative_to(path)), column, option) for each in below(path)])
+    found = below(path)
+    files = [File(each, str(each.relative_to(path)), column, option) for each in found if each.is_file()]
+    left_out: dict[str, list[str]] = {}
+    for each in found:
+        if not each.is_file():
+            kind = "not a regular file" if each.exists() else "linked to nothing"
+            left_out.setdefault(kind, []).append(str(each.relative_to(path)))
+    return Texts(path, files, left_out)
 
 
 def below(folder: Path) -> list[Path]:
-    """The files below a folder in order. Hidden ones and LEFT_OUT are passed over, links to folders not followed."""
+    """What is below a folder and is no folder, in order: files, and what only looks like one (pipes, broken links).
+
+    Hidden ones and LEFT_OUT are passed over, links to folders not followed.
+    """
     found: list[Path] = []
     for position, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in LEFT_OUT]
         found += (Path(position) / name for name in names if not name.startswith("."))
-    return sorted(path for path in found if path.is_file())
+    return sorted(found)
 
 
 def _unreadable(error: OSError) -> None:

@@ -47,7 +47,7 @@ def texts_of(file: File) -> tuple[bool, Iterator[str]]:
 
     end = ends_of(file.path)[0]
     if end in ARCHIVES:
-        raise NoText("archives", f"is an archive: unpack it, and name the folder ({end} is not read)")
+        raise NoText("packed as an archive", f"is an archive: unpack it, and name the folder ({end} is not read)")
     if end == ".parquet":
         return True, parquet.texts(file)
     readers: dict[str, Callable[[File], Iterator[str]]] = {
@@ -61,3 +61,10 @@ def texts_of(file: File) -> tuple[bool, Iterator[str]]:
     if end == ".json" and (found := records.of_json(file)) is not None:
         return True, found
     return False, streams.characters(file.path)
+
+
+def remarks_on(file: File) -> list[str]:
+    """A line each on what is odd in a file whose texts were read. Raises NoText and BadInput as reading it does."""
+    from pli_train.core.texts import records
+
+    return records.odd_header(file) if ends_of(file.path)[0] in (".csv", ".tsv") else []

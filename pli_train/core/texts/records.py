@@ -23,6 +23,8 @@ Place = tuple[str, Any]
 """Where a record is, in words, and the record."""
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
+LONGEST_NAME = 40
+"""Characters of a column's name, at most; what is longer looks like a text."""
 DEEPEST = 4
 """Names in that of a column within columns."""
 
@@ -132,12 +134,31 @@ def _has(record: Any, column: str) -> bool:
 
 def of_table(file: File) -> Iterator[str]:
     """The text of each row of a CSV or TSV file, whose first row names the columns. Raises NoText and BadInput."""
+    return _texts(file, _table(file), _kind_of_text)
+
+
+def odd_header(file: File) -> list[str]:
+    """A line on a table whose text is in a column with a name like a text: the file may lack its row of names.
+
+    Raises NoText and BadInput, as `of_table` does.
+    """
+    first = list(islice(_table(file), FIRST))
+    name = _column(file, first, _kind_of_text) if first else ""
+    if name == file.column or not (len(name) > LONGEST_NAME or " " in name.strip()):
+        return []
+    short = " ".join(name.split())
+    short = short if len(short) <= LONGEST_NAME else f"{short[:LONGEST_NAME]}…"
+    return [f"{file.path}: its first row names the column of the text '{short}'; if that is a text, put names above it"]
+
+
+def _table(file: File) -> Iterator[Place]:
+    """The rows of a CSV or TSV file, each as a record."""
     csv.field_size_limit(LONGEST)
     head = next((line for line in lines_of(file.path) if line.strip()), "")
     between = "\t" if ends_of(file.path)[0] == ".tsv" else next((sign for sign in ",;\t|" if sign in head), ",")
     # Commas are everywhere in texts, so that they are always quoted; other signs are chosen to do without.
     quoted = between in ",;" or _is_quoted(file.path, between)
-    return _texts(file, _rows(file.path, between, quoted), _kind_of_text)
+    return _rows(file.path, between, quoted)
 
 
 def _is_quoted(path: Path, between: str) -> bool:
@@ -181,15 +202,20 @@ def _texts(file: File, records: Iterable[Place], kind: Callable[[Any], str] | No
     if first and isinstance(first[0][1], str):
         yield from (cleaned(text) for _, text in _all(str, file, chain(first, locations)))
         return
-    columns = Columns(loose=kind is not None)
-    for _, record in _all(dict, file, first):
-        _add(columns, "", record, kind or kind_of)
-    column = columns.chosen(file.column, file.path, file.option) if first else ""
+    column = _column(file, first, kind) if first else ""
     for position, record in _all(dict, file, chain(first, locations)):
         text = _inner(record, column)
         if not isinstance(text, str | None):
             raise BadInput(f"{file.path}: {position} has {kind_of(text)} in '{column}', where a text belongs")
         yield cleaned(text or "")
+
+
+def _column(file: File, first: list[Place], kind: Callable[[Any], str] | None) -> str:
+    """The column that holds the text, as the first records tell."""
+    columns = Columns(loose=kind is not None)
+    for _, record in _all(dict, file, first):
+        _add(columns, "", record, kind or kind_of)
+    return columns.chosen(file.column, file.path, file.option)
 
 
 def _all(kind: type, file: File, records: Iterable[Place]) -> Iterator[Place]:

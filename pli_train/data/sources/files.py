@@ -9,7 +9,7 @@ from itertools import chain
 
 import numpy as np
 
-from pli_train.core.errors import BadInput
+from pli_train.core.errors import BadInput, counted
 from pli_train.core.texts import Piece, Texts
 from pli_train.data.documents import Documents, fingerprint
 
@@ -34,7 +34,8 @@ def documents(texts: Texts, share: float, fraction: float, about: str) -> Docume
     ranked = full[np.argsort(texts.names[full], kind="stable")]
     kept = ranked[: _count(fraction, len(full))] if fraction < 1 and len(full) > 2 else ranked
     each_is_one = len(texts.is_blank) == len(texts.files)
-    message = f"{len(full)} files" if each_is_one else f"{len(full)} documents in {len(texts.files)} files"
+    files = counted(len(texts.files), "file")
+    message = counted(len(full), "file") if each_is_one else f"{counted(len(full), 'document')} in {files}"
     name, about = fingerprint(texts.fingerprint, share, fraction), f"{about}: {message}"
     if len(kept) == 1:
         # A fraction of several documents that comes to one is spent by choosing it.

@@ -2,6 +2,9 @@
 
 import csv
 import itertools
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from pli_analysis.report import page
 from pli_analysis.report import similarity as likeness
 from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from pli_train.training import launch
 from tests.conftest import STEPS
 from tests.test_cli import call, refused
@@ -272,3 +276,30 @@ def test_the_command_writes_table_and_page(runs, text, tmp_path):
     assert len(list(csv.DictReader(done.stdout.splitlines()))) == 15
     assert done.stderr.startswith("Most alike are layers")
     assert (tmp_path / "s.html").stat().st_size > 1_500_000
+
+
+def test_runs_with_other_tokenizers_are_told_which_and_what_to_do(runs, text, tmp_path):
+    own = json.loads((runs["gpt2"] / "tokenizer" / "tokenizer.json").read_text())
+    own["normalizer"] = {"type": "Lowercase"}
+    other = Path(shutil.copytree(runs["gpt2"], tmp_path / "other"))
+    (other / "tokenizer" / "tokenizer.json").write_text(json.dumps(own))
+    shouted = tmp_path / "shouted.txt"
+    shouted.write_text(text.read_text().upper())
+    one, two = Run.open(runs["gpt2"]), Run.open(other)
+    with pytest.raises(BadInput) as error:
+        similarity(one, two, shouted, blocks=8)
+    assert str(error.value) == (
+        f"{other}: has other tokens to be compared on than {one.path}: {two.tokenizer} reads the text otherwise than "
+        f"{one.tokenizer}; name one tokenizer for both with --tokenizer"
+    )
+    named = eval_tokens.Text(shouted, tokenizer=one.tokenizer)
+    assert len(similarity(one, two, named, blocks=8))
+
+
+def test_runs_with_blocks_of_other_lengths_are_told_so(runs, text, tmp_path):
+    other = Path(shutil.copytree(runs["gpt2"], tmp_path / "other"))
+    record = json.loads((other / run_folder.RUN).read_text())
+    record["config"]["train"]["block_size"] //= 2
+    (other / run_folder.RUN).write_text(json.dumps(record))
+    with pytest.raises(BadInput, match=r"blocks of 16 and of 32, the lengths that they trained on$"):
+        similarity(Run.open(runs["gpt2"]), Run.open(other), text, blocks=8)

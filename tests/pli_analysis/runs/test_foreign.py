@@ -346,6 +346,30 @@ def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
     refused(call("pli-analyze", "drift", made, "--lineage", tmp_path / "none.json"), "none.json: no such file")
 
 
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (["a"], "has a layer 1 that {path} does not know"),
+        (["a", "b", "c"], "its weights have nothing of layer c, which {path} tells of"),
+    ],
+)
+def test_a_lineage_that_does_not_fit_is_named(made, tmp_path, layers, message):
+    path = tmp_path / "mine.json"
+    path.write_text(Lineage.begin(len(layers), 4).to_json())
+    with pytest.raises(BadInput) as error:
+        _ = [checkpoint.names_of_layers for checkpoint in Run.open(made, lineage=path).checkpoints]
+    assert str(error.value).endswith(message.format(path=path)) and run_folder.LINEAGE not in str(error.value)
+
+
+def test_notes_on_several_runs_name_theirs(made, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(made, tmp_path / name)
+    done = call("pli-analyze", "report", tmp_path / "one", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "lineage inferred from weights" in line]
+    assert [line.split(": ")[0] for line in told] == ["one", "two"]
+
+
 # --- refused --------------------------------------------------------------------------------------------------------
 
 

@@ -450,3 +450,11 @@ def test_a_link_that_leads_out_of_its_model_is_refused(where, name, cached, mode
     (cached / name).unlink()
     (cached / name).symlink_to(target)
     assert f"its {name} is a link" in refusal("lineage", cached) and "cp -rL" in refusal("lineage", cached)
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
+@pytest.mark.parametrize("word", ["", "a=", "="])
+def test_an_empty_path_is_not_the_current_folder(command, word, tmp_path, monkeypatch):
+    log(tmp_path / "run", {"loss": falling(2)})
+    monkeypatch.chdir(tmp_path)
+    assert refusal(command, "run", word) == f"'{word}': names no run; write GROUP=RUN, or RUN alone"

@@ -106,3 +106,30 @@ def test_scalars_beside_an_epoch_alone_count_epochs(tmp_path):
         assert found.epochs == expected and {"loss", "val_loss"} <= set(found.columns)
         assert found.only(["loss"]).epochs == expected & {"loss"}
         assert paths.logged(path)[0][1].epochs == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ("1;5,5\n2;5,25\n", "2 cells of 'loss' without a number (a decimal comma? write 5.5 for 5,5)"),
+        ("1;5\n2;5,25\n", "1 cell of 'loss' without a number (a decimal comma? write 5.5 for 5,5)"),
+        ("1;five\n2;six\n", "2 cells of 'loss' without a number"),
+        ("1;5,5\n2;six\n", "2 cells of 'loss' without a number"),
+    ],
+)
+def test_cells_without_a_number_are_counted_with_the_likely_reason(tmp_path, rows, line):
+    path = tmp_path / "log.csv"
+    path.write_text(f"step;loss\n{rows}")
+    [found] = csv_logs.read(path).values()
+    assert found.damaged == [f"{path}: {line}"]
+    if not found.columns:
+        with pytest.raises(BadInput) as error:
+            paths.logged(path)
+        assert str(error.value) == f"{path}: holds no scalars; {path}: {line}"
+
+
+def test_a_column_of_words_beside_numbers_is_nothing_amiss(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("step,phase,loss\n1,warm-up,5.5\n2,decay,5.25\n")
+    [found] = csv_logs.read(path).values()
+    assert points(found.of("loss")) == {1: 5.5, 2: 5.25} and not found.damaged

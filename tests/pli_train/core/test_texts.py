@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import socket
 import tracemalloc
 
 import pyarrow
@@ -235,11 +236,64 @@ def folder(tmp_path):
 
 def test_a_folder_gives_what_is_text_and_tells_what_is_left_out(folder):
     assert documents(folder) == ["er", "a", "b", "r0", "r2"]
-    (note,) = found(folder).notes
-    assert note == (
+    assert found(folder).notes == [
         f"{folder}: left out 5 of 10 files: 3 not text (1.png, 2.png, latin.txt); 1 with no column with text "
-        "(numbers.csv); 1 archives (old.zip)"
-    )
+        "(numbers.csv); 1 packed as an archive (old.zip)",
+        f"{folder}: passed over 1 of 3 records, without text",
+    ]
+
+
+def test_what_is_no_file_is_counted_among_what_is_left_out(folder, monkeypatch):
+    monkeypatch.chdir(folder)  # the path of a socket is short
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+    (folder / "broken.txt").symlink_to(folder / "nothing")
+    assert documents(folder) == ["er", "a", "b", "r0", "r2"]
+    first = "1 linked to nothing (broken.txt); 2 not a regular file (pipe, socket)"
+    assert found(folder).notes[0].startswith(f"{folder}: left out 8 of 13 files: {first}; 3 not text")
+
+
+def test_a_folder_of_one_broken_link_says_so(tmp_path):
+    (tmp_path / "broken.txt").symlink_to(tmp_path / "nothing")
+    with pytest.raises(BadInput, match=r"holds no text; .*left out 1 of 1 file: 1 linked to nothing \(broken.txt\)"):
+        found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", lines([{"text": "one two"}, {"text": None}, {"other": 3}, {"text": "three"}, {"text": " "}])),
+        ("a.csv", "id,text\n1,one two\n2,\n3\n4,three\n5, \n"),
+        ("a.parquet", as_parquet({"text": ["one two", None, "", "three", " "]})),
+    ],
+)
+def test_records_without_text_are_counted(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert documents(path) == ["one two", "three"]
+    assert found(path).notes == [f"{path}: passed over 3 of 5 records, without text"]
+
+
+LONG = "Aword" * 9
+
+
+@pytest.mark.parametrize(
+    ("header", "column", "told"),
+    [
+        ("The first text of all.", "text", "The first text of all."),
+        (LONG, "text", LONG[:40] + "…"),
+        ("review", "text", None),
+        ("text", "text", None),
+        ("Review Text", "Review Text", None),  # named by the user, who knows it
+    ],
+)
+def test_a_row_of_names_that_looks_like_a_text_is_told(tmp_path, header, column, told):
+    path = tmp_path / "a.csv"
+    path.write_text(as_csv([["id", header], [1, "The second text."], [2, "The third text."]]))
+    assert documents(path, column) == ["The second text.", "The third text."]
+    line = f"{path}: its first row names the column of the text '{told}'; if that is a text, put names above it"
+    assert found(path, column).notes == ([] if told is None else [line])
 
 
 def test_links_to_files_are_followed_and_those_to_folders_are_not(folder, tmp_path_factory):

@@ -182,3 +182,18 @@ def test_each_epoch_serves_every_block_once_wherever_it_is_entered(count, size, 
 def test_too_little_text_for_a_block_is_named():
     with pytest.raises(BadInput, match="less than one block of 64"):
         Blocks(np.arange(10), 64, 0)
+
+
+@pytest.mark.parametrize(
+    ("files", "about"),
+    [
+        ({"a.txt": "one\n" * 40}, "1 file"),
+        ({"a.txt": "one two", "b.txt": "three"}, "2 files"),
+        ({"a.jsonl": '{"text": "one two"}\n{"text": "three"}\n'}, "2 documents in 1 file"),
+    ],
+)
+def test_files_and_documents_are_counted_in_words(tmp_path, files, about):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    found = read(tmp_path)
+    assert found.about == f"{tmp_path}: {about}"

@@ -1,0 +1,37 @@
+"""Opening a run: what is read of each checkpoint, and how often."""
+
+from collections import Counter
+
+from pli_analysis.runs import run as module
+from pli_analysis.runs.run import Run
+from pli_train.core.anatomy import Anatomy
+from pli_train.core.run_format import run_folder
+
+
+def test_opening_a_run_reads_each_file_once_and_maps_equal_names_once(small_run, monkeypatch):
+    module._located.cache_clear(), module._by_layer.cache_clear()
+    reads, located = Counter(), Counter()
+    read_text, locate = run_folder.read_text, Anatomy.locate
+    monkeypatch.setattr(run_folder, "read_text", lambda path: (reads.update([path]), read_text(path))[1])
+    monkeypatch.setattr(Anatomy, "locate", lambda table, name: (located.update([name]), locate(table, name))[1])
+    run = Run.open(small_run)
+    checkpoints = run.checkpoints
+    whole = {(tuple(checkpoint.files), tuple(checkpoint.lineage.stack)) for checkpoint in checkpoints}
+    assert len(checkpoints) > len(whole)  # else nothing could be shared
+    assert set(reads.values()) == {1}
+    assert {path.name for path in reads} >= {"config.json", "trainer_state.json", "lineage.json", "manifest.json"}
+    names = {names for names, _ in whole}
+    assert located == Counter(name for of_one in names for name in of_one)
+
+
+def test_shared_names_are_those_of_each_checkpoint(small_run):
+    for checkpoint in Run.open(small_run).checkpoints:
+        pairs = [
+            (checkpoint.lineage.stack[int(name.split(".h.")[1].split(".")[0])], name)
+            for name in checkpoint.files
+            if ".h." in name
+        ]
+        expected = {id: {} for id in checkpoint.lineage.stack}
+        for id, name in pairs:
+            expected[id][name.split(".h.")[1].split(".", 1)[1]] = name
+        assert checkpoint.names_of_layers == expected
