@@ -207,7 +207,7 @@ def _place(names: Sequence[str], known: Sequence[str]) -> int | None:
     return next((small.index(name) for name in known if name in small), None)
 
 
-def _counts_epochs(table: _Table) -> bool:
+def _counts_epochs(table: Table) -> bool:
     """Whether the column with the step has epochs."""
     at = _place(table.names, STEPS)
     return at is not None and table.names[at].lower() == EPOCH
