@@ -27,6 +27,8 @@ STEPS = (
     *("iteration", "iter", "epoch"),
 )
 """Names of the column with the step, the first one that is there."""
+EPOCH = "epoch"
+"""The one of them whose numbers are epochs."""
 WALL_TIMES = ("wall_time", "wall time", "_timestamp", "timestamp")
 """Names of a column with seconds since 1970."""
 TABLE_OF_RUNS = (("name", "id"), ("name", "state"), ("name", "runtime"), ("name", "created"))
@@ -81,14 +83,17 @@ def read(path: Path) -> dict[str, Scalars]:
     """
     parts, damaged = _read(path)
     runs: dict[str, dict[str, Columns]] = {}
+    by_epoch: dict[str, set[str]] = {}
     for part in parts:
         found, wrong = _scalars(part)
         damaged += wrong
         for (run, tag), points in found.items():
             of = runs.setdefault(run, {})
+            if _counts_epochs(part):
+                by_epoch.setdefault(run, set()).add(tag)
             pairs = zip(of[tag], points, strict=True) if tag in of else [[column] for column in points]
             of[tag] = settled(Columns(*map(np.concatenate, pairs)))
-    return {run: Scalars(columns, damaged) for run, columns in runs.items()}
+    return {run: Scalars(columns, damaged, frozenset(by_epoch.get(run, ()))) for run, columns in runs.items()}
 
 
 def _scalars(table: _Table) -> tuple[dict[tuple[str, str], Columns], list[str]]:
@@ -171,6 +176,12 @@ def _place(names: Sequence[str], known: Sequence[str]) -> int | None:
     """Where the first of some known names is."""
     small = [name.strip().lower() for name in names]
     return next((small.index(name) for name in known if name in small), None)
+
+
+def _counts_epochs(table: _Table) -> bool:
+    """Whether the column with the step has epochs."""
+    at = _place(table.names, STEPS)
+    return at is not None and table.names[at].lower() == EPOCH
 
 
 def _named(name: str, names: Sequence[str]) -> tuple[str, str | None]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def logged(path: Path) -> list[tuple[Source, Scalars]]:
         more = f"; {len(damaged) - 2} more files" if len(damaged) > 2 else ""
         raise BadInput("; ".join([f"{path}: holds no scalars", *damaged[:2]]) + more)
     (first, of), *others = there  # told with the first: runs of which nothing could be read are in no list
-    return [(first, Scalars(of.columns, [*damaged, *of.damaged])), *others]
+    return [(first, replace(of, damaged=[*damaged, *of.damaged])), *others]
 
 
 def read(path: Path) -> Scalars:
@@ -293,8 +293,9 @@ def _prefixed(found: Scalars, folder: str) -> Scalars:
     """With the folder ahead of each tag that does not begin with it."""
     if folder == ".":
         return found
-    tagged = {tag if tag.startswith(f"{folder}/") else f"{folder}/{tag}": of for tag, of in found.columns.items()}
-    return Scalars(tagged, found.damaged)
+    names = {tag: tag if tag.startswith(f"{folder}/") else f"{folder}/{tag}" for tag in found.columns}
+    epochs = frozenset(names[tag] for tag in found.epochs)
+    return Scalars({names[tag]: of for tag, of in found.columns.items()}, found.damaged, epochs)
 
 
 def _merged(found: Sequence[Scalars]) -> Scalars:
@@ -303,14 +304,16 @@ def _merged(found: Sequence[Scalars]) -> Scalars:
     Tables have no wall times.
     """
     columns: dict[str, Columns] = {}
+    epochs = set[str]()
     for each in found:
+        epochs |= {tag for tag in each.epochs if tag not in columns}
         for tag, of in each.columns.items():
             if tag not in columns:
                 columns[tag] = of
             elif np.isfinite(of.wall_times).any():
                 pairs = zip(columns[tag], of, strict=True)
                 columns[tag] = settled(Columns(*(np.concatenate(pair) for pair in pairs)))
-    return Scalars(columns, [line for each in found for line in each.damaged])
+    return Scalars(columns, [line for each in found for line in each.damaged], frozenset(epochs))
 
 
 def _of_file(path: Path) -> dict[str, Scalars]:

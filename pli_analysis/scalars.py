@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,10 +37,12 @@ class Scalars:
     Attributes:
         columns: tag → its points, each step once, by step.
         damaged: a line for each file with records that could not be read.
+        epochs: tags whose steps are epochs.
     """
 
     columns: Mapping[str, Columns] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
+    epochs: frozenset[str] = frozenset()
 
     @cached_property
     def values(self) -> dict[str, dict[int, tuple[float, float]]]:
@@ -92,7 +95,8 @@ class Scalars:
             if not matched:
                 raise BadInput(f"no scalar matches {pattern!r}; {told(self.columns)}")
             chosen |= matched
-        return Scalars({tag: columns for tag, columns in self.columns.items() if tag in chosen}, self.damaged)
+        kept = {tag: columns for tag, columns in self.columns.items() if tag in chosen}
+        return Scalars(kept, self.damaged, self.epochs & chosen)
 
 
 def only(runs: Mapping[str, Scalars], patterns: Sequence[str]) -> dict[str, Scalars]:
@@ -104,7 +108,7 @@ def only(runs: Mapping[str, Scalars], patterns: Sequence[str]) -> dict[str, Scal
     every = Scalars({tag: NOTHING for logged in runs.values() for tag in logged.columns})
     chosen = every.only(patterns).columns
     kept = {
-        run: Scalars({tag: of for tag, of in logged.columns.items() if tag in chosen}, logged.damaged)
+        run: Scalars({tag: of for tag, of in logged.columns.items() if tag in chosen}, logged.damaged, logged.epochs)
         for run, logged in runs.items()
     }
     return {run: logged for run, logged in kept.items() if logged.columns}
@@ -119,6 +123,15 @@ def tidy(runs: Mapping[str, Scalars]) -> pd.DataFrame:
         return parts[0]
     table = pd.concat([part.astype({"run": str, "tag": str}) for part in parts], ignore_index=True)
     return table.astype({"run": "category", "tag": "category"})
+
+
+def epochs_of(tags: Iterable[str]) -> frozenset[str]:
+    """Tags of event files whose steps are epochs, by the names that Keras gives them: `epoch_loss`.
+
+    >>> sorted(epochs_of(["epoch_loss", "train/epoch_loss", "train_loss_epoch", "run-train-tag-epoch_loss"]))
+    ['epoch_loss', 'run-train-tag-epoch_loss', 'train/epoch_loss']
+    """
+    return frozenset(tag for tag in tags if re.split(r"/|tag-", tag)[-1].startswith("epoch_"))
 
 
 def told(tags: Iterable[str]) -> str:
@@ -202,7 +215,7 @@ class Reader:
         self._tails = {file: _read_on(file, self._tails.get(file, _Tail()), self.check) for file in files}
         whole = reduce(Piece.then, (tail.piece for tail in self._tails.values()), Piece({}))
         lines = [f"{path}: {_pointer(path) or tail.damage}" for path, tail in self._tails.items() if tail.damage]
-        return Scalars(whole.columns, lines)
+        return Scalars(whole.columns, lines, epochs_of(whole.columns))
 
     def pieces(self) -> dict[Path, Piece]:
         """What each file says by itself up to the last update, in the order that processes wrote them."""
@@ -264,7 +277,8 @@ def _pointer(path: Path) -> str:
 def _of_download(path: Path) -> Scalars:
     wall_times, steps, values = downloads.read(path).T
     columns = events.settled(Columns(steps.astype(np.int64), wall_times, values))
-    return Scalars({path.stem: columns} if len(steps) else {})
+    found = {path.stem: columns} if len(steps) else {}
+    return Scalars(found, epochs=epochs_of(found))
 
 
 def _begun(path: Path) -> tuple[int, float, str]:

@@ -51,7 +51,9 @@ def compare(
         raise BadInput("--runs and --speed-ups: are two tables: use one of them")
     curves = curve_metric.read(runs, tag, smooth)
     complain(list(dict.fromkeys(line for curve in curves for line in curve.damaged)))
-    found = metric.compared(curves, by, at, metric.parse_levels(levels) if levels else None, reference)
-    say(told.verdict(found))
+    losses = metric.parse_levels(levels) if levels else None
+    found = [metric.compared(of_one, by, at, losses, reference) for of_one in metric.by_scalar(curves)]
+    say(*map(told.verdict, found))
     write_page(html, lambda: told.tell(found))
-    emit(found.speed_ups if speed_ups else metric.per_run(found) if each else metric.summary(found), format, out)
+    table_of = metric.speed_ups_of if speed_ups else metric.per_run if each else metric.summary
+    emit(metric.of_scalars(found, table_of), format, out)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis.figures import views
-from pli_analysis.figures.loss import AXES, MOST, extremes
+from pli_analysis.figures.loss import AXES as AXES_OF_RUNS
+from pli_analysis.figures.loss import MOST, extremes
 from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL
 
 if TYPE_CHECKING:
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+AXES = AXES_OF_RUNS | {"epoch": "epochs"}
+"""What an axis is called; other people's logs may count epochs alone."""
+
+
 def losses(table: pd.DataFrame, axes: Sequence[str], title: str = "loss") -> go.Figure:
     """Each run's loss; growth events as triangles on its curve; groups of several runs share a colour.
 
     Args:
         table: `run`, `group`, `event` (whether growth happened there), the axes, `loss`; by run and axis.
-        axes: of `step`, `tokens`, `flops` and `seconds`; drawn against the first, and a page can switch to the others.
+        axes: of `AXES`; drawn against the first, and a page can switch to the others.
         title: of the axis of losses.
     """
     import plotly.graph_objects as go

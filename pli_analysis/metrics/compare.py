@@ -8,14 +8,14 @@ Welch's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pli_analysis.metrics import seeds
-from pli_analysis.metrics.curves import Curve, converged, loss_at, reached, require
+from pli_analysis.metrics.curves import Curve, converged, is_gap, loss_at, reached, require
 from pli_train.errors import BadInput
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def default_levels(curves: Sequence[Curve]) -> list[float]:
     """
     worst = max(curves, key=lambda curve: curve.losses[-1])
     first, last = worst.table["step"].iloc[[0, -1]]
-    passed = [_rounded_up(loss_at(worst, first + share * (last - first))) for share in SHARES]
+    passed = [loss_at(worst, first + share * (last - first)) for share in SHARES]
+    passed = [_rounded_up(loss) for loss in passed if np.isfinite(loss)]
     start = min(curve.losses[0] for curve in curves)
     return sorted({level for level in passed if passed[0] <= level < start})
 
@@ -72,7 +73,7 @@ def _rounded_up(level: float) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs compared on one axis: what the command, the page and a report of several runs all state.
+    """Groups of runs compared by one scalar on one axis: what the command, the page and a report of several runs state.
 
     Attributes:
         curves: one a run that did not diverge.
@@ -97,6 +98,19 @@ class Comparison:
         """The scalars that are compared; empty where their names are not known."""
         return ", ".join(dict.fromkeys(curve.tag for curve in (*self.curves, *self.diverged) if curve.tag))
 
+    @property
+    def unit(self) -> str:
+        """What the axis counts: `by`, or `epoch` where the logs count epochs in place of steps."""
+        return self.curves[0].counts if self.by == "step" else self.by
+
+
+def by_scalar(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """The curves of each scalar, scalars in the order of their first. A scalar is compared with itself alone."""
+    found: dict[str, list[Curve]] = {}
+    for curve in curves:
+        found.setdefault(curve.tag, []).append(curve)
+    return list(found.values())
+
 
 def compared(
     curves: Sequence[Curve],
@@ -105,10 +119,10 @@ def compared(
     levels: Sequence[float] | None = None,
     reference: str | None = None,
 ) -> Comparison:
-    """Compare groups of runs.
+    """Compare groups of runs by one scalar.
 
     Args:
-        curves: of `read`.
+        curves: of `read`, all of one scalar (`by_scalar`).
         by: `step`, `tokens`, `flops` or `seconds`.
         at: where losses are compared, in units of that axis; by default the last point that all runs came to.
         levels: losses to reach; by default those of `default_levels`.
@@ -126,7 +140,9 @@ def compared(
     if at is None:
         at = last_common(curves, by)
     elif np.isnan([loss_at(curve, at, by) for curve in curves]).all():
-        raise BadInput(f"--at {at:g}: no run has a loss there; the last {by} of all is {last_common(curves, by):g}")
+        which = "a finite loss" if any(is_gap(curve, at, by) for curve in curves) else "a loss"
+        last = f"the last {curves[0].counts if by == 'step' else by} of all is {last_common(curves, by):g}"
+        raise BadInput(f"--at {at:g}: no run has {which} there; {last}")
     reference = reference or curves[0].group
     ups = speed_ups(curves, default_levels(curves) if levels is None else levels, by, reference)
     return Comparison(curves, by, at, reference, groups(curves, at, by, reference), ups, diverged)
@@ -223,42 +239,53 @@ def speed_ups(
     return pd.DataFrame(rows, columns=columns)
 
 
+def speed_ups_of(found: Comparison) -> pd.DataFrame:
+    """The speed-ups of a comparison, of `speed_ups`."""
+    return found.speed_ups
+
+
 def summary(found: Comparison) -> pd.DataFrame:
     """One row a group, the lowest loss first: of `groups`, and the speed-up to each level, of `speed_ups`.
 
-    Where runs diverged, a column says which, and a group of which all did is a row without a loss.
+    Where runs diverged, a column says which, and a group of which all did is a row without a loss. Where points were
+    left out because they are not finite, a column says how many of each group.
     """
     import pandas as pd
 
     table = found.groups.drop(columns=["loss_low", "loss_high"])
     for level, ups in found.speed_ups.groupby("level", sort=False):
-        table[f"speed-up to {level:g}"] = ups.set_index("group")["speed_up"].reindex(table["group"]).to_numpy()
+        of_level = ups.set_index("group")["speed_up"].reindex(table["group"])
+        table[f"speed-up to {level_words(level)}"] = of_level.to_numpy()
     if found.diverged:
         of = by_group(found.diverged)
         gone = pd.DataFrame({"group": [name for name in of if name not in set(table["group"])], "runs": 0})
         table = pd.concat([table, gone.astype({"runs": "int64"})], ignore_index=True)
         table.insert(2, "diverged", [divergences(of.get(name, [])) for name in table["group"]])
+    of = by_group([*found.curves, *found.diverged])
+    omitted = [sum(curve.omitted for curve in of[name]) for name in table["group"]]
+    if any(omitted):
+        table.insert(2, "non-finite points", omitted)
     table = table.sort_values("loss", kind="stable", ignore_index=True)
-    return table.rename(columns={"loss": f"{found.tag or 'loss'} at {_column(found)}"})
+    return table.rename(columns={"loss": _loss_column(found)})
 
 
 def divergences(curves: Sequence[Curve]) -> str:
     """Which runs diverged and when, in a few words; empty for none."""
-    return ", ".join(f"{curve.name} from step {curve.diverged} on" for curve in curves)
+    return ", ".join(f"{curve.name} from {curve.counts} {curve.diverged} on" for curve in curves)
 
 
 def per_run(found: Comparison) -> pd.DataFrame:
     """One row a run, the lowest loss at the point of comparison first."""
     import pandas as pd
 
-    last = f"{found.tag or 'loss'} at {_column(found)}"
+    last, counted = _loss_column(found), " or ".join(dict.fromkeys(curve.counts for curve in found.curves))
     rows = [
         {
             "run": curve.name,
             "group": curve.group,
             "seed": curve.seed,
             "events": len(curve.events),
-            "last step": curve.table["step"].max(),
+            f"last {counted}": curve.table["step"].max(),
             "lowest loss": curve.table["loss"].min(),
             last: loss_at(curve, found.at, found.by),
         }
@@ -266,8 +293,40 @@ def per_run(found: Comparison) -> pd.DataFrame:
     ]
     for curve in found.diverged:
         rows.append({"run": curve.name, "group": curve.group, "seed": curve.seed, "events": len(curve.events)})
-        rows[-1] |= {"diverged": f"from step {curve.diverged} on", "lowest loss": curve.table["loss"].min()}
-    return pd.DataFrame(rows).sort_values(last, kind="stable", ignore_index=True)
+        rows[-1] |= {"diverged": f"from {curve.counts} {curve.diverged} on", "lowest loss": curve.table["loss"].min()}
+    table = pd.DataFrame(rows)
+    omitted = [curve.omitted for curve in (*found.curves, *found.diverged)]
+    if any(omitted):
+        table.insert(4, "non-finite points", omitted)
+    return table.sort_values(last, kind="stable", ignore_index=True)
+
+
+def of_scalars(found: Sequence[Comparison], table_of: Callable[[Comparison], pd.DataFrame]) -> pd.DataFrame:
+    """The tables of several scalars as one, the scalar in the first column; of one scalar its table as it is.
+
+    Args:
+        found: a comparison for each scalar.
+        table_of: `summary`, `per_run`, or what else makes a table of a comparison.
+    """
+    import pandas as pd
+
+    if len(found) == 1:
+        return table_of(found[0])
+    tables = []
+    for each in found:
+        table = table_of(each).rename(columns={_loss_column(each): f"loss at {_column(each)}"})
+        table.insert(0, "scalar", each.tag)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def level_words(level: float) -> str:
+    """A level as headers and sentences write it, with every digit that it was given with.
+
+    >>> level_words(4.0), level_words(2.7182818), level_words(0.00004)
+    ('4', '2.7182818', '4e-05')
+    """
+    return f"{level:.15g}"
 
 
 def amount(value: float, axis: str) -> str:
@@ -283,8 +342,14 @@ def amount(value: float, axis: str) -> str:
 
 
 def _column(found: Comparison) -> str:
-    """The point of comparison as a column's name has it: `160`, `1.80e9 flops`."""
-    return amount(found.at, found.by).replace(",", "") + ("" if found.by == "step" else f" {found.by}")
+    """The point of comparison as a column's name has it: `160`, `1.80e9 flops`, `3 epochs`."""
+    units = {"step": "", "epoch": " epochs"}
+    return amount(found.at, found.by).replace(",", "") + units.get(found.unit, f" {found.unit}")
+
+
+def _loss_column(found: Comparison) -> str:
+    """The name of the column with the losses at the point of comparison."""
+    return f"{found.tag or 'loss'} at {_column(found)}"
 
 
 def _with_reference(curves: Sequence[Curve], reference: str) -> tuple[dict[str, list[Curve]], list[Curve]]:

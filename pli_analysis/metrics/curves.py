@@ -6,8 +6,8 @@ it never reaches, or is below at its first point, is missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 BATCHES = ("train.block_size", "train.batch_size", "train.accumulation", "train.mlm_probability")
 EVALUATION = ("eval.", "train.eval_blocks")
 """Keys of a config that decide, with the seed and the corpus, which batches a run sees and what it is evaluated on."""
+LISTED = 4
+"""Steps or runs that a line names, at most."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,17 @@ class Curve:
     Attributes:
         name: of the run.
         group: of the runs that differ by seed alone; the run's own name when none was given.
-        table: `step`, `tokens`, `flops`, `seconds` and `loss`, by step; an axis that was not logged is NaN. Seconds are
-            of training for our runs, since the first point for others'.
+        table: `step`, `tokens`, `flops`, `seconds` and `loss`, by step, where the loss is finite; an axis that was not
+            logged is NaN. Seconds are of training for our runs, since the first point for others'.
         events: steps of growth.
-        damaged: a line for each file of which records could not be read.
+        damaged: a line for each file of which records could not be read, and one for points that are not finite.
         width: points that `losses` is smoothed over.
         seed: of a run of ours; None for others'.
         shared: what has to be equal for runs of one seed to have the same batches and evaluation: key → value.
         tag: the scalar that it is, by the name that all runs have; empty where none is told.
         diverged: the step from which on no loss is finite; None where the last one is.
+        counts: what `step` counts: `step`, or `epoch`.
+        gaps: the axes of `table` at points whose loss is not finite, up to where the run diverged.
     """
 
     name: str
@@ -59,6 +63,13 @@ class Curve:
     shared: dict[str, object] = field(default_factory=dict)
     tag: str = ""
     diverged: int | None = None
+    counts: str = "step"
+    gaps: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def omitted(self) -> int:
+        """How many points are left out because their loss is not finite, up to where the run diverged."""
+        return len(self.gaps.get("step", ()))
 
     @cached_property
     def losses(self) -> np.ndarray:
@@ -71,8 +82,8 @@ def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[C
 
     Args:
         asked: paths; `GROUP=PATH` puts the runs at one into a group.
-        tag: a pattern (`eval*`); each tag it matches that all runs have is a curve of each. By default it is the loss
-            of `pli_analysis.metrics.tags`.
+        tag: a pattern (`eval*`); each tag it matches that all runs have is a curve of each run, and `Curve.tag` tells
+            which. By default it is the loss of `pli_analysis.metrics.tags`.
         width: points to smooth losses over, an odd number of them.
 
     Raises:
@@ -91,10 +102,11 @@ def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[C
     for name, (group, source, logged) in runs.items():
         known = _of_run(source.path)
         for tags in every:
-            called = f"{name}:{tags[name]}" if len(every) > 1 else name
-            points, diverged = _finite(logged.table(tags[name]))
-            known |= {"tag": names_of_losses.label(tags, files), "diverged": diverged, "damaged": logged.damaged}
-            curves.append(Curve(called, group or called, _table(logged, points), width=width, **known))
+            points, gaps, diverged = _finite(_table(logged, tags[name]))
+            known |= {"tag": names_of_losses.label(tags, files), "diverged": diverged, "gaps": gaps}
+            known["counts"] = "epoch" if tags[name] in logged.epochs else "step"
+            read_one = Curve(name, group or name, points, width=width, **known)
+            curves.append(replace(read_one, damaged=[*logged.damaged, *_gaps_line(read_one)]))
     return curves
 
 
@@ -104,18 +116,37 @@ def grouped(asked: str) -> tuple[str, Path]:
     return (group, Path(path)) if sign and group and not Path(asked).exists() else ("", Path(asked))
 
 
-def _finite(points: pd.DataFrame) -> tuple[pd.DataFrame, int | None]:
-    """The points with a finite value, and the step from which on there is none; None when the last one is finite."""
-    finite = np.isfinite(points["value"].to_numpy())
-    if not len(finite) or finite[-1]:
-        return points[finite], None
-    last = int(np.flatnonzero(finite)[-1]) if finite.any() else -1
-    return points[finite], int(points["step"].iloc[last + 1])
+def _finite(points: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray], int | None]:
+    """The points with a finite loss, the axes of the others, and the step from which on all are others.
+
+    That step is None when the last loss is finite. Points from it on are not among the others.
+    """
+    finite = np.isfinite(points["loss"].to_numpy())
+    end = int(np.flatnonzero(finite)[-1]) + 1 if finite.any() else 0
+    others = points[:end][~finite[:end]].drop(columns="loss")
+    diverged = int(points["step"].iloc[end]) if end < len(points) else None
+    return points[finite].reset_index(drop=True), {axis: others[axis].to_numpy() for axis in others}, diverged
 
 
-def _table(scalars: Scalars, points: pd.DataFrame) -> pd.DataFrame:
+def _gaps_line(curve: Curve) -> list[str]:
+    """A line on points that are left out because their loss is not finite, if there are some."""
+    if not curve.omitted:
+        return []
+    plural = "s" * (curve.omitted > 1)
+    where = f"{curve.counts}{plural} {_few([f'{step:,}' for step in curve.gaps['step']])}"
+    return [f"{curve.name}: {curve.omitted} point{plural} of {curve.tag or 'the loss'} not finite, at {where}"]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _table(scalars: Scalars, tag: str) -> pd.DataFrame:
+    """One scalar as `loss`, with the axes at its steps."""
     import pandas as pd
 
+    points = scalars.table(tag)
     steps = points["step"].to_numpy()
     axes = {}
     for axis, logged in AXES.items():
@@ -147,10 +178,23 @@ def require(curves: Sequence[Curve], axis: str) -> None:
     if axis not in ("step", *AXES):
         raise BadInput(f"--by {axis}: is none of step, {', '.join(AXES)}")
     if not converged(curves):
-        raise BadInput(f"{', '.join(curve.name for curve in curves)}: diverged, no loss at the end is finite")
+        names, tag = ", ".join(curve.name for curve in curves), curves[0].tag
+        raise BadInput(f"{names}: diverged, no loss at the end is finite{f' ({tag})' if tag else ''}")
+    if axis == "step":
+        _require_one_unit(converged(curves))
     for curve in converged(curves):
         if curve.table[axis].isna().any():
             raise BadInput(f"--by {axis}: {curve.name} did not log it; compare by step")
+
+
+def _require_one_unit(curves: Sequence[Curve]) -> None:
+    """Raise BadInput when some runs count steps and others epochs."""
+    runs: dict[str, list[str]] = {}
+    for curve in curves:
+        runs.setdefault(curve.counts, []).append(curve.name)
+    if len(runs) > 1:
+        each = [f"{_few(names)} {'counts' if len(names) == 1 else 'count'} {unit}s" for unit, names in runs.items()]
+        raise BadInput(f"{', '.join(each)}: compare logs that count the same, or compare --by seconds")
 
 
 def converged(curves: Sequence[Curve]) -> list[Curve]:
@@ -188,6 +232,22 @@ def reached(curve: Curve, level: float, axis: str) -> float:
 
 
 def loss_at(curve: Curve, at: float, axis: str = "step") -> float:
-    """The smoothed loss at a point of an axis, linearly interpolated between points; NaN outside of them."""
+    """The smoothed loss at a point of an axis, linearly interpolated between finite points.
+
+    NaN outside of them, and where a loss that is not finite lies between the two.
+    """
     where = curve.table[axis].to_numpy(dtype=float)
+    if is_gap(curve, at, axis):
+        return float("nan")
     return float(np.interp(at, where, curve.losses, left=np.nan, right=np.nan)) if len(where) else float("nan")
+
+
+def is_gap(curve: Curve, at: float, axis: str = "step") -> bool:
+    """Whether a loss that is not finite was logged at a point of an axis, or between the finite ones beside it."""
+    if not curve.omitted:
+        return False
+    where, gaps = curve.table[axis].to_numpy(dtype=float), curve.gaps[axis]
+    if np.any(where == at):
+        return False
+    before, after = where[where < at].max(initial=-np.inf), where[where > at].min(initial=np.inf)
+    return bool(np.any((before < gaps) & (gaps < after)))

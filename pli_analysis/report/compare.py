@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pli_analysis.figures import compare as figures
-from pli_analysis.figures.loss import AXES
+from pli_analysis.figures.compare import AXES
 from pli_analysis.metrics import compare
-from pli_analysis.report.parts import Figure, Report, Section, count, sentences, signed
+from pli_analysis.report.parts import Figure, Report, Section, apart, count, sentences, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,17 +28,19 @@ NAMED = 3
 def verdict(found: Comparison) -> str:
     """The groups' losses at the point of comparison, and their differences from the reference, in one sentence.
 
-    A second one says which runs diverged, if any did.
+    A second one says which runs diverged, if any did, and a third how many points were left out as not finite.
     """
     rows = {row.group: row for row in found.groups.itertuples()}
     base = rows.pop(found.reference)
-    point = compare.amount(found.at, found.by)
-    where = f"At equal {AXES[found.by]} ({point})" if rows else f"At {point} {AXES[found.by]}"
+    point, axis = compare.amount(found.at, found.unit), AXES[found.unit]
+    where = f"At equal {axis} ({point})" if rows else f"At {point} {axis}"
     others = sorted(rows.values(), key=lambda row: (np.isnan(row.loss), row.loss))
     where = f"In {found.tag} {where[0].lower()}{where[1:]}" if found.tag else where
-    told = [f"{base.group} has {_loss_words(base)} ({_runs_words(base.runs)})"]
+    digits = _digits(found.groups["loss"], base.loss)
+    message = [f"{base.group} has {_loss_words(base, digits)} ({_runs_words(base.runs)})"]
+    message += [_difference_words(row, base.runs, digits) for row in others]
     gone = f" Diverged and left out: {compare.divergences(found.diverged)}." if found.diverged else ""
-    return f"{where}, {_listed([*told, *(_difference_words(row, base.runs) for row in others)], NAMED + 1)}.{gone}"
+    return f"{where}, {_listed(message, NAMED + 1)}.{gone}{_omitted_words(found)}"
 
 
 def speed_up_words(found: Comparison) -> str:
@@ -49,22 +52,30 @@ def speed_up_words(found: Comparison) -> str:
         many = found.groups["group"].nunique() > 1
         return f"No group reaches a level that {found.reference} reaches as well." if many else ""
     runs = found.groups.set_index("group")["runs"]
-    told = [
-        f"to reach a loss of {row['level']:.4g}, {row['group']} ({_runs_words(row['runs'])}) has a speed-up of "
-        f"{row['speed_up']:.3g} in {AXES[found.by]} over {found.reference} ({_runs_words(runs[found.reference])}), "
-        f"{_evidence(row, runs[found.reference], '{:.3g}'.format)}"
+    message = [
+        f"to reach a loss of {compare.level_words(row['level'])}, {row['group']} ({_runs_words(row['runs'])}) has a "
+        f"speed-up of {row['speed_up']:.3g} in {AXES[found.unit]} over {found.reference} "
+        f"({_runs_words(runs[found.reference])}), {_evidence(row, runs[found.reference], '{:.3g}'.format)}"
         for row in lowest
     ]
-    return sentences([_listed(told, NAMED)])[0]
+    return sentences([_listed(message, NAMED)])[0]
 
 
-def tell(found: Comparison) -> Report:
-    """The page of a comparison: losses, speed-ups, and how they were measured."""
-    by_axis, method = {found.by: found}, method_of(found, AXES[found.by])
-    shown, tables = [losses(by_axis), *sooner(by_axis)], [*tables_of(by_axis), ("Runs", compare.per_run(found))]
-    section = Section("comparison", "Comparison", figures=shown, tables=tables, method=method)
-    many = count(len(found.curves) + len(found.diverged), "run")
-    return Report(f"Comparison of {many}", verdict(found), [section])
+def tell(found: Sequence[Comparison]) -> Report:
+    """The page of a comparison, a section for each scalar: losses, speed-ups, and how they were measured."""
+    sections = [_section(found[0])]
+    if len(found) > 1:
+        sections = [_section(each, f"-{number}", f" of {each.tag}") for number, each in enumerate(found)]
+    many = count(len(found[0].curves) + len(found[0].diverged), "run")
+    return Report(f"Comparison of {many}", " ".join(map(verdict, found)), sections)
+
+
+def _section(found: Comparison, ending: str = "", of: str = "") -> Section:
+    """The section of one scalar; `ending` tells its ids from those of others, `of` its title."""
+    by_axis, method = {found.unit: found}, method_of(found, AXES[found.unit])
+    shown = [replace(figure, id=f"{figure.id}{ending}") for figure in (losses(by_axis), *sooner(by_axis))]
+    tables = [*tables_of(by_axis), ("Runs", compare.per_run(found))]
+    return Section(f"comparison{ending}", f"Comparison{of}", figures=shown, tables=tables, method=method)
 
 
 def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
@@ -78,7 +89,11 @@ def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
     scalar = f"The scalar {found.tag}. " if found.tag else ""
     smooth = f"Mean of {width} points." if width > 1 else "As logged, without smoothing."
     return [
-        ("loss", f"{scalar}{smooth} Linearly interpolated between points. Of a group: the mean over its runs."),
+        (
+            "loss",
+            f"{scalar}{smooth} Linearly interpolated between points; missing where one that is not finite lies "
+            "between them. Of a group: the mean over its runs.",
+        ),
         (
             "point of comparison",
             "The last one on the axis that all runs came to, unless --at says another.",
@@ -96,7 +111,7 @@ def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
         (
             "levels",
             "Unless --levels says others: the final loss of the run that ends highest, then its loss at half and at a "
-            "quarter of its steps.",
+            f"quarter of its {found.curves[0].counts}s.",
         ),
         (
             "95 % interval",
@@ -121,7 +136,7 @@ def losses(found: Mapping[str, Comparison]) -> Figure:
         found: axis → comparison on it.
     """
     axes, first = list(found), next(iter(found.values()))
-    table = drawn_points(first.curves, axes)
+    table = drawn_points(first.curves, {axis: of.by for axis, of in found.items()})
     captions = {axis: verdict(each) for axis, each in found.items()}
     return Figure(
         "losses", "Losses", captions[axes[0]], figures.losses(table, axes, first.tag or "loss"), table, captions
@@ -140,7 +155,7 @@ def sooner(found: Mapping[str, Comparison]) -> list[Figure]:
     levels, reference = compare.levels_down(first.curves, FINE), first.reference
     if not levels or first.groups["group"].nunique() < 2:
         return []
-    each = [compare.speed_ups(of.curves, levels, axis, reference).assign(by=axis) for axis, of in found.items()]
+    each = [compare.speed_ups(of.curves, levels, of.by, reference).assign(by=axis) for axis, of in found.items()]
     ups = pd.concat(each, ignore_index=True)
     captions = {axis: speed_up_words(of) for axis, of in found.items()}
     drawing = figures.speed_up(ups, reference)
@@ -162,33 +177,53 @@ def tables_of(found: Mapping[str, Comparison]) -> list[tuple[str, pd.DataFrame]]
     return [(title, table[[*first, *table.columns.drop(first)]]) for title, (table, first) in tables.items()]
 
 
-def drawn_points(curves: Sequence[Curve], axes: Sequence[str]) -> pd.DataFrame:
-    """All curves in one tidy table, with a row more for each growth event, at the loss of its step."""
+def drawn_points(curves: Sequence[Curve], axes: Mapping[str, str]) -> pd.DataFrame:
+    """All curves in one tidy table, with a row more for each growth event, at the loss of its step.
+
+    Args:
+        curves: of one scalar.
+        axes: name of an axis here → its column in the tables of curves.
+    """
     import pandas as pd
 
     parts = []
     for curve in curves:
         steps = curve.table["step"]
-        at = {name: np.interp(curve.events, steps, curve.table[name]) for name in {*axes, "loss"}}
+        drawn = pd.DataFrame({name: curve.table[column] for name, column in {**axes, "loss": "loss"}.items()})
+        at = {name: np.interp(curve.events, steps, drawn[name]) for name in drawn}
         grown = pd.DataFrame({**at, "event": [True] * len(curve.events)})
-        plain = curve.table[[*axes, "loss"]].assign(event=False)
+        plain = drawn.assign(event=False)
         part = pd.concat([plain, grown], ignore_index=True) if len(grown) else plain
         parts.append(part.assign(run=curve.name, group=curve.group))
     return pd.concat(parts, ignore_index=True)[["run", "group", "event", *axes, "loss"]]
 
 
-def _loss_words(row: Any) -> str:
+def _digits(losses: Iterable[float], base: float) -> int:
+    """Digits after the point that tell each loss from the reference's and from 0: three, or as many as it takes."""
+    pairs = [(loss, other) for loss in losses for other in (base, 0.0)]
+    return max(len(apart(*pair, 3)[0].partition(".")[2]) for pair in pairs)
+
+
+def _omitted_words(found: Comparison) -> str:
+    """How many points of which runs were left out because they are not finite; empty for none."""
+    runs = [(curve.name, curve.omitted) for curve in (*found.curves, *found.diverged) if curve.omitted]
+    each = [f"{count(omitted, 'point')} of {name}" for name, omitted in runs]
+    return f" Not finite and left out: {_listed(each, NAMED, 'more run')}." if each else ""
+
+
+def _loss_words(row: Any, digits: int) -> str:
     """`a mean loss of 4.012`, of a row of `compare.groups`."""
     if np.isnan(row.loss):
         return "no loss there"
-    return f"a {'mean ' if row.runs > 1 else ''}loss of {row.loss:.3f}"
+    return f"a {'mean ' if row.runs > 1 else ''}loss of {row.loss:.{digits}f}"
 
 
-def _difference_words(row: Any, base_runs: int) -> str:
-    words = f"{row.group} has {_loss_words(row)} ({_runs_words(row.runs)})"
+def _difference_words(row: Any, base_runs: int, digits: int) -> str:
+    words = f"{row.group} has {_loss_words(row, digits)} ({_runs_words(row.runs)})"
     if np.isnan(row.difference):
         return words
-    return f"{words}, a difference of {signed(row.difference)} ({_evidence(row._asdict(), base_runs, signed)})"
+    evidence = _evidence(row._asdict(), base_runs, lambda value: signed(value, digits))
+    return f"{words}, a difference of {signed(row.difference, digits)} ({evidence})"
 
 
 def _evidence(row: Any, base_runs: int, told: Callable[[float], str]) -> str:
@@ -201,10 +236,10 @@ def _evidence(row: Any, base_runs: int, told: Callable[[float], str]) -> str:
     return f"95 % interval {told(row['low'])} to {told(row['high'])}, {pairs}"
 
 
-def _listed(clauses: Sequence[str], most: int) -> str:
-    """So many clauses about groups, and how many more groups there are."""
+def _listed(clauses: Sequence[str], most: int, noun: str = "more group") -> str:
+    """So many clauses about groups or runs, and how many more there are."""
     more = len(clauses) - most
-    return "; ".join([*clauses[:most], *([f"{count(more, 'more group')} in the table"] if more > 0 else [])])
+    return "; ".join([*clauses[:most], *([f"{count(more, noun)} in the table"] if more > 0 else [])])
 
 
 def _runs_words(runs: int) -> str:

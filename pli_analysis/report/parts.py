@@ -117,13 +117,13 @@ def span(low: float, high: float, digits: int = 2) -> str:
     return f"{low:.{digits}f}" if equal(low, high) else " to ".join(apart(low, high, digits))
 
 
-def signed(value: float) -> str:
-    """A difference to three digits after the point, or to its first digit where those would be none.
+def signed(value: float, digits: int = 3) -> str:
+    """A difference to that many digits after the point, or to its first digit where those would be none.
 
-    >>> signed(0.0461), signed(-0.00004), signed(0.0)
-    ('+0.046', '-4e-05', '+0.000')
+    >>> signed(0.0461), signed(-0.00004), signed(-0.00004, 5), signed(0.0)
+    ('+0.046', '-4e-05', '-0.00004', '+0.000')
     """
-    return f"{value:+.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:+.1g}"
+    return f"{value:+.{digits}f}" if abs(value) >= 0.5 * 10**-digits or value == 0 else f"{value:+.1g}"
 
 
 def sentences(notes: Iterable[str]) -> list[str]:

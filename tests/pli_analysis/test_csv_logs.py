@@ -94,3 +94,14 @@ def test_what_is_no_log_is_one_line(tmp_path, text, told):
     with pytest.raises(BadInput, match=r"log\.csv: ") as found:
         csv_logs.read(path)
     assert told in str(found.value) and "\n" not in str(found.value)
+
+
+def test_scalars_beside_an_epoch_alone_count_epochs(tmp_path):
+    path = tmp_path / "log.csv"
+    for first, expected in (("Epoch", {"loss", "val_loss"}), ("step", set()), ("step,epoch", set())):
+        names = f"{first},loss,val_loss"
+        path.write_text(f"{names}\n{','.join('1' for _ in names.split(','))}\n")
+        [found] = csv_logs.read(path).values()
+        assert found.epochs == expected and {"loss", "val_loss"} <= set(found.columns)
+        assert found.only(["loss"]).epochs == expected & {"loss"}
+        assert paths.logged(path)[0][1].epochs == expected

@@ -76,14 +76,17 @@ def test_keras_folders_are_compared_by_the_loss_of_validation(tmp_path):
         keras(tmp_path / name, start)
     expected = ["train/epoch_learning_rate", "train/epoch_loss", "validation/epoch_loss"]
     assert tags(tmp_path) == {"a": expected, "b": expected}
-    column = "validation/epoch_loss at 16"
+    column = "validation/epoch_loss at 16 epochs"
     for given in ([tmp_path], [tmp_path / "a", tmp_path / "b"]):
         assert {row["group"]: row[column] for row in rows("compare", *given)} == {"a": 3.0, "b": 2.0}
     parts = [tmp_path / name / "validation" for name in "ab"]
-    assert {row["group"]: row["epoch_loss at 16"] for row in rows("compare", *parts)} == {
+    assert {row["group"]: row["epoch_loss at 16 epochs"] for row in rows("compare", *parts)} == {
         "a/validation": 3.0,
         "b/validation": 2.0,
     }
+    by_step = log(tmp_path / "steps", {"eval_loss": falling(3.0)})
+    message = refusal("compare", parts[0], by_step, "--tag", "*_loss")
+    assert message.startswith("validation counts epochs, steps counts steps: ")
 
 
 def test_an_estimators_eval_folder_is_a_part_of_its_run(tmp_path):
@@ -124,7 +127,8 @@ def test_what_hydra_wrote_is_one_run_whatever_logged_in_it(tmp_path):
 
 def test_files_alone(tmp_path):
     (tmp_path / "a.csv").write_text("Wall time,Step,Value\n1,0,3\n2,8,2\n")
-    (tmp_path / "b.csv").write_text("epoch,loss,val_loss\n0,3,3.5\n8,2,2.5\n")
+    (tmp_path / "b.csv").write_text("step,loss,val_loss\n0,3,3.5\n8,2,2.5\n")
+    (tmp_path / "k.csv").write_text("epoch,loss,val_loss\n0,3,3.5\n8,2,2.5\n")
     history = [{"step": 0, "eval_loss": 3.0}, {"step": 8, "eval_loss": 1.5, "epoch": 1.0}]
     (tmp_path / "out").mkdir()
     state = tmp_path / "out" / "trainer_state.json"
@@ -132,6 +136,7 @@ def test_files_alone(tmp_path):
     assert tags(tmp_path / "a.csv") == {"a": ["a"]}
     assert tags(state)["out"][0] == "eval/loss"
     assert {row["group"] for row in rows("compare", tmp_path / "a.csv", tmp_path / "b.csv")} == {"a", "b"}
+    assert refusal("compare", tmp_path / "a.csv", tmp_path / "k.csv").startswith("a counts steps, k counts epochs: ")
     only = rows("compare", tmp_path / "a.csv", state)
     assert {row["group"]: row["eval/loss at 8"] for row in only} == {"a": 2.0, "out": 1.5}
 
