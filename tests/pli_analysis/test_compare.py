@@ -334,7 +334,7 @@ def test_the_page_has_a_section_for_each_scalar(two_scalars, tmp_path):
     assert "Comparison of train_loss" in text and "Comparison of val_loss" in text
     assert all(line in text for line in message[:2])
     curves = curve_metric.read(two_scalars, "*_loss")
-    built = report.build([compare.compared(each) for each in compare.by_scalar(curves)])
+    built = report.tell([compare.compared(each) for each in compare.by_scalar(curves)])
     ids = [figure.id for section in built.sections for figure in section.figures]
     assert len(ids) == len(set(ids)) == 4 and built.title == "Comparison of 6 runs"
     for section, losses in zip(built.sections, ENDS["x"], strict=True):
@@ -348,7 +348,7 @@ def test_a_log_of_epochs_says_epochs(tmp_path):
     assert {row["group"]: row["val_loss at 2 epochs"] for row in rows} == {"k": 2.2, "l": 2.1}
     assert message[0].startswith("In val_loss at equal epochs (2), k has ") and "steps" not in message[0]
     assert {row["last epoch"] for row in answer(*asked, "--runs")[0]} == {2}
-    made = report.build([compare.compared(curve_metric.read(list(map(str, asked))))])
+    made = report.tell([compare.compared(curve_metric.read(list(map(str, asked))))])
     losses, ups = made.sections[0].figures
     assert losses.drawing.layout.xaxis.title.text == "epochs" and set(ups.table["by"]) == {"epoch"}
     assert "in epochs over k" in ups.caption and "epochs that k needs" in dict(made.sections[0].method)["speed-up"]
