@@ -329,6 +329,8 @@ class Run:
             if stack is not None:
                 raise BadInput(f"--stack {stack}: is for checkpoints of others, and {paths[0]} is a run")
             return cls(run_folder.require_run(paths[0]), hashes)
+        if len(paths) == 1 and (only := _only_run(paths[0])) is not None:
+            return cls.open(only, hashes, lineage)
         from pli_analysis.others.foreign import open_foreign
 
         if hashes:
@@ -456,6 +458,16 @@ class Run:
         from pli_analysis.metrics import disturbance, scene
 
         return disturbance.disturbance(self, scene.twins_beside(self) if twins is None else twins, window)
+
+
+def _only_run(folder: Path) -> Path | None:
+    """The run of ours in a folder of runs, where there is nothing else; None otherwise."""
+    from pli_analysis import paths
+
+    if run_folder.checkpoints(folder) or (folder / run_folder.CONFIG).exists():
+        return None
+    found = paths.find(folder)
+    return found[0].path if len(found) == 1 and found[0].kind == paths.Kind.RUN else None
 
 
 def _within(folder: Path) -> bool:

@@ -370,3 +370,15 @@ def test_a_link_that_leads_out_of_its_model_is_refused(where, name, cached, mode
     (cached / name).unlink()
     (cached / name).symlink_to(target)
     assert f"its {name} is a link" in refusal("lineage", cached) and "cp -rL" in refusal("lineage", cached)
+
+
+def test_the_only_run_in_a_folder_is_taken(small_run, tmp_path):
+    shutil.copytree(small_run, tmp_path / "runs" / "mine")
+    whole = Run.open(small_run)
+    found = Run.open(tmp_path / "runs")
+    assert found.path == tmp_path / "runs" / "mine" and found.lineage.to_json() == whole.lineage.to_json()
+    assert found.drift().equals(whole.drift())
+    assert asked("report", tmp_path / "runs").stdout.startswith("mine:")
+    shutil.copytree(small_run, tmp_path / "runs" / "other")
+    with pytest.raises(BadInput, match="holds 2 runs: name one of"):
+        Run.open(tmp_path / "runs")
