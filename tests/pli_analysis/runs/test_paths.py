@@ -11,6 +11,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from typer.testing import CliRunner
 
+from pli_analysis import api
 from pli_analysis.cli import app
 from pli_analysis.runs import paths, step_names
 from pli_analysis.runs.paths import Kind
@@ -458,3 +459,15 @@ def test_an_empty_path_is_not_the_current_folder(command, word, tmp_path, monkey
     log(tmp_path / "run", {"loss": falling(2)})
     monkeypatch.chdir(tmp_path)
     assert refusal(command, "run", word) == f"'{word}': names no run; write GROUP=RUN, or RUN alone"
+
+
+def test_the_only_run_in_a_folder_is_taken(small_run, tmp_path):
+    shutil.copytree(small_run, tmp_path / "runs" / "mine")
+    whole = Run.open(small_run)
+    found = Run.open(tmp_path / "runs")
+    assert found.path == tmp_path / "runs" / "mine" and found.lineage.to_json() == whole.lineage.to_json()
+    assert api.drift(found).equals(api.drift(whole))
+    assert asked("report", tmp_path / "runs").stdout.startswith("mine:")
+    shutil.copytree(small_run, tmp_path / "runs" / "other")
+    with pytest.raises(BadInput, match="holds 2 runs: name one of"):
+        Run.open(tmp_path / "runs")

@@ -37,7 +37,8 @@ def alone(*folders):
 def write(path, text="new", before="", **settings):
     """`output.write` in a process of its own, as a command does it."""
     code = (
-        "import sys; from pathlib import Path; from pli_train.core import output; from pli_train.core.cli import shell\n"
+        "import sys; from pathlib import Path\n"
+        "from pli_train.core import output; from pli_train.core.cli import shell\n"
         f"{before}\n"
         "shell.run_process(lambda: output.write(Path(sys.argv[1]), sys.argv[2] * int(sys.argv[3])))"
     )
