@@ -14,6 +14,7 @@ from pli_train.core.cli.console import Bar, is_quiet
 from pli_train.core.cli.shell import app_of, one_of, run_app
 from pli_train.core.cli.tables import Format, render
 from pli_train.core.errors import PliError
+from pli_train.core.run_format.study_folder import OBJECTIVES, PRUNERS, SAMPLERS
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 app = app_of("pli-train", "Train transformers that grow while they learn, and remember who each layer is.")
 
 
-def _presets() -> list[str]:
+def _presets(folder: str = "config/presets") -> list[str]:
     """Their names, which a shell completes: those of the files, as reading them takes longer than people wait."""
-    return sorted(path.stem for path in (Path(__file__).parent / "config" / "presets").glob("*.toml"))
+    return sorted(path.stem for path in (Path(__file__).parent / folder).glob("*.toml"))
 
 
 Config = Annotated[
@@ -104,6 +105,67 @@ def fork(
 
     folder = out or _free(run.resolve().parent if run.name in ("", "..") else run.parent, f"{run.name}-twin-{at}")
     forks.fork(run, at, folder, not no_growth, overrides or [], _show()).run()
+    print(folder)
+
+
+@app.command()
+def sweep(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="[SPACE|PRESET|FILE.toml]",
+            help="A space's name or TOML file; with --grid or --seeds, a preset or config of runs.",
+            autocompletion=lambda: [*_presets("sweep/spaces"), *_presets()],
+        ),
+    ],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="KEY=VALUE,VALUE", help="Run all values of a key; may be repeated."),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=0, metavar="K", help="Run each variant with so many seeds.")] = 0,
+    overrides: Overrides = None,
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, metavar="N", help="Trials of growth, and as many of the baseline.")
+    ] = 20,
+    objective: Annotated[
+        str, one_of(OBJECTIVES, "--objective", metavar="WORD", help="Compare losses at equal {words} under the curve.")
+    ] = OBJECTIVES[0],
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="N", help="FLOPs, tokens or seconds of a run; the baseline's if left out."),
+    ] = None,
+    sampler: Annotated[
+        str | None, one_of(SAMPLERS, "--sampler", metavar="NAME", help="Search by {words}; tpe if left out.")
+    ] = None,
+    pruner: Annotated[
+        str, one_of(PRUNERS, "--pruner", metavar="NAME", help="Stop trials that fall behind: {words}.")
+    ] = PRUNERS[0],
+    sampler_seed: Annotated[int, typer.Option("--sampler-seed", min=0, metavar="N", help="Seed of the search.")] = 0,
+    no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Leave out the full-depth baseline.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Runs at a time; one on each GPU or core if left out."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The study's folder; studies/NAME if left out.")
+    ] = None,
+) -> None:
+    """Search over growth strategies; print the study's folder when done.
+
+    The full-depth baseline is tuned with as many trials. A study that was stopped or killed goes on with the same
+    command.
+
+    Example: pli-train sweep tiny --grid growth.initialiser=random,clone --seeds 3
+    """
+    from pli_train.commands import sweep as sweeps
+    from pli_train.sweep.launchers.local import LocalLauncher, count_gpus
+
+    found = sweeps.space_of(source, grid or [], seeds, overrides or [])
+    settings = sweeps.settings_of(found, objective, budget, sampler, pruner, sampler_seed, not no_baseline)
+    folder = out or Path("studies", found.name)
+    launcher, show = LocalLauncher(workers, count_gpus()), _show()
+    show.say(f"study: {folder} ({launcher.slots} at a time)")
+    sweeps.sweep(settings, folder, trials, launcher, launcher.threads, show.say)
     print(folder)
 
 

@@ -14,19 +14,24 @@ from pli_train.core.run_format import run_folder
 class Lock:
     """Holds a run folder until released, collected, or the process is gone. Readers need none.
 
+    Args:
+        run: the folder.
+        name: of the file that is locked.
+        doing: what the holder does, for the error line of others.
+
     Raises:
         BadInput: when another process, or another trainer of this one, holds it.
     """
 
-    def __init__(self, run: Path) -> None:
-        self._file: TextIO = (run / run_folder.LOCK).open("a+", encoding="utf-8")
+    def __init__(self, run: Path, name: str = run_folder.LOCK, doing: str = "is training in it") -> None:
+        self._file: TextIO = (run / name).open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.seek(0)
             holder = self._file.read().strip()
             self._file.close()
-            raise BadInput(f"{run}: process {holder} is training in it; wait for it, or stop it with kill") from None
+            raise BadInput(f"{run}: process {holder} {doing}; wait for it, or stop it with kill") from None
         except OSError:
             return  # a file system without locks
         self._file.truncate(0)

@@ -1,0 +1,95 @@
+"""Search over growth strategies: begin a study, or go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import study_folder
+from pli_train.sweep import arms, space
+from pli_train.sweep.changes import base_config
+from pli_train.sweep.coordinator import Coordinator
+from pli_train.sweep.study import Settings, Study
+from pli_train.sweep.summary import summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pli_train.sweep.launchers.worker import Launcher
+    from pli_train.sweep.space import Space
+    from pli_train.sweep.trial_config import TrialConfigs
+
+
+def space_of(source: str, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> Space:
+    """The space that a command line names: a grid over a preset or config file of runs, or a space. Raises BadInput."""
+    if grid or seeds:
+        return space.from_grid(source, grid, seeds, overrides)
+    found = space.load(source)
+    return space.overridden(found, overrides) if overrides else found
+
+
+def settings_of(
+    found: Space, goal: str, budget: float | None, sampler: str | None, pruner: str, seed: int, baseline: bool
+) -> Settings:
+    """The settings of a study. Raises BadInput for what does not fit together."""
+    if sampler == "grid" and not found.is_grid:
+        found = replace(found, parameters=tuple(space.with_seeds(found.parameters, 1)), seeds=1)
+    if found.is_grid and sampler not in (None, "grid"):
+        raise BadInput(f"--sampler {sampler}: every point of a grid is run; leave --grid, --seeds or --sampler out")
+    if goal == "seconds" and budget is None:
+        raise BadInput("--objective seconds: needs the seconds of training at which losses are read: --budget SECONDS")
+    if budget is not None and budget <= 0:
+        raise BadInput(f"--budget {budget:g}: must be above 0")
+    kind = "grid" if found.is_grid else sampler or "tpe"
+    return Settings(found, goal, budget, kind, pruner, seed, baseline)
+
+
+def sweep(
+    settings: Settings,
+    folder: Path,
+    trials: int,
+    launcher: Launcher,
+    threads: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Run a study to its end; one that was interrupted goes on.
+
+    Args:
+        settings: of the study.
+        folder: of the study.
+        trials: of each arm, where the space is searched.
+        launcher: starts workers.
+        threads: of each worker.
+        say: called with lines for the user.
+
+    Raises:
+        BadInput: for a space that cannot be used, or a folder that holds something else.
+        Interrupted: after a request to stop.
+        PliError: when nothing can be written, or all trials of an arm fail.
+    """
+    base = base_config(settings.space)
+    made = arms.arms(settings, base, trials)
+    budget = None
+
+    @cache
+    def configs() -> TrialConfigs:
+        from pli_train.sweep.budget import Planner
+        from pli_train.sweep.trial_config import TrialConfigs
+
+        found = TrialConfigs(settings.space, settings.objective, settings.budget, Planner(say))
+        found.check(arms.spaces(settings, base))
+        return found
+
+    if not study_folder.is_study(folder):  # a space that cannot be used leaves no folder behind
+        budget = configs().budget
+    study = Study.open(folder, settings, base.model_dump(mode="json"), budget, say=say)
+    try:
+        Coordinator(study, made, launcher, configs, threads, say).run()
+        for line in summary(study):
+            say(line)
+    finally:
+        study.close()

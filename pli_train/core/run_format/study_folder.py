@@ -1,0 +1,131 @@
+"""The study folder of a sweep: names of files, arms and fields of a trial, and how to read them.
+
+    studies/NAME/
+      study.json                settings, resolved base config, budget, versions, command line
+      journal.log               Optuna's journal (absent with --storage); the coordinator is its only writer
+      trials.json               a table of all trials, for readers; written anew while the study runs
+      study.lock                held by the coordinator
+      configs/growth-0007.toml  the whole config of a trial
+      runs/growth-0007/         its run folder
+      logs/growth-0007.log      output of its worker, which holds a lock on it while it is alive
+
+Each arm is an Optuna study of its own in one storage, so that each has its own sampler. Reading a study takes no lock,
+changes nothing and needs no Optuna.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+
+STUDY = "study.json"
+JOURNAL = "journal.log"
+TRIALS = "trials.json"
+LOCK = "study.lock"
+CONFIGS = "configs"
+RUNS = "runs"
+LOGS = "logs"
+FORMAT = "pli-study"
+TRIALS_FORMAT = "pli-trials"
+VERSION = 1
+
+GROWTH = "growth"
+BASELINE = "baseline"
+CONFIRM = "confirm"
+ARMS = (GROWTH, BASELINE, CONFIRM)
+
+OBJECTIVES = ("flops", "tokens", "seconds", "area")
+SAMPLERS = ("tpe", "random", "grid")
+PRUNERS = ("none", "halving", "hyperband")
+
+COMPLETE, PRUNED, FAIL, RUNNING = "complete", "pruned", "fail", "running"
+"""States of a trial in trials.json. A trial that was interrupted is `running`."""
+
+FIELDS = (
+    "arm",
+    "number",
+    "run",
+    "state",
+    "value",
+    "loss",
+    "steps",
+    "planned_flops",
+    "flops",
+    "tokens",
+    "seconds",
+    "seed",
+    "threads",
+    "params",
+    "changes",
+    "of_arm",
+    "of_trial",
+    "error",
+    "started",
+    "finished",
+)
+"""Fields of a trial in trials.json; None where they do not apply or are not known yet.
+
+arm, number: which trial of which arm. run: name in `runs/`, `configs/` and `logs/`. value: what the study minimizes.
+loss: final eval loss, on all held-out text where that was evaluated. params: parameter → value, as sampled. changes:
+config key → value, how its config differs from the base config. of_arm, of_trial: of a trial of the arm `confirm`, the
+trial that it repeats with another seed. error: why it failed. started, finished: ISO times.
+"""
+
+
+def study_name(name: str, arm: str) -> str:
+    """Name of an arm's Optuna study in the storage.
+
+    >>> study_name("when", "growth")
+    'when/growth'
+    """
+    return f"{name}/{arm}"
+
+
+def trial_name(arm: str, number: int) -> str:
+    """Name of a trial's run folder.
+
+    >>> trial_name("growth", 7)
+    'growth-0007'
+    """
+    return f"{arm}-{number:04d}"
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder is a study's."""
+    return (folder / STUDY).is_file()
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read study.json. Raises BadInput when the folder is not a study, or a newer version wrote it."""
+    if not is_study(folder):
+        raise BadInput(f"{folder}: not a study, it holds no {STUDY}; `pli-train sweep` makes one")
+    return _document(folder / STUDY, FORMAT)
+
+
+def trials(folder: Path) -> list[dict[str, Any]]:
+    """Read the trials of a study as rows with FIELDS, by arm and number.
+
+    The table may be some seconds older than the state of a running study.
+
+    Raises:
+        BadInput: when the folder is not a study, or its table cannot be read.
+    """
+    read(folder)
+    if not (folder / TRIALS).exists():
+        return []
+    rows = _document(folder / TRIALS, TRIALS_FORMAT).get("trials")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise BadInput(f"{folder / TRIALS}: holds no list of trials")
+    return [{name: row.get(name) for name in FIELDS} for row in rows]
+
+
+def _document(path: Path, kind: str) -> dict[str, Any]:
+    document = run_folder.read_json(path)
+    if document.get("format") != kind or not isinstance(document.get("version"), int):
+        raise BadInput(f"{path}: not a file of a study (its format is {document.get('format')!r}, not {kind!r})")
+    if document["version"] > VERSION:
+        raise BadInput(f"{path}: has version {document['version']}; this release reads up to {VERSION}")
+    return document

@@ -1,0 +1,1 @@
+"""Search over growth strategies: a study of many runs."""

@@ -1,0 +1,67 @@
+"""The arms of a study: growth, and the full-depth baseline with a tuned learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pli_train.core.run_format.study_folder import BASELINE, GROWTH
+from pli_train.sweep.samplers import sampler
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from pli_train.config.schema import RunConfig
+    from pli_train.sweep.space import Space
+    from pli_train.sweep.study import Settings
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A part of a study with a sampler of its own.
+
+    Attributes:
+        name: `growth` or `baseline`.
+        space: what is searched.
+        target: number of its trials.
+        points: of the grid, as Optuna has them; empty where the space is searched.
+    """
+
+    name: str
+    space: Space
+    target: int
+    points: Sequence[Mapping[str, Any]] = ()
+
+    def sampler(self, settings: Settings, number: int) -> BaseSampler:
+        """Make the sampler of a trial."""
+        return sampler(settings.sampler, settings.seed, self.name, number, self.points)
+
+
+def spaces(settings: Settings, base: RunConfig) -> dict[str, Space]:
+    """Arm → its space."""
+    found = {GROWTH: settings.space}
+    if settings.baseline:
+        found[BASELINE] = settings.space.of_baseline(base.optim.lr, base.optim.lr_end)
+    return found
+
+
+def arms(settings: Settings, base: RunConfig, trials: int) -> list[Arm]:
+    """The arms of a study.
+
+    Args:
+        settings: of the study.
+        base: the base config.
+        trials: of each arm, where the space is searched.
+
+    Raises:
+        BadInput: when a grid is asked for and a parameter has a range.
+    """
+    made = []
+    for name, space in spaces(settings, base).items():
+        if settings.sampler == "grid":
+            points = [space.labeled(point) for point in space.grid()]
+            made.append(Arm(name, space, len(points), points))
+        else:
+            made.append(Arm(name, space, trials))
+    return made

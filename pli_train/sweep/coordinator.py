@@ -1,0 +1,356 @@
+"""Run a study: ask for trials, start a worker for each, and store how they end.
+
+The coordinator is the only process that writes to the study. What it needs to go on after a crash is in the storage
+(which trials were planned, and how) and in the run folders (how far they are), so nothing is lost with it: workers that
+outlive it are found again by the locks that they hold.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import TrialState
+
+from pli_train.config import loading
+from pli_train.core import output
+from pli_train.core.errors import BadInput, PliError, counted
+from pli_train.core.run_format import run_folder, study_folder
+from pli_train.sweep import objective, pruning
+from pli_train.sweep.launchers.worker import UNKNOWN, FoundWorker, Task
+from pli_train.sweep.stopping import StopRequest
+from pli_train.sweep.study import PLAN, PRUNED_AT, RESULT, Study
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from pli_train.config.schema import RunConfig
+    from pli_train.sweep.arms import Arm
+    from pli_train.sweep.launchers.worker import Launcher, Worker
+    from pli_train.sweep.trial_config import TrialConfigs
+
+POLL = 0.1
+"""Seconds between two looks at the workers."""
+LOOK = 5.0
+"""Seconds between two looks at a run's evaluations, where trials are pruned."""
+PATIENCE = 300.0
+"""Seconds that workers have to write a checkpoint after a request to stop."""
+DEATHS = 20
+"""How often a worker may die without reaching a new checkpoint before its trial fails."""
+FAILURES = 3
+"""Failed trials without a successful one after which an arm is given up."""
+ENDED_BY_REQUEST = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+FULL_DISK = ("no space left", "disk quota exceeded", "the disk has")
+RESERVE = 2**20
+"""Free bytes below which a disk is taken for full."""
+
+
+class Interrupted(PliError):
+    """The user asked the study to stop. Its workers have written checkpoints."""
+
+    exit_code = 130
+
+
+@dataclass
+class Job:
+    """A trial that was asked for and has not ended.
+
+    Attributes:
+        arm: its name.
+        trial: as it was when it was asked for.
+        task: of its worker; None until it is planned.
+        worker: None while there is none.
+        checkpoints: names of the checkpoints that its run had when the worker was started last.
+        deaths: of workers since the run had a new checkpoint.
+        looked: when its evaluations were read last.
+        pruned: whether it is being pruned.
+    """
+
+    arm: str
+    trial: FrozenTrial
+    task: Task
+    worker: Worker | None = None
+    checkpoints: frozenset[str] = frozenset()
+    deaths: int = 0
+    looked: float = 0.0
+    pruned: bool = False
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The config of the run."""
+        return loading.load(str(self.task.config))
+
+
+class Coordinator:
+    """Runs a study to its end, or until it is asked to stop.
+
+    Args:
+        study: open.
+        arms: with the number of their trials.
+        launcher: starts workers.
+        configs: returns what makes the configs of trials; called when one is planned.
+        threads: of each worker.
+        say: called with lines for the user.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        arms: Sequence[Arm],
+        launcher: Launcher,
+        configs: Callable[[], TrialConfigs],
+        threads: int,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._study, self._arms, self._launcher, self._threads, self._say = study, arms, launcher, threads, say
+        self._configs = configs
+        self._jobs: dict[int, Job] = {}
+        self._pending = self._interrupted()
+
+    def run(self) -> None:
+        """Run all trials that are missing.
+
+        Raises:
+            Interrupted: after SIGINT, SIGTERM or SIGHUP.
+            PliError: when nothing can be written, or all trials of an arm fail.
+        """
+        with StopRequest(self._say) as stop:
+            try:
+                while not stop.asked and self._advance():
+                    time.sleep(POLL)
+            finally:
+                self._stop_workers(stop)
+            self._study.write_table(now=True)
+        if stop.asked:
+            raise Interrupted(f"stopped: {self._progress()}; the same command goes on")
+
+    def is_done(self) -> bool:
+        """Whether there is nothing left to run."""
+        return not self._jobs and not self._pending and all(self._missing(arm) == 0 for arm in self._arms)
+
+    # --- which trial is next -----------------------------------------------------------------------------------------
+
+    def _advance(self) -> bool:
+        """See to the workers, and start new ones. Returns False when there is nothing left to run."""
+        for slot, job in list(self._jobs.items()):
+            self._follow(slot, job)
+        free = [slot for slot in range(self._launcher.slots) if slot not in self._jobs]
+        while free and (following := self._next()) is not None:
+            self._start(free[0], following)
+            free = [slot for slot in free if slot not in self._jobs]
+        self._study.write_table()
+        return bool(self._jobs)
+
+    def _interrupted(self) -> list[Job]:
+        """Trials that were running when the last coordinator ended."""
+        return [
+            self._job(arm.name, trial)
+            for arm in self._arms
+            for trial in self._study.trials(arm.name, (TrialState.RUNNING,))
+        ]
+
+    def _next(self) -> Job | None:
+        """The next trial: one that was interrupted, else a new one of the arm that is furthest behind."""
+        if self._pending:
+            return self._pending.pop(0)
+        behind = [(self._missing(arm) / arm.target, arm) for arm in self._arms if self._missing(arm) > 0]
+        if not behind:
+            return None
+        arm = max(behind, key=lambda each: each[0])[1]
+        study = self._study.arm(arm.name)
+        study.sampler = arm.sampler(self._study.settings, len(self._study.trials(arm.name)))
+        number = study.ask().number
+        return self._job(arm.name, self._study.trials(arm.name)[number])
+
+    def _missing(self, arm: Arm) -> int:
+        return max(0, arm.target - len(self._study.trials(arm.name)))
+
+    def _job(self, arm: str, trial: FrozenTrial) -> Job:
+        threads = trial.user_attrs.get(PLAN, {}).get("threads", self._threads)
+        task = Task(self._study.folder, study_folder.trial_name(arm, trial.number), threads)
+        return Job(arm, trial, task, pruned=PRUNED_AT in trial.user_attrs)
+
+    # --- from a trial to its end ------------------------------------------------------------------------------------
+
+    def _start(self, slot: int, job: Job) -> None:
+        """Plan a job where that was not done yet, and start its worker unless its run is finished."""
+        if PLAN not in job.trial.user_attrs and not self._plan(job):
+            return
+        self._jobs[slot] = job
+        self._begin_or_end(slot, job)
+
+    def _begin_or_end(self, slot: int, job: Job) -> None:
+        if objective.is_finished(job.task.run):
+            self._end(slot, job, *self._result(job))
+            return
+        job.checkpoints = _checkpoints(job.task.run)
+        if job.pruned:
+            job.worker = FoundWorker(job.task)
+            job.worker.signal(signal.SIGTERM)
+        else:
+            job.worker = self._launcher.start(job.task, slot)
+
+    def _plan(self, job: Job) -> bool:
+        """Choose a trial's values, write its config, and store the plan. Returns False when the trial failed."""
+        arm = next(arm for arm in self._arms if arm.name == job.arm)
+        study = self._study.arm(job.arm)
+        study.sampler = arm.sampler(self._study.settings, job.trial.number)
+        chosen = arm.space.suggest(optuna.trial.Trial(study, job.trial._trial_id))
+        try:
+            planned = self._configs().plan(job.arm, chosen, job.task.name)
+        except BadInput as error:
+            self._tell(job, TrialState.FAIL, {"error": error.mistakes[0]})
+            return False
+        output.write(job.task.config, planned.to_toml())  # before the plan: whoever reads the plan finds it
+        plan = {
+            "run": job.task.name,
+            "seed": planned.config.seed,
+            "steps": planned.steps,
+            "planned_flops": planned.flops,
+            "threads": job.task.threads,
+            "changes": {key: value for key, value in planned.changes.items() if value is not None},
+            "budget": self._configs().budget,
+        }
+        self._study.set(job.trial, PLAN, plan)
+        job.trial = self._study.trials(job.arm)[job.trial.number]
+        return True
+
+    def _follow(self, slot: int, job: Job) -> None:
+        """See how far a job is, and what to do next where its worker has ended."""
+        assert job.worker is not None
+        code = job.worker.poll()
+        if code is None:
+            self._prune_if_behind(job)
+        elif objective.is_finished(job.task.run) and not job.pruned:
+            self._end(slot, job, *self._result(job))
+        elif job.pruned:
+            self._end(slot, job, TrialState.PRUNED, {})
+        elif code < 0 or code == UNKNOWN or code in ENDED_BY_REQUEST:
+            self._restart(slot, job, code)
+        else:
+            error = _last_line(job.task.log)
+            if _is_full(error, self._study.folder):
+                raise PliError(f"{self._study.folder}: the disk is full; free some space, and the same command goes on")
+            self._end(slot, job, TrialState.FAIL, {"error": error or f"its worker ended with exit code {code}"})
+
+    def _restart(self, slot: int, job: Job, code: int) -> None:
+        """Resume a run whose worker was killed, unless it dies again and again at the same place."""
+        progressed = _checkpoints(job.task.run) != job.checkpoints
+        job.deaths = 0 if progressed else job.deaths + (code != UNKNOWN)
+        if job.deaths >= DEATHS:
+            message = f"its worker was killed {DEATHS} times at the same checkpoint (exit code {code}); out of memory?"
+            self._end(slot, job, TrialState.FAIL, {"error": message})
+            return
+        self._begin_or_end(slot, job)
+
+    def _result(self, job: Job) -> tuple[TrialState, dict[str, Any]]:
+        """Read the result of a finished run."""
+        settings = self._study.settings
+        try:
+            found = objective.result(job.task.run)
+            value = objective.value(found, settings.objective, job.trial.user_attrs[PLAN]["budget"], job.task.run)
+        except BadInput as error:
+            return TrialState.FAIL, {"error": str(error)}
+        result = {"loss": found.loss, "flops": found.flops, "tokens": found.tokens, "seconds": found.seconds}
+        if not math.isfinite(value):
+            return TrialState.FAIL, {"error": f"its {settings.objective} objective is {value}"}
+        return TrialState.COMPLETE, {**result, "value": value}
+
+    def _end(self, slot: int, job: Job, state: TrialState, result: dict[str, Any]) -> None:
+        del self._jobs[slot]
+        self._tell(job, state, result)
+
+    def _tell(self, job: Job, state: TrialState, result: dict[str, Any]) -> None:
+        self._study.tell(job.arm, job.trial, state, result)
+        described = {
+            TrialState.COMPLETE: lambda: f"{result['value']:.4f}",
+            TrialState.PRUNED: lambda: "pruned",
+            TrialState.FAIL: lambda: f"failed: {result['error']}",
+        }[state]()
+        self._say(f"{job.task.name}: {described} ({self._progress()})")
+        if state == TrialState.FAIL:
+            self._give_up_if_all_fail(job.arm)
+
+    def _give_up_if_all_fail(self, arm: str) -> None:
+        ended = [trial for trial in self._study.trials(arm) if trial.state.is_finished()]
+        if len(ended) < FAILURES or any(trial.state != TrialState.FAIL for trial in ended):
+            return
+        error, count = Counter(trial.user_attrs[RESULT]["error"] for trial in ended).most_common(1)[0]
+        logs = self._study.folder / study_folder.LOGS
+        raise PliError(
+            f"{self._study.folder}: all {len(ended)} trials of the arm {arm} failed, {count} of them with: {error} "
+            f"(logs: {logs})"
+        )
+
+    def _progress(self) -> str:
+        ended = [t for arm in self._arms for t in self._study.trials(arm.name) if t.state.is_finished()]
+        return f"{len(ended)} of {counted(sum(arm.target for arm in self._arms), 'trial')}"
+
+    # --- pruning and stopping ---------------------------------------------------------------------------------------
+
+    def _prune_if_behind(self, job: Job) -> None:
+        """Report new evaluations to the pruner, and stop the worker where it says so."""
+        if self._study.settings.pruner == "none" or job.pruned or time.monotonic() < job.looked + LOOK:
+            return
+        job.looked = time.monotonic()
+        plan, storage = job.trial.user_attrs[PLAN], self._study.storage
+        study = self._study.arm(job.arm)
+        for percent, loss, step in pruning.reports(job.task.run, job.config, plan["planned_flops"] or plan["steps"]):
+            trial = storage.get_trial(job.trial._trial_id)
+            if trial.last_step is not None and percent <= trial.last_step:
+                continue
+            storage.set_trial_intermediate_value(trial._trial_id, percent, loss)
+            if study.pruner.prune(study, storage.get_trial(trial._trial_id)):
+                self._study.set(trial, PRUNED_AT, step)
+                job.pruned = True
+                assert job.worker is not None
+                job.worker.signal(signal.SIGTERM)
+                return
+
+    def _stop_workers(self, stop: StopRequest) -> None:
+        """Have all workers write a checkpoint and end; kill them after a second request."""
+        until = time.monotonic() + PATIENCE
+        running = [job.worker for job in self._jobs.values() if job.worker is not None]
+        asked: list[Worker] = []
+        while running and time.monotonic() < until and stop.times < 2:
+            for worker in running:
+                if worker not in asked or isinstance(worker, FoundWorker):
+                    worker.signal(signal.SIGTERM)
+                    asked.append(worker)
+            time.sleep(POLL)
+            running = [worker for worker in running if worker.poll() is None]
+        for worker in running:
+            worker.signal(signal.SIGKILL)
+
+
+def _checkpoints(run: Path) -> frozenset[str]:
+    with suppress(OSError):
+        return frozenset(path.name for _, path in run_folder.checkpoints(run))
+    return frozenset()
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a log, which is the error of a worker that failed."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 4096))
+            lines = file.read().decode("utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return last.removeprefix("error: ")
+
+
+def _is_full(error: str, folder: Path) -> bool:
+    """Whether a worker failed because its disk is full: by its error, or by the disk where that was not written."""
+    return any(words in error.lower() for words in FULL_DISK) or shutil.disk_usage(folder).free < RESERVE

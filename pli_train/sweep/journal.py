@@ -1,0 +1,193 @@
+"""Open the storage of a study: Optuna's journal in its folder, or a database.
+
+Optuna's own journal backend refuses a journal with a torn line, and a writer that runs out of disk space tears it for
+everybody. Here readers stop before an incomplete line, a failed write is undone, and a line torn by a crash is cut off
+(and kept in a file beside the journal) before the next entry is appended.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages.journal import BaseJournalBackend
+
+from pli_train.core.errors import BadInput, PliError, in_a_line
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+HEARTBEAT = 60
+"""Seconds between two signs of life of a trial in a database."""
+
+
+class Journal(BaseJournalBackend):
+    """The journal as a backend of Optuna's JournalStorage. It takes no lock: the coordinator holds the study's.
+
+    Args:
+        path: of the journal.
+
+    Raises:
+        BadInput: on reading, when a line other than the last is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._number, self._offset = 0, 0  # of the first line that was not read yet
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Yield the entries from a number on, up to the last line that is complete."""
+        if log_number_from < self._number:
+            self._number, self._offset = 0, 0
+        try:
+            if self._path.stat().st_size == self._offset:
+                return
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    if not file.read(1):
+                        return  # torn by a power cut; `repair` cuts it off
+                    raise BadInput(f"{self._path}: line {self._number + 1} is damaged") from None
+                self._number, self._offset = self._number + 1, self._offset + len(line)
+                if self._number > log_number_from:
+                    yield entry
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append entries, all or none. Raises PliError when they cannot be written."""
+        data = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
+        with self._path.open("ab", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                written = file.write(data)
+                if written != len(data):
+                    file.write(data[written:])  # raises what stopped the first write
+                os.fsync(file.fileno())
+            except OSError as error:
+                os.ftruncate(file.fileno(), size)
+                reason = (error.strerror or str(error)).lower()
+                raise PliError(
+                    f"{self._path}: not written ({reason}); the same command goes on once it can be"
+                ) from None
+
+
+def repair(path: Path, say: Callable[[str], None] = lambda line: None) -> None:
+    """Cut a torn line off a journal, and keep the bytes in `journal.log.cut-N`.
+
+    A torn line in the middle is followed by the entry that another program appended to it: that entry is kept.
+
+    Raises:
+        BadInput: when a line in the middle is damaged in another way.
+    """
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    good, cut = [], []
+    lines = list(io.BytesIO(data))  # which ends lines at \n alone
+    for number, line in enumerate(lines, 1):
+        if line.endswith(b"\n") and _is_entry(line):
+            good.append(line)
+        elif number == len(lines):
+            cut.append(line)
+        elif (start := _appended(line)) is not None:
+            cut.append(line[:start] + b"\n")
+            good.append(line[start:])
+        else:
+            raise BadInput(
+                f"{path}: line {number} is damaged; restore it from a copy, or name another study with --out"
+            )
+    if not cut:
+        return
+    number = 1
+    while (kept := path.with_name(f"{path.name}.cut-{number}")).exists():
+        number += 1
+    kept.write_bytes(b"".join(cut))
+    repaired = path.with_name(f"{path.name}.repaired")
+    with repaired.open("wb") as file:
+        file.write(b"".join(good))
+        file.flush()
+        os.fsync(file.fileno())
+    repaired.replace(path)
+    say(f"{path}: a torn line was cut off (kept in {kept.name}); trials that finished are not affected")
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _appended(line: bytes) -> int | None:
+    """Where the whole entry begins that ends a line which begins with a torn one."""
+    start = line.find(b'{"op_code"', 1)
+    while start != -1:
+        if _is_entry(line[start:]):
+            return start
+        start = line.find(b'{"op_code"', start + 1)
+    return None
+
+
+def open_storage(path: Path, url: str | None, heartbeat: int = HEARTBEAT) -> BaseStorage:
+    """Open the storage of a study: a database when a URL is given, else the journal.
+
+    Args:
+        path: of the journal.
+        url: SQLAlchemy's URL of a database.
+        heartbeat: seconds between two signs of life of a trial in a database.
+
+    Raises:
+        BadInput: when the database cannot be reached or its driver is not installed.
+    """
+    quiet()
+    if url is None:
+        return optuna.storages.JournalStorage(Journal(path))
+    shown = without_password(url)
+    try:
+        return optuna.storages.RDBStorage(url, heartbeat_interval=heartbeat, grace_period=3 * heartbeat)
+    except ImportError as error:
+        raise BadInput(f"--storage {shown}: {in_a_line(error)}; {_driver(url)}") from None
+    except Exception as error:
+        cause = in_a_line(getattr(error, "orig", None) or error)
+        raise BadInput(f"--storage {shown}: out of reach ({cause})") from None
+
+
+def quiet() -> None:
+    """Keep Optuna's log lines and its notes on experimental features off stderr."""
+    optuna.logging.set_verbosity(logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def without_password(url: str) -> str:
+    """A database's URL as it may be shown and kept.
+
+    >>> without_password("postgresql+psycopg://me:secret@host/db")
+    'postgresql+psycopg://me:***@host/db'
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        raise BadInput(f"--storage {url}: not a database's URL (postgresql+psycopg://USER@HOST/DATABASE)") from None
+
+
+def _driver(url: str) -> str:
+    if url.startswith("postgres"):
+        return "pip install 'pli[postgres]', and begin the URL with postgresql+psycopg://"
+    return "install the driver that SQLAlchemy needs for it"

@@ -1,0 +1,1 @@
+"""Start the workers of a study: on this machine, through SLURM, or on a Ray cluster."""

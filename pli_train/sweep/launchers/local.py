@@ -1,0 +1,84 @@
+"""Start workers as processes of this machine, each with its share of the cores, or a GPU of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from pli_train.sweep.launchers.worker import FoundWorker, Task, Worker, claim
+
+
+def count_gpus() -> int:
+    """Count the NVIDIA GPUs that this process may use, without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+class LocalLauncher:
+    """Starts workers on this machine.
+
+    Args:
+        workers: at a time; None for one on each GPU, or one on each core where there is no GPU.
+        gpus: how many this machine has.
+
+    Attributes:
+        slots: workers at a time.
+        threads: of OpenMP, for each worker.
+    """
+
+    def __init__(self, workers: int | None = None, gpus: int = 0) -> None:
+        self._cores = sorted(os.sched_getaffinity(0))
+        self._gpus = gpus
+        self.slots = workers or gpus or len(self._cores)
+        self.threads = max(1, len(self._cores) // self.slots)
+
+    def start(self, task: Task, slot: int) -> Worker:
+        """Start a worker on the cores, and the GPU, of a slot."""
+        log = claim(task)
+        if log is None:
+            return FoundWorker(task)
+        environment = task.environment()
+        if self._gpus > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = self._device(slot)
+        with log:  # the worker keeps it open, and so locked
+            process = subprocess.Popen(
+                task.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the coordinator, which passes it on
+            )
+        with suppress(OSError):
+            os.sched_setaffinity(process.pid, self._cores_of(slot))
+        return LocalWorker(process)
+
+    def _cores_of(self, slot: int) -> list[int]:
+        """The cores of a slot; shared where there are more slots than cores."""
+        first = slot * self.threads % len(self._cores)
+        return self._cores[first : first + self.threads]
+
+    def _device(self, slot: int) -> str:
+        """The GPU of a slot, among those that this process may use."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        devices = visible.split(",") if visible else [str(number) for number in range(self._gpus)]
+        return devices[slot % len(devices)]
+
+
+class LocalWorker:
+    """A process that this one started."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)

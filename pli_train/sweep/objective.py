@@ -1,0 +1,135 @@
+"""Read the result of a run from its own files, and the evaluations on the way to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
+
+if TYPE_CHECKING:
+    from pli_train.config.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run came to.
+
+    Attributes:
+        loss: eval loss at the end, in nats per prediction; on all held-out text where that was evaluated.
+        curve: (FLOPs so far, eval loss on the drawn blocks, step) of each evaluation.
+        steps, tokens, flops, seconds: of training.
+    """
+
+    loss: float
+    curve: tuple[tuple[float, float, int], ...]
+    steps: int
+    tokens: int
+    flops: int
+    seconds: float
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run's last checkpoint is there, whole."""
+    return _last(run) is not None
+
+
+def result(run: Path) -> Result:
+    """Read the result of a finished run. Raises BadInput when it is not finished."""
+    last = _last(run)
+    if last is None:
+        raise BadInput(f"{run}: is not finished")
+    state = run_folder.read_json(last / run_folder.TRAINER_STATE)
+    history = state["log_history"]
+    curve = tuple((e["flops"], e["eval_loss"], int(e["step"])) for e in history if "eval_loss" in e and "flops" in e)
+    full = [entry["eval_loss_full"] for entry in history if "eval_loss_full" in entry]
+    counted = next(iter(state["stateful_callbacks"].values()))
+    loss = full[-1] if full else curve[-1][1]
+    return Result(loss, curve, state["global_step"], counted["tokens"], counted["flops"], counted["seconds"])
+
+
+def value(found: Result, objective: str, budget: float | None, run: Path) -> float:
+    """The number that a study minimizes.
+
+    Args:
+        found: the run's result.
+        objective: `flops` and `tokens`: the loss at the end. `seconds`: the loss at `budget` seconds of training, or at
+            the end where that comes before. `area`: the mean of the loss over FLOPs from the first evaluation on.
+        budget: FLOPs, tokens or seconds.
+        run: the run's folder, whose event files say when each evaluation was.
+    """
+    if objective == "area":
+        return area(found.curve)
+    if objective == "seconds" and budget is not None and found.seconds > budget:
+        return loss_at_seconds(found, seconds_by_step(run), budget)
+    return found.loss
+
+
+def area(curve: tuple[tuple[float, float, int], ...]) -> float:
+    """Mean of the loss over FLOPs, by the trapezoid rule; an only evaluation is its own mean.
+
+    >>> area(((0.0, 4.0, 0), (10.0, 2.0, 1), (20.0, 2.0, 2)))
+    2.5
+    """
+    width = curve[-1][0] - curve[0][0]
+    if not width:
+        return curve[-1][1]
+    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(curve)) / width
+
+
+def loss_at_seconds(found: Result, clock: dict[int, float], budget: float) -> float:
+    """The loss on the drawn blocks at so many seconds of training, between two evaluations by a straight line."""
+    timed = [(clock[step], loss) for _, loss, step in found.curve if step in clock]
+    before = [point for point in timed if point[0] <= budget]
+    after = [point for point in timed if point[0] > budget]
+    if not before or not after:
+        return (before or after)[-1 if before else 0][1] if timed else found.loss
+    (t0, l0), (t1, l1) = before[-1], after[0]
+    return l0 + (l1 - l0) * (budget - t0) / (t1 - t0)
+
+
+def seconds_by_step(run: Path) -> dict[int, float]:
+    """Seconds of training at each step that logged them; a step trained twice counts as the last time."""
+    return {0: 0.0} | dict(scalars(run, run_folder.SECONDS))
+
+
+def evaluations(run: Path) -> list[tuple[int, float]]:
+    """Step and eval loss of each evaluation in the event files so far, also while the run is training."""
+    return sorted(dict(scalars(run, run_folder.EVAL_LOSS)).items())
+
+
+def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
+    """Step and value of a scalar in a run's event files, in the order written."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    found = []
+    for path in sorted(run.glob(run_folder.SCALARS), key=run_folder.order_of):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            found += [(event.step, each.simple_value) for each in event.summary.value if each.tag == tag]
+    return found
+
+
+def recovery_windows(run: Path, config: RunConfig) -> list[tuple[int, int]]:
+    """(step of an event, last step in which a pruner does not look) for each event so far.
+
+    A window is two intervals between evaluations long, or as long as the event's own policies act (rewarming of the
+    learning rate, freezing of older parts), whichever is longer.
+    """
+    path = run / run_folder.LINEAGE
+    events: list[dict[str, Any]] = run_folder.read_json(path).get("events", []) if path.is_file() else []
+    growth = config.growth
+    rewarm = growth.rewarm_steps if growth.learning_rate.startswith("rewarm") else 0
+    length = max(2 * config.train.eval_every, rewarm, growth.freeze_steps)
+    return [(int(event["step"]), int(event["step"]) + length) for event in events]
+
+
+def _last(run: Path) -> Path | None:
+    """The checkpoint at the end of a run, None while there is none that is whole."""
+    if not (run / run_folder.RUN).is_file():
+        return None
+    total = run_folder.read_json(run / run_folder.RUN).get("total_steps")
+    last = run / str(run_folder.CheckpointName(total)) if isinstance(total, int) else run
+    return last if last != run and last.is_dir() and run_folder.flaw(last) is None else None

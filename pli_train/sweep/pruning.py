@@ -1,0 +1,56 @@
+"""Prune trials that fall behind, at equal shares of the budget and never within the recovery window of an event."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner
+
+from pli_train.core.run_format import run_folder
+from pli_train.sweep import objective
+
+if TYPE_CHECKING:
+    from pli_train.config.schema import RunConfig
+
+FIRST, LAST, FACTOR = 10, 100, 3
+"""Percent of the budget before which no trial is pruned, and at the end; of how many trials one goes on."""
+
+
+def pruner(kind: str) -> BasePruner:
+    """Make a pruner whose resource is the share of the budget that is used, in percent."""
+    if kind == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST, reduction_factor=FACTOR)
+    if kind == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=FIRST, max_resource=LAST, reduction_factor=FACTOR)
+    return optuna.pruners.NopPruner()
+
+
+def reports(run: Path, config: RunConfig, total: float) -> list[tuple[int, float, int]]:
+    """Return the evaluations so far that a pruner may see.
+
+    Args:
+        run: the run's folder, also while it trains.
+        config: of the run.
+        total: FLOPs planned for the run, or its steps where they are not known.
+
+    Returns:
+        (share of the budget in percent, eval loss, step) of each evaluation outside all recovery windows, of those
+        within one percent the last.
+    """
+    evaluations = objective.evaluations(run)
+    flops = dict(objective.scalars(run, run_folder.FLOPS))
+    if not evaluations or not flops:
+        return []
+    windows = objective.recovery_windows(run, config)
+    steps = sorted(flops)
+    found: dict[int, tuple[int, float, int]] = {}
+    for step, loss in evaluations:
+        if step == 0 or any(event <= step <= end for event, end in windows):
+            continue
+        used = float(np.interp(step, [0, *steps], [0.0, *(flops[at] for at in steps)]))
+        percent = min(int(100 * used / total), LAST)
+        found[percent] = (percent, loss, step)
+    return sorted(found.values())

@@ -1,0 +1,98 @@
+"""Make a growth schedule from a rule: where, when, and how many layers are inserted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pli_train.core.errors import BadInput, did_you_mean
+from pli_train.growth.schedules.named import evenly
+
+POSITIONS = ("start", "middle", "end")
+SPACINGS = ("equal", "geometric")
+EARLIEST = 0.01
+"""Share of training from which geometric spacing begins at the earliest, as it cannot begin at 0."""
+
+
+@dataclass(frozen=True)
+class ScheduleRule:
+    """A rule that makes the short form of a growth schedule.
+
+    Attributes:
+        start_depth: layers at step 0.
+        depth: layers at the end.
+        position: where each layer is inserted: the bottom (`start`), the `middle`, the top (`end`), or a share of the
+            current depth from 0 (bottom) to 1 (top).
+        events: growth moments; the layers are spread evenly over them. At most one moment for each layer.
+        first, last: share of training of the first and the last moment. Taken in order of time.
+        spacing: moments at equal distances, or at equal ratios.
+    """
+
+    start_depth: int
+    depth: int
+    position: str | float = "end"
+    events: int = 1
+    first: float = 0.1
+    last: float = 0.6
+    spacing: str = "equal"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ScheduleRule:
+        """Make a rule of named values. Raises BadInput for each that cannot be."""
+        wrong = [f"{name}: unknown key{did_you_mean(name, NAMES)}" for name in values if name not in NAMES]
+        if not wrong:
+            rule = cls(**values)
+            wrong = rule._mistakes()
+            if not wrong:
+                return rule
+        raise BadInput(*(f"space.schedule: {mistake}" for mistake in wrong))
+
+    def schedule(self) -> str:
+        """The schedule in its short form.
+
+        >>> ScheduleRule(start_depth=1, depth=4, position="end", events=3, first=0.1, last=0.5).schedule()
+        '0.1@1 0.3@2 0.5@3'
+        """
+        added = self.depth - self.start_depth
+        moments = self._moments(min(self.events, added))
+        # Layer k of `added` comes at the moment that its share of the layers asks for.
+        times = [moments[number * len(moments) // added] for number in range(added)]
+        indices = [self._index(depth) for depth in range(self.start_depth, self.depth)]
+        return " ".join(f"{at}@{index}" for at, index in zip(times, indices, strict=True))
+
+    def _moments(self, count: int) -> list[float]:
+        first, last = sorted((self.first, self.last))
+        if self.spacing == "equal" or count == 1:
+            return [round(at, 4) for at in evenly(first, last, count)]
+        first = max(first, EARLIEST)
+        return [round(first * (last / first) ** (number / (count - 1)), 4) for number in range(count)]
+
+    def _index(self, depth: int) -> int:
+        if isinstance(self.position, str):
+            return {"start": 0, "middle": (depth + 1) // 2, "end": depth}[self.position]
+        return round(self.position * depth)
+
+    def _mistakes(self) -> list[str]:
+        wrong = []
+        if self.position not in POSITIONS and not _is_share(self.position):
+            wrong.append(f"position is {self.position!r}; it is one of {', '.join(POSITIONS)}, or a share from 0 to 1")
+        if self.spacing not in SPACINGS:
+            wrong.append(f"spacing is {self.spacing!r}; it is one of {', '.join(SPACINGS)}")
+        for name in ("first", "last"):
+            if not _is_share(at := getattr(self, name)) or at >= 1:
+                wrong.append(f"{name} is {at!r}; it is a share of training from 0 up to, not including, 1")
+        counts = {"events": 1, "start_depth": 0, "depth": 1}
+        for name, least in counts.items():
+            if not isinstance(count := getattr(self, name), int) or isinstance(count, bool) or count < least:
+                wrong.append(f"{name} is {count!r}; it is a whole number from {least}")
+        if not wrong and self.depth <= self.start_depth:
+            wrong.append(f"depth is {self.depth}; it must be above start_depth, which is {self.start_depth}")
+        return wrong
+
+
+NAMES = tuple(field.name for field in fields(ScheduleRule))
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

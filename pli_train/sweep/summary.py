@@ -1,0 +1,52 @@
+"""Summarize a study: the best trials of its arms."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+
+from pli_train.sweep.space import SEED
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from pli_train.sweep.study import Study
+
+
+def best(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials of the variant with the lowest mean value: one, or one for each seed. Empty when none is complete."""
+    variants: dict[str, list[FrozenTrial]] = defaultdict(list)
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE:
+            variants[repr(sorted(_without_seed(trial).items()))].append(trial)
+    most = max(map(len, variants.values()), default=0)
+    whole = [found for found in variants.values() if len(found) == most]
+    return min(whole, key=lambda found: fmean(trial.value or 0.0 for trial in found), default=[])
+
+
+def summary(study: Study) -> Iterator[str]:
+    """One line for each arm: its best value, and where it was found."""
+    for arm in study.arms:
+        trials = study.trials(arm)
+        found = best(trials)
+        failed = sum(trial.state == TrialState.FAIL for trial in trials)
+        note = f"; {failed} of {len(trials)} failed" if failed else ""
+        if not found:
+            yield f"best {arm}: none{note}"
+            continue
+        value = fmean(trial.value or 0.0 for trial in found)
+        chosen = ", ".join(f"{name} = {_short(value)}" for name, value in _without_seed(found[0]).items())
+        seeds = f" over {len(found)} seeds" if len(found) > 1 else ""
+        yield f"best {arm}: {value:.4f}{seeds} ({chosen or 'the base config'}){note}"
+
+
+def _without_seed(trial: FrozenTrial) -> dict[str, Any]:
+    return {name: value for name, value in trial.params.items() if name != SEED}
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

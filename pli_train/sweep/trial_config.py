@@ -1,0 +1,176 @@
+"""Turn the parameters of a trial into the config of a run that keeps to the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import study_folder
+from pli_train.sweep import budget as budgets
+from pli_train.sweep.changes import base_config, changed
+from pli_train.sweep.schedule_rule import ScheduleRule
+from pli_train.sweep.space import RULE, SEED
+
+if TYPE_CHECKING:
+    from pli_train.config.schema import RunConfig
+    from pli_train.sweep.budget import Planner
+    from pli_train.sweep.space import Space
+    from pli_train.training.run_plan import RunPlan
+
+SCHEDULE, DEPTH, HEADS, STEPS = "growth.schedule", "model.initial_layers", "model.initial_heads", "train.steps"
+EPOCHS = "train.epochs"
+BY_FLOPS = ("flops", "area")
+"""Objectives for which each run has as many steps as a budget of FLOPs allows."""
+CHECKPOINTS = 10
+"""Checkpoints of a trial beside those around its events. The newest is kept; a killed worker resumes from it."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial before it runs.
+
+    Attributes:
+        config: of its run.
+        changes: config key → value: how it differs from the base, checkpoints aside.
+        steps: of its run.
+        flops: planned; None where they are not known.
+    """
+
+    config: RunConfig
+    changes: dict[str, Any]
+    steps: int
+    flops: int | None
+
+    def to_toml(self) -> str:
+        """The whole config, as `pli-train run` reads it."""
+        return tomli_w.dumps(_without_none(self.config.model_dump(mode="json")))
+
+
+class TrialConfigs:
+    """Makes the configs of a study's trials.
+
+    Args:
+        space: of the study.
+        objective: what trials are compared at: `flops` and `area` give each run as many steps as the budget allows.
+        budget: FLOPs or tokens of each run; None for those of the baseline at the base's steps.
+        planner: plans runs.
+
+    Attributes:
+        base: the base config, with what the space sets.
+        budget: FLOPs or tokens of each run; None where each has the base's steps.
+
+    Raises:
+        BadInput: for a base, a fixed value or a budget that cannot be used.
+    """
+
+    def __init__(self, space: Space, objective: str, budget: float | None, planner: Planner) -> None:
+        self.space, self.objective, self._planner = space, objective, planner
+        self.base = base_config(space)
+        self._depth = self._final_depth()
+        self.budget = budget
+        if objective in BY_FLOPS and budget is None:
+            self.budget = self._baseline_flops()
+
+    def plan(self, arm: str, chosen: Mapping[str, Any], name: str = "trial") -> PlannedTrial:
+        """Plan a trial.
+
+        Args:
+            arm: `growth` or `baseline`.
+            chosen: parameter → value.
+            name: of the run.
+
+        Raises:
+            BadInput: when these values make no config.
+        """
+        changes = self._changes(arm, chosen)
+        source = f"{self.space.name}: {arm} trial with " + (
+            ", ".join(f"{key} = {value!r}" for key, value in chosen.items()) or "the base's values"
+        )
+        config = changed(self.base, {**changes, "name": name}, source)
+        try:
+            plan = self._planner.plan(config)
+            steps, flops = self._steps(plan)
+        except BadInput as error:
+            raise BadInput(*(f"{source}: {mistake}" for mistake in error.mistakes)) from None
+        if steps != config.train.steps:
+            changes[STEPS] = steps
+            changes |= {EPOCHS: None} if config.train.epochs is not None else {}
+        further = {key: value for key, value in _few_checkpoints(steps).items() if key not in self.space.fixed}
+        config = changed(self.base, {**changes, **further, "name": name}, source)
+        return PlannedTrial(config, changes, steps, flops)
+
+    def check(self, arms: Mapping[str, Space]) -> None:
+        """Plan trials in which each value of each arm's space occurs. Raises BadInput with every mistake found."""
+        wrong: list[str] = []
+        for arm, space in arms.items():
+            for chosen in space.examples():
+                try:
+                    self.plan(arm, chosen)
+                except BadInput as error:
+                    wrong += [line for line in error.mistakes if line not in wrong]
+        if wrong:
+            raise BadInput(*wrong)
+
+    def _steps(self, plan: RunPlan) -> tuple[int, int | None]:
+        """Steps within the budget, and FLOPs where they can be planned."""
+        if self.objective in BY_FLOPS:
+            steps = budgets.steps_within(plan, self.budget or 0)
+            return steps, budgets.flops_of(plan, steps)
+        steps = plan.total_steps
+        if self.objective == "tokens" and self.budget:
+            steps = int(self.budget // (plan.blocks_per_step * plan.config.train.block_size))
+            if steps < 1:
+                raise BadInput(f"a budget of {self.budget:,.0f} tokens is less than a step's: give a larger --budget")
+        try:
+            return steps, budgets.flops_of(plan, steps)
+        except BadInput:
+            return steps, None  # an event waits for a plateau
+
+    def _changes(self, arm: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        rule = {**self.space.rule, **{k.removeprefix(RULE): v for k, v in chosen.items() if k.startswith(RULE)}}
+        changes = {key: value for key, value in chosen.items() if not key.startswith(RULE) and key != SEED}
+        if SEED in chosen:
+            changes[SEED] = self.base.seed + int(chosen[SEED])
+        if arm == study_folder.BASELINE:
+            return {SCHEDULE: "", DEPTH: self._depth, HEADS: None, **self.space.baseline, **changes}
+        if rule:
+            made = ScheduleRule.of({"start_depth": self._start_depth(), "depth": self._depth, **rule})
+            changes |= {DEPTH: made.start_depth, SCHEDULE: made.schedule()}
+        return changes
+
+    def _start_depth(self) -> int:
+        depth = self.base.model.initial_layers
+        return 1 if depth is None or depth >= self._depth else depth
+
+    def _final_depth(self) -> int:
+        """Layers of the baseline: the most that a run of this study ends with."""
+        plan = self._planner.plan(self.base)
+        end = plan.events[-1].lineage if plan.events else plan.start.lineage()
+        depths = [len(end.stack)]
+        if self.space.rule or any(parameter.name.startswith(RULE) for parameter in self.space.parameters):
+            searched = [p for p in self.space.parameters if p.name == RULE + "depth"]
+            depths += [int(depth) for depth in (self.space.rule.get("depth"),) if depth]
+            depths += [int(depth) for parameter in searched for depth in parameter.examples()]
+        return max(depths)
+
+    def _baseline_flops(self) -> int:
+        config = changed(self.base, self._changes(study_folder.BASELINE, {}), f"{self.space.name}: baseline")
+        plan = self._planner.plan(config)
+        return budgets.flops_of(plan, plan.total_steps)
+
+
+def _few_checkpoints(steps: int) -> dict[str, Any]:
+    return {"checkpoint.every": max(1, steps // CHECKPOINTS), "checkpoint.keep": 1, "checkpoint.full_last": 1}
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no null; what is None in a config is so by default."""
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }
