@@ -69,9 +69,7 @@ def steps_within(plan: RunPlan, budget: float) -> int:
 
     A schedule in shares of training is planned anew for each number of steps.
     """
-    shortest = 1 + max(
-        (event.at for event in plan.config.growth.events(plan.start) if isinstance(event.at, int)), default=0
-    )
+    shortest = _shortest(plan)
     if flops_of(plan, shortest) > budget:
         raise BadInput(
             f"a budget of {budget:.3g} FLOPs is used up before step {shortest}, "
@@ -84,3 +82,12 @@ def steps_within(plan: RunPlan, budget: float) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if flops_of(plan, middle) <= budget else (low, middle)
     return low
+
+
+def _shortest(plan: RunPlan) -> int:
+    """The fewest steps in which all events with a known time happen before the end."""
+    times = [event.at for event in plan.config.growth.events(plan.start) if event.at is not None]
+    steps = 1 + max((at for at in times if isinstance(at, int)), default=0)
+    while any((schedule.when(at, steps)[0] or 0) >= steps for at in times):
+        steps += 1
+    return steps

@@ -322,13 +322,14 @@ class Coordinator:
         until = time.monotonic() + PATIENCE
         running = [job.worker for job in self._jobs.values() if job.worker is not None]
         asked: list[Worker] = []
-        while running and time.monotonic() < until and stop.times < 2:
+        while running := [worker for worker in running if worker.poll() is None]:
+            if stop.times > 1 or time.monotonic() > until:
+                break
             for worker in running:
                 if worker not in asked or isinstance(worker, FoundWorker):
                     worker.signal(signal.SIGTERM)
                     asked.append(worker)
             time.sleep(POLL)
-            running = [worker for worker in running if worker.poll() is None]
         for worker in running:
             worker.signal(signal.SIGKILL)
 

@@ -88,7 +88,7 @@ class Journal(BaseJournalBackend):
 def repair(path: Path, say: Callable[[str], None] = lambda line: None) -> None:
     """Cut a torn line off a journal, and keep the bytes in `journal.log.cut-N`.
 
-    A torn line in the middle is followed by the entry that another program appended to it: that entry is kept.
+    Where another program appended an entry to a torn line, that entry is kept.
 
     Raises:
         BadInput: when a line in the middle is damaged in another way.
@@ -101,11 +101,11 @@ def repair(path: Path, say: Callable[[str], None] = lambda line: None) -> None:
     for number, line in enumerate(lines, 1):
         if line.endswith(b"\n") and _is_entry(line):
             good.append(line)
-        elif number == len(lines):
-            cut.append(line)
-        elif (start := _appended(line)) is not None:
+        elif line.endswith(b"\n") and (start := _appended(line)) is not None:
             cut.append(line[:start] + b"\n")
             good.append(line[start:])
+        elif number == len(lines):
+            cut.append(line)
         else:
             raise BadInput(
                 f"{path}: line {number} is damaged; restore it from a copy, or name another study with --out"

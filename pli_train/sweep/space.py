@@ -67,8 +67,8 @@ class Parameter:
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def examples(self) -> tuple[Any, ...]:
-        """Values with which a config is checked before a study starts: all choices, or both ends."""
-        return self.choices or (self.low, self.high)
+        """Values with which a config is checked before a study starts: all choices, or both ends; one seed of all."""
+        return self.choices[:1] if self.name == SEED else self.choices or (self.low, self.high)
 
     def to_table(self) -> dict[str, Any]:
         """The form in study.json."""

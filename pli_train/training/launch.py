@@ -192,8 +192,9 @@ def _trainer(
 def _is_unborn(folder: Path) -> bool:
     """Whether everything in it was left by a process that was killed while it made this folder a run."""
     ours = {run_folder.TOKENIZER, run_folder.PROBE, run_folder.LOCK}
-    ours |= {run_folder.PARTIAL + name for name in (run_folder.PROBE, run_folder.RUN)}
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= ours
+    return folder.is_dir() and all(
+        path.name in ours or (path.name.startswith(run_folder.PARTIAL) and path.is_file()) for path in folder.iterdir()
+    )
 
 
 def _is_main_process() -> bool:

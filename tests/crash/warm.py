@@ -5,7 +5,7 @@ request it forks a child that runs the real command from its first line on, with
 parent itself never trains, so that the children inherit no thread and no lock.
 
 Request, one JSON object a line: {"argv": [...], "env": {...}, "stderr": "path", "clock": seconds,
-"drift": seconds, "powerless": false}. Answers, one a line:
+"drift": seconds, "powerless": false, "forks": false}. Answers, one a line:
 {"pid": n} at once, {"code": n} when that child has ended (negative: the signal).
 """
 
@@ -64,16 +64,16 @@ class Warm:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def start(self, *argv, env=None, clock=0.0, drift=0.0, powerless=False):
+    def start(self, *argv, env=None, clock=0.0, drift=0.0, powerless=False, forks=False):
         """Begin `pli-train argv…` with these environment variables.
 
         Its clock is `clock` seconds off, and `drift` more each time it is looked at. When `powerless`, permission
-        bits bind it even if it is root.
+        bits bind it even if it is root. When it `forks`, the workers of a study are forks of it.
         """
         self._count += 1
         errors = self._folder / f"stderr-{self._count}"
         request = {"argv": [str(arg) for arg in argv], "env": env or {}, "stderr": str(errors)}
-        request |= {"clock": clock, "drift": drift, "powerless": powerless}
+        request |= {"clock": clock, "drift": drift, "powerless": powerless, "forks": forks}
         return Child(self, self.ask(request)["pid"], errors)
 
     def close(self):
@@ -89,6 +89,8 @@ def _import_everything():
     import torch.utils.tensorboard
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast  # noqa: F401
 
+    from pli_train.commands import sweep  # noqa: F401
+    from pli_train.sweep import trial_config  # noqa: F401
     from pli_train.training import launch  # noqa: F401
 
     torch.set_num_threads(1)
@@ -119,6 +121,10 @@ def _be_the_command(request):
         time.time = lambda: true() + request["clock"] + request["drift"] * next(looks)
     if request["powerless"]:
         drop_capabilities()
+    if request["forks"]:
+        from tests.crash import forked
+
+        forked.install()
     importlib.reload(faults)  # it reads PLI_FAULT at process start
     code = 1
     try:

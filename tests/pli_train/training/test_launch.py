@@ -47,3 +47,14 @@ def test_a_run_is_to_be_resumed(places):
 def test_new_and_empty_folders_may_become_runs(tmp_path):
     launch.require_new(tmp_path / "new")
     launch.require_new(tmp_path)
+
+
+def test_a_folder_that_a_killed_start_left_may_become_a_run(tmp_path):
+    """What is there when the process dies while it writes run.json: the file's content under a random name."""
+    (tmp_path / run_folder.TOKENIZER).mkdir()
+    for name in (run_folder.LOCK, run_folder.PROBE, f"{run_folder.PARTIAL}a656bbd5b45692bc"):
+        (tmp_path / name).write_bytes(b"")
+    launch.require_new(tmp_path)
+    (tmp_path / "notes.md").write_text("mine")
+    with pytest.raises(BadInput, match="is no run"):
+        launch.require_new(tmp_path)
