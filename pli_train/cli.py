@@ -141,6 +141,9 @@ def sweep(
         str, one_of(PRUNERS, "--pruner", metavar="NAME", help="Stop trials that fall behind: {words}.")
     ] = PRUNERS[0],
     sampler_seed: Annotated[int, typer.Option("--sampler-seed", min=0, metavar="N", help="Seed of the search.")] = 0,
+    confirm: Annotated[
+        int, typer.Option("--confirm", min=0, metavar="K", help="Then run the best of each arm with K fresh seeds.")
+    ] = 0,
     no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Leave out the full-depth baseline.")] = False,
     workers: Annotated[
         int | None,
@@ -165,7 +168,7 @@ def sweep(
     folder = out or Path("studies", found.name)
     launcher, show = LocalLauncher(workers, count_gpus()), _show()
     show.say(f"study: {folder} ({launcher.slots} at a time)")
-    sweeps.sweep(settings, folder, trials, launcher, launcher.threads, show.say)
+    sweeps.sweep(settings, folder, trials, launcher, launcher.threads, confirm, show.say)
     print(folder)
 
 

@@ -12,6 +12,7 @@ from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
 from pli_train.sweep import arms, space
 from pli_train.sweep.changes import base_config
+from pli_train.sweep.confirmation import confirmation, confirmed
 from pli_train.sweep.coordinator import Coordinator
 from pli_train.sweep.study import Settings, Study
 from pli_train.sweep.summary import summary
@@ -54,6 +55,7 @@ def sweep(
     trials: int,
     launcher: Launcher,
     threads: int,
+    confirm: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Run a study to its end; one that was interrupted goes on.
@@ -64,6 +66,7 @@ def sweep(
         trials: of each arm, where the space is searched.
         launcher: starts workers.
         threads: of each worker.
+        confirm: seeds with which the best of each arm is run again.
         say: called with lines for the user.
 
     Raises:
@@ -89,7 +92,12 @@ def sweep(
     study = Study.open(folder, settings, base.model_dump(mode="json"), budget, say=say)
     try:
         Coordinator(study, made, launcher, configs, threads, say).run()
-        for line in summary(study):
+        lines = [*summary(study)]
+        if confirm:
+            again = confirmation(study, arms.spaces(settings, base), confirm)
+            Coordinator(study, [again], launcher, configs, threads, say).run()
+            lines += confirmed(study, again.wanted)
+        for line in lines:
             say(line)
     finally:
         study.close()

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import optuna
 
 from pli_train.core.run_format.study_folder import BASELINE, GROWTH
 from pli_train.sweep.samplers import sampler
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
     from pli_train.config.schema import RunConfig
     from pli_train.sweep.space import Space
-    from pli_train.sweep.study import Settings
+    from pli_train.sweep.study import Settings, Study
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a trial is to run.
+
+    Attributes:
+        arm: whose configs it has.
+        chosen: parameter → value.
+        attributes: further fields of its plan.
+    """
+
+    arm: str
+    chosen: Mapping[str, Any]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,9 +50,11 @@ class Arm:
     target: int
     points: Sequence[Mapping[str, Any]] = ()
 
-    def sampler(self, settings: Settings, number: int) -> BaseSampler:
-        """Make the sampler of a trial."""
-        return sampler(settings.sampler, settings.seed, self.name, number, self.points)
+    def propose(self, study: Study, trial: FrozenTrial) -> Proposal:
+        """Choose a trial's values; those that were chosen before stay."""
+        settings, searched = study.settings, study.arm(self.name)
+        searched.sampler = sampler(settings.sampler, settings.seed, self.name, trial.number, self.points)
+        return Proposal(self.name, self.space.suggest(optuna.trial.Trial(searched, trial._trial_id)))
 
 
 def spaces(settings: Settings, base: RunConfig) -> dict[str, Space]:

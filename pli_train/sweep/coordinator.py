@@ -19,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from optuna.trial import TrialState
 
 from pli_train.config import loading
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from pli_train.config.schema import RunConfig
     from pli_train.sweep.arms import Arm
+    from pli_train.sweep.confirmation import Confirmation
     from pli_train.sweep.launchers.worker import Launcher, Worker
     from pli_train.sweep.trial_config import TrialConfigs
 
@@ -106,7 +106,7 @@ class Coordinator:
     def __init__(
         self,
         study: Study,
-        arms: Sequence[Arm],
+        arms: Sequence[Arm | Confirmation],
         launcher: Launcher,
         configs: Callable[[], TrialConfigs],
         threads: int,
@@ -167,12 +167,9 @@ class Coordinator:
         if not behind:
             return None
         arm = max(behind, key=lambda each: each[0])[1]
-        study = self._study.arm(arm.name)
-        study.sampler = arm.sampler(self._study.settings, len(self._study.trials(arm.name)))
-        number = study.ask().number
-        return self._job(arm.name, self._study.trials(arm.name)[number])
+        return self._job(arm.name, self._study.ask(arm.name))
 
-    def _missing(self, arm: Arm) -> int:
+    def _missing(self, arm: Arm | Confirmation) -> int:
         return max(0, arm.target - len(self._study.trials(arm.name)))
 
     def _job(self, arm: str, trial: FrozenTrial) -> Job:
@@ -203,11 +200,9 @@ class Coordinator:
     def _plan(self, job: Job) -> bool:
         """Choose a trial's values, write its config, and store the plan. Returns False when the trial failed."""
         arm = next(arm for arm in self._arms if arm.name == job.arm)
-        study = self._study.arm(job.arm)
-        study.sampler = arm.sampler(self._study.settings, job.trial.number)
-        chosen = arm.space.suggest(optuna.trial.Trial(study, job.trial._trial_id))
+        proposal = arm.propose(self._study, job.trial)
         try:
-            planned = self._configs().plan(job.arm, chosen, job.task.name)
+            planned = self._configs().plan(proposal.arm, proposal.chosen, job.task.name)
         except BadInput as error:
             self._tell(job, TrialState.FAIL, {"error": error.mistakes[0]})
             return False
@@ -220,6 +215,7 @@ class Coordinator:
             "threads": job.task.threads,
             "changes": {key: value for key, value in planned.changes.items() if value is not None},
             "budget": self._configs().budget,
+            **proposal.attributes,
         }
         self._study.set(job.trial, PLAN, plan)
         job.trial = self._study.trials(job.arm)[job.trial.number]

@@ -15,7 +15,7 @@ from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.sweep.schedule_rule import NAMES as RULE_NAMES
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial
+    from optuna.trial import BaseTrial
 
 SPACES = files("pli_train.sweep") / "spaces"
 RULE = "schedule."
@@ -58,7 +58,7 @@ class Parameter:
         """What Optuna is given for each choice → the choice."""
         return {self.label(value): value for value in self.choices}
 
-    def suggest(self, trial: Trial) -> Any:
+    def suggest(self, trial: BaseTrial) -> Any:
         """Ask Optuna for a value."""
         if self.choices:
             return self.labels[trial.suggest_categorical(self.name, list(self.labels))]
@@ -112,7 +112,7 @@ class Space:
             "seeds": self.seeds,
         }
 
-    def suggest(self, trial: Trial) -> dict[str, Any]:
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Parameter → value of a trial. Asking again for the same trial gives the same values."""
         chosen: dict[str, Any] = {}
         for parameter in self.parameters:

@@ -31,7 +31,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         with suppress(ValueError):
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP
+                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` sets it
                     self._before[number] = signal.signal(number, self._ask)
         return self
 
@@ -41,5 +41,4 @@ class StopRequest:
 
     def _ask(self, number: int, frame: object) -> None:
         self.times += 1
-        second = "once more to kill them" if self.times == 1 else "killing the workers"
-        self._say(f"stopping: workers write a checkpoint; {second}" if self.times == 1 else second)
+        self._say("stopping: workers write a checkpoint; once more kills them" if self.times == 1 else "killing workers")

@@ -163,6 +163,11 @@ class Study:
             )
         return self._arms[name]
 
+    def has(self, arm: str) -> bool:
+        """Whether an arm exists."""
+        name = study_folder.study_name(self.document["id"], arm)
+        return arm in self._arms or name in optuna.get_all_study_names(self.storage)
+
     @property
     def arms(self) -> tuple[str, ...]:
         """The arms that are searched."""
@@ -171,6 +176,13 @@ class Study:
     def trials(self, arm: str, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         """Return the trials of an arm, in order. They are not to be changed."""
         return self.arm(arm).get_trials(deepcopy=False, states=states)
+
+    def ask(self, arm: str) -> FrozenTrial:
+        """Begin a trial. Its values are chosen later (`Arm.propose`), which a crash in between does not change."""
+        study = self.arm(arm)
+        study.sampler = optuna.samplers.RandomSampler()  # draws nothing here
+        number = study.ask().number
+        return self.trials(arm)[number]
 
     def set(self, trial: FrozenTrial, key: str, value: Any) -> None:
         """Store a user attribute of a trial."""
@@ -185,7 +197,7 @@ class Study:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table of all trials, with `study_folder.FIELDS`."""
-        names = [arm for arm in study_folder.ARMS if arm in self._arms or arm in self.arms]
+        names = [arm for arm in study_folder.ARMS if arm in self.arms or self.has(arm)]
         return [_row(arm, trial) for arm in names for trial in self.trials(arm)]
 
     def write_table(self, now: bool = False) -> None:

@@ -3,8 +3,10 @@
 import json
 from collections import Counter
 
+import numpy as np
 import optuna
 import pytest
+from scipy import stats
 
 from pli_train.config import loading
 from pli_train.core.errors import BadInput, PliError
@@ -23,7 +25,7 @@ def grid(mini, tmp_path_factory):
 
     found = space.from_grid(mini, ["growth.initialiser=random,clone"], 2)
     folder, launcher, said = tmp_path_factory.mktemp("grid") / "study", InProcess(), []
-    sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, 1, said.append)
+    sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, 1, say=said.append)
     return folder, launcher, said
 
 
@@ -83,7 +85,7 @@ def test_a_finished_study_starts_nothing_and_says_the_same(grid, mini):
     folder, _, before = grid
     said, launcher = [], InProcess()
     found = space.from_grid(mini, ["growth.initialiser=random,clone"], 2)
-    sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, 1, said.append)
+    sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, 1, say=said.append)
     assert launcher.started == []
     assert said == before[-2:]
 
@@ -118,6 +120,40 @@ def test_no_baseline_leaves_it_out(sweep_of):
     folder, _, said = sweep_of()
     assert {row["arm"] for row in study_folder.trials(folder)} == {"growth"}
     assert not any("baseline" in line for line in said)
+
+
+# --- confirmation ---------------------------------------------------------------------------------------------------
+
+
+def test_the_best_of_each_arm_is_run_again_with_seeds_that_the_search_has_not_used(sweep_of, mini):
+    found = space.from_grid(mini, ["growth.initialiser=random,clone"], 1)
+    folder, _, _ = sweep_of(found, baseline=True)
+    searched = study_folder.trials(folder)
+    folder, launcher, said = sweep_of(found, baseline=True, confirm=2)
+    rows = study_folder.trials(folder)
+    assert launcher.started == [f"confirm-000{n}" for n in range(4)]
+    assert [row for row in rows if row["arm"] != "confirm"] == searched
+    again = [row for row in rows if row["arm"] == "confirm"]
+    best = {
+        arm: min((r for r in searched if r["arm"] == arm), key=lambda r: r["value"]) for arm in ("growth", "baseline")
+    }
+    assert {(row["of_arm"], row["of_trial"], row["seed"]) for row in again} == {
+        (arm, best[arm]["number"], seed) for arm in best for seed in (1, 2)
+    }
+    for row in again:
+        expected = {**best[row["of_arm"]]["changes"], "seed": row["seed"]}
+        assert {key: value for key, value in row["changes"].items() if key != "train.steps"} == {
+            key: value for key, value in expected.items() if key != "train.steps"
+        }
+    values = {arm: np.array([row["value"] for row in again if row["of_arm"] == arm]) for arm in best}
+    for arm in best:
+        assert f"confirmed {arm}: {values[arm].mean():.4f} over 2 fresh seeds" in said
+    difference = stats.ttest_rel(values["growth"], values["baseline"]).confidence_interval()
+    mean = (values["growth"] - values["baseline"]).mean()
+    line = f"growth - baseline: {mean:+.4f} (95 % interval {difference.low:+.4f} to {difference.high:+.4f}, paired t"
+    assert said[-1].startswith(line)
+    _, later, same = sweep_of(found, baseline=True, confirm=2)
+    assert later.started == [] and same[-1] == said[-1]
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""Confirm a search: run the best of each arm again with seeds that the search has not used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from pli_train.core.run_format.study_folder import BASELINE, CONFIRM, GROWTH
+from pli_train.sweep.arms import Proposal
+from pli_train.sweep.space import SEED
+from pli_train.sweep.study import PLAN
+from pli_train.sweep.summary import best
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from pli_train.sweep.space import Space
+    from pli_train.sweep.study import Study
+
+Wanted = tuple[str, int, int]
+"""Arm and number of the trial to repeat, and the seed that is added to the base's."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The arm of a study that repeats the best trials of the others.
+
+    Attributes:
+        wanted: which trials with which seeds.
+        target: number of its trials; more than `wanted` where an earlier best was confirmed too.
+        spaces: arm → its space.
+    """
+
+    wanted: tuple[Wanted, ...]
+    target: int
+    spaces: Mapping[str, Space]
+    name: str = CONFIRM
+
+    def propose(self, study: Study, trial: FrozenTrial) -> Proposal:
+        """The first repetition that no other trial has been given."""
+        given = {_given(other) for other in study.trials(CONFIRM)}
+        arm, number, seed = next(wanted for wanted in self.wanted if wanted not in given)
+        space = self.spaces[arm]
+        chosen = space.suggest(optuna.trial.FixedTrial(study.trials(arm)[number].params))
+        return Proposal(arm, {**chosen, SEED: seed}, {"of_arm": arm, "of_trial": number, "offset": seed})
+
+
+def confirmation(study: Study, spaces: Mapping[str, Space], seeds: int) -> Confirmation:
+    """Plan the confirmation of a finished search.
+
+    Args:
+        study: its trials.
+        spaces: arm → its space.
+        seeds: how many, the same for all arms, so that their runs form pairs.
+    """
+    used = [seed for space in spaces.values() for p in space.parameters if p.name == SEED for seed in p.choices]
+    first = max(map(int, used), default=0) + 1
+    found = [(arm, trials[0].number) for arm in spaces if (trials := best(study.trials(arm)))]
+    wanted = tuple((arm, number, first + seed) for seed in range(seeds) for arm, number in found)
+    others = [given for trial in study.trials(CONFIRM) if (given := _given(trial)) and given not in wanted]
+    return Confirmation(wanted, len(wanted) + len(others), spaces)
+
+
+def confirmed(study: Study, wanted: tuple[Wanted, ...]) -> Iterator[str]:
+    """One line for each arm, and one on their difference, from the trials of the confirmation alone."""
+    values: dict[str, dict[int, float]] = {GROWTH: {}, BASELINE: {}}
+    for trial in study.trials(CONFIRM, (TrialState.COMPLETE,)):
+        if (given := _given(trial)) in wanted and given is not None:
+            values[given[0]][given[2]] = trial.value or 0.0
+    for arm, found in values.items():
+        if found:
+            yield f"confirmed {arm}: {np.mean(list(found.values())):.4f} over {len(found)} fresh seeds"
+    both = sorted(values[GROWTH].keys() & values[BASELINE].keys())
+    if both:
+        yield _difference(np.array([values[GROWTH][seed] - values[BASELINE][seed] for seed in both]))
+
+
+def _difference(differences: np.ndarray) -> str:
+    mean, count = differences.mean(), len(differences)
+    if count < 2:
+        return f"growth - baseline: {mean:+.4f} (one pair of runs: no interval)"
+    from scipy import stats
+
+    half = stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / count**0.5
+    return (
+        f"growth - baseline: {mean:+.4f} (95 % interval {mean - half:+.4f} to {mean + half:+.4f}, paired t over "
+        f"{count} seeds)"
+    )
+
+
+def _given(trial: FrozenTrial) -> Wanted | None:
+    plan: dict[str, Any] = trial.user_attrs.get(PLAN, {})
+    return (plan["of_arm"], plan["of_trial"], plan["offset"]) if "of_arm" in plan else None
