@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 app = app_of("pli-train", "Train transformers that grow while they learn, and remember who each layer is.")
 
 
-def _presets(folder: str = "config/presets") -> list[str]:
+def _presets() -> list[str]:
     """Their names, which a shell completes: those of the files, as reading them takes longer than people wait."""
-    return sorted(path.stem for path in (Path(__file__).parent / folder).glob("*.toml"))
+    return sorted(path.stem for path in (Path(__file__).parent / "config" / "presets").glob("*.toml"))
+
+
+def _spaces() -> list[str]:
+    """Names of spaces, and of presets, for the same purpose."""
+    spaces = sorted(path.stem for path in (Path(__file__).parent / "sweep" / "spaces").glob("*.toml"))
+    return [*spaces, *_presets()]
 
 
 Config = Annotated[
@@ -115,7 +121,7 @@ def sweep(
         typer.Argument(
             metavar="[SPACE|PRESET|FILE.toml]",
             help="A space's name or TOML file; with --grid or --seeds, a preset or config of runs.",
-            autocompletion=lambda: [*_presets("sweep/spaces"), *_presets()],
+            autocompletion=_spaces,
         ),
     ],
     grid: Annotated[
@@ -153,7 +159,7 @@ def sweep(
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The study's folder; studies/NAME if left out.")
     ] = None,
 ) -> None:
-    """Search over growth strategies; print the study's folder when done.
+    """Search over growth strategies; print the study's folder.
 
     The full-depth baseline is tuned with as many trials. A study that was stopped or killed goes on with the same
     command.

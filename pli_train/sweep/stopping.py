@@ -41,4 +41,4 @@ class StopRequest:
 
     def _ask(self, number: int, frame: object) -> None:
         self.times += 1
-        self._say("stopping: workers write a checkpoint; once more kills them" if self.times == 1 else "killing workers")
+        self._say("stopping: workers save; once more kills them" if self.times == 1 else "killing workers")
