@@ -155,6 +155,10 @@ def sweep(
         int | None,
         typer.Option("--workers", min=1, metavar="N", help="Runs at a time; one on each GPU or core if left out."),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", metavar="URL", help="A database for the trials, so that several machines can help."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The study's folder; studies/NAME if left out.")
     ] = None,
@@ -174,7 +178,7 @@ def sweep(
     folder = out or Path("studies", found.name)
     launcher, show = LocalLauncher(workers, count_gpus()), _show()
     show.say(f"study: {folder} ({launcher.slots} at a time)")
-    sweeps.sweep(settings, folder, trials, launcher, launcher.threads, confirm, show.say)
+    sweeps.sweep(settings, folder, trials, launcher, launcher.threads, confirm, storage, show.say)
     print(folder)
 
 

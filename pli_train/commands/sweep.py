@@ -56,6 +56,7 @@ def sweep(
     launcher: Launcher,
     threads: int,
     confirm: int = 0,
+    storage: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Run a study to its end; one that was interrupted goes on.
@@ -67,6 +68,7 @@ def sweep(
         launcher: starts workers.
         threads: of each worker.
         confirm: seeds with which the best of each arm is run again.
+        storage: URL of a database, through which several machines that share the folder run the study.
         say: called with lines for the user.
 
     Raises:
@@ -89,7 +91,7 @@ def sweep(
 
     if not study_folder.is_study(folder):  # a space that cannot be used leaves no folder behind
         budget = configs().budget
-    study = Study.open(folder, settings, base.model_dump(mode="json"), budget, say=say)
+    study = Study.open(folder, settings, base.model_dump(mode="json"), budget, storage, say)
     try:
         Coordinator(study, made, launcher, configs, threads, say).run()
         lines = [*summary(study)]

@@ -46,7 +46,7 @@ class Confirmation:
         given = {_given(other) for other in study.trials(CONFIRM)}
         arm, number, seed = next(wanted for wanted in self.wanted if wanted not in given)
         space = self.spaces[arm]
-        chosen = space.suggest(optuna.trial.FixedTrial(study.trials(arm)[number].params))
+        chosen = space.suggest(optuna.trial.FixedTrial(next(t for t in study.trials(arm) if t.number == number).params))
         return Proposal(arm, {**chosen, SEED: seed}, {"of_arm": arm, "of_trial": number, "offset": seed})
 
 

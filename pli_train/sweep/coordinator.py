@@ -25,7 +25,7 @@ from pli_train.config import loading
 from pli_train.core import output
 from pli_train.core.errors import BadInput, PliError, counted
 from pli_train.core.run_format import run_folder, study_folder
-from pli_train.sweep import objective, pruning
+from pli_train.sweep import journal, objective, pruning
 from pli_train.sweep.launchers.worker import UNKNOWN, FoundWorker, Task
 from pli_train.sweep.stopping import StopRequest
 from pli_train.sweep.study import PLAN, PRUNED_AT, RESULT, Study
@@ -43,6 +43,8 @@ POLL = 0.1
 """Seconds between two looks at the workers."""
 LOOK = 5.0
 """Seconds between two looks at a run's evaluations, where trials are pruned."""
+WAIT = 2.0
+"""Seconds between two looks at a database while there is nothing to do but to wait for other machines."""
 PATIENCE = 300.0
 """Seconds that workers have to write a checkpoint after a request to stop."""
 DEATHS = 20
@@ -115,7 +117,9 @@ class Coordinator:
         self._study, self._arms, self._launcher, self._threads, self._say = study, arms, launcher, threads, say
         self._configs = configs
         self._jobs: dict[int, Job] = {}
+        self._pending: list[Job] = []
         self._pending = self._interrupted()
+        self._beaten = time.monotonic()
 
     def run(self) -> None:
         """Run all trials that are missing.
@@ -127,7 +131,7 @@ class Coordinator:
         with StopRequest(self._say) as stop:
             try:
                 while not stop.asked and self._advance():
-                    time.sleep(POLL)
+                    time.sleep(POLL if self._jobs else WAIT)
             finally:
                 self._stop_workers(stop)
             self._study.write_table(now=True)
@@ -149,15 +153,25 @@ class Coordinator:
             self._start(free[0], following)
             free = [slot for slot in free if slot not in self._jobs]
         self._study.write_table()
-        return bool(self._jobs)
+        if self._study.is_shared and time.monotonic() > self._beaten + journal.HEARTBEAT / 2:
+            self._beaten = time.monotonic()
+            self._study.heartbeat(job.trial for job in self._jobs.values())
+            self._pending += self._interrupted()
+        return bool(self._jobs or self._pending) or self._others_run()
 
     def _interrupted(self) -> list[Job]:
-        """Trials that were running when the last coordinator ended."""
+        """Trials that were running when the last coordinator ended, or a machine was lost, and are not seen to yet."""
+        seen = {(job.arm, job.trial.number) for job in [*self._jobs.values(), *self._pending]}
         return [
             self._job(arm.name, trial)
             for arm in self._arms
-            for trial in self._study.trials(arm.name, (TrialState.RUNNING,))
+            for trial in self._study.stale(arm.name)
+            if (arm.name, trial.number) not in seen
         ]
+
+    def _others_run(self) -> bool:
+        """Whether other machines run trials, which this one has to take over should they be lost."""
+        return self._study.is_shared and any(self._study.trials(arm.name, (TrialState.RUNNING,)) for arm in self._arms)
 
     def _next(self) -> Job | None:
         """The next trial: one that was interrupted, else a new one of the arm that is furthest behind."""
@@ -167,7 +181,10 @@ class Coordinator:
         if not behind:
             return None
         arm = max(behind, key=lambda each: each[0])[1]
-        return self._job(arm.name, self._study.ask(arm.name))
+        trial = self._study.ask(arm.name)
+        if self._study.is_shared and self._study.is_surplus(arm.name, trial, arm.target):
+            return None
+        return self._job(arm.name, trial)
 
     def _missing(self, arm: Arm | Confirmation) -> int:
         return max(0, arm.target - len(self._study.trials(arm.name)))
@@ -218,7 +235,7 @@ class Coordinator:
             **proposal.attributes,
         }
         self._study.set(job.trial, PLAN, plan)
-        job.trial = self._study.trials(job.arm)[job.trial.number]
+        job.trial = self._study.storage.get_trial(job.trial._trial_id)
         return True
 
     def _follow(self, slot: int, job: Job) -> None:

@@ -142,13 +142,12 @@ def _appended(line: bytes) -> int | None:
     return None
 
 
-def open_storage(path: Path, url: str | None, heartbeat: int = HEARTBEAT) -> BaseStorage:
+def open_storage(path: Path, url: str | None) -> BaseStorage:
     """Open the storage of a study: a database when a URL is given, else the journal.
 
     Args:
         path: of the journal.
         url: SQLAlchemy's URL of a database.
-        heartbeat: seconds between two signs of life of a trial in a database.
 
     Raises:
         BadInput: when the database cannot be reached or its driver is not installed.
@@ -158,7 +157,7 @@ def open_storage(path: Path, url: str | None, heartbeat: int = HEARTBEAT) -> Bas
         return optuna.storages.JournalStorage(Journal(path))
     shown = without_password(url)
     try:
-        return optuna.storages.RDBStorage(url, heartbeat_interval=heartbeat, grace_period=3 * heartbeat)
+        return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=3 * HEARTBEAT)
     except ImportError as error:
         raise BadInput(f"--storage {shown}: {in_a_line(error)}; {_driver(url)}") from None
     except Exception as error:
@@ -170,6 +169,7 @@ def quiet() -> None:
     """Keep Optuna's log lines and its notes on experimental features off stderr."""
     optuna.logging.set_verbosity(logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # the coordinator sends its own
 
 
 def without_password(url: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import TrialState
 
 from pli_train.checkpointing.lock import Lock
@@ -36,6 +39,10 @@ PLAN = "plan"
 """User attribute of a trial: how it was planned, before it started."""
 RESULT = "result"
 """User attribute of a trial: FLOPs, tokens, seconds and loss of its run, or its error."""
+MACHINE = "machine"
+"""User attribute of a trial: name of the machine that runs it, or ran it first."""
+SURPLUS = "surplus"
+"""User attribute of a trial that one of several machines asked for when there were enough already."""
 PRUNED_AT = "pruned_at"
 """User attribute of a trial that is being pruned: the step of the evaluation that decided it."""
 STATES = {
@@ -94,6 +101,8 @@ class Study:
         settings: what it is.
         document: study.json.
         storage: of its trials.
+        lock: on the folder; with a database, one for each machine.
+        machine: name of this machine.
         say: called with lines for the user.
     """
 
@@ -102,6 +111,7 @@ class Study:
     document: dict[str, Any]
     storage: BaseStorage
     lock: Lock
+    machine: str = ""
     say: Callable[[str], None] = lambda line: None
     _arms: dict[str, optuna.Study] = field(default_factory=dict)
     _table_written: float = 0.0
@@ -138,18 +148,21 @@ class Study:
         storage = journal.open_storage(folder / study_folder.JOURNAL, url) if url else None
         for name in ("", study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS):
             output.make_folder(folder / name)
-        name = study_folder.LOCK if url is None else f"{platform.node()}.{study_folder.LOCK}"
+        machine = platform.node()
+        name = study_folder.LOCK if url is None else f"{machine}.{study_folder.LOCK}"
         lock = Lock(folder, name, "runs the study in it")
         if study_folder.is_study(folder):
-            document = study_folder.read(folder)
-            _warn_of_versions(document, say)
+            _warn_of_versions(study_folder.read(folder), say)
         else:
-            document = _new_document(folder, table, budget, url)
-            output.write(folder / study_folder.STUDY, json.dumps(document, indent=1) + "\n")
+            _publish(folder, _new_document(folder, table, budget, url))
+            _require(folder, table)  # another machine may have been faster, with another study
+        document = study_folder.read(folder)
+        if (document["storage"] is None) != (url is None):
+            raise BadInput(f"{folder}: its trials are in {document['storage'] or study_folder.JOURNAL}; see --storage")
         if storage is None:
             journal.repair(folder / study_folder.JOURNAL, say)
             storage = journal.open_storage(folder / study_folder.JOURNAL, None)
-        return cls(folder, settings, document, storage, lock, say)
+        return cls(folder, settings, document, storage, lock, machine, say)
 
     def arm(self, name: str) -> optuna.Study:
         """Open the Optuna study of an arm, or make it."""
@@ -175,14 +188,54 @@ class Study:
 
     def trials(self, arm: str, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         """Return the trials of an arm, in order. They are not to be changed."""
-        return self.arm(arm).get_trials(deepcopy=False, states=states)
+        found = self.arm(arm).get_trials(deepcopy=False, states=states)
+        return [trial for trial in found if SURPLUS not in trial.user_attrs]
+
+    def stale(self, arm: str) -> list[FrozenTrial]:
+        """Return running trials that nobody runs: all that this process does not, or those of machines that are lost.
+
+        With a database, a trial is lost when its machine gave no sign of life for some heartbeats. Trials of this
+        machine are this coordinator's, or its predecessor's.
+        """
+        running = self.trials(arm, (TrialState.RUNNING,))
+        if not isinstance(self.storage, BaseHeartbeat):
+            return running
+        lost = self.storage._get_stale_trial_ids(self.arm(arm)._study_id)
+        return [
+            trial
+            for trial in running
+            if trial._trial_id in lost or trial.user_attrs.get(MACHINE) == self.machine or _never_owned(trial)
+        ]
+
+    def heartbeat(self, trials: Iterable[FrozenTrial]) -> None:
+        """Tell other machines that these trials are being run."""
+        if isinstance(self.storage, BaseHeartbeat):
+            for trial in trials:
+                self.storage.record_heartbeat(trial._trial_id)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several machines may run the study."""
+        return isinstance(self.storage, BaseHeartbeat)
 
     def ask(self, arm: str) -> FrozenTrial:
         """Begin a trial. Its values are chosen later (`Arm.propose`), which a crash in between does not change."""
         study = self.arm(arm)
         study.sampler = optuna.samplers.RandomSampler()  # draws nothing here
         number = study.ask().number
-        return self.trials(arm)[number]
+        trial = study.get_trials(deepcopy=False)[number]
+        self.heartbeat([trial])
+        if self.is_shared:
+            self.set(trial, MACHINE, self.machine)
+        return trial
+
+    def is_surplus(self, arm: str, trial: FrozenTrial, target: int) -> bool:
+        """Whether other machines asked for the last trials that were missing before this one; then it is dropped."""
+        if sum(other.number <= trial.number for other in self.trials(arm)) <= target:
+            return False
+        self.set(trial, SURPLUS, True)
+        self.arm(arm).tell(trial.number, state=TrialState.FAIL)
+        return True
 
     def set(self, trial: FrozenTrial, key: str, value: Any) -> None:
         """Store a user attribute of a trial."""
@@ -190,10 +243,11 @@ class Study:
         self._table_stale = True
 
     def tell(self, arm: str, trial: FrozenTrial, state: TrialState, result: dict[str, Any]) -> None:
-        """Store how a trial ended. `result` has its `value` where it is complete."""
-        self.set(trial, RESULT, result)
+        """Store how a trial ended, unless another machine did. `result` has its `value` where it is complete."""
         value = result["value"] if state == TrialState.COMPLETE else None
-        self.arm(arm).tell(trial.number, value, state, skip_if_finished=True)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self.set(trial, RESULT, result)
+            self.arm(arm).tell(trial.number, value, state, skip_if_finished=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table of all trials, with `study_folder.FIELDS`."""
@@ -230,6 +284,12 @@ def _row(arm: str, trial: FrozenTrial) -> dict[str, Any]:
         "finished": trial.datetime_complete and trial.datetime_complete.isoformat(timespec="seconds"),
     }
     return {name: known.get(name) for name in study_folder.FIELDS}
+
+
+def _never_owned(trial: FrozenTrial) -> bool:
+    """Whether the machine that asked for a trial was lost before it could say which it is."""
+    age = (datetime.now() - (trial.datetime_start or datetime.now())).total_seconds()
+    return MACHINE not in trial.user_attrs and age > 3 * journal.HEARTBEAT
 
 
 def _require(folder: Path, table: dict[str, Any]) -> None:
@@ -269,6 +329,15 @@ def _new_document(folder: Path, table: dict[str, Any], budget: float | None, url
         "budget": budget,
         "settings": table,
     }
+
+
+def _publish(folder: Path, document: dict[str, Any]) -> None:
+    """Write study.json unless another machine has just written it."""
+    path, own = folder / study_folder.STUDY, folder / f".partial-{platform.node()}-{os.getpid()}"
+    output.write(own, json.dumps(document, indent=1) + "\n")
+    with suppress(FileExistsError):
+        path.hardlink_to(own)
+    own.unlink()
 
 
 def _warn_of_versions(document: dict[str, Any], say: Callable[[str], None]) -> None:

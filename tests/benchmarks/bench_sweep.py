@@ -1,13 +1,13 @@
 """What a study costs beside its runs: throughput of two workers, overhead of a trial, resuming 10 000 trials.
 
-    python tests/benchmarks/bench_sweep.py [--rounds 3] [--steps 60] [--trials 10000] [--only throughput overhead resume]
+    python tests/benchmarks/bench_sweep.py [--rounds 3] [--steps 60] [--trials 10000] [--only overhead resume]
 
-- throughput: trials an hour with two workers ÷ with one, on two cores; it should be 1.6 or more. The two take turns, and
-  each is a study of four runs of the default preset's size. Start-up of the workers counts.
-- overhead: seconds of the coordinator's processor time for each trial of a study whose runs are ready made; it should be
-  less than 1.
-- resume: seconds until a study with so many finished trials is open again and says what came of it, start of the process
-  included; it should be less than 5.
+- throughput: trials an hour with two workers ÷ with one, on two cores; it should be 1.6 or more. The two take turns;
+  each is a study of four runs of the default preset. Start-up of the workers counts. It needs a quiet machine.
+- overhead: seconds of the coordinator's processor time for each trial of a study whose runs are ready made; it should
+  be less than 1.
+- resume: seconds until a study with so many finished trials is open again and says what came of it, start of the
+  process included; it should be less than 5.
 """
 
 from __future__ import annotations
@@ -53,7 +53,15 @@ def command(*words: object) -> float:
 
 def throughput(folder: Path, rounds: int, steps: int) -> None:
     """Print trials an hour with one worker and with two."""
-    grid = ["sweep", "tiny", "--grid", "growth.initialiser=random,clone,identity,average", "--seeds", 1, "--no-baseline"]
+    grid = [
+        "sweep",
+        "tiny",
+        "--grid",
+        "growth.initialiser=random,clone,identity,average",
+        "--seeds",
+        1,
+        "--no-baseline",
+    ]
     fixed = ["--set", f"train.steps={steps}", "--set", "train.eval_full=0", "--objective", "tokens"]
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for number in range(rounds):
@@ -75,7 +83,7 @@ class Ready:
     def __init__(self, run: Path) -> None:
         self._run = run
 
-    def start(self, task, slot):  # noqa: ANN001, ANN201
+    def start(self, task, slot):
         """Copy the run, with as many steps as the config has."""
         task.run.symlink_to(self._run)
         return self
@@ -91,10 +99,11 @@ def overhead(folder: Path, trials: int = 40) -> None:
     (folder / "mine.toml").write_text(SPACE)
     settings = Settings(space.load(str(folder / "mine.toml")))
     launcher, marks = Ready(folder / "ready"), []
-    sweep.sweep(settings, folder / "overhead", trials // 2, launcher, 1, say=lambda _: marks.append(time.process_time()))
-    told = [mark for mark in marks if mark][-trials - 2 : -2]
-    each = [later - earlier for earlier, later in zip(told, told[1:], strict=False)]
-    print(f"processor time of a trial: {statistics.median(each):.3f} s ({min(each):.3f}–{max(each):.3f})")
+    sweep.sweep(
+        settings, folder / "overhead", trials // 2, launcher, 1, say=lambda _: marks.append(time.process_time())
+    )
+    told = marks[-trials - 2 : -2]  # the lines after them say what came of the study
+    print(f"processor time of a trial: {(told[-1] - told[0]) / (trials - 1):.3f} s, mean of {trials}")
 
 
 def resume(folder: Path, trials: int) -> None:

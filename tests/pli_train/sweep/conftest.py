@@ -19,12 +19,14 @@ def sweep_of(mini, tmp_path):
     from pli_train.commands import sweep
     from pli_train.sweep import space
 
-    def run(found=None, folder=None, launcher=None, trials=2, goal="flops", budget=None, confirm=0, **settings):
+    def run(
+        found=None, folder=None, launcher=None, trials=2, goal="flops", budget=None, confirm=0, storage=None, **settings
+    ):
         found = found or space.from_grid(mini, ["growth.initialiser=random,clone"], 1)
         options = {"sampler": None, "pruner": "none", "seed": 0, "baseline": False, **settings}
         folder, launcher, said = folder or tmp_path / "study", launcher or InProcess(), []
         made = sweep.settings_of(found, goal, budget, *options.values())
-        sweep.sweep(made, folder, trials, launcher, 1, confirm, said.append)
+        sweep.sweep(made, folder, trials, launcher, 1, confirm, storage, said.append)
         return folder, launcher, said
 
     return run

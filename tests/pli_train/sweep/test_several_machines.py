@@ -1,0 +1,118 @@
+"""A study whose trials are in a database, run by several machines that share its folder."""
+
+import threading
+import time
+from collections import Counter
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import study_folder
+from pli_train.sweep import journal, space, study
+from pli_train.sweep.changes import base_config
+from tests.sweeping import InProcess
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/trials.db"
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Be a machine of this name."""
+    return lambda name: monkeypatch.setattr(study.platform, "node", lambda: name)
+
+
+@pytest.fixture
+def grid(mini):
+    return space.from_grid(mini, ["growth.initialiser=random,clone"], 1)
+
+
+class Lost(InProcess):
+    """Its machine is lost when its first worker starts."""
+
+    def start(self, task, slot):
+        raise RuntimeError("lost")
+
+
+def test_a_study_in_a_database_runs_and_goes_on(sweep_of, grid, url):
+    folder, _, _ = sweep_of(grid, storage=url)
+    assert not (folder / study_folder.JOURNAL).exists()
+    assert Counter(row["state"] for row in study_folder.trials(folder)) == {"complete": 2}
+    _, launcher, _ = sweep_of(grid, storage=url)
+    assert launcher.started == []
+
+
+def test_a_database_is_named_each_time_and_a_journal_stays_one(sweep_of, grid, url, tmp_path):
+    sweep_of(grid, storage=url)
+    with pytest.raises(BadInput, match=r"its trials are in sqlite:.*trials\.db; see --storage"):
+        sweep_of(grid)
+    sweep_of(grid, tmp_path / "other")
+    with pytest.raises(BadInput, match=r"its trials are in journal\.log; see --storage"):
+        sweep_of(grid, tmp_path / "other", storage=url)
+
+
+def test_a_trial_of_a_lost_machine_is_taken_over_by_another_and_not_asked_for_again(
+    sweep_of, grid, url, on, monkeypatch
+):
+    monkeypatch.setattr(journal, "HEARTBEAT", 1)
+    on("a")
+    with pytest.raises(RuntimeError, match="lost"):
+        sweep_of(grid, storage=url, launcher=Lost())
+    on("b")
+    began = time.monotonic()
+    folder, launcher, _ = sweep_of(grid, storage=url)
+    assert time.monotonic() - began > 2, "the machine was given time to be heard of"
+    rows = study_folder.trials(folder)
+    assert Counter(row["state"] for row in rows) == {"complete": 2}
+    assert launcher.started == ["growth-0001", "growth-0000"]
+
+
+def test_a_trial_of_the_same_machine_is_taken_over_at_once(sweep_of, grid, url, on):
+    on("a")
+    with pytest.raises(RuntimeError, match="lost"):
+        sweep_of(grid, storage=url, launcher=Lost())
+    _, launcher, _ = sweep_of(grid, storage=url)
+    assert launcher.started == ["growth-0000", "growth-0001"]
+
+
+def test_a_trial_that_another_machine_runs_is_left_to_it(sweep_of, grid, url, on, monkeypatch):
+    """The second machine runs what is left, and waits for the first, which tells its result itself."""
+    monkeypatch.setattr(journal, "HEARTBEAT", 30)
+    monkeypatch.setattr("pli_train.sweep.coordinator.WAIT", 0.05)
+    on("a")
+    with pytest.raises(RuntimeError, match="lost"):
+        sweep_of(grid, storage=url, launcher=Lost())
+    on("b")
+    launcher, done = InProcess(), []
+    second = threading.Thread(target=lambda: done.append(sweep_of(grid, storage=url, launcher=launcher)))
+    second.start()
+    storage = journal.open_storage(None, url)
+    (name,) = [found.study_name for found in storage.get_all_studies()]
+    found = optuna.load_study(study_name=name, storage=storage)
+    while sum(trial.state == TrialState.COMPLETE for trial in found.get_trials()) < 1:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    assert second.is_alive() and launcher.started == ["growth-0001"]
+    found.tell(0, 1.5)
+    second.join(timeout=30)
+    assert not second.is_alive()
+    assert launcher.started == ["growth-0001"]
+    assert study_folder.trials(done[0][0])[0]["value"] == 1.5
+
+
+def test_of_two_machines_that_ask_for_the_last_trial_the_later_one_drops_its(sweep_of, grid, url, mini):
+    folder, _, _ = sweep_of(grid, storage=url)
+    settings = study.Settings(grid, sampler="grid", baseline=False)
+    base = base_config(grid).model_dump(mode="json")
+    opened = study.Study.open(folder, settings, base, url=url)
+    late = opened.ask("growth")  # as the last of two was missing when this machine counted
+    assert opened.is_surplus("growth", late, 2)
+    assert not opened.is_surplus("growth", opened.trials("growth")[1], 2)
+    opened.close()
+    folder, launcher, _ = sweep_of(grid, storage=url)
+    assert launcher.started == []
+    assert [row["number"] for row in study_folder.trials(folder)] == [0, 1]
