@@ -14,7 +14,7 @@ from pli_train.core.cli.console import Bar, is_quiet
 from pli_train.core.cli.shell import app_of, one_of, run_app
 from pli_train.core.cli.tables import Format, render
 from pli_train.core.errors import PliError
-from pli_train.core.run_format.study_folder import OBJECTIVES, PRUNERS, SAMPLERS
+from pli_train.core.run_format.study_folder import LAUNCHERS, OBJECTIVES, PRUNERS, SAMPLERS
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
@@ -155,6 +155,16 @@ def sweep(
         int | None,
         typer.Option("--workers", min=1, metavar="N", help="Runs at a time; one on each GPU or core if left out."),
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, metavar="N", help="OpenMP threads of a run; a share of the cores.")
+    ] = None,
+    launcher: Annotated[
+        str, one_of(LAUNCHERS, "--launcher", metavar="NAME", help="Start runs through {words}.")
+    ] = LAUNCHERS[0],
+    launcher_options: Annotated[
+        list[str] | None,
+        typer.Option("--launcher-option", metavar="KEY=VALUE", help="Option of submitit or Ray; may be repeated."),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option("--storage", metavar="URL", help="A database for the trials, so that several machines can help."),
@@ -171,14 +181,13 @@ def sweep(
     Example: pli-train sweep tiny --grid growth.initialiser=random,clone --seeds 3
     """
     from pli_train.commands import sweep as sweeps
-    from pli_train.sweep.launchers.local import LocalLauncher, count_gpus
 
     found = sweeps.space_of(source, grid or [], seeds, overrides or [])
     settings = sweeps.settings_of(found, objective, budget, sampler, pruner, sampler_seed, not no_baseline)
     folder = out or Path("studies", found.name)
-    launcher, show = LocalLauncher(workers, count_gpus()), _show()
-    show.say(f"study: {folder} ({launcher.slots} at a time)")
-    sweeps.sweep(settings, folder, trials, launcher, launcher.threads, confirm, storage, show.say)
+    starts, show = sweeps.launcher_of(launcher, workers, threads, launcher_options or [], folder), _show()
+    show.say(f"study: {folder} ({starts.slots} at a time)")
+    sweeps.sweep(settings, folder, trials, starts, confirm, storage, show.say)
     print(folder)
 
 

@@ -8,7 +8,7 @@ import tomli_w
 from pli_train.config import loading
 from pli_train.core.errors import PliError
 from pli_train.core.run_format import run_folder
-from pli_train.sweep.launchers.worker import FoundWorker, claim
+from pli_train.sweep.worker import FoundWorker, claim
 from pli_train.training import launch
 
 

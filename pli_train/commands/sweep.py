@@ -14,15 +14,16 @@ from pli_train.sweep import arms, space
 from pli_train.sweep.changes import base_config
 from pli_train.sweep.confirmation import confirmation, confirmed
 from pli_train.sweep.coordinator import Coordinator
+from pli_train.sweep.launchers.local import LocalLauncher, count_gpus
 from pli_train.sweep.study import Settings, Study
 from pli_train.sweep.summary import summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pli_train.sweep.launchers.worker import Launcher
     from pli_train.sweep.space import Space
     from pli_train.sweep.trial_config import TrialConfigs
+    from pli_train.sweep.worker import Launcher
 
 
 def space_of(source: str, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> Space:
@@ -49,12 +50,29 @@ def settings_of(
     return Settings(found, goal, budget, kind, pruner, seed, baseline)
 
 
+def launcher_of(kind: str, workers: int | None, threads: int | None, options: Sequence[str], folder: Path) -> Launcher:
+    """What starts the workers of a study. Raises BadInput when it cannot be used."""
+    if kind == "local":
+        if options:
+            raise BadInput(f"--launcher-option {options[0]}: is for --launcher slurm and ray")
+        return LocalLauncher(workers, count_gpus(), threads)
+    if workers is None:
+        raise BadInput(f"--launcher {kind}: needs the number of runs at a time: --workers N")
+    given = space.assigned(options, "--launcher-option")
+    if kind == "slurm":
+        from pli_train.sweep.launchers.slurm import SlurmLauncher
+
+        return SlurmLauncher(folder, workers, threads or 1, given)
+    from pli_train.sweep.launchers.ray import RayLauncher
+
+    return RayLauncher(workers, threads or 1, given)
+
+
 def sweep(
     settings: Settings,
     folder: Path,
     trials: int,
     launcher: Launcher,
-    threads: int,
     confirm: int = 0,
     storage: str | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -66,7 +84,6 @@ def sweep(
         folder: of the study.
         trials: of each arm, where the space is searched.
         launcher: starts workers.
-        threads: of each worker.
         confirm: seeds with which the best of each arm is run again.
         storage: URL of a database, through which several machines that share the folder run the study.
         say: called with lines for the user.
@@ -93,11 +110,11 @@ def sweep(
         budget = configs().budget
     study = Study.open(folder, settings, base.model_dump(mode="json"), budget, storage, say)
     try:
-        Coordinator(study, made, launcher, configs, threads, say).run()
+        Coordinator(study, made, launcher, configs, say).run()
         lines = [*summary(study)]
         if confirm:
             again = confirmation(study, arms.spaces(settings, base), confirm)
-            Coordinator(study, [again], launcher, configs, threads, say).run()
+            Coordinator(study, [again], launcher, configs, say).run()
             lines += confirmed(study, again.wanted)
         for line in lines:
             say(line)

@@ -26,9 +26,9 @@ from pli_train.core import output
 from pli_train.core.errors import BadInput, PliError, counted
 from pli_train.core.run_format import run_folder, study_folder
 from pli_train.sweep import journal, objective, pruning
-from pli_train.sweep.launchers.worker import UNKNOWN, FoundWorker, Task
 from pli_train.sweep.stopping import StopRequest
 from pli_train.sweep.study import PLAN, PRUNED_AT, RESULT, Study
+from pli_train.sweep.worker import UNKNOWN, FoundWorker, Task
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
     from pli_train.sweep.arms import Arm
     from pli_train.sweep.confirmation import Confirmation
-    from pli_train.sweep.launchers.worker import Launcher, Worker
     from pli_train.sweep.trial_config import TrialConfigs
+    from pli_train.sweep.worker import Launcher, Worker
 
 POLL = 0.1
 """Seconds between two looks at the workers."""
@@ -101,7 +101,6 @@ class Coordinator:
         arms: with the number of their trials.
         launcher: starts workers.
         configs: returns what makes the configs of trials; called when one is planned.
-        threads: of each worker.
         say: called with lines for the user.
     """
 
@@ -111,10 +110,9 @@ class Coordinator:
         arms: Sequence[Arm | Confirmation],
         launcher: Launcher,
         configs: Callable[[], TrialConfigs],
-        threads: int,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._study, self._arms, self._launcher, self._threads, self._say = study, arms, launcher, threads, say
+        self._study, self._arms, self._launcher, self._say = study, arms, launcher, say
         self._configs = configs
         self._jobs: dict[int, Job] = {}
         self._pending: list[Job] = []
@@ -190,7 +188,7 @@ class Coordinator:
         return max(0, arm.target - len(self._study.trials(arm.name)))
 
     def _job(self, arm: str, trial: FrozenTrial) -> Job:
-        threads = trial.user_attrs.get(PLAN, {}).get("threads", self._threads)
+        threads = trial.user_attrs.get(PLAN, {}).get("threads", self._launcher.threads)
         task = Task(self._study.folder, study_folder.trial_name(arm, trial.number), threads)
         return Job(arm, trial, task, pruned=PRUNED_AT in trial.user_attrs)
 

@@ -290,7 +290,7 @@ def from_grid(base: str, grid: Sequence[str], seeds: int, fixed: Sequence[str] =
     return Space(
         name=Path(base).stem,
         base=base,
-        fixed=dict(_override(word) for word in fixed),
+        fixed=assigned(fixed),
         parameters=tuple(with_seeds(parameters, max(seeds, 1))),
         seeds=max(seeds, 1),
     )
@@ -301,16 +301,21 @@ def with_seeds(parameters: Sequence[Parameter], seeds: int) -> list[Parameter]:
     return [Parameter(SEED, tuple(range(seeds))), *parameters]
 
 
-def _override(word: str) -> tuple[str, Any]:
-    name, equals, text = word.partition("=")
-    if not equals or not name.strip():
-        raise BadInput(f"--set {word}: not KEY=VALUE (for example --set optim.lr=3e-4)")
-    return name.strip(), _value(text)
+def assigned(words: Sequence[str], option: str = "--set") -> dict[str, Any]:
+    """Key → value of `KEY=VALUE` words. Raises BadInput for a word that is none, naming the option."""
+    found = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name.strip():
+            example = " (for example --set optim.lr=3e-4)" if option == "--set" else ""
+            raise BadInput(f"{option} {word}: not KEY=VALUE{example}")
+        found[name.strip()] = _value(text)
+    return found
 
 
 def overridden(space: Space, words: Sequence[str]) -> Space:
     """A space whose runs all have these `KEY=VALUE`. Raises BadInput when one of them is searched."""
-    fixed = dict(_override(word) for word in words)
+    fixed = assigned(words)
     if both := [parameter.name for parameter in space.parameters if parameter.name in fixed]:
         raise BadInput(f"--set {both[0]}: is searched by {space.name}; leave it out here or there")
     return replace(space, fixed={**space.fixed, **fixed})

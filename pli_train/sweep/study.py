@@ -308,7 +308,7 @@ def _require(folder: Path, table: dict[str, Any]) -> None:
 
 def _is_unborn(folder: Path) -> bool:
     """Whether a folder holds only what a study makes before its study.json."""
-    ours = {study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS}
+    ours = {study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS, study_folder.SLURM}
     return all(
         path.name in ours or path.name.endswith(study_folder.LOCK) or path.name.startswith(".partial-")
         for path in folder.iterdir()

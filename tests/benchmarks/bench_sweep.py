@@ -99,9 +99,7 @@ def overhead(folder: Path, trials: int = 40) -> None:
     (folder / "mine.toml").write_text(SPACE)
     settings = Settings(space.load(str(folder / "mine.toml")))
     launcher, marks = Ready(folder / "ready"), []
-    sweep.sweep(
-        settings, folder / "overhead", trials // 2, launcher, 1, say=lambda _: marks.append(time.process_time())
-    )
+    sweep.sweep(settings, folder / "overhead", trials // 2, launcher, say=lambda _: marks.append(time.process_time()))
     told = marks[-trials - 2 : -2]  # the lines after them say what came of the study
     print(f"processor time of a trial: {(told[-1] - told[0]) / (trials - 1):.3f} s, mean of {trials}")
 

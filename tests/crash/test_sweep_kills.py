@@ -17,7 +17,7 @@ import pytest
 
 from pli_train.config import loading
 from pli_train.core.run_format import run_folder, study_folder
-from pli_train.sweep.launchers.worker import is_training
+from pli_train.sweep.worker import is_training
 from pli_train.training import launch
 from tests.sweeping import content, write_config
 

@@ -28,6 +28,8 @@ LOCK = "study.lock"
 CONFIGS = "configs"
 RUNS = "runs"
 LOGS = "logs"
+SLURM = "slurm"
+"""Folder for the files of SLURM jobs."""
 FORMAT = "pli-study"
 TRIALS_FORMAT = "pli-trials"
 VERSION = 1
@@ -39,6 +41,7 @@ ARMS = (GROWTH, BASELINE, CONFIRM)
 
 OBJECTIVES = ("flops", "tokens", "seconds", "area")
 SAMPLERS = ("tpe", "random", "grid")
+LAUNCHERS = ("local", "slurm", "ray")
 PRUNERS = ("none", "halving", "hyperband")
 
 COMPLETE, PRUNED, FAIL, RUNNING = "complete", "pruned", "fail", "running"

@@ -7,7 +7,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from pli_train.sweep.launchers.worker import FoundWorker, Task, Worker, claim
+from pli_train.sweep.worker import FoundWorker, Task, Worker, claim
 
 
 def count_gpus() -> int:
@@ -24,17 +24,19 @@ class LocalLauncher:
     Args:
         workers: at a time; None for one on each GPU, or one on each core where there is no GPU.
         gpus: how many this machine has.
+        threads: of OpenMP, for each worker; None for its share of the cores.
 
     Attributes:
         slots: workers at a time.
         threads: of OpenMP, for each worker.
     """
 
-    def __init__(self, workers: int | None = None, gpus: int = 0) -> None:
+    def __init__(self, workers: int | None = None, gpus: int = 0, threads: int | None = None) -> None:
         self._cores = sorted(os.sched_getaffinity(0))
         self._gpus = gpus
         self.slots = workers or gpus or len(self._cores)
-        self.threads = max(1, len(self._cores) // self.slots)
+        self._share = max(1, len(self._cores) // self.slots)
+        self.threads = threads or self._share
 
     def start(self, task: Task, slot: int) -> Worker:
         """Start a worker on the cores, and the GPU, of a slot."""
@@ -59,8 +61,8 @@ class LocalLauncher:
 
     def _cores_of(self, slot: int) -> list[int]:
         """The cores of a slot; shared where there are more slots than cores."""
-        first = slot * self.threads % len(self._cores)
-        return self._cores[first : first + self.threads]
+        first = slot * self._share % len(self._cores)
+        return self._cores[first : first + self._share]
 
     def _device(self, slot: int) -> str:
         """The GPU of a slot, among those that this process may use."""

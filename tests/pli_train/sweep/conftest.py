@@ -26,7 +26,7 @@ def sweep_of(mini, tmp_path):
         options = {"sampler": None, "pruner": "none", "seed": 0, "baseline": False, **settings}
         folder, launcher, said = folder or tmp_path / "study", launcher or InProcess(), []
         made = sweep.settings_of(found, goal, budget, *options.values())
-        sweep.sweep(made, folder, trials, launcher, 1, confirm, storage, said.append)
+        sweep.sweep(made, folder, trials, launcher, confirm, storage, said.append)
         return folder, launcher, said
 
     return run

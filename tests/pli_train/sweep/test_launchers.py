@@ -1,16 +1,23 @@
 """Local workers: what they are given, who holds a trial, and who ended it."""
 
 import os
+import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from pli_train.commands import sweep
+from pli_train.config import loading
+from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
-from pli_train.sweep.launchers import worker
+from pli_train.sweep import worker
 from pli_train.sweep.launchers.local import LocalLauncher, count_gpus
-from pli_train.sweep.launchers.worker import UNKNOWN, FoundWorker, Task, claim
+from pli_train.sweep.worker import UNKNOWN, FoundWorker, Task, claim
+from pli_train.training import launch
+from tests.sweeping import content
 
 REPORT = "import os; print(os.environ['OMP_NUM_THREADS'], sorted(os.sched_getaffinity(0)), os.getsid(0) == os.getpid())"
 WAIT = "import time; print('up', flush=True); time.sleep(60)"
@@ -121,3 +128,108 @@ def test_a_worker_begins_a_run_and_resumes_one(tmp_path):
     (task.run / run_folder.RUN).write_text("{}")
     assert task.command()[1:] == ["-m", "pli_train.cli", "resume", run, "--quiet"]
     assert worker.is_training(task.run) is False
+
+
+# --- other machines -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trial(mini, tmp_path):
+    """A task whose run takes a second or two."""
+    for name in ("logs", "configs", "runs"):
+        (tmp_path / name).mkdir()
+    task = Task(tmp_path, "growth-0000", 1)
+    task.config.write_text(Path(mini).read_text())
+    return task
+
+
+def expected(task, folder):
+    launch.begin(loading.load(str(task.config)), folder / "expected").run()
+    return content(folder / "expected")
+
+
+@pytest.mark.slow
+def test_a_slurm_job_is_the_run_that_a_process_is(trial, tmp_path):
+    pytest.importorskip("submitit")
+    from pli_train.sweep.launchers.slurm import SlurmLauncher
+
+    launcher = SlurmLauncher(tmp_path, 1, 1, {"cluster": "local", "timeout_min": 5})
+    assert wait(launcher.start(trial, 0)) == 0, trial.log.read_text()
+    assert content(trial.run) == expected(trial, tmp_path)
+    assert wait(launcher.start(trial, 0)) == 0, "a second job of a finished trial ends at once"
+
+
+@pytest.mark.slow
+def test_a_slurm_job_that_is_cancelled_has_not_succeeded(trial, tmp_path):
+    pytest.importorskip("submitit")
+    from pli_train.sweep.launchers.slurm import SlurmLauncher
+
+    trial.config.write_text(trial.config.read_text().replace("steps = 12", "steps = 100000"))
+    launcher = SlurmLauncher(tmp_path, 1, 1, {"cluster": "local", "timeout_min": 5})
+    first = launcher.start(trial, 0)
+    while claim_is_free(trial):
+        time.sleep(0.05)
+    assert isinstance(launcher.start(trial, 0), FoundWorker)
+    first.signal(signal.SIGTERM)
+    assert wait(first) != 0
+
+
+def claim_is_free(task):
+    if (file := claim(task)) is None:
+        return False
+    file.close()
+    return True
+
+
+@pytest.mark.slow
+def test_a_ray_task_is_the_run_that_a_process_is(trial, tmp_path):
+    ray = pytest.importorskip("ray")
+    from pli_train.sweep.launchers.ray import RayLauncher
+
+    launcher = RayLauncher(1, 1, {"address": "local"})
+    try:
+        assert wait(launcher.start(trial, 0)) == 0, trial.log.read_text()
+        assert content(trial.run) == expected(trial, tmp_path)
+        stopped = Task(tmp_path, "growth-0001", 1)
+        stopped.config.write_text(trial.config.read_text().replace("steps = 12", "steps = 100000"))
+        second = launcher.start(stopped, 0)
+        while not worker.is_training(stopped.run):
+            time.sleep(0.05)
+        second.signal(signal.SIGTERM)
+        assert wait(second) < 0
+        while not claim_is_free(stopped):
+            time.sleep(0.05)
+        assert "stopped at step" in stopped.log.read_text()
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "message"),
+    [("slurm", "submitit", r"needs submitit: pip install 'pli\[slurm\]'"), ("ray", "ray", r"needs Ray: pip install")],
+)
+def test_a_launcher_whose_extra_is_missing_is_one_clear_line(kind, module, message, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BadInput, match=f"--launcher {kind}: {message}"):
+        sweep.launcher_of(kind, 2, None, [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("slurm", None, None, []), "--launcher slurm: needs the number of runs at a time: --workers N"),
+        (("local", 1, None, ["a=1"]), "--launcher-option a=1: is for --launcher slurm and ray"),
+        (("ray", 1, None, ["a"]), "--launcher-option a: not KEY=VALUE"),
+    ],
+)
+def test_launcher_options_that_do_not_fit_are_one_clear_line(arguments, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        sweep.launcher_of(*arguments, tmp_path)
+
+
+def test_no_slurm_on_this_machine_is_one_clear_line(tmp_path):
+    pytest.importorskip("submitit")
+    if shutil.which("srun"):
+        pytest.skip("there is one")
+    with pytest.raises(BadInput, match="--launcher slurm: "):
+        sweep.launcher_of("slurm", 1, None, [], tmp_path)

@@ -25,7 +25,7 @@ def grid(mini, tmp_path_factory):
 
     found = space.from_grid(mini, ["growth.initialiser=random,clone"], 2)
     folder, launcher, said = tmp_path_factory.mktemp("grid") / "study", InProcess(), []
-    sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, 1, say=said.append)
+    sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, say=said.append)
     return folder, launcher, said
 
 
@@ -85,7 +85,7 @@ def test_a_finished_study_starts_nothing_and_says_the_same(grid, mini):
     folder, _, before = grid
     said, launcher = [], InProcess()
     found = space.from_grid(mini, ["growth.initialiser=random,clone"], 2)
-    sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, 1, say=said.append)
+    sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, say=said.append)
     assert launcher.started == []
     assert said == before[-2:]
 

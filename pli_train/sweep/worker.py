@@ -1,4 +1,4 @@
-"""A worker: one `pli-train run` or `resume` at a time in a run folder, however often the coordinator dies.
+"""A worker: one `pli-train run` or `resume` at a time in a run folder, and the lock that says so.
 
 A worker holds a lock on its log from before it starts until it is gone. The operating system releases the lock when
 the worker dies, so whoever gets the lock knows that no other process works on the trial, start-up included.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import IO, Protocol
 
 from pli_train.core.errors import PliError
 from pli_train.core.run_format import run_folder, study_folder
+from pli_train.sweep.objective import is_finished
 
 UNKNOWN = 256
 """Exit code of a worker that another process started."""
@@ -50,6 +52,11 @@ class Task:
         """Where the worker's output goes."""
         return self.folder / study_folder.LOGS / f"{self.name}.log"
 
+    @property
+    def exit_code(self) -> Path:
+        """Where a worker on another machine writes its exit code."""
+        return self.log.with_suffix(".exit")
+
     def command(self) -> list[str]:
         """What begins the run, or resumes it."""
         begun = (self.run / run_folder.RUN).is_file()
@@ -72,9 +79,10 @@ class Worker(Protocol):
 
 
 class Launcher(Protocol):
-    """Starts workers, at most `slots` at a time."""
+    """Starts workers, at most `slots` at a time, with so many OpenMP `threads` each."""
 
     slots: int
+    threads: int
 
     def start(self, task: Task, slot: int) -> Worker:
         """Start a worker, or find the one that works on this task already."""
@@ -94,6 +102,35 @@ def claim(task: Task) -> IO[bytes] | None:
         return file
     file.close()
     return None
+
+
+def work(task: Task, folder: str) -> int:
+    """Do a task in this process's place on another machine, unless another worker does it already.
+
+    Args:
+        task: as the coordinator has it.
+        folder: the coordinator's working folder, from which paths in configs count.
+
+    Returns:
+        The exit code of `pli-train`; UNKNOWN where another worker holds the task.
+    """
+    os.chdir(folder)
+    if (log := claim(task)) is None:
+        return UNKNOWN
+    with log:
+        task.exit_code.unlink(missing_ok=True)
+        code = 0 if is_finished(task.run) else _train(task, log)
+        task.exit_code.write_text(str(code))
+    return code
+
+
+def _train(task: Task, log: IO[bytes]) -> int:
+    process = subprocess.Popen(task.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=task.environment())
+    try:
+        return process.wait()
+    except BaseException:  # Ray cancels a task by KeyboardInterrupt, submitit's local jobs are too
+        process.terminate()
+        return process.wait()
 
 
 def is_training(run: Path) -> bool:

@@ -1,0 +1,77 @@
+"""Start workers as tasks of a Ray cluster. The study's folder must be on a file system that all nodes share."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pli_train.core.errors import BadInput, in_a_line
+from pli_train.sweep.worker import FoundWorker, Task, Worker, claim, work
+
+
+class RayLauncher:
+    """Starts workers as Ray tasks.
+
+    Args:
+        workers: tasks at a time.
+        threads: of OpenMP, for each worker, which are its cores.
+        options: of `ray.remote` (`num_gpus`, `resources`, …), and `address` of the cluster; without it, the cluster in
+            RAY_ADDRESS, or one that is started on this machine.
+
+    Attributes:
+        slots: tasks at a time.
+        threads: of each worker.
+
+    Raises:
+        BadInput: when Ray is not installed, its cluster cannot be reached, or it does not know an option.
+    """
+
+    def __init__(self, workers: int, threads: int, options: Mapping[str, Any]) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise BadInput("--launcher ray: needs Ray: pip install 'pli[ray]'") from None
+        self.slots, self.threads = workers, threads
+        address = options.get("address")
+        further = {key: value for key, value in options.items() if key != "address"}
+        try:
+            ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
+            self._task = ray.remote(num_cpus=threads, max_retries=0, **further)(work)
+        except Exception as error:  # Ray raises of many kinds
+            raise BadInput(f"--launcher ray: {in_a_line(error)}") from None
+
+    def start(self, task: Task, slot: int) -> Worker:
+        """Submit a task."""
+        log = claim(task)
+        if log is None:
+            return FoundWorker(task)
+        log.close()  # the task locks it when it starts
+        return RayWorker(self._task.remote(task, str(Path.cwd())))
+
+
+class RayWorker:
+    """A Ray task."""
+
+    def __init__(self, reference: Any) -> None:
+        self._reference = reference
+
+    def poll(self) -> int | None:
+        """Return the worker's exit code, or that of a kill where the task has none; None while it waits or runs."""
+        import ray
+
+        ready, _ = ray.wait([self._reference], timeout=0)
+        if not ready:
+            return None
+        try:
+            return int(ray.get(self._reference))
+        except Exception:  # cancelled, its node lost, out of memory
+            return -signal.SIGKILL
+
+    def signal(self, number: int) -> None:
+        """Cancel the task, which has its run write a checkpoint; SIGKILL ends it at once."""
+        import ray
+
+        ray.cancel(self._reference, force=number == signal.SIGKILL)
