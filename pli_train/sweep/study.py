@@ -278,7 +278,7 @@ def _row(arm: str, trial: FrozenTrial) -> dict[str, Any]:
         "arm": arm,
         "number": trial.number,
         "state": STATES[trial.state],
-        "value": trial.value,
+        "value": trial.value if trial.state == TrialState.COMPLETE else None,
         "params": trial.params,
         "started": trial.datetime_start and trial.datetime_start.isoformat(timespec="seconds"),
         "finished": trial.datetime_complete and trial.datetime_complete.isoformat(timespec="seconds"),

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -121,6 +122,40 @@ def test_ctrl_c_stops_workers_at_a_checkpoint_and_the_same_command_goes_on(warm,
     coordinator = warm.start(*command, "-o", study, forks=True)
     assert coordinator.wait() == 0, coordinator.errors
     check(study, tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MB that a test can make larger: `small_disk(megabytes)`."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder]
+    if os.geteuid() != 0 or subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("only root may mount a file system")
+
+    def grow(megabytes):
+        subprocess.run(["mount", "-o", f"remount,size={megabytes}m", folder], check=True)
+
+    yield folder, grow
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_stops_the_study_with_one_line_and_it_goes_on_once_there_is_room(
+    warm, command, tmp_path, small_disk
+):
+    folder, grow = small_disk
+    for size in (3, 6, 12):
+        grow(size)
+        coordinator = warm.start(*command, "-o", folder / "study", forks=True)
+        assert coordinator.wait() == 1, coordinator.errors
+        last = coordinator.errors.splitlines()[-1]
+        assert last.startswith("error: ") and ("disk is full" in last or "no space left" in last), coordinator.errors
+        assert "failed" not in coordinator.errors and "Traceback" not in coordinator.errors
+        assert not workers(folder / "study")
+    grow(1000)
+    coordinator = warm.start(*command, "-o", folder / "study", forks=True)
+    assert coordinator.wait() == 0, coordinator.errors
+    check(folder / "study", tmp_path)
 
 
 def finished(study):

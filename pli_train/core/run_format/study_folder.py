@@ -71,10 +71,10 @@ FIELDS = (
 )
 """Fields of a trial in trials.json; None where they do not apply or are not known yet.
 
-arm, number: which trial of which arm. run: name in `runs/`, `configs/` and `logs/`. value: what the study minimizes.
-loss: final eval loss, on all held-out text where that was evaluated. params: parameter → value, as sampled. changes:
-config key → value, how its config differs from the base config. of_arm, of_trial: of a trial of the arm `confirm`, the
-trial that it repeats with another seed. error: why it failed. started, finished: ISO times.
+arm, number: which trial of which arm. run: name in `runs/`, `configs/` and `logs/`. value: what the study minimizes, of
+complete trials. loss: final eval loss, on all held-out text where that was evaluated. params: parameter → value, as
+sampled. changes: config key → value, how its config differs from the base config. of_arm, of_trial: of a trial of the
+arm `confirm`, the trial that it repeats with another seed. error: why it failed. started, finished: ISO times.
 """
 
 

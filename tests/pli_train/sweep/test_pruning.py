@@ -1,0 +1,73 @@
+"""Trials that fall behind are stopped, by what their own event files say, and nothing else is."""
+
+import json
+import signal
+
+import pytest
+
+from pli_train.core.run_format import study_folder
+from pli_train.sweep import coordinator, space
+from tests.sweeping import InProcess
+
+
+class Training(InProcess):
+    """A run that seems to be in training at its first polls: its last checkpoint is not there yet."""
+
+    def __init__(self):
+        super().__init__()
+        self.signals = []
+
+    def start(self, task, slot):
+        super().start(task, slot)
+        total = json.loads((task.run / "run.json").read_text())["total_steps"]
+        self._last, self._aside = task.run / f"checkpoint-{total}", task.run / "aside"
+        self._last.rename(self._aside)
+        self._polls, self._asked = 0, False
+        return self
+
+    def poll(self):
+        self._polls += 1
+        if self._asked:
+            return 130
+        if self._polls < 3:
+            return None
+        self._aside.rename(self._last)
+        return 0
+
+    def signal(self, number):
+        self.signals.append((self.started[-1], number))
+        self._asked = True
+
+
+@pytest.mark.parametrize("kind", ["halving", "none"])
+def test_a_trial_that_falls_behind_is_stopped(sweep_of, mini, monkeypatch, kind):
+    monkeypatch.setattr(coordinator, "LOOK", 0.0)
+    found = space.from_grid(mini, ["optim.lr=1e-2,1e-7,2e-7"], 1, ["growth.schedule=''", "model.initial_layers=2"])
+    launcher = Training()
+    folder, _, said = sweep_of(found, launcher=launcher, pruner=kind)
+    rows = study_folder.trials(folder)
+    if kind == "none":
+        assert [row["state"] for row in rows] == ["complete"] * 3 and launcher.signals == []
+        return
+    assert [row["state"] for row in rows] == ["complete", "pruned", "pruned"]
+    assert launcher.signals == [("growth-0001", signal.SIGTERM), ("growth-0002", signal.SIGTERM)]
+    assert [row["value"] is None for row in rows] == [False, True, True]
+    assert any(line.startswith("growth-0001: pruned") for line in said)
+
+
+def test_growth_is_not_pruned_for_what_an_event_does_to_the_loss(sweep_of, mini, monkeypatch):
+    """The second trial is as bad, but all its evaluations before the end lie in windows of events."""
+    monkeypatch.setattr(coordinator, "LOOK", 0.0)
+    monkeypatch.setattr("pli_train.sweep.objective.evaluations", before_the_end)
+    found = space.from_grid(mini, ["optim.lr=1e-2,1e-7"], 1, ["growth.schedule='1@1 5@1'", "train.steps=10"])
+    launcher = Training()
+    folder, _, _ = sweep_of(found, launcher=launcher, pruner="halving", goal="tokens")
+    assert [row["state"] for row in study_folder.trials(folder)] == ["complete", "complete"]
+    assert launcher.signals == []
+
+
+def before_the_end(run):
+    """The evaluations of a run at steps 2 to 8, as its history tells them."""
+    state = json.loads((run / "aside" / "trainer_state.json").read_text())
+    return [(entry["step"], entry["eval_loss"]) for entry in state["log_history"] if 0 < entry["step"] < 10
+            and "eval_loss" in entry]  # fmt: skip
