@@ -10,6 +10,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,10 +128,12 @@ def work(task: Task, folder: str) -> int:
 def _train(task: Task, log: IO[bytes]) -> int:
     process = subprocess.Popen(task.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=task.environment())
     try:
-        return process.wait()
-    except BaseException:  # Ray cancels a task by KeyboardInterrupt, submitit's local jobs are too
+        while (code := process.poll()) is None:
+            time.sleep(0.1)  # Ray cancels a task by KeyboardInterrupt, which does not interrupt a wait
+    except BaseException:
         process.terminate()
         return process.wait()
+    return code
 
 
 def is_training(run: Path) -> bool:

@@ -1,0 +1,68 @@
+"""`pli-train sweep` as people type it: what it prints where, and the code it leaves."""
+
+import sys
+
+import pytest
+
+from pli_train import cli
+from pli_train.commands import sweep
+from pli_train.core.run_format import study_folder
+from tests.sweeping import InProcess, write_config
+
+
+@pytest.fixture
+def call(monkeypatch, capfd, tmp_path):
+    """Call it in an empty folder: → (exit code, stdout, lines of stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["pli-train", "sweep", *map(str, words)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        out, err = capfd.readouterr()
+        return done.value.code, out, err.splitlines()
+
+    return call
+
+
+def test_a_study_is_named_after_its_config_and_told_on_stdout(call, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "launcher_of", lambda *_: InProcess())
+    toml = write_config(tmp_path / "mine.toml", corpus)
+    code, out, err = call(toml, "--seeds", 1, "--set", "train.steps=6", "--confirm", 1)
+    assert (code, out) == (0, "studies/mine\n"), err
+    assert err[0] == "study: studies/mine (1 at a time)"
+    assert [line.partition(":")[0] for line in err[-5:]] == [
+        "best growth",
+        "best baseline",
+        "confirmed growth",
+        "confirmed baseline",
+        "growth - baseline",
+    ]
+    rows = study_folder.trials(tmp_path / "studies/mine")
+    assert [(row["arm"], row["seed"]) for row in rows] == [
+        ("growth", 0),
+        ("baseline", 0),
+        ("confirm", 1),
+        ("confirm", 1),
+    ]
+    assert rows[1]["steps"] == 6 < rows[0]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["whn"], "error: no space 'whn'; did you mean 'when'? (spaces: all, initialiser, placement, seeds, when; "),
+        (["tny", "--seeds", 2], "error: no preset 'tny'; did you mean 'tiny'?"),
+        (["tiny", "--grid", "optim.lr"], "error: --grid optim.lr: not KEY=VALUE,VALUE"),
+        (["when", "--sampler", "tpa"], "error: --sampler tpa: is none of tpe, random, grid; did you mean 'tpe'?"),
+        (["when", "--sampler", "grid"], "error: when: optim.lr, schedule.first, schedule.last: a grid needs a list"),
+        (["when", "--trials", 0], "error: --trials: "),
+        (["when", "--launcher", "slurm"], "error: --launcher slurm: needs the number of runs at a time: --workers N"),
+        (["when", "--set", "optim.lr=1"], "error: --set optim.lr: is searched by when; leave it out here or there"),
+    ],
+)
+def test_what_cannot_be_used_is_one_clear_line_and_leaves_nothing(call, tmp_path, words, message):
+    code, out, err = call(*words)
+    assert (code, out) == (2, "")
+    assert err[-1].startswith(message)
+    assert list(tmp_path.iterdir()) == []
