@@ -1,9 +1,9 @@
 """What a study costs beside its runs: throughput of two workers, overhead of a trial, resuming 10 000 trials.
 
-    python tests/benchmarks/bench_sweep.py [--rounds 3] [--steps 60] [--trials 10000] [--only overhead resume]
+    python tests/benchmarks/bench_sweep.py [--rounds 3] [--runs 4] [--steps 60] [--trials 10000] [--only …]
 
 - throughput: trials an hour with two workers ÷ with one, on two cores; it should be 1.6 or more. The two take turns;
-  each is a study of four runs of the default preset. Start-up of the workers counts. It needs a quiet machine.
+  each is a study of so many runs of the default preset. Start-up of the workers counts. It needs a quiet machine.
 - overhead: seconds of the coordinator's processor time for each trial of a study whose runs are ready made; it should
   be less than 1.
 - resume: seconds until a study with so many finished trials is open again and says what came of it, start of the
@@ -51,17 +51,9 @@ def command(*words: object) -> float:
     return time.perf_counter() - began
 
 
-def throughput(folder: Path, rounds: int, steps: int) -> None:
+def throughput(folder: Path, rounds: int, runs: int, steps: int) -> None:
     """Print trials an hour with one worker and with two."""
-    grid = [
-        "sweep",
-        "tiny",
-        "--grid",
-        "growth.initialiser=random,clone,identity,average",
-        "--seeds",
-        1,
-        "--no-baseline",
-    ]
+    grid = ["sweep", "tiny", "--seeds", runs, "--no-baseline"]
     fixed = ["--set", f"train.steps={steps}", "--set", "train.eval_full=0", "--objective", "tokens"]
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for number in range(rounds):
@@ -70,7 +62,7 @@ def throughput(folder: Path, rounds: int, steps: int) -> None:
             seconds[workers].append(command(*grid, *fixed, "--workers", workers, "-o", out))
             shutil.rmtree(out)
     for workers, found in seconds.items():
-        print(f"{workers} at a time: {3600 * 4 / statistics.median(found):.0f} trials an hour")
+        print(f"{workers} at a time: {3600 * runs / statistics.median(found):.0f} trials an hour")
     ratios = sorted(one / two for one, two in zip(seconds[1], seconds[2], strict=True))
     print(f"2 ÷ 1: {statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})")
 
@@ -134,6 +126,7 @@ def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--only", nargs="+", default=["throughput", "overhead", "resume"])
@@ -146,7 +139,7 @@ def main() -> None:
         if "overhead" in asked.only:
             overhead(folder)
         if "throughput" in asked.only:
-            throughput(folder, asked.rounds, asked.steps)
+            throughput(folder, asked.rounds, asked.runs, asked.steps)
 
 
 if __name__ == "__main__":
