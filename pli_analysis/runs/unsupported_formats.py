@@ -63,6 +63,8 @@ FOLDERS: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
 )
 """Names of files → what a folder with any of them is, and what to do. The first that fits is told."""
+NO_MODEL = (run_folder.OPTIMIZER, run_folder.PROBE)
+"""Our own files that hold no model: a run that begins has them before anything else."""
 PICKLES = (".pt", ".pth", ".bin", ".pkl")
 BESIDE = ("optimizer", "scheduler", "scaler", "rng_state", "training_args", "random_states")
 """How files of Trainer and accelerate begin that are pickles and hold no weights of a model."""
@@ -94,7 +96,7 @@ def way_out(folder: Path) -> str | None:
             f"has its weights in {min(pickles)}, a format that can run code and is not read here: load them into the "
             "model and save_pretrained it"
         )
-    others = sorted(path.name for path in folder.glob("*.safetensors") if path.name != run_folder.OPTIMIZER)
+    others = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in NO_MODEL)
     if len(others) == 1 and not (folder / run_folder.WEIGHTS).exists():
         return f"has {others[0]} and no {run_folder.WEIGHTS}: call it that if it holds the model's weights"
     return None

@@ -58,7 +58,6 @@ def fork(
     config = _config(run, out, None if growth else len(lineage.events), changes)
     plan = RunPlan.make(config, launch.corpus_of(config, run, show.say), processes=1)
     _check_growth(plan, lineage, step)
-    launch.warn_of_other_blocks(run, show.say)
     # A killed fork leaves no folder that `resume` would take for a run: all of it appears by one rename.
     partial = out.with_name(run_folder.PARTIAL + out.name)
     shutil.rmtree(partial, ignore_errors=True)

@@ -30,6 +30,7 @@ from pli_train.core.run_format import run_folder
 from pli_train.optim import grad_norms, optimizer
 from pli_train.optim.config import OptimConfig
 from pli_train.training import launch
+from pli_train.training.gradient_norms import GradientNorms
 from pli_train.training.tensorboard import ScalarWriter
 
 EVERY = 10
@@ -98,20 +99,25 @@ def preset(folder: Path, updates: bool, depth: int) -> Turn:
     settings = loading.load("tiny", [*overrides, "train.steps=100000", f"train.grad_norms_every={EVERY}"])
     with contextlib.redirect_stderr(None):
         made = launch.begin(settings, folder / f"run-{depth}-{updates}")
-    made._open()
-    measured, clock = made.norms, Clock()
-    for name in ("measure", "updated", "read"):
-        setattr(measured, name, clock.wrap(getattr(measured, name)))
-    ours = run_folder.GRAD_NORM + "total"
-    made.scalars.add = clock.wrap(made.scalars.add, lambda step, values, *_: ours in values)  # type: ignore[method-assign]
-    without = grad_norms.GradNorms(made.bare, made.anatomy, made.lineage, 0)
-    made.progress.step = EVERY  # the first update is measured too, and none like it comes again
+    made.saver.open(made.state)
+    clock, total = Clock(), run_folder.GRAD_NORM + "total"
+    for callback in made.callbacks:
+        callback.on_train_begin(made.state, made.plan.total_steps)
+        if isinstance(callback, GradientNorms):
+            for name in ("on_gradients", "on_update", "to_log"):
+                setattr(callback, name, clock.wrap(getattr(callback, name)))
+        else:
+            timed = clock.wrap(callback.on_log, lambda _, logged: total in logged[2])
+            callback.on_log = timed  # type: ignore[method-assign]
+    measured = made.callbacks
+    without = [callback for callback in measured if not isinstance(callback, GradientNorms)]
+    made.state.progress.step = EVERY  # the first update is measured too, and none like it comes again
 
     def turn(norms: bool) -> float:
-        made.norms, clock.seconds = measured if norms else without, 0.0
+        made.callbacks, clock.seconds = measured if norms else without, 0.0
         for _ in range(EVERY):
             made._update()
-        made._log()
+        made._write_log()
         return clock.seconds
 
     return turn

@@ -1,10 +1,14 @@
 """Opening a run: what is read of each checkpoint, and how often."""
 
+import shutil
 from collections import Counter
+
+import pytest
 
 from pli_analysis.runs import run as module
 from pli_analysis.runs.run import Run
 from pli_train.core.anatomy import Anatomy
+from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
 
@@ -35,3 +39,12 @@ def test_shared_names_are_those_of_each_checkpoint(small_run):
         for id, name in pairs:
             expected[id][name.split(".h.")[1].split(".", 1)[1]] = name
         assert checkpoint.names_of_layers == expected
+
+
+def test_a_folder_that_is_about_to_become_a_run_is_not_a_model_yet(small_run, tmp_path):
+    shutil.copy(small_run / run_folder.PROBE, tmp_path)  # written before run.json, with which a run begins
+    with pytest.raises(BadInput, match="not a run"):
+        Run.open(tmp_path)
+    shutil.copy(small_run / run_folder.RUN, tmp_path)
+    with pytest.raises(BadInput, match=f"has no {run_folder.LINEAGE} yet"):
+        _ = Run.open(tmp_path).lineage

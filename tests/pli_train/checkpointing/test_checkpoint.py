@@ -360,8 +360,8 @@ def test_the_learning_rate_does_not_jump_and_newborns_count_their_own_steps(conf
             counted.setdefault(name.split("<")[1].split(">")[0], set()).add(int(value))
     assert counted == {"a": {8}, "b": {5}, "c": {2}, "d": {2}}
     rates = []
-    step = again.optimizer.step
-    again.optimizer.step = lambda: (rates.append(again.optimizer.param_groups[0]["lr"]), step())[1]
+    step = again.state.optimizer.step
+    again.state.optimizer.step = lambda: (rates.append(again.state.optimizer.param_groups[0]["lr"]), step())[1]
     again.run()
     assert rates[0] == learning_rate.at_step(8, STEPS, config.optim, [])
 

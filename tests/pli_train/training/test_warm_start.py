@@ -181,10 +181,10 @@ def test_block_expansion_trains_new_layers_and_leaves_every_old_weight_alone(con
     assert trained.state.lineage.stack == ["a", "c", "b", "d"]
     moved = {"0": "0", "1": "2"}  # where the old layers sit now
     for name, tensor in before.items():
-        position = trained.anatomy.locate(name)
+        position = trained.state.anatomy.locate(name)
         now = name if position is None else f"{position[0]}.{moved[str(position[1])]}.{position[2]}"
         assert torch.equal(after[now], tensor), now
     for name in born:
-        position = trained.anatomy.locate(name)
+        position = trained.state.anatomy.locate(name)
         if position is not None and position[1] in (1, 3) and "proj.weight" in name and after[name].dim() == 2:
             assert not torch.equal(after[name], born[name]), name
