@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pli_analysis import columns as col
 from pli_analysis.commands.options import FormatOption, LineageFile, OutOption, RunFolder, Stack, Verify
 from pli_analysis.commands.telling import complain, open_run
 from pli_train.core.cli.console import Bar, say
@@ -52,8 +53,8 @@ def drift(
     table = measure(opened, of, Bar("tensors of all checkpoints"), gauge=gauge, spectral=spectral, threads=cores)
     if len(opened.checkpoints) == 1:
         say("there is one checkpoint: with nothing to compare it with, every distance is 0")
-    elif len(table) and (table["relative_l2"] == 0).all():
+    elif len(table) and (table[col.RELATIVE_L2] == 0).all():
         say("nothing has moved: these weights are the same at every checkpoint")
-    if table["relative_l2"].isna().any():
+    if table[col.RELATIVE_L2].isna().any():
         say(*unknown(opened, cores))
     emit(table, format, out)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.figures.palette import NEUTRAL, ROOM, SEQUENTIAL, bar_below, colour_bar, label_every, number_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
     import plotly.graph_objects as go
 
     names = _rows(table)
-    grid = table.pivot_table(index="part", columns="step", values="norm", aggfunc="last").loc[names]
+    grid = table.pivot_table(index=col.PART, columns=col.STEP, values=col.GRAD_NORM, aggfunc="last").loc[names]
     with np.errstate(divide="ignore"):
         powers = np.log10(grid.to_numpy(dtype=float))
     powers[~np.isfinite(powers)] = np.nan
@@ -60,10 +61,10 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
 
 def _rows(table: pd.DataFrame) -> list[str]:
     """Names of the rows, bottom to top: by place of the layer (order of birth where it is not known), heads first."""
-    last = table.drop_duplicates("part", keep="last")
+    last = table.drop_duplicates(col.PART, keep="last")
     keys = {
-        row.part: (number_of(row.layer) if _missing(row.index_) else row.index_, row.level == "ffn", len(row.part))
-        for row in last.rename(columns={"index": "index_"}).itertuples()
+        row.part: (number_of(row.layer) if _missing(row.index_) else row.index_, row.part_type == "ffn", len(row.part))
+        for row in last.rename(columns={col.INDEX: "index_"}).itertuples()
     }
     return sorted(keys, key=lambda part: (*keys[part], part))
 

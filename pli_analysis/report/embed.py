@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_analysis.figures import embed as embed_figure
 from pli_analysis.figures.embed import NAMES
 from pli_analysis.metrics.maps import embedding as embed_metric
@@ -86,7 +87,7 @@ def of_map(name: str, found: Map, of: str, space: str) -> Report:
         of: what its points are: layers, heads or ffn.
         space: weights, updates or function.
     """
-    points = (found.table["walk"] == "run").sum()
+    points = (found.table[col.WALK] == "run").sum()
     what = {"layers": "layers", "heads": "heads", "ffn": "FFNs"}[of]
     lead = f"{points:,} points: {what} at checkpoints, by their {'outputs' if space == 'function' else space}."
     return Report(name, lead, [_map(found, f"Map of the {what}", what, space)])
@@ -130,8 +131,8 @@ def _caption(found: Map, method: str, what: str, space: str) -> str:
         words.append(f"Trustworthiness is {trust[0]:.2f} over {trust[1]} neighbours.")
     if found.error is not None:
         words.append(_sketch_words(found.error))
-    points = found.table[found.table["walk"] == "run"]
-    words.append(sample(count(points["part"].nunique(), what.removesuffix("s")), count(len(points), "point")))
+    points = found.table[found.table[col.WALK] == "run"]
+    words.append(sample(count(points[col.PART].nunique(), what.removesuffix("s")), count(len(points), "point")))
     return " ".join(words)
 
 

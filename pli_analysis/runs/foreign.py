@@ -18,6 +18,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pli_analysis import columns as col
 from pli_analysis.runs import odd_weights, unsupported_formats
 from pli_analysis.runs.inferred_lineage import Inferred, infer, weights_of
 from pli_analysis.runs.run import Checkpoint, ProgressCallback, Run
@@ -185,10 +186,10 @@ class ForeignRun(Run):
             lines += self._lacks()
         if (table := self.confidence) is None or not len(table):
             return lines
-        least = table.loc[table["confidence"].idxmin()]
+        least = table.loc[table[col.CONFIDENCE].idxmin()]
         return [
             *lines,
-            f"lineage inferred from weights; lowest confidence {least['confidence']:.2f} at {least['checkpoint']}; "
+            f"lineage inferred from weights; lowest confidence {least[col.CONFIDENCE]:.2f} at {least[col.CHECKPOINT]}; "
             "see pli-analyze lineage --confidence",
         ]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.scalars import downloads, events, record_layouts, records
 from pli_analysis.scalars.events import NOTHING, Columns, Piece
 from pli_train.core.errors import BadInput
@@ -67,7 +68,7 @@ class Scalars:
         import pandas as pd
 
         steps, wall_times, values = self.of(tag)
-        return pd.DataFrame({"step": steps, "value": values, "wall_time": wall_times})
+        return pd.DataFrame({col.STEP: steps, col.VALUE: values, col.WALL_TIME: wall_times})
 
     def tidy(self, run: str) -> pd.DataFrame:
         """All points as one table, by tag and step: `run`, `tag`, `step`, `wall_time` (seconds since 1970), `value`.
@@ -80,8 +81,11 @@ class Scalars:
         sizes = [len(self.columns[tag].steps) for tag in tags]
         columns = [np.concatenate(parts) for parts in zip(NOTHING, *(self.columns[tag] for tag in tags), strict=True)]
         of_rows = np.repeat(np.arange(len(tags)), sizes)
-        names = {"run": pd.Categorical.from_codes(of_rows * 0, [run]), "tag": pd.Categorical.from_codes(of_rows, tags)}
-        return pd.DataFrame(names | dict(zip(["step", "wall_time", "value"], columns, strict=True)))
+        names = {
+            col.RUN: pd.Categorical.from_codes(of_rows * 0, [run]),
+            col.TAG: pd.Categorical.from_codes(of_rows, tags),
+        }
+        return pd.DataFrame(names | dict(zip([col.STEP, col.WALL_TIME, col.VALUE], columns, strict=True)))
 
     def only(self, patterns: Sequence[str]) -> Scalars:
         """Those whose tags are one of the patterns, or match one (`grad_norm/*`).
@@ -121,8 +125,8 @@ def tidy(runs: Mapping[str, Scalars]) -> pd.DataFrame:
     parts = [logged.tidy(run) for run, logged in runs.items()]
     if len(parts) == 1:
         return parts[0]
-    table = pd.concat([part.astype({"run": str, "tag": str}) for part in parts], ignore_index=True)
-    return table.astype({"run": "category", "tag": "category"})
+    table = pd.concat([part.astype({col.RUN: str, col.TAG: str}) for part in parts], ignore_index=True)
+    return table.astype({col.RUN: "category", col.TAG: "category"})
 
 
 def epochs_of(tags: Iterable[str]) -> frozenset[str]:

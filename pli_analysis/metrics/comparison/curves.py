@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.metrics.comparison import loss_tags as names_of_losses
 from pli_analysis.metrics.comparison.configs import config_of
 from pli_analysis.metrics.loss import AXES, at_steps
@@ -69,12 +70,12 @@ class Curve:
     @property
     def omitted(self) -> int:
         """How many points are left out because their loss is not finite, up to where the run diverged."""
-        return len(self.gaps.get("step", ()))
+        return len(self.gaps.get(col.STEP, ()))
 
     @cached_property
     def losses(self) -> np.ndarray:
         """[points], the smoothed loss, which everything here is measured on."""
-        return smoothed(self.table["loss"].to_numpy(dtype=float), self.width)
+        return smoothed(self.table[col.LOSS].to_numpy(dtype=float), self.width)
 
 
 def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[Curve]:
@@ -127,10 +128,10 @@ def _finite(points: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray], 
 
     That step is None when the last loss is finite. Points from it on are not among the others.
     """
-    finite = np.isfinite(points["loss"].to_numpy())
+    finite = np.isfinite(points[col.LOSS].to_numpy())
     end = int(np.flatnonzero(finite)[-1]) + 1 if finite.any() else 0
-    others = points[:end][~finite[:end]].drop(columns="loss")
-    diverged = int(points["step"].iloc[end]) if end < len(points) else None
+    others = points[:end][~finite[:end]].drop(columns=col.LOSS)
+    diverged = int(points[col.STEP].iloc[end]) if end < len(points) else None
     return points[finite].reset_index(drop=True), {axis: others[axis].to_numpy() for axis in others}, diverged
 
 
@@ -139,7 +140,7 @@ def _gaps_line(curve: Curve) -> list[str]:
     if not curve.omitted:
         return []
     plural = "s" * (curve.omitted > 1)
-    where = f"{curve.counts}{plural} {_few([f'{step:,}' for step in curve.gaps['step']])}"
+    where = f"{curve.counts}{plural} {_few([f'{step:,}' for step in curve.gaps[col.STEP]])}"
     return [f"{curve.name}: {curve.omitted} point{plural} of {curve.tag or 'the loss'} not finite, at {where}"]
 
 
@@ -153,14 +154,14 @@ def _table(scalars: Scalars, tag: str) -> pd.DataFrame:
     import pandas as pd
 
     points = scalars.table(tag)
-    steps = points["step"].to_numpy()
+    steps = points[col.STEP].to_numpy()
     axes = {}
     for axis, logged in AXES.items():
         known = len(scalars.table(logged)) > 0
         axes[axis] = at_steps(scalars, axis, steps) if known else np.full(len(steps), np.nan)
-    if len(steps) and np.isnan(axes["seconds"]).all():
-        axes["seconds"] = (points["wall_time"] - points["wall_time"].iloc[0]).to_numpy()
-    return pd.DataFrame({"step": steps, **axes, "loss": points["value"].to_numpy()})
+    if len(steps) and np.isnan(axes[col.SECONDS]).all():
+        axes[col.SECONDS] = (points[col.WALL_TIME] - points[col.WALL_TIME].iloc[0]).to_numpy()
+    return pd.DataFrame({col.STEP: steps, **axes, col.LOSS: points[col.VALUE].to_numpy()})
 
 
 def _of_run(path: Path) -> dict[str, Any]:
@@ -181,7 +182,7 @@ def _of_run(path: Path) -> dict[str, Any]:
 
 def require(curves: Sequence[Curve], axis: str) -> None:
     """Raise BadInput when no run has a loss, or one has none on that axis."""
-    if axis not in ("step", *AXES):
+    if axis not in (col.STEP, *AXES):
         raise BadInput(f"--by {axis}: is none of step, {', '.join(AXES)}")
     if not converged(curves):
         names, tag = ", ".join(curve.name for curve in curves), curves[0].tag
