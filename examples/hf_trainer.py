@@ -52,7 +52,7 @@ def main() -> None:
         use_cpu=True,
         seed=0,
     )
-    growth = GrowthCallback("0.25@1 0.5@2", initialiser="identity")  # the added line
+    growth = GrowthCallback("0.25@1 0.5@2", initializer="identity")  # the added line
     trainer = Trainer(
         model=GPT2LMHeadModel(config),
         args=args,

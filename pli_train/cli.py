@@ -177,7 +177,7 @@ def check(
 
     What it does to logits, loss and gradient norm.
 
-    Example: pli-train check tiny --set growth.initialiser=identity
+    Example: pli-train check tiny --set growth.initializer=identity
     """
     show = _show()
     settings = _settings(config, overrides or [], origin)

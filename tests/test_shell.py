@@ -81,7 +81,7 @@ def test_every_value_has_a_name_in_capitals():
 
 
 def test_words_that_an_option_takes_are_those_of_the_metric():
-    from pli_analysis.commands import compare, drift, embed, gradnorms
+    from pli_analysis.commands import compare, drift, embed, grad_norms
     from pli_analysis.metrics import loss
     from pli_analysis.metrics.drift import drift as drifts
     from pli_analysis.metrics.maps import embedding as maps
@@ -89,7 +89,7 @@ def test_words_that_an_option_takes_are_those_of_the_metric():
     from pli_train.core.anatomy.parts import GROUPS
 
     assert set(drift.PARTS) == {*drifts.LEVELS, "matrix", "all"}
-    assert set(gradnorms.PARTS) == {*GROUPS, "all"}
+    assert set(grad_norms.PARTS) == {*GROUPS, "all"}
     assert embed.METHODS == projections.METHODS
     assert tuple(embed.PARTS.values()) == points.PARTS
     assert embed.SPACES == maps.SPACES
@@ -155,7 +155,7 @@ TALKATIVE = [
 SLOW = [  # as they load torch, twice
     ["similarity", "RUN"],
     ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],
-    ["gradnorms", "RUN", "--recompute"],
+    ["grad-norms", "RUN", "--recompute"],
 ]
 
 
@@ -379,7 +379,7 @@ def completed(name, words, shell="bash"):
         ("pli-analyze", "d", ["drift", "disturbance", "doctor"]),
         ("pli-analyze", "embed runs/tiny --method ", ["pca", "tsne", "umap"]),
         ("pli-analyze", "drift --of h", ["head"]),
-        ("pli-analyze", "gradnorms --of emb", ["embeddings"]),
+        ("pli-analyze", "grad-norms --of emb", ["embeddings"]),
         ("pli-analyze", "embed --space u", ["updates"]),
         ("pli-analyze", "compare --by ", ["step", "tokens", "flops", "seconds"]),
         ("pli-analyze", "lineage runs/tiny -f ", ["table", "json", "csv", "md", "parquet"]),

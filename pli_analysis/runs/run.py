@@ -337,7 +337,7 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """`run.json`: resolved config, versions, seed, command."""
-        return run_folder.read_json(self.path / run_folder.RUN)
+        return run_folder.read_record(self.path)
 
     @property
     def name(self) -> str:

@@ -150,7 +150,7 @@ def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | 
 def _source(plan: RunPlan, start: Lineage, origin: Path) -> Path:
     """The checkpoint that `origin` means. Raises BadInput when it is of another corpus, or there is none."""
     run = origin if (origin / run_folder.RUN).is_file() else origin.parent
-    record = run_folder.read_json(run_folder.require_run(run) / run_folder.RUN)
+    record = run_folder.read_record(run_folder.require_run(run))
     if record.get("corpus", {}).get("fingerprint") != plan.corpus.fingerprint:
         raise BadInput(f"--from {origin}: was trained on another corpus or with another tokenizer than this config's")
     return _before_an_event(plan, start, run) if run == origin else origin

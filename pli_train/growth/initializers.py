@@ -1,6 +1,6 @@
 """Initializers of new layers: random, clone, clone with noise, identity, average.
 
-An initialiser takes the place of birth and returns a new module; it never touches a layer that is there. Each is drawn
+An initializer takes the place of birth and returns a new module; it never touches a layer that is there. Each is drawn
 on the CPU from a seed of its own, so that every rank, every device and every resumed run makes the same newborn.
 """
 
@@ -114,7 +114,7 @@ def _reset(module: nn.Module) -> None:
         draw()
 
 
-INITIALISERS: dict[str, Callable[[InsertionPoint], nn.Module]] = {
+INITIALIZERS: dict[str, Callable[[InsertionPoint], nn.Module]] = {
     "random": random,
     "clone": clone,
     "clone-noise": clone_noise,
@@ -123,4 +123,4 @@ INITIALISERS: dict[str, Callable[[InsertionPoint], nn.Module]] = {
 }
 
 DONORLESS = ("random", "average")
-"""Initialisers that copy nobody: no donor in the lineage, and no moments to copy."""
+"""Initializers that copy nobody: no donor in the lineage, and no moments to copy."""

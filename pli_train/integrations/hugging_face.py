@@ -46,7 +46,7 @@ logger = logging.getLogger("pli_train")
 class GrowthCallback(TrainerCallback):
     """Lets the model of a Trainer grow while it trains.
 
-        growth = GrowthCallback("0.25@1 0.5@2", initialiser="identity")
+        growth = GrowthCallback("0.25@1 0.5@2", initializer="identity")
         trainer = Trainer(model, args, train_dataset=data, callbacks=[growth])
         trainer.train()                                                             # or, to go on with a stopped run:
         trainer.train(resume_from_checkpoint=growth.prepared(trainer))
@@ -65,7 +65,7 @@ class GrowthCallback(TrainerCallback):
         initial_heads: heads that each layer is cut down to at step 0, so that more can come later.
         keep: steps with events whose states stay on disk, the newest; all if None. 0 for none of that folder.
         held_out: rows of the evaluation data set that are kept, at most; 0 for none.
-        fields: the other fields of [growth]: `initialiser`, `optimizer_state`, `learning_rate`, `freeze_steps`, …
+        fields: the other fields of [growth]: `initializer`, `optimizer_state`, `learning_rate`, `freeze_steps`, …
 
     Raises:
         BadInput: for what cannot be read here; when the Trainer is made, or training begins, for what cannot be done.

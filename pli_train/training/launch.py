@@ -22,7 +22,7 @@ from pli_train.optim import optimizer
 from pli_train.training import warm_start
 from pli_train.training.devices import make_accelerator
 from pli_train.training.evaluation import Evaluator
-from pli_train.training.gradient_norms import GradientNorms
+from pli_train.training.grad_norms import GradientNorms
 from pli_train.training.progress import NullReporter, ProgressBar
 from pli_train.training.run_plan import RunPlan
 from pli_train.training.run_record import run_record

@@ -39,7 +39,7 @@ def toml(toml_of):
     train = {"steps": 6, "block_size": 32, "batch_size": 2, "accumulation": 2, "log_every": 1, "eval_every": 6}
     overrides = {
         "train": train | {"eval_blocks": 2},
-        "growth": {"schedule": "3@1", "initialiser": "clone-noise", "noise": 0.1},
+        "growth": {"schedule": "3@1", "initializer": "clone-noise", "noise": 0.1},
         "checkpoint": {"every": 1, "full_last": 1, "keep": 1},
     }
     return toml_of("bert", overrides, "faults")

@@ -53,7 +53,7 @@ class Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that is named. Raises BadInput when there is none."""
         if args[0] not in self.commands and not ctx.resilient_parsing:  # which it is while a shell completes words
-            near = did_you_mean(args[0], self.commands)
+            near = did_you_mean(args[0], [name for name, command in self.commands.items() if not command.hidden])
             raise BadInput(f"{ctx.info_name} {args[0]}: no such command{near or _see(ctx)}")
         return super().resolve_command(ctx, args)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from pli_analysis.commands.disturbance import disturbance as disturbance_command
 from pli_analysis.commands.embed import embed
-from pli_analysis.commands.gradnorms import gradnorms
+from pli_analysis.commands.grad_norms import grad_norms
 from pli_analysis.commands.similarity import similarity
 from pli_analysis.inference import eval_tokens
 from pli_analysis.metrics.disturbance.disturbance import disturbance
@@ -169,9 +169,9 @@ def test_a_tokenizer_of_another_model_is_refused(runs, tmp_path):
 
 
 @pytest.mark.parametrize("more", [{"tokenizer": Path("x")}, {"text_column": "x"}])
-@pytest.mark.parametrize("command", [similarity, disturbance_command, embed, gradnorms])
+@pytest.mark.parametrize("command", [similarity, disturbance_command, embed, grad_norms])
 def test_options_of_a_text_need_one(small_run, command, more):
-    runs = small_run if command is gradnorms else [small_run]
+    runs = small_run if command is grad_norms else [small_run]
     with pytest.raises(BadInput, match="says how a text is read: use it with --text FILE"):
         command(runs, **more)
 

@@ -45,8 +45,8 @@ STEPS = {
     "optim.lr": 3e-3,
 }
 GROWTH = [
-    {"at": 20, "operator": "insert", "index": 1, "initialiser": "random"},
-    {"at": 40, "operator": "insert", "index": 1, "initialiser": "identity"},
+    {"at": 20, "operator": "insert", "index": 1, "initializer": "random"},
+    {"at": 40, "operator": "insert", "index": 1, "initializer": "identity"},
 ]
 
 
@@ -145,8 +145,8 @@ def test_the_instant_is_what_plain_transformers_says(grown, found, family, monke
 
 def test_heads_and_units_that_were_born_are_no_change_of_what_was_there(config_of, tmp_path):
     growth = [
-        {"at": 4, "operator": "heads", "layers": ["a"], "to": 2, "initialiser": "random"},
-        {"at": 8, "operator": "ffn", "to": 160, "initialiser": "random"},
+        {"at": 4, "operator": "heads", "layers": ["a"], "to": 2, "initializer": "random"},
+        {"at": 8, "operator": "ffn", "to": 160, "initializer": "random"},
     ]
     changes = {"growth.schedule": growth, "model.initial_heads": 1, "model.initial_layers": 2}
     config = config_of("gpt2", STEPS | changes | {"train.steps": 12, "checkpoint.every": 2})

@@ -156,7 +156,7 @@ def test_an_insertion_at_the_bottom_moves_nobodys_drift(run_folder_of, family):
     restored = checkpoint.read(source)
     before = drift(Run.open(run_folder_of)).query("step == @STEPS").set_index("part")
     lineage = copy.deepcopy(restored.lineage)
-    insert = Insert(at=STEPS, index=0, initialiser="clone-noise", noise=0.0)
+    insert = Insert(at=STEPS, index=0, initializer="clone-noise", noise=0.0)
     insert.grow(restored.model, restored.anatomy, lineage, seed=0)
     insert.record(lineage, step=STEPS)
     newborn = lineage.stack[0]

@@ -34,7 +34,7 @@ def made(tmp_path, kept):
     run.move()
     run.save()
     run.move()
-    run.grow(Insert(at=0, index=1, initialiser="clone"))
+    run.grow(Insert(at=0, index=1, initializer="clone"))
     for _ in range(3):
         run.move()
         run.save()

@@ -36,13 +36,13 @@ def grown(folder, family):
     """A run with every way of growth; the layers of the last stack have heads, units and donors of all kinds."""
     run = Drifting(folder, family, heads=2, **OPTIONAL.get(family, {}))
     run.move(steps=2)
-    run.grow(Insert(at=0, index=1, initialiser="clone-noise", noise=0.1))
+    run.grow(Insert(at=0, index=1, initializer="clone-noise", noise=0.1))
     run.move()
-    run.grow(AddHeads(at=0, to=HEADS, initialiser="clone", output="split"))
+    run.grow(AddHeads(at=0, to=HEADS, initializer="clone", output="split"))
     run.move(steps=3)
-    run.grow(Insert(at=0, index=2, initialiser="random"))
+    run.grow(Insert(at=0, index=2, initializer="random"))
     run.move()
-    run.grow(WidenFFN(at=0, to=UNITS + 16, initialiser="random"))
+    run.grow(WidenFFN(at=0, to=UNITS + 16, initializer="random"))
     run.move()
     run.grow(Swap(at=0, indices=[1, 2]))
     run.move(steps=2)
@@ -245,11 +245,11 @@ def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, s
     for way in ways:
         made.move(size)
         if way == "insert":
-            made.grow(Insert(at=0, index=1, initialiser="random"))
+            made.grow(Insert(at=0, index=1, initializer="random"))
         elif way == "clone":
-            made.grow(Insert(at=0, index=1, initialiser="clone"))
+            made.grow(Insert(at=0, index=1, initializer="clone"))
         elif way == "heads" and any(heads < HEADS for heads, _ in made.lineage.shapes()):
-            made.grow(AddHeads(at=0, to=HEADS, initialiser="clone"))
+            made.grow(AddHeads(at=0, to=HEADS, initializer="clone"))
         elif way == "stretch":
             made.stretch(0.5)
             made.save()
@@ -545,12 +545,12 @@ def far(first, second):
 
 def identity_above(made):
     """BERT's layer a hands its last norm over to the newborn above it."""
-    made.grow(Insert(at=0, index=1, initialiser="identity"))
+    made.grow(Insert(at=0, index=1, initializer="identity"))
 
 
 def split_heads(made):
     """Of layer a the output columns of the two old heads are halved; the new ones get the other halves."""
-    made.grow(AddHeads(at=0, to=HEADS, initialiser="clone", output="split", layers=["a"]))
+    made.grow(AddHeads(at=0, to=HEADS, initializer="clone", output="split", layers=["a"]))
 
 
 def halved(family, before, after):
@@ -609,11 +609,11 @@ def test_a_clone_is_compared_with_its_donor_after_either_grew(tmp_path, family, 
     """Heads and units that came later are left out: here by their places in the files, 8 columns a head."""
     made = Drifting(tmp_path / "run", family, heads=2)
     made.move()
-    made.grow(Insert(at=0, index=1, initialiser="clone"))
+    made.grow(Insert(at=0, index=1, initializer="clone"))
     made.move()
-    made.grow(AddHeads(at=0, to=HEADS, initialiser="clone", layers=grown))
+    made.grow(AddHeads(at=0, to=HEADS, initializer="clone", layers=grown))
     made.move()
-    made.grow(WidenFFN(at=0, to=UNITS + 16, initialiser="random", layers=grown))
+    made.grow(WidenFFN(at=0, to=UNITS + 16, initializer="random", layers=grown))
     made.move()
     made.save()
     assert made.lineage.stack == ["a", "c", "b"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from pli_analysis.figures import gradnorms as figure
+from pli_analysis.figures import grad_norms as figure
 from pli_analysis.inference import eval_tokens
 from pli_analysis.metrics.grad_norms import logged as metric
 from pli_analysis.metrics.grad_norms.recomputed import recomputed
-from pli_analysis.report import gradnorms as message
+from pli_analysis.report import grad_norms as message
 from pli_analysis.runs.run import Run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars, read
@@ -234,7 +234,7 @@ def test_the_heat_map_draws_the_table_with_lines_at_events(runs):
 
 def test_the_report_states_what_the_table_says(runs, family):
     table = logged(runs[family])
-    section = message.gradnorms(Run.open(runs[family]))
+    section = message.grad_norms(Run.open(runs[family]))
     last = table[table["step"] == 10]
     heads = last[last["level"] == "head"].sort_values("norm")
     high, low = heads.iloc[-1], heads.iloc[0]
@@ -251,13 +251,13 @@ def test_the_report_states_what_the_table_says(runs, family):
 def test_a_run_without_norms_says_so(config_of, tmp_path):
     overrides = {"train.grad_norms_every": 0, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
-    assert "logged no gradient norms" in message.gradnorms(Run.open(tmp_path / "run")).words[0]
-    refused(call("pli-analyze", "gradnorms", tmp_path / "run"), "train with train.grad_norms_every")
+    assert "logged no gradient norms" in message.grad_norms(Run.open(tmp_path / "run")).words[0]
+    refused(call("pli-analyze", "grad-norms", tmp_path / "run"), "train with train.grad_norms_every")
 
 
 def test_the_command_prints_the_table_and_writes_the_page(runs, tmp_path, text):
     done = call(
-        "pli-analyze", "gradnorms", runs["gpt2"], "--of", "head", "-f", "json", "--html", tmp_path / "page.html"
+        "pli-analyze", "grad-norms", runs["gpt2"], "--of", "head", "-f", "json", "--html", tmp_path / "page.html"
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
@@ -266,16 +266,16 @@ def test_the_command_prints_the_table_and_writes_the_page(runs, tmp_path, text):
         expected[["part", "step", "norm"]].itertuples(index=False, name=None)
     )
     assert "Gradient norm of each head and FFN" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    done = call("pli-analyze", "gradnorms", runs["gpt2"], "--events", "-f", "csv")
+    done = call("pli-analyze", "grad-norms", runs["gpt2"], "--events", "-f", "csv")
     assert done.stdout.splitlines()[0] == ",".join(metric.AROUND)
 
 
 def test_a_folder_that_is_no_run_is_read_too(runs, tmp_path):
     for path in runs["gpt2"].glob(run_folder.SCALARS):
         shutil.copy(path, tmp_path)
-    done = call("pli-analyze", "gradnorms", tmp_path, "--of", "layer", "-f", "json")
+    done = call("pli-analyze", "grad-norms", tmp_path, "--of", "layer", "-f", "json")
     assert {row["age"] for row in json.loads(done.stdout)} == {None}
-    refused(call("pli-analyze", "gradnorms", tmp_path, "--events"), "has no lineage.json")
+    refused(call("pli-analyze", "grad-norms", tmp_path, "--events"), "has no lineage.json")
 
 
 def test_bad_requests_get_one_line(runs, tmp_path, text):
@@ -288,5 +288,5 @@ def test_bad_requests_get_one_line(runs, tmp_path, text):
             "did you mean 'head'?",
         ),
     ):
-        assert len(refused(call("pli-analyze", "gradnorms", runs["gpt2"], *words), expected)) == 1
-    refused(call("pli-analyze", "gradnorms", tmp_path / "nowhere"), "no such file or folder")
+        assert len(refused(call("pli-analyze", "grad-norms", runs["gpt2"], *words), expected)) == 1
+    refused(call("pli-analyze", "grad-norms", tmp_path / "nowhere"), "no such file or folder")

@@ -82,13 +82,13 @@ def test_every_section_is_there_with_its_figures(runs, family):
         "disturbance",
         "drift",
         "map",
-        "gradnorms",
+        "grad-norms",
         "provenance",
     ]
     figures = [figure for section in message.sections for figure in section.figures]
     assert [figure.id for figure in figures] == [
         *("loss", "lineage"),
-        *("drift-map", "drift-curves", "drift-cosine", "map", "gradnorms"),
+        *("drift-map", "drift-curves", "drift-cosine", "map", "grad-norms"),
     ]
     assert all(figure.caption.endswith(".") and len(figure.table) for figure in figures)
     text = page.html(message)
@@ -99,7 +99,7 @@ def test_every_section_is_there_with_its_figures(runs, family):
 def test_the_summary_says_what_sections_found_and_they_say_how(runs, family):
     summary, *sections = content.build(Run.open(runs[family])).sections
     message = {section.id: section for section in sections}
-    assert {"loss", "lineage", "drift", "gradnorms"} <= {id for id, *_ in summary.findings}
+    assert {"loss", "lineage", "drift", "grad-norms"} <= {id for id, *_ in summary.findings}
     for id, title, headline in summary.findings:
         assert (message[id].title, message[id].headline) == (title, headline)
         assert any(headline in figure.caption for figure in message[id].figures)
@@ -258,4 +258,4 @@ def test_captions_say_that_it_is_one_run_and_of_how_much(runs, family):
     assert captions["map"].endswith(f"One run, 5 layers, {points} points.")
     losses = [len(run.scalars.of(tag).steps) for tag in (run_folder.LOSS, run_folder.EVAL_LOSS)]
     assert captions["loss"].endswith(f"One run, {losses[0]} train losses, {losses[1]} eval losses.")
-    assert re.search(r"One run, \d+ parts, \d+ measurements\.", captions["gradnorms"])
+    assert re.search(r"One run, \d+ parts, \d+ measurements\.", captions["grad-norms"])

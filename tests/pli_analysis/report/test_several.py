@@ -89,13 +89,13 @@ def test_events_of_all_runs_are_in_one_table(message, seeds):
         assert mine["step"].tolist() == sorted({event.step for event in run.lineage.events})
         alone = api.disturbance(run).events.set_index("step")["loss_after"]
         assert mine.set_index("step")["loss_after"].to_dict() == pytest.approx(alone.to_dict(), nan_ok=True)
-        assert mine["height"].between(0, 1).all() and (mine["initialiser"] == "clone-noise").all()
+        assert mine["height"].between(0, 1).all() and (mine["initializer"] == "clone-noise").all()
     assert "full" not in set(events["run"])
 
 
 def test_spikes_of_all_runs_are_in_one_figure():
     events = pd.DataFrame({"run": ["r", "r", "q"], "step": [1, 2, 1], "event": ["+b", "+c", "+b"]})
-    events = events.assign(initialiser=["clone", "random", "clone"], height=[0.0, 1.0, 0.5], spike=[0.1, 0.2, 0.3])
+    events = events.assign(initializer=["clone", "random", "clone"], height=[0.0, 1.0, 0.5], spike=[0.1, 0.2, 0.3])
     first, second = disturbance.spikes(events).data
     assert (first.name, list(first.x), list(first.y)) == ("r", [0.0, 1.0], [0.1, 0.2])
     assert first.marker.symbol[0] == second.marker.symbol[0] != first.marker.symbol[1]

@@ -94,7 +94,7 @@ def test_the_other_commands_read_it_too(made, text, tmp_path):
         ["similarity", made, "--over-time", "--text", text],
         ["similarity", made / "checkpoint-4", made / "checkpoint-12", "--text", text],
         ["embed", made, "--of", "head"],
-        ["gradnorms", made, "--recompute", "--text", text],
+        ["grad-norms", made, "--recompute", "--text", text],
         ["lineage", made, "--confidence"],
     ):
         done = call("pli-analyze", *words)
@@ -184,7 +184,7 @@ def test_one_model_is_a_run_of_one_checkpoint(made):
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory):
     """Trainer's output that grew at steps 2 and 6, of whose checkpoints rotation left those of 8 and 10."""
-    growth = GrowthCallback("2@1 6@0", initialiser="clone")
+    growth = GrowthCallback("2@1 6@0", initializer="clone")
     trainer = trainer_of("gpt2", tmp_path_factory.mktemp("grown") / "out", growth, save_steps=2, save_total_limit=2)
     trainer.train()
     return Path(trainer.args.output_dir)
@@ -256,7 +256,7 @@ def test_models_that_lost_their_steps_are_no_earlier_than_their_last_events(grow
 
 
 def test_a_state_that_trainer_saved_at_an_event_is_the_one_before_it(grown, tmp_path):
-    growth = GrowthCallback("2@1", initialiser="random", keep=0)
+    growth = GrowthCallback("2@1", initializer="random", keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=1, max_steps=4).train()
     assert not (tmp_path / "out" / "_growth").exists()
     opened = Run.open(tmp_path / "out")
@@ -280,7 +280,7 @@ def test_what_one_checkpoint_lost_of_its_lineage_the_later_ones_tell(grown, tmp_
 
 
 def test_a_state_at_an_event_that_lost_its_lineage_is_placed_by_its_layers(tmp_path):
-    growth = GrowthCallback("2@1", initialiser="random", keep=0)
+    growth = GrowthCallback("2@1", initializer="random", keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=1, max_steps=4).train()
     (tmp_path / "out" / "checkpoint-2" / run_folder.LINEAGE).unlink()
     opened = Run.open(tmp_path / "out")

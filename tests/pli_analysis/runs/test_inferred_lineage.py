@@ -203,7 +203,7 @@ def copied(folder, position, moments):
     for step in (5, 10, 15):
         run.step = step
         if step == 10:
-            event = Insert(at=step, index=position, initialiser="clone")
+            event = Insert(at=step, index=position, initializer="clone")
             event.grow(run.model, run.anatomy, run.lineage, seed=0)
             event.record(run.lineage, step)
             push(run, position, direction=step)
@@ -235,7 +235,7 @@ def test_a_layer_moves_straight_on_where_heads_were_added_meanwhile(tmp_path):
     for step in (5, 10):
         run.move(0.02, steps=5, seed=1)
         if step == 10:
-            AddHeads(at=step, to=6, initialiser="random").grow(run.model, run.anatomy, run.lineage, seed=0)
+            AddHeads(at=step, to=6, initializer="random").grow(run.model, run.anatomy, run.lineage, seed=0)
             run.lineage.add_heads(dict.fromkeys(run.lineage.stack, 6), step, "random", {}, to=6)
         run.save()
     first, old, new = (inferred_lineage.Weights.of(checkpoint) for checkpoint in Run.open(tmp_path).checkpoints)
@@ -264,7 +264,7 @@ def grown(folder, family, *events, heads=None):
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "opt", "modernbert"])
 def test_metrics_of_an_inferred_lineage_are_those_of_the_written_one(family, tmp_path):
     """One layer is born, so ids agree; its birth weights are in a checkpoint, so measures must agree too."""
-    written, found, truth = grown(tmp_path, family, Insert(at=1, index=1, initialiser="clone-noise", noise=0.5))
+    written, found, truth = grown(tmp_path, family, Insert(at=1, index=1, initializer="clone-noise", noise=0.5))
     assert [c.lineage.stack for c in found.checkpoints] == [lineage.stack for lineage in truth]
     assert found.lineage.layers["c"].birth.donor == truth[-1].layers["c"].birth.donor
     assert found.confidence["confidence"].min() > 0.99
@@ -276,8 +276,8 @@ def test_metrics_of_an_inferred_lineage_are_those_of_the_written_one(family, tmp
 
 def test_new_heads_and_units_are_told_by_the_config_and_old_heads_by_their_weights(tmp_path):
     events = (
-        AddHeads(at=1, to=6, initialiser="random"),
-        WidenFFN(at=1, to=64, initialiser="random"),
+        AddHeads(at=1, to=6, initializer="random"),
+        WidenFFN(at=1, to=64, initializer="random"),
         Insert(at=1, index=0),
     )
     _, found, _ = grown(tmp_path, "qwen3", *events)
@@ -295,7 +295,7 @@ def test_new_heads_and_units_are_told_by_the_config_and_old_heads_by_their_weigh
 def test_distances_are_those_of_what_was_there_when_heads_and_units_are_added(sample, monkeypatch, tmp_path):
     """Against what noise of a known size leaves of weights; with small and with large matrices."""
     monkeypatch.setattr(inferred_lineage, "SAMPLE", sample)
-    events = (AddHeads(at=1, to=6, initialiser="random"), WidenFFN(at=1, to=64, initialiser="random"))
+    events = (AddHeads(at=1, to=6, initializer="random"), WidenFFN(at=1, to=64, initializer="random"))
     written, found, _ = grown(tmp_path, "qwen3", *events)
     table = found.confidence[~found.confidence["part"].str.contains(".", regex=False)]
     founders = load_file(written.checkpoints[0].path / run_folder.WEIGHTS)
@@ -418,7 +418,7 @@ def test_a_large_matrix_is_compared_by_a_sample_that_is_the_same_everywhere():
 
 def test_an_inferred_lineage_is_one_that_can_be_written_and_read(tmp_path):
     _, found, _ = grown(
-        tmp_path, "gpt2", Insert(at=1, index=1, initialiser="random"), Insert(at=1, index=0, initialiser="random")
+        tmp_path, "gpt2", Insert(at=1, index=1, initializer="random"), Insert(at=1, index=0, initializer="random")
     )
     text = inferred_lineage.seen_from(found.lineage.as_of(9), 0).to_json()
     assert Lineage.from_json(text).stack == found.lineage.stack

@@ -307,7 +307,7 @@ def test_a_link_among_runs_is_named_and_not_followed(tmp_path):
         assert "c" not in {line.split(",")[0] for line in done.stdout.splitlines()}
     shutil.rmtree(tmp_path / "h" / "a")
     shutil.rmtree(tmp_path / "h" / "b")
-    for command in ("scalars", "compare", "gradnorms", "lineage", "drift", "report"):
+    for command in ("scalars", "compare", "grad-norms", "lineage", "drift", "report"):
         assert f"{tmp_path / 'h' / 'c'} {LINK}" in command_said(command, tmp_path / "h")
     (tmp_path / "h" / "c").unlink()
     (tmp_path / "h" / "c").symlink_to("c")  # a circle leads to no folder, and ends nothing
@@ -356,12 +356,12 @@ def test_the_only_run_in_a_folder_is_taken_by_every_command(runs, tmp_path):
         ["lineage"],
         ["drift"],
         ["embed"],
-        ["gradnorms"],
+        ["grad-norms"],
         ["disturbance"],
         ["similarity", "--space", "weights"],
     ):
         assert rows(*words, tmp_path / "h") == rows(*words, run), words
-    assert all(row["age"] is not None for row in rows("gradnorms", tmp_path / "h", "--of", "head"))
+    assert all(row["age"] is not None for row in rows("grad-norms", tmp_path / "h", "--of", "head"))
     shown = asked("report", tmp_path / "h")
     assert shown.exit_code == 0, (shown.output, shown.exception)
     assert "is a run" in refusal("lineage", tmp_path / "h", "--stack", "transformer.h")

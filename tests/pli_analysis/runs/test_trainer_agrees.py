@@ -25,7 +25,7 @@ from pli_train.integrations import GradNormCallback, GrowthCallback
 from pli_train.training import launch
 
 STEPS, SEED, BATCH, LR, EPS = 40, 3, 8, 1e-3, 1e-5
-SCHEDULE = [{"at": 8, "index": 1, "initialiser": "clone"}, {"at": 24, "index": 0, "initialiser": "random"}]
+SCHEDULE = [{"at": 8, "index": 1, "initializer": "clone"}, {"at": 24, "index": 0, "initializer": "random"}]
 PHASES = {"falling": "linear", "level": "constant"}
 """What is told of rates that were logged → what it is called in a run whose schedule is known."""
 UNKNOWN = ["documents", "flops", "seconds"]

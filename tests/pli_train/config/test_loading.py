@@ -46,7 +46,7 @@ def test_overrides_reach_their_keys_with_their_types():
         ("growth.schedule=1.0@1", "a fraction of training lies from 0 up to, not including, 1"),
         ("growth.schedule=800@1", "step 800 is outside training, which has 800 steps"),
         ("growth.schedule=soon", "'soon' is not WHEN@INDEX"),
-        ("growth.initialiser=clne", "unknown initialiser 'clne'; did you mean 'clone'?"),
+        ("growth.initializer=clne", "unknown initializer 'clne'; did you mean 'clone'?"),
         ('growth.schedule=[{at=0.5, index=0, donor="q"}]', "the donor 'q' is not in the stack then (a)"),
         ("growth.schedule=[{at=0.5, idx=0}]", "idx: unknown key; did you mean 'index'?"),
         ("name=a/b", "name: "),

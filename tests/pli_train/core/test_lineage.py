@@ -57,7 +57,7 @@ def test_history_can_be_wound_back(lineage):
         earlier = lineage.as_of(number)
         assert len(earlier.layers) == len(lineage.layers) - len(lineage.events) + number
         facts = event.facts
-        assert earlier.insert(facts["index"], event.step, facts["initialiser"], facts["donor"]) == facts["layer"]
+        assert earlier.insert(facts["index"], event.step, facts["initializer"], facts["donor"]) == facts["layer"]
         assert earlier == lineage.as_of(number + 1)
 
 

@@ -3,7 +3,7 @@
 The reference cuts each tensor into pieces that were born together, by index arithmetic of its own, and gives each piece
 its own AdamW, neither fused nor vectorised. It is fed the run's gradients as they are before clipping and does all
 else itself: rates, clipping over what learns, freezing, and what growth does to moments and step counts. Only the
-weights that an event makes are taken from the run: initialisers are tested elsewhere.
+weights that an event makes are taken from the run: initializers are tested elsewhere.
 """
 
 import copy
@@ -271,7 +271,7 @@ def schedule(number):
     for position, event in enumerate(born):
         policy = POLICIES[(2 * number + position // 3 + 5 * (position % 3)) % len(POLICIES)]
         random = policy["optimizer_state"] != "copy" and (number + position) % 2
-        events.append({**event, **policy, "initialiser": "random" if random else "clone-noise", "noise": 0.1})
+        events.append({**event, **policy, "initializer": "random" if random else "clone-noise", "noise": 0.1})
     calm = {"optimizer_state": "zero", "learning_rate": "none"}
     between = [
         {"at": 0, "operator": "context", "to": 16, **calm},

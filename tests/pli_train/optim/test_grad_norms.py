@@ -28,8 +28,8 @@ from tests.pli_train.training.test_trainer import content
 
 SUMS = ("total", "layer")
 GROWN = [
-    {"at": 1, "index": 1, "initialiser": "clone-noise", "noise": 0.1},
-    {"at": 2, "operator": "heads", "to": 4, "layers": ["a", "c"], "initialiser": "random"},
+    {"at": 1, "index": 1, "initializer": "clone-noise", "noise": 0.1},
+    {"at": 2, "operator": "heads", "to": 4, "layers": ["a", "c"], "initializer": "random"},
     {"at": 3, "operator": "ffn", "to": 56, "layers": ["b"]},
     {"at": 4, "operator": "swap", "indices": [1, 2]},
 ]

@@ -20,13 +20,13 @@ from tests.pli_train.training.test_trainer import content, kill_and_resume
 
 EVERYTHING = [
     {"operator": "context", "at": 0, "to": 16},
-    {"at": 2, "index": 1, "initialiser": "identity", "freeze_steps": 2},
+    {"at": 2, "index": 1, "initializer": "identity", "freeze_steps": 2},
     {"operator": "heads", "at": 4, "to": 4, "learning_rate": "rewarm-new", "rewarm_steps": 3},
-    {"operator": "ffn", "at": 5, "to": 80, "initialiser": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
+    {"operator": "ffn", "at": 5, "to": 80, "initializer": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
     {"operator": "swap", "at": 6, "indices": [0, 1]},
     {"operator": "context", "at": 6, "to": 32},
-    {"at": 7, "index": 2, "initialiser": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
-    {"operator": "heads", "at": 8, "to": 6, "layers": ["a"], "initialiser": "random", "freeze_steps": 1},
+    {"at": 7, "index": 2, "initializer": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
+    {"operator": "heads", "at": 8, "to": 6, "layers": ["a"], "initializer": "random", "freeze_steps": 1},
     {"at": 9, "index": 0, "donor": "a", "optimizer_state": "reset-all", "learning_rate": "rewind"},
 ]
 WIDE = {
@@ -126,7 +126,7 @@ def weights(run, name):
 
 
 def test_freezing_holds_everything_that_was_there_before(config_of, tmp_path):
-    overrides = {"growth": {"schedule": "3@1", "initialiser": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
+    overrides = {"growth": {"schedule": "3@1", "initializer": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
     run = launch.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
     lineage = Lineage.read(run / run_folder.LINEAGE)
     for earlier, later in pairwise(range(3, 9)):
@@ -138,7 +138,7 @@ def test_freezing_holds_everything_that_was_there_before(config_of, tmp_path):
 
 
 def test_frozen_parts_keep_their_moments(config_of, tmp_path):
-    overrides = {"growth": {"schedule": "3@1", "initialiser": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
+    overrides = {"growth": {"schedule": "3@1", "initializer": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
     run = launch.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
     moments = [checkpoint.read(run / f"checkpoint-{step}").optimizer for step in (3, 7, 8)]
     old = [name for name in moments[0] if "<a>" in name]
@@ -246,7 +246,7 @@ def test_new_heads_warm_up_alone_and_old_ones_do_not_notice(config_of, tmp_path)
     model = {"family": "gpt2", "config": WIDE["gpt2"], "initial_layers": 1, "initial_heads": 2}
     finals = {}
     for policy in ("none", "rewarm-new"):
-        heads = {"operator": "heads", "at": 3, "to": 4, "initialiser": "random", "learning_rate": policy}
+        heads = {"operator": "heads", "at": 3, "to": 4, "initializer": "random", "learning_rate": policy}
         growth = {"schedule": [{**heads, "rewarm_steps": 10}]}
         config = config_of("gpt2", {"model": model, "growth": growth, "train.steps": 5, "checkpoint.every": 1})
         run = launch.begin(config, tmp_path / policy).run().parent
@@ -279,7 +279,7 @@ def test_rates_follow_the_policies(config_of, unbroken, everything, family):
 
 def test_swapping_leaves_lineage_places_and_checkpoints_alone(config_of, tmp_path):
     """Every step swapped: gradients differ from the unswapped run's, places never do."""
-    growth = {"schedule": "3@0 6@2", "initialiser": "clone-noise", "noise": 0.1}
+    growth = {"schedule": "3@0 6@2", "initializer": "clone-noise", "noise": 0.1}
     runs = {}
     for probability in (0.0, 1.0):
         config = config_of("gpt2", {"growth": {**growth, "swapping": {"probability": probability}}})

@@ -16,9 +16,9 @@ from tests.pli_train.optim.test_grad_norms import SUMS, slow_heads
 
 CLIPPED = 0.01
 EVENTS = [
-    {"at": 2, "index": 1, "initialiser": "clone-noise", "noise": 0.1},
-    {"at": 4, "operator": "heads", "to": 4, "initialiser": "random"},
-    {"at": 4, "index": 0, "initialiser": "random", "freeze_steps": 2},
+    {"at": 2, "index": 1, "initializer": "clone-noise", "noise": 0.1},
+    {"at": 4, "operator": "heads", "to": 4, "initializer": "random"},
+    {"at": 4, "index": 0, "initializer": "random", "freeze_steps": 2},
 ]
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis import columns as col
-from pli_analysis.figures import gradnorms as gradnorms_figure
+from pli_analysis.figures import grad_norms as grad_norms_figure
 from pli_analysis.metrics import lineage as lineage_metric
-from pli_analysis.metrics.grad_norms import logged as gradnorms_metric
+from pli_analysis.metrics.grad_norms import logged as grad_norms_metric
 from pli_analysis.report.overview import together
 from pli_analysis.report.parts import Figure, Report, Section, count, distinct_digits, equal, sample, span
 
@@ -38,12 +38,12 @@ METHOD = [
 ]
 
 
-def gradnorms(run: Run) -> Section:
+def grad_norms(run: Run) -> Section:
     """The gradient norms of heads and FFNs over training."""
-    return _gradnorms(gradnorms_metric.logged(run.scalars, run.lineage), run.lineage)
+    return _grad_norms(grad_norms_metric.logged(run.scalars, run.lineage), run.lineage)
 
 
-def of_gradnorms(name: str, table: pd.DataFrame, lineage: Lineage | None) -> Report:
+def of_grad_norms(name: str, table: pd.DataFrame, lineage: Lineage | None) -> Report:
     """A report on gradient norms alone, of whatever logged them.
 
     Args:
@@ -51,30 +51,30 @@ def of_gradnorms(name: str, table: pd.DataFrame, lineage: Lineage | None) -> Rep
         table: of `pli_analysis.metrics.grad_norms.logged.logged`, not empty.
     """
     measured = table[col.STEP].nunique()
-    return Report(name, f"Gradient norms by part, measured at {measured:,} steps.", [_gradnorms(table, lineage)])
+    return Report(name, f"Gradient norms by part, measured at {measured:,} steps.", [_grad_norms(table, lineage)])
 
 
-def _gradnorms(table: pd.DataFrame, lineage: Lineage | None) -> Section:
+def _grad_norms(table: pd.DataFrame, lineage: Lineage | None) -> Section:
     title = "Gradient norms"
     if not len(table):
         message = "This run logged no gradient norms (train.grad_norms_every was 0, or tracking.tensorboard off)."
-        return Section("gradnorms", title, [message])
+        return Section("grad-norms", title, [message])
     words, headline = ["A part is followed by its id from its first gradient on."], ""
     figures, tables = [], []
-    drawn = table[table[col.PART_TYPE].isin(gradnorms_figure.LEVELS)]
+    drawn = table[table[col.PART_TYPE].isin(grad_norms_figure.LEVELS)]
     if len(drawn):
-        shown = gradnorms_metric.thinned(drawn, MOST_STEPS)
+        shown = grad_norms_metric.thinned(drawn, MOST_STEPS)
         events = {step: together(labels) for step, labels in lineage_metric.by_step(lineage).items()} if lineage else {}
         headline = _norms_words(table)
         caption = f"{headline} {_drawn_words(drawn, shown)}".strip()
-        drawing = gradnorms_figure.heat_map(shown, events)
-        figures = [Figure("gradnorms", "Gradient norm of each head and FFN", caption, drawing, shown)]
+        drawing = grad_norms_figure.heat_map(shown, events)
+        figures = [Figure("grad-norms", "Gradient norm of each head and FFN", caption, drawing, shown)]
     if lineage is not None and lineage.events:
-        around = gradnorms_metric.around(table, lineage)
+        around = grad_norms_metric.around(table, lineage)
         words += _around_words(table, around)
         layers = around[around[col.PART_TYPE].isin(("total", "layer"))].reset_index(drop=True)
         tables = [("Gradient norms around each growth event", layers)] if len(layers) else []
-    return Section("gradnorms", title, words, figures=figures, tables=tables, headline=headline, method=METHOD)
+    return Section("grad-norms", title, words, figures=figures, tables=tables, headline=headline, method=METHOD)
 
 
 def _norms_words(table: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""`pli-analyze gradnorms`: gradient norms by part."""
+"""`pli-analyze grad-norms`: gradient norms by part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pli_train.core.errors import BadInput
 PARTS = ("layer", "head", "ffn", "norms", "attention", "embeddings", "other", "total", "all")
 
 
-def gradnorms(
+def grad_norms(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or Trainer's output folder.")],
     of: Annotated[str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.")] = "all",
     events: Annotated[bool, typer.Option("--events", help="Norms before and after each growth event.")] = False,
@@ -36,10 +36,10 @@ def gradnorms(
 
     As training logged them, before clipping, or computed anew at each checkpoint.
 
-    Example: pli-analyze gradnorms runs/tiny --of head --html gradnorms.html
+    Example: pli-analyze grad-norms runs/tiny --of head --html grad-norms.html
     """
     from pli_analysis.metrics.grad_norms import logged as metric
-    from pli_analysis.report import gradnorms as report
+    from pli_analysis.report import grad_norms as report
     from pli_analysis.tables import emit
 
     asked = text_of(text, text_column, tokenizer)
@@ -58,7 +58,7 @@ def gradnorms(
     scalars, lineage = metric.read(run)
     complain(scalars.damaged)
     table = metric.require(metric.logged(scalars, lineage), run)
-    write_page(html, lambda: report.of_gradnorms(run.resolve().name, table, lineage))
+    write_page(html, lambda: report.of_grad_norms(run.resolve().name, table, lineage))
     if events:
         if lineage is None:
             raise BadInput(f"{run}: has no lineage.json, which tells when it grew")
