@@ -86,8 +86,8 @@ def disagreement(shown: ConsoleReporter, code: int, printed: str) -> str | None:
         expected, found = ([line.split()[0] for line in lines] for lines in (expected, found))
     if re.fullmatch("".join(map(_pattern, expected)), "".join(f"{line}\n" for line in found)):
         return None
-    apart = "\n".join(difflib.unified_diff(expected, found, "shown", "printed", lineterm=""))
-    return f"line {shown.line}: `{shown.command}` prints something else:\n{apart}"
+    differences = "\n".join(difflib.unified_diff(expected, found, "shown", "printed", lineterm=""))
+    return f"line {shown.line}: `{shown.command}` prints something else:\n{differences}"
 
 
 def check(text: str, folder: Path) -> list[str]:

@@ -310,7 +310,7 @@ BAR = re.compile(r"\r\d+ of \d+ (tensors of all checkpoints|checkpoints|steps)")
 @pytest.mark.parametrize(
     ("environment", "drawn"),
     [({}, True), ({"NO_COLOR": "1"}, True), ({"TERM": "dumb"}, False)],
-    ids=["usual", "no colour", "dumb"],
+    ids=["usual", "no color", "dumb"],
 )
 def test_a_bar_is_on_terminals_alone_and_of_plain_characters(runs, tmp_path, environment, drawn):
     environment["PLI_CACHE"] = str(tmp_path)
@@ -342,7 +342,7 @@ def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
 
 
 @pytest.mark.parametrize("words", [["watch", "RUN", "--once"], ["drift", "RUN"], ["drift", "--help"]])
-def test_no_colour_means_no_escape_code(words, runs):
+def test_no_color_means_no_escape_code(words, runs):
     words = [runs["gpt2"] if word == "RUN" else word for word in words]
     code, out, said = at_a_terminal("pli_analysis", *words, NO_COLOR="1")
     assert code == 0 and out and "\x1b" not in out + said
@@ -350,7 +350,7 @@ def test_no_colour_means_no_escape_code(words, runs):
     piped = call("pli-analyze", *words)
     assert "\x1b" not in piped.stdout + piped.stderr
     if words[0] == "watch":
-        assert "\x1b[" in at_a_terminal("pli_analysis", *words, NO_COLOR="")[1], "and a terminal has colours otherwise"
+        assert "\x1b[" in at_a_terminal("pli_analysis", *words, NO_COLOR="")[1], "and a terminal has colors otherwise"
 
 
 # --- a shell that completes words -----------------------------------------------------------------------------------

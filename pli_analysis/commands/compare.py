@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import FormatOption, Html, OutOption
-from pli_analysis.commands.telling import complain, write_page
+from pli_analysis.commands.status import complain, write_page
 from pli_train.core.cli.console import say
 from pli_train.core.cli.shell import one_of
 from pli_train.core.errors import BadInput

@@ -19,7 +19,7 @@ from pli_analysis.commands.options import (
     Tokenizer,
     text_of,
 )
-from pli_analysis.commands.telling import complain, open_run, write_page
+from pli_analysis.commands.status import complain, open_run, write_page
 from pli_train.core.cli.console import Bar, say
 
 

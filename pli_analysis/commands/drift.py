@@ -9,7 +9,7 @@ import typer
 
 from pli_analysis import columns as col
 from pli_analysis.commands.options import FormatOption, LineageFile, OutOption, RunFolder, Stack, Verify
-from pli_analysis.commands.telling import complain, open_run
+from pli_analysis.commands.status import complain, open_run
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.cli.shell import one_of
 from pli_train.core.errors import BadInput

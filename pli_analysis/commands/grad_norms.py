@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text, TextColumn, Tokenizer, text_of
-from pli_analysis.commands.telling import complain, open_run, write_page
+from pli_analysis.commands.status import complain, open_run, write_page
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.cli.shell import one_of
 from pli_train.core.errors import BadInput

@@ -10,7 +10,7 @@ import typer
 
 from pli_analysis.commands.options import LineageFile, Stack, Verify, a_file, alone
 from pli_analysis.commands.outputs import inputs_of, require_files
-from pli_analysis.commands.telling import complain, open_run
+from pli_analysis.commands.status import complain, open_run
 from pli_train.core.cli.console import Bar, say, timed
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.output import STDOUT
@@ -120,8 +120,8 @@ def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
         curve.name: open_run([path], verify, name=curve.name) for curve, (_, path) in zip(curves, runs, strict=True)
     }
     for curve in curves:
-        told = (*opened[curve.name].damaged, *opened[curve.name].notes)
-        complain([line for line in curve.damaged if not line.endswith(told)])
+        shown = (*opened[curve.name].damaged, *opened[curve.name].notes)
+        complain([line for line in curve.damaged if not line.endswith(shown)])
     return runs[0][1].resolve().parent, several.build(opened, curves, Bar("runs"))
 
 

@@ -37,7 +37,7 @@ def watch(
     Example: pli-analyze watch runs/tiny --serve
     """
     from pli_analysis.runs.run import Run
-    from pli_analysis.watch.looking import watch_run
+    from pli_analysis.watch.loop import watch_run
 
     if once and serve is not None:
         raise BadInput("--once: prints one frame, and --serve goes on until Ctrl-C: use one of them")

@@ -11,7 +11,7 @@ from pli_analysis import columns as col
 from pli_analysis.figures import views
 from pli_analysis.figures.loss import AXES as AXES_OF_RUNS
 from pli_analysis.figures.loss import MOST, extremes
-from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL
+from pli_analysis.figures.palette import COLORS, LEGEND, NEUTRAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ AXES = AXES_OF_RUNS | {"epoch": "epochs"}
 
 
 def losses(table: pd.DataFrame, axes: Sequence[str], title: str = "loss") -> go.Figure:
-    """Each run's loss; growth events as triangles on its curve; groups of several runs share a colour.
+    """Each run's loss; growth events as triangles on its curve; groups of several runs share a color.
 
     Args:
         table: `run`, `group`, `is_event` (whether growth happened there), the axes, `loss`; by run and axis.
@@ -34,14 +34,14 @@ def losses(table: pd.DataFrame, axes: Sequence[str], title: str = "loss") -> go.
 
     drawn, groups, by = go.Figure(), list(dict.fromkeys(table[col.GROUP])), axes[0]
     for (run, group), mine in table.groupby([col.RUN, col.GROUP], sort=False):
-        colour = COLOURS[groups.index(group) % len(COLOURS)]
+        color = COLORS[groups.index(group) % len(COLORS)]
         curve = mine[~mine[col.IS_EVENT]]
         kept = curve.iloc[extremes(curve[col.LOSS].to_numpy(), MOST)]
-        style = {"mode": "lines", "line": {"color": colour, "width": 2}, "meta": _along(kept, axes)}
+        style = {"mode": "lines", "line": {"color": color, "width": 2}, "meta": _along(kept, axes)}
         drawn.add_scatter(x=kept[by], y=kept[col.LOSS], name=str(run), **style)
         if mine[col.IS_EVENT].any():
             grown = mine[mine[col.IS_EVENT]]
-            marker = {"symbol": "triangle-up", "size": 9, "color": colour}
+            marker = {"symbol": "triangle-up", "size": 9, "color": color}
             style = {"mode": "markers", "marker": marker, "meta": _along(grown, axes)}
             drawn.add_scatter(x=grown[by], y=grown[col.LOSS], name=f"{run} grows", showlegend=False, **style)
     drawn.update_layout(xaxis_title=AXES[by], yaxis_title=title, legend=LEGEND, hovermode="closest")
@@ -61,10 +61,10 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
     for number, (group, mine) in enumerate(table.groupby(col.GROUP, sort=False)):
         if group == reference or mine[col.SPEED_UP].isna().all():
             continue
-        colour, by_axis = COLOURS[number % len(COLOURS)], dict(list(mine.groupby(col.AXIS, sort=False)))
+        color, by_axis = COLORS[number % len(COLORS)], dict(list(mine.groupby(col.AXIS, sort=False)))
         bands = {axis: _band(rows) for axis, rows in by_axis.items()}
         if len(bands[axes[0]]["x"]):
-            style = {"fill": "toself", "fillcolor": colour, "opacity": 0.2, "line": {"width": 0}}
+            style = {"fill": "toself", "fillcolor": color, "opacity": 0.2, "line": {"width": 0}}
             hidden = {"hoverinfo": "skip", "meta": {"views": bands}}
             drawn.add_scatter(**bands[axes[0]], name=f"{group}, 95 % interval", **style, **hidden)
         message = {axis: rows[rows[col.SPEED_UP].notna()] for axis, rows in by_axis.items()}
@@ -72,7 +72,7 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
             axis: {"x": views.plain(r[col.LOSS_LEVEL]), "y": views.plain(r[col.SPEED_UP])}
             for axis, r in message.items()
         }
-        style = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "meta": {"views": curves}}
+        style = {"mode": "lines+markers", "line": {"color": color, "width": 2}, "meta": {"views": curves}}
         drawn.add_scatter(**curves[axes[0]], name=f"{group} ({_runs(mine)})", **style)
     drawn.add_hline(y=1, line={"color": NEUTRAL, "dash": "dot", "width": 1})
     drawn.update_xaxes(title="loss level", autorange="reversed")

@@ -9,14 +9,14 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.figures import views
 from pli_analysis.figures.grid import grid
-from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL, line_of
+from pli_analysis.figures.palette import COLORS, LEGEND, NEUTRAL, line_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "star")
-"""One an initializer, where runs have the colours."""
+"""One an initializer, where runs have the colors."""
 
 
 def losses(curves: pd.DataFrame) -> go.Figure:
@@ -117,7 +117,7 @@ def spikes(events: pd.DataFrame) -> go.Figure:
                 x=rows[col.HEIGHT],
                 y=rows[col.SPIKE],
                 mode="markers",
-                marker={"size": 11, "symbol": symbols, "color": COLOURS[number % len(COLOURS)]},
+                marker={"size": 11, "symbol": symbols, "color": COLORS[number % len(COLORS)]},
                 name=str(run),
                 text=[f"{name}, {made}" for name, made in zip(_names(rows), rows[col.INITIALIZER], strict=True)],
                 hovertemplate=f"{run}: %{{text}}<br>spike %{{y:.3f}} nats<extra></extra>",

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis import columns as col
-from pli_analysis.figures.palette import NEUTRAL, ROOM, SEQUENTIAL, bar_below, colour_bar, label_every, number_of
+from pli_analysis.figures.palette import (
+    MOST_ON_NARROW,
+    NEUTRAL,
+    SEQUENTIAL,
+    bar_below,
+    color_bar,
+    label_every,
+    number_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +46,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
             y=[f"{part} " for part in names],
             z=np.round(powers, 3),
             colorscale=SEQUENTIAL,
-            **colour_bar("gradient norm (before clipping)", **_ticks(powers)),
+            **color_bar("gradient norm (before clipping)", **_ticks(powers)),
             hovertemplate="%{y}at step %{x}: 10^%{z:.2f}<extra></extra>",
         )
     )
@@ -49,7 +57,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
             drawn.add_vline(x=position, line={"color": NEUTRAL, "dash": "dot", "width": 1})
             drawn.add_annotation(x=position, y=1, yref="paper", yanchor="bottom", text=what, showarrow=False)
     meta, named = bar_below("step", "gradient norm"), [note.to_plotly_json() for note in drawn.layout.annotations]
-    meta["narrow"]["annotations"] = named[:: label_every(len(named), ROOM)]
+    meta["narrow"]["annotations"] = named[:: label_every(len(named), MOST_ON_NARROW)]
     drawn.update_layout(
         xaxis={"title": "step", "type": "category", "showgrid": False, "nticks": 12},
         yaxis={"title": "head or FFN, bottom to top", "type": "category", "showgrid": False},
@@ -76,7 +84,7 @@ def _missing(value: object) -> bool:
 
 
 def _ticks(powers: np.ndarray) -> dict[str, list[object]]:
-    """Whole powers of ten on the colour bar, or its ends where there is none between them."""
+    """Whole powers of ten on the color bar, or its ends where there is none between them."""
     if not np.isfinite(powers).any():
         return {}
     low, high = float(np.nanmin(powers)), float(np.nanmax(powers))

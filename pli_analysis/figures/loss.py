@@ -9,7 +9,7 @@ import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.figures import views
-from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL, ROOM, label_every
+from pli_analysis.figures.palette import COLORS, LEGEND, MOST_ON_NARROW, NEUTRAL, label_every
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,10 +43,10 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
         width = len(train) // SMOOTH | 1
         smooth = train.assign(**{col.LOSS: train[col.LOSS].rolling(width, center=True).mean()}).dropna(subset=col.LOSS)
         kept = smooth.iloc[:: max(width // 4, 1)]
-        drawn.add_trace(_curve(kept, axes, name=f"train (mean of {width})", line={"color": COLOURS[1], "width": 2}))
+        drawn.add_trace(_curve(kept, axes, name=f"train (mean of {width})", line={"color": COLORS[1], "width": 2}))
     if len(eval):
         mode = {"mode": "lines+markers", "marker": {"size": 6}}
-        drawn.add_trace(_curve(eval, axes, name="eval", line={"color": COLOURS[0], "width": 2.5}, **mode))
+        drawn.add_trace(_curve(eval, axes, name="eval", line={"color": COLORS[0], "width": 2.5}, **mode))
     if born:
         drawn.add_traces(_events({axis: births[axis] for axis in axes}, born, table[col.LOSS].to_numpy()))
     drawn.update_layout(
@@ -102,7 +102,7 @@ def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) 
         cliponaxis=False,
         hoverinfo="text+x",
         showlegend=False,
-        meta={**views.along(births), "narrow": {"text": _some(born, ROOM)}},
+        meta={**views.along(births), "narrow": {"text": _some(born, MOST_ON_NARROW)}},
     )
     return [lines, words]
 

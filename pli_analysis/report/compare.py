@@ -56,9 +56,10 @@ def speed_up_words(found: Comparison) -> str:
         return f"No group reaches a level that {found.reference} reaches as well." if many else ""
     runs = found.groups.set_index(col.GROUP)[col.RUNS]
     message = [
-        f"to reach a loss of {compare.level_words(row[col.LOSS_LEVEL])}, {row[col.GROUP]} ({_runs_words(row[col.RUNS])}) "
-        f"has a speed-up of {row[col.SPEED_UP]:.3g} in {AXES[found.unit]} over {found.reference} "
-        f"({_runs_words(runs[found.reference])}), {_evidence(row, _SPEED_UP, runs[found.reference], '{:.3g}'.format)}"
+        f"to reach a loss of {compare.level_words(row[col.LOSS_LEVEL])}, {row[col.GROUP]} "
+        f"({_runs_words(row[col.RUNS])}) has a speed-up of {row[col.SPEED_UP]:.3g} in {AXES[found.unit]} "
+        f"over {found.reference} ({_runs_words(runs[found.reference])}), "
+        f"{_evidence(row, _SPEED_UP, runs[found.reference], '{:.3g}'.format)}"
         for row in lowest
     ]
     return sentences([_listed(message, NAMED)])[0]

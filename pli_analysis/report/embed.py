@@ -37,9 +37,9 @@ METHOD = [
     (
         "t-SNE, UMAP",
         "van der Maaten and Hinton 2008; McInnes et al. 2018, arXiv:1802.03426. Both begin with PCA (Kobak and "
-        "Linderman 2021) and have a fixed seed; perplexity is min(30, (N − 1) / 3), UMAP's neighbours min(15, N − 1).",
+        "Linderman 2021) and have a fixed seed; perplexity is min(30, (N − 1) / 3), UMAP's neighbors min(15, N − 1).",
     ),
-    ("trustworthiness", "1 when all neighbours in the plane are neighbours (Venna and Kaski 2001)."),
+    ("trustworthiness", "1 when all neighbors in the plane are neighbors (Venna and Kaski 2001)."),
     (
         "random walk",
         "A walk with as many and as long steps in random directions, which are at right angles in many dimensions: it "
@@ -125,10 +125,10 @@ def _caption(found: Map, method: str, what: str, space: str) -> str:
         words.append(f"{share}.")
     else:
         words.append(
-            f"{NAMES[method]} keeps neighbours: neither distances between groups nor their sizes mean anything."
+            f"{NAMES[method]} keeps neighbors: neither distances between groups nor their sizes mean anything."
         )
     if trust := found.trust[method]:
-        words.append(f"Trustworthiness is {trust[0]:.2f} over {trust[1]} neighbours.")
+        words.append(f"Trustworthiness is {trust[0]:.2f} over {trust[1]} neighbors.")
     if found.error is not None:
         words.append(_sketch_words(found.error))
     points = found.table[found.table[col.WALK] == "run"]

@@ -57,7 +57,7 @@ LINEAGE_METHOD = [
 ]
 INFERRED = (
     "confidence",
-    "No lineage was written. Layers of neighbouring checkpoints are matched, in order, by the mean over their matrices "
+    "No lineage was written. Layers of neighboring checkpoints are matched, in order, by the mean over their matrices "
     "of ‖x − y‖² ÷ (‖x‖² + ‖y‖²), and by which of near ones keeps its direction; confidence says how much worse the "
     "next best matching fits.",
 )

@@ -122,7 +122,7 @@ def disturbances(
     for done, (name, run) in enumerate(opened.items()):
         on_progress(done, len(opened))
         if run.lineage.events:
-            parts.append(_placed(name, run, measured(run).events))
+            parts.append(_with_run(name, run, measured(run).events))
     on_progress(len(opened), len(opened))
     if not parts:
         return Section("disturbance", "Disturbance", ["None of these runs grew, so that nothing was disturbed."])
@@ -145,7 +145,7 @@ def provenance(opened: Mapping[str, Run]) -> Section:
     return Section("provenance", "Provenance", tables=[("Runs", pd.DataFrame(rows))])
 
 
-def _placed(name: str, run: Run, events: pd.DataFrame) -> pd.DataFrame:
+def _with_run(name: str, run: Run, events: pd.DataFrame) -> pd.DataFrame:
     """Events with their run, the first initializer of each step, and how high in the stack they are, from 0 to 1."""
     message = lineage_metric.events(run.lineage)
     initializers = {row.step: row.initializer for row in message.iloc[::-1].itertuples()}
@@ -155,9 +155,9 @@ def _placed(name: str, run: Run, events: pd.DataFrame) -> pd.DataFrame:
         for step, index in zip(events[col.STEP], events[col.INDEX].astype(float), strict=True)
     ]
     made_by = [initializers[step] for step in events[col.STEP]]
-    placed = events.assign(**{col.RUN: name, col.INITIALIZER: made_by, col.HEIGHT: height})
+    table = events.assign(**{col.RUN: name, col.INITIALIZER: made_by, col.HEIGHT: height})
     first = [col.RUN, col.STEP, col.EVENT, col.INITIALIZER, col.HEIGHT]
-    return placed[[*first, *(column for column in placed.columns if column not in first)]]
+    return table[[*first, *(column for column in table.columns if column not in first)]]
 
 
 def _spikes_words(known: pd.DataFrame) -> str:

@@ -161,11 +161,11 @@ class ForeignRun(Run):
         """
         if self.lineage_file is not None:
             return None
-        told = self._last_told
-        if told is None:
+        last = self._last_recorded
+        if last is None:
             return infer(self._bare, self.on_progress)
-        tail = self._bare[told:]
-        return infer(tail, self.on_progress, self._told[tail[0].path]) if len(tail) > 1 else None
+        tail = self._bare[last:]
+        return infer(tail, self.on_progress, self._recorded[tail[0].path]) if len(tail) > 1 else None
 
     @property
     def confidence(self) -> pd.DataFrame | None:
@@ -179,10 +179,10 @@ class ForeignRun(Run):
         lines += self.checkpoints[-1].layout.notes
         lines += odd_weights.lines(self.checkpoints)
         lines += trainer_log.lines_of_states([path for path, message in self._flaws.items() if message != LINK])
-        lines += self._untold()
+        lines += self._unrecorded()
         if line := trainer_log.broken({str(checkpoint.name): checkpoint.state for checkpoint in self.checkpoints}):
             lines.append(line)
-        if self._told or self.lineage_file is not None:
+        if self._recorded or self.lineage_file is not None:
             lines += self._lacks()
         if (table := self.confidence) is None or not len(table):
             return lines
@@ -226,10 +226,10 @@ class ForeignRun(Run):
         Trainer calls a checkpoint after its step alone. Where others have events of that step that it has not, it is of
         the state before them.
         """
-        whole = max(self._told.values(), key=lambda lineage: len(lineage.events), default=None)
+        whole = max(self._recorded.values(), key=lambda lineage: len(lineage.events), default=None)
         if whole is None or checkpoint.step not in {event.step for event in whole.events}:
             return checkpoint.name
-        if (mine := self._told.get(checkpoint.path)) is not None:
+        if (mine := self._recorded.get(checkpoint.path)) is not None:
             is_before = all(event.step < checkpoint.step for event in mine.events)
         else:  # its layers tell, where the events of that step change their number
             before, after = (whole.as_of(_events_until(whole, checkpoint.step, side)).stack for side in (False, True))
@@ -242,22 +242,22 @@ class ForeignRun(Run):
         return [self._checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
 
     @cached_property
-    def _told(self) -> dict[Path, Lineage]:
+    def _recorded(self) -> dict[Path, Lineage]:
         """The lineage that a checkpoint has as a file, by its folder; without those that have none."""
         files = [checkpoint.path / run_folder.LINEAGE for checkpoint in self._usable]
         return {file.parent: _read(file) for file in files if file.is_file()}
 
     @property
-    def _last_told(self) -> int | None:
+    def _last_recorded(self) -> int | None:
         """Which checkpoint is the last that has a lineage as a file; None where none has."""
-        return max((n for n, bare in enumerate(self._bare) if bare.path in self._told), default=None)
+        return max((n for n, bare in enumerate(self._bare) if bare.path in self._recorded), default=None)
 
-    def _untold(self) -> list[str]:
+    def _unrecorded(self) -> list[str]:
         """A line for the checkpoints that have no lineage where others have one."""
-        last = self._last_told
+        last = self._last_recorded
         if last is None or self.lineage_file is not None:
             return []
-        early = [str(bare.name) for bare in self._bare[:last] if bare.path not in self._told]
+        early = [str(bare.name) for bare in self._bare[:last] if bare.path not in self._recorded]
         late = [str(bare.name) for bare in self._bare[last + 1 :]]
         lines = []
         if early:
@@ -299,11 +299,11 @@ class ForeignRun(Run):
             whole = _read(self.lineage_file)
             return [whole.as_of(_events_until(whole, bare.step, bare.name.after)) for bare in self._bare]
         inferred = [] if self.inferred is None else self.inferred.lineages
-        if self._last_told is None:
+        if self._last_recorded is None:
             return inferred
-        each, later = list[Lineage](), self._told[self._bare[self._last_told].path]
-        for bare in reversed(self._bare[: self._last_told + 1]):
-            mine = self._told.get(bare.path)
+        each, later = list[Lineage](), self._recorded[self._bare[self._last_recorded].path]
+        for bare in reversed(self._bare[: self._last_recorded + 1]):
+            mine = self._recorded.get(bare.path)
             later = later.as_of(_events_until(later, bare.step, bare.name.after)) if mine is None else mine
             each.insert(0, later)
         each += inferred[1:]  # the first of these is the last that was told
@@ -430,8 +430,8 @@ def _further_down(
         return open_foreign([Path(models[0])], lineage_file, on_progress, stack)
     if models:
         more = f" and {len(models) - 4} more" if len(models) > 4 else ""
-        told_of = f"{', '.join(models[:4])}{more}"
-        raise BadInput(f"{folder}: holds models whose names tell no step: give them in order: {told_of}")
+        listed = f"{', '.join(models[:4])}{more}"
+        raise BadInput(f"{folder}: holds models whose names tell no step: give them in order: {listed}")
     if found:
         raise BadInput(f"{folder}: holds no checkpoints of a model, but logs: read them with scalars or compare")
     message = f"{folder}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either"

@@ -24,7 +24,7 @@ DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 """What configs call the number of layers."""
 CALLED = {"head": "heads", "ffn": "FFNs", "norms": "norms", "attention": "attention"}
 FEW = 4
-TOLD = 3
+LISTED = 3
 """Names in a line, at most."""
 
 
@@ -130,5 +130,5 @@ def _left_out(taken: Anatomy, shapes: Mapping[str, tuple[int, ...]]) -> Iterator
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
-    return ", ".join(names[:TOLD]) + more
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

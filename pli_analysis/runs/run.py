@@ -398,7 +398,7 @@ class Run:
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
         """The whole checkpoints, in order. Raises BadInput when there is none."""
-        whole = [checkpoint for checkpoint, flaw in self._looked if flaw is None]
+        whole = [checkpoint for checkpoint, flaw in self._checked if flaw is None]
         if not whole:
             raise BadInput(f"{self.path}: holds no whole checkpoint" + "".join(f"; {line}" for line in self.damaged))
         _log.debug("%s: %d whole checkpoints, %d passed over", self.path, len(whole), len(self.damaged))
@@ -412,10 +412,10 @@ class Run:
     @cached_property
     def damaged(self) -> list[str]:
         """One line for each checkpoint folder that cannot be used."""
-        return [f"{checkpoint.path.name} {flaw}" for checkpoint, flaw in self._looked if flaw]
+        return [f"{checkpoint.path.name} {flaw}" for checkpoint, flaw in self._checked if flaw]
 
     @cached_property
-    def _looked(self) -> list[tuple[Checkpoint, str | None]]:
+    def _checked(self) -> list[tuple[Checkpoint, str | None]]:
         """Every checkpoint folder, and what keeps it from being used."""
         found = [(Checkpoint(name, path), flaw) for name, path, flaw in self._found]
         return [(checkpoint, flaw or checkpoint.flaw) for checkpoint, flaw in found]

@@ -17,7 +17,7 @@ import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.scalars import downloads, events, record_layouts, records
-from pli_analysis.scalars.events import NOTHING, Columns, Piece
+from pli_analysis.scalars.events import NOTHING, Columns, Segment
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
@@ -176,7 +176,7 @@ class _Tail:
     """
 
     offset: int = 0
-    segment: Piece = field(default_factory=lambda: Piece({}))
+    segment: Segment = field(default_factory=lambda: Segment({}))
     skipped: int = 0
     lost: int = 0
 
@@ -217,11 +217,11 @@ class Reader:
         is_file = self.path.is_file()
         files = [self.path] if is_file else sorted(self.path.glob(run_folder.SCALARS), key=_begun)
         self._tails = {file: _read_on(file, self._tails.get(file, _Tail()), self.check) for file in files}
-        whole = reduce(Piece.then, (tail.segment for tail in self._tails.values()), Piece({}))
+        whole = reduce(Segment.then, (tail.segment for tail in self._tails.values()), Segment({}))
         lines = [f"{path}: {_pointer(path) or tail.damage}" for path, tail in self._tails.items() if tail.damage]
         return Scalars(whole.columns, lines, epochs_of(whole.columns))
 
-    def segments(self) -> dict[Path, Piece]:
+    def segments(self) -> dict[Path, Segment]:
         """What each file says by itself up to the last update, in the order that processes wrote them."""
         return {path: tail.segment for path, tail in self._tails.items()}
 
@@ -233,7 +233,7 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
             size = os.fstat(file.fileno()).st_size
             offset, segments, skipped, limit = tail.offset, [tail.segment], tail.skipped, CHUNK
             if size < offset:
-                offset, segments, skipped = 0, [Piece({})], 0
+                offset, segments, skipped = 0, [Segment({})], 0
             while offset + records.HEAD <= size:
                 file.seek(offset)
                 data = file.read(limit)
@@ -245,17 +245,17 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
                     limit = needed
                     continue
                 segment = events.decode(data, found)
-                segments.append(Piece(segment.columns, segment.forgets, segment.damaged + found.damaged))
+                segments.append(Segment(segment.columns, segment.forgets, segment.damaged + found.damaged))
                 offset, limit = offset + found.end, CHUNK
                 if found.lost:
                     after = _next_record(file, offset + 1)
                     if after is None:
-                        return _Tail(offset, reduce(Piece.then, segments), skipped, size - offset)
-                    segments.append(Piece({}, damaged=1))
+                        return _Tail(offset, reduce(Segment.then, segments), skipped, size - offset)
+                    segments.append(Segment({}, damaged=1))
                     offset, skipped = after, skipped + after - offset
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    return _Tail(offset, reduce(Piece.then, segments), skipped)
+    return _Tail(offset, reduce(Segment.then, segments), skipped)
 
 
 def _next_record(file: BinaryIO, begin: int) -> int | None:

@@ -42,7 +42,7 @@ COUNTS = {
 }
 """What a run's record says of its corpus's size, in words."""
 
-TOLD_ANYWAY = ("layer", "initializer", "donor", "index")
+SHOWN_ELSEWHERE = ("layer", "initializer", "donor", "index")
 """Facts of an event that have a column of their own, or that its stack shows."""
 
 
@@ -223,7 +223,7 @@ def _placeless(value: Any) -> Any:
 
 def _event(event: Event) -> dict[str, Any]:
     facts = {key: value for key, value in event.facts.items() if value is not None}
-    further = ", ".join(f"{key} {_words(value)}" for key, value in facts.items() if key not in TOLD_ANYWAY)
+    further = ", ".join(f"{key} {_words(value)}" for key, value in facts.items() if key not in SHOWN_ELSEWHERE)
     message = {key: facts.get(key) for key in ("layer", "initializer", "donor")}
     named = {"number": event.number, "step": event.step, "operator": event.operator}
     return {**message, **named, "further": further, "stack": " ".join(event.stack)}

@@ -26,7 +26,7 @@ from pli_train.data.documents import Documents, fingerprint
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from pli_train.core.texts import Piece
+    from pli_train.core.texts import Segment
     from pli_train.data.config import TokenizerConfig
 
 _log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def _ready_made(name_or_path: str) -> PreTrainedTokenizerBase:
     return found
 
 
-def _write(path: Path, segments: Iterable[Piece], made: PreTrainedTokenizerBase, dtype: type) -> int:
+def _write(path: Path, segments: Iterable[Segment], made: PreTrainedTokenizerBase, dtype: type) -> int:
     end = end_token(made)
     count = 0
     with path.open("wb") as file:

@@ -25,7 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SwappingConfig(Section):
-    """Swapping two layers for one step at a time, as a regulariser."""
+    """Swapping two layers for one step at a time, as a regularizer."""
 
     probability: Share = Field(0.0, description="chance that a step is done with two layers in each other's place")
     pairs: Literal["adjacent", "random"] = Field("adjacent", description="which two")

@@ -93,7 +93,7 @@ class GrowthCallback(TrainerCallback):
         self._states: States | None = None
         self._growing: Grower | None = None
         self._prepared: Path | None = None
-        self._stock_form: nn.Module | None = None
+        self._standard_form: nn.Module | None = None
 
     @property
     def lineage(self) -> Lineage:
@@ -222,10 +222,10 @@ class GrowthCallback(TrainerCallback):
             self._states.note(self._now(), state.global_step, after)
 
     def _stand_by(self, model: nn.Module) -> None:
-        if self._grows and self._stock_form is not model:
+        if self._grows and self._standard_form is not model:
             in_place.check_bare(model)
             padding.always_padded(model, anatomy_of(model, self._stack))
-            self._stock_form = model
+            self._standard_form = model
 
     @property
     def _grows(self) -> bool:

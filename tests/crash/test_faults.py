@@ -23,12 +23,19 @@ THINNING = tuple(name for name in BOUNDARIES if name.startswith(("light", "optim
 IN_SAVE = tuple(name for name in BOUNDARIES if name not in THINNING)
 APPEARED = ("renamed", "run-synced", "run-lineage-begin", "run-lineage-written", "run-lineage-replaced")
 SWEEP = [(name, kind, ORDINARY if name in IN_SAVE else 1) for name in BOUNDARIES for kind in KINDS]
-TELLING = ("scalars-synced", "weights-written", "optimizer-written", "manifest-written", "partial-synced", *APPEARED)
+NAMED_FAULTS = (
+    "scalars-synced",
+    "weights-written",
+    "optimizer-written",
+    "manifest-written",
+    "partial-synced",
+    *APPEARED,
+)
 ELSEWHERE = [
-    *((name, kind, nth) for name in TELLING for kind in ("sigkill", "short") for nth in (AFTER_GROWTH, LAST)),
-    *((name, "sigkill", BEFORE_GROWTH) for name in TELLING),
+    *((name, kind, nth) for name in NAMED_FAULTS for kind in ("sigkill", "short") for nth in (AFTER_GROWTH, LAST)),
+    *((name, "sigkill", BEFORE_GROWTH) for name in NAMED_FAULTS),
     *(("renamed", kind, nth) for kind in ("sigterm", "enospc", "eio") for nth in (BEFORE_GROWTH, AFTER_GROWTH, LAST)),
-    *((name, "sigkill", 1) for name in TELLING),
+    *((name, "sigkill", 1) for name in NAMED_FAULTS),
     *((name, "sigkill", 3) for name in THINNING),
 ]
 FIRED = set()

@@ -210,7 +210,7 @@ def converged(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def smoothed(losses: np.ndarray, width: int) -> np.ndarray:
-    """A running mean over `width` points around each (odd; shorter, and still centred, at both ends).
+    """A running mean over `width` points around each (odd; shorter, and still centered, at both ends).
 
     >>> smoothed(np.array([4.0, 1.0, 1.0, 4.0]), 3).tolist()
     [4.0, 2.0, 2.0, 4.0]

@@ -60,8 +60,9 @@ class StateComparison:
 
     Attributes:
         loss_change: change of the mean loss of the text that the blocks were drawn from, nats.
-        loss_change_low, loss_change_high: its 95 % confidence interval, by Student's t over the blocks' own changes as they
-            were drawn; both are `loss_change` where all of that text was read, NaN where one block stands for more.
+        loss_change_low, loss_change_high: its 95 % confidence interval, by Student's t over the blocks' own changes as
+            they were drawn; both are `loss_change` where all of that text was read, NaN where one block stands for
+            more.
         blocks, documents: how many the loss is of, and of how many documents.
         kl: mean KL(p⁻‖p⁺) over predicted positions, nats.
         flips: share of them whose likeliest token is another.

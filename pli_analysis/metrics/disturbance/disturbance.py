@@ -3,9 +3,9 @@
 *Instant* is what lies between the two checkpoints around an event, with no training between them: see `at_event`.
 *Dynamic* is what training did in a window behind it: see `loss_response` for the loss and `layer_speeds` for layers.
 A layer's excess movement is a difference in differences: log(speed after ÷ speed before), less the same at placebo
-steps of this run, or less that of the twin that did not grow, which has the stretch before in common. `placebo` says which steps are
-placebos of a step. Training losses of steps that trained with two layers swapped (`growth.swapping`) are left out.
-Several events of one step are told as one, for there is no checkpoint between them.
+steps of this run, or less that of the twin that did not grow, which has the stretch before in common. `placebo` says
+which steps are placebos of a step. Training losses of steps that trained with two layers swapped (`growth.swapping`)
+are left out. Several events of one step are told as one, for there is no checkpoint between them.
 
 Columns of `events`, one row a step with events:
     step, event   updates done before it, and what happened in a word or two

@@ -39,7 +39,7 @@ On request, for heads (`gauge`), see `metrics.drift.products`; biases of Q, K an
     qk_distance ‖QᵀK − Q(b)ᵀK(b)‖ ÷ ‖Q(b)ᵀK(b)‖, the same whatever invertible G turns Q into GQ and K into G⁻ᵀK. With
                 rotary positions the root mean square of ‖QᵀRK − Q(b)ᵀRK(b)‖ over relative positions, R being their
                 rotation, in the same ratio: the same for any G that commutes with these. Empty where queries and keys
-                are normalised (Qwen3), as scores are no product of weights then
+                are normalized (Qwen3), as scores are no product of weights then
     ov_distance ‖OᵀV − O(b)ᵀV(b)‖ ÷ ‖O(b)ᵀV(b)‖, the same whatever invertible G turns V into GV and O into G⁻ᵀO
 
 On request, for matrices as the checkpoint stores them (`spectral`), with ΔW = W(t) − W(b):

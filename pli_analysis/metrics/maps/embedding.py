@@ -60,7 +60,7 @@ class Map:
         travel: part → distance from its first point to its last ÷ that of the random walk; no parts with one point.
         since_birth: whether every part's first point is the origin.
         error: of distances, where they were sketched; None where they are exact.
-        trust: method → trustworthiness, and of how many neighbours; None where points are too few for it.
+        trust: method → trustworthiness, and of how many neighbors; None where points are too few for it.
         notes: what whoever asked for it should know.
     """
 
@@ -111,7 +111,7 @@ def embed(
     moved = [number for number, point in enumerate(points) if not point.first]
     count = len(moved) if space == "updates" else len(points)
     methods = tuple(dict.fromkeys(projections.method_for(each, count) for each in (method, *further)))
-    notes = [f"so few points have no neighbours that {method} could keep: this is PCA"] if methods[0] != method else []
+    notes = [f"so few points have no neighbors that {method} could keep: this is PCA"] if methods[0] != method else []
     found = gram(_vectors(run, points, of, space, text, blocks), sources, exact, on_progress)
     drawable = _drawable(points, found.finite, space, since_birth)
     notes += _left_out(points, found.finite)

@@ -15,7 +15,7 @@ FEWEST = 4
 
 
 def u_centered(values: np.ndarray) -> np.ndarray:
-    """Linear kernels, centred so that their inner products are unbiased (Székely and Rizzo 2014).
+    """Linear kernels, centered so that their inner products are unbiased (Székely and Rizzo 2014).
 
     Args:
         values: (batches, samples, width), four samples at least.
@@ -51,7 +51,7 @@ def cka(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def unit(values: np.ndarray) -> np.ndarray:
-    """All samples in one table, centred and of Frobenius norm 1: (batches · samples, width) float64."""
+    """All samples in one table, centered and of Frobenius norm 1: (batches · samples, width) float64."""
     x = values.reshape(-1, values.shape[-1]).astype(np.float64)
     x -= x.mean(axis=0)
     norm = np.linalg.norm(x)

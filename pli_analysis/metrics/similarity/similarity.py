@@ -6,7 +6,7 @@ Columns of the table, one row for each pair:
     cka         debiased linear CKA, at most 1; around 0, on both sides, where there is nothing in common; empty, as the
                 next two, where a layer puts out numbers that are not finite
     procrustes  of an orthogonal map of one onto the other, 0 to 1
-    neighbors   share of nearest neighbours that both have, 0 to 1
+    neighbors   share of nearest neighbors that both have, 0 to 1
     sequences   of the text: the tokens of one batch come one from each
     compared_tokens     all that were compared
 

@@ -74,7 +74,7 @@ class Insert(Operator):
         lineage.check_donor(self.donor)
         return self.donor
 
-    def neighbours(self, lineage: Lineage) -> list[str]:
+    def neighbors(self, lineage: Lineage) -> list[str]:
         """The ids of the layers below and above the place, as far as there are any."""
         return lineage.stack[max(self.index - 1, 0) : self.index + 1]
 
@@ -86,10 +86,10 @@ class Insert(Operator):
         if self.initializer == "clone-noise":
             facts["noise"] = self.noise
         if self.initializer == "average":
-            facts["donors"] = " ".join(self.neighbours(lineage))
-            if len({lineage.shape(id) for id in self.neighbours(lineage)}) != 1:
+            facts["donors"] = " ".join(self.neighbors(lineage))
+            if len({lineage.shape(id) for id in self.neighbors(lineage)}) != 1:
                 raise BadLineage(f"layers {facts['donors']} differ in heads or FFN units and have no average")
-        like = self.neighbours(lineage)[0] if lineage.stack else None
+        like = self.neighbors(lineage)[0] if lineage.stack else None
         lineage.insert(self.index, step, self.initializer, donor, like, **facts, **self.policies)
 
     def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
@@ -105,7 +105,7 @@ class Insert(Operator):
             raise BadInput(f"index {self.index} is taken for good in a {anatomy.model_type}: {free}")
 
         layers = models.stack_of(model, anatomy)
-        donor, near = self.donor_id(lineage), self.neighbours(lineage)
+        donor, near = self.donor_id(lineage), self.neighbors(lineage)
         like = donor or (near[0] if near else None)
         template = layers[lineage.index(like)] if like else models.lone_layer(model, anatomy, *lineage.founding)
         around = tuple(layers[lineage.index(id)] for id in near)

@@ -37,7 +37,7 @@ class WideningOperator(Operator):
         None, description="ids of the layers that get them; none given: all that have fewer"
     )
     initializer: PartInitializer = Field("clone", description="how they start")
-    output: Output = Field("zero", description="their output columns: zero, split with the donor, or as initialised")
+    output: Output = Field("zero", description="their output columns: zero, split with the donor, or as initialized")
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
 
     what: ClassVar[str]
@@ -81,11 +81,11 @@ class WideningOperator(Operator):
         """Give the layers their parts."""
         from pli_train.models import build as models
 
-        layers, descents = models.stack_of(model, anatomy), []
+        layers, origins = models.stack_of(model, anatomy), []
         for id in self.targets(lineage):
-            descents += self.enlarge(layers[lineage.index(id)], model, anatomy, derive(seed, id))
+            origins += self.enlarge(layers[lineage.index(id)], model, anatomy, derive(seed, id))
         models.sync_config(model, anatomy)
-        return descents
+        return origins
 
     def outcome(self, lineage: Lineage) -> str:
         """`a b: clone, output zero`."""
@@ -115,7 +115,7 @@ class WideningOperator(Operator):
         fresh = self._drawn(layer, model, anatomy, math.ceil(new / part.count), seed)
         outputs = {f"{path}.weight" for path in anatomy.identity["zero"]}
         generator = torch.Generator().manual_seed(seed)
-        descents = []
+        origins = []
         for name, axes, old in list(resize.tensors_along(layer, anatomy, part.factor)):
             rows = resize.rows(old.detach(), axes, part.factor, sizes)[sources]
             if fresh:
@@ -130,9 +130,9 @@ class WideningOperator(Operator):
             unborn = [*range(part.count), *[resize.NOTHING] * new]
             carry, copy = (_carrier(axes, part.factor, sizes, chosen) for chosen in (unborn, sources))
             by_row = resize.shape_by_row(old, axes, part.factor)
-            descents.append(ParameterOrigin(parameter, old, True, carry, None if fresh else copy, by_row))
+            origins.append(ParameterOrigin(parameter, old, True, carry, None if fresh else copy, by_row))
         resize.sync_sizes(layer, anatomy, resize.resized(sizes, part.factor, count))
-        return descents
+        return origins
 
     def _drawn(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, times: int, seed: int) -> list[nn.Module]:
         """Layers drawn as the family draws them, whose parts the newborns take; none for clones."""

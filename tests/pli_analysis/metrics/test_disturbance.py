@@ -25,7 +25,7 @@ from pli_analysis.metrics.disturbance.event_context import EventContext, twins_b
 from pli_analysis.metrics.disturbance.layer_effects import Layers
 from pli_analysis.metrics.disturbance.layer_speeds import LayerSpeeds
 from pli_analysis.metrics.disturbance.loss_effect import Losses
-from pli_analysis.metrics.disturbance.loss_response import MEDIAN_OF_FIVE, aftermath, running_median, trend
+from pli_analysis.metrics.disturbance.loss_response import MEDIAN_OF_FIVE, response_at, running_median, trend
 from pli_analysis.report import disturbance as message
 from pli_analysis.runs.run import Run
 from pli_train.commands import fork
@@ -253,7 +253,7 @@ def _series(spike, start, length, noise=0.0, seed=0):
 
 
 def test_a_spike_has_its_height_length_and_area():
-    found = aftermath(*_series(0.3, 200, 12), at=200, window=60)
+    found = response_at(*_series(0.3, 200, 12), at=200, window=60)
     assert found.spike == pytest.approx(0.3)
     assert found.recovery == 13
     assert found.area == pytest.approx(0.3 * 12)
@@ -261,14 +261,14 @@ def test_a_spike_has_its_height_length_and_area():
 
 
 def test_a_loss_that_never_comes_back_is_told_as_such():
-    found = aftermath(*_series(0.3, 200, 200), at=200, window=60)
+    found = response_at(*_series(0.3, 200, 200), at=200, window=60)
     assert found.recovery is None
     assert found.area == pytest.approx(0.3 * 60)
     assert found.late == pytest.approx(0.3)
 
 
 def test_a_loss_that_goes_on_as_it_was_has_no_spike():
-    found = aftermath(*_series(0, 0, 0, noise=0.01), at=200, window=60)
+    found = response_at(*_series(0, 0, 0, noise=0.01), at=200, window=60)
     assert found.recovery == 0 or found.spike < 0.03
     assert found.noise == pytest.approx(0.01 * 0.54, rel=0.6)  # a median of five varies by some half
 
@@ -276,13 +276,13 @@ def test_a_loss_that_goes_on_as_it_was_has_no_spike():
 def test_one_bad_batch_is_no_spike():
     steps, losses = _series(0, 0, 0)
     losses[210] += 9
-    assert aftermath(steps, losses, 200, 60).spike == pytest.approx(0, abs=1e-9)
+    assert response_at(steps, losses, 200, 60).spike == pytest.approx(0, abs=1e-9)
 
 
 def test_a_twin_on_the_same_batches_takes_their_noise_off():
     steps, losses = _series(0.2, 200, 10, noise=0.05)
     _, theirs = _series(0, 0, 0, noise=0.05)
-    found = aftermath(steps, losses, 200, 60, (steps[200:], theirs[200:]))
+    found = response_at(steps, losses, 200, 60, (steps[200:], theirs[200:]))
     assert found.spike == pytest.approx(0.2) and found.area == pytest.approx(2.0)
     assert np.allclose(found.excess[10:], 0)
 
@@ -304,7 +304,7 @@ def test_the_noise_beside_a_twin_is_that_of_the_difference():
     """Batches that both runs find hard are none of it, and neither is what the event did for good."""
     steps, losses = _series(0, 0, 0, noise=0.5)
     own = np.random.default_rng(1).normal(0, 0.02, len(steps))
-    found = aftermath(steps, losses + own + 0.4, 200, 60, (steps, losses))
+    found = response_at(steps, losses + own + 0.4, 200, 60, (steps, losses))
     assert found.noise == pytest.approx(0.02 * 0.5356, rel=0.4)
     assert found.recovery is None and found.spike > 0.35
     medians = np.median(np.random.default_rng(0).normal(size=(200_000, 5)), axis=1)
@@ -313,25 +313,25 @@ def test_the_noise_beside_a_twin_is_that_of_the_difference():
 
 def test_rounding_is_no_spike():
     steps, losses = _series(0, 0, 0, noise=0.05)
-    found = aftermath(steps, losses + 1e-7, 200, 60, (steps, losses))
+    found = response_at(steps, losses + 1e-7, 200, 60, (steps, losses))
     assert found.recovery == 0
 
 
 def test_area_and_late_are_of_the_excess_itself():
     steps, losses = _series(0, 0, 0)
     losses[210], losses[255] = losses[210] + 2, losses[255] + 3
-    found = aftermath(steps, losses, at=200, window=60, twin=_series(0, 0, 0))
+    found = response_at(steps, losses, at=200, window=60, twin=_series(0, 0, 0))
     assert found.spike == pytest.approx(0) and found.recovery == 0
     assert found.late == pytest.approx(3 / 15)  # of 15 steps, one of which the running median passes over
     losses[220:] += 1
-    found = aftermath(steps, losses, at=200, window=60, twin=_series(0, 0, 0))
+    found = response_at(steps, losses, at=200, window=60, twin=_series(0, 0, 0))
     assert found.recovery is None and found.area == pytest.approx(40 + 2 + 3)
 
 
 def test_too_few_losses_say_nothing():
     steps, losses = _series(0, 0, 0)
-    assert aftermath(steps, losses, at=5, window=60) is None
-    assert aftermath(steps, losses, at=398, window=60) is None
+    assert response_at(steps, losses, at=5, window=60) is None
+    assert response_at(steps, losses, at=398, window=60) is None
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ def test_steps_that_trained_with_layers_swapped_are_left_out(config_of, tmp_path
     launch.begin(config_of("gpt2", changes), tmp_path / "run").run()
     run = Run.open(tmp_path / "run")
     rule = SwapRegularizer(SwappingConfig(probability=0.3), seed=run.record["seed"], total_steps=60)
-    expected = [step + 1 for step in range(60) if not rule.happens(step, depth=len(run.lineage.stack))]
+    expected = [step + 1 for step in range(60) if not rule.is_due(step, depth=len(run.lineage.stack))]
     ((steps, _),) = Losses(EventContext(run), 40)._logged.values()
     assert steps.tolist() == expected and 30 < len(expected) < 55
 
@@ -511,10 +511,10 @@ def test_one_of_something_is_told_as_one(grown):
 def test_a_run_of_an_older_version_has_a_report_that_says_what_its_blocks_lack(small_run, tmp_path):
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     save_file({"tokens": np.zeros((2, 32), np.int32)}, run / run_folder.PROBE)
-    told_of = "run keeps the held-out blocks of an older version, without labels: what an event changes on the spot"
-    assert disturbance(Run.open(run)).notes[0] == f"{told_of} needs --text FILE"
+    message = "run keeps the held-out blocks of an older version, without labels: what an event changes on the spot"
+    assert disturbance(Run.open(run)).notes[0] == f"{message} needs --text FILE"
     shown = call("pli-analyze", "report", run)
-    assert shown.returncode == 0 and told_of[4:] in " ".join(shown.stdout.split())
+    assert shown.returncode == 0 and message[4:] in " ".join(shown.stdout.split())
 
 
 def test_an_event_whose_checkpoint_is_gone_is_told_of_without_its_layers(grown, tmp_path):

@@ -424,7 +424,7 @@ def test_a_basis_that_rotary_positions_forbid_changes_logits_and_qk(tmp_path, fa
     assert (heads["qk"] > 0.01).all()
 
 
-def test_normalised_queries_and_keys_have_no_qk(tmp_path):
+def test_normalized_queries_and_keys_have_no_qk(tmp_path):
     """What stays free beside a norm with unequal gains: a sign for each pair, and the size of all queries, or keys."""
     signs = np.diag([1.0, -1, 1, -1] * 2)
     change, heads = turned(tmp_path / "signs", "qwen3", signs)

@@ -302,10 +302,10 @@ def test_each_method_has_a_caption_with_its_own_trustworthiness(runs, family):
     drawn = message.paths(run).figures[0]
     assert drawn.caption == drawn.captions["pca"]
     for method, caption in drawn.captions.items():
-        trust, neighbours = embed(run, method).trust[method]
-        assert f"Trustworthiness is {trust:.2f} over {neighbours} neighbours." in caption
+        trust, neighbors = embed(run, method).trust[method]
+        assert f"Trustworthiness is {trust:.2f} over {neighbors} neighbors." in caption
         assert ("of the variance" in caption) == (method == "pca")
-        assert ("t-SNE keeps neighbours" in caption) == (method == "tsne")
+        assert ("t-SNE keeps neighbors" in caption) == (method == "tsne")
 
 
 def test_a_run_with_too_few_points_has_a_line_and_no_map(small_run):
@@ -361,7 +361,7 @@ def test_bad_input_gets_one_line(runs, small_run, text, tmp_path):
 def test_few_points_are_mapped_by_pca_with_a_line(small_run):
     done = call("pli-analyze", "embed", small_run, "--method", "tsne", "-f", "csv")
     assert done.returncode == 0
-    assert "so few points have no neighbours that tsne could keep: this is PCA" in done.stderr
+    assert "so few points have no neighbors that tsne could keep: this is PCA" in done.stderr
     assert embed(Run.open(small_run), further=["tsne", "umap"]).methods == ("pca",)
 
 

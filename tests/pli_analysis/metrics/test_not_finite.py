@@ -29,7 +29,7 @@ from tests.trainers import tokenizer
 DOWN, NORM, QUERY = (
     f"model.layers.1.{name}.weight" for name in ("mlp.down_proj", "input_layernorm", "self_attn.q_proj")
 )
-TOLD = "not finite, and left out: b.mlp.down_proj.weight at checkpoint-2"
+LISTED = "not finite, and left out: b.mlp.down_proj.weight at checkpoint-2"
 MEASURES = ["relative_l2", "cosine", "rms", "path"]
 
 
@@ -68,7 +68,7 @@ def test_drift_of_everything_else_is_that_of_sound_weights(odd, plain):
     pd.testing.assert_frame_equal(found.loc[~there, known], sound.loc[~there, known])
     pd.testing.assert_frame_equal(found[~of_it], sound[~of_it])
     assert found.loc[of_it & (found["step"] >= 2), "path"].isna().all()
-    assert drift_metric.unknown(Run.open(odd)) == [TOLD] and drift_metric.unknown(Run.open(plain)) == []
+    assert drift_metric.unknown(Run.open(odd)) == [LISTED] and drift_metric.unknown(Run.open(plain)) == []
 
 
 def test_a_birth_that_is_not_finite_leaves_no_distance_from_it(plain, tmp_path):
@@ -151,8 +151,8 @@ def test_likeness_is_empty_where_outputs_are_not_finite(odd, plain, text):
     over = similarity.similarity(Run.open(odd), None, text, over_time=True)
     sound = similarity.similarity(Run.open(plain), None, text, over_time=True)
     there = (over["layer_a"] == "b") & (over["step_a"] == 2)
-    assert over.loc[there, ["cka", "procrustes", "neighbours"]].isna().all(axis=None)
-    columns = ["layer_a", "step_a", "cka", "procrustes", "neighbours"]
+    assert over.loc[there, ["cka", "procrustes", "neighbors"]].isna().all(axis=None)
+    columns = ["layer_a", "step_a", "cka", "procrustes", "neighbors"]
     pd.testing.assert_frame_equal(over.loc[~there, columns], sound.loc[~there, columns])
     assert similarity.unknown(over) == ["outputs are not finite, and left out: of b at checkpoint-2"]
     assert similarity.unknown(sound) == []

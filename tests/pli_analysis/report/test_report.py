@@ -12,7 +12,7 @@ import pytest
 
 from pli_analysis import api
 from pli_analysis.figures import loss as loss_figure
-from pli_analysis.figures.palette import COLOURS, DASHES, line_of
+from pli_analysis.figures.palette import COLORS, DASHES, line_of
 from pli_analysis.metrics.lineage import layers, locations
 from pli_analysis.metrics.maps import projections
 from pli_analysis.report import content, drift, overview, page, similarity, terminal
@@ -195,8 +195,8 @@ def test_thinning_keeps_extremes_and_ends_of_the_range():
 def test_a_layer_keeps_its_look_and_the_first_32_differ():
     from pli_train.core.lineage import layer_id
 
-    looks = [tuple(line_of(layer_id(n)).values()) for n in range(len(COLOURS) * len(DASHES))]
-    assert len(set(looks)) == len(looks)
+    styles = [tuple(line_of(layer_id(n)).values()) for n in range(len(COLORS) * len(DASHES))]
+    assert len(set(styles)) == len(styles)
 
 
 def test_lineage_comes_as_a_tree_and_as_a_page(runs, family, tmp_path):

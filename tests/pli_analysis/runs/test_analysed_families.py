@@ -321,8 +321,8 @@ def test_gptj_turns_as_many_dimensions_as_its_config_says(partial, dim, expected
     assert anatomy.family("gptj").rotated(message) == expected
 
 
-def test_pairs_of_gptj_are_neighbours(tmp_path):
-    """Turning pairs of neighbouring dimensions of Q and K by one angle leaves scores at every position, and so `qk`."""
+def test_pairs_of_gptj_are_neighbors(tmp_path):
+    """Turning pairs of neighboring dimensions of Q and K by one angle leaves scores at every position, and so `qk`."""
     model = tiny("gptj", rotary_dim=8)
     model.save_pretrained(tmp_path / "checkpoint-1")
     before = run_once(model).logits

@@ -296,8 +296,8 @@ def test_after_the_last_lineage_that_is_there_layers_are_followed_by_weights(gro
     assert [str(c.lineage) for c in opened.checkpoints][:4] == ["a b"] * 2 + ["a c b"] * 2
     # The newborn is equal to its donor at first: only that both are there can be known.
     assert all(sorted(c.lineage.stack) == ["a", "b", "c", "d"] for c in opened.checkpoints[4:])
-    told = Lineage.read(grown / "lineage.json").layers
-    assert opened.lineage.layers["c"] == told["c"] and opened.lineage.layers["d"].birth.step == 6
+    found = Lineage.read(grown / "lineage.json").layers
+    assert opened.lineage.layers["c"] == found["c"] and opened.lineage.layers["d"].birth.step == 6
     lost = "checkpoint-6, checkpoint-8, checkpoint-10"
     assert f"no lineage.json in {lost}: inferred from weights, from checkpoint-6-before on" in opened.notes
     assert set(opened.confidence["step"]) == {6, 8, 10}
@@ -366,8 +366,8 @@ def test_notes_on_several_runs_name_theirs(made, tmp_path):
         shutil.copytree(made, tmp_path / name)
     done = call("pli-analyze", "report", tmp_path / "one", tmp_path / "two")
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stderr.splitlines() if "lineage inferred from weights" in line]
-    assert [line.split(": ")[0] for line in told] == ["one", "two"]
+    found = [line for line in done.stderr.splitlines() if "lineage inferred from weights" in line]
+    assert [line.split(": ")[0] for line in found] == ["one", "two"]
 
 
 # --- refused --------------------------------------------------------------------------------------------------------

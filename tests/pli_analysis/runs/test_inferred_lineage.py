@@ -140,7 +140,7 @@ def check(seeds, corpus, folder):
                 donor = after.layers[id].birth.donor if true is None else None
                 rows.append((seed, before.stack != after.stack, true, mine, mine == true, message["confidence"]))
                 rows[-1] += (donor, message["donor"])
-    return pd.DataFrame(rows, columns=["seed", "grew", "true", "matched", "right", "confidence", "donor", "told"])
+    return pd.DataFrame(rows, columns=["seed", "grew", "true", "matched", "right", "confidence", "donor", "recorded"])
 
 
 def summary(table):
@@ -239,8 +239,8 @@ def test_a_layer_moves_straight_on_where_heads_were_added_meanwhile(tmp_path):
             run.lineage.add_heads(dict.fromkeys(run.lineage.stack, 6), step, "random", {}, to=6)
         run.save()
     first, old, new = (inferred_lineage.Weights.of(checkpoint) for checkpoint in Run.open(tmp_path).checkpoints)
-    ahead = inferred_lineage.onward(old, new, inferred_lineage.Neighbour(first, (0, 1)), None)
-    after = inferred_lineage.onward(first, old, None, inferred_lineage.Neighbour(new, (0, 1)))
+    ahead = inferred_lineage.onward(old, new, inferred_lineage.Neighbor(first, (0, 1)), None)
+    after = inferred_lineage.onward(first, old, None, inferred_lineage.Neighbor(new, (0, 1)))
     for found in (ahead, after):
         np.testing.assert_allclose(found.diagonal(), 1, atol=1e-3)
         assert found[0, 1] < 0.5 and found[1, 0] < 0.5
@@ -315,7 +315,7 @@ def rewritten(checkpoint, change):
     save_file(change(load_file(path)), path)
 
 
-def in_other_places(order, stack="transformer.h"):
+def reordered(order, stack="transformer.h"):
     """Layers put in another order: `order[new] = old`."""
 
     def change(weights):
@@ -335,7 +335,7 @@ def test_layers_that_changed_places_without_a_word_are_found_out(tmp_path):
         run.save()
     strip(run.folder, tmp_path / "stripped")
     last = tmp_path / "stripped" / "checkpoint-15"
-    rewritten(last, in_other_places([0, 3, 2, 4, 1]))
+    rewritten(last, reordered([0, 3, 2, 4, 1]))
     found = Run.open(tmp_path / "stripped")
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d e"] * 3 + ["a d c e b"]
     assert {event.operator for event in found.lineage.events} == {"swap"}
@@ -349,7 +349,7 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
     run.move(0.02, steps=5)
     run.save()
     strip(run.folder, tmp_path / "stripped")
-    rewritten(tmp_path / "stripped" / "checkpoint-5", in_other_places([0, 2, 3]))
+    rewritten(tmp_path / "stripped" / "checkpoint-5", reordered([0, 2, 3]))
     found = Run.open(tmp_path / "stripped")
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d", "a c d"]
     assert found.lineage.events[0].operator == "remove"
@@ -366,8 +366,8 @@ def test_a_removal_and_an_insertion_are_counted_apart(tmp_path):
         run.move(0.02, steps=5)
         run.save()
     strip(run.folder, tmp_path / "stripped")
-    rewritten(tmp_path / "stripped" / "checkpoint-5", in_other_places([0, 2, 3]))
-    rewritten(tmp_path / "stripped" / "checkpoint-10", in_other_places([0, 2, 3, 3]))
+    rewritten(tmp_path / "stripped" / "checkpoint-5", reordered([0, 2, 3]))
+    rewritten(tmp_path / "stripped" / "checkpoint-10", reordered([0, 2, 3, 3]))
     found = Run.open(tmp_path / "stripped")
     assert sorted(found.lineage.stack) == ["a", "c", "d", "e"] and found.lineage.layers["e"].birth.donor == "d"
     assert overview.event_counts(found.lineage) == "1 growth event and 1 removal"

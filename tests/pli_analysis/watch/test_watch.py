@@ -20,8 +20,8 @@ from pli_analysis.metrics.grad_norms import logged
 from pli_analysis.runs.run import Run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars
-from pli_analysis.watch import frame, latest, screen, watching
-from pli_analysis.watch.watching import RunWatcher, started
+from pli_analysis.watch import frame, latest, screen, watcher
+from pli_analysis.watch.watcher import RunWatcher, started
 from pli_train.checkpointing.lock import Lock
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -251,7 +251,7 @@ def test_drift_at_the_newest_reads_births_and_the_newest_only(mine):
 def test_who_trains_is_told_without_a_lock(small_run, tmp_path, monkeypatch, kernel):
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     if not kernel:
-        monkeypatch.setattr(watching, "LOCKS", tmp_path / "nowhere")
+        monkeypatch.setattr(watcher, "LOCKS", tmp_path / "nowhere")
     (run / run_folder.LOCK).unlink()
     assert started(run) is None
     watched, before = RunWatcher(run), time.time()

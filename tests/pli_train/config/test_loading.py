@@ -67,7 +67,7 @@ def test_all_mistakes_are_told_at_once():
     assert len(lines) == 2
 
 
-def test_a_file_extends_a_preset_or_its_neighbour(tmp_path):
+def test_a_file_extends_a_preset_or_its_neighbor(tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "tiny"\n[optim]\nlr = 0.5\n')
     (tmp_path / "yours.toml").write_text('extends = "mine.toml"\n[optim]\nlr_end = 0.25\n')
     loaded = loading.load(str(tmp_path / "yours.toml"))

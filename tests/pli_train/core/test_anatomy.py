@@ -281,7 +281,7 @@ def passed(model, module):
 
 
 def test_a_silent_layer_is_the_identity(parts, model):
-    """Pre-LN: as it is. Post-LN: on what is normalised already, with its own norms bare."""
+    """Pre-LN: as it is. Post-LN: on what is normalized already, with its own norms bare."""
     layer = stack_of(model, parts)[1]
     before = passed(model, layer)
     assert not torch.allclose(*before, atol=0.1)
@@ -309,7 +309,7 @@ def test_what_leaves_the_norm_below_enters_the_stack(family, parts, model):
     assert torch.equal(passed(model, last)[1], passed(model, lowest)[1])
 
 
-def test_a_family_without_a_table_is_named_with_its_neighbour(family):
+def test_a_family_without_a_table_is_named_with_its_neighbor(family):
     with pytest.raises(BadInput, match=f"did you mean '{family}'"):
         anatomy.family(f"{family}x")
 

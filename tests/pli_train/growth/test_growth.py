@@ -44,12 +44,12 @@ def begin(model, parts, heads=None):
 
 
 def apply_event(event, model, parts, lineage, seed=1, adam=None):
-    descents = event.grow(model, parts, lineage, seed)
+    origins = event.grow(model, parts, lineage, seed)
     event.record(lineage, step=lineage.events[-1].step if lineage.events else 0)
     if adam is not None:
-        optimizer.grow(adam, descents, event.optimizer_state)
+        optimizer.grow(adam, origins, event.optimizer_state)
     model.eval()
-    return descents
+    return origins
 
 
 def logits(model):
@@ -146,19 +146,19 @@ def test_a_clone_equals_its_donor_bit_for_bit_and_touches_nobody_else(family, pa
     ("index", "donor", "expected"),
     [(0, "below", "a"), (1, "below", "a"), (3, "below", "c"), (0, "above", "a"), (1, "above", "b"), (2, "a", "a")],
 )
-def test_the_donor_is_the_neighbour_asked_for(index, donor, expected):
+def test_the_donor_is_the_neighbor_asked_for(index, donor, expected):
     lineage = Lineage.begin(3, heads=1)
     assert Insert(at=0, index=index, donor=donor).donor_id(lineage) == expected
 
 
-def place_of(model, parts, **more):
+def insertion_point(model, parts, **more):
     layers = models.stack_of(model, parts)
     return InsertionPoint(model, parts, layers[1], (layers[0], layers[1]), **{"seed": 7, "noise": 0.25, **more})
 
 
 def test_noise_is_gaussian_of_the_asked_size_and_spares_norms_and_biases(family, parts):
     model = tiny(family)
-    donor, newborn = models.stack_of(model, parts)[1], INITIALIZERS["clone-noise"](place_of(model, parts))
+    donor, newborn = models.stack_of(model, parts)[1], INITIALIZERS["clone-noise"](insertion_point(model, parts))
     standard = []
     for (name, new), old in zip(newborn.named_parameters(), donor.parameters(), strict=True):
         if old.dim() == 1:
@@ -185,7 +185,7 @@ def test_noise_of_zero_is_the_weight_itself():
 
 def test_a_random_layer_is_drawn_as_the_family_draws_its_own(family, parts):
     model = tiny(family)
-    newborn = INITIALIZERS["random"](place_of(model, parts))
+    newborn = INITIALIZERS["random"](insertion_point(model, parts))
     torch.manual_seed(99)
     auto = getattr(transformers, models.AUTO_CLASS[parts.task])
     fresh = models.stack_of(auto.from_config(model.config), parts)[1]
@@ -215,7 +215,7 @@ def test_one_seed_makes_one_newborn_and_leaves_the_worlds_randomness_alone(initi
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, second = (INITIALIZERS[initializer](place_of(model, parts)).state_dict() for _ in range(2))
+    first, second = (INITIALIZERS[initializer](insertion_point(model, parts)).state_dict() for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

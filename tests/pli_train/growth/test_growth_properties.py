@@ -87,9 +87,9 @@ def test_any_valid_sequence_of_events_keeps_everything_consistent(family, events
             continue  # what a rehearsal refuses never reaches a model
         if event.misfit(start):
             continue
-        descents = event.grow(model, parts, lineage, seed=number)
+        origins = event.grow(model, parts, lineage, seed=number)
         lineage = recorded
-        optimizer.grow(adam, descents, event.optimizer_state)
+        optimizer.grow(adam, origins, event.optimizer_state)
         model.eval()
         agrees(model, parts, lineage, adam)
         step_of(model, adam)

@@ -430,10 +430,10 @@ def test_held_out_rows_may_be_short_padded_or_lack_labels():
         {"text": "x"},
     ]
     found = held_out_rows.drawn(rows, 10, "causal-lm", 64, None, seed=0)
-    by_place = dict(
+    by_index = dict(
         zip(found["block"].tolist(), zip(found["inputs"].tolist(), found["labels"].tolist(), strict=True), strict=True)
     )
-    assert by_place == {
+    assert by_index == {
         0: ([5, 6, 7, 8], [6, 7, 8, -100]),
         1: ([5, 6, 6, 6], [6, -100, -100, -100]),
         2: ([9, 8, 7, 7], [8, 7, -100, -100]),

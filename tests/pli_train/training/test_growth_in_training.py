@@ -307,15 +307,15 @@ def test_how_often_and_which_pairs_are_swapped():
     from pli_train.growth.swap_regularizer import SwapRegularizer
 
     swapping = SwapRegularizer(SwappingConfig(probability=0.4, anneal="linear"), seed=3, total_steps=4000)
-    halves = [sum(swapping.happens(step, 6) for step in part) for part in (range(2000), range(2000, 4000))]
+    halves = [sum(swapping.is_due(step, 6) for step in part) for part in (range(2000), range(2000, 4000))]
     # Means 0.3 and 0.1 of 2000 steps; four standard errors.
     assert abs(halves[0] - 600) < 4 * 21 and abs(halves[1] - 200) < 4 * 14
-    assert not any(swapping.happens(step, 1) for step in range(500))
+    assert not any(swapping.is_due(step, 1) for step in range(500))
     adjacent = {swapping.pair(step, 4) for step in range(300)}
     assert adjacent == {(0, 1), (1, 2), (2, 3)}
     above = SwapRegularizer(SwappingConfig(probability=1.0), 3, 4000, lowest=1)
     assert {above.pair(step, 4) for step in range(300)} == {(1, 2), (2, 3)}
-    assert not any(above.happens(step, 2) for step in range(50)) and above.happens(0, 3)
+    assert not any(above.is_due(step, 2) for step in range(50)) and above.is_due(0, 3)
     anywhere = SwapRegularizer(SwappingConfig(probability=0.4, pairs="random"), 3, 4000)
     assert {anywhere.pair(step, 4) for step in range(300)} == {(i, j) for j in range(4) for i in range(j)}
 
