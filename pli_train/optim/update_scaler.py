@@ -4,7 +4,8 @@
 there before. Both may speak of rows inside a tensor (a head, FFN units), which an optimizer's groups cannot: so an
 update is done in full and then taken back in part, θ ← θ_before + s · (θ_after − θ_before). For AdamW that is the
 learning rate times the scale s, weight decay included. The scale is a function of the lineage and the step alone:
-nothing has to be saved. The step counts of rows, which Adam's bias correction needs, are in the optimizer's state (`row_steps`).
+nothing has to be saved. The step counts of rows, which Adam's bias correction needs, are in the optimizer's state
+(`row_steps`).
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def intervals(curves):
     """Speed-up at the first default level, and difference of losses at the last step."""
     up = compare.speed_ups(curves, compare.default_levels(curves)[:1]).iloc[1]
     loss = compare.groups(curves, STEPS[-1], "step", curves[0].group).iloc[1]
-    return (up["low"], up["high"]), (loss["low"], loss["high"])
+    return tuple(up[["speed_up_low", "speed_up_high"]]), tuple(loss[["difference_low", "difference_high"]])
 
 
 def coverage(base_runs, runs, pairing, ratio, replicates, old=False):

@@ -28,7 +28,7 @@ class Story:
             for step, (_, value) in points.items()
         }
         # What depends on the checkpoint alone: the way to it is another when some are thinned out.
-        drift = api.drift(run, "head")[COLUMNS[: COLUMNS.index("level")]]
+        drift = api.drift(run, "head")[COLUMNS[: COLUMNS.index("part_type")]]
         self.drift = {(row[0], row[2]): row for row in drift.itertuples(index=False, name=None)}
 
     def contradicts(self, final, thinned=False):

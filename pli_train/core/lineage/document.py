@@ -10,7 +10,7 @@ from pli_train.core.lineage.identity import BadLineage, Birth, Event, Layer
 
 FORMAT = "pli-lineage"
 VERSION = 2
-OLD_KEYS = {"initializer": "initializer"}
+OLD_KEYS = {"initialiser": "initializer"}
 """Keys of version 1 that have another name now."""
 NEEDED = {("rewarm_steps", "rewarm"), ("rewarm_steps", "rewarm-new")}
 """Facts of an event that its policy for the learning rate cannot do without."""

@@ -29,7 +29,7 @@ from pli_train.core.errors import BadInput
 
 VERSION = 2
 """Version of `run.json`. Version 1 spelled some keys of the config otherwise: `RENAMED`."""
-RENAMED = {"initializer": "initializer", "part_initializer": "part_initializer"}
+RENAMED = {"initialiser": "initializer", "part_initialiser": "part_initializer"}
 """Keys of a config as they were spelled before, and as they are now."""
 RUN = "run.json"
 LINEAGE = "lineage.json"
@@ -297,7 +297,7 @@ def read_record(run: Path) -> dict[str, Any]:
 def with_current_keys(config: Any) -> Any:
     """A config, its tables and lists included, with renamed keys as they are spelled now.
 
-    >>> with_current_keys({"growth": {"schedule": [{"initializer": "clone"}]}})
+    >>> with_current_keys({"growth": {"schedule": [{"initialiser": "clone"}]}})
     {'growth': {'schedule': [{'initializer': 'clone'}]}}
     """
     if isinstance(config, dict):

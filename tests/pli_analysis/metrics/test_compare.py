@@ -42,7 +42,7 @@ def test_the_speed_up_between_curves_of_known_pace(rate, level):
     table = compare.speed_ups([powers("one", 0.01), powers("other", 0.01 * rate)], [level], reference="one")
     assert table["speed_up"].iloc[0] == 1
     assert table["speed_up"].iloc[1] == pytest.approx(rate, rel=1e-3)
-    assert table["low"].isna().all()  # one run each has no interval
+    assert table["speed_up_low"].isna().all()  # one run each has no interval
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=2, max_size=60), st.floats(0.1, 100))
@@ -90,7 +90,9 @@ def test_the_interval_of_a_speed_up_is_of_a_t_test_on_logarithms(numbers, expect
     row = compare.speed_ups(seeded("a", RATES) + seeded("b", doubled, numbers), [2.0]).iloc[1]
     logs = np.log(doubled), np.log(RATES)
     assert row["speed_up"] == pytest.approx(np.exp(logs[0].mean() - logs[1].mean()), rel=1e-3)
-    assert (row["low"], row["high"]) == pytest.approx(np.exp(expected(*logs).confidence_interval(0.95)), rel=1e-3)
+    assert (row["speed_up_low"], row["speed_up_high"]) == pytest.approx(
+        np.exp(expected(*logs).confidence_interval(0.95)), rel=1e-3
+    )
     assert (row["pairing"], row["pairs"]) == (("seed", 3) if numbers[0] == 0 else ("none", 0))
 
 
@@ -135,7 +137,7 @@ def test_default_levels_begin_with_what_all_runs_end_at():
 def test_a_level_that_some_runs_of_a_group_reach_has_no_speed_up():
     curves = [*seeded("a", RATES), curve("b0", [0, 9], [5, 1], "b"), curve("b1", [0, 9], [5, 4], "b")]
     row = compare.speed_ups(curves, [3.0]).iloc[1]
-    assert (row["runs"], row["reached"]) == (2, 1) and row[["at", "speed_up", "low"]].isna().all()
+    assert (row["runs"], row["reached"]) == (2, 1) and row[["at", "speed_up", "speed_up_low"]].isna().all()
 
 
 def test_the_verdict_is_one_sentence_on_groups():
@@ -158,11 +160,11 @@ def test_a_band_is_drawn_where_there_is_an_interval_alone():
     drawn = {trace.name: trace for trace in figure.drawing.data}
     assert set(drawn) == {"b, 95 % interval", "b (3 runs)", "c (one run)"}
     band, last = drawn["b, 95 % interval"], figure.table[figure.table["group"] == "b"].iloc[-1]
-    bounds = sorted(y for x, y in zip(band.x, band.y, strict=True) if x == last["level"])
-    assert bounds == pytest.approx([last["low"], last["high"]])
+    bounds = sorted(y for x, y in zip(band.x, band.y, strict=True) if x == last["loss_level"])
+    assert bounds == pytest.approx([last["speed_up_low"], last["speed_up_high"]])
     low, high = figure.drawing.layout.yaxis.range
     assert low < min(1, *drawn["b (3 runs)"].y) and high > max(drawn["c (one run)"].y)
-    assert f"{last['level']:.4g}, b (3 runs) has a speed-up of {last['speed_up']:.3g} in steps" in figure.caption
+    assert f"{last['loss_level']:.4g}, b (3 runs) has a speed-up of {last['speed_up']:.3g} in steps" in figure.caption
 
 
 def test_a_run_of_ours_beside_a_download_of_it(runs, family, tmp_path):
@@ -305,9 +307,9 @@ def test_each_scalar_is_compared_by_itself_and_the_unit_stays_the_run(two_scalar
         assert [of[group]["loss at 100"] for group in "xy"] == pytest.approx([np.mean(base), np.mean(mine)])
         welch = stats.ttest_ind(mine, base, equal_var=False)
         interval = welch.confidence_interval(0.95)
-        assert (of["y"]["low"], of["y"]["high"]) == pytest.approx((interval.low, interval.high))
+        assert (of["y"]["difference_low"], of["y"]["difference_high"]) == pytest.approx((interval.low, interval.high))
         exact = stats.permutation_test((mine, base), lambda a, b: np.mean(a) - np.mean(b), n_resamples=np.inf)
-        assert of["y"]["p"] == pytest.approx(exact.pvalue) and of["y"]["least_p"] == pytest.approx(0.1)
+        assert of["y"]["p"] == pytest.approx(exact.pvalue) and of["y"]["min_p"] == pytest.approx(0.1)
         assert message[number].startswith(f"In {scalar} at equal steps (100), x has a mean loss of ")
         assert message[number].count("(3 runs)") == 2
 
@@ -320,7 +322,7 @@ def test_each_scalar_has_its_own_reference_without_groups(tmp_path):
     assert differences == {"train_loss": pytest.approx(0.5 - 1), "val_loss": pytest.approx(1 - 3)}
     assert len(message) == 2 and all(line.count("a difference of") == 1 for line in message)
     ups, _ = answer(one, other, "--tag", "*_loss", "--levels", "1.5,4", "--speed-ups")
-    found = {(row["scalar"], row["level"]): row["speed_up"] for row in ups if row["group"] == "b"}
+    found = {(row["scalar"], row["loss_level"]): row["speed_up"] for row in ups if row["group"] == "b"}
     # Straight lines: train 2 → 1.5 takes 50 and 100/3 steps, validation 5 → 4 takes 50 and 25, and a never has 1.5.
     assert found["train_loss", 1.5] == pytest.approx(1.5) and found["val_loss", 4] == pytest.approx(2)
     assert found["val_loss", 1.5] is None and found["train_loss", 4] is None
@@ -350,7 +352,7 @@ def test_a_log_of_epochs_says_epochs(tmp_path):
     assert {row["last epoch"] for row in answer(*asked, "--runs")[0]} == {2}
     made = report.build([compare.compared(curve_metric.read(list(map(str, asked))))])
     losses, ups = made.sections[0].figures
-    assert losses.drawing.layout.xaxis.title.text == "epochs" and set(ups.table["by"]) == {"epoch"}
+    assert losses.drawing.layout.xaxis.title.text == "epochs" and set(ups.table["axis"]) == {"epoch"}
     assert "in epochs over k" in ups.caption and "epochs that k needs" in dict(made.sections[0].method)["speed-up"]
     assert "at equal epochs (2)" in page.read_text()
 

@@ -80,12 +80,12 @@ def found(grown):
 @pytest.mark.parametrize("family", MODELS)
 def test_nothing_below_an_insertion_changes_on_the_spot(found, family):
     first = found[family].layers.query("step == 20")
-    below, above = first[first["distance"] < 0], first[first["distance"] > 0]
+    below, above = first[first["layers_from_event"] < 0], first[first["layers_from_event"] > 0]
     assert len(below) == len(above) == 1
-    assert (below["forward"] == 0).all() and (above["forward"] > 1e-3).all()
-    assert (below["cka"].abs() < 1e-9).all() and (above["cka"] > 0).all()
+    assert (below["output_change"] == 0).all() and (above["output_change"] > 1e-3).all()
+    assert (below["cka_distance"].abs() < 1e-9).all() and (above["cka_distance"] > 0).all()
     event = found[family].events.iloc[0]
-    assert event["kl"] > 0 and event["delta_low"] < event["delta"] < event["delta_high"]
+    assert event["kl"] > 0 and event["loss_change_low"] < event["loss_change"] < event["loss_change_high"]
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -93,11 +93,11 @@ def test_an_identity_at_birth_changes_nothing_on_the_spot(found, family):
     second, event = found[family].layers.query("step == 40"), found[family].events.iloc[1]
     bound = 1e-5 if family == "bert" else 0.0  # post-LN: exact up to float32
     # A post-LN newborn takes over the last norm of the layer right below, whose own output changes by that.
-    kept = second[second["distance"] != -1] if family == "bert" else second
-    assert len(second) == 3 and kept["forward"].max() <= bound
-    assert abs(event["delta"]) <= bound and event["kl"] <= bound and event["flips"] <= bound
+    kept = second[second["layers_from_event"] != -1] if family == "bert" else second
+    assert len(second) == 3 and kept["output_change"].max() <= bound
+    assert abs(event["loss_change"]) <= bound and event["kl"] <= bound and event["flips"] <= bound
     # What a layer learns may change all the same: a new layer above it sends other gradients down, or none other.
-    assert second["turned"].notna().all()
+    assert second["grad_cosine_distance"].notna().all()
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -120,12 +120,12 @@ def test_the_instant_is_what_plain_transformers_says(grown, found, family, monke
     of = [np.flatnonzero(design.stratum == number) for number in range(4)]  # pairs, each from a stratum
     count = sum(size * counts[pair].mean() for size, pair in zip(sizes, of, strict=True))
     delta = sum(size * sums[pair].mean() for size, pair in zip(sizes, of, strict=True)) / count
-    assert event["delta"] == pytest.approx(delta, abs=1e-6)
+    assert event["loss_change"] == pytest.approx(delta, abs=1e-6)
     spread = [np.var(sums[pair] - delta * counts[pair], ddof=1) / 2 for pair in of]
     parts = [size**2 * (1 - 2 / size) * of_pair for size, of_pair in zip(sizes, spread, strict=True)]
     freedom = sum(parts) ** 2 / sum(part**2 for part in parts)  # Satterthwaite's
     reach = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(sum(parts)) / count
-    assert event["delta_high"] - event["delta"] == pytest.approx(reach, rel=1e-3)
+    assert event["loss_change_high"] - event["loss_change"] == pytest.approx(reach, rel=1e-3)
     p, q = was.logits[kept].log_softmax(-1), now.logits[kept].log_softmax(-1)
     assert event["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=1e-4)
     assert event["flips"] == pytest.approx(float((p.argmax(-1) != q.argmax(-1)).double().mean()))
@@ -152,8 +152,8 @@ def test_heads_and_units_that_were_born_are_no_change_of_what_was_there(config_o
     config = config_of("gpt2", STEPS | changes | {"train.steps": 12, "checkpoint.every": 2})
     launch.begin(config, tmp_path / "run").run()
     layers = disturbance(Run.open(tmp_path / "run"), blocks=4).layers
-    assert layers["forward"].max() < 1e-5
-    assert layers["gradient"].abs().max() < 1e-3 and layers["turned"].max() < 1e-5
+    assert layers["output_change"].max() < 1e-5
+    assert layers["log_grad_norm_ratio"].abs().max() < 1e-3 and layers["grad_cosine_distance"].max() < 1e-5
 
 
 # --- movement ---------------------------------------------------------------------------------------------------------
@@ -342,17 +342,17 @@ def test_the_tables_have_a_row_for_each_event_and_layer_that_was_there(found):
         assert list(of.events) == EVENTS and list(of.layers) == LAYERS
         assert of.events["step"].tolist() == [20, 40] and of.events["event"].tolist() == ["+c", "+d"]
         assert of.layers.groupby("step")["layer"].apply(list).to_dict() == {20: ["a", "b"], 40: ["a", "c", "b"]}
-        assert of.layers["distance"].tolist() == [-1, 1, -1, 1, 2]
-        assert (of.layers["p"].isna() | (of.layers["p"] >= of.layers["least_p"])).all()
+        assert of.layers["layers_from_event"].tolist() == [-1, 1, -1, 1, 2]
+        assert (of.layers["p"].isna() | (of.layers["p"] >= of.layers["min_p"])).all()
 
 
 def test_a_fork_with_nothing_changed_shows_no_excess_at_all(still):
     run = Run.open(still)
     (twin,) = twins_beside(run)
     of = disturbance(run, [twin], window=10, at=[30], blocks=4)
-    assert of.events["against"].tolist() == ["twin"]
+    assert of.events["reference"].tolist() == ["twin"]
     assert (of.curves[30].excess == 0).all() and of.events["spike"].tolist() == [0.0]
-    assert of.layers["against"].tolist() == ["twin"] and (of.layers["excess"] == 0).all()
+    assert of.layers["reference"].tolist() == ["twin"] and (of.layers["excess_log_update_rate"] == 0).all()
 
 
 def test_a_twin_that_stopped_growing_is_found_and_held_against(grown):
@@ -361,13 +361,13 @@ def test_a_twin_that_stopped_growing_is_found_and_held_against(grown):
     assert [twin.name for twin in twins] == ["twin"]
     assert twins_beside(twins[0]) == []
     of = disturbance(run, twins, blocks=4)
-    assert of.events["against"].tolist() == ["twin", "trend"]
+    assert of.events["reference"].tolist() == ["twin", "trend"]
     rows = of.layers.query("step == 20").set_index("layer")
-    assert set(rows["against"]) == {"twin"}
-    end = 20 + rows["stretch"].iloc[0]
+    assert set(rows["reference"]) == {"twin"}
+    end = 20 + rows["placebo_window"].iloc[0]
     mine, theirs = LayerSpeeds(run).speeds(20, end), LayerSpeeds(twins[0]).speeds(20, end)
     for id, row in rows.iterrows():
-        assert row["excess"] == pytest.approx(math.log(mine[id] / theirs[id]))
+        assert row["excess_log_update_rate"] == pytest.approx(math.log(mine[id] / theirs[id]))
     losses, others = run.scalars.of("train/loss"), twins[0].scalars.of("train/loss")
     expected = losses.values[20:30] - others.values[:10]
     assert others.steps[0] == 21 and np.allclose(of.curves[20].excess, expected)
@@ -376,9 +376,9 @@ def test_a_twin_that_stopped_growing_is_found_and_held_against(grown):
 def test_a_step_without_an_event_is_examined_like_one(still):
     of = disturbance(Run.open(still), window=5, at=[30, 45], blocks=4)
     assert of.events["event"].tolist() == ["no event"] * 2
-    assert of.events["kl"].isna().all() and of.layers["forward"].isna().all()
-    assert of.layers["excess"].notna().all() and of.layers["score"].notna().all()
-    assert (of.layers["least_p"] == 1 / (1 + of.layers["placebos"])).all()
+    assert of.events["kl"].isna().all() and of.layers["output_change"].isna().all()
+    assert of.layers["excess_log_update_rate"].notna().all() and of.layers["score"].notna().all()
+    assert (of.layers["min_p"] == 1 / (1 + of.layers["placebos"])).all()
 
 
 def test_placebo_steps_are_of_the_same_phase_as_the_step(still):
@@ -392,7 +392,7 @@ def test_placebo_steps_are_of_the_same_phase_as_the_step(still):
     assert min(losses._sources(20, 8)) == 18  # a window that begins with the first update after warm-up
     of = disturbance(run, window=8, at=[10], blocks=4)
     (event,) = of.events.to_dict("records")
-    assert event["phase"] is None and math.isnan(event["spike_p"]) and event["placebos"] == 0
+    assert event["lr_phase"] is None and math.isnan(event["spike_p"]) and event["placebos"] == 0
     assert "no p: the learning rate changes phase within 8 steps" in message.readings(of)[0]
 
 
@@ -441,20 +441,32 @@ def test_each_event_is_told_in_plain_words(found):
 
 def test_words_follow_the_numbers(found):
     of = copy.deepcopy(found["gpt2"])
-    of.events.loc[0, ["spike", "noise", "recovered", "recovery", "spike_p", "reach"]] = [0.21, 0.01, True, 7, 0.03, 9]
-    of.layers.loc[1, ["score", "p", "excess", "excess_z"]] = [9.0, 0.02, math.log(1.8), 99.0]
+    of.events.loc[0, ["spike", "noise", "is_recovered", "recovery_steps", "spike_p", "placebo_window"]] = [
+        0.21,
+        0.01,
+        True,
+        7,
+        0.03,
+        9,
+    ]
+    of.layers.loc[1, ["score", "p", "excess_log_update_rate", "excess_log_update_rate_z"]] = [
+        9.0,
+        0.02,
+        math.log(1.8),
+        99.0,
+    ]
     assert "A loss spike of 0.21 over its trend was gone after 7 steps (p 0.030 over 9 steps" in message.readings(of)[0]
     assert "Most disturbed was layer b, one above: it moved 1.80 times as fast as usual" in message.readings(of)[0]
-    of.layers.loc[1, ["gradient", "gradient_z"]] = [math.log(2), 100.0]
+    of.layers.loc[1, ["log_grad_norm_ratio", "log_grad_norm_ratio_z"]] = [math.log(2), 100.0]
     assert "b, one above: its gradient became 2.00 times as large on the spot" in message.readings(of)[0]
-    of.events.loc[0, "recovered"] = False
+    of.events.loc[0, "is_recovered"] = False
     assert "was not gone within 7 steps" in message.readings(of)[0]
     of.events.loc[0, "noise"] = 1.0
     assert "stayed within the noise of its trend" in message.readings(of)[0]
-    of.events.loc[0, ["against", "late"]] = ["twin", 1e-8]
+    of.events.loc[0, ["reference", "late_excess"]] = ["twin", 1e-8]
     assert "stayed within the noise of its difference to its twin twin" in message.readings(of)[0]
     assert "late in the window the loss was its twin's" in message.readings(of)[0]
-    of.events.loc[0, ["delta", "kl", "flips"]] = [1e-7, 1e-9, 0.0]
+    of.events.loc[0, ["loss_change", "kl", "flips"]] = [1e-7, 1e-9, 0.0]
     assert "changed no prediction on the spot" in message.readings(of)[0]
     of.events.loc[0, "flips"] = 0.0002
     assert "changed 0.02% of predictions and the loss by no more than rounding" in message.readings(of)[0]
@@ -483,8 +495,8 @@ def test_without_held_out_blocks_what_followed_is_told_all_the_same(grown, tmp_p
     (run / run_folder.PROBE).unlink()
     of = disturbance(Run.open(run))
     assert of.notes == ["run keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
-    assert of.events["delta"].isna().all() and of.events["loss_after"].notna().all()
-    assert of.layers["excess"].notna().all() and of.layers["forward"].isna().all()
+    assert of.events["loss_change"].isna().all() and of.events["loss_after"].notna().all()
+    assert of.layers["excess_log_update_rate"].notna().all() and of.layers["output_change"].isna().all()
     assert message.readings(of)[0].startswith("+c at step 20 changed the eval loss by ")
 
 
@@ -503,7 +515,7 @@ def test_without_placebo_steps_nothing_is_told_beside_them(grown):
 
 def test_one_of_something_is_told_as_one(grown):
     of = disturbance(Run.open(grown["gpt2"]), window=10, blocks=4, most=4)
-    of.events["recovery"], of.layers["stretch"] = 1, 1
+    of.events["recovery_steps"], of.layers["placebo_window"] = 1, 1
     words = [message.build(Run.open(grown["gpt2"]), of).lead, *message.readings(of), message.section(of).headline]
     assert not [line for line in words if re.search(r"\b1 (steps|spikes|events|pairs|blocks)\b", line)]
 
@@ -531,7 +543,7 @@ def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
     other = tmp_path / "sooner"
     fork.fork(run.path, 20, other, growth=False, changes=["optim.lr=1e-3"]).run()
     of = disturbance(run, [Run.open(other)], blocks=4)
-    assert of.events["against"].tolist() == ["trend", "trend"]
+    assert of.events["reference"].tolist() == ["trend", "trend"]
     assert of.notes == ["sooner learnt at other rates than gpt2 after step 20: it is not held against it"]
 
 

@@ -88,11 +88,11 @@ def test_every_level_equals_a_slow_reference(runs, family):
                 row = tables["head" if level in ("h0", "h1") else level].loc[(str(found.name), part)]
                 a, b = (np.concatenate([segment.ravel() for segment in side]) for side in (mine, theirs))
                 norm = np.linalg.norm(b)
-                assert bool(row["absolute"]) == (norm == 0)
+                assert bool(row["is_absolute"]) == (norm == 0)
                 assert row["relative_l2"] == pytest.approx(np.linalg.norm(a - b) / (norm or 1), rel=1e-9, abs=1e-12)
                 assert row["index"] == index
                 if norm:
-                    assert row["cosine"] == pytest.approx(1 - a @ b / np.linalg.norm(a) / norm, abs=1e-9)
+                    assert row["cosine_distance"] == pytest.approx(1 - a @ b / np.linalg.norm(a) / norm, abs=1e-9)
 
 
 def _cut_bert(name, array, part):
@@ -166,10 +166,10 @@ def test_an_insertion_at_the_bottom_moves_nobodys_drift(run_folder_of, family):
     checkpoint.write(run_folder_of, name, restored.model, restored.anatomy, adam, lineage, restored.trainer_state)
     after = drift(Run.open(run_folder_of)).query("checkpoint == @name.__str__()").set_index("part")
     assert list(after.index) == [newborn, *before.index]
-    assert after.loc[newborn, ["relative_l2", "cosine", "age"]].tolist() == [0, 0, 0]
+    assert after.loc[newborn, ["relative_l2", "cosine_distance", "age"]].tolist() == [0, 0, 0]
     older = after.drop(newborn)
     assert (older["index"] == before["index"] + 1).all()
-    for column in ("relative_l2", "cosine", "age", "absolute"):
+    for column in ("relative_l2", "cosine_distance", "age", "is_absolute"):
         assert older[column].equals(before[column])
     assert (before["relative_l2"] > 0).all()
 
@@ -177,7 +177,7 @@ def test_an_insertion_at_the_bottom_moves_nobodys_drift(run_folder_of, family):
 def test_age_counts_from_birth_and_newborns_start_at_zero(runs, family):
     table = drift(Run.open(runs[family]))
     first = table.drop_duplicates("part", keep="first").set_index("part")
-    assert (first[["age", "relative_l2", "cosine"]] == 0).all(axis=None)
+    assert (first[["age", "relative_l2", "cosine_distance"]] == 0).all(axis=None)
     assert first["step"].to_dict() == {"a": 0, "b": 3, "c": 6, "d": 6, "e": 9}
     assert (table["step"] - table["age"] == table["part"].map(first["step"])).all()
 

@@ -54,7 +54,7 @@ def test_a_second_call_reads_no_weights(made, reads):
     assert len(set(reads)) == 7
     reads.clear()
     assert api.drift(Run.open(made.folder), "all").equals(first)
-    assert api.drift(Run.open(made.folder), "head").equals(first[first["level"] == "head"].reset_index(drop=True))
+    assert api.drift(Run.open(made.folder), "head").equals(first[first["part_type"] == "head"].reset_index(drop=True))
     assert reads == []
 
 

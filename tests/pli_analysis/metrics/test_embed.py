@@ -122,7 +122,7 @@ def test_the_map_has_every_part_with_its_birth_and_donor(runs, family):
     table = embed(run).table
     assert set(table["walk"]) == {"run", "random"}
     mine = table[table["walk"] == "run"]
-    births = mine[mine["birth"]].set_index("part")
+    births = mine[mine["is_birth"]].set_index("part")
     assert births["step"].to_dict() == {"a": 0, "b": 3, "c": 6, "d": 6, "e": 9}
     for id, layer in run.lineage.layers.items():
         message = births.loc[id, "donor"]

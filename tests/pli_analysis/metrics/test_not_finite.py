@@ -30,7 +30,7 @@ DOWN, NORM, QUERY = (
     f"model.layers.1.{name}.weight" for name in ("mlp.down_proj", "input_layernorm", "self_attn.q_proj")
 )
 LISTED = "not finite, and left out: b.mlp.down_proj.weight at checkpoint-2"
-MEASURES = ["relative_l2", "cosine", "rms", "path"]
+MEASURES = ["relative_l2", "cosine_distance", "rms_change", "path_length"]
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +61,24 @@ def test_drift_of_everything_else_is_that_of_sound_weights(odd, plain):
     assert list(found["part"]) == list(sound["part"]) and list(found["step"]) == list(sound["step"])
     of_it = found["part"].isin(["b", "b.ffn", "b.mlp.down_proj.weight"])
     there = of_it & (found["step"] == 2)
-    assert there.sum() == 3 and found.loc[there, [*MEASURES, "speed", "spectral"]].isna().all(axis=None)
-    assert not found.loc[there, "absolute"].any()
+    assert there.sum() == 3 and found.loc[
+        there, [*MEASURES, "relative_update_rate", "relative_spectral_norm"]
+    ].isna().all(axis=None)
+    assert not found.loc[there, "is_absolute"].any()
     # Which way it took past that checkpoint is not known either; all else is.
-    known = [name for name in found.columns if name not in ("path", "efficiency", "speed")]
+    known = [name for name in found.columns if name not in ("path_length", "path_efficiency", "relative_update_rate")]
     pd.testing.assert_frame_equal(found.loc[~there, known], sound.loc[~there, known])
     pd.testing.assert_frame_equal(found[~of_it], sound[~of_it])
-    assert found.loc[of_it & (found["step"] >= 2), "path"].isna().all()
+    assert found.loc[of_it & (found["step"] >= 2), "path_length"].isna().all()
     assert drift_metric.unknown(Run.open(odd)) == [LISTED] and drift_metric.unknown(Run.open(plain)) == []
 
 
 def test_a_birth_that_is_not_finite_leaves_no_distance_from_it(plain, tmp_path):
     run = Run.open(changed(plain, tmp_path / "odd", spoilt(QUERY), only=(1,)))
     table = api.drift(run, "all", gauge=True).set_index("part")
-    assert table.loc[["b", "b.h0"], "relative_l2"].isna().all() and table.loc["b.h0", "qk"].isna().all()
+    assert table.loc[["b", "b.h0"], "relative_l2"].isna().all() and table.loc["b.h0", "qk_distance"].isna().all()
     assert table.loc[["a", "b.ffn", "b.h1", "b.norms"], "relative_l2"].notna().all()
-    assert table.loc["b.h1", ["qk", "ov"]].notna().all(axis=None)
+    assert table.loc["b.h1", ["qk_distance", "ov_distance"]].notna().all(axis=None)
 
 
 def by_hand(points, folder):
@@ -177,7 +179,7 @@ def test_the_first_state_alone_is_blamed_where_it_is_the_one(plain, text, tmp_pa
 def test_gradients_are_empty_where_they_are_not_finite(odd, plain, text):
     found, sound = (recomputed.recomputed(Run.open(folder), text) for folder in (odd, plain))
     there = found["step"] == 2
-    assert found.loc[there, "norm"].isna().all()
+    assert found.loc[there, "grad_norm"].isna().all()
     pd.testing.assert_frame_equal(found[~there], sound[~there])
     assert recomputed.unknown(found) == ["gradients are not finite, and left out: at checkpoint-2"]
     assert recomputed.unknown(sound) == []

@@ -59,7 +59,7 @@ def test_the_rate_of_a_step_is_the_trainers(logs):
 
 
 def test_speed_and_excess_do_not_depend_on_what_was_logged(logs):
-    tables = [drift(run)["speed"].to_numpy(dtype=float) for run in logs.values()]
+    tables = [drift(run)["relative_update_rate"].to_numpy(dtype=float) for run in logs.values()]
     assert np.isfinite(tables[0]).sum() > 20
     excess = [log_ratios(mover.speeds(12, 16), mover.speeds(8, 12)) for mover in map(LayerSpeeds, logs.values())]
     for speeds, movement in zip(tables[1:], excess[1:], strict=True):

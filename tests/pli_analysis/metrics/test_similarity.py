@@ -204,7 +204,7 @@ def test_the_table_equals_a_slow_reference(runs, family, text):
     stack = run.lineage.stack
     row = table.loc[(stack[0], stack[2])]
     assert row["cka"] == pytest.approx(sums[0] / np.sqrt(sums[1] * sums[2]), rel=1e-5)
-    assert (row["sequences"], row["tokens"]) == (8, 128)
+    assert (row["sequences"], row["compared_tokens"]) == (8, 128)
 
 
 def test_over_time_every_layer_begins_wholly_like_itself(runs, family, text):

@@ -189,12 +189,14 @@ def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tm
     rows = {row["group"]: row for row in json.loads(done.stdout)}
     (loss,) = (name for name in rows["full"] if name.startswith("eval/loss at "))
     assert [rows[name][loss] for name in ("full", "grown")] == pytest.approx(expected["loss"])
-    assert [rows["grown"][name] for name in ("difference", "low", "high")] == pytest.approx(expected["difference"])
+    assert [rows["grown"][name] for name in ("difference", "difference_low", "difference_high")] == pytest.approx(
+        expected["difference"]
+    )
     assert (rows["grown"]["pairing"], rows["grown"]["pairs"], rows["grown"]["runs"]) == ("seed", 2, 2)
     ups = json.loads(asked_for("compare", *paired, "--by", by, "--speed-ups", "--format", "json").stdout)
     up = next(row for row in ups if row["group"] == "grown")
     assert up["level"] == expected["level"]
-    assert [up[name] for name in ("speed_up", "low", "high")] == pytest.approx(expected["speed_up"])
+    assert [up[name] for name in ("speed_up", "speed_up_low", "speed_up_high")] == pytest.approx(expected["speed_up"])
     assert rows["grown"][f"speed-up to {up['level']:g}"] == up["speed_up"]
 
     # … the caption of the speed-up, …

@@ -246,7 +246,7 @@ def test_the_map_and_gauge_of_phi3_see_its_fused_rows_as_llama_sees_them_apart(g
         (other / run_folder.CONFIG).write_text(json.dumps(config))
         save_file(state, other / run_folder.WEIGHTS)
     mine, theirs = Run.open(tmp_path / "phi3"), Run.open(tmp_path / "llama")
-    columns = ["relative_l2", "cosine", "qk", "ov"]
+    columns = ["relative_l2", "cosine_distance", "qk_distance", "ov_distance"]
     tables = [
         api.drift(run, "all", gauge=True).set_index(["part", "step"])[columns].sort_index() for run in (mine, theirs)
     ]
@@ -334,7 +334,7 @@ def test_pairs_of_gptj_are_neighbors(tmp_path):
     assert torch.allclose(run_once(model).logits, before, atol=1e-4)
     model.save_pretrained(tmp_path / "checkpoint-2")
     table = api.drift(Run.open(tmp_path), "head", gauge=True).query("step == 2").set_index("part")
-    assert table.loc["a.h0", "relative_l2"] > 0.1 and table.loc["a.h0", "qk"] < 1e-5
+    assert table.loc["a.h0", "relative_l2"] > 0.1 and table.loc["a.h0", "qk_distance"] < 1e-5
 
 
 # --- models without the usual head ----------------------------------------------------------------------------------

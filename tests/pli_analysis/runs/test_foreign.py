@@ -138,7 +138,7 @@ def test_shards_are_read_like_one_file(made, output):
     for checkpoint in output.glob("checkpoint-*"):
         sharded(checkpoint)
         assert not (checkpoint / run_folder.WEIGHTS).exists()
-    columns = ["part", "step", "relative_l2", "cosine", "path"]
+    columns = ["part", "step", "relative_l2", "cosine_distance", "path_length"]
     assert api.drift(Run.open(output))[columns].equals(api.drift(Run.open(made))[columns])
 
 

@@ -136,11 +136,13 @@ def check(seeds, corpus, folder):
             for index, id in enumerate(after.stack):
                 message = sure.loc[(str(checkpoint.name), index)]
                 true = before.stack.index(id) if id in before.stack else None
-                mine = None if pd.isna(message["matched"]) else int(message["matched"])
+                mine = None if pd.isna(message["matched_index"]) else int(message["matched_index"])
                 donor = after.layers[id].birth.donor if true is None else None
                 rows.append((seed, before.stack != after.stack, true, mine, mine == true, message["confidence"]))
                 rows[-1] += (donor, message["donor"])
-    return pd.DataFrame(rows, columns=["seed", "grew", "true", "matched", "right", "confidence", "donor", "recorded"])
+    return pd.DataFrame(
+        rows, columns=["seed", "grew", "true", "matched_index", "right", "confidence", "donor", "recorded"]
+    )
 
 
 def summary(table):

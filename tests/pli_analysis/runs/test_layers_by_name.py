@@ -80,7 +80,7 @@ def test_layers_are_found_followed_and_measured(layout, tmp_path):
     for index, id in enumerate(run.lineage.stack):
         assert found[id] == pytest.approx(by_hand(states[0], states[2], f"{path}.{index}."), rel=1e-6)
     every = api.drift(run, "all")
-    assert set(every["level"]) == {"layer"}
+    assert set(every["part_type"]) == {"layer"}
     matrices = api.drift(run, "matrix", spectral=True).query("step == 3")
     assert len(matrices) == len(shapes)
 
@@ -214,7 +214,7 @@ def test_tensors_that_a_table_does_not_name_are_told(tmp_path):
     state |= {f"transformer.h.{n}.attn.bias": np.ones((1, 1, 4, 4), np.float32) for n in range(2)}  # a mask
     run = Run.open(written(tmp_path, [state, state], **model.config.to_dict()))
     assert run.notes[0] == "not in the table of a gpt2, and left out: adapter.down.weight"
-    assert set(api.drift(run, "all")["level"]) == {"layer", "head", "ffn", "norms", "attention"}
+    assert set(api.drift(run, "all")["part_type"]) == {"layer", "head", "ffn", "norms", "attention"}
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_names_of_early_releases_are_mapped_as_transformers_maps_them(plain, tmp
     run = Run.open(folder)
     np.testing.assert_allclose(found(run), expected(folder, "bert"), rtol=1e-6)
     assert "'LayerNorm.gamma' read as 'LayerNorm.weight'" in run.notes
-    assert {"norms"} <= set(api.drift(run, "norms")["level"]) and not api.drift(run, "norms")[
+    assert {"norms"} <= set(api.drift(run, "norms")["part_type"]) and not api.drift(run, "norms")[
         "relative_l2"
     ].isna().any()
 
@@ -125,7 +125,7 @@ def test_weights_of_other_types_are_the_numbers_that_torch_reads(type, plain, tm
     by_hand = np.array([moved(states[0], state, "model.layers") for state in states])
     run = Run.open(folder)
     np.testing.assert_allclose(found(run), by_hand, rtol=1e-6)
-    spectra = api.drift(run, "matrix", spectral=True).set_index(["checkpoint", "part"])["spectral"]
+    spectra = api.drift(run, "matrix", spectral=True).set_index(["checkpoint", "part"])["relative_spectral_norm"]
     change = (states[2][UP].double() - states[0][UP].double(), states[0][UP].double())
     norms = [float(torch.linalg.matrix_norm(matrix, 2)) for matrix in change]
     assert spectra["checkpoint-3", "b.mlp.up_proj.weight"] == pytest.approx(norms[0] / norms[1], rel=1e-5)
@@ -459,7 +459,7 @@ def test_a_checkpoint_of_ours_that_cannot_be_read_is_passed_over_too(name, runs,
     assert [line.split()[0] for line in run.damaged] == [at.path.name] and name in run.damaged[0]
     whole = api.drift(Run.open(runs["gpt2"]))
     rest = whole[whole["checkpoint"] != str(at.name)]
-    columns = ["part", "checkpoint", "relative_l2", "cosine"]
+    columns = ["part", "checkpoint", "relative_l2", "cosine_distance"]
     assert api.drift(run)[columns].equals(rest[columns].reset_index(drop=True))
 
 

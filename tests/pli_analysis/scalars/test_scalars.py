@@ -68,7 +68,7 @@ def test_no_file_is_no_scalars(tmp_path):
 
 def test_loss_has_its_four_axes(runs, family, config_of):
     table = loss(Run.open(runs[family]).scalars)
-    train, eval = (table[table["kind"] == kind].set_index("step") for kind in ("train", "eval"))
+    train, eval = (table[table["split"] == kind].set_index("step") for kind in ("train", "eval"))
     assert list(train.index) == list(range(1, STEPS + 1))
     assert list(eval.index) == [0, 3, 4, 6, 8, 9, 12]
     per_step = 4 * 2 * 32

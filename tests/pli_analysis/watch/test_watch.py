@@ -60,7 +60,7 @@ def test_a_frame_tells_what_other_readers_tell(runs, family):
         dict(zip(drift["part"], drift["relative_l2"], strict=True)),
         "checkpoint-12",
     )
-    norms = logged.logged(run.scalars, run.lineage).query("level == 'layer'").groupby("part")["norm"].last()
+    norms = logged.logged(run.scalars, run.lineage).query("part_type == 'layer'").groupby("part")["grad_norm"].last()
     assert shown.norms == norms.to_dict() and set(norms.index) == set(shown.stack)
     assert [growth.step for growth in shown.growth] == [3, 6, 9]
     for growth in shown.growth:
