@@ -46,9 +46,9 @@ def drift(
     opened = open_run(run, verify, lineage_file, stack)
     complain(opened.scalars.damaged)
     if gauge and of not in ("head", "all"):
-        raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")
+        raise BadInput(f"--gauge: applies only to heads, not to '{of}': use --of head or --of all")
     if spectral and of not in ("matrix", "all"):
-        raise BadInput(f"--spectral: is told of matrices, and not of '{of}': use --of matrix or --of all")
+        raise BadInput(f"--spectral: applies only to matrices, not to '{of}': use --of matrix or --of all")
     cores = threads or os.cpu_count() or 1
     table = measure(opened, of, Bar("tensors of all checkpoints"), gauge=gauge, spectral=spectral, threads=cores)
     if len(opened.checkpoints) == 1:

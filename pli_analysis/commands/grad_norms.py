@@ -46,7 +46,7 @@ def grad_norms(
     if asked is not None and not recompute:
         raise BadInput("--text FILE is what gradients are computed on: use it with --recompute")
     if recompute and (events or html is not None):
-        raise BadInput("--events and --html tell what training logged: leave --recompute away")
+        raise BadInput("--events and --html show what training logged: omit --recompute")
     if recompute:
         from pli_analysis.metrics.grad_norms.recomputed import recomputed, unknown
 
@@ -61,6 +61,6 @@ def grad_norms(
     write_page(html, lambda: report.of_grad_norms(run.resolve().name, table, lineage))
     if events:
         if lineage is None:
-            raise BadInput(f"{run}: has no lineage.json, which tells when it grew")
+            raise BadInput(f"{run}: has no lineage.json, which records when it grew")
         table = metric.around(table, lineage, window)
     emit(metric.of_level(table, of), format, out)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pli_analysis import columns as col
 from pli_analysis.commands.options import LineageFile, Stack, Verify, a_file, alone
 from pli_analysis.commands.outputs import inputs_of, require_files
 from pli_analysis.commands.status import complain, open_run
@@ -115,7 +116,7 @@ def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
     from pli_analysis.report import several
 
     curves = curve_metric.read([f"{group}={path}" if group else str(path) for group, path in runs])
-    curve_metric.require(curves, "step")
+    curve_metric.require(curves, col.STEP)
     opened = {
         curve.name: open_run([path], verify, name=curve.name) for curve, (_, path) in zip(curves, runs, strict=True)
     }

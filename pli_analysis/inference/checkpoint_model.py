@@ -55,7 +55,7 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
     transformers.logging.disable_progress_bar()  # the tensors are in memory already
     try:
         if getattr(config, anatomy.config["depth"]) != len(checkpoint.lineage.stack):
-            raise ValueError("another number of layers than its lineage tells of")
+            raise ValueError("another number of layers than its lineage has")
         with torch.device("meta"):
             made = auto.from_config(config)
         prefix = f"{made.base_model_prefix}."

@@ -142,7 +142,7 @@ def _instant(event: pd.Series) -> str:
 def _dynamic(event: pd.Series, most: int) -> str:
     """What the loss did behind it; beside `most` placebo steps."""
     if event[col.SPIKE] != event[col.SPIKE]:
-        return "Too few losses were logged around it to tell what followed."
+        return "Too few losses were logged around it to say what followed."
     trend, twin = event[col.REFERENCE] == "trend", f"its twin {event[col.REFERENCE]}"
     steps = count(int(event[col.RECOVERY_STEPS]), "step")
     if event[col.SPIKE] <= max(TOLERANCE * event[col.NOISE], ROUNDING):
@@ -193,7 +193,7 @@ def _layers(event: pd.Series, layers: pd.DataFrame, most: int) -> str:
             why = f"{most_of} can give no p below {scored[col.MIN_P].min():.3f}"
         more = "a larger --placebos allows" if most < ENOUGH else "a smaller checkpoint.every makes"
         more = f"{why}, and {more} more ({highest})"
-        return f"Whether a layer was disturbed beyond the usual cannot be told: {more}."
+        return f"Whether a layer was disturbed beyond the usual is not known: {more}."
     if not len(unusual):
         return f"No layer was disturbed beyond the usual ({highest})."
     words = f"Most disturbed was {_who(first)}: {_how(first)}, "
@@ -291,9 +291,9 @@ def spikes_beyond(known: pd.DataFrame) -> str:
     """How many of these spikes are unusual, among those that have placebo steps enough to be."""
     able = known[known[col.MIN_P] < UNUSUAL]
     if not len(able):
-        return "No spike has enough placebo steps to tell whether it is beyond what steps without events show."
+        return "No spike has enough placebo steps to show whether it is beyond what steps without events show."
     unusual, lack = int((able[col.SPIKE_P] < UNUSUAL).sum()), len(known) - len(able)
-    others = f"; {lack} more {'has' if lack == 1 else 'have'} too few placebo steps to tell" if lack else ""
+    others = f"; {lack} more {'has' if lack == 1 else 'have'} too few placebo steps" if lack else ""
     are = "is" if unusual == 1 else "are"
     return f"{unusual} of {count(len(able), 'spike')} {are} beyond what steps without events show{others}."
 

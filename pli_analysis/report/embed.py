@@ -29,7 +29,7 @@ MAP_EXACT = 1e11
 METHOD = [
     (
         "distances",
-        "Between all points, from inner products of their steps (each told as its difference from the point it came "
+        "Between all points, from inner products of their steps (each kept as its difference from the point it came "
         "from) in float64; too many long vectors are sketched (Charikar, Chen and Farach-Colton 2002), and their error "
         "is stated.",
     ),

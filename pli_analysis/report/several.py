@@ -94,9 +94,10 @@ def differences(opened: Mapping[str, Run]) -> Section:
             f"Beside growth the runs differ in {_listed(keys['tuning'])}: what they lose or gain may be due to that."
         )
     elif keys["growth"]:
-        message = f"The runs differ in {_listed(keys['growth'])} and in nothing else that is learned by, seeds apart."
+        differing = _listed(keys["growth"])
+        message = f"The runs differ in {differing} and, except for seeds, in nothing else that affects training."
     else:
-        message = "The runs' configs differ in nothing that is learned by, seeds apart."
+        message = "The runs' configs differ, except for seeds, in nothing that affects training."
     tables = [("Keys of the config that differ", table)] if len(table) else []
     return Section("differences", "What differs", [message], tables=tables, headline=message)
 

@@ -261,7 +261,7 @@ class ForeignRun(Run):
         late = [str(bare.name) for bare in self._bare[last + 1 :]]
         lines = []
         if early:
-            lines.append(f"no {run_folder.LINEAGE} in {some(early)}: later checkpoints tell their history")
+            lines.append(f"no {run_folder.LINEAGE} in {some(early)}: later checkpoints hold their history")
         if late:
             known = self._bare[last].name
             lines.append(f"no {run_folder.LINEAGE} in {some(late)}: inferred from weights, from {known} on")
@@ -310,7 +310,7 @@ class ForeignRun(Run):
         for bare, lineage in zip(self._bare, each, strict=True):
             if lineage.to_json() != each[-1].as_of(len(lineage.events)).to_json():
                 last = self._bare[-1].name
-                raise BadInput(f"{bare.path}: its {run_folder.LINEAGE} tells of another history than {last}'s")
+                raise BadInput(f"{bare.path}: its {run_folder.LINEAGE} has another history than {last}'s")
         return each
 
     def _lacks(self) -> list[str]:
@@ -394,7 +394,7 @@ def open_foreign(
                 stack=stack,
             )
         if not is_model(paths[0]):
-            if unsupported_formats.has_weights(paths[0]) or unsupported_formats.way_out(paths[0]):
+            if unsupported_formats.has_weights(paths[0]) or unsupported_formats.explain(paths[0]):
                 raise BadInput(f"{paths[0]}: {flaw(paths[0])}")
             return _further_down(paths[0], lineage_file, on_progress, stack)
     for path in paths:
@@ -431,7 +431,7 @@ def _further_down(
     if models:
         more = f" and {len(models) - 4} more" if len(models) > 4 else ""
         listed = f"{', '.join(models[:4])}{more}"
-        raise BadInput(f"{folder}: holds models whose names tell no step: give them in order: {listed}")
+        raise BadInput(f"{folder}: holds models whose names have no step: give them in order: {listed}")
     if found:
         raise BadInput(f"{folder}: holds no checkpoints of a model, but logs: read them with scalars or compare")
     message = f"{folder}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either"
@@ -462,7 +462,7 @@ def checkpoints_in(output: Path) -> list[tuple[CheckpointName, Path]]:
 def is_model(folder: Path) -> bool:
     """Whether a folder looks like that of a model, whether or not it can be read."""
     return (folder / run_folder.CONFIG).exists() and (
-        unsupported_formats.has_weights(folder) or bool(unsupported_formats.way_out(folder))
+        unsupported_formats.has_weights(folder) or bool(unsupported_formats.explain(folder))
     )
 
 
@@ -470,10 +470,10 @@ def flaw(checkpoint: Path) -> str | None:
     """What keeps a foreign checkpoint from being read, in a few words; None when nothing is seen to by its files."""
     if checkpoint.is_symlink() and CheckpointName.parse(checkpoint.name):
         return LINK
-    if not unsupported_formats.has_weights(checkpoint) and (message := unsupported_formats.way_out(checkpoint)):
+    if not unsupported_formats.has_weights(checkpoint) and (message := unsupported_formats.explain(checkpoint)):
         return message
     if not (checkpoint / run_folder.CONFIG).exists():
-        return unsupported_formats.no_config(checkpoint)
+        return unsupported_formats.missing_config(checkpoint)
     names = [run_folder.CONFIG]
     if run_folder.is_sharded(checkpoint):
         try:
@@ -532,7 +532,7 @@ def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], st
         for path in paths:
             number = max(number + 1, _last_event(path))
             names.append(CheckpointName(number))
-        counted = "steps are numbers in the order given: no name and no trainer_state.json tells them"
+        counted = "steps are numbers in the order given: no name and no trainer_state.json has them"
     locations = zip([name for name in names if name is not None], _labels(real), paths, strict=True)
     message = [(Label(name.step, name.after, label), path) for name, label, path in locations]
     message.sort(key=lambda one: (one[0].step, one[0].after))

@@ -100,7 +100,7 @@ class Weights:
             if len(shape) > 1:
                 names[inner] = {index: locations[index] for index in shapes}
         if not heads:
-            raise BadInput(f"{checkpoint.path}: its weights have none of the heads that its config tells of")
+            raise BadInput(f"{checkpoint.path}: its weights have none of the heads that its config names")
         return cls(checkpoint, names, depth, sizes, view)
 
     @property
@@ -309,9 +309,9 @@ def _turn(first: np.ndarray, at: int | None, here: np.ndarray, last: np.ndarray)
     """Cosine between the way from one row of `first` to here and the way from here to each row of `last`."""
     if at is None or first.shape[1] != len(here):
         return np.zeros(len(last))
-    way, steps = here - first[at], last - here
+    before, after = here - first[at], last - here
     with np.errstate(all="ignore"):
-        cosine = steps @ way / (np.linalg.norm(steps, axis=1) * np.linalg.norm(way))
+        cosine = after @ before / (np.linalg.norm(after, axis=1) * np.linalg.norm(before))
     return np.where(np.isfinite(cosine), cosine, 0.0)
 
 
@@ -358,7 +358,7 @@ def infer(
 
     first = weights_of(checkpoints[0])
     if known is not None and len(known.stack) != first.depth:
-        raise BadInput(f"{checkpoints[0].path}: has {first.depth} layers, and its lineage tells of {len(known.stack)}")
+        raise BadInput(f"{checkpoints[0].path}: has {first.depth} layers, and its lineage {len(known.stack)}")
     lineage = _begun(checkpoints[0].step, first) if known is None else known.as_of(len(known.events))
     found, ahead = list[tuple[object, ...]](), None
     lineages = [lineage.as_of(len(lineage.events))]

@@ -80,7 +80,7 @@ def require_parts(checkpoint: Checkpoint, level: str) -> None:
         message = f"no table says where a {table.model_type} has its {CALLED[level]}, only its layers are known"
         raise BadInput(f"{checkpoint.path}: {message}; {PAGE} says how to write a table")
     if level == "head" and "heads" not in table.config:
-        raise BadInput(f"{checkpoint.path}: the table of a {table.model_type} does not tell its heads apart")
+        raise BadInput(f"{checkpoint.path}: the table of a {table.model_type} does not separate its heads")
 
 
 def _stacks(table: Anatomy) -> list[Anatomy]:

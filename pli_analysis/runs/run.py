@@ -450,7 +450,7 @@ def _within(folder: Path) -> bool:
 
 @lru_cache(maxsize=8)
 def _lineage(text: str) -> Lineage:
-    """Checkpoints between two events tell one lineage, and share it: whoever analyses changes none."""
+    """Checkpoints between two events tell one lineage, and share it: an analysis changes none."""
     return Lineage.from_json(text)
 
 
@@ -492,7 +492,7 @@ def _by_layer(
             raise BadInput(f"has a layer {index} that {lineage_file or f'its {run_folder.LINEAGE}'} does not know")
         found[stack[index]][inner] = name
     if lacking := [id for id, tensors in found.items() if not tensors]:
-        source = f", which {lineage_file} tells of" if lineage_file else ""
+        source = f", which {lineage_file} has" if lineage_file else ""
         raise BadInput(f"its weights have nothing of layer {lacking[0]}{source}")
     return found
 
@@ -529,7 +529,7 @@ def _instead(path: Path) -> str | None:
         return None
     if ends and due > size:
         return f"has {size} bytes of {due}: it was cut short"
-    return f"has {size - due} bytes more than its header tells of" if ends and due < size else None
+    return f"has {size - due} bytes more than its header states" if ends and due < size else None
 
 
 def _tensor(file: Any, name: str, path: Path) -> np.ndarray:

@@ -121,7 +121,7 @@ def version_of(frame: Frame) -> str:
 def waiting(name: str) -> Page:
     """What is served before the first page of a run is whole."""
     words = "The report comes here with the run's first checkpoint, as soon as it is made. This page waits for it."
-    report = Report(name, "Nothing to tell yet.", [Section("summary", "Summary", [words])])
+    report = Report(name, "Nothing to show yet.", [Section("summary", "Summary", [words])])
     return Page("waiting", page.html(report, "waiting").encode())
 
 

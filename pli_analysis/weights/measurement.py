@@ -130,7 +130,7 @@ def _shared(tasks: Sequence[Task], threads: int, on_progress: ProgressCallback) 
     own, pools = threading.local(), []
 
     def run(task: Task) -> list[np.ndarray]:
-        if not hasattr(own, "rooms"):
+        if not hasattr(own, "pool"):
             own.pool = BufferPool(files=OPEN // threads)
             pools.append(own.pool)
         return task.run(own.pool)

@@ -173,7 +173,7 @@ def _unlike(lineage: Lineage, plan: RunPlan, start: Lineage) -> str | None:
     """Why a schedule cannot go on from a lineage, or None."""
     done = len(lineage.events)
     if done >= len(plan.events):
-        return f"all {len(plan.events)} events of the schedule have happened"
+        return f"all {len(plan.events)} events of the schedule are done"
     expected = plan.events[done - 1].lineage if done else start
     if (lineage.stack, lineage.shapes()) != (expected.stack, expected.shapes()):
         return f"after {done} events it has layers ({lineage}), and this config then has ({expected}), or other sizes"

@@ -29,7 +29,7 @@ VOCABULARIES = (JSON, "vocab.txt", "vocab.json", *SENTENCEPIECE)
 BESIDE = (SETTINGS, "special_tokens_map.json", "added_tokens.json", "merges.txt", "config.json")
 """Files that say more of one."""
 BATCH = 256
-"""Texts that are tokenised together, at most."""
+"""Texts that are tokenized together, at most."""
 MOST = 2**22
 """Characters that are, unless one text alone has more."""
 LARGEST = 2**28

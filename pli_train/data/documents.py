@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Documents:
-    """A corpus before tokenising.
+    """A corpus before tokenizing.
 
     Attributes:
         train, eval: the texts of each side in pieces, to be read once or more, in a fixed order.

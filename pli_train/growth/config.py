@@ -47,7 +47,7 @@ class GrowthConfig(Section):
     learning_rate: LearningRate = Field("none", description="what an event does to the learning rate")
     rewarm_steps: int = Field(100, ge=1, description="rewarm, rewarm-new: steps of the climb")
     freeze_steps: int = Field(0, ge=0, description="steps after an event in which only newborn parts learn")
-    events_kept: int | None = Field(None, ge=0, description="how many events happen; all if none given")
+    events_kept: int | None = Field(None, ge=0, description="how many events to apply; all if none given")
     swapping: SwappingConfig = SwappingConfig()
 
     def events(self, start: InitialShape, total_steps: int | None = None) -> list[Operator]:

@@ -165,7 +165,7 @@ class Grower:
         if self.lineage.to_json() != lineage.to_json():
             raise BadInput(
                 f"growth: this model and schedule come to the stack '{self.lineage}' after {len(lineage.events)} "
-                f"events, and the lineage tells of '{lineage}': it was grown from another model, schedule or seed"
+                f"events, and the lineage has '{lineage}': it was grown from another model, schedule or seed"
             )
 
     def save(self, path: Path | str) -> None:

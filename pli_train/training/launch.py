@@ -154,7 +154,7 @@ def corpus_of(config: RunConfig, folder: Path, say: Callable[[str], None]) -> To
     text = corpus.load(config.data, config.tokenizer, say)
     began = run_folder.read_json(folder / run_folder.RUN).get("corpus")
     if not isinstance(began, dict) or text.fingerprint != began.get("fingerprint"):
-        about = began.get("about") if isinstance(began, dict) else "not told"
+        about = began.get("about") if isinstance(began, dict) else "unknown"
         raise BadInput(
             f"{folder}: the corpus is not the one this run began with ({about} then, {text.about} "
             "now): training on would mix two data orders"

@@ -155,7 +155,7 @@ def read_only():
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.name != "posix", reason="needs permission bits")
-def test_a_read_only_run_is_told_in_one_line_and_left_as_it_was(warm, toml, unbroken, tmp_path, read_only):
+def test_a_read_only_run_is_reported_in_one_line_and_left_as_it_was(warm, toml, unbroken, tmp_path, read_only):
     """Permission bits bind the command here even when the tests run as root."""
     run = tmp_path / "run"
     child = warm.start("run", toml, "-o", run, "-q", env={"PLI_FAULT": f"renamed:sigkill:{ORDINARY}"})

@@ -157,7 +157,7 @@ def test_broken_records_say_what_protobuf_makes_of_them(kind, request, fuzz_case
         assert (in_words(together[0]), together[1:]) == (in_words(alone[0]), alone[1:]), number
 
 
-def test_every_flip_of_a_byte_is_told_and_costs_one_record_or_the_rest(good):
+def test_every_flip_of_a_byte_is_reported_and_costs_one_record_or_the_rest(good):
     data = good[:600]
     whole = records.find(data)
     for at in range(int(whole.starts[-1] + whole.lengths[-1]) + 4):

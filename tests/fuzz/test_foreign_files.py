@@ -77,9 +77,7 @@ def read_everything(output):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_broken_foreign_file_is_a_named_error_and_nothing_else_happens(
-    file, output, on_progress, fuzz_cases, tmp_path
-):
+def test_a_broken_foreign_file_is_a_named_error_without_side_effects(file, output, on_progress, fuzz_cases, tmp_path):
     folder = folder_for(file, output, tmp_path / "out")
     everything = read_everything(folder)
     path, whole, before = folder / AT / file, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -83,7 +83,7 @@ def read_everything(output):
 
 
 @pytest.mark.parametrize("events", [True, False], ids=["with event files", "alone"])
-def test_a_changed_history_is_content_or_a_named_error_and_nothing_else_happens(events, output, fuzz_cases, tmp_path):
+def test_a_changed_history_is_content_or_a_named_error_without_side_effects(events, output, fuzz_cases, tmp_path):
     folder = shutil.copytree(output, tmp_path / "out")
     if not events:
         shutil.rmtree(folder / "runs")

@@ -101,7 +101,7 @@ class Comparison:
     @property
     def unit(self) -> str:
         """What the axis counts: `by`, or `epoch` where the logs count epochs in place of steps."""
-        return self.curves[0].counts if self.by == "step" else self.by
+        return self.curves[0].counts if self.by == col.STEP else self.by
 
 
 def by_scalar(curves: Sequence[Curve]) -> list[list[Curve]]:
@@ -114,7 +114,7 @@ def by_scalar(curves: Sequence[Curve]) -> list[list[Curve]]:
 
 def compared(
     curves: Sequence[Curve],
-    by: str = "step",
+    by: str = col.STEP,
     at: float | None = None,
     levels: Sequence[float] | None = None,
     reference: str | None = None,
@@ -141,7 +141,7 @@ def compared(
         at = last_common(curves, by)
     elif np.isnan([loss_at(curve, at, by) for curve in curves]).all():
         which = "a finite loss" if any(is_gap(curve, at, by) for curve in curves) else "a loss"
-        last = f"the last {curves[0].counts if by == 'step' else by} of all is {last_common(curves, by):g}"
+        last = f"the last {curves[0].counts if by == col.STEP else by} of all is {last_common(curves, by):g}"
         raise BadInput(f"--at {at:g}: no run has {which} there; {last}")
     reference = reference or curves[0].group
     ups = speed_ups(curves, default_levels(curves) if levels is None else levels, by, reference)
@@ -207,7 +207,7 @@ def groups(curves: Sequence[Curve], at: float, by: str, reference: str) -> pd.Da
 
 
 def speed_ups(
-    curves: Sequence[Curve], levels: Sequence[float], by: str = "step", reference: str | None = None
+    curves: Sequence[Curve], levels: Sequence[float], by: str = col.STEP, reference: str | None = None
 ) -> pd.DataFrame:
     """Speed-up of each group over the reference in reaching each level.
 
@@ -350,15 +350,15 @@ def amount(value: float, axis: str) -> str:
     >>> amount(1234, "step"), amount(1.7958e9, "flops"), amount(12.34, "seconds")
     ('1,234', '1.80e9', '12.3')
     """
-    if axis == "flops":
+    if axis == col.FLOPS:
         digits, _, power = f"{value:.2e}".partition("e")
         return f"{digits}e{int(power)}"
-    return f"{value:,.1f}" if axis == "seconds" or value % 1 else f"{value:,.0f}"
+    return f"{value:,.1f}" if axis == col.SECONDS or value % 1 else f"{value:,.0f}"
 
 
 def _column(found: Comparison) -> str:
     """The point of comparison as a column's name has it: `160`, `1.80e9 flops`, `3 epochs`."""
-    units = {"step": "", "epoch": " epochs"}
+    units = {col.STEP: "", "epoch": " epochs"}
     return amount(found.at, found.by).replace(",", "") + units.get(found.unit, f" {found.unit}")
 
 

@@ -187,7 +187,7 @@ def require(curves: Sequence[Curve], axis: str) -> None:
     if not converged(curves):
         names, tag = ", ".join(curve.name for curve in curves), curves[0].tag
         raise BadInput(f"{names}: diverged, no loss at the end is finite{f' ({tag})' if tag else ''}")
-    if axis == "step":
+    if axis == col.STEP:
         _require_one_unit(converged(curves))
     for curve in converged(curves):
         if curve.table[axis].isna().any():
@@ -238,7 +238,7 @@ def reached(curve: Curve, level: float, axis: str) -> float:
         return float(where[at - 1] + share * (where[at] - where[at - 1]))
 
 
-def loss_at(curve: Curve, at: float, axis: str = "step") -> float:
+def loss_at(curve: Curve, at: float, axis: str = col.STEP) -> float:
     """The smoothed loss at a point of an axis, linearly interpolated between finite points.
 
     NaN outside of them, and where a loss that is not finite lies between the two.
@@ -249,7 +249,7 @@ def loss_at(curve: Curve, at: float, axis: str = "step") -> float:
     return float(np.interp(at, where, curve.losses, left=np.nan, right=np.nan)) if len(where) else float("nan")
 
 
-def is_gap(curve: Curve, at: float, axis: str = "step") -> bool:
+def is_gap(curve: Curve, at: float, axis: str = col.STEP) -> bool:
     """Whether a loss that is not finite was logged at a point of an axis, or between the finite ones beside it."""
     if not curve.omitted:
         return False

@@ -132,7 +132,7 @@ def disturbance(
         if step in context.events:
             raise BadInput(f"--at {step}: is a growth event; give steps without one")
     labels = {step: ["no event"] for step in at} or by_step(run.lineage)
-    sample, notes = _sample(run, text) if labels else (None, [f"{run.name} did not grow: it has no event to tell of"])
+    sample, notes = _sample(run, text) if labels else (None, [f"{run.name} did not grow: it has no event to measure"])
     done, total = 0, len(labels) * (1 + most)
 
     def tick() -> None:
@@ -156,9 +156,7 @@ def disturbance(
         if known:
             rows_of_layers += [name | row for row in layers.rows(step)]
         else:
-            notes.append(
-                f"{run.name} has no checkpoints right before and after step {step}: its layers are not told of"
-            )
+            notes.append(f"{run.name} has no checkpoints right before and after step {step}: its layers are left out")
         tick()
     on_progress(total, total)
     events, tables = pd.DataFrame(rows_of_events, columns=EVENTS), pd.DataFrame(rows_of_layers, columns=LAYERS)

@@ -38,7 +38,7 @@ class Components:
 
 
 def pca(squared: np.ndarray, most: int = 50) -> Components:
-    """Principal components from squared distances (Torgerson 1952: centre twice, decompose).
+    """Principal components from squared distances (Torgerson 1952: center twice, decompose).
 
     Args:
         squared: (points, points).

@@ -25,7 +25,7 @@ class AddHeads(WideningOperator):
         if start.slots == 0:
             return "this family's table names no heads"
         if start.slots is not None and self.to > start.slots:
-            return f"{self.to} heads do not fit: the model's config has room for {start.slots}"
+            return f"{self.to} heads do not fit: the model's config allows {start.slots}"
         if self.to % start.member:
             return f"{self.to} heads are no whole number of K/V groups of {start.member}"
         return None

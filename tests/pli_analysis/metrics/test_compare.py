@@ -254,7 +254,7 @@ def test_the_published_placements():
     assert lowest["group"] == "placement-middle" and round(lowest["loss at 6500"], 3) == 5.302
 
 
-def test_copies_of_runs_are_told_not_to_vary():
+def test_copies_of_runs_are_reported_as_not_varying():
     groups = {"a": [4.1, 2.771], "b": [4.0, 2.671]}
     found = compare.compared([curve(f"{g}{i}", [0, 10], groups[g], g) for g in groups for i in range(3)], levels=[3])
     for words in (report.verdict(found), report.speed_up_words(found)):
@@ -376,7 +376,7 @@ def test_epochs_and_steps_are_not_compared(tmp_path):
     assert answer(both, by_step)[0][0]["val_loss at 1"] == 2
 
 
-def test_points_that_are_not_finite_are_told_and_not_bridged(tmp_path):
+def test_points_that_are_not_finite_are_reported_and_not_bridged(tmp_path):
     broken = table(tmp_path / "g.csv", step=[0, 100, 200, 300], val_loss=[5, "inf", "nan", 2])
     whole = table(tmp_path / "h.csv", step=[0, 100, 200, 300], val_loss=[5, 4, 3, 1])
     rows, message = answer(broken, whole)
@@ -411,7 +411,7 @@ def test_a_gap_is_one_on_every_axis_and_levels_pass_it_by(tmp_path):
         (4.0, 3.5, ("4.000", "3.500", "a difference of -0.500 ")),
     ],
 )
-def test_losses_have_the_digits_that_tell_them_apart(base, mine, words):
+def test_losses_have_enough_digits_to_differ(base, mine, words):
     message = report.verdict(compare.compared([curve("a", [0, 9], [5, base]), curve("b", [0, 9], [5, mine])]))
     first, second, differences = words
     assert (

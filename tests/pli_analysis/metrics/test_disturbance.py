@@ -174,7 +174,7 @@ def test_speed_is_way_by_size_and_rates(grown, family):
         assert speeds[id] == pytest.approx(way / size / rates, rel=1e-3)
 
 
-def test_a_second_look_reads_what_was_kept(grown, tmp_path, monkeypatch):
+def test_a_second_call_reads_the_cache(grown, tmp_path, monkeypatch):
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
     run = grown["gpt2"]
     first = disturbance(Run.open(run), blocks=4)
@@ -203,7 +203,7 @@ def test_quiet_steps_equal_a_slow_reference(data):
 
 @given(st.integers(1, 60), st.integers(1, 12), st.sets(st.integers(0, 150)), st.integers(1, 50))
 @settings(max_examples=100, deadline=None)
-def test_placebos_are_near_in_log_step_and_apart_from_each_other(step, reach, candidates, most):
+def test_placebos_are_near_in_log_step_and_do_not_overlap(step, reach, candidates, most):
     found = placebo.around(step, reach, candidates, most)
     assert set(found) <= candidates and len(found) <= most
     assert all(step / 2 <= at <= step * 2 and abs(at - step) >= reach for at in found)
@@ -260,7 +260,7 @@ def test_a_spike_has_its_height_length_and_area():
     assert found.late == pytest.approx(0, abs=1e-9)
 
 
-def test_a_loss_that_never_comes_back_is_told_as_such():
+def test_a_loss_that_never_comes_back_is_reported_as_such():
     found = response_at(*_series(0.3, 200, 200), at=200, window=60)
     assert found.recovery is None
     assert found.area == pytest.approx(0.3 * 60)
@@ -430,7 +430,7 @@ def test_steps_that_trained_with_layers_swapped_are_left_out(config_of, tmp_path
     assert steps.tolist() == expected and 30 < len(expected) < 55
 
 
-def test_each_event_is_told_in_plain_words(found):
+def test_each_event_is_reported_in_plain_words(found):
     first, second = message.readings(found["gpt2"])
     assert first.startswith("+c at step 20 ") and "of predictions" in first
     assert second.startswith("+d at step 40 changed no prediction on the spot.")
@@ -472,7 +472,7 @@ def test_words_follow_the_numbers(found):
     assert "changed 0.02% of predictions and the loss by no more than rounding" in message.readings(of)[0]
 
 
-def test_the_command_tells_tables_words_and_a_page(grown, still, tmp_path):
+def test_the_command_prints_tables_sentences_and_a_page(grown, still, tmp_path):
     page_file = tmp_path / "d.html"
     done = call("pli-analyze", "disturbance", grown["bert"], "--blocks", "4", "--html", page_file, "-f", "csv")
     assert done.returncode == 0 and done.stdout.startswith("step,event,index,delta")
@@ -490,7 +490,7 @@ def test_a_run_that_did_not_grow_says_so(still):
     assert "did not grow" in message.disturbance(Run.open(still)).words[0]
 
 
-def test_without_held_out_blocks_what_followed_is_told_all_the_same(grown, tmp_path):
+def test_without_held_out_blocks_what_followed_is_reported_all_the_same(grown, tmp_path):
     run = Path(shutil.copytree(grown["gpt2"], tmp_path / "run"))
     (run / run_folder.PROBE).unlink()
     of = disturbance(Run.open(run))
@@ -505,15 +505,15 @@ def test_too_few_placebo_checkpoints_for_a_p_say_nothing_of_layers(grown):
     of = disturbance(Run.open(grown["gpt2"]), blocks=4, most=3)
     assert of.layers["score"].notna().any() and of.layers["p"].isna().all()
     for line in message.readings(of):
-        assert "beyond the usual cannot be told: too few placebo checkpoints for a p, and a larger --placebos" in line
+        assert "beyond the usual is not known: too few placebo checkpoints for a p, and a larger --placebos" in line
 
 
-def test_without_placebo_steps_nothing_is_told_beside_them(grown):
+def test_without_placebo_steps_nothing_is_reported_beside_them(grown):
     for line in message.readings(disturbance(Run.open(grown["gpt2"]), blocks=4, most=0)):
         assert not re.search("placebo|no p:|score|checkpoint.every", line)
 
 
-def test_one_of_something_is_told_as_one(grown):
+def test_counts_of_one_are_singular(grown):
     of = disturbance(Run.open(grown["gpt2"]), window=10, blocks=4, most=4)
     of.events["recovery_steps"], of.layers["placebo_window"] = 1, 1
     words = [message.build(Run.open(grown["gpt2"]), of).lead, *message.readings(of), message.section(of).headline]
@@ -529,13 +529,13 @@ def test_a_run_of_an_older_version_has_a_report_that_says_what_its_blocks_lack(s
     assert shown.returncode == 0 and message[4:] in " ".join(shown.stdout.split())
 
 
-def test_an_event_whose_checkpoint_is_gone_is_told_of_without_its_layers(grown, tmp_path):
+def test_an_event_whose_checkpoint_is_gone_is_reported_without_its_layers(grown, tmp_path):
     run = Path(shutil.copytree(grown["gpt2"], tmp_path / "run"))
     shutil.rmtree(run / "checkpoint-20")
     shutil.rmtree(run / "checkpoint-20-before")
     of = disturbance(Run.open(run), blocks=4)
     assert set(of.layers["step"]) == {40} and of.events["step"].tolist() == [20, 40]
-    assert of.notes == ["run has no checkpoints right before and after step 20: its layers are not told of"]
+    assert of.notes == ["run has no checkpoints right before and after step 20: its layers are left out"]
 
 
 def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):

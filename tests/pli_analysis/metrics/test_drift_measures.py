@@ -195,7 +195,7 @@ def test_every_measure_of_a_grown_run_equals_a_slow_reference(tmp_path, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
+def test_tensors_in_segments_measure_as_whole_ones(tmp_path, family, monkeypatch):
     run = Run.open(grown(tmp_path / "run", family))
     whole, cuts = api.drift(run, "all"), []
 

@@ -329,7 +329,7 @@ def test_the_projector_folder_is_what_tensorboard_reads(runs, tmp_path):
             assert [row["part"] for row in csv.DictReader(file, delimiter="\t")] == mine["part"].tolist()
 
 
-def test_the_command_tells_and_writes(runs, tmp_path):
+def test_the_command_prints_and_writes(runs, tmp_path):
     done = call(
         "pli-analyze",
         "embed",

@@ -105,7 +105,7 @@ def test_a_map_has_every_other_point_where_distances_put_it(odd, plain):
 
 
 @pytest.mark.parametrize("space", ["updates", "function"])
-def test_other_spaces_leave_out_what_is_told_from_it(space, odd, text):
+def test_other_spaces_leave_out_points_derived_from_it(space, odd, text):
     found = embedding.embed(Run.open(odd), space=space, text=text if space == "function" else None)
     drawn = found.table[found.table["walk"] == "run"]
     kept = [step for part, step in zip(drawn["part"], drawn["step"], strict=True) if part == "b"]
@@ -185,7 +185,7 @@ def test_gradients_are_empty_where_they_are_not_finite(odd, plain, text):
     assert recomputed.unknown(sound) == []
 
 
-def test_disturbance_tells_of_weights_that_make_no_loss(plain, text, tmp_path):
+def test_disturbance_reports_weights_that_make_no_loss(plain, text, tmp_path):
     """Layer b gets a copy above it at step 3; the state right after is not finite."""
     folder = Path(shutil.copytree(plain, tmp_path / "grown"))
     (folder / "checkpoint-3").rename(folder / "checkpoint-3-before")
@@ -198,11 +198,11 @@ def test_disturbance_tells_of_weights_that_make_no_loss(plain, text, tmp_path):
         model.save_pretrained(folder / f"checkpoint-{step}")
     tokenizer().save_pretrained(folder / "checkpoint-3")
     sound = disturbance.disturbance(Run.open(folder), text=text, blocks=4)
-    assert sound.events["delta"].notna().all() and not any("finite" in note for note in sound.notes)
+    assert sound.events["loss_change"].notna().all() and not any("finite" in note for note in sound.notes)
     found = disturbance.disturbance(
         Run.open(changed(folder, tmp_path / "odd", spoilt(DOWN), only=(3,))), text=text, blocks=4
     )
-    assert found.events["delta"].isna().tolist() == [True]
+    assert found.events["loss_change"].isna().tolist() == [True]
     assert any(note.endswith("right before or after step 3 that make no finite loss") for note in found.notes)
 
 

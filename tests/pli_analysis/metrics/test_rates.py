@@ -91,7 +91,7 @@ def test_without_a_config_the_logged_rate_says_whether_it_rises_or_falls(logs):
 
 
 @pytest.mark.parametrize("broken", [{"lr": "fast"}, {"warmup_ratio": float("nan")}, {"schedule": "stairs"}])
-def test_a_config_that_no_run_has_is_told_of(logs, broken):
+def test_a_config_that_no_run_has_is_reported(logs, broken):
     run = Run(logs[1].path)
     run.record["config"]["optim"] |= broken
     with pytest.raises(BadInput, match=f"run.json: optim.{next(iter(broken))} is"):

@@ -176,7 +176,7 @@ def sister(config_of, tmp_path_factory):
     return folder
 
 
-def test_every_pair_of_a_run_is_told_once_and_a_layer_is_wholly_like_itself(runs, family, text):
+def test_every_pair_of_a_run_is_reported_once_and_a_layer_is_wholly_like_itself(runs, family, text):
     run = Run.open(runs[family])
     table = similarity(run, None, text, blocks=12)
     depth = len(run.lineage.stack)
@@ -278,7 +278,7 @@ def test_the_command_writes_table_and_page(runs, text, tmp_path):
     assert (tmp_path / "s.html").stat().st_size > 1_500_000
 
 
-def test_runs_with_other_tokenizers_are_told_which_and_what_to_do(runs, text, tmp_path):
+def test_runs_with_other_tokenizers_are_refused_with_what_to_do(runs, text, tmp_path):
     own = json.loads((runs["gpt2"] / "tokenizer" / "tokenizer.json").read_text())
     own["normalizer"] = {"type": "Lowercase"}
     other = Path(shutil.copytree(runs["gpt2"], tmp_path / "other"))
@@ -296,7 +296,7 @@ def test_runs_with_other_tokenizers_are_told_which_and_what_to_do(runs, text, tm
     assert len(similarity(one, two, named, blocks=8))
 
 
-def test_runs_with_blocks_of_other_lengths_are_told_so(runs, text, tmp_path):
+def test_runs_with_blocks_of_other_lengths_are_reported_so(runs, text, tmp_path):
     other = Path(shutil.copytree(runs["gpt2"], tmp_path / "other"))
     record = json.loads((other / run_folder.RUN).read_text())
     record["config"]["train"]["block_size"] //= 2

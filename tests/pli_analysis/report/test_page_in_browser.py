@@ -191,7 +191,7 @@ def test_two_maps_stand_side_by_side_or_one_above_the_other_with_no_words_in_wor
 
 
 @pytest.mark.parametrize(("width", "share"), [(360, 0.6), (1200, 0.7)])
-def test_heat_maps_have_their_room_and_their_colors_are_told(opened, report, width, share):
+def test_heat_maps_have_their_room_and_their_colors_are_explained(opened, report, width, share):
     """Beside the map where there is room for both, below it where there is not; all of it within the drawing."""
     tab, _, _ = opened(report, width)
     found = tab.evaluate("""() => [...document.querySelectorAll(".drawing")]

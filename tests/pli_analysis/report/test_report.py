@@ -155,7 +155,7 @@ def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path
     assert "No growth: the stack stayed a." in capsys.readouterr().out
 
 
-def test_the_terminal_tells_the_same_findings(runs, family, capsys):
+def test_the_terminal_prints_the_same_findings(runs, family, capsys):
     message = content.build(Run.open(runs[family]))
     terminal.show(message)
     printed = capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_tables_come_out_in_every_format(runs, family):
     assert render(pd.DataFrame({"x": ["a|b"]}), Format.MD).splitlines()[-1] == "| a\\|b |"
 
 
-def test_places_follow_the_stack():
+def test_indices_follow_the_stack():
     lineage = Lineage.begin(1, heads=1)
     lineage.insert(0, 10, "random")
     lineage.insert(1, 10, "random")
@@ -192,7 +192,7 @@ def test_thinning_keeps_extremes_and_ends_of_the_range():
     assert (np.diff(kept) > 0).all()
 
 
-def test_a_layer_keeps_its_look_and_the_first_32_differ():
+def test_a_layer_keeps_its_style_and_the_first_32_differ():
     from pli_train.core.lineage import layer_id
 
     styles = [tuple(line_of(layer_id(n)).values()) for n in range(len(COLORS) * len(DASHES))]
@@ -213,7 +213,7 @@ def test_lineage_comes_as_a_tree_and_as_a_page(runs, family, tmp_path):
     assert (tmp_path / "tree.txt").read_text() == done.stdout
 
 
-def test_layers_that_did_not_move_are_not_told_to_be_far(tmp_path):
+def test_layers_that_did_not_move_are_not_reported_as_far(tmp_path):
     made = Drifting(tmp_path / "run", "gpt2")
     made.step = 1
     made.save()
@@ -222,7 +222,7 @@ def test_layers_that_did_not_move_are_not_told_to_be_far(tmp_path):
     assert captions[2].startswith("No layer has turned from its birth weights.")
 
 
-def test_numbers_that_differ_are_told_with_digits_that_differ(tmp_path):
+def test_numbers_that_differ_are_reported_with_digits_that_differ(tmp_path):
     """Both layers are stretched alike, but for one weight of one of them."""
     made = Drifting(tmp_path / "run", "gpt2")
     made.stretch(1.5)

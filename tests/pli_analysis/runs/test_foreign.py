@@ -79,7 +79,9 @@ def test_drift_of_a_trainers_output_is_the_one_computed_by_hand(made):
     for row in rows:
         by_hand = relative_l2(made, EVERY, int(row["step"]), "ab".index(row["layer"]))
         assert float(row["relative_l2"]) == pytest.approx(by_hand, rel=1e-6)
-    assert all(float(row["speed"]) > 0 for row in rows if row["step"] != "4")  # Trainer's own learning rates
+    assert all(
+        float(row["relative_update_rate"]) > 0 for row in rows if row["step"] != "4"
+    )  # Trainer's own learning rates
 
 
 def test_the_other_commands_read_it_too(made, text, tmp_path):
@@ -217,7 +219,7 @@ def relative_l2_of(start, index, end, later):
     return np.linalg.norm(now - was) / np.linalg.norm(was)
 
 
-def test_without_the_states_around_events_nothing_is_told_of_a_wrong_step(grown, tmp_path):
+def test_without_the_states_around_events_nothing_is_reported_for_a_wrong_step(grown, tmp_path):
     bare = Path(shutil.copytree(grown, tmp_path / "out", ignore=shutil.ignore_patterns("_growth")))
     opened = Run.open(bare)
     assert [event.step for event in opened.lineage.events] == [2, 6]
@@ -227,14 +229,16 @@ def test_without_the_states_around_events_nothing_is_told_of_a_wrong_step(grown,
     )
     assert "no states right before and after step 2, 6" in opened.notes[1]
     found = api.disturbance(opened)
-    assert found.events["step"].tolist() == [2, 6] and found.events["delta"].isna().all() and not len(found.layers)
+    assert (
+        found.events["step"].tolist() == [2, 6] and found.events["loss_change"].isna().all() and not len(found.layers)
+    )
     table = api.drift(opened)
     assert (table[table["step"] == 8]["relative_l2"] == 0).all() and set(table[table["part"] == "c"]["age"]) == {6, 8}
     page = call("pli-analyze", "report", bare).stdout
     assert "grew from 2 to 4 layers over 10 steps" in page and "no checkpoint has the birth weights" in page.lower()
 
 
-def test_heads_and_units_that_came_between_checkpoints_are_told(tmp_path):
+def test_heads_and_units_that_came_between_checkpoints_are_reported(tmp_path):
     events = [{"at": 2, "operator": "heads", "to": 4}, {"at": 2, "operator": "ffn", "to": 56}]
     growth = GrowthCallback(events, initial_heads=2, keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=4, max_steps=4).train()
@@ -263,10 +267,10 @@ def test_a_state_that_trainer_saved_at_an_event_is_the_one_before_it(grown, tmp_
     names = [str(checkpoint.name) for checkpoint in opened.checkpoints]
     assert names == ["checkpoint-1", "checkpoint-2-before", "checkpoint-3", "checkpoint-4"]
     found = api.disturbance(opened, window=1)
-    assert found.events["delta"].isna().all() and not len(found.layers)  # only one side of the event is there
+    assert found.events["loss_change"].isna().all() and not len(found.layers)  # only one side of the event is there
 
 
-def test_what_one_checkpoint_lost_of_its_lineage_the_later_ones_tell(grown, tmp_path):
+def test_lineage_lost_in_one_checkpoint_is_read_from_later_ones(grown, tmp_path):
     copy = Path(shutil.copytree(grown, tmp_path / "out"))
     whole = [(str(c.name), c.lineage.to_json()) for c in Run.open(grown).checkpoints]
     for lost in ("_growth/checkpoint-2", "_growth/checkpoint-6-before", "checkpoint-8"):
@@ -275,7 +279,7 @@ def test_what_one_checkpoint_lost_of_its_lineage_the_later_ones_tell(grown, tmp_
     assert opened.confidence is None
     assert [(str(c.name), c.lineage.to_json()) for c in opened.checkpoints] == whole
     assert opened.notes == [
-        "no lineage.json in checkpoint-2, checkpoint-6-before, checkpoint-8: later checkpoints tell their history"
+        "no lineage.json in checkpoint-2, checkpoint-6-before, checkpoint-8: later checkpoints hold their history"
     ]
 
 
@@ -350,7 +354,7 @@ def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
     ("layers", "message"),
     [
         (["a"], "has a layer 1 that {path} does not know"),
-        (["a", "b", "c"], "its weights have nothing of layer c, which {path} tells of"),
+        (["a", "b", "c"], "its weights have nothing of layer c, which {path} has"),
     ],
 )
 def test_a_lineage_that_does_not_fit_is_named(made, tmp_path, layers, message):

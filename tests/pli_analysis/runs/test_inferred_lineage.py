@@ -219,7 +219,7 @@ def copied(folder, position, moments):
 
 @pytest.mark.parametrize("position", [0, 1])
 @pytest.mark.parametrize("moments", [(0, 5, 10), (5, 10, 15), (0, 5, 10, 15)])
-def test_a_checkpoint_ahead_or_one_after_tells_a_layer_from_a_copy_as_near(moments, position, tmp_path):
+def test_a_checkpoint_before_or_after_separates_a_layer_from_a_copy_as_near(moments, position, tmp_path):
     found = copied(tmp_path, position, moments)
     (grown,) = [checkpoint for checkpoint in found.checkpoints if checkpoint.step == 10]
     assert grown.lineage.stack == [["b", "a"], ["a", "b"]][position]
@@ -227,7 +227,7 @@ def test_a_checkpoint_ahead_or_one_after_tells_a_layer_from_a_copy_as_near(momen
     assert found.confidence["confidence"].min() > 0.99
 
 
-def test_with_two_checkpoints_alone_nothing_tells_a_layer_from_a_copy_as_near(tmp_path):
+def test_two_checkpoints_alone_cannot_separate_a_layer_from_a_copy_as_near(tmp_path):
     found = copied(tmp_path, 0, (5, 10))
     np.testing.assert_allclose(found.confidence["confidence"], 0.5, atol=0.2)
 
@@ -276,7 +276,7 @@ def test_metrics_of_an_inferred_lineage_are_those_of_the_written_one(family, tmp
     pd.testing.assert_frame_equal(mine, theirs)
 
 
-def test_new_heads_and_units_are_told_by_the_config_and_old_heads_by_their_weights(tmp_path):
+def test_new_heads_and_units_are_read_from_the_config_and_old_heads_by_their_weights(tmp_path):
     events = (
         AddHeads(at=1, to=6, initializer="random"),
         WidenFFN(at=1, to=64, initializer="random"),
@@ -330,7 +330,7 @@ def reordered(order, stack="transformer.h"):
     return change
 
 
-def test_layers_that_changed_places_without_a_word_are_found_out(tmp_path):
+def test_layers_that_were_swapped_without_a_record_are_detected(tmp_path):
     run = Drifting(tmp_path / "run", "gpt2", n_layer=5)
     for _ in range(3):
         run.move(0.02, steps=5)
@@ -362,7 +362,7 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
     assert metric.by_step(found.lineage)[5][0] == "−b"
 
 
-def test_a_removal_and_an_insertion_are_counted_apart(tmp_path):
+def test_a_removal_and_an_insertion_are_counted_separately(tmp_path):
     run = Drifting(tmp_path / "run", "gpt2", n_layer=4)
     for _ in range(2):
         run.move(0.02, steps=5)

@@ -106,7 +106,7 @@ def test_swapped_layers_are_found(tmp_path):
     assert Run.open(written(tmp_path, states)).lineage.stack == ["c", "b", "a"]
 
 
-def test_layers_of_a_hybrid_are_no_kin_across_kinds(tmp_path):
+def test_layers_of_a_hybrid_are_not_matched_across_kinds(tmp_path):
     from pli_analysis.runs.inferred_lineage import Weights, distances
 
     run = Run.open(written(tmp_path, moving(HYBRID)))
@@ -172,7 +172,7 @@ def test_the_map_of_layers_keeps_their_distances(tmp_path):
         points_of(run, "heads")
 
 
-def test_of_lists_of_equal_standing_one_is_taken_and_the_others_are_told(tmp_path):
+def test_of_equally_ranked_lists_one_is_taken_and_the_others_are_reported(tmp_path):
     towers = {f"{tower}.layers.{n}.w": (8, 8) for tower in ("text", "vision") for n in range(2)}
     written(tmp_path, moving(towers | {"vision.layers.2.w": (8, 8)}))
     run = Run.open(tmp_path)
@@ -187,7 +187,7 @@ def test_of_lists_of_equal_standing_one_is_taken_and_the_others_are_told(tmp_pat
         _ = Run.open(tmp_path, stack="text.layer").lineage
 
 
-def test_stages_of_one_block_are_told_and_can_be_chosen(tmp_path):
+def test_stages_of_one_block_are_reported_and_can_be_chosen(tmp_path):
     """As in Swin and SegFormer, whose stages differ in width and depth."""
     names = ("norm.weight", "q.weight", "k.weight", "v.weight", "o.weight")
     shapes = {f"stages.{s}.blocks.{b}.{n}": (4 + s, 4 + s)[: 1 if n[0] == "n" else 2]
@@ -207,7 +207,7 @@ def test_a_family_with_a_table_under_another_prefix_is_read_by_its_table(tmp_pat
     assert run.lineage.stack == ["a", "b"] and set(api.drift(run, "head")["part"]) == {"a.h0", "a.h1", "b.h0", "b.h1"}
 
 
-def test_tensors_that_a_table_does_not_name_are_told(tmp_path):
+def test_tensors_that_a_table_does_not_name_are_reported(tmp_path):
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=64, n_embd=8, n_head=2, n_layer=2))
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     state |= {f"transformer.h.{n}.adapter.down.weight": np.ones((2, 8), np.float32) for n in range(2)}
@@ -229,18 +229,18 @@ def test_a_model_without_layers_is_refused_in_a_line(shapes, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
-def test_quantised_weights_are_refused_in_a_line(dtype, tmp_path):
+def test_quantized_weights_are_refused_in_a_line(dtype, tmp_path):
     """As bitsandbytes and GPTQ save them: their distances would mean nothing."""
     shapes = {f"blocks.{n}.norm.weight": (8,) for n in range(2)}
     packed = {f"blocks.{n}.up.weight": np.ones((32, 1), dtype) for n in range(2)}
     written(tmp_path, [state | packed for state in moving(shapes)])
     with pytest.raises(
-        BadInput, match=r"is quantised \([UI]\d+\).*: blocks\.0\.up\.weight has numbers of type [UI]\d+"
+        BadInput, match=r"is quantized \([UI]\d+\).*: blocks\.0\.up\.weight has numbers of type [UI]\d+"
     ):
         api.drift(Run.open(tmp_path))
 
 
-def test_counters_and_masks_among_weights_are_not_taken_for_quantised_ones(tmp_path):
+def test_counters_and_masks_among_weights_are_not_taken_for_quantized_ones(tmp_path):
     more = {"net.blocks.0.steps": np.array([3]), "net.blocks.1.mask": np.ones((1, 1, 4, 4), np.uint8)}
     assert len(api.drift(Run.open(written(tmp_path, [state | more for state in moving(PLAIN)])))) == 9
 

@@ -109,7 +109,7 @@ def test_making_pages_rests_between_them(tmp_path):
     assert made[1] - ended >= 0.4
 
 
-def test_a_page_that_cannot_be_made_is_told_in_a_line_and_not_tried_for_ever(tmp_path, monkeypatch):
+def test_a_page_that_cannot_be_made_is_reported_in_a_line_and_not_tried_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "REST", 0)
     tries = []
 
@@ -182,7 +182,7 @@ def test_it_ends_on_close_and_so_does_what_it_makes(tmp_path):
         socket.create_connection(address, timeout=5)
 
 
-def test_a_port_that_is_taken_is_told(served, runs):
+def test_a_port_that_is_taken_is_reported(served, runs):
     port = served._server.server_port
     with pytest.raises(BadInput, match=f"--serve {port}: .*in use"):
         Served(Path("run"), port, named)

@@ -91,7 +91,7 @@ def test_an_export_holds_a_model_and_nothing_that_training_needs(runs, family, t
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_card_tells_every_event_and_figure(runs, family, tmp_path):
+def test_the_card_lists_every_event_and_figure(runs, family, tmp_path):
     folder = export.export(runs[family], tmp_path / "out")
     message = sections((folder / "README.md").read_text())
     events = Lineage.read(folder / "lineage.json").events
@@ -125,7 +125,7 @@ def test_the_lines_that_load_it_load_it(runs, family, tmp_path):
     assert names["model"].config.model_type == family and len(names["tokenizer"]) == 300
 
 
-def test_heads_that_are_padding_are_told_as_such(headed, runs, family, tmp_path):
+def test_heads_that_are_padding_are_reported_as_such(headed, runs, family, tmp_path):
     padded = (export.export(headed[family].saver.folder, tmp_path / "padded") / "README.md").read_text()
     assert "silent ones" in padded
     layers = [cells(line)[5] for line in sections(padded)["Layers"] if line.startswith("|")][2:]

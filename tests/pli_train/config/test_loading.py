@@ -60,7 +60,7 @@ def test_a_mistake_gets_one_line_that_names_the_key(override, message):
     assert all("\n" not in line for line in lines)
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     lines = mistakes(["optim.lr=fast", "train.batchsize=3", "data.fraction=2"])
     assert len(lines) == 3
     lines = mistakes(["growth.schedule=0.1@5 0.2@9"])
@@ -107,7 +107,7 @@ def test_a_resolved_config_reads_back_as_itself():
         assert loading.check(loaded.model_dump(), "run.json") == loaded
 
 
-def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_told(tmp_path):
+def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_reported(tmp_path):
     text = 'extends = "tiny"\ndescription = "näher"\n'
     (tmp_path / "mark.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert loading.load(str(tmp_path / "mark.toml")).description == "näher"

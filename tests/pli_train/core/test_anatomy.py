@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
 from pli_train.models.build import stack_of
-from tests.families import ANALYSED, HEADS, LAYERS, OPTIONAL, TINY, UNITS, WIDTH, logits, tiny
+from tests.families import ANALYZED, HEADS, LAYERS, OPTIONAL, TINY, UNITS, WIDTH, logits, tiny
 
 GROUPED = [name for name in TINY if "groups" in anatomy.family(name).config]
 POST = [name for name in TINY if anatomy.family(name).norm == "post"]
@@ -58,7 +58,7 @@ def silence(layer, parts, sizes, part):
 
 def test_every_family_with_a_table_is_tested_here(family):
     assert set(anatomy.trainable()) == set(TINY)
-    assert set(anatomy.families()) == {*TINY, *ANALYSED}
+    assert set(anatomy.families()) == {*TINY, *ANALYZED}
     assert anatomy.family(family).model_type == family
 
 
@@ -314,7 +314,7 @@ def test_a_family_without_a_table_is_named_with_its_neighbor(family):
         anatomy.family(f"{family}x")
 
 
-def test_a_stock_config_is_one_the_table_holds_for(family, parts):
+def test_a_default_config_is_one_the_table_holds_for(family, parts):
     config = AutoConfig.for_model(family)
     assert all(getattr(config, name) == value for name, value in parts.given.items())
 

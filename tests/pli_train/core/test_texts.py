@@ -234,7 +234,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_gives_what_is_text_and_tells_what_is_left_out(folder):
+def test_a_folder_gives_what_is_text_and_reports_what_is_left_out(folder):
     assert documents(folder) == ["er", "a", "b", "r0", "r2"]
     assert found(folder).notes == [
         f"{folder}: left out 5 of 10 files: 3 not text (1.png, 2.png, latin.txt); 1 with no column with text "
@@ -288,7 +288,7 @@ LONG = "Aword" * 9
         ("Review Text", "Review Text", None),  # named by the user, who knows it
     ],
 )
-def test_a_row_of_names_that_looks_like_a_text_is_told(tmp_path, header, column, noted):
+def test_a_row_of_names_that_resembles_a_text_is_reported(tmp_path, header, column, noted):
     path = tmp_path / "a.csv"
     path.write_text(as_csv([["id", header], [1, "The second text."], [2, "The third text."]]))
     assert documents(path, column) == ["The second text.", "The third text."]
@@ -352,7 +352,7 @@ def test_the_fingerprint_follows_texts_names_columns_and_decompression(tmp_path)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text("ab \n.\u00a0é漢", max_size=30), max_size=30), st.integers(1, 20))
-def test_pieces_add_up_to_the_document(parts, length):
+def test_segments_add_up_to_the_document(parts, length):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "LONGEST_SEGMENT", length)
         patch.setattr(texts, "NEAR", 10)

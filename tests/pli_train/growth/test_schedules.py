@@ -195,7 +195,7 @@ def test_fewer_heads_than_moments_are_spread_evenly_and_the_last_comes_last():
 # --- mistakes -------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_is_told_with_the_nearest():
+def test_an_unknown_name_is_reported_with_the_nearest():
     with pytest.raises(BadInput, match="did you mean 'g-stack'"):
         read({"name": "g_stack"})
     with pytest.raises(BadInput, match="name is missing"):

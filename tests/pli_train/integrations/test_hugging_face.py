@@ -108,7 +108,7 @@ def test_the_scheduler_sets_the_rate_it_would_set_without_growth(grown):
         scheduler.step()
 
 
-def test_checkpoints_tell_who_sits_where(grown):
+def test_checkpoints_record_the_index_of_each_layer(grown):
     _, trainer, growth, _ = grown
     folder = Path(trainer.args.output_dir)
     for step, stack in ((1, "a b"), (2, "a b"), (3, "a c b"), (6, "a c b"), (7, "d a c b"), (STEPS, "d a c b")):
@@ -303,7 +303,7 @@ def test_what_cannot_grow_is_refused_in_one_line(tmp_path):
         trainer_of("gpt2", tmp_path, GrowthCallback({"name": "adaptive", "layers": 3})).train()
 
 
-def test_a_resume_that_was_not_prepared_is_told_how(grown, tmp_path):
+def test_a_resume_that_was_not_prepared_is_an_error_with_instructions(grown, tmp_path):
     family, trainer, *_ = grown
     again = trainer_of(family, tmp_path, GrowthCallback(EVENTS, initial_heads=2))
     with pytest.raises(BadInput, match="prepared"):

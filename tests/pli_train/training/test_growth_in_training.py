@@ -277,7 +277,7 @@ def test_rates_follow_the_policies(config_of, unbroken, everything, family):
     assert own[3] == own[4] == 0 < own[5]
 
 
-def test_swapping_leaves_lineage_places_and_checkpoints_alone(config_of, tmp_path):
+def test_swapping_leaves_lineage_order_and_checkpoints_alone(config_of, tmp_path):
     """Every step swapped: gradients differ from the unswapped run's, places never do."""
     growth = {"schedule": "3@0 6@2", "initializer": "clone-noise", "noise": 0.1}
     runs = {}
@@ -361,7 +361,7 @@ WRONG = [
 ]
 
 
-def test_every_mistake_of_a_schedule_is_told_before_training(config_of, tmp_path):
+def test_every_mistake_of_a_schedule_is_reported_before_training(config_of, tmp_path):
     model = {"family": "gpt2", "config": WIDE["gpt2"], "initial_layers": 1, "initial_heads": 2}
     with pytest.raises(BadInput) as caught:
         config = config_of("gpt2", {"model": model, "growth.schedule": WRONG})
@@ -376,7 +376,7 @@ def test_every_mistake_of_a_schedule_is_told_before_training(config_of, tmp_path
     assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack then (a)" in message
 
 
-def test_what_only_the_model_knows_is_told_before_training_too(config_of, tmp_path):
+def test_what_only_the_model_knows_is_reported_before_training_too(config_of, tmp_path):
     model = {"family": "llama", "config": WIDE["llama"], "initial_layers": 1, "initial_heads": 2}
     schedule = [{"operator": "heads", "at": 0.1, "to": 5}, {"operator": "ffn", "at": 0.2, "to": 8}]
     with pytest.raises(BadInput) as caught:

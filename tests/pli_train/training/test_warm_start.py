@@ -116,7 +116,7 @@ def test_naming_a_run_replaces_a_presets_model_and_its_depth(runs, tmp_path):
     assert [len(stage.lineage.stack) for stage in stages] == [5, 6]
 
 
-def test_settling_twice_is_settling_once(runs, from_run, config_of):
+def test_configuring_twice_is_configuring_once(runs, from_run, config_of):
     once, message = warm_start.resolve_parent(from_run("gpt2", runs["gpt2"]))
     assert warm_start.resolve_parent(once) == (once, message)
     plain = config_of("gpt2")
