@@ -1,4 +1,4 @@
-"""Names of the columns of every table: one name for one quantity, whichever table it is in."""
+"""Names of table columns: one name per quantity, in every table."""
 
 from __future__ import annotations
 
