@@ -136,11 +136,11 @@ def test_the_instant_is_what_plain_transformers_says(grown, found, family, monke
             torch.cat([p.grad.flatten() for p in model.get_submodule(f"{stack}.{index}").parameters()])
             for model, index in ((old, position), (new, row.index))
         )
-        assert row.gradient == pytest.approx(float((h.norm() / g.norm()).log()), abs=1e-4)
-        assert row.turned == pytest.approx(1 - float(torch.cosine_similarity(g, h, 0)), abs=1e-4)
+        assert row.log_grad_norm_ratio == pytest.approx(float((h.norm() / g.norm()).log()), abs=1e-4)
+        assert row.grad_cosine_distance == pytest.approx(1 - float(torch.cosine_similarity(g, h, 0)), abs=1e-4)
         if family == "bert":  # the other two put their last norm into the last hidden state
             a, b = was.hidden_states[position + 1], now.hidden_states[row.index + 1]
-            assert row.forward == pytest.approx(float((b - a).norm() / a.norm()), rel=1e-4)
+            assert row.output_change == pytest.approx(float((b - a).norm() / a.norm()), rel=1e-4)
 
 
 def test_heads_and_units_that_were_born_are_no_change_of_what_was_there(config_of, tmp_path):
@@ -213,9 +213,9 @@ def test_placebos_are_near_in_log_step_and_do_not_overlap(step, reach, candidate
         assert all(min(abs(at - taken) for taken in found) < reach / 2 for at in near if at not in found)
 
 
-def test_the_least_p_is_what_so_many_placebo_steps_can_give():
-    assert placebo.least_p(12) == pytest.approx(1 / 13) == placebo.p_value(9.0, np.zeros(12))
-    assert math.isnan(placebo.least_p(0))
+def test_min_p_is_what_so_many_placebo_steps_can_give():
+    assert placebo.min_p(12) == pytest.approx(1 / 13) == placebo.p_value(9.0, np.zeros(12))
+    assert math.isnan(placebo.min_p(0))
 
 
 def test_a_window_as_long_as_has_enough_placebo_steps_is_taken():
@@ -256,15 +256,15 @@ def test_a_spike_has_its_height_length_and_area():
     found = response_at(*_series(0.3, 200, 12), at=200, window=60)
     assert found.spike == pytest.approx(0.3)
     assert found.recovery == 13
-    assert found.area == pytest.approx(0.3 * 12)
-    assert found.late == pytest.approx(0, abs=1e-9)
+    assert found.excess_area == pytest.approx(0.3 * 12)
+    assert found.late_excess == pytest.approx(0, abs=1e-9)
 
 
 def test_a_loss_that_never_comes_back_is_reported_as_such():
     found = response_at(*_series(0.3, 200, 200), at=200, window=60)
     assert found.recovery is None
-    assert found.area == pytest.approx(0.3 * 60)
-    assert found.late == pytest.approx(0.3)
+    assert found.excess_area == pytest.approx(0.3 * 60)
+    assert found.late_excess == pytest.approx(0.3)
 
 
 def test_a_loss_that_goes_on_as_it_was_has_no_spike():
@@ -283,7 +283,7 @@ def test_a_twin_on_the_same_batches_takes_their_noise_off():
     steps, losses = _series(0.2, 200, 10, noise=0.05)
     _, theirs = _series(0, 0, 0, noise=0.05)
     found = response_at(steps, losses, 200, 60, (steps[200:], theirs[200:]))
-    assert found.spike == pytest.approx(0.2) and found.area == pytest.approx(2.0)
+    assert found.spike == pytest.approx(0.2) and found.excess_area == pytest.approx(2.0)
     assert np.allclose(found.excess[10:], 0)
 
 
@@ -322,10 +322,10 @@ def test_area_and_late_are_of_the_excess_itself():
     losses[210], losses[255] = losses[210] + 2, losses[255] + 3
     found = response_at(steps, losses, at=200, window=60, twin=_series(0, 0, 0))
     assert found.spike == pytest.approx(0) and found.recovery == 0
-    assert found.late == pytest.approx(3 / 15)  # of 15 steps, one of which the running median passes over
+    assert found.late_excess == pytest.approx(3 / 15)  # of 15 steps, one of which the running median passes over
     losses[220:] += 1
     found = response_at(steps, losses, at=200, window=60, twin=_series(0, 0, 0))
-    assert found.recovery is None and found.area == pytest.approx(40 + 2 + 3)
+    assert found.recovery is None and found.excess_area == pytest.approx(40 + 2 + 3)
 
 
 def test_too_few_losses_say_nothing():
@@ -475,7 +475,7 @@ def test_words_follow_the_numbers(found):
 def test_the_command_prints_tables_sentences_and_a_page(grown, still, tmp_path):
     page_file = tmp_path / "d.html"
     done = call("pli-analyze", "disturbance", grown["bert"], "--blocks", "4", "--html", page_file, "-f", "csv")
-    assert done.returncode == 0 and done.stdout.startswith("step,event,index,delta")
+    assert done.returncode == 0 and done.stdout.startswith("step,event,index,loss_change")
     assert "+c at step 20" in done.stderr and "twin" in done.stdout
     assert "Loss behind each growth event" in page_file.read_text() or "Who was disturbed" in page_file.read_text()
     done = call("pli-analyze", "disturbance", grown["bert"], "--blocks", "4", "--layers", "-f", "csv")

@@ -34,19 +34,19 @@ def moments(now, birth):
 @given(weights)
 def test_nothing_moved_is_zero(birth):
     assert moments(birth, birth).relative_l2() == (0, False)
-    assert moments(birth, birth).cosine() == 0
+    assert moments(birth, birth).cosine_distance() == 0
 
 
 @given(weights, st.sampled_from([0.25, 0.5, 2.0, 8.0]))
 def test_stretching_by_c_moves_by_c_minus_1_and_does_not_turn(birth, c):
     sums = moments(birth * np.float32(c), birth)
     assert sums.relative_l2()[0] == pytest.approx(abs(c - 1))
-    assert sums.cosine() == pytest.approx(0, abs=1e-12)
+    assert sums.cosine_distance() == pytest.approx(0, abs=1e-12)
 
 
 @given(weights)
 def test_turning_round_is_a_cosine_of_two(birth):
-    assert moments(-birth, birth).cosine() == pytest.approx(2)
+    assert moments(-birth, birth).cosine_distance() == pytest.approx(2)
 
 
 @given(weights)
@@ -58,12 +58,12 @@ def test_small_turns_keep_their_digits(birth):
     if np.linalg.norm(other) < 1e-3 * np.linalg.norm(birth):
         return
     turned = birth + 1e-6 * other * np.linalg.norm(birth) / np.linalg.norm(other)
-    assert moments(turned, birth).cosine() == pytest.approx(5e-13, rel=1e-3)
+    assert moments(turned, birth).cosine_distance() == pytest.approx(5e-13, rel=1e-3)
 
 
 def test_a_birth_at_zero_is_measured_absolutely():
     assert moments(np.array([3.0, 4.0]), np.zeros(2)).relative_l2() == (5, True)
-    assert np.isnan(moments(np.ones(2), np.zeros(2)).cosine())
+    assert np.isnan(moments(np.ones(2), np.zeros(2)).cosine_distance())
 
 
 def test_every_level_equals_a_slow_reference(runs, family):
@@ -129,7 +129,7 @@ def test_squares_over_all_parts_sum_to_the_layers(runs, family):
     squares = dict.fromkeys(whole.index, 0.0)
     for of in LEVELS[1:]:
         for row in drift(run, of).query("step == @STEPS").itertuples():
-            squares[row.layer] += (row.relative_l2 * (1 if row.absolute else norms[row.part])) ** 2
+            squares[row.layer] += (row.relative_l2 * (1 if row.is_absolute else norms[row.part])) ** 2
     for id, square in squares.items():
         assert square == pytest.approx((whole.loc[id, "relative_l2"] * norms[id]) ** 2, rel=1e-9)
 

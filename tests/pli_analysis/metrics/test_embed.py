@@ -162,7 +162,7 @@ def test_updates_are_differences_of_consecutive_checkpoints(runs, family):
 
 
 def test_since_birth_puts_every_birth_in_one_place(runs, family):
-    mine = embed(Run.open(runs[family]), since_birth=True).table.query("walk == 'run' and birth")
+    mine = embed(Run.open(runs[family]), since_birth=True).table.query("walk == 'run' and is_birth")
     assert np.ptp(mine[["x", "y"]].to_numpy(), axis=0) == pytest.approx([0, 0], abs=1e-9)
 
 
@@ -222,7 +222,7 @@ def test_the_figure_has_a_path_for_each_part_and_a_line_for_each_donor(method, o
     parts = found.table["part"].nunique()
     assert len(drawn.data) == 2 * (parts + 1)
     assert sum(trace.name == "cloned from" for trace in drawn.data) == 2
-    donors = found.table.query("walk == 'run' and birth")["donor"].notna().sum()
+    donors = found.table.query("walk == 'run' and is_birth")["donor"].notna().sum()
     assert len(drawn.data[0].x) == 3 * donors
 
 
@@ -263,7 +263,7 @@ def test_the_figure_has_a_view_for_each_method(runs, family):
             assert trace.meta["views"][method]["x"] == pytest.approx(rows[x].tolist(), rel=1e-6)
             assert trace.meta["views"][method]["y"] == pytest.approx(rows[y].tolist(), rel=1e-6)
     lines = drawn.data[0].meta["views"]["tsne"]["x"]
-    clones = found.table.query("walk == 'run' and birth and donor.notna()")
+    clones = found.table.query("walk == 'run' and is_birth and donor.notna()")
     assert lines[1::3] == pytest.approx(clones["x_tsne"].tolist(), rel=1e-6)
 
 

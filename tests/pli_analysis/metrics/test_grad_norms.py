@@ -62,9 +62,9 @@ def test_the_table_says_what_was_logged_of_whom_at_which_age_and_place(runs, fam
     assert len(table) == sum(len(points) for tag, points in raw.items() if tag.startswith("grad_norm/"))
     for row in table.itertuples():
         inside = not pd.isna(row.layer)
-        name = row.part if row.level in ("layer", "head") else row.layer if inside else "outside"
-        tag = row.level if row.level in ("total", "embeddings") else f"{row.level}/{name}"
-        assert raw[f"grad_norm/{tag}"][row.step][1] == row.norm
+        name = row.part if row.part_type in ("layer", "head") else row.layer if inside else "outside"
+        tag = row.part_type if row.part_type in ("total", "embeddings") else f"{row.part_type}/{name}"
+        assert raw[f"grad_norm/{tag}"][row.step][1] == row.grad_norm
         if inside:
             assert row.age == row.step - lineage.layers[row.layer].birth.step
             assert row.index == lineage.stack_at(row.step - 1).index(row.layer)
@@ -282,7 +282,7 @@ def test_a_folder_that_is_no_run_is_read_too(runs, tmp_path):
 def test_bad_requests_get_one_line(runs, tmp_path, text):
     for words, expected in (
         (["--text", text], "use it with --recompute"),
-        (["--recompute", "--text", text, "--events"], "leave --recompute away"),
+        (["--recompute", "--text", text, "--events"], "omit --recompute"),
         (
             ["--of", "heads"],
             "--of heads: is none of layer, head, ffn, norms, attention, embeddings, other, total, all; "

@@ -146,7 +146,7 @@ def test_similarity_by_weights_is_the_cosine_of_matrices(layout, over_time, tmp_
             state = states[step - 1].items()
             pair.append({n.removeprefix(prefix): t.astype(float) for n, t in state if n.startswith(prefix)})
         cosine, count = cosine_by_hand(*pair)
-        assert (row.cosine, row.matrices) == (pytest.approx(cosine, abs=1e-6), count)
+        assert (row.cosine_similarity, row.matrices) == (pytest.approx(cosine, abs=1e-6), count)
 
 
 def test_the_map_of_layers_keeps_their_distances(tmp_path):
