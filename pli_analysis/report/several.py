@@ -95,9 +95,9 @@ def differences(opened: Mapping[str, Run]) -> Section:
         )
     elif keys["growth"]:
         differing = _listed(keys["growth"])
-        message = f"The runs differ in {differing} and, except for seeds, in nothing else that affects training."
+        message = f"The runs differ in {differing} and in nothing else that affects training, except for seeds."
     else:
-        message = "The runs' configs differ, except for seeds, in nothing that affects training."
+        message = "The runs' configs differ in nothing that affects training, except for seeds."
     tables = [("Keys of the config that differ", table)] if len(table) else []
     return Section("differences", "What differs", [message], tables=tables, headline=message)
 

@@ -197,7 +197,7 @@ def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tm
     up = next(row for row in ups if row["group"] == "grown")
     assert up["loss_level"] == expected["level"]
     assert [up[name] for name in ("speed_up", "speed_up_low", "speed_up_high")] == pytest.approx(expected["speed_up"])
-    assert rows["grown"][f"speed-up to {up['level']:g}"] == up["speed_up"]
+    assert rows["grown"][f"speed-up to {up['loss_level']:g}"] == up["speed_up"]
 
     # … the caption of the speed-up, …
     found = compare.compared(curve_metric.read(paired), by)
