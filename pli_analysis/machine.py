@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from pli_train.core import cache
 
-ROOM = 2**30
+LEAST_FREE = 2**30
 """Bytes free below which the cache may not hold what it is for."""
 FOR = {
     "maps": "embed --method tsne|umap, and these in the report",
@@ -85,7 +85,7 @@ def _cache() -> Finding:
     message = f"{root}: {held / 1e6:,.0f} MB, {free / 1e9:,.1f} GB free"
     if not os.access(there, os.W_OK):
         return Finding("cache", message, "optional", use, "set PLI_CACHE to a folder that can be written to")
-    if free < ROOM:
+    if free < LEAST_FREE:
         return Finding("cache", message, "optional", use, f"free some space, or set PLI_CACHE; {root} may be removed")
     return Finding("cache", message, "ok", use, "")
 

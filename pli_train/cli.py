@@ -123,7 +123,7 @@ def verify(
     rows = list(checks.verify(run, Bar("checkpoints")))
     print(render(rows, format), end="")
     if lost := sum(map(checks.is_damage, rows)):
-        raise PliError(f"{run}: {lost} of {len(rows)} rows tell of damage")
+        raise PliError(f"{run}: damaged: {lost} of {len(rows)} rows")
 
 
 @app.command()
@@ -177,7 +177,7 @@ def check(
 
     What it does to logits, loss and gradient norm.
 
-    Example: pli-train check tiny --set growth.initialiser=identity
+    Example: pli-train check tiny --set growth.initializer=identity
     """
     show = _show()
     settings = _settings(config, overrides or [], origin)

@@ -56,7 +56,7 @@ def config_of(corpus):
             "train": {"steps": STEPS, "block_size": 32, "batch_size": 4, "accumulation": 2, "log_every": 1}
             | {"eval_every": 4, "eval_blocks": 8, "eval_full": 100},
             "optim": {"lr": 1e-2, "warmup_ratio": 0.25},
-            "growth": {"schedule": SCHEDULE, "initialiser": "clone-noise", "noise": 0.1},
+            "growth": {"schedule": SCHEDULE, "initializer": "clone-noise", "noise": 0.1},
             "checkpoint": {"every": 2, "full_last": 99},
         }
         for key, value in (overrides or {}).items():

@@ -47,7 +47,7 @@ def test_help_names_every_command_with_an_example(command):
         "pli-analyze": [
             "lineage",
             "drift",
-            "gradnorms",
+            "grad-norms",
             "embed",
             "similarity",
             "scalars",

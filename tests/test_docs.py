@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documented import ROOT, ConsoleReporter, check, commands, disagreement
+from tests.documented import ROOT, ShownCommand, check, commands, disagreement
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
@@ -50,7 +50,7 @@ def wrong(example, tmp_path_factory, request):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_page_shows_is_what_happens(name, wrong):
+def test_what_a_page_shows_is_what_is_printed(name, wrong):
     assert "\n\n".join(wrong[name]) == ""
 
 
@@ -117,7 +117,7 @@ def test_links_lead_somewhere(path):
 
 
 def of(*output, code=0, varies=False):
-    return ConsoleReporter(1, "a command", code, output, varies)
+    return ShownCommand(1, "a command", code, output, varies)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_checker_finds_what_is_wrong(shown, code, printed):
     assert "line 1" in disagreement(shown, code, printed)
 
 
-def test_commands_run_in_order_in_one_folder_and_only_the_wrong_ones_are_told(tmp_path):
+def test_commands_run_in_order_in_one_folder_and_only_the_wrong_ones_are_reported(tmp_path):
     page = """
 Words.
 

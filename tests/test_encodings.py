@@ -13,7 +13,7 @@ from tests.test_shell import at_a_terminal
 
 UNICODE = {"PYTHONIOENCODING": "utf-8"}
 C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
-PLACES = {
+PATHS = {
     "ascii": ({"PYTHONIOENCODING": "ascii"}, "ascii"),
     "cp1252": ({"PYTHONIOENCODING": "cp1252"}, "cp1252"),
     "latin-1": ({"PYTHONIOENCODING": "latin-1"}, "latin-1"),
@@ -51,7 +51,7 @@ def test_what_is_printed_is_the_same_in_other_signs(words, sign, small_run):
     usual = called(words, UNICODE)
     expected = usual.stdout.decode()
     assert sign is None or sign in expected
-    for environment, name in PLACES.values() if sign == "└─" else [PLACES["ascii"], PLACES["C"]]:
+    for environment, name in PATHS.values() if sign == "└─" else [PATHS["ascii"], PATHS["C"]]:
         done = called(words, environment)
         assert done.returncode == usual.returncode == 0
         message = done.stdout.decode(name)
@@ -61,11 +61,11 @@ def test_what_is_printed_is_the_same_in_other_signs(words, sign, small_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("position", PLACES)
+@pytest.mark.parametrize("position", PATHS)
 @pytest.mark.parametrize("words", ["report RUN", "disturbance RUN --placebos 0", "embed RUN", "doctor"])
 def test_what_loads_torch_is_printed_too(words, position, small_run):
     words = f"pli-analyze {words}".replace("RUN", str(small_run)).split()
-    environment, name = PLACES[position]
+    environment, name = PATHS[position]
     done, usual = called(words, environment), called(words, UNICODE)
     assert done.returncode == usual.returncode == 0
     assert numbers(done.stdout.decode(name)) == numbers(usual.stdout.decode())
@@ -95,10 +95,10 @@ def test_files_are_utf_8_whatever_the_terminal_is(small_run, tmp_path):
     assert "─" in (tmp_path / "plain.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("position", PLACES)
+@pytest.mark.parametrize("position", PATHS)
 @pytest.mark.parametrize("name", MODULES)
 def test_all_help_is_printed(name, position):
-    environment, codec = PLACES[position]
+    environment, codec = PATHS[position]
     program = f"""
 import sys
 from typer.main import get_command
@@ -119,7 +119,7 @@ for command in ["", *get_command(app).commands]:
 @pytest.mark.parametrize("position", ["ascii", "latin-1", "C"])
 @pytest.mark.parametrize("words", ["pli-analyze drift", "pli-train run"])
 def test_an_error_quotes_any_name(words, position):
-    environment, codec = PLACES[position]
+    environment, codec = PATHS[position]
     done = called([*words.split(), "n\u00e4her/\u2192\u65e5.toml"], environment)
     error = done.stderr.decode(codec)
     assert done.returncode == 2 and done.stdout == b"" and error.count("\n") == 1 and error.startswith("error: n")

@@ -49,7 +49,7 @@ def message(small_run):
 # --- the format of a table ------------------------------------------------------------------------------------------
 
 
-def test_a_files_ending_tells_the_format_in_either_case(small_run, message, tmp_path):
+def test_a_files_suffix_sets_the_format_in_either_case(small_run, message, tmp_path):
     for ending, name in {".txt": "table", ".json": "json", ".CSV": "csv", ".md": "md", "": "table"}.items():
         path = tmp_path / f"out{ending}"
         done = analyze("lineage", small_run, "-o", path)
@@ -170,7 +170,7 @@ def test_what_finds_no_room_leaves_the_old_file_and_nothing_beside_it(small_run,
 # --- refused before any work ----------------------------------------------------------------------------------------
 
 
-def test_outputs_are_looked_at_before_anything_is_read(tmp_path):
+def test_outputs_are_checked_before_anything_is_read(tmp_path):
     """The run is none, which is not what is said."""
     (tmp_path / "folder").mkdir()
     commands = [["drift", "RUN", "-o"], ["lineage", "RUN", "--save"], ["report", "RUN", "--html"]]

@@ -81,7 +81,7 @@ def test_every_value_has_a_name_in_capitals():
 
 
 def test_words_that_an_option_takes_are_those_of_the_metric():
-    from pli_analysis.commands import compare, drift, embed, gradnorms
+    from pli_analysis.commands import compare, drift, embed, grad_norms
     from pli_analysis.metrics import loss
     from pli_analysis.metrics.drift import drift as drifts
     from pli_analysis.metrics.maps import embedding as maps
@@ -89,7 +89,7 @@ def test_words_that_an_option_takes_are_those_of_the_metric():
     from pli_train.core.anatomy.parts import GROUPS
 
     assert set(drift.PARTS) == {*drifts.LEVELS, "matrix", "all"}
-    assert set(gradnorms.PARTS) == {*GROUPS, "all"}
+    assert set(grad_norms.PARTS) == {*GROUPS, "all"}
     assert embed.METHODS == projections.METHODS
     assert tuple(embed.PARTS.values()) == points.PARTS
     assert embed.SPACES == maps.SPACES
@@ -155,7 +155,7 @@ TALKATIVE = [
 SLOW = [  # as they load torch, twice
     ["similarity", "RUN"],
     ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],
-    ["gradnorms", "RUN", "--recompute"],
+    ["grad-norms", "RUN", "--recompute"],
 ]
 
 
@@ -310,7 +310,7 @@ BAR = re.compile(r"\r\d+ of \d+ (tensors of all checkpoints|checkpoints|steps)")
 @pytest.mark.parametrize(
     ("environment", "drawn"),
     [({}, True), ({"NO_COLOR": "1"}, True), ({"TERM": "dumb"}, False)],
-    ids=["usual", "no colour", "dumb"],
+    ids=["usual", "no color", "dumb"],
 )
 def test_a_bar_is_on_terminals_alone_and_of_plain_characters(runs, tmp_path, environment, drawn):
     environment["PLI_CACHE"] = str(tmp_path)
@@ -342,7 +342,7 @@ def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
 
 
 @pytest.mark.parametrize("words", [["watch", "RUN", "--once"], ["drift", "RUN"], ["drift", "--help"]])
-def test_no_colour_means_no_escape_code(words, runs):
+def test_no_color_means_no_escape_code(words, runs):
     words = [runs["gpt2"] if word == "RUN" else word for word in words]
     code, out, said = at_a_terminal("pli_analysis", *words, NO_COLOR="1")
     assert code == 0 and out and "\x1b" not in out + said
@@ -350,7 +350,7 @@ def test_no_colour_means_no_escape_code(words, runs):
     piped = call("pli-analyze", *words)
     assert "\x1b" not in piped.stdout + piped.stderr
     if words[0] == "watch":
-        assert "\x1b[" in at_a_terminal("pli_analysis", *words, NO_COLOR="")[1], "and a terminal has colours otherwise"
+        assert "\x1b[" in at_a_terminal("pli_analysis", *words, NO_COLOR="")[1], "and a terminal has colors otherwise"
 
 
 # --- a shell that completes words -----------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ def completed(name, words, shell="bash"):
         ("pli-analyze", "d", ["drift", "disturbance", "doctor"]),
         ("pli-analyze", "embed runs/tiny --method ", ["pca", "tsne", "umap"]),
         ("pli-analyze", "drift --of h", ["head"]),
-        ("pli-analyze", "gradnorms --of emb", ["embeddings"]),
+        ("pli-analyze", "grad-norms --of emb", ["embeddings"]),
         ("pli-analyze", "embed --space u", ["updates"]),
         ("pli-analyze", "compare --by ", ["step", "tokens", "flops", "seconds"]),
         ("pli-analyze", "lineage runs/tiny -f ", ["table", "json", "csv", "md", "parquet"]),

@@ -19,7 +19,7 @@ from pli_analysis.commands.options import (
     Tokenizer,
     text_of,
 )
-from pli_analysis.commands.telling import complain, open_run, write_page
+from pli_analysis.commands.status import complain, open_run, write_page
 from pli_train.core.cli.console import Bar, say
 
 
@@ -29,7 +29,9 @@ def disturbance(
     twin: Annotated[
         list[Path] | None, typer.Option("--twin", metavar="RUN2", help="A fork that stopped growing; may be repeated.")
     ] = None,
-    window: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="How far to look on each side.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, metavar="STEPS", help="How many steps to compare on each side.")
+    ] = None,
     at: Annotated[
         list[int] | None, typer.Option("--at", metavar="STEP", help="Treat this step as an event; may be repeated.")
     ] = None,

@@ -20,7 +20,7 @@ from pli_analysis.commands.options import (
     Tokenizer,
     text_of,
 )
-from pli_analysis.commands.telling import open_run, write_page
+from pli_analysis.commands.status import open_run, write_page
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.cli.shell import one_of
 

@@ -40,7 +40,7 @@ FormatOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", metavar="FILE", help="Write to a file; its ending tells the format.", parser=a_file),
+    typer.Option("--out", "-o", metavar="FILE", help="Write to a file; its ending chooses the format.", parser=a_file),
 ]
 Verify = Annotated[bool, typer.Option("--verify", help="Use a checkpoint only when every file has its hash.")]
 Text = Annotated[

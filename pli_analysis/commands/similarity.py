@@ -18,7 +18,7 @@ from pli_analysis.commands.options import (
     Tokenizer,
     text_of,
 )
-from pli_analysis.commands.telling import open_run, write_page
+from pli_analysis.commands.status import open_run, write_page
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.cli.shell import one_of
 from pli_train.core.errors import BadInput
@@ -46,7 +46,7 @@ def similarity(
 ) -> None:
     """How alike layers are in what they put out.
 
-    Measured by debiased CKA, Procrustes and shared nearest neighbours; their weights by cosine and relative distance.
+    Measured by debiased CKA, Procrustes and shared nearest neighbors; their weights by cosine and relative distance.
 
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """

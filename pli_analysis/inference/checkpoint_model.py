@@ -55,7 +55,7 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
     transformers.logging.disable_progress_bar()  # the tensors are in memory already
     try:
         if getattr(config, anatomy.config["depth"]) != len(checkpoint.lineage.stack):
-            raise ValueError("another number of layers than its lineage tells of")
+            raise ValueError("another number of layers than its lineage has")
         with torch.device("meta"):
             made = auto.from_config(config)
         prefix = f"{made.base_model_prefix}."
@@ -76,7 +76,7 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
     except Exception as error:  # whatever a library makes of hostile values
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
     if head:  # without it all that stands above the base model is left out
-        _tell_of_unused(*sorted(found["unexpected_keys"]))
+        _report_unused(*sorted(found["unexpected_keys"]))
     # A pooler reads what the layers put out, and says nothing of them.
     missing = sorted(name for name in found["missing_keys"] if head or not name.startswith("pooler."))
     if missing and head and not any(name.startswith(prefix) for name in missing):
@@ -89,7 +89,7 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
 
 
 @cache
-def _tell_of_unused(*names: str) -> None:
+def _report_unused(*names: str) -> None:
     """Say once, and not for every checkpoint, which tensors the model has no place for."""
     if names:
         say(f"tensors that the model has no place for are left out: {some(names)}")
@@ -144,18 +144,18 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     hooks = []
     for position, layer in enumerate(stack):
         # Each hook sees the batches in order, so that the number of those it has is the number of the next.
-        def hear(values: Any, position: int = position) -> None:
+        def keep(values: Any, position: int = position) -> None:
             values = values[0] if isinstance(values, tuple) else values
             found[position].append(values[wanted[len(found[position])].to(values.device)])
 
         if of == "layers":
-            hooks.append(layer.register_forward_hook(lambda _, inputs, output, hear=hear: hear(output)))
+            hooks.append(layer.register_forward_hook(lambda _, inputs, output, keep=keep: keep(output)))
             continue
         out_of_attention, out_of_ffn = (layer.get_submodule(name) for name in anatomy.identity["zero"])
         if of == "heads":
-            hooks.append(out_of_attention.register_forward_pre_hook(lambda _, inputs, hear=hear: hear(inputs)))
+            hooks.append(out_of_attention.register_forward_pre_hook(lambda _, inputs, keep=keep: keep(inputs)))
         else:
-            hooks.append(out_of_ffn.register_forward_hook(lambda _, inputs, output, hear=hear: hear(output)))
+            hooks.append(out_of_ffn.register_forward_hook(lambda _, inputs, output, keep=keep: keep(output)))
     with torch.inference_mode():
         for inputs in tokens.split(AT_ONCE):
             model(input_ids=inputs)

@@ -166,7 +166,7 @@ def _cut(run: Run, text: Text, blocks: int | None) -> Sample:
         )
     order = np.random.default_rng(SEED).permutation(count)[:blocks]
     tokens = torch.from_numpy(ids[: count * length].reshape(count, length)[order].astype(np.int64))
-    inputs, labels = _labelled(run, made, where, tokens, order)
+    inputs, labels = _labeled(run, made, where, tokens, order)
     documents = np.searchsorted(starts, order * length, side="right") - 1
     return Sample(inputs, labels, Design.simple(count, count).first(len(order)), documents)
 
@@ -193,7 +193,7 @@ def _ids(made: PreTrainedTokenizerBase, where: Path, text: Text) -> tuple[np.nda
     return np.frombuffer(ids, dtype=np.int32), np.array(starts[:-1])
 
 
-def _labelled(
+def _labeled(
     run: Run, made: PreTrainedTokenizerBase, where: Path, tokens: Tensor, locations: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """Inputs and labels as training makes them: the next token, or masked ones but no special ones.

@@ -1,26 +1,26 @@
 """Lineage as tables: births, events, positions over time.
 
 Columns of `layers`, one row a layer in order of birth:
-    layer, initialiser, donor
-    born        step of its birth
-    event       number of the growth event that made it, empty for the founders
+    layer, initializer, donor
+    birth_step  step of its birth
+    event_number  number of the growth event that made it, empty for the founders
     index       where it sits now, 0 at the bottom
     heads       how many
-    units       width of its FFN, empty where the family's table does not tell
+    ffn_units   width of its FFN, empty where the family's table does not tell
     confidence  only of a lineage inferred from weights: the lowest of its matches, in [0, 1]
 
 Columns of `events`, one row an event:
-    event       its number
+    event_number  its number
     step        optimizer updates done before it
     operator    insert, heads, ffn, swap or context; remove where weights tell that a layer was taken out
     layer       whom it concerns, ids apart by blanks
-    index, initialiser, donor
-    to          heads, FFN units or tokens of context from then on
+    index, initializer, donor
+    new_size    heads, FFN units or tokens of context from then on
     stack       ids from bottom to top, once it was done
 
 Columns of `locations`, one row for each layer and stretch of steps in which nobody moved:
     layer, index
-    start, end  first and last step of the stretch; the first begins where the run is first seen
+    start_step, end_step  first and last step of the stretch; the first begins where the run is first seen
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_analysis.runs.inferred_lineage import seen_from
 from pli_train.core import output
 
@@ -49,21 +50,21 @@ def layers(lineage: Lineage, confidence: pd.DataFrame | None = None) -> pd.DataF
 
     rows = [
         {
-            "layer": id,
-            "index": lineage.index(id) if id in lineage.stack else None,
-            "born": layer.birth.step,
-            "event": layer.birth.event,
-            "initialiser": layer.birth.initialiser,
-            "donor": layer.birth.donor,
-            "heads": len(layer.heads),
-            "units": layer.units,
+            col.LAYER: id,
+            col.INDEX: lineage.index(id) if id in lineage.stack else None,
+            col.BIRTH_STEP: layer.birth.step,
+            col.EVENT_NUMBER: layer.birth.event,
+            col.INITIALIZER: layer.birth.initializer,
+            col.DONOR: layer.birth.donor,
+            col.HEADS: len(layer.heads),
+            col.FFN_UNITS: layer.units,
         }
         for id, layer in lineage.layers.items()
     ]
-    table = pd.DataFrame(rows).astype({"index": "Int64", "event": "Int64", "units": "Int64"})
+    table = pd.DataFrame(rows).astype({col.INDEX: "Int64", col.EVENT_NUMBER: "Int64", col.FFN_UNITS: "Int64"})
     if confidence is not None:
-        least = confidence.groupby("part")["confidence"].min()
-        table["confidence"] = [float(least.get(id, 1.0)) for id in table["layer"]]
+        least = confidence.groupby(col.PART)[col.CONFIDENCE].min()
+        table[col.CONFIDENCE] = [float(least.get(id, 1.0)) for id in table[col.LAYER]]
     return table
 
 
@@ -71,12 +72,20 @@ def events(lineage: Lineage) -> pd.DataFrame:
     """Every growth event."""
     import pandas as pd
 
-    columns = ["event", "step", "operator", "layer", "index", "initialiser", "donor", "to", "stack"]
+    columns = [col.EVENT_NUMBER, col.STEP, col.OPERATOR, col.LAYER, col.INDEX, col.INITIALIZER, col.DONOR]
+    columns += [col.NEW_SIZE, col.STACK]
     rows = [
-        {"event": e.number, "step": e.step, "operator": e.operator, **e.facts, "stack": " ".join(e.stack)}
+        {
+            **e.facts,
+            col.EVENT_NUMBER: e.number,
+            col.STEP: e.step,
+            col.OPERATOR: e.operator,
+            col.NEW_SIZE: e.facts.get("to"),
+            col.STACK: " ".join(e.stack),
+        }
         for e in lineage.events
     ]
-    return pd.DataFrame(rows, columns=columns).astype({"index": "Int64", "to": "Int64"})
+    return pd.DataFrame(rows, columns=columns).astype({col.INDEX: "Int64", col.NEW_SIZE: "Int64"})
 
 
 def tree(lineage: Lineage) -> list[str]:
@@ -84,9 +93,9 @@ def tree(lineage: Lineage) -> list[str]:
 
     >>> from pli_train.core.lineage import Lineage
     >>> lineage = Lineage.begin(1, heads=2)
-    >>> _ = lineage.insert(1, step=5, initialiser="clone", donor="a")
-    >>> _ = lineage.insert(0, step=9, initialiser="clone", donor="b")
-    >>> _ = lineage.insert(0, step=9, initialiser="random")
+    >>> _ = lineage.insert(1, step=5, initializer="clone", donor="a")
+    >>> _ = lineage.insert(0, step=9, initializer="clone", donor="b")
+    >>> _ = lineage.insert(0, step=9, initializer="random")
     >>> print("\n".join(tree(lineage)))
     a        born at step 0 (random), now at index 2 with 2 heads
     └─ b     born at step 5 (clone), now at index 3 with 2 heads
@@ -114,7 +123,7 @@ def tree(lineage: Lineage) -> list[str]:
 def _describe(lineage: Lineage, id: str) -> str:
     layer = lineage.layers[id]
     position = f"now at index {lineage.index(id)}" if id in lineage.stack else "no longer in the stack"
-    return f"born at step {layer.birth.step} ({layer.birth.initialiser}), {position} with {len(layer.heads)} heads"
+    return f"born at step {layer.birth.step} ({layer.birth.initializer}), {position} with {len(layer.heads)} heads"
 
 
 def write(lineage: Lineage, path: Path) -> None:
@@ -127,7 +136,7 @@ def label(event: Event) -> str:
 
     >>> from pli_train.core.lineage import Lineage
     >>> lineage = Lineage.begin(1, heads=2)
-    >>> _ = lineage.insert(1, step=5, initialiser="clone", donor="a")
+    >>> _ = lineage.insert(1, step=5, initializer="clone", donor="a")
     >>> lineage.swap(0, 1, step=6)
     >>> [label(event) for event in lineage.events]
     ['+b', 'a ↔ b']
@@ -168,4 +177,4 @@ def locations(lineage: Lineage, last_step: int) -> pd.DataFrame:
         for start, end in zip(starts, ends, strict=True)
         for index, id in enumerate(lineage.stack_at(start))
     ]
-    return pd.DataFrame(rows, columns=["layer", "index", "start", "end"])
+    return pd.DataFrame(rows, columns=[col.LAYER, col.INDEX, col.START_STEP, col.END_STEP])

@@ -1,7 +1,7 @@
 """Loss over steps, tokens, FLOPs and seconds.
 
 Columns, one row an observation:
-    kind        `train` (mean over the step's batch) or `eval` (held-out text, estimated from the same blocks)
+    split       `train` (mean over the step's batch) or `eval` (held-out text, estimated from the same blocks)
     step        optimizer updates done
     tokens      tokens trained on
     flops       floating-point operations of training, counted on paper
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
     from pli_analysis.scalars.reading import Scalars
 
-AXES = {"tokens": run_folder.TOKENS, "flops": run_folder.FLOPS, "seconds": run_folder.SECONDS}
-KINDS = {"train": run_folder.LOSS, "eval": run_folder.EVAL_LOSS}
-COLUMNS = ["kind", "step", *AXES, "loss"]
+AXES = {col.TOKENS: run_folder.TOKENS, col.FLOPS: run_folder.FLOPS, col.SECONDS: run_folder.SECONDS}
+SPLITS = {"train": run_folder.LOSS, "eval": run_folder.EVAL_LOSS}
+COLUMNS = [col.SPLIT, col.STEP, *AXES, col.LOSS]
 
 
 def loss(scalars: Scalars) -> pd.DataFrame:
@@ -32,10 +33,10 @@ def loss(scalars: Scalars) -> pd.DataFrame:
     import pandas as pd
 
     parts = []
-    for kind, tag in KINDS.items():
+    for split, tag in SPLITS.items():
         table = scalars.table(tag)
-        axes = {axis: at_steps(scalars, axis, table["step"].to_numpy()) for axis in AXES}
-        parts.append(pd.DataFrame({"kind": kind, "step": table["step"], **axes, "loss": table["value"]}))
+        axes = {axis: at_steps(scalars, axis, table[col.STEP].to_numpy()) for axis in AXES}
+        parts.append(pd.DataFrame({col.SPLIT: split, col.STEP: table[col.STEP], **axes, col.LOSS: table[col.VALUE]}))
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)[COLUMNS]
 
 
@@ -44,10 +45,10 @@ def at_steps(scalars: Scalars, axis: str, steps: np.ndarray) -> np.ndarray:
     logged = scalars.table(AXES[axis])
     if not len(logged):
         return np.full(len(steps), np.nan)
-    return np.interp(steps, np.append(0, logged["step"]), np.append(0, logged["value"]))
+    return np.interp(steps, np.append(0, logged[col.STEP]), np.append(0, logged[col.VALUE]))
 
 
 def births(scalars: Scalars, steps: list[int]) -> dict[str, np.ndarray]:
     """Where growth events lie on each axis."""
     at = np.asarray(steps, dtype=float)
-    return {"step": at, **{axis: at_steps(scalars, axis, at) for axis in AXES}}
+    return {col.STEP: at, **{axis: at_steps(scalars, axis, at) for axis in AXES}}

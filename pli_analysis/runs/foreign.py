@@ -18,6 +18,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pli_analysis import columns as col
 from pli_analysis.runs import odd_weights, unsupported_formats
 from pli_analysis.runs.inferred_lineage import Inferred, infer, weights_of
 from pli_analysis.runs.run import Checkpoint, ProgressCallback, Run
@@ -160,11 +161,11 @@ class ForeignRun(Run):
         """
         if self.lineage_file is not None:
             return None
-        told = self._last_told
-        if told is None:
+        last = self._last_recorded
+        if last is None:
             return infer(self._bare, self.on_progress)
-        tail = self._bare[told:]
-        return infer(tail, self.on_progress, self._told[tail[0].path]) if len(tail) > 1 else None
+        tail = self._bare[last:]
+        return infer(tail, self.on_progress, self._recorded[tail[0].path]) if len(tail) > 1 else None
 
     @property
     def confidence(self) -> pd.DataFrame | None:
@@ -178,17 +179,17 @@ class ForeignRun(Run):
         lines += self.checkpoints[-1].layout.notes
         lines += odd_weights.lines(self.checkpoints)
         lines += trainer_log.lines_of_states([path for path, message in self._flaws.items() if message != LINK])
-        lines += self._untold()
+        lines += self._unrecorded()
         if line := trainer_log.broken({str(checkpoint.name): checkpoint.state for checkpoint in self.checkpoints}):
             lines.append(line)
-        if self._told or self.lineage_file is not None:
+        if self._recorded or self.lineage_file is not None:
             lines += self._lacks()
         if (table := self.confidence) is None or not len(table):
             return lines
-        least = table.loc[table["confidence"].idxmin()]
+        least = table.loc[table[col.CONFIDENCE].idxmin()]
         return [
             *lines,
-            f"lineage inferred from weights; lowest confidence {least['confidence']:.2f} at {least['checkpoint']}; "
+            f"lineage inferred from weights; lowest confidence {least[col.CONFIDENCE]:.2f} at {least[col.CHECKPOINT]}; "
             "see pli-analyze lineage --confidence",
         ]
 
@@ -225,10 +226,10 @@ class ForeignRun(Run):
         Trainer calls a checkpoint after its step alone. Where others have events of that step that it has not, it is of
         the state before them.
         """
-        whole = max(self._told.values(), key=lambda lineage: len(lineage.events), default=None)
+        whole = max(self._recorded.values(), key=lambda lineage: len(lineage.events), default=None)
         if whole is None or checkpoint.step not in {event.step for event in whole.events}:
             return checkpoint.name
-        if (mine := self._told.get(checkpoint.path)) is not None:
+        if (mine := self._recorded.get(checkpoint.path)) is not None:
             is_before = all(event.step < checkpoint.step for event in mine.events)
         else:  # its layers tell, where the events of that step change their number
             before, after = (whole.as_of(_events_until(whole, checkpoint.step, side)).stack for side in (False, True))
@@ -241,26 +242,26 @@ class ForeignRun(Run):
         return [self._checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
 
     @cached_property
-    def _told(self) -> dict[Path, Lineage]:
+    def _recorded(self) -> dict[Path, Lineage]:
         """The lineage that a checkpoint has as a file, by its folder; without those that have none."""
         files = [checkpoint.path / run_folder.LINEAGE for checkpoint in self._usable]
         return {file.parent: _read(file) for file in files if file.is_file()}
 
     @property
-    def _last_told(self) -> int | None:
+    def _last_recorded(self) -> int | None:
         """Which checkpoint is the last that has a lineage as a file; None where none has."""
-        return max((n for n, bare in enumerate(self._bare) if bare.path in self._told), default=None)
+        return max((n for n, bare in enumerate(self._bare) if bare.path in self._recorded), default=None)
 
-    def _untold(self) -> list[str]:
+    def _unrecorded(self) -> list[str]:
         """A line for the checkpoints that have no lineage where others have one."""
-        last = self._last_told
+        last = self._last_recorded
         if last is None or self.lineage_file is not None:
             return []
-        early = [str(bare.name) for bare in self._bare[:last] if bare.path not in self._told]
+        early = [str(bare.name) for bare in self._bare[:last] if bare.path not in self._recorded]
         late = [str(bare.name) for bare in self._bare[last + 1 :]]
         lines = []
         if early:
-            lines.append(f"no {run_folder.LINEAGE} in {some(early)}: later checkpoints tell their history")
+            lines.append(f"no {run_folder.LINEAGE} in {some(early)}: later checkpoints hold their history")
         if late:
             known = self._bare[last].name
             lines.append(f"no {run_folder.LINEAGE} in {some(late)}: inferred from weights, from {known} on")
@@ -298,18 +299,18 @@ class ForeignRun(Run):
             whole = _read(self.lineage_file)
             return [whole.as_of(_events_until(whole, bare.step, bare.name.after)) for bare in self._bare]
         inferred = [] if self.inferred is None else self.inferred.lineages
-        if self._last_told is None:
+        if self._last_recorded is None:
             return inferred
-        each, later = list[Lineage](), self._told[self._bare[self._last_told].path]
-        for bare in reversed(self._bare[: self._last_told + 1]):
-            mine = self._told.get(bare.path)
+        each, later = list[Lineage](), self._recorded[self._bare[self._last_recorded].path]
+        for bare in reversed(self._bare[: self._last_recorded + 1]):
+            mine = self._recorded.get(bare.path)
             later = later.as_of(_events_until(later, bare.step, bare.name.after)) if mine is None else mine
             each.insert(0, later)
         each += inferred[1:]  # the first of these is the last that was told
         for bare, lineage in zip(self._bare, each, strict=True):
             if lineage.to_json() != each[-1].as_of(len(lineage.events)).to_json():
                 last = self._bare[-1].name
-                raise BadInput(f"{bare.path}: its {run_folder.LINEAGE} tells of another history than {last}'s")
+                raise BadInput(f"{bare.path}: its {run_folder.LINEAGE} has another history than {last}'s")
         return each
 
     def _lacks(self) -> list[str]:
@@ -393,7 +394,7 @@ def open_foreign(
                 stack=stack,
             )
         if not is_model(paths[0]):
-            if unsupported_formats.has_weights(paths[0]) or unsupported_formats.way_out(paths[0]):
+            if unsupported_formats.has_weights(paths[0]) or unsupported_formats.explain(paths[0]):
                 raise BadInput(f"{paths[0]}: {flaw(paths[0])}")
             return _further_down(paths[0], lineage_file, on_progress, stack)
     for path in paths:
@@ -429,8 +430,8 @@ def _further_down(
         return open_foreign([Path(models[0])], lineage_file, on_progress, stack)
     if models:
         more = f" and {len(models) - 4} more" if len(models) > 4 else ""
-        told_of = f"{', '.join(models[:4])}{more}"
-        raise BadInput(f"{folder}: holds models whose names tell no step: give them in order: {told_of}")
+        listed = f"{', '.join(models[:4])}{more}"
+        raise BadInput(f"{folder}: holds models whose names have no step: give them in order: {listed}")
     if found:
         raise BadInput(f"{folder}: holds no checkpoints of a model, but logs: read them with scalars or compare")
     message = f"{folder}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either"
@@ -461,7 +462,7 @@ def checkpoints_in(output: Path) -> list[tuple[CheckpointName, Path]]:
 def is_model(folder: Path) -> bool:
     """Whether a folder looks like that of a model, whether or not it can be read."""
     return (folder / run_folder.CONFIG).exists() and (
-        unsupported_formats.has_weights(folder) or bool(unsupported_formats.way_out(folder))
+        unsupported_formats.has_weights(folder) or bool(unsupported_formats.explain(folder))
     )
 
 
@@ -469,10 +470,10 @@ def flaw(checkpoint: Path) -> str | None:
     """What keeps a foreign checkpoint from being read, in a few words; None when nothing is seen to by its files."""
     if checkpoint.is_symlink() and CheckpointName.parse(checkpoint.name):
         return LINK
-    if not unsupported_formats.has_weights(checkpoint) and (message := unsupported_formats.way_out(checkpoint)):
+    if not unsupported_formats.has_weights(checkpoint) and (message := unsupported_formats.explain(checkpoint)):
         return message
     if not (checkpoint / run_folder.CONFIG).exists():
-        return unsupported_formats.no_config(checkpoint)
+        return unsupported_formats.missing_config(checkpoint)
     names = [run_folder.CONFIG]
     if run_folder.is_sharded(checkpoint):
         try:
@@ -531,7 +532,7 @@ def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], st
         for path in paths:
             number = max(number + 1, _last_event(path))
             names.append(CheckpointName(number))
-        counted = "steps are numbers in the order given: no name and no trainer_state.json tells them"
+        counted = "steps are numbers in the order given: no name and no trainer_state.json has them"
     locations = zip([name for name in names if name is not None], _labels(real), paths, strict=True)
     message = [(Label(name.step, name.after, label), path) for name, label, path in locations]
     message.sort(key=lambda one: (one[0].step, one[0].after))

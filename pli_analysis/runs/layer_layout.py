@@ -24,7 +24,7 @@ DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 """What configs call the number of layers."""
 CALLED = {"head": "heads", "ffn": "FFNs", "norms": "norms", "attention": "attention"}
 FEW = 4
-TOLD = 3
+LISTED = 3
 """Names in a line, at most."""
 
 
@@ -80,7 +80,7 @@ def require_parts(checkpoint: Checkpoint, level: str) -> None:
         message = f"no table says where a {table.model_type} has its {CALLED[level]}, only its layers are known"
         raise BadInput(f"{checkpoint.path}: {message}; {PAGE} says how to write a table")
     if level == "head" and "heads" not in table.config:
-        raise BadInput(f"{checkpoint.path}: the table of a {table.model_type} does not tell its heads apart")
+        raise BadInput(f"{checkpoint.path}: the table of a {table.model_type} does not separate its heads")
 
 
 def _stacks(table: Anatomy) -> list[Anatomy]:
@@ -130,5 +130,5 @@ def _left_out(taken: Anatomy, shapes: Mapping[str, tuple[int, ...]]) -> Iterator
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
-    return ", ".join(names[:TOLD]) + more
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

@@ -31,7 +31,7 @@ def no_weights(checkpoint: Checkpoint) -> str | None:
     if not checkpoint.files:
         rest = ": remove it, and its shards are read" if (checkpoint.path / run_folder.WEIGHTS_INDEX).exists() else ""
         return f"holds no tensor in {run_folder.WEIGHTS}{rest}"
-    if found := unsupported_formats.quantised(checkpoint.stored.values(), checkpoint.config):
+    if found := unsupported_formats.quantized(checkpoint.stored.values(), checkpoint.config):
         return found
     files = {path: locations_of(path) for path in dict.fromkeys(checkpoint.files.values())}
     for name, path in checkpoint.files.items():

@@ -337,7 +337,7 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """`run.json`: resolved config, versions, seed, command."""
-        return run_folder.read_json(self.path / run_folder.RUN)
+        return run_folder.read_record(self.path)
 
     @property
     def name(self) -> str:
@@ -398,7 +398,7 @@ class Run:
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
         """The whole checkpoints, in order. Raises BadInput when there is none."""
-        whole = [checkpoint for checkpoint, flaw in self._looked if flaw is None]
+        whole = [checkpoint for checkpoint, flaw in self._checked if flaw is None]
         if not whole:
             raise BadInput(f"{self.path}: holds no whole checkpoint" + "".join(f"; {line}" for line in self.damaged))
         _log.debug("%s: %d whole checkpoints, %d passed over", self.path, len(whole), len(self.damaged))
@@ -412,10 +412,10 @@ class Run:
     @cached_property
     def damaged(self) -> list[str]:
         """One line for each checkpoint folder that cannot be used."""
-        return [f"{checkpoint.path.name} {flaw}" for checkpoint, flaw in self._looked if flaw]
+        return [f"{checkpoint.path.name} {flaw}" for checkpoint, flaw in self._checked if flaw]
 
     @cached_property
-    def _looked(self) -> list[tuple[Checkpoint, str | None]]:
+    def _checked(self) -> list[tuple[Checkpoint, str | None]]:
         """Every checkpoint folder, and what keeps it from being used."""
         found = [(Checkpoint(name, path), flaw) for name, path, flaw in self._found]
         return [(checkpoint, flaw or checkpoint.flaw) for checkpoint, flaw in found]
@@ -450,7 +450,7 @@ def _within(folder: Path) -> bool:
 
 @lru_cache(maxsize=8)
 def _lineage(text: str) -> Lineage:
-    """Checkpoints between two events tell one lineage, and share it: whoever analyses changes none."""
+    """Checkpoints between two events tell one lineage, and share it: an analysis changes none."""
     return Lineage.from_json(text)
 
 
@@ -492,7 +492,7 @@ def _by_layer(
             raise BadInput(f"has a layer {index} that {lineage_file or f'its {run_folder.LINEAGE}'} does not know")
         found[stack[index]][inner] = name
     if lacking := [id for id, tensors in found.items() if not tensors]:
-        source = f", which {lineage_file} tells of" if lineage_file else ""
+        source = f", which {lineage_file} has" if lineage_file else ""
         raise BadInput(f"its weights have nothing of layer {lacking[0]}{source}")
     return found
 
@@ -529,7 +529,7 @@ def _instead(path: Path) -> str | None:
         return None
     if ends and due > size:
         return f"has {size} bytes of {due}: it was cut short"
-    return f"has {size - due} bytes more than its header tells of" if ends and due < size else None
+    return f"has {size - due} bytes more than its header states" if ends and due < size else None
 
 
 def _tensor(file: Any, name: str, path: Path) -> np.ndarray:

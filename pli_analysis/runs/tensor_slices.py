@@ -35,7 +35,7 @@ NARROW = {
 }
 """Types that numpy learns from ml_dtypes, by their names there."""
 FLOATS = ("F64", "F32", "F16", *NARROW)
-"""Types that weights have; other numbers in their place are codes that a quantised model looks up."""
+"""Types that weights have; other numbers in their place are codes that a quantized model looks up."""
 
 
 @dataclass(frozen=True)

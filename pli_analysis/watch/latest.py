@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_analysis.runs.run import ProgressCallback, Run
 from pli_analysis.scalars.reading import Scalars
 from pli_train.core.run_format import run_folder
@@ -54,8 +55,8 @@ def drifts(path: Path, on_progress: ProgressCallback = lambda done, total: None)
     from pli_analysis.metrics.drift.drift import drift
 
     table = drift(Births(path), "layer", on_progress)
-    newest = table[table["checkpoint"] == table["checkpoint"].iloc[-1]]
-    return dict(zip(newest["part"], newest["relative_l2"].tolist(), strict=True))
+    newest = table[table[col.CHECKPOINT] == table[col.CHECKPOINT].iloc[-1]]
+    return dict(zip(newest[col.PART], newest[col.RELATIVE_L2].tolist(), strict=True))
 
 
 class Stopped(Exception):

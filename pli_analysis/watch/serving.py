@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_analysis.report import apart, page
+from pli_analysis.report import page, process
 from pli_analysis.report.parts import Report, Section
 from pli_analysis.watch.latest import TRIES, line
 from pli_train.core.errors import BadInput
@@ -49,7 +49,7 @@ class Served:
     Args:
         path: of the run.
         port: to listen at; any free one for 0.
-        build: makes a page, see `pli_analysis.report.apart.build`.
+        build: makes a page, see `pli_analysis.report.process.build`.
 
     Attributes:
         page: what is served.
@@ -59,7 +59,7 @@ class Served:
         BadInput: when nothing can listen there.
     """
 
-    def __init__(self, path: Path, port: int = 0, build: Build = apart.build) -> None:
+    def __init__(self, path: Path, port: int = 0, build: Build = process.build) -> None:
         self._path, self._build = path, build
         self.page, self.note = waiting(path.resolve().name), ""
         self._asked, self._tries, self._earliest = "", 0, 0.0
@@ -121,7 +121,7 @@ def version_of(frame: Frame) -> str:
 def waiting(name: str) -> Page:
     """What is served before the first page of a run is whole."""
     words = "The report comes here with the run's first checkpoint, as soon as it is made. This page waits for it."
-    report = Report(name, "Nothing to tell yet.", [Section("summary", "Summary", [words])])
+    report = Report(name, "Nothing to show yet.", [Section("summary", "Summary", [words])])
     return Page("waiting", page.html(report, "waiting").encode())
 
 

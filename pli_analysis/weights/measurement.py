@@ -127,12 +127,12 @@ def _fill(
 
 def _shared(tasks: Sequence[Task], threads: int, on_progress: ProgressCallback) -> Iterator[list[np.ndarray]]:
     """What each task gives, in order."""
-    own, all_rooms = threading.local(), []
+    own, pools = threading.local(), []
 
     def run(task: Task) -> list[np.ndarray]:
-        if not hasattr(own, "rooms"):
+        if not hasattr(own, "pool"):
             own.pool = BufferPool(files=OPEN // threads)
-            all_rooms.append(own.pool)
+            pools.append(own.pool)
         return task.run(own.pool)
 
     pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -144,7 +144,7 @@ def _shared(tasks: Sequence[Task], threads: int, on_progress: ProgressCallback) 
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
-        for pool in all_rooms:
+        for pool in pools:
             pool.files.close()
 
 

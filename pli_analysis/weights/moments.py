@@ -33,7 +33,7 @@ class Squares:
     """
 
     def __init__(self, pool: BufferPool) -> None:
-        self._rooms = pool
+        self._pool = pool
 
     def __call__(self, now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
         """Σ now² and Σ (now − other)² of each part of a tensor at some checkpoints.
@@ -59,7 +59,7 @@ class Squares:
         found = np.empty((1 + len(others), *rows.shape[:2]), now.dtype)
         np.vecdot(rows, rows, out=found[0])
         step = max(TOGETHER // max(rows[0].size, 1), 1)
-        between = self._rooms.take("difference", (min(step, len(rows)), *rows.shape[1:]), rows.dtype)
+        between = self._pool.take("difference", (min(step, len(rows)), *rows.shape[1:]), rows.dtype)
         for start in range(0, len(rows) if against else 0, step):
             some = slice(start, start + step)
             here = rows[some]
@@ -76,7 +76,7 @@ def divisor(number: int, most: int) -> int:
 
 
 def folds_of(shape: Sequence[int], kept: Sequence[int]) -> tuple[int, int, int]:
-    """A shape with all before and all after the kept axes, which are neighbours, multiplied up.
+    """A shape with all before and all after the kept axes, which are neighbors, multiplied up.
 
     >>> folds_of((3, 2, 4, 5), (1, 2)), folds_of((3, 2), ())
     ((3, 8, 5), (1, 1, 6))

@@ -134,8 +134,8 @@ def _loop() -> Kernel:
                 if copied:
                     for at in range(run):
                         donor = buffer[3, row, at]
-                        apart = buffer[here, row, at] - donor
-                        third += apart * apart
+                        from_donor = buffer[here, row, at] - donor
+                        third += from_donor * from_donor
                         fourth += donor * donor
                 part = row // each % parts
                 sums[0, visit, part] += whole

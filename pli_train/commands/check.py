@@ -150,7 +150,7 @@ def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | 
 def _source(plan: RunPlan, start: Lineage, origin: Path) -> Path:
     """The checkpoint that `origin` means. Raises BadInput when it is of another corpus, or there is none."""
     run = origin if (origin / run_folder.RUN).is_file() else origin.parent
-    record = run_folder.read_json(run_folder.require_run(run) / run_folder.RUN)
+    record = run_folder.read_record(run_folder.require_run(run))
     if record.get("corpus", {}).get("fingerprint") != plan.corpus.fingerprint:
         raise BadInput(f"--from {origin}: was trained on another corpus or with another tokenizer than this config's")
     return _before_an_event(plan, start, run) if run == origin else origin
@@ -173,7 +173,7 @@ def _unlike(lineage: Lineage, plan: RunPlan, start: Lineage) -> str | None:
     """Why a schedule cannot go on from a lineage, or None."""
     done = len(lineage.events)
     if done >= len(plan.events):
-        return f"all {len(plan.events)} events of the schedule have happened"
+        return f"all {len(plan.events)} events of the schedule are done"
     expected = plan.events[done - 1].lineage if done else start
     if (lineage.stack, lineage.shapes()) != (expected.stack, expected.shapes()):
         return f"after {done} events it has layers ({lineage}), and this config then has ({expected}), or other sizes"

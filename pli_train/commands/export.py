@@ -42,7 +42,7 @@ COUNTS = {
 }
 """What a run's record says of its corpus's size, in words."""
 
-TOLD_ANYWAY = ("layer", "initialiser", "donor", "index")
+SHOWN_ELSEWHERE = ("layer", "initializer", "donor", "index")
 """Facts of an event that have a column of their own, or that its stack shows."""
 
 
@@ -176,7 +176,7 @@ def _yaml_char(char: str) -> str:
 
 def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
     """What the template tells, plain: escaping is the template's."""
-    record = run_folder.read_json(run / run_folder.RUN)
+    record = run_folder.read_record(run)
     config = run_folder.read_json(checkpoint / run_folder.CONFIG)
     try:
         lineage = Lineage.read(checkpoint / run_folder.LINEAGE)
@@ -223,8 +223,8 @@ def _placeless(value: Any) -> Any:
 
 def _event(event: Event) -> dict[str, Any]:
     facts = {key: value for key, value in event.facts.items() if value is not None}
-    further = ", ".join(f"{key} {_words(value)}" for key, value in facts.items() if key not in TOLD_ANYWAY)
-    message = {key: facts.get(key) for key in ("layer", "initialiser", "donor")}
+    further = ", ".join(f"{key} {_words(value)}" for key, value in facts.items() if key not in SHOWN_ELSEWHERE)
+    message = {key: facts.get(key) for key in ("layer", "initializer", "donor")}
     named = {"number": event.number, "step": event.step, "operator": event.operator}
     return {**message, **named, "further": further, "stack": " ".join(event.stack)}
 
@@ -235,7 +235,7 @@ def _words(value: object) -> str:
 
 def _layer(index: int, id: str, lineage: Lineage) -> dict[str, Any]:
     birth, (heads, units) = lineage.layers[id].birth, lineage.shape(id)
-    message = {"step": birth.step, "initialiser": birth.initialiser, "donor": birth.donor}
+    message = {"step": birth.step, "initializer": birth.initializer, "donor": birth.donor}
     return {"index": index, "id": id, **message, "heads": heads or None, "units": units}
 
 

@@ -43,7 +43,7 @@ def write(path: Path, data: str | bytes) -> None:
         if (descriptor := _descriptor(path)) is not None:
             _pour(descriptor, content)
         else:
-            _require_place(path)
+            _require_folder(path)
             replace(path, lambda partial: partial.write_bytes(content))
     except (OSError, ValueError) as error:
         raise refusal(path, error) from None
@@ -53,7 +53,7 @@ def check(path: Path) -> None:
     """Raise BadInput where `write` would, as far as that can be told without writing."""
     try:
         if not _is_special(path):
-            _require_place(path)
+            _require_folder(path)
     except (OSError, ValueError) as error:
         raise refusal(path, error) from None
 
@@ -184,7 +184,7 @@ def _pour(descriptor: int, content: bytes) -> None:
 # --- what can be said of a path -------------------------------------------------------------------------------------
 
 
-def _require_place(path: Path) -> None:
+def _require_folder(path: Path) -> None:
     """Raise OSError, in words that say what to do, unless a plain file can be put there."""
     target = Path(os.path.realpath(path))
     folder = target.parent

@@ -14,7 +14,7 @@ KEPT = "surprisal-1/"
 """Where surprisals are kept; the number is to be raised when they change."""
 MOST = 2**23
 """Tokens of the training text that are counted, at most: pieces of it, evenly spread."""
-PIECE = 2**12
+SEGMENT_TOKENS = 2**12
 ROWS = 2**12
 """Blocks looked up at a time."""
 
@@ -75,5 +75,5 @@ def _spread(tokens: np.ndarray) -> np.ndarray:
     """At most MOST of the tokens, in pieces from everywhere."""
     if len(tokens) <= MOST:
         return np.asarray(tokens)
-    starts = np.linspace(0, len(tokens) - PIECE, MOST // PIECE).astype(np.int64)
-    return np.concatenate([tokens[start : start + PIECE] for start in starts])
+    starts = np.linspace(0, len(tokens) - SEGMENT_TOKENS, MOST // SEGMENT_TOKENS).astype(np.int64)
+    return np.concatenate([tokens[start : start + SEGMENT_TOKENS] for start in starts])

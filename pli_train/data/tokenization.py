@@ -26,7 +26,7 @@ from pli_train.data.documents import Documents, fingerprint
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from pli_train.core.texts import Piece
+    from pli_train.core.texts import Segment
     from pli_train.data.config import TokenizerConfig
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ END, PAD, MASK = "<|endoftext|>", "<|pad|>", "<|mask|>"
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """A tokenised corpus.
+    """A tokenized corpus.
 
     Attributes:
         train, eval: 1-D arrays of token ids, memory-mapped; documents follow each other, each closed by the end token.
@@ -98,7 +98,7 @@ def tokenize(
     if folder.is_dir():
         _log.debug("tokens from the cache: %s", folder)
     else:
-        say(f"tokenising {documents.about}")
+        say(f"tokenizing {documents.about}")
         _build(folder, documents, settings)
     message = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     train, eval = (_map(folder / f"{side}.bin", message["dtype"], message[side]) for side in ("train", "eval"))
@@ -175,7 +175,7 @@ def _ready_made(name_or_path: str) -> PreTrainedTokenizerBase:
     return found
 
 
-def _write(path: Path, segments: Iterable[Piece], made: PreTrainedTokenizerBase, dtype: type) -> int:
+def _write(path: Path, segments: Iterable[Segment], made: PreTrainedTokenizerBase, dtype: type) -> int:
     end = end_token(made)
     count = 0
     with path.open("wb") as file:
@@ -184,7 +184,7 @@ def _write(path: Path, segments: Iterable[Piece], made: PreTrainedTokenizerBase,
             array.tofile(file)
             count += len(array)
     if count == 0:
-        raise BadInput("data.source: tokenising left nothing")
+        raise BadInput("data.source: tokenizing left nothing")
     return count
 
 

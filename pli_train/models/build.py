@@ -300,7 +300,7 @@ def _check_weights(model: PreTrainedModel, parts: Anatomy, found: dict[str, Any]
     """
     where = f"model.name_or_path: '{name_or_path}'"
     if getattr(model.config, "quantization_config", None) is not None:
-        raise BadInput(f"{where} is quantised: take the weights it was made from, or dequantise it")
+        raise BadInput(f"{where} is quantized: take the weights it was made from, or dequantize it")
     lacks = sorted(name for name in found["missing_keys"] if name.startswith(f"{model.base_model_prefix}."))
     if lacks:
         others = sorted(found["unexpected_keys"])

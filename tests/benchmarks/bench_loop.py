@@ -354,7 +354,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def compare(name: str, rounds: int, steps: int, warm: int) -> bool:
     """Print tokens per second of each loop; return whether all of them train the same thing."""
-    apart = in_fresh_process(differences, name, steps)
+    found = in_fresh_process(differences, name, steps)
     train = loading.load(CASES[name][0], CASES[name][1]).train
     tokens = train.batch_size * train.block_size
     speeds: dict[str, list[float]] = {row: [] for row in (*LOOPS, *PRODUCTS)}
@@ -372,9 +372,9 @@ def compare(name: str, rounds: int, steps: int, warm: int) -> bool:
     for which, count in flops.items():
         rate = statistics.median(speeds[which]) / tokens * count
         print(f"  {which}: {count / 1e9:.1f} GFLOP a step, at {rate / 1e9:.0f} GFLOP/s")
-    for loop, (gradients, weights) in apart.items():
+    for loop, (gradients, weights) in found.items():
         print(f"  first step, {loop} from ours: gradients {gradients:.1e}, weights {weights:.1e}", flush=True)
-    return max(map(max, apart.values())) <= ROUNDING
+    return max(map(max, found.values())) <= ROUNDING
 
 
 def show(speeds: dict[str, list[float]]) -> None:

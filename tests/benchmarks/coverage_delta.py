@@ -83,7 +83,7 @@ def first_16(difficulty, seed):
 
 
 def in_a_row(difficulty, seed, blocks=BLOCKS):
-    """Neighbours from a random place, as if each had been drawn from an endless text."""
+    """Neighbors from a random place, as if each had been drawn from an endless text."""
     from pli_train.core.sampling import Design
 
     start = np.random.default_rng(seed).integers(len(difficulty) - blocks + 1)

@@ -104,7 +104,7 @@ def test_a_run_killed_at_random_moments_ends_as_the_unkilled_one(
     assert content_and_record(run) == expected
     assert not list(run.glob(f"{run_folder.PARTIAL}*"))
     assert not onlooker.complaints
-    assert onlooker.looks > 5 and max(onlooker.lengths) == len(final.checkpoints)
+    assert onlooker.reads > 5 and max(onlooker.lengths) == len(final.checkpoints)
 
 
 def test_kills_came_all_over_the_run(record, finals):
@@ -128,7 +128,7 @@ def test_a_run_whose_older_checkpoints_are_removed_can_be_read_all_the_while(war
     finally:
         onlooker.stop()
     assert not onlooker.complaints
-    assert onlooker.looks > 5
+    assert onlooker.reads > 5
     ours, theirs = content_and_record(run), finals["gpt2"][1]
     assert len(ours) < len(theirs)
     assert {key for key in ours if ours[key] != theirs[key]} == {"config"}

@@ -115,8 +115,8 @@ def _be_the_command(request):
     sys.stdin.close()
     sys.argv = ["pli-train", *request["argv"]]
     if request["clock"] or request["drift"]:
-        true, looks = time.time, itertools.count()
-        time.time = lambda: true() + request["clock"] + request["drift"] * next(looks)
+        true, reads = time.time, itertools.count()
+        time.time = lambda: true() + request["clock"] + request["drift"] * next(reads)
     if request["powerless"]:
         drop_capabilities()
     importlib.reload(faults)  # it reads PLI_FAULT at process start

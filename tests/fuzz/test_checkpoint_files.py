@@ -128,7 +128,7 @@ def load_tokenizer(run):
 
 
 @pytest.mark.parametrize("file", [*FILES, INDEX, *TOKENIZER])
-def test_a_broken_file_is_a_named_error_and_nothing_else_happens(run, run_in_shards, file, on_progress, fuzz_cases):
+def test_a_broken_file_is_a_named_error_without_side_effects(run, run_in_shards, file, on_progress, fuzz_cases):
     """`auto_map`, classes by name and paths that lead out are among the changes."""
     folder = run_in_shards if file == INDEX else run
     read = load_tokenizer if file in TOKENIZER else read_everything

@@ -77,27 +77,25 @@ def read_everything(output):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_broken_foreign_file_is_a_named_error_and_nothing_else_happens(
-    file, output, on_progress, fuzz_cases, tmp_path
-):
+def test_a_broken_foreign_file_is_a_named_error_without_side_effects(file, output, on_progress, fuzz_cases, tmp_path):
     folder = folder_for(file, output, tmp_path / "out")
     everything = read_everything(folder)
     path, whole, before = folder / AT / file, 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert everything == 10
     good = path.read_bytes()
-    for looking, cases, seed in ((Blind(), 20, "warm"), (on_progress, fuzz_cases // 2, 0)):
+    for watch, cases, seed in ((Blind(), 20, "warm"), (on_progress, fuzz_cases // 2, 0)):
         chance = random.Random(f"{file} {cases} {seed}")
         for number in range(cases):
             bad = mutated(path, good, chance)
             path.write_bytes(bad)
             began = time.process_time()
             try:
-                gave = looking.during(folder, lambda: read_everything(folder))
+                gave = watch.during(folder, lambda: read_everything(folder))
             except Exception as error:
                 raise AssertionError(f"{file}, case {number} of seed {seed}: {error!r}: {bad[:2000]!r}") from error
             finally:
                 path.write_bytes(good)
-            assert not looking.seen, (number, looking.seen[:3], bad[:2000])
+            assert not watch.seen, (number, watch.seen[:3], bad[:2000])
             assert time.process_time() - began < SECONDS, (number, bad[:2000])
             whole += gave == everything
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY

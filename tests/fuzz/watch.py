@@ -14,9 +14,9 @@ class Watch:
 
     def __init__(self):
         self.root, self.seen = None, []
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._record)
 
-    def _hear(self, event, args):
+    def _record(self, event, args):
         if self.root is None:
             return
         if event in ("open", "os.scandir", "os.listdir") and isinstance(args[0], str | os.PathLike):

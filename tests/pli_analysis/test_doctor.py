@@ -20,7 +20,7 @@ def test_the_table_names_every_library_with_its_version():
     assert "GB free" in rows["cache"]["found"] and "CPU cores" in rows["devices"]["found"]
 
 
-def test_what_is_missing_is_told_with_what_needs_it(monkeypatch):
+def test_what_is_missing_is_reported_with_what_needs_it(monkeypatch):
     there = machine._version
     monkeypatch.setattr(machine, "_version", lambda name: "" if name in ("numpy", "umap-learn") else there(name))
     found = {finding.what: finding for finding in machine.check()}
@@ -32,7 +32,7 @@ def test_what_is_missing_is_told_with_what_needs_it(monkeypatch):
 
 
 @pytest.mark.parametrize(("free", "state"), [(0, "optional"), (2**40, "ok")])
-def test_a_full_disk_under_the_cache_is_told(monkeypatch, tmp_path, free, state):
+def test_a_full_disk_under_the_cache_is_reported(monkeypatch, tmp_path, free, state):
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "not" / "yet"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**41, 0, free))
     assert machine._cache().state == state

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.metrics.comparison import group_difference
 from pli_analysis.metrics.comparison.curves import Curve, converged, is_gap, loss_at, reached, require
 from pli_train.core.errors import BadInput
@@ -46,7 +47,7 @@ def default_levels(curves: Sequence[Curve]) -> list[float]:
     All runs reach these levels: they are rounded up to four digits, and those that some run starts below are left out.
     """
     worst = max(curves, key=lambda curve: curve.losses[-1])
-    first, last = worst.table["step"].iloc[[0, -1]]
+    first, last = worst.table[col.STEP].iloc[[0, -1]]
     passed = [loss_at(worst, first + share * (last - first)) for share in SHARES]
     passed = [_rounded_up(loss) for loss in passed if np.isfinite(loss)]
     start = min(curve.losses[0] for curve in curves)
@@ -100,7 +101,7 @@ class Comparison:
     @property
     def unit(self) -> str:
         """What the axis counts: `by`, or `epoch` where the logs count epochs in place of steps."""
-        return self.curves[0].counts if self.by == "step" else self.by
+        return self.curves[0].counts if self.by == col.STEP else self.by
 
 
 def by_scalar(curves: Sequence[Curve]) -> list[list[Curve]]:
@@ -113,7 +114,7 @@ def by_scalar(curves: Sequence[Curve]) -> list[list[Curve]]:
 
 def compared(
     curves: Sequence[Curve],
-    by: str = "step",
+    by: str = col.STEP,
     at: float | None = None,
     levels: Sequence[float] | None = None,
     reference: str | None = None,
@@ -140,7 +141,7 @@ def compared(
         at = last_common(curves, by)
     elif np.isnan([loss_at(curve, at, by) for curve in curves]).all():
         which = "a finite loss" if any(is_gap(curve, at, by) for curve in curves) else "a loss"
-        last = f"the last {curves[0].counts if by == 'step' else by} of all is {last_common(curves, by):g}"
+        last = f"the last {curves[0].counts if by == col.STEP else by} of all is {last_common(curves, by):g}"
         raise BadInput(f"--at {at:g}: no run has {which} there; {last}")
     reference = reference or curves[0].group
     ups = speed_ups(curves, default_levels(curves) if levels is None else levels, by, reference)
@@ -176,10 +177,10 @@ def groups(curves: Sequence[Curve], at: float, by: str, reference: str) -> pd.Da
         One row a group:
             group, runs                  its name, and how many runs it has
             loss, loss_low, loss_high    mean over its runs, with 95 % interval; missing unless all came to that point
-            difference, low, high        from the reference, with 95 % interval (`seeds.difference`)
+            difference, difference_low, difference_high  from the reference, with 95 % interval (`seeds.difference`)
             pairing, pairs               `seed` where the difference is over pairs of runs of one seed, and how many
                                          pairs; else `none` and 0; empty for the reference
-            p, least_p                   of `seeds.exact_test`, not corrected for the number of groups
+            p, min_p                     of `seeds.exact_test`, not corrected for the number of groups
 
     Raises:
         BadInput: when no group is called `reference`.
@@ -195,27 +196,29 @@ def groups(curves: Sequence[Curve], at: float, by: str, reference: str) -> pd.Da
             rows.append((*row, *[math.nan] * 3, "", 0, math.nan, math.nan))
             continue
         pairs = pairs_of(base, of[name])
-        apart, test = (
+        change, test = (
             group_difference.difference(losses[reference], mine, pairs),
             group_difference.exact_test(losses[reference], mine, pairs),
         )
-        rows.append((*row, *apart, _pairing(pairs), len(pairs), *test))
-    columns = ["group", "runs", "loss", "loss_low", "loss_high", "difference", "low", "high", "pairing", "pairs"]
-    return pd.DataFrame(rows, columns=[*columns, "p", "least_p"])
+        rows.append((*row, *change, _pairing(pairs), len(pairs), *test))
+    columns = [col.GROUP, col.RUNS, col.LOSS, col.LOSS_LOW, col.LOSS_HIGH, col.DIFFERENCE, col.DIFFERENCE_LOW]
+    columns += [col.DIFFERENCE_HIGH, col.PAIRING, col.PAIRS, col.P, col.MIN_P]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def speed_ups(
-    curves: Sequence[Curve], levels: Sequence[float], by: str = "step", reference: str | None = None
+    curves: Sequence[Curve], levels: Sequence[float], by: str = col.STEP, reference: str | None = None
 ) -> pd.DataFrame:
     """Speed-up of each group over the reference in reaching each level.
 
     Returns:
         One row a level and group:
-            level, group, runs
+            loss_level, group, runs
             reached              how many of the runs reach the level
             at                   where on the axis, a geometric mean; missing unless all runs of the group reach it
-            speed_up, low, high  with 95 % interval (`seeds.difference` of logarithms); missing unless all runs of the
-                                 group and of the reference reach the level; 1 without interval for the reference
+            speed_up, speed_up_low, speed_up_high  with 95 % interval (`seeds.difference` of logarithms); missing unless
+                                 all runs of the group and of the reference reach the level; 1 without interval for the
+                                 reference
             pairing, pairs       as for `groups`
 
     Raises:
@@ -237,7 +240,17 @@ def speed_ups(
             more = group_difference.difference(logs[reference], mine, pairs[name])
             ups = np.exp([-more.value, -more.high, -more.low])
             rows.append((*row, *ups, _pairing(pairs[name]), len(pairs[name])))
-    columns = ["level", "group", "runs", "reached", "at", "speed_up", "low", "high", "pairing", "pairs"]
+    columns = [
+        col.LOSS_LEVEL,
+        col.GROUP,
+        col.RUNS,
+        col.REACHED,
+        col.AT,
+        col.SPEED_UP,
+        col.SPEED_UP_LOW,
+        col.SPEED_UP_HIGH,
+    ]
+    columns += [col.PAIRING, col.PAIRS]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -254,21 +267,21 @@ def summary(found: Comparison) -> pd.DataFrame:
     """
     import pandas as pd
 
-    table = found.groups.drop(columns=["loss_low", "loss_high"])
-    for level, ups in found.speed_ups.groupby("level", sort=False):
-        of_level = ups.set_index("group")["speed_up"].reindex(table["group"])
+    table = found.groups.drop(columns=[col.LOSS_LOW, col.LOSS_HIGH])
+    for level, ups in found.speed_ups.groupby(col.LOSS_LEVEL, sort=False):
+        of_level = ups.set_index(col.GROUP)[col.SPEED_UP].reindex(table[col.GROUP])
         table[f"speed-up to {level_words(level)}"] = of_level.to_numpy()
     if found.diverged:
         of = by_group(found.diverged)
-        gone = pd.DataFrame({"group": [name for name in of if name not in set(table["group"])], "runs": 0})
-        table = pd.concat([table, gone.astype({"runs": "int64"})], ignore_index=True)
-        table.insert(2, "diverged", [divergences(of.get(name, [])) for name in table["group"]])
+        gone = pd.DataFrame({col.GROUP: [name for name in of if name not in set(table[col.GROUP])], col.RUNS: 0})
+        table = pd.concat([table, gone.astype({col.RUNS: "int64"})], ignore_index=True)
+        table.insert(2, "diverged", [divergences(of.get(name, [])) for name in table[col.GROUP]])
     of = by_group([*found.curves, *found.diverged])
-    omitted = [sum(curve.omitted for curve in of[name]) for name in table["group"]]
+    omitted = [sum(curve.omitted for curve in of[name]) for name in table[col.GROUP]]
     if any(omitted):
         table.insert(2, "non-finite points", omitted)
-    table = table.sort_values("loss", kind="stable", ignore_index=True)
-    return table.rename(columns={"loss": _loss_column(found)})
+    table = table.sort_values(col.LOSS, kind="stable", ignore_index=True)
+    return table.rename(columns={col.LOSS: _loss_column(found)})
 
 
 def divergences(curves: Sequence[Curve]) -> str:
@@ -283,19 +296,19 @@ def per_run(found: Comparison) -> pd.DataFrame:
     last, counted = _loss_column(found), " or ".join(dict.fromkeys(curve.counts for curve in found.curves))
     rows = [
         {
-            "run": curve.name,
-            "group": curve.group,
-            "seed": curve.seed,
+            col.RUN: curve.name,
+            col.GROUP: curve.group,
+            col.SEED: curve.seed,
             "events": len(curve.events),
-            f"last {counted}": curve.table["step"].max(),
-            "lowest loss": curve.table["loss"].min(),
+            f"last {counted}": curve.table[col.STEP].max(),
+            "lowest loss": curve.table[col.LOSS].min(),
             last: loss_at(curve, found.at, found.by),
         }
         for curve in found.curves
     ]
     for curve in found.diverged:
-        rows.append({"run": curve.name, "group": curve.group, "seed": curve.seed, "events": len(curve.events)})
-        rows[-1] |= {"diverged": f"from {curve.counts} {curve.diverged} on", "lowest loss": curve.table["loss"].min()}
+        rows.append({col.RUN: curve.name, col.GROUP: curve.group, col.SEED: curve.seed, "events": len(curve.events)})
+        rows[-1] |= {"diverged": f"from {curve.counts} {curve.diverged} on", "lowest loss": curve.table[col.LOSS].min()}
     table = pd.DataFrame(rows)
     omitted = [curve.omitted for curve in (*found.curves, *found.diverged)]
     if any(omitted):
@@ -337,15 +350,15 @@ def amount(value: float, axis: str) -> str:
     >>> amount(1234, "step"), amount(1.7958e9, "flops"), amount(12.34, "seconds")
     ('1,234', '1.80e9', '12.3')
     """
-    if axis == "flops":
+    if axis == col.FLOPS:
         digits, _, power = f"{value:.2e}".partition("e")
         return f"{digits}e{int(power)}"
-    return f"{value:,.1f}" if axis == "seconds" or value % 1 else f"{value:,.0f}"
+    return f"{value:,.1f}" if axis == col.SECONDS or value % 1 else f"{value:,.0f}"
 
 
 def _column(found: Comparison) -> str:
     """The point of comparison as a column's name has it: `160`, `1.80e9 flops`, `3 epochs`."""
-    units = {"step": "", "epoch": " epochs"}
+    units = {col.STEP: "", "epoch": " epochs"}
     return amount(found.at, found.by).replace(",", "") + units.get(found.unit, f" {found.unit}")
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
@@ -51,16 +52,16 @@ def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
         depths = len(run.beginning.stack), len(last.lineage.stack)
         rows.append(
             {
-                "run": name,
-                "group": groups[name],
-                "seed": run.record.get("seed"),
+                col.RUN: name,
+                col.GROUP: groups[name],
+                col.SEED: run.record.get("seed"),
                 "layers": f"{depths[0]} → {depths[1]}" if depths[0] != depths[1] else str(depths[0]),
                 "events": len(run.lineage.events),
                 "parameters": _last(run, run_folder.PARAMETERS),
                 "steps": last.step,
-                "tokens": last.tokens,
-                "flops": _last(run, run_folder.FLOPS),
-                "seconds": _last(run, run_folder.SECONDS),
+                col.TOKENS: last.tokens,
+                col.FLOPS: _last(run, run_folder.FLOPS),
+                col.SECONDS: _last(run, run_folder.SECONDS),
                 "eval loss": _last(run, run_folder.EVAL_LOSS),
                 "eval loss se": _last(run, run_folder.EVAL_LOSS_SE),
                 "full eval loss": _last(run, run_folder.EVAL_LOSS_FULL),
@@ -103,4 +104,4 @@ def config_of(run: Run) -> dict[str, object]:
 
 def _last(run: Run, tag: str) -> float | None:
     table = run.scalars.table(tag)
-    return float(table["value"].iloc[-1]) if len(table) else None
+    return float(table[col.VALUE].iloc[-1]) if len(table) else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.metrics.comparison import loss_tags as names_of_losses
 from pli_analysis.metrics.comparison.configs import config_of
 from pli_analysis.metrics.loss import AXES, at_steps
@@ -69,12 +70,12 @@ class Curve:
     @property
     def omitted(self) -> int:
         """How many points are left out because their loss is not finite, up to where the run diverged."""
-        return len(self.gaps.get("step", ()))
+        return len(self.gaps.get(col.STEP, ()))
 
     @cached_property
     def losses(self) -> np.ndarray:
         """[points], the smoothed loss, which everything here is measured on."""
-        return smoothed(self.table["loss"].to_numpy(dtype=float), self.width)
+        return smoothed(self.table[col.LOSS].to_numpy(dtype=float), self.width)
 
 
 def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[Curve]:
@@ -127,10 +128,10 @@ def _finite(points: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray], 
 
     That step is None when the last loss is finite. Points from it on are not among the others.
     """
-    finite = np.isfinite(points["loss"].to_numpy())
+    finite = np.isfinite(points[col.LOSS].to_numpy())
     end = int(np.flatnonzero(finite)[-1]) + 1 if finite.any() else 0
-    others = points[:end][~finite[:end]].drop(columns="loss")
-    diverged = int(points["step"].iloc[end]) if end < len(points) else None
+    others = points[:end][~finite[:end]].drop(columns=col.LOSS)
+    diverged = int(points[col.STEP].iloc[end]) if end < len(points) else None
     return points[finite].reset_index(drop=True), {axis: others[axis].to_numpy() for axis in others}, diverged
 
 
@@ -139,7 +140,7 @@ def _gaps_line(curve: Curve) -> list[str]:
     if not curve.omitted:
         return []
     plural = "s" * (curve.omitted > 1)
-    where = f"{curve.counts}{plural} {_few([f'{step:,}' for step in curve.gaps['step']])}"
+    where = f"{curve.counts}{plural} {_few([f'{step:,}' for step in curve.gaps[col.STEP]])}"
     return [f"{curve.name}: {curve.omitted} point{plural} of {curve.tag or 'the loss'} not finite, at {where}"]
 
 
@@ -153,14 +154,14 @@ def _table(scalars: Scalars, tag: str) -> pd.DataFrame:
     import pandas as pd
 
     points = scalars.table(tag)
-    steps = points["step"].to_numpy()
+    steps = points[col.STEP].to_numpy()
     axes = {}
     for axis, logged in AXES.items():
         known = len(scalars.table(logged)) > 0
         axes[axis] = at_steps(scalars, axis, steps) if known else np.full(len(steps), np.nan)
-    if len(steps) and np.isnan(axes["seconds"]).all():
-        axes["seconds"] = (points["wall_time"] - points["wall_time"].iloc[0]).to_numpy()
-    return pd.DataFrame({"step": steps, **axes, "loss": points["value"].to_numpy()})
+    if len(steps) and np.isnan(axes[col.SECONDS]).all():
+        axes[col.SECONDS] = (points[col.WALL_TIME] - points[col.WALL_TIME].iloc[0]).to_numpy()
+    return pd.DataFrame({col.STEP: steps, **axes, col.LOSS: points[col.VALUE].to_numpy()})
 
 
 def _of_run(path: Path) -> dict[str, Any]:
@@ -181,12 +182,12 @@ def _of_run(path: Path) -> dict[str, Any]:
 
 def require(curves: Sequence[Curve], axis: str) -> None:
     """Raise BadInput when no run has a loss, or one has none on that axis."""
-    if axis not in ("step", *AXES):
+    if axis not in (col.STEP, *AXES):
         raise BadInput(f"--by {axis}: is none of step, {', '.join(AXES)}")
     if not converged(curves):
         names, tag = ", ".join(curve.name for curve in curves), curves[0].tag
         raise BadInput(f"{names}: diverged, no loss at the end is finite{f' ({tag})' if tag else ''}")
-    if axis == "step":
+    if axis == col.STEP:
         _require_one_unit(converged(curves))
     for curve in converged(curves):
         if curve.table[axis].isna().any():
@@ -209,7 +210,7 @@ def converged(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def smoothed(losses: np.ndarray, width: int) -> np.ndarray:
-    """A running mean over `width` points around each (odd; shorter, and still centred, at both ends).
+    """A running mean over `width` points around each (odd; shorter, and still centered, at both ends).
 
     >>> smoothed(np.array([4.0, 1.0, 1.0, 4.0]), 3).tolist()
     [4.0, 2.0, 2.0, 4.0]
@@ -237,7 +238,7 @@ def reached(curve: Curve, level: float, axis: str) -> float:
         return float(where[at - 1] + share * (where[at] - where[at - 1]))
 
 
-def loss_at(curve: Curve, at: float, axis: str = "step") -> float:
+def loss_at(curve: Curve, at: float, axis: str = col.STEP) -> float:
     """The smoothed loss at a point of an axis, linearly interpolated between finite points.
 
     NaN outside of them, and where a loss that is not finite lies between the two.
@@ -248,7 +249,7 @@ def loss_at(curve: Curve, at: float, axis: str = "step") -> float:
     return float(np.interp(at, where, curve.losses, left=np.nan, right=np.nan)) if len(where) else float("nan")
 
 
-def is_gap(curve: Curve, at: float, axis: str = "step") -> bool:
+def is_gap(curve: Curve, at: float, axis: str = col.STEP) -> bool:
     """Whether a loss that is not finite was logged at a point of an axis, or between the finite ones beside it."""
     if not curve.omitted:
         return False

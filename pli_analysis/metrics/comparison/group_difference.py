@@ -56,8 +56,8 @@ def difference(base: np.ndarray, mine: np.ndarray, pairs: Pairs = ()) -> Estimat
         return Estimate(math.nan)
     if len(pairs):
         of_base, of_mine = np.transpose(pairs)
-        apart = mine[of_mine] - base[of_base]
-        return mean(apart) if _vary(apart, np.abs([*base, *mine]).max()) else Estimate(float(apart.mean()))
+        changes = mine[of_mine] - base[of_base]
+        return mean(changes) if _vary(changes, np.abs([*base, *mine]).max()) else Estimate(float(changes.mean()))
     value, few = float(mine.mean() - base.mean()), min(len(base), len(mine))
     if few < 2:
         return Estimate(value)

@@ -32,7 +32,7 @@ POSITIONS = 16
 ROWS = 1024
 """Predicted positions compared at a time: logits of a large vocabulary in float64 take much memory."""
 CONFIDENCE = 0.95
-KEPT = "instant-4/"
+KEPT = "instant-5/"
 """Where comparisons are kept; the number is to be raised when they change."""
 
 
@@ -41,17 +41,17 @@ class LayerChange:
     """What changed in a layer that both states have.
 
     Attributes:
-        forward: ‖h⁺ − h⁻‖ ÷ ‖h⁻‖ of what it puts out, over all tokens. Below an insertion it is 0, but for the layer
-            right below an identity in a post-LN model: that hands its last norm up to the newborn.
-        cka: 1 − debiased linear CKA of what it puts out; NaN with fewer than four sequences.
-        gradient: log(‖g⁺‖ ÷ ‖g⁻‖) of the gradient in the weights that both have.
-        turned: 1 − cos(g⁺, g⁻).
+        output_change: ‖h⁺ − h⁻‖ ÷ ‖h⁻‖ of what it puts out, over all tokens. Below an insertion it is 0, but for the
+            layer right below an identity in a post-LN model: that hands its last norm up to the newborn.
+        cka_distance: 1 − debiased linear CKA of what it puts out; NaN with fewer than four sequences.
+        log_grad_norm_ratio: log(‖g⁺‖ ÷ ‖g⁻‖) of the gradient in the weights that both have.
+        grad_cosine_distance: 1 − cos(g⁺, g⁻).
     """
 
-    forward: float
-    cka: float
-    gradient: float
-    turned: float
+    output_change: float
+    cka_distance: float
+    log_grad_norm_ratio: float
+    grad_cosine_distance: float
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,19 @@ class StateComparison:
     """Two states of a model compared on the same tokens.
 
     Attributes:
-        delta: change of the mean loss of the text that the blocks were drawn from, nats.
-        low, high: its 95 % confidence interval, by Student's t over the blocks' own changes as they were drawn; both
-            are `delta` where all of that text was read, NaN where one block stands for more.
+        loss_change: change of the mean loss of the text that the blocks were drawn from, nats.
+        loss_change_low, loss_change_high: its 95 % confidence interval, by Student's t over the blocks' own changes as
+            they were drawn; both are `loss_change` where all of that text was read, NaN where one block stands for
+            more.
         blocks, documents: how many the loss is of, and of how many documents.
         kl: mean KL(p⁻‖p⁺) over predicted positions, nats.
         flips: share of them whose likeliest token is another.
         layers: by id, bottom to top as they sit in the second state.
     """
 
-    delta: float
-    low: float
-    high: float
+    loss_change: float
+    loss_change_low: float
+    loss_change_high: float
     blocks: int
     documents: int
     kl: float
@@ -111,7 +112,7 @@ def _bytes(sample: Sample, blocks: int) -> bytes:
 def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> StateComparison:
     sides, losses = (_Side(before), _Side(after)), _Losses()
     layers = _layers(*sides, losses, sample.first(blocks))
-    for inputs, wanted in _pieces(sample.tokens[blocks:], sample.labels[blocks:]):
+    for inputs, wanted in _batches(sample.tokens[blocks:], sample.labels[blocks:]):
         was, now = (side.read(inputs, wanted) for side in sides)
         losses.add(was, now, wanted)
     targets = (sample.labels != IGNORED).sum(dim=1).numpy()
@@ -127,7 +128,7 @@ def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str
     moved, size = (dict.fromkeys(shared, 0.0) for _ in range(2))
     kept = spread(sample.tokens, POSITIONS * len(sample.tokens))
     samples: list[dict[str, list[Tensor]]] = [{id: [] for id in shared} for _ in range(2)]
-    for inputs, wanted, chosen in _pieces(sample.tokens, sample.labels, kept):
+    for inputs, wanted, chosen in _batches(sample.tokens, sample.labels, kept):
         was, now = (side.learn(inputs, wanted, targets) for side in (old, new))
         losses.add(was, now, wanted)
         for id in shared:
@@ -140,14 +141,14 @@ def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str
     return {
         id: LayerChange(
             (moved[id] / size[id]) ** 0.5 if size[id] > 0 else float("nan"),
-            _unlikeness(samples[0][id], samples[1][id], len(sample.tokens)),
+            _cka_distance(samples[0][id], samples[1][id], len(sample.tokens)),
             *gradients[id],
         )
         for id in shared
     }
 
 
-def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _batches(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Some blocks of each at a time."""
     return (
         zip(*(tensor.split(checkpoint_model.AT_ONCE) for tensor in tensors), strict=True)
@@ -186,16 +187,16 @@ class _Side:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint, self.model = checkpoint, checkpoint_model.model_of(checkpoint)
-        self._heard: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
         stack = checkpoint_model.stack_of(self.model, checkpoint.anatomy)
         for id, layer in zip(checkpoint.lineage.stack, stack, strict=True):
-            layer.register_forward_hook(self._outputs(id))
+            layer.register_forward_hook(self._hook(id))
 
-    def _outputs(self, id: str) -> Any:
-        def hear(_: nn.Module, inputs: Any, output: Any) -> None:
-            self._heard[id] = (output[0] if isinstance(output, tuple) else output).detach()
+    def _hook(self, id: str) -> Any:
+        def keep(_: nn.Module, inputs: Any, output: Any) -> None:
+            self._outputs[id] = (output[0] if isinstance(output, tuple) else output).detach()
 
-        return hear
+        return keep
 
     def read(self, inputs: Tensor, labels: Tensor) -> _Read:
         """Go forward."""
@@ -217,7 +218,7 @@ class _Side:
         locations = (labels.flatten() != IGNORED).nonzero().flatten()
         logits = self.model(input_ids=inputs).logits.flatten(0, 1)[locations].float()
         losses = cross_entropy(logits, labels.flatten()[locations], reduction="none")
-        return losses.sum(), _Read(losses.detach().double(), logits.detach(), dict(self._heard))
+        return losses.sum(), _Read(losses.detach().double(), logits.detach(), dict(self._outputs))
 
     def gradients(self, alive: Lineage) -> Iterator[tuple[str, str, Tensor]]:
         """(layer id, tensor within the layer, its gradient as far as it was alive in a lineage)."""
@@ -254,7 +255,7 @@ def _positions(was: Tensor, now: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield old.double().log_softmax(-1), new.double().log_softmax(-1)
 
 
-def _unlikeness(was: list[Tensor], now: list[Tensor], sequences: int) -> float:
+def _cka_distance(was: list[Tensor], now: list[Tensor], sequences: int) -> float:
     """1 − CKA, in batches of one token of each sequence."""
     import torch
 
@@ -262,7 +263,7 @@ def _unlikeness(was: list[Tensor], now: list[Tensor], sequences: int) -> float:
         return float("nan")
     batches = [torch.cat(segments).numpy() for segments in (was, now)]
     return 1 - measures.cka(
-        *(measures.u_centred(values.reshape(sequences, -1, values.shape[-1]).swapaxes(0, 1)) for values in batches)
+        *(measures.u_centered(values.reshape(sequences, -1, values.shape[-1]).swapaxes(0, 1)) for values in batches)
     )
 
 
@@ -279,6 +280,6 @@ def _gradients(old: _Side, new: _Side) -> dict[str, tuple[float, float]]:
     found = {}
     for id, (was, now, both) in sums.items():
         there = was > 0 and now > 0
-        ratio, turned = (np.log(now / was) / 2, 1 - both / (was * now) ** 0.5) if there else (np.nan, np.nan)
-        found[id] = float(ratio), float(turned)
+        ratio, distance = (np.log(now / was) / 2, 1 - both / (was * now) ** 0.5) if there else (np.nan, np.nan)
+        found[id] = float(ratio), float(distance)
     return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.metrics.disturbance import at_event, placebo
 from pli_analysis.metrics.disturbance.event_context import EventContext, distance
 from pli_analysis.metrics.disturbance.layer_speeds import LayerSpeeds, log_ratios
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.disturbance.at_event import StateComparison
     from pli_analysis.runs.run import Checkpoint
 
-INSTANT, DYNAMIC = ["forward", "cka", "gradient", "turned"], ["excess", "logged"]
+INSTANT = [col.OUTPUT_CHANGE, col.CKA_DISTANCE, col.LOG_GRAD_NORM_RATIO, col.GRAD_COSINE_DISTANCE]
+DYNAMIC = [col.EXCESS_LOG_UPDATE_RATE, col.EXCESS_LOG_GRAD_NORM]
 ALL = [*INSTANT, *DYNAMIC]
-COLUMNS = ["layer", "index", "distance", *INSTANT, "stretch", "speed_before", "speed_after", *DYNAMIC, "against"]
-COLUMNS += ["phase", *(f"{name}_z" for name in ALL), "score", "p", "placebos", "least_p"]
+COLUMNS = [col.LAYER, col.INDEX, col.LAYERS_FROM_EVENT, *INSTANT, col.PLACEBO_WINDOW, col.UPDATE_RATE_BEFORE]
+COLUMNS += [col.UPDATE_RATE_AFTER, *DYNAMIC, col.REFERENCE, col.LR_PHASE, *(col.z_of(name) for name in ALL)]
+COLUMNS += [col.SCORE, col.P, col.PLACEBOS, col.MIN_P]
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,13 @@ class Layers:
         seen, (stretch, placebos) = self.instant(step), self._stretch(step)
         own = self._of(seen, self.context.mover, step, stretch)
         usual = self._usual(placebos, stretch, seen is not None)
-        middle = usual.groupby(level="layer")[DYNAMIC].median()
+        middle = usual.groupby(level=col.LAYER)[DYNAMIC].median()
         own[DYNAMIC] -= middle.reindex(own.index)
         usual[DYNAMIC] -= middle.reindex(usual.index, level="layer")
-        beside = {id: usual[usual.index.get_level_values("layer") == id].to_numpy() for id in own.index}
+        beside = {id: usual[usual.index.get_level_values(col.LAYER) == id].to_numpy() for id in own.index}
         message = {id: placebo.scores(own.loc[id].to_numpy(), beside[id]) for id in own.index}
         # Last, as placebo steps have no twin: scores compare like with like.
-        against = self._hold_against_twin(own, step, stretch)
+        reference = self._hold_against_twin(own, step, stretch)
         signed = pd.DataFrame(vars(of) for of in seen.layers.values()).set_index([list(seen.layers)]) if seen else own
         locations, touched = self.context.after(step).lineage, self.context.touched(step)
         sides = [(step - stretch, step), (step, step + stretch)] if stretch is not None else []
@@ -80,28 +83,30 @@ class Layers:
         for id, (zs, score, null) in message.items():
             index = locations.index(id)
             row = {
-                "layer": id,
-                "index": index,
-                "distance": distance(index, touched),
-                "stretch": stretch,
-                "phase": phase,
+                col.LAYER: id,
+                col.INDEX: index,
+                col.LAYERS_FROM_EVENT: distance(index, touched),
+                col.PLACEBO_WINDOW: stretch,
+                col.LR_PHASE: phase,
             }
             row |= signed.loc[id, INSTANT].to_dict() | own.loc[id, DYNAMIC].to_dict()
-            row |= {"speed_before": before.get(id, np.nan), "speed_after": after.get(id, np.nan)}
-            row |= {f"{name}_z": z for name, z in zip(ALL, zs, strict=True)}
+            row |= {col.UPDATE_RATE_BEFORE: before.get(id, np.nan), col.UPDATE_RATE_AFTER: after.get(id, np.nan)}
+            row |= {col.z_of(name): z for name, z in zip(ALL, zs, strict=True)}
             count = int(np.isfinite(null).sum())
-            row |= {"against": against, "score": score, "p": placebo.p_value(score, null)}
-            yield row | {"placebos": count, "least_p": placebo.least_p(count)}
+            row |= {col.REFERENCE: reference, col.SCORE: score, col.P: placebo.p_value(score, null)}
+            yield row | {col.PLACEBOS: count, col.MIN_P: placebo.min_p(count)}
 
     def _of(self, seen: StateComparison | None, mover: LayerSpeeds, step: int, stretch: int | None) -> pd.DataFrame:
         """The components of each layer around a step; what is instant is `seen`."""
         import pandas as pd
 
         found: dict[str, dict[str, float]] = {
-            "logged": self._logged(mover, step, stretch or self.context.steps_left(step))
+            col.EXCESS_LOG_GRAD_NORM: self._logged(mover, step, stretch or self.context.steps_left(step))
         }
         if stretch is not None:
-            found["excess"] = log_ratios(mover.speeds(step, step + stretch), mover.speeds(step - stretch, step))
+            found[col.EXCESS_LOG_UPDATE_RATE] = log_ratios(
+                mover.speeds(step, step + stretch), mover.speeds(step - stretch, step)
+            )
         if seen is not None:
             found |= {name: {id: abs(getattr(of, name)) for id, of in seen.layers.items()} for name in INSTANT}
         there = mover.starts[step].lineage.shared(mover.ends[step].lineage)
@@ -118,7 +123,7 @@ class Layers:
             self.tick()
         empty = pd.DataFrame(columns=ALL, dtype=float, index=pd.MultiIndex.from_arrays([[], []]))
         found = pd.concat(dict(enumerate(tables))) if tables else empty
-        return found.rename_axis(["number", "layer"])
+        return found.rename_axis(["number", col.LAYER])
 
     def _sources(self, step: int, stretch: int) -> dict[int, LayerSpeeds]:
         """Checkpoints that are like a step save for its event, of the run, or else of its twin."""
@@ -145,7 +150,7 @@ class Layers:
         if twin is None or stretch is None or step + stretch not in twin.ends:
             return "placebo"
         ours, theirs = (mover.speeds(step, step + stretch) for mover in (self.context.mover, twin))
-        own["excess"] = pd.Series(log_ratios(ours, theirs)).reindex(own.index)
+        own[col.EXCESS_LOG_UPDATE_RATE] = pd.Series(log_ratios(ours, theirs)).reindex(own.index)
         return "twin"
 
     def _stretch(self, step: int) -> tuple[int | None, list[tuple[LayerSpeeds, int]]]:

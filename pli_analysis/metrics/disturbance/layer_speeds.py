@@ -69,9 +69,9 @@ class LayerSpeeds:
         """
         moved = self._displacement(self.starts[start], self.ends[end])
         found = {}
-        for id, (way, size) in moved.items():
+        for id, (moved_by, size) in moved.items():
             scale = size * self.rates.between(id, start, end)
-            found[id] = way / scale if scale > 0 else float("nan")
+            found[id] = moved_by / scale if scale > 0 else float("nan")
         return found
 
     def _displacement(self, first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]]:
@@ -106,8 +106,8 @@ def _measured(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, flo
                 raise BadInput(f"{last.path}: layer {id}'s {name} has another shape than in {first.name}")
             wide = np.result_type(now, old, np.float32)
             one, other = (np.ascontiguousarray(array, dtype=wide).reshape(1, -1) for array in (now, old))
-            of_size, of_way = squares(one, [other], (1, 1, one.size))[:, 0, 0]
-            size, moved = size + of_size, moved + of_way
+            size_squared, moved_squared = squares(one, [other], (1, 1, one.size))[:, 0, 0]
+            size, moved = size + size_squared, moved + moved_squared
         found[id] = float(moved**0.5), float(size**0.5)
     _keep(first, last, found)
     return found
@@ -120,7 +120,7 @@ def _kept(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]]
     if found is None or len(found) != 16 * len(shared):
         return None
     numbers = np.frombuffer(found, "<f8").reshape(-1, 2).tolist()
-    return {id: (way, size) for id, (way, size) in zip(shared, numbers, strict=True)}
+    return {id: (moved_by, size) for id, (moved_by, size) in zip(shared, numbers, strict=True)}
 
 
 def _keep(first: Checkpoint, last: Checkpoint, found: dict[str, tuple[float, float]]) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.metrics.disturbance import placebo
-from pli_analysis.metrics.disturbance.loss_response import FEWEST, SMOOTH, LossResponse, aftermath
+from pli_analysis.metrics.disturbance.loss_response import FEWEST, SMOOTH, LossResponse, response_at
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.disturbance.event_context import EventContext
     from pli_analysis.runs.run import Run
 
-COLUMNS = ["loss_before", "loss_after", "window", "against", "spike", "recovery", "recovered", "area", "late", "noise"]
-COLUMNS += ["reach", "phase", "spike_z", "spike_p", "area_p", "placebos", "least_p"]
+COLUMNS = [col.LOSS_BEFORE, col.LOSS_AFTER, col.WINDOW, col.REFERENCE, col.SPIKE, col.RECOVERY_STEPS, col.IS_RECOVERED]
+COLUMNS += [col.EXCESS_AREA, col.LATE_EXCESS, col.NOISE, col.PLACEBO_WINDOW, col.LR_PHASE, col.SPIKE_Z, col.SPIKE_P]
+COLUMNS += [col.EXCESS_AREA_P, col.PLACEBOS, col.MIN_P]
 NAN = float("nan")
 SHRINK = 0.9
 """How much shorter the next reach is that is tried."""
@@ -36,23 +38,23 @@ class Losses:
         """The loss behind a step, beside the twin's if there is one; None where too little was logged."""
         twin = self.context.twin(step)
         theirs = self._logged[twin.path] if twin is not None else None
-        return aftermath(*self._logged[self.context.run.path], step, self.context.steps_left(step), theirs)
+        return response_at(*self._logged[self.context.run.path], step, self.context.steps_left(step), theirs)
 
     def row(self, step: int, found: LossResponse | None) -> dict[str, object]:
         """What `COLUMNS` name."""
         scalars, twin = self.context.run.scalars, self.context.twin(step)
-        sides = {"loss_before": run_folder.EVAL_LOSS, "loss_after": run_folder.EVAL_LOSS_AFTER_EVENT}
+        sides = {col.LOSS_BEFORE: run_folder.EVAL_LOSS, col.LOSS_AFTER: run_folder.EVAL_LOSS_AFTER_EVENT}
         if len(scalars.of(run_folder.EVAL_LOSS_BEFORE_EVENT).steps):
-            sides["loss_before"] = run_folder.EVAL_LOSS_BEFORE_EVENT
+            sides[col.LOSS_BEFORE] = run_folder.EVAL_LOSS_BEFORE_EVENT
         evals = {side: scalars.at(tag, step) for side, tag in sides.items()}
         row: dict[str, object] = {side: NAN if loss is None else loss for side, loss in evals.items()}
-        row |= {"window": self.context.window}
-        row |= {"against": twin.name if twin else "trend", "recovered": None, "phase": None, "placebos": 0}
+        row |= {col.WINDOW: self.context.window, col.REFERENCE: twin.name if twin else "trend"}
+        row |= {col.IS_RECOVERED: None, col.LR_PHASE: None, col.PLACEBOS: 0}
         if found is None:
             return {**dict.fromkeys(COLUMNS, NAN), **row}
-        row |= {name: getattr(found, name) for name in ("spike", "area", "late", "noise")}
-        row |= {"recovered": found.recovery is not None}
-        row |= {"recovery": self.context.steps_left(step) if found.recovery is None else found.recovery}
+        row |= {name: getattr(found, name) for name in (col.SPIKE, col.EXCESS_AREA, col.LATE_EXCESS, col.NOISE)}
+        row |= {col.IS_RECOVERED: found.recovery is not None}
+        row |= {col.RECOVERY_STEPS: self.context.steps_left(step) if found.recovery is None else found.recovery}
         return row | self._beside_placebos(step)
 
     def _beside_placebos(self, step: int) -> dict[str, object]:
@@ -62,20 +64,21 @@ class Losses:
         fitting = sorted((reach for reach in reaches if FEWEST <= reach <= steps_left), reverse=True)
         tried = [reach for reach in fitting if self._enough(self.context.run.path, np.array([step]), reach)[0]]
         if not (tried := [reach for reach in tried if self.context.without_events(step, reach)]):
-            return dict.fromkeys(("reach", "spike_z", "spike_p", "area_p", "least_p"), NAN)
+            return dict.fromkeys((col.PLACEBO_WINDOW, col.SPIKE_Z, col.SPIKE_P, col.EXCESS_AREA_P, col.MIN_P), NAN)
         enough = min(placebo.ENOUGH, self.most)
         reach, steps = placebo.longest(tried, lambda reach: self._placebos(step, reach), enough)
         sources = self._sources(step, reach)
         spike, area = self._of(self.context.run.path, step, reach)
         others = np.array([self._of(sources[at], at, reach) for at in steps]).reshape(-1, 2)
-        row: dict[str, object] = {"reach": reach, "phase": self._phase(step, reach), "placebos": len(steps)}
-        row |= {"spike_z": placebo.robust_z(spike, others[:, 0]), "spike_p": placebo.p_value(spike, others[:, 0])}
-        return row | {"area_p": placebo.p_value(area, others[:, 1]), "least_p": placebo.least_p(len(steps))}
+        row: dict[str, object] = {col.PLACEBO_WINDOW: reach, col.LR_PHASE: self._phase(step, reach)}
+        row |= {col.SPIKE_Z: placebo.robust_z(spike, others[:, 0]), col.SPIKE_P: placebo.p_value(spike, others[:, 0])}
+        row |= {col.EXCESS_AREA_P: placebo.p_value(area, others[:, 1])}
+        return row | {col.PLACEBOS: len(steps), col.MIN_P: placebo.min_p(len(steps))}
 
     def _of(self, path: Path, step: int, reach: int) -> tuple[float, float]:
         """Spike and area over the trend."""
-        found = aftermath(*self._logged[path], step, reach)
-        return (NAN, NAN) if found is None else (found.spike, found.area)
+        found = response_at(*self._logged[path], step, reach)
+        return (NAN, NAN) if found is None else (found.spike, found.excess_area)
 
     def _phase(self, step: int, reach: int) -> str | None:
         return self.context.mover.rates.phase(step - reach, step + reach, event=step)

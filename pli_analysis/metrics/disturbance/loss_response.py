@@ -43,8 +43,8 @@ class LossResponse:
         spike: the highest smoothed excess, nats.
         recovery: steps until the smoothed excess was within 2 `noise` again, 0 when it never left; None when it was
             not by the end of the window (right-censored). What float32 rounds off counts as within.
-        area: Σ excess, not smoothed, up to the recovery, or over the window: nats · steps.
-        late: mean excess, not smoothed, over the last quarter of the window, nats.
+        excess_area: Σ excess, not smoothed, up to the recovery, or over the window: nats · steps.
+        late_excess: mean excess, not smoothed, over the last quarter of the window, nats.
     """
 
     steps: np.ndarray
@@ -52,11 +52,11 @@ class LossResponse:
     noise: float
     spike: float
     recovery: int | None
-    area: float
-    late: float
+    excess_area: float
+    late_excess: float
 
 
-def aftermath(
+def response_at(
     steps: np.ndarray,
     losses: np.ndarray,
     at: int,
@@ -105,7 +105,7 @@ def trend(steps: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
 
 
 def running_median(values: np.ndarray) -> np.ndarray:
-    """The median of each value and its two neighbours on either side, as far as there are any."""
+    """The median of each value and its two neighbors on either side, as far as there are any."""
     import pandas as pd
 
     return pd.Series(values).rolling(SMOOTH, center=True, min_periods=1).median().to_numpy()

@@ -107,7 +107,7 @@ def longest(reaches: Iterable[int], placebos: Callable[[int], list[int]], enough
     return best
 
 
-def least_p(placebos: int) -> float:
+def min_p(placebos: int) -> float:
     """The least p-value that so many placebo steps can give; NaN for none."""
     return 1 / (1 + placebos) if placebos else float("nan")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.metrics.drift.products import spectrum
 from pli_analysis.weights import numba_kernel, trajectory
 from pli_analysis.weights.buffers import BufferPool
@@ -18,7 +19,8 @@ from pli_analysis.weights.stacks import has_donor, is_steady, stacks
 from pli_analysis.weights.trajectory import Pair, TensorTrajectory
 from pli_train.core.errors import MISFITS
 
-GAUGE, SPECTRAL = ["qk", "ov"], ["spectral", "stable_rank", "effective_rank"]
+GAUGE = [col.QK_DISTANCE, col.OV_DISTANCE]
+SPECTRAL = [col.RELATIVE_SPECTRAL_NORM, col.STABLE_RANK, col.EFFECTIVE_RANK]
 NAN = float("nan")
 
 
@@ -29,7 +31,7 @@ class Moments:
     Attributes:
         now, birth, difference: Σ θ², Σ β², Σ (θ − β)².
         stepped: Σ (θ − θ at the checkpoint before)².
-        apart, donor: Σ (θ − donor)² and Σ donor² over what was copied from the donor; NaN without one.
+        donor_difference, donor: Σ (θ − donor)² and Σ donor² over what was copied from the donor; NaN without one.
         count: numbers in the part.
     """
 
@@ -37,7 +39,7 @@ class Moments:
     birth: np.ndarray
     difference: np.ndarray
     stepped: np.ndarray
-    apart: np.ndarray
+    donor_difference: np.ndarray
     donor: np.ndarray
     count: np.ndarray
 
@@ -52,7 +54,7 @@ class Moments:
         with np.errstate(invalid="ignore"):  # infinity by infinity
             return np.sqrt(self.difference) / np.where(zero, 1, np.sqrt(self.birth)), zero
 
-    def cosine(self) -> np.ndarray:
+    def cosine_distance(self) -> np.ndarray:
         """1 − cos(θ, β), NaN where one of them is zero.
 
         Computed as (‖θ − β‖² − (‖θ‖ − ‖β‖)²) ÷ (2 ‖θ‖ ‖β‖), which is the same and keeps its digits when the two are
@@ -90,7 +92,7 @@ class Sums:
         for first, segment in segments(self.track):
             for number, rows in _sums(segment, pool, squares):
                 found.setdefault(number, []).append((first, rows))
-        return [_added(of_pieces) for _, of_pieces in sorted(found.items())]
+        return [_added(of_segments) for _, of_segments in sorted(found.items())]
 
 
 def _sums_of_steady(track: TensorTrajectory, pool: BufferPool, kernel: Kernel | None) -> list[np.ndarray]:
@@ -131,10 +133,10 @@ def _sums(segment: TensorTrajectory, pool: BufferPool, squares: Squares) -> Iter
                 birth, of_birth = seen.birth, squares(seen.birth.reshape(1, -1), [], folds)[0, 0]
             others = [array.reshape(1, -1) for array in (seen.birth, seen.previous)]
             now, difference, stepped = squares(seen.now.reshape(1, -1), others, folds)[:, 0]
-            apart, donor = _donor_sums(trajectory.counterpart(segment, seen, pool), squares)
+            donor_difference, donor = _donor_sums(trajectory.counterpart(segment, seen, pool), squares)
         except MISFITS as error:
             raise trajectory.misfit(seen.visit.position.path.parent, segment.id, error) from None
-        columns = (now, of_birth, difference, stepped, apart, donor, folds[0] * folds[2])
+        columns = (now, of_birth, difference, stepped, donor_difference, donor, folds[0] * folds[2])
         yield seen.visit.number, np.stack(np.broadcast_arrays(*columns), axis=-1)
 
 
@@ -144,8 +146,8 @@ def _donor_sums(pair: Pair | None, squares: Squares) -> tuple[np.ndarray, np.nda
         return np.array(NAN), np.array(NAN)
     if not pair.mine.size:
         return np.zeros(1), np.zeros(1)
-    donor, apart = squares(pair.theirs.reshape(1, -1), [pair.mine.reshape(1, -1)], pair.folds)[:, 0]
-    return np.where(pair.has, apart, NAN), np.where(pair.has, donor, NAN)
+    donor, difference = squares(pair.theirs.reshape(1, -1), [pair.mine.reshape(1, -1)], pair.folds)[:, 0]
+    return np.where(pair.has, difference, NAN), np.where(pair.has, donor, NAN)
 
 
 def _added(segments: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:

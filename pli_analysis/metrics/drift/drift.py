@@ -8,42 +8,42 @@ later than the part's birth, from which `age` counts; where the lineage is infer
 
 Columns of the table, one row for each part and checkpoint:
     part        layer id (`c`), head id (`c.h3`), or layer id and kind (`c.ffn`, `c.norms`, `c.attention`); where heads
-                share keys and values, those are parts of the level `attention` (`c.g0`) and not of any head; at the
-                level `matrix` a tensor (`c.output.dense.weight`)
+                share keys and values, those are parts of the type `attention` (`c.g0`) and not of any head; of the
+                type `matrix` a tensor (`c.output.dense.weight`)
     layer       the layer it belongs to
     checkpoint  name of the checkpoint folder
     step        optimizer updates done
     age         steps since the part's birth
     tokens      tokens trained on so far; empty where training did not count them
     index       where the layer sat then, 0 at the bottom
-    relative_l2 ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖      (‖θ(t) − θ(b)‖ itself where θ(b) is zero: column `absolute`); empty, as all
-                measures below, where a number of θ(t) or θ(b) is not finite
-    cosine      1 − cos(θ(t), θ(b)), empty where one of them is zero
-    absolute    whether `relative_l2` is absolute, its reference being zero
-    level       layer, head, ffn, norms, attention or matrix
-    rms         ‖θ(t) − θ(b)‖ ÷ √n, n numbers in the part
-    path        Σ ‖θ(t_k) − θ(t_{k−1})‖ over the checkpoints since birth: a lower bound of the length of the path that
+    relative_l2 ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖      (‖θ(t) − θ(b)‖ itself where θ(b) is zero: column `is_absolute`); empty, as
+                all measures below, where a number of θ(t) or θ(b) is not finite
+    cosine_distance     1 − cos(θ(t), θ(b)), empty where one of them is zero
+    is_absolute whether `relative_l2` is absolute, its reference being zero
+    part_type   layer, head, ffn, norms, attention or matrix
+    rms_change  ‖θ(t) − θ(b)‖ ÷ √n, n numbers in the part
+    path_length Σ ‖θ(t_k) − θ(t_{k−1})‖ over the checkpoints since birth: a lower bound of the length of the path that
                 training took. What a growth event changed between the checkpoints before and after it is not in it
-    growth_path the same sum over growth events: an event may change weights that are there, as an identity layer in
-                post-LN does (it takes over the norm below) and heads whose output is split with their donors
-    efficiency  ‖θ(t) − θ(b)‖ ÷ path: 1 for a straight path; empty where nothing moved, and where `growth_path` is above
-                0, since the distance then includes what growth changed
-    speed       ‖θ(t_k) − θ(t_{k−1})‖ ÷ (‖θ(t_k)‖ · Σ learning rates of the steps between), the layer's own rates by
-                `metrics.drift.rates`; empty at birth, between two checkpoints of one step, and where no rate is
-                known
+    growth_path_length  the same sum over growth events: an event may change weights that are there, as an identity
+                layer in post-LN does (it takes over the norm below) and heads whose output is split with their donors
+    path_efficiency     ‖θ(t) − θ(b)‖ ÷ path_length: 1 for a straight path; empty where nothing moved, and where
+                `growth_path_length` is above 0, since the distance then includes what growth changed
+    relative_update_rate  ‖θ(t_k) − θ(t_{k−1})‖ ÷ (‖θ(t_k)‖ · Σ learning rates of the steps between), the layer's own
+                rates by `metrics.drift.rates`; empty at birth, between two checkpoints of one step, and where no rate
+                is known
     donor       the part it was copied from, if any
     donor_distance  ‖θ(t) − θ_donor(t)‖ ÷ ‖θ_donor(t)‖ at the same checkpoint, over what was copied from the donor:
                 heads and FFN units that either of them got later are left out; empty without a donor
 
 On request, for heads (`gauge`), see `metrics.drift.products`; biases of Q, K and V are a further column of them:
-    qk          ‖QᵀK − Q(b)ᵀK(b)‖ ÷ ‖Q(b)ᵀK(b)‖, the same whatever invertible G turns Q into GQ and K into G⁻ᵀK. With
+    qk_distance ‖QᵀK − Q(b)ᵀK(b)‖ ÷ ‖Q(b)ᵀK(b)‖, the same whatever invertible G turns Q into GQ and K into G⁻ᵀK. With
                 rotary positions the root mean square of ‖QᵀRK − Q(b)ᵀRK(b)‖ over relative positions, R being their
                 rotation, in the same ratio: the same for any G that commutes with these. Empty where queries and keys
-                are normalised (Qwen3), as scores are no product of weights then
-    ov          ‖OᵀV − O(b)ᵀV(b)‖ ÷ ‖O(b)ᵀV(b)‖, the same whatever invertible G turns V into GV and O into G⁻ᵀO
+                are normalized (Qwen3), as scores are no product of weights then
+    ov_distance ‖OᵀV − O(b)ᵀV(b)‖ ÷ ‖O(b)ᵀV(b)‖, the same whatever invertible G turns V into GV and O into G⁻ᵀO
 
 On request, for matrices as the checkpoint stores them (`spectral`), with ΔW = W(t) − W(b):
-    spectral    ‖ΔW‖₂ ÷ ‖W(b)‖₂
+    relative_spectral_norm      ‖ΔW‖₂ ÷ ‖W(b)‖₂
     stable_rank, effective_rank  of ΔW; empty where nothing moved
 """
 
@@ -56,6 +56,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.metrics.drift.displacement import GAUGE, NAN, SPECTRA, SPECTRAL, SUMS, Moments, ratio
 from pli_analysis.metrics.drift.heads import gauge as gauge_of
 from pli_analysis.metrics.drift.rates import Rates, rates_of
@@ -71,8 +72,9 @@ if TYPE_CHECKING:
 
     from pli_analysis.runs.run import Checkpoint, ProgressCallback, Run
 
-COLUMNS = ["part", "layer", "checkpoint", "step", "age", "tokens", "index", "relative_l2", "cosine", "absolute"]
-COLUMNS += ["level", "rms", "path", "growth_path", "efficiency", "speed", "donor", "donor_distance"]
+COLUMNS = [col.PART, col.LAYER, col.CHECKPOINT, col.STEP, col.AGE, col.TOKENS, col.INDEX, col.RELATIVE_L2]
+COLUMNS += [col.COSINE_DISTANCE, col.IS_ABSOLUTE, col.PART_TYPE, col.RMS_CHANGE, col.PATH_LENGTH]
+COLUMNS += [col.GROWTH_PATH_LENGTH, col.PATH_EFFICIENCY, col.RELATIVE_UPDATE_RATE, col.DONOR, col.DONOR_DISTANCE]
 LEVELS = ("layer", "head", "ffn", "norms", "attention")
 NOTHING = (NAN,) * (len(GAUGE) + len(SPECTRAL))
 TRAINING, GROWTH = 0, 1
@@ -96,7 +98,8 @@ def drift(
             keys and values of each group where heads share them), `matrix` (each tensor by itself), or `all` of these,
             where matrices are among them only with `spectral`.
         on_progress: told (tasks done, tasks in all) of what is read; not called when all of it was kept.
-        gauge: whether heads get `qk` and `ov`: some 100 products of d × d matrices a head and checkpoint.
+        gauge: whether heads get `qk_distance` and `ov_distance`: some 100 products of d × d matrices a head and
+            checkpoint.
         spectral: whether matrices get their spectral columns: a singular value decomposition each.
         threads: share the work over so many.
 
@@ -122,8 +125,8 @@ def drift(
         for level, kind in kinds.items()
     }
     table = pd.DataFrame(_table(sums, rates_of(run), levels, more))
-    if table["tokens"].isna().any():
-        table["tokens"] = table["tokens"].astype("Int64")
+    if table[col.TOKENS].isna().any():
+        table[col.TOKENS] = table[col.TOKENS].astype("Int64")
     return table.reindex(columns=[*COLUMNS, *(GAUGE if gauge else []), *(SPECTRAL if spectral else [])])
 
 
@@ -244,14 +247,14 @@ def _table(
 def _of_parts(checkpoint: Checkpoint, parts: Sequence[Part]) -> dict[str, list[object]]:
     """What is known of parts without their weights: columns."""
     index = {id: number for number, id in enumerate(checkpoint.lineage.stack)}
-    whole = {"checkpoint": str(checkpoint.name), "step": checkpoint.step, "tokens": checkpoint.tokens}
+    whole = {col.CHECKPOINT: str(checkpoint.name), col.STEP: checkpoint.step, col.TOKENS: checkpoint.tokens}
     return {
-        "part": [part.name for part in parts],
-        "layer": [part.layer for part in parts],
-        "age": [checkpoint.step - part.born for part in parts],
-        "index": [index[part.layer] for part in parts],
-        "level": [part.level for part in parts],
-        "donor": [part.donor for part in parts],
+        col.PART: [part.name for part in parts],
+        col.LAYER: [part.layer for part in parts],
+        col.AGE: [checkpoint.step - part.born for part in parts],
+        col.INDEX: [index[part.layer] for part in parts],
+        col.PART_TYPE: [part.level for part in parts],
+        col.DONOR: [part.donor for part in parts],
         **{name: [value] * len(parts) for name, value in whole.items()},
     }
 
@@ -266,20 +269,20 @@ def _measures(moments: Moments, paths: np.ndarray, rates: np.ndarray) -> dict[st
     relative, absolute = moments.relative_l2()
     path, growth = paths[:, TRAINING], paths[:, GROWTH]
     with np.errstate(invalid="ignore"):  # of a part that has numbers that are not finite
-        moved, cosine = np.sqrt(moments.difference), moments.cosine()
+        moved, cosine = np.sqrt(moments.difference), moments.cosine_distance()
         scale = rates * np.sqrt(moments.now)
     columns = {
-        "relative_l2": relative,
-        "cosine": cosine,
-        "rms": np.sqrt(moments.difference / np.maximum(moments.count, 1)),
-        "path": path,
-        "growth_path": growth,
-        "efficiency": np.where(growth > 0, NAN, ratio(moved, path)),
-        "speed": ratio(np.sqrt(moments.stepped), scale),
-        "donor_distance": np.sqrt(ratio(moments.apart, moments.donor)),
+        col.RELATIVE_L2: relative,
+        col.COSINE_DISTANCE: cosine,
+        col.RMS_CHANGE: np.sqrt(moments.difference / np.maximum(moments.count, 1)),
+        col.PATH_LENGTH: path,
+        col.GROWTH_PATH_LENGTH: growth,
+        col.PATH_EFFICIENCY: np.where(growth > 0, NAN, ratio(moved, path)),
+        col.RELATIVE_UPDATE_RATE: ratio(np.sqrt(moments.stepped), scale),
+        col.DONOR_DISTANCE: np.sqrt(ratio(moments.donor_difference, moments.donor)),
     }
     message = {name: np.where(np.isfinite(values), values, NAN).tolist() for name, values in columns.items()}
-    return message | {"absolute": (absolute & moments.are_finite).tolist()}
+    return message | {col.IS_ABSOLUTE: (absolute & moments.are_finite).tolist()}
 
 
 def unknown(run: Run, threads: int = 1) -> list[str]:

@@ -51,15 +51,15 @@ class Gauge:
     Attributes:
         tracks: the tensors that the heads are made of.
         rotated: the share of a head's dimensions that rotary positions turn.
-        normalised: whether queries and keys are normalised before their product.
+        normalized: whether queries and keys are normalized before their product.
     """
 
     tracks: tuple[TensorTrajectory, ...]
     rotated: float = 0.0
-    normalised: bool = False
+    normalized: bool = False
 
     def run(self, pool: BufferPool) -> list[np.ndarray]:
-        """(heads, 2) for each wanted visit: QK, OV. QK is NaN where queries and keys are normalised."""
+        """(heads, 2) for each wanted visit: QK, OV. QK is NaN where queries and keys are normalized."""
         found = []
         for together in zip(*(track.see() for track in self.tracks), strict=True):
             visit = together[0].visit
@@ -74,7 +74,7 @@ class Gauge:
 
     def _qk(self, now: Mapping[str, np.ndarray], birth: Mapping[str, np.ndarray]) -> np.ndarray:
         heads, dim, _ = now["q"].shape
-        if self.normalised:
+        if self.normalized:
             return np.full(heads, np.nan)
         turning = 2 * -(-int(dim * self.rotated) // 2)  # in pairs, as the families count them
         order = np.arange(dim)
@@ -104,7 +104,7 @@ def gauge(anatomy: Anatomy, config: Mapping[str, Any]) -> Kind:
         for track in tracks:
             if role(track.anatomy, track.name):
                 layers.setdefault(track.id, []).append(track)
-        return [Gauge(tuple(found), anatomy.rotated(config), anatomy.normalised(config)) for found in layers.values()]
+        return [Gauge(tuple(found), anatomy.rotated(config), anatomy.normalized(config)) for found in layers.values()]
 
     return Kind("drift-gauge", 2, 2, tasks)
 

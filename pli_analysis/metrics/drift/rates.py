@@ -130,12 +130,12 @@ class ScheduledRates:
             events = self._lineage.events
             while len(self._rates) < end:
                 self._rates.append(self.at(len(self._rates)))
-            pace = np.ones(len(self._rates))
+            update_scale = np.ones(len(self._rates))
             for event in events:
                 slow = max(event.facts.get("freeze_steps", 0), event.facts.get("rewarm_steps", 0))
-                for step in range(event.step, min(event.step + slow, len(pace))):
-                    pace[step] = learning_rate.of_birth(born, self._lineage, step)
-            self._sums[born] = np.concatenate([[0.0], np.cumsum(np.array(self._rates) * pace)])
+                for step in range(event.step, min(event.step + slow, len(update_scale))):
+                    update_scale[step] = learning_rate.of_birth(born, self._lineage, step)
+            self._sums[born] = np.concatenate([[0.0], np.cumsum(np.array(self._rates) * update_scale)])
         return self._sums[born]
 
 

@@ -7,22 +7,22 @@ Columns of `logged`, one row for each part and measurement:
     part        layer id (`c`), head id (`c.h3`), layer id and kind (`c.ffn`, `c.norms`, `c.attention`, `c.g0` where
                 heads share keys and values, `c.other`); outside the layers `embeddings`, `outside.norms`,
                 `outside.other`; and `total`
-    level       layer, head, ffn, norms, attention, embeddings, other or total
+    part_type   layer, head, ffn, norms, attention, embeddings, other or total
     layer       the layer it belongs to, empty outside the layers
     step        updates done once the gradient was used
     age         steps since the part's birth, empty outside the layers and where no lineage is known
     index       where the layer sat then, 0 at the bottom; empty likewise
-    norm        L2 norm of the gradient
+    grad_norm   L2 norm of the gradient
     update_ratio  norm of the update ÷ norm of the weights, empty where it was not logged
 
 Columns of `around`, one row for each event's step and part that was there before it:
     step        of the event
     event       what happened, in a word or two
-    part, level, layer
-    before      median norm of the last measurements up to that step, back to the event before
-    after       median norm of the first measurements after it, up to the next event
-    change      after ÷ before
-    measured    how many measurements there are on the scarcer side
+    part, part_type, layer
+    grad_norm_before    median norm of the last measurements up to that step, back to the event before
+    grad_norm_after     median norm of the first measurements after it, up to the next event
+    grad_norm_ratio     after ÷ before
+    measurements        how many measurements there are on the scarcer side
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.runs import paths
 from pli_analysis.runs.ancestry import birth
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
 
     from pli_analysis.scalars.reading import Scalars
 
-COLUMNS = ["part", "level", "layer", "step", "age", "index", "norm", "update_ratio"]
-AROUND = ["step", "event", "part", "level", "layer", "before", "after", "change", "measured"]
+COLUMNS = [col.PART, col.PART_TYPE, col.LAYER, col.STEP, col.AGE, col.INDEX, col.GRAD_NORM, col.UPDATE_RATIO]
+AROUND = [col.STEP, col.EVENT, col.PART, col.PART_TYPE, col.LAYER, col.GRAD_NORM_BEFORE, col.GRAD_NORM_AFTER]
+AROUND += [col.GRAD_NORM_RATIO, col.MEASUREMENTS]
 
 
 def logged(scalars: Scalars, lineage: Lineage | None) -> pd.DataFrame:
@@ -81,19 +83,19 @@ def _of_part(
     name, born = part_and_birth(part, lineage, groups)
     norms, ratios = scalars.of(tag), scalars.of(run_folder.UPDATE_RATIO + part.tag)
     columns = {
-        "part": name,
-        "level": part.level,
-        "layer": part.layer,
-        "step": norms.steps,
-        "age": np.nan if born is None else norms.steps - float(born),
-        "index": _places(lineage, part.layer, norms.steps),
-        "norm": norms.values,
-        "update_ratio": pd.Series(ratios.values, ratios.steps).reindex(norms.steps).to_numpy(),
+        col.PART: name,
+        col.PART_TYPE: part.level,
+        col.LAYER: part.layer,
+        col.STEP: norms.steps,
+        col.AGE: np.nan if born is None else norms.steps - float(born),
+        col.INDEX: _indices(lineage, part.layer, norms.steps),
+        col.GRAD_NORM: norms.values,
+        col.UPDATE_RATIO: pd.Series(ratios.values, ratios.steps).reindex(norms.steps).to_numpy(),
     }
     return pd.DataFrame(columns, index=range(len(norms.steps)), columns=COLUMNS)
 
 
-def _places(lineage: Lineage | None, layer: str | None, steps: np.ndarray) -> np.ndarray:
+def _indices(lineage: Lineage | None, layer: str | None, steps: np.ndarray) -> np.ndarray:
     """Where a layer sat when the gradient of each step was taken; NaN outside the stack."""
     if lineage is None or layer is None:
         return np.full(len(steps), np.nan)
@@ -137,7 +139,7 @@ def of_level(table: pd.DataFrame, level: str) -> pd.DataFrame:
     if level not in ("all", *GROUPS):
         near = did_you_mean(level, GROUPS)
         raise BadInput(f"--of {level}: no such level of parts{near}: use one of all, {', '.join(GROUPS)}")
-    return table if level == "all" else table[table["level"] == level].reset_index(drop=True)
+    return table if level == "all" else table[table[col.PART_TYPE] == level].reset_index(drop=True)
 
 
 def around(table: pd.DataFrame, lineage: Lineage, window: int = 3) -> pd.DataFrame:
@@ -152,8 +154,12 @@ def around(table: pd.DataFrame, lineage: Lineage, window: int = 3) -> pd.DataFra
     labels = lineage_metric.by_step(lineage)
     steps, rows = list(labels), []
     bounds = [-1, *steps, np.inf]
-    for (part, level), of_part in table.groupby(["part", "level"], sort=False):
-        measured, norms, layer = of_part["step"].to_numpy(), of_part["norm"].to_numpy(), of_part["layer"].iloc[0]
+    for (part, level), of_part in table.groupby([col.PART, col.PART_TYPE], sort=False):
+        measured, norms, layer = (
+            of_part[col.STEP].to_numpy(),
+            of_part[col.GRAD_NORM].to_numpy(),
+            of_part[col.LAYER].iloc[0],
+        )
         for number, step in enumerate(steps):
             start, here, end = np.searchsorted(measured, [bounds[number], step, bounds[number + 2]], side="right")
             before, after = norms[max(start, here - window) : here], norms[here : min(end, here + window)]
@@ -166,9 +172,9 @@ def around(table: pd.DataFrame, lineage: Lineage, window: int = 3) -> pd.DataFra
 
 def thinned(table: pd.DataFrame, most: int) -> pd.DataFrame:
     """The rows of at most `most` steps, evenly chosen among those that were measured, the first and last among them."""
-    steps = np.unique(table["step"])
+    steps = np.unique(table[col.STEP])
     chosen = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
-    return table[table["step"].isin(steps[chosen])].reset_index(drop=True)
+    return table[table[col.STEP].isin(steps[chosen])].reset_index(drop=True)
 
 
 def part_and_birth(part: Part, lineage: Lineage | None, groups: Mapping[str | None, int]) -> tuple[str, int | None]:
@@ -202,11 +208,11 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     rank = {level: number for number, level in enumerate(GROUPS)}
-    (part, parts), (level, levels) = pd.factorize(table["part"]), pd.factorize(table["level"])
+    (part, parts), (level, levels) = pd.factorize(table[col.PART]), pd.factorize(table[col.PART_TYPE])
     names = np.argsort(np.argsort(np.array([_natural(name) for name in parts], dtype=object), kind="stable"))
-    ranks, at = np.array([rank[name] for name in levels], dtype=int), table["index"].astype("float64").fillna(-1)
-    order = np.lexsort((names[part], ranks[level], at, table["step"]))
-    types = {"step": "int64", "age": "Int64", "index": "Int64", "norm": "float64"}
+    ranks, at = np.array([rank[name] for name in levels], dtype=int), table[col.INDEX].astype("float64").fillna(-1)
+    order = np.lexsort((names[part], ranks[level], at, table[col.STEP]))
+    types = {col.STEP: "int64", col.AGE: "Int64", col.INDEX: "Int64", col.GRAD_NORM: "float64"}
     return table.iloc[order].reset_index(drop=True).astype(types)
 
 

@@ -1,7 +1,7 @@
 """Gradient norms recomputed at checkpoints on the same tokens.
 
 Columns of the table, one row for each part and checkpoint:
-    part, level, layer, index, norm     as in `pli_analysis.metrics.grad_norms.logged`
+    part, part_type, layer, index, grad_norm    as in `pli_analysis.metrics.grad_norms.logged`
     checkpoint  name of the checkpoint folder
     step        updates done
     age         steps since the part's birth
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.metrics.grad_norms.logged import groups_of, in_order, part_and_birth
 from pli_analysis.runs.ancestry import alive
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from pli_analysis.runs.run import Checkpoint, Run
 
-COLUMNS = ["part", "level", "layer", "step", "age", "index", "norm", "checkpoint"]
+COLUMNS = [col.PART, col.PART_TYPE, col.LAYER, col.STEP, col.AGE, col.INDEX, col.GRAD_NORM, col.CHECKPOINT]
 
 
 def recomputed(
@@ -75,7 +76,7 @@ def unknown(table: pd.DataFrame) -> list[str]:
     Args:
         table: of `recomputed`.
     """
-    found = list(dict.fromkeys(table.loc[table["norm"].isna(), "checkpoint"]))
+    found = list(dict.fromkeys(table.loc[table[col.GRAD_NORM].isna(), col.CHECKPOINT]))
     return [f"gradients are not finite, and left out: at {some(found)}"] if found else []
 
 

@@ -7,7 +7,7 @@ Columns of the table, one row for each point:
     step        optimizer updates done
     age         steps since the part's birth
     index       where the layer sat then, 0 at the bottom
-    birth       whether it is the first point of its part
+    is_birth    whether it is the first point of its part
     donor       the part that it was copied from at birth
     walk        `run`, or `random` for the random walk beside it
     x, y        where it lies. Under PCA in units of the space; under t-SNE and UMAP without unit
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.metrics.maps import plane_cache, projections
 from pli_analysis.metrics.maps.gram import EXACT, SketchError, gram, random_walk, squared_distances
 from pli_analysis.metrics.maps.points import Point, points_of
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from pli_analysis.runs.run import Run
 
 SPACES = ("weights", "updates", "function")
-COLUMNS = ["part", "layer", "checkpoint", "step", "age", "index", "birth", "donor", "walk"]
+COLUMNS = [col.PART, col.LAYER, col.CHECKPOINT, col.STEP, col.AGE, col.INDEX, col.IS_BIRTH, col.DONOR, col.WALK]
 """What there is of a point beside its places."""
 TOKENS = 256
 """Tokens of the text, at most, on which outputs are compared."""
@@ -59,7 +60,7 @@ class Map:
         travel: part → distance from its first point to its last ÷ that of the random walk; no parts with one point.
         since_birth: whether every part's first point is the origin.
         error: of distances, where they were sketched; None where they are exact.
-        trust: method → trustworthiness, and of how many neighbours; None where points are too few for it.
+        trust: method → trustworthiness, and of how many neighbors; None where points are too few for it.
         notes: what whoever asked for it should know.
     """
 
@@ -110,7 +111,7 @@ def embed(
     moved = [number for number, point in enumerate(points) if not point.first]
     count = len(moved) if space == "updates" else len(points)
     methods = tuple(dict.fromkeys(projections.method_for(each, count) for each in (method, *further)))
-    notes = [f"so few points have no neighbours that {method} could keep: this is PCA"] if methods[0] != method else []
+    notes = [f"so few points have no neighbors that {method} could keep: this is PCA"] if methods[0] != method else []
     found = gram(_vectors(run, points, of, space, text, blocks), sources, exact, on_progress)
     drawable = _drawable(points, found.finite, space, since_birth)
     notes += _left_out(points, found.finite)
@@ -207,7 +208,7 @@ def _draw(
 
 def _axes(method: str, methods: tuple[str, ...]) -> list[str]:
     """The columns that hold where a method puts points."""
-    return ["x", "y"] if method == methods[0] else [f"x_{method}", f"y_{method}"]
+    return [axis if method == methods[0] else col.of_method(axis, method) for axis in (col.X, col.Y)]
 
 
 def _travel(

@@ -239,8 +239,8 @@ def _measured(found: np.ndarray, true: np.ndarray) -> tuple[float, float, int]:
     """
     pairs = np.triu_indices(len(true), 1)
     found, true = found[pairs], true[pairs]
-    apart = true > 1e-9 * true.max(initial=0.0)
-    if not apart.any():
+    differ = true > 1e-9 * true.max(initial=0.0)
+    if not differ.any():
         return 0.0, 0.0, 0
-    error = np.abs(np.sqrt(found[apart] / true[apart]) - 1)
-    return float(error.max()), float(np.median(error)), int(apart.sum())
+    error = np.abs(np.sqrt(found[differ] / true[differ]) - 1)
+    return float(error.max()), float(np.median(error)), int(differ.sum())

@@ -14,11 +14,11 @@ from pli_train.core.errors import BadInput, did_you_mean
 METHODS = ("pca", "tsne", "umap")
 LIBRARIES = {"tsne": "sklearn", "umap": "umap"}
 FEWEST = 5
-"""Points below which neighbours say nothing, and PCA is what is left."""
+"""Points below which neighbors say nothing, and PCA is what is left."""
 EXACT = 250
 """Points up to which t-SNE is exact, which takes two seconds; beyond, Barnes and Hut's way is as good and faster."""
 SEED = 0
-NEIGHBOURS = 10
+NEIGHBORS = 10
 """Of a point, at most, that trustworthiness looks at."""
 MISSING = "needs the `maps` extra: pip install 'pli[maps]'"
 
@@ -38,7 +38,7 @@ class Components:
 
 
 def pca(squared: np.ndarray, most: int = 50) -> Components:
-    """Principal components from squared distances (Torgerson 1952: centre twice, decompose).
+    """Principal components from squared distances (Torgerson 1952: center twice, decompose).
 
     Args:
         squared: (points, points).
@@ -151,27 +151,27 @@ def _library(method: str) -> type:
 
 
 def trustworthiness(squared: np.ndarray, plane: np.ndarray) -> tuple[float, int] | None:
-    """How far neighbours in the plane are neighbours (Venna and Kaski 2001): 1 when all are.
+    """How far neighbors in the plane are neighbors (Venna and Kaski 2001): 1 when all are.
 
     Args:
         squared: squared distances, (points, points).
         plane: the same points there, (points, 2).
 
     Returns:
-        It, and the number of neighbours that it looks at; None where there are too few points for it.
+        It, and the number of neighbors that it looks at; None where there are too few points for it.
     """
     count = len(squared)
-    neighbours = min(NEIGHBOURS, (count - 1) // 2)
-    if neighbours < 1:
+    neighbors = min(NEIGHBORS, (count - 1) // 2)
+    if neighbors < 1:
         return None
     false = 0
     for own, row in enumerate(squared):
-        apart = np.square(plane - plane[own]).sum(axis=1)
-        apart[own] = np.inf
-        near = np.argsort(apart, kind="stable")[:neighbours]
+        differ = np.square(plane - plane[own]).sum(axis=1)
+        differ[own] = np.inf
+        near = np.argsort(differ, kind="stable")[:neighbors]
         ranks = np.count_nonzero(row < row[near, None], axis=1)  # the point itself makes it begin at 1
-        false += int(np.maximum(ranks - neighbours, 0).sum())
-    return 1 - 2 * false / (count * neighbours * (2 * count - 3 * neighbours - 1)), neighbours
+        false += int(np.maximum(ranks - neighbors, 0).sum())
+    return 1 - 2 * false / (count * neighbors * (2 * count - 3 * neighbors - 1)), neighbors
 
 
 def _one_thread() -> AbstractContextManager[object]:

@@ -52,7 +52,7 @@ class Vectors(Protocol):
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """What a point has of one tensor: which of its rows and columns, in the order that all points share; −1 is zero.
 
     `columns` is None for a tensor of one axis; all axes but the first are one to it.
@@ -90,7 +90,7 @@ class Weights:
             for start in range(0, rows, step):
                 part = slice(start, min(start + step, rows))
                 block = np.zeros((self.count, part.stop - part.start, columns))
-                for number, (point, segments) in enumerate(zip(self.points, self._pieces, strict=True)):
+                for number, (point, segments) in enumerate(zip(self.points, self._segments, strict=True)):
                     if name in segments:
                         _read(self._slices[point.checkpoint.path], segments[name], part, block[number])
                 yield block.reshape(self.count, -1)
@@ -102,12 +102,12 @@ class Weights:
         return {path: checkpoint.slices() for path, checkpoint in checkpoints.items()}
 
     @cached_property
-    def _pieces(self) -> list[dict[str, Piece]]:
+    def _segments(self) -> list[dict[str, Segment]]:
         """For each point: name within the layer → piece."""
         known: dict[Any, np.ndarray] = {}  # most pieces of a run are alike, and there are many
         try:
             found = [
-                _pieces_of(point, self._slices[point.checkpoint.path], self._widest, known) for point in self.points
+                _segments_of(point, self._slices[point.checkpoint.path], self._widest, known) for point in self.points
             ]
         except (ValueError, LookupError, ZeroDivisionError) as error:
             raise BadInput(f"weights do not fit their {LINEAGE} ({error})") from None
@@ -133,7 +133,7 @@ class Weights:
     def _shapes(self) -> dict[str, tuple[int, int]]:
         """Name within the layer → rows and columns of its piece, the same for every point."""
         shapes: dict[str, tuple[int, int]] = {}
-        for point, segments in zip(self.points, self._pieces, strict=True):
+        for point, segments in zip(self.points, self._segments, strict=True):
             for name, segment in segments.items():
                 shape = len(segment.rows), 1 if segment.columns is None else len(segment.columns)
                 if shapes.setdefault(name, shape) != shape:
@@ -179,7 +179,7 @@ class Outputs:
             yield values[:, start : start + step].astype(np.float64)
 
 
-def _read(slices: Callable[[str], Any], segment: Piece, part: slice, out: np.ndarray) -> None:
+def _read(slices: Callable[[str], Any], segment: Segment, part: slice, out: np.ndarray) -> None:
     """Fill (rows, columns) with some rows of a piece."""
     rows, columns = segment.rows[part], segment.columns
     there = rows >= 0
@@ -212,9 +212,9 @@ def _alive(point: Point) -> dict[str, int]:
     return alive(checkpoint.anatomy.sizes(checkpoint.config), *checkpoint.lineage.shape(point.layer))
 
 
-def _pieces_of(
+def _segments_of(
     point: Point, slices: Callable[[str], Any], widest: Mapping[str, int], known: dict[Any, np.ndarray]
-) -> dict[str, Piece]:
+) -> dict[str, Segment]:
     """What a point has of each tensor of its layer. `known` keeps what is alike for many."""
     checkpoint, anatomy = point.checkpoint, point.checkpoint.anatomy
     sizes, living, only = anatomy.sizes(checkpoint.config), _alive(point), {}
@@ -235,7 +235,7 @@ def _pieces_of(
             if key not in known:
                 known[key] = locations(axis, length, sizes, living, widest, only)
             indices.append(known[key])
-        segments[name] = Piece(full, indices[0], _flat(indices[1:], shape[1:]) if indices[1:] else None)
+        segments[name] = Segment(full, indices[0], _flat(indices[1:], shape[1:]) if indices[1:] else None)
     return segments
 
 

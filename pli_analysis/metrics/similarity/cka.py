@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-NEIGHBOURS = 10
-"""Nearest neighbours of a sample that are compared, at most."""
+NEIGHBORS = 10
+"""Nearest neighbors of a sample that are compared, at most."""
 FEWEST = 4
 """Samples of a batch that HSIC₁ takes at least."""
 
 
-def u_centred(values: np.ndarray) -> np.ndarray:
-    """Linear kernels, centred so that their inner products are unbiased (Székely and Rizzo 2014).
+def u_centered(values: np.ndarray) -> np.ndarray:
+    """Linear kernels, centered so that their inner products are unbiased (Székely and Rizzo 2014).
 
     Args:
         values: (batches, samples, width), four samples at least.
@@ -43,7 +43,7 @@ def cka(first: np.ndarray, second: np.ndarray) -> float:
     clipped: of independent representations it lies around 0, on both sides. NaN where one does not vary.
 
     Args:
-        first, second: of `u_centred`, of the same samples.
+        first, second: of `u_centered`, of the same samples.
     """
     # HSIC₁ = ⟨U, V⟩ ÷ (n (n − 3)); all batches have the same n, which cancels.
     across, mine, theirs = (float(np.vdot(a, b)) for a, b in ((first, second), (first, first), (second, second)))
@@ -51,7 +51,7 @@ def cka(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def unit(values: np.ndarray) -> np.ndarray:
-    """All samples in one table, centred and of Frobenius norm 1: (batches · samples, width) float64."""
+    """All samples in one table, centered and of Frobenius norm 1: (batches · samples, width) float64."""
     x = values.reshape(-1, values.shape[-1]).astype(np.float64)
     x -= x.mean(axis=0)
     norm = np.linalg.norm(x)
@@ -70,10 +70,10 @@ def procrustes(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.linalg.svd(first.T @ second, compute_uv=False).sum())
 
 
-def neighbours(values: np.ndarray) -> np.ndarray:
+def neighbors(values: np.ndarray) -> np.ndarray:
     """Which samples of its batch are nearest to each, by cosine: (batches, samples, samples) bool.
 
-    There are `neighbours_of(samples)` of each.
+    There are `neighbors_of(samples)` of each.
     """
     x = values.astype(np.float64)
     norms = np.linalg.norm(x, axis=2, keepdims=True)
@@ -81,23 +81,23 @@ def neighbours(values: np.ndarray) -> np.ndarray:
     near = x @ x.swapaxes(1, 2)
     n = near.shape[1]
     near[:, np.arange(n), np.arange(n)] = -np.inf
-    order = np.argsort(-near, axis=2, kind="stable")[:, :, : neighbours_of(n)]
+    order = np.argsort(-near, axis=2, kind="stable")[:, :, : neighbors_of(n)]
     found = np.zeros(near.shape, bool)
     np.put_along_axis(found, order, True, axis=2)
     return found
 
 
-def neighbours_of(samples: int) -> int:
-    """How many neighbours are compared among so many samples."""
-    return max(1, min(NEIGHBOURS, (samples - 1) // 3))
+def neighbors_of(samples: int) -> int:
+    """How many neighbors are compared among so many samples."""
+    return max(1, min(NEIGHBORS, (samples - 1) // 3))
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Mutual k-NN (Huh et al. 2024, arXiv:2405.07987): the share of neighbours that both have.
+    """Mutual k-NN (Huh et al. 2024, arXiv:2405.07987): the share of neighbors that both have.
 
     By chance it is k ÷ (samples − 1).
 
     Args:
-        first, second: of `neighbours`, of the same samples.
+        first, second: of `neighbors`, of the same samples.
     """
     return float((first & second).sum() / first.sum())

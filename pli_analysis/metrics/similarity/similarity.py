@@ -6,12 +6,12 @@ Columns of the table, one row for each pair:
     cka         debiased linear CKA, at most 1; around 0, on both sides, where there is nothing in common; empty, as the
                 next two, where a layer puts out numbers that are not finite
     procrustes  of an orthogonal map of one onto the other, 0 to 1
-    neighbours  share of nearest neighbours that both have, 0 to 1
+    neighbors   share of nearest neighbors that both have, 0 to 1
     sequences   of the text: the tokens of one batch come one from each
-    tokens      all that were compared
+    compared_tokens     all that were compared
 
 By weights (`by_weights`) the measures are others, the mean of each over the weight matrices that either of the two has:
-    cosine      of a matrix of the one and of the other; 0 for one that only one of them has
+    cosine_similarity   of a matrix of the one and of the other; 0 for one that only one of them has
     distance    ‖x − y‖² ÷ (‖x‖² + ‖y‖²), which lineages are inferred by: 0 for equal ones, around 1 for unrelated ones
     matrices    how many there are
 Of a matrix beyond 2¹⁵ numbers a sample is compared, the same at every checkpoint. Layers that compute the same in
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.metrics.similarity import cka as measures
 from pli_train.core.errors import BadInput, some
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
     from pli_analysis.runs.inferred_lineage import Weights
     from pli_analysis.runs.run import Checkpoint, Run
 
-WHO = [f"{name}_{side}" for side in "ab" for name in ("run", "layer", "checkpoint", "step", "index")]
-COLUMNS = [*WHO, "cka", "procrustes", "neighbours", "sequences", "tokens"]
-COLUMNS_OF_WEIGHTS = [*WHO, "cosine", "distance", "matrices"]
+PAIR = [col.of_side(name, side) for side in "ab" for name in (col.RUN, col.LAYER, col.CHECKPOINT, col.STEP, col.INDEX)]
+COLUMNS = [*PAIR, col.CKA, col.PROCRUSTES, col.NEIGHBORS, col.SEQUENCES, col.COMPARED_TOKENS]
+COLUMNS_OF_WEIGHTS = [*PAIR, col.COSINE_SIMILARITY, col.DISTANCE, col.MATRICES]
 POSITIONS = 16
 """Positions of every sequence, at most, at which tokens are compared."""
 
@@ -56,7 +57,7 @@ class LayerOutputs:
     finite: bool
     kernels: np.ndarray
     unit: np.ndarray
-    neighbours: np.ndarray
+    neighbors: np.ndarray
 
 
 def similarity(
@@ -104,9 +105,10 @@ def unknown(table: pd.DataFrame) -> list[str]:
         table: of `similarity`.
     """
     sides = [
-        list(zip(*(table[f"{name}_{side}"] for name in ("run", "checkpoint", "layer")), strict=True)) for side in "ab"
+        list(zip(*(table[col.of_side(name, side)] for name in (col.RUN, col.CHECKPOINT, col.LAYER)), strict=True))
+        for side in "ab"
     ]
-    pairs = list(zip(*sides, table["procrustes"].isna(), strict=True))
+    pairs = list(zip(*sides, table[col.PROCRUSTES].isna(), strict=True))
     known = {who for *both, lacks in pairs if not lacks for who in both}
     odd = dict.fromkeys(a for a, b, lacks in pairs if lacks and a == b)
     for a, b, lacks in pairs:
@@ -250,9 +252,9 @@ def _outputs(run: Run, checkpoint: Checkpoint, tokens: Tensor, kept: Tensor) -> 
         yield LayerOutputs(
             (run.name, id, str(checkpoint.name), checkpoint.step, index),
             finite,
-            measures.u_centred(batches),
+            measures.u_centered(batches),
             measures.unit(batches),
-            measures.neighbours(batches),
+            measures.neighbors(batches),
         )
 
 
@@ -262,5 +264,5 @@ def _measured(a: LayerOutputs, b: LayerOutputs) -> tuple[float, float, float]:
     return (
         measures.cka(a.kernels, b.kernels),
         measures.procrustes(a.unit, b.unit),
-        measures.overlap(a.neighbours, b.neighbours),
+        measures.overlap(a.neighbors, b.neighbors),
     )

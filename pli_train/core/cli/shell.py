@@ -53,7 +53,7 @@ class Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that is named. Raises BadInput when there is none."""
         if args[0] not in self.commands and not ctx.resilient_parsing:  # which it is while a shell completes words
-            near = did_you_mean(args[0], self.commands)
+            near = did_you_mean(args[0], [name for name, command in self.commands.items() if not command.hidden])
             raise BadInput(f"{ctx.info_name} {args[0]}: no such command{near or _see(ctx)}")
         return super().resolve_command(ctx, args)
 
@@ -66,7 +66,7 @@ class App(typer.Typer):
         register = super().command(name, cls=cls, **settings)
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
-            register(_telling(function))
+            register(_with_common_options(function))
             return function
 
         return add
@@ -179,7 +179,7 @@ def _end(code: int, *lines: str) -> NoReturn:
     sys.exit(code)
 
 
-def _telling(command: Callable[..., None]) -> Callable[..., None]:
+def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command with the options that all of them have."""
 
     @wraps(command)
@@ -195,7 +195,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
                 _trace(error)
             raise
         if verbose:
-            _tell_of_cache()
+            _report_cache()
 
     own = inspect.signature(command, eval_str=True)
     added = [
@@ -206,7 +206,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return message
 
 
-def _tell_of_cache() -> None:
+def _report_cache() -> None:
     """Say how much of what was looked for in the cache was there."""
     from pli_train.core import cache
 

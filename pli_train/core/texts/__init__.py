@@ -21,17 +21,17 @@ import numpy as np
 from pli_train.core.errors import BadInput, counted
 from pli_train.core.texts.kinds import LEFT_OUT, NoText, remarks_on, texts_of
 
-PIECE = 2**22
+LONGEST_SEGMENT = 2**22
 """Characters of a piece; only a document that is longer is cut."""
 NEAR = 2**16
 """Characters before that place in which a line end is looked for."""
 BREAKS = (re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S)(?= \S)"))
 """Where a text may be cut so that words, and with them tokens, stay what they are: after a line, before a space."""
-TOLD = 3
+LISTED = 3
 """Names in a line on what is left out."""
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """A part of a document, in order; `last` in the one that ends it."""
 
     text: str
@@ -54,7 +54,7 @@ class File:
     column: str = ""
     option: str = ""
 
-    def documents(self) -> Iterator[tuple[str, Iterable[Piece]]]:
+    def documents(self) -> Iterator[tuple[str, Iterable[Segment]]]:
         """Name and pieces of each document in order; blank ones are among them.
 
         Raises:
@@ -161,15 +161,15 @@ class Texts:
         if count := sum(map(len, self.left_out.values())):
             message = []
             for kind, names in self.left_out.items():
-                more = ", …" if len(names) > TOLD else ""
-                message.append(f"{len(names)} {kind} ({', '.join(names[:TOLD])}{more})")
+                more = ", …" if len(names) > LISTED else ""
+                message.append(f"{len(names)} {kind} ({', '.join(names[:LISTED])}{more})")
             all_files = counted(len(self.files) + count, "file")
             lines.append(f"{self.root}: left out {count} of {all_files}: {'; '.join(message)}")
         if self.empty:
             lines.append(f"{self.root}: passed over {self.empty} of {counted(self.records, 'record')}, without text")
         return [*lines, *self._remarks]
 
-    def documents(self, chosen: np.ndarray) -> Iterator[Iterable[Piece]]:
+    def documents(self, chosen: np.ndarray) -> Iterator[Iterable[Segment]]:
         """The pieces of some documents, in order.
 
         Args:
@@ -230,8 +230,8 @@ def _unreadable(error: OSError) -> None:
     raise BadInput(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
-def segments(texts: Iterable[str]) -> Iterator[Piece]:
-    """A document that comes bit by bit, in pieces of PIECE characters at most.
+def segments(texts: Iterable[str]) -> Iterator[Segment]:
+    """A document that comes bit by bit, in pieces of LONGEST_SEGMENT characters at most.
 
     It is cut where tokens end in any case, if there is such a place: see BREAKS.
     """
@@ -240,21 +240,21 @@ def segments(texts: Iterable[str]) -> Iterator[Piece]:
     for text in texts:
         held.append(text)
         length += len(text)
-        while length > PIECE:
+        while length > LONGEST_SEGMENT:
             whole = "".join(held)
             cut = _break(whole)
-            yield Piece(whole[:cut], False)
+            yield Segment(whole[:cut], False)
             held, length = [whole[cut:]], length - cut
-    yield Piece("".join(held), True)
+    yield Segment("".join(held), True)
 
 
 def _break(text: str) -> int:
     """Where to cut a text that is longer than a piece."""
     for locations in BREAKS:
-        ends = [found.end() for found in locations.finditer(text, max(1, PIECE - NEAR), PIECE)]
+        ends = [found.end() for found in locations.finditer(text, max(1, LONGEST_SEGMENT - NEAR), LONGEST_SEGMENT)]
         if ends:
             return ends[-1]
-    return PIECE
+    return LONGEST_SEGMENT
 
 
 def _number(digest: bytes) -> int:

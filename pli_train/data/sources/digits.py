@@ -23,7 +23,7 @@ ROW = np.dtype([("pixels", np.float32, (1, 8, 8)), ("label", np.int64)])
 
 @dataclass(frozen=True)
 class ImageCorpus:
-    """A corpus of images, to be used where a tokenised text is.
+    """A corpus of images, to be used where a tokenized text is.
 
     Attributes:
         train, eval: 1-D arrays of ROW; pixels from -1 to 1, as (channels, height, width).

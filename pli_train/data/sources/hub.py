@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput, PliError
-from pli_train.core.texts import Piece, segments
+from pli_train.core.texts import Segment, segments
 from pli_train.core.texts.columns import Columns
 from pli_train.core.texts.kinds import NoText
 from pli_train.data.documents import Documents, fingerprint
@@ -57,7 +57,7 @@ class _Column:
     rows: Any
     name: str
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[Segment]:
         for text in self.rows[self.name]:
             yield from segments([text or ""])
 

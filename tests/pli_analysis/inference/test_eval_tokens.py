@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from pli_analysis.commands.disturbance import disturbance as disturbance_command
 from pli_analysis.commands.embed import embed
-from pli_analysis.commands.gradnorms import gradnorms
+from pli_analysis.commands.grad_norms import grad_norms
 from pli_analysis.commands.similarity import similarity
 from pli_analysis.inference import eval_tokens
 from pli_analysis.metrics.disturbance.disturbance import disturbance
@@ -57,7 +57,7 @@ def test_the_change_at_an_event_is_that_of_the_logged_losses(runs, family):
     found = disturbance(Run.open(runs[family]), blocks=99).events
     for step in (3, 6, 9):
         logged = values[run_folder.EVAL_LOSS_AFTER_EVENT][step][1] - values[run_folder.EVAL_LOSS][step][1]
-        assert found.set_index("step")["delta"][step] == pytest.approx(logged, abs=3e-6)
+        assert found.set_index("step")["loss_change"][step] == pytest.approx(logged, abs=3e-6)
 
 
 def test_special_tokens_of_a_text_are_not_predicted(runs, tmp_path):
@@ -92,7 +92,7 @@ def test_metrics_read_them_where_no_text_is_given(runs, family):
     torch.nn.functional.cross_entropy(logits, kept["labels"].flatten()).backward()
     whole = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None) ** 0.5
     table = recomputed(Run.open(run), None, 99).query("checkpoint == 'checkpoint-12' and part == 'total'")
-    assert table["norm"].item() == pytest.approx(whole, rel=1e-4)
+    assert table["grad_norm"].item() == pytest.approx(whole, rel=1e-4)
 
 
 def test_a_truncation_kept_in_a_tokenizer_does_not_cut_a_text(small_run, tmp_path):
@@ -169,9 +169,9 @@ def test_a_tokenizer_of_another_model_is_refused(runs, tmp_path):
 
 
 @pytest.mark.parametrize("more", [{"tokenizer": Path("x")}, {"text_column": "x"}])
-@pytest.mark.parametrize("command", [similarity, disturbance_command, embed, gradnorms])
+@pytest.mark.parametrize("command", [similarity, disturbance_command, embed, grad_norms])
 def test_options_of_a_text_need_one(small_run, command, more):
-    runs = small_run if command is gradnorms else [small_run]
+    runs = small_run if command is grad_norms else [small_run]
     with pytest.raises(BadInput, match="says how a text is read: use it with --text FILE"):
         command(runs, **more)
 

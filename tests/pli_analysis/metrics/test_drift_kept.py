@@ -34,7 +34,7 @@ def made(tmp_path, kept):
     run.move()
     run.save()
     run.move()
-    run.grow(Insert(at=0, index=1, initialiser="clone"))
+    run.grow(Insert(at=0, index=1, initializer="clone"))
     for _ in range(3):
         run.move()
         run.save()
@@ -54,7 +54,7 @@ def test_a_second_call_reads_no_weights(made, reads):
     assert len(set(reads)) == 7
     reads.clear()
     assert api.drift(Run.open(made.folder), "all").equals(first)
-    assert api.drift(Run.open(made.folder), "head").equals(first[first["level"] == "head"].reset_index(drop=True))
+    assert api.drift(Run.open(made.folder), "head").equals(first[first["part_type"] == "head"].reset_index(drop=True))
     assert reads == []
 
 
@@ -166,7 +166,7 @@ def test_no_file_stays_open(made):
     assert ours() == []
 
 
-def test_a_checkpoint_removed_while_all_is_kept_is_told_of(made, monkeypatch):
+def test_a_checkpoint_removed_while_all_is_kept_is_reported(made, monkeypatch):
     expected = api.drift(Run.open(made.folder))
     cached, gone = measurement._cached, made.folder / "checkpoint-4"
     monkeypatch.setattr(measurement, "_cached", lambda *key: (shutil.rmtree(gone, ignore_errors=True), cached(*key))[1])
@@ -178,7 +178,7 @@ def test_a_checkpoint_removed_while_all_is_kept_is_told_of(made, monkeypatch):
     assert len(api.drift(Run.open(made.folder))) < len(expected)
 
 
-def test_a_checkpoint_removed_once_all_is_measured_is_told_of(made, monkeypatch):
+def test_a_checkpoint_removed_once_all_is_measured_is_reported(made, monkeypatch):
     """The table asks for more of a checkpoint than its sums, which may be all that was looked at."""
     expected = api.drift(Run.open(made.folder))
     measure, gone = drift.measure, made.folder / "checkpoint-4"

@@ -122,7 +122,7 @@ def test_the_map_has_every_part_with_its_birth_and_donor(runs, family):
     table = embed(run).table
     assert set(table["walk"]) == {"run", "random"}
     mine = table[table["walk"] == "run"]
-    births = mine[mine["birth"]].set_index("part")
+    births = mine[mine["is_birth"]].set_index("part")
     assert births["step"].to_dict() == {"a": 0, "b": 3, "c": 6, "d": 6, "e": 9}
     for id, layer in run.lineage.layers.items():
         message = births.loc[id, "donor"]
@@ -162,7 +162,7 @@ def test_updates_are_differences_of_consecutive_checkpoints(runs, family):
 
 
 def test_since_birth_puts_every_birth_in_one_place(runs, family):
-    mine = embed(Run.open(runs[family]), since_birth=True).table.query("walk == 'run' and birth")
+    mine = embed(Run.open(runs[family]), since_birth=True).table.query("walk == 'run' and is_birth")
     assert np.ptp(mine[["x", "y"]].to_numpy(), axis=0) == pytest.approx([0, 0], abs=1e-9)
 
 
@@ -222,7 +222,7 @@ def test_the_figure_has_a_path_for_each_part_and_a_line_for_each_donor(method, o
     parts = found.table["part"].nunique()
     assert len(drawn.data) == 2 * (parts + 1)
     assert sum(trace.name == "cloned from" for trace in drawn.data) == 2
-    donors = found.table.query("walk == 'run' and birth")["donor"].notna().sum()
+    donors = found.table.query("walk == 'run' and is_birth")["donor"].notna().sum()
     assert len(drawn.data[0].x) == 3 * donors
 
 
@@ -263,7 +263,7 @@ def test_the_figure_has_a_view_for_each_method(runs, family):
             assert trace.meta["views"][method]["x"] == pytest.approx(rows[x].tolist(), rel=1e-6)
             assert trace.meta["views"][method]["y"] == pytest.approx(rows[y].tolist(), rel=1e-6)
     lines = drawn.data[0].meta["views"]["tsne"]["x"]
-    clones = found.table.query("walk == 'run' and birth and donor.notna()")
+    clones = found.table.query("walk == 'run' and is_birth and donor.notna()")
     assert lines[1::3] == pytest.approx(clones["x_tsne"].tolist(), rel=1e-6)
 
 
@@ -302,10 +302,10 @@ def test_each_method_has_a_caption_with_its_own_trustworthiness(runs, family):
     drawn = message.paths(run).figures[0]
     assert drawn.caption == drawn.captions["pca"]
     for method, caption in drawn.captions.items():
-        trust, neighbours = embed(run, method).trust[method]
-        assert f"Trustworthiness is {trust:.2f} over {neighbours} neighbours." in caption
+        trust, neighbors = embed(run, method).trust[method]
+        assert f"Trustworthiness is {trust:.2f} over {neighbors} neighbors." in caption
         assert ("of the variance" in caption) == (method == "pca")
-        assert ("t-SNE keeps neighbours" in caption) == (method == "tsne")
+        assert ("t-SNE keeps neighbors" in caption) == (method == "tsne")
 
 
 def test_a_run_with_too_few_points_has_a_line_and_no_map(small_run):
@@ -329,7 +329,7 @@ def test_the_projector_folder_is_what_tensorboard_reads(runs, tmp_path):
             assert [row["part"] for row in csv.DictReader(file, delimiter="\t")] == mine["part"].tolist()
 
 
-def test_the_command_tells_and_writes(runs, tmp_path):
+def test_the_command_prints_and_writes(runs, tmp_path):
     done = call(
         "pli-analyze",
         "embed",
@@ -361,7 +361,7 @@ def test_bad_input_gets_one_line(runs, small_run, text, tmp_path):
 def test_few_points_are_mapped_by_pca_with_a_line(small_run):
     done = call("pli-analyze", "embed", small_run, "--method", "tsne", "-f", "csv")
     assert done.returncode == 0
-    assert "so few points have no neighbours that tsne could keep: this is PCA" in done.stderr
+    assert "so few points have no neighbors that tsne could keep: this is PCA" in done.stderr
     assert embed(Run.open(small_run), further=["tsne", "umap"]).methods == ("pca",)
 
 

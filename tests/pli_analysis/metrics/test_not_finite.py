@@ -29,8 +29,8 @@ from tests.trainers import tokenizer
 DOWN, NORM, QUERY = (
     f"model.layers.1.{name}.weight" for name in ("mlp.down_proj", "input_layernorm", "self_attn.q_proj")
 )
-TOLD = "not finite, and left out: b.mlp.down_proj.weight at checkpoint-2"
-MEASURES = ["relative_l2", "cosine", "rms", "path"]
+LISTED = "not finite, and left out: b.mlp.down_proj.weight at checkpoint-2"
+MEASURES = ["relative_l2", "cosine_distance", "rms_change", "path_length"]
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +61,24 @@ def test_drift_of_everything_else_is_that_of_sound_weights(odd, plain):
     assert list(found["part"]) == list(sound["part"]) and list(found["step"]) == list(sound["step"])
     of_it = found["part"].isin(["b", "b.ffn", "b.mlp.down_proj.weight"])
     there = of_it & (found["step"] == 2)
-    assert there.sum() == 3 and found.loc[there, [*MEASURES, "speed", "spectral"]].isna().all(axis=None)
-    assert not found.loc[there, "absolute"].any()
+    assert there.sum() == 3 and found.loc[
+        there, [*MEASURES, "relative_update_rate", "relative_spectral_norm"]
+    ].isna().all(axis=None)
+    assert not found.loc[there, "is_absolute"].any()
     # Which way it took past that checkpoint is not known either; all else is.
-    known = [name for name in found.columns if name not in ("path", "efficiency", "speed")]
+    known = [name for name in found.columns if name not in ("path_length", "path_efficiency", "relative_update_rate")]
     pd.testing.assert_frame_equal(found.loc[~there, known], sound.loc[~there, known])
     pd.testing.assert_frame_equal(found[~of_it], sound[~of_it])
-    assert found.loc[of_it & (found["step"] >= 2), "path"].isna().all()
-    assert drift_metric.unknown(Run.open(odd)) == [TOLD] and drift_metric.unknown(Run.open(plain)) == []
+    assert found.loc[of_it & (found["step"] >= 2), "path_length"].isna().all()
+    assert drift_metric.unknown(Run.open(odd)) == [LISTED] and drift_metric.unknown(Run.open(plain)) == []
 
 
 def test_a_birth_that_is_not_finite_leaves_no_distance_from_it(plain, tmp_path):
     run = Run.open(changed(plain, tmp_path / "odd", spoilt(QUERY), only=(1,)))
     table = api.drift(run, "all", gauge=True).set_index("part")
-    assert table.loc[["b", "b.h0"], "relative_l2"].isna().all() and table.loc["b.h0", "qk"].isna().all()
+    assert table.loc[["b", "b.h0"], "relative_l2"].isna().all() and table.loc["b.h0", "qk_distance"].isna().all()
     assert table.loc[["a", "b.ffn", "b.h1", "b.norms"], "relative_l2"].notna().all()
-    assert table.loc["b.h1", ["qk", "ov"]].notna().all(axis=None)
+    assert table.loc["b.h1", ["qk_distance", "ov_distance"]].notna().all(axis=None)
 
 
 def by_hand(points, folder):
@@ -103,7 +105,7 @@ def test_a_map_has_every_other_point_where_distances_put_it(odd, plain):
 
 
 @pytest.mark.parametrize("space", ["updates", "function"])
-def test_other_spaces_leave_out_what_is_told_from_it(space, odd, text):
+def test_other_spaces_leave_out_points_derived_from_it(space, odd, text):
     found = embedding.embed(Run.open(odd), space=space, text=text if space == "function" else None)
     drawn = found.table[found.table["walk"] == "run"]
     kept = [step for part, step in zip(drawn["part"], drawn["step"], strict=True) if part == "b"]
@@ -151,8 +153,8 @@ def test_likeness_is_empty_where_outputs_are_not_finite(odd, plain, text):
     over = similarity.similarity(Run.open(odd), None, text, over_time=True)
     sound = similarity.similarity(Run.open(plain), None, text, over_time=True)
     there = (over["layer_a"] == "b") & (over["step_a"] == 2)
-    assert over.loc[there, ["cka", "procrustes", "neighbours"]].isna().all(axis=None)
-    columns = ["layer_a", "step_a", "cka", "procrustes", "neighbours"]
+    assert over.loc[there, ["cka", "procrustes", "neighbors"]].isna().all(axis=None)
+    columns = ["layer_a", "step_a", "cka", "procrustes", "neighbors"]
     pd.testing.assert_frame_equal(over.loc[~there, columns], sound.loc[~there, columns])
     assert similarity.unknown(over) == ["outputs are not finite, and left out: of b at checkpoint-2"]
     assert similarity.unknown(sound) == []
@@ -177,13 +179,13 @@ def test_the_first_state_alone_is_blamed_where_it_is_the_one(plain, text, tmp_pa
 def test_gradients_are_empty_where_they_are_not_finite(odd, plain, text):
     found, sound = (recomputed.recomputed(Run.open(folder), text) for folder in (odd, plain))
     there = found["step"] == 2
-    assert found.loc[there, "norm"].isna().all()
+    assert found.loc[there, "grad_norm"].isna().all()
     pd.testing.assert_frame_equal(found[~there], sound[~there])
     assert recomputed.unknown(found) == ["gradients are not finite, and left out: at checkpoint-2"]
     assert recomputed.unknown(sound) == []
 
 
-def test_disturbance_tells_of_weights_that_make_no_loss(plain, text, tmp_path):
+def test_disturbance_reports_weights_that_make_no_loss(plain, text, tmp_path):
     """Layer b gets a copy above it at step 3; the state right after is not finite."""
     folder = Path(shutil.copytree(plain, tmp_path / "grown"))
     (folder / "checkpoint-3").rename(folder / "checkpoint-3-before")
@@ -196,11 +198,11 @@ def test_disturbance_tells_of_weights_that_make_no_loss(plain, text, tmp_path):
         model.save_pretrained(folder / f"checkpoint-{step}")
     tokenizer().save_pretrained(folder / "checkpoint-3")
     sound = disturbance.disturbance(Run.open(folder), text=text, blocks=4)
-    assert sound.events["delta"].notna().all() and not any("finite" in note for note in sound.notes)
+    assert sound.events["loss_change"].notna().all() and not any("finite" in note for note in sound.notes)
     found = disturbance.disturbance(
         Run.open(changed(folder, tmp_path / "odd", spoilt(DOWN), only=(3,))), text=text, blocks=4
     )
-    assert found.events["delta"].isna().tolist() == [True]
+    assert found.events["loss_change"].isna().tolist() == [True]
     assert any(note.endswith("right before or after step 3 that make no finite loss") for note in found.notes)
 
 

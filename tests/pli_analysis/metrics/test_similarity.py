@@ -70,7 +70,7 @@ def test_cka_equals_the_sum_of_slow_estimates_over_batches(case):
     )
     if min(mine, theirs) < 1e-6:
         return
-    found = cka.cka(cka.u_centred(first), cka.u_centred(second))
+    found = cka.cka(cka.u_centered(first), cka.u_centered(second))
     assert found == pytest.approx(across / np.sqrt(mine * theirs), rel=1e-6, abs=1e-8)
 
 
@@ -90,7 +90,7 @@ def test_independent_gaussians_are_alike_to_the_biased_measure_and_not_to_this_o
     generator = np.random.default_rng(0)
     draws = [generator.normal(size=(2, 1, 128, 768)) for _ in range(10)]
     assert np.mean([biased(x[0], y[0]) for x, y in draws]) == pytest.approx(0.86, abs=0.01)
-    found = [cka.cka(cka.u_centred(x), cka.u_centred(y)) for x, y in draws]
+    found = [cka.cka(cka.u_centered(x), cka.u_centered(y)) for x, y in draws]
     assert np.mean(found) == pytest.approx(0, abs=0.02)
     assert min(found) < 0 < max(found)  # never clipped
 
@@ -102,11 +102,11 @@ def test_turning_and_stretching_change_nothing(case, scale, seed):
     width = second.shape[-1]
     turn = ortho_group.rvs(width, random_state=seed) if width > 1 else -np.eye(1)
     turned = scale * second @ turn
-    moved = turned + 5  # neighbours are by cosine, which sees where the origin is; the other two do not
+    moved = turned + 5  # neighbors are by cosine, which sees where the origin is; the other two do not
     for prepare, measure, other in (
-        (cka.u_centred, cka.cka, moved),
+        (cka.u_centered, cka.cka, moved),
         (cka.unit, cka.procrustes, moved),
-        (cka.neighbours, cka.overlap, turned),
+        (cka.neighbors, cka.overlap, turned),
     ):
         before, after = (measure(prepare(first), prepare(each)) for each in (second, other))
         assert after == pytest.approx(before, rel=1e-5, abs=1e-6, nan_ok=True)
@@ -114,9 +114,9 @@ def test_turning_and_stretching_change_nothing(case, scale, seed):
 
 def test_the_same_is_wholly_alike():
     x = np.random.default_rng(0).normal(size=(3, 20, 8))
-    assert cka.cka(cka.u_centred(x), cka.u_centred(x)) == pytest.approx(1)
+    assert cka.cka(cka.u_centered(x), cka.u_centered(x)) == pytest.approx(1)
     assert cka.procrustes(cka.unit(x), cka.unit(x)) == pytest.approx(1)
-    assert cka.overlap(cka.neighbours(x), cka.neighbours(x)) == 1
+    assert cka.overlap(cka.neighbors(x), cka.neighbors(x)) == 1
 
 
 @settings(max_examples=50, deadline=None)
@@ -133,29 +133,29 @@ def test_procrustes_equals_what_scipy_makes_of_it(case):
 
 @settings(max_examples=50, deadline=None)
 @given(pairs())
-def test_neighbours_equal_those_of_scikit_learn(case):
+def test_neighbors_equal_those_of_scikit_learn(case):
     from sklearn.neighbors import NearestNeighbors
 
     first, second = case
-    k = cka.neighbours_of(first.shape[1])
+    k = cka.neighbors_of(first.shape[1])
     shares = []
     for x, y in zip(first, second, strict=True):
         one, two = (NearestNeighbors(n_neighbors=k, metric="cosine").fit(each).kneighbors()[1] for each in (x, y))
         shares += [len(set(a) & set(b)) / k for a, b in zip(one, two, strict=True)]
     if min(first.shape[-1], second.shape[-1]) == 1:
-        return  # in one dimension cosines are ±1, and which of equal neighbours comes first is nobody's business
-    assert cka.overlap(cka.neighbours(first), cka.neighbours(second)) == pytest.approx(np.mean(shares))
+        return  # in one dimension cosines are ±1, and which of equal neighbors comes first is nobody's business
+    assert cka.overlap(cka.neighbors(first), cka.neighbors(second)) == pytest.approx(np.mean(shares))
 
 
-def test_independent_layers_share_as_many_neighbours_as_chance_gives():
+def test_independent_layers_share_as_many_neighbors_as_chance_gives():
     generator = np.random.default_rng(0)
-    first, second = (cka.neighbours(generator.normal(size=(40, 64, 16))) for _ in range(2))
+    first, second = (cka.neighbors(generator.normal(size=(40, 64, 16))) for _ in range(2))
     assert cka.overlap(first, second) == pytest.approx(10 / 63, abs=0.02)
 
 
 def test_what_does_not_vary_has_no_cka():
     flat, other = np.ones((2, 6, 3)), np.random.default_rng(0).normal(size=(2, 6, 3))
-    assert np.isnan(cka.cka(cka.u_centred(flat), cka.u_centred(other)))
+    assert np.isnan(cka.cka(cka.u_centered(flat), cka.u_centered(other)))
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -176,15 +176,15 @@ def sister(config_of, tmp_path_factory):
     return folder
 
 
-def test_every_pair_of_a_run_is_told_once_and_a_layer_is_wholly_like_itself(runs, family, text):
+def test_every_pair_of_a_run_is_reported_once_and_a_layer_is_wholly_like_itself(runs, family, text):
     run = Run.open(runs[family])
     table = similarity(run, None, text, blocks=12)
     depth = len(run.lineage.stack)
     assert len(table) == depth * (depth + 1) // 2
     same = table[table["layer_a"] == table["layer_b"]]
-    assert np.allclose(same[["cka", "procrustes", "neighbours"]], 1)
-    assert table[["procrustes", "neighbours"]].min(axis=None) >= 0
-    assert table[["cka", "procrustes", "neighbours"]].max(axis=None) <= 1 + 1e-9
+    assert np.allclose(same[["cka", "procrustes", "neighbors"]], 1)
+    assert table[["procrustes", "neighbors"]].min(axis=None) >= 0
+    assert table[["cka", "procrustes", "neighbors"]].max(axis=None) <= 1 + 1e-9
     assert (table["index_a"] <= table["index_b"]).all()
     assert set(table["step_a"]) == {STEPS}
 
@@ -204,7 +204,7 @@ def test_the_table_equals_a_slow_reference(runs, family, text):
     stack = run.lineage.stack
     row = table.loc[(stack[0], stack[2])]
     assert row["cka"] == pytest.approx(sums[0] / np.sqrt(sums[1] * sums[2]), rel=1e-5)
-    assert (row["sequences"], row["tokens"]) == (8, 128)
+    assert (row["sequences"], row["compared_tokens"]) == (8, 128)
 
 
 def test_over_time_every_layer_begins_wholly_like_itself(runs, family, text):
@@ -212,7 +212,7 @@ def test_over_time_every_layer_begins_wholly_like_itself(runs, family, text):
     table = similarity(run, None, text, blocks=8, over_time=True)
     first = table.drop_duplicates("layer_a").set_index("layer_a")
     assert first["step_a"].to_dict() == {"a": 0, "b": 3, "c": 6, "d": 6, "e": 9}
-    assert np.allclose(first[["cka", "procrustes", "neighbours"]], 1)
+    assert np.allclose(first[["cka", "procrustes", "neighbors"]], 1)
     assert (table["layer_a"] == table["layer_b"]).all()
     assert (table[table["step_a"] > table["step_b"]]["cka"] < 1 - 1e-6).all()
 
@@ -278,7 +278,7 @@ def test_the_command_writes_table_and_page(runs, text, tmp_path):
     assert (tmp_path / "s.html").stat().st_size > 1_500_000
 
 
-def test_runs_with_other_tokenizers_are_told_which_and_what_to_do(runs, text, tmp_path):
+def test_runs_with_other_tokenizers_are_refused_with_what_to_do(runs, text, tmp_path):
     own = json.loads((runs["gpt2"] / "tokenizer" / "tokenizer.json").read_text())
     own["normalizer"] = {"type": "Lowercase"}
     other = Path(shutil.copytree(runs["gpt2"], tmp_path / "other"))
@@ -296,7 +296,7 @@ def test_runs_with_other_tokenizers_are_told_which_and_what_to_do(runs, text, tm
     assert len(similarity(one, two, named, blocks=8))
 
 
-def test_runs_with_blocks_of_other_lengths_are_told_so(runs, text, tmp_path):
+def test_runs_with_blocks_of_other_lengths_are_reported_so(runs, text, tmp_path):
     other = Path(shutil.copytree(runs["gpt2"], tmp_path / "other"))
     record = json.loads((other / run_folder.RUN).read_text())
     record["config"]["train"]["block_size"] //= 2

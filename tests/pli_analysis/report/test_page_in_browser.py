@@ -158,7 +158,7 @@ def test_the_map_switches_its_method_and_nothing_moves(opened, report, runs, fam
     tsne = seen()
     assert [*tsne[:2]] == locations("x_tsne", "y_tsne")
     assert tsne[2] == ["t-SNE 1", "t-SNE 2"] * 2
-    assert tsne[3] == ["t-SNE"] and "t-SNE keeps neighbours" in tsne[4] and "of the variance" not in tsne[4]
+    assert tsne[3] == ["t-SNE"] and "t-SNE keeps neighbors" in tsne[4] and "of the variance" not in tsne[4]
     assert tsne[5] == pca[5], "something moved"
     buttons["PCA"].press("Enter")
     assert seen() == (pytest.approx(pca[0]), pytest.approx(pca[1]), *pca[2:])
@@ -191,7 +191,7 @@ def test_two_maps_stand_side_by_side_or_one_above_the_other_with_no_words_in_wor
 
 
 @pytest.mark.parametrize(("width", "share"), [(360, 0.6), (1200, 0.7)])
-def test_heat_maps_have_their_room_and_their_colours_are_told(opened, report, width, share):
+def test_heat_maps_have_their_room_and_their_colors_are_explained(opened, report, width, share):
     """Beside the map where there is room for both, below it where there is not; all of it within the drawing."""
     tab, _, _ = opened(report, width)
     found = tab.evaluate("""() => [...document.querySelectorAll(".drawing")]

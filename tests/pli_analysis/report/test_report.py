@@ -12,7 +12,7 @@ import pytest
 
 from pli_analysis import api
 from pli_analysis.figures import loss as loss_figure
-from pli_analysis.figures.palette import COLOURS, DASHES, line_of
+from pli_analysis.figures.palette import COLORS, DASHES, line_of
 from pli_analysis.metrics.lineage import layers, locations
 from pli_analysis.metrics.maps import projections
 from pli_analysis.report import content, drift, overview, page, similarity, terminal
@@ -82,13 +82,13 @@ def test_every_section_is_there_with_its_figures(runs, family):
         "disturbance",
         "drift",
         "map",
-        "gradnorms",
+        "grad-norms",
         "provenance",
     ]
     figures = [figure for section in message.sections for figure in section.figures]
     assert [figure.id for figure in figures] == [
         *("loss", "lineage"),
-        *("drift-map", "drift-curves", "drift-cosine", "map", "gradnorms"),
+        *("drift-map", "drift-curves", "drift-cosine", "map", "grad-norms"),
     ]
     assert all(figure.caption.endswith(".") and len(figure.table) for figure in figures)
     text = page.html(message)
@@ -99,7 +99,7 @@ def test_every_section_is_there_with_its_figures(runs, family):
 def test_the_summary_says_what_sections_found_and_they_say_how(runs, family):
     summary, *sections = content.build(Run.open(runs[family])).sections
     message = {section.id: section for section in sections}
-    assert {"loss", "lineage", "drift", "gradnorms"} <= {id for id, *_ in summary.findings}
+    assert {"loss", "lineage", "drift", "grad-norms"} <= {id for id, *_ in summary.findings}
     for id, title, headline in summary.findings:
         assert (message[id].title, message[id].headline) == (title, headline)
         assert any(headline in figure.caption for figure in message[id].figures)
@@ -155,7 +155,7 @@ def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path
     assert "No growth: the stack stayed a." in capsys.readouterr().out
 
 
-def test_the_terminal_tells_the_same_findings(runs, family, capsys):
+def test_the_terminal_prints_the_same_findings(runs, family, capsys):
     message = content.build(Run.open(runs[family]))
     terminal.show(message)
     printed = capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_tables_come_out_in_every_format(runs, family):
     assert render(pd.DataFrame({"x": ["a|b"]}), Format.MD).splitlines()[-1] == "| a\\|b |"
 
 
-def test_places_follow_the_stack():
+def test_indices_follow_the_stack():
     lineage = Lineage.begin(1, heads=1)
     lineage.insert(0, 10, "random")
     lineage.insert(1, 10, "random")
@@ -192,11 +192,11 @@ def test_thinning_keeps_extremes_and_ends_of_the_range():
     assert (np.diff(kept) > 0).all()
 
 
-def test_a_layer_keeps_its_look_and_the_first_32_differ():
+def test_a_layer_keeps_its_style_and_the_first_32_differ():
     from pli_train.core.lineage import layer_id
 
-    looks = [tuple(line_of(layer_id(n)).values()) for n in range(len(COLOURS) * len(DASHES))]
-    assert len(set(looks)) == len(looks)
+    styles = [tuple(line_of(layer_id(n)).values()) for n in range(len(COLORS) * len(DASHES))]
+    assert len(set(styles)) == len(styles)
 
 
 def test_lineage_comes_as_a_tree_and_as_a_page(runs, family, tmp_path):
@@ -213,7 +213,7 @@ def test_lineage_comes_as_a_tree_and_as_a_page(runs, family, tmp_path):
     assert (tmp_path / "tree.txt").read_text() == done.stdout
 
 
-def test_layers_that_did_not_move_are_not_told_to_be_far(tmp_path):
+def test_layers_that_did_not_move_are_not_reported_as_far(tmp_path):
     made = Drifting(tmp_path / "run", "gpt2")
     made.step = 1
     made.save()
@@ -222,7 +222,7 @@ def test_layers_that_did_not_move_are_not_told_to_be_far(tmp_path):
     assert captions[2].startswith("No layer has turned from its birth weights.")
 
 
-def test_numbers_that_differ_are_told_with_digits_that_differ(tmp_path):
+def test_numbers_that_differ_are_reported_with_digits_that_differ(tmp_path):
     """Both layers are stretched alike, but for one weight of one of them."""
     made = Drifting(tmp_path / "run", "gpt2")
     made.stretch(1.5)
@@ -258,4 +258,4 @@ def test_captions_say_that_it_is_one_run_and_of_how_much(runs, family):
     assert captions["map"].endswith(f"One run, 5 layers, {points} points.")
     losses = [len(run.scalars.of(tag).steps) for tag in (run_folder.LOSS, run_folder.EVAL_LOSS)]
     assert captions["loss"].endswith(f"One run, {losses[0]} train losses, {losses[1]} eval losses.")
-    assert re.search(r"One run, \d+ parts, \d+ measurements\.", captions["gradnorms"])
+    assert re.search(r"One run, \d+ parts, \d+ measurements\.", captions["grad-norms"])

@@ -70,7 +70,7 @@ def test_each_section_finds_something_and_says_how(message):
     assert all(len(figure.table) and figure.caption.endswith(".") for figure in figures)
 
 
-def test_the_page_is_the_same_bytes_and_tells_of_all(message, seeds):
+def test_the_page_is_the_same_bytes_and_covers_all_runs(message, seeds):
     assert page.html(message) == page.html(message)
     table = message.sections[0].tables[0][1].set_index("run")
     assert list(table.index) == list(seeds) and table["group"].tolist() == ["grown", "grown", "full"]
@@ -89,20 +89,20 @@ def test_events_of_all_runs_are_in_one_table(message, seeds):
         assert mine["step"].tolist() == sorted({event.step for event in run.lineage.events})
         alone = api.disturbance(run).events.set_index("step")["loss_after"]
         assert mine.set_index("step")["loss_after"].to_dict() == pytest.approx(alone.to_dict(), nan_ok=True)
-        assert mine["height"].between(0, 1).all() and (mine["initialiser"] == "clone-noise").all()
+        assert mine["height"].between(0, 1).all() and (mine["initializer"] == "clone-noise").all()
     assert "full" not in set(events["run"])
 
 
 def test_spikes_of_all_runs_are_in_one_figure():
     events = pd.DataFrame({"run": ["r", "r", "q"], "step": [1, 2, 1], "event": ["+b", "+c", "+b"]})
-    events = events.assign(initialiser=["clone", "random", "clone"], height=[0.0, 1.0, 0.5], spike=[0.1, 0.2, 0.3])
+    events = events.assign(initializer=["clone", "random", "clone"], height=[0.0, 1.0, 0.5], spike=[0.1, 0.2, 0.3])
     first, second = disturbance.spikes(events).data
     assert (first.name, list(first.x), list(first.y)) == ("r", [0.0, 1.0], [0.1, 0.2])
     assert first.marker.symbol[0] == second.marker.symbol[0] != first.marker.symbol[1]
     assert first.marker.color != second.marker.color
 
 
-def test_what_configs_differ_in_is_told_by_what_it_means(seeds, tmp_path):
+def test_differences_between_configs_are_sorted_by_meaning(seeds, tmp_path):
     opened = {name: Run.open(path) for name, path in seeds.items()}
     table = metric.differences(opened)
     assert dict(zip(table["key"], table["kind"], strict=True)) == {
@@ -189,13 +189,15 @@ def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tm
     rows = {row["group"]: row for row in json.loads(done.stdout)}
     (loss,) = (name for name in rows["full"] if name.startswith("eval/loss at "))
     assert [rows[name][loss] for name in ("full", "grown")] == pytest.approx(expected["loss"])
-    assert [rows["grown"][name] for name in ("difference", "low", "high")] == pytest.approx(expected["difference"])
+    assert [rows["grown"][name] for name in ("difference", "difference_low", "difference_high")] == pytest.approx(
+        expected["difference"]
+    )
     assert (rows["grown"]["pairing"], rows["grown"]["pairs"], rows["grown"]["runs"]) == ("seed", 2, 2)
     ups = json.loads(asked_for("compare", *paired, "--by", by, "--speed-ups", "--format", "json").stdout)
     up = next(row for row in ups if row["group"] == "grown")
-    assert up["level"] == expected["level"]
-    assert [up[name] for name in ("speed_up", "low", "high")] == pytest.approx(expected["speed_up"])
-    assert rows["grown"][f"speed-up to {up['level']:g}"] == up["speed_up"]
+    assert up["loss_level"] == expected["level"]
+    assert [up[name] for name in ("speed_up", "speed_up_low", "speed_up_high")] == pytest.approx(expected["speed_up"])
+    assert rows["grown"][f"speed-up to {up['loss_level']:g}"] == up["speed_up"]
 
     # … the caption of the speed-up, …
     found = compare.compared(curve_metric.read(paired), by)
@@ -226,7 +228,7 @@ def test_what_is_for_one_run_is_refused_for_several(seeds, option, tmp_path):
     refused(call("pli-analyze", "report", *words), f"{option}: is for a report of one run, and here are 2")
 
 
-def test_two_runs_of_one_name_are_told_apart_by_the_folders_above(seeds, tmp_path):
+def test_two_runs_of_one_name_are_distinguished_by_the_folders_above(seeds, tmp_path):
     other = Path(shutil.copytree(seeds["full"], tmp_path / "full"))
     rows = json.loads(asked_for("compare", seeds["full"], f"g={other}", "--runs", "--format", "json").stdout)
     assert {row["run"] for row in rows} == {f"{path.parent.name}/full" for path in (seeds["full"], other)}

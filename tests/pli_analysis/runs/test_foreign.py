@@ -79,7 +79,9 @@ def test_drift_of_a_trainers_output_is_the_one_computed_by_hand(made):
     for row in rows:
         by_hand = relative_l2(made, EVERY, int(row["step"]), "ab".index(row["layer"]))
         assert float(row["relative_l2"]) == pytest.approx(by_hand, rel=1e-6)
-    assert all(float(row["speed"]) > 0 for row in rows if row["step"] != "4")  # Trainer's own learning rates
+    assert all(
+        float(row["relative_update_rate"]) > 0 for row in rows if row["step"] != "4"
+    )  # Trainer's own learning rates
 
 
 def test_the_other_commands_read_it_too(made, text, tmp_path):
@@ -94,7 +96,7 @@ def test_the_other_commands_read_it_too(made, text, tmp_path):
         ["similarity", made, "--over-time", "--text", text],
         ["similarity", made / "checkpoint-4", made / "checkpoint-12", "--text", text],
         ["embed", made, "--of", "head"],
-        ["gradnorms", made, "--recompute", "--text", text],
+        ["grad-norms", made, "--recompute", "--text", text],
         ["lineage", made, "--confidence"],
     ):
         done = call("pli-analyze", *words)
@@ -138,7 +140,7 @@ def test_shards_are_read_like_one_file(made, output):
     for checkpoint in output.glob("checkpoint-*"):
         sharded(checkpoint)
         assert not (checkpoint / run_folder.WEIGHTS).exists()
-    columns = ["part", "step", "relative_l2", "cosine", "path"]
+    columns = ["part", "step", "relative_l2", "cosine_distance", "path_length"]
     assert api.drift(Run.open(output))[columns].equals(api.drift(Run.open(made))[columns])
 
 
@@ -184,7 +186,7 @@ def test_one_model_is_a_run_of_one_checkpoint(made):
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory):
     """Trainer's output that grew at steps 2 and 6, of whose checkpoints rotation left those of 8 and 10."""
-    growth = GrowthCallback("2@1 6@0", initialiser="clone")
+    growth = GrowthCallback("2@1 6@0", initializer="clone")
     trainer = trainer_of("gpt2", tmp_path_factory.mktemp("grown") / "out", growth, save_steps=2, save_total_limit=2)
     trainer.train()
     return Path(trainer.args.output_dir)
@@ -217,7 +219,7 @@ def relative_l2_of(start, index, end, later):
     return np.linalg.norm(now - was) / np.linalg.norm(was)
 
 
-def test_without_the_states_around_events_nothing_is_told_of_a_wrong_step(grown, tmp_path):
+def test_without_the_states_around_events_nothing_is_reported_for_a_wrong_step(grown, tmp_path):
     bare = Path(shutil.copytree(grown, tmp_path / "out", ignore=shutil.ignore_patterns("_growth")))
     opened = Run.open(bare)
     assert [event.step for event in opened.lineage.events] == [2, 6]
@@ -227,14 +229,16 @@ def test_without_the_states_around_events_nothing_is_told_of_a_wrong_step(grown,
     )
     assert "no states right before and after step 2, 6" in opened.notes[1]
     found = api.disturbance(opened)
-    assert found.events["step"].tolist() == [2, 6] and found.events["delta"].isna().all() and not len(found.layers)
+    assert (
+        found.events["step"].tolist() == [2, 6] and found.events["loss_change"].isna().all() and not len(found.layers)
+    )
     table = api.drift(opened)
     assert (table[table["step"] == 8]["relative_l2"] == 0).all() and set(table[table["part"] == "c"]["age"]) == {6, 8}
     page = call("pli-analyze", "report", bare).stdout
     assert "grew from 2 to 4 layers over 10 steps" in page and "no checkpoint has the birth weights" in page.lower()
 
 
-def test_heads_and_units_that_came_between_checkpoints_are_told(tmp_path):
+def test_heads_and_units_that_came_between_checkpoints_are_reported(tmp_path):
     events = [{"at": 2, "operator": "heads", "to": 4}, {"at": 2, "operator": "ffn", "to": 56}]
     growth = GrowthCallback(events, initial_heads=2, keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=4, max_steps=4).train()
@@ -256,17 +260,17 @@ def test_models_that_lost_their_steps_are_no_earlier_than_their_last_events(grow
 
 
 def test_a_state_that_trainer_saved_at_an_event_is_the_one_before_it(grown, tmp_path):
-    growth = GrowthCallback("2@1", initialiser="random", keep=0)
+    growth = GrowthCallback("2@1", initializer="random", keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=1, max_steps=4).train()
     assert not (tmp_path / "out" / "_growth").exists()
     opened = Run.open(tmp_path / "out")
     names = [str(checkpoint.name) for checkpoint in opened.checkpoints]
     assert names == ["checkpoint-1", "checkpoint-2-before", "checkpoint-3", "checkpoint-4"]
     found = api.disturbance(opened, window=1)
-    assert found.events["delta"].isna().all() and not len(found.layers)  # only one side of the event is there
+    assert found.events["loss_change"].isna().all() and not len(found.layers)  # only one side of the event is there
 
 
-def test_what_one_checkpoint_lost_of_its_lineage_the_later_ones_tell(grown, tmp_path):
+def test_lineage_lost_in_one_checkpoint_is_read_from_later_ones(grown, tmp_path):
     copy = Path(shutil.copytree(grown, tmp_path / "out"))
     whole = [(str(c.name), c.lineage.to_json()) for c in Run.open(grown).checkpoints]
     for lost in ("_growth/checkpoint-2", "_growth/checkpoint-6-before", "checkpoint-8"):
@@ -275,12 +279,12 @@ def test_what_one_checkpoint_lost_of_its_lineage_the_later_ones_tell(grown, tmp_
     assert opened.confidence is None
     assert [(str(c.name), c.lineage.to_json()) for c in opened.checkpoints] == whole
     assert opened.notes == [
-        "no lineage.json in checkpoint-2, checkpoint-6-before, checkpoint-8: later checkpoints tell their history"
+        "no lineage.json in checkpoint-2, checkpoint-6-before, checkpoint-8: later checkpoints hold their history"
     ]
 
 
 def test_a_state_at_an_event_that_lost_its_lineage_is_placed_by_its_layers(tmp_path):
-    growth = GrowthCallback("2@1", initialiser="random", keep=0)
+    growth = GrowthCallback("2@1", initializer="random", keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=1, max_steps=4).train()
     (tmp_path / "out" / "checkpoint-2" / run_folder.LINEAGE).unlink()
     opened = Run.open(tmp_path / "out")
@@ -296,8 +300,8 @@ def test_after_the_last_lineage_that_is_there_layers_are_followed_by_weights(gro
     assert [str(c.lineage) for c in opened.checkpoints][:4] == ["a b"] * 2 + ["a c b"] * 2
     # The newborn is equal to its donor at first: only that both are there can be known.
     assert all(sorted(c.lineage.stack) == ["a", "b", "c", "d"] for c in opened.checkpoints[4:])
-    told = Lineage.read(grown / "lineage.json").layers
-    assert opened.lineage.layers["c"] == told["c"] and opened.lineage.layers["d"].birth.step == 6
+    found = Lineage.read(grown / "lineage.json").layers
+    assert opened.lineage.layers["c"] == found["c"] and opened.lineage.layers["d"].birth.step == 6
     lost = "checkpoint-6, checkpoint-8, checkpoint-10"
     assert f"no lineage.json in {lost}: inferred from weights, from checkpoint-6-before on" in opened.notes
     assert set(opened.confidence["step"]) == {6, 8, 10}
@@ -350,7 +354,7 @@ def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
     ("layers", "message"),
     [
         (["a"], "has a layer 1 that {path} does not know"),
-        (["a", "b", "c"], "its weights have nothing of layer c, which {path} tells of"),
+        (["a", "b", "c"], "its weights have nothing of layer c, which {path} has"),
     ],
 )
 def test_a_lineage_that_does_not_fit_is_named(made, tmp_path, layers, message):
@@ -366,8 +370,8 @@ def test_notes_on_several_runs_name_theirs(made, tmp_path):
         shutil.copytree(made, tmp_path / name)
     done = call("pli-analyze", "report", tmp_path / "one", tmp_path / "two")
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stderr.splitlines() if "lineage inferred from weights" in line]
-    assert [line.split(": ")[0] for line in told] == ["one", "two"]
+    found = [line for line in done.stderr.splitlines() if "lineage inferred from weights" in line]
+    assert [line.split(": ")[0] for line in found] == ["one", "two"]
 
 
 # --- refused --------------------------------------------------------------------------------------------------------

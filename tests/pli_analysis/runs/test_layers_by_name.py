@@ -80,7 +80,7 @@ def test_layers_are_found_followed_and_measured(layout, tmp_path):
     for index, id in enumerate(run.lineage.stack):
         assert found[id] == pytest.approx(by_hand(states[0], states[2], f"{path}.{index}."), rel=1e-6)
     every = api.drift(run, "all")
-    assert set(every["level"]) == {"layer"}
+    assert set(every["part_type"]) == {"layer"}
     matrices = api.drift(run, "matrix", spectral=True).query("step == 3")
     assert len(matrices) == len(shapes)
 
@@ -106,7 +106,7 @@ def test_swapped_layers_are_found(tmp_path):
     assert Run.open(written(tmp_path, states)).lineage.stack == ["c", "b", "a"]
 
 
-def test_layers_of_a_hybrid_are_no_kin_across_kinds(tmp_path):
+def test_layers_of_a_hybrid_are_not_matched_across_kinds(tmp_path):
     from pli_analysis.runs.inferred_lineage import Weights, distances
 
     run = Run.open(written(tmp_path, moving(HYBRID)))
@@ -146,7 +146,7 @@ def test_similarity_by_weights_is_the_cosine_of_matrices(layout, over_time, tmp_
             state = states[step - 1].items()
             pair.append({n.removeprefix(prefix): t.astype(float) for n, t in state if n.startswith(prefix)})
         cosine, count = cosine_by_hand(*pair)
-        assert (row.cosine, row.matrices) == (pytest.approx(cosine, abs=1e-6), count)
+        assert (row.cosine_similarity, row.matrices) == (pytest.approx(cosine, abs=1e-6), count)
 
 
 def test_the_map_of_layers_keeps_their_distances(tmp_path):
@@ -172,7 +172,7 @@ def test_the_map_of_layers_keeps_their_distances(tmp_path):
         points_of(run, "heads")
 
 
-def test_of_lists_of_equal_standing_one_is_taken_and_the_others_are_told(tmp_path):
+def test_of_equally_ranked_lists_one_is_taken_and_the_others_are_reported(tmp_path):
     towers = {f"{tower}.layers.{n}.w": (8, 8) for tower in ("text", "vision") for n in range(2)}
     written(tmp_path, moving(towers | {"vision.layers.2.w": (8, 8)}))
     run = Run.open(tmp_path)
@@ -187,7 +187,7 @@ def test_of_lists_of_equal_standing_one_is_taken_and_the_others_are_told(tmp_pat
         _ = Run.open(tmp_path, stack="text.layer").lineage
 
 
-def test_stages_of_one_block_are_told_and_can_be_chosen(tmp_path):
+def test_stages_of_one_block_are_reported_and_can_be_chosen(tmp_path):
     """As in Swin and SegFormer, whose stages differ in width and depth."""
     names = ("norm.weight", "q.weight", "k.weight", "v.weight", "o.weight")
     shapes = {f"stages.{s}.blocks.{b}.{n}": (4 + s, 4 + s)[: 1 if n[0] == "n" else 2]
@@ -207,14 +207,14 @@ def test_a_family_with_a_table_under_another_prefix_is_read_by_its_table(tmp_pat
     assert run.lineage.stack == ["a", "b"] and set(api.drift(run, "head")["part"]) == {"a.h0", "a.h1", "b.h0", "b.h1"}
 
 
-def test_tensors_that_a_table_does_not_name_are_told(tmp_path):
+def test_tensors_that_a_table_does_not_name_are_reported(tmp_path):
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=64, n_embd=8, n_head=2, n_layer=2))
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     state |= {f"transformer.h.{n}.adapter.down.weight": np.ones((2, 8), np.float32) for n in range(2)}
     state |= {f"transformer.h.{n}.attn.bias": np.ones((1, 1, 4, 4), np.float32) for n in range(2)}  # a mask
     run = Run.open(written(tmp_path, [state, state], **model.config.to_dict()))
     assert run.notes[0] == "not in the table of a gpt2, and left out: adapter.down.weight"
-    assert set(api.drift(run, "all")["level"]) == {"layer", "head", "ffn", "norms", "attention"}
+    assert set(api.drift(run, "all")["part_type"]) == {"layer", "head", "ffn", "norms", "attention"}
 
 
 @pytest.mark.parametrize(
@@ -229,18 +229,18 @@ def test_a_model_without_layers_is_refused_in_a_line(shapes, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
-def test_quantised_weights_are_refused_in_a_line(dtype, tmp_path):
+def test_quantized_weights_are_refused_in_a_line(dtype, tmp_path):
     """As bitsandbytes and GPTQ save them: their distances would mean nothing."""
     shapes = {f"blocks.{n}.norm.weight": (8,) for n in range(2)}
     packed = {f"blocks.{n}.up.weight": np.ones((32, 1), dtype) for n in range(2)}
     written(tmp_path, [state | packed for state in moving(shapes)])
     with pytest.raises(
-        BadInput, match=r"is quantised \([UI]\d+\).*: blocks\.0\.up\.weight has numbers of type [UI]\d+"
+        BadInput, match=r"is quantized \([UI]\d+\).*: blocks\.0\.up\.weight has numbers of type [UI]\d+"
     ):
         api.drift(Run.open(tmp_path))
 
 
-def test_counters_and_masks_among_weights_are_not_taken_for_quantised_ones(tmp_path):
+def test_counters_and_masks_among_weights_are_not_taken_for_quantized_ones(tmp_path):
     more = {"net.blocks.0.steps": np.array([3]), "net.blocks.1.mask": np.ones((1, 1, 4, 4), np.uint8)}
     assert len(api.drift(Run.open(written(tmp_path, [state | more for state in moving(PLAIN)])))) == 9
 

@@ -93,7 +93,7 @@ def test_names_of_early_releases_are_mapped_as_transformers_maps_them(plain, tmp
     run = Run.open(folder)
     np.testing.assert_allclose(found(run), expected(folder, "bert"), rtol=1e-6)
     assert "'LayerNorm.gamma' read as 'LayerNorm.weight'" in run.notes
-    assert {"norms"} <= set(api.drift(run, "norms")["level"]) and not api.drift(run, "norms")[
+    assert {"norms"} <= set(api.drift(run, "norms")["part_type"]) and not api.drift(run, "norms")[
         "relative_l2"
     ].isna().any()
 
@@ -125,7 +125,7 @@ def test_weights_of_other_types_are_the_numbers_that_torch_reads(type, plain, tm
     by_hand = np.array([moved(states[0], state, "model.layers") for state in states])
     run = Run.open(folder)
     np.testing.assert_allclose(found(run), by_hand, rtol=1e-6)
-    spectra = api.drift(run, "matrix", spectral=True).set_index(["checkpoint", "part"])["spectral"]
+    spectra = api.drift(run, "matrix", spectral=True).set_index(["checkpoint", "part"])["relative_spectral_norm"]
     change = (states[2][UP].double() - states[0][UP].double(), states[0][UP].double())
     norms = [float(torch.linalg.matrix_norm(matrix, 2)) for matrix in change]
     assert spectra["checkpoint-3", "b.mlp.up_proj.weight"] == pytest.approx(norms[0] / norms[1], rel=1e-5)
@@ -137,7 +137,7 @@ def test_weights_of_other_types_are_the_numbers_that_torch_reads(type, plain, tm
 
 
 def with_codes(*endings):
-    """Projections replaced by what a quantised model has in their place."""
+    """Projections replaced by what a quantized model has in their place."""
 
     def change(tensors):
         kept = {name: tensor for name, tensor in tensors.items() if "proj" not in name}
@@ -176,13 +176,13 @@ def test_what_are_no_weights_is_refused_by_name_with_a_way_out(message, plain, t
     ) as error:
         api.drift(Run.open(folder))
     assert message in str(error.value) and "\n" not in str(error.value)
-    assert any(way in str(error.value) for way in ("dequantise", "merge", "no checkpoint of weights"))
+    assert any(way in str(error.value) for way in ("dequantize", "merge", "no checkpoint of weights"))
 
 
 def test_a_config_that_names_the_method_is_believed_and_weights_beside_it_are_read(plain, tmp_path):
     said = {"quantization_config": {"quant_method": "awq"}}
     folder = changed(plain["llama"], tmp_path / "codes", with_codes("qweight", "scales"), **said)
-    with pytest.raises(BadInput, match=r"is quantised \(awq\)"):
+    with pytest.raises(BadInput, match=r"is quantized \(awq\)"):
         api.drift(Run.open(folder))
     whole = changed(plain["llama"], tmp_path / "weights", **said)
     np.testing.assert_allclose(found(Run.open(whole)), expected(plain["llama"], "llama"), rtol=1e-6)
@@ -245,7 +245,7 @@ def test_other_safetensors_files_beside_the_weights_are_not_read(plain, tmp_path
 # --- layers ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_layer_lacks_and_what_no_table_knows_is_told(plain, tmp_path):
+def test_what_a_layer_lacks_and_what_no_table_knows_is_reported(plain, tmp_path):
     def other(tensors):
         kept = {name: tensor for name, tensor in tensors.items() if name != UP}
         return kept | {
@@ -313,7 +313,7 @@ def test_a_tensor_of_the_bottom_layer_alone_is_not_missed_in_the_others(family, 
 
 
 @pytest.mark.parametrize("says", [1, 3])
-def test_weights_count_where_a_config_tells_of_another_number_of_layers(says, plain, tmp_path):
+def test_weights_count_where_a_config_states_another_number_of_layers(says, plain, tmp_path):
     run = Run.open(changed(plain["llama"], tmp_path / "out", num_hidden_layers=says))
     assert f"config.json says {says} layers and the weights have 2, which count" in run.notes
     np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
@@ -419,7 +419,7 @@ def emptied(at):
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 DAMAGES = {
     "it was cut short": cut,
-    "16 bytes more than its header tells of": longer,
+    "16 bytes more than its header states": longer,
     "model.safetensors: is empty": written(run_folder.WEIGHTS, b""),
     "`git lfs pull` gets it": written(run_folder.WEIGHTS, LFS),
     "header too large": written(run_folder.WEIGHTS, struct.pack("<Q", 132_095_296) + b"{}" * 99),
@@ -459,7 +459,7 @@ def test_a_checkpoint_of_ours_that_cannot_be_read_is_passed_over_too(name, runs,
     assert [line.split()[0] for line in run.damaged] == [at.path.name] and name in run.damaged[0]
     whole = api.drift(Run.open(runs["gpt2"]))
     rest = whole[whole["checkpoint"] != str(at.name)]
-    columns = ["part", "checkpoint", "relative_l2", "cosine"]
+    columns = ["part", "checkpoint", "relative_l2", "cosine_distance"]
     assert api.drift(run)[columns].equals(rest[columns].reset_index(drop=True))
 
 

@@ -195,7 +195,7 @@ def test_the_only_loss_that_all_have_is_taken_whatever_it_is_called(tmp_path):
     assert "no loss by its name that all have" in refusal("compare", tmp_path)
 
 
-def test_files_are_told_apart_by_their_endings_where_nothing_else_does(tmp_path):
+def test_files_are_distinguished_by_suffix_as_a_last_resort(tmp_path):
     (tmp_path / "x.csv").write_text("Wall time,Step,Value\n1,0,3\n2,8,2\n")
     (tmp_path / "x.json").write_text("[[1, 0, 3], [2, 8, 2]]")
     found = rows("compare", tmp_path / "x.csv", tmp_path / "x.json")
@@ -209,7 +209,7 @@ def test_a_folder_of_downloads_is_read_again(ending, tmp_path):
     assert done.exit_code == 0 and tags(tmp_path / "downloads") == {"loss": ["loss"], "train_loss": ["train_loss"]}
 
 
-def test_runs_of_which_nothing_can_be_read_are_told(tmp_path):
+def test_runs_of_which_nothing_can_be_read_are_reported(tmp_path):
     log(tmp_path / "well", {"loss": falling(2)})
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "events.out.tfevents.1.host.1.0").write_bytes(b"\xff" * 50)
@@ -307,7 +307,7 @@ def test_a_link_among_runs_is_named_and_not_followed(tmp_path):
         assert "c" not in {line.split(",")[0] for line in done.stdout.splitlines()}
     shutil.rmtree(tmp_path / "h" / "a")
     shutil.rmtree(tmp_path / "h" / "b")
-    for command in ("scalars", "compare", "gradnorms", "lineage", "drift", "report"):
+    for command in ("scalars", "compare", "grad-norms", "lineage", "drift", "report"):
         assert f"{tmp_path / 'h' / 'c'} {LINK}" in command_said(command, tmp_path / "h")
     (tmp_path / "h" / "c").unlink()
     (tmp_path / "h" / "c").symlink_to("c")  # a circle leads to no folder, and ends nothing
@@ -356,12 +356,12 @@ def test_the_only_run_in_a_folder_is_taken_by_every_command(runs, tmp_path):
         ["lineage"],
         ["drift"],
         ["embed"],
-        ["gradnorms"],
+        ["grad-norms"],
         ["disturbance"],
         ["similarity", "--space", "weights"],
     ):
         assert rows(*words, tmp_path / "h") == rows(*words, run), words
-    assert all(row["age"] is not None for row in rows("gradnorms", tmp_path / "h", "--of", "head"))
+    assert all(row["age"] is not None for row in rows("grad-norms", tmp_path / "h", "--of", "head"))
     shown = asked("report", tmp_path / "h")
     assert shown.exit_code == 0, (shown.output, shown.exception)
     assert "is a run" in refusal("lineage", tmp_path / "h", "--stack", "transformer.h")
@@ -405,7 +405,7 @@ def test_names_that_count_different_things_are_refused(model, tmp_path):
 def test_models_without_steps_are_to_be_given_in_order(model, tmp_path):
     for name in ("base", "tuned"):
         shutil.copytree(model, tmp_path / name)
-    assert "holds models whose names tell no step: give them in order:" in refusal("drift", tmp_path)
+    assert "holds models whose names have no step: give them in order:" in refusal("drift", tmp_path)
 
 
 def test_numbers_that_stand_elsewhere_in_a_name_are_no_steps():

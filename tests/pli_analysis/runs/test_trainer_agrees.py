@@ -25,7 +25,7 @@ from pli_train.integrations import GradNormCallback, GrowthCallback
 from pli_train.training import launch
 
 STEPS, SEED, BATCH, LR, EPS = 40, 3, 8, 1e-3, 1e-5
-SCHEDULE = [{"at": 8, "index": 1, "initialiser": "clone"}, {"at": 24, "index": 0, "initialiser": "random"}]
+SCHEDULE = [{"at": 8, "index": 1, "initializer": "clone"}, {"at": 24, "index": 0, "initializer": "random"}]
 PHASES = {"falling": "linear", "level": "constant"}
 """What is told of rates that were logged → what it is called in a run whose schedule is known."""
 UNKNOWN = ["documents", "flops", "seconds"]
@@ -121,7 +121,7 @@ def agree(ours, theirs, rtol, atol=1e-6):
     assert list(ours.columns) == list(theirs.columns) and len(ours) == len(theirs)
     for column in ours.columns.difference(UNKNOWN, sort=False):
         mine, other = ours[column].reset_index(drop=True), theirs[column].reset_index(drop=True)
-        if column == "phase":
+        if column == "lr_phase":
             other = other.map(lambda name: PHASES.get(name, name))
         if pd.api.types.is_numeric_dtype(mine) and not pd.api.types.is_bool_dtype(mine):
             pairs = (values.astype(float).to_numpy() for values in (mine, other))
@@ -157,7 +157,7 @@ def test_disturbance_is_the_same(both):
     ours, theirs = (api.disturbance(run) for run in both)
     agree(ours.events, theirs.events, rtol=1e-5)
     agree(ours.layers, theirs.layers, rtol=1e-4, atol=1e-6)
-    assert ours.layers["score"].notna().any() and (ours.events["delta"].abs() > 1e-5).all()
+    assert ours.layers["score"].notna().any() and (ours.events["loss_change"].abs() > 1e-5).all()
     assert ours.notes == theirs.notes == []
 
 

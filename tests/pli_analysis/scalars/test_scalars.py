@@ -68,7 +68,7 @@ def test_no_file_is_no_scalars(tmp_path):
 
 def test_loss_has_its_four_axes(runs, family, config_of):
     table = loss(Run.open(runs[family]).scalars)
-    train, eval = (table[table["kind"] == kind].set_index("step") for kind in ("train", "eval"))
+    train, eval = (table[table["split"] == kind].set_index("step") for kind in ("train", "eval"))
     assert list(train.index) == list(range(1, STEPS + 1))
     assert list(eval.index) == [0, 3, 4, 6, 8, 9, 12]
     per_step = 4 * 2 * 32
@@ -90,7 +90,7 @@ def test_a_run_that_tracked_nothing_has_an_empty_loss(config_of, tmp_path):
     assert (tmp_path / "run" / "checkpoint-2" / run_folder.WEIGHTS).exists()
 
 
-def test_two_processes_of_one_second_are_told_apart(tmp_path):
+def test_two_processes_of_one_second_are_distinguished(tmp_path):
     """TensorBoard's names then differ in a counter alone, which sorts 10 before 9."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -120,7 +120,7 @@ def test_a_clock_set_between_two_processes_does_not_change_their_order(tmp_path,
     assert {event.step: event.value for event in padded_form.Scalars("x")} == expected
 
 
-def test_a_disk_that_takes_no_more_scalars_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_disk_that_takes_no_more_scalars_is_reported_in_one_line(tmp_path, monkeypatch):
     scalars = ScalarWriter(tmp_path)
     scalars._file._writer.close()
     scalars._file._writer = Path("/dev/full").open("wb")  # noqa: SIM115

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from pli_analysis.report import apart, page
+from pli_analysis.report import page, process
 from pli_analysis.report.parts import Report
 from pli_analysis.watch import serving
 from pli_analysis.watch.frame import Frame
 from pli_analysis.watch.serving import Served, version_of
-from pli_analysis.watch.watching import RunWatcher
+from pli_analysis.watch.watcher import RunWatcher
 from pli_train.core.errors import BadInput, PliError
 from tests.pli_analysis.report.test_page_in_browser import chromium  # noqa: F401  (a fixture)
 from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
@@ -109,7 +109,7 @@ def test_making_pages_rests_between_them(tmp_path):
     assert made[1] - ended >= 0.4
 
 
-def test_a_page_that_cannot_be_made_is_told_in_a_line_and_not_tried_for_ever(tmp_path, monkeypatch):
+def test_a_page_that_cannot_be_made_is_reported_in_a_line_and_not_tried_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "REST", 0)
     tries = []
 
@@ -182,7 +182,7 @@ def test_it_ends_on_close_and_so_does_what_it_makes(tmp_path):
         socket.create_connection(address, timeout=5)
 
 
-def test_a_port_that_is_taken_is_told(served, runs):
+def test_a_port_that_is_taken_is_reported(served, runs):
     port = served._server.server_port
     with pytest.raises(BadInput, match=f"--serve {port}: .*in use"):
         Served(Path("run"), port, named)
@@ -218,7 +218,7 @@ def test_a_new_checkpoint_makes_a_new_page_in_a_process_of_its_own(small_run, tm
         server.wait()
         first = ask(server, "/version")[1]
         (tmp_path / "later").rename(run / "checkpoint-3")
-        server._build, server._earliest = apart.build, 0
+        server._build, server._earliest = process.build, 0
         server.show(watched.poll())
         server.wait()
         second, text = ask(server, "/version")[1], ask(server)[1]
@@ -230,11 +230,11 @@ def test_a_new_checkpoint_makes_a_new_page_in_a_process_of_its_own(small_run, tm
 def test_a_process_that_makes_a_page_says_why_it_cannot_and_can_be_stopped(small_run, tmp_path):
     ending = threading.Event()
     with pytest.raises(PliError, match="nowhere: no such folder"):
-        apart.build(tmp_path / "nowhere", "v", ending)
+        process.build(tmp_path / "nowhere", "v", ending)
     ending.set()
     began = time.monotonic()
     with pytest.raises(PliError):
-        apart.build(small_run, "v", ending)
+        process.build(small_run, "v", ending)
     assert time.monotonic() - began < 5
 
 

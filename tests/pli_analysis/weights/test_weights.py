@@ -125,7 +125,7 @@ def test_squares_beyond_float32_are_summed_in_float64(tmp_path, kernel):
 
 
 @pytest.mark.parametrize("loop", [True, False])
-def test_a_file_that_was_cut_or_removed_is_told_of(tmp_path, kernel, loop):
+def test_a_file_that_was_cut_or_removed_is_reported(tmp_path, kernel, loop):
     made = Written(tmp_path)
     path = made.track.visits[4].position.path
     task, whole = Sums(made.track, kernel if loop else None), path.read_bytes()

@@ -171,7 +171,7 @@ def test_a_failed_write_stops_the_run_with_one_line_at_the_last_good_checkpoint(
     assert content(run) == content(runs["gpt2"])
 
 
-def test_disk_full_in_the_final_save_is_told_and_the_last_good_one_stays(config_of, tmp_path, fail_at):
+def test_disk_full_in_the_final_save_is_reported_and_the_last_good_one_stays(config_of, tmp_path, fail_at):
     run = tmp_path / "run"
     fail_at("weights-written", "enospc", nth=12)
     with pytest.raises(PliError, match=rf"checkpoint-{STEPS}: not written \(no space left on device\); free 1 MB"):
@@ -189,7 +189,7 @@ def test_a_short_write_is_a_failed_write(config_of, tmp_path, fail_at):
 
 
 @pytest.mark.parametrize("family", ["gpt2"])
-def test_the_kernels_own_refusal_inside_safetensors_is_told_alike(made, tmp_path):
+def test_the_kernels_own_refusal_inside_safetensors_is_reported_alike(made, tmp_path):
     """No fault injected: a limit on file sizes, which safetensors reports as an error of its own kind."""
     model, parts, adam, lineage = made
     family_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -302,7 +302,7 @@ def test_growth_before_the_first_step_is_resumed_from_either_side(config_of, tmp
     assert content(run) == content(whole)
 
 
-def test_a_run_killed_between_checkpoint_and_lineage_tells_its_lineage_after_resume(config_of, run_folder_of, family):
+def test_a_run_killed_between_checkpoint_and_lineage_has_its_lineage_after_resume(config_of, run_folder_of, family):
     expected = (run_folder_of / run_folder.LINEAGE).read_text()
     shutil.copy(run_folder_of / "checkpoint-4" / run_folder.LINEAGE, run_folder_of / run_folder.LINEAGE)
     launch.resume(config_of(family), run_folder_of).run()

@@ -78,13 +78,13 @@ def test_older_ones_are_not_touched_before_the_new_one_is_durable(config_of, tmp
     run, touched = tmp_path / "run", []
 
     def spied(act):
-        def first_look(folder):
+        def first_read(folder):
             newer = [p for n, p in run_folder.checkpoints(run) if n > CheckpointName.parse(folder.name)]
             assert any(run_folder.flaw(path) is None and run_folder.is_full(path) for path in newer)
             touched.append(act.__name__)
             act(folder)
 
-        return first_look
+        return first_read
 
     for name in ("remove", "lighten"):
         monkeypatch.setattr(checkpoint, name, spied(getattr(checkpoint, name)))

@@ -24,9 +24,9 @@ HOSTILE = 'a|b\n---\n# x <script>alert(1)</script> ``` [y](http://z) {{ 7*7 }} \
 def headed(config_of, tmp_path_factory):
     """Runs whose heads and layers grew, and whose last layer has fewer heads than the config: family → trainer."""
     growth = [
-        {"operator": "insert", "at": 1, "index": 1, "initialiser": "clone-noise"},
-        {"operator": "heads", "at": 2, "to": 2, "layers": ["a"], "initialiser": "random", "output": "kept"},
-        {"operator": "ffn", "at": 2, "to": 160, "layers": ["b"], "initialiser": "random", "output": "kept"},
+        {"operator": "insert", "at": 1, "index": 1, "initializer": "clone-noise"},
+        {"operator": "heads", "at": 2, "to": 2, "layers": ["a"], "initializer": "random", "output": "kept"},
+        {"operator": "ffn", "at": 2, "to": 160, "layers": ["b"], "initializer": "random", "output": "kept"},
     ]
     made = {}
     for family in ("gpt2", "bert"):
@@ -91,7 +91,7 @@ def test_an_export_holds_a_model_and_nothing_that_training_needs(runs, family, t
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_card_tells_every_event_and_figure(runs, family, tmp_path):
+def test_the_card_lists_every_event_and_figure(runs, family, tmp_path):
     folder = export.export(runs[family], tmp_path / "out")
     message = sections((folder / "README.md").read_text())
     events = Lineage.read(folder / "lineage.json").events
@@ -125,7 +125,7 @@ def test_the_lines_that_load_it_load_it(runs, family, tmp_path):
     assert names["model"].config.model_type == family and len(names["tokenizer"]) == 300
 
 
-def test_heads_that_are_padding_are_told_as_such(headed, runs, family, tmp_path):
+def test_heads_that_are_padding_are_reported_as_such(headed, runs, family, tmp_path):
     padded = (export.export(headed[family].saver.folder, tmp_path / "padded") / "README.md").read_text()
     assert "silent ones" in padded
     layers = [cells(line)[5] for line in sections(padded)["Layers"] if line.startswith("|")][2:]
@@ -163,7 +163,7 @@ def test_hostile_configs_and_lineages_stay_in_their_cells(run_folder_of, family)
     last = run_folder_of / f"checkpoint-{STEPS}"
     config, lineage = (json.loads((last / name).read_text()) for name in ("config.json", "lineage.json"))
     config["model_type"] = HOSTILE
-    lineage["events"][0]["initialiser"] = lineage["events"][0]["evil"] = HOSTILE
+    lineage["events"][0]["initializer"] = lineage["events"][0]["evil"] = HOSTILE
     (last / "config.json").write_text(json.dumps(config))
     (last / "lineage.json").write_text(json.dumps(lineage))
     card = export.card(run_folder_of, last)

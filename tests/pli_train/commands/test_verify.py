@@ -105,7 +105,7 @@ def test_verify_by_command_and_what_analysis_passes_over(run):
     assert {row["state"] for row in json.loads(whole.stdout)} == {"whole"}
     flip(run / "checkpoint-8" / run_folder.WEIGHTS, 5000, 0)
     torn = call("pli-train", "verify", run)
-    assert torn.returncode == 1 and torn.stderr == f"error: {run}: 1 of 12 rows tell of damage\n"
+    assert torn.returncode == 1 and torn.stderr == f"error: {run}: damaged: 1 of 12 rows\n"
     assert "its model.safetensors is not the one that was written" in torn.stdout
     for command in ("drift", "report"):
         plain, checked = call("pli-analyze", command, run), call("pli-analyze", command, run, "--verify")

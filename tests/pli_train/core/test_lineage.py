@@ -35,7 +35,7 @@ def test_ids_are_bijective_base_26():
 
 
 @given(lineages(), st.data())
-def test_an_insertion_moves_places_and_no_identity(lineage, data):
+def test_an_insertion_moves_indices_and_no_identity(lineage, data):
     before, index = list(lineage.stack), data.draw(st.integers(0, len(lineage.stack)))
     births = dict(lineage.layers)
     newborn = lineage.insert(index, 10**6, "random")
@@ -57,7 +57,7 @@ def test_history_can_be_wound_back(lineage):
         earlier = lineage.as_of(number)
         assert len(earlier.layers) == len(lineage.layers) - len(lineage.events) + number
         facts = event.facts
-        assert earlier.insert(facts["index"], event.step, facts["initialiser"], facts["donor"]) == facts["layer"]
+        assert earlier.insert(facts["index"], event.step, facts["initializer"], facts["donor"]) == facts["layer"]
         assert earlier == lineage.as_of(number + 1)
 
 

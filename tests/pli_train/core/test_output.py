@@ -170,7 +170,7 @@ def test_a_device_is_written_into_and_stays_one(tmp_path):
     assert (tmp_path / "null").is_char_device() and (tmp_path / "link").is_symlink()
 
 
-def test_a_full_device_is_told_in_a_line(tmp_path):
+def test_a_full_device_is_reported_in_a_line(tmp_path):
     device(tmp_path / "full", stat.S_IFCHR, 1, 7)
     with pytest.raises(PliError, match=r"full: cannot be written \(no space left on device\)$") as caught:
         output.write(tmp_path / "full", "new")
@@ -263,7 +263,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("act", [lambda path: output.write(path, "new"), output.check], ids=["write", "check"])
 @pytest.mark.parametrize(("name", "message"), REFUSED.items(), ids=lambda word: repr(word)[:20])
-def test_a_path_that_takes_no_file_is_told_in_one_line(tmp_path, old, act, name, message):
+def test_a_path_that_takes_no_file_is_reported_in_one_line(tmp_path, old, act, name, message):
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "lost").symlink_to("no/file")

@@ -122,7 +122,10 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, tmp_path, monkeypatch):
         ),
         ({"data": {"source": "python"}}, "'python' holds text, and only digits images: a vit cannot learn from it"),
         ({"model": {"family": "bert", "config": {}}}, "'digits' holds images, and a bert cannot learn from it"),
-        ({"growth": {"schedule": [{"operator": "context", "at": 0, "to": 1}]}}, "images cannot be cut into pieces"),
+        (
+            {"growth": {"schedule": [{"operator": "context", "at": 0, "to": 1}]}},
+            "images cannot be cut into shorter blocks",
+        ),
     ],
 )
 def test_what_does_not_fit_images_is_one_line(images, sections, line, tmp_path):

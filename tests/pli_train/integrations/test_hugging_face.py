@@ -35,9 +35,9 @@ ROOT = Path(__file__).parents[3]
 STEPS = 10
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
 EVENTS = [
-    {"at": 2, "index": 1, "initialiser": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
-    {"at": 4, "operator": "heads", "to": 4, "initialiser": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
-    {"at": 6, "index": 0, "initialiser": "random", "freeze_steps": 2},
+    {"at": 2, "index": 1, "initializer": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
+    {"at": 4, "operator": "heads", "to": 4, "initializer": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
+    {"at": 6, "index": 0, "initializer": "random", "freeze_steps": 2},
     {"at": 6, "operator": "ffn", "to": 56},
 ]
 PARTIAL = [{"at": 2, "operator": "heads", "to": 3, "layers": ["a"]}, {"at": 3, "index": 1}]
@@ -108,7 +108,7 @@ def test_the_scheduler_sets_the_rate_it_would_set_without_growth(grown):
         scheduler.step()
 
 
-def test_checkpoints_tell_who_sits_where(grown):
+def test_checkpoints_record_the_index_of_each_layer(grown):
     _, trainer, growth, _ = grown
     folder = Path(trainer.args.output_dir)
     for step, stack in ((1, "a b"), (2, "a b"), (3, "a c b"), (6, "a c b"), (7, "d a c b"), (STEPS, "d a c b")):
@@ -181,7 +181,7 @@ def test_without_an_event_the_run_is_the_one_without_the_callback(tmp_path):
 
 def test_an_identity_insert_at_step_zero_leaves_the_first_loss(tmp_path):
     losses = []
-    for growth in (None, GrowthCallback("0@1", initialiser="identity")):
+    for growth in (None, GrowthCallback("0@1", initializer="identity")):
         trainer = trainer_of("llama", tmp_path / str(growth is None), growth, max_steps=1, save_steps=1000)
         trainer.train()
         losses.append(trainer.state.log_history[0]["loss"])
@@ -278,7 +278,7 @@ class Residual(torch.nn.Module):
 def test_a_model_that_is_not_hugging_face_s_grows_and_resumes(tmp_path):
     def run(folder, checkpoint=None):
         seed_everything(1)
-        growth = GrowthCallback("3@1 5@3", initialiser="random")
+        growth = GrowthCallback("3@1 5@3", initializer="random")
         trainer = trainer_of("", folder, growth, model=Residual())
         trainer.train(resume_from_checkpoint=growth.prepared(trainer, checkpoint) if checkpoint else None)
         return trainer
@@ -297,13 +297,13 @@ def test_what_cannot_grow_is_refused_in_one_line(tmp_path):
     for more, word in cases:
         with pytest.raises((BadInput, ValueError), match=word):
             trainer_of("gpt2", tmp_path, GrowthCallback("0.5@1"), **more)
-    with pytest.raises(BadInput, match="unknown key; did you mean 'initialiser'"):
+    with pytest.raises(BadInput, match="unknown key; did you mean 'initializer'"):
         GrowthCallback("0.5@1", initializer="clone")
     with pytest.raises(BadInput, match="plateau"):
         trainer_of("gpt2", tmp_path, GrowthCallback({"name": "adaptive", "layers": 3})).train()
 
 
-def test_a_resume_that_was_not_prepared_is_told_how(grown, tmp_path):
+def test_a_resume_that_was_not_prepared_is_an_error_with_instructions(grown, tmp_path):
     family, trainer, *_ = grown
     again = trainer_of(family, tmp_path, GrowthCallback(EVENTS, initial_heads=2))
     with pytest.raises(BadInput, match="prepared"):
@@ -354,7 +354,7 @@ def test_states_around_events_outlive_trainers_rotation_and_are_not_taken_for_it
 
 
 def test_a_state_before_an_event_is_what_trainer_saved_at_that_step(tmp_path):
-    growth = GrowthCallback("2@1 4@0", initialiser="random")
+    growth = GrowthCallback("2@1 4@0", initializer="random")
     trainer_of("bert", tmp_path, growth, max_steps=5).train()
     for step in (2, 4):
         mine, theirs = (
@@ -430,10 +430,10 @@ def test_held_out_rows_may_be_short_padded_or_lack_labels():
         {"text": "x"},
     ]
     found = held_out_rows.drawn(rows, 10, "causal-lm", 64, None, seed=0)
-    by_place = dict(
+    by_index = dict(
         zip(found["block"].tolist(), zip(found["inputs"].tolist(), found["labels"].tolist(), strict=True), strict=True)
     )
-    assert by_place == {
+    assert by_index == {
         0: ([5, 6, 7, 8], [6, 7, 8, -100]),
         1: ([5, 6, 6, 6], [6, -100, -100, -100]),
         2: ([9, 8, 7, 7], [8, 7, -100, -100]),

@@ -13,7 +13,7 @@ from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
-from pli_train.growth.initializers import INITIALISERS
+from pli_train.growth.initializers import INITIALIZERS
 from pli_train.growth.operators.insert import Insert
 from pli_train.models import build, flops
 from pli_train.models.build import AUTO_CLASS, stack_of
@@ -145,16 +145,16 @@ def test_types_follow_the_depth_of_a_config(family):
 class TestTheBottomOfModernBert:
     """Its layer 0 has no norm before its attention."""
 
-    @pytest.mark.parametrize("initialiser", INITIALISERS)
-    def test_what_is_made_after_it_further_up_gets_a_fresh_norm(self, initialiser, tmp_path):
+    @pytest.mark.parametrize("initializer", INITIALIZERS)
+    def test_what_is_made_after_it_further_up_gets_a_fresh_norm(self, initializer, tmp_path):
         made = tiny("modernbert", norm_bias=True)
         donor = copy.deepcopy(made.model.layers[0].state_dict())
-        newborn = grow(made, index=1, initialiser=initialiser)[1]
+        newborn = grow(made, index=1, initializer=initializer)[1]
         state = newborn.state_dict()
         assert torch.equal(state.pop("attn_norm.weight"), torch.ones(32))
         assert torch.equal(state.pop("attn_norm.bias"), torch.zeros(32))
         assert state.keys() == donor.keys()
-        assert initialiser != "clone" or all(torch.equal(state[name], donor[name]) for name in donor)
+        assert initializer != "clone" or all(torch.equal(state[name], donor[name]) for name in donor)
         own = {parameter.data_ptr() for parameter in newborn.parameters()}
         assert len(own) == len(list(newborn.parameters()))
         made.save_pretrained(tmp_path)
@@ -182,7 +182,7 @@ class TestTheBottomOfModernBert:
         loading.check(table_of("bert", growth={"schedule": "1@1 2@0"}), "test")
 
 
-GROWN = {"heads": {"to": 6}, "ffn": {"to": 64}, "insert": {"index": 1, "initialiser": "identity"}}
+GROWN = {"heads": {"to": 6}, "ffn": {"to": 64}, "insert": {"index": 1, "initializer": "identity"}}
 
 
 @pytest.mark.parametrize("operator", GROWN)

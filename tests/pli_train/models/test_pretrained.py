@@ -41,7 +41,7 @@ CHANGES = {
     f"has numbers that are not finite in {UP}: begin with an earlier checkpoint": (spoilt(UP), {}),
     "lacks model.layers.2.input_layernorm.weight": (lambda tensors: tensors, {"num_hidden_layers": 3}),
     "its config says 1 layers and its weights have 2": (lambda tensors: tensors, {"num_hidden_layers": 1}),
-    "is quantised": (lambda tensors: tensors, {"quantization_config": {"quant_method": "unknown"}}),
+    "is quantized": (lambda tensors: tensors, {"quantization_config": {"quant_method": "unknown"}}),
 }
 
 

@@ -28,8 +28,8 @@ from tests.pli_train.training.test_trainer import content
 
 SUMS = ("total", "layer")
 GROWN = [
-    {"at": 1, "index": 1, "initialiser": "clone-noise", "noise": 0.1},
-    {"at": 2, "operator": "heads", "to": 4, "layers": ["a", "c"], "initialiser": "random"},
+    {"at": 1, "index": 1, "initializer": "clone-noise", "noise": 0.1},
+    {"at": 2, "operator": "heads", "to": 4, "layers": ["a", "c"], "initializer": "random"},
     {"at": 3, "operator": "ffn", "to": 56, "layers": ["b"]},
     {"at": 4, "operator": "swap", "indices": [1, 2]},
 ]
@@ -215,7 +215,7 @@ class Ops(TorchDispatchMode):
         return op(*args, **(kwargs or {}))
 
 
-def test_nothing_happens_between_and_nothing_waits_on_a_measured_step():
+def test_no_work_between_and_no_wait_on_a_measured_step():
     model = tiny("gpt2")
     backward(model)
     norms = GradNorms(model, anatomy.family("gpt2"), Lineage.begin(LAYERS, HEADS), 10)
@@ -250,7 +250,7 @@ def test_a_sparse_gradient_counts_repeated_rows_as_their_sum():
     assert found[Part("embeddings", "")] == pytest.approx(expected, rel=1e-6)
 
 
-def test_groups_choose_what_is_told():
+def test_groups_choose_what_is_logged():
     model = tiny("llama")
     backward(model)
     norms = GradNorms(model, anatomy.family("llama"), Lineage.begin(LAYERS, HEADS), 1, groups=("head", "total"))
@@ -258,7 +258,7 @@ def test_groups_choose_what_is_told():
     assert [part.level for part in found] == ["total"] + ["head"] * LAYERS * HEADS
 
 
-def test_a_part_without_a_gradient_is_not_told_and_one_that_has_it_again_is():
+def test_a_part_without_a_gradient_is_not_logged_and_one_that_has_it_again_is():
     model = tiny("gpt2")
     norms = GradNorms(model, anatomy.family("gpt2"), Lineage.begin(LAYERS, HEADS), 1)
     model.transformer.h[0].mlp.requires_grad_(False)

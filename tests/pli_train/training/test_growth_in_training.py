@@ -20,13 +20,13 @@ from tests.pli_train.training.test_trainer import content, kill_and_resume
 
 EVERYTHING = [
     {"operator": "context", "at": 0, "to": 16},
-    {"at": 2, "index": 1, "initialiser": "identity", "freeze_steps": 2},
+    {"at": 2, "index": 1, "initializer": "identity", "freeze_steps": 2},
     {"operator": "heads", "at": 4, "to": 4, "learning_rate": "rewarm-new", "rewarm_steps": 3},
-    {"operator": "ffn", "at": 5, "to": 80, "initialiser": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
+    {"operator": "ffn", "at": 5, "to": 80, "initializer": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
     {"operator": "swap", "at": 6, "indices": [0, 1]},
     {"operator": "context", "at": 6, "to": 32},
-    {"at": 7, "index": 2, "initialiser": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
-    {"operator": "heads", "at": 8, "to": 6, "layers": ["a"], "initialiser": "random", "freeze_steps": 1},
+    {"at": 7, "index": 2, "initializer": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
+    {"operator": "heads", "at": 8, "to": 6, "layers": ["a"], "initializer": "random", "freeze_steps": 1},
     {"at": 9, "index": 0, "donor": "a", "optimizer_state": "reset-all", "learning_rate": "rewind"},
 ]
 WIDE = {
@@ -126,7 +126,7 @@ def weights(run, name):
 
 
 def test_freezing_holds_everything_that_was_there_before(config_of, tmp_path):
-    overrides = {"growth": {"schedule": "3@1", "initialiser": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
+    overrides = {"growth": {"schedule": "3@1", "initializer": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
     run = launch.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
     lineage = Lineage.read(run / run_folder.LINEAGE)
     for earlier, later in pairwise(range(3, 9)):
@@ -138,7 +138,7 @@ def test_freezing_holds_everything_that_was_there_before(config_of, tmp_path):
 
 
 def test_frozen_parts_keep_their_moments(config_of, tmp_path):
-    overrides = {"growth": {"schedule": "3@1", "initialiser": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
+    overrides = {"growth": {"schedule": "3@1", "initializer": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
     run = launch.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
     moments = [checkpoint.read(run / f"checkpoint-{step}").optimizer for step in (3, 7, 8)]
     old = [name for name in moments[0] if "<a>" in name]
@@ -246,7 +246,7 @@ def test_new_heads_warm_up_alone_and_old_ones_do_not_notice(config_of, tmp_path)
     model = {"family": "gpt2", "config": WIDE["gpt2"], "initial_layers": 1, "initial_heads": 2}
     finals = {}
     for policy in ("none", "rewarm-new"):
-        heads = {"operator": "heads", "at": 3, "to": 4, "initialiser": "random", "learning_rate": policy}
+        heads = {"operator": "heads", "at": 3, "to": 4, "initializer": "random", "learning_rate": policy}
         growth = {"schedule": [{**heads, "rewarm_steps": 10}]}
         config = config_of("gpt2", {"model": model, "growth": growth, "train.steps": 5, "checkpoint.every": 1})
         run = launch.begin(config, tmp_path / policy).run().parent
@@ -277,9 +277,9 @@ def test_rates_follow_the_policies(config_of, unbroken, everything, family):
     assert own[3] == own[4] == 0 < own[5]
 
 
-def test_swapping_leaves_lineage_places_and_checkpoints_alone(config_of, tmp_path):
+def test_swapping_leaves_lineage_order_and_checkpoints_alone(config_of, tmp_path):
     """Every step swapped: gradients differ from the unswapped run's, places never do."""
-    growth = {"schedule": "3@0 6@2", "initialiser": "clone-noise", "noise": 0.1}
+    growth = {"schedule": "3@0 6@2", "initializer": "clone-noise", "noise": 0.1}
     runs = {}
     for probability in (0.0, 1.0):
         config = config_of("gpt2", {"growth": {**growth, "swapping": {"probability": probability}}})
@@ -307,15 +307,15 @@ def test_how_often_and_which_pairs_are_swapped():
     from pli_train.growth.swap_regularizer import SwapRegularizer
 
     swapping = SwapRegularizer(SwappingConfig(probability=0.4, anneal="linear"), seed=3, total_steps=4000)
-    halves = [sum(swapping.happens(step, 6) for step in part) for part in (range(2000), range(2000, 4000))]
+    halves = [sum(swapping.is_due(step, 6) for step in part) for part in (range(2000), range(2000, 4000))]
     # Means 0.3 and 0.1 of 2000 steps; four standard errors.
     assert abs(halves[0] - 600) < 4 * 21 and abs(halves[1] - 200) < 4 * 14
-    assert not any(swapping.happens(step, 1) for step in range(500))
+    assert not any(swapping.is_due(step, 1) for step in range(500))
     adjacent = {swapping.pair(step, 4) for step in range(300)}
     assert adjacent == {(0, 1), (1, 2), (2, 3)}
     above = SwapRegularizer(SwappingConfig(probability=1.0), 3, 4000, lowest=1)
     assert {above.pair(step, 4) for step in range(300)} == {(1, 2), (2, 3)}
-    assert not any(above.happens(step, 2) for step in range(50)) and above.happens(0, 3)
+    assert not any(above.is_due(step, 2) for step in range(50)) and above.is_due(0, 3)
     anywhere = SwapRegularizer(SwappingConfig(probability=0.4, pairs="random"), 3, 4000)
     assert {anywhere.pair(step, 4) for step in range(300)} == {(i, j) for j in range(4) for i in range(j)}
 
@@ -361,7 +361,7 @@ WRONG = [
 ]
 
 
-def test_every_mistake_of_a_schedule_is_told_before_training(config_of, tmp_path):
+def test_every_mistake_of_a_schedule_is_reported_before_training(config_of, tmp_path):
     model = {"family": "gpt2", "config": WIDE["gpt2"], "initial_layers": 1, "initial_heads": 2}
     with pytest.raises(BadInput) as caught:
         config = config_of("gpt2", {"model": model, "growth.schedule": WRONG})
@@ -376,7 +376,7 @@ def test_every_mistake_of_a_schedule_is_told_before_training(config_of, tmp_path
     assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack then (a)" in message
 
 
-def test_what_only_the_model_knows_is_told_before_training_too(config_of, tmp_path):
+def test_what_only_the_model_knows_is_reported_before_training_too(config_of, tmp_path):
     model = {"family": "llama", "config": WIDE["llama"], "initial_layers": 1, "initial_heads": 2}
     schedule = [{"operator": "heads", "at": 0.1, "to": 5}, {"operator": "ffn", "at": 0.2, "to": 8}]
     with pytest.raises(BadInput) as caught:

@@ -307,7 +307,7 @@ def test_growth_can_begin_from_a_folder_with_weights(config_of, runs, family, tm
     made = launch.begin(config_of(family, overrides), tmp_path / "run")
     parent = checkpoint.read(source).model.state_dict()
     assert all(torch.equal(value, parent[name]) for name, value in made.state.model.bare.state_dict().items())
-    assert made.state.lineage.layers["a"].birth.initialiser == "pretrained"
+    assert made.state.lineage.layers["a"].birth.initializer == "pretrained"
     made.run()
     assert len(made.state.model.layers) == 4
 

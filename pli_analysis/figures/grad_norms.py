@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_analysis.figures.palette import NEUTRAL, ROOM, SEQUENTIAL, bar_below, colour_bar, label_every, number_of
+from pli_analysis import columns as col
+from pli_analysis.figures.palette import (
+    MOST_ON_NARROW,
+    NEUTRAL,
+    SEQUENTIAL,
+    bar_below,
+    color_bar,
+    label_every,
+    number_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +36,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
     import plotly.graph_objects as go
 
     names = _rows(table)
-    grid = table.pivot_table(index="part", columns="step", values="norm", aggfunc="last").loc[names]
+    grid = table.pivot_table(index=col.PART, columns=col.STEP, values=col.GRAD_NORM, aggfunc="last").loc[names]
     with np.errstate(divide="ignore"):
         powers = np.log10(grid.to_numpy(dtype=float))
     powers[~np.isfinite(powers)] = np.nan
@@ -37,7 +46,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
             y=[f"{part} " for part in names],
             z=np.round(powers, 3),
             colorscale=SEQUENTIAL,
-            **colour_bar("gradient norm (before clipping)", **_ticks(powers)),
+            **color_bar("gradient norm (before clipping)", **_ticks(powers)),
             hovertemplate="%{y}at step %{x}: 10^%{z:.2f}<extra></extra>",
         )
     )
@@ -48,7 +57,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
             drawn.add_vline(x=position, line={"color": NEUTRAL, "dash": "dot", "width": 1})
             drawn.add_annotation(x=position, y=1, yref="paper", yanchor="bottom", text=what, showarrow=False)
     meta, named = bar_below("step", "gradient norm"), [note.to_plotly_json() for note in drawn.layout.annotations]
-    meta["narrow"]["annotations"] = named[:: label_every(len(named), ROOM)]
+    meta["narrow"]["annotations"] = named[:: label_every(len(named), MOST_ON_NARROW)]
     drawn.update_layout(
         xaxis={"title": "step", "type": "category", "showgrid": False, "nticks": 12},
         yaxis={"title": "head or FFN, bottom to top", "type": "category", "showgrid": False},
@@ -60,10 +69,10 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
 
 def _rows(table: pd.DataFrame) -> list[str]:
     """Names of the rows, bottom to top: by place of the layer (order of birth where it is not known), heads first."""
-    last = table.drop_duplicates("part", keep="last")
+    last = table.drop_duplicates(col.PART, keep="last")
     keys = {
-        row.part: (number_of(row.layer) if _missing(row.index_) else row.index_, row.level == "ffn", len(row.part))
-        for row in last.rename(columns={"index": "index_"}).itertuples()
+        row.part: (number_of(row.layer) if _missing(row.index_) else row.index_, row.part_type == "ffn", len(row.part))
+        for row in last.rename(columns={col.INDEX: "index_"}).itertuples()
     }
     return sorted(keys, key=lambda part: (*keys[part], part))
 
@@ -75,7 +84,7 @@ def _missing(value: object) -> bool:
 
 
 def _ticks(powers: np.ndarray) -> dict[str, list[object]]:
-    """Whole powers of ten on the colour bar, or its ends where there is none between them."""
+    """Whole powers of ten on the color bar, or its ends where there is none between them."""
     if not np.isfinite(powers).any():
         return {}
     low, high = float(np.nanmin(powers)), float(np.nanmax(powers))

@@ -1,4 +1,4 @@
-"""What gradient norms cost a training step, measured every tenth: `python tests/benchmarks/bench_gradnorms.py`.
+"""What gradient norms cost a training step, measured every tenth: `python tests/benchmarks/bench_grad_norms.py`.
 
 Turns of ten updates with and without norms alternate in one process on the same model, each turn with one measured
 update and its scalars written. Two ratios of a turn with norms to one without: of the turns' times, which the noise of

@@ -18,7 +18,7 @@ from pli_train.core.errors import PliError
 if TYPE_CHECKING:
     from threading import Event
 
-LOOKS = 0.1
+POLL_SECONDS = 0.1
 """Seconds between looks at whether it is still wanted."""
 NICE = 10
 """How far it gives way to other processes."""
@@ -52,7 +52,7 @@ def _wait(process: subprocess.Popen[str], ending: Event) -> str:
     """What a process said on stderr, once it is over."""
     while True:
         try:
-            return process.communicate(timeout=LOOKS)[1]
+            return process.communicate(timeout=POLL_SECONDS)[1]
         except subprocess.TimeoutExpired:
             if ending.is_set():
                 process.kill()

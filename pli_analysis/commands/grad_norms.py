@@ -1,4 +1,4 @@
-"""`pli-analyze gradnorms`: gradient norms by part."""
+"""`pli-analyze grad-norms`: gradient norms by part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text, TextColumn, Tokenizer, text_of
-from pli_analysis.commands.telling import complain, open_run, write_page
+from pli_analysis.commands.status import complain, open_run, write_page
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.cli.shell import one_of
 from pli_train.core.errors import BadInput
@@ -16,7 +16,7 @@ from pli_train.core.errors import BadInput
 PARTS = ("layer", "head", "ffn", "norms", "attention", "embeddings", "other", "total", "all")
 
 
-def gradnorms(
+def grad_norms(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or Trainer's output folder.")],
     of: Annotated[str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.")] = "all",
     events: Annotated[bool, typer.Option("--events", help="Norms before and after each growth event.")] = False,
@@ -36,17 +36,17 @@ def gradnorms(
 
     As training logged them, before clipping, or computed anew at each checkpoint.
 
-    Example: pli-analyze gradnorms runs/tiny --of head --html gradnorms.html
+    Example: pli-analyze grad-norms runs/tiny --of head --html grad-norms.html
     """
     from pli_analysis.metrics.grad_norms import logged as metric
-    from pli_analysis.report import gradnorms as report
+    from pli_analysis.report import grad_norms as report
     from pli_analysis.tables import emit
 
     asked = text_of(text, text_column, tokenizer)
     if asked is not None and not recompute:
         raise BadInput("--text FILE is what gradients are computed on: use it with --recompute")
     if recompute and (events or html is not None):
-        raise BadInput("--events and --html tell what training logged: leave --recompute away")
+        raise BadInput("--events and --html show what training logged: omit --recompute")
     if recompute:
         from pli_analysis.metrics.grad_norms.recomputed import recomputed, unknown
 
@@ -58,9 +58,9 @@ def gradnorms(
     scalars, lineage = metric.read(run)
     complain(scalars.damaged)
     table = metric.require(metric.logged(scalars, lineage), run)
-    write_page(html, lambda: report.of_gradnorms(run.resolve().name, table, lineage))
+    write_page(html, lambda: report.of_grad_norms(run.resolve().name, table, lineage))
     if events:
         if lineage is None:
-            raise BadInput(f"{run}: has no lineage.json, which tells when it grew")
+            raise BadInput(f"{run}: has no lineage.json, which records when it grew")
         table = metric.around(table, lineage, window)
     emit(metric.of_level(table, of), format, out)

@@ -37,7 +37,7 @@ class GradNormCallback(TrainerCallback):
     """Logs the gradient norm of each head, FFN, layer, its norms and the embeddings of a Trainer's model.
 
         trainer = Trainer(model, args, train_dataset=data, callbacks=[GradNormCallback(every=10)])
-        trainer.train()     # then: tensorboard --logdir OUTPUT_DIR, or pli-analyze gradnorms OUTPUT_DIR
+        trainer.train()     # then: tensorboard --logdir OUTPUT_DIR, or pli-analyze grad-norms OUTPUT_DIR
 
     With growth, so that a part is followed by its id:
 

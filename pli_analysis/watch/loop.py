@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pli_analysis.watch import screen
-from pli_analysis.watch.watching import RunWatcher
+from pli_analysis.watch.watcher import RunWatcher
 
 if TYPE_CHECKING:
     from pathlib import Path

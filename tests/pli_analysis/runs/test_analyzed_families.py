@@ -24,12 +24,12 @@ from pli_train.config import loading
 from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
-from tests.families import ANALYSED, HEADS, TINY, UNITS, VOCABULARY, WIDTH, tiny
+from tests.families import ANALYZED, HEADS, TINY, UNITS, VOCABULARY, WIDTH, tiny
 
-STACKS = [(family, stack) for family in ANALYSED for stack in anatomy.family(family).stacks or [None]]
+STACKS = [(family, stack) for family in ANALYZED for stack in anatomy.family(family).stacks or [None]]
 OUT = {"mixtral": "self_attn.o_proj", "dinov2": "attention.o_proj"}
 """Where a table names several, or more than attention's: the projection out of attention."""
-READ = [name for name in ANALYSED if anatomy.family(name).task in ("causal-lm", "masked-lm")]
+READ = [name for name in ANALYZED if anatomy.family(name).task in ("causal-lm", "masked-lm")]
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +227,7 @@ def test_drift_of_layers_heads_and_ffns_is_that_of_the_modules(family, stack, tm
 
 
 @pytest.mark.parametrize("groups", [1, 2, HEADS])
-def test_the_map_and_gauge_of_phi3_see_its_fused_rows_as_llama_sees_them_apart(groups, tmp_path):
+def test_the_map_and_gauge_of_phi3_see_its_fused_rows_as_llama_sees_them_unfused(groups, tmp_path):
     """The same weights under the names of a Llama give the same numbers."""
     model = tiny("phi3", num_key_value_heads=groups)
     saved(model, tmp_path / "phi3")
@@ -246,7 +246,7 @@ def test_the_map_and_gauge_of_phi3_see_its_fused_rows_as_llama_sees_them_apart(g
         (other / run_folder.CONFIG).write_text(json.dumps(config))
         save_file(state, other / run_folder.WEIGHTS)
     mine, theirs = Run.open(tmp_path / "phi3"), Run.open(tmp_path / "llama")
-    columns = ["relative_l2", "cosine", "qk", "ov"]
+    columns = ["relative_l2", "cosine_distance", "qk_distance", "ov_distance"]
     tables = [
         api.drift(run, "all", gauge=True).set_index(["part", "step"])[columns].sort_index() for run in (mine, theirs)
     ]
@@ -291,7 +291,7 @@ def test_outputs_of_several_stacks_and_of_shared_layers_are_refused(family, tmp_
         checkpoint_model.outputs_of(Run.open(tmp_path).checkpoints[0], "layers", tokens, tokens.bool())
 
 
-def test_of_two_stacks_the_larger_is_read_and_the_other_told(tmp_path):
+def test_of_two_stacks_the_larger_is_read_and_the_other_reported(tmp_path):
     saved(tiny("t5"), tmp_path, steps=(1, 2))
     run = Run.open(tmp_path)
     assert run.checkpoints[0].anatomy.stack == "decoder.block" and len(run.lineage.stack) == 3
@@ -321,8 +321,8 @@ def test_gptj_turns_as_many_dimensions_as_its_config_says(partial, dim, expected
     assert anatomy.family("gptj").rotated(message) == expected
 
 
-def test_pairs_of_gptj_are_neighbours(tmp_path):
-    """Turning pairs of neighbouring dimensions of Q and K by one angle leaves scores at every position, and so `qk`."""
+def test_pairs_of_gptj_are_neighbors(tmp_path):
+    """Turning pairs of neighboring dimensions of Q and K by one angle leaves scores at every position, and so `qk`."""
     model = tiny("gptj", rotary_dim=8)
     model.save_pretrained(tmp_path / "checkpoint-1")
     before = run_once(model).logits
@@ -334,7 +334,7 @@ def test_pairs_of_gptj_are_neighbours(tmp_path):
     assert torch.allclose(run_once(model).logits, before, atol=1e-4)
     model.save_pretrained(tmp_path / "checkpoint-2")
     table = api.drift(Run.open(tmp_path), "head", gauge=True).query("step == 2").set_index("part")
-    assert table.loc["a.h0", "relative_l2"] > 0.1 and table.loc["a.h0", "qk"] < 1e-5
+    assert table.loc["a.h0", "relative_l2"] > 0.1 and table.loc["a.h0", "qk_distance"] < 1e-5
 
 
 # --- models without the usual head ----------------------------------------------------------------------------------
@@ -417,7 +417,7 @@ def test_a_config_that_would_train_one_is_refused_in_words():
         loading.check(table, "test")
 
 
-@pytest.mark.parametrize("family", ANALYSED)
+@pytest.mark.parametrize("family", ANALYZED)
 def test_a_model_of_one_is_refused_for_training(family):
     assert anatomy.family(family).model_type == family
     with pytest.raises(BadInput, match=f"'{family}' has a table for analysis only"):

@@ -16,9 +16,9 @@ from tests.pli_train.optim.test_grad_norms import SUMS, slow_heads
 
 CLIPPED = 0.01
 EVENTS = [
-    {"at": 2, "index": 1, "initialiser": "clone-noise", "noise": 0.1},
-    {"at": 4, "operator": "heads", "to": 4, "initialiser": "random"},
-    {"at": 4, "index": 0, "initialiser": "random", "freeze_steps": 2},
+    {"at": 2, "index": 1, "initializer": "clone-noise", "noise": 0.1},
+    {"at": 4, "operator": "heads", "to": 4, "initializer": "random"},
+    {"at": 4, "index": 0, "initializer": "random", "freeze_steps": 2},
 ]
 
 
@@ -159,7 +159,7 @@ class Lone(torch.nn.Module):
         return {"loss": torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), "logits": logits}
 
 
-def test_a_model_without_a_table_is_told_by_layers(tmp_path):
+def test_a_model_without_a_table_is_logged_by_layer(tmp_path):
     trainer = run_of("gpt2", tmp_path, GradNormCallback(every=1, groups=["layer", "total"]), model=Lone())
     values = read(tmp_path).values
     assert sorted(values) == [f"grad_norm/{tag}" for tag in ("layer/a", "layer/b", "layer/c", "total")]
