@@ -19,7 +19,7 @@ from pli_train.core.errors import BadInput, PliError, panics_as_errors
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from pli_train.core.texts import Segment
+    from pli_train.core.texts.documents import Segment
 
 JSON, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train.core.texts.kinds import KNOWN
+from pli_train.core.texts.file_types import KNOWN
 from pli_train.data import tokenization
 from pli_train.data.config import IMAGES
 from pli_train.data.documents import Documents

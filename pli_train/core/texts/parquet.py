@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput
 from pli_train.core.texts.columns import FIRST, Columns, cleaned, kind_of
-from pli_train.core.texts.kinds import ends_of
+from pli_train.core.texts.file_types import ends_of
 
 if TYPE_CHECKING:
-    from pli_train.core.texts import File
+    from pli_train.core.texts.file_types import File
 
 ROWS = 1024
 """Rows in memory at a time; what Parquet keeps together may be more."""

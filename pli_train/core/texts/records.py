@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput
 from pli_train.core.texts.columns import FIRST, Columns, cleaned, kind_of
-from pli_train.core.texts.kinds import ends_of
+from pli_train.core.texts.file_types import ends_of
 from pli_train.core.texts.streams import LONGEST, characters, lines_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pli_train.core.texts import File
+    from pli_train.core.texts.file_types import File
 
 Located = tuple[str, Any]
 """Where a record is, in words, and the record."""

@@ -10,7 +10,8 @@ from itertools import chain
 import numpy as np
 
 from pli_train.core.errors import BadInput, counted
-from pli_train.core.texts import Segment, Texts
+from pli_train.core.texts import Texts
+from pli_train.core.texts.documents import Segment
 from pli_train.data.documents import Documents, fingerprint
 
 WORD = 1000

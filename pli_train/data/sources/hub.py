@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput, PliError
-from pli_train.core.texts import Segment, segments
 from pli_train.core.texts.columns import Columns
-from pli_train.core.texts.kinds import NoText
+from pli_train.core.texts.documents import Segment, segments
+from pli_train.core.texts.file_types import NoText
 from pli_train.data.documents import Documents, fingerprint
 
 if TYPE_CHECKING:
