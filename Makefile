@@ -28,10 +28,11 @@ test: install
 test-all: install
 	$(BIN)/pytest -q -m "" $(BESIDE)
 
-# Style, types, import directions.
+# Style, spelling, types, import directions.
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
