@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 BESIDE := -n 2 --dist loadfile
 
-.PHONY: demo test test-all check baseline bert vit seed-appendix install clean
+.PHONY: demo test test-all check docs baseline bert vit seed-appendix install clean
 
 install: $(INSTALLED)
 
@@ -36,6 +36,11 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation as a site, in site/.
+docs: install
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 # One experiment each: see `pli-train presets`.
 baseline: install
 	$(BIN)/pli-train run baseline
@@ -56,4 +61,4 @@ seed-appendix: install
 	$(BIN)/pli-analyze report --html
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
