@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.conftest import STEPS
 from tests.test_cli import ROOT, call, refused
 
 APPS = {"pli-train": train, "pli-analyze": analyze}
+PACKAGES = {"pli-train": "pli_train", "pli-analyze": "pli_analysis"}
 COMMANDS = [(name, command) for name, app in APPS.items() for command in get_command(app).commands]
 
 
@@ -32,6 +34,18 @@ def helps(name, command, width):
             return group.get_help(above)
         with group.commands[command].make_context(command, [], parent=above, resilient_parsing=True) as ctx:
             return group.commands[command].get_help(ctx)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [(name, module) for name, package in PACKAGES.items() for module in (package, f"{package}.cli")],
+)
+def test_version_is_that_of_the_project(name, module):
+    """Of both commands, started by the package's name too."""
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    for words in (["--version"], ["--version", "nonsense"]):
+        done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{name} {stated}\n", "")
 
 
 def options():

@@ -284,10 +284,11 @@ class Rows:
 class Run:
     """A run folder.
 
-    >>> Run.open("/nowhere")
-    Traceback (most recent call last):
-        ...
-    pli_train.core.errors.BadInput: /nowhere: no such folder; `pli-train run` makes runs, under runs/ by default
+    Examples:
+        >>> Run.open("/nowhere")
+        Traceback (most recent call last):
+            ...
+        pli_train.core.errors.BadInput: /nowhere: no such folder; `pli-train run` makes runs, under runs/ by default
     """
 
     path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import inspect
 import os
 import signal
@@ -73,8 +74,8 @@ class App(typer.Typer):
 
 
 def app_of(name: str, about: str) -> App:
-    """An app whose tracebacks are Python's own, and whose words are plain text."""
-    return App(
+    """An app whose tracebacks are Python's own, whose words are plain text, and that prints its version on request."""
+    app = App(
         name=name,
         help=about,
         cls=Group,
@@ -82,6 +83,22 @@ def app_of(name: str, about: str) -> App:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": WIDEST, "color": False},
     )
+    app.callback()(_app_options)
+    return app
+
+
+def _print_version(ctx: typer.Context, asked: bool) -> None:
+    if asked:
+        print(f"{ctx.info_name} {importlib.metadata.version('pli')}")
+        raise typer.Exit
+
+
+def _app_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the app itself, before the name of a command."""
 
 
 def one_of(words: Iterable[str], *names: str, metavar: str, help: str, kind: Callable[[str], Any] = str) -> Any:
