@@ -61,7 +61,6 @@ def test_maps_are_for_a_page_and_have_names(small_run, tmp_path):
 
 @pytest.mark.slow
 def test_the_page_has_umap_when_asked_and_says_that_it_compiles_when_it_does(runs, tmp_path, monkeypatch):
-    pytest.importorskip("umap")
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
     message = []
     for name in ("first.html", "second.html"):
