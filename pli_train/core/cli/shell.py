@@ -166,7 +166,8 @@ def _run(app: App, name: str) -> None:
 
 
 def _let_go() -> None:
-    """Write what stdout still holds; what nobody reads any more, or there is no room for, goes nowhere."""
+    """Take the bar away and write what stdout still holds; what nobody reads, or there is no room for, goes nowhere."""
+    console.erase()
     try:
         print(end="", flush=True)
     except OSError:
@@ -174,6 +175,7 @@ def _let_go() -> None:
 
 
 def _end(code: int, *lines: str) -> NoReturn:
+    console.erase()
     for line in lines:
         console.put(f"error: {line}" if code != 130 else line)
     sys.exit(code)

@@ -1,6 +1,5 @@
 """Images go the same road as text: blocks by the step, one objective, one trainer."""
 
-
 import numpy as np
 import pytest
 import torch
