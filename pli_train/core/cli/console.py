@@ -144,13 +144,12 @@ def _progress() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    color = None if os.environ.get("NO_COLOR") else "auto"
     return Progress(
         TextColumn("{task.completed:.0f} of {task.total:.0f} {task.description}", markup=False),
         BarColumn(bar_width=20),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", markup=False),
-        console=Console(file=sys.stderr, highlight=False, color_system=color),
+        console=Console(file=sys.stderr, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto"),
         auto_refresh=False,
         transient=True,
         redirect_stdout=False,

@@ -11,6 +11,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from pli_train.commands import export
+from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
@@ -70,7 +71,7 @@ def test_plain_transformers_says_what_the_trainer_says(headed, family, tmp_path)
     run = headed[family]
     assert run.state.lineage.shapes() == [(2, 64 if family == "bert" else 128), (1, 160)]
     folder = export.export(run.saver.folder, tmp_path / "out")
-    model = getattr(transformers, AUTO_CLASS[run.anatomy.task]).from_pretrained(folder).eval()
+    model = getattr(transformers, AUTO_CLASS[anatomy.family(family).task]).from_pretrained(folder).eval()
     tokens = torch.arange(60).reshape(2, 30)
     with torch.no_grad():
         difference = model(input_ids=tokens).logits - run.state.model.bare.eval()(input_ids=tokens).logits
@@ -256,4 +257,4 @@ def test_an_image_model_is_exported_without_a_tokenizer(tmp_path):
         )
     assert len(code.splitlines()) == 2 and float(difference.abs().max()) <= 1e-5
     sets = [*sets, f"model.name_or_path={tmp_path / 'run'}", "model.weights=pretrained"]
-    assert launch.begin(loading.load("tiny-vit", sets), tmp_path / "child").lineage.stack == ["a", "b"]
+    assert launch.begin(loading.load("tiny-vit", sets), tmp_path / "child").state.lineage.stack == ["a", "b"]
