@@ -338,9 +338,11 @@ def test_the_command_tells_and_writes(runs, tmp_path):
 
 def test_bad_input_gets_one_line(runs, small_run, text, tmp_path):
     run = runs["gpt2"]
-    refused(call("pli-analyze", "embed", run, "--method", "tnse"), "is none of pca, tsne, umap; did you mean 'tsne'?")
-    refused(call("pli-analyze", "embed", run, "--of", "toes"), "is none of layer, head, ffn")
-    refused(call("pli-analyze", "embed", run, "--space", "outer"), "is none of weights, updates, function")
+    refused(
+        call("pli-analyze", "embed", run, "--method", "tnse"), "not one of 'pca', 'tsne', 'umap'; did you mean 'tsne'?"
+    )
+    refused(call("pli-analyze", "embed", run, "--of", "toes"), "is not one of 'layer', 'head', 'ffn'")
+    refused(call("pli-analyze", "embed", run, "--space", "outer"), "is not one of 'weights', 'updates', 'function'")
     refused(call("pli-analyze", "embed", run, "--text", text), "use it with --space function")
     refused(call("pli-analyze", "embed", small_run, "--space", "updates"), "a map takes two points at least")
     refused(call("pli-analyze", "embed", tmp_path), "not a run")

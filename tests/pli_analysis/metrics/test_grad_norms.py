@@ -284,8 +284,8 @@ def test_bad_requests_get_one_line(runs, tmp_path, text):
         (["--recompute", "--text", text, "--events"], "leave --recompute away"),
         (
             ["--of", "heads"],
-            "--of heads: is none of layer, head, ffn, norms, attention, embeddings, other, total, all; "
-            "did you mean 'head'?",
+            "'heads' is not one of 'layer', 'head', 'ffn', 'norms', 'attention', 'embeddings', 'other', 'total', "
+            "'all'; did you mean 'head'?",
         ),
     ):
         assert len(refused(call("pli-analyze", "gradnorms", runs["gpt2"], *words), expected)) == 1
