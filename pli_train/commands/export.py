@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
-from pli_train.core.lineage import BadLineage, Event, Lineage
+from pli_train.core.lineage import Event, Lineage
 from pli_train.core.output import refusal, sync
 from pli_train.core.run_format import run_folder
 from pli_train.models.build import AUTO_CLASS
@@ -178,10 +178,7 @@ def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
     """What the template tells, plain: escaping is the template's."""
     record = run_folder.read_json(run / run_folder.RUN)
     config = run_folder.read_json(checkpoint / run_folder.CONFIG)
-    try:
-        lineage = Lineage.read(checkpoint / run_folder.LINEAGE)
-    except BadLineage as error:
-        raise BadInput(str(error)) from None
+    lineage = Lineage.read(checkpoint / run_folder.LINEAGE)
     model_type = str(config.get("model_type"))
     task = anatomy.family(model_type).task if model_type in anatomy.families() else None
     settings = _table(record, "config")
