@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_train.core import anatomy
+from pli_train.core import anatomy, output
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Event, Lineage
-from pli_train.core.output import refusal, sync
 from pli_train.core.run_format import run_folder
-from pli_train.models.build import AUTO_CLASS
+from pli_train.core.safe_model import AUTO_CLASS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,21 +71,14 @@ def export(
         raise BadInput(f"{final}: already exists; name another folder, or remove it first")
     source = run_folder.checkpoint_of(run, checkpoint, say)
     say(f"model: {source}")
-    partial = final.with_name(run_folder.PARTIAL + secrets.token_hex(8))
     try:
-        partial.mkdir(parents=True)
-        _copy(source, partial)
-        for path in _tokenizer_files(run):
-            shutil.copyfile(path, partial / path.name)
-        (partial / CARD).write_text(card(run, source), encoding="utf-8")
-        for path in (*partial.iterdir(), partial):
-            sync(path)
-        partial.rename(final)
-        sync(final.parent)
+        with output.folder(final) as partial:
+            _copy(source, partial)
+            for path in _tokenizer_files(run):
+                shutil.copyfile(path, partial / path.name)
+            (partial / CARD).write_text(card(run, source), encoding="utf-8")
     except OSError as error:
-        raise refusal(final, error) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise output.refusal(final, error) from None
     return final
 
 
