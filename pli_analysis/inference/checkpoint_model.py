@@ -56,7 +56,7 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
     try:
         if getattr(config, anatomy.config["depth"]) != len(checkpoint.lineage.stack):
             raise ValueError("another number of layers than its lineage tells of")
-        outline = safe_model.outline(config, safe_model.AUTO_CLASS[task] if head else "AutoModel")
+        outline = safe_model.outline(config, safe_model.AUTO_CLASS[task] if head else "AutoModel", tensors)
         prefix = f"{outline.base_model_prefix}."
         with _quiet():  # what it would report is told below, as far as it matters
             model, found = safe_model.fill(outline, config, tensors, attn_implementation="eager")

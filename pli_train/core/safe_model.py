@@ -43,13 +43,29 @@ def config_of(model_type: str, fields: Mapping[str, Any], path: Path) -> Pretrai
         raise BadInput(f"{path}: {last_line(error)}") from None
 
 
-def outline(config: PretrainedConfig, auto_class: str) -> PreTrainedModel:
-    """The model that a config describes, without memory for its tensors."""
+def outline(config: PretrainedConfig, auto_class: str, tensors: Mapping[str, Tensor]) -> PreTrainedModel:
+    """The model that a config describes, without memory for its tensors.
+
+    Args:
+        config: of the model.
+        auto_class: name of transformers' class that chooses the model's.
+        tensors: by name, with or without the prefix of the base model.
+
+    Raises:
+        BadInput: when one of `tensors` has another shape than the config says.
+    """
     import torch
     import transformers
 
     with torch.device("meta"):
-        return getattr(transformers, auto_class).from_config(config)
+        made: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
+    prefix = f"{made.base_model_prefix}."
+    shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in made.state_dict().items()}
+    for name, tensor in tensors.items():
+        wanted = shapes.get(name.removeprefix(prefix), tensor.shape)
+        if tensor.shape != wanted:
+            raise BadInput(f"its {name} has shape {tuple(tensor.shape)} and its config says {tuple(wanted)}")
+    return made
 
 
 def fill(
@@ -58,22 +74,13 @@ def fill(
     """The model of an outline with these tensors, in float32 on the CPU; and transformers' report on their names.
 
     Args:
-        outline: of this module's `outline`.
-        config: of the outline.
+        outline: of this module's `outline`, whose copy of the config has more written into it.
+        config: of the outline, as it was given.
         tensors: by name, with or without the prefix of the base model.
         how: further arguments of `from_pretrained`.
-
-    Raises:
-        BadInput: when a tensor has another shape than the config says.
     """
     import torch
 
-    prefix = f"{outline.base_model_prefix}."
-    shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in outline.state_dict().items()}
-    for name, tensor in tensors.items():
-        wanted = shapes.get(name.removeprefix(prefix), tensor.shape)
-        if tensor.shape != wanted:
-            raise BadInput(f"its {name} has shape {tuple(tensor.shape)} and its config says {tuple(wanted)}")
     loader: Any = type(outline)
     return loader.from_pretrained(
         None, config=config, state_dict=tensors, dtype=torch.float32, output_loading_info=True, **how

@@ -96,7 +96,7 @@ def load(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
     tensors = tensors_of(folder)
     try:
         _check_depth(config, parts, tensors)
-        outline = safe_model.outline(config, safe_model.AUTO_CLASS[parts.task])
+        outline = safe_model.outline(config, safe_model.AUTO_CLASS[parts.task], tensors)
         _check_size(outline, tensors)
         model, message = safe_model.fill(outline, config, tensors)
     except BadInput as error:
