@@ -1,6 +1,7 @@
 """Cache of results that can be computed again, in the user's cache folder.
 
-The folder is `$PLI_CACHE`, else `$XDG_CACHE_HOME/pli`, else `~/.cache/pli`. It may be removed at any time.
+The folder is `$PLI_CACHE`, else the system's own: on Linux `$XDG_CACHE_HOME/pli` or `~/.cache/pli`, on macOS
+`~/Library/Caches/pli`. It may be removed at any time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def root() -> Path:
     """Where caches live."""
     if own := os.environ.get("PLI_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pli"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("pli", appauthor=False)
 
 
 def get(name: str) -> bytes | None:
