@@ -124,7 +124,6 @@ def card(run: Path, checkpoint: Path) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    kept.filters["yaml"] = lambda text: _Safe(yaml_text(str(text)))
     return kept.get_template("model_card.md").render(_content(run, checkpoint))
 
 
@@ -147,24 +146,6 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~&!$])", r"\\\1", " ".join(line.split()))
 
 
-def yaml_text(text: str) -> str:
-    r"""Any text as a double-quoted YAML scalar of printable characters.
-
-    >>> print(yaml_text('a: "b"\n- c'))
-    "a: \"b\"\x0a- c"
-    """
-    return '"' + "".join(_yaml_char(char) for char in text) + '"'
-
-
-def _yaml_char(char: str) -> str:
-    if char in '"\\':
-        return "\\" + char
-    if char.isprintable():
-        return char
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
 def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
     """What the template tells, plain: escaping is the template's."""
     record = run_folder.read_json(run / run_folder.RUN)
@@ -179,8 +160,7 @@ def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
         "model_type": model_type,
         "auto_class": _Safe(AUTO_CLASS[task] if task else "AutoModel"),
         "text": _reads_text(record),
-        "pipeline": _Safe(PIPELINES[task]) if task in PIPELINES else None,
-        "tags": [model_type, "pli", "growth", "progressive-training"],
+        "metadata": _Safe(_metadata(model_type, task)),
         "first": [id for id, layer in lineage.layers.items() if layer.birth.event is None],
         "events": [_event(event) for event in lineage.events],
         "layers": [_layer(index, id, lineage) for index, id in enumerate(lineage.stack)],
@@ -196,6 +176,18 @@ def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
             "Versions": _table(record, "versions"),
         },
     }
+
+
+def _metadata(model_type: str, task: str | None) -> str:
+    """The card's YAML head: what the hub lists a model by."""
+    from huggingface_hub import ModelCardData
+
+    found = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=PIPELINES.get(task or ""),
+        tags=[model_type, "pli", "growth", "progressive-training"],
+    )
+    return found.to_yaml()
 
 
 def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
