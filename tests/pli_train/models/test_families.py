@@ -64,7 +64,7 @@ def test_a_family_trains_grows_and_reloads(family, table_of, tmp_path):
 
     size = flops.measure(made.state.model.bare, parts)
     assert size.parameters(made.state.lineage.shapes()) == sum(parameter.numel() for parameter in loaded.parameters())
-    assert size == made.size, "counted at two layers and at three"
+    assert size == made.plan.size, "counted at two layers and at three"
 
 
 @pytest.mark.parametrize("family", TEXT)
