@@ -51,7 +51,6 @@ bert: install
 	$(BIN)/pli-analyze report --html
 
 vit: install
-	$(BIN)/pip install --quiet -c constraints.txt '.[vision]'
 	$(BIN)/pli-train run tiny-vit
 	$(BIN)/pli-analyze report --html
 
