@@ -17,9 +17,7 @@ from pli_train.core import cache
 LEAST_FREE = 2**30
 """Bytes free below which the cache may not hold what it is for."""
 FOR = {
-    "maps": "embed --method tsne|umap, and these in the report",
     "parquet": "tables and texts as .parquet, texts as .zst",
-    "large": "drift of many gigabytes, which is faster with it",
     "hub": "corpora of the hub",
 }
 """What each extra is for; those of training and development are not looked at."""

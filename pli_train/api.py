@@ -31,8 +31,9 @@ Schedule = str | list[dict[str, Any]] | dict[str, Any]
 class Growth:
     """When a model grows, and how: the [growth] section of a config as an object.
 
-    >>> Growth("0.25@1 0.5@1", initializer="identity")
-    Growth('0.25@1 0.5@1', initializer='identity')
+    Examples:
+        >>> Growth("0.25@1 0.5@1", initializer="identity")
+        Growth('0.25@1 0.5@1', initializer='identity')
 
     Args:
         schedule: as in a config: `"0.25@1 500@2"`, a list of event tables, or `{"name": "stackbert", …}`.

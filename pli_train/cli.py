@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pli_train.core.cli.console import Bar, is_quiet
-from pli_train.core.cli.shell import app_of, one_of, run_app
+from pli_train.core.cli.shell import app_of, run_app
 from pli_train.core.cli.tables import Format, render
 from pli_train.core.errors import PliError
 
@@ -36,7 +36,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as optim.lr=3e-4; may be repeated."),
 ]
-FormatOption = Annotated[Format, one_of(Format, "--format", "-f", metavar="FORMAT", help="Write {words}.", kind=Format)]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", metavar="FORMAT", help="Write table, json, csv or md.")]
 
 
 @app.command()

@@ -18,7 +18,8 @@ def test_imports_go_one_way():
     assert checked.returncode == 0, checked.stdout
 
 
-HEAVY = {"torch", "transformers", "plotly", "pandas", "tensorboard", "umap", "numpy", "accelerate"}
+COMPILED = {"torch", "numba", "sklearn", "umap"}
+HEAVY = COMPILED | {"transformers", "plotly", "pandas", "tensorboard", "numpy", "scipy", "accelerate"}
 
 
 @pytest.mark.parametrize(
@@ -31,9 +32,10 @@ HEAVY = {"torch", "transformers", "plotly", "pandas", "tensorboard", "umap", "nu
         ("import pli_train.config.loading; pli_train.config.loading.load()", HEAVY),
         (
             "import pli_analysis.runs.run, pli_analysis.metrics.drift.drift, pli_analysis.metrics.grad_norms.logged",
-            {"torch", "transformers", "plotly"},
+            COMPILED | {"transformers", "plotly"},
         ),
-        ("import pli_analysis.report.content", {"torch", "transformers"}),
+        ("import pli_analysis.report.content", COMPILED | {"transformers"}),
+        ("import pli_analysis.commands.scalars, pli_analysis.scalars.reading", COMPILED | {"transformers", "plotly"}),
     ],
 )
 def test_a_start_loads_only_what_it_needs(code, never):

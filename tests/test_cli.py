@@ -177,7 +177,10 @@ def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
         refused(call("pli-analyze", command, tmp_path / "nowhere"), "no such folder")
     refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is")
     refused(call("pli-analyze", "drift", run, "-o", tmp_path / "no" / "where.csv"), "cannot be written")
-    refused(call("pli-analyze", "drift", run, "--of", "toe"), "--of toe: is none of layer, head")
+    refused(
+        call("pli-analyze", "drift", run, "--of", "toe"),
+        "invalid value for '--of': 'toe' is not one of 'layer', 'head'",
+    )
     refused(call("pli-analyze", "report", cwd=tmp_path / "run"), "no run under runs/")
     (run / run_folder.LINEAGE).write_text('{"format": "pli-lineage"}')
     refused(call("pli-analyze", "lineage", run), "lineage.json: no lineage")

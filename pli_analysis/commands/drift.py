@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,15 +11,17 @@ from pli_analysis import columns as col
 from pli_analysis.commands.options import FormatOption, LineageFile, OutOption, RunFolder, Stack, Verify
 from pli_analysis.commands.status import complain, open_run
 from pli_train.core.cli.console import Bar, say
-from pli_train.core.cli.shell import one_of
 from pli_train.core.errors import BadInput
 
-PARTS = ("layer", "head", "ffn", "norms", "attention", "matrix", "all")
+Part = Literal["layer", "head", "ffn", "norms", "attention", "matrix", "all"]
 
 
 def drift(
     run: RunFolder,
-    of: Annotated[str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.")] = "layer",
+    of: Annotated[
+        Part,
+        typer.Option("--of", metavar="PART", help="Which parts: layer, head, ffn, norms, attention, matrix or all."),
+    ] = "layer",
     gauge: Annotated[bool, typer.Option("--gauge", help="Heads: distance of QK and OV, whatever their basis.")] = False,
     spectral: Annotated[bool, typer.Option("--spectral", help="Matrices: spectral norm and ranks of the change.")] = (
         False

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text, TextColumn, Tokenizer, text_of
 from pli_analysis.commands.status import complain, open_run, write_page
 from pli_train.core.cli.console import Bar, say
-from pli_train.core.cli.shell import one_of
 from pli_train.core.errors import BadInput
 
-PARTS = ("layer", "head", "ffn", "norms", "attention", "embeddings", "other", "total", "all")
+Part = Literal["layer", "head", "ffn", "norms", "attention", "embeddings", "other", "total", "all"]
 
 
 def grad_norms(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or Trainer's output folder.")],
-    of: Annotated[str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.")] = "all",
+    of: Annotated[
+        Part,
+        typer.Option(
+            "--of",
+            metavar="PART",
+            help="Which parts: layer, head, ffn, norms, attention, embeddings, other, total or all.",
+        ),
+    ] = "all",
     events: Annotated[bool, typer.Option("--events", help="Norms before and after each growth event.")] = False,
     window: Annotated[
         int, typer.Option(min=1, metavar="N", help="Measurements on each side of an event, at most.")

@@ -1,7 +1,6 @@
 """Load a checkpoint's model and collect layer outputs.
 
-transformers opens no file here: it gets a config of known keys and tensors that are in memory already, both from the
-careful readers of `run.py`, so that nothing in a folder chooses code, names another model or leads out of it.
+The config, of known keys, and the tensors come from the careful readers of `run.py`; transformers opens no file.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis.runs.layer_layout import require_parts
+from pli_train.core import safe_model
 from pli_train.core.cli.console import say
-from pli_train.core.errors import BadInput, did_you_mean, some
+from pli_train.core.errors import BadInput, did_you_mean, last_line, some
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pli_train.core.anatomy import Anatomy
 
 _log = logging.getLogger(__name__)
-AUTO_CLASS = {"causal-lm": "AutoModelForCausalLM", "masked-lm": "AutoModelForMaskedLM"}
+TEXT_TASKS = ("causal-lm", "masked-lm")
 AT_ONCE = 8
 """Blocks that go through a model together."""
 
@@ -46,33 +46,20 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
 
     require_outputs(checkpoint)
     task, anatomy = checkpoint.anatomy.task, checkpoint.anatomy
-    if task not in AUTO_CLASS:
+    if task not in TEXT_TASKS:
         raise BadInput(f"{checkpoint.path}: a {anatomy.model_type} does not read text")
     tensors = {
         name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.tensors(list(checkpoint.files))
     }
-    config, auto = _config(checkpoint), getattr(transformers, AUTO_CLASS[task] if head else "AutoModel")
+    config = _config(checkpoint)
     transformers.logging.disable_progress_bar()  # the tensors are in memory already
     try:
         if getattr(config, anatomy.config["depth"]) != len(checkpoint.lineage.stack):
             raise ValueError("another number of layers than its lineage has")
-        with torch.device("meta"):
-            made = auto.from_config(config)
-        prefix = f"{made.base_model_prefix}."
-        # Names in the base model, whether or not they stand under a head on either side.
-        shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in made.state_dict().items()}
-        wrong = [name for name, t in tensors.items() if shapes.get(name.removeprefix(prefix), t.shape) != t.shape]
-        if wrong:
-            raise ValueError(f"{min(wrong)} has another shape than its config says")
+        outline = safe_model.outline(config, safe_model.AUTO_CLASS[task] if head else "AutoModel", tensors)
+        prefix = f"{outline.base_model_prefix}."
         with _quiet():  # what it would report is told below, as far as it matters
-            model, found = type(made).from_pretrained(
-                None,
-                config=config,
-                state_dict=tensors,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                output_loading_info=True,
-            )
+            model, found = safe_model.fill(outline, config, tensors, attn_implementation="eager")
     except Exception as error:  # whatever a library makes of hostile values
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
     if head:  # without it all that stands above the base model is left out
@@ -168,27 +155,16 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
 
 def _config(checkpoint: Checkpoint) -> PretrainedConfig:
     """The config, of keys that its family declares. Raises BadInput naming another."""
-    from transformers import AutoConfig
-
     fields = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
     family = checkpoint.anatomy.model_type
-    default = AutoConfig.for_model(family)
-    known = {
-        *default.to_dict(),
-        *default.attribute_map,
-        *checkpoint.anatomy.config.values(),
-        *checkpoint.anatomy.heeded,
-    }
+    known = safe_model.declared(family) | {*checkpoint.anatomy.config.values(), *checkpoint.anatomy.heeded}
     path = checkpoint.path / run_folder.CONFIG
     if checkpoint.known is not None:  # older and newer releases, and other people's tools, write keys of their own
         fields = {key: value for key, value in fields.items() if key in known}
         fields = _as_deep(fields, checkpoint.anatomy.config["depth"], len(checkpoint.lineage.stack))
     if strange := [key for key in fields if key not in known]:
         raise BadInput(f"{path}: {strange[0]!r} is not a key of a {family}'s config{did_you_mean(strange[0], known)}")
-    try:
-        return AutoConfig.for_model(family, **fields)
-    except Exception as error:  # whatever a library makes of hostile values
-        raise BadInput(f"{path}: {last_line(error)}") from None
+    return safe_model.config_of(family, fields, path)
 
 
 def _as_deep(fields: dict[str, Any], depth: str, layers: int) -> dict[str, Any]:
@@ -198,8 +174,3 @@ def _as_deep(fields: dict[str, Any], depth: str, layers: int) -> dict[str, Any]:
     types = fields.get("layer_types")
     message = {"layer_types": types[:layers]} if isinstance(types, list) else {}
     return fields | message | {depth: layers}
-
-
-def last_line(error: Exception) -> str:
-    """What a library's error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:300]

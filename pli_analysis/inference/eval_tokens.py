@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pli_analysis.inference.checkpoint_model import last_line, require_outputs
+from pli_analysis.inference.checkpoint_model import require_outputs
 from pli_train.core import texts, tokenizer
 from pli_train.core.cli.console import say
-from pli_train.core.errors import BadInput, PliError, panics_as_errors
+from pli_train.core.errors import BadInput, PliError, last_line, panics_as_errors
+from pli_train.core.masking import IGNORED, masked, next_token
 from pli_train.core.run_format import run_folder
 from pli_train.core.sampling import Design
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from pli_analysis.runs.run import Run
 
-IGNORED = -100
-"""The label of a position that is not predicted."""
 SEED = 0
 """Of a text's masks, and of which of its blocks are read: the same at every checkpoint."""
 KEPT = {"inputs", "labels", "block", "document", "stratum", "strata"}
@@ -202,12 +201,8 @@ def _labeled(
     """
     import torch
 
-    from pli_train.core.masking import masked
-
     if run.checkpoints[-1].anatomy.task != "masked-lm":
-        labels = torch.full_like(tokens, IGNORED)
-        labels[:, :-1] = tokens[:, 1:]
-        return tokens, labels
+        return next_token(tokens)
     share = _trained_with(run, "mlm_probability", float)
     mask, known, special = tokenizer.masking_rule(made)
     if mask is None or mask >= _vocabulary(run):

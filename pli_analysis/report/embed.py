@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pli_analysis import columns as col
@@ -52,8 +52,8 @@ def paths(run: Run, maps: Sequence[str] | None = None, say: Callable[[str], None
     """The paths of all layers through the space of their weights, in one plane.
 
     Args:
-        maps: methods beside PCA; of those that are not installed there is a line. None for what takes but seconds:
-            t-SNE of not too many points. The first use of UMAP in a process compiles it.
+        maps: methods beside PCA. None for what takes but seconds: t-SNE of not too many points. The first use of UMAP
+            in a process compiles it.
         say: told what takes long.
     """
     found = embed_metric.points_of(run)
@@ -61,21 +61,20 @@ def paths(run: Run, maps: Sequence[str] | None = None, say: Callable[[str], None
     if len(found) < FEWEST_POINTS:
         message = f"{count(len(found), 'point')}, a layer at a checkpoint each, are too few for a map."
         return Section("map", title, [message])
-    wanted = projections.METHODS[1:] if maps is None else maps
-    there = [method for method in wanted if projections.installed(method)]
-    drawn = [method for method in there if maps is not None or (method == "tsne" and len(found) <= MOST_POINTS)]
+    quick = ("tsne",) if len(found) <= MOST_POINTS else ()
+    drawn = quick if maps is None else maps
     section = _map(embed_metric.embed(run, exact=MAP_EXACT, further=drawn, say=say), title, "layers", "weights")
-    section.words.extend(_left_out(wanted, there, drawn))
+    if maps is None:
+        section.words.append(_left_out(quick))
     return section
 
 
-def _left_out(wanted: Sequence[str], there: Sequence[str], drawn: Sequence[str]) -> Iterator[str]:
-    """Methods that the map goes without, and how to have them."""
-    if missing := ", ".join(NAMES[method] for method in wanted if method not in there):
-        yield f"Left out: {missing}, which {projections.MISSING}"
-    if slow := ", ".join(NAMES[method] for method in there if method not in drawn):
-        command = f"pli-analyze report RUN --html --maps {','.join(there)}"
-        yield f"Left out, as it takes long: {slow}. To have it drawn: {command}"
+def _left_out(drawn: Sequence[str]) -> str:
+    """Methods that the map goes without as they take long, and how to have them."""
+    further = projections.METHODS[1:]
+    slow = ", ".join(NAMES[method] for method in further if method not in drawn)
+    command = f"pli-analyze report RUN --html --maps {','.join(further)}"
+    return f"Left out, as it takes long: {slow}. To have it drawn: {command}"
 
 
 def of_map(name: str, found: Map, of: str, space: str) -> Report:

@@ -27,7 +27,7 @@ from pli_analysis.scalars import trainer_log
 from pli_analysis.scalars.trainer_log import damage_of
 from pli_train.core import tokenizer
 from pli_train.core.errors import BadInput, some
-from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 
@@ -245,7 +245,7 @@ class ForeignRun(Run):
     def _recorded(self) -> dict[Path, Lineage]:
         """The lineage that a checkpoint has as a file, by its folder; without those that have none."""
         files = [checkpoint.path / run_folder.LINEAGE for checkpoint in self._usable]
-        return {file.parent: _read(file) for file in files if file.is_file()}
+        return {file.parent: Lineage.read(file) for file in files if file.is_file()}
 
     @property
     def _last_recorded(self) -> int | None:
@@ -296,7 +296,7 @@ class ForeignRun(Run):
     @cached_property
     def _lineages(self) -> list[Lineage]:
         if self.lineage_file is not None:
-            whole = _read(self.lineage_file)
+            whole = Lineage.read(self.lineage_file)
             return [whole.as_of(_events_until(whole, bare.step, bare.name.after)) for bare in self._bare]
         inferred = [] if self.inferred is None else self.inferred.lineages
         if self._last_recorded is None:
@@ -344,13 +344,6 @@ def _births(lineage: Lineage, id: str) -> list[tuple[str, int]]:
     found += [(f"heads of {id}", head.step) for head in layer.heads.values() if head.event != layer.birth.event]
     later = [event for event in layer.widths if event and event != layer.birth.event]
     return found + [(f"FFN units of {id}", lineage.events[event - 1].step) for event in later]
-
-
-def _read(path: Path) -> Lineage:
-    try:
-        return Lineage.read(path)
-    except BadLineage as error:
-        raise BadInput(str(error)) from None
 
 
 # --- finding them ----------------------------------------------------------------------------------------------------
@@ -555,7 +548,7 @@ def _labels(real: Sequence[Path]) -> list[str]:
 def _last_event(checkpoint: Path) -> int:
     """The step of the last event that a checkpoint has behind it, as far as its lineage tells: it cannot be earlier."""
     path = checkpoint / run_folder.LINEAGE
-    events = _read(path).events if path.is_file() else []
+    events = Lineage.read(path).events if path.is_file() else []
     return events[-1].step if events else 0
 
 

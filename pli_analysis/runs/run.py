@@ -284,10 +284,11 @@ class Rows:
 class Run:
     """A run folder.
 
-    >>> Run.open("/nowhere")
-    Traceback (most recent call last):
-        ...
-    pli_train.core.errors.BadInput: /nowhere: no such folder; `pli-train run` makes runs, under runs/ by default
+    Examples:
+        >>> Run.open("/nowhere")
+        Traceback (most recent call last):
+            ...
+        pli_train.core.errors.BadInput: /nowhere: no such folder; `pli-train run` makes runs, under runs/ by default
     """
 
     path: Path
@@ -388,10 +389,7 @@ class Run:
         path = self.path / run_folder.LINEAGE
         if not path.is_file():
             raise BadInput(f"{self.path}: has no {run_folder.LINEAGE} yet; it appears with the first checkpoint")
-        try:
-            found = Lineage.read(path)
-        except BadLineage as error:
-            raise BadInput(str(error)) from None
+        found = Lineage.read(path)
         _log.debug("%s: %d layers, %d events", path, len(found.layers), len(found.events))
         return found
 

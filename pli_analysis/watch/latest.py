@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pli_analysis import columns as col
 from pli_analysis.runs.run import ProgressCallback, Run
 from pli_analysis.scalars.reading import Scalars
+from pli_train.core.errors import first_line
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
@@ -115,14 +116,9 @@ class Drift:
         except Stopped:
             pass
         except Exception as error:  # whatever it is, whoever looks on goes on looking
-            note = f"drift at {checkpoint}: {line(error)}"
+            note = f"drift at {checkpoint}: {first_line(error)}"
             self._describe = DriftStatus(self._describe.values, self._describe.checkpoint, (note,))
 
     def _scan(self, done: int, total: int) -> None:
         if self._ending.is_set():
             raise Stopped
-
-
-def line(error: BaseException) -> str:
-    """An error in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pli_analysis.report import page, process
 from pli_analysis.report.parts import Report, Section
-from pli_analysis.watch.latest import TRIES, line
-from pli_train.core.errors import BadInput
+from pli_analysis.watch.latest import TRIES
+from pli_train.core.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     from pli_analysis.watch.frame import Frame
@@ -107,7 +107,7 @@ class Served:
         try:
             self.page, self.note = Page(version, self._build(self._path, version, self._ending)), ""
         except Exception as error:  # whatever it is, the page before is served on
-            self.note = f"page: {line(error)}"
+            self.note = f"page: {first_line(error)}"
         ended = time.monotonic()
         self._earliest = ended + REST * (ended - began)
 

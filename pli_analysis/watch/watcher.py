@@ -18,8 +18,8 @@ from pli_analysis.scalars import trainer_log
 from pli_analysis.scalars.reading import Reader, Scalars
 from pli_analysis.watch import frame
 from pli_analysis.watch.frame import Frame
-from pli_analysis.watch.latest import Drift, Measure, drifts, line
-from pli_train.core.errors import BadInput
+from pli_analysis.watch.latest import Drift, Measure, drifts
+from pli_train.core.errors import BadInput, first_line
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class RunWatcher:
         try:
             return read()
         except PASSING as error:
-            self._notes.append(f"{what}: not readable just now, trying again ({line(error)})")
+            self._notes.append(f"{what}: not readable just now, trying again ({first_line(error)})")
             return before
 
 

@@ -168,13 +168,9 @@ def _keys(checkpoints: Sequence[Checkpoint], grown: dict[str, list[int]], kind: 
 
 
 def _cached(kind: Kind, key: str) -> np.ndarray | None:
-    if key.startswith("/") or (kept := cache.get(f"{kind.name}/{key}")) is None:
-        return None
-    # Bare numbers: numpy's own files have a header that is parsed as Python.
-    whole = len(kept) % (8 * kind.columns) == 0
-    return np.frombuffer(kept, "<f8").reshape(-1, kind.columns) if whole else None
+    return None if key.startswith("/") else cache.get_array(f"{kind.name}/{key}", (-1, kind.columns))
 
 
 def _keep(kind: Kind, key: str, table: np.ndarray) -> None:
     if not key.startswith("/"):
-        cache.put(f"{kind.name}/{key}", table.astype("<f8").tobytes())
+        cache.put_array(f"{kind.name}/{key}", table)

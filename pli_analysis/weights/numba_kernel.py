@@ -1,22 +1,23 @@
 """The same sums in one compiled loop (numba).
 
 numpy takes five passes over memory for the squares of a tensor and of two differences from it, and goes back to Python
-between any two. The loop here reads a block of the tensor at one checkpoint after another and goes over it once. Numba
-is imported and compiles for about a second, so that it pays only where gigabytes are read; without it, numpy does all.
+between any two. The loop here reads a block of the tensor at one checkpoint after another and goes over it once. To
+import numba and to compile takes seconds, so that it pays only where gigabytes are read. What the loop does not take
+(other types, tensors that grow, small ones, sums beyond float32) numpy does, see `moments`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
+import math
 from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
+from pli_analysis.weights.blocks import blocks, is_steady, locations
 from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.moments import EXACT, RUN, divisor
-from pli_analysis.weights.stacks import blocks, lines
 from pli_analysis.weights.trajectory import TensorTrajectory
 
 WORTH = 2**33
@@ -31,37 +32,38 @@ Kernel = Callable[..., int]
 
 
 def kernel(bytes: int) -> Kernel | None:
-    """The compiled loop, where so many bytes are worth it and numba is installed."""
-    return _compiled() if bytes >= WORTH and importlib.util.find_spec("numba") else None
+    """The compiled loop, where so many bytes are worth it."""
+    return _compiled() if bytes >= WORTH else None
 
 
 def sums(track: TensorTrajectory, pool: BufferPool, kernel: Kernel) -> np.ndarray | None:
-    """Σ now², Σ (now − birth)², Σ (now − before)², Σ (now − donor)² and Σ donor² of each part of a steady tensor.
+    """Σ now², Σ (now − birth)², Σ (now − before)², Σ (now − donor)² and Σ donor² of each part of a tensor.
 
     Returns:
         (5, visits, parts), the last two zero at visits without a donor; None where this loop is not for it: a tensor
-        that is small or not in float32, sums that float32 does not hold, a file that was cut meanwhile.
+        that grows, is small or not in float32, sums that float32 does not hold, a file that was cut meanwhile.
 
     Raises:
         FileNotFoundError: when a checkpoint was removed meanwhile.
         BadInput: when it cannot be read.
     """
     visits, position = track.visits, track.visits[0].position
-    folds = track.folds(visits[0], position.shape)
-    if position.type != "F32" or np.prod(folds) <= EXACT:
+    if position.type != "F32" or math.prod(position.shape) <= EXACT or not is_steady(track):
         return None
+    folds = track.folds(visits[0], position.shape)
     found, together = np.zeros((5, len(visits), folds[1])), pool.files.most // 2
-    own, theirs = lines(track)
+    own, theirs = locations(track)
     for block in blocks(folds, BLOCK):
         run = divisor(block.folds[2], RUN)
         buffer = pool.take("fused", (4, block.size // run, run))
-        own.read(slice(0, 1), block, buffer[:1], pool)
+        start = 4 * block.start
+        pool.files.read(position.path, position.offset + start, buffer[BIRTH])
         buffer[BEFORE] = buffer[BIRTH]
         for first in range(0, len(visits), together):
             some = slice(first, min(first + together, len(visits)))
             count = some.stop - first
             of_block = np.zeros((5, count, block.folds[1]))
-            files = (*own.handles(some, block, pool), *theirs.handles(some, block, pool))
+            files = (*own.handles(some, start, pool), *theirs.handles(some, start, pool))
             if kernel(*files, buffer.ctypes.data, buffer, block.folds[2] // run, of_block) < count:
                 return None
             found[:, some, block.part : block.part + block.folds[1]] += of_block

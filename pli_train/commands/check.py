@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pli_train.core.errors import BadInput
-from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.data import corpus
 from pli_train.data.held_out import HeldOut
@@ -160,10 +160,7 @@ def _before_an_event(plan: RunPlan, start: Lineage, run: Path) -> Path:
     for _, path in reversed(run_folder.checkpoints(run)):
         if run_folder.flaw(path):
             continue
-        try:
-            lineage = Lineage.read(path / run_folder.LINEAGE)
-        except BadLineage as error:
-            raise BadInput(str(error)) from None
+        lineage = Lineage.read(path / run_folder.LINEAGE)
         if _unlike(lineage, plan, start) is None:
             return path
     raise BadInput(f"--from {run}: no whole checkpoint of it lies before an event of this schedule")

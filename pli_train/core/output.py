@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pli_train.core.cli import encoding
@@ -107,6 +108,33 @@ def _take_over(old: Path, new: Path) -> None:
         with suppress(PermissionError):
             os.chown(new, was.st_uid, was.st_gid)
         new.chmod(stat.S_IMODE(was.st_mode))
+
+
+@contextmanager
+def folder(final: Path, durable: bool = True) -> Iterator[Path]:
+    """Make a folder that is there entirely, or not at all: whoever looks sees none, or all of its files.
+
+    Args:
+        final: where it appears; no folder that holds something may be there.
+        durable: return only when it would survive a power cut.
+
+    Yields:
+        A new folder beside it, to put plain files into. It is removed when the block raises.
+
+    Raises:
+        OSError: as the system raises it.
+    """
+    partial = final.with_name(PARTIAL + secrets.token_hex(8))
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in (*partial.iterdir(), partial) if durable else ():
+            sync(path)
+        partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if durable:
+        sync(final.parent)
 
 
 def make(path: Path, fill: Callable[[Path], object]) -> None:

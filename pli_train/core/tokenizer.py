@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_train.core.errors import BadInput, PliError, panics_as_errors
+from pli_train.core.errors import BadInput, PliError, first_line, panics_as_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +61,7 @@ def load(name_or_path: str) -> PreTrainedTokenizerBase:
     except Exception as error:  # the tokenizers library raises that very class, and transformers what comes
         raise PliError(
             f"'{name_or_path}' is no tokenizer's folder or file here and could not be loaded from the hub "
-            f"({_describe(error)})"
+            f"({first_line(error)})"
         ) from None
 
 
@@ -81,7 +81,7 @@ def local(path: Path) -> PreTrainedTokenizerBase:
             with panics_as_errors():
                 found = _without_settings(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         except Exception as error:  # as above
-            raise BadInput(f"{where}: no tokenizer ({_describe(error)})") from None
+            raise BadInput(f"{where}: no tokenizer ({first_line(error)})") from None
         found.name_or_path = str(path)  # not the place that is gone by now
     if SETTINGS not in files:
         _name_special_tokens(found)
@@ -208,7 +208,3 @@ def _has_sentencepiece() -> bool:
     from importlib.util import find_spec
 
     return find_spec("sentencepiece") is not None
-
-
-def _describe(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -32,12 +32,12 @@ def of_blocks(train: np.ndarray, blocks: np.ndarray, vocabulary: int, fingerprin
         (blocks,) float32.
     """
     key = f"{KEPT}{fingerprint}-{blocks.shape[1]}"
-    if (kept := cache.get(key)) is not None:
-        return np.frombuffer(kept, np.float32)
+    if (kept := cache.get_array(key, (len(blocks),), "<f4")) is not None:
+        return kept
     bigrams = Bigrams(_spread(train), vocabulary)
     segments = [bigrams.surprisal(blocks[start : start + ROWS]).mean(axis=1) for start in range(0, len(blocks), ROWS)]
     found = np.concatenate(segments).astype(np.float32)
-    cache.put(key, found.tobytes())
+    cache.put_array(key, found, "<f4")
     return found
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_train.core import cache, tokenizer
+from pli_train.core import cache, output, tokenizer
 from pli_train.core.errors import BadInput, PliError
 from pli_train.core.tokenizer import end_token
 from pli_train.data.config import IMAGES
@@ -133,24 +131,18 @@ def _build(folder: Path, documents: Documents, settings: TokenizerConfig) -> Non
     if made is None:
         made = train_bpe((segment.text for segment in documents.train), settings.vocab_size)
     dtype = np.uint16 if tokenizer.size(made) <= 2**16 else np.uint32
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        sizes = {
-            side: _write(partial / f"{side}.bin", segments, made, dtype)
-            for side, segments in (("train", documents.train), ("eval", documents.eval))
-        }
-        message = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
-        (partial / "tokens.json").write_text(message, encoding="utf-8")
-        made.save_pretrained(partial)
-        partial.rename(folder)
-    except FileExistsError:  # another run has built it meanwhile
-        pass
+        with output.folder(folder, durable=False) as partial:
+            sizes = {
+                side: _write(partial / f"{side}.bin", segments, made, dtype)
+                for side, segments in (("train", documents.train), ("eval", documents.eval))
+            }
+            message = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
+            (partial / "tokens.json").write_text(message, encoding="utf-8")
+            made.save_pretrained(partial)
     except OSError:
-        if not folder.is_dir():
+        if not folder.is_dir():  # else another run has built it meanwhile
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _identity(name_or_path: str | None) -> str | None:

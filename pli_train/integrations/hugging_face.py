@@ -24,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from pli_train.api import Growth, Schedule, anatomy_of
 from pli_train.checkpointing import checkpoint as checkpoints
 from pli_train.core.errors import BadInput
-from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.growth import grower as in_place
 from pli_train.integrations.growth_states import States, readable
@@ -120,7 +120,7 @@ class GrowthCallback(TrainerCallback):
         folder = Path(found)
         try:
             lineage = Lineage.read(folder / run_folder.LINEAGE)
-        except BadLineage as error:
+        except BadInput as error:
             raise BadInput(f"{error} (was it stopped while it was being written? use an earlier one)") from None
         steps = run_folder.read_json(folder / run_folder.TRAINER_STATE).get("max_steps")
         growing = self._begun(trainer.args, trainer.model, trainer.optimizer, steps)

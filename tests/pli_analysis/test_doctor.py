@@ -14,7 +14,7 @@ def test_the_table_names_every_library_with_its_version():
     done = call("pli-analyze", "doctor", "-f", "json")
     assert done.returncode == 0, done.stderr
     rows = {row["what"]: row for row in json.loads(done.stdout)}
-    for name in ("torch", "numpy", "safetensors", "umap-learn"):
+    for name in ("torch", "numpy", "safetensors", "pyarrow"):
         assert rows[name]["found"] == metadata.version(name) and rows[name]["state"] == "ok"
     assert "pytest" not in rows, "what development needs is nobody's business"
     assert "GB free" in rows["cache"]["found"] and "CPU cores" in rows["devices"]["found"]
@@ -22,10 +22,10 @@ def test_the_table_names_every_library_with_its_version():
 
 def test_what_is_missing_is_reported_with_what_needs_it(monkeypatch):
     there = machine._version
-    monkeypatch.setattr(machine, "_version", lambda name: "" if name in ("numpy", "umap-learn") else there(name))
+    monkeypatch.setattr(machine, "_version", lambda name: "" if name in ("numpy", "pyarrow") else there(name))
     found = {finding.what: finding for finding in machine.check()}
-    assert (found["numpy"].state, found["umap-learn"].state) == ("missing", "optional")
-    assert found["umap-learn"].do == "pip install 'pli[maps]'" and "umap" in found["umap-learn"].use
+    assert (found["numpy"].state, found["pyarrow"].state) == ("missing", "optional")
+    assert found["pyarrow"].do == "pip install 'pli[parquet]'" and ".parquet" in found["pyarrow"].use
     assert found["numpy"].do.startswith("pip install 'numpy>=")
     monkeypatch.setattr(machine, "_version", lambda name: "0.0.1" if name == "torch" else there(name))
     assert {finding.what: finding.state for finding in machine.check()}["torch"] == "missing"

@@ -115,14 +115,13 @@ def _measured(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, flo
 
 def _kept(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]] | None:
     key = key_of(first, last)
-    found = cache.get(KEPT + key) if key else None
     shared = last.lineage.shared(first.lineage)
-    if found is None or len(found) != 16 * len(shared):
+    found = cache.get_array(KEPT + key, (len(shared), 2)) if key else None
+    if found is None:
         return None
-    numbers = np.frombuffer(found, "<f8").reshape(-1, 2).tolist()
-    return {id: (moved_by, size) for id, (moved_by, size) in zip(shared, numbers, strict=True)}
+    return {id: (moved_by, size) for id, (moved_by, size) in zip(shared, found.tolist(), strict=True)}
 
 
 def _keep(first: Checkpoint, last: Checkpoint, found: dict[str, tuple[float, float]]) -> None:
     if (key := key_of(first, last)) is not None:
-        cache.put(KEPT + key, np.array(list(found.values()), "<f8").tobytes())
+        cache.put_array(KEPT + key, np.array(list(found.values())))

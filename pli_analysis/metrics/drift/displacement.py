@@ -10,12 +10,12 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.metrics.drift.products import spectrum
 from pli_analysis.weights import numba_kernel, trajectory
+from pli_analysis.weights.blocks import has_donor
 from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.chunks import segments
 from pli_analysis.weights.measurement import Kind
 from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.numba_kernel import Kernel
-from pli_analysis.weights.stacks import has_donor, is_steady, stacks
 from pli_analysis.weights.trajectory import Pair, TensorTrajectory
 from pli_train.core.errors import MISFITS
 
@@ -85,8 +85,9 @@ class Sums:
 
     def run(self, pool: BufferPool) -> list[np.ndarray]:
         """(parts, 7) for each wanted visit."""
-        if is_steady(self.track):
-            return _sums_of_steady(self.track, pool, self.kernel)
+        sums = self.kernel and numba_kernel.sums(self.track, pool, self.kernel)
+        if sums is not None:
+            return _rows(self.track, sums)
         squares = Squares(pool)
         found: dict[int, list[tuple[int, np.ndarray]]] = {}
         for first, segment in segments(self.track):
@@ -95,32 +96,13 @@ class Sums:
         return [_added(of_segments) for _, of_segments in sorted(found.items())]
 
 
-def _sums_of_steady(track: TensorTrajectory, pool: BufferPool, kernel: Kernel | None) -> list[np.ndarray]:
-    """(parts, 7) for each wanted visit of a tensor that keeps its shape."""
-    visits = track.visits
-    outer, parts, inner = track.folds(visits[0], visits[0].position.shape)
-    sums = kernel and numba_kernel.sums(track, pool, kernel)
-    of_birth, sums = _sums_of_stacks(track, pool, parts) if sums is None else (sums[0, 0], sums)
-    sums[3:, [not has_donor(visit) for visit in visits]] = np.nan
-    columns = np.broadcast_arrays(sums[0], of_birth, *sums[1:], outer * inner)
+def _rows(track: TensorTrajectory, sums: np.ndarray) -> list[np.ndarray]:
+    """(parts, 7) for each wanted visit, from what `numba_kernel.sums` returns."""
+    outer, _, inner = track.folds(track.visits[0], track.visits[0].position.shape)
+    sums[3:, [not has_donor(visit) for visit in track.visits]] = np.nan
+    columns = np.broadcast_arrays(sums[0], sums[0, 0], *sums[1:], outer * inner)
     rows = np.stack(columns, axis=-1)
-    return [rows[number] for number, visit in enumerate(visits) if visit.wanted]
-
-
-def _sums_of_stacks(track: TensorTrajectory, pool: BufferPool, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Σ birth² (parts,), and as `fused.sums` gives them (5, visits, parts), zero before the first wanted visit."""
-    squares, block = Squares(pool), None
-    of_birth, sums = np.zeros(parts), np.zeros((5, len(track.visits), parts))
-    for stack in stacks(track, pool):
-        some = slice(stack.block.part, stack.block.part + stack.block.folds[1])
-        if stack.block is not block:
-            block = stack.block
-            of_birth[some] += squares(stack.birth, [], block.folds)[0, 0]
-        others = [stack.birth, stack.previous, *([stack.donors] if stack.donors is not None else [])]
-        sums[: 1 + len(others), stack.visits, some] += squares(stack.now, others, block.folds)
-        if stack.donors is not None:
-            sums[4, stack.visits, some] += squares(stack.donors, [], block.folds)[0]
-    return of_birth, sums
+    return [rows[number] for number, visit in enumerate(track.visits) if visit.wanted]
 
 
 def _sums(segment: TensorTrajectory, pool: BufferPool, squares: Squares) -> Iterator[tuple[int, np.ndarray]]:

@@ -40,7 +40,7 @@ from pli_analysis.runs.ancestry import birth
 from pli_analysis.runs.run import Run
 from pli_train.core.anatomy.parts import GROUPS, OUTSIDE, Part
 from pli_train.core.errors import BadInput, did_you_mean
-from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
@@ -118,10 +118,7 @@ def read(path: Path) -> tuple[Scalars, Lineage | None]:
     if source.kind == paths.Kind.RUN:
         return logged, Run.open(source.path).lineage
     file = source.path / run_folder.LINEAGE  # Trainer's output folder has one when GrowthCallback was there
-    try:
-        return logged, Lineage.read(file) if file.is_file() else None
-    except BadLineage as error:
-        raise BadInput(str(error)) from None
+    return logged, Lineage.read(file) if file.is_file() else None
 
 
 def require(table: pd.DataFrame, where: object) -> pd.DataFrame:

@@ -102,8 +102,8 @@ def embed(
         further: methods that draw the same distances as well, where there are points enough for them.
 
     Raises:
-        BadInput: for words that are not known, a text that is too much, one point alone, a missing library,
-            or a checkpoint that cannot be read.
+        BadInput: for words that are not known, a text that is too much, one point alone, or a checkpoint that
+            cannot be read.
     """
     _check(space, text, since_birth)
     points = points_of(run, of)

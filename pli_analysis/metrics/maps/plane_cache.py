@@ -32,11 +32,10 @@ def plane(
     if method not in LIBRARIES:
         return projections.in_plane(method, squared, components, say)
     name = f"planes/{_key(method, squared)}"
-    kept = cache.get(name)
-    if kept is not None and len(kept) == 2 * 8 * len(squared):
-        return np.frombuffer(kept, "<f8").reshape(-1, 2)
+    if (kept := cache.get_array(name, (len(squared), 2))) is not None:
+        return kept
     drawn = projections.in_plane(method, squared, components, say)
-    cache.put(name, drawn.astype("<f8").tobytes())
+    cache.put_array(name, drawn)
     return drawn
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,6 @@ import numpy as np
 from pli_train.core.errors import BadInput, did_you_mean
 
 METHODS = ("pca", "tsne", "umap")
-LIBRARIES = {"tsne": "sklearn", "umap": "umap"}
 FEWEST = 5
 """Points below which neighbors say nothing, and PCA is what is left."""
 EXACT = 250
@@ -20,7 +18,6 @@ EXACT = 250
 SEED = 0
 NEIGHBORS = 10
 """Of a point, at most, that trustworthiness looks at."""
-MISSING = "needs the `maps` extra: pip install 'pli[maps]'"
 
 
 @dataclass(frozen=True)
@@ -63,23 +60,13 @@ def method_for(method: str, count: int) -> str:
     """The method that so many points allow: what was asked for, or PCA where they are too few.
 
     Raises:
-        BadInput: for another method, fewer than two points, or a library that is not installed.
+        BadInput: for another method, or fewer than two points.
     """
     if method not in METHODS:
         raise BadInput(f"--method {method}: is none of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
     if count < 2:
         raise BadInput(f"a map takes two points at least, and here is {count}: more checkpoints or parts are needed")
-    used = method if count >= FEWEST else "pca"
-    if not installed(used):
-        raise BadInput(f"--method {method}: {MISSING}")
-    return used
-
-
-def installed(method: str) -> bool:
-    """Whether the library that a method takes is there."""
-    from importlib.util import find_spec
-
-    return method not in LIBRARIES or find_spec(LIBRARIES[method]) is not None
+    return method if count >= FEWEST else "pca"
 
 
 def in_plane(
@@ -95,21 +82,22 @@ def in_plane(
         squared: squared distances, (points, points).
         components: of the same points.
         say: told what takes long.
-
-    Raises:
-        BadInput: when a library is not installed.
     """
+    from threadpoolctl import threadpool_limits
+
     plane = components.values[:, :2]
     spread = plane[:, 0].std()
     if method == "pca" or spread == 0:
         return plane.copy()
     draw = _tsne if method == "tsne" else _umap
-    with _one_thread():
+    # Several threads wait for each other at each step, ten times as long where others use the cores too.
+    with threadpool_limits(1):
         return np.asarray(draw(np.sqrt(squared), plane / spread, say), dtype=np.float64)
 
 
 def _tsne(distances: np.ndarray, start: np.ndarray, say: Callable[[str], None]) -> np.ndarray:
-    TSNE = _library("tsne")  # noqa: N806
+    from sklearn.manifold import TSNE
+
     count = len(distances)
     return TSNE(
         metric="precomputed",
@@ -126,7 +114,8 @@ def _umap(distances: np.ndarray, start: np.ndarray, say: Callable[[str], None]) 
 
     if "umap" not in sys.modules:
         say("umap: loading it compiles it, which takes from 5 seconds to a minute")
-    UMAP = _library("umap")  # noqa: N806
+    from umap import UMAP
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of precomputed distances it says that it cannot turn them back
         return UMAP(
@@ -136,18 +125,6 @@ def _umap(distances: np.ndarray, start: np.ndarray, say: Callable[[str], None]) 
             random_state=SEED,
             n_jobs=1,
         ).fit_transform(distances)
-
-
-def _library(method: str) -> type:
-    try:
-        if method == "tsne":
-            from sklearn.manifold import TSNE
-
-            return TSNE
-        from umap import UMAP
-    except ImportError:
-        raise BadInput(f"--method {method}: {MISSING}") from None
-    return UMAP
 
 
 def trustworthiness(squared: np.ndarray, plane: np.ndarray) -> tuple[float, int] | None:
@@ -172,14 +149,3 @@ def trustworthiness(squared: np.ndarray, plane: np.ndarray) -> tuple[float, int]
         ranks = np.count_nonzero(row < row[near, None], axis=1)  # the point itself makes it begin at 1
         false += int(np.maximum(ranks - neighbors, 0).sum())
     return 1 - 2 * false / (count * neighbors * (2 * count - 3 * neighbors - 1)), neighbors
-
-
-def _one_thread() -> AbstractContextManager[object]:
-    """One thread: several wait for each other at each step, ten times as long where others use the cores too."""
-    from contextlib import nullcontext
-
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return nullcontext()
-    return threadpool_limits(1)

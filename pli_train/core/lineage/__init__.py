@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pli_train.core.errors import BadInput
 from pli_train.core.lineage import document
 from pli_train.core.lineage.identity import BadLineage, Birth, Event, Layer, layer_id
 from pli_train.core.run_format import run_folder
@@ -206,11 +205,10 @@ class Lineage:
 
     @classmethod
     def read(cls, path: Path) -> Lineage:
-        """Read a `lineage.json`. Raises BadLineage naming the file."""
+        """Read a `lineage.json`. Raises BadInput naming the file: BadLineage where its content is wrong."""
+        text = run_folder.read_text(path)
         try:
-            return cls.from_json(run_folder.read_text(path))
-        except BadInput as error:
-            raise BadLineage(str(error)) from None
+            return cls.from_json(text)
         except BadLineage as error:
             raise BadLineage(f"{path}: {error}") from None
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pli_train.core.errors import BadInput
 
-class BadLineage(ValueError):
-    """A lineage that contradicts itself, or a file that holds none. Its text says what and where."""
+
+class BadLineage(BadInput):
+    """A lineage that contradicts itself, or a file that holds none. Its text says what and where; exit code 2."""
 
 
 def layer_id(number: int) -> str:

@@ -62,17 +62,9 @@ class ImageCorpus:
 
 
 def load(data: DataConfig, say: Callable[[str], None] = lambda line: None) -> ImageCorpus:
-    """The digits, split into train and eval with a fixed seed.
+    """The digits, split into train and eval with a fixed seed."""
+    from sklearn.datasets import load_digits
 
-    Raises:
-        BadInput: when scikit-learn is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise BadInput(
-            "data.source: 'digits' comes with scikit-learn, which the `vision` extra brings: pip install 'pli[vision]'"
-        ) from None
     say("corpus: digits")
     found = load_digits()
     rows = np.empty(len(found.target), ROW)

@@ -17,7 +17,7 @@ from pli_analysis.metrics.drift.rates import Logged
 from pli_analysis.runs.run import Run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars
-from pli_analysis.weights import chunks, stacks
+from pli_analysis.weights import chunks
 from pli_train.core import anatomy
 from pli_train.core.run_format import run_folder
 from pli_train.growth.operators.ffn import WidenFFN
@@ -206,27 +206,9 @@ def test_tensors_in_segments_measure_as_whole_ones(tmp_path, family, monkeypatch
 
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chunks, "SIZE", 64)
-    monkeypatch.setattr(displacement, "is_steady", lambda track: False)
     monkeypatch.setattr(displacement, "segments", counted)
     assert_frame_equal(api.drift(run, "all"), whole, rtol=1e-9)
     assert max(cuts) > 20 and sum(cut > 1 for cut in cuts) > len(cuts) / 2
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_tensors_in_blocks_and_stacks_measure_as_whole_ones(tmp_path, family, monkeypatch):
-    """Of which at least the newborn layers' keep their shape."""
-    run = Run.open(grown(tmp_path / "run", family))
-    monkeypatch.setattr(displacement, "is_steady", lambda track: False)
-    whole, made = api.drift(run, "all"), []
-    monkeypatch.undo()
-    monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(stacks, "BLOCK", 60)
-    monkeypatch.setattr(stacks, "STACK", 180)
-    monkeypatch.setattr(
-        displacement, "stacks", lambda *asked: (made.append(s.visits) or s for s in stacks.stacks(*asked))
-    )
-    assert_frame_equal(api.drift(run, "all"), whole, rtol=1e-9)
-    assert len(made) > 100 and any(visits.start for visits in made)
 
 
 def _numbers(run, table):

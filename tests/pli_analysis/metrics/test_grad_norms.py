@@ -186,7 +186,7 @@ def damaged(runs, tmp_path):
     ("fields", "message"),
     [
         ({"auto_map": {"AutoModel": "evil.py"}}, "'auto_map' is not a key of a gpt2's config"),
-        ({"n_embd": 64}, "make no model .*has another shape than its config says"),
+        ({"n_embd": 64}, "make no model .*has shape .* and its config says"),
         ({"n_layer": 10**9}, "make no model .*another number of layers"),
         ({"n_head": "two"}, "checkpoint-0"),
     ],
@@ -285,8 +285,8 @@ def test_bad_requests_get_one_line(runs, tmp_path, text):
         (["--recompute", "--text", text, "--events"], "omit --recompute"),
         (
             ["--of", "heads"],
-            "--of heads: is none of layer, head, ffn, norms, attention, embeddings, other, total, all; "
-            "did you mean 'head'?",
+            "'heads' is not one of 'layer', 'head', 'ffn', 'norms', 'attention', 'embeddings', 'other', 'total', "
+            "'all'; did you mean 'head'?",
         ),
     ):
         assert len(refused(call("pli-analyze", "grad-norms", runs["gpt2"], *words), expected)) == 1

@@ -159,7 +159,6 @@ def test_a_random_walk_in_many_dimensions_is_its_own_null():
 
 @pytest.mark.parametrize("method", ["tsne", UMAP])
 def test_the_same_points_twice_and_neighbors_kept(method):
-    pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
     generator = np.random.default_rng(0)
     values = np.repeat(generator.normal(size=(4, 50)) * 9, 15, axis=0) + generator.normal(size=(60, 50))
     squared = squareform(pdist(values)) ** 2
@@ -193,8 +192,6 @@ def test_points_in_one_place_are_neighbors_whatever_their_order():
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 30])
 @pytest.mark.parametrize("method", ["pca", "tsne", UMAP])
 def test_few_points_have_a_place_too(method, count):
-    if method != "pca":
-        pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
     squared = squareform(pdist(np.random.default_rng(count).normal(size=(count, 9)))) ** 2
     used = projections.method_for(method, count)
     assert used == (method if count >= projections.FEWEST else "pca")
@@ -230,7 +227,6 @@ def test_umap_is_asked_for_distances_neighbors_and_a_start_that_fit(count, monke
 
 
 def test_tsne_of_more_points_than_it_draws_exactly_keeps_their_neighbors():
-    pytest.importorskip("sklearn")
     values = np.cumsum(np.random.default_rng(0).normal(size=(projections.EXACT + 20, 40)), axis=0)
     squared = squareform(pdist(values)) ** 2
     first, second = (projections.in_plane("tsne", squared, projections.pca(squared)) for _ in range(2))
@@ -258,7 +254,6 @@ def test_points_are_drawn_by_one_thread(monkeypatch):
 @pytest.mark.parametrize("method", ["tsne", "umap"])
 def test_two_thousand_points_keep_their_neighbors(method):
     """As many as 166 checkpoints of 12 layers: paths of their own that begin in one place."""
-    pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
     steps = np.random.default_rng(0).normal(size=(12, 166, 40))
     steps[:, 0] *= 20
     values = np.cumsum(steps, axis=1).reshape(-1, 40)

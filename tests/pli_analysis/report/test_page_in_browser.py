@@ -124,7 +124,6 @@ def test_a_view_outlasts_the_theme_and_leads_back(opened, report):
 
 
 def test_the_map_switches_its_method_and_nothing_moves(opened, report, runs, family):
-    pytest.importorskip("sklearn")
     tab, outputs, _ = opened(report)
     figure, table = tab.locator("#figure-map"), embed(Run.open(runs[family]), further=["tsne"]).table
     buttons = {button.inner_text(): button for button in figure.locator(".views button").all()}

@@ -191,7 +191,6 @@ def test_a_plateau_event_has_no_step(config_of):
 
 
 def test_image_models_are_checked_too():
-    pytest.importorskip("sklearn")
     from pli_train.config import loading
 
     sets = ["growth.initializer=identity", "growth.schedule=0.5@1", "train.batch_size=4"]

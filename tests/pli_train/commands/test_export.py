@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import transformers
+import yaml
 from transformers import AutoTokenizer
 
 from pli_train.commands import export
@@ -169,7 +170,6 @@ def test_hostile_configs_and_lineages_stay_in_their_cells(run_folder_of, family)
     card = export.card(run_folder_of, last)
     rows = [cells(line) for line in sections(card)["Growth"] if line.startswith("|")]
     assert {len(row) for row in rows} == {8} and len(rows) == 6
-    yaml = pytest.importorskip("yaml")
     front = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
     assert front == {"library_name": "transformers", "tags": [HOSTILE, "pli", "growth", "progressive-training"]}
 
@@ -240,7 +240,6 @@ def test_an_existing_folder_or_file_is_never_written_to(runs, tmp_path):
 
 
 def test_an_image_model_is_exported_without_a_tokenizer(tmp_path):
-    pytest.importorskip("sklearn")
     from pli_train.config import loading
 
     sets = ["train.steps=2", "growth.schedule=1@1", "train.batch_size=4", "train.eval_blocks=4"]

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pli_train.core.errors import BadInput
 from pli_train.core.lineage import BadLineage, Lineage, layer_id
 
 
@@ -104,6 +105,17 @@ def test_a_contradiction_is_named(contradiction):
     contradiction(document)
     with pytest.raises(BadLineage):
         Lineage.from_json(json.dumps(document))
+
+
+def test_a_file_that_holds_none_is_bad_input_that_names_it(tmp_path):
+    path = tmp_path / "lineage.json"
+    for content in (None, "[]", "{"):
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(BadInput) as refused:
+            Lineage.read(path)
+        assert refused.value.exit_code == 2
+        assert str(refused.value).startswith(f"{path}: ") and "\n" not in str(refused.value)
 
 
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))

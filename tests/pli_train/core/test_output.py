@@ -305,3 +305,25 @@ def test_a_folder_is_made_with_those_above_it_or_refused_in_a_line(tmp_path, old
         output.make_folder(old)
     with pytest.raises(BadInput, match=r"old\.txt/c: cannot be written \(not a directory\)$"):
         output.make_folder(old / "c")
+
+
+def test_a_folder_appears_with_all_of_its_files_or_not_at_all(tmp_path):
+    final = tmp_path / "above" / "model"
+    with output.folder(final) as partial:
+        (partial / "weights").write_text("1")
+        assert not final.exists()
+    assert [path.name for path in final.parent.iterdir()] == ["model"] and (final / "weights").read_text() == "1"
+    for error in (OSError, KeyboardInterrupt):
+        with pytest.raises(error), output.folder(tmp_path / "other") as partial:
+            (partial / "weights").write_text("1")
+            raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["above"]
+
+
+def test_a_folder_takes_no_other_ones_place(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("old")
+    with pytest.raises(OSError), output.folder(tmp_path / "model") as partial:
+        (partial / "weights").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "weights").read_text() == "old"

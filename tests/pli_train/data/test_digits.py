@@ -1,7 +1,5 @@
 """Images go the same road as text: blocks by the step, one objective, one trainer."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -35,7 +33,6 @@ def table(**sections):
 
 @pytest.fixture(scope="module")
 def images():
-    pytest.importorskip("sklearn")
     return digits.load(loading.check(table(), "test").data)
 
 
@@ -132,9 +129,3 @@ def test_what_does_not_fit_images_is_one_line(images, sections, line, tmp_path):
     with pytest.raises(BadInput, match=line):
         launch.begin(loading.check(table(**sections), "test"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_without_scikit_learn_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(BadInput, match=r"pip install 'pli\[vision\]'"):
-        digits.load(loading.check(table(), "test").data)

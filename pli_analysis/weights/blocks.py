@@ -1,0 +1,124 @@
+"""Cut a tensor of constant shape into blocks, and locate them in its files.
+
+Where a tensor grows, or parts of it were copied from several donors, see `pli_analysis.weights.chunks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pli_analysis.runs.tensor_slices import TensorLocation, TensorView
+from pli_analysis.weights.buffers import BufferPool
+from pli_analysis.weights.trajectory import TensorTrajectory, Visit, misfit
+from pli_train.core.anatomy.axes import growing
+from pli_train.core.errors import MISFITS
+
+
+class Block(NamedTuple):
+    """A stretch of a tensor in memory.
+
+    Attributes:
+        start: the number of the tensor that it begins with.
+        part: the first part that it has something of.
+        folds: its own.
+    """
+
+    start: int
+    part: int
+    folds: tuple[int, int, int]
+
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        outer, parts, inner = self.folds
+        return outer * parts * inner
+
+
+def is_steady(track: TensorTrajectory) -> bool:
+    """Whether a tensor is the same numbers at all visits, all of them alive, and so are donors it was copied from.
+
+    Raises:
+        BadInput: when it does not fit the lineage.
+    """
+    try:
+        return _is_steady(track)
+    except MISFITS as error:
+        raise misfit(track.visits[0].position.path.parent, track.id, error) from None
+
+
+def _is_steady(track: TensorTrajectory) -> bool:
+    first, factor = track.visits[0], growing(track.axes)
+    alive = factor and first.alive(factor)
+    if factor and alive is not None and alive != first.there(track.axes, factor):
+        return False
+    parts = track.folds(first, first.position.shape)[1]
+    straight = tuple((True, number) for number in range(parts))
+
+    def like_first(view_of: TensorView) -> bool:
+        position, same = view_of.position, first.position
+        if position.shape != same.shape or position.type != same.type:
+            return False
+        return factor is None or (view_of.alive(factor) == alive and view_of.stored == first.stored)
+
+    def copied_straight(visit: Visit) -> bool:
+        return not any(visit.donor_parts) or (
+            visit.donor is not None and visit.donor_parts == straight and like_first(visit.donor)
+        )
+
+    return all(like_first(visit) and copied_straight(visit) for visit in track.visits)
+
+
+def has_donor(visit: Visit) -> bool:
+    """Whether a visit of a steady tensor has a donor to compare it with."""
+    return any(visit.donor_parts)
+
+
+def blocks(folds: tuple[int, int, int], most: int) -> Iterator[Block]:
+    """Cut a tensor of these folds into stretches of memory of `most` numbers or less.
+
+    >>> [tuple(block) for block in blocks((3, 2, 4), 16)]
+    [(0, 0, (2, 2, 4)), (16, 0, (1, 2, 4))]
+    >>> [tuple(block) for block in blocks((1, 3, 4), 8)], [tuple(block) for block in blocks((1, 1, 5), 3)]
+    ([(0, 0, (1, 2, 4)), (8, 2, (1, 1, 4))], [(0, 0, (1, 1, 3)), (3, 0, (1, 1, 2))])
+    """
+    outer, parts, inner = folds
+    whole = parts * inner
+    if not whole:
+        return
+    if whole <= most:
+        step = most // whole
+        for at in range(0, outer, step):
+            yield Block(at * whole, 0, (min(step, outer - at), parts, inner))
+        return
+    together, length = max(most // inner, 1), min(inner, most)
+    for at in range(outer):
+        for part in range(0, parts, together):
+            for number in range(0, inner, length):
+                own = (1, min(together, parts - part), min(length, inner - number))
+                yield Block(at * whole + part * inner + number, part, own)
+
+
+class Locations:
+    """Where a tensor lies at each of its visits, if it does."""
+
+    def __init__(self, positions: Sequence[TensorLocation | None]) -> None:
+        self._paths = [position.path if position else None for position in positions]
+        self._offsets = np.array([position.offset if position else 0 for position in positions])
+
+    def handles(self, visits: slice, start: int, pool: BufferPool) -> tuple[np.ndarray, np.ndarray]:
+        """Find the open file of each of some visits, and the offset in it of the tensor's byte `start`.
+
+        Returns:
+            Handles and offsets, (visits,) each; a handle of -1 where the tensor is not.
+        """
+        handles = [-1 if path is None else pool.files.handle(path) for path in self._paths[visits]]
+        return np.array(handles), self._offsets[visits] + start
+
+
+def locations(track: TensorTrajectory) -> tuple[Locations, Locations]:
+    """Where a steady tensor lies, and where its donor does."""
+    donors = [visit.donor.position if visit.donor and has_donor(visit) else None for visit in track.visits]
+    return Locations([visit.position for visit in track.visits]), Locations(donors)
