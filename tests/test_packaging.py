@@ -53,6 +53,6 @@ def test_the_wheel_says_what_pyproject_says(built):
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         name = next(name for name in wheel.namelist() if name.endswith("/METADATA"))
-        told = Parser().parsestr(wheel.read(name).decode())
-    assert (told["Name"], told["Version"], told["Summary"]) == ("pli", stated["version"], stated["description"])
-    assert told["Keywords"].split(",") == stated["keywords"]
+        metadata = Parser().parsestr(wheel.read(name).decode())
+    assert (metadata["Name"], metadata["Version"], metadata["Summary"]) == ("pli", stated["version"], stated["description"])
+    assert metadata["Keywords"].split(",") == stated["keywords"]

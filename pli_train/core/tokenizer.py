@@ -19,7 +19,7 @@ from pli_train.core.errors import BadInput, PliError, first_line, panics_as_erro
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from pli_train.core.texts.documents import Segment
+    from pli_train.core.texts.reading import Segment
 
 JSON, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pli_train.core.texts.documents import Segment
+    from pli_train.core.texts.reading import Segment
 
 
 @dataclass(frozen=True)

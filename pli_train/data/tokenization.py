@@ -24,7 +24,7 @@ from pli_train.data.documents import Documents, fingerprint
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from pli_train.core.texts.documents import Segment
+    from pli_train.core.texts.reading import Segment
     from pli_train.data.config import TokenizerConfig
 
 _log = logging.getLogger(__name__)

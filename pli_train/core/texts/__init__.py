@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from pli_train.core.errors import BadInput, counted
-from pli_train.core.texts.documents import Segment, documents, remarks_on
 from pli_train.core.texts.file_types import LEFT_OUT, File, NoText
+from pli_train.core.texts.reading import Segment, documents, remarks_on
 
 LISTED = 3
 """Names in a line on what is left out."""

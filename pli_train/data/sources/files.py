@@ -11,7 +11,7 @@ import numpy as np
 
 from pli_train.core.errors import BadInput, counted
 from pli_train.core.texts import Texts
-from pli_train.core.texts.documents import Segment
+from pli_train.core.texts.reading import Segment
 from pli_train.data.documents import Documents, fingerprint
 
 WORD = 1000

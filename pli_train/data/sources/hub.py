@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput, PliError, first_line
 from pli_train.core.texts.columns import Columns
-from pli_train.core.texts.documents import Segment, segments
 from pli_train.core.texts.file_types import NoText
+from pli_train.core.texts.reading import Segment, segments
 from pli_train.data.documents import Documents, fingerprint
 
 if TYPE_CHECKING:

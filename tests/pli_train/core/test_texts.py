@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pli_train.core import texts
 from pli_train.core.errors import BadInput
-from pli_train.core.texts import streams
+from pli_train.core.texts import reading, streams
 from pli_train.core.tokenizer import encode, ids_of
 from pli_train.data.tokenization import train_bpe
 
@@ -354,9 +354,9 @@ def test_the_fingerprint_follows_texts_names_columns_and_decompression(tmp_path)
 @given(st.lists(st.text("ab \n.\u00a0é漢", max_size=30), max_size=30), st.integers(1, 20))
 def test_segments_add_up_to_the_document(parts, length):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(texts, "LONGEST_SEGMENT", length)
-        patch.setattr(texts, "NEAR", 10)
-        segments = list(texts.segments(parts))
+        patch.setattr(reading, "LONGEST_SEGMENT", length)
+        patch.setattr(reading, "NEAR", 10)
+        segments = list(reading.segments(parts))
     assert "".join(segment.text for segment in segments) == "".join(parts)
     assert [segment.last for segment in segments] == [False] * (len(segments) - 1) + [True]
     assert all(len(segment.text) <= max(length, 1) for segment in segments)
@@ -366,8 +366,8 @@ def test_a_long_document_has_the_tokens_it_would_have_in_one_piece(corpus, monke
     whole = "".join(path.read_text() for path in sorted(corpus.iterdir()))
     tokenizer = train_bpe([whole], 400)
     (expected,) = encode(tokenizer, [whole])
-    monkeypatch.setattr(texts, "LONGEST_SEGMENT", 700)
-    segments = list(texts.segments([whole]))
+    monkeypatch.setattr(reading, "LONGEST_SEGMENT", 700)
+    segments = list(reading.segments([whole]))
     ids = [id for some, _ in ids_of(tokenizer, segments) for id in some]
     assert len(segments) > 50 and ids == expected
     assert train_bpe((segment.text for segment in segments), 400).get_vocab() == tokenizer.get_vocab()
@@ -375,8 +375,8 @@ def test_a_long_document_has_the_tokens_it_would_have_in_one_piece(corpus, monke
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "one-line.txt.gz", "a.json.gz"])
 def test_memory_does_not_grow_with_the_file(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(texts, "LONGEST_SEGMENT", 2**14)
-    monkeypatch.setattr(texts, "NEAR", 2**10)
+    monkeypatch.setattr(reading, "LONGEST_SEGMENT", 2**14)
+    monkeypatch.setattr(reading, "NEAR", 2**10)
     monkeypatch.setattr(streams, "CHUNK", 2**12)
     words = "word " * 200
     line = {"a.txt.gz": f"{words}\n", "one-line.txt.gz": words}.get(name, f'{{"text": "{words}"}}\n')
