@@ -36,7 +36,8 @@ from pli_train.core.lineage import Lineage
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.runs.run import Checkpoint, ProgressCallback
+    from pli_analysis.runs.checkpoint import Checkpoint
+    from pli_analysis.runs.run import ProgressCallback
 
 SAMPLE = 2**15
 """Numbers of a matrix, at most, that are compared: a cosine of unrelated ones is then off by 0.006."""

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from pli_analysis import api
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.checkpointing import checkpoint
 from pli_train.commands.verify import verify
 from pli_train.config import loading as configs
@@ -67,11 +67,11 @@ def run_in_shards(run, tmp_path_factory):
 def read_everything(run):
     """All that reads a run's files; each gives content or a named error. Returns how many gave content."""
     readers = (
-        lambda: Run.open(run).record,
-        lambda: Run.open(run).parent,
-        lambda: str(Run.open(run).lineage),
-        lambda: api.drift(Run.open(run)),
-        lambda: [c.tokens for c in Run.open(run, hashes=True).checkpoints],
+        lambda: open_run(run).record,
+        lambda: open_run(run).parent,
+        lambda: str(open_run(run).lineage),
+        lambda: api.drift(open_run(run)),
+        lambda: [c.tokens for c in open_run(run, hashes=True).checkpoints],
         lambda: list(verify(run)),
         lambda: checkpoint.newest(run, lambda line: None),
         lambda: checkpoint.read(run / AT),

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from pli_analysis import api
 from pli_analysis.metrics.lineage import write
 from pli_analysis.metrics.maps import embedding
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.anatomy import axes
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -46,7 +46,7 @@ def folder_for(file, output, to):
         (copy / AT / run_folder.WEIGHTS).unlink()
         model.save_pretrained(copy / AT, max_shard_size="40KB")
     if file == run_folder.LINEAGE:
-        lineage = Run.open(copy).lineage
+        lineage = open_run(copy).lineage
         for checkpoint in copy.glob("checkpoint-*"):
             write(lineage, checkpoint / run_folder.LINEAGE)
     return copy
@@ -55,16 +55,16 @@ def folder_for(file, output, to):
 def read_everything(output):
     """How many readers gave content; every other one gave a named error."""
     readers = (
-        lambda: api.drift(Run.open(output), "all"),
-        lambda: Run.open(output).lineage,
-        lambda: Run.open(output).confidence,
-        lambda: Run.open(output).notes,
-        lambda: embedding.embed(Run.open(output)).table,
-        lambda: [c.tokens for c in Run.open(output).checkpoints],
-        lambda: (Run.open(output).record, Run.open(output).training, Run.open(output).tokenizer),
-        lambda: Run.open(output).scalars,
-        lambda: api.drift(Run.open([output / AT])),
-        lambda: Run.open([output / "checkpoint-4", output / AT]).lineage,
+        lambda: api.drift(open_run(output), "all"),
+        lambda: open_run(output).lineage,
+        lambda: open_run(output).confidence,
+        lambda: open_run(output).notes,
+        lambda: embedding.embed(open_run(output)).table,
+        lambda: [c.tokens for c in open_run(output).checkpoints],
+        lambda: (open_run(output).record, open_run(output).training, open_run(output).tokenizer),
+        lambda: open_run(output).scalars,
+        lambda: api.drift(open_run([output / AT])),
+        lambda: open_run([output / "checkpoint-4", output / AT]).lineage,
     )
     gave = 0
     for reader in readers:

@@ -15,7 +15,7 @@ from pli_analysis.metrics.comparison import compare, curves
 from pli_analysis.metrics.drift.rates import rates_of
 from pli_analysis.report import overview
 from pli_analysis.runs import paths
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests.fuzz.changes import bent, torn
@@ -49,7 +49,7 @@ def changed(good, chance):
 
 def readers(output):
     """What reads a history; each fails by itself."""
-    run = Run.open(output)
+    run = open_run(output)
     return (
         lambda: sound(run.scalars),
         lambda: sound(logged(output / AT / run_folder.TRAINER_STATE)),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pli_analysis.inference.eval_tokens import Sample
     from pli_analysis.metrics.disturbance.at_event import StateComparison
-    from pli_analysis.runs.run import Checkpoint
+    from pli_analysis.runs.checkpoint import Checkpoint
 
 INSTANT = [col.OUTPUT_CHANGE, col.CKA_DISTANCE, col.LOG_GRAD_NORM_RATIO, col.GRAD_COSINE_DISTANCE]
 DYNAMIC = [col.EXCESS_LOG_UPDATE_RATE, col.EXCESS_LOG_GRAD_NORM]

@@ -19,7 +19,7 @@ from pli_analysis import api
 from pli_analysis.metrics import loss as loss_metric
 from pli_analysis.metrics.grad_norms import logged
 from pli_analysis.report import content
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.randomness import derive
 from pli_train.integrations import GradNormCallback, GrowthCallback
 from pli_train.training import launch
@@ -108,7 +108,7 @@ def both(request, config_of, tmp_path_factory):
         callbacks=[GradNormCallback(every=4, growth=growth), growth],
     )
     trainer.train()
-    return Run.open(folder / "ours"), Run.open(folder / "theirs")
+    return open_run(folder / "ours"), open_run(folder / "theirs")
 
 
 def batch_of(trainer, step):

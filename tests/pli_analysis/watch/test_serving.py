@@ -259,9 +259,9 @@ def test_an_open_page_loads_itself_anew_and_stays_where_it_was(chromium, small_r
         return page.html(whole, version).encode()
 
     from pli_analysis.report import content
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs.opening import open_run
 
-    whole = content.build(Run.open(small_run))
+    whole = content.build(open_run(small_run))
     with closing(Served(tmp_path, build=build)) as server:
         server.show(FRAME)
         server.wait()

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pli_analysis import api
 from pli_analysis.metrics.grad_norms import logged
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars
 from pli_analysis.watch import frame, latest, screen, watcher
@@ -48,7 +48,7 @@ def content(folder):
 
 
 def test_a_frame_shows_what_other_readers_show(runs, family):
-    run, shown = Run.open(runs[family]), sorted_by_step(RunWatcher(runs[family]))
+    run, shown = open_run(runs[family]), sorted_by_step(RunWatcher(runs[family]))
     assert (shown.step, shown.total, shown.finished, shown.training) == (STEPS, STEPS, True, False)
     assert (shown.stack, shown.notes, shown.left) == (tuple(run.lineage.stack), (), None)
     values = run.scalars.values
@@ -240,7 +240,7 @@ def test_closing_ends_a_measurement_in_its_middle(mine, monkeypatch):
 def test_drift_at_the_newest_reads_births_and_the_newest_only(mine):
     names = [str(checkpoint.name) for checkpoint in latest.Births(mine).checkpoints]
     assert names == ["checkpoint-0", "checkpoint-3", "checkpoint-6", "checkpoint-9", "checkpoint-12"]
-    expected = api.drift(Run.open(mine)).query("step == 12")
+    expected = api.drift(open_run(mine)).query("step == 12")
     assert latest.drifts(mine) == dict(zip(expected["part"], expected["relative_l2"], strict=True))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pli_analysis import api
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.reading import read
 from pli_train.commands.fork import fork
 from pli_train.config import loading as configs
@@ -104,9 +104,9 @@ def test_a_twin_without_growth_ends_as_a_run_that_never_had_it(config_of, runs, 
 def test_a_twin_says_whose_it_is_and_resumes_like_any_run(runs, tmp_path):
     parent, twin = runs["gpt2"], tmp_path / "twin"
     fork(parent, 6, twin, growth=False).run()
-    opened = Run.open(twin)
+    opened = open_run(twin)
     assert opened.parent == {"path": str(parent), "checkpoint": "checkpoint-6-before", "name": "gpt2"}
-    assert Run.open(parent).parent is None
+    assert open_run(parent).parent is None
     assert opened.record["config"]["growth"]["events_kept"] == 1
     whole = content(twin)
     for name, path in run_folder.checkpoints(twin):
@@ -187,7 +187,7 @@ def test_weights_only_serves_analysis_and_is_passed_over_for_resume(config_of, r
     run = Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
     for name in ("checkpoint-12", "checkpoint-10"):
         weights_only(run / name)
-    assert api.drift(Run.open(run)).equals(api.drift(Run.open(runs["gpt2"])))
-    assert not Run.open(run, hashes=True).damaged
+    assert api.drift(open_run(run)).equals(api.drift(open_run(runs["gpt2"])))
+    assert not open_run(run, hashes=True).damaged
     launch.resume(config_of("gpt2"), run).run()
     assert content(run) == content(runs["gpt2"])

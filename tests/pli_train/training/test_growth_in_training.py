@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pli_analysis.metrics.drift.drift import drift
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.reading import read
 from pli_train.checkpointing import checkpoint
 from pli_train.core import learning_rate
@@ -106,7 +106,7 @@ def test_the_lineage_says_what_was_done_and_how(unbroken, family):
 
 
 def test_drift_is_measured_past_growth_of_heads_and_width(unbroken, family):
-    run = Run.open(unbroken[family])
+    run = open_run(unbroken[family])
     for of in ("layer", "head", "ffn", "norms", "attention"):
         table = drift(run, of)
         first = table.drop_duplicates("part", keep="first")
