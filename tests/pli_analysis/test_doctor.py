@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 
 from pli_analysis import machine
-from tests.test_cli import call
+from tests.commands import call
 
 
 def test_the_table_names_every_library_with_its_version():

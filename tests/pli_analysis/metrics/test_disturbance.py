@@ -34,7 +34,7 @@ from pli_train.growth.config import SwappingConfig
 from pli_train.growth.swap_regularizer import SwapRegularizer
 from pli_train.training import launch
 from tests.benchmarks import calibrate_disturbance
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 MODELS = {"bert": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM"}
 STEPS = {

@@ -17,9 +17,9 @@ from pli_analysis.report import projector
 from pli_analysis.runs.opening import open_run
 from pli_train.models import build
 from pli_train.training import launch
+from tests.commands import call, refused
 from tests.conftest import MODELS, STEPS
 from tests.pli_analysis.metrics.test_projections import UMAP
-from tests.test_cli import call, refused
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
+from tests.commands import call, refused
 from tests.conftest import STEPS
-from tests.test_cli import call, refused
 
 
 @st.composite

@@ -19,8 +19,8 @@ from pli_analysis.runs.opening import open_run
 from pli_analysis.tables import Format, render
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
+from tests.commands import call, refused
 from tests.drifting import Drifting
-from tests.test_cli import call, refused
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;‮"
 

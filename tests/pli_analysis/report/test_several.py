@@ -24,7 +24,7 @@ from pli_analysis.report import page, several
 from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars import reading
 from pli_train.core.run_format import run_folder
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 
 @pytest.fixture(scope="module")

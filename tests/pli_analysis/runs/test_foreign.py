@@ -22,8 +22,8 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.integrations import GrowthCallback
 from tests import families
+from tests.commands import call, refused
 from tests.pli_train.integrations.test_hugging_face import trainer_of
-from tests.test_cli import call, refused
 from tests.trainers import EVERY, STEPS, train
 
 INFERRED = "lineage inferred from weights; lowest confidence 1.00 at checkpoint-"

@@ -14,7 +14,7 @@ from pli_analysis import api
 from pli_analysis.runs.opening import open_run
 from pli_train.core.anatomy.names import block_lists
 from pli_train.core.errors import BadInput
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 
 @pytest.fixture(autouse=True)

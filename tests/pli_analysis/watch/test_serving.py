@@ -25,8 +25,9 @@ from pli_analysis.watch.frame import Frame
 from pli_analysis.watch.serving import Served, version_of
 from pli_analysis.watch.watcher import RunWatcher
 from pli_train.core.errors import BadInput, PliError
+from tests.commands import call, heeds_ctrl_c, refused
 from tests.pli_analysis.report.test_page_in_browser import chromium  # noqa: F401  (a fixture)
-from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
+from tests.warm import ROOT
 
 FRAME = Frame("run", checkpoint="checkpoint-1")
 NEWER = replace(FRAME, checkpoint="checkpoint-2")

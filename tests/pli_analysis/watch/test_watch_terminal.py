@@ -19,8 +19,9 @@ from pli_analysis.watch import screen
 from pli_analysis.watch.frame import Frame, Growth
 from pli_analysis.watch.watcher import RunWatcher
 from pli_train.checkpointing.lock import Lock
+from tests.commands import call, heeds_ctrl_c, refused
 from tests.pli_analysis.watch.test_watch import content, mine, printed, sorted_by_step  # noqa: F401  (a fixture among them)
-from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
+from tests.warm import ROOT
 
 HOSTILE = "[red]<script>\x1b[31m\u202e"
 

@@ -10,7 +10,7 @@ import pytest
 from pli_analysis.runs.opening import open_run
 from pli_train.commands.verify import verify
 from pli_train.core.run_format import run_folder
-from tests.test_cli import call
+from tests.commands import call
 
 
 @pytest.fixture

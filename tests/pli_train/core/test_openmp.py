@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pli_train.core import openmp
-from tests.test_cli import ROOT
+from tests.warm import ROOT
 
 STARTS = {
     "pli-train": "import sys; sys.argv = ['', 'export', 'nowhere']; from pli_train.cli import main; main()",

@@ -19,8 +19,8 @@ from pli_train.data.held_out import HeldOut
 from pli_train.data.objective import IGNORED, Objective
 from pli_train.training import launch
 from pli_train.training.progress import NullReporter
+from tests.commands import call
 from tests.conftest import STEPS
-from tests.test_cli import call
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM}
 TASK = {"bert": "masked-lm", "gpt2": "causal-lm"}

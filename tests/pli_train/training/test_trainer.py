@@ -3,8 +3,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +16,9 @@ from pli_train.core.errors import BadInput, PliError
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch, trainer, trainer_state
+from tests.commands import call
 from tests.conftest import STEPS
+from tests.warm import warm
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM}
 
@@ -149,14 +149,15 @@ def test_resume_notices_a_changed_moment(config_of, runs, tmp_path):
 def test_sigkill_from_outside_and_resume_by_command(config_of, runs, tmp_path, corpus):
     run, file = tmp_path / "run", tmp_path / "gpt2.toml"
     file.write_text(_toml(config_of("gpt2").model_dump()))
-    command = [sys.executable, "-m", "pli_train.cli"]
-    process = subprocess.Popen([*command, "run", str(file), "-o", str(run), "--quiet"])
+    with Path(os.devnull).open("r+b") as nothing:
+        process = warm().start("pli-train", "run", file, "-o", run, "--quiet", streams=[nothing.fileno()] * 3)
     deadline = time.monotonic() + 120
-    while not (run / "checkpoint-6").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (run / "checkpoint-6").exists() and process.running() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.kill()
+    process.kill(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    subprocess.run([*command, "resume", str(run), "--quiet"], check=True)
+    done = call("pli-train", "resume", run, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
     assert content(run) == content(runs["gpt2"])
 
 
