@@ -92,7 +92,7 @@ def small_run(runs, tmp_path_factory):
     return run
 
 
-@pytest.fixture(params=[250, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.fixture(params=[100, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
 def fuzz_cases(request):
     """How many changes of a file are tried: few by default, a thousand among the slow tests, or PLI_FUZZ of them."""
     return request.param or int(os.environ.get("PLI_FUZZ", "1000"))

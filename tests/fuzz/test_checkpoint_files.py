@@ -3,6 +3,7 @@
 An audit hook watches what Python itself is asked to do meanwhile. What libraries load lazily is loaded before it looks.
 """
 
+import functools
 import random
 import resource
 import shutil
@@ -66,11 +67,12 @@ def run_in_shards(run, tmp_path_factory):
 
 def read_everything(run):
     """All that reads a run's files; each gives content or a named error. Returns how many gave content."""
+    opened = functools.cache(lambda: open_run(run))
     readers = (
-        lambda: open_run(run).record,
-        lambda: open_run(run).parent,
-        lambda: str(open_run(run).lineage),
-        lambda: api.drift(open_run(run)),
+        lambda: opened().record,
+        lambda: opened().parent,
+        lambda: str(opened().lineage),
+        lambda: api.drift(opened()),
         lambda: [c.tokens for c in open_run(run, hashes=True).checkpoints],
         lambda: list(verify(run)),
         lambda: checkpoint.newest(run, lambda line: None),

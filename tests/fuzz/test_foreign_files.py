@@ -1,5 +1,6 @@
 """Broken and hostile files of others: what reads foreign checkpoints gives content or one named line, nothing else."""
 
+import functools
 import random
 import resource
 import shutil
@@ -53,16 +54,17 @@ def folder_for(file, output, to):
 
 
 def read_everything(output):
-    """How many readers gave content; every other one gave a named error."""
+    """How many readers gave content; every other one gave a named error. Most read one run, as a report does."""
+    opened = functools.cache(lambda: open_run(output))
     readers = (
-        lambda: api.drift(open_run(output), "all"),
-        lambda: open_run(output).lineage,
-        lambda: open_run(output).confidence,
-        lambda: open_run(output).notes,
-        lambda: embedding.embed(open_run(output)).table,
-        lambda: [c.tokens for c in open_run(output).checkpoints],
-        lambda: (open_run(output).record, open_run(output).training, open_run(output).tokenizer),
-        lambda: open_run(output).scalars,
+        lambda: api.drift(opened(), "all"),
+        lambda: opened().lineage,
+        lambda: opened().confidence,
+        lambda: opened().notes,
+        lambda: embedding.embed(opened()).table,
+        lambda: [c.tokens for c in opened().checkpoints],
+        lambda: (opened().record, opened().training, opened().tokenizer),
+        lambda: opened().scalars,
         lambda: api.drift(open_run([output / AT])),
         lambda: open_run([output / "checkpoint-4", output / AT]).lineage,
     )

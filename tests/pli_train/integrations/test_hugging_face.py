@@ -1,8 +1,7 @@
 """GrowthCallback in Hugging Face's own Trainer."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -472,12 +471,12 @@ def test_counts_that_are_none_are_refused(wrong):
         GrowthCallback("2@1", **wrong)
 
 
-def test_the_example_runs_and_goes_on(tmp_path):
-    ask = [sys.executable, "examples/hf_trainer.py", "--steps", "12", "--output", str(tmp_path / "run")]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    message = subprocess.run(ask, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert message.returncode == 0, message.stderr
-    assert "layers, bottom to top: a c d b" in message.stdout
-    again = subprocess.run([*ask, "--resume"], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[-1] == message.stdout.splitlines()[-1]
+def test_the_example_runs_and_goes_on(tmp_path, monkeypatch, capsys):
+    def printed(*more):
+        monkeypatch.setattr(sys, "argv", ["hf_trainer.py", "--steps", "12", "--output", str(tmp_path / "run"), *more])
+        runpy.run_path(str(ROOT / "examples/hf_trainer.py"), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    once = printed()
+    assert "layers, bottom to top: a c d b" in once
+    assert printed("--resume")[-1] == once[-1]
