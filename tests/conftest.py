@@ -11,6 +11,10 @@ import pytest
 # threads, and tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Helpers whose asserts say what they compared, as those of tests do.
+HELPERS = ("commands", "interrupted", "run_files", "trainers", "watched", "crash.kills", "pli_analysis.conftest")
+pytest.register_assert_rewrite(*(f"tests.{name}" for name in HELPERS))
+
 FAMILIES = ("bert", "gpt2")
 MODELS = {
     "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32},
@@ -20,6 +24,7 @@ MODELS = {
 }
 STEPS = 12
 SCHEDULE = "3@0 6@2 6@1 9@4"
+UMAP = pytest.param("umap", marks=pytest.mark.slow)  # its first fit compiles for a minute
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pli_train.training.test_growth_in_training import EVERYTHING, WIDE
+from tests.growing import EVERYTHING, WIDE
 from tests.warm import warm as warm_process
 
 KILLED_FAMILIES = ("bert", "gpt2")

@@ -9,8 +9,8 @@ import pytest
 
 from pli_analysis.runs.opening import open_run
 from pli_train.core.run_format import run_folder
+from tests.crash.kills import command, content_and_record, kill_now_and_then, progress
 from tests.crash.onlooker import Story
-from tests.crash.test_kills import command, content_and_record, kill_now_and_then, progress
 
 pytestmark = pytest.mark.crash
 

@@ -28,11 +28,9 @@ from pli_train.models import safe_loading
 from pli_train.models.build import AUTO_CLASS
 from pli_train.training import launch
 from tests.fuzz.changes import mutated
-from tests.fuzz.watch import Blind, Watch
-from tests.pli_train.checkpointing.test_reading import AT, FILES, sharded
-from tests.pli_train.training.test_trainer import vouch
+from tests.fuzz.watch import MEMORY, SECONDS, Blind, Watch
+from tests.run_files import AT, FILES, sharded, vouch
 
-SECONDS, MEMORY = 2.0, 2**30
 INDEX = f"{AT}/{run_folder.WEIGHTS_INDEX}"
 TOKENIZER = [f"{run_folder.TOKENIZER}/{name}" for name in ("tokenizer.json", "tokenizer_config.json")]
 

@@ -19,8 +19,7 @@ from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests.fuzz.changes import bent, torn
-from tests.fuzz.test_checkpoint_files import MEMORY, SECONDS
-from tests.fuzz.watch import Blind, Watch
+from tests.fuzz.watch import MEMORY, SECONDS, Blind, Watch
 from tests.trainers import train
 
 AT = "checkpoint-12"

@@ -18,8 +18,7 @@ from pli_analysis.runs.opening import open_run
 from pli_train.models import build
 from pli_train.training import launch
 from tests.commands import call, refused
-from tests.conftest import MODELS, STEPS
-from tests.pli_analysis.metrics.test_projections import UMAP
+from tests.conftest import MODELS, STEPS, UMAP
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 

@@ -21,9 +21,9 @@ from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
+from tests.by_hand import slow_heads
 from tests.commands import call, refused
 from tests.conftest import SCHEDULE
-from tests.pli_train.optim.test_grad_norms import slow_heads
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
 MEASURED = [1, 4, 7, 10]  # the first update, those right after growth at 3, 6 and 9, and the tenth

@@ -3,8 +3,6 @@ import html
 import io
 import json
 import re
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,20 +19,6 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from tests.commands import call, refused
 from tests.drifting import Drifting
-
-HOSTILE = "<script>alert(1)</script>\"'&amp;‮"
-
-
-@pytest.fixture
-def hostile_run(run_folder_of, tmp_path):
-    """A run whose name, config and command try to break out of the page."""
-    folder = Path(shutil.move(run_folder_of, tmp_path / HOSTILE.replace("/", "∕")))
-    record = json.loads((folder / run_folder.RUN).read_text())
-    record["config"]["description"] = HOSTILE
-    record["command"] = ["pli-train", HOSTILE, "</script><!--"]
-    record["corpus"]["about"] = f"<img src=x onerror=alert(1)> {HOSTILE}"
-    (folder / run_folder.RUN).write_text(json.dumps(record))
-    return folder
 
 
 def test_two_renders_are_the_same_bytes(runs, family):

@@ -23,8 +23,7 @@ from pli_train.core.run_format import run_folder
 from pli_train.integrations import GrowthCallback
 from tests import families
 from tests.commands import call, refused
-from tests.pli_train.integrations.test_hugging_face import trainer_of
-from tests.trainers import EVERY, STEPS, train
+from tests.trainers import EVERY, STEPS, train, trainer_of
 
 INFERRED = "lineage inferred from weights; lowest confidence 1.00 at checkpoint-"
 

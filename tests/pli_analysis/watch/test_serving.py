@@ -26,7 +26,6 @@ from pli_analysis.watch.serving import Served, version_of
 from pli_analysis.watch.watcher import RunWatcher
 from pli_train.core.errors import BadInput, PliError
 from tests.commands import call, heeds_ctrl_c, refused
-from tests.pli_analysis.report.test_page_in_browser import chromium  # noqa: F401  (a fixture)
 from tests.warm import ROOT
 
 FRAME = Frame("run", checkpoint="checkpoint-1")
@@ -255,7 +254,7 @@ def test_the_command_serves_until_ctrl_c(small_run):
 
 
 @pytest.mark.browser
-def test_an_open_page_loads_itself_anew_and_stays_where_it_was(chromium, small_run, tmp_path):  # noqa: F811
+def test_an_open_page_loads_itself_anew_and_stays_where_it_was(chromium, small_run, tmp_path):
     def build(path, version, ending):
         return page.html(whole, version).encode()
 

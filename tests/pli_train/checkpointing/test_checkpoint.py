@@ -27,7 +27,8 @@ from pli_train.optim import optimizer
 from pli_train.optim.config import OptimConfig
 from pli_train.training import launch, trainer
 from tests.conftest import MODELS, STEPS
-from tests.pli_train.training.test_trainer import Killed, content
+from tests.interrupted import Killed
+from tests.run_files import content, names
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
 
@@ -58,14 +59,6 @@ def fail_at(monkeypatch, tmp_path):
         return lambda: log.read_text().splitlines() if log.exists() else []
 
     return ask
-
-
-def names(run):
-    return [str(name) for name, _ in run_folder.checkpoints(run)]
-
-
-def full(run):
-    return [str(name) for name, path in run_folder.checkpoints(run) if run_folder.is_full(path)]
 
 
 # --- the bytes ------------------------------------------------------------------------------------------------------

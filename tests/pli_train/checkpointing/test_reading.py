@@ -19,17 +19,8 @@ from pli_train.checkpointing import checkpoint
 from pli_train.config import loading as configs
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
-from pli_train.models import safe_loading
 from pli_train.training import launch
-from tests.pli_train.training.test_trainer import content, vouch
-
-AT = "checkpoint-3"
-FILES = [
-    *(run_folder.RUN, run_folder.LINEAGE),
-    *(f"{AT}/{name}" for name in (run_folder.MANIFEST, run_folder.LINEAGE, run_folder.CONFIG, safe_loading.GENERATION)),
-    *(f"{AT}/{name}" for name in (run_folder.TRAINER_STATE, run_folder.WEIGHTS, run_folder.OPTIMIZER)),
-]
-
+from tests.run_files import AT, FILES, content, sharded, vouch
 
 # --- names that lead out of the folder ------------------------------------------------------------------------------
 
@@ -78,19 +69,6 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(mine):
         (mine / AT / file).unlink()
         os.mkfifo(mine / AT / file)
         assert run_folder.flaw(mine / AT)
-
-
-def sharded(folder):
-    """Let a checkpoint have its weights in shards, as transformers writes big ones."""
-    found = checkpoint.read(folder)
-    (folder / run_folder.WEIGHTS).unlink()
-    found.model.save_pretrained(folder, max_shard_size="40KB")
-    manifest = {"files": {}}
-    (folder / run_folder.MANIFEST).write_text(json.dumps(manifest))
-    for path in sorted(folder.iterdir()):
-        if path.name != run_folder.MANIFEST:
-            vouch(path)
-    return found
 
 
 def test_shards_are_read_like_one_file(mine):

@@ -18,8 +18,8 @@ from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.training import launch, trainer
 from tests.conftest import STEPS
-from tests.pli_train.checkpointing.test_checkpoint import full, names
-from tests.pli_train.training.test_trainer import Killed, content
+from tests.interrupted import Killed
+from tests.run_files import content, full, names
 
 
 def test_log_spaced_checkpoints_and_light_older_ones(config_of, tmp_path):

@@ -16,8 +16,7 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
 from tests.conftest import STEPS
-from tests.pli_train.training.test_growth_in_training import everything, unbroken  # noqa: F401
-from tests.pli_train.training.test_trainer import content
+from tests.run_files import content
 
 
 def from_step(found, name, step):
@@ -66,7 +65,7 @@ def test_a_finished_run_that_kept_little_has_twins_at_every_event(config_of, tmp
 
 @pytest.mark.parametrize("step", [1, 2, 4, 6, 8])
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
-def test_a_fork_under_every_operator_is_its_parent_bit_for_bit(unbroken, tmp_path, kind, step):  # noqa: F811
+def test_a_fork_under_every_operator_is_its_parent_bit_for_bit(unbroken, tmp_path, kind, step):
     parent, twin = unbroken[kind], tmp_path / "twin"
     if not (parent / f"checkpoint-{step}").is_dir():
         pytest.skip("no checkpoint of that step")
