@@ -27,8 +27,10 @@ from pli_train.core.run_format import run_folder
 from pli_train.models import safe_loading
 from pli_train.models.build import AUTO_CLASS
 from pli_train.training import launch
+from pli_train.training.callback import Callback
 from tests.fuzz.changes import mutated
 from tests.fuzz.watch import MEMORY, SECONDS, Blind, Watch
+from tests.interrupted import Killed
 from tests.run_files import AT, FILES, sharded, vouch
 
 INDEX = f"{AT}/{run_folder.WEIGHTS_INDEX}"
@@ -135,17 +137,23 @@ def test_a_broken_file_is_a_named_error_without_side_effects(run, run_in_shards,
 
 
 @pytest.mark.parametrize("file", [*FILES[2:7], FILES[8]])
-def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, on_progress):
+def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, tmp_path):
     """One update is done where the trainer takes the state."""
 
+    class DoneWithAnUpdate(Callback):
+        def on_step_end(self, state):
+            raise Killed
+
     def resumed(folder):
+        copy = Path(shutil.copytree(folder, tmp_path / "copy"))
         try:
-            made = launch.resume(config_of("gpt2"), folder)
-            made._call("on_train_begin", made.plan.total_steps)
-            made._update()
+            launch.resume(config_of("gpt2"), copy, callbacks=[DoneWithAnUpdate()]).run()
         except PliError:
             return 0
-        return 1
+        except Killed:
+            return 1
+        finally:
+            shutil.rmtree(copy)
 
     attack(run, file, 25, "resume", Blind(), resumed)
 

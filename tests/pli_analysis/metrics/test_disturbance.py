@@ -385,11 +385,11 @@ def test_placebo_steps_are_of_the_same_phase_as_the_step(still):
     """Warm-up ends at step 10 of 100, and the rate falls from there."""
     run = open_run(still)
     layers = Layers(EventContext(run, (), 5), 40, None, BLOCKS, lambda: None)
-    assert sorted(layers._sources(30, 5)) == [*range(15, 96, 5)]
-    assert layers._sources(10, 5) == {}  # half of its window is warm-up
+    assert sorted(layers.sources(30, 5)) == [*range(15, 96, 5)]
+    assert layers.sources(10, 5) == {}  # half of its window is warm-up
     losses = Losses(EventContext(run, (), 8), 40)
-    assert min(losses._sources(40, 8)) == 20 and max(losses._sources(40, 8)) == 80
-    assert min(losses._sources(20, 8)) == 18  # a window that begins with the first update after warm-up
+    assert min(losses.sources(40, 8)) == 20 and max(losses.sources(40, 8)) == 80
+    assert min(losses.sources(20, 8)) == 18  # a window that begins with the first update after warm-up
     of = disturbance(run, window=8, at=[10], blocks=4)
     (event,) = of.events.to_dict("records")
     assert event["lr_phase"] is None and math.isnan(event["spike_p"]) and event["placebos"] == 0

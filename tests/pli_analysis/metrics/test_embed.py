@@ -239,7 +239,7 @@ def test_a_name_stands_where_its_path_is_not():
         (-1, -1): "bottom left",
         (0, 0): "middle right",
     }.items():
-        assert figure._outwards([0, x], [0, y]) == position
+        assert figure.outwards([0, x], [0, y]) == position
 
 
 def test_the_figure_has_a_view_for_each_method(runs, family):

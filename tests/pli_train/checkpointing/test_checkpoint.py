@@ -22,10 +22,11 @@ from pli_train.core.errors import PliError
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import faults, run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
-from pli_train.data.blocks import Blocks, _order
+from pli_train.data.blocks import Blocks
 from pli_train.optim import optimizer
 from pli_train.optim.config import OptimConfig
 from pli_train.training import launch, trainer
+from pli_train.training.callback import Callback
 from tests.conftest import MODELS, STEPS
 from tests.interrupted import Killed
 from tests.run_files import content, names
@@ -102,7 +103,10 @@ def test_a_snapshot_shares_nothing_with_what_goes_on_learning(made):
 def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_most(config_of, tmp_path, monkeypatch):
     """The write of step 0 ends only once step 1 is done; two writes never overlap."""
     put, trained, flying = checkpoint.put, threading.Event(), []
-    update = trainer.Trainer._update
+
+    class Tells(Callback):
+        def on_step_end(self, state):
+            trained.set()
 
     def slow(run, name, taken):
         flying.append(name)
@@ -112,13 +116,9 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_
         flying.pop()
         return path
 
-    def message(self):
-        update(self)
-        trained.set()
-
     monkeypatch.setattr(checkpoint, "put", slow)
-    monkeypatch.setattr(trainer.Trainer, "_update", message)
-    launch.begin(config_of("gpt2", {"growth.schedule": "", "train.steps": 3}), tmp_path / "run").run()
+    config = config_of("gpt2", {"growth.schedule": "", "train.steps": 3})
+    launch.begin(config, tmp_path / "run", callbacks=[Tells()]).run()
     assert names(tmp_path / "run") == ["checkpoint-0", "checkpoint-2", "checkpoint-3"]
 
 
@@ -375,8 +375,7 @@ def test_the_first_step_after_resume_costs_the_same_at_step_100000_as_at_100(mon
     monkeypatch.setattr(np.random, "default_rng", counted)
     costs = []
     for step in (100, 100_000):
-        _order.cache_clear()
-        blocks = Blocks(np.arange(64 * 1000, dtype=np.uint16).view(Counted), 64, seed=1)
+        blocks = Blocks(np.arange(64 * 1000, dtype=np.uint16).view(Counted), 64, seed=step)  # no order that is known
         work.clear()
         assert blocks.at_step(step, 8).shape == (8, 64)
         costs.append(list(work))

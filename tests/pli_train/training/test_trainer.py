@@ -14,6 +14,7 @@ from pli_train.core.errors import BadInput, PliError
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch, trainer
+from pli_train.training.callback import Callback
 from tests.commands import call
 from tests.conftest import STEPS
 from tests.interrupted import Killed, kill_and_resume
@@ -112,20 +113,17 @@ def test_sigkill_from_outside_and_resume_by_command(config_of, runs, tmp_path, c
     assert content(run) == content(runs["gpt2"])
 
 
-def test_sigterm_checkpoints_and_says_how_to_go_on(config_of, runs, tmp_path, monkeypatch):
+def test_sigterm_checkpoints_and_says_how_to_go_on(config_of, runs, tmp_path):
     run, config = tmp_path / "run", config_of("gpt2")
-    update = trainer.Trainer._update
 
-    def asked_to_stop(self):
-        if self.state.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        update(self)
+    class AskToStop(Callback):
+        def on_gradients(self, state):
+            if state.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_update", asked_to_stop)
-        with pytest.raises(trainer.Interrupted, match=f"step 5; go on with: pli-train resume {run}"):
-            launch.begin(config, run).run()
+    with pytest.raises(trainer.Interrupted, match=f"step 5; go on with: pli-train resume {run}"):
+        launch.begin(config, run, callbacks=[AskToStop()]).run()
     assert signal.getsignal(signal.SIGTERM) is before
     launch.resume(config, run).run()
     shutil.rmtree(run / "checkpoint-5")
