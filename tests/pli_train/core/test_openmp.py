@@ -13,12 +13,12 @@ from pli_train.core import openmp
 from tests.warm import ROOT
 
 STARTS = {
-    "pli-train": "import sys; sys.argv = ['', 'export', 'nowhere']; from pli_train.cli import main; main()",
-    "pli-analyze": "import sys; sys.argv = ['', 'similarity', 'nowhere']; from pli_analysis.cli import main; main()",
+    "pli-train": "import sys; sys.argv = ['', 'presets']; from pli_train.cli import main; main()",
+    "pli-analyze": "import sys; sys.argv = ['', 'drift', 'nowhere']; from pli_analysis.cli import main; main()",
     "train()": "from pli_train import train; train(model='nowhere', out='x')",
     "an import": "import pli_train.api",
 }
-"""What begins a process of ours. None does any work: there is nothing it is asked for."""
+"""What begins a process of ours. None does any work, so that torch is loaded by one alone."""
 
 
 def spins(start, **environment):
