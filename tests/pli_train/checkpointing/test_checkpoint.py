@@ -124,17 +124,19 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_
 
 def test_scalars_and_lineage_are_on_disk_in_the_order_that_resume_needs(config_of, tmp_path, monkeypatch):
     """Scalars up to a step before its checkpoint appears; the run's lineage after it."""
-    appear, seen = checkpoint._appear, {}
-    run = tmp_path / "run"
+    run, seen = tmp_path / "run", {}
 
-    def spied(partial, final):
-        step = CheckpointName.parse(final.name).step
+    def spied(place, file=None):
+        if place != "partial-synced":
+            return
+        (partial,) = run.glob(f"{run_folder.PARTIAL}checkpoint-*")
+        name = partial.name.removeprefix(run_folder.PARTIAL)
+        step = CheckpointName.parse(name).step
         ahead = run / run_folder.LINEAGE
         events = len(Lineage.read(ahead).events) if ahead.exists() else 0
-        seen[final.name] = (sorted(read(run).values.get(run_folder.LOSS, {})), step, events)
-        appear(partial, final)
+        seen[name] = (sorted(read(run).values.get(run_folder.LOSS, {})), step, events)
 
-    monkeypatch.setattr(checkpoint, "_appear", spied)
+    monkeypatch.setattr(checkpoint, "boundary", spied)
     launch.begin(config_of("gpt2"), run).run()
     assert len(seen) == 12
     for steps, step, _ in seen.values():

@@ -43,23 +43,21 @@ def test_a_compiled_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_p
     assert unbroken[run_folder.LOSS] == {step: pytest.approx(loss, rel=1e-2) for step, loss in other.items()}
 
 
-@pytest.mark.parametrize("boundary", ["checkpoint-6-before", "checkpoint-6"])
+@pytest.mark.parametrize("name", ["checkpoint-6-before", "checkpoint-6"])
 def test_a_kill_while_a_checkpoint_is_being_written_costs_only_that_checkpoint(
-    config_of, runs, family, tmp_path, monkeypatch, boundary
+    config_of, runs, family, tmp_path, monkeypatch, name
 ):
     run, config = tmp_path / "run", config_of(family)
 
-    def killed(partial, final):
-        if final.name == boundary:
+    def killed(place, file=None):
+        if place == "partial-synced" and (run / f"{run_folder.PARTIAL}{name}").exists():
             raise Killed
-        return appear(partial, final)
 
-    appear = checkpoint._appear
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_appear", killed)
+        patch.setattr(checkpoint, "boundary", killed)
         with pytest.raises(Killed):
             launch.begin(config, run).run()
-    assert not (run / boundary).exists()
+    assert not (run / name).exists()
     launch.resume(config, run).run()
     assert content(run) == content(runs[family])
     assert not list(run.glob(f"{run_folder.PARTIAL}*"))
@@ -68,11 +66,12 @@ def test_a_kill_while_a_checkpoint_is_being_written_costs_only_that_checkpoint(
 def test_a_kill_before_the_first_checkpoint_starts_over(config_of, runs, family, tmp_path, monkeypatch):
     run, config = tmp_path / "run", config_of(family)
 
-    def killed(*_):
-        raise Killed
+    def killed(place, file=None):
+        if place == "partial-synced":
+            raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_appear", killed)
+        patch.setattr(checkpoint, "boundary", killed)
         with pytest.raises(Killed):
             launch.begin(config, run).run()
     launch.resume(config, run).run()
