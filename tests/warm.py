@@ -33,6 +33,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"pli-train": "pli_train", "pli-analyze": "pli_analysis"}
+LIBRARIES = ("pandas", "plotly.graph_objects", "plotly.io", "scipy.optimize", "scipy.stats", "sklearn.manifold")
+LIBRARIES += ("einops", "google_crc32c", "ml_dtypes", "pyarrow.parquet", "rich.live", "jinja2")
+"""What commands import when they need it."""
 LONGEST = 2**17
 """Bytes of a request; the environment is most of it."""
 
@@ -98,6 +101,9 @@ def _import_everything():
     for name in PACKAGES.values():
         for module in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}."):
             importlib.import_module(module.name)
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    import plotly.graph_objects as go
     import torch
     import torch.utils.tensorboard
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast  # noqa: F401
@@ -108,6 +114,8 @@ def _import_everything():
     bert = {"hidden_size": 4, "num_attention_heads": 1, "intermediate_size": 4}
     AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **bert, **tiny))
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+    drawn = {"line": {"width": 1}, "marker": {"size": 1}, "hoverlabel": {"namelength": -1}}
+    go.Figure([go.Scatter(x=[0.0], **drawn), go.Heatmap(z=[[0.0]]), go.Bar(x=[0.0])]).to_json()
 
 
 def _be_the_command(request, streams):
