@@ -6,10 +6,14 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported, here and in the commands that tests start: these models are too small to share among
 # threads, and tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.load_profile("tests")
 
 # Helpers whose asserts say what they compared, as those of tests do.
 HELPERS = ("commands", "interrupted", "run_files", "trainers", "watched", "crash.kills", "pli_analysis.conftest")
@@ -97,7 +101,7 @@ def small_run(runs, tmp_path_factory):
     return run
 
 
-@pytest.fixture(params=[100, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.fixture(params=[60, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
 def fuzz_cases(request):
     """How many changes of a file are tried: few by default, a thousand among the slow tests, or PLI_FUZZ of them."""
     return request.param or int(os.environ.get("PLI_FUZZ", "1000"))

@@ -132,7 +132,7 @@ def test_a_broken_file_is_a_named_error_without_side_effects(run, run_in_shards,
     """`auto_map`, classes by name and paths that lead out are among the changes."""
     folder = run_in_shards if file == INDEX else run
     read = load_tokenizer if file in TOKENIZER else read_everything
-    attack(folder, file, 300 if fuzz_cases >= 1000 else 40, "warm", Blind(), read)
+    attack(folder, file, 300 if fuzz_cases >= 1000 else 20, "warm", Blind(), read)
     attack(folder, file, fuzz_cases, 0, on_progress, read)
 
 
