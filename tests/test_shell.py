@@ -23,7 +23,12 @@ from tests.warm import ROOT
 
 APPS = {"pli-train": train, "pli-analyze": analyze}
 PACKAGES = {"pli-train": "pli_train", "pli-analyze": "pli_analysis"}
-COMMANDS = [(name, command) for name, app in APPS.items() for command in get_command(app).commands]
+COMMANDS = [
+    (name, command)
+    for name, app in APPS.items()
+    for command, found in get_command(app).commands.items()
+    if not found.hidden  # an older name of another
+]
 
 
 def helps(name, command, width):
