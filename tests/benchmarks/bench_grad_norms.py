@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from pli_train.training.gradient_norms import GradientNorms
+from pli_train.training.grad_norms import GradientNorms
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from pli_train.config import loading
