@@ -21,7 +21,6 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from pli_train.training.grad_norms import GradientNorms
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from pli_train.config import loading
@@ -31,6 +30,7 @@ from pli_train.core.run_format import run_folder
 from pli_train.optim import grad_norms, optimizer
 from pli_train.optim.config import OptimConfig
 from pli_train.training import launch
+from pli_train.training.grad_norms import GradientNorms
 from pli_train.training.tensorboard import ScalarWriter
 
 EVERY = 10
