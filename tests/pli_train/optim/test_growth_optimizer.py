@@ -16,8 +16,18 @@ from pli_train.models import build as models
 from pli_train.models import resize
 from pli_train.optim import optimizer, row_steps
 from pli_train.optim.config import OptimConfig
-from tests.families import HEADS, UNITS, WIDTH, inputs, tiny
+from tests.families import HEADS, TINY, UNITS, WIDTH, inputs, tiny
 from tests.growing import apply_event, begin, few_heads, step_of
+
+
+@pytest.fixture(params=sorted(TINY))
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def parts(family):
+    return anatomy.family(family)
 
 
 def trained(model, parts, steps=2):
