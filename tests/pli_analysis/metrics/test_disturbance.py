@@ -494,7 +494,9 @@ def test_without_held_out_blocks_what_followed_is_reported_all_the_same(grown, t
     run = Path(shutil.copytree(grown["gpt2"], tmp_path / "run"))
     (run / run_folder.PROBE).unlink()
     of = disturbance(open_run(run))
-    assert of.notes == ["run keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
+    assert of.notes == [
+        "run keeps no held-out blocks: to measure the instant effects of events, give a text with --text FILE"
+    ]
     assert of.events["loss_change"].isna().all() and of.events["loss_after"].notna().all()
     assert of.layers["excess_log_update_rate"].notna().all() and of.layers["output_change"].isna().all()
     assert message.readings(of)[0].startswith("+c at step 20 changed the eval loss by ")
@@ -523,10 +525,10 @@ def test_counts_of_one_are_singular(grown):
 def test_a_run_of_an_older_version_has_a_report_that_says_what_its_blocks_lack(small_run, tmp_path):
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     save_file({"tokens": np.zeros((2, 32), np.int32)}, run / run_folder.PROBE)
-    message = "run keeps the held-out blocks of an older version, without labels: what an event changes on the spot"
-    assert disturbance(open_run(run)).notes[0] == f"{message} needs --text FILE"
+    note = "run keeps the held-out blocks of an older version, without labels: to measure the instant effects of events"
+    assert disturbance(open_run(run)).notes[0] == f"{note}, give a text with --text FILE"
     shown = call("pli-analyze", "report", run)
-    assert shown.returncode == 0 and message[4:] in " ".join(shown.stdout.split())
+    assert shown.returncode == 0 and note[4:] in " ".join(shown.stdout.split())
 
 
 def test_an_event_whose_checkpoint_is_gone_is_reported_without_its_layers(grown, tmp_path):
@@ -535,7 +537,7 @@ def test_an_event_whose_checkpoint_is_gone_is_reported_without_its_layers(grown,
     shutil.rmtree(run / "checkpoint-20-before")
     of = disturbance(open_run(run), blocks=4)
     assert set(of.layers["step"]) == {40} and of.events["step"].tolist() == [20, 40]
-    assert of.notes == ["run has no checkpoints right before and after step 20: its layers are left out"]
+    assert of.notes == ["run has no checkpoints right before and after step 20: its layers are not measured"]
 
 
 def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
@@ -544,7 +546,7 @@ def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
     fork.fork(run.path, 20, other, growth=False, changes=["optim.lr=1e-3"]).run()
     of = disturbance(run, [open_run(other)], blocks=4)
     assert of.events["reference"].tolist() == ["trend", "trend"]
-    assert of.notes == ["sooner learnt at other rates than gpt2 after step 20: it is not held against it"]
+    assert of.notes == ["sooner had other learning rates than gpt2 after step 20: it is not used as a twin"]
 
 
 # --- coverage ---------------------------------------------------------------------------------------------------------

@@ -203,7 +203,9 @@ def test_disturbance_reports_weights_that_make_no_loss(plain, text, tmp_path):
         open_run(changed(folder, tmp_path / "odd", spoilt(DOWN), only=(3,))), text=text, blocks=4
     )
     assert found.events["loss_change"].isna().tolist() == [True]
-    assert any(note.endswith("right before or after step 3 that make no finite loss") for note in found.notes)
+    assert any(
+        note.endswith("the loss of the weights right before or after step 3 is not finite") for note in found.notes
+    )
 
 
 @pytest.mark.parametrize("where", [(2,), (5,), (1,), (1, 2, 3, 4, 5)])
