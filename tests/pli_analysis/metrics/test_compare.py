@@ -223,10 +223,10 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
         (["RUN", "RUN"], "is given twice"),
         (["RUN", "--tag", "nothing*"], "no scalar matches"),
         (["RUN", "--by", "moons"], "none of step"),
-        (["RUN", "--levels", "4,x"], "give losses"),
+        (["RUN", "--levels", "4,x"], "is not a list of losses; write numbers separated by commas"),
         (["RUN", "--smooth", "4"], "an odd number of points: 3 or 5"),
-        (["RUN", "--reference", "other"], "no run or group is called"),
-        (["RUN", "--at", "13"], "no run has a loss there; the last step of all is 12"),
+        (["RUN", "--reference", "other"], "no run or group has this name; use one of"),
+        (["RUN", "--at", "13"], "no run has a loss there; the last step that all runs reached is 12"),
         (["RUN", "--at", "nan"], "no run has a loss there"),
         (["RUN", "--runs", "--speed-ups"], "use one of them"),
     ],
@@ -363,7 +363,7 @@ KERAS = {"k": [3.5, 2.5, 2.2], "l": [3.4, 2.3, 2.1]}
 def test_epochs_and_steps_are_not_compared(tmp_path):
     by_epoch = table(tmp_path / "k.csv", epoch=[0, 1], val_loss=[3, 2])
     by_step = table(tmp_path / "s.csv", step=[0, 1], val_loss=[3, 2])
-    expected = "k counts epochs, s counts steps: compare logs that count the same, or compare --by seconds"
+    expected = "k counts epochs, s counts steps: compare logs with the same unit, or use --by seconds"
     assert refusal(by_epoch, by_step) == expected
     timed = [
         table(tmp_path / f"{unit}.csv", **{unit: [0, 1], "timestamp": [10, 30], "val_loss": [3, 2]})

@@ -147,7 +147,7 @@ def test_a_download_called_after_a_loss_is_compared_with_that_loss_alone(tmp_pat
     found = rows("compare", tmp_path / "run", tmp_path / "run-x-tag-train_loss.csv")
     assert {row["group"]: row["train/loss at 8"] for row in found} == {"run": 1.5, "run-x-tag-train_loss": 2.0}
     log(tmp_path / "evals", {"eval/loss": falling(3)})
-    assert "no loss by its name that all have" in refusal(
+    assert "no known loss that all runs have" in refusal(
         "compare", tmp_path / "evals", tmp_path / "run-x-tag-train_loss.csv"
     )
 
@@ -192,7 +192,7 @@ def test_the_only_loss_that_all_have_is_taken_whatever_it_is_called(tmp_path):
     assert {row["train_loss_batch at 16"] for row in rows("compare", tmp_path)} == {2.0, 1.0}
     log(tmp_path / "a", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
     log(tmp_path / "b", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
-    assert "no loss by its name that all have" in refusal("compare", tmp_path)
+    assert "no known loss that all runs have" in refusal("compare", tmp_path)
 
 
 def test_files_are_distinguished_by_suffix_as_a_last_resort(tmp_path):
@@ -252,8 +252,8 @@ def test_a_diverged_run_is_a_row_that_says_so(tmp_path):
     assert said in done.stderr and said in (tmp_path / "page.html").read_text()
     each = {row["run"]: row["diverged"] for row in rows("compare", tmp_path, "--runs")}
     assert each["late"] == "from step 20 on" and not each["well"]
-    assert "diverged, no loss" in refusal("compare", tmp_path / "never")
-    assert "--reference late: diverged; name one of" in refusal("compare", tmp_path, "--reference", "late")
+    assert "diverged, the last loss is not finite" in refusal("compare", tmp_path / "never")
+    assert "--reference late: all its runs diverged; use one of" in refusal("compare", tmp_path, "--reference", "late")
 
 
 # --- Trainer --------------------------------------------------------------------------------------------------------
@@ -458,7 +458,7 @@ def test_a_link_that_leads_out_of_its_model_is_refused(where, name, cached, mode
 def test_an_empty_path_is_not_the_current_folder(command, word, tmp_path, monkeypatch):
     log(tmp_path / "run", {"loss": falling(2)})
     monkeypatch.chdir(tmp_path)
-    assert refusal(command, "run", word) == f"'{word}': names no run; write GROUP=RUN, or RUN alone"
+    assert refusal(command, "run", word) == f"'{word}': has no path of a run; write GROUP=RUN, or RUN alone"
 
 
 def test_the_only_run_in_a_folder_is_taken(small_run, tmp_path):

@@ -162,7 +162,7 @@ def test_tokens_that_nobody_counted_are_missing_and_no_axis(counted, known, tmp_
         assert table["tokens"].tolist() == [100, 200] and asked.returncode == 0
     else:
         assert table["tokens"].isna().all()
-        refused(asked, "--by tokens: out did not log it; compare by step")
+        refused(asked, "--by tokens: out did not log tokens; use --by step")
 
 
 def test_a_state_by_itself_is_enough_for_scalars_and_compare(tmp_path):
