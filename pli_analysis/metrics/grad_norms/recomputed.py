@@ -78,7 +78,7 @@ def unknown(table: pd.DataFrame) -> list[str]:
         table: of `recomputed`.
     """
     found = list(dict.fromkeys(table.loc[table[col.GRAD_NORM].isna(), col.CHECKPOINT]))
-    return [f"gradients are not finite, and left out: at {some(found)}"] if found else []
+    return [f"gradients that are not finite are left out: at {some(found)}"] if found else []
 
 
 def squares_at(checkpoint: Checkpoint, tokens: Tensor, labels: Tensor) -> dict[Part, float]:

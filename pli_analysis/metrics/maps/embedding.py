@@ -159,7 +159,9 @@ def _left_out(points: Sequence[Point], finite: np.ndarray) -> list[str]:
     found: dict[str, list[str]] = {}
     for number in np.flatnonzero(~finite).tolist():
         found.setdefault(str(points[number].checkpoint.name), []).append(points[number].part)
-    return [f"not finite, and left out: {some(parts)} at {checkpoint}" for checkpoint, parts in found.items()]
+    return [
+        f"points that are not finite are left out: {some(parts)} at {checkpoint}" for checkpoint, parts in found.items()
+    ]
 
 
 def _check(space: str, text: Path | Text | None, since_birth: bool) -> None:

@@ -118,7 +118,7 @@ def unknown(table: pd.DataFrame) -> list[str]:
     found: dict[str, list[str]] = {}
     for _, checkpoint, layer in odd:
         found.setdefault(checkpoint, []).append(layer)
-    return [f"outputs are not finite, and left out: of {some(layers)} at {where}" for where, layers in found.items()]
+    return [f"outputs that are not finite are left out: {some(layers)} at {where}" for where, layers in found.items()]
 
 
 def by_weights(

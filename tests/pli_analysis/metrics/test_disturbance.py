@@ -480,7 +480,7 @@ def test_the_command_prints_tables_sentences_and_a_page(grown, still, tmp_path):
     assert "Loss behind each growth event" in page_file.read_text() or "Who was disturbed" in page_file.read_text()
     done = call("pli-analyze", "disturbance", grown["bert"], "--blocks", "4", "--layers", "-f", "csv")
     assert len(done.stdout.splitlines()) == 6
-    refused(call("pli-analyze", "disturbance", grown["bert"], "--at", "40"), "--at 40: is a growth event")
+    refused(call("pli-analyze", "disturbance", grown["bert"], "--at", "40"), "--at 40: is the step of a growth event")
     refused(call("pli-analyze", "disturbance", grown["bert"], "--at", "41"), "has no checkpoint of step 41")
     done = call("pli-analyze", "disturbance", still, "--blocks", "4")
     assert done.returncode == 0
