@@ -264,8 +264,13 @@ def test_a_run_has_the_checkpoint_that_is_asked_for(runs, text):
 def test_texts_and_runs_that_do_not_fit_are_refused_in_one_line(runs, text, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("def one(a, b):\n    return a + b  # and so on\n" * 2)
-    refused(call("pli-analyze", "similarity", runs["gpt2"], "--text", short), "different ones are the fewest")
-    refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"], "--text", text), "has other tokens")
+    refused(
+        call("pli-analyze", "similarity", runs["gpt2"], "--text", short),
+        "and similarity needs at least 4; give a longer text",
+    )
+    refused(
+        call("pli-analyze", "similarity", runs["gpt2"], runs["bert"], "--text", text), "its tokens differ from those of"
+    )
     refused(call("pli-analyze", "similarity", runs["gpt2"], "--text", text, "--over-time", "--at", "3"), "no RUN2 and")
     refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"]), "has other tokens")
 
@@ -289,8 +294,8 @@ def test_runs_with_other_tokenizers_are_refused_with_what_to_do(runs, text, tmp_
     with pytest.raises(BadInput) as error:
         similarity(one, two, shouted, blocks=8)
     assert str(error.value) == (
-        f"{other}: has other tokens to be compared on than {one.path}: {two.tokenizer} reads the text otherwise than "
-        f"{one.tokenizer}; name one tokenizer for both with --tokenizer"
+        f"{other}: its tokens differ from those of {one.path}: {two.tokenizer} and {one.tokenizer} tokenize the text "
+        "differently; name one tokenizer for both with --tokenizer"
     )
     named = eval_tokens.Text(shouted, tokenizer=one.tokenizer)
     assert len(similarity(one, two, named, blocks=8))
