@@ -343,12 +343,12 @@ def test_bad_input_gets_one_line(runs, small_run, text, tmp_path):
     refused(call("pli-analyze", "embed", run, "--of", "toes"), "is not one of 'layer', 'head', 'ffn'")
     refused(call("pli-analyze", "embed", run, "--space", "outer"), "is not one of 'weights', 'updates', 'function'")
     refused(call("pli-analyze", "embed", run, "--text", text), "use it with --space function")
-    refused(call("pli-analyze", "embed", small_run, "--space", "updates"), "a map takes two points at least")
+    refused(call("pli-analyze", "embed", small_run, "--space", "updates"), "a map needs at least two points")
     refused(call("pli-analyze", "embed", tmp_path), "not a run")
 
 
 def test_few_points_are_mapped_by_pca_with_a_line(small_run):
     done = call("pli-analyze", "embed", small_run, "--method", "tsne", "-f", "csv")
     assert done.returncode == 0
-    assert "so few points have no neighbors that tsne could keep: this is PCA" in done.stderr
+    assert "tsne needs more points: this is PCA" in done.stderr
     assert embed(open_run(small_run), further=["tsne", "umap"]).methods == ("pca",)

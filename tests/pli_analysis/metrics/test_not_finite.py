@@ -145,7 +145,9 @@ def test_distances_past_vectors_that_are_not_finite_are_exact():
 
 def test_too_few_points_are_one_line(plain, tmp_path):
     run = open_run(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2, 4)))
-    with pytest.raises(embedding.BadInput, match=r"fewer than two points are left for a map \(not finite"):
+    with pytest.raises(
+        embedding.BadInput, match=r"a map needs at least two finite points \(points that are not finite"
+    ):
         embedding.embed(run, space="updates")
 
 

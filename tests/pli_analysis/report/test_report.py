@@ -51,7 +51,7 @@ def test_the_page_has_umap_when_asked_and_says_that_it_compiles_when_it_does(run
     for name in ("first.html", "second.html"):
         done = call("pli-analyze", "report", runs["gpt2"], "--html", tmp_path / name, "--maps", "tsne,umap")
         assert done.returncode == 0, done.stderr
-        message.append("umap: loading it compiles it" in done.stderr)
+        message.append("umap: loading and compiling it" in done.stderr)
     assert message == [True, False]
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
     assert "x,y,x_tsne,y_tsne,x_umap,y_umap" in (tmp_path / "first.html").read_text()
