@@ -169,7 +169,7 @@ def _check(space: str, text: Path | Text | None, since_birth: bool) -> None:
     if space not in SPACES:
         raise BadInput(f"--space {space}: is not a space{did_you_mean(space, SPACES)}; use one of {', '.join(SPACES)}")
     if space != "function" and text is not None:
-        raise BadInput("--text FILE: applies only to --space function, where outputs are compared on it")
+        raise BadInput("--text FILE: is the text for outputs; use it with --space function")
     if space == "updates" and since_birth:
         raise BadInput("--since-birth: does not apply to --space updates; use it with --space weights or function")
 

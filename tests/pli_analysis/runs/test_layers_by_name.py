@@ -272,7 +272,7 @@ def test_all_commands_read_it_or_say_why_not(tmp_path):
     assert page.returncode == 0 and "Relative L2 drift of each layer" in (tmp_path / "page.html").read_text()
     alike = call("pli-analyze", "similarity", made, "--space", "weights", "--format", "csv")
     assert alike.returncode == 0 and len(alike.stdout.splitlines()) == 11
-    message = "only weights are measured here"
+    message = "only weights are measured, not outputs or losses"
     assert message in refused(call("pli-analyze", "similarity", made), message)[-1]
     message = "no table says where a unheard_of has its"
     assert len(refused(call("pli-analyze", "drift", made, "--of", "head"), f"{message} heads")) == 3
