@@ -160,8 +160,8 @@ def _cut(run: Run, text: Text, blocks: int | None) -> Sample:
         raise BadInput(f"{text}: has {len(ids)} tokens, and a block of this run needs {length}; give a longer text")
     if loaded.vocab_size > size or ids.max() >= size:
         raise BadInput(
-            f"{where}: has {tokenizer.size(loaded)} tokens, and the model of {run.path} has a vocabulary of {size}; name "
-            "the model's own tokenizer with --tokenizer"
+            f"{where}: has {tokenizer.size(loaded)} tokens, and the model of {run.path} has a vocabulary of {size}; "
+            "name the model's own tokenizer with --tokenizer"
         )
     order = np.random.default_rng(SEED).permutation(count)[:blocks]
     tokens = torch.from_numpy(ids[: count * length].reshape(count, length)[order].astype(np.int64))

@@ -229,7 +229,7 @@ def _table(
             extra = _extra(checkpoint, {level: tables.get(str(checkpoint.name)) for level, tables in more.items()})
             plan, moments = plans[shape], plans[shape].moments(rows)
         except MISFITS as error:
-            raise BadInput(f"{checkpoint.path}: its weights do not fit its lineage ({error})") from None
+            raise BadInput(f"{checkpoint.path}: its weights do not match its lineage ({error})") from None
         sums_of_rates = {
             id: NAN if before is None else rates.between(id, before, checkpoint.step) for id in lineage.stack
         }

@@ -189,9 +189,7 @@ def _other_tokens(run: Run, other: Run, text: Path | eval_tokens.Text | None, le
     if not text:
         return f"{problem}; give a text for both with --text FILE"
     if lengths[0] != lengths[1]:
-        return (
-            f"{problem}: its block length is {lengths[1]}, not {lengths[0]}; runs of one block length can be compared"
-        )
+        return f"{problem}: its block length is {lengths[1]}, not {lengths[0]}; compare runs of one block length"
     return (
         f"{problem}: {other.tokenizer} and {run.tokenizer} tokenize the text differently; name one tokenizer for both "
         "with --tokenizer"

@@ -255,7 +255,7 @@ def test_a_run_without_norms_says_so(config_of, tmp_path):
     overrides = {"train.grad_norms_every": 0, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
     assert "logged no gradient norms" in message.grad_norms(open_run(tmp_path / "run")).words[0]
-    refused(call("pli-analyze", "grad-norms", tmp_path / "run"), "train with train.grad_norms_every")
+    refused(call("pli-analyze", "grad-norms", tmp_path / "run"), "set train.grad_norms_every")
 
 
 def test_the_command_prints_the_table_and_writes_the_page(runs, tmp_path, text):

@@ -215,7 +215,7 @@ def test_a_report_draws_the_rest_and_says_what_it_leaves_out(where, plain, tmp_p
     run = open_run(changed(plain, tmp_path / "odd", spoilt(DOWN), only=where))
     message = content.build(run)
     words = " ".join(word for section in message.sections for word in (*section.words, section.headline or ""))
-    assert "Not finite, and left out: b.mlp.down_proj.weight at checkpoint-" in words
+    assert "Weights that are not finite are left out: b.mlp.down_proj.weight at checkpoint-" in words
     captions = [figure.caption for section in message.sections for figure in section.figures]
     assert not any(" nan" in caption.lower() for caption in (words, *captions))
     page.write(message, tmp_path / "page.html")

@@ -257,7 +257,7 @@ def test_the_verdict_says_what_the_numbers_say(runs, text):
 def test_a_run_has_the_checkpoint_that_is_asked_for(runs, text):
     run = open_run(runs["gpt2"])
     assert set(similarity(run, None, text, 8, at=4)["checkpoint_a"]) == {"checkpoint-4"}
-    with pytest.raises(BadInput, match="no checkpoint of step 5; the nearest is of 4"):
+    with pytest.raises(BadInput, match="no checkpoint of step 5; the nearest is of step 4"):
         similarity(run, None, text, 8, at=5)
 
 
@@ -306,5 +306,5 @@ def test_runs_with_blocks_of_other_lengths_are_reported_so(runs, text, tmp_path)
     record = json.loads((other / run_folder.RUN).read_text())
     record["config"]["train"]["block_size"] //= 2
     (other / run_folder.RUN).write_text(json.dumps(record))
-    with pytest.raises(BadInput, match=r"blocks of 16 and of 32, the lengths that they trained on$"):
+    with pytest.raises(BadInput, match=r"its block length is 16, not 32; compare runs of one block length$"):
         similarity(open_run(runs["gpt2"]), open_run(other), text, blocks=8)
