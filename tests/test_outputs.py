@@ -65,7 +65,7 @@ def test_a_format_that_is_named_counts_more_than_an_ending(small_run, message, t
 def test_an_unknown_ending_is_refused_with_those_that_are_known(small_run, tmp_path, name):
     ending = name[name.rindex(".") :]
     done = analyze("lineage", small_run, "-o", tmp_path / name)
-    refused(done, f"{ending} is none of .txt, .json, .csv, .md, .parquet: name another file, or say --format too")
+    refused(done, f"unknown file ending {ending}; use one of .txt, .json, .csv, .md, .parquet, or give --format")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,7 +222,7 @@ def test_a_table_beside_the_run_may_be_written_again(small_run, tmp_path):
 def test_parquet_goes_into_a_pipe_and_is_not_printed_unasked(small_run, plain):
     piped = analyze("drift", small_run, "-f", "parquet", "-o", "/dev/stdout")
     assert (piped.returncode, piped.stdout) == (0, plain["parquet"])
-    refused(analyze("drift", small_run, "-f", "parquet"), "is no text, so give it a file: -o FILE.parquet")
+    refused(analyze("drift", small_run, "-f", "parquet"), "is a binary format; write it to a file with -o FILE.parquet")
 
 
 # --- what is said of checkpoints that do not differ -----------------------------------------------------------------
