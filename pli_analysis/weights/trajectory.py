@@ -192,15 +192,15 @@ def tracks(
         wanted: numbers of the wanted checkpoints.
         donors: whether donors are read too.
     """
-    asked = set(wanted)
-    needed = asked | {number - 1 for number in asked}
+    wanted_numbers = set(wanted)
+    needed = wanted_numbers | {number - 1 for number in wanted_numbers}
     found: dict[tuple[str, str], list[Visit]] = {}
     locations: dict[Path, dict[str, TensorLocation]] = {}
-    for number, checkpoint in enumerate(checkpoints[: max(asked, default=-1) + 1]):
+    for number, checkpoint in enumerate(checkpoints[: max(wanted_numbers, default=-1) + 1]):
         ids = [id for id in checkpoint.lineage.stack if number in needed or number in grown[id]]
         for id in ids:
             try:
-                for name, visit in _visits(checkpoint, id, locations, number, number in asked, donors):
+                for name, visit in _visits(checkpoint, id, locations, number, number in wanted_numbers, donors):
                     found.setdefault((id, name), []).append(visit)
             except MISFITS as error:
                 raise misfit(checkpoint.path, id, error) from None

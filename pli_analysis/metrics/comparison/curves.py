@@ -78,11 +78,11 @@ class Curve:
         return smoothed(self.table[col.LOSS].to_numpy(dtype=float), self.width)
 
 
-def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[Curve]:
+def read(arguments: Sequence[str], tag: str | None = None, width: int = 1) -> list[Curve]:
     """Read the loss curves of some runs.
 
     Args:
-        asked: paths; `GROUP=PATH` assigns the runs at a path to a group.
+        arguments: paths; `GROUP=PATH` assigns the runs at a path to a group.
         tag: a pattern such as `eval*`; each matching tag that all runs have gives one curve for each run, with the tag
             in `Curve.tag`. By default the loss chosen by `pli_analysis.metrics.comparison.loss_tags`.
         width: number of points over which losses are smoothed; odd.
@@ -94,33 +94,33 @@ def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[C
         raise BadInput(
             f"--smooth {width}: a centered mean needs an odd number of points; use {width - 1} or {width + 1}"
         )
-    found = [(group, *each) for group, path in map(grouped, asked) for each in paths.logged(path)]
-    runs = dict(zip(paths.names([source for _, source, _ in found]), found, strict=True))
-    there = {name: list(logged.columns) for name, (_, _, logged) in runs.items()}
+    sources = [(group, *each) for group, path in map(grouped, arguments) for each in paths.logged(path)]
+    runs = dict(zip(paths.names([source for _, source, _ in sources]), sources, strict=True))
+    tags_of = {name: list(logged.columns) for name, (_, _, logged) in runs.items()}
     files = {name: source.path.stem for name, (_, source, _) in runs.items() if source.is_download}
-    every = names_of_losses.chosen(there, files, tag)
+    chosen = names_of_losses.chosen(tags_of, files, tag)
     curves = []
     for name, (group, source, logged) in runs.items():
-        known = _of_run(source.path)
-        for tags in every:
+        facts = _of_run(source.path)
+        for tags in chosen:
             points, gaps, diverged = _finite(_table(logged, tags[name]))
-            known |= {"tag": names_of_losses.label(tags, files), "diverged": diverged, "gaps": gaps}
-            known["counts"] = "epoch" if tags[name] in logged.epochs else "step"
-            read_one = Curve(name, group or name, points, width=width, **known)
-            curves.append(replace(read_one, damaged=[*logged.damaged, *_gaps_line(read_one)]))
+            facts |= {"tag": names_of_losses.label(tags, files), "diverged": diverged, "gaps": gaps}
+            facts["counts"] = "epoch" if tags[name] in logged.epochs else "step"
+            curve = Curve(name, group or name, points, width=width, **facts)
+            curves.append(replace(curve, damaged=[*logged.damaged, *_gaps_line(curve)]))
     return curves
 
 
-def grouped(asked: str) -> tuple[str, Path]:
+def grouped(argument: str) -> tuple[str, Path]:
     """Split `GROUP=PATH` into group and path; the group is empty for a path alone.
 
     Raises:
         BadInput: if the path is empty, as it would mean the current folder.
     """
-    group, sign, path = asked.partition("=")
-    if not asked or (sign and not path and not Path(asked).exists()):
-        raise BadInput(f"'{asked}': has no path of a run; write GROUP=RUN, or RUN alone")
-    return (group, Path(path)) if sign and group and not Path(asked).exists() else ("", Path(asked))
+    group, sign, path = argument.partition("=")
+    if not argument or (sign and not path and not Path(argument).exists()):
+        raise BadInput(f"'{argument}': has no path of a run; write GROUP=RUN, or RUN alone")
+    return (group, Path(path)) if sign and group and not Path(argument).exists() else ("", Path(argument))
 
 
 def _finite(points: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray], int | None]:

@@ -27,11 +27,11 @@ LONGEST = 200
 
 @dataclass(frozen=True)
 class EventContext:
-    """A run, the twins it is compared with, and the requested window around events (`asked`; None for the default)."""
+    """A run, the twins it is compared with, and the `requested` window around events (None for the default)."""
 
     run: Run
     twins: tuple[Run, ...] = ()
-    asked: int | None = None
+    requested: int | None = None
 
     @cached_property
     def mover(self) -> LayerSpeeds:
@@ -61,8 +61,8 @@ class EventContext:
     @cached_property
     def window(self) -> int:
         """Steps to use on each side: half of the shortest interval without events, or a twentieth of the run."""
-        if self.asked is not None:
-            return self.asked
+        if self.requested is not None:
+            return self.requested
         gaps = [int(gap) for gap in np.diff([0, *self.events, self.end]) if gap > 0]
         return max(min(LONGEST, min(gaps) // 2 if self.events and gaps else self.end // 20), 1)
 

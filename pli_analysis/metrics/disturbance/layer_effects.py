@@ -71,8 +71,8 @@ class Layers:
         middle = usual.groupby(level=col.LAYER)[DYNAMIC].median()
         own[DYNAMIC] -= middle.reindex(own.index)
         usual[DYNAMIC] -= middle.reindex(usual.index, level="layer")
-        beside = {id: usual[usual.index.get_level_values(col.LAYER) == id].to_numpy() for id in own.index}
-        scores = {id: placebo.scores(own.loc[id].to_numpy(), beside[id]) for id in own.index}
+        placebos_of = {id: usual[usual.index.get_level_values(col.LAYER) == id].to_numpy() for id in own.index}
+        scores = {id: placebo.scores(own.loc[id].to_numpy(), placebos_of[id]) for id in own.index}
         # After the scores: placebo steps have no twin, and events must be scored in the same way as these.
         reference = self._relative_to_twin(own, step, stretch)
         signed = pd.DataFrame(vars(of) for of in seen.layers.values()).set_index([list(seen.layers)]) if seen else own

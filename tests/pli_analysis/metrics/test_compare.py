@@ -222,7 +222,6 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
         (["nowhere"], "no such file or folder"),
         (["RUN", "RUN"], "is given twice"),
         (["RUN", "--tag", "nothing*"], "no scalar matches"),
-        (["RUN", "--by", "moons"], "is not an axis; use one of step"),
         (["RUN", "--levels", "4,x"], "is not a list of losses; write numbers separated by commas"),
         (["RUN", "--smooth", "4"], "an odd number of points; use 3 or 5"),
         (["RUN", "--reference", "other"], "no run or group has this name; use one of"),
@@ -234,6 +233,13 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
 def test_mistakes_are_one_line(runs, asked, message):
     answered = CliRunner().invoke(app, ["compare", *(str(runs["gpt2"]) if word == "RUN" else word for word in asked)])
     assert isinstance(answered.exception, BadInput) and message in str(answered.exception)
+
+
+def test_an_unknown_axis_is_refused():
+    with pytest.raises(BadInput, match="--by moons: is not an axis; use one of step, tokens, flops, seconds"):
+        compare.compared([curve("a", [0, 1], [2.0, 1.0])], by="moons")
+    answered = CliRunner().invoke(app, ["compare", "nowhere", "--by", "moons"])
+    assert answered.exit_code == 2 and "moons" in answered.output
 
 
 def test_the_page_of_a_comparison(runs, tmp_path):
