@@ -35,8 +35,8 @@ Columns of `layers`, one row for each step with events and each layer that exist
     placebo_window  steps on each side over which its update rate is measured, within the window, with a checkpoint at
                   both ends: the longest with 20 placebo steps, or else the one with most
     relative_update_rate_before, relative_update_rate_after   of `layer_speeds`
-    excess_log_update_rate  natural log of its update rate relative to the reference: the layer moved
-                  exp(excess_log_update_rate) times as fast as expected
+    excess_log_update_rate  log(rate after ÷ rate before) minus its median at placebo steps, or log(rate after ÷ rate of
+                  the twin): the layer moved exp(excess_log_update_rate) times as fast as expected
     excess_log_grad_norm  log of the median gradient norm logged in `placebo_window` steps after ÷ before, minus the
                   median of the same quantity at placebo steps
     reference     what `excess_log_update_rate` is relative to: `twin` or `placebo`
@@ -46,7 +46,7 @@ Columns of `layers`, one row for each step with events and each layer that exist
                   over `placebo_window` steps of training without an event, and absolute values are compared;
                   `excess_log_update_rate_z` is relative to placebo steps even where the reference is a twin
     score         the largest of these z values
-    p             share of this layer's placebo steps whose score is as high, the event counted among them
+    p             share of this layer's placebo steps whose score is at least as high, the event counted among them
     placebos, min_p   as in `events`, for this layer
 """
 
