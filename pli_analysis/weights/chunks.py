@@ -22,12 +22,12 @@ SIZE = 2**21
 
 
 class Steps(NamedTuple):
-    """The units into which a tensor can be split along its first axis.
+    """The steps into which a tensor can be split along its first axis.
 
     Attributes:
-        number: number of units without padding.
-        height: rows in each unit.
-        factor: `head`, `group` or `unit` if each is one of these; None for rows that belong to all or none of them.
+        number: number of steps, without padding.
+        height: rows in each step.
+        factor: `head`, `group` or `unit` if each step is one of these; None for rows that belong to all or none of them.
     """
 
     number: int
