@@ -76,7 +76,7 @@ class Gauge:
         heads, dim, _ = now["q"].shape
         if self.normalized:
             return np.full(heads, np.nan)
-        turning = 2 * -(-int(dim * self.rotated) // 2)  # an even number, as transformers rounds it
+        turning = 2 * -(-int(dim * self.rotated) // 2)  # rounded up to pairs, as in transformers
         order = np.arange(dim)
         if self.tracks[0].anatomy.rotary_pairs == "adjacent":
             order[:turning] = np.concatenate([order[0:turning:2], order[1:turning:2]])
