@@ -27,7 +27,7 @@ class Steps(NamedTuple):
     Attributes:
         number: number of steps, without padding.
         height: rows in each step.
-        factor: `head`, `group` or `unit` if each step is one of these; None for rows that belong to all or none of them.
+        factor: `head`, `group` or `unit` if each step is one; None for rows that belong to all or none of them.
     """
 
     number: int
