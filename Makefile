@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-BESIDE := -n 2 --dist loadfile
+# In the order of their names, long files come first and the many short ones last: no worker waits for another.
+BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check baseline bert vit seed-appendix install clean
+.PHONY: demo test test-all check docs baseline bert vit seed-appendix install clean
 
 install: $(INSTALLED)
 
@@ -28,12 +29,18 @@ test: install
 test-all: install
 	$(BIN)/pytest -q -m "" $(BESIDE)
 
-# Style, types, import directions.
+# Style, spelling, types, import directions.
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation as a site, in site/.
+docs: install
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 # One experiment each: see `pli-train presets`.
 baseline: install
@@ -45,7 +52,6 @@ bert: install
 	$(BIN)/pli-analyze report --html
 
 vit: install
-	$(BIN)/pip install --quiet -c constraints.txt '.[vision]'
 	$(BIN)/pli-train run tiny-vit
 	$(BIN)/pli-analyze report --html
 
@@ -55,4 +61,4 @@ seed-appendix: install
 	$(BIN)/pli-analyze report --html
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

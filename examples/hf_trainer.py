@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--output", default="hf-run")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --output")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
 
     library = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     training, evaluation = blocks(library[:60]), blocks(library[60:64])[:128]
@@ -41,18 +41,18 @@ def main() -> None:
         vocab_size=256, n_positions=BLOCK, n_embd=64, n_head=4, n_layer=2, bos_token_id=0, eos_token_id=0
     )
     args = TrainingArguments(
-        output_dir=told.output,
-        max_steps=told.steps,
+        output_dir=arguments.output,
+        max_steps=arguments.steps,
         per_device_train_batch_size=16,
         learning_rate=3e-3,
         lr_scheduler_type="cosine",
-        logging_steps=max(told.steps // 10, 1),
-        save_steps=max(told.steps // 3, 1),
+        logging_steps=max(arguments.steps // 10, 1),
+        save_steps=max(arguments.steps // 3, 1),
         report_to="none",
         use_cpu=True,
         seed=0,
     )
-    growth = GrowthCallback("0.25@1 0.5@2", initialiser="identity")  # the added line
+    growth = GrowthCallback("0.25@1 0.5@2", initializer="identity")  # the added line
     trainer = Trainer(
         model=GPT2LMHeadModel(config),
         args=args,
@@ -61,7 +61,7 @@ def main() -> None:
         data_collator=default_data_collator,
         callbacks=[growth],
     )
-    trainer.train(resume_from_checkpoint=growth.prepared(trainer) if told.resume else None)
+    trainer.train(resume_from_checkpoint=growth.prepared(trainer) if arguments.resume else None)
 
     print(f"layers, bottom to top: {growth.lineage}")
     for event in growth.lineage.events:

@@ -7,9 +7,9 @@ from pli_analysis.commands.disturbance import disturbance
 from pli_analysis.commands.doctor import doctor
 from pli_analysis.commands.drift import drift
 from pli_analysis.commands.embed import embed
-from pli_analysis.commands.gradnorms import gradnorms
+from pli_analysis.commands.grad_norms import grad_norms
 from pli_analysis.commands.lineage import lineage
-from pli_analysis.commands.outputs import looked_at_first
+from pli_analysis.commands.outputs import check_outputs_first
 from pli_analysis.commands.report import ReportCommand, report
 from pli_analysis.commands.scalars import scalars
 from pli_analysis.commands.similarity import similarity
@@ -17,11 +17,12 @@ from pli_analysis.commands.watch import WatchCommand, watch
 from pli_train.core.cli.shell import app_of, run_app
 
 app = app_of("pli-analyze", "Read training runs, and say what growth did to them.")
-for command in (lineage, drift, scalars, gradnorms, embed, similarity, disturbance, compare):
-    app.command()(looked_at_first(command))
+for command in (lineage, drift, scalars, grad_norms, embed, similarity, disturbance, compare):
+    app.command()(check_outputs_first(command))
+app.command("gradnorms", hidden=True)(check_outputs_first(grad_norms))
 app.command(cls=ReportCommand)(report)
 app.command(cls=WatchCommand)(watch)
-app.command()(looked_at_first(doctor))
+app.command()(check_outputs_first(doctor))
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pli_train.core import openmp
 from pli_train.core.anatomy import families, to_train, trainable
 from pli_train.core.anatomy.discovery import discover
 from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from pli_train.growth import schedule as growth_schedule
 from pli_train.growth.initial_shape import InitialShape, start_of
 from pli_train.training.callback import Callback
@@ -30,13 +31,14 @@ Schedule = str | list[dict[str, Any]] | dict[str, Any]
 class Growth:
     """When a model grows, and how: the [growth] section of a config as an object.
 
-    >>> Growth("0.25@1 0.5@1", initialiser="identity")
-    Growth('0.25@1 0.5@1', initialiser='identity')
+    Examples:
+        >>> Growth("0.25@1 0.5@1", initializer="identity")
+        Growth('0.25@1 0.5@1', initializer='identity')
 
     Args:
         schedule: as in a config: `"0.25@1 500@2"`, a list of event tables, or `{"name": "stackbert", …}`.
         seed: what newborn parts are drawn from; None leaves it to the loop (Trainer's seed, the run's seed, else 0).
-        fields: the other fields of [growth]: `initialiser`, `donor`, `noise`, `optimizer_state`, `learning_rate`, …
+        fields: the other fields of [growth]: `initializer`, `donor`, `noise`, `optimizer_state`, `learning_rate`, …
 
     Raises:
         BadInput: for every field, and every event of a schedule that is spelt out, that cannot be read.
@@ -44,7 +46,7 @@ class Growth:
 
     def __init__(self, schedule: Schedule = "", *, seed: int | None = None, **fields: Any) -> None:
         self.seed = seed
-        self.table: dict[str, Any] = {"schedule": schedule, **fields}
+        self.table: dict[str, Any] = run_folder.with_current_keys({"schedule": schedule, **fields})
         self.config = configs.growth_alone(self.table)
         if not isinstance(schedule, dict):
             self.config.events(InitialShape(depth=1))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pli_train.core.cli.console import Bar, is_quiet
-from pli_train.core.cli.shell import app_of, one_of, run_app
+from pli_train.core.cli.shell import app_of, run_app
 from pli_train.core.cli.tables import Format, render
 from pli_train.core.errors import PliError
-from pli_train.core.run_format.study_folder import LAUNCHERS, OBJECTIVES, PRUNERS, SAMPLERS
+from pli_train.core.run_format.study_folder import Launcher, Objective, Pruner, Sampler
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
@@ -29,7 +29,7 @@ def _presets() -> list[str]:
 
 
 def _spaces() -> list[str]:
-    """Names of spaces, and of presets, for the same purpose."""
+    """Names of preset spaces and of presets, for shell completion."""
     spaces = sorted(path.stem for path in (Path(__file__).parent / "sweep" / "spaces").glob("*.toml"))
     return [*spaces, *_presets()]
 
@@ -43,7 +43,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as optim.lr=3e-4; may be repeated."),
 ]
-FormatOption = Annotated[Format, one_of(Format, "--format", "-f", metavar="FORMAT", help="Write {words}.", kind=Format)]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", metavar="FORMAT", help="Write table, json, csv or md.")]
 
 
 @app.command()
@@ -119,66 +119,73 @@ def sweep(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="[SPACE|PRESET|FILE.toml]",
-            help="A space's name or TOML file; with --grid or --seeds, a preset or config of runs.",
+            metavar="SPACE|PRESET|FILE.toml",
+            help="A search space (name or TOML file); with --grid or --seeds, a preset or config file.",
             autocompletion=_spaces,
         ),
     ],
     grid: Annotated[
         list[str] | None,
-        typer.Option("--grid", metavar="KEY=VALUE,VALUE", help="Run all values of a key; may be repeated."),
+        typer.Option("--grid", metavar="KEY=VALUE,VALUE", help="Run all values of a config key; may be repeated."),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=0, metavar="K", help="Run each variant with so many seeds.")] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=0, metavar="K", help="Number of seeds for each grid point.")] = 0,
     overrides: Overrides = None,
     trials: Annotated[
-        int, typer.Option("--trials", min=1, metavar="N", help="Trials of growth, and as many of the baseline.")
+        int, typer.Option("--trials", min=1, metavar="N", help="Number of growth trials, and of baseline trials.")
     ] = 20,
     objective: Annotated[
-        str, one_of(OBJECTIVES, "--objective", metavar="WORD", help="Compare losses at equal {words} under the curve.")
-    ] = OBJECTIVES[0],
+        Objective,
+        typer.Option(
+            "--objective",
+            metavar="OBJECTIVE",
+            help="Minimize the loss at equal flops, tokens or seconds, or the mean loss over FLOPs (area).",
+        ),
+    ] = "flops",
     budget: Annotated[
         float | None,
-        typer.Option("--budget", metavar="N", help="FLOPs, tokens or seconds of a run; the baseline's if left out."),
+        typer.Option("--budget", metavar="N", help="FLOPs, tokens or seconds per run (default: as the baseline)."),
     ] = None,
     sampler: Annotated[
-        str | None, one_of(SAMPLERS, "--sampler", metavar="NAME", help="Search by {words}; tpe if left out.")
+        Sampler | None,
+        typer.Option("--sampler", metavar="NAME", help="Sampler: tpe (default), random or grid."),
     ] = None,
     pruner: Annotated[
-        str, one_of(PRUNERS, "--pruner", metavar="NAME", help="Stop trials that fall behind: {words}.")
-    ] = PRUNERS[0],
-    sampler_seed: Annotated[int, typer.Option("--sampler-seed", min=0, metavar="N", help="Seed of the search.")] = 0,
+        Pruner, typer.Option("--pruner", metavar="NAME", help="Stop poor trials early: none, halving or hyperband.")
+    ] = "none",
+    sampler_seed: Annotated[int, typer.Option("--sampler-seed", min=0, metavar="N", help="Seed of the sampler.")] = 0,
     confirm: Annotated[
-        int, typer.Option("--confirm", min=0, metavar="K", help="Then run the best of each arm with K fresh seeds.")
+        int, typer.Option("--confirm", min=0, metavar="K", help="Repeat the best trial of each arm with K new seeds.")
     ] = 0,
-    no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Leave out the full-depth baseline.")] = False,
+    no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Do not run the full-depth baseline.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Runs at a time; one on each GPU or core if left out."),
+        typer.Option("--workers", min=1, metavar="N", help="Parallel runs (default: one per GPU, or per core)."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, metavar="N", help="OpenMP threads of a run; a share of the cores.")
+        int | None,
+        typer.Option("--threads", min=1, metavar="N", help="Threads per run (default: cores ÷ workers)."),
     ] = None,
     launcher: Annotated[
-        str, one_of(LAUNCHERS, "--launcher", metavar="NAME", help="Start runs through {words}.")
-    ] = LAUNCHERS[0],
+        Launcher, typer.Option("--launcher", metavar="NAME", help="Where runs start: local, slurm or ray.")
+    ] = "local",
     launcher_options: Annotated[
         list[str] | None,
-        typer.Option("--launcher-option", metavar="KEY=VALUE", help="Option of submitit or Ray; may be repeated."),
+        typer.Option("--launcher-option", metavar="KEY=VALUE", help="Option for submitit or Ray; may be repeated."),
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option("--storage", metavar="URL", help="A database for the trials, so that several machines can help."),
+        typer.Option("--storage", metavar="URL", help="URL of a database, to share the study between machines."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The study's folder; studies/NAME if left out.")
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Study folder (default: studies/NAME).")
     ] = None,
 ) -> None:
-    """Search over growth strategies; print the study's folder.
+    """Search over growth strategies; print the study folder.
 
-    The full-depth baseline is tuned with as many trials. A study that was stopped or killed goes on with the same
-    command.
+    A full-depth baseline is tuned with the same number of trials. To resume a study that was stopped or killed, run
+    the same command again.
 
-    Example: pli-train sweep tiny --grid growth.initialiser=random,clone --seeds 3
+    Example: pli-train sweep tiny --grid growth.initializer=random,clone --seeds 3
     """
     from pli_train.commands import sweep as sweeps
 
@@ -207,7 +214,7 @@ def verify(
     rows = list(checks.verify(run, Bar("checkpoints")))
     print(render(rows, format), end="")
     if lost := sum(map(checks.is_damage, rows)):
-        raise PliError(f"{run}: {lost} of {len(rows)} rows tell of damage")
+        raise PliError(f"{run}: damaged: {lost} of {len(rows)} rows")
 
 
 @app.command()
@@ -261,7 +268,7 @@ def check(
 
     What it does to logits, loss and gradient norm.
 
-    Example: pli-train check tiny --set growth.initialiser=identity
+    Example: pli-train check tiny --set growth.initializer=identity
     """
     show = _show()
     settings = _settings(config, overrides or [], origin)

@@ -6,10 +6,18 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported, here and in the commands that tests start: these models are too small to share among
 # threads, and tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.load_profile("tests")
+
+# Helpers whose asserts say what they compared, as those of tests do.
+HELPERS = ("commands", "interrupted", "run_files", "trainers", "watched", "crash.kills", "pli_analysis.conftest")
+pytest.register_assert_rewrite(*(f"tests.{name}" for name in HELPERS))
 
 FAMILIES = ("bert", "gpt2")
 MODELS = {
@@ -20,6 +28,7 @@ MODELS = {
 }
 STEPS = 12
 SCHEDULE = "3@0 6@2 6@1 9@4"
+UMAP = pytest.param("umap", marks=pytest.mark.slow)  # its first fit compiles for a minute
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,7 +65,7 @@ def config_of(corpus):
             "train": {"steps": STEPS, "block_size": 32, "batch_size": 4, "accumulation": 2, "log_every": 1}
             | {"eval_every": 4, "eval_blocks": 8, "eval_full": 100},
             "optim": {"lr": 1e-2, "warmup_ratio": 0.25},
-            "growth": {"schedule": SCHEDULE, "initialiser": "clone-noise", "noise": 0.1},
+            "growth": {"schedule": SCHEDULE, "initializer": "clone-noise", "noise": 0.1},
             "checkpoint": {"every": 2, "full_last": 99},
         }
         for key, value in (overrides or {}).items():
@@ -92,7 +101,7 @@ def small_run(runs, tmp_path_factory):
     return run
 
 
-@pytest.fixture(params=[250, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.fixture(params=[60, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
 def fuzz_cases(request):
     """How many changes of a file are tried: few by default, a thousand among the slow tests, or PLI_FUZZ of them."""
     return request.param or int(os.environ.get("PLI_FUZZ", "1000"))

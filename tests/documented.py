@@ -36,7 +36,7 @@ _ANY_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?"
 
 
 @dataclass(frozen=True)
-class ConsoleReporter:
+class ShownCommand:
     """A command of a document and what the document says it prints."""
 
     line: int
@@ -46,7 +46,7 @@ class ConsoleReporter:
     varies: bool = False
 
 
-def commands(text: str) -> Iterator[ConsoleReporter]:
+def commands(text: str) -> Iterator[ShownCommand]:
     """The commands of a document, in order. Raises ValueError for a block that does not begin with one."""
     for block in _BLOCK.finditer(text):
         first = text.count("\n", 0, block.start(2)) + 1
@@ -58,7 +58,7 @@ def commands(text: str) -> Iterator[ConsoleReporter]:
             command = lines[start].removeprefix(PROMPT)
             code = _EXIT.search(command)
             output = tuple(lines[start + 1 : end])
-            yield ConsoleReporter(first + start, command, int(code[1]) if code else 0, output, bool(block[1]))
+            yield ShownCommand(first + start, command, int(code[1]) if code else 0, output, bool(block[1]))
 
 
 def run(command: str, folder: Path) -> tuple[int, str]:
@@ -77,7 +77,7 @@ def run(command: str, folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def disagreement(shown: ConsoleReporter, code: int, printed: str) -> str | None:
+def disagreement(shown: ShownCommand, code: int, printed: str) -> str | None:
     """How what happened differs from what a document shows; None when it does not."""
     if code != shown.code:
         return f"line {shown.line}: `{shown.command}` left exit code {code} and not {shown.code}:\n{printed}"
@@ -86,8 +86,8 @@ def disagreement(shown: ConsoleReporter, code: int, printed: str) -> str | None:
         expected, found = ([line.split()[0] for line in lines] for lines in (expected, found))
     if re.fullmatch("".join(map(_pattern, expected)), "".join(f"{line}\n" for line in found)):
         return None
-    apart = "\n".join(difflib.unified_diff(expected, found, "shown", "printed", lineterm=""))
-    return f"line {shown.line}: `{shown.command}` prints something else:\n{apart}"
+    differences = "\n".join(difflib.unified_diff(expected, found, "shown", "printed", lineterm=""))
+    return f"line {shown.line}: `{shown.command}` prints something else:\n{differences}"
 
 
 def check(text: str, folder: Path) -> list[str]:

@@ -45,7 +45,7 @@ SIDES = {
 }
 IMAGES = {"image_size": 8, "patch_size": 2, "num_channels": 1, "num_labels": 10}
 
-ANALYSED: dict[str, dict[str, Any]] = {
+ANALYZED: dict[str, dict[str, Any]] = {
     "mixtral": TEXT | USUAL | SHARED | {"num_local_experts": 3},
     "gemma": TEXT | USUAL | SHARED | {"head_dim": 8},
     "gemma2": TEXT | USUAL | SHARED | {"head_dim": 8},
@@ -95,7 +95,7 @@ def tiny(model_type: str, **more: Any) -> PreTrainedModel:
 
     Its norms and biases are moved off 1 and 0, so that nothing is equal by accident.
     """
-    config = AutoConfig.for_model(model_type, **(TINY | ANALYSED)[model_type] | more)
+    config = AutoConfig.for_model(model_type, **(TINY | ANALYZED)[model_type] | more)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         auto = CLASSES.get(model_type) or AUTO_CLASS[anatomy.family(model_type).task]

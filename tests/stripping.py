@@ -56,7 +56,7 @@ def random_run(seed, folder, corpus):
         | {"eval_every": 1000, "eval_blocks": 8},
         "optim": {"lr": chance.choice([1e-3, 3e-3, 1e-2]), "warmup_ratio": 0.1},
         "growth": {"schedule": schedule, "noise": chance.choice([0.01, 0.1])}
-        | {"initialiser": chance.choice(["random", "clone", "clone-noise", "identity"])},
+        | {"initializer": chance.choice(["random", "clone", "clone-noise", "identity"])},
         "checkpoint": {"every": chance.choice([1, 2, 3]), "full_last": 1},
     }
     launch.begin(configs.check(table, "test"), folder).run()

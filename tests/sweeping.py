@@ -1,7 +1,4 @@
-"""Studies of tiny runs for tests: their config, workers that need no new process, and what a run is made of."""
-
-import hashlib
-import json
+"""Studies of tiny runs for tests: their config, and workers that need no new process."""
 
 import tomli_w
 
@@ -64,17 +61,3 @@ class InProcess:
                 log.write(f"error: {error}\n".encode())
                 return Ended(error.exit_code)
         return Ended(0)
-
-
-def content(run):
-    """What a run is made of, clocks aside: tensors, lineages and histories of its checkpoints."""
-    found = {}
-    for name, folder in run_folder.checkpoints(run):
-        for file in sorted(folder.glob("*.safetensors")):
-            found[f"{name}/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
-        found[f"{name}/lineage"] = (folder / run_folder.LINEAGE).read_text()
-        state = json.loads((folder / run_folder.TRAINER_STATE).read_text())
-        for counted in state["stateful_callbacks"].values():
-            counted.pop("seconds")
-        found[f"{name}/state"] = state
-    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documented import ROOT, ConsoleReporter, check, commands, disagreement
+from tests.documented import ROOT, ShownCommand, check, commands, disagreement
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
@@ -50,7 +50,7 @@ def wrong(example, tmp_path_factory, request):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_page_shows_is_what_happens(name, wrong):
+def test_what_a_page_shows_is_what_is_printed(name, wrong):
     assert "\n\n".join(wrong[name]) == ""
 
 
@@ -91,9 +91,10 @@ def test_every_command_is_shown_somewhere():
     from pli_train.cli import app as train
 
     there = {
-        f"{word} {command.name or command.callback.__name__}"
+        f"{word} {command.name or command.callback.__name__.replace('_', '-')}"
         for word, app in (("pli-train", train), ("pli-analyze", analyze))
         for command in app.registered_commands
+        if not command.hidden  # old spellings
     }
     message = " ; ".join(shown.command for text in TEXTS for shown in commands(text))
     assert {command for command in there if f"{command} " not in f"{message} "} == set(UNRUN)
@@ -117,7 +118,7 @@ def test_links_lead_somewhere(path):
 
 
 def of(*output, code=0, varies=False):
-    return ConsoleReporter(1, "a command", code, output, varies)
+    return ShownCommand(1, "a command", code, output, varies)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_the_checker_finds_what_is_wrong(shown, code, printed):
     assert "line 1" in disagreement(shown, code, printed)
 
 
-def test_commands_run_in_order_in_one_folder_and_only_the_wrong_ones_are_told(tmp_path):
+def test_commands_run_in_order_in_one_folder_and_only_the_wrong_ones_are_reported(tmp_path):
     page = """
 Words.
 

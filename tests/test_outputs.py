@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-ANALYZE = [sys.executable, "-m", "pli_analysis.cli"]
+from tests.commands import call, fresh
+from tests.warm import ROOT
 
 
-def analyze(*words, **settings):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([*ANALYZE, *map(str, words)], capture_output=True, env=environment, **settings)
+def analyze(*words):
+    return call("pli-analyze", *words, text=False)
 
 
 def refused(done, message):
@@ -49,7 +48,7 @@ def message(small_run):
 # --- the format of a table ------------------------------------------------------------------------------------------
 
 
-def test_a_files_ending_tells_the_format_in_either_case(small_run, message, tmp_path):
+def test_a_files_suffix_sets_the_format_in_either_case(small_run, message, tmp_path):
     for ending, name in {".txt": "table", ".json": "json", ".CSV": "csv", ".md": "md", "": "table"}.items():
         path = tmp_path / f"out{ending}"
         done = analyze("lineage", small_run, "-o", path)
@@ -66,7 +65,7 @@ def test_a_format_that_is_named_counts_more_than_an_ending(small_run, message, t
 def test_an_unknown_ending_is_refused_with_those_that_are_known(small_run, tmp_path, name):
     ending = name[name.rindex(".") :]
     done = analyze("lineage", small_run, "-o", tmp_path / name)
-    refused(done, f"{ending} is none of .txt, .json, .csv, .md, .parquet: name another file, or say --format too")
+    refused(done, f"unknown file ending {ending}; use one of .txt, .json, .csv, .md, .parquet, or give --format")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,7 +147,7 @@ def test_a_device_stays_a_device(small_run, tmp_path):
 
 @pytest.mark.parametrize("words", ["report RUN --html /dev/stdout", "lineage RUN --html >(head -c 9 >/dev/null)"])
 def test_a_pipe_that_is_closed_early_is_no_error(small_run, words):
-    command = f"{' '.join(ANALYZE)} {words.replace('RUN', str(small_run))}"
+    command = f"{sys.executable} -m pli_analysis.cli {words.replace('RUN', str(small_run))}"
     shell = f"{command} | head -c 100 >/dev/null; echo ${{PIPESTATUS[0]}}"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment)
@@ -162,7 +161,7 @@ def test_what_finds_no_room_leaves_the_old_file_and_nothing_beside_it(small_run,
     for name in KINDS:
         (tmp_path / name).write_text("old")
     for words in written_by(small_run, tmp_path):
-        done = analyze(*words, preexec_fn=limit)
+        done = fresh("pli-analyze", *words, preexec_fn=limit)
         assert done.returncode == 1 and b"cannot be written (file too large)" in done.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(KINDS, "old")
 
@@ -170,7 +169,7 @@ def test_what_finds_no_room_leaves_the_old_file_and_nothing_beside_it(small_run,
 # --- refused before any work ----------------------------------------------------------------------------------------
 
 
-def test_outputs_are_looked_at_before_anything_is_read(tmp_path):
+def test_outputs_are_checked_before_anything_is_read(tmp_path):
     """The run is none, which is not what is said."""
     (tmp_path / "folder").mkdir()
     commands = [["drift", "RUN", "-o"], ["lineage", "RUN", "--save"], ["report", "RUN", "--html"]]
@@ -223,7 +222,7 @@ def test_a_table_beside_the_run_may_be_written_again(small_run, tmp_path):
 def test_parquet_goes_into_a_pipe_and_is_not_printed_unasked(small_run, plain):
     piped = analyze("drift", small_run, "-f", "parquet", "-o", "/dev/stdout")
     assert (piped.returncode, piped.stdout) == (0, plain["parquet"])
-    refused(analyze("drift", small_run, "-f", "parquet"), "is no text, so give it a file: -o FILE.parquet")
+    refused(analyze("drift", small_run, "-f", "parquet"), "is a binary format; write it to a file with -o FILE.parquet")
 
 
 # --- what is said of checkpoints that do not differ -----------------------------------------------------------------

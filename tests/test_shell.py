@@ -2,13 +2,14 @@
 
 import inspect
 import os
-import pty
 import re
 import shutil
 import subprocess
 import sys
-import threading
+import tomllib
+from enum import StrEnum
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 from typer.main import get_command
@@ -16,11 +17,18 @@ from typer.main import get_command
 from pli_analysis.cli import app as analyze
 from pli_train.cli import app as train
 from pli_train.core.run_format import run_folder
+from tests.commands import at_a_terminal, call, refused
 from tests.conftest import STEPS
-from tests.test_cli import ROOT, call, refused
+from tests.warm import ROOT
 
 APPS = {"pli-train": train, "pli-analyze": analyze}
-COMMANDS = [(name, command) for name, app in APPS.items() for command in get_command(app).commands]
+PACKAGES = {"pli-train": "pli_train", "pli-analyze": "pli_analysis"}
+COMMANDS = [
+    (name, command)
+    for name, app in APPS.items()
+    for command, found in get_command(app).commands.items()
+    if not found.hidden  # an older name of another
+]
 
 
 def helps(name, command, width):
@@ -32,6 +40,18 @@ def helps(name, command, width):
             return group.get_help(above)
         with group.commands[command].make_context(command, [], parent=above, resilient_parsing=True) as ctx:
             return group.commands[command].get_help(ctx)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [(name, module) for name, package in PACKAGES.items() for module in (package, f"{package}.cli")],
+)
+def test_version_is_that_of_the_project(name, module):
+    """Of both commands, started by the package's name too."""
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    for words in (["--version"], ["--version", "nonsense"]):
+        done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{name} {stated}\n", "")
 
 
 def options():
@@ -81,43 +101,61 @@ def test_every_value_has_a_name_in_capitals():
 
 
 def test_words_that_an_option_takes_are_those_of_the_metric():
-    from pli_analysis.commands import compare, drift, embed, gradnorms
+    from pli_analysis.commands import compare, drift, embed, grad_norms
     from pli_analysis.metrics import loss
     from pli_analysis.metrics.drift import drift as drifts
     from pli_analysis.metrics.maps import embedding as maps
     from pli_analysis.metrics.maps import points, projections
     from pli_train.core.anatomy.parts import GROUPS
 
-    assert set(drift.PARTS) == {*drifts.LEVELS, "matrix", "all"}
-    assert set(gradnorms.PARTS) == {*GROUPS, "all"}
-    assert embed.METHODS == projections.METHODS
-    assert tuple(embed.PARTS.values()) == points.PARTS
-    assert embed.SPACES == maps.SPACES
-    assert set(compare.AXES) == {"step", *loss.AXES}
+    assert set(get_args(drift.Part)) == {*drifts.LEVELS, "matrix", "all"}
+    assert set(get_args(grad_norms.Part)) == {*GROUPS, "all"}
+    assert get_args(embed.Method) == projections.METHODS
+    assert tuple(embed.PARTS) == get_args(embed.Part) and tuple(embed.PARTS.values()) == points.PARTS
+    assert get_args(embed.Space) == maps.SPACES
+    assert set(get_args(compare.Axis)) == {"step", *loss.AXES}
+
+
+def words_of(kind):
+    """The words of a type that is a choice, or may be left out."""
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return list(kind)
+    return get_args(kind) if get_origin(kind) is Literal else [w for one in get_args(kind) for w in words_of(one)]
+
+
+def test_help_names_every_word_that_an_option_takes():
+    commands = [command.callback for app in APPS.values() for command in app.registered_commands]
+    named = 0
+    for parameter in (p for command in commands for p in inspect.signature(command).parameters.values()):
+        kind, option = get_args(parameter.annotation)[:2]
+        words = words_of(kind)
+        named += bool(words)
+        assert [word for word in words if not re.search(rf"\b{word}\b", option.help)] == [], parameter.name
+    assert named > 10
 
 
 # --- misuse ---------------------------------------------------------------------------------------------------------
 
 MISUSES = {
-    "pli-analyze drfit": "pli-analyze drfit: no such command; did you mean 'drift'?",
-    "pli-train zebra": "pli-train zebra: no such command; see pli-train --help",
-    "pli-analyze --quiet drift x": "--quiet: no such option before the command; see pli-analyze --help",
-    "pli-analyze drift x --spektral": "--spektral: no such option; did you mean '--spectral'?",
-    "pli-train run --st a=1": "--st: no such option; did you mean '--set'?",
-    "pli-analyze drift x -z": "-z: no such option; see pli-analyze drift --help",
-    "pli-analyze drift": "missing argument RUN...; see pli-analyze drift --help",
-    "pli-train fork x": "missing option --at STEP; see pli-train fork --help",
+    "pli-analyze drfit": "no such command 'drfit'. Did you mean 'drift'?",
+    "pli-train zebra": "no such command 'zebra'; see pli-train --help",
+    "pli-analyze --quiet drift x": "no such option: --quiet; see pli-analyze --help",
+    "pli-analyze drift x --spektral": "no such option: --spektral (Possible options: --spectral)",
+    "pli-train run --st a=1": "no such option: --st (Possible options: --out, --set)",
+    "pli-analyze drift x -z": "no such option: -z; see pli-analyze drift --help",
+    "pli-analyze drift": "missing argument 'RUN...'; see pli-analyze drift --help",
+    "pli-train fork x": "missing option '--at'; see pli-train fork --help",
     "pli-analyze drift x --of": "option '--of' requires an argument",
     "pli-analyze drift x --quiet=1": "option '--quiet' does not take a value",
     "pli-analyze doctor x": "got unexpected extra argument(s) (x); see pli-analyze doctor --help",
-    "pli-analyze drift x --threads many": "--threads: input should be a valid integer",
-    "pli-analyze drift x --threads 0": "--threads: input should be greater than or equal to 1",
-    "pli-analyze scalars x -f cvs": "--format cvs: is none of table, json, csv, md, parquet; did you mean 'csv'?",
-    "pli-train verify x -f parquet": "--format parquet: is none of table, json, csv, md",
-    "pli-analyze drift x --of haed": "--of haed: is none of layer, head, ffn, norms, attention, matrix, all; did you",
-    "pli-analyze embed x --of heads": "--of heads: is none of layer, head, ffn; did you mean 'head'?",
-    "pli-analyze embed x --method umpa": "--method umpa: is none of pca, tsne, umap; did you mean 'umap'?",
-    "pli-analyze compare x --by token": "--by token: is none of step, tokens, flops, seconds; did you mean 'tokens'?",
+    "pli-analyze drift x --threads many": "invalid value for '--threads': Input should be a valid integer",
+    "pli-analyze drift x --threads 0": "invalid value for '--threads': Input should be greater than or equal to 1",
+    "pli-analyze scalars x -f cvs": "'cvs' is not one of 'table', 'json', 'csv', 'md', 'parquet'; did you mean 'csv'?",
+    "pli-train verify x -f parquet": "invalid value for '--format' / '-f': 'parquet' is not one of",
+    "pli-analyze drift x --of haed": "'attention', 'matrix', 'all'; did you mean 'head'?",
+    "pli-analyze embed x --of heads": "'heads' is not one of 'layer', 'head', 'ffn'; did you mean 'head'?",
+    "pli-analyze embed x --method umpa": "'--method': 'umpa' is not one of 'pca', 'tsne', 'umap'; did you mean 'umap'?",
+    "pli-analyze compare x --by token": "'step', 'tokens', 'flops', 'seconds'; did you mean 'tokens'?",
     "pli-analyze drift x --quiet -v": "--quiet and --verbose: say less and say more: use one of them",
     "pli-train plan -qv": "--quiet and --verbose: say less and say more: use one of them",
 }
@@ -126,7 +164,7 @@ MISUSES = {
 @pytest.mark.parametrize(("words", "message"), MISUSES.items(), ids=MISUSES)
 def test_misuse_is_one_line_that_says_what_was_probably_meant(words, message, tmp_path):
     lines = refused(call(*words.split(), cwd=tmp_path), message)
-    assert len(lines) == 1 and lines[0].startswith(f"error: {message}")
+    assert len(lines) == 1 and lines[0].startswith("error: ")
 
 
 @pytest.mark.parametrize("name", APPS)
@@ -155,7 +193,7 @@ TALKATIVE = [
 SLOW = [  # as they load torch, twice
     ["similarity", "RUN"],
     ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],
-    ["gradnorms", "RUN", "--recompute"],
+    ["grad-norms", "RUN", "--recompute"],
 ]
 
 
@@ -246,7 +284,7 @@ def test_a_closed_pipe_hides_no_failure_that_is_known(torn, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # so that the pipe is found closed when all else is done
     shell = f"{sys.executable} -m pli_train.cli verify {torn} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "1\n" and "tell of damage" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.stdout == "1\n" and ": damaged: 1 of " in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -272,59 +310,32 @@ def test_a_full_disk_is_one_line(words, unbuffered, runs, monkeypatch):
 
 # --- terminals ------------------------------------------------------------------------------------------------------
 
-AT_ONCE = (
-    "import sys; from pli_train.core.cli import console; console.PATIENCE = 0; "
-    "from {package}.cli import main; sys.argv[1:] = {words!r}; main()"
-)
-
-
-def at_a_terminal(package, *words, **environment):
-    """(code, what stdout, what stderr got) of a command whose stdout and stderr are a terminal each, bars at once."""
-    code = AT_ONCE.format(package=package, words=list(map(str, words)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100", **environment}
-    pairs = [pty.openpty() for _ in range(2)]
-    said = [bytearray(), bytearray()]
-
-    def read(end, into):
-        try:
-            while segment := os.read(end, 65536):
-                into.extend(segment)
-        except OSError:  # nobody has the other side any more
-            pass
-
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=pairs[0][1], stderr=pairs[1][1], env=environment)
-    readers = [threading.Thread(target=read, args=(ours, into)) for (ours, _), into in zip(pairs, said, strict=True)]
-    for (_, theirs), reader in zip(pairs, readers, strict=True):
-        os.close(theirs)
-        reader.start()
-    process.wait(120)
-    for (ours, _), reader in zip(pairs, readers, strict=True):
-        reader.join(20)
-        os.close(ours)
-    return process.returncode, *(message.decode() for message in said)
-
-
-BAR = re.compile(r"\r\d+ of \d+ (tensors of all checkpoints|checkpoints|steps)")
+BAR = re.compile(r"\d+ of \d+ (tensors of all checkpoints|checkpoints|steps) ")
+COLOR = re.compile(r"\x1b\[[\d;]*m")
+"""What sets colours and bold."""
+CLEARED = "\x1b[1A\x1b[2K"
+"""One line up, and nothing on it."""
 
 
 @pytest.mark.parametrize(
     ("environment", "drawn"),
     [({}, True), ({"NO_COLOR": "1"}, True), ({"TERM": "dumb"}, False)],
-    ids=["usual", "no colour", "dumb"],
+    ids=["usual", "no color", "dumb"],
 )
-def test_a_bar_is_on_terminals_alone_and_of_plain_characters(runs, tmp_path, environment, drawn):
+def test_a_bar_is_on_terminals_alone(runs, tmp_path, environment, drawn):
     environment["PLI_CACHE"] = str(tmp_path)
-    code, _, said = at_a_terminal("pli_analysis", "drift", runs["gpt2"], "-o", tmp_path / "drift.csv", **environment)
-    assert code == 0 and "\x1b" not in said
-    assert bool(BAR.search(said)) == drawn
+    code, _, said = at_a_terminal("pli-analyze", "drift", runs["gpt2"], "-o", tmp_path / "drift.csv", **environment)
+    assert code == 0 and bool(COLOR.search(said)) == (not environment.get("NO_COLOR") and drawn)
+    assert bool(BAR.search(COLOR.sub("", said))) == ("\x1b" in said) == drawn
     if drawn:
-        assert said.endswith("\r") and said.rstrip("\r").endswith(" " * 20), "the bar is taken away"
-    assert bool(BAR.search(at_a_terminal("pli_train", "verify", runs["gpt2"], **environment)[2])) == drawn
+        assert said.endswith(CLEARED) and said.count("\x1b[?25h") == 1, "the bar is taken away, the cursor is back"
+    said = at_a_terminal("pli-train", "verify", runs["gpt2"], **environment)[2]
+    assert bool(BAR.search(COLOR.sub("", said))) == drawn
 
 
 def test_quiet_draws_no_bar(runs, tmp_path):
     words = ["drift", runs["gpt2"], "-q", "-o", tmp_path / "drift.csv"]
-    assert at_a_terminal("pli_analysis", *words, PLI_CACHE=str(tmp_path)) == (0, "", "")
+    assert at_a_terminal("pli-analyze", *words, PLI_CACHE=str(tmp_path)) == (0, "", "")
 
 
 def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
@@ -334,23 +345,24 @@ def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
         f'log_every = 1\n[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'
     )
     words = ["run", config, "--set", "growth.schedule=0.5@0", "--out", tmp_path / "run"]
-    code, out, said = at_a_terminal("pli_train", *words)
+    code, out, said = at_a_terminal("pli-train", *words)
     assert code == 0 and out.strip() == str(tmp_path / "run")
-    assert BAR.search(said) and "a second" in said and "left, loss" in said and "\x1b" not in said
+    said = COLOR.sub("", said)
+    assert BAR.search(said) and re.search(r" loss \d", said)
     grown = next(line for line in said.splitlines() if "2 layers (b a), eval loss" in line)
-    assert grown.rpartition("\r")[2].startswith("step 4: "), "the bar gives way to it"
+    assert grown.rpartition("\x1b[2K")[2].startswith("step 4: "), "the bar gives way to it"
 
 
 @pytest.mark.parametrize("words", [["watch", "RUN", "--once"], ["drift", "RUN"], ["drift", "--help"]])
-def test_no_colour_means_no_escape_code(words, runs):
+def test_no_color_means_no_escape_code(words, runs):
     words = [runs["gpt2"] if word == "RUN" else word for word in words]
-    code, out, said = at_a_terminal("pli_analysis", *words, NO_COLOR="1")
-    assert code == 0 and out and "\x1b" not in out + said
-    assert "\x1b" not in at_a_terminal("pli_analysis", *words, TERM="dumb")[1]
+    code, out, said = at_a_terminal("pli-analyze", *words, NO_COLOR="1")
+    assert code == 0 and out and "\x1b" not in out and not COLOR.search(said)
+    assert "\x1b" not in at_a_terminal("pli-analyze", *words, TERM="dumb")[1]
     piped = call("pli-analyze", *words)
     assert "\x1b" not in piped.stdout + piped.stderr
     if words[0] == "watch":
-        assert "\x1b[" in at_a_terminal("pli_analysis", *words, NO_COLOR="")[1], "and a terminal has colours otherwise"
+        assert "\x1b[" in at_a_terminal("pli-analyze", *words, NO_COLOR="")[1], "and a terminal has colors otherwise"
 
 
 # --- a shell that completes words -----------------------------------------------------------------------------------
@@ -379,7 +391,7 @@ def completed(name, words, shell="bash"):
         ("pli-analyze", "d", ["drift", "disturbance", "doctor"]),
         ("pli-analyze", "embed runs/tiny --method ", ["pca", "tsne", "umap"]),
         ("pli-analyze", "drift --of h", ["head"]),
-        ("pli-analyze", "gradnorms --of emb", ["embeddings"]),
+        ("pli-analyze", "grad-norms --of emb", ["embeddings"]),
         ("pli-analyze", "embed --space u", ["updates"]),
         ("pli-analyze", "compare --by ", ["step", "tokens", "flops", "seconds"]),
         ("pli-analyze", "lineage runs/tiny -f ", ["table", "json", "csv", "md", "parquet"]),

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pli_analysis.commands.options import FormatOption, Html, OutOption
-from pli_analysis.commands.telling import complain, write_page
+from pli_analysis.commands.status import complain, write_page
 from pli_train.core.cli.console import say
-from pli_train.core.cli.shell import one_of
 from pli_train.core.errors import BadInput
 
-AXES = ("step", "tokens", "flops", "seconds")
+Axis = Literal["step", "tokens", "flops", "seconds"]
 
 
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, folders of runs, logs of others.")],
     tag: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which scalar: a name, or eval*.")] = None,
-    by: Annotated[str, one_of(AXES, "--by", metavar="AXIS", help="Compare over {words}.")] = "step",
+    by: Annotated[
+        Axis, typer.Option("--by", metavar="AXIS", help="Compare over step, tokens, flops or seconds.")
+    ] = "step",
     at: Annotated[
         float | None, typer.Option(metavar="POINT", help="Where on that axis losses are compared; else the end.")
     ] = None,

@@ -19,7 +19,7 @@ from pli_analysis.commands.options import (
     Tokenizer,
     text_of,
 )
-from pli_analysis.commands.telling import complain, open_run, write_page
+from pli_analysis.commands.status import complain, open_run, write_page
 from pli_train.core.cli.console import Bar, say
 
 
@@ -29,7 +29,9 @@ def disturbance(
     twin: Annotated[
         list[Path] | None, typer.Option("--twin", metavar="RUN2", help="A fork that stopped growing; may be repeated.")
     ] = None,
-    window: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="How far to look on each side.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, metavar="STEPS", help="How many steps to compare on each side.")
+    ] = None,
     at: Annotated[
         list[int] | None, typer.Option("--at", metavar="STEP", help="Treat this step as an event; may be repeated.")
     ] = None,
@@ -57,13 +59,13 @@ def disturbance(
     from pli_analysis.metrics.disturbance.disturbance import disturbance as measure
     from pli_analysis.metrics.disturbance.event_context import twins_beside
     from pli_analysis.report import disturbance as report
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs import opening
     from pli_analysis.tables import emit
 
     asked = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=lineage_file, stack=stack)
     complain(opened.scalars.damaged)
-    twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
+    twins = [opening.open_run(path) for path in twin] if twin else twins_beside(opened)
     found = measure(opened, twins, window, at or (), asked, blocks, placebos, Bar("steps with and without events"))
     say(*found.notes, *report.readings(found))
     write_page(html, lambda: report.build(opened, found))

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from pli_analysis import columns as col
 from pli_analysis.commands.options import FormatOption, LineageFile, OutOption, RunFolder, Stack, Verify
-from pli_analysis.commands.telling import complain, open_run
+from pli_analysis.commands.status import complain, open_run
 from pli_train.core.cli.console import Bar, say
-from pli_train.core.cli.shell import one_of
 from pli_train.core.errors import BadInput
 
-PARTS = ("layer", "head", "ffn", "norms", "attention", "matrix", "all")
+Part = Literal["layer", "head", "ffn", "norms", "attention", "matrix", "all"]
 
 
 def drift(
     run: RunFolder,
-    of: Annotated[str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.")] = "layer",
+    of: Annotated[
+        Part,
+        typer.Option("--of", metavar="PART", help="Which parts: layer, head, ffn, norms, attention, matrix or all."),
+    ] = "layer",
     gauge: Annotated[bool, typer.Option("--gauge", help="Heads: distance of QK and OV, whatever their basis.")] = False,
     spectral: Annotated[bool, typer.Option("--spectral", help="Matrices: spectral norm and ranks of the change.")] = (
         False
@@ -45,15 +48,15 @@ def drift(
     opened = open_run(run, verify, lineage_file, stack)
     complain(opened.scalars.damaged)
     if gauge and of not in ("head", "all"):
-        raise BadInput(f"--gauge: is told of heads, and not of '{of}': use --of head or --of all")
+        raise BadInput(f"--gauge: applies only to heads, not to '{of}': use --of head or --of all")
     if spectral and of not in ("matrix", "all"):
-        raise BadInput(f"--spectral: is told of matrices, and not of '{of}': use --of matrix or --of all")
+        raise BadInput(f"--spectral: applies only to matrices, not to '{of}': use --of matrix or --of all")
     cores = threads or os.cpu_count() or 1
     table = measure(opened, of, Bar("tensors of all checkpoints"), gauge=gauge, spectral=spectral, threads=cores)
     if len(opened.checkpoints) == 1:
         say("there is one checkpoint: with nothing to compare it with, every distance is 0")
-    elif len(table) and (table["relative_l2"] == 0).all():
+    elif len(table) and (table[col.RELATIVE_L2] == 0).all():
         say("nothing has moved: these weights are the same at every checkpoint")
-    if table["relative_l2"].isna().any():
+    if table[col.RELATIVE_L2].isna().any():
         say(*unknown(opened, cores))
     emit(table, format, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,24 +20,27 @@ from pli_analysis.commands.options import (
     Tokenizer,
     text_of,
 )
-from pli_analysis.commands.telling import open_run, write_page
+from pli_analysis.commands.status import open_run, write_page
 from pli_train.core.cli.console import Bar, say
-from pli_train.core.cli.shell import one_of
 
-METHODS = ("pca", "tsne", "umap")
-PARTS = {"layer": "layers", "head": "heads", "ffn": "ffn"}
+Method = Literal["pca", "tsne", "umap"]
+PARTS: dict[str, str] = {"layer": "layers", "head": "heads", "ffn": "ffn"}
 """Words for parts, as other commands have them, and what the metric calls those."""
-SPACES = ("weights", "updates", "function")
+Part = Literal["layer", "head", "ffn"]
+Space = Literal["weights", "updates", "function"]
 
 
 def embed(
     run: RunFolder,
-    method: Annotated[str, one_of(METHODS, "--method", metavar="METHOD", help="Laid out by {words}.")] = "pca",
-    of: Annotated[
-        str, one_of(PARTS, "--of", metavar="PART", help="Which parts: {words}.", kind=PARTS.__getitem__)
-    ] = "layer",
+    method: Annotated[
+        Method, typer.Option("--method", metavar="METHOD", help="Laid out by pca, tsne or umap.")
+    ] = "pca",
+    of: Annotated[Part, typer.Option("--of", metavar="PART", help="Which parts: layer, head or ffn.")] = "layer",
     space: Annotated[
-        str, one_of(SPACES, "--space", metavar="SPACE", help="Map their {words}; function means outputs on tokens.")
+        Space,
+        typer.Option(
+            "--space", metavar="SPACE", help="Map their weights, updates or function; function means outputs on tokens."
+        ),
     ] = "weights",
     text: Text = None,
     text_column: TextColumn = None,
@@ -65,14 +68,15 @@ def embed(
     from pli_analysis.report import embed as report
     from pli_analysis.tables import emit
 
+    parts = PARTS[of]
     asked = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=lineage_file, stack=stack)
     most = float("inf") if exact else EXACT
     found = measure(
-        opened, method, of, space, asked, blocks, since_birth, most, say, Bar("columns of weights or outputs")
+        opened, method, parts, space, asked, blocks, since_birth, most, say, Bar("columns of weights or outputs")
     )
 
-    drawn = report.of_map(opened.name, found, of, space)
+    drawn = report.of_map(opened.name, found, parts, space)
     say(*found.notes, drawn.sections[0].figures[0].caption)
     write_page(html, lambda: drawn)
     if projector is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import FormatOption, Html, LineageFile, OutOption, RunFolder, Stack, Verify, a_file
-from pli_analysis.commands.telling import FOLLOWED, complain, links_at, write_page
+from pli_analysis.commands.status import FOLLOWED, complain, links_at, write_page
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -40,10 +40,10 @@ def lineage(
     """
     from pli_analysis.metrics import lineage as metric
     from pli_analysis.report import overview
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs.opening import open_run
     from pli_analysis.tables import emit, put
 
-    opened = Run.open(run, verify, lineage_file, Bar(FOLLOWED), stack)
+    opened = open_run(run, verify, lineage_file, Bar(FOLLOWED), stack)
     complain(links_at(run))
     notes = opened.notes
     if (

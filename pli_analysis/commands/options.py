@@ -10,7 +10,7 @@ import typer
 
 from pli_analysis.tables import Format
 from pli_train.core import output
-from pli_train.core.cli.shell import Command, one_of
+from pli_train.core.cli.shell import Command
 from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ Stack = Annotated[
 ]
 FormatOption = Annotated[
     Format | None,
-    one_of(Format, "--format", "-f", metavar="FORMAT", help="Write {words}.", kind=Format),
+    typer.Option("--format", "-f", metavar="FORMAT", help="Write table, json, csv, md or parquet."),
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", metavar="FILE", help="Write to a file; its ending tells the format.", parser=a_file),
+    typer.Option("--out", "-o", metavar="FILE", help="Write to a file; its ending chooses the format.", parser=a_file),
 ]
 Verify = Annotated[bool, typer.Option("--verify", help="Use a checkpoint only when every file has its hash.")]
 Text = Annotated[

@@ -34,17 +34,17 @@ PARTS = (
 """What runs and models are made of: a table is not to take the place of such a file."""
 
 
-def looked_at_first(command: Callable[..., None]) -> Callable[..., None]:
+def check_outputs_first(command: Callable[..., None]) -> Callable[..., None]:
     """A command that looks at its outputs before it begins."""
 
     @wraps(command)
-    def looking(**given: Any) -> None:
+    def checked(**given: Any) -> None:
         require_files({option: given[name] for name, option in FILES.items() if given.get(name)}, inputs_of(given))
         if not given.get("tree"):  # which is lines of text, whatever the file's ending
             format_of(given.get("format"), given.get("out"))
         command(**given)
 
-    return looking
+    return checked
 
 
 def require_files(files: dict[str, Path], inputs: Iterable[Path]) -> None:

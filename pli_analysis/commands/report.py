@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pli_analysis import columns as col
 from pli_analysis.commands.options import LineageFile, Stack, Verify, a_file, alone
 from pli_analysis.commands.outputs import inputs_of, require_files
-from pli_analysis.commands.telling import complain, open_run
+from pli_analysis.commands.status import complain, open_run
 from pli_train.core.cli.console import Bar, say, timed
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.output import STDOUT
@@ -44,13 +45,13 @@ def report(
 
     Example: pli-analyze report runs/tiny --html
     """
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs.opening import newest_run
 
     if not run and html is not None and Path(html).is_dir():
         run, html = [html], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
     path = None if html in (None, BESIDE_THE_RUN) else a_file(str(html))
     methods = _methods(maps, html)
-    asked = run or [str(Run.newest().path)]
+    asked = run or [str(newest_run().path)]
     if path is not None:
         require_files({"--html": path}, inputs_of({"run": asked, "lineage_file": lineage_file}))
     if several := _several(asked):
@@ -115,13 +116,13 @@ def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
     from pli_analysis.report import several
 
     curves = curve_metric.read([f"{group}={path}" if group else str(path) for group, path in runs])
-    curve_metric.require(curves, "step")
+    curve_metric.require(curves, col.STEP)
     opened = {
         curve.name: open_run([path], verify, name=curve.name) for curve, (_, path) in zip(curves, runs, strict=True)
     }
     for curve in curves:
-        told = (*opened[curve.name].damaged, *opened[curve.name].notes)
-        complain([line for line in curve.damaged if not line.endswith(told)])
+        shown = (*opened[curve.name].damaged, *opened[curve.name].notes)
+        complain([line for line in curve.damaged if not line.endswith(shown)])
     return runs[0][1].resolve().parent, several.build(opened, curves, Bar("runs"))
 
 

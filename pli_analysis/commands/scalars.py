@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import FormatOption, OutOption
-from pli_analysis.commands.telling import complain
+from pli_analysis.commands.status import complain
 from pli_analysis.tables import Format
 from pli_train.core.errors import BadInput
 

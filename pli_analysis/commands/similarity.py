@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,12 +18,11 @@ from pli_analysis.commands.options import (
     Tokenizer,
     text_of,
 )
-from pli_analysis.commands.telling import open_run, write_page
+from pli_analysis.commands.status import open_run, write_page
 from pli_train.core.cli.console import Bar, say
-from pli_train.core.cli.shell import one_of
 from pli_train.core.errors import BadInput
 
-SPACES = ("function", "weights")
+Space = Literal["function", "weights"]
 
 
 def similarity(
@@ -33,7 +32,10 @@ def similarity(
     over_time: Annotated[bool, typer.Option("--over-time", help="Each layer with itself at birth.")] = False,
     at: Annotated[int | None, typer.Option(min=0, metavar="STEP", help="The checkpoint; else the last.")] = None,
     space: Annotated[
-        str, one_of(SPACES, "--space", metavar="SPACE", help="Compare their {words}; function means outputs on tokens.")
+        Space,
+        typer.Option(
+            "--space", metavar="SPACE", help="Compare their function or weights; function means outputs on tokens."
+        ),
     ] = "function",
     text: Text = None,
     text_column: TextColumn = None,
@@ -46,7 +48,7 @@ def similarity(
 ) -> None:
     """How alike layers are in what they put out.
 
-    Measured by debiased CKA, Procrustes and shared nearest neighbours; their weights by cosine and relative distance.
+    Measured by debiased CKA, Procrustes and shared nearest neighbors; their weights by cosine and relative distance.
 
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """

@@ -21,9 +21,11 @@ def watch(
         Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; the newest under runs/ if left out.")
     ] = None,
     every: Annotated[
-        float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Seconds between two looks.")
+        float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Seconds between two refreshes.")
     ] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once; so it is too where stdout is no terminal.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Show the state once; the default where stdout is no terminal.")
+    ] = False,
     serve: Annotated[
         int | None,
         typer.Option(min=0, max=65535, metavar="[PORT]", help="Serve the report on this machine until Ctrl-C."),
@@ -36,12 +38,12 @@ def watch(
 
     Example: pli-analyze watch runs/tiny --serve
     """
-    from pli_analysis.runs.run import Run
-    from pli_analysis.watch.looking import watch_run
+    from pli_analysis.runs.opening import newest_run
+    from pli_analysis.watch.loop import watch_run
 
     if once and serve is not None:
         raise BadInput("--once: prints one frame, and --serve goes on until Ctrl-C: use one of them")
-    watch_run(_run_at(run) if run else Run.newest().path, every, once, serve)
+    watch_run(_run_at(run) if run else newest_run().path, every, once, serve)
 
 
 def _run_at(path: Path) -> Path:
@@ -52,5 +54,5 @@ def _run_at(path: Path) -> Path:
         return path
     found = paths.find(path)
     if found and not any(source.kind == paths.Kind.RUN for source in found):
-        raise BadInput(f"{path}: {found[0].kind}, and watch looks at runs of pli-train: try scalars or compare")
+        raise BadInput(f"{path}: {found[0].kind}, and watch shows runs of pli-train: try scalars or compare")
     return paths.alone(path, [paths.Kind.RUN]) or path

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.figures import views
 from pli_analysis.figures.loss import AXES as AXES_OF_RUNS
 from pli_analysis.figures.loss import MOST, extremes
-from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL
+from pli_analysis.figures.palette import COLORS, LEGEND, NEUTRAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,27 +23,27 @@ AXES = AXES_OF_RUNS | {"epoch": "epochs"}
 
 
 def losses(table: pd.DataFrame, axes: Sequence[str], title: str = "loss") -> go.Figure:
-    """Each run's loss; growth events as triangles on its curve; groups of several runs share a colour.
+    """Each run's loss; growth events as triangles on its curve; groups of several runs share a color.
 
     Args:
-        table: `run`, `group`, `event` (whether growth happened there), the axes, `loss`; by run and axis.
+        table: `run`, `group`, `is_event` (whether growth happened there), the axes, `loss`; by run and axis.
         axes: of `AXES`; drawn against the first, and a page can switch to the others.
         title: of the axis of losses.
     """
     import plotly.graph_objects as go
 
-    drawn, groups, by = go.Figure(), list(dict.fromkeys(table["group"])), axes[0]
-    for (run, group), mine in table.groupby(["run", "group"], sort=False):
-        colour = COLOURS[groups.index(group) % len(COLOURS)]
-        curve = mine[~mine["event"]]
-        kept = curve.iloc[extremes(curve["loss"].to_numpy(), MOST)]
-        style = {"mode": "lines", "line": {"color": colour, "width": 2}, "meta": _along(kept, axes)}
-        drawn.add_scatter(x=kept[by], y=kept["loss"], name=str(run), **style)
-        if mine["event"].any():
-            grown = mine[mine["event"]]
-            marker = {"symbol": "triangle-up", "size": 9, "color": colour}
+    drawn, groups, by = go.Figure(), list(dict.fromkeys(table[col.GROUP])), axes[0]
+    for (run, group), mine in table.groupby([col.RUN, col.GROUP], sort=False):
+        color = COLORS[groups.index(group) % len(COLORS)]
+        curve = mine[~mine[col.IS_EVENT]]
+        kept = curve.iloc[extremes(curve[col.LOSS].to_numpy(), MOST)]
+        style = {"mode": "lines", "line": {"color": color, "width": 2}, "meta": _along(kept, axes)}
+        drawn.add_scatter(x=kept[by], y=kept[col.LOSS], name=str(run), **style)
+        if mine[col.IS_EVENT].any():
+            grown = mine[mine[col.IS_EVENT]]
+            marker = {"symbol": "triangle-up", "size": 9, "color": color}
             style = {"mode": "markers", "marker": marker, "meta": _along(grown, axes)}
-            drawn.add_scatter(x=grown[by], y=grown["loss"], name=f"{run} grows", showlegend=False, **style)
+            drawn.add_scatter(x=grown[by], y=grown[col.LOSS], name=f"{run} grows", showlegend=False, **style)
     drawn.update_layout(xaxis_title=AXES[by], yaxis_title=title, legend=LEGEND, hovermode="closest")
     return drawn.update_layout(meta=views.axes({axis: AXES[axis] for axis in axes}))
 
@@ -51,29 +52,32 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
     """Speed-up against loss, with the 95 % interval as a band where there is one; a view for each axis.
 
     Args:
-        table: of `metrics.comparison.compare.speed_ups` of one axis or of several, the axis in the column `by`.
+        table: of `metrics.comparison.compare.speed_ups` of one axis or of several, the axis in the column `axis`.
         reference: the group that the others are compared with.
     """
     import plotly.graph_objects as go
 
-    drawn, axes = go.Figure(), list(dict.fromkeys(table["by"]))
-    for number, (group, mine) in enumerate(table.groupby("group", sort=False)):
-        if group == reference or mine["speed_up"].isna().all():
+    drawn, axes = go.Figure(), list(dict.fromkeys(table[col.AXIS]))
+    for number, (group, mine) in enumerate(table.groupby(col.GROUP, sort=False)):
+        if group == reference or mine[col.SPEED_UP].isna().all():
             continue
-        colour, by_axis = COLOURS[number % len(COLOURS)], dict(list(mine.groupby("by", sort=False)))
+        color, by_axis = COLORS[number % len(COLORS)], dict(list(mine.groupby(col.AXIS, sort=False)))
         bands = {axis: _band(rows) for axis, rows in by_axis.items()}
         if len(bands[axes[0]]["x"]):
-            style = {"fill": "toself", "fillcolor": colour, "opacity": 0.2, "line": {"width": 0}}
+            style = {"fill": "toself", "fillcolor": color, "opacity": 0.2, "line": {"width": 0}}
             hidden = {"hoverinfo": "skip", "meta": {"views": bands}}
             drawn.add_scatter(**bands[axes[0]], name=f"{group}, 95 % interval", **style, **hidden)
-        message = {axis: rows[rows["speed_up"].notna()] for axis, rows in by_axis.items()}
-        curves = {axis: {"x": views.plain(r["level"]), "y": views.plain(r["speed_up"])} for axis, r in message.items()}
-        style = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "meta": {"views": curves}}
+        message = {axis: rows[rows[col.SPEED_UP].notna()] for axis, rows in by_axis.items()}
+        curves = {
+            axis: {"x": views.plain(r[col.LOSS_LEVEL]), "y": views.plain(r[col.SPEED_UP])}
+            for axis, r in message.items()
+        }
+        style = {"mode": "lines+markers", "line": {"color": color, "width": 2}, "meta": {"views": curves}}
         drawn.add_scatter(**curves[axes[0]], name=f"{group} ({_runs(mine)})", **style)
     drawn.add_hline(y=1, line={"color": NEUTRAL, "dash": "dot", "width": 1})
     drawn.update_xaxes(title="loss level", autorange="reversed")
     seen = {}
-    for axis, rows in table[table["group"] != reference].groupby("by", sort=False):
+    for axis, rows in table[table[col.GROUP] != reference].groupby(col.AXIS, sort=False):
         title = {"text": f"{AXES[str(axis)]} of {reference} ÷ own"}
         seen[axis] = {"name": AXES[str(axis)], "layout": {"yaxis": {"title": title, "range": _range(rows)}}}
     drawn.update_layout(legend=LEGEND, hovermode="closest", meta={"views": seen})
@@ -82,22 +86,25 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
 
 def _range(rows: pd.DataFrame) -> list[float]:
     """What the figure shows of speed-ups: all curves, and bands as far as they leave the curves readable."""
-    ups = np.append(rows["speed_up"].dropna(), 1.0)
+    ups = np.append(rows[col.SPEED_UP].dropna(), 1.0)
     margin = max(np.ptp(ups), 0.25)
-    low, high = np.nanmin([*rows["low"], ups.min()]), np.nanmax([*rows["high"], ups.max()])
+    low, high = np.nanmin([*rows[col.SPEED_UP_LOW], ups.min()]), np.nanmax([*rows[col.SPEED_UP_HIGH], ups.max()])
     return views.plain([max(low, ups.min() - margin) - margin / 10, min(high, ups.max() + margin) + margin / 10])
 
 
 def _runs(rows: pd.DataFrame) -> str:
     """How many runs a curve is of."""
-    runs = rows["runs"].iloc[0]
+    runs = rows[col.RUNS].iloc[0]
     return "one run" if runs == 1 else f"{runs} runs"
 
 
 def _band(rows: pd.DataFrame) -> dict[str, list[float]]:
     """The outline of a band, where there is one."""
-    band = rows[rows["low"].notna()]
-    x, y = np.append(band["level"], band["level"][::-1]), np.append(band["high"], band["low"][::-1])
+    band = rows[rows[col.SPEED_UP_LOW].notna()]
+    x, y = (
+        np.append(band[col.LOSS_LEVEL], band[col.LOSS_LEVEL][::-1]),
+        np.append(band[col.SPEED_UP_HIGH], band[col.SPEED_UP_LOW][::-1]),
+    )
     return {"x": views.plain(x), "y": views.plain(y)}
 
 

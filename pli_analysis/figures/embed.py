@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pli_analysis import columns as col
 from pli_analysis.figures.palette import NEUTRAL, line_of
 from pli_analysis.figures.views import plain
 
@@ -35,15 +36,15 @@ def figure(
     """
     from plotly.subplots import make_subplots
 
-    walks = list(dict.fromkeys(table["walk"]))
+    walks = list(dict.fromkeys(table[col.WALK]))
     titles = [TITLES[walk] for walk in walks] if len(walks) > 1 else None
     drawn = make_subplots(cols=len(walks), subplot_titles=titles, horizontal_spacing=0.08)
     for column, walk in enumerate(walks, 1):
-        mine = table[table["walk"] == walk]
+        mine = table[table[col.WALK] == walk]
         if donors:
             drawn.add_trace(_donations(mine, methods), row=1, col=column)
-        few = mine["part"].nunique() <= MOST_NAMED
-        for part, rows in mine.groupby("part", sort=False):
+        few = mine[col.PART].nunique() <= MOST_NAMED
+        for part, rows in mine.groupby(col.PART, sort=False):
             drawn.add_trace(_path(str(part), rows, methods, few), row=1, col=column)
         drawn.update_yaxes(scaleanchor=f"x{column if column > 1 else ''}", row=1, col=column)
     seen = {method: {"name": NAMES[method], "layout": _titles(method, walks, shares or {})} for method in methods}
@@ -88,12 +89,12 @@ def _path(part: str, rows: pd.DataFrame, methods: Sequence[str], named: bool) ->
     """One part's points in the order of steps: a ring at birth, its name at the end."""
     import plotly.graph_objects as go
 
-    style = line_of(rows["layer"].iloc[0])
-    birth = rows["birth"].tolist()
-    seen = {method: at | {"textposition": _outwards(**at)} for method, at in _places(rows, methods).items()}
+    style = line_of(rows[col.LAYER].iloc[0])
+    birth = rows[col.IS_BIRTH].tolist()
+    seen = {method: at | {"textposition": outwards(**at)} for method, at in _points_of(rows, methods).items()}
     return go.Scatter(
-        x=rows["x"],
-        y=rows["y"],
+        x=rows[col.X],
+        y=rows[col.Y],
         mode="lines+markers+text" if named else "lines+markers",
         text=[""] * (len(rows) - 1) + [f" {part} "],
         textposition=seen[methods[0]]["textposition"],
@@ -107,8 +108,8 @@ def _path(part: str, rows: pd.DataFrame, methods: Sequence[str], named: bool) ->
             "line": {"width": [2.5 if first else 0 for first in birth]},
         },
         name=part,
-        meta={"layer": rows["layer"].iloc[0], "views": seen},
-        customdata=rows[["step", "age"]].to_numpy(),
+        meta={"layer": rows[col.LAYER].iloc[0], "views": seen},
+        customdata=rows[[col.STEP, col.AGE]].to_numpy(),
         hovertemplate=f"{part}, step %{{customdata[0]}} (age %{{customdata[1]}})<extra></extra>",
     )
 
@@ -118,34 +119,34 @@ def _donations(table: pd.DataFrame, methods: Sequence[str]) -> go.Scatter:
     import pandas as pd
     import plotly.graph_objects as go
 
-    position = table.set_index(["part", "checkpoint"])[
+    position = table.set_index([col.PART, col.CHECKPOINT])[
         [axis for method in methods for axis in _columns(method, methods)]
     ]
     gap = pd.Series(float("nan"), position.columns)
     ends = []
-    for birth in table[table["birth"]].itertuples():
+    for birth in table[table[col.IS_BIRTH]].itertuples():
         donor, clone = (birth.donor, birth.checkpoint), (birth.part, birth.checkpoint)
         if donor in position.index:
             ends += [position.loc[donor], position.loc[clone], gap]
     lines = pd.DataFrame(ends, columns=position.columns, dtype=float)
     return go.Scatter(
-        x=lines["x"],
-        y=lines["y"],
+        x=lines[col.X],
+        y=lines[col.Y],
         mode="lines",
         line={"color": NEUTRAL, "dash": "dot", "width": 2},
         name="cloned from",
-        meta={"views": _places(lines, methods)},
+        meta={"views": _points_of(lines, methods)},
         hoverinfo="skip",
     )
 
 
-def _places(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+def _points_of(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     """Where each method puts the points of a table."""
     columns = {method: _columns(method, methods) for method in methods}
     return {method: {"x": plain(table[x]), "y": plain(table[y])} for method, (x, y) in columns.items()}
 
 
-def _outwards(x: Sequence[float], y: Sequence[float]) -> str:
+def outwards(x: Sequence[float], y: Sequence[float]) -> str:
     """Where the name at the end of a path stands: on the side where the rest of the path is not."""
     right, up = x[-1] - sum(x) / len(x), y[-1] - sum(y) / len(y)
     level = "middle" if abs(up) <= abs(right) / 2 else "top" if up > 0 else "bottom"
@@ -155,4 +156,4 @@ def _outwards(x: Sequence[float], y: Sequence[float]) -> str:
 
 def _columns(method: str, methods: Sequence[str]) -> tuple[str, str]:
     """Where a table has what a method puts x and y at."""
-    return ("x", "y") if method == methods[0] else (f"x_{method}", f"y_{method}")
+    return (col.X, col.Y) if method == methods[0] else (col.of_method(col.X, method), col.of_method(col.Y, method))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis.figures.palette import SEQUENTIAL, bar_below, colour_bar, label_every
+from pli_analysis.figures.palette import SEQUENTIAL, bar_below, color_bar, label_every
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-APART = 40
+MOST_WITH_GAPS = 40
 """Rows and columns up to which squares lie apart: on a small screen gaps would be all there is to see of more."""
 NAMED = 14
 """Columns up to which each has its name below it."""
@@ -31,20 +31,20 @@ def grid(
     Args:
         values: (rows, columns), NaN for nothing.
         rows, columns: names.
-        titles: of the columns, the rows and the colours.
+        titles: of the columns, the rows and the colors.
         hover: what pointing at a square tells, as plotly's templates are.
         style: more for the heat map.
     """
     import plotly.graph_objects as go
 
-    gap = 1 if max(len(rows), len(columns)) <= APART else 0
+    gap = 1 if max(len(rows), len(columns)) <= MOST_WITH_GAPS else 0
     drawn = go.Figure(
         go.Heatmap(
             x=[str(name) for name in columns],
             y=[f"{name} " for name in rows],  # the blank keeps names off the squares
             z=np.asarray(values, dtype=float),
             colorscale=SEQUENTIAL,
-            **colour_bar(titles[2]),
+            **color_bar(titles[2]),
             hovertemplate=f"{hover}<extra></extra>",
             xgap=gap,
             ygap=gap,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_analysis.figures.palette import NEUTRAL, line_of
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ def figure(layers: pd.DataFrame, locations: pd.DataFrame) -> go.Figure:
     import plotly.graph_objects as go
 
     drawn = go.Figure()
-    for layer in layers["layer"]:
-        mine = locations[locations["layer"] == layer]
-        steps = [step for row in mine.itertuples() for step in (row.start, row.end)]
-        indices = [index for index in mine["index"] for _ in ("start", "end")]
+    for layer in layers[col.LAYER]:
+        mine = locations[locations[col.LAYER] == layer]
+        steps = [step for row in mine.itertuples() for step in (row.start_step, row.end_step)]
+        indices = [index for index in mine[col.INDEX] for _ in (col.START_STEP, col.END_STEP)]
         drawn.add_trace(
             go.Scatter(
                 x=steps,
@@ -39,16 +40,18 @@ def figure(layers: pd.DataFrame, locations: pd.DataFrame) -> go.Figure:
                 hovertemplate=f"layer {layer}<br>step %{{x}}<br>index %{{y}}<extra></extra>",
             )
         )
-    born = layers[layers["event"].notna()].merge(locations, left_on=["layer", "born"], right_on=["layer", "start"])
+    born = layers[layers[col.EVENT_NUMBER].notna()].merge(
+        locations, left_on=[col.LAYER, col.BIRTH_STEP], right_on=[col.LAYER, col.START_STEP]
+    )
     drawn.add_trace(_donations(born, locations))
     drawn.add_trace(
         go.Scatter(
-            x=born["born"],
-            y=born["index_y"],
+            x=born[col.BIRTH_STEP],
+            y=born[f"{col.INDEX}_y"],
             mode="markers",
-            marker={"size": 11, "symbol": "circle", "color": [line_of(id)["color"] for id in born["layer"]]},
+            marker={"size": 11, "symbol": "circle", "color": [line_of(id)["color"] for id in born[col.LAYER]]},
             text=[
-                f"{row.layer}: {row.initialiser}" + (f" of {row.donor}" if row.donor else "")
+                f"{row.layer}: {row.initializer}" + (f" of {row.donor}" if row.donor else "")
                 for row in born.itertuples()
             ],
             hovertemplate="%{text}<br>born at step %{x}<extra></extra>",
@@ -68,12 +71,13 @@ def _donations(born: pd.DataFrame, locations: pd.DataFrame) -> go.Scatter:
     """Dotted lines from donors to their clones, at the step of the birth."""
     import plotly.graph_objects as go
 
-    index = {(row.layer, row.start): row.index_ for row in locations.rename(columns={"index": "index_"}).itertuples()}
+    indices = locations.rename(columns={col.INDEX: "index_"})
+    index = {(row.layer, row.start_step): row.index_ for row in indices.itertuples()}
     xs: list[float | None] = []
     ys: list[float | None] = []
     for row in born.itertuples():
-        if (row.donor, row.born) in index:
-            xs += [row.born, row.born, None]
-            ys += [index[(row.donor, row.born)], row.index_y, None]
+        if (row.donor, row.birth_step) in index:
+            xs += [row.birth_step, row.birth_step, None]
+            ys += [index[(row.donor, row.birth_step)], row.index_y, None]
     style = {"color": NEUTRAL, "dash": "dot", "width": 2}
     return go.Scatter(x=xs, y=ys, mode="lines", line=style, name="cloned from", hoverinfo="skip", showlegend=False)

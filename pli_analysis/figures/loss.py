@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.figures import views
-from pli_analysis.figures.palette import COLOURS, LEGEND, NEUTRAL, ROOM, label_every
+from pli_analysis.figures.palette import COLORS, LEGEND, MOST_ON_NARROW, NEUTRAL, label_every
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-AXES = {"step": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds of training"}
+AXES = {col.STEP: "steps", col.TOKENS: "tokens", col.FLOPS: "FLOPs", col.SECONDS: "seconds of training"}
 MOST = 2000
 """Points of one curve at most."""
 FEW, SMOOTH = 200, 100
@@ -34,22 +35,22 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
     import plotly.graph_objects as go
 
     drawn, axes = go.Figure(), {axis: title for axis, title in AXES.items() if table[axis].notna().any()}
-    train, eval = (table[table["kind"] == kind] for kind in ("train", "eval"))
+    train, eval = (table[table[col.SPLIT] == kind] for kind in ("train", "eval"))
     if len(train):
-        kept = train.iloc[extremes(train["loss"].to_numpy(), MOST)]
+        kept = train.iloc[extremes(train[col.LOSS].to_numpy(), MOST)]
         drawn.add_trace(_curve(kept, axes, name="train (each step)", line={"color": NEUTRAL, "width": 1}, opacity=0.55))
     if len(train) > FEW:
         width = len(train) // SMOOTH | 1
-        smooth = train.assign(loss=train["loss"].rolling(width, center=True).mean()).dropna(subset="loss")
+        smooth = train.assign(**{col.LOSS: train[col.LOSS].rolling(width, center=True).mean()}).dropna(subset=col.LOSS)
         kept = smooth.iloc[:: max(width // 4, 1)]
-        drawn.add_trace(_curve(kept, axes, name=f"train (mean of {width})", line={"color": COLOURS[1], "width": 2}))
+        drawn.add_trace(_curve(kept, axes, name=f"train (mean of {width})", line={"color": COLORS[1], "width": 2}))
     if len(eval):
         mode = {"mode": "lines+markers", "marker": {"size": 6}}
-        drawn.add_trace(_curve(eval, axes, name="eval", line={"color": COLOURS[0], "width": 2.5}, **mode))
+        drawn.add_trace(_curve(eval, axes, name="eval", line={"color": COLORS[0], "width": 2.5}, **mode))
     if born:
-        drawn.add_traces(_events({axis: births[axis] for axis in axes}, born, table["loss"].to_numpy()))
+        drawn.add_traces(_events({axis: births[axis] for axis in axes}, born, table[col.LOSS].to_numpy()))
     drawn.update_layout(
-        xaxis_title=AXES["step"],
+        xaxis_title=AXES[col.STEP],
         yaxis_title="loss (nats per token)",
         legend=LEGEND,
         hovermode="closest",
@@ -74,7 +75,7 @@ def _curve(table: pd.DataFrame, axes: Iterable[str], **style: Any) -> go.Scatter
     import plotly.graph_objects as go
 
     along = views.along({axis: table[axis] for axis in axes})
-    return go.Scatter(x=table["step"], y=table["loss"], meta=along, **{"mode": "lines", **style})
+    return go.Scatter(x=table[col.STEP], y=table[col.LOSS], meta=along, **{"mode": "lines", **style})
 
 
 def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) -> list[go.Scatter]:
@@ -84,7 +85,7 @@ def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) 
     low, high = float(np.nanmin(losses)), float(np.nanmax(losses))
     upright = {axis: np.repeat(np.asarray(at, dtype=float), 3) for axis, at in births.items()}
     lines = go.Scatter(
-        x=upright["step"],
+        x=upright[col.STEP],
         y=[low, high, None] * len(born),
         mode="lines",
         line={"color": NEUTRAL, "dash": "dot", "width": 1},
@@ -93,7 +94,7 @@ def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) 
         meta=views.along(upright),
     )
     words = go.Scatter(
-        x=births["step"],
+        x=births[col.STEP],
         y=[high] * len(born),
         text=born,
         mode="text",
@@ -101,7 +102,7 @@ def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) 
         cliponaxis=False,
         hoverinfo="text+x",
         showlegend=False,
-        meta={**views.along(births), "narrow": {"text": _some(born, ROOM)}},
+        meta={**views.along(births), "narrow": {"text": _some(born, MOST_ON_NARROW)}},
     )
     return [lines, words]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-# Okabe and Ito's colours without black and yellow, which vanish on a dark or a light page, and two of Paul Tol's.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#AA3377", "#999933")
+# Okabe and Ito's colors without black and yellow, which vanish on a dark or a light page, and two of Paul Tol's.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#AA3377", "#999933")
 DASHES = ("solid", "dash", "dot", "dashdot")
 NEUTRAL = "#808080"
 SEQUENTIAL = "Cividis"
-"""Colour scale for amounts; its lightness rises steadily, for any kind of colour vision."""
-ROOM = 4
+"""Color scale for amounts; its lightness rises steadily, for any kind of color vision."""
+MOST_ON_NARROW = 4
 """Events that a narrow page has room to name."""
 LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
 """A line of names at the foot, clear of the axis title however narrow the page."""
@@ -25,8 +25,8 @@ def label_every(count: int, most: int) -> int:
     return max(-(-count // most), 1)
 
 
-def colour_bar(title: str, **ticks: Any) -> dict[str, Any]:
-    """What a heat map says of its colours: a bar beside it, on a narrow page one below it (see `bar_below`)."""
+def color_bar(title: str, **ticks: Any) -> dict[str, Any]:
+    """What a heat map says of its colors: a bar beside it, on a narrow page one below it (see `bar_below`)."""
     below = LEGEND | {"x": 0.5, "thickness": 12, **ticks}
     return {
         "colorbar": {"title": {"text": title, "side": "right"}, **ticks},
@@ -37,7 +37,7 @@ def colour_bar(title: str, **ticks: Any) -> dict[str, Any]:
 def bar_below(axis: str, title: str) -> dict[str, Any]:
     """Meta of the layout of such a heat map: room for the bar, whose title follows that of the axis above it."""
     margin = {"l": 60, "r": 16, "t": 30, "b": 115}
-    return {"narrow": {"margin": margin, "xaxis": {"title": {"text": f"{axis}<br>colours: {title}"}}}}
+    return {"narrow": {"margin": margin, "xaxis": {"title": {"text": f"{axis}<br>colors: {title}"}}}}
 
 
 def number_of(layer: str) -> int:
@@ -53,6 +53,6 @@ def number_of(layer: str) -> int:
 
 
 def line_of(layer: str) -> dict[str, Any]:
-    """The line style of a layer: eight colours, then the same dashed, dotted and dash-dotted."""
+    """The line style of a layer: eight colors, then the same dashed, dotted and dash-dotted."""
     number = number_of(layer)
-    return {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number // len(COLOURS) % len(DASHES)]}
+    return {"color": COLORS[number % len(COLORS)], "dash": DASHES[number // len(COLORS) % len(DASHES)]}

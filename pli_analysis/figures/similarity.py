@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_analysis.figures.grid import grid
 from pli_analysis.figures.palette import LEGEND, line_of
 
@@ -11,19 +12,19 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-NAMES = {"cka": "debiased CKA", "procrustes": "Procrustes", "neighbours": "shared nearest neighbours"}
+NAMES = {col.CKA: "debiased CKA", col.PROCRUSTES: "Procrustes", col.NEIGHBORS: "shared nearest neighbors"}
 
 
-def heat_map(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
+def heat_map(table: pd.DataFrame, measure: str = col.CKA) -> go.Figure:
     """One square a pair, layers bottom to top and left to right. Within one run it is symmetric.
 
     Args:
         table: of `pli_analysis.metrics.similarity.similarity`, of one checkpoint a side.
-        measure: `cka`, `procrustes` or `neighbours`.
+        measure: `cka`, `procrustes` or `neighbors`.
     """
     rows, columns = _layers(table, "a"), _layers(table, "b")
     values = {(row.layer_a, row.layer_b): getattr(row, measure) for row in table.itertuples()}
-    names = table["run_a"].iloc[0], table["run_b"].iloc[0]
+    names = table[col.RUN_A].iloc[0], table[col.RUN_B].iloc[0]
     within = len(values) < len(rows) * len(columns) or len(rows) == 1
     if within:  # each pair is told but once
         values |= {(b, a): value for (a, b), value in values.items()}
@@ -34,20 +35,20 @@ def heat_map(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
     return grid(squares, rows, [f"{id} " for id in columns], titles, message, zmin=lowest, zmax=1.0)
 
 
-def curves(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
+def curves(table: pd.DataFrame, measure: str = col.CKA) -> go.Figure:
     """One curve a layer, over steps.
 
     Args:
         table: of `pli_analysis.metrics.similarity.similarity`, over time.
-        measure: `cka`, `procrustes` or `neighbours`.
+        measure: `cka`, `procrustes` or `neighbors`.
     """
     import plotly.graph_objects as go
 
     drawn = go.Figure()
-    for layer, rows in table.groupby("layer_a", sort=False):
+    for layer, rows in table.groupby(col.LAYER_A, sort=False):
         drawn.add_trace(
             go.Scatter(
-                x=rows["step_a"],
+                x=rows[col.STEP_A],
                 y=rows[measure],
                 mode="lines+markers",
                 marker={"size": 5},
@@ -67,8 +68,8 @@ def curves(table: pd.DataFrame, measure: str = "cka") -> go.Figure:
 
 def _layers(table: pd.DataFrame, side: str) -> list[str]:
     """Layers of one side, bottom to top."""
-    order = table.drop_duplicates(f"layer_{side}").sort_values(f"index_{side}", kind="stable")
-    return order[f"layer_{side}"].tolist()
+    layer, index = col.of_side(col.LAYER, side), col.of_side(col.INDEX, side)
+    return table.drop_duplicates(layer).sort_values(index, kind="stable")[layer].tolist()
 
 
 def _title(what: str, run: str, within: bool) -> str:

@@ -1,26 +1,26 @@
 """Lineage as tables: births, events, positions over time.
 
-Columns of `layers`, one row a layer in order of birth:
-    layer, initialiser, donor
-    born        step of its birth
-    event       number of the growth event that made it, empty for the founders
-    index       where it sits now, 0 at the bottom
-    heads       how many
-    units       width of its FFN, empty where the family's table does not tell
-    confidence  only of a lineage inferred from weights: the lowest of its matches, in [0, 1]
+Columns of `layers`, one row for each layer in order of birth:
+    layer, initializer, donor
+    birth_step  step of its birth
+    event_number  number of the growth event that created it; empty for layers that exist from the start
+    index       its current index in the stack, 0 at the bottom; empty if it was removed
+    heads       number of heads
+    ffn_units   width of its FFN; empty if not known for this model family
+    confidence  only for a lineage inferred from weights: lowest confidence of its matches, in [0, 1]
 
-Columns of `events`, one row an event:
-    event       its number
+Columns of `events`, one row for each event:
+    event_number  its number
     step        optimizer updates done before it
-    operator    insert, heads, ffn, swap or context; remove where weights tell that a layer was taken out
-    layer       whom it concerns, ids apart by blanks
-    index, initialiser, donor
-    to          heads, FFN units or tokens of context from then on
-    stack       ids from bottom to top, once it was done
+    operator    insert, heads, ffn, swap or context; also remove in a lineage inferred from weights
+    layer       id of the changed layer; several ids are separated by spaces
+    index, initializer, donor
+    new_size    number of heads, FFN units or context tokens after the event
+    stack       layer ids from bottom to top after the event
 
-Columns of `locations`, one row for each layer and stretch of steps in which nobody moved:
+Columns of `locations`, one row for each layer and each interval of steps without events:
     layer, index
-    start, end  first and last step of the stretch; the first begins where the run is first seen
+    start_step, end_step  first and last step of the interval; the first interval starts at the run's first known step
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_analysis.runs.inferred_lineage import seen_from
 from pli_train.core import output
 
@@ -40,53 +41,62 @@ if TYPE_CHECKING:
 
 
 def layers(lineage: Lineage, confidence: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Every layer ever born.
+    """Return the table of all layers, removed ones included.
 
     Args:
-        confidence: of a lineage inferred from weights, see `pli_analysis.runs.inferred_lineage.Inferred`.
+        confidence: confidence of matches, for a lineage inferred from weights: see
+            `pli_analysis.runs.inferred_lineage.Inferred`.
     """
     import pandas as pd
 
     rows = [
         {
-            "layer": id,
-            "index": lineage.index(id) if id in lineage.stack else None,
-            "born": layer.birth.step,
-            "event": layer.birth.event,
-            "initialiser": layer.birth.initialiser,
-            "donor": layer.birth.donor,
-            "heads": len(layer.heads),
-            "units": layer.units,
+            col.LAYER: id,
+            col.INDEX: lineage.index(id) if id in lineage.stack else None,
+            col.BIRTH_STEP: layer.birth.step,
+            col.EVENT_NUMBER: layer.birth.event,
+            col.INITIALIZER: layer.birth.initializer,
+            col.DONOR: layer.birth.donor,
+            col.HEADS: len(layer.heads),
+            col.FFN_UNITS: layer.units,
         }
         for id, layer in lineage.layers.items()
     ]
-    table = pd.DataFrame(rows).astype({"index": "Int64", "event": "Int64", "units": "Int64"})
+    table = pd.DataFrame(rows).astype({col.INDEX: "Int64", col.EVENT_NUMBER: "Int64", col.FFN_UNITS: "Int64"})
     if confidence is not None:
-        least = confidence.groupby("part")["confidence"].min()
-        table["confidence"] = [float(least.get(id, 1.0)) for id in table["layer"]]
+        least = confidence.groupby(col.PART)[col.CONFIDENCE].min()
+        table[col.CONFIDENCE] = [float(least.get(id, 1.0)) for id in table[col.LAYER]]
     return table
 
 
 def events(lineage: Lineage) -> pd.DataFrame:
-    """Every growth event."""
+    """Return the table of growth events."""
     import pandas as pd
 
-    columns = ["event", "step", "operator", "layer", "index", "initialiser", "donor", "to", "stack"]
+    columns = [col.EVENT_NUMBER, col.STEP, col.OPERATOR, col.LAYER, col.INDEX, col.INITIALIZER, col.DONOR]
+    columns += [col.NEW_SIZE, col.STACK]
     rows = [
-        {"event": e.number, "step": e.step, "operator": e.operator, **e.facts, "stack": " ".join(e.stack)}
+        {
+            **e.facts,
+            col.EVENT_NUMBER: e.number,
+            col.STEP: e.step,
+            col.OPERATOR: e.operator,
+            col.NEW_SIZE: e.facts.get("to"),
+            col.STACK: " ".join(e.stack),
+        }
         for e in lineage.events
     ]
-    return pd.DataFrame(rows, columns=columns).astype({"index": "Int64", "to": "Int64"})
+    return pd.DataFrame(rows, columns=columns).astype({col.INDEX: "Int64", col.NEW_SIZE: "Int64"})
 
 
 def tree(lineage: Lineage) -> list[str]:
-    r"""Who was copied from whom, a line a layer: founders and layers without a donor at the left, copies below donors.
+    r"""Draw the tree of layers and donors, one line for each layer: layers without a donor at the left, copies below.
 
     >>> from pli_train.core.lineage import Lineage
     >>> lineage = Lineage.begin(1, heads=2)
-    >>> _ = lineage.insert(1, step=5, initialiser="clone", donor="a")
-    >>> _ = lineage.insert(0, step=9, initialiser="clone", donor="b")
-    >>> _ = lineage.insert(0, step=9, initialiser="random")
+    >>> _ = lineage.insert(1, step=5, initializer="clone", donor="a")
+    >>> _ = lineage.insert(0, step=9, initializer="clone", donor="b")
+    >>> _ = lineage.insert(0, step=9, initializer="random")
     >>> print("\n".join(tree(lineage)))
     a        born at step 0 (random), now at index 2 with 2 heads
     └─ b     born at step 5 (clone), now at index 3 with 2 heads
@@ -114,20 +124,20 @@ def tree(lineage: Lineage) -> list[str]:
 def _describe(lineage: Lineage, id: str) -> str:
     layer = lineage.layers[id]
     position = f"now at index {lineage.index(id)}" if id in lineage.stack else "no longer in the stack"
-    return f"born at step {layer.birth.step} ({layer.birth.initialiser}), {position} with {len(layer.heads)} heads"
+    return f"born at step {layer.birth.step} ({layer.birth.initializer}), {position} with {len(layer.heads)} heads"
 
 
 def write(lineage: Lineage, path: Path) -> None:
-    """Write a lineage as a file, which can be edited and given back. Raises as `output.write`."""
+    """Write a lineage to a file, which can be edited and read again. Raises as `output.write`."""
     output.write(path, seen_from(deepcopy(lineage), 0).to_json())
 
 
 def label(event: Event) -> str:
-    """An event in a word or two, for the margin of a figure.
+    """Return a short label of an event, for figures.
 
     >>> from pli_train.core.lineage import Lineage
     >>> lineage = Lineage.begin(1, heads=2)
-    >>> _ = lineage.insert(1, step=5, initialiser="clone", donor="a")
+    >>> _ = lineage.insert(1, step=5, initializer="clone", donor="a")
     >>> lineage.swap(0, 1, step=6)
     >>> [label(event) for event in lineage.events]
     ['+b', 'a ↔ b']
@@ -144,20 +154,20 @@ def label(event: Event) -> str:
 
 
 def removals(lineage: Lineage) -> int:
-    """How many events took a layer out of the stack: only a lineage inferred from weights has any."""
+    """Count the events that removed a layer, which occur only in lineages inferred from weights."""
     return sum(event.operator == "remove" for event in lineage.events)
 
 
 def by_step(lineage: Lineage) -> dict[int, list[str]]:
-    """Step → what happened there, in a word or two each."""
-    found: dict[int, list[str]] = {}
+    """Return the labels of the events of each step with events."""
+    labels: dict[int, list[str]] = {}
     for event in lineage.events:
-        found.setdefault(event.step, []).append(label(event))
-    return found
+        labels.setdefault(event.step, []).append(label(event))
+    return labels
 
 
 def locations(lineage: Lineage, last_step: int) -> pd.DataFrame:
-    """Where each layer sat, from stretch to stretch."""
+    """Return the index of each layer in each interval between events."""
     import pandas as pd
 
     first = min((layer.birth.step for layer in lineage.layers.values() if layer.birth.event is None), default=0)
@@ -168,4 +178,4 @@ def locations(lineage: Lineage, last_step: int) -> pd.DataFrame:
         for start, end in zip(starts, ends, strict=True)
         for index, id in enumerate(lineage.stack_at(start))
     ]
-    return pd.DataFrame(rows, columns=["layer", "index", "start", "end"])
+    return pd.DataFrame(rows, columns=[col.LAYER, col.INDEX, col.START_STEP, col.END_STEP])

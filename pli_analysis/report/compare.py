@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.figures import compare as figures
 from pli_analysis.figures.compare import AXES
 from pli_analysis.metrics.comparison import compare
@@ -23,6 +24,8 @@ FINE = 40
 """Levels of the speed-up's curve."""
 NAMED = 3
 """Groups that a sentence names beside the reference, at most."""
+_DIFFERENCE = (col.DIFFERENCE_LOW, col.DIFFERENCE_HIGH)
+_SPEED_UP = (col.SPEED_UP_LOW, col.SPEED_UP_HIGH)
 
 
 def verdict(found: Comparison) -> str:
@@ -36,7 +39,7 @@ def verdict(found: Comparison) -> str:
     where = f"At equal {axis} ({point})" if rows else f"At {point} {axis}"
     others = sorted(rows.values(), key=lambda row: (np.isnan(row.loss), row.loss))
     where = f"In {found.tag} {where[0].lower()}{where[1:]}" if found.tag else where
-    digits = _digits(found.groups["loss"], base.loss)
+    digits = _digits(found.groups[col.LOSS], base.loss)
     message = [f"{base.group} has {_loss_words(base, digits)} ({_runs_words(base.runs)})"]
     message += [_difference_words(row, base.runs, digits) for row in others]
     gone = f" Diverged and left out: {compare.divergences(found.diverged)}." if found.diverged else ""
@@ -45,17 +48,18 @@ def verdict(found: Comparison) -> str:
 
 def speed_up_words(found: Comparison) -> str:
     """The speed-up of each group at the lowest level that it and the reference reach; empty for one group."""
-    ups = found.speed_ups[found.speed_ups["group"] != found.reference]
-    known = ups[ups["speed_up"].notna()]
-    lowest = [mine.loc[mine["level"].idxmin()] for _, mine in known.groupby("group", sort=False)]
+    ups = found.speed_ups[found.speed_ups[col.GROUP] != found.reference]
+    known = ups[ups[col.SPEED_UP].notna()]
+    lowest = [mine.loc[mine[col.LOSS_LEVEL].idxmin()] for _, mine in known.groupby(col.GROUP, sort=False)]
     if not lowest:
-        many = found.groups["group"].nunique() > 1
+        many = found.groups[col.GROUP].nunique() > 1
         return f"No group reaches a level that {found.reference} reaches as well." if many else ""
-    runs = found.groups.set_index("group")["runs"]
+    runs = found.groups.set_index(col.GROUP)[col.RUNS]
     message = [
-        f"to reach a loss of {compare.level_words(row['level'])}, {row['group']} ({_runs_words(row['runs'])}) has a "
-        f"speed-up of {row['speed_up']:.3g} in {AXES[found.unit]} over {found.reference} "
-        f"({_runs_words(runs[found.reference])}), {_evidence(row, runs[found.reference], '{:.3g}'.format)}"
+        f"to reach a loss of {compare.level_words(row[col.LOSS_LEVEL])}, {row[col.GROUP]} "
+        f"({_runs_words(row[col.RUNS])}) has a speed-up of {row[col.SPEED_UP]:.3g} in {AXES[found.unit]} "
+        f"over {found.reference} ({_runs_words(runs[found.reference])}), "
+        f"{_evidence(row, _SPEED_UP, runs[found.reference], '{:.3g}'.format)}"
         for row in lowest
     ]
     return sentences([_listed(message, NAMED)])[0]
@@ -121,7 +125,7 @@ def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
             "Speed-ups are compared as logarithms. There is no interval with fewer than two runs a side.",
         ),
         (
-            "p, least_p",
+            "p, min_p",
             "Exact permutation test over runs, of pairs by their signs, and the smallest p that so many runs can give "
             "(Phipson and Smyth 2010). Not corrected for the number of groups.",
         ),
@@ -153,9 +157,11 @@ def sooner(found: Mapping[str, Comparison]) -> list[Figure]:
 
     axes, first = list(found), next(iter(found.values()))
     levels, reference = compare.levels_down(first.curves, FINE), first.reference
-    if not levels or first.groups["group"].nunique() < 2:
+    if not levels or first.groups[col.GROUP].nunique() < 2:
         return []
-    each = [compare.speed_ups(of.curves, levels, of.by, reference).assign(by=axis) for axis, of in found.items()]
+    each = [
+        compare.speed_ups(of.curves, levels, of.by, reference).assign(**{col.AXIS: axis}) for axis, of in found.items()
+    ]
     ups = pd.concat(each, ignore_index=True)
     captions = {axis: speed_up_words(of) for axis, of in found.items()}
     drawing = figures.speed_up(ups, reference)
@@ -163,16 +169,16 @@ def sooner(found: Mapping[str, Comparison]) -> list[Figure]:
 
 
 def tables_of(found: Mapping[str, Comparison]) -> list[tuple[str, pd.DataFrame]]:
-    """The tables that the words are taken from, of all axes, with the axis in the column `by`.
+    """The tables that the words are taken from, of all axes, with the axis in the column `axis`.
 
     Args:
         found: axis → comparison on it.
     """
     import pandas as pd
 
-    groups = [of.groups.assign(by=axis, at=of.at) for axis, of in found.items()]
-    ups = [of.speed_ups.assign(by=axis) for axis, of in found.items()]
-    whole = {"Groups": (groups, ["by", "at"]), "Speed-ups": (ups, ["by"])}
+    groups = [of.groups.assign(**{col.AXIS: axis, col.AT: of.at}) for axis, of in found.items()]
+    ups = [of.speed_ups.assign(**{col.AXIS: axis}) for axis, of in found.items()]
+    whole = {"Groups": (groups, [col.AXIS, col.AT]), "Speed-ups": (ups, [col.AXIS])}
     tables = {title: (pd.concat(parts, ignore_index=True), first) for title, (parts, first) in whole.items()}
     return [(title, table[[*first, *table.columns.drop(first)]]) for title, (table, first) in tables.items()]
 
@@ -188,14 +194,14 @@ def drawn_points(curves: Sequence[Curve], axes: Mapping[str, str]) -> pd.DataFra
 
     parts = []
     for curve in curves:
-        steps = curve.table["step"]
-        drawn = pd.DataFrame({name: curve.table[column] for name, column in {**axes, "loss": "loss"}.items()})
+        steps = curve.table[col.STEP]
+        drawn = pd.DataFrame({name: curve.table[column] for name, column in {**axes, col.LOSS: col.LOSS}.items()})
         at = {name: np.interp(curve.events, steps, drawn[name]) for name in drawn}
-        grown = pd.DataFrame({**at, "event": [True] * len(curve.events)})
-        plain = drawn.assign(event=False)
+        grown = pd.DataFrame({**at, col.IS_EVENT: [True] * len(curve.events)})
+        plain = drawn.assign(**{col.IS_EVENT: False})
         part = pd.concat([plain, grown], ignore_index=True) if len(grown) else plain
-        parts.append(part.assign(run=curve.name, group=curve.group))
-    return pd.concat(parts, ignore_index=True)[["run", "group", "event", *axes, "loss"]]
+        parts.append(part.assign(**{col.RUN: curve.name, col.GROUP: curve.group}))
+    return pd.concat(parts, ignore_index=True)[[col.RUN, col.GROUP, col.IS_EVENT, *axes, col.LOSS]]
 
 
 def _digits(losses: Iterable[float], base: float) -> int:
@@ -222,18 +228,19 @@ def _difference_words(row: Any, base_runs: int, digits: int) -> str:
     words = f"{row.group} has {_loss_words(row, digits)} ({_runs_words(row.runs)})"
     if np.isnan(row.difference):
         return words
-    evidence = _evidence(row._asdict(), base_runs, lambda value: signed(value, digits))
+    evidence = _evidence(row._asdict(), _DIFFERENCE, base_runs, lambda value: signed(value, digits))
     return f"{words}, a difference of {signed(row.difference, digits)} ({evidence})"
 
 
-def _evidence(row: Any, base_runs: int, message: Callable[[float], str]) -> str:
+def _evidence(row: Any, bounds: tuple[str, str], base_runs: int, message: Callable[[float], str]) -> str:
     """The interval of a difference or a speed-up and what it is over, of a row of the tables of a comparison."""
-    if np.isnan(row["low"]):
-        fewest, most = sorted((row["runs"], base_runs))
+    low, high = (row[bound] for bound in bounds)
+    if np.isnan(low):
+        fewest, most = sorted((row[col.RUNS], base_runs))
         why = "one run each" if most == 1 else "too few runs" if fewest == 1 else "runs do not vary"
         return f"no interval: {why}"
-    pairs = f"paired by seed, {row['pairs']} pairs" if row["pairs"] else "not paired"
-    return f"95 % interval {message(row['low'])} to {message(row['high'])}, {pairs}"
+    pairs = f"paired by seed, {row[col.PAIRS]} pairs" if row[col.PAIRS] else "not paired"
+    return f"95 % interval {message(low)} to {message(high)}, {pairs}"
 
 
 def _listed(clauses: Sequence[str], most: int, noun: str = "more group") -> str:

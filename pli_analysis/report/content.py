@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pli_analysis.report.disturbance import disturbance
 from pli_analysis.report.drift import drift
 from pli_analysis.report.embed import paths
-from pli_analysis.report.gradnorms import gradnorms
+from pli_analysis.report.grad_norms import grad_norms
 from pli_analysis.report.overview import lead, lineage, loss, provenance, summary
 from pli_analysis.report.parts import Report, Section, found_by
 from pli_train.core.cli.console import timed
@@ -19,7 +19,7 @@ from pli_train.core.cli.console import timed
 if TYPE_CHECKING:
     from pli_analysis.runs.run import Run
 
-SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, paths, gradnorms, provenance]
+SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, paths, grad_norms, provenance]
 """Below the summary, which says what they found."""
 
 

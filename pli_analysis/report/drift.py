@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.figures import drift as drift_figures
 from pli_analysis.metrics.drift import drift as drift_metric
 from pli_analysis.report.parts import ROUNDING, Figure, Section, count, distinct_digits, equal, sample, sentences, span
@@ -40,9 +41,9 @@ METHOD = [
 def drift(run: Run) -> Section:
     """How far each layer moved from its birth weights."""
     table = drift_metric.drift(run)
-    known = table.dropna(subset="relative_l2")
+    known = table.dropna(subset=col.RELATIVE_L2)
     found = _map_words(known)
-    whence = sample(count(table["part"].nunique(), "layer"), count(table["checkpoint"].nunique(), "checkpoint"))
+    whence = sample(count(table[col.PART].nunique(), "layer"), count(table[col.CHECKPOINT].nunique(), "checkpoint"))
     words = [
         "Drift compares a layer with its own birth weights, found by its id: insertions that moved its index do not "
         "count as movement.",
@@ -65,7 +66,7 @@ def drift(run: Run) -> Section:
             "drift-cosine",
             "Turning: 1 − cosine to the birth weights",
             f"{_cosine_words(known)} {whence}",
-            drift_figures.curves(table, "cosine"),
+            drift_figures.curves(table, col.COSINE_DISTANCE),
             table,
         ),
     ]
@@ -76,25 +77,25 @@ def _map_words(table: pd.DataFrame) -> str:
     """Who lies farthest from its birth weights, of the layers that it is known of."""
     if not len(table):
         return "No layer has finite numbers only, so that no distance is known."
-    last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("relative_l2")
+    last = table[table[col.CHECKPOINT] == table[col.CHECKPOINT].iloc[-1]].sort_values(col.RELATIVE_L2)
     most, least = last.iloc[-1], last.iloc[0]
-    far, near = most["relative_l2"], least["relative_l2"]
+    far, near = most[col.RELATIVE_L2], least[col.RELATIVE_L2]
     if far <= ROUNDING:
         return "At the end no layer has moved from its birth weights."
     if len(last) == 1:
-        return f"At the end layer {most['part']} lies {far:.2f} of its birth norm from where it began."
+        return f"At the end layer {most[col.PART]} lies {far:.2f} of its birth norm from where it began."
     if equal(far, near):
         return f"At the end all layers lie equally far from their birth weights, {far:.2f} of their norm."
     largest, smallest = distinct_digits(far, near)
     return (
-        f"At the end layer {most['part']} (age {most['age']:,}) lies farthest from its birth weights, "
-        f"{largest} of their norm; layer {least['part']} (age {least['age']:,}) nearest, {smallest}."
+        f"At the end layer {most[col.PART]} (age {most[col.AGE]:,}) lies farthest from its birth weights, "
+        f"{largest} of their norm; layer {least[col.PART]} (age {least[col.AGE]:,}) nearest, {smallest}."
     )
 
 
 def _age_words(table: pd.DataFrame, lineage: Lineage) -> str:
     """Founders against newborns at one age, the greatest that all of them have reached a checkpoint by."""
-    parts = list(dict.fromkeys(table["part"]))
+    parts = list(dict.fromkeys(table[col.PART]))
     if not parts:
         return "No layer has finite numbers only."
     founders = [part for part in parts if lineage.layers[part].birth.event is None]
@@ -105,8 +106,8 @@ def _age_words(table: pd.DataFrame, lineage: Lineage) -> str:
         return "No layer has been there from the start: all were inserted."
     if _without_birth(table):
         return "Equal ages cannot be compared without the birth weights of all layers."
-    age = int(table.groupby("part")["age"].max().min())
-    at = {part: _at_age(rows, age) for part, rows in table.groupby("part")}
+    age = int(table.groupby(col.PART)[col.AGE].max().min())
+    at = {part: _at_age(rows, age) for part, rows in table.groupby(col.PART)}
     old, new = ([at[part] for part in parts] for parts in (founders, newborns))
     return (
         f"At equal age, {age:,} steps after birth, founders had moved {sum(old) / len(old):.2f} of their norm and "
@@ -116,20 +117,22 @@ def _age_words(table: pd.DataFrame, lineage: Lineage) -> str:
 
 def _without_birth(table: pd.DataFrame) -> list[str]:
     """The parts whose birth weights no checkpoint has."""
-    youngest = table.groupby("part", sort=False)["age"].min()
+    youngest = table.groupby(col.PART, sort=False)[col.AGE].min()
     return youngest.index[youngest > 0].tolist()
 
 
 def _at_age(rows: pd.DataFrame, age: int) -> float:
-    return float(np.interp(age, rows["age"], rows["relative_l2"]))
+    return float(np.interp(age, rows[col.AGE], rows[col.RELATIVE_L2]))
 
 
 def _cosine_words(table: pd.DataFrame) -> str:
     if not len(table):
         return "No layer has finite numbers only."
-    last = table[table["checkpoint"] == table["checkpoint"].iloc[-1]].sort_values("cosine")
-    turned = last.dropna(subset="cosine")
-    if not len(turned) or turned["cosine"].iloc[-1] <= ROUNDING:
+    last = table[table[col.CHECKPOINT] == table[col.CHECKPOINT].iloc[-1]].sort_values(col.COSINE_DISTANCE)
+    turned = last.dropna(subset=col.COSINE_DISTANCE)
+    if not len(turned) or turned[col.COSINE_DISTANCE].iloc[-1] <= ROUNDING:
         return "No layer has turned from its birth weights."
     most = turned.iloc[-1]
-    return f"Layer {most['part']} has turned most: 1 − cosine to its birth weights is {most['cosine']:.2g}."
+    return (
+        f"Layer {most[col.PART]} has turned most: 1 − cosine to its birth weights is {most[col.COSINE_DISTANCE]:.2g}."
+    )

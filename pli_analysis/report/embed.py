@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_analysis.figures import embed as embed_figure
 from pli_analysis.figures.embed import NAMES
 from pli_analysis.metrics.maps import embedding as embed_metric
@@ -28,7 +29,7 @@ MAP_EXACT = 1e11
 METHOD = [
     (
         "distances",
-        "Between all points, from inner products of their steps (each told as its difference from the point it came "
+        "Between all points, from inner products of their steps (each kept as its difference from the point it came "
         "from) in float64; too many long vectors are sketched (Charikar, Chen and Farach-Colton 2002), and their error "
         "is stated.",
     ),
@@ -36,9 +37,9 @@ METHOD = [
     (
         "t-SNE, UMAP",
         "van der Maaten and Hinton 2008; McInnes et al. 2018, arXiv:1802.03426. Both begin with PCA (Kobak and "
-        "Linderman 2021) and have a fixed seed; perplexity is min(30, (N − 1) / 3), UMAP's neighbours min(15, N − 1).",
+        "Linderman 2021) and have a fixed seed; perplexity is min(30, (N − 1) / 3), UMAP's neighbors min(15, N − 1).",
     ),
-    ("trustworthiness", "1 when all neighbours in the plane are neighbours (Venna and Kaski 2001)."),
+    ("trustworthiness", "1 when all neighbors in the plane are neighbors (Venna and Kaski 2001)."),
     (
         "random walk",
         "A walk with as many and as long steps in random directions, which are at right angles in many dimensions: it "
@@ -51,8 +52,8 @@ def paths(run: Run, maps: Sequence[str] | None = None, say: Callable[[str], None
     """The paths of all layers through the space of their weights, in one plane.
 
     Args:
-        maps: methods beside PCA; of those that are not installed there is a line. None for what takes but seconds:
-            t-SNE of not too many points. The first use of UMAP in a process compiles it.
+        maps: methods beside PCA. None for what takes but seconds: t-SNE of not too many points. The first use of UMAP
+            in a process compiles it.
         say: told what takes long.
     """
     found = embed_metric.points_of(run)
@@ -60,21 +61,20 @@ def paths(run: Run, maps: Sequence[str] | None = None, say: Callable[[str], None
     if len(found) < FEWEST_POINTS:
         message = f"{count(len(found), 'point')}, a layer at a checkpoint each, are too few for a map."
         return Section("map", title, [message])
-    wanted = projections.METHODS[1:] if maps is None else maps
-    there = [method for method in wanted if projections.installed(method)]
-    drawn = [method for method in there if maps is not None or (method == "tsne" and len(found) <= MOST_POINTS)]
+    quick = ("tsne",) if len(found) <= MOST_POINTS else ()
+    drawn = quick if maps is None else maps
     section = _map(embed_metric.embed(run, exact=MAP_EXACT, further=drawn, say=say), title, "layers", "weights")
-    section.words.extend(_left_out(wanted, there, drawn))
+    if maps is None:
+        section.words.append(_left_out(quick))
     return section
 
 
-def _left_out(wanted: Sequence[str], there: Sequence[str], drawn: Sequence[str]) -> Iterator[str]:
-    """Methods that the map goes without, and how to have them."""
-    if missing := ", ".join(NAMES[method] for method in wanted if method not in there):
-        yield f"Left out: {missing}, which {projections.MISSING}"
-    if slow := ", ".join(NAMES[method] for method in there if method not in drawn):
-        command = f"pli-analyze report RUN --html --maps {','.join(there)}"
-        yield f"Left out, as it takes long: {slow}. To have it drawn: {command}"
+def _left_out(drawn: Sequence[str]) -> str:
+    """Methods that the map goes without as they take long, and how to have them."""
+    further = projections.METHODS[1:]
+    slow = ", ".join(NAMES[method] for method in further if method not in drawn)
+    command = f"pli-analyze report RUN --html --maps {','.join(further)}"
+    return f"Left out, as it takes long: {slow}. To have it drawn: {command}"
 
 
 def of_map(name: str, found: Map, of: str, space: str) -> Report:
@@ -86,7 +86,7 @@ def of_map(name: str, found: Map, of: str, space: str) -> Report:
         of: what its points are: layers, heads or ffn.
         space: weights, updates or function.
     """
-    points = (found.table["walk"] == "run").sum()
+    points = (found.table[col.WALK] == "run").sum()
     what = {"layers": "layers", "heads": "heads", "ffn": "FFNs"}[of]
     lead = f"{points:,} points: {what} at checkpoints, by their {'outputs' if space == 'function' else space}."
     return Report(name, lead, [_map(found, f"Map of the {what}", what, space)])
@@ -124,14 +124,14 @@ def _caption(found: Map, method: str, what: str, space: str) -> str:
         words.append(f"{share}.")
     else:
         words.append(
-            f"{NAMES[method]} keeps neighbours: neither distances between groups nor their sizes mean anything."
+            f"{NAMES[method]} keeps neighbors: neither distances between groups nor their sizes mean anything."
         )
     if trust := found.trust[method]:
-        words.append(f"Trustworthiness is {trust[0]:.2f} over {trust[1]} neighbours.")
+        words.append(f"Trustworthiness is {trust[0]:.2f} over {trust[1]} neighbors.")
     if found.error is not None:
         words.append(_sketch_words(found.error))
-    points = found.table[found.table["walk"] == "run"]
-    words.append(sample(count(points["part"].nunique(), what.removesuffix("s")), count(len(points), "point")))
+    points = found.table[found.table[col.WALK] == "run"]
+    words.append(sample(count(points[col.PART].nunique(), what.removesuffix("s")), count(len(points), "point")))
     return " ".join(words)
 
 

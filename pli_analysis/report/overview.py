@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import lineage as lineage_metric
@@ -25,7 +26,8 @@ from pli_train.core.run_format import run_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.runs.run import Checkpoint, Run
+    from pli_analysis.runs.checkpoint import Checkpoint
+    from pli_analysis.runs.run import Run
     from pli_train.core.lineage import Lineage
 
 SURE = 0.99
@@ -56,7 +58,7 @@ LINEAGE_METHOD = [
 ]
 INFERRED = (
     "confidence",
-    "No lineage was written. Layers of neighbouring checkpoints are matched, in order, by the mean over their matrices "
+    "No lineage was written. Layers of neighboring checkpoints are matched, in order, by the mean over their matrices "
     "of ‖x − y‖² ÷ (‖x‖² + ‖y‖²), and by which of near ones keeps its direction; confidence says how much worse the "
     "next best matching fits.",
 )
@@ -67,8 +69,8 @@ def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
     config, lineage = run.record.get("config", {}), run.lineage
     last, began = run.checkpoints[-1], len(run.beginning.stack)
     table = loss_metric.loss(run.scalars)
-    evals = table[table["kind"] == "eval"]
-    sizes = run.scalars.table(run_folder.PARAMETERS)["value"]
+    evals = table[table[col.SPLIT] == "eval"]
+    sizes = run.scalars.table(run_folder.PARAMETERS)[col.VALUE]
     facts = [
         ("Model", ", ".join(filter(None, (str(last.config.get("model_type")), last.anatomy.task, _width(last))))),
         ("Layers", f"{began} → {len(lineage.stack)}, {event_counts(lineage)}"),
@@ -80,9 +82,11 @@ def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
     ]
     if len(sizes):
         facts.insert(2, ("Parameters", f"{int(sizes.iloc[0]):,} → {int(sizes.iloc[-1]):,}"))
-    facts += _eval_facts(run, evals["loss"])
-    if len(table) and table["flops"].max() > 0:
-        facts.append(("Compute", f"{table['flops'].max():.3g} FLOPs, {_duration(table['seconds'].max())} of training"))
+    facts += _eval_facts(run, evals[col.LOSS])
+    if len(table) and table[col.FLOPS].max() > 0:
+        facts.append(
+            ("Compute", f"{table[col.FLOPS].max():.3g} FLOPs, {_duration(table[col.SECONDS].max())} of training")
+        )
     return Section("summary", "Summary", facts=[fact for fact in facts if fact[1]], findings=findings)
 
 
@@ -113,10 +117,10 @@ def loss(run: Run) -> Section:
     births = loss_metric.births(run.scalars, list(steps))
     drawing = loss_figure.figure(table, births, [together(labels) for labels in steps.values()])
     went = _loss_words(table)
-    kinds = table["kind"].value_counts()
+    kinds = table[col.SPLIT].value_counts()
     whence = sample(*(f"{kinds[kind]:,} {kind} losses" for kind in ("train", "eval") if kind in kinds))
     figure = Figure("loss", "Loss over training", f"{went} {whence}", drawing, table)
-    headline = went if (table["kind"] == "eval").sum() > 1 else ""
+    headline = went if (table[col.SPLIT] == "eval").sum() > 1 else ""
     return Section("loss", "Loss", damage, figures=[figure], headline=headline, method=LOSS_METHOD)
 
 
@@ -128,7 +132,7 @@ def lineage(run: Run) -> Section:
     words = sentences(run.notes)
     tables = [("Growth events", events)] if len(events) else []
     if run.confidence is not None:
-        unsure = run.confidence[(run.confidence["confidence"] < SURE) | run.confidence["matched"].isna()]
+        unsure = run.confidence[(run.confidence[col.CONFIDENCE] < SURE) | run.confidence[col.MATCHED_INDEX].isna()]
         tables += [("Newborn layers, and matches that are not certain", unsure)] if len(unsure) else []
     method = LINEAGE_METHOD if run.confidence is None else [*LINEAGE_METHOD, INFERRED]
     return Section("lineage", "Lineage", words, figures=[figure], tables=tables, headline=message, method=method)
@@ -211,10 +215,10 @@ def together(labels: list[str]) -> str:
 
 def _loss_words(table: pd.DataFrame) -> str:
     """From where to where eval loss went, and how steadily."""
-    evals = table[table["kind"] == "eval"].sort_values("step")
+    evals = table[table[col.SPLIT] == "eval"].sort_values(col.STEP)
     if len(evals) < 2:
         return "Loss of each training step."
-    losses, steps = evals["loss"], len(evals) - 1
+    losses, steps = evals[col.LOSS], len(evals) - 1
     falls = (losses.diff().dropna() < -ROUNDING * losses.iloc[:-1].to_numpy()).sum()
     first, last = losses.iloc[0], losses.iloc[-1]
     if equal(first, last):

@@ -1,10 +1,10 @@
 "use strict";
-// Draws the figures from the JSON beside them, in the page's colours, and wires the page's few buttons.
+// Draws the figures from the JSON beside them, in the page's colors, and wires the page's few buttons.
 
 const root = document.documentElement;
 const narrow = matchMedia("(max-width: 40rem)");
 
-function colours() {
+function colors() {
   const style = getComputedStyle(root);
   const of = (name) => style.getPropertyValue(name).trim();
   return { ink: of("--ink"), soft: of("--soft"), line: of("--line") };
@@ -12,7 +12,7 @@ function colours() {
 
 function themed({ layout: wide }) {
   const layout = narrow.matches && wide.meta && wide.meta.narrow ? changed(wide, wide.meta.narrow) : wide;
-  const { ink, soft, line } = colours();
+  const { ink, soft, line } = colors();
   const axis = (own) => ({
     gridcolor: line, linecolor: line, zerolinecolor: line, tickfont: { color: soft }, automargin: true, ...own,
   });
@@ -125,11 +125,11 @@ function light(layer) {
 function frame(names, layer) {
   const rows = names.flatMap((name, place) => (layer && new RegExp(`^${layer}[ .]`).test(name) ? [place] : []));
   if (!rows.length) return [];
-  const line = { color: colours().ink, width: 2 };
+  const line = { color: colors().ink, width: 2 };
   return [{ type: "rect", xref: "paper", x0: 0, x1: 1, yref: "y", y0: rows[0] - 0.5, y1: rows.at(-1) + 0.5, line }];
 }
 
-// A button a layer, in its colour: the same one in every figure.
+// A button a layer, in its color: the same one in every figure.
 const layers = new Map();
 
 function offerLayers(figures) {
@@ -142,11 +142,11 @@ function offerLayers(figures) {
   const row = document.querySelector(".layers");
   row.hidden = layers.size < 2;
   const order = ([a], [b]) => a.length - b.length || (a < b ? -1 : 1);
-  for (const [layer, colour] of [...layers].sort(order)) {
+  for (const [layer, color] of [...layers].sort(order)) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = layer;
-    button.style.borderBottomColor = colour;
+    button.style.borderBottomColor = color;
     button.setAttribute("aria-pressed", "false");
     button.setAttribute("aria-label", `Show layer ${layer} in all figures`);
     button.addEventListener("click", () => {

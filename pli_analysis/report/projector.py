@@ -1,7 +1,7 @@
 """Write a map as a folder for TensorBoard's projector.
 
 tensors.tsv            a row a point, its first principal components (50 at most)
-metadata.tsv           part, layer, checkpoint, step, age, index, birth, donor
+metadata.tsv           part, layer, checkpoint, step, age, index, is_birth, donor
 plane.tsv              the map's own x and y, a second tensor for the projector to show
 projector_config.pbtxt names the three
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_train.core import output
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from pli_analysis.metrics.maps.embedding import Map
 
-WHAT = ["part", "layer", "checkpoint", "step", "age", "index", "birth", "donor"]
+METADATA = [col.PART, col.LAYER, col.CHECKPOINT, col.STEP, col.AGE, col.INDEX, col.IS_BIRTH, col.DONOR]
 CONFIG = """embeddings {{
   tensor_name: "components"
   tensor_path: "tensors.tsv"
@@ -35,11 +36,11 @@ embeddings {{
 
 def write(folder: Path, found: Map) -> None:
     """Write the run's points, those of the random walk left out. Raises as `output.write`."""
-    mine = found.table[found.table["walk"] == "run"]
+    mine = found.table[found.table[col.WALK] == "run"]
     files = {
         "tensors.tsv": _numbers(found.components.values),
-        "plane.tsv": _numbers(mine[["x", "y"]].to_numpy()),
-        "metadata.tsv": _words(mine[WHAT]),
+        "plane.tsv": _numbers(mine[[col.X, col.Y]].to_numpy()),
+        "metadata.tsv": _words(mine[METADATA]),
         "projector_config.pbtxt": CONFIG.format(method=found.methods[0]),
     }
     output.make_folder(folder)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.figures import disturbance as disturbance_figures
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics.comparison import compare
@@ -65,9 +66,9 @@ def build(
 def comparison(curves: Sequence[Curve], reference: str) -> Section:
     """Losses and speed-ups of groups on every axis that all runs logged; the headline is by FLOPs where they did."""
     there = curve_metric.converged(curves)
-    axes = [axis for axis in ("step", *AXES) if not any(curve.table[axis].isna().any() for curve in there)]
+    axes = [axis for axis in (col.STEP, *AXES) if not any(curve.table[axis].isna().any() for curve in there)]
     found = {axis: compare.compared(curves, axis, reference=reference) for axis in axes}
-    headline = found.get("flops", found["step"])
+    headline = found.get(col.FLOPS, found[col.STEP])
     return Section(
         "comparison",
         "Comparison",
@@ -93,9 +94,10 @@ def differences(opened: Mapping[str, Run]) -> Section:
             f"Beside growth the runs differ in {_listed(keys['tuning'])}: what they lose or gain may be due to that."
         )
     elif keys["growth"]:
-        message = f"The runs differ in {_listed(keys['growth'])} and in nothing else that is learned by, seeds apart."
+        differing = _listed(keys["growth"])
+        message = f"The runs differ in {differing} and in nothing else that affects training, except for seeds."
     else:
-        message = "The runs' configs differ in nothing that is learned by, seeds apart."
+        message = "The runs' configs differ in nothing that affects training, except for seeds."
     tables = [("Keys of the config that differ", table)] if len(table) else []
     return Section("differences", "What differs", [message], tables=tables, headline=message)
 
@@ -121,12 +123,12 @@ def disturbances(
     for done, (name, run) in enumerate(opened.items()):
         on_progress(done, len(opened))
         if run.lineage.events:
-            parts.append(_placed(name, run, measured(run).events))
+            parts.append(_with_run(name, run, measured(run).events))
     on_progress(len(opened), len(opened))
     if not parts:
         return Section("disturbance", "Disturbance", ["None of these runs grew, so that nothing was disturbed."])
     table = pd.concat(parts, ignore_index=True)
-    known = table[table["spike"].notna()]
+    known = table[table[col.SPIKE].notna()]
     if not len(known):
         return Section("disturbance", "Disturbance", tables=[("Growth events", table)], method=METHOD)
     words = _spikes_words(known)
@@ -140,31 +142,32 @@ def provenance(opened: Mapping[str, Run]) -> Section:
     """What it takes to run these again."""
     import pandas as pd
 
-    rows = [{"run": name} | {label.lower(): value for label, value in origin(run)} for name, run in opened.items()]
+    rows = [{col.RUN: name} | {label.lower(): value for label, value in origin(run)} for name, run in opened.items()]
     return Section("provenance", "Provenance", tables=[("Runs", pd.DataFrame(rows))])
 
 
-def _placed(name: str, run: Run, events: pd.DataFrame) -> pd.DataFrame:
-    """Events with their run, the first initialiser of each step, and how high in the stack they are, from 0 to 1."""
+def _with_run(name: str, run: Run, events: pd.DataFrame) -> pd.DataFrame:
+    """Events with their run, the first initializer of each step, and how high in the stack they are, from 0 to 1."""
     message = lineage_metric.events(run.lineage)
-    initialisers = {row.step: row.initialiser for row in message.iloc[::-1].itertuples()}
+    initializers = {row.step: row.initializer for row in message.iloc[::-1].itertuples()}
     tops = {row.step: len(row.stack.split()) - 1 for row in message.itertuples()}
     height = [
         index / tops[step] if index == index and tops[step] else np.nan
-        for step, index in zip(events["step"], events["index"].astype(float), strict=True)
+        for step, index in zip(events[col.STEP], events[col.INDEX].astype(float), strict=True)
     ]
-    placed = events.assign(run=name, initialiser=[initialisers[step] for step in events["step"]], height=height)
-    first = ["run", "step", "event", "initialiser", "height"]
-    return placed[[*first, *(column for column in placed.columns if column not in first)]]
+    made_by = [initializers[step] for step in events[col.STEP]]
+    table = events.assign(**{col.RUN: name, col.INITIALIZER: made_by, col.HEIGHT: height})
+    first = [col.RUN, col.STEP, col.EVENT, col.INITIALIZER, col.HEIGHT]
+    return table[[*first, *(column for column in table.columns if column not in first)]]
 
 
 def _spikes_words(known: pd.DataFrame) -> str:
-    most = known.loc[known["spike"].idxmax()]
-    medians = known.groupby("run", sort=False)["spike"].median()
+    most = known.loc[known[col.SPIKE].idxmax()]
+    medians = known.groupby(col.RUN, sort=False)[col.SPIKE].median()
     each = ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
     return (
-        f"The highest loss spike, {most['spike']:.2f}, is behind {most['event']} at step {most['step']:,} of "
-        f"{most['run']}. In the median of a run's events: {each}. {spikes_beyond(known)}"
+        f"The highest loss spike, {most[col.SPIKE]:.2f}, is behind {most[col.EVENT]} at step {most[col.STEP]:,} of "
+        f"{most[col.RUN]}. In the median of a run's events: {each}. {spikes_beyond(known)}"
     )
 
 

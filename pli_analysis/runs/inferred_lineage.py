@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.runs.layer_matching import COPY, Match, chances, costs, match, relative_distances
 from pli_train.core.anatomy.axes import each_axis, factors, growing, rows
 from pli_train.core.anatomy.parts import lengths
@@ -35,14 +36,15 @@ from pli_train.core.lineage import Lineage
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.runs.run import Checkpoint, ProgressCallback
+    from pli_analysis.runs.checkpoint import Checkpoint
+    from pli_analysis.runs.run import ProgressCallback
 
 SAMPLE = 2**15
 """Numbers of a matrix, at most, that are compared: a cosine of unrelated ones is then off by 0.006."""
 BLOCKS = 8
 """Stretches of a large matrix that the sample is taken from."""
-COLUMNS = ["checkpoint", "step", "part", "index", "matched", "distance", "runner_up", "confidence"]
-COLUMNS += ["donor", "donor_confidence"]
+COLUMNS = [col.CHECKPOINT, col.STEP, col.PART, col.INDEX, col.MATCHED_INDEX, col.DISTANCE, col.RUNNER_UP_DISTANCE]
+COLUMNS += [col.CONFIDENCE, col.DONOR, col.DONOR_CONFIDENCE]
 UNKNOWN, CLONE = "unknown", "clone"
 
 
@@ -99,7 +101,7 @@ class Weights:
             if len(shape) > 1:
                 names[inner] = {index: locations[index] for index in shapes}
         if not heads:
-            raise BadInput(f"{checkpoint.path}: its weights have none of the heads that its config tells of")
+            raise BadInput(f"{checkpoint.path}: its weights have none of the heads that its config names")
         return cls(checkpoint, names, depth, sizes, view)
 
     @property
@@ -131,7 +133,7 @@ class Weights:
             if factor is not None and factor in kept:
                 tensor = rows(np.asarray(tensor[:], dtype=np.float32), axes, factor, self.sizes)[: kept[factor]]
                 tensor = tensor.reshape(-1, tensor.shape[-1])
-            found[index] = _sampled(tensor).ravel()
+            found[index] = sampled(tensor).ravel()
         whole = np.zeros((self.depth, next(iter(found.values())).size))
         for index, numbers in found.items():
             whole[index] = numbers
@@ -164,7 +166,7 @@ def common(*several: Weights) -> dict[str, int]:
     return {factor: min(found) for factor, found in sizes.items() if len(found) > 1}
 
 
-def _sampled(tensor: Any) -> np.ndarray:
+def sampled(tensor: Any) -> np.ndarray:
     """Some stretches of a matrix's rows, spread evenly; all of a small one. Takes an array or a look at a tensor."""
     shape = tensor.shape if isinstance(tensor, np.ndarray) else tensor.get_shape()
     rows_wanted = max(1, SAMPLE // max(int(np.prod(shape[1:])), 1))
@@ -257,7 +259,7 @@ class _Mean:
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """A checkpoint ahead of two others or after them.
 
     Attributes:
@@ -269,7 +271,7 @@ class Neighbour:
     locations: Sequence[int | None]
 
 
-def onward(old: Weights, new: Weights, ahead: Neighbour | None, after: Neighbour | None) -> np.ndarray:
+def onward(old: Weights, new: Weights, ahead: Neighbor | None, after: Neighbor | None) -> np.ndarray:
     """How straight on each layer of a checkpoint would have moved to be each of a later one.
 
     With θ₀ the layer at the checkpoint ahead, θ₁ and θ₂ at the two, θ₃ at the one after, it is
@@ -289,7 +291,7 @@ def onward(old: Weights, new: Weights, ahead: Neighbour | None, after: Neighbour
     return sum((np.sign(cosine) * cosine**2 for cosine in cosines), np.zeros((old.depth, new.depth)))
 
 
-def _straightness(start: Neighbour, middle: Weights, end: Weights) -> np.ndarray:
+def _straightness(start: Neighbor, middle: Weights, end: Weights) -> np.ndarray:
     """Between each layer's way from `start` to `middle` and its way from there to each layer of `end`: (middle, end).
 
     Read against time where `start` is the latest of the three: both ways then turn round, and the cosine stays.
@@ -308,9 +310,9 @@ def _turn(first: np.ndarray, at: int | None, here: np.ndarray, last: np.ndarray)
     """Cosine between the way from one row of `first` to here and the way from here to each row of `last`."""
     if at is None or first.shape[1] != len(here):
         return np.zeros(len(last))
-    way, steps = here - first[at], last - here
+    before, after = here - first[at], last - here
     with np.errstate(all="ignore"):
-        cosine = steps @ way / (np.linalg.norm(steps, axis=1) * np.linalg.norm(way))
+        cosine = after @ before / (np.linalg.norm(after, axis=1) * np.linalg.norm(before))
     return np.where(np.isfinite(cosine), cosine, 0.0)
 
 
@@ -327,9 +329,9 @@ class Inferred:
             checkpoint, step  the later one of the two
             part              layer or head id
             index             where the layer sits, or the head's number
-            matched           where it was in the checkpoint before; empty for a newborn
+            matched_index     where it was in the checkpoint before; empty for a newborn
             distance          to what it was matched with; of a newborn to the nearest
-            runner_up         distance of the second nearest, of those that could be it
+            runner_up_distance  distance of the second nearest, of those that could be it
             confidence        in [0, 1], of the match, or of its being a newborn
             donor, donor_confidence  of a newborn that is near a layer that was there before
     """
@@ -357,7 +359,7 @@ def infer(
 
     first = weights_of(checkpoints[0])
     if known is not None and len(known.stack) != first.depth:
-        raise BadInput(f"{checkpoints[0].path}: has {first.depth} layers, and its lineage tells of {len(known.stack)}")
+        raise BadInput(f"{checkpoints[0].path}: has {first.depth} layers, and its lineage {len(known.stack)}")
     lineage = _begun(checkpoints[0].step, first) if known is None else known.as_of(len(known.events))
     found, ahead = list[tuple[object, ...]](), None
     lineages = [lineage.as_of(len(lineage.events))]
@@ -366,16 +368,16 @@ def infer(
     while following is not None:
         on_progress(len(lineages), len(checkpoints))
         pair, following = following, next(pairs, None)
-        after = None if following is None else Neighbour(following.new, following.distance.argmin(axis=1).tolist())
+        after = None if following is None else Neighbor(following.new, following.distance.argmin(axis=1).tolist())
         try:
             matched = match(pair.distance, onward(pair.old, pair.new, ahead, after))
             found += _grown(lineage, pair.old, pair.new, pair.distance, matched)
         except UNREADABLE as error:
             raise _misfit(pair.old, pair.new, error) from None
         lineages.append(lineage.as_of(len(lineage.events)))
-        ahead = Neighbour(pair.old, matched.locations)
+        ahead = Neighbor(pair.old, matched.locations)
     on_progress(len(checkpoints), len(checkpoints))
-    table = pd.DataFrame(found, columns=COLUMNS).astype({"index": "Int64", "matched": "Int64"})
+    table = pd.DataFrame(found, columns=COLUMNS).astype({col.INDEX: "Int64", col.MATCHED_INDEX: "Int64"})
     return Inferred(lineages, table)
 
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pli_analysis.runs import unsupported_formats
-from pli_analysis.runs.tensor_slices import FLOATS, locations_of
+from pli_analysis.runs.safetensors_file import locations_of
+from pli_analysis.runs.tensor_location import FLOATS
 from pli_train.core.anatomy.names import is_buffer
 from pli_train.core.errors import BadInput, some
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
-    from pli_analysis.runs.run import Checkpoint
+    from pli_analysis.runs.checkpoint import Checkpoint
 
 OF_A_LAYER = re.compile(r"(^|\.)\d+\.")
 
@@ -31,7 +32,7 @@ def no_weights(checkpoint: Checkpoint) -> str | None:
     if not checkpoint.files:
         rest = ": remove it, and its shards are read" if (checkpoint.path / run_folder.WEIGHTS_INDEX).exists() else ""
         return f"holds no tensor in {run_folder.WEIGHTS}{rest}"
-    if found := unsupported_formats.quantised(checkpoint.stored.values(), checkpoint.config):
+    if found := unsupported_formats.quantized(checkpoint.stored.values(), checkpoint.config):
         return found
     files = {path: locations_of(path) for path in dict.fromkeys(checkpoint.files.values())}
     for name, path in checkpoint.files.items():

@@ -63,6 +63,8 @@ FOLDERS: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
 )
 """Names of files → what a folder with any of them is, and what to do. The first that fits is told."""
+NO_MODEL = (run_folder.OPTIMIZER, run_folder.PROBE)
+"""Our own files that hold no model: a run that begins has them before anything else."""
 PICKLES = (".pt", ".pth", ".bin", ".pkl")
 BESIDE = ("optimizer", "scheduler", "scaler", "rng_state", "training_args", "random_states")
 """How files of Trainer and accelerate begin that are pickles and hold no weights of a model."""
@@ -79,11 +81,11 @@ CODES = {
     "weight_packed": "compressed-tensors",
     "weight_scale_2": "NVFP4",
 }
-"""How the name of a tensor ends that only a quantised model has → what quantised it."""
+"""How the name of a tensor ends that only a quantized model has → what quantized it."""
 MXFP4 = ("_blocks", "_scales")
 
 
-def way_out(folder: Path) -> str | None:
+def explain(folder: Path) -> str | None:
     """What a folder without readable weights is, and what to do about it, in a few words; None where it is nothing."""
     for patterns, message in FOLDERS:
         if any(_holds(folder, pattern) for pattern in patterns):
@@ -94,7 +96,7 @@ def way_out(folder: Path) -> str | None:
             f"has its weights in {min(pickles)}, a format that can run code and is not read here: load them into the "
             "model and save_pretrained it"
         )
-    others = sorted(path.name for path in folder.glob("*.safetensors") if path.name != run_folder.OPTIMIZER)
+    others = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in NO_MODEL)
     if len(others) == 1 and not (folder / run_folder.WEIGHTS).exists():
         return f"has {others[0]} and no {run_folder.WEIGHTS}: call it that if it holds the model's weights"
     return None
@@ -109,22 +111,22 @@ def _holds(folder: Path, pattern: str) -> bool:
     return (folder / pattern).is_symlink() or next(iter(folder.glob(pattern)), None) is not None
 
 
-def no_config(folder: Path) -> str:
+def missing_config(folder: Path) -> str:
     """What to say of a folder that has weights and no config."""
     message = f"lacks {run_folder.CONFIG}"
     if not has_weights(folder):
         return message
     above = folder.resolve().parent / run_folder.CONFIG
     source = str(above) if above.is_file() else "that of the model that was trained"
-    return f"{message}, which tells the model: copy {source} there"
+    return f"{message}, which describes the model: copy {source} there"
 
 
-def quantised(names: Collection[str], config: Mapping[str, Any]) -> str | None:
-    """What to say of the tensors of a quantised model or of an adapter, in a few words; None for other tensors.
+def quantized(names: Collection[str], config: Mapping[str, Any]) -> str | None:
+    """What to say of the tensors of a quantized model or of an adapter, in a few words; None for other tensors.
 
-    >>> quantised(["model.layers.0.mlp.up_proj.qweight"], {"quantization_config": {"quant_method": "awq"}})[:33]
-    'is quantised (awq): its weights a'
-    >>> quantised(["h.0.attn.c_attn.weight"], {})
+    >>> quantized(["model.layers.0.mlp.up_proj.qweight"], {"quantization_config": {"quant_method": "awq"}})[:33]
+    'is quantized (awq): its weights a'
+    >>> quantized(["h.0.attn.c_attn.weight"], {})
     """
     endings = {name.rpartition(".")[2] for name in names}
     if any(".lora_" in name or ".base_layer." in name for name in names):
@@ -148,7 +150,7 @@ def codes(found: str, config: Mapping[str, Any]) -> str:
     section = config.get("quantization_config")
     method = section.get("quant_method") if isinstance(section, Mapping) else None
     return (
-        f"is quantised ({method if isinstance(method, str) else found}): its weights are codes, which have no "
-        "distances; take the checkpoint it was made from, or dequantise it (model.dequantize() in transformers, "
+        f"is quantized ({method if isinstance(method, str) else found}): its weights are codes, which have no "
+        "distances; take the checkpoint it was made from, or dequantize it (model.dequantize() in transformers, "
         "save_pretrained)"
     )

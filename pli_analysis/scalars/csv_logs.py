@@ -71,7 +71,7 @@ def is_log(path: Path) -> bool:
         return False
     if _is_of_runs(names):
         return False
-    return is_download(path) or (len(names) > 1 and _place(names, STEPS) is not None)
+    return is_download(path) or (len(names) > 1 and _first_index(names, STEPS) is not None)
 
 
 def read(path: Path) -> dict[str, Scalars]:
@@ -88,7 +88,7 @@ def read(path: Path) -> dict[str, Scalars]:
 
 def has_step(names: Sequence[str]) -> bool:
     """Whether one of some columns has the step, by its name."""
-    return _place(names, STEPS) is not None
+    return _first_index(names, STEPS) is not None
 
 
 def scalars_of(parts: Sequence[Table], damaged: Sequence[str]) -> dict[str, Scalars]:
@@ -125,7 +125,7 @@ def _scalars(table: Table) -> tuple[dict[tuple[str, str], Columns], list[str]]:
     """(run, tag) → points as logged, and a line for each column with cells that are passed over."""
     if _is_of_runs(table.names):
         raise BadInput(f"{table.path}: is a table of runs, a row each, and no log: export the charts of its runs")
-    at = _place(table.names, STEPS)
+    at = _first_index(table.names, STEPS)
     if at is None:
         named = ", ".join(repr(name) for name in table.names[:8])
         raise BadInput(f"{table.path}: no column is a step: it has {named}; export it over Step")
@@ -188,7 +188,7 @@ def _header(path: Path, row: Sequence[str]) -> list[str]:
 
 def _begins(row: Sequence[str], names: Sequence[str]) -> bool:
     """Whether a row is another first line: it names the column with the step again."""
-    at = _place(names, STEPS)
+    at = _first_index(names, STEPS)
     return at is not None and names[at] in (cell.strip() for cell in row)
 
 
@@ -201,7 +201,7 @@ def _is_of_runs(names: Sequence[str]) -> bool:
     return any(small >= set(pair) for pair in TABLE_OF_RUNS)
 
 
-def _place(names: Sequence[str], known: Sequence[str]) -> int | None:
+def _first_index(names: Sequence[str], known: Sequence[str]) -> int | None:
     """Where the first of some known names is."""
     small = [name.strip().lower() for name in names]
     return next((small.index(name) for name in known if name in small), None)
@@ -209,7 +209,7 @@ def _place(names: Sequence[str], known: Sequence[str]) -> int | None:
 
 def _counts_epochs(table: Table) -> bool:
     """Whether the column with the step has epochs."""
-    at = _place(table.names, STEPS)
+    at = _first_index(table.names, STEPS)
     return at is not None and table.names[at].lower() == EPOCH
 
 
@@ -237,7 +237,7 @@ def _steps(table: Table, at: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _wall_times(table: Table) -> np.ndarray:
     """Each row's time in seconds since 1970; NaN where none is told."""
-    at = _place(table.names, WALL_TIMES)
+    at = _first_index(table.names, WALL_TIMES)
     return np.full(len(table.rows), np.nan) if at is None else _numbers(table.column(at))[0]
 
 

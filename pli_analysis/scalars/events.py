@@ -38,7 +38,7 @@ NOTHING = Columns(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """What some records in a row say.
 
     Attributes:
@@ -51,7 +51,7 @@ class Piece:
     forgets: int | None = None
     damaged: int = 0
 
-    def then(self, later: Piece) -> Piece:
+    def then(self, later: Segment) -> Segment:
         """This one, and the records that come right after it. Any grouping of pieces in a row gives the same."""
         if later.forgets is None:
             merged = dict(self.columns)
@@ -61,7 +61,7 @@ class Piece:
         for tag, columns in later.columns.items():
             merged[tag] = _overlaid(merged.get(tag, NOTHING), columns)
         forgets = min((step for step in (self.forgets, later.forgets) if step is not None), default=None)
-        return Piece(merged, forgets, self.damaged + later.damaged)
+        return Segment(merged, forgets, self.damaged + later.damaged)
 
 
 def _before(columns: Columns, step: int) -> Columns:
@@ -97,14 +97,14 @@ def _last_of_each(*sorted_keys: np.ndarray) -> np.ndarray:
 # --- decoding -------------------------------------------------------------------------------------------------------
 
 
-def decode(data: bytes, records: Records) -> Piece:
+def decode(data: bytes, records: Records) -> Segment:
     """What the records of some bytes say; damaged among them are those that are no event."""
     usual, others = record_layouts.decode(data, records)
     unusual, restarts, damaged = _unusual(data, records, others)
     points = _together([*usual, unusual])
     if restarts:
         points = _kept(points, restarts)
-    return Piece(_columns(points), min((step for _, step in restarts), default=None), damaged)
+    return Segment(_columns(points), min((step for _, step in restarts), default=None), damaged)
 
 
 def _unusual(data: bytes, records: Records, others: np.ndarray) -> tuple[Points, list[tuple[int, int]], int]:

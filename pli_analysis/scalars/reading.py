@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.scalars import downloads, events, record_layouts, records
-from pli_analysis.scalars.events import NOTHING, Columns, Piece
+from pli_analysis.scalars.events import NOTHING, Columns, Segment
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
@@ -67,7 +68,7 @@ class Scalars:
         import pandas as pd
 
         steps, wall_times, values = self.of(tag)
-        return pd.DataFrame({"step": steps, "value": values, "wall_time": wall_times})
+        return pd.DataFrame({col.STEP: steps, col.VALUE: values, col.WALL_TIME: wall_times})
 
     def tidy(self, run: str) -> pd.DataFrame:
         """All points as one table, by tag and step: `run`, `tag`, `step`, `wall_time` (seconds since 1970), `value`.
@@ -80,8 +81,11 @@ class Scalars:
         sizes = [len(self.columns[tag].steps) for tag in tags]
         columns = [np.concatenate(parts) for parts in zip(NOTHING, *(self.columns[tag] for tag in tags), strict=True)]
         of_rows = np.repeat(np.arange(len(tags)), sizes)
-        names = {"run": pd.Categorical.from_codes(of_rows * 0, [run]), "tag": pd.Categorical.from_codes(of_rows, tags)}
-        return pd.DataFrame(names | dict(zip(["step", "wall_time", "value"], columns, strict=True)))
+        names = {
+            col.RUN: pd.Categorical.from_codes(of_rows * 0, [run]),
+            col.TAG: pd.Categorical.from_codes(of_rows, tags),
+        }
+        return pd.DataFrame(names | dict(zip([col.STEP, col.WALL_TIME, col.VALUE], columns, strict=True)))
 
     def only(self, patterns: Sequence[str]) -> Scalars:
         """Those whose tags are one of the patterns, or match one (`grad_norm/*`).
@@ -121,8 +125,8 @@ def tidy(runs: Mapping[str, Scalars]) -> pd.DataFrame:
     parts = [logged.tidy(run) for run, logged in runs.items()]
     if len(parts) == 1:
         return parts[0]
-    table = pd.concat([part.astype({"run": str, "tag": str}) for part in parts], ignore_index=True)
-    return table.astype({"run": "category", "tag": "category"})
+    table = pd.concat([part.astype({col.RUN: str, col.TAG: str}) for part in parts], ignore_index=True)
+    return table.astype({col.RUN: "category", col.TAG: "category"})
 
 
 def epochs_of(tags: Iterable[str]) -> frozenset[str]:
@@ -172,7 +176,7 @@ class _Tail:
     """
 
     offset: int = 0
-    segment: Piece = field(default_factory=lambda: Piece({}))
+    segment: Segment = field(default_factory=lambda: Segment({}))
     skipped: int = 0
     lost: int = 0
 
@@ -213,11 +217,11 @@ class Reader:
         is_file = self.path.is_file()
         files = [self.path] if is_file else sorted(self.path.glob(run_folder.SCALARS), key=_begun)
         self._tails = {file: _read_on(file, self._tails.get(file, _Tail()), self.check) for file in files}
-        whole = reduce(Piece.then, (tail.segment for tail in self._tails.values()), Piece({}))
+        whole = reduce(Segment.then, (tail.segment for tail in self._tails.values()), Segment({}))
         lines = [f"{path}: {_pointer(path) or tail.damage}" for path, tail in self._tails.items() if tail.damage]
         return Scalars(whole.columns, lines, epochs_of(whole.columns))
 
-    def segments(self) -> dict[Path, Piece]:
+    def segments(self) -> dict[Path, Segment]:
         """What each file says by itself up to the last update, in the order that processes wrote them."""
         return {path: tail.segment for path, tail in self._tails.items()}
 
@@ -229,7 +233,7 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
             size = os.fstat(file.fileno()).st_size
             offset, segments, skipped, limit = tail.offset, [tail.segment], tail.skipped, CHUNK
             if size < offset:
-                offset, segments, skipped = 0, [Piece({})], 0
+                offset, segments, skipped = 0, [Segment({})], 0
             while offset + records.HEAD <= size:
                 file.seek(offset)
                 data = file.read(limit)
@@ -241,17 +245,17 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
                     limit = needed
                     continue
                 segment = events.decode(data, found)
-                segments.append(Piece(segment.columns, segment.forgets, segment.damaged + found.damaged))
+                segments.append(Segment(segment.columns, segment.forgets, segment.damaged + found.damaged))
                 offset, limit = offset + found.end, CHUNK
                 if found.lost:
                     after = _next_record(file, offset + 1)
                     if after is None:
-                        return _Tail(offset, reduce(Piece.then, segments), skipped, size - offset)
-                    segments.append(Piece({}, damaged=1))
+                        return _Tail(offset, reduce(Segment.then, segments), skipped, size - offset)
+                    segments.append(Segment({}, damaged=1))
                     offset, skipped = after, skipped + after - offset
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    return _Tail(offset, reduce(Piece.then, segments), skipped)
+    return _Tail(offset, reduce(Segment.then, segments), skipped)
 
 
 def _next_record(file: BinaryIO, begin: int) -> int | None:

@@ -22,7 +22,7 @@ SMOOTHED = 20
 """Training steps whose mean loss is told."""
 EVENTS = 5
 """Steps with growth that are told, the last ones."""
-PACE = 200
+RATE_STEPS = 200
 """Steps that the time left is reckoned by: few enough to follow growth, enough to have evaluations among them."""
 
 
@@ -50,7 +50,7 @@ class Frame:
         losses: [steps logged] of training, nats per target.
         evals: [evaluations], the same of the held-out blocks.
         rate: tokens a second.
-        left: seconds until the last step, at the pace of late.
+        left: seconds until the last step, at the recent rate.
         growth: the last events, oldest first.
         norms: layer id → gradient norm, as last logged.
         checkpoint: the newest whole one.
@@ -124,10 +124,10 @@ def seconds_left(scalars: Scalars, total: int, since: float, now: float) -> floa
         None where fewer than two steps were logged since.
     """
     steps, walls, _ = scalars.of(run_folder.LOSS)
-    late = walls[-PACE:] >= since
-    steps, walls = steps[-PACE:][late], walls[-PACE:][late]
+    late = walls[-RATE_STEPS:] >= since
+    steps, walls = steps[-RATE_STEPS:][late], walls[-RATE_STEPS:][late]
     if len(steps) < 2:
         return None
-    pace = float(walls[-1] - walls[0]) / int(steps[-1] - steps[0])
-    left = max(0.0, pace * (total - int(steps[-1])) - max(0.0, now - float(walls[-1])))
+    step_seconds = float(walls[-1] - walls[0]) / int(steps[-1] - steps[0])
+    left = max(0.0, step_seconds * (total - int(steps[-1])) - max(0.0, now - float(walls[-1])))
     return left if math.isfinite(left) else None

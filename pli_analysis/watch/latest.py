@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_analysis.runs.run import ProgressCallback, Run
 from pli_analysis.scalars.reading import Scalars
+from pli_train.core.errors import first_line
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
@@ -54,8 +56,8 @@ def drifts(path: Path, on_progress: ProgressCallback = lambda done, total: None)
     from pli_analysis.metrics.drift.drift import drift
 
     table = drift(Births(path), "layer", on_progress)
-    newest = table[table["checkpoint"] == table["checkpoint"].iloc[-1]]
-    return dict(zip(newest["part"], newest["relative_l2"].tolist(), strict=True))
+    newest = table[table[col.CHECKPOINT] == table[col.CHECKPOINT].iloc[-1]]
+    return dict(zip(newest[col.PART], newest[col.RELATIVE_L2].tolist(), strict=True))
 
 
 class Stopped(Exception):
@@ -114,14 +116,9 @@ class Drift:
         except Stopped:
             pass
         except Exception as error:  # whatever it is, whoever looks on goes on looking
-            note = f"drift at {checkpoint}: {line(error)}"
+            note = f"drift at {checkpoint}: {first_line(error)}"
             self._describe = DriftStatus(self._describe.values, self._describe.checkpoint, (note,))
 
     def _scan(self, done: int, total: int) -> None:
         if self._ending.is_set():
             raise Stopped
-
-
-def line(error: BaseException) -> str:
-    """An error in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,10 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_analysis.report import apart, page
+from pli_analysis.report import page, process
 from pli_analysis.report.parts import Report, Section
-from pli_analysis.watch.latest import TRIES, line
-from pli_train.core.errors import BadInput
+from pli_analysis.watch.latest import TRIES
+from pli_train.core.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     from pli_analysis.watch.frame import Frame
@@ -49,7 +49,7 @@ class Served:
     Args:
         path: of the run.
         port: to listen at; any free one for 0.
-        build: makes a page, see `pli_analysis.report.apart.build`.
+        build: makes a page, see `pli_analysis.report.process.build`.
 
     Attributes:
         page: what is served.
@@ -59,7 +59,7 @@ class Served:
         BadInput: when nothing can listen there.
     """
 
-    def __init__(self, path: Path, port: int = 0, build: Build = apart.build) -> None:
+    def __init__(self, path: Path, port: int = 0, build: Build = process.build) -> None:
         self._path, self._build = path, build
         self.page, self.note = waiting(path.resolve().name), ""
         self._asked, self._tries, self._earliest = "", 0, 0.0
@@ -107,7 +107,7 @@ class Served:
         try:
             self.page, self.note = Page(version, self._build(self._path, version, self._ending)), ""
         except Exception as error:  # whatever it is, the page before is served on
-            self.note = f"page: {line(error)}"
+            self.note = f"page: {first_line(error)}"
         ended = time.monotonic()
         self._earliest = ended + REST * (ended - began)
 
@@ -121,7 +121,7 @@ def version_of(frame: Frame) -> str:
 def waiting(name: str) -> Page:
     """What is served before the first page of a run is whole."""
     words = "The report comes here with the run's first checkpoint, as soon as it is made. This page waits for it."
-    report = Report(name, "Nothing to tell yet.", [Section("summary", "Summary", [words])])
+    report = Report(name, "Nothing to show yet.", [Section("summary", "Summary", [words])])
     return Page("waiting", page.html(report, "waiting").encode())
 
 

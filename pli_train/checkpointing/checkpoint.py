@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.checkpointing.snapshot import Snapshot
 from pli_train.core.errors import BadInput
-from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.lineage import Lineage
 from pli_train.core.output import make, replace, sync
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.faults import boundary
@@ -90,10 +90,7 @@ def read(folder: Path) -> Restored:
     """
     if flaw := run_folder.flaw(folder):
         raise BadInput(f"{folder}: {flaw}")
-    try:
-        lineage = Lineage.read(folder / run_folder.LINEAGE)
-    except BadLineage as error:
-        raise BadInput(str(error)) from None
+    lineage = Lineage.read(folder / run_folder.LINEAGE)
     model, anatomy = models.load_checkpoint(folder)
     if len(models.stack_of(model, anatomy)) != len(lineage.stack):
         raise BadInput(f"{folder}: its model and its {run_folder.LINEAGE} have different depths")

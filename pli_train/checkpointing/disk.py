@@ -53,7 +53,7 @@ class DiskUse:
         if free < self.peak:
             raise BadInput(
                 f"{folder}: its checkpoints need {self.peak / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB free: "
-                "make room, or keep fewer with checkpoint.every, checkpoint.keep or checkpoint.full_last"
+                "free space, or keep fewer with checkpoint.every, checkpoint.keep or checkpoint.full_last"
             )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
 
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
+
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+"""What file systems say that have no locks."""
 
 
 class Lock:
@@ -17,27 +21,27 @@ class Lock:
     Args:
         run: the folder.
         name: of the file that is locked.
-        doing: what the holder does, for the error line of others.
+        activity: what the holder does, for the error line of others.
 
     Raises:
         BadInput: when another process, or another trainer of this one, holds it.
     """
 
-    def __init__(self, run: Path, name: str = run_folder.LOCK, doing: str = "is training in it") -> None:
-        self._file: TextIO = (run / name).open("a+", encoding="utf-8")
+    def __init__(self, run: Path, name: str = run_folder.LOCK, activity: str = "is training in it") -> None:
+        path = run / name
+        # A soft lock, a file that is there, would outlive a killed process: a file system without locks has none.
+        self._lock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip()
-            self._file.close()
-            raise BadInput(f"{run}: process {holder} {doing}; wait for it, or stop it with kill") from None
-        except OSError:
-            return  # a file system without locks
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
+            self._lock.acquire()
+        except Timeout:
+            holder = path.read_text(encoding="utf-8", errors="replace").strip()
+            raise BadInput(f"{run}: process {holder} {activity}; wait for it, or stop it with kill") from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+        else:
+            path.write_text(f"{os.getpid()}\n", encoding="utf-8")
 
     def release(self) -> None:
         """Let others in. The file stays: to remove it would race with whoever is opening it."""
-        self._file.close()
+        self._lock.release()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pli_train.core.errors import BadInput
-from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.data import corpus
 from pli_train.data.held_out import HeldOut
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from pli_train.config.schema import RunConfig
 
+NO_EVENT = "growth.schedule: has no event, so there is nothing to check"
 ROWS = 1024
 """Positions compared at a time: a float64 copy of all logits of a large vocabulary would not fit."""
 
@@ -129,13 +130,17 @@ def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | 
     """
     show = show or NullReporter()
     config, _ = parents.resolve_parent(config, show.say)
+    if not config.growth.schedule:  # said before the corpus is read, which may take minutes
+        raise BadInput(NO_EVENT)
+    if origin is not None:
+        run_folder.require_run(_run_of(origin))
     train = config.train.model_copy(update={"precision": "fp32"})
     config = config.model_copy(update={"train": train})
     text = corpus.load(config.data, config.tokenizer, show.say)
     accelerator = make_accelerator(config)
     plan = RunPlan.make(config, text, accelerator.num_processes)
     if not plan.events:
-        raise BadInput("growth.schedule: has no event, so there is nothing to check")
+        raise BadInput(NO_EVENT)
     state = launch.state_at_start(plan, accelerator)
     if origin is not None:
         source = _source(plan, state.lineage, origin)
@@ -147,10 +152,15 @@ def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | 
     return Rehearsal(plan, state, held_out, accelerator.device)
 
 
+def _run_of(origin: Path) -> Path:
+    """The folder of the run that is, or holds, what to begin at."""
+    return origin if (origin / run_folder.RUN).is_file() else origin.parent
+
+
 def _source(plan: RunPlan, start: Lineage, origin: Path) -> Path:
     """The checkpoint that `origin` means. Raises BadInput when it is of another corpus, or there is none."""
-    run = origin if (origin / run_folder.RUN).is_file() else origin.parent
-    record = run_folder.read_json(run_folder.require_run(run) / run_folder.RUN)
+    run = _run_of(origin)
+    record = run_folder.read_record(run_folder.require_run(run))
     if record.get("corpus", {}).get("fingerprint") != plan.corpus.fingerprint:
         raise BadInput(f"--from {origin}: was trained on another corpus or with another tokenizer than this config's")
     return _before_an_event(plan, start, run) if run == origin else origin
@@ -160,10 +170,7 @@ def _before_an_event(plan: RunPlan, start: Lineage, run: Path) -> Path:
     for _, path in reversed(run_folder.checkpoints(run)):
         if run_folder.flaw(path):
             continue
-        try:
-            lineage = Lineage.read(path / run_folder.LINEAGE)
-        except BadLineage as error:
-            raise BadInput(str(error)) from None
+        lineage = Lineage.read(path / run_folder.LINEAGE)
         if _unlike(lineage, plan, start) is None:
             return path
     raise BadInput(f"--from {run}: no whole checkpoint of it lies before an event of this schedule")
@@ -173,7 +180,7 @@ def _unlike(lineage: Lineage, plan: RunPlan, start: Lineage) -> str | None:
     """Why a schedule cannot go on from a lineage, or None."""
     done = len(lineage.events)
     if done >= len(plan.events):
-        return f"all {len(plan.events)} events of the schedule have happened"
+        return f"all {len(plan.events)} events of the schedule are done"
     expected = plan.events[done - 1].lineage if done else start
     if (lineage.stack, lineage.shapes()) != (expected.stack, expected.shapes()):
         return f"after {done} events it has layers ({lineage}), and this config then has ({expected}), or other sizes"

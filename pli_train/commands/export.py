@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_train.core import anatomy
+from pli_train.core import anatomy, output
 from pli_train.core.errors import BadInput
-from pli_train.core.lineage import BadLineage, Event, Lineage
-from pli_train.core.output import refusal, sync
+from pli_train.core.lineage import Event, Lineage
 from pli_train.core.run_format import run_folder
-from pli_train.models.build import AUTO_CLASS
+from pli_train.core.safe_model import AUTO_CLASS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +40,7 @@ COUNTS = {
 }
 """What a run's record says of its corpus's size, in words."""
 
-TOLD_ANYWAY = ("layer", "initialiser", "donor", "index")
+SHOWN_ELSEWHERE = ("layer", "initializer", "donor", "index")
 """Facts of an event that have a column of their own, or that its stack shows."""
 
 
@@ -73,21 +71,14 @@ def export(
         raise BadInput(f"{final}: already exists; name another folder, or remove it first")
     source = run_folder.checkpoint_of(run, checkpoint, say)
     say(f"model: {source}")
-    partial = final.with_name(run_folder.PARTIAL + secrets.token_hex(8))
     try:
-        partial.mkdir(parents=True)
-        _copy(source, partial)
-        for path in _tokenizer_files(run):
-            shutil.copyfile(path, partial / path.name)
-        (partial / CARD).write_text(card(run, source), encoding="utf-8")
-        for path in (*partial.iterdir(), partial):
-            sync(path)
-        partial.rename(final)
-        sync(final.parent)
+        with output.folder(final) as partial:
+            _copy(source, partial)
+            for path in _tokenizer_files(run):
+                shutil.copyfile(path, partial / path.name)
+            (partial / CARD).write_text(card(run, source), encoding="utf-8")
     except OSError as error:
-        raise refusal(final, error) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise output.refusal(final, error) from None
     return final
 
 
@@ -133,7 +124,6 @@ def card(run: Path, checkpoint: Path) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    kept.filters["yaml"] = lambda text: _Safe(yaml_text(str(text)))
     return kept.get_template("model_card.md").render(_content(run, checkpoint))
 
 
@@ -156,32 +146,11 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~&!$])", r"\\\1", " ".join(line.split()))
 
 
-def yaml_text(text: str) -> str:
-    r"""Any text as a double-quoted YAML scalar of printable characters.
-
-    >>> print(yaml_text('a: "b"\n- c'))
-    "a: \"b\"\x0a- c"
-    """
-    return '"' + "".join(_yaml_char(char) for char in text) + '"'
-
-
-def _yaml_char(char: str) -> str:
-    if char in '"\\':
-        return "\\" + char
-    if char.isprintable():
-        return char
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
 def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
     """What the template tells, plain: escaping is the template's."""
-    record = run_folder.read_json(run / run_folder.RUN)
+    record = run_folder.read_record(run)
     config = run_folder.read_json(checkpoint / run_folder.CONFIG)
-    try:
-        lineage = Lineage.read(checkpoint / run_folder.LINEAGE)
-    except BadLineage as error:
-        raise BadInput(str(error)) from None
+    lineage = Lineage.read(checkpoint / run_folder.LINEAGE)
     model_type = str(config.get("model_type"))
     task = anatomy.family(model_type).task if model_type in anatomy.families() else None
     settings = _table(record, "config")
@@ -191,8 +160,7 @@ def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
         "model_type": model_type,
         "auto_class": _Safe(AUTO_CLASS[task] if task else "AutoModel"),
         "text": _reads_text(record),
-        "pipeline": _Safe(PIPELINES[task]) if task in PIPELINES else None,
-        "tags": [model_type, "pli", "growth", "progressive-training"],
+        "metadata": _Safe(_metadata(model_type, task)),
         "first": [id for id, layer in lineage.layers.items() if layer.birth.event is None],
         "events": [_event(event) for event in lineage.events],
         "layers": [_layer(index, id, lineage) for index, id in enumerate(lineage.stack)],
@@ -210,6 +178,18 @@ def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
     }
 
 
+def _metadata(model_type: str, task: str | None) -> str:
+    """The card's YAML head: what the hub lists a model by."""
+    from huggingface_hub import ModelCardData
+
+    found = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=PIPELINES.get(task or ""),
+        tags=[model_type, "pli", "growth", "progressive-training"],
+    )
+    return found.to_yaml()
+
+
 def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
     found = document.get(key)
     return found if isinstance(found, dict) else {}
@@ -223,8 +203,8 @@ def _placeless(value: Any) -> Any:
 
 def _event(event: Event) -> dict[str, Any]:
     facts = {key: value for key, value in event.facts.items() if value is not None}
-    further = ", ".join(f"{key} {_words(value)}" for key, value in facts.items() if key not in TOLD_ANYWAY)
-    message = {key: facts.get(key) for key in ("layer", "initialiser", "donor")}
+    further = ", ".join(f"{key} {_words(value)}" for key, value in facts.items() if key not in SHOWN_ELSEWHERE)
+    message = {key: facts.get(key) for key in ("layer", "initializer", "donor")}
     named = {"number": event.number, "step": event.step, "operator": event.operator}
     return {**message, **named, "further": further, "stack": " ".join(event.stack)}
 
@@ -235,7 +215,7 @@ def _words(value: object) -> str:
 
 def _layer(index: int, id: str, lineage: Lineage) -> dict[str, Any]:
     birth, (heads, units) = lineage.layers[id].birth, lineage.shape(id)
-    message = {"step": birth.step, "initialiser": birth.initialiser, "donor": birth.donor}
+    message = {"step": birth.step, "initializer": birth.initializer, "donor": birth.donor}
     return {"index": index, "id": id, **message, "heads": heads or None, "units": units}
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pli_train.checkpointing import checkpoint
 from pli_train.config import loading as configs
 from pli_train.core.errors import BadInput
-from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.training import launch
@@ -54,11 +54,10 @@ def fork(
     if out.exists():
         raise BadInput(f"{out}: already exists; name another folder")
     source = _source(run_folder.require_run(run), step, growth)
-    lineage = _lineage(source)
+    lineage = Lineage.read(source / run_folder.LINEAGE)
     config = _config(run, out, None if growth else len(lineage.events), changes)
     plan = RunPlan.make(config, launch.corpus_of(config, run, show.say), processes=1)
     _check_growth(plan, lineage, step)
-    launch.warn_of_other_blocks(run, show.say)
     # A killed fork leaves no folder that `resume` would take for a run: all of it appears by one rename.
     partial = out.with_name(run_folder.PARTIAL + out.name)
     shutil.rmtree(partial, ignore_errors=True)
@@ -82,7 +81,7 @@ def fork(
 def _source(run: Path, step: int, growth: bool) -> Path:
     """The checkpoint to fork at. Raises BadInput naming the steps there are when it is not there, whole and full."""
     before, after = (run / str(CheckpointName(step, after)) for after in (False, True))
-    grows = after.is_dir() and any(event.step == step for event in _lineage(after).events)
+    grows = after.is_dir() and any(event.step == step for event in Lineage.read(after / run_folder.LINEAGE).events)
     # Of a finished run perhaps only the one before the event still holds the optimizer's state: the twin grows anew.
     candidates = [before] if grows and not growth else [after, before]
     there = [path for path in candidates if path.is_dir()] or [before]
@@ -96,13 +95,6 @@ def _source(run: Path, step: int, growth: bool) -> Path:
     if flaw or not run_folder.is_full(wanted):
         raise BadInput(f"--at {step}: {wanted}: {flaw or 'holds weights only: training cannot go on from it'}")
     return wanted
-
-
-def _lineage(folder: Path) -> Lineage:
-    try:
-        return Lineage.read(folder / run_folder.LINEAGE)
-    except BadLineage as error:
-        raise BadInput(str(error)) from None
 
 
 def _config(run: Path, out: Path, events: int | None, changes: Sequence[str]) -> RunConfig:

@@ -113,7 +113,7 @@ def lines(config: RunConfig, drawn: Plan) -> list[str]:
         str(drawn.disk or "checkpoints: as many as the length of training asks for"),
         "",
         f"{'from':>5} {'step':>8} {'parameters':>12}{titles} {'FLOPs':>6}  {'event':<{width}}  stack, bottom to top",
-        *(_line(stage, [tell(stage) for tell in columns.values()], width) for stage in drawn.stages),
+        *(_line(stage, [value_of(stage) for value_of in columns.values()], width) for stage in drawn.stages),
     ]
 
 
@@ -134,7 +134,7 @@ def _varying(stages: list[Stage]) -> dict[str, Callable[[Stage], str]]:
         "FFN": lambda stage: _range([units for _, units in _shapes(stage)]),
         "context": lambda stage: str(stage.context),
     }
-    return {title: tell for title, tell in columns.items() if len({tell(stage) for stage in stages}) > 1}
+    return {title: value_of for title, value_of in columns.items() if len({value_of(stage) for stage in stages}) > 1}
 
 
 def _shapes(stage: Stage) -> list[tuple[int, int | None]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pli_train.core.errors import BadInput
-from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 
 WHOLE = "whole"
@@ -38,7 +38,7 @@ def verify(run: Path, on_progress: Callable[[int, int], None] = lambda done, tot
     try:
         last = Lineage.read(run / run_folder.LINEAGE)
         whole = None
-    except BadLineage as error:
+    except BadInput as error:
         whole = str(error)
     if whole:
         yield {"checkpoint": "", "files": 1, "bytes": None, "state": DAMAGED, "flaws": whole}
@@ -76,7 +76,7 @@ def _unlike(path: Path, run: Lineage) -> str | None:
     """How a checkpoint's lineage contradicts the run's, or None: it is the run's as it was after fewer events."""
     try:
         lineage = Lineage.read(path)
-    except BadLineage as error:
+    except BadInput as error:
         return str(error).removeprefix(f"{path.parent}/")
     then = run.as_of(len(lineage.events))
     return None if lineage.to_json() == then.to_json() else f"its {path.name} is not the run's as of then"

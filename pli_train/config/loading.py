@@ -53,7 +53,7 @@ def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConf
 def of_run(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The config kept in a run's folder, with overrides. Raises BadInput when the folder is no run's."""
     path = run_folder.require_run(run) / run_folder.RUN
-    table = run_folder.read_json(path).get("config")
+    table = run_folder.read_record(run).get("config")
     if not isinstance(table, dict):
         raise BadInput(f"{path}: holds no config")
     for override in overrides:
@@ -63,7 +63,7 @@ def of_run(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def from_table(table: dict[str, Any], source: str) -> RunConfig:
     """The config of a table as a TOML file would have it, `extends` included. Raises BadInput naming `source`."""
-    return check(_extended(dict(table), source, seen=(source,), beside=None), source)
+    return check(_extended(run_folder.with_current_keys(table), source, seen=(source,), beside=None), source)
 
 
 def growth_alone(table: dict[str, Any]) -> GrowthConfig:
@@ -109,7 +109,7 @@ def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> di
             f"(presets: {', '.join(presets())}; a file's name ends in .toml)"
         )
     try:
-        table = tomllib.loads(text)
+        table = run_folder.with_current_keys(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{source}: not TOML: {error}") from None
     return _extended(table, source, seen, beside)
@@ -161,4 +161,4 @@ def _apply(override: str, table: dict[str, Any]) -> None:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
             raise BadInput(f"--set {override}: '{section}' is a value, not a section")
-    table[last] = value
+    table[run_folder.RENAMED.get(last, last)] = run_folder.with_current_keys(value)

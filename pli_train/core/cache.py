@@ -1,6 +1,7 @@
 """Cache of results that can be computed again, in the user's cache folder.
 
-The folder is `$PLI_CACHE`, else `$XDG_CACHE_HOME/pli`, else `~/.cache/pli`. It may be removed at any time.
+The folder is `$PLI_CACHE`, else the system's own: on Linux `$XDG_CACHE_HOME/pli` or `~/.cache/pli`, on macOS
+`~/Library/Caches/pli`. It may be removed at any time.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import os
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pli_train.core.output import replace
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DIGEST = hashlib.sha256().digest_size
 asked: Counter[str] = Counter()
@@ -23,7 +28,9 @@ def root() -> Path:
     """Where caches live."""
     if own := os.environ.get("PLI_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pli"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("pli", appauthor=False)
 
 
 def get(name: str) -> bytes | None:
@@ -48,3 +55,27 @@ def put(name: str, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = hashlib.sha256(content).digest() + content
         replace(path, lambda partial: partial.write_bytes(kept), durable=False)
+
+
+def get_array(name: str, shape: tuple[int, ...], dtype: str = "<f8") -> np.ndarray | None:
+    """What `put_array` kept under a name; None when it is not there, or of another shape.
+
+    Args:
+        name: as in `get`.
+        shape: what is expected; the first length may be -1 for any.
+        dtype: as it was kept.
+    """
+    import numpy as np
+
+    if (content := get(name)) is None:
+        return None
+    # Bare numbers: numpy's own files have a header that is parsed as Python.
+    try:
+        return np.frombuffer(content, dtype).reshape(shape)
+    except ValueError:
+        return None
+
+
+def put_array(name: str, array: np.ndarray, dtype: str = "<f8") -> None:
+    """Keep the numbers of an array under a name, as `put` does; its shape is not kept."""
+    put(name, array.astype(dtype).tobytes())

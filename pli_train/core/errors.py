@@ -99,6 +99,29 @@ MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, R
 """What numpy and einops raise for sizes that contradict each other."""
 
 
-def in_a_line(error: Exception) -> str:
+LONGEST = 300
+"""Characters of a library's message that are passed on."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of a library's error; its kind where it has no message.
+
+    >>> first_line(ValueError("too long\nsee the manual")), first_line(KeyError())
+    ('too long', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()[:LONGEST]
+
+
+def last_line(error: BaseException) -> str:
+    r"""Return the last line of a library's error, where a strict config says what is wrong, without its kind.
+
+    >>> last_line(TypeError("Class validation error for 'x':\n    ValueError: it is negative"))
+    'it is negative'
+    """
+    line = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return line.strip().removeprefix("ValueError: ")[:LONGEST]
+
+
+def in_a_line(error: BaseException) -> str:
     """Return the message of a library's error in one line."""
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:LONGEST]

@@ -1,10 +1,8 @@
-"""Mask tokens in BERT's proportions, the same way in training, evaluation and analysis."""
+"""Make inputs and labels of tokens, the same way in training, evaluation and analysis: masked, or the next token."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-import torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +11,22 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label of a position that is not predicted (the convention of PyTorch and Hugging Face)."""
+
+
+def next_token(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and labels for predicting each token of a block from those before it.
+
+    Args:
+        tokens: (blocks, block_size) int64.
+
+    Returns:
+        Inputs and labels, both like `tokens`; −100 is the label of the last position.
+    """
+    import torch
+
+    labels = torch.full_like(tokens, IGNORED)
+    labels[:, :-1] = tokens[:, 1:]
+    return tokens, labels
 
 
 def masked(
@@ -31,6 +45,8 @@ def masked(
     Returns:
         Inputs and labels, both like `tokens`; −100 is the label of what is not predicted.
     """
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.rand(tokens.shape, generator=generator) < share
     chosen &= ~torch.isin(tokens, torch.tensor(special, dtype=tokens.dtype))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pli_train.core.cli import encoding
@@ -43,7 +44,7 @@ def write(path: Path, data: str | bytes) -> None:
         if (descriptor := _descriptor(path)) is not None:
             _pour(descriptor, content)
         else:
-            _require_place(path)
+            _require_folder(path)
             replace(path, lambda partial: partial.write_bytes(content))
     except (OSError, ValueError) as error:
         raise refusal(path, error) from None
@@ -53,7 +54,7 @@ def check(path: Path) -> None:
     """Raise BadInput where `write` would, as far as that can be told without writing."""
     try:
         if not _is_special(path):
-            _require_place(path)
+            _require_folder(path)
     except (OSError, ValueError) as error:
         raise refusal(path, error) from None
 
@@ -107,6 +108,33 @@ def _take_over(old: Path, new: Path) -> None:
         with suppress(PermissionError):
             os.chown(new, was.st_uid, was.st_gid)
         new.chmod(stat.S_IMODE(was.st_mode))
+
+
+@contextmanager
+def folder(final: Path, durable: bool = True) -> Iterator[Path]:
+    """Make a folder that is there entirely, or not at all: whoever looks sees none, or all of its files.
+
+    Args:
+        final: where it appears; no folder that holds something may be there.
+        durable: return only when it would survive a power cut.
+
+    Yields:
+        A new folder beside it, to put plain files into. It is removed when the block raises.
+
+    Raises:
+        OSError: as the system raises it.
+    """
+    partial = final.with_name(PARTIAL + secrets.token_hex(8))
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in (*partial.iterdir(), partial) if durable else ():
+            sync(path)
+        partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if durable:
+        sync(final.parent)
 
 
 def make(path: Path, fill: Callable[[Path], object]) -> None:
@@ -184,7 +212,7 @@ def _pour(descriptor: int, content: bytes) -> None:
 # --- what can be said of a path -------------------------------------------------------------------------------------
 
 
-def _require_place(path: Path) -> None:
+def _require_folder(path: Path) -> None:
     """Raise OSError, in words that say what to do, unless a plain file can be put there."""
     target = Path(os.path.realpath(path))
     folder = target.parent

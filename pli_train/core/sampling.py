@@ -66,8 +66,8 @@ class Design:
         whole = weights @ counts
         value = _ratio(weights @ sums, whole)
         residuals = sums - value * counts
-        centred = residuals - (np.bincount(self.stratum, residuals) / drawn)[self.stratum]
-        squares = np.bincount(self.stratum, centred**2)
+        centered = residuals - (np.bincount(self.stratum, residuals) / drawn)[self.stratum]
+        squares = np.bincount(self.stratum, centered**2)
         sizes, unread = self.sizes.astype(np.float64), self.sizes > drawn
         with np.errstate(invalid="ignore", divide="ignore"):
             variances = (sizes * (sizes - drawn) * squares / (drawn - 1) / drawn)[unread]

@@ -14,22 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pli_train.core.errors import BadInput, PliError, panics_as_errors
+from pli_train.core.errors import BadInput, PliError, first_line, panics_as_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from pli_train.core.texts import Piece
+    from pli_train.core.texts.reading import Segment
 
 JSON, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-PIECES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 """Vocabularies of the sentencepiece library."""
-VOCABULARIES = (JSON, "vocab.txt", "vocab.json", *PIECES)
+VOCABULARIES = (JSON, "vocab.txt", "vocab.json", *SENTENCEPIECE)
 """Files each of which makes a folder a tokenizer's."""
 BESIDE = (SETTINGS, "special_tokens_map.json", "added_tokens.json", "merges.txt", "config.json")
 """Files that say more of one."""
 BATCH = 256
-"""Texts that are tokenised together, at most."""
+"""Texts that are tokenized together, at most."""
 MOST = 2**22
 """Characters that are, unless one text alone has more."""
 LARGEST = 2**28
@@ -61,7 +61,7 @@ def load(name_or_path: str) -> PreTrainedTokenizerBase:
     except Exception as error:  # the tokenizers library raises that very class, and transformers what comes
         raise PliError(
             f"'{name_or_path}' is no tokenizer's folder or file here and could not be loaded from the hub "
-            f"({_describe(error)})"
+            f"({first_line(error)})"
         ) from None
 
 
@@ -72,7 +72,7 @@ def local(path: Path) -> PreTrainedTokenizerBase:
     with _staged(path) as (folder, files):
         names = [name for name in files if name in VOCABULARIES]
         where = path if path.is_file() else path / names[0]
-        if set(names) <= set(PIECES) and not _has_sentencepiece():
+        if set(names) <= set(SENTENCEPIECE) and not _has_sentencepiece():
             raise BadInput(
                 f"{where}: reading it needs the sentencepiece library: pip install sentencepiece protobuf; or make a "
                 f"{JSON} of it where that is installed (AutoTokenizer.from_pretrained, then save_pretrained)"
@@ -81,7 +81,7 @@ def local(path: Path) -> PreTrainedTokenizerBase:
             with panics_as_errors():
                 found = _without_settings(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         except Exception as error:  # as above
-            raise BadInput(f"{where}: no tokenizer ({_describe(error)})") from None
+            raise BadInput(f"{where}: no tokenizer ({first_line(error)})") from None
         found.name_or_path = str(path)  # not the place that is gone by now
     if SETTINGS not in files:
         _name_special_tokens(found)
@@ -103,15 +103,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     return found["input_ids"]
 
 
-def ids_of(tokenizer: PreTrainedTokenizerBase, segments: Iterable[Piece]) -> Iterator[tuple[list[int], bool]]:
+def ids_of(tokenizer: PreTrainedTokenizerBase, segments: Iterable[Segment]) -> Iterator[tuple[list[int], bool]]:
     """The ids of each piece of documents in order, and whether it ends one."""
     for batch in _batches(segments):
         for segment, ids in zip(batch, encode(tokenizer, [segment.text for segment in batch]), strict=True):
             yield ids, segment.last
 
 
-def _batches(segments: Iterable[Piece]) -> Iterator[list[Piece]]:
-    batch: list[Piece] = []
+def _batches(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+    batch: list[Segment] = []
     length = 0
     for segment in segments:
         if batch and (len(batch) == BATCH or length + len(segment.text) > MOST):
@@ -208,7 +208,3 @@ def _has_sentencepiece() -> bool:
     from importlib.util import find_spec
 
     return find_spec("sentencepiece") is not None
-
-
-def _describe(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -35,4 +35,4 @@ class DataConfig(Section):
     )
     fraction: float = Field(1.0, gt=0, le=1, description="share of the documents to use")
     test_share: float = Field(0.05, gt=0, lt=1, description="share of the documents kept for evaluation")
-    processes: int | None = Field(None, ge=1, description="tokenising processes; none given: all cores")
+    processes: int | None = Field(None, ge=1, description="tokenizing processes; none given: all cores")

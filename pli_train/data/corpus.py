@@ -1,7 +1,7 @@
 """Load a corpus: choose the source and tokenize it.
 
 A corpus of text is one file here that offers `read(data) -> Documents`: documents split into train and eval, and a
-fingerprint that changes when they do. `source_of` picks it. From there on everything is common: `tokens.py` tokenises
+fingerprint that changes when they do. `source_of` picks it. From there on all is common: `tokenization.py` tokenizes
 once into a memory-mapped cache and `blocks.py` serves blocks in an order that is a function of the step. Images come
 from a file of their own each (`digits.py`), in rows that `blocks.py` serves in the same way.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train.core.texts.kinds import KNOWN
+from pli_train.core.texts.file_types import KNOWN
 from pli_train.data import tokenization
 from pli_train.data.config import IMAGES
 from pli_train.data.documents import Documents

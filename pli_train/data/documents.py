@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pli_train.core.texts import Piece
+    from pli_train.core.texts.reading import Segment
 
 
 @dataclass(frozen=True)
 class Documents:
-    """A corpus before tokenising.
+    """A corpus before tokenizing.
 
     Attributes:
         train, eval: the texts of each side in pieces, to be read once or more, in a fixed order.
@@ -22,8 +22,8 @@ class Documents:
         notes: a line each on what is left out, or worth knowing before training.
     """
 
-    train: Iterable[Piece]
-    eval: Iterable[Piece]
+    train: Iterable[Segment]
+    eval: Iterable[Segment]
     fingerprint: str
     about: str
     notes: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from pli_train.core.masking import IGNORED, masked
+from pli_train.core.masking import IGNORED, masked, next_token
 from pli_train.core.tokenizer import masking_rule
 
 if TYPE_CHECKING:
@@ -84,13 +84,8 @@ class Objective:
             return Batch.of(self.task, torch.from_numpy(blocks["pixels"]), torch.from_numpy(blocks["label"]))
         tokens = torch.from_numpy(blocks)
         if self.task == "causal-lm":
-            return self._next_token(tokens)
+            return Batch.of(self.task, *next_token(tokens))
         return Batch.of(self.task, *masked(tokens, self._probability, *self._rule, seed))
-
-    def _next_token(self, tokens: Tensor) -> Batch:
-        labels = torch.full_like(tokens, IGNORED)
-        labels[:, :-1] = tokens[:, 1:]
-        return Batch.of(self.task, tokens, labels)
 
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:

@@ -14,7 +14,7 @@ KEPT = "surprisal-1/"
 """Where surprisals are kept; the number is to be raised when they change."""
 MOST = 2**23
 """Tokens of the training text that are counted, at most: pieces of it, evenly spread."""
-PIECE = 2**12
+SEGMENT_TOKENS = 2**12
 ROWS = 2**12
 """Blocks looked up at a time."""
 
@@ -32,12 +32,12 @@ def of_blocks(train: np.ndarray, blocks: np.ndarray, vocabulary: int, fingerprin
         (blocks,) float32.
     """
     key = f"{KEPT}{fingerprint}-{blocks.shape[1]}"
-    if (kept := cache.get(key)) is not None:
-        return np.frombuffer(kept, np.float32)
-    bigrams = Bigrams(_spread(train), vocabulary)
+    if (kept := cache.get_array(key, (len(blocks),), "<f4")) is not None:
+        return kept
+    bigrams = Bigrams(spread(train), vocabulary)
     segments = [bigrams.surprisal(blocks[start : start + ROWS]).mean(axis=1) for start in range(0, len(blocks), ROWS)]
     found = np.concatenate(segments).astype(np.float32)
-    cache.put(key, found.tobytes())
+    cache.put_array(key, found, "<f4")
     return found
 
 
@@ -71,9 +71,9 @@ class Bigrams:
         return np.where(self._pairs[at] == pairs, self._counts[at], 0)
 
 
-def _spread(tokens: np.ndarray) -> np.ndarray:
+def spread(tokens: np.ndarray) -> np.ndarray:
     """At most MOST of the tokens, in pieces from everywhere."""
     if len(tokens) <= MOST:
         return np.asarray(tokens)
-    starts = np.linspace(0, len(tokens) - PIECE, MOST // PIECE).astype(np.int64)
-    return np.concatenate([tokens[start : start + PIECE] for start in starts])
+    starts = np.linspace(0, len(tokens) - SEGMENT_TOKENS, MOST // SEGMENT_TOKENS).astype(np.int64)
+    return np.concatenate([tokens[start : start + SEGMENT_TOKENS] for start in starts])

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pli_train.core import cache, tokenizer
+from pli_train.core import cache, output, tokenizer
 from pli_train.core.errors import BadInput, PliError
 from pli_train.core.tokenizer import end_token
 from pli_train.data.config import IMAGES
@@ -26,7 +24,7 @@ from pli_train.data.documents import Documents, fingerprint
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from pli_train.core.texts import Piece
+    from pli_train.core.texts.reading import Segment
     from pli_train.data.config import TokenizerConfig
 
 _log = logging.getLogger(__name__)
@@ -37,7 +35,7 @@ END, PAD, MASK = "<|endoftext|>", "<|pad|>", "<|mask|>"
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """A tokenised corpus.
+    """A tokenized corpus.
 
     Attributes:
         train, eval: 1-D arrays of token ids, memory-mapped; documents follow each other, each closed by the end token.
@@ -98,7 +96,7 @@ def tokenize(
     if folder.is_dir():
         _log.debug("tokens from the cache: %s", folder)
     else:
-        say(f"tokenising {documents.about}")
+        say(f"tokenizing {documents.about}")
         _build(folder, documents, settings)
     message = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     train, eval = (_map(folder / f"{side}.bin", message["dtype"], message[side]) for side in ("train", "eval"))
@@ -133,24 +131,18 @@ def _build(folder: Path, documents: Documents, settings: TokenizerConfig) -> Non
     if made is None:
         made = train_bpe((segment.text for segment in documents.train), settings.vocab_size)
     dtype = np.uint16 if tokenizer.size(made) <= 2**16 else np.uint32
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        sizes = {
-            side: _write(partial / f"{side}.bin", segments, made, dtype)
-            for side, segments in (("train", documents.train), ("eval", documents.eval))
-        }
-        message = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
-        (partial / "tokens.json").write_text(message, encoding="utf-8")
-        made.save_pretrained(partial)
-        partial.rename(folder)
-    except FileExistsError:  # another run has built it meanwhile
-        pass
+        with output.folder(folder, durable=False) as partial:
+            sizes = {
+                side: _write(partial / f"{side}.bin", segments, made, dtype)
+                for side, segments in (("train", documents.train), ("eval", documents.eval))
+            }
+            message = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
+            (partial / "tokens.json").write_text(message, encoding="utf-8")
+            made.save_pretrained(partial)
     except OSError:
-        if not folder.is_dir():
+        if not folder.is_dir():  # else another run has built it meanwhile
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _identity(name_or_path: str | None) -> str | None:
@@ -175,7 +167,7 @@ def _ready_made(name_or_path: str) -> PreTrainedTokenizerBase:
     return found
 
 
-def _write(path: Path, segments: Iterable[Piece], made: PreTrainedTokenizerBase, dtype: type) -> int:
+def _write(path: Path, segments: Iterable[Segment], made: PreTrainedTokenizerBase, dtype: type) -> int:
     end = end_token(made)
     count = 0
     with path.open("wb") as file:
@@ -184,7 +176,7 @@ def _write(path: Path, segments: Iterable[Piece], made: PreTrainedTokenizerBase,
             array.tofile(file)
             count += len(array)
     if count == 0:
-        raise BadInput("data.source: tokenising left nothing")
+        raise BadInput("data.source: tokenizing left nothing")
     return count
 
 

@@ -12,8 +12,8 @@ from pli_train.growth import schedule as growth_schedule
 from pli_train.growth import schedules
 from pli_train.growth.initial_shape import InitialShape
 from pli_train.growth.operators.base import LearningRate, Operator
-from pli_train.growth.operators.insert import Initialiser
-from pli_train.growth.operators.widening import Output, PartInitialiser
+from pli_train.growth.operators.insert import Initializer
+from pli_train.growth.operators.widening import Output, PartInitializer
 from pli_train.optim.parameter_origin import OptimizerState
 from pli_train.section import Section, lines_of
 
@@ -25,7 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SwappingConfig(Section):
-    """Swapping two layers for one step at a time, as a regulariser."""
+    """Swapping two layers for one step at a time, as a regularizer."""
 
     probability: Share = Field(0.0, description="chance that a step is done with two layers in each other's place")
     pairs: Literal["adjacent", "random"] = Field("adjacent", description="which two")
@@ -38,16 +38,16 @@ class GrowthConfig(Section):
     schedule: str | list[dict[str, Any]] | dict[str, Any] = Field(
         "", description='`0.1@1 0.2@1`, [[growth.schedule]] tables, or { name = "stackbert", … }'
     )
-    initialiser: Initialiser = Field("clone", description="how a new layer starts")
+    initializer: Initializer = Field("clone", description="how a new layer starts")
     donor: str = Field("below", description="whom a new layer is cloned from: `below`, `above`, or a layer id")
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
-    part_initialiser: PartInitialiser = Field("clone", description="how new heads and FFN units start")
+    part_initializer: PartInitializer = Field("clone", description="how new heads and FFN units start")
     part_output: Output = Field("zero", description="their output columns: zero, split with the donor, or kept")
     optimizer_state: OptimizerState = Field("zero", description="moments of what is newborn, or of everything")
     learning_rate: LearningRate = Field("none", description="what an event does to the learning rate")
     rewarm_steps: int = Field(100, ge=1, description="rewarm, rewarm-new: steps of the climb")
     freeze_steps: int = Field(0, ge=0, description="steps after an event in which only newborn parts learn")
-    events_kept: int | None = Field(None, ge=0, description="how many events happen; all if none given")
+    events_kept: int | None = Field(None, ge=0, description="how many events to apply; all if none given")
     swapping: SwappingConfig = SwappingConfig()
 
     def events(self, start: InitialShape, total_steps: int | None = None) -> list[Operator]:
@@ -95,7 +95,7 @@ class GrowthConfig(Section):
         common: dict[str, Any] = {"learning_rate": self.learning_rate, "optimizer_state": self.optimizer_state}
         common["rewarm_steps"] = self.rewarm_steps
         newborn = common | {"freeze_steps": self.freeze_steps}
-        parts = newborn | {"initialiser": self.part_initialiser, "output": self.part_output, "noise": self.noise}
-        layer = newborn | {"initialiser": self.initialiser, "donor": self.donor, "noise": self.noise}
+        parts = newborn | {"initializer": self.part_initializer, "output": self.part_output, "noise": self.noise}
+        layer = newborn | {"initializer": self.initializer, "donor": self.donor, "noise": self.noise}
         still = common | {"learning_rate": "none" if self.learning_rate == "rewarm-new" else self.learning_rate}
         return {"insert": layer, "heads": parts, "ffn": parts, "swap": still, "context": still}

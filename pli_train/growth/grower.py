@@ -63,12 +63,12 @@ def apply_event(
         seed: of the run; the event draws from (seed, its number).
     """
     number = len(lineage.events) + 1
-    descents = event.grow(model, anatomy, lineage, derive(seed, "growth", number))
+    origins = event.grow(model, anatomy, lineage, derive(seed, "growth", number))
     event.record(lineage, step)
     if optim is not None:
         held = {id(p) for group in optim.param_groups for p in group["params"]}
         # What its owner froze and never gave to the optimizer stays out of it.
-        learning = [d for d in descents if d.new.requires_grad or id(d.old) in held]
+        learning = [d for d in origins if d.new.requires_grad or id(d.old) in held]
         optimizer.grow(optim, learning, event.optimizer_state)
 
 
@@ -94,7 +94,7 @@ class Grower:
         self.lineage = start.lineage("given")
         self._optimizer: Optimizer | None = None
         self._rewound: Callable[[int, int], list[float]] | None = None
-        self._paces = UpdateScaler(model, anatomy, self.lineage)
+        self._update_scaler = UpdateScaler(model, anatomy, self.lineage)
         self._now = 0
         self._hooks: list[Any] = []
 
@@ -123,7 +123,7 @@ class Grower:
 
     def close(self) -> None:
         """Let go of the optimizer, and let everything learn that an event froze."""
-        self._paces.release()
+        self._update_scaler.release()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -142,7 +142,7 @@ class Grower:
         due = self.due(step)
         for planned in due:
             self._apply_event(planned.event, step)
-        self._paces.hold(step)
+        self._update_scaler.hold(step)
         return bool(due)
 
     def due(self, step: int) -> list[ScheduledEvent]:
@@ -165,7 +165,7 @@ class Grower:
         if self.lineage.to_json() != lineage.to_json():
             raise BadInput(
                 f"growth: this model and schedule come to the stack '{self.lineage}' after {len(lineage.events)} "
-                f"events, and the lineage tells of '{lineage}': it was grown from another model, schedule or seed"
+                f"events, and the lineage has '{lineage}': it was grown from another model, schedule or seed"
             )
 
     def save(self, path: Path | str) -> None:
@@ -195,14 +195,14 @@ class Grower:
         models.sync_config(self.model, self.anatomy)
         if self._optimizer is not None:
             after = self.model.named_parameters()
-            descents = [ParameterOrigin(new, before[name], True) for name, new in after if new is not before[name]]
-            optimizer.grow(self._optimizer, [d for d in descents if d.new.requires_grad], "zero")
+            origins = [ParameterOrigin(new, before[name], True) for name, new in after if new is not before[name]]
+            optimizer.grow(self._optimizer, [d for d in origins if d.new.requires_grad], "zero")
 
     def _apply_event(self, event: Operator, step: int) -> None:
-        self._paces.release()
+        self._update_scaler.release()
         apply_event(event, step, self.model, self.anatomy, self.lineage, self._optimizer, self.seed)
         self._sort()
-        self._paces = UpdateScaler(self.model, self.anatomy, self.lineage)
+        self._update_scaler = UpdateScaler(self.model, self.anatomy, self.lineage)
 
     def _sort(self) -> None:
         """Put each group's parameters in the model's order.
@@ -224,10 +224,10 @@ class Grower:
         if share < 1:
             for group in optim.param_groups:
                 group["lr"] = group["lr"] * share
-        self._updates = self._paces.before(optim, self._now)
+        self._updates = self._update_scaler.before(optim, self._now)
 
     def _after_update(self, optim: Optimizer, *_: Any) -> None:
-        self._paces.after(self._updates)
+        self._update_scaler.after(self._updates)
         # The scheduler finds the rates that it set.
         for group, rate in zip(optim.param_groups, self._rates, strict=True):
             group["lr"] = rate

@@ -3,9 +3,9 @@
 Pre-LN (x + f(norm(x))): a branch whose output projection is zero adds zero, so the layer is the identity. For Llama
 this is LLaMA Pro's block expansion (Wu et al. 2024, arXiv:2401.02415).
 
-Post-LN (norm(x + f(x))): with silent branches the layer still normalises twice. It is exact when what it gets is
-already normalised and bare: the newborn takes over the affine part of the norm below it as its last one, the norm below
-becomes (1, 0), and the newborn's first norm is (1, 0). Normalising what is normalised leaves it, up to the norm's
+Post-LN (norm(x + f(x))): with silent branches the layer still normalizes twice. It is exact when what it gets is
+already normalized and bare: the newborn takes over the affine part of the norm below it as its last one, the norm below
+becomes (1, 0), and the newborn's first norm is (1, 0). Normalizing what is normalized leaves it, up to the norm's
 epsilon (1e-12 in BERT).
 """
 

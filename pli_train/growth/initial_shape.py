@@ -40,9 +40,9 @@ class InitialShape:
     block_size: int | None = None
     cuttable: bool = True
 
-    def lineage(self, initialiser: str = "random") -> Lineage:
+    def lineage(self, initializer: str = "random") -> Lineage:
         """The lineage at step 0."""
-        return Lineage.begin(self.depth, self.heads, initialiser, self.units)
+        return Lineage.begin(self.depth, self.heads, initializer, self.units)
 
 
 def start_of(

@@ -1,6 +1,6 @@
 """Initializers of new layers: random, clone, clone with noise, identity, average.
 
-An initialiser takes the place of birth and returns a new module; it never touches a layer that is there. Each is drawn
+An initializer takes the place of birth and returns a new module; it never touches a layer that is there. Each is drawn
 on the CPU from a seed of its own, so that every rank, every device and every resumed run makes the same newborn.
 """
 
@@ -26,7 +26,7 @@ class InsertionPoint:
     Attributes:
         model, anatomy: the model that grows, and its family's table.
         template: a layer of the shape wanted: the donor, where there is one.
-        neighbours: the layers below and above, as far as there are any.
+        neighbors: the layers below and above, as far as there are any.
         seed: what random numbers are drawn from.
         noise: standard deviation of the noise ÷ that of each weight matrix.
     """
@@ -34,7 +34,7 @@ class InsertionPoint:
     model: nn.Module
     anatomy: Anatomy
     template: nn.Module
-    neighbours: tuple[nn.Module, ...]
+    neighbors: tuple[nn.Module, ...]
     seed: int
     noise: float = 0.0
 
@@ -45,14 +45,14 @@ def random(position: InsertionPoint) -> nn.Module:
 
     newborn = copy.deepcopy(position.template).cpu()
     for parameter in newborn.parameters():
-        # Transformers leaves alone what a loader marked as initialised, and a copy inherits that mark.
+        # Transformers leaves alone what a loader marked as initialized, and a copy inherits that mark.
         parameter._is_hf_initialized = False  # type: ignore[attr-defined]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(position.seed)
         newborn.apply(getattr(position.model, "_init_weights", _reset))
     for (name, new), old in zip(newborn.named_parameters(), position.template.parameters(), strict=True):
         if new.dim() > 1 and torch.equal(new, old.cpu()):
-            raise RuntimeError(f"{type(position.model).__name__} has no random initialisation for {name}")
+            raise RuntimeError(f"{type(position.model).__name__} has no random initialization for {name}")
     return newborn
 
 
@@ -86,7 +86,7 @@ def average(position: InsertionPoint) -> nn.Module:
     import torch
 
     newborn = copy.deepcopy(position.template)
-    around = [dict(layer.named_parameters()) for layer in position.neighbours]
+    around = [dict(layer.named_parameters()) for layer in position.neighbors]
     with torch.no_grad():
         for name, parameter in newborn.named_parameters():
             parameter.copy_(torch.stack([layer[name].to(parameter.device) for layer in around]).mean(0))
@@ -114,7 +114,7 @@ def _reset(module: nn.Module) -> None:
         draw()
 
 
-INITIALISERS: dict[str, Callable[[InsertionPoint], nn.Module]] = {
+INITIALIZERS: dict[str, Callable[[InsertionPoint], nn.Module]] = {
     "random": random,
     "clone": clone,
     "clone-noise": clone_noise,
@@ -123,4 +123,4 @@ INITIALISERS: dict[str, Callable[[InsertionPoint], nn.Module]] = {
 }
 
 DONORLESS = ("random", "average")
-"""Initialisers that copy nobody: no donor in the lineage, and no moments to copy."""
+"""Initializers that copy nobody: no donor in the lineage, and no moments to copy."""

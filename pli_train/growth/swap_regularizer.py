@@ -60,7 +60,7 @@ class SwapRegularizer:
         first, second = sorted(random.sample(range(self._lowest, depth), 2))
         return first, second
 
-    def happens(self, step: int, depth: int) -> bool:
+    def is_due(self, step: int, depth: int) -> bool:
         """Whether the update after `step` finished ones swaps."""
         return self._enough(depth) and Random(derive(self._seed, "swap", step)).random() < self.probability(step)
 
@@ -70,7 +70,7 @@ class SwapRegularizer:
     @contextmanager
     def at(self, step: int, layers: nn.ModuleList) -> Iterator[None]:
         """The stack as the update after `step` finished ones is to see it."""
-        if self.on and self.happens(step, len(layers)):
+        if self.on and self.is_due(step, len(layers)):
             with self.pair_of(step, layers):
                 yield
         else:
@@ -96,7 +96,7 @@ class SwapRegularizer:
         last = max(step - 1, 0)
         return {
             run_folder.SWAP_PROBABILITY: self.probability(last),
-            run_folder.SWAPPED: float(self.happens(last, depth)),
+            run_folder.SWAPPED: float(self.is_due(last, depth)),
         }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pli_train.integrations.gradient_norms import GradNormCallback
+    from pli_train.integrations.grad_norms import GradNormCallback
     from pli_train.integrations.hugging_face import GrowthCallback
 
 __all__ = ["GradNormCallback", "GrowthCallback"]
@@ -13,7 +13,7 @@ __all__ = ["GradNormCallback", "GrowthCallback"]
 
 def __getattr__(name: str) -> Any:
     if name == "GradNormCallback":
-        from pli_train.integrations.gradient_norms import GradNormCallback
+        from pli_train.integrations.grad_norms import GradNormCallback
 
         return GradNormCallback
     if name == "GrowthCallback":

@@ -24,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from pli_train.api import Growth, Schedule, anatomy_of
 from pli_train.checkpointing import checkpoint as checkpoints
 from pli_train.core.errors import BadInput
-from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.growth import grower as in_place
 from pli_train.integrations.growth_states import States, readable
@@ -46,7 +46,7 @@ logger = logging.getLogger("pli_train")
 class GrowthCallback(TrainerCallback):
     """Lets the model of a Trainer grow while it trains.
 
-        growth = GrowthCallback("0.25@1 0.5@2", initialiser="identity")
+        growth = GrowthCallback("0.25@1 0.5@2", initializer="identity")
         trainer = Trainer(model, args, train_dataset=data, callbacks=[growth])
         trainer.train()                                                             # or, to go on with a stopped run:
         trainer.train(resume_from_checkpoint=growth.prepared(trainer))
@@ -65,7 +65,7 @@ class GrowthCallback(TrainerCallback):
         initial_heads: heads that each layer is cut down to at step 0, so that more can come later.
         keep: steps with events whose states stay on disk, the newest; all if None. 0 for none of that folder.
         held_out: rows of the evaluation data set that are kept, at most; 0 for none.
-        fields: the other fields of [growth]: `initialiser`, `optimizer_state`, `learning_rate`, `freeze_steps`, …
+        fields: the other fields of [growth]: `initializer`, `optimizer_state`, `learning_rate`, `freeze_steps`, …
 
     Raises:
         BadInput: for what cannot be read here; when the Trainer is made, or training begins, for what cannot be done.
@@ -93,7 +93,7 @@ class GrowthCallback(TrainerCallback):
         self._states: States | None = None
         self._growing: Grower | None = None
         self._prepared: Path | None = None
-        self._stock_form: nn.Module | None = None
+        self._standard_form: nn.Module | None = None
 
     @property
     def lineage(self) -> Lineage:
@@ -120,7 +120,7 @@ class GrowthCallback(TrainerCallback):
         folder = Path(found)
         try:
             lineage = Lineage.read(folder / run_folder.LINEAGE)
-        except BadLineage as error:
+        except BadInput as error:
             raise BadInput(f"{error} (was it stopped while it was being written? use an earlier one)") from None
         steps = run_folder.read_json(folder / run_folder.TRAINER_STATE).get("max_steps")
         growing = self._begun(trainer.args, trainer.model, trainer.optimizer, steps)
@@ -222,10 +222,10 @@ class GrowthCallback(TrainerCallback):
             self._states.note(self._now(), state.global_step, after)
 
     def _stand_by(self, model: nn.Module) -> None:
-        if self._grows and self._stock_form is not model:
+        if self._grows and self._standard_form is not model:
             in_place.check_bare(model)
             padding.always_padded(model, anatomy_of(model, self._stack))
-            self._stock_form = model
+            self._standard_form = model
 
     @property
     def _grows(self) -> bool:

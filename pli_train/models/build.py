@@ -16,7 +16,8 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from pli_train.core import anatomy
 from pli_train.core.anatomy import Anatomy
-from pli_train.core.errors import BadInput, PliError, did_you_mean, some
+from pli_train.core.errors import BadInput, PliError, did_you_mean, first_line, last_line, some
+from pli_train.core.safe_model import AUTO_CLASS
 from pli_train.core.tokenizer import size
 from pli_train.models import resize, safe_loading
 
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from pli_train.models.config import ModelConfig
-
-AUTO_CLASS = {
-    "causal-lm": "AutoModelForCausalLM",
-    "masked-lm": "AutoModelForMaskedLM",
-    "image-classification": "AutoModelForImageClassification",
-}
 
 
 def build(
@@ -95,7 +90,7 @@ def skeleton(wanted: ModelConfig, vocab_size: int | None, block_size: int) -> tu
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
     """The model kept in a checkpoint folder, in float32 on the CPU. Raises BadInput when it cannot be read."""
-    model, parts = safe_loading.load(folder, AUTO_CLASS)
+    model, parts = safe_loading.load(folder)
     _own_memory(model)
     return model, parts
 
@@ -245,7 +240,7 @@ def _from_fields(wanted: ModelConfig) -> PretrainedConfig:
     try:
         return AutoConfig.for_model(family, **fields)
     except (ValueError, StrictDataclassError) as error:
-        raise BadInput(f"model.config: {_last_line(error)}") from None
+        raise BadInput(f"model.config: {last_line(error)}") from None
 
 
 def _set_depth(config: PretrainedConfig, depth: int, parts: Anatomy) -> None:
@@ -273,7 +268,7 @@ def _from_config(config: PretrainedConfig, parts: Anatomy) -> PreTrainedModel:
     try:
         return getattr(transformers, AUTO_CLASS[parts.task]).from_config(config)
     except (ValueError, StrictDataclassError) as error:
-        raise BadInput(f"model.config: {_last_line(error)}") from None
+        raise BadInput(f"model.config: {last_line(error)}") from None
 
 
 def _pretrained(name_or_path: str, depth: int | None, parts: Anatomy) -> PreTrainedModel:
@@ -300,7 +295,7 @@ def _check_weights(model: PreTrainedModel, parts: Anatomy, found: dict[str, Any]
     """
     where = f"model.name_or_path: '{name_or_path}'"
     if getattr(model.config, "quantization_config", None) is not None:
-        raise BadInput(f"{where} is quantised: take the weights it was made from, or dequantise it")
+        raise BadInput(f"{where} is quantized: take the weights it was made from, or dequantize it")
     lacks = sorted(name for name in found["missing_keys"] if name.startswith(f"{model.base_model_prefix}."))
     if lacks:
         others = sorted(found["unexpected_keys"])
@@ -338,13 +333,7 @@ def _load(loader: Any, name_or_path: str, **how: Any) -> Any:
     except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         there = Path(name_or_path).is_dir()
         message = "cannot be loaded" if there else "is no model folder here and could not be loaded from the hub"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PliError(f"model.name_or_path: '{name_or_path}' {message} ({reason})") from None
-
-
-def _last_line(error: Exception) -> str:
-    # A strict config wraps what is wrong, and says it last: "Class validation error …:\n    ValueError: …".
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip().removeprefix("ValueError: ")
+        raise PliError(f"model.name_or_path: '{name_or_path}' {message} ({first_line(error)})") from None
 
 
 def _first(*ids: int | None) -> int | None:

@@ -8,18 +8,15 @@ chooses code, and no size in one asks for more memory than the weights are worth
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import torch
-import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from pli_train.core import anatomy
+from pli_train.core import anatomy, safe_model
 from pli_train.core.anatomy import Anatomy
-from pli_train.core.errors import BadInput, did_you_mean
+from pli_train.core.errors import BadInput, did_you_mean, last_line
 from pli_train.core.run_format import run_folder
 
 INERT = {"torch_dtype", "n_ctx", "task_specific_params", "gradient_checkpointing", "position_embedding_type"} | {
@@ -55,17 +52,12 @@ def config_of(folder: Path) -> tuple[PretrainedConfig, Anatomy]:
     for dtype in (fields.get("dtype"), fields.get("torch_dtype")):
         if dtype not in DTYPES:
             raise BadInput(f"{path}: dtype: {dtype!r} is none of {', '.join(map(str, DTYPES[1:]))}")
-    try:
-        return AutoConfig.for_model(model_type, **fields), parts
-    except Exception as error:  # whatever a library makes of hostile values
-        raise BadInput(f"{path}: {_describe(error)}") from None
+    return safe_model.config_of(model_type, fields, path), parts
 
 
 def declared(model_type: str) -> set[str]:
     """The keys that a family's config may have."""
-    default = AutoConfig.for_model(model_type)
-    named = {*default.to_dict(), *default.attribute_map, *anatomy.family(model_type).config.values()}
-    return named | INERT
+    return safe_model.declared(model_type) | INERT
 
 
 def undeclared(config: PretrainedConfig) -> list[str]:
@@ -91,32 +83,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path}: not readable as safetensors ({_describe(error)})") from None
+        raise BadInput(f"{path}: not readable as safetensors ({last_line(error)})") from None
 
 
-def load(folder: Path, auto_class: dict[str, str]) -> tuple[PreTrainedModel, Anatomy]:
-    """The model of a checkpoint folder in float32 on the CPU.
-
-    Args:
-        folder: holds config and weights.
-        auto_class: task → name of transformers' class for it.
+def load(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
+    """The model of a folder that holds config and weights, in float32 on the CPU.
 
     Raises:
         BadInput: when config and weights cannot be read, or do not fit each other.
     """
     config, parts = config_of(folder)
     tensors = tensors_of(folder)
-    auto = getattr(transformers, auto_class[parts.task])
     try:
-        _check_fit(config, parts, tensors, auto)
-        kind = auto._model_mapping[type(config)]
-        model, message = kind.from_pretrained(
-            None, config=config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
-        )
+        _check_depth(config, parts, tensors)
+        outline = safe_model.outline(config, safe_model.AUTO_CLASS[parts.task], tensors)
+        _check_size(outline, tensors)
+        model, message = safe_model.fill(outline, config, tensors)
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from None
     except Exception as error:  # whatever a library makes of hostile values
-        raise BadInput(f"{folder}: its {run_folder.CONFIG} and weights make no model ({_describe(error)})") from None
+        raise BadInput(f"{folder}: its {run_folder.CONFIG} and weights make no model ({last_line(error)})") from None
     if missing := sorted(message["missing_keys"]):
         raise BadInput(f"{folder}: its weights lack {missing[0]}" + (" and others" if missing[1:] else ""))
     if hasattr(model, "generation_config") and (folder / GENERATION).exists():
@@ -124,18 +110,14 @@ def load(folder: Path, auto_class: dict[str, str]) -> tuple[PreTrainedModel, Ana
     return model, parts
 
 
-def _check_fit(config: PretrainedConfig, parts: Anatomy, tensors: dict[str, Tensor], auto: Any) -> None:
-    """Raise BadInput when the model that a config describes is not the one that these weights are of."""
+def _check_depth(config: PretrainedConfig, parts: Anatomy, tensors: dict[str, Tensor]) -> None:
     depth, locations = getattr(config, parts.config["depth"]), [parts.locate(name) for name in tensors]
     held = 1 + max((position[1] for position in locations if position), default=-1)
     if depth != held:
         raise BadInput(f"its config says {depth} layers and its weights have {held}")
-    with torch.device("meta"):
-        outline = auto.from_config(config)
-    shapes = {name: tensor.shape for name, tensor in outline.state_dict().items()}
-    for name, tensor in tensors.items():
-        if shapes.get(name, tensor.shape) != tensor.shape:
-            raise BadInput(f"its {name} has shape {tuple(tensor.shape)} and its config says {tuple(shapes[name])}")
+
+
+def _check_size(outline: nn.Module, tensors: dict[str, Tensor]) -> None:
     needed, there = _bytes(outline), sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if needed > 8 * there + SPARE:
         raise BadInput(f"its config asks for {needed} bytes and its weights have {there}")
@@ -154,10 +136,4 @@ def _generation(path: Path) -> GenerationConfig:
     try:
         return GenerationConfig.from_dict(fields)
     except Exception as error:  # whatever a library makes of hostile values
-        raise BadInput(f"{path}: {_describe(error)}") from None
-
-
-def _describe(error: Exception) -> str:
-    # A strict config wraps what is wrong, and says it last.
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    return lines[-1].strip()[:300]
+        raise BadInput(f"{path}: {last_line(error)}") from None

@@ -46,14 +46,14 @@ def build(model: nn.Module, optim: OptimConfig) -> AdamW:
     return AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=fused)
 
 
-def grow(optimizer: Optimizer, descents: Sequence[ParameterOrigin], state: OptimizerState) -> None:
+def grow(optimizer: Optimizer, origins: Sequence[ParameterOrigin], state: OptimizerState) -> None:
     """Take an optimizer along over a growth event, in place. Works for any optimizer of PyTorch's kind.
 
     Where rows are born inside a tensor whose state is not of its shape (the factors of Adafactor, the blocks of 8-bit
     optimizers), its state starts over.
 
     Args:
-        descents: where each new parameter comes from.
+        origins: where each new parameter comes from.
         state: moments and step count of what is newborn: `zero`, or a `copy` of the donor's; `reset-all` forgets
             everybody's. Newborn rows of a tensor have a count of their own in Adam and AdamW; in any other
             optimizer they share the tensor's.
@@ -61,38 +61,38 @@ def grow(optimizer: Optimizer, descents: Sequence[ParameterOrigin], state: Optim
     Raises:
         RuntimeError: when a new parameter belongs to no group.
     """
-    for descent in descents:
-        group = _group_of(optimizer, descent)
-        if descent.replaces:
+    for origin in origins:
+        group = _group_of(optimizer, origin)
+        if origin.replaces:
             locations = [id(p) for p in group["params"]]
-            group["params"][locations.index(id(descent.old))] = descent.new
+            group["params"][locations.index(id(origin.old))] = origin.new
         else:
-            group["params"].append(descent.new)
-        lay_out = descent.copy if state == "copy" else descent.carry
-        moments = optimizer.state.get(descent.old, {}) if descent.old is not None else {}
-        starts_over = descent.rows is not None and not _by_element(moments, descent.old)
+            group["params"].append(origin.new)
+        lay_out = origin.copy if state == "copy" else origin.carry
+        moments = optimizer.state.get(origin.old, {}) if origin.old is not None else {}
+        starts_over = origin.rows is not None and not _by_element(moments, origin.old)
         if lay_out is not None and moments and not starts_over:
-            grown = optimizer.state[descent.new] = {
-                entry: lay_out(value) if _like(value, descent.old) else deepcopy(value)
+            grown = optimizer.state[origin.new] = {
+                entry: lay_out(value) if _like(value, origin.old) else deepcopy(value)
                 for entry, value in moments.items()
             }
-            if descent.rows is not None and row_steps.counted(optimizer):
-                counts = row_steps.of(moments, descent.rows, descent.new.device)
+            if origin.rows is not None and row_steps.counted(optimizer):
+                counts = row_steps.of(moments, origin.rows, origin.new.device)
                 row_steps.keep(grown, lay_out(counts))
-    for descent in descents:
-        if descent.replaces and descent.old is not None:
-            optimizer.state.pop(descent.old, None)
+    for origin in origins:
+        if origin.replaces and origin.old is not None:
+            optimizer.state.pop(origin.old, None)
     if state == "reset-all":
         optimizer.state.clear()
 
 
-def _group_of(optimizer: Optimizer, descent: ParameterOrigin) -> dict[str, Any]:
+def _group_of(optimizer: Optimizer, origin: ParameterOrigin) -> dict[str, Any]:
     """The group of the parameter that the new one descends from; without one, the group with most of as many axes."""
     for group in optimizer.param_groups:
-        if any(p is descent.old for p in group["params"]):
+        if any(p is origin.old for p in group["params"]):
             return group
-    if descent.old is None:
-        return max(optimizer.param_groups, key=lambda g: sum(p.dim() == descent.new.dim() for p in g["params"]))
+    if origin.old is None:
+        return max(optimizer.param_groups, key=lambda g: sum(p.dim() == origin.new.dim() for p in g["params"]))
     raise RuntimeError("a parameter that grew is in no group of the optimizer")
 
 

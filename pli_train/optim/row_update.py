@@ -1,6 +1,6 @@
 """Update a tensor whose rows have different learning rates or step counts.
 
-Some rows may be frozen, some may have a lower pace than the optimizer's learning rate, and some may have had fewer
+Some rows may be frozen, some may have a lower rate than the optimizer's learning rate, and some may have had fewer
 updates than their tensor (see `row_steps`). The optimizer knows nothing of rows: it makes its update of the whole
 tensor, and what it should not have done to single rows is put right afterwards.
 """
@@ -25,23 +25,23 @@ class RowUpdate:
         optimizer: PyTorch's, which holds the parameter.
         group: the parameter's, with the rates of this update.
         parameter: with its gradient; that of frozen rows is zero.
-        pace: share of the update that is made, 0 for frozen: one number, or one for each row, on the CPU, shaped to
-            broadcast.
+        update_scale: share of the update that is made, 0 for frozen: one number, or one for each row, on the CPU,
+            shaped to broadcast.
     """
 
     def __init__(
-        self, optimizer: Optimizer, group: dict[str, Any], parameter: nn.Parameter, pace: float | Tensor
+        self, optimizer: Optimizer, group: dict[str, Any], parameter: nn.Parameter, update_scale: float | Tensor
     ) -> None:
         state, device = optimizer.state.get(parameter, {}), parameter.device
-        frozen = pace == 0 if isinstance(pace, torch.Tensor) else torch.tensor(False)
+        frozen = update_scale == 0 if isinstance(update_scale, torch.Tensor) else torch.tensor(False)
         self._optimizer, self._group, self._parameter = optimizer, group, parameter
-        self._pace = pace.to(device) if isinstance(pace, torch.Tensor) else pace
+        self._update_scale = update_scale.to(device) if isinstance(update_scale, torch.Tensor) else update_scale
         self._frozen = frozen.to(device) if frozen.any() else None
-        self._weights = None if isinstance(pace, float) and pace == 1 else parameter.detach().clone()
+        self._weights = None if isinstance(update_scale, float) and update_scale == 1 else parameter.detach().clone()
         self._moments = {e: value.clone() for e, value in self._shaped(state) if self._frozen is not None}
         self._step = torch.as_tensor(state.get("step", 0.0)).clone()
-        apart = row_steps.ROWS in state or self._frozen is not None
-        self._counts = row_steps.of(state, frozen.shape, device) if apart and row_steps.counted(optimizer) else None
+        separate = row_steps.ROWS in state or self._frozen is not None
+        self._counts = row_steps.of(state, frozen.shape, device) if separate and row_steps.counted(optimizer) else None
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -66,11 +66,11 @@ class RowUpdate:
         row_steps.correct(self._parameter, state, self._group, updates)
 
     def _slow_down(self, weights: Tensor) -> None:
-        parameter, pace = self._parameter, self._pace
-        slow = weights + pace * (parameter - weights)
-        if isinstance(pace, torch.Tensor):
+        parameter, update_scale = self._parameter, self._update_scale
+        slow = weights + update_scale * (parameter - weights)
+        if isinstance(update_scale, torch.Tensor):
             # To the bit: rounding must move neither a frozen row nor a free one.
-            slow = torch.where(pace == 0, weights, torch.where(pace == 1, parameter, slow))
+            slow = torch.where(update_scale == 0, weights, torch.where(update_scale == 1, parameter, slow))
         parameter.copy_(slow)
 
     def _shaped(self, state: dict[str, Any]) -> list[tuple[str, Tensor]]:

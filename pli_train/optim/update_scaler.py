@@ -2,9 +2,10 @@
 
 `rewarm-new` lets the learning rate of what was born at an event climb; `freeze_steps` holds everything still that was
 there before. Both may speak of rows inside a tensor (a head, FFN units), which an optimizer's groups cannot: so an
-update is done in full and then taken back in part, θ ← θ_before + pace · (θ_after − θ_before). For AdamW that is the
-learning rate times `pace`, weight decay included. Pace is a function of the lineage and the step alone: nothing has to
-be saved. The step counts of rows, which Adam's bias correction needs, are in the optimizer's state (`row_steps`).
+update is done in full and then taken back in part, θ ← θ_before + s · (θ_after − θ_before). For AdamW that is the
+learning rate times the scale s, weight decay included. The scale is a function of the lineage and the step alone:
+nothing has to be saved. The step counts of rows, which Adam's bias correction needs, are in the optimizer's state
+(`row_steps`).
 """
 
 from __future__ import annotations
@@ -84,12 +85,12 @@ def _born(birth: Birth) -> int:
 
 
 class UpdateScaler:
-    """The paces of a model between two growth events, for a loop that updates it.
+    """The update_scales of a model between two growth events, for a loop that updates it.
 
-        paces.hold(step)                        # before the backward pass
-        updates = paces.before(optimizer, step)
+        update_scales.hold(step)                        # before the backward pass
+        updates = update_scales.before(optimizer, step)
         optimizer.step()
-        paces.after(updates)                    # before the learning rate changes
+        update_scales.after(updates)                    # before the learning rate changes
 
     What is frozen has no gradient, so that norms and clipping do not count it, and an update leaves its weights,
     moments and step count as they are. A parameter that is frozen as a whole does not require a gradient. Where only
@@ -144,13 +145,13 @@ class UpdateScaler:
 
     def before(self, optimizer: Optimizer, step: int) -> list[RowUpdate]:
         """The updates of parameters whose rows do not all move as the optimizer moves them."""
-        paces = self._paces(step)
+        update_scales = self._update_scales(step)
         return [
-            RowUpdate(optimizer, group, parameter, paces.get(parameter, 1.0))
+            RowUpdate(optimizer, group, parameter, update_scales.get(parameter, 1.0))
             for group in optimizer.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
-            and (parameter in paces or row_steps.ROWS in optimizer.state.get(parameter, {}))
+            and (parameter in update_scales or row_steps.ROWS in optimizer.state.get(parameter, {}))
         ]
 
     def after(self, updates: list[RowUpdate]) -> None:
@@ -159,23 +160,23 @@ class UpdateScaler:
             update.finish()
 
     def of_layer(self, id: str, step: int) -> float:
-        """The pace of what a layer was born with, in the update after `step` finished ones."""
+        """The update scale of what a layer was born with, in the update after `step` finished ones."""
         return of_birth(_born(self._lineage.layers[id].birth), self._lineage, step)
 
-    def _paces(self, step: int) -> dict[nn.Parameter, float | Tensor]:
-        """The pace of each parameter that is not free as a whole."""
+    def _update_scales(self, step: int) -> dict[nn.Parameter, float | Tensor]:
+        """The update scale of each parameter that is not free as a whole."""
         if waiting(self._lineage, step) is None and not warming(self._lineage, step):
             return {}
-        paces = {parameter: self._pace(born, step) for parameter, born in self._births}
-        return {p: pace for p, pace in paces.items() if isinstance(pace, torch.Tensor) or pace < 1}
+        scales = {parameter: self._update_scale(born, step) for parameter, born in self._births}
+        return {p: scale for p, scale in scales.items() if isinstance(scale, torch.Tensor) or scale < 1}
 
-    def _pace(self, born: int | Tensor, step: int) -> float | Tensor:
+    def _update_scale(self, born: int | Tensor, step: int) -> float | Tensor:
         if isinstance(born, int):
             return of_birth(born, self._lineage, step)
         known = {each: of_birth(each, self._lineage, step) for each in born.unique().tolist()}
         if len(set(known.values())) == 1:
             return next(iter(known.values()))
-        paces = torch.ones(born.shape)
-        for each, pace in known.items():
-            paces[born == each] = pace
-        return paces
+        scales = torch.ones(born.shape)
+        for each, scale in known.items():
+            scales[born == each] = scale
+        return scales

@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from pli_train.sweep.worker import Launcher, Worker
 
 POLL = 0.1
-"""Seconds between two looks at the workers."""
-LOOK = 5.0
-"""Seconds between two looks at a run's evaluations, where trials are pruned."""
+"""Seconds between two polls of the workers."""
+PRUNE_EVERY = 5.0
+"""Seconds between two reads of a run's evaluations, if trials are pruned."""
 WAIT = 2.0
-"""Seconds between two looks at a database while there is nothing to do but to wait for other machines."""
+"""Seconds between two polls of a database while other machines run the last trials."""
 PATIENCE = 300.0
 """Seconds that workers have to write a checkpoint after a request to stop."""
 DEATHS = 20
@@ -74,7 +74,7 @@ class Job:
         worker: None while there is none.
         checkpoints: names of the checkpoints that its run had when the worker was started last.
         deaths: of workers since the run had a new checkpoint.
-        looked: when its evaluations were read last.
+        evaluations_read: when its evaluations were last read (`time.monotonic`).
         pruned: whether it is being pruned.
     """
 
@@ -84,7 +84,7 @@ class Job:
     worker: Worker | None = None
     checkpoints: frozenset[str] = frozenset()
     deaths: int = 0
-    looked: float = 0.0
+    evaluations_read: float = 0.0
     pruned: bool = False
 
     @cached_property
@@ -219,7 +219,7 @@ class Coordinator:
         try:
             planned = self._configs().plan(proposal.arm, proposal.chosen, job.task.name)
         except BadInput as error:
-            self._tell(job, TrialState.FAIL, {"error": error.mistakes[0]})
+            self._record_end(job, TrialState.FAIL, {"error": error.mistakes[0]})
             return False
         output.write(job.task.config, planned.to_toml())  # before the plan: whoever reads the plan finds it
         plan = {
@@ -279,10 +279,10 @@ class Coordinator:
 
     def _end(self, slot: int, job: Job, state: TrialState, result: dict[str, Any]) -> None:
         del self._jobs[slot]
-        self._tell(job, state, result)
+        self._record_end(job, state, result)
 
-    def _tell(self, job: Job, state: TrialState, result: dict[str, Any]) -> None:
-        self._study.tell(job.arm, job.trial, state, result)
+    def _record_end(self, job: Job, state: TrialState, result: dict[str, Any]) -> None:
+        self._study.finish(job.arm, job.trial, state, result)
         described = {
             TrialState.COMPLETE: lambda: f"{result['value']:.4f}",
             TrialState.PRUNED: lambda: "pruned",
@@ -311,9 +311,9 @@ class Coordinator:
 
     def _prune_if_behind(self, job: Job) -> None:
         """Report new evaluations to the pruner, and stop the worker where it says so."""
-        if self._study.settings.pruner == "none" or job.pruned or time.monotonic() < job.looked + LOOK:
+        if self._study.settings.pruner == "none" or job.pruned or time.monotonic() < job.evaluations_read + PRUNE_EVERY:
             return
-        job.looked = time.monotonic()
+        job.evaluations_read = time.monotonic()
         plan, storage = job.trial.user_attrs[PLAN], self._study.storage
         study = self._study.arm(job.arm)
         for percent, loss, step in pruning.reports(job.task.run, job.config, plan["planned_flops"] or plan["steps"]):

@@ -47,7 +47,7 @@ def sampler(kind: str, seed: int, arm: str, number: int, points: Sequence[Mappin
     """Make the sampler of one trial.
 
     Args:
-        kind: one of SAMPLERS.
+        kind: one of `study_folder.Sampler`.
         seed: of the study.
         arm: of the trial.
         number: of the trial. A sampler is made for each, so that a study that was interrupted draws the same numbers

@@ -62,10 +62,10 @@ class Settings:
 
     Attributes:
         space: what is varied.
-        objective: one of `study_folder.OBJECTIVES`.
+        objective: one of `study_folder.Objective`.
         budget: FLOPs, tokens or seconds of a run; None for those of the baseline at the base's steps.
-        sampler: one of `study_folder.SAMPLERS`.
-        pruner: one of `study_folder.PRUNERS`.
+        sampler: one of `study_folder.Sampler`.
+        pruner: one of `study_folder.Pruner`.
         seed: of the sampler.
         baseline: whether the full-depth baseline is part of the study.
     """
@@ -242,7 +242,7 @@ class Study:
         self.storage.set_trial_user_attr(trial._trial_id, key, value)
         self._table_stale = True
 
-    def tell(self, arm: str, trial: FrozenTrial, state: TrialState, result: dict[str, Any]) -> None:
+    def finish(self, arm: str, trial: FrozenTrial, state: TrialState, result: dict[str, Any]) -> None:
         """Store how a trial ended, unless another machine did. `result` has its `value` where it is complete."""
         value = result["value"] if state == TrialState.COMPLETE else None
         with suppress(optuna.exceptions.UpdateFinishedTrialError):

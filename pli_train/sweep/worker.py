@@ -62,7 +62,7 @@ class Task:
         """What begins the run, or resumes it."""
         begun = (self.run / run_folder.RUN).is_file()
         words = ["resume", str(self.run)] if begun else ["run", str(self.config), "--out", str(self.run)]
-        return [sys.executable, "-m", "pli_train.cli", *words, "--quiet"]
+        return [sys.executable, "-m", "pli_train", *words, "--quiet"]
 
     def environment(self) -> dict[str, str]:
         """The environment of the worker."""

@@ -22,7 +22,7 @@ from pli_train.optim import optimizer
 from pli_train.training import warm_start
 from pli_train.training.devices import make_accelerator
 from pli_train.training.evaluation import Evaluator
-from pli_train.training.gradient_norms import GradientNorms
+from pli_train.training.grad_norms import GradientNorms
 from pli_train.training.progress import NullReporter, ProgressBar
 from pli_train.training.run_plan import RunPlan
 from pli_train.training.run_record import run_record
@@ -62,6 +62,8 @@ def begin(
     require_new(folder)
     show = show or NullReporter()
     config, parent = warm_start.resolve_parent(config, show.say)
+    if config.model.family and not config.tokenizer.name_or_path:  # nothing but the corpus is missing to check these
+        build.skeleton(config.model, config.tokenizer.vocab_size, config.train.block_size)
     text = corpus.load(config.data, config.tokenizer, show.say)
     accelerator = make_accelerator(config)
     plan = RunPlan.make(config, text, accelerator.num_processes)
@@ -154,7 +156,7 @@ def corpus_of(config: RunConfig, folder: Path, say: Callable[[str], None]) -> To
     text = corpus.load(config.data, config.tokenizer, say)
     began = run_folder.read_json(folder / run_folder.RUN).get("corpus")
     if not isinstance(began, dict) or text.fingerprint != began.get("fingerprint"):
-        about = began.get("about") if isinstance(began, dict) else "not told"
+        about = began.get("about") if isinstance(began, dict) else "unknown"
         raise BadInput(
             f"{folder}: the corpus is not the one this run began with ({about} then, {text.about} "
             "now): training on would mix two data orders"

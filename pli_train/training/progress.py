@@ -46,7 +46,7 @@ class ConsoleReporter(NullReporter):
 
     def begin(self, done: int, total: int) -> None:
         """Time the bar from here."""
-        self._total, self._from, self._bar = total, done, console.Bar("steps", done)
+        self._total, self._from, self._bar = total, done, console.Bar("steps")
         self._began = self._last = time.monotonic()
 
     def step(self, done: int, note: str) -> None:
@@ -55,7 +55,7 @@ class ConsoleReporter(NullReporter):
             self._bar(done, self._total, note)
         elif (now := time.monotonic()) - self._last > EVERY:
             self._last = now
-            self.say(console.bar(done, self._total, now - self._began, "steps", self._from, note))
+            self.say(console.progress_line(done, self._total, now - self._began, "steps", self._from, note))
 
     def end(self) -> None:
         """Take the bar away."""

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pli_train.core.run_format import run_folder
+
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
     from pli_train.data.sources.digits import ImageCorpus
@@ -35,7 +37,7 @@ def twin_record(record: dict[str, Any], config: RunConfig, total_steps: int, par
 def _record(config: RunConfig, about: dict[str, Any], total_steps: int, parent: Parent | None) -> str:
     record = {
         "format": "pli-run",
-        "version": 1,
+        "version": run_folder.VERSION,
         "name": config.name,
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_train.core.errors import BadInput
-from pli_train.core.lineage import BadLineage, Lineage
+from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.core.tokenizer import files_of
 from pli_train.data.config import IMAGES
@@ -114,7 +114,7 @@ def _live_heads(source: Path, wanted: ModelConfig) -> int | None:
     """How many heads each layer of a model folder really has; None where its family's heads are not told apart."""
     try:
         lineage = Lineage.read(source / run_folder.LINEAGE)
-    except BadLineage as error:
+    except BadInput as error:
         raise BadInput(f"{KEY}: {error}") from None
     shapes = set(lineage.shapes()[: wanted.initial_layers]) or {lineage.founding}
     if len(shapes) > 1:

@@ -1,15 +1,15 @@
 """How fast training is on a busy machine: tokens per second beside two programs that use two cores all the time.
 
-    python tests/benchmarks/bench_busy.py [--rounds 15] [--seconds 3] [--cores 2] [--neighbours 2]
+    python tests/benchmarks/bench_busy.py [--rounds 15] [--seconds 3] [--cores 2] [--neighbors 2]
 
 Two processes train the default preset at its full depth. They differ in how OpenMP's threads wait: `before` as the
 runtime comes (they spin), `now` as our commands ask for (they spin briefly; `pli_train/openmp.py`). In each round both
-take turns, first alone, then beside the neighbours, which are Python processes that count; whoever does not have its
+take turns, first alone, then beside the neighbors, which are Python processes that count; whoever does not have its
 turn sleeps. All processes are confined to the same cores.
 
 Prints medians with the lowest and the highest of all rounds, and two ratios, each of pairs of the same round:
 
-- busy ÷ quiet: with as many neighbours as cores a fair share is 0.5; it should be 0.4 or more now;
+- busy ÷ quiet: with as many neighbors as cores a fair share is 0.5; it should be 0.4 or more now;
 - now ÷ before, quiet: what this costs where nobody else wants the cores; it should be 0.98 or more.
 
 Quiet is as quiet as the machine is: the share of processor time that went to other programs is told for each line, and
@@ -52,7 +52,7 @@ class Found:
 
     Attributes:
         speeds: tokens per second, one a round.
-        others: share of the cores' time that other programs took, neighbours apart; one a round.
+        others: share of the cores' time that other programs took, neighbors apart; one a round.
     """
 
     speeds: list[float] = field(default_factory=list)
@@ -92,7 +92,7 @@ def train(waiting: str, orders: Connection) -> None:
 
 
 @contextlib.contextmanager
-def neighbours(number: int) -> Iterator[list[int]]:
+def neighbors(number: int) -> Iterator[list[int]]:
     """So many processes that use a core each; their process ids."""
     started = [subprocess.Popen([sys.executable, "-S", "-c", SPIN]) for _ in range(number)]
     try:
@@ -116,7 +116,7 @@ def seconds_of(processes: list[int]) -> float:
 
 def measured(orders: Connection, trainer: int, seconds: float, cores: set[int], spinning: int, into: Found) -> None:
     """One turn: tokens per second, and what other programs took meanwhile."""
-    with neighbours(spinning) as pids:
+    with neighbors(spinning) as pids:
         watched = [trainer, *pids]
         began, others = time.perf_counter(), busy_seconds(cores) - seconds_of(watched)
         orders.send(seconds)
@@ -148,14 +148,14 @@ def main() -> None:
     asked.add_argument("--rounds", type=int, default=15)
     asked.add_argument("--seconds", type=float, default=3.0, help="of each turn; a round has four")
     asked.add_argument("--cores", type=int, default=2)
-    asked.add_argument("--neighbours", type=int, default=2)
+    asked.add_argument("--neighbors", type=int, default=2)
     asked.add_argument("--instead", metavar="NAME=VALUE", help="for `now`, as GOMP_SPINCOUNT=1000")
     wanted = asked.parse_args()
     if message := [name for name in openmp.SETTINGS if name in os.environ]:
         raise SystemExit(f"unset {' and '.join(message)}: how threads wait is what is compared here")
     cores = set(sorted(os.sched_getaffinity(0))[: wanted.cores])
     os.sched_setaffinity(0, cores)
-    found = {(name, spinning): Found() for spinning in (0, wanted.neighbours) for name in ("before", "now")}
+    found = {(name, spinning): Found() for spinning in (0, wanted.neighbors) for name in ("before", "now")}
     trainers = {"before": started("before"), "now": started(wanted.instead or "now")}
     for number in range(wanted.rounds):
         turns = list(found)
@@ -169,7 +169,7 @@ def main() -> None:
     for (name, spinning), what in found.items():
         print(f"  {name:<7} {f'beside {spinning} busy processes' if spinning else 'alone':<24} {what}")
     for name in ("before", "now"):
-        print(f"busy ÷ quiet, {name}: {ratio(found[name, wanted.neighbours], found[name, 0])}")
+        print(f"busy ÷ quiet, {name}: {ratio(found[name, wanted.neighbors], found[name, 0])}")
     print(f"now ÷ before, quiet: {ratio(found['now', 0], found['before', 0])}")
 
 

@@ -60,6 +60,8 @@ from pli_train.data.prefetch import BatchPrefetcher
 from pli_train.models import build as models
 from pli_train.optim import optimizer
 from pli_train.training import launch, trainer
+from pli_train.training.evaluation import Evaluator
+from pli_train.training.state import TrainingState
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -294,10 +296,10 @@ def products(which: str, name: str, steps: int) -> tuple[list[float], int]:
     case = prepared(name, 1)
     with tempfile.TemporaryDirectory() as folder:
         made = launch.begin(case.config, Path(folder) / "run")
-        made.bare.set_attn_implementation("eager")  # whose products are operators of their own
-        batch = made.batches.make(0, case.config.train.block_size)
+        made.state.model.bare.set_attn_implementation("eager")  # whose products are operators of their own
+        batch = made._batches.make(0, case.config.train.block_size)
         with Products(PRODUCTS[which]) as found, made.accelerator.autocast():
-            loss_sum(made.bare, batch.rows(0, len(batch.inputs), made.accelerator.device)).backward()
+            loss_sum(made.state.model.bare, batch.rows(0, len(batch.inputs), made.accelerator.device)).backward()
     with FlopCounterMode(display=False) as counter:
         found.run()
     times = [time.perf_counter()]
@@ -319,17 +321,21 @@ def inserted(name: str, steps: int, compiled: bool, saving: bool) -> float:
     insertion in it, and their writing beside it; evaluations, which take what one asks of them, are left out.
     """
     case = prepared(name, steps, f"growth.schedule={steps // 2}@1", f"train.compile={str(compiled).lower()}")
-    evaluate, elsewhere = trainer.Trainer._evaluate, []
+    elsewhere = []
 
-    def timed(self: trainer.Trainer, tag: str) -> float:
-        began = time.perf_counter()
-        loss = evaluate(self, tag)
-        if self.progress.step == steps // 2:
-            elsewhere.append(time.perf_counter() - began)
-        return loss
+    def timed(method: Callable[..., dict[str, float]]) -> Callable[..., dict[str, float]]:
+        def evaluate(self: Evaluator, state: TrainingState) -> dict[str, float]:
+            began = time.perf_counter()
+            values = method(self, state)
+            if state.step == steps // 2:
+                elsewhere.append(time.perf_counter() - began)
+            return values
+
+        return evaluate
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(trainer.Trainer, "_evaluate", timed))
+        for method in ("evaluate", "after_event"):
+            stack.enter_context(mock.patch.object(Evaluator, method, timed(getattr(Evaluator, method))))
         if not saving:
             stack.enter_context(mock.patch.object(trainer.Trainer, "_save", lambda *_, **__: None))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -348,7 +354,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def compare(name: str, rounds: int, steps: int, warm: int) -> bool:
     """Print tokens per second of each loop; return whether all of them train the same thing."""
-    apart = in_fresh_process(differences, name, steps)
+    found = in_fresh_process(differences, name, steps)
     train = loading.load(CASES[name][0], CASES[name][1]).train
     tokens = train.batch_size * train.block_size
     speeds: dict[str, list[float]] = {row: [] for row in (*LOOPS, *PRODUCTS)}
@@ -366,9 +372,9 @@ def compare(name: str, rounds: int, steps: int, warm: int) -> bool:
     for which, count in flops.items():
         rate = statistics.median(speeds[which]) / tokens * count
         print(f"  {which}: {count / 1e9:.1f} GFLOP a step, at {rate / 1e9:.0f} GFLOP/s")
-    for loop, (gradients, weights) in apart.items():
+    for loop, (gradients, weights) in found.items():
         print(f"  first step, {loop} from ours: gradients {gradients:.1e}, weights {weights:.1e}", flush=True)
-    return max(map(max, apart.values())) <= ROUNDING
+    return max(map(max, found.values())) <= ROUNDING
 
 
 def show(speeds: dict[str, list[float]]) -> None:

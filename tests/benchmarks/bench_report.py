@@ -48,7 +48,7 @@ def train(folder: Path, steps: int, checkpoints: int) -> None:
         "train": {"steps": steps, "block_size": 32, "batch_size": 4, "log_every": 1, "eval_every": steps // 100}
         | {"eval_blocks": 16, "grad_norms_every": 1},
         "optim": {"lr": 2e-3, "warmup_ratio": 0.02},
-        "growth": {"schedule": SCHEDULE, "initialiser": "clone-noise"},
+        "growth": {"schedule": SCHEDULE, "initializer": "clone-noise"},
         "checkpoint": {"every": steps // checkpoints, "full_last": 1},
     }
     launch.begin(loading.check(table, "benchmark"), folder).run()

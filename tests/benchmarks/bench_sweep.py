@@ -36,7 +36,7 @@ SPACE = """
 base = "tiny"
 [space]
 "optim.lr" = { low = 5e-4, high = 8e-3, log = true }
-"growth.initialiser" = ["random", "clone", "identity"]
+"growth.initializer" = ["random", "clone", "identity"]
 [space.schedule]
 events = [1, 2, 5]
 first = { low = 0.02, high = 0.4 }
@@ -47,7 +47,7 @@ last = 0.6
 def command(*words: object) -> float:
     """Seconds of a `pli-train`."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "pli_train.cli", *map(str, words), "--quiet"], check=True)
+    subprocess.run([sys.executable, "-m", "pli_train", *map(str, words), "--quiet"], check=True)
     return time.perf_counter() - began
 
 
@@ -92,8 +92,8 @@ def overhead(folder: Path, trials: int = 40) -> None:
     settings = Settings(space.load(str(folder / "mine.toml")))
     launcher, marks = Ready(folder / "ready"), []
     sweep.sweep(settings, folder / "overhead", trials // 2, launcher, say=lambda _: marks.append(time.process_time()))
-    told = marks[-trials - 2 : -2]  # the lines after them say what came of the study
-    print(f"processor time of a trial: {(told[-1] - told[0]) / (trials - 1):.3f} s, mean of {trials}")
+    ended = marks[-trials - 2 : -2]  # the lines after them say what came of the study
+    print(f"processor time of a trial: {(ended[-1] - ended[0]) / (trials - 1):.3f} s, mean of {trials}")
 
 
 def resume(folder: Path, trials: int) -> None:

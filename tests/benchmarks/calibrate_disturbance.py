@@ -67,20 +67,20 @@ def examined(run, steps, layered):
     if layered:
         found = disturbance(run, window=WINDOW, at=steps)
         rows = found.events.to_dict("records")
-        yield from ((r["step"], "score", r["p"], r["least_p"], r["placebos"]) for r in found.layers.to_dict("records"))
+        yield from ((r["step"], "score", r["p"], r["min_p"], r["placebos"]) for r in found.layers.to_dict("records"))
     else:
         losses = Losses(EventContext(run, (), WINDOW), MOST)
         rows = [{"step": step} | losses.row(step, losses.after(step)) for step in steps]
     for row in rows:
-        for name in ("spike", "area"):
-            yield row["step"], name, row[f"{name}_p"], row["least_p"], row["placebos"]
+        for name in ("spike", "excess_area"):
+            yield row["step"], name, row[f"{name}_p"], row["min_p"], row["placebos"]
 
 
 def cases(cell, runs, corpus):
     """A table with a row a run, step and statistic."""
     import pandas as pd
 
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs.opening import open_run
     from pli_train.training import launch
 
     rows, first = [], CELLS.index(cell) * SEEDS
@@ -90,10 +90,10 @@ def cases(cell, runs, corpus):
             os.environ["PLI_CACHE"] = str(Path(tempfile.gettempdir()) / "calibration-tokens")
             launch.begin(config_of(cell, seed, corpus), folder / "run").run()
             os.environ["PLI_CACHE"] = str(folder / "cache")
-            rows += [(cell, *row) for row in examined(Run.open(folder / "run"), steps_of(cell), cell in LAYERED)]
+            rows += [(cell, *row) for row in examined(open_run(folder / "run"), steps_of(cell), cell in LAYERED)]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return pd.DataFrame(rows, columns=["cell", "step", "statistic", "p", "least_p", "placebos"])
+    return pd.DataFrame(rows, columns=["cell", "step", "statistic", "p", "min_p", "placebos"])
 
 
 def table(found):
@@ -102,7 +102,7 @@ def table(found):
 
     rows = []
     for (cell, step, statistic), of in found.groupby(["cell", "step", "statistic"], sort=False):
-        able = of[of["p"].notna() & (of["least_p"] < LEVEL)]
+        able = of[of["p"].notna() & (of["min_p"] < LEVEL)]
         rate = (able["p"] < LEVEL).mean()
         error = (rate * (1 - rate) / len(able)) ** 0.5 if len(able) else float("nan")
         message = {"cell": cell, "step": step, "statistic": statistic, "cases": len(able), "rate": rate, "error": error}

@@ -1,9 +1,9 @@
 """Coverage of the 95 % intervals of `pli-analyze compare`, on simulated groups of runs whose answer is known.
 
-A run's loss at step s is SCALE · (1 + pace · s)^-POWER + offset + noise of each evaluation. Pace (log-normal) and
-offset vary over seeds; in a paired design runs of one seed share most of both. A run of k times the pace needs 1/k of
-the steps to any level, so the true speed-up is SPEED_UP, the ratio of median paces; the true difference of mean losses
-is an integral over the pace (Gauss–Hermite). Intervals are those of `compare.speed_ups` at the first default level and
+A run's loss at step s is SCALE · (1 + rate · s)^-POWER + offset + noise of each evaluation. Pace (log-normal) and
+offset vary over seeds; in a paired design runs of one seed share most of both. A run of k times the rate needs 1/k of
+the steps to any level, so the true speed-up is SPEED_UP, the ratio of median rates; the true difference of mean losses
+is an integral over the rate (Gauss–Hermite). Intervals are those of `compare.speed_ups` at the first default level and
 of `compare.groups` at the last step.
 
     python tests/benchmarks/coverage_compare.py --csv tests/benchmarks/results/coverage_compare.csv
@@ -27,12 +27,12 @@ from pli_analysis.metrics.comparison import compare, group_difference
 from pli_analysis.metrics.comparison import curves as curve_metric
 from pli_analysis.metrics.comparison.curves import Curve
 
-SCALE, POWER, PACE, SPEED_UP = 6.0, 0.15, 0.02, 1.5
+SCALE, POWER, RATE, SPEED_UP = 6.0, 0.15, 0.02, 1.5
 STEPS = np.arange(0, 2001, 50)
 OWN, SHARED = 0.1, 0.3
-"""Standard deviations of log pace: of a run alone, and in a paired design of all runs of its seed."""
+"""Standard deviations of log rate: of a run alone, and in a paired design of all runs of its seed."""
 OFFSET, NOISE = 0.1, 0.001
-"""Standard deviations in nats: of a run's offset ÷ that of its log pace, and of an evaluation."""
+"""Standard deviations in nats: of a run's offset ÷ that of its log rate, and of an evaluation."""
 
 EQUAL = [(n, n, design, ratio) for design in ("seed", "none") for ratio in (1, 3) for n in (2, 3, 5, 10)]
 UNEQUAL = [(one, other, "none", ratio) for one, other in ((2, 3), (2, 10), (3, 10)) for ratio in (1 / 3, 3)]
@@ -40,20 +40,20 @@ CELLS = [*EQUAL, *UNEQUAL, (1, 2, "none", 1)]
 """Runs of the reference and of the other group, pairing, and ratio of their standard deviations (other ÷ reference)."""
 
 
-def group(chance, name, pace, numbers, common, own):
-    """Loss curves of a group; `common` is [runs, 2], what runs of one seed share of pace and offset."""
+def group(chance, name, rate, numbers, common, own):
+    """Loss curves of a group; `common` is [runs, 2], what runs of one seed share of rate and offset."""
     alone = own * chance.normal(size=(len(numbers), 2))
-    paces, offsets = pace * np.exp(SHARED * common[:, 0] + alone[:, 0]), OFFSET * (SHARED * common[:, 1] + alone[:, 1])
-    losses = SCALE * (1 + paces[:, None] * STEPS) ** -POWER + offsets[:, None]
+    rates, offsets = rate * np.exp(SHARED * common[:, 0] + alone[:, 0]), OFFSET * (SHARED * common[:, 1] + alone[:, 1])
+    losses = SCALE * (1 + rates[:, None] * STEPS) ** -POWER + offsets[:, None]
     losses += NOISE * chance.normal(size=losses.shape)
     named = zip(numbers, losses, strict=True)
     return [Curve(f"{name}-{n}", name, pd.DataFrame({"step": STEPS, "loss": of}), seed=n) for n, of in named]
 
 
-def mean_loss(pace, deviation):
+def mean_loss(rate, deviation):
     """The mean loss of a group at the last step, over all seeds."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
-    return float((weights * SCALE * (1 + pace * np.exp(deviation * nodes) * STEPS[-1]) ** -POWER).sum() / weights.sum())
+    return float((weights * SCALE * (1 + rate * np.exp(deviation * nodes) * STEPS[-1]) ** -POWER).sum() / weights.sum())
 
 
 def bootstrap(chance, base, mine, draws=2000):
@@ -74,7 +74,7 @@ def intervals(curves):
     """Speed-up at the first default level, and difference of losses at the last step."""
     up = compare.speed_ups(curves, compare.default_levels(curves)[:1]).iloc[1]
     loss = compare.groups(curves, STEPS[-1], "step", curves[0].group).iloc[1]
-    return (up["low"], up["high"]), (loss["low"], loss["high"])
+    return tuple(up[["speed_up_low", "speed_up_high"]]), tuple(loss[["difference_low", "difference_high"]])
 
 
 def coverage(base_runs, runs, pairing, ratio, replicates, old=False):
@@ -82,14 +82,14 @@ def coverage(base_runs, runs, pairing, ratio, replicates, old=False):
     chance = np.random.default_rng([base_runs, runs, int(3 * ratio), pairing == "seed"])
     shared = SHARED if pairing == "seed" else 0.0
     deviations = np.hypot([OWN, OWN * ratio], shared)
-    losses = [mean_loss(pace, of) for pace, of in zip((PACE, PACE * SPEED_UP), deviations, strict=True)]
+    losses = [mean_loss(rate, of) for rate, of in zip((RATE, RATE * SPEED_UP), deviations, strict=True)]
     truths = {"speed_up": SPEED_UP, "loss": losses[1] - losses[0]}
     found = []
     for _ in range(replicates):
         common = chance.normal(size=(max(base_runs, runs), 2)) if shared else np.zeros((base_runs + runs, 2))
-        curves = group(chance, "base", PACE, range(base_runs), common[:base_runs], OWN)
+        curves = group(chance, "base", RATE, range(base_runs), common[:base_runs], OWN)
         first = 0 if shared else base_runs
-        curves += group(chance, "other", PACE * SPEED_UP, range(first, first + runs), common[:runs], OWN * ratio)
+        curves += group(chance, "other", RATE * SPEED_UP, range(first, first + runs), common[:runs], OWN * ratio)
         found.append(old_intervals(chance, curves) if old else intervals(curves))
     rows = []
     for (quantity, truth), bounds in zip(truths.items(), np.array(found).transpose(1, 0, 2), strict=True):

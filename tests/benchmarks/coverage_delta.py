@@ -57,13 +57,13 @@ def losses_around_events(folder, seed, overrides):
     transformers.logging.disable_progress_bar()
     trainer = launch.begin(loading.load("tiny", [*overrides, f"seed={seed}"]), folder)
     trainer.run()
-    found, counts, held_out = [], None, trainer.held_out
+    found, counts, held_out = [], None, trainer.evaluator.held_out
     everything = np.arange(held_out.count)
-    for step, message in by_step(trainer.lineage).items():
+    for step, message in by_step(trainer.state.lineage).items():
         sides = []
         for after in (False, True):
             model = checkpoint.read(folder / str(run_folder.CheckpointName(step, after))).model
-            sums, counts = held_out.losses(model, trainer.accelerator, everything, trainer.context, 64)
+            sums, counts = held_out.losses(model, trainer.accelerator, everything, trainer.state.context, 64)
             sides.append(sums)
         found.append((step, " ".join(message), *sides))
     return found, counts, held_out.difficulty
@@ -83,7 +83,7 @@ def first_16(difficulty, seed):
 
 
 def in_a_row(difficulty, seed, blocks=BLOCKS):
-    """Neighbours from a random place, as if each had been drawn from an endless text."""
+    """Neighbors from a random place, as if each had been drawn from an endless text."""
     from pli_train.core.sampling import Design
 
     start = np.random.default_rng(seed).integers(len(difficulty) - blocks + 1)

@@ -1,11 +1,11 @@
-"""Somebody who looks at runs all the time while they are written, killed and resumed."""
+"""Somebody who reads at runs all the time while they are written, killed and resumed."""
 
 import threading
 import time
 
 from pli_analysis import api
 from pli_analysis.metrics.drift.drift import COLUMNS
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
@@ -18,7 +18,7 @@ class Story:
     """What a run tells: names of checkpoints, lineage, scalars without clocks, drift."""
 
     def __init__(self, folder):
-        run = Run.open(folder)
+        run = open_run(folder)
         self.lineage = run.lineage
         self.checkpoints = [str(checkpoint.name) for checkpoint in run.checkpoints]
         self.scalars = {
@@ -28,7 +28,7 @@ class Story:
             for step, (_, value) in points.items()
         }
         # What depends on the checkpoint alone: the way to it is another when some are thinned out.
-        drift = api.drift(run, "head")[COLUMNS[: COLUMNS.index("level")]]
+        drift = api.drift(run, "head")[COLUMNS[: COLUMNS.index("part_type")]]
         self.drift = {(row[0], row[2]): row for row in drift.itertuples(index=False, name=None)}
 
     def contradicts(self, final, thinned=False):
@@ -40,10 +40,10 @@ class Story:
             return f"checkpoints {self.checkpoints}"
         if self.lineage.events != final.lineage.events[: len(self.lineage.events)]:
             return f"events {self.lineage.events}"
-        for message, finally_told in ((self.scalars, final.scalars), (self.drift, final.drift)):
+        for message, at_end in ((self.scalars, final.scalars), (self.drift, final.drift)):
             for key, value in message.items():
-                if not _same(value, finally_told.get(key)):
-                    return f"{key}: {value} and finally {finally_told.get(key)}"
+                if not _same(value, at_end.get(key)):
+                    return f"{key}: {value} and finally {at_end.get(key)}"
         return None
 
 
@@ -51,7 +51,7 @@ class Onlooker(threading.Thread):
     """Reads a run over and over until told to stop.
 
     Attributes:
-        looks: how often it saw something.
+        reads: how often it saw something.
         early: how often it was told that there is nothing yet.
         complaints: what it should not have seen.
     """
@@ -59,30 +59,30 @@ class Onlooker(threading.Thread):
     def __init__(self, folder, final, thinned=False):
         super().__init__(daemon=True)
         self._folder, self._final, self._thinned, self._done = folder, final, thinned, threading.Event()
-        self.looks, self.early, self.complaints, self.lengths = 0, 0, [], set()
+        self.reads, self.early, self.complaints, self.lengths = 0, 0, [], set()
 
     def run(self):
         while not self._done.is_set():
-            self._look()
+            self._read()
             time.sleep(0.01)
 
     def stop(self):
         self._done.set()
         self.join()
-        self._look()
+        self._read()
 
-    def _look(self):
+    def _read(self):
         try:
             story = Story(self._folder)
         except BadInput as message:
             self.early += 1
-            if self.looks or not any(known in str(message) for known in NOT_YET):
-                self.complaints.append(f"after {self.looks} looks: {message}")
+            if self.reads or not any(known in str(message) for known in NOT_YET):
+                self.complaints.append(f"after {self.reads} looks: {message}")
             return
         except Exception as error:
             self.complaints.append(repr(error))
             return
-        self.looks += 1
+        self.reads += 1
         self.lengths.add(len(story.checkpoints))
         if found := story.contradicts(self._final, self._thinned):
             self.complaints.append(found)

@@ -13,7 +13,7 @@ import pytest
 
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.faults import BOUNDARIES, KINDS
-from tests.crash.test_kills import content_and_record
+from tests.crash.kills import content_and_record
 
 pytestmark = pytest.mark.crash
 
@@ -23,12 +23,19 @@ THINNING = tuple(name for name in BOUNDARIES if name.startswith(("light", "optim
 IN_SAVE = tuple(name for name in BOUNDARIES if name not in THINNING)
 APPEARED = ("renamed", "run-synced", "run-lineage-begin", "run-lineage-written", "run-lineage-replaced")
 SWEEP = [(name, kind, ORDINARY if name in IN_SAVE else 1) for name in BOUNDARIES for kind in KINDS]
-TELLING = ("scalars-synced", "weights-written", "optimizer-written", "manifest-written", "partial-synced", *APPEARED)
+NAMED_FAULTS = (
+    "scalars-synced",
+    "weights-written",
+    "optimizer-written",
+    "manifest-written",
+    "partial-synced",
+    *APPEARED,
+)
 ELSEWHERE = [
-    *((name, kind, nth) for name in TELLING for kind in ("sigkill", "short") for nth in (AFTER_GROWTH, LAST)),
-    *((name, "sigkill", BEFORE_GROWTH) for name in TELLING),
+    *((name, kind, nth) for name in NAMED_FAULTS for kind in ("sigkill", "short") for nth in (AFTER_GROWTH, LAST)),
+    *((name, "sigkill", BEFORE_GROWTH) for name in NAMED_FAULTS),
     *(("renamed", kind, nth) for kind in ("sigterm", "enospc", "eio") for nth in (BEFORE_GROWTH, AFTER_GROWTH, LAST)),
-    *((name, "sigkill", 1) for name in TELLING),
+    *((name, "sigkill", 1) for name in NAMED_FAULTS),
     *((name, "sigkill", 3) for name in THINNING),
 ]
 FIRED = set()
@@ -39,7 +46,7 @@ def toml(toml_of):
     train = {"steps": 6, "block_size": 32, "batch_size": 2, "accumulation": 2, "log_every": 1, "eval_every": 6}
     overrides = {
         "train": train | {"eval_blocks": 2},
-        "growth": {"schedule": "3@1", "initialiser": "clone-noise", "noise": 0.1},
+        "growth": {"schedule": "3@1", "initializer": "clone-noise", "noise": 0.1},
         "checkpoint": {"every": 1, "full_last": 1, "keep": 1},
     }
     return toml_of("bert", overrides, "faults")
@@ -148,7 +155,7 @@ def read_only():
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.name != "posix", reason="needs permission bits")
-def test_a_read_only_run_is_told_in_one_line_and_left_as_it_was(warm, toml, unbroken, tmp_path, read_only):
+def test_a_read_only_run_is_reported_in_one_line_and_left_as_it_was(warm, toml, unbroken, tmp_path, read_only):
     """Permission bits bind the command here even when the tests run as root."""
     run = tmp_path / "run"
     child = warm.start("run", toml, "-o", run, "-q", env={"PLI_FAULT": f"renamed:sigkill:{ORDINARY}"})

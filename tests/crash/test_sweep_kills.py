@@ -20,13 +20,14 @@ from pli_train.config import loading
 from pli_train.core.run_format import run_folder, study_folder
 from pli_train.sweep.worker import is_training
 from pli_train.training import launch
-from tests.sweeping import content, write_config
+from tests.run_files import content
+from tests.sweeping import write_config
 
 pytestmark = pytest.mark.crash
 
 KILLS = int(os.environ.get("PLI_KILLS", "50"))
 SEED = int(os.environ.get("PLI_KILLS_SEED", "0"))
-VARIANTS = "growth.initialiser=random,clone,clone-noise,identity,average"
+VARIANTS = "growth.initializer=random,clone,clone-noise,identity,average"
 TRIALS = 40
 
 

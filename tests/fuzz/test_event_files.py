@@ -7,28 +7,19 @@ import time
 
 import numpy as np
 import pytest
-from google_crc32c import value as crc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pli_analysis.scalars import events, reading, records
+from tests.event_files import event, framed, summed
 from tests.fuzz.changes import torn
 
 SECONDS, MEMORY = 2.0, 2**30
 
 
-def framed(payload):
-    length = struct.pack("<Q", len(payload))
-    return length + summed(length) + payload + summed(payload)
-
-
-def summed(part):
-    return records.masked(np.array([crc(part)], dtype=np.uint32)).tobytes()
-
-
 def decoded(data):
     """tag → {step: (wall time, value)}, how many records are damaged, and bytes passed over; no file is read."""
-    segment, damaged, at, skipped = events.Piece({}), 0, 0, 0
+    segment, damaged, at, skipped = events.Segment({}), 0, 0, 0
     while at is not None:
         found = records.find(data[at:])
         read = events.decode(data[at:], found)
@@ -40,14 +31,6 @@ def decoded(data):
         at = records.next_head(data, lost + 1)
         skipped += (len(data) if at is None else at) - lost
     return reading.Scalars(segment.columns).values, damaged, skipped
-
-
-def event(step, values, wall_time=1.0, **more):
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    message = [Summary.Value(tag=tag, simple_value=value) for tag, value in values]
-    return Event(step=step, wall_time=wall_time, summary=Summary(value=message), **more).SerializeToString()
 
 
 points = st.tuples(st.integers(-5, 2**40), st.sampled_from(["a", "loss/é", "x" * 120, ""]), st.floats(width=32))
@@ -133,12 +116,12 @@ def test_broken_event_files(kind, request, fuzz_cases, tmp_path, monkeypatch):
         began = time.process_time()
         values, damaged, skipped = decoded(bad)
         path.write_bytes(bad)
-        by_pieces = reading.read(path)
+        by_segments = reading.read(path)
         assert time.process_time() - began < SECONDS, number
-        assert in_words(by_pieces.values) == in_words(values), number
+        assert in_words(by_segments.values) == in_words(values), number
         message = f"{path}: {damaged} damaged record{'s' * (damaged > 1)}"
         message += f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
-        assert by_pieces.damaged == [message] * (damaged > 0), number
+        assert by_segments.damaged == [message] * (damaged > 0), number
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
 
 
@@ -157,7 +140,7 @@ def test_broken_records_say_what_protobuf_makes_of_them(kind, request, fuzz_case
         assert (in_words(together[0]), together[1:]) == (in_words(alone[0]), alone[1:]), number
 
 
-def test_every_flip_of_a_byte_is_told_and_costs_one_record_or_the_rest(good):
+def test_every_flip_of_a_byte_is_reported_and_costs_one_record_or_the_rest(good):
     data = good[:600]
     whole = records.find(data)
     for at in range(int(whole.starts[-1] + whole.lengths[-1]) + 4):

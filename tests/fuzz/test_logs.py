@@ -97,16 +97,16 @@ def test_broken_logs_are_read_or_refused_in_one_line(name, fuzz_cases, tmp_path)
     whole = points(tmp_path, path)
     assert whole >= 40
     read, seed = 0, f"{name} {fuzz_cases}"
-    for looking, cases in ((Blind(), 20), (Watch(), fuzz_cases)):
+    for watch, cases in ((Blind(), 20), (Watch(), fuzz_cases)):
         chance = random.Random(seed)
         for number in range(cases):
             bad = changed(path, good, chance)
             path.write_bytes(bad)
             began = time.process_time()
             try:
-                read += looking.during(tmp_path, lambda: points(tmp_path, path)) > 0
+                read += watch.during(tmp_path, lambda: points(tmp_path, path)) > 0
             except Exception as error:
                 raise AssertionError(f"case {number} of {seed}: {error!r}: {bad[:2000]!r}") from error
-            assert not looking.seen, (number, looking.seen[:3], bad[:2000])
+            assert not watch.seen, (number, watch.seen[:3], bad[:2000])
             assert time.process_time() - began < SECONDS, (number, bad[:2000])
     assert read

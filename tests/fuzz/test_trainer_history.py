@@ -15,12 +15,11 @@ from pli_analysis.metrics.comparison import compare, curves
 from pli_analysis.metrics.drift.rates import rates_of
 from pli_analysis.report import overview
 from pli_analysis.runs import paths
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests.fuzz.changes import bent, torn
-from tests.fuzz.test_checkpoint_files import MEMORY, SECONDS
-from tests.fuzz.watch import Blind, Watch
+from tests.fuzz.watch import MEMORY, SECONDS, Blind, Watch
 from tests.trainers import train
 
 AT = "checkpoint-12"
@@ -49,7 +48,7 @@ def changed(good, chance):
 
 def readers(output):
     """What reads a history; each fails by itself."""
-    run = Run.open(output)
+    run = open_run(output)
     return (
         lambda: sound(run.scalars),
         lambda: sound(logged(output / AT / run_folder.TRAINER_STATE)),
@@ -83,26 +82,26 @@ def read_everything(output):
 
 
 @pytest.mark.parametrize("events", [True, False], ids=["with event files", "alone"])
-def test_a_changed_history_is_content_or_a_named_error_and_nothing_else_happens(events, output, fuzz_cases, tmp_path):
+def test_a_changed_history_is_content_or_a_named_error_without_side_effects(events, output, fuzz_cases, tmp_path):
     folder = shutil.copytree(output, tmp_path / "out")
     if not events:
         shutil.rmtree(folder / "runs")
     path, before = folder / AT / run_folder.TRAINER_STATE, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     good, everything, whole = path.read_bytes(), read_everything(folder), 0
     assert everything == len(readers(folder))
-    for looking, cases in ((Blind(), 20), (Watch(), fuzz_cases // 5)):
+    for watch, cases in ((Blind(), 20), (Watch(), fuzz_cases // 5)):
         chance = random.Random(f"{events} {cases}")
         for number in range(cases):
             bad = changed(good, chance)
             path.write_bytes(bad)
             began = time.process_time()
             try:
-                whole += looking.during(folder, lambda: read_everything(folder)) == everything
+                whole += watch.during(folder, lambda: read_everything(folder)) == everything
             except Exception as error:
                 raise AssertionError(f"case {number} of {cases}: {error!r}: {bad[:3000]!r}") from error
             finally:
                 path.write_bytes(good)
-            assert not looking.seen, (number, looking.seen[:3], bad[:2000])
+            assert not watch.seen, (number, watch.seen[:3], bad[:2000])
             assert time.process_time() - began < SECONDS, (number, bad[:2000])
     assert whole
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY

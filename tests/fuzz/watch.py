@@ -9,14 +9,18 @@ from pli_train.core.anatomy import TABLES
 RUNS_CODE = {"import", "pickle.find_class", "exec", "compile", "os.system", "subprocess.Popen", "socket.connect"}
 
 
+SECONDS, MEMORY = 2.0, 2**30
+"""The most that reading one broken file may take: seconds of work, and bytes."""
+
+
 class Watch:
     """What the interpreter was asked to do while it looked."""
 
     def __init__(self):
         self.root, self.seen = None, []
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._record)
 
-    def _hear(self, event, args):
+    def _record(self, event, args):
         if self.root is None:
             return
         if event in ("open", "os.scandir", "os.listdir") and isinstance(args[0], str | os.PathLike):

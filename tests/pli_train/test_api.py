@@ -81,7 +81,7 @@ def own_loop(kind, growth, until=STEPS, begin=0, restore=None, **on):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fields", [{}, {"optimizer_state": "copy"}, {"initialiser": "random", "freeze_steps": 5}])
+@pytest.mark.parametrize("fields", [{}, {"optimizer_state": "copy"}, {"initializer": "random", "freeze_steps": 5}])
 def test_any_module_grows_in_one_s_own_loop(kind, fields):
     growth = Growth("0.25@1 30@3", **fields)
     model, optimizer, _, growing, grew, losses, rates = own_loop(kind, growth)
@@ -96,7 +96,7 @@ def test_any_module_grows_in_one_s_own_loop(kind, fields):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("policy", ["none", "rewarm", "rewarm-new"])
 def test_one_s_own_loop_resumes_with_the_same_bits(kind, policy):
-    growth = Growth("15@1 30@0", initialiser="clone-noise", noise=0.1, learning_rate=policy, rewarm_steps=20)
+    growth = Growth("15@1 30@0", initializer="clone-noise", noise=0.1, learning_rate=policy, rewarm_steps=20)
     whole = own_loop(kind, growth)
     model, optimizer, scheduler, growing, *_ = own_loop(kind, growth, until=35)
     states = [each.state_dict() for each in (model, optimizer, scheduler)]
@@ -182,10 +182,10 @@ def test_heads_grow_in_one_s_own_loop_on_a_hugging_face_model():
     ("growth", "on", "line"),
     [
         (lambda: Growth("0.25@x"), {}, "'0.25@x' is not WHEN@INDEX"),
-        (lambda: Growth("1@1", initializer="clone"), {}, "did you mean 'initialiser'"),
+        (lambda: Growth("1@1", initializer="clone"), {}, "did you mean 'initializer'"),
         (lambda: Growth("0.5@1"), {}, "a share of training needs total_steps"),
         (lambda: Growth("5@1"), {"total_steps": 4}, "outside training, which has 4 steps"),
-        (lambda: Growth("1@1", initialiser="identity"), {}, "needs a family whose table"),
+        (lambda: Growth("1@1", initializer="identity"), {}, "needs a family whose table"),
         (lambda: Growth("1@7"), {}, "index 7 is outside the stack"),
         (lambda: Growth("1@1", swapping={"probability": 0.5}), {}, "`pli-train run` only"),
         (lambda: Growth([{"at": 1, "operator": "context", "to": 8}]), {}, "up to your own data"),
@@ -220,7 +220,7 @@ def call(corpus):
 
 
 def test_a_call_gives_the_same_bits_as_a_toml_file(corpus, tmp_path):
-    growth = Growth("0.5@1", initialiser="clone-noise", noise=0.1)
+    growth = Growth("0.5@1", initializer="clone-noise", noise=0.1)
     folder = train(**call(corpus), growth=growth, out=tmp_path / "called", quiet=True)
     assert folder == tmp_path / "called"
     (tmp_path / "run.toml").write_text(
@@ -232,7 +232,7 @@ data = {{ source = "{corpus}", test_share = 0.2 }}
 tokenizer = {{ vocab_size = 300 }}
 train = {{ steps = 6, block_size = 32, batch_size = 4, eval_blocks = 8 }}
 optim = {{ lr = 1e-2 }}
-growth = {{ schedule = "0.5@1", initialiser = "clone-noise", noise = 0.1 }}
+growth = {{ schedule = "0.5@1", initializer = "clone-noise", noise = 0.1 }}
 """
     )
     from pli_train.training import launch

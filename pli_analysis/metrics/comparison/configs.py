@@ -1,19 +1,20 @@
 """Describe several runs, and list the differences of their configs.
 
-Columns of `runs`, one row a run:
-    run, group    its name, and that of the runs that differ from it by seed alone
+Columns of `runs`, one row for each run:
+    run, group    its name, and the group of runs that differ from it only by seed
     seed
-    layers        at the first and the last checkpoint: `1 → 6`
-    events        how many growth events
-    parameters    at the end
-    steps, tokens, flops, seconds   of training; empty where not logged
-    eval loss, eval loss se   the last one, in nats per target, and its standard error
-    full eval loss   over all held-out text, at the end
+    layers        number of layers at the first and the last checkpoint: `1 → 6`
+    events        number of growth events
+    parameters    number of parameters at the end
+    steps, tokens, flops, seconds   of training; empty if not logged
+    eval loss, eval loss se   last eval loss, in nats per target, and its standard error
+    full eval loss   loss over all held-out text at the end
 
-Columns of `differences`, one row a key that not all runs have the same value of:
+Columns of `differences`, one row for each config key whose value differs between runs:
     key           dotted, as in the config
-    kind          `growth` (what is to be compared), `seed`, `watching` (changes nothing that is learned) or `tuning`
-    then one column a run
+    kind          `growth` (the subject of the comparison), `seed`, `watching` (does not affect what is learned) or
+                  `tuning` (all others)
+    then one column for each run
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ ABSENT = "—"
 
 
 def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
-    """What each run is.
+    """Describe each run: see this module's docstring for the columns.
 
     Args:
         opened: name → run.
@@ -51,16 +53,16 @@ def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
         depths = len(run.beginning.stack), len(last.lineage.stack)
         rows.append(
             {
-                "run": name,
-                "group": groups[name],
-                "seed": run.record.get("seed"),
+                col.RUN: name,
+                col.GROUP: groups[name],
+                col.SEED: run.record.get("seed"),
                 "layers": f"{depths[0]} → {depths[1]}" if depths[0] != depths[1] else str(depths[0]),
                 "events": len(run.lineage.events),
                 "parameters": _last(run, run_folder.PARAMETERS),
                 "steps": last.step,
-                "tokens": last.tokens,
-                "flops": _last(run, run_folder.FLOPS),
-                "seconds": _last(run, run_folder.SECONDS),
+                col.TOKENS: last.tokens,
+                col.FLOPS: _last(run, run_folder.FLOPS),
+                col.SECONDS: _last(run, run_folder.SECONDS),
                 "eval loss": _last(run, run_folder.EVAL_LOSS),
                 "eval loss se": _last(run, run_folder.EVAL_LOSS_SE),
                 "full eval loss": _last(run, run_folder.EVAL_LOSS_FULL),
@@ -70,7 +72,7 @@ def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
 
 
 def differences(opened: Mapping[str, Run]) -> pd.DataFrame:
-    """What the configs of runs differ in, growth first and what changes nothing last."""
+    """List the config keys whose values differ between runs: `growth`, `tuning`, `seed`, then `watching`."""
     import pandas as pd
 
     configs = {name: config_of(run) for name, run in opened.items()}
@@ -85,7 +87,7 @@ def differences(opened: Mapping[str, Run]) -> pd.DataFrame:
 
 
 def kind_of(key: str) -> str:
-    """What a difference in this key of a config means for a comparison.
+    """Classify a config key by what a difference in it means for a comparison.
 
     >>> kind_of("growth.schedule"), kind_of("optim.lr"), kind_of("train.eval_every")
     ('growth', 'tuning', 'watching')
@@ -96,11 +98,11 @@ def kind_of(key: str) -> str:
 
 
 def config_of(run: Run) -> dict[str, object]:
-    """The config of a run by dotted key; empty where its record has none."""
+    """Return the config of a run by dotted key; empty if its record has none."""
     config = run.record.get("config", {})
     return run_folder.flatten(config) if isinstance(config, dict) else {}
 
 
 def _last(run: Run, tag: str) -> float | None:
     table = run.scalars.table(tag)
-    return float(table["value"].iloc[-1]) if len(table) else None
+    return float(table[col.VALUE].iloc[-1]) if len(table) else None

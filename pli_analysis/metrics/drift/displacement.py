@@ -7,56 +7,58 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pli_analysis import columns as col
 from pli_analysis.metrics.drift.products import spectrum
 from pli_analysis.weights import numba_kernel, trajectory
+from pli_analysis.weights.blocks import has_donor
 from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.chunks import segments
 from pli_analysis.weights.measurement import Kind
 from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.numba_kernel import Kernel
-from pli_analysis.weights.stacks import has_donor, is_steady, stacks
 from pli_analysis.weights.trajectory import Pair, TensorTrajectory
 from pli_train.core.errors import MISFITS
 
-GAUGE, SPECTRAL = ["qk", "ov"], ["spectral", "stable_rank", "effective_rank"]
+GAUGE = [col.QK_DISTANCE, col.OV_DISTANCE]
+SPECTRAL = [col.RELATIVE_SPECTRAL_NORM, col.STABLE_RANK, col.EFFECTIVE_RANK]
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The sums that measures are made of, for now θ and birth β, added up over a part's tensors; of some parts.
+    """Sums of squares of several parts, over the current weights θ and birth weights β of all tensors of each part.
 
     Attributes:
-        now, birth, difference: Σ θ², Σ β², Σ (θ − β)².
-        stepped: Σ (θ − θ at the checkpoint before)².
-        apart, donor: Σ (θ − donor)² and Σ donor² over what was copied from the donor; NaN without one.
-        count: numbers in the part.
+        now, birth, difference: Σ θ², Σ β² and Σ (θ − β)², (parts,) each.
+        stepped: Σ (θ − θ at the previous checkpoint)².
+        donor_difference, donor: Σ (θ − donor)² and Σ donor² over the weights copied from the donor; NaN without one.
+        count: number of weights in the part.
     """
 
     now: np.ndarray
     birth: np.ndarray
     difference: np.ndarray
     stepped: np.ndarray
-    apart: np.ndarray
+    donor_difference: np.ndarray
     donor: np.ndarray
     count: np.ndarray
 
     @property
     def are_finite(self) -> np.ndarray:
-        """Of which parts all numbers are finite, now and at birth."""
+        """Whether all weights of each part are finite, now and at birth."""
         return np.isfinite(self.now) & np.isfinite(self.birth)
 
     def relative_l2(self) -> tuple[np.ndarray, np.ndarray]:
-        """‖θ − β‖ ÷ ‖β‖ and False; ‖θ − β‖ and True where β is zero."""
+        """Return ‖θ − β‖ ÷ ‖β‖ and False, or ‖θ − β‖ and True where β is zero."""
         zero = ~(self.birth > 0)
-        with np.errstate(invalid="ignore"):  # infinity by infinity
+        with np.errstate(invalid="ignore"):  # infinity ÷ infinity
             return np.sqrt(self.difference) / np.where(zero, 1, np.sqrt(self.birth)), zero
 
-    def cosine(self) -> np.ndarray:
-        """1 − cos(θ, β), NaN where one of them is zero.
+    def cosine_distance(self) -> np.ndarray:
+        """Return 1 − cos(θ, β); NaN where one of them is zero.
 
-        Computed as (‖θ − β‖² − (‖θ‖ − ‖β‖)²) ÷ (2 ‖θ‖ ‖β‖), which is the same and keeps its digits when the two are
-        nearly equal.
+        It is computed as (‖θ − β‖² − (‖θ‖ − ‖β‖)²) ÷ (2 ‖θ‖ ‖β‖), which does not lose precision when both are nearly
+        equal.
         """
         a, b = np.sqrt(self.now), np.sqrt(self.birth)
         stretch = ratio(self.now - self.birth, a + b)
@@ -64,65 +66,47 @@ class Moments:
 
 
 def ratio(numbers: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Their quotients, NaN where the divisor is not above zero."""
-    with np.errstate(invalid="ignore"):  # infinity by infinity
+    """Return quotients, NaN where the divisor is not above zero."""
+    with np.errstate(invalid="ignore"):  # infinity ÷ infinity
         return np.divide(numbers, by, out=np.full(np.shape(by), NAN), where=by > 0)
 
 
 @dataclass(frozen=True)
 class Sums:
-    """The sums of `Moments` of each part of a tensor."""
+    """Task that computes the sums of `Moments` for each part of a tensor."""
 
     track: TensorTrajectory
     kernel: Kernel | None = None
 
     @property
     def tracks(self) -> Sequence[TensorTrajectory]:
-        """The one."""
+        """The tensor that is read."""
         return (self.track,)
 
     def run(self, pool: BufferPool) -> list[np.ndarray]:
-        """(parts, 7) for each wanted visit."""
-        if is_steady(self.track):
-            return _sums_of_steady(self.track, pool, self.kernel)
+        """Return an array (parts, 7) for each wanted visit."""
+        sums = self.kernel and numba_kernel.sums(self.track, pool, self.kernel)
+        if sums is not None:
+            return _rows(self.track, sums)
         squares = Squares(pool)
         found: dict[int, list[tuple[int, np.ndarray]]] = {}
         for first, segment in segments(self.track):
             for number, rows in _sums(segment, pool, squares):
                 found.setdefault(number, []).append((first, rows))
-        return [_added(of_pieces) for _, of_pieces in sorted(found.items())]
+        return [_added(of_segments) for _, of_segments in sorted(found.items())]
 
 
-def _sums_of_steady(track: TensorTrajectory, pool: BufferPool, kernel: Kernel | None) -> list[np.ndarray]:
-    """(parts, 7) for each wanted visit of a tensor that keeps its shape."""
-    visits = track.visits
-    outer, parts, inner = track.folds(visits[0], visits[0].position.shape)
-    sums = kernel and numba_kernel.sums(track, pool, kernel)
-    of_birth, sums = _sums_of_stacks(track, pool, parts) if sums is None else (sums[0, 0], sums)
-    sums[3:, [not has_donor(visit) for visit in visits]] = np.nan
-    columns = np.broadcast_arrays(sums[0], of_birth, *sums[1:], outer * inner)
+def _rows(track: TensorTrajectory, sums: np.ndarray) -> list[np.ndarray]:
+    """Return an array (parts, 7) for each wanted visit, from the result of `numba_kernel.sums`."""
+    outer, _, inner = track.folds(track.visits[0], track.visits[0].position.shape)
+    sums[3:, [not has_donor(visit) for visit in track.visits]] = np.nan
+    columns = np.broadcast_arrays(sums[0], sums[0, 0], *sums[1:], outer * inner)
     rows = np.stack(columns, axis=-1)
-    return [rows[number] for number, visit in enumerate(visits) if visit.wanted]
-
-
-def _sums_of_stacks(track: TensorTrajectory, pool: BufferPool, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Σ birth² (parts,), and as `fused.sums` gives them (5, visits, parts), zero before the first wanted visit."""
-    squares, block = Squares(pool), None
-    of_birth, sums = np.zeros(parts), np.zeros((5, len(track.visits), parts))
-    for stack in stacks(track, pool):
-        some = slice(stack.block.part, stack.block.part + stack.block.folds[1])
-        if stack.block is not block:
-            block = stack.block
-            of_birth[some] += squares(stack.birth, [], block.folds)[0, 0]
-        others = [stack.birth, stack.previous, *([stack.donors] if stack.donors is not None else [])]
-        sums[: 1 + len(others), stack.visits, some] += squares(stack.now, others, block.folds)
-        if stack.donors is not None:
-            sums[4, stack.visits, some] += squares(stack.donors, [], block.folds)[0]
-    return of_birth, sums
+    return [rows[number] for number, visit in enumerate(track.visits) if visit.wanted]
 
 
 def _sums(segment: TensorTrajectory, pool: BufferPool, squares: Squares) -> Iterator[tuple[int, np.ndarray]]:
-    """For each wanted visit the number of the checkpoint, and the sums of each part: (parts, 7)."""
+    """Yield for each wanted visit the number of the checkpoint and the sums of each part, (parts, 7)."""
     birth, of_birth = None, np.zeros(0)
     for seen in segment.see(pool):
         try:
@@ -131,25 +115,25 @@ def _sums(segment: TensorTrajectory, pool: BufferPool, squares: Squares) -> Iter
                 birth, of_birth = seen.birth, squares(seen.birth.reshape(1, -1), [], folds)[0, 0]
             others = [array.reshape(1, -1) for array in (seen.birth, seen.previous)]
             now, difference, stepped = squares(seen.now.reshape(1, -1), others, folds)[:, 0]
-            apart, donor = _donor_sums(trajectory.counterpart(segment, seen, pool), squares)
+            donor_difference, donor = _donor_sums(trajectory.counterpart(segment, seen, pool), squares)
         except MISFITS as error:
             raise trajectory.misfit(seen.visit.position.path.parent, segment.id, error) from None
-        columns = (now, of_birth, difference, stepped, apart, donor, folds[0] * folds[2])
+        columns = (now, of_birth, difference, stepped, donor_difference, donor, folds[0] * folds[2])
         yield seen.visit.number, np.stack(np.broadcast_arrays(*columns), axis=-1)
 
 
 def _donor_sums(pair: Pair | None, squares: Squares) -> tuple[np.ndarray, np.ndarray]:
-    """Σ (θ − donor)² and Σ donor² of each part, NaN of those without a donor."""
+    """Return Σ (θ − donor)² and Σ donor² of each part; NaN for parts without a donor."""
     if pair is None or not pair.has.any():
         return np.array(NAN), np.array(NAN)
     if not pair.mine.size:
         return np.zeros(1), np.zeros(1)
-    donor, apart = squares(pair.theirs.reshape(1, -1), [pair.mine.reshape(1, -1)], pair.folds)[:, 0]
-    return np.where(pair.has, apart, NAN), np.where(pair.has, donor, NAN)
+    donor, difference = squares(pair.theirs.reshape(1, -1), [pair.mine.reshape(1, -1)], pair.folds)[:, 0]
+    return np.where(pair.has, difference, NAN), np.where(pair.has, donor, NAN)
 
 
 def _added(segments: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
-    """The sums of pieces, each from a first part on, added up."""
+    """Add the sums of segments, each given with the number of its first part."""
     total = np.zeros((max(first + len(rows) for first, rows in segments), 7))
     for first, rows in segments:
         total[first : first + len(rows)] += rows
@@ -158,17 +142,17 @@ def _added(segments: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Spectra:
-    """What `spectrum` says of a tensor, NaN of one that is no matrix."""
+    """Task that computes `spectrum` of a tensor; NaN if it is not a matrix."""
 
     track: TensorTrajectory
 
     @property
     def tracks(self) -> Sequence[TensorTrajectory]:
-        """The one."""
+        """The tensor that is read."""
         return (self.track,)
 
     def run(self, pool: BufferPool) -> list[np.ndarray]:
-        """(1, 3) for each wanted visit."""
+        """Return an array (1, 3) for each wanted visit."""
         nothing = (NAN,) * len(SPECTRAL)
         return [
             np.array([spectrum(seen.now, seen.birth) if seen.now.ndim == 2 else nothing])
@@ -182,7 +166,7 @@ def _all_sums(tracks: list[TensorTrajectory]) -> list[Sums]:
 
 
 def _largest_first(tracks: list[TensorTrajectory]) -> list[TensorTrajectory]:
-    # Then threads finish together.
+    # Largest first, so that all threads finish at about the same time.
     return sorted(tracks, key=lambda track: -track.bytes)
 
 

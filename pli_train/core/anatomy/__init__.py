@@ -60,7 +60,7 @@ class Anatomy:
         given: fields of the config → the value they must have for the table to hold.
         heads_divide_width: whether the config refuses heads that do not, whatever size it states for them.
         rotary: the share of a head's dimensions that rotary positions turn, unless the config says another; 0 for none.
-        qk_norm: whether every head's queries and keys are normalised before their product, or the field of the config
+        qk_norm: whether every head's queries and keys are normalized before their product, or the field of the config
             that says so.
         layer_type: dotted path of the attribute in which a layer keeps its entry of `layer_types`.
         saved: where `save_pretrained` writes other names: its `stack`, and modules of a layer as written → as here.
@@ -201,10 +201,10 @@ class Anatomy:
             raise BadInput(f"the config of this {self.model_type} turns a share of {share!r} of a head's dimensions")
         return float(share)
 
-    def normalised(self, config: Mapping[str, Any]) -> bool:
-        """Whether queries and keys are normalised before their product.
+    def normalized(self, config: Mapping[str, Any]) -> bool:
+        """Whether queries and keys are normalized before their product.
 
-        >>> family("qwen3").normalised({}), family("phi").normalised({"qk_layernorm": True})
+        >>> family("qwen3").normalized({}), family("phi").normalized({"qk_layernorm": True})
         (True, True)
         """
         return bool(config.get(self.qk_norm)) if isinstance(self.qk_norm, str) else self.qk_norm

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 LOGGERS = [logging.getLogger(package) for package in ("pli_train", "pli_analysis")]
 LIBRARIES = {
@@ -26,10 +29,12 @@ LIBRARIES = {
 """Environment variables that keep the chatter of libraries off stderr: what matters, we say."""
 PATIENCE = 1.0
 """Seconds before a bar appears: what is over sooner needs none."""
+INTERVAL = 0.1
+"""Seconds between two drawings."""
 
 _log = logging.getLogger(__name__)
-_drawn = 0
-"""Characters of the bar on the line that the cursor is on."""
+_live: Progress | None = None
+"""The bar on the screen."""
 
 
 def configure(quiet: bool = False, verbose: bool = False) -> None:
@@ -71,9 +76,13 @@ def timed(what: str) -> Iterator[None]:
 
 
 def put(line: str) -> None:
-    """Write a line to stderr, in place of the bar if there is one: that one draws itself again, below."""
-    erase()
-    print(plain(line), file=sys.stderr)
+    """Write a line to stderr, above the bar if there is one."""
+    if _live is None:
+        print(plain(line), file=sys.stderr)
+    else:
+        from rich.text import Text
+
+        _live.console.print(Text(plain(line)), soft_wrap=True)
 
 
 def plain(text: str) -> str:
@@ -91,41 +100,79 @@ def _describe(sign: str) -> str:
 
 
 def is_drawable() -> bool:
-    """Whether stderr is a terminal that can go back to the start of a line, and nobody asked for quiet."""
+    """Whether stderr is a terminal that a bar can be drawn on, and nobody asked for quiet."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not is_quiet()
 
 
 class Bar:
-    """How far something long is, with rate and time left: a line that is written anew, on terminals alone.
+    """Progress of a long computation, drawn by rich: on terminals alone, and only when it takes longer than `PATIENCE`.
 
-    Called with (done, total), as often as one likes, and with a word on how it goes.
+    Called with (done, total), as often as one likes, and with a note on how it goes. The last call, at which all is
+    done, takes the bar away.
 
     Args:
         what: is counted.
-        begun: how many were done before.
     """
 
-    def __init__(self, what: str, begun: int = 0) -> None:
-        self._what, self._begun, self._began, self._last = what, begun, time.monotonic(), 0.0
+    def __init__(self, what: str) -> None:
+        self._what, self._began, self._last = what, time.monotonic(), 0.0
+        self._drawn: Progress | None = None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Draw, unless it is too soon; the last call takes the bar away."""
+        """Draw, unless it is too soon."""
         now = time.monotonic()
-        if done <= self._begun:  # what comes in several stretches is timed from the start of each
-            self._began = now
-        took = now - self._began
         if done >= total:
             erase()
-            _log.debug("%d %s: %.2f s", total, self._what, took)
-        elif took > PATIENCE and now - self._last > 0.1 and is_drawable():
+            _log.debug("%d %s: %.2f s", total, self._what, now - self._began)
+        elif now - self._began > PATIENCE and now - self._last > INTERVAL and is_drawable():
             self._last = now
-            _draw(bar(done, total, took, self._what, self._begun, note))
+            self._draw(done, total, plain(note))
+
+    def _draw(self, done: int, total: int, note: str) -> None:
+        global _live
+        if self._drawn is None or self._drawn is not _live:
+            erase()
+            _live = self._drawn = _progress()
+            self._drawn.add_task(self._what, completed=done, total=total, note=note)
+            self._drawn.start()
+        self._drawn.update(self._drawn.task_ids[0], completed=done, total=total, note=note)
+        self._drawn.refresh()
 
 
-def bar(done: int, total: int, took: float, what: str, begun: int = 0, note: str = "") -> str:
-    """What a bar says.
+def _progress() -> Progress:
+    """A bar that is drawn when asked: nothing moves between two calls, so that no thread need draw it again."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    >>> bar(30, 120, 10.0, "pairs")
+    return Progress(
+        TextColumn("{task.completed:.0f} of {task.total:.0f} {task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(file=sys.stderr, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto"),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+def erase() -> None:
+    """Take the bar away, if there is one."""
+    global _live
+    bar, _live = _live, None
+    if bar is not None:
+        with suppress(OSError):  # of a terminal that is gone
+            bar.stop()
+
+
+def progress_line(done: int, total: int, took: float, what: str, begun: int = 0, note: str = "") -> str:
+    """Progress as a line of text, for where no bar can be drawn.
+
+    Args:
+        took: seconds since `begun` were done.
+
+    >>> progress_line(30, 120, 10.0, "pairs")
     '30 of 120 pairs, 3.0 a second, 30 s left'
     """
     message = f"{done} of {total} {what}"
@@ -134,21 +181,6 @@ def bar(done: int, total: int, took: float, what: str, begun: int = 0, note: str
         left = (total - done) / rate
         message += f", {rate:.1f} a second, " + (f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
     return f"{message}, {note}" if note else message
-
-
-def erase() -> None:
-    """Take the bar away, if there is one."""
-    if _drawn:
-        _draw("")
-
-
-def _draw(text: str) -> None:
-    """Put a text where the bar is. Blanks take away what was longer: no control code but the carriage return."""
-    global _drawn
-    text = text[: shutil.get_terminal_size().columns - 1]
-    sys.stderr.write(f"\r{text:<{_drawn}}" + ("" if text else "\r"))
-    sys.stderr.flush()
-    _drawn = len(text)
 
 
 class _OnStderr(logging.Handler):

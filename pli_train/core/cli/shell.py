@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import inspect
 import os
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 from typer.main import get_command
 
 from pli_train.core import openmp
@@ -30,7 +32,10 @@ _Misuse: type[Any] = typer.BadParameter.__bases__[0]
 
 
 class Command(TyperCommand):
-    """A command whose help calls arguments what their metavars call them: brackets are around what may be left out."""
+    """A command whose help calls arguments what their metavars call them: brackets are around what may be left out.
+
+    Typer's own help adds braces to a metavar, and the type in Python: `{RUN}...` and `RUN <list[Path]>`.
+    """
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The words of the line that begins the help."""
@@ -47,15 +52,8 @@ class Command(TyperCommand):
                     formatter.write_dl(rows)
 
 
-class Group(TyperGroup):
-    """The commands of an app."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that is named. Raises BadInput when there is none."""
-        if args[0] not in self.commands and not ctx.resilient_parsing:  # which it is while a shell completes words
-            near = did_you_mean(args[0], self.commands)
-            raise BadInput(f"{ctx.info_name} {args[0]}: no such command{near or _see(ctx)}")
-        return super().resolve_command(ctx, args)
+def _arguments(command: TyperCommand, ctx: Any) -> list[Any]:
+    return [param for param in command.get_params(ctx) if param.param_type_name == "argument"]
 
 
 class App(typer.Typer):
@@ -66,44 +64,37 @@ class App(typer.Typer):
         register = super().command(name, cls=cls, **settings)
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
-            register(_telling(function))
+            register(_with_common_options(function))
             return function
 
         return add
 
 
 def app_of(name: str, about: str) -> App:
-    """An app whose tracebacks are Python's own, and whose words are plain text."""
-    return App(
+    """An app whose tracebacks are Python's own, whose words are plain text, and that prints its version on request."""
+    app = App(
         name=name,
         help=about,
-        cls=Group,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": WIDEST, "color": False},
     )
+    app.callback()(_app_options)
+    return app
 
 
-def one_of(words: Iterable[str], *names: str, metavar: str, help: str, kind: Callable[[str], Any] = str) -> Any:
-    """An option that takes one of several words: help lists them, a shell completes them, and no other passes.
+def _print_version(ctx: typer.Context, asked: bool) -> None:
+    if asked:
+        print(f"{ctx.info_name} {importlib.metadata.version('pli')}")
+        raise typer.Exit
 
-    Args:
-        words: there are.
-        names: of the option, the long one first.
-        metavar: what help calls the value.
-        help: a sentence with {words} where they stand.
-        kind: makes of the word what the command gets.
-    """
-    known = list(map(str, words))
 
-    def parsed(word: str) -> Any:
-        if word not in known:
-            raise BadInput(f"{names[0]} {word}: is none of {', '.join(known)}{did_you_mean(word, known)}")
-        return kind(word)
-
-    listed = f"{', '.join(known[:-1])} or {known[-1]}"
-    message = help.format(words=listed)
-    return typer.Option(*names, metavar=metavar, help=message, parser=parsed, autocompletion=lambda: known)
+def _app_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the app itself, before the name of a command."""
 
 
 def run_app(app: App) -> NoReturn:
@@ -166,7 +157,8 @@ def _run(app: App, name: str) -> None:
 
 
 def _let_go() -> None:
-    """Write what stdout still holds; what nobody reads any more, or there is no room for, goes nowhere."""
+    """Take the bar away and write what stdout still holds; what nobody reads, or there is no room for, goes nowhere."""
+    console.erase()
     try:
         print(end="", flush=True)
     except OSError:
@@ -174,12 +166,13 @@ def _let_go() -> None:
 
 
 def _end(code: int, *lines: str) -> NoReturn:
+    console.erase()
     for line in lines:
         console.put(f"error: {line}" if code != 130 else line)
     sys.exit(code)
 
 
-def _telling(command: Callable[..., None]) -> Callable[..., None]:
+def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command with the options that all of them have."""
 
     @wraps(command)
@@ -195,7 +188,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
                 _trace(error)
             raise
         if verbose:
-            _tell_of_cache()
+            _report_cache()
 
     own = inspect.signature(command, eval_str=True)
     added = [
@@ -206,7 +199,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return message
 
 
-def _tell_of_cache() -> None:
+def _report_cache() -> None:
     """Say how much of what was looked for in the cache was there."""
     from pli_train.core import cache
 
@@ -214,29 +207,19 @@ def _tell_of_cache() -> None:
         console.say(f"cache {cache.root() / folder}: {cache.there[folder]} of {asked} were there")
 
 
-def _arguments(command: TyperCommand, ctx: Any) -> list[Any]:
-    return [param for param in command.get_params(ctx) if param.param_type_name == "argument"]
-
-
 def _misuse(error: Any) -> str:
-    """What Typer says of words that it does not understand: in one line, and with what was probably meant."""
-    if hasattr(error, "possibilities"):  # an option that there is not
-        known = [name for param in error.ctx.command.get_params(error.ctx) for name in param.opts]
-        position = " before the command" if isinstance(error.ctx.command, Group) else ""
-        near = did_you_mean(error.option_name, known)
-        return f"{error.option_name}: no such option{position}{near or _see(error.ctx)}"
-    param, message = getattr(error, "param", None), " ".join(error.message.split()).rstrip(".")
-    if param is None:
-        return f"{message[0].lower()}{message[1:]}{_see(error.ctx)}"
-    if not message:
-        name = param.metavar if param.param_type_name == "argument" else f"{param.opts[0]} {param.metavar}"
-        return f"missing {param.param_type_name} {name}{_see(error.ctx)}"
-    return f"{param.opts[0]}: {message[0].lower()}{message[1:]}"
+    """Typer's message on a command line that it does not understand, in one line, with what was probably meant.
 
-
-def _see(ctx: Any | None) -> str:
-    """Where to read on; Typer does not always say which command it is about."""
-    return f"; see {ctx.command_path} --help" if ctx else ""
+    Of commands and options Typer itself says what is near; of the words that an option takes it does not.
+    """
+    message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    near = ""
+    if " is not one of " in message:
+        word, *known = re.findall(r"'([^']*)'", message.partition(": ")[2])
+        near = did_you_mean(word, known)
+    if not near and error.ctx and not re.search(r"Did you mean|Possible options", message):
+        near = f"; see {error.ctx.command_path} --help"
+    return message[0].lower() + message[1:] + near
 
 
 def _trace(error: BaseException) -> None:

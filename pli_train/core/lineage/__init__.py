@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pli_train.core.errors import BadInput
 from pli_train.core.lineage import document
 from pli_train.core.lineage.identity import BadLineage, Birth, Event, Layer, layer_id
 from pli_train.core.run_format import run_folder
@@ -21,7 +20,7 @@ class Lineage:
 
     >>> lineage = Lineage.begin(depth=1, heads=2)
     >>> for index in (1, 1, 2, 2, 2, 3, 3, 3, 4):
-    ...     _ = lineage.insert(index, step=0, initialiser="random")
+    ...     _ = lineage.insert(index, step=0, initializer="random")
     >>> print(lineage)
     a c f i j h g e d b
     >>> lineage.layers["c"].heads["c.h1"].event
@@ -35,16 +34,16 @@ class Lineage:
     """Heads and FFN units of a layer at step 0: what the first layer of a run that begins with none will have."""
 
     @classmethod
-    def begin(cls, depth: int, heads: int, initialiser: str = "random", units: int | None = None) -> Lineage:
+    def begin(cls, depth: int, heads: int, initializer: str = "random", units: int | None = None) -> Lineage:
         """The lineage of a run at step 0: `depth` layers of `heads` heads and `units` FFN units each."""
         lineage = cls(founding=(heads, units))
         for _ in range(depth):
-            lineage._bear(Birth(0, None, None, initialiser), heads, units)
+            lineage._bear(Birth(0, None, None, initializer), heads, units)
         lineage.stack = list(lineage.layers)
         return lineage
 
     def insert(
-        self, index: int, step: int, initialiser: str, donor: str | None = None, like: str | None = None, **facts: Any
+        self, index: int, step: int, initializer: str, donor: str | None = None, like: str | None = None, **facts: Any
     ) -> str:
         """Record a layer born at `step` and set at `index` of the stack; return its id.
 
@@ -57,14 +56,14 @@ class Lineage:
         number = self._number(step)
         model = donor or like or (self.stack[0] if self.stack else None)
         heads, units = self.shape(model) if model else self.founding
-        newborn = self._bear(Birth(step, number, donor, initialiser), heads, units)
+        newborn = self._bear(Birth(step, number, donor, initializer), heads, units)
         self.stack.insert(index, newborn)
-        message = {"layer": newborn, "index": index, "initialiser": initialiser, "donor": donor, **facts}
+        message = {"layer": newborn, "index": index, "initializer": initializer, "donor": donor, **facts}
         self._note(step, "insert", message)
         return newborn
 
     def add_heads(
-        self, counts: dict[str, int], step: int, initialiser: str, donors: dict[str, list[str]], **facts: Any
+        self, counts: dict[str, int], step: int, initializer: str, donors: dict[str, list[str]], **facts: Any
     ) -> list[str]:
         """Record heads born at `step`: layer id → how many it has from then on. Returns the newborns' ids.
 
@@ -81,12 +80,12 @@ class Lineage:
             names = [f"{id}.h{n}" for n in range(len(heads), count)]
             relatives: list[str | None] = [*donors.get(id, [])] or [None] * len(names)
             for name, donor in zip(names, relatives, strict=True):
-                heads[name] = Birth(step, number, donor, initialiser)
+                heads[name] = Birth(step, number, donor, initializer)
             born += names
-        self._note(step, "heads", {"layer": " ".join(counts), "initialiser": initialiser, "heads": born, **facts})
+        self._note(step, "heads", {"layer": " ".join(counts), "initializer": initializer, "heads": born, **facts})
         return born
 
-    def widen(self, units: dict[str, int], step: int, initialiser: str, **facts: Any) -> None:
+    def widen(self, units: dict[str, int], step: int, initializer: str, **facts: Any) -> None:
         """Record FFNs that are widened at `step`: layer id → units from then on."""
         number = self._number(step)
         for id, count in units.items():
@@ -95,7 +94,7 @@ class Lineage:
                 raise BadLineage(f"layer {id}'s FFN has {had} units then: {count} is no growth")
         for id, count in units.items():
             self.layers[id].widths[number] = count
-        self._note(step, "ffn", {"layer": " ".join(units), "initialiser": initialiser, **facts})
+        self._note(step, "ffn", {"layer": " ".join(units), "initializer": initializer, **facts})
 
     def swap(self, first: int, second: int, step: int, **facts: Any) -> None:
         """Record that the layers at two indices change places for good at `step`."""
@@ -183,7 +182,7 @@ class Lineage:
             id,
             birth,
             {
-                name: Birth(birth.step, birth.event, donor, birth.initialiser)
+                name: Birth(birth.step, birth.event, donor, birth.initializer)
                 for name, donor in zip(names, donors, strict=True)
             },
             {} if units is None else {birth.event or 0: units},
@@ -206,11 +205,10 @@ class Lineage:
 
     @classmethod
     def read(cls, path: Path) -> Lineage:
-        """Read a `lineage.json`. Raises BadLineage naming the file."""
+        """Read a `lineage.json`. Raises BadInput naming the file: BadLineage where its content is wrong."""
+        text = run_folder.read_text(path)
         try:
-            return cls.from_json(run_folder.read_text(path))
-        except BadInput as error:
-            raise BadLineage(str(error)) from None
+            return cls.from_json(text)
         except BadLineage as error:
             raise BadLineage(f"{path}: {error}") from None
 

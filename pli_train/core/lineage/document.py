@@ -9,7 +9,9 @@ from typing import Any
 from pli_train.core.lineage.identity import BadLineage, Birth, Event, Layer
 
 FORMAT = "pli-lineage"
-VERSION = 1
+VERSION = 2
+OLD_KEYS = {"initialiser": "initializer"}
+"""Keys of version 1 that have another name now."""
 NEEDED = {("rewarm_steps", "rewarm"), ("rewarm_steps", "rewarm-new")}
 """Facts of an event that its policy for the learning rate cannot do without."""
 
@@ -42,7 +44,7 @@ def written(stack: Sequence[str], layers: Mapping[str, Layer], events: Sequence[
 def parsed(text: str) -> tuple[list[str], dict[str, Layer], list[Event], Founding]:
     """What `written` was given. Raises BadLineage when the text is something else."""
     try:
-        document = json.loads(text, parse_constant=_no_number)
+        document = json.loads(text, parse_constant=_no_number, object_pairs_hook=_current)
         if document["format"] != FORMAT or document["version"] > VERSION:
             raise BadLineage(f"format {document['format']!r} version {document['version']!r} is not known here")
         layers = {id: _layer(id, message) for id, message in document["layers"].items()}
@@ -52,6 +54,11 @@ def parsed(text: str) -> tuple[list[str], dict[str, Layer], list[Event], Foundin
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadLineage(f"no lineage: {type(error).__name__} {error}") from None
+
+
+def _current(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object with the keys that this version has."""
+    return {OLD_KEYS.get(key, key): value for key, value in pairs}
 
 
 def _no_number(name: str) -> None:
@@ -75,12 +82,12 @@ def _texts(values: object, what: str) -> list[str]:
 
 
 def _birth(message: dict[str, Any]) -> Birth:
-    birth = Birth(message["step"], message["event"], message["donor"], message["initialiser"])
+    birth = Birth(message["step"], message["event"], message["donor"], message["initializer"])
     _whole(birth.step, "the step of a birth", 0)
     if birth.event is not None:
         _whole(birth.event, "the event of a birth")
-    if not isinstance(birth.donor, str | None) or not isinstance(birth.initialiser, str):
-        raise BadLineage("a birth's donor and initialiser are names")
+    if not isinstance(birth.donor, str | None) or not isinstance(birth.initializer, str):
+        raise BadLineage("a birth's donor and initializer are names")
     return birth
 
 

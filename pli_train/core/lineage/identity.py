@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pli_train.core.errors import BadInput
 
-class BadLineage(ValueError):
-    """A lineage that contradicts itself, or a file that holds none. Its text says what and where."""
+
+class BadLineage(BadInput):
+    """A lineage that contradicts itself, or a file that holds none. Its text says what and where; exit code 2."""
 
 
 def layer_id(number: int) -> str:
@@ -36,13 +38,13 @@ class Birth:
         step: optimizer updates done before it existed; 0 for what the run began with.
         event: number of the growth event that made it (from 1), or None for what the run began with.
         donor: id of the layer or head it was copied from, or None.
-        initialiser: how its weights were made (`random`, `clone`, `clone-noise`, `pretrained`, …).
+        initializer: how its weights were made (`random`, `clone`, `clone-noise`, `pretrained`, …).
     """
 
     step: int
     event: int | None
     donor: str | None
-    initialiser: str
+    initializer: str
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,10 @@ from typing import Any
 
 from pli_train.core.errors import BadInput
 
+VERSION = 2
+"""Version of `run.json`. Version 1 spelled some keys of the config otherwise: `RENAMED`."""
+RENAMED = {"initialiser": "initializer", "part_initialiser": "part_initializer"}
+"""Keys of a config as they were spelled before, and as they are now."""
 RUN = "run.json"
 LINEAGE = "lineage.json"
 TOKENIZER = "tokenizer"
@@ -282,6 +286,23 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise BadInput(f"{path}: holds a {type(document).__name__} where a JSON object belongs")
     return document
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Read a run's `run.json`, the config in it with today's keys. Raises as `read_json`."""
+    record = read_json(run / RUN)
+    return record | {"config": with_current_keys(record["config"])} if "config" in record else record
+
+
+def with_current_keys(config: Any) -> Any:
+    """A config, its tables and lists included, with renamed keys as they are spelled now.
+
+    >>> with_current_keys({"growth": {"schedule": [{"initialiser": "clone"}]}})
+    {'growth': {'schedule': [{'initializer': 'clone'}]}}
+    """
+    if isinstance(config, dict):
+        return {RENAMED.get(key, key): with_current_keys(value) for key, value in config.items()}
+    return [with_current_keys(value) for value in config] if isinstance(config, list) else config
 
 
 def is_sharded(checkpoint: Path) -> bool:

@@ -16,7 +16,7 @@ changes nothing and needs no Optuna.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -39,10 +39,10 @@ BASELINE = "baseline"
 CONFIRM = "confirm"
 ARMS = (GROWTH, BASELINE, CONFIRM)
 
-OBJECTIVES = ("flops", "tokens", "seconds", "area")
-SAMPLERS = ("tpe", "random", "grid")
-LAUNCHERS = ("local", "slurm", "ray")
-PRUNERS = ("none", "halving", "hyperband")
+Objective = Literal["flops", "tokens", "seconds", "area"]
+Sampler = Literal["tpe", "random", "grid"]
+Launcher = Literal["local", "slurm", "ray"]
+Pruner = Literal["none", "halving", "hyperband"]
 
 COMPLETE, PRUNED, FAIL, RUNNING = "complete", "pruned", "fail", "running"
 """States of a trial in trials.json. A trial that was interrupted is `running`."""

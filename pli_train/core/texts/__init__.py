@@ -9,75 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from pli_train.core.errors import BadInput, counted
-from pli_train.core.texts.kinds import LEFT_OUT, NoText, remarks_on, texts_of
+from pli_train.core.texts.file_types import LEFT_OUT, File, NoText
+from pli_train.core.texts.reading import Segment, documents, remarks_on
 
-PIECE = 2**22
-"""Characters of a piece; only a document that is longer is cut."""
-NEAR = 2**16
-"""Characters before that place in which a line end is looked for."""
-BREAKS = (re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S)(?= \S)"))
-"""Where a text may be cut so that words, and with them tokens, stay what they are: after a line, before a space."""
-TOLD = 3
+LISTED = 3
 """Names in a line on what is left out."""
-
-
-class Piece(NamedTuple):
-    """A part of a document, in order; `last` in the one that ends it."""
-
-    text: str
-    last: bool
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that may hold text.
-
-    Attributes:
-        path: where it is.
-        name: what it is called in its corpus: its path below the root.
-        column: of its records, which holds the text.
-        option: what the user sets to name another column, for messages.
-    """
-
-    path: Path
-    name: str
-    column: str = ""
-    option: str = ""
-
-    def documents(self) -> Iterator[tuple[str, Iterable[Piece]]]:
-        """Name and pieces of each document in order; blank ones are among them.
-
-        Raises:
-            NoText: where it is found to hold none, perhaps after some documents.
-            BadInput: when it is damaged, or does not say which column holds the text.
-        """
-        try:
-            are_records, texts = texts_of(self)
-            if not are_records:
-                yield self.name, segments(texts)
-                return
-            for number, text in enumerate(texts):
-                yield f"{self.name}:{number}", segments([text])
-        except OSError as error:
-            raise BadInput(f"{self.path}: cannot be read ({error.strerror or error})") from None
-
-    def state(self) -> tuple[int, int]:
-        """Size and time of change: others tell that it is no longer the file that was read."""
-        try:
-            message = self.path.stat()
-        except OSError as error:
-            raise BadInput(f"{self.path}: cannot be read ({error.strerror or error})") from None
-        return message.st_size, message.st_mtime_ns
 
 
 class Texts:
@@ -139,7 +82,7 @@ class Texts:
 
     def _count(self, file: File) -> None:
         """Take in the documents of one file."""
-        for name, parts in file.documents():
+        for name, parts in documents(file):
             content, is_blank = hashlib.sha256(), True
             for part in parts:
                 content.update(part.text.encode())
@@ -161,15 +104,15 @@ class Texts:
         if count := sum(map(len, self.left_out.values())):
             message = []
             for kind, names in self.left_out.items():
-                more = ", …" if len(names) > TOLD else ""
-                message.append(f"{len(names)} {kind} ({', '.join(names[:TOLD])}{more})")
+                more = ", …" if len(names) > LISTED else ""
+                message.append(f"{len(names)} {kind} ({', '.join(names[:LISTED])}{more})")
             all_files = counted(len(self.files) + count, "file")
             lines.append(f"{self.root}: left out {count} of {all_files}: {'; '.join(message)}")
         if self.empty:
             lines.append(f"{self.root}: passed over {self.empty} of {counted(self.records, 'record')}, without text")
         return [*lines, *self._remarks]
 
-    def documents(self, chosen: np.ndarray) -> Iterator[Iterable[Piece]]:
+    def documents(self, chosen: np.ndarray) -> Iterator[Iterable[Segment]]:
         """The pieces of some documents, in order.
 
         Args:
@@ -182,7 +125,7 @@ class Texts:
         for file, state in zip(self.files, self._states, strict=True):
             if file.state() != state:
                 raise BadInput(f"{file.path}: was changed while it was read; start again")
-            for _, parts in file.documents():
+            for _, parts in documents(file):
                 if chosen[at]:
                     yield parts
                 at += 1
@@ -228,33 +171,6 @@ def below(folder: Path) -> list[Path]:
 
 def _unreadable(error: OSError) -> None:
     raise BadInput(f"{error.filename}: cannot be read ({error.strerror})") from None
-
-
-def segments(texts: Iterable[str]) -> Iterator[Piece]:
-    """A document that comes bit by bit, in pieces of PIECE characters at most.
-
-    It is cut where tokens end in any case, if there is such a place: see BREAKS.
-    """
-    held: list[str] = []
-    length = 0
-    for text in texts:
-        held.append(text)
-        length += len(text)
-        while length > PIECE:
-            whole = "".join(held)
-            cut = _break(whole)
-            yield Piece(whole[:cut], False)
-            held, length = [whole[cut:]], length - cut
-    yield Piece("".join(held), True)
-
-
-def _break(text: str) -> int:
-    """Where to cut a text that is longer than a piece."""
-    for locations in BREAKS:
-        ends = [found.end() for found in locations.finditer(text, max(1, PIECE - NEAR), PIECE)]
-        if ends:
-            return ends[-1]
-    return PIECE
 
 
 def _number(digest: bytes) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pli_train.core.errors import BadInput
-from pli_train.core.texts.kinds import NoText
+from pli_train.core.texts.file_types import NoText
 
 USUAL = "text"
 """The column that is meant when none is named."""

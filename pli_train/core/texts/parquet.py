@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pli_train.core.errors import BadInput
+from pli_train.core.errors import BadInput, first_line
 from pli_train.core.texts.columns import FIRST, Columns, cleaned, kind_of
-from pli_train.core.texts.kinds import ends_of
+from pli_train.core.texts.file_types import ends_of
 
 if TYPE_CHECKING:
-    from pli_train.core.texts import File
+    from pli_train.core.texts.file_types import File
 
 ROWS = 1024
 """Rows in memory at a time; what Parquet keeps together may be more."""
@@ -36,8 +36,7 @@ def texts(file: File) -> Iterator[str]:
                     found = found.flatten()[found.type.get_field_index(field)]  # a null above is one here too
                 yield from (cleaned(text or "") for text in found.to_pylist())
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError, ValueError, KeyError) as error:
-        message = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise BadInput(f"{file.path}: not readable as Parquet ({message})") from None
+        raise BadInput(f"{file.path}: not readable as Parquet ({first_line(error)})") from None
 
 
 def _columns(table: Any, wanted: str) -> Columns:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput
 from pli_train.core.texts.columns import FIRST, Columns, cleaned, kind_of
-from pli_train.core.texts.kinds import ends_of
+from pli_train.core.texts.file_types import ends_of
 from pli_train.core.texts.streams import LONGEST, characters, lines_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pli_train.core.texts import File
+    from pli_train.core.texts.file_types import File
 
-Place = tuple[str, Any]
+Located = tuple[str, Any]
 """Where a record is, in words, and the record."""
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -53,7 +53,7 @@ def of_json(file: File) -> Iterator[str] | None:
     return _texts(file, _values(file.path))
 
 
-def _objects(path: Path) -> Iterator[Place]:
+def _objects(path: Path) -> Iterator[Located]:
     for number, line in enumerate(lines_of(path), 1):
         if line.strip():
             position = f"line {number}"
@@ -67,7 +67,7 @@ class _NotJson(BadInput):
     """A file that is no JSON from some place on."""
 
 
-def _values(path: Path) -> Iterator[Place]:
+def _values(path: Path) -> Iterator[Located]:
     """The elements of a list, or values one after the other, without reading the whole file at once."""
     stream, held, at, number = characters(path), "", 0, 0
     is_list = between = False
@@ -151,7 +151,7 @@ def odd_header(file: File) -> list[str]:
     return [f"{file.path}: its first row names the column of the text '{short}'; if that is a text, put names above it"]
 
 
-def _table(file: File) -> Iterator[Place]:
+def _table(file: File) -> Iterator[Located]:
     """The rows of a CSV or TSV file, each as a record."""
     csv.field_size_limit(LONGEST)
     head = next((line for line in lines_of(file.path) if line.strip()), "")
@@ -171,7 +171,7 @@ def _is_quoted(path: Path, between: str) -> bool:
     return True
 
 
-def _rows(path: Path, between: str, quoted: bool) -> Iterator[Place]:
+def _rows(path: Path, between: str, quoted: bool) -> Iterator[Located]:
     how: Any = {"delimiter": between, "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, "strict": True}
     reader = csv.reader(lines_of(path), **how)
     line = 1
@@ -191,7 +191,7 @@ def _rows(path: Path, between: str, quoted: bool) -> Iterator[Place]:
 # --- what both share ------------------------------------------------------------------------------------------------
 
 
-def _texts(file: File, records: Iterable[Place], kind: Callable[[Any], str] | None = None) -> Iterator[str]:
+def _texts(file: File, records: Iterable[Located], kind: Callable[[Any], str] | None = None) -> Iterator[str]:
     """The text of each record, in the column that the first ones tell. Strings are texts by themselves.
 
     Args:
@@ -210,7 +210,7 @@ def _texts(file: File, records: Iterable[Place], kind: Callable[[Any], str] | No
         yield cleaned(text or "")
 
 
-def _column(file: File, first: list[Place], kind: Callable[[Any], str] | None) -> str:
+def _column(file: File, first: list[Located], kind: Callable[[Any], str] | None) -> str:
     """The column that holds the text, as the first records tell."""
     columns = Columns(loose=kind is not None)
     for _, record in _all(dict, file, first):
@@ -218,7 +218,7 @@ def _column(file: File, first: list[Place], kind: Callable[[Any], str] | None) -
     return columns.chosen(file.column, file.path, file.option)
 
 
-def _all(kind: type, file: File, records: Iterable[Place]) -> Iterator[Place]:
+def _all(kind: type, file: File, records: Iterable[Located]) -> Iterator[Located]:
     """The records, each of which is to be of one kind."""
     for position, record in records:
         if not isinstance(record, kind):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pli_train.core.errors import BadInput
-from pli_train.core.texts.kinds import NoText, ends_of
+from pli_train.core.texts.file_types import NoText, ends_of
 
 CHUNK = 2**20
 LONGEST = 2**27

@@ -23,7 +23,7 @@ ROW = np.dtype([("pixels", np.float32, (1, 8, 8)), ("label", np.int64)])
 
 @dataclass(frozen=True)
 class ImageCorpus:
-    """A corpus of images, to be used where a tokenised text is.
+    """A corpus of images, to be used where a tokenized text is.
 
     Attributes:
         train, eval: 1-D arrays of ROW; pixels from -1 to 1, as (channels, height, width).
@@ -62,17 +62,9 @@ class ImageCorpus:
 
 
 def load(data: DataConfig, say: Callable[[str], None] = lambda line: None) -> ImageCorpus:
-    """The digits, split into train and eval with a fixed seed.
+    """The digits, split into train and eval with a fixed seed."""
+    from sklearn.datasets import load_digits
 
-    Raises:
-        BadInput: when scikit-learn is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise BadInput(
-            "data.source: 'digits' comes with scikit-learn, which the `vision` extra brings: pip install 'pli[vision]'"
-        ) from None
     say("corpus: digits")
     found = load_digits()
     rows = np.empty(len(found.target), ROW)

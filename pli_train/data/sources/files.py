@@ -10,7 +10,8 @@ from itertools import chain
 import numpy as np
 
 from pli_train.core.errors import BadInput, counted
-from pli_train.core.texts import Piece, Texts
+from pli_train.core.texts import Texts
+from pli_train.core.texts.reading import Segment
 from pli_train.data.documents import Documents, fingerprint
 
 WORD = 1000
@@ -62,9 +63,9 @@ class _Chosen:
 
     texts: Texts
     locations: np.ndarray
-    part: Callable[[Iterable[Piece]], Iterator[Piece]] = iter
+    part: Callable[[Iterable[Segment]], Iterator[Segment]] = iter
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[Segment]:
         chosen = np.zeros(len(self.texts.is_blank), dtype=bool)
         chosen[self.locations] = True
         return chain.from_iterable(map(self.part, self.texts.documents(chosen)))
@@ -146,18 +147,18 @@ class _Between:
     stop: int
     units: Callable[[str], list[str] | str]
 
-    def __call__(self, segments: Iterable[Piece]) -> Iterator[Piece]:
+    def __call__(self, segments: Iterable[Segment]) -> Iterator[Segment]:
         at = 0
         for segment in segments:
             units = self.units(segment.text)
             first, last = (min(max(0, position - at), len(units)) for position in (self.start, self.stop))
             at += len(units)
             if first < last:
-                yield Piece("".join(units[first:last]), False)
-        yield Piece("", True)
+                yield Segment("".join(units[first:last]), False)
+        yield Segment("", True)
 
 
-def _size(part: Iterable[Piece]) -> int:
+def _size(part: Iterable[Segment]) -> int:
     """Characters of a part, 0 if it is blank."""
     size, is_blank = 0, True
     for segment in part:
@@ -166,7 +167,7 @@ def _size(part: Iterable[Piece]) -> int:
     return 0 if is_blank else size
 
 
-def _word_start(whole: Iterable[Piece], position: int) -> int:
+def _word_start(whole: Iterable[Segment], position: int) -> int:
     """The space before a word that is nearest before a place, or the place where there is none near."""
     first = max(1, position - WORD)
     near = "".join(segment.text for segment in _Between(first, position + 1, by_sign)(whole))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pli_train.core.errors import BadInput, PliError
-from pli_train.core.texts import Piece, segments
+from pli_train.core.errors import BadInput, PliError, first_line
 from pli_train.core.texts.columns import Columns
-from pli_train.core.texts.kinds import NoText
+from pli_train.core.texts.file_types import NoText
+from pli_train.core.texts.reading import Segment, segments
 from pli_train.data.documents import Documents, fingerprint
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def read(data: DataConfig) -> Documents:
     try:
         rows = load_dataset(data.source, data.subset, split=data.split, revision=data.revision)
     except ValueError as error:
-        raise BadInput(f"data.source: '{data.source}': {_first_line(error)}") from None
+        raise BadInput(f"data.source: '{data.source}': {first_line(error)}") from None
     except (OSError, RuntimeError) as error:
         raise PliError(
             f"data.source: '{data.source}' is no file or folder here and could not be loaded from the hub "
-            f"({_first_line(error)}); where no hub is within reach, set data.source to a local file or folder"
+            f"({first_line(error)}); where no hub is within reach, set data.source to a local file or folder"
         ) from None
     column = _column_of(rows, data)
     if data.fraction < 1:
@@ -57,7 +57,7 @@ class _Column:
     rows: Any
     name: str
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[Segment]:
         for text in self.rows[self.name]:
             yield from segments([text or ""])
 
@@ -72,8 +72,3 @@ def _column_of(rows: Any, data: DataConfig) -> str:
         return columns.chosen(data.text_column, data.source, "data.text_column")
     except NoText as error:
         raise BadInput(f"{data.source} {error}") from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]

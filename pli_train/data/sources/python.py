@@ -7,7 +7,8 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train.core.texts import File, Texts
+from pli_train.core.texts import Texts
+from pli_train.core.texts.file_types import File
 from pli_train.data.documents import Documents
 from pli_train.data.sources import files
 

@@ -31,7 +31,7 @@ class Context(Operator):
     def misfit(self, start: InitialShape) -> str | None:
         """Blocks are cut into whole pieces."""
         if not start.cuttable:
-            return "images cannot be cut into pieces"
+            return "images cannot be cut into shorter blocks"
         if start.block_size is not None and start.block_size % self.to:
             return f"context {self.to} does not divide train.block_size, {start.block_size}"
         return None

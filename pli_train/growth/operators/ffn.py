@@ -23,4 +23,4 @@ class WidenFFN(WideningOperator):
     def record(self, lineage: Lineage, step: int) -> None:
         """Write the new width into `lineage`. Raises BadLineage when it cannot be done."""
         counts = self.targets(lineage)
-        lineage.widen(counts, step, self.initialiser, **self.facts)
+        lineage.widen(counts, step, self.initializer, **self.facts)

@@ -25,7 +25,7 @@ class AddHeads(WideningOperator):
         if start.slots == 0:
             return "this family's table names no heads"
         if start.slots is not None and self.to > start.slots:
-            return f"{self.to} heads do not fit: the model's config has room for {start.slots}"
+            return f"{self.to} heads do not fit: the model's config allows {start.slots}"
         if self.to % start.member:
             return f"{self.to} heads are no whole number of K/V groups of {start.member}"
         return None
@@ -33,8 +33,8 @@ class AddHeads(WideningOperator):
     def record(self, lineage: Lineage, step: int) -> None:
         """Write the new heads into `lineage`. Raises BadLineage when it cannot be done."""
         counts = self.targets(lineage)
-        donors = {} if self.initialiser == "random" else {id: self._donors(lineage, id) for id in counts}
-        lineage.add_heads(counts, step, self.initialiser, donors, **self.facts)
+        donors = {} if self.initializer == "random" else {id: self._donors(lineage, id) for id in counts}
+        lineage.add_heads(counts, step, self.initializer, donors, **self.facts)
 
     def _donors(self, lineage: Lineage, id: str) -> list[str]:
         """New heads copy the old ones in turn; with K/V groups that comes to whole groups in turn."""

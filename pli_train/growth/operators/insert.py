@@ -14,7 +14,7 @@ from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.growth import identity_init
 from pli_train.growth.initial_shape import InitialShape
-from pli_train.growth.initializers import DONORLESS, INITIALISERS, InsertionPoint
+from pli_train.growth.initializers import DONORLESS, INITIALIZERS, InsertionPoint
 from pli_train.growth.operators.base import Operator
 from pli_train.optim.parameter_origin import ParameterOrigin
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 BELOW, ABOVE = "below", "above"
 
 
-def _known(initialiser: str) -> str:
-    if initialiser not in INITIALISERS:
-        near = did_you_mean(initialiser, INITIALISERS)
-        raise ValueError(f"unknown initialiser '{initialiser}'{near} (known: {', '.join(INITIALISERS)})")
-    return initialiser
+def _known(initializer: str) -> str:
+    if initializer not in INITIALIZERS:
+        near = did_you_mean(initializer, INITIALIZERS)
+        raise ValueError(f"unknown initializer '{initializer}'{near} (known: {', '.join(INITIALIZERS)})")
+    return initializer
 
 
-Initialiser = Annotated[str, AfterValidator(_known)]
+Initializer = Annotated[str, AfterValidator(_known)]
 
 
 class Insert(Operator):
@@ -41,7 +41,7 @@ class Insert(Operator):
 
     operator: Literal["insert"] = "insert"
     index: int = Field(ge=0, description="where the layer will sit, 0 at the bottom")
-    initialiser: Initialiser = Field("clone", description="how its weights start")
+    initializer: Initializer = Field("clone", description="how its weights start")
     donor: str = Field(BELOW, description="the layer to clone: `below`, `above`, or a layer id")
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
 
@@ -51,22 +51,22 @@ class Insert(Operator):
     @property
     def donorless(self) -> str:
         """A layer drawn at random or averaged has no donor."""
-        return f"initialiser '{self.initialiser}'" if self.initialiser in DONORLESS else ""
+        return f"initializer '{self.initializer}'" if self.initializer in DONORLESS else ""
 
     def misfit(self, start: InitialShape) -> str | None:
         """Families fix some places, and some have no table to say what makes a layer the identity."""
         if self.index < start.first_index:
             return f"index {self.index} is taken for good in this family: use {start.first_index} or higher"
-        if self.initialiser == "identity" and not start.identity:
-            return "initialiser 'identity' needs a family whose table names its output projections"
+        if self.initializer == "identity" and not start.identity:
+            return "initializer 'identity' needs a family whose table names its output projections"
         return None
 
     def donor_id(self, lineage: Lineage) -> str | None:
         """The id of the layer that lends its weights, None when nobody does. Raises BadLineage when it is not there."""
-        if self.initialiser in DONORLESS:
+        if self.initializer in DONORLESS:
             return None
         if not lineage.stack:
-            raise BadLineage(f"the stack is empty then: there is no donor for initialiser '{self.initialiser}'")
+            raise BadLineage(f"the stack is empty then: there is no donor for initializer '{self.initializer}'")
         if self.donor == BELOW:
             return lineage.stack[max(self.index - 1, 0)]
         if self.donor == ABOVE:
@@ -74,7 +74,7 @@ class Insert(Operator):
         lineage.check_donor(self.donor)
         return self.donor
 
-    def neighbours(self, lineage: Lineage) -> list[str]:
+    def neighbors(self, lineage: Lineage) -> list[str]:
         """The ids of the layers below and above the place, as far as there are any."""
         return lineage.stack[max(self.index - 1, 0) : self.index + 1]
 
@@ -83,14 +83,14 @@ class Insert(Operator):
         lineage.check_index(self.index)
         donor = self.donor_id(lineage)
         facts: dict[str, Any] = {}
-        if self.initialiser == "clone-noise":
+        if self.initializer == "clone-noise":
             facts["noise"] = self.noise
-        if self.initialiser == "average":
-            facts["donors"] = " ".join(self.neighbours(lineage))
-            if len({lineage.shape(id) for id in self.neighbours(lineage)}) != 1:
+        if self.initializer == "average":
+            facts["donors"] = " ".join(self.neighbors(lineage))
+            if len({lineage.shape(id) for id in self.neighbors(lineage)}) != 1:
                 raise BadLineage(f"layers {facts['donors']} differ in heads or FFN units and have no average")
-        like = self.neighbours(lineage)[0] if lineage.stack else None
-        lineage.insert(self.index, step, self.initialiser, donor, like, **facts, **self.policies)
+        like = self.neighbors(lineage)[0] if lineage.stack else None
+        lineage.insert(self.index, step, self.initializer, donor, like, **facts, **self.policies)
 
     def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
         """Insert into `model` the newborn that would be drawn from `seed`.
@@ -105,14 +105,14 @@ class Insert(Operator):
             raise BadInput(f"index {self.index} is taken for good in a {anatomy.model_type}: {free}")
 
         layers = models.stack_of(model, anatomy)
-        donor, near = self.donor_id(lineage), self.neighbours(lineage)
+        donor, near = self.donor_id(lineage), self.neighbors(lineage)
         like = donor or (near[0] if near else None)
         template = layers[lineage.index(like)] if like else models.lone_layer(model, anatomy, *lineage.founding)
         around = tuple(layers[lineage.index(id)] for id in near)
         position = InsertionPoint(model, anatomy, template, around, seed, self.noise)
         models.set_config_fields(model, anatomy, {"depth": len(layers) + 1})  # GPT-2 draws deeper models smaller
-        newborn = INITIALISERS[self.initialiser](position).to(next(model.parameters()).device)
-        if self.initialiser == "identity" and anatomy.norm == "post":
+        newborn = INITIALIZERS[self.initializer](position).to(next(model.parameters()).device)
+        if self.initializer == "identity" and anatomy.norm == "post":
             identity_init.take_over_norm(newborn, identity_init.norm_below(self.index, model, layers, anatomy), anatomy)
         models.put_into_stack(newborn, self.index, model, anatomy, lineage.index(like) if like else None)
         old = dict(template.named_parameters()) if like else {}
@@ -122,6 +122,6 @@ class Insert(Operator):
     def outcome(self, lineage: Lineage) -> str:
         """`b: clone of a`."""
         facts = lineage.events[-1].facts
-        noise = f" {self.noise:g}" if self.initialiser == "clone-noise" else ""
+        noise = f" {self.noise:g}" if self.initializer == "clone-noise" else ""
         donors = facts["donor"] or " and ".join(facts.get("donors", "").split())
-        return f"{facts['layer']}: {self.initialiser}{noise}" + (f" of {donors}" if donors else "")
+        return f"{facts['layer']}: {self.initializer}{noise}" + (f" of {donors}" if donors else "")

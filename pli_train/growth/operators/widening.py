@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pli_train.core.anatomy import Anatomy
 
-PartInitialiser = Literal["random", "clone", "clone-noise"]
+PartInitializer = Literal["random", "clone", "clone-noise"]
 Output = Literal["zero", "split", "kept"]
 
 
@@ -36,8 +36,8 @@ class WideningOperator(Operator):
     layers: list[str] | None = Field(
         None, description="ids of the layers that get them; none given: all that have fewer"
     )
-    initialiser: PartInitialiser = Field("clone", description="how they start")
-    output: Output = Field("zero", description="their output columns: zero, split with the donor, or as initialised")
+    initializer: PartInitializer = Field("clone", description="how they start")
+    output: Output = Field("zero", description="their output columns: zero, split with the donor, or as initialized")
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
 
     what: ClassVar[str]
@@ -45,14 +45,14 @@ class WideningOperator(Operator):
 
     @model_validator(mode="after")
     def _donor_for_split(self) -> WideningOperator:
-        if self.output == "split" and self.initialiser == "random":
-            raise ValueError("`output = \"split\"` needs a donor: initialiser 'random' has none")
+        if self.output == "split" and self.initializer == "random":
+            raise ValueError("`output = \"split\"` needs a donor: initializer 'random' has none")
         return self
 
     @property
     def donorless(self) -> str:
         """Parts drawn at random have no donor."""
-        return "initialiser 'random'" if self.initialiser == "random" else ""
+        return "initializer 'random'" if self.initializer == "random" else ""
 
     def __str__(self) -> str:
         return f"{self.time} {self.operator} → {self.to}"
@@ -81,20 +81,20 @@ class WideningOperator(Operator):
         """Give the layers their parts."""
         from pli_train.models import build as models
 
-        layers, descents = models.stack_of(model, anatomy), []
+        layers, origins = models.stack_of(model, anatomy), []
         for id in self.targets(lineage):
-            descents += self.enlarge(layers[lineage.index(id)], model, anatomy, derive(seed, id))
+            origins += self.enlarge(layers[lineage.index(id)], model, anatomy, derive(seed, id))
         models.sync_config(model, anatomy)
-        return descents
+        return origins
 
     def outcome(self, lineage: Lineage) -> str:
         """`a b: clone, output zero`."""
-        return f"{lineage.events[-1].facts['layer']}: {self.initialiser}, output {self.output}"
+        return f"{lineage.events[-1].facts['layer']}: {self.initializer}, output {self.output}"
 
     @property
     def facts(self) -> dict[str, object]:
         """What the lineage keeps of the event."""
-        noise = {"noise": self.noise} if self.initialiser == "clone-noise" else {}
+        noise = {"noise": self.noise} if self.initializer == "clone-noise" else {}
         return {"to": self.to, "output": self.output, **noise, **self.policies}
 
     def enlarge(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, seed: int) -> list[ParameterOrigin]:
@@ -115,7 +115,7 @@ class WideningOperator(Operator):
         fresh = self._drawn(layer, model, anatomy, math.ceil(new / part.count), seed)
         outputs = {f"{path}.weight" for path in anatomy.identity["zero"]}
         generator = torch.Generator().manual_seed(seed)
-        descents = []
+        origins = []
         for name, axes, old in list(resize.tensors_along(layer, anatomy, part.factor)):
             rows = resize.rows(old.detach(), axes, part.factor, sizes)[sources]
             if fresh:
@@ -123,20 +123,20 @@ class WideningOperator(Operator):
                 rows[part.count :] = torch.cat(drawn)[:new].to(rows)
             if name in outputs:
                 rows = _output(rows, self.output, sources, part.count)
-            elif self.initialiser == "clone-noise" and old.dim() > 1:
+            elif self.initializer == "clone-noise" and old.dim() > 1:
                 noisy = add_noise(rows[part.count :].cpu(), self.noise, generator)
                 rows[part.count :] = noisy.to(rows)
             parameter = resize.put(layer, name, resize.from_rows(rows, axes, part.factor).contiguous())
             unborn = [*range(part.count), *[resize.NOTHING] * new]
             carry, copy = (_carrier(axes, part.factor, sizes, chosen) for chosen in (unborn, sources))
             by_row = resize.shape_by_row(old, axes, part.factor)
-            descents.append(ParameterOrigin(parameter, old, True, carry, None if fresh else copy, by_row))
+            origins.append(ParameterOrigin(parameter, old, True, carry, None if fresh else copy, by_row))
         resize.sync_sizes(layer, anatomy, resize.resized(sizes, part.factor, count))
-        return descents
+        return origins
 
     def _drawn(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, times: int, seed: int) -> list[nn.Module]:
         """Layers drawn as the family draws them, whose parts the newborns take; none for clones."""
-        if self.initialiser != "random":
+        if self.initializer != "random":
             return []
         return [
             random(InsertionPoint(model, anatomy, layer, (), derive(seed, "draw", number))) for number in range(times)

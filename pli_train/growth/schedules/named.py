@@ -115,7 +115,7 @@ class NamedSchedule(BaseModel):
 class CopySchedule(NamedSchedule):
     """A schedule whose newborn layers are copies of chosen layers."""
 
-    initialiser: str = Field("clone", description="how a newborn starts from its donor")
+    initializer: str = Field("clone", description="how a newborn starts from its donor")
 
     def grown(self, lineage: Lineage, origins: Sequence[int]) -> list[Table]:
         """The inserts that turn the stack into the one with layer `origins[i]` of the old stack at index i.
@@ -130,8 +130,8 @@ class CopySchedule(NamedSchedule):
             if origin not in kept:
                 kept.add(origin)
                 continue
-            lineage.insert(index, step=0, initialiser=self.initialiser, donor=old[origin])
-            message = {"operator": "insert", "index": index, "initialiser": self.initialiser, "donor": old[origin]}
+            lineage.insert(index, step=0, initializer=self.initializer, donor=old[origin])
+            message = {"operator": "insert", "index": index, "initializer": self.initializer, "donor": old[origin]}
             inserts.append(message)
         return inserts
 

@@ -26,7 +26,7 @@ class SingleShot(NamedSchedule):
     name: Literal["single-shot"] = "single-shot"
     layers: int = Field(ge=1, le=MOST, description="depth at the end")
     at: When = Field(0.8, description="when")
-    initialiser: str | None = Field(
+    initializer: str | None = Field(
         None, description="how a newborn starts; none given: random from no layer, else as the rest of the config says"
     )
 
@@ -35,17 +35,17 @@ class SingleShot(NamedSchedule):
         wrong = []
         if depth > 1:
             wrong.append(f"begins with 0 or 1 layers, not {depth}")
-        if depth == 0 and self.initialiser not in (None, RANDOM):
-            wrong.append(f"initialiser is '{self.initialiser}', but a model of no layers has no donor: use '{RANDOM}'")
+        if depth == 0 and self.initializer not in (None, RANDOM):
+            wrong.append(f"initializer is '{self.initializer}', but a model of no layers has no donor: use '{RANDOM}'")
         try:
             check_deepens(depth, self.layers, least=0)
         except BadInput as error:
             wrong += error.mistakes
         if wrong:
             raise BadInput(*wrong)
-        initialiser = RANDOM if depth == 0 else self.initialiser
-        start: dict[str, Any] = {} if initialiser is None else {"initialiser": initialiser}
-        if initialiser != RANDOM:
+        initializer = RANDOM if depth == 0 else self.initializer
+        start: dict[str, Any] = {} if initializer is None else {"initializer": initializer}
+        if initializer != RANDOM:
             start["donor"] = "a"  # the one layer there is
         growth = [{"operator": "insert", "index": index, **start} for index in range(depth, self.layers)]
         return [Moment({"at": self.at}, growth)]

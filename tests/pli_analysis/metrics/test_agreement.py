@@ -76,21 +76,21 @@ def test_an_event_changes_the_loss_by_one_number(run, page):
         # What the run logged on the same blocks.
         sides = [logged(run, tag, event["step"]) for tag in (run_folder.EVAL_LOSS, run_folder.EVAL_LOSS_AFTER_EVENT)]
         assert [event["loss_before"], event["loss_after"]] == sides
-        assert event["delta"] == pytest.approx(sides[1] - sides[0], abs=2e-6)
-        assert event["blocks"] == 24 and event["delta_low"] < event["delta"] < event["delta_high"]
+        assert event["loss_change"] == pytest.approx(sides[1] - sides[0], abs=2e-6)
+        assert event["blocks"] == 24 and event["loss_change_low"] < event["loss_change"] < event["loss_change_high"]
         # The sentence, on stderr, in the terminal's report and on the page.
         words = re.search(
             r"(raised|lowered|changed) the loss by ([\d.e+-]+) \(95 % interval (\S+) to (\S+), 24 blocks", line
         )
-        assert (words[1] == "changed") == (event["delta_low"] <= 0 <= event["delta_high"])
+        assert (words[1] == "changed") == (event["loss_change_low"] <= 0 <= event["loss_change_high"])
         sign = -1 if words[1] == "lowered" else 1
         assert [sign * float(words[2]), float(words[3]), float(words[4])] == pytest.approx(
-            [event["delta"], event["delta_low"], event["delta_high"]], abs=0.00051
+            [event["loss_change"], event["loss_change_low"], event["loss_change_high"]], abs=0.00051
         )
         sentence = line[line.index(words[1]) :]
         assert sentence in page and " ".join(sentence.split()) in " ".join(printed.split())
         # The page's table, and what `watch` shows.
-        assert all(cell(event[name]) in page for name in ("delta", "delta_low", "delta_high", "kl"))
+        assert all(cell(event[name]) in page for name in ("loss_change", "loss_change_low", "loss_change_high", "kl"))
         assert f"{sides[0]:.3f} → {sides[1]:.3f}" in " ".join(seen.split())
 
 

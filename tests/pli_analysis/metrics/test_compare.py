@@ -31,18 +31,18 @@ def curve(name, steps, losses, group=None):
     return Curve(name, group or name, pd.DataFrame({"step": steps, "loss": losses}))
 
 
-def powers(name, pace, group=None):
-    """A loss of 10 · (1 + pace · step)^-0.5: of two such runs, one needs the ratio of their paces as many steps."""
+def powers(name, rate, group=None):
+    """A loss of 10 · (1 + rate · step)^-0.5: of two such runs, one needs the ratio of their rates as many steps."""
     steps = np.arange(0, 20_001)
-    return curve(name, steps, 10 * (1 + pace * steps) ** -0.5, group)
+    return curve(name, steps, 10 * (1 + rate * steps) ** -0.5, group)
 
 
 @given(st.floats(0.5, 4), st.floats(1.0, 8.0))
-def test_the_speed_up_between_curves_of_known_pace(pace, level):
-    table = compare.speed_ups([powers("one", 0.01), powers("other", 0.01 * pace)], [level], reference="one")
+def test_the_speed_up_between_curves_of_known_pace(rate, level):
+    table = compare.speed_ups([powers("one", 0.01), powers("other", 0.01 * rate)], [level], reference="one")
     assert table["speed_up"].iloc[0] == 1
-    assert table["speed_up"].iloc[1] == pytest.approx(pace, rel=1e-3)
-    assert table["low"].isna().all()  # one run each has no interval
+    assert table["speed_up"].iloc[1] == pytest.approx(rate, rel=1e-3)
+    assert table["speed_up_low"].isna().all()  # one run each has no interval
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=2, max_size=60), st.floats(0.1, 100))
@@ -56,7 +56,7 @@ def test_reaching_a_level_against_a_search_by_hand(losses, level):
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=40), st.sampled_from([1, 3, 5, 9]))
-def test_smoothing_is_a_centred_mean(losses, width):
+def test_smoothing_is_a_centered_mean(losses, width):
     half, count = width // 2, len(losses)
     expected = []
     for at in range(count):
@@ -71,13 +71,13 @@ def test_a_level_not_reached_or_passed_at_the_start_is_missing():
     assert table[table["group"] == "b"]["speed_up"].isna().tolist() == [True, False, True]
 
 
-def seeded(group, paces, seeds=None, shared=None):
+def seeded(group, rates, seeds=None, shared=None):
     """Runs of one group, with seeds of their own."""
-    named = zip(paces, range(len(paces)) if seeds is None else seeds, strict=True)
-    return [replace(powers(f"{group}{n}", pace, group), seed=n, shared=shared or {}) for pace, n in named]
+    named = zip(rates, range(len(rates)) if seeds is None else seeds, strict=True)
+    return [replace(powers(f"{group}{n}", rate, group), seed=n, shared=shared or {}) for rate, n in named]
 
 
-PACES = [0.01, 0.012, 0.009]
+RATES = [0.01, 0.012, 0.009]
 
 
 @pytest.mark.parametrize(
@@ -87,25 +87,27 @@ PACES = [0.01, 0.012, 0.009]
 )
 def test_the_interval_of_a_speed_up_is_of_a_t_test_on_logarithms(numbers, expected):
     doubled = [0.021, 0.0235, 0.0175]
-    row = compare.speed_ups(seeded("a", PACES) + seeded("b", doubled, numbers), [2.0]).iloc[1]
-    logs = np.log(doubled), np.log(PACES)
+    row = compare.speed_ups(seeded("a", RATES) + seeded("b", doubled, numbers), [2.0]).iloc[1]
+    logs = np.log(doubled), np.log(RATES)
     assert row["speed_up"] == pytest.approx(np.exp(logs[0].mean() - logs[1].mean()), rel=1e-3)
-    assert (row["low"], row["high"]) == pytest.approx(np.exp(expected(*logs).confidence_interval(0.95)), rel=1e-3)
+    assert (row["speed_up_low"], row["speed_up_high"]) == pytest.approx(
+        np.exp(expected(*logs).confidence_interval(0.95)), rel=1e-3
+    )
     assert (row["pairing"], row["pairs"]) == (("seed", 3) if numbers[0] == 0 else ("none", 0))
 
 
 def test_runs_are_paired_where_seeds_decide_the_same():
-    base = seeded("a", PACES)
+    base = seeded("a", RATES)
     paired = [(0, 0), (1, 1), (2, 2)]
-    assert compare.pairs_of(base, seeded("b", PACES)) == paired
-    assert compare.pairs_of(base, seeded("b", PACES, (2, 1, 0))) == [(2, 0), (1, 1), (0, 2)]
-    assert compare.pairs_of(base, seeded("b", PACES[:2], (2, 0))) == [(2, 0), (0, 1)]
+    assert compare.pairs_of(base, seeded("b", RATES)) == paired
+    assert compare.pairs_of(base, seeded("b", RATES, (2, 1, 0))) == [(2, 0), (1, 1), (0, 2)]
+    assert compare.pairs_of(base, seeded("b", RATES[:2], (2, 0))) == [(2, 0), (0, 1)]
     for other in (
-        seeded("b", PACES, (0, 1, 3)),  # one has no partner
-        seeded("b", PACES[:1]),  # one pair has no interval
-        seeded("b", PACES, (0, 1, 1)),  # which of the two?
-        seeded("b", PACES, shared={"corpus": "another"}),  # other batches
-        [powers(f"b{n}", pace, "b") for n, pace in enumerate(PACES)],  # seeds unknown
+        seeded("b", RATES, (0, 1, 3)),  # one has no partner
+        seeded("b", RATES[:1]),  # one pair has no interval
+        seeded("b", RATES, (0, 1, 1)),  # which of the two?
+        seeded("b", RATES, shared={"corpus": "another"}),  # other batches
+        [powers(f"b{n}", rate, "b") for n, rate in enumerate(RATES)],  # seeds unknown
     ):
         assert compare.pairs_of(base, other) == []
 
@@ -133,13 +135,13 @@ def test_default_levels_begin_with_what_all_runs_end_at():
 
 
 def test_a_level_that_some_runs_of_a_group_reach_has_no_speed_up():
-    curves = [*seeded("a", PACES), curve("b0", [0, 9], [5, 1], "b"), curve("b1", [0, 9], [5, 4], "b")]
+    curves = [*seeded("a", RATES), curve("b0", [0, 9], [5, 1], "b"), curve("b1", [0, 9], [5, 4], "b")]
     row = compare.speed_ups(curves, [3.0]).iloc[1]
-    assert (row["runs"], row["reached"]) == (2, 1) and row[["at", "speed_up", "low"]].isna().all()
+    assert (row["runs"], row["reached"]) == (2, 1) and row[["at", "speed_up", "speed_up_low"]].isna().all()
 
 
 def test_the_verdict_is_one_sentence_on_groups():
-    made = seeded("a", PACES) + seeded("b", [0.02, 0.022, 0.019]) + [powers("c", 0.03)]
+    made = seeded("a", RATES) + seeded("b", [0.02, 0.022, 0.019]) + [powers("c", 0.03)]
     message = report.verdict(compare.compared(made))
     assert message.count(".") == len(re.findall(r"\d\.\d", message)) + 1 and message.endswith(".")
     assert message.startswith("At equal steps (20,000), a has a mean loss of ") and "(3 runs)" in message
@@ -153,16 +155,16 @@ def test_the_verdict_is_one_sentence_on_groups():
 
 
 def test_a_band_is_drawn_where_there_is_an_interval_alone():
-    made = seeded("a", PACES) + seeded("b", [0.021, 0.0235, 0.0175]) + [powers("c", 0.03)]
+    made = seeded("a", RATES) + seeded("b", [0.021, 0.0235, 0.0175]) + [powers("c", 0.03)]
     [figure] = report.sooner({"step": compare.compared(made)})
     drawn = {trace.name: trace for trace in figure.drawing.data}
     assert set(drawn) == {"b, 95 % interval", "b (3 runs)", "c (one run)"}
     band, last = drawn["b, 95 % interval"], figure.table[figure.table["group"] == "b"].iloc[-1]
-    bounds = sorted(y for x, y in zip(band.x, band.y, strict=True) if x == last["level"])
-    assert bounds == pytest.approx([last["low"], last["high"]])
+    bounds = sorted(y for x, y in zip(band.x, band.y, strict=True) if x == last["loss_level"])
+    assert bounds == pytest.approx([last["speed_up_low"], last["speed_up_high"]])
     low, high = figure.drawing.layout.yaxis.range
     assert low < min(1, *drawn["b (3 runs)"].y) and high > max(drawn["c (one run)"].y)
-    assert f"{last['level']:.4g}, b (3 runs) has a speed-up of {last['speed_up']:.3g} in steps" in figure.caption
+    assert f"{last['loss_level']:.4g}, b (3 runs) has a speed-up of {last['speed_up']:.3g} in steps" in figure.caption
 
 
 def test_a_run_of_ours_beside_a_download_of_it(runs, family, tmp_path):
@@ -220,11 +222,10 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
         (["nowhere"], "no such file or folder"),
         (["RUN", "RUN"], "is given twice"),
         (["RUN", "--tag", "nothing*"], "no scalar matches"),
-        (["RUN", "--by", "moons"], "none of step"),
-        (["RUN", "--levels", "4,x"], "give losses"),
-        (["RUN", "--smooth", "4"], "an odd number of points: 3 or 5"),
-        (["RUN", "--reference", "other"], "no run or group is called"),
-        (["RUN", "--at", "13"], "no run has a loss there; the last step of all is 12"),
+        (["RUN", "--levels", "4,x"], "is not a list of losses; write numbers separated by commas"),
+        (["RUN", "--smooth", "4"], "an odd number of points; use 3 or 5"),
+        (["RUN", "--reference", "other"], "no run or group has this name; use one of"),
+        (["RUN", "--at", "13"], "no run has a loss there; the last step that all runs reached is 12"),
         (["RUN", "--at", "nan"], "no run has a loss there"),
         (["RUN", "--runs", "--speed-ups"], "use one of them"),
     ],
@@ -232,6 +233,13 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
 def test_mistakes_are_one_line(runs, asked, message):
     answered = CliRunner().invoke(app, ["compare", *(str(runs["gpt2"]) if word == "RUN" else word for word in asked)])
     assert isinstance(answered.exception, BadInput) and message in str(answered.exception)
+
+
+def test_an_unknown_axis_is_refused():
+    with pytest.raises(BadInput, match="--by moons: is not an axis; use one of step, tokens, flops, seconds"):
+        compare.compared([curve("a", [0, 1], [2.0, 1.0])], by="moons")
+    answered = CliRunner().invoke(app, ["compare", "nowhere", "--by", "moons"])
+    assert answered.exit_code == 2 and "moons" in answered.output
 
 
 def test_the_page_of_a_comparison(runs, tmp_path):
@@ -252,7 +260,7 @@ def test_the_published_placements():
     assert lowest["group"] == "placement-middle" and round(lowest["loss at 6500"], 3) == 5.302
 
 
-def test_copies_of_runs_are_told_not_to_vary():
+def test_copies_of_runs_are_reported_as_not_varying():
     groups = {"a": [4.1, 2.771], "b": [4.0, 2.671]}
     found = compare.compared([curve(f"{g}{i}", [0, 10], groups[g], g) for g in groups for i in range(3)], levels=[3])
     for words in (report.verdict(found), report.speed_up_words(found)):
@@ -305,9 +313,9 @@ def test_each_scalar_is_compared_by_itself_and_the_unit_stays_the_run(two_scalar
         assert [of[group]["loss at 100"] for group in "xy"] == pytest.approx([np.mean(base), np.mean(mine)])
         welch = stats.ttest_ind(mine, base, equal_var=False)
         interval = welch.confidence_interval(0.95)
-        assert (of["y"]["low"], of["y"]["high"]) == pytest.approx((interval.low, interval.high))
+        assert (of["y"]["difference_low"], of["y"]["difference_high"]) == pytest.approx((interval.low, interval.high))
         exact = stats.permutation_test((mine, base), lambda a, b: np.mean(a) - np.mean(b), n_resamples=np.inf)
-        assert of["y"]["p"] == pytest.approx(exact.pvalue) and of["y"]["least_p"] == pytest.approx(0.1)
+        assert of["y"]["p"] == pytest.approx(exact.pvalue) and of["y"]["min_p"] == pytest.approx(0.1)
         assert message[number].startswith(f"In {scalar} at equal steps (100), x has a mean loss of ")
         assert message[number].count("(3 runs)") == 2
 
@@ -316,11 +324,11 @@ def test_each_scalar_has_its_own_reference_without_groups(tmp_path):
     one = table(tmp_path / "a.csv", step=[0, 100], train_loss=[2, 1], val_loss=[5, 3])
     other = table(tmp_path / "b.csv", step=[0, 100], train_loss=[2, 0.5], val_loss=[5, 1])
     rows, message = answer(one, other, "--tag", "*_loss")
-    apart = {row["scalar"]: row["difference"] for row in rows if row["group"] == "b"}
-    assert apart == {"train_loss": pytest.approx(0.5 - 1), "val_loss": pytest.approx(1 - 3)}
+    differences = {row["scalar"]: row["difference"] for row in rows if row["group"] == "b"}
+    assert differences == {"train_loss": pytest.approx(0.5 - 1), "val_loss": pytest.approx(1 - 3)}
     assert len(message) == 2 and all(line.count("a difference of") == 1 for line in message)
     ups, _ = answer(one, other, "--tag", "*_loss", "--levels", "1.5,4", "--speed-ups")
-    found = {(row["scalar"], row["level"]): row["speed_up"] for row in ups if row["group"] == "b"}
+    found = {(row["scalar"], row["loss_level"]): row["speed_up"] for row in ups if row["group"] == "b"}
     # Straight lines: train 2 → 1.5 takes 50 and 100/3 steps, validation 5 → 4 takes 50 and 25, and a never has 1.5.
     assert found["train_loss", 1.5] == pytest.approx(1.5) and found["val_loss", 4] == pytest.approx(2)
     assert found["val_loss", 1.5] is None and found["train_loss", 4] is None
@@ -350,7 +358,7 @@ def test_a_log_of_epochs_says_epochs(tmp_path):
     assert {row["last epoch"] for row in answer(*asked, "--runs")[0]} == {2}
     made = report.build([compare.compared(curve_metric.read(list(map(str, asked))))])
     losses, ups = made.sections[0].figures
-    assert losses.drawing.layout.xaxis.title.text == "epochs" and set(ups.table["by"]) == {"epoch"}
+    assert losses.drawing.layout.xaxis.title.text == "epochs" and set(ups.table["axis"]) == {"epoch"}
     assert "in epochs over k" in ups.caption and "epochs that k needs" in dict(made.sections[0].method)["speed-up"]
     assert "at equal epochs (2)" in page.read_text()
 
@@ -361,7 +369,7 @@ KERAS = {"k": [3.5, 2.5, 2.2], "l": [3.4, 2.3, 2.1]}
 def test_epochs_and_steps_are_not_compared(tmp_path):
     by_epoch = table(tmp_path / "k.csv", epoch=[0, 1], val_loss=[3, 2])
     by_step = table(tmp_path / "s.csv", step=[0, 1], val_loss=[3, 2])
-    expected = "k counts epochs, s counts steps: compare logs that count the same, or compare --by seconds"
+    expected = "k counts epochs, s counts steps: compare logs with the same unit, or use --by seconds"
     assert refusal(by_epoch, by_step) == expected
     timed = [
         table(tmp_path / f"{unit}.csv", **{unit: [0, 1], "timestamp": [10, 30], "val_loss": [3, 2]})
@@ -374,7 +382,7 @@ def test_epochs_and_steps_are_not_compared(tmp_path):
     assert answer(both, by_step)[0][0]["val_loss at 1"] == 2
 
 
-def test_points_that_are_not_finite_are_told_and_not_bridged(tmp_path):
+def test_points_that_are_not_finite_are_reported_and_not_bridged(tmp_path):
     broken = table(tmp_path / "g.csv", step=[0, 100, 200, 300], val_loss=[5, "inf", "nan", 2])
     whole = table(tmp_path / "h.csv", step=[0, 100, 200, 300], val_loss=[5, 4, 3, 1])
     rows, message = answer(broken, whole)
@@ -409,10 +417,12 @@ def test_a_gap_is_one_on_every_axis_and_levels_pass_it_by(tmp_path):
         (4.0, 3.5, ("4.000", "3.500", "a difference of -0.500 ")),
     ],
 )
-def test_losses_have_the_digits_that_tell_them_apart(base, mine, words):
+def test_losses_have_enough_digits_to_differ(base, mine, words):
     message = report.verdict(compare.compared([curve("a", [0, 9], [5, base]), curve("b", [0, 9], [5, mine])]))
-    first, second, apart = words
-    assert f"a has a loss of {first} (" in message and f"b has a loss of {second} (" in message and apart in message
+    first, second, differences = words
+    assert (
+        f"a has a loss of {first} (" in message and f"b has a loss of {second} (" in message and differences in message
+    )
 
 
 @pytest.mark.parametrize("level", [2.7182818, 0.00012345, 3])

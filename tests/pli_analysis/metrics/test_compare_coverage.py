@@ -34,10 +34,10 @@ def test_a_single_run_has_no_interval():
     assert (benchmark.table([(1, 2, "none", 1), (1, 1, "none", 1)], replicates=3)["intervals"] == 0).all()
 
 
-def test_the_benchmark_looks_at_the_intervals_that_a_comparison_states():
+def test_the_benchmark_checks_the_intervals_that_a_comparison_states():
     chance = np.random.default_rng(0)
-    paces = {"a": 0.02, "b": 0.03}
-    curves = [c for name, pace in paces.items() for c in benchmark.group(chance, name, pace, range(3), ZEROS, 0.1)]
+    rates = {"a": 0.02, "b": 0.03}
+    curves = [c for name, rate in rates.items() for c in benchmark.group(chance, name, rate, range(3), ZEROS, 0.1)]
     message = compare.compared(curves)
     stated = re.findall(r"interval (\S+) to (\S+),", f"{report.verdict(message)} {report.speed_up_words(message)}")
     loss, up = (tuple(map(float, bounds)) for bounds in stated)

@@ -14,41 +14,20 @@ from pli_analysis import api
 from pli_analysis.metrics.drift import displacement, products
 from pli_analysis.metrics.drift.drift import LEVELS
 from pli_analysis.metrics.drift.rates import Logged
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars
-from pli_analysis.weights import chunks, stacks
+from pli_analysis.weights import chunks
 from pli_train.core import anatomy
 from pli_train.core.run_format import run_folder
 from pli_train.growth.operators.ffn import WidenFFN
 from pli_train.growth.operators.heads import AddHeads
 from pli_train.growth.operators.insert import Insert
-from pli_train.growth.operators.swap import Swap
 from pli_train.models import build
-from tests.drifting import Drifting
-from tests.families import HEADS, LAYERS, OPTIONAL, TINY, UNITS, logits
+from tests.drifting import RATES, Drifting, grown
+from tests.families import HEADS, LAYERS, TINY, UNITS, logits
 
 FAMILIES = sorted(TINY)
-RATES = {run_folder.LR: {2: 0.1, 4: 0.3, 7: 0.2}}
-
-
-def grown(folder, family):
-    """A run with every way of growth; the layers of the last stack have heads, units and donors of all kinds."""
-    run = Drifting(folder, family, heads=2, **OPTIONAL.get(family, {}))
-    run.move(steps=2)
-    run.grow(Insert(at=0, index=1, initialiser="clone-noise", noise=0.1))
-    run.move()
-    run.grow(AddHeads(at=0, to=HEADS, initialiser="clone", output="split"))
-    run.move(steps=3)
-    run.grow(Insert(at=0, index=2, initialiser="random"))
-    run.move()
-    run.grow(WidenFFN(at=0, to=UNITS + 16, initialiser="random"))
-    run.move()
-    run.grow(Swap(at=0, indices=[1, 2]))
-    run.move(steps=2)
-    run.save()
-    run.rates(RATES)
-    return run.folder
 
 
 def states(run):
@@ -109,12 +88,14 @@ def reference(run):
             lr = 0 if newborn else sum_of_rates(before, found.step)
             made[str(found.name), part] = {
                 "relative_l2": np.linalg.norm(a - b) / (np.linalg.norm(b) or 1),
-                "cosine": 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) if a.any() and b.any() else math.nan,
-                "rms": np.sqrt(np.mean((a - b) ** 2)),
-                "path": paths[part],
-                "growth_path": jumps[part],
-                "efficiency": np.linalg.norm(a - b) / paths[part] if paths[part] and not jumps[part] else math.nan,
-                "speed": np.linalg.norm(a - p) / np.linalg.norm(a) / lr if lr and a.any() else math.nan,
+                "cosine_distance": 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+                if a.any() and b.any()
+                else math.nan,
+                "rms_change": np.sqrt(np.mean((a - b) ** 2)),
+                "path_length": paths[part],
+                "growth_path_length": jumps[part],
+                "path_efficiency": np.linalg.norm(a - b) / paths[part] if paths[part] and not jumps[part] else math.nan,
+                "relative_update_rate": np.linalg.norm(a - p) / np.linalg.norm(a) / lr if lr and a.any() else math.nan,
                 "donor_distance": donor_distance(found.lineage, part, message),
             }
             last[part] = now
@@ -171,7 +152,7 @@ def first_units(name, array, units, count):
 
 def agree(run, table):
     expected = reference(run)
-    rows = table[table["level"] != "matrix"].set_index(["checkpoint", "part"])
+    rows = table[table["part_type"] != "matrix"].set_index(["checkpoint", "part"])
     named = {key for key in expected if not key[1].endswith(".other")}
     assert set(rows.index) == named
     for key in named:
@@ -182,19 +163,19 @@ def agree(run, table):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_measure_of_a_grown_run_equals_a_slow_reference(tmp_path, family):
-    run = Run.open(grown(tmp_path / "run", family))
+    run = open_run(grown(tmp_path / "run", family))
     table = api.drift(run, "all")
     agree(run, table)
-    assert table["donor_distance"].notna().any() and table["speed"].notna().any()
-    squares = (table["rms"] ** 2 * _numbers(run, table)).groupby([table["checkpoint"], table["layer"]])
+    assert table["donor_distance"].notna().any() and table["relative_update_rate"].notna().any()
+    squares = (table["rms_change"] ** 2 * _numbers(run, table)).groupby([table["checkpoint"], table["layer"]])
     for _, of_layer in squares:
-        layer = table.loc[of_layer.index, "level"] == "layer"
+        layer = table.loc[of_layer.index, "part_type"] == "layer"
         assert of_layer[~layer].sum() == pytest.approx(of_layer[layer].sum(), rel=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
-    run = Run.open(grown(tmp_path / "run", family))
+def test_tensors_in_segments_measure_as_whole_ones(tmp_path, family, monkeypatch):
+    run = open_run(grown(tmp_path / "run", family))
     whole, cuts = api.drift(run, "all"), []
 
     def counted(track):
@@ -204,27 +185,9 @@ def test_tensors_in_pieces_measure_as_whole_ones(tmp_path, family, monkeypatch):
 
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chunks, "SIZE", 64)
-    monkeypatch.setattr(displacement, "is_steady", lambda track: False)
     monkeypatch.setattr(displacement, "segments", counted)
     assert_frame_equal(api.drift(run, "all"), whole, rtol=1e-9)
     assert max(cuts) > 20 and sum(cut > 1 for cut in cuts) > len(cuts) / 2
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_tensors_in_blocks_and_stacks_measure_as_whole_ones(tmp_path, family, monkeypatch):
-    """Of which at least the newborn layers' keep their shape."""
-    run = Run.open(grown(tmp_path / "run", family))
-    monkeypatch.setattr(displacement, "is_steady", lambda track: False)
-    whole, made = api.drift(run, "all"), []
-    monkeypatch.undo()
-    monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(stacks, "BLOCK", 60)
-    monkeypatch.setattr(stacks, "STACK", 180)
-    monkeypatch.setattr(
-        displacement, "stacks", lambda *asked: (made.append(s.visits) or s for s in stacks.stacks(*asked))
-    )
-    assert_frame_equal(api.drift(run, "all"), whole, rtol=1e-9)
-    assert len(made) > 100 and any(visits.start for visits in made)
 
 
 def _numbers(run, table):
@@ -245,17 +208,17 @@ def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, s
     for way in ways:
         made.move(size)
         if way == "insert":
-            made.grow(Insert(at=0, index=1, initialiser="random"))
+            made.grow(Insert(at=0, index=1, initializer="random"))
         elif way == "clone":
-            made.grow(Insert(at=0, index=1, initialiser="clone"))
+            made.grow(Insert(at=0, index=1, initializer="clone"))
         elif way == "heads" and any(heads < HEADS for heads, _ in made.lineage.shapes()):
-            made.grow(AddHeads(at=0, to=HEADS, initialiser="clone"))
+            made.grow(AddHeads(at=0, to=HEADS, initializer="clone"))
         elif way == "stretch":
             made.stretch(0.5)
             made.save()
         else:
             made.save()
-    run = Run.open(made.folder)
+    run = open_run(made.folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "SIZE", segment)
         agree(run, api.drift(run, "all"))
@@ -267,21 +230,21 @@ def test_stretching_all_weights_by_c_moves_all_parts_by_c_minus_1(tmp_path, fami
     for factor in (2.0, 0.25):
         made.stretch(factor)
         made.save()
-    run = Run.open(made.folder)
+    run = open_run(made.folder)
     table = api.drift(run, "all", gauge=True)
     for step, c in ((0, 1.0), (1, 2.0), (2, 0.5)):
         at = table[table["step"] == step]
         assert at["relative_l2"].to_numpy() == pytest.approx(abs(c - 1), abs=1e-12)
-        assert at["cosine"].to_numpy() == pytest.approx(0, abs=1e-12)
-        heads = at[at["level"] == "head"]
+        assert at["cosine_distance"].to_numpy() == pytest.approx(0, abs=1e-12)
+        heads = at[at["part_type"] == "head"]
         assert len(heads) == LAYERS * HEADS
-        assert heads["ov"].to_numpy() == pytest.approx(abs(c * c - 1), abs=1e-12)
+        assert heads["ov_distance"].to_numpy() == pytest.approx(abs(c * c - 1), abs=1e-12)
         if family == "qwen3":
-            assert heads["qk"].isna().all()
+            assert heads["qk_distance"].isna().all()
         else:
-            assert heads["qk"].to_numpy() == pytest.approx(abs(c * c - 1), abs=1e-12)
+            assert heads["qk_distance"].to_numpy() == pytest.approx(abs(c * c - 1), abs=1e-12)
     end = table[table["step"] == 2]
-    assert end["efficiency"].to_numpy() == pytest.approx(0.5 / 2.5)
+    assert end["path_efficiency"].to_numpy() == pytest.approx(0.5 / 2.5)
 
 
 # --- heads whatever their basis -------------------------------------------------------------------------------------
@@ -316,7 +279,7 @@ def test_a_heads_products_equal_those_of_whole_matrices(tmp_path, family, stack)
     made.move(0.05)
     path = made.save()
     sides = [load_file(p / run_folder.WEIGHTS) for p in (path, made.folder / "checkpoint-0")]
-    table = api.drift(Run.open(made.folder), "head", gauge=True).query("step == 1").set_index("part")
+    table = api.drift(open_run(made.folder), "head", gauge=True).query("step == 1").set_index("part")
     for index, id in enumerate("ab"):
         for head in range(HEADS):
             (q, k, v, o), (q0, k0, v0, o0) = (_by_hand(family, side, f"{stack}.{index}.", head) for side in sides)
@@ -324,8 +287,8 @@ def test_a_heads_products_equal_those_of_whole_matrices(tmp_path, family, stack)
             moved, birth = (np.array([a.T @ turn @ b for turn in turns]) for a, b in ((q, k), (q0, k0)))
             ov = o.T @ v - o0.T @ v0
             row = table.loc[f"{id}.h{head}"]
-            assert row["qk"] == pytest.approx(np.linalg.norm(moved - birth) / np.linalg.norm(birth), rel=1e-9)
-            assert row["ov"] == pytest.approx(np.linalg.norm(ov) / np.linalg.norm(o0.T @ v0), rel=1e-9)
+            assert row["qk_distance"] == pytest.approx(np.linalg.norm(moved - birth) / np.linalg.norm(birth), rel=1e-9)
+            assert row["ov_distance"] == pytest.approx(np.linalg.norm(ov) / np.linalg.norm(o0.T @ v0), rel=1e-9)
 
 
 def _turns(dim):
@@ -405,14 +368,14 @@ def turned(tmp_path, family, of_queries, of_keys=None):
     change = (logits(made.model) - before).norm() / before.norm()
     made.step = 1
     made.save()
-    return float(change), api.drift(Run.open(made.folder), "head", gauge=True).query("step == 1")
+    return float(change), api.drift(open_run(made.folder), "head", gauge=True).query("step == 1")
 
 
 @pytest.mark.parametrize(("family", "turning"), [("gpt2", 0), ("llama", 8), ("gpt_neox", 2)])
 def test_a_basis_that_positions_allow_changes_neither_logits_nor_qk(tmp_path, family, turning):
     change, heads = turned(tmp_path, family, commuting(turning, np.random.default_rng(0)))
     assert change < 1e-4
-    assert heads["qk"].to_numpy() == pytest.approx(0, abs=1e-5)
+    assert heads["qk_distance"].to_numpy() == pytest.approx(0, abs=1e-5)
     assert (heads["relative_l2"] > 0.1).all()
 
 
@@ -421,14 +384,14 @@ def test_a_basis_that_rotary_positions_forbid_changes_logits_and_qk(tmp_path, fa
     """QᵀK is the same all the while: what a head reads at relative position 0."""
     change, heads = turned(tmp_path, family, commuting(0, np.random.default_rng(0)))
     assert change > 1e-3
-    assert (heads["qk"] > 0.01).all()
+    assert (heads["qk_distance"] > 0.01).all()
 
 
-def test_normalised_queries_and_keys_have_no_qk(tmp_path):
+def test_normalized_queries_and_keys_have_no_qk(tmp_path):
     """What stays free beside a norm with unequal gains: a sign for each pair, and the size of all queries, or keys."""
     signs = np.diag([1.0, -1, 1, -1] * 2)
     change, heads = turned(tmp_path / "signs", "qwen3", signs)
-    assert change < 1e-4 and heads["qk"].isna().all() and heads["ov"].notna().all()
+    assert change < 1e-4 and heads["qk_distance"].isna().all() and heads["ov_distance"].notna().all()
     change, _ = turned(tmp_path / "size", "qwen3", 3 * np.eye(8), 0.5 * np.eye(8))
     assert change < 1e-4
     change, _ = turned(tmp_path / "turned", "qwen3", commuting(8, np.random.default_rng(0)))
@@ -452,8 +415,8 @@ def test_values_and_outputs_may_be_written_in_any_basis(tmp_path, family):
     assert (logits(made.model) - before).norm() < 1e-4 * before.norm()
     made.step = 1
     made.save()
-    heads = api.drift(Run.open(made.folder), "head", gauge=True).query("step == 1")
-    assert heads["ov"].to_numpy() == pytest.approx(0, abs=1e-5)
+    heads = api.drift(open_run(made.folder), "head", gauge=True).query("step == 1")
+    assert heads["ov_distance"].to_numpy() == pytest.approx(0, abs=1e-5)
     assert (heads["relative_l2"] > 0.1).all()
 
 
@@ -476,14 +439,14 @@ def test_spectral_measures_of_a_run(tmp_path):
     made = Drifting(tmp_path / "run", "gpt2")
     made.move(0.05)
     path = made.save()
-    table = api.drift(Run.open(made.folder), "matrix", spectral=True)
-    assert (table.query("step == 0")["spectral"].dropna() == 0).all()
+    table = api.drift(open_run(made.folder), "matrix", spectral=True)
+    assert (table.query("step == 0")["relative_spectral_norm"].dropna() == 0).all()
     name = "transformer.h.1.mlp.c_fc.weight"
     now, birth = (load_file(p / run_folder.WEIGHTS)[name].double() for p in (path, made.folder / "checkpoint-0"))
     values = torch.linalg.svdvals(now - birth)
     shares = values / values.sum()
     row = table.query("step == 1 and part == 'b.mlp.c_fc.weight'").iloc[0]
-    assert row["spectral"] == pytest.approx(float(values[0] / torch.linalg.svdvals(birth)[0]), rel=1e-9)
+    assert row["relative_spectral_norm"] == pytest.approx(float(values[0] / torch.linalg.svdvals(birth)[0]), rel=1e-9)
     assert row["stable_rank"] == pytest.approx(float(values.square().sum() / values[0] ** 2), rel=1e-9)
     assert row["effective_rank"] == pytest.approx(float((-(shares * shares.log()).sum()).exp()), rel=1e-6)
     assert row["relative_l2"] == pytest.approx(float((now - birth).norm() / birth.norm()), rel=1e-9)
@@ -510,19 +473,19 @@ def test_a_layers_own_rate_is_its_rate(tmp_path):
     made.move()
     made.save()
     made.rates({run_folder.LR: {1: 0.5}, run_folder.LR_OF_LAYER + "b": {1: 0.25}})
-    table = api.drift(Run.open(made.folder)).query("step == 1").set_index("part")
-    moved = table["path"] / table["speed"]
+    table = api.drift(open_run(made.folder)).query("step == 1").set_index("part")
+    moved = table["path_length"] / table["relative_update_rate"]
     norms = {
-        id: np.linalg.norm(flat(message[id])) for _, message in list(states(Run.open(made.folder)))[1:] for id in "ab"
+        id: np.linalg.norm(flat(message[id])) for _, message in list(states(open_run(made.folder)))[1:] for id in "ab"
     }
     assert moved["a"] == pytest.approx(0.5 * norms["a"]) and moved["b"] == pytest.approx(0.25 * norms["b"])
 
 
 def test_all_levels_are_those_one_by_one(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     whole = api.drift(run, "all")
     for of in LEVELS:
-        assert whole[whole["level"] == of].reset_index(drop=True).equals(api.drift(run, of))
+        assert whole[whole["part_type"] == of].reset_index(drop=True).equals(api.drift(run, of))
 
 
 # --- growth is no movement by training ------------------------------------------------------------------------------
@@ -545,12 +508,12 @@ def far(first, second):
 
 def identity_above(made):
     """BERT's layer a hands its last norm over to the newborn above it."""
-    made.grow(Insert(at=0, index=1, initialiser="identity"))
+    made.grow(Insert(at=0, index=1, initializer="identity"))
 
 
 def split_heads(made):
     """Of layer a the output columns of the two old heads are halved; the new ones get the other halves."""
-    made.grow(AddHeads(at=0, to=HEADS, initialiser="clone", output="split", layers=["a"]))
+    made.grow(AddHeads(at=0, to=HEADS, initializer="clone", output="split", layers=["a"]))
 
 
 def halved(family, before, after):
@@ -578,12 +541,12 @@ def test_what_an_event_changes_is_no_path_when_nothing_is_trained(tmp_path, fami
     event(made)
     made.step = 2
     made.save()
-    table = api.drift(Run.open(made.folder), "all")
-    assert (table["path"] == 0).all()
-    assert not (table["speed"] > 0).any()
+    table = api.drift(open_run(made.folder), "all")
+    assert (table["path_length"] == 0).all()
+    assert not (table["relative_update_rate"] > 0).any()
     a = table.query("part == 'a' and step == 2").iloc[0]
-    assert a["growth_path"] > 0.1 and a["relative_l2"] > 0 and math.isnan(a["efficiency"])
-    assert (table.query("layer != 'a'")["growth_path"] == 0).all()
+    assert a["growth_path_length"] > 0.1 and a["relative_l2"] > 0 and math.isnan(a["path_efficiency"])
+    assert (table.query("layer != 'a'")["growth_path_length"] == 0).all()
 
 
 @pytest.mark.parametrize(("family", "event", "jump"), EVENTS)
@@ -598,9 +561,9 @@ def test_path_is_the_sum_over_training_alone(tmp_path, family, event, jump):
     names = [f"checkpoint-{name}" for name in ("0", "1", "2", "3-before", "3", "4", "5")]
     states = [weights_of(made.folder, name, family, 0) for name in names]
     trained = sum(far(states[n], states[n + 1]) for n in (0, 1, 2, 4, 5))
-    row = api.drift(Run.open(made.folder)).query("part == 'a' and step == 5").iloc[0]
-    assert row["path"] == pytest.approx(trained, rel=1e-6)
-    assert row["growth_path"] == pytest.approx(jump(family, states[3], states[4]), rel=1e-6)
+    row = api.drift(open_run(made.folder)).query("part == 'a' and step == 5").iloc[0]
+    assert row["path_length"] == pytest.approx(trained, rel=1e-6)
+    assert row["growth_path_length"] == pytest.approx(jump(family, states[3], states[4]), rel=1e-6)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
@@ -609,16 +572,16 @@ def test_a_clone_is_compared_with_its_donor_after_either_grew(tmp_path, family, 
     """Heads and units that came later are left out: here by their places in the files, 8 columns a head."""
     made = Drifting(tmp_path / "run", family, heads=2)
     made.move()
-    made.grow(Insert(at=0, index=1, initialiser="clone"))
+    made.grow(Insert(at=0, index=1, initializer="clone"))
     made.move()
-    made.grow(AddHeads(at=0, to=HEADS, initialiser="clone", layers=grown))
+    made.grow(AddHeads(at=0, to=HEADS, initializer="clone", layers=grown))
     made.move()
-    made.grow(WidenFFN(at=0, to=UNITS + 16, initialiser="random", layers=grown))
+    made.grow(WidenFFN(at=0, to=UNITS + 16, initializer="random", layers=grown))
     made.move()
     made.save()
     assert made.lineage.stack == ["a", "c", "b"]
     a, c = (weights_of(made.folder, "checkpoint-4", family, index) for index in (0, 1))
-    row = api.drift(Run.open(made.folder)).query("part == 'c' and step == 4").iloc[0]
+    row = api.drift(open_run(made.folder)).query("part == 'c' and step == 4").iloc[0]
     mine, theirs = (np.concatenate([old(family, n, v).ravel() for n, v in sorted(x.items())]) for x in (c, a))
     assert row["donor_distance"] == pytest.approx(np.linalg.norm(mine - theirs) / np.linalg.norm(theirs), rel=1e-6)
 

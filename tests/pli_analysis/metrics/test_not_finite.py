@@ -20,7 +20,7 @@ from pli_analysis.metrics.maps.gram import gram, squared_distances
 from pli_analysis.metrics.similarity import similarity
 from pli_analysis.report import content, page
 from pli_analysis.report import similarity as similarity_report
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.run_format import run_folder
 from tests import families
 from tests.odd import STEPS, changed, saved, spoilt
@@ -29,8 +29,8 @@ from tests.trainers import tokenizer
 DOWN, NORM, QUERY = (
     f"model.layers.1.{name}.weight" for name in ("mlp.down_proj", "input_layernorm", "self_attn.q_proj")
 )
-TOLD = "not finite, and left out: b.mlp.down_proj.weight at checkpoint-2"
-MEASURES = ["relative_l2", "cosine", "rms", "path"]
+LISTED = "weights that are not finite are left out: b.mlp.down_proj.weight at checkpoint-2"
+MEASURES = ["relative_l2", "cosine_distance", "rms_change", "path_length"]
 
 
 @pytest.fixture(scope="module")
@@ -57,26 +57,28 @@ def odd(request, plain, tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_drift_of_everything_else_is_that_of_sound_weights(odd, plain):
-    sound, found = (api.drift(Run.open(folder), "all", gauge=True, spectral=True) for folder in (plain, odd))
+    sound, found = (api.drift(open_run(folder), "all", gauge=True, spectral=True) for folder in (plain, odd))
     assert list(found["part"]) == list(sound["part"]) and list(found["step"]) == list(sound["step"])
     of_it = found["part"].isin(["b", "b.ffn", "b.mlp.down_proj.weight"])
     there = of_it & (found["step"] == 2)
-    assert there.sum() == 3 and found.loc[there, [*MEASURES, "speed", "spectral"]].isna().all(axis=None)
-    assert not found.loc[there, "absolute"].any()
+    assert there.sum() == 3 and found.loc[
+        there, [*MEASURES, "relative_update_rate", "relative_spectral_norm"]
+    ].isna().all(axis=None)
+    assert not found.loc[there, "is_absolute"].any()
     # Which way it took past that checkpoint is not known either; all else is.
-    known = [name for name in found.columns if name not in ("path", "efficiency", "speed")]
+    known = [name for name in found.columns if name not in ("path_length", "path_efficiency", "relative_update_rate")]
     pd.testing.assert_frame_equal(found.loc[~there, known], sound.loc[~there, known])
     pd.testing.assert_frame_equal(found[~of_it], sound[~of_it])
-    assert found.loc[of_it & (found["step"] >= 2), "path"].isna().all()
-    assert drift_metric.unknown(Run.open(odd)) == [TOLD] and drift_metric.unknown(Run.open(plain)) == []
+    assert found.loc[of_it & (found["step"] >= 2), "path_length"].isna().all()
+    assert drift_metric.unknown(open_run(odd)) == [LISTED] and drift_metric.unknown(open_run(plain)) == []
 
 
 def test_a_birth_that_is_not_finite_leaves_no_distance_from_it(plain, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", spoilt(QUERY), only=(1,)))
+    run = open_run(changed(plain, tmp_path / "odd", spoilt(QUERY), only=(1,)))
     table = api.drift(run, "all", gauge=True).set_index("part")
-    assert table.loc[["b", "b.h0"], "relative_l2"].isna().all() and table.loc["b.h0", "qk"].isna().all()
+    assert table.loc[["b", "b.h0"], "relative_l2"].isna().all() and table.loc["b.h0", "qk_distance"].isna().all()
     assert table.loc[["a", "b.ffn", "b.h1", "b.norms"], "relative_l2"].notna().all()
-    assert table.loc["b.h1", ["qk", "ov"]].notna().all(axis=None)
+    assert table.loc["b.h1", ["qk_distance", "ov_distance"]].notna().all(axis=None)
 
 
 def by_hand(points, folder):
@@ -91,11 +93,11 @@ def by_hand(points, folder):
 
 @pytest.mark.filterwarnings("error")
 def test_a_map_has_every_other_point_where_distances_put_it(odd, plain):
-    found = embedding.embed(Run.open(odd))
+    found = embedding.embed(open_run(odd))
     drawn = found.table[found.table["walk"] == "run"]
     points = list(zip(drawn["part"], drawn["step"], strict=True))
     assert len(points) == 9 and ("b", 2) not in points
-    assert found.notes == ["not finite, and left out: b at checkpoint-2"]
+    assert found.notes == ["points that are not finite are left out: b at checkpoint-2"]
     distances = by_hand(points, plain)
     values = found.components.values
     mine = np.linalg.norm(values[:, None] - values[None], axis=2)
@@ -103,8 +105,8 @@ def test_a_map_has_every_other_point_where_distances_put_it(odd, plain):
 
 
 @pytest.mark.parametrize("space", ["updates", "function"])
-def test_other_spaces_leave_out_what_is_told_from_it(space, odd, text):
-    found = embedding.embed(Run.open(odd), space=space, text=text if space == "function" else None)
+def test_other_spaces_leave_out_points_derived_from_it(space, odd, text):
+    found = embedding.embed(open_run(odd), space=space, text=text if space == "function" else None)
     drawn = found.table[found.table["walk"] == "run"]
     kept = [step for part, step in zip(drawn["part"], drawn["step"], strict=True) if part == "b"]
     assert kept == {"updates": [4, 5], "function": [1, 3, 4, 5]}[space]
@@ -112,7 +114,7 @@ def test_other_spaces_leave_out_what_is_told_from_it(space, odd, text):
 
 
 def test_paths_since_a_birth_that_is_not_known_are_not_drawn(plain, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
+    run = open_run(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
     assert set(embedding.embed(run, since_birth=True).table["part"]) == {"a"}
     assert set(embedding.embed(run).table["part"]) == {"a", "b"}
 
@@ -142,21 +144,23 @@ def test_distances_past_vectors_that_are_not_finite_are_exact():
 
 
 def test_too_few_points_are_one_line(plain, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2, 4)))
-    with pytest.raises(embedding.BadInput, match=r"fewer than two points are left for a map \(not finite"):
+    run = open_run(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2, 4)))
+    with pytest.raises(
+        embedding.BadInput, match=r"a map needs at least two finite points \(points that are not finite"
+    ):
         embedding.embed(run, space="updates")
 
 
 def test_likeness_is_empty_where_outputs_are_not_finite(odd, plain, text):
-    over = similarity.similarity(Run.open(odd), None, text, over_time=True)
-    sound = similarity.similarity(Run.open(plain), None, text, over_time=True)
+    over = similarity.similarity(open_run(odd), None, text, over_time=True)
+    sound = similarity.similarity(open_run(plain), None, text, over_time=True)
     there = (over["layer_a"] == "b") & (over["step_a"] == 2)
-    assert over.loc[there, ["cka", "procrustes", "neighbours"]].isna().all(axis=None)
-    columns = ["layer_a", "step_a", "cka", "procrustes", "neighbours"]
+    assert over.loc[there, ["cka", "procrustes", "neighbors"]].isna().all(axis=None)
+    columns = ["layer_a", "step_a", "cka", "procrustes", "neighbors"]
     pd.testing.assert_frame_equal(over.loc[~there, columns], sound.loc[~there, columns])
-    assert similarity.unknown(over) == ["outputs are not finite, and left out: of b at checkpoint-2"]
+    assert similarity.unknown(over) == ["outputs that are not finite are left out: b at checkpoint-2"]
     assert similarity.unknown(sound) == []
-    between = similarity.similarity(Run.open(odd), None, text, at=2)
+    between = similarity.similarity(open_run(odd), None, text, at=2)
     assert between["cka"].notna().tolist() == [True, False, False]
     assert similarity.unknown(between) == similarity.unknown(over)
     for table, whether in ((over, True), (between, False)):
@@ -166,24 +170,24 @@ def test_likeness_is_empty_where_outputs_are_not_finite(odd, plain, text):
 
 
 def test_the_first_state_alone_is_blamed_where_it_is_the_one(plain, text, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
+    run = open_run(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
     table = similarity.similarity(run, None, text, over_time=True)
     assert table.loc[table["layer_a"] == "b", "cka"].isna().all()
-    assert similarity.unknown(table) == ["outputs are not finite, and left out: of b at checkpoint-1"]
-    two = similarity.similarity(Run.open(run.checkpoints[0].path), Run.open(plain), text)
-    assert similarity.unknown(two) == ["outputs are not finite, and left out: of b at checkpoint-1"]
+    assert similarity.unknown(table) == ["outputs that are not finite are left out: b at checkpoint-1"]
+    two = similarity.similarity(open_run(run.checkpoints[0].path), open_run(plain), text)
+    assert similarity.unknown(two) == ["outputs that are not finite are left out: b at checkpoint-1"]
 
 
 def test_gradients_are_empty_where_they_are_not_finite(odd, plain, text):
-    found, sound = (recomputed.recomputed(Run.open(folder), text) for folder in (odd, plain))
+    found, sound = (recomputed.recomputed(open_run(folder), text) for folder in (odd, plain))
     there = found["step"] == 2
-    assert found.loc[there, "norm"].isna().all()
+    assert found.loc[there, "grad_norm"].isna().all()
     pd.testing.assert_frame_equal(found[~there], sound[~there])
-    assert recomputed.unknown(found) == ["gradients are not finite, and left out: at checkpoint-2"]
+    assert recomputed.unknown(found) == ["gradients that are not finite are left out: at checkpoint-2"]
     assert recomputed.unknown(sound) == []
 
 
-def test_disturbance_tells_of_weights_that_make_no_loss(plain, text, tmp_path):
+def test_disturbance_reports_weights_that_make_no_loss(plain, text, tmp_path):
     """Layer b gets a copy above it at step 3; the state right after is not finite."""
     folder = Path(shutil.copytree(plain, tmp_path / "grown"))
     (folder / "checkpoint-3").rename(folder / "checkpoint-3-before")
@@ -195,21 +199,23 @@ def test_disturbance_tells_of_weights_that_make_no_loss(plain, text, tmp_path):
         model.config.num_hidden_layers = 3
         model.save_pretrained(folder / f"checkpoint-{step}")
     tokenizer().save_pretrained(folder / "checkpoint-3")
-    sound = disturbance.disturbance(Run.open(folder), text=text, blocks=4)
-    assert sound.events["delta"].notna().all() and not any("finite" in note for note in sound.notes)
+    sound = disturbance.disturbance(open_run(folder), text=text, blocks=4)
+    assert sound.events["loss_change"].notna().all() and not any("finite" in note for note in sound.notes)
     found = disturbance.disturbance(
-        Run.open(changed(folder, tmp_path / "odd", spoilt(DOWN), only=(3,))), text=text, blocks=4
+        open_run(changed(folder, tmp_path / "odd", spoilt(DOWN), only=(3,))), text=text, blocks=4
     )
-    assert found.events["delta"].isna().tolist() == [True]
-    assert any(note.endswith("right before or after step 3 that make no finite loss") for note in found.notes)
+    assert found.events["loss_change"].isna().tolist() == [True]
+    assert any(
+        note.endswith("the loss of the weights right before or after step 3 is not finite") for note in found.notes
+    )
 
 
 @pytest.mark.parametrize("where", [(2,), (5,), (1,), (1, 2, 3, 4, 5)])
 def test_a_report_draws_the_rest_and_says_what_it_leaves_out(where, plain, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=where))
+    run = open_run(changed(plain, tmp_path / "odd", spoilt(DOWN), only=where))
     message = content.build(run)
     words = " ".join(word for section in message.sections for word in (*section.words, section.headline or ""))
-    assert "Not finite, and left out: b.mlp.down_proj.weight at checkpoint-" in words
+    assert "Weights that are not finite are left out: b.mlp.down_proj.weight at checkpoint-" in words
     captions = [figure.caption for section in message.sections for figure in section.figures]
     assert not any(" nan" in caption.lower() for caption in (words, *captions))
     page.write(message, tmp_path / "page.html")
@@ -217,7 +223,7 @@ def test_a_report_draws_the_rest_and_says_what_it_leaves_out(where, plain, tmp_p
 
 
 def test_all_weights_lost_at_one_checkpoint_end_nothing(plain, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2,)))
+    run = open_run(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2,)))
     assert str(run.lineage) == "a b"
     table = api.drift(run)
     assert table["relative_l2"].isna().tolist() == [False, False, True, True, *[False] * 6]

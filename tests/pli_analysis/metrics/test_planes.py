@@ -10,7 +10,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from pli_analysis.metrics.maps import plane_cache, projections
 from pli_train.core import cache
-from tests.pli_analysis.metrics.test_projections import UMAP
+from tests.conftest import UMAP
 
 
 @pytest.fixture
@@ -49,7 +49,6 @@ assert not {"sklearn", "umap", "numba"} & set(sys.modules), "a library was impor
 
 @pytest.mark.parametrize("method", ["tsne", UMAP])
 def test_a_second_call_in_another_process_imports_no_library_and_has_the_same_bits(method, squared, tmp_path):
-    pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
     np.save(tmp_path / "squared.npy", squared)
     command = [sys.executable, "-c", KEPT, tmp_path / "squared.npy", tmp_path / "plane.npy", method]
     cold = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))

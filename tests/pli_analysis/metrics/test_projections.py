@@ -11,8 +11,7 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import norm
 
 from pli_analysis.metrics.maps import gram, projections
-
-UMAP = pytest.param("umap", marks=pytest.mark.slow)  # its first fit compiles for a minute
+from tests.conftest import UMAP
 
 
 class Columns:
@@ -45,7 +44,7 @@ def test_distances_equal_those_of_the_vectors_themselves(case):
 
 
 def test_checkpoints_that_differ_in_their_last_bits_keep_their_distance():
-    """A Gram matrix of the vectors in float64, centred, has nothing but noise here."""
+    """A Gram matrix of the vectors in float64, centered, has nothing but noise here."""
     generator = np.random.default_rng(0)
     first = generator.normal(size=50_000).astype(np.float32)
     path = [first]
@@ -158,15 +157,14 @@ def test_a_random_walk_in_many_dimensions_is_its_own_null():
 
 
 @pytest.mark.parametrize("method", ["tsne", UMAP])
-def test_the_same_points_twice_and_neighbours_kept(method):
-    pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
+def test_the_same_points_twice_and_neighbors_kept(method):
     generator = np.random.default_rng(0)
     values = np.repeat(generator.normal(size=(4, 50)) * 9, 15, axis=0) + generator.normal(size=(60, 50))
     squared = squareform(pdist(values)) ** 2
     first, second = (projections.in_plane(method, squared, projections.pca(squared)) for _ in range(2))
     assert np.array_equal(first, second)
-    trust, neighbours = projections.trustworthiness(squared, first)
-    assert neighbours == 10
+    trust, neighbors = projections.trustworthiness(squared, first)
+    assert neighbors == 10
     assert trust > 0.9
     shuffled = generator.permutation(first)
     assert projections.trustworthiness(squared, shuffled)[0] < 0.7
@@ -178,13 +176,13 @@ def test_trustworthiness_equals_that_of_scikit_learn(count):
 
     generator = np.random.default_rng(count)
     values, plane = generator.normal(size=(count, 5)), generator.normal(size=(count, 2))
-    found, neighbours = projections.trustworthiness(squareform(pdist(values)) ** 2, plane)
-    assert neighbours == min(10, (count - 1) // 2)
-    assert found == pytest.approx(trustworthiness(values, plane, n_neighbors=neighbours), rel=1e-12)
+    found, neighbors = projections.trustworthiness(squareform(pdist(values)) ** 2, plane)
+    assert neighbors == min(10, (count - 1) // 2)
+    assert found == pytest.approx(trustworthiness(values, plane, n_neighbors=neighbors), rel=1e-12)
 
 
-def test_points_in_one_place_are_neighbours_whatever_their_order():
-    """As births are with --since-birth: whoever of them comes first in the plane, none is a false neighbour."""
+def test_points_in_one_place_are_neighbors_whatever_their_order():
+    """As births are with --since-birth: whoever of them comes first in the plane, none is a false neighbor."""
     squared = squareform(pdist(np.repeat(np.arange(4.0), 15)[:, None])) ** 2
     plane = np.repeat(np.arange(4.0), 15)[:, None] + np.random.default_rng(0).normal(scale=0.01, size=(60, 2))
     assert projections.trustworthiness(squared, plane) == (1, 10)
@@ -193,8 +191,6 @@ def test_points_in_one_place_are_neighbours_whatever_their_order():
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 30])
 @pytest.mark.parametrize("method", ["pca", "tsne", UMAP])
 def test_few_points_have_a_place_too(method, count):
-    if method != "pca":
-        pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
     squared = squareform(pdist(np.random.default_rng(count).normal(size=(count, 9)))) ** 2
     used = projections.method_for(method, count)
     assert used == (method if count >= projections.FEWEST else "pca")
@@ -204,7 +200,7 @@ def test_few_points_have_a_place_too(method, count):
 
 
 @pytest.mark.parametrize("count", [5, 40])
-def test_umap_is_asked_for_distances_neighbours_and_a_start_that_fit(count, monkeypatch):
+def test_umap_is_asked_for_distances_neighbors_and_a_start_that_fit(count, monkeypatch):
     """What takes no compiling: the rest is told by the slow tests."""
     asked = {}
 
@@ -229,8 +225,7 @@ def test_umap_is_asked_for_distances_neighbours_and_a_start_that_fit(count, monk
     assert np.corrcoef(plane[:, 1], components.values[:, 1])[0, 1] == pytest.approx(1)
 
 
-def test_tsne_of_more_points_than_it_draws_exactly_keeps_their_neighbours():
-    pytest.importorskip("sklearn")
+def test_tsne_of_more_points_than_it_draws_exactly_keeps_their_neighbors():
     values = np.cumsum(np.random.default_rng(0).normal(size=(projections.EXACT + 20, 40)), axis=0)
     squared = squareform(pdist(values)) ** 2
     first, second = (projections.in_plane("tsne", squared, projections.pca(squared)) for _ in range(2))
@@ -256,9 +251,8 @@ def test_points_are_drawn_by_one_thread(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["tsne", "umap"])
-def test_two_thousand_points_keep_their_neighbours(method):
+def test_two_thousand_points_keep_their_neighbors(method):
     """As many as 166 checkpoints of 12 layers: paths of their own that begin in one place."""
-    pytest.importorskip({"tsne": "sklearn", "umap": "umap"}[method])
     steps = np.random.default_rng(0).normal(size=(12, 166, 40))
     steps[:, 0] *= 20
     values = np.cumsum(steps, axis=1).reshape(-1, 40)

@@ -6,6 +6,7 @@ import pytest
 from pli_analysis.metrics.disturbance.layer_speeds import LayerSpeeds, log_ratios
 from pli_analysis.metrics.drift.drift import drift
 from pli_analysis.metrics.drift.rates import Logged, ScheduledRates, rates_of
+from pli_analysis.runs.opening import open_run
 from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -35,7 +36,7 @@ def logs(config_of, tmp_path_factory):
         }
         folder = tmp_path_factory.mktemp("rates") / str(every)
         launch.begin(config_of("gpt2", changes), folder).run()
-        runs[every] = Run.open(folder)
+        runs[every] = open_run(folder)
     return runs
 
 
@@ -59,7 +60,7 @@ def test_the_rate_of_a_step_is_the_trainers(logs):
 
 
 def test_speed_and_excess_do_not_depend_on_what_was_logged(logs):
-    tables = [drift(run)["speed"].to_numpy(dtype=float) for run in logs.values()]
+    tables = [drift(run)["relative_update_rate"].to_numpy(dtype=float) for run in logs.values()]
     assert np.isfinite(tables[0]).sum() > 20
     excess = [log_ratios(mover.speeds(12, 16), mover.speeds(8, 12)) for mover in map(LayerSpeeds, logs.values())]
     for speeds, movement in zip(tables[1:], excess[1:], strict=True):
@@ -91,7 +92,7 @@ def test_without_a_config_the_logged_rate_says_whether_it_rises_or_falls(logs):
 
 
 @pytest.mark.parametrize("broken", [{"lr": "fast"}, {"warmup_ratio": float("nan")}, {"schedule": "stairs"}])
-def test_a_config_that_no_run_has_is_told_of(logs, broken):
+def test_a_config_that_no_run_has_is_reported(logs, broken):
     run = Run(logs[1].path)
     run.record["config"]["optim"] |= broken
     with pytest.raises(BadInput, match=f"run.json: optim.{next(iter(broken))} is"):

@@ -19,12 +19,12 @@ from pli_analysis.metrics.similarity import cka
 from pli_analysis.metrics.similarity.similarity import similarity
 from pli_analysis.report import page
 from pli_analysis.report import similarity as likeness
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
+from tests.commands import call, refused
 from tests.conftest import STEPS
-from tests.test_cli import call, refused
 
 
 @st.composite
@@ -70,7 +70,7 @@ def test_cka_equals_the_sum_of_slow_estimates_over_batches(case):
     )
     if min(mine, theirs) < 1e-6:
         return
-    found = cka.cka(cka.u_centred(first), cka.u_centred(second))
+    found = cka.cka(cka.u_centered(first), cka.u_centered(second))
     assert found == pytest.approx(across / np.sqrt(mine * theirs), rel=1e-6, abs=1e-8)
 
 
@@ -90,7 +90,7 @@ def test_independent_gaussians_are_alike_to_the_biased_measure_and_not_to_this_o
     generator = np.random.default_rng(0)
     draws = [generator.normal(size=(2, 1, 128, 768)) for _ in range(10)]
     assert np.mean([biased(x[0], y[0]) for x, y in draws]) == pytest.approx(0.86, abs=0.01)
-    found = [cka.cka(cka.u_centred(x), cka.u_centred(y)) for x, y in draws]
+    found = [cka.cka(cka.u_centered(x), cka.u_centered(y)) for x, y in draws]
     assert np.mean(found) == pytest.approx(0, abs=0.02)
     assert min(found) < 0 < max(found)  # never clipped
 
@@ -102,11 +102,11 @@ def test_turning_and_stretching_change_nothing(case, scale, seed):
     width = second.shape[-1]
     turn = ortho_group.rvs(width, random_state=seed) if width > 1 else -np.eye(1)
     turned = scale * second @ turn
-    moved = turned + 5  # neighbours are by cosine, which sees where the origin is; the other two do not
+    moved = turned + 5  # neighbors are by cosine, which sees where the origin is; the other two do not
     for prepare, measure, other in (
-        (cka.u_centred, cka.cka, moved),
+        (cka.u_centered, cka.cka, moved),
         (cka.unit, cka.procrustes, moved),
-        (cka.neighbours, cka.overlap, turned),
+        (cka.neighbors, cka.overlap, turned),
     ):
         before, after = (measure(prepare(first), prepare(each)) for each in (second, other))
         assert after == pytest.approx(before, rel=1e-5, abs=1e-6, nan_ok=True)
@@ -114,9 +114,9 @@ def test_turning_and_stretching_change_nothing(case, scale, seed):
 
 def test_the_same_is_wholly_alike():
     x = np.random.default_rng(0).normal(size=(3, 20, 8))
-    assert cka.cka(cka.u_centred(x), cka.u_centred(x)) == pytest.approx(1)
+    assert cka.cka(cka.u_centered(x), cka.u_centered(x)) == pytest.approx(1)
     assert cka.procrustes(cka.unit(x), cka.unit(x)) == pytest.approx(1)
-    assert cka.overlap(cka.neighbours(x), cka.neighbours(x)) == 1
+    assert cka.overlap(cka.neighbors(x), cka.neighbors(x)) == 1
 
 
 @settings(max_examples=50, deadline=None)
@@ -133,29 +133,29 @@ def test_procrustes_equals_what_scipy_makes_of_it(case):
 
 @settings(max_examples=50, deadline=None)
 @given(pairs())
-def test_neighbours_equal_those_of_scikit_learn(case):
+def test_neighbors_equal_those_of_scikit_learn(case):
     from sklearn.neighbors import NearestNeighbors
 
     first, second = case
-    k = cka.neighbours_of(first.shape[1])
+    k = cka.neighbors_of(first.shape[1])
     shares = []
     for x, y in zip(first, second, strict=True):
         one, two = (NearestNeighbors(n_neighbors=k, metric="cosine").fit(each).kneighbors()[1] for each in (x, y))
         shares += [len(set(a) & set(b)) / k for a, b in zip(one, two, strict=True)]
     if min(first.shape[-1], second.shape[-1]) == 1:
-        return  # in one dimension cosines are ±1, and which of equal neighbours comes first is nobody's business
-    assert cka.overlap(cka.neighbours(first), cka.neighbours(second)) == pytest.approx(np.mean(shares))
+        return  # in one dimension cosines are ±1, and which of equal neighbors comes first is nobody's business
+    assert cka.overlap(cka.neighbors(first), cka.neighbors(second)) == pytest.approx(np.mean(shares))
 
 
-def test_independent_layers_share_as_many_neighbours_as_chance_gives():
+def test_independent_layers_share_as_many_neighbors_as_chance_gives():
     generator = np.random.default_rng(0)
-    first, second = (cka.neighbours(generator.normal(size=(40, 64, 16))) for _ in range(2))
+    first, second = (cka.neighbors(generator.normal(size=(40, 64, 16))) for _ in range(2))
     assert cka.overlap(first, second) == pytest.approx(10 / 63, abs=0.02)
 
 
 def test_what_does_not_vary_has_no_cka():
     flat, other = np.ones((2, 6, 3)), np.random.default_rng(0).normal(size=(2, 6, 3))
-    assert np.isnan(cka.cka(cka.u_centred(flat), cka.u_centred(other)))
+    assert np.isnan(cka.cka(cka.u_centered(flat), cka.u_centered(other)))
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -176,21 +176,21 @@ def sister(config_of, tmp_path_factory):
     return folder
 
 
-def test_every_pair_of_a_run_is_told_once_and_a_layer_is_wholly_like_itself(runs, family, text):
-    run = Run.open(runs[family])
+def test_every_pair_of_a_run_is_reported_once_and_a_layer_is_wholly_like_itself(runs, family, text):
+    run = open_run(runs[family])
     table = similarity(run, None, text, blocks=12)
     depth = len(run.lineage.stack)
     assert len(table) == depth * (depth + 1) // 2
     same = table[table["layer_a"] == table["layer_b"]]
-    assert np.allclose(same[["cka", "procrustes", "neighbours"]], 1)
-    assert table[["procrustes", "neighbours"]].min(axis=None) >= 0
-    assert table[["cka", "procrustes", "neighbours"]].max(axis=None) <= 1 + 1e-9
+    assert np.allclose(same[["cka", "procrustes", "neighbors"]], 1)
+    assert table[["procrustes", "neighbors"]].min(axis=None) >= 0
+    assert table[["cka", "procrustes", "neighbors"]].max(axis=None) <= 1 + 1e-9
     assert (table["index_a"] <= table["index_b"]).all()
     assert set(table["step_a"]) == {STEPS}
 
 
 def test_the_table_equals_a_slow_reference(runs, family, text):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     table = similarity(run, None, text, blocks=8).set_index(["layer_a", "layer_b"])
     tokens, _ = eval_tokens.batch_of(run, text, 8)
     kept = eval_tokens.spread(tokens, 16 * 8)
@@ -204,21 +204,21 @@ def test_the_table_equals_a_slow_reference(runs, family, text):
     stack = run.lineage.stack
     row = table.loc[(stack[0], stack[2])]
     assert row["cka"] == pytest.approx(sums[0] / np.sqrt(sums[1] * sums[2]), rel=1e-5)
-    assert (row["sequences"], row["tokens"]) == (8, 128)
+    assert (row["sequences"], row["compared_tokens"]) == (8, 128)
 
 
 def test_over_time_every_layer_begins_wholly_like_itself(runs, family, text):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     table = similarity(run, None, text, blocks=8, over_time=True)
     first = table.drop_duplicates("layer_a").set_index("layer_a")
     assert first["step_a"].to_dict() == {"a": 0, "b": 3, "c": 6, "d": 6, "e": 9}
-    assert np.allclose(first[["cka", "procrustes", "neighbours"]], 1)
+    assert np.allclose(first[["cka", "procrustes", "neighbors"]], 1)
     assert (table["layer_a"] == table["layer_b"]).all()
     assert (table[table["step_a"] > table["step_b"]]["cka"] < 1 - 1e-6).all()
 
 
 def test_two_runs_are_compared_layer_by_layer_and_a_run_with_itself_is_the_same(runs, sister, text):
-    run, other = Run.open(runs["gpt2"]), Run.open(sister)
+    run, other = open_run(runs["gpt2"]), open_run(sister)
     table = similarity(run, other, text, blocks=8)
     assert len(table) == len(run.lineage.stack) * len(other.lineage.stack)
     turned = similarity(other, run, text, blocks=8).set_index(["layer_b", "layer_a"])["cka"]
@@ -230,8 +230,8 @@ def test_two_runs_are_compared_layer_by_layer_and_a_run_with_itself_is_the_same(
 
 @pytest.mark.parametrize("measure", figures.NAMES)
 def test_figures_draw_the_table(measure, runs, sister, text):
-    run = Run.open(runs["gpt2"])
-    for other in (None, Run.open(sister)):
+    run = open_run(runs["gpt2"])
+    for other in (None, open_run(sister)):
         table = similarity(run, other, text, blocks=8)
         heat = figures.heat_map(table, measure).data[0]
         message = {(f"{row.layer_b} ", f"{row.layer_a} "): getattr(row, measure) for row in table.itertuples()}
@@ -244,7 +244,7 @@ def test_figures_draw_the_table(measure, runs, sister, text):
 
 
 def test_the_verdict_says_what_the_numbers_say(runs, text):
-    table = similarity(Run.open(runs["gpt2"]), None, text, blocks=8)
+    table = similarity(open_run(runs["gpt2"]), None, text, blocks=8)
     different = table[table["layer_a"] != table["layer_b"]]
     most = different.loc[different["cka"].idxmax()]
     message = likeness.verdict(table, False)
@@ -255,19 +255,24 @@ def test_the_verdict_says_what_the_numbers_say(runs, text):
 
 
 def test_a_run_has_the_checkpoint_that_is_asked_for(runs, text):
-    run = Run.open(runs["gpt2"])
+    run = open_run(runs["gpt2"])
     assert set(similarity(run, None, text, 8, at=4)["checkpoint_a"]) == {"checkpoint-4"}
-    with pytest.raises(BadInput, match="no checkpoint of step 5; the nearest is of 4"):
+    with pytest.raises(BadInput, match="no checkpoint of step 5; the nearest is of step 4"):
         similarity(run, None, text, 8, at=5)
 
 
 def test_texts_and_runs_that_do_not_fit_are_refused_in_one_line(runs, text, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("def one(a, b):\n    return a + b  # and so on\n" * 2)
-    refused(call("pli-analyze", "similarity", runs["gpt2"], "--text", short), "different ones are the fewest")
-    refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"], "--text", text), "has other tokens")
+    refused(
+        call("pli-analyze", "similarity", runs["gpt2"], "--text", short),
+        "and similarity needs at least 4; give a longer text",
+    )
+    refused(
+        call("pli-analyze", "similarity", runs["gpt2"], runs["bert"], "--text", text), "its tokens differ from those of"
+    )
     refused(call("pli-analyze", "similarity", runs["gpt2"], "--text", text, "--over-time", "--at", "3"), "no RUN2 and")
-    refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"]), "has other tokens")
+    refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"]), "its tokens differ from those of")
 
 
 def test_the_command_writes_table_and_page(runs, text, tmp_path):
@@ -278,28 +283,28 @@ def test_the_command_writes_table_and_page(runs, text, tmp_path):
     assert (tmp_path / "s.html").stat().st_size > 1_500_000
 
 
-def test_runs_with_other_tokenizers_are_told_which_and_what_to_do(runs, text, tmp_path):
+def test_runs_with_other_tokenizers_are_refused_with_what_to_do(runs, text, tmp_path):
     own = json.loads((runs["gpt2"] / "tokenizer" / "tokenizer.json").read_text())
     own["normalizer"] = {"type": "Lowercase"}
     other = Path(shutil.copytree(runs["gpt2"], tmp_path / "other"))
     (other / "tokenizer" / "tokenizer.json").write_text(json.dumps(own))
     shouted = tmp_path / "shouted.txt"
     shouted.write_text(text.read_text().upper())
-    one, two = Run.open(runs["gpt2"]), Run.open(other)
+    one, two = open_run(runs["gpt2"]), open_run(other)
     with pytest.raises(BadInput) as error:
         similarity(one, two, shouted, blocks=8)
     assert str(error.value) == (
-        f"{other}: has other tokens to be compared on than {one.path}: {two.tokenizer} reads the text otherwise than "
-        f"{one.tokenizer}; name one tokenizer for both with --tokenizer"
+        f"{other}: its tokens differ from those of {one.path}: {two.tokenizer} and {one.tokenizer} tokenize the text "
+        "differently; name one tokenizer for both with --tokenizer"
     )
     named = eval_tokens.Text(shouted, tokenizer=one.tokenizer)
     assert len(similarity(one, two, named, blocks=8))
 
 
-def test_runs_with_blocks_of_other_lengths_are_told_so(runs, text, tmp_path):
+def test_runs_with_blocks_of_other_lengths_are_reported_so(runs, text, tmp_path):
     other = Path(shutil.copytree(runs["gpt2"], tmp_path / "other"))
     record = json.loads((other / run_folder.RUN).read_text())
     record["config"]["train"]["block_size"] //= 2
     (other / run_folder.RUN).write_text(json.dumps(record))
-    with pytest.raises(BadInput, match=r"blocks of 16 and of 32, the lengths that they trained on$"):
-        similarity(Run.open(runs["gpt2"]), Run.open(other), text, blocks=8)
+    with pytest.raises(BadInput, match=r"its block length is 16, not 32; compare runs of one block length$"):
+        similarity(open_run(runs["gpt2"]), open_run(other), text, blocks=8)

@@ -21,10 +21,10 @@ from pli_analysis.metrics.comparison import configs as metric
 from pli_analysis.metrics.comparison import curves as curve_metric
 from pli_analysis.report import compare as losses
 from pli_analysis.report import page, several
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars import reading
 from pli_train.core.run_format import run_folder
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def paired(seeds, config_of, tmp_path_factory):
 @pytest.fixture(scope="module")
 def message(seeds):
     asked = [f"{name.partition('-')[0]}={path}" for name, path in seeds.items()]
-    return several.build({name: Run.open(path) for name, path in seeds.items()}, curve_metric.read(asked))
+    return several.build({name: open_run(path) for name, path in seeds.items()}, curve_metric.read(asked))
 
 
 def test_each_section_finds_something_and_says_how(message):
@@ -70,13 +70,13 @@ def test_each_section_finds_something_and_says_how(message):
     assert all(len(figure.table) and figure.caption.endswith(".") for figure in figures)
 
 
-def test_the_page_is_the_same_bytes_and_tells_of_all(message, seeds):
+def test_the_page_is_the_same_bytes_and_covers_all_runs(message, seeds):
     assert page.html(message) == page.html(message)
     table = message.sections[0].tables[0][1].set_index("run")
     assert list(table.index) == list(seeds) and table["group"].tolist() == ["grown", "grown", "full"]
     assert table.loc["grown", "layers"] == "1 → 5" and table.loc["full", "layers"] == "5"
     for name, path in seeds.items():
-        run = Run.open(path)
+        run = open_run(path)
         assert table.loc[name, "eval loss"] == run.scalars.table(run_folder.EVAL_LOSS)["value"].iloc[-1]
         assert table.loc[name, "seed"] == run.record["seed"]
 
@@ -85,25 +85,25 @@ def test_events_of_all_runs_are_in_one_table(message, seeds):
     events = next(table for section in message.sections for title, table in section.tables if title == "Growth events")
     for name in ("grown", "grown-1"):
         mine = events[events["run"] == name]
-        run = Run.open(seeds[name])
+        run = open_run(seeds[name])
         assert mine["step"].tolist() == sorted({event.step for event in run.lineage.events})
         alone = api.disturbance(run).events.set_index("step")["loss_after"]
         assert mine.set_index("step")["loss_after"].to_dict() == pytest.approx(alone.to_dict(), nan_ok=True)
-        assert mine["height"].between(0, 1).all() and (mine["initialiser"] == "clone-noise").all()
+        assert mine["height"].between(0, 1).all() and (mine["initializer"] == "clone-noise").all()
     assert "full" not in set(events["run"])
 
 
 def test_spikes_of_all_runs_are_in_one_figure():
     events = pd.DataFrame({"run": ["r", "r", "q"], "step": [1, 2, 1], "event": ["+b", "+c", "+b"]})
-    events = events.assign(initialiser=["clone", "random", "clone"], height=[0.0, 1.0, 0.5], spike=[0.1, 0.2, 0.3])
+    events = events.assign(initializer=["clone", "random", "clone"], height=[0.0, 1.0, 0.5], spike=[0.1, 0.2, 0.3])
     first, second = disturbance.spikes(events).data
     assert (first.name, list(first.x), list(first.y)) == ("r", [0.0, 1.0], [0.1, 0.2])
     assert first.marker.symbol[0] == second.marker.symbol[0] != first.marker.symbol[1]
     assert first.marker.color != second.marker.color
 
 
-def test_what_configs_differ_in_is_told_by_what_it_means(seeds, tmp_path):
-    opened = {name: Run.open(path) for name, path in seeds.items()}
+def test_differences_between_configs_are_sorted_by_meaning(seeds, tmp_path):
+    opened = {name: open_run(path) for name, path in seeds.items()}
     table = metric.differences(opened)
     assert dict(zip(table["key"], table["kind"], strict=True)) == {
         "growth.schedule": "growth",
@@ -116,12 +116,12 @@ def test_what_configs_differ_in_is_told_by_what_it_means(seeds, tmp_path):
     record = json.loads((other / run_folder.RUN).read_text())
     record["config"]["optim"]["lr"] = 0.5
     (other / run_folder.RUN).write_text(json.dumps(record))
-    message = several.differences({"full": opened["full"], "tuned": Run.open(other)})
+    message = several.differences({"full": opened["full"], "tuned": open_run(other)})
     assert "Beside growth the runs differ in optim.lr" in message.headline
 
 
 def test_runs_alike_differ_in_nothing(seeds):
-    same = several.differences({"one": Run.open(seeds["full"]), "other": Run.open(seeds["full"])})
+    same = several.differences({"one": open_run(seeds["full"]), "other": open_run(seeds["full"])})
     assert "differ in nothing" in same.headline and not same.tables
 
 
@@ -189,13 +189,15 @@ def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tm
     rows = {row["group"]: row for row in json.loads(done.stdout)}
     (loss,) = (name for name in rows["full"] if name.startswith("eval/loss at "))
     assert [rows[name][loss] for name in ("full", "grown")] == pytest.approx(expected["loss"])
-    assert [rows["grown"][name] for name in ("difference", "low", "high")] == pytest.approx(expected["difference"])
+    assert [rows["grown"][name] for name in ("difference", "difference_low", "difference_high")] == pytest.approx(
+        expected["difference"]
+    )
     assert (rows["grown"]["pairing"], rows["grown"]["pairs"], rows["grown"]["runs"]) == ("seed", 2, 2)
     ups = json.loads(asked_for("compare", *paired, "--by", by, "--speed-ups", "--format", "json").stdout)
     up = next(row for row in ups if row["group"] == "grown")
-    assert up["level"] == expected["level"]
-    assert [up[name] for name in ("speed_up", "low", "high")] == pytest.approx(expected["speed_up"])
-    assert rows["grown"][f"speed-up to {up['level']:g}"] == up["speed_up"]
+    assert up["loss_level"] == expected["level"]
+    assert [up[name] for name in ("speed_up", "speed_up_low", "speed_up_high")] == pytest.approx(expected["speed_up"])
+    assert rows["grown"][f"speed-up to {up['loss_level']:g}"] == up["speed_up"]
 
     # … the caption of the speed-up, …
     found = compare.compared(curve_metric.read(paired), by)
@@ -226,7 +228,7 @@ def test_what_is_for_one_run_is_refused_for_several(seeds, option, tmp_path):
     refused(call("pli-analyze", "report", *words), f"{option}: is for a report of one run, and here are 2")
 
 
-def test_two_runs_of_one_name_are_told_apart_by_the_folders_above(seeds, tmp_path):
+def test_two_runs_of_one_name_are_distinguished_by_the_folders_above(seeds, tmp_path):
     other = Path(shutil.copytree(seeds["full"], tmp_path / "full"))
     rows = json.loads(asked_for("compare", seeds["full"], f"g={other}", "--runs", "--format", "json").stdout)
     assert {row["run"] for row in rows} == {f"{path.parent.name}/full" for path in (seeds["full"], other)}

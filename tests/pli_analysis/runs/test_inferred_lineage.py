@@ -13,7 +13,7 @@ from pli_analysis import api
 from pli_analysis.metrics import lineage as metric
 from pli_analysis.report import overview
 from pli_analysis.runs import inferred_lineage, layer_matching
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
@@ -49,7 +49,7 @@ def test_the_alignment_is_the_one_that_going_through_all_of_them_finds(seed):
     generator = np.random.default_rng(seed)
     few = int(generator.integers(1, 5))
     distance = generator.uniform(0.1, 1.2, (few, few + int(generator.integers(0, 4))))
-    chosen, shares = layer_matching._aligned(layer_matching.costs(distance))
+    chosen, shares = layer_matching.aligned(layer_matching.costs(distance))
     best, expected = by_hand(distance)
     assert tuple(chosen) == best
     np.testing.assert_allclose(shares, expected, rtol=1e-9, atol=1e-12)
@@ -127,7 +127,7 @@ def check(seeds, corpus, folder):
     for seed in seeds:
         keep = random_run(seed, folder / f"{seed}", corpus)
         truth = strip(folder / f"{seed}", folder / f"stripped-{seed}", keep)
-        opened = Run.open(folder / f"stripped-{seed}")
+        opened = open_run(folder / f"stripped-{seed}")
         table = opened.confidence
         sure = table[~table["part"].str.contains(".", regex=False)].set_index(["checkpoint", "index"])
         pairs = zip(opened.checkpoints[1:], truth, truth[1:], strict=False)
@@ -136,11 +136,13 @@ def check(seeds, corpus, folder):
             for index, id in enumerate(after.stack):
                 message = sure.loc[(str(checkpoint.name), index)]
                 true = before.stack.index(id) if id in before.stack else None
-                mine = None if pd.isna(message["matched"]) else int(message["matched"])
+                mine = None if pd.isna(message["matched_index"]) else int(message["matched_index"])
                 donor = after.layers[id].birth.donor if true is None else None
                 rows.append((seed, before.stack != after.stack, true, mine, mine == true, message["confidence"]))
                 rows[-1] += (donor, message["donor"])
-    return pd.DataFrame(rows, columns=["seed", "grew", "true", "matched", "right", "confidence", "donor", "told"])
+    return pd.DataFrame(
+        rows, columns=["seed", "grew", "true", "matched_index", "right", "confidence", "donor", "recorded"]
+    )
 
 
 def summary(table):
@@ -203,7 +205,7 @@ def copied(folder, position, moments):
     for step in (5, 10, 15):
         run.step = step
         if step == 10:
-            event = Insert(at=step, index=position, initialiser="clone")
+            event = Insert(at=step, index=position, initializer="clone")
             event.grow(run.model, run.anatomy, run.lineage, seed=0)
             event.record(run.lineage, step)
             push(run, position, direction=step)
@@ -212,12 +214,12 @@ def copied(folder, position, moments):
             push(run, position, direction=step)
         run.save()
     strip(run.folder, folder / "stripped", lambda name: name.step in moments)
-    return Run.open(folder / "stripped")
+    return open_run(folder / "stripped")
 
 
 @pytest.mark.parametrize("position", [0, 1])
 @pytest.mark.parametrize("moments", [(0, 5, 10), (5, 10, 15), (0, 5, 10, 15)])
-def test_a_checkpoint_ahead_or_one_after_tells_a_layer_from_a_copy_as_near(moments, position, tmp_path):
+def test_a_checkpoint_before_or_after_separates_a_layer_from_a_copy_as_near(moments, position, tmp_path):
     found = copied(tmp_path, position, moments)
     (grown,) = [checkpoint for checkpoint in found.checkpoints if checkpoint.step == 10]
     assert grown.lineage.stack == [["b", "a"], ["a", "b"]][position]
@@ -225,7 +227,7 @@ def test_a_checkpoint_ahead_or_one_after_tells_a_layer_from_a_copy_as_near(momen
     assert found.confidence["confidence"].min() > 0.99
 
 
-def test_with_two_checkpoints_alone_nothing_tells_a_layer_from_a_copy_as_near(tmp_path):
+def test_two_checkpoints_alone_cannot_separate_a_layer_from_a_copy_as_near(tmp_path):
     found = copied(tmp_path, 0, (5, 10))
     np.testing.assert_allclose(found.confidence["confidence"], 0.5, atol=0.2)
 
@@ -235,12 +237,12 @@ def test_a_layer_moves_straight_on_where_heads_were_added_meanwhile(tmp_path):
     for step in (5, 10):
         run.move(0.02, steps=5, seed=1)
         if step == 10:
-            AddHeads(at=step, to=6, initialiser="random").grow(run.model, run.anatomy, run.lineage, seed=0)
+            AddHeads(at=step, to=6, initializer="random").grow(run.model, run.anatomy, run.lineage, seed=0)
             run.lineage.add_heads(dict.fromkeys(run.lineage.stack, 6), step, "random", {}, to=6)
         run.save()
-    first, old, new = (inferred_lineage.Weights.of(checkpoint) for checkpoint in Run.open(tmp_path).checkpoints)
-    ahead = inferred_lineage.onward(old, new, inferred_lineage.Neighbour(first, (0, 1)), None)
-    after = inferred_lineage.onward(first, old, None, inferred_lineage.Neighbour(new, (0, 1)))
+    first, old, new = (inferred_lineage.Weights.of(checkpoint) for checkpoint in open_run(tmp_path).checkpoints)
+    ahead = inferred_lineage.onward(old, new, inferred_lineage.Neighbor(first, (0, 1)), None)
+    after = inferred_lineage.onward(first, old, None, inferred_lineage.Neighbor(new, (0, 1)))
     for found in (ahead, after):
         np.testing.assert_allclose(found.diagonal(), 1, atol=1e-3)
         assert found[0, 1] < 0.5 and found[1, 0] < 0.5
@@ -258,13 +260,13 @@ def grown(folder, family, *events, heads=None):
         run.move(0.02, steps=5)
         run.save()
     truth = strip(run.folder, folder / "stripped", lambda name: name.after)
-    return Run.open(run.folder), Run.open(folder / "stripped"), truth
+    return open_run(run.folder), open_run(folder / "stripped"), truth
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "opt", "modernbert"])
 def test_metrics_of_an_inferred_lineage_are_those_of_the_written_one(family, tmp_path):
     """One layer is born, so ids agree; its birth weights are in a checkpoint, so measures must agree too."""
-    written, found, truth = grown(tmp_path, family, Insert(at=1, index=1, initialiser="clone-noise", noise=0.5))
+    written, found, truth = grown(tmp_path, family, Insert(at=1, index=1, initializer="clone-noise", noise=0.5))
     assert [c.lineage.stack for c in found.checkpoints] == [lineage.stack for lineage in truth]
     assert found.lineage.layers["c"].birth.donor == truth[-1].layers["c"].birth.donor
     assert found.confidence["confidence"].min() > 0.99
@@ -274,10 +276,10 @@ def test_metrics_of_an_inferred_lineage_are_those_of_the_written_one(family, tmp
     pd.testing.assert_frame_equal(mine, theirs)
 
 
-def test_new_heads_and_units_are_told_by_the_config_and_old_heads_by_their_weights(tmp_path):
+def test_new_heads_and_units_are_read_from_the_config_and_old_heads_by_their_weights(tmp_path):
     events = (
-        AddHeads(at=1, to=6, initialiser="random"),
-        WidenFFN(at=1, to=64, initialiser="random"),
+        AddHeads(at=1, to=6, initializer="random"),
+        WidenFFN(at=1, to=64, initializer="random"),
         Insert(at=1, index=0),
     )
     _, found, _ = grown(tmp_path, "qwen3", *events)
@@ -295,7 +297,7 @@ def test_new_heads_and_units_are_told_by_the_config_and_old_heads_by_their_weigh
 def test_distances_are_those_of_what_was_there_when_heads_and_units_are_added(sample, monkeypatch, tmp_path):
     """Against what noise of a known size leaves of weights; with small and with large matrices."""
     monkeypatch.setattr(inferred_lineage, "SAMPLE", sample)
-    events = (AddHeads(at=1, to=6, initialiser="random"), WidenFFN(at=1, to=64, initialiser="random"))
+    events = (AddHeads(at=1, to=6, initializer="random"), WidenFFN(at=1, to=64, initializer="random"))
     written, found, _ = grown(tmp_path, "qwen3", *events)
     table = found.confidence[~found.confidence["part"].str.contains(".", regex=False)]
     founders = load_file(written.checkpoints[0].path / run_folder.WEIGHTS)
@@ -315,7 +317,7 @@ def rewritten(checkpoint, change):
     save_file(change(load_file(path)), path)
 
 
-def in_other_places(order, stack="transformer.h"):
+def reordered(order, stack="transformer.h"):
     """Layers put in another order: `order[new] = old`."""
 
     def change(weights):
@@ -328,15 +330,15 @@ def in_other_places(order, stack="transformer.h"):
     return change
 
 
-def test_layers_that_changed_places_without_a_word_are_found_out(tmp_path):
+def test_layers_that_were_swapped_without_a_record_are_detected(tmp_path):
     run = Drifting(tmp_path / "run", "gpt2", n_layer=5)
     for _ in range(3):
         run.move(0.02, steps=5)
         run.save()
     strip(run.folder, tmp_path / "stripped")
     last = tmp_path / "stripped" / "checkpoint-15"
-    rewritten(last, in_other_places([0, 3, 2, 4, 1]))
-    found = Run.open(tmp_path / "stripped")
+    rewritten(last, reordered([0, 3, 2, 4, 1]))
+    found = open_run(tmp_path / "stripped")
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d e"] * 3 + ["a d c e b"]
     assert {event.operator for event in found.lineage.events} == {"swap"}
     assert found.confidence["confidence"].min() > 0.99
@@ -349,8 +351,8 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
     run.move(0.02, steps=5)
     run.save()
     strip(run.folder, tmp_path / "stripped")
-    rewritten(tmp_path / "stripped" / "checkpoint-5", in_other_places([0, 2, 3]))
-    found = Run.open(tmp_path / "stripped")
+    rewritten(tmp_path / "stripped" / "checkpoint-5", reordered([0, 2, 3]))
+    found = open_run(tmp_path / "stripped")
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d", "a c d"]
     assert found.lineage.events[0].operator == "remove"
     assert len(api.drift(found)) == 7
@@ -360,15 +362,15 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
     assert metric.by_step(found.lineage)[5][0] == "−b"
 
 
-def test_a_removal_and_an_insertion_are_counted_apart(tmp_path):
+def test_a_removal_and_an_insertion_are_counted_separately(tmp_path):
     run = Drifting(tmp_path / "run", "gpt2", n_layer=4)
     for _ in range(2):
         run.move(0.02, steps=5)
         run.save()
     strip(run.folder, tmp_path / "stripped")
-    rewritten(tmp_path / "stripped" / "checkpoint-5", in_other_places([0, 2, 3]))
-    rewritten(tmp_path / "stripped" / "checkpoint-10", in_other_places([0, 2, 3, 3]))
-    found = Run.open(tmp_path / "stripped")
+    rewritten(tmp_path / "stripped" / "checkpoint-5", reordered([0, 2, 3]))
+    rewritten(tmp_path / "stripped" / "checkpoint-10", reordered([0, 2, 3, 3]))
+    found = open_run(tmp_path / "stripped")
     assert sorted(found.lineage.stack) == ["a", "c", "d", "e"] and found.lineage.layers["e"].birth.donor == "d"
     assert overview.event_counts(found.lineage) == "1 growth event and 1 removal"
     assert "changed from 4 to 4 layers" in overview.lead(found)
@@ -390,7 +392,7 @@ def test_checkpoints_that_are_not_of_one_model_are_refused_in_one_line(family, c
     path = tmp_path / "stripped" / "checkpoint-5" / run_folder.CONFIG
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(BadInput) as refused:
-        api.drift(Run.open(tmp_path / "stripped"))
+        api.drift(open_run(tmp_path / "stripped"))
     assert "checkpoint-5" in str(refused.value) and "\n" not in str(refused.value)
     assert message in str(refused.value)
 
@@ -408,17 +410,17 @@ def test_a_large_matrix_is_compared_by_a_sample_that_is_the_same_everywhere():
             return self.array[rows]
 
     large = Tensor(np.arange(4096 * 64, dtype=np.float32).reshape(4096, 64))
-    first, second = inferred_lineage._sampled(large), inferred_lineage._sampled(large)
+    first, second = inferred_lineage.sampled(large), inferred_lineage.sampled(large)
     assert first.size <= inferred_lineage.SAMPLE and large.read == 2 * first.size
     np.testing.assert_array_equal(first, second)
     assert len(np.unique(first)) == first.size and first.max() > 0.99 * large.array.max()
     small = Tensor(large.array[:10])
-    np.testing.assert_array_equal(inferred_lineage._sampled(small), small.array)
+    np.testing.assert_array_equal(inferred_lineage.sampled(small), small.array)
 
 
 def test_an_inferred_lineage_is_one_that_can_be_written_and_read(tmp_path):
     _, found, _ = grown(
-        tmp_path, "gpt2", Insert(at=1, index=1, initialiser="random"), Insert(at=1, index=0, initialiser="random")
+        tmp_path, "gpt2", Insert(at=1, index=1, initializer="random"), Insert(at=1, index=0, initializer="random")
     )
     text = inferred_lineage.seen_from(found.lineage.as_of(9), 0).to_json()
     assert Lineage.from_json(text).stack == found.lineage.stack

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from pli_analysis import api
 from pli_analysis.cli import app
 from pli_analysis.runs import paths, step_names
+from pli_analysis.runs.opening import open_run
 from pli_analysis.runs.paths import Kind
-from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests import families
@@ -147,7 +147,7 @@ def test_a_download_called_after_a_loss_is_compared_with_that_loss_alone(tmp_pat
     found = rows("compare", tmp_path / "run", tmp_path / "run-x-tag-train_loss.csv")
     assert {row["group"]: row["train/loss at 8"] for row in found} == {"run": 1.5, "run-x-tag-train_loss": 2.0}
     log(tmp_path / "evals", {"eval/loss": falling(3)})
-    assert "no loss by its name that all have" in refusal(
+    assert "no known loss that all runs have" in refusal(
         "compare", tmp_path / "evals", tmp_path / "run-x-tag-train_loss.csv"
     )
 
@@ -158,7 +158,7 @@ def test_a_run_that_holds_no_logs_says_so(tmp_path):
         assert refusal(command, tmp_path / "empty").endswith("empty: holds no scalars")
     assert "holds no checkpoints of a model, but logs" in refusal("drift", keras(tmp_path / "k", 1.0))
     assert "compare and scalars read what is logged" in refusal("report", tmp_path / "k")
-    assert "watch looks at runs of pli-train" in refusal("watch", tmp_path / "k")
+    assert "watch shows runs of pli-train" in refusal("watch", tmp_path / "k")
 
 
 # --- unlike things --------------------------------------------------------------------------------------------------
@@ -192,10 +192,10 @@ def test_the_only_loss_that_all_have_is_taken_whatever_it_is_called(tmp_path):
     assert {row["train_loss_batch at 16"] for row in rows("compare", tmp_path)} == {2.0, 1.0}
     log(tmp_path / "a", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
     log(tmp_path / "b", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
-    assert "no loss by its name that all have" in refusal("compare", tmp_path)
+    assert "no known loss that all runs have" in refusal("compare", tmp_path)
 
 
-def test_files_are_told_apart_by_their_endings_where_nothing_else_does(tmp_path):
+def test_files_are_distinguished_by_suffix_as_a_last_resort(tmp_path):
     (tmp_path / "x.csv").write_text("Wall time,Step,Value\n1,0,3\n2,8,2\n")
     (tmp_path / "x.json").write_text("[[1, 0, 3], [2, 8, 2]]")
     found = rows("compare", tmp_path / "x.csv", tmp_path / "x.json")
@@ -209,7 +209,7 @@ def test_a_folder_of_downloads_is_read_again(ending, tmp_path):
     assert done.exit_code == 0 and tags(tmp_path / "downloads") == {"loss": ["loss"], "train_loss": ["train_loss"]}
 
 
-def test_runs_of_which_nothing_can_be_read_are_told(tmp_path):
+def test_runs_of_which_nothing_can_be_read_are_reported(tmp_path):
     log(tmp_path / "well", {"loss": falling(2)})
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "events.out.tfevents.1.host.1.0").write_bytes(b"\xff" * 50)
@@ -252,8 +252,8 @@ def test_a_diverged_run_is_a_row_that_says_so(tmp_path):
     assert said in done.stderr and said in (tmp_path / "page.html").read_text()
     each = {row["run"]: row["diverged"] for row in rows("compare", tmp_path, "--runs")}
     assert each["late"] == "from step 20 on" and not each["well"]
-    assert "diverged, no loss" in refusal("compare", tmp_path / "never")
-    assert "--reference late: diverged; name one of" in refusal("compare", tmp_path, "--reference", "late")
+    assert "diverged, the last loss is not finite" in refusal("compare", tmp_path / "never")
+    assert "--reference late: all its runs diverged; use one of" in refusal("compare", tmp_path, "--reference", "late")
 
 
 # --- Trainer --------------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def test_a_link_among_runs_is_named_and_not_followed(tmp_path):
         assert "c" not in {line.split(",")[0] for line in done.stdout.splitlines()}
     shutil.rmtree(tmp_path / "h" / "a")
     shutil.rmtree(tmp_path / "h" / "b")
-    for command in ("scalars", "compare", "gradnorms", "lineage", "drift", "report"):
+    for command in ("scalars", "compare", "grad-norms", "lineage", "drift", "report"):
         assert f"{tmp_path / 'h' / 'c'} {LINK}" in command_said(command, tmp_path / "h")
     (tmp_path / "h" / "c").unlink()
     (tmp_path / "h" / "c").symlink_to("c")  # a circle leads to no folder, and ends nothing
@@ -356,12 +356,12 @@ def test_the_only_run_in_a_folder_is_taken_by_every_command(runs, tmp_path):
         ["lineage"],
         ["drift"],
         ["embed"],
-        ["gradnorms"],
+        ["grad-norms"],
         ["disturbance"],
         ["similarity", "--space", "weights"],
     ):
         assert rows(*words, tmp_path / "h") == rows(*words, run), words
-    assert all(row["age"] is not None for row in rows("gradnorms", tmp_path / "h", "--of", "head"))
+    assert all(row["age"] is not None for row in rows("grad-norms", tmp_path / "h", "--of", "head"))
     shown = asked("report", tmp_path / "h")
     assert shown.exit_code == 0, (shown.output, shown.exception)
     assert "is a run" in refusal("lineage", tmp_path / "h", "--stack", "transformer.h")
@@ -386,7 +386,7 @@ def test_folders_named_by_steps_come_in_their_order(pattern, model, tmp_path):
         shutil.copytree(model, tmp_path / "m" / pattern.format(number))
     shutil.copytree(model, tmp_path / "m" / "best")
     given = sorted(tmp_path.glob("m/*"))  # as a shell lists them
-    for opened in (Run.open(tmp_path / "m"), Run.open([path for path in given if path.name != "best"])):
+    for opened in (open_run(tmp_path / "m"), open_run([path for path in given if path.name != "best"])):
         assert [(c.step, str(c.name)) for c in opened.checkpoints] == [(n, pattern.format(n)) for n in (10, 20, 100)]
         assert opened.notes[0].startswith("steps are ") == ("step" not in pattern)
 
@@ -398,14 +398,14 @@ def test_names_that_count_different_things_are_refused(model, tmp_path):
         "drift", tmp_path / "epoch_2", tmp_path / "step_10"
     )
     assert "counts" in refusal("drift", tmp_path)
-    opened = Run.open([tmp_path / "step_10", tmp_path / "best"])
+    opened = open_run([tmp_path / "step_10", tmp_path / "best"])
     assert opened.notes[0].startswith("steps are numbers in the order given")
 
 
 def test_models_without_steps_are_to_be_given_in_order(model, tmp_path):
     for name in ("base", "tuned"):
         shutil.copytree(model, tmp_path / name)
-    assert "holds models whose names tell no step: give them in order:" in refusal("drift", tmp_path)
+    assert "holds models whose names have no step: give them in order:" in refusal("drift", tmp_path)
 
 
 def test_numbers_that_stand_elsewhere_in_a_name_are_no_steps():
@@ -431,7 +431,7 @@ def cached(model, tmp_path):
 def test_the_hubs_cache_is_read_through_its_links(cached, model, tmp_path):
     (tmp_path / "short").symlink_to(cached)
     for path in (cached, cached.parents[1], tmp_path / "short"):
-        [checkpoint] = Run.open(path).checkpoints
+        [checkpoint] = open_run(path).checkpoints
         assert set(checkpoint.files) == set(load_file(model / run_folder.WEIGHTS))
         assert checkpoint.config["model_type"] == "gpt2"
     assert rows("lineage", cached)[0]["layer"] == "a"
@@ -458,16 +458,16 @@ def test_a_link_that_leads_out_of_its_model_is_refused(where, name, cached, mode
 def test_an_empty_path_is_not_the_current_folder(command, word, tmp_path, monkeypatch):
     log(tmp_path / "run", {"loss": falling(2)})
     monkeypatch.chdir(tmp_path)
-    assert refusal(command, "run", word) == f"'{word}': names no run; write GROUP=RUN, or RUN alone"
+    assert refusal(command, "run", word) == f"'{word}': has no path of a run; write GROUP=RUN, or RUN alone"
 
 
 def test_the_only_run_in_a_folder_is_taken(small_run, tmp_path):
     shutil.copytree(small_run, tmp_path / "runs" / "mine")
-    whole = Run.open(small_run)
-    found = Run.open(tmp_path / "runs")
+    whole = open_run(small_run)
+    found = open_run(tmp_path / "runs")
     assert found.path == tmp_path / "runs" / "mine" and found.lineage.to_json() == whole.lineage.to_json()
     assert api.drift(found).equals(api.drift(whole))
     assert asked("report", tmp_path / "runs").stdout.startswith("mine:")
     shutil.copytree(small_run, tmp_path / "runs" / "other")
     with pytest.raises(BadInput, match="holds 2 runs: name one of"):
-        Run.open(tmp_path / "runs")
+        open_run(tmp_path / "runs")

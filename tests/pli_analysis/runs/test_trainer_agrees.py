@@ -7,6 +7,8 @@ biases is zero but for rounding, which a small epsilon would turn into whole ste
 small norms and deviations over a MAD lose one or two digits more. Hence the tolerances.
 """
 
+from contextlib import closing
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,13 +21,14 @@ from pli_analysis import api
 from pli_analysis.metrics import loss as loss_metric
 from pli_analysis.metrics.grad_norms import logged
 from pli_analysis.report import content
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.randomness import derive
+from pli_train.data.prefetch import BatchPrefetcher
 from pli_train.integrations import GradNormCallback, GrowthCallback
 from pli_train.training import launch
 
 STEPS, SEED, BATCH, LR, EPS = 40, 3, 8, 1e-3, 1e-5
-SCHEDULE = [{"at": 8, "index": 1, "initialiser": "clone"}, {"at": 24, "index": 0, "initialiser": "random"}]
+SCHEDULE = [{"at": 8, "index": 1, "initializer": "clone"}, {"at": 24, "index": 0, "initializer": "random"}]
 PHASES = {"falling": "linear", "level": "constant"}
 """What is told of rates that were logged → what it is called in a run whose schedule is known."""
 UNKNOWN = ["documents", "flops", "seconds"]
@@ -108,11 +111,13 @@ def both(request, config_of, tmp_path_factory):
         callbacks=[GradNormCallback(every=4, growth=growth), growth],
     )
     trainer.train()
-    return Run.open(folder / "ours"), Run.open(folder / "theirs")
+    return open_run(folder / "ours"), open_run(folder / "theirs")
 
 
 def batch_of(trainer, step):
-    batch = trainer._batches.make(step, trainer.state.context)
+    plan = trainer.plan
+    with closing(BatchPrefetcher(plan.blocks, plan.objective, plan.blocks_per_step, plan.config.seed)) as batches:
+        batch = batches.make(step, trainer.state.context)
     return batch.inputs, batch.labels
 
 
@@ -121,7 +126,7 @@ def agree(ours, theirs, rtol, atol=1e-6):
     assert list(ours.columns) == list(theirs.columns) and len(ours) == len(theirs)
     for column in ours.columns.difference(UNKNOWN, sort=False):
         mine, other = ours[column].reset_index(drop=True), theirs[column].reset_index(drop=True)
-        if column == "phase":
+        if column == "lr_phase":
             other = other.map(lambda name: PHASES.get(name, name))
         if pd.api.types.is_numeric_dtype(mine) and not pd.api.types.is_bool_dtype(mine):
             pairs = (values.astype(float).to_numpy() for values in (mine, other))
@@ -157,7 +162,7 @@ def test_disturbance_is_the_same(both):
     ours, theirs = (api.disturbance(run) for run in both)
     agree(ours.events, theirs.events, rtol=1e-5)
     agree(ours.layers, theirs.layers, rtol=1e-4, atol=1e-6)
-    assert ours.layers["score"].notna().any() and (ours.events["delta"].abs() > 1e-5).all()
+    assert ours.layers["score"].notna().any() and (ours.events["loss_change"].abs() > 1e-5).all()
     assert ours.notes == theirs.notes == []
 
 

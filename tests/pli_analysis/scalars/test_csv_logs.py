@@ -57,7 +57,7 @@ def test_wandb_history_has_wall_times(tmp_path):
     assert found.of("loss").wall_times.tolist() == [1700000000.5, 1700000001.5] and list(found.columns) == ["loss"]
 
 
-def test_what_is_passed_over_is_told(tmp_path):
+def test_what_is_skipped_is_reported(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("step,loss\n1,2\n2,oops\n3\n4,1,2\n5,1\n6,0.")
     [found] = csv_logs.read(path).values()

@@ -37,7 +37,7 @@ def test_numbers_with_a_step_are_scalars_and_nothing_else_is(tmp_path, ending):
     }
 
 
-def test_a_line_cut_short_is_told_and_the_rest_read(tmp_path):
+def test_a_line_cut_short_is_reported_and_the_rest_read(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text(lines(RECORDS[:1]) + '{"step": 2, "lo')
     [found] = json_logs.read(path).values()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pli_analysis.scalars import reading
 from pli_analysis.scalars.reading import Reader, read
 from pli_train.core.errors import BadInput
-from tests.fuzz.test_event_files import event, framed
+from tests.event_files import event, framed
 
 
 def start(step):
@@ -129,7 +129,7 @@ def test_a_file_written_anew_and_one_removed(path, tmp_path):
     assert reader.update().columns.keys() == {"x"}
 
 
-def test_a_wrong_length_is_one_damaged_record_however_often_it_is_looked_at(path):
+def test_a_wrong_length_is_one_damaged_record_however_often_it_is_read(path):
     reader, good = Reader(path), framed(event(1, [("x", 1.0)]))
     path.write_bytes(good + b"\1" + good[1:])
     for _ in range(3):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pli_analysis.metrics.loss import loss
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.reading import read
 from pli_train.core.errors import PliError
 from pli_train.core.run_format import run_folder
@@ -67,8 +67,8 @@ def test_no_file_is_no_scalars(tmp_path):
 
 
 def test_loss_has_its_four_axes(runs, family, config_of):
-    table = loss(Run.open(runs[family]).scalars)
-    train, eval = (table[table["kind"] == kind].set_index("step") for kind in ("train", "eval"))
+    table = loss(open_run(runs[family]).scalars)
+    train, eval = (table[table["split"] == kind].set_index("step") for kind in ("train", "eval"))
     assert list(train.index) == list(range(1, STEPS + 1))
     assert list(eval.index) == [0, 3, 4, 6, 8, 9, 12]
     per_step = 4 * 2 * 32
@@ -86,11 +86,11 @@ def test_a_run_that_tracked_nothing_has_an_empty_loss(config_of, tmp_path):
     overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
     assert not list((tmp_path / "run").glob("events*"))
-    assert len(loss(Run.open(tmp_path / "run").scalars)) == 0
+    assert len(loss(open_run(tmp_path / "run").scalars)) == 0
     assert (tmp_path / "run" / "checkpoint-2" / run_folder.WEIGHTS).exists()
 
 
-def test_two_processes_of_one_second_are_told_apart(tmp_path):
+def test_two_processes_of_one_second_are_distinguished(tmp_path):
     """TensorBoard's names then differ in a counter alone, which sorts 10 before 9."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -120,7 +120,7 @@ def test_a_clock_set_between_two_processes_does_not_change_their_order(tmp_path,
     assert {event.step: event.value for event in padded_form.Scalars("x")} == expected
 
 
-def test_a_disk_that_takes_no_more_scalars_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_disk_that_takes_no_more_scalars_is_reported_in_one_line(tmp_path, monkeypatch):
     scalars = ScalarWriter(tmp_path)
     scalars._file._writer.close()
     scalars._file._writer = Path("/dev/full").open("wb")  # noqa: SIM115

@@ -19,7 +19,7 @@ from pli_analysis.scalars import downloads, reading
 from pli_analysis.scalars.events import Columns
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
-from tests.fuzz.test_event_files import event, framed
+from tests.event_files import event, framed
 
 STEPS, VALUES = [0, 1, 5, 7, 2**31], [0.1, math.nan, math.inf, -math.inf, -0.0]
 LOGGED = {"loss/train": dict(zip(STEPS, VALUES, strict=True)), "../../lr": {3: 1e-4}, "é|,\"'\n": {0: 2.0}}
@@ -80,7 +80,7 @@ def test_tags_are_chosen_by_name_and_by_pattern(run):
     assert "nan" in printed and "-inf" in printed
 
 
-def test_a_table_too_long_to_look_at_is_not_drawn(run, monkeypatch):
+def test_a_table_too_long_to_read_is_not_drawn(run, monkeypatch):
     monkeypatch.setattr("pli_analysis.commands.scalars.MOST_DRAWN", 6)
     answered = call(run)
     assert isinstance(answered.exception, BadInput) and "7 rows: choose some with --tags" in str(answered.exception)
@@ -170,7 +170,7 @@ def test_without_pyarrow_a_line_says_what_to_install(run, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("words", [["drift"], ["report"], ["compare"], ["scalars"]], ids=lambda words: words[0])
-def test_damaged_records_are_told_in_one_line(small_run, words, tmp_path):
+def test_damaged_records_are_reported_in_one_line(small_run, words, tmp_path):
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     [path] = run.glob(run_folder.SCALARS)
     data = bytearray(path.read_bytes())

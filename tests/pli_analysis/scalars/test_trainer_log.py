@@ -12,7 +12,7 @@ from pli_analysis.runs import paths
 from pli_analysis.scalars import trainer_log
 from pli_train.core.run_format import run_folder
 from pli_train.training.tensorboard import ScalarWriter
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_the_newest_state_wins_over_what_a_killed_training_logged_behind_its_che
     assert found.of("train/loss").wall_times.tolist() == [1_700_000_110, 1_700_000_120, 1_700_000_330]
 
 
-def test_a_restart_that_one_of_our_files_tells_of_is_known_to_the_step(tmp_path, clock):
+def test_a_restart_that_one_of_our_files_records_is_known_to_the_step(tmp_path, clock):
     start(tmp_path, clock, "one", {"own/thing": {20: 1, 29: 2, 40: 4}})
     scalars = ScalarWriter(tmp_path, from_step=21)
     scalars.add(22, {"grad_norm/total": 1.0})
@@ -109,13 +109,13 @@ def test_the_state_beside_the_checkpoints_goes_on_where_they_end_or_is_another_t
     assert list(points(logged(tmp_path), "train/loss").values())[1:] == [4.75]
 
 
-def test_a_state_that_is_of_another_step_than_its_folder_tells_nothing(tmp_path):
+def test_a_state_that_is_of_another_step_than_its_folder_is_ignored(tmp_path):
     state(tmp_path, 10, losses({10: 5.0}))
     state(tmp_path, 20, losses({10: 9.0, 500: 8.0}), global_step=500)
     assert points(logged(tmp_path), "train/loss") == {10: 5.0}
 
 
-def test_checkpoints_of_two_trainings_in_one_folder_are_told():
+def test_checkpoints_of_two_trainings_in_one_folder_are_reported():
     """Trainer leaves what an earlier training in its folder saved, higher steps included."""
     stale, new = losses({10: 9.0, 20: 8.0}), losses({10: 5.0})
     message = {"checkpoint-10": {"log_history": new}, "checkpoint-20": {"log_history": stale}}
@@ -162,7 +162,7 @@ def test_tokens_that_nobody_counted_are_missing_and_no_axis(counted, known, tmp_
         assert table["tokens"].tolist() == [100, 200] and asked.returncode == 0
     else:
         assert table["tokens"].isna().all()
-        refused(asked, "--by tokens: out did not log it; compare by step")
+        refused(asked, "--by tokens: out did not log tokens; use --by step")
 
 
 def test_a_state_by_itself_is_enough_for_scalars_and_compare(tmp_path):

@@ -13,22 +13,22 @@ from safetensors.numpy import save_file
 from pli_analysis import api
 from pli_analysis.metrics.drift.displacement import Sums
 from pli_analysis.runs.file_reader import Files
-from pli_analysis.runs.run import Run
-from pli_analysis.runs.tensor_slices import TensorView, locations_of
-from pli_analysis.weights import numba_kernel, stacks
+from pli_analysis.runs.opening import open_run
+from pli_analysis.runs.safetensors_file import locations_of
+from pli_analysis.runs.tensor_slices import TensorView
+from pli_analysis.weights import blocks, numba_kernel
 from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.trajectory import TensorTrajectory, Visit
 from pli_train.core.anatomy import family
 from pli_train.core.errors import BadInput
-from tests.pli_analysis.metrics.test_drift_measures import grown
+from tests.drifting import grown
 
 WIDTH, HEADS, VISITS = 512, 4, 7
 
 
 @pytest.fixture(scope="module")
 def kernel():
-    pytest.importorskip("numba")
     return numba_kernel.kernel(numba_kernel.WORTH)
 
 
@@ -101,8 +101,7 @@ def test_the_compiled_loop_sums_as_float64_does_however_few_files_are_open(writt
 
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize("wanted", [{0}, {6}, {2, 3}, {0, 6}])
-def test_what_is_asked_for_is_as_when_all_is(written, kernel, loop, wanted, monkeypatch):
-    monkeypatch.setattr(stacks, "STACK", 3 * stacks.BLOCK)
+def test_what_is_asked_for_is_as_when_all_is(written, kernel, loop, wanted):
     found = Sums(written.asking(wanted), kernel if loop else None).run(BufferPool(64))
     assert len(found) == len(wanted)
     assert np.stack(found) == near(written.expected()[sorted(wanted)])
@@ -125,7 +124,7 @@ def test_squares_beyond_float32_are_summed_in_float64(tmp_path, kernel):
 
 
 @pytest.mark.parametrize("loop", [True, False])
-def test_a_file_that_was_cut_or_removed_is_told_of(tmp_path, kernel, loop):
+def test_a_file_that_was_cut_or_removed_is_reported(tmp_path, kernel, loop):
     made = Written(tmp_path)
     path = made.track.visits[4].position.path
     task, whole = Sums(made.track, kernel if loop else None), path.read_bytes()
@@ -154,7 +153,7 @@ def as_of_gigabytes(run, monkeypatch, cache, kernel, **sizes):
 
 @pytest.mark.parametrize("model", ["bert", "gpt2", "llama", "modernbert"])
 def test_drift_of_gigabytes_is_that_of_less(tmp_path, model, monkeypatch, kernel):
-    run = Run.open(grown(tmp_path / "run", model))
+    run = open_run(grown(tmp_path / "run", model))
     expected = api.drift(run, "all")
     table, asked = as_of_gigabytes(run, monkeypatch, tmp_path / "cache", kernel, BLOCK=100)
     assert_frame_equal(table, expected, rtol=1e-4, atol=1e-6)
@@ -162,7 +161,7 @@ def test_drift_of_gigabytes_is_that_of_less(tmp_path, model, monkeypatch, kernel
 
 
 def test_drift_of_a_trained_run_of_gigabytes_is_that_of_less(runs, family, tmp_path, monkeypatch, kernel):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     expected = api.drift(run, "all")
     table, asked = as_of_gigabytes(run, monkeypatch, tmp_path, kernel)
     assert_frame_equal(table, expected, rtol=1e-4, atol=1e-6)
@@ -173,7 +172,7 @@ def test_drift_of_a_trained_run_of_gigabytes_is_that_of_less(runs, family, tmp_p
 def test_blocks_are_a_tensor_cut_in_stretches(folds, most):
     owners = np.broadcast_to(np.arange(folds[1])[:, None], folds).ravel()
     at = 0
-    for block in stacks.blocks(folds, most):
+    for block in blocks.blocks(folds, most):
         assert block.start == at and 0 < block.size <= max(most, 1)
         own = np.broadcast_to(np.arange(block.folds[1])[:, None] + block.part, block.folds).ravel()
         assert (own == owners[at : at + block.size]).all()
@@ -210,20 +209,22 @@ def test_long_sums_of_the_compiled_loop_are_those_of_float64(folds, kernel, tmp_
     for name, array in {"birth": birth, "moved": moved}.items():
         save_file({"x": array}, tmp_path / name)
         sights.append(TensorView(locations_of(tmp_path / name)["x"], {}, 0, None))
-    (old, new), more = sights, {"donor": sights[0], "donor_parts": ((True, 0),)}
+    (old, new), more = sights, {"donor": sights[0], "donor_parts": tuple((True, n) for n in range(folds[1]))}
     message = [
         Visit(**vars(view_of), number=n, wanted=True, **(more if n else {}))
         for n, view_of in enumerate([old, new, new, old])
     ]
 
     class Folded(TensorTrajectory):
+        axes = ""
+
         def folds(self, visit, shape):
             return folds
 
     a, b = (array.astype(np.float64) for array in (moved, birth))
     of_a, of_b, between = (np.square(array).sum((0, 2)) for array in (a, b, a - b))
     nothing = np.zeros(folds[1])
-    found = numba_kernel.sums(Folded("gpt2", "a", "x", tuple(message)), BufferPool(64), kernel)
+    found = numba_kernel.sums(Folded(family("gpt2"), "a", "x", tuple(message)), BufferPool(64), kernel)
     expected = [
         [of_b, of_a, of_a, of_b],
         [nothing, between, between, nothing],

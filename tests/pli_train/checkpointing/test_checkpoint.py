@@ -22,12 +22,14 @@ from pli_train.core.errors import PliError
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import faults, run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
-from pli_train.data.blocks import Blocks, _order
+from pli_train.data.blocks import Blocks
 from pli_train.optim import optimizer
 from pli_train.optim.config import OptimConfig
 from pli_train.training import launch, trainer
+from pli_train.training.callback import Callback
 from tests.conftest import MODELS, STEPS
-from tests.pli_train.training.test_trainer import Killed, content
+from tests.interrupted import Killed
+from tests.run_files import content, names
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
 
@@ -58,14 +60,6 @@ def fail_at(monkeypatch, tmp_path):
         return lambda: log.read_text().splitlines() if log.exists() else []
 
     return ask
-
-
-def names(run):
-    return [str(name) for name, _ in run_folder.checkpoints(run)]
-
-
-def full(run):
-    return [str(name) for name, path in run_folder.checkpoints(run) if run_folder.is_full(path)]
 
 
 # --- the bytes ------------------------------------------------------------------------------------------------------
@@ -109,7 +103,10 @@ def test_a_snapshot_shares_nothing_with_what_goes_on_learning(made):
 def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_most(config_of, tmp_path, monkeypatch):
     """The write of step 0 ends only once step 1 is done; two writes never overlap."""
     put, trained, flying = checkpoint.put, threading.Event(), []
-    update = trainer.Trainer._update
+
+    class Signals(Callback):
+        def on_step_end(self, state):
+            trained.set()
 
     def slow(run, name, taken):
         flying.append(name)
@@ -119,29 +116,27 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_
         flying.pop()
         return path
 
-    def message(self):
-        update(self)
-        trained.set()
-
     monkeypatch.setattr(checkpoint, "put", slow)
-    monkeypatch.setattr(trainer.Trainer, "_update", message)
-    launch.begin(config_of("gpt2", {"growth.schedule": "", "train.steps": 3}), tmp_path / "run").run()
+    config = config_of("gpt2", {"growth.schedule": "", "train.steps": 3})
+    launch.begin(config, tmp_path / "run", callbacks=[Signals()]).run()
     assert names(tmp_path / "run") == ["checkpoint-0", "checkpoint-2", "checkpoint-3"]
 
 
 def test_scalars_and_lineage_are_on_disk_in_the_order_that_resume_needs(config_of, tmp_path, monkeypatch):
     """Scalars up to a step before its checkpoint appears; the run's lineage after it."""
-    appear, seen = checkpoint._appear, {}
-    run = tmp_path / "run"
+    run, seen = tmp_path / "run", {}
 
-    def spied(partial, final):
-        step = CheckpointName.parse(final.name).step
+    def spied(place, file=None):
+        if place != "partial-synced":
+            return
+        (partial,) = run.glob(f"{run_folder.PARTIAL}checkpoint-*")
+        name = partial.name.removeprefix(run_folder.PARTIAL)
+        step = CheckpointName.parse(name).step
         ahead = run / run_folder.LINEAGE
         events = len(Lineage.read(ahead).events) if ahead.exists() else 0
-        seen[final.name] = (sorted(read(run).values.get(run_folder.LOSS, {})), step, events)
-        appear(partial, final)
+        seen[name] = (sorted(read(run).values.get(run_folder.LOSS, {})), step, events)
 
-    monkeypatch.setattr(checkpoint, "_appear", spied)
+    monkeypatch.setattr(checkpoint, "boundary", spied)
     launch.begin(config_of("gpt2"), run).run()
     assert len(seen) == 12
     for steps, step, _ in seen.values():
@@ -171,7 +166,7 @@ def test_a_failed_write_stops_the_run_with_one_line_at_the_last_good_checkpoint(
     assert content(run) == content(runs["gpt2"])
 
 
-def test_disk_full_in_the_final_save_is_told_and_the_last_good_one_stays(config_of, tmp_path, fail_at):
+def test_disk_full_in_the_final_save_is_reported_and_the_last_good_one_stays(config_of, tmp_path, fail_at):
     run = tmp_path / "run"
     fail_at("weights-written", "enospc", nth=12)
     with pytest.raises(PliError, match=rf"checkpoint-{STEPS}: not written \(no space left on device\); free 1 MB"):
@@ -189,7 +184,7 @@ def test_a_short_write_is_a_failed_write(config_of, tmp_path, fail_at):
 
 
 @pytest.mark.parametrize("family", ["gpt2"])
-def test_the_kernels_own_refusal_inside_safetensors_is_told_alike(made, tmp_path):
+def test_the_kernels_own_refusal_inside_safetensors_is_reported_alike(made, tmp_path):
     """No fault injected: a limit on file sizes, which safetensors reports as an error of its own kind."""
     model, parts, adam, lineage = made
     family_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -302,7 +297,7 @@ def test_growth_before_the_first_step_is_resumed_from_either_side(config_of, tmp
     assert content(run) == content(whole)
 
 
-def test_a_run_killed_between_checkpoint_and_lineage_tells_its_lineage_after_resume(config_of, run_folder_of, family):
+def test_a_run_killed_between_checkpoint_and_lineage_has_its_lineage_after_resume(config_of, run_folder_of, family):
     expected = (run_folder_of / run_folder.LINEAGE).read_text()
     shutil.copy(run_folder_of / "checkpoint-4" / run_folder.LINEAGE, run_folder_of / run_folder.LINEAGE)
     launch.resume(config_of(family), run_folder_of).run()
@@ -360,8 +355,8 @@ def test_the_learning_rate_does_not_jump_and_newborns_count_their_own_steps(conf
             counted.setdefault(name.split("<")[1].split(">")[0], set()).add(int(value))
     assert counted == {"a": {8}, "b": {5}, "c": {2}, "d": {2}}
     rates = []
-    step = again.optimizer.step
-    again.optimizer.step = lambda: (rates.append(again.optimizer.param_groups[0]["lr"]), step())[1]
+    step = again.state.optimizer.step
+    again.state.optimizer.step = lambda: (rates.append(again.state.optimizer.param_groups[0]["lr"]), step())[1]
     again.run()
     assert rates[0] == learning_rate.at_step(8, STEPS, config.optim, [])
 
@@ -382,8 +377,7 @@ def test_the_first_step_after_resume_costs_the_same_at_step_100000_as_at_100(mon
     monkeypatch.setattr(np.random, "default_rng", counted)
     costs = []
     for step in (100, 100_000):
-        _order.cache_clear()
-        blocks = Blocks(np.arange(64 * 1000, dtype=np.uint16).view(Counted), 64, seed=1)
+        blocks = Blocks(np.arange(64 * 1000, dtype=np.uint16).view(Counted), 64, seed=step)  # no order that is known
         work.clear()
         assert blocks.at_step(step, 8).shape == (8, 64)
         costs.append(list(work))

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import transformers
+import yaml
 from transformers import AutoTokenizer
 
 from pli_train.commands import export
@@ -24,9 +25,9 @@ HOSTILE = 'a|b\n---\n# x <script>alert(1)</script> ``` [y](http://z) {{ 7*7 }} \
 def headed(config_of, tmp_path_factory):
     """Runs whose heads and layers grew, and whose last layer has fewer heads than the config: family → trainer."""
     growth = [
-        {"operator": "insert", "at": 1, "index": 1, "initialiser": "clone-noise"},
-        {"operator": "heads", "at": 2, "to": 2, "layers": ["a"], "initialiser": "random", "output": "kept"},
-        {"operator": "ffn", "at": 2, "to": 160, "layers": ["b"], "initialiser": "random", "output": "kept"},
+        {"operator": "insert", "at": 1, "index": 1, "initializer": "clone-noise"},
+        {"operator": "heads", "at": 2, "to": 2, "layers": ["a"], "initializer": "random", "output": "kept"},
+        {"operator": "ffn", "at": 2, "to": 160, "layers": ["b"], "initializer": "random", "output": "kept"},
     ]
     made = {}
     for family in ("gpt2", "bert"):
@@ -69,7 +70,7 @@ def test_plain_transformers_says_what_the_trainer_says(headed, family, tmp_path)
     run = headed[family]
     assert run.state.lineage.shapes() == [(2, 64 if family == "bert" else 128), (1, 160)]
     folder = export.export(run.saver.folder, tmp_path / "out")
-    model = getattr(transformers, AUTO_CLASS[run.anatomy.task]).from_pretrained(folder).eval()
+    model = getattr(transformers, AUTO_CLASS[run.state.anatomy.task]).from_pretrained(folder).eval()
     tokens = torch.arange(60).reshape(2, 30)
     with torch.no_grad():
         difference = model(input_ids=tokens).logits - run.state.model.bare.eval()(input_ids=tokens).logits
@@ -91,7 +92,7 @@ def test_an_export_holds_a_model_and_nothing_that_training_needs(runs, family, t
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_card_tells_every_event_and_figure(runs, family, tmp_path):
+def test_the_card_lists_every_event_and_figure(runs, family, tmp_path):
     folder = export.export(runs[family], tmp_path / "out")
     message = sections((folder / "README.md").read_text())
     events = Lineage.read(folder / "lineage.json").events
@@ -125,7 +126,7 @@ def test_the_lines_that_load_it_load_it(runs, family, tmp_path):
     assert names["model"].config.model_type == family and len(names["tokenizer"]) == 300
 
 
-def test_heads_that_are_padding_are_told_as_such(headed, runs, family, tmp_path):
+def test_heads_that_are_padding_are_reported_as_such(headed, runs, family, tmp_path):
     padded = (export.export(headed[family].saver.folder, tmp_path / "padded") / "README.md").read_text()
     assert "silent ones" in padded
     layers = [cells(line)[5] for line in sections(padded)["Layers"] if line.startswith("|")][2:]
@@ -163,13 +164,12 @@ def test_hostile_configs_and_lineages_stay_in_their_cells(run_folder_of, family)
     last = run_folder_of / f"checkpoint-{STEPS}"
     config, lineage = (json.loads((last / name).read_text()) for name in ("config.json", "lineage.json"))
     config["model_type"] = HOSTILE
-    lineage["events"][0]["initialiser"] = lineage["events"][0]["evil"] = HOSTILE
+    lineage["events"][0]["initializer"] = lineage["events"][0]["evil"] = HOSTILE
     (last / "config.json").write_text(json.dumps(config))
     (last / "lineage.json").write_text(json.dumps(lineage))
     card = export.card(run_folder_of, last)
     rows = [cells(line) for line in sections(card)["Growth"] if line.startswith("|")]
     assert {len(row) for row in rows} == {8} and len(rows) == 6
-    yaml = pytest.importorskip("yaml")
     front = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
     assert front == {"library_name": "transformers", "tags": [HOSTILE, "pli", "growth", "progressive-training"]}
 
@@ -240,7 +240,6 @@ def test_an_existing_folder_or_file_is_never_written_to(runs, tmp_path):
 
 
 def test_an_image_model_is_exported_without_a_tokenizer(tmp_path):
-    pytest.importorskip("sklearn")
     from pli_train.config import loading
 
     sets = ["train.steps=2", "growth.schedule=1@1", "train.batch_size=4", "train.eval_blocks=4"]
@@ -257,4 +256,4 @@ def test_an_image_model_is_exported_without_a_tokenizer(tmp_path):
         )
     assert len(code.splitlines()) == 2 and float(difference.abs().max()) <= 1e-5
     sets = [*sets, f"model.name_or_path={tmp_path / 'run'}", "model.weights=pretrained"]
-    assert launch.begin(loading.load("tiny-vit", sets), tmp_path / "child").lineage.stack == ["a", "b"]
+    assert launch.begin(loading.load("tiny-vit", sets), tmp_path / "child").state.lineage.stack == ["a", "b"]

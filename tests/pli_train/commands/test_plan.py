@@ -12,7 +12,7 @@ def printed(*overrides):
 
 
 def column(lines, title, following):
-    """The words under a right-aligned title, whose neighbour to the right is `following`."""
+    """The words under a right-aligned title, whose neighbor to the right is `following`."""
     end = lines[4].index(title) + len(title)
     assert lines[4][end:].split()[0] == following
     return [line[:end].split()[-1] for line in lines[5:]]

@@ -25,7 +25,7 @@ def call(monkeypatch, capfd, tmp_path):
     return call
 
 
-def test_a_study_is_named_after_its_config_and_told_on_stdout(call, corpus, tmp_path, monkeypatch):
+def test_a_study_is_named_after_its_config_and_printed_on_stdout(call, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "launcher_of", lambda *_: InProcess())
     toml = write_config(tmp_path / "mine.toml", corpus)
     code, out, err = call(toml, "--seeds", 1, "--set", "train.steps=6", "--confirm", 1)
@@ -51,12 +51,15 @@ def test_a_study_is_named_after_its_config_and_told_on_stdout(call, corpus, tmp_
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["whn"], "error: no space 'whn'; did you mean 'when'? (spaces: all, initialiser, placement, seeds, when; "),
+        (["whn"], "error: no space 'whn'; did you mean 'when'? (spaces: all, initializer, placement, seeds, when; "),
         (["tny", "--seeds", 2], "error: no preset 'tny'; did you mean 'tiny'?"),
         (["tiny", "--grid", "optim.lr"], "error: --grid optim.lr: not KEY=VALUE,VALUE"),
-        (["when", "--sampler", "tpa"], "error: --sampler tpa: is none of tpe, random, grid; did you mean 'tpe'?"),
+        (
+            ["when", "--sampler", "tpa"],
+            "error: invalid value for '--sampler': 'tpa' is not one of 'tpe', 'rand",
+        ),
         (["when", "--sampler", "grid"], "error: when: optim.lr, schedule.first, schedule.last: a grid needs a list"),
-        (["when", "--trials", 0], "error: --trials: "),
+        (["when", "--trials", 0], "error: invalid value for '--trials': Input should be greater"),
         (["when", "--launcher", "slurm"], "error: --launcher slurm: needs the number of runs at a time: --workers N"),
         (["when", "--set", "optim.lr=1"], "error: --set optim.lr: is searched by when; leave it out here or there"),
     ],

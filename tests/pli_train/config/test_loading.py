@@ -46,7 +46,7 @@ def test_overrides_reach_their_keys_with_their_types():
         ("growth.schedule=1.0@1", "a fraction of training lies from 0 up to, not including, 1"),
         ("growth.schedule=800@1", "step 800 is outside training, which has 800 steps"),
         ("growth.schedule=soon", "'soon' is not WHEN@INDEX"),
-        ("growth.initialiser=clne", "unknown initialiser 'clne'; did you mean 'clone'?"),
+        ("growth.initializer=clne", "unknown initializer 'clne'; did you mean 'clone'?"),
         ('growth.schedule=[{at=0.5, index=0, donor="q"}]', "the donor 'q' is not in the stack then (a)"),
         ("growth.schedule=[{at=0.5, idx=0}]", "idx: unknown key; did you mean 'index'?"),
         ("name=a/b", "name: "),
@@ -60,14 +60,14 @@ def test_a_mistake_gets_one_line_that_names_the_key(override, message):
     assert all("\n" not in line for line in lines)
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     lines = mistakes(["optim.lr=fast", "train.batchsize=3", "data.fraction=2"])
     assert len(lines) == 3
     lines = mistakes(["growth.schedule=0.1@5 0.2@9"])
     assert len(lines) == 2
 
 
-def test_a_file_extends_a_preset_or_its_neighbour(tmp_path):
+def test_a_file_extends_a_preset_or_its_neighbor(tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "tiny"\n[optim]\nlr = 0.5\n')
     (tmp_path / "yours.toml").write_text('extends = "mine.toml"\n[optim]\nlr_end = 0.25\n')
     loaded = loading.load(str(tmp_path / "yours.toml"))
@@ -107,7 +107,7 @@ def test_a_resolved_config_reads_back_as_itself():
         assert loading.check(loaded.model_dump(), "run.json") == loaded
 
 
-def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_told(tmp_path):
+def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_reported(tmp_path):
     text = 'extends = "tiny"\ndescription = "näher"\n'
     (tmp_path / "mark.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert loading.load(str(tmp_path / "mark.toml")).description == "näher"

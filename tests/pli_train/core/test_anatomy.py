@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
 from pli_train.models.build import stack_of
-from tests.families import ANALYSED, HEADS, LAYERS, OPTIONAL, TINY, UNITS, WIDTH, logits, tiny
+from tests.families import ANALYZED, HEADS, LAYERS, OPTIONAL, TINY, UNITS, WIDTH, logits, tiny
 
 GROUPED = [name for name in TINY if "groups" in anatomy.family(name).config]
 POST = [name for name in TINY if anatomy.family(name).norm == "post"]
@@ -58,7 +58,7 @@ def silence(layer, parts, sizes, part):
 
 def test_every_family_with_a_table_is_tested_here(family):
     assert set(anatomy.trainable()) == set(TINY)
-    assert set(anatomy.families()) == {*TINY, *ANALYSED}
+    assert set(anatomy.families()) == {*TINY, *ANALYZED}
     assert anatomy.family(family).model_type == family
 
 
@@ -281,7 +281,7 @@ def passed(model, module):
 
 
 def test_a_silent_layer_is_the_identity(parts, model):
-    """Pre-LN: as it is. Post-LN: on what is normalised already, with its own norms bare."""
+    """Pre-LN: as it is. Post-LN: on what is normalized already, with its own norms bare."""
     layer = stack_of(model, parts)[1]
     before = passed(model, layer)
     assert not torch.allclose(*before, atol=0.1)
@@ -309,12 +309,12 @@ def test_what_leaves_the_norm_below_enters_the_stack(family, parts, model):
     assert torch.equal(passed(model, last)[1], passed(model, lowest)[1])
 
 
-def test_a_family_without_a_table_is_named_with_its_neighbour(family):
+def test_a_family_without_a_table_is_named_with_its_neighbor(family):
     with pytest.raises(BadInput, match=f"did you mean '{family}'"):
         anatomy.family(f"{family}x")
 
 
-def test_a_stock_config_is_one_the_table_holds_for(family, parts):
+def test_a_default_config_is_one_the_table_holds_for(family, parts):
     config = AutoConfig.for_model(family)
     assert all(getattr(config, name) == value for name, value in parts.given.items())
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pli_train.core.errors import BadInput
 from pli_train.core.lineage import BadLineage, Lineage, layer_id
 
 
@@ -35,7 +36,7 @@ def test_ids_are_bijective_base_26():
 
 
 @given(lineages(), st.data())
-def test_an_insertion_moves_places_and_no_identity(lineage, data):
+def test_an_insertion_moves_indices_and_no_identity(lineage, data):
     before, index = list(lineage.stack), data.draw(st.integers(0, len(lineage.stack)))
     births = dict(lineage.layers)
     newborn = lineage.insert(index, 10**6, "random")
@@ -57,7 +58,7 @@ def test_history_can_be_wound_back(lineage):
         earlier = lineage.as_of(number)
         assert len(earlier.layers) == len(lineage.layers) - len(lineage.events) + number
         facts = event.facts
-        assert earlier.insert(facts["index"], event.step, facts["initialiser"], facts["donor"]) == facts["layer"]
+        assert earlier.insert(facts["index"], event.step, facts["initializer"], facts["donor"]) == facts["layer"]
         assert earlier == lineage.as_of(number + 1)
 
 
@@ -104,6 +105,17 @@ def test_a_contradiction_is_named(contradiction):
     contradiction(document)
     with pytest.raises(BadLineage):
         Lineage.from_json(json.dumps(document))
+
+
+def test_a_file_that_holds_none_is_bad_input_that_names_it(tmp_path):
+    path = tmp_path / "lineage.json"
+    for content in (None, "[]", "{"):
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(BadInput) as refused:
+            Lineage.read(path)
+        assert refused.value.exit_code == 2
+        assert str(refused.value).startswith(f"{path}: ") and "\n" not in str(refused.value)
 
 
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))

@@ -170,7 +170,7 @@ def test_a_device_is_written_into_and_stays_one(tmp_path):
     assert (tmp_path / "null").is_char_device() and (tmp_path / "link").is_symlink()
 
 
-def test_a_full_device_is_told_in_a_line(tmp_path):
+def test_a_full_device_is_reported_in_a_line(tmp_path):
     device(tmp_path / "full", stat.S_IFCHR, 1, 7)
     with pytest.raises(PliError, match=r"full: cannot be written \(no space left on device\)$") as caught:
         output.write(tmp_path / "full", "new")
@@ -263,7 +263,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("act", [lambda path: output.write(path, "new"), output.check], ids=["write", "check"])
 @pytest.mark.parametrize(("name", "message"), REFUSED.items(), ids=lambda word: repr(word)[:20])
-def test_a_path_that_takes_no_file_is_told_in_one_line(tmp_path, old, act, name, message):
+def test_a_path_that_takes_no_file_is_reported_in_one_line(tmp_path, old, act, name, message):
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "lost").symlink_to("no/file")
@@ -285,7 +285,7 @@ def test_permission_bits_are_heeded(tmp_path, old):
     }
     with alone(tmp_path, shut):
         for path, message in locations.items():
-            done = write(path, before="from tests.crash import warm; warm.drop_capabilities()")
+            done = write(path, before="from tests import warm; warm.drop_capabilities()")
             assert (done.returncode, done.stderr.count("\n")) == (2, 1) and message in done.stderr
     assert old.read_text() == (shut / "there.txt").read_text() == "old"
 
@@ -305,3 +305,25 @@ def test_a_folder_is_made_with_those_above_it_or_refused_in_a_line(tmp_path, old
         output.make_folder(old)
     with pytest.raises(BadInput, match=r"old\.txt/c: cannot be written \(not a directory\)$"):
         output.make_folder(old / "c")
+
+
+def test_a_folder_appears_with_all_of_its_files_or_not_at_all(tmp_path):
+    final = tmp_path / "above" / "model"
+    with output.folder(final) as partial:
+        (partial / "weights").write_text("1")
+        assert not final.exists()
+    assert [path.name for path in final.parent.iterdir()] == ["model"] and (final / "weights").read_text() == "1"
+    for error in (OSError, KeyboardInterrupt):
+        with pytest.raises(error), output.folder(tmp_path / "other") as partial:
+            (partial / "weights").write_text("1")
+            raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["above"]
+
+
+def test_a_folder_takes_no_other_ones_place(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("old")
+    with pytest.raises(OSError), output.folder(tmp_path / "model") as partial:
+        (partial / "weights").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "weights").read_text() == "old"

@@ -29,7 +29,7 @@ def covered(sums, counts, locations, design):
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say(population):
-    """And do not where neighbours are taken for a random draw, which evaluations did once."""
+    """And do not where neighbors are taken for a random draw, which evaluations did once."""
     sums, counts, guess = population
     held = {"drawn": [], "first 16": [], "in a row": []}
     for seed in range(1000):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pli_train.core import texts
 from pli_train.core.errors import BadInput
-from pli_train.core.texts import streams
+from pli_train.core.texts import reading, streams
 from pli_train.core.tokenizer import encode, ids_of
 from pli_train.data.tokenization import train_bpe
 
@@ -234,7 +234,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_gives_what_is_text_and_tells_what_is_left_out(folder):
+def test_a_folder_gives_what_is_text_and_reports_what_is_left_out(folder):
     assert documents(folder) == ["er", "a", "b", "r0", "r2"]
     assert found(folder).notes == [
         f"{folder}: left out 5 of 10 files: 3 not text (1.png, 2.png, latin.txt); 1 with no column with text "
@@ -279,7 +279,7 @@ LONG = "Aword" * 9
 
 
 @pytest.mark.parametrize(
-    ("header", "column", "told"),
+    ("header", "column", "noted"),
     [
         ("The first text of all.", "text", "The first text of all."),
         (LONG, "text", LONG[:40] + "…"),
@@ -288,12 +288,12 @@ LONG = "Aword" * 9
         ("Review Text", "Review Text", None),  # named by the user, who knows it
     ],
 )
-def test_a_row_of_names_that_looks_like_a_text_is_told(tmp_path, header, column, told):
+def test_a_row_of_names_that_resembles_a_text_is_reported(tmp_path, header, column, noted):
     path = tmp_path / "a.csv"
     path.write_text(as_csv([["id", header], [1, "The second text."], [2, "The third text."]]))
     assert documents(path, column) == ["The second text.", "The third text."]
-    line = f"{path}: its first row names the column of the text '{told}'; if that is a text, put names above it"
-    assert found(path, column).notes == ([] if told is None else [line])
+    line = f"{path}: its first row names the column of the text '{noted}'; if that is a text, put names above it"
+    assert found(path, column).notes == ([] if noted is None else [line])
 
 
 def test_links_to_files_are_followed_and_those_to_folders_are_not(folder, tmp_path_factory):
@@ -352,11 +352,11 @@ def test_the_fingerprint_follows_texts_names_columns_and_decompression(tmp_path)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text("ab \n.\u00a0é漢", max_size=30), max_size=30), st.integers(1, 20))
-def test_pieces_add_up_to_the_document(parts, length):
+def test_segments_add_up_to_the_document(parts, length):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(texts, "PIECE", length)
-        patch.setattr(texts, "NEAR", 10)
-        segments = list(texts.segments(parts))
+        patch.setattr(reading, "LONGEST_SEGMENT", length)
+        patch.setattr(reading, "NEAR", 10)
+        segments = list(reading.segments(parts))
     assert "".join(segment.text for segment in segments) == "".join(parts)
     assert [segment.last for segment in segments] == [False] * (len(segments) - 1) + [True]
     assert all(len(segment.text) <= max(length, 1) for segment in segments)
@@ -366,8 +366,8 @@ def test_a_long_document_has_the_tokens_it_would_have_in_one_piece(corpus, monke
     whole = "".join(path.read_text() for path in sorted(corpus.iterdir()))
     tokenizer = train_bpe([whole], 400)
     (expected,) = encode(tokenizer, [whole])
-    monkeypatch.setattr(texts, "PIECE", 700)
-    segments = list(texts.segments([whole]))
+    monkeypatch.setattr(reading, "LONGEST_SEGMENT", 700)
+    segments = list(reading.segments([whole]))
     ids = [id for some, _ in ids_of(tokenizer, segments) for id in some]
     assert len(segments) > 50 and ids == expected
     assert train_bpe((segment.text for segment in segments), 400).get_vocab() == tokenizer.get_vocab()
@@ -375,8 +375,8 @@ def test_a_long_document_has_the_tokens_it_would_have_in_one_piece(corpus, monke
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "one-line.txt.gz", "a.json.gz"])
 def test_memory_does_not_grow_with_the_file(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(texts, "PIECE", 2**14)
-    monkeypatch.setattr(texts, "NEAR", 2**10)
+    monkeypatch.setattr(reading, "LONGEST_SEGMENT", 2**14)
+    monkeypatch.setattr(reading, "NEAR", 2**10)
     monkeypatch.setattr(streams, "CHUNK", 2**12)
     words = "word " * 200
     line = {"a.txt.gz": f"{words}\n", "one-line.txt.gz": words}.get(name, f'{{"text": "{words}"}}\n')

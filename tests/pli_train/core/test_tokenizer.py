@@ -85,7 +85,7 @@ def test_vocab_and_merges_alone_are_enough(tmp_path, family):
     assert tokenizer.end_token(found) == words.index("<|endoftext|>" if family == "gpt2" else "</s>")
 
 
-@pytest.mark.parametrize("name", tokenizer.PIECES)
+@pytest.mark.parametrize("name", tokenizer.SENTENCEPIECE)
 def test_a_vocabulary_of_sentencepiece_says_what_it_needs(tmp_path, name, monkeypatch):
     monkeypatch.setattr(tokenizer, "_has_sentencepiece", lambda: False)
     (tmp_path / name).write_bytes(b"\x0a\x05")

@@ -125,7 +125,7 @@ def test_too_short_a_text_is_refused_with_numbers(tmp_path, config_of, length):
         launch.begin(config_of("gpt2", {"data.source": str(tmp_path / "a.txt")}), tmp_path / "run")
 
 
-def test_held_out_documents_that_are_in_the_training_text_too_are_told(tmp_path):
+def test_held_out_documents_that_are_in_the_training_text_too_are_reported(tmp_path):
     rows = ['{"text": "again"}'] * 50 + [f'{{"text": "text {number}"}}' for number in range(50)]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     documents = read(tmp_path / "a.jsonl", test_share=0.2)
@@ -136,7 +136,7 @@ def test_held_out_documents_that_are_in_the_training_text_too_are_told(tmp_path)
     assert f"{count} of 20 held-out documents are in the training text too" in note
 
 
-def test_a_column_of_no_text_is_told_with_the_key_that_names_it(tmp_path):
+def test_a_column_of_no_text_is_reported_with_the_key_that_names_it(tmp_path):
     (tmp_path / "a.csv").write_text("title,body\nx y,z w\n")
     with pytest.raises(BadInput, match=r"^data.source: .*a.csv: which column .*title, body: set data.text_column"):
         read(tmp_path / "a.csv")
@@ -155,12 +155,12 @@ def test_the_tokenizer_is_the_same_each_time_and_loses_nothing(corpus):
     assert first.decode(first(strange)["input_ids"], clean_up_tokenization_spaces=False) == strange
 
 
-def test_the_cache_gives_back_what_was_tokenised(corpus):
+def test_the_cache_gives_back_what_was_tokenized(corpus):
     data, settings = DataConfig(source=str(corpus)), TokenizerConfig(vocab_size=333)
     said = []
     built = corpora.load(data, settings, said.append)
     again = corpora.load(data, settings, said.append)
-    assert sum(line.startswith("tokenising") for line in said) == 1
+    assert sum(line.startswith("tokenizing") for line in said) == 1
     assert np.array_equal(built.train, again.train)
     assert built.fingerprint == again.fingerprint
     text = "<|endoftext|>".join(corpus_texts := whole(read(corpus).train)) + "<|endoftext|>"

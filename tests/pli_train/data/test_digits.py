@@ -1,14 +1,12 @@
 """Images go the same road as text: blocks by the step, one objective, one trainer."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 import transformers
 
 from pli_analysis import api
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.config import loading
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -35,7 +33,6 @@ def table(**sections):
 
 @pytest.fixture(scope="module")
 def images():
-    pytest.importorskip("sklearn")
     return digits.load(loading.check(table(), "test").data)
 
 
@@ -93,7 +90,7 @@ def test_a_vit_grows_learns_and_reloads(run):
 
 
 def test_its_heads_have_a_drift(run):
-    found = api.drift(Run.open(run), "head")
+    found = api.drift(open_run(run), "head")
     assert set(found["part"]) == {f"{layer}.h{head}" for layer in "abc" for head in range(4)}
 
 
@@ -122,16 +119,13 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, tmp_path, monkeypatch):
         ),
         ({"data": {"source": "python"}}, "'python' holds text, and only digits images: a vit cannot learn from it"),
         ({"model": {"family": "bert", "config": {}}}, "'digits' holds images, and a bert cannot learn from it"),
-        ({"growth": {"schedule": [{"operator": "context", "at": 0, "to": 1}]}}, "images cannot be cut into pieces"),
+        (
+            {"growth": {"schedule": [{"operator": "context", "at": 0, "to": 1}]}},
+            "images cannot be cut into shorter blocks",
+        ),
     ],
 )
 def test_what_does_not_fit_images_is_one_line(images, sections, line, tmp_path):
     with pytest.raises(BadInput, match=line):
         launch.begin(loading.check(table(**sections), "test"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_without_scikit_learn_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(BadInput, match=r"pip install 'pli\[vision\]'"):
-        digits.load(loading.check(table(), "test").data)

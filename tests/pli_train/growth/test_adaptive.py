@@ -90,7 +90,7 @@ def test_the_measure_is_the_steepest_fall_and_not_the_first():
     assert made[29] and not any(made[12:20])
 
 
-def test_only_what_happened_since_the_last_event_counts():
+def test_only_losses_since_the_last_event_count():
     evals = curve(falling_then_flat)
     assert ready(evals, 0, settings())
     assert not ready(evals, evals[-1][0], settings())

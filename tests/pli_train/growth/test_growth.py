@@ -1,4 +1,4 @@
-"""What an event does to a model: every operator and initialiser, on every family that it applies to."""
+"""What an event does to a model: every operator and initializer, on every family that it applies to."""
 
 import copy
 
@@ -9,16 +9,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pli_train.core import anatomy
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import start_of
-from pli_train.growth.initializers import INITIALISERS, InsertionPoint, add_noise
+from pli_train.growth.initializers import INITIALIZERS, InsertionPoint, add_noise
 from pli_train.growth.operators.ffn import WidenFFN
 from pli_train.growth.operators.heads import AddHeads
 from pli_train.growth.operators.insert import Insert
 from pli_train.growth.operators.swap import Swap
 from pli_train.models import build as models
 from pli_train.models import padding, resize
-from pli_train.optim import optimizer
 from tests.families import HEADS, LAYERS, TINY, UNITS, inputs, tiny
+from tests.growing import apply_event, begin, few_heads, logits
 
 FAMILIES = sorted(TINY)
 INDICES = [(family, index) for family in FAMILIES for index in range(LAYERS + 1)]
@@ -33,30 +32,6 @@ def family(request):
 @pytest.fixture
 def parts(family):
     return anatomy.family(family)
-
-
-def begin(model, parts, heads=None):
-    """Slim a model to so many heads a layer; its lineage."""
-    lineage = start_of(model, parts, len(models.stack_of(model, parts)), heads, None).lineage()
-    models.shrink(model, parts, lineage.shapes())
-    models.sync_config(model, parts)
-    return lineage
-
-
-def apply_event(event, model, parts, lineage, seed=1, adam=None):
-    descents = event.grow(model, parts, lineage, seed)
-    event.record(lineage, step=lineage.events[-1].step if lineage.events else 0)
-    if adam is not None:
-        optimizer.grow(adam, descents, event.optimizer_state)
-    model.eval()
-    return descents
-
-
-def logits(model):
-    dtype = next(model.parameters()).dtype
-    given = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs(model).items()}
-    with torch.no_grad():
-        return model(**given).logits
 
 
 def reloaded(model, parts, folder):
@@ -81,11 +56,6 @@ def head_outputs(model, parts):
     return outputs
 
 
-def few_heads(parts):
-    """The least number of heads that is a whole K/V group."""
-    return parts.sizes(tiny(parts.model_type).config)["member"]
-
-
 # --- identity at birth ------------------------------------------------------------------------------------------------
 
 
@@ -94,7 +64,7 @@ def few_heads(parts):
 def test_identity_at_birth_leaves_logits_unchanged(family, parts, index, dtype, bound, tmp_path):
     model = tiny(family).to(dtype)
     lineage, before = begin(model, parts), logits(model)
-    apply_event(Insert(at=0, index=index, initialiser="identity"), model, parts, lineage)
+    apply_event(Insert(at=0, index=index, initializer="identity"), model, parts, lineage)
     assert (logits(model) - before).abs().max() <= bound
     assert (logits(reloaded(model, parts, tmp_path)) - before).abs().max() <= bound
     assert len(models.stack_of(model, parts)) == LAYERS + 1
@@ -104,7 +74,7 @@ def test_an_identity_layer_learns(family, parts):
     """Exact at birth is worth nothing if the layer then stays dead: its output projections must get gradients."""
     model = tiny(family)
     lineage = begin(model, parts)
-    apply_event(Insert(at=0, index=2, initialiser="identity"), model, parts, lineage)
+    apply_event(Insert(at=0, index=2, initializer="identity"), model, parts, lineage)
     model(**inputs(model)).logits.square().mean().backward()
     newborn = models.stack_of(model, parts)[2]
     assert all(newborn.get_submodule(path).weight.grad.abs().max() > 0 for path in parts.identity["zero"])
@@ -124,7 +94,7 @@ def test_zeroing_the_output_projections_alone_is_no_identity_in_post_ln():
     assert (logits(model) - before).abs().max() > 1e-2
 
 
-# --- initialisers -----------------------------------------------------------------------------------------------------
+# --- initializers -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("family", "index"), INDICES)
@@ -146,19 +116,19 @@ def test_a_clone_equals_its_donor_bit_for_bit_and_touches_nobody_else(family, pa
     ("index", "donor", "expected"),
     [(0, "below", "a"), (1, "below", "a"), (3, "below", "c"), (0, "above", "a"), (1, "above", "b"), (2, "a", "a")],
 )
-def test_the_donor_is_the_neighbour_asked_for(index, donor, expected):
+def test_the_donor_is_the_neighbor_asked_for(index, donor, expected):
     lineage = Lineage.begin(3, heads=1)
     assert Insert(at=0, index=index, donor=donor).donor_id(lineage) == expected
 
 
-def place_of(model, parts, **more):
+def insertion_point(model, parts, **more):
     layers = models.stack_of(model, parts)
     return InsertionPoint(model, parts, layers[1], (layers[0], layers[1]), **{"seed": 7, "noise": 0.25, **more})
 
 
 def test_noise_is_gaussian_of_the_asked_size_and_spares_norms_and_biases(family, parts):
     model = tiny(family)
-    donor, newborn = models.stack_of(model, parts)[1], INITIALISERS["clone-noise"](place_of(model, parts))
+    donor, newborn = models.stack_of(model, parts)[1], INITIALIZERS["clone-noise"](insertion_point(model, parts))
     standard = []
     for (name, new), old in zip(newborn.named_parameters(), donor.parameters(), strict=True):
         if old.dim() == 1:
@@ -185,7 +155,7 @@ def test_noise_of_zero_is_the_weight_itself():
 
 def test_a_random_layer_is_drawn_as_the_family_draws_its_own(family, parts):
     model = tiny(family)
-    newborn = INITIALISERS["random"](place_of(model, parts))
+    newborn = INITIALIZERS["random"](insertion_point(model, parts))
     torch.manual_seed(99)
     auto = getattr(transformers, models.AUTO_CLASS[parts.task])
     fresh = models.stack_of(auto.from_config(model.config), parts)[1]
@@ -200,7 +170,7 @@ def test_a_random_layer_is_drawn_as_the_family_draws_its_own(family, parts):
 def test_average_is_the_mean_of_the_layers_around(family, parts):
     model = tiny(family)
     lineage = begin(model, parts)
-    apply_event(Insert(at=0, index=1, initialiser="average"), model, parts, lineage)
+    apply_event(Insert(at=0, index=1, initializer="average"), model, parts, lineage)
     below, newborn, above = (layer.state_dict() for layer in models.stack_of(model, parts))
     for name in newborn:
         if name in below:  # ModernBERT's bottom layer lacks a norm
@@ -209,13 +179,13 @@ def test_average_is_the_mean_of_the_layers_around(family, parts):
     assert lineage.events[-1].facts["donors"] == "a b"
 
 
-@pytest.mark.parametrize("initialiser", INITIALISERS)
-def test_one_seed_makes_one_newborn_and_leaves_the_worlds_randomness_alone(initialiser):
+@pytest.mark.parametrize("initializer", INITIALIZERS)
+def test_one_seed_makes_one_newborn_and_leaves_the_worlds_randomness_alone(initializer):
     parts, model = anatomy.family("gpt2"), tiny("gpt2")
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, second = (INITIALISERS[initialiser](place_of(model, parts)).state_dict() for _ in range(2))
+    first, second = (INITIALIZERS[initializer](insertion_point(model, parts)).state_dict() for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -226,17 +196,17 @@ def test_a_layer_is_born_where_there_was_none(tmp_path):
     config = AutoConfig.for_model("gpt2", **{**TINY["gpt2"], "n_layer": 0})
     model = AutoModelForCausalLM.from_config(config).eval()
     lineage = Lineage.begin(0, heads=2, units=24)
-    apply_event(Insert(at=0, index=0, initialiser="random"), model, parts, lineage)
-    apply_event(Insert(at=0, index=1, initialiser="clone"), model, parts, lineage)
+    apply_event(Insert(at=0, index=0, initializer="random"), model, parts, lineage)
+    apply_event(Insert(at=0, index=1, initializer="clone"), model, parts, lineage)
     assert lineage.shapes() == [(2, 24), (2, 24)]
     assert [resize.sizes_of(layer, parts, model.config)["head"] for layer in models.stack_of(model, parts)] == [2, 2]
     assert (logits(reloaded(model, parts, tmp_path)) - logits(model)).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("initialiser", INITIALISERS)
-def test_a_grown_model_reloads_to_the_same_logits(family, parts, tmp_path, initialiser):
+@pytest.mark.parametrize("initializer", INITIALIZERS)
+def test_a_grown_model_reloads_to_the_same_logits(family, parts, tmp_path, initializer):
     model = tiny(family)
-    apply_event(Insert(at=0, index=1, initialiser=initialiser, noise=0.1), model, parts, begin(model, parts))
+    apply_event(Insert(at=0, index=1, initializer=initializer, noise=0.1), model, parts, begin(model, parts))
     loaded = reloaded(model, parts, tmp_path)
     assert torch.allclose(logits(loaded), logits(model), atol=1e-6)
     locations = [
@@ -252,12 +222,12 @@ def test_a_grown_model_reloads_to_the_same_logits(family, parts, tmp_path, initi
 EXACT = [("random", "zero"), ("clone", "zero"), ("clone-noise", "zero"), ("clone", "split")]
 
 
-@pytest.mark.parametrize(("initialiser", "output"), EXACT)
-def test_new_heads_leave_logits_and_old_heads_unchanged(family, parts, initialiser, output, tmp_path):
+@pytest.mark.parametrize(("initializer", "output"), EXACT)
+def test_new_heads_leave_logits_and_old_heads_unchanged(family, parts, initializer, output, tmp_path):
     model = tiny(family).double()
     lineage = begin(model, parts, few_heads(parts))
     before, said = logits(model), head_outputs(model, parts)
-    event = AddHeads(at=0, to=HEADS, initialiser=initialiser, output=output, noise=0.1)
+    event = AddHeads(at=0, to=HEADS, initializer=initializer, output=output, noise=0.1)
     apply_event(event, model, parts, lineage)
     assert (logits(model) - before).abs().max() <= 1e-10
     assert (logits(reloaded(model, parts, tmp_path)) - before).abs().max() <= 1e-10
@@ -285,7 +255,7 @@ def test_a_familys_free_number_of_heads_grows_past_its_config(tmp_path):
     """Llama's config states the size of a head: twice the heads, more than the model is wide."""
     parts, model = anatomy.family("llama"), tiny("llama").double()
     lineage, before = begin(model, parts), logits(model)
-    apply_event(AddHeads(at=0, to=10, initialiser="random"), model, parts, lineage)
+    apply_event(AddHeads(at=0, to=10, initializer="random"), model, parts, lineage)
     loaded = reloaded(model, parts, tmp_path)
     # Llama wants the number to divide its width, 32: in the checkpoint ten heads are padded to sixteen.
     assert lineage.shapes() == [(10, UNITS)] * LAYERS
@@ -301,11 +271,11 @@ def test_kept_outputs_change_the_logits(family, parts):
     assert (logits(model) - before).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize(("initialiser", "output"), EXACT)
-def test_a_wider_ffn_leaves_logits_unchanged(family, parts, initialiser, output, tmp_path):
+@pytest.mark.parametrize(("initializer", "output"), EXACT)
+def test_a_wider_ffn_leaves_logits_unchanged(family, parts, initializer, output, tmp_path):
     model = tiny(family).double()
     lineage, before = begin(model, parts), logits(model)
-    apply_event(WidenFFN(at=0, to=5 * UNITS // 2, initialiser=initialiser, output=output), model, parts, lineage)
+    apply_event(WidenFFN(at=0, to=5 * UNITS // 2, initializer=initializer, output=output), model, parts, lineage)
     assert (logits(model) - before).abs().max() <= 1e-10
     assert (logits(reloaded(model, parts, tmp_path)) - before).abs().max() <= 1e-10
 
@@ -313,7 +283,7 @@ def test_a_wider_ffn_leaves_logits_unchanged(family, parts, initialiser, output,
 def test_layers_of_different_shapes_are_padded_and_slimmed_back(family, parts, tmp_path):
     model, few = tiny(family).double(), few_heads(parts)
     lineage = begin(model, parts, few)
-    apply_event(AddHeads(at=0, to=2 * few, layers=["b"], initialiser="random", output="kept"), model, parts, lineage)
+    apply_event(AddHeads(at=0, to=2 * few, layers=["b"], initializer="random", output="kept"), model, parts, lineage)
     apply_event(WidenFFN(at=0, to=UNITS + 5, layers=["a"], output="kept"), model, parts, lineage)
     assert lineage.shapes() == [(few, UNITS + 5), (2 * few, UNITS)]
     loaded = reloaded(model, parts, tmp_path)

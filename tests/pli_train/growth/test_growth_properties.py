@@ -14,7 +14,7 @@ from pli_train.core import anatomy
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.growth.initial_shape import start_of
-from pli_train.growth.initializers import INITIALISERS
+from pli_train.growth.initializers import INITIALIZERS
 from pli_train.growth.operators.ffn import WidenFFN
 from pli_train.growth.operators.heads import AddHeads
 from pli_train.growth.operators.insert import Insert
@@ -25,11 +25,10 @@ from pli_train.optim import optimizer, row_steps
 from pli_train.optim.config import OptimConfig
 from pli_train.training.trainer_state import OURS
 from tests.families import TINY, tiny
-from tests.pli_train.growth.test_growth import logits
-from tests.pli_train.optim.test_growth_optimizer import step_of
+from tests.growing import logits, step_of
 
 PARTS = {
-    "initialiser": st.sampled_from(["random", "clone", "clone-noise"]),
+    "initializer": st.sampled_from(["random", "clone", "clone-noise"]),
     "output": st.sampled_from(["zero", "kept"]),
 }
 STATE = st.sampled_from(["zero", "reset-all"])
@@ -38,7 +37,7 @@ OPERATORS = st.one_of(
         Insert,
         at=st.just(0),
         index=st.integers(0, 4),
-        initialiser=st.sampled_from(sorted(INITIALISERS)),
+        initializer=st.sampled_from(sorted(INITIALIZERS)),
         donor=st.sampled_from(["below", "above"]),
         noise=st.just(0.1),
         optimizer_state=STATE,
@@ -87,9 +86,9 @@ def test_any_valid_sequence_of_events_keeps_everything_consistent(family, events
             continue  # what a rehearsal refuses never reaches a model
         if event.misfit(start):
             continue
-        descents = event.grow(model, parts, lineage, seed=number)
+        origins = event.grow(model, parts, lineage, seed=number)
         lineage = recorded
-        optimizer.grow(adam, descents, event.optimizer_state)
+        optimizer.grow(adam, origins, event.optimizer_state)
         model.eval()
         agrees(model, parts, lineage, adam)
         step_of(model, adam)

@@ -145,11 +145,11 @@ def test_copy_last_clones_the_trained_top_layer_onto_the_top():
 
 def test_single_shot_draws_all_layers_afresh_from_none_and_copies_the_one_there_is():
     from_none = events_of("single-shot", 0, layers=3)
-    assert from_none == [{"operator": "insert", "at": 0.8, "index": i, "initialiser": "random"} for i in range(3)]
+    assert from_none == [{"operator": "insert", "at": 0.8, "index": i, "initializer": "random"} for i in range(3)]
     from_one = events_of("single-shot", 1, layers=4, at=70)
     assert stages(from_one, 1) == {70: [0, 0, 0, 0]}
     assert [event["index"] for event in from_one] == [1, 2, 3]
-    assert not any("initialiser" in event for event in from_one)
+    assert not any("initializer" in event for event in from_one)
 
 
 def test_compound_takes_lists_and_leaves_out_halves_the_model_begins_with():
@@ -195,7 +195,7 @@ def test_fewer_heads_than_moments_are_spread_evenly_and_the_last_comes_last():
 # --- mistakes -------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_is_told_with_the_nearest():
+def test_an_unknown_name_is_reported_with_the_nearest():
     with pytest.raises(BadInput, match="did you mean 'g-stack'"):
         read({"name": "g_stack"})
     with pytest.raises(BadInput, match="name is missing"):
@@ -251,7 +251,7 @@ def test_a_step_after_the_end_is_refused_once_the_length_is_known():
         ("midas", 3, {"layers": 10, "block": 2}, "initial depth, 3"),
         ("copy-last", 3, {"layers": 6, "layers_per_moment": 2}, "layers_per_moment"),
         ("single-shot", 2, {"layers": 6}, "0 or 1 layers"),
-        ("single-shot", 0, {"layers": 6, "initialiser": "clone"}, "no donor"),
+        ("single-shot", 0, {"layers": 6, "initializer": "clone"}, "no donor"),
         ("compound", 2, {"layers": 8, "context": 30}, "halved 2 times"),
         ("compound", 2, {"layers": 8, "context": [8, 16, 32, 64]}, "2 growth moments"),
         ("pli", 4, {"layers": 4}, "4 already"),

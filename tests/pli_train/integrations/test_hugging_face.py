@@ -1,8 +1,7 @@
 """GrowthCallback in Hugging Face's own Trainer."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     PreTrainedTokenizerFast,
-    Trainer,
     TrainerCallback,
-    TrainingArguments,
 )
 from transformers import set_seed as seed_everything
 from transformers.optimization import get_linear_schedule_with_warmup
@@ -30,14 +27,15 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.integrations import GrowthCallback, held_out_rows
 from tests import families
+from tests.trainers import data, trainer_of
 
 ROOT = Path(__file__).parents[3]
 STEPS = 10
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
 EVENTS = [
-    {"at": 2, "index": 1, "initialiser": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
-    {"at": 4, "operator": "heads", "to": 4, "initialiser": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
-    {"at": 6, "index": 0, "initialiser": "random", "freeze_steps": 2},
+    {"at": 2, "index": 1, "initializer": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
+    {"at": 4, "operator": "heads", "to": 4, "initializer": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
+    {"at": 6, "index": 0, "initializer": "random", "freeze_steps": 2},
     {"at": 6, "operator": "ffn", "to": 56},
 ]
 PARTIAL = [{"at": 2, "operator": "heads", "to": 3, "layers": ["a"]}, {"at": 3, "index": 1}]
@@ -53,29 +51,6 @@ class Watch(TrainerCallback):
         self.rates.append([group["lr"] for group in its["optimizer"].param_groups])
         held = sorted(id(p) for group in its["optimizer"].param_groups for p in group["params"])
         self.once.append(held == sorted(id(p) for p in its["model"].parameters()))
-
-
-def data(count=40):
-    generator = torch.Generator().manual_seed(5)
-    blocks = torch.randint(3, families.VOCABULARY, (count, 12), generator=generator)
-    return [{"input_ids": block, "labels": block} for block in blocks]
-
-
-def trainer_of(family, folder, growth=None, on_progress=None, model=None, **more):
-    seed_everything(0)
-    settings = {"max_steps": STEPS, "save_steps": 1, "learning_rate": 1e-2, "warmup_steps": 3, "data_seed": 7} | more
-    args = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        logging_steps=1,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        **settings,
-    )
-    callbacks = [each for each in (growth, on_progress) if each is not None]
-    return Trainer(model or families.tiny(family), args, train_dataset=data(), callbacks=callbacks)
 
 
 def weights(trainer):
@@ -108,7 +83,7 @@ def test_the_scheduler_sets_the_rate_it_would_set_without_growth(grown):
         scheduler.step()
 
 
-def test_checkpoints_tell_who_sits_where(grown):
+def test_checkpoints_record_the_index_of_each_layer(grown):
     _, trainer, growth, _ = grown
     folder = Path(trainer.args.output_dir)
     for step, stack in ((1, "a b"), (2, "a b"), (3, "a c b"), (6, "a c b"), (7, "d a c b"), (STEPS, "d a c b")):
@@ -181,7 +156,7 @@ def test_without_an_event_the_run_is_the_one_without_the_callback(tmp_path):
 
 def test_an_identity_insert_at_step_zero_leaves_the_first_loss(tmp_path):
     losses = []
-    for growth in (None, GrowthCallback("0@1", initialiser="identity")):
+    for growth in (None, GrowthCallback("0@1", initializer="identity")):
         trainer = trainer_of("llama", tmp_path / str(growth is None), growth, max_steps=1, save_steps=1000)
         trainer.train()
         losses.append(trainer.state.log_history[0]["loss"])
@@ -278,7 +253,7 @@ class Residual(torch.nn.Module):
 def test_a_model_that_is_not_hugging_face_s_grows_and_resumes(tmp_path):
     def run(folder, checkpoint=None):
         seed_everything(1)
-        growth = GrowthCallback("3@1 5@3", initialiser="random")
+        growth = GrowthCallback("3@1 5@3", initializer="random")
         trainer = trainer_of("", folder, growth, model=Residual())
         trainer.train(resume_from_checkpoint=growth.prepared(trainer, checkpoint) if checkpoint else None)
         return trainer
@@ -297,13 +272,13 @@ def test_what_cannot_grow_is_refused_in_one_line(tmp_path):
     for more, word in cases:
         with pytest.raises((BadInput, ValueError), match=word):
             trainer_of("gpt2", tmp_path, GrowthCallback("0.5@1"), **more)
-    with pytest.raises(BadInput, match="unknown key; did you mean 'initialiser'"):
+    with pytest.raises(BadInput, match="unknown key; did you mean 'initializer'"):
         GrowthCallback("0.5@1", initializer="clone")
     with pytest.raises(BadInput, match="plateau"):
         trainer_of("gpt2", tmp_path, GrowthCallback({"name": "adaptive", "layers": 3})).train()
 
 
-def test_a_resume_that_was_not_prepared_is_told_how(grown, tmp_path):
+def test_a_resume_that_was_not_prepared_is_an_error_with_instructions(grown, tmp_path):
     family, trainer, *_ = grown
     again = trainer_of(family, tmp_path, GrowthCallback(EVENTS, initial_heads=2))
     with pytest.raises(BadInput, match="prepared"):
@@ -354,7 +329,7 @@ def test_states_around_events_outlive_trainers_rotation_and_are_not_taken_for_it
 
 
 def test_a_state_before_an_event_is_what_trainer_saved_at_that_step(tmp_path):
-    growth = GrowthCallback("2@1 4@0", initialiser="random")
+    growth = GrowthCallback("2@1 4@0", initializer="random")
     trainer_of("bert", tmp_path, growth, max_steps=5).train()
     for step in (2, 4):
         mine, theirs = (
@@ -430,10 +405,10 @@ def test_held_out_rows_may_be_short_padded_or_lack_labels():
         {"text": "x"},
     ]
     found = held_out_rows.drawn(rows, 10, "causal-lm", 64, None, seed=0)
-    by_place = dict(
+    by_index = dict(
         zip(found["block"].tolist(), zip(found["inputs"].tolist(), found["labels"].tolist(), strict=True), strict=True)
     )
-    assert by_place == {
+    assert by_index == {
         0: ([5, 6, 7, 8], [6, 7, 8, -100]),
         1: ([5, 6, 6, 6], [6, -100, -100, -100]),
         2: ([9, 8, 7, 7], [8, 7, -100, -100]),
@@ -472,12 +447,12 @@ def test_counts_that_are_none_are_refused(wrong):
         GrowthCallback("2@1", **wrong)
 
 
-def test_the_example_runs_and_goes_on(tmp_path):
-    ask = [sys.executable, "examples/hf_trainer.py", "--steps", "12", "--output", str(tmp_path / "run")]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    message = subprocess.run(ask, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert message.returncode == 0, message.stderr
-    assert "layers, bottom to top: a c d b" in message.stdout
-    again = subprocess.run([*ask, "--resume"], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[-1] == message.stdout.splitlines()[-1]
+def test_the_example_runs_and_goes_on(tmp_path, monkeypatch, capsys):
+    def printed(*more):
+        monkeypatch.setattr(sys, "argv", ["hf_trainer.py", "--steps", "12", "--output", str(tmp_path / "run"), *more])
+        runpy.run_path(str(ROOT / "examples/hf_trainer.py"), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    once = printed()
+    assert "layers, bottom to top: a c d b" in once
+    assert printed("--resume")[-1] == once[-1]

@@ -37,7 +37,7 @@ def test_slow_activations_are_fused_wherever_they_are(name):
 
 
 def test_newborn_layers_are_fused_too(config_of, tmp_path):
-    made = launch.begin(config_of("gpt2", {"growth.initialiser": "random"}), tmp_path / "run")
+    made = launch.begin(config_of("gpt2", {"growth.initializer": "random"}), tmp_path / "run")
     made.run()
     assert len(made.state.model.layers) > 1
     assert not any(isinstance(module, NewGELUActivation) for module in made.state.model.bare.modules())

@@ -3,7 +3,7 @@
 The reference cuts each tensor into pieces that were born together, by index arithmetic of its own, and gives each piece
 its own AdamW, neither fused nor vectorised. It is fed the run's gradients as they are before clipping and does all
 else itself: rates, clipping over what learns, freezing, and what growth does to moments and step counts. Only the
-weights that an event makes are taken from the run: initialisers are tested elsewhere.
+weights that an event makes are taken from the run: initializers are tested elsewhere.
 """
 
 import copy
@@ -23,8 +23,8 @@ from pli_train.integrations import GrowthCallback
 from pli_train.optim import grad_norms, optimizer
 from pli_train.training import growth_events, launch, trainer
 from tests import families
-from tests.pli_train.integrations.test_hugging_face import trainer_of
-from tests.pli_train.training.test_trainer import Killed
+from tests.interrupted import Killed
+from tests.trainers import trainer_of
 
 LR, STEPS, WARM, CLIP, DECAY, BETAS, EPS = 1e-2, 20, 5, 0.5, 0.1, (0.9, 0.99), 1e-8
 FOUNDER = -1
@@ -71,7 +71,7 @@ def by_id(name, stack):
     return re.sub(r"\.(\d+)\.", lambda found: f".<{stack[int(found[1])]}>.", name, count=1)
 
 
-class Piece:
+class Segment:
     """Rows of a tensor that were born together and have had the same updates, as a parameter of their own."""
 
     def __init__(self, rows, weights, born, make, state=None):
@@ -113,7 +113,7 @@ class Reference:
     def segment(self, name, tensor, born, rows, state=None):
         count = max(rows) + 1 if rows else None
         weights = self.cut(name, tensor, rows, count)
-        return Piece(rows, weights, born, self.make, state)
+        return Segment(rows, weights, born, self.make, state)
 
     def count(self, name):
         return sum(len(segment.rows) for segment in self.segments[name]) if self.layout(name) else None
@@ -143,7 +143,7 @@ class Reference:
     def climbed(event, step):
         return min(1, (step - event["at"] + 1) / event["rewarm_steps"])
 
-    def pace(self, segment, step):
+    def update_scale(self, segment, step):
         """0 while frozen, a share while warming up alone, else 1."""
         freezing = [e["at"] for e in self.events if e["at"] <= step < e["at"] + e.get("freeze_steps", 0)]
         if freezing and segment.born < max(freezing):
@@ -156,9 +156,9 @@ class Reference:
         for name, segments in self.segments.items():
             for segment in segments:
                 segment.weights.grad = None
-                if pace := self.pace(segment, step):
+                if update_scale := self.update_scale(segment, step):
                     segment.weights.grad = self.cut(name, gradients[name], segment.rows, self.count(name)).clone()
-                    segment.adam.param_groups[0]["lr"] = self.rate(step) * pace
+                    segment.adam.param_groups[0]["lr"] = self.rate(step) * update_scale
                     moving.append(segment)
         norm = sum(segment.weights.grad.double().square().sum().item() for segment in moving) ** 0.5
         for segment in moving:
@@ -190,7 +190,8 @@ class Reference:
         like = self.segments[name.replace(f"<{layer}>", f"<{relatives}>")]
         if event["optimizer_state"] == "copy":
             return [
-                Piece(segment.rows, segment.weights, event["at"], self.make, copied(segment.state)) for segment in like
+                Segment(segment.rows, segment.weights, event["at"], self.make, copied(segment.state))
+                for segment in like
             ]
         rows = None if like[0].rows is None else [row for segment in like for row in segment.rows]
         return [self.segment(name, tensor, event["at"], rows)]
@@ -204,7 +205,7 @@ class Reference:
             return []
         donors = {row: row % had for row in range(had, has)}
         if event["optimizer_state"] != "copy":
-            return [Piece([*donors], self.cut(name, tensor, [*donors], has), event["at"], self.make)]
+            return [Segment([*donors], self.cut(name, tensor, [*donors], has), event["at"], self.make)]
         born = []
         for segment in self.segments[name]:
             rows = [row for row, donor in donors.items() if donor in segment.rows]
@@ -214,7 +215,7 @@ class Reference:
                 for entry in state.keys() - {"step"}:
                     each = state[entry].chunk(len(segment.rows), self.layout(name)[0])
                     state[entry] = torch.cat([each[position] for position in locations], self.layout(name)[0])
-                born.append(Piece(rows, self.cut(name, tensor, rows, has), event["at"], self.make, state))
+                born.append(Segment(rows, self.cut(name, tensor, rows, has), event["at"], self.make, state))
         return born
 
     # --- beside the run -----------------------------------------------------------------------------------------------
@@ -271,7 +272,7 @@ def schedule(number):
     for position, event in enumerate(born):
         policy = POLICIES[(2 * number + position // 3 + 5 * (position % 3)) % len(POLICIES)]
         random = policy["optimizer_state"] != "copy" and (number + position) % 2
-        events.append({**event, **policy, "initialiser": "random" if random else "clone-noise", "noise": 0.1})
+        events.append({**event, **policy, "initializer": "random" if random else "clone-noise", "noise": 0.1})
     calm = {"optimizer_state": "zero", "learning_rate": "none"}
     between = [
         {"at": 0, "operator": "context", "to": 16, **calm},

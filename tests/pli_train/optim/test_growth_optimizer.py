@@ -1,11 +1,9 @@
 """What an event does to the optimizer's groups and state."""
-# ruff: noqa: F811  (fixtures that come from another file are arguments here)
 
 import copy
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from pli_train.api import Growth
 from pli_train.core import anatomy
@@ -18,8 +16,18 @@ from pli_train.models import build as models
 from pli_train.models import resize
 from pli_train.optim import optimizer, row_steps
 from pli_train.optim.config import OptimConfig
-from tests.families import HEADS, UNITS, WIDTH, inputs, tiny
-from tests.pli_train.growth.test_growth import apply_event, begin, family, few_heads, parts  # noqa: F401  (fixtures among them)
+from tests.families import HEADS, TINY, UNITS, WIDTH, inputs, tiny
+from tests.growing import apply_event, begin, few_heads, step_of
+
+
+@pytest.fixture(params=sorted(TINY))
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def parts(family):
+    return anatomy.family(family)
 
 
 def trained(model, parts, steps=2):
@@ -30,18 +38,11 @@ def trained(model, parts, steps=2):
     return adam
 
 
-def step_of(model, adam):
-    message = model(**inputs(model)).logits.flatten(0, -2)
-    cross_entropy(message, torch.arange(len(message)) % message.shape[-1]).backward()
-    adam.step()
-    adam.zero_grad()
-
-
 EVENTS = {
     "insert": Insert(at=0, index=1),
-    "identity": Insert(at=0, index=1, initialiser="identity", optimizer_state="copy"),
-    "random": Insert(at=0, index=2, initialiser="random"),
-    "heads": AddHeads(at=0, to=HEADS, initialiser="random"),
+    "identity": Insert(at=0, index=1, initializer="identity", optimizer_state="copy"),
+    "random": Insert(at=0, index=2, initializer="random"),
+    "heads": AddHeads(at=0, to=HEADS, initializer="random"),
     "cloned heads": AddHeads(at=0, to=HEADS, optimizer_state="copy"),
     "ffn": WidenFFN(at=0, to=2 * UNITS, optimizer_state="copy"),
     "swap": Swap(at=0, indices=(1, 2)),
@@ -101,8 +102,8 @@ def test_moments_of_old_heads_stay_and_newborns_have_none_or_their_donors(family
 
 
 def test_a_copy_of_moments_needs_a_donor():
-    with pytest.raises(ValueError, match="needs a donor, and initialiser 'random' has none"):
-        Insert(at=0, index=1, initialiser="random", optimizer_state="copy")
+    with pytest.raises(ValueError, match="needs a donor, and initializer 'random' has none"):
+        Insert(at=0, index=1, initializer="random", optimizer_state="copy")
 
 
 def test_optimizer_state_finds_its_layer_and_not_its_place(family, parts):
@@ -133,7 +134,7 @@ def grown_late(family, parts, state="zero", **how):
     model = tiny(family)
     adam = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0, **how)
     events = [
-        {"at": 1, "operator": what, "to": to, "optimizer_state": state, "initialiser": "clone-noise"}
+        {"at": 1, "operator": what, "to": to, "optimizer_state": state, "initializer": "clone-noise"}
         | {"noise": 0.1, "output": "kept"}
         for what, to in (("heads", HEADS), ("ffn", UNITS + 8))
     ]
@@ -237,7 +238,7 @@ def test_a_factored_state_starts_over_where_rows_are_born():
     """Adafactor's row and column factors have other shapes than the tensor, and cannot be laid out with it."""
     model = tiny("gpt2")
     adafactor = torch.optim.Adafactor(model.parameters(), lr=1e-2)
-    growing = Growth([{"at": 1, "operator": "ffn", "to": 2 * UNITS, "initialiser": "random"}]).on(model, adafactor)
+    growing = Growth([{"at": 1, "operator": "ffn", "to": 2 * UNITS, "initializer": "random"}]).on(model, adafactor)
     for step in range(3):
         growing.step(step)
         model(**inputs(model)).logits.square().mean().backward()

@@ -17,7 +17,7 @@ from pli_train.sweep import worker
 from pli_train.sweep.launchers.local import LocalLauncher, count_gpus
 from pli_train.sweep.worker import UNKNOWN, FoundWorker, Task, claim
 from pli_train.training import launch
-from tests.sweeping import content
+from tests.run_files import content
 
 REPORT = "import os; print(os.environ['OMP_NUM_THREADS'], sorted(os.sched_getaffinity(0)), os.getsid(0) == os.getpid())"
 WAIT = "import time; print('up', flush=True); time.sleep(60)"
@@ -123,10 +123,10 @@ def test_the_process_that_trains_gets_the_signals(task_of):
 def test_a_worker_begins_a_run_and_resumes_one(tmp_path):
     task = Task(tmp_path, "growth-0000", 1)
     run, config = str(tmp_path / "runs/growth-0000"), str(tmp_path / "configs/growth-0000.toml")
-    assert task.command()[1:] == ["-m", "pli_train.cli", "run", config, "--out", run, "--quiet"]
+    assert task.command()[1:] == ["-m", "pli_train", "run", config, "--out", run, "--quiet"]
     task.run.mkdir(parents=True)
     (task.run / run_folder.RUN).write_text("{}")
-    assert task.command()[1:] == ["-m", "pli_train.cli", "resume", run, "--quiet"]
+    assert task.command()[1:] == ["-m", "pli_train", "resume", run, "--quiet"]
     assert worker.is_training(task.run) is False
 
 

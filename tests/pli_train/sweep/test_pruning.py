@@ -41,7 +41,7 @@ class Training(InProcess):
 
 @pytest.mark.parametrize("kind", ["halving", "none"])
 def test_a_trial_that_falls_behind_is_stopped(sweep_of, mini, monkeypatch, kind):
-    monkeypatch.setattr(coordinator, "LOOK", 0.0)
+    monkeypatch.setattr(coordinator, "PRUNE_EVERY", 0.0)
     found = space.from_grid(mini, ["optim.lr=1e-2,1e-7,2e-7"], 1, ["growth.schedule=''", "model.initial_layers=2"])
     launcher = Training()
     folder, _, said = sweep_of(found, launcher=launcher, pruner=kind)
@@ -57,7 +57,7 @@ def test_a_trial_that_falls_behind_is_stopped(sweep_of, mini, monkeypatch, kind)
 
 def test_growth_is_not_pruned_for_what_an_event_does_to_the_loss(sweep_of, mini, monkeypatch):
     """The second trial is as bad, but all its evaluations before the end lie in windows of events."""
-    monkeypatch.setattr(coordinator, "LOOK", 0.0)
+    monkeypatch.setattr(coordinator, "PRUNE_EVERY", 0.0)
     monkeypatch.setattr("pli_train.sweep.objective.evaluations", before_the_end)
     found = space.from_grid(mini, ["optim.lr=1e-2,1e-7"], 1, ["growth.schedule='1@1 5@1'", "train.steps=10"])
     launcher = Training()

@@ -28,7 +28,7 @@ def test_a_rule_makes_a_schedule_in_the_short_form(expected, rule):
 @pytest.mark.parametrize("events", [1, 2, 3, 7])
 @pytest.mark.parametrize("start", [1, 3])
 @pytest.mark.parametrize("spacing", ["equal", "geometric"])
-def test_every_schedule_can_happen_and_ends_at_full_depth(position, events, start, spacing):
+def test_every_schedule_is_feasible_and_ends_at_full_depth(position, events, start, spacing):
     rule = ScheduleRule(start, 6, position, events, first=0.05, last=0.8, spacing=spacing)
     shape = InitialShape(depth=start)
     planned = schedule.plan(GrowthConfig(schedule=rule.schedule()).events(shape, 1000), shape, 1000)
@@ -48,7 +48,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_rule_that_cannot_be_is_told(name):
+def test_an_invalid_rule_is_an_error(name):
     value, message = WRONG[name]
     with pytest.raises(BadInput) as wrong:
         ScheduleRule.of({"start_depth": 1, "depth": 4, name: value})

@@ -28,7 +28,7 @@ def on(monkeypatch):
 
 @pytest.fixture
 def grid(mini):
-    return space.from_grid(mini, ["growth.initialiser=random,clone"], 1)
+    return space.from_grid(mini, ["growth.initializer=random,clone"], 1)
 
 
 class Lost(InProcess):

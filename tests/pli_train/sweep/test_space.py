@@ -13,8 +13,8 @@ from pli_train.sweep.changes import base_config
 CONDITIONAL = """
 base = "tiny"
 [space]
-"growth.noise" = { low = 0.01, high = 0.5, log = true, when = { "growth.initialiser" = ["clone-noise"] } }
-"growth.initialiser" = ["random", "clone-noise"]
+"growth.noise" = { low = 0.01, high = 0.5, log = true, when = { "growth.initializer" = ["clone-noise"] } }
+"growth.initializer" = ["random", "clone-noise"]
 "optim.lr" = { low = 1e-3, high = 1e-2 }
 """
 
@@ -41,9 +41,9 @@ def test_a_parameter_exists_only_where_its_condition_holds(load):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     chosen = [found.suggest(study.ask()) for _ in range(20)]
     for values in chosen:
-        assert ("growth.noise" in values) == (values["growth.initialiser"] == "clone-noise")
+        assert ("growth.noise" in values) == (values["growth.initializer"] == "clone-noise")
         assert 1e-3 <= values["optim.lr"] <= 1e-2
-    assert len({values["growth.initialiser"] for values in chosen}) == 2
+    assert len({values["growth.initializer"] for values in chosen}) == 2
 
 
 def test_asking_again_for_the_values_of_a_trial_gives_the_same(load):
@@ -79,13 +79,13 @@ def test_a_space_that_cannot_be_used_is_one_clear_line(load, text, message):
     assert message in str(wrong.value)
 
 
-def test_every_mistake_is_told_at_once(load):
+def test_all_mistakes_are_reported_at_once(load):
     with pytest.raises(BadInput) as wrong:
         load('[space]\n"optim.lr" = []\n"optim.eps" = { low = 2, high = 1 }')
     assert len(wrong.value.mistakes) == 2
 
 
-def test_a_space_that_is_not_there_is_told_with_the_nearest(tmp_path):
+def test_an_unknown_space_is_an_error_with_a_suggestion(tmp_path):
     with pytest.raises(BadInput, match="no space 'whn'; did you mean 'when'"):
         space.load("whn")
     with pytest.raises(BadInput, match=r"none\.toml: cannot be read \(no such file"):
@@ -93,9 +93,9 @@ def test_a_space_that_is_not_there_is_told_with_the_nearest(tmp_path):
 
 
 def test_a_grid_is_every_combination_with_every_seed():
-    found = space.from_grid("tiny", ["optim.lr=1e-3,2e-3", "growth.initialiser=random,clone"], 2)
+    found = space.from_grid("tiny", ["optim.lr=1e-3,2e-3", "growth.initializer=random,clone"], 2)
     expected = [
-        {"seed": seed, "optim.lr": rate, "growth.initialiser": name}
+        {"seed": seed, "optim.lr": rate, "growth.initializer": name}
         for seed, rate, name in itertools.product((0, 1), (1e-3, 2e-3), ("random", "clone"))
     ]
     assert sorted(found.grid(), key=json.dumps) == sorted(expected, key=json.dumps)
@@ -139,7 +139,7 @@ def test_the_baseline_is_tuned_over_the_same_range_of_learning_rates(load):
 
 
 def test_the_baseline_is_tuned_where_the_space_does_not_search_the_learning_rate(load):
-    found = load('[space]\n"growth.initialiser" = ["random", "clone"]')
+    found = load('[space]\n"growth.initializer" = ["random", "clone"]')
     (rate,) = found.of_baseline(2e-3, lowest=1e-3).parameters
     assert (rate.name, rate.low, rate.high, rate.log) == ("optim.lr", 1e-3, 8e-3, True)
 

@@ -15,7 +15,8 @@ from pli_train.sweep import space
 from pli_train.sweep.changes import base_config
 from pli_train.sweep.study import Settings, Study
 from pli_train.training import launch
-from tests.sweeping import Ended, InProcess, content
+from tests.run_files import content
+from tests.sweeping import Ended, InProcess
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def grid(mini, tmp_path_factory):
     """A finished study of two variants and two seeds, with its baseline."""
     from pli_train.commands import sweep
 
-    found = space.from_grid(mini, ["growth.initialiser=random,clone"], 2)
+    found = space.from_grid(mini, ["growth.initializer=random,clone"], 2)
     folder, launcher, said = tmp_path_factory.mktemp("grid") / "study", InProcess(), []
     sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, say=said.append)
     return folder, launcher, said
@@ -36,7 +37,7 @@ def test_a_grid_runs_every_variant_with_every_seed_and_as_many_of_the_baseline(g
         ("baseline", "complete"): 4,
     }
     growth = [row for row in rows if row["arm"] == "growth"]
-    assert {(row["seed"], row["params"]["growth.initialiser"]) for row in growth} == {
+    assert {(row["seed"], row["params"]["growth.initializer"]) for row in growth} == {
         (seed, name) for seed in (0, 1) for name in ("random", "clone")
     }
     assert {row["seed"] for row in rows if row["arm"] == "baseline"} == {0, 1}
@@ -65,13 +66,13 @@ def test_both_arms_take_turns(grid):
     assert all(abs(started[:n].count("growth") - started[:n].count("baseline")) <= 1 for n in range(len(started)))
 
 
-def test_the_best_of_each_arm_is_told_over_its_seeds(grid):
+def test_the_best_of_each_arm_is_a_mean_over_its_seeds(grid):
     folder, _, said = grid
     rows = study_folder.trials(folder)
     means = {}
     for row in rows:
-        means.setdefault((row["arm"], str(row["params"].get("growth.initialiser", row["params"].get("optim.lr")))), [])
-        means[row["arm"], str(row["params"].get("growth.initialiser", row["params"].get("optim.lr")))].append(
+        means.setdefault((row["arm"], str(row["params"].get("growth.initializer", row["params"].get("optim.lr")))), [])
+        means[row["arm"], str(row["params"].get("growth.initializer", row["params"].get("optim.lr")))].append(
             row["value"]
         )
     best = {arm: min(sum(v) / 2 for (a, _), v in means.items() if a == arm) for arm in ("growth", "baseline")}
@@ -84,7 +85,7 @@ def test_a_finished_study_starts_nothing_and_says_the_same(grid, mini):
 
     folder, _, before = grid
     said, launcher = [], InProcess()
-    found = space.from_grid(mini, ["growth.initialiser=random,clone"], 2)
+    found = space.from_grid(mini, ["growth.initializer=random,clone"], 2)
     sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, say=said.append)
     assert launcher.started == []
     assert said == before[-2:]
@@ -92,7 +93,7 @@ def test_a_finished_study_starts_nothing_and_says_the_same(grid, mini):
 
 # --- a search -------------------------------------------------------------------------------------------------------
 
-SEARCH = {"space": {"optim.lr": {"low": 1e-3, "high": 1e-1, "log": True}, "growth.initialiser": ["random", "clone"]}}
+SEARCH = {"space": {"optim.lr": {"low": 1e-3, "high": 1e-1, "log": True}, "growth.initializer": ["random", "clone"]}}
 
 
 def test_a_search_gives_both_arms_as_many_trials(sweep_of, mini):
@@ -126,7 +127,7 @@ def test_no_baseline_leaves_it_out(sweep_of):
 
 
 def test_the_best_of_each_arm_is_run_again_with_seeds_that_the_search_has_not_used(sweep_of, mini):
-    found = space.from_grid(mini, ["growth.initialiser=random,clone"], 1)
+    found = space.from_grid(mini, ["growth.initializer=random,clone"], 1)
     folder, _, _ = sweep_of(found, baseline=True)
     searched = study_folder.trials(folder)
     folder, launcher, said = sweep_of(found, baseline=True, confirm=2)
@@ -227,7 +228,7 @@ def test_a_full_disk_stops_the_study_and_fails_no_trial(sweep_of, tmp_path):
 
 def test_trials_that_were_asked_for_and_not_planned_are_planned_by_the_next_coordinator(sweep_of, mini, tmp_path):
     """As a coordinator leaves them that is killed right after it asked."""
-    found = space.from_grid(mini, ["growth.initialiser=random,clone"], 1)
+    found = space.from_grid(mini, ["growth.initializer=random,clone"], 1)
     settings = Settings(found, sampler="grid", baseline=False)
     study = Study.open(tmp_path / "study", settings, base_config(found).model_dump(mode="json"))
     study.arm("growth").ask()
@@ -235,7 +236,7 @@ def test_trials_that_were_asked_for_and_not_planned_are_planned_by_the_next_coor
     folder, _, _ = sweep_of(found)
     rows = study_folder.trials(folder)
     assert {row["state"] for row in rows} == {"complete"} and len(rows) == 2
-    growth = [row["params"]["growth.initialiser"] for row in rows if row["arm"] == "growth"]
+    growth = [row["params"]["growth.initializer"] for row in rows if row["arm"] == "growth"]
     assert sorted(growth) == ["clone", "random"]
 
 
@@ -263,7 +264,7 @@ def test_a_study_has_one_coordinator(sweep_of, mini, tmp_path):
 
 
 def test_a_space_that_cannot_be_used_leaves_no_folder_behind(sweep_of, mini, tmp_path):
-    with pytest.raises(BadInput, match=r"unknown key; did you mean 'growth\.initialiser'"):
+    with pytest.raises(BadInput, match=r"unknown key; did you mean 'growth\.initializer'"):
         sweep_of(space.from_grid(mini, ["growth.initialisr=random"], 1))
     assert not (tmp_path / "study").exists()
 
@@ -322,7 +323,7 @@ def test_optuna_reads_the_study_by_itself(grid):
         ("{", "not readable as JSON"),
     ],
 )
-def test_a_folder_that_is_no_study_is_told(tmp_path, text, message):
+def test_a_folder_that_is_not_a_study_is_an_error(tmp_path, text, message):
     with pytest.raises(BadInput, match=r"not a study, it holds no study\.json"):
         study_folder.read(tmp_path)
     (tmp_path / study_folder.STUDY).write_text(text)

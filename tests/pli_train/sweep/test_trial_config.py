@@ -30,11 +30,11 @@ def configs(mini, planner):
 EVERYTHING = {
     "space": {
         "optim.lr": {"low": 1e-3, "high": 1e-2, "log": True},
-        "growth.initialiser": ["random", "clone"],
+        "growth.initializer": ["random", "clone"],
         "schedule": {"position": ["start", 0.25], "events": [1, 2], "first": 0.2, "last": 0.6},
     }
 }
-CHOSEN = {"optim.lr": 0.004, "growth.initialiser": "clone", "schedule.position": 0.25, "schedule.events": 2}
+CHOSEN = {"optim.lr": 0.004, "growth.initializer": "clone", "schedule.position": 0.25, "schedule.events": 2}
 
 
 def test_planned_flops_are_those_that_runs_of_every_operator_count(config_of, runs, family, planner):
@@ -76,7 +76,7 @@ def test_each_trial_has_the_flops_of_the_baseline_and_not_more(configs, planner)
 def test_a_schedule_by_rule_becomes_a_schedule(configs):
     growth = configs(EVERYTHING).plan(GROWTH, CHOSEN).config
     assert growth.growth.schedule == "0.2@0 0.6@0"
-    assert (growth.model.initial_layers, growth.optim.lr, growth.growth.initialiser) == (1, 0.004, "clone")
+    assert (growth.model.initial_layers, growth.optim.lr, growth.growth.initializer) == (1, 0.004, "clone")
 
 
 def test_the_config_that_is_written_is_read_as_it_was(configs, tmp_path):
@@ -102,7 +102,7 @@ def json_toml(tables):
 
 
 def test_seeds_are_added_to_the_bases_and_shared_by_both_arms(configs):
-    found = configs({"seeds": 2, "set": {"seed": 5}, "space": {"growth.initialiser": ["random"]}})
+    found = configs({"seeds": 2, "set": {"seed": 5}, "space": {"growth.initializer": ["random"]}})
     for arm in (GROWTH, BASELINE):
         assert [found.plan(arm, {"seed": number}).config.seed for number in (0, 1)] == [5, 6]
 
@@ -121,15 +121,15 @@ def test_a_plateau_cannot_be_planned_in_flops(configs):
 
 
 def test_every_value_of_a_space_is_checked_before_anything_runs(configs):
-    table = {"space": {"optim.lr": {"low": 1e-3, "high": 1e-2}, "growth.initialiser": ["clone", "clown", "cline"]}}
+    table = {"space": {"optim.lr": {"low": 1e-3, "high": 1e-2}, "growth.initializer": ["clone", "clown", "cline"]}}
     found = configs(table)
     with pytest.raises(BadInput) as wrong:
         found.check({GROWTH: found.space})
     assert len(wrong.value.mistakes) == 2
-    assert "growth.initialiser: " in wrong.value.mistakes[0] and "'clown'" in wrong.value.mistakes[0]
+    assert "growth.initializer: " in wrong.value.mistakes[0] and "'clown'" in wrong.value.mistakes[0]
 
 
-def test_an_unknown_key_is_told_once_however_many_seeds_there_are(mini, planner):
+def test_an_unknown_key_is_reported_once_for_all_seeds(mini, planner):
     found = TrialConfigs(space.from_grid(mini, ["optim.rl=1,2"], 3), "flops", None, planner)
     with pytest.raises(BadInput, match=r"optim\.rl: unknown key; did you mean 'optim\.lr'") as wrong:
         found.check({GROWTH: found.space})

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pli_analysis.metrics.drift.drift import drift
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.reading import read
 from pli_train.checkpointing import checkpoint
 from pli_train.core import learning_rate
@@ -16,46 +16,9 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.growth.schedules.adaptive import ready
 from pli_train.training import launch
-from tests.pli_train.training.test_trainer import content, kill_and_resume
-
-EVERYTHING = [
-    {"operator": "context", "at": 0, "to": 16},
-    {"at": 2, "index": 1, "initialiser": "identity", "freeze_steps": 2},
-    {"operator": "heads", "at": 4, "to": 4, "learning_rate": "rewarm-new", "rewarm_steps": 3},
-    {"operator": "ffn", "at": 5, "to": 80, "initialiser": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
-    {"operator": "swap", "at": 6, "indices": [0, 1]},
-    {"operator": "context", "at": 6, "to": 32},
-    {"at": 7, "index": 2, "initialiser": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
-    {"operator": "heads", "at": 8, "to": 6, "layers": ["a"], "initialiser": "random", "freeze_steps": 1},
-    {"at": 9, "index": 0, "donor": "a", "optimizer_state": "reset-all", "learning_rate": "rewind"},
-]
-WIDE = {
-    "bert": {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 64, "max_position_embeddings": 32},
-    "gpt2": {"n_embd": 48, "n_head": 6, "n_inner": 64, "n_positions": 32},
-    "llama": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 64}
-    | {"max_position_embeddings": 32, "attention_dropout": 0.1},
-}
-
-
-@pytest.fixture(scope="module")
-def everything(config_of):
-    def make(family):
-        model = {"family": family, "config": WIDE[family], "initial_layers": 1, "initial_heads": 2}
-        swapping = {"probability": 0.5, "anneal": "linear", "pairs": "random"}
-        growth = {"schedule": EVERYTHING, "swapping": swapping}
-        return config_of(family, {"model": model, "growth": growth})
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def unbroken(everything, tmp_path_factory):
-    """A finished run of each family that had every operator and policy."""
-    folders = {}
-    for family in WIDE:
-        folders[family] = tmp_path_factory.mktemp("everything") / family
-        launch.begin(everything(family), folders[family]).run()
-    return folders
+from tests.growing import WIDE
+from tests.interrupted import kill_and_resume
+from tests.run_files import content
 
 
 @pytest.fixture(params=sorted(WIDE))
@@ -67,9 +30,9 @@ KILLS = [("gpt2", at) for at in (1, 3, 4, 5, 6, 7, 8, 10)] + [("bert", 3), ("ber
 
 
 @pytest.mark.parametrize(("family", "at"), KILLS)
-def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroken, family, tmp_path, monkeypatch, at):
+def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroken, family, tmp_path, at):
     run = tmp_path / "run"
-    kill_and_resume(everything(family), run, at, monkeypatch)
+    kill_and_resume(everything(family), run, at)
     assert content(run) == content(unbroken[family])
 
 
@@ -106,7 +69,7 @@ def test_the_lineage_says_what_was_done_and_how(unbroken, family):
 
 
 def test_drift_is_measured_past_growth_of_heads_and_width(unbroken, family):
-    run = Run.open(unbroken[family])
+    run = open_run(unbroken[family])
     for of in ("layer", "head", "ffn", "norms", "attention"):
         table = drift(run, of)
         first = table.drop_duplicates("part", keep="first")
@@ -126,7 +89,7 @@ def weights(run, name):
 
 
 def test_freezing_holds_everything_that_was_there_before(config_of, tmp_path):
-    overrides = {"growth": {"schedule": "3@1", "initialiser": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
+    overrides = {"growth": {"schedule": "3@1", "initializer": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
     run = launch.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
     lineage = Lineage.read(run / run_folder.LINEAGE)
     for earlier, later in pairwise(range(3, 9)):
@@ -138,7 +101,7 @@ def test_freezing_holds_everything_that_was_there_before(config_of, tmp_path):
 
 
 def test_frozen_parts_keep_their_moments(config_of, tmp_path):
-    overrides = {"growth": {"schedule": "3@1", "initialiser": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
+    overrides = {"growth": {"schedule": "3@1", "initializer": "identity", "freeze_steps": 4}, "checkpoint.every": 1}
     run = launch.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent
     moments = [checkpoint.read(run / f"checkpoint-{step}").optimizer for step in (3, 7, 8)]
     old = [name for name in moments[0] if "<a>" in name]
@@ -246,7 +209,7 @@ def test_new_heads_warm_up_alone_and_old_ones_do_not_notice(config_of, tmp_path)
     model = {"family": "gpt2", "config": WIDE["gpt2"], "initial_layers": 1, "initial_heads": 2}
     finals = {}
     for policy in ("none", "rewarm-new"):
-        heads = {"operator": "heads", "at": 3, "to": 4, "initialiser": "random", "learning_rate": policy}
+        heads = {"operator": "heads", "at": 3, "to": 4, "initializer": "random", "learning_rate": policy}
         growth = {"schedule": [{**heads, "rewarm_steps": 10}]}
         config = config_of("gpt2", {"model": model, "growth": growth, "train.steps": 5, "checkpoint.every": 1})
         run = launch.begin(config, tmp_path / policy).run().parent
@@ -277,9 +240,9 @@ def test_rates_follow_the_policies(config_of, unbroken, everything, family):
     assert own[3] == own[4] == 0 < own[5]
 
 
-def test_swapping_leaves_lineage_places_and_checkpoints_alone(config_of, tmp_path):
+def test_swapping_leaves_lineage_order_and_checkpoints_alone(config_of, tmp_path):
     """Every step swapped: gradients differ from the unswapped run's, places never do."""
-    growth = {"schedule": "3@0 6@2", "initialiser": "clone-noise", "noise": 0.1}
+    growth = {"schedule": "3@0 6@2", "initializer": "clone-noise", "noise": 0.1}
     runs = {}
     for probability in (0.0, 1.0):
         config = config_of("gpt2", {"growth": {**growth, "swapping": {"probability": probability}}})
@@ -307,15 +270,15 @@ def test_how_often_and_which_pairs_are_swapped():
     from pli_train.growth.swap_regularizer import SwapRegularizer
 
     swapping = SwapRegularizer(SwappingConfig(probability=0.4, anneal="linear"), seed=3, total_steps=4000)
-    halves = [sum(swapping.happens(step, 6) for step in part) for part in (range(2000), range(2000, 4000))]
+    halves = [sum(swapping.is_due(step, 6) for step in part) for part in (range(2000), range(2000, 4000))]
     # Means 0.3 and 0.1 of 2000 steps; four standard errors.
     assert abs(halves[0] - 600) < 4 * 21 and abs(halves[1] - 200) < 4 * 14
-    assert not any(swapping.happens(step, 1) for step in range(500))
+    assert not any(swapping.is_due(step, 1) for step in range(500))
     adjacent = {swapping.pair(step, 4) for step in range(300)}
     assert adjacent == {(0, 1), (1, 2), (2, 3)}
     above = SwapRegularizer(SwappingConfig(probability=1.0), 3, 4000, lowest=1)
     assert {above.pair(step, 4) for step in range(300)} == {(1, 2), (2, 3)}
-    assert not any(above.happens(step, 2) for step in range(50)) and above.happens(0, 3)
+    assert not any(above.is_due(step, 2) for step in range(50)) and above.is_due(0, 3)
     anywhere = SwapRegularizer(SwappingConfig(probability=0.4, pairs="random"), 3, 4000)
     assert {anywhere.pair(step, 4) for step in range(300)} == {(i, j) for j in range(4) for i in range(j)}
 
@@ -361,7 +324,7 @@ WRONG = [
 ]
 
 
-def test_every_mistake_of_a_schedule_is_told_before_training(config_of, tmp_path):
+def test_every_mistake_of_a_schedule_is_reported_before_training(config_of, tmp_path):
     model = {"family": "gpt2", "config": WIDE["gpt2"], "initial_layers": 1, "initial_heads": 2}
     with pytest.raises(BadInput) as caught:
         config = config_of("gpt2", {"model": model, "growth.schedule": WRONG})
@@ -376,7 +339,7 @@ def test_every_mistake_of_a_schedule_is_told_before_training(config_of, tmp_path
     assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack then (a)" in message
 
 
-def test_what_only_the_model_knows_is_told_before_training_too(config_of, tmp_path):
+def test_what_only_the_model_knows_is_reported_before_training_too(config_of, tmp_path):
     model = {"family": "llama", "config": WIDE["llama"], "initial_layers": 1, "initial_heads": 2}
     schedule = [{"operator": "heads", "at": 0.1, "to": 5}, {"operator": "ffn", "at": 0.2, "to": 8}]
     with pytest.raises(BadInput) as caught:

@@ -13,7 +13,7 @@ from pli_train.training import launch
 
 
 @pytest.fixture
-def places(tmp_path):
+def paths(tmp_path):
     """Names of what may be there → paths."""
     there = {name: tmp_path / name for name in ("folder", "file", "link", "dangling", "link to a folder", "run")}
     there["folder"].mkdir()
@@ -28,20 +28,20 @@ def places(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["folder", "file", "link", "dangling", "link to a folder", "device"])
-def test_what_exists_and_is_no_run_is_refused_before_a_line_is_printed(places, name, capfd, monkeypatch):
-    place = places[name]
-    monkeypatch.setattr(sys, "argv", ["pli-train", "run", "tiny", "--out", str(place)])
+def test_what_exists_and_is_no_run_is_refused_before_a_line_is_printed(paths, name, capfd, monkeypatch):
+    path = paths[name]
+    monkeypatch.setattr(sys, "argv", ["pli-train", "run", "tiny", "--out", str(path)])
     with pytest.raises(SystemExit) as done:
         cli.main()
     out, err = capfd.readouterr()
     assert (done.value.code, out) == (2, "")
-    assert err.splitlines() == [f"error: {place}: already exists and is no run: name another folder"]
-    assert places["file"].read_text() == "mine" and [path.name for path in places["folder"].iterdir()] == ["notes.md"]
+    assert err.splitlines() == [f"error: {path}: already exists and is no run: name another folder"]
+    assert paths["file"].read_text() == "mine" and [path.name for path in paths["folder"].iterdir()] == ["notes.md"]
 
 
-def test_a_run_is_to_be_resumed(places):
+def test_a_run_is_to_be_resumed(paths):
     with pytest.raises(BadInput, match=r"run: already exists; `pli-train resume .*run` goes on with it$"):
-        launch.require_new(places["run"])
+        launch.require_new(paths["run"])
 
 
 def test_new_and_empty_folders_may_become_runs(tmp_path):

@@ -46,7 +46,7 @@ def test_a_run_begins_with_its_parents_weights_and_tokenizer(runs, family, from_
     tokenizers = [run / run_folder.TOKENIZER / "tokenizer.json" for run in (child, runs[family])]
     assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
     lineage = Lineage.read(child / run_folder.LINEAGE)
-    assert len(lineage.stack) == 5 and {layer.birth.initialiser for layer in lineage.layers.values()} == {"pretrained"}
+    assert len(lineage.stack) == 5 and {layer.birth.initializer for layer in lineage.layers.values()} == {"pretrained"}
 
 
 def test_a_checkpoint_can_be_named_and_cut_and_grown(runs, from_run, tmp_path):
@@ -116,7 +116,7 @@ def test_naming_a_run_replaces_a_presets_model_and_its_depth(runs, tmp_path):
     assert [len(stage.lineage.stack) for stage in stages] == [5, 6]
 
 
-def test_settling_twice_is_settling_once(runs, from_run, config_of):
+def test_configuring_twice_is_configuring_once(runs, from_run, config_of):
     once, message = warm_start.resolve_parent(from_run("gpt2", runs["gpt2"]))
     assert warm_start.resolve_parent(once) == (once, message)
     plain = config_of("gpt2")
@@ -172,7 +172,7 @@ def test_block_expansion_trains_new_layers_and_leaves_every_old_weight_alone(con
     settings = from_run(
         "gpt2",
         tmp_path / "mother",
-        {"growth.schedule": "0@1 0@3", "growth.initialiser": "identity", "growth.noise": 0.0}
+        {"growth.schedule": "0@1 0@3", "growth.initializer": "identity", "growth.noise": 0.0}
         | {"growth.freeze_steps": 4, "train.steps": 4},
     )
     trained = launch.begin(settings, tmp_path / "child")
@@ -181,10 +181,10 @@ def test_block_expansion_trains_new_layers_and_leaves_every_old_weight_alone(con
     assert trained.state.lineage.stack == ["a", "c", "b", "d"]
     moved = {"0": "0", "1": "2"}  # where the old layers sit now
     for name, tensor in before.items():
-        position = trained.anatomy.locate(name)
+        position = trained.state.anatomy.locate(name)
         now = name if position is None else f"{position[0]}.{moved[str(position[1])]}.{position[2]}"
         assert torch.equal(after[now], tensor), now
     for name in born:
-        position = trained.anatomy.locate(name)
+        position = trained.state.anatomy.locate(name)
         if position is not None and position[1] in (1, 3) and "proj.weight" in name and after[name].dim() == 2:
             assert not torch.equal(after[name], born[name]), name

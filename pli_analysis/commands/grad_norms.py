@@ -1,0 +1,72 @@
+"""`pli-analyze grad-norms`: gradient norms by part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text, TextColumn, Tokenizer, text_of
+from pli_analysis.commands.status import complain, open_run, write_page
+from pli_train.core.cli.console import Bar, say
+from pli_train.core.errors import BadInput
+
+Part = Literal["layer", "head", "ffn", "norms", "attention", "embeddings", "other", "total", "all"]
+
+
+def grad_norms(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or Trainer's output folder.")],
+    of: Annotated[
+        Part,
+        typer.Option(
+            "--of",
+            metavar="PART",
+            help="Which parts: layer, head, ffn, norms, attention, embeddings, other, total or all.",
+        ),
+    ] = "all",
+    events: Annotated[bool, typer.Option("--events", help="Norms before and after each growth event.")] = False,
+    window: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Measurements on each side of an event, at most.")
+    ] = 3,
+    recompute: Annotated[bool, typer.Option("--recompute", help="At each checkpoint, on the same tokens.")] = False,
+    text: Text = None,
+    text_column: TextColumn = None,
+    tokenizer: Tokenizer = None,
+    blocks: Blocks = 16,
+    html: Html = None,
+    format: FormatOption = None,
+    out: OutOption = None,
+) -> None:
+    """Gradient norms of heads, FFNs and layers over training.
+
+    As training logged them, before clipping, or computed anew at each checkpoint.
+
+    Example: pli-analyze grad-norms runs/tiny --of head --html grad-norms.html
+    """
+    from pli_analysis.metrics.grad_norms import logged as metric
+    from pli_analysis.report import grad_norms as report
+    from pli_analysis.tables import emit
+
+    asked = text_of(text, text_column, tokenizer)
+    if asked is not None and not recompute:
+        raise BadInput("--text FILE is what gradients are computed on: use it with --recompute")
+    if recompute and (events or html is not None):
+        raise BadInput("--events and --html show what training logged: omit --recompute")
+    if recompute:
+        from pli_analysis.metrics.grad_norms.recomputed import recomputed, unknown
+
+        opened = open_run([run])
+        table = recomputed(opened, asked, blocks, Bar("checkpoints"))
+        say(*unknown(table))
+        emit(metric.of_level(table, of), format, out)
+        return
+    scalars, lineage = metric.read(run)
+    complain(scalars.damaged)
+    table = metric.require(metric.logged(scalars, lineage), run)
+    write_page(html, lambda: report.of_grad_norms(run.resolve().name, table, lineage))
+    if events:
+        if lineage is None:
+            raise BadInput(f"{run}: has no lineage.json, which records when it grew")
+        table = metric.around(table, lineage, window)
+    emit(metric.of_level(table, of), format, out)
