@@ -1,4 +1,4 @@
-"""Search over growth strategies: begin a study, or go on with it."""
+"""Search over growth strategies: start or resume a study."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def space_of(source: str, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> Space:
-    """The space that a command line names: a grid over a preset or config file of runs, or a space. Raises BadInput."""
+    """Return the space of a command line: a grid over a preset or config file, or a search space. Raises BadInput."""
     if grid or seeds:
         return space.from_grid(source, grid, seeds, overrides)
     found = space.load(source)
@@ -37,13 +37,13 @@ def space_of(source: str, grid: Sequence[str], seeds: int, overrides: Sequence[s
 def settings_of(
     found: Space, goal: str, budget: float | None, sampler: str | None, pruner: str, seed: int, baseline: bool
 ) -> Settings:
-    """The settings of a study. Raises BadInput for what does not fit together."""
+    """Return the settings of a study. Raises BadInput for options that contradict each other."""
     if sampler == "grid" and not found.is_grid:
         found = replace(found, parameters=tuple(space.with_seeds(found.parameters, 1)), seeds=1)
     if found.is_grid and sampler not in (None, "grid"):
-        raise BadInput(f"--sampler {sampler}: every point of a grid is run; leave --grid, --seeds or --sampler out")
+        raise BadInput(f"--sampler {sampler}: a grid runs all its points; omit --sampler, or --grid and --seeds")
     if goal == "seconds" and budget is None:
-        raise BadInput("--objective seconds: needs the seconds of training at which losses are read: --budget SECONDS")
+        raise BadInput("--objective seconds: needs --budget SECONDS, the training time at which losses are compared")
     if budget is not None and budget <= 0:
         raise BadInput(f"--budget {budget:g}: must be above 0")
     kind = "grid" if found.is_grid else sampler or "tpe"
@@ -51,13 +51,13 @@ def settings_of(
 
 
 def launcher_of(kind: str, workers: int | None, threads: int | None, options: Sequence[str], folder: Path) -> Launcher:
-    """What starts the workers of a study. Raises BadInput when it cannot be used."""
+    """Return the launcher that starts the workers. Raises BadInput when it cannot be used."""
     if kind == "local":
         if options:
-            raise BadInput(f"--launcher-option {options[0]}: is for --launcher slurm and ray")
+            raise BadInput(f"--launcher-option {options[0]}: applies only to --launcher slurm and ray")
         return LocalLauncher(workers, count_gpus(), threads)
     if workers is None:
-        raise BadInput(f"--launcher {kind}: needs the number of runs at a time: --workers N")
+        raise BadInput(f"--launcher {kind}: needs --workers N, the number of parallel runs")
     given = space.assigned(options, "--launcher-option")
     if kind == "slurm":
         from pli_train.sweep.launchers.slurm import SlurmLauncher
@@ -77,21 +77,21 @@ def sweep(
     storage: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Run a study to its end; one that was interrupted goes on.
+    """Run a study to its end, or resume it.
 
     Args:
-        settings: of the study.
-        folder: of the study.
-        trials: of each arm, where the space is searched.
-        launcher: starts workers.
-        confirm: seeds with which the best of each arm is run again.
-        storage: URL of a database, through which several machines that share the folder run the study.
-        say: called with lines for the user.
+        settings: settings of the study.
+        folder: study folder.
+        trials: number of trials per arm, if the space is searched.
+        launcher: starts the workers.
+        confirm: number of new seeds with which the best trial of each arm is repeated.
+        storage: URL of a database, if several machines share the study.
+        say: called with each line of progress.
 
     Raises:
-        BadInput: for a space that cannot be used, or a folder that holds something else.
+        BadInput: when the space is invalid, or the folder contains something else.
         Interrupted: after a request to stop.
-        PliError: when nothing can be written, or all trials of an arm fail.
+        PliError: when a file cannot be written, or all trials of an arm fail.
     """
     base = base_config(settings.space)
     made = arms.arms(settings, base, trials)
@@ -106,7 +106,7 @@ def sweep(
         found.check(arms.spaces(settings, base))
         return found
 
-    if not study_folder.is_study(folder):  # a space that cannot be used leaves no folder behind
+    if not study_folder.is_study(folder):  # check the space before the folder is created
         budget = configs().budget
     study = Study.open(folder, settings, base.model_dump(mode="json"), budget, storage, say)
     try:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a trial is to run.
+    """The parameters of a trial.
 
     Attributes:
-        arm: whose configs it has.
+        arm: arm whose configs the trial uses.
         chosen: parameter → value.
-        attributes: further fields of its plan.
+        attributes: further fields of the plan.
     """
 
     arm: str
@@ -36,13 +36,13 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Arm:
-    """A part of a study with a sampler of its own.
+    """A part of a study with its own sampler.
 
     Attributes:
         name: `growth` or `baseline`.
-        space: what is searched.
-        target: number of its trials.
-        points: of the grid, as Optuna has them; empty where the space is searched.
+        space: search space.
+        target: number of trials.
+        points: grid points in Optuna's form; empty if the space is searched.
     """
 
     name: str
@@ -51,14 +51,14 @@ class Arm:
     points: Sequence[Mapping[str, Any]] = ()
 
     def propose(self, study: Study, trial: FrozenTrial) -> Proposal:
-        """Choose a trial's values; those that were chosen before stay."""
+        """Sample the parameters of a trial; values that were already sampled are kept."""
         settings, searched = study.settings, study.arm(self.name)
         searched.sampler = sampler(settings.sampler, settings.seed, self.name, trial.number, self.points)
         return Proposal(self.name, self.space.suggest(optuna.trial.Trial(searched, trial._trial_id)))
 
 
 def spaces(settings: Settings, base: RunConfig) -> dict[str, Space]:
-    """Arm → its space."""
+    """Return arm → space."""
     found = {GROWTH: settings.space}
     if settings.baseline:
         found[BASELINE] = settings.space.of_baseline(base.optim.lr, base.optim.lr_end)
@@ -66,15 +66,15 @@ def spaces(settings: Settings, base: RunConfig) -> dict[str, Space]:
 
 
 def arms(settings: Settings, base: RunConfig, trials: int) -> list[Arm]:
-    """The arms of a study.
+    """Create the arms of a study.
 
     Args:
-        settings: of the study.
-        base: the base config.
-        trials: of each arm, where the space is searched.
+        settings: settings of the study.
+        base: base config.
+        trials: number of trials per arm, if the space is searched.
 
     Raises:
-        BadInput: when a grid is asked for and a parameter has a range.
+        BadInput: when the sampler is `grid` and a parameter has a range.
     """
     made = []
     for name, space in spaces(settings, base).items():

@@ -1,4 +1,4 @@
-"""Plan the FLOPs of a run, and find the number of steps that uses up a budget."""
+"""Compute the FLOPs of a run, and the number of steps within a budget."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Planner:
-    """Plans runs. Each corpus is loaded once, which also fills the cache that the workers read.
+    """Plans runs. Each corpus is loaded once, which also fills the token cache for the workers.
 
     Attributes:
-        say: called with a line when a corpus is loaded.
+        say: called with a line of progress when a corpus is loaded.
     """
 
     say: Callable[[str], None] = lambda line: None
     _corpora: dict[str, TokenizedText | ImageCorpus] = field(default_factory=dict)
 
     def plan(self, config: RunConfig) -> RunPlan:
-        """Plan a run in one process. Raises BadInput when its corpus, model or schedule cannot be had."""
+        """Plan a run in one process. Raises BadInput when its corpus, model or schedule is invalid."""
         config, _ = warm_start.resolve_parent(config)
         key = config.data.model_dump_json() + config.tokenizer.model_dump_json()
         if key not in self._corpora:
@@ -42,10 +42,10 @@ class Planner:
 
 
 def flops_of(plan: RunPlan, steps: int) -> int:
-    """FLOPs of a plan's run if it had so many steps, as the trainer counts them.
+    """Return the FLOPs of a run with this number of steps, counted as the trainer does.
 
     Raises:
-        BadInput: when an event waits for a plateau, so that its step is not known, or lies behind the end.
+        BadInput: when an event waits for a plateau, so that its step is unknown, or is after the end.
     """
     train = plan.config.train
     events = schedule.plan(plan.config.growth.events(plan.start, steps), plan.start, steps)
@@ -53,7 +53,7 @@ def flops_of(plan: RunPlan, steps: int) -> int:
     for event in events:
         if event.step is None:
             raise BadInput(
-                "growth.schedule: an event waits for a plateau, so FLOPs cannot be planned: use --objective tokens"
+                "growth.schedule: an event waits for a plateau, so FLOPs cannot be planned; use --objective tokens"
             )
         begins.append(event.step)
     lineages: list[Lineage] = [plan.start.lineage(), *(event.lineage for event in events)]
@@ -65,15 +65,15 @@ def flops_of(plan: RunPlan, steps: int) -> int:
 
 
 def steps_within(plan: RunPlan, budget: float) -> int:
-    """The most steps whose FLOPs are not above a budget. Raises BadInput when not even one step is, or as `flops_of`.
+    """Return the largest number of steps within a FLOPs budget. Raises BadInput when it is 0, or as `flops_of`.
 
-    A schedule in shares of training is planned anew for each number of steps.
+    A schedule in fractions of training is evaluated again for each number of steps.
     """
     shortest = _shortest(plan)
     if flops_of(plan, shortest) > budget:
         raise BadInput(
             f"a budget of {budget:.3g} FLOPs is used up before step {shortest}, "
-            "which the run has to reach: give a larger --budget"
+            "the step after its last event; give a larger --budget"
         )
     low, high = shortest, 2 * shortest
     while flops_of(plan, high) <= budget:
@@ -85,7 +85,7 @@ def steps_within(plan: RunPlan, budget: float) -> int:
 
 
 def _shortest(plan: RunPlan) -> int:
-    """The fewest steps in which all events with a known time happen before the end."""
+    """Return the smallest number of steps that puts all events with a known time before the end."""
     times = [event.at for event in plan.config.growth.events(plan.start) if event.at is not None]
     steps = 1 + max((at for at in times if isinstance(at, int)), default=0)
     while any((schedule.when(at, steps)[0] or 0) >= steps for at in times):

@@ -1,4 +1,4 @@
-"""The base config of a study, and configs that differ from it by dotted keys."""
+"""The base config of a study, and changes to it by dotted keys."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from pli_train.sweep.space import Space
 
 ALWAYS = 1e9
-"""`train.eval_full` at which each run is evaluated on all held-out text."""
+"""Value of `train.eval_full` with which every run is evaluated on all held-out text."""
 
 
 def base_config(space: Space) -> RunConfig:
-    """The base config of a space, with what the space sets. Raises BadInput for each mistake."""
+    """Return the base config with the fixed values of a space. Raises BadInput with every mistake."""
     return changed(loading.load(space.base), {"train.eval_full": ALWAYS, **space.fixed}, f"{space.name}: set")
 
 
 def changed(config: RunConfig, changes: Mapping[str, Any], source: str) -> RunConfig:
-    """A config with other values for some keys. Raises BadInput naming `source`."""
+    """Return a config with changed values. Raises BadInput that names `source`."""
     table = config.model_dump()
     for key, value in changes.items():
         _put(table, key, value, source)

@@ -1,4 +1,4 @@
-"""Confirm a search: run the best of each arm again with seeds that the search has not used."""
+"""Confirm a search: repeat the best trial of each arm with new seeds."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from pli_train.sweep.study import Study
 
 Wanted = tuple[str, int, int]
-"""Arm and number of the trial to repeat, and the seed that is added to the base's."""
+"""Arm and number of the repeated trial, and the offset added to the base seed."""
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The arm of a study that repeats the best trials of the others.
+    """The arm that repeats the best trials of the other arms.
 
     Attributes:
-        wanted: which trials with which seeds.
-        target: number of its trials; more than `wanted` where an earlier best was confirmed too.
-        spaces: arm → its space.
+        wanted: trials and seeds to run.
+        target: number of trials of this arm; larger than `wanted` if another trial was the best before.
+        spaces: arm → space.
     """
 
     wanted: tuple[Wanted, ...]
@@ -42,7 +42,7 @@ class Confirmation:
     name: str = CONFIRM
 
     def propose(self, study: Study, trial: FrozenTrial) -> Proposal:
-        """The first repetition that no other trial has been given."""
+        """Return the first repetition that no other trial has."""
         given = {_given(other) for other in study.trials(CONFIRM)}
         arm, number, seed = next(wanted for wanted in self.wanted if wanted not in given)
         space = self.spaces[arm]
@@ -54,9 +54,9 @@ def confirmation(study: Study, spaces: Mapping[str, Space], seeds: int) -> Confi
     """Plan the confirmation of a finished search.
 
     Args:
-        study: its trials.
-        spaces: arm → its space.
-        seeds: how many, the same for all arms, so that their runs form pairs.
+        study: study with the trials.
+        spaces: arm → space.
+        seeds: number of seeds, the same for all arms, so that runs form pairs.
     """
     used = [seed for space in spaces.values() for p in space.parameters if p.name == SEED for seed in p.choices]
     first = max(map(int, used), default=0) + 1
@@ -67,7 +67,7 @@ def confirmation(study: Study, spaces: Mapping[str, Space], seeds: int) -> Confi
 
 
 def confirmed(study: Study, wanted: tuple[Wanted, ...]) -> Iterator[str]:
-    """One line for each arm, and one on their difference, from the trials of the confirmation alone."""
+    """Yield a line per arm and one for their difference, computed from confirmation trials only."""
     values: dict[str, dict[int, float]] = {GROWTH: {}, BASELINE: {}}
     for trial in study.trials(CONFIRM, (TrialState.COMPLETE,)):
         if (given := _given(trial)) in wanted and given is not None:

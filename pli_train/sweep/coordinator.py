@@ -1,8 +1,8 @@
-"""Run a study: ask for trials, start a worker for each, and store how they end.
+"""Run a study: ask for trials, start a worker for each, and store their results.
 
-The coordinator is the only process that writes to the study. What it needs to go on after a crash is in the storage
-(which trials were planned, and how) and in the run folders (how far they are), so nothing is lost with it: workers that
-outlive it are found again by the locks that they hold.
+The coordinator is the only process that writes to the study. All its state is in the storage (planned trials) and in
+the run folders (progress), so nothing is lost when it is killed. Workers that are still running are found by their
+locks.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ PRUNE_EVERY = 5.0
 WAIT = 2.0
 """Seconds between two polls of a database while other machines run the last trials."""
 PATIENCE = 300.0
-"""Seconds that workers have to write a checkpoint after a request to stop."""
+"""Seconds for workers to write a checkpoint after a request to stop; then they are killed."""
 DEATHS = 20
-"""How often a worker may die without reaching a new checkpoint before its trial fails."""
+"""Number of times a worker may be killed without a new checkpoint before its trial fails."""
 FAILURES = 3
-"""Failed trials without a successful one after which an arm is given up."""
+"""Number of failed trials, without a successful one, after which the study stops."""
 ENDED_BY_REQUEST = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
 FULL_DISK = ("no space left", "disk quota exceeded", "the disk has")
 RESERVE = 2**20
-"""Free bytes below which a disk is taken for full."""
+"""A disk with fewer free bytes counts as full."""
 
 
 class Interrupted(PliError):
@@ -65,15 +65,15 @@ class Interrupted(PliError):
 
 @dataclass
 class Job:
-    """A trial that was asked for and has not ended.
+    """A trial that has started and not ended.
 
     Attributes:
-        arm: its name.
-        trial: as it was when it was asked for.
-        task: of its worker; None until it is planned.
-        worker: None while there is none.
-        checkpoints: names of the checkpoints that its run had when the worker was started last.
-        deaths: of workers since the run had a new checkpoint.
+        arm: name of its arm.
+        trial: its state when it was created or planned.
+        task: task of its worker.
+        worker: its worker; None if none was started.
+        checkpoints: names of the run's checkpoints when the worker was last started.
+        deaths: number of killed workers since the last new checkpoint.
         evaluations_read: when its evaluations were last read (`time.monotonic`).
         pruned: whether it is being pruned.
     """
@@ -94,14 +94,14 @@ class Job:
 
 
 class Coordinator:
-    """Runs a study to its end, or until it is asked to stop.
+    """Runs a study to its end, or until a request to stop.
 
     Args:
-        study: open.
-        arms: with the number of their trials.
+        study: an open study.
+        arms: arms of the study, with their number of trials.
         launcher: starts workers.
-        configs: returns what makes the configs of trials; called when one is planned.
-        say: called with lines for the user.
+        configs: returns the maker of trial configs; called when the first trial is planned.
+        say: called with each line of progress.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Coordinator:
 
         Raises:
             Interrupted: after SIGINT, SIGTERM or SIGHUP.
-            PliError: when nothing can be written, or all trials of an arm fail.
+            PliError: when a file cannot be written, or all trials of an arm fail.
         """
         with StopRequest(self._say) as stop:
             try:
@@ -134,16 +134,16 @@ class Coordinator:
                 self._stop_workers(stop)
             self._study.write_table(now=True)
         if stop.asked:
-            raise Interrupted(f"stopped: {self._progress()}; the same command goes on")
+            raise Interrupted(f"stopped: {self._progress()}; run the same command to resume")
 
     def is_done(self) -> bool:
-        """Whether there is nothing left to run."""
+        """Whether all trials have ended."""
         return not self._jobs and not self._pending and all(self._missing(arm) == 0 for arm in self._arms)
 
     # --- which trial is next -----------------------------------------------------------------------------------------
 
     def _advance(self) -> bool:
-        """See to the workers, and start new ones. Returns False when there is nothing left to run."""
+        """Check the workers, and start new ones. Returns False when all trials have ended."""
         for slot, job in list(self._jobs.items()):
             self._follow(slot, job)
         free = [slot for slot in range(self._launcher.slots) if slot not in self._jobs]
@@ -158,7 +158,7 @@ class Coordinator:
         return bool(self._jobs or self._pending) or self._others_run()
 
     def _interrupted(self) -> list[Job]:
-        """Trials that were running when the last coordinator ended, or a machine was lost, and are not seen to yet."""
+        """Running trials of an earlier coordinator or a lost machine that this one has not taken over yet."""
         seen = {(job.arm, job.trial.number) for job in [*self._jobs.values(), *self._pending]}
         return [
             self._job(arm.name, trial)
@@ -168,11 +168,11 @@ class Coordinator:
         ]
 
     def _others_run(self) -> bool:
-        """Whether other machines run trials, which this one has to take over should they be lost."""
+        """Whether other machines run trials, which this one takes over if those machines are lost."""
         return self._study.is_shared and any(self._study.trials(arm.name, (TrialState.RUNNING,)) for arm in self._arms)
 
     def _next(self) -> Job | None:
-        """The next trial: one that was interrupted, else a new one of the arm that is furthest behind."""
+        """The next trial: an interrupted one, or else a new one of the arm with the largest share left."""
         if self._pending:
             return self._pending.pop(0)
         behind = [(self._missing(arm) / arm.target, arm) for arm in self._arms if self._missing(arm) > 0]
@@ -195,7 +195,7 @@ class Coordinator:
     # --- from a trial to its end ------------------------------------------------------------------------------------
 
     def _start(self, slot: int, job: Job) -> None:
-        """Plan a job where that was not done yet, and start its worker unless its run is finished."""
+        """Plan a job if it has no plan yet, and start its worker unless its run is finished."""
         if PLAN not in job.trial.user_attrs and not self._plan(job):
             return
         self._jobs[slot] = job
@@ -213,7 +213,7 @@ class Coordinator:
             job.worker = self._launcher.start(job.task, slot)
 
     def _plan(self, job: Job) -> bool:
-        """Choose a trial's values, write its config, and store the plan. Returns False when the trial failed."""
+        """Sample a trial's parameters, write its config, and store the plan. Returns False when the trial failed."""
         arm = next(arm for arm in self._arms if arm.name == job.arm)
         proposal = arm.propose(self._study, job.trial)
         try:
@@ -221,7 +221,7 @@ class Coordinator:
         except BadInput as error:
             self._record_end(job, TrialState.FAIL, {"error": error.mistakes[0]})
             return False
-        output.write(job.task.config, planned.to_toml())  # before the plan: whoever reads the plan finds it
+        output.write(job.task.config, planned.to_toml())  # before the plan, which refers to it
         plan = {
             "run": job.task.name,
             "seed": planned.config.seed,
@@ -237,7 +237,7 @@ class Coordinator:
         return True
 
     def _follow(self, slot: int, job: Job) -> None:
-        """See how far a job is, and what to do next where its worker has ended."""
+        """Prune, finish or restart a job, depending on the state of its worker."""
         assert job.worker is not None
         code = job.worker.poll()
         if code is None:
@@ -251,11 +251,11 @@ class Coordinator:
         else:
             error = _last_line(job.task.log)
             if _is_full(error, self._study.folder):
-                raise PliError(f"{self._study.folder}: the disk is full; free some space, and the same command goes on")
+                raise PliError(f"{self._study.folder}: disk is full; free space, then run the same command to resume")
             self._end(slot, job, TrialState.FAIL, {"error": error or f"its worker ended with exit code {code}"})
 
     def _restart(self, slot: int, job: Job, code: int) -> None:
-        """Resume a run whose worker was killed, unless it dies again and again at the same place."""
+        """Resume a run whose worker was killed, unless it is killed repeatedly without a new checkpoint."""
         progressed = _checkpoints(job.task.run) != job.checkpoints
         job.deaths = 0 if progressed else job.deaths + (code != UNKNOWN)
         if job.deaths >= DEATHS:
@@ -310,7 +310,7 @@ class Coordinator:
     # --- pruning and stopping ---------------------------------------------------------------------------------------
 
     def _prune_if_behind(self, job: Job) -> None:
-        """Report new evaluations to the pruner, and stop the worker where it says so."""
+        """Report new evaluations to the pruner, and stop the worker if the pruner decides so."""
         if self._study.settings.pruner == "none" or job.pruned or time.monotonic() < job.evaluations_read + PRUNE_EVERY:
             return
         job.evaluations_read = time.monotonic()
@@ -329,7 +329,7 @@ class Coordinator:
                 return
 
     def _stop_workers(self, stop: StopRequest) -> None:
-        """Have all workers write a checkpoint and end; kill them after a second request."""
+        """Let all workers write a checkpoint and stop; kill them after a second request."""
         until = time.monotonic() + PATIENCE
         running = [job.worker for job in self._jobs.values() if job.worker is not None]
         asked: list[Worker] = []
@@ -352,7 +352,7 @@ def _checkpoints(run: Path) -> frozenset[str]:
 
 
 def _last_line(log: Path) -> str:
-    """The last line of a log, which is the error of a worker that failed."""
+    """Return the last line of a log: the error of a failed worker."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4096))
@@ -364,5 +364,5 @@ def _last_line(log: Path) -> str:
 
 
 def _is_full(error: str, folder: Path) -> bool:
-    """Whether a worker failed because its disk is full: by its error, or by the disk where that was not written."""
+    """Whether a worker failed because the disk is full, by its error or by the free space."""
     return any(words in error.lower() for words in FULL_DISK) or shutil.disk_usage(folder).free < RESERVE

@@ -1,8 +1,8 @@
 """Open the storage of a study: Optuna's journal in its folder, or a database.
 
-Optuna's own journal backend refuses a journal with a torn line, and a writer that runs out of disk space tears it for
-everybody. Here readers stop before an incomplete line, a failed write is undone, and a line torn by a crash is cut off
-(and kept in a file beside the journal) before the next entry is appended.
+Optuna's journal backend cannot read a journal with an incomplete line, which a full disk or a crash can leave. Here
+readers stop before an incomplete line, a failed write is undone, and an incomplete line is removed (and kept in a file
+next to the journal) before the next entry is appended.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 HEARTBEAT = 60
-"""Seconds between two signs of life of a trial in a database."""
+"""Seconds between two heartbeats of a trial in a database."""
 
 
 class Journal(BaseJournalBackend):
-    """The journal as a backend of Optuna's JournalStorage. It takes no lock: the coordinator holds the study's.
+    """The journal as a backend of Optuna's JournalStorage. It takes no lock: the coordinator locks the study.
 
     Args:
-        path: of the journal.
+        path: path of the journal.
 
     Raises:
         BadInput: on reading, when a line other than the last is damaged.
@@ -43,7 +43,7 @@ class Journal(BaseJournalBackend):
         self._number, self._offset = 0, 0  # of the first line that was not read yet
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """Yield the entries from a number on, up to the last line that is complete."""
+        """Yield the entries from a number on, up to the last complete line."""
         if log_number_from < self._number:
             self._number, self._offset = 0, 0
         try:
@@ -61,7 +61,7 @@ class Journal(BaseJournalBackend):
                     entry = json.loads(line)
                 except ValueError:
                     if not file.read(1):
-                        return  # torn by a power cut; `repair` cuts it off
+                        return  # incomplete after a power failure; `repair` removes it
                     raise BadInput(f"{self._path}: line {self._number + 1} is damaged") from None
                 self._number, self._offset = self._number + 1, self._offset + len(line)
                 if self._number > log_number_from:
@@ -81,17 +81,17 @@ class Journal(BaseJournalBackend):
                 os.ftruncate(file.fileno(), size)
                 reason = (error.strerror or str(error)).lower()
                 raise PliError(
-                    f"{self._path}: not written ({reason}); the same command goes on once it can be"
+                    f"{self._path}: not written ({reason}); fix this, then run the same command to resume"
                 ) from None
 
 
 def repair(path: Path, say: Callable[[str], None] = lambda line: None) -> None:
-    """Cut a torn line off a journal, and keep the bytes in `journal.log.cut-N`.
+    """Remove an incomplete line from a journal, and keep its bytes in `journal.log.cut-N`.
 
-    Where another program appended an entry to a torn line, that entry is kept.
+    An entry that another program appended to an incomplete line is kept.
 
     Raises:
-        BadInput: when a line in the middle is damaged in another way.
+        BadInput: when another line is damaged.
     """
     if not path.exists():
         return
@@ -108,7 +108,7 @@ def repair(path: Path, say: Callable[[str], None] = lambda line: None) -> None:
             cut.append(line)
         else:
             raise BadInput(
-                f"{path}: line {number} is damaged; restore it from a copy, or name another study with --out"
+                f"{path}: line {number} is damaged; restore the file from a backup, or choose another folder with --out"
             )
     if not cut:
         return
@@ -122,7 +122,7 @@ def repair(path: Path, say: Callable[[str], None] = lambda line: None) -> None:
         file.flush()
         os.fsync(file.fileno())
     repaired.replace(path)
-    say(f"{path}: a torn line was cut off (kept in {kept.name}); trials that finished are not affected")
+    say(f"{path}: removed an incomplete line (kept in {kept.name}); finished trials are not affected")
 
 
 def _is_entry(line: bytes) -> bool:
@@ -133,7 +133,7 @@ def _is_entry(line: bytes) -> bool:
 
 
 def _appended(line: bytes) -> int | None:
-    """Where the whole entry begins that ends a line which begins with a torn one."""
+    """Return the offset of a complete entry at the end of a line that begins with an incomplete one."""
     start = line.find(b'{"op_code"', 1)
     while start != -1:
         if _is_entry(line[start:]):
@@ -146,7 +146,7 @@ def open_storage(path: Path, url: str | None) -> BaseStorage:
     """Open the storage of a study: a database when a URL is given, else the journal.
 
     Args:
-        path: of the journal.
+        path: path of the journal.
         url: SQLAlchemy's URL of a database.
 
     Raises:
@@ -162,18 +162,18 @@ def open_storage(path: Path, url: str | None) -> BaseStorage:
         raise BadInput(f"--storage {shown}: {in_a_line(error)}; {_driver(url)}") from None
     except Exception as error:
         cause = in_a_line(getattr(error, "orig", None) or error)
-        raise BadInput(f"--storage {shown}: out of reach ({cause})") from None
+        raise BadInput(f"--storage {shown}: cannot be reached ({cause})") from None
 
 
 def quiet() -> None:
-    """Keep Optuna's log lines and its notes on experimental features off stderr."""
+    """Suppress Optuna's log lines and its warnings about experimental features."""
     optuna.logging.set_verbosity(logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # the coordinator sends its own
 
 
 def without_password(url: str) -> str:
-    """A database's URL as it may be shown and kept.
+    """Return the URL of a database without its password.
 
     >>> without_password("postgresql+psycopg://me:secret@host/db")
     'postgresql+psycopg://me:***@host/db'
@@ -184,7 +184,7 @@ def without_password(url: str) -> str:
     try:
         return make_url(url).render_as_string(hide_password=True)
     except ArgumentError:
-        raise BadInput(f"--storage {url}: not a database's URL (postgresql+psycopg://USER@HOST/DATABASE)") from None
+        raise BadInput(f"--storage {url}: not a database URL (postgresql+psycopg://USER@HOST/DATABASE)") from None
 
 
 def _driver(url: str) -> str:

@@ -1,4 +1,4 @@
-"""Read the result of a run from its own files, and the evaluations on the way to it."""
+"""Read the result and the evaluations of a run from its files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run came to.
+    """The result of a finished run.
 
     Attributes:
-        loss: eval loss at the end, in nats per prediction; on all held-out text where that was evaluated.
-        curve: (FLOPs so far, eval loss on the drawn blocks, step) of each evaluation.
-        steps, tokens, flops, seconds: of training.
+        loss: eval loss at the end, in nats per prediction; over all held-out text if that was evaluated.
+        curve: (FLOPs so far, eval loss on the sampled blocks, step) of each evaluation.
+        steps, tokens, flops, seconds: amount of training.
     """
 
     loss: float
@@ -33,7 +33,7 @@ class Result:
 
 
 def is_finished(run: Path) -> bool:
-    """Whether a run's last checkpoint is there, whole."""
+    """Whether the last checkpoint of a run is complete."""
     return _last(run) is not None
 
 
@@ -52,14 +52,14 @@ def result(run: Path) -> Result:
 
 
 def value(found: Result, objective: str, budget: float | None, run: Path) -> float:
-    """The number that a study minimizes.
+    """Return the value that a study minimizes.
 
     Args:
-        found: the run's result.
-        objective: `flops` and `tokens`: the loss at the end. `seconds`: the loss at `budget` seconds of training, or at
-            the end where that comes before. `area`: the mean of the loss over FLOPs from the first evaluation on.
+        found: result of the run.
+        objective: `flops` and `tokens`: final loss. `seconds`: loss after `budget` seconds of training, or the final
+            loss if the run was shorter. `area`: mean loss over FLOPs from the first evaluation on.
         budget: FLOPs, tokens or seconds.
-        run: the run's folder, whose event files say when each evaluation was.
+        run: run folder; its event files contain the time of each evaluation.
     """
     if objective == "area":
         return area(found.curve)
@@ -69,7 +69,7 @@ def value(found: Result, objective: str, budget: float | None, run: Path) -> flo
 
 
 def area(curve: tuple[tuple[float, float, int], ...]) -> float:
-    """Mean of the loss over FLOPs, by the trapezoid rule; an only evaluation is its own mean.
+    """Return the mean loss over FLOPs by the trapezoidal rule; with one evaluation, its loss.
 
     >>> area(((0.0, 4.0, 0), (10.0, 2.0, 1), (20.0, 2.0, 2)))
     2.5
@@ -81,7 +81,7 @@ def area(curve: tuple[tuple[float, float, int], ...]) -> float:
 
 
 def loss_at_seconds(found: Result, clock: dict[int, float], budget: float) -> float:
-    """The loss on the drawn blocks at so many seconds of training, between two evaluations by a straight line."""
+    """Return the loss on the sampled blocks after `budget` seconds of training, linearly interpolated."""
     timed = [(clock[step], loss) for _, loss, step in found.curve if step in clock]
     before = [point for point in timed if point[0] <= budget]
     after = [point for point in timed if point[0] > budget]
@@ -92,17 +92,17 @@ def loss_at_seconds(found: Result, clock: dict[int, float], budget: float) -> fl
 
 
 def seconds_by_step(run: Path) -> dict[int, float]:
-    """Seconds of training at each step that logged them; a step trained twice counts as the last time."""
+    """Return step → seconds of training; the last value of a step that was trained twice."""
     return {0: 0.0} | dict(scalars(run, run_folder.SECONDS))
 
 
 def evaluations(run: Path) -> list[tuple[int, float]]:
-    """Step and eval loss of each evaluation in the event files so far, also while the run is training."""
+    """Return (step, eval loss) of each evaluation so far, also while the run is training."""
     return sorted(dict(scalars(run, run_folder.EVAL_LOSS)).items())
 
 
 def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
-    """Step and value of a scalar in a run's event files, in the order written."""
+    """Return (step, value) of a scalar in a run's event files, in the order written."""
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
     found = []
@@ -113,10 +113,10 @@ def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
 
 
 def recovery_windows(run: Path, config: RunConfig) -> list[tuple[int, int]]:
-    """(step of an event, last step in which a pruner does not look) for each event so far.
+    """Return the recovery window of each event so far: (step of the event, last step that a pruner ignores).
 
-    A window is two intervals between evaluations long, or as long as the event's own policies act (rewarming of the
-    learning rate, freezing of older parts), whichever is longer.
+    A window lasts two evaluation intervals, or as long as rewarming of the learning rate or freezing of older parts
+    lasts, whichever is longest.
     """
     path = run / run_folder.LINEAGE
     events: list[dict[str, Any]] = run_folder.read_json(path).get("events", []) if path.is_file() else []
@@ -127,7 +127,7 @@ def recovery_windows(run: Path, config: RunConfig) -> list[tuple[int, int]]:
 
 
 def _last(run: Path) -> Path | None:
-    """The checkpoint at the end of a run, None while there is none that is whole."""
+    """Return the last checkpoint of a run; None if it is missing or incomplete."""
     if not (run / run_folder.RUN).is_file():
         return None
     total = run_folder.read_json(run / run_folder.RUN).get("total_steps")

@@ -1,4 +1,4 @@
-"""Prune trials that fall behind, at equal shares of the budget and never within the recovery window of an event."""
+"""Prune poor trials at fixed shares of the budget, outside the recovery windows of events."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
 
 FIRST, LAST, FACTOR = 10, 100, 3
-"""Percent of the budget before which no trial is pruned, and at the end; of how many trials one goes on."""
+"""Percent of the budget at the first and the last rung; one of FACTOR trials continues."""
 
 
 def pruner(kind: str) -> BasePruner:
-    """Make a pruner whose resource is the share of the budget that is used, in percent."""
+    """Create a pruner. Its resource is the used share of the budget, in percent."""
     if kind == "halving":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST, reduction_factor=FACTOR)
     if kind == "hyperband":
@@ -29,16 +29,16 @@ def pruner(kind: str) -> BasePruner:
 
 
 def reports(run: Path, config: RunConfig, total: float) -> list[tuple[int, float, int]]:
-    """Return the evaluations so far that a pruner may see.
+    """Return the evaluations so far that a pruner may use.
 
     Args:
-        run: the run's folder, also while it trains.
-        config: of the run.
-        total: FLOPs planned for the run, or its steps where they are not known.
+        run: run folder, also while the run is training.
+        config: config of the run.
+        total: planned FLOPs of the run, or its number of steps if they are unknown.
 
     Returns:
-        (share of the budget in percent, eval loss, step) of each evaluation outside all recovery windows, of those
-        within one percent the last.
+        (share of the budget in percent, eval loss, step) of each evaluation outside all recovery windows; the last one
+        of each percent.
     """
     evaluations = objective.evaluations(run)
     flops = dict(objective.scalars(run, run_folder.FLOPS))

@@ -1,4 +1,4 @@
-"""Choose the next trial's parameters: TPE, at random, or point by point of a grid."""
+"""Sample the parameters of the next trial: TPE, random, or grid."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ if TYPE_CHECKING:
 
 
 class GridSampler(BaseSampler):
-    """Gives trial number n the point number n of a grid, so that several machines need not agree on who takes which.
+    """Gives trial n the grid point n, so that several machines need no coordination.
 
     Args:
-        points: parameter → value as Optuna has it, for each point.
+        points: for each point, parameter → value in Optuna's form.
     """
 
     def __init__(self, points: Sequence[Mapping[str, Any]]) -> None:
         self._points = points
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """No parameters are sampled together."""
+        """Return nothing: no parameters are sampled jointly."""
         return {}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """No parameters are sampled together."""
+        """Return nothing: no parameters are sampled jointly."""
         return {}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Return the point's value of a parameter."""
+        """Return the value of a parameter at the grid point of the trial."""
         return self._points[trial.number % len(self._points)][param_name]
 
 
 def sampler(kind: str, seed: int, arm: str, number: int, points: Sequence[Mapping[str, Any]]) -> BaseSampler:
-    """Make the sampler of one trial.
+    """Create the sampler of a trial.
 
     Args:
         kind: one of `study_folder.Sampler`.
-        seed: of the study.
-        arm: of the trial.
-        number: of the trial. A sampler is made for each, so that a study that was interrupted draws the same numbers
-            as one that was not.
-        points: of the grid; empty for other samplers.
+        seed: seed of the study.
+        arm: arm of the trial.
+        number: number of the trial. Each trial has its own sampler, so that a resumed study draws the same values as
+            an uninterrupted one.
+        points: grid points; empty for other samplers.
     """
     if kind == "grid":
         return GridSampler(points)

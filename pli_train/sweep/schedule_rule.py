@@ -1,4 +1,4 @@
-"""Make a growth schedule from a rule: where, when, and how many layers are inserted."""
+"""Generate a growth schedule from a rule: positions, times and number of insertions."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pli_train.growth.schedules.named import evenly
 POSITIONS = ("start", "middle", "end")
 SPACINGS = ("equal", "geometric")
 EARLIEST = 0.01
-"""Share of training from which geometric spacing begins at the earliest, as it cannot begin at 0."""
+"""Earliest fraction of training for geometric spacing, which cannot begin at 0."""
 
 
 @dataclass(frozen=True)
 class ScheduleRule:
-    """A rule that makes the short form of a growth schedule.
+    """A rule that generates the short form of a growth schedule.
 
     Attributes:
-        start_depth: layers at step 0.
-        depth: layers at the end.
-        position: where each layer is inserted: the bottom (`start`), the `middle`, the top (`end`), or a share of the
-            current depth from 0 (bottom) to 1 (top).
-        events: growth moments; the layers are spread evenly over them. At most one moment for each layer.
-        first, last: share of training of the first and the last moment. Taken in order of time.
-        spacing: moments at equal distances, or at equal ratios.
+        start_depth: number of layers at step 0.
+        depth: number of layers at the end.
+        position: position of each inserted layer: bottom (`start`), `middle`, top (`end`), or a fraction of the current
+            depth from 0 (bottom) to 1 (top).
+        events: number of growth events; the layers are spread evenly over them. At most one event per layer.
+        first, last: fraction of training at the first and the last event; swapped if `first` is larger.
+        spacing: times with equal differences (`equal`) or equal ratios (`geometric`).
     """
 
     start_depth: int
@@ -39,7 +39,7 @@ class ScheduleRule:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ScheduleRule:
-        """Make a rule of named values. Raises BadInput for each that cannot be."""
+        """Create a rule from named values. Raises BadInput with every invalid value."""
         wrong = [f"{name}: unknown key{did_you_mean(name, NAMES)}" for name in values if name not in NAMES]
         if not wrong:
             rule = cls(**values)
@@ -49,14 +49,14 @@ class ScheduleRule:
         raise BadInput(*(f"space.schedule: {mistake}" for mistake in wrong))
 
     def schedule(self) -> str:
-        """The schedule in its short form.
+        """Return the schedule in its short form.
 
         >>> ScheduleRule(start_depth=1, depth=4, position="end", events=3, first=0.1, last=0.5).schedule()
         '0.1@1 0.3@2 0.5@3'
         """
         added = self.depth - self.start_depth
         moments = self._moments(min(self.events, added))
-        # Layer k of `added` comes at the moment that its share of the layers asks for.
+        # Spread the layers evenly over the moments.
         times = [moments[number * len(moments) // added] for number in range(added)]
         indices = [self._index(depth) for depth in range(self.start_depth, self.depth)]
         return " ".join(f"{at}@{index}" for at, index in zip(times, indices, strict=True))
@@ -76,12 +76,12 @@ class ScheduleRule:
     def _mistakes(self) -> list[str]:
         wrong = []
         if self.position not in POSITIONS and not _is_share(self.position):
-            wrong.append(f"position is {self.position!r}; it is one of {', '.join(POSITIONS)}, or a share from 0 to 1")
+            wrong.append(f"position is {self.position!r}; it is one of {', '.join(POSITIONS)}, or from 0 to 1")
         if self.spacing not in SPACINGS:
             wrong.append(f"spacing is {self.spacing!r}; it is one of {', '.join(SPACINGS)}")
         for name in ("first", "last"):
             if not _is_share(at := getattr(self, name)) or at >= 1:
-                wrong.append(f"{name} is {at!r}; it is a share of training from 0 up to, not including, 1")
+                wrong.append(f"{name} is {at!r}; it is a fraction of training, at least 0 and below 1")
         counts = {"events": 1, "start_depth": 0, "depth": 1}
         for name, least in counts.items():
             if not isinstance(count := getattr(self, name), int) or isinstance(count, bool) or count < least:

@@ -1,4 +1,4 @@
-"""The search space of a sweep: parameters with their values, ranges and conditions."""
+"""The search space of a sweep: parameters with values, ranges and conditions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 SPACES = files("pli_train.sweep") / "spaces"
 RULE = "schedule."
-"""What the names of a schedule rule's parameters begin with."""
+"""Prefix of the parameter names of a schedule rule."""
 SEED = "seed"
 RATE = "optim.lr"
 AROUND = 4.0
-"""The baseline's learning rate is tuned from the base's ÷ this to the base's × this, where the space does not say."""
+"""If the space has no learning rate, the baseline's is tuned from the base's ÷ AROUND to the base's × AROUND."""
 TOP = ("description", "base", "set", "space", "baseline", "seeds")
 RANGE = ("low", "high", "log", "step", "when")
 CHOICES = ("choices", "when")
@@ -31,13 +31,13 @@ CHOICES = ("choices", "when")
 
 @dataclass(frozen=True)
 class Parameter:
-    """One dimension of a space.
+    """A parameter of a space.
 
     Attributes:
-        name: a config key; `schedule.position` and the like for a schedule rule; or `seed`.
-        choices: its values where they are listed, else empty.
-        low, high, log, step: its range where there are no choices; whole numbers if `low` and `high` are.
-        when: other parameter → values. The parameter exists only where each of them has one of these values.
+        name: a config key, `schedule.…` for a schedule rule, or `seed`.
+        choices: list of values; empty for a range.
+        low, high, log, step: the range, if there are no choices; integers if `low` and `high` are.
+        when: other parameter → values. The parameter exists only if each of them has one of these values.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Parameter:
 
     @staticmethod
     def label(value: Any) -> Any:
-        """A choice as Optuna has it, which takes no lists and tables."""
+        """Return a choice in Optuna's form: lists and tables become text."""
         return value if isinstance(value, bool | int | float | str) else str(value)
 
     @property
     def labels(self) -> dict[Any, Any]:
-        """What Optuna is given for each choice → the choice."""
+        """Choice in Optuna's form → choice."""
         return {self.label(value): value for value in self.choices}
 
     def suggest(self, trial: BaseTrial) -> Any:
@@ -67,11 +67,11 @@ class Parameter:
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def examples(self) -> tuple[Any, ...]:
-        """Values with which a config is checked before a study starts: all choices, or both ends; one seed of all."""
+        """Return values to check before a study starts: all choices, or both ends of a range; of seeds, the first."""
         return self.choices[:1] if self.name == SEED else self.choices or (self.low, self.high)
 
     def to_table(self) -> dict[str, Any]:
-        """The form in study.json."""
+        """Return the form in study.json."""
         table: dict[str, Any] = (
             {"choices": list(self.choices)} if self.choices else {"low": self.low, "high": self.high}
         )
@@ -82,16 +82,16 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """What a study varies.
+    """The parameters that a study varies, and those that are fixed.
 
     Attributes:
-        name: of the space's file or preset.
+        name: name of the space's file or preset.
         base: preset or config file of the runs.
         fixed: config key → value, for all runs.
-        rule: values of the schedule rule that are not searched.
-        parameters: what is searched, each after those that its conditions name.
-        baseline: config key → value: how the baseline differs from the base at full depth.
-        seeds: runs of each variant, where the whole grid is run; 0 where the space is searched.
+        rule: fixed values of the schedule rule.
+        parameters: searched parameters, each after those in its conditions.
+        baseline: config key → value that the baseline changes in the full-depth base config.
+        seeds: number of seeds per grid point; 0 if the space is searched.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Space:
     seeds: int = 0
 
     def to_table(self) -> dict[str, Any]:
-        """The form in study.json."""
+        """Return the form in study.json."""
         return {
             "set": dict(self.fixed),
             "schedule": dict(self.rule),
@@ -113,7 +113,7 @@ class Space:
         }
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
-        """Parameter → value of a trial. Asking again for the same trial gives the same values."""
+        """Return parameter → value of a trial; the same values when called again for the same trial."""
         chosen: dict[str, Any] = {}
         for parameter in self.parameters:
             if _applies(parameter, chosen):
@@ -121,7 +121,7 @@ class Space:
         return chosen
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of choices, conditions regarded. Raises BadInput when a parameter has a range."""
+        """Return all combinations of choices that meet the conditions. Raises BadInput when a parameter has a range."""
         if ranges := [parameter.name for parameter in self.parameters if not parameter.choices]:
             raise BadInput(f"{self.name}: {', '.join(ranges)}: a grid needs a list of values, not a range")
         points: list[dict[str, Any]] = [{}]
@@ -134,19 +134,19 @@ class Space:
         return points
 
     def labeled(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """A point of the grid as Optuna has it."""
+        """Return a grid point in Optuna's form."""
         parameters = {parameter.name: parameter for parameter in self.parameters}
         return {name: parameters[name].label(value) for name, value in point.items()}
 
     def of_baseline(self, rate: float, lowest: float = 0.0) -> Space:
-        """The space of the model without growth: the parameters of the optimizer, and the seed.
+        """Return the space of the baseline: the optimizer parameters and the seed.
 
-        The learning rate is always tuned. Where the space does not search it, a search takes it from a range around
-        the base's, and a grid takes as many values as there are growth variants, so that both have equally many runs.
+        The learning rate is always tuned. If the space does not contain it, a search uses a range around that of the
+        base config, and a grid as many values as there are growth variants, so that both arms have equally many runs.
 
         Args:
-            rate: the base's learning rate.
-            lowest: learning rate that can be had at least.
+            rate: learning rate of the base config.
+            lowest: lower bound of the learning rate.
         """
         kept = [p for p in self.parameters if p.name.startswith("optim.") or p.name == SEED]
         names = {parameter.name for parameter in kept}
@@ -162,11 +162,11 @@ class Space:
 
     @property
     def is_grid(self) -> bool:
-        """Whether every point is run, and nothing is searched."""
+        """Whether all grid points are run, instead of a search."""
         return self.seeds > 0
 
     def examples(self) -> Iterator[dict[str, Any]]:
-        """Combinations in which each value of each parameter occurs, to be checked before a study starts."""
+        """Yield combinations that contain each value of each parameter, to check before a study starts."""
         for parameter in self.parameters:
             for value in parameter.examples():
                 wanted = {name: values[0] for name, values in parameter.when.items()} | {parameter.name: value}
@@ -183,7 +183,7 @@ _ABSENT = object()
 
 
 def _count(parameters: Sequence[Parameter]) -> int:
-    """Points of a grid of parameters without conditions, the seeds aside."""
+    """Return the number of grid points of parameters without conditions, not counting seeds."""
     return math.prod(len(parameter.choices) for parameter in parameters if parameter.name != SEED)
 
 
@@ -192,7 +192,7 @@ def _applies(parameter: Parameter, chosen: Mapping[str, Any]) -> bool:
 
 
 def presets() -> dict[str, str]:
-    """Each preset space's name and its one line of description."""
+    """Return name → one-line description of each preset space."""
     found = {}
     for path in sorted(SPACES.iterdir(), key=lambda path: path.name):
         if path.name.endswith(".toml"):
@@ -201,11 +201,11 @@ def presets() -> dict[str, str]:
 
 
 def load(source: str, base: str | None = None) -> Space:
-    """Read a space from a TOML file, or a preset.
+    """Read a space from a TOML file or a preset.
 
     Args:
-        source: a file's path, which ends in .toml, or a preset's name.
-        base: preset or config file to use in place of the one that the space names.
+        source: path of a file that ends in .toml, or name of a preset.
+        base: preset or config file that replaces that of the space.
 
     Raises:
         BadInput: every mistake, one line each.
@@ -233,7 +233,7 @@ def load(source: str, base: str | None = None) -> Space:
 
 
 def from_table(table: Mapping[str, Any], source: str, base: str | None = None) -> Space:
-    """A space from a parsed table. Raises BadInput with every mistake, one line each, naming `source`."""
+    """Create a space from a parsed table. Raises BadInput with every mistake, one line each, naming `source`."""
     wrong = [f"{key}: unknown key{did_you_mean(key, TOP)}" for key in table if key not in TOP]
     searched = table.get("space", {})
     sections = {name: table.get(name, {}) for name in ("space", "set", "baseline")}
@@ -261,7 +261,7 @@ def from_table(table: Mapping[str, Any], source: str, base: str | None = None) -
     ordered, unordered = _in_order(found)
     wrong += unordered
     if not entries and not seeds and not wrong:
-        wrong.append("space: is empty: name at least one config key with its values or range")
+        wrong.append("space: is empty; add at least one config key with its values or range")
     if wrong:
         raise BadInput(*(f"{source}: {mistake}" for mistake in wrong))
     if seeds:
@@ -278,7 +278,7 @@ def from_table(table: Mapping[str, Any], source: str, base: str | None = None) -
 
 
 def from_grid(base: str, grid: Sequence[str], seeds: int, fixed: Sequence[str] = ()) -> Space:
-    """A grid of variants × seeds from `KEY=a,b,…` words. Raises BadInput for a word that is none."""
+    """Create a grid of variants × seeds from `KEY=a,b,…` arguments. Raises BadInput for malformed ones."""
     parameters = []
     for word in grid:
         name, equals, text = word.partition("=")
@@ -286,7 +286,7 @@ def from_grid(base: str, grid: Sequence[str], seeds: int, fixed: Sequence[str] =
             raise BadInput(f"--grid {word}: not KEY=VALUE,VALUE (for example --grid optim.lr=1e-3,2e-3)")
         parameters.append(Parameter(name.strip(), tuple(dict.fromkeys(_values(text)))))
     if twice := {p.name for p in parameters if [q.name for q in parameters].count(p.name) > 1}:
-        raise BadInput(f"--grid {', '.join(sorted(twice))}: named twice; give all its values at once")
+        raise BadInput(f"--grid {', '.join(sorted(twice))}: given twice; list all values of a key in one option")
     return Space(
         name=Path(base).stem,
         base=base,
@@ -297,12 +297,12 @@ def from_grid(base: str, grid: Sequence[str], seeds: int, fixed: Sequence[str] =
 
 
 def with_seeds(parameters: Sequence[Parameter], seeds: int) -> list[Parameter]:
-    """Parameters, and first of all the number of the seed: 0 up to `seeds` - 1, added to the base's."""
+    """Return the parameters, preceded by the seed: 0 to `seeds` - 1, added to the base seed."""
     return [Parameter(SEED, tuple(range(seeds))), *parameters]
 
 
 def assigned(words: Sequence[str], option: str = "--set") -> dict[str, Any]:
-    """Key → value of `KEY=VALUE` words. Raises BadInput for a word that is none, naming the option."""
+    """Return key → value of `KEY=VALUE` arguments. Raises BadInput for malformed ones, naming the option."""
     found = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -314,10 +314,10 @@ def assigned(words: Sequence[str], option: str = "--set") -> dict[str, Any]:
 
 
 def overridden(space: Space, words: Sequence[str]) -> Space:
-    """A space whose runs all have these `KEY=VALUE`. Raises BadInput when one of them is searched."""
+    """Return the space with these `KEY=VALUE` fixed. Raises BadInput when one of the keys is searched."""
     fixed = assigned(words)
     if both := [parameter.name for parameter in space.parameters if parameter.name in fixed]:
-        raise BadInput(f"--set {both[0]}: is searched by {space.name}; leave it out here or there")
+        raise BadInput(f"--set {both[0]}: is searched by {space.name}; remove it from --set or from the space")
     return replace(space, fixed={**space.fixed, **fixed})
 
 
@@ -336,7 +336,7 @@ def _value(text: str) -> Any:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "", values: bool = False) -> dict[str, Any]:
-    """Dotted key → value. A table is a value where it holds a domain; with `values`, only where it is empty."""
+    """Return dotted key → value. A table is a value if it is a domain; with `values`, only if it is empty."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         is_section = isinstance(value, dict) and value and (values or not {"low", "high", "choices"} & value.keys())
@@ -360,7 +360,7 @@ def _parameter(name: str, domain: Any) -> Parameter:
     if "choices" in domain:
         choices = domain["choices"]
         if not isinstance(choices, list) or not choices:
-            raise BadInput(f"space.{name}: has no values; list at least one")
+            raise BadInput(f"space.{name}: no values; list at least one")
         return Parameter(name, tuple(choices), when=conditions)
     low, high, step, log = (domain.get(key) for key in ("low", "high", "step", "log"))
     numbers = {"low": low, "high": high} | ({} if step is None else {"step": step})
@@ -377,7 +377,7 @@ def _parameter(name: str, domain: Any) -> Parameter:
 
 
 def _in_order(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[str]]:
-    """Parameters, each after those that it depends on, and what is wrong with the rest."""
+    """Return the parameters, each after those that it depends on, and mistakes in their conditions."""
     names = {parameter.name: parameter for parameter in parameters}
     wrong = [
         f"space.{p.name}: when: '{key}' is not in the space{did_you_mean(key, names)}"
@@ -399,6 +399,6 @@ def _in_order(parameters: Sequence[Parameter]) -> tuple[list[Parameter], list[st
         ready = [p for p in parameters if p.name not in there and set(p.when) <= there]
         if not ready:
             rest = ", ".join(p.name for p in parameters if p.name not in there)
-            return [], [*wrong, f"space: the conditions of {rest} go in a circle"]
+            return [], [*wrong, f"space: the conditions of {rest} are circular"]
         ordered += ready
     return ordered, wrong

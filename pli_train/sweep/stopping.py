@@ -1,4 +1,4 @@
-"""Ask a study to stop, by Ctrl-C, SIGTERM or SIGHUP."""
+"""Handle requests to stop a study: Ctrl-C, SIGTERM or SIGHUP."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 class StopRequest:
-    """Counts requests to stop while it is entered; outside the main thread it changes nothing.
+    """Context manager that counts requests to stop; it has no effect outside the main thread.
 
     Args:
         say: called with a line at each request.
 
     Attributes:
-        times: how often it was asked to stop.
+        times: number of requests.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -25,7 +25,7 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
-        """Whether it was asked to stop."""
+        """Whether there was a request to stop."""
         return self.times > 0
 
     def __enter__(self) -> StopRequest:
@@ -41,4 +41,4 @@ class StopRequest:
 
     def _ask(self, number: int, frame: object) -> None:
         self.times += 1
-        self._say("stopping: workers save; once more kills them" if self.times == 1 else "killing workers")
+        self._say("stopping: workers write checkpoints (again: kill them)" if self.times == 1 else "killing workers")

@@ -1,4 +1,4 @@
-"""A study on disk: what it is made of, its Optuna studies, and the table of its trials."""
+"""A study on disk: its settings, Optuna studies, and table of trials."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 VERSIONS = ("pli", "torch", "transformers", "numpy", "optuna")
 PLAN = "plan"
-"""User attribute of a trial: how it was planned, before it started."""
+"""User attribute of a trial: its plan, stored before it starts."""
 RESULT = "result"
 """User attribute of a trial: FLOPs, tokens, seconds and loss of its run, or its error."""
 MACHINE = "machine"
-"""User attribute of a trial: name of the machine that runs it, or ran it first."""
+"""User attribute of a trial: name of the machine that started it."""
 SURPLUS = "surplus"
-"""User attribute of a trial that one of several machines asked for when there were enough already."""
+"""User attribute of a trial that a machine created when the arm already had all its trials."""
 PRUNED_AT = "pruned_at"
-"""User attribute of a trial that is being pruned: the step of the evaluation that decided it."""
+"""User attribute of a pruned trial: the step of the decisive evaluation."""
 STATES = {
     TrialState.COMPLETE: study_folder.COMPLETE,
     TrialState.PRUNED: study_folder.PRUNED,
@@ -53,21 +53,21 @@ STATES = {
     TrialState.WAITING: study_folder.RUNNING,
 }
 SHARE_OF_TIME = 0.02
-"""Share of time spent writing the table of trials, at most."""
+"""Largest share of time spent writing the table of trials."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a study is. None of it changes once the study has begun.
+    """The settings of a study. They never change after its start.
 
     Attributes:
-        space: what is varied.
+        space: search space.
         objective: one of `study_folder.Objective`.
-        budget: FLOPs, tokens or seconds of a run; None for those of the baseline at the base's steps.
+        budget: FLOPs, tokens or seconds of each run; None for those of the baseline with the base config's steps.
         sampler: one of `study_folder.Sampler`.
         pruner: one of `study_folder.Pruner`.
-        seed: of the sampler.
-        baseline: whether the full-depth baseline is part of the study.
+        seed: seed of the sampler.
+        baseline: whether the study has a full-depth baseline.
     """
 
     space: Space
@@ -79,7 +79,7 @@ class Settings:
     baseline: bool = True
 
     def to_table(self, base: Mapping[str, Any]) -> dict[str, Any]:
-        """The form in study.json, by which a study is recognized. `base` is the resolved base config."""
+        """Return the form in study.json, which identifies the study. `base` is the resolved base config."""
         return {
             "base": dict(base),
             "space": self.space.to_table(),
@@ -94,16 +94,16 @@ class Settings:
 
 @dataclass
 class Study:
-    """An open study. Its holder is the only process that writes to the folder, but for the workers.
+    """An open study. Only this process and the workers write to its folder.
 
     Attributes:
-        folder: of the study.
-        settings: what it is.
-        document: study.json.
-        storage: of its trials.
-        lock: on the folder; with a database, one for each machine.
+        folder: study folder.
+        settings: settings of the study.
+        document: contents of study.json.
+        storage: storage of its trials.
+        lock: lock on the folder; with a database, one per machine.
         machine: name of this machine.
-        say: called with lines for the user.
+        say: called with each line of progress.
     """
 
     folder: Path
@@ -128,19 +128,19 @@ class Study:
         url: str | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> Study:
-        """Begin a study, or go on with the one in the folder.
+        """Start a study, or resume the one in the folder.
 
         Args:
-            folder: of the study.
-            settings: what it is to be.
-            base: the resolved base config, as JSON has it.
-            budget: of each run as it was computed, for a study that begins.
-            url: of a database for the trials; the journal in the folder if None.
-            say: called with lines for the user.
+            folder: study folder.
+            settings: settings of the study.
+            base: resolved base config in JSON form.
+            budget: computed budget of each run, for a new study.
+            url: URL of a database for the trials; None for the journal in the folder.
+            say: called with each line of progress.
 
         Raises:
-            BadInput: when another study or something else is in the folder, another process runs the study, its journal
-                is damaged, or its storage cannot be reached.
+            BadInput: when the folder contains another study or something else, another process runs the study, its
+                journal is damaged, or its storage cannot be reached.
             PliError: when the folder cannot be written.
         """
         table = json.loads(json.dumps(settings.to_table(base)))
@@ -155,7 +155,7 @@ class Study:
             _warn_of_versions(study_folder.read(folder), say)
         else:
             _publish(folder, _new_document(folder, table, budget, url))
-            _require(folder, table)  # another machine may have been faster, with another study
+            _require(folder, table)  # another machine may have just started another study
         document = study_folder.read(folder)
         if (document["storage"] is None) != (url is None):
             raise BadInput(f"{folder}: its trials are in {document['storage'] or study_folder.JOURNAL}; see --storage")
@@ -165,7 +165,7 @@ class Study:
         return cls(folder, settings, document, storage, lock, machine, say)
 
     def arm(self, name: str) -> optuna.Study:
-        """Open the Optuna study of an arm, or make it."""
+        """Open or create the Optuna study of an arm."""
         if name not in self._arms:
             self._arms[name] = optuna.create_study(
                 study_name=study_folder.study_name(self.document["id"], name),
@@ -183,19 +183,19 @@ class Study:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """The arms that are searched."""
+        """The searched arms."""
         return (GROWTH, BASELINE) if self.settings.baseline else (GROWTH,)
 
     def trials(self, arm: str, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
-        """Return the trials of an arm, in order. They are not to be changed."""
+        """Return the trials of an arm, in order. They must not be modified."""
         found = self.arm(arm).get_trials(deepcopy=False, states=states)
         return [trial for trial in found if SURPLUS not in trial.user_attrs]
 
     def stale(self, arm: str) -> list[FrozenTrial]:
-        """Return running trials that nobody runs: all that this process does not, or those of machines that are lost.
+        """Return trials in state RUNNING without a coordinator.
 
-        With a database, a trial is lost when its machine gave no sign of life for some heartbeats. Trials of this
-        machine are this coordinator's, or its predecessor's.
+        With the journal, these are all running trials. With a database, they are those of this machine, and those of
+        machines that missed several heartbeats.
         """
         running = self.trials(arm, (TrialState.RUNNING,))
         if not isinstance(self.storage, BaseHeartbeat):
@@ -219,9 +219,9 @@ class Study:
         return isinstance(self.storage, BaseHeartbeat)
 
     def ask(self, arm: str) -> FrozenTrial:
-        """Begin a trial. Its values are chosen later (`Arm.propose`), which a crash in between does not change."""
+        """Create a trial. Its values are sampled later by `Arm.propose`, also after a crash in between."""
         study = self.arm(arm)
-        study.sampler = optuna.samplers.RandomSampler()  # draws nothing here
+        study.sampler = optuna.samplers.RandomSampler()  # samples nothing here
         number = study.ask().number
         trial = study.get_trials(deepcopy=False)[number]
         self.heartbeat([trial])
@@ -230,7 +230,7 @@ class Study:
         return trial
 
     def is_surplus(self, arm: str, trial: FrozenTrial, target: int) -> bool:
-        """Whether other machines asked for the last trials that were missing before this one; then it is dropped."""
+        """Whether other machines already created the last missing trials; if so, drop this one."""
         if sum(other.number <= trial.number for other in self.trials(arm)) <= target:
             return False
         self.set(trial, SURPLUS, True)
@@ -243,7 +243,7 @@ class Study:
         self._table_stale = True
 
     def finish(self, arm: str, trial: FrozenTrial, state: TrialState, result: dict[str, Any]) -> None:
-        """Store how a trial ended, unless another machine did. `result` has its `value` where it is complete."""
+        """Store the result of a trial, unless another machine did. `result` has a `value` if the trial is complete."""
         value = result["value"] if state == TrialState.COMPLETE else None
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.set(trial, RESULT, result)
@@ -255,7 +255,7 @@ class Study:
         return [_row(arm, trial) for arm in names for trial in self.trials(arm)]
 
     def write_table(self, now: bool = False) -> None:
-        """Write trials.json if it is out of date, and not so often that it takes up time. Raises PliError."""
+        """Write trials.json if it is out of date, within SHARE_OF_TIME unless `now`. Raises PliError."""
         wait = self._table_took / SHARE_OF_TIME
         if not self._table_stale or not (now or time.monotonic() > self._table_written + wait):
             return
@@ -266,7 +266,7 @@ class Study:
         self._table_took = self._table_written - began
 
     def close(self) -> None:
-        """Let others open the study."""
+        """Release the lock on the study."""
         self.lock.release()
 
 
@@ -287,27 +287,27 @@ def _row(arm: str, trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _never_owned(trial: FrozenTrial) -> bool:
-    """Whether the machine that asked for a trial was lost before it could say which it is."""
+    """Whether the machine that created a trial was lost before it stored its name."""
     age = (datetime.now() - (trial.datetime_start or datetime.now())).total_seconds()
     return MACHINE not in trial.user_attrs and age > 3 * journal.HEARTBEAT
 
 
 def _require(folder: Path, table: dict[str, Any]) -> None:
-    """Raise BadInput unless a folder is free for a study with these settings, or holds it."""
+    """Raise BadInput unless a folder is unused or contains the study with these settings."""
     if study_folder.is_study(folder):
         theirs = study_folder.read(folder).get("settings")
         theirs = theirs if isinstance(theirs, dict) else {}
         if different := [key for key in table if table[key] != theirs.get(key)]:
             raise BadInput(
-                f"{folder}: holds another study (its {some(different)} differ{'s' * (len(different) == 1)}); "
-                "name another folder with --out"
+                f"{folder}: contains another study (its {some(different)} differ{'s' * (len(different) == 1)}); "
+                "choose another folder with --out"
             )
     elif folder.exists() and (not folder.is_dir() or not _is_unborn(folder)):
-        raise BadInput(f"{folder}: already exists and is not a study; name another folder with --out")
+        raise BadInput(f"{folder}: already exists and is not a study; choose another folder with --out")
 
 
 def _is_unborn(folder: Path) -> bool:
-    """Whether a folder holds only what a study makes before its study.json."""
+    """Whether a folder contains only files that a study creates before its study.json."""
     ours = {study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS, study_folder.SLURM}
     return all(
         path.name in ours or path.name.endswith(study_folder.LOCK) or path.name.startswith(".partial-")
@@ -344,4 +344,4 @@ def _warn_of_versions(document: dict[str, Any], say: Callable[[str], None]) -> N
     now = {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
     then = document.get("versions", {})
     if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
-        say(f"versions changed since this study began: {', '.join(changed)}; its trials may not be comparable")
+        say(f"versions changed since the study started: {', '.join(changed)}; its trials may not be comparable")

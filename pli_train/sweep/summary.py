@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def best(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials of the variant with the lowest mean value: one, or one for each seed. Empty when none is complete."""
+    """Return the trials with the lowest mean value over seeds: one per seed. Empty if no trial is complete."""
     variants: dict[str, list[FrozenTrial]] = defaultdict(list)
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
@@ -29,7 +29,7 @@ def best(trials: list[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def summary(study: Study) -> Iterator[str]:
-    """One line for each arm: its best value, and where it was found."""
+    """Yield one line per arm: its best value and parameters."""
     for arm in study.arms:
         trials = study.trials(arm)
         found = best(trials)

@@ -1,4 +1,4 @@
-"""Turn the parameters of a trial into the config of a run that keeps to the budget."""
+"""Convert the parameters of a trial to the config of a run within the budget."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 SCHEDULE, DEPTH, HEADS, STEPS = "growth.schedule", "model.initial_layers", "model.initial_heads", "train.steps"
 EPOCHS = "train.epochs"
 BY_FLOPS = ("flops", "area")
-"""Objectives for which each run has as many steps as a budget of FLOPs allows."""
+"""Objectives with a FLOPs budget, from which the number of steps of each run is computed."""
 CHECKPOINTS = 10
-"""Checkpoints of a trial beside those around its events. The newest is kept; a killed worker resumes from it."""
+"""Number of checkpoints of a trial, besides those around its events. Only the newest is kept, to resume from."""
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial before it runs.
+    """A planned trial.
 
     Attributes:
-        config: of its run.
-        changes: config key → value: how it differs from the base, checkpoints aside.
-        steps: of its run.
-        flops: planned; None where they are not known.
+        config: config of its run.
+        changes: config key → value that differs from the base config, except checkpoint settings.
+        steps: number of steps.
+        flops: planned FLOPs; None if they are unknown.
     """
 
     config: RunConfig
@@ -46,25 +46,25 @@ class PlannedTrial:
     flops: int | None
 
     def to_toml(self) -> str:
-        """The whole config, as `pli-train run` reads it."""
+        """Return the complete config as TOML for `pli-train run`."""
         return tomli_w.dumps(_without_none(self.config.model_dump(mode="json")))
 
 
 class TrialConfigs:
-    """Makes the configs of a study's trials.
+    """Creates the configs of a study's trials.
 
     Args:
-        space: of the study.
-        objective: what trials are compared at: `flops` and `area` give each run as many steps as the budget allows.
-        budget: FLOPs or tokens of each run; None for those of the baseline at the base's steps.
+        space: space of the study.
+        objective: objective of the study; for `flops` and `area`, the budget sets the number of steps of each run.
+        budget: FLOPs or tokens of each run; None for those of the baseline with the base config's steps.
         planner: plans runs.
 
     Attributes:
-        base: the base config, with what the space sets.
-        budget: FLOPs or tokens of each run; None where each has the base's steps.
+        base: base config with the fixed values of the space.
+        budget: FLOPs or tokens of each run; None if each run has the base config's steps.
 
     Raises:
-        BadInput: for a base, a fixed value or a budget that cannot be used.
+        BadInput: when the base config, a fixed value or the budget is invalid.
     """
 
     def __init__(self, space: Space, objective: str, budget: float | None, planner: Planner) -> None:
@@ -81,10 +81,10 @@ class TrialConfigs:
         Args:
             arm: `growth` or `baseline`.
             chosen: parameter → value.
-            name: of the run.
+            name: name of the run.
 
         Raises:
-            BadInput: when these values make no config.
+            BadInput: when the config with these values is invalid.
         """
         changes = self._changes(arm, chosen)
         source = f"{self.space.name}: {arm} trial with " + (
@@ -104,7 +104,7 @@ class TrialConfigs:
         return PlannedTrial(config, changes, steps, flops)
 
     def check(self, arms: Mapping[str, Space]) -> None:
-        """Plan trials in which each value of each arm's space occurs. Raises BadInput with every mistake found."""
+        """Plan trials that contain each value of each arm's space. Raises BadInput with every mistake found."""
         wrong: list[str] = []
         for arm, space in arms.items():
             for chosen in space.examples():
@@ -116,7 +116,7 @@ class TrialConfigs:
             raise BadInput(*wrong)
 
     def _steps(self, plan: RunPlan) -> tuple[int, int | None]:
-        """Steps within the budget, and FLOPs where they can be planned."""
+        """Return the steps within the budget, and the FLOPs if they can be planned."""
         if self.objective in BY_FLOPS:
             steps = budgets.steps_within(plan, self.budget or 0)
             return steps, budgets.flops_of(plan, steps)
@@ -124,7 +124,7 @@ class TrialConfigs:
         if self.objective == "tokens" and self.budget:
             steps = int(self.budget // (plan.blocks_per_step * plan.config.train.block_size))
             if steps < 1:
-                raise BadInput(f"a budget of {self.budget:,.0f} tokens is less than a step's: give a larger --budget")
+                raise BadInput(f"a budget of {self.budget:,.0f} tokens is less than one step; give a larger --budget")
         try:
             return steps, budgets.flops_of(plan, steps)
         except BadInput:
@@ -147,7 +147,7 @@ class TrialConfigs:
         return 1 if depth is None or depth >= self._depth else depth
 
     def _final_depth(self) -> int:
-        """Layers of the baseline: the most that a run of this study ends with."""
+        """Return the depth of the baseline: the largest final depth of all runs of the study."""
         plan = self._planner.plan(self.base)
         end = plan.events[-1].lineage if plan.events else plan.start.lineage()
         depths = [len(end.stack)]
@@ -168,7 +168,7 @@ def _few_checkpoints(steps: int) -> dict[str, Any]:
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """TOML has no null; what is None in a config is so by default."""
+    """TOML has no null; keys that are None in a config are None by default."""
     return {
         key: _without_none(value) if isinstance(value, dict) else value
         for key, value in table.items()

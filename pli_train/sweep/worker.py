@@ -1,7 +1,7 @@
-"""A worker: one `pli-train run` or `resume` at a time in a run folder, and the lock that says so.
+"""A worker: one `pli-train run` or `resume` in a run folder, guarded by a lock.
 
-A worker holds a lock on its log from before it starts until it is gone. The operating system releases the lock when
-the worker dies, so whoever gets the lock knows that no other process works on the trial, start-up included.
+A worker holds a lock on its log file from before its start to its end. The operating system releases the lock when the
+worker dies, so the process that gets the lock knows that no other process runs the trial.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pli_train.core.run_format import run_folder, study_folder
 from pli_train.sweep.objective import is_finished
 
 UNKNOWN = 256
-"""Exit code of a worker that another process started."""
+"""Exit code of a worker that another process started, which is unknown."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker does.
+    """The task of a worker.
 
     Attributes:
-        folder: of the study.
-        name: of the run.
-        threads: of OpenMP. The result depends on it.
+        folder: study folder.
+        name: name of the run.
+        threads: number of OpenMP threads. The result depends on it.
     """
 
     folder: Path
@@ -50,22 +50,22 @@ class Task:
 
     @property
     def log(self) -> Path:
-        """Where the worker's output goes."""
+        """The log file with the output of the worker."""
         return self.folder / study_folder.LOGS / f"{self.name}.log"
 
     @property
     def exit_code(self) -> Path:
-        """Where a worker on another machine writes its exit code."""
+        """The file to which a worker on another machine writes its exit code."""
         return self.log.with_suffix(".exit")
 
     def command(self) -> list[str]:
-        """What begins the run, or resumes it."""
+        """Return the command that starts or resumes the run."""
         begun = (self.run / run_folder.RUN).is_file()
         words = ["resume", str(self.run)] if begun else ["run", str(self.config), "--out", str(self.run)]
         return [sys.executable, "-m", "pli_train", *words, "--quiet"]
 
     def environment(self) -> dict[str, str]:
-        """The environment of the worker."""
+        """Return the environment variables of the worker."""
         return {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
 
 
@@ -76,21 +76,21 @@ class Worker(Protocol):
         """Return the exit code, negative for a signal; None while it runs."""
 
     def signal(self, number: int) -> None:
-        """Send a signal, if it can be reached."""
+        """Send a signal, if the worker can be reached."""
 
 
 class Launcher(Protocol):
-    """Starts workers, at most `slots` at a time, with so many OpenMP `threads` each."""
+    """Starts workers: at most `slots` in parallel, each with `threads` OpenMP threads."""
 
     slots: int
     threads: int
 
     def start(self, task: Task, slot: int) -> Worker:
-        """Start a worker, or find the one that works on this task already."""
+        """Start a worker, or return the one that already runs this task."""
 
 
 def claim(task: Task) -> IO[bytes] | None:
-    """Open a task's log and lock it; None while a worker holds it. The worker inherits the open file.
+    """Open and lock the log of a task; None while a worker holds the lock. The worker inherits the open file.
 
     Raises:
         PliError: when the log cannot be opened.
@@ -106,14 +106,14 @@ def claim(task: Task) -> IO[bytes] | None:
 
 
 def work(task: Task, folder: str) -> int:
-    """Do a task in this process's place on another machine, unless another worker does it already.
+    """Run a task on another machine, unless a worker already runs it.
 
     Args:
-        task: as the coordinator has it.
-        folder: the coordinator's working folder, from which paths in configs count.
+        task: task to run.
+        folder: working directory of the coordinator; paths in configs are relative to it.
 
     Returns:
-        The exit code of `pli-train`; UNKNOWN where another worker holds the task.
+        The exit code of `pli-train`; UNKNOWN if another worker runs the task.
     """
     os.chdir(folder)
     if (log := claim(task)) is None:
@@ -137,7 +137,7 @@ def _train(task: Task, log: IO[bytes]) -> int:
 
 
 def is_training(run: Path) -> bool:
-    """Whether a process trains in a run folder, one that somebody started by hand included."""
+    """Whether any process trains in a run folder, also one that the user started."""
     try:
         with (run / run_folder.LOCK).open("rb") as file:
             return not _locks(file)
@@ -162,14 +162,14 @@ class FoundWorker:
         self._task = task
 
     def poll(self) -> int | None:
-        """Return UNKNOWN once the worker is gone."""
+        """Return UNKNOWN after the worker has ended, None before."""
         if (file := claim(self._task)) is None:
             return None
         file.close()
         return UNKNOWN
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process that trains in the run folder, once it does."""
+        """Send a signal to the process that trains in the run folder, if there is one."""
         if is_training(self._task.run):
             with suppress(OSError, ValueError):
                 os.kill(int((self._task.run / run_folder.LOCK).read_text()), number)

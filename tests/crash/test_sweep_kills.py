@@ -117,7 +117,7 @@ def test_ctrl_c_stops_workers_at_a_checkpoint_and_the_same_command_goes_on(warm,
             time.sleep(0.01)
         coordinator.kill(signal.SIGINT)
         assert coordinator.wait() == 130, coordinator.errors
-        assert "the same command goes on" in coordinator.errors
+        assert "run the same command to resume" in coordinator.errors
         assert "Traceback" not in coordinator.errors
         assert workers(study) == {}
     coordinator = warm.start(*command, "-o", study, forks=True)
@@ -183,6 +183,6 @@ def test_a_torn_journal_is_repaired_and_loses_no_finished_trial(warm, command, t
         assert len(list(study.glob("journal.log.cut-*"))) == cut - 1
     coordinator = warm.start(*command, "-o", study, forks=True)
     assert coordinator.wait() == 0, coordinator.errors
-    assert "a torn line was cut off" in coordinator.errors
+    assert "removed an incomplete line" in coordinator.errors
     assert len(list(study.glob("journal.log.cut-*"))) == 5
     check(study, tmp_path)

@@ -1,16 +1,16 @@
-"""The study folder of a sweep: names of files, arms and fields of a trial, and how to read them.
+"""The study folder of a sweep: names of files, arms and trial fields, and functions to read them.
 
     studies/NAME/
       study.json                settings, resolved base config, budget, versions, command line
       journal.log               Optuna's journal (absent with --storage); the coordinator is its only writer
-      trials.json               a table of all trials, for readers; written anew while the study runs
+      trials.json               a table of all trials, for readers; rewritten while the study runs
       study.lock                held by the coordinator
-      configs/growth-0007.toml  the whole config of a trial
+      configs/growth-0007.toml  the complete config of a trial
       runs/growth-0007/         its run folder
       logs/growth-0007.log      output of its worker, which holds a lock on it while it is alive
 
-Each arm is an Optuna study of its own in one storage, so that each has its own sampler. Reading a study takes no lock,
-changes nothing and needs no Optuna.
+Each arm is a separate Optuna study in one storage, with its own sampler. Reading a study folder takes no lock, changes
+nothing and does not need Optuna.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ FIELDS = (
     "started",
     "finished",
 )
-"""Fields of a trial in trials.json; None where they do not apply or are not known yet.
+"""Fields of a trial in trials.json; None if a field does not apply or is not known yet.
 
-arm, number: which trial of which arm. run: name in `runs/`, `configs/` and `logs/`. value: what the study minimizes, of
-complete trials. loss: final eval loss, on all held-out text where that was evaluated. params: parameter → value, as
-sampled. changes: config key → value, how its config differs from the base config. of_arm, of_trial: of a trial of the
-arm `confirm`, the trial that it repeats with another seed. error: why it failed. started, finished: ISO times.
+arm, number: identify the trial. run: name in `runs/`, `configs/` and `logs/`. value: minimized value of a complete
+trial. loss: final eval loss, over all held-out text if that was evaluated. params: parameter → sampled value. changes:
+config key → value that differs from the base config. of_arm, of_trial: the trial that a trial of the arm `confirm`
+repeats with another seed. error: why it failed. started, finished: ISO times.
 """
 
 
@@ -97,21 +97,21 @@ def trial_name(arm: str, number: int) -> str:
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a folder is a study's."""
+    """Whether a folder is a study folder."""
     return (folder / STUDY).is_file()
 
 
 def read(folder: Path) -> dict[str, Any]:
     """Read study.json. Raises BadInput when the folder is not a study, or a newer version wrote it."""
     if not is_study(folder):
-        raise BadInput(f"{folder}: not a study, it holds no {STUDY}; `pli-train sweep` makes one")
+        raise BadInput(f"{folder}: not a study folder: no {STUDY} in it; `pli-train sweep` creates one")
     return _document(folder / STUDY, FORMAT)
 
 
 def trials(folder: Path) -> list[dict[str, Any]]:
     """Read the trials of a study as rows with FIELDS, by arm and number.
 
-    The table may be some seconds older than the state of a running study.
+    While a study is running, the table may be some seconds old.
 
     Raises:
         BadInput: when the folder is not a study, or its table cannot be read.
@@ -121,7 +121,7 @@ def trials(folder: Path) -> list[dict[str, Any]]:
         return []
     rows = _document(folder / TRIALS, TRIALS_FORMAT).get("trials")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise BadInput(f"{folder / TRIALS}: holds no list of trials")
+        raise BadInput(f"{folder / TRIALS}: contains no list of trials")
     return [{name: row.get(name) for name in FIELDS} for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""Start workers as processes of this machine, each with its share of the cores, or a GPU of its own."""
+"""Start workers as local processes, each with a share of the cores or its own GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pli_train.sweep.worker import FoundWorker, Task, Worker, claim
 
 
 def count_gpus() -> int:
-    """Count the NVIDIA GPUs that this process may use, without loading torch."""
+    """Count the NVIDIA GPUs that this process may use, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
@@ -22,13 +22,13 @@ class LocalLauncher:
     """Starts workers on this machine.
 
     Args:
-        workers: at a time; None for one on each GPU, or one on each core where there is no GPU.
-        gpus: how many this machine has.
-        threads: of OpenMP, for each worker; None for its share of the cores.
+        workers: number of parallel workers; None for one per GPU, or one per core without a GPU.
+        gpus: number of GPUs.
+        threads: OpenMP threads per worker; None for its share of the cores.
 
     Attributes:
-        slots: workers at a time.
-        threads: of OpenMP, for each worker.
+        slots: number of parallel workers.
+        threads: OpenMP threads per worker.
     """
 
     def __init__(self, workers: int | None = None, gpus: int = 0, threads: int | None = None) -> None:
@@ -46,33 +46,33 @@ class LocalLauncher:
         environment = task.environment()
         if self._gpus > 1:
             environment["CUDA_VISIBLE_DEVICES"] = self._device(slot)
-        with log:  # the worker keeps it open, and so locked
+        with log:  # the worker inherits the file and its lock
             process = subprocess.Popen(
                 task.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for the coordinator, which passes it on
+                start_new_session=True,  # Ctrl-C reaches only the coordinator, which forwards it
             )
         with suppress(OSError):
             os.sched_setaffinity(process.pid, self._cores_of(slot))
         return LocalWorker(process)
 
     def _cores_of(self, slot: int) -> list[int]:
-        """The cores of a slot; shared where there are more slots than cores."""
+        """Return the cores of a slot; slots share cores if there are more slots than cores."""
         first = slot * self._share % len(self._cores)
         return self._cores[first : first + self._share]
 
     def _device(self, slot: int) -> str:
-        """The GPU of a slot, among those that this process may use."""
+        """Return the GPU of a slot, among those that this process may use."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         devices = visible.split(",") if visible else [str(number) for number in range(self._gpus)]
         return devices[slot % len(devices)]
 
 
 class LocalWorker:
-    """A process that this one started."""
+    """A child process."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process

@@ -1,4 +1,4 @@
-"""Start workers as tasks of a Ray cluster. The study's folder must be on a file system that all nodes share."""
+"""Start workers as tasks of a Ray cluster. The study folder must be on a file system that all nodes share."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class RayLauncher:
     """Starts workers as Ray tasks.
 
     Args:
-        workers: tasks at a time.
-        threads: of OpenMP, for each worker, which are its cores.
-        options: of `ray.remote` (`num_gpus`, `resources`, …), and `address` of the cluster; without it, the cluster in
-            RAY_ADDRESS, or one that is started on this machine.
+        workers: number of parallel tasks.
+        threads: OpenMP threads and cores per worker.
+        options: options of `ray.remote` (`num_gpus`, `resources`, …), and `address` of the cluster (default:
+            RAY_ADDRESS, or a new local cluster).
 
     Attributes:
-        slots: tasks at a time.
-        threads: of each worker.
+        slots: number of parallel tasks.
+        threads: OpenMP threads per worker.
 
     Raises:
-        BadInput: when Ray is not installed, its cluster cannot be reached, or it does not know an option.
+        BadInput: when Ray is not installed, its cluster cannot be reached, or an option is unknown.
     """
 
     def __init__(self, workers: int, threads: int, options: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ class RayLauncher:
         try:
             ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
             self._task = ray.remote(num_cpus=threads, max_retries=0, **further)(work)
-        except Exception as error:  # Ray raises of many kinds
+        except Exception as error:  # Ray raises many types
             raise BadInput(f"--launcher ray: {in_a_line(error)}") from None
 
     def start(self, task: Task, slot: int) -> Worker:
@@ -59,7 +59,7 @@ class RayWorker:
         self._reference = reference
 
     def poll(self) -> int | None:
-        """Return the worker's exit code, or that of a kill where the task has none; None while it waits or runs."""
+        """Return the worker's exit code, or -SIGKILL if the task left none; None while it is queued or running."""
         import ray
 
         ready, _ = ray.wait([self._reference], timeout=0)
@@ -71,7 +71,7 @@ class RayWorker:
             return -signal.SIGKILL
 
     def signal(self, number: int) -> None:
-        """Cancel the task, which has its run write a checkpoint; SIGKILL ends it at once."""
+        """Cancel the task, so that its run writes a checkpoint and stops; SIGKILL ends it at once."""
         import ray
 
         ray.cancel(self._reference, force=number == signal.SIGKILL)

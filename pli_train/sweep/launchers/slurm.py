@@ -1,4 +1,4 @@
-"""Start workers as SLURM jobs, through submitit. The study's folder must be on a file system that all nodes share."""
+"""Start workers as SLURM jobs, through submitit. The study folder must be on a file system that all nodes share."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ class SlurmLauncher:
     """Starts workers as SLURM jobs.
 
     Args:
-        folder: of the study.
-        workers: jobs at a time.
-        threads: of OpenMP, for each worker, which are its cores.
-        options: of submitit (`timeout_min`, `slurm_partition`, `gpus_per_node`, …); `cluster=local` runs the jobs here.
+        folder: study folder.
+        workers: number of parallel jobs.
+        threads: OpenMP threads and cores per worker.
+        options: options of submitit (`timeout_min`, `slurm_partition`, `gpus_per_node`, …); `cluster=local` runs
+            the jobs on this machine.
 
     Attributes:
-        slots: jobs at a time.
-        threads: of each worker.
+        slots: number of parallel jobs.
+        threads: OpenMP threads per worker.
 
     Raises:
-        BadInput: when submitit is not installed, there is no SLURM, or it does not know an option.
+        BadInput: when submitit is not installed, SLURM is not available, or an option is unknown.
     """
 
     def __init__(self, folder: Path, workers: int, threads: int, options: Mapping[str, Any]) -> None:
@@ -43,7 +44,7 @@ class SlurmLauncher:
         try:
             self._executor = submitit.AutoExecutor(folder=folder / study_folder.SLURM, cluster=str(cluster))
             self._executor.update_parameters(name=folder.name, cpus_per_task=threads, **further)
-        except Exception as error:  # submitit raises of many kinds, RuntimeError where there is no SLURM
+        except Exception as error:  # submitit raises many types; RuntimeError without SLURM
             raise BadInput(f"--launcher slurm: {in_a_line(error)}") from None
 
     def start(self, task: Task, slot: int) -> Worker:
@@ -55,7 +56,7 @@ class SlurmLauncher:
         try:
             return SlurmWorker(self._executor.submit(work, task, str(Path.cwd())), task)
         except Exception as error:
-            raise PliError(f"--launcher slurm: a job was not accepted ({in_a_line(error)})") from None
+            raise PliError(f"--launcher slurm: a job was rejected ({in_a_line(error)})") from None
 
 
 class SlurmWorker:
@@ -65,7 +66,7 @@ class SlurmWorker:
         self._job, self._task = job, task
 
     def poll(self) -> int | None:
-        """Return the worker's exit code, or that of a kill where the job has none; None while it waits or runs."""
+        """Return the worker's exit code, or -SIGKILL if the job left none; None while it is queued or running."""
         if not self._job.done():
             return None
         try:
@@ -74,6 +75,6 @@ class SlurmWorker:
             return -signal.SIGKILL
 
     def signal(self, number: int) -> None:
-        """Cancel the job: SLURM sends SIGTERM, and SIGKILL some time later."""
+        """Cancel the job: SLURM sends SIGTERM, and SIGKILL later."""
         if not self._job.done():
             self._job.cancel(check=False)

@@ -60,8 +60,8 @@ def test_a_study_is_named_after_its_config_and_printed_on_stdout(call, corpus, t
         ),
         (["when", "--sampler", "grid"], "error: when: optim.lr, schedule.first, schedule.last: a grid needs a list"),
         (["when", "--trials", 0], "error: invalid value for '--trials': Input should be greater"),
-        (["when", "--launcher", "slurm"], "error: --launcher slurm: needs the number of runs at a time: --workers N"),
-        (["when", "--set", "optim.lr=1"], "error: --set optim.lr: is searched by when; leave it out here or there"),
+        (["when", "--launcher", "slurm"], "error: --launcher slurm: needs --workers N, the number of parallel runs"),
+        (["when", "--set", "optim.lr=1"], "error: --set optim.lr: is searched by when; remove it from --set"),
     ],
 )
 def test_what_cannot_be_used_is_one_clear_line_and_leaves_nothing(call, tmp_path, words, message):

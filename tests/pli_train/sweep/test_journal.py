@@ -93,7 +93,7 @@ def test_a_write_that_finds_no_room_leaves_the_journal_as_it_was(path, monkeypat
 
     study = optuna.load_study(study_name="s", storage=JournalStorage(journal.Journal(path)))
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(PliError, match=r"not written \(no space left on device\); the same command goes on"):
+    with pytest.raises(PliError, match=r"not written \(no space left on device\); fix this, then run the same"):
         study.ask()
     monkeypatch.setattr(os, "fsync", fsync)
     assert path.read_bytes() == before
@@ -112,12 +112,12 @@ def test_a_reader_sees_what_was_appended_since(path):
 
 def test_a_password_is_not_shown():
     assert journal.without_password("postgresql+psycopg://me:secret@host/db") == "postgresql+psycopg://me:***@host/db"
-    with pytest.raises(BadInput, match="--storage nonsense: not a database's URL"):
+    with pytest.raises(BadInput, match="--storage nonsense: not a database URL"):
         journal.without_password("nonsense")
 
 
 def test_a_database_out_of_reach_is_one_clear_line(tmp_path):
-    with pytest.raises(BadInput, match=r"--storage sqlite:.*: out of reach \(unable to open database file\)"):
+    with pytest.raises(BadInput, match=r"--storage sqlite:.*: cannot be reached \(unable to open database file\)"):
         journal.open_storage(tmp_path / "j", f"sqlite:///{tmp_path}/no/such/folder/db")
     with pytest.raises(BadInput, match="--storage postgresql"):
         journal.open_storage(tmp_path / "j", "postgresql://nobody@127.0.0.1:1/none")

@@ -217,8 +217,8 @@ def test_a_launcher_whose_extra_is_missing_is_one_clear_line(kind, module, messa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("slurm", None, None, []), "--launcher slurm: needs the number of runs at a time: --workers N"),
-        (("local", 1, None, ["a=1"]), "--launcher-option a=1: is for --launcher slurm and ray"),
+        (("slurm", None, None, []), "--launcher slurm: needs --workers N, the number of parallel runs"),
+        (("local", 1, None, ["a=1"]), "--launcher-option a=1: applies only to --launcher slurm and ray"),
         (("ray", 1, None, ["a"]), "--launcher-option a: not KEY=VALUE"),
     ],
 )

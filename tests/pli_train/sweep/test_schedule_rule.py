@@ -38,7 +38,7 @@ def test_every_schedule_is_feasible_and_ends_at_full_depth(position, events, sta
 
 
 WRONG = {
-    "position": ("top", "position is 'top'; it is one of start, middle, end, or a share from 0 to 1"),
+    "position": ("top", "position is 'top'; it is one of start, middle, end, or from 0 to 1"),
     "spacing": ("even", "spacing is 'even'; it is one of equal, geometric"),
     "first": (1.0, "first is 1.0"),
     "events": (0, "events is 0; it is a whole number from 1"),

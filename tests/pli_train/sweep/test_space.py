@@ -56,14 +56,14 @@ def test_asking_again_for_the_values_of_a_trial_gives_the_same(load):
 
 WRONG = {
     'bsae = "tiny"': "mine.toml: bsae: unknown key; did you mean 'base'?",
-    "[space]": "mine.toml: space: is empty: name at least one config key with its values or range",
-    '[space]\n"optim.lr" = []': "mine.toml: space.optim.lr: has no values; list at least one",
+    "[space]": "mine.toml: space: is empty; add at least one config key with its values or range",
+    '[space]\n"optim.lr" = []': "mine.toml: space.optim.lr: no values; list at least one",
     '[space]\n"optim.lr" = { low = 2, high = 1 }': "mine.toml: space.optim.lr: no range: low 2 to high 1",
     '[space]\n"optim.lr" = { low = 0.0, high = 1, log = true }': "low > 0 and no step",
     '[space]\n"optim.lr" = { low = 1, heigh = 2 }': "unknown key 'heigh'; did you mean 'high'?",
     '[space]\n"optim.lr" = { low = "a", high = 2 }': "low: expected a number, got 'a'",
     '[space]\n"optim.lr" = { choices = [1], when = { "optim.eps" = [1] } }': "when: 'optim.eps' is not in the space",
-    "[space]\na = { choices = [1], when = { b = [1] } }\nb = { choices = [1], when = { a = [1] } }": "go in a circle",
+    "[space]\na = { choices = [1], when = { b = [1] } }\nb = { choices = [1], when = { a = [1] } }": "are circular",
     "[space]\na = { choices = [1], when = { b = [2] } }\nb = [1]": "when: b is never 2",
     "[space.schedule]\nposition = 'top'\nevent = [1, 2]": "unknown key; did you mean 'events'?",
     "seeds = -1": "seeds: expected a whole number, got -1",
@@ -120,7 +120,7 @@ def test_a_grid_word_needs_a_key_and_values(word):
 
 
 def test_a_key_of_a_grid_is_named_once():
-    with pytest.raises(BadInput, match="named twice"):
+    with pytest.raises(BadInput, match="given twice"):
         space.from_grid("tiny", ["optim.lr=1", "optim.lr=2"], 1)
 
 

@@ -218,7 +218,7 @@ class Fills(InProcess):
 
 def test_a_full_disk_stops_the_study_and_fails_no_trial(sweep_of, tmp_path):
     launcher = Fills()
-    with pytest.raises(PliError, match="the disk is full; free some space, and the same command goes on"):
+    with pytest.raises(PliError, match="disk is full; free space, then run the same command to resume"):
         sweep_of(launcher=launcher)
     folder, later, _ = sweep_of()
     assert later.started[0] == launcher.started[1]
@@ -242,13 +242,15 @@ def test_trials_that_were_asked_for_and_not_planned_are_planned_by_the_next_coor
 
 def test_two_studies_do_not_share_a_folder(sweep_of, mini, tmp_path):
     sweep_of()
-    with pytest.raises(BadInput, match=r"study: holds another study \(its objective differs\); name another folder"):
+    with pytest.raises(
+        BadInput, match=r"study: contains another study \(its objective differs\); choose another folder"
+    ):
         sweep_of(goal="tokens")
-    with pytest.raises(BadInput, match=r"study: holds another study \(its space, seed differ\)"):
+    with pytest.raises(BadInput, match=r"study: contains another study \(its space, seed differ\)"):
         sweep_of(space.from_grid(mini, ["optim.lr=1e-3"], 1), seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.md").write_text("mine")
-    with pytest.raises(BadInput, match="mine: already exists and is not a study; name another folder with --out"):
+    with pytest.raises(BadInput, match="mine: already exists and is not a study; choose another folder with --out"):
         sweep_of(folder=tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.md"]
 
@@ -272,9 +274,9 @@ def test_a_space_that_cannot_be_used_leaves_no_folder_behind(sweep_of, mini, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"goal": "seconds"}, "--objective seconds: needs the seconds of training"),
+        ({"goal": "seconds"}, "--objective seconds: needs --budget SECONDS"),
         ({"budget": -1.0}, "--budget -1: must be above 0"),
-        ({"sampler": "tpe"}, "--sampler tpe: every point of a grid is run"),
+        ({"sampler": "tpe"}, "--sampler tpe: a grid runs all its points"),
         ({"budget": 5.0}, "a budget of 5 FLOPs is used up before step 1"),
     ],
 )
@@ -324,7 +326,7 @@ def test_optuna_reads_the_study_by_itself(grid):
     ],
 )
 def test_a_folder_that_is_not_a_study_is_an_error(tmp_path, text, message):
-    with pytest.raises(BadInput, match=r"not a study, it holds no study\.json"):
+    with pytest.raises(BadInput, match=r"not a study folder: no study\.json"):
         study_folder.read(tmp_path)
     (tmp_path / study_folder.STUDY).write_text(text)
     with pytest.raises(BadInput, match=message):

@@ -116,7 +116,7 @@ def test_a_budget_of_tokens_sets_the_steps(configs, given, steps):
 def test_a_plateau_cannot_be_planned_in_flops(configs):
     table = {"space": {"growth.schedule": [{"name": "adaptive", "layers": 3}]}}
     assert configs(table, "tokens").plan(GROWTH, {"growth.schedule": {"name": "adaptive", "layers": 3}}).flops is None
-    with pytest.raises(BadInput, match="waits for a plateau, so FLOPs cannot be planned: use --objective tokens"):
+    with pytest.raises(BadInput, match="waits for a plateau, so FLOPs cannot be planned; use --objective tokens"):
         configs(table).plan(GROWTH, {"growth.schedule": {"name": "adaptive", "layers": 3}})
 
 
