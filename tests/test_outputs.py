@@ -238,4 +238,4 @@ def test_identical_checkpoints_are_called_so(small_run, tmp_path):
     assert b"nothing has moved" not in analyze("drift", small_run).stderr
     assert b"there is one checkpoint: with nothing to compare it with" in analyze("drift", tmp_path / "a").stderr
     message = analyze("report", tmp_path / "a").stdout.decode()
-    assert message.startswith("a: A gpt2 at one checkpoint, with nothing to compare it with.\n")
+    assert message.startswith("a: A gpt2 at a single checkpoint: there is nothing to compare it with.\n")

@@ -117,7 +117,7 @@ def test_differences_between_configs_are_sorted_by_meaning(seeds, tmp_path):
     record["config"]["optim"]["lr"] = 0.5
     (other / run_folder.RUN).write_text(json.dumps(record))
     message = several.differences({"full": opened["full"], "tuned": Run.open(other)})
-    assert "Beside growth the runs differ in optim.lr" in message.headline
+    assert "Besides growth, the runs differ in optim.lr" in message.headline
 
 
 def test_runs_alike_differ_in_nothing(seeds):
