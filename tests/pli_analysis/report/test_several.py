@@ -132,7 +132,7 @@ def test_the_command_takes_several_runs_and_groups(seeds, tmp_path):
     assert done.returncode == 0 and done.stdout.strip() == str(out)
     assert "3 runs" in out.read_text()
     printed = call("pli-analyze", "report", seeds["grown"], seeds["full"]).stdout
-    assert "grown and full: 2 runs side by side" in printed and "WHAT DIFFERS" in printed
+    assert "grown and full: 2 runs side by side" in printed and "CONFIG DIFFERENCES" in printed
 
 
 def independently(asked, by):
