@@ -225,7 +225,7 @@ def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tm
 @pytest.mark.parametrize("option", ["--maps", "--lineage"])
 def test_what_is_for_one_run_is_refused_for_several(seeds, option, tmp_path):
     words = [seeds["grown"], seeds["full"], option, "tsne", "--html", tmp_path / "out.html"]
-    refused(call("pli-analyze", "report", *words), f"{option}: is for a report of one run, and here are 2")
+    refused(call("pli-analyze", "report", *words), f"{option}: applies to one run only, and 2 were given")
 
 
 def test_two_runs_of_one_name_are_distinguished_by_the_folders_above(seeds, tmp_path):

@@ -435,7 +435,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(made, output, runs, tmp_pat
         (["drift", checkpoint, checkpoint], "is given twice"),
         (["drift", runs["gpt2"], checkpoint], "is a run"),
         (["drift", runs["gpt2"], "--lineage", "x.json"], "is for checkpoints without one"),
-        (["lineage", runs["gpt2"], "--confidence"], "its lineage is written down"),
+        (["lineage", runs["gpt2"], "--confidence"], "the lineage is read from a file, not inferred"),
     ):
         refused(call("pli-analyze", *words), message)
 

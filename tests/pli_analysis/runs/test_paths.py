@@ -157,7 +157,7 @@ def test_a_run_that_holds_no_logs_says_so(tmp_path):
     for command in ("scalars", "compare"):
         assert refusal(command, tmp_path / "empty").endswith("empty: holds no scalars")
     assert "holds no checkpoints of a model, but logs" in refusal("drift", keras(tmp_path / "k", 1.0))
-    assert "compare and scalars read what is logged" in refusal("report", tmp_path / "k")
+    assert "use compare or scalars to read its logs" in refusal("report", tmp_path / "k")
     assert "watch looks at runs of pli-train" in refusal("watch", tmp_path / "k")
 
 
