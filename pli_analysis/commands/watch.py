@@ -33,8 +33,8 @@ def watch(
 ) -> None:
     """Follow a run while it trains: progress, losses and growth.
 
-    Also shows the gradient norm and drift of each layer. Ends with the run or on Ctrl-C. Only reads: it takes no locks and
-    changes no files of the run.
+    Also shows the gradient norm and drift of each layer. Ends with the run or on Ctrl-C. It only reads, and takes
+    no locks.
 
     Example: pli-analyze watch runs/tiny --serve
     """

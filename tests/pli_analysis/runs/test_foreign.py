@@ -313,7 +313,7 @@ def test_a_damaged_state_costs_neither_weights_nor_the_older_history(made, outpu
     history = json.loads((made / "checkpoint-8" / run_folder.TRAINER_STATE).read_text())["log_history"]
     last = next(entry["loss"] for entry in reversed(history) if "loss" in entry)
     damaged = f"{output / 'checkpoint-12' / run_folder.TRAINER_STATE}: not readable as JSON"
-    used = f"{output / 'checkpoint-12'}: has no trainer_state.json to use: the history is that of checkpoint-8"
+    used = f"{output / 'checkpoint-12'}: has no usable trainer_state.json: the history is read from checkpoint-8"
     for command in ("compare", "drift", "lineage"):
         done = call("pli-analyze", command, output, "--format", "csv")
         assert done.returncode == 0 and damaged in done.stderr and used in done.stderr, done.stderr
@@ -326,7 +326,7 @@ def test_a_damaged_state_costs_neither_weights_nor_the_older_history(made, outpu
 
 def test_a_newest_checkpoint_without_a_state_is_named(output):
     (output / "checkpoint-12" / run_folder.TRAINER_STATE).unlink()
-    line = f"{output / 'checkpoint-12'}: has no trainer_state.json to use: the history is that of checkpoint-8"
+    line = f"{output / 'checkpoint-12'}: has no usable trainer_state.json: the history is read from checkpoint-8"
     assert line in Run.open(output).notes and Run.open(output).damaged == []
     for step in (4, 8):
         (output / f"checkpoint-{step}" / run_folder.TRAINER_STATE).unlink()
