@@ -67,11 +67,13 @@ def disturbance(
     from pli_analysis.runs.run import Run
     from pli_analysis.tables import emit
 
-    asked = text_of(text, text_column, tokenizer)
+    chosen_text = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=lineage_file, stack=stack)
     complain(opened.scalars.damaged)
     twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
-    found = measure(opened, twins, window, at or (), asked, blocks, placebos, Bar("steps with and without events"))
+    found = measure(
+        opened, twins, window, at or (), chosen_text, blocks, placebos, Bar("steps with and without events")
+    )
     say(*found.notes, *report.readings(found))
     write_page(html, lambda: report.build(opened, found))
     emit(found.layers if layers else found.events, format, out)

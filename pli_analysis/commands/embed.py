@@ -68,11 +68,11 @@ def embed(
     from pli_analysis.tables import emit
 
     parts = PARTS[of]
-    asked = text_of(text, text_column, tokenizer)
+    chosen_text = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=lineage_file, stack=stack)
     most = float("inf") if exact else EXACT
     found = measure(
-        opened, method, parts, space, asked, blocks, since_birth, most, say, Bar("columns of weights or outputs")
+        opened, method, parts, space, chosen_text, blocks, since_birth, most, say, Bar("columns of weights or outputs")
     )
 
     drawn = report.of_map(opened.name, found, parts, space)

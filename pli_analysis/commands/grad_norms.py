@@ -50,8 +50,8 @@ def grad_norms(
     from pli_analysis.report import grad_norms as report
     from pli_analysis.tables import emit
 
-    asked = text_of(text, text_column, tokenizer)
-    if asked is not None and not recompute:
+    chosen_text = text_of(text, text_column, tokenizer)
+    if chosen_text is not None and not recompute:
         raise BadInput("--text FILE: sets the text that gradients are computed on: use it with --recompute")
     if recompute and (events or html is not None):
         raise BadInput("--events and --html: show what training logged: omit --recompute")
@@ -59,7 +59,7 @@ def grad_norms(
         from pli_analysis.metrics.grad_norms.recomputed import recomputed, unknown
 
         opened = open_run([run])
-        table = recomputed(opened, asked, blocks, Bar("checkpoints"))
+        table = recomputed(opened, chosen_text, blocks, Bar("checkpoints"))
         say(*unknown(table))
         emit(metric.of_level(table, of), format, out)
         return

@@ -52,17 +52,17 @@ def report(
         run, html = [html], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
     path = None if html in (None, BESIDE_THE_RUN) else a_file(str(html))
     methods = _methods(maps, html)
-    asked = run or [str(Run.newest().path)]
+    names = run or [str(Run.newest().path)]
     if path is not None:
-        require_files({"--html": path}, inputs_of({"run": asked, "lineage_file": lineage_file}))
-    if several := _several(asked):
+        require_files({"--html": path}, inputs_of({"run": names, "lineage_file": lineage_file}))
+    if several := _several(names):
         if option := next(
             (o for o, v in (("--maps", maps), ("--lineage", lineage_file), ("--stack", stack)) if v), None
         ):
             raise BadInput(f"{option}: applies to one run only, and {len(several)} were given")
         folder, written = _beside(several, verify)
     else:
-        folder, written = _alone([Path(one) for one in asked], verify, lineage_file, stack, methods)
+        folder, written = _alone([Path(name) for name in names], verify, lineage_file, stack, methods)
     if html is None:
         from pli_analysis.report import terminal
 
@@ -88,13 +88,13 @@ def _alone(
     return opened.path, content.build(opened, partial(embed.paths, maps=maps, say=say), Bar("sections"))
 
 
-def _several(asked: list[str]) -> list[tuple[str, Path]]:
+def _several(names: list[str]) -> list[tuple[str, Path]]:
     """Return (group, run) for several runs; empty if the paths are one run, or checkpoints of one."""
     from pli_analysis.metrics.comparison.curves import grouped
     from pli_analysis.runs import paths
     from pli_analysis.runs.paths import CHECKPOINTED, Kind
 
-    given = [grouped(one) for one in asked]
+    given = [grouped(name) for name in names]
     if not all(path.exists() for _, path in given):
         return []
     runs, models = [], 0
@@ -137,8 +137,8 @@ def _methods(maps: str | None, html: str | None) -> list[str] | None:
         return []  # the terminal shows no map, so PCA is enough
     if maps is None:
         return None
-    asked = [word.strip() for word in maps.split(",")]
-    for word in asked:
-        if word not in METHODS:
-            raise BadInput(f"--maps {maps}: {word} is none of {', '.join(METHODS)}{did_you_mean(word, METHODS)}")
-    return asked
+    methods = [word.strip() for word in maps.split(",")]
+    for method in methods:
+        if method not in METHODS:
+            raise BadInput(f"--maps {maps}: {method} is none of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
+    return methods

@@ -67,12 +67,12 @@ def similarity(
         )
     if space == "weights" and (text is not None or html is not None):
         raise BadInput(f"{'--text' if html is None else '--html'}: applies to outputs, not to --space weights")
-    asked = text_of(text, text_column, tokenizer)
+    chosen_text = text_of(text, text_column, tokenizer)
     first, second = (open_run([run], stack=stack) for run in runs) if two else (open_run(runs, stack=stack), None)
     if space == "weights":
         emit(by_weights(first, second, at, over_time, Bar("checkpoints")), format, out)
         return
-    table = measure(first, second, asked, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
+    table = measure(first, second, chosen_text, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
     say(*unknown(table), report.verdict(table, over_time))
     write_page(html, lambda: report.build(table, over_time))
     emit(table, format, out)

@@ -75,12 +75,12 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
         drawn.add_scatter(**curves[axes[0]], name=f"{group} ({_runs(mine)})", **style)
     drawn.add_hline(y=1, line={"color": NEUTRAL, "dash": "dot", "width": 1})
     drawn.update_xaxes(title="loss level to reach", autorange="reversed")
-    seen = {}
+    by_view = {}
     for axis, rows in table[table[col.GROUP] != reference].groupby(col.AXIS, sort=False):
         title = {"text": f"speed-up in {AXES[str(axis)]} over {reference}"}
-        seen[axis] = {"name": AXES[str(axis)], "layout": {"yaxis": {"title": title, "range": _range(rows)}}}
-    drawn.update_layout(legend=LEGEND, hovermode="closest", meta={"views": seen})
-    return drawn.update_layout(seen[axes[0]]["layout"])
+        by_view[axis] = {"name": AXES[str(axis)], "layout": {"yaxis": {"title": title, "range": _range(rows)}}}
+    drawn.update_layout(legend=LEGEND, hovermode="closest", meta={"views": by_view})
+    return drawn.update_layout(by_view[axes[0]]["layout"])
 
 
 def _range(rows: pd.DataFrame) -> list[float]:

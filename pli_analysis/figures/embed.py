@@ -47,14 +47,14 @@ def figure(
         for part, rows in mine.groupby(col.PART, sort=False):
             drawn.add_trace(_path(str(part), rows, methods, few), row=1, col=column)
         drawn.update_yaxes(scaleanchor=f"x{column if column > 1 else ''}", row=1, col=column)
-    seen = {method: {"name": NAMES[method], "layout": _titles(method, walks, shares or {})} for method in methods}
+    by_view = {method: {"name": NAMES[method], "layout": _titles(method, walks, shares or {})} for method in methods}
     drawn.update_layout(_titles(methods[0], walks, shares or {}))
     drawn.update_annotations(font_size=14)
     drawn.update_layout(
         showlegend=False,
         height=520,
         margin={"l": 60, "r": 30, "t": 40, "b": 50},
-        meta={"views": seen} | ({"narrow": _stacked(drawn)} if len(walks) > 1 else {}),
+        meta={"views": by_view} | ({"narrow": _stacked(drawn)} if len(walks) > 1 else {}),
     )
     return drawn
 
@@ -91,13 +91,13 @@ def _path(part: str, rows: pd.DataFrame, methods: Sequence[str], named: bool) ->
 
     style = line_of(rows[col.LAYER].iloc[0])
     birth = rows[col.IS_BIRTH].tolist()
-    seen = {method: at | {"textposition": _outwards(**at)} for method, at in _points_of(rows, methods).items()}
+    by_view = {method: at | {"textposition": _outwards(**at)} for method, at in _points_of(rows, methods).items()}
     return go.Scatter(
         x=rows[col.X],
         y=rows[col.Y],
         mode="lines+markers+text" if named else "lines+markers",
         text=[""] * (len(rows) - 1) + [f" {part} "],
-        textposition=seen[methods[0]]["textposition"],
+        textposition=by_view[methods[0]]["textposition"],
         textfont={"size": 14, "color": style["color"]},
         cliponaxis=False,
         line={**style, "width": 1.5},
@@ -108,7 +108,7 @@ def _path(part: str, rows: pd.DataFrame, methods: Sequence[str], named: bool) ->
             "line": {"width": [2.5 if first else 0 for first in birth]},
         },
         name=part,
-        meta={"layer": rows[col.LAYER].iloc[0], "views": seen},
+        meta={"layer": rows[col.LAYER].iloc[0], "views": by_view},
         customdata=rows[[col.STEP, col.AGE]].to_numpy(),
         hovertemplate=f"{part} at step %{{customdata[0]}} (age %{{customdata[1]}})<extra></extra>",
     )

@@ -187,7 +187,7 @@ class _Tail:
         """Describe the number of damaged records and of bytes after wrong lengths; empty if there are none."""
         count = self.segment.damaged + bool(self.lost)
         skipped = self.skipped + self.lost
-        bytes_ = f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
+        bytes_ = f", and {skipped:,} bytes skipped after a wrong length" if skipped else ""
         return f"{count} damaged record{'s' * (count > 1)}{bytes_}" if count else ""
 
 

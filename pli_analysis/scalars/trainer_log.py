@@ -104,8 +104,8 @@ def read(folder: Path, states: Sequence[Mapping[str, Any]]) -> Scalars:
     """
     own = folder / run_folder.TRAINER_STATE
     line = damage_of(own)
-    beside = [run_folder.read_json(own)] if own.is_file() and line is None else []
-    found = message(_with_the_last(states, beside), _files(folder))
+    final = [run_folder.read_json(own)] if own.is_file() and line is None else []
+    found = message(_with_final(states, final), _files(folder))
     return found if line is None else Scalars(found.columns, [line, *found.damaged])
 
 
@@ -131,12 +131,10 @@ def message(states: Sequence[Mapping[str, Any]], files: Sequence[File]) -> Scala
 # --- states ----------------------------------------------------------------------------------------------------------
 
 
-def _with_the_last(
-    states: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]]
-) -> Sequence[Mapping[str, Any]]:
+def _with_final(states: Sequence[Mapping[str, Any]], final: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """Add the state that `save_state` writes beside the checkpoints, if it continues that of the last one."""
     last = next((state for state in reversed(states) if isinstance(state.get(HISTORY), list)), _NONE)
-    return [*states, *(state for state in beside if _begins_with(state.get(HISTORY), last[HISTORY]))]
+    return [*states, *(state for state in final if _begins_with(state.get(HISTORY), last[HISTORY]))]
 
 
 def _begins_with(history: object, known: Sequence[object]) -> bool:

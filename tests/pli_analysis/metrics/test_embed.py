@@ -265,8 +265,8 @@ def test_the_section_says_what_the_numbers_say(runs, family):
     run = Run.open(runs[family])
     found, caption = embed(run), message.paths(run).figures[0].caption
     most = max(found.travel, key=found.travel.get)
-    assert caption.startswith(f"{most} got {found.travel[most]:.2f} times as far from its birth as a random walk")
-    assert f"holds {found.components.shares[:2].sum():.0%} of the variance" in caption
+    assert caption.startswith(f"{most} moved {found.travel[most]:.2f} times as far from its birth as a random walk")
+    assert f"explains {found.components.shares[:2].sum():.0%} of the variance" in caption
 
 
 def section(run, **asked):

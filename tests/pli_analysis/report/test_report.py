@@ -206,7 +206,7 @@ def test_lineage_comes_as_a_tree_and_as_a_page(runs, family, tmp_path):
     for id, line in lines.items():
         assert f"born at step {layers[id].birth.step} " in line
         assert line.startswith(id) == (layers[id].birth.donor is None)
-    assert "The stack over time" in path.read_text()
+    assert "Layer stack over training" in path.read_text()
     call("pli-analyze", "lineage", runs[family], "--tree", "-o", tmp_path / "tree.txt")
     assert (tmp_path / "tree.txt").read_text() == done.stdout
 
