@@ -30,7 +30,7 @@ def disturbance(
     ] = False,
     twin: Annotated[
         list[Path] | None,
-        typer.Option("--twin", metavar="RUN2", help="A fork without this growth to compare with; may be repeated."),
+        typer.Option("--twin", metavar="RUN2", help="A fork that stopped growing, to compare with; may be repeated."),
     ] = None,
     window: Annotated[
         int | None, typer.Option(min=1, metavar="STEPS", help="Number of steps to compare on each side of an event.")

@@ -296,9 +296,9 @@ def spikes_beyond(known: pd.DataFrame) -> str:
     if not len(able):
         return "No spike has the 20 placebo steps that a p below 0.05 needs."
     significant, lack = int((able[col.SPIKE_P] < SIGNIFICANCE).sum()), len(known) - len(able)
-    others = f"; {lack} more {'has' if lack == 1 else 'have'} too few placebo steps for it" if lack else ""
+    others = f"; {lack} more {'has' if lack == 1 else 'have'} too few" if lack else ""
     have = "has" if significant == 1 else "have"
-    return f"{significant} of {count(len(able), 'spike')} {have} a p below 0.05 against placebo steps{others}."
+    return f"Of {count(len(able), 'spike')} with enough placebo steps, {significant} {have} a p below 0.05{others}."
 
 
 def _layer_words(scored: pd.DataFrame) -> str:

@@ -30,8 +30,8 @@ METHOD = [
     (
         "distances",
         "Euclidean, between all points, computed in float64 from inner products of steps (the difference of each "
-        "point from the one before it). Large runs use random sketches of the vectors (Charikar, Chen and "
-        "Farach-Colton 2002), and the caption states the error.",
+        "point from the one it came from: its predecessor or, at birth, its donor). Large runs use random sketches of "
+        "the vectors (Charikar, Chen and Farach-Colton 2002), and the caption states the error.",
     ),
     ("PCA", "Computed from these distances (Torgerson 1952): the plane with the largest share of the variance."),
     (

@@ -31,8 +31,8 @@ METHOD = [
     ),
     (
         "around an event",
-        "Median of the last three measurements up to the event, and of the first three after it, for parts that exist "
-        "on both sides.",
+        "Medians of the last measurements up to the event and of the first ones after it, three at most on each side, "
+        "for parts that exist on both sides.",
     ),
     (
         "one run",
