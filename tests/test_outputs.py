@@ -210,7 +210,7 @@ def test_no_output_takes_the_place_of_what_is_read(small_run, tmp_path):
 
 def test_two_outputs_are_two_files(small_run, tmp_path):
     done = analyze("lineage", small_run, "--html", tmp_path / "one", "-o", tmp_path / "." / "one")
-    refused(done, "is the file of -o too: name another")
+    refused(done, "is also the file of -o: name another")
 
 
 def test_a_table_beside_the_run_may_be_written_again(small_run, tmp_path):
@@ -232,9 +232,9 @@ def test_identical_checkpoints_are_called_so(small_run, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(small_run / "checkpoint-1", tmp_path / name)
     both = analyze("drift", tmp_path / "a", tmp_path / "b", "-f", "json")
-    assert b"nothing has moved: these weights are the same at every checkpoint\n" in both.stderr
+    assert b"the weights are the same at every checkpoint\n" in both.stderr
     assert {row["relative_l2"] for row in json.loads(both.stdout)} == {0.0}
-    assert b"nothing has moved" not in analyze("drift", small_run).stderr
-    assert b"there is one checkpoint: with nothing to compare it with" in analyze("drift", tmp_path / "a").stderr
+    assert b"the weights are the same" not in analyze("drift", small_run).stderr
+    assert b"there is only one checkpoint, so every distance is 0" in analyze("drift", tmp_path / "a").stderr
     message = analyze("report", tmp_path / "a").stdout.decode()
-    assert message.startswith("a: A gpt2 at one checkpoint, with nothing to compare it with.\n")
+    assert message.startswith("a: A gpt2 at a single checkpoint: there is nothing to compare it with.\n")

@@ -120,7 +120,7 @@ def test_broken_event_files(kind, request, fuzz_cases, tmp_path, monkeypatch):
         assert time.process_time() - began < SECONDS, number
         assert in_words(by_segments.values) == in_words(values), number
         message = f"{path}: {damaged} damaged record{'s' * (damaged > 1)}"
-        message += f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
+        message += f", and {skipped:,} bytes skipped after a wrong length" if skipped else ""
         assert by_segments.damaged == [message] * (damaged > 0), number
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
 
@@ -164,7 +164,7 @@ def test_records_behind_a_wrong_length_are_read(good, tmp_path):
     assert values["loss"].pop(30)
     assert in_words(found.values) == in_words(values)
     size = int(whole.lengths[90]) + records.FRAME
-    assert found.damaged == [f"{path}: 1 damaged record, and {size} bytes passed over behind a wrong length"]
+    assert found.damaged == [f"{path}: 1 damaged record, and {size} bytes skipped after a wrong length"]
 
 
 def test_a_hole_of_zeros_is_passed_over(good, tmp_path):
@@ -173,7 +173,7 @@ def test_a_hole_of_zeros_is_passed_over(good, tmp_path):
     path.write_bytes(good + bytes(5000) + framed(event(99, [("loss", 1.0)])))
     found = reading.read(path)
     assert found.at("loss", 99) == 1.0 and len(found.of("loss").steps) == 61
-    assert found.damaged == [f"{path}: 1 damaged record, and 5,000 bytes passed over behind a wrong length"]
+    assert found.damaged == [f"{path}: 1 damaged record, and 5,000 bytes skipped after a wrong length"]
 
 
 def test_a_wrong_length_at_the_end_is_counted_with_its_bytes(good, tmp_path):
@@ -182,7 +182,7 @@ def test_a_wrong_length_at_the_end_is_counted_with_its_bytes(good, tmp_path):
     reader = reading.Reader(path)
     for _ in range(2):
         found = reader.update()
-        assert found.damaged == [f"{path}: 1 damaged record, and 100 bytes passed over behind a wrong length"]
+        assert found.damaged == [f"{path}: 1 damaged record, and 100 bytes skipped after a wrong length"]
     with path.open("ab") as file:
         file.write(framed(event(99, [("loss", 1.0)])))
     assert reader.update().at("loss", 99) == 1.0

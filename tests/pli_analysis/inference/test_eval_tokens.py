@@ -174,7 +174,7 @@ def test_a_tokenizer_of_another_model_is_refused(runs, tmp_path):
 @pytest.mark.parametrize("command", [similarity, disturbance_command, embed, grad_norms])
 def test_options_of_a_text_need_one(small_run, command, more):
     runs = small_run if command is grad_norms else [small_run]
-    with pytest.raises(BadInput, match="says how a text is read: use it with --text FILE"):
+    with pytest.raises(BadInput, match="applies only to --text FILE: give both"):
         command(runs, **more)
 
 

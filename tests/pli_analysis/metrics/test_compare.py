@@ -185,14 +185,14 @@ def test_a_run_of_ours_beside_a_download_of_it(runs, family, tmp_path):
 
 
 BROKEN = {
-    "[[1, 2]]": "no list of",
+    "[[1, 2]]": "not a list of",
     '[[1, 2, "x"]]': "not three numbers",
-    '[["inf", 2, 3]]': "a step or a time",
-    "[[1, 2.5, 3]]": "a step or a time",
-    "[[1, 1e300, 3]]": "beyond all measure",
+    '[["inf", 2, 3]]': "a step is not an integer or a time is not finite",
+    "[[1, 2.5, 3]]": "a step is not an integer or a time is not finite",
+    "[[1, 1e300, 3]]": "a step is too large",
     "[[1, 2, [3]]]": "not three numbers",
-    "{}": "no list of",
-    "[" * 100_000: "is no TensorBoard download",
+    "{}": "not a list of",
+    "[" * 100_000: "is not a TensorBoard download",
 }
 
 

@@ -246,16 +246,16 @@ def test_the_report_states_what_the_table_says(runs, family):
         in caption
     )
     total = last[last["part_type"] == "total"]["grad_norm"].item()
-    assert f"At step 10 the gradient's norm is {total:.3g}" in caption
-    assert any("Over 3 steps with growth" in line for line in section.words)
+    assert f"At step 10 the gradient norm is {total:.3g}" in caption
+    assert any("At 3 steps with growth" in line for line in section.words)
     assert len(SCHEDULE.split()) == 4 and section.tables[0][1]["step"].unique().tolist() == [3, 6, 9]
 
 
 def test_a_run_without_norms_says_so(config_of, tmp_path):
     overrides = {"train.grad_norms_every": 0, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
-    assert "logged no gradient norms" in message.grad_norms(open_run(tmp_path / "run")).words[0]
-    refused(call("pli-analyze", "grad-norms", tmp_path / "run"), "set train.grad_norms_every")
+    assert "no logged gradient norms" in message.grad_norms(open_run(tmp_path / "run")).words[0]
+    refused(call("pli-analyze", "grad-norms", tmp_path / "run"), "train with train.grad_norms_every")
 
 
 def test_the_command_prints_the_table_and_writes_the_page(runs, tmp_path, text):

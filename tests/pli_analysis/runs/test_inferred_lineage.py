@@ -356,7 +356,7 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d", "a c d"]
     assert found.lineage.events[0].operator == "remove"
     assert len(api.drift(found)) == 7
-    assert overview.made(found.lineage) == "1 removal made the stack a c d"
+    assert overview.made(found.lineage) == "1 removal produced the stack a c d"
     assert "changed from 4 to 3 layers" in overview.lead(found)
     assert "removed: b." in overview.lineage(found).headline
     assert metric.by_step(found.lineage)[5][0] == "−b"

@@ -157,8 +157,8 @@ def test_a_run_that_holds_no_logs_says_so(tmp_path):
     for command in ("scalars", "compare"):
         assert refusal(command, tmp_path / "empty").endswith("empty: holds no scalars")
     assert "holds no checkpoints of a model, but logs" in refusal("drift", keras(tmp_path / "k", 1.0))
-    assert "compare and scalars read what is logged" in refusal("report", tmp_path / "k")
-    assert "watch shows runs of pli-train" in refusal("watch", tmp_path / "k")
+    assert "use compare or scalars to read its logs" in refusal("report", tmp_path / "k")
+    assert "watch reads only runs of pli-train" in refusal("watch", tmp_path / "k")
 
 
 # --- unlike things --------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_outputs_of_trainer_are_runs_in_every_command(outputs, tmp_path):
     assert found[0]["train/loss at 8"] == pytest.approx(last)
     shown = asked("report", f"g={one}", f"g={other}", f"h={one.parent.parent / 'b' / 'out' / 'checkpoint-8'}")
     assert shown.exit_code == 0, (shown.output, shown.exception)
-    assert "3 runs in 2 groups side by side" in shown.stdout and "is not known" in shown.stdout
+    assert "3 runs in 2 groups side by side" in shown.stdout and "was not recorded" in shown.stdout
     assert "name it alone" in refusal("drift", one, other)
     assert "holds 2 runs: name one of" in refusal("lineage", one.parent.parent)
     assert rows("drift", one.parent)[0]["part"] == "a"  # the only one there
