@@ -84,7 +84,7 @@ def test_every_named_schedule_is_listed_with_its_paper():
     lines = {line.split()[0]: line for line in call("pli-train", "schedules").stdout.splitlines()}
     written = {path.stem.replace("_", "-") for path in (ROOT / "pli_train/growth/schedules").glob("*.py")}
     assert lines.keys() == written - {"--init--", "named", "position"}
-    assert "Double the depth at each moment, the copy on top." in lines["stackbert"]
+    assert "Double the depth at each moment, with the copies on top." in lines["stackbert"]
     assert lines["stackbert"].endswith("Gong et al. 2019, proceedings.mlr.press/v97/gong19a")
 
 

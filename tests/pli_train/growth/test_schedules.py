@@ -225,7 +225,7 @@ def test_all_mistakes_come_at_once():
     with pytest.raises(BadInput) as caught:
         read(table).events(1, 4, None, None)
     lines = "\n".join(caught.value.mistakes)
-    for part in ("index 5", "index 9", "takes 5", "must increase", "above the 4"):
+    for part in ("index 5", "index 9", "needs 5", "must increase", "above the 4"):
         assert part in lines
     assert len(caught.value.mistakes) == 5
 
@@ -246,7 +246,7 @@ def test_a_step_after_the_end_is_refused_once_the_length_is_known():
     ("name", "depth", "fields", "part"),
     [
         ("stackbert", 3, {"layers": 10}, "6 or 12"),
-        ("stackbert", 3, {"layers": 12, "at": [0.5]}, "takes 2"),
+        ("stackbert", 3, {"layers": 12, "at": [0.5]}, "needs 2"),
         ("stackbert", 0, {"layers": 12}, "at least 1"),
         ("midas", 3, {"layers": 10, "block": 2}, "initial depth, 3"),
         ("copy-last", 3, {"layers": 6, "layers_per_moment": 2}, "layers_per_moment"),
