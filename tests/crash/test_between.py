@@ -146,7 +146,7 @@ def test_asked_to_stop_it_checkpoints_and_goes_on_to_the_same_end(warm, toml_of,
         child.kill(number)
         if child.wait() != 0:  # else it was done with its last step already
             assert child.wait() == 130, child.errors
-            assert f"go on with: pli-train resume {run}" in child.errors
+            assert f"resume with: pli-train resume {run}" in child.errors
             stopped += 1
     child = warm.start(*command(toml, run))
     assert child.wait() == 0, child.errors
