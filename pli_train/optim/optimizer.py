@@ -163,9 +163,8 @@ def load_state(
             raise BadInput(f"the optimizer state has '{name}', which the model does not have")
         fits = _by_row(value, parameter) if entry == ROW_STEP else value.shape in ((), parameter.shape)
         if not fits:
-            raise BadInput(
-                f"the optimizer state of '{name}' has shape {tuple(value.shape)}, expected {tuple(parameter.shape)}"
-            )
+            shapes = f"{tuple(value.shape)}, and the parameter {tuple(parameter.shape)}"
+            raise BadInput(f"the optimizer state of '{name}' has shape {shapes}")
         if entry not in ENTRIES or (value.dim() == 0) != (entry == "step") or not value.is_floating_point():
             raise BadInput(f"the optimizer state '{key}' is not a valid entry of AdamW")
         if entry == ROW_STEP and not _counts(value, tensors.get(f"step/{name}")):

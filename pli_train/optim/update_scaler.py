@@ -1,10 +1,10 @@
 """Scale updates after a growth event: warm up new parts, freeze old ones.
 
 `rewarm-new` warms up the learning rate of the parts that an event added; `freeze_steps` freezes all older parts. Both
-may apply to rows of a tensor (a head, FFN units), which cannot be in groups of their own. So the optimizer makes the full
-update, and it is then scaled: θ ← θ_before + s · (θ_after − θ_before). For AdamW this equals a learning rate times the
-scale s, weight decay included. The scale depends only on the lineage and the step, so it need not be saved. The step
-counts of rows, which Adam's bias correction needs, are in the optimizer's state (`row_steps`).
+may apply to rows of a tensor (a head, FFN units), which cannot be in groups of their own. So the optimizer makes the
+full update, and it is then scaled: θ ← θ_before + s · (θ_after − θ_before). For AdamW this equals a learning rate times
+the scale s, weight decay included. The scale depends only on the lineage and the step, so it need not be saved. The
+step counts of rows, which Adam's bias correction needs, are in the optimizer's state (`row_steps`).
 """
 
 from __future__ import annotations
