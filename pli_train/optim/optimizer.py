@@ -168,7 +168,7 @@ def load_state(
         if entry not in ENTRIES or (value.dim() == 0) != (entry == "step") or not value.is_floating_point():
             raise BadInput(f"the optimizer state '{key}' is not a valid entry of AdamW")
         if entry == ROW_STEP and not _counts(value, tensors.get(f"step/{name}")):
-            raise BadInput(f"the optimizer state '{key}' has step counts that are negative or above that of the tensor")
+            raise BadInput(f"the optimizer state '{key}' has step counts outside 0 to that of the tensor")
         # Fused AdamW needs its step counters on the device of the parameters.
         there = value.to(parameter.device, copy=True)
         optimizer.state[parameter] |= {row_steps.ROWS: {"step": there}} if entry == ROW_STEP else {entry: there}

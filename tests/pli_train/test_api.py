@@ -200,7 +200,7 @@ def test_what_cannot_be_done_is_said_in_one_line(growth, on, line):
 
 def test_a_wrapped_model_and_a_rewind_without_a_curve_are_refused():
     model = MLP()
-    with pytest.raises(BadInput, match="grow the bare model"):
+    with pytest.raises(BadInput, match="pass the bare model"):
         Growth("1@1").on(nn.DataParallel(model), torch.optim.SGD(model.parameters(), lr=0.1))
     growing = Growth("1@1", learning_rate="rewind").on(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(BadInput, match="LambdaLR"):
