@@ -1,4 +1,4 @@
-"""The two commands as people use them: what they print, where, and the code they leave."""
+"""The two commands as users call them: output, streams and exit codes."""
 
 import csv
 import io
@@ -27,12 +27,12 @@ def call(command, *words, cwd=None):
 
 
 def heeds_ctrl_c():
-    """To be called in a new process: tests that run in the background of a shell hand on that Ctrl-C is ignored."""
+    """Restore Ctrl-C in a new process, which inherits that it is ignored when tests run in a shell's background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def refused(done, message):
-    """One clear line on stderr, exit 2, nothing on stdout."""
+    """Assert one clear line on stderr, exit code 2, and nothing on stdout."""
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -103,7 +103,7 @@ def test_seed_appendix_says_plainly_that_no_hub_is_within_reach(tmp_path):
 
 
 def test_a_run_and_its_reading_from_an_empty_folder(tmp_path, corpus):
-    """Two commands with their defaults, in a folder of their own: a run under runs/, then a report on the newest."""
+    """Two commands with default arguments in a new folder: a run under runs/, then a report on the newest run."""
     (tmp_path / "mine.toml").write_text(
         'extends = "tiny"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 6\nblock_size = 16\neval_blocks = 4\n'
         f'[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'

@@ -1,12 +1,13 @@
 """A process that has imported everything and forks a `pli-train` for each line it reads.
 
-A fresh interpreter spends seconds on imports before it does anything worth killing. This one spends them once: on each
-request it forks a child that runs the real command from its first line on, with one thread of torch. The
-parent itself never trains, so that the children inherit no thread and no lock.
+A new interpreter needs seconds for imports before it reaches code worth killing. This process imports once: for each
+request it forks a child that runs the real command from its first line, with one thread of torch. The parent itself
+never trains, so the children inherit no threads and no locks.
 
-Request, one JSON object a line: {"argv": [...], "env": {...}, "stderr": "path", "clock": seconds,
-"drift": seconds, "powerless": false}. Answers, one a line:
-{"pid": n} at once, {"code": n} when that child has ended (negative: the signal).
+Request, one JSON object per line: {"argv": [...], "env": {...}, "stderr": "path", "clock": seconds,
+"drift": seconds, "powerless": false}.
+
+Answers, one per line: {"pid": n} at once, and {"code": n} when that child has ended (negative: the signal).
 """
 
 import contextlib
@@ -28,29 +29,29 @@ class Child:
         self._server, self.pid, self._errors, self._code = server, pid, errors, None
 
     def kill(self, number):
-        """Send a signal. The warm process reaps only on `wait`, so the id cannot have gone to somebody else."""
+        """Send a signal. The warm process reaps children only on `wait`, so no other process can have this id."""
         os.kill(self.pid, number)
 
     def running(self):
-        """Whether it has not ended yet: a zombie has."""
+        """Return whether it has not ended yet. A zombie has ended."""
         with contextlib.suppress(OSError, IndexError):
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
         return False
 
     def wait(self):
-        """Its exit code, negative when a signal ended it."""
+        """Return its exit code, negative when a signal ended it."""
         if self._code is None:
             self._code = self._server.ask({"wait": self.pid})["code"]
         return self._code
 
     @property
     def errors(self):
-        """What it said on stderr."""
+        """Its output on stderr."""
         return self._errors.read_text()
 
 
 class Warm:
-    """The warm process, from outside."""
+    """Client of the warm process."""
 
     def __init__(self, folder):
         self._folder, self._count = folder, 0
@@ -65,10 +66,10 @@ class Warm:
         return json.loads(self._process.stdout.readline())
 
     def start(self, *argv, env=None, clock=0.0, drift=0.0, powerless=False):
-        """Begin `pli-train argv…` with these environment variables.
+        """Start `pli-train argv…` with these environment variables.
 
-        Its clock is `clock` seconds off, and `drift` more each time it is looked at. When `powerless`, permission
-        bits bind it even if it is root.
+        Its clock is off by `clock` seconds, and by `drift` more each time it is read. If `powerless`, file permissions
+        apply to it even if it is root.
         """
         self._count += 1
         errors = self._folder / f"stderr-{self._count}"
@@ -105,8 +106,8 @@ def _be_the_command(request):
     from pli_train import cli
     from pli_train.core.run_format import faults
 
-    # torch makes its pool of threads anew after a fork, when it is first asked for one, and two threads that ask at
-    # once trip over each other ("Invalid thread pool!"): ask here, while there is one. Only these tests fork torch.
+    # After a fork torch creates its thread pool again on first use, and if two threads use it at once this fails
+    # ("Invalid thread pool!"): use it here, in the only thread. Only these tests fork torch.
     torch.set_num_threads(1)
     os.environ.update(request["env"])
     errors = os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -136,7 +137,7 @@ def _be_the_command(request):
 
 
 def drop_capabilities():
-    """Linux: root without capabilities is a user like others, to whom its own files' permission bits apply."""
+    """Drop all capabilities of this process (Linux), so that file permissions apply to root."""
     version_3, this_process = 0x20080522, 0
     header, none = (ctypes.c_uint32 * 2)(version_3, this_process), (ctypes.c_uint32 * 6)()
     assert ctypes.CDLL(None, use_errno=True).capset(header, none) == 0, os.strerror(ctypes.get_errno())
