@@ -181,7 +181,7 @@ FINE = {"fp16": False, "deepspeed": None, "fsdp": [], "world_size": 1, "n_gpu": 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"fp16": True}, "fp16 scales gradients while they are measured: train in bf16"),
+        ({"fp16": True}, "fp16 scales gradients while they are measured; train in bf16"),
         ({"deepspeed": "ds.json"}, "DeepSpeed does not expose gradients"),
         ({"fsdp": ["full_shard"]}, "FSDP has only a shard of each gradient on each device"),
         ({"world_size": 2}, "several processes or GPUs are not supported"),
