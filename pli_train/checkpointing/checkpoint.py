@@ -160,8 +160,8 @@ def _read_state(path: Path) -> TrainerState:
     known = {field.name for field in fields(TrainerState)}
     if strange := [key for key in table if key not in known]:
         raise BadInput(f"{path}: has an unknown key {strange[0]!r}")
-    history, ours = table.get("log_history"), table.get("stateful_callbacks")
-    counts = ours.get(OURS) if isinstance(ours, dict) else None
+    history, callbacks = table.get("log_history"), table.get("stateful_callbacks")
+    counts = callbacks.get(OURS) if isinstance(callbacks, dict) else None
     if not isinstance(history, list) or not all(_is_entry(entry) for entry in history):
         raise BadInput(f"{path}: log_history is not a list of entries with a step and numbers by name")
     if not isinstance(counts, dict) or not all(_is_count(counts.get(key)) for key in ("tokens", "flops")):

@@ -48,8 +48,8 @@ class DiskUse:
 
     def require(self, folder: Path) -> None:
         """Raise BadInput when the disk of `folder`, which need not exist yet, has not enough free space."""
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        free = shutil.disk_usage(there).free
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free
         if free < self.peak:
             raise BadInput(
                 f"{folder}: its checkpoints need {self.peak / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB free; "

@@ -84,25 +84,29 @@ class GradNormCallback(TrainerCallback):
 
     # --- called by Trainer --------------------------------------------------------------------------------------------
 
-    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Check the settings and the model early."""
-        self._check(args, its["model"])
+        self._check(args, kwargs["model"])
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Open an event file. Readers drop what an earlier process logged from this step on."""
-        self._check(args, its["model"])
+        self._check(args, kwargs["model"])
         self._unhook()
         self._norms = None
         folder = Path(str(args.output_dir)) if self._folder is None else Path(self._folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._scalars = ScalarWriter(folder, from_step=state.global_step + 1 if state.global_step else 0)
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Register hooks on all parameters if this step is measured."""
         if self._growth is not None:
-            self._growth.on_step_begin(args, state, control, **its)  # it may be called after this callback
+            self._growth.on_step_begin(args, state, control, **kwargs)  # it may be called after this callback
         if self._norms is None:
-            self._norms = self._begun(its["model"])
+            self._norms = self._begun(kwargs["model"])
         if not self._norms.due(state.global_step):
             return
         self._norms.begin(state.global_step)
@@ -111,7 +115,7 @@ class GradNormCallback(TrainerCallback):
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(_measuring(self._norms, number)))
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Remove the hooks after the backward pass, and start the copy of the norms."""
         if self._hooks and self._norms is not None:
@@ -119,22 +123,24 @@ class GradNormCallback(TrainerCallback):
             self._norms.end()
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure the update."""
         if self._norms is not None:
             self._norms.updated()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the measurements. Trainer has just waited for the device, so this adds no wait."""
         self._write()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the measurements, so that those before this checkpoint are on disk."""
         self._write()
         self._scalars.flush()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Write the remaining measurements and close the file."""
         self._write()
         self._scalars.flush()

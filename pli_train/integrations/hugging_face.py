@@ -137,22 +137,24 @@ class GrowthCallback(TrainerCallback):
 
     # --- called by Trainer --------------------------------------------------------------------------------------------
 
-    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Make the model save its weights in padded form."""
         self._check(args, state)
-        self._stand_by(its["model"])
+        self._stand_by(kwargs["model"])
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Begin a lineage, or resume that of a checkpoint."""
         self._check(args, state)
-        self._stand_by(its["model"])
+        self._stand_by(kwargs["model"])
         growing = self._growing
         if self._prepared is not None and growing is not None:
             growing.planned = self.growth.planned(growing.start, state.max_steps)
         else:
             if growing is not None:
                 growing.close()
-            growing = self._growing = self._begun(args, its["model"], its["optimizer"], state.max_steps)
+            growing = self._growing = self._begun(args, kwargs["model"], kwargs["optimizer"], state.max_steps)
             missed = [planned for planned in growing.planned if (planned.step or 0) <= state.global_step]
             if state.global_step and (missed or self._heads is not None):
                 raise BadInput(
@@ -160,8 +162,8 @@ class GrowthCallback(TrainerCallback):
                     "trainer.train(resume_from_checkpoint=growth.prepared(trainer, checkpoint))"
                 )
         warmup = args.get_warmup_steps(state.max_steps)
-        curve = in_place.rewound(its["lr_scheduler"], warmup, state.max_steps) if growing.rewinds else None
-        growing.attach(its["optimizer"], curve)
+        curve = in_place.rewound(kwargs["lr_scheduler"], warmup, state.max_steps) if growing.rewinds else None
+        growing.attach(kwargs["optimizer"], curve)
         self._check_names(growing)
         self._prepared = None
         self._states = None
@@ -169,16 +171,18 @@ class GrowthCallback(TrainerCallback):
             self._states = States(Path(str(args.output_dir)), self._keep, self._held_out)
             self._states.begin(growing, state)
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Apply the events that are due before this update."""
         self._step(state)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep some rows of the evaluation data set."""
-        if self._states is not None and (read := its.get("eval_dataloader")) is not None:
-            self._states.draw(self._now(), read.dataset, its.get("processing_class"), self._now().seed)
+        if self._states is not None and (read := kwargs.get("eval_dataloader")) is not None:
+            self._states.draw(self._now(), read.dataset, kwargs.get("processing_class"), self._now().seed)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the lineage and the order of the optimizer's parameters into the checkpoint of Trainer."""
         growing, folder = self._now(), Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if not args.save_only_model:
@@ -186,7 +190,9 @@ class GrowthCallback(TrainerCallback):
         growing.save(folder / run_folder.LINEAGE)
         growing.save(Path(str(args.output_dir)) / run_folder.LINEAGE)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Detach from the optimizer. Events that are due at the last step are applied if training is resumed."""
         self._now().close()
         if self._states is not None:

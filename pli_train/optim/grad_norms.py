@@ -129,7 +129,7 @@ class _Sent:
     step: int
     wall_time: float
     plan: _Plan
-    there: np.ndarray
+    has_gradient: np.ndarray
     host: Tensor
     arrived: Any = None
 
@@ -254,8 +254,8 @@ class GradNorms:
         if self._begun is None:
             raise RuntimeError("no measurement has begun")
         rows = self._vector[: 3 if self._updates else 1]
-        step, wall_time, there = self._begun
-        self._begun, self._sent = None, _Sent(step, wall_time, self.plan, there, *_to_host(rows))
+        step, wall_time, has_gradient = self._begun
+        self._begun, self._sent = None, _Sent(step, wall_time, self.plan, has_gradient, *_to_host(rows))
 
     def _arrive(self) -> None:
         sent, self._sent = self._sent, None
@@ -268,7 +268,7 @@ class GradNorms:
     def _scalars(self, sent: _Sent) -> dict[str, float]:
         """Return tag → value, without parts that have no gradient."""
         plan, squares = sent.plan, sent.host.double().numpy() ** 2
-        measured = sorted(set(plan.owner[sent.there].tolist()))
+        measured = sorted(set(plan.owner[sent.has_gradient].tolist()))
         sums = [np.bincount(plan.owner, row, len(plan.parts)) for row in squares]
         gradient, *moved = [with_sums({plan.parts[n]: float(row[n]) for n in measured}) for row in sums]
         reported = [part for part in gradient if part.level in self._groups]

@@ -170,8 +170,8 @@ def load_state(
         if entry == ROW_STEP and not _counts(value, tensors.get(f"step/{name}")):
             raise BadInput(f"the optimizer state '{key}' has step counts outside 0 to that of the tensor")
         # Fused AdamW needs its step counters on the device of the parameters.
-        there = value.to(parameter.device, copy=True)
-        optimizer.state[parameter] |= {row_steps.ROWS: {"step": there}} if entry == ROW_STEP else {entry: there}
+        moved = value.to(parameter.device, copy=True)
+        optimizer.state[parameter] |= {row_steps.ROWS: {"step": moved}} if entry == ROW_STEP else {entry: moved}
 
 
 def _by_row(value: Tensor, parameter: Tensor) -> bool:

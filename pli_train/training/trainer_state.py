@@ -28,12 +28,12 @@ class Progress:
     def of(cls, state: TrainerState) -> Progress:
         """Convert from Hugging Face's `TrainerState`: the inverse of `to_trainer_state`."""
         callbacks: Any = state.stateful_callbacks
-        ours = callbacks[OURS]
-        return cls(state.global_step, ours["tokens"], ours["flops"], ours["seconds"], state.log_history)
+        counts = callbacks[OURS]
+        return cls(state.global_step, counts["tokens"], counts["flops"], counts["seconds"], state.log_history)
 
     def to_trainer_state(self, config: RunConfig, total_steps: int, epochs: float) -> TrainerState:
         """Convert to Hugging Face's `TrainerState`, a copy. `epochs` is the fraction of an epoch per step."""
-        ours: Any = {OURS: {"tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}}
+        counts: Any = {OURS: {"tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}}
         return TrainerState(
             epoch=self.step * epochs,
             global_step=self.step,
@@ -46,5 +46,5 @@ class Progress:
             num_input_tokens_seen=self.tokens,
             total_flos=float(self.flops),
             log_history=list(self.history),
-            stateful_callbacks=ours,
+            stateful_callbacks=counts,
         )

@@ -79,16 +79,18 @@ def train(waiting: str, orders: Connection) -> None:
 
     settings = loading.load("tiny", FULL_DEPTH)
     with tempfile.TemporaryDirectory() as folder:
-        made = launch.begin(settings, Path(folder) / "run")
+        training = launch.begin(settings, Path(folder) / "run")
+        training._call("on_train_begin", training.plan.total_steps)
         orders.send("ready")
         while seconds := orders.recv():
-            began, tokens = time.perf_counter(), made.state.progress.tokens
+            began, tokens = time.perf_counter(), training.state.progress.tokens
             while time.perf_counter() < began + seconds:
-                made._update()
-                if made.state.progress.step % LOG_EVERY == 0:
-                    made._write_log()
-            orders.send((made.state.progress.tokens - tokens) / (time.perf_counter() - began))
-        made._batches.close()
+                training._update()
+                if training.state.progress.step % LOG_EVERY == 0:
+                    training._write_log()
+            orders.send((training.state.progress.tokens - tokens) / (time.perf_counter() - began))
+        training._call("on_train_end")
+        training._batches.close()
 
 
 @contextlib.contextmanager

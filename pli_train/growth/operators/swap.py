@@ -46,6 +46,6 @@ class Swap(Operator):
         return []
 
     def outcome(self, lineage: Lineage) -> str:
-        """Return for example `a and b change places`."""
+        """Return for example `a and b swapped`."""
         first, second = lineage.events[-1].facts["layer"].split()
-        return f"{first} and {second} change places"
+        return f"{first} and {second} swapped"
