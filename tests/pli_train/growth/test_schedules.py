@@ -105,7 +105,7 @@ def test_g_stack_grows_when_the_authors_table_says(parameters, tokens, billions)
 def test_g_stack_says_what_its_timing_lacks_or_that_the_run_is_too_small_for_the_fit():
     assert "parameters and tokens" in mistakes("g-stack", 2)[0]
     assert mistakes("g-stack", 2, parameters=1e9)[0].endswith("needs tokens")
-    assert "give at" in mistakes("g-stack", 2, parameters=1e6, tokens=1e7)[0]
+    assert "set at" in mistakes("g-stack", 2, parameters=1e6, tokens=1e7)[0]
 
 
 def test_interleave_is_i_div_g_with_each_newborn_right_above_its_donor():
