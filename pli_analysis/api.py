@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.metrics.disturbance.disturbance import Disturbance
+    from pli_analysis.runs.run import Run
 
-open_run = Run.open
+__all__ = ["disturbance", "drift", "open_run"]
 
 
 def drift(

@@ -6,10 +6,18 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Set before torch is imported, here and in the commands that tests start: these models are too small for several
 # threads, and tests run in parallel.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.load_profile("tests")
+
+# Helpers whose asserts say what they compared, as those of tests do.
+HELPERS = ("commands", "interrupted", "run_files", "trainers", "watched", "crash.kills", "pli_analysis.conftest")
+pytest.register_assert_rewrite(*(f"tests.{name}" for name in HELPERS))
 
 FAMILIES = ("bert", "gpt2")
 MODELS = {
@@ -20,6 +28,7 @@ MODELS = {
 }
 STEPS = 12
 SCHEDULE = "3@0 6@2 6@1 9@4"
+UMAP = pytest.param("umap", marks=pytest.mark.slow)  # its first fit compiles for a minute
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -92,7 +101,7 @@ def small_run(runs, tmp_path_factory):
     return run
 
 
-@pytest.fixture(params=[250, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.fixture(params=[60, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
 def fuzz_cases(request):
     """Number of changes to try on a file: 250 by default; in slow tests PLI_FUZZ, or 1000."""
     return request.param or int(os.environ.get("PLI_FUZZ", "1000"))

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-ANALYZE = [sys.executable, "-m", "pli_analysis.cli"]
+from tests.commands import call, fresh
+from tests.warm import ROOT
 
 
-def analyze(*words, **settings):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([*ANALYZE, *map(str, words)], capture_output=True, env=environment, **settings)
+def analyze(*words):
+    return call("pli-analyze", *words, text=False)
 
 
 def refused(done, message):
@@ -148,7 +147,7 @@ def test_a_device_stays_a_device(small_run, tmp_path):
 
 @pytest.mark.parametrize("words", ["report RUN --html /dev/stdout", "lineage RUN --html >(head -c 9 >/dev/null)"])
 def test_a_pipe_that_is_closed_early_is_no_error(small_run, words):
-    command = f"{' '.join(ANALYZE)} {words.replace('RUN', str(small_run))}"
+    command = f"{sys.executable} -m pli_analysis.cli {words.replace('RUN', str(small_run))}"
     shell = f"{command} | head -c 100 >/dev/null; echo ${{PIPESTATUS[0]}}"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment)
@@ -162,7 +161,7 @@ def test_what_finds_no_room_leaves_the_old_file_and_nothing_beside_it(small_run,
     for name in KINDS:
         (tmp_path / name).write_text("old")
     for words in written_by(small_run, tmp_path):
-        done = analyze(*words, preexec_fn=limit)
+        done = fresh("pli-analyze", *words, preexec_fn=limit)
         assert done.returncode == 1 and b"cannot be written (file too large)" in done.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(KINDS, "old")
 

@@ -2,12 +2,10 @@
 
 import inspect
 import os
-import pty
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -19,12 +17,18 @@ from typer.main import get_command
 from pli_analysis.cli import app as analyze
 from pli_train.cli import app as train
 from pli_train.core.run_format import run_folder
+from tests.commands import at_a_terminal, call, refused
 from tests.conftest import STEPS
-from tests.test_cli import ROOT, call, refused
+from tests.warm import ROOT
 
 APPS = {"pli-train": train, "pli-analyze": analyze}
 PACKAGES = {"pli-train": "pli_train", "pli-analyze": "pli_analysis"}
-COMMANDS = [(name, command) for name, app in APPS.items() for command in get_command(app).commands]
+COMMANDS = [
+    (name, command)
+    for name, app in APPS.items()
+    for command, found in get_command(app).commands.items()
+    if not found.hidden  # an older name of another
+]
 
 
 def helps(name, command, width):
@@ -280,7 +284,7 @@ def test_a_closed_pipe_hides_no_failure_that_is_known(torn, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # so that the pipe is found closed when all else is done
     shell = f"{sys.executable} -m pli_train.cli verify {torn} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "1\n" and "tell of damage" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.stdout == "1\n" and ": damaged: 1 of " in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -306,38 +310,6 @@ def test_a_full_disk_is_one_line(words, unbuffered, runs, monkeypatch):
 
 # --- terminals ------------------------------------------------------------------------------------------------------
 
-AT_ONCE = (
-    "import sys; from pli_train.core.cli import console; console.PATIENCE = 0; "
-    "from {package}.cli import main; sys.argv[1:] = {words!r}; main()"
-)
-
-
-def at_a_terminal(package, *words, **environment):
-    """Return (exit code, stdout, stderr) of a command with a terminal for each, which draws progress bars at once."""
-    code = AT_ONCE.format(package=package, words=list(map(str, words)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100", **environment}
-    pairs = [pty.openpty() for _ in range(2)]
-    said = [bytearray(), bytearray()]
-
-    def read(end, into):
-        try:
-            while segment := os.read(end, 65536):
-                into.extend(segment)
-        except OSError:  # nobody has the other side any more
-            pass
-
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=pairs[0][1], stderr=pairs[1][1], env=environment)
-    readers = [threading.Thread(target=read, args=(ours, into)) for (ours, _), into in zip(pairs, said, strict=True)]
-    for (_, theirs), reader in zip(pairs, readers, strict=True):
-        os.close(theirs)
-        reader.start()
-    process.wait(120)
-    for (ours, _), reader in zip(pairs, readers, strict=True):
-        reader.join(20)
-        os.close(ours)
-    return process.returncode, *(message.decode() for message in said)
-
-
 BAR = re.compile(r"\d+ of \d+ (tensors of all checkpoints|checkpoints|steps) ")
 COLOR = re.compile(r"\x1b\[[\d;]*m")
 """Escape codes for colors and bold."""
@@ -352,18 +324,18 @@ CLEARED = "\x1b[1A\x1b[2K"
 )
 def test_a_bar_is_on_terminals_alone(runs, tmp_path, environment, drawn):
     environment["PLI_CACHE"] = str(tmp_path)
-    code, _, said = at_a_terminal("pli_analysis", "drift", runs["gpt2"], "-o", tmp_path / "drift.csv", **environment)
+    code, _, said = at_a_terminal("pli-analyze", "drift", runs["gpt2"], "-o", tmp_path / "drift.csv", **environment)
     assert code == 0 and bool(COLOR.search(said)) == (not environment.get("NO_COLOR") and drawn)
     assert bool(BAR.search(COLOR.sub("", said))) == ("\x1b" in said) == drawn
     if drawn:
         assert said.endswith(CLEARED) and said.count("\x1b[?25h") == 1, "the bar is taken away, the cursor is back"
-    said = at_a_terminal("pli_train", "verify", runs["gpt2"], **environment)[2]
+    said = at_a_terminal("pli-train", "verify", runs["gpt2"], **environment)[2]
     assert bool(BAR.search(COLOR.sub("", said))) == drawn
 
 
 def test_quiet_draws_no_bar(runs, tmp_path):
     words = ["drift", runs["gpt2"], "-q", "-o", tmp_path / "drift.csv"]
-    assert at_a_terminal("pli_analysis", *words, PLI_CACHE=str(tmp_path)) == (0, "", "")
+    assert at_a_terminal("pli-analyze", *words, PLI_CACHE=str(tmp_path)) == (0, "", "")
 
 
 def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
@@ -373,7 +345,7 @@ def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
         f'log_every = 1\n[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'
     )
     words = ["run", config, "--set", "growth.schedule=0.5@0", "--out", tmp_path / "run"]
-    code, out, said = at_a_terminal("pli_train", *words)
+    code, out, said = at_a_terminal("pli-train", *words)
     assert code == 0 and out.strip() == str(tmp_path / "run")
     said = COLOR.sub("", said)
     assert BAR.search(said) and re.search(r" loss \d", said)
@@ -384,13 +356,13 @@ def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
 @pytest.mark.parametrize("words", [["watch", "RUN", "--once"], ["drift", "RUN"], ["drift", "--help"]])
 def test_no_color_means_no_escape_code(words, runs):
     words = [runs["gpt2"] if word == "RUN" else word for word in words]
-    code, out, said = at_a_terminal("pli_analysis", *words, NO_COLOR="1")
+    code, out, said = at_a_terminal("pli-analyze", *words, NO_COLOR="1")
     assert code == 0 and out and "\x1b" not in out and not COLOR.search(said)
-    assert "\x1b" not in at_a_terminal("pli_analysis", *words, TERM="dumb")[1]
+    assert "\x1b" not in at_a_terminal("pli-analyze", *words, TERM="dumb")[1]
     piped = call("pli-analyze", *words)
     assert "\x1b" not in piped.stdout + piped.stderr
     if words[0] == "watch":
-        assert "\x1b[" in at_a_terminal("pli_analysis", *words, NO_COLOR="")[1], "and a terminal has colors otherwise"
+        assert "\x1b[" in at_a_terminal("pli-analyze", *words, NO_COLOR="")[1], "and a terminal has colors otherwise"
 
 
 # --- a shell that completes words -----------------------------------------------------------------------------------

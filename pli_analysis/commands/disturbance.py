@@ -59,13 +59,13 @@ def disturbance(
     from pli_analysis.metrics.disturbance.disturbance import disturbance as measure
     from pli_analysis.metrics.disturbance.event_context import twins_beside
     from pli_analysis.report import disturbance as report
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs import opening
     from pli_analysis.tables import emit
 
     asked = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=lineage_file, stack=stack)
     complain(opened.scalars.damaged)
-    twins = [Run.open(path) for path in twin] if twin else twins_beside(opened)
+    twins = [opening.open_run(path) for path in twin] if twin else twins_beside(opened)
     found = measure(opened, twins, window, at or (), asked, blocks, placebos, Bar("steps with and without events"))
     say(*found.notes, *report.readings(found))
     write_page(html, lambda: report.build(opened, found))

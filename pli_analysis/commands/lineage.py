@@ -40,10 +40,10 @@ def lineage(
     """
     from pli_analysis.metrics import lineage as metric
     from pli_analysis.report import overview
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs.opening import open_run
     from pli_analysis.tables import emit, put
 
-    opened = Run.open(run, verify, lineage_file, Bar(FOLLOWED), stack)
+    opened = open_run(run, verify, lineage_file, Bar(FOLLOWED), stack)
     complain(links_at(run))
     notes = opened.notes
     if (

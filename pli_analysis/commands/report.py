@@ -45,13 +45,13 @@ def report(
 
     Example: pli-analyze report runs/tiny --html
     """
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs.opening import newest_run
 
     if not run and html is not None and Path(html).is_dir():
         run, html = [html], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
     path = None if html in (None, BESIDE_THE_RUN) else a_file(str(html))
     methods = _methods(maps, html)
-    asked = run or [str(Run.newest().path)]
+    asked = run or [str(newest_run().path)]
     if path is not None:
         require_files({"--html": path}, inputs_of({"run": asked, "lineage_file": lineage_file}))
     if several := _several(asked):

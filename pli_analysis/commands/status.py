@@ -26,12 +26,12 @@ def open_run(
     """Open a run or whatever holds checkpoints; say what is not used of it, and what is only inferred.
 
     Args:
-        paths, verify, lineage, stack: as for `Run.open`.
+        paths, verify, lineage, stack: as for `pli_analysis.open_run`.
         name: of the run, to begin each line with, where there are several.
     """
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs import opening
 
-    found = Run.open(paths, verify, lineage, Bar(FOLLOWED), stack)
+    found = opening.open_run(paths, verify, lineage, Bar(FOLLOWED), stack)
     complain(links_at(paths))
     notes = found.notes  # of others' checkpoints none is usable, or some are: the error tells of each, or the lines do
     prefix = f"{name}: " if name else ""

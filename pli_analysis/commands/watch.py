@@ -38,12 +38,12 @@ def watch(
 
     Example: pli-analyze watch runs/tiny --serve
     """
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs.opening import newest_run
     from pli_analysis.watch.loop import watch_run
 
     if once and serve is not None:
         raise BadInput("--once: prints one frame, and --serve goes on until Ctrl-C: use one of them")
-    watch_run(_run_at(run) if run else Run.newest().path, every, once, serve)
+    watch_run(_run_at(run) if run else newest_run().path, every, once, serve)
 
 
 def _run_at(path: Path) -> Path:

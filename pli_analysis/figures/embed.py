@@ -91,7 +91,7 @@ def _path(part: str, rows: pd.DataFrame, methods: Sequence[str], named: bool) ->
 
     style = line_of(rows[col.LAYER].iloc[0])
     birth = rows[col.IS_BIRTH].tolist()
-    seen = {method: at | {"textposition": _outwards(**at)} for method, at in _points_of(rows, methods).items()}
+    seen = {method: at | {"textposition": outwards(**at)} for method, at in _points_of(rows, methods).items()}
     return go.Scatter(
         x=rows[col.X],
         y=rows[col.Y],
@@ -146,7 +146,7 @@ def _points_of(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[st
     return {method: {"x": plain(table[x]), "y": plain(table[y])} for method, (x, y) in columns.items()}
 
 
-def _outwards(x: Sequence[float], y: Sequence[float]) -> str:
+def outwards(x: Sequence[float], y: Sequence[float]) -> str:
     """Where the name at the end of a path stands: on the side where the rest of the path is not."""
     right, up = x[-1] - sum(x) / len(x), y[-1] - sum(y) / len(y)
     level = "middle" if abs(up) <= abs(right) / 2 else "top" if up > 0 else "bottom"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pli_analysis.runs.layer_layout import require_parts
+from pli_analysis.runs.checkpoint import require_parts
 from pli_train.core import safe_model
 from pli_train.core.cli.console import say
 from pli_train.core.errors import BadInput, did_you_mean, last_line, some
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from pli_analysis.runs.run import Checkpoint
+    from pli_analysis.runs.checkpoint import Checkpoint
     from pli_train.core.anatomy import Anatomy
 
 _log = logging.getLogger(__name__)

@@ -99,7 +99,7 @@ def missing_blocks(run: Run) -> str | None:
     Raises:
         BadInput: when they cannot be read.
     """
-    from pli_analysis.runs.run import open_weights
+    from pli_analysis.runs.safetensors_file import open_weights
 
     path = run.held_out
     if not path.is_file():
@@ -114,7 +114,7 @@ def _kept(run: Run) -> Sample:
     """The held-out blocks that the run keeps, all of them."""
     import torch
 
-    from pli_analysis.runs.run import open_weights
+    from pli_analysis.runs.safetensors_file import open_weights
 
     path = run.held_out
     if lack := missing_blocks(run):

@@ -26,7 +26,8 @@ from pli_train.core.run_format import run_folder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.runs.run import Checkpoint, Run
+    from pli_analysis.runs.checkpoint import Checkpoint
+    from pli_analysis.runs.run import Run
     from pli_train.core.lineage import Lineage
 
 SURE = 0.99

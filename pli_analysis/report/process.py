@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_analysis.report import content, page
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core import output
 from pli_train.core.cli.shell import run_process
 from pli_train.core.errors import PliError
@@ -62,7 +62,7 @@ def main() -> None:
     """What the process does: `RUN VERSION OUT`."""
     os.nice(NICE)
     run, version, out = sys.argv[1:]
-    output.write(Path(out), page.html(content.build(Run.open(run)), version))
+    output.write(Path(out), page.html(content.build(open_run(run)), version))
 
 
 if __name__ == "__main__":

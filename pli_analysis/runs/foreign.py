@@ -11,20 +11,20 @@ always those of the first checkpoint that has a part, which may lie later.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pli_analysis import columns as col
-from pli_analysis.runs import odd_weights, unsupported_formats
+from pli_analysis.runs import odd_weights
+from pli_analysis.runs.checkpoint import Checkpoint
 from pli_analysis.runs.inferred_lineage import Inferred, infer, weights_of
-from pli_analysis.runs.run import Checkpoint, ProgressCallback, Run
-from pli_analysis.runs.step_names import LINK, by_name, link_line, natural, numbered
+from pli_analysis.runs.model_folders import flaw
+from pli_analysis.runs.run import ProgressCallback, Run
+from pli_analysis.runs.step_names import LINK, link_line
 from pli_analysis.scalars import trainer_log
-from pli_analysis.scalars.trainer_log import damage_of
 from pli_train.core import tokenizer
 from pli_train.core.errors import BadInput, some
 from pli_train.core.lineage import Lineage
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from pli_analysis.scalars.reading import Scalars
 
 _log = logging.getLogger(__name__)
-HYDRA = ".hydra"
-"""In a folder of a run of its own, which Hydra calls by a number."""
 TEXT_BLOCK = 128
 """Tokens of a block of text, at most, where no record says how long training had them."""
 MASKED_SHARE = 0.15
@@ -281,17 +279,11 @@ class ForeignRun(Run):
     @cached_property
     def _flaws(self) -> dict[Path, str | None]:
         """Folder → what keeps it from being used."""
-        found = {path: flaw(path) for _, path in self.found}
-        is_written = self.lineage_file is not None or all(
-            (path / run_folder.LINEAGE).exists()
-            for path, with_first_seen_births in found.items()
-            if not with_first_seen_births
-        )
-        bare = {path: self._checkpoint(name, path) for name, path in self.found}
-        return {
-            path: with_first_seen_births or unusable(bare[path], is_written)
-            for path, with_first_seen_births in found.items()
-        }
+        flaws = {path: flaw(path) for _, path in self.found}
+        whole = [path for path, reason in flaws.items() if not reason]
+        is_written = self.lineage_file is not None or all((path / run_folder.LINEAGE).exists() for path in whole)
+        checkpoints = {path: self._checkpoint(name, path) for name, path in self.found}
+        return {path: reason or unusable(checkpoints[path], is_written) for path, reason in flaws.items()}
 
     @cached_property
     def _lineages(self) -> list[Lineage]:
@@ -346,143 +338,6 @@ def _births(lineage: Lineage, id: str) -> list[tuple[str, int]]:
     return found + [(f"FFN units of {id}", lineage.events[event - 1].step) for event in later]
 
 
-# --- finding them ----------------------------------------------------------------------------------------------------
-
-
-def open_foreign(
-    paths: Sequence[Path],
-    lineage_file: Path | None = None,
-    on_progress: ProgressCallback = lambda done, total: None,
-    stack: str | None = None,
-) -> ForeignRun:
-    """Open a folder of Trainer's, a model folder, or several checkpoint folders.
-
-    Args:
-        paths: one output folder, or checkpoint folders in order.
-        lineage_file: a `lineage.json` to go by.
-        on_progress: told (done, in all) of checkpoints that layers are followed through.
-        stack: path of the list of layers to read.
-
-    Raises:
-        BadInput: when there is nothing of the kind.
-    """
-    for path in paths:
-        if not path.is_dir():
-            raise BadInput(f"{path}: no such folder")
-    if len(paths) == 1:
-        inside = checkpoints_in(paths[0])
-        if inside:
-            return ForeignRun(
-                paths[0], found=tuple(inside), lineage_file=lineage_file, on_progress=on_progress, stack=stack
-            )
-        if steps := steps_in(paths[0]):
-            named, counted = _named(steps)
-            return ForeignRun(
-                paths[0],
-                found=tuple(named),
-                lineage_file=lineage_file,
-                linked=tuple(linked_steps_in(paths[0])),
-                counted=counted,
-                on_progress=on_progress,
-                stack=stack,
-            )
-        if not is_model(paths[0]):
-            if unsupported_formats.has_weights(paths[0]) or unsupported_formats.explain(paths[0]):
-                raise BadInput(f"{paths[0]}: {flaw(paths[0])}")
-            return _further_down(paths[0], lineage_file, on_progress, stack)
-    for path in paths:
-        if (path / run_folder.RUN).is_file() and len(paths) > 1:
-            raise BadInput(f"{path}: is a run, and several arguments are checkpoints of one: name it alone")
-        if len(paths) > 1 and (run_folder.checkpoints(path) or steps_in(path)):
-            raise BadInput(f"{path}: holds checkpoints, and several arguments are checkpoints of one: name it alone")
-        if found := flaw(path):
-            raise BadInput(f"{path}: {found}")
-    named, counted = _named(paths)
-    return ForeignRun(
-        _root(paths),
-        found=tuple(named),
-        lineage_file=lineage_file,
-        counted=counted,
-        on_progress=on_progress,
-        stack=stack,
-    )
-
-
-def _further_down(
-    folder: Path, lineage_file: Path | None, on_progress: ProgressCallback, stack: str | None
-) -> ForeignRun:
-    """The only output of Trainer's below a folder. Raises BadInput when there is none, or more than one."""
-    from pli_analysis.runs import paths
-
-    only = paths.alone(folder)
-    if only is not None and only != folder:
-        return open_foreign([only], lineage_file, on_progress, stack)
-    found = paths.find(folder)
-    models = [str(source.path) for source in found if source.has_checkpoints and source.path != folder]
-    if len(models) == 1:
-        return open_foreign([Path(models[0])], lineage_file, on_progress, stack)
-    if models:
-        more = f" and {len(models) - 4} more" if len(models) > 4 else ""
-        listed = f"{', '.join(models[:4])}{more}"
-        raise BadInput(f"{folder}: holds models whose names have no step: give them in order: {listed}")
-    if found:
-        raise BadInput(f"{folder}: holds no checkpoints of a model, but logs: read them with scalars or compare")
-    message = f"{folder}: not a run, it holds no {run_folder.RUN}, and no checkpoints of a model either"
-    raise BadInput("; ".join([message, *paths.links(folder)]))
-
-
-def steps_in(folder: Path) -> list[Path]:
-    """The model folders right in a folder whose names tell a step, as `step_100` does, in their order; no links."""
-    found = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
-    named = [path for path in found if numbered(path.name) is not None and is_model(path)]
-    bare = [path for path in named if not run_folder.checkpoints(path) and not (path / HYDRA).exists()]
-    return sorted(bare, key=lambda path: natural(path.name))
-
-
-def linked_steps_in(folder: Path) -> list[Path]:
-    """The links to folders right in a folder whose names tell a step, in their order."""
-    found = [path for path in folder.iterdir() if path.is_symlink() and path.is_dir()]
-    return sorted((path for path in found if numbered(path.name)), key=lambda path: natural(path.name))
-
-
-def checkpoints_in(output: Path) -> list[tuple[CheckpointName, Path]]:
-    """The checkpoints in a folder of Trainer's: those of GrowthCallback first, which say more, then Trainer's own."""
-    growth = output / run_folder.GROWTH
-    kept = run_folder.checkpoints(growth) if growth.is_dir() and not growth.is_symlink() else []
-    return [*kept, *run_folder.checkpoints(output)]
-
-
-def is_model(folder: Path) -> bool:
-    """Whether a folder looks like that of a model, whether or not it can be read."""
-    return (folder / run_folder.CONFIG).exists() and (
-        unsupported_formats.has_weights(folder) or bool(unsupported_formats.explain(folder))
-    )
-
-
-def flaw(checkpoint: Path) -> str | None:
-    """What keeps a foreign checkpoint from being read, in a few words; None when nothing is seen to by its files."""
-    if checkpoint.is_symlink() and CheckpointName.parse(checkpoint.name):
-        return LINK
-    if not unsupported_formats.has_weights(checkpoint) and (message := unsupported_formats.explain(checkpoint)):
-        return message
-    if not (checkpoint / run_folder.CONFIG).exists():
-        return unsupported_formats.missing_config(checkpoint)
-    names = [run_folder.CONFIG]
-    if run_folder.is_sharded(checkpoint):
-        try:
-            names += sorted(set(run_folder.shards(checkpoint / run_folder.WEIGHTS_INDEX).values()))
-        except BadInput as error:
-            return f"cannot be read: {error}"
-    else:
-        names.append(run_folder.WEIGHTS)
-    for name in names:
-        if run_folder.leads_out(checkpoint / name):
-            return f"its {name} is a link, which may lead anywhere: copy the folder with links followed (cp -rL)"
-        if not (checkpoint / name).is_file():
-            return f"lacks {name}"
-    return None
-
-
 def unusable(checkpoint: Checkpoint, is_written: bool) -> str | None:
     """What keeps a checkpoint whose files are all there from being used, in a few words.
 
@@ -501,62 +356,3 @@ def unusable(checkpoint: Checkpoint, is_written: bool) -> str | None:
     except BadInput as error:
         return f"cannot be used: {checkpoint.within(error)}"
     return None
-
-
-def _named(paths: Sequence[Path]) -> tuple[list[tuple[CheckpointName, Path]], str]:
-    """Checkpoints in the order of their steps, and what those are where they are no updates.
-
-    Steps are told by `checkpoint-N` or a state of training, else by another name that all have a number in; else they
-    are numbers in the order given, and no less than the step of the last event in a checkpoint's lineage, as a model
-    that `pli-train export` made has one.
-    """
-    real = [path.resolve() for path in paths]
-    names = [CheckpointName.parse(path.name) or _step_of(path) for path in real]
-    counted = ""
-    if any(name is None for name in names) and (found := by_name(real)):
-        unit, numbers = found
-        names = [CheckpointName(number) for number in numbers]
-        counted = (
-            "" if unit == "step" else f"steps are {unit}s: no trainer_state.json, and names of folders count those"
-        )
-    known = [name for name in names if name is not None]
-    if len({(name.step, name.after) for name in known}) < len(paths):
-        names, number = [], -1
-        for path in paths:
-            number = max(number + 1, _last_event(path))
-            names.append(CheckpointName(number))
-        counted = "steps are numbers in the order given: no name and no trainer_state.json has them"
-    locations = zip([name for name in names if name is not None], _labels(real), paths, strict=True)
-    message = [(Label(name.step, name.after, label), path) for name, label, path in locations]
-    message.sort(key=lambda one: (one[0].step, one[0].after))
-    return [*message], counted if len(paths) > 1 else ""
-
-
-def _labels(real: Sequence[Path]) -> list[str]:
-    """What to call each checkpoint. Raises BadInput when one is given twice."""
-    labels = [path.name for path in real]
-    if len(set(labels)) < len(labels):
-        labels = [f"{path.parent.name}/{path.name}" for path in real]
-    if len(set(labels)) < len(labels):
-        labels = [str(path) for path in real]
-    if len(set(labels)) < len(labels):
-        twice = next(path for path in real if real.count(path) > 1)
-        raise BadInput(f"{twice}: is given twice")
-    return labels
-
-
-def _last_event(checkpoint: Path) -> int:
-    """The step of the last event that a checkpoint has behind it, as far as its lineage tells: it cannot be earlier."""
-    path = checkpoint / run_folder.LINEAGE
-    events = Lineage.read(path).events if path.is_file() else []
-    return events[-1].step if events else 0
-
-
-def _step_of(checkpoint: Path) -> CheckpointName | None:
-    state = checkpoint / run_folder.TRAINER_STATE
-    step = run_folder.read_json(state).get("global_step") if state.is_file() and not damage_of(state) else None
-    return CheckpointName(step) if type(step) is int and 0 <= step < 2**53 else None
-
-
-def _root(paths: Sequence[Path]) -> Path:
-    return paths[0] if len(paths) == 1 else Path(commonpath([path.resolve() for path in paths]))

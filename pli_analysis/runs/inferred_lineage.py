@@ -36,7 +36,8 @@ from pli_train.core.lineage import Lineage
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.runs.run import Checkpoint, ProgressCallback
+    from pli_analysis.runs.checkpoint import Checkpoint
+    from pli_analysis.runs.run import ProgressCallback
 
 SAMPLE = 2**15
 """Numbers of a matrix, at most, that are compared: a cosine of unrelated ones is then off by 0.006."""
@@ -132,7 +133,7 @@ class Weights:
             if factor is not None and factor in kept:
                 tensor = rows(np.asarray(tensor[:], dtype=np.float32), axes, factor, self.sizes)[: kept[factor]]
                 tensor = tensor.reshape(-1, tensor.shape[-1])
-            found[index] = _sampled(tensor).ravel()
+            found[index] = sampled(tensor).ravel()
         whole = np.zeros((self.depth, next(iter(found.values())).size))
         for index, numbers in found.items():
             whole[index] = numbers
@@ -165,7 +166,7 @@ def common(*several: Weights) -> dict[str, int]:
     return {factor: min(found) for factor, found in sizes.items() if len(found) > 1}
 
 
-def _sampled(tensor: Any) -> np.ndarray:
+def sampled(tensor: Any) -> np.ndarray:
     """Some stretches of a matrix's rows, spread evenly; all of a small one. Takes an array or a look at a tensor."""
     shape = tensor.shape if isinstance(tensor, np.ndarray) else tensor.get_shape()
     rows_wanted = max(1, SAMPLE // max(int(np.prod(shape[1:])), 1))

@@ -17,12 +17,11 @@ from pli_train.core.anatomy.names import Blocks, block_lists, is_buffer, layers_
 from pli_train.core.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
-    from pli_analysis.runs.run import Checkpoint
+    pass
 
 PAGE = "docs/families.md"
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 """What configs call the number of layers."""
-CALLED = {"head": "heads", "ffn": "FFNs", "norms": "norms", "attention": "attention"}
 FEW = 4
 LISTED = 3
 """Names in a line, at most."""
@@ -71,16 +70,6 @@ def layout_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
     taken = layers_of(model_type, _taken(lists, stack))
     message = f"layers only, at '{taken.stack}': {flaw}; {PAGE} says how to write one"
     return Layout(taken, (message, *_left_out(taken, shapes)))
-
-
-def require_parts(checkpoint: Checkpoint, level: str) -> None:
-    """Raise BadInput when parts of a level (`head`, `ffn`, `norms`, `attention`) are asked for and not told apart."""
-    table = checkpoint.anatomy
-    if table.by_name:
-        message = f"no table says where a {table.model_type} has its {CALLED[level]}, only its layers are known"
-        raise BadInput(f"{checkpoint.path}: {message}; {PAGE} says how to write a table")
-    if level == "head" and "heads" not in table.config:
-        raise BadInput(f"{checkpoint.path}: the table of a {table.model_type} does not separate its heads")
 
 
 def _stacks(table: Anatomy) -> list[Anatomy]:

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pli_analysis.runs import unsupported_formats
-from pli_analysis.runs.tensor_slices import FLOATS, locations_of
+from pli_analysis.runs.safetensors_file import locations_of
+from pli_analysis.runs.tensor_location import FLOATS
 from pli_train.core.anatomy.names import is_buffer
 from pli_train.core.errors import BadInput, some
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
-    from pli_analysis.runs.run import Checkpoint
+    from pli_analysis.runs.checkpoint import Checkpoint
 
 OF_A_LAYER = re.compile(r"(^|\.)\d+\.")
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pli_analysis.runs.model_folders import HYDRA, checkpoints_in, is_model, linked_steps_in, steps_in
 from pli_analysis.runs.step_names import link_line, natural, numbered
 from pli_analysis.scalars import csv_logs, downloads, json_logs, reading
 from pli_analysis.scalars.events import Columns, sorted_by_step
@@ -31,7 +32,6 @@ from pli_train.core.run_format import run_folder
 
 PARTS = ("train", "training", "validation", "val", "valid", "eval", "evaluation", "test", "dev")
 """Folders of event files that are parts of one run: Keras and Estimators write one each."""
-HYDRA = ".hydra"
 METRICS = "metrics.csv"
 """Lightning's table."""
 TRAINER_ARGUMENTS = "training_args.bin"
@@ -223,14 +223,14 @@ def kind_of(folder: Path) -> Kind | None:
         return Kind.RUN
     if is_trainer_output(folder):
         return Kind.TRAINER
-    if _is_model(folder):
+    if is_model(folder):
         return Kind.MODEL
     return Kind.LOGS if _holds_logs(folder) or any(_holds_logs(part) for part in _parts_in(folder)) else None
 
 
 def is_trainer_output(folder: Path) -> bool:
     """Whether Trainer wrote it, and it is not one of the checkpoints that it wrote."""
-    if run_folder.checkpoints(folder) or _steps_in(folder):
+    if run_folder.checkpoints(folder) or steps_in(folder):
         return True
     if numbered(folder.name) is not None:
         return False
@@ -285,28 +285,15 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(shown, key=lambda path: natural(path.name))
 
 
-def _steps_in(folder: Path) -> list[Path]:
-    from pli_analysis.runs.foreign import steps_in
-
-    return steps_in(folder)
-
-
-def _is_model(folder: Path) -> bool:
-    from pli_analysis.runs.foreign import is_model
-
-    return is_model(folder)
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def _of_trainer(folder: Path) -> Scalars:
     """Event files, and the history in the newest whole state that there is; a line for what is passed over."""
-    from pli_analysis.runs.foreign import checkpoints_in, linked_steps_in
     from pli_analysis.scalars import trainer_log
 
     found = [path for _, path in sorted(checkpoints_in(folder))]
-    inside = [path for path in found if not path.is_symlink()] if found else _steps_in(folder)
+    inside = [path for path in found if not path.is_symlink()] if found else steps_in(folder)
     linked = [path for path in found if path.is_symlink()] if found else linked_steps_in(folder)
     linked += [path for path in sorted(folder.glob(trainer_log.FOLDERS)) if path.is_symlink() and path.is_dir()]
     logged = trainer_log.read(folder, [trainer_log.state_of(path) for path in inside])

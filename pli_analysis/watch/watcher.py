@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pli_analysis.runs.run import Checkpoint, Run
+from pli_analysis.runs.checkpoint import Checkpoint
+from pli_analysis.runs.run import Run
 from pli_analysis.scalars import trainer_log
 from pli_analysis.scalars.reading import Reader, Scalars
 from pli_analysis.watch import frame

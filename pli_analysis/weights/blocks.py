@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pli_analysis.runs.tensor_slices import TensorLocation, TensorView
+from pli_analysis.runs.tensor_location import TensorLocation
+from pli_analysis.runs.tensor_slices import TensorView
 from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.trajectory import TensorTrajectory, Visit, misfit
 from pli_train.core.anatomy.axes import growing

@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pli_analysis.runs.tensor_slices import TensorLocation, TensorView
+from pli_analysis.runs.tensor_location import TensorLocation
+from pli_analysis.runs.tensor_slices import TensorView
 from pli_analysis.weights import trajectory
 from pli_analysis.weights.trajectory import TensorTrajectory, Visit
 from pli_train.core.anatomy.axes import each_axis, factors, growing

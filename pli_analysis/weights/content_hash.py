@@ -10,7 +10,7 @@ from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
-    from pli_analysis.runs.run import Checkpoint
+    from pli_analysis.runs.checkpoint import Checkpoint
 
 ESSENTIAL = (run_folder.CONFIG, run_folder.LINEAGE, run_folder.WEIGHTS_INDEX)
 

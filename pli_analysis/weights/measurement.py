@@ -24,7 +24,8 @@ from pli_train.core import cache
 from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from pli_analysis.runs.run import Checkpoint, ProgressCallback, Run
+    from pli_analysis.runs.checkpoint import Checkpoint
+    from pli_analysis.runs.run import ProgressCallback, Run
 
 WINDOW = 64
 """Checkpoints measured at once at most: what is planned, and lost when it is interrupted, is bounded by it."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pli_analysis.runs.ancestry import copied_units, donor
-from pli_analysis.runs.tensor_slices import TensorLocation, TensorView, view_of
+from pli_analysis.runs.tensor_location import TensorLocation
+from pli_analysis.runs.tensor_slices import TensorView, view_of
 from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.moments import folds_of
 from pli_train.core.anatomy.axes import from_rows, growing, rows
@@ -25,7 +26,7 @@ from pli_train.core.errors import MISFITS, BadInput, in_a_line
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
-    from pli_analysis.runs.run import Checkpoint
+    from pli_analysis.runs.checkpoint import Checkpoint
     from pli_train.core.anatomy import Anatomy
     from pli_train.core.lineage import Layer
 

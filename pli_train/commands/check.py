@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from pli_train.config.schema import RunConfig
 
+NO_EVENT = "growth.schedule: has no event, so there is nothing to check"
 ROWS = 1024
 """Positions compared at a time: a float64 copy of all logits of a large vocabulary would not fit."""
 
@@ -129,13 +130,17 @@ def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | 
     """
     show = show or NullReporter()
     config, _ = parents.resolve_parent(config, show.say)
+    if not config.growth.schedule:  # said before the corpus is read, which may take minutes
+        raise BadInput(NO_EVENT)
+    if origin is not None:
+        run_folder.require_run(_run_of(origin))
     train = config.train.model_copy(update={"precision": "fp32"})
     config = config.model_copy(update={"train": train})
     text = corpus.load(config.data, config.tokenizer, show.say)
     accelerator = make_accelerator(config)
     plan = RunPlan.make(config, text, accelerator.num_processes)
     if not plan.events:
-        raise BadInput("growth.schedule: has no event, so there is nothing to check")
+        raise BadInput(NO_EVENT)
     state = launch.state_at_start(plan, accelerator)
     if origin is not None:
         source = _source(plan, state.lineage, origin)
@@ -147,9 +152,14 @@ def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | 
     return Rehearsal(plan, state, held_out, accelerator.device)
 
 
+def _run_of(origin: Path) -> Path:
+    """The folder of the run that is, or holds, what to begin at."""
+    return origin if (origin / run_folder.RUN).is_file() else origin.parent
+
+
 def _source(plan: RunPlan, start: Lineage, origin: Path) -> Path:
     """The checkpoint that `origin` means. Raises BadInput when it is of another corpus, or there is none."""
-    run = origin if (origin / run_folder.RUN).is_file() else origin.parent
+    run = _run_of(origin)
     record = run_folder.read_record(run_folder.require_run(run))
     if record.get("corpus", {}).get("fingerprint") != plan.corpus.fingerprint:
         raise BadInput(f"--from {origin}: was trained on another corpus or with another tokenizer than this config's")

@@ -34,7 +34,7 @@ def of_blocks(train: np.ndarray, blocks: np.ndarray, vocabulary: int, fingerprin
     key = f"{KEPT}{fingerprint}-{blocks.shape[1]}"
     if (kept := cache.get_array(key, (len(blocks),), "<f4")) is not None:
         return kept
-    bigrams = Bigrams(_spread(train), vocabulary)
+    bigrams = Bigrams(spread(train), vocabulary)
     segments = [bigrams.surprisal(blocks[start : start + ROWS]).mean(axis=1) for start in range(0, len(blocks), ROWS)]
     found = np.concatenate(segments).astype(np.float32)
     cache.put_array(key, found, "<f4")
@@ -71,7 +71,7 @@ class Bigrams:
         return np.where(self._pairs[at] == pairs, self._counts[at], 0)
 
 
-def _spread(tokens: np.ndarray) -> np.ndarray:
+def spread(tokens: np.ndarray) -> np.ndarray:
     """At most MOST of the tokens, in pieces from everywhere."""
     if len(tokens) <= MOST:
         return np.asarray(tokens)

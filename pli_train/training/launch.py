@@ -62,6 +62,8 @@ def begin(
     require_new(folder)
     show = show or NullReporter()
     config, parent = warm_start.resolve_parent(config, show.say)
+    if config.model.family and not config.tokenizer.name_or_path:  # nothing but the corpus is missing to check these
+        build.skeleton(config.model, config.tokenizer.vocab_size, config.train.block_size)
     text = corpus.load(config.data, config.tokenizer, show.say)
     accelerator = make_accelerator(config)
     plan = RunPlan.make(config, text, accelerator.num_processes)

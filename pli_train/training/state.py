@@ -30,16 +30,15 @@ class TrainedModel:
 
     Attributes:
         wrapped: the model to call in training.
+        bare: the model without what accelerate wraps around it.
     """
+
+    wrapped: PreTrainedModel
+    bare: PreTrainedModel
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, accelerator: Accelerator, compiled: bool) -> None:
         self._anatomy, self._accelerator, self._compiled = anatomy, accelerator, compiled
         self.wrap(model)
-
-    @property
-    def bare(self) -> PreTrainedModel:
-        """The model without accelerate's wrapper."""
-        return self._accelerator.unwrap_model(self.wrapped)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -52,6 +51,7 @@ class TrainedModel:
         if self._compiled:
             kernels.compile_layers(build.stack_of(model, self._anatomy))
         self.wrapped = self._accelerator.prepare(model)
+        self.bare = self._accelerator.unwrap_model(self.wrapped)  # once, as it asks the disk which libraries there are
 
     def unwrap(self) -> PreTrainedModel:
         """Return the bare model. After changing it, call `wrap`."""

@@ -82,10 +82,9 @@ def clock() -> np.ndarray:
 
 def warm(folder: Path) -> np.ndarray:
     """Read the bytes of the layers into one buffer."""
-    from pli_analysis.runs.run import Run
-    from pli_analysis.runs.tensor_slices import locations_of
+    from pli_analysis.runs.safetensors_file import locations_of
 
-    checkpoints = Run.open(folder).checkpoints
+    checkpoints = api.open_run(folder).checkpoints
     locations = [
         locations_of(c.files[full])[full]
         for c in checkpoints
@@ -108,9 +107,7 @@ def tensors(folder: Path) -> np.ndarray:
     """Read the tensors of the layers with safetensors."""
     from safetensors import safe_open
 
-    from pli_analysis.runs.run import Run
-
-    checkpoints = Run.open(folder).checkpoints
+    checkpoints = api.open_run(folder).checkpoints
     named = [[n for names in c.names_of_layers.values() for n in names.values()] for c in checkpoints]
     began = clock()
     for checkpoint, names in zip(checkpoints, named, strict=True):
@@ -129,11 +126,10 @@ def drift(folder: Path, threads: int) -> np.ndarray:
     import scipy.linalg  # noqa: F401
 
     from pli_analysis.metrics.drift import drift  # noqa: F401
-    from pli_analysis.runs.run import Run
     from pli_analysis.scalars import reading  # noqa: F401
 
     began = clock()
-    table = api.drift(Run.open(folder), "all", threads=threads)
+    table = api.drift(api.open_run(folder), "all", threads=threads)
     assert len(table) and table["relative_l2"].notna().all()
     return clock() - began
 

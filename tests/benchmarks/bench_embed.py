@@ -61,10 +61,10 @@ def write(folder: Path, count: int, layers: int, half: int) -> None:
 
 
 def opened(folder: Path, most: int):
-    """Return the run with only its first checkpoints."""
-    from pli_analysis.runs.run import Run
+    """The run with its first checkpoints only."""
+    from pli_analysis.runs.opening import open_run
 
-    run = Run.open(folder)
+    run = open_run(folder)
     run.__dict__["checkpoints"] = run.checkpoints[:most]
     return run
 

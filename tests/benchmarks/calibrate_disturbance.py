@@ -80,7 +80,7 @@ def cases(cell, runs, corpus):
     """Return a table with one row per run, step and statistic."""
     import pandas as pd
 
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs.opening import open_run
     from pli_train.training import launch
 
     rows, first = [], CELLS.index(cell) * SEEDS
@@ -90,7 +90,7 @@ def cases(cell, runs, corpus):
             os.environ["PLI_CACHE"] = str(Path(tempfile.gettempdir()) / "calibration-tokens")
             launch.begin(config_of(cell, seed, corpus), folder / "run").run()
             os.environ["PLI_CACHE"] = str(folder / "cache")
-            rows += [(cell, *row) for row in examined(Run.open(folder / "run"), steps_of(cell), cell in LAYERED)]
+            rows += [(cell, *row) for row in examined(open_run(folder / "run"), steps_of(cell), cell in LAYERED)]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return pd.DataFrame(rows, columns=["cell", "step", "statistic", "p", "min_p", "placebos"])

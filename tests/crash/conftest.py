@@ -1,23 +1,49 @@
 """Fixtures of runs to kill: every kind of growth, trained in two seconds, and the same runs uninterrupted."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
-from tests.crash.warm import Warm
-from tests.pli_train.training.test_growth_in_training import EVERYTHING, WIDE
+from tests.growing import EVERYTHING, WIDE
+from tests.warm import warm as warm_process
 
 KILLED_FAMILIES = ("bert", "gpt2")
 CHECKPOINTS = {"bert": {"every": 1, "full_last": 100}, "gpt2": {"every": 1}}
 """BERT keeps all optimizer states, to compare them at each step; GPT-2 removes old ones while it is killed."""
 
 
+class Training:
+    """A `pli-train` that has nothing left to import, with its stderr in a file."""
+
+    def __init__(self, child, log):
+        self.kill, self.running, self.wait, self._log = child.kill, child.running, child.wait, log
+
+    @property
+    def errors(self):
+        """What it said on stderr."""
+        return self._log.read_text()
+
+
+class Trainings:
+    """Begins them, as `tests.warm` does."""
+
+    def __init__(self, folder):
+        self._folder, self._count = folder, 0
+
+    def start(self, *words, **how):
+        self._count += 1
+        log = self._folder / f"stderr-{self._count}"
+        with Path(os.devnull).open("r+b") as nothing, log.open("wb") as file:
+            streams = [nothing.fileno(), nothing.fileno(), file.fileno()]
+            return Training(warm_process().start("pli-train", *words, streams=streams, **how), log)
+
+
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory, _cache):
-    """The warm process, which forks commands that have already imported everything."""
-    process = Warm(tmp_path_factory.mktemp("warm"))
-    yield process
-    process.close()
+    """What begins commands in forks of a process that has imported everything."""
+    return Trainings(tmp_path_factory.mktemp("warm"))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import time
 
 from pli_analysis import api
 from pli_analysis.metrics.drift.drift import COLUMNS
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
@@ -18,7 +18,7 @@ class Story:
     """Contents of a run: names of checkpoints, lineage, scalars without clocks, drift."""
 
     def __init__(self, folder):
-        run = Run.open(folder)
+        run = open_run(folder)
         self.lineage = run.lineage
         self.checkpoints = [str(checkpoint.name) for checkpoint in run.checkpoints]
         self.scalars = {

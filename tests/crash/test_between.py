@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.run_format import run_folder
+from tests.crash.kills import command, content_and_record, kill_now_and_then, progress
 from tests.crash.onlooker import Story
-from tests.crash.test_kills import command, content_and_record, kill_now_and_then, progress
 
 pytestmark = pytest.mark.crash
 
@@ -48,7 +48,7 @@ def test_a_clock_that_jumps_while_training_changes_nothing(warm, toml_of, finals
     child = warm.start("run", toml_of("gpt2"), "-o", run, drift=-DAY)
     assert child.wait() == 0, child.errors
     assert content_and_record(run) == finals["gpt2"][1]
-    seconds = Run.open(run).scalars.table(run_folder.SECONDS)["value"]
+    seconds = open_run(run).scalars.table(run_folder.SECONDS)["value"]
     assert seconds.is_monotonic_increasing and seconds.iloc[-1] < 60
 
 

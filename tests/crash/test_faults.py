@@ -13,7 +13,7 @@ import pytest
 
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.faults import BOUNDARIES, KINDS
-from tests.crash.test_kills import content_and_record
+from tests.crash.kills import content_and_record
 
 pytestmark = pytest.mark.crash
 

@@ -11,10 +11,8 @@ import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
@@ -22,50 +20,15 @@ from safetensors.torch import load_file, save_file
 
 from pli_train.core.run_format import run_folder
 from tests.crash.conftest import KILLED_FAMILIES
+from tests.crash.kills import command, content_and_record, kill_now_and_then
 from tests.crash.onlooker import Onlooker, Story
-from tests.pli_train.training.test_trainer import content
 
 pytestmark = pytest.mark.crash
 
 KILLS = int(os.environ.get("PLI_KILLS", "40"))
 SEED = int(os.environ.get("PLI_KILLS_SEED", "0"))
 KILLS_OF_A_RUN = 10
-START_UP, STEP = 0.5, 0.15
-"""Approximate seconds that a forked command needs until its first step, and for a step with its checkpoint."""
 TRIALS = [(KILLED_FAMILIES[n % len(KILLED_FAMILIES)], n) for n in range(-(-KILLS // KILLS_OF_A_RUN))]
-
-
-def progress(folder):
-    """Return the number of checkpoints."""
-    return len(run_folder.checkpoints(folder)) if folder.exists() else 0
-
-
-def command(toml, folder):
-    """Return the arguments to start a new run, or to resume an existing one."""
-    return ("resume", folder) if (folder / run_folder.RUN).exists() else ("run", toml, "-o", folder)
-
-
-def content_and_record(run):
-    """Return all contents of a run except times and its command line."""
-    record = json.loads((run / run_folder.RUN).read_text())
-    return content(run) | {key: record[key] for key in ("config", "corpus", "seed", "total_steps", "versions")}
-
-
-def kill_now_and_then(start, moments, folder, draw, start_up=START_UP):
-    """Start and kill repeatedly, once at each moment (a number of checkpoints). Return the progress at each kill."""
-    killed_at = []
-    for moment in moments:
-        there = progress(folder)
-        child = start()
-        while child.running() and progress(folder) < moment:
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, start_up if there >= moment else STEP))
-        child.kill(signal.SIGKILL)
-        if child.wait() == -signal.SIGKILL:
-            killed_at.append(progress(folder))
-        else:
-            assert child.wait() == 0, child.errors
-    return killed_at
 
 
 @pytest.fixture(scope="module")

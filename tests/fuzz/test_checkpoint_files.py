@@ -3,6 +3,7 @@
 An audit hook records what Python does meanwhile. Lazy imports of libraries are done before.
 """
 
+import functools
 import random
 import resource
 import shutil
@@ -15,7 +16,7 @@ import torch
 import transformers
 
 from pli_analysis import api
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.checkpointing import checkpoint
 from pli_train.commands.verify import verify
 from pli_train.config import loading as configs
@@ -26,12 +27,12 @@ from pli_train.core.run_format import run_folder
 from pli_train.models import safe_loading
 from pli_train.models.build import AUTO_CLASS
 from pli_train.training import launch
+from pli_train.training.callback import Callback
 from tests.fuzz.changes import mutated
-from tests.fuzz.watch import Blind, Watch
-from tests.pli_train.checkpointing.test_reading import AT, FILES, sharded
-from tests.pli_train.training.test_trainer import vouch
+from tests.fuzz.watch import MEMORY, SECONDS, Blind, Watch
+from tests.interrupted import Killed
+from tests.run_files import AT, FILES, sharded, vouch
 
-SECONDS, MEMORY = 2.0, 2**30
 INDEX = f"{AT}/{run_folder.WEIGHTS_INDEX}"
 TOKENIZER = [f"{run_folder.TOKENIZER}/{name}" for name in ("tokenizer.json", "tokenizer_config.json")]
 
@@ -65,13 +66,14 @@ def run_in_shards(run, tmp_path_factory):
 
 
 def read_everything(run):
-    """Call all readers of a run's files; each returns content or raises a named error. Count those with content."""
+    """All that reads a run's files; each gives content or a named error. Returns how many gave content."""
+    opened = functools.cache(lambda: open_run(run))
     readers = (
-        lambda: Run.open(run).record,
-        lambda: Run.open(run).parent,
-        lambda: str(Run.open(run).lineage),
-        lambda: api.drift(Run.open(run)),
-        lambda: [c.tokens for c in Run.open(run, hashes=True).checkpoints],
+        lambda: opened().record,
+        lambda: opened().parent,
+        lambda: str(opened().lineage),
+        lambda: api.drift(opened()),
+        lambda: [c.tokens for c in open_run(run, hashes=True).checkpoints],
         lambda: list(verify(run)),
         lambda: checkpoint.newest(run, lambda line: None),
         lambda: checkpoint.read(run / AT),
@@ -131,22 +133,28 @@ def test_a_broken_file_is_a_named_error_without_side_effects(run, run_in_shards,
     """The changes include `auto_map`, names of classes, and paths out of the folder."""
     folder = run_in_shards if file == INDEX else run
     read = load_tokenizer if file in TOKENIZER else read_everything
-    attack(folder, file, 300 if fuzz_cases >= 1000 else 40, "warm", Blind(), read)
+    attack(folder, file, 300 if fuzz_cases >= 1000 else 20, "warm", Blind(), read)
     attack(folder, file, fuzz_cases, 0, on_progress, read)
 
 
 @pytest.mark.parametrize("file", [*FILES[2:7], FILES[8]])
-def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, on_progress):
-    """If the trainer accepts the state, do one update."""
+def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, tmp_path):
+    """One update is done where the trainer takes the state."""
+
+    class DoneWithAnUpdate(Callback):
+        def on_step_end(self, state):
+            raise Killed
 
     def resumed(folder):
+        copy = Path(shutil.copytree(folder, tmp_path / "copy"))
         try:
-            made = launch.resume(config_of("gpt2"), folder)
-            made._call("on_train_begin", made.plan.total_steps)
-            made._update()
+            launch.resume(config_of("gpt2"), copy, callbacks=[DoneWithAnUpdate()]).run()
         except PliError:
             return 0
-        return 1
+        except Killed:
+            return 1
+        finally:
+            shutil.rmtree(copy)
 
     attack(run, file, 25, "resume", Blind(), resumed)
 

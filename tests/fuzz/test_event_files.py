@@ -7,23 +7,14 @@ import time
 
 import numpy as np
 import pytest
-from google_crc32c import value as crc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pli_analysis.scalars import events, reading, records
+from tests.event_files import event, framed, summed
 from tests.fuzz.changes import torn
 
 SECONDS, MEMORY = 2.0, 2**30
-
-
-def framed(payload):
-    length = struct.pack("<Q", len(payload))
-    return length + summed(length) + payload + summed(payload)
-
-
-def summed(part):
-    return records.masked(np.array([crc(part)], dtype=np.uint32)).tobytes()
 
 
 def decoded(data):
@@ -40,14 +31,6 @@ def decoded(data):
         at = records.next_head(data, lost + 1)
         skipped += (len(data) if at is None else at) - lost
     return reading.Scalars(segment.columns).values, damaged, skipped
-
-
-def event(step, values, wall_time=1.0, **more):
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values])
-    return Event(step=step, wall_time=wall_time, summary=summary, **more).SerializeToString()
 
 
 points = st.tuples(st.integers(-5, 2**40), st.sampled_from(["a", "loss/é", "x" * 120, ""]), st.floats(width=32))

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from pli_analysis import api
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.anatomy.names import block_lists
 from pli_train.core.errors import BadInput
 
@@ -73,7 +73,7 @@ def test_a_random_layout_is_measured_or_refused_in_a_line(tmp_path, monkeypatch)
             checkpoint.mkdir(parents=True)
             (checkpoint / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
             save_file(tensors, checkpoint / "model.safetensors")
-        run = Run.open(folder)
+        run = open_run(folder)
         try:
             stack = run.lineage.stack
         except BadInput as error:

@@ -15,12 +15,11 @@ from pli_analysis.metrics.comparison import compare, curves
 from pli_analysis.metrics.drift.rates import rates_of
 from pli_analysis.report import overview
 from pli_analysis.runs import paths
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests.fuzz.changes import bent, torn
-from tests.fuzz.test_checkpoint_files import MEMORY, SECONDS
-from tests.fuzz.watch import Blind, Watch
+from tests.fuzz.watch import MEMORY, SECONDS, Blind, Watch
 from tests.trainers import train
 
 AT = "checkpoint-12"
@@ -48,8 +47,8 @@ def changed(good, chance):
 
 
 def readers(output):
-    """Return the readers of a history. Each is independent of the others."""
-    run = Run.open(output)
+    """What reads a history; each fails by itself."""
+    run = open_run(output)
     return (
         lambda: sound(run.scalars),
         lambda: sound(logged(output / AT / run_folder.TRAINER_STATE)),

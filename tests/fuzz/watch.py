@@ -9,6 +9,10 @@ from pli_train.core.anatomy import TABLES
 RUNS_CODE = {"import", "pickle.find_class", "exec", "compile", "os.system", "subprocess.Popen", "socket.connect"}
 
 
+SECONDS, MEMORY = 2.0, 2**30
+"""The most that reading one broken file may take: seconds of work, and bytes."""
+
+
 class Watch:
     """Record file accesses outside a folder, and execution of code, during a call."""
 

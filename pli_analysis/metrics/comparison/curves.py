@@ -168,9 +168,9 @@ def _of_run(path: Path) -> dict[str, Any]:
     """What the folder of a run tells beside scalars: `events`, `seed` and `shared` of its curves."""
     if not (path / run_folder.RUN).is_file():
         return {}
-    from pli_analysis.runs.run import Run
+    from pli_analysis.runs.opening import open_run
 
-    run = Run.open(path)
+    run = open_run(path)
     seed, corpus = run.record.get("seed"), run.record.get("corpus")
     shared = {key: value for key, value in config_of(run).items() if key.startswith((*BATCHES, *EVALUATION))}
     return {

@@ -24,7 +24,7 @@ from pli_train.core.sampling import Estimate
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pli_analysis.runs.run import Checkpoint
+    from pli_analysis.runs.checkpoint import Checkpoint
     from pli_train.core.lineage import Lineage
 
 POSITIONS = 16

@@ -18,7 +18,8 @@ from pli_train.core.run_format import run_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pli_analysis.runs.run import Checkpoint, Run
+    from pli_analysis.runs.checkpoint import Checkpoint
+    from pli_analysis.runs.run import Run
 
 LONGEST = 200
 """Steps of a window at most, unless asked for more."""
@@ -131,12 +132,12 @@ def distance(index: int, touched: Sequence[int]) -> int | None:
 
 def twins_beside(run: Run) -> list[Run]:
     """The runs in the same folder that were forked from a run, in order of their names; broken ones are passed over."""
-    from pli_analysis.runs.run import Run as Opened
+    from pli_analysis.runs.opening import open_run
 
     found = []
     for path in sorted(run.path.resolve().parent.glob(f"*/{run_folder.RUN}")):
         try:
-            other = Opened.open(path.parent)
+            other = open_run(path.parent)
             if path.parent != run.path.resolve() and _is_parent(run.path, other.parent) and other.checkpoints:
                 found.append(other)
         except BadInput:

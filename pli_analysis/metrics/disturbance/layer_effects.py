@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pli_analysis.inference.eval_tokens import Sample
     from pli_analysis.metrics.disturbance.at_event import StateComparison
-    from pli_analysis.runs.run import Checkpoint
+    from pli_analysis.runs.checkpoint import Checkpoint
 
 INSTANT = [col.OUTPUT_CHANGE, col.CKA_DISTANCE, col.LOG_GRAD_NORM_RATIO, col.GRAD_COSINE_DISTANCE]
 DYNAMIC = [col.EXCESS_LOG_UPDATE_RATE, col.EXCESS_LOG_GRAD_NORM]
@@ -125,7 +125,7 @@ class Layers:
         found = pd.concat(dict(enumerate(tables))) if tables else empty
         return found.rename_axis(["number", col.LAYER])
 
-    def _sources(self, step: int, stretch: int) -> dict[int, LayerSpeeds]:
+    def sources(self, step: int, stretch: int) -> dict[int, LayerSpeeds]:
         """Checkpoints that are like a step save for its event, of the run, or else of its twin."""
         found: dict[int, LayerSpeeds] = {}
         if (phase := self._phase(step, stretch)) is None:
@@ -164,9 +164,9 @@ class Layers:
             return None, []
         enough = min(placebo.ENOUGH, self.most)
         stretch, steps = placebo.longest(
-            spans, lambda k: placebo.around(step, k, [*self._sources(step, k)], self.most), enough
+            spans, lambda k: placebo.around(step, k, [*self.sources(step, k)], self.most), enough
         )
-        sources = self._sources(step, stretch)
+        sources = self.sources(step, stretch)
         return stretch, [(sources[at], at) for at in steps]
 
     def _logged(self, mover: LayerSpeeds, step: int, reach: int) -> dict[str, float]:

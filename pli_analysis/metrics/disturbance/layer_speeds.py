@@ -13,7 +13,8 @@ from functools import cached_property
 import numpy as np
 
 from pli_analysis.metrics.drift.rates import Rates, rates_of
-from pli_analysis.runs.run import Checkpoint, Run
+from pli_analysis.runs.checkpoint import Checkpoint
+from pli_analysis.runs.run import Run
 from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.content_hash import key_of
 from pli_analysis.weights.moments import Squares

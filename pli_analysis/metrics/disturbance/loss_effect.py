@@ -67,7 +67,7 @@ class Losses:
             return dict.fromkeys((col.PLACEBO_WINDOW, col.SPIKE_Z, col.SPIKE_P, col.EXCESS_AREA_P, col.MIN_P), NAN)
         enough = min(placebo.ENOUGH, self.most)
         reach, steps = placebo.longest(tried, lambda reach: self._placebos(step, reach), enough)
-        sources = self._sources(step, reach)
+        sources = self.sources(step, reach)
         spike, area = self._of(self.context.run.path, step, reach)
         others = np.array([self._of(sources[at], at, reach) for at in steps]).reshape(-1, 2)
         row: dict[str, object] = {col.PLACEBO_WINDOW: reach, col.LR_PHASE: self._phase(step, reach)}
@@ -84,9 +84,9 @@ class Losses:
         return self.context.mover.rates.phase(step - reach, step + reach, event=step)
 
     def _placebos(self, step: int, reach: int) -> list[int]:
-        return placebo.around(step, reach, list(self._sources(step, reach)), self.most)
+        return placebo.around(step, reach, list(self.sources(step, reach)), self.most)
 
-    def _sources(self, step: int, reach: int) -> dict[int, Path]:
+    def sources(self, step: int, reach: int) -> dict[int, Path]:
         """Steps that are like a step save for its event, and the run that has them: this one if it does, or a twin."""
         found: dict[int, Path] = {}
         if (phase := self._phase(step, reach)) is None:

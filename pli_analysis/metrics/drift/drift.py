@@ -61,7 +61,7 @@ from pli_analysis.metrics.drift.displacement import GAUGE, NAN, SPECTRA, SPECTRA
 from pli_analysis.metrics.drift.heads import gauge as gauge_of
 from pli_analysis.metrics.drift.rates import Rates, rates_of
 from pli_analysis.runs.ancestry import alive, birth, donor
-from pli_analysis.runs.layer_layout import require_parts
+from pli_analysis.runs.checkpoint import require_parts
 from pli_analysis.weights import trajectory
 from pli_analysis.weights.measurement import Kind, measure
 from pli_train.core.anatomy.parts import part_of
@@ -70,7 +70,8 @@ from pli_train.core.errors import MISFITS, BadInput, did_you_mean, some
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.runs.run import Checkpoint, ProgressCallback, Run
+    from pli_analysis.runs.checkpoint import Checkpoint
+    from pli_analysis.runs.run import ProgressCallback, Run
 
 COLUMNS = [col.PART, col.LAYER, col.CHECKPOINT, col.STEP, col.AGE, col.TOKENS, col.INDEX, col.RELATIVE_L2]
 COLUMNS += [col.COSINE_DISTANCE, col.IS_ABSOLUTE, col.PART_TYPE, col.RMS_CHANGE, col.PATH_LENGTH]

@@ -37,7 +37,7 @@ from pli_analysis import columns as col
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.runs import paths
 from pli_analysis.runs.ancestry import birth
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.anatomy.parts import GROUPS, OUTSIDE, Part
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.lineage import Lineage
@@ -116,7 +116,7 @@ def read(path: Path) -> tuple[Scalars, Lineage | None]:
     if source is None or source.kind == paths.Kind.FILE:
         return logged, None
     if source.kind == paths.Kind.RUN:
-        return logged, Run.open(source.path).lineage
+        return logged, open_run(source.path).lineage
     file = source.path / run_folder.LINEAGE  # Trainer's output folder has one when GrowthCallback was there
     return logged, Lineage.read(file) if file.is_file() else None
 

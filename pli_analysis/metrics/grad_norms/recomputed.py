@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from pli_analysis.runs.run import Checkpoint, Run
+    from pli_analysis.runs.checkpoint import Checkpoint
+    from pli_analysis.runs.run import Run
 
 COLUMNS = [col.PART, col.PART_TYPE, col.LAYER, col.STEP, col.AGE, col.INDEX, col.GRAD_NORM, col.CHECKPOINT]
 

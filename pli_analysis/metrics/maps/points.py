@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pli_analysis.runs.layer_layout import require_parts
+from pli_analysis.runs.checkpoint import require_parts
 from pli_train.core.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
-    from pli_analysis.runs.run import Checkpoint, Run
+    from pli_analysis.runs.checkpoint import Checkpoint
+    from pli_analysis.runs.run import Run
     from pli_train.core.lineage import Birth, Layer
 
 PARTS = ("layers", "heads", "ffn")

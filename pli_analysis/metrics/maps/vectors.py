@@ -28,7 +28,7 @@ from pli_train.core.run_format.run_folder import LINEAGE
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pli_analysis.runs.run import Checkpoint
+    from pli_analysis.runs.checkpoint import Checkpoint
     from pli_train.core.anatomy import Anatomy
 
 BLOCK = 64 * 2**20

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from pli_analysis.runs.checkpoint import Checkpoint
     from pli_analysis.runs.inferred_lineage import Weights
-    from pli_analysis.runs.run import Checkpoint, Run
+    from pli_analysis.runs.run import Run
 
 PAIR = [col.of_side(name, side) for side in "ab" for name in (col.RUN, col.LAYER, col.CHECKPOINT, col.STEP, col.INDEX)]
 COLUMNS = [*PAIR, col.CKA, col.PROCRUSTES, col.NEIGHBORS, col.SEQUENCES, col.COMPARED_TOKENS]

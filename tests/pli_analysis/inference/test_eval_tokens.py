@@ -19,7 +19,7 @@ from pli_analysis.commands.similarity import similarity
 from pli_analysis.inference import eval_tokens
 from pli_analysis.metrics.disturbance.disturbance import disturbance
 from pli_analysis.metrics.grad_norms.recomputed import recomputed
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.reading import read
 from pli_train.core import tokenizer
 from pli_train.core.errors import BadInput
@@ -39,7 +39,7 @@ def held_out_of(config_of, family):
 
 def test_analysis_asks_what_evaluation_asked(runs, family, config_of):
     """Inputs and labels to the bit, and how the blocks were drawn; the first of them alone as well."""
-    run, held_out = Run.open(runs[family]), held_out_of(config_of, family)
+    run, held_out = open_run(runs[family]), held_out_of(config_of, family)
     asked = held_out.batch(held_out.locations, 32)
     found = eval_tokens.sample_of(run, None, 99)
     assert torch.equal(found.tokens, asked.inputs) and torch.equal(found.labels, asked.labels)
@@ -54,7 +54,7 @@ def test_analysis_asks_what_evaluation_asked(runs, family, config_of):
 def test_the_change_at_an_event_is_that_of_the_logged_losses(runs, family):
     """Analysis and evaluation agree, masked or not: one set of blocks, one estimate."""
     values = read(runs[family]).values
-    found = disturbance(Run.open(runs[family]), blocks=99).events
+    found = disturbance(open_run(runs[family]), blocks=99).events
     for step in (3, 6, 9):
         logged = values[run_folder.EVAL_LOSS_AFTER_EVENT][step][1] - values[run_folder.EVAL_LOSS][step][1]
         assert found.set_index("step")["loss_change"][step] == pytest.approx(logged, abs=3e-6)
@@ -63,7 +63,7 @@ def test_the_change_at_an_event_is_that_of_the_logged_losses(runs, family):
 def test_special_tokens_of_a_text_are_not_predicted(runs, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("def f(): pass<|endoftext|><|mask|>\n" * 200)
-    found = eval_tokens.sample_of(Run.open(runs["bert"]), text, 99)
+    found = eval_tokens.sample_of(open_run(runs["bert"]), text, 99)
     end = Tokenizer.from_file(str(runs["bert"] / "tokenizer" / "tokenizer.json")).token_to_id("<|endoftext|>")
     assert (found.tokens == end).sum() > 50 and (found.labels != -100).sum() > 50
     assert not torch.isin(found.labels, torch.tensor([end, 0, 2])).any()
@@ -72,7 +72,7 @@ def test_special_tokens_of_a_text_are_not_predicted(runs, tmp_path):
 def test_blocks_of_a_text_are_drawn_from_all_of_it(runs, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"x{number} = {number}\n" for number in range(2000)))
-    run = Run.open(runs["gpt2"])
+    run = open_run(runs["gpt2"])
     whole, some = (eval_tokens.sample_of(run, text, blocks) for blocks in (10**6, 12))
     assert torch.equal(some.tokens, whole.tokens[:12])
     assert some.design.sizes.tolist() == [len(whole.tokens)] and len(whole.tokens) > 100
@@ -91,7 +91,7 @@ def test_metrics_read_them_where_no_text_is_given(runs, family):
     logits = model(input_ids=kept["inputs"]).logits.flatten(0, 1)
     torch.nn.functional.cross_entropy(logits, kept["labels"].flatten()).backward()
     whole = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None) ** 0.5
-    table = recomputed(Run.open(run), None, 99).query("checkpoint == 'checkpoint-12' and part == 'total'")
+    table = recomputed(open_run(run), None, 99).query("checkpoint == 'checkpoint-12' and part == 'total'")
     assert table["grad_norm"].item() == pytest.approx(whole, rel=1e-4)
 
 
@@ -99,14 +99,14 @@ def test_a_truncation_kept_in_a_tokenizer_does_not_cut_a_text(small_run, tmp_pat
     """Nor does a padding, or a post-processor: the tokens are those of training."""
     run, text = shutil.copytree(small_run, tmp_path / "run"), tmp_path / "text.txt"
     text.write_text("".join(f"x{number} = {number}\n" for number in range(900)))
-    before = eval_tokens.sample_of(Run.open(run), text)
+    before = eval_tokens.sample_of(open_run(run), text)
     path = run / "tokenizer" / "tokenizer.json"
     kept = Tokenizer.from_file(str(path))
     kept.enable_truncation(64)
     kept.enable_padding(length=99, pad_id=0, pad_token="<|new|>")
     kept.post_processor = TemplateProcessing(single="<|mask|> $A", special_tokens=[("<|mask|>", 2)])
     kept.save(str(path))
-    after = eval_tokens.sample_of(Run.open(run), text)
+    after = eval_tokens.sample_of(open_run(run), text)
     assert torch.equal(before.tokens, after.tokens) and before.tokens.numel() > 4000
 
 
@@ -115,7 +115,7 @@ def test_documents_of_a_text_follow_each_other_as_in_training(runs, tmp_path):
     texts = [f"def f{number}(): return {number}\n" * (1 + number % 4) for number in range(60)]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"code": text}) + "\n" for text in texts))
-    run = Run.open(runs["gpt2"])
+    run = open_run(runs["gpt2"])
     raw = Tokenizer.from_file(str(run.path / "tokenizer" / "tokenizer.json"))
     end = raw.token_to_id("<|endoftext|>")
     ids, owners = [], []
@@ -133,7 +133,7 @@ def test_documents_of_a_text_follow_each_other_as_in_training(runs, tmp_path):
 def test_masks_of_a_text_are_functions_of_its_blocks(runs, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"x{number} = {number}\n" for number in range(2000)))
-    run = Run.open(runs["bert"])
+    run = open_run(runs["bert"])
     whole, some = (eval_tokens.sample_of(run, text, blocks) for blocks in (None, 7))
     assert torch.equal(some.tokens, whole.tokens[:7]) and torch.equal(some.labels, whole.labels[:7])
     assert 0.1 < (whole.labels != -100).float().mean() < 0.2
@@ -151,7 +151,7 @@ def test_another_tokenizer_is_taken_where_it_is_named(runs, tmp_path):
     folder, ids = words_of(tmp_path / "own")
     text = tmp_path / "text.txt"
     text.write_text("def fs = return x\n" * 60)
-    found = eval_tokens.sample_of(Run.open(runs["gpt2"]), eval_tokens.Text(text, tokenizer=folder))
+    found = eval_tokens.sample_of(open_run(runs["gpt2"]), eval_tokens.Text(text, tokenizer=folder))
     expected = [ids[word] for word in ("def", "f", "##s", "=", "return", "x")] * 60
     blocks = [expected[at : at + 32] for at in range(0, len(expected) - 31, 32)]
     assert sorted(found.tokens.tolist()) == sorted(blocks)
@@ -161,7 +161,7 @@ def test_a_tokenizer_of_another_model_is_refused(runs, tmp_path):
     folder, _ = words_of(tmp_path / "own", extra=(f"w{number}" for number in range(400)))
     text = tmp_path / "text.txt"
     text.write_text("def f = return x\n" * 60)
-    run = Run.open(runs["gpt2"])
+    run = open_run(runs["gpt2"])
     with pytest.raises(BadInput, match=r"own: has 412 tokens, and the model of .* knows 300: name the model's own"):
         eval_tokens.sample_of(run, eval_tokens.Text(text, tokenizer=folder))
     with pytest.raises(BadInput, match=r"--tokenizer .*nothing: no such file"):
@@ -208,7 +208,7 @@ def test_blocks_that_are_not_there_or_none_are_refused(small_run, tmp_path, tens
     if tensors is not None:
         save_file(tensors, run / run_folder.PROBE)
     with pytest.raises(BadInput, match=message) as refusal:
-        eval_tokens.batch_of(Run.open(run), None, 4)
+        eval_tokens.batch_of(open_run(run), None, 4)
     assert "\n" not in str(refusal.value)
 
 
@@ -221,6 +221,6 @@ def test_a_tokenizer_that_makes_its_library_panic_is_refused_in_a_line(small_run
     document["model"]["continuing_subword_prefix"] = "x" * 26
     path.write_text(json.dumps(document))
     with pytest.raises(BadInput, match=r"tokenizer.json: no tokenizer .range end index"):
-        eval_tokens.batch_of(Run.open(run), text, 4)
+        eval_tokens.batch_of(open_run(run), text, 4)
     with pytest.raises(BadInput, match=r"no tokenizer .range end index"):
         tokenizer.load(str(run / "tokenizer"))

@@ -27,14 +27,14 @@ from pli_analysis.metrics.disturbance.layer_speeds import LayerSpeeds
 from pli_analysis.metrics.disturbance.loss_effect import Losses
 from pli_analysis.metrics.disturbance.loss_response import MEDIAN_OF_FIVE, response_at, running_median, trend
 from pli_analysis.report import disturbance as message
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.commands import fork
 from pli_train.core.run_format import run_folder
 from pli_train.growth.config import SwappingConfig
 from pli_train.growth.swap_regularizer import SwapRegularizer
 from pli_train.training import launch
 from tests.benchmarks import calibrate_disturbance
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 MODELS = {"bert": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM"}
 STEPS = {
@@ -74,7 +74,7 @@ def still(config_of, tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(grown):
     """What disturbed each run, without its twin: family → Disturbance."""
-    return {family: disturbance(Run.open(path), blocks=8) for family, path in grown.items()}
+    return {family: disturbance(open_run(path), blocks=8) for family, path in grown.items()}
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -103,7 +103,7 @@ def test_an_identity_at_birth_changes_nothing_on_the_spot(found, family):
 @pytest.mark.parametrize("family", MODELS)
 def test_the_instant_is_what_plain_transformers_says(grown, found, family, monkeypatch, tmp_path):
     """Both models loaded by the library, all at once, in float64."""
-    run = Run.open(grown[family])
+    run = open_run(grown[family])
     tokens, labels, design, _ = eval_tokens.sample_of(run, None, 8)
     sides = []
     for name in ("checkpoint-20-before", "checkpoint-20"):
@@ -131,7 +131,7 @@ def test_the_instant_is_what_plain_transformers_says(grown, found, family, monke
     assert event["flips"] == pytest.approx(float((p.argmax(-1) != q.argmax(-1)).double().mean()))
     stack = {"bert": "bert.encoder.layer", "gpt2": "transformer.h", "llama": "model.layers"}[family]
     for row in found[family].layers.query("step == 20").itertuples():
-        position = Run.open(run.path).checkpoints[0].lineage.stack.index(row.layer)
+        position = open_run(run.path).checkpoints[0].lineage.stack.index(row.layer)
         g, h = (
             torch.cat([p.grad.flatten() for p in model.get_submodule(f"{stack}.{index}").parameters()])
             for model, index in ((old, position), (new, row.index))
@@ -151,7 +151,7 @@ def test_heads_and_units_that_were_born_are_no_change_of_what_was_there(config_o
     changes = {"growth.schedule": growth, "model.initial_heads": 1, "model.initial_layers": 2}
     config = config_of("gpt2", STEPS | changes | {"train.steps": 12, "checkpoint.every": 2})
     launch.begin(config, tmp_path / "run").run()
-    layers = disturbance(Run.open(tmp_path / "run"), blocks=4).layers
+    layers = disturbance(open_run(tmp_path / "run"), blocks=4).layers
     assert layers["output_change"].max() < 1e-5
     assert layers["log_grad_norm_ratio"].abs().max() < 1e-3 and layers["grad_cosine_distance"].max() < 1e-5
 
@@ -161,7 +161,7 @@ def test_heads_and_units_that_were_born_are_no_change_of_what_was_there(config_o
 
 @pytest.mark.parametrize("family", MODELS)
 def test_speed_is_way_by_size_and_rates(grown, family):
-    run = Run.open(grown[family])
+    run = open_run(grown[family])
     speeds = LayerSpeeds(run).speeds(20, 30)
     kind = getattr(transformers, MODELS[family])
     first, last = (kind.from_pretrained(run.path / f"checkpoint-{step}").state_dict() for step in (20, 30))
@@ -177,10 +177,10 @@ def test_speed_is_way_by_size_and_rates(grown, family):
 def test_a_second_call_reads_the_cache(grown, tmp_path, monkeypatch):
     monkeypatch.setenv("PLI_CACHE", str(tmp_path / "cache"))
     run = grown["gpt2"]
-    first = disturbance(Run.open(run), blocks=4)
+    first = disturbance(open_run(run), blocks=4)
     monkeypatch.setattr("pli_analysis.inference.checkpoint_model.model_of", None)
-    monkeypatch.setattr("pli_analysis.runs.run.Checkpoint.layer", None)
-    second = disturbance(Run.open(run), blocks=4)
+    monkeypatch.setattr("pli_analysis.runs.checkpoint.Checkpoint.layer", None)
+    second = disturbance(open_run(run), blocks=4)
     pd.testing.assert_frame_equal(first.layers, second.layers)
     pd.testing.assert_frame_equal(first.events, second.events)
 
@@ -347,7 +347,7 @@ def test_the_tables_have_a_row_for_each_event_and_layer_that_was_there(found):
 
 
 def test_a_fork_with_nothing_changed_shows_no_excess_at_all(still):
-    run = Run.open(still)
+    run = open_run(still)
     (twin,) = twins_beside(run)
     of = disturbance(run, [twin], window=10, at=[30], blocks=4)
     assert of.events["reference"].tolist() == ["twin"]
@@ -356,7 +356,7 @@ def test_a_fork_with_nothing_changed_shows_no_excess_at_all(still):
 
 
 def test_a_twin_that_stopped_growing_is_found_and_held_against(grown):
-    run = Run.open(grown["gpt2"])
+    run = open_run(grown["gpt2"])
     twins = twins_beside(run)
     assert [twin.name for twin in twins] == ["twin"]
     assert twins_beside(twins[0]) == []
@@ -374,7 +374,7 @@ def test_a_twin_that_stopped_growing_is_found_and_held_against(grown):
 
 
 def test_a_step_without_an_event_is_examined_like_one(still):
-    of = disturbance(Run.open(still), window=5, at=[30, 45], blocks=4)
+    of = disturbance(open_run(still), window=5, at=[30, 45], blocks=4)
     assert of.events["event"].tolist() == ["no event"] * 2
     assert of.events["kl"].isna().all() and of.layers["output_change"].isna().all()
     assert of.layers["excess_log_update_rate"].notna().all() and of.layers["score"].notna().all()
@@ -383,13 +383,13 @@ def test_a_step_without_an_event_is_examined_like_one(still):
 
 def test_placebo_steps_are_of_the_same_phase_as_the_step(still):
     """Warm-up ends at step 10 of 100, and the rate falls from there."""
-    run = Run.open(still)
+    run = open_run(still)
     layers = Layers(EventContext(run, (), 5), 40, None, BLOCKS, lambda: None)
-    assert sorted(layers._sources(30, 5)) == [*range(15, 96, 5)]
-    assert layers._sources(10, 5) == {}  # half of its window is warm-up
+    assert sorted(layers.sources(30, 5)) == [*range(15, 96, 5)]
+    assert layers.sources(10, 5) == {}  # half of its window is warm-up
     losses = Losses(EventContext(run, (), 8), 40)
-    assert min(losses._sources(40, 8)) == 20 and max(losses._sources(40, 8)) == 80
-    assert min(losses._sources(20, 8)) == 18  # a window that begins with the first update after warm-up
+    assert min(losses.sources(40, 8)) == 20 and max(losses.sources(40, 8)) == 80
+    assert min(losses.sources(20, 8)) == 18  # a window that begins with the first update after warm-up
     of = disturbance(run, window=8, at=[10], blocks=4)
     (event,) = of.events.to_dict("records")
     assert event["lr_phase"] is None and math.isnan(event["spike_p"]) and event["placebos"] == 0
@@ -398,7 +398,7 @@ def test_placebo_steps_are_of_the_same_phase_as_the_step(still):
 
 def test_a_layer_is_held_against_its_own_placebo_steps_alone(grown):
     """Few steps of several layers are few steps all the same."""
-    of = disturbance(Run.open(grown["gpt2"]), window=5, at=[30], blocks=4)
+    of = disturbance(open_run(grown["gpt2"]), window=5, at=[30], blocks=4)
     assert len(of.layers) > 1 and of.layers["placebos"].max() < 20
     assert (of.layers["p"] >= 1 / (1 + of.layers["placebos"])).all()
     (words,) = message.readings(of)
@@ -415,7 +415,7 @@ def test_without_placebo_checkpoints_the_words_say_which_key_makes_some(grown, t
             "checkpoint-100",
         ):
             shutil.rmtree(path)
-    for words in message.readings(disturbance(Run.open(run), blocks=4, window=8)):
+    for words in message.readings(disturbance(open_run(run), blocks=4, window=8)):
         assert "Its layers have no score" in words and "A smaller checkpoint.every" in words
 
 
@@ -423,7 +423,7 @@ def test_steps_that_trained_with_layers_swapped_are_left_out(config_of, tmp_path
     changes = STEPS | {"train.log_every": 20, "train.steps": 60, "checkpoint.every": 30, "model.initial_layers": 2}
     changes |= {"growth": {"schedule": "", "swapping": {"probability": 0.3}}}
     launch.begin(config_of("gpt2", changes), tmp_path / "run").run()
-    run = Run.open(tmp_path / "run")
+    run = open_run(tmp_path / "run")
     rule = SwapRegularizer(SwappingConfig(probability=0.3), seed=run.record["seed"], total_steps=60)
     expected = [step + 1 for step in range(60) if not rule.is_due(step, depth=len(run.lineage.stack))]
     ((steps, _),) = Losses(EventContext(run), 40)._logged.values()
@@ -487,13 +487,13 @@ def test_the_command_prints_tables_sentences_and_a_page(grown, still, tmp_path):
 
 
 def test_a_run_that_did_not_grow_says_so(still):
-    assert "did not grow" in message.disturbance(Run.open(still)).words[0]
+    assert "did not grow" in message.disturbance(open_run(still)).words[0]
 
 
 def test_without_held_out_blocks_what_followed_is_reported_all_the_same(grown, tmp_path):
     run = Path(shutil.copytree(grown["gpt2"], tmp_path / "run"))
     (run / run_folder.PROBE).unlink()
-    of = disturbance(Run.open(run))
+    of = disturbance(open_run(run))
     assert of.notes == ["run keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
     assert of.events["loss_change"].isna().all() and of.events["loss_after"].notna().all()
     assert of.layers["excess_log_update_rate"].notna().all() and of.layers["output_change"].isna().all()
@@ -502,21 +502,21 @@ def test_without_held_out_blocks_what_followed_is_reported_all_the_same(grown, t
 
 def test_too_few_placebo_checkpoints_for_a_p_say_nothing_of_layers(grown):
     """Three give a score, but none of the three has two others to be scored beside."""
-    of = disturbance(Run.open(grown["gpt2"]), blocks=4, most=3)
+    of = disturbance(open_run(grown["gpt2"]), blocks=4, most=3)
     assert of.layers["score"].notna().any() and of.layers["p"].isna().all()
     for line in message.readings(of):
         assert "beyond the usual is not known: too few placebo checkpoints for a p, and a larger --placebos" in line
 
 
 def test_without_placebo_steps_nothing_is_reported_beside_them(grown):
-    for line in message.readings(disturbance(Run.open(grown["gpt2"]), blocks=4, most=0)):
+    for line in message.readings(disturbance(open_run(grown["gpt2"]), blocks=4, most=0)):
         assert not re.search("placebo|no p:|score|checkpoint.every", line)
 
 
 def test_counts_of_one_are_singular(grown):
-    of = disturbance(Run.open(grown["gpt2"]), window=10, blocks=4, most=4)
+    of = disturbance(open_run(grown["gpt2"]), window=10, blocks=4, most=4)
     of.events["recovery_steps"], of.layers["placebo_window"] = 1, 1
-    words = [message.build(Run.open(grown["gpt2"]), of).lead, *message.readings(of), message.section(of).headline]
+    words = [message.build(open_run(grown["gpt2"]), of).lead, *message.readings(of), message.section(of).headline]
     assert not [line for line in words if re.search(r"\b1 (steps|spikes|events|pairs|blocks)\b", line)]
 
 
@@ -524,7 +524,7 @@ def test_a_run_of_an_older_version_has_a_report_that_says_what_its_blocks_lack(s
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     save_file({"tokens": np.zeros((2, 32), np.int32)}, run / run_folder.PROBE)
     message = "run keeps the held-out blocks of an older version, without labels: what an event changes on the spot"
-    assert disturbance(Run.open(run)).notes[0] == f"{message} needs --text FILE"
+    assert disturbance(open_run(run)).notes[0] == f"{message} needs --text FILE"
     shown = call("pli-analyze", "report", run)
     assert shown.returncode == 0 and message[4:] in " ".join(shown.stdout.split())
 
@@ -533,16 +533,16 @@ def test_an_event_whose_checkpoint_is_gone_is_reported_without_its_layers(grown,
     run = Path(shutil.copytree(grown["gpt2"], tmp_path / "run"))
     shutil.rmtree(run / "checkpoint-20")
     shutil.rmtree(run / "checkpoint-20-before")
-    of = disturbance(Run.open(run), blocks=4)
+    of = disturbance(open_run(run), blocks=4)
     assert set(of.layers["step"]) == {40} and of.events["step"].tolist() == [20, 40]
     assert of.notes == ["run has no checkpoints right before and after step 20: its layers are left out"]
 
 
 def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
-    run = Run.open(grown["gpt2"])
+    run = open_run(grown["gpt2"])
     other = tmp_path / "sooner"
     fork.fork(run.path, 20, other, growth=False, changes=["optim.lr=1e-3"]).run()
-    of = disturbance(run, [Run.open(other)], blocks=4)
+    of = disturbance(run, [open_run(other)], blocks=4)
     assert of.events["reference"].tolist() == ["trend", "trend"]
     assert of.notes == ["sooner learnt at other rates than gpt2 after step 20: it is not held against it"]
 

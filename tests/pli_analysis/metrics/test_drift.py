@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pli_analysis.metrics.drift.displacement import Moments
 from pli_analysis.metrics.drift.drift import LEVELS, drift
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.checkpointing import checkpoint
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -68,7 +68,7 @@ def test_a_birth_at_zero_is_measured_absolutely():
 
 def test_every_level_equals_a_slow_reference(runs, family):
     """Whole models loaded by transformers, layers found by counting through the lineage, parts cut by hand."""
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     tables = {of: drift(run, of).set_index(["checkpoint", "part"]) for of in LEVELS}
     born = {}
     for found in run.checkpoints:
@@ -123,7 +123,7 @@ CUTS = {"bert": _cut_bert, "gpt2": _cut_gpt2}
 
 
 def test_squares_over_all_parts_sum_to_the_layers(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     norms = _norms_of_births(run)
     whole = drift(run).query("step == @STEPS").set_index("part")
     squares = dict.fromkeys(whole.index, 0.0)
@@ -154,7 +154,7 @@ def test_an_insertion_at_the_bottom_moves_nobodys_drift(run_folder_of, family):
     """Clone with zero noise at index 0 of a trained stack, no step taken: all indices move and no drift does."""
     source = run_folder_of / f"checkpoint-{STEPS}"
     restored = checkpoint.read(source)
-    before = drift(Run.open(run_folder_of)).query("step == @STEPS").set_index("part")
+    before = drift(open_run(run_folder_of)).query("step == @STEPS").set_index("part")
     lineage = copy.deepcopy(restored.lineage)
     insert = Insert(at=STEPS, index=0, initializer="clone-noise", noise=0.0)
     insert.grow(restored.model, restored.anatomy, lineage, seed=0)
@@ -164,7 +164,7 @@ def test_an_insertion_at_the_bottom_moves_nobodys_drift(run_folder_of, family):
     name = run_folder.CheckpointName(STEPS)
     adam = optimizer.build(restored.model, OptimConfig())
     checkpoint.write(run_folder_of, name, restored.model, restored.anatomy, adam, lineage, restored.trainer_state)
-    after = drift(Run.open(run_folder_of)).query("checkpoint == @name.__str__()").set_index("part")
+    after = drift(open_run(run_folder_of)).query("checkpoint == @name.__str__()").set_index("part")
     assert list(after.index) == [newborn, *before.index]
     assert after.loc[newborn, ["relative_l2", "cosine_distance", "age"]].tolist() == [0, 0, 0]
     older = after.drop(newborn)
@@ -175,7 +175,7 @@ def test_an_insertion_at_the_bottom_moves_nobodys_drift(run_folder_of, family):
 
 
 def test_age_counts_from_birth_and_newborns_start_at_zero(runs, family):
-    table = drift(Run.open(runs[family]))
+    table = drift(open_run(runs[family]))
     first = table.drop_duplicates("part", keep="first").set_index("part")
     assert (first[["age", "relative_l2", "cosine_distance"]] == 0).all(axis=None)
     assert first["step"].to_dict() == {"a": 0, "b": 3, "c": 6, "d": 6, "e": 9}
@@ -183,10 +183,10 @@ def test_age_counts_from_birth_and_newborns_start_at_zero(runs, family):
 
 
 def test_sharded_weights_read_the_same(runs, family, run_folder_of):
-    expected = drift(Run.open(runs[family]))
+    expected = drift(open_run(runs[family]))
     for _, path in run_folder.checkpoints(run_folder_of):
         _shard(path)
-    assert drift(Run.open(run_folder_of)).equals(expected)
+    assert drift(open_run(run_folder_of)).equals(expected)
 
 
 def _shard(folder):
@@ -215,7 +215,7 @@ def test_half_precision_weights_are_read_exactly(run_folder_of, family):
         exact[str(name)] = {key: tensor.float().numpy() for key, tensor in tensors.items()}
         save_file(tensors, path / run_folder.WEIGHTS)
         _remanifest(path)
-    run = Run.open(run_folder_of)
+    run = open_run(run_folder_of)
     for found in run.checkpoints:
         for id in found.lineage.stack:
             for inner, array in found.layer(id):
@@ -227,7 +227,7 @@ def test_half_precision_weights_are_read_exactly(run_folder_of, family):
 def test_birth_weights_that_are_gone_are_named(run_folder_of):
     (run_folder_of / "checkpoint-6" / run_folder.MANIFEST).unlink()
     with pytest.raises(BadInput, match="birth weights of layer d are gone: they are of step 6"):
-        drift(Run.open(run_folder_of))
+        drift(open_run(run_folder_of))
 
 
 def test_a_weight_map_that_points_outside_is_refused(run_folder_of):
@@ -236,7 +236,7 @@ def test_a_weight_map_that_points_outside_is_refused(run_folder_of):
     for outside in ("../checkpoint-2/model.safetensors", "/etc/passwd", 7):
         index.write_text(json.dumps({"weight_map": {"x": outside}}))
         _remanifest(index.parent)
-        run = Run.open(run_folder_of)
+        run = open_run(run_folder_of)
         assert "no file of this folder" in run.damaged[0] and run.checkpoints[0].step > 0
         with pytest.raises(BadInput, match="birth weights of layer a are gone"):
             drift(run)
@@ -244,4 +244,4 @@ def test_a_weight_map_that_points_outside_is_refused(run_folder_of):
 
 def test_another_level_is_refused_by_name(runs):
     with pytest.raises(BadInput, match="use one of layer, head, ffn, norms, attention"):
-        drift(Run.open(runs["bert"]), "toe")
+        drift(open_run(runs["bert"]), "toe")

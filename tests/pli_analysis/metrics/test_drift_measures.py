@@ -14,7 +14,7 @@ from pli_analysis import api
 from pli_analysis.metrics.drift import displacement, products
 from pli_analysis.metrics.drift.drift import LEVELS
 from pli_analysis.metrics.drift.rates import Logged
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars
 from pli_analysis.weights import chunks
@@ -23,32 +23,11 @@ from pli_train.core.run_format import run_folder
 from pli_train.growth.operators.ffn import WidenFFN
 from pli_train.growth.operators.heads import AddHeads
 from pli_train.growth.operators.insert import Insert
-from pli_train.growth.operators.swap import Swap
 from pli_train.models import build
-from tests.drifting import Drifting
-from tests.families import HEADS, LAYERS, OPTIONAL, TINY, UNITS, logits
+from tests.drifting import RATES, Drifting, grown
+from tests.families import HEADS, LAYERS, TINY, UNITS, logits
 
 FAMILIES = sorted(TINY)
-RATES = {run_folder.LR: {2: 0.1, 4: 0.3, 7: 0.2}}
-
-
-def grown(folder, family):
-    """A run with every way of growth; the layers of the last stack have heads, units and donors of all kinds."""
-    run = Drifting(folder, family, heads=2, **OPTIONAL.get(family, {}))
-    run.move(steps=2)
-    run.grow(Insert(at=0, index=1, initializer="clone-noise", noise=0.1))
-    run.move()
-    run.grow(AddHeads(at=0, to=HEADS, initializer="clone", output="split"))
-    run.move(steps=3)
-    run.grow(Insert(at=0, index=2, initializer="random"))
-    run.move()
-    run.grow(WidenFFN(at=0, to=UNITS + 16, initializer="random"))
-    run.move()
-    run.grow(Swap(at=0, indices=[1, 2]))
-    run.move(steps=2)
-    run.save()
-    run.rates(RATES)
-    return run.folder
 
 
 def states(run):
@@ -184,7 +163,7 @@ def agree(run, table):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_measure_of_a_grown_run_equals_a_slow_reference(tmp_path, family):
-    run = Run.open(grown(tmp_path / "run", family))
+    run = open_run(grown(tmp_path / "run", family))
     table = api.drift(run, "all")
     agree(run, table)
     assert table["donor_distance"].notna().any() and table["relative_update_rate"].notna().any()
@@ -196,7 +175,7 @@ def test_every_measure_of_a_grown_run_equals_a_slow_reference(tmp_path, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tensors_in_segments_measure_as_whole_ones(tmp_path, family, monkeypatch):
-    run = Run.open(grown(tmp_path / "run", family))
+    run = open_run(grown(tmp_path / "run", family))
     whole, cuts = api.drift(run, "all"), []
 
     def counted(track):
@@ -239,7 +218,7 @@ def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, s
             made.save()
         else:
             made.save()
-    run = Run.open(made.folder)
+    run = open_run(made.folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "SIZE", segment)
         agree(run, api.drift(run, "all"))
@@ -251,7 +230,7 @@ def test_stretching_all_weights_by_c_moves_all_parts_by_c_minus_1(tmp_path, fami
     for factor in (2.0, 0.25):
         made.stretch(factor)
         made.save()
-    run = Run.open(made.folder)
+    run = open_run(made.folder)
     table = api.drift(run, "all", gauge=True)
     for step, c in ((0, 1.0), (1, 2.0), (2, 0.5)):
         at = table[table["step"] == step]
@@ -300,7 +279,7 @@ def test_a_heads_products_equal_those_of_whole_matrices(tmp_path, family, stack)
     made.move(0.05)
     path = made.save()
     sides = [load_file(p / run_folder.WEIGHTS) for p in (path, made.folder / "checkpoint-0")]
-    table = api.drift(Run.open(made.folder), "head", gauge=True).query("step == 1").set_index("part")
+    table = api.drift(open_run(made.folder), "head", gauge=True).query("step == 1").set_index("part")
     for index, id in enumerate("ab"):
         for head in range(HEADS):
             (q, k, v, o), (q0, k0, v0, o0) = (_by_hand(family, side, f"{stack}.{index}.", head) for side in sides)
@@ -389,7 +368,7 @@ def turned(tmp_path, family, of_queries, of_keys=None):
     change = (logits(made.model) - before).norm() / before.norm()
     made.step = 1
     made.save()
-    return float(change), api.drift(Run.open(made.folder), "head", gauge=True).query("step == 1")
+    return float(change), api.drift(open_run(made.folder), "head", gauge=True).query("step == 1")
 
 
 @pytest.mark.parametrize(("family", "turning"), [("gpt2", 0), ("llama", 8), ("gpt_neox", 2)])
@@ -436,7 +415,7 @@ def test_values_and_outputs_may_be_written_in_any_basis(tmp_path, family):
     assert (logits(made.model) - before).norm() < 1e-4 * before.norm()
     made.step = 1
     made.save()
-    heads = api.drift(Run.open(made.folder), "head", gauge=True).query("step == 1")
+    heads = api.drift(open_run(made.folder), "head", gauge=True).query("step == 1")
     assert heads["ov_distance"].to_numpy() == pytest.approx(0, abs=1e-5)
     assert (heads["relative_l2"] > 0.1).all()
 
@@ -460,7 +439,7 @@ def test_spectral_measures_of_a_run(tmp_path):
     made = Drifting(tmp_path / "run", "gpt2")
     made.move(0.05)
     path = made.save()
-    table = api.drift(Run.open(made.folder), "matrix", spectral=True)
+    table = api.drift(open_run(made.folder), "matrix", spectral=True)
     assert (table.query("step == 0")["relative_spectral_norm"].dropna() == 0).all()
     name = "transformer.h.1.mlp.c_fc.weight"
     now, birth = (load_file(p / run_folder.WEIGHTS)[name].double() for p in (path, made.folder / "checkpoint-0"))
@@ -494,16 +473,16 @@ def test_a_layers_own_rate_is_its_rate(tmp_path):
     made.move()
     made.save()
     made.rates({run_folder.LR: {1: 0.5}, run_folder.LR_OF_LAYER + "b": {1: 0.25}})
-    table = api.drift(Run.open(made.folder)).query("step == 1").set_index("part")
+    table = api.drift(open_run(made.folder)).query("step == 1").set_index("part")
     moved = table["path_length"] / table["relative_update_rate"]
     norms = {
-        id: np.linalg.norm(flat(message[id])) for _, message in list(states(Run.open(made.folder)))[1:] for id in "ab"
+        id: np.linalg.norm(flat(message[id])) for _, message in list(states(open_run(made.folder)))[1:] for id in "ab"
     }
     assert moved["a"] == pytest.approx(0.5 * norms["a"]) and moved["b"] == pytest.approx(0.25 * norms["b"])
 
 
 def test_all_levels_are_those_one_by_one(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     whole = api.drift(run, "all")
     for of in LEVELS:
         assert whole[whole["part_type"] == of].reset_index(drop=True).equals(api.drift(run, of))
@@ -562,7 +541,7 @@ def test_what_an_event_changes_is_no_path_when_nothing_is_trained(tmp_path, fami
     event(made)
     made.step = 2
     made.save()
-    table = api.drift(Run.open(made.folder), "all")
+    table = api.drift(open_run(made.folder), "all")
     assert (table["path_length"] == 0).all()
     assert not (table["relative_update_rate"] > 0).any()
     a = table.query("part == 'a' and step == 2").iloc[0]
@@ -582,7 +561,7 @@ def test_path_is_the_sum_over_training_alone(tmp_path, family, event, jump):
     names = [f"checkpoint-{name}" for name in ("0", "1", "2", "3-before", "3", "4", "5")]
     states = [weights_of(made.folder, name, family, 0) for name in names]
     trained = sum(far(states[n], states[n + 1]) for n in (0, 1, 2, 4, 5))
-    row = api.drift(Run.open(made.folder)).query("part == 'a' and step == 5").iloc[0]
+    row = api.drift(open_run(made.folder)).query("part == 'a' and step == 5").iloc[0]
     assert row["path_length"] == pytest.approx(trained, rel=1e-6)
     assert row["growth_path_length"] == pytest.approx(jump(family, states[3], states[4]), rel=1e-6)
 
@@ -602,7 +581,7 @@ def test_a_clone_is_compared_with_its_donor_after_either_grew(tmp_path, family, 
     made.save()
     assert made.lineage.stack == ["a", "c", "b"]
     a, c = (weights_of(made.folder, "checkpoint-4", family, index) for index in (0, 1))
-    row = api.drift(Run.open(made.folder)).query("part == 'c' and step == 4").iloc[0]
+    row = api.drift(open_run(made.folder)).query("part == 'c' and step == 4").iloc[0]
     mine, theirs = (np.concatenate([old(family, n, v).ravel() for n, v in sorted(x.items())]) for x in (c, a))
     assert row["donor_distance"] == pytest.approx(np.linalg.norm(mine - theirs) / np.linalg.norm(theirs), rel=1e-6)
 

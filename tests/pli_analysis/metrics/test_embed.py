@@ -14,12 +14,11 @@ from pli_analysis.metrics.maps.embedding import embed
 from pli_analysis.metrics.maps.points import points_of
 from pli_analysis.report import embed as message
 from pli_analysis.report import projector
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.models import build
 from pli_train.training import launch
-from tests.conftest import MODELS, STEPS
-from tests.pli_analysis.metrics.test_projections import UMAP
-from tests.test_cli import call, refused
+from tests.commands import call, refused
+from tests.conftest import MODELS, STEPS, UMAP
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
@@ -62,7 +61,7 @@ def streamed(points, size, monkeypatch):
 
 
 def test_layers_read_in_columns_are_the_layers(runs, family, monkeypatch):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     points = points_of(run)
     expected = whole([[array for _, array in sorted(point.checkpoint.layer(point.layer))] for point in points])
     for size in (1, 5000, 2**26):
@@ -75,7 +74,7 @@ def test_layers_read_in_columns_are_the_layers(runs, family, monkeypatch):
 @pytest.mark.parametrize("of", ["layers", "heads", "ffn"])
 def test_parts_of_grown_layers_are_as_long_as_their_own_weights(kind, of, uneven, monkeypatch):
     """Slim models hold what is alive and nothing else: the norms of parts there are those of the padded vectors."""
-    points = points_of(Run.open(uneven[kind]), of)
+    points = points_of(open_run(uneven[kind]), of)
     found = streamed(points, 3000, monkeypatch)
     for point, row in zip(points, found, strict=True):
         built, anatomy = build.load_checkpoint(point.checkpoint.path)
@@ -97,7 +96,7 @@ def test_parts_of_grown_layers_are_as_long_as_their_own_weights(kind, of, uneven
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
 def test_growth_within_a_layer_moves_only_what_it_adds(kind, uneven):
     """Right before and right after FFNs got units, that layer differs by the new units alone, wherever they are."""
-    run = Run.open(uneven[kind])
+    run = open_run(uneven[kind])
     before, after = (
         next(c for c in run.checkpoints if str(c.name) == name) for name in ("checkpoint-4-before", "checkpoint-4")
     )
@@ -116,7 +115,7 @@ class _only:  # noqa: N801
 
 
 def test_the_map_has_every_part_with_its_birth_and_donor(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     table = embed(run).table
     assert set(table["walk"]) == {"run", "random"}
     mine = table[table["walk"] == "run"]
@@ -133,7 +132,7 @@ def test_the_map_has_every_part_with_its_birth_and_donor(runs, family):
 def test_pca_of_the_map_equals_a_slow_one(runs, family):
     from sklearn.decomposition import PCA
 
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     found = embed(run)
     rows = whole(
         [
@@ -147,7 +146,7 @@ def test_pca_of_the_map_equals_a_slow_one(runs, family):
 
 
 def test_updates_are_differences_of_consecutive_checkpoints(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     points = points_of(run)
     rows = whole([[a.astype(np.float64) for _, a in sorted(p.checkpoint.layer(p.layer))] for p in points])
     moved = [n for n, point in enumerate(points) if not point.first]
@@ -160,12 +159,12 @@ def test_updates_are_differences_of_consecutive_checkpoints(runs, family):
 
 
 def test_since_birth_puts_every_birth_in_one_place(runs, family):
-    mine = embed(Run.open(runs[family]), since_birth=True).table.query("walk == 'run' and is_birth")
+    mine = embed(open_run(runs[family]), since_birth=True).table.query("walk == 'run' and is_birth")
     assert np.ptp(mine[["x", "y"]].to_numpy(), axis=0) == pytest.approx([0, 0], abs=1e-9)
 
 
 def test_travel_is_distance_over_that_of_a_walk_of_the_same_steps(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     rows = list({c.step: c for c in run.checkpoints}.values())
     path = whole([[array.astype(np.float64) for _, array in sorted(c.layer("a"))] for c in rows])
     steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
@@ -178,7 +177,7 @@ def test_outputs_are_what_the_model_hands_on(kind, uneven, text):
     """Hidden states as transformers itself gives them; the FFN's and the heads' shares add up to the residual's."""
     import torch
 
-    run = Run.open(uneven[kind])
+    run = open_run(uneven[kind])
     last = run.checkpoints[-1]
     tokens, _ = eval_tokens.batch_of(run, text, 4)
     kept = eval_tokens.spread(tokens, 20)
@@ -204,7 +203,7 @@ def test_outputs_are_what_the_model_hands_on(kind, uneven, text):
 
 @pytest.mark.parametrize("of", ["layers", "heads", "ffn"])
 def test_maps_of_what_parts_do(of, uneven, text):
-    run = Run.open(uneven["llama"])
+    run = open_run(uneven["llama"])
     found = embed(run, of=of, space="function", text=text)
     assert np.isfinite(found.table[["x", "y"]].to_numpy()).all()
     assert len(found.table) == 2 * len(points_of(run, of))
@@ -213,7 +212,7 @@ def test_maps_of_what_parts_do(of, uneven, text):
 @pytest.mark.parametrize("method", ["pca", "tsne", UMAP])
 @pytest.mark.parametrize("of", ["layers", "heads", "ffn"])
 def test_the_figure_has_a_path_for_each_part_and_a_line_for_each_donor(method, of, runs):
-    found = embed(Run.open(runs["gpt2"]), method, of)
+    found = embed(open_run(runs["gpt2"]), method, of)
     drawn = figure.figure(found.table, found.methods)
     parts = found.table["part"].nunique()
     assert len(drawn.data) == 2 * (parts + 1)
@@ -223,7 +222,7 @@ def test_the_figure_has_a_path_for_each_part_and_a_line_for_each_donor(method, o
 
 
 def test_further_methods_draw_the_same_distances(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     both, alone, pca = embed(run, further=["tsne"]), embed(run, "tsne"), embed(run)
     assert both.methods == ("pca", "tsne")
     assert list(both.table.columns) == [*pca.table.columns, "x_tsne", "y_tsne"]
@@ -240,11 +239,11 @@ def test_a_name_stands_where_its_path_is_not():
         (-1, -1): "bottom left",
         (0, 0): "middle right",
     }.items():
-        assert figure._outwards([0, x], [0, y]) == position
+        assert figure.outwards([0, x], [0, y]) == position
 
 
 def test_the_figure_has_a_view_for_each_method(runs, family):
-    found = embed(Run.open(runs[family]), further=["tsne"])
+    found = embed(open_run(runs[family]), further=["tsne"])
     drawn = figure.figure(found.table, found.methods, {"run": (0.5, 0.25), "random": (0.4, 0.2)})
     views = drawn.layout.meta["views"]
     assert [view["name"] for view in views.values()] == ["PCA", "t-SNE"]
@@ -262,7 +261,7 @@ def test_the_figure_has_a_view_for_each_method(runs, family):
 
 
 def test_the_section_says_what_the_numbers_say(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     found, caption = embed(run), message.paths(run).figures[0].caption
     most = max(found.travel, key=found.travel.get)
     assert caption.startswith(f"{most} got {found.travel[most]:.2f} times as far from its birth as a random walk")
@@ -271,7 +270,7 @@ def test_the_section_says_what_the_numbers_say(runs, family):
 
 def section(run, **asked):
     """What the section says, and which methods it draws."""
-    found = message.paths(Run.open(run), **asked)
+    found = message.paths(open_run(run), **asked)
     return found.words[1:], list(found.figures[0].captions)
 
 
@@ -286,7 +285,7 @@ def test_the_report_draws_what_is_quick_and_says_what_it_leaves_out(runs, monkey
 
 
 def test_each_method_has_a_caption_with_its_own_trustworthiness(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     drawn = message.paths(run).figures[0]
     assert drawn.caption == drawn.captions["pca"]
     for method, caption in drawn.captions.items():
@@ -297,7 +296,7 @@ def test_each_method_has_a_caption_with_its_own_trustworthiness(runs, family):
 
 
 def test_a_run_with_too_few_points_has_a_line_and_no_map(small_run):
-    section = message.paths(Run.open(small_run))
+    section = message.paths(open_run(small_run))
     assert section.words == ["3 points, a layer at a checkpoint each, are too few for a map."]
     assert section.figures == []
 
@@ -306,7 +305,7 @@ def test_the_projector_folder_is_what_tensorboard_reads(runs, tmp_path):
     from google.protobuf import text_format
     from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
-    found = embed(Run.open(runs["gpt2"]))
+    found = embed(open_run(runs["gpt2"]))
     projector.write(tmp_path / "proj", found)
     config = text_format.Parse((tmp_path / "proj/projector_config.pbtxt").read_text(), ProjectorConfig())
     mine = found.table[found.table["walk"] == "run"]
@@ -352,4 +351,4 @@ def test_few_points_are_mapped_by_pca_with_a_line(small_run):
     done = call("pli-analyze", "embed", small_run, "--method", "tsne", "-f", "csv")
     assert done.returncode == 0
     assert "so few points have no neighbors that tsne could keep: this is PCA" in done.stderr
-    assert embed(Run.open(small_run), further=["tsne", "umap"]).methods == ("pca",)
+    assert embed(open_run(small_run), further=["tsne", "umap"]).methods == ("pca",)

@@ -14,16 +14,16 @@ from pli_analysis.inference import eval_tokens
 from pli_analysis.metrics.grad_norms import logged as metric
 from pli_analysis.metrics.grad_norms.recomputed import recomputed
 from pli_analysis.report import grad_norms as message
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars, read
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
+from tests.by_hand import slow_heads
+from tests.commands import call, refused
 from tests.conftest import SCHEDULE
-from tests.pli_train.optim.test_grad_norms import slow_heads
-from tests.test_cli import call, refused
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
 MEASURED = [1, 4, 7, 10]  # the first update, those right after growth at 3, 6 and 9, and the tenth
@@ -52,12 +52,12 @@ def text(tmp_path_factory):
 
 
 def logged(folder):
-    run = Run.open(folder)
+    run = open_run(folder)
     return metric.logged(run.scalars, run.lineage)
 
 
 def test_the_table_says_what_was_logged_of_whom_at_which_age_and_place(runs, family):
-    table, raw, lineage = logged(runs[family]), read(runs[family]).values, Run.open(runs[family]).lineage
+    table, raw, lineage = logged(runs[family]), read(runs[family]).values, open_run(runs[family]).lineage
     assert sorted(table["step"].unique()) == MEASURED
     assert len(table) == sum(len(points) for tag, points in raw.items() if tag.startswith("grad_norm/"))
     for row in table.itertuples():
@@ -106,7 +106,7 @@ def test_before_and_after_are_medians_up_to_the_next_event():
 
 
 def test_a_part_born_at_the_event_has_no_before(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     around = metric.around(logged(runs[family]), run.lineage)
     at_three = around[(around["step"] == 3) & (around["part_type"] == "layer")]
     assert at_three["part"].tolist() == ["a"]
@@ -124,7 +124,7 @@ def test_thinning_keeps_whole_steps_with_the_first_and_last(runs):
 @pytest.mark.parametrize("which", ["bert", "gpt2", "llama"])
 def test_recomputed_norms_equal_a_slow_reference(runs, grown_heads, which, text):
     """Plain from_pretrained on the folder, one backward pass, heads cut by hand; padded checkpoints included."""
-    run = Run.open(grown_heads if which == "llama" else runs[which])
+    run = open_run(grown_heads if which == "llama" else runs[which])
     table = recomputed(run, text, blocks=3)
     tokens, labels = eval_tokens.batch_of(run, text, 3)
     assert table["checkpoint"].unique().tolist() == [str(found.name) for found in run.checkpoints]
@@ -149,7 +149,7 @@ def test_recomputed_norms_equal_a_slow_reference(runs, grown_heads, which, text)
 
 
 def test_the_batch_is_the_text_in_blocks_and_masks_are_the_same_each_time(runs, text):
-    causal, masked = Run.open(runs["gpt2"]), Run.open(runs["bert"])
+    causal, masked = open_run(runs["gpt2"]), open_run(runs["bert"])
     tokens, labels = eval_tokens.batch_of(causal, text, 3)
     assert tokens.shape == (3, 32) and torch.equal(labels[:, :-1], tokens[:, 1:]) and (labels[:, -1] == -100).all()
     inputs, targets = eval_tokens.batch_of(masked, text, 16)
@@ -177,7 +177,7 @@ def damaged(runs, tmp_path):
         message = json.loads(manifest.read_text())
         message["files"][file.name]["bytes"] = file.stat().st_size
         manifest.write_text(json.dumps(message))
-        return Run.open(run)
+        return open_run(run)
 
     return change
 
@@ -201,18 +201,18 @@ def test_texts_and_tokenizers_that_cannot_be_read_are_refused(runs, tmp_path, te
     short = tmp_path / "short.txt"
     short.write_text("x")
     with pytest.raises(BadInput, match=r"short.txt: has 1 tokens, and a block of this run takes 32"):
-        eval_tokens.batch_of(Run.open(runs["gpt2"]), short, 1)
+        eval_tokens.batch_of(open_run(runs["gpt2"]), short, 1)
     with pytest.raises(BadInput, match=r"gone.txt: no such file or folder"):
-        eval_tokens.batch_of(Run.open(runs["gpt2"]), tmp_path / "gone.txt", 1)
+        eval_tokens.batch_of(open_run(runs["gpt2"]), tmp_path / "gone.txt", 1)
     run = tmp_path / "run"
     shutil.copytree(runs["bert"], run)
     settings = run / run_folder.TOKENIZER / "tokenizer_config.json"
     settings.write_text("{}")
     with pytest.raises(BadInput, match="names no mask token"):
-        eval_tokens.batch_of(Run.open(run), text, 1)
+        eval_tokens.batch_of(open_run(run), text, 1)
     (run / run_folder.TOKENIZER / "tokenizer.json").write_text("{}")
     with pytest.raises(BadInput, match="no tokenizer"):
-        eval_tokens.batch_of(Run.open(run), text, 1)
+        eval_tokens.batch_of(open_run(run), text, 1)
 
 
 def test_the_heat_map_draws_the_table_with_lines_at_events(runs):
@@ -220,7 +220,7 @@ def test_the_heat_map_draws_the_table_with_lines_at_events(runs):
     shown = table[table["part_type"].isin(figure.LEVELS)]
     drawn = figure.heat_map(shown, {3: "+b", 6: "+c +d", 9: "+e", 11: "late"})
     heat = drawn.data[0]
-    stack = Run.open(runs["gpt2"]).lineage.stack
+    stack = open_run(runs["gpt2"]).lineage.stack
     assert [name.strip() for name in heat.y] == [f"{id}.{part}" for id in stack for part in ("h0", "h1", "ffn")]
     norms = shown.set_index(["part", "step"])["grad_norm"]
     for name, values in zip(heat.y, heat.z, strict=True):
@@ -234,7 +234,7 @@ def test_the_heat_map_draws_the_table_with_lines_at_events(runs):
 
 def test_the_report_states_what_the_table_says(runs, family):
     table = logged(runs[family])
-    section = message.grad_norms(Run.open(runs[family]))
+    section = message.grad_norms(open_run(runs[family]))
     last = table[table["step"] == 10]
     heads = last[last["part_type"] == "head"].sort_values("grad_norm")
     high, low = heads.iloc[-1], heads.iloc[0]
@@ -252,7 +252,7 @@ def test_the_report_states_what_the_table_says(runs, family):
 def test_a_run_without_norms_says_so(config_of, tmp_path):
     overrides = {"train.grad_norms_every": 0, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
-    assert "logged no gradient norms" in message.grad_norms(Run.open(tmp_path / "run")).words[0]
+    assert "logged no gradient norms" in message.grad_norms(open_run(tmp_path / "run")).words[0]
     refused(call("pli-analyze", "grad-norms", tmp_path / "run"), "train with train.grad_norms_every")
 
 

@@ -20,7 +20,7 @@ from pli_analysis.metrics.maps.gram import gram, squared_distances
 from pli_analysis.metrics.similarity import similarity
 from pli_analysis.report import content, page
 from pli_analysis.report import similarity as similarity_report
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.run_format import run_folder
 from tests import families
 from tests.odd import STEPS, changed, saved, spoilt
@@ -57,7 +57,7 @@ def odd(request, plain, tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_drift_of_everything_else_is_that_of_sound_weights(odd, plain):
-    sound, found = (api.drift(Run.open(folder), "all", gauge=True, spectral=True) for folder in (plain, odd))
+    sound, found = (api.drift(open_run(folder), "all", gauge=True, spectral=True) for folder in (plain, odd))
     assert list(found["part"]) == list(sound["part"]) and list(found["step"]) == list(sound["step"])
     of_it = found["part"].isin(["b", "b.ffn", "b.mlp.down_proj.weight"])
     there = of_it & (found["step"] == 2)
@@ -70,11 +70,11 @@ def test_drift_of_everything_else_is_that_of_sound_weights(odd, plain):
     pd.testing.assert_frame_equal(found.loc[~there, known], sound.loc[~there, known])
     pd.testing.assert_frame_equal(found[~of_it], sound[~of_it])
     assert found.loc[of_it & (found["step"] >= 2), "path_length"].isna().all()
-    assert drift_metric.unknown(Run.open(odd)) == [LISTED] and drift_metric.unknown(Run.open(plain)) == []
+    assert drift_metric.unknown(open_run(odd)) == [LISTED] and drift_metric.unknown(open_run(plain)) == []
 
 
 def test_a_birth_that_is_not_finite_leaves_no_distance_from_it(plain, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", spoilt(QUERY), only=(1,)))
+    run = open_run(changed(plain, tmp_path / "odd", spoilt(QUERY), only=(1,)))
     table = api.drift(run, "all", gauge=True).set_index("part")
     assert table.loc[["b", "b.h0"], "relative_l2"].isna().all() and table.loc["b.h0", "qk_distance"].isna().all()
     assert table.loc[["a", "b.ffn", "b.h1", "b.norms"], "relative_l2"].notna().all()
@@ -93,7 +93,7 @@ def by_hand(points, folder):
 
 @pytest.mark.filterwarnings("error")
 def test_a_map_has_every_other_point_where_distances_put_it(odd, plain):
-    found = embedding.embed(Run.open(odd))
+    found = embedding.embed(open_run(odd))
     drawn = found.table[found.table["walk"] == "run"]
     points = list(zip(drawn["part"], drawn["step"], strict=True))
     assert len(points) == 9 and ("b", 2) not in points
@@ -106,7 +106,7 @@ def test_a_map_has_every_other_point_where_distances_put_it(odd, plain):
 
 @pytest.mark.parametrize("space", ["updates", "function"])
 def test_other_spaces_leave_out_points_derived_from_it(space, odd, text):
-    found = embedding.embed(Run.open(odd), space=space, text=text if space == "function" else None)
+    found = embedding.embed(open_run(odd), space=space, text=text if space == "function" else None)
     drawn = found.table[found.table["walk"] == "run"]
     kept = [step for part, step in zip(drawn["part"], drawn["step"], strict=True) if part == "b"]
     assert kept == {"updates": [4, 5], "function": [1, 3, 4, 5]}[space]
@@ -114,7 +114,7 @@ def test_other_spaces_leave_out_points_derived_from_it(space, odd, text):
 
 
 def test_paths_since_a_birth_that_is_not_known_are_not_drawn(plain, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
+    run = open_run(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
     assert set(embedding.embed(run, since_birth=True).table["part"]) == {"a"}
     assert set(embedding.embed(run).table["part"]) == {"a", "b"}
 
@@ -144,21 +144,21 @@ def test_distances_past_vectors_that_are_not_finite_are_exact():
 
 
 def test_too_few_points_are_one_line(plain, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2, 4)))
+    run = open_run(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2, 4)))
     with pytest.raises(embedding.BadInput, match=r"fewer than two points are left for a map \(not finite"):
         embedding.embed(run, space="updates")
 
 
 def test_likeness_is_empty_where_outputs_are_not_finite(odd, plain, text):
-    over = similarity.similarity(Run.open(odd), None, text, over_time=True)
-    sound = similarity.similarity(Run.open(plain), None, text, over_time=True)
+    over = similarity.similarity(open_run(odd), None, text, over_time=True)
+    sound = similarity.similarity(open_run(plain), None, text, over_time=True)
     there = (over["layer_a"] == "b") & (over["step_a"] == 2)
     assert over.loc[there, ["cka", "procrustes", "neighbors"]].isna().all(axis=None)
     columns = ["layer_a", "step_a", "cka", "procrustes", "neighbors"]
     pd.testing.assert_frame_equal(over.loc[~there, columns], sound.loc[~there, columns])
     assert similarity.unknown(over) == ["outputs are not finite, and left out: of b at checkpoint-2"]
     assert similarity.unknown(sound) == []
-    between = similarity.similarity(Run.open(odd), None, text, at=2)
+    between = similarity.similarity(open_run(odd), None, text, at=2)
     assert between["cka"].notna().tolist() == [True, False, False]
     assert similarity.unknown(between) == similarity.unknown(over)
     for table, whether in ((over, True), (between, False)):
@@ -168,16 +168,16 @@ def test_likeness_is_empty_where_outputs_are_not_finite(odd, plain, text):
 
 
 def test_the_first_state_alone_is_blamed_where_it_is_the_one(plain, text, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
+    run = open_run(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
     table = similarity.similarity(run, None, text, over_time=True)
     assert table.loc[table["layer_a"] == "b", "cka"].isna().all()
     assert similarity.unknown(table) == ["outputs are not finite, and left out: of b at checkpoint-1"]
-    two = similarity.similarity(Run.open(run.checkpoints[0].path), Run.open(plain), text)
+    two = similarity.similarity(open_run(run.checkpoints[0].path), open_run(plain), text)
     assert similarity.unknown(two) == ["outputs are not finite, and left out: of b at checkpoint-1"]
 
 
 def test_gradients_are_empty_where_they_are_not_finite(odd, plain, text):
-    found, sound = (recomputed.recomputed(Run.open(folder), text) for folder in (odd, plain))
+    found, sound = (recomputed.recomputed(open_run(folder), text) for folder in (odd, plain))
     there = found["step"] == 2
     assert found.loc[there, "grad_norm"].isna().all()
     pd.testing.assert_frame_equal(found[~there], sound[~there])
@@ -197,10 +197,10 @@ def test_disturbance_reports_weights_that_make_no_loss(plain, text, tmp_path):
         model.config.num_hidden_layers = 3
         model.save_pretrained(folder / f"checkpoint-{step}")
     tokenizer().save_pretrained(folder / "checkpoint-3")
-    sound = disturbance.disturbance(Run.open(folder), text=text, blocks=4)
+    sound = disturbance.disturbance(open_run(folder), text=text, blocks=4)
     assert sound.events["loss_change"].notna().all() and not any("finite" in note for note in sound.notes)
     found = disturbance.disturbance(
-        Run.open(changed(folder, tmp_path / "odd", spoilt(DOWN), only=(3,))), text=text, blocks=4
+        open_run(changed(folder, tmp_path / "odd", spoilt(DOWN), only=(3,))), text=text, blocks=4
     )
     assert found.events["loss_change"].isna().tolist() == [True]
     assert any(note.endswith("right before or after step 3 that make no finite loss") for note in found.notes)
@@ -208,7 +208,7 @@ def test_disturbance_reports_weights_that_make_no_loss(plain, text, tmp_path):
 
 @pytest.mark.parametrize("where", [(2,), (5,), (1,), (1, 2, 3, 4, 5)])
 def test_a_report_draws_the_rest_and_says_what_it_leaves_out(where, plain, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", spoilt(DOWN), only=where))
+    run = open_run(changed(plain, tmp_path / "odd", spoilt(DOWN), only=where))
     message = content.build(run)
     words = " ".join(word for section in message.sections for word in (*section.words, section.headline or ""))
     assert "Not finite, and left out: b.mlp.down_proj.weight at checkpoint-" in words
@@ -219,7 +219,7 @@ def test_a_report_draws_the_rest_and_says_what_it_leaves_out(where, plain, tmp_p
 
 
 def test_all_weights_lost_at_one_checkpoint_end_nothing(plain, tmp_path):
-    run = Run.open(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2,)))
+    run = open_run(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2,)))
     assert str(run.lineage) == "a b"
     table = api.drift(run)
     assert table["relative_l2"].isna().tolist() == [False, False, True, True, *[False] * 6]

@@ -6,6 +6,7 @@ import pytest
 from pli_analysis.metrics.disturbance.layer_speeds import LayerSpeeds, log_ratios
 from pli_analysis.metrics.drift.drift import drift
 from pli_analysis.metrics.drift.rates import Logged, ScheduledRates, rates_of
+from pli_analysis.runs.opening import open_run
 from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -35,7 +36,7 @@ def logs(config_of, tmp_path_factory):
         }
         folder = tmp_path_factory.mktemp("rates") / str(every)
         launch.begin(config_of("gpt2", changes), folder).run()
-        runs[every] = Run.open(folder)
+        runs[every] = open_run(folder)
     return runs
 
 

@@ -19,12 +19,12 @@ from pli_analysis.metrics.similarity import cka
 from pli_analysis.metrics.similarity.similarity import similarity
 from pli_analysis.report import page
 from pli_analysis.report import similarity as likeness
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
+from tests.commands import call, refused
 from tests.conftest import STEPS
-from tests.test_cli import call, refused
 
 
 @st.composite
@@ -177,7 +177,7 @@ def sister(config_of, tmp_path_factory):
 
 
 def test_every_pair_of_a_run_is_reported_once_and_a_layer_is_wholly_like_itself(runs, family, text):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     table = similarity(run, None, text, blocks=12)
     depth = len(run.lineage.stack)
     assert len(table) == depth * (depth + 1) // 2
@@ -190,7 +190,7 @@ def test_every_pair_of_a_run_is_reported_once_and_a_layer_is_wholly_like_itself(
 
 
 def test_the_table_equals_a_slow_reference(runs, family, text):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     table = similarity(run, None, text, blocks=8).set_index(["layer_a", "layer_b"])
     tokens, _ = eval_tokens.batch_of(run, text, 8)
     kept = eval_tokens.spread(tokens, 16 * 8)
@@ -208,7 +208,7 @@ def test_the_table_equals_a_slow_reference(runs, family, text):
 
 
 def test_over_time_every_layer_begins_wholly_like_itself(runs, family, text):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     table = similarity(run, None, text, blocks=8, over_time=True)
     first = table.drop_duplicates("layer_a").set_index("layer_a")
     assert first["step_a"].to_dict() == {"a": 0, "b": 3, "c": 6, "d": 6, "e": 9}
@@ -218,7 +218,7 @@ def test_over_time_every_layer_begins_wholly_like_itself(runs, family, text):
 
 
 def test_two_runs_are_compared_layer_by_layer_and_a_run_with_itself_is_the_same(runs, sister, text):
-    run, other = Run.open(runs["gpt2"]), Run.open(sister)
+    run, other = open_run(runs["gpt2"]), open_run(sister)
     table = similarity(run, other, text, blocks=8)
     assert len(table) == len(run.lineage.stack) * len(other.lineage.stack)
     turned = similarity(other, run, text, blocks=8).set_index(["layer_b", "layer_a"])["cka"]
@@ -230,8 +230,8 @@ def test_two_runs_are_compared_layer_by_layer_and_a_run_with_itself_is_the_same(
 
 @pytest.mark.parametrize("measure", figures.NAMES)
 def test_figures_draw_the_table(measure, runs, sister, text):
-    run = Run.open(runs["gpt2"])
-    for other in (None, Run.open(sister)):
+    run = open_run(runs["gpt2"])
+    for other in (None, open_run(sister)):
         table = similarity(run, other, text, blocks=8)
         heat = figures.heat_map(table, measure).data[0]
         message = {(f"{row.layer_b} ", f"{row.layer_a} "): getattr(row, measure) for row in table.itertuples()}
@@ -244,7 +244,7 @@ def test_figures_draw_the_table(measure, runs, sister, text):
 
 
 def test_the_verdict_says_what_the_numbers_say(runs, text):
-    table = similarity(Run.open(runs["gpt2"]), None, text, blocks=8)
+    table = similarity(open_run(runs["gpt2"]), None, text, blocks=8)
     different = table[table["layer_a"] != table["layer_b"]]
     most = different.loc[different["cka"].idxmax()]
     message = likeness.verdict(table, False)
@@ -255,7 +255,7 @@ def test_the_verdict_says_what_the_numbers_say(runs, text):
 
 
 def test_a_run_has_the_checkpoint_that_is_asked_for(runs, text):
-    run = Run.open(runs["gpt2"])
+    run = open_run(runs["gpt2"])
     assert set(similarity(run, None, text, 8, at=4)["checkpoint_a"]) == {"checkpoint-4"}
     with pytest.raises(BadInput, match="no checkpoint of step 5; the nearest is of 4"):
         similarity(run, None, text, 8, at=5)
@@ -285,7 +285,7 @@ def test_runs_with_other_tokenizers_are_refused_with_what_to_do(runs, text, tmp_
     (other / "tokenizer" / "tokenizer.json").write_text(json.dumps(own))
     shouted = tmp_path / "shouted.txt"
     shouted.write_text(text.read_text().upper())
-    one, two = Run.open(runs["gpt2"]), Run.open(other)
+    one, two = open_run(runs["gpt2"]), open_run(other)
     with pytest.raises(BadInput) as error:
         similarity(one, two, shouted, blocks=8)
     assert str(error.value) == (
@@ -302,4 +302,4 @@ def test_runs_with_blocks_of_other_lengths_are_reported_so(runs, text, tmp_path)
     record["config"]["train"]["block_size"] //= 2
     (other / run_folder.RUN).write_text(json.dumps(record))
     with pytest.raises(BadInput, match=r"blocks of 16 and of 32, the lengths that they trained on$"):
-        similarity(Run.open(runs["gpt2"]), Run.open(other), text, blocks=8)
+        similarity(open_run(runs["gpt2"]), open_run(other), text, blocks=8)

@@ -1,22 +1,16 @@
 """The page as a person opens it: offline, in Chromium, light and dark, wide and narrow."""
 
 import itertools
-import shutil
 from pathlib import Path
 
 import pytest
 
 from pli_analysis.metrics.maps.embedding import embed
 from pli_analysis.report import content, page
-from pli_analysis.runs.run import Run
-from tests.pli_analysis.report.test_report import hostile_run  # noqa: F401  (a fixture)
+from pli_analysis.runs.opening import open_run
 
 pytestmark = pytest.mark.browser
 
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
 
 LIT = """figure => document.querySelector(`#figure-${figure} .drawing`)._fullData
          .filter(t => t.meta && t.meta.layer).map(t => [t.meta.layer, t.opacity])"""
@@ -29,18 +23,6 @@ def until(tab, expression):
             return
         tab.wait_for_timeout(50)
     raise AssertionError(expression)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    found = shutil.which("chromium")
-    assert found, "these tests need Debian's chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -68,7 +50,7 @@ def opened(chromium):
 @pytest.fixture
 def report(runs, family, tmp_path):
     path = tmp_path / "report.html"
-    page.write(content.build(Run.open(runs[family])), path)
+    page.write(content.build(open_run(runs[family])), path)
     return path
 
 
@@ -95,7 +77,7 @@ def test_the_axis_of_loss_switches_and_takes_the_events_along(opened, report, ru
         tab.locator("figure#figure-loss").first.get_by_role("button", name=button, exact=True).click()
         xs, kept = tab.evaluate(f"[{drawn}.map(t => [...t.x]), {drawn}.map(t => t.meta.views['{axis}'].x)]")
         assert xs == kept
-    scalars = Run.open(runs[family]).scalars
+    scalars = open_run(runs[family]).scalars
     assert xs[2][::3] == pytest.approx([scalars.values["progress/seconds"][step][1] for step in (3, 6, 9)], rel=1e-4)
     assert outputs == []
 
@@ -125,7 +107,7 @@ def test_a_view_outlasts_the_theme_and_leads_back(opened, report):
 
 def test_the_map_switches_its_method_and_nothing_moves(opened, report, runs, family):
     tab, outputs, _ = opened(report)
-    figure, table = tab.locator("#figure-map"), embed(Run.open(runs[family]), further=["tsne"]).table
+    figure, table = tab.locator("#figure-map"), embed(open_run(runs[family]), further=["tsne"]).table
     buttons = {button.inner_text(): button for button in figure.locator(".views button").all()}
     assert list(buttons) == ["PCA", "t-SNE"]
     tab.locator(".layers button").nth(1).press("Enter")
@@ -281,9 +263,9 @@ def test_figures_far_below_wait_until_there_is_time(chromium, report):
     tab.context.close()
 
 
-def test_a_hostile_run_executes_nothing(opened, hostile_run, tmp_path):  # noqa: F811
+def test_a_hostile_run_executes_nothing(opened, hostile_run, tmp_path):
     path = tmp_path / "hostile.html"
-    page.write(content.build(Run.open(hostile_run)), path)
+    page.write(content.build(open_run(hostile_run)), path)
     tab, outputs, asked = opened(path)
     assert outputs == []
     assert asked == [path.as_uri()]
@@ -314,7 +296,7 @@ def test_a_page_of_several_runs_opens_and_can_be_used_by_all(opened, runs, tmp_p
     from pli_analysis.report import several
 
     message = several.build(
-        {name: Run.open(path) for name, path in runs.items()}, curve_metric.read(map(str, runs.values()))
+        {name: open_run(path) for name, path in runs.items()}, curve_metric.read(map(str, runs.values()))
     )
     page.write(message, tmp_path / "several.html")
     tab, outputs, asked = opened(tmp_path / "several.html", width, scheme)

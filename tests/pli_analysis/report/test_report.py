@@ -3,8 +3,7 @@ import html
 import io
 import json
 import re
-import shutil
-from pathlib import Path
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
@@ -15,30 +14,17 @@ from pli_analysis.figures import loss as loss_figure
 from pli_analysis.figures.palette import COLORS, DASHES, line_of
 from pli_analysis.metrics.lineage import layers, locations
 from pli_analysis.report import content, drift, overview, page, similarity, terminal
-from pli_analysis.runs.run import Run
+from pli_analysis.report.parts import Report
+from pli_analysis.runs.opening import open_run
 from pli_analysis.tables import Format, render
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
+from tests.commands import call, refused
 from tests.drifting import Drifting
-from tests.test_cli import call, refused
-
-HOSTILE = "<script>alert(1)</script>\"'&amp;‮"
-
-
-@pytest.fixture
-def hostile_run(run_folder_of, tmp_path):
-    """A run whose name, config and command try to break out of the page."""
-    folder = Path(shutil.move(run_folder_of, tmp_path / HOSTILE.replace("/", "∕")))
-    record = json.loads((folder / run_folder.RUN).read_text())
-    record["config"]["description"] = HOSTILE
-    record["command"] = ["pli-train", HOSTILE, "</script><!--"]
-    record["corpus"]["about"] = f"<img src=x onerror=alert(1)> {HOSTILE}"
-    (folder / run_folder.RUN).write_text(json.dumps(record))
-    return folder
 
 
 def test_two_renders_are_the_same_bytes(runs, family):
-    first, second = (page.html(content.build(Run.open(runs[family]))) for _ in range(2))
+    first, second = (page.html(content.build(open_run(runs[family]))) for _ in range(2))
     assert first == second
 
 
@@ -46,7 +32,7 @@ def test_a_cold_cache_gives_the_bytes_of_a_warm_one(runs, family, monkeypatch, t
     pages = []
     for folder in ("one", "one", "other"):
         monkeypatch.setenv("PLI_CACHE", str(tmp_path / folder))
-        pages.append(page.html(content.build(Run.open(runs[family]))))
+        pages.append(page.html(content.build(open_run(runs[family]))))
     assert len(set(pages)) == 1
     kept = [len(list((tmp_path / folder).glob("planes/*"))) for folder in ("one", "other")]
     assert kept == [2, 2]
@@ -72,7 +58,7 @@ def test_the_page_has_umap_when_asked_and_says_that_it_compiles_when_it_does(run
 
 
 def test_every_section_is_there_with_its_figures(runs, family):
-    message = content.build(Run.open(runs[family]))
+    message = content.build(open_run(runs[family]))
     assert [section.id for section in message.sections] == [
         "summary",
         "loss",
@@ -95,7 +81,7 @@ def test_every_section_is_there_with_its_figures(runs, family):
 
 
 def test_the_summary_says_what_sections_found_and_they_say_how(runs, family):
-    summary, *sections = content.build(Run.open(runs[family])).sections
+    summary, *sections = content.build(open_run(runs[family])).sections
     message = {section.id: section for section in sections}
     assert {"loss", "lineage", "drift", "grad-norms"} <= {id for id, *_ in summary.findings}
     for id, title, headline in summary.findings:
@@ -107,12 +93,12 @@ def test_the_summary_says_what_sections_found_and_they_say_how(runs, family):
 def test_the_page_draws_with_the_bundle_of_the_release_that_figures_are_made_by():
     from plotly.offline import get_plotlyjs_version
 
-    version = re.search(r"plotly.js \(cartesian - minified\) v([\d.]+)", page._plotly()).group(1)
+    version = re.search(r"plotly.js \(cartesian - minified\) v([\d.]+)", page.html(Report("run", "", []))).group(1)
     assert version.split(".")[0] == get_plotlyjs_version().split(".")[0]
 
 
 def test_the_page_says_what_the_numbers_say(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     evals = run.scalars.table(run_folder.EVAL_LOSS)["value"]
     caption = overview.loss(run).figures[0].caption
     assert f"{evals.iloc[0]:.3f} to {evals.iloc[-1]:.3f}" in caption
@@ -121,19 +107,20 @@ def test_the_page_says_what_the_numbers_say(runs, family):
 
 
 def test_nothing_that_a_run_says_becomes_markup(hostile_run):
-    message = content.build(Run.open(hostile_run))
+    message = content.build(open_run(hostile_run))
     text, figures, tables = (
         page.html(message),
         *(sum(len(getattr(s, of)) for s in message.sections) for of in ("figures", "tables")),
     )
     assert "<img src=x" not in text
     assert "<script>alert" not in text
+    bundle = (files("pli_analysis") / "report" / "plotly-cartesian.min.js").read_text(encoding="utf-8")
     # What stands between script tags is our two scripts and data: no data can have opened or closed one.
-    assert text.count("<script") == text.count("</script") == 2 + figures + tables + page._plotly().count("<script")
+    assert text.count("<script") == text.count("</script") == 2 + figures + tables + bundle.count("<script")
 
 
 def test_data_in_the_page_reads_back_as_the_table(runs, family):
-    message = content.build(Run.open(runs[family]))
+    message = content.build(open_run(runs[family]))
     blocks = re.findall(r'<script type="application/json">(.*?)</script>', page.html(message), re.S)
     held = {block["name"]: block["csv"] for block in map(json.loads, blocks)}
     table = next(figure.table for s in message.sections for figure in s.figures if figure.id == "drift-map")
@@ -146,7 +133,7 @@ def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path
 
     overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
-    message = content.build(Run.open(tmp_path / "run"))
+    message = content.build(open_run(tmp_path / "run"))
     assert "logged no scalars" in message.sections[1].words[0]
     assert page.html(message)
     terminal.show(message)
@@ -154,7 +141,7 @@ def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path
 
 
 def test_the_terminal_prints_the_same_findings(runs, family, capsys):
-    message = content.build(Run.open(runs[family]))
+    message = content.build(open_run(runs[family]))
     terminal.show(message)
     printed = capsys.readouterr().out
     for section in message.sections:
@@ -163,7 +150,7 @@ def test_the_terminal_prints_the_same_findings(runs, family, capsys):
 
 
 def test_tables_come_out_in_every_format(runs, family):
-    table = layers(Run.open(runs[family]).lineage)
+    table = layers(open_run(runs[family]).lineage)
     records = json.loads(render(table, Format.JSON))
     assert records[0]["layer"] == "a" and records[0]["donor"] is None
     rows = list(csv.DictReader(io.StringIO(render(table, Format.CSV))))
@@ -200,7 +187,7 @@ def test_a_layer_keeps_its_style_and_the_first_32_differ():
 def test_lineage_comes_as_a_tree_and_as_a_page(runs, family, tmp_path):
     path = tmp_path / "lineage.html"
     done = call("pli-analyze", "lineage", runs[family], "--tree", "--html", path)
-    layers = Run.open(runs[family]).lineage.layers
+    layers = open_run(runs[family]).lineage.layers
     lines = {re.match("[│├└─ ]*([a-z]+) ", line)[1]: line for line in done.stdout.splitlines()}
     assert set(lines) == set(layers)
     for id, line in lines.items():
@@ -215,7 +202,7 @@ def test_layers_that_did_not_move_are_not_reported_as_far(tmp_path):
     made = Drifting(tmp_path / "run", "gpt2")
     made.step = 1
     made.save()
-    captions = [figure.caption for figure in drift.drift(Run.open(made.folder)).figures]
+    captions = [figure.caption for figure in drift.drift(open_run(made.folder)).figures]
     assert captions[0].startswith("At the end no layer has moved from its birth weights.")
     assert captions[2].startswith("No layer has turned from its birth weights.")
 
@@ -225,11 +212,11 @@ def test_numbers_that_differ_are_reported_with_digits_that_differ(tmp_path):
     made = Drifting(tmp_path / "run", "gpt2")
     made.stretch(1.5)
     made.save()
-    message = [drift.drift(Run.open(made.folder)).headline]
+    message = [drift.drift(open_run(made.folder)).headline]
     made.model.transformer.h[1].mlp.c_fc.weight.data[0, 0] += 0.3
     made.step = 2
     made.save()
-    message.append(drift.drift(Run.open(made.folder)).headline)
+    message.append(drift.drift(open_run(made.folder)).headline)
     assert message[0] == "At the end all layers lie equally far from their birth weights, 0.50 of their norm."
     far, near = re.search(r"farthest from its birth weights, ([\d.]+) .* nearest, ([\d.]+)\.$", message[1]).groups()
     assert float(far) > float(near) == 0.5
@@ -247,7 +234,7 @@ def test_pairs_that_are_equally_alike_are_not_ranked(cka):
 
 
 def test_captions_say_that_it_is_one_run_and_of_how_much(runs, family):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     captions = {figure.id: figure.caption for s in content.build(run).sections for figure in s.figures}
     table = api.drift(run)
     of_drift = f"One run, {table['part'].nunique()} layers, {table['checkpoint'].nunique()} checkpoints."

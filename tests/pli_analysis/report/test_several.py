@@ -21,10 +21,10 @@ from pli_analysis.metrics.comparison import configs as metric
 from pli_analysis.metrics.comparison import curves as curve_metric
 from pli_analysis.report import compare as losses
 from pli_analysis.report import page, several
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars import reading
 from pli_train.core.run_format import run_folder
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def paired(seeds, config_of, tmp_path_factory):
 @pytest.fixture(scope="module")
 def message(seeds):
     asked = [f"{name.partition('-')[0]}={path}" for name, path in seeds.items()]
-    return several.build({name: Run.open(path) for name, path in seeds.items()}, curve_metric.read(asked))
+    return several.build({name: open_run(path) for name, path in seeds.items()}, curve_metric.read(asked))
 
 
 def test_each_section_finds_something_and_says_how(message):
@@ -76,7 +76,7 @@ def test_the_page_is_the_same_bytes_and_covers_all_runs(message, seeds):
     assert list(table.index) == list(seeds) and table["group"].tolist() == ["grown", "grown", "full"]
     assert table.loc["grown", "layers"] == "1 → 5" and table.loc["full", "layers"] == "5"
     for name, path in seeds.items():
-        run = Run.open(path)
+        run = open_run(path)
         assert table.loc[name, "eval loss"] == run.scalars.table(run_folder.EVAL_LOSS)["value"].iloc[-1]
         assert table.loc[name, "seed"] == run.record["seed"]
 
@@ -85,7 +85,7 @@ def test_events_of_all_runs_are_in_one_table(message, seeds):
     events = next(table for section in message.sections for title, table in section.tables if title == "Growth events")
     for name in ("grown", "grown-1"):
         mine = events[events["run"] == name]
-        run = Run.open(seeds[name])
+        run = open_run(seeds[name])
         assert mine["step"].tolist() == sorted({event.step for event in run.lineage.events})
         alone = api.disturbance(run).events.set_index("step")["loss_after"]
         assert mine.set_index("step")["loss_after"].to_dict() == pytest.approx(alone.to_dict(), nan_ok=True)
@@ -103,7 +103,7 @@ def test_spikes_of_all_runs_are_in_one_figure():
 
 
 def test_differences_between_configs_are_sorted_by_meaning(seeds, tmp_path):
-    opened = {name: Run.open(path) for name, path in seeds.items()}
+    opened = {name: open_run(path) for name, path in seeds.items()}
     table = metric.differences(opened)
     assert dict(zip(table["key"], table["kind"], strict=True)) == {
         "growth.schedule": "growth",
@@ -116,12 +116,12 @@ def test_differences_between_configs_are_sorted_by_meaning(seeds, tmp_path):
     record = json.loads((other / run_folder.RUN).read_text())
     record["config"]["optim"]["lr"] = 0.5
     (other / run_folder.RUN).write_text(json.dumps(record))
-    message = several.differences({"full": opened["full"], "tuned": Run.open(other)})
+    message = several.differences({"full": opened["full"], "tuned": open_run(other)})
     assert "Beside growth the runs differ in optim.lr" in message.headline
 
 
 def test_runs_alike_differ_in_nothing(seeds):
-    same = several.differences({"one": Run.open(seeds["full"]), "other": Run.open(seeds["full"])})
+    same = several.differences({"one": open_run(seeds["full"]), "other": open_run(seeds["full"])})
     assert "differ in nothing" in same.headline and not same.tables
 
 

@@ -19,7 +19,7 @@ from pli_analysis.inference import checkpoint_model
 from pli_analysis.metrics.maps.points import points_of
 from pli_analysis.metrics.maps.vectors import Weights
 from pli_analysis.runs import layer_layout
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.config import loading
 from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
@@ -197,7 +197,7 @@ def relative(pairs):
 def test_drift_of_layers_heads_and_ffns_is_that_of_the_modules(family, stack, tmp_path):
     model, table = tiny(family), table_of(family, stack)
     first, *_, last = saved(model, tmp_path)
-    run = Run.open(tmp_path, stack=stack)
+    run = open_run(tmp_path, stack=stack)
     prefix = next(n for n, m in model.named_modules() if m is stack_of(model, table))
     index = len(stack_of(model, table)) - 1
     layer = stack_of(model, table)[index]
@@ -245,7 +245,7 @@ def test_the_map_and_gauge_of_phi3_see_its_fused_rows_as_llama_sees_them_unfused
         other.mkdir(parents=True)
         (other / run_folder.CONFIG).write_text(json.dumps(config))
         save_file(state, other / run_folder.WEIGHTS)
-    mine, theirs = Run.open(tmp_path / "phi3"), Run.open(tmp_path / "llama")
+    mine, theirs = open_run(tmp_path / "phi3"), open_run(tmp_path / "llama")
     columns = ["relative_l2", "cosine_distance", "qk_distance", "ov_distance"]
     tables = [
         api.drift(run, "all", gauge=True).set_index(["part", "step"])[columns].sort_index() for run in (mine, theirs)
@@ -269,7 +269,7 @@ def as_saved(auto, folder):
 @pytest.mark.parametrize("family", READ)
 def test_outputs_are_those_of_plain_transformers(family, tmp_path):
     saved(tiny(family), tmp_path, steps=(1,))
-    checkpoint = Run.open(tmp_path).checkpoints[0]
+    checkpoint = open_run(tmp_path).checkpoints[0]
     tokens = torch.randint(3, VOCABULARY, (3, 12), generator=torch.Generator().manual_seed(1))
     kept = torch.ones_like(tokens, dtype=torch.bool)
     loaded, collected = as_saved("AutoModel", checkpoint.path), []
@@ -288,30 +288,30 @@ def test_outputs_of_several_stacks_and_of_shared_layers_are_refused(family, tmp_
     saved(tiny(family), tmp_path, steps=(1,))
     tokens = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(BadInput, match=f"of a {family} only weights are measured here"):
-        checkpoint_model.outputs_of(Run.open(tmp_path).checkpoints[0], "layers", tokens, tokens.bool())
+        checkpoint_model.outputs_of(open_run(tmp_path).checkpoints[0], "layers", tokens, tokens.bool())
 
 
 def test_of_two_stacks_the_larger_is_read_and_the_other_reported(tmp_path):
     saved(tiny("t5"), tmp_path, steps=(1, 2))
-    run = Run.open(tmp_path)
+    run = open_run(tmp_path)
     assert run.checkpoints[0].anatomy.stack == "decoder.block" and len(run.lineage.stack) == 3
     assert "there with --stack: 'encoder.block' (2)" in run.notes[0]
-    other = Run.open(tmp_path, stack="encoder.block")
+    other = open_run(tmp_path, stack="encoder.block")
     assert len(other.lineage.stack) == 2 and "'decoder.block' (3)" in other.notes[0]
     with pytest.raises(BadInput, match=r"--stack middle\.block: no layers are there"):
-        _ = Run.open(tmp_path, stack="middle.block").lineage
+        _ = open_run(tmp_path, stack="middle.block").lineage
 
 
 def test_the_stack_of_the_first_checkpoint_is_that_of_all(tmp_path):
     """The encoder outgrows the decoder, and is still not what is followed."""
     for step, depth in ((1, 2), (2, 2), (3, 9)):
         saved(tiny("t5", num_layers=depth), tmp_path, steps=(step,))
-    assert [c.anatomy.stack for c in Run.open(tmp_path).checkpoints] == ["decoder.block"] * 3
+    assert [c.anatomy.stack for c in open_run(tmp_path).checkpoints] == ["decoder.block"] * 3
 
 
 def test_shared_layers_are_said_to_be(tmp_path):
     saved(tiny("albert"), tmp_path, steps=(1, 2))
-    run = Run.open(tmp_path)
+    run = open_run(tmp_path)
     assert run.lineage.stack == ["a"] and run.notes[0].startswith("an albert shares weights among its layers")
 
 
@@ -333,7 +333,7 @@ def test_pairs_of_gptj_are_neighbors(tmp_path):
             projection.weight[:8] = turn.to(projection.weight.dtype) @ projection.weight[:8]
     assert torch.allclose(run_once(model).logits, before, atol=1e-4)
     model.save_pretrained(tmp_path / "checkpoint-2")
-    table = api.drift(Run.open(tmp_path), "head", gauge=True).query("step == 2").set_index("part")
+    table = api.drift(open_run(tmp_path), "head", gauge=True).query("step == 2").set_index("part")
     assert table.loc["a.h0", "relative_l2"] > 0.1 and table.loc["a.h0", "qk_distance"] < 1e-5
 
 
@@ -363,7 +363,7 @@ def headless(family, auto):
 def test_outputs_need_no_head_and_losses_say_that_they_do(family, auto, tmp_path, capfd):
     model = headless(family, auto)
     first, last = saved(model, tmp_path, steps=(1, 2))
-    run = Run.open(tmp_path)
+    run = open_run(tmp_path)
     table = table_of(family)
     inner = [name for name in first if f"{table.stack}.1." in name]
     found = api.drift(run).query("step == 2 and part == 'b'")["relative_l2"].item()
@@ -392,7 +392,7 @@ def test_a_bare_model_whose_head_is_tied_has_a_loss(tmp_path):
     tokens = torch.arange(3, 15)[None]
     with torch.no_grad():
         mine, theirs = (
-            checkpoint_model.model_of(Run.open(tmp_path).checkpoints[0])(tokens).logits,
+            checkpoint_model.model_of(open_run(tmp_path).checkpoints[0])(tokens).logits,
             loaded(tokens).logits,
         )
     assert torch.allclose(mine, theirs, atol=1e-6)
@@ -405,7 +405,7 @@ def test_weights_below_the_head_must_be_there(tmp_path):
     save_file(left, path)
     tokens = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(BadInput, match=r"its weights lack embeddings\.position_embeddings\.weight"):
-        checkpoint_model.outputs_of(Run.open(tmp_path).checkpoints[0], "layers", tokens, tokens.bool())
+        checkpoint_model.outputs_of(open_run(tmp_path).checkpoints[0], "layers", tokens, tokens.bool())
 
 
 # --- not for training -----------------------------------------------------------------------------------------------
@@ -441,7 +441,7 @@ def test_in_a_loop_of_ones_own_it_still_grows_by_layers():
 )
 def test_a_config_that_the_table_is_not_written_for_leaves_layers_only(fields, message, tmp_path):
     saved(tiny("falcon", **fields), tmp_path, steps=(1, 2))
-    run = Run.open(tmp_path)
+    run = open_run(tmp_path)
     assert message in run.notes[0] and layer_layout.PAGE in run.notes[0]
     assert len(api.drift(run)) == 4
     with pytest.raises(BadInput, match="no table says where a falcon has its heads"):

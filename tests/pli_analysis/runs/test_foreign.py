@@ -15,16 +15,15 @@ from transformers import AutoModelForCausalLM
 from pli_analysis import api
 from pli_analysis.inference import checkpoint_model
 from pli_analysis.metrics import loss as loss_metric
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.integrations import GrowthCallback
 from tests import families
-from tests.pli_train.integrations.test_hugging_face import trainer_of
-from tests.test_cli import call, refused
-from tests.trainers import EVERY, STEPS, train
+from tests.commands import call, refused
+from tests.trainers import EVERY, STEPS, train, trainer_of
 
 INFERRED = "lineage inferred from weights; lowest confidence 1.00 at checkpoint-"
 
@@ -110,28 +109,28 @@ def test_the_other_commands_read_it_too(made, text, tmp_path):
 
 
 def test_losses_are_those_of_the_event_files_and_of_the_state_alike(made, output):
-    logged = loss_metric.loss(Run.open(made).scalars)
+    logged = loss_metric.loss(open_run(made).scalars)
     shutil.rmtree(output / "runs")
-    message = loss_metric.loss(Run.open(output).scalars)
+    message = loss_metric.loss(open_run(output).scalars)
     assert list(logged["step"]) == list(message["step"]) == list(range(2, STEPS + 1, 2))
     np.testing.assert_allclose(logged["loss"], message["loss"], rtol=1e-6)
     assert logged["tokens"].isna().all()
     for checkpoint in output.glob("checkpoint-*"):
         (checkpoint / run_folder.TRAINER_STATE).unlink()
-    silent = Run.open(output)
+    silent = open_run(output)
     assert not silent.scalars.columns and len(api.drift(silent)) == 6
 
 
 def test_a_second_call_reads_nothing_and_what_was_rewritten_is_measured_anew(output, monkeypatch):
     from pli_analysis.weights import trajectory
 
-    first = api.drift(Run.open(output))
+    first = api.drift(open_run(output))
     with monkeypatch.context() as patch:
         patch.setattr(trajectory.TensorLocation, "read", None)
-        assert api.drift(Run.open(output)).equals(first)
+        assert api.drift(open_run(output)).equals(first)
     path = output / "checkpoint-12" / run_folder.WEIGHTS
     save_file({name: 2 * array for name, array in load_file(path).items()}, path)
-    second = api.drift(Run.open(output))
+    second = api.drift(open_run(output))
     assert second[second["step"] < 12].equals(first[first["step"] < 12])
     assert second[second["step"] == 12]["relative_l2"].min() == pytest.approx(1, abs=0.2)
 
@@ -141,7 +140,7 @@ def test_shards_are_read_like_one_file(made, output):
         sharded(checkpoint)
         assert not (checkpoint / run_folder.WEIGHTS).exists()
     columns = ["part", "step", "relative_l2", "cosine_distance", "path_length"]
-    assert api.drift(Run.open(output))[columns].equals(api.drift(Run.open(made))[columns])
+    assert api.drift(open_run(output))[columns].equals(api.drift(open_run(made))[columns])
 
 
 def test_masks_that_older_releases_saved_among_the_weights_are_no_part_of_a_layer(made, output):
@@ -151,7 +150,7 @@ def test_masks_that_older_releases_saved_among_the_weights_are_no_part_of_a_laye
         save_file(load_file(path) | masks, path)
         config = json.loads((checkpoint / run_folder.CONFIG).read_text())
         (checkpoint / run_folder.CONFIG).write_text(json.dumps(config | {"n_ctx": 64, "auto_map": {"x": "y.Z"}}))
-    assert api.drift(Run.open(output), "all").equals(api.drift(Run.open(made), "all"))
+    assert api.drift(open_run(output), "all").equals(api.drift(open_run(made), "all"))
 
 
 # --- several folders, one folder ------------------------------------------------------------------------------------
@@ -159,26 +158,26 @@ def test_masks_that_older_releases_saved_among_the_weights_are_no_part_of_a_laye
 
 def test_folders_in_any_order_are_put_in_the_order_of_their_steps(made):
     paths = [made / f"checkpoint-{step}" for step in (12, 4, 8)]
-    assert api.drift(Run.open(paths)).equals(api.drift(Run.open(made)))
+    assert api.drift(open_run(paths)).equals(api.drift(open_run(made)))
     done = call("pli-analyze", "drift", *paths, "--format", "csv")
     assert done.stdout == call("pli-analyze", "drift", made, "--format", "csv").stdout
 
 
 def test_steps_come_from_the_state_where_the_name_has_none_and_else_from_the_order(made, tmp_path):
     copies = [Path(shutil.copytree(made / f"checkpoint-{n}", tmp_path / f"at-{n}")) for n in (8, 4)]
-    by_state = Run.open(copies)
+    by_state = open_run(copies)
     assert [(str(c.name), c.step) for c in by_state.checkpoints] == [("at-4", 4), ("at-8", 8)]
     for copy in copies:
         (copy / run_folder.TRAINER_STATE).unlink()
-    numbered = Run.open(copies)
+    numbered = open_run(copies)
     assert [(str(c.name), c.step) for c in numbered.checkpoints] == [("at-8", 0), ("at-4", 1)]
     assert numbered.notes[0].startswith("steps are numbers in the order given")
     same = [Path(shutil.copytree(copies[0], tmp_path / parent / "model")) for parent in ("x", "y")]
-    assert [str(c.name) for c in Run.open(same).checkpoints] == ["x/model", "y/model"]
+    assert [str(c.name) for c in open_run(same).checkpoints] == ["x/model", "y/model"]
 
 
 def test_one_model_is_a_run_of_one_checkpoint(made):
-    opened = Run.open(made / "checkpoint-8")
+    opened = open_run(made / "checkpoint-8")
     assert [(c.step, str(c.lineage)) for c in opened.checkpoints] == [(8, "a b")]
     assert opened.notes == [] and (api.drift(opened)["relative_l2"] == 0).all()
 
@@ -193,7 +192,7 @@ def grown(tmp_path_factory):
 
 
 def test_what_growth_callback_saved_goes_by_its_own_lineage(grown):
-    opened = Run.open(grown)
+    opened = open_run(grown)
     assert opened.confidence is None and opened.notes == []
     assert [str(c.name).removeprefix("checkpoint-") for c in opened.checkpoints] == (
         ["0", "2-before", "2", "6-before", "6", "8", "10"]
@@ -221,7 +220,7 @@ def relative_l2_of(start, index, end, later):
 
 def test_without_the_states_around_events_nothing_is_reported_for_a_wrong_step(grown, tmp_path):
     bare = Path(shutil.copytree(grown, tmp_path / "out", ignore=shutil.ignore_patterns("_growth")))
-    opened = Run.open(bare)
+    opened = open_run(bare)
     assert [event.step for event in opened.lineage.events] == [2, 6]
     assert {id: layer.birth.step for id, layer in opened.lineage.layers.items()} == {"a": 0, "b": 0, "c": 2, "d": 6}
     assert opened.notes[0].startswith(
@@ -242,7 +241,7 @@ def test_heads_and_units_that_came_between_checkpoints_are_reported(tmp_path):
     events = [{"at": 2, "operator": "heads", "to": 4}, {"at": 2, "operator": "ffn", "to": 56}]
     growth = GrowthCallback(events, initial_heads=2, keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=4, max_steps=4).train()
-    message = Run.open(tmp_path / "out").notes[0]
+    message = open_run(tmp_path / "out").notes[0]
     assert "a (born at step 0), heads of a (born at step 2), FFN units of a (born at step 2), b (born" in message
 
 
@@ -250,10 +249,10 @@ def test_models_that_lost_their_steps_are_no_earlier_than_their_last_events(grow
     """As `pli-train export` makes them: with a lineage, without a state of training."""
     for name, source in (("a", "_growth/checkpoint-2"), ("b", "_growth/checkpoint-6"), ("c", "checkpoint-10")):
         shutil.copytree(grown / source, tmp_path / name, ignore=shutil.ignore_patterns(run_folder.TRAINER_STATE))
-    alone = Run.open(tmp_path / "b")
+    alone = open_run(tmp_path / "b")
     assert [(c.step, str(c.lineage)) for c in alone.checkpoints] == [(6, "d a c b")]
     assert [event.step for event in alone.lineage.events] == [2, 6]
-    opened = Run.open([tmp_path / name for name in "abc"])
+    opened = open_run([tmp_path / name for name in "abc"])
     assert [checkpoint.step for checkpoint in opened.checkpoints] == [2, 6, 7]
     assert opened.notes[0].startswith("steps are numbers in the order given")
     assert api.drift(opened)["age"].min() == 0
@@ -263,7 +262,7 @@ def test_a_state_that_trainer_saved_at_an_event_is_the_one_before_it(grown, tmp_
     growth = GrowthCallback("2@1", initializer="random", keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=1, max_steps=4).train()
     assert not (tmp_path / "out" / "_growth").exists()
-    opened = Run.open(tmp_path / "out")
+    opened = open_run(tmp_path / "out")
     names = [str(checkpoint.name) for checkpoint in opened.checkpoints]
     assert names == ["checkpoint-1", "checkpoint-2-before", "checkpoint-3", "checkpoint-4"]
     found = api.disturbance(opened, window=1)
@@ -272,10 +271,10 @@ def test_a_state_that_trainer_saved_at_an_event_is_the_one_before_it(grown, tmp_
 
 def test_lineage_lost_in_one_checkpoint_is_read_from_later_ones(grown, tmp_path):
     copy = Path(shutil.copytree(grown, tmp_path / "out"))
-    whole = [(str(c.name), c.lineage.to_json()) for c in Run.open(grown).checkpoints]
+    whole = [(str(c.name), c.lineage.to_json()) for c in open_run(grown).checkpoints]
     for lost in ("_growth/checkpoint-2", "_growth/checkpoint-6-before", "checkpoint-8"):
         (copy / lost / run_folder.LINEAGE).unlink()
-    opened = Run.open(copy)
+    opened = open_run(copy)
     assert opened.confidence is None
     assert [(str(c.name), c.lineage.to_json()) for c in opened.checkpoints] == whole
     assert opened.notes == [
@@ -287,7 +286,7 @@ def test_a_state_at_an_event_that_lost_its_lineage_is_placed_by_its_layers(tmp_p
     growth = GrowthCallback("2@1", initializer="random", keep=0)
     trainer_of("gpt2", tmp_path / "out", growth, save_steps=1, max_steps=4).train()
     (tmp_path / "out" / "checkpoint-2" / run_folder.LINEAGE).unlink()
-    opened = Run.open(tmp_path / "out")
+    opened = open_run(tmp_path / "out")
     names = [(str(checkpoint.name), str(checkpoint.lineage)) for checkpoint in opened.checkpoints]
     assert names[1:3] == [("checkpoint-2-before", "a b"), ("checkpoint-3", "a c b")]
 
@@ -296,7 +295,7 @@ def test_after_the_last_lineage_that_is_there_layers_are_followed_by_weights(gro
     bare = Path(shutil.copytree(grown, tmp_path / "out"))
     for lost in ("_growth/checkpoint-6", "checkpoint-8", "checkpoint-10"):
         (bare / lost / run_folder.LINEAGE).unlink()
-    opened = Run.open(bare)
+    opened = open_run(bare)
     assert [str(c.lineage) for c in opened.checkpoints][:4] == ["a b"] * 2 + ["a c b"] * 2
     # The newborn is equal to its donor at first: only that both are there can be known.
     assert all(sorted(c.lineage.stack) == ["a", "b", "c", "d"] for c in opened.checkpoints[4:])
@@ -327,10 +326,10 @@ def test_a_damaged_state_costs_neither_weights_nor_the_older_history(made, outpu
 def test_a_newest_checkpoint_without_a_state_is_named(output):
     (output / "checkpoint-12" / run_folder.TRAINER_STATE).unlink()
     line = f"{output / 'checkpoint-12'}: has no trainer_state.json to use: the history is that of checkpoint-8"
-    assert line in Run.open(output).notes and Run.open(output).damaged == []
+    assert line in open_run(output).notes and open_run(output).damaged == []
     for step in (4, 8):
         (output / f"checkpoint-{step}" / run_folder.TRAINER_STATE).unlink()
-    assert line not in Run.open(output).notes  # models without any state: nothing is missing
+    assert line not in open_run(output).notes  # models without any state: nothing is missing
 
 
 def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
@@ -340,7 +339,7 @@ def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
     lineage = Lineage.read(path)
     lineage.swap(0, 1, step=7)
     path.write_text(lineage.to_json())
-    opened = Run.open(made, lineage=path)
+    opened = open_run(made, lineage=path)
     assert [str(c.lineage) for c in opened.checkpoints] == ["a b", "b a", "b a"]
     assert [event.step for event in opened.lineage.events] == [7]
     born = "a (born at step 0), b (born at step 0)"
@@ -361,7 +360,7 @@ def test_a_lineage_that_does_not_fit_is_named(made, tmp_path, layers, message):
     path = tmp_path / "mine.json"
     path.write_text(Lineage.begin(len(layers), 4).to_json())
     with pytest.raises(BadInput) as error:
-        _ = [checkpoint.names_of_layers for checkpoint in Run.open(made, lineage=path).checkpoints]
+        _ = [checkpoint.names_of_layers for checkpoint in open_run(made, lineage=path).checkpoints]
     assert str(error.value).endswith(message.format(path=path)) and run_folder.LINEAGE not in str(error.value)
 
 
@@ -412,11 +411,11 @@ FLAWS = {
 @pytest.mark.parametrize("damage, message", FLAWS.items(), ids=range(len(FLAWS)))
 def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_given_by_name_refused(damage, message, output):
     damage(output / "checkpoint-8")
-    opened = Run.open(output)
+    opened = open_run(output)
     assert [c.step for c in opened.checkpoints] == [4, 12]
     assert len(opened.damaged) == 1 and message in opened.damaged[0]
     with pytest.raises(BadInput, match="checkpoint-8") as found:
-        Run.open([output / f"checkpoint-{step}" for step in (4, 8)])
+        open_run([output / f"checkpoint-{step}" for step in (4, 8)])
     assert message in str(found.value) and "\n" not in str(found.value)
 
 
@@ -451,9 +450,9 @@ def test_a_family_without_a_table_that_fits_is_read_by_layers(family, flaw, outp
     for checkpoint in output.glob("checkpoint-*"):
         config = json.loads((checkpoint / run_folder.CONFIG).read_text())
         (checkpoint / run_folder.CONFIG).write_text(json.dumps(config | {"model_type": family}))
-    run = Run.open(output)
+    run = open_run(output)
     assert flaw in run.notes[0] and "docs/families.md" in run.notes[0]
-    mine, theirs = api.drift(run), api.drift(Run.open(made))
+    mine, theirs = api.drift(run), api.drift(open_run(made))
     assert list(mine["part"]) == list(theirs["part"])
     np.testing.assert_allclose(mine["relative_l2"], theirs["relative_l2"], rtol=1e-9)
     with pytest.raises(BadInput, match=f"no table says where a {family} has its heads"):
@@ -466,7 +465,7 @@ def test_every_family_is_read_as_transformers_saves_it(family, tmp_path):
     model = families.tiny(family)
     for step in (1, 2):
         model.save_pretrained(tmp_path / f"checkpoint-{step}")
-    opened = Run.open(tmp_path)
+    opened = open_run(tmp_path)
     assert opened.confidence["confidence"].min() > 0.99
     assert (api.drift(opened, "all")["relative_l2"] == 0).all()
     table = anatomy.family(family)

@@ -13,7 +13,7 @@ from pli_analysis import api
 from pli_analysis.metrics import lineage as metric
 from pli_analysis.report import overview
 from pli_analysis.runs import inferred_lineage, layer_matching
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
@@ -49,7 +49,7 @@ def test_the_alignment_is_the_one_that_going_through_all_of_them_finds(seed):
     generator = np.random.default_rng(seed)
     few = int(generator.integers(1, 5))
     distance = generator.uniform(0.1, 1.2, (few, few + int(generator.integers(0, 4))))
-    chosen, shares = layer_matching._aligned(layer_matching.costs(distance))
+    chosen, shares = layer_matching.aligned(layer_matching.costs(distance))
     best, expected = by_hand(distance)
     assert tuple(chosen) == best
     np.testing.assert_allclose(shares, expected, rtol=1e-9, atol=1e-12)
@@ -127,7 +127,7 @@ def check(seeds, corpus, folder):
     for seed in seeds:
         keep = random_run(seed, folder / f"{seed}", corpus)
         truth = strip(folder / f"{seed}", folder / f"stripped-{seed}", keep)
-        opened = Run.open(folder / f"stripped-{seed}")
+        opened = open_run(folder / f"stripped-{seed}")
         table = opened.confidence
         sure = table[~table["part"].str.contains(".", regex=False)].set_index(["checkpoint", "index"])
         pairs = zip(opened.checkpoints[1:], truth, truth[1:], strict=False)
@@ -214,7 +214,7 @@ def copied(folder, position, moments):
             push(run, position, direction=step)
         run.save()
     strip(run.folder, folder / "stripped", lambda name: name.step in moments)
-    return Run.open(folder / "stripped")
+    return open_run(folder / "stripped")
 
 
 @pytest.mark.parametrize("position", [0, 1])
@@ -240,7 +240,7 @@ def test_a_layer_moves_straight_on_where_heads_were_added_meanwhile(tmp_path):
             AddHeads(at=step, to=6, initializer="random").grow(run.model, run.anatomy, run.lineage, seed=0)
             run.lineage.add_heads(dict.fromkeys(run.lineage.stack, 6), step, "random", {}, to=6)
         run.save()
-    first, old, new = (inferred_lineage.Weights.of(checkpoint) for checkpoint in Run.open(tmp_path).checkpoints)
+    first, old, new = (inferred_lineage.Weights.of(checkpoint) for checkpoint in open_run(tmp_path).checkpoints)
     ahead = inferred_lineage.onward(old, new, inferred_lineage.Neighbor(first, (0, 1)), None)
     after = inferred_lineage.onward(first, old, None, inferred_lineage.Neighbor(new, (0, 1)))
     for found in (ahead, after):
@@ -260,7 +260,7 @@ def grown(folder, family, *events, heads=None):
         run.move(0.02, steps=5)
         run.save()
     truth = strip(run.folder, folder / "stripped", lambda name: name.after)
-    return Run.open(run.folder), Run.open(folder / "stripped"), truth
+    return open_run(run.folder), open_run(folder / "stripped"), truth
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "opt", "modernbert"])
@@ -338,7 +338,7 @@ def test_layers_that_were_swapped_without_a_record_are_detected(tmp_path):
     strip(run.folder, tmp_path / "stripped")
     last = tmp_path / "stripped" / "checkpoint-15"
     rewritten(last, reordered([0, 3, 2, 4, 1]))
-    found = Run.open(tmp_path / "stripped")
+    found = open_run(tmp_path / "stripped")
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d e"] * 3 + ["a d c e b"]
     assert {event.operator for event in found.lineage.events} == {"swap"}
     assert found.confidence["confidence"].min() > 0.99
@@ -352,7 +352,7 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
     run.save()
     strip(run.folder, tmp_path / "stripped")
     rewritten(tmp_path / "stripped" / "checkpoint-5", reordered([0, 2, 3]))
-    found = Run.open(tmp_path / "stripped")
+    found = open_run(tmp_path / "stripped")
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d", "a c d"]
     assert found.lineage.events[0].operator == "remove"
     assert len(api.drift(found)) == 7
@@ -370,7 +370,7 @@ def test_a_removal_and_an_insertion_are_counted_separately(tmp_path):
     strip(run.folder, tmp_path / "stripped")
     rewritten(tmp_path / "stripped" / "checkpoint-5", reordered([0, 2, 3]))
     rewritten(tmp_path / "stripped" / "checkpoint-10", reordered([0, 2, 3, 3]))
-    found = Run.open(tmp_path / "stripped")
+    found = open_run(tmp_path / "stripped")
     assert sorted(found.lineage.stack) == ["a", "c", "d", "e"] and found.lineage.layers["e"].birth.donor == "d"
     assert overview.event_counts(found.lineage) == "1 growth event and 1 removal"
     assert "changed from 4 to 4 layers" in overview.lead(found)
@@ -392,7 +392,7 @@ def test_checkpoints_that_are_not_of_one_model_are_refused_in_one_line(family, c
     path = tmp_path / "stripped" / "checkpoint-5" / run_folder.CONFIG
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(BadInput) as refused:
-        api.drift(Run.open(tmp_path / "stripped"))
+        api.drift(open_run(tmp_path / "stripped"))
     assert "checkpoint-5" in str(refused.value) and "\n" not in str(refused.value)
     assert message in str(refused.value)
 
@@ -410,12 +410,12 @@ def test_a_large_matrix_is_compared_by_a_sample_that_is_the_same_everywhere():
             return self.array[rows]
 
     large = Tensor(np.arange(4096 * 64, dtype=np.float32).reshape(4096, 64))
-    first, second = inferred_lineage._sampled(large), inferred_lineage._sampled(large)
+    first, second = inferred_lineage.sampled(large), inferred_lineage.sampled(large)
     assert first.size <= inferred_lineage.SAMPLE and large.read == 2 * first.size
     np.testing.assert_array_equal(first, second)
     assert len(np.unique(first)) == first.size and first.max() > 0.99 * large.array.max()
     small = Tensor(large.array[:10])
-    np.testing.assert_array_equal(inferred_lineage._sampled(small), small.array)
+    np.testing.assert_array_equal(inferred_lineage.sampled(small), small.array)
 
 
 def test_an_inferred_lineage_is_one_that_can_be_written_and_read(tmp_path):

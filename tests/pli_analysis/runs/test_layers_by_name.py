@@ -11,10 +11,10 @@ import transformers
 from safetensors.numpy import save_file
 
 from pli_analysis import api
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.anatomy.names import block_lists
 from pli_train.core.errors import BadInput
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ LAYOUTS |= {"experts": (EXPERTS, "layers", 2), "unequal": (UNEQUAL, "layers", 3)
 def test_layers_are_found_followed_and_measured(layout, tmp_path):
     shapes, path, depth = LAYOUTS[layout]
     states = moving(shapes | {"embed.weight": (64, 8)})
-    run = Run.open(written(tmp_path, states))
+    run = open_run(written(tmp_path, states))
     assert run.lineage.stack == ["a", "b", "c", "d"][:depth]
     assert run.notes[0].startswith(f"layers only, at '{path}': no table says where a unheard_of has heads")
     assert run.confidence["confidence"].min() > 0.99
@@ -94,7 +94,7 @@ def test_an_inserted_layer_is_found(layout, tmp_path):
         name.replace(f"{path}.0.", f"{path}.{depth}."): shape for name, shape in shapes.items() if f"{path}.0." in name
     }
     states[2] |= moving(born, steps=1, seed=7)[0]
-    lineage = Run.open(written(tmp_path, states)).lineage
+    lineage = open_run(written(tmp_path, states)).lineage
     assert lineage.stack == ["a", "b", "c", "d", "e"][: depth + 1]
     assert [event.step for event in lineage.events] == [3]
 
@@ -103,13 +103,13 @@ def test_swapped_layers_are_found(tmp_path):
     states = moving(PLAIN)
     names = {f"net.blocks.{n}": f"net.blocks.{m}" for n, m in ((0, 2), (2, 0), (1, 1))}
     states[2] = {names[name[:12]] + name[12:]: tensor for name, tensor in states[2].items()}
-    assert Run.open(written(tmp_path, states)).lineage.stack == ["c", "b", "a"]
+    assert open_run(written(tmp_path, states)).lineage.stack == ["c", "b", "a"]
 
 
 def test_layers_of_a_hybrid_are_not_matched_across_kinds(tmp_path):
     from pli_analysis.runs.inferred_lineage import Weights, distances
 
-    run = Run.open(written(tmp_path, moving(HYBRID)))
+    run = open_run(written(tmp_path, moving(HYBRID)))
     first, second = (Weights.of(one) for one in run.checkpoints[:2])
     distance = distances(first, second)
     kinds = np.arange(4) % 2
@@ -135,7 +135,7 @@ def test_similarity_by_weights_is_the_cosine_of_matrices(layout, over_time, tmp_
 
     shapes, path, depth = LAYOUTS[layout]
     states = moving(shapes)
-    run = Run.open(written(tmp_path, states))
+    run = open_run(written(tmp_path, states))
     table = by_weights(run, None, over_time=over_time)
     assert len(table) == (3 * depth if over_time else depth * (depth + 1) // 2)
     for row in table.itertuples():
@@ -155,7 +155,7 @@ def test_the_map_of_layers_keeps_their_distances(tmp_path):
     from pli_analysis.metrics.maps.vectors import Weights
 
     states = moving(HYBRID)
-    run = Run.open(written(tmp_path, states))
+    run = open_run(written(tmp_path, states))
     points = points_of(run)
     whole = np.concatenate(list(Weights(points).blocks()), axis=1)
     for a, b in ((0, 4), (1, 5), (0, 1)):
@@ -175,16 +175,16 @@ def test_the_map_of_layers_keeps_their_distances(tmp_path):
 def test_of_equally_ranked_lists_one_is_taken_and_the_others_are_reported(tmp_path):
     towers = {f"{tower}.layers.{n}.w": (8, 8) for tower in ("text", "vision") for n in range(2)}
     written(tmp_path, moving(towers | {"vision.layers.2.w": (8, 8)}))
-    run = Run.open(tmp_path)
+    run = open_run(tmp_path)
     assert len(run.lineage.stack) == 3
     assert (
         run.notes[1] == "layers are those of 'vision.layers'; not among them, and there with --stack: 'text.layers' (2)"
     )
-    other = Run.open(tmp_path, stack="text.layers")
+    other = open_run(tmp_path, stack="text.layers")
     assert len(other.lineage.stack) == 2 and "'vision.layers' (3)" in other.notes[1]
     assert api.drift(other)["relative_l2"].iloc[-1] != api.drift(run)["relative_l2"].iloc[-1]  # kept apart in the cache
     with pytest.raises(BadInput, match=r"--stack text\.layer: no layers are there; did you mean 'text\.layers'\?"):
-        _ = Run.open(tmp_path, stack="text.layer").lineage
+        _ = open_run(tmp_path, stack="text.layer").lineage
 
 
 def test_stages_of_one_block_are_reported_and_can_be_chosen(tmp_path):
@@ -193,16 +193,16 @@ def test_stages_of_one_block_are_reported_and_can_be_chosen(tmp_path):
     shapes = {f"stages.{s}.blocks.{b}.{n}": (4 + s, 4 + s)[: 1 if n[0] == "n" else 2]
               for s, depth in enumerate((1, 3, 2)) for b in range(depth) for n in names}  # fmt: skip
     written(tmp_path, moving(shapes))
-    run = Run.open(tmp_path)
+    run = open_run(tmp_path)
     assert run.lineage.stack == ["a", "b", "c"]
     assert run.notes[1].endswith("with --stack: 'stages.2.blocks' (2), 'stages.0.blocks' (1)")
-    assert Run.open(tmp_path, stack="stages.0.blocks").lineage.stack == ["a"]
+    assert open_run(tmp_path, stack="stages.0.blocks").lineage.stack == ["a"]
 
 
 def test_a_family_with_a_table_under_another_prefix_is_read_by_its_table(tmp_path):
     """As a text model within a model of text and images is."""
     names = {f"language_model.model.layers.{n}.self_attn.q_proj.weight": (8, 8) for n in range(2)}
-    run = Run.open(written(tmp_path, moving(names), model_type="llama", num_attention_heads=2))
+    run = open_run(written(tmp_path, moving(names), model_type="llama", num_attention_heads=2))
     assert run.notes[0] == "'language_model.' (a module that held the model) taken off names"
     assert run.lineage.stack == ["a", "b"] and set(api.drift(run, "head")["part"]) == {"a.h0", "a.h1", "b.h0", "b.h1"}
 
@@ -212,7 +212,7 @@ def test_tensors_that_a_table_does_not_name_are_reported(tmp_path):
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     state |= {f"transformer.h.{n}.adapter.down.weight": np.ones((2, 8), np.float32) for n in range(2)}
     state |= {f"transformer.h.{n}.attn.bias": np.ones((1, 1, 4, 4), np.float32) for n in range(2)}  # a mask
-    run = Run.open(written(tmp_path, [state, state], **model.config.to_dict()))
+    run = open_run(written(tmp_path, [state, state], **model.config.to_dict()))
     assert run.notes[0] == "not in the table of a gpt2, and left out: adapter.down.weight"
     assert set(api.drift(run, "all")["part_type"]) == {"layer", "head", "ffn", "norms", "attention"}
 
@@ -225,7 +225,7 @@ def test_tensors_that_a_table_does_not_name_are_reported(tmp_path):
 def test_a_model_without_layers_is_refused_in_a_line(shapes, tmp_path):
     written(tmp_path, moving(shapes))
     with pytest.raises(BadInput, match=r"checkpoint-1.*: its weights have no layers: no tensors are numbered from 0"):
-        _ = Run.open(tmp_path).lineage
+        _ = open_run(tmp_path).lineage
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
@@ -237,12 +237,12 @@ def test_quantized_weights_are_refused_in_a_line(dtype, tmp_path):
     with pytest.raises(
         BadInput, match=r"is quantized \([UI]\d+\).*: blocks\.0\.up\.weight has numbers of type [UI]\d+"
     ):
-        api.drift(Run.open(tmp_path))
+        api.drift(open_run(tmp_path))
 
 
 def test_counters_and_masks_among_weights_are_not_taken_for_quantized_ones(tmp_path):
     more = {"net.blocks.0.steps": np.array([3]), "net.blocks.1.mask": np.ones((1, 1, 4, 4), np.uint8)}
-    assert len(api.drift(Run.open(written(tmp_path, [state | more for state in moving(PLAIN)])))) == 9
+    assert len(api.drift(open_run(written(tmp_path, [state | more for state in moving(PLAIN)])))) == 9
 
 
 def test_models_of_transformers_without_a_table_are_read(tmp_path):
@@ -255,7 +255,7 @@ def test_models_of_transformers_without_a_table_are_read(tmp_path):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
-    found = api.drift(Run.open(tmp_path)).query("step == 2").set_index("part")["relative_l2"]
+    found = api.drift(open_run(tmp_path)).query("step == 2").set_index("part")["relative_l2"]
     for index, id in enumerate("ab"):
         assert found[id] == pytest.approx(by_hand(*states, f"backbone.layers.{index}."), rel=1e-5)
 

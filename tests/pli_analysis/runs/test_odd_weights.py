@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from pli_analysis import api
 from pli_analysis.inference import checkpoint_model
 from pli_analysis.metrics.maps import embedding
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests import families
@@ -67,18 +67,18 @@ NAMES = {
 
 @pytest.mark.parametrize(("family", "message"), NAMES, ids=range(len(NAMES)))
 def test_names_of_wrapped_models_are_read_as_plain_ones(family, message, plain, tmp_path):
-    run = Run.open(changed(plain[family], tmp_path / "out", renamed(NAMES[family, message])))
+    run = open_run(changed(plain[family], tmp_path / "out", renamed(NAMES[family, message])))
     np.testing.assert_allclose(found(run), expected(plain[family], family), rtol=1e-6)
     assert any(message in note for note in run.notes)
     with torch.no_grad():
         theirs = families.logits(checkpoint_model.model_of(run.checkpoints[-1]))
         torch.testing.assert_close(
-            theirs, families.logits(checkpoint_model.model_of(Run.open(plain[family]).checkpoints[-1]))
+            theirs, families.logits(checkpoint_model.model_of(open_run(plain[family]).checkpoints[-1]))
         )
 
 
 def test_wrapped_and_plain_checkpoints_are_of_one_run(plain, tmp_path):
-    run = Run.open(changed(plain["bert"], tmp_path / "out", renamed(lambda name: f"module.{name}"), only=(2,)))
+    run = open_run(changed(plain["bert"], tmp_path / "out", renamed(lambda name: f"module.{name}"), only=(2,)))
     np.testing.assert_allclose(found(run), expected(plain["bert"], "bert"), rtol=1e-6)
     assert any(note.endswith("taken off names in checkpoint-2") for note in run.notes)
 
@@ -90,7 +90,7 @@ def test_names_of_early_releases_are_mapped_as_transformers_maps_them(plain, tmp
         return next((name.replace(new, was) for new, was in old.items() if name.endswith(new)), name)
 
     folder = changed(plain["bert"], tmp_path / "out", renamed(early))
-    run = Run.open(folder)
+    run = open_run(folder)
     np.testing.assert_allclose(found(run), expected(folder, "bert"), rtol=1e-6)
     assert "'LayerNorm.gamma' read as 'LayerNorm.weight'" in run.notes
     assert {"norms"} <= set(api.drift(run, "norms")["part_type"]) and not api.drift(run, "norms")[
@@ -103,7 +103,7 @@ def test_an_old_name_beside_the_new_one_is_no_tensor_to_choose(plain, tmp_path):
         name = "bert.encoder.layer.0.output.LayerNorm."
         return tensors | {f"{name}gamma": 2 * tensors[f"{name}weight"]}
 
-    run = Run.open(changed(plain["bert"], tmp_path / "out", both, only=(2,)))
+    run = open_run(changed(plain["bert"], tmp_path / "out", both, only=(2,)))
     assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
     assert "which are names of one tensor" in run.damaged[0]
 
@@ -123,7 +123,7 @@ def test_weights_of_other_types_are_the_numbers_that_torch_reads(type, plain, tm
     folder = changed(plain["llama"], tmp_path / "out", cast)
     states = [load_file(folder / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS]
     by_hand = np.array([moved(states[0], state, "model.layers") for state in states])
-    run = Run.open(folder)
+    run = open_run(folder)
     np.testing.assert_allclose(found(run), by_hand, rtol=1e-6)
     spectra = api.drift(run, "matrix", spectral=True).set_index(["checkpoint", "part"])["relative_spectral_norm"]
     change = (states[2][UP].double() - states[0][UP].double(), states[0][UP].double())
@@ -174,7 +174,7 @@ def test_what_are_no_weights_is_refused_by_name_with_a_way_out(message, plain, t
     with pytest.raises(
         BadInput, match="holds no checkpoint to read; checkpoint-1, checkpoint-2, checkpoint-3: "
     ) as error:
-        api.drift(Run.open(folder))
+        api.drift(open_run(folder))
     assert message in str(error.value) and "\n" not in str(error.value)
     assert any(way in str(error.value) for way in ("dequantize", "merge", "no checkpoint of weights"))
 
@@ -183,9 +183,9 @@ def test_a_config_that_names_the_method_is_believed_and_weights_beside_it_are_re
     said = {"quantization_config": {"quant_method": "awq"}}
     folder = changed(plain["llama"], tmp_path / "codes", with_codes("qweight", "scales"), **said)
     with pytest.raises(BadInput, match=r"is quantized \(awq\)"):
-        api.drift(Run.open(folder))
+        api.drift(open_run(folder))
     whole = changed(plain["llama"], tmp_path / "weights", **said)
-    np.testing.assert_allclose(found(Run.open(whole)), expected(plain["llama"], "llama"), rtol=1e-6)
+    np.testing.assert_allclose(found(open_run(whole)), expected(plain["llama"], "llama"), rtol=1e-6)
 
 
 FILES = {
@@ -215,11 +215,11 @@ def test_other_formats_are_refused_by_name_and_never_opened(message, plain, tmp_
     for name in FILES[message]:
         (at / name).parent.mkdir(exist_ok=True)
         (at / name).symlink_to("/nowhere")  # whoever opens it fails
-    run = Run.open(folder)
+    run = open_run(folder)
     assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
     assert len(run.damaged) == 1 and message in run.damaged[0] and "\n" not in run.damaged[0]
     with pytest.raises(BadInput, match="checkpoint-2: ") as error:
-        api.drift(Run.open(at))
+        api.drift(open_run(at))
     assert message in str(error.value) or message.startswith("lacks")
 
 
@@ -228,18 +228,18 @@ def test_a_state_of_accelerate_needs_the_config_of_its_model(plain, tmp_path):
     at = folder / "checkpoint-2"
     (at / "random_states_0.pkl").symlink_to("/nowhere")
     config = (at / run_folder.CONFIG).rename(folder / "kept")
-    assert "copy that of the model that was trained there" in Run.open(folder).damaged[0]
+    assert "copy that of the model that was trained there" in open_run(folder).damaged[0]
     shutil.copy(config, folder / run_folder.CONFIG)
-    assert f"copy {folder / run_folder.CONFIG} there" in Run.open(folder).damaged[0]
+    assert f"copy {folder / run_folder.CONFIG} there" in open_run(folder).damaged[0]
     config.rename(at / run_folder.CONFIG)
-    np.testing.assert_allclose(found(Run.open(folder)), expected(plain["llama"], "llama"), rtol=1e-6)
+    np.testing.assert_allclose(found(open_run(folder)), expected(plain["llama"], "llama"), rtol=1e-6)
 
 
 def test_other_safetensors_files_beside_the_weights_are_not_read(plain, tmp_path):
     folder = shutil.copytree(plain["llama"], tmp_path / "out")
     for name in ("optimizer.safetensors", "consolidated.safetensors"):
         (folder / "checkpoint-2" / name).write_bytes(b"")
-    np.testing.assert_allclose(found(Run.open(folder)), expected(plain["llama"], "llama"), rtol=1e-6)
+    np.testing.assert_allclose(found(open_run(folder)), expected(plain["llama"], "llama"), rtol=1e-6)
 
 
 # --- layers ---------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_what_a_layer_lacks_and_what_no_table_knows_is_reported(plain, tmp_path)
             "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
         }
 
-    run = Run.open(changed(plain["llama"], tmp_path / "out", other, only=(2, 3)))
+    run = open_run(changed(plain["llama"], tmp_path / "out", other, only=(2, 3)))
     assert "layer b lacks mlp.up_proj.weight in checkpoint-2, checkpoint-3: it is measured without" in run.notes
     assert "not in the table of a llama, and left out: gate" in run.notes
     states = [load_file(plain["llama"] / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS]
@@ -268,7 +268,7 @@ def test_a_map_goes_without_a_tensor_that_is_lacking_at_some_checkpoint(plain, t
     def without(tensors):
         return {name: tensor for name, tensor in tensors.items() if name != UP}
 
-    some = embedding.embed(Run.open(changed(plain["llama"], tmp_path / "some", without, only=(2,))))
+    some = embedding.embed(open_run(changed(plain["llama"], tmp_path / "some", without, only=(2,))))
     drawn = some.table[some.table["walk"] == "run"]
     state = {step: load_file(plain["llama"] / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS}
     names = {
@@ -285,7 +285,7 @@ def test_a_map_goes_without_a_tensor_that_is_lacking_at_some_checkpoint(plain, t
 
 def test_no_line_is_said_of_weights_as_they_should_be(plain):
     for folder in plain.values():
-        assert [note for note in Run.open(folder).notes if not note.startswith("lineage inferred")] == []
+        assert [note for note in open_run(folder).notes if not note.startswith("lineage inferred")] == []
 
 
 BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -301,20 +301,20 @@ def test_a_tensor_of_the_bottom_layer_alone_is_not_missed_in_the_others(family, 
     def lacking(run):
         return [note for note in run.notes if "lacks" in note]
 
-    assert lacking(Run.open(folder, stack=f"{stack}.block")) == []
+    assert lacking(open_run(folder, stack=f"{stack}.block")) == []
     without = changed(
         folder,
         tmp_path / "without",
         lambda tensors: {name: tensor for name, tensor in tensors.items() if name != f"{stack}.{BIAS}"},
         only=(2,),
     )
-    [line] = lacking(Run.open(without, stack=f"{stack}.block"))
+    [line] = lacking(open_run(without, stack=f"{stack}.block"))
     assert line.startswith("layer a lacks layer.0.SelfAttention.relative_attention_bias.weight in checkpoint-2")
 
 
 @pytest.mark.parametrize("says", [1, 3])
 def test_weights_count_where_a_config_states_another_number_of_layers(says, plain, tmp_path):
-    run = Run.open(changed(plain["llama"], tmp_path / "out", num_hidden_layers=says))
+    run = open_run(changed(plain["llama"], tmp_path / "out", num_hidden_layers=says))
     assert f"config.json says {says} layers and the weights have 2, which count" in run.notes
     np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
     with torch.no_grad():
@@ -329,7 +329,7 @@ def test_a_vocabulary_that_grew_is_no_change_of_a_layer(plain, tmp_path):
             n: torch.cat([t, t[:8]]) if "layers" not in n and t.shape[0] == count else t for n, t in tensors.items()
         }
 
-    run = Run.open(changed(plain["llama"], tmp_path / "out", longer, only=(2, 3), vocab_size=families.VOCABULARY + 8))
+    run = open_run(changed(plain["llama"], tmp_path / "out", longer, only=(2, 3), vocab_size=families.VOCABULARY + 8))
     np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
     assert checkpoint_model.model_of(run.checkpoints[-1]).config.vocab_size == families.VOCABULARY + 8
 
@@ -337,7 +337,7 @@ def test_a_vocabulary_that_grew_is_no_change_of_a_layer(plain, tmp_path):
 def test_a_tied_head_need_not_be_there(tmp_path):
     folder = saved(tmp_path / "out", "llama", tie_word_embeddings=True)
     assert "lm_head.weight" not in load_file(folder / "checkpoint-1" / run_folder.WEIGHTS)
-    model = checkpoint_model.model_of(Run.open(folder).checkpoints[0])
+    model = checkpoint_model.model_of(open_run(folder).checkpoints[0])
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
@@ -345,7 +345,7 @@ def test_outputs_of_layers_need_no_head(plain, tmp_path):
     folder = changed(
         plain["llama"], tmp_path / "out", lambda t: {n: each for n, each in t.items() if n != "lm_head.weight"}
     )
-    checkpoint = Run.open(folder).checkpoints[0]
+    checkpoint = open_run(folder).checkpoints[0]
     tokens = torch.arange(12).reshape(1, 12)
     outputs = checkpoint_model.outputs_of(checkpoint, "layers", tokens, torch.ones_like(tokens, dtype=torch.bool))
     model = AutoModelForCausalLM.from_pretrained(plain["llama"] / "checkpoint-1")
@@ -359,7 +359,7 @@ def test_outputs_of_layers_need_no_head(plain, tmp_path):
 @pytest.mark.parametrize("shape", [(0,), ()])
 def test_empty_tensors_and_scalars_end_nothing(shape, plain, tmp_path):
     added = {"model.layers.0.self_attn.q_proj.bias": torch.zeros(0), "model.layers.0.scale": torch.zeros(shape)}
-    run = Run.open(changed(plain["llama"], tmp_path / "out", lambda tensors: tensors | added))
+    run = open_run(changed(plain["llama"], tmp_path / "out", lambda tensors: tensors | added))
     np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
 
 
@@ -437,7 +437,7 @@ DAMAGES = {
 def test_one_bad_checkpoint_is_passed_over_by_name_and_the_others_are_read(message, plain, tmp_path):
     folder = shutil.copytree(plain["llama"], tmp_path / "out")
     DAMAGES[message](folder / "checkpoint-2")
-    run = Run.open(folder)
+    run = open_run(folder)
     assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
     assert len(run.damaged) == 1 and run.damaged[0].startswith("checkpoint-2 ") and message in run.damaged[0]
     assert str(folder) not in run.damaged[0] and "\n" not in run.damaged[0]
@@ -445,19 +445,19 @@ def test_one_bad_checkpoint_is_passed_over_by_name_and_the_others_are_read(messa
     for step in (1, 3):
         DAMAGES[message](folder / f"checkpoint-{step}")
     with pytest.raises(BadInput) as error:
-        api.drift(Run.open(folder))
+        api.drift(open_run(folder))
     assert all(f"checkpoint-{step}" in str(error.value) for step in STEPS) and message in str(error.value)
 
 
 @pytest.mark.parametrize("name", [run_folder.CONFIG, run_folder.LINEAGE, run_folder.TRAINER_STATE])
 def test_a_checkpoint_of_ours_that_cannot_be_read_is_passed_over_too(name, runs, tmp_path):
     folder = shutil.copytree(runs["gpt2"], tmp_path / "run")
-    at = Run.open(folder).checkpoints[-2]
+    at = open_run(folder).checkpoints[-2]
     data = (at.path / name).read_bytes()
     (at.path / name).write_bytes(b"[" * len(data))  # as long as its manifest says
-    run = Run.open(folder)
+    run = open_run(folder)
     assert [line.split()[0] for line in run.damaged] == [at.path.name] and name in run.damaged[0]
-    whole = api.drift(Run.open(runs["gpt2"]))
+    whole = api.drift(open_run(runs["gpt2"]))
     rest = whole[whole["checkpoint"] != str(at.name)]
     columns = ["part", "checkpoint", "relative_l2", "cosine_distance"]
     assert api.drift(run)[columns].equals(rest[columns].reset_index(drop=True))
@@ -465,10 +465,10 @@ def test_a_checkpoint_of_ours_that_cannot_be_read_is_passed_over_too(name, runs,
 
 def test_weights_of_ours_under_names_of_no_layer_are_passed_over(runs, tmp_path):
     folder = shutil.copytree(runs["gpt2"], tmp_path / "run")
-    at = Run.open(folder).checkpoints[-1].path
+    at = open_run(folder).checkpoints[-1].path
     data = (at / run_folder.WEIGHTS).read_bytes()
     (at / run_folder.WEIGHTS).write_bytes(data.replace(b"transformer.h.", b"transformer.k."))
-    run = Run.open(folder)
+    run = open_run(folder)
     assert run.damaged == [f"{at.name} cannot be used: its weights have nothing of layer {run.lineage.stack[0]}"]
 
 
@@ -504,6 +504,6 @@ def beside_a_stale_index(at):
 def test_odd_files_that_transformers_reads_are_read(change, plain, tmp_path):
     folder = shutil.copytree(plain["llama"], tmp_path / "out")
     change(folder / "checkpoint-2")
-    run = Run.open(folder)
+    run = open_run(folder)
     assert run.damaged == []
     np.testing.assert_allclose(found(run), expected(folder, "llama"), rtol=1e-6)

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from pli_analysis import api
 from pli_analysis.cli import app
 from pli_analysis.runs import paths, step_names
+from pli_analysis.runs.opening import open_run
 from pli_analysis.runs.paths import Kind
-from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests import families
@@ -158,7 +158,7 @@ def test_a_run_that_holds_no_logs_says_so(tmp_path):
         assert refusal(command, tmp_path / "empty").endswith("empty: holds no scalars")
     assert "holds no checkpoints of a model, but logs" in refusal("drift", keras(tmp_path / "k", 1.0))
     assert "compare and scalars read what is logged" in refusal("report", tmp_path / "k")
-    assert "watch looks at runs of pli-train" in refusal("watch", tmp_path / "k")
+    assert "watch shows runs of pli-train" in refusal("watch", tmp_path / "k")
 
 
 # --- unlike things --------------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def test_folders_named_by_steps_come_in_their_order(pattern, model, tmp_path):
         shutil.copytree(model, tmp_path / "m" / pattern.format(number))
     shutil.copytree(model, tmp_path / "m" / "best")
     given = sorted(tmp_path.glob("m/*"))  # as a shell lists them
-    for opened in (Run.open(tmp_path / "m"), Run.open([path for path in given if path.name != "best"])):
+    for opened in (open_run(tmp_path / "m"), open_run([path for path in given if path.name != "best"])):
         assert [(c.step, str(c.name)) for c in opened.checkpoints] == [(n, pattern.format(n)) for n in (10, 20, 100)]
         assert opened.notes[0].startswith("steps are ") == ("step" not in pattern)
 
@@ -398,7 +398,7 @@ def test_names_that_count_different_things_are_refused(model, tmp_path):
         "drift", tmp_path / "epoch_2", tmp_path / "step_10"
     )
     assert "counts" in refusal("drift", tmp_path)
-    opened = Run.open([tmp_path / "step_10", tmp_path / "best"])
+    opened = open_run([tmp_path / "step_10", tmp_path / "best"])
     assert opened.notes[0].startswith("steps are numbers in the order given")
 
 
@@ -431,7 +431,7 @@ def cached(model, tmp_path):
 def test_the_hubs_cache_is_read_through_its_links(cached, model, tmp_path):
     (tmp_path / "short").symlink_to(cached)
     for path in (cached, cached.parents[1], tmp_path / "short"):
-        [checkpoint] = Run.open(path).checkpoints
+        [checkpoint] = open_run(path).checkpoints
         assert set(checkpoint.files) == set(load_file(model / run_folder.WEIGHTS))
         assert checkpoint.config["model_type"] == "gpt2"
     assert rows("lineage", cached)[0]["layer"] == "a"
@@ -463,11 +463,11 @@ def test_an_empty_path_is_not_the_current_folder(command, word, tmp_path, monkey
 
 def test_the_only_run_in_a_folder_is_taken(small_run, tmp_path):
     shutil.copytree(small_run, tmp_path / "runs" / "mine")
-    whole = Run.open(small_run)
-    found = Run.open(tmp_path / "runs")
+    whole = open_run(small_run)
+    found = open_run(tmp_path / "runs")
     assert found.path == tmp_path / "runs" / "mine" and found.lineage.to_json() == whole.lineage.to_json()
     assert api.drift(found).equals(api.drift(whole))
     assert asked("report", tmp_path / "runs").stdout.startswith("mine:")
     shutil.copytree(small_run, tmp_path / "runs" / "other")
     with pytest.raises(BadInput, match="holds 2 runs: name one of"):
-        Run.open(tmp_path / "runs")
+        open_run(tmp_path / "runs")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pli_analysis.scalars import reading
 from pli_analysis.scalars.reading import Reader, read
 from pli_train.core.errors import BadInput
-from tests.fuzz.test_event_files import event, framed
+from tests.event_files import event, framed
 
 
 def start(step):

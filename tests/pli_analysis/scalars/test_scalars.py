@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pli_analysis.metrics.loss import loss
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.reading import read
 from pli_train.core.errors import PliError
 from pli_train.core.run_format import run_folder
@@ -67,7 +67,7 @@ def test_no_file_is_no_scalars(tmp_path):
 
 
 def test_loss_has_its_four_axes(runs, family, config_of):
-    table = loss(Run.open(runs[family]).scalars)
+    table = loss(open_run(runs[family]).scalars)
     train, eval = (table[table["split"] == kind].set_index("step") for kind in ("train", "eval"))
     assert list(train.index) == list(range(1, STEPS + 1))
     assert list(eval.index) == [0, 3, 4, 6, 8, 9, 12]
@@ -86,7 +86,7 @@ def test_a_run_that_tracked_nothing_has_an_empty_loss(config_of, tmp_path):
     overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
     assert not list((tmp_path / "run").glob("events*"))
-    assert len(loss(Run.open(tmp_path / "run").scalars)) == 0
+    assert len(loss(open_run(tmp_path / "run").scalars)) == 0
     assert (tmp_path / "run" / "checkpoint-2" / run_folder.WEIGHTS).exists()
 
 

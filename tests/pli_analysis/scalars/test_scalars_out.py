@@ -19,7 +19,7 @@ from pli_analysis.scalars import downloads, reading
 from pli_analysis.scalars.events import Columns
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
-from tests.fuzz.test_event_files import event, framed
+from tests.event_files import event, framed
 
 STEPS, VALUES = [0, 1, 5, 7, 2**31], [0.1, math.nan, math.inf, -math.inf, -0.0]
 LOGGED = {"loss/train": dict(zip(STEPS, VALUES, strict=True)), "../../lr": {3: 1e-4}, "é|,\"'\n": {0: 2.0}}

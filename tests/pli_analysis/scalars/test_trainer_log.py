@@ -12,7 +12,7 @@ from pli_analysis.runs import paths
 from pli_analysis.scalars import trainer_log
 from pli_train.core.run_format import run_folder
 from pli_train.training.tensorboard import ScalarWriter
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What a watched run is seen to be: before it has anything, while it trains, and while files go away."""
 
-import io
 import json
 import math
 import os
@@ -13,42 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pli_analysis import api
 from pli_analysis.metrics.grad_norms import logged
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars
-from pli_analysis.watch import frame, latest, screen, watcher
+from pli_analysis.watch import frame, latest, watcher
 from pli_analysis.watch.watcher import RunWatcher, started
 from pli_train.checkpointing.lock import Lock
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests.conftest import STEPS
-
-
-def sorted_by_step(watched):
-    watched.poll()
-    watched.wait()
-    return watched.poll()
-
-
-def printed(shown, width=100):
-    out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(screen.drawn(shown))
-    return out.getvalue()
-
-
-def content(folder):
-    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
-
+from tests.watched import printed, sorted_by_step
 
 # --- what a frame tells ---------------------------------------------------------------------------------------------
 
 
 def test_a_frame_shows_what_other_readers_show(runs, family):
-    run, shown = Run.open(runs[family]), sorted_by_step(RunWatcher(runs[family]))
+    run, shown = open_run(runs[family]), sorted_by_step(RunWatcher(runs[family]))
     assert (shown.step, shown.total, shown.finished, shown.training) == (STEPS, STEPS, True, False)
     assert (shown.stack, shown.notes, shown.left) == (tuple(run.lineage.stack), (), None)
     values = run.scalars.values
@@ -116,11 +98,6 @@ def test_time_left_is_the_pace_of_this_process():
 
 
 # --- files that come and go -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mine(runs, tmp_path):
-    return Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
 
 
 def test_a_checkpoint_that_vanishes_once_it_was_found_whole_costs_one_refresh(mine, monkeypatch):
@@ -240,7 +217,7 @@ def test_closing_ends_a_measurement_in_its_middle(mine, monkeypatch):
 def test_drift_at_the_newest_reads_births_and_the_newest_only(mine):
     names = [str(checkpoint.name) for checkpoint in latest.Births(mine).checkpoints]
     assert names == ["checkpoint-0", "checkpoint-3", "checkpoint-6", "checkpoint-9", "checkpoint-12"]
-    expected = api.drift(Run.open(mine)).query("step == 12")
+    expected = api.drift(open_run(mine)).query("step == 12")
     assert latest.drifts(mine) == dict(zip(expected["part"], expected["relative_l2"], strict=True))
 
 

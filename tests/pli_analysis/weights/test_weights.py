@@ -13,15 +13,16 @@ from safetensors.numpy import save_file
 from pli_analysis import api
 from pli_analysis.metrics.drift.displacement import Sums
 from pli_analysis.runs.file_reader import Files
-from pli_analysis.runs.run import Run
-from pli_analysis.runs.tensor_slices import TensorView, locations_of
+from pli_analysis.runs.opening import open_run
+from pli_analysis.runs.safetensors_file import locations_of
+from pli_analysis.runs.tensor_slices import TensorView
 from pli_analysis.weights import blocks, numba_kernel
 from pli_analysis.weights.buffers import BufferPool
 from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.trajectory import TensorTrajectory, Visit
 from pli_train.core.anatomy import family
 from pli_train.core.errors import BadInput
-from tests.pli_analysis.metrics.test_drift_measures import grown
+from tests.drifting import grown
 
 WIDTH, HEADS, VISITS = 512, 4, 7
 
@@ -152,7 +153,7 @@ def as_of_gigabytes(run, monkeypatch, cache, kernel, **sizes):
 
 @pytest.mark.parametrize("model", ["bert", "gpt2", "llama", "modernbert"])
 def test_drift_of_gigabytes_is_that_of_less(tmp_path, model, monkeypatch, kernel):
-    run = Run.open(grown(tmp_path / "run", model))
+    run = open_run(grown(tmp_path / "run", model))
     expected = api.drift(run, "all")
     table, asked = as_of_gigabytes(run, monkeypatch, tmp_path / "cache", kernel, BLOCK=100)
     assert_frame_equal(table, expected, rtol=1e-4, atol=1e-6)
@@ -160,7 +161,7 @@ def test_drift_of_gigabytes_is_that_of_less(tmp_path, model, monkeypatch, kernel
 
 
 def test_drift_of_a_trained_run_of_gigabytes_is_that_of_less(runs, family, tmp_path, monkeypatch, kernel):
-    run = Run.open(runs[family])
+    run = open_run(runs[family])
     expected = api.drift(run, "all")
     table, asked = as_of_gigabytes(run, monkeypatch, tmp_path, kernel)
     assert_frame_equal(table, expected, rtol=1e-4, atol=1e-6)

@@ -14,22 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from pli_analysis import api
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.checkpointing import checkpoint
 from pli_train.config import loading as configs
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
-from pli_train.models import safe_loading
 from pli_train.training import launch
-from tests.pli_train.training.test_trainer import content, vouch
-
-AT = "checkpoint-3"
-FILES = [
-    *(run_folder.RUN, run_folder.LINEAGE),
-    *(f"{AT}/{name}" for name in (run_folder.MANIFEST, run_folder.LINEAGE, run_folder.CONFIG, safe_loading.GENERATION)),
-    *(f"{AT}/{name}" for name in (run_folder.TRAINER_STATE, run_folder.WEIGHTS, run_folder.OPTIMIZER)),
-]
-
+from tests.run_files import AT, FILES, content, sharded, vouch
 
 # --- names that lead out of the folder ------------------------------------------------------------------------------
 
@@ -46,13 +37,13 @@ def test_a_link_out_of_the_folder_is_not_followed(mine, file, tmp_path):
     (mine / file).symlink_to(outside)
     if file == run_folder.RUN:
         with pytest.raises(BadInput, match="is a link"):
-            _ = Run.open(mine).record
+            _ = open_run(mine).record
         return
     if file == run_folder.LINEAGE:
         with pytest.raises(BadInput, match="is a link"):
-            _ = Run.open(mine).lineage
+            _ = open_run(mine).lineage
         return
-    assert AT not in [str(c.name) for c in Run.open(mine).checkpoints]
+    assert AT not in [str(c.name) for c in open_run(mine).checkpoints]
     with pytest.raises(BadInput, match=r"is a link|has no readable manifest"):
         checkpoint.read(mine / AT)
     # Nor when no manifest speaks of it.
@@ -70,7 +61,7 @@ def test_a_link_out_of_the_folder_is_not_followed(mine, file, tmp_path):
 def test_a_checkpoint_that_is_a_link_is_passed_over(mine, tmp_path):
     (mine / AT).rename(tmp_path / "elsewhere")
     (mine / AT).symlink_to(tmp_path / "elsewhere")
-    assert Run.open(mine).damaged == [f"{AT} is a link, which may lead out of the run"]
+    assert open_run(mine).damaged == [f"{AT} is a link, which may lead out of the run"]
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(mine):
@@ -80,24 +71,11 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(mine):
         assert run_folder.flaw(mine / AT)
 
 
-def sharded(folder):
-    """Let a checkpoint have its weights in shards, as transformers writes big ones."""
-    found = checkpoint.read(folder)
-    (folder / run_folder.WEIGHTS).unlink()
-    found.model.save_pretrained(folder, max_shard_size="40KB")
-    manifest = {"files": {}}
-    (folder / run_folder.MANIFEST).write_text(json.dumps(manifest))
-    for path in sorted(folder.iterdir()):
-        if path.name != run_folder.MANIFEST:
-            vouch(path)
-    return found
-
-
 def test_shards_are_read_like_one_file(mine):
-    plain = {name: load_file(mine / AT / run_folder.WEIGHTS)[name] for name in Run.open(mine).checkpoints[-1].files}
-    drift, found = api.drift(Run.open(mine)), sharded(mine / AT)
+    plain = {name: load_file(mine / AT / run_folder.WEIGHTS)[name] for name in open_run(mine).checkpoints[-1].files}
+    drift, found = api.drift(open_run(mine)), sharded(mine / AT)
     assert len(list((mine / AT).glob("model-*.safetensors"))) > 1
-    opened = Run.open(mine)
+    opened = open_run(mine)
     assert api.drift(opened).equals(drift)
     last = opened.checkpoints[-1]
     for name, tensor in plain.items():
@@ -118,7 +96,7 @@ def test_an_index_that_leads_out_is_refused(mine, name):
     vouch(index)
     with pytest.raises(BadInput, match="which is no file of this folder"):
         checkpoint.read(mine / AT)
-    run = Run.open(mine)
+    run = open_run(mine)
     assert AT not in [str(one.name) for one in run.checkpoints]
     assert "which is no file of this folder" in run.damaged[0] and "\n" not in run.damaged[0]
 
@@ -167,10 +145,10 @@ def test_a_document_beyond_all_measure_is_not_read(mine, monkeypatch):
     path = mine / run_folder.LINEAGE
     path.write_bytes(b" " * (run_folder.LARGEST_TEXT + 1))
     with pytest.raises(BadInput, match="no more than 67108864 are read"):
-        _ = Run.open(mine).lineage
+        _ = open_run(mine).lineage
     path.write_text("[" + "[]," * (run_folder.MOST_BRACKETS + 1) + "[]]")
     with pytest.raises(BadInput, match="has more than 4000000 lists and tables"):
-        _ = Run.open(mine).lineage
+        _ = open_run(mine).lineage
 
 
 def test_keys_of_a_model_from_elsewhere_do_not_make_its_runs_unreadable(config_of, runs, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from pli_analysis.metrics.drift.drift import drift
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.checkpointing import checkpoint, disk
 from pli_train.checkpointing.lock import Lock
 from pli_train.checkpointing.retention import Retention
@@ -18,8 +18,8 @@ from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.training import launch, trainer
 from tests.conftest import STEPS
-from tests.pli_train.checkpointing.test_checkpoint import full, names
-from tests.pli_train.training.test_trainer import Killed, content
+from tests.interrupted import Killed
+from tests.run_files import content, full, names
 
 
 def test_log_spaced_checkpoints_and_light_older_ones(config_of, tmp_path):
@@ -32,8 +32,8 @@ def test_log_spaced_checkpoints_and_light_older_ones(config_of, tmp_path):
     for _, path in run_folder.checkpoints(run):
         assert run_folder.flaw(path) is None
         assert (path / run_folder.OPTIMIZER).exists() == run_folder.is_full(path)
-    assert Run.open(run).checkpoints[0].name.step == 0
-    assert set(drift(Run.open(run), "layer")["step"]) >= {0, 1, 2, 4, 5, 8, 12}
+    assert open_run(run).checkpoints[0].name.step == 0
+    assert set(drift(open_run(run), "layer")["step"]) >= {0, 1, 2, 4, 5, 8, 12}
 
 
 @pytest.mark.parametrize("at", [3, 5, 6, 7, 9, 11])
@@ -150,7 +150,7 @@ def test_a_second_trainer_in_a_folder_is_refused_with_the_pid_of_the_first(confi
         holder.stdout.readline()
         with pytest.raises(BadInput, match=f"process {holder.pid} is training in it"):
             launch.resume(config_of(family), run_folder_of)
-        assert len(Run.open(run_folder_of).checkpoints) == 12
+        assert len(open_run(run_folder_of).checkpoints) == 12
     finally:
         holder.kill()
         holder.wait()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pli_analysis import api
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.reading import read
 from pli_train.commands.fork import fork
 from pli_train.config import loading as configs
@@ -16,8 +16,7 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
 from tests.conftest import STEPS
-from tests.pli_train.training.test_growth_in_training import everything, unbroken  # noqa: F401
-from tests.pli_train.training.test_trainer import content
+from tests.run_files import content
 
 
 def from_step(found, name, step):
@@ -66,7 +65,7 @@ def test_a_finished_run_that_kept_little_has_twins_at_every_event(config_of, tmp
 
 @pytest.mark.parametrize("step", [1, 2, 4, 6, 8])
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
-def test_a_fork_under_every_operator_is_its_parent_bit_for_bit(unbroken, tmp_path, kind, step):  # noqa: F811
+def test_a_fork_under_every_operator_is_its_parent_bit_for_bit(unbroken, tmp_path, kind, step):
     parent, twin = unbroken[kind], tmp_path / "twin"
     if not (parent / f"checkpoint-{step}").is_dir():
         pytest.skip("no checkpoint of that step")
@@ -104,9 +103,9 @@ def test_a_twin_without_growth_ends_as_a_run_that_never_had_it(config_of, runs, 
 def test_a_twin_says_whose_it_is_and_resumes_like_any_run(runs, tmp_path):
     parent, twin = runs["gpt2"], tmp_path / "twin"
     fork(parent, 6, twin, growth=False).run()
-    opened = Run.open(twin)
+    opened = open_run(twin)
     assert opened.parent == {"path": str(parent), "checkpoint": "checkpoint-6-before", "name": "gpt2"}
-    assert Run.open(parent).parent is None
+    assert open_run(parent).parent is None
     assert opened.record["config"]["growth"]["events_kept"] == 1
     whole = content(twin)
     for name, path in run_folder.checkpoints(twin):
@@ -187,7 +186,7 @@ def test_weights_only_serves_analysis_and_is_passed_over_for_resume(config_of, r
     run = Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
     for name in ("checkpoint-12", "checkpoint-10"):
         weights_only(run / name)
-    assert api.drift(Run.open(run)).equals(api.drift(Run.open(runs["gpt2"])))
-    assert not Run.open(run, hashes=True).damaged
+    assert api.drift(open_run(run)).equals(api.drift(open_run(runs["gpt2"])))
+    assert not open_run(run, hashes=True).damaged
     launch.resume(config_of("gpt2"), run).run()
     assert content(run) == content(runs["gpt2"])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.commands.verify import verify
 from pli_train.core.run_format import run_folder
-from tests.test_cli import call
+from tests.commands import call
 
 
 @pytest.fixture
@@ -112,4 +112,4 @@ def test_verify_by_command_and_what_analysis_passes_over(run):
         assert plain.returncode == checked.returncode == 0
         assert plain.stderr == ""
         assert checked.stderr.startswith("passed over: checkpoint-8 its model.safetensors is not the one")
-    assert [str(c.name) for c in Run.open(run, hashes=True).checkpoints].count("checkpoint-8") == 0
+    assert [str(c.name) for c in open_run(run, hashes=True).checkpoints].count("checkpoint-8") == 0

@@ -285,7 +285,7 @@ def test_permission_bits_are_heeded(tmp_path, old):
     }
     with alone(tmp_path, shut):
         for path, message in locations.items():
-            done = write(path, before="from tests.crash import warm; warm.drop_capabilities()")
+            done = write(path, before="from tests import warm; warm.drop_capabilities()")
             assert (done.returncode, done.stderr.count("\n")) == (2, 1) and message in done.stderr
     assert old.read_text() == (shut / "there.txt").read_text() == "old"
 

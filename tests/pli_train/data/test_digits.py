@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from pli_analysis import api
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_train.config import loading
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -90,7 +90,7 @@ def test_a_vit_grows_learns_and_reloads(run):
 
 
 def test_its_heads_have_a_drift(run):
-    found = api.drift(Run.open(run), "head")
+    found = api.drift(open_run(run), "head")
     assert set(found["part"]) == {f"{layer}.h{head}" for layer in "abc" for head in range(4)}
 
 

@@ -11,8 +11,8 @@ from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
 from pli_train.integrations import GradNormCallback, GrowthCallback
 from tests import families
-from tests.pli_train.integrations.test_hugging_face import trainer_of
-from tests.pli_train.optim.test_grad_norms import SUMS, slow_heads
+from tests.by_hand import SUMS, slow_heads
+from tests.trainers import trainer_of
 
 CLIPPED = 0.01
 EVENTS = [

@@ -91,7 +91,7 @@ def test_blocks_as_long_as_the_positions_and_no_longer(family, table_of):
     with pytest.raises(BadInput, match=f"{POSITIONS - lost + 1} tokens do not fit"):
         build.model_config(wanted, VOCABULARY, POSITIONS - lost + 1)
     fits = build.model_config(wanted, VOCABULARY, POSITIONS - lost)
-    made = build._from_config(fits, anatomy.family(family)).eval()
+    made = getattr(transformers, build.AUTO_CLASS[anatomy.family(family).task]).from_config(fits).eval()
     assert logits(made, count=1, length=POSITIONS - lost).shape[1] == POSITIONS - lost
 
 
@@ -241,7 +241,8 @@ def test_a_model_from_older_names_is_kept_under_todays(tmp_path):
     renamed = {name.replace("vit.layers", "vit.encoder.layer"): t for name, t in load_file(weights).items()}
     save_file(renamed, weights, metadata={"format": "pt"})
     parts = anatomy.family("vit")
-    made = build._pretrained(str(tmp_path / "old"), None, parts)
+    wanted = schema.ModelConfig(name_or_path=str(tmp_path / "old"), weights="pretrained")
+    made, _ = build.build(wanted, None, 17, seed=0)  # 16 patches and one token for the class
     assert torch.equal(logits(made.eval()), logits(tiny("vit")))
     adam, lineage = optimizer.build(made, schema.OptimConfig()), Lineage.begin(2, heads=4)
     name = run_folder.CheckpointName(0)

@@ -1,11 +1,9 @@
 """What an event does to the optimizer's groups and state."""
-# ruff: noqa: F811  (fixtures that come from another file are arguments here)
 
 import copy
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from pli_train.api import Growth
 from pli_train.core import anatomy
@@ -18,8 +16,18 @@ from pli_train.models import build as models
 from pli_train.models import resize
 from pli_train.optim import optimizer, row_steps
 from pli_train.optim.config import OptimConfig
-from tests.families import HEADS, UNITS, WIDTH, inputs, tiny
-from tests.pli_train.growth.test_growth import apply_event, begin, family, few_heads, parts  # noqa: F401  (fixtures among them)
+from tests.families import HEADS, TINY, UNITS, WIDTH, inputs, tiny
+from tests.growing import apply_event, begin, few_heads, step_of
+
+
+@pytest.fixture(params=sorted(TINY))
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def parts(family):
+    return anatomy.family(family)
 
 
 def trained(model, parts, steps=2):
@@ -28,13 +36,6 @@ def trained(model, parts, steps=2):
     for _ in range(steps):
         step_of(model, adam)
     return adam
-
-
-def step_of(model, adam):
-    message = model(**inputs(model)).logits.flatten(0, -2)
-    cross_entropy(message, torch.arange(len(message)) % message.shape[-1]).backward()
-    adam.step()
-    adam.zero_grad()
 
 
 EVENTS = {

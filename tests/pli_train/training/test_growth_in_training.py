@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pli_analysis.metrics.drift.drift import drift
-from pli_analysis.runs.run import Run
+from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.reading import read
 from pli_train.checkpointing import checkpoint
 from pli_train.core import learning_rate
@@ -16,46 +16,9 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.growth.schedules.adaptive import ready
 from pli_train.training import launch
-from tests.pli_train.training.test_trainer import content, kill_and_resume
-
-EVERYTHING = [
-    {"operator": "context", "at": 0, "to": 16},
-    {"at": 2, "index": 1, "initializer": "identity", "freeze_steps": 2},
-    {"operator": "heads", "at": 4, "to": 4, "learning_rate": "rewarm-new", "rewarm_steps": 3},
-    {"operator": "ffn", "at": 5, "to": 80, "initializer": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
-    {"operator": "swap", "at": 6, "indices": [0, 1]},
-    {"operator": "context", "at": 6, "to": 32},
-    {"at": 7, "index": 2, "initializer": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
-    {"operator": "heads", "at": 8, "to": 6, "layers": ["a"], "initializer": "random", "freeze_steps": 1},
-    {"at": 9, "index": 0, "donor": "a", "optimizer_state": "reset-all", "learning_rate": "rewind"},
-]
-WIDE = {
-    "bert": {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 64, "max_position_embeddings": 32},
-    "gpt2": {"n_embd": 48, "n_head": 6, "n_inner": 64, "n_positions": 32},
-    "llama": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 64}
-    | {"max_position_embeddings": 32, "attention_dropout": 0.1},
-}
-
-
-@pytest.fixture(scope="module")
-def everything(config_of):
-    def make(family):
-        model = {"family": family, "config": WIDE[family], "initial_layers": 1, "initial_heads": 2}
-        swapping = {"probability": 0.5, "anneal": "linear", "pairs": "random"}
-        growth = {"schedule": EVERYTHING, "swapping": swapping}
-        return config_of(family, {"model": model, "growth": growth})
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def unbroken(everything, tmp_path_factory):
-    """A finished run of each family that had every operator and policy."""
-    folders = {}
-    for family in WIDE:
-        folders[family] = tmp_path_factory.mktemp("everything") / family
-        launch.begin(everything(family), folders[family]).run()
-    return folders
+from tests.growing import WIDE
+from tests.interrupted import kill_and_resume
+from tests.run_files import content
 
 
 @pytest.fixture(params=sorted(WIDE))
@@ -67,9 +30,9 @@ KILLS = [("gpt2", at) for at in (1, 3, 4, 5, 6, 7, 8, 10)] + [("bert", 3), ("ber
 
 
 @pytest.mark.parametrize(("family", "at"), KILLS)
-def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroken, family, tmp_path, monkeypatch, at):
+def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroken, family, tmp_path, at):
     run = tmp_path / "run"
-    kill_and_resume(everything(family), run, at, monkeypatch)
+    kill_and_resume(everything(family), run, at)
     assert content(run) == content(unbroken[family])
 
 
@@ -106,7 +69,7 @@ def test_the_lineage_says_what_was_done_and_how(unbroken, family):
 
 
 def test_drift_is_measured_past_growth_of_heads_and_width(unbroken, family):
-    run = Run.open(unbroken[family])
+    run = open_run(unbroken[family])
     for of in ("layer", "head", "ffn", "norms", "attention"):
         table = drift(run, of)
         first = table.drop_duplicates("part", keep="first")
