@@ -1,4 +1,4 @@
-"""The two commands as people use them: what they print, where, and the code they leave."""
+"""The two commands as users call them: output, streams and exit codes."""
 
 import csv
 import io
@@ -58,7 +58,7 @@ def test_every_named_schedule_is_listed_with_its_paper():
     lines = {line.split()[0]: line for line in call("pli-train", "schedules").stdout.splitlines()}
     written = {path.stem.replace("_", "-") for path in (ROOT / "pli_train/growth/schedules").glob("*.py")}
     assert lines.keys() == written - {"--init--", "named", "position"}
-    assert "Double the depth at each moment, the copy on top." in lines["stackbert"]
+    assert "Double the depth at each moment, with the copies on top." in lines["stackbert"]
     assert lines["stackbert"].endswith("Gong et al. 2019, proceedings.mlr.press/v97/gong19a")
 
 
@@ -77,7 +77,7 @@ def test_seed_appendix_says_plainly_that_no_hub_is_within_reach(tmp_path):
 
 
 def test_a_run_and_its_reading_from_an_empty_folder(tmp_path, corpus):
-    """Two commands with their defaults, in a folder of their own: a run under runs/, then a report on the newest."""
+    """Two commands with default arguments in a new folder: a run under runs/, then a report on the newest run."""
     (tmp_path / "mine.toml").write_text(
         'extends = "tiny"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 6\nblock_size = 16\neval_blocks = 4\n'
         f'[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'

@@ -1,4 +1,4 @@
-"""The two commands at the keyboard: what all of them have in common, on terminals, in pipes and in a shell's hands."""
+"""Behavior that all commands share, on terminals, in pipes and with shell completion."""
 
 import inspect
 import os
@@ -32,7 +32,7 @@ COMMANDS = [
 
 
 def helps(name, command, width):
-    """The help of a command as a terminal so wide shows it."""
+    """Return the help of a command on a terminal of this width."""
     group = get_command(APPS[name])
     settings = {**group.context_settings, "terminal_width": width}
     with group.make_context(name, [], resilient_parsing=True, **settings) as above:
@@ -47,7 +47,7 @@ def helps(name, command, width):
     [(name, module) for name, package in PACKAGES.items() for module in (package, f"{package}.cli")],
 )
 def test_version_is_that_of_the_project(name, module):
-    """Of both commands, started by the package's name too."""
+    """Both commands, also started by the package's name."""
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     for words in (["--version"], ["--version", "nonsense"]):
         done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, capture_output=True, text=True)
@@ -55,7 +55,7 @@ def test_version_is_that_of_the_project(name, module):
 
 
 def options():
-    """(app, command, option) of every option there is."""
+    """Yield (app, command, option) of every option."""
     for name, command in COMMANDS:
         for param in get_command(APPS[name]).commands[command].params:
             if param.param_type_name == "option":
@@ -117,7 +117,7 @@ def test_words_that_an_option_takes_are_those_of_the_metric():
 
 
 def words_of(kind):
-    """The words of a type that is a choice, or may be left out."""
+    """Return the values of a type that is a choice, or an optional choice."""
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return list(kind)
     return get_args(kind) if get_origin(kind) is Literal else [w for one in get_args(kind) for w in words_of(one)]
@@ -178,7 +178,7 @@ def test_no_words_at_all_get_the_help(name):
 
 @pytest.fixture(scope="module")
 def torn(runs, tmp_path_factory):
-    """A run with something to pass over."""
+    """A run with a damaged checkpoint, which readers skip."""
     run = Path(shutil.copytree(runs["gpt2"], tmp_path_factory.mktemp("torn") / "run"))
     (run / f"checkpoint-{STEPS}" / run_folder.WEIGHTS).unlink()
     return run
@@ -312,9 +312,9 @@ def test_a_full_disk_is_one_line(words, unbuffered, runs, monkeypatch):
 
 BAR = re.compile(r"\d+ of \d+ (tensors of all checkpoints|checkpoints|steps) ")
 COLOR = re.compile(r"\x1b\[[\d;]*m")
-"""What sets colours and bold."""
+"""Escape codes for colors and bold."""
 CLEARED = "\x1b[1A\x1b[2K"
-"""One line up, and nothing on it."""
+"""Escape codes to move up one line and clear it."""
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_no_color_means_no_escape_code(words, runs):
 
 
 def completed(name, words, shell="bash"):
-    """What a shell is told when somebody asks how the last of these words goes on."""
+    """Return the completions of the last of these words, as a shell gets them."""
     typed = f"{name} {words}"
     environment = {
         "PYTHONPATH": str(ROOT),

@@ -104,7 +104,7 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_
     """The write of step 0 ends only once step 1 is done; two writes never overlap."""
     put, trained, flying = checkpoint.put, threading.Event(), []
 
-    class Tells(Callback):
+    class Announces(Callback):
         def on_step_end(self, state):
             trained.set()
 
@@ -118,7 +118,7 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_
 
     monkeypatch.setattr(checkpoint, "put", slow)
     config = config_of("gpt2", {"growth.schedule": "", "train.steps": 3})
-    launch.begin(config, tmp_path / "run", callbacks=[Tells()]).run()
+    launch.begin(config, tmp_path / "run", callbacks=[Announces()]).run()
     assert names(tmp_path / "run") == ["checkpoint-0", "checkpoint-2", "checkpoint-3"]
 
 

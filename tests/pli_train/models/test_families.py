@@ -171,13 +171,13 @@ class TestTheBottomOfModernBert:
 
     def test_nothing_goes_below_it(self):
         made = tiny("modernbert")
-        with pytest.raises(BadInput, match="index 0 is taken for good in a modernbert: use 1 or higher"):
+        with pytest.raises(BadInput, match="index 0 is reserved in a modernbert; use 1 or higher"):
             grow(made, index=0)
         assert len(made.model.layers) == 2 == made.config.num_hidden_layers
 
     def test_a_schedule_that_would_is_refused_before_training(self, table_of):
         table = table_of("modernbert", growth={"schedule": "1@1 2@0"})
-        with pytest.raises(BadInput, match=r"event 2 \(2@0\): index 0 is taken for good"):
+        with pytest.raises(BadInput, match=r"event 2 \(2@0\): index 0 is reserved"):
             loading.check(table, "test")
         loading.check(table_of("bert", growth={"schedule": "1@1 2@0"}), "test")
 
