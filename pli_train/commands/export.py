@@ -90,7 +90,7 @@ def _copy(source: Path, partial: Path) -> None:
         shutil.copyfile(source / name, partial / name)
         with (partial / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != message.get("sha256"):
-                raise BadInput(f"{source}: its {name} is not the one that was written (its hash differs)")
+                raise BadInput(f"{source}: its {name} has changed (its hash differs)")
 
 
 def _tokenizer_files(run: Path) -> Iterator[Path]:

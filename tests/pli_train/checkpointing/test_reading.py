@@ -116,11 +116,11 @@ def test_an_index_that_leads_out_is_refused(mine, name):
     document["weight_map"]["transformer.wte.weight"] = name
     index.write_text(json.dumps(document))
     vouch(index)
-    with pytest.raises(BadInput, match="which is no file of this folder"):
+    with pytest.raises(BadInput, match="which is not a file of this folder"):
         checkpoint.read(mine / AT)
     run = Run.open(mine)
     assert AT not in [str(one.name) for one in run.checkpoints]
-    assert "which is no file of this folder" in run.damaged[0] and "\n" not in run.damaged[0]
+    assert "which is not a file of this folder" in run.damaged[0] and "\n" not in run.damaged[0]
 
 
 # --- configs --------------------------------------------------------------------------------------------------------
@@ -132,10 +132,10 @@ SURPRISES = {
     "num_labels": (10**9, "'num_labels' is not a key of a gpt2's config"),
     "to_dict": ("x", "'to_dict' is not a key of a gpt2's config"),
     "dtype": ("complex64", "dtype: 'complex64' is none of float32, bfloat16, float16"),
-    "model_type": ("evil", "model type 'evil' has no anatomy here"),
+    "model_type": ("evil", "model type 'evil' has no anatomy table"),
     "n_layer": (10**7, "its config says 10000000 layers and its weights have 2"),
-    "vocab_size": (10**9, "has shape (300, 32) and its config says (1000000000, 32)"),
-    "n_positions": (10**6, "has shape (32, 32) and its config says (1000000, 32)"),
+    "vocab_size": (10**9, "has shape (300, 32), expected (1000000000, 32) from its config"),
+    "n_positions": (10**6, "has shape (32, 32), expected (1000000, 32) from its config"),
     "activation_function": ("os.system", "make no model"),
 }
 

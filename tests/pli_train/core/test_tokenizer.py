@@ -99,9 +99,9 @@ def test_a_vocabulary_of_sentencepiece_says_what_it_needs(tmp_path, name, monkey
     [
         ({}, "holds no tokenizer, none of tokenizer.json, vocab.txt"),
         ({"tokenizer.json": "{"}, "tokenizer.json: not readable as JSON"),
-        ({"tokenizer.json": "[]"}, "tokenizer.json: no tokenizer"),
-        ({"tokenizer.json": "{}"}, "tokenizer.json: no tokenizer"),
-        ({"vocab.json": "[1]", "merges.txt": ""}, "vocab.json: no tokenizer"),
+        ({"tokenizer.json": "[]"}, "tokenizer.json: not a tokenizer"),
+        ({"tokenizer.json": "{}"}, "tokenizer.json: not a tokenizer"),
+        ({"vocab.json": "[1]", "merges.txt": ""}, "vocab.json: not a tokenizer"),
     ],
 )
 def test_what_is_no_tokenizer_is_refused_in_a_line(tmp_path, files, message):
@@ -113,7 +113,7 @@ def test_what_is_no_tokenizer_is_refused_in_a_line(tmp_path, files, message):
 
 
 def test_a_name_out_of_reach_says_so_plainly():
-    with pytest.raises(PliError, match=r"'nobody/nothing' is no tokenizer's folder or file here and could not be"):
+    with pytest.raises(PliError, match=r"'nobody/nothing' is no local tokenizer and could not be"):
         tokenizer.load("nobody/nothing")
 
 
