@@ -71,9 +71,7 @@ def test_help_fits_the_terminal_and_cuts_no_sentence_short(name, command, width)
     assert "\x1b" not in message
     if command:
         assert f"  Example: {name} {command}" in message
-        assert all(
-            line in message for line in ("Print only errors on stderr.", "Print what is read, cached and timed")
-        )
+        assert all(line in message for line in ("Print only errors on stderr.", "Print what is read, cached and timed"))
 
 
 def test_an_option_has_one_letter_and_one_meaning_in_all_commands():

@@ -94,7 +94,7 @@ def test_checkpoints_of_another_run_are_found_though_their_hashes_are_right(run)
         "checkpoint-0",
         "checkpoint-2",
     }
-    assert set(found.values()) == {("damaged", "its lineage.json is not the run's as of then")}
+    assert set(found.values()) == {("damaged", "its lineage.json differs from the run's at that event")}
     (run / run_folder.LINEAGE).write_text("[]")
     assert "" in bad(run)
 
