@@ -146,7 +146,7 @@ BAD = {
         "n_hed: not a field of gpt2's config; did you",
     ),
     "heads that do not divide": (["run", "--set", "model.config.n_head=3"], "model.config: "),
-    "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens do not fit n_positions"),
+    "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens exceed n_positions"),
     "no run to resume": (["resume", "nowhere"], "nowhere: no such folder"),
     "a folder that is no run": (["resume", "."], "not a run, it holds no run.json"),
     "nothing to check": (["check", "baseline"], "growth.schedule: has no event, so there is nothing to check"),

@@ -54,5 +54,9 @@ def test_the_wheel_says_what_pyproject_says(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         name = next(name for name in wheel.namelist() if name.endswith("/METADATA"))
         metadata = Parser().parsestr(wheel.read(name).decode())
-    assert (metadata["Name"], metadata["Version"], metadata["Summary"]) == ("pli", stated["version"], stated["description"])
+    assert (metadata["Name"], metadata["Version"], metadata["Summary"]) == (
+        "pli",
+        stated["version"],
+        stated["description"],
+    )
     assert metadata["Keywords"].split(",") == stated["keywords"]

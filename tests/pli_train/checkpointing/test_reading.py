@@ -131,12 +131,12 @@ SURPRISES = {
     "quantization_config": ({"quant_method": "bitsandbytes"}, "'quantization_config' is not a key of a gpt2's config"),
     "num_labels": (10**9, "'num_labels' is not a key of a gpt2's config"),
     "to_dict": ("x", "'to_dict' is not a key of a gpt2's config"),
-    "dtype": ("complex64", "dtype: 'complex64' is none of float32, bfloat16, float16"),
+    "dtype": ("complex64", "dtype: 'complex64' is not one of float32, bfloat16, float16"),
     "model_type": ("evil", "model type 'evil' has no anatomy table"),
-    "n_layer": (10**7, "its config says 10000000 layers and its weights have 2"),
+    "n_layer": (10**7, "its config has 10000000 layers, but its weights have 2"),
     "vocab_size": (10**9, "has shape (300, 32), expected (1000000000, 32) from its config"),
     "n_positions": (10**6, "has shape (32, 32), expected (1000000, 32) from its config"),
-    "activation_function": ("os.system", "make no model"),
+    "activation_function": ("os.system", "do not make a model"),
 }
 
 

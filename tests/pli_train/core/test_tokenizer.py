@@ -127,13 +127,13 @@ def test_code_that_a_folder_brings_is_not_run(tmp_path):
 
 def test_a_tokenizer_without_an_end_is_not_trained_with(tmp_path, corpus):
     folder = kept(tmp_path / "own", bpe(()))
-    with pytest.raises(BadInput, match="names no token that closes a document: set eos_token in its"):
+    with pytest.raises(BadInput, match="has no token that ends a document: set eos_token in its"):
         corpora.load(DataConfig(source=str(corpus)), TokenizerConfig(name_or_path=str(folder)))
 
 
 def test_a_tokenizer_without_a_mask_teaches_no_masked_tokens(tmp_path, config_of):
     folder = kept(tmp_path / "own", bpe())
-    with pytest.raises(BadInput, match="tokenizer: names no mask token, which a bert needs"):
+    with pytest.raises(BadInput, match="tokenizer: has no mask token, which training a bert needs"):
         launch.begin(config_of("bert", {"tokenizer.name_or_path": str(folder)}), tmp_path / "run")
 
 
