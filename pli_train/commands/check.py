@@ -138,16 +138,16 @@ def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | 
         raise BadInput("growth.schedule: has no event, so there is nothing to check")
     state = launch.state_at_start(plan, accelerator)
     if origin is not None:
-        source = _source(plan, state.lineage, origin)
+        source = _starting_checkpoint(plan, state.lineage, origin)
         state = launch.state_of(plan, accelerator, source)
-        if mistake := _unlike(state.lineage, plan, plan.start.lineage()):
+        if mistake := _mismatch(state.lineage, plan, plan.start.lineage()):
             raise BadInput(f"--from {source}: {mistake}")
         show.say(f"model: {source}")
     held_out = HeldOut(text, train.block_size, train.eval_blocks, plan.objective, config.seed)
     return Rehearsal(plan, state, held_out, accelerator.device)
 
 
-def _source(plan: RunPlan, start: Lineage, origin: Path) -> Path:
+def _starting_checkpoint(plan: RunPlan, start: Lineage, origin: Path) -> Path:
     """Return the checkpoint selected by `origin`. Raises BadInput if there is none, or its corpus differs."""
     run = origin if (origin / run_folder.RUN).is_file() else origin.parent
     record = run_folder.read_record(run_folder.require_run(run))
@@ -161,12 +161,12 @@ def _before_an_event(plan: RunPlan, start: Lineage, run: Path) -> Path:
         if run_folder.flaw(path):
             continue
         lineage = Lineage.read(path / run_folder.LINEAGE)
-        if _unlike(lineage, plan, start) is None:
+        if _mismatch(lineage, plan, start) is None:
             return path
     raise BadInput(f"--from {run}: has no whole checkpoint before an event of this schedule")
 
 
-def _unlike(lineage: Lineage, plan: RunPlan, start: Lineage) -> str | None:
+def _mismatch(lineage: Lineage, plan: RunPlan, start: Lineage) -> str | None:
     """Return why a schedule cannot continue from a lineage, or None."""
     done = len(lineage.events)
     if done >= len(plan.events):

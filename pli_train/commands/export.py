@@ -245,14 +245,14 @@ def _figures(state: dict[str, Any]) -> dict[str, Any]:
     history = state.get("log_history")
     entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
     losses = [entry["eval_loss"] for entry in entries if "eval_loss" in entry]
-    ours = _table(_table(state, "stateful_callbacks"), "pli_train")
+    counters = _table(_table(state, "stateful_callbacks"), "pli_train")
     rows = {
         "held-out loss, nats per prediction": _number(losses[-1] if losses else None),
         "steps": _number(state.get("global_step")),
         "steps of the whole run": _number(state.get("max_steps")),
-        "tokens seen": _number(ours.get("tokens")),
-        "FLOPs": _number(float(ours["flops"]) if isinstance(ours.get("flops"), int) else None),
-        "seconds of training": _number(ours.get("seconds")),
+        "tokens seen": _number(counters.get("tokens")),
+        "FLOPs": _number(float(counters["flops"]) if isinstance(counters.get("flops"), int) else None),
+        "seconds of training": _number(counters.get("seconds")),
     }
     return {what: value for what, value in rows.items() if value is not None}
 

@@ -55,7 +55,7 @@ def fork(
         )
     if out.exists():
         raise BadInput(f"{out}: already exists; name another folder")
-    source = _source(run_folder.require_run(run), step, growth)
+    source = _starting_checkpoint(run_folder.require_run(run), step, growth)
     lineage = Lineage.read(source / run_folder.LINEAGE)
     config = _config(run, out, None if growth else len(lineage.events), changes)
     plan = RunPlan.make(config, launch.corpus_of(config, run, show.say), processes=1)
@@ -80,7 +80,7 @@ def fork(
     return twin
 
 
-def _source(run: Path, step: int, growth: bool) -> Path:
+def _starting_checkpoint(run: Path, step: int, growth: bool) -> Path:
     """Return the checkpoint to fork at. Raises BadInput if it is missing, damaged or holds only weights."""
     before, after = (run / str(CheckpointName(step, after)) for after in (False, True))
     grows = after.is_dir() and any(event.step == step for event in Lineage.read(after / run_folder.LINEAGE).events)

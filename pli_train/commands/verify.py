@@ -67,12 +67,12 @@ def _row(name: str, path: Path, run: Lineage | None) -> dict[str, Any]:
         flaw for file, entry in files.items() if (flaw := run_folder.flaw_of_file(path / file, entry, hashes=True))
     ]
     state = INCOMPLETE if any(flaw.startswith("lacks ") for flaw in flaws) else DAMAGED
-    if run is not None and not flaws and (unlike := _unlike(path / run_folder.LINEAGE, run)):
+    if run is not None and not flaws and (unlike := _lineage_problem(path / run_folder.LINEAGE, run)):
         flaws.append(unlike)
     return row | ({"state": state, "flaws": "; ".join(flaws)} if flaws else {"state": WHOLE, "flaws": None})
 
 
-def _unlike(path: Path, run: Lineage) -> str | None:
+def _lineage_problem(path: Path, run: Lineage) -> str | None:
     """Return how a checkpoint's lineage differs from the run's after as many events, or None."""
     try:
         lineage = Lineage.read(path)

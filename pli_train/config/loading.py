@@ -45,7 +45,7 @@ def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConf
     """
     table = _table(source, seen=())
     if any(override.partition("=")[0].strip() == "model.name_or_path" for override in overrides):
-        _forget_model(table, {"name_or_path": None})
+        _drop_model(table, {"name_or_path": None})
     for override in overrides:
         _apply(override, table)
     table.setdefault("name", Path(source).stem)
@@ -65,7 +65,7 @@ def of_run(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def from_table(table: dict[str, Any], source: str) -> RunConfig:
     """Return the config of a parsed TOML table, which may have `extends`. Raises BadInput naming `source`."""
-    return check(_extended(run_folder.with_current_keys(table), source, seen=(source,), beside=None), source)
+    return check(_with_parent(run_folder.with_current_keys(table), source, seen=(source,), beside=None), source)
 
 
 def growth_alone(table: dict[str, Any]) -> GrowthConfig:
@@ -114,10 +114,10 @@ def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> di
         table = run_folder.with_current_keys(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{source}: not TOML: {error}") from None
-    return _extended(table, source, seen, beside)
+    return _with_parent(table, source, seen, beside)
 
 
-def _extended(table: dict[str, Any], source: str, seen: tuple[str, ...], beside: Path | None) -> dict[str, Any]:
+def _with_parent(table: dict[str, Any], source: str, seen: tuple[str, ...], beside: Path | None) -> dict[str, Any]:
     """Merge a table over the one that it `extends`, if any."""
     parent = table.pop("extends", None)
     if parent is None:
@@ -125,11 +125,11 @@ def _extended(table: dict[str, Any], source: str, seen: tuple[str, ...], beside:
     if not isinstance(parent, str):
         raise BadInput(f"{source}: extends: expected the name of a preset or file, got {parent!r}")
     inherited = {**_table(parent, (*seen, source), beside), "name": Path(source).stem}
-    _forget_model(inherited, table.get("model", {}))
+    _drop_model(inherited, table.get("model", {}))
     return _merge(inherited, table)
 
 
-def _forget_model(table: dict[str, Any], over: Any) -> None:
+def _drop_model(table: dict[str, Any], over: Any) -> None:
     """Remove the model settings of `table` if `over` selects another model.
 
     The sizes at step 0 are removed too if `over` names an existing model, which has its own.

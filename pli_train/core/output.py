@@ -42,7 +42,7 @@ def write(path: Path, data: str | bytes) -> None:
     content = data if isinstance(data, bytes) else encoding.utf8(data)
     try:
         if (descriptor := _descriptor(path)) is not None:
-            _pour(descriptor, content)
+            _write_to(descriptor, content)
         else:
             _require_folder(path)
             replace(path, lambda partial: partial.write_bytes(content))
@@ -89,7 +89,7 @@ def replace(path: Path, fill: Callable[[Path], object], durable: bool = True) ->
         make(partial, fill)
         if durable:
             sync(partial)
-        _take_over(target, partial)
+        _copy_permissions(target, partial)
         partial.replace(target)
     except BaseException:
         with suppress(OSError):
@@ -100,7 +100,7 @@ def replace(path: Path, fill: Callable[[Path], object], durable: bool = True) ->
             sync(target.parent)
 
 
-def _take_over(old: Path, new: Path) -> None:
+def _copy_permissions(old: Path, new: Path) -> None:
     """Give a new file the permissions of the old one, if it exists, and its owner, if allowed."""
     with suppress(FileNotFoundError):
         stats = old.stat()
@@ -184,7 +184,7 @@ def _descriptor(path: Path) -> int | None:
     if not _is_special(path):
         return None
     if stat.S_ISBLK(path.stat().st_mode):
-        raise BadInput(f"{path}: cannot be written (it is a disk, whose content would be lost)")
+        raise BadInput(f"{path}: cannot be written (it is a disk, and its content would be lost)")
     return os.open(path, os.O_WRONLY | os.O_NOCTTY)
 
 
@@ -203,7 +203,7 @@ def _number(path: Path) -> int | None:
     return None
 
 
-def _pour(descriptor: int, content: bytes) -> None:
+def _write_to(descriptor: int, content: bytes) -> None:
     with suppress(BrokenPipeError), os.fdopen(descriptor, "wb") as file:
         file.write(content)
 

@@ -68,7 +68,7 @@ def local(path: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a local folder or tokenizer.json. Raises BadInput if it is not a tokenizer."""
     from transformers import AutoTokenizer
 
-    with _staged(path) as (folder, files):
+    with _staging_folder(path) as (folder, files):
         names = [name for name in files if name in VOCABULARIES]
         where = path if path.is_file() else path / names[0]
         if set(names) <= set(SENTENCEPIECE) and not _has_sentencepiece():
@@ -143,7 +143,7 @@ def masking_rule(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, list[int
 
 
 @contextmanager
-def _staged(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _staging_folder(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Copy a tokenizer's files into a temporary folder without settings; yield the folder and the names."""
     originals = files_of(path)
     if not originals:
@@ -162,7 +162,7 @@ def _staged(path: Path) -> Iterator[tuple[str, list[str]]]:
         if JSON in names:
             _remove_settings(Path(staged) / JSON, path if path.is_file() else path / JSON)
         elif SETTINGS not in names and "config.json" not in names:
-            (Path(staged) / SETTINGS).write_text(json.dumps(_guessed(Path(staged))))
+            (Path(staged) / SETTINGS).write_text(json.dumps(_default_settings(Path(staged))))
         yield staged, names
 
 
@@ -176,7 +176,7 @@ def _remove_settings(file: Path, original: Path) -> None:
         file.write_text(json.dumps(document | {"truncation": None, "padding": None}), encoding="utf-8")
 
 
-def _guessed(folder: Path) -> dict[str, Any]:
+def _default_settings(folder: Path) -> dict[str, Any]:
     """Return settings for a vocabulary without a settings file, by the names of its files."""
     words = folder / "vocab.txt"
     if words.is_file():

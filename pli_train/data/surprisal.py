@@ -10,7 +10,7 @@ import numpy as np
 
 from pli_train.core import cache
 
-KEPT = "surprisal-1/"
+FOLDER = "surprisal-1/"
 """Folder of surprisals in the cache; increase the number when their computation changes."""
 MOST = 2**23
 """Maximum number of training tokens to count, in evenly spaced segments."""
@@ -31,10 +31,10 @@ def of_blocks(train: np.ndarray, blocks: np.ndarray, vocabulary: int, fingerprin
     Returns:
         (blocks,) float32.
     """
-    key = f"{KEPT}{fingerprint}-{blocks.shape[1]}"
+    key = f"{FOLDER}{fingerprint}-{blocks.shape[1]}"
     if (cached := cache.get_array(key, (len(blocks),), "<f4")) is not None:
         return cached
-    bigrams = Bigrams(_spread(train), vocabulary)
+    bigrams = Bigrams(_sampled(train), vocabulary)
     segments = [bigrams.surprisal(blocks[start : start + ROWS]).mean(axis=1) for start in range(0, len(blocks), ROWS)]
     values = np.concatenate(segments).astype(np.float32)
     cache.put_array(key, values, "<f4")
@@ -71,7 +71,7 @@ class Bigrams:
         return np.where(self._pairs[at] == pairs, self._counts[at], 0)
 
 
-def _spread(tokens: np.ndarray) -> np.ndarray:
+def _sampled(tokens: np.ndarray) -> np.ndarray:
     """Return at most MOST of the tokens, in evenly spaced segments."""
     if len(tokens) <= MOST:
         return np.asarray(tokens)

@@ -309,9 +309,9 @@ def _check_weights(model: PreTrainedModel, parts: Anatomy, report: dict[str, Any
         instead = f", and has {some(others, 1)} instead" if others else ""
         raise BadInput(f"{where} lacks {some(lacks)}{instead}: save the plain model with save_pretrained")
     locations = [
-        position
+        location
         for name in report["unexpected_keys"]
-        if (position := parts.locate(name)) and position[2] in parts.tensors
+        if (location := parts.locate(name)) and location[2] in parts.tensors
     ]
     if depth := 1 + max((index for _, index, _ in locations), default=-1):
         depths = f"{len(stack_of(model, parts))} layers, but its weights have {depth}"

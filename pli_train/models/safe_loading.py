@@ -114,9 +114,9 @@ def load(folder: Path) -> tuple[PreTrainedModel, Anatomy]:
 
 def _check_depth(config: PretrainedConfig, parts: Anatomy, tensors: dict[str, Tensor]) -> None:
     depth, locations = getattr(config, parts.config["depth"]), [parts.locate(name) for name in tensors]
-    held = 1 + max((position[1] for position in locations if position), default=-1)
-    if depth != held:
-        raise BadInput(f"its config has {depth} layers, but its weights have {held}")
+    stored = 1 + max((location[1] for location in locations if location), default=-1)
+    if depth != stored:
+        raise BadInput(f"its config has {depth} layers, but its weights have {stored}")
 
 
 def _check_size(outline: nn.Module, tensors: dict[str, Tensor]) -> None:

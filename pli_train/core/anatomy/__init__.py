@@ -152,8 +152,8 @@ class Anatomy:
         >>> family("gpt2").by_id("transformer.h.1.ln_1.bias", ["a", "c", "b"])
         'transformer.h.<c>.ln_1.bias'
         """
-        position = self.locate(name)
-        return f"{position[0]}.<{stack[position[1]]}>.{position[2]}" if position else name
+        location = self.locate(name)
+        return f"{location[0]}.<{stack[location[1]]}>.{location[2]}" if location else name
 
     def sizes(self, config: object) -> dict[str, int]:
         """Return how many `head`, `group`, `member`, `qkv` and `gate` a model's layers have.

@@ -37,8 +37,9 @@ def discover(model: Module, stack: str | None = None) -> Anatomy:
     if stack is None:
         stack = _main_stack(candidates, model)
     elif stack not in candidates:
-        message = f"stack='{stack}': {type(model).__name__} has no list of equal blocks there{_describe(candidates)}"
-        raise BadInput(message)
+        raise BadInput(
+            f"stack='{stack}': {type(model).__name__} has no list of equal blocks there{_describe(candidates)}"
+        )
     config = getattr(model, "config", None)
     depth = getattr(config, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers")
     class_name = type(model).__name__

@@ -43,7 +43,7 @@ def block_lists(shapes: Mapping[str, tuple[int, ...]], single: bool = False) -> 
         single: whether to return lists of one block even if there is a longer list.
 
     >>> shapes = {f"net.layers.{n}.up.weight": (8, 4) for n in range(3)} | {"net.out.0.weight": (4, 4)}
-    >>> [(found.path, found.depth, found.numbers) for found in block_lists(shapes)]
+    >>> [(blocks.path, blocks.depth, blocks.numbers) for blocks in block_lists(shapes)]
     [('net.layers', 3, 96)]
     """
     numbered: dict[str, dict[int, dict[str, tuple[int, ...]]]] = {}
@@ -53,9 +53,9 @@ def block_lists(shapes: Mapping[str, tuple[int, ...]], single: bool = False) -> 
                 numbered.setdefault(path, {}).setdefault(index, {})[inner] = shape
     lists = {path: _blocks(path, blocks) for path, blocks in numbered.items() if _is_list(blocks)}
     if not single:
-        lists = {path: found for path, found in lists.items() if found.depth > 1} or lists
-    outer = [found for path, found in lists.items() if not any(_is_within(path, other) for other in lists)]
-    return sorted(outer, key=lambda found: (-found.numbers, found.path))
+        lists = {path: blocks for path, blocks in lists.items() if blocks.depth > 1} or lists
+    outer = [blocks for path, blocks in lists.items() if not any(_is_within(path, other) for other in lists)]
+    return sorted(outer, key=lambda blocks: (-blocks.numbers, blocks.path))
 
 
 def is_buffer(name: str, shape: tuple[int, ...]) -> bool:

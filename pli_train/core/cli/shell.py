@@ -114,16 +114,16 @@ def run_process(work: Callable[[], None]) -> NoReturn:
     encoding.configure()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
-            signal.signal(number, _stop)
+            signal.signal(number, _exit_on_signal)
     try:
         work()
         print(end="", flush=True)  # does nothing without stdout
     except PliError as error:
-        _end(error.exit_code, *str(error).splitlines())
+        _exit_with(error.exit_code, *str(error).splitlines())
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except _Misuse as error:
-        _end(2, _misuse(error))
+        _exit_with(2, _usage_error(error))
     except BrokenPipeError:
         sys.exit(0)  # the reader closed the pipe
     except OSError as error:
@@ -131,12 +131,14 @@ def run_process(work: Callable[[], None]) -> NoReturn:
         target = error.filename or (error.errno == errno.ENOSPC and "output")
         if not target or error.strerror is None:
             raise
-        _end(1, f"{target}: {error.strerror.lower()}")
+        _exit_with(1, f"{target}: {error.strerror.lower()}")
     except UnicodeEncodeError as error:
         if error.encoding in ("utf-8", "utf8") or error.encoding != sys.getfilesystemencoding():
             raise
         # Output cannot raise this, as `encoding` replaces characters: it is a file name.
-        _end(2, f"{error.object}: the locale ({error.encoding}) lacks some of these characters; set LC_ALL=C.UTF-8")
+        _exit_with(
+            2, f"{error.object}: the locale ({error.encoding}) lacks some of these characters; set LC_ALL=C.UTF-8"
+        )
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
@@ -144,7 +146,7 @@ def run_process(work: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
-def _stop(number: int, frame: object) -> NoReturn:
+def _exit_on_signal(number: int, frame: object) -> NoReturn:
     """Exit like Ctrl-C, so that partial files are removed."""
     sys.exit(128 + number)
 
@@ -167,7 +169,7 @@ def _flush() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _end(code: int, *lines: str) -> NoReturn:
+def _exit_with(code: int, *lines: str) -> NoReturn:
     console.erase()
     for line in lines:
         console.put(f"error: {line}" if code != 130 else line)
@@ -187,7 +189,7 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
                 command(**arguments)
         except PliError as error:
             if verbose:
-                _trace(error)
+                _print_traceback(error)
             raise
         if verbose:
             _report_cache()
@@ -209,7 +211,7 @@ def _report_cache() -> None:
         console.say(f"cache {cache.root() / folder}: found {cache.hits[folder]} of {lookups}")
 
 
-def _misuse(error: Any) -> str:
+def _usage_error(error: Any) -> str:
     """Return Typer's usage error as one line, with the most similar valid word.
 
     Typer itself suggests commands and options, but not the values of an option.
@@ -224,7 +226,7 @@ def _misuse(error: Any) -> str:
     return message[0].lower() + message[1:] + near
 
 
-def _trace(error: BaseException) -> None:
+def _print_traceback(error: BaseException) -> None:
     """Print the traceback of an error, including causes hidden by `raise … from None`."""
     cause: BaseException | None = error
     while cause is not None:

@@ -38,7 +38,7 @@ class Lineage:
         """Return the lineage of a run at step 0: `depth` layers with `heads` heads and `units` FFN units each."""
         lineage = cls(founding=(heads, units))
         for _ in range(depth):
-            lineage._bear(Birth(0, None, None, initializer), heads, units)
+            lineage._add_layer(Birth(0, None, None, initializer), heads, units)
         lineage.stack = list(lineage.layers)
         return lineage
 
@@ -53,14 +53,14 @@ class Lineage:
         self.check_index(index)
         if donor is not None:
             self.check_donor(donor)
-        number = self._number(step)
+        number = self._next_number(step)
         model = donor or like or (self.stack[0] if self.stack else None)
         heads, units = self.shape(model) if model else self.founding
-        newborn = self._bear(Birth(step, number, donor, initializer), heads, units)
-        self.stack.insert(index, newborn)
-        details = {"layer": newborn, "index": index, "initializer": initializer, "donor": donor, **facts}
-        self._note(step, "insert", details)
-        return newborn
+        new_id = self._add_layer(Birth(step, number, donor, initializer), heads, units)
+        self.stack.insert(index, new_id)
+        details = {"layer": new_id, "index": index, "initializer": initializer, "donor": donor, **facts}
+        self._add_event(step, "insert", details)
+        return new_id
 
     def add_heads(
         self, counts: dict[str, int], step: int, initializer: str, donors: dict[str, list[str]], **facts: Any
@@ -71,7 +71,7 @@ class Lineage:
             counts: layer id → its new number of heads, for each layer that gets heads.
             donors: layer id → one donor head of that layer for each new head, or empty if they have no donors.
         """
-        number, born = self._number(step), []
+        number, born = self._next_number(step), []
         for id, count in counts.items():
             if count <= (had := len(self.layers[id].heads)):
                 raise BadLineage(f"layer {id} has {had} heads at that step: {count} is no growth")
@@ -82,23 +82,23 @@ class Lineage:
             for name, donor in zip(names, relatives, strict=True):
                 heads[name] = Birth(step, number, donor, initializer)
             born += names
-        self._note(step, "heads", {"layer": " ".join(counts), "initializer": initializer, "heads": born, **facts})
+        self._add_event(step, "heads", {"layer": " ".join(counts), "initializer": initializer, "heads": born, **facts})
         return born
 
     def widen(self, units: dict[str, int], step: int, initializer: str, **facts: Any) -> None:
         """Record FFNs widened at `step`: layer id → its new number of units."""
-        number = self._number(step)
+        number = self._next_number(step)
         for id, count in units.items():
             had = self.layers[id].units
             if had is not None and count <= had:
                 raise BadLineage(f"layer {id}'s FFN has {had} units at that step: {count} is no growth")
         for id, count in units.items():
             self.layers[id].widths[number] = count
-        self._note(step, "ffn", {"layer": " ".join(units), "initializer": initializer, **facts})
+        self._add_event(step, "ffn", {"layer": " ".join(units), "initializer": initializer, **facts})
 
     def swap(self, first: int, second: int, step: int, **facts: Any) -> None:
         """Record a permanent swap of the layers at two indices at `step`."""
-        self._number(step)
+        self._next_number(step)
         for index in (first, second):
             if not 0 <= index < len(self.stack):
                 raise BadLineage(f"index {index} is outside the stack, which has {len(self.stack)} layers ({self})")
@@ -106,12 +106,12 @@ class Lineage:
             raise BadLineage(f"index {first} cannot be swapped with itself")
         ids = f"{self.stack[first]} {self.stack[second]}"
         self.stack[first], self.stack[second] = self.stack[second], self.stack[first]
-        self._note(step, "swap", {"layer": ids, "indices": [first, second], **facts})
+        self._add_event(step, "swap", {"layer": ids, "indices": [first, second], **facts})
 
     def note(self, operator: str, step: int, **facts: Any) -> None:
         """Record an event that neither creates nor moves a layer or head, such as a longer context."""
-        self._number(step)
-        self._note(step, operator, facts)
+        self._next_number(step)
+        self._add_event(step, operator, facts)
 
     def shape(self, id: str) -> tuple[int, int | None]:
         """Return the current number of heads and FFN units of layer `id`."""
@@ -121,12 +121,12 @@ class Lineage:
         """Return the number of heads and FFN units of each layer of the stack, bottom to top."""
         return [self.shape(id) for id in self.stack]
 
-    def _number(self, step: int) -> int:
+    def _next_number(self, step: int) -> int:
         if self.events and step < self.events[-1].step:
             raise BadLineage(f"an event at step {step} cannot follow one at step {self.events[-1].step}")
         return len(self.events) + 1
 
-    def _note(self, step: int, operator: str, facts: dict[str, Any]) -> None:
+    def _add_event(self, step: int, operator: str, facts: dict[str, Any]) -> None:
         self.events.append(Event(len(self.events) + 1, step, operator, tuple(self.stack), facts))
 
     def check_index(self, index: int) -> None:
@@ -173,7 +173,7 @@ class Lineage:
         stack = list(kept[-1].stack) if kept else [i for i, layer in layers.items() if layer.birth.event is None]
         return Lineage(stack, layers, kept, self.founding)
 
-    def _bear(self, birth: Birth, heads: int, units: int | None) -> str:
+    def _add_layer(self, birth: Birth, heads: int, units: int | None) -> str:
         id = layer_id(len(self.layers))
         names = [f"{id}.h{n}" for n in range(heads)]
         relatives = list(self.layers[birth.donor].heads) if birth.donor else []

@@ -44,38 +44,38 @@ def written(stack: Sequence[str], layers: Mapping[str, Layer], events: Sequence[
 def parsed(text: str) -> tuple[list[str], dict[str, Layer], list[Event], Founding]:
     """Parse the text that `written` returns. Raises BadLineage if it is invalid."""
     try:
-        document = json.loads(text, parse_constant=_no_number, object_pairs_hook=_current)
+        document = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_with_current_keys)
         if document["format"] != FORMAT or document["version"] > VERSION:
             raise BadLineage(f"format {document['format']!r} version {document['version']!r} is not supported")
         layers = {id: _layer(id, record) for id, record in document["layers"].items()}
         events = [_event(record) for record in document["events"]]
-        return _texts(document["stack"], "the stack"), layers, events, _founding(*document["founding"])
+        return _ids(document["stack"], "the stack"), layers, events, _founding(*document["founding"])
     except BadLineage:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadLineage(f"not a lineage: {type(error).__name__} {error}") from None
 
 
-def _current(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _with_current_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object with renamed keys replaced by their current names."""
     return {OLD_KEYS.get(key, key): value for key, value in pairs}
 
 
-def _no_number(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise BadLineage(f"not a lineage: it holds {name}, expected a number")
 
 
-def _whole(value: object, what: str, least: int = 1) -> int:
+def _integer(value: object, what: str, least: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**53:
         raise BadLineage(f"{what}: {value!r} is not a whole number from {least}")
     return value
 
 
 def _founding(heads: object, units: object) -> Founding:
-    return _whole(heads, "founding heads", 0), None if units is None else _whole(units, "founding units")
+    return _integer(heads, "founding heads", 0), None if units is None else _integer(units, "founding units")
 
 
-def _texts(values: object, what: str) -> list[str]:
+def _ids(values: object, what: str) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise BadLineage(f"{what}: not a list of ids")
     return values
@@ -83,9 +83,9 @@ def _texts(values: object, what: str) -> list[str]:
 
 def _birth(record: dict[str, Any]) -> Birth:
     birth = Birth(record["step"], record["event"], record["donor"], record["initializer"])
-    _whole(birth.step, "the step of a birth", 0)
+    _integer(birth.step, "the step of a birth", 0)
     if birth.event is not None:
-        _whole(birth.event, "the event of a birth")
+        _integer(birth.event, "the event of a birth")
     if not isinstance(birth.donor, str | None) or not isinstance(birth.initializer, str):
         raise BadLineage("a birth's donor and initializer must be names")
     return birth
@@ -93,20 +93,20 @@ def _birth(record: dict[str, Any]) -> Birth:
 
 def _layer(id: str, record: dict[str, Any]) -> Layer:
     heads = {head: _birth(birth) for head, birth in record["heads"].items()}
-    widths = {int(event): _whole(units, "units of an FFN") for event, units in record["units"].items()}
+    widths = {int(event): _integer(units, "units of an FFN") for event, units in record["units"].items()}
     return Layer(id, _birth(record), heads, widths)
 
 
 def _event(record: dict[str, Any]) -> Event:
     facts = {key: value for key, value in record.items() if key not in ("number", "step", "operator", "stack")}
-    number, step = _whole(record["number"], "an event's number"), _whole(record["step"], "an event's step", 0)
+    number, step = _integer(record["number"], "an event's number"), _integer(record["step"], "an event's step", 0)
     if not isinstance(record["operator"], str):
         raise BadLineage(f"event {number}: its operator is not a name")
     if record["operator"] == "context":
-        _whole(facts.get("to"), f"event {number}: its context")
+        _integer(facts.get("to"), f"event {number}: its context")
     for key, least in (("freeze_steps", 0), ("rewarm_steps", 1)):
         if key in facts or (key, facts.get("learning_rate")) in NEEDED:
-            _whole(facts.get(key), f"event {number}: {key}", least)
+            _integer(facts.get(key), f"event {number}: {key}", least)
     if any(not isinstance(facts.get(key, ""), str) for key in ("layer", "learning_rate")):
         raise BadLineage(f"event {number}: its layer and learning_rate must be names")
-    return Event(number, step, record["operator"], tuple(_texts(record["stack"], f"event {number}: its stack")), facts)
+    return Event(number, step, record["operator"], tuple(_ids(record["stack"], f"event {number}: its stack")), facts)

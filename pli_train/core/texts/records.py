@@ -56,11 +56,11 @@ def of_json(file: File) -> Iterator[str] | None:
 def _objects(path: Path) -> Iterator[Located]:
     for number, line in enumerate(lines_of(path), 1):
         if line.strip():
-            position = f"line {number}"
+            location = f"line {number}"
             try:
-                yield position, json.loads(line)
+                yield location, json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise BadInput(f"{path}: {position} is not JSON ({error})") from None
+                raise BadInput(f"{path}: {location} is not JSON ({error})") from None
 
 
 class _NotJson(BadInput):
@@ -199,16 +199,16 @@ def _texts(file: File, records: Iterable[Located], kind: Callable[[Any], str] | 
         records: the records with their locations.
         kind: function that returns the kind of a value, for formats that write all values as text.
     """
-    locations = iter(records)
-    first = list(islice(locations, FIRST))
+    located = iter(records)
+    first = list(islice(located, FIRST))
     if first and isinstance(first[0][1], str):
-        yield from (cleaned(text) for _, text in _all(str, file, chain(first, locations)))
+        yield from (cleaned(text) for _, text in _all(str, file, chain(first, located)))
         return
     column = _column(file, first, kind) if first else ""
-    for position, record in _all(dict, file, chain(first, locations)):
+    for location, record in _all(dict, file, chain(first, located)):
         text = _inner(record, column)
         if not isinstance(text, str | None):
-            raise BadInput(f"{file.path}: {position} has {kind_of(text)} in '{column}', expected text")
+            raise BadInput(f"{file.path}: {location} has {kind_of(text)} in '{column}', expected text")
         yield cleaned(text or "")
 
 
@@ -222,11 +222,11 @@ def _column(file: File, first: list[Located], kind: Callable[[Any], str] | None)
 
 def _all(kind: type, file: File, records: Iterable[Located]) -> Iterator[Located]:
     """Yield the records; raise BadInput if one is not of the given type."""
-    for position, record in records:
+    for location, record in records:
         if not isinstance(record, kind):
             expected = "text" if kind is str else "a table"
-            raise BadInput(f"{file.path}: {position} is {kind_of(record)}, expected {expected}")
-        yield position, record
+            raise BadInput(f"{file.path}: {location} is {kind_of(record)}, expected {expected}")
+        yield location, record
 
 
 def _add(columns: Columns, prefix: str, record: dict[str, Any], kind: Callable[[Any], str]) -> None:

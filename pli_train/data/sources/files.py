@@ -42,7 +42,7 @@ def documents(texts: Texts, share: float, fraction: float, about: str) -> Docume
     name, about = fingerprint(texts.fingerprint, share, fraction), f"{about}: {size}"
     if len(kept) == 1:
         # If the fraction of several documents is one document, that document is used as a whole.
-        train, eval, note = _cut(texts, kept, share, fraction if len(full) == 1 else 1.0)
+        train, eval, note = _split_one(texts, kept, share, fraction if len(full) == 1 else 1.0)
         return Documents(train, eval, name, about, (*texts.notes, f"{texts.root}: one document, {note}"))
     aside = kept[: _count(share, len(kept))]
     notes = (*texts.notes, *_copies(texts, kept[len(aside) :], aside))
@@ -85,17 +85,17 @@ def _copies(texts: Texts, train: np.ndarray, aside: np.ndarray) -> list[str]:
 # --- a single document ----------------------------------------------------------------------------------------------
 
 
-def _cut(texts: Texts, position: np.ndarray, share: float, fraction: float) -> tuple[_Chosen, _Chosen, str]:
+def _split_one(texts: Texts, document: np.ndarray, share: float, fraction: float) -> tuple[_Chosen, _Chosen, str]:
     """Split a single document: its first part for training, its end for evaluation, and a description of the split.
 
     It is split at a line end; or within a line, if one part would be too small, as in a text of one line.
     """
-    whole = _Chosen(texts, position)
+    whole = _Chosen(texts, document)
     lines, characters = (sum(map(count, (segment.text for segment in whole))) for count in (_lines, len))
     start, stop = line_cut(lines, share, fraction)
     parts = (
-        _Chosen(texts, position, _Between(0, start, by_line)),
-        _Chosen(texts, position, _Between(start, stop, by_line)),
+        _Chosen(texts, document, _Between(0, start, by_line)),
+        _Chosen(texts, document, _Between(start, stop, by_line)),
     )
     before, behind = (_size(part) for part in parts)
     where = "at a line"
@@ -103,8 +103,8 @@ def _cut(texts: Texts, position: np.ndarray, share: float, fraction: float) -> t
         stop = max(2, round(fraction * characters))
         start = _word_start(whole, min(max(1, stop - round(share * stop)), stop - 1))
         parts = (
-            _Chosen(texts, position, _Between(0, start, by_sign)),
-            _Chosen(texts, position, _Between(start, stop, by_sign)),
+            _Chosen(texts, document, _Between(0, start, by_sign)),
+            _Chosen(texts, document, _Between(start, stop, by_sign)),
         )
         before, behind = (_size(part) for part in parts)
         where = "at a word"
