@@ -177,9 +177,9 @@ def check(
     ] = 4,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Print the immediate effect of each growth event, without training.
+    """Print the immediate effect of each growth event.
 
-    Measures changes of logits, loss and gradient norm.
+    Measures changes of logits, loss and gradient norm, without training.
 
     Example: pli-train check tiny --set growth.initializer=identity
     """

@@ -50,7 +50,7 @@ def texts_of(file: File) -> tuple[bool, Iterator[str]]:
     """
     end = ends_of(file.path)[0]
     if end in ARCHIVES:
-        raise NoText("packed as an archive", f"is an archive ({end}), which is not read: unpack it, and use the folder")
+        raise NoText("packed as an archive", f"is an archive: unpack it, and use the folder ({end} is not read)")
     if end == ".parquet":
         return True, parquet.texts(file)
     readers: dict[str, Callable[[File], Iterator[str]]] = {

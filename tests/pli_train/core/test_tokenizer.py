@@ -120,7 +120,7 @@ def test_a_name_out_of_reach_says_so_plainly():
 def test_code_that_a_folder_brings_is_not_run(tmp_path):
     folder = kept(tmp_path / "own", bpe(), auto_map={"AutoTokenizer": ["code.Mine", None]})
     (folder / "code.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
-    with pytest.raises(BadInput, match="no tokenizer"):
+    with pytest.raises(BadInput, match="not a tokenizer"):
         tokenizer.load(str(folder))
     assert not (tmp_path / "ran").exists()
 
