@@ -113,7 +113,7 @@ BAD = {
     "an unknown key": (["plan", "tiny", "--set", "optim.learning_rate=1"], "unknown key; did you mean 'optim.lr'?"),
     "a wrong type": (["plan", "tiny", "--set", "train.steps=soon"], "train.steps: input should be a valid integer"),
     "an index beyond the stack": (["run", "tiny", "--set", "growth.schedule=0.5@2"], "index 2 is outside the stack"),
-    "a donor that is not there": (["run", "--set", "growth.donor=q"], "the donor 'q' is not in the stack then (a)"),
+    "a donor that is not there": (["run", "--set", "growth.donor=q"], "donor 'q' is not in the stack at that step (a)"),
     "a missing corpus": (["run", "--set", "data.source=./nowhere"], "data.source: nowhere: no such file or folder"),
     "a config field unknown": (
         ["plan", "--set", "model.config.n_hed=3"],
@@ -124,7 +124,7 @@ BAD = {
         ["run", "--set", "model.config.n_head=3", "--set", "data.source=./nowhere"],
         "model.config: ",
     ),
-    "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens do not fit n_positions"),
+    "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens exceed n_positions"),
     "no run to resume": (["resume", "nowhere"], "nowhere: no such folder"),
     "a folder that is no run": (["resume", "."], "not a run, it holds no run.json"),
     "nothing to check": (["check", "baseline"], "growth.schedule: has no event, so there is nothing to check"),
@@ -153,7 +153,7 @@ def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
     for command in ("lineage", "drift", "report"):
         refused(call("pli-analyze", command, tmp_path / "bare"), "not a run, it holds no run.json")
         refused(call("pli-analyze", command, tmp_path / "nowhere"), "no such folder")
-    refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is")
+    refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is a run")
     refused(call("pli-analyze", "drift", run, "-o", tmp_path / "no" / "where.csv"), "cannot be written")
     refused(
         call("pli-analyze", "drift", run, "--of", "toe"),
@@ -161,7 +161,7 @@ def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
     )
     refused(call("pli-analyze", "report", cwd=tmp_path / "run"), "no run under runs/")
     (run / run_folder.LINEAGE).write_text('{"format": "pli-lineage"}')
-    refused(call("pli-analyze", "lineage", run), "lineage.json: no lineage")
+    refused(call("pli-analyze", "lineage", run), "lineage.json: not a lineage")
     for path in run.glob("checkpoint-*"):
         (path / run_folder.WEIGHTS).unlink()
     refused(call("pli-analyze", "drift", run), "holds no whole checkpoint")

@@ -75,9 +75,7 @@ def test_help_fits_the_terminal_and_cuts_no_sentence_short(name, command, width)
     assert "\x1b" not in message
     if command:
         assert f"  Example: {name} {command}" in message
-        assert all(
-            line in message for line in ("Say nothing on stderr but errors.", "Say what was read, cached and timed")
-        )
+        assert all(line in message for line in ("Print only errors on stderr.", "Print what is read, cached and timed"))
 
 
 def test_an_option_has_one_letter_and_one_meaning_in_all_commands():
@@ -156,8 +154,8 @@ MISUSES = {
     "pli-analyze embed x --of heads": "'heads' is not one of 'layer', 'head', 'ffn'; did you mean 'head'?",
     "pli-analyze embed x --method umpa": "'--method': 'umpa' is not one of 'pca', 'tsne', 'umap'; did you mean 'umap'?",
     "pli-analyze compare x --by token": "'step', 'tokens', 'flops', 'seconds'; did you mean 'tokens'?",
-    "pli-analyze drift x --quiet -v": "--quiet and --verbose: say less and say more: use one of them",
-    "pli-train plan -qv": "--quiet and --verbose: say less and say more: use one of them",
+    "pli-analyze drift x --quiet -v": "--quiet and --verbose exclude each other: use one of them",
+    "pli-train plan -qv": "--quiet and --verbose exclude each other: use one of them",
 }
 
 
@@ -221,8 +219,8 @@ def test_verbose_says_what_was_read_what_was_kept_and_how_long_it_took(runs, tmp
     whole = len(run_folder.checkpoints(runs["gpt2"]))
     for done, kept in ((fresh, 0), (again, whole)):
         assert f"{runs['gpt2']}: {whole} whole checkpoints, 0 passed over\n" in done.stderr
-        assert f"cache {tmp_path / 'cache' / 'drift'}: {kept} of {whole} were there\n" in done.stderr
-        assert re.search(r"^drift, all of it: \d+\.\d\d s$", done.stderr, re.MULTILINE)
+        assert f"cache {tmp_path / 'cache' / 'drift'}: found {kept} of {whole}\n" in done.stderr
+        assert re.search(r"^drift, in total: \d+\.\d\d s$", done.stderr, re.MULTILINE)
     assert re.search(r"^\d+ tensors of all checkpoints: \d+\.\d\d s$", fresh.stderr, re.MULTILINE)
     assert "tensors of all checkpoints" not in again.stderr
 
@@ -305,7 +303,7 @@ def test_a_full_disk_is_one_line(words, unbuffered, runs, monkeypatch):
     shell = f"{sys.executable} -m {words.replace('RUN', str(runs['gpt2']))} >/dev/full; echo $?"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "1\n"
-    assert done.stderr == "error: what was to be written: no space left on device\n"
+    assert done.stderr == "error: output: no space left on device\n"
 
 
 # --- terminals ------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def test_a_fault_costs_at_most_the_checkpoint_being_written(warm, toml, unbroken
         assert (code, child.errors.count("\n")) == (1, 1), child.errors
         assert child.errors.startswith("error: ")
         assert ("no space left" if kind == "enospc" else "input/output error") in child.errors
-        assert f"then go on with: pli-train resume {run}" in child.errors
+        assert f"then run: pli-train resume {run}" in child.errors
     if appeared:
         newest = run_folder.CheckpointName.parse(there[-1])
         assert newest >= run_folder.CheckpointName.parse(f"checkpoint-{SAVES[appeared - 1]}")

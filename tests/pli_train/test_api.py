@@ -188,7 +188,7 @@ def test_heads_grow_in_one_s_own_loop_on_a_hugging_face_model():
         (lambda: Growth("1@1", initializer="identity"), {}, "needs a family whose parameter table"),
         (lambda: Growth("1@7"), {}, "index 7 is outside the stack"),
         (lambda: Growth("1@1", swapping={"probability": 0.5}), {}, "`pli-train run` only"),
-        (lambda: Growth([{"at": 1, "operator": "context", "to": 8}]), {}, "up to your own data"),
+        (lambda: Growth([{"at": 1, "operator": "context", "to": 8}]), {}, "the context length is set by your own data"),
         (lambda: Growth("1@1"), {"stack": "layers"}, "no list of equal blocks there"),
     ],
 )

@@ -222,7 +222,7 @@ def test_a_tokenizer_that_makes_its_library_panic_is_refused_in_a_line(small_run
     document = json.loads(path.read_text())
     document["model"]["continuing_subword_prefix"] = "x" * 26
     path.write_text(json.dumps(document))
-    with pytest.raises(BadInput, match=r"tokenizer.json: no tokenizer .range end index"):
+    with pytest.raises(BadInput, match=r"tokenizer.json: not a tokenizer .range end index"):
         eval_tokens.batch_of(open_run(run), text, 4)
     with pytest.raises(BadInput, match=r"no tokenizer .range end index"):
         tokenizer.load(str(run / "tokenizer"))

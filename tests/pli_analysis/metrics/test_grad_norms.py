@@ -186,7 +186,7 @@ def damaged(runs, tmp_path):
     ("fields", "message"),
     [
         ({"auto_map": {"AutoModel": "evil.py"}}, "'auto_map' is not a key of a gpt2's config"),
-        ({"n_embd": 64}, "make no model .*has shape .* and its config says"),
+        ({"n_embd": 64}, "make no model .*has shape .*, expected .* from its config"),
         ({"n_layer": 10**9}, "make no model .*another number of layers"),
         ({"n_head": "two"}, "checkpoint-0"),
     ],

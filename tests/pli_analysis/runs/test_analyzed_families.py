@@ -413,7 +413,7 @@ def test_weights_below_the_head_must_be_there(tmp_path):
 
 def test_a_config_that_would_train_one_is_refused_in_words():
     table = {"name": "x", "model": {"family": "gemma"}, "data": {"source": "python"}, "train": {"steps": 1}}
-    with pytest.raises(BadInput, match="'gemma' is known for analysis only: its growth in training is not tested"):
+    with pytest.raises(BadInput, match="'gemma' is supported for analysis only: its growth in training is not tested"):
         loading.check(table, "test")
 
 

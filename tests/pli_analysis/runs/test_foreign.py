@@ -401,7 +401,7 @@ def lacking_a_shard(folder):
 FLAWS = {
     pickled: "convert it with save_pretrained",
     linked: "is a link",
-    leading_out: "is no file of this folder",
+    leading_out: "is not a file of this folder",
     lacking_a_shard: "lacks model-",
     lambda folder: (folder / run_folder.CONFIG).unlink(): "lacks config.json",
     lambda folder: (folder / run_folder.WEIGHTS).unlink(): "lacks model.safetensors",

@@ -146,7 +146,7 @@ def test_scalars_and_lineage_are_on_disk_in_the_order_that_resume_needs(config_o
 
 # --- failure --------------------------------------------------------------------------------------------------------
 
-FAILURES = {"enospc": "no space left on device); free 1 MB, then", "eio": "input/output error); see to the disk, then"}
+FAILURES = {"enospc": "no space left on device); free 1 MB, then", "eio": "input/output error); check the disk, then"}
 
 
 @pytest.mark.parametrize("kind", FAILURES)
@@ -192,7 +192,7 @@ def test_the_kernels_own_refusal_inside_safetensors_is_reported_alike(made, tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, family_limit[1]))
     try:
         background.save(CheckpointName(1), model, parts, adam, lineage, TrainerState())
-        with pytest.raises(PliError, match=r"checkpoint-1: not written \(file too large\); see to the disk"):
+        with pytest.raises(PliError, match=r"checkpoint-1: not written \(file too large\); check the disk"):
             background.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, family_limit)

@@ -88,7 +88,7 @@ def test_blocks_as_long_as_the_positions_and_no_longer(family, table_of):
     """RoBERTa loses the positions up to its padding token's id; what fits trains, what does not is said at once."""
     lost = 1 if family in ("roberta", "xlm-roberta", "camembert") else 0
     wanted = loading.check(table_of(family), "test").model
-    with pytest.raises(BadInput, match=f"{POSITIONS - lost + 1} tokens do not fit"):
+    with pytest.raises(BadInput, match=f"{POSITIONS - lost + 1} tokens exceed"):
         build.model_config(wanted, VOCABULARY, POSITIONS - lost + 1)
     fits = build.model_config(wanted, VOCABULARY, POSITIONS - lost)
     made = getattr(transformers, build.AUTO_CLASS[anatomy.family(family).task]).from_config(fits).eval()
