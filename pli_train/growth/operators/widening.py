@@ -65,7 +65,7 @@ class WideningOperator(Operator):
         """
         for id in self.layers or []:
             if id not in lineage.stack:
-                raise BadLineage(f"layer '{id}' is not in the stack then ({lineage})")
+                raise BadLineage(f"layer '{id}' is not in the stack at that step ({lineage})")
         few = [id for id in lineage.stack if (self.count(lineage, id) or 0) < self.to]
         chosen = few if self.layers is None else self.layers
         if not chosen:

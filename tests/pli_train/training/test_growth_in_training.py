@@ -336,7 +336,7 @@ def test_every_mistake_of_a_schedule_is_reported_before_training(config_of, tmp_
     assert "event 5 (0.5@4): index 4 is outside the stack" in message
     assert "event 6 (0.45@0): is earlier than the event listed before" in message
     assert "event 6 (0.45@0): the donor 'q' is not in the stack at that step (a)" in message
-    assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack then (a)" in message
+    assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack at that step (a)" in message
 
 
 def test_what_only_the_model_knows_is_reported_before_training_too(config_of, tmp_path):
