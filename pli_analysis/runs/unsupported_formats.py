@@ -122,7 +122,7 @@ def quantized(names: Collection[str], config: Mapping[str, Any]) -> str | None:
     """Explain in one line that tensors are of a quantized model or an adapter; None for other tensors.
 
     >>> quantized(["model.layers.0.mlp.up_proj.qweight"], {"quantization_config": {"quant_method": "awq"}})[:33]
-    'is quantized (awq): weights are st'
+    'is quantized (awq): weights are s'
     >>> quantized(["h.0.attn.c_attn.weight"], {})
     """
     endings = {name.rpartition(".")[2] for name in names}

@@ -184,7 +184,7 @@ def test_of_equally_ranked_lists_one_is_taken_and_the_others_are_reported(tmp_pa
         == "only the layers of 'vision.layers' are measured; to measure others, use --stack: 'text.layers' (2 layers)"
     )
     other = open_run(tmp_path, stack="text.layers")
-    assert len(other.lineage.stack) == 2 and "'vision.layers' (3)" in other.notes[1]
+    assert len(other.lineage.stack) == 2 and "'vision.layers' (3 layers)" in other.notes[1]
     assert api.drift(other)["relative_l2"].iloc[-1] != api.drift(run)["relative_l2"].iloc[-1]  # kept apart in the cache
     with pytest.raises(BadInput, match=r"--stack text\.layer: there are no layers; did you mean 'text\.layers'\?"):
         _ = open_run(tmp_path, stack="text.layer").lineage
@@ -198,7 +198,7 @@ def test_stages_of_one_block_are_reported_and_can_be_chosen(tmp_path):
     written(tmp_path, moving(shapes))
     run = open_run(tmp_path)
     assert run.lineage.stack == ["a", "b", "c"]
-    assert run.notes[1].endswith("with --stack: 'stages.2.blocks' (2), 'stages.0.blocks' (1)")
+    assert run.notes[1].endswith("use --stack: 'stages.2.blocks' (2 layers), 'stages.0.blocks' (1 layer)")
     assert open_run(tmp_path, stack="stages.0.blocks").lineage.stack == ["a"]
 
 

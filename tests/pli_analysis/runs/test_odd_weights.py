@@ -58,9 +58,9 @@ NAMES = {
     ("llama", "_orig_mod."): lambda name: f"_orig_mod.{name}",
     ("llama", "base_model."): lambda name: f"base_model.model.{name}",
     ("llama", "_fsdp_wrapped_module."): in_layers,
-    ("llama", "'model.' (a module that held"): lambda name: f"model.{name}",
-    ("llama", "'net.' (a module that held"): lambda name: f"net.{name}",
-    ("bert", "'model.' (a module that held"): lambda name: f"model.{name}",
+    ("llama", "'model.' (a module that contains"): lambda name: f"model.{name}",
+    ("llama", "'net.' (a module that contains"): lambda name: f"net.{name}",
+    ("bert", "'model.' (a module that contains"): lambda name: f"model.{name}",
     ("bert", "'_orig_mod.' (torch.compile)"): lambda name: f"_orig_mod.module.{name}",
 }
 
@@ -426,7 +426,7 @@ DAMAGES = {
     "model.safetensors is truncated: has ": cut,
     "16 bytes more than its header states": longer,
     "model.safetensors: is empty": written(run_folder.WEIGHTS, b""),
-    "`git lfs pull` gets it": written(run_folder.WEIGHTS, LFS),
+    "get the file with `git lfs pull`": written(run_folder.WEIGHTS, LFS),
     "header too large": written(run_folder.WEIGHTS, struct.pack("<Q", 132_095_296) + b"{}" * 99),
     "unknown variant": with_header(without_type),
     "config.json: not readable as JSON": written(run_folder.CONFIG, b"{"),
@@ -444,7 +444,7 @@ def test_one_bad_checkpoint_is_passed_over_by_name_and_the_others_are_read(messa
     DAMAGES[message](folder / "checkpoint-2")
     run = open_run(folder)
     assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
-    assert len(run.damaged) == 1 and run.damaged[0].startswith("checkpoint-2 ") and message in run.damaged[0]
+    assert len(run.damaged) == 1 and run.damaged[0].startswith("checkpoint-2: ") and message in run.damaged[0]
     assert str(folder) not in run.damaged[0] and "\n" not in run.damaged[0]
     np.testing.assert_allclose(found(run), expected(plain["llama"], "llama")[::2], rtol=1e-6)
     for step in (1, 3):
@@ -461,7 +461,7 @@ def test_a_checkpoint_of_ours_that_cannot_be_read_is_passed_over_too(name, runs,
     data = (at.path / name).read_bytes()
     (at.path / name).write_bytes(b"[" * len(data))  # as long as its manifest says
     run = open_run(folder)
-    assert [line.split()[0] for line in run.damaged] == [at.path.name] and name in run.damaged[0]
+    assert [line.split(":")[0] for line in run.damaged] == [at.path.name] and name in run.damaged[0]
     whole = api.drift(open_run(runs["gpt2"]))
     rest = whole[whole["checkpoint"] != str(at.name)]
     columns = ["part", "checkpoint", "relative_l2", "cosine_distance"]

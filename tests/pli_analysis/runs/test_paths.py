@@ -277,7 +277,7 @@ def test_outputs_of_trainer_are_runs_in_every_command(outputs, tmp_path):
     shown = asked("report", f"g={one}", f"g={other}", f"h={one.parent.parent / 'b' / 'out' / 'checkpoint-8'}")
     assert shown.exit_code == 0, (shown.output, shown.exception)
     assert "3 runs in 2 groups side by side" in shown.stdout and "is not known" in shown.stdout
-    assert "name it alone" in refusal("drift", one, other)
+    assert "give it alone" in refusal("drift", one, other)
     assert "holds 2 runs; give one of" in refusal("lineage", one.parent.parent)
     assert rows("drift", one.parent)[0]["part"] == "a"  # the only one there
     assert len({row["run"] for row in rows("scalars", one.parent.parent)}) == 2
