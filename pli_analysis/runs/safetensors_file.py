@@ -50,7 +50,7 @@ def _explain(path: Path) -> str | None:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     if ends and expected > size:
-        return f"is truncated: has {size} of {expected} bytes"
+        return f"is truncated ({size} of {expected} bytes)"
     return f"has {size - expected} bytes more than its header states" if ends and expected < size else None
 
 

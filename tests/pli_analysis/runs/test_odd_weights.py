@@ -423,7 +423,7 @@ def emptied(at):
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 DAMAGES = {
-    "model.safetensors is truncated: has ": cut,
+    "model.safetensors: is truncated (": cut,
     "16 bytes more than its header states": longer,
     "model.safetensors: is empty": written(run_folder.WEIGHTS, b""),
     "get the file with `git lfs pull`": written(run_folder.WEIGHTS, LFS),
