@@ -263,7 +263,7 @@ def require_parts(checkpoint: Checkpoint, level: str) -> None:
 
 @lru_cache(maxsize=8)
 def _lineage(text: str) -> Lineage:
-    """Checkpoints between two events tell one lineage, and share it: an analysis changes none."""
+    """Parse a lineage. Cached, as all checkpoints between two events have the same; callers must not change it."""
     return Lineage.from_json(text)
 
 

@@ -340,10 +340,10 @@ def _events_until(lineage: Lineage, step: int, after: bool) -> int:
 
 def _births(lineage: Lineage, id: str) -> list[tuple[str, int]]:
     """Return (part, birth step) of a layer, and of the heads and FFN units that were added to it later."""
-    layer, found = lineage.layers[id], [(id, lineage.layers[id].birth.step)]
-    found += [(f"heads of {id}", head.step) for head in layer.heads.values() if head.event != layer.birth.event]
+    layer, births = lineage.layers[id], [(id, lineage.layers[id].birth.step)]
+    births += [(f"heads of {id}", head.step) for head in layer.heads.values() if head.event != layer.birth.event]
     later = [event for event in layer.widths if event and event != layer.birth.event]
-    return found + [(f"FFN units of {id}", lineage.events[event - 1].step) for event in later]
+    return births + [(f"FFN units of {id}", lineage.events[event - 1].step) for event in later]
 
 
 def unusable(checkpoint: Checkpoint, has_lineage: bool) -> str | None:

@@ -91,13 +91,13 @@ def _selected(lists: list[Blocks], stack: str | None) -> Blocks:
         raise BadInput("no layers found: no tensor names are numbered from 0 without gaps, as `layers.0.…` are")
     if stack is None:
         return lists[0]
-    found = next((one for one in lists if one.path == stack), None)
-    if found is None:
+    chosen = next((one for one in lists if one.path == stack), None)
+    if chosen is None:
         paths = [one.path for one in lists]
         raise BadInput(
             f"--stack {stack}: there are no layers{did_you_mean(stack, paths)} (available: {_listed(paths)})"
         )
-    return found
+    return chosen
 
 
 def _left_out(chosen: Anatomy, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:

@@ -145,15 +145,15 @@ def _open_below(
     only = run_paths.alone(folder)
     if only is not None and only != folder:
         return open_foreign([only], lineage_file, on_progress, stack)
-    found = run_paths.find(folder)
-    models = [str(source.path) for source in found if source.has_checkpoints and source.path != folder]
+    sources = run_paths.find(folder)
+    models = [str(source.path) for source in sources if source.has_checkpoints and source.path != folder]
     if len(models) == 1:
         return open_foreign([Path(models[0])], lineage_file, on_progress, stack)
     if models:
         more = f" and {len(models) - 4} more" if len(models) > 4 else ""
         listed = f"{', '.join(models[:4])}{more}"
         raise BadInput(f"{folder}: holds models whose names have no step; give them in training order: {listed}")
-    if found:
+    if sources:
         raise BadInput(f"{folder}: holds logs but no checkpoints; read it with `pli-analyze scalars` or `compare`")
     message = f"{folder}: not a run or a model: it holds neither {run_folder.RUN} nor checkpoints"
     raise BadInput("; ".join([message, *run_paths.links(folder)]))
