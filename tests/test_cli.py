@@ -151,7 +151,10 @@ def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
     run = Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
     (tmp_path / "bare").mkdir()
     for command in ("lineage", "drift", "report"):
-        refused(call("pli-analyze", command, tmp_path / "bare"), "not a run, it holds no run.json")
+        refused(
+            call("pli-analyze", command, tmp_path / "bare"),
+            "not a run or a model: it holds neither run.json nor checkpoints",
+        )
         refused(call("pli-analyze", command, tmp_path / "nowhere"), "no such folder")
     refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is a run")
     refused(call("pli-analyze", "drift", run, "-o", tmp_path / "no" / "where.csv"), "cannot be written")
@@ -174,7 +177,7 @@ def test_half_deleted_checkpoints_are_passed_over_with_a_line_each(runs, tmp_pat
     done = call("pli-analyze", "drift", run, "-f", "csv")
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "passed over: checkpoint-4 has no readable manifest.json",
-        f"passed over: checkpoint-{STEPS} lacks model.safetensors",
+        "passed over: checkpoint-4: has no readable manifest.json",
+        f"passed over: checkpoint-{STEPS}: lacks model.safetensors",
     ]
     assert f"checkpoint-{STEPS}" not in done.stdout

@@ -242,7 +242,7 @@ def test_a_folder_of_runs_is_its_runs(seeds, tmp_path):
         shutil.copytree(seeds[name], tmp_path / "runs" / name)
     printed = asked_for("report", tmp_path / "runs").stdout
     assert "full and grown: 2 runs side by side" in printed
-    refused(call("pli-analyze", "drift", tmp_path / "runs"), "holds 2 runs: name one of")
-    refused(call("pli-analyze", "watch", tmp_path / "runs"), "holds 2 runs: name one of")
+    refused(call("pli-analyze", "drift", tmp_path / "runs"), "holds 2 runs; give one of")
+    refused(call("pli-analyze", "watch", tmp_path / "runs"), "holds 2 runs; give one of")
     shutil.rmtree(tmp_path / "runs" / "full")
     assert "grown  finished" in asked_for("watch", tmp_path / "runs", "--once").stdout

@@ -379,7 +379,7 @@ def test_a_removal_and_an_insertion_are_counted_separately(tmp_path):
 @pytest.mark.parametrize(
     "family, change, message",
     [
-        ("bert", lambda config: config | {"model_type": "roberta"}, "is a roberta, and "),
+        ("bert", lambda config: config | {"model_type": "roberta"}, "model_type is 'roberta', but that of "),
         ("gpt2", lambda config: config | {"n_head": 8}, "another shape"),
         ("gpt2", lambda config: config | {"n_head": 2}, "fewer than"),
     ],

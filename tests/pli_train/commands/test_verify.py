@@ -112,6 +112,6 @@ def test_verify_by_command_and_what_analysis_passes_over(run):
         assert plain.returncode == checked.returncode == 0
         assert plain.stderr == ""
         assert checked.stderr.startswith(
-            "passed over: checkpoint-8 its model.safetensors has changed (its hash differs)"
+            "passed over: checkpoint-8: its model.safetensors has changed (its hash differs)"
         )
     assert [str(c.name) for c in open_run(run, hashes=True).checkpoints].count("checkpoint-8") == 0
