@@ -149,7 +149,10 @@ REFUSED = {
         {"step": 8, "changes": ["growth.schedule=3@0 6@2 6@1 7@4"]},
         "due at step 7, before the fork",
     ),
-    "an end in the past": ({"step": 4, "changes": ["train.steps=3", "growth.schedule=2@0"]}, "is after the last step, 3"),
+    "an end in the past": (
+        {"step": 4, "changes": ["train.steps=3", "growth.schedule=2@0"]},
+        "is after the last step, 3",
+    ),
     "an unknown key": ({"step": 4, "changes": ["optim.rate=1"]}, "optim.rate: unknown key"),
 }
 

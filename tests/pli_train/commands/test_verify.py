@@ -111,5 +111,7 @@ def test_verify_by_command_and_what_analysis_passes_over(run):
         plain, checked = call("pli-analyze", command, run), call("pli-analyze", command, run, "--verify")
         assert plain.returncode == checked.returncode == 0
         assert plain.stderr == ""
-        assert checked.stderr.startswith("passed over: checkpoint-8 its model.safetensors has changed (its hash differs)")
+        assert checked.stderr.startswith(
+            "passed over: checkpoint-8 its model.safetensors has changed (its hash differs)"
+        )
     assert [str(c.name) for c in Run.open(run, hashes=True).checkpoints].count("checkpoint-8") == 0
