@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-BESIDE := -n 2 --dist loadfile
+# In the order of their names, long files come first and the many short ones last: no worker waits for another.
+BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all check docs baseline bert vit seed-appendix install clean
 

@@ -11,7 +11,7 @@ __all__ = ["disturbance", "drift", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
-    # On first use, so that `--help` loads nothing heavy.
+    # Imported on first use, so that `--help` loads no heavy libraries.
     if name in __all__:
         from pli_analysis import api
 

@@ -19,7 +19,7 @@ __all__ = ["disturbance", "drift", "open_run"]
 def drift(
     run: Run, of: str = "layer", *, gauge: bool = False, spectral: bool = False, threads: int = 1
 ) -> pd.DataFrame:
-    """Measure how far each part is from its birth weights.
+    """Measure the distance of each part from its birth weights.
 
     Arguments, columns and errors are those of `pli_analysis.metrics.drift.drift.drift`.
     """
@@ -29,15 +29,15 @@ def drift(
 
 
 def disturbance(run: Run, window: int | None = None, twins: Sequence[Run] | None = None) -> Disturbance:
-    """Measure what each growth event disturbed: see `pli_analysis.metrics.disturbance.disturbance`.
+    """Measure the effect of each growth event: see `pli_analysis.metrics.disturbance.disturbance`.
 
     Args:
         run: a run that grew.
-        window: steps to look at on each side; by the run's schedule if None.
-        twins: forks that did not grow; those in the same folder if None.
+        window: steps to use on each side of an event; None for a default from the intervals between events.
+        twins: forks of the run that did not grow; None for those in the same folder.
 
     Raises:
-        BadInput: when the run did not grow, or its checkpoints cannot be read.
+        BadInput: if a checkpoint cannot be read.
     """
     from pli_analysis.metrics.disturbance import disturbance as metric
     from pli_analysis.metrics.disturbance import event_context

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Which part of a model a row is of, and when.
+# The part of a model, and the step.
 RUN = "run"
 GROUP = "group"
 SEED = "seed"
@@ -65,7 +65,7 @@ GRAD_NORM_AFTER = "grad_norm_after"
 GRAD_NORM_RATIO = "grad_norm_ratio"
 MEASUREMENTS = "measurements"
 
-# Similarity of pairs of layers, `a` and `b`; see `of_side`.
+# Similarity of layer pairs, `a` and `b`: see `of_side`.
 RUN_A, LAYER_A, CHECKPOINT_A, STEP_A, INDEX_A = "run_a", "layer_a", "checkpoint_a", "step_a", "index_a"
 RUN_B, LAYER_B, CHECKPOINT_B, STEP_B, INDEX_B = "run_b", "layer_b", "checkpoint_b", "step_b", "index_b"
 CKA = "cka"
@@ -76,7 +76,7 @@ COMPARED_TOKENS = "compared_tokens"
 COSINE_SIMILARITY = "cosine_similarity"
 MATRICES = "matrices"
 
-# Loss, and disturbance of the loss.
+# Loss, and effects of growth events on it.
 SPLIT = "split"
 LOSS = "loss"
 LOSS_BEFORE = "loss_before"
@@ -107,7 +107,7 @@ STEPS_SINCE = "steps_since"
 EXCESS_LOSS = "excess_loss"
 SMOOTHED_EXCESS_LOSS = "smoothed_excess_loss"
 
-# Disturbance of layers.
+# Effects of growth events on layers.
 LAYERS_FROM_EVENT = "layers_from_event"
 OUTPUT_CHANGE = "output_change"
 CKA_DISTANCE = "cka_distance"
@@ -149,7 +149,7 @@ VALUE = "value"
 
 
 def of_side(column: str, side: str) -> str:
-    """The column of one of the two layers of a pair.
+    """Return the name of a column for one of the two layers of a pair.
 
     >>> of_side(LAYER, "a")
     'layer_a'
@@ -158,7 +158,7 @@ def of_side(column: str, side: str) -> str:
 
 
 def z_of(column: str) -> str:
-    """The column with the robust z of another.
+    """Return the name of the column with the robust z of another column.
 
     >>> z_of(OUTPUT_CHANGE)
     'output_change_z'
@@ -167,5 +167,5 @@ def z_of(column: str) -> str:
 
 
 def of_method(column: str, method: str) -> str:
-    """The column where a further method of a map puts points: `x_tsne`."""
+    """Return the name of a coordinate column of a further map method, such as `x_tsne`."""
     return f"{column}_{method}"

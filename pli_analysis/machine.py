@@ -15,24 +15,24 @@ from packaging.requirements import Requirement
 from pli_train.core import cache
 
 LEAST_FREE = 2**30
-"""Bytes free below which the cache may not hold what it is for."""
+"""Minimum free bytes on the disk of the cache."""
 FOR = {
     "parquet": "tables and texts as .parquet, texts as .zst",
-    "hub": "corpora of the hub",
+    "hub": "corpora of the Hugging Face hub",
 }
-"""What each extra is for; those of training and development are not looked at."""
+"""Purpose of each extra; extras for training and development are not checked."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: it is.
-        found: a version, a size, a place; empty when it is not there.
-        state: `ok`, `missing` (nothing works without) or `optional` (not there, and only `use` needs it).
+        what: what was checked.
+        found: its version, size or path; empty if not found.
+        state: `ok`, `missing` (required, but not found) or `optional` (not found, and only `use` needs it).
         use: what needs it.
-        do: what to do about it, empty when nothing.
+        do: what the user can do; empty if nothing is needed.
     """
 
     what: str
@@ -43,7 +43,7 @@ class Finding:
 
 
 def check() -> Iterator[Finding]:
-    """Look at Python, libraries, the cache and the devices."""
+    """Check Python, libraries, the cache and the devices."""
     version = ".".join(map(str, sys.version_info[:3]))
     new = sys.version_info >= (3, 11)
     yield Finding(
@@ -75,22 +75,24 @@ def _version(name: str) -> str:
 
 
 def _cache() -> Finding:
-    """The folder of what is kept between calls. It need not be there yet."""
+    """Check the cache folder, which need not exist yet."""
     root = cache.root()
-    there = next(path for path in (root, *root.parents) if path.exists())
-    held = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) if root.exists() else 0
-    free, use = shutil.disk_usage(there).free, "second calls, which read only what is new"
-    message = f"{root}: {held / 1e6:,.0f} MB, {free / 1e9:,.1f} GB free"
-    if not os.access(there, os.W_OK):
-        return Finding("cache", message, "optional", use, "set PLI_CACHE to a folder that can be written to")
+    existing = next(path for path in (root, *root.parents) if path.exists())
+    used = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) if root.exists() else 0
+    free, use = shutil.disk_usage(existing).free, "repeated calls: they read only new data"
+    found = f"{root}: {used / 1e6:,.0f} MB, {free / 1e9:,.1f} GB free"
+    if not os.access(existing, os.W_OK):
+        return Finding("cache", found, "optional", use, "set PLI_CACHE to a writable folder")
     if free < LEAST_FREE:
-        return Finding("cache", message, "optional", use, f"free some space, or set PLI_CACHE; {root} may be removed")
-    return Finding("cache", message, "ok", use, "")
+        return Finding(
+            "cache", found, "optional", use, f"free some disk space, or set PLI_CACHE; {root} can be deleted"
+        )
+    return Finding("cache", found, "ok", use, "")
 
 
 def _devices() -> Finding:
-    """Analysis runs on the CPU alone; what training would have is told beside it."""
+    """List CPU cores and GPUs. Analysis uses only the CPU; GPUs are listed for training."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    message = f"{cores} CPU cores" + (f", {gpus} NVIDIA GPUs (not used by analysis)" if gpus else "")
-    return Finding("devices", message, "ok", "everything", "")
+    found = f"{cores} CPU cores" + (f", {gpus} NVIDIA GPUs (not used by analysis)" if gpus else "")
+    return Finding("devices", found, "ok", "everything", "")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """How a table is written: as in `rows`, which knows no libraries of tables, and as Parquet."""
+    """Output format of a table: those of `pli_train.core.cli.tables`, and Parquet."""
 
     TABLE = "table"
     JSON = "json"
@@ -31,23 +31,23 @@ ENDINGS = {".txt": "table", ".json": "json", ".csv": "csv", ".md": "md", ".parqu
 
 
 def format_of(format: Format | None, out: Path | None) -> Format:
-    """How a table is written: as was asked for, else as the file's ending says, else as on a terminal.
+    """Return the output format: the given one, or else that of the file's ending, or else `table`.
 
     Args:
-        format: what was asked for.
-        out: the file; None for stdout.
+        format: the format given by the user, if any.
+        out: the output file; None for stdout.
 
     Raises:
-        BadInput: when the ending is an unknown one, or Parquet is to be printed or lacks its library.
+        BadInput: if the ending is unknown, Parquet would be written to stdout, or its library is missing.
     """
     ending = "" if out is None else out.suffix.lower()
     if format is None and ending and ending not in ENDINGS:
-        raise BadInput(f"{out}: {ending} is none of {', '.join(ENDINGS)}: name another file, or say --format too")
+        raise BadInput(f"{out}: unknown file ending {ending}; use one of {', '.join(ENDINGS)}, or give --format")
     chosen = format or Format(ENDINGS.get(ending, "table"))
     if chosen is Format.PARQUET and out is None:
-        raise BadInput("--format parquet: is no text, so give it a file: -o FILE.parquet")
+        raise BadInput("--format parquet: is a binary format; write it to a file with -o FILE.parquet")
     if chosen is Format.PARQUET and find_spec("pyarrow") is None:
-        raise BadInput("--format parquet: needs the `parquet` extra: pip install 'pli[parquet]'")
+        raise BadInput("--format parquet: needs the `parquet` extra; install it with: pip install 'pli[parquet]'")
     return chosen
 
 
@@ -55,10 +55,10 @@ def emit(table: pd.DataFrame, format: Format | None, out: Path | None, whole: bo
     """Write a table to a file, or to stdout.
 
     Args:
-        table: to be written.
-        format: how; see `format_of`.
-        out: the file.
-        whole: no cell is missing, so that NaN is a value: see `render`.
+        table: the table.
+        format: output format: see `format_of`.
+        out: output file; None for stdout.
+        whole: whether no cell is missing, so that NaN is a value: see `render`.
 
     Raises:
         BadInput: as `format_of`.
@@ -70,7 +70,7 @@ def emit(table: pd.DataFrame, format: Format | None, out: Path | None, whole: bo
 
 
 def put(data: str | bytes, out: Path | None) -> None:
-    """Write to a file, or text to stdout: there as its encoding allows. Raises as `output.write`."""
+    """Write data to a file, or print text to stdout in its encoding. Raises as `output.write`."""
     if isinstance(data, str) and out in (None, output.STDOUT):
         print(data, end="")
     elif out is not None:
@@ -78,11 +78,11 @@ def put(data: str | bytes, out: Path | None) -> None:
 
 
 def render(table: pd.DataFrame, format: Format, whole: bool = False) -> str:
-    """A table as text, closed by a newline.
+    """Format a table as text that ends with a newline.
 
-    Missing values are empty; JSON is a list of records with null, and has infinity as the words that TensorBoard's
-    downloads have: "Infinity" and "-Infinity". In a `whole` table no cell is missing, and NaN is written too: as `nan`,
-    and in JSON as "NaN". Python's `float` takes all of these back.
+    Missing values are empty, and null in JSON, which is a list of records. Infinity in JSON is the string "Infinity" or
+    "-Infinity", as in TensorBoard's downloads. In a `whole` table no cell is missing, and NaN is written as `nan`, in
+    JSON as "NaN". Python's `float` parses all of these.
     """
     if format is Format.JSON:
         import json
@@ -96,7 +96,7 @@ def render(table: pd.DataFrame, format: Format, whole: bool = False) -> str:
 
 
 def parquet(table: pd.DataFrame, whole: bool = False) -> bytes:
-    """A table as a Parquet file. Missing values are null; in a `whole` table NaN stays NaN."""
+    """Format a table as a Parquet file. Missing values are null; in a `whole` table NaN remains NaN."""
     import io
 
     import pyarrow
@@ -109,14 +109,14 @@ def parquet(table: pd.DataFrame, whole: bool = False) -> bytes:
 
 
 def cell(value: object) -> str:
-    """One value as people read it: six significant digits, nothing for missing."""
+    """Format one value for display: six significant digits, empty if missing."""
     import pandas as pd
 
     return "" if value is pd.NA else tables.cell(value)
 
 
 def _plain(column: pd.Series, whole: bool) -> list[object]:
-    """A column's values as JSON has them."""
+    """Return a column's values as JSON values."""
     import numpy as np
 
     values: np.ndarray = column.astype(object).to_numpy(copy=True)

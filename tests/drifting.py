@@ -1,4 +1,4 @@
-"""Runs that nobody trained: a tiny model whose weights are moved at random and which grows, written as a run is."""
+"""Runs without training: a tiny model that grows and whose weights move at random, written as a run."""
 
 import copy
 import hashlib
@@ -10,10 +10,14 @@ from safetensors.torch import save_file
 from pli_train.core import anatomy
 from pli_train.core.run_format import run_folder
 from pli_train.growth.initial_shape import start_of
+from pli_train.growth.operators.ffn import WidenFFN
+from pli_train.growth.operators.heads import AddHeads
+from pli_train.growth.operators.insert import Insert
+from pli_train.growth.operators.swap import Swap
 from pli_train.models import build as models
 from pli_train.models import padding
 from pli_train.training.tensorboard import ScalarWriter
-from tests.families import tiny
+from tests.families import HEADS, OPTIONAL, UNITS, tiny
 
 
 class Drifting:
@@ -50,7 +54,7 @@ class Drifting:
         self.save()
 
     def rates(self, rates):
-        """Log learning rates: tag → {step: rate}."""
+        """Log learning rates from tag → {step: rate}."""
         scalars = ScalarWriter(self.folder)
         for tag, values in rates.items():
             for step, value in values.items():
@@ -58,7 +62,7 @@ class Drifting:
         scalars.close()
 
     def save(self, after=True):
-        """A checkpoint of weights only, with a manifest."""
+        """Write a checkpoint with weights only, with a manifest."""
         path = self.folder / str(run_folder.CheckpointName(self.step, after))
         path.mkdir()
         weights = {
@@ -79,10 +83,32 @@ class Drifting:
 
 
 def vouch(checkpoint):
-    """Write the manifest of a checkpoint as it lies there."""
+    """Write the manifest for the current files of a checkpoint."""
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for path in sorted(checkpoint.iterdir())
         if path.name != run_folder.MANIFEST
     }
     (checkpoint / run_folder.MANIFEST).write_text(json.dumps({"files": files}))
+
+
+RATES = {run_folder.LR: {2: 0.1, 4: 0.3, 7: 0.2}}
+
+
+def grown(folder, family):
+    """A run with every way of growth; the layers of the last stack have heads, units and donors of all kinds."""
+    run = Drifting(folder, family, heads=2, **OPTIONAL.get(family, {}))
+    run.move(steps=2)
+    run.grow(Insert(at=0, index=1, initializer="clone-noise", noise=0.1))
+    run.move()
+    run.grow(AddHeads(at=0, to=HEADS, initializer="clone", output="split"))
+    run.move(steps=3)
+    run.grow(Insert(at=0, index=2, initializer="random"))
+    run.move()
+    run.grow(WidenFFN(at=0, to=UNITS + 16, initializer="random"))
+    run.move()
+    run.grow(Swap(at=0, indices=[1, 2]))
+    run.move(steps=2)
+    run.save()
+    run.rates(RATES)
+    return run.folder

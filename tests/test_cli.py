@@ -1,43 +1,17 @@
-"""The two commands as people use them: what they print, where, and the code they leave."""
+"""The two commands as users call them: output, streams and exit codes."""
 
 import csv
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pli_train.core.run_format import run_folder
+from tests.commands import call, refused
 from tests.conftest import STEPS
-
-ROOT = Path(__file__).parent.parent
-
-
-def call(command, *words, cwd=None):
-    module = {"pli-train": "pli_train.cli", "pli-analyze": "pli_analysis.cli"}[command]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, words)], capture_output=True, text=True, cwd=cwd, env=environment
-    )
-
-
-def heeds_ctrl_c():
-    """To be called in a new process: tests that run in the background of a shell hand on that Ctrl-C is ignored."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def refused(done, message):
-    """One clear line on stderr, exit 2, nothing on stdout."""
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    return done.stderr.splitlines()
+from tests.warm import ROOT
 
 
 @pytest.mark.parametrize("command", ["pli-train", "pli-analyze"])
@@ -84,7 +58,7 @@ def test_every_named_schedule_is_listed_with_its_paper():
     lines = {line.split()[0]: line for line in call("pli-train", "schedules").stdout.splitlines()}
     written = {path.stem.replace("_", "-") for path in (ROOT / "pli_train/growth/schedules").glob("*.py")}
     assert lines.keys() == written - {"--init--", "named", "position"}
-    assert "Double the depth at each moment, the copy on top." in lines["stackbert"]
+    assert "Double the depth at each moment, with the copies on top." in lines["stackbert"]
     assert lines["stackbert"].endswith("Gong et al. 2019, proceedings.mlr.press/v97/gong19a")
 
 
@@ -103,7 +77,7 @@ def test_seed_appendix_says_plainly_that_no_hub_is_within_reach(tmp_path):
 
 
 def test_a_run_and_its_reading_from_an_empty_folder(tmp_path, corpus):
-    """Two commands with their defaults, in a folder of their own: a run under runs/, then a report on the newest."""
+    """Two commands with default arguments in a new folder: a run under runs/, then a report on the newest run."""
     (tmp_path / "mine.toml").write_text(
         'extends = "tiny"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 6\nblock_size = 16\neval_blocks = 4\n'
         f'[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'
@@ -139,14 +113,18 @@ BAD = {
     "an unknown key": (["plan", "tiny", "--set", "optim.learning_rate=1"], "unknown key; did you mean 'optim.lr'?"),
     "a wrong type": (["plan", "tiny", "--set", "train.steps=soon"], "train.steps: input should be a valid integer"),
     "an index beyond the stack": (["run", "tiny", "--set", "growth.schedule=0.5@2"], "index 2 is outside the stack"),
-    "a donor that is not there": (["run", "--set", "growth.donor=q"], "the donor 'q' is not in the stack then (a)"),
+    "a donor that is not there": (["run", "--set", "growth.donor=q"], "donor 'q' is not in the stack at that step (a)"),
     "a missing corpus": (["run", "--set", "data.source=./nowhere"], "data.source: nowhere: no such file or folder"),
     "a config field unknown": (
         ["plan", "--set", "model.config.n_hed=3"],
         "n_hed: not a field of gpt2's config; did you",
     ),
-    "heads that do not divide": (["run", "--set", "model.config.n_head=3"], "model.config: "),
-    "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens do not fit n_positions"),
+    # The model is looked at before the corpus, which may take minutes to tokenize.
+    "heads that do not divide": (
+        ["run", "--set", "model.config.n_head=3", "--set", "data.source=./nowhere"],
+        "model.config: ",
+    ),
+    "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens exceed n_positions"),
     "no run to resume": (["resume", "nowhere"], "nowhere: no such folder"),
     "a folder that is no run": (["resume", "."], "not a run, it holds no run.json"),
     "nothing to check": (["check", "baseline"], "growth.schedule: has no event, so there is nothing to check"),
@@ -178,7 +156,7 @@ def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
             "not a run or a model: it holds neither run.json nor checkpoints",
         )
         refused(call("pli-analyze", command, tmp_path / "nowhere"), "no such folder")
-    refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is")
+    refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is a run")
     refused(call("pli-analyze", "drift", run, "-o", tmp_path / "no" / "where.csv"), "cannot be written")
     refused(
         call("pli-analyze", "drift", run, "--of", "toe"),
@@ -186,7 +164,7 @@ def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
     )
     refused(call("pli-analyze", "report", cwd=tmp_path / "run"), "no run under runs/")
     (run / run_folder.LINEAGE).write_text('{"format": "pli-lineage"}')
-    refused(call("pli-analyze", "lineage", run), "lineage.json: no lineage")
+    refused(call("pli-analyze", "lineage", run), "lineage.json: not a lineage")
     for path in run.glob("checkpoint-*"):
         (path / run_folder.WEIGHTS).unlink()
     refused(call("pli-analyze", "drift", run), "holds no whole checkpoint")

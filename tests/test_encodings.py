@@ -1,4 +1,4 @@
-"""What the commands print where there is no Unicode: on ASCII and old terminals, and in the C locale."""
+"""Output of the commands without Unicode: on ASCII and old terminals, and in the C locale."""
 
 import os
 import re
@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from pli_train.core.cli import encoding
-from tests.test_cli import ROOT
-from tests.test_shell import at_a_terminal
+from tests.commands import at_a_terminal, call, fresh
+from tests.warm import PACKAGES, ROOT
 
 UNICODE = {"PYTHONIOENCODING": "utf-8"}
 C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
@@ -19,19 +19,10 @@ PATHS = {
     "latin-1": ({"PYTHONIOENCODING": "latin-1"}, "latin-1"),
     "C": (C, "ascii"),
 }
-MODULES = {"pli-train": "pli_train.cli", "pli-analyze": "pli_analysis.cli"}
-
-
-def called(words, environment, **settings):
-    """A command in an environment, its output in bytes."""
-    name, *rest = map(str, words)
-    command = [sys.executable, "-m", MODULES[name], *rest]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run(command, capture_output=True, env=environment, **settings)
 
 
 def numbers(text):
-    """What a fallback must not touch."""
+    """Text that a fallback must not change."""
     return re.findall(r"[0-9]+", text)
 
 
@@ -48,11 +39,11 @@ PRINTED = [  # the Unicode in it
 @pytest.mark.parametrize(("words", "sign"), PRINTED, ids=[words for words, _ in PRINTED])
 def test_what_is_printed_is_the_same_in_other_signs(words, sign, small_run):
     words = words.replace("RUN", str(small_run)).split()
-    usual = called(words, UNICODE)
+    usual = call(*words, text=False)
     expected = usual.stdout.decode()
     assert sign is None or sign in expected
     for environment, name in PATHS.values() if sign == "└─" else [PATHS["ascii"], PATHS["C"]]:
-        done = called(words, environment)
+        done = fresh(*words, env=environment)
         assert done.returncode == usual.returncode == 0
         message = done.stdout.decode(name)
         assert numbers(message) == numbers(expected) and len(message.splitlines()) == len(expected.splitlines())
@@ -66,14 +57,14 @@ def test_what_is_printed_is_the_same_in_other_signs(words, sign, small_run):
 def test_what_loads_torch_is_printed_too(words, position, small_run):
     words = f"pli-analyze {words}".replace("RUN", str(small_run)).split()
     environment, name = PATHS[position]
-    done, usual = called(words, environment), called(words, UNICODE)
+    done, usual = fresh(*words, env=environment), call(*words, text=False)
     assert done.returncode == usual.returncode == 0
     assert numbers(done.stdout.decode(name)) == numbers(usual.stdout.decode())
 
 
 def test_a_table_keeps_its_columns(small_run):
     usual, plain = (
-        called(["pli-analyze", "lineage", small_run], position).stdout.decode()
+        fresh("pli-analyze", "lineage", small_run, env=position).stdout.decode()
         for position in (UNICODE, {"PYTHONIOENCODING": "ascii"})
     )
     assert usual.replace("─", "-") == plain != usual
@@ -82,27 +73,27 @@ def test_a_table_keeps_its_columns(small_run):
 def test_machines_read_the_same(small_run):
     for format in ("json", "md"):
         words = ["pli-analyze", "lineage", small_run, "-f", format]
-        assert called(words, C).stdout == called(words, UNICODE).stdout
+        assert fresh(*words, env=C).stdout == call(*words, text=False).stdout
 
 
 def test_files_are_utf_8_whatever_the_terminal_is(small_run, tmp_path):
     for name, environment in {"usual": UNICODE, "plain": C}.items():
         page, table = (tmp_path / f"{name}.{ending}" for ending in ("html", "txt"))
         words = ["pli-analyze", "lineage", small_run, "--html", page, "-o", table]
-        assert called(words, environment).returncode == 0
+        assert fresh(*words, env=environment).returncode == 0
     for ending in ("html", "txt"):
         assert (tmp_path / f"plain.{ending}").read_bytes() == (tmp_path / f"usual.{ending}").read_bytes()
     assert "─" in (tmp_path / "plain.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("position", PATHS)
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", PACKAGES)
 def test_all_help_is_printed(name, position):
     environment, codec = PATHS[position]
     program = f"""
 import sys
 from typer.main import get_command
-from {MODULES[name]} import app, main
+from {PACKAGES[name]}.cli import app, main
 for command in ["", *get_command(app).commands]:
     sys.argv = [{name!r}, *filter(None, [command]), "--help"]
     try:
@@ -120,7 +111,7 @@ for command in ["", *get_command(app).commands]:
 @pytest.mark.parametrize("words", ["pli-analyze drift", "pli-train run"])
 def test_an_error_quotes_any_name(words, position):
     environment, codec = PATHS[position]
-    done = called([*words.split(), "n\u00e4her/\u2192\u65e5.toml"], environment)
+    done = fresh(*words.split(), "n\u00e4her/\u2192\u65e5.toml", env=environment)
     error = done.stderr.decode(codec)
     assert done.returncode == 2 and done.stdout == b"" and error.count("\n") == 1 and error.startswith("error: n")
     if position == "ascii":
@@ -131,43 +122,52 @@ def test_an_error_quotes_any_name(words, position):
 
 def test_a_name_that_is_no_text_is_quoted_as_its_bytes(tmp_path):
     for environment in (UNICODE, C):
-        done = called(["pli-analyze", "drift", os.fsdecode(b"a\xffb")], environment, cwd=tmp_path)
+        done = fresh("pli-analyze", "drift", os.fsdecode(b"a\xffb"), env=environment, cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.startswith(b"error: a\\xffb: no such folder")
 
 
 def test_a_printed_path_is_the_path(small_run, tmp_path):
-    """Scripts take it from stdout and go on with it."""
+    """Scripts read it from stdout and use it."""
     folder = os.fsencode(tmp_path) + b"/\xffn\xc3\xa4her"
     for environment in (UNICODE, C):
-        done = called(["pli-analyze", "scalars", small_run, "--download", os.fsdecode(folder)], environment)
+        done = fresh("pli-analyze", "scalars", small_run, "--download", os.fsdecode(folder), env=environment)
         assert done.returncode == 0 and done.stdout == folder + b"\n"
 
 
 def test_training_goes_on_in_the_c_locale(tmp_path, corpus):
-    """Every file is opened as UTF-8, whatever the locale would have."""
+    """Every file is opened as UTF-8 in any locale."""
     (tmp_path / "mine.toml").write_text(
         'extends = "tiny"\ndescription = "näher → 1"\n[tokenizer]\nvocab_size = 300\n'
         "[train]\nsteps = 4\nblock_size = 16\n"
         f'eval_blocks = 4\n[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 16, n_head = 2 }}\n',
         encoding="utf-8",
     )
-    words = ["pli-train", "run", "mine.toml", "--set", "growth.schedule=0.5@0", "-o", "run"]
-    done = called(words, C | {"PYTHONWARNDEFAULTENCODING": "1"}, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, b"run\n")
+    program = """
+import sys
+from pli_train.cli import main
+for words in (["run", "mine.toml", "--set", "growth.schedule=0.5@0", "-o", "run"], ["export", "run", "out"]):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 0, words
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | C | {"PYTHONWARNDEFAULTENCODING": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, b"run\nout\n")
     assert b"->" in done.stderr and done.stderr.isascii()
     warned = [line for line in done.stderr.splitlines() if b"EncodingWarning" in line]
     assert [line for line in warned if b"/pli_train/" in line or b"/pli_analysis/" in line] == []
-    assert called(["pli-train", "export", "run", "out"], C, cwd=tmp_path).returncode == 0
     assert "näher → 1" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_live_view_is_drawn(small_run):
-    code, out, said = at_a_terminal("pli_analysis", "watch", small_run, PYTHONIOENCODING="ascii")
+    code, out, said = at_a_terminal("pli-analyze", "watch", small_run, PYTHONIOENCODING="ascii")
     assert code == 0 and out.isascii() and "->" in out and said == ""
 
 
 def test_streams_that_are_closed(small_run):
-    """What is said on a stderr that is not there does not land among the data on stdout."""
+    """With a closed stderr, messages must not end up among the data on stdout."""
     command = f"{sys.executable} -m pli_analysis.cli compare {small_run} -f csv"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     message = [

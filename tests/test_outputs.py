@@ -1,4 +1,4 @@
-"""Where the commands write to: files of every format, links, devices, pipes, and what is refused before any work."""
+"""Output files of the commands: every format, links, devices, pipes, and what is rejected before any work."""
 
 import json
 import os
@@ -12,17 +12,16 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-ANALYZE = [sys.executable, "-m", "pli_analysis.cli"]
+from tests.commands import call, fresh
+from tests.warm import ROOT
 
 
-def analyze(*words, **settings):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([*ANALYZE, *map(str, words)], capture_output=True, env=environment, **settings)
+def analyze(*words):
+    return call("pli-analyze", *words, text=False)
 
 
 def refused(done, message):
-    """One clear line on stderr, exit 2, nothing on stdout."""
+    """Assert one clear line on stderr, exit code 2, and nothing on stdout."""
     error = done.stderr.decode()
     assert done.returncode == 2 and done.stdout == b"" and error.count("\n") == 1
     assert message in error
@@ -30,7 +29,7 @@ def refused(done, message):
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
-    """What is quickly made and read: two checkpoints of a model that was not trained, as Trainer lays them out."""
+    """Two checkpoints of an untrained model in Trainer's layout, fast to make and read."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     folder = tmp_path_factory.mktemp("small")
@@ -42,7 +41,7 @@ def small_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def message(small_run):
-    """What `lineage` prints of a run in each format of text."""
+    """Output of `lineage` for a run in each text format."""
     return {name: analyze("lineage", small_run, "-f", name).stdout for name in ("table", "json", "csv", "md")}
 
 
@@ -66,7 +65,7 @@ def test_a_format_that_is_named_counts_more_than_an_ending(small_run, message, t
 def test_an_unknown_ending_is_refused_with_those_that_are_known(small_run, tmp_path, name):
     ending = name[name.rindex(".") :]
     done = analyze("lineage", small_run, "-o", tmp_path / name)
-    refused(done, f"{ending} is none of .txt, .json, .csv, .md, .parquet: name another file, or say --format too")
+    refused(done, f"unknown file ending {ending}; use one of .txt, .json, .csv, .md, .parquet, or give --format")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,7 +87,7 @@ def test_a_report_to_stdout_is_the_page_and_nothing_else(small_run, tmp_path):
 
 
 def written_by(run, folder):
-    """The words of commands that between them write every kind of file there is, each to its file in a folder."""
+    """Arguments of commands that together write every kind of file, each to its file in a folder."""
     return [
         ["lineage", run, "--save", folder / "saved", "--html", folder / "page", "-o", folder / "table", "-f", "csv"],
         ["drift", run, "-f", "parquet", "-o", folder / "parquet"],
@@ -100,7 +99,7 @@ KINDS = ["saved", "page", "table", "parquet"]
 
 @pytest.fixture(scope="module")
 def plain(small_run, tmp_path_factory):
-    """The same as plain files: name → content."""
+    """The same files written normally: name → content."""
     folder = tmp_path_factory.mktemp("plain")
     for words in written_by(small_run, folder):
         assert analyze(*words).returncode == 0
@@ -132,7 +131,7 @@ def test_pipes_get_the_same_and_stay_pipes(small_run, plain, tmp_path):
 
 
 def test_a_device_stays_a_device(small_run, tmp_path):
-    """A private one: what replaces the real /dev/null takes it from the whole machine."""
+    """A private null device, as replacing the real /dev/null would affect the whole machine."""
     try:
         os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         (tmp_path / "null").write_bytes(b"")
@@ -148,7 +147,7 @@ def test_a_device_stays_a_device(small_run, tmp_path):
 
 @pytest.mark.parametrize("words", ["report RUN --html /dev/stdout", "lineage RUN --html >(head -c 9 >/dev/null)"])
 def test_a_pipe_that_is_closed_early_is_no_error(small_run, words):
-    command = f"{' '.join(ANALYZE)} {words.replace('RUN', str(small_run))}"
+    command = f"{sys.executable} -m pli_analysis.cli {words.replace('RUN', str(small_run))}"
     shell = f"{command} | head -c 100 >/dev/null; echo ${{PIPESTATUS[0]}}"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment)
@@ -162,7 +161,7 @@ def test_what_finds_no_room_leaves_the_old_file_and_nothing_beside_it(small_run,
     for name in KINDS:
         (tmp_path / name).write_text("old")
     for words in written_by(small_run, tmp_path):
-        done = analyze(*words, preexec_fn=limit)
+        done = fresh("pli-analyze", *words, preexec_fn=limit)
         assert done.returncode == 1 and b"cannot be written (file too large)" in done.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(KINDS, "old")
 
@@ -171,7 +170,7 @@ def test_what_finds_no_room_leaves_the_old_file_and_nothing_beside_it(small_run,
 
 
 def test_outputs_are_checked_before_anything_is_read(tmp_path):
-    """The run is none, which is not what is said."""
+    """The path is not a run, but the error is about the output."""
     (tmp_path / "folder").mkdir()
     commands = [["drift", "RUN", "-o"], ["lineage", "RUN", "--save"], ["report", "RUN", "--html"]]
     for words, (name, message) in zip(
@@ -211,7 +210,7 @@ def test_no_output_takes_the_place_of_what_is_read(small_run, tmp_path):
 
 def test_two_outputs_are_two_files(small_run, tmp_path):
     done = analyze("lineage", small_run, "--html", tmp_path / "one", "-o", tmp_path / "." / "one")
-    refused(done, "is the file of -o too: name another")
+    refused(done, "is also the file of -o: name another")
 
 
 def test_a_table_beside_the_run_may_be_written_again(small_run, tmp_path):
@@ -223,7 +222,7 @@ def test_a_table_beside_the_run_may_be_written_again(small_run, tmp_path):
 def test_parquet_goes_into_a_pipe_and_is_not_printed_unasked(small_run, plain):
     piped = analyze("drift", small_run, "-f", "parquet", "-o", "/dev/stdout")
     assert (piped.returncode, piped.stdout) == (0, plain["parquet"])
-    refused(analyze("drift", small_run, "-f", "parquet"), "is no text, so give it a file: -o FILE.parquet")
+    refused(analyze("drift", small_run, "-f", "parquet"), "is a binary format; write it to a file with -o FILE.parquet")
 
 
 # --- what is said of checkpoints that do not differ -----------------------------------------------------------------
@@ -233,9 +232,9 @@ def test_identical_checkpoints_are_called_so(small_run, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(small_run / "checkpoint-1", tmp_path / name)
     both = analyze("drift", tmp_path / "a", tmp_path / "b", "-f", "json")
-    assert b"nothing has moved: these weights are the same at every checkpoint\n" in both.stderr
+    assert b"the weights are the same at every checkpoint\n" in both.stderr
     assert {row["relative_l2"] for row in json.loads(both.stdout)} == {0.0}
-    assert b"nothing has moved" not in analyze("drift", small_run).stderr
-    assert b"there is one checkpoint: with nothing to compare it with" in analyze("drift", tmp_path / "a").stderr
+    assert b"the weights are the same" not in analyze("drift", small_run).stderr
+    assert b"there is only one checkpoint, so every distance is 0" in analyze("drift", tmp_path / "a").stderr
     message = analyze("report", tmp_path / "a").stdout.decode()
-    assert message.startswith("a: A gpt2 at one checkpoint, with nothing to compare it with.\n")
+    assert message.startswith("a: A gpt2 at a single checkpoint: there is nothing to compare it with.\n")

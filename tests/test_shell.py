@@ -1,13 +1,11 @@
-"""The two commands at the keyboard: what all of them have in common, on terminals, in pipes and in a shell's hands."""
+"""Behavior that all commands share, on terminals, in pipes and with shell completion."""
 
 import inspect
 import os
-import pty
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -19,16 +17,22 @@ from typer.main import get_command
 from pli_analysis.cli import app as analyze
 from pli_train.cli import app as train
 from pli_train.core.run_format import run_folder
+from tests.commands import at_a_terminal, call, refused
 from tests.conftest import STEPS
-from tests.test_cli import ROOT, call, refused
+from tests.warm import ROOT
 
 APPS = {"pli-train": train, "pli-analyze": analyze}
 PACKAGES = {"pli-train": "pli_train", "pli-analyze": "pli_analysis"}
-COMMANDS = [(name, command) for name, app in APPS.items() for command in get_command(app).commands]
+COMMANDS = [
+    (name, command)
+    for name, app in APPS.items()
+    for command, found in get_command(app).commands.items()
+    if not found.hidden  # an older name of another
+]
 
 
 def helps(name, command, width):
-    """The help of a command as a terminal so wide shows it."""
+    """Return the help of a command on a terminal of this width."""
     group = get_command(APPS[name])
     settings = {**group.context_settings, "terminal_width": width}
     with group.make_context(name, [], resilient_parsing=True, **settings) as above:
@@ -43,7 +47,7 @@ def helps(name, command, width):
     [(name, module) for name, package in PACKAGES.items() for module in (package, f"{package}.cli")],
 )
 def test_version_is_that_of_the_project(name, module):
-    """Of both commands, started by the package's name too."""
+    """Both commands, also started by the package's name."""
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     for words in (["--version"], ["--version", "nonsense"]):
         done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, capture_output=True, text=True)
@@ -51,7 +55,7 @@ def test_version_is_that_of_the_project(name, module):
 
 
 def options():
-    """(app, command, option) of every option there is."""
+    """Yield (app, command, option) of every option."""
     for name, command in COMMANDS:
         for param in get_command(APPS[name]).commands[command].params:
             if param.param_type_name == "option":
@@ -71,9 +75,7 @@ def test_help_fits_the_terminal_and_cuts_no_sentence_short(name, command, width)
     assert "\x1b" not in message
     if command:
         assert f"  Example: {name} {command}" in message
-        assert all(
-            line in message for line in ("Say nothing on stderr but errors.", "Say what was read, cached and timed")
-        )
+        assert all(line in message for line in ("Print only errors on stderr.", "Print what is read, cached and timed"))
 
 
 def test_an_option_has_one_letter_and_one_meaning_in_all_commands():
@@ -113,7 +115,7 @@ def test_words_that_an_option_takes_are_those_of_the_metric():
 
 
 def words_of(kind):
-    """The words of a type that is a choice, or may be left out."""
+    """Return the values of a type that is a choice, or an optional choice."""
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return list(kind)
     return get_args(kind) if get_origin(kind) is Literal else [w for one in get_args(kind) for w in words_of(one)]
@@ -152,8 +154,8 @@ MISUSES = {
     "pli-analyze embed x --of heads": "'heads' is not one of 'layer', 'head', 'ffn'; did you mean 'head'?",
     "pli-analyze embed x --method umpa": "'--method': 'umpa' is not one of 'pca', 'tsne', 'umap'; did you mean 'umap'?",
     "pli-analyze compare x --by token": "'step', 'tokens', 'flops', 'seconds'; did you mean 'tokens'?",
-    "pli-analyze drift x --quiet -v": "--quiet and --verbose: say less and say more: use one of them",
-    "pli-train plan -qv": "--quiet and --verbose: say less and say more: use one of them",
+    "pli-analyze drift x --quiet -v": "--quiet and --verbose exclude each other: use one of them",
+    "pli-train plan -qv": "--quiet and --verbose exclude each other: use one of them",
 }
 
 
@@ -174,7 +176,7 @@ def test_no_words_at_all_get_the_help(name):
 
 @pytest.fixture(scope="module")
 def torn(runs, tmp_path_factory):
-    """A run with something to pass over."""
+    """A run with a damaged checkpoint, which readers skip."""
     run = Path(shutil.copytree(runs["gpt2"], tmp_path_factory.mktemp("torn") / "run"))
     (run / f"checkpoint-{STEPS}" / run_folder.WEIGHTS).unlink()
     return run
@@ -217,8 +219,8 @@ def test_verbose_says_what_was_read_what_was_kept_and_how_long_it_took(runs, tmp
     whole = len(run_folder.checkpoints(runs["gpt2"]))
     for done, kept in ((fresh, 0), (again, whole)):
         assert f"{runs['gpt2']}: {whole} whole checkpoints, 0 passed over\n" in done.stderr
-        assert f"cache {tmp_path / 'cache' / 'drift'}: {kept} of {whole} were there\n" in done.stderr
-        assert re.search(r"^drift, all of it: \d+\.\d\d s$", done.stderr, re.MULTILINE)
+        assert f"cache {tmp_path / 'cache' / 'drift'}: found {kept} of {whole}\n" in done.stderr
+        assert re.search(r"^drift, in total: \d+\.\d\d s$", done.stderr, re.MULTILINE)
     assert re.search(r"^\d+ tensors of all checkpoints: \d+\.\d\d s$", fresh.stderr, re.MULTILINE)
     assert "tensors of all checkpoints" not in again.stderr
 
@@ -280,7 +282,7 @@ def test_a_closed_pipe_hides_no_failure_that_is_known(torn, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # so that the pipe is found closed when all else is done
     shell = f"{sys.executable} -m pli_train.cli verify {torn} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "1\n" and "tell of damage" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.stdout == "1\n" and ": damaged: 1 of " in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -301,48 +303,16 @@ def test_a_full_disk_is_one_line(words, unbuffered, runs, monkeypatch):
     shell = f"{sys.executable} -m {words.replace('RUN', str(runs['gpt2']))} >/dev/full; echo $?"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "1\n"
-    assert done.stderr == "error: what was to be written: no space left on device\n"
+    assert done.stderr == "error: output: no space left on device\n"
 
 
 # --- terminals ------------------------------------------------------------------------------------------------------
 
-AT_ONCE = (
-    "import sys; from pli_train.core.cli import console; console.PATIENCE = 0; "
-    "from {package}.cli import main; sys.argv[1:] = {words!r}; main()"
-)
-
-
-def at_a_terminal(package, *words, **environment):
-    """(code, what stdout, what stderr got) of a command whose stdout and stderr are a terminal each, bars at once."""
-    code = AT_ONCE.format(package=package, words=list(map(str, words)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100", **environment}
-    pairs = [pty.openpty() for _ in range(2)]
-    said = [bytearray(), bytearray()]
-
-    def read(end, into):
-        try:
-            while segment := os.read(end, 65536):
-                into.extend(segment)
-        except OSError:  # nobody has the other side any more
-            pass
-
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=pairs[0][1], stderr=pairs[1][1], env=environment)
-    readers = [threading.Thread(target=read, args=(ours, into)) for (ours, _), into in zip(pairs, said, strict=True)]
-    for (_, theirs), reader in zip(pairs, readers, strict=True):
-        os.close(theirs)
-        reader.start()
-    process.wait(120)
-    for (ours, _), reader in zip(pairs, readers, strict=True):
-        reader.join(20)
-        os.close(ours)
-    return process.returncode, *(message.decode() for message in said)
-
-
 BAR = re.compile(r"\d+ of \d+ (tensors of all checkpoints|checkpoints|steps) ")
 COLOR = re.compile(r"\x1b\[[\d;]*m")
-"""What sets colours and bold."""
+"""Escape codes for colors and bold."""
 CLEARED = "\x1b[1A\x1b[2K"
-"""One line up, and nothing on it."""
+"""Escape codes to move up one line and clear it."""
 
 
 @pytest.mark.parametrize(
@@ -352,18 +322,18 @@ CLEARED = "\x1b[1A\x1b[2K"
 )
 def test_a_bar_is_on_terminals_alone(runs, tmp_path, environment, drawn):
     environment["PLI_CACHE"] = str(tmp_path)
-    code, _, said = at_a_terminal("pli_analysis", "drift", runs["gpt2"], "-o", tmp_path / "drift.csv", **environment)
+    code, _, said = at_a_terminal("pli-analyze", "drift", runs["gpt2"], "-o", tmp_path / "drift.csv", **environment)
     assert code == 0 and bool(COLOR.search(said)) == (not environment.get("NO_COLOR") and drawn)
     assert bool(BAR.search(COLOR.sub("", said))) == ("\x1b" in said) == drawn
     if drawn:
         assert said.endswith(CLEARED) and said.count("\x1b[?25h") == 1, "the bar is taken away, the cursor is back"
-    said = at_a_terminal("pli_train", "verify", runs["gpt2"], **environment)[2]
+    said = at_a_terminal("pli-train", "verify", runs["gpt2"], **environment)[2]
     assert bool(BAR.search(COLOR.sub("", said))) == drawn
 
 
 def test_quiet_draws_no_bar(runs, tmp_path):
     words = ["drift", runs["gpt2"], "-q", "-o", tmp_path / "drift.csv"]
-    assert at_a_terminal("pli_analysis", *words, PLI_CACHE=str(tmp_path)) == (0, "", "")
+    assert at_a_terminal("pli-analyze", *words, PLI_CACHE=str(tmp_path)) == (0, "", "")
 
 
 def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
@@ -373,7 +343,7 @@ def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
         f'log_every = 1\n[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'
     )
     words = ["run", config, "--set", "growth.schedule=0.5@0", "--out", tmp_path / "run"]
-    code, out, said = at_a_terminal("pli_train", *words)
+    code, out, said = at_a_terminal("pli-train", *words)
     assert code == 0 and out.strip() == str(tmp_path / "run")
     said = COLOR.sub("", said)
     assert BAR.search(said) and re.search(r" loss \d", said)
@@ -384,20 +354,20 @@ def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
 @pytest.mark.parametrize("words", [["watch", "RUN", "--once"], ["drift", "RUN"], ["drift", "--help"]])
 def test_no_color_means_no_escape_code(words, runs):
     words = [runs["gpt2"] if word == "RUN" else word for word in words]
-    code, out, said = at_a_terminal("pli_analysis", *words, NO_COLOR="1")
+    code, out, said = at_a_terminal("pli-analyze", *words, NO_COLOR="1")
     assert code == 0 and out and "\x1b" not in out and not COLOR.search(said)
-    assert "\x1b" not in at_a_terminal("pli_analysis", *words, TERM="dumb")[1]
+    assert "\x1b" not in at_a_terminal("pli-analyze", *words, TERM="dumb")[1]
     piped = call("pli-analyze", *words)
     assert "\x1b" not in piped.stdout + piped.stderr
     if words[0] == "watch":
-        assert "\x1b[" in at_a_terminal("pli_analysis", *words, NO_COLOR="")[1], "and a terminal has colors otherwise"
+        assert "\x1b[" in at_a_terminal("pli-analyze", *words, NO_COLOR="")[1], "and a terminal has colors otherwise"
 
 
 # --- a shell that completes words -----------------------------------------------------------------------------------
 
 
 def completed(name, words, shell="bash"):
-    """What a shell is told when somebody asks how the last of these words goes on."""
+    """Return the completions of the last of these words, as a shell gets them."""
     typed = f"{name} {words}"
     environment = {
         "PYTHONPATH": str(ROOT),

@@ -1,6 +1,6 @@
 """Load a checkpoint's model and collect layer outputs.
 
-The config, of known keys, and the tensors come from the careful readers of `run.py`; transformers opens no file.
+The config (known keys only) and the tensors are read by the checked readers of `runs`; transformers opens no file.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 TEXT_TASKS = ("causal-lm", "masked-lm")
 AT_ONCE = 8
-"""Blocks that go through a model together."""
+"""Blocks in one forward pass."""
 
 
 def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
-    """The model in float32 on the CPU, without dropout.
+    """Load the model of a checkpoint in float32 on the CPU, in eval mode.
 
     Args:
-        head: whether it predicts tokens; without it is the base model, which classifiers and encoders have too.
+        head: whether to include the language-model head; the base model alone exists for classifiers and encoders too.
 
     Raises:
-        BadInput: when it does not learn from text, config and weights are not of one model, or a head is missing.
+        BadInput: if the model does not read text, config and weights do not match, or a required head is missing.
     """
     import torch
     import transformers
@@ -52,23 +52,23 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
         name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.tensors(list(checkpoint.files))
     }
     config = _config(checkpoint)
-    transformers.logging.disable_progress_bar()  # the tensors are in memory already
+    transformers.logging.disable_progress_bar()  # the tensors are already in memory
     try:
         if getattr(config, anatomy.config["depth"]) != len(checkpoint.lineage.stack):
-            raise ValueError("another number of layers than its lineage has")
+            raise ValueError("its config has another number of layers than its lineage")
         outline = safe_model.outline(config, safe_model.AUTO_CLASS[task] if head else "AutoModel", tensors)
         prefix = f"{outline.base_model_prefix}."
-        with _quiet():  # what it would report is told below, as far as it matters
-            model, found = safe_model.fill(outline, config, tensors, attn_implementation="eager")
-    except Exception as error:  # whatever a library makes of hostile values
+        with _quiet():  # missing and unused tensors are reported below
+            model, report = safe_model.fill(outline, config, tensors, attn_implementation="eager")
+    except Exception as error:  # a library may raise anything for invalid values
         raise BadInput(f"{checkpoint.path}: its config and weights make no model ({last_line(error)})") from None
-    if head:  # without it all that stands above the base model is left out
-        _report_unused(*sorted(found["unexpected_keys"]))
-    # A pooler reads what the layers put out, and says nothing of them.
-    missing = sorted(name for name in found["missing_keys"] if head or not name.startswith("pooler."))
+    if head:  # a base model does not use the weights of any head
+        _report_unused(*sorted(report["unexpected_keys"]))
+    # A pooler comes after the layers, and does not affect their outputs.
+    missing = sorted(name for name in report["missing_keys"] if head or not name.startswith("pooler."))
     if missing and head and not any(name.startswith(prefix) for name in missing):
-        message = "it has no head that predicts tokens, and this needs its loss"
-        raise BadInput(f"{checkpoint.path}: {message} (its weights lack {some(missing)})")
+        problem = "it has no head that predicts tokens, which is needed for its loss"
+        raise BadInput(f"{checkpoint.path}: {problem} (its weights lack {some(missing)})")
     if missing:
         raise BadInput(f"{checkpoint.path}: its weights lack {some(missing)}")
     _log.debug("%s: model of %d tensors", checkpoint.path, len(tensors))
@@ -77,14 +77,14 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
 
 @cache
 def _report_unused(*names: str) -> None:
-    """Say once, and not for every checkpoint, which tensors the model has no place for."""
+    """Print once, not for each checkpoint, which tensors the model does not use."""
     if names:
-        say(f"tensors that the model has no place for are left out: {some(names)}")
+        say(f"tensors that the model does not use are ignored: {some(names)}")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Have transformers log errors alone."""
+    """Let transformers log only errors."""
     from transformers.utils import logging as theirs
 
     level = theirs.get_verbosity()
@@ -96,29 +96,29 @@ def _quiet() -> Iterator[None]:
 
 
 def require_outputs(checkpoint: Checkpoint) -> None:
-    """Raise BadInput when only the weights of a model are measured: without a table, or with one that says so."""
+    """Raise BadInput if only weights of this model family can be measured: it has no table, or one without a task."""
     if not checkpoint.anatomy.task:
-        message = f"of a {checkpoint.anatomy.model_type} only weights are measured here, no outputs and no losses"
-        raise BadInput(f"{checkpoint.path}: {message}")
+        family = checkpoint.anatomy.model_type
+        raise BadInput(f"{checkpoint.path}: of a {family} only weights are measured, not outputs or losses")
 
 
 def stack_of(model: PreTrainedModel, anatomy: Anatomy) -> Any:
-    """The list of a model's layers, bottom to top."""
+    """Return the list of a model's layers, bottom to top."""
     return getattr(model, model.base_model_prefix, model).get_submodule(anatomy.stack)
 
 
 def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) -> list[np.ndarray]:
-    """What each layer of the stack puts out, bottom to top, in float32.
+    """Collect the outputs of each layer of the stack, bottom to top, in float32.
 
     Args:
-        of: `layers`: the hidden states after each; `heads`: what each head hands to the projection out of attention;
-            `ffn`: what each FFN adds to the hidden states, its dropout being off.
+        of: `layers`: hidden states after each layer; `heads`: outputs of heads before the attention output projection;
+            `ffn`: outputs of FFNs, which are added to the hidden states.
         tokens: (blocks, block_size).
-        kept: the same shape, bool: the tokens that are wanted.
+        kept: (blocks, block_size) bool: tokens whose outputs are returned.
 
     Returns:
-        For each layer (tokens kept, width), for heads (tokens kept, heads, width of a head). Heads that only pad a
-        layer come last.
+        For each layer an array (tokens kept, width), or for heads (tokens kept, heads, head width). Heads that only pad
+        a layer come last.
     """
     import torch
 
@@ -126,14 +126,14 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
         require_parts(checkpoint, "head")
     model, anatomy = model_of(checkpoint, head=False), checkpoint.anatomy
     stack = stack_of(model, anatomy)
-    found: list[list[Tensor]] = [[] for _ in stack]
+    collected: list[list[Tensor]] = [[] for _ in stack]
     wanted = kept.split(AT_ONCE)
     hooks = []
     for position, layer in enumerate(stack):
-        # Each hook sees the batches in order, so that the number of those it has is the number of the next.
+        # Each hook gets the batches in order: the number of outputs collected so far is the index of the batch.
         def keep(values: Any, position: int = position) -> None:
             values = values[0] if isinstance(values, tuple) else values
-            found[position].append(values[wanted[len(found[position])].to(values.device)])
+            collected[position].append(values[wanted[len(collected[position])].to(values.device)])
 
         if of == "layers":
             hooks.append(layer.register_forward_hook(lambda _, inputs, output, keep=keep: keep(output)))
@@ -146,7 +146,7 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     with torch.inference_mode():
         for inputs in tokens.split(AT_ONCE):
             model(input_ids=inputs)
-    outputs = [torch.cat(segments).numpy() for segments in found]
+    outputs = [torch.cat(segments).numpy() for segments in collected]
     if of == "heads":
         count = anatomy.sizes(checkpoint.config)["head"]
         outputs = [values.reshape(len(values), count, -1) for values in outputs]
@@ -154,12 +154,12 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
 
 
 def _config(checkpoint: Checkpoint) -> PretrainedConfig:
-    """The config, of keys that its family declares. Raises BadInput naming another."""
+    """Return the config. Raises BadInput for a key that its family does not declare."""
     fields = {key: value for key, value in checkpoint.config.items() if key != "model_type"}
     family = checkpoint.anatomy.model_type
     known = safe_model.declared(family) | {*checkpoint.anatomy.config.values(), *checkpoint.anatomy.heeded}
     path = checkpoint.path / run_folder.CONFIG
-    if checkpoint.known is not None:  # older and newer releases, and other people's tools, write keys of their own
+    if checkpoint.known is not None:  # other releases and other tools may write further keys
         fields = {key: value for key, value in fields.items() if key in known}
         fields = _as_deep(fields, checkpoint.anatomy.config["depth"], len(checkpoint.lineage.stack))
     if strange := [key for key in fields if key not in known]:
@@ -168,9 +168,9 @@ def _config(checkpoint: Checkpoint) -> PretrainedConfig:
 
 
 def _as_deep(fields: dict[str, Any], depth: str, layers: int) -> dict[str, Any]:
-    """The fields of a config when they tell of as many layers as the weights have."""
+    """Return the fields of a config with the number of layers that the weights have."""
     if fields.get(depth) == layers:
         return fields
     types = fields.get("layer_types")
-    message = {"layer_types": types[:layers]} if isinstance(types, list) else {}
-    return fields | message | {depth: layers}
+    shortened = {"layer_types": types[:layers]} if isinstance(types, list) else {}
+    return fields | shortened | {depth: layers}

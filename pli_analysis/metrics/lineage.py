@@ -1,26 +1,26 @@
 """Lineage as tables: births, events, positions over time.
 
-Columns of `layers`, one row a layer in order of birth:
+Columns of `layers`, one row for each layer in order of birth:
     layer, initializer, donor
     birth_step  step of its birth
-    event_number  number of the growth event that made it, empty for the founders
-    index       where it sits now, 0 at the bottom
-    heads       how many
-    ffn_units   width of its FFN, empty where the family's table does not tell
-    confidence  only of a lineage inferred from weights: the lowest of its matches, in [0, 1]
+    event_number  number of the growth event that created it; empty for layers that exist from the start
+    index       its current index in the stack, 0 at the bottom; empty if it was removed
+    heads       number of heads
+    ffn_units   width of its FFN; empty if not known for this model family
+    confidence  only for a lineage inferred from weights: lowest confidence of its matches, in [0, 1]
 
-Columns of `events`, one row an event:
+Columns of `events`, one row for each event:
     event_number  its number
     step        optimizer updates done before it
-    operator    insert, heads, ffn, swap or context; remove where weights tell that a layer was taken out
-    layer       whom it concerns, ids apart by blanks
+    operator    insert, heads, ffn, swap or context; also remove in a lineage inferred from weights
+    layer       id of the changed layer; several ids are separated by spaces
     index, initializer, donor
-    new_size    heads, FFN units or tokens of context from then on
-    stack       ids from bottom to top, once it was done
+    new_size    number of heads, FFN units or context tokens after the event
+    stack       layer ids from bottom to top after the event
 
-Columns of `locations`, one row for each layer and stretch of steps in which nobody moved:
+Columns of `locations`, one row for each layer and each interval of steps without events:
     layer, index
-    start_step, end_step  first and last step of the stretch; the first begins where the run is first seen
+    start_step, end_step  first and last step of the interval; the first interval starts at the run's first known step
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 
 
 def layers(lineage: Lineage, confidence: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Every layer ever born.
+    """Return the table of all layers, removed ones included.
 
     Args:
-        confidence: of a lineage inferred from weights, see `pli_analysis.runs.inferred_lineage.Inferred`.
+        confidence: confidence of matches, for a lineage inferred from weights: see
+            `pli_analysis.runs.inferred_lineage.Inferred`.
     """
     import pandas as pd
 
@@ -69,7 +70,7 @@ def layers(lineage: Lineage, confidence: pd.DataFrame | None = None) -> pd.DataF
 
 
 def events(lineage: Lineage) -> pd.DataFrame:
-    """Every growth event."""
+    """Return the table of growth events."""
     import pandas as pd
 
     columns = [col.EVENT_NUMBER, col.STEP, col.OPERATOR, col.LAYER, col.INDEX, col.INITIALIZER, col.DONOR]
@@ -89,7 +90,7 @@ def events(lineage: Lineage) -> pd.DataFrame:
 
 
 def tree(lineage: Lineage) -> list[str]:
-    r"""Who was copied from whom, a line a layer: founders and layers without a donor at the left, copies below donors.
+    r"""Draw the tree of layers and donors, one line for each layer: layers without a donor at the left, copies below.
 
     >>> from pli_train.core.lineage import Lineage
     >>> lineage = Lineage.begin(1, heads=2)
@@ -127,12 +128,12 @@ def _describe(lineage: Lineage, id: str) -> str:
 
 
 def write(lineage: Lineage, path: Path) -> None:
-    """Write a lineage as a file, which can be edited and given back. Raises as `output.write`."""
+    """Write a lineage to a file, which can be edited and read again. Raises as `output.write`."""
     output.write(path, seen_from(deepcopy(lineage), 0).to_json())
 
 
 def label(event: Event) -> str:
-    """An event in a word or two, for the margin of a figure.
+    """Return a short label of an event, for figures.
 
     >>> from pli_train.core.lineage import Lineage
     >>> lineage = Lineage.begin(1, heads=2)
@@ -153,20 +154,20 @@ def label(event: Event) -> str:
 
 
 def removals(lineage: Lineage) -> int:
-    """How many events took a layer out of the stack: only a lineage inferred from weights has any."""
+    """Count the events that removed a layer, which occur only in lineages inferred from weights."""
     return sum(event.operator == "remove" for event in lineage.events)
 
 
 def by_step(lineage: Lineage) -> dict[int, list[str]]:
-    """Step → what happened there, in a word or two each."""
-    found: dict[int, list[str]] = {}
+    """Return the labels of the events of each step with events."""
+    labels: dict[int, list[str]] = {}
     for event in lineage.events:
-        found.setdefault(event.step, []).append(label(event))
-    return found
+        labels.setdefault(event.step, []).append(label(event))
+    return labels
 
 
 def locations(lineage: Lineage, last_step: int) -> pd.DataFrame:
-    """Where each layer sat, from stretch to stretch."""
+    """Return the index of each layer in each interval between events."""
     import pandas as pd
 
     first = min((layer.birth.step for layer in lineage.layers.values() if layer.birth.event is None), default=0)

@@ -1,11 +1,11 @@
 """Loss over steps, tokens, FLOPs and seconds.
 
-Columns, one row an observation:
-    split       `train` (mean over the step's batch) or `eval` (held-out text, estimated from the same blocks)
+Columns, one row for each logged loss:
+    split       `train` (mean over the step's batch) or `eval` (held-out text, always the same blocks)
     step        optimizer updates done
     tokens      tokens trained on
-    flops       floating-point operations of training, counted on paper
-    seconds     of training, evaluations and checkpoints left out
+    flops       floating-point operations of training, computed from tensor shapes
+    seconds     training time, without evaluations and checkpoints
     loss        nats per target
 """
 
@@ -29,7 +29,7 @@ COLUMNS = [col.SPLIT, col.STEP, *AXES, col.LOSS]
 
 
 def loss(scalars: Scalars) -> pd.DataFrame:
-    """Both losses of a run; empty when it logged none."""
+    """Return the training and eval losses of a run; empty if it logged none."""
     import pandas as pd
 
     parts = []
@@ -41,7 +41,7 @@ def loss(scalars: Scalars) -> pd.DataFrame:
 
 
 def at_steps(scalars: Scalars, axis: str, steps: np.ndarray) -> np.ndarray:
-    """Tokens, FLOPs or seconds at some steps: as logged, and in a straight line between logs; NaN where none were."""
+    """Return tokens, FLOPs or seconds at some steps, linearly interpolated between logs; NaN if not logged."""
     logged = scalars.table(AXES[axis])
     if not len(logged):
         return np.full(len(steps), np.nan)
@@ -49,6 +49,6 @@ def at_steps(scalars: Scalars, axis: str, steps: np.ndarray) -> np.ndarray:
 
 
 def births(scalars: Scalars, steps: list[int]) -> dict[str, np.ndarray]:
-    """Where growth events lie on each axis."""
+    """Return the positions of growth events on each axis."""
     at = np.asarray(steps, dtype=float)
     return {col.STEP: at, **{axis: at_steps(scalars, axis, at) for axis in AXES}}

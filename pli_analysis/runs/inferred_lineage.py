@@ -139,7 +139,7 @@ class Weights:
             if factor is not None and factor in kept:
                 tensor = rows(np.asarray(tensor[:], dtype=np.float32), axes, factor, self.sizes)[: kept[factor]]
                 tensor = tensor.reshape(-1, tensor.shape[-1])
-            values[index] = _sampled(tensor).ravel()
+            values[index] = sampled(tensor).ravel()
         whole = np.zeros((self.depth, next(iter(values.values())).size))
         for index, row in values.items():
             whole[index] = row
@@ -172,7 +172,7 @@ def common(*several: Weights) -> dict[str, int]:
     return {factor: min(different) for factor, different in sizes.items() if len(different) > 1}
 
 
-def _sampled(tensor: Any) -> np.ndarray:
+def sampled(tensor: Any) -> np.ndarray:
     """Return evenly spread blocks of a matrix's rows; all rows of a small one. Takes an array or a lazy slice."""
     shape = tensor.shape if isinstance(tensor, np.ndarray) else tensor.get_shape()
     rows_wanted = max(1, SAMPLE // max(int(np.prod(shape[1:])), 1))

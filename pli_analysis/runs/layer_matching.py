@@ -106,7 +106,7 @@ def _choose(distance: np.ndarray, onward: np.ndarray) -> tuple[list[int], np.nda
 
     few, plain = range(len(distance)), costs(distance)
     cost = plain - ONWARD * onward * np.clip(1.0 - distance, 0.0, 1.0)
-    chosen, shares = _aligned(cost)
+    chosen, shares = aligned(cost)
     other, saved = _in_any_order(np.where(distance < COPY, cost, 0.0), chosen)
     crossed = expit(saved / SCALE - ORDER)
     if crossed > 0.5:
@@ -118,7 +118,7 @@ def _choose(distance: np.ndarray, onward: np.ndarray) -> tuple[list[int], np.nda
     return chosen, np.clip(sure, 0.0, 1.0), np.clip(1.0 - taken, 0.0, 1.0)
 
 
-def _aligned(cost: np.ndarray) -> tuple[list[int], np.ndarray]:
+def aligned(cost: np.ndarray) -> tuple[list[int], np.ndarray]:
     """Return the cheapest monotone alignment, as a column for each row, and each pair's share of all alignments.
 
     Of equally cheap alignments the one with the lowest columns is chosen, as copies are usually inserted above donors.

@@ -1,6 +1,6 @@
-"""Cut a tensor of constant shape into blocks, and locate them in its files.
+"""Split a tensor of constant shape into blocks, and locate them in its files.
 
-Where a tensor grows, or parts of it were copied from several donors, see `pli_analysis.weights.chunks`.
+For tensors that grow, or whose parts were copied from several donors, see `pli_analysis.weights.chunks`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pli_train.core.errors import MISFITS
 
 
 class Block(NamedTuple):
-    """A stretch of a tensor in memory.
+    """A contiguous range of a tensor.
 
     Attributes:
-        start: the number of the tensor that it begins with.
-        part: the first part that it has something of.
-        folds: its own.
+        start: index of its first number in the tensor.
+        part: number of its first part.
+        folds: its shape as (outer, parts, inner).
     """
 
     start: int
@@ -33,16 +33,16 @@ class Block(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many numbers."""
+        """Number of numbers in the block."""
         outer, parts, inner = self.folds
         return outer * parts * inner
 
 
 def is_steady(track: TensorTrajectory) -> bool:
-    """Whether a tensor is the same numbers at all visits, all of them alive, and so are donors it was copied from.
+    """Return whether a tensor has the same shape and no padding at all visits, and so have its donors.
 
     Raises:
-        BadInput: when it does not fit the lineage.
+        BadInput: if it does not match the lineage.
     """
     try:
         return _is_steady(track)
@@ -73,12 +73,12 @@ def _is_steady(track: TensorTrajectory) -> bool:
 
 
 def has_donor(visit: Visit) -> bool:
-    """Whether a visit of a steady tensor has a donor to compare it with."""
+    """Return whether a steady tensor has a donor to compare with at a visit."""
     return any(visit.donor_parts)
 
 
 def blocks(folds: tuple[int, int, int], most: int) -> Iterator[Block]:
-    """Cut a tensor of these folds into stretches of memory of `most` numbers or less.
+    """Split a tensor of a folded shape into contiguous blocks of at most `most` numbers.
 
     >>> [tuple(block) for block in blocks((3, 2, 4), 16)]
     [(0, 0, (2, 2, 4)), (16, 0, (1, 2, 4))]
@@ -103,23 +103,23 @@ def blocks(folds: tuple[int, int, int], most: int) -> Iterator[Block]:
 
 
 class Locations:
-    """Where a tensor lies at each of its visits, if it does."""
+    """The location of a tensor in files at each of its visits; none at visits without it."""
 
     def __init__(self, positions: Sequence[TensorLocation | None]) -> None:
         self._paths = [position.path if position else None for position in positions]
         self._offsets = np.array([position.offset if position else 0 for position in positions])
 
     def handles(self, visits: slice, start: int, pool: BufferPool) -> tuple[np.ndarray, np.ndarray]:
-        """Find the open file of each of some visits, and the offset in it of the tensor's byte `start`.
+        """Return the open file of each of some visits, and the offset of the tensor's byte `start` in it.
 
         Returns:
-            Handles and offsets, (visits,) each; a handle of -1 where the tensor is not.
+            File descriptors and offsets, (visits,) each; a descriptor of −1 at visits without the tensor.
         """
         handles = [-1 if path is None else pool.files.handle(path) for path in self._paths[visits]]
         return np.array(handles), self._offsets[visits] + start
 
 
 def locations(track: TensorTrajectory) -> tuple[Locations, Locations]:
-    """Where a steady tensor lies, and where its donor does."""
+    """Return the locations of a steady tensor and of its donor."""
     donors = [visit.donor.position if visit.donor and has_donor(visit) else None for visit in track.visits]
     return Locations([visit.position for visit in track.visits]), Locations(donors)

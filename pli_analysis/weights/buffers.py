@@ -1,7 +1,8 @@
 """Pool of reusable memory buffers.
 
-It begins at a page's begin. Some processors copy five times slower to where an address, within its page, is a few bytes
-above that of the source; numpy's large arrays begin 16 bytes into a page, and so collide with many a tensor in a file.
+Buffers start at page boundaries. Some processors copy five times slower if the address of the target within its page is
+a few bytes above that of the source. numpy's large arrays start 16 bytes into a page, so that this is common when
+tensors are read from files.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pli_analysis.runs.file_reader import Files
 
 
 class BufferPool:
-    """Arrays by name, for one thread: each is good until another of its name is taken.
+    """Named buffers for one thread: an array is valid until the same name is taken again.
 
     Args:
-        files: how many files may stay open.
+        files: maximum number of open files.
 
-    >>> rooms = BufferPool()
-    >>> np.shares_memory(rooms.take("now", (2, 3)), rooms.take("now", (2, 2)))
+    >>> pool = BufferPool()
+    >>> np.shares_memory(pool.take("now", (2, 3)), pool.take("now", (2, 2)))
     True
     """
 
@@ -31,7 +32,7 @@ class BufferPool:
         self.files = Files(files)
 
     def take(self, name: str, shape: Sequence[int], dtype: np.dtype | type = np.float32) -> np.ndarray:
-        """An array of any content."""
+        """Return an uninitialized array."""
         size, kept = math.prod(shape), self._kept.get(name)
         if kept is None or kept.dtype != dtype or kept.size < size:
             kept = self._kept[name] = _pages(size, np.dtype(dtype))

@@ -1,7 +1,7 @@
 """Process large tensors in chunks that fit into a core's cache.
 
-A piece is a stretch of the first axis. It lies in one place of each file, and is a tensor with a track of its own: some
-of the heads, groups or FFN units where the axis numbers those, and some rows of all of them where it does not.
+A segment is a range of the first axis, which is contiguous in each file, with a trajectory of its own: some heads,
+groups or FFN units if the axis is indexed by these, else some rows that belong to all of them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pli_train.core.anatomy.axes import each_axis, factors, growing
 from pli_train.core.errors import MISFITS
 
 SIZE = 2**21
-"""Bytes of a piece in float32. Four arrays are in use: what is now, was before and was at birth, and a difference."""
+"""Size of a segment in float32, in bytes. Four arrays are in use: now, before, at birth, and a difference."""
 
 
 class Steps(NamedTuple):
-    """Where a tensor can be cut along its first axis.
+    """The steps into which a tensor can be split along its first axis.
 
     Attributes:
-        number: of the living steps.
-        height: rows of each.
-        factor: what each is: `head`, `group` or `unit`; None for rows that have something of all of them, or of none.
+        number: number of steps, without padding.
+        height: rows in each step.
+        factor: `head`, `group` or `unit` if each step is one; None for rows that belong to all or none of them.
     """
 
     number: int
@@ -36,13 +36,13 @@ class Steps(NamedTuple):
 
 
 def segments(track: TensorTrajectory) -> Iterator[tuple[int, TensorTrajectory]]:
-    """The pieces of a tensor, or the tensor itself where it is small or cannot be cut.
+    """Split a tensor into segments; a tensor that is small or cannot be split is one segment.
 
     Yields:
-        (number of the first part that the piece has something of, the piece).
+        (number of the first part in the segment, segment).
 
     Raises:
-        BadInput: when it does not fit the lineage.
+        BadInput: if it does not match the lineage.
     """
     whole = 4 * max(math.prod(visit.position.shape) for visit in track.visits)
     if whole < 2 * SIZE:
@@ -72,7 +72,7 @@ def segments(track: TensorTrajectory) -> Iterator[tuple[int, TensorTrajectory]]:
 
 
 def steps_of(view_of: TensorView, axes: str) -> Steps:
-    """Where a tensor of these axes can be cut; it is one step where what grows does not come first in its axis."""
+    """Return how a tensor can be split; it has one step if the growing factor is not the first of its axis."""
     factor, length = growing(axes), view_of.position.shape[0]
     if factor is None or factor not in factors(each_axis(axes)[0]):
         return Steps(length, 1, None)
@@ -80,12 +80,12 @@ def steps_of(view_of: TensorView, axes: str) -> Steps:
         return Steps(1, length, None)
     there, alive = view_of.there(axes, factor), view_of.alive(factor)
     if alive is not None and alive > there:
-        raise ValueError(f"{alive} of {factor} are alive and {there} stored")
+        raise ValueError(f"{alive} of factor {factor}, but only {there} are stored")
     return Steps(there if alive is None else alive, length // there, factor)
 
 
 def stretch(view_of: TensorView, steps: Steps, start: int, stop: int) -> TensorView:
-    """Some steps of a tensor as a tensor, with nothing in it that is not alive."""
+    """Return a range of steps of a tensor as a tensor view without padding."""
     count, others, stored = stop - start, view_of.position.shape[1:], view_of.stored
     offset = start * steps.height * math.prod(others) * view_of.position.dtype.itemsize
     position = TensorLocation(
@@ -100,7 +100,7 @@ def stretch(view_of: TensorView, steps: Steps, start: int, stop: int) -> TensorV
 
 
 def _visit(visit: Visit, steps: Steps, start: int, stop: int, parts: int) -> Visit:
-    """A visit to some steps only, each of which has so many parts; 0 where each has something of all parts."""
+    """Restrict a visit to a range of steps with `parts` parts each; 0 if each step belongs to all parts."""
     donor = stretch(visit.donor, steps, start, stop) if visit.donor else None
     donor_parts = visit.donor_parts
     if parts:
@@ -121,7 +121,7 @@ def _visit(visit: Visit, steps: Steps, start: int, stop: int, parts: int) -> Vis
 
 
 def _correspond(track: TensorTrajectory, steps: Sequence[Steps]) -> bool:
-    """Whether a stretch is the same rows of the tensor at all checkpoints, and of the donors they are compared with."""
+    """Return whether a range is the same rows of the tensor at all checkpoints, and of the donors to compare with."""
     alike = {(step.height, visit.stored["member"]) for visit, step in zip(track.visits, steps, strict=True)}
     rows = {step.number for step in steps if step.factor is None}
     if len(alike) > 1 or len(rows) > 1:

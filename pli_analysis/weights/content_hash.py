@@ -16,46 +16,43 @@ ESSENTIAL = (run_folder.CONFIG, run_folder.LINEAGE, run_folder.WEIGHTS_INDEX)
 
 
 def content(checkpoint: Checkpoint) -> list[list[str]] | None:
-    """Names and hashes of what is read of a checkpoint; None where its manifest does not tell them.
+    """Return names and hashes of the files of a checkpoint that are read; None if its manifest has no hashes.
 
-    Where nobody wrote a manifest it is the lineage, where the layers are, the names that their tensors are read under,
-    and of each file what changes when it is written to: its place, its size, the time of its last change to the
-    nanosecond, its number on the disk.
+    Checkpoints of other libraries have no manifest. There it is the lineage, the layout of layers and names of tensors,
+    and for each file its path, size, modification time in nanoseconds, inode and device.
 
     Raises:
-        BadInput: when a file is gone.
+        BadInput: if a file is missing.
     """
-    return _listed(checkpoint) if checkpoint.known is None else _as_it_lies(checkpoint)
+    return _listed(checkpoint) if checkpoint.known is None else _of_files(checkpoint)
 
 
 def key_of(*checkpoints: Checkpoint, more: bytes = b"") -> str | None:
-    """A hash of the content of some checkpoints, and of what else went into a result; None where it is not known."""
-    message = [content(checkpoint) for checkpoint in checkpoints]
-    return None if None in message else hashlib.sha256(json.dumps(message).encode() + more).hexdigest()
+    """Return a hash of the content of some checkpoints and of further inputs; None if their content is not known."""
+    contents = [content(checkpoint) for checkpoint in checkpoints]
+    return None if None in contents else hashlib.sha256(json.dumps(contents).encode() + more).hexdigest()
 
 
 def _listed(checkpoint: Checkpoint) -> list[list[str]] | None:
-    found = []
-    for name, message in sorted(run_folder.listed(checkpoint.path).items()):
+    hashes = []
+    for name, entry in sorted(run_folder.listed(checkpoint.path).items()):
         if (name.endswith(".safetensors") and name != run_folder.OPTIMIZER) or name in ESSENTIAL:
-            if not isinstance(message.get("sha256"), str):
+            if not isinstance(entry.get("sha256"), str):
                 return None
-            found.append([name, message["sha256"]])
-    return found if any(name.endswith(".safetensors") for name, _ in found) else None
+            hashes.append([name, entry["sha256"]])
+    return hashes if any(name.endswith(".safetensors") for name, _ in hashes) else None
 
 
-def _as_it_lies(checkpoint: Checkpoint) -> list[list[str]]:
+def _of_files(checkpoint: Checkpoint) -> list[list[str]]:
     names = json.dumps(checkpoint.names_of_layers).encode()
-    found = [["lineage", hashlib.sha256(checkpoint.lineage.to_json().encode() + names).hexdigest()]]
-    table = checkpoint.anatomy  # the same files are measured otherwise at another stack, and once there is a table
+    keys = [["lineage", hashlib.sha256(checkpoint.lineage.to_json().encode() + names).hexdigest()]]
+    table = checkpoint.anatomy  # results for the same files depend on the layer stack and on the family's table
     layout = json.dumps([table.model_type, table.stack, sorted(table.tensors.items())])
-    found.append(["layout", hashlib.sha256(layout.encode()).hexdigest()])
+    keys.append(["layout", hashlib.sha256(layout.encode()).hexdigest()])
     for path in dict.fromkeys([checkpoint.path / run_folder.CONFIG, *checkpoint.files.values()]):
         try:
-            message = path.stat()
+            stats = path.stat()
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-        found.append(
-            [str(path.resolve()), f"{message.st_size} {message.st_mtime_ns} {message.st_ino} {message.st_dev}"]
-        )
-    return found
+        keys.append([str(path.resolve()), f"{stats.st_size} {stats.st_mtime_ns} {stats.st_ino} {stats.st_dev}"])
+    return keys

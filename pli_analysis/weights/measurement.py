@@ -1,8 +1,8 @@
 """Measure every tensor at every checkpoint, in threads, with a cache.
 
-What a checkpoint's measures are made of are three sets of weights: its own, those of the checkpoint before, and birth
-weights. So they are kept under a hash of those files' hashes: a second call reads nothing, a call while training goes
-on reads what is new and what that is compared with, and twins share what they have in common.
+The measures of a checkpoint depend on its own weights, those of the previous checkpoint, and birth weights. So they are
+cached under a hash of the hashes of these files: a second call reads no weights, a call during training reads only new
+checkpoints and those that they are compared with, and twins share the results of common checkpoints.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from pli_analysis.runs.run import ProgressCallback, Run
 
 WINDOW = 64
-"""Checkpoints measured at once at most: what is planned, and lost when it is interrupted, is bounded by it."""
+"""Maximum number of checkpoints measured at once, which bounds the work that an interruption loses."""
 OPEN = 128
-"""Files that stay open at most, of all threads together: half of what the strictest systems allow a process."""
+"""Maximum number of open files over all threads: half of the smallest usual limit of a process."""
 
 
 class Task(Protocol):
-    """A piece of work that threads can share: a tensor, or several that are measured together."""
+    """A unit of work for a thread: one tensor, or several that are measured together."""
 
     @property
     def tracks(self) -> Sequence[trajectory.TensorTrajectory]:
-        """What it reads."""
+        """The tensors that it reads."""
 
     def run(self, pool: BufferPool) -> list[np.ndarray]:
-        """One (rows, columns) array for each wanted visit, in order."""
+        """Return one array (rows, columns) for each wanted visit, in order."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Kind:
     """A kind of measure.
 
     Attributes:
-        name: of it and of its folder in the cache.
-        version: goes into cache keys; to be raised when the numbers change.
-        columns: how many numbers a row has.
-        tasks: from tracks to tasks, in the order of the rows of a checkpoint's table.
+        name: its name, and that of its folder in the cache.
+        version: part of cache keys; increase it when the numbers change.
+        columns: number of columns of a row.
+        tasks: function that returns the tasks for some trajectories, in the order of rows of a checkpoint's table.
         donors: whether donors are read.
     """
 
@@ -66,14 +66,14 @@ class Kind:
 def measure(
     run: Run, kind: Kind, threads: int = 1, on_progress: ProgressCallback = lambda done, total: None
 ) -> list[tuple[Checkpoint, np.ndarray]]:
-    """The measures of each checkpoint: (rows, columns), rows in the order of its stack and of the kind's tasks.
+    """Measure each checkpoint: (rows, columns), with rows in the order of its stack and of the kind's tasks.
 
     Args:
-        threads: share the work over so many. What they do is nearly all outside Python's lock.
-        on_progress: told (tasks done, tasks in all) of the work that is left.
+        threads: number of threads. Nearly all of their work releases Python's global lock.
+        on_progress: called with (tasks done, tasks in total), for results that are not in the cache.
 
     Raises:
-        BadInput: when weights cannot be read, do not fit the lineage, or birth weights are in no checkpoint.
+        BadInput: if weights cannot be read or do not match the lineage, or birth weights are in no checkpoint.
     """
     checkpoints = list(run.checkpoints)
     known: dict[str, np.ndarray] = {}
@@ -83,10 +83,14 @@ def measure(
             keys = _keys(checkpoints, grown, kind)
             _fill(checkpoints, grown, keys, kind, known, threads, on_progress)
             for checkpoint in checkpoints:
-                _ = checkpoint.files, checkpoint.config, checkpoint.tokens  # tables ask for them: then too late
+                _ = (
+                    checkpoint.files,
+                    checkpoint.config,
+                    checkpoint.tokens,
+                )  # read now, as the checkpoint may be removed before tables need them
             return [(checkpoint, known[key]) for checkpoint, key in zip(checkpoints, keys, strict=True)]
         except (BadInput, FileNotFoundError) as error:
-            # A run that is training and keeps only the newest has removed some meanwhile. No birth is lost with them.
+            # A run that is training may have removed checkpoints by its retention rules, but none with a birth.
             left = [checkpoint for checkpoint in checkpoints if checkpoint.is_there]
             if len(left) == len(checkpoints) or not left:
                 if isinstance(error, BadInput):
@@ -104,7 +108,7 @@ def _fill(
     threads: int,
     on_progress: ProgressCallback,
 ) -> None:
-    """Measure what is neither known nor in the cache."""
+    """Measure the checkpoints that are neither in `known` nor in the cache."""
     for key in keys:
         if key not in known and (kept := _cached(kind, key)) is not None:
             known[key] = kept
@@ -127,7 +131,7 @@ def _fill(
 
 
 def _shared(tasks: Sequence[Task], threads: int, on_progress: ProgressCallback) -> Iterator[list[np.ndarray]]:
-    """What each task gives, in order."""
+    """Run tasks in threads; yield their results in order."""
     own, pools = threading.local(), []
 
     def run(task: Task) -> list[np.ndarray]:
@@ -149,21 +153,18 @@ def _shared(tasks: Sequence[Task], threads: int, on_progress: ProgressCallback) 
             pool.files.close()
 
 
-# --- by content -----------------------------------------------------------------------------------------------------
-
-
 def _keys(checkpoints: Sequence[Checkpoint], grown: dict[str, list[int]], kind: Kind) -> list[str]:
-    """What each checkpoint's measures are made of, hashed; where hashes of files are not known, by name."""
+    """Return a cache key for each checkpoint: a hash of the contents that its measures depend on, or else names."""
     births = sorted({number for numbers in grown.values() for number in numbers})
     contents = [content(checkpoint) for checkpoint in checkpoints]
     keys = []
     for number, checkpoint in enumerate(checkpoints):
         used = [*(birth for birth in births if birth <= number), *([number - 1] if number else []), number]
-        message = [contents[at] for at in used]
-        if None in message:
+        inputs = [contents[at] for at in used]
+        if None in inputs:
             keys.append("/".join(["", str(checkpoint.name), *(str(checkpoints[at].name) for at in used)]))
             continue
-        document = json.dumps([kind.name, kind.version, kind.columns, message])
+        document = json.dumps([kind.name, kind.version, kind.columns, inputs])
         keys.append(hashlib.sha256(document.encode()).hexdigest())
     return keys
 

@@ -1,9 +1,9 @@
 """Sums of squares over the parts of a tensor.
 
-Float32 tensors beyond `EXACT` numbers are squared in float32 along runs of at most `RUN` numbers, and runs are summed
-in float64. One run errs by at most 37 · 2⁻²⁴ where it is added up in 32 lanes of 32 squares each, as a BLAS does, and
-by 133 · 2⁻²⁴ in 8 lanes; errors of many runs cancel, so that sums are right to about 1e-8, ten times finer than
-float32 weights themselves. All else is float64.
+The squares of float32 tensors with more than `EXACT` numbers are summed in float32 over runs of at most `RUN` numbers,
+and runs are summed in float64. The relative error of a run is at most 37 · 2⁻²⁴ if it is summed in 32 lanes of 32
+squares, as in a BLAS, and 133 · 2⁻²⁴ in 8 lanes. Errors of many runs cancel, so that sums are precise to about 1e-8,
+ten times better than float32 weights. All other sums are in float64.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import numpy as np
 from pli_analysis.weights.buffers import BufferPool
 
 TOGETHER = 2**19
-"""Numbers of as many visits as are subtracted at once: a few such arrays stay in a core's cache."""
+"""Numbers subtracted at once, over several visits: a few such arrays fit into a core's cache."""
 RUN = 2**10
 EXACT = 2**16
 
 
 class Squares:
-    """Adds up squares.
+    """Computes sums of squares.
 
     Args:
-        pool: memory for differences.
+        pool: buffers for differences.
 
     >>> Squares(BufferPool())(np.array([[3.0, 4.0, 1.0, 0.0]]), [np.zeros((1, 4))], (1, 2, 2)).tolist()
     [[[25.0, 1.0]], [[25.0, 1.0]]]
@@ -36,12 +36,12 @@ class Squares:
         self._pool = pool
 
     def __call__(self, now: np.ndarray, others: Sequence[np.ndarray], folds: tuple[int, int, int]) -> np.ndarray:
-        """Σ now² and Σ (now − other)² of each part of a tensor at some checkpoints.
+        """Compute Σ now² and Σ (now − other)² of each part of a tensor at some checkpoints.
 
         Args:
-            now: (visits, numbers), the tensor at each, contiguous, in float32 or float64.
-            others: of its shape and type, or (1, numbers) where it is the same at all.
-            folds: (outer, parts, inner): the tensor's shape when only the axis that numbers the parts is left apart.
+            now: (visits, numbers), the tensor at each checkpoint, contiguous float32 or float64.
+            others: arrays of its shape and type, or (1, numbers) if equal at all checkpoints.
+            folds: (outer, parts, inner): the tensor's shape with all axes before and after the parts combined.
 
         Returns:
             (1 + len(others), visits, parts) in float64.
@@ -71,12 +71,12 @@ class Squares:
 
 @cache
 def divisor(number: int, most: int) -> int:
-    """The greatest divisor up to `most`."""
+    """Return the largest divisor of a number that is at most `most`."""
     return next(n for n in range(min(number, most), 0, -1) if number % n == 0) if number else 1
 
 
 def folds_of(shape: Sequence[int], kept: Sequence[int]) -> tuple[int, int, int]:
-    """A shape with all before and all after the kept axes, which are neighbors, multiplied up.
+    """Combine the axes of a shape before, within and after the kept axes, which are adjacent.
 
     >>> folds_of((3, 2, 4, 5), (1, 2)), folds_of((3, 2), ())
     ((3, 8, 5), (1, 1, 6))

@@ -1,9 +1,9 @@
-"""The same sums in one compiled loop (numba).
+"""The sums of squares of `moments` in one compiled loop (numba).
 
-numpy takes five passes over memory for the squares of a tensor and of two differences from it, and goes back to Python
-between any two. The loop here reads a block of the tensor at one checkpoint after another and goes over it once. To
-import numba and to compile takes seconds, so that it pays only where gigabytes are read. What the loop does not take
-(other types, tensors that grow, small ones, sums beyond float32) numpy does, see `moments`.
+With numpy, the squares of a tensor and of its two differences take five passes over memory, with Python code between
+them. The compiled loop reads a block of the tensor at one checkpoint after another, and processes it in one pass.
+Importing numba and compiling takes seconds, so that it pays off only if gigabytes are read. All that the loop does not
+support (other types, tensors that grow, small ones, sums beyond the range of float32) is done by `moments`.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from pli_analysis.weights.moments import EXACT, RUN, divisor
 from pli_analysis.weights.trajectory import TensorTrajectory
 
 WORTH = 2**33
-"""Bytes to be read from which on compiling pays."""
+"""Minimum bytes to read for which compiling pays off."""
 BLOCK = 2**16
-"""Numbers of a block: four of them stay in a core's cache."""
+"""Numbers in a block: four blocks fit into a core's cache."""
 BIRTH, BEFORE = 0, 2
-"""Rows of the loop's memory: birth weights, and what the tensor was before the first visit."""
+"""Rows of the loop's buffer: birth weights, and the tensor before the first visit."""
 
 Kernel = Callable[..., int]
 """See `_loop`."""
 
 
 def kernel(bytes: int) -> Kernel | None:
-    """The compiled loop, where so many bytes are worth it."""
+    """Return the compiled loop, or None if there are too few bytes to read."""
     return _compiled() if bytes >= WORTH else None
 
 
 def sums(track: TensorTrajectory, pool: BufferPool, kernel: Kernel) -> np.ndarray | None:
-    """Σ now², Σ (now − birth)², Σ (now − before)², Σ (now − donor)² and Σ donor² of each part of a tensor.
+    """Compute Σ now², Σ (now − birth)², Σ (now − before)², Σ (now − donor)² and Σ donor² of each part of a tensor.
 
     Returns:
-        (5, visits, parts), the last two zero at visits without a donor; None where this loop is not for it: a tensor
-        that grows, is small or not in float32, sums that float32 does not hold, a file that was cut meanwhile.
+        (5, visits, parts), the last two zero at visits without a donor; None if this loop cannot do it: for a tensor
+        that grows, is small or not in float32, for sums beyond float32, or a file that was truncated meanwhile.
 
     Raises:
-        FileNotFoundError: when a checkpoint was removed meanwhile.
-        BadInput: when it cannot be read.
+        FileNotFoundError: if a checkpoint was removed meanwhile.
+        BadInput: if a checkpoint cannot be read.
     """
     visits, position = track.visits, track.visits[0].position
     if position.type != "F32" or math.prod(position.shape) <= EXACT or not is_steady(track):
@@ -76,7 +76,7 @@ def sums(track: TensorTrajectory, pool: BufferPool, kernel: Kernel) -> np.ndarra
 def _compiled() -> Kernel:
     import numba
 
-    # The order of a sum is left free: so it is spread over the lanes of a core's registers, as a BLAS does.
+    # Sums may be reordered, so that they are vectorized, as in a BLAS.
     compiled: Kernel = numba.njit(
         "i8(i8[::1], i8[::1], i8[::1], i8[::1], i8, f4[:, :, ::1], i8, f8[:, :, ::1])",
         nogil=True,
@@ -99,18 +99,18 @@ def _loop() -> Kernel:
         each: int,
         sums: np.ndarray,
     ) -> int:
-        """Read a block at some visits and add up squares in float32 along runs, and runs in float64.
+        """Read a block at some visits; sum squares in float32 along each run of numbers, and over runs in float64.
 
         Args:
-            handles, offsets: of files, (visits,) in int64.
-            handles_of_donors, offsets_of_donors: the same of donors; a handle below 0 for none.
-            address: of `buffer`.
-            buffer: (4, rows, run) in float32: birth weights, what was before in the third row, two that are written.
-            each: rows in a row that belong to one part.
-            sums: (5, visits, parts) in float64, added to.
+            handles, offsets: file descriptors and offsets, (visits,) int64.
+            handles_of_donors, offsets_of_donors: the same for donors; a descriptor below 0 if there is none.
+            address: memory address of `buffer`.
+            buffer: (4, rows, run) float32: birth weights, two alternating rows for now and before, donor.
+            each: number of successive rows that belong to one part.
+            sums: (5, visits, parts) float64, to which the results are added.
 
         Returns:
-            How many visits could be read whole.
+            Number of visits that could be read completely.
         """
         rows, run, parts = buffer.shape[1], buffer.shape[2], sums.shape[2]
         width = 4 * rows * run

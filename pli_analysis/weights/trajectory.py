@@ -1,7 +1,8 @@
 """Follow one tensor through all checkpoints by layer id.
 
-Beside it stand its birth weights (rows that are born later join them at their own birth) and what it was one checkpoint
-earlier. At any moment a few arrays of one tensor's size are held, whatever the number of checkpoints.
+At each checkpoint, it is returned with its birth weights (rows that are added later have their own birth) and its
+weights at the previous checkpoint. Only a few arrays of the tensor's size are in memory, whatever the number of
+checkpoints.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Visit(TensorView):
-    """A checkpoint that a tensor is read at.
+    """A checkpoint at which a tensor is read.
 
     Attributes:
-        number: of the checkpoint.
-        wanted: whether anybody asked for it, or it is read for the sake of later ones.
-        donor: the tensor of this name in the layer that this one was copied from.
-        donor_parts: for each part its donor: (whether in `donor`, else in this very tensor; number there).
-        copied: how many FFN units, the first ones, were copied from `donor` at birth; None for all of them.
+        number: number of the checkpoint.
+        wanted: whether results are wanted for it; else it is read only because later ones need it.
+        donor: the tensor of the same name in the layer that this one was copied from.
+        donor_parts: the donor of each part: (True if it is in `donor`, False if in this tensor; its number there).
+        copied: number of FFN units, from the first, that were copied from `donor` at birth; None for all.
     """
 
     number: int
@@ -52,7 +53,7 @@ class Visit(TensorView):
 
 @dataclass(frozen=True)
 class Seen:
-    """A tensor at a checkpoint beside its birth weights and the checkpoint before; of one shape and type."""
+    """A tensor at a checkpoint, at birth and at the previous checkpoint: three arrays of one shape and type."""
 
     visit: Visit
     now: np.ndarray
@@ -62,7 +63,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class TensorTrajectory:
-    """One tensor of a layer through the checkpoints; `anatomy` is the family's table."""
+    """One tensor of a layer at all checkpoints; `anatomy` is the model family's table."""
 
     anatomy: Anatomy
     id: str
@@ -71,28 +72,28 @@ class TensorTrajectory:
 
     @property
     def axes(self) -> str:
-        """The pattern of its axes, empty when the table does not name it."""
+        """The pattern of its axes; empty if it is not in the table."""
         return self.anatomy.tensors.get(self.name, ("other", ""))[1]
 
     @property
     def bytes(self) -> int:
-        """What is read of files."""
+        """Number of bytes read from files."""
         return sum(math.prod(v.position.shape) * v.position.dtype.itemsize * (2 if v.donor else 1) for v in self.visits)
 
     def see(self, pool: BufferPool | None = None) -> Iterator[Seen]:
-        """Read it at each visit in order; arrays are good until the next one.
+        """Read the tensor at each visit in order; arrays are valid until the next one.
 
         Args:
-            pool: memory to read into, that no other track uses meanwhile.
+            pool: buffers to read into, which no other trajectory uses at the same time.
 
         Raises:
-            FileNotFoundError: when a checkpoint was removed meanwhile.
-            BadInput: when it cannot be read, or does not fit the lineage.
+            FileNotFoundError: if a checkpoint was removed meanwhile.
+            BadInput: if a checkpoint cannot be read, or does not match the lineage.
         """
         pool, last = pool or BufferPool(), None
         for turn, visit in enumerate(self.visits):
             try:
-                # One room holds what is now while the other still has what was.
+                # Two alternating buffers: one for this visit, while the other still has the previous one.
                 now = visit.read(self.axes, pool.take(f"now {turn % 2}", visit.position.shape))
                 if last is None:
                     birth = pool.take("birth", now.shape, now.dtype)
@@ -110,14 +111,14 @@ class TensorTrajectory:
             last = seen
 
     def folds(self, visit: Visit, shape: Sequence[int]) -> tuple[int, int, int]:
-        """The shape of a living tensor when only the axis that numbers its parts is left apart."""
+        """Return the tensor's shape as (outer, parts, inner), with all axes before and after the parts combined."""
         return _folds(self.anatomy, self.name, tuple(shape), tuple(visit.own.items()))
 
     def _with_newborns(self, old: np.ndarray, then: Visit, now: np.ndarray, visit: Visit) -> np.ndarray:
-        """What was known of the tensor, to which rows that are new are added.
+        """Return earlier weights of the tensor, extended by rows that are new at this visit.
 
         Args:
-            old, now: what it was at the visit `then`, and is at `visit`.
+            old, now: the tensor at visit `then`, and at `visit`.
         """
         if old.dtype != now.dtype:
             old = old.astype(now.dtype)
@@ -134,16 +135,16 @@ class TensorTrajectory:
 
 
 def misfit(checkpoint: Path, id: str, error: Exception) -> BadInput:
-    """What to say when sizes contradict each other: they come to light in many places, and all say the same."""
-    return BadInput(f"{checkpoint}: layer {id}'s weights do not fit its lineage ({in_a_line(error)})")
+    """Return the error for weights whose sizes contradict the lineage, which is detected in several functions."""
+    return BadInput(f"{checkpoint}: weights of layer {id} do not match its lineage ({in_a_line(error)})")
 
 
 def growths(checkpoints: Sequence[Checkpoint], run: Path) -> dict[str, list[int]]:
-    """Layer id → the numbers of the checkpoints at which it, or heads or units of it, are there for the first time.
+    """Return by layer id the numbers of the checkpoints that are the first with the layer, or with new heads or units.
 
     Raises:
-        BadInput: when such a checkpoint of a run of ours is not of the step of that birth: birth weights are gone.
-            Those of others are then the first that there are.
+        BadInput: if the step of such a checkpoint of a pli run is not that of the birth: birth weights are then lost.
+            For checkpoints of other libraries, the first weights count as birth weights.
     """
     found: dict[str, list[int]] = {}
     shapes: dict[str, tuple[int, int | None]] = {}
@@ -155,8 +156,8 @@ def growths(checkpoints: Sequence[Checkpoint], run: Path) -> dict[str, list[int]
             for born in _births(checkpoint, id, known):
                 if born != checkpoint.step and checkpoint.known is None:
                     raise BadInput(
-                        f"{run}: birth weights of layer {id} are gone: they are of step {born}, and the first whole "
-                        f"checkpoint that has these parts is {checkpoint.name}"
+                        f"{run}: birth weights of layer {id} are missing: they are of step {born}, and the first "
+                        f"complete checkpoint with these parts is {checkpoint.name}"
                     )
             shapes[id] = shape
             found.setdefault(id, []).append(number)
@@ -164,7 +165,7 @@ def growths(checkpoints: Sequence[Checkpoint], run: Path) -> dict[str, list[int]
 
 
 def _births(checkpoint: Checkpoint, id: str, known: tuple[int, int | None] | None) -> Iterator[int]:
-    """The steps of the births of what layer `id` has here and had not when its heads and units were `known`."""
+    """Yield the birth steps of what layer `id` has here and lacked when its numbers of heads and units were `known`."""
     lineage, layer = checkpoint.lineage, checkpoint.lineage.layers[id]
     heads, units = lineage.shape(id)
     if known is None:
@@ -176,32 +177,30 @@ def _births(checkpoint: Checkpoint, id: str, known: tuple[int, int | None] | Non
     if units is not None and width is not None and units > width:
         event = next((number for number, wide in layer.widths.items() if wide > width), None)
         if event is None or event > len(lineage.events):
-            raise BadInput(
-                f"{checkpoint.path}: its {run_folder.LINEAGE} does not say when unit {width} of layer {id} was born"
-            )
+            raise BadInput(f"{checkpoint.path}: its {run_folder.LINEAGE} has no birth of unit {width} of layer {id}")
         yield lineage.events[event - 1].step if event else layer.birth.step
 
 
 def tracks(
     checkpoints: Sequence[Checkpoint], grown: dict[str, list[int]], wanted: Sequence[int], donors: bool
 ) -> list[TensorTrajectory]:
-    """Every tensor of every layer, with the visits that the wanted checkpoints take.
+    """Return the trajectory of each tensor of each layer, with the visits needed for the wanted checkpoints.
 
     Args:
-        checkpoints: of the run, in order.
-        grown: of `growths`.
-        wanted: numbers of checkpoints.
+        checkpoints: all checkpoints of the run, in order.
+        grown: result of `growths`.
+        wanted: numbers of the wanted checkpoints.
         donors: whether donors are read too.
     """
-    asked = set(wanted)
-    needed = asked | {number - 1 for number in asked}
+    wanted_numbers = set(wanted)
+    needed = wanted_numbers | {number - 1 for number in wanted_numbers}
     found: dict[tuple[str, str], list[Visit]] = {}
     locations: dict[Path, dict[str, TensorLocation]] = {}
-    for number, checkpoint in enumerate(checkpoints[: max(asked, default=-1) + 1]):
+    for number, checkpoint in enumerate(checkpoints[: max(wanted_numbers, default=-1) + 1]):
         ids = [id for id in checkpoint.lineage.stack if number in needed or number in grown[id]]
         for id in ids:
             try:
-                for name, visit in _visits(checkpoint, id, locations, number, number in asked, donors):
+                for name, visit in _visits(checkpoint, id, locations, number, number in wanted_numbers, donors):
                     found.setdefault((id, name), []).append(visit)
             except MISFITS as error:
                 raise misfit(checkpoint.path, id, error) from None
@@ -218,7 +217,7 @@ def tracks(
 
 
 def names(checkpoint: Checkpoint, id: str) -> list[str]:
-    """The tensors of a layer by their names within it, in the order that tables of sums have."""
+    """Return the names of a layer's tensors within the layer, in the order of tables of sums."""
     return sorted(checkpoint.names_of_layers[id])
 
 
@@ -252,7 +251,7 @@ def _visits(
 def _donors_of(
     anatomy: Anatomy, layer: Layer, name: str, sizes: dict[str, int], cloned: bool
 ) -> tuple[tuple[bool, int] | None, ...]:
-    """Where the donor of each part of a tensor is: see `Visit.donor_parts`."""
+    """Return the donor of each part of a tensor: see `Visit.donor_parts`."""
     found: list[tuple[bool, int] | None] = []
     for label in anatomy.labels(name, sizes):
         owner, theirs = donor(layer, label, sizes["member"]) or ("", "")
@@ -262,12 +261,12 @@ def _donors_of(
 
 
 class Pair(NamedTuple):
-    """What of a tensor is compared with its donors, and the donors' numbers in the same places.
+    """The weights of a tensor that are compared with its donors, and the donors' weights in the same order.
 
     Attributes:
         mine, theirs: contiguous arrays of one shape and type.
-        folds: of both, as `Track.folds` gives them.
-        has: (parts,): whether a part has a donor of its own shape; where it has none, `theirs` means nothing.
+        folds: shape of both as of `TensorTrajectory.folds`.
+        has: (parts,): whether a part has a donor of its shape; `theirs` has no meaning where it has none.
     """
 
     mine: np.ndarray
@@ -277,10 +276,10 @@ class Pair(NamedTuple):
 
 
 def counterpart(track: TensorTrajectory, seen: Seen, pool: BufferPool) -> Pair | None:
-    """A tensor beside its donors at the same checkpoint; None when no part of it has one.
+    """Return a tensor and its donors at the same checkpoint; None if no part of it has a donor.
 
-    Parts are compared with the parts that they were copied from. FFN units that either side was widened by after the
-    copy was made correspond to none of the other's, and are left out.
+    Parts are compared with the parts that they were copied from. FFN units that were added to either side after the
+    copy have no counterpart, and are left out.
     """
     visit, now = seen.visit, seen.now
     if not any(visit.donor_parts):
@@ -321,15 +320,13 @@ def counterpart(track: TensorTrajectory, seen: Seen, pool: BufferPool) -> Pair |
 
 
 def _has_further_units(track: TensorTrajectory, visit: Visit) -> bool:
-    """Whether a tensor, or its donor, has FFN units that came after the one was copied from the other."""
+    """Return whether a tensor or its donor has FFN units that were added after the copy."""
     if visit.copied is None or visit.donor is None or growing(track.axes) != "unit":
         return False
     return any((view_of.alive("unit") or 0) > visit.copied for view_of in (visit, visit.donor))
 
 
-# Thousands of checkpoints have tensors of a few dozen shapes.
-
-
+# Thousands of checkpoints have tensors of only a few dozen shapes.
 @lru_cache(maxsize=4096)
 def _folds(
     anatomy: Anatomy, name: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...]

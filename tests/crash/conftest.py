@@ -1,31 +1,57 @@
-"""Runs to be killed: all of growth at once, small enough to train in two seconds, and the same runs left alone."""
+"""Fixtures of runs to kill: every kind of growth, trained in two seconds, and the same runs uninterrupted."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
-from tests.crash.warm import Warm
-from tests.pli_train.training.test_growth_in_training import EVERYTHING, WIDE
+from tests.growing import EVERYTHING, WIDE
+from tests.warm import warm as warm_process
 
 KILLED_FAMILIES = ("bert", "gpt2")
 CHECKPOINTS = {"bert": {"every": 1, "full_last": 100}, "gpt2": {"every": 1}}
-"""BERT keeps all its moments, so that they are compared at each step; GPT-2 thins them out while it is killed."""
+"""BERT keeps all optimizer states, to compare them at each step; GPT-2 removes old ones while it is killed."""
+
+
+class Training:
+    """A `pli-train` that has nothing left to import, with its stderr in a file."""
+
+    def __init__(self, child, log):
+        self.kill, self.running, self.wait, self._log = child.kill, child.running, child.wait, log
+
+    @property
+    def errors(self):
+        """What it said on stderr."""
+        return self._log.read_text()
+
+
+class Trainings:
+    """Begins them, as `tests.warm` does."""
+
+    def __init__(self, folder):
+        self._folder, self._count = folder, 0
+
+    def start(self, *words, **how):
+        self._count += 1
+        log = self._folder / f"stderr-{self._count}"
+        with Path(os.devnull).open("r+b") as nothing, log.open("wb") as file:
+            streams = [nothing.fileno(), nothing.fileno(), file.fileno()]
+            return Training(warm_process().start("pli-train", *words, streams=streams, **how), log)
 
 
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory, _cache):
-    """The process that forks commands which have nothing left to import."""
-    process = Warm(tmp_path_factory.mktemp("warm"))
-    yield process
-    process.close()
+    """What begins commands in forks of a process that has imported everything."""
+    return Trainings(tmp_path_factory.mktemp("warm"))
 
 
 @pytest.fixture(scope="session")
 def toml_of(config_of, tmp_path_factory):
-    """Write the config of a run that grows in every way: `toml_of("bert")` → its file.
+    """Return a function that writes the config of a run with every kind of growth: `toml_of("bert")` → its file.
 
-    Three insertions, heads added twice, an FFN widened, a permanent swap, a longer context, layers swapped for single
-    steps, dropout, two batches to a step, a checkpoint at each.
+    The run has three insertions, heads added twice, a wider FFN, a permanent swap, a longer context, layers swapped for
+    single steps, dropout, two batches per step, and a checkpoint at each step.
     """
     folder = tmp_path_factory.mktemp("configs")
 
@@ -46,7 +72,7 @@ def toml_of(config_of, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def unkilled(toml_of, warm, tmp_path_factory):
-    """The finished run of each family that nobody disturbed."""
+    """A finished, uninterrupted run of each family."""
     folders = {}
     for family in KILLED_FAMILIES:
         folders[family] = tmp_path_factory.mktemp("unkilled") / family
@@ -56,7 +82,7 @@ def unkilled(toml_of, warm, tmp_path_factory):
 
 
 def toml(value):
-    """A value as TOML writes it in one line."""
+    """Return a value as TOML in one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items() if inner is not None) + "}"
     if isinstance(value, list | tuple):

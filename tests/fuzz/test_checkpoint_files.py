@@ -1,8 +1,9 @@
-"""Broken and hostile files: reading gives content or one named error, and nothing else happens on the way.
+"""Broken and hostile checkpoint files: reading returns content or raises one named error, without side effects.
 
-An audit hook watches what Python itself is asked to do meanwhile. What libraries load lazily is loaded before it looks.
+An audit hook records what Python does meanwhile. Lazy imports of libraries are done before.
 """
 
+import functools
 import random
 import resource
 import shutil
@@ -26,12 +27,12 @@ from pli_train.core.run_format import run_folder
 from pli_train.models import safe_loading
 from pli_train.models.build import AUTO_CLASS
 from pli_train.training import launch
+from pli_train.training.callback import Callback
 from tests.fuzz.changes import mutated
-from tests.fuzz.watch import Blind, Watch
-from tests.pli_train.checkpointing.test_reading import AT, FILES, sharded
-from tests.pli_train.training.test_trainer import vouch
+from tests.fuzz.watch import MEMORY, SECONDS, Blind, Watch
+from tests.interrupted import Killed
+from tests.run_files import AT, FILES, sharded, vouch
 
-SECONDS, MEMORY = 2.0, 2**30
 INDEX = f"{AT}/{run_folder.WEIGHTS_INDEX}"
 TOKENIZER = [f"{run_folder.TOKENIZER}/{name}" for name in ("tokenizer.json", "tokenizer_config.json")]
 
@@ -43,7 +44,7 @@ def on_progress():
 
 @pytest.fixture(scope="module")
 def run(small_run):
-    """A run to be read, in a process that has loaded what a config that names another family would load."""
+    """A run to read, in a process that has already imported the modules of all model families."""
     import einops._torch_specific  # noqa: F401
     import google_crc32c  # noqa: F401
 
@@ -51,7 +52,7 @@ def run(small_run):
         safe_loading.declared(name)
         if (task := anatomy.family(name).task) in AUTO_CLASS:
             config = transformers.AutoConfig.for_model(name)
-            config.architectures = config.architectures or []  # some classes choose by them
+            config.architectures = config.architectures or []  # some classes need them
             with torch.device("meta"):
                 getattr(transformers, AUTO_CLASS[task]).from_config(config)
     return small_run
@@ -66,11 +67,12 @@ def run_in_shards(run, tmp_path_factory):
 
 def read_everything(run):
     """All that reads a run's files; each gives content or a named error. Returns how many gave content."""
+    opened = functools.cache(lambda: open_run(run))
     readers = (
-        lambda: open_run(run).record,
-        lambda: open_run(run).parent,
-        lambda: str(open_run(run).lineage),
-        lambda: api.drift(open_run(run)),
+        lambda: opened().record,
+        lambda: opened().parent,
+        lambda: str(opened().lineage),
+        lambda: api.drift(opened()),
         lambda: [c.tokens for c in open_run(run, hashes=True).checkpoints],
         lambda: list(verify(run)),
         lambda: checkpoint.newest(run, lambda line: None),
@@ -88,7 +90,7 @@ def read_everything(run):
 
 
 def attack(run, file, cases, seed, on_progress, read=read_everything):
-    """Read a run with one of its files changed, again and again; returns how often it still gave all content."""
+    """Change one of a run's files at random and read the run, `cases` times. Count the cases with all content."""
     path, chance = run / file, random.Random(f"{file} {cases} {seed}")
     good, manifest = path.read_bytes(), (run / AT / run_folder.MANIFEST).read_bytes()
     before, whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 0
@@ -99,7 +101,7 @@ def attack(run, file, cases, seed, on_progress, read=read_everything):
         believed = path.parent.name == AT and path.name != run_folder.MANIFEST and chance.random() < 0.8
         if believed:
             vouch(path)
-        began = time.process_time()  # work, and not waiting for a busy machine
+        began = time.process_time()  # CPU time, which does not depend on other processes
         try:
             gave = on_progress.during(run, lambda: read(run))
         except Exception as error:
@@ -117,7 +119,8 @@ def attack(run, file, cases, seed, on_progress, read=read_everything):
 def load_tokenizer(run):
     cache.root().mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(cache.root()))  # the copy that is read lies where the watch allows it
+        # The temporary copy must be in a folder that the audit hook allows.
+        patch.setattr(tempfile, "tempdir", str(cache.root()))
         try:
             tokenizer.load(str(run / run_folder.TOKENIZER))
         except PliError:
@@ -127,31 +130,37 @@ def load_tokenizer(run):
 
 @pytest.mark.parametrize("file", [*FILES, INDEX, *TOKENIZER])
 def test_a_broken_file_is_a_named_error_without_side_effects(run, run_in_shards, file, on_progress, fuzz_cases):
-    """`auto_map`, classes by name and paths that lead out are among the changes."""
+    """The changes include `auto_map`, names of classes, and paths out of the folder."""
     folder = run_in_shards if file == INDEX else run
     read = load_tokenizer if file in TOKENIZER else read_everything
-    attack(folder, file, 300 if fuzz_cases >= 1000 else 40, "warm", Blind(), read)
+    attack(folder, file, 300 if fuzz_cases >= 1000 else 20, "warm", Blind(), read)
     attack(folder, file, fuzz_cases, 0, on_progress, read)
 
 
 @pytest.mark.parametrize("file", [*FILES[2:7], FILES[8]])
-def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, on_progress):
+def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, tmp_path):
     """One update is done where the trainer takes the state."""
 
+    class DoneWithAnUpdate(Callback):
+        def on_step_end(self, state):
+            raise Killed
+
     def resumed(folder):
+        copy = Path(shutil.copytree(folder, tmp_path / "copy"))
         try:
-            made = launch.resume(config_of("gpt2"), folder)
-            made._call("on_train_begin", made.plan.total_steps)
-            made._update()
+            launch.resume(config_of("gpt2"), copy, callbacks=[DoneWithAnUpdate()]).run()
         except PliError:
             return 0
-        return 1
+        except Killed:
+            return 1
+        finally:
+            shutil.rmtree(copy)
 
     attack(run, file, 25, "resume", Blind(), resumed)
 
 
 def test_the_watch_sees_what_it_is_there_for(run, on_progress, tmp_path):
-    """The negative control: a path outside, an import and a pickle do not escape it."""
+    """Negative control: the audit hook records a path outside, an import and a pickle."""
     import pickle
 
     (tmp_path / "outside").write_bytes(pickle.dumps(Path("/")))

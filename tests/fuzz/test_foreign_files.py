@@ -1,5 +1,6 @@
-"""Broken and hostile files of others: what reads foreign checkpoints gives content or one named line, nothing else."""
+"""Broken and hostile files of other libraries: readers return content or raise a one-line error."""
 
+import functools
 import random
 import resource
 import shutil
@@ -18,8 +19,7 @@ from pli_train.core.anatomy import axes
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests.fuzz.changes import mutated
-from tests.fuzz.test_checkpoint_files import MEMORY, SECONDS
-from tests.fuzz.watch import Blind, Watch
+from tests.fuzz.watch import MEMORY, SECONDS, Blind, Watch
 from tests.trainers import train
 
 AT = "checkpoint-8"
@@ -33,13 +33,13 @@ def output(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_progress():
-    """In a process that has loaded what a config that tells of other heads would load."""
+    """An audit hook, after the lazy imports that a config with other heads would need."""
     axes.rows(np.zeros((4, 2)), "(head dim) model", "head", {"head": 2})
     return Watch()
 
 
 def folder_for(file, output, to):
-    """A copy in which there is such a file at `AT`: shards for an index, a lineage everywhere for a lineage."""
+    """Copy the run so that `AT` has this file: shards for an index, a lineage in each checkpoint for a lineage."""
     copy = Path(shutil.copytree(output, to))
     if file == run_folder.WEIGHTS_INDEX:
         model = AutoModelForCausalLM.from_pretrained(copy / AT)
@@ -53,16 +53,17 @@ def folder_for(file, output, to):
 
 
 def read_everything(output):
-    """How many readers gave content; every other one gave a named error."""
+    """How many readers gave content; every other one gave a named error. Most read one run, as a report does."""
+    opened = functools.cache(lambda: open_run(output))
     readers = (
-        lambda: api.drift(open_run(output), "all"),
-        lambda: open_run(output).lineage,
-        lambda: open_run(output).confidence,
-        lambda: open_run(output).notes,
-        lambda: embedding.embed(open_run(output)).table,
-        lambda: [c.tokens for c in open_run(output).checkpoints],
-        lambda: (open_run(output).record, open_run(output).training, open_run(output).tokenizer),
-        lambda: open_run(output).scalars,
+        lambda: api.drift(opened(), "all"),
+        lambda: opened().lineage,
+        lambda: opened().confidence,
+        lambda: opened().notes,
+        lambda: embedding.embed(opened()).table,
+        lambda: [c.tokens for c in opened().checkpoints],
+        lambda: (opened().record, opened().training, opened().tokenizer),
+        lambda: opened().scalars,
         lambda: api.drift(open_run([output / AT])),
         lambda: open_run([output / "checkpoint-4", output / AT]).lineage,
     )

@@ -1,4 +1,4 @@
-"""A `trainer_state.json` changed at random: what reads it as a history gives content or one named line, no more."""
+"""Random changes of `trainer_state.json`: readers of its history return content or raise a one-line error."""
 
 import json
 import random
@@ -19,8 +19,7 @@ from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests.fuzz.changes import bent, torn
-from tests.fuzz.test_checkpoint_files import MEMORY, SECONDS
-from tests.fuzz.watch import Blind, Watch
+from tests.fuzz.watch import MEMORY, SECONDS, Blind, Watch
 from tests.trainers import train
 
 AT = "checkpoint-12"
@@ -32,13 +31,13 @@ def output(tmp_path_factory):
 
 
 def logged(path):
-    """What the only run at a path logged."""
-    ((_, found),) = paths.logged(path)
-    return found
+    """Return what the only run at a path logged."""
+    ((_, scalars),) = paths.logged(path)
+    return scalars
 
 
 def changed(good, chance):
-    """A file with up to three things in it changed, mostly so that it stays JSON."""
+    """Return a file's content with up to three changes, mostly valid JSON."""
     if chance.random() < 0.2:
         return torn(good, chance)
     document = json.loads(good)
@@ -64,14 +63,14 @@ def readers(output):
 
 
 def sound(scalars):
-    """Steps rise and fit, tokens that are told are counts."""
+    """Check that steps increase and tokens are positive."""
     for of in scalars.columns.values():
         assert len(of.steps) and (np.diff(of.steps) > 0).all() and of.steps[0] >= 0
     assert (scalars.of(run_folder.TOKENS).values > 0).all()
 
 
 def read_everything(output):
-    """How many readers gave content; every other one gave a named error."""
+    """Return the number of readers that return content; all others must raise a named error."""
     gave = 0
     for reader in readers(output):
         try:

@@ -1,7 +1,7 @@
 """Compare groups of runs: loss at equal steps, tokens, FLOPs or seconds, and speed-up to reach a loss.
 
-Speed-up is what the reference needs ÷ what the group needs for the same loss; over seeds it is a ratio of geometric
-means. Intervals are of `group_difference`: over pairs of runs of one seed where two groups have them, else Welch's.
+Speed-up is the cost of the reference ÷ the cost of the group to reach the same loss; over seeds, costs are geometric
+means. Intervals are those of `group_difference`: for paired runs where two groups share seeds, else Welch's.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHARES = (1.0, 1 / 2, 1 / 4)
-"""Default levels: the loss of the run that ends highest, at these shares of its steps."""
+"""Default loss levels: the loss at these fractions of training of the run with the highest final loss."""
 
 
 def parse_levels(text: str) -> list[float]:
-    """Losses from `5.5,4`, in that order. Raises BadInput for what is no number."""
+    """Parse losses separated by commas, such as `5.5,4`. Raises BadInput for anything that is not a finite number."""
     try:
         levels = [float(part) for part in text.split(",")]
     except ValueError:
         levels = [float("nan")]
     if not np.isfinite(levels).all():
-        raise BadInput(f"--levels {text}: give losses with commas between them, as 5.5,4")
+        raise BadInput(f"--levels {text}: is not a list of losses; write numbers separated by commas, such as 5.5,4")
     return list(dict.fromkeys(levels))
 
 
 def last_common(curves: Sequence[Curve], axis: str) -> float:
-    """The last point of an axis that all runs came to."""
+    """Return the last point of an axis that all runs reached."""
     return float(min(curve.table[axis].max() for curve in curves))
 
 
 def default_levels(curves: Sequence[Curve]) -> list[float]:
-    """The final loss of the run that ends highest, then what it had at half and at a quarter of its steps.
+    """Return the losses at the end, half and a quarter of the run with the highest final loss.
 
-    All runs reach these levels: they are rounded up to four digits, and those that some run starts below are left out.
+    All runs reach these levels: they are rounded up to four digits, and levels above the first loss of a run are left
+    out.
     """
     worst = max(curves, key=lambda curve: curve.losses[-1])
     first, last = worst.table[col.STEP].iloc[[0, -1]]
@@ -55,14 +56,14 @@ def default_levels(curves: Sequence[Curve]) -> list[float]:
 
 
 def levels_down(curves: Sequence[Curve], count: int) -> list[float]:
-    """Evenly spaced levels from the lowest start of a run down to the first of `default_levels`; empty for none."""
+    """Return evenly spaced levels from the lowest first loss of a run to the lowest of `default_levels`, if any."""
     last = default_levels(curves)[:1]
     start = min(curve.losses[0] for curve in curves)
     return [*np.linspace(start, last[0], count + 1)[1:-1].tolist(), last[0]] if last else []
 
 
 def _rounded_up(level: float) -> float:
-    """To four digits, and not below.
+    """Round up to four significant digits.
 
     >>> _rounded_up(3.93512), _rounded_up(3.5), _rounded_up(0.0)
     (3.936, 3.5, 0.0)
@@ -73,16 +74,16 @@ def _rounded_up(level: float) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs compared by one scalar on one axis: what the command, the page and a report of several runs state.
+    """Groups of runs compared by one scalar on one axis.
 
     Attributes:
-        curves: one a run that did not diverge.
+        curves: one for each run that did not diverge.
         by: the axis.
-        at: the point on it at which losses are compared.
+        at: the point of the axis at which losses are compared.
         reference: the group that the others are compared with.
-        groups: of `groups`.
-        speed_ups: of `speed_ups`.
-        diverged: those of runs that did, which are left out of all this.
+        groups: the table of `groups`.
+        speed_ups: the table of `speed_ups`.
+        diverged: the curves of runs that diverged, which are in none of the above.
     """
 
     curves: Sequence[Curve]
@@ -95,21 +96,21 @@ class Comparison:
 
     @property
     def tag(self) -> str:
-        """The scalars that are compared; empty where their names are not known."""
+        """The names of the compared scalars; empty if they are not known."""
         return ", ".join(dict.fromkeys(curve.tag for curve in (*self.curves, *self.diverged) if curve.tag))
 
     @property
     def unit(self) -> str:
-        """What the axis counts: `by`, or `epoch` where the logs count epochs in place of steps."""
+        """The unit of the axis: `by`, or `epoch` where the logs count epochs instead of steps."""
         return self.curves[0].counts if self.by == col.STEP else self.by
 
 
 def by_scalar(curves: Sequence[Curve]) -> list[list[Curve]]:
-    """The curves of each scalar, scalars in the order of their first. A scalar is compared with itself alone."""
-    found: dict[str, list[Curve]] = {}
+    """Group curves by scalar, in order of first appearance: different scalars are not compared with each other."""
+    curves_of: dict[str, list[Curve]] = {}
     for curve in curves:
-        found.setdefault(curve.tag, []).append(curve)
-    return list(found.values())
+        curves_of.setdefault(curve.tag, []).append(curve)
+    return list(curves_of.values())
 
 
 def compared(
@@ -123,25 +124,26 @@ def compared(
 
     Args:
         curves: of `read`, all of one scalar (`by_scalar`).
-        by: `step`, `tokens`, `flops` or `seconds`.
-        at: where losses are compared, in units of that axis; by default the last point that all runs came to.
+        by: the axis: `step`, `tokens`, `flops` or `seconds`.
+        at: the point at which losses are compared, in units of the axis; by default the last one that all runs reached.
         levels: losses to reach; by default those of `default_levels`.
         reference: the group that the others are compared with; by default the first that did not diverge.
 
     Raises:
-        BadInput: when all runs diverged, one did not log the axis, no run has a loss at that point, or no group is
-            called `reference`.
+        BadInput: if all runs diverged, a run did not log the axis, no run has a loss at that point, or there is no
+            group named `reference`.
     """
     require(curves, by)
     diverged = [curve for curve in curves if curve.diverged is not None]
     curves = converged(curves)
     if reference and reference in {curve.group for curve in diverged} - {curve.group for curve in curves}:
-        raise BadInput(f"--reference {reference}: diverged; name one of {', '.join(by_group(curves))}")
+        raise BadInput(f"--reference {reference}: all its runs diverged; use one of {', '.join(by_group(curves))}")
     if at is None:
         at = last_common(curves, by)
     elif np.isnan([loss_at(curve, at, by) for curve in curves]).all():
         which = "a finite loss" if any(is_gap(curve, at, by) for curve in curves) else "a loss"
-        last = f"the last {curves[0].counts if by == col.STEP else by} of all is {last_common(curves, by):g}"
+        unit = curves[0].counts if by == col.STEP else by
+        last = f"the last {unit} that all runs reached is {last_common(curves, by):g}"
         raise BadInput(f"--at {at:g}: no run has {which} there; {last}")
     reference = reference or curves[0].group
     ups = speed_ups(curves, default_levels(curves) if levels is None else levels, by, reference)
@@ -149,7 +151,7 @@ def compared(
 
 
 def by_group(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
-    """Group → its curves, groups in the order of their first."""
+    """Return the curves of each group, groups in order of first appearance."""
     groups: dict[str, list[Curve]] = {}
     for curve in curves:
         groups.setdefault(curve.group, []).append(curve)
@@ -157,10 +159,11 @@ def by_group(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
 
 
 def pairs_of(base: Sequence[Curve], mine: Sequence[Curve]) -> list[tuple[int, int]]:
-    """Runs of two groups that share a seed, and so batches and evaluation, as places in `base` and `mine`.
+    """Return pairs of runs of two groups with the same seed, and so the same batches and evaluation blocks.
 
-    Empty unless there are two pairs or more, each run of the smaller group has a partner, no seed is there twice in a
-    group, and what a seed decides is decided alike (`Curve.shared`).
+    Pairs are (index in `base`, index in `mine`). There are none unless there are at least two, each run of the smaller
+    group is in one, no seed occurs twice in a group, and the settings that determine batches and evaluation are equal
+    (`Curve.shared`).
     """
     of_base, of_mine = ([curve.seed for curve in group] for group in (base, mine))
     once = all(None not in of and len(set(of)) == len(of) for of in (of_base, of_mine))
@@ -171,19 +174,20 @@ def pairs_of(base: Sequence[Curve], mine: Sequence[Curve]) -> list[tuple[int, in
 
 
 def groups(curves: Sequence[Curve], at: float, by: str, reference: str) -> pd.DataFrame:
-    """The loss of each group at a point of an axis, and how it differs from the reference's.
+    """Return the loss of each group at a point of an axis, and its difference from the reference.
 
     Returns:
-        One row a group:
-            group, runs                  its name, and how many runs it has
-            loss, loss_low, loss_high    mean over its runs, with 95 % interval; missing unless all came to that point
-            difference, difference_low, difference_high  from the reference, with 95 % interval (`seeds.difference`)
-            pairing, pairs               `seed` where the difference is over pairs of runs of one seed, and how many
-                                         pairs; else `none` and 0; empty for the reference
-            p, min_p                     of `seeds.exact_test`, not corrected for the number of groups
+        One row for each group:
+            group, runs                  its name and number of runs
+            loss, loss_low, loss_high    mean over its runs, with 95 % interval; missing unless all reached that point
+            difference, difference_low, difference_high  loss − loss of the reference, with 95 % interval
+                                         (`group_difference.difference`)
+            pairing, pairs               `seed` and the number of pairs where runs are paired by seed; else `none` and
+                                         0; empty for the reference
+            p, min_p                     of `group_difference.exact_test`, not corrected for the number of groups
 
     Raises:
-        BadInput: when no group is called `reference`.
+        BadInput: if there is no group named `reference`.
     """
     import pandas as pd
 
@@ -209,20 +213,21 @@ def groups(curves: Sequence[Curve], at: float, by: str, reference: str) -> pd.Da
 def speed_ups(
     curves: Sequence[Curve], levels: Sequence[float], by: str = col.STEP, reference: str | None = None
 ) -> pd.DataFrame:
-    """Speed-up of each group over the reference in reaching each level.
+    """Return the speed-up of each group over the reference to reach each loss level.
 
     Returns:
-        One row a level and group:
+        One row for each level and group:
             loss_level, group, runs
-            reached              how many of the runs reach the level
-            at                   where on the axis, a geometric mean; missing unless all runs of the group reach it
-            speed_up, speed_up_low, speed_up_high  with 95 % interval (`seeds.difference` of logarithms); missing unless
-                                 all runs of the group and of the reference reach the level; 1 without interval for the
-                                 reference
+            reached              number of runs that reach the level
+            at                   point of the axis where they reach it, a geometric mean; missing unless all runs of the
+                                 group reach it
+            speed_up, speed_up_low, speed_up_high  with 95 % interval (`group_difference.difference` of logarithms);
+                                 missing unless all runs of the group and of the reference reach the level; 1 without
+                                 interval for the reference
             pairing, pairs       as for `groups`
 
     Raises:
-        BadInput: when no group is called `reference`.
+        BadInput: if there is no group named `reference`.
     """
     import pandas as pd
 
@@ -255,15 +260,15 @@ def speed_ups(
 
 
 def speed_ups_of(found: Comparison) -> pd.DataFrame:
-    """The speed-ups of a comparison, of `speed_ups`."""
+    """Return the table of speed-ups of a comparison: see `speed_ups`."""
     return found.speed_ups
 
 
 def summary(found: Comparison) -> pd.DataFrame:
-    """One row a group, the lowest loss first: of `groups`, and the speed-up to each level, of `speed_ups`.
+    """Return one row for each group, lowest loss first: its row of `groups`, and its speed-up to each level.
 
-    Where runs diverged, a column says which, and a group of which all did is a row without a loss. Where points were
-    left out because they are not finite, a column says how many of each group.
+    If runs diverged, a column lists them, and a group whose runs all diverged has a row without a loss. If points were
+    left out because they are not finite, a column counts them.
     """
     import pandas as pd
 
@@ -285,12 +290,12 @@ def summary(found: Comparison) -> pd.DataFrame:
 
 
 def divergences(curves: Sequence[Curve]) -> str:
-    """Which runs diverged and when, in a few words; empty for none."""
+    """List the runs that diverged, with the step from which on their loss is not finite; empty for none."""
     return ", ".join(f"{curve.name} from {curve.counts} {curve.diverged} on" for curve in curves)
 
 
 def per_run(found: Comparison) -> pd.DataFrame:
-    """One row a run, the lowest loss at the point of comparison first."""
+    """Return one row for each run, lowest loss at the point of comparison first."""
     import pandas as pd
 
     last, counted = _loss_column(found), " or ".join(dict.fromkeys(curve.counts for curve in found.curves))
@@ -317,11 +322,11 @@ def per_run(found: Comparison) -> pd.DataFrame:
 
 
 def of_scalars(found: Sequence[Comparison], table_of: Callable[[Comparison], pd.DataFrame]) -> pd.DataFrame:
-    """The tables of several scalars as one, the scalar in the first column; of one scalar its table as it is.
+    """Concatenate the tables of several scalars, with the scalar in the first column; one alone is left as it is.
 
     Args:
-        found: a comparison for each scalar.
-        table_of: `summary`, `per_run`, or what else makes a table of a comparison.
+        found: one comparison for each scalar.
+        table_of: function that makes a table of a comparison, such as `summary` or `per_run`.
     """
     import pandas as pd
 
@@ -336,7 +341,7 @@ def of_scalars(found: Sequence[Comparison], table_of: Callable[[Comparison], pd.
 
 
 def level_words(level: float) -> str:
-    """A level as headers and sentences write it, with every digit that it was given with.
+    """Format a loss level with all its digits, as in headers and sentences.
 
     >>> level_words(4.0), level_words(2.7182818), level_words(0.00004)
     ('4', '2.7182818', '4e-05')
@@ -345,7 +350,7 @@ def level_words(level: float) -> str:
 
 
 def amount(value: float, axis: str) -> str:
-    """A point of an axis in words.
+    """Format a point of an axis.
 
     >>> amount(1234, "step"), amount(1.7958e9, "flops"), amount(12.34, "seconds")
     ('1,234', '1.80e9', '12.3')
@@ -357,21 +362,21 @@ def amount(value: float, axis: str) -> str:
 
 
 def _column(found: Comparison) -> str:
-    """The point of comparison as a column's name has it: `160`, `1.80e9 flops`, `3 epochs`."""
+    """Format the point of comparison for a column name: `160`, `1.80e9 flops`, `3 epochs`."""
     units = {col.STEP: "", "epoch": " epochs"}
     return amount(found.at, found.by).replace(",", "") + units.get(found.unit, f" {found.unit}")
 
 
 def _loss_column(found: Comparison) -> str:
-    """The name of the column with the losses at the point of comparison."""
+    """Return the name of the column with the losses at the point of comparison."""
     return f"{found.tag or 'loss'} at {_column(found)}"
 
 
 def _with_reference(curves: Sequence[Curve], reference: str) -> tuple[dict[str, list[Curve]], list[Curve]]:
-    """Group → its curves, and those of the reference. Raises BadInput when no group is called that."""
+    """Return the curves of each group, and those of the reference. Raises BadInput if there is no such group."""
     of = by_group(curves)
     if reference not in of:
-        raise BadInput(f"no run or group is called {reference!r}; there are: {', '.join(of)}")
+        raise BadInput(f"--reference {reference}: no run or group has this name; use one of {', '.join(of)}")
     return of, of[reference]
 
 

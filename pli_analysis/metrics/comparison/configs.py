@@ -1,19 +1,20 @@
 """Describe several runs, and list the differences of their configs.
 
-Columns of `runs`, one row a run:
-    run, group    its name, and that of the runs that differ from it by seed alone
+Columns of `runs`, one row for each run:
+    run, group    its name, and the group of runs that differ from it only by seed
     seed
-    layers        at the first and the last checkpoint: `1 → 6`
-    events        how many growth events
-    parameters    at the end
-    steps, tokens, flops, seconds   of training; empty where not logged
-    eval loss, eval loss se   the last one, in nats per target, and its standard error
-    full eval loss   over all held-out text, at the end
+    layers        number of layers at the first and the last checkpoint: `1 → 6`
+    events        number of growth events
+    parameters    number of parameters at the end
+    steps, tokens, flops, seconds   of training; empty if not logged
+    eval loss, eval loss se   last eval loss, in nats per target, and its standard error
+    full eval loss   loss over all held-out text at the end
 
-Columns of `differences`, one row a key that not all runs have the same value of:
+Columns of `differences`, one row for each config key whose value differs between runs:
     key           dotted, as in the config
-    kind          `growth` (what is to be compared), `seed`, `watching` (changes nothing that is learned) or `tuning`
-    then one column a run
+    kind          `growth` (the subject of the comparison), `seed`, `watching` (does not affect what is learned) or
+                  `tuning` (all others)
+    then one column for each run
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ABSENT = "—"
 
 
 def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
-    """What each run is.
+    """Describe each run: see this module's docstring for the columns.
 
     Args:
         opened: name → run.
@@ -71,7 +72,7 @@ def runs(opened: Mapping[str, Run], groups: Mapping[str, str]) -> pd.DataFrame:
 
 
 def differences(opened: Mapping[str, Run]) -> pd.DataFrame:
-    """What the configs of runs differ in, growth first and what changes nothing last."""
+    """List the config keys whose values differ between runs: `growth`, `tuning`, `seed`, then `watching`."""
     import pandas as pd
 
     configs = {name: config_of(run) for name, run in opened.items()}
@@ -86,7 +87,7 @@ def differences(opened: Mapping[str, Run]) -> pd.DataFrame:
 
 
 def kind_of(key: str) -> str:
-    """What a difference in this key of a config means for a comparison.
+    """Classify a config key by what a difference in it means for a comparison.
 
     >>> kind_of("growth.schedule"), kind_of("optim.lr"), kind_of("train.eval_every")
     ('growth', 'tuning', 'watching')
@@ -97,7 +98,7 @@ def kind_of(key: str) -> str:
 
 
 def config_of(run: Run) -> dict[str, object]:
-    """The config of a run by dotted key; empty where its record has none."""
+    """Return the config of a run by dotted key; empty if its record has none."""
     config = run.record.get("config", {})
     return run_folder.flatten(config) if isinstance(config, dict) else {}
 

@@ -1,7 +1,7 @@
 """Loss curves over steps, tokens, FLOPs and seconds, and where they reach a given loss.
 
-A run reaches a loss where its smoothed curve first comes down to it, linearly interpolated between points. A loss that
-it never reaches, or is below at its first point, is missing.
+A run reaches a loss where its smoothed curve first falls to it, linearly interpolated between points. A loss that it
+never reaches, or that its first point is already below, is missing.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 BATCHES = ("train.block_size", "train.batch_size", "train.accumulation", "train.mlm_probability")
 EVALUATION = ("eval.", "train.eval_blocks")
-"""Keys of a config that decide, with the seed and the corpus, which batches a run sees and what it is evaluated on."""
+"""Config keys that determine, with the seed and the corpus, the batches and the evaluation blocks of a run."""
 LISTED = 4
-"""Steps or runs that a line names, at most."""
+"""Maximum number of steps or runs listed in a message."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class Curve:
     """One run's loss.
 
     Attributes:
-        name: of the run.
-        group: of the runs that differ by seed alone; the run's own name when none was given.
-        table: `step`, `tokens`, `flops`, `seconds` and `loss`, by step, where the loss is finite; an axis that was not
-            logged is NaN. Seconds are of training for our runs, since the first point for others'.
-        events: steps of growth.
-        damaged: a line for each file of which records could not be read, and one for points that are not finite.
-        width: points that `losses` is smoothed over.
-        seed: of a run of ours; None for others'.
-        shared: what has to be equal for runs of one seed to have the same batches and evaluation: key → value.
-        tag: the scalar that it is, by the name that all runs have; empty where none is told.
-        diverged: the step from which on no loss is finite; None where the last one is.
-        counts: what `step` counts: `step`, or `epoch`.
-        gaps: the axes of `table` at points whose loss is not finite, up to where the run diverged.
+        name: name of the run.
+        group: name of the runs that differ only by seed; the run's own name if none was given.
+        table: `step`, `tokens`, `flops`, `seconds` and `loss` by step, at points with a finite loss; an axis that was
+            not logged is NaN. Seconds are of training; for logs of other libraries, since the first point.
+        events: steps of growth events.
+        damaged: one line for each file with unreadable records, and one for points that are not finite.
+        width: number of points over which `losses` is smoothed.
+        seed: seed of a pli run; None for logs of other libraries.
+        shared: settings that must be equal for runs of one seed to have the same batches and evaluation: key → value.
+        tag: name of the scalar that all runs have in common; empty if not known.
+        diverged: step from which on no loss is finite; None if the last loss is finite.
+        counts: unit of `step`: `step` or `epoch`.
+        gaps: the axes of `table` at points before `diverged` whose loss is not finite.
     """
 
     name: str
@@ -69,64 +69,64 @@ class Curve:
 
     @property
     def omitted(self) -> int:
-        """How many points are left out because their loss is not finite, up to where the run diverged."""
+        """Number of points before `diverged` that are left out because their loss is not finite."""
         return len(self.gaps.get(col.STEP, ()))
 
     @cached_property
     def losses(self) -> np.ndarray:
-        """[points], the smoothed loss, which everything here is measured on."""
+        """The smoothed loss, (points,), on which all comparisons are based."""
         return smoothed(self.table[col.LOSS].to_numpy(dtype=float), self.width)
 
 
-def read(asked: Sequence[str], tag: str | None = None, width: int = 1) -> list[Curve]:
-    """The loss curves of some runs.
+def read(arguments: Sequence[str], tag: str | None = None, width: int = 1) -> list[Curve]:
+    """Read the loss curves of some runs.
 
     Args:
-        asked: paths; `GROUP=PATH` puts the runs at one into a group.
-        tag: a pattern (`eval*`); each tag it matches that all runs have is a curve of each run, and `Curve.tag` tells
-            which. By default it is the loss of `pli_analysis.metrics.comparison.loss_tags`.
-        width: points to smooth losses over, an odd number of them.
+        arguments: paths; `GROUP=PATH` assigns the runs at a path to a group.
+        tag: a pattern such as `eval*`; each matching tag that all runs have gives one curve for each run, with the tag
+            in `Curve.tag`. By default the loss chosen by `pli_analysis.metrics.comparison.loss_tags`.
+        width: number of points over which losses are smoothed; odd.
 
     Raises:
-        BadInput: when a path holds no scalars, the runs have none in common, or `width` is even.
+        BadInput: if a path has no scalars, the runs have none in common, or `width` is even.
     """
     if width % 2 == 0:
         raise BadInput(
-            f"--smooth {width}: a mean around a point takes an odd number of points: {width - 1} or {width + 1}"
+            f"--smooth {width}: a centered mean needs an odd number of points; use {width - 1} or {width + 1}"
         )
-    found = [(group, *each) for group, path in map(grouped, asked) for each in paths.logged(path)]
-    runs = dict(zip(paths.names([source for _, source, _ in found]), found, strict=True))
-    there = {name: list(logged.columns) for name, (_, _, logged) in runs.items()}
+    sources = [(group, *each) for group, path in map(grouped, arguments) for each in paths.logged(path)]
+    runs = dict(zip(paths.names([source for _, source, _ in sources]), sources, strict=True))
+    tags_of = {name: list(logged.columns) for name, (_, _, logged) in runs.items()}
     files = {name: source.path.stem for name, (_, source, _) in runs.items() if source.is_download}
-    every = names_of_losses.chosen(there, files, tag)
+    chosen = names_of_losses.chosen(tags_of, files, tag)
     curves = []
     for name, (group, source, logged) in runs.items():
-        known = _of_run(source.path)
-        for tags in every:
+        facts = _of_run(source.path)
+        for tags in chosen:
             points, gaps, diverged = _finite(_table(logged, tags[name]))
-            known |= {"tag": names_of_losses.label(tags, files), "diverged": diverged, "gaps": gaps}
-            known["counts"] = "epoch" if tags[name] in logged.epochs else "step"
-            read_one = Curve(name, group or name, points, width=width, **known)
-            curves.append(replace(read_one, damaged=[*logged.damaged, *_gaps_line(read_one)]))
+            facts |= {"tag": names_of_losses.label(tags, files), "diverged": diverged, "gaps": gaps}
+            facts["counts"] = "epoch" if tags[name] in logged.epochs else "step"
+            curve = Curve(name, group or name, points, width=width, **facts)
+            curves.append(replace(curve, damaged=[*logged.damaged, *_gaps_line(curve)]))
     return curves
 
 
-def grouped(asked: str) -> tuple[str, Path]:
-    """The group and the path of `GROUP=PATH`, the group empty where none is told.
+def grouped(argument: str) -> tuple[str, Path]:
+    """Split `GROUP=PATH` into group and path; the group is empty for a path alone.
 
     Raises:
-        BadInput: when there is no path: an empty one would be the current folder.
+        BadInput: if the path is empty, as it would mean the current folder.
     """
-    group, sign, path = asked.partition("=")
-    if not asked or (sign and not path and not Path(asked).exists()):
-        raise BadInput(f"'{asked}': names no run; write GROUP=RUN, or RUN alone")
-    return (group, Path(path)) if sign and group and not Path(asked).exists() else ("", Path(asked))
+    group, sign, path = argument.partition("=")
+    if not argument or (sign and not path and not Path(argument).exists()):
+        raise BadInput(f"'{argument}': has no path of a run; write GROUP=RUN, or RUN alone")
+    return (group, Path(path)) if sign and group and not Path(argument).exists() else ("", Path(argument))
 
 
 def _finite(points: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray], int | None]:
-    """The points with a finite loss, the axes of the others, and the step from which on all are others.
+    """Split points into those with a finite loss and the axes of the others; return also the step of divergence.
 
-    That step is None when the last loss is finite. Points from it on are not among the others.
+    No loss is finite from that step on, and points from there on are in neither; it is None if the last loss is finite.
     """
     finite = np.isfinite(points[col.LOSS].to_numpy())
     end = int(np.flatnonzero(finite)[-1]) + 1 if finite.any() else 0
@@ -136,7 +136,7 @@ def _finite(points: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray], 
 
 
 def _gaps_line(curve: Curve) -> list[str]:
-    """A line on points that are left out because their loss is not finite, if there are some."""
+    """Return a line about points that are left out because their loss is not finite, if any."""
     if not curve.omitted:
         return []
     plural = "s" * (curve.omitted > 1)
@@ -150,7 +150,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _table(scalars: Scalars, tag: str) -> pd.DataFrame:
-    """One scalar as `loss`, with the axes at its steps."""
+    """Return one scalar as `loss`, with the axes at its steps."""
     import pandas as pd
 
     points = scalars.table(tag)
@@ -165,7 +165,7 @@ def _table(scalars: Scalars, tag: str) -> pd.DataFrame:
 
 
 def _of_run(path: Path) -> dict[str, Any]:
-    """What the folder of a run tells beside scalars: `events`, `seed` and `shared` of its curves."""
+    """Return `events`, `seed` and `shared` of the curves of a run folder; nothing for other logs."""
     if not (path / run_folder.RUN).is_file():
         return {}
     from pli_analysis.runs.opening import open_run
@@ -181,36 +181,38 @@ def _of_run(path: Path) -> dict[str, Any]:
 
 
 def require(curves: Sequence[Curve], axis: str) -> None:
-    """Raise BadInput when no run has a loss, or one has none on that axis."""
+    """Raise BadInput if all runs diverged, or a run did not log the axis."""
     if axis not in (col.STEP, *AXES):
-        raise BadInput(f"--by {axis}: is none of step, {', '.join(AXES)}")
+        raise BadInput(f"--by {axis}: is not an axis; use one of step, {', '.join(AXES)}")
     if not converged(curves):
         names, tag = ", ".join(curve.name for curve in curves), curves[0].tag
-        raise BadInput(f"{names}: diverged, no loss at the end is finite{f' ({tag})' if tag else ''}")
+        raise BadInput(
+            f"{names}: diverged, the last loss is not finite{f' ({tag})' if tag else ''}; add a run to compare"
+        )
     if axis == col.STEP:
         _require_one_unit(converged(curves))
     for curve in converged(curves):
         if curve.table[axis].isna().any():
-            raise BadInput(f"--by {axis}: {curve.name} did not log it; compare by step")
+            raise BadInput(f"--by {axis}: {curve.name} did not log {axis}; use --by step")
 
 
 def _require_one_unit(curves: Sequence[Curve]) -> None:
-    """Raise BadInput when some runs count steps and others epochs."""
+    """Raise BadInput if some runs count steps and others epochs."""
     runs: dict[str, list[str]] = {}
     for curve in curves:
         runs.setdefault(curve.counts, []).append(curve.name)
     if len(runs) > 1:
         each = [f"{_few(names)} {'counts' if len(names) == 1 else 'count'} {unit}s" for unit, names in runs.items()]
-        raise BadInput(f"{', '.join(each)}: compare logs that count the same, or compare --by seconds")
+        raise BadInput(f"{', '.join(each)}: compare logs with the same unit, or use --by seconds")
 
 
 def converged(curves: Sequence[Curve]) -> list[Curve]:
-    """Those whose last loss is finite."""
+    """Return the curves whose last loss is finite."""
     return [curve for curve in curves if curve.diverged is None]
 
 
 def smoothed(losses: np.ndarray, width: int) -> np.ndarray:
-    """A running mean over `width` points around each (odd; shorter, and still centered, at both ends).
+    """Return the centered running mean over `width` points (odd); the window is shorter, but centered, at the ends.
 
     >>> smoothed(np.array([4.0, 1.0, 1.0, 4.0]), 3).tolist()
     [4.0, 2.0, 2.0, 4.0]
@@ -218,11 +220,13 @@ def smoothed(losses: np.ndarray, width: int) -> np.ndarray:
     reach = np.minimum(width // 2, np.minimum(np.arange(len(losses)), np.arange(len(losses))[::-1]))
     sums, at = np.concatenate([[0.0], np.cumsum(losses)]), np.arange(len(losses))
     means = (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
-    return np.where(reach == 0, losses, means)  # as logged where nothing is smoothed: sums would round
+    return np.where(reach == 0, losses, means)  # exactly as logged where the window is one point: sums would round
 
 
 def reached(curve: Curve, level: float, axis: str) -> float:
-    """Where on an axis a run's smoothed loss first comes down to a level; NaN when it never does, or was below before.
+    """Return the point of an axis where the smoothed loss first falls to a level.
+
+    NaN if it never does, or if the first point is at or below the level.
 
     >>> import pandas as pd
     >>> reached(Curve("r", "r", pd.DataFrame({"step": [0, 10], "loss": [4.0, 2.0]})), 3.5, "step")
@@ -239,9 +243,9 @@ def reached(curve: Curve, level: float, axis: str) -> float:
 
 
 def loss_at(curve: Curve, at: float, axis: str = col.STEP) -> float:
-    """The smoothed loss at a point of an axis, linearly interpolated between finite points.
+    """Return the smoothed loss at a point of an axis, linearly interpolated between finite points.
 
-    NaN outside of them, and where a loss that is not finite lies between the two.
+    NaN outside their range, and if a loss that is not finite lies between the two neighboring points.
     """
     where = curve.table[axis].to_numpy(dtype=float)
     if is_gap(curve, at, axis):
@@ -250,7 +254,7 @@ def loss_at(curve: Curve, at: float, axis: str = col.STEP) -> float:
 
 
 def is_gap(curve: Curve, at: float, axis: str = col.STEP) -> bool:
-    """Whether a loss that is not finite was logged at a point of an axis, or between the finite ones beside it."""
+    """Return whether a loss that is not finite was logged at a point of an axis or between its finite neighbors."""
     if not curve.omitted:
         return False
     where, gaps = curve.table[axis].to_numpy(dtype=float), curve.gaps[axis]

@@ -1,6 +1,6 @@
 """Difference of two groups of seeds: 95 % interval and exact permutation test.
 
-The unit is the run: values are one number a run, and a group of one run has no interval.
+The unit of analysis is the run: there is one value for each run, and a group of one run has no interval.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import NamedTuple
 import numpy as np
 
 COVERED = 0.95
-"""Coverage of intervals."""
+"""Coverage probability of intervals."""
 ROUNDING = 1e-12
-"""Share of the largest of some numbers that they differ by at most where float64 has rounded equal ones."""
+"""Values that differ by at most this fraction of the largest one are equal except for float64 rounding."""
 DRAWS = 10_000
-"""Permutations of an exact test; where there are more, this many random ones."""
+"""Maximum number of permutations of an exact test; if there are more, this many random ones are used."""
 
 Pairs = Sequence[tuple[int, int]]
-"""Runs that are compared one by one: places in the first and the second group. Empty: groups are independent."""
+"""Paired runs, as (index in the first group, index in the second). Empty: the groups are independent."""
 
 
 class Estimate(NamedTuple):
-    """A number with its 95 % interval; the bounds are NaN where there are too few runs for one."""
+    """A number with its 95 % interval; the bounds are NaN with too few runs."""
 
     value: float
     low: float = math.nan
@@ -31,7 +31,7 @@ class Estimate(NamedTuple):
 
 
 def mean(values: np.ndarray) -> Estimate:
-    """[runs] → mean, with Student's t interval for two runs or more.
+    """Return the mean over (runs,), with Student's t interval for two runs or more.
 
     >>> [round(x, 2) for x in mean(np.array([1.0, 2.0, 3.0]))]
     [2.0, -0.48, 4.48]
@@ -42,15 +42,16 @@ def mean(values: np.ndarray) -> Estimate:
 
 
 def difference(base: np.ndarray, mine: np.ndarray, pairs: Pairs = ()) -> Estimate:
-    """Mean of `mine` minus mean of `base`, over pairs where there are some; NaN where a value is missing.
+    """Return mean of `mine` − mean of `base`, with its 95 % interval; NaN if a value is missing.
 
-    Pairs have Student's t interval of their differences. Independent groups have Welch's (1947), which needs no equal
-    variances. Where one side has two runs and the other more, Welch's degrees of freedom cover as little as 88 %; there
-    it has the conservative ones, of the smaller side alone (Hsu 1938; Mickey and Brown 1966).
+    With pairs, it is the mean of their differences, with Student's t interval. Independent groups have Welch's interval
+    (1947), which does not assume equal variances. If one group has two runs and the other more, Welch's degrees of
+    freedom give a coverage as low as 88 %, so that those of the smaller group are used, which is conservative (Hsu
+    1938; Mickey and Brown 1966).
 
     Args:
-        base, mine: [runs], one value a run.
-        pairs: of places in `base` and `mine`.
+        base, mine: (runs,), one value for each run.
+        pairs: (index in `base`, index in `mine`) of paired runs.
     """
     if not np.isfinite([*base, *mine]).all():
         return Estimate(math.nan)
@@ -64,17 +65,17 @@ def difference(base: np.ndarray, mine: np.ndarray, pairs: Pairs = ()) -> Estimat
     part_base, part_mine = _of_mean(base), _of_mean(mine)
     if few == 2 and len(base) != len(mine):
         return _interval(value, part_base + part_mine, few - 1)
-    # Welch–Satterthwaite's degrees of freedom, turned over so that no variance at all is no division by zero.
+    # Welch–Satterthwaite degrees of freedom, in a form that does not divide by zero if one variance is zero.
     share = part_base / (part_base + part_mine) if part_base else 0.0
     freedom = 1 / (share**2 / (len(base) - 1) + (1 - share) ** 2 / (len(mine) - 1))
     return _interval(value, part_base + part_mine, freedom)
 
 
 def exact_test(base: np.ndarray, mine: np.ndarray, pairs: Pairs = ()) -> tuple[float, float]:
-    """Two-sided p of an exact test on the difference of means, and the smallest p that so many runs can give.
+    """Return the two-sided p of a permutation test on the difference of means, and the smallest possible p.
 
-    Of independent groups: all ways to share out the runs between them; of pairs: all signs of their differences.
-    `DRAWS` random ones where there are more (Phipson and Smyth 2010). NaN for less than two runs a side.
+    Independent groups are permuted in all assignments of runs to groups, pairs in all signs of their differences;
+    `DRAWS` random ones if there are more (Phipson and Smyth 2010). NaN for fewer than two runs in a group.
 
     >>> exact_test(np.array([1.0, 1.1, 1.2]), np.array([2.0, 2.1, 2.2]))
     (0.1, 0.1)
@@ -101,17 +102,17 @@ def exact_test(base: np.ndarray, mine: np.ndarray, pairs: Pairs = ()) -> tuple[f
 
 
 def _of_mean(values: np.ndarray) -> float:
-    """The variance of the mean of some runs; 0 where they do not vary, as copies of one do not."""
+    """Return the variance of the mean of some runs; 0 if they are equal except for rounding."""
     return float(values.var(ddof=1)) / len(values) if _vary(values, np.abs(values).max()) else 0.0
 
 
 def _vary(values: np.ndarray, size: float) -> bool:
-    """Whether values differ by more than the rounding of numbers of that size; values that are NaN do."""
+    """Return whether values differ by more than rounding of numbers of a size; NaN counts as different."""
     return not np.ptp(values) <= ROUNDING * size
 
 
 def _interval(value: float, variance: float, freedom: float) -> Estimate:
-    """The t interval of an estimate of that variance; none where runs do not vary at all."""
+    """Return a t interval from the variance of an estimate; no interval if the variance is zero."""
     from scipy.special import stdtrit
 
     if not variance:

@@ -15,31 +15,31 @@ ORDER = (
     *("train/loss", "training/loss", "train_loss", "train_loss_epoch", "training_loss", "lm loss", "loss"),
     *("train/epoch_loss", "epoch_loss", "loss_metrics/global_avg_loss", "train_loss_step"),
 )
-"""Names of a loss, those of held-out data first: of Trainer and W&B, Lightning, Keras, Megatron, torchtitan."""
+"""Names of losses in logs of Trainer, W&B, Lightning, Keras, Megatron and torchtitan; held-out losses first."""
 LISTED = 4
-"""Tags and runs that an error names in a row, at most."""
+"""Maximum number of tags or runs that an error lists."""
 
 
 def chosen(
-    there: Mapping[str, Sequence[str]], downloads: Mapping[str, str], pattern: str | None
+    tags_of: Mapping[str, Sequence[str]], downloads: Mapping[str, str], pattern: str | None
 ) -> list[Mapping[str, str]]:
-    """The tags to compare runs by: of each, the tag of every run.
+    """Choose the tags by which runs are compared; return for each of them the tag in every run.
 
-    Without a pattern it is one: the first of `ORDER` that all runs have, else the only one with `loss` in its name that
-    all have, else the only one that each of them has. A download of one scalar whose file is called after no known loss
-    goes with any.
+    Without a pattern one tag is chosen: the first of `ORDER` that all runs have, else the only one that all have with
+    `loss` in its name, else the only one that each run has. A download of one scalar matches any tag if its file name
+    is not that of a known loss.
 
     Args:
-        there: run → its tags.
-        downloads: run → file name, of those that are a download of one scalar.
-        pattern: tags to compare by, `eval*`; each that all runs have is one.
+        tags_of: run → its tags.
+        downloads: run → file name, for downloads of one scalar.
+        pattern: tags to compare by, such as `eval*`; each match that all runs have is compared.
 
     Raises:
-        BadInput: when there is no such tag; it lists what each run has.
+        BadInput: if there is no such tag; the message lists the tags of each run.
     """
     if pattern is not None:
-        return _matched(there, pattern)
-    named = {run: _known(tags, downloads.get(run)) for run, tags in there.items()}
+        return _matched(tags_of, pattern)
+    named = {run: _known(tags, downloads.get(run)) for run, tags in tags_of.items()}
     free = [run for run, known in named.items() if not known]
     shared = [set(known) for known in named.values() if known]
     common = set.intersection(*shared) if shared else set()
@@ -47,14 +47,12 @@ def chosen(
     single = losses if len(losses) == 1 else list(common) if all(len(each) == 1 for each in shared) else []
     best = [tag for tag in ORDER if tag in common] or single
     if shared and not best:
-        raise BadInput(
-            _refused(there, "no loss by its name that all have" if len(there) > 1 else "no loss by its name")
-        )
-    return [{run: there[run][0] if run in free else named[run][best[0]] for run in there}]
+        raise BadInput(_refused(tags_of, "no known loss that all runs have" if len(tags_of) > 1 else "no known loss"))
+    return [{run: tags_of[run][0] if run in free else named[run][best[0]] for run in tags_of}]
 
 
 def label(tags: Mapping[str, str], downloads: Mapping[str, str]) -> str:
-    """What to call a scalar that runs are compared by; empty for downloads whose files do not tell.
+    """Return the name of the scalar that is compared; empty for downloads whose file names do not contain it.
 
     Args:
         tags: run → its tag.
@@ -69,41 +67,41 @@ def label(tags: Mapping[str, str], downloads: Mapping[str, str]) -> str:
 
 
 def _known(tags: Sequence[str], download: str | None) -> dict[str, str]:
-    """Name of a scalar → its tag; of a download the names that its file may stand for."""
+    """Return tags by scalar name; for a download, the scalar names that its file name may mean."""
     if download is None:
         return {tag: tag for tag in tags}
-    plain = _plain(download.rpartition("tag-")[2])  # TensorBoard calls a file run-RUN-tag-TAG
+    plain = _plain(download.rpartition("tag-")[2])  # TensorBoard names a file run-RUN-tag-TAG
     return {tag: tags[0] for tag in ORDER if _plain(tag) == plain}
 
 
 def _plain(tag: str) -> str:
-    """A tag as a file is called after it."""
+    """Return a tag as it appears in file names."""
     return re.sub(r"[^a-z0-9]+", "_", tag.lower()).strip("_")
 
 
-def _matched(there: Mapping[str, Sequence[str]], pattern: str) -> list[Mapping[str, str]]:
-    found = {run: fnmatch.filter(tags, pattern) for run, tags in there.items()}
-    for run, tags in found.items():
+def _matched(tags_of: Mapping[str, Sequence[str]], pattern: str) -> list[Mapping[str, str]]:
+    matches = {run: fnmatch.filter(tags, pattern) for run, tags in tags_of.items()}
+    for run, tags in matches.items():
         if not tags:
-            raise BadInput(f"{run}: no scalar matches --tag {pattern!r}; {list_tags(there[run])}")
-    shared = [tag for tag in next(iter(found.values())) if all(tag in tags for tags in found.values())]
+            raise BadInput(f"{run}: no scalar matches --tag {pattern!r}; {list_tags(tags_of[run])}")
+    shared = [tag for tag in next(iter(matches.values())) if all(tag in tags for tags in matches.values())]
     if shared:
-        return [dict.fromkeys(there, tag) for tag in shared]
-    if all(len(tags) == 1 for tags in found.values()):
-        return [{run: tags[0] for run, tags in found.items()}]
-    raise BadInput(_refused(found, f"no scalar that matches --tag {pattern!r} and that all have"))
+        return [dict.fromkeys(tags_of, tag) for tag in shared]
+    if all(len(tags) == 1 for tags in matches.values()):
+        return [{run: tags[0] for run, tags in matches.items()}]
+    raise BadInput(_refused(matches, f"no scalar that matches --tag {pattern!r} and that all runs have"))
 
 
-def _refused(there: Mapping[str, Sequence[str]], what: str) -> str:
-    """One line on what each run has, losses first; those that have the same together."""
+def _refused(tags_of: Mapping[str, Sequence[str]], problem: str) -> str:
+    """Format an error that lists the tags of each run, losses first; runs with the same tags are listed together."""
     alike: dict[tuple[str, ...], list[str]] = {}
-    for run, tags in there.items():
+    for run, tags in tags_of.items():
         alike.setdefault(tuple(sorted(tags, key=lambda tag: ("loss" not in tag.lower(), tag))), []).append(run)
     each = [
         f"{_few(runs)} {'has' if len(runs) == 1 else 'have'} {_few(tags) or 'none'}" for tags, runs in alike.items()
     ]
     more = f"; {len(each) - LISTED} more" if len(each) > LISTED else ""
-    return f"{what}: {'; '.join(each[:LISTED])}{more}; choose one with --tag, or name fewer runs"
+    return f"{problem}: {'; '.join(each[:LISTED])}{more}; choose one with --tag, or name fewer runs"
 
 
 def _few(names: Sequence[str]) -> str:

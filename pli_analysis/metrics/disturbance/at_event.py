@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from pli_train.core.lineage import Lineage
 
 POSITIONS = 16
-"""Positions of every sequence, at most, whose tokens CKA is computed on."""
+"""Maximum number of positions of each sequence on which CKA is computed."""
 ROWS = 1024
-"""Predicted positions compared at a time: logits of a large vocabulary in float64 take much memory."""
+"""Predicted positions compared at a time: float64 logits of a large vocabulary take much memory."""
 CONFIDENCE = 0.95
 KEPT = "instant-5/"
-"""Where comparisons are kept; the number is to be raised when they change."""
+"""Cache folder of comparisons. Increase the number when their values change."""
 
 
 @dataclass(frozen=True)
 class LayerChange:
-    """What changed in a layer that both states have.
+    """Changes of a layer that both states have.
 
     Attributes:
-        output_change: ‖h⁺ − h⁻‖ ÷ ‖h⁻‖ of what it puts out, over all tokens. Below an insertion it is 0, but for the
-            layer right below an identity in a post-LN model: that hands its last norm up to the newborn.
-        cka_distance: 1 − debiased linear CKA of what it puts out; NaN with fewer than four sequences.
-        log_grad_norm_ratio: log(‖g⁺‖ ÷ ‖g⁻‖) of the gradient in the weights that both have.
+        output_change: ‖h⁺ − h⁻‖ ÷ ‖h⁻‖ of its outputs h, over all tokens. Below an insertion it is 0, except for the
+            layer right below an identity layer in a post-LN model, whose last norm moves to the new layer.
+        cka_distance: 1 − debiased linear CKA of its outputs; NaN with fewer than four sequences.
+        log_grad_norm_ratio: log(‖g⁺‖ ÷ ‖g⁻‖) of the gradient g with respect to the weights that both states have.
         grad_cosine_distance: 1 − cos(g⁺, g⁻).
     """
 
@@ -59,14 +59,13 @@ class StateComparison:
     """Two states of a model compared on the same tokens.
 
     Attributes:
-        loss_change: change of the mean loss of the text that the blocks were drawn from, nats.
-        loss_change_low, loss_change_high: its 95 % confidence interval, by Student's t over the blocks' own changes as
-            they were drawn; both are `loss_change` where all of that text was read, NaN where one block stands for
-            more.
-        blocks, documents: how many the loss is of, and of how many documents.
-        kl: mean KL(p⁻‖p⁺) over predicted positions, nats.
-        flips: share of them whose likeliest token is another.
-        layers: by id, bottom to top as they sit in the second state.
+        loss_change: change of the mean loss of the text that the blocks were drawn from, in nats.
+        loss_change_low, loss_change_high: its 95 % confidence interval: Student's t over the changes of the sampled
+            blocks. Both equal `loss_change` if all of that text was read; NaN if one block represents several.
+        blocks, documents: numbers of blocks and documents on which the loss is measured.
+        kl: mean KL(p⁻‖p⁺) over predicted positions, in nats.
+        flips: share of predicted positions whose most likely token changed.
+        layers: by id, bottom to top in the order of the second state.
     """
 
     loss_change: float
@@ -80,31 +79,31 @@ class StateComparison:
 
 
 def compare(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> StateComparison:
-    """Compare two checkpoints, or look up what came of it before.
+    """Compare two checkpoints, or return the cached comparison.
 
     Args:
-        before, after: of one family; layers are matched by id.
-        sample: blocks whose loss is compared, of `pli_analysis.inference.eval_tokens.sample_of`.
-        blocks: how many of them, the first, layers are compared on: gradients cost more than losses.
+        before, after: checkpoints of one model family; layers are matched by id.
+        sample: blocks on which the loss is compared, of `pli_analysis.inference.eval_tokens.sample_of`.
+        blocks: number of these blocks, from the first, on which layers are compared: gradients cost more than losses.
 
     Raises:
-        BadInput: when config and weights of one make no model.
+        BadInput: if the config and weights of a checkpoint do not form a model.
     """
     key = key_of(before, after, more=_bytes(sample, blocks))
     if key is not None and (kept := cache.get(KEPT + key)) is not None:
         document = json.loads(kept)
         layers = {id: LayerChange(*numbers) for id, numbers in document["layers"].items()}
         return StateComparison(**document["whole"], layers=layers)
-    found = _compared(before, after, sample, blocks)
+    comparison = _compared(before, after, sample, blocks)
     if key is not None:
-        whole = {name: value for name, value in vars(found).items() if name != "layers"}
-        of_layers = {id: list(vars(of).values()) for id, of in found.layers.items()}
+        whole = {name: value for name, value in vars(comparison).items() if name != "layers"}
+        of_layers = {id: list(vars(change).values()) for id, change in comparison.layers.items()}
         cache.put(KEPT + key, json.dumps({"whole": whole, "layers": of_layers}).encode())
-    return found
+    return comparison
 
 
 def _bytes(sample: Sample, blocks: int) -> bytes:
-    """Everything that a comparison depends on beside the checkpoints."""
+    """Return as bytes everything that a comparison depends on besides the checkpoints."""
     arrays = sample.tokens.numpy(), sample.labels.numpy(), *vars(sample.design).values(), sample.documents
     return b"".join([*(array.tobytes() for array in arrays), str(blocks).encode()])
 
@@ -122,7 +121,7 @@ def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int
 
 
 def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str, LayerChange]:
-    """What changed in each layer that both have; what changed in the losses of these blocks is added up."""
+    """Return the change of each layer that both have, and add the changes of these blocks' losses to `losses`."""
     shared = new.checkpoint.lineage.shared(old.checkpoint.lineage)
     targets = max(int((sample.labels != IGNORED).sum()), 1)
     moved, size = (dict.fromkeys(shared, 0.0) for _ in range(2))
@@ -149,7 +148,7 @@ def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str
 
 
 def _batches(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Some blocks of each at a time."""
+    """Yield a few blocks of each tensor at a time."""
     return (
         zip(*(tensor.split(checkpoint_model.AT_ONCE) for tensor in tensors), strict=True)
         if len(tensors[0])
@@ -159,7 +158,7 @@ def _batches(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 @dataclass(frozen=True)
 class _Read:
-    """What one state made of some blocks: losses and logits of predicted positions, and outputs of layers by id."""
+    """Results of one state on some blocks: losses and logits at predicted positions, and layer outputs by id."""
 
     losses: Tensor
     logits: Tensor
@@ -168,14 +167,14 @@ class _Read:
 
 @dataclass
 class _Losses:
-    """What two states make of predictions, added up: the change of each block's loss, KL, and how many flip."""
+    """Differences of two states' predictions: the change of each block's loss, the sum of KL, the number of flips."""
 
     changes: list[float] = field(default_factory=list)
     kl: float = 0.0
     flips: int = 0
 
     def add(self, was: _Read, now: _Read, labels: Tensor) -> None:
-        """Add what both made of some blocks."""
+        """Add the results of both states on some blocks."""
         self.changes += _changes(was.losses, now.losses, labels)
         for p, q in _positions(was.logits, now.logits):
             self.kl += float((p.exp() * (p - q)).sum())
@@ -183,7 +182,7 @@ class _Losses:
 
 
 class _Side:
-    """One of the two states, which listens to its layers and adds up its gradient."""
+    """One of the two states: its model, with hooks that keep layer outputs, and gradients accumulated over blocks."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint, self.model = checkpoint, checkpoint_model.model_of(checkpoint)
@@ -199,20 +198,20 @@ class _Side:
         return keep
 
     def read(self, inputs: Tensor, labels: Tensor) -> _Read:
-        """Go forward."""
+        """Run the forward pass."""
         import torch
 
         with torch.inference_mode():
             return self._forward(inputs, labels)[1]
 
     def learn(self, inputs: Tensor, labels: Tensor, targets: int) -> _Read:
-        """Go forward and back; the gradient is that of the mean loss over `targets` positions."""
-        loss, found = self._forward(inputs, labels)
+        """Run the forward and backward pass; the gradient is that of the mean loss over `targets` positions."""
+        loss, results = self._forward(inputs, labels)
         (loss / targets).backward()
-        return found
+        return results
 
     def _forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, _Read]:
-        """The sum of the losses, and all else without a gradient."""
+        """Return the sum of the losses, with its gradient, and the detached results."""
         from torch.nn.functional import cross_entropy
 
         locations = (labels.flatten() != IGNORED).nonzero().flatten()
@@ -221,7 +220,7 @@ class _Side:
         return losses.sum(), _Read(losses.detach().double(), logits.detach(), dict(self._outputs))
 
     def gradients(self, alive: Lineage) -> Iterator[tuple[str, str, Tensor]]:
-        """(layer id, tensor within the layer, its gradient as far as it was alive in a lineage)."""
+        """Yield layer id, tensor name within the layer, and its gradient for the rows that exist in a lineage."""
         anatomy, sizes = self.checkpoint.anatomy, self.checkpoint.anatomy.sizes(self.checkpoint.config)
         for name, parameter in self.model.named_parameters():
             position = anatomy.locate(name)
@@ -236,27 +235,27 @@ class _Side:
 
 
 def _changes(was: Tensor, now: Tensor, labels: Tensor) -> list[float]:
-    """The change of each block's loss, summed over what it has to predict."""
+    """Return the change of each block's loss, summed over its predicted positions."""
     counts = (labels != IGNORED).sum(dim=1).tolist()
     return [float(change.sum()) for change in (now - was).split(counts)]
 
 
-def _interval(found: Estimate) -> tuple[float, float, float]:
-    """Mean and confidence interval."""
+def _interval(mean: Estimate) -> tuple[float, float, float]:
+    """Return a mean and the bounds of its confidence interval."""
     from scipy.stats import t
 
-    reach = float(t.ppf((1 + CONFIDENCE) / 2, found.freedom) * found.error) if found.error else 0.0
-    return found.value, found.value - reach, found.value + reach
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, mean.freedom) * mean.error) if mean.error else 0.0
+    return mean.value, mean.value - reach, mean.value + reach
 
 
 def _positions(was: Tensor, now: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Log-probabilities of both, some positions at a time."""
+    """Yield the log-probabilities of both states, some positions at a time."""
     for old, new in zip(was.split(ROWS), now.split(ROWS), strict=True):
         yield old.double().log_softmax(-1), new.double().log_softmax(-1)
 
 
 def _cka_distance(was: list[Tensor], now: list[Tensor], sequences: int) -> float:
-    """1 − CKA, in batches of one token of each sequence."""
+    """Return 1 − CKA, in batches of one token of each sequence."""
     import torch
 
     if sequences < measures.FEWEST:
@@ -268,7 +267,7 @@ def _cka_distance(was: list[Tensor], now: list[Tensor], sequences: int) -> float
 
 
 def _gradients(old: _Side, new: _Side) -> dict[str, tuple[float, float]]:
-    """Layer id → log ratio of norms and 1 − cosine, over the weights that both have."""
+    """Return by layer id the log ratio of gradient norms and 1 − cosine, over the weights that both states have."""
     born = old.checkpoint.lineage
     known = {(id, name): gradient for id, name, gradient in old.gradients(born)}
     sums: dict[str, np.ndarray] = {id: np.zeros(3) for id in new.checkpoint.lineage.stack}
@@ -277,9 +276,9 @@ def _gradients(old: _Side, new: _Side) -> dict[str, tuple[float, float]]:
         if mine is not None and mine.shape == gradient.shape:
             a, b = mine.double(), gradient.double()
             sums[id] += np.array([float((a * a).sum()), float((b * b).sum()), float((a * b).sum())])
-    found = {}
+    changes = {}
     for id, (was, now, both) in sums.items():
-        there = was > 0 and now > 0
-        ratio, distance = (np.log(now / was) / 2, 1 - both / (was * now) ** 0.5) if there else (np.nan, np.nan)
-        found[id] = float(ratio), float(distance)
-    return found
+        known = was > 0 and now > 0
+        ratio, distance = (np.log(now / was) / 2, 1 - both / (was * now) ** 0.5) if known else (np.nan, np.nan)
+        changes[id] = float(ratio), float(distance)
+    return changes

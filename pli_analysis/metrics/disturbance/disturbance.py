@@ -1,53 +1,53 @@
 """Disturbance: the effect of each growth event on the loss and on the older layers.
 
-*Instant* is what lies between the two checkpoints around an event, with no training between them: see `at_event`.
-*Dynamic* is what training did in a window behind it: see `loss_response` for the loss and `layer_speeds` for layers.
-A layer's excess movement is a difference in differences: log(speed after ÷ speed before), less the same at placebo
-steps of this run, or less that of the twin that did not grow, which has the stretch before in common. `placebo` says
-which steps are placebos of a step. Training losses of steps that trained with two layers swapped (`growth.swapping`)
-are left out. Several events of one step are told as one, for there is no checkpoint between them.
+*Instant* effects are differences between the two checkpoints around an event, with no training between them: see
+`at_event`. *Dynamic* effects are those of training in a window after the event: see `loss_response` for the loss and
+`layer_speeds` for layers. A layer's excess update rate is a difference in differences: log(rate after ÷ rate before)
+minus the same quantity at placebo steps of this run, or minus that of the twin, which did not grow and shares the steps
+before the event. `placebo` defines which steps are placebos of a step. Training losses of steps at which two layers
+were swapped (`growth.swapping`) are left out. Several events at one step are measured as one, because there is no
+checkpoint between them.
 
-Columns of `events`, one row a step with events:
-    step, event   updates done before it, and what happened in a word or two
-    index         the lowest place of the stack that it touched; empty where it touched none
+Columns of `events`, one row for each step with events:
+    step, event   optimizer updates done before the event, and a label of one or two words
+    index         lowest index in the stack that the event changed; empty if it changed no layer
     loss_change, loss_change_low, loss_change_high, kl, flips, blocks, documents   of `at_event.StateComparison`, over
                   all held-out blocks that the run keeps; empty without a checkpoint before the event
-    loss_before, loss_after  eval loss on both sides, as training logged it
-    window        steps on each side that all that follows looks at, or as many as there are to the next event
-    reference     what the loss is held against: the name of a twin, or `trend`
+    loss_before, loss_after  eval loss before and after the event, as training logged it
+    window        steps on each side of the event that the columns below use; fewer if the next event is nearer
+    reference     what the loss is compared with: the name of a twin, or `trend`
     spike, recovery_steps, is_recovered, excess_area, late_excess, noise   of `loss_response`; where `is_recovered` is
-                  false, `recovery_steps` is how long was looked
-    placebo_window  steps on each side, at most those of the window, over which spike and area are held against placebo
-                  steps, and all against their trends: the most for which there are 20 of these, else those for which
-                  there are most
-    lr_phase      phase of the learning rate in these steps, which its placebo steps share: of
-                  `pli_train.core.learning_rate.phase`; empty where it changes within them, which leaves none
-    spike_z, spike_p, excess_area_p   robust z and p-value of spike and area within `placebo_window`, beside placebo
-                  steps
-    placebos      how many steps these are
-    min_p         1 ÷ (1 + placebos), the least that p-values can be; empty without any
+                  false, `recovery_steps` is the number of steps observed
+    placebo_window  steps on each side, at most `window`, over which spike and area are compared with those of placebo
+                  steps, each relative to its own trend: the longest with 20 placebo steps, or else the one with most
+    lr_phase      phase of the learning rate in these steps, the same as at the placebo steps: of
+                  `pli_train.core.learning_rate.phase`; empty where it changes within them: then there are no placebos
+    spike_z, spike_p, excess_area_p   robust z of the spike, and p-values of spike and area, within `placebo_window`,
+                  relative to placebo steps
+    placebos      number of placebo steps
+    min_p         1 ÷ (1 + placebos), the smallest possible p-value; empty without placebo steps
 
-Columns of `layers`, one row a step with events and layer that was there before:
+Columns of `layers`, one row for each step with events and each layer that existed before it:
     step, event, layer
-    index         where it sits after the event
-    layers_from_event  places from the nearest layer that was touched: above it positive, below it negative
+    index         its index in the stack after the event
+    layers_from_event  distance in layers from the nearest changed layer: positive above it, negative below it
     output_change, cka_distance, log_grad_norm_ratio, grad_cosine_distance   of `at_event.LayerChange`
-    placebo_window  steps over which it was watched on each side, with a checkpoint at either end, within the window:
-                  the most for which there are 20 placebo steps, else those for which there are most
+    placebo_window  steps on each side over which its update rate is measured, within the window, with a checkpoint at
+                  both ends: the longest with 20 placebo steps, or else the one with most
     relative_update_rate_before, relative_update_rate_after   of `layer_speeds`
-    excess_log_update_rate  excess movement, in e-folds: it moved exp(excess_log_update_rate) times as fast as it
-                  would have
-    excess_log_grad_norm  log of the median gradient norm logged in `placebo_window` steps after ÷ before, less the
-                  median of placebo steps
-    reference     what `excess_log_update_rate` is held against: twin or placebo
-    lr_phase      as of events, in the steps of `placebo_window`
+    excess_log_update_rate  log(rate after ÷ rate before) minus its median at placebo steps, or log(rate after ÷ rate of
+                  the twin): the layer moved exp(excess_log_update_rate) times as fast as expected
+    excess_log_grad_norm  log of the median gradient norm logged in `placebo_window` steps after ÷ before, minus the
+                  median of the same quantity at placebo steps
+    reference     what `excess_log_update_rate` is relative to: `twin` or `placebo`
+    lr_phase      as in `events`, for the steps of `placebo_window`
     output_change_z, cka_distance_z, log_grad_norm_ratio_z, grad_cosine_distance_z, excess_log_update_rate_z,
-    excess_log_grad_norm_z   robust z beside placebo steps; for the first four a placebo is what `placebo_window` steps
-                  of usual training change, and sizes without sign are compared; `excess_log_update_rate_z` is of the
-                  excess over placebo steps, also where `excess_log_update_rate` is over the twin
-    score         the largest of these
-    p             share of placebo steps of this layer that score as high, itself counted
-    placebos, min_p   as of events, of this layer
+    excess_log_grad_norm_z   robust z relative to placebo steps. For the first four, the placebo values are the changes
+                  over `placebo_window` steps of training without an event, and absolute values are compared;
+                  `excess_log_update_rate_z` is relative to placebo steps even where the reference is a twin
+    score         the largest of these z values
+    p             share of this layer's placebo steps whose score is at least as high, the event counted among them
+    placebos, min_p   as in `events`, for this layer
 """
 
 from __future__ import annotations
@@ -74,22 +74,22 @@ if TYPE_CHECKING:
 
 CHANGES = [col.LOSS_CHANGE, col.LOSS_CHANGE_LOW, col.LOSS_CHANGE_HIGH, col.KL, col.FLIPS, col.BLOCKS, col.DOCUMENTS]
 OF_A_TEXT = 256
-"""Blocks of another text, at most, that the change of the loss is of."""
+"""Maximum number of blocks of a given text on which the loss change is measured."""
 BLOCKS = 8
-"""Blocks that layers are compared on: as many for an event as for its placebo steps, whoever asks."""
+"""Default number of blocks on which layers are compared, at an event and at its placebo steps alike."""
 EVENTS = [col.STEP, col.EVENT, col.INDEX, *CHANGES, *loss_effect.COLUMNS]
 LAYERS = [col.STEP, col.EVENT, *layer_effects.COLUMNS]
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What growth disturbed.
+    """The effects of a run's growth events.
 
     Attributes:
-        events, layers: tables; see this module.
-        curves: step of an event → the loss behind it, where enough was logged.
-        notes: what whoever asked should know.
-        most: placebo steps at most that an event was held against.
+        events, layers: tables; their columns are described in this module's docstring.
+        curves: step of an event → the loss after it, where enough losses were logged.
+        notes: lines to print for the user.
+        most: maximum number of placebo steps that an event was compared with.
     """
 
     events: pd.DataFrame
@@ -109,20 +109,20 @@ def disturbance(
     most: int = placebo.MOST,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Disturbance:
-    """What every event of a run did.
+    """Measure the effect of each growth event of a run.
 
     Args:
-        run: with checkpoints on both sides of its events.
-        twins: forks of it that stopped growing; one at an event's step is what that event is held against.
-        window: steps to look at on each side; half of the shortest stretch without events, 200 at most, if None.
-        at: steps to treat as if they were events, instead of the run's own: what nothing disturbs.
-        text: for what is instant, blocks of it instead of all held-out blocks that the run keeps.
-        blocks: how many of these blocks layers are compared on; the change of the loss is of all.
-        most: placebo steps at most that an event is held against.
-        on_progress: told (steps examined, steps in all), placebos among them.
+        run: a run with checkpoints before and after its events.
+        twins: forks of the run that stopped growing; an event is compared with the twin forked at its step, if any.
+        window: steps to use on each side; if None, half of the shortest interval without events, at most 200.
+        at: steps without an event to measure as if they had one, instead of the run's own events.
+        text: measure instant effects on blocks of this text instead of the held-out blocks that the run keeps.
+        blocks: number of these blocks on which layers are compared; the loss change uses all of them.
+        most: maximum number of placebo steps that an event is compared with.
+        on_progress: called with (steps measured, steps in total), placebo steps included.
 
     Raises:
-        BadInput: for steps that the run has not, or a checkpoint that cannot be read.
+        BadInput: if the run has no checkpoint of a step, or a checkpoint cannot be read.
     """
     import pandas as pd
 
@@ -130,9 +130,9 @@ def disturbance(
     for step in at:
         context.after(step)
         if step in context.events:
-            raise BadInput(f"--at {step}: is a growth event; give steps without one")
+            raise BadInput(f"--at {step}: is the step of a growth event; give steps without one")
     labels = {step: ["no event"] for step in at} or by_step(run.lineage)
-    sample, notes = _sample(run, text) if labels else (None, [f"{run.name} did not grow: it has no event to measure"])
+    sample, notes = _sample(run, text) if labels else (None, [f"{run.name} did not grow: there is no event to measure"])
     done, total = 0, len(labels) * (1 + most)
 
     def tick() -> None:
@@ -142,21 +142,23 @@ def disturbance(
 
     losses, layers = Losses(context, most), Layers(context, most, sample, blocks, tick)
     curves, rows_of_events, rows_of_layers = {}, [], []
-    for step, message in labels.items():
-        name, after = {col.STEP: step, col.EVENT: " ".join(message)}, losses.after(step)
+    for step, names in labels.items():
+        row, after = {col.STEP: step, col.EVENT: " ".join(names)}, losses.after(step)
         known = step in context.mover.starts and (step not in context.events or context.before(step) is not None)
         seen = layers.instant(step) if known else None
         if after is not None:
             curves[step] = after
         if seen is not None and seen.loss_change != seen.loss_change:
-            notes.append(f"{run.name} has weights right before or after step {step} that make no finite loss")
+            notes.append(f"{run.name}: the loss of the weights right before or after step {step} is not finite")
         changes = {column: getattr(seen, column) for column in CHANGES} if seen else {}
         lowest = min(context.touched(step), default=None)
-        rows_of_events.append(name | {col.INDEX: lowest} | changes | losses.row(step, after))
+        rows_of_events.append(row | {col.INDEX: lowest} | changes | losses.row(step, after))
         if known:
-            rows_of_layers += [name | row for row in layers.rows(step)]
+            rows_of_layers += [row | of_layer for of_layer in layers.rows(step)]
         else:
-            notes.append(f"{run.name} has no checkpoints right before and after step {step}: its layers are left out")
+            notes.append(
+                f"{run.name} has no checkpoints right before and after step {step}: its layers are not measured"
+            )
         tick()
     on_progress(total, total)
     events, tables = pd.DataFrame(rows_of_events, columns=EVENTS), pd.DataFrame(rows_of_layers, columns=LAYERS)
@@ -166,7 +168,7 @@ def disturbance(
 
 
 def _sample(run: Run, text: Path | eval_tokens.Text | None) -> tuple[eval_tokens.Sample | None, list[str]]:
-    """Blocks to read, and what to say where there are none."""
+    """Return the blocks to evaluate on, and a note if there are none."""
     if text is None and (lack := eval_tokens.missing_blocks(run)):
-        return None, [f"{run.name} {lack}: what an event changes on the spot needs --text FILE"]
+        return None, [f"{run.name} {lack}: to measure the instant effects of events, give a text with --text FILE"]
     return eval_tokens.sample_of(run, text, None if text is None else OF_A_TEXT), []

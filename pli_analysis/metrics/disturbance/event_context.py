@@ -22,86 +22,86 @@ if TYPE_CHECKING:
     from pli_analysis.runs.run import Run
 
 LONGEST = 200
-"""Steps of a window at most, unless asked for more."""
+"""Maximum steps of a default window."""
 
 
 @dataclass(frozen=True)
 class EventContext:
-    """A run, the twins it may be held against, and how far to look around a step (`asked`, None for a default)."""
+    """A run, the twins it is compared with, and the `requested` window around events (None for the default)."""
 
     run: Run
     twins: tuple[Run, ...] = ()
-    asked: int | None = None
+    requested: int | None = None
 
     @cached_property
     def mover(self) -> LayerSpeeds:
-        """The run's layers between checkpoints."""
+        """The update rates of the run's layers."""
         return LayerSpeeds(self.run)
 
     @cached_property
     def movers(self) -> dict[Path, LayerSpeeds]:
-        """The layers of the run and of its twins, by their folders; the run first."""
+        """The update rates of the layers of the run and of its twins, by run folder; the run first."""
         return {self.run.path: self.mover} | {twin.path: LayerSpeeds(twin) for twin in self.twins}
 
     def twin_mover(self, step: int) -> LayerSpeeds | None:
-        """The layers of the twin of a step, if there is one."""
+        """Return the update rates of the twin forked at a step, or None without such a twin."""
         twin = self.twin(step)
         return self.movers[twin.path] if twin else None
 
     @cached_property
     def events(self) -> list[int]:
-        """The steps at which it grew."""
+        """The steps with growth events."""
         return list(by_step(self.run.lineage))
 
     @cached_property
     def end(self) -> int:
-        """The last step that has a checkpoint."""
+        """The step of the last checkpoint."""
         return self.run.checkpoints[-1].step
 
     @cached_property
     def window(self) -> int:
-        """Steps to look at on each side: half of the shortest stretch without events, or a twentieth of the run."""
-        if self.asked is not None:
-            return self.asked
+        """Steps to use on each side: half of the shortest interval without events, or a twentieth of the run."""
+        if self.requested is not None:
+            return self.requested
         gaps = [int(gap) for gap in np.diff([0, *self.events, self.end]) if gap > 0]
         return max(min(LONGEST, min(gaps) // 2 if self.events and gaps else self.end // 20), 1)
 
     def steps_left(self, step: int) -> int:
-        """The window, or what is left of it until the next event."""
+        """Return the window, shortened to end at the next event."""
         return min([self.window, *(event - step for event in self.events if event > step)])
 
     def without_events(self, step: int, reach: int) -> bool:
-        """Whether no other step's events lie within `reach` steps of a step, nor an end of the run."""
+        """Return whether neither another event nor an end of the run lies within `reach` steps of a step."""
         others = [event for event in self.events if event != step]
         return bool(placebo.without_events([step], others, reach, self.end))
 
     def after(self, step: int) -> Checkpoint:
-        """The state right after a step's events. Raises BadInput when no checkpoint has it."""
+        """Return the checkpoint right after a step's events. Raises BadInput if there is none."""
         if step not in self.mover.starts:
-            message = ", ".join(map(str, list(self.mover.starts)[:12]))
-            raise BadInput(f"{self.run.path}: has no checkpoint of step {step}; there are those of {message}")
+            steps = ", ".join(map(str, list(self.mover.starts)[:12]))
+            raise BadInput(f"{self.run.path}: has no checkpoint of step {step}; there are checkpoints of steps {steps}")
         return self.mover.starts[step]
 
     def before(self, step: int) -> Checkpoint | None:
-        """The state right before a step's events; None where no checkpoint has it."""
-        found = self.mover.ends.get(step)
-        return found if found is not None and not found.name.after else None
+        """Return the checkpoint right before a step's events, or None if there is none."""
+        checkpoint = self.mover.ends.get(step)
+        return checkpoint if checkpoint is not None and not checkpoint.name.after else None
 
     def touched(self, step: int) -> list[int]:
-        """The places, after a step's events, of the layers that they brought or changed."""
+        """Return the indices, after a step's events, of the layers that the events added or changed."""
         stack = self.run.lineage.stack_at(step)
-        facts = [event.facts.get("layer") for event in self.run.lineage.events if event.step == step]
-        return sorted({stack.index(id) for message in facts for id in str(message or "").split() if id in stack})
+        layers = [event.facts.get("layer") for event in self.run.lineage.events if event.step == step]
+        return sorted({stack.index(id) for ids in layers for id in str(ids or "").split() if id in stack})
 
     def twin(self, step: int) -> Run | None:
-        """The twin that was forked at a step, did not grow there or later, and learnt at the run's rates since."""
+        """Return the twin forked at a step, if any: it has not grown since, and has the run's learning rates."""
         return next((twin for twin, alike in self._forks.get(step, ()) if alike), None)
 
     @property
     def unlike(self) -> list[str]:
-        """A line for each twin of an event that is none, because it learnt at other rates."""
+        """One line for each fork that is not used as a twin, because its learning rates differ from the run's."""
         return [
-            f"{twin.name} learnt at other rates than {self.run.name} after step {step}: it is not held against it"
+            f"{twin.name} had other learning rates than {self.run.name} after step {step}: it is not used as a twin"
             for step in self.events
             for twin, alike in self._forks.get(step, ())
             if not alike
@@ -109,16 +109,16 @@ class EventContext:
 
     @cached_property
     def _forks(self) -> dict[int, list[tuple[Run, bool]]]:
-        """Step → the forks of it that stopped growing there, and whether they learnt at the run's rates since."""
-        found: dict[int, list[tuple[Run, bool]]] = {}
+        """Step → the forks made there that did not grow since, and whether their learning rates equal the run's."""
+        forks: dict[int, list[tuple[Run, bool]]] = {}
         for twin in self.twins:
             step = twin.checkpoints[0].step
             if all(event.step < step for event in twin.lineage.events):
-                found.setdefault(step, []).append((twin, self._same_rates(twin, step)))
-        return found
+                forks.setdefault(step, []).append((twin, self._same_rates(twin, step)))
+        return forks
 
     def _same_rates(self, twin: Run, step: int) -> bool:
-        """Whether learning rates are equal within the window."""
+        """Return whether the learning rates of both are equal within the window."""
         mine, theirs = self.mover.rates, self.movers[twin.path].rates
         near = range(step, min(step + self.window, self.end))
         ours, others = ([rates.at(at) for at in near] for rates in (mine, theirs))
@@ -126,26 +126,26 @@ class EventContext:
 
 
 def distance(index: int, touched: Sequence[int]) -> int | None:
-    """Places from the nearest touched one: above it positive, below it negative."""
+    """Return the distance from the nearest of some indices: positive above it, negative below it; None without any."""
     return min((index - position for position in touched), key=abs, default=None)
 
 
 def twins_beside(run: Run) -> list[Run]:
-    """The runs in the same folder that were forked from a run, in order of their names; broken ones are passed over."""
+    """Return the runs in the same folder that were forked from a run, sorted by name; unreadable runs are skipped."""
     from pli_analysis.runs.opening import open_run
 
-    found = []
+    twins = []
     for path in sorted(run.path.resolve().parent.glob(f"*/{run_folder.RUN}")):
         try:
             other = open_run(path.parent)
             if path.parent != run.path.resolve() and _is_parent(run.path, other.parent) and other.checkpoints:
-                found.append(other)
+                twins.append(other)
         except BadInput:
             continue
-    return found
+    return twins
 
 
 def _is_parent(path: Path, parent: dict[str, object] | None) -> bool:
-    # A runs folder may have been moved as a whole since: then only the name is left of where the parent was.
-    message = str((parent or {}).get("path", ""))
-    return bool(message) and (message == str(path.resolve()) or message.rpartition("/")[2] == path.resolve().name)
+    # The folder of all runs may have been moved since the fork: then only the last name of the parent's path is valid.
+    recorded = str((parent or {}).get("path", ""))
+    return bool(recorded) and (recorded == str(path.resolve()) or recorded.rpartition("/")[2] == path.resolve().name)

@@ -1,8 +1,8 @@
 """Effect of growth events on layers, compared with placebo steps.
 
-A layer has *components* at a step: what changed in it on the spot, and how its pace changed. Placebo steps have them
-too, so that each component can be told in deviations of what is usual for this layer. A table of components has a row a
-layer id and a column a component, NaN where it cannot be told.
+A layer has several *components* at a step: instant changes, and changes of its update rate and gradient norm. They are
+computed at placebo steps too, so that each component can be expressed in deviations from this layer's usual values. A
+table of components has one row for each layer id and one column for each component; NaN where it is not known.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ COLUMNS += [col.SCORE, col.P, col.PLACEBOS, col.MIN_P]
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers of a scene.
+    """Measures the effect of events on layers.
 
     Attributes:
         context: the run and its twins.
-        most: placebo steps at most.
-        sample: blocks for what is instant; None to leave that out.
-        blocks: how many of them layers are compared on.
-        tick: called after each step that was examined.
+        most: maximum number of placebo steps.
+        sample: blocks on which instant changes are measured; None to leave these out.
+        blocks: number of blocks on which layers are compared.
+        tick: called after each placebo step is measured.
     """
 
     context: EventContext
@@ -55,14 +55,14 @@ class Layers:
     _compared: dict[tuple[str, str], StateComparison] = field(default_factory=dict)
 
     def instant(self, step: int) -> StateComparison | None:
-        """What an event changed on the spot; None without a checkpoint before it, or without tokens."""
+        """Return the instant changes of an event; None without a checkpoint before it, or without tokens."""
         first = self.context.before(step)
         if self.sample is None or first is None or not first.lineage.stack:
             return None
         return at_event.compare(first, self.context.after(step), self.sample, self.blocks)
 
     def rows(self, step: int) -> Iterator[dict[str, object]]:
-        """What `COLUMNS` name, for each layer that was there before."""
+        """Yield the values of `COLUMNS` for each layer that existed before the event."""
         import pandas as pd
 
         seen, (stretch, placebos) = self.instant(step), self._stretch(step)
@@ -71,16 +71,16 @@ class Layers:
         middle = usual.groupby(level=col.LAYER)[DYNAMIC].median()
         own[DYNAMIC] -= middle.reindex(own.index)
         usual[DYNAMIC] -= middle.reindex(usual.index, level="layer")
-        beside = {id: usual[usual.index.get_level_values(col.LAYER) == id].to_numpy() for id in own.index}
-        message = {id: placebo.scores(own.loc[id].to_numpy(), beside[id]) for id in own.index}
-        # Last, as placebo steps have no twin: scores compare like with like.
-        reference = self._hold_against_twin(own, step, stretch)
+        placebos_of = {id: usual[usual.index.get_level_values(col.LAYER) == id].to_numpy() for id in own.index}
+        scores = {id: placebo.scores(own.loc[id].to_numpy(), placebos_of[id]) for id in own.index}
+        # After the scores: placebo steps have no twin, and events must be scored in the same way as these.
+        reference = self._relative_to_twin(own, step, stretch)
         signed = pd.DataFrame(vars(of) for of in seen.layers.values()).set_index([list(seen.layers)]) if seen else own
         locations, touched = self.context.after(step).lineage, self.context.touched(step)
         sides = [(step - stretch, step), (step, step + stretch)] if stretch is not None else []
         before, after = [self.context.mover.speeds(*side) for side in sides] or [{}, {}]
         phase = None if stretch is None else self._phase(step, stretch)
-        for id, (zs, score, null) in message.items():
+        for id, (zs, score, null) in scores.items():
             index = locations.index(id)
             row = {
                 col.LAYER: id,
@@ -97,53 +97,53 @@ class Layers:
             yield row | {col.PLACEBOS: count, col.MIN_P: placebo.min_p(count)}
 
     def _of(self, seen: StateComparison | None, mover: LayerSpeeds, step: int, stretch: int | None) -> pd.DataFrame:
-        """The components of each layer around a step; what is instant is `seen`."""
+        """Return the components of each layer around a step, with the instant changes `seen`."""
         import pandas as pd
 
-        found: dict[str, dict[str, float]] = {
+        components: dict[str, dict[str, float]] = {
             col.EXCESS_LOG_GRAD_NORM: self._logged(mover, step, stretch or self.context.steps_left(step))
         }
         if stretch is not None:
-            found[col.EXCESS_LOG_UPDATE_RATE] = log_ratios(
+            components[col.EXCESS_LOG_UPDATE_RATE] = log_ratios(
                 mover.speeds(step, step + stretch), mover.speeds(step - stretch, step)
             )
         if seen is not None:
-            found |= {name: {id: abs(getattr(of, name)) for id, of in seen.layers.items()} for name in INSTANT}
+            components |= {name: {id: abs(getattr(of, name)) for id, of in seen.layers.items()} for name in INSTANT}
         there = mover.starts[step].lineage.shared(mover.ends[step].lineage)
-        return pd.DataFrame(found, index=there, columns=ALL, dtype=float)
+        return pd.DataFrame(components, index=there, columns=ALL, dtype=float)
 
-    def _usual(self, placebos: list[tuple[LayerSpeeds, int]], stretch: int | None, still: bool) -> pd.DataFrame:
-        """The components at placebo steps, by (number, layer); what is instant there is `stretch` steps of training."""
+    def _usual(self, placebos: list[tuple[LayerSpeeds, int]], stretch: int | None, instant: bool) -> pd.DataFrame:
+        """Return the components at placebo steps, by (number, layer); instant ones are changes over `stretch` steps."""
         import pandas as pd
 
         tables = []
         for mover, at in placebos:
-            seen = self._trained(mover.starts[at], mover.ends[at + (stretch or 0)]) if still else None
+            seen = self._trained(mover.starts[at], mover.ends[at + (stretch or 0)]) if instant else None
             tables.append(self._of(seen, mover, at, stretch))
             self.tick()
         empty = pd.DataFrame(columns=ALL, dtype=float, index=pd.MultiIndex.from_arrays([[], []]))
-        found = pd.concat(dict(enumerate(tables))) if tables else empty
-        return found.rename_axis(["number", col.LAYER])
+        table = pd.concat(dict(enumerate(tables))) if tables else empty
+        return table.rename_axis(["number", col.LAYER])
 
-    def _sources(self, step: int, stretch: int) -> dict[int, LayerSpeeds]:
-        """Checkpoints that are like a step save for its event, of the run, or else of its twin."""
-        found: dict[int, LayerSpeeds] = {}
+    def sources(self, step: int, stretch: int) -> dict[int, LayerSpeeds]:
+        """Return the candidate placebo steps, each with the run that has it: the run itself, or else its twin."""
+        sources: dict[int, LayerSpeeds] = {}
         if (phase := self._phase(step, stretch)) is None:
-            return found
+            return sources
         twin = self.context.twin_mover(step)
         for mover in (self.context.mover, *([twin] if twin else [])):
             events = [event.step for event in mover.run.lineage.events]
-            there = [at for at in mover.starts if at not in found and mover.spans(at, stretch)]
+            there = [at for at in mover.starts if at not in sources and mover.spans(at, stretch)]
             for at in placebo.without_events(there, events, stretch, max(mover.ends)):
                 if mover.rates.phase(at - stretch, at + stretch) == phase:
-                    found[at] = mover
-        return found
+                    sources[at] = mover
+        return sources
 
     def _phase(self, step: int, stretch: int) -> str | None:
         return self.context.mover.rates.phase(step - stretch, step + stretch, event=step)
 
-    def _hold_against_twin(self, own: pd.DataFrame, step: int, stretch: int | None) -> str:
-        """Put excess movement over the twin's in place of that over placebos, where there is a twin."""
+    def _relative_to_twin(self, own: pd.DataFrame, step: int, stretch: int | None) -> str:
+        """Make excess update rates relative to the twin, if there is one; return the name of the reference."""
         import pandas as pd
 
         twin = self.context.twin_mover(step)
@@ -154,9 +154,10 @@ class Layers:
         return "twin"
 
     def _stretch(self, step: int) -> tuple[int | None, list[tuple[LayerSpeeds, int]]]:
-        """A stretch that has a checkpoint at either end and no other event inside, and its placebo steps.
+        """Return the number of steps on each side over which layers are compared, and the placebo steps.
 
-        It is the longest that has enough placebo steps; None where there is no such stretch.
+        There are checkpoints at both ends and no other event inside. It is the longest with enough placebo steps, or
+        else the one with most; None if there is none.
         """
         lengths = range(self.context.window, 0, -1)
         spans = [k for k in lengths if self.context.mover.spans(step, k) and self.context.without_events(step, k)]
@@ -164,13 +165,13 @@ class Layers:
             return None, []
         enough = min(placebo.ENOUGH, self.most)
         stretch, steps = placebo.longest(
-            spans, lambda k: placebo.around(step, k, [*self._sources(step, k)], self.most), enough
+            spans, lambda k: placebo.around(step, k, [*self.sources(step, k)], self.most), enough
         )
-        sources = self._sources(step, stretch)
+        sources = self.sources(step, stretch)
         return stretch, [(sources[at], at) for at in steps]
 
     def _logged(self, mover: LayerSpeeds, step: int, reach: int) -> dict[str, float]:
-        """Layer id → log of its median gradient norm in the steps after a step ÷ before it, as logged."""
+        """Return by layer id the log of (median logged gradient norm after a step ÷ before it)."""
         medians = []
         tags = {id: run_folder.GRAD_NORM + Part("layer", id).tag for id in mover.run.lineage.layers}
         columns = {id: mover.run.scalars.of(tag) for id, tag in tags.items()}
@@ -180,7 +181,7 @@ class Layers:
         return log_ratios(*medians)
 
     def _trained(self, first: Checkpoint, last: Checkpoint) -> StateComparison:
-        """What training between two checkpoints changed."""
+        """Return the changes that training made between two checkpoints."""
         assert self.sample is not None
         pair = str(first.path), str(last.path)
         if pair not in self._compared:

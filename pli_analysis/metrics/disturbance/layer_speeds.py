@@ -1,7 +1,7 @@
-"""Speed of layers before and after a step.
+"""Relative update rate of layers before and after a step.
 
-A layer's speed over a stretch is ‖θ(end) − θ(start)‖ ÷ (‖θ(end)‖ · Σ learning rates). It depends on how long the
-stretch is (noise cancels over longer ones), so only stretches of one length are compared.
+A layer's relative update rate between two steps is ‖θ(end) − θ(start)‖ ÷ (‖θ(end)‖ · Σ learning rates). It depends on
+the number of steps between them (noise cancels over longer intervals), so only intervals of equal length are compared.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pli_train.core import cache
 from pli_train.core.errors import BadInput
 
 KEPT = "movement-1/"
-"""Where displacements are kept; the number is to be raised when they change."""
+"""Cache folder of displacements. Increase the number when their values change."""
 
 
 @dataclass
 class LayerSpeeds:
-    """A run whose layers are watched between pairs of its checkpoints.
+    """Update rates of a run's layers between pairs of its checkpoints.
 
     Attributes:
-        run: of one's own.
-        displacements: (start, end) → layer id → (‖θ(end) − θ(start)‖, ‖θ(end)‖), as far as they were asked for.
+        run: the run.
+        displacements: (start, end) → layer id → (‖θ(end) − θ(start)‖, ‖θ(end)‖) of the pairs computed so far.
     """
 
     run: Run
@@ -39,41 +39,43 @@ class LayerSpeeds:
 
     @cached_property
     def ends(self) -> dict[int, Checkpoint]:
-        """Step → the state in which a stretch that leads up to it ends: before the events of that step."""
-        found = [c for c in reversed(self.run.checkpoints) if not c.name.after or c.step not in self._grown]
-        return {checkpoint.step: checkpoint for checkpoint in found}
+        """Step → the checkpoint before the events of that step, at which an interval may end."""
+        before = [c for c in reversed(self.run.checkpoints) if not c.name.after or c.step not in self._grown]
+        return {checkpoint.step: checkpoint for checkpoint in before}
 
     @cached_property
     def starts(self) -> dict[int, Checkpoint]:
-        """Step → the state in which a stretch begins there: after its events."""
+        """Step → the checkpoint after the events of that step, at which an interval may start."""
         return {step: c for step, c in self.run.states.items() if c.name.after or step not in self._grown}
 
     @cached_property
     def _grown(self) -> set[int]:
-        """Steps with events: others' checkpoints may have one side of them alone."""
+        """Steps with events. Checkpoints of other libraries may exist on one side of an event only."""
         return {event.step for event in self.run.lineage.events}
 
     @cached_property
     def rates(self) -> Rates:
-        """Its learning rates."""
+        """The run's learning rates."""
         return rates_of(self.run)
 
     def spans(self, step: int, stretch: int) -> bool:
-        """Whether there are checkpoints at a step, and at both ends of stretches of a length before and after it."""
+        """Return whether there are checkpoints at a step and `stretch` steps before and after it."""
         return step in self.starts and step - stretch in self.starts and step + stretch in self.ends
 
     def speeds(self, start: int, end: int) -> dict[str, float]:
-        """Layer id → its speed between two steps without an event between them. NaN where no rate is known.
+        """Return by layer id the relative update rate between two steps without an event between them.
+
+        It is NaN where no learning rate is known.
 
         Raises:
-            BadInput: when a checkpoint cannot be read.
+            BadInput: if a checkpoint cannot be read.
         """
-        moved = self._displacement(self.starts[start], self.ends[end])
-        found = {}
-        for id, (moved_by, size) in moved.items():
+        displacements = self._displacement(self.starts[start], self.ends[end])
+        speeds = {}
+        for id, (displacement, size) in displacements.items():
             scale = size * self.rates.between(id, start, end)
-            found[id] = moved_by / scale if scale > 0 else float("nan")
-        return found
+            speeds[id] = displacement / scale if scale > 0 else float("nan")
+        return speeds
 
     def _displacement(self, first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]]:
         pair = str(first.name), str(last.name)
@@ -83,7 +85,7 @@ class LayerSpeeds:
 
 
 def log_ratios(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    """log(after ÷ before) of what both have, NaN where one is not above zero."""
+    """Return log(after ÷ before) of the keys that both have; NaN where a value is not above zero."""
     return {
         id: float(np.log(value / before[id])) if value > 0 and before[id] > 0 else float("nan")
         for id, value in after.items()
@@ -92,37 +94,39 @@ def log_ratios(after: Mapping[str, float], before: Mapping[str, float]) -> dict[
 
 
 def _measured(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]]:
-    """Displacement and size of each layer. Heads and units that only pad a layer stay what they are, zero."""
-    found, squares = {}, Squares(BufferPool())
+    """Return displacement and norm of each layer. Heads and units that only pad a layer are zero throughout."""
+    displacements, squares = {}, Squares(BufferPool())
     for id in last.lineage.shared(first.lineage):
         moved = size = 0.0
         olds = dict(first.names_of_layers[id])
         for name, now in last.layer(id):
             if name not in olds and last.known is not None:
-                continue  # a line was said of what others' checkpoints lack
+                continue  # a missing tensor of another library's checkpoint was reported when the run was opened
             if name not in olds:
-                raise BadInput(f"{last.path}: layer {id} has a tensor {name} that {first.name} has not")
+                raise BadInput(f"{last.path}: layer {id} has a tensor {name} that is missing in {first.name}")
             ((_, old),) = first.tensors([olds[name]])
             if old.shape != now.shape:
-                raise BadInput(f"{last.path}: layer {id}'s {name} has another shape than in {first.name}")
+                raise BadInput(
+                    f"{last.path}: {name} of layer {id} has shape {now.shape}, and {old.shape} in {first.name}"
+                )
             wide = np.result_type(now, old, np.float32)
             one, other = (np.ascontiguousarray(array, dtype=wide).reshape(1, -1) for array in (now, old))
             size_squared, moved_squared = squares(one, [other], (1, 1, one.size))[:, 0, 0]
             size, moved = size + size_squared, moved + moved_squared
-        found[id] = float(moved**0.5), float(size**0.5)
-    _keep(first, last, found)
-    return found
+        displacements[id] = float(moved**0.5), float(size**0.5)
+    _keep(first, last, displacements)
+    return displacements
 
 
 def _kept(first: Checkpoint, last: Checkpoint) -> dict[str, tuple[float, float]] | None:
     key = key_of(first, last)
     shared = last.lineage.shared(first.lineage)
-    found = cache.get_array(KEPT + key, (len(shared), 2)) if key else None
-    if found is None:
+    rows = cache.get_array(KEPT + key, (len(shared), 2)) if key else None
+    if rows is None:
         return None
-    return {id: (moved_by, size) for id, (moved_by, size) in zip(shared, found.tolist(), strict=True)}
+    return {id: (moved_by, size) for id, (moved_by, size) in zip(shared, rows.tolist(), strict=True)}
 
 
-def _keep(first: Checkpoint, last: Checkpoint, found: dict[str, tuple[float, float]]) -> None:
+def _keep(first: Checkpoint, last: Checkpoint, displacements: dict[str, tuple[float, float]]) -> None:
     if (key := key_of(first, last)) is not None:
-        cache.put_array(KEPT + key, np.array(list(found.values())))
+        cache.put_array(KEPT + key, np.array(list(displacements.values())))

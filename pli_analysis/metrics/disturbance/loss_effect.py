@@ -24,24 +24,24 @@ COLUMNS += [col.EXCESS_AREA, col.LATE_EXCESS, col.NOISE, col.PLACEBO_WINDOW, col
 COLUMNS += [col.EXCESS_AREA_P, col.PLACEBOS, col.MIN_P]
 NAN = float("nan")
 SHRINK = 0.9
-"""How much shorter the next reach is that is tried."""
+"""Ratio of each placebo window that is tried to the one before."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of a scene, held against a twin or a trend, and against placebo steps (`most` of them)."""
+    """Measures the effect of events on the loss: relative to a twin or a trend, and to at most `most` placebo steps."""
 
     context: EventContext
     most: int
 
     def after(self, step: int) -> LossResponse | None:
-        """The loss behind a step, beside the twin's if there is one; None where too little was logged."""
+        """Return the loss after a step, relative to the twin's if there is one; None if too few losses were logged."""
         twin = self.context.twin(step)
         theirs = self._logged[twin.path] if twin is not None else None
         return response_at(*self._logged[self.context.run.path], step, self.context.steps_left(step), theirs)
 
-    def row(self, step: int, found: LossResponse | None) -> dict[str, object]:
-        """What `COLUMNS` name."""
+    def row(self, step: int, response: LossResponse | None) -> dict[str, object]:
+        """Return the values of `COLUMNS` for an event."""
         scalars, twin = self.context.run.scalars, self.context.twin(step)
         sides = {col.LOSS_BEFORE: run_folder.EVAL_LOSS, col.LOSS_AFTER: run_folder.EVAL_LOSS_AFTER_EVENT}
         if len(scalars.of(run_folder.EVAL_LOSS_BEFORE_EVENT).steps):
@@ -50,15 +50,15 @@ class Losses:
         row: dict[str, object] = {side: NAN if loss is None else loss for side, loss in evals.items()}
         row |= {col.WINDOW: self.context.window, col.REFERENCE: twin.name if twin else "trend"}
         row |= {col.IS_RECOVERED: None, col.LR_PHASE: None, col.PLACEBOS: 0}
-        if found is None:
+        if response is None:
             return {**dict.fromkeys(COLUMNS, NAN), **row}
-        row |= {name: getattr(found, name) for name in (col.SPIKE, col.EXCESS_AREA, col.LATE_EXCESS, col.NOISE)}
-        row |= {col.IS_RECOVERED: found.recovery is not None}
-        row |= {col.RECOVERY_STEPS: self.context.steps_left(step) if found.recovery is None else found.recovery}
+        row |= {name: getattr(response, name) for name in (col.SPIKE, col.EXCESS_AREA, col.LATE_EXCESS, col.NOISE)}
+        row |= {col.IS_RECOVERED: response.recovery is not None}
+        row |= {col.RECOVERY_STEPS: self.context.steps_left(step) if response.recovery is None else response.recovery}
         return row | self._beside_placebos(step)
 
     def _beside_placebos(self, step: int) -> dict[str, object]:
-        """How unusual spike and area are: all by the trend, which placebos have too, and over the same reach."""
+        """Return z and p-values of spike and area, all relative to the trend and over the same number of steps."""
         steps_left = self.context.steps_left(step)
         reaches = {int(steps_left * SHRINK**power) for power in range(steps_left)} | {FEWEST}
         fitting = sorted((reach for reach in reaches if FEWEST <= reach <= steps_left), reverse=True)
@@ -67,7 +67,7 @@ class Losses:
             return dict.fromkeys((col.PLACEBO_WINDOW, col.SPIKE_Z, col.SPIKE_P, col.EXCESS_AREA_P, col.MIN_P), NAN)
         enough = min(placebo.ENOUGH, self.most)
         reach, steps = placebo.longest(tried, lambda reach: self._placebos(step, reach), enough)
-        sources = self._sources(step, reach)
+        sources = self.sources(step, reach)
         spike, area = self._of(self.context.run.path, step, reach)
         others = np.array([self._of(sources[at], at, reach) for at in steps]).reshape(-1, 2)
         row: dict[str, object] = {col.PLACEBO_WINDOW: reach, col.LR_PHASE: self._phase(step, reach)}
@@ -76,33 +76,33 @@ class Losses:
         return row | {col.PLACEBOS: len(steps), col.MIN_P: placebo.min_p(len(steps))}
 
     def _of(self, path: Path, step: int, reach: int) -> tuple[float, float]:
-        """Spike and area over the trend."""
-        found = response_at(*self._logged[path], step, reach)
-        return (NAN, NAN) if found is None else (found.spike, found.excess_area)
+        """Return spike and area relative to the trend."""
+        response = response_at(*self._logged[path], step, reach)
+        return (NAN, NAN) if response is None else (response.spike, response.excess_area)
 
     def _phase(self, step: int, reach: int) -> str | None:
         return self.context.mover.rates.phase(step - reach, step + reach, event=step)
 
     def _placebos(self, step: int, reach: int) -> list[int]:
-        return placebo.around(step, reach, list(self._sources(step, reach)), self.most)
+        return placebo.around(step, reach, list(self.sources(step, reach)), self.most)
 
-    def _sources(self, step: int, reach: int) -> dict[int, Path]:
-        """Steps that are like a step save for its event, and the run that has them: this one if it does, or a twin."""
-        found: dict[int, Path] = {}
+    def sources(self, step: int, reach: int) -> dict[int, Path]:
+        """Return the candidate placebo steps, each with the folder of the run that has it: this run or a twin."""
+        sources: dict[int, Path] = {}
         if (phase := self._phase(step, reach)) is None:
-            return found
+            return sources
         for path, mover in self.context.movers.items():
             run = mover.run
             first, end = 0 if run is self.context.run else run.checkpoints[0].step, run.checkpoints[-1].step
             there = np.arange(max(first + reach, step // placebo.FACTOR), min(end, placebo.FACTOR * step) + 1)
             there = there[self._enough(path, there, reach)]
             for at in placebo.without_events(there, [event.step for event in run.lineage.events], reach, end):
-                if at not in found and mover.rates.phase(at - reach, at + reach) == phase:
-                    found[at] = path
-        return found
+                if at not in sources and mover.rates.phase(at - reach, at + reach) == phase:
+                    sources[at] = path
+        return sources
 
     def _enough(self, path: Path, steps: np.ndarray, reach: int) -> np.ndarray:
-        """Whether enough losses were logged on both sides of steps."""
+        """Return for each step whether enough losses were logged on both sides of it."""
         logged = self._logged[path][0]
         low, middle, high = (np.searchsorted(logged, steps + far, side="right") for far in (-reach, 0, reach))
         return (middle - low >= FEWEST) & (high - middle >= SMOOTH)
@@ -113,7 +113,7 @@ class Losses:
 
 
 def _logged(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and training losses, those that are numbers; without steps that trained with two layers swapped."""
+    """Return steps and finite training losses, without steps at which two layers were swapped."""
     logged, swapped = run.scalars.of(run_folder.LOSS), run.scalars.of(run_folder.SWAPPED)
     there = np.isfinite(logged.values) & (logged.steps > 0)
     there &= ~np.isin(logged.steps, swapped.steps[swapped.values > 0])

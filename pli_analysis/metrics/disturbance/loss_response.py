@@ -1,13 +1,13 @@
 """Response of the loss after a step: spike, recovery, area.
 
-The loss is held against what was to be expected: the twin's loss on the same batches, or the trend of the steps
-before. Spike and recovery are read off the excess smoothed by a running median, as one bad batch is no spike; area and
-late are a sum and a mean of the excess itself, which average noise out by themselves and which a median would bias.
-The noise that both are held against is that of what is compared: of the loss around its trend, or of the difference
-between the two runs, after they parted.
+The excess is the loss minus the expected loss: the twin's loss on the same batches, or the trend of the steps before.
+Spike and recovery are computed from the excess after a running median, so that a single bad batch does not count as a
+spike. `excess_area` and `late_excess` are a sum and a mean of the unsmoothed excess: they average noise out, and a
+median would bias them. Recovery is relative to the noise of the same quantity: of the loss around its trend, or of the
+difference between the two runs after the fork.
 
-The trend is Theil and Sen's line (Sen 1968), the median of all slopes, which single bad batches do not bend, over the
-logarithm of the step: losses fall about as straight there as they get.
+The trend is a Theil–Sen line (Sen 1968), the median of all slopes, which is robust to single bad batches, fitted over
+the logarithm of the step: there, losses are closest to a straight line.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import numpy as np
 from pli_analysis.metrics.disturbance.placebo import SCALE
 
 SMOOTH = 5
-"""Steps over which a running median is taken: one bad batch is no spike."""
+"""Width of the running median, in steps, so that a single bad batch does not count as a spike."""
 FEWEST = 8
-"""Losses before a step that a trend needs."""
+"""Minimum number of losses before a step from which a trend is fitted."""
 TOLERANCE = 2.0
-"""Deviations of the smoothed loss from its trend within which a spike counts as gone."""
+"""The loss has recovered when its smoothed excess is at most this many standard deviations of the noise."""
 ROUNDING = 1e-5
-"""Nats below which two losses differ by no more than float32 sums do."""
+"""Differences of losses below this many nats are rounding errors of float32 sums."""
 MEDIAN_OF_FIVE = 0.5356
-"""Standard deviation of the median of five normal numbers ÷ that of one."""
+"""Standard deviation of the median of five normal variables ÷ that of one."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,17 @@ class LossResponse:
     """The loss after a step.
 
     Attributes:
-        steps: (n,) those after it, within the window.
+        steps: (n,) steps after it, within the window.
         excess: (n,) loss − expected loss, in nats.
-        noise: standard deviation of the smoothed excess where it has no effect in it, by its MAD; nats. Of a trend, it
-            is that before the step. Of a twin, it is estimated from the changes of the excess from step to step
-            (Rice 1984), as the two are identical before: noise of batches, not what two trainings drift apart by.
-        spike: the highest smoothed excess, nats.
-        recovery: steps until the smoothed excess was within 2 `noise` again, 0 when it never left; None when it was
-            not by the end of the window (right-censored). What float32 rounds off counts as within.
-        excess_area: Σ excess, not smoothed, up to the recovery, or over the window: nats · steps.
-        late_excess: mean excess, not smoothed, over the last quarter of the window, nats.
+        noise: standard deviation of the smoothed excess without an effect, estimated by the MAD, in nats. Relative to a
+            trend, it is that of the steps before. Relative to a twin, the two runs are identical before the step, so
+            that it is estimated from differences of successive excesses (Rice 1984): it contains the noise of batches,
+            but not the slow divergence of two trainings.
+        spike: maximum of the smoothed excess, in nats.
+        recovery: steps until the smoothed excess is at most 2 `noise` (or rounding error) after its maximum; 0 if it
+            never exceeds that; None if it still does at the end of the window (right-censored).
+        excess_area: sum of the unsmoothed excess up to the recovery, or over the window, in nats · steps.
+        late_excess: mean of the unsmoothed excess over the last quarter of the window, in nats.
     """
 
     steps: np.ndarray
@@ -63,14 +64,14 @@ def response_at(
     window: int,
     twin: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> LossResponse | None:
-    """The loss in a window after step `at`; None when too few losses were logged on either side.
+    """Return the loss in a window after step `at`; None if too few losses were logged on either side.
 
     Args:
-        steps, losses: (n,) of the run. The loss of step k is of the weights before update k, so that the first one
-            after an event at s is that of step s + 1.
+        steps, losses: (n,) logged by the run. The loss of step k is that of the weights before update k, so that the
+            first one after an event at step s is that of step s + 1.
         at: the step.
-        window: steps on each side.
-        twin: steps and losses of the run's twin, to be expected instead of the trend.
+        window: number of steps on each side.
+        twin: steps and losses of the run's twin: the expected loss instead of the trend.
     """
     before = (steps > at - window) & (steps <= at)
     after = (steps > at) & (steps <= at + window)
@@ -97,15 +98,15 @@ def response_at(
 
 
 def trend(steps: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
-    """Slope per e-fold of the step, and level, of Theil and Sen's line; it passes through the medians."""
+    """Return slope (per e-fold of the step) and intercept of the Theil–Sen line, which passes through the medians."""
     from scipy.stats import theilslopes
 
-    found = theilslopes(losses, np.log(steps))
-    return float(found.slope), float(found.intercept)
+    line = theilslopes(losses, np.log(steps))
+    return float(line.slope), float(line.intercept)
 
 
 def running_median(values: np.ndarray) -> np.ndarray:
-    """The median of each value and its two neighbors on either side, as far as there are any."""
+    """Return the median of each value and its two neighbors on both sides; fewer at the ends."""
     import pandas as pd
 
     return pd.Series(values).rolling(SMOOTH, center=True, min_periods=1).median().to_numpy()

@@ -26,13 +26,13 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Moments:
-    """The sums that measures are made of, for now θ and birth β, added up over a part's tensors; of some parts.
+    """Sums of squares of several parts, over the current weights θ and birth weights β of all tensors of each part.
 
     Attributes:
-        now, birth, difference: Σ θ², Σ β², Σ (θ − β)².
-        stepped: Σ (θ − θ at the checkpoint before)².
-        donor_difference, donor: Σ (θ − donor)² and Σ donor² over what was copied from the donor; NaN without one.
-        count: numbers in the part.
+        now, birth, difference: Σ θ², Σ β² and Σ (θ − β)², (parts,) each.
+        stepped: Σ (θ − θ at the previous checkpoint)².
+        donor_difference, donor: Σ (θ − donor)² and Σ donor² over the weights copied from the donor; NaN without one.
+        count: number of weights in the part.
     """
 
     now: np.ndarray
@@ -45,20 +45,20 @@ class Moments:
 
     @property
     def are_finite(self) -> np.ndarray:
-        """Of which parts all numbers are finite, now and at birth."""
+        """Whether all weights of each part are finite, now and at birth."""
         return np.isfinite(self.now) & np.isfinite(self.birth)
 
     def relative_l2(self) -> tuple[np.ndarray, np.ndarray]:
-        """‖θ − β‖ ÷ ‖β‖ and False; ‖θ − β‖ and True where β is zero."""
+        """Return ‖θ − β‖ ÷ ‖β‖ and False, or ‖θ − β‖ and True where β is zero."""
         zero = ~(self.birth > 0)
-        with np.errstate(invalid="ignore"):  # infinity by infinity
+        with np.errstate(invalid="ignore"):  # infinity ÷ infinity
             return np.sqrt(self.difference) / np.where(zero, 1, np.sqrt(self.birth)), zero
 
     def cosine_distance(self) -> np.ndarray:
-        """1 − cos(θ, β), NaN where one of them is zero.
+        """Return 1 − cos(θ, β); NaN where one of them is zero.
 
-        Computed as (‖θ − β‖² − (‖θ‖ − ‖β‖)²) ÷ (2 ‖θ‖ ‖β‖), which is the same and keeps its digits when the two are
-        nearly equal.
+        It is computed as (‖θ − β‖² − (‖θ‖ − ‖β‖)²) ÷ (2 ‖θ‖ ‖β‖), which does not lose precision when both are nearly
+        equal.
         """
         a, b = np.sqrt(self.now), np.sqrt(self.birth)
         stretch = ratio(self.now - self.birth, a + b)
@@ -66,25 +66,25 @@ class Moments:
 
 
 def ratio(numbers: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Their quotients, NaN where the divisor is not above zero."""
-    with np.errstate(invalid="ignore"):  # infinity by infinity
+    """Return quotients, NaN where the divisor is not above zero."""
+    with np.errstate(invalid="ignore"):  # infinity ÷ infinity
         return np.divide(numbers, by, out=np.full(np.shape(by), NAN), where=by > 0)
 
 
 @dataclass(frozen=True)
 class Sums:
-    """The sums of `Moments` of each part of a tensor."""
+    """Task that computes the sums of `Moments` for each part of a tensor."""
 
     track: TensorTrajectory
     kernel: Kernel | None = None
 
     @property
     def tracks(self) -> Sequence[TensorTrajectory]:
-        """The one."""
+        """The tensor that is read."""
         return (self.track,)
 
     def run(self, pool: BufferPool) -> list[np.ndarray]:
-        """(parts, 7) for each wanted visit."""
+        """Return an array (parts, 7) for each wanted visit."""
         sums = self.kernel and numba_kernel.sums(self.track, pool, self.kernel)
         if sums is not None:
             return _rows(self.track, sums)
@@ -97,7 +97,7 @@ class Sums:
 
 
 def _rows(track: TensorTrajectory, sums: np.ndarray) -> list[np.ndarray]:
-    """(parts, 7) for each wanted visit, from what `numba_kernel.sums` returns."""
+    """Return an array (parts, 7) for each wanted visit, from the result of `numba_kernel.sums`."""
     outer, _, inner = track.folds(track.visits[0], track.visits[0].position.shape)
     sums[3:, [not has_donor(visit) for visit in track.visits]] = np.nan
     columns = np.broadcast_arrays(sums[0], sums[0, 0], *sums[1:], outer * inner)
@@ -106,7 +106,7 @@ def _rows(track: TensorTrajectory, sums: np.ndarray) -> list[np.ndarray]:
 
 
 def _sums(segment: TensorTrajectory, pool: BufferPool, squares: Squares) -> Iterator[tuple[int, np.ndarray]]:
-    """For each wanted visit the number of the checkpoint, and the sums of each part: (parts, 7)."""
+    """Yield for each wanted visit the number of the checkpoint and the sums of each part, (parts, 7)."""
     birth, of_birth = None, np.zeros(0)
     for seen in segment.see(pool):
         try:
@@ -123,7 +123,7 @@ def _sums(segment: TensorTrajectory, pool: BufferPool, squares: Squares) -> Iter
 
 
 def _donor_sums(pair: Pair | None, squares: Squares) -> tuple[np.ndarray, np.ndarray]:
-    """Σ (θ − donor)² and Σ donor² of each part, NaN of those without a donor."""
+    """Return Σ (θ − donor)² and Σ donor² of each part; NaN for parts without a donor."""
     if pair is None or not pair.has.any():
         return np.array(NAN), np.array(NAN)
     if not pair.mine.size:
@@ -133,7 +133,7 @@ def _donor_sums(pair: Pair | None, squares: Squares) -> tuple[np.ndarray, np.nda
 
 
 def _added(segments: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
-    """The sums of pieces, each from a first part on, added up."""
+    """Add the sums of segments, each given with the number of its first part."""
     total = np.zeros((max(first + len(rows) for first, rows in segments), 7))
     for first, rows in segments:
         total[first : first + len(rows)] += rows
@@ -142,17 +142,17 @@ def _added(segments: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Spectra:
-    """What `spectrum` says of a tensor, NaN of one that is no matrix."""
+    """Task that computes `spectrum` of a tensor; NaN if it is not a matrix."""
 
     track: TensorTrajectory
 
     @property
     def tracks(self) -> Sequence[TensorTrajectory]:
-        """The one."""
+        """The tensor that is read."""
         return (self.track,)
 
     def run(self, pool: BufferPool) -> list[np.ndarray]:
-        """(1, 3) for each wanted visit."""
+        """Return an array (1, 3) for each wanted visit."""
         nothing = (NAN,) * len(SPECTRAL)
         return [
             np.array([spectrum(seen.now, seen.birth) if seen.now.ndim == 2 else nothing])
@@ -166,7 +166,7 @@ def _all_sums(tracks: list[TensorTrajectory]) -> list[Sums]:
 
 
 def _largest_first(tracks: list[TensorTrajectory]) -> list[TensorTrajectory]:
-    # Then threads finish together.
+    # Largest first, so that all threads finish at about the same time.
     return sorted(tracks, key=lambda track: -track.bytes)
 
 

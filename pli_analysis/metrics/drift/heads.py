@@ -1,4 +1,4 @@
-"""Queries, keys, values and outputs of a head as matrices, in every family."""
+"""Q, K, V and O of each head as matrices, for every model family."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FUSED = "qkv"
 
 
 def role(anatomy: Anatomy, name: str) -> str | None:
-    """What a tensor of a layer is to its heads: `q`, `k`, `v`, `qkv` for the three in one, `o`; None for others.
+    """Return the role of a layer's tensor in its heads: `q`, `k`, `v`, `o`, or `qkv` if fused; None for other tensors.
 
-    The output projection is the one whose zeros make an identity. Every family calls the others by a module whose name
-    starts with their letter, or keeps all three together.
+    The output projection is the one that is zeroed to make an identity layer. In every family the names of the modules
+    of the others start with their letter, or the three are fused.
 
     >>> from pli_train.core.anatomy import family
     >>> [role(family("bert"), f"attention.{name}.weight") for name in ("self.query", "self.key", "output.dense")]
@@ -37,20 +37,20 @@ def role(anatomy: Anatomy, name: str) -> str | None:
         return "o"
     if FUSED in factors(anatomy.tensors[name][1]):
         return FUSED
-    # DeBERTa's biases are no module's: `q_bias`, `v_bias`.
-    if name.endswith("]"):  # of a tensor that holds several: `….weight[q]`
+    if name.endswith("]"):  # part of a tensor that holds several: `….weight[q]`
         return name[-2]
+    # DeBERTa has biases that belong to no module: `q_bias`, `v_bias`.
     letter = (module.rpartition(".")[2] if leaf in ("weight", "bias") else leaf)[:1]
     return letter if letter in FUSED else None
 
 
 @dataclass(frozen=True)
 class Gauge:
-    """Distances of the products QK and OV of the heads of one layer: see `pli_analysis.metrics.drift.products`.
+    """Task that computes distances of the QK and OV products of one layer's heads: see `metrics.drift.products`.
 
     Attributes:
-        tracks: the tensors that the heads are made of.
-        rotated: the share of a head's dimensions that rotary positions turn.
+        tracks: the tensors of the heads.
+        rotated: fraction of a head's dimensions that rotary positions rotate.
         normalized: whether queries and keys are normalized before their product.
     """
 
@@ -59,7 +59,7 @@ class Gauge:
     normalized: bool = False
 
     def run(self, pool: BufferPool) -> list[np.ndarray]:
-        """(heads, 2) for each wanted visit: QK, OV. QK is NaN where queries and keys are normalized."""
+        """Return an array (heads, 2) for each wanted visit: QK, OV. QK is NaN if queries and keys are normalized."""
         found = []
         for together in zip(*(track.see() for track in self.tracks), strict=True):
             visit = together[0].visit
@@ -76,7 +76,7 @@ class Gauge:
         heads, dim, _ = now["q"].shape
         if self.normalized:
             return np.full(heads, np.nan)
-        turning = 2 * -(-int(dim * self.rotated) // 2)  # in pairs, as the families count them
+        turning = 2 * -(-int(dim * self.rotated) // 2)  # rounded up to pairs, as in transformers
         order = np.arange(dim)
         if self.tracks[0].anatomy.rotary_pairs == "adjacent":
             order[:turning] = np.concatenate([order[0:turning:2], order[1:turning:2]])
@@ -84,7 +84,7 @@ class Gauge:
         return rotary_distance(q, k, q0, k0, turning)
 
     def _letters(self, visit: Visit, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Letter → (heads, dim, columns) in float64: weights, then biases; a group's for each of its heads."""
+        """Return Q, K, V, O as (heads, dim, columns) float64: weights, then biases; K and V repeated if shared."""
         found: dict[str, list[np.ndarray]] = {}
         for track, array in zip(self.tracks, arrays, strict=True):
             for letter, matrices in _matrices(track, visit, array):
@@ -97,7 +97,7 @@ class Gauge:
 
 
 def gauge(anatomy: Anatomy, config: Mapping[str, Any]) -> Kind:
-    """What measures the heads of a model with this config."""
+    """Return the kind of measurement for the heads of a model with this config."""
 
     def tasks(tracks: list[TensorTrajectory]) -> Sequence[Gauge]:
         layers: dict[str, list[TensorTrajectory]] = {}
@@ -110,7 +110,7 @@ def gauge(anatomy: Anatomy, config: Mapping[str, Any]) -> Kind:
 
 
 def _matrices(track: TensorTrajectory, visit: Visit, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """A tensor as (letter, (heads or groups, dim, columns)); a bias has one column."""
+    """Yield a tensor as letters with arrays of (heads or groups, dim, columns); a bias has one column."""
     from einops import rearrange
 
     axes, sizes, letters = track.axes, visit.own, role(track.anatomy, track.name) or ""

@@ -1,8 +1,8 @@
 """Learning rates summed over steps, and the phase of the learning-rate schedule.
 
-A run of ours has them in closed form, from the config in its `run.json` and the events in its lineage: the same
-functions that training uses (`core.learning_rate`), whatever `train.log_every` is. Runs of others have no such
-config; there the logged rates are interpolated.
+The learning rates of a pli run are computed from the config in its `run.json` and the events in its lineage, with the
+functions that training uses (`core.learning_rate`), independent of `train.log_every`. Runs of other libraries have no
+such config: their logged rates are interpolated.
 """
 
 from __future__ import annotations
@@ -31,38 +31,38 @@ class Rates(Protocol):
     """The learning rates of a run."""
 
     def at(self, step: int) -> float:
-        """The rate of the update after `step` finished ones, without a layer's own pace; NaN when unknown."""
+        """Return the rate of the update after `step` completed ones, without scaling by layer; NaN if unknown."""
 
     def between(self, layer: str, start: int, end: int) -> float:
-        """The sum of a layer's rates over the updates after `start` up to and with `end`; NaN when unknown."""
+        """Return the sum of a layer's rates over updates `start` + 1 to `end`; NaN if unknown."""
 
     def phase(self, start: int, end: int, event: int | None = None) -> str | None:
-        """The phase that the updates after `start` up to and with `end` share; None when they do not, or unknown.
+        """Return the phase of updates `start` + 1 to `end`; None if they are in several phases, or if unknown.
 
         Args:
-            start, end: steps without an event strictly between them, save `event`.
-            event: a step whose own events, and those after it, are left out of account.
+            start, end: steps with no event strictly between them except `event`.
+            event: ignore the events of this step and of later ones.
         """
 
 
 def rates_of(run: Run) -> Rates:
-    """The rates of a run, in closed form if its config is known.
+    """Return the learning rates of a run, computed if its config is known, else interpolated.
 
     Raises:
-        BadInput: when `run.json` has an [optim] section that no run can have.
+        BadInput: if the [optim] section in `run.json` is not valid.
     """
     config, total = run.record.get("config"), run.record.get("total_steps")
     optim = config.get("optim") if isinstance(config, dict) else None
     if not isinstance(optim, dict) or type(total) is not int or total < 1:
         return Logged(run.scalars)
-    # While a run trains, a checkpoint may be newer than the run's lineage as it was read.
+    # While a run trains, its last checkpoint may be newer than the lineage file that was read.
     newest = max((run.lineage, run.checkpoints[-1].lineage), key=lambda lineage: len(lineage.events))
     return ScheduledRates(Optim.read(optim, f"{run.path / run_folder.RUN}"), total, newest)
 
 
 @dataclass(frozen=True)
 class Optim:
-    """The fields of a run's [optim] section that decide its learning rate: see `OptimConfig`."""
+    """The fields of a run's [optim] section that determine its learning rate: see `OptimConfig`."""
 
     lr: float
     lr_end: float
@@ -72,24 +72,24 @@ class Optim:
 
     @classmethod
     def read(cls, table: Mapping[str, Any], source: str) -> Optim:
-        """Read plain values. Raises BadInput, naming `source`, when one is missing or is not what it should be."""
+        """Read the fields of a table. Raises BadInput, naming `source`, if one is missing or not valid."""
         numbers = {name: table.get(name) for name in ("lr", "lr_end", "warmup_ratio", "decay_ratio")}
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise BadInput(f"{source}: optim.{name} is {value!r}, not a number from 0 on")
+                raise BadInput(f"{source}: optim.{name} is {value!r}, expected a number of at least 0")
         schedule = table.get("schedule")
         if schedule not in SCHEDULES:
-            raise BadInput(f"{source}: optim.schedule is {schedule!r}, not one of {', '.join(SCHEDULES)}")
+            raise BadInput(f"{source}: optim.schedule is {schedule!r}, expected one of {', '.join(SCHEDULES)}")
         return cls(schedule=schedule, **{name: float(value or 0) for name, value in numbers.items()})
 
 
 class ScheduledRates:
-    """Rates in closed form.
+    """Learning rates computed from the schedule.
 
     Args:
         optim: the run's [optim] section.
-        total_steps: of the whole training.
-        lineage: for what events did to the rate and to the pace of each birth.
+        total_steps: total number of training steps.
+        lineage: its events affect the learning rate, and its births the rates of newborn and frozen layers.
     """
 
     def __init__(self, optim: learning_rate.Optim, total_steps: int, lineage: Lineage) -> None:
@@ -100,17 +100,17 @@ class ScheduledRates:
         self._phases: dict[tuple[int, int | None], str] = {}
 
     def at(self, step: int) -> float:
-        """The rate of the update after `step` finished ones."""
+        """Return the rate of the update after `step` completed ones."""
         return learning_rate.at_step(step, self._total, self._optim, self._lineage.events)
 
     def between(self, layer: str, start: int, end: int) -> float:
-        """The sum over the updates after `start` up to and with `end`."""
+        """Return the sum of a layer's rates over updates `start` + 1 to `end`."""
         birth = self._lineage.layers[layer].birth
         sums = self._until(learning_rate.FOUNDER if birth.event is None else birth.step, max(start, end))
         return float(sums[end] - sums[start])
 
     def phase(self, start: int, end: int, event: int | None = None) -> str | None:
-        """The phase of all these updates; None when there are several. Frozen layers make a phase of their own."""
+        """Return the phase of these updates; None for several. Steps with frozen layers are a phase of their own."""
         first, last = (self._phase(step, event) for step in (start, end - 1))
         return first if first == last else None
 
@@ -125,7 +125,7 @@ class ScheduledRates:
         return self._phases[step, event]
 
     def _until(self, born: int, end: int) -> np.ndarray:
-        """(n > end,): the sum of the rates of the first 0, 1, 2, … updates for what was born at a step."""
+        """Return the sums of rates over the first 0, 1, 2, … updates, (n > end,), for layers born at a step."""
         if len(self._sums.get(born, ())) <= end:
             events = self._lineage.events
             while len(self._rates) < end:
@@ -140,10 +140,10 @@ class ScheduledRates:
 
 
 class Logged:
-    """Rates as somebody logged them.
+    """Logged learning rates.
 
-    Between two logs they are taken to lie on a straight line, and outside them to be level. Where logs are further
-    apart than the schedule is straight, in warm-up say, sums are off by that.
+    They are linearly interpolated between two logged steps, and constant outside them. Sums are inexact where the
+    schedule bends between two logged steps, as in warm-up.
     """
 
     def __init__(self, scalars: Scalars) -> None:
@@ -151,12 +151,12 @@ class Logged:
         self._known: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray] | None] = {}
 
     def at(self, step: int) -> float:
-        """The rate of the update after `step` finished ones."""
+        """Return the rate of the update after `step` completed ones; NaN if none were logged."""
         logged = self._scalars.of(run_folder.LR)
         return float(np.interp(step + 1, logged.steps, logged.values)) if len(logged.steps) else NAN
 
     def between(self, layer: str, start: int, end: int) -> float:
-        """The sum over the updates after `start` up to and with `end`; NaN when none were logged."""
+        """Return the sum of a layer's rates over updates `start` + 1 to `end`; NaN if none were logged."""
         if layer not in self._known:
             self._known[layer] = self._of(layer)
         logged = self._known[layer]
@@ -165,7 +165,7 @@ class Logged:
         return self._until(end, *logged) - self._until(start, *logged)
 
     def phase(self, start: int, end: int, event: int | None = None) -> str | None:
-        """Whether the logged rate is rising, level or falling over all these updates; None when it does not say."""
+        """Return `rising`, `level` or `falling` if the logged rate is so over all these updates; else None."""
         logged = self._scalars.of(run_folder.LR)
         first, last = np.searchsorted(logged.steps, (start + 1, end))
         if first == 0 or last >= len(logged.steps):
@@ -186,7 +186,7 @@ class Logged:
         return steps, values, np.concatenate([[0.0], np.cumsum(np.where(widths > 0, segments, 0.0))])
 
     def _until(self, step: int, steps: np.ndarray, values: np.ndarray, sums: np.ndarray) -> float:
-        """Σ of the rates of updates 1 to `step`: an arithmetic series from one log to the next."""
+        """Return the sum of the rates of updates 1 to `step`: an arithmetic series between successive logs."""
         at = int(np.searchsorted(steps, step, side="right")) - 1
         value = float(np.interp(step, steps, values))
         width = step - steps[at]

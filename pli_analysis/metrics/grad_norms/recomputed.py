@@ -3,11 +3,11 @@
 Columns of the table, one row for each part and checkpoint:
     part, part_type, layer, index, grad_norm    as in `pli_analysis.metrics.grad_norms.logged`
     checkpoint  name of the checkpoint folder
-    step        updates done
+    step        optimizer updates done
     age         steps since the part's birth
 
-The gradient is that of the mean loss over all targets. Squares are added up in float64; a norm is empty where a number
-of the gradient is not finite. Heads and FFN units that only pad a layer have no gradient.
+The gradient is that of the mean loss over all targets. Squares are summed in float64; a norm is empty if the gradient
+is not finite. Heads and FFN units that only pad a layer are left out.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def recomputed(
     blocks: int = 16,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
-    """The norms of every part at every checkpoint.
+    """Compute the gradient norms of all parts at all checkpoints.
 
     Args:
         text, blocks: as for `pli_analysis.inference.eval_tokens.batch_of`.
-        on_progress: told (checkpoints done, checkpoints in all).
+        on_progress: called with (checkpoints done, checkpoints in total).
 
     Raises:
-        BadInput: when the text, the tokenizer or a checkpoint cannot be read.
+        BadInput: if the text, the tokenizer or a checkpoint cannot be read.
     """
     import pandas as pd
 
@@ -72,17 +72,17 @@ def recomputed(
 
 
 def unknown(table: pd.DataFrame) -> list[str]:
-    """A line for checkpoints at which gradients are not finite, mostly because weights are not.
+    """Return a line about checkpoints with gradients that are not finite, mostly because weights are not; or none.
 
     Args:
-        table: of `recomputed`.
+        table: result of `recomputed`.
     """
-    found = list(dict.fromkeys(table.loc[table[col.GRAD_NORM].isna(), col.CHECKPOINT]))
-    return [f"gradients are not finite, and left out: at {some(found)}"] if found else []
+    checkpoints = list(dict.fromkeys(table.loc[table[col.GRAD_NORM].isna(), col.CHECKPOINT]))
+    return [f"gradients that are not finite are left out: at {some(checkpoints)}"] if checkpoints else []
 
 
 def squares_at(checkpoint: Checkpoint, tokens: Tensor, labels: Tensor) -> dict[Part, float]:
-    """Each part's share of the squared norm of the gradient at one checkpoint."""
+    """Return the squared gradient norm of each part at one checkpoint."""
     model, anatomy, lineage = checkpoint_model.model_of(checkpoint), checkpoint.anatomy, checkpoint.lineage
     _backward(model, tokens, labels)
     sizes = anatomy.sizes(checkpoint.config)
@@ -97,7 +97,7 @@ def squares_at(checkpoint: Checkpoint, tokens: Tensor, labels: Tensor) -> dict[P
             id = lineage.stack[position[1]]
             there = alive(sizes, *lineage.shape(id))
             split = [(label, number_of(label), segment) for label, segment in anatomy.split(position[2], grad, sizes)]
-            # Padding has the numbers that no head has.
+            # Heads and groups beyond those of the lineage are padding.
             segments = [
                 (part_of(id, label), segment)
                 for label, number, segment in split
@@ -109,7 +109,7 @@ def squares_at(checkpoint: Checkpoint, tokens: Tensor, labels: Tensor) -> dict[P
 
 
 def _backward(model: PreTrainedModel, tokens: Tensor, labels: Tensor) -> None:
-    """Leave in the parameters the gradient of the mean cross entropy over all targets."""
+    """Compute the gradient of the mean cross entropy over all targets into the model's parameters."""
     from torch.nn.functional import cross_entropy
 
     targets = max(int((labels != -100).sum()), 1)

@@ -1,21 +1,22 @@
-"""Map of a run: every part at every checkpoint as a point in one plane.
+"""Map of a run: each part at each checkpoint as a point in one plane.
 
 Columns of the table, one row for each point:
     part        layer id (`c`), head id (`c.h3`) or FFN (`c.ffn`)
-    layer       the layer it belongs to
+    layer       id of the layer it belongs to
     checkpoint  name of the checkpoint folder
     step        optimizer updates done
     age         steps since the part's birth
-    index       where the layer sat then, 0 at the bottom
+    index       index of the layer at this checkpoint, 0 at the bottom
     is_birth    whether it is the first point of its part
     donor       the part that it was copied from at birth
-    walk        `run`, or `random` for the random walk beside it
-    x, y        where it lies. Under PCA in units of the space; under t-SNE and UMAP without unit
-    x_tsne, …   where further methods put the same point, if there are any: `x_` and `y_` with the method's name
+    walk        `run`, or `random` for points of the random walk
+    x, y        coordinates: under PCA in units of the space; under t-SNE and UMAP without unit
+    x_tsne, …   coordinates of further methods, if any: `x_` and `y_` with the method's name
 
-Spaces: `weights` (at a checkpoint), `updates` (what changed since the checkpoint before), `function` (what a layer puts
-out, a head hands on or an FFN adds, on a text). The random walk has the run's births, donors and lengths of steps, each
-step in a direction of its own. It draws smooth curves too: only what differs from it is a finding.
+Spaces: `weights` (at a checkpoint), `updates` (change of weights since the previous checkpoint), `function` (on a text:
+outputs of layers, outputs of heads before the projection, or outputs of FFNs). The random walk has the births, donors
+and step lengths of the run, but each step has a random direction. It gives smooth curves too: only differences from it
+are evidence of structure.
 """
 
 from __future__ import annotations
@@ -43,25 +44,25 @@ if TYPE_CHECKING:
 
 SPACES = ("weights", "updates", "function")
 COLUMNS = [col.PART, col.LAYER, col.CHECKPOINT, col.STEP, col.AGE, col.INDEX, col.IS_BIRTH, col.DONOR, col.WALK]
-"""What there is of a point beside its places."""
+"""Columns of a point without its coordinates."""
 TOKENS = 256
-"""Tokens of the text, at most, on which outputs are compared."""
+"""Maximum number of tokens of the text on which outputs are compared."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """A map, and how far it can be believed.
+    """A map with measures of its reliability.
 
     Attributes:
-        table: see above.
-        methods: that it was made with; x and y are of the first.
-        components: of the run's points; t-SNE and UMAP begin with the first two.
-        walk: of the random walk's; None for updates.
-        travel: part → distance from its first point to its last ÷ that of the random walk; no parts with one point.
-        since_birth: whether every part's first point is the origin.
-        error: of distances, where they were sketched; None where they are exact.
-        trust: method → trustworthiness, and of how many neighbors; None where points are too few for it.
-        notes: what whoever asked for it should know.
+        table: see this module's docstring.
+        methods: the methods used; x and y are of the first.
+        components: principal components of the run's points; t-SNE and UMAP are initialized with the first two.
+        walk: principal components of the random walk; None for updates.
+        travel: part → distance from its first to its last point ÷ that of the random walk; no parts with one point.
+        since_birth: whether the first point of each part is the origin.
+        error: error of distances if they were sketched; None if they are exact.
+        trust: method → trustworthiness and the number of neighbors used; None with too few points.
+        notes: lines to print for the user.
     """
 
     table: pd.DataFrame
@@ -88,22 +89,22 @@ def embed(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     further: Iterable[str] = (),
 ) -> Map:
-    """One joint map of a run.
+    """Compute one joint map of all parts of a run.
 
     Args:
         method: `pca`, `tsne` or `umap`.
         of: `layers`, `heads` or `ffn`.
         space: `weights`, `updates` or `function`.
         text, blocks: for `function`: as for `pli_analysis.inference.eval_tokens.batch_of`.
-        since_birth: every part's first point is the origin, so that the map shows how it moved and not where from.
+        since_birth: put the first point of each part at the origin, so that the map shows only its movement.
         exact: see `gram`.
-        say: told what takes long.
-        on_progress: told (columns read, columns in all).
-        further: methods that draw the same distances as well, where there are points enough for them.
+        say: called with a line before a slow operation.
+        on_progress: called with (columns read, columns in total).
+        further: further methods that project the same distances, if there are enough points.
 
     Raises:
-        BadInput: for words that are not known, a text that is too much, one point alone, or a checkpoint that
-            cannot be read.
+        BadInput: if an argument is not valid, a text is given for another space, there are fewer than two points, or a
+            checkpoint cannot be read.
     """
     _check(space, text, since_birth)
     points = points_of(run, of)
@@ -111,7 +112,7 @@ def embed(
     moved = [number for number, point in enumerate(points) if not point.first]
     count = len(moved) if space == "updates" else len(points)
     methods = tuple(dict.fromkeys(projections.method_for(each, count) for each in (method, *further)))
-    notes = [f"so few points have no neighbors that {method} could keep: this is PCA"] if methods[0] != method else []
+    notes = [f"{method} needs more points: this is PCA"] if methods[0] != method else []
     found = gram(_vectors(run, points, of, space, text, blocks), sources, exact, on_progress)
     drawable = _drawable(points, found.finite, space, since_birth)
     notes += _left_out(points, found.finite)
@@ -126,7 +127,7 @@ def embed(
         squared = squared_distances(found.steps, [None] * len(points))
     kept = [number for number in (moved if space == "updates" else range(len(points))) if drawable[number]]
     if len(kept) < 2 <= count:
-        raise BadInput(f"{run.path}: fewer than two points are left for a map ({'; '.join(notes)})")
+        raise BadInput(f"{run.path}: a map needs at least two finite points ({'; '.join(notes)})")
     methods = tuple(dict.fromkeys(projections.method_for(each, len(kept)) for each in methods))
     points = [points[number] for number in kept]
     squared, walked = squared[np.ix_(kept, kept)], walked[np.ix_(kept, kept)]
@@ -138,12 +139,12 @@ def embed(
         tables.append(table)
     import pandas as pd
 
-    message = pd.concat(tables, ignore_index=True)
-    return Map(message, methods, components, walk_components, travel, since_birth, found.error, trust, notes)
+    table = pd.concat(tables, ignore_index=True)
+    return Map(table, methods, components, walk_components, travel, since_birth, found.error, trust, notes)
 
 
 def _drawable(points: Sequence[Point], finite: np.ndarray, space: str, since_birth: bool) -> list[bool]:
-    """Which points are drawn: those whose numbers are finite, and of which it is known what they are told from."""
+    """Return which points are drawn: those that are finite, and whose reference point is finite too."""
 
     def known(point: Point) -> bool:
         return point.source is None or bool(finite[point.source])
@@ -155,20 +156,22 @@ def _drawable(points: Sequence[Point], finite: np.ndarray, space: str, since_bir
 
 
 def _left_out(points: Sequence[Point], finite: np.ndarray) -> list[str]:
-    """A line for points that have numbers that are not finite."""
+    """Return a line for each checkpoint with points that are not finite."""
     found: dict[str, list[str]] = {}
     for number in np.flatnonzero(~finite).tolist():
         found.setdefault(str(points[number].checkpoint.name), []).append(points[number].part)
-    return [f"not finite, and left out: {some(parts)} at {checkpoint}" for checkpoint, parts in found.items()]
+    return [
+        f"points that are not finite are left out: {some(parts)} at {checkpoint}" for checkpoint, parts in found.items()
+    ]
 
 
 def _check(space: str, text: Path | Text | None, since_birth: bool) -> None:
     if space not in SPACES:
-        raise BadInput(f"--space {space}: is none of {', '.join(SPACES)}{did_you_mean(space, SPACES)}")
+        raise BadInput(f"--space {space}: is not a space{did_you_mean(space, SPACES)}; use one of {', '.join(SPACES)}")
     if space != "function" and text is not None:
-        raise BadInput("--text FILE is what outputs are compared on: use it with --space function")
+        raise BadInput("--text FILE: is the text for outputs; use it with --space function")
     if space == "updates" and since_birth:
-        raise BadInput("--since-birth: an update has no birth; use it with --space weights or function")
+        raise BadInput("--since-birth: does not apply to --space updates; use it with --space weights or function")
 
 
 def _vectors(run: Run, points: list[Point], of: str, space: str, text: Path | Text | None, blocks: int) -> Vectors:
@@ -207,14 +210,14 @@ def _draw(
 
 
 def _axes(method: str, methods: tuple[str, ...]) -> list[str]:
-    """The columns that hold where a method puts points."""
+    """Return the names of the coordinate columns of a method."""
     return [axis if method == methods[0] else col.of_method(axis, method) for axis in (col.X, col.Y)]
 
 
 def _travel(
     points: Sequence[Point], squared: np.ndarray, walked: np.ndarray, drawn: Sequence[bool]
 ) -> dict[str, float]:
-    """How far each part got, as a multiple of how far a random walk of the same steps would."""
+    """Return the distance from first to last point of each part, relative to a random walk with the same steps."""
     ends: dict[str, tuple[int, int]] = {}
     for number, point in enumerate(points):
         if drawn[number]:

@@ -1,9 +1,9 @@
 """Distances between long vectors, exact or sketched, with bounded memory.
 
-Vectors come in blocks of columns. Each is told as its *step*: what it differs by from the one it came from (its source;
-the mean of the others, where there is none). Inner products of steps are added up in float64, block by block, and
-distances follow from them along the sources. So the distance of two vectors that differ in their last digits is as
-exact as those digits, where a Gram matrix of the vectors themselves would leave noise.
+Vectors are read in blocks of columns. Each vector is represented by its *step*: its difference from the vector that it
+came from (its source), or from the mean of all vectors without a source. Inner products of steps are summed in float64,
+block by block, and distances are computed from them along the sources. So small distances between nearly equal vectors
+are precise, where a Gram matrix of the vectors themselves would lose them in rounding errors.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.maps.vectors import Vectors
 
 EXACT = 2e12
-"""Multiply-adds that an exact Gram matrix may take: 500 layers of BERT-base. Beyond, vectors are sketched."""
+"""Maximum multiply-adds of an exact Gram matrix: 500 layers of BERT-base. Beyond, vectors are sketched."""
 SKETCH = 4096
-"""Numbers that a sketched vector has. Squared distances have a standard error of √(2 ÷ 4096), 2.2 %."""
+"""Length of sketched vectors. Squared distances have a relative standard error of √(2 ÷ 4096) = 2.2 %."""
 CHECKED = 24
-"""Vectors among which a sketch is compared with exact distances."""
+"""Number of vectors whose sketched distances are compared with exact ones."""
 RISK = 0.01
-"""The probability that the bound of a sketch's error does not hold."""
+"""Probability that the bound of the sketching error does not hold."""
 
 
 @dataclass(frozen=True)
 class SketchError:
-    """How far sketched distances are off, relative to the exact ones.
+    """Relative error of sketched distances.
 
     Attributes:
-        largest, median: as measured, among `pairs` pairs of vectors.
-        pairs: how many were measured.
-        bound: with a probability of 1 − RISK none of the distances between all vectors is off by more. None where the
-            measured vectors differ in so few numbers each that the bound is not known to hold.
+        largest, median: error measured over `pairs` pairs of vectors.
+        pairs: number of pairs.
+        bound: with a probability of 1 − RISK, no error of a distance between any two vectors is larger. None if
+            measured vectors differ in so few numbers that the bound is not known to hold.
     """
 
     largest: float
@@ -50,9 +50,9 @@ class Gram:
 
     Attributes:
         steps: (count, count) float64.
-        finite: (count,) bool: whose numbers are all finite. Any other vector is where its source is, as if it had not
-            moved, so that those that came from it are told from there; it is to be left out itself.
-        error: of distances, where vectors were sketched; None when exact.
+        finite: (count,) bool: whether all numbers of each vector are finite. Other vectors are set equal to their
+            source, so that the steps of vectors that came from them are known; the caller must leave them out.
+        error: error of distances if vectors were sketched; None if exact.
     """
 
     steps: np.ndarray
@@ -66,14 +66,14 @@ def gram(
     exact: float = EXACT,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gram:
-    """The inner products of all steps, read once over the columns.
+    """Compute the inner products of all steps in one pass over the columns.
 
     Args:
-        vectors: to be read.
-        sources: for each vector the number of the one it came from, which is smaller than its own, or None.
-        exact: multiply-adds up to which it is exact; beyond, vectors are sketched (Charikar, Chen and Farach-Colton
-            2002: every column is added, with a random sign, to one of `SKETCH` sums).
-        on_progress: told (columns done, columns in all).
+        vectors: vectors to read.
+        sources: for each vector the number of its source, which is smaller than its own, or None.
+        exact: maximum multiply-adds of an exact computation; beyond, vectors are sketched (Charikar, Chen and
+            Farach-Colton 2002: each column is added, with a random sign, to one of `SKETCH` sums).
+        on_progress: called with (columns done, columns in total).
     """
     count, width = vectors.count, vectors.width
     sketched = count**2 * width > exact and width > SKETCH
@@ -105,12 +105,12 @@ def gram(
 
 
 def error_bound(count: int, size: int) -> float:
-    """The relative error that, with a probability of 1 − RISK, no distance between `count` sketched vectors exceeds.
+    """Return a bound of the relative error of all distances between `count` sketched vectors, at probability 1 − RISK.
 
-    A squared distance between vectors that are sketched to `size` numbers is distributed as the exact one times
-    χ²(size) ÷ size: exactly for Gaussian sketches (Johnson and Lindenstrauss 1984; Dasgupta and Gupta 2003), and for
-    sums with random signs in the limit of differences that are spread over many more than `size` numbers. The
-    probability of an error in any of the pairs is at most the sum over pairs.
+    A squared distance between vectors sketched to `size` numbers is distributed as the exact one times χ²(size) ÷ size:
+    exactly for Gaussian sketches (Johnson and Lindenstrauss 1984; Dasgupta and Gupta 2003), and for sums with random
+    signs in the limit of differences that are spread over many more than `size` numbers. The probability that any pair
+    exceeds the bound is at most the sum over pairs (union bound).
 
     >>> round(error_bound(count=500, size=4096), 3)
     0.059
@@ -127,17 +127,17 @@ def error_bound(count: int, size: int) -> float:
 
 
 def squared_distances(steps: np.ndarray, sources: Sequence[int | None]) -> np.ndarray:
-    """The squared distances between vectors x, from the inner products of their steps u, x = x of the source + u.
+    """Return squared distances between vectors x from the inner products of their steps u, where x = x of source + u.
 
-    ‖x_i − x_j‖² = ‖x_s − x_j‖² + 2⟨u_i, x_s − x_j⟩ + ‖u_i‖², s being the source of i; x_s is 0 where there is none.
+    ‖x_i − x_j‖² = ‖x_s − x_j‖² + 2⟨u_i, x_s − x_j⟩ + ‖u_i‖² for the source s of i; x_s is 0 without a source.
 
     Returns:
-        (count, count) float64, symmetric, zero on the diagonal, nowhere negative.
+        (count, count) float64, symmetric, with zero diagonal, not negative.
     """
     count = len(steps)
     across = np.empty((count, count))  # ⟨u_i, x_j⟩
     square = np.empty(count)  # ‖x_j‖²
-    found = np.zeros((count, count))
+    squared = np.zeros((count, count))
     for i, source in enumerate(sources):
         own = steps[i, i]
         if source is None:
@@ -147,46 +147,48 @@ def squared_distances(steps: np.ndarray, sources: Sequence[int | None]) -> np.nd
         else:
             across[:, i] = across[:, source] + steps[:, i]
             square[i] = square[source] + 2 * across[i, source] + own
-            row = found[source, :i] + 2 * (across[i, source] - across[i, :i]) + own
-        found[i, :i] = found[:i, i] = np.maximum(row, 0.0)
-    return found
+            row = squared[source, :i] + 2 * (across[i, source] - across[i, :i]) + own
+        squared[i, :i] = squared[:i, i] = np.maximum(row, 0.0)
+    return squared
 
 
 def random_walk(steps: np.ndarray) -> np.ndarray:
-    """The inner products of the steps of a random walk that is as long at each step, with the same sources.
+    """Return the inner products of the steps of a random walk with the same step lengths and sources.
 
-    In many dimensions random directions are at right angles (Antognini and Sohl-Dickstein 2018, arXiv:1806.08805), so
-    this is what a walk tends to and takes no random numbers.
+    In many dimensions random directions are orthogonal (Antognini and Sohl-Dickstein 2018, arXiv:1806.08805), so that
+    this is the limit of random walks, and needs no random numbers.
     """
     return np.diag(np.diag(steps))
 
 
 def _differences(block: np.ndarray, sources: Sequence[int | None]) -> np.ndarray:
-    """Each row minus its source's; of those without one, minus their mean. In place: the block is big."""
+    """Subtract from each row its source's row, or the mean of rows without a source; in place, to save memory."""
     founders = [i for i, source in enumerate(sources) if source is None]
     mean = block[founders].mean(axis=0)
-    for i in reversed(range(len(sources))):  # sources come before: theirs is still to be subtracted from
+    for i in reversed(
+        range(len(sources))
+    ):  # a source precedes its row, and must not be changed before it is subtracted
         source = sources[i]
         block[i] -= mean if source is None else block[source]
     return block
 
 
 def _mended(block: np.ndarray, sources: Sequence[int | None]) -> np.ndarray:
-    """Which rows are finite, (count,) bool; any other is made what its source is, or the mean of those without one."""
+    """Return which rows are finite, (count,) bool; set others to their source, or the mean of rows without a source."""
     with np.errstate(all="ignore"):
         finite = np.isfinite(block.sum(axis=1))
     if finite.all():
         return finite
     founders = [i for i, source in enumerate(sources) if source is None and finite[i]]
     mean = block[founders].mean(axis=0) if founders else 0.0
-    for i in np.flatnonzero(~finite).tolist():  # sources come before
+    for i in np.flatnonzero(~finite).tolist():  # in order: a source precedes its row
         source = sources[i]
         block[i] = mean if source is None else block[source]
     return finite
 
 
 def _without_overflow(found: Gram) -> Gram:
-    """The same with no step for vectors that are so far from their sources that the square is not finite."""
+    """Set the step to zero for vectors whose squared distance from their source overflows, and mark them not finite."""
     beyond = ~np.isfinite(np.diag(found.steps))
     if not beyond.any():
         return found
@@ -195,7 +197,7 @@ def _without_overflow(found: Gram) -> Gram:
 
 
 def _fold(block: np.ndarray, sums: np.ndarray, generator: np.random.Generator) -> None:
-    """Add each column, with a random sign, to one of the sums; columns of one stretch never to the same."""
+    """Add each column, with a random sign, to one of the sums; within a segment, to different ones."""
     size = sums.shape[1]
     for start in range(0, block.shape[1], size):
         segment = block[:, start : start + size]
@@ -212,30 +214,30 @@ def _plain(inner: np.ndarray) -> np.ndarray:
 
 
 class _Spread:
-    """Over how many numbers vectors are spread: (Σ d²)² ÷ Σ d⁴, which is n for n numbers of one size."""
+    """Effective number of entries of vectors: (Σ d²)² ÷ Σ d⁴, which is n for n entries of equal size."""
 
     def __init__(self) -> None:
         self._squares: np.ndarray | float = 0.0
         self._fourths: np.ndarray | float = 0.0
 
     def add(self, block: np.ndarray) -> None:
-        """Take in some columns: (vectors, columns)."""
+        """Add some columns: (vectors, columns)."""
         squares = np.square(block)
         self._squares += squares.sum(axis=1)
         self._fourths += np.vecdot(squares, squares)
 
     @property
     def least(self) -> float:
-        """That of the least spread vector, zeros left out; 0 without any."""
+        """The smallest number over all vectors that are not zero; 0 without any."""
         squares, fourths = np.atleast_1d(self._squares), np.atleast_1d(self._fourths)
         there = fourths > 0
         return float((squares[there] ** 2 / fourths[there]).min(initial=np.inf)) if there.any() else 0.0
 
 
 def _measured(found: np.ndarray, true: np.ndarray) -> tuple[float, float, int]:
-    """Largest and median relative error of distances, from squared ones, and of how many pairs.
+    """Return the largest and median relative error of distances, from squared ones, and the number of pairs.
 
-    Pairs that differ by no more than rounding do not count.
+    Pairs whose distance is within rounding errors are ignored.
     """
     pairs = np.triu_indices(len(true), 1)
     found, true = found[pairs], true[pairs]

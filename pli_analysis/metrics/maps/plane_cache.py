@@ -1,7 +1,7 @@
 """Cache of t-SNE and UMAP results.
 
-A plane is kept under a hash of the squared distances, the method, a version of ours, and those of the libraries that
-draw it. So a second call imports none of these, and a new version of one draws anew.
+A result is cached under a hash of the squared distances, the method, and the versions of this module and of the
+libraries that compute it. So a second call imports none of these libraries, and a new version of one recomputes it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pli_analysis.metrics.maps.projections import Components
 from pli_train.core import cache
 
 VERSION = 1
-"""To be raised when the same distances give other points."""
+"""Increase this when the same distances give other points."""
 LIBRARIES = {
     "tsne": ("numpy", "scipy", "scikit-learn"),
     "umap": ("numpy", "scipy", "scikit-learn", "numba", "umap-learn"),
@@ -28,7 +28,7 @@ LIBRARIES = {
 def plane(
     method: str, squared: np.ndarray, components: Components, say: Callable[[str], None] = lambda line: None
 ) -> np.ndarray:
-    """As `projections.in_plane`, but drawn once."""
+    """Return the points of `projections.in_plane`, from the cache if possible."""
     if method not in LIBRARIES:
         return projections.in_plane(method, squared, components, say)
     name = f"planes/{_key(method, squared)}"
@@ -40,7 +40,7 @@ def plane(
 
 
 def _key(method: str, squared: np.ndarray) -> str:
-    """What a plane is made of, hashed. Where PCA puts the points, from where it begins, follows from the distances."""
+    """Hash the inputs of a projection. The initial points, of PCA, are determined by the distances."""
     versions = [metadata.version(library) for library in LIBRARIES[method]]
     distances = hashlib.sha256(np.ascontiguousarray(squared, "<f8").data).hexdigest()
     return hashlib.sha256(json.dumps([method, VERSION, versions, distances]).encode()).hexdigest()

@@ -1,8 +1,8 @@
 """The points of a map: each part at each checkpoint.
 
-A point's *source* is the same part at the checkpoint before; for a newborn's first point it is the donor at the same
-checkpoint; what was drawn at random has none. Differences between a point and its source are what is measured: two
-checkpoints that are nearly equal keep every digit of their difference.
+A point's *source* is the same part at the previous checkpoint; for the first point of a copied part, the donor at the
+same checkpoint; randomly initialized parts have none. Distances are computed from differences between points and their
+sources, so that they are precise for nearly equal checkpoints.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Point:
     Attributes:
         part: layer id (`c`), head id (`c.h3`) or FFN (`c.ffn`).
         layer: the layer it belongs to.
-        head: its number among the layer's heads; None for what is no head.
-        checkpoint: where its weights are.
+        head: its number among the layer's heads; None if it is not a head.
+        checkpoint: the checkpoint with its weights.
         age: steps since its birth.
-        first: whether no checkpoint before has it.
+        first: whether it is the first checkpoint that has the part.
         donor: the part that it was copied from at birth.
-        source: number of the point that it came from.
+        source: number of its source.
     """
 
     part: str
@@ -47,13 +47,13 @@ class Point:
 
 
 def points_of(run: Run, of: str = "layers") -> list[Point]:
-    """Every part at every checkpoint; where a step has a checkpoint before and one after growth, the latter alone.
+    """Return each part at each checkpoint; at a step with checkpoints before and after growth, only after it.
 
     Raises:
-        BadInput: for another `of` than layers, heads or ffn, or when a model has no such parts.
+        BadInput: if `of` is not layers, heads or ffn, or the model has no such parts.
     """
     if of not in PARTS:
-        raise BadInput(f"--of {of}: is none of {', '.join(PARTS)}{did_you_mean(of, PARTS)}")
+        raise BadInput(f"--of {of}: is not a kind of part{did_you_mean(of, PARTS)}; use one of {', '.join(PARTS)}")
     if of != "layers":
         require_parts(run.checkpoints[-1], "head" if of == "heads" else of)
     found: list[Point] = []
@@ -64,9 +64,9 @@ def points_of(run: Run, of: str = "layers") -> list[Point]:
         except (BadInput, OSError):
             if checkpoint.path.exists():
                 raise
-            continue  # a run that is training and keeps only the newest has removed it meanwhile
+            continue  # a run that is training may have removed this checkpoint by its retention rules
         here = set(lineage.stack)
-        for layer in lineage.layers.values():  # in order of birth: donors come first
+        for layer in lineage.layers.values():  # in order of birth, so that donors come first
             for part, head, birth in _parts(layer, of) if layer.id in here else ():
                 donor = birth.donor if birth.donor is None or of != "ffn" else f"{birth.donor}.ffn"
                 source = last.get(part, last.get(donor or ""))
@@ -75,7 +75,7 @@ def points_of(run: Run, of: str = "layers") -> list[Point]:
                 last[part] = len(found)
                 found.append(Point(part, layer.id, head, checkpoint, age, first, donor, source))
     if not found:
-        raise BadInput(f"{run.path}: its layers have no {of}")
+        raise BadInput(f"{run.path}: has no {of} to map")
     return found
 
 

@@ -12,12 +12,12 @@ from pli_train.core.errors import BadInput, did_you_mean
 
 METHODS = ("pca", "tsne", "umap")
 FEWEST = 5
-"""Points below which neighbors say nothing, and PCA is what is left."""
+"""Minimum number of points for t-SNE and UMAP; with fewer, PCA is used."""
 EXACT = 250
-"""Points up to which t-SNE is exact, which takes two seconds; beyond, Barnes and Hut's way is as good and faster."""
+"""Maximum number of points for exact t-SNE, which takes two seconds; beyond, Barnes–Hut is as good and faster."""
 SEED = 0
 NEIGHBORS = 10
-"""Of a point, at most, that trustworthiness looks at."""
+"""Maximum number of neighbors of a point for trustworthiness."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Components:
     """Principal components.
 
     Attributes:
-        values: (points, components), by falling variance. Of each component the sign is such that its largest value is
-            positive.
-        shares: of the whole variance, for each component.
+        values: (points, components), by decreasing variance. The sign of each component is such that its value of
+            largest magnitude is positive.
+        shares: (components,): fractions of the total variance.
     """
 
     values: np.ndarray
@@ -35,11 +35,11 @@ class Components:
 
 
 def pca(squared: np.ndarray, most: int = 50) -> Components:
-    """Principal components from squared distances (Torgerson 1952: center twice, decompose).
+    """Return principal components from squared distances (classical scaling, Torgerson 1952).
 
     Args:
         squared: (points, points).
-        most: components at most. There are always two, of which the second is 0 where there is but one.
+        most: maximum number of components. There are always at least two; the second is 0 if there is only one.
     """
     means = squared.mean(axis=0)
     inner = -0.5 * (squared - means - means[:, None] + means.mean())
@@ -57,31 +57,33 @@ def pca(squared: np.ndarray, most: int = 50) -> Components:
 
 
 def method_for(method: str, count: int) -> str:
-    """The method that so many points allow: what was asked for, or PCA where they are too few.
+    """Return the method, or PCA if there are too few points for it.
 
     Raises:
-        BadInput: for another method, or fewer than two points.
+        BadInput: for an unknown method, or fewer than two points.
     """
     if method not in METHODS:
-        raise BadInput(f"--method {method}: is none of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
+        raise BadInput(
+            f"--method {method}: is not a method{did_you_mean(method, METHODS)}; use one of {', '.join(METHODS)}"
+        )
     if count < 2:
-        raise BadInput(f"a map takes two points at least, and here is {count}: more checkpoints or parts are needed")
+        raise BadInput(f"a map needs at least two points, and there is {count}: it needs more checkpoints or parts")
     return method if count >= FEWEST else "pca"
 
 
 def in_plane(
     method: str, squared: np.ndarray, components: Components, say: Callable[[str], None] = lambda line: None
 ) -> np.ndarray:
-    """Points in the plane: (points, 2).
+    """Project points to the plane: (points, 2).
 
-    t-SNE (van der Maaten and Hinton 2008) and UMAP (McInnes et al. 2018, arXiv:1802.03426) begin with PCA (Kobak and
-    Linderman 2021), which keeps what is far apart in its place.
+    t-SNE (van der Maaten and Hinton 2008) and UMAP (McInnes et al. 2018, arXiv:1802.03426) are initialized with PCA,
+    which preserves the global arrangement better (Kobak and Linderman 2021).
 
     Args:
-        method: one of METHODS, as `method_for` gives it.
+        method: one of METHODS, as returned by `method_for`.
         squared: squared distances, (points, points).
-        components: of the same points.
-        say: told what takes long.
+        components: principal components of the same points.
+        say: called with a line before a slow operation.
     """
     from threadpoolctl import threadpool_limits
 
@@ -90,7 +92,7 @@ def in_plane(
     if method == "pca" or spread == 0:
         return plane.copy()
     draw = _tsne if method == "tsne" else _umap
-    # Several threads wait for each other at each step, ten times as long where others use the cores too.
+    # One thread: several ones wait for each other at each step, up to ten times as long on a busy machine.
     with threadpool_limits(1):
         return np.asarray(draw(np.sqrt(squared), plane / spread, say), dtype=np.float64)
 
@@ -113,11 +115,11 @@ def _umap(distances: np.ndarray, start: np.ndarray, say: Callable[[str], None]) 
     import sys
 
     if "umap" not in sys.modules:
-        say("umap: loading it compiles it, which takes from 5 seconds to a minute")
+        say("umap: loading and compiling it takes from 5 seconds to a minute")
     from umap import UMAP
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of precomputed distances it says that it cannot turn them back
+        warnings.simplefilter("ignore")  # it warns that precomputed distances have no inverse transform
         return UMAP(
             metric="precomputed",
             init=(10 * start).astype(np.float32),
@@ -128,14 +130,14 @@ def _umap(distances: np.ndarray, start: np.ndarray, say: Callable[[str], None]) 
 
 
 def trustworthiness(squared: np.ndarray, plane: np.ndarray) -> tuple[float, int] | None:
-    """How far neighbors in the plane are neighbors (Venna and Kaski 2001): 1 when all are.
+    """Return trustworthiness (Venna and Kaski 2001): 1 if all neighbors in the plane are neighbors in the space.
 
     Args:
         squared: squared distances, (points, points).
-        plane: the same points there, (points, 2).
+        plane: the projected points, (points, 2).
 
     Returns:
-        It, and the number of neighbors that it looks at; None where there are too few points for it.
+        Trustworthiness and the number of neighbors used; None with too few points.
     """
     count = len(squared)
     neighbors = min(NEIGHBORS, (count - 1) // 2)
@@ -146,6 +148,6 @@ def trustworthiness(squared: np.ndarray, plane: np.ndarray) -> tuple[float, int]
         differ = np.square(plane - plane[own]).sum(axis=1)
         differ[own] = np.inf
         near = np.argsort(differ, kind="stable")[:neighbors]
-        ranks = np.count_nonzero(row < row[near, None], axis=1)  # the point itself makes it begin at 1
+        ranks = np.count_nonzero(row < row[near, None], axis=1)  # ranks start at 1, as the point itself is counted
         false += int(np.maximum(ranks - neighbors, 0).sum())
     return 1 - 2 * false / (count * neighbors * (2 * count - 3 * neighbors - 1)), neighbors

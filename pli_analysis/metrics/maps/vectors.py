@@ -1,10 +1,11 @@
 """The vectors of a map's points, read a few columns at a time.
 
-A source of vectors has `points`, `width` (columns in all) and `blocks()`, which yields arrays of (points, columns).
+A source of vectors has `count` (vectors), `width` (columns in total) and `blocks()`, which yields arrays of (vectors,
+columns).
 
-Layers may differ in heads and FFN units, over time and among each other. Checkpoints pad them with zeros to what the
-family's config can say, and that differs over time too. So each tensor is seen along its heads, groups and units, and
-every point has as many as the largest has: what a part does not have is zero.
+Layers may differ in their numbers of heads and FFN units, and these change over time. Checkpoints pad layers with zeros
+to sizes that the family's config can express, which change over time as well. So each tensor is indexed by heads,
+groups and units, and each vector has as many of these as the largest: missing ones are zero.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pli_train.core.anatomy import Anatomy
 
 BLOCK = 64 * 2**20
-"""Bytes of a block of columns, in float64."""
+"""Size of a block of columns in float64, in bytes."""
 GROWING = ("head", "group", "unit")
 
 
@@ -41,21 +42,21 @@ class Vectors(Protocol):
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of vectors."""
 
     @property
     def width(self) -> int:
-        """How many columns they have."""
+        """Number of columns."""
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All columns in turn: (count, columns) float64; the array is the caller's to write to."""
+        """Yield all columns in blocks of (count, columns) float64; the caller may modify them."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What a point has of one tensor: which of its rows and columns, in the order that all points share; −1 is zero.
+    """Indices of the rows and columns of a tensor that belong to a point, in an order shared by all points; −1 is zero.
 
-    `columns` is None for a tensor of one axis; all axes but the first are one to it.
+    All axes but the first are flattened to columns; `columns` is None for a tensor with one axis.
     """
 
     tensor: str
@@ -65,25 +66,25 @@ class Segment:
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of points."""
+    """The weights of points as vectors."""
 
     points: list[Point]
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of points."""
         return len(self.points)
 
     @property
     def width(self) -> int:
-        """How many weights the largest part has."""
+        """Number of weights of the largest part."""
         return sum(rows * columns for rows, columns in self._shapes.values())
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All weights in turn.
+        """Yield all weights in blocks.
 
         Raises:
-            BadInput: when a checkpoint cannot be read.
+            BadInput: if a checkpoint cannot be read.
         """
         for name, (rows, columns) in self._shapes.items():
             step = max(1, BLOCK // (8 * self.count * columns))
@@ -97,21 +98,21 @@ class Weights:
 
     @cached_property
     def _slices(self) -> dict[Path, Callable[[str], Any]]:
-        """Folder of a checkpoint → a look at its tensors; every file is opened once."""
+        """Checkpoint folder → function that returns a slice of a tensor; each file is opened once."""
         checkpoints = {point.checkpoint.path: point.checkpoint for point in self.points}
         return {path: checkpoint.slices() for path, checkpoint in checkpoints.items()}
 
     @cached_property
     def _segments(self) -> list[dict[str, Segment]]:
-        """For each point: name within the layer → piece."""
-        known: dict[Any, np.ndarray] = {}  # most pieces of a run are alike, and there are many
+        """For each point: tensor name within the layer → segment."""
+        known: dict[Any, np.ndarray] = {}  # there are many segments, and most have equal indices
         try:
             found = [
                 _segments_of(point, self._slices[point.checkpoint.path], self._widest, known) for point in self.points
             ]
         except (ValueError, LookupError, ZeroDivisionError) as error:
-            raise BadInput(f"weights do not fit their {LINEAGE} ({error})") from None
-        # A part that lacks a tensor at some checkpoint is compared without it at all of them.
+            raise BadInput(f"weights do not match their {LINEAGE} ({error})") from None
+        # A tensor that a part lacks at some checkpoint is left out at all of them.
         always: dict[str, set[str]] = {}
         for point, segments in zip(self.points, found, strict=True):
             always[point.part] = always.get(point.part, set(segments)) & set(segments)
@@ -122,7 +123,7 @@ class Weights:
 
     @cached_property
     def _widest(self) -> dict[str, int]:
-        """The most heads, groups and units that a part has."""
+        """Largest number of heads, groups and units of any part."""
         widest: dict[str, int] = {}
         for point in self.points:
             for factor, count in _alive(point).items():
@@ -131,33 +132,33 @@ class Weights:
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, int]]:
-        """Name within the layer → rows and columns of its piece, the same for every point."""
+        """Tensor name within the layer → rows and columns of its segment, equal for all points."""
         shapes: dict[str, tuple[int, int]] = {}
         for point, segments in zip(self.points, self._segments, strict=True):
             for name, segment in segments.items():
                 shape = len(segment.rows), 1 if segment.columns is None else len(segment.columns)
                 if shapes.setdefault(name, shape) != shape:
-                    raise BadInput(f"{point.checkpoint.path}: {name} of {point.part} has another size than elsewhere")
+                    raise BadInput(f"{point.checkpoint.path}: {name} of {point.part} differs in size from other parts")
         return shapes
 
 
 class Outputs:
-    """What points put out on a text: layers their hidden states, heads and FFNs what they add to them.
+    """Outputs of points on a text as vectors: see `checkpoint_model.outputs_of`.
 
-    They lie in a temporary file, of 4 · points · columns bytes, and not in memory.
+    They are stored in a temporary file of 4 · points · columns bytes, not in memory.
 
     Args:
-        points: of the run.
+        points: points of the run.
         of: layers, heads or ffn.
-        tokens: (blocks, block_size), of `pli_analysis.inference.checkpoint_model`.
-        kept: (blocks, block_size) bool: the tokens that count.
+        tokens: (blocks, block_size), of `pli_analysis.inference.eval_tokens`.
+        kept: (blocks, block_size) bool: the tokens whose outputs are kept.
     """
 
     def __init__(self, points: list[Point], of: str, tokens: Tensor, kept: Tensor) -> None:
         from pli_analysis.inference import checkpoint_model
 
         self.count, self.width = len(points), 0
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  it goes with this object
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed with this object
         checkpoint: Checkpoint | None = None
         for point in points:
             if point.checkpoint is not checkpoint:
@@ -166,13 +167,15 @@ class Outputs:
             row = outputs[checkpoint.lineage.index(point.layer)]
             row = row if point.head is None else row[:, point.head]
             if self.width not in (0, row.size):
-                raise BadInput(f"{checkpoint.path}: {point.part} puts out another number of values than elsewhere")
+                raise BadInput(
+                    f"{checkpoint.path}: {point.part} has {row.size} outputs, and other parts have {self.width}"
+                )
             self.width = row.size
             self._file.write(np.ascontiguousarray(row, dtype=np.float32).tobytes())
         self._file.flush()
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All outputs in turn."""
+        """Yield all outputs in blocks."""
         values = np.memmap(self._file, np.float32, "r", shape=(self.count, self.width))
         step = max(1, BLOCK // (8 * self.count))
         for start in range(0, self.width, step):
@@ -180,7 +183,7 @@ class Outputs:
 
 
 def _read(slices: Callable[[str], Any], segment: Segment, part: slice, out: np.ndarray) -> None:
-    """Fill (rows, columns) with some rows of a piece."""
+    """Read some rows of a segment into `out`, (rows, columns)."""
     rows, columns = segment.rows[part], segment.columns
     there = rows >= 0
     if not there.any():
@@ -198,7 +201,7 @@ def _read(slices: Callable[[str], Any], segment: Segment, part: slice, out: np.n
     else:
         found = tensor[top:bottom, left:right]
     if found.shape == out.shape and there.all() and live.all() and _rising(rows) and _rising(columns):
-        out[...] = found  # nearly always: nothing was padded
+        out[...] = found  # the usual case: no padding
     else:
         out[np.ix_(there, live)] = found[np.ix_(rows[there] - top, columns[live] - left)]
 
@@ -215,7 +218,7 @@ def _alive(point: Point) -> dict[str, int]:
 def _segments_of(
     point: Point, slices: Callable[[str], Any], widest: Mapping[str, int], known: dict[Any, np.ndarray]
 ) -> dict[str, Segment]:
-    """What a point has of each tensor of its layer. `known` keeps what is alike for many."""
+    """Return the segments of a point. `known` caches indices that many segments share."""
     checkpoint, anatomy = point.checkpoint, point.checkpoint.anatomy
     sizes, living, only = anatomy.sizes(checkpoint.config), _alive(point), {}
     if point.head is not None:
@@ -228,7 +231,7 @@ def _segments_of(
         shape = list(slices(full).get_shape())
         axes = each_axis(anatomy.tensors.get(name, ("other", ""))[1]) or ["_"] * len(shape)
         if len(axes) != len(shape) or not shape:
-            raise BadInput(f"{checkpoint.path}: {full} has {len(shape)} axes")
+            raise BadInput(f"{checkpoint.path}: {full} has {len(shape)} axes, expected {len(axes)}")
         indices = []
         for axis, length in zip(axes, shape, strict=True):
             key = axis, length, tuple(sizes.items()), tuple(living.items()), tuple(only.items())
@@ -240,7 +243,7 @@ def _segments_of(
 
 
 def _flat(indices: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
-    """Places on several axes as places on one, on which the axes lie one within the other; −1 stays −1."""
+    """Convert indices on several axes to indices on the flattened axis; −1 stays −1."""
     found = indices[0]
     for index, length in zip(indices[1:], shape[1:], strict=True):
         there = (found[:, None] >= 0) & (index[None, :] >= 0)
@@ -249,7 +252,7 @@ def _flat(indices: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
 
 
 def _belongs(anatomy: Anatomy, name: str, point: Point, sizes: Mapping[str, int]) -> bool:
-    """Whether a point has something of a tensor of its layer. Keys and values that heads share are no head's."""
+    """Return whether a tensor of a layer has weights of a point. Shared keys and values belong to no head."""
     if point.part == point.layer:
         return True
     return anatomy.labels(name, sizes)[0] == ("ffn" if point.head is None else "h0")
@@ -263,15 +266,15 @@ def locations(
     widest: Mapping[str, int],
     only: Mapping[str, int],
 ) -> np.ndarray:
-    """Where each of the places that all points share lies on one axis of a tensor; −1 where there is only padding.
+    """Return the indices on one axis of a tensor in the order shared by all points; −1 for padding.
 
     Args:
-        axis: of an einops pattern, e.g. `(qkv head dim)`.
-        length: of the axis, in this tensor.
-        sizes: of the tensor, for every factor that stands beside another.
-        living: how many heads, groups and units are more than padding.
-        widest: the most that any point has.
-        only: of which head (group, member) the places are wanted; all where it does not say.
+        axis: axis of an einops pattern, such as `(qkv head dim)`.
+        length: length of the axis in this tensor.
+        sizes: sizes of the factors of axes that have several.
+        living: numbers of heads, groups and units without padding.
+        widest: largest numbers of these at any point.
+        only: index of the head (group, member) to select; all if empty.
 
     >>> locations("(qkv head dim)", 12, {"qkv": 3, "head": 2}, {"head": 1}, {"head": 2}, {}).tolist()
     [0, 1, -1, -1, 4, 5, -1, -1, 8, 9, -1, -1]

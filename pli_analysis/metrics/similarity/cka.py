@@ -1,7 +1,7 @@
 """Debiased CKA, orthogonal Procrustes, overlap of nearest neighbors.
 
-A representation is (batches, samples, width): the samples of a batch come from different sequences, so that they can
-count as independent. Widths may differ.
+A representation is an array (batches, samples, width). The samples of a batch come from different sequences, so that
+they are independent. The two representations may differ in width.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 import numpy as np
 
 NEIGHBORS = 10
-"""Nearest neighbors of a sample that are compared, at most."""
+"""Maximum number of nearest neighbors of a sample that are compared."""
 FEWEST = 4
-"""Samples of a batch that HSIC₁ takes at least."""
+"""Minimum number of samples in a batch for HSIC₁."""
 
 
 def u_centered(values: np.ndarray) -> np.ndarray:
-    """Linear kernels, centered so that their inner products are unbiased (Székely and Rizzo 2014).
+    """Return U-centered linear kernels, whose inner products are unbiased (Székely and Rizzo 2014).
 
     Args:
-        values: (batches, samples, width), four samples at least.
+        values: (batches, samples, width), at least four samples.
 
     Returns:
-        (batches, samples, samples) float64, zero on the diagonals.
+        (batches, samples, samples) float64, with zero diagonals.
     """
     x = values.astype(np.float64)
-    x -= x.mean(axis=1, keepdims=True)  # changes nothing but the size of rounding errors
+    x -= x.mean(axis=1, keepdims=True)  # does not change the result, but reduces rounding errors
     kernel = x @ x.swapaxes(1, 2)
     n = kernel.shape[1]
     diagonal = np.arange(n)
@@ -37,13 +37,14 @@ def u_centered(values: np.ndarray) -> np.ndarray:
 
 
 def cka(first: np.ndarray, second: np.ndarray) -> float:
-    """Debiased linear CKA (Kornblith et al. 2019; Nguyen et al. 2021, arXiv:2010.15327).
+    """Return debiased linear CKA (Kornblith et al. 2019; Nguyen et al. 2021, arXiv:2010.15327).
 
-    HSIC₁ (Song et al. 2012) of every batch is added up for the numerator and for both denominators apart. It is not
-    clipped: of independent representations it lies around 0, on both sides. NaN where one does not vary.
+    HSIC₁ (Song et al. 2012) is summed over batches, separately for the numerator and both factors of the denominator.
+    It is not clipped: for independent representations it is around 0, positive or negative. NaN if a representation is
+    constant.
 
     Args:
-        first, second: of `u_centered`, of the same samples.
+        first, second: results of `u_centered` for the same samples.
     """
     # HSIC₁ = ⟨U, V⟩ ÷ (n (n − 3)); all batches have the same n, which cancels.
     across, mine, theirs = (float(np.vdot(a, b)) for a, b in ((first, second), (first, first), (second, second)))
@@ -51,7 +52,7 @@ def cka(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def unit(values: np.ndarray) -> np.ndarray:
-    """All samples in one table, centered and of Frobenius norm 1: (batches · samples, width) float64."""
+    """Return all samples as one matrix, centered and with Frobenius norm 1: (batches · samples, width) float64."""
     x = values.reshape(-1, values.shape[-1]).astype(np.float64)
     x -= x.mean(axis=0)
     norm = np.linalg.norm(x)
@@ -59,21 +60,22 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 
 def procrustes(first: np.ndarray, second: np.ndarray) -> float:
-    """How far an orthogonal map turns one into the other: 1 when entirely, from 0 (Schönemann 1966; Ding et al. 2021).
+    """Return the Procrustes similarity, from 0 to 1: 1 if an orthogonal map turns one representation into the other.
 
-    It is the nuclear norm of XᵀY, and 1 − d² ÷ 2 of the Procrustes distance d. With few samples beside the width
-    independent representations score far above 0: compare values of the same samples only.
+    It is the nuclear norm of XᵀY, or 1 − d² ÷ 2 for the Procrustes distance d (Schönemann 1966; Ding et al. 2021). If
+    there are few samples relative to the width, independent representations score far above 0: compare only values for
+    the same samples.
 
     Args:
-        first, second: of `unit`.
+        first, second: results of `unit`.
     """
     return float(np.linalg.svd(first.T @ second, compute_uv=False).sum())
 
 
 def neighbors(values: np.ndarray) -> np.ndarray:
-    """Which samples of its batch are nearest to each, by cosine: (batches, samples, samples) bool.
+    """Return whether each sample is a nearest neighbor of another in its batch, by cosine.
 
-    There are `neighbors_of(samples)` of each.
+    The result is (batches, samples, samples) bool, with `neighbors_of(samples)` neighbors in each row.
     """
     x = values.astype(np.float64)
     norms = np.linalg.norm(x, axis=2, keepdims=True)
@@ -82,22 +84,22 @@ def neighbors(values: np.ndarray) -> np.ndarray:
     n = near.shape[1]
     near[:, np.arange(n), np.arange(n)] = -np.inf
     order = np.argsort(-near, axis=2, kind="stable")[:, :, : neighbors_of(n)]
-    found = np.zeros(near.shape, bool)
-    np.put_along_axis(found, order, True, axis=2)
-    return found
+    is_neighbor = np.zeros(near.shape, bool)
+    np.put_along_axis(is_neighbor, order, True, axis=2)
+    return is_neighbor
 
 
 def neighbors_of(samples: int) -> int:
-    """How many neighbors are compared among so many samples."""
+    """Return how many neighbors of each sample are compared."""
     return max(1, min(NEIGHBORS, (samples - 1) // 3))
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Mutual k-NN (Huh et al. 2024, arXiv:2405.07987): the share of neighbors that both have.
+    """Return mutual k-NN (Huh et al. 2024, arXiv:2405.07987): the share of neighbors that both have in common.
 
-    By chance it is k ÷ (samples − 1).
+    Its expectation by chance is k ÷ (samples − 1).
 
     Args:
-        first, second: of `neighbors`, of the same samples.
+        first, second: results of `neighbors` for the same samples.
     """
     return float((first & second).sum() / first.sum())

@@ -1,24 +1,25 @@
 """Similarity of layer outputs: between layers, over time, between runs.
 
 Columns of the table, one row for each pair:
-    run_a, layer_a, checkpoint_a, step_a, index_a       one of the two: run, layer id, checkpoint, its step, and
-    run_b, layer_b, checkpoint_b, step_b, index_b       where the layer sat then; and the other
-    cka         debiased linear CKA, at most 1; around 0, on both sides, where there is nothing in common; empty, as the
-                next two, where a layer puts out numbers that are not finite
-    procrustes  of an orthogonal map of one onto the other, 0 to 1
-    neighbors   share of nearest neighbors that both have, 0 to 1
-    sequences   of the text: the tokens of one batch come one from each
-    compared_tokens     all that were compared
+    run_a, layer_a, checkpoint_a, step_a, index_a       first layer: run, layer id, checkpoint, step of the checkpoint,
+                and index of the layer at this step
+    run_b, layer_b, checkpoint_b, step_b, index_b       second layer, likewise
+    cka         debiased linear CKA, at most 1; around 0, positive or negative, for unrelated layers; empty, as the next
+                two, if an output of one of the layers is not finite
+    procrustes  Procrustes similarity, 0 to 1
+    neighbors   share of nearest neighbors in common, 0 to 1
+    sequences   number of sequences of the text; each batch has one token of each
+    compared_tokens     total number of tokens compared
 
-By weights (`by_weights`) the measures are others, the mean of each over the weight matrices that either of the two has:
-    cosine_similarity   of a matrix of the one and of the other; 0 for one that only one of them has
-    distance    ‖x − y‖² ÷ (‖x‖² + ‖y‖²), which lineages are inferred by: 0 for equal ones, around 1 for unrelated ones
-    matrices    how many there are
-Of a matrix beyond 2¹⁵ numbers a sample is compared, the same at every checkpoint. Layers that compute the same in
-another basis are not alike by weights.
+The measures of `by_weights` are means over all weight matrices that at least one of the layers has:
+    cosine_similarity   of the two matrices; 0 for a matrix that only one layer has
+    distance    ‖x − y‖² ÷ (‖x‖² + ‖y‖²), also used to infer lineages: 0 for equal matrices, about 1 for unrelated ones
+    matrices    number of matrices
+Of matrices with more than 2¹⁵ numbers, a sample of entries is compared, the same at every checkpoint. Layers that
+compute the same function in another basis are not similar by weights.
 
-Batches are positions: every one has one token of each sequence, so that samples of a batch do not depend on each other
-through a common past. See `pli_analysis.metrics.similarity.cka` for the measures.
+Each batch is one position, with one token of each sequence, so that the samples of a batch have no common context. See
+`pli_analysis.metrics.similarity.cka` for the measures.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ PAIR = [col.of_side(name, side) for side in "ab" for name in (col.RUN, col.LAYER
 COLUMNS = [*PAIR, col.CKA, col.PROCRUSTES, col.NEIGHBORS, col.SEQUENCES, col.COMPARED_TOKENS]
 COLUMNS_OF_WEIGHTS = [*PAIR, col.COSINE_SIMILARITY, col.DISTANCE, col.MATRICES]
 POSITIONS = 16
-"""Positions of every sequence, at most, at which tokens are compared."""
+"""Maximum number of positions of each sequence at which tokens are compared."""
 
 
 @dataclass(frozen=True)
 class LayerOutputs:
-    """One layer at one checkpoint, in the three forms that the measures take, and whether it is all finite numbers."""
+    """Outputs of one layer at one checkpoint in the form that each measure needs, and whether all are finite."""
 
     who: tuple[object, ...]
     finite: bool
@@ -70,20 +71,20 @@ def similarity(
     over_time: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
-    """The likeness of layers: of every pair of a run, or of a pair of runs, or of each layer with its first state.
+    """Measure the similarity of layer outputs: of all pairs in one or two runs, or of each layer with its first state.
 
     Args:
-        run: its layers are `a`.
-        other: its layers are `b`; None for the same run.
+        run: the run of layers `a`.
+        other: the run of layers `b`; None for the same run.
         text: as for `pli_analysis.inference.eval_tokens.batch_of`.
-        blocks: how many blocks of it are used at most, four at least: each is a sequence.
-        at: the step of the checkpoints; the last ones if None.
-        over_time: every layer at every checkpoint (`a`) with itself at its first (`b`).
-        on_progress: told (pairs or checkpoints done, in all).
+        blocks: maximum number of blocks to use, at least four; each is a sequence.
+        at: step of the checkpoints; None for the last ones.
+        over_time: compare each layer at each checkpoint (`a`) with itself at its first one (`b`).
+        on_progress: called with (pairs or checkpoints done, in total).
 
     Raises:
-        BadInput: for a text that is too short, runs that read it as different tokens, a step without a checkpoint,
-            or a checkpoint that cannot be read.
+        BadInput: if the text is too short, the runs tokenize it differently, there is no checkpoint of a step, or a
+            checkpoint cannot be read.
     """
     import pandas as pd
 
@@ -100,10 +101,10 @@ def similarity(
 
 
 def unknown(table: pd.DataFrame) -> list[str]:
-    """A line for layers that put out numbers that are not finite: those whose likeness with anything is not known.
+    """Return a line for each checkpoint with layers whose outputs are not finite: they have no similarity to any layer.
 
     Args:
-        table: of `similarity`.
+        table: result of `similarity`.
     """
     sides = [
         list(zip(*(table[col.of_side(name, side)] for name in (col.RUN, col.CHECKPOINT, col.LAYER)), strict=True))
@@ -118,7 +119,7 @@ def unknown(table: pd.DataFrame) -> list[str]:
     found: dict[str, list[str]] = {}
     for _, checkpoint, layer in odd:
         found.setdefault(checkpoint, []).append(layer)
-    return [f"outputs are not finite, and left out: of {some(layers)} at {where}" for where, layers in found.items()]
+    return [f"outputs that are not finite are left out: {some(layers)} at {where}" for where, layers in found.items()]
 
 
 def by_weights(
@@ -128,11 +129,13 @@ def by_weights(
     over_time: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
-    """The likeness of the weights of layers. Needs no text, no head and no table: arguments as for `similarity`.
+    """Measure the similarity of layer weights: no text, language-model head or family table is needed.
+
+    Arguments are those of `similarity`.
 
     Raises:
-        BadInput: for a step without a checkpoint, checkpoints that cannot be read, or models that have no weight matrix
-            of one name and shape in common.
+        BadInput: if there is no checkpoint of a step, a checkpoint cannot be read, or the models have no weight matrix
+            of the same name and shape in common.
     """
     import pandas as pd
 
@@ -160,7 +163,7 @@ def by_weights(
 
 
 def _alike(run: Run, a: Weights, other: Run, b: Weights) -> list[tuple[Any, ...]]:
-    """Every layer of one checkpoint with every one of another: rows of the table."""
+    """Compare each layer of one checkpoint with each of another; return rows of the table."""
     from pli_analysis.runs.inferred_lineage import compared
 
     found = compared(a, b)
@@ -176,20 +179,20 @@ def _alike(run: Run, a: Weights, other: Run, b: Weights) -> list[tuple[Any, ...]
 
 
 def _other_tokens(run: Run, other: Run, text: Path | eval_tokens.Text | None, lengths: tuple[int, int]) -> str:
-    """Why two runs have no tokens in common to be compared on, and what to do.
+    """Format the error for two runs that cannot be compared on the same tokens.
 
     Args:
         run, other, text: as for `similarity`.
-        lengths: tokens of a block of each run.
+        lengths: block length of each run.
     """
-    message = f"{other.path}: has other tokens to be compared on than {run.path}"
+    problem = f"{other.path}: its tokens differ from those of {run.path}"
     if not text:
-        return f"{message}; give both a text"
+        return f"{problem}; give a text for both with --text FILE"
     if lengths[0] != lengths[1]:
-        return f"{message}: blocks of {lengths[1]} and of {lengths[0]}, the lengths that they trained on"
+        return f"{problem}: its block length is {lengths[1]}, not {lengths[0]}; compare runs of one block length"
     return (
-        f"{message}: {other.tokenizer} reads the text otherwise than {run.tokenizer}; name one tokenizer for both with "
-        "--tokenizer"
+        f"{problem}: {other.tokenizer} and {run.tokenizer} tokenize the text differently; name one tokenizer for both "
+        "with --tokenizer"
     )
 
 
@@ -198,8 +201,8 @@ def _tokens(run: Run, text: Path | eval_tokens.Text | None, blocks: int) -> Tens
     if len(tokens) < measures.FEWEST:
         length = tokens.shape[1]
         raise BadInput(
-            f"{text or run.path}: makes {len(tokens)} blocks of {length} tokens, and tokens of {measures.FEWEST} "
-            "different ones are the fewest that can be compared: give a longer text, or more --blocks"
+            f"{text or run.path}: has {len(tokens)} blocks of {length} tokens, and similarity needs at least "
+            f"{measures.FEWEST}; give a longer text, or a larger --blocks"
         )
     return tokens
 
@@ -211,7 +214,7 @@ def _same(first: Tensor, second: Tensor) -> bool:
 def _between(
     run: Run, other: Run | None, at: int | None, tokens: Tensor, kept: Tensor, on_progress: Callable[[int, int], None]
 ) -> Iterator[tuple[LayerOutputs, LayerOutputs]]:
-    """Every pair of layers; within one run each but once."""
+    """Yield all pairs of layers; within one run, each pair once."""
     mine = list(_outputs(run, _checkpoint(run, at), tokens, kept))
     theirs = mine if other is None else list(_outputs(other, _checkpoint(other, at), tokens, kept))
     pairs = [(a, b) for i, a in enumerate(mine) for b in (mine[i:] if other is None else theirs)]
@@ -224,7 +227,7 @@ def _between(
 def _with_first(
     run: Run, tokens: Tensor, kept: Tensor, on_progress: Callable[[int, int], None]
 ) -> Iterator[tuple[LayerOutputs, LayerOutputs]]:
-    """Every layer at every checkpoint, with itself at its first."""
+    """Yield each layer at each checkpoint with itself at its first."""
     first: dict[str, LayerOutputs] = {}
     checkpoints = list(run.states.values())
     for number, checkpoint in enumerate(checkpoints):
@@ -239,15 +242,15 @@ def _checkpoint(run: Run, at: int | None) -> Checkpoint:
         return run.checkpoints[-1]
     if at not in run.states:
         nearest = min(run.states, key=lambda step: abs(step - at))
-        raise BadInput(f"{run.path}: has no checkpoint of step {at}; the nearest is of {nearest}")
+        raise BadInput(f"{run.path}: has no checkpoint of step {at}; the nearest is of step {nearest}")
     return run.states[at]
 
 
 def _outputs(run: Run, checkpoint: Checkpoint, tokens: Tensor, kept: Tensor) -> Iterator[LayerOutputs]:
-    """The layers of a checkpoint, bottom to top."""
+    """Yield the outputs of a checkpoint's layers, bottom to top."""
     outputs = checkpoint_model.outputs_of(checkpoint, "layers", tokens, kept)
     for index, (id, values) in enumerate(zip(checkpoint.lineage.stack, outputs, strict=True)):
-        batches = values.reshape(len(tokens), -1, values.shape[-1]).swapaxes(0, 1)  # a position, a batch
+        batches = values.reshape(len(tokens), -1, values.shape[-1]).swapaxes(0, 1)  # one batch for each position
         finite = bool(np.isfinite(batches).all())
         batches = np.where(np.isfinite(batches), batches, 0)
         yield LayerOutputs(

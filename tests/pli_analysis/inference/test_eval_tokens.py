@@ -162,7 +162,9 @@ def test_a_tokenizer_of_another_model_is_refused(runs, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("def f = return x\n" * 60)
     run = open_run(runs["gpt2"])
-    with pytest.raises(BadInput, match=r"own: has 412 tokens, and the model of .* knows 300: name the model's own"):
+    with pytest.raises(
+        BadInput, match=r"own: has 412 tokens, and the model of .* has a vocabulary of 300; name the model's own"
+    ):
         eval_tokens.sample_of(run, eval_tokens.Text(text, tokenizer=folder))
     with pytest.raises(BadInput, match=r"--tokenizer .*nothing: no such file"):
         eval_tokens.sample_of(run, eval_tokens.Text(text, tokenizer=tmp_path / "nothing"))
@@ -172,7 +174,7 @@ def test_a_tokenizer_of_another_model_is_refused(runs, tmp_path):
 @pytest.mark.parametrize("command", [similarity, disturbance_command, embed, grad_norms])
 def test_options_of_a_text_need_one(small_run, command, more):
     runs = small_run if command is grad_norms else [small_run]
-    with pytest.raises(BadInput, match="says how a text is read: use it with --text FILE"):
+    with pytest.raises(BadInput, match="applies only to --text FILE: give both"):
         command(runs, **more)
 
 
@@ -187,19 +189,19 @@ PROBE = {
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        (None, "keeps no held-out blocks .*: give a text with --text FILE"),
-        ({"tokens": np.zeros((2, 4), np.int32)}, "blocks of an older version, .*: give a text with --text FILE"),
-        (PROBE | {"inputs": np.zeros((2, 4), np.float32)}, "holds no blocks of tokens"),
-        (PROBE | {"inputs": np.zeros(4, np.int32)}, "holds no blocks of tokens"),
-        (PROBE | {"inputs": np.zeros((0, 4), np.int32)}, "holds no blocks of tokens"),
-        (PROBE | {"labels": np.zeros((2, 3), np.int32)}, "holds no blocks of tokens"),
-        (PROBE | {"stratum": np.full(2, 1, np.int32)}, "holds no blocks of tokens"),
-        (PROBE | {"strata": np.ones(1, np.int32)}, "holds no blocks of tokens"),
-        (PROBE | {"strata": np.full(2, 9, np.int32)}, "holds no blocks of tokens"),
-        ({"others": np.zeros((2, 4), np.int32)}, "holds no blocks of tokens"),
-        (PROBE | {"inputs": np.full((2, 4), 300, np.int32)}, "tokens that the model does not know"),
-        (PROBE | {"inputs": np.full((2, 4), -1, np.int32)}, "tokens that the model does not know"),
-        (PROBE | {"labels": np.full((2, 4), 300, np.int32)}, "tokens that the model does not know"),
+        (None, "keeps no held-out blocks .*; give a text with --text FILE"),
+        ({"tokens": np.zeros((2, 4), np.int32)}, "blocks of an older version, .*; give a text with --text FILE"),
+        (PROBE | {"inputs": np.zeros((2, 4), np.float32)}, "is not a valid file of held-out blocks"),
+        (PROBE | {"inputs": np.zeros(4, np.int32)}, "is not a valid file of held-out blocks"),
+        (PROBE | {"inputs": np.zeros((0, 4), np.int32)}, "is not a valid file of held-out blocks"),
+        (PROBE | {"labels": np.zeros((2, 3), np.int32)}, "is not a valid file of held-out blocks"),
+        (PROBE | {"stratum": np.full(2, 1, np.int32)}, "is not a valid file of held-out blocks"),
+        (PROBE | {"strata": np.ones(1, np.int32)}, "is not a valid file of held-out blocks"),
+        (PROBE | {"strata": np.full(2, 9, np.int32)}, "is not a valid file of held-out blocks"),
+        ({"others": np.zeros((2, 4), np.int32)}, "is not a valid file of held-out blocks"),
+        (PROBE | {"inputs": np.full((2, 4), 300, np.int32)}, "token ids outside the model's vocabulary"),
+        (PROBE | {"inputs": np.full((2, 4), -1, np.int32)}, "token ids outside the model's vocabulary"),
+        (PROBE | {"labels": np.full((2, 4), 300, np.int32)}, "token ids outside the model's vocabulary"),
     ],
 )
 def test_blocks_that_are_not_there_or_none_are_refused(small_run, tmp_path, tensors, message):
@@ -220,7 +222,7 @@ def test_a_tokenizer_that_makes_its_library_panic_is_refused_in_a_line(small_run
     document = json.loads(path.read_text())
     document["model"]["continuing_subword_prefix"] = "x" * 26
     path.write_text(json.dumps(document))
-    with pytest.raises(BadInput, match=r"tokenizer.json: no tokenizer .range end index"):
+    with pytest.raises(BadInput, match=r"tokenizer.json: not a tokenizer .range end index"):
         eval_tokens.batch_of(open_run(run), text, 4)
     with pytest.raises(BadInput, match=r"no tokenizer .range end index"):
         tokenizer.load(str(run / "tokenizer"))

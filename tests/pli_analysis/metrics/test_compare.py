@@ -185,14 +185,14 @@ def test_a_run_of_ours_beside_a_download_of_it(runs, family, tmp_path):
 
 
 BROKEN = {
-    "[[1, 2]]": "no list of",
+    "[[1, 2]]": "not a list of",
     '[[1, 2, "x"]]': "not three numbers",
-    '[["inf", 2, 3]]': "a step or a time",
-    "[[1, 2.5, 3]]": "a step or a time",
-    "[[1, 1e300, 3]]": "beyond all measure",
+    '[["inf", 2, 3]]': "a step is not an integer or a time is not finite",
+    "[[1, 2.5, 3]]": "a step is not an integer or a time is not finite",
+    "[[1, 1e300, 3]]": "a step is too large",
     "[[1, 2, [3]]]": "not three numbers",
-    "{}": "no list of",
-    "[" * 100_000: "is no TensorBoard download",
+    "{}": "not a list of",
+    "[" * 100_000: "is not a TensorBoard download",
 }
 
 
@@ -222,11 +222,10 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
         (["nowhere"], "no such file or folder"),
         (["RUN", "RUN"], "is given twice"),
         (["RUN", "--tag", "nothing*"], "no scalar matches"),
-        (["RUN", "--by", "moons"], "none of step"),
-        (["RUN", "--levels", "4,x"], "give losses"),
-        (["RUN", "--smooth", "4"], "an odd number of points: 3 or 5"),
-        (["RUN", "--reference", "other"], "no run or group is called"),
-        (["RUN", "--at", "13"], "no run has a loss there; the last step of all is 12"),
+        (["RUN", "--levels", "4,x"], "is not a list of losses; write numbers separated by commas"),
+        (["RUN", "--smooth", "4"], "an odd number of points; use 3 or 5"),
+        (["RUN", "--reference", "other"], "no run or group has this name; use one of"),
+        (["RUN", "--at", "13"], "no run has a loss there; the last step that all runs reached is 12"),
         (["RUN", "--at", "nan"], "no run has a loss there"),
         (["RUN", "--runs", "--speed-ups"], "use one of them"),
     ],
@@ -234,6 +233,13 @@ def test_nan_and_infinity_of_a_download_stay(tmp_path):
 def test_mistakes_are_one_line(runs, asked, message):
     answered = CliRunner().invoke(app, ["compare", *(str(runs["gpt2"]) if word == "RUN" else word for word in asked)])
     assert isinstance(answered.exception, BadInput) and message in str(answered.exception)
+
+
+def test_an_unknown_axis_is_refused():
+    with pytest.raises(BadInput, match="--by moons: is not an axis; use one of step, tokens, flops, seconds"):
+        compare.compared([curve("a", [0, 1], [2.0, 1.0])], by="moons")
+    answered = CliRunner().invoke(app, ["compare", "nowhere", "--by", "moons"])
+    assert answered.exit_code == 2 and "moons" in answered.output
 
 
 def test_the_page_of_a_comparison(runs, tmp_path):
@@ -363,7 +369,7 @@ KERAS = {"k": [3.5, 2.5, 2.2], "l": [3.4, 2.3, 2.1]}
 def test_epochs_and_steps_are_not_compared(tmp_path):
     by_epoch = table(tmp_path / "k.csv", epoch=[0, 1], val_loss=[3, 2])
     by_step = table(tmp_path / "s.csv", step=[0, 1], val_loss=[3, 2])
-    expected = "k counts epochs, s counts steps: compare logs that count the same, or compare --by seconds"
+    expected = "k counts epochs, s counts steps: compare logs with the same unit, or use --by seconds"
     assert refusal(by_epoch, by_step) == expected
     timed = [
         table(tmp_path / f"{unit}.csv", **{unit: [0, 1], "timestamp": [10, 30], "val_loss": [3, 2]})

@@ -34,7 +34,7 @@ from pli_train.growth.config import SwappingConfig
 from pli_train.growth.swap_regularizer import SwapRegularizer
 from pli_train.training import launch
 from tests.benchmarks import calibrate_disturbance
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 MODELS = {"bert": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM"}
 STEPS = {
@@ -385,15 +385,15 @@ def test_placebo_steps_are_of_the_same_phase_as_the_step(still):
     """Warm-up ends at step 10 of 100, and the rate falls from there."""
     run = open_run(still)
     layers = Layers(EventContext(run, (), 5), 40, None, BLOCKS, lambda: None)
-    assert sorted(layers._sources(30, 5)) == [*range(15, 96, 5)]
-    assert layers._sources(10, 5) == {}  # half of its window is warm-up
+    assert sorted(layers.sources(30, 5)) == [*range(15, 96, 5)]
+    assert layers.sources(10, 5) == {}  # half of its window is warm-up
     losses = Losses(EventContext(run, (), 8), 40)
-    assert min(losses._sources(40, 8)) == 20 and max(losses._sources(40, 8)) == 80
-    assert min(losses._sources(20, 8)) == 18  # a window that begins with the first update after warm-up
+    assert min(losses.sources(40, 8)) == 20 and max(losses.sources(40, 8)) == 80
+    assert min(losses.sources(20, 8)) == 18  # a window that begins with the first update after warm-up
     of = disturbance(run, window=8, at=[10], blocks=4)
     (event,) = of.events.to_dict("records")
     assert event["lr_phase"] is None and math.isnan(event["spike_p"]) and event["placebos"] == 0
-    assert "no p: the learning rate changes phase within 8 steps" in message.readings(of)[0]
+    assert "no p: the learning-rate phase changes within 8 steps" in message.readings(of)[0]
 
 
 def test_a_layer_is_held_against_its_own_placebo_steps_alone(grown):
@@ -402,7 +402,7 @@ def test_a_layer_is_held_against_its_own_placebo_steps_alone(grown):
     assert len(of.layers) > 1 and of.layers["placebos"].max() < 20
     assert (of.layers["p"] >= 1 / (1 + of.layers["placebos"])).all()
     (words,) = message.readings(of)
-    assert "can give no p below" in words and "checkpoint.every" in words
+    assert "the smallest possible p is" in words and "checkpoint.every" in words
 
 
 def test_without_placebo_checkpoints_the_words_say_which_key_makes_some(grown, tmp_path):
@@ -433,7 +433,7 @@ def test_steps_that_trained_with_layers_swapped_are_left_out(config_of, tmp_path
 def test_each_event_is_reported_in_plain_words(found):
     first, second = message.readings(found["gpt2"])
     assert first.startswith("+c at step 20 ") and "of predictions" in first
-    assert second.startswith("+d at step 40 changed no prediction on the spot.")
+    assert second.startswith("+d at step 40 changed no prediction.")
     for of in found.values():
         for figure in message.section(of).figures:
             assert figure.caption.endswith(".")
@@ -455,21 +455,22 @@ def test_words_follow_the_numbers(found):
         math.log(1.8),
         99.0,
     ]
-    assert "A loss spike of 0.21 over its trend was gone after 7 steps (p 0.030 over 9 steps" in message.readings(of)[0]
-    assert "Most disturbed was layer b, one above: it moved 1.80 times as fast as usual" in message.readings(of)[0]
+    first = message.readings(of)[0]
+    assert "The loss rose 0.21 above its trend and recovered after 7 steps (p 0.030 over 9 steps" in first
+    assert "Most disturbed is layer b, one above the event: it moved 1.80 times as fast as expected" in first
     of.layers.loc[1, ["log_grad_norm_ratio", "log_grad_norm_ratio_z"]] = [math.log(2), 100.0]
-    assert "b, one above: its gradient became 2.00 times as large on the spot" in message.readings(of)[0]
+    assert "b, one above the event: its gradient became 2.00 times as large at the event" in message.readings(of)[0]
     of.events.loc[0, "is_recovered"] = False
-    assert "was not gone within 7 steps" in message.readings(of)[0]
+    assert "and did not recover within 7 steps" in message.readings(of)[0]
     of.events.loc[0, "noise"] = 1.0
     assert "stayed within the noise of its trend" in message.readings(of)[0]
     of.events.loc[0, ["reference", "late_excess"]] = ["twin", 1e-8]
-    assert "stayed within the noise of its difference to its twin twin" in message.readings(of)[0]
-    assert "late in the window the loss was its twin's" in message.readings(of)[0]
+    assert "stayed within the noise of its difference from its twin twin" in message.readings(of)[0]
+    assert "in the last quarter of the window the loss was equal to its twin's" in message.readings(of)[0]
     of.events.loc[0, ["loss_change", "kl", "flips"]] = [1e-7, 1e-9, 0.0]
-    assert "changed no prediction on the spot" in message.readings(of)[0]
+    assert "changed no prediction." in message.readings(of)[0]
     of.events.loc[0, "flips"] = 0.0002
-    assert "changed 0.02% of predictions and the loss by no more than rounding" in message.readings(of)[0]
+    assert "changed 0.02% of predictions, and the loss by rounding error only" in message.readings(of)[0]
 
 
 def test_the_command_prints_tables_sentences_and_a_page(grown, still, tmp_path):
@@ -477,10 +478,11 @@ def test_the_command_prints_tables_sentences_and_a_page(grown, still, tmp_path):
     done = call("pli-analyze", "disturbance", grown["bert"], "--blocks", "4", "--html", page_file, "-f", "csv")
     assert done.returncode == 0 and done.stdout.startswith("step,event,index,loss_change")
     assert "+c at step 20" in done.stderr and "twin" in done.stdout
-    assert "Loss behind each growth event" in page_file.read_text() or "Who was disturbed" in page_file.read_text()
+    written = page_file.read_text()
+    assert "Excess loss after each growth event" in written or "Disturbance score of each layer" in written
     done = call("pli-analyze", "disturbance", grown["bert"], "--blocks", "4", "--layers", "-f", "csv")
     assert len(done.stdout.splitlines()) == 6
-    refused(call("pli-analyze", "disturbance", grown["bert"], "--at", "40"), "--at 40: is a growth event")
+    refused(call("pli-analyze", "disturbance", grown["bert"], "--at", "40"), "--at 40: is the step of a growth event")
     refused(call("pli-analyze", "disturbance", grown["bert"], "--at", "41"), "has no checkpoint of step 41")
     done = call("pli-analyze", "disturbance", still, "--blocks", "4")
     assert done.returncode == 0
@@ -494,7 +496,9 @@ def test_without_held_out_blocks_what_followed_is_reported_all_the_same(grown, t
     run = Path(shutil.copytree(grown["gpt2"], tmp_path / "run"))
     (run / run_folder.PROBE).unlink()
     of = disturbance(open_run(run))
-    assert of.notes == ["run keeps no held-out blocks: what an event changes on the spot needs --text FILE"]
+    assert of.notes == [
+        "run keeps no held-out blocks: to measure the instant effects of events, give a text with --text FILE"
+    ]
     assert of.events["loss_change"].isna().all() and of.events["loss_after"].notna().all()
     assert of.layers["excess_log_update_rate"].notna().all() and of.layers["output_change"].isna().all()
     assert message.readings(of)[0].startswith("+c at step 20 changed the eval loss by ")
@@ -505,7 +509,7 @@ def test_too_few_placebo_checkpoints_for_a_p_say_nothing_of_layers(grown):
     of = disturbance(open_run(grown["gpt2"]), blocks=4, most=3)
     assert of.layers["score"].notna().any() and of.layers["p"].isna().all()
     for line in message.readings(of):
-        assert "beyond the usual is not known: too few placebo checkpoints for a p, and a larger --placebos" in line
+        assert "can have a p below 0.05: there are too few placebo checkpoints for a p; a larger --placebos" in line
 
 
 def test_without_placebo_steps_nothing_is_reported_beside_them(grown):
@@ -523,10 +527,10 @@ def test_counts_of_one_are_singular(grown):
 def test_a_run_of_an_older_version_has_a_report_that_says_what_its_blocks_lack(small_run, tmp_path):
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     save_file({"tokens": np.zeros((2, 32), np.int32)}, run / run_folder.PROBE)
-    message = "run keeps the held-out blocks of an older version, without labels: what an event changes on the spot"
-    assert disturbance(open_run(run)).notes[0] == f"{message} needs --text FILE"
+    note = "run keeps the held-out blocks of an older version, without labels: to measure the instant effects of events"
+    assert disturbance(open_run(run)).notes[0] == f"{note}, give a text with --text FILE"
     shown = call("pli-analyze", "report", run)
-    assert shown.returncode == 0 and message[4:] in " ".join(shown.stdout.split())
+    assert shown.returncode == 0 and note[4:] in " ".join(shown.stdout.split())
 
 
 def test_an_event_whose_checkpoint_is_gone_is_reported_without_its_layers(grown, tmp_path):
@@ -535,7 +539,7 @@ def test_an_event_whose_checkpoint_is_gone_is_reported_without_its_layers(grown,
     shutil.rmtree(run / "checkpoint-20-before")
     of = disturbance(open_run(run), blocks=4)
     assert set(of.layers["step"]) == {40} and of.events["step"].tolist() == [20, 40]
-    assert of.notes == ["run has no checkpoints right before and after step 20: its layers are left out"]
+    assert of.notes == ["run has no checkpoints right before and after step 20: its layers are not measured"]
 
 
 def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
@@ -544,7 +548,7 @@ def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
     fork.fork(run.path, 20, other, growth=False, changes=["optim.lr=1e-3"]).run()
     of = disturbance(run, [open_run(other)], blocks=4)
     assert of.events["reference"].tolist() == ["trend", "trend"]
-    assert of.notes == ["sooner learnt at other rates than gpt2 after step 20: it is not held against it"]
+    assert of.notes == ["sooner had other learning rates than gpt2 after step 20: it is not used as a twin"]
 
 
 # --- coverage ---------------------------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ def test_half_precision_weights_are_read_exactly(run_folder_of, family):
 
 def test_birth_weights_that_are_gone_are_named(run_folder_of):
     (run_folder_of / "checkpoint-6" / run_folder.MANIFEST).unlink()
-    with pytest.raises(BadInput, match="birth weights of layer d are gone: they are of step 6"):
+    with pytest.raises(BadInput, match="birth weights of layer d are missing: they are of step 6"):
         drift(open_run(run_folder_of))
 
 
@@ -237,8 +237,8 @@ def test_a_weight_map_that_points_outside_is_refused(run_folder_of):
         index.write_text(json.dumps({"weight_map": {"x": outside}}))
         _remanifest(index.parent)
         run = open_run(run_folder_of)
-        assert "no file of this folder" in run.damaged[0] and run.checkpoints[0].step > 0
-        with pytest.raises(BadInput, match="birth weights of layer a are gone"):
+        assert "not a file of this folder" in run.damaged[0] and run.checkpoints[0].step > 0
+        with pytest.raises(BadInput, match="birth weights of layer a are missing"):
             drift(run)
 
 

@@ -168,8 +168,8 @@ def test_no_file_stays_open(made):
 
 def test_a_checkpoint_removed_while_all_is_kept_is_reported(made, monkeypatch):
     expected = api.drift(open_run(made.folder))
-    cached, gone = measurement._cached, made.folder / "checkpoint-4"
-    monkeypatch.setattr(measurement, "_cached", lambda *key: (shutil.rmtree(gone, ignore_errors=True), cached(*key))[1])
+    get, gone = cache.get, made.folder / "checkpoint-4"
+    monkeypatch.setattr(cache, "get", lambda key: (shutil.rmtree(gone, ignore_errors=True), get(key))[1])
     run = open_run(made.folder)
     assert len(run.checkpoints) == 7
     table = api.drift(run)

@@ -23,32 +23,11 @@ from pli_train.core.run_format import run_folder
 from pli_train.growth.operators.ffn import WidenFFN
 from pli_train.growth.operators.heads import AddHeads
 from pli_train.growth.operators.insert import Insert
-from pli_train.growth.operators.swap import Swap
 from pli_train.models import build
-from tests.drifting import Drifting
-from tests.families import HEADS, LAYERS, OPTIONAL, TINY, UNITS, logits
+from tests.drifting import RATES, Drifting, grown
+from tests.families import HEADS, LAYERS, TINY, UNITS, logits
 
 FAMILIES = sorted(TINY)
-RATES = {run_folder.LR: {2: 0.1, 4: 0.3, 7: 0.2}}
-
-
-def grown(folder, family):
-    """A run with every way of growth; the layers of the last stack have heads, units and donors of all kinds."""
-    run = Drifting(folder, family, heads=2, **OPTIONAL.get(family, {}))
-    run.move(steps=2)
-    run.grow(Insert(at=0, index=1, initializer="clone-noise", noise=0.1))
-    run.move()
-    run.grow(AddHeads(at=0, to=HEADS, initializer="clone", output="split"))
-    run.move(steps=3)
-    run.grow(Insert(at=0, index=2, initializer="random"))
-    run.move()
-    run.grow(WidenFFN(at=0, to=UNITS + 16, initializer="random"))
-    run.move()
-    run.grow(Swap(at=0, indices=[1, 2]))
-    run.move(steps=2)
-    run.save()
-    run.rates(RATES)
-    return run.folder
 
 
 def states(run):

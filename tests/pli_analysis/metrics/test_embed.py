@@ -17,9 +17,8 @@ from pli_analysis.report import projector
 from pli_analysis.runs.opening import open_run
 from pli_train.models import build
 from pli_train.training import launch
-from tests.conftest import MODELS, STEPS
-from tests.pli_analysis.metrics.test_projections import UMAP
-from tests.test_cli import call, refused
+from tests.commands import call, refused
+from tests.conftest import MODELS, STEPS, UMAP
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
@@ -240,7 +239,7 @@ def test_a_name_stands_where_its_path_is_not():
         (-1, -1): "bottom left",
         (0, 0): "middle right",
     }.items():
-        assert figure._outwards([0, x], [0, y]) == position
+        assert figure.outwards([0, x], [0, y]) == position
 
 
 def test_the_figure_has_a_view_for_each_method(runs, family):
@@ -265,8 +264,8 @@ def test_the_section_says_what_the_numbers_say(runs, family):
     run = open_run(runs[family])
     found, caption = embed(run), message.paths(run).figures[0].caption
     most = max(found.travel, key=found.travel.get)
-    assert caption.startswith(f"{most} got {found.travel[most]:.2f} times as far from its birth as a random walk")
-    assert f"holds {found.components.shares[:2].sum():.0%} of the variance" in caption
+    assert caption.startswith(f"{most} moved {found.travel[most]:.2f} times as far from its birth as a random walk")
+    assert f"explains {found.components.shares[:2].sum():.0%} of the variance" in caption
 
 
 def section(run, **asked):
@@ -277,7 +276,7 @@ def section(run, **asked):
 
 def test_the_report_draws_what_is_quick_and_says_what_it_leaves_out(runs, monkeypatch):
     run = runs["gpt2"]
-    slow = ["Left out, as it takes long: UMAP. To have it drawn: pli-analyze report RUN --html --maps tsne,umap"]
+    slow = ["Not drawn because it is slow: UMAP. To draw it: pli-analyze report RUN --html --maps tsne,umap"]
     assert section(run) == (slow, ["pca", "tsne"])
     assert section(run, maps=()) == ([], ["pca"])
     assert section(run, maps=["tsne"]) == ([], ["pca", "tsne"])
@@ -291,14 +290,14 @@ def test_each_method_has_a_caption_with_its_own_trustworthiness(runs, family):
     assert drawn.caption == drawn.captions["pca"]
     for method, caption in drawn.captions.items():
         trust, neighbors = embed(run, method).trust[method]
-        assert f"Trustworthiness is {trust:.2f} over {neighbors} neighbors." in caption
+        assert f"Trustworthiness is {trust:.2f} for {neighbors} neighbors." in caption
         assert ("of the variance" in caption) == (method == "pca")
-        assert ("t-SNE keeps neighbors" in caption) == (method == "tsne")
+        assert ("t-SNE preserves neighborhoods" in caption) == (method == "tsne")
 
 
 def test_a_run_with_too_few_points_has_a_line_and_no_map(small_run):
     section = message.paths(open_run(small_run))
-    assert section.words == ["3 points, a layer at a checkpoint each, are too few for a map."]
+    assert section.words == ["A map needs 5 points, a layer at a checkpoint each; this run has 3."]
     assert section.figures == []
 
 
@@ -344,12 +343,12 @@ def test_bad_input_gets_one_line(runs, small_run, text, tmp_path):
     refused(call("pli-analyze", "embed", run, "--of", "toes"), "is not one of 'layer', 'head', 'ffn'")
     refused(call("pli-analyze", "embed", run, "--space", "outer"), "is not one of 'weights', 'updates', 'function'")
     refused(call("pli-analyze", "embed", run, "--text", text), "use it with --space function")
-    refused(call("pli-analyze", "embed", small_run, "--space", "updates"), "a map takes two points at least")
+    refused(call("pli-analyze", "embed", small_run, "--space", "updates"), "a map needs at least two points")
     refused(call("pli-analyze", "embed", tmp_path), "not a run")
 
 
 def test_few_points_are_mapped_by_pca_with_a_line(small_run):
     done = call("pli-analyze", "embed", small_run, "--method", "tsne", "-f", "csv")
     assert done.returncode == 0
-    assert "so few points have no neighbors that tsne could keep: this is PCA" in done.stderr
+    assert "tsne needs more points: this is PCA" in done.stderr
     assert embed(open_run(small_run), further=["tsne", "umap"]).methods == ("pca",)

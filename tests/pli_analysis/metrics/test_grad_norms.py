@@ -21,9 +21,9 @@ from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
+from tests.by_hand import slow_heads
+from tests.commands import call, refused
 from tests.conftest import SCHEDULE
-from tests.pli_train.optim.test_grad_norms import slow_heads
-from tests.test_cli import call, refused
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
 MEASURED = [1, 4, 7, 10]  # the first update, those right after growth at 3, 6 and 9, and the tenth
@@ -186,7 +186,7 @@ def damaged(runs, tmp_path):
     ("fields", "message"),
     [
         ({"auto_map": {"AutoModel": "evil.py"}}, "'auto_map' is not a key of a gpt2's config"),
-        ({"n_embd": 64}, "make no model .*has shape .* and its config says"),
+        ({"n_embd": 64}, "make no model .*has shape .*, expected .* from its config"),
         ({"n_layer": 10**9}, "make no model .*another number of layers"),
         ({"n_head": "two"}, "checkpoint-0"),
     ],
@@ -200,7 +200,9 @@ def test_a_config_that_is_not_the_weights_own_is_refused(damaged, text, fields, 
 def test_texts_and_tokenizers_that_cannot_be_read_are_refused(runs, tmp_path, text):
     short = tmp_path / "short.txt"
     short.write_text("x")
-    with pytest.raises(BadInput, match=r"short.txt: has 1 tokens, and a block of this run takes 32"):
+    with pytest.raises(
+        BadInput, match=r"short.txt: has 1 tokens, and a block of this run needs 32; give a longer text"
+    ):
         eval_tokens.batch_of(open_run(runs["gpt2"]), short, 1)
     with pytest.raises(BadInput, match=r"gone.txt: no such file or folder"):
         eval_tokens.batch_of(open_run(runs["gpt2"]), tmp_path / "gone.txt", 1)
@@ -208,7 +210,7 @@ def test_texts_and_tokenizers_that_cannot_be_read_are_refused(runs, tmp_path, te
     shutil.copytree(runs["bert"], run)
     settings = run / run_folder.TOKENIZER / "tokenizer_config.json"
     settings.write_text("{}")
-    with pytest.raises(BadInput, match="names no mask token"):
+    with pytest.raises(BadInput, match="has no mask token in the model's vocabulary"):
         eval_tokens.batch_of(open_run(run), text, 1)
     (run / run_folder.TOKENIZER / "tokenizer.json").write_text("{}")
     with pytest.raises(BadInput, match="no tokenizer"):
@@ -244,15 +246,15 @@ def test_the_report_states_what_the_table_says(runs, family):
         in caption
     )
     total = last[last["part_type"] == "total"]["grad_norm"].item()
-    assert f"At step 10 the gradient's norm is {total:.3g}" in caption
-    assert any("Over 3 steps with growth" in line for line in section.words)
+    assert f"At step 10 the gradient norm is {total:.3g}" in caption
+    assert any("At 3 steps with growth" in line for line in section.words)
     assert len(SCHEDULE.split()) == 4 and section.tables[0][1]["step"].unique().tolist() == [3, 6, 9]
 
 
 def test_a_run_without_norms_says_so(config_of, tmp_path):
     overrides = {"train.grad_norms_every": 0, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
-    assert "logged no gradient norms" in message.grad_norms(open_run(tmp_path / "run")).words[0]
+    assert "no logged gradient norms" in message.grad_norms(open_run(tmp_path / "run")).words[0]
     refused(call("pli-analyze", "grad-norms", tmp_path / "run"), "train with train.grad_norms_every")
 
 

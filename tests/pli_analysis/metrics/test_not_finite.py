@@ -29,7 +29,7 @@ from tests.trainers import tokenizer
 DOWN, NORM, QUERY = (
     f"model.layers.1.{name}.weight" for name in ("mlp.down_proj", "input_layernorm", "self_attn.q_proj")
 )
-LISTED = "not finite, and left out: b.mlp.down_proj.weight at checkpoint-2"
+LISTED = "weights that are not finite are left out: b.mlp.down_proj.weight at checkpoint-2"
 MEASURES = ["relative_l2", "cosine_distance", "rms_change", "path_length"]
 
 
@@ -97,7 +97,7 @@ def test_a_map_has_every_other_point_where_distances_put_it(odd, plain):
     drawn = found.table[found.table["walk"] == "run"]
     points = list(zip(drawn["part"], drawn["step"], strict=True))
     assert len(points) == 9 and ("b", 2) not in points
-    assert found.notes == ["not finite, and left out: b at checkpoint-2"]
+    assert found.notes == ["points that are not finite are left out: b at checkpoint-2"]
     distances = by_hand(points, plain)
     values = found.components.values
     mine = np.linalg.norm(values[:, None] - values[None], axis=2)
@@ -145,7 +145,9 @@ def test_distances_past_vectors_that_are_not_finite_are_exact():
 
 def test_too_few_points_are_one_line(plain, tmp_path):
     run = open_run(changed(plain, tmp_path / "odd", lambda t: {n: each * np.nan for n, each in t.items()}, only=(2, 4)))
-    with pytest.raises(embedding.BadInput, match=r"fewer than two points are left for a map \(not finite"):
+    with pytest.raises(
+        embedding.BadInput, match=r"a map needs at least two finite points \(points that are not finite"
+    ):
         embedding.embed(run, space="updates")
 
 
@@ -156,7 +158,7 @@ def test_likeness_is_empty_where_outputs_are_not_finite(odd, plain, text):
     assert over.loc[there, ["cka", "procrustes", "neighbors"]].isna().all(axis=None)
     columns = ["layer_a", "step_a", "cka", "procrustes", "neighbors"]
     pd.testing.assert_frame_equal(over.loc[~there, columns], sound.loc[~there, columns])
-    assert similarity.unknown(over) == ["outputs are not finite, and left out: of b at checkpoint-2"]
+    assert similarity.unknown(over) == ["outputs that are not finite are left out: b at checkpoint-2"]
     assert similarity.unknown(sound) == []
     between = similarity.similarity(open_run(odd), None, text, at=2)
     assert between["cka"].notna().tolist() == [True, False, False]
@@ -171,9 +173,9 @@ def test_the_first_state_alone_is_blamed_where_it_is_the_one(plain, text, tmp_pa
     run = open_run(changed(plain, tmp_path / "odd", spoilt(DOWN), only=(1,)))
     table = similarity.similarity(run, None, text, over_time=True)
     assert table.loc[table["layer_a"] == "b", "cka"].isna().all()
-    assert similarity.unknown(table) == ["outputs are not finite, and left out: of b at checkpoint-1"]
+    assert similarity.unknown(table) == ["outputs that are not finite are left out: b at checkpoint-1"]
     two = similarity.similarity(open_run(run.checkpoints[0].path), open_run(plain), text)
-    assert similarity.unknown(two) == ["outputs are not finite, and left out: of b at checkpoint-1"]
+    assert similarity.unknown(two) == ["outputs that are not finite are left out: b at checkpoint-1"]
 
 
 def test_gradients_are_empty_where_they_are_not_finite(odd, plain, text):
@@ -181,7 +183,7 @@ def test_gradients_are_empty_where_they_are_not_finite(odd, plain, text):
     there = found["step"] == 2
     assert found.loc[there, "grad_norm"].isna().all()
     pd.testing.assert_frame_equal(found[~there], sound[~there])
-    assert recomputed.unknown(found) == ["gradients are not finite, and left out: at checkpoint-2"]
+    assert recomputed.unknown(found) == ["gradients that are not finite are left out: at checkpoint-2"]
     assert recomputed.unknown(sound) == []
 
 
@@ -203,7 +205,9 @@ def test_disturbance_reports_weights_that_make_no_loss(plain, text, tmp_path):
         open_run(changed(folder, tmp_path / "odd", spoilt(DOWN), only=(3,))), text=text, blocks=4
     )
     assert found.events["loss_change"].isna().tolist() == [True]
-    assert any(note.endswith("right before or after step 3 that make no finite loss") for note in found.notes)
+    assert any(
+        note.endswith("the loss of the weights right before or after step 3 is not finite") for note in found.notes
+    )
 
 
 @pytest.mark.parametrize("where", [(2,), (5,), (1,), (1, 2, 3, 4, 5)])
@@ -211,7 +215,7 @@ def test_a_report_draws_the_rest_and_says_what_it_leaves_out(where, plain, tmp_p
     run = open_run(changed(plain, tmp_path / "odd", spoilt(DOWN), only=where))
     message = content.build(run)
     words = " ".join(word for section in message.sections for word in (*section.words, section.headline or ""))
-    assert "Not finite, and left out: b.mlp.down_proj.weight at checkpoint-" in words
+    assert "Weights that are not finite are left out: b.mlp.down_proj.weight at checkpoint-" in words
     captions = [figure.caption for section in message.sections for figure in section.figures]
     assert not any(" nan" in caption.lower() for caption in (words, *captions))
     page.write(message, tmp_path / "page.html")

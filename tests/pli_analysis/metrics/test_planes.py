@@ -10,7 +10,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from pli_analysis.metrics.maps import plane_cache, projections
 from pli_train.core import cache
-from tests.pli_analysis.metrics.test_projections import UMAP
+from tests.conftest import UMAP
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import norm
 
 from pli_analysis.metrics.maps import gram, projections
-
-UMAP = pytest.param("umap", marks=pytest.mark.slow)  # its first fit compiles for a minute
+from tests.conftest import UMAP
 
 
 class Columns:

@@ -23,8 +23,8 @@ from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
+from tests.commands import call, refused
 from tests.conftest import STEPS
-from tests.test_cli import call, refused
 
 
 @st.composite
@@ -249,7 +249,7 @@ def test_the_verdict_says_what_the_numbers_say(runs, text):
     most = different.loc[different["cka"].idxmax()]
     message = likeness.verdict(table, False)
     assert message.startswith(
-        f"Most alike are layers {most['layer_a']} and {most['layer_b']}, with a CKA of {most['cka']:.2f}"
+        f"The most similar layers are {most['layer_a']} and {most['layer_b']}, with a CKA of {most['cka']:.2f}"
     )
     assert message in page.html(likeness.build(table, False))
 
@@ -257,24 +257,29 @@ def test_the_verdict_says_what_the_numbers_say(runs, text):
 def test_a_run_has_the_checkpoint_that_is_asked_for(runs, text):
     run = open_run(runs["gpt2"])
     assert set(similarity(run, None, text, 8, at=4)["checkpoint_a"]) == {"checkpoint-4"}
-    with pytest.raises(BadInput, match="no checkpoint of step 5; the nearest is of 4"):
+    with pytest.raises(BadInput, match="no checkpoint of step 5; the nearest is of step 4"):
         similarity(run, None, text, 8, at=5)
 
 
 def test_texts_and_runs_that_do_not_fit_are_refused_in_one_line(runs, text, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("def one(a, b):\n    return a + b  # and so on\n" * 2)
-    refused(call("pli-analyze", "similarity", runs["gpt2"], "--text", short), "different ones are the fewest")
-    refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"], "--text", text), "has other tokens")
+    refused(
+        call("pli-analyze", "similarity", runs["gpt2"], "--text", short),
+        "and similarity needs at least 4; give a longer text",
+    )
+    refused(
+        call("pli-analyze", "similarity", runs["gpt2"], runs["bert"], "--text", text), "its tokens differ from those of"
+    )
     refused(call("pli-analyze", "similarity", runs["gpt2"], "--text", text, "--over-time", "--at", "3"), "no RUN2 and")
-    refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"]), "has other tokens")
+    refused(call("pli-analyze", "similarity", runs["gpt2"], runs["bert"]), "its tokens differ from those of")
 
 
 def test_the_command_writes_table_and_page(runs, text, tmp_path):
     done = call("pli-analyze", "similarity", runs["bert"], "--text", text, "--html", tmp_path / "s.html", "-f", "csv")
     assert done.returncode == 0, done.stderr
     assert len(list(csv.DictReader(done.stdout.splitlines()))) == 15
-    assert done.stderr.startswith("Most alike are layers")
+    assert done.stderr.startswith("The most similar layers are ")
     assert (tmp_path / "s.html").stat().st_size > 1_500_000
 
 
@@ -289,8 +294,8 @@ def test_runs_with_other_tokenizers_are_refused_with_what_to_do(runs, text, tmp_
     with pytest.raises(BadInput) as error:
         similarity(one, two, shouted, blocks=8)
     assert str(error.value) == (
-        f"{other}: has other tokens to be compared on than {one.path}: {two.tokenizer} reads the text otherwise than "
-        f"{one.tokenizer}; name one tokenizer for both with --tokenizer"
+        f"{other}: its tokens differ from those of {one.path}: {two.tokenizer} and {one.tokenizer} tokenize the text "
+        "differently; name one tokenizer for both with --tokenizer"
     )
     named = eval_tokens.Text(shouted, tokenizer=one.tokenizer)
     assert len(similarity(one, two, named, blocks=8))
@@ -301,5 +306,5 @@ def test_runs_with_blocks_of_other_lengths_are_reported_so(runs, text, tmp_path)
     record = json.loads((other / run_folder.RUN).read_text())
     record["config"]["train"]["block_size"] //= 2
     (other / run_folder.RUN).write_text(json.dumps(record))
-    with pytest.raises(BadInput, match=r"blocks of 16 and of 32, the lengths that they trained on$"):
+    with pytest.raises(BadInput, match=r"its block length is 16, not 32; compare runs of one block length$"):
         similarity(open_run(runs["gpt2"]), open_run(other), text, blocks=8)

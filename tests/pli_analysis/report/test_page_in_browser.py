@@ -1,7 +1,6 @@
 """The page as a person opens it: offline, in Chromium, light and dark, wide and narrow."""
 
 import itertools
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,9 @@ import pytest
 from pli_analysis.metrics.maps.embedding import embed
 from pli_analysis.report import content, page
 from pli_analysis.runs.opening import open_run
-from tests.pli_analysis.report.test_report import hostile_run  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.browser
 
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
 
 LIT = """figure => document.querySelector(`#figure-${figure} .drawing`)._fullData
          .filter(t => t.meta && t.meta.layer).map(t => [t.meta.layer, t.opacity])"""
@@ -29,18 +23,6 @@ def until(tab, expression):
             return
         tab.wait_for_timeout(50)
     raise AssertionError(expression)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    found = shutil.which("chromium")
-    assert found, "these tests need Debian's chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -157,7 +139,7 @@ def test_the_map_switches_its_method_and_nothing_moves(opened, report, runs, fam
     tsne = seen()
     assert [*tsne[:2]] == locations("x_tsne", "y_tsne")
     assert tsne[2] == ["t-SNE 1", "t-SNE 2"] * 2
-    assert tsne[3] == ["t-SNE"] and "t-SNE keeps neighbors" in tsne[4] and "of the variance" not in tsne[4]
+    assert tsne[3] == ["t-SNE"] and "t-SNE preserves neighborhoods" in tsne[4] and "of the variance" not in tsne[4]
     assert tsne[5] == pca[5], "something moved"
     buttons["PCA"].press("Enter")
     assert seen() == (pytest.approx(pca[0]), pytest.approx(pca[1]), *pca[2:])
@@ -281,7 +263,7 @@ def test_figures_far_below_wait_until_there_is_time(chromium, report):
     tab.context.close()
 
 
-def test_a_hostile_run_executes_nothing(opened, hostile_run, tmp_path):  # noqa: F811
+def test_a_hostile_run_executes_nothing(opened, hostile_run, tmp_path):
     path = tmp_path / "hostile.html"
     page.write(content.build(open_run(hostile_run)), path)
     tab, outputs, asked = opened(path)

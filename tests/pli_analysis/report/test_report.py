@@ -3,8 +3,7 @@ import html
 import io
 import json
 import re
-import shutil
-from pathlib import Path
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
@@ -15,26 +14,13 @@ from pli_analysis.figures import loss as loss_figure
 from pli_analysis.figures.palette import COLORS, DASHES, line_of
 from pli_analysis.metrics.lineage import layers, locations
 from pli_analysis.report import content, drift, overview, page, similarity, terminal
+from pli_analysis.report.parts import Report
 from pli_analysis.runs.opening import open_run
 from pli_analysis.tables import Format, render
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
+from tests.commands import call, refused
 from tests.drifting import Drifting
-from tests.test_cli import call, refused
-
-HOSTILE = "<script>alert(1)</script>\"'&amp;‮"
-
-
-@pytest.fixture
-def hostile_run(run_folder_of, tmp_path):
-    """A run whose name, config and command try to break out of the page."""
-    folder = Path(shutil.move(run_folder_of, tmp_path / HOSTILE.replace("/", "∕")))
-    record = json.loads((folder / run_folder.RUN).read_text())
-    record["config"]["description"] = HOSTILE
-    record["command"] = ["pli-train", HOSTILE, "</script><!--"]
-    record["corpus"]["about"] = f"<img src=x onerror=alert(1)> {HOSTILE}"
-    (folder / run_folder.RUN).write_text(json.dumps(record))
-    return folder
 
 
 def test_two_renders_are_the_same_bytes(runs, family):
@@ -65,7 +51,7 @@ def test_the_page_has_umap_when_asked_and_says_that_it_compiles_when_it_does(run
     for name in ("first.html", "second.html"):
         done = call("pli-analyze", "report", runs["gpt2"], "--html", tmp_path / name, "--maps", "tsne,umap")
         assert done.returncode == 0, done.stderr
-        message.append("umap: loading it compiles it" in done.stderr)
+        message.append("umap: loading and compiling it" in done.stderr)
     assert message == [True, False]
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
     assert "x,y,x_tsne,y_tsne,x_umap,y_umap" in (tmp_path / "first.html").read_text()
@@ -107,7 +93,7 @@ def test_the_summary_says_what_sections_found_and_they_say_how(runs, family):
 def test_the_page_draws_with_the_bundle_of_the_release_that_figures_are_made_by():
     from plotly.offline import get_plotlyjs_version
 
-    version = re.search(r"plotly.js \(cartesian - minified\) v([\d.]+)", page._plotly()).group(1)
+    version = re.search(r"plotly.js \(cartesian - minified\) v([\d.]+)", page.html(Report("run", "", []))).group(1)
     assert version.split(".")[0] == get_plotlyjs_version().split(".")[0]
 
 
@@ -128,8 +114,9 @@ def test_nothing_that_a_run_says_becomes_markup(hostile_run):
     )
     assert "<img src=x" not in text
     assert "<script>alert" not in text
+    bundle = (files("pli_analysis") / "report" / "plotly-cartesian.min.js").read_text(encoding="utf-8")
     # What stands between script tags is our two scripts and data: no data can have opened or closed one.
-    assert text.count("<script") == text.count("</script") == 2 + figures + tables + page._plotly().count("<script")
+    assert text.count("<script") == text.count("</script") == 2 + figures + tables + bundle.count("<script")
 
 
 def test_data_in_the_page_reads_back_as_the_table(runs, family):
@@ -147,10 +134,10 @@ def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path
     overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
     message = content.build(open_run(tmp_path / "run"))
-    assert "logged no scalars" in message.sections[1].words[0]
+    assert "no logged scalars" in message.sections[1].words[0]
     assert page.html(message)
     terminal.show(message)
-    assert "No growth: the stack stayed a." in capsys.readouterr().out
+    assert "No growth: the stack remained a." in capsys.readouterr().out
 
 
 def test_the_terminal_prints_the_same_findings(runs, family, capsys):
@@ -206,7 +193,7 @@ def test_lineage_comes_as_a_tree_and_as_a_page(runs, family, tmp_path):
     for id, line in lines.items():
         assert f"born at step {layers[id].birth.step} " in line
         assert line.startswith(id) == (layers[id].birth.donor is None)
-    assert "The stack over time" in path.read_text()
+    assert "Layer stack over training" in path.read_text()
     call("pli-analyze", "lineage", runs[family], "--tree", "-o", tmp_path / "tree.txt")
     assert (tmp_path / "tree.txt").read_text() == done.stdout
 
@@ -216,8 +203,8 @@ def test_layers_that_did_not_move_are_not_reported_as_far(tmp_path):
     made.step = 1
     made.save()
     captions = [figure.caption for figure in drift.drift(open_run(made.folder)).figures]
-    assert captions[0].startswith("At the end no layer has moved from its birth weights.")
-    assert captions[2].startswith("No layer has turned from its birth weights.")
+    assert captions[0].startswith("At the last checkpoint no layer differs from its birth weights.")
+    assert captions[2].startswith("The weights of no layer changed direction since birth.")
 
 
 def test_numbers_that_differ_are_reported_with_digits_that_differ(tmp_path):
@@ -230,8 +217,8 @@ def test_numbers_that_differ_are_reported_with_digits_that_differ(tmp_path):
     made.step = 2
     made.save()
     message.append(drift.drift(open_run(made.folder)).headline)
-    assert message[0] == "At the end all layers lie equally far from their birth weights, 0.50 of their norm."
-    far, near = re.search(r"farthest from its birth weights, ([\d.]+) .* nearest, ([\d.]+)\.$", message[1]).groups()
+    assert message[0] == "At the last checkpoint all layers have the same relative L2 drift, 0.50."
+    far, near = re.search(r"the largest relative L2 drift, ([\d.]+), .* smallest, ([\d.]+)\.$", message[1]).groups()
     assert float(far) > float(near) == 0.5
 
 
@@ -241,9 +228,12 @@ def test_pairs_that_are_equally_alike_are_not_ranked(cka):
     table = pairs.assign(run_a="run", run_b="run", checkpoint_a="x", checkpoint_b="x")
     message = similarity.verdict(table, over_time=False)
     if cka[0] == 1:
-        assert message == "All pairs of layers are equally alike, with a CKA of 1.00."
+        assert message == "All pairs of layers are equally similar, with a CKA of 1.00."
     else:
-        assert message == "Most alike are layers a and b, with a CKA of 0.9991; least a and c, with 0.9987."
+        expected = (
+            "The most similar layers are a and b, with a CKA of 0.9991; the least similar are a and c, with 0.9987."
+        )
+        assert message == expected
 
 
 def test_captions_say_that_it_is_one_run_and_of_how_much(runs, family):

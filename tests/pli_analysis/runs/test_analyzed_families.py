@@ -287,7 +287,7 @@ def test_outputs_are_those_of_plain_transformers(family, tmp_path):
 def test_outputs_of_several_stacks_and_of_shared_layers_are_refused(family, tmp_path):
     saved(tiny(family), tmp_path, steps=(1,))
     tokens = torch.zeros(1, 4, dtype=torch.long)
-    with pytest.raises(BadInput, match=f"of a {family} only weights are measured here"):
+    with pytest.raises(BadInput, match=f"of a {family} only weights are measured, not outputs or losses"):
         checkpoint_model.outputs_of(open_run(tmp_path).checkpoints[0], "layers", tokens, tokens.bool())
 
 
@@ -413,7 +413,7 @@ def test_weights_below_the_head_must_be_there(tmp_path):
 
 def test_a_config_that_would_train_one_is_refused_in_words():
     table = {"name": "x", "model": {"family": "gemma"}, "data": {"source": "python"}, "train": {"steps": 1}}
-    with pytest.raises(BadInput, match="'gemma' is known for analysis only: its growth in training is not tested"):
+    with pytest.raises(BadInput, match="'gemma' is supported for analysis only: its growth in training is not tested"):
         loading.check(table, "test")
 
 

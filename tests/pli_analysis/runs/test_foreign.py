@@ -22,9 +22,8 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.integrations import GrowthCallback
 from tests import families
-from tests.pli_train.integrations.test_hugging_face import trainer_of
-from tests.test_cli import call, refused
-from tests.trainers import EVERY, STEPS, train
+from tests.commands import call, refused
+from tests.trainers import EVERY, STEPS, train, trainer_of
 
 INFERRED = "lineage inferred from weights; lowest confidence 1.00 at checkpoint-"
 
@@ -311,7 +310,7 @@ def test_a_damaged_state_costs_neither_weights_nor_the_older_history(made, outpu
     history = json.loads((made / "checkpoint-8" / run_folder.TRAINER_STATE).read_text())["log_history"]
     last = next(entry["loss"] for entry in reversed(history) if "loss" in entry)
     damaged = f"{output / 'checkpoint-12' / run_folder.TRAINER_STATE}: not readable as JSON"
-    used = f"{output / 'checkpoint-12'}: has no trainer_state.json to use: the history is that of checkpoint-8"
+    used = f"{output / 'checkpoint-12'}: has no usable trainer_state.json: the history is read from checkpoint-8"
     for command in ("compare", "drift", "lineage"):
         done = call("pli-analyze", command, output, "--format", "csv")
         assert done.returncode == 0 and damaged in done.stderr and used in done.stderr, done.stderr
@@ -324,7 +323,7 @@ def test_a_damaged_state_costs_neither_weights_nor_the_older_history(made, outpu
 
 def test_a_newest_checkpoint_without_a_state_is_named(output):
     (output / "checkpoint-12" / run_folder.TRAINER_STATE).unlink()
-    line = f"{output / 'checkpoint-12'}: has no trainer_state.json to use: the history is that of checkpoint-8"
+    line = f"{output / 'checkpoint-12'}: has no usable trainer_state.json: the history is read from checkpoint-8"
     assert line in open_run(output).notes and open_run(output).damaged == []
     for step in (4, 8):
         (output / f"checkpoint-{step}" / run_folder.TRAINER_STATE).unlink()
@@ -400,7 +399,7 @@ def lacking_a_shard(folder):
 FLAWS = {
     pickled: "convert it in transformers: from_pretrained(…).save_pretrained(…)",
     linked: "is a link",
-    leading_out: "is no file of this folder",
+    leading_out: "is not a file of this folder",
     lacking_a_shard: ".safetensors is missing",
     lambda folder: (folder / run_folder.CONFIG).unlink(): "config.json is missing; copy it from ",
     lambda folder: (folder / run_folder.WEIGHTS).unlink(): "model.safetensors is missing",
@@ -433,7 +432,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line(made, output, runs, tmp_pat
         (["drift", checkpoint, checkpoint], "is given twice"),
         (["drift", runs["gpt2"], checkpoint], "is a run"),
         (["drift", runs["gpt2"], "--lineage", "x.json"], "is a run and has its own lineage"),
-        (["lineage", runs["gpt2"], "--confidence"], "its lineage is written down"),
+        (["lineage", runs["gpt2"], "--confidence"], "the lineage is read from a file, not inferred"),
     ):
         refused(call("pli-analyze", *words), message)
 

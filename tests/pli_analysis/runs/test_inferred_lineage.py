@@ -49,7 +49,7 @@ def test_the_alignment_is_the_one_that_going_through_all_of_them_finds(seed):
     generator = np.random.default_rng(seed)
     few = int(generator.integers(1, 5))
     distance = generator.uniform(0.1, 1.2, (few, few + int(generator.integers(0, 4))))
-    chosen, shares = layer_matching._aligned(layer_matching.costs(distance))
+    chosen, shares = layer_matching.aligned(layer_matching.costs(distance))
     best, expected = by_hand(distance)
     assert tuple(chosen) == best
     np.testing.assert_allclose(shares, expected, rtol=1e-9, atol=1e-12)
@@ -356,7 +356,7 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d", "a c d"]
     assert found.lineage.events[0].operator == "remove"
     assert len(api.drift(found)) == 7
-    assert overview.made(found.lineage) == "1 removal made the stack a c d"
+    assert overview.made(found.lineage) == "1 removal produced the stack a c d"
     assert "changed from 4 to 3 layers" in overview.lead(found)
     assert "removed: b." in overview.lineage(found).headline
     assert metric.by_step(found.lineage)[5][0] == "−b"
@@ -410,12 +410,12 @@ def test_a_large_matrix_is_compared_by_a_sample_that_is_the_same_everywhere():
             return self.array[rows]
 
     large = Tensor(np.arange(4096 * 64, dtype=np.float32).reshape(4096, 64))
-    first, second = inferred_lineage._sampled(large), inferred_lineage._sampled(large)
+    first, second = inferred_lineage.sampled(large), inferred_lineage.sampled(large)
     assert first.size <= inferred_lineage.SAMPLE and large.read == 2 * first.size
     np.testing.assert_array_equal(first, second)
     assert len(np.unique(first)) == first.size and first.max() > 0.99 * large.array.max()
     small = Tensor(large.array[:10])
-    np.testing.assert_array_equal(inferred_lineage._sampled(small), small.array)
+    np.testing.assert_array_equal(inferred_lineage.sampled(small), small.array)
 
 
 def test_an_inferred_lineage_is_one_that_can_be_written_and_read(tmp_path):

@@ -14,7 +14,7 @@ from pli_analysis import api
 from pli_analysis.runs.opening import open_run
 from pli_train.core.anatomy.names import block_lists
 from pli_train.core.errors import BadInput
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 
 @pytest.fixture(autouse=True)
@@ -273,7 +273,7 @@ def test_all_commands_read_it_or_say_why_not(tmp_path):
     assert page.returncode == 0 and "Relative L2 drift of each layer" in (tmp_path / "page.html").read_text()
     alike = call("pli-analyze", "similarity", made, "--space", "weights", "--format", "csv")
     assert alike.returncode == 0 and len(alike.stdout.splitlines()) == 11
-    message = "only weights are measured here"
+    message = "only weights are measured, not outputs or losses"
     assert message in refused(call("pli-analyze", "similarity", made), message)[-1]
     message = "no family table locates the {} of a 'unheard_of'"
     assert len(refused(call("pli-analyze", "drift", made, "--of", "head"), message.format("heads"))) == 3

@@ -147,7 +147,7 @@ def test_a_download_called_after_a_loss_is_compared_with_that_loss_alone(tmp_pat
     found = rows("compare", tmp_path / "run", tmp_path / "run-x-tag-train_loss.csv")
     assert {row["group"]: row["train/loss at 8"] for row in found} == {"run": 1.5, "run-x-tag-train_loss": 2.0}
     log(tmp_path / "evals", {"eval/loss": falling(3)})
-    assert "no loss by its name that all have" in refusal(
+    assert "no known loss that all runs have" in refusal(
         "compare", tmp_path / "evals", tmp_path / "run-x-tag-train_loss.csv"
     )
 
@@ -157,8 +157,8 @@ def test_a_run_that_holds_no_logs_says_so(tmp_path):
     for command in ("scalars", "compare"):
         assert refusal(command, tmp_path / "empty").endswith("empty: holds no scalars")
     assert "holds logs but no checkpoints" in refusal("drift", keras(tmp_path / "k", 1.0))
-    assert "compare and scalars read what is logged" in refusal("report", tmp_path / "k")
-    assert "watch shows runs of pli-train" in refusal("watch", tmp_path / "k")
+    assert "use compare or scalars to read its logs" in refusal("report", tmp_path / "k")
+    assert "watch reads only runs of pli-train" in refusal("watch", tmp_path / "k")
 
 
 # --- unlike things --------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_the_only_loss_that_all_have_is_taken_whatever_it_is_called(tmp_path):
     assert {row["train_loss_batch at 16"] for row in rows("compare", tmp_path)} == {2.0, 1.0}
     log(tmp_path / "a", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
     log(tmp_path / "b", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
-    assert "no loss by its name that all have" in refusal("compare", tmp_path)
+    assert "no known loss that all runs have" in refusal("compare", tmp_path)
 
 
 def test_files_are_distinguished_by_suffix_as_a_last_resort(tmp_path):
@@ -252,8 +252,8 @@ def test_a_diverged_run_is_a_row_that_says_so(tmp_path):
     assert said in done.stderr and said in (tmp_path / "page.html").read_text()
     each = {row["run"]: row["diverged"] for row in rows("compare", tmp_path, "--runs")}
     assert each["late"] == "from step 20 on" and not each["well"]
-    assert "diverged, no loss" in refusal("compare", tmp_path / "never")
-    assert "--reference late: diverged; name one of" in refusal("compare", tmp_path, "--reference", "late")
+    assert "diverged, the last loss is not finite" in refusal("compare", tmp_path / "never")
+    assert "--reference late: all its runs diverged; use one of" in refusal("compare", tmp_path, "--reference", "late")
 
 
 # --- Trainer --------------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_outputs_of_trainer_are_runs_in_every_command(outputs, tmp_path):
     assert found[0]["train/loss at 8"] == pytest.approx(last)
     shown = asked("report", f"g={one}", f"g={other}", f"h={one.parent.parent / 'b' / 'out' / 'checkpoint-8'}")
     assert shown.exit_code == 0, (shown.output, shown.exception)
-    assert "3 runs in 2 groups side by side" in shown.stdout and "is not known" in shown.stdout
+    assert "3 runs in 2 groups side by side" in shown.stdout and "was not recorded" in shown.stdout
     assert "give it alone" in refusal("drift", one, other)
     assert "holds 2 runs; give one of" in refusal("lineage", one.parent.parent)
     assert rows("drift", one.parent)[0]["part"] == "a"  # the only one there
@@ -458,7 +458,7 @@ def test_a_link_that_leads_out_of_its_model_is_refused(where, name, cached, mode
 def test_an_empty_path_is_not_the_current_folder(command, word, tmp_path, monkeypatch):
     log(tmp_path / "run", {"loss": falling(2)})
     monkeypatch.chdir(tmp_path)
-    assert refusal(command, "run", word) == f"'{word}': names no run; write GROUP=RUN, or RUN alone"
+    assert refusal(command, "run", word) == f"'{word}': has no path of a run; write GROUP=RUN, or RUN alone"
 
 
 def test_the_only_run_in_a_folder_is_taken(small_run, tmp_path):

@@ -7,6 +7,8 @@ biases is zero but for rounding, which a small epsilon would turn into whole ste
 small norms and deviations over a MAD lose one or two digits more. Hence the tolerances.
 """
 
+from contextlib import closing
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +23,7 @@ from pli_analysis.metrics.grad_norms import logged
 from pli_analysis.report import content
 from pli_analysis.runs.opening import open_run
 from pli_train.core.randomness import derive
+from pli_train.data.prefetch import BatchPrefetcher
 from pli_train.integrations import GradNormCallback, GrowthCallback
 from pli_train.training import launch
 
@@ -112,7 +115,9 @@ def both(request, config_of, tmp_path_factory):
 
 
 def batch_of(trainer, step):
-    batch = trainer._batches.make(step, trainer.state.context)
+    plan = trainer.plan
+    with closing(BatchPrefetcher(plan.blocks, plan.objective, plan.blocks_per_step, plan.config.seed)) as batches:
+        batch = batches.make(step, trainer.state.context)
     return batch.inputs, batch.labels
 
 

@@ -19,7 +19,7 @@ from pli_analysis.scalars import downloads, reading
 from pli_analysis.scalars.events import Columns
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
-from tests.fuzz.test_event_files import event, framed
+from tests.event_files import event, framed
 
 STEPS, VALUES = [0, 1, 5, 7, 2**31], [0.1, math.nan, math.inf, -math.inf, -0.0]
 LOGGED = {"loss/train": dict(zip(STEPS, VALUES, strict=True)), "../../lr": {3: 1e-4}, "é|,\"'\n": {0: 2.0}}
@@ -83,7 +83,9 @@ def test_tags_are_chosen_by_name_and_by_pattern(run):
 def test_a_table_too_long_to_read_is_not_drawn(run, monkeypatch):
     monkeypatch.setattr("pli_analysis.commands.scalars.MOST_DRAWN", 6)
     answered = call(run)
-    assert isinstance(answered.exception, BadInput) and "7 rows: choose some with --tags" in str(answered.exception)
+    assert isinstance(answered.exception, BadInput) and "7 rows are too many for a table: select with --tags" in str(
+        answered.exception
+    )
     assert call(run, "--tags", "loss/*").exit_code == call(run, "-f", "table").exit_code == 0
 
 
@@ -146,8 +148,11 @@ MISTAKES = {
     "nothing logged": (["EMPTY"], "holds no scalars"),
     "no such tag": (["RUN", "--tags", "los"], "no scalar matches 'los'; there are: ../../lr, loss/train, "),
     "Parquet to a terminal": (["RUN", "-f", "parquet"], "give it a file"),
-    "downloads as Markdown": (["RUN", "--download", "d", "-f", "md"], "--download: writes files of --format json"),
-    "downloads and a table": (["RUN", "--download", "d", "-o", "x.csv"], "no -o beside them"),
+    "downloads as Markdown": (
+        ["RUN", "--download", "d", "-f", "md"],
+        "--download: writes json (the default) or csv files",
+    ),
+    "downloads and a table": (["RUN", "--download", "d", "-o", "x.csv"], "omit -o"),
     "a file in the way": (["RUN", "--download", "FILE"], "cannot be written"),
 }
 

@@ -12,7 +12,7 @@ from pli_analysis.runs import paths
 from pli_analysis.scalars import trainer_log
 from pli_train.core.run_format import run_folder
 from pli_train.training.tensorboard import ScalarWriter
-from tests.test_cli import call, refused
+from tests.commands import call, refused
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_checkpoints_of_two_trainings_in_one_folder_are_reported():
     """Trainer leaves what an earlier training in its folder saved, higher steps included."""
     stale, new = losses({10: 9.0, 20: 8.0}), losses({10: 5.0})
     message = {"checkpoint-10": {"log_history": new}, "checkpoint-20": {"log_history": stale}}
-    assert "checkpoint-20 and checkpoint-10 are of different trainings" in trainer_log.broken(message)
+    assert "checkpoint-20 and checkpoint-10 are from different trainings" in trainer_log.broken(message)
     message["checkpoint-20"] = {"log_history": new + losses({20: 4.0})}
     assert trainer_log.broken(message) is None and trainer_log.broken({"a": {}, "b": {"log_history": new}}) is None
 
@@ -162,7 +162,7 @@ def test_tokens_that_nobody_counted_are_missing_and_no_axis(counted, known, tmp_
         assert table["tokens"].tolist() == [100, 200] and asked.returncode == 0
     else:
         assert table["tokens"].isna().all()
-        refused(asked, "--by tokens: out did not log it; compare by step")
+        refused(asked, "--by tokens: out did not log tokens; use --by step")
 
 
 def test_a_state_by_itself_is_enough_for_scalars_and_compare(tmp_path):

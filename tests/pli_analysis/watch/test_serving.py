@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,8 @@ from pli_analysis.watch.frame import Frame
 from pli_analysis.watch.serving import Served, version_of
 from pli_analysis.watch.watcher import RunWatcher
 from pli_train.core.errors import BadInput, PliError
-from tests.pli_analysis.report.test_page_in_browser import chromium  # noqa: F401  (a fixture)
-from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
+from tests.commands import call, heeds_ctrl_c, refused
+from tests.warm import ROOT
 
 FRAME = Frame("run", checkpoint="checkpoint-1")
 NEWER = replace(FRAME, checkpoint="checkpoint-2")
@@ -44,9 +45,15 @@ def served(tmp_path):
         yield found
 
 
+def address_of(server):
+    """(host, port) of where it listens."""
+    url = urllib.parse.urlsplit(server.url)
+    return url.hostname, url.port
+
+
 def ask(server, path="/", method="GET", **headers):
     """(status, body, headers) of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server._server.server_port, timeout=20)
+    connection = http.client.HTTPConnection(*address_of(server), timeout=20)
     with closing(connection):
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()
@@ -111,9 +118,11 @@ def test_making_pages_rests_between_them(tmp_path):
 
 def test_a_page_that_cannot_be_made_is_reported_in_a_line_and_not_tried_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "REST", 0)
-    tries = []
+    tries, room = [], threading.Event()
 
     def never(path, version, ending):
+        if room.is_set():
+            return named(path, version, ending)
         tries.append(version)
         raise BadInput("no room\nat all")
 
@@ -123,7 +132,7 @@ def test_a_page_that_cannot_be_made_is_reported_in_a_line_and_not_tried_for_ever
             server.wait()
         assert (server.note, len(tries)) == ("page: no room", 3)
         assert ask(server, "/version")[1] == "waiting"
-        server._build = named
+        room.set()
         server.show(NEWER)
         server.wait()
         assert (server.note, ask(server, "/version")[1]) == ("", version_of(NEWER))
@@ -145,15 +154,16 @@ def test_a_stranger_s_name_for_this_machine_is_refused(served):
             status, body, _ = ask(served, path, Host=host)
             assert status == 403 and "page" not in body.partition("this page")[0]
         assert ask(served, "/", "POST", Host=host)[0] == 403
-    for host in ("localhost", "LOCALHOST:9", "127.0.0.1", f"127.0.0.1:{served._server.server_port}"):
+    for host in ("localhost", "LOCALHOST:9", "127.0.0.1", f"127.0.0.1:{address_of(served)[1]}"):
         assert ask(served, Host=host)[0] == 200
-    with socket.create_connection(served._server.server_address) as bare:
+    with socket.create_connection(address_of(served)) as bare:
         bare.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert b" 403 " in bare.recv(100)
 
 
 def test_it_is_for_this_machine_alone_and_kept_by_nobody(served):
-    assert served._server.server_address[0] == "127.0.0.1"
+    with pytest.raises(ConnectionRefusedError):  # which who listens at every address would take
+        socket.create_connection(("127.0.0.2", address_of(served)[1]), timeout=5)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", served.url)
     status, _, headers = ask(served)
     assert status == 200 and headers["Content-Type"] == "text/html; charset=utf-8"
@@ -164,7 +174,7 @@ def test_it_is_for_this_machine_alone_and_kept_by_nobody(served):
 
 def test_who_hangs_up_in_the_middle_is_no_news(served, capfd):
     for said in (b"", b"GET", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\xff\r\n\r\n"):
-        with socket.create_connection(served._server.server_address) as gone:
+        with socket.create_connection(address_of(served)) as gone:
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             gone.sendall(said)
     time.sleep(0.2)
@@ -175,7 +185,7 @@ def test_who_hangs_up_in_the_middle_is_no_news(served, capfd):
 def test_it_ends_on_close_and_so_does_what_it_makes(tmp_path):
     server = Served(tmp_path, build=lambda path, version, ending: ending.wait(60) and b"")
     server.show(FRAME)
-    address, began = server._server.server_address, time.monotonic()
+    address, began = address_of(server), time.monotonic()
     server.close()
     assert time.monotonic() - began < 20
     with pytest.raises(ConnectionRefusedError):
@@ -183,7 +193,7 @@ def test_it_ends_on_close_and_so_does_what_it_makes(tmp_path):
 
 
 def test_a_port_that_is_taken_is_reported(served, runs):
-    port = served._server.server_port
+    port = address_of(served)[1]
     with pytest.raises(BadInput, match=f"--serve {port}: .*in use"):
         Served(Path("run"), port, named)
     refused(call("pli-analyze", "watch", runs["gpt2"], "--serve", port), "in use")
@@ -209,16 +219,17 @@ def test_a_run_s_name_is_no_markup():
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
 
 
-def test_a_new_checkpoint_makes_a_new_page_in_a_process_of_its_own(small_run, tmp_path):
+def test_a_new_checkpoint_makes_a_new_page_in_a_process_of_its_own(small_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "REST", 0)
+    builds = iter([named, process.build])
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     before = {str(path) for path in run.rglob("*")}
     (run / "checkpoint-3").rename(tmp_path / "later")
-    with closing(RunWatcher(run)) as watched, closing(Served(run, build=named)) as server:
+    with closing(RunWatcher(run)) as watched, closing(Served(run, build=lambda *asked: next(builds)(*asked))) as server:
         server.show(watched.poll())
         server.wait()
         first = ask(server, "/version")[1]
         (tmp_path / "later").rename(run / "checkpoint-3")
-        server._build, server._earliest = process.build, 0
         server.show(watched.poll())
         server.wait()
         second, text = ask(server, "/version")[1], ask(server)[1]
@@ -254,7 +265,9 @@ def test_the_command_serves_until_ctrl_c(small_run):
 
 
 @pytest.mark.browser
-def test_an_open_page_loads_itself_anew_and_stays_where_it_was(chromium, small_run, tmp_path):  # noqa: F811
+def test_an_open_page_loads_itself_anew_and_stays_where_it_was(chromium, small_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "REST", 0)
+
     def build(path, version, ending):
         return page.html(whole, version).encode()
 
@@ -276,7 +289,6 @@ def test_an_open_page_loads_itself_anew_and_stays_where_it_was(chromium, small_r
         tab.evaluate("scrollTo(0, 1500)")
         position = tab.evaluate("scrollY")
         assert position > 1000
-        server._earliest = 0
         server.show(NEWER)
         version = version_of(NEWER)
         tab.wait_for_selector(f'meta[name=version][content="{version}"]', state="attached", timeout=60000)

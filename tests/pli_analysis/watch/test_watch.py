@@ -1,6 +1,5 @@
 """What a watched run is seen to be: before it has anything, while it trains, and while files go away."""
 
-import io
 import json
 import math
 import os
@@ -13,36 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pli_analysis import api
 from pli_analysis.metrics.grad_norms import logged
 from pli_analysis.runs.opening import open_run
 from pli_analysis.scalars.events import Columns
 from pli_analysis.scalars.reading import Scalars
-from pli_analysis.watch import frame, latest, screen, watcher
+from pli_analysis.watch import frame, latest, watcher
 from pli_analysis.watch.watcher import RunWatcher, started
 from pli_train.checkpointing.lock import Lock
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests.conftest import STEPS
-
-
-def sorted_by_step(watched):
-    watched.poll()
-    watched.wait()
-    return watched.poll()
-
-
-def printed(shown, width=100):
-    out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(screen.drawn(shown))
-    return out.getvalue()
-
-
-def content(folder):
-    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
-
+from tests.watched import printed, sorted_by_step
 
 # --- what a frame tells ---------------------------------------------------------------------------------------------
 
@@ -76,7 +58,7 @@ def test_before_the_first_checkpoint_it_says_so(runs, family, tmp_path):
     watched = RunWatcher(young)
     shown = sorted_by_step(watched)
     assert (shown.step, shown.total, shown.stack, shown.checkpoint, shown.notes) == (0, STEPS, (), None, ())
-    assert "no whole one yet" in printed(shown) and "none logged yet" in printed(shown)
+    assert "none complete yet" in printed(shown) and "none logged yet" in printed(shown)
     shutil.copytree(runs[family], young, dirs_exist_ok=True)
     assert sorted_by_step(watched).checkpoint == "checkpoint-12", "what appears is seen by whoever looked before"
 
@@ -118,11 +100,6 @@ def test_time_left_is_the_pace_of_this_process():
 # --- files that come and go -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def mine(runs, tmp_path):
-    return Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
-
-
 def test_a_checkpoint_that_vanishes_once_it_was_found_whole_costs_one_refresh(mine, monkeypatch):
     whole, gone = run_folder.flaw, []
 
@@ -161,7 +138,7 @@ def test_what_cannot_be_read_stands_as_it_was_with_a_line(mine):
     during = watched.poll()
     assert (during.stack, during.step) == (before.stack, before.step)
     (note,) = during.notes
-    assert note.startswith("lineage: not readable just now, trying again") and "\n" not in note
+    assert note.startswith("lineage: cannot be read at the moment, trying again") and "\n" not in note
     shutil.rmtree(mine)
     lost = watched.poll()
     assert lost.stack == before.stack and len(lost.notes) >= 2
@@ -191,7 +168,7 @@ def test_drift_that_fails_is_tried_again_and_not_for_ever(mine):
     for _ in range(9):
         sorted_by_step(watched)
     assert len(tries) == latest.TRIES
-    assert "is not known yet" in printed(watched.poll())
+    assert "is not measured yet" in printed(watched.poll())
 
 
 def test_drift_is_measured_once_a_checkpoint_and_nobody_waits_for_it(mine):

@@ -1,5 +1,4 @@
 """A run watched at the keyboard: what is drawn, and how it ends."""
-# ruff: noqa: F811  (fixtures that come from another file are arguments here)
 
 import math
 import os
@@ -19,8 +18,9 @@ from pli_analysis.watch import screen
 from pli_analysis.watch.frame import Frame, Growth
 from pli_analysis.watch.watcher import RunWatcher
 from pli_train.checkpointing.lock import Lock
-from tests.pli_analysis.watch.test_watch import content, mine, printed, sorted_by_step  # noqa: F401  (a fixture among them)
-from tests.test_cli import ROOT, call, heeds_ctrl_c, refused
+from tests.commands import call, heeds_ctrl_c, refused
+from tests.warm import ROOT
+from tests.watched import content, printed, sorted_by_step
 
 HOSTILE = "[red]<script>\x1b[31m\u202e"
 
@@ -86,7 +86,7 @@ def test_once_prints_a_frame_and_touches_nothing(mine):
 
 def test_misuse_is_one_line(mine, tmp_path):
     refused(call("pli-analyze", "watch", tmp_path / "nowhere"), "no such folder")
-    refused(call("pli-analyze", "watch", mine / "checkpoint-12"), "its parent is: use that")
+    refused(call("pli-analyze", "watch", mine / "checkpoint-12"), "its parent is a run: use that")
     refused(call("pli-analyze", "watch", "--once", "--serve", mine), "use one of them")
     refused(call("pli-analyze", "watch", mine, "--every", "0"), "--every")
 

@@ -22,7 +22,7 @@ from pli_analysis.weights.moments import Squares
 from pli_analysis.weights.trajectory import TensorTrajectory, Visit
 from pli_train.core.anatomy import family
 from pli_train.core.errors import BadInput
-from tests.pli_analysis.metrics.test_drift_measures import grown
+from tests.drifting import grown
 
 WIDTH, HEADS, VISITS = 512, 4, 7
 

@@ -22,12 +22,14 @@ from pli_train.core.errors import PliError
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import faults, run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
-from pli_train.data.blocks import Blocks, _order
+from pli_train.data.blocks import Blocks
 from pli_train.optim import optimizer
 from pli_train.optim.config import OptimConfig
 from pli_train.training import launch, trainer
+from pli_train.training.callback import Callback
 from tests.conftest import MODELS, STEPS
-from tests.pli_train.training.test_trainer import Killed, content
+from tests.interrupted import Killed
+from tests.run_files import content, names
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
 
@@ -58,14 +60,6 @@ def fail_at(monkeypatch, tmp_path):
         return lambda: log.read_text().splitlines() if log.exists() else []
 
     return ask
-
-
-def names(run):
-    return [str(name) for name, _ in run_folder.checkpoints(run)]
-
-
-def full(run):
-    return [str(name) for name, path in run_folder.checkpoints(run) if run_folder.is_full(path)]
 
 
 # --- the bytes ------------------------------------------------------------------------------------------------------
@@ -109,7 +103,10 @@ def test_a_snapshot_shares_nothing_with_what_goes_on_learning(made):
 def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_most(config_of, tmp_path, monkeypatch):
     """The write of step 0 ends only once step 1 is done; two writes never overlap."""
     put, trained, flying = checkpoint.put, threading.Event(), []
-    update = trainer.Trainer._update
+
+    class Announces(Callback):
+        def on_step_end(self, state):
+            trained.set()
 
     def slow(run, name, taken):
         flying.append(name)
@@ -119,29 +116,27 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_
         flying.pop()
         return path
 
-    def message(self):
-        update(self)
-        trained.set()
-
     monkeypatch.setattr(checkpoint, "put", slow)
-    monkeypatch.setattr(trainer.Trainer, "_update", message)
-    launch.begin(config_of("gpt2", {"growth.schedule": "", "train.steps": 3}), tmp_path / "run").run()
+    config = config_of("gpt2", {"growth.schedule": "", "train.steps": 3})
+    launch.begin(config, tmp_path / "run", callbacks=[Announces()]).run()
     assert names(tmp_path / "run") == ["checkpoint-0", "checkpoint-2", "checkpoint-3"]
 
 
 def test_scalars_and_lineage_are_on_disk_in_the_order_that_resume_needs(config_of, tmp_path, monkeypatch):
     """Scalars up to a step before its checkpoint appears; the run's lineage after it."""
-    appear, seen = checkpoint._appear, {}
-    run = tmp_path / "run"
+    run, seen = tmp_path / "run", {}
 
-    def spied(partial, final):
-        step = CheckpointName.parse(final.name).step
+    def spied(place, file=None):
+        if place != "partial-synced":
+            return
+        (partial,) = run.glob(f"{run_folder.PARTIAL}checkpoint-*")
+        name = partial.name.removeprefix(run_folder.PARTIAL)
+        step = CheckpointName.parse(name).step
         ahead = run / run_folder.LINEAGE
         events = len(Lineage.read(ahead).events) if ahead.exists() else 0
-        seen[final.name] = (sorted(read(run).values.get(run_folder.LOSS, {})), step, events)
-        appear(partial, final)
+        seen[name] = (sorted(read(run).values.get(run_folder.LOSS, {})), step, events)
 
-    monkeypatch.setattr(checkpoint, "_appear", spied)
+    monkeypatch.setattr(checkpoint, "boundary", spied)
     launch.begin(config_of("gpt2"), run).run()
     assert len(seen) == 12
     for steps, step, _ in seen.values():
@@ -151,7 +146,7 @@ def test_scalars_and_lineage_are_on_disk_in_the_order_that_resume_needs(config_o
 
 # --- failure --------------------------------------------------------------------------------------------------------
 
-FAILURES = {"enospc": "no space left on device); free 1 MB, then", "eio": "input/output error); see to the disk, then"}
+FAILURES = {"enospc": "no space left on device); free 1 MB, then", "eio": "input/output error); check the disk, then"}
 
 
 @pytest.mark.parametrize("kind", FAILURES)
@@ -197,7 +192,7 @@ def test_the_kernels_own_refusal_inside_safetensors_is_reported_alike(made, tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, family_limit[1]))
     try:
         background.save(CheckpointName(1), model, parts, adam, lineage, TrainerState())
-        with pytest.raises(PliError, match=r"checkpoint-1: not written \(file too large\); see to the disk"):
+        with pytest.raises(PliError, match=r"checkpoint-1: not written \(file too large\); check the disk"):
             background.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, family_limit)
@@ -382,8 +377,7 @@ def test_the_first_step_after_resume_costs_the_same_at_step_100000_as_at_100(mon
     monkeypatch.setattr(np.random, "default_rng", counted)
     costs = []
     for step in (100, 100_000):
-        _order.cache_clear()
-        blocks = Blocks(np.arange(64 * 1000, dtype=np.uint16).view(Counted), 64, seed=1)
+        blocks = Blocks(np.arange(64 * 1000, dtype=np.uint16).view(Counted), 64, seed=step)  # no order that is known
         work.clear()
         assert blocks.at_step(step, 8).shape == (8, 64)
         costs.append(list(work))

@@ -19,17 +19,8 @@ from pli_train.checkpointing import checkpoint
 from pli_train.config import loading as configs
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
-from pli_train.models import safe_loading
 from pli_train.training import launch
-from tests.pli_train.training.test_trainer import content, vouch
-
-AT = "checkpoint-3"
-FILES = [
-    *(run_folder.RUN, run_folder.LINEAGE),
-    *(f"{AT}/{name}" for name in (run_folder.MANIFEST, run_folder.LINEAGE, run_folder.CONFIG, safe_loading.GENERATION)),
-    *(f"{AT}/{name}" for name in (run_folder.TRAINER_STATE, run_folder.WEIGHTS, run_folder.OPTIMIZER)),
-]
-
+from tests.run_files import AT, FILES, content, sharded, vouch
 
 # --- names that lead out of the folder ------------------------------------------------------------------------------
 
@@ -80,19 +71,6 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(mine):
         assert run_folder.flaw(mine / AT)
 
 
-def sharded(folder):
-    """Let a checkpoint have its weights in shards, as transformers writes big ones."""
-    found = checkpoint.read(folder)
-    (folder / run_folder.WEIGHTS).unlink()
-    found.model.save_pretrained(folder, max_shard_size="40KB")
-    manifest = {"files": {}}
-    (folder / run_folder.MANIFEST).write_text(json.dumps(manifest))
-    for path in sorted(folder.iterdir()):
-        if path.name != run_folder.MANIFEST:
-            vouch(path)
-    return found
-
-
 def test_shards_are_read_like_one_file(mine):
     plain = {name: load_file(mine / AT / run_folder.WEIGHTS)[name] for name in open_run(mine).checkpoints[-1].files}
     drift, found = api.drift(open_run(mine)), sharded(mine / AT)
@@ -116,11 +94,11 @@ def test_an_index_that_leads_out_is_refused(mine, name):
     document["weight_map"]["transformer.wte.weight"] = name
     index.write_text(json.dumps(document))
     vouch(index)
-    with pytest.raises(BadInput, match="which is no file of this folder"):
+    with pytest.raises(BadInput, match="which is not a file of this folder"):
         checkpoint.read(mine / AT)
     run = open_run(mine)
     assert AT not in [str(one.name) for one in run.checkpoints]
-    assert "which is no file of this folder" in run.damaged[0] and "\n" not in run.damaged[0]
+    assert "which is not a file of this folder" in run.damaged[0] and "\n" not in run.damaged[0]
 
 
 # --- configs --------------------------------------------------------------------------------------------------------
@@ -131,12 +109,12 @@ SURPRISES = {
     "quantization_config": ({"quant_method": "bitsandbytes"}, "'quantization_config' is not a key of a gpt2's config"),
     "num_labels": (10**9, "'num_labels' is not a key of a gpt2's config"),
     "to_dict": ("x", "'to_dict' is not a key of a gpt2's config"),
-    "dtype": ("complex64", "dtype: 'complex64' is none of float32, bfloat16, float16"),
-    "model_type": ("evil", "model type 'evil' has no anatomy here"),
-    "n_layer": (10**7, "its config says 10000000 layers and its weights have 2"),
-    "vocab_size": (10**9, "has shape (300, 32) and its config says (1000000000, 32)"),
-    "n_positions": (10**6, "has shape (32, 32) and its config says (1000000, 32)"),
-    "activation_function": ("os.system", "make no model"),
+    "dtype": ("complex64", "dtype: 'complex64' is not one of float32, bfloat16, float16"),
+    "model_type": ("evil", "model type 'evil' has no anatomy table"),
+    "n_layer": (10**7, "its config has 10000000 layers, but its weights have 2"),
+    "vocab_size": (10**9, "has shape (300, 32), expected (1000000000, 32) from its config"),
+    "n_positions": (10**6, "has shape (32, 32), expected (1000000, 32) from its config"),
+    "activation_function": ("os.system", "do not make a model"),
 }
 
 
@@ -166,7 +144,7 @@ def test_a_missing_weight_is_not_made_up(mine):
 def test_a_document_beyond_all_measure_is_not_read(mine, monkeypatch):
     path = mine / run_folder.LINEAGE
     path.write_bytes(b" " * (run_folder.LARGEST_TEXT + 1))
-    with pytest.raises(BadInput, match="no more than 67108864 are read"):
+    with pytest.raises(BadInput, match="more than the limit of 67108864"):
         _ = open_run(mine).lineage
     path.write_text("[" + "[]," * (run_folder.MOST_BRACKETS + 1) + "[]]")
     with pytest.raises(BadInput, match="has more than 4000000 lists and tables"):

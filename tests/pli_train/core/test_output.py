@@ -182,7 +182,7 @@ def test_a_disk_itself_is_not_written_over(tmp_path):
         os.mknod(tmp_path / "disk", stat.S_IFBLK | 0o666, os.makedev(7, 250))
     except OSError:
         pytest.skip("may make no devices here")
-    with pytest.raises(BadInput, match="it is a disk, whose content would be lost"):
+    with pytest.raises(BadInput, match="it is a disk, and its content would be lost"):
         output.write(tmp_path / "disk", "new")
 
 
@@ -285,7 +285,7 @@ def test_permission_bits_are_heeded(tmp_path, old):
     }
     with alone(tmp_path, shut):
         for path, message in locations.items():
-            done = write(path, before="from tests.crash import warm; warm.drop_capabilities()")
+            done = write(path, before="from tests import warm; warm.drop_capabilities()")
             assert (done.returncode, done.stderr.count("\n")) == (2, 1) and message in done.stderr
     assert old.read_text() == (shut / "there.txt").read_text() == "old"
 

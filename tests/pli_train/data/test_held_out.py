@@ -19,8 +19,8 @@ from pli_train.data.held_out import HeldOut
 from pli_train.data.objective import IGNORED, Objective
 from pli_train.training import launch
 from pli_train.training.progress import NullReporter
+from tests.commands import call
 from tests.conftest import STEPS
-from tests.test_cli import call
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM}
 TASK = {"bert": "masked-lm", "gpt2": "causal-lm"}
@@ -78,9 +78,8 @@ def test_masks_are_a_function_of_the_block(held_out):
 
 def test_special_tokens_are_never_masked(text):
     held_out = HeldOut(text, 32, 8, Objective("masked-lm", text.tokenizer, 0.9), 0)
-    ends = np.arange(held_out.count)[
-        np.array([text.tokenizer.eos_token_id in block for block in held_out._blocks.of(np.arange(held_out.count))])
-    ]
+    blocks = np.array(text.eval[: held_out.count * 32]).reshape(-1, 32)
+    ends = np.flatnonzero((blocks == text.tokenizer.eos_token_id).any(1))
     batch = held_out.batch(ends, 32)
     assert (batch.inputs == text.tokenizer.eos_token_id).any(1).all() and batch.targets > 0
     assert not torch.isin(batch.labels, torch.tensor(text.tokenizer.all_special_ids)).any()

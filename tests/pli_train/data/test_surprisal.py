@@ -40,7 +40,7 @@ def test_surprisal_equals_a_slow_reference(tmp_path, monkeypatch):
 def test_of_a_long_text_segments_from_everywhere_are_counted(monkeypatch):
     monkeypatch.setattr(surprisal, "MOST", 64)
     monkeypatch.setattr(surprisal, "SEGMENT_TOKENS", 8)
-    found = surprisal._spread(np.arange(1000))
+    found = surprisal.spread(np.arange(1000))
     assert len(found) == 64 and found[0] == 0 and found[-1] == 999
     assert np.diff(found[::8]).max() < 150
-    assert surprisal._spread(np.arange(64)).tolist() == list(range(64))
+    assert surprisal.spread(np.arange(64)).tolist() == list(range(64))

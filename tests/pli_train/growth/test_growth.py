@@ -9,7 +9,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pli_train.core import anatomy
 from pli_train.core.lineage import Lineage
-from pli_train.growth.initial_shape import start_of
 from pli_train.growth.initializers import INITIALIZERS, InsertionPoint, add_noise
 from pli_train.growth.operators.ffn import WidenFFN
 from pli_train.growth.operators.heads import AddHeads
@@ -17,8 +16,8 @@ from pli_train.growth.operators.insert import Insert
 from pli_train.growth.operators.swap import Swap
 from pli_train.models import build as models
 from pli_train.models import padding, resize
-from pli_train.optim import optimizer
 from tests.families import HEADS, LAYERS, TINY, UNITS, inputs, tiny
+from tests.growing import apply_event, begin, few_heads, logits
 
 FAMILIES = sorted(TINY)
 INDICES = [(family, index) for family in FAMILIES for index in range(LAYERS + 1)]
@@ -33,30 +32,6 @@ def family(request):
 @pytest.fixture
 def parts(family):
     return anatomy.family(family)
-
-
-def begin(model, parts, heads=None):
-    """Slim a model to so many heads a layer; its lineage."""
-    lineage = start_of(model, parts, len(models.stack_of(model, parts)), heads, None).lineage()
-    models.shrink(model, parts, lineage.shapes())
-    models.sync_config(model, parts)
-    return lineage
-
-
-def apply_event(event, model, parts, lineage, seed=1, adam=None):
-    origins = event.grow(model, parts, lineage, seed)
-    event.record(lineage, step=lineage.events[-1].step if lineage.events else 0)
-    if adam is not None:
-        optimizer.grow(adam, origins, event.optimizer_state)
-    model.eval()
-    return origins
-
-
-def logits(model):
-    dtype = next(model.parameters()).dtype
-    given = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs(model).items()}
-    with torch.no_grad():
-        return model(**given).logits
 
 
 def reloaded(model, parts, folder):
@@ -79,11 +54,6 @@ def head_outputs(model, parts):
     for hook in hooks:
         hook.remove()
     return outputs
-
-
-def few_heads(parts):
-    """The least number of heads that is a whole K/V group."""
-    return parts.sizes(tiny(parts.model_type).config)["member"]
 
 
 # --- identity at birth ------------------------------------------------------------------------------------------------

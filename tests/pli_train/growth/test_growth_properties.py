@@ -25,8 +25,7 @@ from pli_train.optim import optimizer, row_steps
 from pli_train.optim.config import OptimConfig
 from pli_train.training.trainer_state import OURS
 from tests.families import TINY, tiny
-from tests.pli_train.growth.test_growth import logits
-from tests.pli_train.optim.test_growth_optimizer import step_of
+from tests.growing import logits, step_of
 
 PARTS = {
     "initializer": st.sampled_from(["random", "clone", "clone-noise"]),

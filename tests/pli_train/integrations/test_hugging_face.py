@@ -1,8 +1,7 @@
 """GrowthCallback in Hugging Face's own Trainer."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     PreTrainedTokenizerFast,
-    Trainer,
     TrainerCallback,
-    TrainingArguments,
 )
 from transformers import set_seed as seed_everything
 from transformers.optimization import get_linear_schedule_with_warmup
@@ -30,6 +27,7 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.integrations import GrowthCallback, held_out_rows
 from tests import families
+from tests.trainers import data, trainer_of
 
 ROOT = Path(__file__).parents[3]
 STEPS = 10
@@ -53,29 +51,6 @@ class Watch(TrainerCallback):
         self.rates.append([group["lr"] for group in its["optimizer"].param_groups])
         held = sorted(id(p) for group in its["optimizer"].param_groups for p in group["params"])
         self.once.append(held == sorted(id(p) for p in its["model"].parameters()))
-
-
-def data(count=40):
-    generator = torch.Generator().manual_seed(5)
-    blocks = torch.randint(3, families.VOCABULARY, (count, 12), generator=generator)
-    return [{"input_ids": block, "labels": block} for block in blocks]
-
-
-def trainer_of(family, folder, growth=None, on_progress=None, model=None, **more):
-    seed_everything(0)
-    settings = {"max_steps": STEPS, "save_steps": 1, "learning_rate": 1e-2, "warmup_steps": 3, "data_seed": 7} | more
-    args = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        logging_steps=1,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        **settings,
-    )
-    callbacks = [each for each in (growth, on_progress) if each is not None]
-    return Trainer(model or families.tiny(family), args, train_dataset=data(), callbacks=callbacks)
 
 
 def weights(trainer):
@@ -298,7 +273,7 @@ def test_what_cannot_grow_is_refused_in_one_line(tmp_path):
         with pytest.raises((BadInput, ValueError), match=word):
             trainer_of("gpt2", tmp_path, GrowthCallback("0.5@1"), **more)
     with pytest.raises(BadInput, match="unknown key; did you mean 'initializer'"):
-        GrowthCallback("0.5@1", initializer="clone")
+        GrowthCallback("0.5@1", initialzer="clone")
     with pytest.raises(BadInput, match="plateau"):
         trainer_of("gpt2", tmp_path, GrowthCallback({"name": "adaptive", "layers": 3})).train()
 
@@ -472,12 +447,12 @@ def test_counts_that_are_none_are_refused(wrong):
         GrowthCallback("2@1", **wrong)
 
 
-def test_the_example_runs_and_goes_on(tmp_path):
-    ask = [sys.executable, "examples/hf_trainer.py", "--steps", "12", "--output", str(tmp_path / "run")]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    message = subprocess.run(ask, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert message.returncode == 0, message.stderr
-    assert "layers, bottom to top: a c d b" in message.stdout
-    again = subprocess.run([*ask, "--resume"], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[-1] == message.stdout.splitlines()[-1]
+def test_the_example_runs_and_goes_on(tmp_path, monkeypatch, capsys):
+    def printed(*more):
+        monkeypatch.setattr(sys, "argv", ["hf_trainer.py", "--steps", "12", "--output", str(tmp_path / "run"), *more])
+        runpy.run_path(str(ROOT / "examples/hf_trainer.py"), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    once = printed()
+    assert "layers, bottom to top: a c d b" in once
+    assert printed("--resume")[-1] == once[-1]

@@ -23,8 +23,8 @@ from pli_train.integrations import GrowthCallback
 from pli_train.optim import grad_norms, optimizer
 from pli_train.training import growth_events, launch, trainer
 from tests import families
-from tests.pli_train.integrations.test_hugging_face import trainer_of
-from tests.pli_train.training.test_trainer import Killed
+from tests.interrupted import Killed
+from tests.trainers import trainer_of
 
 LR, STEPS, WARM, CLIP, DECAY, BETAS, EPS = 1e-2, 20, 5, 0.5, 0.1, (0.9, 0.99), 1e-8
 FOUNDER = -1

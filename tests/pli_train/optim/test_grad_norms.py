@@ -21,12 +21,12 @@ from pli_train.core.run_format import run_folder
 from pli_train.optim import grad_norms
 from pli_train.optim.grad_norms import GradNorms, clip, norms_of_rows
 from pli_train.training import launch
+from tests.bare_models import ResidualConvNet, ResidualMLP
+from tests.by_hand import SUMS, slow_heads
 from tests.conftest import STEPS
 from tests.families import HEADS, LAYERS, OPTIONAL, TINY, inputs, tiny
-from tests.pli_train.core.test_discovery import ResidualConvNet, ResidualMLP
-from tests.pli_train.training.test_trainer import content
+from tests.run_files import content
 
-SUMS = ("total", "layer")
 GROWN = [
     {"at": 1, "index": 1, "initializer": "clone-noise", "noise": 0.1},
     {"at": 2, "operator": "heads", "to": 4, "layers": ["a", "c"], "initializer": "random"},
@@ -68,45 +68,6 @@ def check_sums(model, total, parts):
     for part in [part for part in parts if part.level == "layer"]:
         of_it = [norm**2 for other, norm in parts.items() if other.layer == part.name and other.level != "layer"]
         assert sum(of_it) == pytest.approx(parts[part] ** 2, rel=1e-6)
-
-
-def slow_heads(model, parts, stack, dim=8):
-    """Norms of heads and groups in float64, cut by `owners_by_hand`: no table, no einops, no vector."""
-    squares = {}
-    for name, parameter in model.named_parameters():
-        position = parts.locate(name)
-        if position is None or parameter.grad is None:
-            continue
-        layer = stack[position[1]]
-        for owner, value in owners_by_hand(parts.model_type, position[2], parameter.grad.double(), dim):
-            key = f"{layer}.{owner}"
-            squares[key] = squares.get(key, 0.0) + value.square().sum().item()
-    return {key: square**0.5 for key, square in squares.items()}
-
-
-def owners_by_hand(family, name, grad, dim):
-    """(owner, elements) for the tensors of attention: `h0`… and, where keys and values are shared, `g0`….
-
-    By index arithmetic on the layout that each family's own code has; `dim` is the width of a head.
-    """
-    grouped = family in ("llama", "mistral", "qwen2", "qwen3")
-    fused = {"attn.c_attn": 1, "attn.Wqkv": 0}
-    module, _, leaf = name.rpartition(".")
-    out = ("attn.c_proj", "attn.Wo", "attention.dense", "attention.out_lin", "attention.output.dense")
-    out += ("self_attn.out_proj", "self_attn.o_proj", "attention.o_proj")
-    if module in fused:  # Q, K and V one after the other; GPT-2's Conv1D has them along its columns
-        for third in grad.chunk(3, dim=-1 if leaf == "bias" else fused[module]):
-            along = third if leaf == "bias" or fused[module] == 0 else third.T
-            yield from ((f"h{n}", along[n * dim : (n + 1) * dim]) for n in range(len(along) // dim))
-    elif module == "attention.query_key_value":  # GPT-NeoX: Q, K and V of a head together
-        yield from ((f"h{n}", grad[n * 3 * dim : (n + 1) * 3 * dim]) for n in range(len(grad) // (3 * dim)))
-    elif module in out:
-        if leaf == "weight":
-            columns = grad if family == "gpt2" else grad.T
-            yield from ((f"h{n}", columns[n * dim : (n + 1) * dim]) for n in range(len(columns) // dim))
-    elif module.startswith(("attention.", "self_attn.")) and "norm" not in module.lower():
-        shared = grouped and module.endswith(("k_proj", "v_proj"))
-        yield from ((f"{'g' if shared else 'h'}{n}", grad[n * dim : (n + 1) * dim]) for n in range(len(grad) // dim))
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -324,7 +285,7 @@ def test_updates_over_weights_by_part():
 def test_parameters_on_two_devices_are_refused_in_one_line():
     model = tiny("gpt2")
     model.transformer.ln_f.to("meta")
-    with pytest.raises(BadInput, match="lie on 2 devices, and one is supported"):
+    with pytest.raises(BadInput, match="are on 2 devices, but only one is supported"):
         GradNorms(model, anatomy.family("gpt2"), Lineage.begin(LAYERS, HEADS), 1).measure(0)
 
 

@@ -1,11 +1,9 @@
 """What an event does to the optimizer's groups and state."""
-# ruff: noqa: F811  (fixtures that come from another file are arguments here)
 
 import copy
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from pli_train.api import Growth
 from pli_train.core import anatomy
@@ -18,8 +16,18 @@ from pli_train.models import build as models
 from pli_train.models import resize
 from pli_train.optim import optimizer, row_steps
 from pli_train.optim.config import OptimConfig
-from tests.families import HEADS, UNITS, WIDTH, inputs, tiny
-from tests.pli_train.growth.test_growth import apply_event, begin, family, few_heads, parts  # noqa: F401  (fixtures among them)
+from tests.families import HEADS, TINY, UNITS, WIDTH, inputs, tiny
+from tests.growing import apply_event, begin, few_heads, step_of
+
+
+@pytest.fixture(params=sorted(TINY))
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def parts(family):
+    return anatomy.family(family)
 
 
 def trained(model, parts, steps=2):
@@ -28,13 +36,6 @@ def trained(model, parts, steps=2):
     for _ in range(steps):
         step_of(model, adam)
     return adam
-
-
-def step_of(model, adam):
-    message = model(**inputs(model)).logits.flatten(0, -2)
-    cross_entropy(message, torch.arange(len(message)) % message.shape[-1]).backward()
-    adam.step()
-    adam.zero_grad()
 
 
 EVENTS = {
@@ -256,13 +257,13 @@ def test_counts_of_rows_that_cannot_be_are_refused():
     for wrong, line in [
         (kept[key][:, :-1], "has shape"),
         (kept[key].expand(WIDTH, -1), "has shape"),
-        (kept[key] + 1, "no count of updates up to the tensor's own"),
-        (kept[key] - 1, "no count of updates up to the tensor's own"),
-        (kept[key].long(), "none that AdamW has"),
+        (kept[key] + 1, "step counts outside 0 to that of the tensor"),
+        (kept[key] - 1, "step counts outside 0 to that of the tensor"),
+        (kept[key].long(), "not a valid entry of AdamW"),
     ]:
         with pytest.raises(BadInput, match=line):
             optimizer.load_state(optimizer.build(model, OptimConfig()), model, parts, ["a", "b"], kept | {key: wrong})
-    with pytest.raises(BadInput, match="no count of updates"):
+    with pytest.raises(BadInput, match="step counts outside 0"):
         alone = {key: kept[key]}
         optimizer.load_state(optimizer.build(model, OptimConfig()), model, parts, ["a", "b"], alone)
 

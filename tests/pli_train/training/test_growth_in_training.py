@@ -16,46 +16,9 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.growth.schedules.adaptive import ready
 from pli_train.training import launch
-from tests.pli_train.training.test_trainer import content, kill_and_resume
-
-EVERYTHING = [
-    {"operator": "context", "at": 0, "to": 16},
-    {"at": 2, "index": 1, "initializer": "identity", "freeze_steps": 2},
-    {"operator": "heads", "at": 4, "to": 4, "learning_rate": "rewarm-new", "rewarm_steps": 3},
-    {"operator": "ffn", "at": 5, "to": 80, "initializer": "clone-noise", "noise": 0.1, "optimizer_state": "copy"},
-    {"operator": "swap", "at": 6, "indices": [0, 1]},
-    {"operator": "context", "at": 6, "to": 32},
-    {"at": 7, "index": 2, "initializer": "random", "learning_rate": "rewarm", "rewarm_steps": 3},
-    {"operator": "heads", "at": 8, "to": 6, "layers": ["a"], "initializer": "random", "freeze_steps": 1},
-    {"at": 9, "index": 0, "donor": "a", "optimizer_state": "reset-all", "learning_rate": "rewind"},
-]
-WIDE = {
-    "bert": {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 64, "max_position_embeddings": 32},
-    "gpt2": {"n_embd": 48, "n_head": 6, "n_inner": 64, "n_positions": 32},
-    "llama": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 64}
-    | {"max_position_embeddings": 32, "attention_dropout": 0.1},
-}
-
-
-@pytest.fixture(scope="module")
-def everything(config_of):
-    def make(family):
-        model = {"family": family, "config": WIDE[family], "initial_layers": 1, "initial_heads": 2}
-        swapping = {"probability": 0.5, "anneal": "linear", "pairs": "random"}
-        growth = {"schedule": EVERYTHING, "swapping": swapping}
-        return config_of(family, {"model": model, "growth": growth})
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def unbroken(everything, tmp_path_factory):
-    """A finished run of each family that had every operator and policy."""
-    folders = {}
-    for family in WIDE:
-        folders[family] = tmp_path_factory.mktemp("everything") / family
-        launch.begin(everything(family), folders[family]).run()
-    return folders
+from tests.growing import WIDE
+from tests.interrupted import kill_and_resume
+from tests.run_files import content
 
 
 @pytest.fixture(params=sorted(WIDE))
@@ -67,9 +30,9 @@ KILLS = [("gpt2", at) for at in (1, 3, 4, 5, 6, 7, 8, 10)] + [("bert", 3), ("ber
 
 
 @pytest.mark.parametrize(("family", "at"), KILLS)
-def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroken, family, tmp_path, monkeypatch, at):
+def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroken, family, tmp_path, at):
     run = tmp_path / "run"
-    kill_and_resume(everything(family), run, at, monkeypatch)
+    kill_and_resume(everything(family), run, at)
     assert content(run) == content(unbroken[family])
 
 
@@ -371,9 +334,9 @@ def test_every_mistake_of_a_schedule_is_reported_before_training(config_of, tmp_
     for line in ("event 3 (0.3 swap 0 1): index 1 is outside", "event 4 (0.4 context → 5): context 5 does not divide"):
         assert line in message
     assert "event 5 (0.5@4): index 4 is outside the stack" in message
-    assert "event 6 (0.45@0): comes before the event listed ahead" in message
-    assert "event 6 (0.45@0): the donor 'q' is not in the stack then (a)" in message
-    assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack then (a)" in message
+    assert "event 6 (0.45@0): is earlier than the event listed before" in message
+    assert "event 6 (0.45@0): the donor 'q' is not in the stack at that step (a)" in message
+    assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack at that step (a)" in message
 
 
 def test_what_only_the_model_knows_is_reported_before_training_too(config_of, tmp_path):
@@ -382,7 +345,7 @@ def test_what_only_the_model_knows_is_reported_before_training_too(config_of, tm
     with pytest.raises(BadInput) as caught:
         launch.begin(config_of("llama", {"model": model, "growth.schedule": schedule}), tmp_path / "run")
     assert caught.value.mistakes == (
-        "growth.schedule: event 1 (0.1 heads → 5): 5 heads are no whole number of K/V groups of 2",
+        "growth.schedule: event 1 (0.1 heads → 5): 5 heads cannot be divided into K/V groups of 2",
         "growth.schedule: event 2 (0.2 ffn → 8): every layer has 8 or more then",
     )
     assert not (tmp_path / "run").exists()

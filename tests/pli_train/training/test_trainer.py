@@ -1,10 +1,6 @@
-import hashlib
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,97 +13,51 @@ from pli_train.checkpointing import checkpoint, writer
 from pli_train.core.errors import BadInput, PliError
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
-from pli_train.training import launch, trainer, trainer_state
+from pli_train.training import launch, trainer
+from pli_train.training.callback import Callback
+from tests.commands import call
 from tests.conftest import STEPS
+from tests.interrupted import Killed, kill_and_resume
+from tests.run_files import content, toml, vouch
+from tests.warm import warm
 
 AUTO = {"bert": AutoModelForMaskedLM, "gpt2": AutoModelForCausalLM}
 
 
-def content(run):
-    """Everything that a run is made of, byte for byte: checkpoints, lineage and scalars, but no clocks."""
-    found = {}
-    for name, folder in run_folder.checkpoints(run):
-        for path in sorted(folder.iterdir()):
-            if path.name not in (run_folder.MANIFEST, run_folder.TRAINER_STATE):
-                found[f"{name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        state = json.loads((folder / run_folder.TRAINER_STATE).read_text())
-        state["stateful_callbacks"][trainer_state.OURS].pop("seconds")
-        found[f"{name}/state"] = state
-    clocks = (run_folder.SECONDS, run_folder.TOKENS_PER_SECOND)
-    for tag, points in read(run).values.items():
-        if tag not in clocks:
-            found[tag] = {step: value for step, (_, value) in points.items()}
-    found["lineage"] = (run / run_folder.LINEAGE).read_text()
-    return found
-
-
-def vouch(path):
-    """Let a checkpoint's manifest say of a changed file what the file is now."""
-    manifest = path.with_name(run_folder.MANIFEST)
-    message = json.loads(manifest.read_text())
-    message["files"][path.name] = {
-        "bytes": path.stat().st_size,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    manifest.write_text(json.dumps(message))
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the trainer catches it."""
-
-
-def kill_and_resume(config, run, at, monkeypatch):
-    """A run that dies once `at` updates are done, and is then resumed to its end."""
-    update = trainer.Trainer._update
-
-    def until_killed(self):
-        if self.state.step == at:
-            raise Killed
-        update(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_update", until_killed)
-        with pytest.raises(Killed):
-            launch.begin(config, run).run()
-    launch.resume(config, run).run()
-
-
 @pytest.mark.parametrize("at", [1, 5, 6, 8, 11])
-def test_a_killed_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_path, monkeypatch, at):
+def test_a_killed_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_path, at):
     """Insertions lie at steps 3, 6, 6 and 9: before the kill, after it, and on it."""
     run = tmp_path / "run"
-    kill_and_resume(config_of(family), run, at, monkeypatch)
+    kill_and_resume(config_of(family), run, at)
     assert content(run) == content(runs[family])
 
 
 @pytest.mark.slow
-def test_a_compiled_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_path, monkeypatch):
+def test_a_compiled_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_path):
     config = config_of(family, {"train.compile": True})
     launch.begin(config, tmp_path / "unbroken").run()
-    kill_and_resume(config, tmp_path / "killed", 8, monkeypatch)
+    kill_and_resume(config, tmp_path / "killed", 8)
     unbroken = content(tmp_path / "unbroken")
     assert content(tmp_path / "killed") == unbroken
     other = content(runs[family])[run_folder.LOSS]
     assert unbroken[run_folder.LOSS] == {step: pytest.approx(loss, rel=1e-2) for step, loss in other.items()}
 
 
-@pytest.mark.parametrize("boundary", ["checkpoint-6-before", "checkpoint-6"])
+@pytest.mark.parametrize("name", ["checkpoint-6-before", "checkpoint-6"])
 def test_a_kill_while_a_checkpoint_is_being_written_costs_only_that_checkpoint(
-    config_of, runs, family, tmp_path, monkeypatch, boundary
+    config_of, runs, family, tmp_path, monkeypatch, name
 ):
     run, config = tmp_path / "run", config_of(family)
 
-    def killed(partial, final):
-        if final.name == boundary:
+    def killed(place, file=None):
+        if place == "partial-synced" and (run / f"{run_folder.PARTIAL}{name}").exists():
             raise Killed
-        return appear(partial, final)
 
-    appear = checkpoint._appear
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_appear", killed)
+        patch.setattr(checkpoint, "boundary", killed)
         with pytest.raises(Killed):
             launch.begin(config, run).run()
-    assert not (run / boundary).exists()
+    assert not (run / name).exists()
     launch.resume(config, run).run()
     assert content(run) == content(runs[family])
     assert not list(run.glob(f"{run_folder.PARTIAL}*"))
@@ -116,11 +66,12 @@ def test_a_kill_while_a_checkpoint_is_being_written_costs_only_that_checkpoint(
 def test_a_kill_before_the_first_checkpoint_starts_over(config_of, runs, family, tmp_path, monkeypatch):
     run, config = tmp_path / "run", config_of(family)
 
-    def killed(*_):
-        raise Killed
+    def killed(place, file=None):
+        if place == "partial-synced":
+            raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_appear", killed)
+        patch.setattr(checkpoint, "boundary", killed)
         with pytest.raises(Killed):
             launch.begin(config, run).run()
     launch.resume(config, run).run()
@@ -148,32 +99,30 @@ def test_resume_notices_a_changed_moment(config_of, runs, tmp_path):
 
 def test_sigkill_from_outside_and_resume_by_command(config_of, runs, tmp_path, corpus):
     run, file = tmp_path / "run", tmp_path / "gpt2.toml"
-    file.write_text(_toml(config_of("gpt2").model_dump()))
-    command = [sys.executable, "-m", "pli_train.cli"]
-    process = subprocess.Popen([*command, "run", str(file), "-o", str(run), "--quiet"])
+    file.write_text(toml(config_of("gpt2").model_dump()))
+    with Path(os.devnull).open("r+b") as nothing:
+        process = warm().start("pli-train", "run", file, "-o", run, "--quiet", streams=[nothing.fileno()] * 3)
     deadline = time.monotonic() + 120
-    while not (run / "checkpoint-6").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (run / "checkpoint-6").exists() and process.running() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.kill()
+    process.kill(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    subprocess.run([*command, "resume", str(run), "--quiet"], check=True)
+    done = call("pli-train", "resume", run, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
     assert content(run) == content(runs["gpt2"])
 
 
-def test_sigterm_checkpoints_and_says_how_to_go_on(config_of, runs, tmp_path, monkeypatch):
+def test_sigterm_checkpoints_and_says_how_to_go_on(config_of, runs, tmp_path):
     run, config = tmp_path / "run", config_of("gpt2")
-    update = trainer.Trainer._update
 
-    def asked_to_stop(self):
-        if self.state.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        update(self)
+    class AskToStop(Callback):
+        def on_gradients(self, state):
+            if state.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_update", asked_to_stop)
-        with pytest.raises(trainer.Interrupted, match=f"step 5; go on with: pli-train resume {run}"):
-            launch.begin(config, run).run()
+    with pytest.raises(trainer.Interrupted, match=f"step 5; resume with: pli-train resume {run}"):
+        launch.begin(config, run, callbacks=[AskToStop()]).run()
     assert signal.getsignal(signal.SIGTERM) is before
     launch.resume(config, run).run()
     shutil.rmtree(run / "checkpoint-5")
@@ -288,7 +237,7 @@ def test_no_whole_checkpoint_is_said_plainly(config_of, run_folder_of, family):
 def test_a_changed_corpus_is_not_trained_on(config_of, run_folder_of, family, corpus, tmp_path):
     other = Path(shutil.copytree(corpus, tmp_path / "other"))
     (other / "more.py").write_text("x = 1\n" * 200)
-    with pytest.raises(BadInput, match="the corpus is not the one this run began with"):
+    with pytest.raises(BadInput, match="the corpus has changed since this run began"):
         launch.resume(config_of(family, {"data.source": str(other)}), run_folder_of)
 
 
@@ -316,10 +265,3 @@ def _flops(family, depth):
     layer = 12 * 32 * 32 if family == "gpt2" else 4 * 32 * 32 + 2 * 32 * 64
     head = 300 * 32 + (32 * 32 if family == "bert" else 0)
     return 6 * (depth * layer + head) + 12 * depth * 32 * 32
-
-
-def _toml(table):
-    """A resolved config as TOML: JSON's values are TOML's too, once tables are dotted keys; lists are JSON by then."""
-    flat = {key: value for key, value in run_folder.flatten(table).items() if value is not None}
-    lists = {key for key, value in flat.items() if isinstance(value, str) and value.startswith("[")}
-    return "\n".join(f"{key} = {value if key in lists else json.dumps(value)}" for key, value in flat.items())

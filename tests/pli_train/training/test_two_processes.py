@@ -14,8 +14,8 @@ from pli_analysis.scalars.reading import read
 from pli_train.checkpointing import checkpoint
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
-from tests.pli_train.training.test_growth_in_training import EVERYTHING, WIDE
-from tests.pli_train.training.test_trainer import _toml, content
+from tests.growing import EVERYTHING, WIDE
+from tests.run_files import content, toml
 
 ROOT = Path(__file__).parents[3]
 DRY = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
@@ -47,7 +47,7 @@ def as_toml(config):
     if isinstance(schedule, list):
         events = (", ".join(f"{key} = {json.dumps(value)}" for key, value in event.items()) for event in schedule)
         message = "[" + ", ".join("{" + event + "}" for event in events) + "]"
-    return f"{_toml(table)}\ngrowth.schedule = {message}\n"
+    return f"{toml(table)}\ngrowth.schedule = {message}\n"
 
 
 def pair(config_of, tmp_path, overrides):
