@@ -356,7 +356,7 @@ def _of_file(path: Path) -> dict[str, Scalars]:
     if path.suffix == ".json" and (state := _state(path)) is not None:
         from pli_analysis.scalars import trainer_log
 
-        return {"": trainer_log.message([state], [])}
+        return {"": trainer_log.merged([state], [])}
     return {"": reading.read(path)}
 
 

@@ -105,11 +105,11 @@ def read(folder: Path, states: Sequence[Mapping[str, Any]]) -> Scalars:
     own = folder / run_folder.TRAINER_STATE
     line = damage_of(own)
     final = [run_folder.read_json(own)] if own.is_file() and line is None else []
-    found = message(_with_final(states, final), _files(folder))
+    found = merged(_with_final(states, final), _files(folder))
     return found if line is None else Scalars(found.columns, [line, *found.damaged])
 
 
-def message(states: Sequence[Mapping[str, Any]], files: Sequence[File]) -> Scalars:
+def merged(states: Sequence[Mapping[str, Any]], files: Sequence[File]) -> Scalars:
     """Merge states, oldest first, and event files, by the rules of this module."""
     state = next((state for state in reversed(states) if isinstance(state.get(HISTORY), list)), _NONE)
     history, lost = _history(state[HISTORY])

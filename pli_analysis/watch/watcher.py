@@ -116,7 +116,7 @@ class RunWatcher:
     def _read(self, newest: Checkpoint | None) -> Scalars:
         """Read the logged scalars; if there are none, those in the state of the newest checkpoint."""
         logged = self._reader.update()
-        return trainer_log.message([newest.state], []) if newest and not logged.columns else logged
+        return trainer_log.merged([newest.state], []) if newest and not logged.columns else logged
 
     def _try(self, what: str, read: Callable[[], T], before: T) -> T:
         try:

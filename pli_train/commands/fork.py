@@ -58,7 +58,7 @@ def fork(
     source = _starting_checkpoint(run_folder.require_run(run), step, growth)
     lineage = Lineage.read(source / run_folder.LINEAGE)
     config = _config(run, out, None if growth else len(lineage.events), changes)
-    plan = RunPlan.make(config, launch.corpus_of(config, run, show.say), processes=1)
+    plan = RunPlan.make(config, launch.corpus_of(config, run, lambda line: None), processes=1)
     _check_growth(plan, lineage, step)
     # The folder appears by one rename, so that a killed fork leaves nothing that `resume` would accept as a run.
     partial = out.with_name(run_folder.PARTIAL + out.name)
