@@ -25,7 +25,7 @@ def drift(
         ),
     ] = "layer",
     gauge: Annotated[
-        bool, typer.Option("--gauge", help="Heads: distance of QᵀK and OᵀV, which no change of basis affects.")
+        bool, typer.Option("--gauge", help="Heads: distance of Q^T K and O^T V, which no change of basis affects.")
     ] = False,
     spectral: Annotated[bool, typer.Option("--spectral", help="Matrices: spectral norm and ranks of the change.")] = (
         False

@@ -118,11 +118,11 @@ class Run:
     @cached_property
     def _checked(self) -> list[tuple[Checkpoint, str | None]]:
         """Every checkpoint, and why it cannot be used; None if it can."""
-        listed = [(Checkpoint(name, path), flaw) for name, path, flaw in self._listed]
+        listed = [(Checkpoint(name, path), flaw) for name, path, flaw in self.folders]
         return [(checkpoint, flaw or checkpoint.flaw) for checkpoint, flaw in listed]
 
     @cached_property
-    def _listed(self) -> list[tuple[CheckpointName, Path, str | None]]:
+    def folders(self) -> list[tuple[CheckpointName, Path, str | None]]:
         """Name and folder of every checkpoint, and how its files differ from its manifest; None if they do not."""
         return [(name, path, run_folder.flaw(path, self.hashes)) for name, path in run_folder.checkpoints(self.path)]
 

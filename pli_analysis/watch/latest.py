@@ -33,7 +33,8 @@ class Births(Run):
         return Scalars()
 
     @cached_property
-    def _found(self) -> list[tuple[CheckpointName, Path, str | None]]:
+    def folders(self) -> list[tuple[CheckpointName, Path, str | None]]:
+        """The newest checkpoint and those after events of growth."""
         born = {0, *(event.step for event in self.lineage.events)}
         all_checkpoints, chosen = run_folder.checkpoints(self.path), list[tuple["CheckpointName", Path, str | None]]()
         for number, (name, path) in reversed(list(enumerate(all_checkpoints))):

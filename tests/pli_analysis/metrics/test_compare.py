@@ -264,7 +264,7 @@ def test_copies_of_runs_are_reported_as_not_varying():
     groups = {"a": [4.1, 2.771], "b": [4.0, 2.671]}
     found = compare.compared([curve(f"{g}{i}", [0, 10], groups[g], g) for g in groups for i in range(3)], levels=[3])
     for words in (report.verdict(found), report.speed_up_words(found)):
-        assert "no interval: runs do not vary" in words
+        assert "no interval: runs do not differ" in words
 
 
 # --- several scalars, epochs, points that are not finite, small losses -----------------------------------------------
@@ -359,7 +359,7 @@ def test_a_log_of_epochs_says_epochs(tmp_path):
     made = report.build([compare.compared(curve_metric.read(list(map(str, asked))))])
     losses, ups = made.sections[0].figures
     assert losses.drawing.layout.xaxis.title.text == "epochs" and set(ups.table["axis"]) == {"epoch"}
-    assert "in epochs over k" in ups.caption and "epochs that k needs" in dict(made.sections[0].method)["speed-up"]
+    assert "in epochs over k" in ups.caption and "Epochs that k needs" in dict(made.sections[0].method)["speed-up"]
     assert "at equal epochs (2)" in page.read_text()
 
 

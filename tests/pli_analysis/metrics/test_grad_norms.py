@@ -213,7 +213,7 @@ def test_texts_and_tokenizers_that_cannot_be_read_are_refused(runs, tmp_path, te
     with pytest.raises(BadInput, match="has no mask token in the model's vocabulary"):
         eval_tokens.batch_of(open_run(run), text, 1)
     (run / run_folder.TOKENIZER / "tokenizer.json").write_text("{}")
-    with pytest.raises(BadInput, match="no tokenizer"):
+    with pytest.raises(BadInput, match="not a tokenizer"):
         eval_tokens.batch_of(open_run(run), text, 1)
 
 
@@ -255,7 +255,7 @@ def test_a_run_without_norms_says_so(config_of, tmp_path):
     overrides = {"train.grad_norms_every": 0, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
     assert "no logged gradient norms" in message.grad_norms(open_run(tmp_path / "run")).words[0]
-    refused(call("pli-analyze", "grad-norms", tmp_path / "run"), "train with train.grad_norms_every")
+    refused(call("pli-analyze", "grad-norms", tmp_path / "run"), "set train.grad_norms_every")
 
 
 def test_the_command_prints_the_table_and_writes_the_page(runs, tmp_path, text):

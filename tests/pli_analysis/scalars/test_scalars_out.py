@@ -147,7 +147,7 @@ MISTAKES = {
     "no such path": (["nowhere"], "nowhere: no such file or folder"),
     "nothing logged": (["EMPTY"], "holds no scalars"),
     "no such tag": (["RUN", "--tags", "los"], "no scalar matches 'los'; there are: ../../lr, loss/train, "),
-    "Parquet to a terminal": (["RUN", "-f", "parquet"], "give it a file"),
+    "Parquet to a terminal": (["RUN", "-f", "parquet"], "write it to a file"),
     "downloads as Markdown": (
         ["RUN", "--download", "d", "-f", "md"],
         "--download: writes json (the default) or csv files",
