@@ -16,7 +16,7 @@ from pli_analysis.commands.similarity import similarity
 from pli_analysis.commands.watch import WatchCommand, watch
 from pli_train.core.cli.shell import app_of, run_app
 
-app = app_of("pli-analyze", "Read training runs, and say what growth did to them.")
+app = app_of("pli-analyze", "Analyze training runs and checkpoints, and measure the effects of growth.")
 for command in (lineage, drift, scalars, grad_norms, embed, similarity, disturbance, compare):
     app.command()(check_outputs_first(command))
 app.command("gradnorms", hidden=True)(check_outputs_first(grad_norms))
@@ -26,7 +26,7 @@ app.command()(check_outputs_first(doctor))
 
 
 def main() -> None:
-    """The entry point."""
+    """Run `pli-analyze`."""
     run_app(app)
 
 

@@ -29,7 +29,7 @@ Schedule = str | list[dict[str, Any]] | dict[str, Any]
 
 
 class Growth:
-    """When a model grows, and how: the [growth] section of a config as an object.
+    """The growth of a model: the [growth] section of a config as an object.
 
     Examples:
         >>> Growth("0.25@1 0.5@1", initializer="identity")
@@ -37,11 +37,11 @@ class Growth:
 
     Args:
         schedule: as in a config: `"0.25@1 500@2"`, a list of event tables, or `{"name": "stackbert", …}`.
-        seed: what newborn parts are drawn from; None leaves it to the loop (Trainer's seed, the run's seed, else 0).
+        seed: random seed of new parts; None uses the seed of the training loop (Trainer's or the run's), or 0.
         fields: the other fields of [growth]: `initializer`, `donor`, `noise`, `optimizer_state`, `learning_rate`, …
 
     Raises:
-        BadInput: for every field, and every event of a schedule that is spelt out, that cannot be read.
+        BadInput: if a field is invalid, or an event of a schedule given as text or a list; one line per mistake.
     """
 
     def __init__(self, schedule: Schedule = "", *, seed: int | None = None, **fields: Any) -> None:
@@ -52,8 +52,8 @@ class Growth:
             self.config.events(InitialShape(depth=1))
 
     def __repr__(self) -> str:
-        message = {key: value for key, value in {**self.table, "seed": self.seed}.items() if value is not None}
-        return f"Growth({', '.join([repr(message.pop('schedule')), *(f'{key}={message[key]!r}' for key in message)])})"
+        fields = {key: value for key, value in {**self.table, "seed": self.seed}.items() if value is not None}
+        return f"Growth({', '.join([repr(fields.pop('schedule')), *(f'{key}={fields[key]!r}' for key in fields)])})"
 
     def on(
         self,
@@ -66,20 +66,20 @@ class Growth:
         scheduler: object = None,
         warmup_steps: int = 0,
     ) -> Grower:
-        """Growth of one model, for a loop that calls its `step` before each update.
+        """Return a Grower for one model, for a training loop that calls its `step` before each update.
 
         Args:
-            model: any module with a ModuleList of equal blocks, bare; it grows in place. Heads, FFN units and
-                `identity` need a Hugging Face model of a family with a table.
-            optimizer: over its parameters; grows in place, and no group is added. None: `attach` it later.
-            total_steps: updates of the whole training, for events that are at a share of it.
-            stack: dotted path of the list of blocks, where more than one could be meant.
-            initial_heads: heads that each layer is cut down to now, so that more can come later.
-            scheduler: a LambdaLR, for `learning_rate="rewind"` only.
-            warmup_steps: of that scheduler.
+            model: a module with a ModuleList of equal blocks, not wrapped (by DDP, for example). It grows in place.
+                Heads, FFN units and `identity` need a Hugging Face model of a family with a table.
+            optimizer: optimizer of its parameters. It grows in place without new groups. If None, `attach` it later.
+            total_steps: total number of updates, for events at a share of training.
+            stack: dotted path of the list of blocks, if there is more than one candidate.
+            initial_heads: number of heads to which each layer is reduced now, so that heads can be added later.
+            scheduler: a LambdaLR, only for `learning_rate="rewind"`.
+            warmup_steps: number of warm-up steps of that scheduler.
 
         Raises:
-            BadInput: when the model cannot be grown, or not by this schedule; one line a mistake.
+            BadInput: if the model cannot grow, or not by this schedule; one line per mistake.
         """
         from pli_train.growth import grower
         from pli_train.models import build as models
@@ -89,36 +89,36 @@ class Growth:
         grower.check_even(model, anatomy)
         depth = len(models.stack_of(model, anatomy))
         start = start_of(model, anatomy, depth, initial_heads, None)
-        made = grower.Grower(model, anatomy, start, self.planned(start, total_steps), self.seed or 0)
+        result = grower.Grower(model, anatomy, start, self.planned(start, total_steps), self.seed or 0)
         if optimizer is not None:
-            made.attach(optimizer, grower.rewound(scheduler, warmup_steps, total_steps) if scheduler else None)
+            result.attach(optimizer, grower.rewound(scheduler, warmup_steps, total_steps) if scheduler else None)
         if initial_heads is not None:
-            made.shrink(initial_heads)
-        return made
+            result.shrink(initial_heads)
+        return result
 
     def planned(self, start: InitialShape, total_steps: int | None) -> list[growth_schedule.ScheduledEvent]:
-        """The events, each at its step.
+        """Return the events with their steps.
 
         Raises:
-            BadInput: for events that cannot happen, or that only `pli-train run` knows how to do.
+            BadInput: if an event is impossible, or supported by `pli-train run` only.
         """
         planned = growth_schedule.plan(self.config.events(start, total_steps), start, total_steps)
-        wrong = ["swapping is done by `pli-train run` only"] if self.config.swapping.probability else []
+        wrong = ["swapping is supported by `pli-train run` only"] if self.config.swapping.probability else []
         for number, each in enumerate(planned, 1):
             where = f"event {number} ({each.event})"
             if each.event.when == "plateau":
-                wrong.append(f"{where}: waiting for a plateau is done by `pli-train run` only: give `at`")
+                wrong.append(f"{where}: waiting for a plateau is supported by `pli-train run` only: give `at`")
             elif each.step is None:
                 wrong.append(f"{where}: a share of training needs total_steps=…")
             if each.event.operator == "context":
-                wrong.append(f"{where}: how long the texts are is up to your own data: leave this event out")
+                wrong.append(f"{where}: the context length is set by your own data: remove this event")
         if wrong:
             raise BadInput(*(f"growth: {line}" for line in wrong))
         return planned
 
 
 def anatomy_of(model: nn.Module, stack: str | None = None) -> Anatomy:
-    """The table of a model's family, else its stack as `discover` finds it. Raises BadInput when there is none."""
+    """Return the anatomy of a model: its family's table, or the result of `discover`. Raises BadInput if none."""
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     return to_train(model_type) if model_type in trainable() and stack is None else discover(model, stack)
 
@@ -135,7 +135,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     **sections: Any,
 ) -> Path:
-    """Train a model that grows, as `pli-train run` does from a TOML file, and return the run's folder.
+    """Train a growing model, as `pli-train run` does from a TOML file, and return the run's folder.
 
         train(model="bert", data="python", steps=1000, growth=Growth("0.25@1 0.5@2"), out="runs/x", seed=1)
 
@@ -144,15 +144,15 @@ def train(
         data: a source (`"python"`, a file, a folder, a hub name), or the [data] section.
         steps: optimizer updates, `train.steps`.
         growth: a Growth, a schedule in any of its forms, or the [growth] section.
-        out: the run's folder, which must not exist; `runs/NAME` when left out.
-        preset: a preset (or TOML file) to start from; what is given here goes over it.
-        quiet: say nothing on stderr.
-        callbacks: follow the run: see `pli_train.Callback`.
+        out: folder of the run, which must not exist; by default `runs/NAME`.
+        preset: a preset (or TOML file) to start from; the other arguments override it.
+        quiet: print nothing on stderr.
+        callbacks: callbacks of the run: see `pli_train.Callback`.
         sections: `tokenizer`, `train`, `optim`, `checkpoint`, `tracking` as dicts like TOML tables; `seed`, `name`.
 
     Raises:
-        BadInput: every mistake, in the words that a TOML file would get.
-        PliError: when training fails for a reason that the user can act on.
+        BadInput: if the config is invalid; the same lines as for a TOML file.
+        PliError: if training fails for a reason that the user can act on.
     """
     openmp.wait_briefly()
     config = config_of(model, data, steps, growth, out, preset, sections)
@@ -173,7 +173,7 @@ def config_of(
     preset: str | None,
     sections: dict[str, Any],
 ) -> RunConfig:
-    """The config of a call to `train`. Raises BadInput."""
+    """Return the config of a call to `train`. Raises BadInput."""
     table = dict(sections)
     table.setdefault("name", re.sub(r"[^\w.\-]", "-", Path(out).name) if out is not None else preset or "run")
     if isinstance(model, str):
@@ -184,8 +184,8 @@ def config_of(
         growth = growth.table
     elif growth is not None and not (isinstance(growth, dict) and "name" not in growth):
         growth = {"schedule": growth}
-    given = {"model": model, "data": {"source": data} if isinstance(data, str) else data, "growth": growth}
-    table |= {key: value for key, value in given.items() if value is not None}
+    arguments = {"model": model, "data": {"source": data} if isinstance(data, str) else data, "growth": growth}
+    table |= {key: value for key, value in arguments.items() if value is not None}
     if steps is not None:
         table["train"] = {**table.get("train", {}), "steps": steps}
     if preset is not None:

@@ -1,6 +1,6 @@
 """The command `pli-train`.
 
-Heavy libraries are imported inside the commands that need them, so that `--help` answers at once.
+Commands import heavy libraries when they need them, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
     from pli_train.training.progress import NullReporter
 
-app = app_of("pli-train", "Train transformers that grow while they learn, and remember who each layer is.")
+app = app_of("pli-train", "Train transformers that grow during training, and record the lineage of each layer.")
 
 
 def _presets() -> list[str]:
-    """Their names, which a shell completes: those of the files, as reading them takes longer than people wait."""
+    """Return the names of the presets for shell completion, without reading the files, which is slow."""
     return sorted(path.stem for path in (Path(__file__).parent / "config" / "presets").glob("*.toml"))
 
 
@@ -36,14 +36,16 @@ def _spaces() -> list[str]:
 
 Config = Annotated[
     str,
-    typer.Argument(metavar="[PRESET|FILE.toml]", help="A preset's name, or a TOML file.", autocompletion=_presets),
+    typer.Argument(metavar="[PRESET|FILE.toml]", help="Name of a preset, or a TOML file.", autocompletion=_presets),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as optim.lr=3e-4; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. optim.lr=3e-4; repeatable."),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", metavar="FORMAT", help="Write table, json, csv or md.")]
+FormatOption = Annotated[
+    Format, typer.Option("--format", "-f", metavar="FORMAT", help="Output format: table, json, csv or md.")
+]
 
 
 @app.command()
@@ -51,10 +53,10 @@ def run(
     config: Config = "tiny",
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run's folder; runs/NAME if left out.")
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run. Default: runs/NAME.")
     ] = None,
 ) -> None:
-    """Train a model that grows; print the run's folder when done.
+    """Train a growing model; print the run's folder when done.
 
     Example: pli-train run tiny --set train.steps=200
     """
@@ -73,9 +75,9 @@ def run(
 
 @app.command()
 def resume(run: RunFolder) -> None:
-    """Go on with a run that was stopped or killed.
+    """Resume a run that was stopped or killed.
 
-    It goes on from its newest whole checkpoint.
+    Training continues from its last complete checkpoint.
 
     Example: pli-train resume runs/tiny
     """
@@ -90,17 +92,17 @@ def resume(run: RunFolder) -> None:
 
 @app.command()
 def fork(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The parent's folder, which is only read.")],
-    at: Annotated[int, typer.Option("--at", metavar="STEP", min=0, help="A step that it has a checkpoint of.")],
-    no_growth: Annotated[bool, typer.Option("--no-growth", help="No event from that step on.")] = False,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the parent run, which is only read.")],
+    at: Annotated[int, typer.Option("--at", metavar="STEP", min=0, help="Step of a checkpoint of the parent.")],
+    no_growth: Annotated[bool, typer.Option("--no-growth", help="Leave out growth events from that step on.")] = False,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The twin's folder; RUN-twin-STEP if left out.")
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the twin. Default: RUN-twin-STEP.")
     ] = None,
 ) -> None:
     """Train a twin: a run forked at a step.
 
-    Data and randomness are the same; growth is left out, or settings are changed.
+    The twin has the same data order and random seeds, without growth or with other settings.
 
     Example: pli-train fork runs/tiny --at 160 --no-growth
     """
@@ -163,7 +165,7 @@ def sweep(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, metavar="N", help="Threads per run (default: cores ÷ workers)."),
+        typer.Option("--threads", min=1, metavar="N", help="Threads per run (default: cores / workers)."),
     ] = None,
     launcher: Annotated[
         Launcher, typer.Option("--launcher", metavar="NAME", help="Where runs start: local, slurm or ray.")
@@ -203,9 +205,9 @@ def verify(
     run: RunFolder,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Read every checkpoint and hold it against its manifest.
+    """Check every checkpoint against its manifest.
 
-    To the last byte. Exit code 1 when something is damaged.
+    Reads every byte. Exit code 1 if anything is damaged.
 
     Example: pli-train verify runs/tiny --format json
     """
@@ -219,9 +221,9 @@ def verify(
 
 @app.command()
 def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
-    """Print a run's growth before any training.
+    """Print a run's growth without training.
 
-    Stacks, parameters, FLOPs beside those of full depth, and room on disk.
+    Shows stacks, parameters, FLOPs relative to full depth, and disk use.
 
     Example: pli-train plan seed-appendix
     """
@@ -236,7 +238,7 @@ def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
 
 @app.command()
 def schedules() -> None:
-    """List the growth schedules that go by a name, with their papers.
+    """List the named growth schedules, with their papers.
 
     Example: pli-train schedules
     """
@@ -252,21 +254,23 @@ def check(
         str | None,
         typer.Argument(
             metavar="[PRESET|FILE.toml]",
-            help="As for run; with --from, the run's own if left out.",
+            help="As for run. Default with --from: the run's own config.",
             autocompletion=_presets,
         ),
     ] = None,
     overrides: Overrides = None,
     origin: Annotated[
         Path | None,
-        typer.Option("--from", metavar="RUN|CHECKPOINT", help="Begin at a trained state: the events still to come."),
+        typer.Option("--from", metavar="RUN|CHECKPOINT", help="Start from a checkpoint, with the remaining events."),
     ] = None,
-    batches: Annotated[int, typer.Option("--batches", min=1, metavar="N", help="Held-out batches to read.")] = 4,
+    batches: Annotated[
+        int, typer.Option("--batches", min=1, metavar="N", help="Number of held-out batches to read.")
+    ] = 4,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Print what each growth event does at birth, without training.
+    """Print the immediate effect of each growth event.
 
-    What it does to logits, loss and gradient norm.
+    Measures changes of logits, loss and gradient norm, without training.
 
     Example: pli-train check tiny --set growth.initializer=identity
     """
@@ -285,13 +289,14 @@ def check(
 def evaluate(
     run: RunFolder,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", metavar="NAME", help="The newest whole one if left out.")
+        str | None,
+        typer.Option("--checkpoint", metavar="NAME", help="Name of the checkpoint. Default: the last complete one."),
     ] = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Print a checkpoint's loss over all held-out text.
 
-    Beside it the estimate that the run's own evaluations make of it.
+    Also prints the estimate of the run's own evaluations.
 
     Example: pli-train evaluate runs/tiny --checkpoint checkpoint-160-before
     """
@@ -306,16 +311,15 @@ def evaluate(
 @app.command()
 def export(
     run: RunFolder,
-    out: Annotated[
-        Path | None, typer.Argument(metavar="[OUT]", help="The folder to make; RUN/export if left out.")
-    ] = None,
+    out: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Folder to make. Default: RUN/export.")] = None,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", metavar="NAME", help="The newest whole one if left out.")
+        str | None,
+        typer.Option("--checkpoint", metavar="NAME", help="Name of the checkpoint. Default: the last complete one."),
     ] = None,
 ) -> None:
-    """Write a run's model as a Hugging Face folder; print where.
+    """Export a run's model as a Hugging Face folder; print its path.
 
-    With tokenizer and model card.
+    Includes the tokenizer and a model card.
 
     Example: pli-train export runs/tiny models/tiny
     """
@@ -326,7 +330,7 @@ def export(
 
 @app.command()
 def presets() -> None:
-    """List the presets that ship with this package.
+    """List the presets included in this package.
 
     Example: pli-train presets
     """
@@ -338,7 +342,7 @@ def presets() -> None:
 
 
 def _settings(config: str | None, overrides: list[str], origin: Path | None) -> RunConfig:
-    """The config that is named, else that of the run which `origin` is or lies in, else the default preset's."""
+    """Return the named config, or that of the run at or above `origin`, or the default preset."""
     from pli_train.config import loading as configs
     from pli_train.core.run_format import run_folder
 
@@ -348,7 +352,7 @@ def _settings(config: str | None, overrides: list[str], origin: Path | None) -> 
 
 
 def _free(root: Path, name: str) -> Path:
-    """`root/name`, or the first of `name-2`, `name-3`, … that is free."""
+    """Return `root/name`, or the first free one of `name-2`, `name-3`, …."""
     folder, number = root / name, 2
     while folder.exists() or folder.is_symlink():
         folder, number = root / f"{name}-{number}", number + 1
@@ -362,7 +366,7 @@ def _show() -> NullReporter:
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command line."""
     run_app(app)
 
 

@@ -1,4 +1,4 @@
-"""Tiny real models on a tiny real corpus: every test trains or reads the real thing, in seconds."""
+"""Shared fixtures: tiny models, a tiny corpus, and runs that train in seconds."""
 
 import os
 import shutil
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Before torch is imported, here and in the commands that tests start: these models are too small to share among
-# threads, and tests run side by side.
+# Set before torch is imported, here and in the commands that tests start: these models are too small for several
+# threads, and tests run in parallel.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("tests", deadline=None)  # a busy machine is no failure
@@ -33,7 +33,7 @@ UMAP = pytest.param("umap", marks=pytest.mark.slow)  # its first fit compiles fo
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory):
-    """Keep token caches of the tests out of the user's own."""
+    """Keep token caches of the tests separate from the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLI_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -53,7 +53,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def config_of(corpus):
-    """Make the config of a tiny growing run: `config_of("bert", {"train.steps": 3})`."""
+    """Return a function that makes the config of a tiny growing run: `config_of("bert", {"train.steps": 3})`."""
     from pli_train.config import loading
 
     def make(family="gpt2", overrides=None):
@@ -78,7 +78,7 @@ def config_of(corpus):
 
 @pytest.fixture(scope="session")
 def runs(config_of, tmp_path_factory):
-    """One finished run of each family, grown from 1 to 5 layers: family → folder. Not to be written to."""
+    """One finished run of each family, grown from 1 to 5 layers: family → folder. Tests must not change them."""
     from pli_train.training import launch
 
     folders = {}
@@ -90,7 +90,7 @@ def runs(config_of, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small_run(runs, tmp_path_factory):
-    """A part of a finished run that is quickly read: two checkpoints, one event between them."""
+    """A part of a finished run that is read quickly: two checkpoints with one event between them."""
     from pli_train.core.run_format import run_folder
 
     run = tmp_path_factory.mktemp("small") / "run"
@@ -103,7 +103,7 @@ def small_run(runs, tmp_path_factory):
 
 @pytest.fixture(params=[60, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
 def fuzz_cases(request):
-    """How many changes of a file are tried: few by default, a thousand among the slow tests, or PLI_FUZZ of them."""
+    """Number of changes to try on a file: 250 by default; in slow tests PLI_FUZZ, or 1000."""
     return request.param or int(os.environ.get("PLI_FUZZ", "1000"))
 
 

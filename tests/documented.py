@@ -1,4 +1,4 @@
-"""Commands as documents show them: fenced `console` blocks, run as they stand and held against what is shown below.
+"""Run the commands in a document's `console` blocks and compare their output with the lines shown below them.
 
     ```console
     $ pli-train presets | head -1
@@ -7,10 +7,10 @@
     error: no preset 'tny'; did you mean 'tiny'?…
     ```
 
-A line that is only `…` stands for any lines or none, `…` within a line for anything. Whole numbers are compared as they
-are, numbers with a point or a per cent sign only as numbers: they hang on the machine that trained. How wide blanks and
-rules are does not matter, and empty lines do not count. A command fails the check when it leaves another exit code than
-0, or than its `# exit N` says. In a block marked `console varies`, whose sentences hang on measured numbers, only the
+A line that is only `…` matches any number of lines, and `…` within a line matches any text. Whole numbers are compared
+exactly. Numbers with a decimal point, an exponent or a percent sign match any number, as they depend on the machine.
+Widths of blanks and rules and empty lines are ignored. A command fails if its exit code is not 0, or not the N
+of its `# exit N`. In a block marked `console varies`, whose sentences depend on measured numbers, only the
 first word of each line is compared.
 """
 
@@ -37,7 +37,7 @@ _ANY_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?"
 
 @dataclass(frozen=True)
 class ShownCommand:
-    """A command of a document and what the document says it prints."""
+    """A command of a document with its expected exit code and output."""
 
     line: int
     command: str
@@ -47,13 +47,13 @@ class ShownCommand:
 
 
 def commands(text: str) -> Iterator[ShownCommand]:
-    """The commands of a document, in order. Raises ValueError for a block that does not begin with one."""
+    """Yield the commands of a document, in order. Raises ValueError for a block that does not begin with one."""
     for block in _BLOCK.finditer(text):
         first = text.count("\n", 0, block.start(2)) + 1
         lines = block[2].splitlines()
         starts = [number for number, line in enumerate(lines) if line.startswith(PROMPT)]
         if not starts or starts[0] != 0:
-            raise ValueError(f"line {first}: a console block begins with a command, `$ …`")
+            raise ValueError(f"line {first}: a console block must begin with a command, `$ …`")
         for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
             command = lines[start].removeprefix(PROMPT)
             code = _EXIT.search(command)
@@ -62,7 +62,7 @@ def commands(text: str) -> Iterator[ShownCommand]:
 
 
 def run(command: str, folder: Path) -> tuple[int, str]:
-    """What a command leaves and prints, on stdout and stderr alike, as a terminal would show it."""
+    """Run a command. Return its exit code and its stdout and stderr combined."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "error"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
@@ -78,32 +78,32 @@ def run(command: str, folder: Path) -> tuple[int, str]:
 
 
 def disagreement(shown: ShownCommand, code: int, printed: str) -> str | None:
-    """How what happened differs from what a document shows; None when it does not."""
+    """Return how a command's result differs from the document, or None."""
     if code != shown.code:
-        return f"line {shown.line}: `{shown.command}` left exit code {code} and not {shown.code}:\n{printed}"
-    expected, found = _lines(shown.output), _lines(printed.splitlines())
+        return f"line {shown.line}: `{shown.command}` returned exit code {code}, expected {shown.code}:\n{printed}"
+    expected, actual = _lines(shown.output), _lines(printed.splitlines())
     if shown.varies:
-        expected, found = ([line.split()[0] for line in lines] for lines in (expected, found))
-    if re.fullmatch("".join(map(_pattern, expected)), "".join(f"{line}\n" for line in found)):
+        expected, actual = ([line.split()[0] for line in lines] for lines in (expected, actual))
+    if re.fullmatch("".join(map(_pattern, expected)), "".join(f"{line}\n" for line in actual)):
         return None
-    differences = "\n".join(difflib.unified_diff(expected, found, "shown", "printed", lineterm=""))
+    differences = "\n".join(difflib.unified_diff(expected, actual, "shown", "printed", lineterm=""))
     return f"line {shown.line}: `{shown.command}` prints something else:\n{differences}"
 
 
 def check(text: str, folder: Path) -> list[str]:
-    """Run a document's commands in order in a folder; what they do not do as shown."""
+    """Run a document's commands in order in a folder. Return the differences."""
     ran = ((shown, *run(shown.command, folder)) for shown in commands(text))
     return [message for shown, code, printed in ran if (message := disagreement(shown, code, printed))]
 
 
 def _lines(lines: tuple[str, ...] | list[str]) -> list[str]:
-    """Lines with one blank for many, one stroke for a rule, and no empty ones."""
+    """Return lines with single blanks and rules of length one, without empty lines."""
     plain = (re.sub(r"─+|-{3,}", "─", " ".join(line.split())) for line in lines)
     return [line for line in plain if line]
 
 
 def _pattern(line: str) -> str:
-    """The lines that an expected line stands for, as a regular expression."""
+    """Return a regular expression for the lines that an expected line matches."""
     if line == ANYTHING:
         return r"(?:.*\n)*"
     parts, at = [], 0

@@ -1,4 +1,4 @@
-"""Runs that nobody trained: a tiny model whose weights are moved at random and which grows, written as a run is."""
+"""Runs without training: a tiny model that grows and whose weights move at random, written as a run."""
 
 import copy
 import hashlib
@@ -54,7 +54,7 @@ class Drifting:
         self.save()
 
     def rates(self, rates):
-        """Log learning rates: tag → {step: rate}."""
+        """Log learning rates from tag → {step: rate}."""
         scalars = ScalarWriter(self.folder)
         for tag, values in rates.items():
             for step, value in values.items():
@@ -62,7 +62,7 @@ class Drifting:
         scalars.close()
 
     def save(self, after=True):
-        """A checkpoint of weights only, with a manifest."""
+        """Write a checkpoint with weights only, with a manifest."""
         path = self.folder / str(run_folder.CheckpointName(self.step, after))
         path.mkdir()
         weights = {
@@ -83,7 +83,7 @@ class Drifting:
 
 
 def vouch(checkpoint):
-    """Write the manifest of a checkpoint as it lies there."""
+    """Write the manifest for the current files of a checkpoint."""
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for path in sorted(checkpoint.iterdir())

@@ -1,4 +1,4 @@
-"""A tiny config of every family that has a table, and the model it makes."""
+"""Tiny configs and models of every family with a parameter table."""
 
 from __future__ import annotations
 
@@ -77,23 +77,23 @@ ANALYZED: dict[str, dict[str, Any]] = {
     "dinov2": {key: value for key, value in USUAL.items() if key != "intermediate_size"} | IMAGES,
     "deit": USUAL | IMAGES | {"architectures": ["DeiTForImageClassification"]},
 }
-"""Families whose table is for analysis only."""
+"""Families whose parameter table is for analysis only."""
 
 CLASSES = dict.fromkeys(("t5", "mt5", "bart"), "AutoModelForSeq2SeqLM") | {"albert": "AutoModelForMaskedLM"}
-"""Of families whose table names no task."""
+"""Model class of families whose parameter table has no task."""
 
 OPTIONAL = {
     "modernbert": {"norm_bias": True, "attention_bias": True, "mlp_bias": True},
     "llama": {"attention_bias": True, "mlp_bias": True},
     "qwen3": {"attention_bias": True},
 }
-"""What switches on the tensors that a table names and a stock config leaves out."""
+"""Config fields that add tensors which are in a parameter table, but not in the default model."""
 
 
 def tiny(model_type: str, **more: Any) -> PreTrainedModel:
-    """The tiny model of a family, in eval mode, always the same one; `more` are further fields of its config.
+    """Return the tiny model of a family, in eval mode, with fixed weights; `more` are further fields of its config.
 
-    Its norms and biases are moved off 1 and 0, so that nothing is equal by accident.
+    Weights of norms differ from 1 and biases from 0, so that nothing is equal by accident.
     """
     config = AutoConfig.for_model(model_type, **(TINY | ANALYZED)[model_type] | more)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -106,7 +106,7 @@ def tiny(model_type: str, **more: Any) -> PreTrainedModel:
 
 
 def inputs(model: PreTrainedModel, count: int = 3, length: int = 12) -> dict[str, torch.Tensor]:
-    """Something to run a tiny model on: `count` blocks of `length` tokens, or as many images."""
+    """Return inputs of a tiny model: `count` blocks of `length` tokens, or `count` images."""
     generator = torch.Generator().manual_seed(1)
     if model.main_input_name == "pixel_values":
         size = model.config.image_size
@@ -115,6 +115,6 @@ def inputs(model: PreTrainedModel, count: int = 3, length: int = 12) -> dict[str
 
 
 def logits(model: PreTrainedModel, **how: Any) -> torch.Tensor:
-    """What a model says of `inputs`."""
+    """Return a model's logits for `inputs`."""
     with torch.no_grad():
         return model(**inputs(model, **how)).logits

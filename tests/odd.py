@@ -1,4 +1,4 @@
-"""Small checkpoints of others, and what is done to them: three of a tiny model that moves a little each time."""
+"""Small Hugging Face checkpoints of a tiny model whose weights move at random, and functions that change them."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ STEPS = (1, 2, 3)
 
 
 def saved(folder, family="llama", steps=STEPS, **config):
-    """Checkpoints of a model whose parameters move at random: `folder/checkpoint-1` and so on."""
+    """Write checkpoints of a model whose parameters move at random: `folder/checkpoint-1` and so on."""
     model, generator = families.tiny(family, **config), torch.Generator().manual_seed(3)
     for step in steps:
         model.save_pretrained(folder / f"checkpoint-{step}")
@@ -25,24 +25,24 @@ def saved(folder, family="llama", steps=STEPS, **config):
 
 
 def changed(folder, to, change=lambda tensors: tensors, only=STEPS, **config):
-    """A copy in which some checkpoints have other tensors, or other fields in their config."""
+    """Copy checkpoints, some of them with changed tensors or config fields."""
     copy = Path(shutil.copytree(folder, to))
     for step in only:
         at = copy / f"checkpoint-{step}"
         tensors = {name: tensor.contiguous() for name, tensor in change(load_file(at / run_folder.WEIGHTS)).items()}
         save_file(tensors, at / run_folder.WEIGHTS, metadata={"format": "pt"})
-        message = json.loads((at / run_folder.CONFIG).read_text())
-        (at / run_folder.CONFIG).write_text(json.dumps(message | config))
+        fields = json.loads((at / run_folder.CONFIG).read_text())
+        (at / run_folder.CONFIG).write_text(json.dumps(fields | config))
     return copy
 
 
 def renamed(change):
-    """What gives tensors other names."""
+    """Return a function that renames tensors."""
     return lambda tensors: {change(name): tensor for name, tensor in tensors.items()}
 
 
 def spoilt(name, value=float("nan")):
-    """What makes the first number of a tensor another."""
+    """Return a function that changes the first number of a tensor."""
 
     def change(tensors):
         tensors[name].view(-1)[0] = value
@@ -52,10 +52,10 @@ def spoilt(name, value=float("nan")):
 
 
 def moved(birth, now, stack):
-    """By hand: ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖ of each layer, from two state dicts and the path of the stack."""
-    found, index = [], 0
+    """Return ‖θ(t) − θ(b)‖ ÷ ‖θ(b)‖ of each layer, from two state dicts and the path of the stack."""
+    distances, index = [], 0
     while names := [name for name in birth if name.startswith(f"{stack}.{index}.")]:
-        ways = sum(float((now[name].double() - birth[name].double()).square().sum()) for name in names)
-        found.append((ways / sum(float(birth[name].double().square().sum()) for name in names)) ** 0.5)
+        squares = sum(float((now[name].double() - birth[name].double()).square().sum()) for name in names)
+        distances.append((squares / sum(float(birth[name].double().square().sum()) for name in names)) ** 0.5)
         index += 1
-    return found
+    return distances

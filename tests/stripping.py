@@ -1,4 +1,4 @@
-"""Grown runs as somebody else would find them: checkpoints alone, and not a word about who is who."""
+"""Checkpoints of grown runs without their lineage, and runs that grow at random."""
 
 import random
 import shutil
@@ -12,40 +12,40 @@ from tests.conftest import MODELS
 
 
 def strip(run, into, keep=lambda name: True):
-    """Copy some checkpoints of a run without anything that tells its lineage; returns the true ones, in order."""
+    """Copy some checkpoints of a run without lineage, manifest and optimizer. Return their lineages, in order."""
     into.mkdir(parents=True)
     truth = []
     for name, path in run_folder.checkpoints(Path(run)):
         if keep(name):
             copy = shutil.copytree(path, into / path.name)
             truth.append(Lineage.read(copy / run_folder.LINEAGE))
-            for message in (run_folder.LINEAGE, run_folder.MANIFEST, run_folder.OPTIMIZER):
-                (copy / message).unlink(missing_ok=True)
+            for file in (run_folder.LINEAGE, run_folder.MANIFEST, run_folder.OPTIMIZER):
+                (copy / file).unlink(missing_ok=True)
     return truth
 
 
 def random_run(seed, folder, corpus):
-    """Train a run of a random family that grows at random: one to three moments, one to three layers each.
+    """Train a run of a random family with random growth: one to three moments, one to three layers each.
 
     Returns:
-        Which checkpoints to keep: those that are not right after an event, so that each event lies some steps of
-        training ahead of the first checkpoint that shows it.
+        A function that chooses checkpoints to keep. None is right after an event, so that each event is some training
+        steps before the first checkpoint that shows it.
     """
     chance = random.Random(seed)
     family, depth = chance.choice(["gpt2", "bert", "llama"]), chance.choice([1, 2, 3, 4, 6])
     model = MODELS[family] | {"gpt2": {"n_head": 4}, "bert": {"num_attention_heads": 4}, "llama": {}}[family]
-    schedule, step, there, heads = [], 0, depth, 2
+    schedule, step, layers, heads = [], 0, depth, 2
     for _ in range(chance.randint(1, 3)):
         step += chance.randint(2, 8)
         for _ in range(chance.choice([1, 1, 2, 3])):
             donor = chance.choice(["below", "above"])
-            schedule.append({"operator": "insert", "at": step, "index": chance.randint(0, there), "donor": donor})
-            there += 1
+            schedule.append({"operator": "insert", "at": step, "index": chance.randint(0, layers), "donor": donor})
+            layers += 1
         if chance.random() < 0.25 and heads < 4:
             heads = 4
             schedule.append({"operator": "heads", "at": step, "to": heads})
         if chance.random() < 0.2:
-            schedule.append({"operator": "swap", "at": step, "indices": chance.sample(range(there), 2)})
+            schedule.append({"operator": "swap", "at": step, "indices": chance.sample(range(layers), 2)})
     table = {
         "name": family,
         "seed": chance.randrange(1000),

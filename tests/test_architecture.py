@@ -1,4 +1,4 @@
-"""The house's rules: who may import whom, and what a start must not load."""
+"""Rules of the architecture: allowed imports, modules that start-up must not load, and the module tree."""
 
 import ast
 import graphlib
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_imports_go_one_way():
-    """The contracts stand in pyproject.toml under [tool.importlinter]."""
+    """The contracts are in pyproject.toml under [tool.importlinter]."""
     checked = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
     )
@@ -68,7 +68,7 @@ def test_a_start_loads_only_what_it_needs(code, never):
 
 
 def modules(folder):
-    """Name and first docstring line of everything in a package, in the order that ARCHITECTURE.md lists them."""
+    """Yield name and first docstring line of each module in a package, in the order of ARCHITECTURE.md."""
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
         if (path / "__init__.py").exists():
             yield f"{path.name}/", first_line(path / "__init__.py")

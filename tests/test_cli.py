@@ -1,4 +1,4 @@
-"""The two commands as people use them: what they print, where, and the code they leave."""
+"""The two commands as users call them: output, streams and exit codes."""
 
 import csv
 import io
@@ -58,7 +58,7 @@ def test_every_named_schedule_is_listed_with_its_paper():
     lines = {line.split()[0]: line for line in call("pli-train", "schedules").stdout.splitlines()}
     written = {path.stem.replace("_", "-") for path in (ROOT / "pli_train/growth/schedules").glob("*.py")}
     assert lines.keys() == written - {"--init--", "named", "position"}
-    assert "Double the depth at each moment, the copy on top." in lines["stackbert"]
+    assert "Double the depth at each moment, with the copies on top." in lines["stackbert"]
     assert lines["stackbert"].endswith("Gong et al. 2019, proceedings.mlr.press/v97/gong19a")
 
 
@@ -77,7 +77,7 @@ def test_seed_appendix_says_plainly_that_no_hub_is_within_reach(tmp_path):
 
 
 def test_a_run_and_its_reading_from_an_empty_folder(tmp_path, corpus):
-    """Two commands with their defaults, in a folder of their own: a run under runs/, then a report on the newest."""
+    """Two commands with default arguments in a new folder: a run under runs/, then a report on the newest run."""
     (tmp_path / "mine.toml").write_text(
         'extends = "tiny"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 6\nblock_size = 16\neval_blocks = 4\n'
         f'[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'
@@ -113,7 +113,7 @@ BAD = {
     "an unknown key": (["plan", "tiny", "--set", "optim.learning_rate=1"], "unknown key; did you mean 'optim.lr'?"),
     "a wrong type": (["plan", "tiny", "--set", "train.steps=soon"], "train.steps: input should be a valid integer"),
     "an index beyond the stack": (["run", "tiny", "--set", "growth.schedule=0.5@2"], "index 2 is outside the stack"),
-    "a donor that is not there": (["run", "--set", "growth.donor=q"], "the donor 'q' is not in the stack then (a)"),
+    "a donor that is not there": (["run", "--set", "growth.donor=q"], "donor 'q' is not in the stack at that step (a)"),
     "a missing corpus": (["run", "--set", "data.source=./nowhere"], "data.source: nowhere: no such file or folder"),
     "a config field unknown": (
         ["plan", "--set", "model.config.n_hed=3"],
@@ -124,7 +124,7 @@ BAD = {
         ["run", "--set", "model.config.n_head=3", "--set", "data.source=./nowhere"],
         "model.config: ",
     ),
-    "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens do not fit n_positions"),
+    "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens exceed n_positions"),
     "no run to resume": (["resume", "nowhere"], "nowhere: no such folder"),
     "a folder that is no run": (["resume", "."], "not a run, it holds no run.json"),
     "nothing to check": (["check", "baseline"], "growth.schedule: has no event, so there is nothing to check"),
@@ -151,9 +151,12 @@ def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
     run = Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
     (tmp_path / "bare").mkdir()
     for command in ("lineage", "drift", "report"):
-        refused(call("pli-analyze", command, tmp_path / "bare"), "not a run, it holds no run.json")
+        refused(
+            call("pli-analyze", command, tmp_path / "bare"),
+            "not a run or a model: it holds neither run.json nor checkpoints",
+        )
         refused(call("pli-analyze", command, tmp_path / "nowhere"), "no such folder")
-    refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is")
+    refused(call("pli-analyze", "drift", run / "checkpoint-6"), "not a run, it holds no run.json (its parent is a run")
     refused(call("pli-analyze", "drift", run, "-o", tmp_path / "no" / "where.csv"), "cannot be written")
     refused(
         call("pli-analyze", "drift", run, "--of", "toe"),
@@ -161,7 +164,7 @@ def test_bad_input_to_analysis_gets_one_line_and_exit_2(runs, tmp_path):
     )
     refused(call("pli-analyze", "report", cwd=tmp_path / "run"), "no run under runs/")
     (run / run_folder.LINEAGE).write_text('{"format": "pli-lineage"}')
-    refused(call("pli-analyze", "lineage", run), "lineage.json: no lineage")
+    refused(call("pli-analyze", "lineage", run), "lineage.json: not a lineage")
     for path in run.glob("checkpoint-*"):
         (path / run_folder.WEIGHTS).unlink()
     refused(call("pli-analyze", "drift", run), "holds no whole checkpoint")
@@ -174,7 +177,7 @@ def test_half_deleted_checkpoints_are_passed_over_with_a_line_each(runs, tmp_pat
     done = call("pli-analyze", "drift", run, "-f", "csv")
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "passed over: checkpoint-4 has no readable manifest.json",
-        f"passed over: checkpoint-{STEPS} lacks model.safetensors",
+        "passed over: checkpoint-4: has no readable manifest.json",
+        f"passed over: checkpoint-{STEPS}: lacks model.safetensors",
     ]
     assert f"checkpoint-{STEPS}" not in done.stdout

@@ -1,4 +1,4 @@
-"""What the README and the pages under docs/ show is what happens: their commands run, as written, in order."""
+"""Run the commands of the README and the pages under docs/, and compare their output with what is shown."""
 
 import os
 import re
@@ -23,7 +23,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)?(?:#([^)\s]+))?\)")
 
 @pytest.fixture(scope="session")
 def example(tmp_path_factory):
-    """A folder with the run and its twin that pages share, made as the index says, and what the index says wrongly."""
+    """A folder with the run and its twin that pages share, made by the commands of the index, and its differences."""
     folder = tmp_path_factory.mktemp("example")
     (folder / "docs").mkdir()
     shutil.copy(ROOT / "docs/example.toml", folder / "docs")
@@ -32,7 +32,7 @@ def example(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def wrong(example, tmp_path_factory, request):
-    """Page → what it says wrongly, each in a folder of its own; side by side, as most of it is processes that start."""
+    """Page → its differences. Pages run in parallel in their own folders, as most of the time is process start."""
     made, message = example
 
     def read(name):
@@ -199,5 +199,5 @@ error: no preset 'tny'; did you mean 'tiny'?…
         ("19", "echo early; false | cat"),
     ]
     assert "-the wrong words" in found[0] and "+3.5" in found[0]
-    with pytest.raises(ValueError, match="line 2: a console block begins with a command"):
+    with pytest.raises(ValueError, match="line 2: a console block must begin with a command"):
         list(commands("```console\nno command\n```\n"))

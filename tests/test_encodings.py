@@ -1,4 +1,4 @@
-"""What the commands print where there is no Unicode: on ASCII and old terminals, and in the C locale."""
+"""Output of the commands without Unicode: on ASCII and old terminals, and in the C locale."""
 
 import os
 import re
@@ -22,7 +22,7 @@ PATHS = {
 
 
 def numbers(text):
-    """What a fallback must not touch."""
+    """Text that a fallback must not change."""
     return re.findall(r"[0-9]+", text)
 
 
@@ -127,7 +127,7 @@ def test_a_name_that_is_no_text_is_quoted_as_its_bytes(tmp_path):
 
 
 def test_a_printed_path_is_the_path(small_run, tmp_path):
-    """Scripts take it from stdout and go on with it."""
+    """Scripts read it from stdout and use it."""
     folder = os.fsencode(tmp_path) + b"/\xffn\xc3\xa4her"
     for environment in (UNICODE, C):
         done = fresh("pli-analyze", "scalars", small_run, "--download", os.fsdecode(folder), env=environment)
@@ -135,7 +135,7 @@ def test_a_printed_path_is_the_path(small_run, tmp_path):
 
 
 def test_training_goes_on_in_the_c_locale(tmp_path, corpus):
-    """Every file is opened as UTF-8, whatever the locale would have."""
+    """Every file is opened as UTF-8 in any locale."""
     (tmp_path / "mine.toml").write_text(
         'extends = "tiny"\ndescription = "näher → 1"\n[tokenizer]\nvocab_size = 300\n'
         "[train]\nsteps = 4\nblock_size = 16\n"
@@ -167,7 +167,7 @@ def test_a_live_view_is_drawn(small_run):
 
 
 def test_streams_that_are_closed(small_run):
-    """What is said on a stderr that is not there does not land among the data on stdout."""
+    """With a closed stderr, messages must not end up among the data on stdout."""
     command = f"{sys.executable} -m pli_analysis.cli compare {small_run} -f csv"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     message = [

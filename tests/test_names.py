@@ -1,4 +1,4 @@
-"""Identifiers are standard terms in American spelling, and columns of tables are named in one file."""
+"""Identifiers are standard terms in American spelling, and names of table columns are in one file."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ BRITISH = re.compile(
     r"|analys(e|ed|er|ing)$|neighbour|colour|behaviour|centre|favour|grey$|modelling$|labelled$|labelling$"
 )
 OVERRIDDEN = {"collect_usage_pieces"}
-"""Names that a library gives to a method that we override."""
+"""Names of overridden library methods."""
 NAMES = {value for name, value in vars(columns).items() if name.isupper()}
 PICKED = NAMES - {columns.X, columns.Y}  # which plotly's traces have too
 TABLES = ("commands", "figures", "metrics", "report", "watch")
@@ -33,7 +33,7 @@ def modules(*folders):
 
 
 def words(name):
-    """The words of an identifier.
+    """Return the words of an identifier.
 
     >>> words("_EventTold_apart")
     ['event', 'told', 'apart']
@@ -48,7 +48,7 @@ def is_banned(name):
 
 
 def defined(tree):
-    """(line, name) of what a module defines: functions, classes, arguments, variables, attributes, aliases."""
+    """Yield (line, name) of what a module defines: functions, classes, arguments, variables, attributes, aliases."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.lineno, node.name
@@ -63,7 +63,7 @@ def defined(tree):
 
 
 def columns_in(tree):
-    """(line, column) of literals that pick a column of a table: `table["step"]`, `table[["step", "loss"]]`."""
+    """Yield (line, column) of literals that select a column of a table: `table["step"]`, `table[["step", "loss"]]`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript):
             picked = node.slice.elts if isinstance(node.slice, ast.List) else [node.slice]

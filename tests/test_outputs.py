@@ -1,4 +1,4 @@
-"""Where the commands write to: files of every format, links, devices, pipes, and what is refused before any work."""
+"""Output files of the commands: every format, links, devices, pipes, and what is rejected before any work."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def analyze(*words):
 
 
 def refused(done, message):
-    """One clear line on stderr, exit 2, nothing on stdout."""
+    """Assert one clear line on stderr, exit code 2, and nothing on stdout."""
     error = done.stderr.decode()
     assert done.returncode == 2 and done.stdout == b"" and error.count("\n") == 1
     assert message in error
@@ -29,7 +29,7 @@ def refused(done, message):
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
-    """What is quickly made and read: two checkpoints of a model that was not trained, as Trainer lays them out."""
+    """Two checkpoints of an untrained model in Trainer's layout, fast to make and read."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     folder = tmp_path_factory.mktemp("small")
@@ -41,7 +41,7 @@ def small_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def message(small_run):
-    """What `lineage` prints of a run in each format of text."""
+    """Output of `lineage` for a run in each text format."""
     return {name: analyze("lineage", small_run, "-f", name).stdout for name in ("table", "json", "csv", "md")}
 
 
@@ -87,7 +87,7 @@ def test_a_report_to_stdout_is_the_page_and_nothing_else(small_run, tmp_path):
 
 
 def written_by(run, folder):
-    """The words of commands that between them write every kind of file there is, each to its file in a folder."""
+    """Arguments of commands that together write every kind of file, each to its file in a folder."""
     return [
         ["lineage", run, "--save", folder / "saved", "--html", folder / "page", "-o", folder / "table", "-f", "csv"],
         ["drift", run, "-f", "parquet", "-o", folder / "parquet"],
@@ -99,7 +99,7 @@ KINDS = ["saved", "page", "table", "parquet"]
 
 @pytest.fixture(scope="module")
 def plain(small_run, tmp_path_factory):
-    """The same as plain files: name → content."""
+    """The same files written normally: name → content."""
     folder = tmp_path_factory.mktemp("plain")
     for words in written_by(small_run, folder):
         assert analyze(*words).returncode == 0
@@ -131,7 +131,7 @@ def test_pipes_get_the_same_and_stay_pipes(small_run, plain, tmp_path):
 
 
 def test_a_device_stays_a_device(small_run, tmp_path):
-    """A private one: what replaces the real /dev/null takes it from the whole machine."""
+    """A private null device, as replacing the real /dev/null would affect the whole machine."""
     try:
         os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         (tmp_path / "null").write_bytes(b"")
@@ -170,7 +170,7 @@ def test_what_finds_no_room_leaves_the_old_file_and_nothing_beside_it(small_run,
 
 
 def test_outputs_are_checked_before_anything_is_read(tmp_path):
-    """The run is none, which is not what is said."""
+    """The path is not a run, but the error is about the output."""
     (tmp_path / "folder").mkdir()
     commands = [["drift", "RUN", "-o"], ["lineage", "RUN", "--save"], ["report", "RUN", "--html"]]
     for words, (name, message) in zip(
@@ -210,7 +210,7 @@ def test_no_output_takes_the_place_of_what_is_read(small_run, tmp_path):
 
 def test_two_outputs_are_two_files(small_run, tmp_path):
     done = analyze("lineage", small_run, "--html", tmp_path / "one", "-o", tmp_path / "." / "one")
-    refused(done, "is the file of -o too: name another")
+    refused(done, "is also the file of -o: name another")
 
 
 def test_a_table_beside_the_run_may_be_written_again(small_run, tmp_path):
@@ -232,9 +232,9 @@ def test_identical_checkpoints_are_called_so(small_run, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(small_run / "checkpoint-1", tmp_path / name)
     both = analyze("drift", tmp_path / "a", tmp_path / "b", "-f", "json")
-    assert b"nothing has moved: these weights are the same at every checkpoint\n" in both.stderr
+    assert b"the weights are the same at every checkpoint\n" in both.stderr
     assert {row["relative_l2"] for row in json.loads(both.stdout)} == {0.0}
-    assert b"nothing has moved" not in analyze("drift", small_run).stderr
-    assert b"there is one checkpoint: with nothing to compare it with" in analyze("drift", tmp_path / "a").stderr
+    assert b"the weights are the same" not in analyze("drift", small_run).stderr
+    assert b"there is only one checkpoint, so every distance is 0" in analyze("drift", tmp_path / "a").stderr
     message = analyze("report", tmp_path / "a").stdout.decode()
-    assert message.startswith("a: A gpt2 at one checkpoint, with nothing to compare it with.\n")
+    assert message.startswith("a: A gpt2 at a single checkpoint: there is nothing to compare it with.\n")

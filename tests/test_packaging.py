@@ -1,4 +1,4 @@
-"""What is built to be installed: the wheel and the source distribution have every file of both packages."""
+"""The wheel and the source distribution have every file of both packages."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ BUILD = "from setuptools import build_meta as b; b.build_wheel('dist'); b.build_
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The folder with both, built from a copy of what they are made of."""
+    """A folder with both, built from a copy of the sources."""
     source = tmp_path_factory.mktemp("source")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -30,7 +30,7 @@ def built(tmp_path_factory):
 
 
 def files_of_packages():
-    """Every file under both packages that is no cache, as paths from the root."""
+    """Return every file in both packages except caches, as paths relative to the root."""
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
     return {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
 

@@ -1,4 +1,4 @@
-"""The README's own Python, run as it stands."""
+"""Run the Python code of the README."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The two commands at the keyboard: what all of them have in common, on terminals, in pipes and in a shell's hands."""
+"""Behavior that all commands share, on terminals, in pipes and with shell completion."""
 
 import inspect
 import os
@@ -32,7 +32,7 @@ COMMANDS = [
 
 
 def helps(name, command, width):
-    """The help of a command as a terminal so wide shows it."""
+    """Return the help of a command on a terminal of this width."""
     group = get_command(APPS[name])
     settings = {**group.context_settings, "terminal_width": width}
     with group.make_context(name, [], resilient_parsing=True, **settings) as above:
@@ -47,7 +47,7 @@ def helps(name, command, width):
     [(name, module) for name, package in PACKAGES.items() for module in (package, f"{package}.cli")],
 )
 def test_version_is_that_of_the_project(name, module):
-    """Of both commands, started by the package's name too."""
+    """Both commands, also started by the package's name."""
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     for words in (["--version"], ["--version", "nonsense"]):
         done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, capture_output=True, text=True)
@@ -55,7 +55,7 @@ def test_version_is_that_of_the_project(name, module):
 
 
 def options():
-    """(app, command, option) of every option there is."""
+    """Yield (app, command, option) of every option."""
     for name, command in COMMANDS:
         for param in get_command(APPS[name]).commands[command].params:
             if param.param_type_name == "option":
@@ -75,9 +75,7 @@ def test_help_fits_the_terminal_and_cuts_no_sentence_short(name, command, width)
     assert "\x1b" not in message
     if command:
         assert f"  Example: {name} {command}" in message
-        assert all(
-            line in message for line in ("Say nothing on stderr but errors.", "Say what was read, cached and timed")
-        )
+        assert all(line in message for line in ("Print only errors on stderr.", "Print what is read, cached and timed"))
 
 
 def test_an_option_has_one_letter_and_one_meaning_in_all_commands():
@@ -117,7 +115,7 @@ def test_words_that_an_option_takes_are_those_of_the_metric():
 
 
 def words_of(kind):
-    """The words of a type that is a choice, or may be left out."""
+    """Return the values of a type that is a choice, or an optional choice."""
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return list(kind)
     return get_args(kind) if get_origin(kind) is Literal else [w for one in get_args(kind) for w in words_of(one)]
@@ -156,8 +154,8 @@ MISUSES = {
     "pli-analyze embed x --of heads": "'heads' is not one of 'layer', 'head', 'ffn'; did you mean 'head'?",
     "pli-analyze embed x --method umpa": "'--method': 'umpa' is not one of 'pca', 'tsne', 'umap'; did you mean 'umap'?",
     "pli-analyze compare x --by token": "'step', 'tokens', 'flops', 'seconds'; did you mean 'tokens'?",
-    "pli-analyze drift x --quiet -v": "--quiet and --verbose: say less and say more: use one of them",
-    "pli-train plan -qv": "--quiet and --verbose: say less and say more: use one of them",
+    "pli-analyze drift x --quiet -v": "--quiet and --verbose exclude each other: use one of them",
+    "pli-train plan -qv": "--quiet and --verbose exclude each other: use one of them",
 }
 
 
@@ -178,7 +176,7 @@ def test_no_words_at_all_get_the_help(name):
 
 @pytest.fixture(scope="module")
 def torn(runs, tmp_path_factory):
-    """A run with something to pass over."""
+    """A run with a damaged checkpoint, which readers skip."""
     run = Path(shutil.copytree(runs["gpt2"], tmp_path_factory.mktemp("torn") / "run"))
     (run / f"checkpoint-{STEPS}" / run_folder.WEIGHTS).unlink()
     return run
@@ -221,8 +219,8 @@ def test_verbose_says_what_was_read_what_was_kept_and_how_long_it_took(runs, tmp
     whole = len(run_folder.checkpoints(runs["gpt2"]))
     for done, kept in ((fresh, 0), (again, whole)):
         assert f"{runs['gpt2']}: {whole} whole checkpoints, 0 passed over\n" in done.stderr
-        assert f"cache {tmp_path / 'cache' / 'drift'}: {kept} of {whole} were there\n" in done.stderr
-        assert re.search(r"^drift, all of it: \d+\.\d\d s$", done.stderr, re.MULTILINE)
+        assert f"cache {tmp_path / 'cache' / 'drift'}: found {kept} of {whole}\n" in done.stderr
+        assert re.search(r"^drift, in total: \d+\.\d\d s$", done.stderr, re.MULTILINE)
     assert re.search(r"^\d+ tensors of all checkpoints: \d+\.\d\d s$", fresh.stderr, re.MULTILINE)
     assert "tensors of all checkpoints" not in again.stderr
 
@@ -305,16 +303,16 @@ def test_a_full_disk_is_one_line(words, unbuffered, runs, monkeypatch):
     shell = f"{sys.executable} -m {words.replace('RUN', str(runs['gpt2']))} >/dev/full; echo $?"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "1\n"
-    assert done.stderr == "error: what was to be written: no space left on device\n"
+    assert done.stderr == "error: output: no space left on device\n"
 
 
 # --- terminals ------------------------------------------------------------------------------------------------------
 
 BAR = re.compile(r"\d+ of \d+ (tensors of all checkpoints|checkpoints|steps) ")
 COLOR = re.compile(r"\x1b\[[\d;]*m")
-"""What sets colours and bold."""
+"""Escape codes for colors and bold."""
 CLEARED = "\x1b[1A\x1b[2K"
-"""One line up, and nothing on it."""
+"""Escape codes to move up one line and clear it."""
 
 
 @pytest.mark.parametrize(
@@ -369,7 +367,7 @@ def test_no_color_means_no_escape_code(words, runs):
 
 
 def completed(name, words, shell="bash"):
-    """What a shell is told when somebody asks how the last of these words goes on."""
+    """Return the completions of the last of these words, as a shell gets them."""
     typed = f"{name} {words}"
     environment = {
         "PYTHONPATH": str(ROOT),

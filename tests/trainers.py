@@ -12,11 +12,11 @@ STEPS, EVERY = 12, 4
 
 
 def tokenizer():
-    """One token a character."""
+    """Return a tokenizer with one token per character."""
     letters = ["[PAD]", "[BOS]", "[EOS]", "[MASK]", " ", "\n", *string.ascii_lowercase, *string.digits, *"()_.,:=\"'"]
-    made = Tokenizer(models.WordLevel({letter: n for n, letter in enumerate(letters)}, unk_token="[MASK]"))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", mask_token="[MASK]")
+    characters = Tokenizer(models.WordLevel({letter: n for n, letter in enumerate(letters)}, unk_token="[MASK]"))
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=characters, pad_token="[PAD]", mask_token="[MASK]")
 
 
 def data(count=40):
@@ -27,7 +27,7 @@ def data(count=40):
 
 
 def train(folder, family="gpt2", model=None, **more):
-    """Train, save every few steps, and log to event files; the model, or a new tiny one of the family."""
+    """Train `model`, or a new tiny one of the family; save every few steps and log to event files."""
     set_seed(0)
     settings = {"max_steps": STEPS, "save_steps": EVERY, "logging_steps": 2, "learning_rate": 1e-2} | more
     args = TrainingArguments(
@@ -38,8 +38,8 @@ def train(folder, family="gpt2", model=None, **more):
         disable_tqdm=True,
         **settings,
     )
-    made = model if model is not None else families.tiny(family)
-    Trainer(made, args, train_dataset=data(), processing_class=tokenizer()).train()
+    trained = model if model is not None else families.tiny(family)
+    Trainer(trained, args, train_dataset=data(), processing_class=tokenizer()).train()
     return folder
 
 

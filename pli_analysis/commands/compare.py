@@ -15,31 +15,38 @@ Axis = Literal["step", "tokens", "flops", "seconds"]
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, folders of runs, logs of others.")],
-    tag: Annotated[str | None, typer.Option(metavar="PATTERN", help="Which scalar: a name, or eval*.")] = None,
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs, folders of runs, or logs of other programs.")
+    ],
+    tag: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Scalars to compare: a name, or a pattern such as eval*.")
+    ] = None,
     by: Annotated[
-        Axis, typer.Option("--by", metavar="AXIS", help="Compare over step, tokens, flops or seconds.")
+        Axis, typer.Option("--by", metavar="AXIS", help="Axis of the comparison: step, tokens, flops or seconds.")
     ] = "step",
     at: Annotated[
-        float | None, typer.Option(metavar="POINT", help="Where on that axis losses are compared; else the end.")
+        float | None,
+        typer.Option(metavar="POINT", help="Point on the axis at which losses are compared (default: the end)."),
     ] = None,
-    levels: Annotated[str | None, typer.Option(metavar="LOSS,LOSS", help="Losses to give speed-ups at.")] = None,
+    levels: Annotated[
+        str | None, typer.Option(metavar="LOSS,LOSS", help="Loss levels at which speed-ups are computed.")
+    ] = None,
     reference: Annotated[
         str | None, typer.Option(metavar="NAME", help="Run or group to compare with (default: the first).")
     ] = None,
-    smooth: Annotated[int, typer.Option(min=1, metavar="N", help="Mean over so many points, an odd number.")] = 1,
+    smooth: Annotated[int, typer.Option(min=1, metavar="N", help="Smooth losses by a mean of N points (odd).")] = 1,
     speed_ups: Annotated[
-        bool, typer.Option("--speed-ups", help="One row a level and group, with 95 % intervals.")
+        bool, typer.Option("--speed-ups", help="One row per loss level and group, with 95 % intervals.")
     ] = False,
-    each: Annotated[bool, typer.Option("--runs", help="One row a run.")] = False,
+    each: Annotated[bool, typer.Option("--runs", help="One row per run.")] = False,
     html: Html = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """Compare groups of runs: loss, and speed-up to a loss.
+    """Compare groups of runs: loss, and speed-up to reach a loss.
 
-    Losses are compared at equal steps, tokens, FLOPs or seconds. GROUP=RUN in place of a run makes it a seed of that
-    group. Prints one row a group.
+    Losses are compared at equal steps, tokens, FLOPs or seconds. Write GROUP=RUN to make a run one seed of a group.
+    Prints one row per group.
 
     Example: pli-analyze compare runs/tiny runs/baseline --by flops
     """
@@ -49,12 +56,12 @@ def compare(
     from pli_analysis.tables import emit
 
     if each and speed_ups:
-        raise BadInput("--runs and --speed-ups: are two tables: use one of them")
+        raise BadInput("--runs and --speed-ups: cannot be combined, as each prints its own table: use one of them")
     curves = curve_metric.read(runs, tag, smooth)
     complain(list(dict.fromkeys(line for curve in curves for line in curve.damaged)))
     losses = metric.parse_levels(levels) if levels else None
-    found = [metric.compared(of_one, by, at, losses, reference) for of_one in metric.by_scalar(curves)]
-    say(*map(report.verdict, found))
-    write_page(html, lambda: report.build(found))
+    compared = [metric.compared(of_one, by, at, losses, reference) for of_one in metric.by_scalar(curves)]
+    say(*map(report.verdict, compared))
+    write_page(html, lambda: report.build(compared))
     table_of = metric.speed_ups_of if speed_ups else metric.per_run if each else metric.summary
-    emit(metric.of_scalars(found, table_of), format, out)
+    emit(metric.of_scalars(compared, table_of), format, out)

@@ -25,18 +25,22 @@ from pli_train.core.cli.console import Bar, say
 
 def disturbance(
     run: RunFolder,
-    layers: Annotated[bool, typer.Option("--layers", help="One row an event and layer, not an event.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="One row per event and layer instead of one per event.")
+    ] = False,
     twin: Annotated[
-        list[Path] | None, typer.Option("--twin", metavar="RUN2", help="A fork that stopped growing; may be repeated.")
+        list[Path] | None,
+        typer.Option("--twin", metavar="RUN2", help="A fork that stopped growing, to compare with; may be repeated."),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, metavar="STEPS", help="How many steps to compare on each side.")
+        int | None, typer.Option(min=1, metavar="STEPS", help="Number of steps to compare on each side of an event.")
     ] = None,
     at: Annotated[
-        list[int] | None, typer.Option("--at", metavar="STEP", help="Treat this step as an event; may be repeated.")
+        list[int] | None,
+        typer.Option("--at", metavar="STEP", help="Measure at this step as if it were an event; may be repeated."),
     ] = None,
     placebos: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Placebo steps at most to hold an event against.")
+        int, typer.Option(min=0, metavar="N", help="Maximum number of placebo steps to compare an event with.")
     ] = 24,
     lineage_file: LineageFile = None,
     stack: Stack = None,
@@ -44,15 +48,16 @@ def disturbance(
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Held-out blocks to compare layers on; the loss is of all.")
+        int, typer.Option(min=1, metavar="N", help="Held-out blocks for comparing layers; the loss uses all blocks.")
     ] = 8,
     html: Html = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """What each growth event did to the loss and to the layers.
+    """Effect of each growth event on the loss and on the layers.
 
-    On the spot, and until it was over. Twins that lie beside the run (see `pli-train fork`) need not be named.
+    Measures the immediate effect and the recovery. Twins in the same folder as the run (see `pli-train fork`) are found
+    automatically.
 
     Example: pli-analyze disturbance runs/tiny --layers --html disturbance.html
     """
@@ -62,11 +67,13 @@ def disturbance(
     from pli_analysis.runs import opening
     from pli_analysis.tables import emit
 
-    asked = text_of(text, text_column, tokenizer)
+    chosen_text = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=lineage_file, stack=stack)
     complain(opened.scalars.damaged)
     twins = [opening.open_run(path) for path in twin] if twin else twins_beside(opened)
-    found = measure(opened, twins, window, at or (), asked, blocks, placebos, Bar("steps with and without events"))
+    found = measure(
+        opened, twins, window, at or (), chosen_text, blocks, placebos, Bar("steps with and without events")
+    )
     say(*found.notes, *report.readings(found))
     write_page(html, lambda: report.build(opened, found))
     emit(found.layers if layers else found.events, format, out)

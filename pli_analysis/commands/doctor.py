@@ -8,9 +8,9 @@ from pli_analysis.commands.options import FormatOption, OutOption
 
 
 def doctor(format: FormatOption = None, out: OutOption = None) -> None:
-    """What this machine has for analysis, and what it lacks for what.
+    """Check this machine for libraries, cache and devices.
 
-    Exit code 1 when something that is needed is missing.
+    Exit code 1 if something required is missing.
 
     Example: pli-analyze doctor
     """

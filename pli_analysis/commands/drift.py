@@ -20,14 +20,18 @@ def drift(
     run: RunFolder,
     of: Annotated[
         Part,
-        typer.Option("--of", metavar="PART", help="Which parts: layer, head, ffn, norms, attention, matrix or all."),
+        typer.Option(
+            "--of", metavar="PART", help="Parts to measure: layer, head, ffn, norms, attention, matrix or all."
+        ),
     ] = "layer",
-    gauge: Annotated[bool, typer.Option("--gauge", help="Heads: distance of QK and OV, whatever their basis.")] = False,
+    gauge: Annotated[
+        bool, typer.Option("--gauge", help="Heads: distance of Q^T K and O^T V, which no change of basis affects.")
+    ] = False,
     spectral: Annotated[bool, typer.Option("--spectral", help="Matrices: spectral norm and ranks of the change.")] = (
         False
     ),
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Share the work over so many; else as many as cores.")
+        int | None, typer.Option(min=1, metavar="N", help="Number of threads (default: all cores).")
     ] = None,
     lineage_file: LineageFile = None,
     stack: Stack = None,
@@ -35,9 +39,9 @@ def drift(
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """How far each part moved since birth, how fast, by which way.
+    """Distance of each part from its birth weights.
 
-    Distances are from its weights at birth; with them goes how far it is from the part that it was copied from.
+    Also reports its update rate, its path length, and its distance from the part that it was copied from.
 
     Example: pli-analyze drift runs/tiny --of head --format csv -o drift.csv
     """
@@ -54,9 +58,9 @@ def drift(
     cores = threads or os.cpu_count() or 1
     table = measure(opened, of, Bar("tensors of all checkpoints"), gauge=gauge, spectral=spectral, threads=cores)
     if len(opened.checkpoints) == 1:
-        say("there is one checkpoint: with nothing to compare it with, every distance is 0")
+        say("there is only one checkpoint, so every distance is 0")
     elif len(table) and (table[col.RELATIVE_L2] == 0).all():
-        say("nothing has moved: these weights are the same at every checkpoint")
+        say("the weights are the same at every checkpoint")
     if table[col.RELATIVE_L2].isna().any():
         say(*unknown(opened, cores))
     emit(table, format, out)

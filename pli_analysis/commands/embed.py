@@ -25,7 +25,7 @@ from pli_train.core.cli.console import Bar, say
 
 Method = Literal["pca", "tsne", "umap"]
 PARTS: dict[str, str] = {"layer": "layers", "head": "heads", "ffn": "ffn"}
-"""Words for parts, as other commands have them, and what the metric calls those."""
+"""Part names of the command line → part names of the metric."""
 Part = Literal["layer", "head", "ffn"]
 Space = Literal["weights", "updates", "function"]
 
@@ -33,33 +33,32 @@ Space = Literal["weights", "updates", "function"]
 def embed(
     run: RunFolder,
     method: Annotated[
-        Method, typer.Option("--method", metavar="METHOD", help="Laid out by pca, tsne or umap.")
+        Method, typer.Option("--method", metavar="METHOD", help="Projection method: pca, tsne or umap.")
     ] = "pca",
-    of: Annotated[Part, typer.Option("--of", metavar="PART", help="Which parts: layer, head or ffn.")] = "layer",
+    of: Annotated[Part, typer.Option("--of", metavar="PART", help="Parts to map: layer, head or ffn.")] = "layer",
     space: Annotated[
         Space,
-        typer.Option(
-            "--space", metavar="SPACE", help="Map their weights, updates or function; function means outputs on tokens."
-        ),
+        typer.Option("--space", metavar="SPACE", help="Map weights, updates or function (outputs on tokens)."),
     ] = "weights",
     text: Text = None,
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Blocks = 16,
-    since_birth: Annotated[bool, typer.Option("--since-birth", help="Every birth at the origin.")] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Never sketch distances, however long it takes.")] = False,
+    since_birth: Annotated[bool, typer.Option("--since-birth", help="Put every birth at the origin.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compute exact distances, however long it takes.")] = False,
     html: Html = None,
     projector: Annotated[
-        Path | None, typer.Option("--projector", metavar="DIR", help="Write a folder for TensorBoard's projector.")
+        Path | None,
+        typer.Option("--projector", metavar="DIR", help="Write a folder for TensorBoard's embedding projector."),
     ] = None,
     lineage_file: LineageFile = None,
     stack: Stack = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """A map of every part at every checkpoint, in one plane.
+    """Map every part at every checkpoint into one plane.
 
-    It shows births, donors and paths, and a random walk beside them.
+    The map shows births, donors and paths, beside those of a random walk.
 
     Example: pli-analyze embed runs/tiny --method umap --html map.html
     """
@@ -69,11 +68,11 @@ def embed(
     from pli_analysis.tables import emit
 
     parts = PARTS[of]
-    asked = text_of(text, text_column, tokenizer)
+    chosen_text = text_of(text, text_column, tokenizer)
     opened = open_run(run, lineage=lineage_file, stack=stack)
     most = float("inf") if exact else EXACT
     found = measure(
-        opened, method, parts, space, asked, blocks, since_birth, most, say, Bar("columns of weights or outputs")
+        opened, method, parts, space, chosen_text, blocks, since_birth, most, say, Bar("columns of weights or outputs")
     )
 
     drawn = report.of_map(opened.name, found, parts, space)

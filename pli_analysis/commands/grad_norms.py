@@ -16,20 +16,22 @@ Part = Literal["layer", "head", "ffn", "norms", "attention", "embeddings", "othe
 
 
 def grad_norms(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or Trainer's output folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or output folder of HF Trainer.")],
     of: Annotated[
         Part,
         typer.Option(
             "--of",
             metavar="PART",
-            help="Which parts: layer, head, ffn, norms, attention, embeddings, other, total or all.",
+            help="Parts to show: layer, head, ffn, norms, attention, embeddings, other, total or all.",
         ),
     ] = "all",
     events: Annotated[bool, typer.Option("--events", help="Norms before and after each growth event.")] = False,
     window: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Measurements on each side of an event, at most.")
+        int, typer.Option(min=1, metavar="N", help="Maximum number of measurements on each side of an event.")
     ] = 3,
-    recompute: Annotated[bool, typer.Option("--recompute", help="At each checkpoint, on the same tokens.")] = False,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Compute norms at each checkpoint, on the same tokens.")
+    ] = False,
     text: Text = None,
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
@@ -40,7 +42,7 @@ def grad_norms(
 ) -> None:
     """Gradient norms of heads, FFNs and layers over training.
 
-    As training logged them, before clipping, or computed anew at each checkpoint.
+    Reads the norms that training logged, before clipping, or computes them at each checkpoint.
 
     Example: pli-analyze grad-norms runs/tiny --of head --html grad-norms.html
     """
@@ -48,16 +50,16 @@ def grad_norms(
     from pli_analysis.report import grad_norms as report
     from pli_analysis.tables import emit
 
-    asked = text_of(text, text_column, tokenizer)
-    if asked is not None and not recompute:
-        raise BadInput("--text FILE is what gradients are computed on: use it with --recompute")
+    chosen_text = text_of(text, text_column, tokenizer)
+    if chosen_text is not None and not recompute:
+        raise BadInput("--text FILE: sets the text that gradients are computed on: use it with --recompute")
     if recompute and (events or html is not None):
-        raise BadInput("--events and --html show what training logged: omit --recompute")
+        raise BadInput("--events and --html: show what training logged: omit --recompute")
     if recompute:
         from pli_analysis.metrics.grad_norms.recomputed import recomputed, unknown
 
         opened = open_run([run])
-        table = recomputed(opened, asked, blocks, Bar("checkpoints"))
+        table = recomputed(opened, chosen_text, blocks, Bar("checkpoints"))
         say(*unknown(table))
         emit(metric.of_level(table, of), format, out)
         return

@@ -16,15 +16,17 @@ from pli_train.core.run_format import run_folder
 
 def lineage(
     run: RunFolder,
-    events: Annotated[bool, typer.Option("--events", help="One row a growth event, not a layer.")] = False,
-    tree: Annotated[bool, typer.Option("--tree", help="Copies below their donors, as lines of text.")] = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="One row per growth event instead of one per layer.")
+    ] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="Print a tree with copies below their donors.")] = False,
     html: Html = None,
     confidence: Annotated[
-        bool, typer.Option("--confidence", help="One row a match, where the lineage is inferred from weights.")
+        bool, typer.Option("--confidence", help="One row per match, for lineages inferred from weights.")
     ] = False,
     save: Annotated[
         Path | None,
-        typer.Option("--save", metavar="FILE", help="Write it as a lineage.json, to be edited.", parser=a_file),
+        typer.Option("--save", metavar="FILE", help="Write the lineage as lineage.json, to be edited.", parser=a_file),
     ] = None,
     lineage_file: LineageFile = None,
     stack: Stack = None,
@@ -32,9 +34,9 @@ def lineage(
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """Who was born when, from whom, and where each layer sits now.
+    """Birth, donor and current index of each layer.
 
-    Of checkpoints that others wrote it also says how sure that is.
+    For checkpoints of other programs the lineage is inferred from the weights, with a confidence.
 
     Example: pli-analyze lineage runs/tiny --format md
     """
@@ -46,22 +48,21 @@ def lineage(
     opened = open_run(run, verify, lineage_file, Bar(FOLLOWED), stack)
     complain(links_at(run))
     notes = opened.notes
-    if (
-        verify or not (opened.path / run_folder.RUN).is_file()
-    ):  # a run of ours is told by one file: no checkpoint is read
+    # The lineage of a pli-train run is in one file: checkpoints are read only to verify them.
+    if verify or not (opened.path / run_folder.RUN).is_file():
         complain(opened.damaged)
     say(*notes)
-    found, sure = opened.lineage, opened.confidence
+    lineage_, confidences = opened.lineage, opened.confidence
     if save is not None:
-        metric.write(found, save)
+        metric.write(lineage_, save)
         say(str(save))
     write_page(html, lambda: overview.of_lineage(opened))
     if tree:
-        put("\n".join(metric.tree(found)) + "\n", out)
+        put("\n".join(metric.tree(lineage_)) + "\n", out)
         return
-    if confidence and sure is None:
-        raise BadInput(f"{opened.path}: --confidence: its lineage is written down, and not inferred")
-    if confidence and sure is not None:
-        emit(sure, format, out)
+    if confidence and confidences is None:
+        raise BadInput(f"{opened.path}: --confidence: the lineage is read from a file, not inferred")
+    if confidence and confidences is not None:
+        emit(confidences, format, out)
         return
-    emit(metric.events(found) if events else metric.layers(found, sure), format, out)
+    emit(metric.events(lineage_) if events else metric.layers(lineage_, confidences), format, out)

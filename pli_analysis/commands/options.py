@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def a_file(word: str) -> Path:
-    """A file that is to be written; `-` is stdout. Raises BadInput for a word that can only mean a folder."""
+    """Parse the name of an output file; `-` is stdout. Raises BadInput for a name that ends in a slash."""
     if word.endswith("/"):
         raise BadInput(f"{word}: cannot be written (it is a folder: name a file)")
     return output.STDOUT if word == "-" else Path(word)
@@ -26,63 +26,65 @@ def a_file(word: str) -> Path:
 
 RunFolder = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN...", help="A run's folder; or HF Trainer's, or a model's, or several in order."),
+    typer.Argument(metavar="RUN...", help="Folder of a run, of HF Trainer or of a model; or checkpoints in order."),
 ]
 LineageFile = Annotated[
-    Path | None, typer.Option("--lineage", metavar="FILE", help="A lineage.json for checkpoints that have none.")
+    Path | None, typer.Option("--lineage", metavar="FILE", help="Use this lineage.json for checkpoints that have none.")
 ]
 Stack = Annotated[
-    str | None, typer.Option("--stack", metavar="PATH", help="Others' models of several stacks: where the layers are.")
+    str | None,
+    typer.Option("--stack", metavar="PATH", help="Models with several stacks: path of the layers to analyze."),
 ]
 FormatOption = Annotated[
     Format | None,
-    typer.Option("--format", "-f", metavar="FORMAT", help="Write table, json, csv, md or parquet."),
+    typer.Option("--format", "-f", metavar="FORMAT", help="Output format: table, json, csv, md or parquet."),
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", metavar="FILE", help="Write to a file; its ending chooses the format.", parser=a_file),
+    typer.Option("--out", "-o", metavar="FILE", help="Write to FILE; its suffix sets the format.", parser=a_file),
 ]
-Verify = Annotated[bool, typer.Option("--verify", help="Use a checkpoint only when every file has its hash.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Check every file's hash; skip checkpoints that differ.")]
 Text = Annotated[
-    Path | None, typer.Option("--text", metavar="FILE", help="A text or a folder of them, not the held-out blocks.")
+    Path | None,
+    typer.Option("--text", metavar="FILE", help="Use this text or folder of texts instead of held-out blocks."),
 ]
 TextColumn = Annotated[
-    str | None, typer.Option("--text-column", metavar="NAME", help="With --text: the column that holds the text.")
+    str | None, typer.Option("--text-column", metavar="NAME", help="With --text: column that holds the text.")
 ]
 Tokenizer = Annotated[
     Path | None,
-    typer.Option("--tokenizer", metavar="PATH", help="With --text: a tokenizer's folder or tokenizer.json."),
+    typer.Option("--tokenizer", metavar="PATH", help="With --text: folder of a tokenizer, or tokenizer.json."),
 ]
-Blocks = Annotated[int, typer.Option(min=1, metavar="N", help="Blocks that models read, at most.")]
+Blocks = Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of blocks of text to use.")]
 Html = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the figures.", parser=a_file)
+    Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML page with the figures.", parser=a_file)
 ]
 
 
 def text_of(text: Path | None, column: str | None, tokenizer: Path | None) -> eval_tokens.Text | None:
-    """What --text and the options beside it ask for. Raises BadInput for one of those without --text."""
+    """Return the text given by --text and its options. Raises BadInput for such an option without --text."""
     from pli_analysis.inference.eval_tokens import Text
 
     if text is None:
         for option, value in (("--text-column", column), ("--tokenizer", tokenizer)):
             if value is not None:
-                raise BadInput(f"{option}: says how a text is read: use it with --text FILE")
+                raise BadInput(f"{option}: applies only to --text FILE: give both")
         return None
     return Text(text, column or "text", tokenizer)
 
 
 def alone(option: str, value: str, is_value: Callable[[str | None], bool]) -> type[Command]:
-    """A kind of command in which an option may stand alone, which Typer's cannot.
+    """Return a command class in which an option may be given without a value, which Typer does not support.
 
     Args:
-        option: as it is written, `--html`.
-        value: what it means alone.
-        is_value: whether the word after it is its value; None at the end of the line.
+        option: the option, such as `--html`.
+        value: the value of the option when given alone.
+        is_value: returns whether the next word (None at the end of the line) is the value of the option.
     """
 
     class Filling(Command):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            pairs = zip(args, [*args[1:], None], strict=False)  # no words, no pairs
+            pairs = zip(args, [*args[1:], None], strict=False)  # without words there are no pairs
             filled = [f"{option}={value}" if arg == option and not is_value(word) else arg for arg, word in pairs]
             return super().parse_args(ctx, filled)
 

@@ -15,9 +15,9 @@ from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
 FILES = {"html": "--html", "save": "--save", "out": "-o"}
-"""Parameters that name a file to be written, and what they are called at the keyboard."""
+"""Parameters with an output file → their options."""
 INPUTS = ("run", "runs", "twin", "text", "lineage_file")
-"""Parameters that name what is read."""
+"""Parameters with inputs."""
 PARTS = (
     run_folder.RUN,
     run_folder.LINEAGE,
@@ -31,16 +31,16 @@ PARTS = (
     "*.safetensors.index.json",
     "*.bin",
 )
-"""What runs and models are made of: a table is not to take the place of such a file."""
+"""Files of runs and models, which an output file must not overwrite."""
 
 
 def check_outputs_first(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that looks at its outputs before it begins."""
+    """Wrap a command so that it checks its output files before it reads anything."""
 
     @wraps(command)
     def checked(**given: Any) -> None:
         require_files({option: given[name] for name, option in FILES.items() if given.get(name)}, inputs_of(given))
-        if not given.get("tree"):  # which is lines of text, whatever the file's ending
+        if not given.get("tree"):  # a tree is text, whatever the suffix of the file
             format_of(given.get("format"), given.get("out"))
         command(**given)
 
@@ -48,17 +48,17 @@ def check_outputs_first(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def require_files(files: dict[str, Path], inputs: Iterable[Path]) -> None:
-    """Raise BadInput where a file cannot be written, or would take the place of another output or of an input.
+    """Raise BadInput if a file cannot be written, or would overwrite another output or an input.
 
     Args:
-        files: option → the file.
-        inputs: what is read.
+        files: option → output file.
+        inputs: files and folders that the command reads.
     """
     for path in files.values():
         output.check(path)
     for (option, path), (other, there) in combinations(files.items(), 2):
         if path.resolve() == there.resolve() and not path.is_char_device():
-            raise BadInput(f"{option} {path}: is the file of {other} too: name another")
+            raise BadInput(f"{option} {path}: is also the file of {other}: name another")
     read = list(inputs)
     for option, path in files.items():
         if path.is_file() and any(_is_part(path.resolve(), one.resolve()) for one in read):
@@ -66,7 +66,7 @@ def require_files(files: dict[str, Path], inputs: Iterable[Path]) -> None:
 
 
 def inputs_of(given: dict[str, Any]) -> Iterator[Path]:
-    """The files and folders that a command reads; of `GROUP=RUN` the run."""
+    """Yield the files and folders that a command reads; for `GROUP=RUN` the run."""
     for name in INPUTS:
         words = given.get(name)
         for word in words if isinstance(words, list | tuple) else [words]:

@@ -21,27 +21,28 @@ if TYPE_CHECKING:
 
 BESIDE_THE_RUN = "report.html in the run's folder"
 ReportCommand = alone("--html", BESIDE_THE_RUN, lambda word: word is not None and (word == "-" or word[:1] != "-"))
-"""Alone, `--html` puts the page beside the run."""
+"""Without a value, `--html` writes the page into the run's folder."""
 
 
 def report(
     run: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN...]", help="As for drift, or several runs; the newest under runs/ if left out."),
+        typer.Argument(metavar="[RUN...]", help="As for drift, or several runs (default: the newest under runs/)."),
     ] = None,
     html: Annotated[
-        str | None, typer.Option("--html", metavar="[FILE]", help=f"Write a page; alone: {BESIDE_THE_RUN}.")
+        str | None,
+        typer.Option("--html", metavar="[FILE]", help=f"Write an HTML page (default file: {BESIDE_THE_RUN})."),
     ] = None,
     maps: Annotated[
-        str | None, typer.Option(metavar="METHODS", help="Ways to draw the map, beside PCA: tsne,umap.")
+        str | None, typer.Option(metavar="METHODS", help="Projection methods for the map besides PCA: tsne,umap.")
     ] = None,
     lineage_file: LineageFile = None,
     stack: Stack = None,
     verify: Verify = False,
 ) -> None:
-    """All of it: in the terminal, or as one page that opens offline.
+    """Full report, in the terminal or as one offline HTML page.
 
-    Of a run, or of several side by side. GROUP=RUN in place of a run makes it a seed of that group.
+    Reports on one run, or compares several. Write GROUP=RUN to make a run one seed of a group.
 
     Example: pli-analyze report runs/tiny --html
     """
@@ -51,17 +52,17 @@ def report(
         run, html = [html], BESIDE_THE_RUN  # `report --html RUN` can only mean the run
     path = None if html in (None, BESIDE_THE_RUN) else a_file(str(html))
     methods = _methods(maps, html)
-    asked = run or [str(newest_run().path)]
+    names = run or [str(newest_run().path)]
     if path is not None:
-        require_files({"--html": path}, inputs_of({"run": asked, "lineage_file": lineage_file}))
-    if several := _several(asked):
+        require_files({"--html": path}, inputs_of({"run": names, "lineage_file": lineage_file}))
+    if several := _several(names):
         if option := next(
             (o for o, v in (("--maps", maps), ("--lineage", lineage_file), ("--stack", stack)) if v), None
         ):
-            raise BadInput(f"{option}: is for a report of one run, and here are {len(several)}")
+            raise BadInput(f"{option}: applies to one run only, and {len(several)} were given")
         folder, written = _beside(several, verify)
     else:
-        folder, written = _alone([Path(one) for one in asked], verify, lineage_file, stack, methods)
+        folder, written = _alone([Path(name) for name in names], verify, lineage_file, stack, methods)
     if html is None:
         from pli_analysis.report import terminal
 
@@ -79,7 +80,7 @@ def report(
 def _alone(
     paths: list[Path], verify: bool, lineage_file: Path | None, stack: str | None, maps: list[str] | None
 ) -> tuple[Path, Report]:
-    """The report of a run, or of what else holds checkpoints, and the folder to keep it in."""
+    """Build the report of one run or checkpoint folder; return the folder to save it in, and the report."""
     from pli_analysis.report import content, embed
 
     opened = open_run(paths, verify, lineage_file, stack)
@@ -87,13 +88,13 @@ def _alone(
     return opened.path, content.build(opened, partial(embed.paths, maps=maps, say=say), Bar("sections"))
 
 
-def _several(asked: list[str]) -> list[tuple[str, Path]]:
-    """Several runs, each with its group; none where these are one run, or the checkpoints of one."""
+def _several(names: list[str]) -> list[tuple[str, Path]]:
+    """Return (group, run) for several runs; empty if the paths are one run, or checkpoints of one."""
     from pli_analysis.metrics.comparison.curves import grouped
     from pli_analysis.runs import paths
     from pli_analysis.runs.paths import CHECKPOINTED, Kind
 
-    given = [grouped(one) for one in asked]
+    given = [grouped(name) for name in names]
     if not all(path.exists() for _, path in given):
         return []
     runs, models = [], 0
@@ -102,7 +103,7 @@ def _several(asked: list[str]) -> list[tuple[str, Path]]:
         mine = [source for source in found if source.kind in CHECKPOINTED or (group and source.kind == Kind.MODEL)]
         models += not mine and any(source.kind == Kind.MODEL for source in found)
         if found and not mine and not any(source.has_checkpoints for source in found):
-            raise BadInput(f"{path}: holds no checkpoints; compare and scalars read what is logged there")
+            raise BadInput(f"{path}: has no checkpoints; use compare or scalars to read its logs")
         runs += [(group, source.path) for source in mine]
     if len(runs) < 2 or models:
         return []
@@ -111,7 +112,7 @@ def _several(asked: list[str]) -> list[tuple[str, Path]]:
 
 
 def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
-    """The report of several runs, and the folder to keep it in."""
+    """Build the report of several runs; return the folder to save it in, and the report."""
     from pli_analysis.metrics.comparison import curves as curve_metric
     from pli_analysis.report import several
 
@@ -127,17 +128,17 @@ def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
 
 
 def _methods(maps: str | None, html: str | None) -> list[str] | None:
-    """The methods beside PCA, None for the usual ones. Raises BadInput for other words, or where no map is drawn."""
+    """Parse --maps; None means the default methods. Raises BadInput for unknown methods, or without --html."""
     from pli_analysis.metrics.maps.projections import METHODS
 
     if html is None and maps is not None:
-        raise BadInput("--maps is how a page draws the map: use it with --html")
+        raise BadInput("--maps: sets how a page draws the map: use it with --html")
     if html is None:
-        return []  # without drawings one is enough
+        return []  # the terminal shows no map, so PCA is enough
     if maps is None:
         return None
-    asked = [word.strip() for word in maps.split(",")]
-    for word in asked:
-        if word not in METHODS:
-            raise BadInput(f"--maps {maps}: {word} is none of {', '.join(METHODS)}{did_you_mean(word, METHODS)}")
-    return asked
+    methods = [word.strip() for word in maps.split(",")]
+    for method in methods:
+        if method not in METHODS:
+            raise BadInput(f"--maps {maps}: {method} is none of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
+    return methods

@@ -13,23 +13,25 @@ from pli_analysis.tables import Format
 from pli_train.core.errors import BadInput
 
 MOST_DRAWN = 20_000
-"""Rows drawn for a terminal without being asked for; more would take minutes and nobody reads them."""
+"""Maximum number of rows printed as a table; more would take minutes."""
 
 
 def scalars(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run or a folder of runs, ours or not; a file of logs.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, a folder of runs, or a log file, of any program.")],
     tags: Annotated[
-        list[str] | None, typer.Option("--tags", metavar="PATTERN", help="A tag, or grad_norm/*; may be repeated.")
+        list[str] | None,
+        typer.Option("--tags", metavar="PATTERN", help="Tag, or pattern such as grad_norm/*; may be repeated."),
     ] = None,
     download: Annotated[
-        Path | None, typer.Option("--download", metavar="DIR", help="Write TensorBoard's downloads: --format json|csv.")
+        Path | None,
+        typer.Option("--download", metavar="DIR", help="Write TensorBoard download files: --format json|csv."),
     ] = None,
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """What was logged: a row for each tag and step.
+    """Logged scalars: one row per tag and step.
 
-    With --download it is a file for each tag, as TensorBoard downloads them; of several runs, a folder for each run.
+    With --download, writes one file per tag in TensorBoard's download format; for several runs, one folder per run.
 
     Example: pli-analyze scalars runs/tiny --tags 'eval/*' -o eval.csv
     """
@@ -39,7 +41,7 @@ def scalars(
     from pli_analysis.tables import emit
 
     if download is not None and (out is not None or format not in (None, Format.JSON, Format.CSV)):
-        raise BadInput("--download: writes files of --format json (if left out) or csv, and no -o beside them")
+        raise BadInput("--download: writes json (the default) or csv files: omit -o, and use --format json or csv")
     found = paths.logged(run)
     complain(list(dict.fromkeys(line for _, logged in found for line in logged.damaged)))
     runs = dict(zip(paths.names([source for source, _ in found]), (logged for _, logged in found), strict=True))
@@ -47,7 +49,9 @@ def scalars(
     if download is None:
         table = tidy(chosen)
         if format is None and out is None and len(table) > MOST_DRAWN:
-            raise BadInput(f"{len(table):,} rows: choose some with --tags, or write all with -o FILE or --format csv")
+            raise BadInput(
+                f"{len(table):,} rows are too many for a table: select with --tags, or use -o FILE or --format csv"
+            )
         emit(table, format, out, whole=True)
         return
     folders = downloads.names(chosen)

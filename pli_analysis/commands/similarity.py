@@ -27,15 +27,17 @@ Space = Literal["function", "weights"]
 
 def similarity(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN [RUN2]", help="A run, or two to compare; or checkpoints in order.")
+        list[Path], typer.Argument(metavar="RUN [RUN2]", help="A run, two runs to compare, or checkpoints in order.")
     ],
-    over_time: Annotated[bool, typer.Option("--over-time", help="Each layer with itself at birth.")] = False,
-    at: Annotated[int | None, typer.Option(min=0, metavar="STEP", help="The checkpoint; else the last.")] = None,
+    over_time: Annotated[
+        bool, typer.Option("--over-time", help="Compare each layer with itself at birth, at every checkpoint.")
+    ] = False,
+    at: Annotated[
+        int | None, typer.Option(min=0, metavar="STEP", help="Step of the checkpoint (default: the last).")
+    ] = None,
     space: Annotated[
         Space,
-        typer.Option(
-            "--space", metavar="SPACE", help="Compare their function or weights; function means outputs on tokens."
-        ),
+        typer.Option("--space", metavar="SPACE", help="Compare function (outputs on tokens) or weights."),
     ] = "function",
     text: Text = None,
     text_column: TextColumn = None,
@@ -46,9 +48,9 @@ def similarity(
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """How alike layers are in what they put out.
+    """Similarity of layers by their outputs or weights.
 
-    Measured by debiased CKA, Procrustes and shared nearest neighbors; their weights by cosine and relative distance.
+    Outputs: debiased CKA, Procrustes and shared nearest neighbors. Weights: cosine and relative distance.
 
     Example: pli-analyze similarity runs/tiny --html similarity.html
     """
@@ -60,15 +62,17 @@ def similarity(
 
     two = len(runs) == 2 and (not over_time or any((run / run_folder.RUN).is_file() for run in runs))
     if over_time and (two or at is not None):
-        raise BadInput("--over-time: compares a run's layers with themselves at all checkpoints: no RUN2 and no --at")
+        raise BadInput(
+            "--over-time: compares a run's layers with themselves at all checkpoints: give no RUN2 and no --at"
+        )
     if space == "weights" and (text is not None or html is not None):
-        raise BadInput(f"{'--text' if html is None else '--html'}: is for outputs, and not for --space weights")
-    asked = text_of(text, text_column, tokenizer)
+        raise BadInput(f"{'--text' if html is None else '--html'}: applies to outputs, not to --space weights")
+    chosen_text = text_of(text, text_column, tokenizer)
     first, second = (open_run([run], stack=stack) for run in runs) if two else (open_run(runs, stack=stack), None)
     if space == "weights":
         emit(by_weights(first, second, at, over_time, Bar("checkpoints")), format, out)
         return
-    table = measure(first, second, asked, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
+    table = measure(first, second, chosen_text, blocks, at, over_time, Bar("checkpoints" if over_time else "pairs"))
     say(*unknown(table), report.verdict(table, over_time))
     write_page(html, lambda: report.build(table, over_time))
     emit(table, format, out)

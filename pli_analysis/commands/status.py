@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pli_analysis.report.parts import Report
     from pli_analysis.runs.run import Run
 
-FOLLOWED = "checkpoints that layers are followed through"
+FOLLOWED = "checkpoints matched layer by layer"
 
 
 def open_run(
@@ -23,17 +23,17 @@ def open_run(
     stack: str | None = None,
     name: str | None = None,
 ) -> Run:
-    """Open a run or whatever holds checkpoints; say what is not used of it, and what is only inferred.
+    """Open a run or a folder of checkpoints; print what is skipped, and what is only inferred.
 
     Args:
         paths, verify, lineage, stack: as for `pli_analysis.open_run`.
-        name: of the run, to begin each line with, where there are several.
+        name: name of the run at the start of each line, if there are several.
     """
     from pli_analysis.runs import opening
 
     found = opening.open_run(paths, verify, lineage, Bar(FOLLOWED), stack)
     complain(links_at(paths))
-    notes = found.notes  # of others' checkpoints none is usable, or some are: the error tells of each, or the lines do
+    notes = found.notes  # read first: if no checkpoint can be used, this raises an error that names them all
     prefix = f"{name}: " if name else ""
     complain([prefix + line for line in found.damaged])
     say(*(prefix + line for line in notes))
@@ -41,19 +41,19 @@ def open_run(
 
 
 def links_at(paths: list[Path]) -> list[str]:
-    """A line for each link that is passed over in a folder of runs."""
+    """Return a line for each link that is skipped in a folder of runs."""
     from pli_analysis.runs.paths import links
 
     return links(paths[0]) if len(paths) == 1 else []
 
 
 def complain(lines: list[str]) -> None:
-    """Say what is passed over."""
+    """Print what is skipped."""
     say(*(f"passed over: {line}" for line in lines))
 
 
 def write_page(path: Path | None, report: Callable[[], Report]) -> None:
-    """Write a page, if one was asked for, and say where."""
+    """Write an HTML page and print its path, if a path is given."""
     if path is None:
         return
     from pli_analysis.report import page

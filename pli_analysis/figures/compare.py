@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 AXES = AXES_OF_RUNS | {"epoch": "epochs"}
-"""What an axis is called; other people's logs may count epochs alone."""
+"""Axis → its title; logs of other programs may have epochs only."""
 
 
 def losses(table: pd.DataFrame, axes: Sequence[str], title: str = "loss") -> go.Figure:
-    """Each run's loss; growth events as triangles on its curve; groups of several runs share a color.
+    """Draw the loss of each run, with growth events as triangles; the runs of a group share a color.
 
     Args:
-        table: `run`, `group`, `is_event` (whether growth happened there), the axes, `loss`; by run and axis.
-        axes: of `AXES`; drawn against the first, and a page can switch to the others.
-        title: of the axis of losses.
+        table: `run`, `group`, `is_event` (true for a growth event), the axes, `loss`; sorted by run and axis.
+        axes: keys of `AXES`; the first one is drawn, and a page can switch to the others.
+        title: title of the vertical axis.
     """
     import plotly.graph_objects as go
 
@@ -43,16 +43,16 @@ def losses(table: pd.DataFrame, axes: Sequence[str], title: str = "loss") -> go.
             grown = mine[mine[col.IS_EVENT]]
             marker = {"symbol": "triangle-up", "size": 9, "color": color}
             style = {"mode": "markers", "marker": marker, "meta": _along(grown, axes)}
-            drawn.add_scatter(x=grown[by], y=grown[col.LOSS], name=f"{run} grows", showlegend=False, **style)
+            drawn.add_scatter(x=grown[by], y=grown[col.LOSS], name=f"{run}, growth event", showlegend=False, **style)
     drawn.update_layout(xaxis_title=AXES[by], yaxis_title=title, legend=LEGEND, hovermode="closest")
     return drawn.update_layout(meta=views.axes({axis: AXES[axis] for axis in axes}))
 
 
 def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
-    """Speed-up against loss, with the 95 % interval as a band where there is one; a view for each axis.
+    """Draw the speed-up over the loss level, with the 95 % interval as a band; one view per axis.
 
     Args:
-        table: of `metrics.comparison.compare.speed_ups` of one axis or of several, the axis in the column `axis`.
+        table: results of `metrics.comparison.compare.speed_ups` on one axis or more, with the axis in column `axis`.
         reference: the group that the others are compared with.
     """
     import plotly.graph_objects as go
@@ -67,25 +67,24 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
             style = {"fill": "toself", "fillcolor": color, "opacity": 0.2, "line": {"width": 0}}
             hidden = {"hoverinfo": "skip", "meta": {"views": bands}}
             drawn.add_scatter(**bands[axes[0]], name=f"{group}, 95 % interval", **style, **hidden)
-        message = {axis: rows[rows[col.SPEED_UP].notna()] for axis, rows in by_axis.items()}
+        known = {axis: rows[rows[col.SPEED_UP].notna()] for axis, rows in by_axis.items()}
         curves = {
-            axis: {"x": views.plain(r[col.LOSS_LEVEL]), "y": views.plain(r[col.SPEED_UP])}
-            for axis, r in message.items()
+            axis: {"x": views.plain(r[col.LOSS_LEVEL]), "y": views.plain(r[col.SPEED_UP])} for axis, r in known.items()
         }
         style = {"mode": "lines+markers", "line": {"color": color, "width": 2}, "meta": {"views": curves}}
         drawn.add_scatter(**curves[axes[0]], name=f"{group} ({_runs(mine)})", **style)
     drawn.add_hline(y=1, line={"color": NEUTRAL, "dash": "dot", "width": 1})
-    drawn.update_xaxes(title="loss level", autorange="reversed")
-    seen = {}
+    drawn.update_xaxes(title="loss level to reach", autorange="reversed")
+    by_view = {}
     for axis, rows in table[table[col.GROUP] != reference].groupby(col.AXIS, sort=False):
-        title = {"text": f"{AXES[str(axis)]} of {reference} ÷ own"}
-        seen[axis] = {"name": AXES[str(axis)], "layout": {"yaxis": {"title": title, "range": _range(rows)}}}
-    drawn.update_layout(legend=LEGEND, hovermode="closest", meta={"views": seen})
-    return drawn.update_layout(seen[axes[0]]["layout"])
+        title = {"text": f"speed-up in {AXES[str(axis)]} over {reference}"}
+        by_view[axis] = {"name": AXES[str(axis)], "layout": {"yaxis": {"title": title, "range": _range(rows)}}}
+    drawn.update_layout(legend=LEGEND, hovermode="closest", meta={"views": by_view})
+    return drawn.update_layout(by_view[axes[0]]["layout"])
 
 
 def _range(rows: pd.DataFrame) -> list[float]:
-    """What the figure shows of speed-ups: all curves, and bands as far as they leave the curves readable."""
+    """Return the range of the vertical axis: all curves, and as much of the bands as leaves the curves readable."""
     ups = np.append(rows[col.SPEED_UP].dropna(), 1.0)
     margin = max(np.ptp(ups), 0.25)
     low, high = np.nanmin([*rows[col.SPEED_UP_LOW], ups.min()]), np.nanmax([*rows[col.SPEED_UP_HIGH], ups.max()])
@@ -93,13 +92,13 @@ def _range(rows: pd.DataFrame) -> list[float]:
 
 
 def _runs(rows: pd.DataFrame) -> str:
-    """How many runs a curve is of."""
+    """Describe the number of runs behind a curve."""
     runs = rows[col.RUNS].iloc[0]
     return "one run" if runs == 1 else f"{runs} runs"
 
 
 def _band(rows: pd.DataFrame) -> dict[str, list[float]]:
-    """The outline of a band, where there is one."""
+    """Return the outline of an interval's band; empty where there is no interval."""
     band = rows[rows[col.SPEED_UP_LOW].notna()]
     x, y = (
         np.append(band[col.LOSS_LEVEL], band[col.LOSS_LEVEL][::-1]),

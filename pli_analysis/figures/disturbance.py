@@ -1,4 +1,4 @@
-"""Loss after each growth event, heat map of disturbed layers, disturbance over distance."""
+"""Excess loss after each growth event, heat map of layer scores, update rate over distance, loss spikes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "star")
-"""One an initializer, where runs have the colors."""
+"""One symbol per initializer, in figures whose colors mark runs."""
 
 
 def losses(curves: pd.DataFrame) -> go.Figure:
-    """One curve an event: how far the loss stood above what was to be expected.
+    """Draw the excess loss (loss minus expected loss) after each event, one curve per event.
 
     Args:
-        curves: `step` and `event` of the event, `layer` (the first it brought, or empty), `steps_since`,
+        curves: `step` and `event` of the event, `layer` (the first that it inserted, or empty), `steps_since`,
             `smoothed_excess_loss` (nats, running median).
     """
     import plotly.graph_objects as go
@@ -33,43 +33,43 @@ def losses(curves: pd.DataFrame) -> go.Figure:
         layer = rows[col.LAYER].iloc[0]
         name = f"{event} @ {step}"
         line = line_of(layer) if layer else {"color": NEUTRAL}
-        hover = f"{name}: %{{y:.3f}} nats after %{{x}} steps<extra></extra>"
+        hover = f"{name}: %{{y:+.3f}} nats, %{{x}} steps after the event<extra></extra>"
         style = {"mode": "lines", "line": {**line, "width": 2}, "name": name, "hovertemplate": hover}
         if layer:
             style["meta"] = {"layer": layer}
         drawn.add_trace(go.Scatter(x=rows[col.STEPS_SINCE], y=rows[col.SMOOTHED_EXCESS_LOSS], **style))
     drawn.add_hline(y=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
-    drawn.update_layout(xaxis_title="steps since the event", yaxis_title="loss − expected (nats)", legend=LEGEND)
+    drawn.update_layout(xaxis_title="steps since the event", yaxis_title="excess loss (nats)", legend=LEGEND)
     drawn.update_layout(meta=views.BARE)
     return drawn
 
 
 def heat_map(layers: pd.DataFrame) -> go.Figure:
-    """The score of each layer at each event; empty where it was not there before.
+    """Draw the score of each layer at each event; empty where the layer did not exist before.
 
     Args:
-        layers: of `pli_analysis.metrics.disturbance.disturbance`.
+        layers: table of `pli_analysis.metrics.disturbance.disturbance`.
     """
-    message = layers.assign(name=_names(layers))
-    order = message.drop_duplicates(col.LAYER, keep="last").sort_values(col.INDEX, kind="stable")[col.LAYER]
-    names = list(dict.fromkeys(message["name"]))
+    named = layers.assign(name=_names(layers))
+    order = named.drop_duplicates(col.LAYER, keep="last").sort_values(col.INDEX, kind="stable")[col.LAYER]
+    names = list(dict.fromkeys(named["name"]))
     columns = [
-        message.pivot(index=col.LAYER, columns="name", values=column).loc[order, names].to_numpy(dtype=float)
+        named.pivot(index=col.LAYER, columns="name", values=column).loc[order, names].to_numpy(dtype=float)
         for column in (col.SCORE, col.P, col.LAYERS_FROM_EVENT, col.OUTPUT_CHANGE, col.EXCESS_LOG_UPDATE_RATE)
     ]
     hover = (
-        "%{y}at %{x}: score %{z:.1f}, p %{customdata[0]:.3f}<br>%{customdata[1]:+d} places from the event<br>"
-        "output changed by %{customdata[2]:.1%}<br>movement %{customdata[3]:+.2f} e-folds"
+        "%{y}at %{x}: score %{z:.1f}, p %{customdata[0]:.3f}<br>%{customdata[1]:+d} layers from the event<br>"
+        "output change %{customdata[2]:.1%}<br>log(update rate ÷ expected) %{customdata[3]:+.2f}"
     )
     titles = "growth event", "layer, bottom to top", "score (robust z)"
     return grid(columns[0], list(order), names, titles, hover, customdata=np.stack(columns[1:], axis=-1))
 
 
 def by_distance(layers: pd.DataFrame) -> go.Figure:
-    """How much faster each layer moved after an event, over its distance from it.
+    """Draw each layer's update rate after an event ÷ the expected rate, over the distance from the event.
 
     Args:
-        layers: of `pli_analysis.metrics.disturbance.disturbance`, rows with `layers_from_event` and
+        layers: table of `pli_analysis.metrics.disturbance.disturbance`, rows with `layers_from_event` and
             `excess_log_update_rate`.
     """
     import plotly.graph_objects as go
@@ -85,14 +85,14 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
                 name=str(layer),
                 meta={"layer": str(layer)},
                 text=_names(rows),
-                hovertemplate=f"{layer} at %{{text}}: %{{y:.2f}} times as fast, %{{x:+d}} places away<extra></extra>",
+                hovertemplate=f"{layer} at %{{text}}: %{{y:.2f}} × expected rate, %{{x:+d}} layers away<extra></extra>",
             )
         )
     drawn.add_hline(y=1, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
-    label_every = int(layers[col.LAYERS_FROM_EVENT].max() - layers[col.LAYERS_FROM_EVENT].min())
+    distances = int(layers[col.LAYERS_FROM_EVENT].max() - layers[col.LAYERS_FROM_EVENT].min())
     drawn.update_layout(
-        xaxis={"title": "places above the event", "dtick": max(1, round(label_every / 12))},
-        yaxis={"title": "movement ÷ usual", "type": "log"},
+        xaxis={"title": "distance from the event (layers, positive: above)", "dtick": max(1, round(distances / 12))},
+        yaxis={"title": "update rate ÷ expected", "type": "log"},
         legend=LEGEND,
         meta=views.BARE,
     )
@@ -100,7 +100,7 @@ def by_distance(layers: pd.DataFrame) -> go.Figure:
 
 
 def spikes(events: pd.DataFrame) -> go.Figure:
-    """The loss spike of each event of several runs, over how high in the stack it was.
+    """Draw the loss spike of each event of several runs, over its relative height in the stack.
 
     Args:
         events: `run`, `initializer`, `height` (0 at the bottom, 1 at the top) and the columns of
@@ -111,7 +111,7 @@ def spikes(events: pd.DataFrame) -> go.Figure:
     drawn = go.Figure()
     initializers = list(dict.fromkeys(events[col.INITIALIZER].fillna("")))
     for number, (run, rows) in enumerate(events.groupby(col.RUN, sort=False)):
-        symbols = [SYMBOLS[initializers.index(made) % len(SYMBOLS)] for made in rows[col.INITIALIZER].fillna("")]
+        symbols = [SYMBOLS[initializers.index(name) % len(SYMBOLS)] for name in rows[col.INITIALIZER].fillna("")]
         drawn.add_trace(
             go.Scatter(
                 x=rows[col.HEIGHT],
@@ -119,13 +119,13 @@ def spikes(events: pd.DataFrame) -> go.Figure:
                 mode="markers",
                 marker={"size": 11, "symbol": symbols, "color": COLORS[number % len(COLORS)]},
                 name=str(run),
-                text=[f"{name}, {made}" for name, made in zip(_names(rows), rows[col.INITIALIZER], strict=True)],
+                text=[f"{event}, {name}" for event, name in zip(_names(rows), rows[col.INITIALIZER], strict=True)],
                 hovertemplate=f"{run}: %{{text}}<br>spike %{{y:.3f}} nats<extra></extra>",
             )
         )
     drawn.add_hline(y=0, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     drawn.update_layout(
-        xaxis={"title": "place in the stack (1: the top)", "range": [-0.05, 1.05]},
+        xaxis={"title": "relative height in the stack (0: bottom, 1: top)", "range": [-0.05, 1.05]},
         yaxis_title="loss spike (nats)",
         legend=LEGEND,
     )
@@ -133,5 +133,5 @@ def spikes(events: pd.DataFrame) -> go.Figure:
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
-    """What events are called on an axis."""
+    """Return the names of events on an axis: `+b @ 40`."""
     return [f"{event} @ {step}" for step, event in zip(rows[col.STEP], rows[col.EVENT], strict=True)]

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 AXES = {col.STEP: "steps", col.AGE: "age (steps since birth)"}
-NAMES = {col.RELATIVE_L2: "relative L2 since birth", col.COSINE_DISTANCE: "1 − cosine since birth"}
+NAMES = {col.RELATIVE_L2: "relative L2 to birth weights", col.COSINE_DISTANCE: "1 − cosine to birth weights"}
 
 
 def heat_map(table: pd.DataFrame, measure: str = col.RELATIVE_L2) -> go.Figure:
-    """One row a part, in the order of the last stack, bottom to top; empty before its birth.
+    """Draw one row per part, in the order of the last stack from bottom to top; empty before birth.
 
     Args:
-        table: of `pli_analysis.metrics.drift.drift`.
+        table: result of `pli_analysis.metrics.drift.drift`.
         measure: `relative_l2` or `cosine_distance`.
     """
     last = table.drop_duplicates(col.PART, keep="last").sort_values(col.INDEX, kind="stable")
@@ -34,7 +34,7 @@ def heat_map(table: pd.DataFrame, measure: str = col.RELATIVE_L2) -> go.Figure:
 
 
 def curves(table: pd.DataFrame, measure: str = col.RELATIVE_L2) -> go.Figure:
-    """One curve a part, in views over steps and over age."""
+    """Draw one curve per part, with views over steps and over age."""
     import plotly.graph_objects as go
 
     drawn = go.Figure()

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 AXES = {"pca": "PC", "tsne": "t-SNE ", "umap": "UMAP "}
-TITLES = {"run": "the run", "random": "a random walk of the same steps"}
+TITLES = {"run": "this run", "random": "a random walk with the same steps"}
 MOST_NAMED = 40
-"""Parts up to which each has its name at its end."""
+"""Maximum number of parts whose names are drawn at the ends of their paths."""
 
 
 def figure(
@@ -26,13 +26,13 @@ def figure(
     shares: dict[str, tuple[float, float]] | None = None,
     donors: bool = True,
 ) -> go.Figure:
-    """The map, or two of them side by side, in a view for each method.
+    """Draw the map of the run, beside that of the random walk if there is one; one view per method.
 
     Args:
-        table: of `pli_analysis.metrics.maps.embedding`.
-        methods: of `pca`, `tsne` and `umap`, the one first that is drawn first.
-        shares: for PCA: `run` and `random` → shares of the variance that x and y have.
-        donors: whether dotted lines lead from donors to clones.
+        table: result of `pli_analysis.metrics.maps.embedding`.
+        methods: `pca`, `tsne` or `umap`; the first one is drawn at first.
+        shares: for PCA, `run` and `random` → shares of the variance of x and y.
+        donors: whether to draw dotted lines from donors to clones.
     """
     from plotly.subplots import make_subplots
 
@@ -47,20 +47,20 @@ def figure(
         for part, rows in mine.groupby(col.PART, sort=False):
             drawn.add_trace(_path(str(part), rows, methods, few), row=1, col=column)
         drawn.update_yaxes(scaleanchor=f"x{column if column > 1 else ''}", row=1, col=column)
-    seen = {method: {"name": NAMES[method], "layout": _titles(method, walks, shares or {})} for method in methods}
+    by_view = {method: {"name": NAMES[method], "layout": _titles(method, walks, shares or {})} for method in methods}
     drawn.update_layout(_titles(methods[0], walks, shares or {}))
     drawn.update_annotations(font_size=14)
     drawn.update_layout(
         showlegend=False,
         height=520,
         margin={"l": 60, "r": 30, "t": 40, "b": 50},
-        meta={"views": seen} | ({"narrow": _stacked(drawn)} if len(walks) > 1 else {}),
+        meta={"views": by_view} | ({"narrow": _stacked(drawn)} if len(walks) > 1 else {}),
     )
     return drawn
 
 
 def _titles(method: str, walks: Sequence[str], shares: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    """What the axes of all maps are called."""
+    """Return the axis titles of all maps, as changes to the layout."""
     layout = {}
     for column, walk in enumerate(walks, 1):
         for number, axis in enumerate(("xaxis", "yaxis")):
@@ -71,7 +71,7 @@ def _titles(method: str, walks: Sequence[str], shares: dict[str, tuple[float, fl
 
 
 def _stacked(drawn: go.Figure) -> dict[str, Any]:
-    """What a narrow page changes: two maps one above the other."""
+    """Return the layout for a narrow page: one map above the other."""
     above, below = [0.58, 1.0], [0.0, 0.42]
     titles = [title.to_plotly_json() | {"x": 0.5} for title in drawn.layout.annotations]
     whole = {"domain": [0.0, 1.0]}
@@ -86,18 +86,18 @@ def _stacked(drawn: go.Figure) -> dict[str, Any]:
 
 
 def _path(part: str, rows: pd.DataFrame, methods: Sequence[str], named: bool) -> go.Scatter:
-    """One part's points in the order of steps: a ring at birth, its name at the end."""
+    """Draw the points of a part in the order of steps: a ring at birth, the name at the end."""
     import plotly.graph_objects as go
 
     style = line_of(rows[col.LAYER].iloc[0])
     birth = rows[col.IS_BIRTH].tolist()
-    seen = {method: at | {"textposition": outwards(**at)} for method, at in _points_of(rows, methods).items()}
+    by_view = {method: at | {"textposition": outwards(**at)} for method, at in _points_of(rows, methods).items()}
     return go.Scatter(
         x=rows[col.X],
         y=rows[col.Y],
         mode="lines+markers+text" if named else "lines+markers",
         text=[""] * (len(rows) - 1) + [f" {part} "],
-        textposition=seen[methods[0]]["textposition"],
+        textposition=by_view[methods[0]]["textposition"],
         textfont={"size": 14, "color": style["color"]},
         cliponaxis=False,
         line={**style, "width": 1.5},
@@ -108,14 +108,14 @@ def _path(part: str, rows: pd.DataFrame, methods: Sequence[str], named: bool) ->
             "line": {"width": [2.5 if first else 0 for first in birth]},
         },
         name=part,
-        meta={"layer": rows[col.LAYER].iloc[0], "views": seen},
+        meta={"layer": rows[col.LAYER].iloc[0], "views": by_view},
         customdata=rows[[col.STEP, col.AGE]].to_numpy(),
-        hovertemplate=f"{part}, step %{{customdata[0]}} (age %{{customdata[1]}})<extra></extra>",
+        hovertemplate=f"{part} at step %{{customdata[0]}} (age %{{customdata[1]}})<extra></extra>",
     )
 
 
 def _donations(table: pd.DataFrame, methods: Sequence[str]) -> go.Scatter:
-    """Dotted lines from donors to their clones, at the clones' first checkpoint."""
+    """Draw dotted lines from donors to their clones, at the clones' first checkpoint."""
     import pandas as pd
     import plotly.graph_objects as go
 
@@ -141,13 +141,13 @@ def _donations(table: pd.DataFrame, methods: Sequence[str]) -> go.Scatter:
 
 
 def _points_of(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """Where each method puts the points of a table."""
+    """Return the coordinates of a table's points by each method."""
     columns = {method: _columns(method, methods) for method in methods}
     return {method: {"x": plain(table[x]), "y": plain(table[y])} for method, (x, y) in columns.items()}
 
 
 def outwards(x: Sequence[float], y: Sequence[float]) -> str:
-    """Where the name at the end of a path stands: on the side where the rest of the path is not."""
+    """Return the position of the name at the end of a path: on the side away from the path."""
     right, up = x[-1] - sum(x) / len(x), y[-1] - sum(y) / len(y)
     level = "middle" if abs(up) <= abs(right) / 2 else "top" if up > 0 else "bottom"
     side = "center" if abs(right) < abs(up) / 2 else "right" if right >= 0 else "left"
@@ -155,5 +155,5 @@ def outwards(x: Sequence[float], y: Sequence[float]) -> str:
 
 
 def _columns(method: str, methods: Sequence[str]) -> tuple[str, str]:
-    """Where a table has what a method puts x and y at."""
+    """Return the columns with the coordinates of a method."""
     return (col.X, col.Y) if method == methods[0] else (col.of_method(col.X, method), col.of_method(col.Y, method))

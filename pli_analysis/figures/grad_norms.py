@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 LEVELS = ("head", "ffn")
 ROW, MOST = 13, 1400
-"""Pixels of a row, so that its name can be read, and of the figure at most: beyond, only some rows have theirs."""
+"""Height of a row that keeps its name readable, and maximum height of the figure, in pixels."""
 
 
 def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
-    """One row a head or FFN, layers in the order of the last stack, bottom to top; empty before its birth.
+    """Draw one row per head or FFN, in the order of the last stack from bottom to top; empty before birth.
 
     Args:
-        table: of `pli_analysis.metrics.grad_norms.logged`, of these levels alone.
-        events: step of each growth event → what happened.
+        table: result of `pli_analysis.metrics.grad_norms.logged`, restricted to `LEVELS`.
+        events: step of each growth event → its label.
     """
     import plotly.graph_objects as go
 
@@ -47,15 +47,15 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
             z=np.round(powers, 3),
             colorscale=SEQUENTIAL,
             **color_bar("gradient norm (before clipping)", **_ticks(powers)),
-            hovertemplate="%{y}at step %{x}: 10^%{z:.2f}<extra></extra>",
+            hovertemplate="%{y}at step %{x}: gradient norm 10^%{z:.2f}<extra></extra>",
         )
     )
-    for step, what in events.items():
-        # Between the last measurement before the event and the first after it: the steps are a scale of categories.
+    for step, label in events.items():
+        # The axis is categorical: the line goes between the last measurement before the event and the first after it.
         position = int((grid.columns <= step).sum()) - 0.5
         if -0.5 < position < len(grid.columns) - 0.5:
             drawn.add_vline(x=position, line={"color": NEUTRAL, "dash": "dot", "width": 1})
-            drawn.add_annotation(x=position, y=1, yref="paper", yanchor="bottom", text=what, showarrow=False)
+            drawn.add_annotation(x=position, y=1, yref="paper", yanchor="bottom", text=label, showarrow=False)
     meta, named = bar_below("step", "gradient norm"), [note.to_plotly_json() for note in drawn.layout.annotations]
     meta["narrow"]["annotations"] = named[:: label_every(len(named), MOST_ON_NARROW)]
     drawn.update_layout(
@@ -68,7 +68,7 @@ def heat_map(table: pd.DataFrame, events: dict[int, str]) -> go.Figure:
 
 
 def _rows(table: pd.DataFrame) -> list[str]:
-    """Names of the rows, bottom to top: by place of the layer (order of birth where it is not known), heads first."""
+    """Return row names from bottom to top: by index of the layer (by birth if unknown), heads before the FFN."""
     last = table.drop_duplicates(col.PART, keep="last")
     keys = {
         row.part: (number_of(row.layer) if _missing(row.index_) else row.index_, row.part_type == "ffn", len(row.part))
@@ -84,7 +84,7 @@ def _missing(value: object) -> bool:
 
 
 def _ticks(powers: np.ndarray) -> dict[str, list[object]]:
-    """Whole powers of ten on the color bar, or its ends where there is none between them."""
+    """Return the ticks of the color bar: powers of ten, or both ends and the middle if there are fewer than two."""
     if not np.isfinite(powers).any():
         return {}
     low, high = float(np.nanmin(powers)), float(np.nanmax(powers))

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MOST_WITH_GAPS = 40
-"""Rows and columns up to which squares lie apart: on a small screen gaps would be all there is to see of more."""
+"""Maximum number of rows and columns drawn with gaps between squares; more would vanish on small screens."""
 NAMED = 14
-"""Columns up to which each has its name below it."""
+"""Maximum number of column names on the axis."""
 
 
 def grid(
@@ -26,14 +26,14 @@ def grid(
     hover: str,
     **style: Any,
 ) -> go.Figure:
-    """A square a value, rows from the bottom up.
+    """Draw one square per value, with rows from bottom to top.
 
     Args:
-        values: (rows, columns), NaN for nothing.
+        values: (rows, columns); NaN leaves a square empty.
         rows, columns: names.
-        titles: of the columns, the rows and the colors.
-        hover: what pointing at a square tells, as plotly's templates are.
-        style: more for the heat map.
+        titles: titles of the columns, the rows and the color bar.
+        hover: plotly template of the hover text.
+        style: further arguments of `go.Heatmap`.
     """
     import plotly.graph_objects as go
 
@@ -41,7 +41,7 @@ def grid(
     drawn = go.Figure(
         go.Heatmap(
             x=[str(name) for name in columns],
-            y=[f"{name} " for name in rows],  # the blank keeps names off the squares
+            y=[f"{name} " for name in rows],  # the blank separates names from squares
             z=np.asarray(values, dtype=float),
             colorscale=SEQUENTIAL,
             **color_bar(titles[2]),
@@ -60,6 +60,6 @@ def grid(
 
 
 def _some(columns: Sequence[object]) -> dict[str, Any]:
-    """Which columns have their names below them: places, as a category may look like a number."""
+    """Return the positions of the named columns; positions, because names may look like numbers."""
     step = label_every(len(columns), NAMED)
     return {"tickvals": list(range(0, len(columns), step))} if step > 1 else {}

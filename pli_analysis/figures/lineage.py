@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def figure(layers: pd.DataFrame, locations: pd.DataFrame) -> go.Figure:
-    """The lineage picture.
+    """Draw each layer as a line over steps at its index, with births and donors.
 
     Args:
-        layers, locations: of `pli_analysis.metrics.lineage`.
+        layers, locations: tables of `pli_analysis.metrics.lineage`.
     """
     import plotly.graph_objects as go
 
@@ -61,14 +61,14 @@ def figure(layers: pd.DataFrame, locations: pd.DataFrame) -> go.Figure:
     )
     drawn.update_layout(
         xaxis_title="steps",
-        yaxis={"title": "index (0 at the bottom)", "dtick": 1},
+        yaxis={"title": "index in the stack (0: bottom)", "dtick": 1},
         showlegend=False,
     )
     return drawn
 
 
 def _donations(born: pd.DataFrame, locations: pd.DataFrame) -> go.Scatter:
-    """Dotted lines from donors to their clones, at the step of the birth."""
+    """Draw dotted lines from donors to their clones, at the step of birth."""
     import plotly.graph_objects as go
 
     indices = locations.rename(columns={col.INDEX: "index_"})

@@ -1,4 +1,4 @@
-"""Loss over training, with a mark at each growth event."""
+"""Loss over training, with a line at each growth event."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ if TYPE_CHECKING:
 
 AXES = {col.STEP: "steps", col.TOKENS: "tokens", col.FLOPS: "FLOPs", col.SECONDS: "seconds of training"}
 MOST = 2000
-"""Points of one curve at most."""
+"""Maximum number of points of a curve."""
 FEW, SMOOTH = 200, 100
-"""Steps beyond which single batches hide the course of training, and how many means show it."""
+"""Number of steps above which a smoothed curve is added, and number of means on it."""
 
 
 def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) -> go.Figure:
-    """Train and eval loss.
+    """Draw train and eval loss over steps, with a view for each axis that was logged (see `views`).
 
     Args:
-        table: of `pli_analysis.metrics.loss`.
-        births: axis → where the growth events lie on it.
-        born: what each event brought (`+b`).
-
-    The figure is drawn against steps, and has a view for each axis (see `views`). One that nobody logged is left out.
+        table: result of `pli_analysis.metrics.loss`.
+        births: axis → positions of the growth events on it.
+        born: label of each event (`+b`).
     """
     import plotly.graph_objects as go
 
@@ -38,12 +36,12 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
     train, eval = (table[table[col.SPLIT] == kind] for kind in ("train", "eval"))
     if len(train):
         kept = train.iloc[extremes(train[col.LOSS].to_numpy(), MOST)]
-        drawn.add_trace(_curve(kept, axes, name="train (each step)", line={"color": NEUTRAL, "width": 1}, opacity=0.55))
+        drawn.add_trace(_curve(kept, axes, name="train, each step", line={"color": NEUTRAL, "width": 1}, opacity=0.55))
     if len(train) > FEW:
         width = len(train) // SMOOTH | 1
         smooth = train.assign(**{col.LOSS: train[col.LOSS].rolling(width, center=True).mean()}).dropna(subset=col.LOSS)
         kept = smooth.iloc[:: max(width // 4, 1)]
-        drawn.add_trace(_curve(kept, axes, name=f"train (mean of {width})", line={"color": COLORS[1], "width": 2}))
+        drawn.add_trace(_curve(kept, axes, name=f"train, mean of {width} steps", line={"color": COLORS[1], "width": 2}))
     if len(eval):
         mode = {"mode": "lines+markers", "marker": {"size": 6}}
         drawn.add_trace(_curve(eval, axes, name="eval", line={"color": COLORS[0], "width": 2.5}, **mode))
@@ -60,15 +58,15 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
 
 
 def extremes(values: np.ndarray, most: int) -> np.ndarray:
-    """Indices of at most `most` points that keep each stretch's lowest and highest value, in order.
+    """Return sorted indices of at most `most` points: the lowest and the highest of each interval.
 
     >>> extremes(np.array([0, 9, 1, 2, -5, 3]), most=4).tolist()
     [0, 1, 4, 5]
     """
     if len(values) <= most:
         return np.arange(len(values))
-    stretches = np.array_split(np.arange(len(values)), most // 2)
-    return np.unique([s[pick(values[s])] for s in stretches for pick in (np.nanargmin, np.nanargmax)])
+    intervals = np.array_split(np.arange(len(values)), most // 2)
+    return np.unique([s[pick(values[s])] for s in intervals for pick in (np.nanargmin, np.nanargmax)])
 
 
 def _curve(table: pd.DataFrame, axes: Iterable[str], **style: Any) -> go.Scatter:
@@ -79,7 +77,7 @@ def _curve(table: pd.DataFrame, axes: Iterable[str], **style: Any) -> go.Scatter
 
 
 def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) -> list[go.Scatter]:
-    """Upright dotted lines and a word on top of each: traces, so that they follow a switch of axes."""
+    """Draw a labelled vertical line per event, as traces, so that they move when the axis is switched."""
     import plotly.graph_objects as go
 
     low, high = float(np.nanmin(losses)), float(np.nanmax(losses))
@@ -108,7 +106,7 @@ def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) 
 
 
 def _some(names: list[str], most: int) -> list[str]:
-    """At most so many of the names, evenly chosen; nothing in place of the others.
+    """Keep at most `most` names, evenly spaced, and replace the others by an empty string.
 
     >>> _some(["+b", "+c", "+d"], most=2)
     ['+b', '', '+d']

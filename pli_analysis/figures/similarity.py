@@ -16,30 +16,30 @@ NAMES = {col.CKA: "debiased CKA", col.PROCRUSTES: "Procrustes", col.NEIGHBORS: "
 
 
 def heat_map(table: pd.DataFrame, measure: str = col.CKA) -> go.Figure:
-    """One square a pair, layers bottom to top and left to right. Within one run it is symmetric.
+    """Draw one square per pair of layers, from bottom to top and left to right; symmetric within one run.
 
     Args:
-        table: of `pli_analysis.metrics.similarity.similarity`, of one checkpoint a side.
+        table: result of `pli_analysis.metrics.similarity.similarity` for one checkpoint on each side.
         measure: `cka`, `procrustes` or `neighbors`.
     """
     rows, columns = _layers(table, "a"), _layers(table, "b")
     values = {(row.layer_a, row.layer_b): getattr(row, measure) for row in table.itertuples()}
     names = table[col.RUN_A].iloc[0], table[col.RUN_B].iloc[0]
     within = len(values) < len(rows) * len(columns) or len(rows) == 1
-    if within:  # each pair is told but once
+    if within:  # the table has each pair once
         values |= {(b, a): value for (a, b), value in values.items()}
     squares = [[values[(row, column)] for column in columns] for row in rows]
     lowest = min([0.0, *(value for line in squares for value in line if value == value)])
     titles = _title("layer", names[1], within), _title("layer, bottom to top", names[0], within), NAMES[measure]
-    message = "%{y}and %{x}: %{z:.3f}"
-    return grid(squares, rows, [f"{id} " for id in columns], titles, message, zmin=lowest, zmax=1.0)
+    hover = "%{y}and %{x}: %{z:.3f}"
+    return grid(squares, rows, [f"{id} " for id in columns], titles, hover, zmin=lowest, zmax=1.0)
 
 
 def curves(table: pd.DataFrame, measure: str = col.CKA) -> go.Figure:
-    """One curve a layer, over steps.
+    """Draw one curve per layer over steps.
 
     Args:
-        table: of `pli_analysis.metrics.similarity.similarity`, over time.
+        table: result of `pli_analysis.metrics.similarity.similarity`, over time.
         measure: `cka`, `procrustes` or `neighbors`.
     """
     import plotly.graph_objects as go
@@ -55,19 +55,19 @@ def curves(table: pd.DataFrame, measure: str = col.CKA) -> go.Figure:
                 line={**line_of(str(layer)), "width": 2},
                 name=str(layer),
                 meta={"layer": str(layer)},
-                hovertemplate=f"{layer} at %{{x}}: %{{y:.3f}}<extra></extra>",
+                hovertemplate=f"{layer} at step %{{x}}: %{{y:.3f}}<extra></extra>",
             )
         )
     drawn.update_layout(
         xaxis_title="steps",
-        yaxis={"title": f"{NAMES[measure]} with itself at birth", "rangemode": "tozero"},
+        yaxis={"title": f"{NAMES[measure]} with the layer at birth", "rangemode": "tozero"},
         legend=LEGEND,
     )
     return drawn
 
 
 def _layers(table: pd.DataFrame, side: str) -> list[str]:
-    """Layers of one side, bottom to top."""
+    """Return the layers of one side, from bottom to top."""
     layer, index = col.of_side(col.LAYER, side), col.of_side(col.INDEX, side)
     return table.drop_duplicates(layer).sort_values(index, kind="stable")[layer].tolist()
 

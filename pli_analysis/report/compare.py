@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.comparison.curves import Curve
 
 FINE = 40
-"""Levels of the speed-up's curve."""
+"""Number of loss levels on the speed-up curve."""
 NAMED = 3
-"""Groups that a sentence names beside the reference, at most."""
+"""Maximum number of groups, besides the reference, that a sentence names."""
 _DIFFERENCE = (col.DIFFERENCE_LOW, col.DIFFERENCE_HIGH)
 _SPEED_UP = (col.SPEED_UP_LOW, col.SPEED_UP_HIGH)
 
 
 def verdict(found: Comparison) -> str:
-    """The groups' losses at the point of comparison, and their differences from the reference, in one sentence.
+    """Describe each group's loss at the point of comparison, and its difference from the reference.
 
-    A second one says which runs diverged, if any did, and a third how many points were left out as not finite.
+    A second sentence names the runs that diverged, a third counts the points that are not finite, if there are any.
     """
     rows = {row.group: row for row in found.groups.itertuples()}
     base = rows.pop(found.reference)
@@ -40,33 +40,33 @@ def verdict(found: Comparison) -> str:
     others = sorted(rows.values(), key=lambda row: (np.isnan(row.loss), row.loss))
     where = f"In {found.tag} {where[0].lower()}{where[1:]}" if found.tag else where
     digits = _digits(found.groups[col.LOSS], base.loss)
-    message = [f"{base.group} has {_loss_words(base, digits)} ({_runs_words(base.runs)})"]
-    message += [_difference_words(row, base.runs, digits) for row in others]
-    gone = f" Diverged and left out: {compare.divergences(found.diverged)}." if found.diverged else ""
-    return f"{where}, {_listed(message, NAMED + 1)}.{gone}{_omitted_words(found)}"
+    clauses = [f"{base.group} has {_loss_words(base, digits)} ({_runs_words(base.runs)})"]
+    clauses += [_difference_words(row, base.runs, digits) for row in others]
+    diverged = f" Diverged and left out: {compare.divergences(found.diverged)}." if found.diverged else ""
+    return f"{where}, {_listed(clauses, NAMED + 1)}.{diverged}{_omitted_words(found)}"
 
 
 def speed_up_words(found: Comparison) -> str:
-    """The speed-up of each group at the lowest level that it and the reference reach; empty for one group."""
+    """Describe the speed-up of each group at the lowest loss that it and the reference reach; empty for one group."""
     ups = found.speed_ups[found.speed_ups[col.GROUP] != found.reference]
     known = ups[ups[col.SPEED_UP].notna()]
     lowest = [mine.loc[mine[col.LOSS_LEVEL].idxmin()] for _, mine in known.groupby(col.GROUP, sort=False)]
     if not lowest:
         many = found.groups[col.GROUP].nunique() > 1
-        return f"No group reaches a level that {found.reference} reaches as well." if many else ""
+        return f"No group reaches a loss level that {found.reference} also reaches." if many else ""
     runs = found.groups.set_index(col.GROUP)[col.RUNS]
-    message = [
+    clauses = [
         f"to reach a loss of {compare.level_words(row[col.LOSS_LEVEL])}, {row[col.GROUP]} "
         f"({_runs_words(row[col.RUNS])}) has a speed-up of {row[col.SPEED_UP]:.3g} in {AXES[found.unit]} "
         f"over {found.reference} ({_runs_words(runs[found.reference])}), "
         f"{_evidence(row, _SPEED_UP, runs[found.reference], '{:.3g}'.format)}"
         for row in lowest
     ]
-    return sentences([_listed(message, NAMED)])[0]
+    return sentences([_listed(clauses, NAMED)])[0]
 
 
 def build(found: Sequence[Comparison]) -> Report:
-    """The page of a comparison, a section for each scalar: losses, speed-ups, and how they were measured."""
+    """Build the report of a comparison, with a section per scalar: losses, speed-ups and methods."""
     sections = [_section(found[0])]
     if len(found) > 1:
         sections = [_section(each, f"-{number}", f" of {each.tag}") for number, each in enumerate(found)]
@@ -75,7 +75,7 @@ def build(found: Sequence[Comparison]) -> Report:
 
 
 def _section(found: Comparison, ending: str = "", of: str = "") -> Section:
-    """The section of one scalar; `ending` tells its ids from those of others, `of` its title."""
+    """Build the section of one scalar; `ending` is appended to ids, `of` to the title."""
     by_axis, method = {found.unit: found}, method_of(found, AXES[found.unit])
     shown = [replace(figure, id=f"{figure.id}{ending}") for figure in (losses(by_axis), *sooner(by_axis))]
     tables = [*tables_of(by_axis), ("Runs", compare.per_run(found))]
@@ -83,11 +83,11 @@ def _section(found: Comparison, ending: str = "", of: str = "") -> Section:
 
 
 def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
-    """How it was measured.
+    """Describe how losses and speed-ups were measured.
 
     Args:
         found: the comparison.
-        needed: what a run needs to reach a loss: `steps`.
+        needed: the unit of what a run needs to reach a loss, such as `steps`.
     """
     width, reference = found.curves[0].width, found.reference
     scalar = f"The scalar {found.tag}. " if found.tag else ""
@@ -95,46 +95,47 @@ def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
     return [
         (
             "loss",
-            f"{scalar}{smooth} Linearly interpolated between points; missing where one that is not finite lies "
-            "between them. Of a group: the mean over its runs.",
+            f"{scalar}{smooth} Linearly interpolated between points; missing next to a point that is not finite. The "
+            "loss of a group is the mean over its runs.",
         ),
         (
             "point of comparison",
-            "The last one on the axis that all runs came to, unless --at says another.",
+            "The last point on the axis that all runs reached, or the one given by --at.",
         ),
         (
             "reached",
-            "Where a curve first comes down to a loss, linearly interpolated between points. A loss that it never "
-            "reaches, or is below at its first point, is missing.",
+            "The first point at which a curve falls to a loss level, linearly interpolated between points. Missing if "
+            "the curve never falls to it, or starts below it.",
         ),
         (
             "speed-up",
-            f"The {needed} that {reference} needs ÷ those that the group needs to reach the same loss; a ratio of "
-            "geometric means over runs.",
+            f"{needed[0].upper()}{needed[1:]} that {reference} needs to reach a loss ÷ those that the group needs: a "
+            "ratio of geometric means over runs.",
         ),
         (
             "levels",
-            "Unless --levels says others: the final loss of the run that ends highest, then its loss at half and at a "
-            f"quarter of its {found.curves[0].counts}s.",
+            "By default the final loss of the run with the highest final loss, and its losses at half and at a "
+            f"quarter of its {found.curves[0].counts}s; --levels sets others.",
         ),
         (
             "95 % interval",
-            "The unit is the run. Runs of two groups that share seeds, data and evaluation are compared in pairs, with "
-            "Student's t interval of the differences; else with Welch's (1947) of two means. Where one side has two "
-            "runs and the other more, it has one degree of freedom (Hsu 1938), as Welch's covers too little there. "
-            "Speed-ups are compared as logarithms. There is no interval with fewer than two runs a side.",
+            "The unit is the run. Groups with the same seeds, data and evaluation are compared in pairs of runs, by "
+            "Student's t interval of the differences; other groups by Welch's t interval of two means (1947), with one "
+            "degree of freedom if one group has two runs and the other more (Hsu 1938), as Welch's is then too narrow. "
+            "Speed-ups are compared as logarithms. With fewer than two runs in a group there is no interval.",
         ),
         (
             "p, min_p",
-            "Exact permutation test over runs, of pairs by their signs, and the smallest p that so many runs can give "
-            "(Phipson and Smyth 2010). Not corrected for the number of groups.",
+            "p of an exact permutation test over runs (of paired runs, over the signs of their differences), and the "
+            "smallest p possible with this number of runs (Phipson and Smyth 2010). Not corrected for the number of "
+            "groups.",
         ),
-        ("seconds", "Of training for our runs; of other event files, since their first point."),
+        ("seconds", "Training time in runs of pli-train; time since the first point in other logs."),
     ]
 
 
 def losses(found: Mapping[str, Comparison]) -> Figure:
-    """The figure of losses, a view for each axis, with the verdict on each.
+    """Draw the losses, with a view and a caption for each axis.
 
     Args:
         found: axis → comparison on it.
@@ -148,7 +149,7 @@ def losses(found: Mapping[str, Comparison]) -> Figure:
 
 
 def sooner(found: Mapping[str, Comparison]) -> list[Figure]:
-    """The figure of speed-ups, a view for each axis; none where there is nothing to compare with.
+    """Draw the speed-ups, with a view for each axis; return no figure for a single group.
 
     Args:
         found: axis → comparison on it.
@@ -169,7 +170,7 @@ def sooner(found: Mapping[str, Comparison]) -> list[Figure]:
 
 
 def tables_of(found: Mapping[str, Comparison]) -> list[tuple[str, pd.DataFrame]]:
-    """The tables that the words are taken from, of all axes, with the axis in the column `axis`.
+    """Return the tables of groups and speed-ups on all axes, with the axis in the column `axis`.
 
     Args:
         found: axis → comparison on it.
@@ -184,11 +185,11 @@ def tables_of(found: Mapping[str, Comparison]) -> list[tuple[str, pd.DataFrame]]
 
 
 def drawn_points(curves: Sequence[Curve], axes: Mapping[str, str]) -> pd.DataFrame:
-    """All curves in one tidy table, with a row more for each growth event, at the loss of its step.
+    """Return all curves as one tidy table, with one more row per growth event, at the loss of its step.
 
     Args:
         curves: of one scalar.
-        axes: name of an axis here → its column in the tables of curves.
+        axes: name of an axis in the result → its column in the tables of curves.
     """
     import pandas as pd
 
@@ -205,26 +206,27 @@ def drawn_points(curves: Sequence[Curve], axes: Mapping[str, str]) -> pd.DataFra
 
 
 def _digits(losses: Iterable[float], base: float) -> int:
-    """Digits after the point that tell each loss from the reference's and from 0: three, or as many as it takes."""
+    """Return how many decimals distinguish each loss from the reference's and from 0, three at least."""
     pairs = [(loss, other) for loss in losses for other in (base, 0.0)]
     return max(len(distinct_digits(*pair, 3)[0].partition(".")[2]) for pair in pairs)
 
 
 def _omitted_words(found: Comparison) -> str:
-    """How many points of which runs were left out because they are not finite; empty for none."""
+    """Count the points of each run that were left out because they are not finite; empty for none."""
     runs = [(curve.name, curve.omitted) for curve in (*found.curves, *found.diverged) if curve.omitted]
     each = [f"{count(omitted, 'point')} of {name}" for name, omitted in runs]
     return f" Not finite and left out: {_listed(each, NAMED, 'more run')}." if each else ""
 
 
 def _loss_words(row: Any, digits: int) -> str:
-    """`a mean loss of 4.012`, of a row of `compare.groups`."""
+    """Describe the loss in a row of `compare.groups`: `a mean loss of 4.012`."""
     if np.isnan(row.loss):
         return "no loss there"
     return f"a {'mean ' if row.runs > 1 else ''}loss of {row.loss:.{digits}f}"
 
 
 def _difference_words(row: Any, base_runs: int, digits: int) -> str:
+    """Describe the loss of a group and its difference from the reference."""
     words = f"{row.group} has {_loss_words(row, digits)} ({_runs_words(row.runs)})"
     if np.isnan(row.difference):
         return words
@@ -232,19 +234,19 @@ def _difference_words(row: Any, base_runs: int, digits: int) -> str:
     return f"{words}, a difference of {signed(row.difference, digits)} ({evidence})"
 
 
-def _evidence(row: Any, bounds: tuple[str, str], base_runs: int, message: Callable[[float], str]) -> str:
-    """The interval of a difference or a speed-up and what it is over, of a row of the tables of a comparison."""
+def _evidence(row: Any, bounds: tuple[str, str], base_runs: int, written: Callable[[float], str]) -> str:
+    """Describe the interval of a difference or a speed-up, or why there is none."""
     low, high = (row[bound] for bound in bounds)
     if np.isnan(low):
         fewest, most = sorted((row[col.RUNS], base_runs))
-        why = "one run each" if most == 1 else "too few runs" if fewest == 1 else "runs do not vary"
+        why = "one run each" if most == 1 else "too few runs" if fewest == 1 else "runs do not differ"
         return f"no interval: {why}"
     pairs = f"paired by seed, {row[col.PAIRS]} pairs" if row[col.PAIRS] else "not paired"
-    return f"95 % interval {message(low)} to {message(high)}, {pairs}"
+    return f"95 % interval {written(low)} to {written(high)}, {pairs}"
 
 
 def _listed(clauses: Sequence[str], most: int, noun: str = "more group") -> str:
-    """So many clauses about groups or runs, and how many more there are."""
+    """Join at most `most` clauses about groups or runs, and count the rest."""
     more = len(clauses) - most
     return "; ".join([*clauses[:most], *([f"{count(more, noun)} in the table"] if more > 0 else [])])
 

@@ -1,6 +1,6 @@
 """The sections of a run's report, in order.
 
-A section is one function from a Run to a Section; one whose data is missing says so in a line and shows nothing else.
+Each section is a function from a Run to a Section. A section whose data is missing says so in one line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pli_analysis.runs.run import Run
 
 SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, paths, grad_norms, provenance]
-"""Below the summary, which says what they found."""
+"""The sections after the summary, which repeats their findings."""
 
 
 def build(
@@ -28,15 +28,15 @@ def build(
     map: Callable[[Run], Section] = paths,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Read a run and say what it did.
+    """Build the report of a run.
 
     Args:
-        run: to tell of.
-        map: tells the map: `paths`, or that with other methods.
-        on_progress: told (sections done, sections in all).
+        run: the run to read.
+        map: builds the section of the map: `paths`, or `paths` with other methods.
+        on_progress: called with (sections done, total sections).
 
     Raises:
-        BadInput: when it cannot be read.
+        BadInput: when the run cannot be read.
     """
     sections: list[Section] = []
     for section in SECTIONS:

@@ -20,48 +20,49 @@ if TYPE_CHECKING:
     from pli_analysis.runs.run import Run
 
 FEWEST_POINTS = 5
-"""Layers at checkpoints below which there is no map."""
+"""Minimum number of points (a layer at a checkpoint) for a map."""
 MOST_POINTS = 1500
-"""Layers at checkpoints up to which t-SNE is drawn unasked: the run's map and the random walk's take 15 seconds."""
+"""Maximum number of points for which t-SNE is drawn by default; the run and its random walk then take 15 seconds."""
 MAP_EXACT = 1e11
-"""Multiply-adds that the map may take; beyond, weights are sketched, so that the page comes soon."""
+"""Maximum multiply-adds for exact distances; above this, weights are sketched to keep the report fast."""
 
 METHOD = [
     (
         "distances",
-        "Between all points, from inner products of their steps (each kept as its difference from the point it came "
-        "from) in float64; too many long vectors are sketched (Charikar, Chen and Farach-Colton 2002), and their error "
-        "is stated.",
+        "Euclidean, between all points, computed in float64 from inner products of steps (the difference of each "
+        "point from the one it came from: its predecessor or, at birth, its donor). Large runs use random sketches of "
+        "the vectors (Charikar, Chen and Farach-Colton 2002), and the caption states the error.",
     ),
-    ("PCA", "From these distances (Torgerson 1952). It keeps distances as far as a plane can."),
+    ("PCA", "Computed from these distances (Torgerson 1952): the plane with the largest share of the variance."),
     (
         "t-SNE, UMAP",
-        "van der Maaten and Hinton 2008; McInnes et al. 2018, arXiv:1802.03426. Both begin with PCA (Kobak and "
-        "Linderman 2021) and have a fixed seed; perplexity is min(30, (N − 1) / 3), UMAP's neighbors min(15, N − 1).",
+        "van der Maaten and Hinton 2008; McInnes et al. 2018, arXiv:1802.03426. Both are initialized with PCA (Kobak "
+        "and Linderman 2021) and have a fixed seed. With N points, t-SNE's perplexity is min(30, (N − 1) / 3) and UMAP "
+        "uses min(15, N − 1) neighbors.",
     ),
-    ("trustworthiness", "1 when all neighbors in the plane are neighbors (Venna and Kaski 2001)."),
+    ("trustworthiness", "1 if all neighbors in the plane are neighbors in the original space (Venna and Kaski 2001)."),
     (
         "random walk",
-        "A walk with as many and as long steps in random directions, which are at right angles in many dimensions: it "
-        "draws smooth curves too (Antognini and Sohl-Dickstein 2018, arXiv:1806.08805).",
+        "The same number and lengths of steps in random directions, which are nearly orthogonal in many dimensions. "
+        "PCA shows it as smooth curves too (Antognini and Sohl-Dickstein 2018, arXiv:1806.08805).",
     ),
 ]
 
 
 def paths(run: Run, maps: Sequence[str] | None = None, say: Callable[[str], None] = lambda line: None) -> Section:
-    """The paths of all layers through the space of their weights, in one plane.
+    """Build the section with the map: the paths of all layers through weight space, in one plane.
 
     Args:
-        maps: methods beside PCA. None for what takes but seconds: t-SNE of not too many points. The first use of UMAP
-            in a process compiles it.
-        say: told what takes long.
+        maps: methods to draw besides PCA. None draws t-SNE if there are few points. UMAP is compiled at its first use
+            in a process.
+        say: called with a line before a slow step.
     """
-    found = embed_metric.points_of(run)
+    points = embed_metric.points_of(run)
     title = "Map of the layers"
-    if len(found) < FEWEST_POINTS:
-        message = f"{count(len(found), 'point')}, a layer at a checkpoint each, are too few for a map."
-        return Section("map", title, [message])
-    quick = ("tsne",) if len(found) <= MOST_POINTS else ()
+    if len(points) < FEWEST_POINTS:
+        few = f"A map needs {FEWEST_POINTS} points, a layer at a checkpoint each; this run has {len(points)}."
+        return Section("map", title, [few])
+    quick = ("tsne",) if len(points) <= MOST_POINTS else ()
     drawn = quick if maps is None else maps
     section = _map(embed_metric.embed(run, exact=MAP_EXACT, further=drawn, say=say), title, "layers", "weights")
     if maps is None:
@@ -70,20 +71,20 @@ def paths(run: Run, maps: Sequence[str] | None = None, say: Callable[[str], None
 
 
 def _left_out(drawn: Sequence[str]) -> str:
-    """Methods that the map goes without as they take long, and how to have them."""
+    """Name the methods that are not drawn because they are slow, and the command that draws them."""
     further = projections.METHODS[1:]
     slow = ", ".join(NAMES[method] for method in further if method not in drawn)
     command = f"pli-analyze report RUN --html --maps {','.join(further)}"
-    return f"Left out, as it takes long: {slow}. To have it drawn: {command}"
+    return f"Not drawn because it is slow: {slow}. To draw it: {command}"
 
 
 def of_map(name: str, found: Map, of: str, space: str) -> Report:
-    """A report on a map alone.
+    """Build a report with the map only.
 
     Args:
-        name: of the run.
+        name: name of the run.
         found: the map.
-        of: what its points are: layers, heads or ffn.
+        of: what the points are: layers, heads or ffn.
         space: weights, updates or function.
     """
     points = (found.table[col.WALK] == "run").sum()
@@ -93,41 +94,41 @@ def of_map(name: str, found: Map, of: str, space: str) -> Report:
 
 
 def _map(found: Map, title: str, what: str, space: str) -> Section:
-    """A map with its captions."""
+    """Build the section of a map, with a caption per method."""
     walk = found.walk
     shares = {"run": _two(found.components)} | ({} if walk is None else {"random": _two(walk)})
     drawing = embed_figure.figure(found.table, found.methods, shares, donors=not found.since_birth)
-    begins = "all births lie in one point" if found.since_birth else "dotted lines lead from donors to their clones"
-    message = (
-        f"Each path is one of the {what} from birth (ring) to its last checkpoint (name); {begins}. All points are "
-        "fitted together. "
+    births = "all births are at one point" if found.since_birth else "dotted lines connect donors with their clones"
+    reading = (
+        f"Each path follows one of the {what} from birth (ring) to its last checkpoint (name); {births}. All points "
+        "are embedded together. "
     )
     if walk is not None:
-        message += (
-            "The random walk has the same births, donors and lengths of steps, each step in a direction of its own. It "
-            "draws smooth curves as well: a curve as such is no finding."
+        reading += (
+            "The random walk has the same births, donors and step lengths, and a random direction for each step. Its "
+            "paths are smooth curves too, so a smooth curve alone is no finding."
         )
     captions = {method: _caption(found, method, what, space) for method in found.methods}
     figure = Figure("map", title, captions[found.methods[0]], drawing, found.table, captions)
     headline = " ".join([] if space == "updates" else _travel(found.travel))
     return Section(
-        "map", title, [message.strip(), *sentences(found.notes)], figures=[figure], headline=headline, method=METHOD
+        "map", title, [reading.strip(), *sentences(found.notes)], figures=[figure], headline=headline, method=METHOD
     )
 
 
 def _caption(found: Map, method: str, what: str, space: str) -> str:
-    """How far the parts went beside a random walk, and what a method's plane shows of it."""
+    """Describe how far parts moved relative to a random walk, and how faithful the plane of a method is."""
     words = [] if space == "updates" else _travel(found.travel)
     if method == "pca":
-        share = f"The plane holds {sum(_two(found.components)):.0%} of the variance"
-        share += f" (a random walk's plane {sum(_two(found.walk)):.0%} of its own)" if found.walk else ""
+        share = f"The plane explains {sum(_two(found.components)):.0%} of the variance"
+        share += f" (random walk: {sum(_two(found.walk)):.0%})" if found.walk else ""
         words.append(f"{share}.")
     else:
         words.append(
-            f"{NAMES[method]} keeps neighbors: neither distances between groups nor their sizes mean anything."
+            f"{NAMES[method]} preserves neighborhoods; distances between clusters and their sizes have no meaning."
         )
     if trust := found.trust[method]:
-        words.append(f"Trustworthiness is {trust[0]:.2f} over {trust[1]} neighbors.")
+        words.append(f"Trustworthiness is {trust[0]:.2f} for {trust[1]} neighbors.")
     if found.error is not None:
         words.append(_sketch_words(found.error))
     points = found.table[found.table[col.WALK] == "run"]
@@ -136,27 +137,27 @@ def _caption(found: Map, method: str, what: str, space: str) -> str:
 
 
 def _sketch_words(error: SketchError) -> str:
-    """How far sketched distances are off: as measured on some, and a bound for all."""
+    """Describe the error of sketched distances: measured on some pairs, and bounded for all."""
     measured = (
-        f"Distances are sketched. Of {error.pairs} pairs compared with exact distances half are off by less than "
-        f"{error.median:.1%} and the worst by {error.largest:.1%}"
+        f"Distances are estimated from sketches. On {error.pairs} pairs with known exact distances, the median error "
+        f"is {error.median:.1%} and the largest {error.largest:.1%}"
     )
     if error.bound is None:
-        return f"{measured}; for the others no bound is known, as points differ in few numbers each."
-    return f"{measured}; with a probability of {1 - RISK:.0%} no distance of all is off by more than {error.bound:.1%}."
+        return f"{measured}; no bound is known for other pairs, because points differ in few weights."
+    return f"{measured}; with a probability of {1 - RISK:.0%} no distance has an error above {error.bound:.1%}."
 
 
 def _travel(travel: dict[str, float]) -> list[str]:
-    """Who got farthest and who least far, beside a random walk."""
+    """Describe which parts moved farthest and least far, relative to a random walk."""
     if not travel:
         return []
     most, least = max(travel, key=lambda part: travel[part]), min(travel, key=lambda part: travel[part])
     far, near = distinct_digits(travel[most], travel[least])
-    compared = "times as far from its birth as a random walk of the same steps would"
+    compared = "times as far from its birth as a random walk with the same steps"
     if most != least and equal(travel[most], travel[least]):
-        return [f"Each part got {far} {compared}."]
-    went = f"{most} got {far} {compared}"
-    return [f"{went}; {least}, at the other end, {near} times." if most != least else f"{went}."]
+        return [f"Each part moved {far} {compared}."]
+    farthest = f"{most} moved {far} {compared}"
+    return [f"{farthest}; {least} moved least, {near} times as far." if most != least else f"{farthest}."]
 
 
 def _two(components: Components) -> tuple[float, float]:

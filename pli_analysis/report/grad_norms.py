@@ -20,35 +20,38 @@ if TYPE_CHECKING:
     from pli_train.core.lineage import Lineage
 
 MOST_STEPS = 120
-"""Steps at most that a heat map draws, so that a page of a long run stays light."""
+"""Maximum number of steps that the heat map draws, to keep the page of a long run small."""
 
 METHOD = [
     (
         "norm",
-        "The L2 norm of a part's share of the gradient, after accumulation and before clipping. Every weight is in one "
-        "part, so that squares over all parts sum to the square of the total. A head has its rows of Q, K and V, its "
-        "columns of O and their biases; keys and values that heads share count once, to their group.",
+        "L2 norm of the gradient of a part's weights, after accumulation and before clipping. Every weight belongs to "
+        "exactly one part, so the squared norms sum to the squared total norm. A head has its rows of Q, K and V, its "
+        "columns of O, and their biases; keys and values shared by several heads belong to their group.",
     ),
     (
         "around an event",
-        "Medians of up to three measurements up to the event and of the first three after it, of parts that were there "
-        "on both sides.",
+        "Medians of the last measurements up to the event and of the first ones after it, three at most on each side, "
+        "for parts that exist on both sides.",
     ),
-    ("one run", "Its heads and layers are no replicates, and norms of single batches are noisy: a description."),
+    (
+        "one run",
+        "Heads and layers of one run are not independent, and norms of single batches are noisy.",
+    ),
 ]
 
 
 def grad_norms(run: Run) -> Section:
-    """The gradient norms of heads and FFNs over training."""
+    """Build the section on gradient norms of heads and FFNs over training."""
     return _grad_norms(grad_norms_metric.logged(run.scalars, run.lineage), run.lineage)
 
 
 def of_grad_norms(name: str, table: pd.DataFrame, lineage: Lineage | None) -> Report:
-    """A report on gradient norms alone, of whatever logged them.
+    """Build a report with the gradient norms only, whichever program logged them.
 
     Args:
-        name: of the run.
-        table: of `pli_analysis.metrics.grad_norms.logged.logged`, not empty.
+        name: name of the run.
+        table: result of `pli_analysis.metrics.grad_norms.logged.logged`, not empty.
     """
     measured = table[col.STEP].nunique()
     return Report(name, f"Gradient norms by part, measured at {measured:,} steps.", [_grad_norms(table, lineage)])
@@ -57,9 +60,9 @@ def of_grad_norms(name: str, table: pd.DataFrame, lineage: Lineage | None) -> Re
 def _grad_norms(table: pd.DataFrame, lineage: Lineage | None) -> Section:
     title = "Gradient norms"
     if not len(table):
-        message = "This run logged no gradient norms (train.grad_norms_every was 0, or tracking.tensorboard off)."
-        return Section("grad-norms", title, [message])
-    words, headline = ["A part is followed by its id from its first gradient on."], ""
+        nothing = "This run has no logged gradient norms (train.grad_norms_every = 0, or tracking.tensorboard = false)."
+        return Section("grad-norms", title, [nothing])
+    words, headline = ["Each part is followed by its id, from its first gradient on."], ""
     figures, tables = [], []
     drawn = table[table[col.PART_TYPE].isin(grad_norms_figure.LEVELS)]
     if len(drawn):
@@ -78,14 +81,14 @@ def _grad_norms(table: pd.DataFrame, lineage: Lineage | None) -> Section:
 
 
 def _norms_words(table: pd.DataFrame) -> str:
-    """Who has most of the gradient at the end, and how far heads lie apart."""
+    """Describe the shares of the gradient at the last step, and the range over heads and FFNs."""
     last = table[table[col.STEP] == table[col.STEP].max()]
     step = f"At step {last[col.STEP].iloc[0]:,}"
     words, total, layers = "", last[last[col.PART_TYPE] == "total"], last[last[col.PART_TYPE] == "layer"]
     if len(total) and len(layers):
         whole, most = total[col.GRAD_NORM].iloc[0], layers.sort_values(col.GRAD_NORM).iloc[-1]
         share = (most[col.GRAD_NORM] / whole) ** 2 if whole else 0.0
-        words = f"{step} the gradient's norm is {whole:.3g}, and layer {most[col.PART]} has {share:.0%} of its square. "
+        words = f"{step} the gradient norm is {whole:.3g}; layer {most[col.PART]} has {share:.0%} of its square. "
     for level, many in (("head", "heads"), ("ffn", "FFNs")):
         found = last[last[col.PART_TYPE] == level].sort_values(col.GRAD_NORM)
         if len(found) > 1 and found[col.GRAD_NORM].iloc[0] > 0:
@@ -101,21 +104,21 @@ def _norms_words(table: pd.DataFrame) -> str:
 def _drawn_words(table: pd.DataFrame, shown: pd.DataFrame) -> str:
     drawn, measured = shown[col.STEP].nunique(), table[col.STEP].nunique()
     parts = sample(count(table[col.PART].nunique(), "part"), count(measured, "measurement"))
-    return parts if drawn == measured else f"{parts} Drawn: {drawn} of them."
+    return parts if drawn == measured else f"{parts} The figure shows {drawn} of them."
 
 
 def _around_words(table: pd.DataFrame, around: pd.DataFrame) -> list[str]:
-    """What growth did to the norms of what was there, and how newborn layers begin."""
+    """Describe how growth changed the norms of existing parts, and the first norms of inserted layers."""
     words = []
     totals = around[(around[col.PART_TYPE] == "total") & (around[col.GRAD_NORM_RATIO] > 0)]
     if len(totals):
         low, high = totals[col.GRAD_NORM_RATIO].min(), totals[col.GRAD_NORM_RATIO].max()
         most = totals.loc[np.log(totals[col.GRAD_NORM_RATIO]).abs().idxmax()]
         words.append(
-            f"Over {count(len(totals), 'step')} with growth, the total norm afterwards was {span(low, high)} "
+            f"At {count(len(totals), 'step')} with growth, the total norm afterwards was {span(low, high)} "
             f"times the norm before; {most[col.EVENT]} at step {most[col.STEP]:,} changed it most, from "
             f"{most[col.GRAD_NORM_BEFORE]:.3g} to {most[col.GRAD_NORM_AFTER]:.3g}. These are medians of "
-            "up to three measurements a side, of one run: a description, not a test."
+            "up to three measurements on each side, of one run: a description, not a test."
         )
     layers = table[table[col.PART_TYPE] == "layer"]
     first = layers.drop_duplicates(col.PART, keep="first")
@@ -126,5 +129,5 @@ def _around_words(table: pd.DataFrame, around: pd.DataFrame) -> list[str]:
             ratios[born.part] = born.grad_norm / older.median()
     if ratios:
         each = ", ".join(f"{part} {ratio:.2f}" for part, ratio in ratios.items())
-        words.append(f"First gradient norm of each inserted layer ÷ median of the layers there before: {each}.")
+        words.append(f"First gradient norm of each inserted layer ÷ median of the layers that existed before: {each}.")
     return words

@@ -31,41 +31,41 @@ if TYPE_CHECKING:
     from pli_train.core.lineage import Lineage
 
 SURE = 0.99
-"""Confidence from which on a match is not told by itself."""
+"""Matches below this confidence are listed in a table."""
 LOSS_METHOD = [
     (
         "loss",
-        "−log p of the target in nats, averaged over targets: of a step's own batch in training mode (train), and of "
-        "the same held-out blocks each time, without dropout (eval).",
+        "Mean of −log p over the target tokens, in nats. train: on the batch of each step, in training mode. eval: on "
+        "the same held-out blocks at every evaluation, without dropout.",
     ),
     (
         "FLOPs",
-        "Counted on paper, forward and backward: per token 6 for each weight of a matrix product of the stack as it "
-        "was (Kaplan et al. 2020, arXiv:2001.08361) and 12 · heads · head size · context a layer for attention "
-        "(Chowdhery et al. 2022, arXiv:2204.02311).",
+        "Calculated from tensor shapes, not measured; forward and backward pass. Per token: 6 for each weight used in "
+        "a matrix product at that step (Kaplan et al. 2020, arXiv:2001.08361), plus 12 · heads · head size · context "
+        "for the attention of each layer (Chowdhery et al. 2022, arXiv:2204.02311).",
     ),
-    ("seconds", "Of training alone: evaluations and checkpoints are left out."),
-    ("many points", "Of a curve with more points than are drawn, each stretch keeps its lowest and its highest."),
+    ("seconds", "Training time, without evaluations and checkpoints."),
+    ("long curves", "Drawn by the lowest and the highest point of each interval."),
 ]
 LINEAGE_METHOD = [
     (
         "layer id",
-        "Given once, at birth, in the order of creation. The index is where a layer sits and the id is who it is. All "
-        "here follows ids, so that a layer which an insertion shifted is compared with itself.",
+        "Assigned at birth, in order of creation, and never changed. The index is the position in the stack, which "
+        "insertions shift. All measurements follow ids, so a shifted layer is still compared with itself.",
     ),
-    ("donor", "The layer that a newborn's weights were copied from."),
-    ("birth weights", "Those right after creation, noise included."),
+    ("donor", "The layer from which the weights of a new layer were copied."),
+    ("birth weights", "The weights of a layer right after its creation, including any noise added then."),
 ]
 INFERRED = (
     "confidence",
-    "No lineage was written. Layers of neighboring checkpoints are matched, in order, by the mean over their matrices "
-    "of ‖x − y‖² ÷ (‖x‖² + ‖y‖²), and by which of near ones keeps its direction; confidence says how much worse the "
-    "next best matching fits.",
+    "No lineage file was found, so it was inferred. The layers of consecutive checkpoints are matched in order, by the "
+    "mean over their matrices of ‖x − y‖² ÷ (‖x‖² + ‖y‖²); among similar layers, by the direction in which the weights "
+    "move. The confidence is higher the worse the second-best matching fits.",
 )
 
 
 def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
-    """The run in a dozen facts, and what the other sections found."""
+    """Build the summary: facts about the run, and the findings of the other sections."""
     config, lineage = run.record.get("config", {}), run.lineage
     last, began = run.checkpoints[-1], len(run.beginning.stack)
     table = loss_metric.loss(run.scalars)
@@ -74,7 +74,7 @@ def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
     facts = [
         ("Model", ", ".join(filter(None, (str(last.config.get("model_type")), last.anatomy.task, _width(last))))),
         ("Layers", f"{began} → {len(lineage.stack)}, {event_counts(lineage)}"),
-        ("Stack now", str(lineage)),
+        ("Current stack", str(lineage)),
         ("Steps", f"{last.step:,}" + (f" of {total:,}" if (total := run.record.get("total_steps")) else "")),
         ("Tokens", f"{last.tokens:,}" if last.tokens else ""),
         ("Corpus", str(run.record.get("corpus", {}).get("about", ""))),
@@ -91,67 +91,68 @@ def summary(run: Run, findings: list[tuple[str, str, str]]) -> Section:
 
 
 def _eval_facts(run: Run, losses: pd.Series) -> list[tuple[str, str]]:
-    """Eval loss as it was estimated, with the standard error of the last estimate, and over all held-out text."""
+    """Return the estimated eval loss with its last standard error, and the loss over all held-out text."""
     if not len(losses):
         return []
     error, whole, tokens = (
         run.scalars.of(tag).values
         for tag in (run_folder.EVAL_LOSS_SE, run_folder.EVAL_LOSS_FULL, run_folder.EVAL_TOKENS_FULL)
     )
-    beside = f" (standard error {error[-1]:.3f})" if len(error) else ""
-    facts = [("Eval loss", f"{losses.iloc[0]:.3f} → {losses.iloc[-1]:.3f} nats per token{beside}")]
+    se = f" (standard error {error[-1]:.3f})" if len(error) else ""
+    facts = [("Eval loss", f"{losses.iloc[0]:.3f} → {losses.iloc[-1]:.3f} nats per token{se}")]
     if len(whole) and len(tokens):
         facts.append(("Full eval loss", f"{whole[-1]:.3f} over all held-out text, {int(tokens[-1]):,} tokens"))
     return facts
 
 
 def loss(run: Run) -> Section:
-    """Loss against steps, tokens, FLOPs and seconds."""
+    """Build the section on loss over steps, tokens, FLOPs and seconds."""
     table = loss_metric.loss(run.scalars)
     damage = [f"Passed over: {line}." for line in run.scalars.damaged]
     if not len(table):
         return Section(
-            "loss", "Loss", ["This run logged no scalars (in a run of ours: tracking.tensorboard was off).", *damage]
+            "loss",
+            "Loss",
+            ["This run has no logged scalars (pli-train logs none with tracking.tensorboard = false).", *damage],
         )
     steps = lineage_metric.by_step(run.lineage)
     births = loss_metric.births(run.scalars, list(steps))
     drawing = loss_figure.figure(table, births, [together(labels) for labels in steps.values()])
-    went = _loss_words(table)
+    finding = _loss_words(table)
     kinds = table[col.SPLIT].value_counts()
-    whence = sample(*(f"{kinds[kind]:,} {kind} losses" for kind in ("train", "eval") if kind in kinds))
-    figure = Figure("loss", "Loss over training", f"{went} {whence}", drawing, table)
-    headline = went if (table[col.SPLIT] == "eval").sum() > 1 else ""
+    counts = sample(*(f"{kinds[kind]:,} {kind} losses" for kind in ("train", "eval") if kind in kinds))
+    figure = Figure("loss", "Loss over training", f"{finding} {counts}", drawing, table)
+    headline = finding if (table[col.SPLIT] == "eval").sum() > 1 else ""
     return Section("loss", "Loss", damage, figures=[figure], headline=headline, method=LOSS_METHOD)
 
 
 def lineage(run: Run) -> Section:
-    """Who sits where, and who came from whom."""
-    found = run.lineage
-    events, message = lineage_metric.events(found), _lineage_words(found)
-    figure = stack("lineage", "The stack over time", message, run)
+    """Build the section on lineage: births, donors, and the index of each layer over time."""
+    events, finding = lineage_metric.events(run.lineage), _lineage_words(run.lineage)
+    figure = stack("lineage", "Layer stack over training", finding, run)
     words = sentences(run.notes)
     tables = [("Growth events", events)] if len(events) else []
     if run.confidence is not None:
         unsure = run.confidence[(run.confidence[col.CONFIDENCE] < SURE) | run.confidence[col.MATCHED_INDEX].isna()]
-        tables += [("Newborn layers, and matches that are not certain", unsure)] if len(unsure) else []
+        tables += [("Inserted layers and uncertain matches", unsure)] if len(unsure) else []
     method = LINEAGE_METHOD if run.confidence is None else [*LINEAGE_METHOD, INFERRED]
-    return Section("lineage", "Lineage", words, figures=[figure], tables=tables, headline=message, method=method)
+    return Section("lineage", "Lineage", words, figures=[figure], tables=tables, headline=finding, method=method)
 
 
 def stack(id: str, title: str, caption: str, run: Run) -> Figure:
-    """The figure of a run's stack over time."""
+    """Draw a run's stack over time."""
     layers = lineage_metric.layers(run.lineage, run.confidence)
     locations = lineage_metric.locations(run.lineage, run.checkpoints[-1].step)
     return Figure(id, title, caption, lineage_figure.figure(layers, locations), layers)
 
 
 def made(lineage: Lineage) -> str:
-    """How many events made the stack."""
-    return f"{event_counts(lineage)} made the stack {lineage}"
+    """Describe the stack and the number of events that produced it: `2 growth events produced the stack a c b`."""
+    return f"{event_counts(lineage)} produced the stack {lineage}"
 
 
 def event_counts(lineage: Lineage) -> str:
-    """How many growth events there are, and how many removals, where there are any."""
+    """Describe the number of growth events and of removals: `2 growth events and 1 removal`."""
     removed = lineage_metric.removals(lineage)
     grown = len(lineage.events) - removed
     counts = [count(grown, "growth event")] if grown or not removed else []
@@ -159,12 +160,12 @@ def event_counts(lineage: Lineage) -> str:
 
 
 def of_lineage(run: Run) -> Report:
-    """A report on lineage alone."""
+    """Build a report with the lineage section only."""
     return Report(run.name, lead(run), [lineage(run)])
 
 
 def provenance(run: Run) -> Section:
-    """What it takes to run this again."""
+    """Build the section with what is needed to reproduce the run: command, seed, versions, config."""
     import pandas as pd
 
     record = run.record
@@ -176,17 +177,17 @@ def provenance(run: Run) -> Section:
     words = [f"Passed over: {line}." for line in run.damaged]
     tables = [("Configuration", config)] if len(config) else []
     if "config" not in record:
-        words.append("Checkpoints that no run of ours wrote: how they came to be is not known here.")
+        words.append("These checkpoints were not written by pli-train: their training configuration is not known.")
     return Section("provenance", "Provenance", words, facts=facts, tables=tables)
 
 
 def origin(run: Run) -> list[tuple[str, str]]:
-    """Where a run comes from: label and value, empty where it is not known."""
+    """Return command, start, seed, corpus and versions of a run as (label, value); unknown values are empty."""
     record = run.record
     versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
     return [
         ("Command", " ".join(map(str, record.get("command", [])))),
-        ("Begun", str(record.get("created", ""))),
+        ("Started", str(record.get("created", ""))),
         ("Seed", str(record.get("seed", ""))),
         ("Corpus fingerprint", str(record.get("corpus", {}).get("fingerprint", ""))),
         ("Versions", versions),
@@ -194,27 +195,27 @@ def origin(run: Run) -> list[tuple[str, str]]:
 
 
 def lead(run: Run) -> str:
-    """The run in one sentence."""
+    """Describe the run in one sentence."""
     found, last = run.lineage, run.checkpoints[-1]
     if len(run.checkpoints) == 1 and not found.events:
-        return f"A {last.config.get('model_type')} at one checkpoint, with nothing to compare it with."
+        return f"A {last.config.get('model_type')} at a single checkpoint: there is nothing to compare it with."
     verb = "changed" if lineage_metric.removals(found) else "grew"
     grown = f"{verb} from {len(run.beginning.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
-    # Steps of checkpoints that do not tell theirs are their places in the order that they were given in.
+    # Checkpoints without a known step are numbered in the given order, so their numbers are no steps.
     numbered = isinstance(run, ForeignRun) and bool(run.counted)
     length = count(len(run.checkpoints), "checkpoint") if numbered else count(last.step, "step")
     return f"A {last.config.get('model_type')} that {grown} over {length}."
 
 
 def together(labels: list[str]) -> str:
-    """Several events of one step in the margin of a figure: births in a row, the rest counted."""
+    """Label several events of one step in a figure: births joined, other events counted."""
     births = "".join(label for label in labels if label.startswith("+"))
     others = [label for label in labels if not label.startswith("+")]
     return " ".join(filter(None, [births, others[0] if len(others) == 1 else f"{len(others)} more" if others else ""]))
 
 
 def _loss_words(table: pd.DataFrame) -> str:
-    """From where to where eval loss went, and how steadily."""
+    """Describe the first and the last eval loss, and at how many evaluations it fell."""
     evals = table[table[col.SPLIT] == "eval"].sort_values(col.STEP)
     if len(evals) < 2:
         return "Loss of each training step."
@@ -222,23 +223,24 @@ def _loss_words(table: pd.DataFrame) -> str:
     falls = (losses.diff().dropna() < -ROUNDING * losses.iloc[:-1].to_numpy()).sum()
     first, last = losses.iloc[0], losses.iloc[-1]
     if equal(first, last):
-        return f"Eval loss was {first:.3f} at the first and at the last evaluation."
+        return f"Eval loss was {first:.3f} at both the first and the last evaluation."
     start, end = distinct_digits(first, last, digits=3)
     how = "at every evaluation" if falls == steps else f"at {falls} of {steps} evaluations"
-    return f"Eval loss went from {start} to {end}; it fell {how}."
+    return f"Eval loss went from {start} to {end}; it decreased {how}."
 
 
 def _lineage_words(found: Lineage) -> str:
+    """Describe the final stack and the indices of the initial layers."""
     if not found.events:
-        return f"No growth: the stack stayed {found}."
+        return f"No growth: the stack remained {found}."
     founders = [id for id, layer in found.layers.items() if layer.birth.event is None]
-    there = [id for id in found.stack if id in founders]
-    if not there:
-        return f"{made(found)}; {'no founder is left' if founders else 'it began with none'}."
-    locations = ", ".join(f"{id} now sits at index {found.index(id)}" for id in there[:3])
+    remaining = [id for id in found.stack if id in founders]
+    if not remaining:
+        return f"{made(found)}; {'none of the initial layers remains' if founders else 'it had no initial layers'}."
+    indices = ", ".join(f"{id} is at index {found.index(id)}" for id in remaining[:3])
     gone = [id for id in found.layers if id not in found.stack]
     removed = f"; removed: {', '.join(gone)}" if gone else ""
-    return f"{made(found)}; of the founders, {locations}{removed}."
+    return f"{made(found)}; of the initial layers, {indices}{removed}."
 
 
 def _width(checkpoint: Checkpoint) -> str:

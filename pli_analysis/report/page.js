@@ -1,5 +1,5 @@
 "use strict";
-// Draws the figures from the JSON beside them, in the page's colors, and wires the page's few buttons.
+// Draw the figures from their JSON in the page's colors, and handle the page's buttons.
 
 const root = document.documentElement;
 const narrow = matchMedia("(max-width: 40rem)");
@@ -46,7 +46,7 @@ function prepare(figure) {
   offerViews(figure, drawing);
 }
 
-// The room that a figure will need, so that nothing moves when it is drawn.
+// Reserve the height of a figure, so that the page does not move when it is drawn.
 function takeRoom(figure) {
   const { height } = themed(drawings.get(figure));
   if (height) targetOf(figure).style.height = `${height}px`;
@@ -62,11 +62,11 @@ function draw(figure) {
   target.on("plotly_hover", ({ points }) => light(layerOf(points[0].data) || layerOfRow(points[0])));
   target.on("plotly_unhover", () => light(pinned));
   if (!pinned) return;
-  lit = undefined; // who is lit elsewhere is not yet here
+  lit = undefined; // force highlighting: this figure is new
   light(pinned);
 }
 
-// What lies in sight is drawn at once, what lies below when there is time or the reader comes near.
+// Draw visible figures at once, the others when the browser is idle or when the reader scrolls near them.
 function drawLater(figures) {
   const waiting = new Set(figures);
   const take = (figure) => waiting.delete(figure) && draw(figure);
@@ -88,7 +88,7 @@ function drawLater(figures) {
   addEventListener("beforeprint", () => [...waiting].forEach(take));
 }
 
-// --- one layer, seen in all figures ---------------------------------------------------------------------------------
+// --- highlight one layer in all figures ---------------------------------------------------------------------------------
 
 let pinned = null;
 let lit = null;
@@ -97,7 +97,7 @@ function layerOf(trace) {
   return (trace.meta && trace.meta.layer) || null;
 }
 
-// Rows of a heat map begin with the id of their layer.
+// The name of a heat map's row begins with the layer id.
 function layerOfRow(point) {
   const found = point.data.type === "heatmap" && /^[a-z]+/.exec(String(point.y));
   return found && layers.has(found[0]) ? found[0] : null;
@@ -129,7 +129,7 @@ function frame(names, layer) {
   return [{ type: "rect", xref: "paper", x0: 0, x1: 1, yref: "y", y0: rows[0] - 0.5, y1: rows.at(-1) + 0.5, line }];
 }
 
-// A button a layer, in its color: the same one in every figure.
+// One button per layer, in the layer's color, which is the same in every figure.
 const layers = new Map();
 
 function offerLayers(figures) {
@@ -158,8 +158,8 @@ function offerLayers(figures) {
   }
 }
 
-// A figure of several views gets a row of buttons to switch between them. `meta.views` of its layout names them and what
-// each changes of the layout, that of each trace what it changes of the trace; a view may have a caption of its own.
+// A figure with several views gets a button per view. `meta.views` of the layout has the name of each view and its changes
+// to the layout, `meta.views` of a trace its changes to the trace. A view may have its own caption.
 function offerViews(figure, drawing) {
   const views = drawing.layout.meta && drawing.layout.meta.views;
   if (!views || Object.keys(views).length < 2) return;
@@ -184,7 +184,7 @@ function offerViews(figure, drawing) {
   });
 }
 
-// All captions take their room, so that nothing moves when another one is shown.
+// Show the caption of a view. Captions share a grid cell, so that the page does not move.
 function caption(figure, view) {
   const all = [...figure.querySelectorAll("figcaption [data-view]")];
   all.forEach((words) => { words.hidden = words.dataset.view !== view; });
@@ -221,11 +221,11 @@ figures.forEach(prepare);
 offerLayers(figures);
 narrow.addEventListener("change", () => figures.forEach((figure) => {
   takeRoom(figure);
-  if (drawn.delete(figure)) draw(figure); // anew: axes of one scale keep their place whatever a relayout says
+  if (drawn.delete(figure)) draw(figure); // redraw, because a relayout does not move axes with a fixed aspect ratio
 }));
 drawLater(figures);
-// Paper is white, and nobody can click on it. What was not drawn yet has been by now: see `drawLater`.
-const SHEET = 660; // pixels of an A4 sheet within its margins, letters being a little wider
+// Print in light colors with all methods open. `drawLater` has drawn the remaining figures by now.
+const SHEET = 660; // width of A4 within its margins, in pixels; US letter is a little wider
 let before = null;
 addEventListener("beforeprint", () => {
   const closed = [...document.querySelectorAll(".method:not([open])")];
@@ -249,7 +249,7 @@ document.querySelectorAll(".download").forEach((button) => {
   });
 });
 
-// The navigation marks the section being read.
+// Mark the section being read in the navigation.
 const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
 const reading = new IntersectionObserver((entries) => {
   for (const entry of entries.filter((entry) => entry.isIntersecting)) {

@@ -1,7 +1,7 @@
 """Render a report as one HTML file that opens offline.
 
-Everything that comes from a run is escaped by the template or as JSON. A content-security policy names the hashes of
-the two scripts that belong to the page, so that nothing else runs.
+The template or the JSON encoding escapes everything that comes from a run. The content-security policy allows only the
+page's own scripts, by their hashes.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
     from pli_analysis.report.parts import Figure, Report
 
 ROWS = 40
-"""Rows of a table shown on the page; the CSV beside it has all."""
+"""Maximum number of table rows on the page; the CSV has all rows."""
 
 
 def write(report: Report, path: Path) -> None:
-    """Render a report into a file. Raises as `output.write`."""
+    """Write a report to an HTML file. Raises the errors of `output.write`."""
     output.write(path, html(report))
 
 
 def html(report: Report, version: str | None = None) -> str:
-    """The page as text.
+    """Render a report as HTML.
 
     Args:
-        version: of a page that is served while the run trains: it asks its server for `/version` now and then, and
-            loads anew when that is another.
+        report: the report.
+        version: version of a page that is served while the run trains. The page polls `/version` and reloads when the
+            version changes.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
     from markupsafe import Markup
@@ -66,14 +67,14 @@ def html(report: Report, version: str | None = None) -> str:
 
 
 def payload(figure: Figure) -> dict[str, Any]:
-    """What the page's script needs of a figure: the drawing, and its table as CSV."""
+    """Return what the page's script needs for a figure: the drawing, and its table as CSV."""
     drawing = figure.drawing
-    drawing.layout.template = None  # the page brings its own, light or dark
+    drawing.layout.template = None  # page.js sets the colors, light or dark
     return {"name": figure.id, "drawing": json.loads(drawing.to_json()), "csv": render(figure.table, Format.CSV)}
 
 
 def embed(value: Any) -> str:
-    r"""JSON that cannot end the script element it stands in.
+    r"""Encode a value as JSON that cannot close the script element around it.
 
     >>> embed("</script><!--")
     '"\\u003c/script\\u003e\\u003c!--"'
@@ -85,14 +86,14 @@ def embed(value: Any) -> str:
 
 
 def sample(table: pd.DataFrame) -> pd.DataFrame:
-    """At most ROWS rows of a table, evenly spread, the first and the last among them."""
+    """Return at most ROWS rows of a table, evenly spaced, including the first and the last."""
     if len(table) <= ROWS:
         return table
     return table.iloc[[round(position * (len(table) - 1) / (ROWS - 1)) for position in range(ROWS)]]
 
 
 def policy(*scripts: str) -> str:
-    """The page's content-security policy: these scripts, its own styles and images, nothing from anywhere."""
+    """Return the content-security policy: only these scripts, inline styles and embedded images; no network."""
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
 
@@ -107,6 +108,6 @@ def _asset(name: str) -> str:
 
 @cache
 def _plotly() -> str:
-    # Plotly's own bundle of what we draw, a third of the one that its Python package brings: a page opens in half the
-    # time, and is the same bytes whatever release is installed.
+    # Plotly's "cartesian" bundle is a third of the one in its Python package: the page opens in half the time, and does
+    # not depend on the installed release.
     return _asset("plotly-cartesian.min.js").replace("</script", "<\\/script")

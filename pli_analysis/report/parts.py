@@ -1,4 +1,4 @@
-"""The parts of a report: sections, figures, tables; and how numbers are written."""
+"""Data classes of a report (figure, section), and functions that write numbers in sentences."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 ROUNDING = 1e-6
-"""Two numbers that differ by no more than this share of them are told as equal.
+"""Relative difference up to which two numbers are reported as equal.
 
-Weights and losses are float32, whose rounding is 6e-8 of a number; over the layers of a model it adds up to about this.
+Weights and losses are float32, with a relative rounding error of 6e-8, which adds up over the layers of a model.
 """
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: an id, a title, a caption that states its finding, the drawing, and the table behind it.
+    """A figure: id, title, caption with its finding, drawing, and the table with its data.
 
-    `captions` are view → caption, for drawings of several views that differ in what they find; `caption` is the first.
+    `captions` maps view → caption, for drawings whose views have different findings; `caption` is that of the first.
     """
 
     id: str
@@ -35,17 +35,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report.
+    """A section of the report.
 
     Attributes:
-        id, title: its own.
+        id, title: id in the page, and heading.
         words: paragraphs.
-        points: what each of several things did: its name, and a sentence or two that go on from it.
+        points: name and description, for a list of several things, such as growth events.
         facts: label and value.
         figures, tables: in order; a table has a title.
-        headline: its finding in a sentence or two, for the summary; empty where there is none.
-        method: how it was measured: a term, and its formula, paper or caveat in words.
-        findings: of a summary: id, title and headline of the sections that have one.
+        headline: the finding in a sentence or two, for the summary; empty if there is none.
+        method: how it was measured: a term, and its formula, paper or caveat.
+        findings: in a summary, id, title and headline of the other sections.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything there is to tell about a run, or about several."""
+    """A report about one run or several."""
 
     title: str
     lead: str
@@ -70,17 +70,17 @@ class Report:
 
 
 def found_by(sections: Iterable[Section]) -> list[tuple[str, str, str]]:
-    """What a summary lists: id, title and headline of the sections that have one."""
+    """Return id, title and headline of the sections with a headline, for the summary."""
     return [(section.id, section.title, section.headline) for section in sections if section.headline]
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things in words: 1 layer, 2 layers."""
+    """Write a count with its noun: 1 layer, 2 layers."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def sample(*counts: str, runs: int = 1) -> str:
-    """What the numbers of a figure come from, as its caption ends.
+    """Return the last sentence of a caption: the counts that the figure is based on.
 
     >>> sample(count(3, "layer"), count(35, "checkpoint"))
     'One run, 3 layers, 35 checkpoints.'
@@ -89,7 +89,7 @@ def sample(*counts: str, runs: int = 1) -> str:
 
 
 def equal(first: float, second: float) -> bool:
-    """Whether two numbers differ by no more than rounding, or neither is less than the other, as none is than NaN.
+    """Return whether two numbers differ by no more than rounding; NaN counts as equal to any number.
 
     >>> equal(1.0, 1.0 + 1e-12), equal(1.0, 2.0), equal(float("nan"), float("nan"))
     (True, False, True)
@@ -98,7 +98,7 @@ def equal(first: float, second: float) -> bool:
 
 
 def distinct_digits(first: float, second: float, digits: int = 2) -> tuple[str, str]:
-    """Two numbers with that many digits after the point, or as many as it takes to see which is larger.
+    """Format two numbers with `digits` decimals, or with as many as show which one is larger.
 
     >>> distinct_digits(0.25, 0.5), distinct_digits(0.99981, 0.99979), distinct_digits(1.0, 1.0)
     (('0.25', '0.50'), ('0.99981', '0.99979'), ('1.00', '1.00'))
@@ -109,7 +109,7 @@ def distinct_digits(first: float, second: float, digits: int = 2) -> tuple[str, 
 
 
 def span(low: float, high: float, digits: int = 2) -> str:
-    """A range in words, one number where its ends are equal.
+    """Format a range, or one number if both ends are equal.
 
     >>> span(0.1, 0.3), span(0.1, 0.1)
     ('0.10 to 0.30', '0.10')
@@ -118,7 +118,7 @@ def span(low: float, high: float, digits: int = 2) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A difference to that many digits after the point, or to its first digit where those would be none.
+    """Format a difference with its sign and `digits` decimals, or with one significant digit if it would round to 0.
 
     >>> signed(0.0461), signed(-0.00004), signed(-0.00004, 5), signed(0.0)
     ('+0.046', '-4e-05', '-0.00004', '+0.000')
@@ -127,5 +127,5 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def sentences(notes: Iterable[str]) -> list[str]:
-    """Notes of a line each, as a page tells them: a capital first, a full stop last."""
+    """Turn one-line notes into sentences: capital letter first, full stop last."""
     return [f"{note[0].upper()}{note[1:]}." for note in notes]

@@ -19,37 +19,37 @@ if TYPE_CHECKING:
     from threading import Event
 
 POLL_SECONDS = 0.1
-"""Seconds between looks at whether it is still wanted."""
+"""Seconds between checks whether the page is still wanted."""
 NICE = 10
-"""How far it gives way to other processes."""
+"""Niceness of the process, so that training keeps the CPU."""
 
 
 def build(run: Path, version: str, ending: Event) -> bytes:
-    """The page of a run as it is now.
+    """Build the page of a run's current state, as HTML bytes.
 
     Args:
-        run: its folder.
-        version: that the page names itself by, see `page.html`.
-        ending: once set, nobody wants the page any more.
+        run: folder of the run.
+        version: version of the page, see `page.html`.
+        ending: set to cancel the build.
 
     Raises:
-        PliError: when it cannot be made, or is not wanted.
+        PliError: when the page cannot be built, or the build was cancelled.
     """
     with tempfile.TemporaryDirectory(prefix="pli-page-") as folder:
         out = Path(folder, "page.html")
-        # -P: a folder that one stands in must not lend its modules. Its own session: Ctrl-C is ours alone.
+        # -P keeps modules in the current folder from being imported. A new session keeps Ctrl-C from the subprocess.
         command = [sys.executable, "-P", "-m", __name__, str(run), version, str(out)]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:  # type: ignore[call-overload]
-            said = _wait(process, ending)
+            stderr = _wait(process, ending)
         if process.returncode:
-            lines = said.strip().splitlines()
+            lines = stderr.strip().splitlines()
             raise PliError(lines[-1].removeprefix("error: ") if lines else f"exit code {process.returncode}")
         return out.read_bytes()
 
 
 def _wait(process: subprocess.Popen[str], ending: Event) -> str:
-    """What a process said on stderr, once it is over."""
+    """Wait for a process, kill it once `ending` is set, and return its stderr."""
     while True:
         try:
             return process.communicate(timeout=POLL_SECONDS)[1]
@@ -59,7 +59,7 @@ def _wait(process: subprocess.Popen[str], ending: Event) -> str:
 
 
 def main() -> None:
-    """What the process does: `RUN VERSION OUT`."""
+    """Build a page in this process; the arguments are RUN VERSION OUT."""
     os.nice(NICE)
     run, version, out = sys.argv[1:]
     output.write(Path(out), page.html(content.build(open_run(run)), version))

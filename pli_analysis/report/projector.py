@@ -1,9 +1,9 @@
 """Write a map as a folder for TensorBoard's projector.
 
-tensors.tsv            a row a point, its first principal components (50 at most)
+tensors.tsv            one row per point: its first principal components (at most 50)
 metadata.tsv           part, layer, checkpoint, step, age, index, is_birth, donor
-plane.tsv              the map's own x and y, a second tensor for the projector to show
-projector_config.pbtxt names the three
+plane.tsv              x and y on the map, as a second tensor
+projector_config.pbtxt names these files
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ embeddings {{
 
 
 def write(folder: Path, found: Map) -> None:
-    """Write the run's points, those of the random walk left out. Raises as `output.write`."""
+    """Write the points of the run, without those of the random walk. Raises the errors of `output.write`."""
     mine = found.table[found.table[col.WALK] == "run"]
     files = {
         "tensors.tsv": _numbers(found.components.values),

@@ -1,5 +1,5 @@
 "use strict";
-// On a page that is served while a run trains: loads it anew when there is a newer one, and the reader stays where they are.
+// Reload a page that is served while a run trains when there is a newer version, and keep the reading position.
 
 const POLL = 2000; // milliseconds
 const KEPT = "pli-reading";
@@ -31,7 +31,7 @@ async function poll() {
       return;
     }
   } catch {
-    // The server has ended; a later one at the same address goes on.
+    // The server has ended; a later one at the same address continues.
   }
   setTimeout(poll, POLL);
 }

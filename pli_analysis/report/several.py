@@ -1,6 +1,6 @@
 """Report of several runs.
 
-Runs that differ by seed alone make a group; the unit is the run, and the first group is the reference.
+Runs that differ only by seed form a group. The unit is the run, and the first group is the reference.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.comparison.curves import Curve
     from pli_analysis.runs.run import Run
 
+TITLE = "Config differences"
+
 
 def build(
     opened: Mapping[str, Run],
     curves: Sequence[Curve],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """The page on several runs.
+    """Build the report of several runs.
 
     Args:
-        opened: name → run, in the order asked for.
-        curves: their losses, of `curve_metric.read`; they say which group each is of.
-        on_progress: told (runs done, runs in all) while it is found out what growth did to each, which takes longest.
+        opened: name → run, in the given order.
+        curves: the losses and groups of the runs, from `curve_metric.read`.
+        on_progress: called with (runs done, total runs) while disturbance is measured, the slowest part.
 
     Raises:
-        BadInput: when one of them cannot be read.
+        BadInput: when a run cannot be read.
     """
     reference = curve_metric.converged(curves)[0].group
     groups = {curve.name: curve.group for curve in curves}
@@ -64,9 +66,9 @@ def build(
 
 
 def comparison(curves: Sequence[Curve], reference: str) -> Section:
-    """Losses and speed-ups of groups on every axis that all runs logged; the headline is by FLOPs where they did."""
-    there = curve_metric.converged(curves)
-    axes = [axis for axis in (col.STEP, *AXES) if not any(curve.table[axis].isna().any() for curve in there)]
+    """Build the section that compares groups on every axis that all runs logged; its headline prefers FLOPs."""
+    converged = curve_metric.converged(curves)
+    axes = [axis for axis in (col.STEP, *AXES) if not any(curve.table[axis].isna().any() for curve in converged)]
     found = {axis: compare.compared(curves, axis, reference=reference) for axis in axes}
     headline = found.get(col.FLOPS, found[col.STEP])
     return Section(
@@ -80,43 +82,40 @@ def comparison(curves: Sequence[Curve], reference: str) -> Section:
 
 
 def differences(opened: Mapping[str, Run]) -> Section:
-    """What the configs differ in: a comparison of runs that were tuned differently says so."""
+    """Build the section on config differences, which may explain differences in loss."""
     unknown = [name for name, run in opened.items() if "config" not in run.record]
     if unknown:
-        message = (
-            f"Nobody wrote down the whole config of {_listed(unknown)}: what else the runs differ in is not known."
-        )
-        return Section("differences", "What differs", [message], headline=message)
+        finding = f"The full config of {_listed(unknown)} was not recorded: other differences of the runs are unknown."
+        return Section("differences", TITLE, [finding], headline=finding)
     table = metric.differences(opened)
     keys = {kind: table[table["kind"] == kind]["key"].tolist() for kind in ("growth", "tuning")}
     if keys["tuning"]:
-        message = (
-            f"Beside growth the runs differ in {_listed(keys['tuning'])}: what they lose or gain may be due to that."
-        )
+        differing = _listed(keys["tuning"])
+        finding = f"Besides growth, the runs differ in {differing}, which may explain differences in loss."
     elif keys["growth"]:
         differing = _listed(keys["growth"])
-        message = f"The runs differ in {differing} and in nothing else that affects training, except for seeds."
+        finding = f"The runs differ in {differing} and in nothing else that affects training, except for seeds."
     else:
-        message = "The runs' configs differ in nothing that affects training, except for seeds."
+        finding = "The runs' configs differ in nothing that affects training, except for seeds."
     tables = [("Keys of the config that differ", table)] if len(table) else []
-    return Section("differences", "What differs", [message], tables=tables, headline=message)
+    return Section("differences", TITLE, [finding], tables=tables, headline=finding)
 
 
 def stacks(opened: Mapping[str, Run]) -> Section:
-    """The stack of each run over time."""
+    """Build the section with the layer stack of each run over training."""
     figures = []
     for position, (name, run) in enumerate(opened.items()):
         if run.lineage.events:
             figures.append(stack(f"lineage-{position}", name, f"{made(run.lineage)}.", run))
-    still = [name for name, run in opened.items() if not run.lineage.events]
-    words = [f"{_listed(still)} did not grow."] if still else []
+    ungrown = [name for name, run in opened.items() if not run.lineage.events]
+    words = [f"{_listed(ungrown)} did not grow."] if ungrown else []
     return Section("lineage", "Lineage", words, figures=figures, method=LINEAGE_METHOD)
 
 
 def disturbances(
     opened: Mapping[str, Run], on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Section:
-    """What every event of every run did, in one table and one figure."""
+    """Build the section on the effect of each growth event of each run."""
     import pandas as pd
 
     parts = []
@@ -126,20 +125,22 @@ def disturbances(
             parts.append(_with_run(name, run, measured(run).events))
     on_progress(len(opened), len(opened))
     if not parts:
-        return Section("disturbance", "Disturbance", ["None of these runs grew, so that nothing was disturbed."])
+        return Section(
+            "disturbance", "Disturbance", ["None of these runs grew, so there is no disturbance to measure."]
+        )
     table = pd.concat(parts, ignore_index=True)
     known = table[table[col.SPIKE].notna()]
     if not len(known):
         return Section("disturbance", "Disturbance", tables=[("Growth events", table)], method=METHOD)
     words = _spikes_words(known)
-    figure = Figure("spikes", "Loss spike behind each growth event", words, disturbance_figures.spikes(known), known)
+    figure = Figure("spikes", "Loss spike after each growth event", words, disturbance_figures.spikes(known), known)
     return Section(
         "disturbance", "Disturbance", figures=[figure], tables=[("Growth events", table)], headline=words, method=METHOD
     )
 
 
 def provenance(opened: Mapping[str, Run]) -> Section:
-    """What it takes to run these again."""
+    """Build the section with what is needed to reproduce the runs."""
     import pandas as pd
 
     rows = [{col.RUN: name} | {label.lower(): value for label, value in origin(run)} for name, run in opened.items()]
@@ -147,16 +148,16 @@ def provenance(opened: Mapping[str, Run]) -> Section:
 
 
 def _with_run(name: str, run: Run, events: pd.DataFrame) -> pd.DataFrame:
-    """Events with their run, the first initializer of each step, and how high in the stack they are, from 0 to 1."""
-    message = lineage_metric.events(run.lineage)
-    initializers = {row.step: row.initializer for row in message.iloc[::-1].itertuples()}
-    tops = {row.step: len(row.stack.split()) - 1 for row in message.itertuples()}
+    """Add to each event its run, the first initializer of its step, and its relative height in the stack (0 to 1)."""
+    grown = lineage_metric.events(run.lineage)
+    initializers = {row.step: row.initializer for row in grown.iloc[::-1].itertuples()}
+    tops = {row.step: len(row.stack.split()) - 1 for row in grown.itertuples()}
     height = [
         index / tops[step] if index == index and tops[step] else np.nan
         for step, index in zip(events[col.STEP], events[col.INDEX].astype(float), strict=True)
     ]
-    made_by = [initializers[step] for step in events[col.STEP]]
-    table = events.assign(**{col.RUN: name, col.INITIALIZER: made_by, col.HEIGHT: height})
+    first_initializers = [initializers[step] for step in events[col.STEP]]
+    table = events.assign(**{col.RUN: name, col.INITIALIZER: first_initializers, col.HEIGHT: height})
     first = [col.RUN, col.STEP, col.EVENT, col.INITIALIZER, col.HEIGHT]
     return table[[*first, *(column for column in table.columns if column not in first)]]
 
@@ -166,11 +167,11 @@ def _spikes_words(known: pd.DataFrame) -> str:
     medians = known.groupby(col.RUN, sort=False)[col.SPIKE].median()
     each = ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
     return (
-        f"The highest loss spike, {most[col.SPIKE]:.2f}, is behind {most[col.EVENT]} at step {most[col.STEP]:,} of "
-        f"{most[col.RUN]}. In the median of a run's events: {each}. {spikes_beyond(known)}"
+        f"The highest loss spike, {most[col.SPIKE]:.2f}, follows {most[col.EVENT]} at step {most[col.STEP]:,} of "
+        f"{most[col.RUN]}. Median spike of each run: {each}. {spikes_beyond(known)}"
     )
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names in a row, the last after `and`."""
+    """Join names with commas and a final `and`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

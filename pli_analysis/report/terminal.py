@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pli_analysis.report.parts import Report, Section
 
 ROWS = 24
-"""Rows of a figure's table that a terminal shows; `pli-analyze drift` and the like print them all."""
+"""Maximum number of rows of a table; commands such as `pli-analyze drift` print all rows."""
 
 
 def show(report: Report) -> None:
@@ -29,8 +29,8 @@ def _section(section: Section) -> None:
         print()
     for _, title, headline in section.findings:
         print(f"  {title}: {headline}")
-    for label, message in section.points:
-        print(f"  {label} {message}")
+    for label, finding in section.points:
+        print(f"  {label} {finding}")
     for line in section.words:
         print(f"  {line}")
     for figure in section.figures:

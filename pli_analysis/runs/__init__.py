@@ -1,1 +1,1 @@
-"""Runs and checkpoints on disk, ours and other people's."""
+"""Read runs and checkpoints, from `pli-train` and from other tools."""

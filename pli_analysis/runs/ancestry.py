@@ -1,7 +1,7 @@
 """Births, donors and live sizes of a layer's parts.
 
-A head (`h3`) has a birth of its own. What a group of heads shares (`g1`) was born, and copied, with the first of them.
-Everything else (`ffn`, `norms`, `attention`) came with the layer.
+A head (`h3`) has its own birth. The tensors that a group of heads shares (`g1`) have the birth and the donor of the
+group's first head. All other parts (`ffn`, `norms`, `attention`) have the birth of their layer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def alive(sizes: Mapping[str, int], heads: int, units: int | None) -> dict[str, int]:
-    """How many heads, groups and units a layer has, beyond which a checkpoint only pads; no `unit` where not known.
+    """Return the number of live heads, groups and units of a layer; the rest is padding. Without `unit` if unknown.
 
     >>> alive({"member": 2}, 4, 64), alive({"member": 1}, 4, None)
     ({'head': 4, 'group': 2, 'unit': 64}, {'head': 4, 'group': 4})
@@ -25,14 +25,14 @@ def alive(sizes: Mapping[str, int], heads: int, units: int | None) -> dict[str, 
 
 
 def birth(layer: Layer, label: str, member: int) -> Birth:
-    """How a part came to be.
+    """Return the birth of a part.
 
     Args:
-        label: of the part, as `Anatomy.labels` gives it.
-        member: heads in a group.
+        label: of the part, as `Anatomy.labels` returns it.
+        member: number of heads in a group.
 
     Raises:
-        KeyError: when the layer has no such head.
+        KeyError: if the layer has no such head.
     """
     number = number_of(label)
     if number is None:
@@ -41,13 +41,13 @@ def birth(layer: Layer, label: str, member: int) -> Birth:
 
 
 def donor(layer: Layer, label: str, member: int) -> tuple[str, str] | None:
-    """The part that a part was copied from: (its layer's id, its label); None where it was not copied."""
-    found = birth(layer, label, member).donor
-    if found is None:
+    """Return the part that a part was copied from as (layer id, label); None if it is not a copy."""
+    source = birth(layer, label, member).donor
+    if source is None:
         return None
     if number_of(label) is None:
-        return found, label
-    owner, _, head = found.partition(".")
+        return source, label
+    owner, _, head = source.partition(".")
     number = number_of(head)
     if number is None:
         return None
@@ -55,5 +55,5 @@ def donor(layer: Layer, label: str, member: int) -> tuple[str, str] | None:
 
 
 def copied_units(layer: Layer) -> int | None:
-    """How many FFN units a layer was born with, and has in common with its donor; None where that is not known."""
+    """Return the number of FFN units at a layer's birth, which it shares with its donor; None if unknown."""
     return layer.widths.get(layer.birth.event or 0)

@@ -1,6 +1,7 @@
 """Read bytes of files into existing memory.
 
-Files are not mapped into memory: one that is cut while it is read would end the process, and is one line here.
+Files are not mapped into memory: a mapped file that is truncated during a read kills the process, while here it raises
+BadInput.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from pli_train.core.errors import BadInput
 
 
 def unreadable(path: Path, error: OSError) -> BadInput:
-    """What to say of a file that the system does not give."""
+    """Return the error for a file that the operating system cannot read."""
     return BadInput(f"{path}: cannot be read ({error.strerror})")
 
 
 class Files:
-    """Files that stay open while one reads of them again and again, for one thread.
+    """Read files repeatedly and keep the last ones open. Not thread-safe.
 
     Args:
-        most: how many stay open; two when it is less.
+        most: maximum number of open files, at least 2.
     """
 
     def __init__(self, most: int = 1) -> None:
@@ -37,11 +38,11 @@ class Files:
         self.close()
 
     def read(self, path: Path, offset: int, into: np.ndarray) -> None:
-        """Fill a contiguous array with what lies in a file from `offset` bytes on.
+        """Fill a contiguous array with the bytes of a file from `offset` on.
 
         Raises:
-            FileNotFoundError: when the file was removed.
-            BadInput: when it cannot be read, or is not as long as that.
+            FileNotFoundError: if the file was removed.
+            BadInput: if the file cannot be read or ends before the array is full.
         """
         view, done, handle = into.reshape(-1).view(np.uint8).data, 0, self.handle(path)
         try:
@@ -53,11 +54,11 @@ class Files:
             raise BadInput(f"{path}: became shorter while it was read")
 
     def handle(self, path: Path) -> int:
-        """The handle of an open file. It stays open until `most` others were asked for.
+        """Return the handle of a file, which stays open until `most` other files were opened.
 
         Raises:
-            FileNotFoundError: when the file was removed.
-            BadInput: when it cannot be opened.
+            FileNotFoundError: if the file was removed.
+            BadInput: if it cannot be opened.
         """
         if (handle := self._open.pop(path, None)) is None:
             if len(self._open) >= self.most:
@@ -72,6 +73,6 @@ class Files:
         return handle
 
     def close(self) -> None:
-        """Close them all."""
+        """Close all files."""
         while self._open:
             os.close(self._open.popitem()[1])

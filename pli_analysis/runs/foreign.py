@@ -1,11 +1,11 @@
 """Checkpoints that `pli-train` did not write: Trainer output, model folders.
 
-They have no manifest, and mostly no lineage: that is inferred from weights (`inferred`), or told by the user. What is
-read of them is read as suspiciously as a run: safetensors only, no links, no path out of the folder.
+They have no manifest and usually no lineage; the lineage is inferred from weights (`inferred`) or given by the user.
+They are read with the same precautions as a run: safetensors only, no links, no path outside the folder.
 
-Where no lineage is written, a part counts as born at the first checkpoint that has it. One that GrowthCallback wrote
-into each checkpoint, or the user gives, stands as it is: who was born when, from whom, and where. Birth weights are
-always those of the first checkpoint that has a part, which may lie later.
+In an inferred lineage the birth of a part is the first checkpoint that has it. A lineage that GrowthCallback wrote into
+each checkpoint, or that the user gives, is used unchanged. Birth weights are always those of the first checkpoint that
+has a part, which may be later than its birth.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 TEXT_BLOCK = 128
-"""Tokens of a block of text, at most, where no record says how long training had them."""
+"""Maximum number of tokens in a block of text if the block size of training is unknown."""
 MASKED_SHARE = 0.15
-"""Devlin et al. 2018, as Hugging Face's collator has it too."""
+"""Share of masked tokens: that of Devlin et al. 2018, and the default of Hugging Face's collator."""
 
 
 @dataclass(frozen=True, order=True)
 class Label(CheckpointName):
-    """The name of a checkpoint whose folder is called after something else than its step."""
+    """The name of a checkpoint whose folder is not named `checkpoint-STEP`."""
 
     label: str = ""
 
@@ -55,48 +55,48 @@ class Label(CheckpointName):
 
 @dataclass(frozen=True)
 class ForeignCheckpoint(Checkpoint):
-    """A checkpoint that nobody wrote for us. Its `trainer_state.json` may be missing, or another training's.
+    """A checkpoint written by another library. Its `trainer_state.json` may be missing, or be of another training.
 
     Attributes:
-        counts_tokens: whether training counted tokens, as Trainer does when asked to.
+        counts_tokens: whether training counted tokens, which is optional in Trainer.
     """
 
     counts_tokens: bool = False
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """How far training was, in Hugging Face's words; empty where no file tells, or one of another step."""
+        """The `trainer_state.json` of Trainer; empty if missing, unreadable or of another step."""
         return trainer_log.state_of(self.path)
 
     @cached_property
     def tokens(self) -> int | None:
-        """Tokens trained on so far; None where training did not count them."""
+        """Number of tokens trained on so far; None if training did not count them."""
         return counted_by(self.state) if self.counts_tokens else None
 
     @property
     def is_there(self) -> bool:
-        """Whether nobody has removed it meanwhile."""
+        """Whether the folder still exists."""
         return (self.path / run_folder.CONFIG).exists()
 
 
 def counted_by(state: Mapping[str, Any]) -> int | None:
-    """The tokens that a state of Trainer's says were trained on; None where it names no number."""
+    """Return the number of tokens trained on by a state of Trainer; None if it has no valid number."""
     tokens = state.get("num_input_tokens_seen")
     return tokens if type(tokens) is int and 0 <= tokens < 2**53 else None
 
 
 @dataclass(frozen=True)
 class ForeignRun(Run):
-    """Checkpoints of one model in order, read as a run is.
+    """Checkpoints of one model in order, with the interface of a run.
 
     Attributes:
-        path: what they have in common: Trainer's output folder, a model's folder.
-        found: name and folder of each.
-        lineage_file: a `lineage.json` to go by instead of what the checkpoints say.
-        linked: folders that are named by steps, and left out as they are links.
-        counted: what steps are where they are no updates, and how that is known; empty where they are.
-        on_progress: told (done, in all) of checkpoints that layers are followed through.
-        stack: path of the list of layers to read, where there are several; that with most weights if None.
+        path: their common folder: Trainer's output, or a model's folder.
+        found: name and folder of each checkpoint.
+        lineage_file: a `lineage.json` to use instead of those in the checkpoints.
+        linked: links to folders named by steps, which are passed over.
+        counted: note on the unit of steps if they are not optimizer updates; else empty.
+        on_progress: called with (done, total) checkpoints while layers are followed through them.
+        stack: path of the list of layers to read if there are several; by default the one with most weights.
     """
 
     found: tuple[tuple[CheckpointName, Path], ...] = ()
@@ -108,13 +108,13 @@ class ForeignRun(Run):
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """What a run's `run.json` would say, as far as it can be known."""
+        """The known part of what `run.json` holds for a run."""
         steps = self.checkpoints[-1].state.get("max_steps")
         return {"total_steps": steps} if type(steps) is int and 0 < steps < 2**53 else {}
 
     @property
     def training(self) -> dict[str, Any]:
-        """What it is taken to have trained with, to cut a text into blocks: nobody wrote it down."""
+        """Assumed training settings for cutting a text into blocks, as none are recorded."""
         last = self.checkpoints[-1]
         positions = last.anatomy.positions(last.config)
         length = min(positions, TEXT_BLOCK) if isinstance(positions, int) and positions > 0 else TEXT_BLOCK
@@ -122,13 +122,13 @@ class ForeignRun(Run):
 
     @property
     def tokenizer(self) -> Path:
-        """The folder with the tokenizer: the last checkpoint's, or the one above."""
+        """The folder with the tokenizer: the last checkpoint's, or else its parent."""
         folders = (self.checkpoints[-1].path, self.path)
         return next((folder for folder in folders if tokenizer.files_of(folder)), folders[0])
 
     @property
     def held_out(self) -> Path:
-        """The file of held-out blocks that GrowthCallback keeps."""
+        """The file of held-out blocks that GrowthCallback writes."""
         return self.path / run_folder.GROWTH / run_folder.PROBE
 
     @property
@@ -138,50 +138,50 @@ class ForeignRun(Run):
 
     @property
     def beginning(self) -> Lineage:
-        """Who sat where when training began, as far as the lineage tells."""
+        """The lineage at step 0: layer ids by index when training began."""
         return self.lineage.as_of(0)
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
-        """The usable checkpoints in order, each with its lineage. Raises BadInput when there is none."""
-        counting = any(counted_by(bare.state) for bare in self._bare)
-        lineages = zip(self._bare, self._lineages, strict=True)
+        """The readable checkpoints in order, each with its lineage. Raises BadInput if there is none."""
+        counting = any(counted_by(checkpoint.state) for checkpoint in self._without_lineage)
+        lineages = zip(self._without_lineage, self._lineages, strict=True)
         return [
-            replace(bare, known=lineage, counts_tokens=counting, lineage_file=self.lineage_file)
-            for bare, lineage in lineages
+            replace(checkpoint, known=lineage, counts_tokens=counting, lineage_file=self.lineage_file)
+            for checkpoint, lineage in lineages
         ]
 
     @cached_property
     def inferred(self) -> Inferred | None:
-        """The lineage that was found by weights, and how sure it is; None where it was told.
+        """The lineage inferred from weights, with its confidence; None if the lineage is given.
 
-        Where some checkpoints have a lineage as a file, it begins with the last of these.
+        If some checkpoints have a `lineage.json`, only those after the last of them are inferred.
         """
         if self.lineage_file is not None:
             return None
         last = self._last_recorded
         if last is None:
-            return infer(self._bare, self.on_progress)
-        tail = self._bare[last:]
+            return infer(self._without_lineage, self.on_progress)
+        tail = self._without_lineage[last:]
         return infer(tail, self.on_progress, self._recorded[tail[0].path]) if len(tail) > 1 else None
 
     @property
     def confidence(self) -> pd.DataFrame | None:
-        """How sure each match is, see `Inferred`; None where the lineage was told."""
+        """Confidence of each match, see `Inferred`; None if the lineage is given."""
         return None if self.inferred is None else self.inferred.confidence
 
     @property
     def notes(self) -> list[str]:
-        """What whoever reads a table of it should know, a line each."""
+        """Remarks for the reader of measurements, one line each."""
         lines = [self.counted] if self.counted else []
         lines += self.checkpoints[-1].layout.notes
         lines += odd_weights.lines(self.checkpoints)
-        lines += trainer_log.lines_of_states([path for path, message in self._flaws.items() if message != LINK])
+        lines += trainer_log.lines_of_states([path for path, reason in self._flaws.items() if reason != LINK])
         lines += self._unrecorded()
         if line := trainer_log.broken({str(checkpoint.name): checkpoint.state for checkpoint in self.checkpoints}):
             lines.append(line)
         if self._recorded or self.lineage_file is not None:
-            lines += self._lacks()
+            lines += self._unmeasured()
         if (table := self.confidence) is None or not len(table):
             return lines
         least = table.loc[table[col.CONFIDENCE].idxmin()]
@@ -193,43 +193,43 @@ class ForeignRun(Run):
 
     @property
     def damaged(self) -> list[str]:
-        """One line for each checkpoint folder that cannot be used."""
-        lines = [f"{path.name} {message}" for path, message in self._flaws.items() if message]
+        """One line for each checkpoint folder that cannot be read."""
+        lines = [f"{path.name}: {reason}" for path, reason in self._flaws.items() if reason]
         return [*lines, *(link_line(path.name) for path in self.linked)]
 
     @cached_property
     def scalars(self) -> Scalars:
-        """What Trainer logged, as far as it is there."""
+        """The scalars that Trainer logged, if any."""
         return trainer_log.read(self.path, [checkpoint.state for checkpoint in self.checkpoints])
 
     @cached_property
-    def _bare(self) -> list[ForeignCheckpoint]:
-        """The usable checkpoints in order, each state once."""
+    def _without_lineage(self) -> list[ForeignCheckpoint]:
+        """The readable checkpoints in order, without duplicates of a state, before their lineage is known."""
         if not self._usable:
-            raise BadInput(f"{self.path}: holds no checkpoint to read" + "".join(f"; {line}" for line in self._alike))
-        _log.debug("%s: %d checkpoints of others, %d passed over", self.path, len(self._usable), len(self.damaged))
+            raise BadInput("; ".join([f"{self.path}: holds no readable checkpoint", *self._grouped_flaws]))
+        _log.debug("%s: %d foreign checkpoints, %d passed over", self.path, len(self._usable), len(self.damaged))
         found: dict[CheckpointName, ForeignCheckpoint] = {}
         for checkpoint in self._usable:
-            name = self._side(checkpoint)
+            name = self._name_before_or_after(checkpoint)
             found.setdefault(name, checkpoint if name == checkpoint.name else replace(checkpoint, name=name))
         usable = [found[name] for name in sorted(found, key=lambda name: (name.step, name.after))]
-        first = usable[0].anatomy  # the same stack at all of them, even if another one outgrows it
+        first = usable[0].anatomy  # the same stack at all checkpoints, even if another stack becomes larger
         if self.stack is None and (first.stacks or first.by_name):
             usable = [replace(one, stack=first.stack) for one in usable]
         return usable
 
-    def _side(self, checkpoint: Checkpoint) -> CheckpointName:
-        """The name of a checkpoint, which says on which side of its step's events it is.
+    def _name_before_or_after(self, checkpoint: Checkpoint) -> CheckpointName:
+        """Return the name of a checkpoint, with the information whether it is before or after the events of its step.
 
-        Trainer calls a checkpoint after its step alone. Where others have events of that step that it has not, it is of
-        the state before them.
+        Trainer names a checkpoint only by its step. If other checkpoints have events of that step that this one does
+        not have, it is the state before them.
         """
         whole = max(self._recorded.values(), key=lambda lineage: len(lineage.events), default=None)
         if whole is None or checkpoint.step not in {event.step for event in whole.events}:
             return checkpoint.name
-        if (mine := self._recorded.get(checkpoint.path)) is not None:
-            is_before = all(event.step < checkpoint.step for event in mine.events)
-        else:  # its layers tell, where the events of that step change their number
+        if (own := self._recorded.get(checkpoint.path)) is not None:
+            is_before = all(event.step < checkpoint.step for event in own.events)
+        else:  # decided by the number of layers, if the events of that step change it
             before, after = (whole.as_of(_events_until(whole, checkpoint.step, side)).stack for side in (False, True))
             depth = len({index for index, *_ in checkpoint.located})
             is_before = len(before) != len(after) and depth == len(before)
@@ -237,76 +237,84 @@ class ForeignRun(Run):
 
     @cached_property
     def _usable(self) -> list[ForeignCheckpoint]:
+        """The checkpoints without a flaw, in the order of `found`."""
         return [self._checkpoint(name, path) for name, path in self.found if self._flaws[path] is None]
 
     @cached_property
     def _recorded(self) -> dict[Path, Lineage]:
-        """The lineage that a checkpoint has as a file, by its folder; without those that have none."""
+        """Checkpoint folder → its `lineage.json`; only folders that have one."""
         files = [checkpoint.path / run_folder.LINEAGE for checkpoint in self._usable]
         return {file.parent: Lineage.read(file) for file in files if file.is_file()}
 
     @property
     def _last_recorded(self) -> int | None:
-        """Which checkpoint is the last that has a lineage as a file; None where none has."""
-        return max((n for n, bare in enumerate(self._bare) if bare.path in self._recorded), default=None)
+        """Index of the last checkpoint that has a `lineage.json`; None if none has."""
+        with_file = (n for n, checkpoint in enumerate(self._without_lineage) if checkpoint.path in self._recorded)
+        return max(with_file, default=None)
 
     def _unrecorded(self) -> list[str]:
-        """A line for the checkpoints that have no lineage where others have one."""
+        """Return notes on checkpoints without a `lineage.json` if others have one."""
         last = self._last_recorded
         if last is None or self.lineage_file is not None:
             return []
-        early = [str(bare.name) for bare in self._bare[:last] if bare.path not in self._recorded]
-        late = [str(bare.name) for bare in self._bare[last + 1 :]]
+        checkpoints = self._without_lineage
+        early = [str(checkpoint.name) for checkpoint in checkpoints[:last] if checkpoint.path not in self._recorded]
+        late = [str(checkpoint.name) for checkpoint in checkpoints[last + 1 :]]
         lines = []
         if early:
-            lines.append(f"no {run_folder.LINEAGE} in {some(early)}: later checkpoints hold their history")
+            lines.append(f"no {run_folder.LINEAGE} in {some(early)}: lineage taken from later checkpoints")
         if late:
-            known = self._bare[last].name
-            lines.append(f"no {run_folder.LINEAGE} in {some(late)}: inferred from weights, from {known} on")
+            known = checkpoints[last].name
+            lines.append(f"no {run_folder.LINEAGE} in {some(late)}: lineage after {known} inferred from weights")
         return lines
 
     @property
-    def _alike(self) -> list[str]:
-        """The lines of `damaged`, those of one reason together."""
-        alike: dict[str, list[str]] = {}
-        for path, message in self._flaws.items():
-            alike.setdefault(message or "", []).append(path.name)
-        return [f"{', '.join(names)}{':' if len(names) > 1 else ''} {message}" for message, names in alike.items()]
+    def _grouped_flaws(self) -> list[str]:
+        """The lines of `damaged`, one for all checkpoints with the same reason."""
+        by_reason: dict[str, list[str]] = {}
+        for path, reason in self._flaws.items():
+            by_reason.setdefault(reason or "", []).append(path.name)
+        return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
     def _checkpoint(self, name: CheckpointName, path: Path) -> ForeignCheckpoint:
         return ForeignCheckpoint(name, path, foreign=True, stack=self.stack)
 
     @cached_property
     def _flaws(self) -> dict[Path, str | None]:
-        """Folder → what keeps it from being used."""
+        """Checkpoint folder → why it cannot be read; None if it can."""
         flaws = {path: flaw(path) for _, path in self.found}
         whole = [path for path, reason in flaws.items() if not reason]
-        is_written = self.lineage_file is not None or all((path / run_folder.LINEAGE).exists() for path in whole)
+        has_lineage = self.lineage_file is not None or all((path / run_folder.LINEAGE).exists() for path in whole)
         checkpoints = {path: self._checkpoint(name, path) for name, path in self.found}
-        return {path: reason or unusable(checkpoints[path], is_written) for path, reason in flaws.items()}
+        return {path: reason or unusable(checkpoints[path], has_lineage) for path, reason in flaws.items()}
 
     @cached_property
     def _lineages(self) -> list[Lineage]:
+        """The lineage of each checkpoint. Raises BadInput if those in the checkpoints contradict each other."""
+        checkpoints = self._without_lineage
         if self.lineage_file is not None:
             whole = Lineage.read(self.lineage_file)
-            return [whole.as_of(_events_until(whole, bare.step, bare.name.after)) for bare in self._bare]
+            return [whole.as_of(_events_until(whole, each.step, each.name.after)) for each in checkpoints]
         inferred = [] if self.inferred is None else self.inferred.lineages
         if self._last_recorded is None:
             return inferred
-        each, later = list[Lineage](), self._recorded[self._bare[self._last_recorded].path]
-        for bare in reversed(self._bare[: self._last_recorded + 1]):
-            mine = self._recorded.get(bare.path)
-            later = later.as_of(_events_until(later, bare.step, bare.name.after)) if mine is None else mine
-            each.insert(0, later)
-        each += inferred[1:]  # the first of these is the last that was told
-        for bare, lineage in zip(self._bare, each, strict=True):
-            if lineage.to_json() != each[-1].as_of(len(lineage.events)).to_json():
-                last = self._bare[-1].name
-                raise BadInput(f"{bare.path}: its {run_folder.LINEAGE} has another history than {last}'s")
-        return each
+        lineages, later = list[Lineage](), self._recorded[checkpoints[self._last_recorded].path]
+        for checkpoint in reversed(checkpoints[: self._last_recorded + 1]):
+            own = self._recorded.get(checkpoint.path)
+            later = later.as_of(_events_until(later, checkpoint.step, checkpoint.name.after)) if own is None else own
+            lineages.insert(0, later)
+        lineages += inferred[1:]  # the first inferred lineage is the last recorded one
+        for checkpoint, lineage in zip(checkpoints, lineages, strict=True):
+            if lineage.to_json() != lineages[-1].as_of(len(lineage.events)).to_json():
+                last = checkpoints[-1].name
+                raise BadInput(
+                    f"{checkpoint.path / run_folder.LINEAGE}: events differ from those of {last}; "
+                    "give checkpoints of one training"
+                )
+        return lineages
 
-    def _lacks(self) -> list[str]:
-        """What a lineage tells of that no checkpoint has: birth weights, and states around events."""
+    def _unmeasured(self) -> list[str]:
+        """Return notes on what no checkpoint holds: weights at birth, and the states right before and after events."""
         first: dict[tuple[str, int], int] = {}
         for checkpoint in self.checkpoints:
             for id in checkpoint.lineage.stack:
@@ -315,44 +323,44 @@ class ForeignRun(Run):
         late = [(step, part, born) for (part, born), step in first.items() if step > born]
         lines = []
         for step in dict.fromkeys(step for step, *_ in late):
-            message = ", ".join(f"{part} (born at step {born})" for at, part, born in late if at == step)
-            lines.append(f"birth weights first seen at step {step}, drift counts from there: {message}")
+            parts = ", ".join(f"{part} (born at step {born})" for at, part, born in late if at == step)
+            lines.append(f"no checkpoint at birth, drift is measured from step {step}: {parts}")
         sides = {(checkpoint.step, checkpoint.name.after) for checkpoint in self.checkpoints}
-        grown = dict.fromkeys(event.step for event in self.lineage.events)
-        if gone := [str(step) for step in grown if not sides >= {(step, False), (step, True)}]:
-            steps = ", ".join(gone[:8]) + (", …" if len(gone) > 8 else "")
-            lines.append(f"no states right before and after step {steps}: what these events changed is not measured")
+        event_steps = dict.fromkeys(event.step for event in self.lineage.events)
+        if missing := [str(step) for step in event_steps if not sides >= {(step, False), (step, True)}]:
+            steps = ", ".join(missing[:8]) + (", …" if len(missing) > 8 else "")
+            lines.append(f"no checkpoints right before and after step {steps}: these events are not measured")
         return lines
 
 
 def _events_until(lineage: Lineage, step: int, after: bool) -> int:
-    """How many events had happened at a step: those of the step itself too, or only those before it."""
+    """Return the number of events up to a step, with those of the step itself if `after`."""
     return sum((event.step, True) <= (step, after) for event in lineage.events)
 
 
 def _births(lineage: Lineage, id: str) -> list[tuple[str, int]]:
-    """What of a layer was born together, and at which step: itself, heads and FFN units that came later."""
-    layer, found = lineage.layers[id], [(id, lineage.layers[id].birth.step)]
-    found += [(f"heads of {id}", head.step) for head in layer.heads.values() if head.event != layer.birth.event]
+    """Return (part, birth step) of a layer, and of the heads and FFN units that were added to it later."""
+    layer, births = lineage.layers[id], [(id, lineage.layers[id].birth.step)]
+    births += [(f"heads of {id}", head.step) for head in layer.heads.values() if head.event != layer.birth.event]
     later = [event for event in layer.widths if event and event != layer.birth.event]
-    return found + [(f"FFN units of {id}", lineage.events[event - 1].step) for event in later]
+    return births + [(f"FFN units of {id}", lineage.events[event - 1].step) for event in later]
 
 
-def unusable(checkpoint: Checkpoint, is_written: bool) -> str | None:
-    """What keeps a checkpoint whose files are all there from being used, in a few words.
+def unusable(checkpoint: Checkpoint, has_lineage: bool) -> str | None:
+    """Explain in one line why a checkpoint whose files are all present cannot be read; None if it can.
 
     Args:
         checkpoint: its lineage is not known yet.
-        is_written: whether files tell the lineage, so that layers need not be found by their weights.
+        has_lineage: whether the lineage is given by files, so that layers need not be matched by weights.
     """
     try:
         _ = checkpoint.config, checkpoint.state, checkpoint.tokens, checkpoint.files
         if (checkpoint.path / run_folder.LINEAGE).exists():
             _ = checkpoint.lineage
-        if found := odd_weights.no_weights(checkpoint):
-            return found
-        if not is_written:
+        if reason := odd_weights.no_weights(checkpoint):
+            return reason
+        if not has_lineage:
             weights_of(checkpoint)
     except BadInput as error:
-        return f"cannot be used: {checkpoint.within(error)}"
+        return checkpoint.within(error)
     return None

@@ -4,17 +4,18 @@ The distance of two layers is the mean over their weight matrices of
 
     ‖x − y‖² ÷ (‖x‖² + ‖y‖²)
 
-which is 0 for equal ones and around 1 for unrelated ones, whatever their size. A copy with one matrix emptied (the
-identity at birth) is far by it, however near the others are. Of a matrix that only one of two layers has, as in hybrids
-of attention and others, the distance is 1. `matching` says who is who by distances.
+which is 0 for equal matrices and around 1 for unrelated ones of any norm. A copy with one matrix set to zero (so that
+it is the identity at birth) is distant by that matrix, even if all others are equal. A matrix that only one of two
+layers has, as in hybrids of attention and other mixers, counts as distance 1. `layer_matching` matches layers by
+distances.
 
-A copy made since the earlier checkpoint is as near to its donor's old weights as the donor itself is. Movement tells
-them apart: the layer that was there goes on the way that it was going, by its optimizer's momentum if nothing else,
-while the copy's optimizer begins anew and takes noise, silence or another place in the stack along. This shows twice:
-against the movement up to the earlier checkpoint, and against the movement from the later checkpoint to the one after
-it, which also works at the first checkpoint of all, and for a layer that was itself new there. The farther apart
-checkpoints are, the less there is of it, and the square of the cosine makes it count less; then the distance decides,
-as the copy mostly lies farther off. With two checkpoints alone there is nothing but the distance.
+A copy made after the earlier checkpoint is as near to its donor's old weights as the donor itself. The direction of
+movement distinguishes the two: the old layer continues in its direction, if only by the momentum of its optimizer,
+while the copy starts with a new optimizer state, and with noise, zeroed matrices or another index. This is measured
+twice: against the movement up to the earlier checkpoint, and against the movement from the later checkpoint to the next
+one, which also works at the first checkpoint and for a layer that was new there. The farther apart checkpoints are, the
+weaker this evidence is, and its weight, the square of the cosine, falls; then the distance decides, as the copy is
+usually more distant. With only two checkpoints there is nothing but the distance.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
     from pli_analysis.runs.run import ProgressCallback
 
 SAMPLE = 2**15
-"""Numbers of a matrix, at most, that are compared: a cosine of unrelated ones is then off by 0.006."""
+"""Maximum number of values compared per matrix; the cosine of unrelated matrices is then within about 0.006 of 0."""
 BLOCKS = 8
-"""Stretches of a large matrix that the sample is taken from."""
+"""Number of blocks of rows that the sample of a large matrix consists of."""
 COLUMNS = [col.CHECKPOINT, col.STEP, col.PART, col.INDEX, col.MATCHED_INDEX, col.DISTANCE, col.RUNNER_UP_DISTANCE]
 COLUMNS += [col.CONFIDENCE, col.DONOR, col.DONOR_CONFIDENCE]
 UNKNOWN, CLONE = "unknown", "clone"
@@ -56,12 +57,12 @@ class Weights:
     """The weight matrices of a checkpoint's layers.
 
     Attributes:
-        checkpoint: where they are.
-        names: name of a matrix within a layer → index of each layer that has it → full name. Layers without a table
-            may differ in shapes: the shape is then part of the name.
-        depth: how many layers.
-        sizes: of the factors of their axes, `unit` among them where the table tells.
-        view: a look at a tensor by its full name.
+        checkpoint: that holds them.
+        names: name of a matrix within a layer → index of each layer that has it → full name. Without a family table
+            layers may differ in shapes, so the shape is part of the name.
+        depth: number of layers.
+        sizes: of the factors of their axes, with `unit` if the family table locates FFN units.
+        view: function from full tensor name to a lazy slice.
     """
 
     checkpoint: Checkpoint
@@ -72,7 +73,7 @@ class Weights:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Weights:
-        """Find them. Raises BadInput when layers are missing or differ, or the config tells of others."""
+        """Find the matrices. Raises BadInput if layers are missing, differ in shape, or contradict the config."""
         table, found = checkpoint.anatomy, dict[str, dict[int, str]]()
         for index, inner, name in checkpoint.located:
             if inner in table.tensors:
@@ -80,7 +81,7 @@ class Weights:
         indices = {index for locations in found.values() for index in locations}
         depth = len(indices)
         if not depth or indices != set(range(depth)):
-            raise BadInput(f"{checkpoint.path}: its weights have no layers that are numbered from 0 without a gap")
+            raise BadInput(f"{checkpoint.path}: layers in the weights are not numbered from 0 without gaps")
         view, sizes = checkpoint.slices(), dict(table.sizes(checkpoint.config))
         names, heads = dict[str, dict[int, str]](), sizes["head"] == 0
         for inner, locations in sorted(found.items()):
@@ -91,9 +92,12 @@ class Weights:
                         names.setdefault(f"{inner} {shape}", {})[index] = locations[index]
                 continue
             if len(set(shapes.values())) > 1:
-                raise BadInput(f"{checkpoint.path}: its layers differ in the shape of {inner}")
+                (first, shape), *others = shapes.items()
+                index, other = next(each for each in others if each[1] != shape)
+                both = f"shape {other} in layer {index}, but {shape} in layer {first}"
+                raise BadInput(f"{checkpoint.path}: '{inner}' has {both}")
             if len(shapes) < depth:
-                continue  # what a layer lacks tells nothing of who it is
+                continue  # a matrix that some layers do not have is no evidence for a match
             axes, shape = table.tensors[inner][1], next(iter(shapes.values()))
             heads |= _has_heads(axes, shape, sizes)
             if "unit" in factors(axes):
@@ -101,46 +105,48 @@ class Weights:
             if len(shape) > 1:
                 names[inner] = {index: locations[index] for index in shapes}
         if not heads:
-            raise BadInput(f"{checkpoint.path}: its weights have none of the heads that its config names")
+            raise BadInput(
+                f"{checkpoint.path}: config.json has attention heads, but no weight matrix is divided into heads"
+            )
         return cls(checkpoint, names, depth, sizes, view)
 
     @property
     def units(self) -> int | None:
-        """Width of an FFN."""
+        """Number of units in an FFN; None if unknown."""
         return self.sizes.get("unit")
 
     def axes(self, key: str) -> str:
-        """The pattern of the axes of a matrix."""
+        """Return the pattern of the axes of a matrix."""
         return self.checkpoint.anatomy.tensors.get(key, ("other", ""))[1]
 
     def has(self, key: str) -> np.ndarray:
-        """Which layers have a matrix: (layers,) bool."""
+        """Return which layers have a matrix: (layers,) bool."""
         return np.isin(np.arange(self.depth), list(self.names.get(key, ())))
 
     def read(self, key: str, kept: Mapping[str, int]) -> np.ndarray:
-        """A matrix of all layers, or a sample of its numbers that is the same at every checkpoint: (layers, numbers).
+        """Read a matrix of all layers, or the same sample of it at every checkpoint: (layers, values).
 
-        Layers without it have zeros there.
+        Rows of layers without this matrix are 0.
 
         Args:
-            key: its name within a layer.
-            kept: see `common`.
+            key: name of the matrix within a layer.
+            kept: size up to which each growing factor is read, see `common`.
         """
         axes = self.axes(key)
-        factor, found = growing(axes), dict[int, np.ndarray]()
+        factor, values = growing(axes), dict[int, np.ndarray]()
         for index, name in self.names[key].items():
             tensor = self.view(name)
             if factor is not None and factor in kept:
                 tensor = rows(np.asarray(tensor[:], dtype=np.float32), axes, factor, self.sizes)[: kept[factor]]
                 tensor = tensor.reshape(-1, tensor.shape[-1])
-            found[index] = sampled(tensor).ravel()
-        whole = np.zeros((self.depth, next(iter(found.values())).size))
-        for index, numbers in found.items():
-            whole[index] = numbers
+            values[index] = sampled(tensor).ravel()
+        whole = np.zeros((self.depth, next(iter(values.values())).size))
+        for index, row in values.items():
+            whole[index] = row
         return whole
 
     def parts(self, key: str, index: int) -> tuple[str, np.ndarray] | None:
-        """What heads, or groups of them, have of a matrix of one layer: the factor, and (heads or groups, numbers)."""
+        """Read a matrix of one layer as (factor, (heads or groups, values)); None if it is not divided so."""
         axes = self.axes(key)
         factor = growing(axes)
         if factor not in ("head", "group") or index not in self.names[key]:
@@ -151,23 +157,23 @@ class Weights:
 
 
 def _has_heads(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> bool:
-    """Whether a tensor falls into heads. Raises ValueError when it does not divide into as many as the config tells."""
+    """Return whether a tensor is divided into heads. Raises ValueError if its shape does not match their number."""
     for length, axis in zip(shape, each_axis(axes), strict=True):
         names = factors(axis)
         known = math.prod(sizes[name] for name in names if name in sizes and name != "unit")
         if len(names) > 1 and (not length or length % known):
-            raise ValueError(f"{length} numbers are no whole multiple of {known}: {axis}")
+            raise ValueError(f"axis '{axis}' has length {length}, which is not a multiple of {known}")
     return any(factor in ("head", "group") for factor in factors(axes))
 
 
 def common(*several: Weights) -> dict[str, int]:
-    """How much all have of each growing factor in which they differ; what comes after that is left out."""
+    """Return the smallest size of each growing factor in which checkpoints differ; only that part can be compared."""
     sizes = {f: {weights.sizes[f] for weights in several if f in weights.sizes} for f in ("head", "group", "unit")}
-    return {factor: min(found) for factor, found in sizes.items() if len(found) > 1}
+    return {factor: min(different) for factor, different in sizes.items() if len(different) > 1}
 
 
 def sampled(tensor: Any) -> np.ndarray:
-    """Some stretches of a matrix's rows, spread evenly; all of a small one. Takes an array or a look at a tensor."""
+    """Return evenly spread blocks of a matrix's rows; all rows of a small one. Takes an array or a lazy slice."""
     shape = tensor.shape if isinstance(tensor, np.ndarray) else tensor.get_shape()
     rows_wanted = max(1, SAMPLE // max(int(np.prod(shape[1:])), 1))
     if shape[0] <= rows_wanted:
@@ -181,10 +187,10 @@ def sampled(tensor: Any) -> np.ndarray:
 
 
 def distances(old: Weights, new: Weights) -> np.ndarray:
-    """Distance of each layer of a checkpoint from each of a later one: (earlier, later), see above.
+    """Return the distance of each layer of a checkpoint from each of a later one: (earlier, later), see above.
 
     Raises:
-        BadInput: when they are not of one model.
+        BadInput: if the checkpoints are not of one model.
     """
     distance = _Mean(old.depth, new.depth)
     for name, x, y in _matrices(old, new):
@@ -195,12 +201,12 @@ def distances(old: Weights, new: Weights) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Compared:
-    """The weights of all layers of one checkpoint beside all of another: (layers, layers) each.
+    """Comparison of all layers of one checkpoint with all of another: (layers, layers) each.
 
     Attributes:
         distance: see above.
-        cosine: mean over matrices; 0 for one that only one of two layers has.
-        count: how many matrices either of two layers has.
+        cosine: mean over matrices; a matrix that only one of two layers has counts as 0.
+        count: number of matrices that at least one of two layers has.
     """
 
     distance: np.ndarray
@@ -209,21 +215,21 @@ class Compared:
 
 
 def compared(old: Weights, new: Weights) -> Compared:
-    """Compare all layers. Raises BadInput when there is no matrix of one name and shape in both."""
+    """Compare all layers. Raises BadInput if the checkpoints have no matrix of the same name and shape."""
     distance, cosine = (_Mean(old.depth, new.depth) for _ in range(2))
     for name, x, y in _matrices(old, new):
         here, there = old.has(name)[:, None], new.has(name)[None, :]
         distance.add(np.where(here & there, relative_distances(x, y), 1.0), here | there)
         cosine.add(np.where(here & there, _cosine(x, y), 0.0), here | there)
-    found = Compared(distance.of(otherwise=1.0), cosine.of(otherwise=0.0), distance.count)
-    if new is old:  # whatever rounding makes of it
-        np.fill_diagonal(found.distance, 0.0)
-        np.fill_diagonal(found.cosine, 1.0)
-    return found
+    result = Compared(distance.of(otherwise=1.0), cosine.of(otherwise=0.0), distance.count)
+    if new is old:  # exact values in place of rounded ones
+        np.fill_diagonal(result.distance, 0.0)
+        np.fill_diagonal(result.cosine, 1.0)
+    return result
 
 
 def _matrices(old: Weights, new: Weights) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Each matrix that both have, by its name within a layer, as `Weights.read` gives it."""
+    """Yield each matrix that both have, as (name within a layer, old values, new values), see `Weights.read`."""
     names = [name for name in old.names if name in new.names]
     if not names:
         raise BadInput(f"{new.checkpoint.path}: has no weight matrix in common with {old.checkpoint.path}")
@@ -232,39 +238,39 @@ def _matrices(old: Weights, new: Weights) -> Iterator[tuple[str, np.ndarray, np.
         x = old.read(name, kept)
         y = x if new is old else new.read(name, kept)
         if x.shape[1] != y.shape[1]:
-            raise BadInput(f"{new.checkpoint.path}: its {name} has another shape than in {old.checkpoint.path}")
+            raise BadInput(f"{new.checkpoint.path}: '{name}' has another shape than in {old.checkpoint.path}")
         yield name, x, y
 
 
 def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of every row of x and every row of y; 0 where one of them is zero."""
+    """Return the cosine of every row of x and every row of y; 0 where a row is zero."""
     with np.errstate(all="ignore"):
-        found = x @ y.T / (np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)[None, :])
-    return np.where(np.isfinite(found), found, 0.0)
+        cosine = x @ y.T / (np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)[None, :])
+    return np.where(np.isfinite(cosine), cosine, 0.0)
 
 
 class _Mean:
-    """A mean over matrices for each pair of layers, over those that concern the pair."""
+    """Mean over matrices for each pair of layers; each pair counts only the matrices that apply to it."""
 
     def __init__(self, *shape: int) -> None:
         self._sum, self.count = np.zeros(shape), np.zeros(shape)
 
-    def add(self, values: np.ndarray, concerned: np.ndarray) -> None:
-        self._sum += np.where(concerned, values, 0.0)
-        self.count += concerned
+    def add(self, values: np.ndarray, applies: np.ndarray) -> None:
+        self._sum += np.where(applies, values, 0.0)
+        self.count += applies
 
     def of(self, otherwise: float) -> np.ndarray:
-        """The means; where nothing concerned a pair, `otherwise`."""
+        """Return the means, and `otherwise` for pairs without a matrix."""
         return np.where(self.count > 0, self._sum / np.maximum(self.count, 1), otherwise)
 
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A checkpoint ahead of two others or after them.
+    """The checkpoint before or after a pair of checkpoints.
 
     Attributes:
         weights: of its layers.
-        locations: for each layer of the nearer of the two, where it is here; None where it is not.
+        locations: for each layer of the nearer checkpoint of the pair, its index in this one; None if it has none.
     """
 
     weights: Weights
@@ -272,16 +278,16 @@ class Neighbor:
 
 
 def onward(old: Weights, new: Weights, ahead: Neighbor | None, after: Neighbor | None) -> np.ndarray:
-    """How straight on each layer of a checkpoint would have moved to be each of a later one.
+    """Return how well a movement from each layer to each later layer continues the movements before and after it.
 
-    With θ₀ the layer at the checkpoint ahead, θ₁ and θ₂ at the two, θ₃ at the one after, it is
+    With θ₀ the weights of a layer at the checkpoint before the pair, θ₁ and θ₂ at the pair, θ₃ at the one after, it is
 
         s(cos(θ₁ − θ₀, θ₂ − θ₁)) + s(cos(θ₂ − θ₁, θ₃ − θ₂)),  s(c) = sign(c) · c²
 
-    with each cosine the mean over matrices: the share of a squared movement that lies in the direction of another.
+    with each cosine a mean over matrices. c² is the share of a squared movement in the direction of another.
 
     Returns:
-        (earlier, later), in [-2, 2]; a term of which nothing is known is 0.
+        (earlier, later), in [-2, 2]; a term without data is 0.
     """
     cosines = []
     if ahead is not None:
@@ -292,22 +298,24 @@ def onward(old: Weights, new: Weights, ahead: Neighbor | None, after: Neighbor |
 
 
 def _straightness(start: Neighbor, middle: Weights, end: Weights) -> np.ndarray:
-    """Between each layer's way from `start` to `middle` and its way from there to each layer of `end`: (middle, end).
+    """Return the cosine of each layer's movement from `start` to `middle` and on to each layer of `end`: (middle, end).
 
-    Read against time where `start` is the latest of the three: both ways then turn round, and the cosine stays.
+    `start` may also be the latest of the three: both movements then change their sign, and the cosine is the same.
     """
     several = (start.weights, middle, end)
-    kept, found = common(*several), _Mean(middle.depth, end.depth)
+    kept, mean = common(*several), _Mean(middle.depth, end.depth)
     for name in middle.names:
         if all(name in weights.names for weights in several):
             x, y, z = (weights.read(name, kept) for weights in several)
-            cosine = np.stack([_turn(x, at, here, z) for here, at in zip(y, start.locations, strict=True)])
-            found.add(cosine, middle.has(name)[:, None] & end.has(name)[None, :])
-    return found.of(otherwise=0.0)
+            cosine = np.stack(
+                [_cosine_of_movements(x, at, here, z) for here, at in zip(y, start.locations, strict=True)]
+            )
+            mean.add(cosine, middle.has(name)[:, None] & end.has(name)[None, :])
+    return mean.of(otherwise=0.0)
 
 
-def _turn(first: np.ndarray, at: int | None, here: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Cosine between the way from one row of `first` to here and the way from here to each row of `last`."""
+def _cosine_of_movements(first: np.ndarray, at: int | None, here: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Return the cosine of the movement from row `at` of `first` to `here` and from there to each row of `last`."""
     if at is None or first.shape[1] != len(here):
         return np.zeros(len(last))
     before, after = here - first[at], last - here
@@ -321,19 +329,19 @@ def _turn(first: np.ndarray, at: int | None, here: np.ndarray, last: np.ndarray)
 
 @dataclass(frozen=True)
 class Inferred:
-    """A lineage found by weights.
+    """A lineage inferred from weights.
 
     Attributes:
         lineages: one for each checkpoint, in order.
         confidence: one row for each match:
             checkpoint, step  the later one of the two
             part              layer or head id
-            index             where the layer sits, or the head's number
-            matched_index     where it was in the checkpoint before; empty for a newborn
-            distance          to what it was matched with; of a newborn to the nearest
-            runner_up_distance  distance of the second nearest, of those that could be it
-            confidence        in [0, 1], of the match, or of its being a newborn
-            donor, donor_confidence  of a newborn that is near a layer that was there before
+            index             of the layer, or of the head in its layer
+            matched_index     index in the checkpoint before; empty for a new layer
+            distance          from the match; for a new layer, from the nearest layer
+            runner_up_distance  distance from the second nearest candidate
+            confidence        in [0, 1], of the match, or of being new
+            donor, donor_confidence  for a new layer that is near an earlier layer
     """
 
     lineages: list[Lineage]
@@ -345,23 +353,23 @@ def infer(
     on_progress: ProgressCallback = lambda done, total: None,
     known: Lineage | None = None,
 ) -> Inferred:
-    """Follow layers through checkpoints by their weights. A part's birth is the first checkpoint that has it.
+    """Infer the lineage of checkpoints from weights. The birth of a part is the first checkpoint that has it.
 
     Args:
         checkpoints: in order.
-        on_progress: told (checkpoints done, checkpoints in all).
-        known: the lineage of the first one, where it is written down; else its layers are founders.
+        on_progress: called with (done, total) checkpoints.
+        known: lineage of the first checkpoint, if recorded; else its layers are the founders.
 
     Raises:
-        BadInput: when they are not of one model that grows, or the first is not what `known` tells.
+        BadInput: if the checkpoints are not of one growing model, or the first does not match `known`.
     """
     import pandas as pd
 
     first = weights_of(checkpoints[0])
     if known is not None and len(known.stack) != first.depth:
-        raise BadInput(f"{checkpoints[0].path}: has {first.depth} layers, and its lineage {len(known.stack)}")
-    lineage = _begun(checkpoints[0].step, first) if known is None else known.as_of(len(known.events))
-    found, ahead = list[tuple[object, ...]](), None
+        raise BadInput(f"{checkpoints[0].path}: weights have {first.depth} layers, its lineage has {len(known.stack)}")
+    lineage = _lineage_from(checkpoints[0].step, first) if known is None else known.as_of(len(known.events))
+    rows, before = list[tuple[object, ...]](), None
     lineages = [lineage.as_of(len(lineage.events))]
     pairs = _pairs(first, checkpoints[1:])
     following = next(pairs, None)
@@ -370,24 +378,24 @@ def infer(
         pair, following = following, next(pairs, None)
         after = None if following is None else Neighbor(following.new, following.distance.argmin(axis=1).tolist())
         try:
-            matched = match(pair.distance, onward(pair.old, pair.new, ahead, after))
-            found += _grown(lineage, pair.old, pair.new, pair.distance, matched)
+            matched = match(pair.distance, onward(pair.old, pair.new, before, after))
+            rows += _record_growth(lineage, pair.old, pair.new, pair.distance, matched)
         except UNREADABLE as error:
-            raise _misfit(pair.old, pair.new, error) from None
+            raise _not_matched(pair.old, pair.new, error) from None
         lineages.append(lineage.as_of(len(lineage.events)))
-        ahead = Neighbor(pair.old, matched.locations)
+        before = Neighbor(pair.old, matched.locations)
     on_progress(len(checkpoints), len(checkpoints))
-    table = pd.DataFrame(found, columns=COLUMNS).astype({col.INDEX: "Int64", col.MATCHED_INDEX: "Int64"})
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({col.INDEX: "Int64", col.MATCHED_INDEX: "Int64"})
     return Inferred(lineages, table)
 
 
 UNREADABLE = (*MISFITS, OSError)
-"""What sizes that contradict each other come to light as, in safetensors too."""
+"""Exceptions raised for sizes that contradict each other, by numpy and safetensors."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two checkpoints in a row, and how far each layer of the one is from each of the other: (earlier, later)."""
+    """Two successive checkpoints, and the distances of their layers: (earlier, later)."""
 
     old: Weights
     new: Weights
@@ -395,24 +403,25 @@ class Pair:
 
 
 def _pairs(old: Weights, checkpoints: Sequence[Checkpoint]) -> Iterator[Pair]:
-    """Each checkpoint with the one before it. Raises BadInput when they are not of one model that grows."""
+    """Yield each checkpoint with the one before it. Raises BadInput if they are not of one growing model."""
     for checkpoint in checkpoints:
         new = weights_of(checkpoint)
-        _check(old, new)
+        _require_growth(old, new)
         try:
             yield Pair(old, new, distances(old, new))
         except UNREADABLE as error:
-            raise _misfit(old, new, error) from None
+            raise _not_matched(old, new, error) from None
         old = new
 
 
-def _misfit(old: Weights, new: Weights, error: Exception) -> BadInput:
+def _not_matched(old: Weights, new: Weights, error: Exception) -> BadInput:
+    """Return the error for two checkpoints whose layers cannot be matched."""
     message = f"cannot be matched with {old.checkpoint.path} ({in_a_line(error)})"
     return BadInput(f"{new.checkpoint.path}: {message}")
 
 
 def weights_of(checkpoint: Checkpoint) -> Weights:
-    """The weight matrices of a checkpoint. Raises BadInput, naming it, when they do not fit its config."""
+    """Return the weight matrices of a checkpoint. Raises BadInput with its path if they do not fit its config."""
     from safetensors import SafetensorError
 
     try:
@@ -421,18 +430,18 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
         message = str(error)
         raise error if message.startswith(str(checkpoint.path)) else BadInput(f"{checkpoint.path}: {message}") from None
     except (*UNREADABLE, SafetensorError) as error:
-        message = f"its weights do not fit its config ({in_a_line(error)})"
+        message = f"weights do not match config.json ({in_a_line(error)})"
         raise BadInput(f"{checkpoint.path}: {message}") from None
 
 
-def _begun(step: int, weights: Weights) -> Lineage:
-    """The lineage of a run that is first seen at a step."""
+def _lineage_from(step: int, weights: Weights) -> Lineage:
+    """Return the lineage of a run whose first checkpoint is at a step."""
     lineage = Lineage.begin(weights.depth, weights.sizes["head"], UNKNOWN, weights.units)
     return seen_from(lineage, step)
 
 
 def seen_from(lineage: Lineage, step: int) -> Lineage:
-    """The lineage with its founders' births at the step at which they are first seen."""
+    """Set the births of the founders to the step of the first checkpoint; return the lineage."""
     for id, layer in lineage.layers.items():
         if layer.birth.event is None:
             heads = {h: replace(birth, step=step) if birth.event is None else birth for h, birth in layer.heads.items()}
@@ -440,47 +449,50 @@ def seen_from(lineage: Lineage, step: int) -> Lineage:
     return lineage
 
 
-def _check(old: Weights, new: Weights) -> None:
+def _require_growth(old: Weights, new: Weights) -> None:
+    """Raise BadInput unless the second checkpoint may have grown from the first."""
     before, after = old.checkpoint, new.checkpoint
     if before.anatomy.model_type != after.anatomy.model_type:
-        raise BadInput(
-            f"{after.path}: is a {after.anatomy.model_type}, and {before.path} a {before.anatomy.model_type}"
-        )
+        other = f"that of {before.path} is '{before.anatomy.model_type}'"
+        raise BadInput(f"{after.path}: model_type is '{after.anatomy.model_type}', but {other}")
     if old.sizes["member"] != new.sizes["member"]:
-        raise BadInput(f"{after.path}: other numbers of heads share keys than in {before.path}")
-    for what, message in (("head", "heads"), ("unit", "FFN units")):
-        if new.sizes.get(what, 0) < old.sizes.get(what, 0):
-            raise BadInput(f"{after.path}: has {new.sizes.get(what, 0)} {message} a layer, fewer than {before.path}")
+        heads = f"{new.sizes['member']} heads share each key-value head, but {old.sizes['member']} in {before.path}"
+        raise BadInput(f"{after.path}: {heads}")
+    for factor, noun in (("head", "heads"), ("unit", "FFN units")):
+        now, earlier = new.sizes.get(factor, 0), old.sizes.get(factor, 0)
+        if now < earlier:
+            fewer = f"{now} {noun} per layer, fewer than the {earlier} in {before.path}"
+            raise BadInput(f"{after.path}: has {fewer}; give checkpoints in training order")
 
 
-def _grown(
-    lineage: Lineage, old: Weights, new: Weights, distance: np.ndarray, found: Match
+def _record_growth(
+    lineage: Lineage, old: Weights, new: Weights, distance: np.ndarray, matched: Match
 ) -> list[tuple[object, ...]]:
-    """Let happen in the lineage what leads from one checkpoint to the next; tell how sure it is."""
+    """Record in the lineage the events from one checkpoint to the next; return rows of `Inferred.confidence`."""
     step = new.checkpoint.step
-    was = list(lineage.stack)
-    _rearranged(lineage, [was[at] for at in found.locations if at is not None], step)
+    earlier = list(lineage.stack)
+    _record_order(lineage, [earlier[at] for at in matched.locations if at is not None], step)
     donors: dict[int, tuple[str | None, float | None]] = {}
-    for index, at in enumerate(found.locations):
+    for index, at in enumerate(matched.locations):
         if at is None:
             donor, sure = _donor(distance[:, index])
-            donors[index] = (None if donor is None else was[donor], sure)
+            donors[index] = (None if donor is None else earlier[donor], sure)
             lineage.insert(index, step, CLONE if donor is not None else UNKNOWN, donors[index][0])
-    message = []
-    for index, at in enumerate(found.locations):
+    rows = []
+    for index, at in enumerate(matched.locations):
         if at is None:
-            mine, *others = sorted(distance[:, index])
+            nearest, *others = sorted(distance[:, index])
         else:
-            mine = distance[at, index]
+            nearest = distance[at, index]
             others = [*np.delete(distance[at], index), *np.delete(distance[:, index], at)]
         second = min(others, default=None)
-        row = (lineage.stack[index], index, at, mine, second, found.confidence[index])
-        message.append((str(new.checkpoint.name), step, *row, *donors.get(index, (None, None))))
-    return message + _wider(lineage, old, new, found)
+        row = (lineage.stack[index], index, at, nearest, second, matched.confidence[index])
+        rows.append((str(new.checkpoint.name), step, *row, *donors.get(index, (None, None))))
+    return rows + _record_widening(lineage, old, new, matched)
 
 
-def _rearranged(lineage: Lineage, order: list[str], step: int) -> None:
-    """Take out of the stack who is gone, and bring the others into the order in which they are found."""
+def _record_order(lineage: Lineage, order: list[str], step: int) -> None:
+    """Record the removal of layers that are not in `order`, and the swaps that bring the others into this order."""
     for id in [id for id in lineage.stack if id not in order]:
         lineage.stack.remove(id)
         lineage.note("remove", step, layer=id)
@@ -490,7 +502,7 @@ def _rearranged(lineage: Lineage, order: list[str], step: int) -> None:
 
 
 def _donor(distance: np.ndarray) -> tuple[int | None, float | None]:
-    """Which earlier layer a newborn is a copy of, if any, and how sure that is."""
+    """Return the index of the layer that a new layer was copied from, with its probability; None if it is no copy."""
     if not len(distance) or distance.min() > COPY:
         return None, None
     shares = chances(costs(np.array([*distance, COPY])))
@@ -498,13 +510,13 @@ def _donor(distance: np.ndarray) -> tuple[int | None, float | None]:
     return (best, float(shares[best])) if best < len(distance) else (None, None)
 
 
-def _wider(lineage: Lineage, old: Weights, new: Weights, found: Match) -> list[tuple[object, ...]]:
-    """Record heads and FFN units that a config has more of than before; tell how sure the old heads are."""
-    step, message = new.checkpoint.step, list[tuple[object, ...]]()
+def _record_widening(lineage: Lineage, old: Weights, new: Weights, matched: Match) -> list[tuple[object, ...]]:
+    """Record added heads and FFN units; return rows of `Inferred.confidence` for the old heads."""
+    step, rows = new.checkpoint.step, list[tuple[object, ...]]()
     if new.sizes["head"] > old.sizes["head"]:
-        for index, at in enumerate(found.locations):
+        for index, at in enumerate(matched.locations):
             if at is not None:
-                message += _heads(lineage.stack[index], old, at, new, index)
+                rows += _head_rows(lineage.stack[index], old, at, new, index)
     heads = {id: new.sizes["head"] for id in lineage.stack if len(lineage.layers[id].heads) < new.sizes["head"]}
     if heads:
         lineage.add_heads(heads, step, UNKNOWN, {}, to=new.sizes["head"])
@@ -512,28 +524,28 @@ def _wider(lineage: Lineage, old: Weights, new: Weights, found: Match) -> list[t
     wider = {id: units for id in lineage.stack if (lineage.layers[id].units or units) < units}
     if wider:
         lineage.widen(wider, step, UNKNOWN, to=units)
-    return message
+    return rows
 
 
-def _heads(id: str, old: Weights, at: int, new: Weights, index: int) -> list[tuple[object, ...]]:
-    """How sure it is that a layer's old heads are in their old places: a lineage knows of no other."""
-    found = []
+def _head_rows(id: str, old: Weights, at: int, new: Weights, index: int) -> list[tuple[object, ...]]:
+    """Return a row per old head of a layer: the confidence that it kept its index, as the lineage assumes."""
+    by_matrix = []
     for inner in old.names:
         before, after = old.parts(inner, at), new.parts(inner, index)
         if before and after and before[1].shape[1] == after[1].shape[1]:
             each = old.sizes["member"] if before[0] == "group" else 1
-            found.append(np.repeat(np.repeat(relative_distances(before[1], after[1]), each, axis=0), each, axis=1))
-    if not found:
+            by_matrix.append(np.repeat(np.repeat(relative_distances(before[1], after[1]), each, axis=0), each, axis=1))
+    if not by_matrix:
         raise BadInput(
-            f"{new.checkpoint.path}: has {new.sizes['head']} heads a layer of another size than the "
-            f"{old.sizes['head']} in {old.checkpoint.path}: that is no growth"
+            f"{new.checkpoint.path}: its {new.sizes['head']} heads per layer have another size than the "
+            f"{old.sizes['head']} in {old.checkpoint.path}; growth keeps the size of heads"
         )
-    member, message = old.sizes["member"], list[tuple[object, ...]]()
-    distance = np.mean(found, axis=0)
+    member, rows = old.sizes["member"], list[tuple[object, ...]]()
+    distance = np.mean(by_matrix, axis=0)
     for head in range(len(distance)):
-        rivals = distance[head, head % member :: member]  # one of each group: heads of a group share their keys
+        rivals = distance[head, head % member :: member]  # one head of each group, as heads of a group share keys
         sure = float(chances(costs(rivals))[head // member])
         second = float(np.delete(rivals, head // member).min())
         row = (f"{id}.h{head}", head, head, float(distance[head, head]), second, sure)
-        message.append((str(new.checkpoint.name), new.checkpoint.step, *row, None, None))
-    return message
+        rows.append((str(new.checkpoint.name), new.checkpoint.step, *row, None, None))
+    return rows

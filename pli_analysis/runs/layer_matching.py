@@ -1,15 +1,15 @@
 """Match layers of two checkpoints by distance, with a confidence.
 
-Growth keeps the order of what was there, so the match is the cheapest monotone alignment. The cost of a pair is
+Growth keeps the order of existing layers, so the match is the cheapest monotone alignment. The cost of a pair is
 
     ln(distance) − ONWARD · onward · (1 − distance)
 
-so what counts is by how many times one candidate is nearer than another, and a layer that keeps moving the way it was
-moving costs less; of unrelated layers, whose distance is around 1, movement says nothing. The confidence of a pair is
-the share that it has of all alignments, each with the weight exp(−cost ÷ SCALE): two candidates with the same cost get
-half each. Layers may also have changed places: the cheapest assignment in any order competes with the cheapest
-alignment, at the price ORDER, and its chance is mixed into the confidence. All confidences are lowered where distances
-do not bear out the match at all. No weights and no lineage here: numbers in, numbers out.
+so the ratio of two candidates' distances counts, and a layer that keeps its direction of movement costs less. The last
+factor ignores the movement of unrelated layers, whose distance is around 1. The confidence of a pair is its share of
+all alignments, each weighted by exp(−cost ÷ SCALE): two candidates with the same cost get half each. Layers may also
+have been swapped: the cheapest assignment in any order competes with the cheapest alignment at the additional cost
+ORDER, and its probability is mixed into the confidence. All confidences are lowered where distances are close to those
+of unrelated layers. This module only handles arrays, no weights and no lineage.
 """
 
 from __future__ import annotations
@@ -19,41 +19,42 @@ from dataclasses import dataclass
 import numpy as np
 
 SCALE = 0.2
-"""Cost that makes a candidate e times less likely.
+"""Cost difference that makes a candidate e times less likely.
 
 SCALE, ONWARD and ORDER were chosen together by grid search: on 600 random grown runs with checkpoints 1 to 10 steps
-apart (the share of right matches, none wrong of confidence 0.9) and on 80 with 6 and 20 times as many steps between.
-They are not critical: with 0.15 to 0.3, 4 to 8 and 2 to 3 the share of right matches in the 600 stays within 0.1 %. A
-larger ONWARD errs more where checkpoints are sparse, a larger ORDER is too sure that nothing was swapped. What they
-give on other runs is in tests/pli_analysis/runs/test_inferred_lineage.py.
+apart (maximizing the share of correct matches, with no wrong match of confidence 0.9) and on 80 runs with 6 and 20
+times as many steps between checkpoints. They are not critical: with 0.15 to 0.3, 4 to 8 and 2 to 3 the share of correct
+matches in the 600 runs stays within 0.1 %. A larger ONWARD makes more errors where checkpoints are sparse; a larger
+ORDER is overconfident that nothing was swapped. Results on other runs are in
+tests/pli_analysis/runs/test_inferred_lineage.py.
 """
 ONWARD = 5.0
-"""Cost that moving straight on saves, against turning off at a right angle."""
+"""Cost saved by a movement in the same direction, compared with one at a right angle."""
 ORDER = 2.0
-"""Cost, in units of SCALE, of any change of places."""
+"""Cost of any swap of layers, in units of SCALE."""
 COPY = 0.7
-"""Distance below which a layer may be a copy of another."""
+"""Maximum distance of a copy from its donor."""
 RELATED = 0.1
-"""Cost below that of unrelated layers at which distances begin to bear a match out."""
+"""Scale, in cost below that of unrelated layers, on which a match becomes credible."""
 SMALLEST = 1e-12
-"""Distance that counts as none: what rounding leaves of equal weights."""
+"""Distance below which weights count as equal, up to rounding."""
 
 
 def relative_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """‖x − y‖² ÷ (‖x‖² + ‖y‖²) of every row of x and every row of y; 1 where it cannot be told."""
+    """‖x − y‖² ÷ (‖x‖² + ‖y‖²) of every row of x and every row of y; 1 where it is undefined."""
     with np.errstate(all="ignore"):
         scale = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1)[None, :]
-        found = (scale - 2 * x @ y.T) / scale
-    return np.clip(np.where(np.isfinite(found), found, 1.0), 0.0, 2.0)
+        distance = (scale - 2 * x @ y.T) / scale
+    return np.clip(np.where(np.isfinite(distance), distance, 1.0), 0.0, 2.0)
 
 
 @dataclass(frozen=True)
 class Match:
-    """How the layers of a later stack are those of an earlier one.
+    """Matches from the layers of a later checkpoint to those of an earlier one.
 
     Attributes:
-        locations: for each later layer the earlier one that it is; None for a newborn.
-        confidence: for each later layer, in [0, 1]: of the match, or of having none.
+        locations: for each later layer, the index of the same layer in the earlier checkpoint; None for a new layer.
+        confidence: for each later layer, in [0, 1]: of the match, or of being new.
     """
 
     locations: tuple[int | None, ...]
@@ -61,17 +62,17 @@ class Match:
 
 
 def match(distance: np.ndarray, onward: np.ndarray | None = None) -> Match:
-    """Find the layers of one checkpoint in another.
+    """Match the layers of two checkpoints.
 
     Args:
         distance: (earlier, later), 0 for equal layers, around 1 for unrelated ones.
-        onward: (earlier, later), how straight on each would have moved to be the other, see `inferred.onward`; 0
-            where nothing is known.
+        onward: (earlier, later), how well the movement from one to the other continues those before and after, see
+            `inferred_lineage.onward`; 0 if unknown.
 
     >>> found = match(np.array([[0.01, 1.0, 1.0], [1.0, 1.0, 0.02]]))
     >>> found.locations, found.confidence.round(2).tolist()
     ((0, None, 1), [1.0, 1.0, 1.0])
-    >>> match(np.array([[0.01, 0.01]])).confidence.round(1).tolist()  # which of two equal ones was there before?
+    >>> match(np.array([[0.01, 0.01]])).confidence.round(1).tolist()  # either of two equal layers may be the old one
     [0.5, 0.5]
     """
     if onward is None:
@@ -86,18 +87,21 @@ def match(distance: np.ndarray, onward: np.ndarray | None = None) -> Match:
 
 
 def costs(distance: np.ndarray) -> np.ndarray:
-    """Distances as costs."""
+    """Convert distances to costs."""
     return np.log(np.maximum(distance, SMALLEST))
 
 
 def chances(cost: np.ndarray) -> np.ndarray:
-    """How likely each of some candidates is the one; in all 1."""
-    likely = np.exp((cost.min() - cost) / SCALE)
-    return likely / likely.sum()
+    """Return the probability of each candidate; their sum is 1."""
+    weight = np.exp((cost.min() - cost) / SCALE)
+    return weight / weight.sum()
 
 
 def _choose(distance: np.ndarray, onward: np.ndarray) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """A column for each row, there being as many or more; how sure each is, and how sure each column is to be free."""
+    """Return a column for each row, its confidence, and for each column the confidence that it has no row.
+
+    There must be at least as many columns as rows.
+    """
     from scipy.special import expit
 
     few, plain = range(len(distance)), costs(distance)
@@ -115,9 +119,9 @@ def _choose(distance: np.ndarray, onward: np.ndarray) -> tuple[list[int], np.nda
 
 
 def aligned(cost: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """The cheapest way to give each row a column, columns rising, and each pair's share of all the ways.
+    """Return the cheapest monotone alignment, as a column for each row, and each pair's share of all alignments.
 
-    Of equally cheap ways the one with the lowest columns: copies mostly go above their donors.
+    Of equally cheap alignments the one with the lowest columns is chosen, as copies are usually inserted above donors.
     """
     few, many = cost.shape
     ahead, behind = np.full((few + 1, many + 1), -np.inf), np.full((few + 1, many + 1), -np.inf)
@@ -143,7 +147,7 @@ def aligned(cost: np.ndarray) -> tuple[list[int], np.ndarray]:
 
 
 def _in_any_order(cost: np.ndarray, chosen: list[int]) -> tuple[list[int], float]:
-    """The cheapest way to give each row a column of its own, and by how much it is cheaper than the chosen one."""
+    """Return the cheapest assignment in any order, as a column for each row, and what it saves against `chosen`."""
     from scipy.optimize import linear_sum_assignment
 
     few, columns = linear_sum_assignment(cost)

@@ -1,15 +1,16 @@
-"""What a path holds: runs, Trainer output, models, logs. One rule for every command.
+"""Recognize what a path holds: runs, Trainer output, models, logs. All commands use this rule.
 
-In this order, a folder is
+A folder is the first of these that applies:
     a run               it holds run.json
-    Trainer's output    it holds checkpoints named by steps, or a trainer_state.json, or event files in runs/ beside
+    Trainer output      it holds checkpoints named by steps, or a trainer_state.json, or event files in runs/ next to
                         Trainer's own files
     a model             it holds config.json and weights; a checkpoint is one
     logs of one run     it holds event files, a metrics.csv, or parts of one run (train/, validation/) with event files;
-                        or Hydra wrote it (.hydra/), and then all logs below are of one run
-    a folder of runs    whatever is found below it, each by this rule
-and a file is an event file, a trainer_state.json, TensorBoard's download of a scalar, a table (`csv_logs`)
-or JSON Lines (`json_logs`).
+                        or Hydra wrote it (.hydra/), and then all logs below belong to one run
+    a folder of runs    everything below it is recognized by this rule
+
+A file is an event file, a trainer_state.json, a scalar downloaded from TensorBoard, a table (`csv_logs`) or JSON Lines
+(`json_logs`).
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
 PARTS = ("train", "training", "validation", "val", "valid", "eval", "evaluation", "test", "dev")
-"""Folders of event files that are parts of one run: Keras and Estimators write one each."""
+"""Subfolders with event files of parts of one run, as Keras and Estimators write them."""
 METRICS = "metrics.csv"
-"""Lightning's table."""
+"""The table that Lightning writes."""
 TRAINER_ARGUMENTS = "training_args.bin"
-"""Trainer's own file beside a model. It is pickled, and never read."""
+"""File that Trainer writes next to a model. It is a pickle and never read."""
 TABLES = (".csv", ".tsv", ".log", ".txt")
-"""Endings of tables: Keras's examples call theirs training.log."""
+"""File extensions of tables. Keras's examples write training.log."""
 DEEPEST = 8
-"""Folders below the one that is asked for, at most, that runs are looked for in."""
+"""Maximum depth of the search for runs below a folder."""
 
 
 class Kind(StrEnum):
-    """What a path is."""
+    """Kind of a path."""
 
     RUN = "a run"
     TRAINER = "output of Trainer"
@@ -53,19 +54,19 @@ class Kind(StrEnum):
 
 
 CHECKPOINTED = (Kind.RUN, Kind.TRAINER)
-"""Kinds that hold checkpoints of a run of their own."""
+"""Kinds of folders that hold the checkpoints of a run."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One run, ours or another's, as it was found.
+    """One run found at a path, of `pli-train` or another tool.
 
     Attributes:
         path: of its folder or file.
-        kind: what it is.
-        run: its name in a file of several runs; empty elsewhere.
-        named: the path that it is called after: what was asked for, where that holds one run alone.
-        logs: folders and files that its logs are in, where they are not in `path` itself.
+        kind: of the path.
+        run: its name in a file of several runs; else empty.
+        named: path that its name is taken from: the requested path if that holds only this run.
+        logs: folders and files with its logs, if they are not in `path` itself.
     """
 
     path: Path
@@ -76,16 +77,16 @@ class Source:
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether there are weights to look at."""
+        """Whether it has weights."""
         return self.kind in (*CHECKPOINTED, Kind.MODEL)
 
     @property
     def is_download(self) -> bool:
-        """Whether it is TensorBoard's download of one scalar, whose tag is not in it."""
+        """Whether it is a download of one scalar from TensorBoard, which does not contain the tag."""
         return self.kind == Kind.FILE and _is_download(self.path)
 
     def read(self) -> Scalars:
-        """What it logged; empty when it logged nothing. Raises BadInput when that cannot be read."""
+        """Read its scalars, which may be empty. Raises BadInput if they cannot be read."""
         if self.logs:
             return _merged([log.read() for log in self.logs])
         if self.kind == Kind.RUN:
@@ -96,140 +97,142 @@ class Source:
 
 
 def find(path: Path) -> list[Source]:
-    """The runs at a path, in the order of their names, numbers by size; empty when there is none.
+    """Return the runs at a path, ordered by name with numbers by size; empty if there are none.
 
     Raises:
-        BadInput: when there is no such path, or a file of it cannot be read.
+        BadInput: if there is no such path, or a file cannot be read.
     """
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder")
     if path.is_file():
         runs = list(_of_file(path)) if path.suffix.lower() in (*TABLES, *json_logs.ENDINGS) else [""]
         return [Source(path, Kind.FILE, run, path) for run in runs]
-    found = list(_below(path))
-    if len(found) == 1:
-        [only] = found
+    sources = list(_below(path))
+    if len(sources) == 1:
+        [only] = sources
         return [Source(only.path, only.kind, only.run, path, only.logs)]
-    return found
+    return sources
 
 
 def logged(path: Path) -> list[tuple[Source, Scalars]]:
-    """Each run at a path that logged anything, and its scalars. What of others was damaged is told with the first.
+    """Read each run at a path that logged scalars. Lines on damage in runs without scalars are added to the first.
 
     Raises:
-        BadInput: when there is none, or one cannot be read.
+        BadInput: if there is no such run, or one cannot be read.
     """
-    found = [(source, source.read()) for source in find(path)]
-    there = [(source, of) for source, of in found if of.columns]
-    damaged = [*links(path), *(line for _, of in found if not of.columns for line in of.damaged)]
-    if not there:
+    runs = [(source, source.read()) for source in find(path)]
+    with_scalars = [(source, scalars) for source, scalars in runs if scalars.columns]
+    damaged = [*links(path), *(line for _, scalars in runs if not scalars.columns for line in scalars.damaged)]
+    if not with_scalars:
         more = f"; {len(damaged) - 2} more files" if len(damaged) > 2 else ""
         raise BadInput("; ".join([f"{path}: holds no scalars", *damaged[:2]]) + more)
-    (first, of), *others = there  # told with the first: runs of which nothing could be read are in no list
-    return [(first, replace(of, damaged=[*damaged, *of.damaged])), *others]
+    (first, scalars), *others = with_scalars  # the first also reports runs that are not in the list
+    return [(first, replace(scalars, damaged=[*damaged, *scalars.damaged])), *others]
 
 
 def read(path: Path) -> Scalars:
-    """What the one run at a path logged; empty when there is none. Links passed over are among its damaged lines.
+    """Read the scalars of the only run at a path; empty if there is none. Its damaged lines include skipped links.
 
     Raises:
-        BadInput: when there are several runs, or one that cannot be read.
+        BadInput: if there are several runs, or one that cannot be read.
     """
     source = only(path)
-    found = Scalars() if source is None else source.read()
-    return Scalars(found.columns, [*links(path), *found.damaged])
+    scalars = Scalars() if source is None else source.read()
+    return Scalars(scalars.columns, [*links(path), *scalars.damaged])
 
 
 def only(path: Path) -> Source | None:
-    """The one run at a path; None when there is none. Raises BadInput when there are several."""
-    found = find(path)
-    if len(found) > 1:
-        raise BadInput(_several(path, found))
-    return found[0] if found else None
+    """Return the only run at a path; None if there is none. Raises BadInput if there are several."""
+    sources = find(path)
+    if len(sources) > 1:
+        raise BadInput(_several_runs(path, sources))
+    return sources[0] if sources else None
 
 
 def names(sources: Sequence[Source]) -> list[str]:
-    """What to call each run: the shortest end of its path that tells it from all others.
+    """Return a name for each run: the shortest end of its path that no other run has.
 
     >>> names([Source(Path(p), Kind.LOGS, named=Path(p)) for p in ("/x/a/out", "/x/b/out", "/x/c")])
     ['a/out', 'b/out', 'c']
 
     Raises:
-        BadInput: when two are one and the same.
+        BadInput: if a run is given twice.
     """
-    every = [_parts(source) for source in sources]
-    bare = [
+    every = [_path_parts(source) for source in sources]
+    without_extension = [
         (*parts[:-1], Path(parts[-1]).stem) if source.kind == Kind.FILE and not source.run else parts
         for source, parts in zip(sources, every, strict=True)
     ]
-    if len(set(bare)) == len(bare):
-        every = bare  # files go without their endings where these are not what tells them apart
-    found = []
-    for mine in every:
-        if every.count(mine) > 1:
-            raise BadInput(f"{Path(*mine)}: is given twice")
-        length = next(n for n in range(1, len(mine) + 1) if sum(other[-n:] == mine[-n:] for other in every) == 1)
-        found.append("/".join(mine[-length:]).replace("//", "/"))
-    return found
+    if len(set(without_extension)) == len(without_extension):
+        every = without_extension  # extensions are only shown if names are not unique without them
+    shortest = []
+    for parts in every:
+        if every.count(parts) > 1:
+            raise BadInput(f"{Path(*parts)}: is given twice")
+        length = next(n for n in range(1, len(parts) + 1) if sum(other[-n:] == parts[-n:] for other in every) == 1)
+        shortest.append("/".join(parts[-length:]).replace("//", "/"))
+    return shortest
 
 
-def _parts(source: Source) -> tuple[str, ...]:
-    """The parts of a run's path; of one in a file of several, its name behind the file's without an ending."""
+def _path_parts(source: Source) -> tuple[str, ...]:
+    """Return the parts of a run's path, with its name as the last part if the file has several runs."""
     path = source.named.resolve()
     if path.name == run_folder.TRAINER_STATE:
-        path = path.parent  # all are called that, and the folder says whose it is
+        path = path.parent  # all such files have the same name, only the folder identifies the run
     return (*path.with_suffix("").parts, source.run) if source.run else path.parts
 
 
 def alone(path: Path, kinds: Sequence[Kind] = CHECKPOINTED) -> Path | None:
-    """The one run of some kinds at a path; None when there is none.
+    """Return the path of the only run of some kinds at a path; None if there is none.
 
     Raises:
-        BadInput: when there are several.
+        BadInput: if there are several.
     """
-    found = [source for source in find(path) if source.kind in kinds]
-    if len(found) > 1:
-        raise BadInput(_several(path, found))
-    return found[0].path if found else None
+    sources = [source for source in find(path) if source.kind in kinds]
+    if len(sources) > 1:
+        raise BadInput(_several_runs(path, sources))
+    return sources[0].path if sources else None
 
 
-def _several(path: Path, found: Sequence[Source]) -> str:
-    message = [str(source.path) for source in found]
-    more = f" and {len(message) - 4} more" if len(message) > 4 else ""
-    return f"{path}: holds {len(found)} runs: name one of {', '.join(message[:4])}{more}"
+def _several_runs(path: Path, sources: Sequence[Source]) -> str:
+    """Return the error line for a path with several runs where only one is allowed."""
+    runs = [str(source.path) for source in sources]
+    more = f" and {len(runs) - 4} more" if len(runs) > 4 else ""
+    return f"{path}: holds {len(runs)} runs; give one of {', '.join(runs[:4])}{more}"
 
 
 def links(path: Path) -> list[str]:
-    """A line for each link to a folder that `find` passes over in a folder of runs.
+    """Return a line for each link to a folder that `find` passes over in a folder of runs.
 
-    Links among the checkpoints or the logs of one run are told by whoever reads that run.
+    Links among the checkpoints or the logs of one run are reported when that run is read.
     """
     return [link_line(link) for link in _links(path)] if path.is_dir() else []
 
 
 def _links(folder: Path, depth: int = 0) -> Iterator[Path]:
+    """Yield the links to folders in a folder of runs and below."""
     if depth <= DEEPEST and kind_of(folder) is None:
         yield from _linked(folder)
         for child in _children(folder):
             yield from _links(child, depth + 1)
 
 
-# --- looking ---------------------------------------------------------------------------------------------------------
+# --- finding ---------------------------------------------------------------------------------------------------------
 
 
 def kind_of(folder: Path) -> Kind | None:
-    """What a folder is by what lies right in it; None for one that may hold runs further down."""
+    """Return the kind of a folder by its direct content; None if it can only be a folder of runs."""
     if (folder / run_folder.RUN).is_file():
         return Kind.RUN
     if is_trainer_output(folder):
         return Kind.TRAINER
     if is_model(folder):
         return Kind.MODEL
-    return Kind.LOGS if _holds_logs(folder) or any(_holds_logs(part) for part in _parts_in(folder)) else None
+    return Kind.LOGS if _holds_logs(folder) or any(_holds_logs(part) for part in _run_parts(folder)) else None
 
 
 def is_trainer_output(folder: Path) -> bool:
-    """Whether Trainer wrote it, and it is not one of the checkpoints that it wrote."""
+    """Return whether a folder is output of Trainer, and not just one of its checkpoints."""
     if run_folder.checkpoints(folder) or steps_in(folder):
         return True
     if numbered(folder.name) is not None:
@@ -241,15 +244,17 @@ def is_trainer_output(folder: Path) -> bool:
 
 
 def _holds_logs(folder: Path) -> bool:
+    """Return whether event files or Lightning's metrics.csv are directly in a folder."""
     return any(folder.glob(run_folder.SCALARS)) or csv_logs.is_log(folder / METRICS)
 
 
-def _parts_in(folder: Path) -> list[Path]:
+def _run_parts(folder: Path) -> list[Path]:
+    """Return the subfolders that may hold logs of parts of one run."""
     return [path for path in _children(folder) if path.name.lower() in PARTS]
 
 
 def _below(folder: Path, depth: int = 0) -> Iterator[Source]:
-    """The runs in a folder."""
+    """Yield the runs in a folder and below."""
     kind = kind_of(folder)
     if kind is not None:
         yield Source(folder, kind, named=folder)
@@ -266,35 +271,36 @@ def _below(folder: Path, depth: int = 0) -> Iterator[Source]:
 
 
 def _children(folder: Path) -> list[Path]:
-    """The folders in a folder, without links and hidden ones, in the order of their names, numbers by size."""
+    """Return the subfolders that are neither links nor hidden, ordered by name with numbers by size."""
     return [path for path in _folders(folder) if not path.is_symlink()]
 
 
 def _linked(folder: Path) -> list[Path]:
-    """The links to folders in a folder, without hidden ones, in the same order."""
+    """Return the links to folders in a folder, without hidden ones, in the same order."""
     return [path for path in _folders(folder) if path.is_symlink()]
 
 
 def _folders(folder: Path) -> list[Path]:
+    """Return the subfolders and links to folders that are not hidden. Raises BadInput if they cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            found = [path for entry in entries if (path := Path(entry.path)).is_dir()]
+            folders = [path for entry in entries if (path := Path(entry.path)).is_dir()]
     except OSError as error:
         raise BadInput(f"{folder}: cannot be read ({error.strerror})") from None
-    shown = (path for path in found if not path.name.startswith("."))
-    return sorted(shown, key=lambda path: natural(path.name))
+    visible = (path for path in folders if not path.name.startswith("."))
+    return sorted(visible, key=lambda path: natural(path.name))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def _of_trainer(folder: Path) -> Scalars:
-    """Event files, and the history in the newest whole state that there is; a line for what is passed over."""
+    """Read event files and the log history of the newest readable trainer_state.json, with a line per skipped path."""
     from pli_analysis.scalars import trainer_log
 
-    found = [path for _, path in sorted(checkpoints_in(folder))]
-    inside = [path for path in found if not path.is_symlink()] if found else steps_in(folder)
-    linked = [path for path in found if path.is_symlink()] if found else linked_steps_in(folder)
+    checkpoints = [path for _, path in sorted(checkpoints_in(folder))]
+    inside = [path for path in checkpoints if not path.is_symlink()] if checkpoints else steps_in(folder)
+    linked = [path for path in checkpoints if path.is_symlink()] if checkpoints else linked_steps_in(folder)
     linked += [path for path in sorted(folder.glob(trainer_log.FOLDERS)) if path.is_symlink() and path.is_dir()]
     logged = trainer_log.read(folder, [trainer_log.state_of(path) for path in inside])
     lines = [*map(link_line, linked), *trainer_log.lines_of_states(inside)]
@@ -302,47 +308,47 @@ def _of_trainer(folder: Path) -> Scalars:
 
 
 def _of_logs(folder: Path) -> Scalars:
-    """Event files at any depth, those of subfolders under tags that begin with the subfolder; then metrics.csv."""
+    """Read event files at any depth, with the subfolder as a prefix of tags; then metrics.csv."""
     found, lines = [], list[str]()
-    for position, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        lines += [link_line(link) for name in folders if (link := Path(position) / name).is_symlink()]
+        lines += [link_line(link) for name in folders if (link := Path(parent) / name).is_symlink()]
         if any(_is_event_file(Path(name)) for name in files):
-            found.append(_prefixed(reading.read(Path(position)), Path(position).relative_to(folder).as_posix()))
+            found.append(_prefixed(reading.read(Path(parent)), Path(parent).relative_to(folder).as_posix()))
     if csv_logs.is_log(folder / METRICS):
         found += csv_logs.read(folder / METRICS).values()
     return _merged([Scalars(damaged=lines), *found])
 
 
-def _prefixed(found: Scalars, folder: str) -> Scalars:
-    """With the folder ahead of each tag that does not begin with it."""
+def _prefixed(scalars: Scalars, folder: str) -> Scalars:
+    """Prefix each tag with the folder unless it already begins with it."""
     if folder == ".":
-        return found
-    names = {tag: tag if tag.startswith(f"{folder}/") else f"{folder}/{tag}" for tag in found.columns}
-    epochs = frozenset(names[tag] for tag in found.epochs)
-    return Scalars({names[tag]: of for tag, of in found.columns.items()}, found.damaged, epochs)
+        return scalars
+    names = {tag: tag if tag.startswith(f"{folder}/") else f"{folder}/{tag}" for tag in scalars.columns}
+    epochs = frozenset(names[tag] for tag in scalars.epochs)
+    return Scalars({names[tag]: columns for tag, columns in scalars.columns.items()}, scalars.damaged, epochs)
 
 
-def _merged(found: Sequence[Scalars]) -> Scalars:
-    """Logs of one run as one; where two have a tag, the later points of a step stand, but event files go before tables.
+def _merged(logs: Sequence[Scalars]) -> Scalars:
+    """Merge logs of one run. If two logs have a tag, the last point of each step counts.
 
-    Tables have no wall times.
+    A table, whose points have no wall times, does not add to a tag of an event file.
     """
-    columns: dict[str, Columns] = {}
+    merged: dict[str, Columns] = {}
     epochs = set[str]()
-    for each in found:
-        epochs |= {tag for tag in each.epochs if tag not in columns}
-        for tag, of in each.columns.items():
-            if tag not in columns:
-                columns[tag] = of
-            elif np.isfinite(of.wall_times).any():
-                pairs = zip(columns[tag], of, strict=True)
-                columns[tag] = sorted_by_step(Columns(*(np.concatenate(pair) for pair in pairs)))
-    return Scalars(columns, [line for each in found for line in each.damaged], frozenset(epochs))
+    for log in logs:
+        epochs |= {tag for tag in log.epochs if tag not in merged}
+        for tag, columns in log.columns.items():
+            if tag not in merged:
+                merged[tag] = columns
+            elif np.isfinite(columns.wall_times).any():
+                pairs = zip(merged[tag], columns, strict=True)
+                merged[tag] = sorted_by_step(Columns(*(np.concatenate(pair) for pair in pairs)))
+    return Scalars(merged, [line for log in logs for line in log.damaged], frozenset(epochs))
 
 
 def _of_file(path: Path) -> dict[str, Scalars]:
-    """The runs in a file: name → scalars, the name empty where there is one."""
+    """Read the runs in a file: name → scalars. The name of a single run is empty."""
     if path.suffix.lower() in TABLES and not _is_download(path):
         return csv_logs.read(path)
     if path.suffix.lower() in json_logs.ENDINGS:
@@ -350,18 +356,19 @@ def _of_file(path: Path) -> dict[str, Scalars]:
     if path.suffix == ".json" and (state := _state(path)) is not None:
         from pli_analysis.scalars import trainer_log
 
-        return {"": trainer_log.message([state], [])}
+        return {"": trainer_log.merged([state], [])}
     return {"": reading.read(path)}
 
 
 def _is_download(path: Path) -> bool:
+    """Return whether a file is a scalar downloaded from TensorBoard."""
     if path.suffix == ".csv":
         return downloads.is_download(path)
     return path.suffix == ".json" and _state(path) is None
 
 
 def _is_table(path: Path) -> bool:
-    """Whether a file of a folder without other logs is a log, by its first bytes."""
+    """Return whether a file in a folder without other logs is a log, by its first bytes."""
     if path.suffix == ".json":
         return downloads.is_json(path)
     if path.suffix.lower() in json_logs.ENDINGS:
@@ -370,7 +377,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _state(path: Path) -> dict[str, object] | None:
-    """What Trainer logged in a trainer_state.json; None when the file is none."""
+    """Read a trainer_state.json; None if the file is something else."""
     try:
         document = run_folder.read_json(path)
     except BadInput:

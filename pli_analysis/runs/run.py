@@ -1,4 +1,4 @@
-"""A run folder: its checkpoints, lineage and scalars, read when they are needed."""
+"""A run folder: its checkpoints, lineage and scalars, read on first use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Run:
 
     Attributes:
         path: of the folder.
-        hashes: whether a checkpoint counts as whole only when every file of it has the hash it was written with.
+        hashes: whether to check every file of a checkpoint against its SHA-256, not only its size.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What to call the run."""
+        """The name of the run."""
         return self.path.resolve().name
 
     @property
@@ -67,22 +67,22 @@ class Run:
 
     @property
     def beginning(self) -> Lineage:
-        """Who sat where when the run began."""
+        """The lineage at the first checkpoint: layer ids by index when the run began."""
         return self.checkpoints[0].lineage
 
     @property
     def confidence(self) -> pd.DataFrame | None:
-        """How sure an inferred lineage is; None for one that was written down."""
+        """Confidence of an inferred lineage; None for a recorded one."""
         return None
 
     @property
     def notes(self) -> list[str]:
-        """What whoever reads a table of it should know, a line each."""
+        """Remarks for the reader of measurements, one line each."""
         return []
 
     @property
     def parent(self) -> dict[str, Any] | None:
-        """Where its weights come from: `path`, `checkpoint` and `name` of the run it was forked or begun from."""
+        """`path`, `checkpoint` and `name` of the run that the first weights come from; None if there is none."""
         parent = self.record.get("parent")
         return parent if isinstance(parent, dict) else None
 
@@ -91,14 +91,14 @@ class Run:
         """Every layer and event so far."""
         path = self.path / run_folder.LINEAGE
         if not path.is_file():
-            raise BadInput(f"{self.path}: has no {run_folder.LINEAGE} yet; it appears with the first checkpoint")
-        found = Lineage.read(path)
-        _log.debug("%s: %d layers, %d events", path, len(found.layers), len(found.events))
-        return found
+            raise BadInput(f"{self.path}: has no {run_folder.LINEAGE} yet; it is written with the first checkpoint")
+        lineage = Lineage.read(path)
+        _log.debug("%s: %d layers, %d events", path, len(lineage.layers), len(lineage.events))
+        return lineage
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
-        """The whole checkpoints, in order. Raises BadInput when there is none."""
+        """The whole checkpoints, in order. Raises BadInput if there is none."""
         whole = [checkpoint for checkpoint, flaw in self._checked if flaw is None]
         if not whole:
             raise BadInput(f"{self.path}: holds no whole checkpoint" + "".join(f"; {line}" for line in self.damaged))
@@ -107,28 +107,28 @@ class Run:
 
     @cached_property
     def states(self) -> dict[int, Checkpoint]:
-        """Step → the state that training went on from there, in order. Raises BadInput when there is none."""
+        """Step → the checkpoint after its events, in order. Raises BadInput if there is none."""
         return {checkpoint.step: checkpoint for checkpoint in self.checkpoints}
 
     @cached_property
     def damaged(self) -> list[str]:
         """One line for each checkpoint folder that cannot be used."""
-        return [f"{checkpoint.path.name} {flaw}" for checkpoint, flaw in self._checked if flaw]
+        return [f"{checkpoint.path.name}: {flaw}" for checkpoint, flaw in self._checked if flaw]
 
     @cached_property
     def _checked(self) -> list[tuple[Checkpoint, str | None]]:
-        """Every checkpoint folder, and what keeps it from being used."""
-        found = [(Checkpoint(name, path), flaw) for name, path, flaw in self._found]
-        return [(checkpoint, flaw or checkpoint.flaw) for checkpoint, flaw in found]
+        """Every checkpoint, and why it cannot be used; None if it can."""
+        listed = [(Checkpoint(name, path), flaw) for name, path, flaw in self.folders]
+        return [(checkpoint, flaw or checkpoint.flaw) for checkpoint, flaw in listed]
 
     @cached_property
-    def _found(self) -> list[tuple[CheckpointName, Path, str | None]]:
-        found = run_folder.checkpoints(self.path)
-        return [(name, path, run_folder.flaw(path, self.hashes)) for name, path in found]
+    def folders(self) -> list[tuple[CheckpointName, Path, str | None]]:
+        """Name and folder of every checkpoint, and how its files differ from its manifest; None if they do not."""
+        return [(name, path, run_folder.flaw(path, self.hashes)) for name, path in run_folder.checkpoints(self.path)]
 
     @cached_property
     def scalars(self) -> Scalars:
-        """What training logged."""
+        """The scalars that training logged."""
         from pli_analysis.scalars.reading import read
 
         return read(self.path)

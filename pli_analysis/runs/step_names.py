@@ -1,4 +1,4 @@
-"""Steps told by the names of folders.
+"""Read step numbers from the names of folders.
 
 >>> numbered("global_step100"), numbered("pythia-step-1000"), numbered("epoch_3"), numbered("best")
 (('step', 100), ('step', 1000), ('epoch', 3), None)
@@ -14,9 +14,9 @@ from pli_train.core.errors import BadInput
 
 UNITS = {"checkpoint": "step", "global_step": "step", "globalstep": "step", "step": "step"}
 UNITS |= {"iteration": "iteration", "iter": "iteration", "epoch": "epoch", "ckpt": "number", "": "number"}
-"""Words before the number → what is counted."""
+"""Word before the number → what is counted."""
 
-LINK = "is a link, which may lead out of the folder: name its target"
+LINK = "is a link, which is not followed; pass its target instead"
 """Why a link to a folder is passed over, and what to do."""
 
 _NAME = re.compile(
@@ -26,41 +26,39 @@ _NAME = re.compile(
 
 
 def numbered(name: str) -> tuple[str, int] | None:
-    """What a folder's name counts, and how many; None where it tells no number."""
-    found = _NAME.match(name)
-    return (UNITS[(found[1] or "").lower()], int(found[2] or found[3])) if found else None
+    """Return the unit and the number in a folder's name; None if it has none."""
+    match = _NAME.match(name)
+    return (UNITS[(match[1] or "").lower()], int(match[2] or match[3])) if match else None
 
 
 def link_line(path: object) -> str:
-    """What is said of a link to a folder, which is not followed.
+    """Return the line for a link to a folder, which is not followed.
 
     >>> link_line("logs/b")
-    'logs/b is a link, which may lead out of the folder: name its target'
+    'logs/b: is a link, which is not followed; pass its target instead'
     """
-    return f"{path} {LINK}"
+    return f"{path}: {LINK}"
 
 
 def by_name(paths: Sequence[Path]) -> tuple[str, list[int]] | None:
-    """What the names of some folders count, and each one's number; None where not each name tells one of its own.
+    """Return the unit that folder names count and each one's number; None unless each name has a number of its own.
 
     Raises:
-        BadInput: when one counts steps and another epochs.
+        BadInput: if names count different units, such as steps and epochs.
     """
-    found = [numbered(path.name) for path in paths]
-    message = [each for each in found if each is not None]
-    if len({number for _, number in message}) < len(paths):
+    counts = [count for path in paths if (count := numbered(path.name)) is not None]
+    if len({number for _, number in counts}) < len(paths):
         return None
-    first = message[0][0]
-    for path, (unit, _) in zip(paths, message, strict=True):
+    first = counts[0][0]
+    for path, (unit, _) in zip(paths, counts, strict=True):
         if unit != first:
-            raise BadInput(
-                f"{path}: its name counts {unit}s and that of {paths[0].name} {first}s: give checkpoints of one kind"
-            )
-    return first, [number for _, number in message]
+            other = f"'{paths[0].name}' counts {first}s"
+            raise BadInput(f"{path}: folder name counts {unit}s, but {other}; give checkpoints of one kind")
+    return first, [number for _, number in counts]
 
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """What puts names in order, numbers in them by size.
+    """Return a sort key that orders names with the numbers in them by size.
 
     >>> sorted(["step_10", "step_100", "step_20", "b", "step"], key=natural)
     ['b', 'step', 'step_10', 'step_20', 'step_100']

@@ -21,14 +21,14 @@ NARROW = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }
-"""Types that numpy learns from ml_dtypes, by their names there."""
+"""Types that ml_dtypes adds to numpy, by their names there."""
 FLOATS = ("F64", "F32", "F16", *NARROW)
-"""Types that weights have; other numbers in their place are codes that a quantized model looks up."""
+"""Types of weights; other types are the codes of a quantized model."""
 
 
 @dataclass(frozen=True)
 class TensorLocation:
-    """Where the numbers of a tensor lie: `offset` bytes into a file, in safetensors' name of their type."""
+    """Location of a tensor: `offset` in bytes from the start of a file; `type` as safetensors names it."""
 
     path: Path
     offset: int
@@ -37,34 +37,34 @@ class TensorLocation:
 
     @property
     def dtype(self) -> np.dtype:
-        """What its numbers are to numpy. Raises BadInput for a type that is not read here."""
+        """The stored numpy type. Raises BadInput for a type that is not supported."""
         if self.type in NARROW:
             import ml_dtypes
 
             return np.dtype(getattr(ml_dtypes, NARROW[self.type]))
         if self.type not in TYPES:
-            raise BadInput(f"{self.path}: holds numbers of type {self.type}, which are not read here")
+            raise BadInput(f"{self.path}: contains a tensor of type {self.type}, which is not supported")
         return np.dtype(TYPES[self.type]).newbyteorder("<")
 
     @property
     def wide(self) -> np.dtype:
-        """What they are worked with as: float32, or float64 where float32 would lose digits."""
+        """The type for computations: float32, or float64 where float32 would lose digits."""
         return np.dtype(np.float32 if self.type == "F32" or self.dtype.itemsize <= 2 else np.float64)
 
     def rows(self, start: int, stop: int) -> TensorLocation:
-        """Some rows of it."""
+        """Return the location of rows `start` to `stop`."""
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         return TensorLocation(self.path, self.offset + start * row, self.type, (stop - start, *self.shape[1:]))
 
     def read(self, buffer: np.ndarray | None = None) -> np.ndarray:
-        """The tensor, in the type it is worked with.
+        """Read the tensor in the type for computations.
 
         Args:
-            buffer: a float32 array that may be overwritten and returned, when it has the tensor's size.
+            buffer: float32 array that is overwritten and returned if it has the tensor's shape.
 
         Raises:
-            FileNotFoundError: when the file was removed.
-            BadInput: when it cannot be read, or is no longer as long as it was.
+            FileNotFoundError: if the file was removed.
+            BadInput: if the file cannot be read or has become shorter.
         """
         fits = buffer is not None and self.type == "F32" and buffer.dtype == np.float32 and buffer.shape == self.shape
         stored = buffer if buffer is not None and fits else np.empty(self.shape, self.dtype)
@@ -75,14 +75,14 @@ class TensorLocation:
 
 @dataclass(frozen=True)
 class View:
-    """A look at a tensor whose type the safetensors library does not give to numpy: read whole, then cut."""
+    """A lazy slice of a tensor whose type safetensors does not return to numpy: reads it whole, then selects."""
 
     position: TensorLocation
 
     def get_shape(self) -> list[int]:
-        """The shape, in safetensors' own words."""
+        """Return the shape, as slices of the safetensors library do."""
         return list(self.position.shape)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        """Some rows and columns, in the type they are worked with."""
+        """Read some rows and columns in the type for computations."""
         return np.asarray(self.position.read()[key])

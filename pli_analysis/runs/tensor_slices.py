@@ -1,7 +1,4 @@
-"""Read the live part of tensors.
-
-A tensor is seen as far as it is alive: heads and FFN units that a checkpoint only pads are cut away.
-"""
+"""Read the live part of tensors, without the heads and FFN units that are only padding."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorView:
-    """A tensor at one checkpoint: where it lies, the factors of its axes as stored, and how much of it is alive."""
+    """A tensor at one checkpoint: its location, the stored sizes of its axes' factors, and its live sizes."""
 
     position: TensorLocation
     stored: dict[str, int]
@@ -34,43 +31,45 @@ class TensorView:
 
     @property
     def own(self) -> dict[str, int]:
-        """The factors as far as they are alive."""
+        """Live sizes of the factors."""
         return self.stored | alive(self.stored, self.heads, self.units)
 
     def alive(self, factor: str) -> int | None:
-        """How much of the growing factor is alive; None where the lineage does not tell."""
+        """Return the live size of a factor; None if the lineage does not record it."""
         return alive(self.stored, self.heads, self.units).get(factor)
 
     def there(self, axes: str, factor: str) -> int:
-        """How much of a factor of its axes is stored, dead or alive."""
+        """Return the stored size of a factor of its axes, with padding."""
         return _length(axes, factor, self.position.shape, tuple(self.stored.items()))
 
     def read(self, axes: str, buffer: np.ndarray | None = None) -> np.ndarray:
-        """What is alive of it, contiguous."""
-        factor, found = growing(axes), self.position.read(buffer)
+        """Read its live part as a contiguous array."""
+        factor, whole = growing(axes), self.position.read(buffer)
         alive = self.alive(factor) if factor else None
         if factor is None or alive is None:
-            return found
-        there = self.there(axes, factor)
-        if alive == there:
-            return found
-        if alive > there:
-            raise ValueError(f"{alive} of {factor} are alive and {there} stored")
-        return np.ascontiguousarray(from_rows(rows(found, axes, factor, self.stored)[:alive], axes, factor))
+            return whole
+        stored = self.there(axes, factor)
+        if alive == stored:
+            return whole
+        if alive > stored:
+            raise ValueError(f"lineage has {alive} of factor '{factor}', but only {stored} are stored")
+        return np.ascontiguousarray(from_rows(rows(whole, axes, factor, self.stored)[:alive], axes, factor))
 
 
 def view_of(
     checkpoint: Checkpoint, id: str, name: str, sizes: dict[str, int], locations: dict[Path, dict[str, TensorLocation]]
 ) -> TensorView:
-    """A tensor of a layer at a checkpoint.
+    """Return a tensor of a layer at a checkpoint.
 
     Args:
-        id, name: of the layer, and of the tensor within it.
-        sizes: of the checkpoint, as its anatomy gives them.
-        locations: what is known of its files, which is added to.
+        checkpoint: that holds the tensor.
+        id: of the layer.
+        name: of the tensor within the layer.
+        sizes: of the checkpoint, from its anatomy.
+        locations: cache of tensor locations by file; new files are added.
 
     Raises:
-        BadInput: when its file cannot be read, or does not hold it.
+        BadInput: if the file cannot be read or does not contain the tensor.
     """
     full = checkpoint.names_of_layers[id][name]
     holder, rows = checkpoint.home(full)
@@ -78,13 +77,13 @@ def view_of(
     if path not in locations:
         locations[path] = locations_of(path)
     if stored not in locations[path]:
-        raise BadInput(f"{path}: tensor '{stored}' cannot be read (it is not there)")
+        raise BadInput(f"{path}: tensor '{stored}' is missing")
     position = locations[path][stored]
     position = position if rows is None else position.rows(rows.start, rows.stop)
     return TensorView(position, sizes, *checkpoint.lineage.shape(id))
 
 
-# Thousands of checkpoints have tensors of a few dozen shapes.
+# Cached, as thousands of checkpoints have tensors of only a few dozen shapes.
 
 
 @lru_cache(maxsize=4096)

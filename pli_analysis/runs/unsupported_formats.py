@@ -1,6 +1,6 @@
-"""Name checkpoint formats that are not read, and say how to convert them.
+"""Name checkpoint formats that are not read, and explain how to convert them.
 
-Files are told by their names and never opened. Pickles can run code, so none is read, whoever wrote it.
+Formats are recognized by file names; the files are never opened. Pickles can run code, so none is ever read.
 """
 
 from __future__ import annotations
@@ -13,61 +13,62 @@ from pli_train.core.run_format import run_folder
 
 WEIGHTS = (run_folder.WEIGHTS, run_folder.WEIGHTS_INDEX)
 ADAPTER = "adapter_config.json"
-WITH_CONFIG = f"beside the model's {run_folder.CONFIG}"
+PICKLE = "a pickle, which can run code and is not read"
+SAVE = "load it where it was trained and save the model with save_pretrained"
+ADD_CONFIG = f"put the model's {run_folder.CONFIG} beside the result"
 
 FOLDERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         (ADAPTER, "adapter_model.safetensors", "adapter_model.bin"),
-        "is an adapter of PEFT, and not a model: merge it with its base model (PeftModel.from_pretrained(…)"
-        ".merge_and_unload().save_pretrained(…))",
+        "holds a PEFT adapter, not a full model; merge it into its base model: "
+        "PeftModel.from_pretrained(…).merge_and_unload().save_pretrained(…)",
     ),
     (
         ("*.distcp", "*/*.distcp"),
-        "holds shards of FSDP (torch.distributed.checkpoint), which are not read here: merge them "
-        f"(accelerate merge-weights SHARDS OUT) {WITH_CONFIG}",
+        "holds FSDP shards (torch.distributed.checkpoint), which are not read; merge them with "
+        f"`accelerate merge-weights SHARDS OUT` and {ADD_CONFIG}",
     ),
     (
         ("*mp_rank_*_states.pt", "zero_to_fp32.py", "global_step*/*_states.pt"),
-        "holds DeepSpeed's state, a format that can run code and is not read here: merge it "
-        f"(python zero_to_fp32.py . OUT --safe_serialization) {WITH_CONFIG}",
+        f"holds a DeepSpeed state, {PICKLE}; convert it with "
+        f"`python zero_to_fp32.py . OUT --safe_serialization` and {ADD_CONFIG}",
     ),
     (
         ("random_states_*.pkl", "scheduler.bin"),
-        "holds a state of accelerate in a format that can run code and is not read here: save it with "
-        f"save_state(…, safe_serialization=True), or the model alone with save_pretrained, {WITH_CONFIG}",
+        f"holds an accelerate state, {PICKLE}; save it with save_state(…, safe_serialization=True), or the model "
+        f"alone with save_pretrained, and {ADD_CONFIG}",
     ),
     (
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-        "has its weights in pytorch_model.bin, a format that can run code and is not read here: convert it with "
-        "save_pretrained",
+        f"has its weights in pytorch_model.bin, {PICKLE}; convert it in transformers: "
+        "from_pretrained(…).save_pretrained(…)",
     ),
     (
         ("*.ckpt",),
-        "holds a checkpoint of Lightning, a format that can run code and is not read here: load it there and "
-        "save_pretrained the model",
+        f"holds a Lightning checkpoint, {PICKLE}; {SAVE}",
     ),
     (
         ("tf_model.h5", "*.ckpt.index", "model.ckpt-*", "flax_model.msgpack", "tf_model.h5.index.json"),
-        "has weights of TensorFlow or Flax, which are not read here: convert it with transformers below 5 "
-        "(from_pretrained(…, from_tf=True or from_flax=True), save_pretrained)",
+        "has TensorFlow or Flax weights, which are not read; convert them with transformers<5: "
+        "from_pretrained(…, from_tf=True or from_flax=True).save_pretrained(…)",
     ),
     (
         ("*.gguf",),
-        "has its weights in GGUF, which is not read here: convert it with transformers (from_pretrained(…, "
-        "gguf_file=…), save_pretrained)",
+        "has its weights in GGUF, which is not read; convert them in transformers: "
+        "from_pretrained(…, gguf_file=…).save_pretrained(…)",
     ),
     (
         ("consolidated*", "original/consolidated*"),
-        "has weights of a release that is not Hugging Face's (consolidated…), which are not read here: convert it with "
-        "the script of that family in transformers (convert_…_weights_to_hf.py)",
+        "has consolidated weights, not those of Hugging Face, which are not read; convert them with the script of "
+        "the model family in transformers (convert_…_weights_to_hf.py)",
     ),
 )
-"""Names of files → what a folder with any of them is, and what to do. The first that fits is told."""
+"""File name patterns → what a folder with such a file holds, and what to do. The first match counts."""
 NO_MODEL = (run_folder.OPTIMIZER, run_folder.PROBE)
-"""Our own files that hold no model: a run that begins has them before anything else."""
+"""Files of `pli-train` that hold no model; a new run writes them first."""
 PICKLES = (".pt", ".pth", ".bin", ".pkl")
 BESIDE = ("optimizer", "scheduler", "scaler", "rng_state", "training_args", "random_states")
-"""How files of Trainer and accelerate begin that are pickles and hold no weights of a model."""
+"""Prefixes of pickles by Trainer and accelerate that hold no weights of a model."""
 
 CODES = {
     "SCB": "bitsandbytes, 8 bits",
@@ -81,29 +82,26 @@ CODES = {
     "weight_packed": "compressed-tensors",
     "weight_scale_2": "NVFP4",
 }
-"""How the name of a tensor ends that only a quantized model has → what quantized it."""
+"""Last component of tensor names in a quantized model → quantization method."""
 MXFP4 = ("_blocks", "_scales")
 
 
 def explain(folder: Path) -> str | None:
-    """What a folder without readable weights is, and what to do about it, in a few words; None where it is nothing."""
+    """Explain what a folder without readable weights holds and what to do, in one line; None if it holds no weights."""
     for patterns, message in FOLDERS:
         if any(_holds(folder, pattern) for pattern in patterns):
             return message
     pickles = [path.name for path in folder.iterdir() if path.suffix in PICKLES and not path.name.startswith(BESIDE)]
     if pickles:
-        return (
-            f"has its weights in {min(pickles)}, a format that can run code and is not read here: load them into the "
-            "model and save_pretrained it"
-        )
+        return f"has its weights in {min(pickles)}, {PICKLE}; load them into the model and save it with save_pretrained"
     others = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in NO_MODEL)
     if len(others) == 1 and not (folder / run_folder.WEIGHTS).exists():
-        return f"has {others[0]} and no {run_folder.WEIGHTS}: call it that if it holds the model's weights"
+        return f"{run_folder.WEIGHTS} is missing; if {others[0]} holds the model's weights, rename it to that"
     return None
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder has files called as the weights of a model are that are read here."""
+    """Return whether a folder has weights, or links to them, in a format that is read."""
     return any((folder / name).exists() or (folder / name).is_symlink() for name in WEIGHTS)
 
 
@@ -112,45 +110,44 @@ def _holds(folder: Path, pattern: str) -> bool:
 
 
 def missing_config(folder: Path) -> str:
-    """What to say of a folder that has weights and no config."""
-    message = f"lacks {run_folder.CONFIG}"
+    """Return the error line for a folder without a config: what is missing and where to get it."""
+    missing = f"{run_folder.CONFIG} is missing"
     if not has_weights(folder):
-        return message
+        return missing
     above = folder.resolve().parent / run_folder.CONFIG
-    source = str(above) if above.is_file() else "that of the model that was trained"
-    return f"{message}, which describes the model: copy {source} there"
+    return f"{missing}; copy it from {above if above.is_file() else 'the model that was trained'}"
 
 
 def quantized(names: Collection[str], config: Mapping[str, Any]) -> str | None:
-    """What to say of the tensors of a quantized model or of an adapter, in a few words; None for other tensors.
+    """Explain in one line that tensors are of a quantized model or an adapter; None for other tensors.
 
     >>> quantized(["model.layers.0.mlp.up_proj.qweight"], {"quantization_config": {"quant_method": "awq"}})[:33]
-    'is quantized (awq): its weights a'
+    'is quantized (awq): weights are s'
     >>> quantized(["h.0.attn.c_attn.weight"], {})
     """
     endings = {name.rpartition(".")[2] for name in names}
     if any(".lora_" in name or ".base_layer." in name for name in names):
         return (
-            "has an adapter (LoRA) beside its weights: merge it into them (PEFT's merge_and_unload), and "
-            "save_pretrained the model"
+            "has an unmerged LoRA adapter in its weights; call PEFT's merge_and_unload(), then save the model with "
+            "save_pretrained"
         )
-    found = next((CODES[ending] for ending in CODES if ending in endings), None)
-    if found is None and all(any(ending.endswith(part) for ending in endings) for part in MXFP4):
-        found = "MXFP4"
-    return codes(found, config) if found else None
+    method = next((CODES[ending] for ending in CODES if ending in endings), None)
+    if method is None and all(any(ending.endswith(part) for ending in endings) for part in MXFP4):
+        method = "MXFP4"
+    return codes(method, config) if method else None
 
 
 def codes(found: str, config: Mapping[str, Any]) -> str:
-    """What to say of weights that are codes.
+    """Return the error line for quantized weights.
 
     Args:
-        found: what they look like.
-        config: of the model, which may tell.
+        found: quantization method or number type seen in the tensors, used if the config names none.
+        config: of the model.
     """
     section = config.get("quantization_config")
     method = section.get("quant_method") if isinstance(section, Mapping) else None
     return (
-        f"is quantized ({method if isinstance(method, str) else found}): its weights are codes, which have no "
-        "distances; take the checkpoint it was made from, or dequantize it (model.dequantize() in transformers, "
-        "save_pretrained)"
+        f"is quantized ({method if isinstance(method, str) else found}): weights are stored as codes, which have no "
+        "distances; use the checkpoint that was quantized, or dequantize this one (in transformers: "
+        "model.dequantize(), then save_pretrained)"
     )

@@ -1,1 +1,1 @@
-"""Logged scalars: TensorBoard event files, downloads, the Trainer's log."""
+"""Logged scalars: TensorBoard event files and downloads, CSV and JSON Lines logs, HF Trainer's log."""

@@ -1,8 +1,8 @@
 """Read scalars from CSV logs of Keras, Lightning and W&B.
 
-One column has the step. Each other column of numbers is a scalar, named by the first line; an empty cell is no point. A
-process that goes on with a file may write another first line, with other columns: then a new part begins.
-W&B's export of a chart has columns of several runs, `RUN - TAG`, with `RUN - TAG__MIN` and `__MAX` beside each.
+One column has the step. Every other numeric column is a scalar, named in the header; an empty cell is a missing point.
+A resumed process may append another header with other columns, which starts a new part of the file. W&B's export of a
+chart has columns `RUN - TAG` of several runs, each with columns `RUN - TAG__MIN` and `RUN - TAG__MAX`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ STEPS = (
     *("step", "_step", "global_step", "global step", "trainer/global_step", "train/global_step"),
     *("iteration", "iter", "epoch"),
 )
-"""Names of the column with the step, the first one that is there."""
+"""Names of the step column, in order of preference."""
 EPOCH = "epoch"
-"""The one of them whose numbers are epochs."""
+"""The step column whose numbers are epochs."""
 WALL_TIMES = ("wall_time", "wall time", "_timestamp", "timestamp")
 """Names of a column with seconds since 1970."""
 TABLE_OF_RUNS = (("name", "id"), ("name", "state"), ("name", "runtime"), ("name", "created"))
-"""Columns, in small letters, that W&B's table of runs has, which has a row a run and is no log."""
+"""Lower-case column pairs that identify W&B's table of runs, which has one row per run and is no log."""
 MISSING = ("", "na", "n/a", "none", "null")
-"""What stands for no point, in small letters. A NaN is a point."""
+"""Lower-case cells of missing points. A NaN is a point."""
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 BOUNDS = ("__MIN", "__MAX")
 LONGEST = 2**17
-"""Characters of a cell, at most."""
+"""Maximum number of characters of a cell."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Table:
     """A table as text.
 
     Attributes:
-        path: its file.
-        names: of the columns.
-        rows: cells, as many a row as there are names.
+        path: the file.
+        names: column names.
+        rows: rows of cells, one cell per name.
     """
 
     path: Path
@@ -57,12 +57,12 @@ class Table:
     rows: list[list[str]]
 
     def column(self, position: int) -> list[str]:
-        """The cells of one column."""
+        """Return the cells of one column."""
         return [row[position] for row in self.rows]
 
 
 def is_log(path: Path) -> bool:
-    """Whether a file is a table with a step, or one of TensorBoard's downloads, by its first line."""
+    """Return whether the header of a file has a step column or is that of a TensorBoard download."""
     try:
         with path.open("rb") as file:
             line = file.readline(FIRST_LINE).decode("utf-8-sig").strip("\r\n")
@@ -75,65 +75,65 @@ def is_log(path: Path) -> bool:
 
 
 def read(path: Path) -> dict[str, Scalars]:
-    """What a table holds.
+    """Read the scalars of a table.
 
     Returns:
-        name of the run → its scalars; the name is empty in a table of one run.
+        run name → scalars; the name is empty in a table of one run.
 
     Raises:
-        BadInput: when the file cannot be read, or is no table with a step.
+        BadInput: when the file cannot be read, or has no step column.
     """
     return scalars_of(*_read(path))
 
 
 def has_step(names: Sequence[str]) -> bool:
-    """Whether one of some columns has the step, by its name."""
+    """Return whether one of the column names is that of a step column."""
     return _first_index(names, STEPS) is not None
 
 
 def scalars_of(parts: Sequence[Table], damaged: Sequence[str]) -> dict[str, Scalars]:
-    """What the parts of a table hold, the later points of a step standing.
+    """Return the scalars in the parts of a table. If a step occurs twice, the later point counts.
 
     Args:
-        parts: in the order in which they were written.
-        damaged: a line for each thing that was passed over before.
+        parts: the parts in the order in which they were written.
+        damaged: lines about data that was skipped before.
 
     Returns:
         As `read`.
 
     Raises:
-        BadInput: when a part has no step.
+        BadInput: when a part has no step column.
     """
     damaged = list(damaged)
     runs: dict[str, dict[str, Columns]] = {}
     by_epoch: dict[str, set[str]] = {}
     for part in parts:
-        found, wrong = _scalars(part)
-        damaged += wrong
-        for (run, tag), points in found.items():
-            of = runs.setdefault(run, {})
+        scalars, lines = _scalars(part)
+        damaged += lines
+        for (run, tag), points in scalars.items():
+            known = runs.setdefault(run, {})
             if _counts_epochs(part):
                 by_epoch.setdefault(run, set()).add(tag)
-            pairs = zip(of[tag], points, strict=True) if tag in of else [[column] for column in points]
-            of[tag] = sorted_by_step(Columns(*map(np.concatenate, pairs)))
+            pairs = zip(known[tag], points, strict=True) if tag in known else [[column] for column in points]
+            known[tag] = sorted_by_step(Columns(*map(np.concatenate, pairs)))
     if damaged and not runs:
         return {"": Scalars({}, damaged)}
     return {run: Scalars(columns, damaged, frozenset(by_epoch.get(run, ()))) for run, columns in runs.items()}
 
 
 def _scalars(table: Table) -> tuple[dict[tuple[str, str], Columns], list[str]]:
-    """(run, tag) → points as logged, and a line for each column with cells that are passed over."""
+    """Return (run, tag) → points as logged, and a line for each column with cells that are skipped."""
     if _is_of_runs(table.names):
-        raise BadInput(f"{table.path}: is a table of runs, a row each, and no log: export the charts of its runs")
+        raise BadInput(f"{table.path}: is a table with one row per run, not a log: export the charts of the runs")
     at = _first_index(table.names, STEPS)
     if at is None:
         named = ", ".join(repr(name) for name in table.names[:8])
-        raise BadInput(f"{table.path}: no column is a step: it has {named}; export it over Step")
+        raise BadInput(f"{table.path}: has no step column, only {named}; export it over Step")
     steps, known = _steps(table, at)
     wall_times = _wall_times(table)
     found: dict[tuple[str, str], Columns] = {}
     damaged: list[str] = []
-    words: list[str] = []
+    text_lines: list[str] = []
     for position, name in enumerate(table.names):
         run, tag = _named(name, table.names)
         if position == at or tag is None:
@@ -144,18 +144,18 @@ def _scalars(table: Table) -> tuple[dict[tuple[str, str], Columns], list[str]]:
             has_commas = _has_decimal_commas(cells)
             reason = " (a decimal comma? write 5.5 for 5,5)" if has_commas else ""
             line = f"{table.path}: {wrong} cell{'s' * (wrong > 1)} of {name!r} without a number{reason}"
-            (damaged if there.any() or has_commas else words).append(line)
+            (damaged if there.any() or has_commas else text_lines).append(line)
         there &= known
         if there.any():
             found[run, tag] = Columns(steps[there], wall_times[there], values[there])
-    return found, damaged if found else damaged + words  # beside scalars a column of words is nothing amiss
+    return found, damaged if found else damaged + text_lines  # a text column matters only if there are no scalars
 
 
 def _read(path: Path) -> tuple[list[Table], list[str]]:
-    """The parts of a file, each with its own first line, and a line for rows that are passed over."""
+    """Return the parts of a file, each with its own header, and a line about rows that are skipped."""
     try:
         if (size := path.stat().st_size) > LARGEST:
-            raise BadInput(f"{path}: has {size} bytes, and no more than {LARGEST} of a table are read")
+            raise BadInput(f"{path}: has {size} bytes, more than the maximum of {LARGEST} for a table")
         text = path.read_text(encoding="utf-8-sig")
         lines = text.splitlines()
         rows = [row for row in csv.reader(lines, delimiter=_delimiter(lines[0] if lines else "")) if row]
@@ -163,7 +163,7 @@ def _read(path: Path) -> tuple[list[Table], list[str]]:
         raise BadInput(f"{path}: cannot be read as text ({error})") from None
     except csv.Error as error:
         raise BadInput(f"{path}: cannot be read as a table ({error})") from None
-    if max((len(cell) for row in rows for cell in row), default=0) > LONGEST:  # csv's own limit is the whole process's
+    if max((len(cell) for row in rows for cell in row), default=0) > LONGEST:  # csv's own limit is global
         raise BadInput(f"{path}: cannot be read as a table (a cell has more than {LONGEST:,} characters)")
     if not rows:
         raise BadInput(f"{path}: is empty")
@@ -182,12 +182,12 @@ def _read(path: Path) -> tuple[list[Table], list[str]]:
 def _header(path: Path, row: Sequence[str]) -> list[str]:
     names = [name.strip() for name in row]
     if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
-        raise BadInput(f"{path}: two columns are called {twice[0]!r}")
+        raise BadInput(f"{path}: two columns are named {twice[0]!r}")
     return names
 
 
 def _begins(row: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether a row is another first line: it names the column with the step again."""
+    """Return whether a row is another header: it has the name of the step column again."""
     at = _first_index(names, STEPS)
     return at is not None and names[at] in (cell.strip() for cell in row)
 
@@ -197,24 +197,24 @@ def _delimiter(line: str) -> str:
 
 
 def _is_of_runs(names: Sequence[str]) -> bool:
-    small = {name.strip().lower() for name in names}
-    return any(small >= set(pair) for pair in TABLE_OF_RUNS)
+    lower = {name.strip().lower() for name in names}
+    return any(lower >= set(pair) for pair in TABLE_OF_RUNS)
 
 
 def _first_index(names: Sequence[str], known: Sequence[str]) -> int | None:
-    """Where the first of some known names is."""
-    small = [name.strip().lower() for name in names]
-    return next((small.index(name) for name in known if name in small), None)
+    """Return the index of the first known name that occurs among the names."""
+    lower = [name.strip().lower() for name in names]
+    return next((lower.index(name) for name in known if name in lower), None)
 
 
 def _counts_epochs(table: Table) -> bool:
-    """Whether the column with the step has epochs."""
+    """Return whether the step column counts epochs."""
     at = _first_index(table.names, STEPS)
     return at is not None and table.names[at].lower() == EPOCH
 
 
 def _named(name: str, names: Sequence[str]) -> tuple[str, str | None]:
-    """The run and the tag of a column; no tag for one that is no scalar."""
+    """Return the run and the tag of a column; None in place of the tag if it is no scalar."""
     for bound in BOUNDS:
         if name.endswith(bound) and name.removesuffix(bound) in names:
             return "", None
@@ -227,22 +227,22 @@ def _named(name: str, names: Sequence[str]) -> tuple[str, str | None]:
 
 
 def _steps(table: Table, at: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's step, and whether it has one. Raises BadInput when a step is no whole number."""
+    """Return the step of each row, and whether it has one. Raises BadInput when a step is not an integer."""
     steps, there, wrong = _numbers(table.column(at))
     whole = np.isfinite(steps) & (steps == np.rint(steps)) & (np.abs(steps) < 2**53)
     if wrong or not whole[there].all():
-        raise BadInput(f"{table.path}: a step in column {table.names[at]!r} is no whole number")
+        raise BadInput(f"{table.path}: a step in column {table.names[at]!r} is not an integer")
     return np.where(there, steps, 0).astype(np.int64), there
 
 
 def _wall_times(table: Table) -> np.ndarray:
-    """Each row's time in seconds since 1970; NaN where none is told."""
+    """Return the time of each row in seconds since 1970; NaN where it is missing."""
     at = _first_index(table.names, WALL_TIMES)
     return np.full(len(table.rows), np.nan) if at is None else _numbers(table.column(at))[0]
 
 
 def _has_decimal_commas(cells: Sequence[str]) -> bool:
-    """Whether all cells that are no numbers to Python would be some with a point in place of the comma."""
+    """Return whether all cells that are no numbers have a decimal comma."""
     wrong = [cell.strip() for cell in cells if not _is_number(cell) and cell.strip().lower() not in MISSING]
     return bool(wrong) and all(DECIMAL_COMMA.fullmatch(cell) for cell in wrong)
 
@@ -256,7 +256,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _numbers(cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Cells as numbers, which of them are numbers, and how many are words."""
+    """Return the cells as numbers, a mask of those that are numbers, and the count of other words."""
     values, there, wrong = np.full(len(cells), np.nan), np.zeros(len(cells), dtype=bool), 0
     for position, cell in enumerate(cells):
         if cell.strip().lower() in MISSING:

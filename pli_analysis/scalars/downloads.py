@@ -1,6 +1,6 @@
-"""Read and write scalars as TensorBoard downloads them (JSON, CSV).
+"""Read and write scalars in TensorBoard's download formats (JSON, CSV).
 
-Where a value is NaN or infinite, JSON has the words "NaN", "Infinity" and "-Infinity", and CSV has nan, inf and -inf.
+NaN and infinite values are the strings "NaN", "Infinity" and "-Infinity" in JSON, and nan, inf and -inf in CSV.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 ENDINGS = (".json", ".csv")
 LARGEST = 2**28
-"""Bytes of a download that are read at most: some four million points."""
+"""Maximum size of a download in bytes: about four million points."""
 HEADER = ("Wall time", "Step", "Value")
 FIRST_LINE = 2**16
-"""Bytes of a first line that are read at most."""
+"""Maximum length of a header in bytes."""
 LONGEST_NAME = 100
-"""Characters of a file's name, before its ending."""
+"""Maximum length of a file name without its suffix."""
 
 
 def is_download(path: Path) -> bool:
-    """Whether a table is such a CSV, by its first line."""
+    """Return whether the header of a file is that of a CSV download."""
     try:
         with path.open("rb") as file:
             line = file.readline(FIRST_LINE).decode("utf-8-sig")
@@ -40,7 +40,7 @@ def is_download(path: Path) -> bool:
 
 
 def is_json(path: Path) -> bool:
-    """Whether a file may be such a JSON, a list of lists, by its first bytes."""
+    """Return whether a file may be a JSON download: it begins with a list of lists."""
     try:
         with path.open("rb") as file:
             return b"".join(file.read(64).split()).startswith(b"[[")
@@ -49,17 +49,17 @@ def is_json(path: Path) -> bool:
 
 
 def read(path: Path) -> np.ndarray:
-    """The points of a download, as logged.
+    """Read the points of a download, as logged.
 
     Returns:
-        [points, 3] in float64: wall time in seconds since 1970, step, value. NaN and infinity stay.
+        [points, 3] float64: wall time in seconds since 1970, step, value. NaN and infinity are kept.
 
     Raises:
         BadInput: when the file cannot be read or is no download.
     """
     try:
         if (size := path.stat().st_size) > LARGEST:
-            raise BadInput(f"{path}: has {size} bytes, and no more than {LARGEST} of a download are read")
+            raise BadInput(f"{path}: has {size} bytes, more than the maximum of {LARGEST} for a download")
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin a CSV with a byte order mark
     except (OSError, UnicodeError) as error:
         raise BadInput(f"{path}: cannot be read as text ({error})") from None
@@ -69,9 +69,9 @@ def read(path: Path) -> np.ndarray:
     except (TypeError, ValueError, OverflowError):
         raise _no_download(path, "a row is not three numbers") from None
     if not (np.isfinite(points[:, :2]).all() and (points[:, 1] == np.rint(points[:, 1])).all()):
-        raise _no_download(path, "a step or a time is no number of its kind")
+        raise _no_download(path, "a step is not an integer or a time is not finite")
     if len(points) and np.abs(points[:, 1]).max() >= 2**53:
-        raise _no_download(path, "a step is beyond all measure")
+        raise _no_download(path, "a step is too large")
     return points
 
 
@@ -83,7 +83,7 @@ def _json(path: Path, text: str) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise _no_download(path, str(error)[:200]) from None
     if not isinstance(document, list) or not all(isinstance(row, list) and len(row) == 3 for row in document):
-        raise _no_download(path, "it is no list of [wall time, step, value]")
+        raise _no_download(path, "it is not a list of [wall time, step, value]")
     try:
         return [[_number(cell) for cell in row] for row in document]
     except ValueError:
@@ -91,7 +91,7 @@ def _json(path: Path, text: str) -> list[Any]:
 
 
 def _number(cell: Any) -> Any:
-    """What NaN and infinity are in a download: words, or null."""
+    """Parse a JSON value; NaN and infinity are strings, or null for NaN."""
     return float("nan") if cell is None else float(cell) if isinstance(cell, str) else cell
 
 
@@ -112,7 +112,7 @@ def _is_header(names: Iterable[str]) -> bool:
 
 
 def _no_download(path: Path, why: str) -> BadInput:
-    return BadInput(f"{path}: is no TensorBoard download ({why})")
+    return BadInput(f"{path}: is not a TensorBoard download ({why})")
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -122,12 +122,12 @@ def write(folder: Path, scalars: dict[str, Columns], ending: str) -> dict[str, P
     """Write a download of each scalar, byte for byte as TensorBoard serves them.
 
     Args:
-        folder: takes them, and is made if need be.
+        folder: the output folder; it is created if missing.
         scalars: tag → points.
         ending: .json or .csv.
 
     Returns:
-        tag → its file.
+        tag → file.
 
     Raises:
         BadInput, PliError: as `output.write`.
@@ -141,7 +141,7 @@ def write(folder: Path, scalars: dict[str, Columns], ending: str) -> dict[str, P
 
 
 def names(tags: Iterable[str]) -> dict[str, str]:
-    """A file name without ending for each tag: letters, digits and `._-` alone, none twice on any file system.
+    """Return a file name without suffix for each tag: letters, digits and `._-`; unique even if case is ignored.
 
     >>> names(["loss/train", "loss_train", "../../x", ""])
     {'loss/train': 'loss_train', 'loss_train': 'loss_train-2', '../../x': 'x', '': 'scalar'}
@@ -149,7 +149,7 @@ def names(tags: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     taken: set[str] = set()
     for tag in tags:
-        # A dot or dash in front would hide the file, leave the folder, or be an option to the next command.
+        # A leading dot hides a file or leaves the folder, and a leading dash looks like an option.
         plain = re.sub(r"[^A-Za-z0-9._-]+", "_", tag).strip("._-")[:LONGEST_NAME] or "scalar"
         name, number = plain, 1
         while name.lower() in taken:
@@ -171,9 +171,9 @@ def _as_csv(columns: Columns) -> str:
     import io
 
     text = io.StringIO()
-    written = csv.writer(text)
-    written.writerow(HEADER)
-    written.writerows(_rows(columns))
+    writer = csv.writer(text)
+    writer.writerow(HEADER)
+    writer.writerows(_rows(columns))
     return text.getvalue()
 
 
@@ -183,7 +183,7 @@ def _rows(columns: Columns) -> Iterable[tuple[float, int, float]]:
 
 
 def _word(value: float) -> float | str:
-    """What `_number` reads: JSON has no number for these."""
+    """Return the string for NaN and infinity, which JSON numbers cannot represent."""
     if math.isnan(value):
         return "NaN"
     return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"

@@ -1,7 +1,7 @@
 """Decode event-file records to columns of scalars.
 
-What writers of scalars put in a record is nearly always the same fields in the same order. Records of such a layout are
-decoded together (`layouts`); protobuf decodes each other one.
+Writers of scalars nearly always put the same fields in the same order. Records with such a layout are decoded together
+(`record_layouts`); protobuf decodes the others one by one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Columns(NamedTuple):
-    """The points of one tag, by step.
+    """The points of one tag, sorted by step.
 
     Attributes:
-        steps: [points] int64, each step once, rising.
+        steps: [points] int64, strictly increasing.
         wall_times: [points] float64, seconds since 1970.
-        values: [points] float64; NaN and infinity stay.
+        values: [points] float64; NaN and infinity are kept.
     """
 
     steps: np.ndarray
@@ -39,12 +39,12 @@ NOTHING = Columns(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
 
 @dataclass(frozen=True)
 class Segment:
-    """What some records in a row say.
+    """Scalars from consecutive records.
 
     Attributes:
-        columns: tag → its points.
-        forgets: the step from which on they drop what was logged before them; None for no drop.
-        damaged: records that could not be decoded.
+        columns: tag → points.
+        forgets: the records discard earlier points from this step on (a restart); None if they discard none.
+        damaged: number of records that could not be decoded.
     """
 
     columns: Mapping[str, Columns]
@@ -52,7 +52,7 @@ class Segment:
     damaged: int = 0
 
     def then(self, later: Segment) -> Segment:
-        """This one, and the records that come right after it. Any grouping of pieces in a row gives the same."""
+        """Merge with the segment of the records right after it. The operation is associative."""
         if later.forgets is None:
             merged = dict(self.columns)
         else:
@@ -70,14 +70,14 @@ def _before(columns: Columns, step: int) -> Columns:
 
 
 def _overlaid(earlier: Columns, later: Columns) -> Columns:
-    """Both, and the later value where a step stands in both."""
+    """Merge both; the later value counts if a step is in both."""
     if not len(earlier.steps):
         return later
     return sorted_by_step(Columns(*(np.concatenate(pair) for pair in zip(earlier, later, strict=True))))
 
 
 def sorted_by_step(logged: Columns) -> Columns:
-    """Points in the order of logging, put in the order of steps; of those of one step, the last."""
+    """Sort points from logging order by step, and keep the last point of each step."""
     if (logged.steps[1:] > logged.steps[:-1]).all():
         return logged
     order = np.argsort(logged.steps, kind="stable")
@@ -86,7 +86,7 @@ def sorted_by_step(logged: Columns) -> Columns:
 
 
 def _last_of_each(*sorted_keys: np.ndarray) -> np.ndarray:
-    """Which entries differ from the next one, in any key."""
+    """Return a mask of the entries that differ from the next one in any key."""
     last = np.zeros(len(sorted_keys[0]), dtype=bool)
     last[-1:] = True
     for keys in sorted_keys:
@@ -98,7 +98,7 @@ def _last_of_each(*sorted_keys: np.ndarray) -> np.ndarray:
 
 
 def decode(data: bytes, records: Records) -> Segment:
-    """What the records of some bytes say; damaged among them are those that are no event."""
+    """Decode records; those that are no events count as damaged."""
     usual, others = record_layouts.decode(data, records)
     unusual, restarts, damaged = _unusual(data, records, others)
     points = _together([*usual, unusual])
@@ -108,7 +108,7 @@ def decode(data: bytes, records: Records) -> Segment:
 
 
 def _unusual(data: bytes, records: Records, others: np.ndarray) -> tuple[Points, list[tuple[int, int]], int]:
-    """What protobuf makes of other records: scalars, (record, step) of each start of a process, the number damaged."""
+    """Decode other records by protobuf: scalars, (record, step) of each process start, number of damaged records."""
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
@@ -137,14 +137,14 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    """One value of any kind that TensorBoard takes for a scalar. Raises ValueError or TypeError when it is none."""
+    """Return a value of any type that TensorBoard accepts as a scalar. Raises ValueError or TypeError otherwise."""
     from tensorboard.util.tensor_util import make_ndarray
 
     return value.simple_value if value.HasField("simple_value") else float(make_ndarray(value.tensor).item())
 
 
 def _together(parts: list[Points]) -> Points:
-    """All of them, in the order of records."""
+    """Merge points in the order of records."""
     parts = [part for part in parts if len(part.record)] or parts[:1]
     if len(parts) == 1:
         return parts[0]
@@ -157,9 +157,9 @@ def _together(parts: list[Points]) -> Points:
 
 
 def _kept(points: Points, restarts: list[tuple[int, int]]) -> Points:
-    """Without what a later start of a process drops: the points of its step and after it."""
+    """Remove points that a later process start discards: those at its step and after it."""
     records, steps = (np.array(column) for column in zip(*restarts, strict=True))
-    lowest = np.minimum.accumulate(steps[::-1])[::-1]  # of this start and all after it
+    lowest = np.minimum.accumulate(steps[::-1])[::-1]  # over this start and all later ones
     after = np.searchsorted(records, points.record, side="right")
     kept = (after == len(records)) | (points.step < lowest[np.minimum(after, len(records) - 1)])
     columns = (points.tag, points.record, points.step, points.wall_time, points.value)
@@ -167,8 +167,8 @@ def _kept(points: Points, restarts: list[tuple[int, int]]) -> Points:
 
 
 def _columns(points: Points) -> dict[str, Columns]:
-    """One set a tag, by step; where a step stands twice, its later value."""
-    small = points.tag.astype(np.uint16) if len(points.tags) < 2**16 else points.tag  # sorted by radix, much faster
+    """Group points by tag and sort them by step; the later value counts if a step occurs twice."""
+    small = points.tag.astype(np.uint16) if len(points.tags) < 2**16 else points.tag  # radix sort, much faster
     order = np.argsort(small, kind="stable")
     tag, step = points.tag[order], points.step[order]
     if ((tag[1:] == tag[:-1]) & (step[1:] <= step[:-1])).any():

@@ -1,7 +1,6 @@
-"""Read scalars from JSON Lines logs: one record a line, with a step and numbers.
+"""Read scalars from JSON Lines logs: one record per line, with a step and numbers.
 
-Keys are what columns are in CSV logs, under the same rules: see `csv_logs`. Lists, tables and true or false are no
-scalars.
+Keys follow the rules of columns in CSV logs, see `csv_logs`. Lists, objects and booleans are no scalars.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ ENDINGS = (".jsonl", ".ndjson")
 
 
 def is_log(path: Path) -> bool:
-    """Whether the first line of a file is a record with a step."""
+    """Return whether the first line of a file is a record with a step."""
     try:
         with path.open("rb") as file:
             record = json.loads(file.readline(FIRST_LINE).decode("utf-8-sig"))
@@ -31,14 +30,14 @@ def is_log(path: Path) -> bool:
 
 
 def read(path: Path) -> dict[str, Scalars]:
-    """What a log holds: as `csv_logs.read`. A line that is no record, such as one cut short, is passed over and told.
+    """Read the scalars of a log, as `csv_logs.read` does. Lines that are no records are skipped and reported.
 
     Raises:
         BadInput: when the file cannot be read, holds no records, or none of them has a step.
     """
     records, lost = _records(path)
     if not records:
-        raise BadInput(f"{path}: holds no records: each line of a log is a JSON object with a step")
+        raise BadInput(f"{path}: has no records: each line of a log must be a JSON object with a step")
     names = list(dict.fromkeys(name for record in records for name in record))
     rows = [[_cell(record.get(name)) for name in names] for record in records]
     damaged = [f"{path}: {lost} line{'s' * (lost > 1)} without a JSON object"] if lost else []
@@ -46,10 +45,10 @@ def read(path: Path) -> dict[str, Scalars]:
 
 
 def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The records in order, and how many lines are none."""
+    """Return the records in order, and the number of lines that are no records."""
     try:
         if (size := path.stat().st_size) > LARGEST:
-            raise BadInput(f"{path}: has {size} bytes, and no more than {LARGEST} of a log are read")
+            raise BadInput(f"{path}: has {size} bytes, more than the maximum of {LARGEST} for a log")
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeError) as error:
         raise BadInput(f"{path}: cannot be read as text ({error})") from None
@@ -67,7 +66,7 @@ def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _cell(value: Any) -> str:
-    """A value as a cell of a table; empty for what is no scalar."""
+    """Return a value as a table cell; empty if it is no scalar."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return ""
     return str(value)

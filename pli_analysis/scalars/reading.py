@@ -1,4 +1,4 @@
-"""Read the scalars of a run, also while it is written."""
+"""Read the scalars of a run, also while it is being written."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 LFS = b"version https://git-lfs"
-"""How a file begins that Git LFS left in place of the one it stands for."""
+"""First bytes of a Git LFS pointer file."""
 CHUNK = 2**26
-"""Bytes of a file that are read at once: what reading takes in memory is a few times that."""
+"""Number of bytes read at once; reading needs a few times as much memory."""
 
 
 @dataclass(frozen=True)
 class Scalars:
-    """What a run logged.
+    """The scalars of a run.
 
     Attributes:
-        columns: tag → its points, each step once, by step.
+        columns: tag → points, sorted by step, each step once.
         damaged: a line for each file with records that could not be read.
         epochs: tags whose steps are epochs.
     """
@@ -47,33 +47,34 @@ class Scalars:
 
     @cached_property
     def values(self) -> dict[str, dict[int, tuple[float, float]]]:
-        """The same as tag → {step: (wall time in seconds since 1970, value)}: handy, and many times the memory."""
+        """The points as tag → {step: (wall time in seconds since 1970, value)}; needs much more memory."""
         found = {}
         for tag, (steps, wall_times, values) in self.columns.items():
             found[tag] = dict(zip(steps.tolist(), zip(wall_times.tolist(), values.tolist(), strict=True), strict=True))
         return found
 
     def of(self, tag: str) -> Columns:
-        """The points of one scalar; none when it was not logged."""
+        """Return the points of a scalar; empty if it was not logged."""
         return self.columns.get(tag, NOTHING)
 
     def at(self, tag: str, step: int) -> float | None:
-        """One scalar at one step; None when it was not logged there."""
+        """Return the value of a scalar at a step; None if it was not logged there."""
         steps, _, values = self.of(tag)
         position = int(np.searchsorted(steps, step))
         return float(values[position]) if position < len(steps) and steps[position] == step else None
 
     def table(self, tag: str) -> pd.DataFrame:
-        """One scalar as a table: `step`, `value`, `wall_time` (seconds since 1970); empty when it was not logged."""
+        """Return a scalar as a table: `step`, `value`, `wall_time` (seconds since 1970); empty if it was not logged."""
         import pandas as pd
 
         steps, wall_times, values = self.of(tag)
         return pd.DataFrame({col.STEP: steps, col.VALUE: values, col.WALL_TIME: wall_times})
 
     def tidy(self, run: str) -> pd.DataFrame:
-        """All points as one table, by tag and step: `run`, `tag`, `step`, `wall_time` (seconds since 1970), `value`.
+        """Return all points as one table: `run`, `tag`, `step`, `wall_time` (seconds since 1970), `value`.
 
-        The first two are categorical: a name a row would take most of the time and the memory.
+        Rows are sorted by tag and step. `run` and `tag` are categorical, because one string per row would take most of
+        the time and memory.
         """
         import pandas as pd
 
@@ -88,10 +89,10 @@ class Scalars:
         return pd.DataFrame(names | dict(zip([col.STEP, col.WALL_TIME, col.VALUE], columns, strict=True)))
 
     def only(self, patterns: Sequence[str]) -> Scalars:
-        """Those whose tags are one of the patterns, or match one (`grad_norm/*`).
+        """Return the scalars whose tags equal or match a pattern (`grad_norm/*`).
 
         Raises:
-            BadInput: when a pattern matches none.
+            BadInput: when a pattern matches no tag.
         """
         chosen = set()
         for pattern in patterns:
@@ -104,13 +105,13 @@ class Scalars:
 
 
 def only(runs: Mapping[str, Scalars], patterns: Sequence[str]) -> dict[str, Scalars]:
-    """Those scalars of several runs whose tags match: see `Scalars.only`. A run without any is left out.
+    """Return the scalars of several runs whose tags match, without runs that have none; see `Scalars.only`.
 
     Raises:
         BadInput: when a pattern matches in no run.
     """
-    every = Scalars({tag: NOTHING for logged in runs.values() for tag in logged.columns})
-    chosen = every.only(patterns).columns
+    all_tags = Scalars({tag: NOTHING for logged in runs.values() for tag in logged.columns})
+    chosen = all_tags.only(patterns).columns
     kept = {
         run: Scalars({tag: of for tag, of in logged.columns.items() if tag in chosen}, logged.damaged, logged.epochs)
         for run, logged in runs.items()
@@ -119,7 +120,7 @@ def only(runs: Mapping[str, Scalars], patterns: Sequence[str]) -> dict[str, Scal
 
 
 def tidy(runs: Mapping[str, Scalars]) -> pd.DataFrame:
-    """All points of several runs as one table, run by run: see `Scalars.tidy`."""
+    """Return all points of several runs as one table, run by run; see `Scalars.tidy`."""
     import pandas as pd
 
     parts = [logged.tidy(run) for run, logged in runs.items()]
@@ -130,7 +131,7 @@ def tidy(runs: Mapping[str, Scalars]) -> pd.DataFrame:
 
 
 def epochs_of(tags: Iterable[str]) -> frozenset[str]:
-    """Tags of event files whose steps are epochs, by the names that Keras gives them: `epoch_loss`.
+    """Return the tags whose steps are epochs, by Keras' naming: `epoch_loss`.
 
     >>> sorted(epochs_of(["epoch_loss", "train/epoch_loss", "train_loss_epoch", "run-train-tag-epoch_loss"]))
     ['epoch_loss', 'run-train-tag-epoch_loss', 'train/epoch_loss']
@@ -139,24 +140,25 @@ def epochs_of(tags: Iterable[str]) -> frozenset[str]:
 
 
 def list_tags(tags: Iterable[str]) -> str:
-    """The tags there are, in a few words for an error."""
+    """List the known tags for an error message, at most twelve."""
     known = sorted(tags)
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     return f"there are: {', '.join(known[:12]) or 'none'}{more}"
 
 
 def read(path: Path, check: bool = True) -> Scalars:
-    """Every scalar of a run folder, a folder with event files, one event file, or a download of one scalar.
+    """Read all scalars of a run folder, a folder with event files, one event file, or a download of one scalar.
 
-    Files are read in the order that processes wrote them. One cut short (its process was killed) is read up to the cut.
-    Where a later process resumed from an earlier step, its values stand. A download's tag is its file's stem.
+    Files are read in the order in which processes wrote them. A truncated file (its process was killed) is read up to
+    the cut. If a later process resumed from an earlier step, its values count. The tag of a download is its file name
+    without suffix.
 
     Args:
-        path: of any of them.
-        check: whether each record of an event file is held against its checksum.
+        path: the file or folder.
+        check: whether to verify the checksum of each record of an event file.
 
     Raises:
-        BadInput: when the path is not there, or a download is none.
+        BadInput: when the path does not exist, or a download is not valid.
     """
     found = Reader(path, check).update()
     points = sum(len(of.steps) for of in found.columns.values())
@@ -166,13 +168,13 @@ def read(path: Path, check: bool = True) -> Scalars:
 
 @dataclass
 class _Tail:
-    """How far one file was read, and what it said up to there.
+    """The position up to which a file was read, and the scalars up to there.
 
     Attributes:
-        offset: where the first record begins that is not whole, or whose length is wrong and none lies behind it.
-        segment: what was read.
-        skipped: bytes from records with a wrong length up to the next one.
-        lost: bytes from `offset` on where the length there is wrong.
+        offset: position of the first record that is incomplete, or that has a wrong length and no record after it.
+        segment: the scalars read.
+        skipped: number of bytes skipped after wrong lengths, up to the next record.
+        lost: number of bytes from `offset` on, if the length there is wrong.
     """
 
     offset: int = 0
@@ -182,15 +184,15 @@ class _Tail:
 
     @property
     def damage(self) -> str:
-        """How many records are damaged, and how many bytes lie behind wrong lengths; empty for none."""
+        """Describe the number of damaged records and of bytes after wrong lengths; empty if there are none."""
         count = self.segment.damaged + bool(self.lost)
         skipped = self.skipped + self.lost
-        bytes_ = f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
+        bytes_ = f", and {skipped:,} bytes skipped after a wrong length" if skipped else ""
         return f"{count} damaged record{'s' * (count > 1)}{bytes_}" if count else ""
 
 
 class Reader:
-    """Scalars of something that may still be written to: each update reads what was appended since the last one.
+    """Read scalars of a run that may still be written: each update reads what was appended since the last one.
 
     >>> reader = Reader(Path("runs/tiny"))  # doctest: +SKIP
     >>> reader.update().of("train/loss").values[-1]  # doctest: +SKIP
@@ -206,9 +208,10 @@ class Reader:
         self._tails: dict[Path, _Tail] = {}
 
     def update(self) -> Scalars:
-        """All scalars up to now: the same as a fresh `read` gives, and with its errors.
+        """Return all scalars up to now, with the same result and errors as `read`.
 
-        A record cut short is waited for. New files are picked up, and one that became shorter is read anew.
+        An incomplete record at the end is read once it is complete. New files are included, and a file that became
+        shorter is read from its start.
         """
         if not self.path.exists():
             raise BadInput(f"{self.path}: no such file or folder")
@@ -222,12 +225,12 @@ class Reader:
         return Scalars(whole.columns, lines, epochs_of(whole.columns))
 
     def segments(self) -> dict[Path, Segment]:
-        """What each file says by itself up to the last update, in the order that processes wrote them."""
+        """Return the scalars of each file at the last update, in the order in which processes wrote them."""
         return {path: tail.segment for path, tail in self._tails.items()}
 
 
 def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
-    """What a file says up to its end, when `tail` is known already."""
+    """Read a file from `tail` to its end."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -238,10 +241,10 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
                 file.seek(offset)
                 data = file.read(limit)
                 found = records.find(data, check)
-                if found.end == 0 and not found.lost:  # the first record is longer than what was read
+                if found.end == 0 and not found.lost:  # the first record is longer than the bytes read
                     needed = records.FRAME + records.LENGTH.unpack_from(data)[0]
                     if len(data) < limit or offset + needed > size:
-                        break  # it is cut short
+                        break  # the record is incomplete
                     limit = needed
                     continue
                 segment = events.decode(data, found)
@@ -259,7 +262,7 @@ def _read_on(path: Path, tail: _Tail, check: bool) -> _Tail:
 
 
 def _next_record(file: BinaryIO, begin: int) -> int | None:
-    """Where the next record begins, from a place of a file on; None when there is none."""
+    """Return the position of the next record at or after `begin`; None if there is none."""
     while True:
         file.seek(begin)
         data = file.read(CHUNK)
@@ -272,7 +275,7 @@ def _next_record(file: BinaryIO, begin: int) -> int | None:
 
 
 def _pointer(path: Path) -> str:
-    """That Git LFS left a pointer in place of the file, if it did."""
+    """Return an error line if the file is a Git LFS pointer; else an empty string."""
     with path.open("rb") as file:
         is_one = file.read(len(LFS)) == LFS
     return "is a pointer of Git LFS, not the file itself: `git lfs pull` gets it" if is_one else ""
@@ -286,16 +289,16 @@ def _of_download(path: Path) -> Scalars:
 
 
 def _begun(path: Path) -> tuple[int, float, str]:
-    """What puts a file in its place: the number in its name, then when it was begun by its first record.
+    """Return the sort key of an event file: the number in its name, then the time of its first record.
 
-    Our own numbers grow whatever the clock does. Other writers' names tell the second alone: two processes of one
-    second would swap places.
+    Numbers of pli-train increase whatever the clock does. Names by other writers have a resolution of one second, which
+    does not order two processes of the same second.
     """
     return run_folder.order_of(path), begun(path), path.name
 
 
 def begun(path: Path) -> float:
-    """When an event file was begun by its first record, in seconds since 1970; 0 where it does not say."""
+    """Return the time of the first record of an event file, in seconds since 1970; 0 if it has none."""
     try:
         with path.open("rb") as file:
             first = file.read(21)[12:]

@@ -1,7 +1,7 @@
 """Decode the usual layouts of event records with numpy.
 
-A plain record is a wall time, a step and one value of one tag. A tensor record has, in place of the number, a tensor of
-rank 0 and the tag's metadata: `tf.summary.scalar` of TensorFlow 2 writes it, and so does all that is built on it.
+A plain record has a wall time, a step, and one number of one tag. A tensor record has a tensor of rank 0 and the tag's
+metadata in place of the number; TensorFlow 2's `tf.summary.scalar` and everything built on it writes these.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from pli_analysis.scalars.records import Records
 
 WALL_TIME, STEP, SUMMARY, VALUE, TAG, SIMPLE = 0x09, 0x10, 0x2A, 0x0A, 0x0A, 0x15
-"""First bytes of protobuf's fields: `Event.wall_time`, `.step`, `.summary`, `Summary.value`, `Value.tag`,
+"""Protobuf field keys: `Event.wall_time`, `.step`, `.summary`, `Summary.value`, `Value.tag`,
 `.simple_value`."""
 TENSOR, METADATA = 0x42, 0x4A
-"""The same of `Value.tensor` and `.metadata`."""
+"""Protobuf field keys: `Value.tensor`, `.metadata`."""
 HEADS, TAIL = 6, 5
-"""Bytes of the heads of summary, value and tag, one and a length of one byte each; of the number after the tag."""
+"""Bytes of the keys and one-byte lengths of summary, value and tag; bytes of the number after the tag."""
 BEFORE_STEP = 9
 LEAST, LONGEST_TAG = BEFORE_STEP + HEADS + TAIL, 127 - 4 - TAIL
-"""Bytes of the shortest plain record, and of the longest tag in one: all lengths in it then take one byte."""
+"""Bytes of the shortest plain record, and of the longest tag for which all its lengths take one byte."""
 LONGEST_SUMMARY = 2 + 127
-"""Bytes of a summary with its head, where its length takes one byte."""
+"""Maximum bytes of a summary with key and length, if the length takes one byte."""
 FIELD = 2
-"""Bytes of the head of a tensor or of metadata: one, and a length of one byte."""
+"""Bytes of the key and one-byte length of a tensor or of metadata."""
 SHORTEST_TENSOR = 8
-"""Bytes of a tensor without its head: of a float without a shape."""
+"""Bytes of the shortest tensor: a float without a shape."""
 LEAST_TENSOR = HEADS + FIELD + SHORTEST_TENSOR + FIELD
 """Bytes of the shortest summary with a tensor."""
 
@@ -41,13 +41,13 @@ _FORMS = {
     for field in fields
     for shape in ((), (0x12, 0x00))
 }
-"""What a tensor of rank 0 has before its number → the type of that: `dtype` (float, double or half), `tensor_shape` or
-none, and the head of `tensor_content`, or of `float_val` or `double_val`."""
+"""Bytes before the number in a tensor of rank 0 → type of the number. The bytes are `dtype` (float, double or half), an
+optional `tensor_shape`, and the key and length of `tensor_content`, `float_val` or `double_val`."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """Scalars as they stand in records: `tag` [points] is a place in `tags`, `record` says which record each is of."""
+    """Scalars decoded from records. Arrays are [points]: `tag` indexes `tags`, `record` is the index of the record."""
 
     tags: list[str]
     tag: np.ndarray
@@ -58,14 +58,14 @@ class Points:
 
 
 class _Begun(NamedTuple):
-    """Records up to where their summary is to begin.
+    """Records with their steps, and the positions where their summaries should begin.
 
     Attributes:
-        record: [records] their indices.
-        start: where each begins in the data.
-        end: where it ends.
-        step: 0 where there is none.
-        at: where its summary is to begin, in the data.
+        record: [records] indices of the records.
+        start: position of each record in the data.
+        end: position of its end.
+        step: its step; 0 if it has none.
+        at: position of its summary.
     """
 
     record: np.ndarray
@@ -75,12 +75,12 @@ class _Begun(NamedTuple):
     at: np.ndarray
 
     def only(self, which: np.ndarray) -> _Begun:
-        """Some of them, by a mask."""
+        """Return the records in a mask."""
         return self if which.all() else _Begun(*(column[which] for column in self))
 
 
 def decode(data: bytes, records: Records) -> tuple[list[Points], np.ndarray]:
-    """All records of usual layouts, those of one layout together. Also gives the indices of all others, in order."""
+    """Decode all records of usual layouts, layout by layout. Also returns the sorted indices of the others."""
     begun, found = _begun(data, records), []
     left = np.ones(len(records.starts), dtype=bool)
     for layout in (_plain, _tensors):
@@ -93,7 +93,7 @@ def decode(data: bytes, records: Records) -> tuple[list[Points], np.ndarray]:
 
 
 def _begun(data: bytes, records: Records) -> _Begun:
-    """Records that are long enough for a scalar and begin with a wall time."""
+    """Return the records that are long enough for a scalar and begin with a wall time."""
     long = np.flatnonzero(records.lengths >= LEAST)
     start = records.starts[long]
     step, at = _steps(data, start)
@@ -102,7 +102,7 @@ def _begun(data: bytes, records: Records) -> _Begun:
 
 
 def _points(data: bytes, begun: _Begun, tags: np.ndarray, sizes: np.ndarray, values: np.ndarray) -> Points:
-    """The points of records whose tags lie at some places; without those whose tags protobuf has to tell."""
+    """Return the points of records with tags at the given positions, except tags that protobuf has to decode."""
     names, tag = _tags(data, tags, sizes)
     known = tag >= 0
     begun, tag, values = begun.only(known), tag[known], values[known]
@@ -110,7 +110,7 @@ def _points(data: bytes, begun: _Begun, tags: np.ndarray, sizes: np.ndarray, val
 
 
 def _plain(data: bytes, begun: _Begun) -> Points:
-    """Those with nothing behind the step but `summary { value { tag simple_value } }`."""
+    """Decode records with only `summary { value { tag simple_value } }` after the step."""
     sizes = begun.end - begun.at - HEADS - TAIL
     right = (sizes >= 0) & (sizes <= LONGEST_TAG)
     begun, sizes = begun.only(right), sizes[right]
@@ -122,7 +122,7 @@ def _plain(data: bytes, begun: _Begun) -> Points:
 
 
 def _tensors(data: bytes, begun: _Begun) -> Points:
-    """Those with nothing behind the step but `summary { value { tag tensor metadata } }`, in a usual form."""
+    """Decode records with only `summary { value { tag tensor metadata } }` after the step, in a usual form."""
     begun = begun.only((begun.end - begun.at >= LEAST_TENSOR) & (begun.end - begun.at <= LONGEST_SUMMARY))
     bytes_, words = view(data, "u1"), view(data, "<u8")
     sizes = bytes_[begun.at + HEADS - 1].astype(np.int64)
@@ -137,12 +137,12 @@ def _tensors(data: bytes, begun: _Begun) -> Points:
 
 
 def _steps(data: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each record's step, 0 where there is none, and the place after it. Records have LEAST bytes or more."""
+    """Return the step of each record, 0 if it has none, and the offset after it. Records have at least LEAST bytes."""
     bytes_ = view(data, "u1")
     steps, at = np.zeros(len(starts), dtype=np.uint64), np.full(len(starts), BEFORE_STEP)
     more = np.flatnonzero(bytes_[starts + BEFORE_STEP] == STEP)
     at[more] += 1
-    for number in range(10):  # a varint: seven bits a byte, and the eighth says whether another follows
+    for number in range(10):  # a varint: seven bits per byte; the eighth bit is set if another byte follows
         byte = bytes_[starts[more] + BEFORE_STEP + 1 + number]
         steps[more] |= (byte & 0x7F).astype(np.uint64) << np.uint64(7 * number)
         at[more] += 1
@@ -153,10 +153,10 @@ def _steps(data: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _heads(summaries: np.ndarray, tags: np.ndarray) -> np.ndarray:
-    """The heads of summary, value and tag as one number each.
+    """Return the keys and lengths of summary, value and tag of each record as one number.
 
     Args:
-        summaries: bytes of each summary with its head.
+        summaries: bytes of each summary, with key and length.
         tags: bytes of each tag.
     """
     heads = SUMMARY | summaries - 2 << 8 | VALUE << 16 | summaries - 4 << 24 | TAG << 32 | tags << 40
@@ -164,11 +164,11 @@ def _heads(summaries: np.ndarray, tags: np.ndarray) -> np.ndarray:
 
 
 def _numbers(data: bytes, tensors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The number in each tensor, and whether it is of a usual form.
+    """Return the number in each tensor, and whether the tensor has a usual form.
 
     Args:
-        data: the file.
-        tensors: where each is to begin with its head; ten bytes of its record follow.
+        data: bytes of the file.
+        tensors: positions where tensors should begin; at least ten bytes of the record follow.
     """
     heads, starts = view(data, "<u2")[tensors], view(data, "<u8")[tensors + FIELD]
     values, usual = np.zeros(len(tensors)), np.zeros(len(tensors), dtype=bool)
@@ -182,7 +182,7 @@ def _numbers(data: bytes, tensors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _are_metadata(data: bytes, locations: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Whether there is a scalar's metadata at a place, up to the end of the record. Each different one is read once."""
+    """Return whether a scalar's metadata fill each record from `locations` to `ends`; equal ones are decoded once."""
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
 
@@ -191,7 +191,7 @@ def _are_metadata(data: bytes, locations: np.ndarray, ends: np.ndarray) -> np.nd
     known = np.flatnonzero((sizes >= 0) & (ends + 4 <= len(data)))
     known = known[(bytes_[locations[known]] == METADATA) & (bytes_[locations[known] + 1] == sizes[known])]
     found, which = _words(data, locations[known] + FIELD, sizes[known])
-    scalar = np.zeros(len(found) + 1, dtype=bool)  # the last is of -1
+    scalar = np.zeros(len(found) + 1, dtype=bool)  # the last entry is for index -1
     for number, word in enumerate(found):
         try:
             scalar[number] = SummaryMetadata.FromString(word).plugin_data.plugin_name == "scalars"
@@ -203,10 +203,10 @@ def _are_metadata(data: bytes, locations: np.ndarray, ends: np.ndarray) -> np.nd
 
 
 def _tags(data: bytes, locations: np.ndarray, sizes: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The tags there are, and which one each record has; -1 for a tag that is not UTF-8."""
+    """Return the different tags, and the index of the tag of each record; -1 for a tag that is not UTF-8."""
     words, which = _words(data, locations, sizes)
     names: list[str] = []
-    ids = np.full(len(words) + 1, -1)  # the last is of -1
+    ids = np.full(len(words) + 1, -1)  # the last entry is for index -1
     for number, word in enumerate(words):
         try:
             names.append(word.decode())
@@ -217,10 +217,10 @@ def _tags(data: bytes, locations: np.ndarray, sizes: np.ndarray) -> tuple[list[s
 
 
 def _words(data: bytes, locations: np.ndarray, sizes: np.ndarray) -> tuple[list[bytes], np.ndarray]:
-    """The different strings of bytes at some places, and which one stands at each place.
+    """Return the different byte strings at the given positions, and the index of the string at each position.
 
-    They are known apart by a hash. One that shares its hash with another, or lies within eight bytes of the end of the
-    data, has -1: protobuf tells it.
+    Strings are distinguished by a hash. A string with the hash of another one, or within eight bytes of the end of the
+    data, has index -1: protobuf decodes it.
     """
     import pandas as pd
 
@@ -229,7 +229,7 @@ def _words(data: bytes, locations: np.ndarray, sizes: np.ndarray) -> tuple[list[
     sizes = np.where(inside, sizes, 0)
     words, hashes = [], sizes.astype(np.uint64)
     for begin in range(0, int(sizes.max(initial=0)), 8):
-        # What lies behind a string is read with it, and then cleared.
+        # Whole words are read; bytes after the end of a string are cleared.
         word = view(data, "<u8")[np.where(begin < sizes, locations + begin, 0)] & _MASKS[np.clip(sizes - begin, 0, 8)]
         words.append(word)
         hashes = (hashes ^ word) * _ODD

@@ -1,6 +1,6 @@
 """Find the records of a TensorBoard event file and check their checksums.
 
-A record is its length (8 bytes), a checksum of those (4), the payload, and a checksum of the payload (4).
+A record has a length (8 bytes), a checksum of the length (4), the payload, and a checksum of the payload (4).
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import numpy as np
 
 LENGTH = struct.Struct("<Q")
 HEAD, FRAME = 12, 16
-"""Bytes before a payload, and of all that is around it."""
+"""Bytes before the payload, and bytes before and after it together."""
 BLOCK = 2**20
-"""Places looked at together for the next record."""
+"""Number of positions searched at once for the next record."""
 LONGEST_SOUGHT = 2**24
-"""Bytes of a record that is looked for: most eight bytes are no such length, and need no checksum."""
+"""Maximum length of a record in the search for the next one: most positions are ruled out without a checksum."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """Where the whole records of some bytes lie.
+    """Positions of the complete records in some bytes.
 
     Attributes:
-        starts: [records], of each payload.
-        lengths: [records], in bytes.
-        end: where the first record begins that is not whole, or whose length is wrong.
-        damaged: records passed over because their checksum was wrong.
-        lost: whether the length at `end` is wrong, so that nothing says where the next record begins.
+        starts: [records] positions of the payloads.
+        lengths: [records] lengths of the payloads, in bytes.
+        end: position of the first record that is incomplete or has a wrong length.
+        damaged: number of records skipped because of a wrong checksum.
+        lost: whether the length at `end` is wrong, so that the position of the next record is unknown.
     """
 
     starts: np.ndarray
@@ -39,18 +39,18 @@ class Records:
 
 
 def find(data: bytes, check: bool = True) -> Records:
-    """The records of an event file, or of a part of it that begins with one, up to a last one that is cut short.
+    """Find the records of an event file, or of a part that begins with a record; an incomplete last one is left out.
 
     Args:
-        data: its bytes.
-        check: whether payloads are held against their checksums; lengths always are.
+        data: bytes of the file.
+        check: whether to verify the checksums of payloads; those of lengths are always verified.
     """
     heads = _walk(data)
-    lengths, message = view(data, "<u8")[heads], view(data, "<u4")[heads + 8]
-    wrong = np.flatnonzero(message != _sums_of(lengths))
+    lengths, sums = view(data, "<u8")[heads], view(data, "<u4")[heads + 8]
+    wrong = np.flatnonzero(sums != _sums_of(lengths))
     lost, whole = len(wrong) > 0, int(wrong[0]) if len(wrong) else len(heads)
     if whole and not lost and _after(heads, lengths) > len(data):
-        whole -= 1  # only the last one can be cut short, for no head lies behind it
+        whole -= 1  # only the last record can be incomplete, as no record follows it
     end = int(heads[whole]) if whole < len(heads) else _after(heads, lengths)
     starts, lengths = heads[:whole] + HEAD, lengths[:whole].astype(np.int64)
     if not check:
@@ -60,14 +60,14 @@ def find(data: bytes, check: bool = True) -> Records:
 
 
 def next_head(data: bytes, begin: int) -> int | None:
-    """Where a record begins behind one whose length is wrong: the next length with its right checksum.
+    """Return the position of the next record after one with a wrong length: the next length with a matching checksum.
 
     Args:
         data: bytes of an event file.
-        begin: the first place to look at.
+        begin: the first position to search.
 
     Returns:
-        None when there is no such place.
+        None if there is no such position.
     """
     end = len(data) - HEAD + 1
     for low in range(begin, end, BLOCK):
@@ -80,7 +80,7 @@ def next_head(data: bytes, begin: int) -> int | None:
 
 
 def _walk(data: bytes) -> np.ndarray:
-    """Where heads lie when every length is true: [heads]. After a wrong one, places that mean nothing."""
+    """Return the positions of records, [records], if all lengths are right; after a wrong one they mean nothing."""
     heads, at, last, length_at = [], 0, len(data) - HEAD, view(data, "<u8").item
     while at <= last:
         heads.append(at)
@@ -89,12 +89,12 @@ def _walk(data: bytes) -> np.ndarray:
 
 
 def _after(heads: np.ndarray, lengths: np.ndarray) -> int:
-    """Where the last record ends."""
+    """Return the position where the last record ends."""
     return int(heads[-1]) + int(lengths[-1]) + FRAME if len(heads) else 0
 
 
 def _sums_of(lengths: np.ndarray) -> np.ndarray:
-    """The checksum that belongs to each length. A file has few lengths, so each is summed once."""
+    """Return the checksum of each length. A file has few different lengths, so each is computed once."""
     from google_crc32c import value as crc
 
     different = np.unique(lengths)
@@ -111,11 +111,11 @@ def _payloads_agree(data: bytes, starts: np.ndarray, lengths: np.ndarray) -> np.
 
 
 def masked(crc: np.ndarray) -> np.ndarray:
-    """Checksums (uint32) as they stand in a file: turned by 15 bits, plus a constant, so that sums of sums differ."""
+    """Return checksums (uint32) as stored in a file: rotated by 15 bits, plus a constant."""
     return (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8)
 
 
 def view(data: bytes, dtype: str) -> np.ndarray:
-    """Numbers that begin at each byte: `view(data, "<u8")[at]` is the one at `at`, aligned or not, nothing copied."""
+    """Return a view of the numbers that begin at each byte, without a copy: `view(data, "<u8")[at]` begins at `at`."""
     kind = np.dtype(dtype)
     return np.ndarray((max(0, len(data) - kind.itemsize + 1),), kind, data, strides=(1,))

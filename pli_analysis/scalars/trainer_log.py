@@ -1,16 +1,16 @@
 """Scalars logged by Hugging Face's Trainer.
 
-Where the two disagree:
+Trainer logs to `trainer_state.json` in each checkpoint and to event files. Where the two disagree:
 
-- A state's history is what the training of that checkpoint went through. The newest state's is the truth for all steps
-  up to its own, of every tag it has. Of several entries of one step the last counts.
-- Event files add what callbacks logged themselves, what came after the newest state, and wall times.
-- A training that is resumed from an earlier checkpoint leaves behind what it had logged from there on, in the event
-  files of before. So a point is dropped when a later process began, by wall time, at its step or before it. Where a
-  process began is what the first record of our own callbacks' files says (`SessionLog.START`); else it is the first
-  step in a file with Trainer's training losses, or 0 when the history has nothing before that step. A file without
-  these, of an evaluation by itself say, begins nothing. Steps between a checkpoint and the first log after it are thus
-  known to be left behind only where one of our callbacks was there.
+- The history in the newest `trainer_state.json` counts, for all its tags and all steps up to its own. If a step has
+  several entries, the last one counts.
+- Event files add what callbacks logged, what was logged after the newest state, and wall times.
+- When a training resumes from an earlier checkpoint, older event files still have points of later steps, which the new
+  process repeats. A point is dropped if a process that began later, by wall time, began at its step or before it. The
+  step at which a process began is that in the first record of files by pli-train's callbacks (`SessionLog.START`);
+  else the first step in a file with Trainer's training losses, or 0 if the history has nothing before that step. A file
+  without these, for example of an evaluation, begins no process. So points between a checkpoint and the first log after
+  it are recognized as outdated only if one of pli-train's callbacks was used.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 
 FOLDERS = "runs/*"
-"""Where Trainer puts event files: a folder a start."""
+"""Folders of Trainer's event files, one per start."""
 OURS = {"train/learning_rate": run_folder.LR, "train/num_input_tokens_seen": run_folder.TOKENS}
-"""Trainer's tag → what we call it."""
+"""Trainer's tag → tag of pli-train."""
 HISTORY = "log_history"
 _NONE: Mapping[str, Any] = {HISTORY: []}
 
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
-    """The state that a checkpoint has; empty where it has none that can be read, or one of another step.
+    """Return the state of a checkpoint; empty if it is missing, cannot be read, or is of another step.
 
-    A state of another step is of another training. `lines_of_states` tells of what is left out.
+    A state of another step is from another training. `lines_of_states` reports what is left out.
     """
     path, named = checkpoint / run_folder.TRAINER_STATE, CheckpointName.parse(checkpoint.name)
     try:
-        found = run_folder.read_json(path) if path.exists() else {}
+        state = run_folder.read_json(path) if path.exists() else {}
     except BadInput:
         return {}
-    return {} if named is not None and found.get("global_step", named.step) != named.step else found
+    return {} if named is not None and state.get("global_step", named.step) != named.step else state
 
 
 def damage_of(state: Path) -> str | None:
-    """Why a state cannot be read, in one line that names it; None where it can, or there is none."""
+    """Return the error of a state that cannot be read, in one line; None if it can, or does not exist."""
     try:
         _ = run_folder.read_json(state) if state.exists() or state.is_symlink() else {}
     except BadInput as error:
@@ -62,24 +62,24 @@ def damage_of(state: Path) -> str | None:
 
 
 def lines_of_states(checkpoints: Sequence[Path]) -> list[str]:
-    """A line for each damaged state, and one where the newest checkpoint has no history that others have.
+    """Return a line for each damaged state, and one if the newest checkpoint has no history but others have.
 
     Args:
-        checkpoints: folders, oldest first. Those that GrowthCallback keeps have no state, and do not count.
+        checkpoints: folders, oldest first. Those of GrowthCallback have no state and are ignored.
     """
     own = [path for path in checkpoints if path.parent.name != run_folder.GROWTH]
     lines = [line for path in own if (line := damage_of(path / run_folder.TRAINER_STATE))]
     newest = next((path for path in reversed(own) if isinstance(state_of(path).get(HISTORY), list)), None)
     if newest is not None and newest != own[-1]:
-        lines.append(f"{own[-1]}: has no {run_folder.TRAINER_STATE} to use: the history is that of {newest.name}")
+        lines.append(f"{own[-1]}: has no usable {run_folder.TRAINER_STATE}: the history is read from {newest.name}")
     return lines
 
 
 def broken(states: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """A line where a state's history does not begin with that of a state before; None where all are of one training.
+    """Return a line if the history of a state does not begin with that of an earlier one; None if all agree.
 
     Args:
-        states: name of the checkpoint → its state, oldest first.
+        states: checkpoint name → state, oldest first.
     """
     known: list[object] = []
     before = ""
@@ -87,65 +87,64 @@ def broken(states: Mapping[str, Mapping[str, Any]]) -> str | None:
         if not isinstance(history := state.get(HISTORY), list):
             continue
         if not _begins_with(history, known):
-            return f"{name} and {before} are of different trainings, or of branches of one: their {HISTORY} differs"
+            return f"{name} and {before} are from different trainings or branches: their {HISTORY} differs"
         before, known = name, history
     return None
 
 
 def read(folder: Path, states: Sequence[Mapping[str, Any]]) -> Scalars:
-    """All that was logged in a folder.
+    """Read all scalars of a Trainer's output folder.
 
     Args:
-        folder: Trainer's output.
-        states: those of its checkpoints, oldest first.
+        folder: Trainer's output folder.
+        states: states of its checkpoints, oldest first.
 
     Raises:
         BadInput: when an event file cannot be read.
     """
     own = folder / run_folder.TRAINER_STATE
     line = damage_of(own)
-    beside = [run_folder.read_json(own)] if own.is_file() and line is None else []
-    found = message(_with_the_last(states, beside), _files(folder))
+    final = [run_folder.read_json(own)] if own.is_file() and line is None else []
+    found = merged(_with_final(states, final), _files(folder))
     return found if line is None else Scalars(found.columns, [line, *found.damaged])
 
 
-def message(states: Sequence[Mapping[str, Any]], files: Sequence[File]) -> Scalars:
-    """What states, oldest first, and event files say together: see this module."""
+def merged(states: Sequence[Mapping[str, Any]], files: Sequence[File]) -> Scalars:
+    """Merge states, oldest first, and event files, by the rules of this module."""
     state = next((state for state in reversed(states) if isinstance(state.get(HISTORY), list)), _NONE)
     history, lost = _history(state[HISTORY])
     until = state.get("global_step", -1)
-    first = min((int(of.steps[0]) for of in history.values()), default=None)
+    first = min((int(columns.steps[0]) for columns in history.values()), default=None)
     found = _alive(files, first)
-    for tag, of in history.items():
-        found[tag] = _joined(of, found.get(tag, NOTHING), until if _is_step(until) else int(of.steps[-1]))
+    for tag, columns in history.items():
+        end = until if _is_step(until) else int(columns.steps[-1])
+        found[tag] = _joined(columns, found.get(tag, NOTHING), end)
     if (tokens := found.get(run_folder.TOKENS)) is not None:
-        # Trainer counts them only when asked to, and else says 0.
+        # Trainer counts tokens only on request, and otherwise logs 0.
         found[run_folder.TOKENS] = _some(tokens, tokens.values > 0)
     damaged = [line for file in files for line in file.damaged]
     if lost:
         damaged.append(f"{run_folder.TRAINER_STATE}: {lost} entries of its {HISTORY} that have no step")
-    return Scalars({tag: of for tag, of in found.items() if len(of.steps)}, damaged)
+    return Scalars({tag: columns for tag, columns in found.items() if len(columns.steps)}, damaged)
 
 
 # --- states ----------------------------------------------------------------------------------------------------------
 
 
-def _with_the_last(
-    states: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]]
-) -> Sequence[Mapping[str, Any]]:
-    """States of checkpoints, and the one that `save_state` puts beside them, if it goes on where the last one ends."""
+def _with_final(states: Sequence[Mapping[str, Any]], final: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Add the state that `save_state` writes beside the checkpoints, if it continues that of the last one."""
     last = next((state for state in reversed(states) if isinstance(state.get(HISTORY), list)), _NONE)
-    return [*states, *(state for state in beside if _begins_with(state.get(HISTORY), last[HISTORY]))]
+    return [*states, *(state for state in final if _begins_with(state.get(HISTORY), last[HISTORY]))]
 
 
 def _begins_with(history: object, known: Sequence[object]) -> bool:
     if not isinstance(history, list) or history[: len(known)] == known:
         return isinstance(history, list)
-    return json.dumps(history[: len(known)]) == json.dumps(known)  # as text, in which NaN is NaN
+    return json.dumps(history[: len(known)]) == json.dumps(known)  # compared as text, because NaN != NaN
 
 
 def _history(entries: Sequence[object]) -> tuple[dict[str, Columns], int]:
-    """A history as scalars, wall times NaN; and how many entries have no step."""
+    """Return a history as scalars, with NaN as wall times, and the number of entries without a step."""
     points, lost = dict[str, dict[int, float]](), 0
     for entry in entries:
         step = entry.get("step") if isinstance(entry, dict) else None
@@ -189,9 +188,9 @@ class File:
 
     Attributes:
         began: wall time of its first record.
-        start: the step that its process began at, as its first record says; None where it does not.
-        columns: tag → points, tags under our names.
-        damaged: a line where records could not be read.
+        start: step at which its process began, from its first record; None if the record has none.
+        columns: tag of pli-train → points.
+        damaged: a line if records could not be read.
     """
 
     began: float
@@ -201,34 +200,34 @@ class File:
 
 
 def _files(folder: Path) -> list[File]:
-    """The event files of a folder of Trainer's, in the order in which they were begun."""
+    """Read the event files of a Trainer's output folder, sorted by the time of their first record."""
     found = []
-    for position in (folder, folder / run_folder.GROWTH, *sorted(folder.glob(FOLDERS))):
-        if not position.is_symlink() and position.is_dir():
-            reader = reading.Reader(position)
+    for source in (folder, folder / run_folder.GROWTH, *sorted(folder.glob(FOLDERS))):
+        if not source.is_symlink() and source.is_dir():
+            reader = reading.Reader(source)
             reader.update()
             for path, segment in reader.segments().items():
-                columns = {OURS.get(tag, tag): of for tag, of in segment.columns.items()}
+                columns = {OURS.get(tag, tag): points for tag, points in segment.columns.items()}
                 damaged = [f"{path}: {segment.damaged} damaged records"] if segment.damaged else []
                 found.append(File(reading.begun(path), segment.forgets, columns, damaged))
     return sorted(found, key=lambda file: file.began)
 
 
 def _alive(files: Sequence[File], first: int | None) -> dict[str, Columns]:
-    """The points of event files that no later process left behind.
+    """Return the points of event files that no later process repeats.
 
     Args:
-        files: in the order in which they were begun.
-        first: the first step of the history.
+        files: event files, sorted by `began`.
+        first: first step of the history.
     """
     starts = [(file.began, start) for file in files if (start := _start(file, first)) is not None]
     parts: dict[str, list[Columns]] = {}
     for file in files:
-        for tag, of in file.columns.items():
-            kept = np.ones(len(of.steps), dtype=bool)
+        for tag, points in file.columns.items():
+            kept = np.ones(len(points.steps), dtype=bool)
             for began, start in starts:
-                kept &= ~((of.wall_times < began) & (of.steps >= start))
-            parts.setdefault(tag, []).append(_some(of, kept))
+                kept &= ~((points.wall_times < began) & (points.steps >= start))
+            parts.setdefault(tag, []).append(_some(points, kept))
     return {
         tag: sorted_by_step(Columns(*(np.concatenate(each) for each in zip(*columns, strict=True))))
         for tag, columns in parts.items()
@@ -236,19 +235,19 @@ def _alive(files: Sequence[File], first: int | None) -> dict[str, Columns]:
 
 
 def _start(file: File, first: int | None) -> int | None:
-    """The first step of the process that began with a file; None where the file begins none."""
+    """Return the first step of the process that began with a file; None if the file begins none."""
     if file.start is not None or not len(steps := file.columns.get(run_folder.LOSS, NOTHING).steps):
         return file.start
-    start = min(int(of.steps[0]) for of in file.columns.values() if len(of.steps))
+    start = min(int(columns.steps[0]) for columns in file.columns.values() if len(columns.steps))
     return 0 if first is not None and first >= steps[0] else start
 
 
 def _joined(history: Columns, logged: Columns, until: int) -> Columns:
-    """A history up to its own step, with the wall times of points that agree with it, and what was logged after it."""
-    wall_times, locations = history.wall_times.copy(), np.searchsorted(logged.steps, history.steps)
-    inside = np.flatnonzero(locations < len(logged.steps))
-    at = locations[inside]
-    # Event files hold numbers in 32 bits.
+    """Return a history up to step `until`, with wall times of equal logged points, and what was logged after it."""
+    wall_times, positions = history.wall_times.copy(), np.searchsorted(logged.steps, history.steps)
+    inside = np.flatnonzero(positions < len(logged.steps))
+    at = positions[inside]
+    # Event files store float32.
     with np.errstate(over="ignore"):
         mine, theirs = (values.astype(np.float32) for values in (history.values[inside], logged.values[at]))
     same = (logged.steps[at] == history.steps[inside]) & ((mine == theirs) | (np.isnan(mine) & np.isnan(theirs)))

@@ -1,4 +1,4 @@
-"""The data that `watch` shows at one moment."""
+"""The state of a run that `watch` shows at one moment."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from pli_train.core.lineage import Lineage
 
 SMOOTHED = 20
-"""Training steps whose mean loss is told."""
+"""Number of training steps in the mean loss."""
 EVENTS = 5
-"""Steps with growth that are told, the last ones."""
+"""Number of steps with growth shown, the last ones."""
 RATE_STEPS = 200
-"""Steps that the time left is reckoned by: few enough to follow growth, enough to have evaluations among them."""
+"""Number of steps from which the time left is estimated: few, to follow growth, but enough to include evaluations."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What grew at a step, in a word or two, and eval loss right before and after; None where it was not logged."""
+    """Growth at a step, with the eval loss right before and after; None if it was not logged."""
 
     step: int
     label: str
@@ -38,25 +38,25 @@ class Growth:
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment of a run.
+    """The state of a run at one moment.
 
     Attributes:
-        name: of the run.
-        training: whether a process of this machine trains in it.
-        step: optimizer updates done, as far as anything on disk tells.
-        total: updates that there will be; None where that is not known.
-        stack: ids from bottom to top; empty before the first checkpoint.
+        name: name of the run.
+        training: whether a process on this machine is training the run.
+        step: optimizer updates done, according to the files on disk.
+        total: total number of updates; None if unknown.
+        stack: layer ids from bottom to top; empty before the first checkpoint.
         born: layer id → step of its birth.
-        losses: [steps logged] of training, nats per target.
-        evals: [evaluations], the same of the held-out blocks.
-        rate: tokens a second.
+        losses: [steps logged] training losses, nats per target.
+        evals: [evaluations] losses on the held-out blocks, nats per target.
+        rate: tokens per second.
         left: seconds until the last step, at the recent rate.
-        growth: the last events, oldest first.
+        growth: the last growth events, oldest first.
         norms: layer id → gradient norm, as last logged.
-        checkpoint: the newest whole one.
+        checkpoint: the newest complete checkpoint.
         drift: layer id → ‖θ − θ(birth)‖ ÷ ‖θ(birth)‖ at `drift_at`.
-        drift_at: the checkpoint that drift is told of; an older one while the newest is read.
-        notes: what could not be read just now, and the like, a line each.
+        drift_at: the checkpoint at which drift was measured; an older one while the newest is being measured.
+        notes: lines on what cannot be read at the moment, and similar.
     """
 
     name: str
@@ -78,50 +78,50 @@ class Frame:
 
     @property
     def finished(self) -> bool:
-        """Whether every step is done, and nobody writes any more."""
+        """Whether all steps are done and no process is training."""
         return self.total is not None and self.step >= self.total and not self.training
 
     @property
     def loss(self) -> float | None:
-        """The mean of the last training losses."""
+        """Mean of the last training losses."""
         return float(self.losses[-SMOOTHED:].mean()) if len(self.losses) else None
 
 
 def growth(lineage: Lineage, scalars: Scalars) -> tuple[Growth, ...]:
-    """The last steps with growth, and what it did to the loss on the spot."""
+    """Return the last steps with growth, with eval losses right before and after."""
     steps = list(lineage_metric.by_step(lineage).items())[-EVENTS:]
     sides = (run_folder.EVAL_LOSS, run_folder.EVAL_LOSS_AFTER_EVENT)
     return tuple(Growth(step, " ".join(labels), *(scalars.at(tag, step) for tag in sides)) for step, labels in steps)
 
 
 def norms(lineage: Lineage, scalars: Scalars) -> dict[str, float]:
-    """The last gradient norm of each layer of the stack that has one."""
-    found = {id: scalars.of(run_folder.GRAD_NORM + Part("layer", id).tag).values for id in lineage.stack}
-    return {id: float(values[-1]) for id, values in found.items() if len(values)}
+    """Return the last gradient norm of each layer of the stack that has one."""
+    logged = {id: scalars.of(run_folder.GRAD_NORM + Part("layer", id).tag).values for id in lineage.stack}
+    return {id: float(values[-1]) for id, values in logged.items() if len(values)}
 
 
 def last(scalars: Scalars, tag: str) -> float | None:
-    """The last value of a scalar."""
+    """Return the last value of a scalar; None if it was not logged."""
     values = scalars.of(tag).values
     return float(values[-1]) if len(values) else None
 
 
 def last_step(scalars: Scalars) -> int:
-    """The last step that anything was logged at; 0 when nothing was."""
+    """Return the last logged step; 0 if nothing was logged."""
     return max((int(columns.steps[-1]) for columns in scalars.columns.values() if len(columns.steps)), default=0)
 
 
 def seconds_left(scalars: Scalars, total: int, since: float, now: float) -> float | None:
-    """Seconds until the last step, as fast as the last steps were with evaluations and checkpoints among them.
+    """Estimate the seconds until the last step from the rate of the last steps, evaluations and checkpoints included.
 
     Args:
-        scalars: of the run.
-        total: steps that there will be.
-        since: when the process that trains began: a pause before it is no training. In seconds since 1970, as `now`.
-        now: scalars lag behind training, and what has gone by since the last one is not left any more.
+        scalars: scalars of the run.
+        total: total number of steps.
+        since: start of the training process, in seconds since 1970; steps before it are ignored.
+        now: current time, in seconds since 1970; the time since the last logged step is subtracted.
 
     Returns:
-        None where fewer than two steps were logged since.
+        Seconds; None if fewer than two steps were logged since the start.
     """
     steps, walls, _ = scalars.of(run_folder.LOSS)
     late = walls[-RATE_STEPS:] >= since

@@ -19,24 +19,25 @@ if TYPE_CHECKING:
     from pli_train.core.run_format.run_folder import CheckpointName
 
 TRIES = 3
-"""Times that a checkpoint is measured which fails: the files of a run that trains may be gone for a moment."""
+"""Number of attempts to measure a checkpoint; files of a run that trains may be missing for a moment."""
 
 Measure = Callable[[Path, ProgressCallback], Mapping[str, float]]
 
 
 class Births(Run):
-    """A run of which only the checkpoints of births and the newest are read, and no scalars."""
+    """A run with only its newest checkpoint and those of births, and without scalars."""
 
     @cached_property
     def scalars(self) -> Scalars:
-        """None: only speeds need them."""
+        """No scalars: only update rates need them."""
         return Scalars()
 
     @cached_property
-    def _found(self) -> list[tuple[CheckpointName, Path, str | None]]:
+    def folders(self) -> list[tuple[CheckpointName, Path, str | None]]:
+        """The newest checkpoint and those after events of growth."""
         born = {0, *(event.step for event in self.lineage.events)}
-        found, chosen = run_folder.checkpoints(self.path), list[tuple["CheckpointName", Path, str | None]]()
-        for number, (name, path) in reversed(list(enumerate(found))):
+        all_checkpoints, chosen = run_folder.checkpoints(self.path), list[tuple["CheckpointName", Path, str | None]]()
+        for number, (name, path) in reversed(list(enumerate(all_checkpoints))):
             wanted = not chosen or number == 0 or (name.after and name.step in born)
             if wanted and run_folder.flaw(path) is None:
                 chosen.append((name, path, None))
@@ -44,14 +45,14 @@ class Births(Run):
 
 
 def drifts(path: Path, on_progress: ProgressCallback = lambda done, total: None) -> dict[str, float]:
-    """Layer id → ‖θ − θ(birth)‖ ÷ ‖θ(birth)‖ at a run's newest checkpoint.
+    """Return layer id → ‖θ − θ(birth)‖ ÷ ‖θ(birth)‖ at the newest checkpoint of a run.
 
     Args:
-        path: of the run.
-        on_progress: told how far it is, see `pli_analysis.weights.measurement.measure`; what it raises ends it.
+        path: folder of the run.
+        on_progress: see `pli_analysis.weights.measurement.measure`; an exception that it raises ends the measurement.
 
     Raises:
-        BadInput: when weights cannot be read, or birth weights are gone.
+        BadInput: when weights cannot be read, or birth weights are missing.
     """
     from pli_analysis.metrics.drift.drift import drift
 
@@ -61,12 +62,12 @@ def drifts(path: Path, on_progress: ProgressCallback = lambda done, total: None)
 
 
 class Stopped(Exception):
-    """Nobody waits for it any more."""
+    """The measurement was cancelled."""
 
 
 @dataclass(frozen=True)
 class DriftStatus:
-    """What is known of drift: by layer, of which checkpoint, and why not of the newest."""
+    """Drift by layer, the checkpoint at which it was measured, and notes on failed measurements."""
 
     values: Mapping[str, float] = field(default_factory=dict)
     checkpoint: str | None = None
@@ -74,51 +75,52 @@ class DriftStatus:
 
 
 class Drift:
-    """Measures in a thread of its own, one checkpoint at a time.
+    """Measure drift in a background thread, one checkpoint at a time.
 
     Args:
-        path: of the run.
-        measure: see `drifts`.
+        path: folder of the run.
+        measure: function that measures drift, see `drifts`.
     """
 
     def __init__(self, path: Path, measure: Measure = drifts) -> None:
         self._path, self._measure = path, measure
-        self._describe, self._asked, self._tries = DriftStatus(), "", 0
+        self._status, self._asked, self._tries = DriftStatus(), "", 0
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
 
     def at(self, checkpoint: str) -> DriftStatus:
-        """What is known by now; a checkpoint that was not asked of before is measured from here on."""
+        """Return the latest result, and start measuring the checkpoint if it is a new one."""
         if self._thread is not None and self._thread.is_alive():
-            return self._describe
-        known = self._describe
+            return self._status
+        known = self._status
         if checkpoint != self._asked:
             self._asked, self._tries = checkpoint, TRIES
-        if checkpoint != self._describe.checkpoint and self._tries:
+        if checkpoint != self._status.checkpoint and self._tries:
             self._tries -= 1
             self._thread = threading.Thread(target=self._run, args=(checkpoint,), daemon=True)
             self._thread.start()
         return known
 
     def wait(self) -> None:
-        """Wait for what is being measured."""
+        """Wait until the current measurement is done."""
         if self._thread is not None:
             self._thread.join()
 
     def close(self) -> None:
-        """Measure no more."""
+        """Cancel the current measurement and wait for the thread to end."""
         self._ending.set()
         self.wait()
 
     def _run(self, checkpoint: str) -> None:
         try:
-            self._describe = DriftStatus(self._measure(self._path, self._scan), checkpoint)
+            self._status = DriftStatus(self._measure(self._path, self._check), checkpoint)
         except Stopped:
             pass
-        except Exception as error:  # whatever it is, whoever looks on goes on looking
+        except Exception as error:  # no failure of a measurement may end the display
             note = f"drift at {checkpoint}: {first_line(error)}"
-            self._describe = DriftStatus(self._describe.values, self._describe.checkpoint, (note,))
+            self._status = DriftStatus(self._status.values, self._status.checkpoint, (note,))
 
-    def _scan(self, done: int, total: int) -> None:
+    def _check(self, done: int, total: int) -> None:
+        """Raise Stopped after `close`."""
         if self._ending.is_set():
             raise Stopped

@@ -24,23 +24,25 @@ if TYPE_CHECKING:
 
 
 def watch_run(run: Path, every: float, once: bool = False, port: int | None = None) -> None:
-    """Look at a run until it is finished, or Ctrl-C.
+    """Show a run until it is finished, or until Ctrl-C.
 
     Args:
-        run: its folder.
-        every: so many seconds.
-        once: print one frame and return; so it is too where stdout is no terminal to draw on, and no page is served.
-        port: of the page, which is served until Ctrl-C; any free one for 0, no page for None.
+        run: folder of the run.
+        every: seconds between refreshes.
+        once: print one frame and return; also done if stdout is no terminal and no page is served.
+        port: port of the page, which is served until Ctrl-C; 0 for any free port, None for no page.
 
     Raises:
-        BadInput: when there is no run, or the port cannot be had.
+        BadInput: when there is no run, or the port cannot be used.
     """
-    console = Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")  # rich keeps bold
+    console = Console(
+        highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto"
+    )  # rich still prints bold text
     terminal = sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
     with ExitStack() as stack:
-        watching = stack.enter_context(closing(RunWatcher(run)))
+        watcher = stack.enter_context(closing(RunWatcher(run)))
         if port is None and (once or not terminal):
-            _print(console, _with_newest_drift(watching))
+            _print(console, _with_newest_drift(watcher))
             return
         stack.enter_context(_until_stopped())
         served = None
@@ -53,12 +55,12 @@ def watch_run(run: Path, every: float, once: bool = False, port: int | None = No
             stack.enter_context(_screen(console, None if served is None else served.url)) if terminal else _show_nothing
         )
         while True:
-            frame = watching.poll()
+            frame = watcher.poll()
             if served is not None:
                 served.show(frame)
                 frame = replace(frame, notes=(*frame.notes, *filter(None, [served.note])))
             elif frame.finished:
-                show(_with_newest_drift(watching))
+                show(_with_newest_drift(watcher))
                 return
             show(frame)
             time.sleep(every)
@@ -66,7 +68,7 @@ def watch_run(run: Path, every: float, once: bool = False, port: int | None = No
 
 @contextmanager
 def _until_stopped() -> Iterator[None]:
-    """Ctrl-C is how one ends looking on. SIGTERM leaves the terminal as it was, too."""
+    """End quietly on Ctrl-C, and restore the terminal on SIGTERM too."""
 
     def stop(*_: Any) -> None:
         sys.exit(128 + signal.SIGTERM)
@@ -82,8 +84,8 @@ def _until_stopped() -> Iterator[None]:
 
 @contextmanager
 def _screen(console: Console, url: str | None) -> Iterator[Callable[[Frame], None]]:
-    """What to call with each frame: it takes the whole terminal, and at the end leaves the last frame on it."""
-    below = "Ctrl-C ends this" + (f" and the page at {url}" if url else "; it ends with the run")
+    """Yield a function that draws a frame on the whole terminal; the last frame remains at the end."""
+    below = "Ctrl-C to quit" + (f" and to stop serving {url}" if url else "; ends with the run")
     last: list[Frame] = []
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
@@ -99,18 +101,18 @@ def _screen(console: Console, url: str | None) -> Iterator[Callable[[Frame], Non
 
 
 def _print(console: Console, frame: Frame) -> None:
-    """Print a frame. Not by rich itself, which makes a failure of a pipe that was closed."""
+    """Print a frame with `print`, because rich treats a closed pipe as an error."""
     with console.capture() as captured:
         console.print(screen.drawn(frame))
     print(captured.get(), end="")
 
 
 def _show_nothing(frame: Frame) -> None:
-    """Show nothing: only a page is served."""
+    """Show nothing, for a page served without a terminal."""
 
 
-def _with_newest_drift(watching: RunWatcher) -> Frame:
-    """A frame with the drift of the newest checkpoint."""
-    watching.poll()
-    watching.wait()
-    return watching.poll()
+def _with_newest_drift(watcher: RunWatcher) -> Frame:
+    """Return a frame with the drift at the newest checkpoint."""
+    watcher.poll()
+    watcher.wait()
+    return watcher.poll()

@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
-"""Characters of a curve."""
+"""Width of a curve in characters."""
 ROWS = 12
-"""Layers below each other; more stand side by side."""
+"""Number of layers per column of the table."""
 BAR = 8
-"""Characters of the longest bar."""
+"""Width of the longest bar in characters."""
 
 
 def drawn(frame: Frame, below: str = "") -> RenderableType:
-    """A frame for rich to print.
+    """Lay out a frame for rich.
 
     Args:
-        below: a line to close with.
+        frame: the frame.
+        below: the last line.
     """
     parts: list[RenderableType] = [_head(frame), _facts(frame)]
     if frame.growth:
@@ -46,21 +47,23 @@ def drawn(frame: Frame, below: str = "") -> RenderableType:
 
 
 def spark(values: np.ndarray, width: int = WIDTH) -> str:
-    """A curve in a line of characters, the mean of each stretch; a gap where no number is finite.
+    """Draw a curve as one line of characters, the mean of each interval; a gap where no value is finite.
 
     >>> spark(np.array([8.0, 7.0, 6.0, 1.0]), 4), spark(np.array([2.0, 2.0])), spark(np.array([]))
     ('█▇▆▁', '▁▁', '')
     """
-    means = [_mean(stretch) for stretch in np.array_split(values, min(width, len(values)) or 1)] if len(values) else []
+    means = (
+        [_mean(interval) for interval in np.array_split(values, min(width, len(values)) or 1)] if len(values) else []
+    )
     finite = [mean for mean in means if math.isfinite(mean)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    span = (high / 2 - low / 2) or 1.0  # halves, as the whole may be more than a float holds
+    span = (high / 2 - low / 2) or 1.0  # halved, because the difference may overflow
     shares = [(mean / 2 - low / 2) / span for mean in means]
     return "".join(BLOCKS[round(share * (len(BLOCKS) - 1))] if math.isfinite(share) else " " for share in shares)
 
 
 def duration(seconds: float) -> str:
-    """Some time in words.
+    """Format a duration.
 
     >>> duration(42.4), duration(312), duration(7500)
     ('42 s', '5 min 12 s', '2 h 5 min')
@@ -79,7 +82,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _head(frame: Frame) -> Text:
-    state = "training" if frame.training else "finished" if frame.finished else "no process here trains in it"
+    state = "training" if frame.training else "finished" if frame.finished else "not training on this machine"
     return Text.assemble((plain(frame.name), "bold"), "  ", (state, "green" if frame.training else "dim"))
 
 
@@ -93,7 +96,7 @@ def _facts(frame: Frame) -> Table:
 
 
 def _describe(frame: Frame) -> list[tuple[str, str]]:
-    """Label and value of each fact."""
+    """Return label and value of each fact."""
     step = f"{frame.step:,}"
     if frame.total:
         step += f" of {frame.total:,}  {_bar(frame.step / frame.total, 20)}  {frame.step / frame.total:.0%}"
@@ -108,8 +111,8 @@ def _describe(frame: Frame) -> list[tuple[str, str]]:
     if len(frame.evals):
         facts.append(("eval loss", f"{frame.evals[-1]:.3f}  {spark(frame.evals)}"))
     if frame.loss is None and not len(frame.evals):
-        facts.append(("loss", "none logged yet, or tracking.tensorboard is off"))
-    facts.append(("checkpoint", frame.checkpoint or "no whole one yet: layers, growth and drift appear with the first"))
+        facts.append(("loss", "none logged yet (or tracking.tensorboard = false)"))
+    facts.append(("checkpoint", frame.checkpoint or "none complete yet; the first one adds layers, growth and drift"))
     if frame.stack:
         facts.append(("stack", f"{' '.join(frame.stack)}  ({len(frame.stack)} layers, bottom to top)"))
     return facts
@@ -129,7 +132,7 @@ def _growth(events: tuple[Growth, ...]) -> Table:
 
 
 def _layers(frame: Frame) -> RenderableType:
-    """A row a layer, the top one first as it sits in the stack."""
+    """Return one row per layer, the top layer first."""
     most_norm, most_drift = _most(frame.norms), _most(frame.drift)
     blocks = []
     rows = list(reversed(list(enumerate(frame.stack))))
@@ -147,17 +150,19 @@ def _layers(frame: Frame) -> RenderableType:
                 *_measured(frame.drift.get(id), most_drift),
             )
         blocks.append(table)
-    return Group(Columns(blocks, padding=(0, 4)), *_of_drift(frame))
+    return Group(Columns(blocks, padding=(0, 4)), *_drift_note(frame))
 
 
-def _of_drift(frame: Frame) -> list[Text]:
+def _drift_note(frame: Frame) -> list[Text]:
+    """Return a line if the drift shown is not that of the newest checkpoint."""
     if frame.drift_at == frame.checkpoint:
         return []
-    stands = f", and stands for {frame.drift_at}" if frame.drift_at else ""
-    return [Text(plain(f"drift at {frame.checkpoint} is not known yet{stands}"), style="dim")]
+    shown = f"; shown is {frame.drift_at}" if frame.drift_at else ""
+    return [Text(plain(f"drift at {frame.checkpoint} is not measured yet{shown}"), style="dim")]
 
 
 def _measured(value: float | None, most: float) -> tuple[Text, Text]:
+    """Return a value and its bar relative to the largest one."""
     if value is None:
         return Text(""), Text("")
     return Text(f"{value:.3g}"), Text(_bar(value / most if most > 0 else 0.0, BAR), style="cyan")
@@ -168,7 +173,7 @@ def _most(values: Mapping[str, float]) -> float:
 
 
 def _bar(share: float, width: int) -> str:
-    """A bar in eighths of a character.
+    """Draw a bar with a resolution of an eighth of a character.
 
     >>> _bar(0.5, 4), _bar(2.0, 4), _bar(math.nan, 4)
     ('██  ', '████', '    ')

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 ADDRESS = "127.0.0.1"
 NAMES = (ADDRESS, "localhost")
-"""What a browser may call this machine. Any other name was led here by a stranger's name server."""
+"""Host names that requests may use; others are refused to prevent DNS rebinding."""
 REST = 5.0
-"""Pauses between two pages, in times that the last one took: making them takes a sixth of a core at most."""
+"""Pause between two page builds, in multiples of the last build time: building uses at most a sixth of a core."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -37,26 +37,26 @@ Build = Callable[[Path, str, threading.Event], bytes]
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page, and the version that it names itself by."""
+    """A complete page and its version."""
 
     version: str
     html: bytes
 
 
 class Served:
-    """Listens until closed. A page is served until the next one is whole.
+    """Serve the report of a run until closed. Each page is served until the next one is complete.
 
     Args:
-        path: of the run.
-        port: to listen at; any free one for 0.
-        build: makes a page, see `pli_analysis.report.process.build`.
+        path: folder of the run.
+        port: port to listen on; 0 for any free port.
+        build: function that builds a page, see `pli_analysis.report.process.build`.
 
     Attributes:
-        page: what is served.
-        note: why the newest page could not be made, empty when it could.
+        page: the page being served.
+        note: why the newest page could not be built; empty if it could.
 
     Raises:
-        BadInput: when nothing can listen there.
+        BadInput: when the port cannot be used.
     """
 
     def __init__(self, path: Path, port: int = 0, build: Build = process.build) -> None:
@@ -68,17 +68,17 @@ class Served:
         try:
             self._server = _Server((ADDRESS, port), _handler(self))
         except OSError as error:
-            raise BadInput(f"--serve {port}: {error.strerror}; without a number it takes a free port") from None
+            raise BadInput(f"--serve {port}: {error.strerror}; omit the number to use a free port") from None
         self._listening = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
         self._listening.start()
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         return f"http://{ADDRESS}:{self._server.server_port}/"
 
     def show(self, frame: Frame) -> None:
-        """Have a page made, if a frame tells of something new, none is being made and the last one is a while ago."""
+        """Start building a page, if the frame has news, no page is being built and the pause is over."""
         if frame.checkpoint is None or (self._making is not None and self._making.is_alive()):
             return
         version = version_of(frame)
@@ -90,12 +90,12 @@ class Served:
             self._making.start()
 
     def wait(self) -> None:
-        """Wait for the page that is being made."""
+        """Wait until the page being built is complete."""
         if self._making is not None:
             self._making.join()
 
     def close(self) -> None:
-        """Listen no more, and make no more pages."""
+        """Stop listening and building pages."""
         self._ending.set()
         self._server.shutdown()
         self._server.server_close()
@@ -106,21 +106,21 @@ class Served:
         began = time.monotonic()
         try:
             self.page, self.note = Page(version, self._build(self._path, version, self._ending)), ""
-        except Exception as error:  # whatever it is, the page before is served on
+        except Exception as error:  # on any failure the previous page is still served
             self.note = f"page: {first_line(error)}"
         ended = time.monotonic()
         self._earliest = ended + REST * (ended - began)
 
 
 def version_of(frame: Frame) -> str:
-    """Tells apart what a page is about: its newest checkpoint, evaluations and growth."""
-    message = (frame.checkpoint, len(frame.evals), frame.growth, frame.finished)
-    return hashlib.sha256(repr(message).encode()).hexdigest()[:16]
+    """Return a hash of what a page depends on: newest checkpoint, evaluations and growth."""
+    state = (frame.checkpoint, len(frame.evals), frame.growth, frame.finished)
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 
 def waiting(name: str) -> Page:
-    """What is served before the first page of a run is whole."""
-    words = "The report comes here with the run's first checkpoint, as soon as it is made. This page waits for it."
+    """Return the page that is served before the first report is complete."""
+    words = "The report appears here after the run's first checkpoint. This page reloads by itself."
     report = Report(name, "Nothing to show yet.", [Section("summary", "Summary", [words])])
     return Page("waiting", page.html(report, "waiting").encode())
 
@@ -130,23 +130,23 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: a browser that hangs up in the middle is no news, and a traceback would tear the view apart."""
+        """Ignore errors: browsers may close connections early, and a traceback would break the display."""
 
 
 def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10.0
-        """Seconds that a connection may be silent."""
+        """Seconds until an idle connection is closed."""
 
         def do_GET(self) -> None:
             now = served.page
             pages = {"/": (now.html, "text/html"), "/version": (now.version.encode(), "text/plain")}
             if not self._is_ours():
-                self._answer(403, b"this page is for 127.0.0.1 and localhost alone\n")
+                self._answer(403, b"this page is served only as 127.0.0.1 or localhost\n")
             elif self.path in pages:
                 self._answer(200, *pages[self.path])
             else:
-                self._answer(404, b"nothing here\n")
+                self._answer(404, b"not found\n")
 
         def _none(self) -> None:
             self._answer(404 if self._is_ours() else 403, b"")
@@ -154,7 +154,7 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
         do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _none  # noqa: N815
 
         def _is_ours(self) -> bool:
-            """Whether it was asked for by a name of this machine. Any port: it may be led here from another machine."""
+            """Return whether the request uses a name of this machine. Any port may be used, for forwarded ports."""
             return (self.headers.get("Host") or "").partition(":")[0].lower() in NAMES
 
         def _answer(self, code: int, body: bytes, kind: str = "text/plain") -> None:
@@ -166,10 +166,10 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def version_string(self) -> str:
-            """What it calls itself."""
+            """Return the name of the server."""
             return "pli"
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nothing: stderr belongs to the view."""
+            """Log nothing: stderr is used by the display."""
 
     return Handler

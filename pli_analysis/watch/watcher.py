@@ -1,7 +1,7 @@
-"""Read what is new in a run, again and again.
+"""Poll a run for new data.
 
-Anything may be half there at the moment of a look: then what was seen last stands, a line says what is missing, and the
-next look tries again.
+Any file may be incomplete at the moment of a poll. Then the previous data is kept, a note says what could not be read,
+and the next poll tries again.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOCKS = Path("/proc/locks")
-"""Where Linux tells who holds which lock, by the number of the file."""
-PASSING = (BadInput, OSError, LookupError, ValueError, StopIteration)
-"""What files that come and go while they are read make of readers."""
+"""Linux's list of file locks, by inode number."""
+TRANSIENT_ERRORS = (BadInput, OSError, LookupError, ValueError, StopIteration)
+"""Errors of readers whose files appear or disappear while they are read."""
 
 
 class RunWatcher:
-    """Looks at a run, each time at what is new.
+    """Poll a run; each poll reads only what is new.
 
     Args:
-        path: of the run.
-        measure: drift, see `pli_analysis.watch.latest.drifts`.
+        path: folder of the run.
+        measure: function that measures drift, see `pli_analysis.watch.latest.drifts`.
 
     Raises:
         BadInput: when there is no run.
@@ -54,13 +54,13 @@ class RunWatcher:
         self._newest: Checkpoint | None = None
 
     def poll(self, now: float | None = None) -> Frame:
-        """The run as it is now.
+        """Return the current state of the run.
 
         Args:
-            now: seconds since 1970, by the clock if None.
+            now: current time in seconds since 1970; the clock's if None.
         """
         self._notes = []
-        began = started(self.path)  # asked before all else: once it is None, what is read next has the last words
+        began = started(self.path)  # read first: if it is None, training has ended, and all data read below is final
         newest = self._newest = self._try("checkpoints", self._find, self._newest)
         if newest is not None:
             self._lineage = self._try("lineage", lambda: Run(self.path).lineage, self._lineage)
@@ -80,33 +80,33 @@ class RunWatcher:
             checkpoint=None if newest is None else str(newest.name),
         )
         if newest is not None and self._lineage is not None:
-            self._grown(self._lineage, scalars, str(newest.name))
+            self._update_layers(self._lineage, scalars, str(newest.name))
         return replace(self._frame, notes=tuple(self._notes))
 
     def wait(self) -> None:
-        """Wait until drift is told of the newest checkpoint; the next look has it."""
+        """Wait until drift at the newest checkpoint is measured; the next poll returns it."""
         self._drift.wait()
 
     def close(self) -> None:
-        """Read on no more."""
+        """Stop measuring drift."""
         self._drift.close()
 
-    def _grown(self, lineage: Lineage, scalars: Scalars, checkpoint: str) -> None:
-        """What is told of layers."""
-        found = self._drift.at(checkpoint)
-        self._notes += found.notes
+    def _update_layers(self, lineage: Lineage, scalars: Scalars, checkpoint: str) -> None:
+        """Update stack, growth, gradient norms and drift."""
+        status = self._drift.at(checkpoint)
+        self._notes += status.notes
         self._frame = replace(
             self._frame,
             stack=tuple(lineage.stack),
             born={id: layer.birth.step for id, layer in lineage.layers.items()},
             growth=frame.growth(lineage, scalars),
             norms=frame.norms(lineage, scalars),
-            drift=found.values,
-            drift_at=found.checkpoint,
+            drift=status.values,
+            drift_at=status.checkpoint,
         )
 
     def _find(self) -> Checkpoint | None:
-        """The newest whole checkpoint."""
+        """Return the newest complete checkpoint."""
         for name, path in reversed(run_folder.checkpoints(self.path)):
             if run_folder.flaw(path) is None:
                 known = self._newest
@@ -114,41 +114,41 @@ class RunWatcher:
         return None
 
     def _read(self, newest: Checkpoint | None) -> Scalars:
-        """What was logged; where nothing was, what the newest checkpoint tells of it."""
-        found = self._reader.update()
-        return trainer_log.message([newest.state], []) if newest and not found.columns else found
+        """Read the logged scalars; if there are none, those in the state of the newest checkpoint."""
+        logged = self._reader.update()
+        return trainer_log.merged([newest.state], []) if newest and not logged.columns else logged
 
     def _try(self, what: str, read: Callable[[], T], before: T) -> T:
         try:
             return read()
-        except PASSING as error:
-            self._notes.append(f"{what}: not readable just now, trying again ({first_line(error)})")
+        except TRANSIENT_ERRORS as error:
+            self._notes.append(f"{what}: cannot be read at the moment, trying again ({first_line(error)})")
             return before
 
 
 def started(run: Path) -> float | None:
-    """When the process began that trains in a run, in seconds since 1970; None when none of this machine does.
+    """Return the start time of the process that trains a run, in seconds since 1970; None if none does on this machine.
 
-    Nothing is locked for this: a reader that tried the lock would turn away a process that is about to train.
+    The lock is not tried, because that could make a process that is about to train fail.
     """
     path = run / run_folder.LOCK
     try:
-        seen = path.stat()
-        return seen.st_mtime if _held(path, seen.st_ino) else None
-    except PASSING:
+        stats = path.stat()
+        return stats.st_mtime if _held(path, stats.st_ino) else None
+    except TRANSIENT_ERRORS:
         return None
 
 
-def _held(path: Path, number: int) -> bool:
-    """Whether somebody holds the lock of a file, by its number on the disk, or else by the process that it names."""
+def _held(path: Path, inode: int) -> bool:
+    """Return whether a lock file is locked, by its inode number, or else by the process id in it."""
     try:
         locks = LOCKS.read_text(encoding="ascii").splitlines()
     except OSError:
-        return _lives(int(run_folder.read_text(path)))
-    return any(f":{number} " in lock for lock in locks)
+        return _is_alive(int(run_folder.read_text(path)))
+    return any(f":{inode} " in lock for lock in locks)
 
 
-def _lives(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except PermissionError:

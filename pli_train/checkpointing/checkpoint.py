@@ -1,7 +1,7 @@
 """Write and read checkpoints atomically, in Hugging Face's layout.
 
-A checkpoint is written under a partial name, its files are synced, a manifest with their sizes and hashes goes in
-last, and one rename makes it appear. Everything is JSON or safetensors; nothing is pickled.
+A checkpoint is written to a folder with a partial name, its files are synced, a manifest with their sizes and hashes is
+written last, and the folder is then renamed. All files are JSON or safetensors; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from pli_train.core.anatomy import Anatomy
 
 OURS = "pli_train"
-"""Where our own numbers are in the `stateful_callbacks` of a `trainer_state.json`."""
+"""Key of this project's values in the `stateful_callbacks` of a `trainer_state.json`."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a checkpoint gives back: the model on the CPU, its table, who sits where, and the optimizer's tensors.
+    """Contents of a checkpoint: model on the CPU, parameter table, lineage, trainer state, optimizer tensors.
 
-    Of a checkpoint that is for analysis only, `optimizer` is empty.
+    `optimizer` is empty if the checkpoint is for analysis only.
     """
 
     model: PreTrainedModel
@@ -59,12 +59,12 @@ def write(
     lineage: Lineage,
     trainer_state: TrainerState,
 ) -> Path:
-    """Write one checkpoint of the present state and return its path, once it would survive a power cut."""
+    """Write a checkpoint of the current state, synced to disk, and return its path."""
     return put(run, name, Snapshot.take(model, anatomy, optimizer, lineage, trainer_state))
 
 
 def put(run: Path, name: run_folder.CheckpointName, snapshot: Snapshot) -> Path:
-    """Write one checkpoint into a run folder and return its path, once it would survive a power cut."""
+    """Write a checkpoint into a run folder, synced to disk, and return its path."""
     partial = run / f"{run_folder.PARTIAL}{name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -83,10 +83,10 @@ def put(run: Path, name: run_folder.CheckpointName, snapshot: Snapshot) -> Path:
 
 
 def read(folder: Path) -> Restored:
-    """Read a checkpoint back.
+    """Read a checkpoint.
 
     Raises:
-        BadInput: when it is not whole, or its parts do not fit each other.
+        BadInput: when it is damaged, or its files do not match each other.
     """
     if flaw := run_folder.flaw(folder):
         raise BadInput(f"{folder}: {flaw}")
@@ -102,23 +102,23 @@ def read(folder: Path) -> Restored:
 
 
 def newest(run: Path, say: Callable[[str], None]) -> Path:
-    """The last whole checkpoint of a run that training can go on from, every file of it as its hash says.
+    """Return the newest complete checkpoint that training can resume from, after checking the hashes of its files.
 
-    Damaged ones are passed over with a line each, those with weights only in silence.
+    Damaged checkpoints are skipped with one line each, those without optimizer state silently.
 
     Raises:
         BadInput: when there is none.
     """
     path = run_folder.newest_checkpoint(run, say, full=True, hashes=True)
     if path is None:
-        raise BadInput(f"{run}: holds no whole checkpoint to resume from; train it anew with `pli-train run`")
+        raise BadInput(f"{run}: holds no whole checkpoint to resume from; start a new run with `pli-train run`")
     return path
 
 
 def lighten(folder: Path) -> None:
-    """Leave of a checkpoint what analysis needs: without the optimizer's state it is a third of the size.
+    """Remove the optimizer state, which analysis does not need. This leaves a third of the size.
 
-    The manifest goes first, so that the checkpoint is whole at every moment.
+    The manifest is replaced first, so that the checkpoint is valid at every moment.
     """
     if not (folder / run_folder.OPTIMIZER).exists():
         return
@@ -133,7 +133,7 @@ def lighten(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Take a checkpoint away, in one step for whoever looks on."""
+    """Remove a checkpoint. It disappears atomically for readers."""
     boundary("removal-begin")
     aside = folder.with_name(f"{run_folder.PARTIAL}old-{folder.name}")
     folder.rename(aside)
@@ -143,7 +143,7 @@ def remove(folder: Path) -> None:
 
 
 def _check_shapes(folder: Path, model: PreTrainedModel, anatomy: Anatomy, lineage: Lineage) -> None:
-    """Raise BadInput where a lineage tells of more heads or FFN units than the model has, or of a piece of a group."""
+    """Raise BadInput when the lineage has more heads or FFN units than the model, or an incomplete K/V group."""
     for id, layer in zip(lineage.stack, models.stack_of(model, anatomy), strict=True):
         sizes, (heads, units) = resize.sizes_of(layer, anatomy, model.config), lineage.shape(id)
         if sizes["head"] and (not 0 < heads <= sizes["head"] or heads % sizes["member"]):
@@ -153,29 +153,29 @@ def _check_shapes(folder: Path, model: PreTrainedModel, anatomy: Anatomy, lineag
 
 
 def _read_state(path: Path) -> TrainerState:
-    """Raises BadInput for anything in it that the loop would stumble over."""
+    """Read a `trainer_state.json`. Raises BadInput when anything in it is unusable for training."""
     from transformers import TrainerState
 
     table = run_folder.read_json(path)
     known = {field.name for field in fields(TrainerState)}
     if strange := [key for key in table if key not in known]:
-        raise BadInput(f"{path}: {strange[0]!r} is not one of its keys")
-    history, ours = table.get("log_history"), table.get("stateful_callbacks")
-    message = ours.get(OURS) if isinstance(ours, dict) else None
+        raise BadInput(f"{path}: has an unknown key {strange[0]!r}")
+    history, callbacks = table.get("log_history"), table.get("stateful_callbacks")
+    counts = callbacks.get(OURS) if isinstance(callbacks, dict) else None
     if not isinstance(history, list) or not all(_is_entry(entry) for entry in history):
-        raise BadInput(f"{path}: its log_history is not a list of numbers by name, each with its step")
-    if not isinstance(message, dict) or not all(_is_count(message.get(key)) for key in ("tokens", "flops")):
-        raise BadInput(f"{path}: does not say how many tokens and flops are done")
-    if not _is_count(table.get("global_step")) or not _is_number(message.get("seconds")):
-        raise BadInput(f"{path}: does not say how many steps and seconds are done")
+        raise BadInput(f"{path}: log_history is not a list of entries with a step and numbers by name")
+    if not isinstance(counts, dict) or not all(_is_count(counts.get(key)) for key in ("tokens", "flops")):
+        raise BadInput(f"{path}: the numbers of tokens and flops are missing")
+    if not _is_count(table.get("global_step")) or not _is_number(counts.get("seconds")):
+        raise BadInput(f"{path}: the numbers of steps and seconds are missing")
     name = run_folder.CheckpointName.parse(path.parent.name)
     if name is not None and name.step != table["global_step"]:
-        raise BadInput(f"{path}: is of step {table['global_step']}, and its folder's name is {name}")
+        raise BadInput(f"{path}: is of step {table['global_step']}, but its folder's name is {name}")
     return TrainerState(**table)
 
 
 def _is_entry(entry: object) -> bool:
-    # An entry of ours has numbers only; what logged an evaluation also logged its FLOPs, which growth may ask for.
+    # All values are numbers. Evaluations also have FLOPs, which the adaptive schedule reads.
     if not isinstance(entry, dict) or not all(_is_number(value) for value in entry.values()):
         return False
     return _is_count(entry.get("step")) and ("eval_loss" not in entry or "flops" in entry)
@@ -190,7 +190,7 @@ def _is_number(value: object) -> bool:
 
 
 def clear_partial(run: Path) -> None:
-    """Remove what a killed writer left half done."""
+    """Remove incomplete files of a killed writer."""
     for path in [*run.glob(f"{run_folder.PARTIAL}*"), *run.glob(f"*/{run_folder.PARTIAL}*")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -199,7 +199,7 @@ def clear_partial(run: Path) -> None:
 
 
 def write_text(path: Path, text: str, part: str | None = None) -> None:
-    """Replace a file's content in one step: readers see the old text or the new. `part` names it to `faults`."""
+    """Replace a file's content atomically: readers see the old text or the new. `part` is its name for `faults`."""
 
     def fill(partial: Path) -> None:
         partial.write_text(text, encoding="utf-8")
@@ -210,7 +210,7 @@ def write_text(path: Path, text: str, part: str | None = None) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Replace a file of named arrays in one step, as safetensors."""
+    """Replace a safetensors file of named arrays atomically."""
     from safetensors.numpy import save_file
 
     replace(path, lambda partial: save_file(tensors, partial))
@@ -230,7 +230,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _appear(partial: Path, final: Path) -> None:
-    # A folder of that name is there only when a damaged one was passed over on resume.
+    # The folder exists only if it is a damaged checkpoint that was skipped on resume.
     aside = final.with_name(f"{run_folder.PARTIAL}old-{final.name}")
     if final.exists():
         final.rename(aside)

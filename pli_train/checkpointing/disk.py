@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from pli_train.models.flops import Size
 
 WEIGHT, MOMENTS = 4, 8
-"""Bytes a parameter: in single precision, and AdamW's two moments of it."""
+"""Bytes per parameter: its float32 value, and the two moments of AdamW."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a checkpoint takes from a step on: its weights in the stock form, and the optimizer's state.
+    """Bytes of a checkpoint from a step on: of its weights in padded form, and of the optimizer's state.
 
-    `step` is None while it is not known.
+    `step` is None when not known yet.
     """
 
     step: int | None
@@ -35,7 +35,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class DiskUse:
-    """Checkpoints and their bytes once all are there, and bytes while the last is being written beside them."""
+    """Number and bytes of all checkpoints, and peak bytes while the last one is being written."""
 
     count: int
     bytes: int
@@ -47,32 +47,32 @@ class DiskUse:
         return f"checkpoints: {at_most}{self.count:,}, {self.bytes / 1e6:,.0f} MB on disk"
 
     def require(self, folder: Path) -> None:
-        """Raise BadInput when the disk that `folder` is or will be on has no room for them."""
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        free = shutil.disk_usage(there).free
+        """Raise BadInput when the disk of `folder`, which need not exist yet, has not enough free space."""
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free
         if free < self.peak:
             raise BadInput(
-                f"{folder}: its checkpoints need {self.peak / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB free: "
+                f"{folder}: its checkpoints need {self.peak / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB free; "
                 "free space, or keep fewer with checkpoint.every, checkpoint.keep or checkpoint.full_last"
             )
 
 
 def stages(size: Size, start: Lineage, planned: Sequence[ScheduledEvent]) -> list[Stage]:
-    """One stage for the start of a run and one for each of its events."""
-    found = []
+    """Return one stage for the start of a run and one for each of its events."""
+    result = []
     for step, lineage in [(0, start), *((each.step, each.lineage) for each in planned)]:
         shapes = lineage.shapes()
-        # A checkpoint's layers all have the config's heads and the widest FFN, see `padded_form`.
+        # In a checkpoint all layers have the config's heads and the widest FFN, see `models.padding`.
         widest = max((units for _, units in shapes if units), default=None)
         padded_form = size.parameters([(0, widest)] * len(shapes))
-        found.append(Stage(step, WEIGHT * padded_form, MOMENTS * size.parameters(shapes)))
-    return found
+        result.append(Stage(step, WEIGHT * padded_form, MOMENTS * size.parameters(shapes)))
+    return result
 
 
 def use(retention: Retention, stages: Sequence[Stage], after: CheckpointName | None = None) -> DiskUse:
-    """What is on disk at the end of a run, of checkpoints later than `after`.
+    """Return the disk use at the end of a run of all checkpoints later than `after`.
 
-    An event whose step is not known is counted at the earliest it can happen, so that the sum is an upper bound.
+    An event whose step is not known is counted at its earliest possible step, so that the sum is an upper bound.
     """
     steps = [stage.step for stage in stages]
     events = {step for step in steps[1:] if step is not None}

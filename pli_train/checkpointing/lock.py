@@ -12,24 +12,24 @@ from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
-"""What file systems say that have no locks."""
+"""Errors of file systems that do not support locks."""
 
 
 class Lock:
-    """Holds a run folder until released, collected, or the process is gone. Readers need none.
+    """Lock on a run folder until released, garbage-collected, or the process ends. Readers need no lock.
 
     Args:
-        run: the folder.
-        name: of the file that is locked.
-        activity: what the holder does, for the error line of others.
+        run: run or study folder.
+        name: name of the lock file.
+        activity: activity of the lock's holder, for the error line of other processes.
 
     Raises:
-        BadInput: when another process, or another trainer of this one, holds it.
+        BadInput: when another process, or another trainer of this process, has the lock.
     """
 
     def __init__(self, run: Path, name: str = run_folder.LOCK, activity: str = "is training in it") -> None:
         path = run / name
-        # A soft lock, a file that is there, would outlive a killed process: a file system without locks has none.
+        # No fallback to a soft lock (a file that exists), as it would outlive a killed process.
         self._lock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
         try:
             self._lock.acquire()
@@ -43,5 +43,5 @@ class Lock:
             path.write_text(f"{os.getpid()}\n", encoding="utf-8")
 
     def release(self) -> None:
-        """Let others in. The file stays: to remove it would race with whoever is opening it."""
+        """Release the lock. The file stays, as removing it could race with a process that opens it."""
         self._lock.release()

@@ -1,6 +1,7 @@
-"""Decide which checkpoints a run makes, which it keeps, and which keep the optimizer state.
+"""Decide which checkpoints a run writes, which it keeps, and which keep the optimizer state.
 
-All is a function of the names up to the newest, so that a resumed run ends with what an unbroken one has.
+The decision depends only on the names up to the newest, so a resumed run ends with the same checkpoints as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from pli_train.core.run_format.run_folder import CheckpointName
 
 @dataclass(frozen=True)
 class Retention:
-    """The policy of [checkpoint], for a training of so many steps.
+    """Retention policy of the section `[checkpoint]`.
 
     Attributes:
         every: steps between plain checkpoints, None for none.
-        log_spaced: whether steps 1, 2, 4, 8, … have one.
-        full_last: so many of the newest keep the optimizer's state, and those right before growth, where twins fork;
-            the others are for analysis.
-        keep: at most so many plain ones stay, the newest; None for all.
-        total_steps: the step of the last one.
+        log_spaced: whether steps 1, 2, 4, 8, … have a checkpoint.
+        full_last: number of newest checkpoints that keep the optimizer's state. Those right before growth, where twins
+            are forked, always keep it; the others are for analysis.
+        keep: number of newest plain checkpoints to keep; None for all.
+        total_steps: step of the last checkpoint.
     """
 
     every: int | None
@@ -31,17 +32,17 @@ class Retention:
     total_steps: int
 
     def due(self, step: int) -> bool:
-        """Whether a step has a checkpoint of its own, growth and the end of training apart."""
+        """Return whether a step has a plain or log-spaced checkpoint."""
         return self._plain(step) or self._early(step)
 
     def planned(self, events: Collection[int]) -> list[CheckpointName]:
-        """Every checkpoint of a run that is never stopped, with growth at these steps."""
+        """Return all checkpoints of an uninterrupted run with growth at these steps."""
         steps = {0, self.total_steps, *events, *self._regular()}
         before = [CheckpointName(step, after=False) for step in set(events)]
         return sorted([*before, *(CheckpointName(step) for step in steps if step <= self.total_steps)])
 
     def kept(self, names: Collection[CheckpointName]) -> list[CheckpointName]:
-        """Those that stay once the newest of them is there."""
+        """Return the checkpoints to keep when the newest of them is written."""
         if not names or self.keep is None:
             return sorted(names)
         marked = self._marked(names)
@@ -49,9 +50,10 @@ class Retention:
         return sorted({*marked, *plain[-self.keep :], max(names)})
 
     def full(self, names: Collection[CheckpointName]) -> set[CheckpointName]:
-        """Those that keep the optimizer's state; one that a stopped run left counts only while it is the newest.
+        """Return the checkpoints that keep the optimizer's state.
 
-        Those right before growth are among them: a twin that does not grow is forked there.
+        Those right before growth are among them, as twins that do not grow are forked there. The last checkpoint of an
+        interrupted run is among them only while it is the newest.
         """
         marked = self._marked(names)
         scheduled = sorted(name for name in names if name in marked or self._plain(name.step))
@@ -59,9 +61,9 @@ class Retention:
         return {*scheduled[-self.full_last :], *before_growth, *sorted(names)[-1:]}
 
     def _marked(self, names: Collection[CheckpointName]) -> set[CheckpointName]:
-        """The first, the last, those around growth, and the log-spaced."""
+        """Return the first, the last, those around growth, and the log-spaced ones."""
         grown = {name.step for name in names if not name.after}
-        # A twin's first checkpoint lies where it was forked, and not at step 0.
+        # A twin's first checkpoint is at the step where it was forked, and not at step 0.
         ends = (min(names).step if names else 0, self.total_steps)
         return {name for name in names if name.step in grown or name.step in ends or self._early(name.step)}
 

@@ -1,4 +1,4 @@
-"""Copy the state of a run to memory, so that training continues while it is written."""
+"""Copy the state of a run to memory, so that training continues while a thread writes it."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from pli_train.core.lineage import Lineage
 
 SHARD = "50GB"
-"""The largest file of weights; a bigger model is split as transformers splits it."""
+"""Maximum size of a weight file; larger models are split as transformers does."""
 
 File = tuple[str, str, "Callable[[Path], object]"]
-"""What part of a checkpoint a file is, its name, and what writes it to a path."""
+"""Name of the part for fault tests, file name, and function that writes the file."""
 
 
 class Buffers:
-    """Memory that is used again by every snapshot: a copy is good until the next one is made."""
+    """Memory that every snapshot reuses: a copy is valid until the next one is made."""
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
 
     def copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Contiguous copies on the CPU that share nothing with the originals; buffers of other names are let go."""
+        """Return contiguous copies on the CPU. Buffers of other names are freed."""
         self._held = {name: self._fitting(name, tensor) for name, tensor in tensors.items()}
         for name, tensor in tensors.items():
             self._held[name].copy_(tensor.detach(), non_blocking=True)
@@ -60,9 +60,9 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything a checkpoint holds, apart from the model and the optimizer that go on changing.
+    """Everything in a checkpoint, independent of the model and the optimizer in training.
 
-    `optimizer` is None in a snapshot for analysis, from which training cannot go on.
+    `optimizer` is None in a snapshot for analysis, from which training cannot resume.
     """
 
     config: PretrainedConfig
@@ -83,7 +83,7 @@ class Snapshot:
         trainer_state: TrainerState,
         buffers: Buffers | None = None,
     ) -> Snapshot:
-        """Copy a run's state. With `buffers`, into those: then the snapshot before must be done with."""
+        """Copy a run's state, into `buffers` if given: then the previous snapshot becomes invalid."""
         weights = _without_ties(padding.padded(model, anatomy), model)
         state = {} if optimizer is None else optimizers.state_tensors(optimizer, model, anatomy, lineage.stack)
         held = (buffers or Buffers()).copy({**weights, **{_STATE + name: tensor for name, tensor in state.items()}})
@@ -102,16 +102,16 @@ class Snapshot:
 
     @property
     def bytes(self) -> int:
-        """What its tensors take, in memory and on disk."""
+        """Size of the tensors in memory and on disk."""
         return sum(tensor.nbytes for tensor in self._tensors())
 
     def finite(self) -> bool:
-        """Whether every weight and moment is a finite number."""
+        """Return whether all weights and moments are finite."""
         tensors = (tensor for tensor in self._tensors() if tensor.is_floating_point())
         return all(math.isfinite(bound) for tensor in tensors if tensor.numel() for bound in torch.aminmax(tensor))
 
     def files(self) -> Iterator[File]:
-        """The files of a checkpoint, in the order of writing. Their bytes are those of `save_pretrained`."""
+        """Yield the files of a checkpoint in the order of writing, byte-identical to those of `save_pretrained`."""
         yield "config", run_folder.CONFIG, lambda path: self.config.save_pretrained(path.parent)
         if self.generation is not None:
             generation = self.generation
@@ -142,7 +142,7 @@ _STATE = "optimizer state of "
 
 
 def _without_ties(state: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
-    """One name for each tensor, the one under which transformers will look for it."""
+    """Keep one name for each tied tensor, the one that transformers loads."""
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
     ignored = set(getattr(model, "_keys_to_ignore_on_save", None) or ())

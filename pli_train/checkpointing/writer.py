@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class Writer:
-    """Writes a run's checkpoints one at a time; what fails is told at the next save or wait.
+    """Write a run's checkpoints one at a time; errors are raised by the next `save` or `wait`.
 
     Args:
-        run: its folder.
-        retention: what is to stay of older checkpoints, once a newer one would survive a power cut.
+        run: the run folder.
+        retention: which older checkpoints to keep when a newer one is synced to disk.
     """
 
     def __init__(self, run: Path, retention: Retention) -> None:
@@ -39,7 +39,7 @@ class Writer:
         self._failure: BaseException | None = None
 
     def open(self, lineage: Lineage, at: run_folder.CheckpointName | None) -> None:
-        """Put the folder in order after a process that may have died anywhere: the state is that of `at`, if any."""
+        """Clean up after a process that may have been killed. The run resumes from checkpoint `at`, if any."""
         checkpoint.clear_partial(self.run)
         if at is not None:
             _keep_lineage(self.run, lineage.to_json())
@@ -54,10 +54,10 @@ class Writer:
         lineage: Lineage,
         trainer_state: TrainerState,
     ) -> None:
-        """Copy the state and return; the checkpoint appears later. Waits first for the one before.
+        """Wait for the previous checkpoint, copy the state and return; a thread writes the checkpoint.
 
         Raises:
-            PliError: when the one before could not be written.
+            PliError: when the previous checkpoint could not be written.
         """
         self.wait()
         snapshot = Snapshot.take(model, anatomy, optimizer, lineage, trainer_state, self._buffers)
@@ -65,7 +65,7 @@ class Writer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return once every checkpoint would survive a power cut.
+        """Wait until all checkpoints are synced to disk.
 
         Raises:
             PliError: when one could not be written.
@@ -76,7 +76,7 @@ class Writer:
             raise failure
 
     def join(self) -> None:
-        """Wait without complaint, for when something else has gone wrong already."""
+        """Wait for the thread without raising its error, for use when another error is being handled."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -87,7 +87,7 @@ class Writer:
         except (OSError, SafetensorError) as error:
             checkpoint.clear_partial(self.run)
             self._failure = PliError(not_written(self.run / str(name), error, self.run, snapshot.bytes))
-        except BaseException as error:  # whatever it is, the loop is to hear of it
+        except BaseException as error:  # raised again in the loop by `wait`
             self._failure = error
 
     def _write(self, name: run_folder.CheckpointName, snapshot: Snapshot) -> None:
@@ -105,7 +105,7 @@ class Writer:
 
 
 def thin_out(run: Path, retention: Retention, newest: run_folder.CheckpointName) -> None:
-    """Make older checkpoints light, and remove those that are too many, now that `newest` is there."""
+    """Apply the retention policy after `newest` was written: remove checkpoints, or only their optimizer state."""
     names = [name for name, _ in run_folder.checkpoints(run) if name <= newest]
     kept = retention.kept(names)
     full = retention.full(kept)

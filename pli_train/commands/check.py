@@ -1,8 +1,8 @@
 """Measure what each growth event does to logits, loss and gradient at birth, without training.
 
-Two models stand side by side, one just before the event and one just after it, and read the same held-out blocks in
-eval mode (no dropout) and float32, so that float error is not taken for growth. Events follow each other as in a run,
-with the run's own seeds, but nothing is learnt between them.
+Two models, one just before the event and one just after it, read the same held-out blocks in eval mode (no dropout) and
+float32, so that rounding errors are not mistaken for effects of growth. Events are applied in the order of the run and
+with its seeds, without training between them.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 NO_EVENT = "growth.schedule: has no event, so there is nothing to check"
 ROWS = 1024
-"""Positions compared at a time: a float64 copy of all logits of a large vocabulary would not fit."""
+"""Positions compared at a time, as a float64 copy of all logits of a large vocabulary may not fit into memory."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """How far two models' logits z⁻ and z⁺ are apart; p is their softmax.
+    """The difference between two models' logits z⁻ and z⁺; p is their softmax.
 
     Attributes:
-        positions: how many were compared.
+        positions: number of positions compared.
         max_logit: max |z⁺ − z⁻| over positions and vocabulary.
         kl: mean over positions of KL(p⁻‖p⁺) = Σ_v p⁻_v (log p⁻_v − log p⁺_v), in nats.
         flips: share of positions where argmax z⁻ ≠ argmax z⁺.
@@ -59,10 +59,10 @@ class Change:
 
 
 def at_birth(before: Tensor, after: Tensor) -> Change:
-    """Compare the logits of the same positions, summed in float64.
+    """Compare the logits of two models at the same positions, with sums in float64.
 
     Args:
-        before, after: (positions, vocabulary).
+        before, after: logits, (positions, vocabulary).
 
     >>> at_birth(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])).flips
     1.0
@@ -77,7 +77,7 @@ def at_birth(before: Tensor, after: Tensor) -> Change:
 
 
 def over_batches(changes: Sequence[Change]) -> Change:
-    """One change from those of several batches, each weighted by its positions."""
+    """Combine the changes of several batches, weighted by their positions."""
     total = sum(change.positions for change in changes)
     kl = sum(change.kl * change.positions for change in changes) / total
     flips = sum(change.flips * change.positions for change in changes) / total
@@ -85,9 +85,9 @@ def over_batches(changes: Sequence[Change]) -> Change:
 
 
 def loss_and_gradient(model: nn.Module, batches: Sequence[Batch]) -> tuple[float, float]:
-    """The mean loss over all targets, in nats, and the global L2 norm of its gradient, unclipped.
+    """Return the mean loss over all targets, in nats, and the global L2 norm of its gradient, unclipped.
 
-    The norm is √Σ‖∂L/∂θ‖² over the parameters, tied ones once. Gradients are gone afterwards.
+    The norm is √Σ‖∂L/∂θ‖² over the parameters, with tied parameters counted once. Gradients are cleared afterwards.
     """
     targets = max(sum(batch.targets for batch in batches), 1)
     loss = 0.0
@@ -102,10 +102,10 @@ def loss_and_gradient(model: nn.Module, batches: Sequence[Batch]) -> tuple[float
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A run before an event: what `check` grows.
+    """A run before an event, to be grown by `check`.
 
     Attributes:
-        plan: of the run.
+        plan: the plan of the run.
         state: its model and lineage, before the next event.
         held_out: the held-out blocks.
         device: where the model is.
@@ -118,15 +118,15 @@ class Rehearsal:
 
 
 def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | None = None) -> Rehearsal:
-    """The run as it is before its first event, or before the next one at a trained state. Nothing is written.
+    """Prepare a run before its first event, or a checkpoint before its next event. Nothing is written.
 
     Args:
-        config: of the run.
-        origin: a checkpoint to begin at, or a run: then its newest whole checkpoint with events still to come.
-        show: told what takes time.
+        config: config of the run.
+        origin: a checkpoint to start from, or a run, for its last complete checkpoint with events still to come.
+        show: reporter of slow steps.
 
     Raises:
-        BadInput: when there is nothing to check, or the checkpoint is of another growth or another corpus.
+        BadInput: if there is no event to check, or the checkpoint does not match the schedule or the corpus.
     """
     show = show or NullReporter()
     config, _ = parents.resolve_parent(config, show.say)
@@ -143,9 +143,9 @@ def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | 
         raise BadInput(NO_EVENT)
     state = launch.state_at_start(plan, accelerator)
     if origin is not None:
-        source = _source(plan, state.lineage, origin)
+        source = _starting_checkpoint(plan, state.lineage, origin)
         state = launch.state_of(plan, accelerator, source)
-        if mistake := _unlike(state.lineage, plan, plan.start.lineage()):
+        if mistake := _mismatch(state.lineage, plan, plan.start.lineage()):
             raise BadInput(f"--from {source}: {mistake}")
         show.say(f"model: {source}")
     held_out = HeldOut(text, train.block_size, train.eval_blocks, plan.objective, config.seed)
@@ -153,16 +153,16 @@ def prepare(config: RunConfig, origin: Path | None = None, show: NullReporter | 
 
 
 def _run_of(origin: Path) -> Path:
-    """The folder of the run that is, or holds, what to begin at."""
+    """Return the run folder that `origin` is, or lies in."""
     return origin if (origin / run_folder.RUN).is_file() else origin.parent
 
 
-def _source(plan: RunPlan, start: Lineage, origin: Path) -> Path:
-    """The checkpoint that `origin` means. Raises BadInput when it is of another corpus, or there is none."""
+def _starting_checkpoint(plan: RunPlan, start: Lineage, origin: Path) -> Path:
+    """Return the checkpoint selected by `origin`. Raises BadInput if there is none, or its corpus differs."""
     run = _run_of(origin)
     record = run_folder.read_record(run_folder.require_run(run))
     if record.get("corpus", {}).get("fingerprint") != plan.corpus.fingerprint:
-        raise BadInput(f"--from {origin}: was trained on another corpus or with another tokenizer than this config's")
+        raise BadInput(f"--from {origin}: its corpus or tokenizer differs from this config's")
     return _before_an_event(plan, start, run) if run == origin else origin
 
 
@@ -171,34 +171,34 @@ def _before_an_event(plan: RunPlan, start: Lineage, run: Path) -> Path:
         if run_folder.flaw(path):
             continue
         lineage = Lineage.read(path / run_folder.LINEAGE)
-        if _unlike(lineage, plan, start) is None:
+        if _mismatch(lineage, plan, start) is None:
             return path
-    raise BadInput(f"--from {run}: no whole checkpoint of it lies before an event of this schedule")
+    raise BadInput(f"--from {run}: has no whole checkpoint before an event of this schedule")
 
 
-def _unlike(lineage: Lineage, plan: RunPlan, start: Lineage) -> str | None:
-    """Why a schedule cannot go on from a lineage, or None."""
+def _mismatch(lineage: Lineage, plan: RunPlan, start: Lineage) -> str | None:
+    """Return why a schedule cannot continue from a lineage, or None."""
     done = len(lineage.events)
     if done >= len(plan.events):
         return f"all {len(plan.events)} events of the schedule are done"
     expected = plan.events[done - 1].lineage if done else start
     if (lineage.stack, lineage.shapes()) != (expected.stack, expected.shapes()):
-        return f"after {done} events it has layers ({lineage}), and this config then has ({expected}), or other sizes"
+        return f"after {done} events its layers ({lineage}) or their sizes differ from this config's ({expected})"
     return None
 
 
 def check(run: Rehearsal, batches: int) -> Iterator[dict[str, Any]]:
-    """Let the events that are to come happen in order; a row for each, once it has happened.
+    """Apply the remaining events in order; yield a row after each.
 
     Args:
-        run: from `prepare`; its model and lineage grow.
-        batches: how many of `train.batch_size` blocks to read, of those that evaluations read.
+        run: result of `prepare`; its model and lineage are modified.
+        batches: number of batches of `train.batch_size` held-out blocks to read.
 
     Yields:
-        event (its number), step (None while it waits for a plateau), what; max_dlogit, kl (nats) and flip_rate as in
+        event (its number), step (None if it waits for a plateau), what; max_dlogit, kl (nats) and flip_rate as in
         Change; loss_before and loss_after (nats), grad_before and grad_after (global L2 norms), parameters_before and
-        parameters_after. Logits are compared where both models predict: masked positions, all with a next token,
-        or images.
+        parameters_after. Logits are compared where both models predict: at masked positions, at positions with a next
+        token, or for images.
     """
     state, lineage = run.state, run.state.lineage
     model = state.model.bare.eval()
@@ -207,13 +207,13 @@ def check(run: Rehearsal, batches: int) -> Iterator[dict[str, Any]]:
     for planned in run.plan.events[len(lineage.events) :]:
         number = len(lineage.events) + 1
         before, old = copy.deepcopy(model), reads
-        # Without a clock: a checkpoint may be younger than the schedule's next event.
+        # The lineage's own step, because a checkpoint may be later than the step of the schedule's next event.
         step = lineage.events[-1].step if lineage.events else 0
         grower.apply_event(planned.event, step, model, state.anatomy, lineage, None, run.plan.config.seed)
         model.eval()
         reads = _batches(run, batches)
         change = over_batches([_compared(before, model, *pair) for pair in zip(old, reads, strict=True)])
-        then = loss_and_gradient(model, reads)
+        loss_after, gradient_after = loss_and_gradient(model, reads)
         yield {
             "event": number,
             "step": planned.step,
@@ -222,25 +222,25 @@ def check(run: Rehearsal, batches: int) -> Iterator[dict[str, Any]]:
             "kl": change.kl,
             "flip_rate": change.flips,
             "loss_before": loss,
-            "loss_after": then[0],
+            "loss_after": loss_after,
             "grad_before": gradient,
-            "grad_after": then[1],
+            "grad_after": gradient_after,
             "parameters_before": models.count_parameters(before),
             "parameters_after": models.count_parameters(model),
         }
-        loss, gradient = then
+        loss, gradient = loss_after, gradient_after
 
 
 @torch.no_grad()
 def _compared(before: nn.Module, after: nn.Module, old: Batch, new: Batch) -> Change:
-    # A longer context cuts the same tokens into other pieces: position by position they still face each other.
+    # A longer context reshapes the same tokens, so flattened positions still correspond.
     both = (old.labels.flatten() != IGNORED) & (new.labels.flatten() != IGNORED)
-    read = [model(**batch.arguments).logits for model, batch in ((before, old), (after, new))]
-    return at_birth(*(logits.flatten(0, -2)[both] for logits in read))
+    outputs = [model(**batch.arguments).logits for model, batch in ((before, old), (after, new))]
+    return at_birth(*(logits.flatten(0, -2)[both] for logits in outputs))
 
 
 def _batches(run: Rehearsal, count: int) -> list[Batch]:
-    """Blocks that evaluations read, cut to the present context, in batches of equally many tokens."""
+    """Return held-out blocks at the current context, in batches with equal numbers of tokens."""
     size, context = run.plan.config.train.batch_size, run.state.context
     locations = run.held_out.locations[: count * size]
     wholes = (run.held_out.batch(locations[first : first + size], context) for first in range(0, len(locations), size))

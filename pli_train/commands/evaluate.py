@@ -22,35 +22,35 @@ if TYPE_CHECKING:
 def evaluate(
     config: RunConfig, run: Path, name: str | None = None, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint; nothing is written.
+    """Evaluate a checkpoint. Nothing is written.
 
     Args:
-        config: of the run.
-        run: its folder.
-        name: of the checkpoint; the newest whole one if None.
-        say: told in one line what takes time, and which damaged checkpoints are passed over.
+        config: config of the run.
+        run: folder of the run.
+        name: name of the checkpoint; the last complete one if None.
+        say: function that is called with a line about slow steps and skipped damaged checkpoints.
 
     Returns:
-        checkpoint and step; loss, in nats a prediction over all held-out text, and loss_se, its standard error were
-        other documents held out; tokens (predictions), blocks and documents that were read; eval_loss and eval_loss_se,
-        as the run's own evaluations estimate it.
+        checkpoint and step; loss, in nats per prediction over all held-out text, and loss_se, its standard error with
+        documents as sampling units; tokens (predictions), blocks and documents that were read; eval_loss and
+        eval_loss_se, the estimate of the run's own evaluations.
 
     Raises:
-        BadInput: when the run holds no such checkpoint, or the corpus is not the one it was trained on.
+        BadInput: if the run has no such checkpoint, or the corpus is not the one it was trained on.
     """
     source = run_folder.checkpoint_of(run, name, say)
-    found = checkpoint.read(source)
+    state = checkpoint.read(source)
     text = launch.corpus_of(config, run, say)
     train, accelerator = config.train, make_accelerator(config)
-    objective = Objective(found.anatomy.task, text.tokenizer, train.mlm_probability)
+    objective = Objective(state.anatomy.task, text.tokenizer, train.mlm_probability)
     held_out = HeldOut(text, train.block_size, train.eval_blocks, objective, config.seed)
-    kernels.fuse(found.model)
-    model = accelerator.unwrap_model(accelerator.prepare(found.model))
-    how = model, accelerator, context_length(found.lineage, train.block_size), train.batch_size
+    kernels.fuse(state.model)
+    model = accelerator.unwrap_model(accelerator.prepare(state.model))
+    how = model, accelerator, context_length(state.lineage, train.block_size), train.batch_size
     (whole, tokens), drawn = held_out.full_loss(*how), held_out.loss(*how)
     return {
         "checkpoint": source.name,
-        "step": found.trainer_state.global_step,
+        "step": state.trainer_state.global_step,
         "loss": whole.value,
         "loss_se": whole.error,
         "tokens": tokens,

@@ -1,7 +1,7 @@
 """Export a run's last model as a Hugging Face folder with a model card.
 
-A checkpoint's weights are in their stock form already, so they are copied as they are, and checked against the
-checkpoint's hashes on the way. Whatever a user, a config or a corpus supplied is escaped in the card.
+A checkpoint's weights already have the format of transformers, so they are copied unchanged and compared with the
+checkpoint's hashes. All text from users, configs and corpora is escaped in the card.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 DEFAULT = "export"
-"""Where in a run's folder an export lies when nothing else is said."""
+"""Default folder of an export within the run's folder."""
 
 STATE = {run_folder.MANIFEST, run_folder.OPTIMIZER, run_folder.TRAINER_STATE}
-"""Files of a checkpoint that only training goes on from."""
+"""Files of a checkpoint that are only needed to resume training."""
 
 PIPELINES = {"causal-lm": "text-generation", "masked-lm": "fill-mask", "image-classification": "image-classification"}
 COUNTS = {
@@ -38,10 +38,10 @@ COUNTS = {
     "eval_images": "held-out images",
     "classes": "classes",
 }
-"""What a run's record says of its corpus's size, in words."""
+"""Keys of the corpus's size in a run's record → words in the card."""
 
 SHOWN_ELSEWHERE = ("layer", "initializer", "donor", "index")
-"""Facts of an event that have a column of their own, or that its stack shows."""
+"""Facts of an event that have their own column or can be read from its stack."""
 
 
 def export(
@@ -50,20 +50,20 @@ def export(
     checkpoint: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Write one checkpoint of a run as a model folder: there entirely, or not at all.
+    """Write one checkpoint of a run as a model folder, atomically.
 
     Args:
-        run: the run's folder.
-        out: the folder to make; `export` in the run's if left out.
-        checkpoint: name of the checkpoint; the newest whole one that growth left behind if left out.
-        say: told which checkpoint it is, and which damaged ones are passed over.
+        run: folder of the run.
+        out: the folder to make; by default `export` in the run's folder.
+        checkpoint: name of the checkpoint; by default the last complete one that is not just before an event.
+        say: function that is called with a line about the checkpoint and about skipped damaged ones.
 
     Returns:
-        The folder.
+        The new folder.
 
     Raises:
-        BadInput: when it exists already, the run holds no such checkpoint, or one that is damaged.
-        PliError: when the disk is full or fails.
+        BadInput: if the folder exists, or the run's checkpoint is missing or damaged.
+        PliError: if the disk is full or fails.
     """
     run_folder.require_run(run)
     final = out or run / DEFAULT
@@ -83,14 +83,14 @@ def export(
 
 
 def _copy(source: Path, partial: Path) -> None:
-    """Copy what a model is made of, and the lineage. Raises BadInput for a file that is not the one written."""
-    for name, message in run_folder.read_json(source / run_folder.MANIFEST)["files"].items():
+    """Copy the model's files and the lineage. Raises BadInput if a file does not match its hash."""
+    for name, entry in run_folder.read_json(source / run_folder.MANIFEST)["files"].items():
         if name in STATE:
             continue
         shutil.copyfile(source / name, partial / name)
         with (partial / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != message.get("sha256"):
-                raise BadInput(f"{source}: its {name} is not the one that was written (its hash differs)")
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry.get("sha256"):
+                raise BadInput(f"{source}: its {name} has changed (its hash differs)")
 
 
 def _tokenizer_files(run: Path) -> Iterator[Path]:
@@ -109,14 +109,14 @@ def _reads_text(record: dict[str, Any]) -> bool:
 
 
 def card(run: Path, checkpoint: Path) -> str:
-    """The model card of a checkpoint, as Markdown with a YAML head.
+    """Return the model card of a checkpoint, as Markdown with YAML front matter.
 
     Raises:
-        BadInput: when the run's record, the config or the lineage cannot be read.
+        BadInput: if the run's record, the config or the lineage cannot be read.
     """
     import jinja2
 
-    kept = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pli_train.commands", ""),
         finalize=_inserted,
         trim_blocks=True,
@@ -124,20 +124,20 @@ def card(run: Path, checkpoint: Path) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    return kept.get_template("model_card.md").render(_content(run, checkpoint))
+    return environment.get_template("model_card.md").render(_content(run, checkpoint))
 
 
 class _Safe(str):
-    """Text that is escaped already, or our own."""
+    """Text that is already escaped or needs no escaping."""
 
 
 def _inserted(value: Any) -> str:
-    """What the template's `{{ … }}` puts in."""
+    """Return the text for a value in the template's `{{ … }}`."""
     return value if isinstance(value, _Safe) else escape("" if value is None else str(value))
 
 
 def escape(text: str) -> str:
-    r"""Any text as the same text in one line of Markdown, inside a table too.
+    r"""Escape text for one line of Markdown, also inside a table.
 
     >>> print(escape("a|b <b>*c*\n# d"))
     a\|b \<b\>\*c\* \# d
@@ -147,7 +147,7 @@ def escape(text: str) -> str:
 
 
 def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
-    """What the template tells, plain: escaping is the template's."""
+    """Return the values for the template, unescaped; the template escapes them."""
     record = run_folder.read_record(run)
     config = run_folder.read_json(checkpoint / run_folder.CONFIG)
     lineage = Lineage.read(checkpoint / run_folder.LINEAGE)
@@ -169,7 +169,7 @@ def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
             "Data": _data(record),
             "Figures": _figures(run_folder.read_json(checkpoint / run_folder.TRAINER_STATE)),
             "Hyper-parameters": {
-                key: _placeless(value)
+                key: _without_folders(value)
                 for key, value in run_folder.flatten(settings).items()
                 if value is not None and value != ""
             },
@@ -179,34 +179,34 @@ def _content(run: Path, checkpoint: Path) -> dict[str, Any]:
 
 
 def _metadata(model_type: str, task: str | None) -> str:
-    """The card's YAML head: what the hub lists a model by."""
+    """Return the card's YAML front matter, which the hub uses for its listing."""
     from huggingface_hub import ModelCardData
 
-    found = ModelCardData(
+    metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag=PIPELINES.get(task or ""),
         tags=[model_type, "pli", "growth", "progressive-training"],
     )
-    return found.to_yaml()
+    return metadata.to_yaml()
 
 
 def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
-    found = document.get(key)
-    return found if isinstance(found, dict) else {}
+    table = document.get(key)
+    return table if isinstance(table, dict) else {}
 
 
-def _placeless(value: Any) -> Any:
-    """A value without the upper folders of a whole path: they tell of a person's machine, and cards are published."""
-    whole = isinstance(value, str) and Path(value).is_absolute()
-    return "/".join(Path(value).parts[1:][-2:]) if whole else value
+def _without_folders(value: Any) -> Any:
+    """Shorten an absolute path to its last two parts, because cards are published and paths may be private."""
+    is_path = isinstance(value, str) and Path(value).is_absolute()
+    return "/".join(Path(value).parts[1:][-2:]) if is_path else value
 
 
 def _event(event: Event) -> dict[str, Any]:
     facts = {key: value for key, value in event.facts.items() if value is not None}
     further = ", ".join(f"{key} {_words(value)}" for key, value in facts.items() if key not in SHOWN_ELSEWHERE)
-    message = {key: facts.get(key) for key in ("layer", "initializer", "donor")}
-    named = {"number": event.number, "step": event.step, "operator": event.operator}
-    return {**message, **named, "further": further, "stack": " ".join(event.stack)}
+    columns = {key: facts.get(key) for key in ("layer", "initializer", "donor")}
+    numbers = {"number": event.number, "step": event.step, "operator": event.operator}
+    return {**columns, **numbers, "further": further, "stack": " ".join(event.stack)}
 
 
 def _words(value: object) -> str:
@@ -215,12 +215,12 @@ def _words(value: object) -> str:
 
 def _layer(index: int, id: str, lineage: Lineage) -> dict[str, Any]:
     birth, (heads, units) = lineage.layers[id].birth, lineage.shape(id)
-    message = {"step": birth.step, "initializer": birth.initializer, "donor": birth.donor}
-    return {"index": index, "id": id, **message, "heads": heads or None, "units": units}
+    origin = {"step": birth.step, "initializer": birth.initializer, "donor": birth.donor}
+    return {"index": index, "id": id, **origin, "heads": heads or None, "units": units}
 
 
 def _is_padded(config: dict[str, Any], lineage: Lineage) -> bool:
-    """Whether the folder has heads or FFN units that no layer of the lineage has."""
+    """Return whether some layers are padded to more heads or FFN units than the lineage records."""
     shapes = lineage.shapes()
     if len(set(shapes)) > 1:
         return True
@@ -231,34 +231,34 @@ def _is_padded(config: dict[str, Any], lineage: Lineage) -> bool:
 
 def _data(record: dict[str, Any]) -> dict[str, Any]:
     corpus, parent = _table(record, "corpus"), _table(record, "parent")
-    begun = " ".join(str(_placeless(part)) for part in (parent.get("path"), parent.get("checkpoint")) if part)
-    message = {
+    begun = " ".join(str(_without_folders(part)) for part in (parent.get("path"), parent.get("checkpoint")) if part)
+    rows = {
         "corpus": corpus.get("about"),
         "fingerprint": corpus.get("fingerprint"),
         **{COUNTS[what]: _number(corpus.get(what)) for what in COUNTS},
-        "weights began as those of": begun or None,
+        "initial weights from": begun or None,
     }
-    return {what: value for what, value in message.items() if value is not None}
+    return {what: value for what, value in rows.items() if value is not None}
 
 
 def _figures(state: dict[str, Any]) -> dict[str, Any]:
     history = state.get("log_history")
     entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
     losses = [entry["eval_loss"] for entry in entries if "eval_loss" in entry]
-    ours = _table(_table(state, "stateful_callbacks"), "pli_train")
-    message = {
+    counters = _table(_table(state, "stateful_callbacks"), "pli_train")
+    rows = {
         "held-out loss, nats per prediction": _number(losses[-1] if losses else None),
         "steps": _number(state.get("global_step")),
         "steps of the whole run": _number(state.get("max_steps")),
-        "tokens seen": _number(ours.get("tokens")),
-        "FLOPs": _number(float(ours["flops"]) if isinstance(ours.get("flops"), int) else None),
-        "seconds of training": _number(ours.get("seconds")),
+        "tokens seen": _number(counters.get("tokens")),
+        "FLOPs": _number(float(counters["flops"]) if isinstance(counters.get("flops"), int) else None),
+        "seconds of training": _number(counters.get("seconds")),
     }
-    return {what: value for what, value in message.items() if value is not None}
+    return {what: value for what, value in rows.items() if value is not None}
 
 
 def _number(value: object) -> str | None:
-    """A number as people read it; what is none stays away."""
+    """Return a number formatted for people; None if the value is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,6 +1,6 @@
-"""Fork a run at a checkpoint: the twin has the same data order and randomness.
+"""Fork a run at a checkpoint: the twin has the same data order and random seeds.
 
-A twin without the events to come is the counterfactual against which their effect is measured.
+A twin without the remaining events is the counterfactual for measuring their effect.
 """
 
 from __future__ import annotations
@@ -29,36 +29,38 @@ if TYPE_CHECKING:
     from pli_train.training.trainer import Trainer
 
 MAY_CHANGE = ("optim.", "growth.", "checkpoint.", "tracking.")
-"""Sections in which a twin may differ from its parent, beside train.steps."""
+"""Sections in which a twin may differ from its parent, in addition to train.steps."""
 
 
 def fork(
     run: Path, step: int, out: Path, growth: bool = True, changes: Sequence[str] = (), show: NullReporter | None = None
 ) -> Trainer:
-    """A trainer at a step of a run, in a run folder of its own; its `run` trains to the end.
+    """Fork a run at a step into a new run folder; return the trainer, whose `run` trains to the end.
 
     Args:
-        run: the parent's folder, which is only read.
-        step: a step of which the parent has a checkpoint.
-        out: the twin's folder, which does not exist yet.
-        growth: whether events that have not happened by then will happen. Without, an event of that very step is
-            not taken over either.
-        changes: `section.key=value` of what may differ: optim, growth, train.steps, checkpoint, tracking.
+        run: folder of the parent, which is only read.
+        step: a step for which the parent has a checkpoint.
+        out: folder of the twin, which must not exist.
+        growth: whether to apply the remaining events. If False, an event at the step itself is left out too.
+        changes: `section.key=value` settings that differ: optim, growth, train.steps, checkpoint, tracking.
+        show: reporter of progress.
 
     Raises:
-        BadInput: when there is no whole checkpoint of that step, or a change is not one that a twin may have.
+        BadInput: if there is no complete checkpoint of that step, or a twin may not differ in a changed setting.
     """
     show = show or NullReporter()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadInput("fork works in one process: stop the twin and go on with `pli-train resume` in several")
+        raise BadInput(
+            "fork works in one process only: run it in one, stop the twin, then run `pli-train resume` in several"
+        )
     if out.exists():
         raise BadInput(f"{out}: already exists; name another folder")
-    source = _source(run_folder.require_run(run), step, growth)
+    source = _starting_checkpoint(run_folder.require_run(run), step, growth)
     lineage = Lineage.read(source / run_folder.LINEAGE)
     config = _config(run, out, None if growth else len(lineage.events), changes)
-    plan = RunPlan.make(config, launch.corpus_of(config, run, show.say), processes=1)
+    plan = RunPlan.make(config, launch.corpus_of(config, run, lambda line: None), processes=1)
     _check_growth(plan, lineage, step)
-    # A killed fork leaves no folder that `resume` would take for a run: all of it appears by one rename.
+    # The folder appears by one rename, so that a killed fork leaves nothing that `resume` would accept as a run.
     partial = out.with_name(run_folder.PARTIAL + out.name)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -74,36 +76,36 @@ def fork(
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    show.say(f"{out}: a twin of {source}, {len(lineage.stack)} layers ({lineage})")
+    show.say(f"{out}: twin of {source}, {len(lineage.stack)} layers ({lineage})")
     return twin
 
 
-def _source(run: Path, step: int, growth: bool) -> Path:
-    """The checkpoint to fork at. Raises BadInput naming the steps there are when it is not there, whole and full."""
+def _starting_checkpoint(run: Path, step: int, growth: bool) -> Path:
+    """Return the checkpoint to fork at. Raises BadInput if it is missing, damaged or holds only weights."""
     before, after = (run / str(CheckpointName(step, after)) for after in (False, True))
     grows = after.is_dir() and any(event.step == step for event in Lineage.read(after / run_folder.LINEAGE).events)
-    # Of a finished run perhaps only the one before the event still holds the optimizer's state: the twin grows anew.
+    # In a finished run, only the checkpoint before the event may hold the optimizer's state; the twin then grows again.
     candidates = [before] if grows and not growth else [after, before]
-    there = [path for path in candidates if path.is_dir()] or [before]
-    wanted = next((path for path in there if run_folder.is_full(path)), there[0])
+    existing = [path for path in candidates if path.is_dir()] or [before]
+    wanted = next((path for path in existing if run_folder.is_full(path)), existing[0])
     if not wanted.is_dir():
         steps = sorted({name.step for name, path in run_folder.checkpoints(run) if run_folder.is_full(path)})
-        message = ", ".join(map(str, steps)) or "no step"
+        known = ", ".join(map(str, steps)) or "none"
         without = " without the event of that step" if grows else ""
-        raise BadInput(f"--at {step}: {run} has no checkpoint of step {step}{without}; there are those of {message}")
+        raise BadInput(f"--at {step}: {run} has no checkpoint of step {step}{without}; steps with checkpoints: {known}")
     flaw = run_folder.flaw(wanted, hashes=True)
     if flaw or not run_folder.is_full(wanted):
-        raise BadInput(f"--at {step}: {wanted}: {flaw or 'holds weights only: training cannot go on from it'}")
+        raise BadInput(f"--at {step}: {wanted}: {flaw or 'holds only weights: training cannot resume from it'}")
     return wanted
 
 
 def _config(run: Path, out: Path, events: int | None, changes: Sequence[str]) -> RunConfig:
-    """The twin's config: the parent's, the changes that a twin may have, and no event after the first `events`."""
+    """Return the twin's config: the parent's with changes, and only the first `events` events unless None."""
     for change in changes:
         key = change.partition("=")[0].strip()
         if key != "train.steps" and not key.startswith(MAY_CHANGE):
             raise BadInput(
-                f"--set {change}: a twin has its parent's model, data and order of data; "
+                f"--set {change}: a twin has the model, data and data order of its parent; "
                 "it may differ in optim, growth, train.steps, checkpoint and tracking"
             )
     config = configs.of_run(run, changes)
@@ -114,14 +116,14 @@ def _config(run: Path, out: Path, events: int | None, changes: Sequence[str]) ->
 
 
 def _check_growth(plan: RunPlan, lineage: Lineage, step: int) -> None:
-    """Raise BadInput unless the twin's schedule goes on where the lineage stands."""
+    """Raise BadInput unless the twin's schedule continues the lineage."""
     if plan.total_steps < step:
-        raise BadInput(f"--at {step}: lies behind the end, which is step {plan.total_steps}")
+        raise BadInput(f"--at {step}: is after the last step, {plan.total_steps}")
     done = len(lineage.events)
     expected = plan.events[done - 1].lineage if 0 < done <= len(plan.events) else None
     if done and (expected is None or (expected.stack, expected.shapes()) != (lineage.stack, lineage.shapes())):
         raise BadInput(
-            f"growth.schedule: its first {done} events do not make the layers that are there at step {step} ({lineage})"
+            f"growth.schedule: its first {done} events do not result in the layers at step {step} ({lineage})"
         )
     for planned in plan.events[done:]:
         if planned.step is not None and planned.step < step:
@@ -129,7 +131,7 @@ def _check_growth(plan: RunPlan, lineage: Lineage, step: int) -> None:
 
 
 def _copy_run(run: Path, source: Path, target: Path) -> None:
-    """Copy a checkpoint, the files that its manifest lists, with the run's tokenizer and held-out blocks."""
+    """Copy a checkpoint's files, as listed in its manifest, and the run's tokenizer and held-out blocks."""
     (target / source.name).mkdir(parents=True)
     for name in (*run_folder.listed(source), run_folder.MANIFEST):
         shutil.copyfile(source / name, target / source.name / name)

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training between two growth events.
+    """The part of training between two growth events.
 
     Attributes:
-        event: what began it (`0.1@1 b: clone of a`), empty for the start.
-        step: its first step; None while the length of training is not known.
-        fraction: the same as a share of training; None when only the step is known.
-        lineage: who sits where, with how many heads and FFN units.
-        context: tokens that see each other.
-        parameters: of the model in this stage.
-        share: FLOPs of the stage ÷ those of the whole training at full size; None when it cannot be known.
+        event: the event that starts it (`0.1@1 b: clone of a`), empty for the first stage.
+        step: its first step; None if the length of training is unknown.
+        fraction: its start as a share of training; None if only the step is known.
+        lineage: layer ids by index, with their heads and FFN units.
+        context: context length in tokens.
+        parameters: number of parameters of the model.
+        share: FLOPs of the stage ÷ FLOPs of the whole training at full size; None if unknown.
     """
 
     event: str
@@ -46,7 +46,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a run. FLOPs of the whole run and its checkpoints are None while its length is not known."""
+    """The stages of a run. Total FLOPs and disk use are None if the length of training is unknown."""
 
     stages: list[Stage]
     total_steps: int | None
@@ -55,9 +55,9 @@ class Plan:
 
 
 def plan(config: RunConfig, devices: int = 1) -> Plan:
-    """Rehearse a config on paper: no corpus is read and no weights are drawn.
+    """Plan the stages of a config, without reading a corpus or initializing weights.
 
-    The vocabulary is taken at the size the config asks for, or the family's own beside a ready-made tokenizer.
+    The vocabulary has the size in the config, or the family's default size with a ready-made tokenizer.
     """
     config, _ = parents.resolve_parent(config)
     block_size, total = config.train.block_size, config.train.steps
@@ -68,15 +68,15 @@ def plan(config: RunConfig, devices: int = 1) -> Plan:
 
     size = flops.measure(skeleton, anatomy)
     lineages = [start.lineage(), *(each.lineage for each in planned)]
-    costs = [size.flops_per_token(found.shapes(), length(found, block_size)) for found in lineages]
+    costs = [size.flops_per_token(lineage.shapes(), length(lineage, block_size)) for lineage in lineages]
     starts = [("", 0, 0.0), *((f"{each.event} {each.outcome}", each.step, each.fraction) for each in planned)]
     ends = [*(each.fraction for each in planned), 1.0]
     stages = []
-    for (event, step, begun), end, found, cost in zip(starts, ends, lineages, costs, strict=True):
+    for (event, step, begun), end, lineage, cost in zip(starts, ends, lineages, costs, strict=True):
         part = None if begun is None or end is None else end - begun
         share = None if part is None else part * cost / costs[-1]
         stages.append(
-            Stage(event, step, begun, found, length(found, block_size), size.parameters(found.shapes()), share)
+            Stage(event, step, begun, lineage, length(lineage, block_size), size.parameters(lineage.shapes()), share)
         )
     shares = [stage.share for stage in stages]
     tokens = config.train.batch_size * config.train.accumulation * block_size * devices
@@ -94,10 +94,10 @@ def _disk(
 
 
 def lines(config: RunConfig, drawn: Plan) -> list[str]:
-    """A plan for people: three lines on the whole, then one line a stage.
+    """Format a plan: three lines about the whole run, then one line per stage.
 
-    Heads, FFN units and context have a column where they change; a layer-by-layer range is `2–4`. What waits for a
-    plateau has the word in place of its step, and shares that hang on its time are `?`.
+    Heads, FFN units and context have a column if they change; `2–4` is a range over layers. An event that waits for a
+    plateau has `plateau` in place of its step, and shares that depend on its time are `?`.
     """
     shares = [stage.share for stage in drawn.stages]
     total = "unknown" if None in shares else f"{sum(share or 0 for share in shares):.1%}"
@@ -110,7 +110,7 @@ def lines(config: RunConfig, drawn: Plan) -> list[str]:
     return [
         f"{config.name}: {config.description}{paper}",
         f"FLOPs of the whole run, as a share of full depth from the start: {total}{cost}",
-        str(drawn.disk or "checkpoints: as many as the length of training asks for"),
+        str(drawn.disk or "checkpoints: unknown, as they depend on the length of training"),
         "",
         f"{'from':>5} {'step':>8} {'parameters':>12}{titles} {'FLOPs':>6}  {'event':<{width}}  stack, bottom to top",
         *(_line(stage, [value_of(stage) for value_of in columns.values()], width) for stage in drawn.stages),
@@ -122,13 +122,13 @@ def _line(stage: Stage, further: list[str], width: int) -> str:
     unknown = "plateau" if stage.fraction is None else "?"
     step = unknown if stage.step is None else f"{stage.step:,}"
     share = "?" if stage.share is None else f"{stage.share:.1%}"
-    size = f"{start:>5} {step:>8} {stage.parameters:>12,}{''.join(f' {message:>8}' for message in further)} {share:>6}"
+    size = f"{start:>5} {step:>8} {stage.parameters:>12,}{''.join(f' {value:>8}' for value in further)} {share:>6}"
     stack = stage.lineage.stack
     return f"{size}  {stage.event:<{width}}  {' '.join(stack)}   total: {len(stack)}"
 
 
 def _varying(stages: list[Stage]) -> dict[str, Callable[[Stage], str]]:
-    """The columns that not every stage would fill alike: title → what it says of a stage."""
+    """Return the columns that differ between stages: title → function that formats a stage's value."""
     columns: dict[str, Callable[[Stage], str]] = {
         "heads": lambda stage: _range([heads for heads, _ in _shapes(stage)]),
         "FFN": lambda stage: _range([units for _, units in _shapes(stage)]),
@@ -138,7 +138,7 @@ def _varying(stages: list[Stage]) -> dict[str, Callable[[Stage], str]]:
 
 
 def _shapes(stage: Stage) -> list[tuple[int, int | None]]:
-    # Before there is a layer, what the first one will have: a run from depth 0 changes nothing by getting it.
+    # Without layers, the sizes of the first one to come, so that adding it is not shown as a change of sizes.
     return stage.lineage.shapes() or [stage.lineage.founding]
 
 

@@ -1,6 +1,6 @@
-"""Load a configuration from TOML, with one line for every mistake.
+"""Load a configuration from TOML, with one line for each mistake.
 
-A file may say `extends = "tiny"` to start from a preset or another file beside it.
+A file may set `extends = "tiny"` to start from a preset or another file in its folder.
 """
 
 from __future__ import annotations
@@ -27,23 +27,25 @@ DEFAULT_PRESET = "tiny"
 
 
 def presets() -> dict[str, str]:
-    """Each preset's name and its one line of description."""
-    found = {}
+    """Return the presets: name → one-line description."""
+    descriptions = {}
     for path in sorted(PRESETS.iterdir(), key=lambda path: path.name):
         if path.name.endswith(".toml"):
-            found[path.name.removesuffix(".toml")] = tomllib.loads(path.read_text(encoding="utf-8"))["description"]
-    return found
+            descriptions[path.name.removesuffix(".toml")] = tomllib.loads(path.read_text(encoding="utf-8"))[
+                "description"
+            ]
+    return descriptions
 
 
 def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a preset or a TOML file, apply `section.key=value` overrides, and check all of it.
+    """Read a preset or a TOML file, apply `section.key=value` overrides, and check the result.
 
     Raises:
-        BadInput: every mistake, one line each, naming the file, the key and the nearest valid one.
+        BadInput: if the config is invalid: one line per mistake, with the file, the key and the most similar valid key.
     """
     table = _table(source, seen=())
     if any(override.partition("=")[0].strip() == "model.name_or_path" for override in overrides):
-        _forget_model(table, {"name_or_path": None})
+        _drop_model(table, {"name_or_path": None})
     for override in overrides:
         _apply(override, table)
     table.setdefault("name", Path(source).stem)
@@ -51,7 +53,7 @@ def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConf
 
 
 def of_run(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config kept in a run's folder, with overrides. Raises BadInput when the folder is no run's."""
+    """Return the config of a run's folder, with overrides. Raises BadInput if the folder is not a run's."""
     path = run_folder.require_run(run) / run_folder.RUN
     table = run_folder.read_record(run).get("config")
     if not isinstance(table, dict):
@@ -62,12 +64,12 @@ def of_run(run: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def from_table(table: dict[str, Any], source: str) -> RunConfig:
-    """The config of a table as a TOML file would have it, `extends` included. Raises BadInput naming `source`."""
-    return check(_extended(run_folder.with_current_keys(table), source, seen=(source,), beside=None), source)
+    """Return the config of a parsed TOML table, which may have `extends`. Raises BadInput naming `source`."""
+    return check(_with_parent(run_folder.with_current_keys(table), source, seen=(source,), beside=None), source)
 
 
 def growth_alone(table: dict[str, Any]) -> GrowthConfig:
-    """The [growth] section without a run around it. Raises BadInput, its lines as for a run."""
+    """Return a [growth] section without a run. Raises BadInput with the same lines as for a run."""
     try:
         return GrowthConfig(**table)
     except ValidationError as error:
@@ -75,7 +77,7 @@ def growth_alone(table: dict[str, Any]) -> GrowthConfig:
 
 
 def check(table: dict[str, Any], source: str) -> RunConfig:
-    """The typed config of a parsed table. `source` is what error lines name. Raises BadInput."""
+    """Return the typed config of a parsed table. Raises BadInput naming `source`."""
     try:
         config = RunConfig(**table)
         if config.model.initial_layers is not None:
@@ -95,7 +97,7 @@ def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> di
     if source.endswith(".toml"):
         path = Path(source) if beside is None else beside / source
         try:
-            text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+            text = path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({str(error.strerror).lower()})") from None
         except ValueError as error:
@@ -106,38 +108,38 @@ def _table(source: str, seen: tuple[str, ...], beside: Path | None = None) -> di
     else:
         raise BadInput(
             f"no preset '{source}'{did_you_mean(source, presets())} "
-            f"(presets: {', '.join(presets())}; a file's name ends in .toml)"
+            f"(presets: {', '.join(presets())}; a file name must end in .toml)"
         )
     try:
         table = run_folder.with_current_keys(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{source}: not TOML: {error}") from None
-    return _extended(table, source, seen, beside)
+    return _with_parent(table, source, seen, beside)
 
 
-def _extended(table: dict[str, Any], source: str, seen: tuple[str, ...], beside: Path | None) -> dict[str, Any]:
-    """A table merged over the one that it `extends`, if any."""
+def _with_parent(table: dict[str, Any], source: str, seen: tuple[str, ...], beside: Path | None) -> dict[str, Any]:
+    """Merge a table over the one that it `extends`, if any."""
     parent = table.pop("extends", None)
     if parent is None:
         return table
     if not isinstance(parent, str):
         raise BadInput(f"{source}: extends: expected the name of a preset or file, got {parent!r}")
     inherited = {**_table(parent, (*seen, source), beside), "name": Path(source).stem}
-    _forget_model(inherited, table.get("model", {}))
+    _drop_model(inherited, table.get("model", {}))
     return _merge(inherited, table)
 
 
-def _forget_model(table: dict[str, Any], over: Any) -> None:
-    """Where `over` names another model, drop what `table` says of its own model's config.
+def _drop_model(table: dict[str, Any], over: Any) -> None:
+    """Remove the model settings of `table` if `over` selects another model.
 
-    The sizes at step 0 go too when the other model is a ready-made one, which has its own.
+    The sizes at step 0 are removed too if `over` names an existing model, which has its own.
     """
     if not isinstance(over, dict) or not {"family", "name_or_path"} & over.keys():
         return
-    gone = {"family", "name_or_path", "config"}
+    removed = {"family", "name_or_path", "config"}
     if "name_or_path" in over:
-        gone |= {"initial_layers", "initial_heads"}
-    table["model"] = {key: value for key, value in table.get("model", {}).items() if key not in gone}
+        removed |= {"initial_layers", "initial_heads"}
+    table["model"] = {key: value for key, value in table.get("model", {}).items() if key not in removed}
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

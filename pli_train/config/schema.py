@@ -1,7 +1,7 @@
-"""The sections of a configuration: every key with its type, default and meaning.
+"""The sections of a configuration: each key with its type, default and meaning.
 
-Fields carry the field's own names (learning rate `optim.lr`, `train.batch_size` per device, `train.mlm_probability`,
-…). `config.py` fills them from files.
+Names follow common use (`optim.lr`, `train.batch_size` per device, `train.mlm_probability`, …). `loading.py` reads them
+from files.
 """
 
 from __future__ import annotations
@@ -21,25 +21,29 @@ from pli_train.section import Section
 
 
 class TrainConfig(Section):
-    """How long, and on what batches."""
+    """Length of training, batches, precision, logging and evaluation."""
 
     steps: int | None = Field(None, ge=1, description="optimizer updates; give this or `epochs`")
     epochs: float | None = Field(None, gt=0, description="passes over the training text")
     block_size: int = Field(128, ge=8, description="tokens in a block")
-    batch_size: int = Field(32, ge=1, description="blocks in a batch, per device")
-    accumulation: int = Field(1, ge=1, description="batches added up before an update")
+    batch_size: int = Field(32, ge=1, description="blocks per batch, on each device")
+    accumulation: int = Field(1, ge=1, description="batches accumulated before an update")
     mlm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    clip_norm: float = Field(1.0, ge=0, description="gradients are clipped to this global L2 norm; 0: not at all")
+    clip_norm: float = Field(1.0, ge=0, description="gradients are clipped to this global L2 norm; 0: no clipping")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, else fp32")
     compile: bool = Field(False, description="compile each layer (torch.compile); inserted layers reuse it")
-    log_every: int = Field(10, ge=1, description="steps between scalars other than the loss, which is kept for each")
-    grad_norms_every: int = Field(10, ge=0, description="steps between gradient norms by part; 0: none")
-    grad_norm_groups: tuple[Group, ...] = Field(GROUPS, min_length=1, description="which of them are logged")
-    update_ratios: bool = Field(False, description="then also log norm of the update ÷ norm of the weights")
+    log_every: int = Field(10, ge=1, description="steps between scalars; the loss is logged at each step")
+    grad_norms_every: int = Field(10, ge=0, description="steps between logged gradient norms of parts; 0: never")
+    grad_norm_groups: tuple[Group, ...] = Field(
+        GROUPS, min_length=1, description="levels of parts whose norms are logged"
+    )
+    update_ratios: bool = Field(False, description="also log norm of the update ÷ norm of the weights")
     eval_every: int = Field(100, ge=1, description="steps between evaluations")
-    eval_blocks: int = Field(256, ge=1, description="held-out blocks drawn for evaluations, at most")
+    eval_blocks: int = Field(256, ge=1, description="maximum held-out blocks drawn for evaluations")
     eval_full: float = Field(
-        0.3, ge=0, description="at the end all held-out blocks are evaluated, if no more than this ÷ blocks trained on"
+        0.3,
+        ge=0,
+        description="evaluate all held-out blocks at the end if there are at most this share of the blocks trained on",
     )
 
     @model_validator(mode="after")
@@ -50,13 +54,13 @@ class TrainConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Where scalars go."""
+    """Where scalars are logged."""
 
     tensorboard: bool = True
 
 
 class RunConfig(Section):
-    """Everything that decides a run."""
+    """The whole configuration of a run."""
 
     name: str = Field("run", pattern=r"^[\w.\-]+$", description="the run folder's name")
     description: str = ""
@@ -74,8 +78,8 @@ class RunConfig(Section):
     def _model_and_data_meet(self) -> RunConfig:
         images = self.data.source in IMAGES
         if self.model.family and images != (family(self.model.family).task == "image-classification"):
-            message = "images, and" if images else f"text, and only {', '.join(IMAGES)} images:"
+            content = "images" if images else f"text (only {', '.join(IMAGES)} holds images)"
             raise ValueError(
-                f"data.source: '{self.data.source}' holds {message} a {self.model.family} cannot learn from it"
+                f"data.source: '{self.data.source}' holds {content}, and a {self.model.family} cannot learn from it"
             )
         return self

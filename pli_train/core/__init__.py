@@ -1,1 +1,1 @@
-"""What both packages share: lineage, anatomy, the run format, the command line."""
+"""Code shared by both packages: lineage, anatomy, run format, command line, text files."""

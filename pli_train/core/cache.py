@@ -1,7 +1,7 @@
-"""Cache of results that can be computed again, in the user's cache folder.
+"""Cache results that can be recomputed, in the user's cache folder.
 
-The folder is `$PLI_CACHE`, else the system's own: on Linux `$XDG_CACHE_HOME/pli` or `~/.cache/pli`, on macOS
-`~/Library/Caches/pli`. It may be removed at any time.
+The folder is `$PLI_CACHE`, or else the system's default: on Linux `$XDG_CACHE_HOME/pli` or `~/.cache/pli`, on macOS
+`~/Library/Caches/pli`. It can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 DIGEST = hashlib.sha256().digest_size
-asked: Counter[str] = Counter()
-there: Counter[str] = Counter()
-"""How often something was looked for in this process, and found, by the folder it is kept in."""
+lookups: Counter[str] = Counter()
+hits: Counter[str] = Counter()
+"""Number of look-ups and of hits in this process, by the entry's folder."""
 
 
 def root() -> Path:
-    """Where caches live."""
+    """Return the cache folder."""
     if own := os.environ.get("PLI_CACHE"):
         return Path(own)
     from platformdirs import user_cache_path
@@ -34,42 +34,42 @@ def root() -> Path:
 
 
 def get(name: str) -> bytes | None:
-    """What `put` kept under a name, a path below the root; None when it is not there, or no longer whole."""
+    """Return what `put` stored under a name (a path below the root); None if it is missing or damaged."""
     folder = name.partition("/")[0]
-    asked[folder] += 1
+    lookups[folder] += 1
     try:
-        kept = (root() / name).read_bytes()
+        stored = (root() / name).read_bytes()
     except OSError:
         return None
-    digest, content = kept[:DIGEST], kept[DIGEST:]
+    digest, content = stored[:DIGEST], stored[DIGEST:]
     if hashlib.sha256(content).digest() != digest:
         return None
-    there[folder] += 1
+    hits[folder] += 1
     return content
 
 
 def put(name: str, content: bytes) -> None:
-    """Keep some bytes under a name: whole or not at all, and not where the disk is full or may not be written to."""
+    """Store bytes under a name, atomically; do nothing if the folder is not writable or the disk is full."""
     path = root() / name
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = hashlib.sha256(content).digest() + content
-        replace(path, lambda partial: partial.write_bytes(kept), durable=False)
+        entry = hashlib.sha256(content).digest() + content
+        replace(path, lambda partial: partial.write_bytes(entry), durable=False)
 
 
 def get_array(name: str, shape: tuple[int, ...], dtype: str = "<f8") -> np.ndarray | None:
-    """What `put_array` kept under a name; None when it is not there, or of another shape.
+    """Return the array that `put_array` stored under a name; None if it is missing or has another size.
 
     Args:
         name: as in `get`.
-        shape: what is expected; the first length may be -1 for any.
-        dtype: as it was kept.
+        shape: the expected shape; the first length may be -1 for any.
+        dtype: the type with which it was stored.
     """
     import numpy as np
 
     if (content := get(name)) is None:
         return None
-    # Bare numbers: numpy's own files have a header that is parsed as Python.
+    # Stored without a header, because the header of a .npy file is parsed as Python.
     try:
         return np.frombuffer(content, dtype).reshape(shape)
     except ValueError:
@@ -77,5 +77,5 @@ def get_array(name: str, shape: tuple[int, ...], dtype: str = "<f8") -> np.ndarr
 
 
 def put_array(name: str, array: np.ndarray, dtype: str = "<f8") -> None:
-    """Keep the numbers of an array under a name, as `put` does; its shape is not kept."""
+    """Store the numbers of an array under a name, as `put` does, without its shape."""
     put(name, array.astype(dtype).tobytes())

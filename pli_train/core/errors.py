@@ -1,4 +1,4 @@
-"""Exceptions whose message is one line for the user: what, where, and what to do."""
+"""Exceptions with a one-line message for the user: what, where, and what to do."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 
 class PliError(Exception):
-    """Work that failed for a reason the user can act on. Its text is the line they see; exit code 1."""
+    """An error that the user can act on. Its text is printed as one line; exit code 1."""
 
     exit_code = 1
 
 
 class BadInput(PliError):
-    """Input that cannot be used (an argument, a config, a corpus, a folder). Exit code 2.
+    """Invalid input (an argument, a config, a corpus, a folder). Exit code 2.
 
-    `mistakes` keeps several findings apart, one line each, so that all are shown at once.
+    `mistakes` holds one line for each mistake, so that all of them are shown at once.
     """
 
     exit_code = 2
@@ -32,7 +32,7 @@ class BadInput(PliError):
 
 @contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Raise RuntimeError where a library written in Rust panics, which to Python is a BaseException of its own."""
+    """Raise RuntimeError for a panic of a library written in Rust, which Python sees as a BaseException."""
     try:
         yield
     except BaseException as error:
@@ -42,13 +42,13 @@ def panics_as_errors() -> Iterator[None]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `word` was probably meant to be, or None."""
+    """Return the word in `known` that is most similar to `word`, or None."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return near[0] if near else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of `known`, or nothing when none is near.
+    """Return `; did you mean 'x'?` for the most similar word in `known`, or an empty text if none is similar.
 
     >>> did_you_mean("warmup", ["warmup_ratio", "lr"])
     "; did you mean 'warmup_ratio'?"
@@ -60,7 +60,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, and how many others there are, as a line tells them.
+    """Return the first names as text, with the number of the others.
 
     >>> some(["a", "b"]), some(["a", "b", "c", "d", "e"])
     ('a, b', 'a, b, c and 2 others')
@@ -70,7 +70,7 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things.
+    """Return a number with its noun, in the plural if needed.
 
     >>> counted(1, "file"), counted(2, "file")
     ('1 file', '2 files')
@@ -79,32 +79,31 @@ def counted(number: int, noun: str) -> str:
 
 
 def not_written(path: Path, error: Exception, run: Path, size: int = 0) -> str:
-    """One line on a write of a run that failed: what, why, and what to do.
+    """Return one line about a failed write to a run: what, why, and what to do.
 
     Args:
-        path: what was to be there.
-        error: Python's, or safetensors' own, which has the number of the system's error in its text.
-        run: the folder to resume from.
-        size: bytes that were to be written.
+        path: the file or folder that was not written.
+        error: Python's error, or that of safetensors, whose text includes the number of the system's error.
+        run: the folder of the run to resume.
+        size: bytes that the write needs.
     """
-    found = re.search(r"os error (\d+)", str(error))
-    number = int(found[1]) if found else getattr(error, "errno", None)
+    match = re.search(r"os error (\d+)", str(error))
+    number = int(match[1]) if match else getattr(error, "errno", None)
     reason = os.strerror(number).lower() if number else str(error)
     full = number in (errno.ENOSPC, errno.EDQUOT)
-    remedy = f"free {size // 1_000_000 + 1} MB" if full else "see to the disk"
-    return f"{path}: not written ({reason}); {remedy}, then go on with: pli-train resume {run}"
+    remedy = f"free {size // 1_000_000 + 1} MB" if full else "check the disk"
+    return f"{path}: not written ({reason}); {remedy}, then run: pli-train resume {run}"
 
 
 MISFITS = (ValueError, LookupError, TypeError, ArithmeticError, StopIteration, RuntimeError)
-"""What numpy and einops raise for sizes that contradict each other."""
-
+"""Exceptions that numpy and einops raise for inconsistent sizes."""
 
 LONGEST = 300
-"""Characters of a library's message that are passed on."""
+"""Maximum number of characters shown of a library's message."""
 
 
 def first_line(error: BaseException) -> str:
-    r"""Return the first line of a library's error; its kind where it has no message.
+    r"""Return the first line of a library's error, or its class name if it has no message.
 
     >>> first_line(ValueError("too long\nsee the manual")), first_line(KeyError())
     ('too long', 'KeyError')
@@ -113,7 +112,7 @@ def first_line(error: BaseException) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    r"""Return the last line of a library's error, where a strict config says what is wrong, without its kind.
+    r"""Return the last line of a library's error, where strict configs of transformers state the problem.
 
     >>> last_line(TypeError("Class validation error for 'x':\n    ValueError: it is negative"))
     'it is negative'
@@ -123,5 +122,5 @@ def last_line(error: BaseException) -> str:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Return the message of a library's error in one line."""
+    """Return the message of a library's error as one line."""
     return " ".join(str(error).split())[:LONGEST]

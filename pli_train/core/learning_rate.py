@@ -1,8 +1,7 @@
-"""Learning rate as a function of the step, with the share that newborn and frozen parts get.
+"""Learning rate as a function of the step, and the factor applied to new and frozen parts.
 
-Pure functions and no scheduler object: a group of parameters that joins later cannot be left out of them, and a
-resumed run cannot find them at the wrong place. Analysis uses them too, so this module imports no torch and no
-pydantic.
+These are pure functions without a scheduler object: parameter groups added later cannot be missing from it, and resumed
+runs cannot restore a wrong state. Analysis uses them too, so this module imports neither torch nor pydantic.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ if TYPE_CHECKING:
     from pli_train.core.lineage import Event, Lineage
 
 FOUNDER = -1
-"""The birth step of what a run began with: earlier than an event at step 0."""
+"""The birth step of the initial parts of a run: earlier than an event at step 0."""
 
 
 class Optim(Protocol):
-    """The fields of `pli_train.config.schema.OptimConfig` that decide the learning rate."""
+    """The fields of `pli_train.config.schema.OptimConfig` that determine the learning rate."""
 
     @property
     def lr(self) -> float: ...  # noqa: D102
@@ -34,17 +33,17 @@ class Optim(Protocol):
 
 
 def linear(done: float) -> float:
-    """1 → 0 in a straight line over the share `done` of the time after warm-up."""
+    """Return the linear decay from 1 to 0, for the share `done` of the steps after warm-up."""
     return 1 - done
 
 
 def cosine(done: float) -> float:
-    """1 → 0 along half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+    """Return the cosine decay from 1 to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
     return (1 + math.cos(math.pi * done)) / 2
 
 
 def constant(done: float) -> float:
-    """1 throughout."""
+    """Return 1, for a constant rate."""
     return 1.0
 
 
@@ -52,16 +51,16 @@ SHAPES: dict[str, Callable[[float], float]] = {"linear": linear, "cosine": cosin
 
 
 def at_step(step: int, total_steps: int, optim: Optim, events: Sequence[Event] = ()) -> float:
-    """The learning rate of the update that follows `step` finished ones.
+    """Return the learning rate of the update after `step` completed updates.
 
-    Warm-up climbs linearly to `lr` so that its last step has it; then the shape runs from `lr` to `lr_end`. `wsd`
-    (warm-up, stable, decay; Hu et al. 2024, arXiv:2404.06395) holds `lr` and falls linearly over the last
+    Warm-up rises linearly and reaches `lr` at its last step. Then the rate decays from `lr` to `lr_end`. `wsd`
+    (warm-up, stable, decay; Hu et al. 2024, arXiv:2404.06395) keeps `lr` and decays linearly over the last
     `decay_ratio` of training.
 
-    Growth events may have a say. After one with `rewind` the shape starts over from `lr`, without warm-up, and takes
-    the rest of training (the warm restart of Loshchilov and Hutter 2017, the learning-rate rewinding of Renda et al.
-    2020, arXiv:2003.02389). During the `rewarm_steps` after one with `rewarm` the rate climbs linearly back to what it
-    would be (Ibrahim et al. 2024, arXiv:2403.08763).
+    Growth events can change the schedule. An event with `rewind` restarts the decay at `lr`, without warm-up, over the
+    rest of training (the warm restart of Loshchilov and Hutter 2017, the learning-rate rewinding of Renda et al. 2020,
+    arXiv:2003.02389). During the `rewarm_steps` after an event with `rewarm`, the rate rises linearly back to the
+    schedule (Ibrahim et al. 2024, arXiv:2403.08763).
     """
     past = [event for event in events if event.step <= step]
     begun = _rewound(past)
@@ -73,20 +72,20 @@ def at_step(step: int, total_steps: int, optim: Optim, events: Sequence[Event] =
 
 
 def climb(step: int, events: Sequence[Event]) -> float:
-    """How much of the learning rate is back, `step` finished updates into training: the least of these events' shares.
+    """Return the re-warm-up factor of the learning rate after `step` completed updates: the smallest of the events.
 
-    An event at step s with `rewarm_steps` n lets 1/n through in the first update after it and all of it in the n-th.
+    The factor of an event with `rewarm_steps` n is 1/n in the first update after it, and 1 in the n-th.
     """
     shares = [(step - event.step + 1) / event.facts["rewarm_steps"] for event in events if event.step <= step]
     return min([1.0, *shares])
 
 
 def phase(step: int, total_steps: int, optim: Optim, events: Sequence[Event] = ()) -> str:
-    """The part of the learning-rate schedule that the update after `step` finished ones belongs to.
+    """Return the phase of the learning-rate schedule for the update after `step` completed updates.
 
     Returns:
-        `warm-up`; `re-warm-up` in the climb after an event with `rewarm`; else `linear`, `cosine` or `constant` by the
-        schedule, `stable` or `decay` under `wsd`; followed by `after step s` once an event at s rewound the schedule.
+        `warm-up`; `re-warm-up` after an event with `rewarm`; else the schedule's `linear`, `cosine` or `constant`, or
+        `stable` or `decay` for `wsd`; followed by `after step s` if an event at step s rewound the schedule.
     """
     past = [event for event in events if event.step <= step]
     if climb(step, [event for event in past if event.facts.get("learning_rate") == "rewarm"]) < 1:
@@ -102,19 +101,19 @@ def phase(step: int, total_steps: int, optim: Optim, events: Sequence[Event] = (
 
 
 def waiting(lineage: Lineage, step: int) -> int | None:
-    """Parts born before this step are frozen now; None when nobody is. Of several freezes the latest counts."""
+    """Return the step of the latest freeze that is active, which freezes parts born before it; None without one."""
     holds = [e.step for e in lineage.events if e.step <= step < e.step + e.facts.get("freeze_steps", 0)]
     return max(holds, default=None)
 
 
 def warming(lineage: Lineage, step: int) -> list[Event]:
-    """Events whose newborns are still warming up."""
+    """Return the events whose new parts are still warming up."""
     mine = (event for event in lineage.events if event.facts.get("learning_rate") == "rewarm-new")
     return [event for event in mine if event.step <= step and climb(step, [event]) < 1]
 
 
 def of_birth(born: int, lineage: Lineage, step: int) -> float:
-    """The pace of what was born at step `born` (FOUNDER for what the run began with): 0 is frozen, 1 is free."""
+    """Return the learning-rate factor of parts born at step `born` (FOUNDER: initial parts): from 0 (frozen) to 1."""
     since = waiting(lineage, step)
     if since is not None and born < since:
         return 0.0
@@ -122,7 +121,7 @@ def of_birth(born: int, lineage: Lineage, step: int) -> float:
 
 
 def _rewound(past: Sequence[Event]) -> int | None:
-    """The step of the last of these events that started the schedule over."""
+    """Return the step of the last event that rewound the schedule, or None."""
     return max((event.step for event in past if event.facts.get("learning_rate") == "rewind"), default=None)
 
 

@@ -1,4 +1,4 @@
-"""Make inputs and labels of tokens, the same way in training, evaluation and analysis: masked, or the next token."""
+"""Make inputs and labels from tokens for masked and causal models, in training, evaluation and analysis."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ IGNORED = -100
 
 
 def next_token(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs and labels for predicting each token of a block from those before it.
+    """Return inputs and labels for predicting each token of a block from the tokens before it.
 
     Args:
         tokens: (blocks, block_size) int64.
 
     Returns:
-        Inputs and labels, both like `tokens`; −100 is the label of the last position.
+        Inputs and labels, both shaped like `tokens`; the label of the last position is −100.
     """
     import torch
 
@@ -32,18 +32,18 @@ def next_token(tokens: Tensor) -> tuple[Tensor, Tensor]:
 def masked(
     tokens: Tensor, share: float, mask: int, vocabulary: int, special: Sequence[int], seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Devlin et al. 2018: of the chosen positions 80 % become the mask, 10 % a random token, 10 % stay.
+    """Return masked inputs and labels (Devlin et al. 2018): 80 % mask, 10 % random tokens, 10 % unchanged.
 
     Args:
         tokens: (blocks, block_size) int64.
-        share: of positions to predict.
-        mask: the mask token.
-        vocabulary: how many tokens there are to replace one by.
-        special: tokens that are never chosen.
-        seed: decides the masks.
+        share: share of positions to predict.
+        mask: id of the mask token.
+        vocabulary: number of token ids to draw random tokens from.
+        special: ids of tokens that are never masked.
+        seed: seed of the masks.
 
     Returns:
-        Inputs and labels, both like `tokens`; −100 is the label of what is not predicted.
+        Inputs and labels, both shaped like `tokens`; the label of a position that is not predicted is −100.
     """
     import torch
 

@@ -1,10 +1,11 @@
 """Limit how long OpenMP threads spin while they wait.
 
-torch runs an operation on several threads and waits for the slowest after each. By default the others spin meanwhile
-(libgomp: 300 000 turns, milliseconds): on a busy machine they take the cores from the very thread that they wait for,
-and a step takes many times as long. Threads that sleep at once (`OMP_WAIT_POLICY=PASSIVE`) cost a tenth of the speed on
-a quiet machine, as operations on small models are shorter than falling asleep and waking up. A tenth of the default
-number of turns costs nothing there, and has most of the gain on a busy one: see `tests/benchmarks/bench_busy.py`.
+torch runs an operation on several threads and waits for the slowest. By default, the other threads spin meanwhile
+(libgomp: 300 000 iterations, several milliseconds). On a busy machine they take CPU time from the thread that they wait
+for, and a step takes many times as long. Threads that sleep immediately (`OMP_WAIT_POLICY=PASSIVE`) cost 10 % of the
+speed on an idle machine, because operations of small models take less time than sleeping and waking up. A tenth of the
+default iterations costs nothing on an idle machine, with most of the gain on a busy one: see
+`tests/benchmarks/bench_busy.py`.
 """
 
 from __future__ import annotations
@@ -13,21 +14,20 @@ import os
 import sys
 
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
-"""Environment variables that say how threads wait: the standard's, libgomp's, and those of Intel's and LLVM's."""
+"""Environment variables that set how threads wait: of the OpenMP standard, libgomp, and Intel's and LLVM's runtimes."""
 TURNS = 30_000
-"""How often a waiting thread looks for work before it sleeps."""
+"""How many times a waiting thread polls before it sleeps."""
 
 
 def wait_briefly() -> bool:
-    """Let threads of libgomp, which pip's torch uses, spin briefly, in this process and those it starts.
+    """Limit the spinning of libgomp (used by torch from pip) in this process and its child processes.
 
-    A runtime reads its environment once, when the first library that needs it is loaded: torch, scikit-learn, numba.
-    So this is called first of all where a process does nothing but our work (commands, `pli_train.train`), and not on
-    import: what else runs in a user's own process is not ours to change. If any of SETTINGS is set, nothing is changed.
-    The runtimes of Intel and LLVM do not read this variable.
+    The runtime reads the environment once, when the first library that needs it is loaded: torch, scikit-learn or
+    numba. So commands and `pli_train.train` call this first. It is not called on import, because a user's own process
+    may run other work. If any of SETTINGS is set, nothing is changed. Runtimes of Intel and LLVM ignore this variable.
 
     Returns:
-        Whether it has an effect on torch here: False where it is loaded already, or the environment says how to wait.
+        Whether it affects torch in this process: False if torch is already loaded, or if one of SETTINGS is set.
     """
     if any(name in os.environ for name in SETTINGS):
         return False

@@ -1,7 +1,7 @@
 """Write output files: atomically, through links, into devices and pipes.
 
-`write` is for files that a user named. `replace` is the primitive below it, for writers that want a path to write to
-and tell of errors in their own words.
+`write` is for files that a user named. `replace` is its primitive, for callers that write to a path themselves and word
+their own error messages.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from pli_train.core.run_format.run_folder import PARTIAL
 
 STDOUT = Path("/dev/stdout")
 MOST_LINKS = 40
-"""Links that are followed from one to the next, as many as Linux follows."""
+"""Maximum number of links that are followed, as on Linux."""
 
 _FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
-"""What the disk, and not the path that was named, is to blame for."""
+"""Errors caused by the disk, not by the path that the user named."""
 
 
 def write(path: Path, data: str | bytes) -> None:
     """Write a file that a user named; text is written as UTF-8.
 
-    A plain file is replaced in one step, or stays as it was. A link is followed, also to a file that is not there yet.
-    Devices, pipes and open descriptors (`/dev/stdout`, `/dev/fd/63`) are written into; a reader that closes a pipe has
-    seen enough, which is no error.
+    A regular file is replaced atomically, or left unchanged. Links are followed, even if the target does not exist yet.
+    Devices, pipes and open descriptors (`/dev/stdout`, `/dev/fd/63`) are written to directly. A pipe closed by its
+    reader is no error.
 
     Raises:
-        BadInput: when the path cannot be written to: a folder, no such parent folder, no permission.
-        PliError: when the disk is full or fails.
+        BadInput: if the path cannot be written to: a folder, no such parent folder, no permission.
+        PliError: if the disk is full or fails.
     """
     content = data if isinstance(data, bytes) else encoding.utf8(data)
     try:
         if (descriptor := _descriptor(path)) is not None:
-            _pour(descriptor, content)
+            _write_to(descriptor, content)
         else:
             _require_folder(path)
             replace(path, lambda partial: partial.write_bytes(content))
@@ -51,7 +51,7 @@ def write(path: Path, data: str | bytes) -> None:
 
 
 def check(path: Path) -> None:
-    """Raise BadInput where `write` would, as far as that can be told without writing."""
+    """Raise BadInput if `write` would, as far as this can be checked without writing."""
     try:
         if not _is_special(path):
             _require_folder(path)
@@ -60,7 +60,7 @@ def check(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that a user named, and those above it. Raises as `write`; one that is there is left as it is."""
+    """Make a folder that a user named, with its parents, unless it exists. Raises the same errors as `write`."""
     try:
         if path.exists() and not path.is_dir():
             raise OSError(errno.ENOTDIR, "it is a file: name a folder")
@@ -70,19 +70,18 @@ def make_folder(path: Path) -> None:
 
 
 def replace(path: Path, fill: Callable[[Path], object], durable: bool = True) -> None:
-    """Put a plain file in place once it is whole: whoever looks sees the old content or the new.
+    """Replace a regular file atomically: readers see either the old content or the new one.
 
-    Whatever goes wrong, Ctrl-C included, the old file stays as it was and nothing is left beside it. A new file has the
-    permissions that the umask leaves; one that takes an old file's place has the old one's, and its owner where that is
-    allowed.
+    After any error, including Ctrl-C, the old file is unchanged and no temporary file is left. A new file has the
+    permissions of the umask. A replaced file keeps its permissions, and its owner if the system allows it.
 
     Args:
-        path: the file; if it is a link, the file that it points to.
-        fill: writes the content to the path that it is given.
-        durable: return only when the content would survive a power cut.
+        path: the file; if it is a link, the link's target is replaced.
+        fill: function that writes the content to the path it is given.
+        durable: return only after the content is synced to disk.
 
     Raises:
-        OSError: as `fill` and the system raise it.
+        OSError: raised by `fill` or the system.
     """
     target = Path(os.path.realpath(path))
     partial = target.with_name(PARTIAL + secrets.token_hex(8))
@@ -90,39 +89,39 @@ def replace(path: Path, fill: Callable[[Path], object], durable: bool = True) ->
         make(partial, fill)
         if durable:
             sync(partial)
-        _take_over(target, partial)
+        _copy_permissions(target, partial)
         partial.replace(target)
     except BaseException:
         with suppress(OSError):
             partial.unlink()
         raise
     if durable:
-        with suppress(PermissionError):  # a folder that may be written to, and not be listed
+        with suppress(PermissionError):  # the folder may be writable but not readable
             sync(target.parent)
 
 
-def _take_over(old: Path, new: Path) -> None:
-    """Give a new file the permissions of the old one, if there is one, and its owner, if that is allowed."""
+def _copy_permissions(old: Path, new: Path) -> None:
+    """Give a new file the permissions of the old one, if it exists, and its owner, if allowed."""
     with suppress(FileNotFoundError):
-        was = old.stat()
+        stats = old.stat()
         with suppress(PermissionError):
-            os.chown(new, was.st_uid, was.st_gid)
-        new.chmod(stat.S_IMODE(was.st_mode))
+            os.chown(new, stats.st_uid, stats.st_gid)
+        new.chmod(stat.S_IMODE(stats.st_mode))
 
 
 @contextmanager
 def folder(final: Path, durable: bool = True) -> Iterator[Path]:
-    """Make a folder that is there entirely, or not at all: whoever looks sees none, or all of its files.
+    """Make a folder atomically: readers see either no folder or all of its files.
 
     Args:
-        final: where it appears; no folder that holds something may be there.
-        durable: return only when it would survive a power cut.
+        final: path of the folder; a folder at this path must be empty.
+        durable: return only after the folder is synced to disk.
 
     Yields:
-        A new folder beside it, to put plain files into. It is removed when the block raises.
+        A temporary folder beside it, to write regular files into. It is removed if the block raises an error.
 
     Raises:
-        OSError: as the system raises it.
+        OSError: raised by the system.
     """
     partial = final.with_name(PARTIAL + secrets.token_hex(8))
     try:
@@ -138,7 +137,7 @@ def folder(final: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def make(path: Path, fill: Callable[[Path], object]) -> None:
-    """Make a new file with the permissions that the umask leaves; safetensors would make it its owner's alone."""
+    """Make a new file with the permissions of the umask, because safetensors makes files only their owner can read."""
     path.touch(exist_ok=False)
     mode = stat.S_IMODE(path.stat().st_mode)
     fill(path)
@@ -146,7 +145,7 @@ def make(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return once a file's content, or a folder's list of names, would survive a power cut."""
+    """Sync a file's content, or a folder's list of names, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -155,7 +154,7 @@ def sync(path: Path) -> None:
 
 
 def refusal(path: Path, error: OSError | ValueError) -> PliError:
-    """One line on what could not be written: BadInput, unless the disk is to blame."""
+    """Return the error for a failed write: PliError if the disk caused it, else BadInput."""
     reason = getattr(error, "strerror", None) or str(error)
     line = f"{path}: cannot be written ({reason[:1].lower()}{reason[1:]})"
     return PliError(line) if getattr(error, "errno", None) in _FAILING else BadInput(line)
@@ -165,7 +164,7 @@ def refusal(path: Path, error: OSError | ValueError) -> PliError:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether there is a device, a pipe or an open descriptor to write into."""
+    """Return whether a path is a device, a pipe or an open descriptor."""
     if _number(path) is not None:
         return True
     try:
@@ -176,23 +175,23 @@ def _is_special(path: Path) -> bool:
 
 
 def _descriptor(path: Path) -> int | None:
-    """A descriptor of a device, a pipe or whatever is open already; None where a plain file is to be replaced."""
+    """Return a descriptor of a device, a pipe or an open file; None for a regular file to replace."""
     if (number := _number(path)) is not None:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
-                stream.flush()  # what was printed before comes first
+                stream.flush()  # keep the order of what was printed before
         return os.dup(number)
     if not _is_special(path):
         return None
     if stat.S_ISBLK(path.stat().st_mode):
-        raise BadInput(f"{path}: cannot be written (it is a disk, whose content would be lost)")
+        raise BadInput(f"{path}: cannot be written (it is a disk, and its content would be lost)")
     return os.open(path, os.O_WRONLY | os.O_NOCTTY)
 
 
 def _number(path: Path) -> int | None:
-    """The number of the descriptor of this process that a path names: 1 for /dev/stdout, 63 for /dev/fd/63.
+    """Return the number of the open descriptor that a path names: 1 for /dev/stdout, 63 for /dev/fd/63.
 
-    It is written to as it is. Opened anew by its path, a file that the shell has opened would lose what is in it.
+    The descriptor is used directly, because opening the path again would truncate a file that the shell opened.
     """
     for _ in range(MOST_LINKS):
         folder = os.path.realpath(path.parent)
@@ -204,16 +203,16 @@ def _number(path: Path) -> int | None:
     return None
 
 
-def _pour(descriptor: int, content: bytes) -> None:
+def _write_to(descriptor: int, content: bytes) -> None:
     with suppress(BrokenPipeError), os.fdopen(descriptor, "wb") as file:
         file.write(content)
 
 
-# --- what can be said of a path -------------------------------------------------------------------------------------
+# --- checks of a path -----------------------------------------------------------------------------------------------
 
 
 def _require_folder(path: Path) -> None:
-    """Raise OSError, in words that say what to do, unless a plain file can be put there."""
+    """Raise OSError with a clear reason unless a regular file can be written at the path."""
     target = Path(os.path.realpath(path))
     folder = target.parent
     if target.is_dir():

@@ -1,6 +1,6 @@
 """Derive every random seed from the run's seed, a purpose and a number.
 
-A resumed run, a twin and every rank of a cluster therefore draw the same without being told where the others are.
+So a resumed run, a twin run and every rank of a cluster draw the same random numbers without sharing state.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 
 
 def derive(seed: int, purpose: str, *numbers: int) -> int:
-    """A 63-bit seed for one purpose.
+    """Return a 63-bit seed for one purpose.
 
     >>> derive(0, "mask", 7) == derive(0, "mask", 7)
     True

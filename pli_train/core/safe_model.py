@@ -1,6 +1,6 @@
-"""Make a model of a config and of tensors in memory, the same way in training and analysis.
+"""Make a model from a config and tensors in memory, in training and analysis.
 
-transformers opens no file here, so that nothing in a folder chooses code, names another model or leads out of it.
+transformers opens no file here, so a checkpoint's files cannot run code, load another model or open other files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ AUTO_CLASS = {
     "masked-lm": "AutoModelForMaskedLM",
     "image-classification": "AutoModelForImageClassification",
 }
-"""Task → name of transformers' class for it."""
+"""Task → name of the auto class in transformers."""
 
 
 def declared(model_type: str) -> set[str]:
-    """The keys that a family's config declares."""
+    """Return the keys that a family's config declares."""
     from transformers import AutoConfig
 
     default = AutoConfig.for_model(model_type)
@@ -34,50 +34,53 @@ def declared(model_type: str) -> set[str]:
 
 
 def config_of(model_type: str, fields: Mapping[str, Any], path: Path) -> PretrainedConfig:
-    """The config of a family with these fields. Raises BadInput naming `path` when transformers refuses a value."""
+    """Make a family's config with these fields. Raises BadInput naming `path` if transformers rejects a value."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.for_model(model_type, **fields)
-    except Exception as error:  # whatever a library makes of hostile values
+    except Exception as error:  # libraries raise any kind of error for invalid values
         raise BadInput(f"{path}: {last_line(error)}") from None
 
 
 def outline(config: PretrainedConfig, auto_class: str, tensors: Mapping[str, Tensor]) -> PreTrainedModel:
-    """The model that a config describes, without memory for its tensors.
+    """Make the model that a config describes on the meta device, without memory for its tensors.
 
     Args:
-        config: of the model.
-        auto_class: name of transformers' class that chooses the model's.
-        tensors: by name, with or without the prefix of the base model.
+        config: config of the model.
+        auto_class: name of the auto class in transformers that selects the model's class.
+        tensors: tensors by name, with or without the prefix of the base model.
 
     Raises:
-        BadInput: when one of `tensors` has another shape than the config says.
+        BadInput: if the shape of a tensor differs from that of the config.
     """
     import torch
     import transformers
 
     with torch.device("meta"):
-        made: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
-    prefix = f"{made.base_model_prefix}."
-    shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in made.state_dict().items()}
+        model: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
+    prefix = f"{model.base_model_prefix}."
+    shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in model.state_dict().items()}
     for name, tensor in tensors.items():
-        wanted = shapes.get(name.removeprefix(prefix), tensor.shape)
-        if tensor.shape != wanted:
-            raise BadInput(f"its {name} has shape {tuple(tensor.shape)} and its config says {tuple(wanted)}")
-    return made
+        expected = shapes.get(name.removeprefix(prefix), tensor.shape)
+        if tensor.shape != expected:
+            raise BadInput(f"its {name} has shape {tuple(tensor.shape)}, expected {tuple(expected)} from its config")
+    return model
 
 
 def fill(
     outline: PreTrainedModel, config: PretrainedConfig, tensors: dict[str, Tensor], **how: Any
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model of an outline with these tensors, in float32 on the CPU; and transformers' report on their names.
+    """Load tensors into a model's outline, in float32 on the CPU.
 
     Args:
-        outline: of this module's `outline`, whose copy of the config has more written into it.
-        config: of the outline, as it was given.
-        tensors: by name, with or without the prefix of the base model.
+        outline: result of this module's `outline`; its copy of the config has more fields set.
+        config: the config from which the outline was made.
+        tensors: tensors by name, with or without the prefix of the base model.
         how: further arguments of `from_pretrained`.
+
+    Returns:
+        The model, and transformers' report of missing and unexpected names.
     """
     import torch
 

@@ -1,8 +1,8 @@
 """Draw blocks in strata, and estimate a mean with its standard error.
 
-The text's blocks are sorted by a number known beforehand (how hard a block is) and cut into strata of equal size; two
-blocks are drawn from each. A mean over them varies only as far as blocks of one stratum differ, and its standard error
-follows from the draw alone, whatever blocks and documents have in common. Formulas: Cochran, Sampling Techniques
+The blocks are sorted by a number known in advance (their difficulty) and divided into strata of equal size. Two blocks
+are drawn from each stratum. The mean over them varies only as much as blocks within a stratum differ. Its standard
+error follows from the sampling design and does not assume independent blocks. Formulas: Cochran, Sampling Techniques
 (1977), chapters 5 (strata) and 6 (ratios).
 """
 
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 PER_STRATUM = 2
-"""Blocks drawn from a stratum: the fewest that show how much its blocks differ."""
+"""Blocks drawn from a stratum: the minimum for estimating its variance."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean as it is estimated.
+    """An estimated mean.
 
     Attributes:
-        value: the mean; NaN where nothing was read to average.
-        error: its standard error; 0 where everything was read, NaN where one block stands for more.
-        freedom: degrees of freedom that the standard error has, for Student's t.
+        value: the mean; NaN if there is nothing to average.
+        error: its standard error; 0 if all blocks were read, NaN if one block represents a larger stratum.
+        freedom: degrees of freedom of the standard error, for Student's t.
     """
 
     value: float
@@ -33,11 +33,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Design:
-    """How blocks were drawn.
+    """A sampling design: how blocks were drawn.
 
     Attributes:
-        stratum: (blocks,) int: the stratum that each was drawn from.
-        sizes: (strata,) int: how many blocks each stratum holds.
+        stratum: (blocks,) int: the stratum of each drawn block.
+        sizes: (strata,) int: number of blocks in each stratum.
     """
 
     stratum: np.ndarray
@@ -45,21 +45,21 @@ class Design:
 
     @classmethod
     def simple(cls, drawn: int, of: int) -> Design:
-        """That of a simple random draw, from one stratum."""
+        """Return the design of a simple random sample."""
         return cls(np.zeros(drawn, np.int64), np.array([of]))
 
     def first(self, count: int) -> Design:
-        """That of the first blocks alone, which are in random order: taken as a simple random draw."""
+        """Return the design of the first blocks, which are in random order: a simple random sample."""
         return self if count >= len(self.stratum) else Design.simple(count, int(self.sizes.sum()))
 
     def mean(self, sums: np.ndarray, counts: np.ndarray) -> Estimate:
-        """The mean over everything that all blocks hold: the combined ratio estimator (Cochran 1977, section 6.11).
+        """Estimate the mean over all blocks with the combined ratio estimator (Cochran 1977, section 6.11).
 
-        Its degrees of freedom are Satterthwaite's (Cochran 1977, equation 5.16): few where few strata vary.
+        The degrees of freedom are Satterthwaite's (Cochran 1977, equation 5.16).
 
         Args:
-            sums: (blocks,) float64: what is averaged, added up within each block.
-            counts: (blocks,): how many were added up.
+            sums: (blocks,) float64: the sum of the values in each block.
+            counts: (blocks,): the number of values in each block.
         """
         drawn = np.bincount(self.stratum, minlength=len(self.sizes))
         weights = (self.sizes / drawn)[self.stratum]
@@ -77,15 +77,15 @@ class Design:
 
 
 def draw(difficulty: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, Design]:
-    """Draw blocks, as many of each difficulty as there are.
+    """Draw blocks, stratified by difficulty.
 
     Args:
-        difficulty: (population,) float: what the population is sorted by; equal ones come in random order.
-        count: how many to draw, at most.
-        seed: of the draw.
+        difficulty: (population,) float: the number to sort blocks by; ties are in random order.
+        count: maximum number of blocks to draw.
+        seed: seed of the draw.
 
     Returns:
-        The places of the drawn blocks in the population, (count,) int64, in random order; and how they were drawn.
+        The indices of the drawn blocks in the population, (count,) int64, in random order; and the sampling design.
     """
     chance = np.random.default_rng(seed)
     count = min(count, len(difficulty))
@@ -100,11 +100,11 @@ def draw(difficulty: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, Des
 
 
 def clustered(sums: np.ndarray, counts: np.ndarray, clusters: np.ndarray) -> Estimate:
-    """The mean of everything, its standard error that of other clusters drawn instead: blocks of one go together.
+    """Return the mean over all blocks, with a standard error for clusters (documents) as the sampling units.
 
     Args:
-        sums, counts: (blocks,), as for `Design.mean`.
-        clusters: (blocks,) int: the document that each block is of.
+        sums, counts: (blocks,), as in `Design.mean`.
+        clusters: (blocks,) int: the document of each block.
     """
     number = len(np.unique(clusters))
     value = _ratio(sums.sum(), counts.sum())
@@ -114,5 +114,5 @@ def clustered(sums: np.ndarray, counts: np.ndarray, clusters: np.ndarray) -> Est
 
 
 def _ratio(part: float, whole: float) -> float:
-    """NaN where there is nothing to average: blocks in which nothing is predicted."""
+    """Return the ratio, or NaN if there is nothing to average: blocks without predicted tokens."""
     return float(part / whole) if whole else np.nan

@@ -1,7 +1,7 @@
-"""Load tokenizers safely, the same way in training, evaluation and analysis.
+"""Load tokenizers safely, in training, evaluation and analysis.
 
-A tokenizer's files may keep a truncation, a padding and a post-processor, which serve other uses: nothing is cut,
-filled up or put around a text here. Documents are closed by one end token, by whoever joins them.
+A tokenizer's files may set truncation, padding and a post-processor. They are not applied here: texts are neither
+truncated nor padded, and no special tokens are added. Code that joins documents adds one end token to each.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ JSON, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 """Vocabularies of the sentencepiece library."""
 VOCABULARIES = (JSON, "vocab.txt", "vocab.json", *SENTENCEPIECE)
-"""Files each of which makes a folder a tokenizer's."""
+"""Files that identify a tokenizer: a folder needs one of them."""
 BESIDE = (SETTINGS, "special_tokens_map.json", "added_tokens.json", "merges.txt", "config.json")
-"""Files that say more of one."""
+"""Further files of a tokenizer."""
 BATCH = 256
-"""Texts that are tokenized together, at most."""
+"""Maximum number of texts tokenized together."""
 MOST = 2**22
-"""Characters that are, unless one text alone has more."""
+"""Maximum number of characters tokenized together, unless one text is longer."""
 LARGEST = 2**28
-"""Bytes of such a file, at most."""
+"""Maximum size of a tokenizer's file in bytes."""
 USUAL = {
     "eos_token": ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"),
     "sep_token": ("[SEP]",),
     "mask_token": ("[MASK]", "<mask>", "<|mask|>"),
     "pad_token": ("[PAD]", "<pad>", "<|pad|>"),
 }
-"""What special tokens are called where a tokenizer.json comes without the file that names them."""
+"""Usual names of special tokens, for a tokenizer.json without a file that names them."""
 
 
 def load(name_or_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, a tokenizer.json, or a name on the hub.
+    """Load the tokenizer of a folder, a tokenizer.json, or a name on the Hugging Face hub.
 
     Raises:
-        BadInput: when a folder or file here is none.
-        PliError: when the hub cannot be reached, or has none.
+        BadInput: if the folder or file is not a tokenizer.
+        PliError: if the hub cannot be reached or has no such tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -58,53 +58,52 @@ def load(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
         with panics_as_errors():
             return _without_settings(AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False))
-    except Exception as error:  # the tokenizers library raises that very class, and transformers what comes
+    except Exception as error:  # tokenizers raises Exception itself, and transformers any class
         raise PliError(
-            f"'{name_or_path}' is no tokenizer's folder or file here and could not be loaded from the hub "
-            f"({first_line(error)})"
+            f"'{name_or_path}' is no local tokenizer and could not be loaded from the hub ({first_line(error)})"
         ) from None
 
 
 def local(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder on this machine, or of a tokenizer.json. Raises BadInput when it is none."""
+    """Load the tokenizer of a local folder or tokenizer.json. Raises BadInput if it is not a tokenizer."""
     from transformers import AutoTokenizer
 
-    with _staged(path) as (folder, files):
+    with _staging_folder(path) as (folder, files):
         names = [name for name in files if name in VOCABULARIES]
         where = path if path.is_file() else path / names[0]
         if set(names) <= set(SENTENCEPIECE) and not _has_sentencepiece():
             raise BadInput(
-                f"{where}: reading it needs the sentencepiece library: pip install sentencepiece protobuf; or make a "
-                f"{JSON} of it where that is installed (AutoTokenizer.from_pretrained, then save_pretrained)"
+                f"{where}: reading it needs the sentencepiece library: pip install sentencepiece protobuf; or convert "
+                f"it to {JSON} where that is installed (AutoTokenizer.from_pretrained, then save_pretrained)"
             )
         try:
             with panics_as_errors():
-                found = _without_settings(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+                tokenizer = _without_settings(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         except Exception as error:  # as above
-            raise BadInput(f"{where}: no tokenizer ({first_line(error)})") from None
-        found.name_or_path = str(path)  # not the place that is gone by now
+            raise BadInput(f"{where}: not a tokenizer ({first_line(error)})") from None
+        tokenizer.name_or_path = str(path)  # not the temporary folder
     if SETTINGS not in files:
-        _name_special_tokens(found)
-    return found
+        _name_special_tokens(tokenizer)
+    return tokenizer
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that make a tokenizer; none when a folder has none. A tokenizer.json stands for its folder."""
+    """Return the files of a tokenizer; empty if a folder has none. A tokenizer.json represents its folder."""
     if path.is_file() and path.name != JSON:
         return [path]
     folder = path.parent if path.is_file() else path
-    found = [folder / name for name in (*VOCABULARIES, *BESIDE) if (folder / name).is_file()]
-    return found if any(file.name in VOCABULARIES for file in found) else []
+    files = [folder / name for name in (*VOCABULARIES, *BESIDE) if (folder / name).is_file()]
+    return files if any(file.name in VOCABULARIES for file in files) else []
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text as it stands: nothing cut, filled up or put around it."""
-    found = tokenizer(list(texts), add_special_tokens=False, truncation=False, padding=False, verbose=False)
-    return found["input_ids"]
+    """Return the token ids of each text, without truncation, padding or special tokens."""
+    encoding = tokenizer(list(texts), add_special_tokens=False, truncation=False, padding=False, verbose=False)
+    return encoding["input_ids"]
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, segments: Iterable[Segment]) -> Iterator[tuple[list[int], bool]]:
-    """The ids of each piece of documents in order, and whether it ends one."""
+    """Yield the token ids of each segment in order, and whether it is the last one of its document."""
     for batch in _batches(segments):
         for segment, ids in zip(batch, encode(tokenizer, [segment.text for segment in batch]), strict=True):
             yield ids, segment.last
@@ -124,18 +123,18 @@ def _batches(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
 
 
 def size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many ids a model has to know: one more than the greatest, as a vocabulary may have gaps."""
+    """Return the vocabulary size that a model needs: the largest id plus one, as a vocabulary may have gaps."""
     return max(len(tokenizer), *(id + 1 for id in tokenizer.get_vocab().values()))
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that closes a document; None where none is named."""
+    """Return the id of the token that ends a document; None if the tokenizer has none."""
     end: Any = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     return end
 
 
 def masking_rule(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, list[int]]:
-    """For `core.masking.masked`: the mask token, how many tokens there are, and those that are never chosen."""
+    """Return the mask token, the vocabulary size and the special tokens, as `core.masking.masked` takes them."""
     mask: Any = tokenizer.mask_token_id
     return mask, size(tokenizer), sorted(tokenizer.all_special_ids)
 
@@ -144,41 +143,41 @@ def masking_rule(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, list[int
 
 
 @contextmanager
-def _staged(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """A folder of its own with a tokenizer's files as we want them, and their names."""
-    found = files_of(path)
-    if not found:
+def _staging_folder(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Copy a tokenizer's files into a temporary folder without settings; yield the folder and the names."""
+    originals = files_of(path)
+    if not originals:
         raise BadInput(f"{path}: holds no tokenizer, none of {', '.join(VOCABULARIES)}")
-    with tempfile.TemporaryDirectory(prefix="pli-tokenizer-") as position:
+    with tempfile.TemporaryDirectory(prefix="pli-tokenizer-") as staged:
         names = []
-        for file in found:
+        for file in originals:
             name = JSON if path.is_file() and file == path else file.name
             names.append(name)
             try:
                 if file.stat().st_size > LARGEST:
                     raise BadInput(f"{file}: has more than {LARGEST} bytes, too many for a tokenizer")
-                shutil.copyfile(file, Path(position) / name)
+                shutil.copyfile(file, Path(staged) / name)
             except OSError as error:
                 raise BadInput(f"{file}: cannot be read ({error.strerror})") from None
         if JSON in names:
-            _without_kept(Path(position) / JSON, path if path.is_file() else path / JSON)
+            _remove_settings(Path(staged) / JSON, path if path.is_file() else path / JSON)
         elif SETTINGS not in names and "config.json" not in names:
-            (Path(position) / SETTINGS).write_text(json.dumps(_guessed(Path(position))))
-        yield position, names
+            (Path(staged) / SETTINGS).write_text(json.dumps(_default_settings(Path(staged))))
+        yield staged, names
 
 
-def _without_kept(file: Path, message: Path) -> None:
-    """Take truncation and padding out of a tokenizer.json: for a padding transformers would even add a token."""
+def _remove_settings(file: Path, original: Path) -> None:
+    """Remove truncation and padding from a tokenizer.json; transformers would add a token for padding."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{message}: not readable as JSON ({error})") from None
+        raise BadInput(f"{original}: not readable as JSON ({error})") from None
     if isinstance(document, dict) and (document.get("truncation") or document.get("padding")):
         file.write_text(json.dumps(document | {"truncation": None, "padding": None}), encoding="utf-8")
 
 
-def _guessed(folder: Path) -> dict[str, Any]:
-    """Settings for a vocabulary that comes without any: BERT's `vocab.txt`, or `vocab.json` with `merges.txt`."""
+def _default_settings(folder: Path) -> dict[str, Any]:
+    """Return settings for a vocabulary without a settings file, by the names of its files."""
     words = folder / "vocab.txt"
     if words.is_file():
         tokens = words.read_text(encoding="utf-8", errors="replace").splitlines()

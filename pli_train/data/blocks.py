@@ -1,7 +1,7 @@
 """Blocks of tokens in an order that is a function of the step.
 
-Nothing is consumed, so nothing has to be wound forward: the batch of step 100 000 costs what that of step 100 costs,
-a resumed run sees what the unbroken one would have seen, and a twin sees what its parent saw.
+There is no iterator to advance: the batch of step 100 000 is as fast to get as that of step 100. A resumed run sees the
+same batches as an uninterrupted one, and a twin the same batches as its parent.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pli_train.core.errors import BadInput
 
 
 class Blocks:
-    """The blocks of a corpus, shuffled anew each epoch.
+    """The blocks of a corpus, reshuffled in each epoch.
 
     Args:
-        tokens: 1-D array of token ids, to be cut into blocks; or of rows with named fields (images and their labels),
-            each a block as it is.
-        block_size: tokens in a block; what is left over at the end is not used.
-        seed: of the shuffle.
-        side: which part of the corpus this is, for a message.
+        tokens: 1-D array of token ids, which is divided into blocks; or of rows with named fields (images and their
+            labels), of which each is a block.
+        block_size: tokens per block; the remainder at the end is not used.
+        seed: seed of the shuffle.
+        side: name of this part of the corpus, for error messages.
 
     Raises:
-        BadInput: when there are fewer tokens than one block.
+        BadInput: if there are fewer tokens than one block.
     """
 
     def __init__(self, tokens: np.ndarray, block_size: int, seed: int, side: str = "corpus") -> None:
@@ -32,24 +32,24 @@ class Blocks:
         self.count = len(tokens) if whole else len(tokens) // block_size
         if self.count == 0:
             raise BadInput(
-                f"train.block_size: the {side} has {len(tokens)} tokens, less than one block of {block_size}: give "
+                f"train.block_size: the {side} has {len(tokens)} tokens, less than one block of {block_size}: use "
                 "more text, or a smaller block_size"
             )
         self._blocks = tokens if whole else tokens[: self.count * block_size].reshape(self.count, block_size)
         self._seed = seed
 
     def at_step(self, step: int, size: int) -> np.ndarray:
-        """The `size` blocks of optimizer step `step` (from 0), over all devices and accumulations.
+        """Return the `size` blocks of optimizer step `step` (from 0), for all devices and accumulated batches.
 
         Returns:
-            (size, block_size) int64; rows as (size,) of their own type.
+            (size, block_size) int64; or (size,) rows with their own type.
         """
         locations = range(step * size, (step + 1) * size)
         rows = [_order(self._seed, position // self.count, self.count)[position % self.count] for position in locations]
         return self._widened(self._blocks[rows])
 
     def of(self, locations: np.ndarray) -> np.ndarray:
-        """The blocks at some places of the corpus, unshuffled, as `at_step` gives them."""
+        """Return the blocks with these unshuffled indices, in the format of `at_step`."""
         return self._widened(self._blocks[locations])
 
     @staticmethod

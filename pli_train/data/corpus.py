@@ -1,9 +1,9 @@
-"""Load a corpus: choose the source and tokenize it.
+"""Load a corpus: select the source and tokenize it.
 
-A corpus of text is one file here that offers `read(data) -> Documents`: documents split into train and eval, and a
-fingerprint that changes when they do. `source_of` picks it. From there on all is common: `tokenization.py` tokenizes
-once into a memory-mapped cache and `blocks.py` serves blocks in an order that is a function of the step. Images come
-from a file of their own each (`digits.py`), in rows that `blocks.py` serves in the same way.
+Each source of text is a module in `sources/` with `read(data) -> Documents`: documents split into train and eval, with
+a fingerprint of their content. `source_of` selects it. `tokenization.py` tokenizes the documents once into a
+memory-mapped cache, and `blocks.py` returns blocks in an order that is a function of the step. A source of images
+(`digits.py`) returns rows that `blocks.py` uses in the same way.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 def load(
     data: DataConfig, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None
 ) -> TokenizedText | ImageCorpus:
-    """Load what `data.source` names, ready to be served in blocks.
+    """Load the corpus of `data.source`, tokenized if it is text.
 
     Args:
         data: the [data] section.
         settings: the [tokenizer] section.
-        say: called with a line before work that takes time, and with what is left out.
+        say: function that is called with a line before slow steps, and about files left out.
 
     Raises:
-        BadInput, PliError: when the corpus or the tokenizer cannot be had.
+        BadInput, PliError: if the corpus or the tokenizer cannot be loaded.
     """
     from pli_train.data.sources import digits
 
@@ -51,12 +51,12 @@ def load(
 
 
 def read(data: DataConfig) -> Documents:
-    """Read the corpus that `data.source` names. Raises BadInput when it is missing or empty."""
+    """Read the documents of `data.source`. Raises BadInput if it is missing or empty."""
     return source_of(data)(data)
 
 
 def source_of(data: DataConfig) -> Callable[[DataConfig], Documents]:
-    """The reader for a source: a known name, else something on this disk, else a name on the hub."""
+    """Return the reader of a source: of a known name, a local path, or else a name on the hub."""
     from pli_train.data.sources import hub, python, text
 
     if data.source == "python":

@@ -1,4 +1,4 @@
-"""A corpus before it is tokenized, and fingerprints of content."""
+"""A corpus before tokenization, and fingerprints of content."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Documents:
-    """A corpus before tokenizing.
+    """A corpus before tokenization.
 
     Attributes:
-        train, eval: the texts of each side in pieces, to be read once or more, in a fixed order.
-        fingerprint: names the content; two corpora with one fingerprint hold the same texts.
-        about: one line for people.
-        notes: a line each on what is left out, or worth knowing before training.
+        train, eval: the texts of each part in segments, in a fixed order; they can be read several times.
+        fingerprint: hash of the content; corpora with the same fingerprint hold the same texts.
+        about: one-line description.
+        notes: lines about files left out, and warnings before training.
     """
 
     train: Iterable[Segment]
@@ -29,9 +29,9 @@ class Documents:
     notes: tuple[str, ...] = ()
 
 
-def fingerprint(*things: object) -> str:
-    """A short hash of anything that prints the same when it is the same."""
+def fingerprint(*values: object) -> str:
+    """Return a short hash of values, computed from their `repr`."""
     digest = hashlib.sha256()
-    for thing in things:
-        digest.update(repr(thing).encode())
+    for value in values:
+        digest.update(repr(value).encode())
     return digest.hexdigest()[:16]

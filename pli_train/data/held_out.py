@@ -1,7 +1,7 @@
-"""The held-out blocks: which are drawn for evaluations, their masks, and their loss.
+"""The held-out blocks: the sample for evaluations, masks, and loss.
 
-A block's masks are a function of its place in the held-out text, so that it is asked the same whoever draws it, at
-every step, at any context, and by `pli_analysis` from what the run keeps of the draw.
+A block's masks are a function of its index in the held-out text, so they are the same at every step, at every context
+length, and in `pli_analysis`, which reads the sample saved in the run.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 
 class HeldOut:
-    """The held-out blocks of a corpus, and those drawn from them for every regular evaluation.
+    """The held-out blocks of a corpus, and the sample of them for regular evaluations.
 
     Args:
         text: the corpus.
-        block_size: tokens in a block.
-        drawn: how many blocks to draw, at most.
-        objective: what is predicted.
-        seed: of the run.
+        block_size: tokens per block.
+        drawn: maximum number of blocks to draw.
+        objective: the training objective.
+        seed: seed of the run.
 
     Attributes:
-        locations: (drawn,) which blocks were drawn, in random order.
-        design: how.
-        documents: (blocks,) the document that each block begins in, counted from 0; an image is one.
-        difficulty: (blocks,) how hard each block is; of images, 0.
+        locations: (drawn,) indices of the drawn blocks, in random order.
+        design: the sampling design.
+        documents: (blocks,) index of the document in which each block begins, from 0; each image is a document.
+        difficulty: (blocks,) difficulty of each block; 0 for images.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class HeldOut:
         self._block_size = block_size
         self.documents, self.difficulty = np.arange(self.count), np.zeros(self.count)
         if text.tokenizer is not None:
-            # As it lies on disk, so that a large text is not copied into memory.
+            # A view of the memory-mapped file, so that a large text is not copied into memory.
             whole = text.eval[: self.count * block_size].reshape(self.count, block_size)
             self.documents = text.documents(block_size)
             self.difficulty = surprisal.of_blocks(text.train, whole, text.vocabulary, text.fingerprint)
@@ -58,33 +58,33 @@ class HeldOut:
 
     @property
     def count(self) -> int:
-        """How many blocks the held-out text has."""
+        """Number of blocks of the held-out text."""
         return self._blocks.count
 
     def batch(self, locations: np.ndarray, context: int) -> Batch:
-        """Some blocks and what they are asked, in pieces of `context` tokens."""
+        """Return a batch of the blocks with these indices, split into rows of `context` tokens."""
         blocks = self._blocks.of(locations)
         if self._objective.task != "masked-lm":
             return self._objective.batch(cut(blocks, context), 0)
-        seeds = (derive(self._seed, "eval mask", int(position)) for position in locations)
+        seeds = (derive(self._seed, "eval mask", int(location)) for location in locations)
         each = [self._objective.batch(block[None], seed) for block, seed in zip(blocks, seeds, strict=True)]
         inputs, labels = (torch.cat([getattr(one, name) for one in each]) for name in ("inputs", "labels"))
         return Batch.of("masked-lm", inputs.reshape(-1, context), labels.reshape(-1, context))
 
     def loss(self, model: nn.Module, accelerator: Accelerator, context: int, size: int) -> Estimate:
-        """The mean loss over all held-out text, in nats, as the drawn blocks tell it; `size` are read at a time."""
+        """Estimate the mean loss over all held-out text, in nats, from the sample; `size` blocks are read at a time."""
         return self.design.mean(*self.losses(model, accelerator, self.locations, context, size))
 
     def full_loss(self, model: nn.Module, accelerator: Accelerator, context: int, size: int) -> tuple[Estimate, int]:
-        """The mean loss over all held-out text, all of it read, and over how many predictions.
+        """Return the mean loss over all held-out text, which is read in full, and the number of predictions.
 
-        The standard error is that of other documents held out instead.
+        The standard error takes documents as sampling units.
         """
         sums, counts = self.losses(model, accelerator, np.arange(self.count), context, size)
         return clustered(sums, counts, self.documents), int(counts.sum())
 
     def kept(self) -> dict[str, np.ndarray]:
-        """The drawn blocks as a run keeps them for analysis: see `run_folder`."""
+        """Return the sample as saved in the run for analysis: see `run_folder`."""
         batch = self.batch(self.locations, self._block_size)
         columns = {
             "inputs": batch.inputs.numpy(),
@@ -100,15 +100,15 @@ class HeldOut:
     def losses(
         self, model: nn.Module, accelerator: Accelerator, locations: np.ndarray, context: int, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The sum of the losses of each block, and how many they are: (places,) float64 each."""
+        """Return the sum of the losses of each block, and the number of predictions: (locations,) float64 each."""
         model.eval()
-        found = torch.zeros(2, len(locations), device=accelerator.device)
+        totals = torch.zeros(2, len(locations), device=accelerator.device)
         starts = range(0, len(locations), size)
         for start in starts[accelerator.process_index :: accelerator.num_processes]:
             here = locations[start : start + size]
             whole = self.batch(here, context)
             batch = whole.rows(0, len(whole.inputs), accelerator.device)
             losses = torch.stack(row_losses(model, batch))
-            found[:, start : start + size] = losses.reshape(2, len(here), -1).sum(2)
-        sums, counts = accelerator.reduce(found, "sum").cpu().double().numpy()
+            totals[:, start : start + size] = losses.reshape(2, len(here), -1).sum(2)
+        sums, counts = accelerator.reduce(totals, "sum").cpu().double().numpy()
         return sums, counts

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """What goes in and what is to come out.
+    """Inputs and labels of a batch.
 
     Attributes:
         task: `causal-lm`, `masked-lm` or `image-classification`.
         inputs: tokens, (blocks, block_size) int64; or images, (blocks, channels, height, width) float32.
-        labels: the token to predict at each position, like `inputs`; or each image's class, (blocks,) int64.
-        locations: where something is predicted, as indices into the flattened labels, (targets,) int64.
+        labels: the token to predict at each position, shaped like `inputs`; or each image's class, (blocks,) int64.
+        locations: indices of the predicted positions in the flattened labels, (targets,) int64.
     """
 
     task: str
@@ -35,24 +35,24 @@ class Batch:
 
     @classmethod
     def of(cls, task: str, inputs: Tensor, labels: Tensor) -> Batch:
-        """A batch on the CPU, where looking for `locations` waits for no device."""
+        """Make a batch on the CPU, where computing `locations` does not wait for a device."""
         return cls(task, inputs, labels, (labels.flatten() != IGNORED).nonzero().flatten())
 
     @property
     def targets(self) -> int:
-        """How many positions are predicted."""
+        """Number of predicted positions."""
         return len(self.locations)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What a Hugging Face model of this task is called with, to return logits."""
+        """Arguments of a Hugging Face model of this task to return logits."""
         if self.task == "image-classification":
             return {"pixel_values": self.inputs}
-        # Keys and values are kept for generation unless told otherwise: a copy of each that training never reads.
+        # By default, models store keys and values for generation, which training does not need.
         return {"input_ids": self.inputs} | ({"use_cache": False} if self.task == "causal-lm" else {})
 
     def rows(self, start: int, stop: int, device: torch.device) -> Batch:
-        """Some of the blocks, on a device; a copy to a GPU goes on while the CPU does something else."""
+        """Return a slice of the batch on a device; the copy to a GPU is asynchronous."""
         part = Batch.of(self.task, self.inputs[start:stop], self.labels[start:stop])
         tensors = (part.inputs, part.labels, part.locations)
         return Batch(self.task, *(_sent(tensor, device) for tensor in tensors))
@@ -63,12 +63,12 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class Objective:
-    """Turns blocks into a batch for one task.
+    """Makes batches from blocks for one task.
 
     Args:
         task: `causal-lm`, `masked-lm` or `image-classification`.
-        tokenizer: gives the mask token and the tokens that are never masked; None for images.
-        mlm_probability: share of positions to predict under masked-lm.
+        tokenizer: defines the mask token and the tokens that are never masked; None for images.
+        mlm_probability: share of positions to predict for masked-lm.
     """
 
     def __init__(self, task: str, tokenizer: PreTrainedTokenizerBase | None, mlm_probability: float) -> None:
@@ -79,7 +79,7 @@ class Objective:
         self._rule = masking_rule(tokenizer)
 
     def batch(self, blocks: np.ndarray, seed: int) -> Batch:
-        """The batch made of `blocks` as `Blocks` gives them. `seed` decides the masks of this one batch."""
+        """Make a batch from blocks of `Blocks`. `seed` is the seed of its masks."""
         if self.task == "image-classification":
             return Batch.of(self.task, torch.from_numpy(blocks["pixels"]), torch.from_numpy(blocks["label"]))
         tokens = torch.from_numpy(blocks)
@@ -89,23 +89,23 @@ class Objective:
 
 
 def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross entropy in nats, summed over the batch's targets: a float32 scalar."""
+    """Return the cross entropy in nats, summed over the batch's targets: a float32 scalar."""
     logits = _logits(model, batch)
     return cross_entropy(logits.float(), batch.labels.flatten()[batch.locations], reduction="sum")
 
 
 def row_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The same summed over each row of the batch, and how many targets each has: (rows,) float32 both."""
+    """Return the cross entropy summed over each row of the batch, and the targets per row: (rows,) float32 each."""
     losses = cross_entropy(_logits(model, batch).float(), batch.labels.flatten()[batch.locations], reduction="none")
-    found = losses.new_zeros(2, batch.labels.numel())
-    found[:, batch.locations] = torch.stack([losses, torch.ones_like(losses)])
-    sums, counts = found.reshape(2, len(batch.labels), -1).sum(2)
+    totals = losses.new_zeros(2, batch.labels.numel())
+    totals[:, batch.locations] = torch.stack([losses, torch.ones_like(losses)])
+    sums, counts = totals.reshape(2, len(batch.labels), -1).sum(2)
     return sums, counts
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits where something is predicted and nowhere else: a seventh of the head's work under masked-lm."""
-    bare: Any = getattr(model, "module", model)  # out of what spreads it over devices
+    """Return logits of predicted positions only, which for masked-lm saves most of the output head's work."""
+    bare: Any = getattr(model, "module", model)  # without the wrapper for several devices
     head = bare.get_output_embeddings()
     if head is None:
         return model(**batch.arguments).logits.flatten(0, -2)[batch.locations]

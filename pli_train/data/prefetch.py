@@ -1,4 +1,4 @@
-"""Make the next batch in the background."""
+"""Prepare the next batch in the background."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class BatchPrefetcher:
-    """A run's batches. Each is a function of the seed, the step and the context alone, whoever makes it and when.
+    """Prefetches a run's batches. A batch depends only on the seed, the step and the context length.
 
     Args:
-        blocks: of the training text.
-        objective: makes a batch of them.
-        size: blocks in a step, over all devices and accumulations.
-        seed: of the run.
+        blocks: blocks of the training text.
+        objective: makes batches from them.
+        size: blocks per step, over all devices and accumulated batches.
+        seed: seed of the run.
     """
 
     def __init__(self, blocks: Blocks, objective: Objective, size: int, seed: int) -> None:
@@ -30,15 +30,15 @@ class BatchPrefetcher:
         self._next: tuple[tuple[int, int], Future[Batch]] | None = None
 
     def at(self, step: int, context: int) -> Batch:
-        """The batch of the update after `step` finished ones, in pieces of `context` tokens; starts on the next."""
-        asked, ready = (step, context), self._next
-        batch = ready[1].result() if ready and ready[0] == asked else self.make(*asked)
+        """Return the batch after `step` completed updates, in rows of `context` tokens; start to prepare the next."""
+        key, ready = (step, context), self._next
+        batch = ready[1].result() if ready and ready[0] == key else self.make(*key)
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next = (step + 1, context), self._thread.submit(self.make, step + 1, context)
         return batch
 
     def make(self, step: int, context: int) -> Batch:
-        """The same, made now."""
+        """Make the batch of `at` without prefetching."""
         blocks = cut(self._blocks.at_step(step, self._size), context)
         return self._objective.batch(blocks, derive(self._seed, "mask", step))
 
@@ -46,9 +46,9 @@ class BatchPrefetcher:
         """End the thread."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
-            self._thread = self._next = None  # what was cancelled has no result
+            self._thread = self._next = None  # a cancelled batch has no result
 
 
 def cut(blocks: np.ndarray, context: int) -> np.ndarray:
-    """Blocks in pieces: (pieces, context). Images stay whole."""
+    """Split blocks into rows of `context` tokens: (rows, context). Images are returned unchanged."""
     return blocks if blocks.dtype.names else blocks.reshape(-1, context)

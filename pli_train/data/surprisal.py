@@ -1,7 +1,7 @@
 """Bigram surprisal of each held-out block, used to draw blocks in strata.
 
-Evaluations draw their blocks in strata of it (`core.sampling`). It need not be a good model, only to rank blocks
-as trained models do.
+Evaluations draw blocks stratified by surprisal (`core.sampling`). The bigram model need not be accurate, it only has to
+rank blocks like trained models.
 """
 
 from __future__ import annotations
@@ -10,43 +10,43 @@ import numpy as np
 
 from pli_train.core import cache
 
-KEPT = "surprisal-1/"
-"""Where surprisals are kept; the number is to be raised when they change."""
+FOLDER = "surprisal-1/"
+"""Folder of surprisals in the cache; increase the number when their computation changes."""
 MOST = 2**23
-"""Tokens of the training text that are counted, at most: pieces of it, evenly spread."""
+"""Maximum number of training tokens to count, in evenly spaced segments."""
 SEGMENT_TOKENS = 2**12
 ROWS = 2**12
-"""Blocks looked up at a time."""
+"""Blocks processed at a time."""
 
 
 def of_blocks(train: np.ndarray, blocks: np.ndarray, vocabulary: int, fingerprint: str) -> np.ndarray:
-    """Mean surprisal of each block, in nats a token, or what was kept of it.
+    """Return the mean surprisal of each block, in nats per token, from the cache if possible.
 
     Args:
         train: the training text, 1-D token ids.
         blocks: the held-out text, (blocks, block_size).
-        vocabulary: how many tokens there are.
-        fingerprint: names the corpus.
+        vocabulary: size of the vocabulary.
+        fingerprint: fingerprint of the corpus.
 
     Returns:
         (blocks,) float32.
     """
-    key = f"{KEPT}{fingerprint}-{blocks.shape[1]}"
-    if (kept := cache.get_array(key, (len(blocks),), "<f4")) is not None:
-        return kept
+    key = f"{FOLDER}{fingerprint}-{blocks.shape[1]}"
+    if (cached := cache.get_array(key, (len(blocks),), "<f4")) is not None:
+        return cached
     bigrams = Bigrams(spread(train), vocabulary)
     segments = [bigrams.surprisal(blocks[start : start + ROWS]).mean(axis=1) for start in range(0, len(blocks), ROWS)]
-    found = np.concatenate(segments).astype(np.float32)
-    cache.put_array(key, found, "<f4")
-    return found
+    values = np.concatenate(segments).astype(np.float32)
+    cache.put_array(key, values, "<f4")
+    return values
 
 
 class Bigrams:
-    """p(token | the one before), interpolated with p(token) as Witten and Bell (1991) do.
+    """Bigram model p(token | previous token), interpolated with p(token) (Witten and Bell 1991).
 
     Args:
         tokens: 1-D token ids to count.
-        vocabulary: how many tokens there are.
+        vocabulary: size of the vocabulary.
     """
 
     def __init__(self, tokens: np.ndarray, vocabulary: int) -> None:
@@ -58,7 +58,7 @@ class Bigrams:
         self._followers = np.bincount(self._pairs // vocabulary, minlength=vocabulary)
 
     def surprisal(self, blocks: np.ndarray) -> np.ndarray:
-        """−log p of each token after a block's first: (blocks, block_size) to (blocks, block_size − 1), in nats."""
+        """Return −log p of each token but a block's first, in nats: (blocks, size) to (blocks, size − 1)."""
         before, token = blocks[:, :-1].astype(np.int64), blocks[:, 1:].astype(np.int64)
         single, seen, followers = self._single[token], self._seen[before], self._followers[before]
         both = (self._count(before * self._vocabulary + token) + followers * single) / np.maximum(seen + followers, 1)
@@ -72,7 +72,7 @@ class Bigrams:
 
 
 def spread(tokens: np.ndarray) -> np.ndarray:
-    """At most MOST of the tokens, in pieces from everywhere."""
+    """Return at most MOST of the tokens, in evenly spaced segments."""
     if len(tokens) <= MOST:
         return np.asarray(tokens)
     starts = np.linspace(0, len(tokens) - SEGMENT_TOKENS, MOST // SEGMENT_TOKENS).astype(np.int64)

@@ -1,7 +1,7 @@
 """Tokenize documents once, into memory-mapped arrays in the cache.
 
-They lie below `cache.root()` in a folder named by what went in: corpus, split and tokenizer settings. A folder
-appears by one rename, so it is whole or absent.
+The folder below `cache.root()` is named by a hash of the corpus, the split and the tokenizer settings. It appears by
+one rename, so it is complete or absent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 LAYOUT = 1
-"""Goes into a cache folder's name; raise it when what is written there changes."""
+"""Version of the cached files, part of the cache folder's name; increase it when they change."""
 END, PAD, MASK = "<|endoftext|>", "<|pad|>", "<|mask|>"
 
 
@@ -38,10 +38,10 @@ class TokenizedText:
     """A tokenized corpus.
 
     Attributes:
-        train, eval: 1-D arrays of token ids, memory-mapped; documents follow each other, each closed by the end token.
-        tokenizer: made them.
-        about: one line on the corpus for people.
-        fingerprint: names corpus, split and tokenizer together.
+        train, eval: 1-D arrays of token ids, memory-mapped; documents are concatenated, each followed by the end token.
+        tokenizer: the tokenizer.
+        about: one-line description of the corpus.
+        fingerprint: hash of corpus, split and tokenizer.
     """
 
     train: np.ndarray
@@ -52,44 +52,44 @@ class TokenizedText:
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens there are."""
+        """Size of the vocabulary."""
         return tokenizer.size(self.tokenizer)
 
     def documents(self, block_size: int) -> np.ndarray:
-        """The held-out document that each block begins in, counted from 0: (blocks,) int64."""
+        """Return the index of the held-out document in which each block begins, from 0: (blocks,) int64."""
         ends = np.cumsum(self.eval == end_token(self.tokenizer))
         starts = np.arange(len(self.eval) // block_size) * block_size
         return np.concatenate([[0], ends])[starts]
 
     @property
     def counts(self) -> dict[str, int]:
-        """What `run.json` says of the corpus's size."""
+        """Size of the corpus, as recorded in `run.json`."""
         return {"train_tokens": len(self.train), "eval_tokens": len(self.eval), "vocabulary": self.vocabulary}
 
     def check(self, task: str, config: PretrainedConfig) -> None:
-        """Raise BadInput when a model of this task cannot learn from text."""
+        """Raise BadInput if a model of this task cannot learn from this text."""
         if task == "image-classification":
             raise BadInput(f"data.source: a {config.model_type} learns from images: use {', '.join(IMAGES)}")
         if task == "masked-lm" and self.tokenizer.mask_token_id is None:
-            raise BadInput(f"tokenizer: names no mask token, which a {config.model_type} needs to learn")
+            raise BadInput(f"tokenizer: has no mask token, which training a {config.model_type} needs")
 
     def keep(self, folder: Path) -> None:
-        """Write what is needed to read the tokens again."""
+        """Save the tokenizer, which is needed to decode the tokens."""
         self.tokenizer.save_pretrained(folder)
 
 
 def tokenize(
     documents: Documents, settings: TokenizerConfig, say: Callable[[str], None] = lambda line: None
 ) -> TokenizedText:
-    """Tokenize documents, or take their tokens from the cache.
+    """Tokenize documents, or load their tokens from the cache.
 
     Args:
         documents: the corpus.
         settings: the [tokenizer] section.
-        say: called with a line before work that takes time.
+        say: function that is called with a line before slow steps.
 
     Raises:
-        BadInput, PliError: when the tokenizer cannot be had.
+        BadInput, PliError: if the tokenizer cannot be loaded.
     """
     name = fingerprint(LAYOUT, documents.fingerprint, settings.vocab_size, _identity(settings.name_or_path))
     folder = cache.root() / name
@@ -98,15 +98,15 @@ def tokenize(
     else:
         say(f"tokenizing {documents.about}")
         _build(folder, documents, settings)
-    message = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
-    train, eval = (_map(folder / f"{side}.bin", message["dtype"], message[side]) for side in ("train", "eval"))
+    sizes = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+    train, eval = (_map(folder / f"{side}.bin", sizes["dtype"], sizes[side]) for side in ("train", "eval"))
     return TokenizedText(train, eval, tokenizer.local(folder), documents.about, name)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE (Sennrich et al. 2016; bytes as in Radford et al. 2019) trained on `texts`.
+    """Train a byte-level BPE (Sennrich et al. 2016; bytes as in Radford et al. 2019) on `texts`.
 
-    The same texts give the same tokenizer. It may come out smaller than `vocab_size` when the texts run dry.
+    The result is deterministic. Its vocabulary is smaller than `vocab_size` if the texts have too few pairs to merge.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -127,56 +127,56 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
 
 
 def _build(folder: Path, documents: Documents, settings: TokenizerConfig) -> None:
-    made = _ready_made(settings.name_or_path) if settings.name_or_path else None
-    if made is None:
-        made = train_bpe((segment.text for segment in documents.train), settings.vocab_size)
-    dtype = np.uint16 if tokenizer.size(made) <= 2**16 else np.uint32
+    chosen = _ready_made(settings.name_or_path) if settings.name_or_path else None
+    if chosen is None:
+        chosen = train_bpe((segment.text for segment in documents.train), settings.vocab_size)
+    dtype = np.uint16 if tokenizer.size(chosen) <= 2**16 else np.uint32
     try:
         with output.folder(folder, durable=False) as partial:
             sizes = {
-                side: _write(partial / f"{side}.bin", segments, made, dtype)
+                side: _write(partial / f"{side}.bin", segments, chosen, dtype)
                 for side, segments in (("train", documents.train), ("eval", documents.eval))
             }
-            message = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
-            (partial / "tokens.json").write_text(message, encoding="utf-8")
-            made.save_pretrained(partial)
+            text = json.dumps({"dtype": np.dtype(dtype).name, **sizes})
+            (partial / "tokens.json").write_text(text, encoding="utf-8")
+            chosen.save_pretrained(partial)
     except OSError:
-        if not folder.is_dir():  # else another run has built it meanwhile
+        if not folder.is_dir():  # otherwise another process has built it in the meantime
             raise
 
 
 def _identity(name_or_path: str | None) -> str | None:
-    """What tells one ready-made tokenizer from another: its files' content, since another may take its name."""
+    """Return what identifies an existing tokenizer: a hash of its files, because their content may change."""
     if name_or_path is None or not (files := tokenizer.files_of(Path(name_or_path).expanduser())):
         return name_or_path
-    message = [file for file in files if file.name in (tokenizer.JSON, tokenizer.SETTINGS)]
-    return fingerprint(*(file.read_bytes() for file in (message if len(message) == 2 else files)))
+    main = [file for file in files if file.name in (tokenizer.JSON, tokenizer.SETTINGS)]
+    return fingerprint(*(file.read_bytes() for file in (main if len(main) == 2 else files)))
 
 
 def _ready_made(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
-        found = tokenizer.load(name_or_path)
+        loaded = tokenizer.load(name_or_path)
     except PliError as error:
         message = f"tokenizer.name_or_path: {error}; leave it out to train a tokenizer on the corpus"
         raise type(error)(message) from None
-    if end_token(found) is None:
+    if end_token(loaded) is None:
         raise BadInput(
-            f"tokenizer.name_or_path: {name_or_path}: names no token that closes a document: set eos_token in its "
+            f"tokenizer.name_or_path: {name_or_path}: has no token that ends a document: set eos_token in its "
             f"{tokenizer.SETTINGS}"
         )
-    return found
+    return loaded
 
 
-def _write(path: Path, segments: Iterable[Segment], made: PreTrainedTokenizerBase, dtype: type) -> int:
-    end = end_token(made)
+def _write(path: Path, segments: Iterable[Segment], chosen: PreTrainedTokenizerBase, dtype: type) -> int:
+    end = end_token(chosen)
     count = 0
     with path.open("wb") as file:
-        for ids, is_end in tokenizer.ids_of(made, segments):
+        for ids, is_end in tokenizer.ids_of(chosen, segments):
             array: np.ndarray = np.asarray([*ids, end] if is_end else ids, dtype=dtype)
             array.tofile(file)
             count += len(array)
     if count == 0:
-        raise BadInput("data.source: tokenizing left nothing")
+        raise BadInput("data.source: tokenizing produced no tokens")
     return count
 
 

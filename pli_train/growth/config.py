@@ -1,4 +1,4 @@
-"""The [growth] section, swapping included."""
+"""Configuration section `[growth]`, with `[growth.swapping]`."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SwappingConfig(Section):
-    """Swapping two layers for one step at a time, as a regularizer."""
+    """Swap two layers for a single step, as a regularizer."""
 
-    probability: Share = Field(0.0, description="chance that a step is done with two layers in each other's place")
-    pairs: Literal["adjacent", "random"] = Field("adjacent", description="which two")
-    anneal: Literal["constant", "linear", "cosine"] = Field("constant", description="how the chance falls to 0")
+    probability: Share = Field(0.0, description="probability that a step runs with two layers swapped")
+    pairs: Literal["adjacent", "random"] = Field("adjacent", description="which two layers are swapped")
+    anneal: Literal["constant", "linear", "cosine"] = Field("constant", description="how the probability falls to 0")
 
 
 class GrowthConfig(Section):
-    """When the model grows; what an event leaves open is taken from here."""
+    """When and how the model grows. Events take the fields that they leave out from here."""
 
     schedule: str | list[dict[str, Any]] | dict[str, Any] = Field(
         "", description='`0.1@1 0.2@1`, [[growth.schedule]] tables, or { name = "stackbert", … }'
     )
-    initializer: Initializer = Field("clone", description="how a new layer starts")
-    donor: str = Field("below", description="whom a new layer is cloned from: `below`, `above`, or a layer id")
+    initializer: Initializer = Field("clone", description="how the weights of a new layer are initialized")
+    donor: str = Field("below", description="layer that a new layer is cloned from: `below`, `above`, or a layer id")
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
-    part_initializer: PartInitializer = Field("clone", description="how new heads and FFN units start")
-    part_output: Output = Field("zero", description="their output columns: zero, split with the donor, or kept")
-    optimizer_state: OptimizerState = Field("zero", description="moments of what is newborn, or of everything")
-    learning_rate: LearningRate = Field("none", description="what an event does to the learning rate")
-    rewarm_steps: int = Field(100, ge=1, description="rewarm, rewarm-new: steps of the climb")
-    freeze_steps: int = Field(0, ge=0, description="steps after an event in which only newborn parts learn")
-    events_kept: int | None = Field(None, ge=0, description="how many events to apply; all if none given")
+    part_initializer: PartInitializer = Field("clone", description="how new heads and FFN units are initialized")
+    part_output: Output = Field("zero", description="output columns of new heads and units")
+    optimizer_state: OptimizerState = Field("zero", description="moments of new parts zero or copied, or all reset")
+    learning_rate: LearningRate = Field("none", description="how the learning rate changes after an event")
+    rewarm_steps: int = Field(100, ge=1, description="rewarm, rewarm-new: number of warm-up steps")
+    freeze_steps: int = Field(0, ge=0, description="steps after an event in which only new parts are trained")
+    events_kept: int | None = Field(None, ge=0, description="number of events to apply (default: all)")
     swapping: SwappingConfig = SwappingConfig()
 
     def events(self, start: InitialShape, total_steps: int | None = None) -> list[Operator]:
-        """The schedule as events, in the order written, as many as are kept.
+        """Return the first `events_kept` events of the schedule, in the order written.
 
         Args:
-            start: what the run begins with, as far as it is known.
-            total_steps: optimizer updates of the whole training, when known.
+            start: shape of the model at step 0, as far as it is known.
+            total_steps: optimizer updates of the whole training; None when not known.
 
         Raises:
-            BadInput: for every event that cannot be read.
+            BadInput: with one line for each invalid event.
         """
         if isinstance(self.schedule, str):
             tables: Sequence[dict[str, Any]] = growth_schedule.parse_short(self.schedule)
@@ -75,12 +75,12 @@ class GrowthConfig(Section):
             raise BadInput(*wrong) from None
 
     def plateau(self) -> Adaptive:
-        """What counts as a plateau for events that wait for one."""
+        """Return the settings that define a plateau, for events that wait for one."""
         table = self.schedule if isinstance(self.schedule, dict) else {}
         return cast("Adaptive", schedules.read(table if table.get("name") == "adaptive" else {"name": "adaptive"}))
 
     def named(self) -> NamedSchedule | None:
-        """The schedule by its name, where it has one. Raises BadInput for what is wrong in its table."""
+        """Return the named schedule, or None if events are listed. Raises BadInput when its table is invalid."""
         return self._named(self.schedule) if isinstance(self.schedule, dict) else None
 
     @staticmethod
@@ -91,7 +91,7 @@ class GrowthConfig(Section):
             raise BadInput(*lines_of(error, schedules.SCHEDULES[table["name"]], "growth.schedule: ")) from None
 
     def _defaults(self) -> dict[str, dict[str, Any]]:
-        """Operator → what its events take from here when they leave it open."""
+        """Return operator → default values for the fields that its events leave out."""
         common: dict[str, Any] = {"learning_rate": self.learning_rate, "optimizer_state": self.optimizer_state}
         common["rewarm_steps"] = self.rewarm_steps
         newborn = common | {"freeze_steps": self.freeze_steps}

@@ -1,8 +1,8 @@
 """Grow a model and its optimizer in place, in any training loop.
 
-This is growth without the rest of a run: one's own loop and Hugging Face's Trainer both use it. Whatever an event does
-to the pace of learning hangs on the optimizer's own step, before and after it, so that a loop and a learning-rate
-scheduler need to know nothing of it.
+This is growth without the rest of a run, for a custom loop or Hugging Face's Trainer. Events that change the learning
+rate or freeze parameters act through hooks on the optimizer's step, so the loop and its learning-rate scheduler need no
+changes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WRAPPERS = {
     "DeepSpeedEngine",
     "PeftModel",
 }
-"""Classes that put a model into something that remembers its parameters."""
+"""Classes that wrap a model and keep references to its parameters."""
 
 
 def apply_event(
@@ -55,35 +55,35 @@ def apply_event(
     optim: Optimizer | None,
     seed: int,
 ) -> None:
-    """One growth event: grow the bare model, write the lineage, take the optimizer along. All in place.
+    """Apply one growth event: grow the bare model, update the lineage and the optimizer. All in place.
 
     Args:
         step: optimizer updates done.
         optim: None while there is no optimizer yet.
-        seed: of the run; the event draws from (seed, its number).
+        seed: of the run; the event draws random numbers from (seed, number of the event).
     """
     number = len(lineage.events) + 1
     origins = event.grow(model, anatomy, lineage, derive(seed, "growth", number))
     event.record(lineage, step)
     if optim is not None:
         held = {id(p) for group in optim.param_groups for p in group["params"]}
-        # What its owner froze and never gave to the optimizer stays out of it.
+        # Parameters that the user froze and never gave to the optimizer stay out of it.
         learning = [d for d in origins if d.new.requires_grad or id(d.old) in held]
         optimizer.grow(optim, learning, event.optimizer_state)
 
 
 class Grower:
-    """A model, its optimizer and its lineage, from step to step.
+    """Grow a model, its optimizer and its lineage together, step by step.
 
     Args:
-        model: bare, with whatever wraps it taken off.
-        anatomy: its table.
-        start: what it begins with.
-        planned: every event of the schedule, each with its step.
+        model: bare, without wrappers such as DistributedDataParallel.
+        anatomy: parameter table of its family.
+        start: its shape at step 0.
+        planned: all events of the schedule, each with its step.
         seed: of the run.
 
     Attributes:
-        lineage: who sits where now, and who was born when.
+        lineage: layer ids by index, and the events so far.
     """
 
     def __init__(
@@ -99,22 +99,22 @@ class Grower:
         self._hooks: list[Any] = []
 
     def attach(self, optim: Optimizer, rewound: Callable[[int, int], list[float]] | None = None) -> None:
-        """Take an optimizer along from now on.
+        """Keep this optimizer up to date from now on.
 
         Args:
-            optim: holds the model's parameters as they are now. What accelerate wraps around it is taken off.
-            rewound: (step, step of the rewind) → each group's learning rate, as `rewound` makes it of a scheduler.
+            optim: holds the model's current parameters. Accelerate's wrapper is removed if there is one.
+            rewound: (step, step of the rewind) → learning rate of each group; `rewound()` makes one from a scheduler.
 
         Raises:
-            BadInput: when another schedule has it already.
+            BadInput: when another Grower is attached to the optimizer.
         """
         self.close()
         self._optimizer, self._rewound = getattr(optim, "optimizer", optim), rewound
         hooks = self._optimizer._optimizer_step_pre_hooks.values()
         if any(isinstance(getattr(hook, "__self__", None), Grower) for hook in hooks):
             raise BadInput(
-                "growth: this optimizer grows by another schedule already (two GrowthCallbacks in one Trainer?): give "
-                "all events to one"
+                "growth: another schedule is attached to this optimizer (two GrowthCallbacks in one Trainer?); put "
+                "all events into one schedule"
             )
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._before_update),
@@ -122,19 +122,19 @@ class Grower:
         ]
 
     def close(self) -> None:
-        """Let go of the optimizer, and let everything learn that an event froze."""
+        """Detach from the optimizer, and unfreeze all parameters that an event froze."""
         self._update_scaler.release()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
     def step(self, step: int) -> bool:
-        """Let every event happen that is due once `step` updates are done. True when the model grew.
+        """Apply every event that is due after `step` updates. Return whether there was one.
 
-        Call it before each update; nothing else may change the model's parts.
+        Call this before each update. Nothing else may change the model's layers, heads or FFN units.
 
         Raises:
-            BadInput: when an event of the schedule rewinds the learning rate, and how that goes was not told.
+            BadInput: when an event of the schedule rewinds the learning rate and `attach` was called without `rewound`.
         """
         if self._optimizer is not None and self._rewound is None and self.rewinds:
             raise BadInput("growth: learning_rate 'rewind' needs the run's scheduler, a LambdaLR: pass scheduler=…")
@@ -146,7 +146,7 @@ class Grower:
         return bool(due)
 
     def due(self, step: int) -> list[ScheduledEvent]:
-        """The events that `step` will let happen."""
+        """Return the events that `step` will apply."""
         return list(takewhile(lambda planned: _step_of(planned) <= step, self.planned[len(self.lineage.events) :]))
 
     @property
@@ -155,21 +155,21 @@ class Grower:
         return any(planned.event.learning_rate == "rewind" for planned in self.planned)
 
     def catch_up(self, lineage: Lineage) -> None:
-        """Let every event happen that `lineage` tells of, so that weights and moments of a grown model fit.
+        """Apply every event of `lineage`, so that weights and optimizer state of a grown model can be loaded.
 
         Raises:
-            BadInput: when this schedule, on this model, comes to another lineage.
+            BadInput: when this schedule on this model results in a different lineage.
         """
-        for planned, message in zip(self.planned[len(self.lineage.events) :], lineage.events, strict=False):
-            self._apply_event(planned.event, message.step)
+        for planned, recorded in zip(self.planned[len(self.lineage.events) :], lineage.events, strict=False):
+            self._apply_event(planned.event, recorded.step)
         if self.lineage.to_json() != lineage.to_json():
             raise BadInput(
-                f"growth: this model and schedule come to the stack '{self.lineage}' after {len(lineage.events)} "
-                f"events, and the lineage has '{lineage}': it was grown from another model, schedule or seed"
+                f"growth: this model and schedule give the stack '{self.lineage}' after {len(lineage.events)} "
+                f"events, but the lineage has '{lineage}': it comes from another model, schedule or seed"
             )
 
     def save(self, path: Path | str) -> None:
-        """Write the lineage, in one step, as the `lineage.json` that the rest of this project reads.
+        """Write the lineage as `lineage.json`, atomically.
 
         Raises:
             BadInput, PliError: when it cannot be written.
@@ -177,7 +177,7 @@ class Grower:
         output.write(Path(path), self.lineage.to_json())
 
     def names(self) -> list[list[str]]:
-        """Each optimizer group's parameters by name, with the layer's id in it.
+        """Return the parameter names of each optimizer group, with layer ids in place of indices.
 
         Raises:
             RuntimeError: when no optimizer is attached.
@@ -188,7 +188,7 @@ class Grower:
         return [[name.get(id(p), "") for p in group["params"]] for group in self._optimizer.param_groups]
 
     def shrink(self, heads: int) -> None:
-        """Cut every layer down to its first `heads` heads, before any training."""
+        """Keep only the first `heads` heads of every layer. Call this before training."""
         before = dict(self.model.named_parameters())
         shapes = [(heads, None)] * len(models.stack_of(self.model, self.anatomy))
         models.shrink(self.model, self.anatomy, shapes)
@@ -205,9 +205,9 @@ class Grower:
         self._update_scaler = UpdateScaler(self.model, self.anatomy, self.lineage)
 
     def _sort(self) -> None:
-        """Put each group's parameters in the model's order.
+        """Sort each group's parameters into the model's order.
 
-        A fresh optimizer over the grown model has them so, and state that somebody saves by position then fits it.
+        A new optimizer over the grown model has the same order, so state saved by position can be loaded into it.
         """
         position = {id(p): number for number, p in enumerate(self.model.parameters())}
         for group in self._optimizer.param_groups if self._optimizer else ():
@@ -228,24 +228,24 @@ class Grower:
 
     def _after_update(self, optim: Optimizer, *_: Any) -> None:
         self._update_scaler.after(self._updates)
-        # The scheduler finds the rates that it set.
+        # Restore the learning rates that the scheduler set.
         for group, rate in zip(optim.param_groups, self._rates, strict=True):
             group["lr"] = rate
 
 
 def rewound(scheduler: Any, warmup_steps: int, total_steps: int | None) -> Callable[[int, int], list[float]]:
-    """A scheduler's curve started over: (step, step of the rewind) → each group's learning rate.
+    """Return a scheduler's curve started over: (step, step of the rewind) → learning rate of each group.
 
-    The part of the curve after warm-up is run through once more over the rest of training, as in
+    The part of the curve after warm-up is repeated over the rest of training, as in
     `pli_train.core.learning_rate.at_step`.
 
     Args:
-        scheduler: PyTorch's LambdaLR, which Hugging Face's schedules are; stepped once an update.
-        warmup_steps: where its warm-up ends.
-        total_steps: where it ends.
+        scheduler: a LambdaLR (as all of Hugging Face's schedules are), stepped once per update.
+        warmup_steps: the step at which its warm-up ends.
+        total_steps: the step at which it ends.
 
     Raises:
-        BadInput: for a scheduler that is no function of the step, or unknown `total_steps`.
+        BadInput: when the scheduler is no LambdaLR, or `total_steps` is None.
     """
     if not isinstance(scheduler, LambdaLR) or total_steps is None:
         kind = type(scheduler).__name__
@@ -261,19 +261,19 @@ def rewound(scheduler: Any, warmup_steps: int, total_steps: int | None) -> Calla
 
 
 def check_even(model: nn.Module, anatomy: Anatomy) -> None:
-    """Raise BadInput unless all layers of the stack have as many heads and FFN units."""
+    """Raise BadInput unless all layers of the stack have the same numbers of heads and FFN units."""
     sizes = [
         resize.sizes_of(layer, anatomy, getattr(model, "config", None)) for layer in models.stack_of(model, anatomy)
     ]
     if any(size != sizes[0] for size in sizes):
-        raise BadInput("growth: the model's layers differ in heads or FFN units already: was it grown before?")
+        raise BadInput("growth: the model's layers differ in heads or FFN units; was it grown before?")
 
 
 def check_bare(model: nn.Module) -> None:
-    """Raise BadInput for a model inside something that would not notice its growth."""
+    """Raise BadInput when the model is wrapped by a class that keeps references to its parameters."""
     kinds = {base.__name__ for base in type(model).__mro__} & WRAPPERS
     if kinds:
-        raise BadInput(f"growth: {kinds.pop()} keeps hold of the parameters it was given: grow the bare model instead")
+        raise BadInput(f"growth: {kinds.pop()} keeps references to the model's parameters; pass the bare model")
 
 
 def _step_of(planned: ScheduledEvent) -> int:

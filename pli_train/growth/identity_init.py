@@ -3,10 +3,10 @@
 Pre-LN (x + f(norm(x))): a branch whose output projection is zero adds zero, so the layer is the identity. For Llama
 this is LLaMA Pro's block expansion (Wu et al. 2024, arXiv:2401.02415).
 
-Post-LN (norm(x + f(x))): with silent branches the layer still normalizes twice. It is exact when what it gets is
-already normalized and bare: the newborn takes over the affine part of the norm below it as its last one, the norm below
-becomes (1, 0), and the newborn's first norm is (1, 0). Normalizing what is normalized leaves it, up to the norm's
-epsilon (1e-12 in BERT).
+Post-LN (norm(x + f(x))): with silent branches the layer still normalizes twice. It is the identity if its input is
+normalized without an affine part: so the new layer's last norm takes over the weight and bias of the norm below it, and
+both the norm below and the new layer's first norm get weight 1 and bias 0. Normalizing a normalized input leaves it
+unchanged, up to the norm's epsilon (1e-12 in BERT).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def silence(layer: nn.Module, anatomy: Anatomy) -> None:
-    """Make a layer's output projections zero, biases included."""
+    """Set a layer's output projections to zero, biases included."""
     import torch
 
     with torch.no_grad():
@@ -30,11 +30,11 @@ def silence(layer: nn.Module, anatomy: Anatomy) -> None:
 
 
 def take_over_norm(newborn: nn.Module, below: nn.Module, anatomy: Anatomy) -> None:
-    """Post-LN: hand the affine part of the norm below to the newborn's last norm. Changes both in place.
+    """Post-LN: move weight and bias of the norm below to the new layer's last norm. Both change in place.
 
     Args:
-        newborn: silent layer that has just been set above.
-        below: the norm whose output it gets: the last one of the layer below, or the one under the stack.
+        newborn: silenced layer that is inserted above `below`.
+        below: the norm whose output is its input: the last one of the layer below, or the one under the stack.
     """
     import torch
 
@@ -47,7 +47,7 @@ def take_over_norm(newborn: nn.Module, below: nn.Module, anatomy: Anatomy) -> No
 
 
 def norm_below(index: int, model: nn.Module, layers: nn.ModuleList, anatomy: Anatomy) -> nn.Module:
-    """Post-LN: the norm whose output a layer at `index` gets."""
+    """Post-LN: return the norm whose output is the input of the layer at `index`."""
     if index > 0:
         return layers[index - 1].get_submodule(str(anatomy.identity["last_norm"]))
     base = getattr(model, getattr(model, "base_model_prefix", ""), model)

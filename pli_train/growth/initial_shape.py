@@ -1,4 +1,4 @@
-"""The shape of the model at step 0, against which a schedule is checked."""
+"""Shape of the model at step 0; growth schedules are checked against it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InitialShape:
-    """What a run begins with; before there is a model, only the depth is known.
+    """Shape of the model at step 0. Before there is a model, only the depth is known.
 
     Attributes:
-        depth: layers.
-        heads: of each layer; 0 where not known, then nothing is said against a number of heads.
-        units: of each FFN; None where not known.
-        member: query heads that share one K/V head.
-        slots: heads that fit a layer, None for any number.
-        identity: whether the family's table says how a layer can start as the identity.
-        first_index: the lowest index that a layer can be inserted at.
-        block_size: tokens in a block.
-        cuttable: whether blocks can be cut into pieces: text can, images cannot.
+        depth: number of layers.
+        heads: attention heads of each layer; 0 when not known, then numbers of heads are not checked.
+        units: units of each FFN; None when not known.
+        member: number of query heads that share one K/V head.
+        slots: largest number of heads of a layer; None for no limit.
+        identity: whether layers of this family can be initialized as the identity.
+        first_index: lowest index at which a layer can be inserted.
+        block_size: tokens per block.
+        cuttable: whether blocks can be cut into shorter sequences (text can, images cannot).
     """
 
     depth: int
@@ -41,30 +41,31 @@ class InitialShape:
     cuttable: bool = True
 
     def lineage(self, initializer: str = "random") -> Lineage:
-        """The lineage at step 0."""
+        """Return the lineage at step 0."""
         return Lineage.begin(self.depth, self.heads, initializer, self.units)
 
 
 def start_of(
     model: nn.Module, anatomy: Anatomy, depth: int, initial_heads: int | None, block_size: int | None
 ) -> InitialShape:
-    """What a run of this model begins with.
+    """Return the shape at step 0 of a run of this model.
 
     Args:
-        model: with at least one layer, before any is slimmed; it may live on the meta device.
-        depth: layers at step 0.
-        initial_heads: heads of each layer at step 0; None for all that the config has.
-        block_size: tokens in a block.
+        model: with at least one layer, before heads are removed; may be on the meta device.
+        anatomy: parameter table of its family.
+        depth: number of layers at step 0.
+        initial_heads: heads of each layer at step 0; None for all heads of the model's config.
+        block_size: tokens per block.
 
     Raises:
-        BadInput: when the heads do not fit the model.
+        BadInput: when the model cannot have `initial_heads` heads.
     """
     from pli_train.models import resize
     from pli_train.models.build import stack_of
 
     sizes = resize.sizes_of(stack_of(model, anatomy)[0], anatomy, getattr(model, "config", None))
     if initial_heads and not sizes["head"]:
-        raise BadInput(f"model.initial_heads: the table of '{anatomy.model_type}' names no heads")
+        raise BadInput(f"model.initial_heads: the parameter table of '{anatomy.model_type}' has no heads")
     if initial_heads and (initial_heads > sizes["head"] or initial_heads % sizes["member"]):
         groups = f", in K/V groups of {sizes['member']}" if sizes["member"] > 1 else ""
         raise BadInput(f"model.initial_heads: {initial_heads} is not possible: the config has {sizes['head']}{groups}")

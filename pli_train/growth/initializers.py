@@ -1,7 +1,7 @@
 """Initializers of new layers: random, clone, clone with noise, identity, average.
 
-An initializer takes the place of birth and returns a new module; it never touches a layer that is there. Each is drawn
-on the CPU from a seed of its own, so that every rank, every device and every resumed run makes the same newborn.
+An initializer takes an insertion point and returns a new module; it never changes existing layers. Random numbers are
+drawn on the CPU from a seed for each new layer, so that every rank, device and resumed run makes the same layer.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InsertionPoint:
-    """Where a layer is about to be born.
+    """The position at which a layer is inserted.
 
     Attributes:
-        model, anatomy: the model that grows, and its family's table.
-        template: a layer of the shape wanted: the donor, where there is one.
-        neighbors: the layers below and above, as far as there are any.
-        seed: what random numbers are drawn from.
+        model, anatomy: the model, and the parameter table of its family.
+        template: a layer with the shape of the new one; the donor, if there is one.
+        neighbors: the layers below and above, if there are any.
+        seed: seed of the random numbers.
         noise: standard deviation of the noise ÷ that of each weight matrix.
     """
 
@@ -40,12 +40,12 @@ class InsertionPoint:
 
 
 def random(position: InsertionPoint) -> nn.Module:
-    """A layer as the model's own family would have drawn it."""
+    """Return a layer with the random initialization of the model's family."""
     import torch
 
     newborn = copy.deepcopy(position.template).cpu()
     for parameter in newborn.parameters():
-        # Transformers leaves alone what a loader marked as initialized, and a copy inherits that mark.
+        # Transformers skips parameters that a loader marked as initialized, and a copy has the same marks.
         parameter._is_hf_initialized = False  # type: ignore[attr-defined]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(position.seed)
@@ -57,12 +57,12 @@ def random(position: InsertionPoint) -> nn.Module:
 
 
 def clone(position: InsertionPoint) -> nn.Module:
-    """The donor, bit for bit."""
+    """Return an exact copy of the donor."""
     return copy.deepcopy(position.template)
 
 
 def clone_noise(position: InsertionPoint) -> nn.Module:
-    """The donor plus Gaussian noise, scaled to each weight matrix. Norms and biases stay the donor's."""
+    """Return the donor plus Gaussian noise, scaled to each weight matrix. Norms and biases get none."""
     import torch
 
     newborn = copy.deepcopy(position.template).cpu()
@@ -75,14 +75,14 @@ def clone_noise(position: InsertionPoint) -> nn.Module:
 
 
 def identity(position: InsertionPoint) -> nn.Module:
-    """The donor with silent residual branches: the model computes what it did before (see `growth/identity.py`)."""
+    """Return the donor with zero output projections: the model's output does not change (see `identity_init`)."""
     newborn = copy.deepcopy(position.template)
     at_birth.silence(newborn, position.anatomy)
     return newborn
 
 
 def average(position: InsertionPoint) -> nn.Module:
-    """The mean of the layers below and above, or the one of them that is there."""
+    """Return the mean of the layers below and above, or a copy of the only neighbor."""
     import torch
 
     newborn = copy.deepcopy(position.template)
@@ -94,12 +94,12 @@ def average(position: InsertionPoint) -> nn.Module:
 
 
 def add_noise(weight: Tensor, fraction: float, generator: Generator) -> Tensor:
-    """`weight` plus Gaussian noise whose standard deviation is `fraction` of the weight's own.
+    """Return `weight` plus Gaussian noise.
 
     Args:
         weight: of any shape.
-        fraction: σ of the noise ÷ std(weight).
-        generator: draws the noise.
+        fraction: standard deviation of the noise ÷ that of `weight`.
+        generator: source of the noise.
     """
     import torch
 
@@ -108,7 +108,7 @@ def add_noise(weight: Tensor, fraction: float, generator: Generator) -> Tensor:
 
 
 def _reset(module: nn.Module) -> None:
-    """What PyTorch's own modules draw, for a model that is not Hugging Face's."""
+    """Reset a PyTorch module to its random initialization, for models that are not Hugging Face's."""
     draw = getattr(module, "reset_parameters", None)
     if draw is not None:
         draw()
@@ -123,4 +123,4 @@ INITIALIZERS: dict[str, Callable[[InsertionPoint], nn.Module]] = {
 }
 
 DONORLESS = ("random", "average")
-"""Initializers that copy nobody: no donor in the lineage, and no moments to copy."""
+"""Initializers without a donor: the lineage has none, and there is no optimizer state to copy."""

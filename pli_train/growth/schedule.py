@@ -1,7 +1,7 @@
 """Parse a growth schedule and assign a step to each event.
 
-The short form is the seed's: `0.1@1 0.2@1 0.3@2` inserts at 10 % of training at index 1, and so on; a whole number
-before the `@` counts steps.
+The short form `0.1@1 0.2@1 0.3@2` inserts a layer at index 1 at 10 % of training, and so on; a whole number before the
+`@` is a number of steps.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _SHORT = re.compile(r"^(?P<at>\d+|\d*\.\d+|\d+\.\d*)@(?P<index>\d+)$")
 
 @dataclass(frozen=True)
 class ScheduledEvent:
-    """A growth event at its place.
+    """A growth event with its time and result.
 
     Attributes:
-        event: what happens.
-        step: after how many optimizer updates; None while that is not known.
-        fraction: the same as a share of training; None when only the step is known, or neither.
-        outcome: what it comes to, in a few words.
-        lineage: as the event leaves it (its steps are those of a rehearsal).
+        event: the operator.
+        step: number of optimizer updates before it; None when not known yet.
+        fraction: its time as a fraction of training; None when not known.
+        outcome: short description of the result.
+        lineage: the lineage after the event, in which every event has step 0.
     """
 
     event: Operator
@@ -55,19 +55,19 @@ class ScheduledEvent:
 
     @property
     def stack(self) -> tuple[str, ...]:
-        """The stack that the event leaves."""
+        """Layer ids by index after the event."""
         return tuple(self.lineage.stack)
 
 
 def read(tables: Sequence[dict[str, Any]], defaults: dict[str, dict[str, Any]]) -> list[Operator]:
-    """Operators from tables as a config has them.
+    """Read operators from the tables of a config.
 
     Args:
-        tables: one an event, with an `operator` (insert when left out).
-        defaults: operator → fields for it that a table leaves open.
+        tables: one per event; its `operator` is `insert` by default.
+        defaults: operator → default values of its fields.
 
     Raises:
-        Unreadable: with every mistake.
+        Unreadable: with all mistakes.
     """
     events, wrong, mistakes = [], [], []
     for number, table in enumerate(tables, 1):
@@ -86,7 +86,7 @@ def read(tables: Sequence[dict[str, Any]], defaults: dict[str, dict[str, Any]]) 
 
 
 class Unreadable(Exception):
-    """Tables that are no events: `wrong` in words, `mistakes` as (number of the event, operator, pydantic's words)."""
+    """Invalid tables: `wrong` has messages, `mistakes` (number of the event, operator, pydantic's error)."""
 
     def __init__(self, wrong: list[str], mistakes: list[tuple[int, type[Operator], ValidationError]]) -> None:
         super().__init__(*wrong)
@@ -94,39 +94,39 @@ class Unreadable(Exception):
 
 
 def parse_short(text: str) -> list[dict[str, int | float]]:
-    """Read the short form into one table an event.
+    """Parse the short form into one table per event.
 
     >>> parse_short("0.1@1 500@2")
     [{'at': 0.1, 'index': 1}, {'at': 500, 'index': 2}]
 
     Raises:
-        BadInput: for a word that is not WHEN@INDEX, one mistake a word.
+        BadInput: with one line for each word that is not WHEN@INDEX.
     """
     words = text.split()
-    found = {word: _SHORT.match(word) for word in words}
+    matches = {word: _SHORT.match(word) for word in words}
     wrong = [
         f"growth.schedule: '{word}' is not WHEN@INDEX "
         "(0.25@1 inserts at index 1 at a quarter of training, 500@1 after 500 steps)"
         for word in words
-        if not found[word]
+        if not matches[word]
     ]
     if wrong:
         raise BadInput(*wrong)
-    read = [found[word] for word in words]
-    return [{"at": float(r["at"]) if "." in r["at"] else int(r["at"]), "index": int(r["index"])} for r in read if r]
+    parsed = [matches[word] for word in words]
+    return [{"at": float(r["at"]) if "." in r["at"] else int(r["at"]), "index": int(r["index"])} for r in parsed if r]
 
 
 def plan(events: Sequence[Operator], start: InitialShape, total_steps: int | None) -> list[ScheduledEvent]:
-    """Rehearse a schedule on paper.
+    """Check a schedule, and compute the step and the lineage of each event without a model.
 
     Args:
-        events: in the order they happen.
-        start: what the run begins with.
-        total_steps: optimizer updates of the whole training; None when not known yet, then events keep their
-            fractions.
+        events: in order of time.
+        start: shape of the model at step 0.
+        total_steps: optimizer updates of the whole training; None when not known yet, then steps stay None for
+            events that are given as fractions.
 
     Raises:
-        BadInput: every event that cannot happen, one line each: its number, what is wrong, what the stack is then.
+        BadInput: with one line for each impossible event: its number, and what is wrong.
     """
     lineage = start.lineage()
     planned: list[ScheduledEvent] = []
@@ -151,23 +151,23 @@ def plan(events: Sequence[Operator], start: InitialShape, total_steps: int | Non
 
 
 def _mistimed(event: Operator, step: int | None, total_steps: int | None, latest: dict[type, float]) -> str | None:
-    """What is wrong with the time of an event; `latest` is the time of the one before, by kind of clock."""
+    """Return what is wrong with an event's time, or None. `latest`: time of the previous event, by kind of time."""
     if event.at is None:
         return None
-    # Steps and fractions can only be put in one order once the length of training is known.
+    # Steps and fractions can be compared only when the length of training is known.
     clock, now = (int, step or 0) if total_steps else (type(event.at), event.at)
     if isinstance(event.at, float) and not 0 <= event.at < 1:
-        return "a fraction of training lies from 0 up to, not including, 1"
+        return "a fraction of training must be at least 0 and less than 1"
     if step is not None and (step < 0 or (total_steps is not None and step >= total_steps)):
         return f"step {step} is outside training, which has {total_steps} steps"
     if now < latest.get(clock, 0):
-        return "comes before the event listed ahead of it; list events in order of time"
+        return "is earlier than the event listed before it; list events in order of time"
     latest[clock] = now
     return None
 
 
 def when(at: int | float | None, total_steps: int | None) -> tuple[int | None, float | None]:
-    """An event's time as (step, share of training), as far as they are known."""
+    """Return an event's time as (step, fraction of training), each None when not known."""
     if at is None:
         return None, None
     if isinstance(at, int):

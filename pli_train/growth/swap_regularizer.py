@@ -1,8 +1,8 @@
 """Swap two layers for a single step, as a regularizer.
 
-With some probability a training step is done with a pair of layers swapped, adjacent ones or any two; the next step
-finds them where they were. Nothing of it lasts but the gradients: lineage and checkpoints know only each layer's own
-place. Whether a step swaps, and which pair, is a function of the seed and the step.
+With some probability a training step runs with two layers swapped, adjacent ones or any two; after the step they are
+swapped back. Only the gradients of that step are affected: lineage and checkpoints always have the layers at their own
+indices. Whether a step swaps, and which pair, depends only on the seed and the step.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ ANNEAL: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
 }
-"""The share of the probability that is left when `done` of training is."""
+"""Name → function of the fraction of training that is done; it returns the factor of the probability."""
 
 
 class SwapRegularizer:
-    """Which steps swap, and which two layers.
+    """Decide which steps swap layers, and which two.
 
     Args:
-        settings: probability, pairs and annealing.
+        settings: the section `[growth.swapping]`.
         seed: of the run.
-        total_steps: of the run.
-        lowest: the lowest place that may be swapped; some families have a bottom layer unlike the others.
+        total_steps: optimizer updates of the run.
+        lowest: lowest index that may be swapped; some families have a bottom layer that differs from the others.
     """
 
     def __init__(self, settings: SwappingConfig, seed: int, total_steps: int, lowest: int = 0) -> None:
@@ -48,11 +48,11 @@ class SwapRegularizer:
         return self._settings.probability > 0
 
     def probability(self, step: int) -> float:
-        """The chance that the update after `step` finished ones swaps."""
+        """Return the probability that the update after `step` finished ones swaps."""
         return self._settings.probability * ANNEAL[self._settings.anneal](step / self._total)
 
     def pair(self, step: int, depth: int) -> tuple[int, int]:
-        """The two places that step `step` would swap in a stack of `depth` layers, the lower one first."""
+        """Return the two indices that step `step` would swap in a stack of `depth` layers, the lower one first."""
         random = Random(derive(self._seed, "swap pair", step))
         if self._settings.pairs == "adjacent":
             lower = random.randrange(self._lowest, depth - 1)
@@ -61,7 +61,7 @@ class SwapRegularizer:
         return first, second
 
     def is_due(self, step: int, depth: int) -> bool:
-        """Whether the update after `step` finished ones swaps."""
+        """Return whether the update after `step` finished ones swaps."""
         return self._enough(depth) and Random(derive(self._seed, "swap", step)).random() < self.probability(step)
 
     def _enough(self, depth: int) -> bool:
@@ -69,7 +69,7 @@ class SwapRegularizer:
 
     @contextmanager
     def at(self, step: int, layers: nn.ModuleList) -> Iterator[None]:
-        """The stack as the update after `step` finished ones is to see it."""
+        """Swap the layers for the update after `step` finished ones, if that update swaps."""
         if self.on and self.is_due(step, len(layers)):
             with self.pair_of(step, layers):
                 yield
@@ -78,7 +78,7 @@ class SwapRegularizer:
 
     @contextmanager
     def pair_of(self, step: int, layers: nn.ModuleList) -> Iterator[None]:
-        """The stack with the pair of this step swapped, whether or not the step swaps."""
+        """Swap the pair of this step, whether or not the step swaps."""
         if not self._enough(len(layers)):
             yield
             return
@@ -90,7 +90,7 @@ class SwapRegularizer:
             _exchange(layers, first, second)
 
     def scalars(self, step: int, depth: int) -> dict[str, float]:
-        """What to log once `step` updates are done, the last of them on a stack of `depth` layers; nothing when off."""
+        """Return what to log after `step` updates, the last on `depth` layers; nothing when swapping is off."""
         if not self.on:
             return {}
         last = max(step - 1, 0)

@@ -1,4 +1,4 @@
-"""Growth inside other training loops."""
+"""Growth and gradient norms in Hugging Face's Trainer."""
 
 from __future__ import annotations
 

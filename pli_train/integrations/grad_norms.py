@@ -1,9 +1,9 @@
 """Gradient norms by part in Hugging Face's Trainer.
 
-Trainer clips gradients before it calls `on_pre_optimizer_step`, and offers callbacks no moment between that and the
-backward pass. So, on a step that is measured, each parameter gets a hook that autograd calls once the parameter's
-gradient has been added up; under accumulation the last batch's call finds the sum over all of them. On other steps
-there are none. The gradients are thus the raw ones, whatever `max_grad_norm` is.
+Trainer clips gradients before it calls `on_pre_optimizer_step`, and has no callback between the backward pass and
+clipping. So on a measured step each parameter gets a hook that autograd calls when the parameter's gradient is
+accumulated; with gradient accumulation, the call in the last batch has the sum over all batches. On other steps there
+are no hooks. The norms are therefore those of unclipped gradients for every `max_grad_norm`.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ if TYPE_CHECKING:
     from pli_train.integrations.hugging_face import GrowthCallback
 
 FUSED = ("layerwise", "lomo")
-"""What is in the names of optimizers that use up each gradient during the backward pass."""
+"""Substrings in the names of optimizers that consume each gradient during the backward pass."""
 
 
 class GradNormCallback(TrainerCallback):
-    """Logs the gradient norm of each head, FFN, layer, its norms and the embeddings of a Trainer's model.
+    """Log gradient norms of heads, FFNs, layers, norm layers and embeddings of a Trainer's model.
 
         trainer = Trainer(model, args, train_dataset=data, callbacks=[GradNormCallback(every=10)])
         trainer.train()     # then: tensorboard --logdir OUTPUT_DIR, or pli-analyze grad-norms OUTPUT_DIR
 
-    With growth, so that a part is followed by its id:
+    With growth, so that each part keeps its id:
 
         growth = GrowthCallback("0.25@1 0.5@2")
         Trainer(model, args, train_dataset=data, callbacks=[growth, GradNormCallback(growth=growth)])
 
-    Families with a table are told by heads and FFNs; of any other model whose blocks are one ModuleList, the layers. An
-    event file in the output folder takes the scalars, as `grad_norm/head/c.h3` and the like, under the number of
-    updates done once the gradient was used.
+    Families with a parameter table have norms of heads and FFNs; other models, whose blocks are one ModuleList, have
+    norms of layers. The scalars, such as `grad_norm/head/c.h3`, go to an event file in the output folder. Their step is
+    the number of updates done when the gradient was used.
 
     Args:
-        every: updates from one that is measured to the next.
-        groups: of `pli_train.core.anatomy.parts.GROUPS`, those that are logged.
-        updates: whether ‖update‖ ÷ ‖weights‖ is logged too, as `update_ratio/…`. Keeps a copy of all weights.
-        growth: the GrowthCallback of the same Trainer, where there is one.
-        stack: dotted path of the list of blocks, where more than one could be meant.
-        folder: where the event file goes; Trainer's `output_dir` when left out.
+        every: number of updates between measurements.
+        groups: those of `pli_train.core.anatomy.parts.GROUPS` to log.
+        updates: whether to log ‖update‖ ÷ ‖weights‖ too, as `update_ratio/…`. This keeps a copy of all weights.
+        growth: the GrowthCallback of the same Trainer, if there is one.
+        stack: dotted path of the list of blocks, needed if the model has more than one.
+        folder: folder of the event file (default: Trainer's `output_dir`).
 
     Raises:
-        BadInput: for what cannot be read here; when the Trainer is made, or training begins, for what cannot be
-            measured right.
+        BadInput: when an argument is invalid; when the Trainer is created or training begins, if its settings or model
+            are not supported.
     """
 
     def __init__(
@@ -82,27 +82,31 @@ class GradNormCallback(TrainerCallback):
         self._scalars = ScalarWriter(None)
         self._hooks: list[Any] = []
 
-    # --- what Trainer calls -------------------------------------------------------------------------------------------
+    # --- called by Trainer --------------------------------------------------------------------------------------------
 
-    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
-        """Refuse early what cannot be measured right."""
-        self._check(args, its["model"])
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Check the settings and the model early."""
+        self._check(args, kwargs["model"])
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
-        """Begin an event file; what an earlier process logged from here on no longer counts."""
-        self._check(args, its["model"])
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open an event file. Readers drop what an earlier process logged from this step on."""
+        self._check(args, kwargs["model"])
         self._unhook()
         self._norms = None
         folder = Path(str(args.output_dir)) if self._folder is None else Path(self._folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._scalars = ScalarWriter(folder, from_step=state.global_step + 1 if state.global_step else 0)
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
-        """Hang hooks on all parameters when this step is measured."""
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Register hooks on all parameters if this step is measured."""
         if self._growth is not None:
-            self._growth.on_step_begin(args, state, control, **its)  # it may come after this one in Trainer's list
+            self._growth.on_step_begin(args, state, control, **kwargs)  # it may be called after this callback
         if self._norms is None:
-            self._norms = self._begun(its["model"])
+            self._norms = self._begun(kwargs["model"])
         if not self._norms.due(state.global_step):
             return
         self._norms.begin(state.global_step)
@@ -111,36 +115,38 @@ class GradNormCallback(TrainerCallback):
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(_measuring(self._norms, number)))
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The backward pass is over: send the norms on their way."""
+        """Remove the hooks after the backward pass, and start the copy of the norms."""
         if self._hooks and self._norms is not None:
             self._unhook()
             self._norms.end()
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure the update."""
         if self._norms is not None:
             self._norms.updated()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
-        """Write what was measured; Trainer has just waited for the device itself."""
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the measurements. Trainer has just waited for the device, so this adds no wait."""
         self._write()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
-        """Write what was measured, so that it is there whatever happens after this checkpoint."""
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the measurements, so that those before this checkpoint are on disk."""
         self._write()
         self._scalars.flush()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **its: Any) -> None:
-        """Write what is left, and let go of the file."""
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the remaining measurements and close the file."""
         self._write()
         self._scalars.flush()
         self._scalars.close()
 
-    # --- what it takes ------------------------------------------------------------------------------------------------
+    # --- helpers ------------------------------------------------------------------------------------------------------
 
     def _begun(self, model: nn.Module) -> GradNorms:
         anatomy = anatomy_of(model, self._stack)
@@ -157,20 +163,20 @@ class GradNormCallback(TrainerCallback):
         self._hooks = []
 
     def _check(self, args: Any, model: nn.Module) -> None:
-        """Refuse what would show us other gradients than those of the whole step, raw and unscaled."""
+        """Raise BadInput for settings under which hooks do not get the complete, unscaled gradients of a step."""
         optim = str(getattr(args.optim, "value", args.optim))
-        against = {
-            "fp16 scales gradients while they are measured: train in bf16": (
+        unsupported = {
+            "fp16 scales gradients while they are measured; train in bf16": (
                 args.fp16 or AcceleratorState().mixed_precision == "fp16"
             ),
-            "DeepSpeed keeps gradients to itself": args.deepspeed,
-            "FSDP has a part of each gradient on each device": args.fsdp,
-            "several processes or GPUs are not supported here (`pli-train run` takes them): set CUDA_VISIBLE_DEVICES": (
+            "DeepSpeed does not expose gradients": args.deepspeed,
+            "FSDP has only a shard of each gradient on each device": args.fsdp,
+            "several processes or GPUs are not supported (use `pli-train run`, or set CUDA_VISIBLE_DEVICES)": (
                 args.world_size > 1 or args.n_gpu > 1
             ),
-            f"optim='{optim}' uses up each gradient during the backward pass": any(word in optim for word in FUSED),
+            f"optim='{optim}' consumes each gradient during the backward pass": any(word in optim for word in FUSED),
         }
-        wrong = [f"GradNormCallback: {line}" for line, true in against.items() if true]
+        wrong = [f"GradNormCallback: {line}" for line, true in unsupported.items() if true]
         if wrong:
             raise BadInput(*wrong)
         check_bare(model)

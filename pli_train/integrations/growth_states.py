@@ -1,13 +1,13 @@
-"""What GrowthCallback keeps beside Trainer's checkpoints: states around events, held-out tokens, scalars.
+"""Files of GrowthCallback beside Trainer's checkpoints: states around events, held-out tokens, scalars.
 
     OUTPUT_DIR/_growth/
-      checkpoint-0/           the model as training began
+      checkpoint-0/           the model at the start of training
       checkpoint-500-before/  the model right before the events of step 500: weights, config, lineage, no optimizer
-      checkpoint-500/         and right after them
-      probe.safetensors       held-out tokens drawn from the evaluation data set
-      events.out.tfevents.*   the loss over these on both sides of each event, layers and parameters
+      checkpoint-500/         the same right after them
+      probe.safetensors       held-out tokens sampled from the evaluation data set
+      events.out.tfevents.*   the loss on these before and after each event; numbers of layers and parameters
 
-Trainer's rotation and `get_last_checkpoint` look for `checkpoint-N` right in the output folder, and so pass over these.
+Trainer's rotation and `get_last_checkpoint` read `checkpoint-N` only in the output folder itself, so they ignore these.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 class States:
-    """The folder of one training.
+    """The folder `_growth` of one training.
 
     Args:
         output: Trainer's output folder.
-        most: steps with events whose states stay, the newest; None for all.
-        blocks: held-out rows that are drawn, at most.
+        most: number of newest steps with events whose states are kept; None for all.
+        blocks: maximum number of held-out rows to sample.
     """
 
     def __init__(self, output: Path, most: int | None, blocks: int) -> None:
@@ -50,12 +50,12 @@ class States:
         self._scalars = ScalarWriter(None)
 
     def begin(self, growing: Grower, state: TrainerState) -> None:
-        """Begin, or go on: what an earlier training left that lies past this step is not of this one, and goes."""
+        """Begin or resume. Checkpoints of an earlier training after this step are removed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.clear_partial(self.folder)
         step = state.global_step
         for name, path in run_folder.checkpoints(self.folder):
-            # A checkpoint of Trainer's is of the state before the events of its step.
+            # Trainer saves checkpoints before the events of their step.
             if not step or name > CheckpointName(step, after=len(growing.due(step)) == 0):
                 checkpoint.remove(path)
         self._scalars = ScalarWriter(self.folder, from_step=step + 1 if step else 0)
@@ -64,7 +64,7 @@ class States:
             self.save(growing, state, after=True)
 
     def save(self, growing: Grower, state: TrainerState, after: bool) -> None:
-        """Write the state on one side of the events of this step. Raises PliError when the disk fails."""
+        """Write the state before or after the events of this step. Raises PliError when the disk fails."""
         name = CheckpointName(state.global_step, after)
         model: Any = growing.model
         snapshot = Snapshot.take(model, growing.anatomy, None, growing.lineage, state)
@@ -77,7 +77,7 @@ class States:
             self._thin_out()
 
     def note(self, growing: Grower, step: int, after: bool) -> None:
-        """Log the loss on one side of the events of this step, where held-out tokens are known."""
+        """Log the loss before or after the events of this step, if there are held-out tokens."""
         if after:
             self._count(growing, step)
         if self._held_out is not None:
@@ -87,7 +87,7 @@ class States:
         self._scalars.flush()
 
     def draw(self, growing: Grower, dataset: Any, tokenizer: Any, seed: int) -> None:
-        """Keep held-out tokens of an evaluation data set: the same ones whenever the training is begun."""
+        """Sample held-out tokens from an evaluation data set; the same ones every time training starts."""
         if self._held_out is None and self._blocks:
             model: Any = growing.model
             task, known = growing.anatomy.task, getattr(model.config, "vocab_size", 0)
@@ -96,7 +96,7 @@ class States:
                 checkpoint.write_tensors(self.folder / run_folder.PROBE, self._held_out)
 
     def close(self) -> None:
-        """Let go of the file of scalars."""
+        """Close the file of scalars."""
         self._scalars.close()
 
     def _count(self, growing: Grower, step: int) -> None:
@@ -106,14 +106,14 @@ class States:
         self._scalars.add(step, {tag: float(count) for tag, count in counts.items()})
 
     def _thin_out(self) -> None:
-        """Remove the states of older events, beyond as many as stay; the first state stays."""
-        there, most = run_folder.checkpoints(self.folder), self._most
-        steps = sorted({name.step for name, _ in there if name.step})
-        for name, path in there:
+        """Remove the states of older events beyond the number to keep, but not the first state."""
+        existing, most = run_folder.checkpoints(self.folder), self._most
+        steps = sorted({name.step for name, _ in existing if name.step})
+        for name, path in existing:
             if most is not None and name.step in steps[:-most]:
                 checkpoint.remove(path)
 
 
 def readable(model: nn.Module, stack: str | None) -> bool:
-    """Whether analysis can read a model from disk: one of Hugging Face's, of a family with a table."""
+    """Return whether `pli-analyze` can read the saved model: a Hugging Face model of a family with a table."""
     return isinstance(model, PreTrainedModel) and model.config.model_type in families() and stack is None

@@ -1,4 +1,4 @@
-"""Draw held-out tokens from an evaluation data set."""
+"""Sample held-out tokens from an evaluation data set."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MLM_PROBABILITY = 0.15
-"""Share of positions that are masked where rows do not come masked: that of Hugging Face's collator too."""
+"""Fraction of positions to mask in rows that are not masked yet, as in Hugging Face's collator."""
 AT_ONCE = 8
-"""Rows that a model reads at a time."""
+"""Rows per batch."""
 
 
 class Row(NamedTuple):
-    """A row of a data set: its number, its token ids, and what is to be predicted at each position, (tokens,) each."""
+    """A row of a data set: its index, token ids (tokens,), and what to predict at each position (tokens,)."""
 
     position: int
     inputs: np.ndarray
@@ -35,21 +35,22 @@ class Row(NamedTuple):
 def drawn(
     dataset: Any, most: int, task: str, vocabulary: int, tokenizer: PreTrainedTokenizerBase | None, seed: int
 ) -> dict[str, np.ndarray] | None:
-    """A random draw of rows as the arrays of `probe.safetensors` (see `run_folder`); each row counts as a document.
+    """Sample rows as the arrays of `probe.safetensors` (see `run_folder`); each row counts as a document.
 
-    Rows have `input_ids`, and perhaps `labels` and `attention_mask`, as Hugging Face's models take them. Under
-    causal-lm, shorter rows are filled up at the end, where nothing is predicted. Under masked-lm, rows of the commonest
-    length are taken, without padded ones; where they do not come masked, `tokenizer` says what a mask is.
+    Rows have `input_ids` and optionally `labels` and `attention_mask`, as for Hugging Face's models. With causal-lm,
+    shorter rows are padded at the end with ignored labels. With masked-lm, only rows of the most common length without
+    padding are used; if they are not masked, the mask token comes from `tokenizer`.
 
     Args:
-        dataset: gives rows by their numbers, and says how many there are; of a stream nothing is drawn.
-        most: how many to draw, at most.
+        dataset: has `__getitem__` and `__len__`; streams are not sampled.
+        most: maximum number of rows.
         task: `causal-lm` or `masked-lm`.
-        vocabulary: how many token ids the model knows.
-        seed: of the draw and of the masks.
+        vocabulary: size of the model's vocabulary.
+        tokenizer: needed only for masked-lm rows that are not masked.
+        seed: of the sample and the masks.
 
     Returns:
-        The arrays; None where the data set has no rows of token ids, or nothing is predicted in them.
+        The arrays; None if the data set has no rows of token ids, or no labels to predict.
     """
     if task not in ("causal-lm", "masked-lm") or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         return None
@@ -71,28 +72,28 @@ def drawn(
 
 @torch.inference_mode()
 def loss(model: nn.Module, task: str, held_out: Mapping[str, np.ndarray]) -> float:
-    """The mean loss of a model over drawn rows, in nats per prediction, without dropout.
+    """Return the mean loss of a model on sampled rows, in nats per prediction, without dropout.
 
     Args:
-        model: of Hugging Face's; it stays in the mode it is in.
+        model: a Hugging Face model; its training mode does not change.
         task: as for `drawn`.
-        held_out: of `drawn`.
+        held_out: from `drawn`.
     """
     training, device = model.training, next(model.parameters()).device
     model.eval()
-    found = []
+    batches = []
     for start in range(0, len(held_out["inputs"]), AT_ONCE):
         rows = slice(start, start + AT_ONCE)
         inputs, labels = (torch.from_numpy(held_out[name][rows]).long() for name in ("inputs", "labels"))
         batch = Batch.of(task, inputs, labels).rows(0, len(inputs), device)
-        found.append(torch.stack(row_losses(model, batch)).cpu().double().numpy())
+        batches.append(torch.stack(row_losses(model, batch)).cpu().double().numpy())
     model.train(training)
-    sums, counts = np.concatenate(found, axis=1)
+    sums, counts = np.concatenate(batches, axis=1)
     return Design(held_out["stratum"], held_out["strata"]).mean(sums, counts).value
 
 
 def _row(position: int, row: Any, task: str, vocabulary: int) -> Row | None:
-    """A row as models take it; None where it is none."""
+    """Return a row with shifted labels, or None if it is not a valid row of tokens."""
     if not isinstance(row, Mapping) or "input_ids" not in row:
         return None
     inputs = np.asarray(row["input_ids"])
@@ -107,12 +108,12 @@ def _row(position: int, row: Any, task: str, vocabulary: int) -> Row | None:
         return None
     if task == "masked-lm":
         return Row(position, inputs, labels)
-    # Models of the next token move labels one place themselves.
+    # Causal models shift labels themselves; here they are shifted in advance.
     return Row(position, inputs[:end], np.append(labels[1:end], IGNORED))
 
 
 def _filled(rows: list[Row]) -> list[Row]:
-    """Rows of one length: no position sees what comes after it, so that anything may."""
+    """Pad rows to one length. In causal models, padding at the end does not affect earlier positions."""
     length = max((len(row.inputs) for row in rows), default=0)
     more = [(0, length - len(row.inputs)) for row in rows]
     return [
@@ -122,7 +123,7 @@ def _filled(rows: list[Row]) -> list[Row]:
 
 
 def _masked(rows: list[Row], tokenizer: PreTrainedTokenizerBase | None, seed: int) -> list[Row]:
-    """Rows of the commonest length, masked where they do not come so; none where nobody knows how."""
+    """Return rows of the most common length, masked if they are not yet; none without a mask token."""
     (length, _), *_ = Counter(len(row.inputs) for row in rows).most_common(1) or [(0, 0)]
     rows = [row for row in rows if len(row.inputs) == length]
     if any((row.labels != row.inputs).any() for row in rows):
@@ -130,8 +131,10 @@ def _masked(rows: list[Row], tokenizer: PreTrainedTokenizerBase | None, seed: in
     if tokenizer is None or tokenizer.mask_token_id is None:
         return []
     objective = Objective("masked-lm", tokenizer, MLM_PROBABILITY)
-    made = [objective.batch(row.inputs[None].astype(np.int64), derive(seed, "eval mask", row.position)) for row in rows]
+    masked = [
+        objective.batch(row.inputs[None].astype(np.int64), derive(seed, "eval mask", row.position)) for row in rows
+    ]
     return [
         Row(row.position, batch.inputs[0].numpy(), batch.labels[0].numpy())
-        for row, batch in zip(rows, made, strict=True)
+        for row, batch in zip(rows, masked, strict=True)
     ]

@@ -1,8 +1,8 @@
 """Count parameters and FLOPs of training.
 
-Per token, forward and backward together: 6 for each weight of a matrix product (2 forward, 4 backward; Kaplan et al.
-2020, arXiv:2001.08361), and 12 · heads · their size · context for attention's two products of activations in each layer
-(Chowdhery et al. 2022, arXiv:2204.02311, appendix B; causal masking is not discounted).
+FLOPs per token, forward and backward: 6 for each weight of a matrix product (2 forward, 4 backward; Kaplan et al. 2020,
+arXiv:2001.08361), and in each layer 12 · heads · head size · context for the two products of activations in attention
+(Chowdhery et al. 2022, arXiv:2204.02311, appendix B; causal masking is not subtracted).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 PARTS = {"head": "heads", "group": "heads", "unit": "units", None: "fixed"}
 Shapes = Sequence[tuple[int, int | None]]
-"""For each layer its heads and FFN units; 0 and None stand for those of the layer that was measured."""
+"""(heads, FFN units) of each layer; 0 and None mean the numbers of the measured layer."""
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """Parameters, and those of them that take part in matrix products."""
+    """Number of parameters, and of those in matrix products."""
 
     parameters: int = 0
     matrices: int = 0
@@ -37,14 +37,14 @@ class Amounts:
 
 @dataclass(frozen=True)
 class Size:
-    """What a model has and does, at any depth and with any number of heads and FFN units in each layer.
+    """Parameters and FLOPs of a model as a function of the heads and FFN units of its layers.
 
     Attributes:
-        outside: everything but the layers.
-        fixed: of a layer, what depends neither on heads nor on units.
-        heads, units: of the layer measured, what belongs to its heads and to its FFN's units.
-        head_count, unit_count: how many these were; 0 where the family's table does not tell them apart.
-        head_size: width of a head, 0 where there are none.
+        outside: amounts outside the layers.
+        fixed: amounts of a layer that depend neither on heads nor on units.
+        heads, units: amounts of the heads and of the FFN units of the measured layer.
+        head_count, unit_count: numbers of heads and units of that layer; 0 if the family's table does not have them.
+        head_size: size of a head, 0 without heads.
     """
 
     outside: Amounts
@@ -56,11 +56,11 @@ class Size:
     head_size: int
 
     def parameters(self, shapes: Shapes) -> int:
-        """Parameters of a model with these layers."""
+        """Return the number of parameters of a model with these layers."""
         return self.outside.parameters + sum(self._layer(*shape).parameters for shape in shapes)
 
     def flops_per_token(self, shapes: Shapes, context: int) -> int:
-        """FLOPs of training one token of `context` tokens that see each other."""
+        """Return the FLOPs of training per token, at this context length."""
         matrices = self.outside.matrices + sum(self._layer(*shape).matrices for shape in shapes)
         heads = sum(heads or self.head_count for heads, _ in shapes)
         return 6 * matrices + 12 * heads * self.head_size * context
@@ -78,10 +78,11 @@ def _share(whole: Amounts, count: int, of: int) -> Amounts:
 
 
 def measure(model: PreTrainedModel, anatomy: Anatomy) -> Size:
-    """Count a model of at least one layer; it may live on the meta device.
+    """Measure a model with at least one layer, which may be on the meta device.
 
-    Its layers are taken to be alike but for what the bottom one lacks, and to attend to the whole context. An image
-    classifier's head counts for every token though it sees one, and its convolution into patches not at all.
+    Layers are assumed to be equal, apart from modules that the bottom layer lacks, and to attend to the whole context.
+    An image classifier's head is counted for each token although it reads one; the convolution into patches is not
+    counted.
     """
     from pli_train.models import resize
     from pli_train.models.build import count_parameters, stack_of
@@ -92,7 +93,7 @@ def measure(model: PreTrainedModel, anatomy: Anatomy) -> Size:
         part = PARTS[growing(anatomy.tensors.get(name, ("", ""))[1])]
         parts[part] += Amounts(parameter.numel(), parameter.numel() if parameter.dim() == 2 else 0)
     for like in anatomy.bottom.get("missing", {}).values():
-        # Norms: no matrix products. What all layers seem to have and the bottom one lacks is taken back outside.
+        # Norms have no matrix products. `outside` subtracts those that the bottom layer lacks.
         parts["fixed"] += Amounts(count_parameters(layers[0].get_submodule(like)))
     sizes = resize.sizes_of(layers[0], anatomy, model.config)
     inside = sum(parts.values(), Amounts())
@@ -106,7 +107,7 @@ def measure(model: PreTrainedModel, anatomy: Anatomy) -> Size:
 
 
 def _products(model: PreTrainedModel) -> int:
-    """Weights of matrix products: parameters of two dimensions, embeddings only where the output head shares them."""
+    """Count weights in matrix products: 2-D parameters; embeddings only if they are tied to the output head."""
     embeddings = {
         id(p) for m in model.modules() if "Embedding" in type(m).__name__ for p in m.parameters(recurse=False)
     }

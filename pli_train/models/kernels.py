@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import torch
 
 UNFUSED = (NewGELUActivation, FastGELUActivation)
-"""The tanh form of GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415) as eight operations, each through memory."""
+"""Implementations of GELU's tanh form (Hendrycks and Gimpel 2016, arXiv:1606.08415) as eight operations in memory."""
 COMPILATIONS = 256
-"""How many forms of a layer may be compiled: by its heads and units, in training and in evaluation. Torch's own limit
-of 8 would end compilation in the middle of a run, without a word."""
+"""Maximum number of compiled variants of a layer (numbers of heads and units, training and evaluation). With torch's
+default of 8, compilation would stop silently during a run."""
 
 
 def fuse(model: nn.Module) -> None:
-    """Let every activation of a model be one operation, in place. Equal up to rounding; no parameter changes."""
+    """Replace a model's GELU activations with fused ones, in place. Results are equal up to rounding."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, UNFUSED):
@@ -30,10 +30,10 @@ def fuse(model: nn.Module) -> None:
 
 
 def compile_layers(layers: Iterable[nn.Module]) -> None:
-    """Let each layer of a stack be compiled when it is first called.
+    """Compile each layer of a stack at its first call.
 
-    Layers of one shape share what was compiled, an inserted one too: its parameters are arguments. What surrounds the
-    layers is not compiled, so growth does not touch it. A layer that is compiled already is left alone.
+    Layers of the same shape share compiled code, because parameters are arguments, so inserted layers reuse it. The
+    rest of the model is not compiled, so growth does not invalidate it. Layers that are already compiled are skipped.
     """
     import torch._dynamo
 
@@ -44,7 +44,7 @@ def compile_layers(layers: Iterable[nn.Module]) -> None:
 
 
 def require_compiler(device: torch.device) -> None:
-    """Raise BadInput when nothing here can compile for `device`."""
+    """Raise BadInput if there is no compiler for `device`."""
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
@@ -57,4 +57,4 @@ def require_compiler(device: torch.device) -> None:
     except ImportError:
         raise BadInput("train.compile: compiling for a GPU needs the package triton: pip install triton") from None
     except InvalidCxxCompiler:
-        raise BadInput("train.compile: needs a C++ compiler, and none was found: install g++, or set CXX") from None
+        raise BadInput("train.compile: no C++ compiler found: install g++, or set CXX") from None

@@ -1,9 +1,9 @@
-"""Pad a grown model to the form that plain transformers loads.
+"""Pad a grown model to the format that plain transformers loads.
 
-A family's config has one number of heads and one FFN width for all layers, and in most families heads × their size must
-be the model's width. A layer that has fewer is padded: rows of Q, K, V that are zero and, so that they say nothing,
-output columns that are zero. Training keeps layers slim; checkpoints are padded on the way out and `model.slim` cuts
-them down on the way in.
+A family's config has one number of heads and one FFN width for all layers, and in most families heads × head size must
+be the model's width. Smaller layers are padded with zero rows of Q, K and V, and zero columns of the output projection,
+so that padding does not change the output. Layers are not padded in training: checkpoints are padded when they are
+saved, and `build.shrink` removes the padding when they are loaded.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 
 def padded(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
-    """The model's state dict with every layer at the config's number of heads and FFN units."""
+    """Return the model's state dict with each layer padded to the config's number of heads and FFN units."""
     return {**model.state_dict(), **_padding(model, anatomy)}
 
 
 def always_padded(model: nn.Module, anatomy: Anatomy) -> None:
-    """Let every state dict of a model be its stock form, for code that saves and loads the model by itself.
+    """Pad all state dicts of a model, for other code that saves and loads the model.
 
-    From now on `state_dict()`, and so `save_pretrained`, gives padded tensors, and `load_state_dict` takes them and
-    keeps of each layer's what the layer has. Raises BadInput there when a state dict has another depth.
+    Afterwards `state_dict()`, and so `save_pretrained`, returns padded tensors, and `load_state_dict` accepts them and
+    removes the padding. `load_state_dict` raises BadInput if a state dict has another depth.
     """
 
-    def out(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    def pad(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
         state |= {prefix + name: tensor for name, tensor in _padding(module, anatomy).items()}
 
-    def into(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    def unpad(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
         _check_depth(module, anatomy, state, prefix)
         own = dict(module.named_parameters())
         for name, axes, factor, sizes, count in _narrower(module, anatomy):
@@ -46,23 +46,23 @@ def always_padded(model: nn.Module, anatomy: Anatomy) -> None:
             if whole is not None and whole.shape != own[name].shape:
                 state[prefix + name] = resize.take(whole, axes, factor, sizes, range(count))
 
-    model.register_state_dict_post_hook(out)
-    model.register_load_state_dict_pre_hook(into)
+    model.register_state_dict_post_hook(pad)
+    model.register_load_state_dict_pre_hook(unpad)
 
 
 def _check_depth(model: nn.Module, anatomy: Anatomy, state: dict[str, Tensor], prefix: str) -> None:
     path = f"{prefix}{models.path_of_stack(model, anatomy)}."
-    found = {name.removeprefix(path).split(".")[0] for name in state if name.startswith(path)}
+    indices = {name.removeprefix(path).split(".")[0] for name in state if name.startswith(path)}
     depth = len(models.stack_of(model, anatomy))
-    if found and len(found) != depth:
+    if indices and len(indices) != depth:
         raise BadInput(
-            f"these weights have {len(found)} layers and the model has {depth}: grow the model to them first "
+            f"these weights have {len(indices)} layers, but the model has {depth}: grow the model first "
             "(with Trainer: resume_from_checkpoint=growth.prepared(trainer, checkpoint))"
         )
 
 
 def _padding(model: nn.Module, anatomy: Anatomy) -> dict[str, Tensor]:
-    """Name → padded tensor, for those that a layer has in a smaller size than the stock form."""
+    """Return name → padded tensor, for tensors that are smaller than in the padded format."""
     parameters, padding = dict(model.named_parameters()), {}
     for name, axes, factor, sizes, count in _narrower(model, anatomy):
         own = sizes | {factor: count}
@@ -72,7 +72,7 @@ def _padding(model: nn.Module, anatomy: Anatomy) -> dict[str, Tensor]:
 
 
 def _narrower(model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, str, str, dict[str, int], int]]:
-    """Tensors smaller than in the stock form: (name, axes, factor, sizes of the stock form, count of the factor)."""
+    """Yield tensors smaller than in the padded format: (name, axes, factor, padded sizes, count of the factor)."""
     layers, config = models.stack_of(model, anatomy), getattr(model, "config", None)
     whole = anatomy.sizes(config)
     if not whole["head"] or not len(layers):

@@ -1,9 +1,8 @@
 """Resize a layer's tensors along heads or FFN units.
 
-Slimming a layer to fewer heads, padding it for plain transformers, adding heads, widening the FFN: all are one
-operation, a choice of rows. Along a growable factor of a tensor's axes (`head`, or `group` where heads share K and V,
-or `unit`) the result's row i is the old row `sources[i]`, or zero where that is -1. The same operation carries an
-optimizer's moments along.
+Removing heads, padding for plain transformers, adding heads and widening the FFN are all one operation: a selection of
+rows. Along a growable factor of a tensor's axes (`head`, `group` for shared K and V, or `unit`), row i of the result is
+the old row `sources[i]`, or zero if that is -1. The same operation resizes an optimizer's moments.
 """
 
 from __future__ import annotations
@@ -23,32 +22,32 @@ if TYPE_CHECKING:
     from pli_train.core.anatomy import Anatomy
 
 NOTHING = -1
-"""The source of a row that is zero."""
+"""The source of a zero row."""
 
 
 def take(tensor: Tensor, axes: str, factor: str, sizes: dict[str, int], sources: Sequence[int]) -> Tensor:
-    """Choose rows along one factor: row i of the result is the old row `sources[i]`, or zero for NOTHING.
+    """Select rows along one factor: row i of the result is the old row `sources[i]`, or zero for NOTHING.
 
     >>> weight = torch.arange(6.0).reshape(6, 1)
     >>> take(weight, "(head dim) model", "head", {"head": 3}, [2, NOTHING]).flatten().tolist()
     [4.0, 5.0, 0.0, 0.0]
     """
-    wanted = torch.as_tensor(sources, device=tensor.device)
-    taken = rows(tensor, axes, factor, sizes)[wanted.clamp(min=0)]
-    taken[wanted == NOTHING] = 0
-    return from_rows(taken, axes, factor).contiguous()
+    indices = torch.as_tensor(sources, device=tensor.device)
+    selected = rows(tensor, axes, factor, sizes)[indices.clamp(min=0)]
+    selected[indices == NOTHING] = 0
+    return from_rows(selected, axes, factor).contiguous()
 
 
 @dataclass(frozen=True)
 class Growable:
-    """What a layer can have more of: the factor of its tensors' axes, and how many it has now."""
+    """A growable factor of a layer's tensors, and its current size."""
 
     factor: str
     count: int
 
 
 def growable(anatomy: Anatomy, what: str, sizes: dict[str, int]) -> Growable:
-    """`heads` (whole K/V groups where heads share them) or `units`, for a layer of these sizes."""
+    """Return the factor of `heads` (K/V groups if heads share them) or `units`, for a layer of these sizes."""
     if what == "units":
         return Growable("unit", sizes["unit"])
     grouped = any("group" in axes for _, axes in anatomy.tensors.values())
@@ -56,7 +55,7 @@ def growable(anatomy: Anatomy, what: str, sizes: dict[str, int]) -> Growable:
 
 
 def tensors_along(layer: nn.Module, anatomy: Anatomy, factor: str) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """The tensors of a layer that have a factor: (name within the layer, axes, parameter)."""
+    """Yield the tensors of a layer that have a factor: (name within the layer, axes, parameter)."""
     for name, parameter in layer.named_parameters():
         _, axes = anatomy.tensors.get(name, ("other", ""))
         if factor in factors(axes):
@@ -64,7 +63,7 @@ def tensors_along(layer: nn.Module, anatomy: Anatomy, factor: str) -> Iterator[t
 
 
 def shape_by_row(tensor: Tensor, axes: str, factor: str) -> tuple[int, ...]:
-    """The shape of a tensor that has one number for each index of the axis with the factor, and broadcasts.
+    """Return the shape of a broadcastable tensor with one number for each index of the axis with the factor.
 
     >>> shape_by_row(torch.zeros(5, 12), "model (qkv head dim)", "head")
     (1, 12)
@@ -74,12 +73,14 @@ def shape_by_row(tensor: Tensor, axes: str, factor: str) -> tuple[int, ...]:
 
 
 def lay_out(layer: nn.Module, anatomy: Anatomy, what: str, sizes: dict[str, int], sources: Sequence[int]) -> None:
-    """Lay a layer out anew in place: every tensor, and what its modules call their own sizes.
+    """Resize a layer in place: its tensors, and the sizes stored in its modules.
 
     Args:
+        layer: the layer.
+        anatomy: anatomy of its model.
         what: `heads` or `units`.
-        sizes: of the layer now.
-        sources: for each head (group, unit) to be, the old one it is, or NOTHING.
+        sizes: current sizes of the layer.
+        sources: for each new head (group, unit), the index of the old one, or NOTHING.
     """
     part = growable(anatomy, what, sizes)
     with torch.no_grad():
@@ -89,10 +90,12 @@ def lay_out(layer: nn.Module, anatomy: Anatomy, what: str, sizes: dict[str, int]
 
 
 def sizes_of(layer: nn.Module, anatomy: Anatomy, config: object) -> dict[str, int]:
-    """How many of each factor a layer has as it stands: `head`, `group`, `member`, `dim`, `unit`, `qkv`, `gate`.
+    """Return the current sizes of a layer: `head`, `group`, `member`, `dim`, `unit`, `qkv` and `gate`.
 
     Args:
-        config: the model's; it says what heads are like, and the layer's tensors how many there are.
+        layer: the layer; its tensors define the number of heads, groups and units.
+        anatomy: anatomy of its model.
+        config: config of the model, which defines the size of a head and the heads per group.
     """
     sizes = anatomy.sizes(config)
     if not sizes["head"]:
@@ -114,7 +117,7 @@ def _count(layer: nn.Module, anatomy: Anatomy, factor: str, sizes: dict[str, int
 
 
 def resized(sizes: dict[str, int], factor: str, count: int) -> dict[str, int]:
-    """The sizes of a layer that has `count` of a factor; heads and K/V groups go together."""
+    """Return the sizes of a layer with `count` of a factor; heads and K/V groups change together."""
     if factor == "unit":
         return sizes | {"unit": count}
     groups = count if factor == "group" else count // sizes["member"]
@@ -122,7 +125,7 @@ def resized(sizes: dict[str, int], factor: str, count: int) -> dict[str, int]:
 
 
 def put(layer: nn.Module, name: str, value: Tensor) -> nn.Parameter:
-    """Set a parameter of another shape into a layer, as trainable as the old one was."""
+    """Replace a parameter of a layer by one of another shape, with the same `requires_grad`."""
     path, _, leaf = name.rpartition(".")
     owner = layer.get_submodule(path)
     new = nn.Parameter(value.detach().clone(), requires_grad=getattr(owner, leaf).requires_grad)
@@ -131,7 +134,7 @@ def put(layer: nn.Module, name: str, value: Tensor) -> nn.Parameter:
 
 
 def sync_sizes(layer: nn.Module, anatomy: Anatomy, sizes: dict[str, int]) -> None:
-    """Let the modules of a layer know their own sizes after its tensors have changed."""
+    """Update the sizes stored in a layer's modules after its tensors have changed."""
     for path, product in anatomy.live.items():
         owner, _, leaf = path.rpartition(".")
         setattr(layer.get_submodule(owner), leaf, math.prod(sizes[name] for name in product.split()))

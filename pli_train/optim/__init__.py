@@ -1,1 +1,1 @@
-"""AdamW over a growing model: parameter groups, step counts, learning rates by birth, gradient norms."""
+"""AdamW for a growing model: parameter groups, step counts, update scales of new parts, gradient norms."""

@@ -1,4 +1,4 @@
-"""The [optim] section."""
+"""Configuration section `[optim]`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class OptimConfig(Section):
     """AdamW and its learning rate."""
 
     lr: float = Field(1e-4, gt=0, description="learning rate after warm-up")
-    lr_end: float = Field(0.0, ge=0, description="learning rate at the end")
+    lr_end: float = Field(0.0, ge=0, description="learning rate at the end of training")
     schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
-    warmup_ratio: Share = Field(0.025, description="share of training spent warming up")
-    decay_ratio: Share = Field(0.2, description="wsd: share of training spent decaying at the end")
-    weight_decay: float = Field(0.01, ge=0, description="of weight matrices; norms and biases have none")
+    warmup_ratio: Share = Field(0.025, description="fraction of training used for warm-up")
+    decay_ratio: Share = Field(0.2, description="wsd: fraction of training used for decay, at its end")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of matrices; norms and biases have none")
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     eps: float = Field(1e-8, gt=0)
@@ -27,7 +27,7 @@ class OptimConfig(Section):
     @model_validator(mode="after")
     def _phases_fit(self) -> OptimConfig:
         if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
-            raise ValueError("`warmup_ratio` and `decay_ratio` add up to more than the whole of training")
+            raise ValueError("`warmup_ratio` and `decay_ratio` add up to more than 1")
         if self.lr_end > self.lr:
             raise ValueError("`lr_end` is above `lr`")
         return self

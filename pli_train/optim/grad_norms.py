@@ -1,18 +1,18 @@
 """Norms of gradients and updates by part: heads, FFNs, layers, norms, embeddings.
 
-On a step that is measured each parameter's gradient is read once, and the L2 norms of its rows of parts go into one
-vector that stays allocated. The total for clipping is the norm of that vector. It is copied to the host without
-waiting, and what the numbers add up to is worked out there when somebody reads them, a while later. On all other steps
-nothing is done. Measured are updates whose number (from 1) is a multiple of `every`, and the first after the start and
-after each growth event, so that a newborn part has a norm from its first gradient on: a function of the step and the
-lineage alone, as a resumed run must agree.
+On a measured step each parameter's gradient is read once, and the L2 norms of the rows of each part go into one vector
+that stays allocated. The norm of that vector is the global norm for clipping. The vector is copied to the host
+asynchronously, and sums are computed there when the values are read. On other steps nothing is done. Updates whose
+number (from 1) is a multiple of `every` are measured, and the first update after the start and after each growth event,
+so that a new part has a norm from its first gradient on. This depends only on the step and the lineage, so a resumed
+run measures the same steps.
 
-Every element of the gradient is in one part: squares over all parts sum to the square of the global norm, growth, fused
-and shared tensors included. A part that is frozen as a whole has no norm; one of which some elements are frozen has the
-norm over those that learn.
+Every element of the gradient is in exactly one part: the squares of all parts sum to the square of the global norm,
+also for grown, fused and shared tensors. A part that is entirely frozen has no norm; for a partly frozen part it is the
+norm over the elements that are trained.
 
-Each row is summed up on its own, its last axis first: PyTorch's norm of a whole tensor on a CPU adds up in float32 in
-a few lanes, which for embeddings of 23 million elements is off by a thousandth (`clip_grad_norm_` too).
+Each row is summed separately, its last axis first: on a CPU, PyTorch's norm of a whole tensor adds float32 numbers in a
+few lanes, and for embeddings of 23 million elements the relative error is 1e-3 (in `clip_grad_norm_` too).
 """
 
 from __future__ import annotations
@@ -41,14 +41,16 @@ if TYPE_CHECKING:
     from pli_train.core.lineage import Lineage
 
 Measured = tuple[int, float, dict[str, float]]
-"""Updates done, wall time in seconds since 1970, scalars by their tags."""
+"""Updates done, wall time in seconds since 1970, scalars by tag."""
 
 
 def clip(parameters: Iterable[nn.Parameter], most: float, total: Tensor | None) -> None:
     """Scale gradients in place so that their global L2 norm is at most `most`.
 
     Args:
-        total: the norm, where it is known already.
+        parameters: with their gradients.
+        most: upper bound of the norm.
+        total: the global norm, if it is already known.
     """
     if total is None:
         clip_grad_norm_(parameters, most)
@@ -57,12 +59,12 @@ def clip(parameters: Iterable[nn.Parameter], most: float, total: Tensor | None) 
 
 
 def norms_of_rows(tensor: Tensor, how: Cut, out: Tensor) -> None:
-    """The L2 norm of each part's share of a tensor.
+    """Compute the L2 norm of each part of a tensor.
 
     Args:
-        tensor: of any strides and floating type.
-        how: it falls into parts.
-        out: takes them, (parts,), in float32 or float64.
+        tensor: of any strides and floating dtype.
+        how: how the tensor is divided into parts.
+        out: receives the norms, (parts,), float32 or float64.
     """
     tensor, into = tensor.reshape(how.shape), out.view([how.shape[axis] for axis in how.kept])
     rest = [axis for axis in range(tensor.dim()) if axis not in how.kept]
@@ -76,13 +78,13 @@ def norms_of_rows(tensor: Tensor, how: Cut, out: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The parameters as they are now, and where the numbers of each lie in the vector.
+    """The current parameters, and the position of their norms in the vector.
 
     Attributes:
-        parameters: with how each is cut and where its norms begin.
+        parameters: each with its division into parts and the position of its first norm.
         length: of the vector.
-        parts: every part there is.
-        owner: for each place of the vector the number of its part; (length,).
+        parts: all parts of the model.
+        owner: number of the part for each element of the vector; (length,).
     """
 
     parameters: list[tuple[nn.Parameter, Cut, int]]
@@ -91,7 +93,7 @@ class _Plan:
     owner: np.ndarray
 
     def fits(self, model: nn.Module) -> bool:
-        """Whether the model still has these parameters, in this order."""
+        """Return whether the model still has these parameters, in this order."""
         now = list(model.parameters())
         mine = [parameter for parameter, *_ in self.parameters]
         return len(now) == len(mine) and all(one is other for one, other in zip(now, mine, strict=True))
@@ -101,8 +103,8 @@ def _plan(model: nn.Module, anatomy: Anatomy, stack: Sequence[str]) -> _Plan:
     layers = stack_of(model, anatomy)
     if len(layers) != len(stack):
         raise BadInput(
-            f"gradient norms: the model has {len(layers)} layers and its lineage {len(stack)}: something else grew it "
-            "(with Trainer: GradNormCallback(growth=…))"
+            f"gradient norms: the model has {len(layers)} layers and its lineage {len(stack)}; pass the lineage that "
+            "grows with the model (with Trainer: GradNormCallback(growth=…))"
         )
     sizes = [resize.sizes_of(layer, anatomy, getattr(model, "config", None)) for layer in layers]
     parameters, owner, length = [], [], 0
@@ -122,18 +124,18 @@ def _plan(model: nn.Module, anatomy: Anatomy, stack: Sequence[str]) -> _Plan:
 
 @dataclass
 class _Sent:
-    """Numbers on their way to the host: rows of the vector are gradients and, if asked for, weights and updates."""
+    """Norms that are being copied to the host; rows are gradients and, with `updates`, weights and updates."""
 
     step: int
     wall_time: float
     plan: _Plan
-    there: np.ndarray
+    has_gradient: np.ndarray
     host: Tensor
     arrived: Any = None
 
 
 class GradNorms:
-    """The gradient norms of a model while it trains and grows.
+    """Measure gradient norms of a model while it trains and grows.
 
         total = norms.measure(step)         # after backward, before clipping; None on a step that is not measured
         clip(model.parameters(), 1.0, total)
@@ -143,12 +145,11 @@ class GradNorms:
 
     Args:
         model: bare; it may grow in place.
-        anatomy: its table.
-        lineage: of the model, and grows with it.
-        every: updates from one that is measured to the next; 0 for none.
-        groups: of GROUPS, those that are told.
-        updates: whether ‖update‖ ÷ ‖weights‖ is told too, each part's weights taken before the update. Keeps a
-            copy of all weights.
+        anatomy: parameter table of its family.
+        lineage: of the model; it must be updated when the model grows.
+        every: number of updates between measurements; 0 for none.
+        groups: those of `GROUPS` to report.
+        updates: whether to report ‖update‖ ÷ ‖weights before the update‖ too. This keeps a copy of all weights.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class GradNorms:
     ) -> None:
         self._model, self._anatomy, self._lineage = model, anatomy, lineage
         self._every, self._groups, self._updates = every, frozenset(groups), updates
-        self._made: _Plan | None = None
+        self._current: _Plan | None = None
         self._vector = torch.empty(0)
         self._begun: tuple[int, float, np.ndarray] | None = None
         self._frozen: dict[nn.Parameter, Tensor] = {}
@@ -171,18 +172,18 @@ class GradNorms:
         self._ready: list[Measured] = []
 
     def due(self, step: int) -> bool:
-        """Whether the update after `step` finished ones is measured."""
+        """Return whether the update after `step` finished ones is measured."""
         born = self._lineage.events[-1].step if self._lineage.events else 0
         return self._every > 0 and ((step + 1) % self._every == 0 or step in (0, born))
 
     def measure(self, step: int) -> Tensor | None:
-        """Measure the gradients that the update after `step` finished ones will be made of, if it is due.
+        """Measure the gradients of the update after `step` finished ones, if it is due.
 
         Returns:
-            Their global L2 norm, a scalar on the model's device; None where nothing was measured.
+            Their global L2 norm, a scalar on the model's device; None if nothing was measured.
 
         Raises:
-            BadInput: when the parameters lie on more than one device, or the lineage is not the model's.
+            BadInput: when the parameters are on more than one device, or the lineage does not fit the model.
         """
         if not self.due(step):
             return None
@@ -192,7 +193,7 @@ class GradNorms:
         return self.end()
 
     def updated(self) -> None:
-        """Measure the update that was just done, where its gradients were. Call it after each update."""
+        """Measure the last update if its gradients were measured. Call this after each update."""
         if self._begun is None:
             return
         with torch.no_grad():
@@ -203,7 +204,7 @@ class GradNorms:
         self._send()
 
     def read(self) -> list[Measured]:
-        """What was measured since the last call, in order; waits for what is still on its way."""
+        """Return the measurements since the last call, in order. Waits for copies to the host."""
         self._arrive()
         ready, self._ready = self._ready, []
         return ready
@@ -212,18 +213,18 @@ class GradNorms:
 
     @property
     def plan(self) -> _Plan:
-        """The plan of the measurement that has begun."""
-        if self._made is None:
+        """The plan of the current measurement."""
+        if self._current is None:
             raise RuntimeError("no measurement has begun")
-        return self._made
+        return self._current
 
     def begin(self, step: int) -> None:
-        """Begin to measure: forget what was there, and let the plan fit the model."""
+        """Begin a measurement: clear the vector, and make a new plan if the model has grown."""
         self._arrive()
-        if self._made is None or not self._made.fits(self._model):
-            self._made = _plan(self._model, self._anatomy, self._lineage.stack)
-            parameters = [parameter for parameter, *_ in self._made.parameters]
-            self._vector = _vector(parameters, self._made.length)
+        if self._current is None or not self._current.fits(self._model):
+            self._current = _plan(self._model, self._anatomy, self._lineage.stack)
+            parameters = [parameter for parameter, *_ in self._current.parameters]
+            self._vector = _vector(parameters, self._current.length)
             self._before = [torch.empty_like(parameter) for parameter in parameters if self._updates]
         self._frozen = update_scaler.frozen(self._model, self._anatomy, self._lineage, step)
         self._vector.zero_()
@@ -231,7 +232,7 @@ class GradNorms:
 
     @torch.no_grad()
     def measure_one(self, number: int) -> None:
-        """Measure the gradient that one parameter has now, in place of an earlier one of this measurement."""
+        """Measure the current gradient of one parameter. It replaces an earlier one of this measurement."""
         parameter, how, start = self.plan.parameters[number]
         if parameter.grad is None or self._begun is None:
             return
@@ -242,7 +243,7 @@ class GradNorms:
 
     @torch.no_grad()
     def end(self) -> Tensor:
-        """Send what was measured on its way; return the global norm."""
+        """Start the copy to the host, and return the global norm."""
         for (parameter, *_), before in zip(self.plan.parameters, self._before, strict=False):
             before.copy_(parameter)
         if not self._updates:
@@ -253,8 +254,8 @@ class GradNorms:
         if self._begun is None:
             raise RuntimeError("no measurement has begun")
         rows = self._vector[: 3 if self._updates else 1]
-        step, wall_time, there = self._begun
-        self._begun, self._sent = None, _Sent(step, wall_time, self.plan, there, *_to_host(rows))
+        step, wall_time, has_gradient = self._begun
+        self._begun, self._sent = None, _Sent(step, wall_time, self.plan, has_gradient, *_to_host(rows))
 
     def _arrive(self) -> None:
         sent, self._sent = self._sent, None
@@ -265,22 +266,22 @@ class GradNorms:
         self._ready.append((sent.step, sent.wall_time, self._scalars(sent)))
 
     def _scalars(self, sent: _Sent) -> dict[str, float]:
-        """Tag → value. A part none of whose parameters had a gradient is not told."""
+        """Return tag → value, without parts that have no gradient."""
         plan, squares = sent.plan, sent.host.double().numpy() ** 2
-        message = sorted(set(plan.owner[sent.there].tolist()))
+        measured = sorted(set(plan.owner[sent.has_gradient].tolist()))
         sums = [np.bincount(plan.owner, row, len(plan.parts)) for row in squares]
-        gradient, *moved = [with_sums({plan.parts[n]: float(row[n]) for n in message}) for row in sums]
-        asked = [part for part in gradient if part.level in self._groups]
-        scalars = {run_folder.GRAD_NORM + part.tag: gradient[part] ** 0.5 for part in asked}
+        gradient, *moved = [with_sums({plan.parts[n]: float(row[n]) for n in measured}) for row in sums]
+        reported = [part for part in gradient if part.level in self._groups]
+        scalars = {run_folder.GRAD_NORM + part.tag: gradient[part] ** 0.5 for part in reported}
         if moved:
             weights, updates = moved
-            moving = [part for part in asked if weights[part] > 0]
+            moving = [part for part in reported if weights[part] > 0]
             scalars |= {run_folder.UPDATE_RATIO + part.tag: (updates[part] / weights[part]) ** 0.5 for part in moving}
         return scalars
 
 
 def _learning(parameter: nn.Parameter, how: Cut, frozen: Tensor | None) -> np.ndarray:
-    """Whether any element of a part's share of a parameter learns; (parts,)."""
+    """Return whether any element of each part of a parameter is trained; (parts,)."""
     if frozen is None:
         return np.ones(len(how.parts), dtype=bool)
     learns = torch.zeros(len(how.parts))
@@ -289,16 +290,16 @@ def _learning(parameter: nn.Parameter, how: Cut, frozen: Tensor | None) -> np.nd
 
 
 def _vector(parameters: Sequence[nn.Parameter], length: int) -> Tensor:
-    """Room for gradients, weights and updates: (3, length), where the parameters are."""
+    """Allocate the vector for gradients, weights and updates, (3, length), on the parameters' device."""
     devices = {parameter.device for parameter in parameters}
     if len(devices) > 1:
-        raise BadInput(f"gradient norms: the parameters lie on {len(devices)} devices, and one is supported")
+        raise BadInput(f"gradient norms: the parameters are on {len(devices)} devices, but only one is supported")
     double = any(parameter.dtype == torch.float64 for parameter in parameters)
     return torch.zeros(3, length, dtype=torch.float64 if double else torch.float32, device=devices.pop())
 
 
 def _to_host(rows: Tensor) -> tuple[Tensor, Any]:
-    """A copy on the host, and what to wait for before it is read: None where it is there already."""
+    """Copy to the host. Return the copy and the CUDA event to wait for (None on a CPU)."""
     if not rows.is_cuda:
         return rows.to("cpu", copy=True), None
     host = torch.empty_like(rows, device="cpu", pin_memory=True)

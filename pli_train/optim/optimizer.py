@@ -1,9 +1,9 @@
-"""AdamW over a growing model, with its state stored by layer id.
+"""AdamW for a growing model, with its state stored by layer id.
 
-Growth changes an optimizer in place: a newborn parameter joins the group of the one it descends from, one that grew
-takes the place of the old one, and no group is ever added, so that a scheduler sees what it saw before. On disk the
-state is kept by parameter name with the layer's *id* in it: by position, an equal-shaped layer inserted mid-stack would
-shift every later moment.
+Growth changes an optimizer in place: a new parameter joins the group of the one it was made from, an enlarged parameter
+replaces the old one, and no group is added, so that learning-rate schedulers keep working. On disk the state is stored
+by parameter name with the layer's *id* in it: if it were stored by index, a layer inserted in the middle of the stack
+would shift the state of all layers above.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 ROW_STEP = "row_step"
-"""The entry on disk for the step counts of a parameter's rows, where they differ (see `row_steps`)."""
+"""Name on disk of the step counts of a parameter's rows, stored if they differ (see `row_steps`)."""
 
 ENTRIES = ("step", "exp_avg", "exp_avg_sq", ROW_STEP)
-"""What is kept of a parameter: AdamW's own state, and the counts of rows."""
+"""Entries stored for a parameter: AdamW's state, and the step counts of rows."""
 
 
 def build(model: nn.Module, optim: OptimConfig) -> AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) in two groups: matrices decay, norms and biases do not."""
+    """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with weight decay for matrices only."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": optim.weight_decay},
@@ -47,19 +47,20 @@ def build(model: nn.Module, optim: OptimConfig) -> AdamW:
 
 
 def grow(optimizer: Optimizer, origins: Sequence[ParameterOrigin], state: OptimizerState) -> None:
-    """Take an optimizer along over a growth event, in place. Works for any optimizer of PyTorch's kind.
+    """Update an optimizer after a growth event, in place. Works for any subclass of PyTorch's Optimizer.
 
-    Where rows are born inside a tensor whose state is not of its shape (the factors of Adafactor, the blocks of 8-bit
-    optimizers), its state starts over.
+    If a tensor gets new rows and its state has another shape (factors of Adafactor, blocks of 8-bit optimizers), its
+    state is reset.
 
     Args:
-        origins: where each new parameter comes from.
-        state: moments and step count of what is newborn: `zero`, or a `copy` of the donor's; `reset-all` forgets
-            everybody's. Newborn rows of a tensor have a count of their own in Adam and AdamW; in any other
-            optimizer they share the tensor's.
+        optimizer: holds the parameters before the event.
+        origins: origin of each new parameter.
+        state: moments and step count of new parts: `zero`, or a `copy` of the donor's; `reset-all` clears the state of
+            all parameters. New rows of a tensor have their own step counts in Adam and AdamW; in other optimizers
+            they share that of the tensor.
 
     Raises:
-        RuntimeError: when a new parameter belongs to no group.
+        RuntimeError: when an enlarged parameter is in no group.
     """
     for origin in origins:
         group = _group_of(optimizer, origin)
@@ -87,17 +88,17 @@ def grow(optimizer: Optimizer, origins: Sequence[ParameterOrigin], state: Optimi
 
 
 def _group_of(optimizer: Optimizer, origin: ParameterOrigin) -> dict[str, Any]:
-    """The group of the parameter that the new one descends from; without one, the group with most of as many axes."""
+    """Return the group of the old parameter; if there is none, the group with most parameters of equal dimension."""
     for group in optimizer.param_groups:
         if any(p is origin.old for p in group["params"]):
             return group
     if origin.old is None:
         return max(optimizer.param_groups, key=lambda g: sum(p.dim() == origin.new.dim() for p in g["params"]))
-    raise RuntimeError("a parameter that grew is in no group of the optimizer")
+    raise RuntimeError("an enlarged parameter is in no group of the optimizer")
 
 
 def _by_element(moments: Mapping[str, Any], parameter: Tensor | None) -> bool:
-    """Whether every tensor of a parameter's state is a scalar or has a number for each element."""
+    """Return whether every tensor of a parameter's state is a scalar or has the parameter's shape."""
     tensors = [value for value in moments.values() if isinstance(value, torch.Tensor)]
     return all(value.dim() == 0 or _like(value, parameter) for value in tensors)
 
@@ -107,29 +108,29 @@ def _like(value: Any, parameter: Tensor | None) -> bool:
 
 
 def set_lr(optimizer: AdamW, lr: float) -> None:
-    """Give every group this learning rate."""
+    """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def lr_of_layers(optimizer: AdamW, layers: Sequence[nn.Module], stack: Sequence[str]) -> dict[str, float]:
-    """The learning rate that each layer's parameters have in their groups, by layer id.
+    """Return layer id → learning rate of the layer's parameters.
 
     Raises:
-        RuntimeError: when a layer's parameters are in no group or at more than one rate.
+        RuntimeError: when a layer's parameters are in no group, or have different learning rates.
     """
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     rates = {}
     for name, layer in zip(stack, layers, strict=True):
-        found = {rate.get(id(p)) for p in layer.parameters() if p.requires_grad}
-        if len(found) > 1 or None in found:
-            raise RuntimeError(f"layer {name}'s parameters have learning rates {found}")
-        rates[name] = float(next(iter(found), 0.0) or 0.0)
+        values = {rate.get(id(p)) for p in layer.parameters() if p.requires_grad}
+        if len(values) > 1 or None in values:
+            raise RuntimeError(f"layer {name}'s parameters have learning rates {values}")
+        rates[name] = float(next(iter(values), 0.0) or 0.0)
     return rates
 
 
 def state_tensors(optimizer: AdamW, model: nn.Module, anatomy: Anatomy, stack: Sequence[str]) -> dict[str, Tensor]:
-    """The state as `<entry>/<parameter name by layer id>` → the tensor that the optimizer works on."""
+    """Return `<entry>/<parameter name with layer id>` → the optimizer's own tensor."""
     tensors = {}
     for name, parameter in model.named_parameters():
         for entry, value in _entries(optimizer.state.get(parameter, {})):
@@ -138,7 +139,7 @@ def state_tensors(optimizer: AdamW, model: nn.Module, anatomy: Anatomy, stack: S
 
 
 def _entries(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """A parameter's state by the names on disk."""
+    """Yield a parameter's state as (name on disk, value)."""
     for entry, value in state.items():
         yield (ROW_STEP, value["step"]) if entry == row_steps.ROWS else (entry, value)
 
@@ -146,34 +147,35 @@ def _entries(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def load_state(
     optimizer: AdamW, model: nn.Module, anatomy: Anatomy, stack: Sequence[str], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `state_tensors` gave.
+    """Load the tensors of `state_tensors`.
 
-    A checkpoint that was written before rows had counts has no entry for them: all rows then go on from the tensor's.
+    Checkpoints of older versions have no step counts of rows: then all rows use the count of their tensor.
 
     Raises:
-        BadInput: when it names something the model does not have, a shape differs, or the counts of rows are not
-            between 0 and the tensor's.
+        BadInput: when a parameter is unknown, a shape differs, or the count of a row is not between 0 and that of
+            its tensor.
     """
     by_name = {anatomy.by_id(name, stack): parameter for name, parameter in model.named_parameters()}
     for key, value in tensors.items():
         entry, _, name = key.partition("/")
         parameter = by_name.get(name)
         if parameter is None:
-            raise BadInput(f"the optimizer state names '{name}', which the model does not have")
+            raise BadInput(f"the optimizer state has '{name}', which the model does not have")
         fits = _by_row(value, parameter) if entry == ROW_STEP else value.shape in ((), parameter.shape)
         if not fits:
-            raise BadInput(f"the optimizer state of '{name}' has shape {tuple(value.shape)}")
+            shapes = f"{tuple(value.shape)}, and the parameter {tuple(parameter.shape)}"
+            raise BadInput(f"the optimizer state of '{name}' has shape {shapes}")
         if entry not in ENTRIES or (value.dim() == 0) != (entry == "step") or not value.is_floating_point():
-            raise BadInput(f"the optimizer state '{key}' is none that AdamW has")
+            raise BadInput(f"the optimizer state '{key}' is not a valid entry of AdamW")
         if entry == ROW_STEP and not _counts(value, tensors.get(f"step/{name}")):
-            raise BadInput(f"the optimizer state '{key}' is no count of updates up to the tensor's own")
-        # AdamW's fused form wants its step counters where the parameters are.
-        there = value.to(parameter.device, copy=True)
-        optimizer.state[parameter] |= {row_steps.ROWS: {"step": there}} if entry == ROW_STEP else {entry: there}
+            raise BadInput(f"the optimizer state '{key}' has step counts outside 0 to that of the tensor")
+        # Fused AdamW needs its step counters on the device of the parameters.
+        moved = value.to(parameter.device, copy=True)
+        optimizer.state[parameter] |= {row_steps.ROWS: {"step": moved}} if entry == ROW_STEP else {entry: moved}
 
 
 def _by_row(value: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor has one number for each index of one axis of a parameter."""
+    """Return whether a tensor has one value for each index of one axis of a parameter."""
     shapes = [[n if axis == kept else 1 for axis, n in enumerate(parameter.shape)] for kept in range(parameter.dim())]
     return list(value.shape) in shapes
 

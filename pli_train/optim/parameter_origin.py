@@ -1,4 +1,4 @@
-"""Where each parameter of a grown model comes from, for the optimizer's groups and state."""
+"""Origin of each parameter of a grown model, used to update the optimizer's groups and state."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ OptimizerState = Literal["zero", "copy", "reset-all"]
 
 @dataclass(frozen=True)
 class ParameterOrigin:
-    """Where a parameter of the grown model comes from, for an optimizer's groups and moments.
+    """Origin of one parameter of a grown model.
 
     Attributes:
-        new: the parameter.
-        old: the one whose group it joins; None when there was none like it.
-        replaces: whether `old` is gone and `new` stands for it.
-        carry: lays a moment of `old`'s shape out for `new`, zero for newborn elements; None when all are newborn.
-        copy: the same with a newborn element's donor's moment; None when there is no donor.
-        rows: where rows are born inside `old`, the shape of a tensor with one number for each of its rows: that of
-            `old`, with 1 for every other axis. `carry` and `copy` lay it out too.
+        new: the new parameter.
+        old: the parameter whose group it joins; None when there is none.
+        replaces: whether `new` replaces `old` in the model.
+        carry: maps a moment of `old` to the shape of `new`, with zeros for new elements; None when all are new.
+        copy: the same with the donors' moments for new elements; None when there is no donor.
+        rows: when `old` gets new rows, the shape of a tensor with one value per row: that of `old` with 1 for every
+            other axis. `carry` and `copy` accept this shape too.
     """
 
     new: nn.Parameter

@@ -1,8 +1,7 @@
 """Update a tensor whose rows have different learning rates or step counts.
 
-Some rows may be frozen, some may have a lower rate than the optimizer's learning rate, and some may have had fewer
-updates than their tensor (see `row_steps`). The optimizer knows nothing of rows: it makes its update of the whole
-tensor, and what it should not have done to single rows is put right afterwards.
+Some rows may be frozen, some may have a lower learning rate than their group, and some may have had fewer updates than
+their tensor (see `row_steps`). The optimizer updates the whole tensor; afterwards the affected rows are corrected.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class RowUpdate:
-    """What there was of a parameter right before the optimizer's step, and what is put right after it.
+    """Save a parameter before the optimizer's step, and correct its rows after it.
 
     Args:
-        optimizer: PyTorch's, which holds the parameter.
-        group: the parameter's, with the rates of this update.
-        parameter: with its gradient; that of frozen rows is zero.
-        update_scale: share of the update that is made, 0 for frozen: one number, or one for each row, on the CPU,
-            shaped to broadcast.
+        optimizer: holds the parameter.
+        group: group of the parameter, with the learning rate of this update.
+        parameter: with its gradient, which is zero in frozen rows.
+        update_scale: factor of the update, 0 for frozen: one number, or a CPU tensor with one number per row, shaped
+            to broadcast.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class RowUpdate:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Give each row the update that is its own. Call it after the optimizer's step, before the rates change."""
+        """Correct the update of each row. Call this after the optimizer's step and before the learning rate changes."""
         state = self._optimizer.state.get(self._parameter, {})
         if self._frozen is not None:
             self._put_back_moments(state, self._frozen)
@@ -55,7 +54,7 @@ class RowUpdate:
             self._slow_down(self._weights)
 
     def _put_back_moments(self, state: dict[str, Any], frozen: Tensor) -> None:
-        # Adam's moments decay under a zero gradient. In the first update of all there were none yet.
+        # Adam's moments decay even if the gradient is zero. Before the first update there are none: use zeros.
         for entry, value in self._shaped(state):
             value.copy_(torch.where(frozen, self._moments.get(entry, torch.zeros_like(value)), value))
 
@@ -69,11 +68,11 @@ class RowUpdate:
         parameter, update_scale = self._parameter, self._update_scale
         slow = weights + update_scale * (parameter - weights)
         if isinstance(update_scale, torch.Tensor):
-            # To the bit: rounding must move neither a frozen row nor a free one.
+            # Exact copies, as rounding must not change rows with scale 0 or 1.
             slow = torch.where(update_scale == 0, weights, torch.where(update_scale == 1, parameter, slow))
         parameter.copy_(slow)
 
     def _shaped(self, state: dict[str, Any]) -> list[tuple[str, Tensor]]:
-        """The entries of a state that have a number for each element."""
+        """Return the entries of a state that have the parameter's shape."""
         shape = self._parameter.shape
         return [(e, value) for e, value in state.items() if isinstance(value, torch.Tensor) and value.shape == shape]

@@ -1,11 +1,10 @@
-"""Scale updates after a growth event: warm up newborn parts, freeze old ones.
+"""Scale updates after a growth event: warm up new parts, freeze old ones.
 
-`rewarm-new` lets the learning rate of what was born at an event climb; `freeze_steps` holds everything still that was
-there before. Both may speak of rows inside a tensor (a head, FFN units), which an optimizer's groups cannot: so an
-update is done in full and then taken back in part, θ ← θ_before + s · (θ_after − θ_before). For AdamW that is the
-learning rate times the scale s, weight decay included. The scale is a function of the lineage and the step alone:
-nothing has to be saved. The step counts of rows, which Adam's bias correction needs, are in the optimizer's state
-(`row_steps`).
+`rewarm-new` warms up the learning rate of the parts that an event added; `freeze_steps` freezes all older parts. Both
+may apply to rows of a tensor (a head, FFN units), which cannot be in groups of their own. So the optimizer makes the
+full update, and it is then scaled: θ ← θ_before + s · (θ_after − θ_before). For AdamW this equals a learning rate times
+the scale s, weight decay included. The scale depends only on the lineage and the step, so it need not be saved. The
+step counts of rows, which Adam's bias correction needs, are in the optimizer's state (`row_steps`).
 """
 
 from __future__ import annotations
@@ -29,45 +28,45 @@ if TYPE_CHECKING:
 
 
 def births(model: nn.Module, anatomy: Anatomy, lineage: Lineage) -> Iterator[tuple[nn.Parameter, int | Tensor]]:
-    """Each parameter with the step its elements were born at: one number, or one for each row.
+    """Yield each parameter with the step its elements were added at: one number, or one per row.
 
-    The latter is a tensor on the CPU that broadcasts to the parameter's shape (see `layout.shape_by_row`).
+    The latter is a CPU tensor that broadcasts to the parameter's shape (see `resize.shape_by_row`).
     """
     from pli_train.models.build import stack_of
 
     layers = stack_of(model, anatomy)
-    for message, layer in zip((lineage.layers[name] for name in lineage.stack), layers, strict=True):
-        rows = dict(_rows_born(layer, message, anatomy, model, lineage))
+    for record, layer in zip((lineage.layers[name] for name in lineage.stack), layers, strict=True):
+        rows = dict(_rows_born(layer, record, anatomy, model, lineage))
         for name, parameter in layer.named_parameters():
-            yield parameter, rows.get(name, _born(message.birth))
+            yield parameter, rows.get(name, _born(record.birth))
     inside = {id(parameter) for parameter in layers.parameters()}
     yield from ((parameter, FOUNDER) for parameter in model.parameters() if id(parameter) not in inside)
 
 
 def frozen(model: nn.Module, anatomy: Anatomy, lineage: Lineage, step: int) -> dict[nn.Parameter, Tensor]:
-    """The parameters of which something is frozen in the update after `step` finished ones, each with what is.
+    """Return the parameters that are at least partly frozen in the update after `step` finished ones.
 
     Returns:
-        Parameter → a bool tensor on the CPU that broadcasts to its shape, True where it is frozen.
+        Parameter → a bool tensor on the CPU that broadcasts to its shape, True for frozen elements.
     """
     since = waiting(lineage, step)
     if since is None:
         return {}
-    message = ((parameter, torch.as_tensor(born < since)) for parameter, born in births(model, anatomy, lineage))
-    return {parameter: rows for parameter, rows in message if rows.any()}
+    older = ((parameter, torch.as_tensor(born < since)) for parameter, born in births(model, anatomy, lineage))
+    return {parameter: rows for parameter, rows in older if rows.any()}
 
 
 def _rows_born(
-    layer: nn.Module, message: Layer, anatomy: Anatomy, model: nn.Module, lineage: Lineage
+    layer: nn.Module, record: Layer, anatomy: Anatomy, model: nn.Module, lineage: Lineage
 ) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a layer some of whose heads or units are younger than it: (name, birth step of each row)."""
-    heads = [_born(birth) for birth in message.heads.values()]
+    """Yield (name, birth step of each row) for the tensors of a layer with heads or units newer than the layer."""
+    heads = [_born(birth) for birth in record.heads.values()]
     units: list[int] = []
-    for number, count in message.widths.items():
+    for number, count in record.widths.items():
         born = lineage.events[number - 1].step if number else FOUNDER
         units += [born] * (count - len(units))
     for what, steps in (("heads", heads), ("units", units)):
-        if set(steps) <= {_born(message.birth)}:
+        if set(steps) <= {_born(record.birth)}:
             continue
         sizes = resize.sizes_of(layer, anatomy, model.config)
         part = resize.growable(anatomy, what, sizes)
@@ -85,21 +84,21 @@ def _born(birth: Birth) -> int:
 
 
 class UpdateScaler:
-    """The update_scales of a model between two growth events, for a loop that updates it.
+    """Scale the updates of a model between two growth events.
 
-        update_scales.hold(step)                        # before the backward pass
-        updates = update_scales.before(optimizer, step)
+        scaler.hold(step)                        # before the backward pass
+        updates = scaler.before(optimizer, step)
         optimizer.step()
-        update_scales.after(updates)                    # before the learning rate changes
+        scaler.after(updates)                    # before the learning rate changes
 
-    What is frozen has no gradient, so that norms and clipping do not count it, and an update leaves its weights,
-    moments and step count as they are. A parameter that is frozen as a whole does not require a gradient. Where only
-    some rows are frozen, a hook sets their gradient to zero in the backward pass, before anyone can measure or clip
-    it; what an optimizer nevertheless does to these rows (Adam's moments decay under a zero gradient) is undone after
-    its step. That holds for every optimizer whose state has the parameter's shape.
+    Frozen elements have no gradient, so norms and clipping exclude them, and updates do not change their weights,
+    moments and step counts. A parameter that is entirely frozen does not require a gradient. If only some rows are
+    frozen, a hook sets their gradient to zero in the backward pass, before it is measured or clipped; changes that the
+    optimizer still makes to these rows (Adam's moments decay even if the gradient is zero) are undone after its step.
+    This works for every optimizer whose state has the parameter's shape.
 
     Args:
-        model, anatomy, lineage: as they are now; after an event make a new one.
+        model, anatomy, lineage: the current ones; make a new scaler after each event.
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage) -> None:
@@ -112,7 +111,7 @@ class UpdateScaler:
         self._hooks: list[Any] = []
 
     def hold(self, step: int) -> bool:
-        """Freeze what waits at this step, and release what no longer does. True when that changed."""
+        """Freeze what is frozen at this step, and unfreeze the rest. Return whether anything changed."""
         since = waiting(self._lineage, step)
         if since == self._since:
             return False
@@ -124,7 +123,7 @@ class UpdateScaler:
         return True
 
     def _freeze(self, parameter: nn.Parameter, rows: Tensor) -> None:
-        # A gradient kept from before would let an optimizer decay the moments of what is frozen.
+        # With a gradient left from before, the optimizer would still decay the moments of frozen elements.
         if rows.all():
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -136,7 +135,7 @@ class UpdateScaler:
                 parameter.grad.masked_fill_(rows, 0)
 
     def release(self) -> None:
-        """Let everything learn that this object froze."""
+        """Unfreeze everything that this object froze."""
         for parameter in self._held:
             parameter.requires_grad_(True)
         for hook in self._hooks:
@@ -144,7 +143,7 @@ class UpdateScaler:
         self._since, self._held, self._hooks = None, [], []
 
     def before(self, optimizer: Optimizer, step: int) -> list[RowUpdate]:
-        """The updates of parameters whose rows do not all move as the optimizer moves them."""
+        """Save the parameters whose rows need a correction after the optimizer's step."""
         update_scales = self._update_scales(step)
         return [
             RowUpdate(optimizer, group, parameter, update_scales.get(parameter, 1.0))
@@ -155,16 +154,16 @@ class UpdateScaler:
         ]
 
     def after(self, updates: list[RowUpdate]) -> None:
-        """Give each row of them the update that is its own."""
+        """Correct the rows of these parameters."""
         for update in updates:
             update.finish()
 
     def of_layer(self, id: str, step: int) -> float:
-        """The update scale of what a layer was born with, in the update after `step` finished ones."""
+        """Return the update scale of a layer's original parts in the update after `step` finished ones."""
         return of_birth(_born(self._lineage.layers[id].birth), self._lineage, step)
 
     def _update_scales(self, step: int) -> dict[nn.Parameter, float | Tensor]:
-        """The update scale of each parameter that is not free as a whole."""
+        """Return the update scale of each parameter that is scaled or has rows with different scales."""
         if waiting(self._lineage, step) is None and not warming(self._lineage, step):
             return {}
         scales = {parameter: self._update_scale(born, step) for parameter, born in self._births}

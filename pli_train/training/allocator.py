@@ -1,8 +1,8 @@
 """Keep the memory of large tensors between steps.
 
-The C library hands a large tensor's memory back to the kernel when it is freed, and the kernel clears every page before
-it gives it out again: a training step of a small model on a CPU spends a fifth of its time on that. Told to keep what
-was freed, a process holds on to the most it ever needed, which a training step needs again anyway.
+By default the C library returns the memory of a freed large tensor to the kernel, and the kernel clears every page
+before it is used again. On a CPU this takes a fifth of a small model's training step. With the settings below a process
+keeps freed memory, which the next training step needs again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 
 
 def keep() -> bool:
-    """Keep freed memory from now on, in the whole process. False where the C library has no such thing."""
+    """Keep freed memory from now on, in the whole process. Return False if the C library does not support it."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # not glibc, or Windows

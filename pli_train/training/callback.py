@@ -1,4 +1,4 @@
-"""Callbacks: follow a run without changing its loop."""
+"""Base class of callbacks, which observe a run without changing its loop."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Callback:
         """One step is done, and counted in `state.step`."""
 
     def to_log(self) -> Sequence[Logged]:
-        """Return the values to log since the last call. The trainer asks whenever it logs."""
+        """Return the values to log since the last call. The trainer calls this whenever it logs."""
         return ()
 
     def on_log(self, state: TrainingState, logged: Logged) -> None:

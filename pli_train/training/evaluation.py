@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Evaluator:
-    """Evaluates the model of a run and appends what it finds to the run's history.
+    """Evaluate the model of a run and append the losses to the run's history.
 
     Args:
         plan: of the run.
         accelerator: of the run.
 
     Attributes:
-        held_out: the held-out blocks, and which of them are drawn.
+        held_out: the held-out blocks and the random sample of them.
     """
 
     def __init__(self, plan: RunPlan, accelerator: Accelerator) -> None:
@@ -32,17 +32,17 @@ class Evaluator:
         self._plan, self._accelerator = plan, accelerator
 
     def evaluate(self, state: TrainingState) -> dict[str, float]:
-        """Evaluate on the drawn blocks.
+        """Evaluate on the sampled blocks.
 
         Returns:
-            `eval/loss` in nats per prediction, its standard error, and the loss with two layers swapped where the
-            run swaps layers.
+            `eval/loss` in nats per prediction, its standard error, and, if the run swaps layers, the loss with two
+            layers swapped.
         """
-        found = self.held_out.loss(*self._arguments(state))
-        values = {run_folder.EVAL_LOSS: found.value}
-        entry = {"eval_loss": found.value, "flops": float(state.progress.flops), "step": state.step}
-        if math.isfinite(found.error):
-            values[run_folder.EVAL_LOSS_SE] = entry["eval_loss_se"] = found.error
+        loss = self.held_out.loss(*self._arguments(state))
+        values = {run_folder.EVAL_LOSS: loss.value}
+        entry = {"eval_loss": loss.value, "flops": float(state.progress.flops), "step": state.step}
+        if math.isfinite(loss.error):
+            values[run_folder.EVAL_LOSS_SE] = entry["eval_loss_se"] = loss.error
         state.progress.history.append(entry)
         if self._plan.swapping.on:
             with self._plan.swapping.pair_of(state.step, state.model.layers):
@@ -50,17 +50,17 @@ class Evaluator:
         return values
 
     def after_event(self, state: TrainingState) -> dict[str, float]:
-        """Evaluate right after growth, on the same blocks. Not part of the history, as no step lies in between."""
+        """Evaluate right after growth, on the same blocks. The history does not include this loss."""
         return {run_folder.EVAL_LOSS_AFTER_EVENT: self.held_out.loss(*self._arguments(state)).value}
 
     def in_full(self, state: TrainingState) -> dict[str, float]:
-        """Evaluate on all held-out blocks, unless `train.eval_full` says that this takes too long; then return {}."""
+        """Evaluate on all held-out blocks. Return {} if this exceeds the limit of `train.eval_full`."""
         plan = self._plan
         if self.held_out.count > plan.config.train.eval_full * plan.total_steps * plan.blocks_per_step:
             return {}
-        found, tokens = self.held_out.full_loss(*self._arguments(state))
-        state.progress.history.append({"eval_loss_full": found.value, "step": state.step})
-        return {run_folder.EVAL_LOSS_FULL: found.value, run_folder.EVAL_TOKENS_FULL: float(tokens)}
+        loss, tokens = self.held_out.full_loss(*self._arguments(state))
+        state.progress.history.append({"eval_loss_full": loss.value, "step": state.step})
+        return {run_folder.EVAL_LOSS_FULL: loss.value, run_folder.EVAL_TOKENS_FULL: float(tokens)}
 
     def _arguments(self, state: TrainingState) -> tuple:
         return state.model.bare, self._accelerator, state.context, self._plan.config.train.batch_size

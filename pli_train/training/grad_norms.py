@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 class GradientNorms(Callback):
-    """Measures gradient norms by part at the steps that `train.grad_norms_every` asks for. See `optim.grad_norms`."""
+    """Measure gradient norms by part every `train.grad_norms_every` steps. See `optim.grad_norms`."""
 
     def __init__(self, train: TrainConfig) -> None:
         self._train = train
 
     def on_train_begin(self, state: TrainingState, total_steps: int) -> None:
-        """Take hold of the model."""
+        """Prepare to measure the model."""
         train, model = self._train, state.model.bare
         groups, updates = train.grad_norm_groups, train.update_ratios
         self._norms = GradNorms(model, state.anatomy, state.lineage, train.grad_norms_every, groups, updates)
 
     def on_gradients(self, state: TrainingState) -> Tensor | None:
-        """Measure the gradients if it is their turn, and return the global norm."""
+        """Measure the gradients if this step is due, and return the global norm."""
         return self._norms.measure(state.step)
 
     def on_update(self, state: TrainingState) -> None:
-        """Measure the update, where its gradients were measured."""
+        """Measure the update if its gradients were measured."""
         self._norms.updated()
 
     def to_log(self) -> Sequence[Logged]:

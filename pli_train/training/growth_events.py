@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class GrowthEvents:
-    """Applies the events of a plan's schedule.
+    """Apply the growth events of a plan.
 
     Args:
         plan: of the run.
         state: of the run; its model, lineage and optimizer grow in place.
 
     Attributes:
-        update_scaler: scales the updates of newborn parts, and freezes old ones, as the lineage tells.
+        update_scaler: scales the updates of new parts and freezes old ones, according to the lineage.
     """
 
     def __init__(self, plan: RunPlan, state: TrainingState) -> None:
@@ -33,7 +33,7 @@ class GrowthEvents:
         self.update_scaler = UpdateScaler(state.model.bare, state.anatomy, state.lineage)
 
     def due(self) -> list[ScheduledEvent]:
-        """Return the events of this step that have not happened yet."""
+        """Return the events of this step that are not applied yet."""
         coming = self._plan.events[len(self._state.lineage.events) :]
         due = list(takewhile(lambda planned: planned.step == self._state.step, coming))
         if not due and coming and coming[0].event.when == "plateau" and self._is_flat():
@@ -41,7 +41,7 @@ class GrowthEvents:
         return due
 
     def apply(self, planned: ScheduledEvent) -> Event:
-        """Apply one event: grow the model, write the lineage, grow the optimizer's state, wrap the model again."""
+        """Apply one event: grow the model, update the lineage and the optimizer state, and wrap the model again."""
         state = self._state
         self.update_scaler.release()
         model = state.model.unwrap()
@@ -52,7 +52,7 @@ class GrowthEvents:
         return state.lineage.events[-1]
 
     def _is_flat(self) -> bool:
-        """Whether the loss has flattened since the last event, by the history alone: a resumed run agrees."""
+        """Return whether the loss is on a plateau. It uses only the history, so a resumed run decides the same."""
         history = self._state.progress.history
         evaluations = [(int(e["step"]), e["flops"], e["eval_loss"]) for e in history if "eval_loss" in e]
         events = self._state.lineage.events

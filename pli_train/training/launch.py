@@ -53,11 +53,11 @@ def begin(
     Args:
         config: the configuration.
         folder: of the run.
-        show: where progress goes; nowhere if None.
-        callbacks: called beside the run's own.
+        show: reports progress; None for no output.
+        callbacks: called after the run's own.
 
     Raises:
-        BadInput: when the folder exists; corpus, model or schedule cannot be had; or the disk has no room.
+        BadInput: when the folder exists, the corpus, model or schedule is invalid, or the disk is too small.
     """
     require_new(folder)
     show = show or NullReporter()
@@ -73,11 +73,11 @@ def begin(
         plan.disk_use().require(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder)
-        require_new(folder)  # another process may have been faster
+        require_new(folder)  # another process may have created it meanwhile
         text.keep(folder / run_folder.TOKENIZER)
         if text.tokenizer is not None:  # images are not kept
             checkpoint.write_tensors(folder / run_folder.PROBE, evaluator.held_out.kept())
-        # Last, and in one step: with it the folder is a run that can be resumed.
+        # Written last and atomically: with this file the folder is a run that can be resumed.
         checkpoint.write_text(folder / run_folder.RUN, run_record(config, text, plan.total_steps, parent))
     accelerator.wait_for_everyone()
     saver = Saver(plan, folder, accelerator, lock)
@@ -87,17 +87,17 @@ def begin(
 def resume(
     config: RunConfig, folder: Path, show: NullReporter | None = None, callbacks: Sequence[Callback] = ()
 ) -> Trainer:
-    """Return a trainer at the newest whole checkpoint of a run, with everything as it was.
+    """Return a trainer with the state of a run's newest complete checkpoint.
 
     Args:
         config: of the run.
         folder: of the run.
-        show: where progress goes; nowhere if None.
-        callbacks: called beside the run's own.
+        show: reports progress; None for no output.
+        callbacks: called after the run's own.
 
     Raises:
-        BadInput: when there is no whole checkpoint, the corpus is not the one that the run began with, another
-            process trains in the folder, or the disk has no room for the checkpoints to come.
+        BadInput: when there is no complete checkpoint, the corpus differs from that of the run's start, another
+            process trains in the folder, or the disk is too small for the remaining checkpoints.
     """
     show = show or NullReporter()
     text = corpus_of(config, folder, show.say)
@@ -120,13 +120,13 @@ def resume(
 
 
 def require_new(folder: Path) -> None:
-    """Raise BadInput when a folder cannot become a new run's: it is a run already, or something else is there."""
-    # Of several processes the first makes the folder, perhaps before the others have come this far.
+    """Raise BadInput when the folder exists, unless a killed process left it before it became a run."""
+    # The main process may create the folder before the other processes reach this line.
     if not os.path.lexists(folder) or not _is_main_process() or _is_unborn(folder):
         return
     if (folder / run_folder.RUN).is_file():
-        raise BadInput(f"{folder}: already exists; `pli-train resume {folder}` goes on with it")
-    raise BadInput(f"{folder}: already exists and is no run: name another folder")
+        raise BadInput(f"{folder}: already exists; resume it with `pli-train resume {folder}`")
+    raise BadInput(f"{folder}: already exists and is no run; name another folder")
 
 
 def state_at_start(plan: RunPlan, accelerator: Accelerator) -> TrainingState:
@@ -137,41 +137,41 @@ def state_at_start(plan: RunPlan, accelerator: Accelerator) -> TrainingState:
     build.shrink(model, anatomy, lineage.shapes())
     build.sync_config(model, anatomy)
     trained = TrainedModel(model, anatomy, accelerator, config.train.compile)
-    made = optimizer.build(trained.bare, config.optim)
-    return TrainingState(trained, anatomy, lineage, made, Progress(), config.train.block_size)
+    adamw = optimizer.build(trained.bare, config.optim)
+    return TrainingState(trained, anatomy, lineage, adamw, Progress(), config.train.block_size)
 
 
 def state_of(plan: RunPlan, accelerator: Accelerator, source: Path) -> TrainingState:
-    """Load a checkpoint's model and optimizer. Raises BadInput when it is damaged, or holds weights only."""
-    found, config = checkpoint.read(source), plan.config
-    trained = TrainedModel(found.model, found.anatomy, accelerator, config.train.compile)
-    made = optimizer.build(trained.bare, config.optim)
-    optimizer.load_state(made, trained.bare, found.anatomy, found.lineage.stack, found.optimizer)
-    progress = Progress.of(found.trainer_state)
-    return TrainingState(trained, found.anatomy, found.lineage, made, progress, config.train.block_size)
+    """Load a checkpoint's model and optimizer. Raises BadInput when it is damaged or has only weights."""
+    restored, config = checkpoint.read(source), plan.config
+    trained = TrainedModel(restored.model, restored.anatomy, accelerator, config.train.compile)
+    adamw = optimizer.build(trained.bare, config.optim)
+    optimizer.load_state(adamw, trained.bare, restored.anatomy, restored.lineage.stack, restored.optimizer)
+    progress = Progress.of(restored.trainer_state)
+    return TrainingState(trained, restored.anatomy, restored.lineage, adamw, progress, config.train.block_size)
 
 
 def corpus_of(config: RunConfig, folder: Path, say: Callable[[str], None]) -> TokenizedText | ImageCorpus:
-    """Load a run's corpus. Raises BadInput when it is not the one that the run began with."""
+    """Load a run's corpus. Raises BadInput when it differs from that of the run's start."""
     text = corpus.load(config.data, config.tokenizer, say)
     began = run_folder.read_json(folder / run_folder.RUN).get("corpus")
     if not isinstance(began, dict) or text.fingerprint != began.get("fingerprint"):
         about = began.get("about") if isinstance(began, dict) else "unknown"
         raise BadInput(
-            f"{folder}: the corpus is not the one this run began with ({about} then, {text.about} "
-            "now): training on would mix two data orders"
+            f"{folder}: the corpus has changed since this run began ({about} then, {text.about} "
+            "now); resuming would mix two data orders"
         )
     return text
 
 
 def warn_of_other_blocks(folder: Path, say: Callable[[str], None]) -> None:
-    """Say that evaluations read other blocks than before, where a version that drew none began the run."""
+    """Warn when an older version began the run, as evaluations now use other held-out blocks."""
     path = folder / run_folder.PROBE
     with suppress(OSError, SafetensorError), safe_open(path, "np") as file:
         if "block" not in file.keys():  # noqa: SIM118
             say(
-                f"{path}: an older version wrote it and evaluated these blocks; from now on others are drawn, so that "
-                "eval losses before and after are not of the same text"
+                f"{path}: written by an older version; evaluations now use other held-out blocks, so eval losses "
+                "before and after this step are not comparable"
             )
 
 
@@ -192,13 +192,14 @@ def _trainer(
 
 
 def _is_unborn(folder: Path) -> bool:
-    """Whether everything in it was left by a process that was killed while it made this folder a run."""
-    ours = {run_folder.TOKENIZER, run_folder.PROBE, run_folder.LOCK}
+    """Return whether a folder has nothing but files of a process that was killed before it became a run."""
+    initial = {run_folder.TOKENIZER, run_folder.PROBE, run_folder.LOCK}
     return folder.is_dir() and all(
-        path.name in ours or (path.name.startswith(run_folder.PARTIAL) and path.is_file()) for path in folder.iterdir()
+        path.name in initial or (path.name.startswith(run_folder.PARTIAL) and path.is_file())
+        for path in folder.iterdir()
     )
 
 
 def _is_main_process() -> bool:
-    """Whether this is the first of a run's processes. Asked as Accelerator asks, which takes over the first answer."""
+    """Return whether this is the main process. Accelerator, created later, reuses this PartialState."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process

@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     from pli_train.training.state import TrainingState
 
 EVERY = 15.0
-"""Seconds between lines where stderr is no terminal that can be drawn on."""
+"""Seconds between lines when stderr is not a terminal that can show a bar."""
 
 
 class NullReporter:
-    """Shows nothing."""
+    """Report nothing."""
 
     def say(self, line: str) -> None:
-        """Take a line that people would want to read."""
+        """Report a line of text."""
 
     def begin(self, done: int, total: int) -> None:
-        """Training is about to go from `done` to `total` steps."""
+        """Report the start of training: `done` of `total` steps are done."""
 
     def step(self, done: int, note: str) -> None:
-        """`done` steps are done; `note` says how it is going."""
+        """Report that `done` steps are done; `note` has loss, layers and throughput."""
 
     def end(self) -> None:
-        """Training is over."""
+        """Report the end of training."""
 
 
 class ConsoleReporter(NullReporter):
-    """Shows lines and a bar on stderr; where that is no terminal, a line now and then instead of the bar."""
+    """Show lines and a bar on stderr; if that is not a terminal, print a line every few seconds instead of the bar."""
 
     def __init__(self) -> None:
         self._bar = console.Bar("steps")
@@ -45,12 +45,12 @@ class ConsoleReporter(NullReporter):
         console.put(line)
 
     def begin(self, done: int, total: int) -> None:
-        """Time the bar from here."""
+        """Start the bar and its clock."""
         self._total, self._from, self._bar = total, done, console.Bar("steps")
         self._began = self._last = time.monotonic()
 
     def step(self, done: int, note: str) -> None:
-        """Move the bar, or print a line when the last one is a while ago."""
+        """Update the bar, or print a line if the last one is more than `EVERY` seconds old."""
         if console.is_drawable():
             self._bar(done, self._total, note)
         elif (now := time.monotonic()) - self._last > EVERY:
@@ -58,12 +58,12 @@ class ConsoleReporter(NullReporter):
             self.say(console.progress_line(done, self._total, now - self._began, "steps", self._from, note))
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         console.erase()
 
 
 class ProgressBar(Callback):
-    """Shows a run's progress with a reporter."""
+    """Show a run's progress with a reporter."""
 
     def __init__(self, show: NullReporter) -> None:
         self._show, self._loss = show, float("nan")
@@ -73,7 +73,7 @@ class ProgressBar(Callback):
         self._show.begin(state.step, total_steps)
 
     def on_log(self, state: TrainingState, logged: Logged) -> None:
-        """Move the bar once the values that are logged last are there."""
+        """Update the bar when throughput is logged, which is the last of a step's values."""
         _, _, values = logged
         self._loss = values.get(run_folder.LOSS, self._loss)
         if run_folder.TOKENS_PER_SECOND in values:

@@ -1,4 +1,4 @@
-"""Everything that is known about a run before its first step."""
+"""The plan of a run: everything that is known before its first step."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run as planned; it does not change while the run trains.
+    """The plan of a run. It does not change during training.
 
     Attributes:
         config: the configuration.
         corpus: text or images, tokenized and split.
-        blocks: the training blocks, in the order that the seed gives.
-        anatomy: the table of the model's family.
+        blocks: the training blocks, in an order determined by the seed.
+        anatomy: parameter table of the model's family.
         start: the model's shape at step 0.
-        size: parameters and FLOPs of the model at any shape.
+        size: computes parameters and FLOPs of the model at any shape.
         objective: what the model predicts.
         swapping: the layer-swap regularizer.
         events: the growth schedule. An event that waits for a plateau has no step yet.
-        total_steps: optimizer updates in all.
-        blocks_per_step: blocks that one update reads, over all devices.
-        retention: which checkpoints are made and kept.
+        total_steps: number of optimizer updates.
+        blocks_per_step: blocks per update, over all devices.
+        retention: which checkpoints are written and kept.
     """
 
     config: RunConfig
@@ -62,12 +62,12 @@ class RunPlan:
 
         Args:
             config: the configuration.
-            corpus: what `config.data` names.
-            processes: how many processes train together, each with its own batch.
+            corpus: the corpus of `config.data`.
+            processes: number of processes that train together, each with its own batch.
 
         Raises:
-            BadInput: when the model cannot be built from the config or cannot learn from the corpus, or an event
-                cannot happen.
+            BadInput: when the model cannot be built from the config or trained on the corpus, or a growth event is
+                impossible.
         """
         train = config.train
         depth, skeleton, anatomy = build.skeleton(config.model, corpus.vocabulary, train.block_size)
@@ -93,9 +93,9 @@ class RunPlan:
 
     @property
     def epochs_per_step(self) -> float:
-        """The share of an epoch that one update reads."""
+        """Fraction of an epoch per update."""
         return self.blocks_per_step / self.blocks.count
 
     def disk_use(self, after: CheckpointName | None = None) -> disk.DiskUse:
-        """Count the bytes of all checkpoints later than `after`."""
+        """Compute the disk use of all checkpoints later than `after`."""
         return disk.use(self.retention, disk.stages(self.size, self.start.lineage(), self.events), after=after)

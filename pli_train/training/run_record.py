@@ -1,4 +1,4 @@
-"""The document in `run.json`: config, versions, seed, command line."""
+"""Contents of `run.json`: config, versions, seed, command line."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ VERSIONS = ("pli", "torch", "transformers", "accelerate", "tokenizers", "safeten
 def run_record(
     config: RunConfig, text: TokenizedText | ImageCorpus, total_steps: int, parent: Parent | None = None
 ) -> str:
-    """The run's record as JSON: resolved config, seed, command line, versions, corpus, parent."""
+    """Return the run's record as JSON: resolved config, seed, command line, versions, corpus, parent."""
     about = {"about": text.about, "fingerprint": text.fingerprint, **text.counts}
     return _record(config, about, total_steps, parent)
 
 
 def twin_record(record: dict[str, Any], config: RunConfig, total_steps: int, parent: Parent) -> str:
-    """The record of a twin, as JSON. `record` is its parent's, whose corpus it has."""
+    """Return the record of a twin as JSON. `record` is that of its parent, whose corpus it uses."""
     return _record(config, record["corpus"], total_steps, parent)
 
 

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Saver:
-    """Saves a run's checkpoints, in its main process only.
+    """Save a run's checkpoints, in its main process only.
 
     Args:
         plan: of the run.
         folder: of the run.
         accelerator: of the run.
-        lock: held on the folder, and released by `close`.
+        lock: lock of the folder, released by `close`.
         resumed_from: the checkpoint that the run resumed from.
 
     Attributes:
@@ -39,32 +39,32 @@ class Saver:
         resumed_from: CheckpointName | None = None,
     ) -> None:
         self.folder = folder
-        self._plan, self._accelerator, self._lock, self._there = plan, accelerator, lock, resumed_from
+        self._plan, self._accelerator, self._lock, self._resumed_from = plan, accelerator, lock, resumed_from
         self._writer = Writer(folder, plan.retention)
 
     def open(self, state: TrainingState) -> None:
-        """Remove what a killed process left half done."""
+        """Remove incomplete files of a killed process."""
         if self._accelerator.is_main_process:
-            self._writer.open(state.lineage, self._there)
+            self._writer.open(state.lineage, self._resumed_from)
         self._accelerator.wait_for_everyone()
 
     def save(self, state: TrainingState, after: bool = True) -> Path:
-        """Copy the state to memory and have it written.
+        """Copy the state to memory; a thread writes it to disk.
 
         Args:
             state: of the run.
-            after: whether the checkpoint is of the model after the growth events of this step.
+            after: whether this is the state after the growth events of this step.
 
         Returns:
             The checkpoint's folder, which exists once `wait` has returned.
 
         Raises:
-            PliError: when the checkpoint before could not be written.
+            PliError: when the previous checkpoint could not be written.
         """
         name = CheckpointName(state.step, after)
-        # Right after a resume the checkpoint is there: written anew, it would be missing for a moment.
-        there, self._there = name == self._there, None
-        if self._accelerator.is_main_process and not there:
+        # Right after a resume the checkpoint exists; to write it again would remove it for a moment.
+        exists, self._resumed_from = name == self._resumed_from, None
+        if self._accelerator.is_main_process and not exists:
             plan = self._plan
             trainer_state = state.progress.to_trainer_state(plan.config, plan.total_steps, plan.epochs_per_step)
             model = state.model.bare
@@ -73,11 +73,11 @@ class Saver:
         return self.folder / str(name)
 
     def wait(self) -> None:
-        """Return once every checkpoint is on disk. Raises PliError when one could not be written."""
+        """Wait until all checkpoints are on disk. Raises PliError when one could not be written."""
         self._writer.wait()
 
     def close(self) -> None:
-        """Wait for the thread, and release the lock. Raises nothing: something else may have failed already."""
+        """Wait for the thread and release the lock. Raises nothing, so that it hides no earlier error."""
         self._writer.join()
         if self._lock is not None:
             self._lock.release()

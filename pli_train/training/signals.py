@@ -9,10 +9,10 @@ from typing import Any
 
 
 class StopSignal:
-    """Turns SIGINT and SIGTERM into `asked` while it is entered; outside the main thread it changes nothing.
+    """Context manager that sets `asked` on SIGINT or SIGTERM. It has no effect outside the main thread.
 
     Args:
-        say: told in one line when a request comes.
+        say: called with one line when a signal arrives.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class TrainedModel:
-    """A model as it trains: with fused kernels, compiled layers if asked for, and wrapped by accelerate.
+    """A model in training: with fused kernels, optionally compiled layers, and wrapped by accelerate.
 
     Args:
         model: the bare model.
-        anatomy: its table.
-        accelerator: wraps it.
-        compiled: whether each layer is compiled.
+        anatomy: parameter table of its family.
+        accelerator: wraps the model.
+        compiled: whether to compile each layer.
 
     Attributes:
         wrapped: the model to call in training.
@@ -54,14 +54,14 @@ class TrainedModel:
         self.bare = self._accelerator.unwrap_model(self.wrapped)  # once, as it asks the disk which libraries there are
 
     def unwrap(self) -> PreTrainedModel:
-        """Return the bare model, to be changed and wrapped again."""
+        """Return the bare model. After changing it, call `wrap`."""
         model = self._accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         if model is not self.wrapped:
-            self._accelerator.free_memory()  # forgets the wrapper, which no longer fits
+            self._accelerator.free_memory()  # drops accelerate's reference to the old wrapper
         return model
 
     def rewrap(self) -> None:
-        """Wrap the model anew: the wrapper remembers which parameters need gradients."""
+        """Wrap the model again, as the wrapper caches which parameters require gradients."""
         self.wrap(self.unwrap())
 
 
@@ -71,11 +71,11 @@ class TrainingState:
 
     Attributes:
         model: the model, which grows.
-        anatomy: the table of its family.
-        lineage: who sits where now, and every event so far.
+        anatomy: parameter table of its family.
+        lineage: layer ids by index, and the events so far.
         optimizer: AdamW over the bare model's parameters.
         progress: steps, tokens, FLOPs and seconds so far.
-        block_size: tokens in a block.
+        block_size: tokens per block.
     """
 
     model: TrainedModel
@@ -87,10 +87,10 @@ class TrainingState:
 
     @property
     def step(self) -> int:
-        """Optimizer updates done."""
+        """Number of optimizer updates done."""
         return self.progress.step
 
     @property
     def context(self) -> int:
-        """Tokens that attend to each other now."""
+        """Current sequence length in tokens."""
         return context.length(self.lineage, self.block_size)

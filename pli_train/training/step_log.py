@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class StepLog:
-    """Keeps the losses of steps on the device until they are logged: reading them is the only wait for the device.
+    """Collect losses on the device until they are logged, so that the host waits for the device only then.
 
     Args:
         accelerator: of the run.
@@ -38,18 +38,18 @@ class StepLog:
         self.restart_clock(tokens)
 
     def restart_clock(self, tokens: int) -> None:
-        """Measure throughput from here: evaluations and checkpoints do not count."""
+        """Measure throughput from now on, so that evaluations and checkpoints are excluded."""
         self._since = time.perf_counter(), tokens
 
     def add(self, step: int, loss: torch.Tensor) -> None:
-        """Keep the loss of a step: this process's share of the mean over all targets."""
+        """Store the loss of a step: this process's part of the mean over all targets."""
         self._losses.append((step, time.time(), loss))
 
     def losses(self, state: TrainingState) -> Iterator[Logged]:
-        """Yield the losses kept, in nats per prediction, and forget them.
+        """Yield the stored losses, in nats per prediction, and remove them.
 
         Raises:
-            PliError: when one is not finite, after it was yielded.
+            PliError: when a loss is not finite, after yielding it.
         """
         kept, self._losses = self._losses, []
         if not kept:
@@ -63,7 +63,7 @@ class StepLog:
                 raise PliError(_not_finite(state, step, loss))
 
     def summary(self, state: TrainingState, scaler: UpdateScaler) -> dict[str, float]:
-        """Return learning rates, the model's size, and what training has cost so far."""
+        """Return learning rates, model size, throughput, and tokens, FLOPs and seconds so far."""
         progress, layers = state.progress, state.model.layers
         began, tokens = self._since
         throughput = (progress.tokens - tokens) / max(time.perf_counter() - began, 1e-9)

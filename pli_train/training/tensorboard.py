@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from pli_train.training.state import TrainingState
 
 FLUSHED_EVERY = 10.0
-"""Seconds after which those who look on see what was noted, checkpoint or not."""
+"""Seconds between flushes, so that readers see new scalars between checkpoints."""
 
 
 class ScalarWriter:
-    """Writes a run's scalars into its folder, or nowhere. All but `close` raise PliError when the disk fails.
+    """Write a run's scalars to an event file in its folder. All methods but `close` raise PliError on disk errors.
 
-    Each process of a run writes a file of its own. TensorBoard and we read them in the order of the numbers in their
-    names, which are made to grow even when the clock is set back.
+    Each process of a run writes its own file. Readers sort the files by the numbers in their names, which increase
+    even when the clock is set back.
 
     Args:
-        folder: the run folder; None writes nothing (another rank writes, or tracking is off).
-        from_step: the first step to be written; readers drop what an earlier process wrote from there on.
+        folder: the run folder; with None nothing is written (another rank writes, or tracking is off).
+        from_step: the first step to be written; readers drop what earlier processes wrote from this step on.
     """
 
     def __init__(self, folder: Path | None, from_step: int = 0) -> None:
@@ -54,7 +54,7 @@ class ScalarWriter:
             self.flush()
 
     def add(self, step: int, values: dict[str, float], wall_time: float | None = None) -> None:
-        """Note scalars at `step` (updates done), as of `wall_time` in seconds since 1970, or now."""
+        """Write scalars at `step` (updates done) with `wall_time` in seconds since 1970 (default: now)."""
         if self._file is not None:
             from torch.utils.tensorboard.summary import scalar
 
@@ -64,14 +64,14 @@ class ScalarWriter:
                 self.flush()
 
     def mark(self, event: Event) -> None:
-        """Note a growth event, as text at its step."""
+        """Write a growth event as text at its step."""
         if self._file is not None:
             from torch.utils.tensorboard.summary import text
 
             self._write(step=event.step, summary=text(run_folder.EVENT, str(event)))
 
     def hparams(self, config: dict[str, Any]) -> None:
-        """Note the configuration where TensorBoard's HPARAMS tab looks for it."""
+        """Write the configuration for TensorBoard's HPARAMS tab."""
         if self._file is not None:
             from torch.utils.tensorboard.summary import hparams
 
@@ -80,14 +80,14 @@ class ScalarWriter:
                 self._write(summary=summary)
 
     def flush(self) -> None:
-        """Return once everything noted is in the file."""
+        """Flush everything to the file."""
         if self._file is not None:
             with self._describe():
                 self._file.flush()
             self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Let go of the file. What belongs to a checkpoint was flushed before it, so a disk may fail now."""
+        """Close the file. Disk errors are ignored: scalars up to the last checkpoint are already flushed."""
         file, self._file = self._file, None
         if file is not None:
             with suppress(OSError):
@@ -101,7 +101,7 @@ class ScalarWriter:
 
     @contextmanager
     def _describe(self) -> Iterator[None]:
-        """A write that fails is told in one line, and once: nothing more is written."""
+        """Turn an OSError into a one-line PliError, and stop writing after it."""
         try:
             yield
         except OSError as error:
@@ -110,11 +110,11 @@ class ScalarWriter:
 
 
 class TensorBoardCallback(Callback):
-    """Writes what a run logs into its folder.
+    """Write what a run logs into its folder.
 
     Args:
         folder: of the run.
-        config: noted as hyper-parameters at the start of the run.
+        config: written as hyper-parameters at the start of the run.
     """
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
@@ -141,7 +141,7 @@ class TensorBoardCallback(Callback):
         self._scalars.mark(event)
 
     def on_save(self, state: TrainingState) -> None:
-        """Flush, so that no checkpoint is on disk without the scalars of the steps before it."""
+        """Flush, so that every checkpoint on disk has the scalars of the steps before it."""
         self._scalars.flush()
 
     def on_train_end(self, state: TrainingState) -> None:

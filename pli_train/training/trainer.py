@@ -1,8 +1,8 @@
 """The training loop of a model that grows.
 
-Step s means that s optimizer updates are done; growth that is due at s happens between update s and update s + 1.
-Everything random is a function of the run's seed and the step, so the loop carries no random state. `launch` puts a
-trainer together; evaluation, growth and saving are objects that the loop calls; everybody else follows as a callback.
+Step s means that s optimizer updates are done; growth that is due at s is applied between update s and update s + 1.
+Random numbers depend only on the run's seed and the step, so the loop has no random state to save. `launch` creates a
+trainer; evaluation, growth and saving are objects that the loop calls; everything else is a callback.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ if TYPE_CHECKING:
 
 
 class Interrupted(PliError):
-    """The user, or the system, asked the run to stop. It has saved a checkpoint."""
+    """SIGINT or SIGTERM stopped the run after it saved a checkpoint."""
 
     exit_code = 130
 
 
 class Trainer:
-    """Trains one run from where it stands to its end.
+    """Train a run from its current state to its end.
 
     Args:
         plan: of the run.
-        state: where it stands.
+        state: of the run.
         evaluator: evaluates the model.
         saver: saves checkpoints.
         accelerator: runs the model on its devices.
         callbacks: called in this order.
-        say: called with a line when a signal asks the run to stop.
+        say: called with one line when SIGINT or SIGTERM arrives.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Trainer:
         """Train to the end and return the last checkpoint's folder.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
+            Interrupted: after SIGINT or SIGTERM, when a checkpoint is written.
             PliError: when the loss is not finite, or a checkpoint cannot be written.
         """
         with self._stop:
@@ -99,7 +99,7 @@ class Trainer:
         last = None
         if not state.progress.history:
             self._report(self.evaluator.evaluate(state))
-            if not self._growth.due():  # growth saves before and after itself
+            if not self._growth.due():  # growth saves a checkpoint before and after
                 last = self._save()
         self._grow()
         while state.step < total_steps:
@@ -110,14 +110,14 @@ class Trainer:
                 self._write_log()
             if state.step % train.eval_every == 0 or self._growth.due() or state.step == total_steps:
                 self._report(self.evaluator.evaluate(state))
-            due = bool(self._growth.due())  # asked after the evaluation, which may show a plateau
+            due = bool(self._growth.due())  # after the evaluation, which may show a plateau
             if state.step == total_steps and not due:
                 self._report(self.evaluator.in_full(state))
             if ending or (self.plan.retention.due(state.step) and not due):
                 last = self._save(after=not due)
             if self._stop.asked and state.step < total_steps:
                 self.saver.wait()
-                raise Interrupted(f"stopped at step {state.step}; go on with: pli-train resume {self.saver.folder}")
+                raise Interrupted(f"stopped at step {state.step}; resume with: pli-train resume {self.saver.folder}")
             self._grow()
         self.saver.wait()
         return last or self.saver.folder / str(run_folder.CheckpointName(state.step))
@@ -125,7 +125,7 @@ class Trainer:
     # --- one step --------------------------------------------------------------------------------------------------
 
     def _update(self) -> None:
-        """One optimizer update: `accumulation` batches on each device."""
+        """Do one optimizer update: `accumulation` batches on each device."""
         config, state, step = self.plan.config, self.state, self.state.step
         began = time.perf_counter()
         batch = self._batches.at(step, state.context)
@@ -151,10 +151,10 @@ class Trainer:
         self._call("on_step_end")
 
     def _backward(self, batch: Batch) -> torch.Tensor:
-        """Compute gradients of the mean over the targets of the whole step; return this rank's part of that mean."""
+        """Compute gradients of the mean loss over all targets of the step. Return this rank's part of the mean."""
         accelerator, train, step = self.accelerator, self.plan.config.train, self.state.step
         model = self.state.model.wrapped
-        # DDP averages over ranks, which this takes back.
+        # DDP averages gradients over ranks; this factor turns the average into the sum.
         scale = accelerator.num_processes / max(batch.targets, 1)
         total = torch.zeros((), device=accelerator.device)
         set_seed(derive(self.plan.config.seed, "dropout", step, accelerator.process_index) % 2**32)
@@ -181,7 +181,7 @@ class Trainer:
     # --- between steps ---------------------------------------------------------------------------------------------
 
     def _grow(self) -> None:
-        """Apply every event of this step, with a checkpoint right before and right after."""
+        """Apply all events of this step, with a checkpoint right before and right after."""
         due = self._growth.due()
         if not due:
             return
@@ -192,7 +192,7 @@ class Trainer:
         self._save()
 
     def _report(self, values: dict[str, float]) -> None:
-        """Hand the values of an evaluation to the callbacks."""
+        """Pass the values of an evaluation to the callbacks."""
         if values:
             self._call("on_evaluate", values)
         self._log.restart_clock(self.state.progress.tokens)
@@ -207,7 +207,7 @@ class Trainer:
         return path
 
     def _write_log(self) -> None:
-        """Log the losses since the last time, what callbacks have to log, and where the run stands."""
+        """Log the losses since the last call, the values of callbacks, and the summary of the run."""
         state, last = self.state, None
         for logged in self._log.losses(state):
             self._call("on_log", logged)

@@ -1,4 +1,4 @@
-"""Training progress, and its form in Hugging Face's `trainer_state.json`."""
+"""Training progress, and its conversion to Hugging Face's `trainer_state.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """How far a run is: updates, tokens seen, FLOPs and seconds of training (evaluations and checkpoints left out)."""
+    """Updates, tokens, FLOPs and seconds of training so far, without evaluations and checkpoints."""
 
     step: int = 0
     tokens: int = 0
@@ -26,14 +26,14 @@ class Progress:
 
     @classmethod
     def of(cls, state: TrainerState) -> Progress:
-        """What `to_trainer_state` was made of."""
+        """Convert from Hugging Face's `TrainerState`: the inverse of `to_trainer_state`."""
         callbacks: Any = state.stateful_callbacks
-        ours = callbacks[OURS]
-        return cls(state.global_step, ours["tokens"], ours["flops"], ours["seconds"], state.log_history)
+        counts = callbacks[OURS]
+        return cls(state.global_step, counts["tokens"], counts["flops"], counts["seconds"], state.log_history)
 
     def to_trainer_state(self, config: RunConfig, total_steps: int, epochs: float) -> TrainerState:
-        """Hugging Face's form, which shares nothing that changes later. `epochs` are those of one step."""
-        ours: Any = {OURS: {"tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}}
+        """Convert to Hugging Face's `TrainerState`, a copy. `epochs` is the fraction of an epoch per step."""
+        counts: Any = {OURS: {"tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}}
         return TrainerState(
             epoch=self.step * epochs,
             global_step=self.step,
@@ -46,5 +46,5 @@ class Progress:
             num_input_tokens_seen=self.tokens,
             total_flos=float(self.flops),
             log_history=list(self.history),
-            stateful_callbacks=ours,
+            stateful_callbacks=counts,
         )

@@ -1,8 +1,8 @@
 """Start a run from the weights of another run or model.
 
-`model.name_or_path` may name a run folder (then its newest whole checkpoint is meant), a checkpoint folder of a run, or
-an exported model. All become a plain model folder, with what plain folders cannot say filled in from the lineage
-beside it: how many of a layer's heads are alive (the others are padding), and which tokenizer the weights know.
+`model.name_or_path` may be a run folder (its newest complete checkpoint is used), a checkpoint folder of a run, or an
+exported model. Each is resolved to a plain model folder. The lineage beside it has the number of heads in use (others
+are padding), and the run has the tokenizer that the weights were trained with.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ KEY = "model.name_or_path"
 
 @dataclass(frozen=True)
 class Parent:
-    """Where a run's weights come from, as `run.json` keeps it.
+    """The run or model that a run's weights come from, as recorded in `run.json`.
 
     Attributes:
-        path: the parent run's folder, or an exported model's.
-        checkpoint: name of the checkpoint in it; None for an exported model.
+        path: folder of the parent run or exported model.
+        checkpoint: name of its checkpoint; None for an exported model.
         name: the parent's name.
     """
 
@@ -42,63 +42,63 @@ class Parent:
 
     @property
     def record(self) -> dict[str, str | None]:
-        """The form kept in `run.json`."""
+        """The parent as recorded in `run.json`."""
         return asdict(self)
 
 
 def resolve_parent(
     config: RunConfig, say: Callable[[str], None] = lambda line: None
 ) -> tuple[RunConfig, Parent | None]:
-    """The config with a run's folder replaced by what it stands for; other configs as they are.
+    """Replace a run folder in `model.name_or_path` by its checkpoint, heads and tokenizer.
 
     Args:
-        config: as the user wrote it. What it gives itself (a tokenizer, heads) stays.
-        say: told in one line which checkpoint is meant.
+        config: as the user wrote it. A tokenizer or number of heads that it sets is not changed.
+        say: called with one line that names the checkpoint.
 
     Returns:
-        The config, which settles to itself from then on, and the parent when weights come from one.
+        The config, which does not change when it is resolved again, and the parent if weights come from one.
 
     Raises:
-        BadInput: when there is no whole checkpoint, or its layers differ in heads or FFN units.
+        BadInput: when there is no complete checkpoint, or its layers differ in heads or FFN units.
     """
     named = config.model.name_or_path
     folder = Path(named) if named else None
     if folder is None or not folder.is_dir():
         return config, None
-    parent, source, tokenizer = _found(folder.resolve(), say)
+    parent, source, tokenizer = _parent_of(folder.resolve(), say)
     if parent is None:
         return _with_tokenizer_of(tokenizer, config, say), None
     say(f"{KEY}: {source}")
     heads = _live_heads(source, config.model) if config.model.weights == "pretrained" else None
-    # Whole paths, so that a resumed run finds them from wherever it is started.
+    # Absolute paths, so that a run can be resumed from any working directory.
     model = {"name_or_path": str(source), "initial_heads": config.model.initial_heads or heads}
-    own = None if config.data.source in IMAGES else str(tokenizer)
-    words = {"name_or_path": config.tokenizer.name_or_path or own}
+    parents = None if config.data.source in IMAGES else str(tokenizer)
+    tokenizer_update = {"name_or_path": config.tokenizer.name_or_path or parents}
     resolved = config.model_copy(
         update={
             "model": config.model.model_copy(update=model),
-            "tokenizer": config.tokenizer.model_copy(update=words),
+            "tokenizer": config.tokenizer.model_copy(update=tokenizer_update),
         }
     )
     return resolved, parent if config.model.weights == "pretrained" else None
 
 
 def _with_tokenizer_of(folder: Path, config: RunConfig, say: Callable[[str], None]) -> RunConfig:
-    """The config with the tokenizer that weights of others know, where it names none and their folder has one."""
+    """Return the config with the tokenizer of a model folder, if the config has none and the folder has one."""
     named, begins = config.tokenizer.name_or_path, config.model.weights == "pretrained"
     if named or not begins or config.data.source in IMAGES or not files_of(folder):
         return config
-    say(f"tokenizer: that of {folder}, which its weights know")
-    taken = config.tokenizer.model_copy(update={"name_or_path": str(folder)})
-    return config.model_copy(update={"tokenizer": taken})
+    say(f"tokenizer: using that of {folder}")
+    resolved = config.tokenizer.model_copy(update={"name_or_path": str(folder)})
+    return config.model_copy(update={"tokenizer": resolved})
 
 
-def _found(folder: Path, say: Callable[[str], None]) -> tuple[Parent | None, Path, Path]:
-    """(parent, its model folder, its tokenizer folder) of what `folder` is; no parent for a foreign folder."""
+def _parent_of(folder: Path, say: Callable[[str], None]) -> tuple[Parent | None, Path, Path]:
+    """Return (parent, model folder, tokenizer folder) for `folder`; parent is None if this project did not write it."""
     if (folder / run_folder.RUN).is_file():
         source = run_folder.newest_checkpoint(folder, lambda line: say(f"{KEY}: {line}"))
         if source is None:
-            raise BadInput(f"{KEY}: {folder}: holds no whole checkpoint to begin with")
+            raise BadInput(f"{KEY}: {folder}: holds no whole checkpoint to start from")
         return Parent(str(folder), source.name, folder.name), source, folder / run_folder.TOKENIZER
     run = folder.parent
     if (run / run_folder.RUN).is_file() and run_folder.CheckpointName.parse(folder.name):
@@ -111,15 +111,15 @@ def _found(folder: Path, say: Callable[[str], None]) -> tuple[Parent | None, Pat
 
 
 def _live_heads(source: Path, wanted: ModelConfig) -> int | None:
-    """How many heads each layer of a model folder really has; None where its family's heads are not told apart."""
+    """Return the number of heads in use per layer; None if the family's parameter table has no heads."""
     try:
         lineage = Lineage.read(source / run_folder.LINEAGE)
     except BadInput as error:
         raise BadInput(f"{KEY}: {error}") from None
     shapes = set(lineage.shapes()[: wanted.initial_layers]) or {lineage.founding}
     if len(shapes) > 1:
-        message = ", ".join(f"{id} {_describe(*lineage.shape(id))}" for id in lineage.stack[: wanted.initial_layers])
-        raise BadInput(f"{KEY}: {source}: a run begins with layers of one size, and these differ: {message}")
+        differing = ", ".join(f"{id} {_describe(*lineage.shape(id))}" for id in lineage.stack[: wanted.initial_layers])
+        raise BadInput(f"{KEY}: {source}: initial layers must have one size, but these differ: {differing}")
     ((heads, _),) = shapes
     if wanted.initial_heads and heads and wanted.initial_heads > heads:
         raise BadInput(f"model.initial_heads: {wanted.initial_heads} is more than the {heads} of {source}")

@@ -2,18 +2,18 @@
 
     python tests/benchmarks/bench_busy.py [--rounds 15] [--seconds 3] [--cores 2] [--neighbors 2]
 
-Two processes train the default preset at its full depth. They differ in how OpenMP's threads wait: `before` as the
-runtime comes (they spin), `now` as our commands ask for (they spin briefly; `pli_train/openmp.py`). In each round both
-take turns, first alone, then beside the neighbors, which are Python processes that count; whoever does not have its
-turn sleeps. All processes are confined to the same cores.
+Two processes train the default preset at its full depth. They differ in how OpenMP's threads wait: `before` is the
+runtime's default (they spin), `now` is the setting of this project's commands (they spin briefly; see
+`pli_train.core.openmp`). In each round both take turns, first alone, then beside neighbors, which are Python processes
+in an endless loop; a process that does not have its turn sleeps. All processes run on the same cores.
 
-Prints medians with the lowest and the highest of all rounds, and two ratios, each of pairs of the same round:
+The output has medians with minimum and maximum over rounds, and two ratios, each of pairs of the same round:
 
-- busy ÷ quiet: with as many neighbors as cores a fair share is 0.5; it should be 0.4 or more now;
-- now ÷ before, quiet: what this costs where nobody else wants the cores; it should be 0.98 or more.
+- busy ÷ quiet: with as many neighbors as cores a fair share is 0.5; `now` should be 0.4 or more;
+- now ÷ before, quiet: the cost if no other program uses the cores; it should be 0.98 or more.
 
-Quiet is as quiet as the machine is: the share of processor time that went to other programs is told for each line, and
-above some percent the ratios say little.
+Each line shows the share of processor time that other programs used. If it is more than a few percent, the ratios mean
+little.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from pli_train.core import openmp
 FULL_DEPTH = ["growth.schedule=''", "model.initial_layers=6", "train.steps=100000", "checkpoint.every=100000"]
 SPIN = "while True: pass"
 LOG_EVERY = 10
-"""Steps from one log to the next, as by default in a run."""
+"""Steps between logs, as by default in a run."""
 WARM = 2.0
-"""Seconds of training before anything is measured."""
+"""Seconds of training before the measurement."""
 
 
 @dataclass
 class Found:
-    """What was measured under one condition.
+    """Measurements under one condition.
 
     Attributes:
-        speeds: tokens per second, one a round.
-        others: share of the cores' time that other programs took, neighbors apart; one a round.
+        speeds: tokens per second of each round.
+        others: share of the cores' time used by other programs than the neighbors, of each round.
     """
 
     speeds: list[float] = field(default_factory=list)
@@ -64,11 +64,11 @@ class Found:
 
 
 def train(waiting: str, orders: Connection) -> None:
-    """A process that trains for as many seconds as it is told, and answers with tokens per second.
+    """Train for the requested numbers of seconds, and answer with tokens per second.
 
     Args:
-        waiting: how threads wait: `before`, `now`, or as an environment variable says, `NAME=VALUE`.
-        orders: come as seconds; 0 ends the process.
+        waiting: how threads wait: `before`, `now`, or an environment variable `NAME=VALUE`.
+        orders: receives seconds; 0 ends the process.
     """
     if waiting == "now":
         openmp.wait_briefly()
@@ -79,21 +79,23 @@ def train(waiting: str, orders: Connection) -> None:
 
     settings = loading.load("tiny", FULL_DEPTH)
     with tempfile.TemporaryDirectory() as folder:
-        made = launch.begin(settings, Path(folder) / "run")
+        training = launch.begin(settings, Path(folder) / "run")
+        training._call("on_train_begin", training.plan.total_steps)
         orders.send("ready")
         while seconds := orders.recv():
-            began, tokens = time.perf_counter(), made.progress.tokens
+            began, tokens = time.perf_counter(), training.state.progress.tokens
             while time.perf_counter() < began + seconds:
-                made._update()
-                if made.progress.step % LOG_EVERY == 0:
-                    made._log()
-            orders.send((made.progress.tokens - tokens) / (time.perf_counter() - began))
-        made.batches.close()
+                training._update()
+                if training.state.progress.step % LOG_EVERY == 0:
+                    training._write_log()
+            orders.send((training.state.progress.tokens - tokens) / (time.perf_counter() - began))
+        training._call("on_train_end")
+        training._batches.close()
 
 
 @contextlib.contextmanager
 def neighbors(number: int) -> Iterator[list[int]]:
-    """So many processes that use a core each; their process ids."""
+    """Start `number` processes that use a core each. Yield their process ids."""
     started = [subprocess.Popen([sys.executable, "-S", "-c", SPIN]) for _ in range(number)]
     try:
         yield [process.pid for process in started]
@@ -104,18 +106,18 @@ def neighbors(number: int) -> Iterator[list[int]]:
 
 
 def busy_seconds(cores: set[int]) -> float:
-    """Core-seconds that these cores have worked since the machine started."""
+    """Return the busy core-seconds of these cores since the machine started."""
     times = psutil.cpu_times(percpu=True)
     return sum(sum(times[core]) - times[core].idle - times[core].iowait for core in cores)
 
 
 def seconds_of(processes: list[int]) -> float:
-    """Core-seconds that these processes have had."""
+    """Return the core-seconds used by these processes."""
     return sum(sum(psutil.Process(each).cpu_times()[:2]) for each in processes)
 
 
 def measured(orders: Connection, trainer: int, seconds: float, cores: set[int], spinning: int, into: Found) -> None:
-    """One turn: tokens per second, and what other programs took meanwhile."""
+    """Measure one turn: tokens per second, and the share of other programs."""
     with neighbors(spinning) as pids:
         watched = [trainer, *pids]
         began, others = time.perf_counter(), busy_seconds(cores) - seconds_of(watched)
@@ -126,7 +128,7 @@ def measured(orders: Connection, trainer: int, seconds: float, cores: set[int], 
 
 
 def started(waiting: str) -> tuple[Connection, BaseProcess]:
-    """A process that trains, warmed up, and what it takes orders by."""
+    """Start a process that trains, and warm it up. Return its connection and the process."""
     ours, its = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=train, args=(waiting, its), daemon=True)
     process.start()
@@ -137,22 +139,22 @@ def started(waiting: str) -> tuple[Connection, BaseProcess]:
 
 
 def ratio(above: Found, below: Found) -> str:
-    """The ratio of two speeds, round by round: median, lowest, highest."""
+    """Return the ratio of two speeds, round by round: median, minimum, maximum."""
     found = [one / other for one, other in zip(above.speeds, below.speeds, strict=True)]
     return f"{statistics.median(found):.3f} ({min(found):.3f}–{max(found):.3f})"
 
 
 def main() -> None:
     """Measure and print."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--rounds", type=int, default=15)
-    asked.add_argument("--seconds", type=float, default=3.0, help="of each turn; a round has four")
-    asked.add_argument("--cores", type=int, default=2)
-    asked.add_argument("--neighbors", type=int, default=2)
-    asked.add_argument("--instead", metavar="NAME=VALUE", help="for `now`, as GOMP_SPINCOUNT=1000")
-    wanted = asked.parse_args()
-    if message := [name for name in openmp.SETTINGS if name in os.environ]:
-        raise SystemExit(f"unset {' and '.join(message)}: how threads wait is what is compared here")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of each turn; a round has four turns")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--neighbors", type=int, default=2)
+    parser.add_argument("--instead", metavar="NAME=VALUE", help="in place of `now`, for example GOMP_SPINCOUNT=1000")
+    wanted = parser.parse_args()
+    if already_set := [name for name in openmp.SETTINGS if name in os.environ]:
+        raise SystemExit(f"unset {' and '.join(already_set)}: this benchmark compares how threads wait")
     cores = set(sorted(os.sched_getaffinity(0))[: wanted.cores])
     os.sched_setaffinity(0, cores)
     found = {(name, spinning): Found() for spinning in (0, wanted.neighbors) for name in ("before", "now")}

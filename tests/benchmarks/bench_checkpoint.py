@@ -1,8 +1,8 @@
-"""What checkpoints cost a run: the stall of the loop beside a bare copy, and a run with one a step beside one with few.
+"""Cost of checkpoints: stall of the loop vs. a bare copy, and a run with a checkpoint per step vs. one with few.
 
     python tests/benchmarks/bench_checkpoint.py [--saves 7] [--runs 3] [--steps 60]
 
-Two ratios, each from alternating measurements in one process: medians, with the lowest and highest beside them.
+Two ratios, each from alternating measurements in one process, as median, minimum and maximum.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from pli_train.training import launch
 
 
 def stalls(saves: int) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of each save's stall, of a bare copy of the same tensors, and of each write in the background.
+    """Return seconds of each save's stall, of a bare copy of the same tensors, and of each write in the background.
 
-    BERT-base with both moments, 110 M random parameters. The first pair touches memory for the first time and is left
-    out. The write is let finish before either is timed: what is measured is the copy, not a disk slower than the steps.
+    BERT-base with both moments, 110 M random parameters. The first pair is excluded, as it allocates memory. Each write
+    finishes before the next measurement, so that a disk slower than the steps does not matter.
     """
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert"))
@@ -65,7 +65,7 @@ def stalls(saves: int) -> tuple[list[float], list[float], list[float]]:
 
 
 def runs(count: int, steps: int) -> tuple[list[float], list[float]]:
-    """Seconds of the shortened default preset with a checkpoint at every step, and with those around growth only."""
+    """Return seconds of the shortened default preset with a checkpoint per step, and with those around growth only."""
     often, seldom = [], []
     for number in range(2 * count):
         every, seconds = ((1, often), (1000, seldom))[(number + number // 2) % 2]
@@ -79,7 +79,7 @@ def runs(count: int, steps: int) -> tuple[list[float], list[float]]:
 
 
 def row(what: str, seconds: list[float], than: list[float] | None = None, wanted: float | None = None) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     spread = f"{statistics.median(seconds):>9.3f} {min(seconds):>9.3f} {max(seconds):>9.3f}"
     if than is None:
         return f"{what:<40} {spread}"
@@ -89,17 +89,17 @@ def row(what: str, seconds: list[float], than: list[float] | None = None, wanted
 
 def main() -> None:
     """Measure and print."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--saves", type=int, default=7)
-    asked.add_argument("--runs", type=int, default=3)
-    asked.add_argument("--steps", type=int, default=60)
-    wanted = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--saves", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    wanted = parser.parse_args()
     print(f"{'seconds':<40} {'median':>9} {'lowest':>9} {'highest':>9} {'ratio':>7}")
     if wanted.saves:
         stalled, copied, written = stalls(wanted.saves)
         print(row("bare copy of weights and moments", copied))
         print(row("stall of the loop per save", stalled, copied, 1.5))
-        print(row("until it would survive a power cut", written))
+        print(row("until it is synced to disk", written))
     if wanted.runs:
         often, seldom = runs(wanted.runs, wanted.steps)
         print(row(f"{wanted.steps} steps, checkpoints around growth", seldom))

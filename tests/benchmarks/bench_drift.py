@@ -1,12 +1,12 @@
-"""What all measures of drift cost beside reading the same bytes: `python tests/benchmarks/bench_drift.py`.
+"""Cost of all drift measures vs. reading the same bytes: `python tests/benchmarks/bench_drift.py`.
 
-A run of weights-only checkpoints of BERT-base's size, random weights that move a little from one to the next. Every
-turn reads (into one warm buffer, the layers' bytes only; and by safetensors, tensor by tensor), measures with an empty
-cache, measures again when one checkpoint has been added, and does what a script does: `from_pretrained` of each
-checkpoint and a subtraction by name. Each in a fresh process that tells its seconds, imports left out, and peak memory.
+A run of weights-only checkpoints of BERT-base's size, with random weights that move a little from one to the next.
+Every turn reads the layers' bytes (into one warm buffer, and with safetensors tensor by tensor), computes drift with an
+empty cache and again after one checkpoint was added, and runs a naive script: `from_pretrained` of each checkpoint and
+a subtraction by name. Each is done in a new process that prints its seconds, without imports, and peak memory.
 
-Checkpoints beyond `--distinct` are hard links to earlier ones, so that all of it stays in the page cache of a small
-machine; their manifests tell hashes of their own, so that nothing is found twice in the cache.
+Checkpoints beyond `--distinct` are hard links to earlier ones, so that all of them stay in the page cache of a small
+machine; their manifests have different hashes, so that none is found in the cache of results.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WARM = 2**20
 
 
 def write(folder: Path, count: int, distinct: int, layers: int) -> None:
-    """The run, without its last checkpoint's manifest: so that there is one to add."""
+    """Write the run without its last checkpoint's manifest, so that this checkpoint can be added later."""
     import torch
     from safetensors.torch import save_file
     from transformers import BertConfig, BertForMaskedLM
@@ -64,19 +64,19 @@ def write(folder: Path, count: int, distinct: int, layers: int) -> None:
 
 
 def vouch(path: Path) -> None:
-    """A manifest whose hashes are of names: no two checkpoints are alike."""
+    """Write a manifest with hashes of names, so that no two checkpoints are equal."""
     files = [file for file in path.iterdir() if file.name != run_folder.MANIFEST]
-    message = {
+    entries = {
         f.name: {"bytes": f.stat().st_size, "sha256": hashlib.sha256(str(f).encode()).hexdigest()} for f in files
     }
-    (path / run_folder.MANIFEST).write_text(json.dumps({"files": message}))
+    (path / run_folder.MANIFEST).write_text(json.dumps({"files": entries}))
 
 
-# --- what is timed, each in a process of its own --------------------------------------------------------------------
+# --- timed functions, each in a new process -------------------------------------------------------------------------
 
 
 def clock() -> np.ndarray:
-    """Seconds, and seconds of CPU of this process and those it has waited for: the latter hold on a busy machine."""
+    """Return seconds, and CPU seconds of this process and its children, which do not depend on other programs."""
     return np.array([time.perf_counter(), sum(os.times()[:4])])
 
 
@@ -104,7 +104,7 @@ def warm(folder: Path) -> np.ndarray:
 
 
 def tensors(folder: Path) -> np.ndarray:
-    """Read the tensors of the layers as safetensors gives them."""
+    """Read the tensors of the layers with safetensors."""
     from safetensors import safe_open
 
     checkpoints = api.open_run(folder).checkpoints
@@ -118,7 +118,7 @@ def tensors(folder: Path) -> np.ndarray:
 
 
 def drift(folder: Path, threads: int) -> np.ndarray:
-    """All parts, all checkpoints. What numba takes to compile is counted; imports, scipy's by numba too, are not."""
+    """Compute drift of all parts and checkpoints. Compilation by numba is included, imports are not."""
     import ml_dtypes  # noqa: F401
     import numba  # noqa: F401
     import pandas  # noqa: F401
@@ -135,7 +135,7 @@ def drift(folder: Path, threads: int) -> np.ndarray:
 
 
 def naive(folder: Path, most: int) -> np.ndarray:
-    """The first `most` checkpoints by from_pretrained, against the first, by name; scaled to all of them."""
+    """Compare the first `most` checkpoints with the first, with from_pretrained; scale the time to all of them."""
     from transformers import BertForMaskedLM
 
     paths = [path for _, path in run_folder.checkpoints(folder) if (path / run_folder.MANIFEST).is_file()]
@@ -152,56 +152,56 @@ CHILDREN = {"write": write, "warm": warm, "tensors": tensors, "drift": drift, "n
 
 
 def ask(what: str, folder: Path, cache: Path, *more: int) -> tuple[float, float, float]:
-    """Seconds, seconds of CPU, and peak memory in MiB of the largest process."""
+    """Return seconds, CPU seconds, and peak memory in MiB of the largest process."""
     env = os.environ | {"PLI_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--child", what, "--folder", str(folder), *map(str, more)]
-    message = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
-    return float(message[-3]), float(message[-2]), float(message[-1])
+    output = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
+    return float(output[-3]), float(output[-2]), float(output[-1])
 
 
 def main() -> None:
     """Print a table: seconds of each, ratios within a turn, peak memory."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--checkpoints", type=int, default=50)
-    asked.add_argument("--distinct", type=int, default=10)
-    asked.add_argument("--layers", type=int, default=12)
-    asked.add_argument("--repeats", type=int, default=3)
-    asked.add_argument("--threads", type=int, default=os.cpu_count())
-    asked.add_argument("--naive", type=int, default=5, help="checkpoints that the naive script is timed on; 0: none")
-    asked.add_argument("--folder", type=Path, help="where to write; else a temporary folder")
-    asked.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
-    asked.add_argument("more", type=int, nargs="*", help=argparse.SUPPRESS)
-    message = asked.parse_args()
-    if message.child:
-        seconds = CHILDREN[message.child](message.folder, *message.more)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoints", type=int, default=50)
+    parser.add_argument("--distinct", type=int, default=10)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--naive", type=int, default=5, help="number of checkpoints for the naive script; 0 to skip it")
+    parser.add_argument("--folder", type=Path, help="folder to write to (default: a temporary folder)")
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
+    parser.add_argument("more", type=int, nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        seconds = CHILDREN[options.child](options.folder, *options.more)
         peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         print(*(seconds if seconds is not None else (0, 0)), max(peaks))
         return
-    with tempfile.TemporaryDirectory(dir=message.folder) as name:
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
         work = Path(name)
-        # In a process of its own: what is started by a big process counts that one's memory as its peak.
-        ask("write", work / "run", work, message.checkpoints, message.distinct, message.layers)
-        taken = turns(work, message)
-    report(taken, message)
+        # In a new process, as children of a large process count its memory as their peak.
+        ask("write", work / "run", work, options.checkpoints, options.distinct, options.layers)
+        taken = turns(work, options)
+    report(taken, options)
 
 
-def turns(work: Path, message: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
-    """Seconds and memory of each thing in each turn; the order is turned round every other time."""
-    run, cache, last = work / "run", work / "cache", work / "run" / f"checkpoint-{message.checkpoints}"
+def turns(work: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
+    """Return seconds and memory of each job in each turn; the order is reversed every other turn."""
+    run, cache, last = work / "run", work / "cache", work / "run" / f"checkpoint-{options.checkpoints}"
     taken: dict[str, list[tuple[float, float, float]]] = {}
     ask("warm", run, cache)
-    for turn in range(message.repeats):
+    for turn in range(options.repeats):
         jobs = [
             "warm",
             "drift, 1 thread",
-            f"drift, {message.threads} threads",
+            f"drift, {options.threads} threads",
             "tensors",
-            *["naive"] * (message.naive > 0),
+            *["naive"] * (options.naive > 0),
         ]
         for job in jobs if turn % 2 == 0 else reversed(jobs):
             shutil.rmtree(cache, ignore_errors=True)
             what, _, threads = job.partition(", ")
-            more = [int(threads.split()[0])] if threads else [message.naive] * (what == "naive")
+            more = [int(threads.split()[0])] if threads else [options.naive] * (what == "naive")
             taken.setdefault(job, []).append(ask(what, run, cache, *more))
         shutil.rmtree(cache, ignore_errors=True)
         first = ask("drift", run, cache, 1)
@@ -212,11 +212,11 @@ def turns(work: Path, message: argparse.Namespace) -> dict[str, list[tuple[float
     return taken
 
 
-def report(taken: dict[str, list[tuple[float, float, float]]], message: argparse.Namespace) -> None:
-    """The table."""
-    gigabytes = message.checkpoints * message.layers * 7_087_872 * 4 / 1e9
-    what = f"{message.checkpoints} checkpoints, {message.layers} layers of BERT-base"
-    print(f"{what}, {gigabytes:.1f} GB; {message.repeats} turns")
+def report(taken: dict[str, list[tuple[float, float, float]]], options: argparse.Namespace) -> None:
+    """Print the table."""
+    gigabytes = options.checkpoints * options.layers * 7_087_872 * 4 / 1e9
+    what = f"{options.checkpoints} checkpoints, {options.layers} layers of BERT-base"
+    print(f"{what}, {gigabytes:.1f} GB; {options.repeats} turns")
     print(
         "                       median  (spread), s        ÷ reading warm (spread)    the same in seconds of CPU    MiB"
     )
@@ -238,7 +238,7 @@ def report(taken: dict[str, list[tuple[float, float, float]]], message: argparse
 
 
 def spread(numbers: list[float], digits: int) -> str:
-    """Median, and lowest to highest."""
+    """Return median, minimum and maximum."""
     low, middle, high = (f"{n:.{digits}f}" for n in (min(numbers), statistics.median(numbers), max(numbers)))
     return f"{middle:>7}  ({low} to {high})"
 

@@ -1,11 +1,11 @@
-"""What a map of many points costs, and how far its distances are right: `python tests/benchmarks/bench_embed.py`.
+"""Cost of a map of many points, and accuracy of its distances: `python tests/benchmarks/bench_embed.py`.
 
-A run of weights-only checkpoints with layers of BERT-base's size, each a step of a random walk from the one before, no
-two alike. They hold layers alone, in bfloat16 unless told otherwise, so that a run fits the page cache of a small
-machine. A turn reads the bytes into one warm buffer and makes the map of a growing share of the checkpoints, each in a
-fresh process that tells its seconds, imports left out, and peak memory: its own, looked at ten times a second, without
-the pages of mapped files, which the kernel takes back as it likes. Of the first checkpoints, as many as `--exact`
-says, distances are computed exactly and sketched, and compared pair by pair.
+A run of weights-only checkpoints with layers of BERT-base's size, each a step of a random walk from the previous one.
+They have only layers, in bfloat16 by default, so that a run fits the page cache of a small machine. A turn reads the
+bytes into one warm buffer and makes maps of increasing numbers of checkpoints, each in a new process that prints its
+seconds, without imports, and peak memory: its own, sampled ten times a second, without pages of mapped files, which the
+kernel can free at any time. For the first `--exact` checkpoints, exact and sketched distances are compared pair by
+pair.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 
 STEP = 0.02
-"""Of a weight's own deviation, what it moves by from one checkpoint to the next."""
+"""Step of a weight between checkpoints ÷ its standard deviation."""
 
 
 def write(folder: Path, count: int, layers: int, half: int) -> None:
-    """The run."""
+    """Write the run."""
     import torch
     from safetensors.torch import save_file
     from transformers import BertConfig, BertForMaskedLM
@@ -50,7 +50,7 @@ def write(folder: Path, count: int, layers: int, half: int) -> None:
         stored = {name: tensor.bfloat16() if half else tensor for name, tensor in weights.items()}
         save_file(stored, path / run_folder.WEIGHTS, {"format": "pt"})
         for tensor in weights.values():
-            # Drawing this many numbers anew each time takes longer than all else: steps are one draw, shifted.
+            # Steps are shifts of one random sample, as drawing new numbers each time would take most of the time.
             drawn = torch.randn(min(tensor.numel(), 2**20) + 4099, generator=generator)
             locations = torch.arange(tensor.numel()).remainder_(len(drawn))
             tensor.view(-1).add_(drawn[locations], alpha=0.02 * STEP)
@@ -80,7 +80,7 @@ def warm(folder: Path, most: int) -> np.ndarray:
 
 
 def embed(folder: Path, most: int) -> np.ndarray:
-    """The map, by PCA, of the layers of the first checkpoints; tells its error too."""
+    """Make the PCA map of the layers of the first checkpoints. Return its error."""
     import pandas  # noqa: F401
 
     from pli_analysis.metrics.maps import embedding
@@ -92,12 +92,12 @@ def embed(folder: Path, most: int) -> np.ndarray:
 
 
 def _stated(error: SketchError | None) -> tuple[float, float]:
-    """The bound, NaN where none is known, and the median."""
+    """Return the bound (NaN if not known) and the median."""
     return (0.0, 0.0) if error is None else (error.bound or np.nan, error.median)
 
 
 def compare(folder: Path, most: int) -> np.ndarray:
-    """Sketched distances against exact ones: what the sketch states, and what is so over all pairs."""
+    """Compare sketched with exact distances: errors as estimated by the sketch, and as measured over all pairs."""
     from pli_analysis.metrics.maps.gram import gram, squared_distances
     from pli_analysis.metrics.maps.points import points_of
     from pli_analysis.metrics.maps.vectors import Weights
@@ -106,16 +106,16 @@ def compare(folder: Path, most: int) -> np.ndarray:
     sources = [point.source for point in points]
     exact, sketch = (gram(Weights(points), sources, bound) for bound in (np.inf, 0.0))
     pairs = np.triu_indices(len(points), 1)
-    true, message = (np.sqrt(squared_distances(found.steps, sources)[pairs]) for found in (exact, sketch))
-    error = np.abs(message / true - 1)
+    true, sketched = (np.sqrt(squared_distances(found.steps, sources)[pairs]) for found in (exact, sketch))
+    error = np.abs(sketched / true - 1)
     return np.array([*_stated(sketch.error), error.max(), np.median(error), len(points)])
 
 
 def watch_memory(peak: list[float]) -> None:
-    """Keep the most memory of its own that this process ever has, in MiB."""
+    """Record the peak of this process's own memory, in MiB."""
     while True:
-        message = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]
-        peak[0] = max(peak[0], int(message) / 1024)
+        kilobytes = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]
+        peak[0] = max(peak[0], int(kilobytes) / 1024)
         time.sleep(0.1)
 
 
@@ -123,7 +123,7 @@ CHILDREN = {"write": write, "warm": warm, "embed": embed, "compare": compare}
 
 
 def ask(what: str, folder: Path, *more: int) -> list[float]:
-    """What a child tells, and the peak of its memory in MiB."""
+    """Run a child process. Return its output and its peak memory in MiB."""
     env = os.environ | {"PLI_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--child", what, "--folder", str(folder), *map(str, more)]
     return json.loads(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
@@ -131,39 +131,39 @@ def ask(what: str, folder: Path, *more: int) -> list[float]:
 
 def main() -> None:
     """Print a table: seconds and memory by number of points, and the sketch's error."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--checkpoints", type=int, default=108)
-    asked.add_argument("--layers", type=int, default=12)
-    asked.add_argument("--repeats", type=int, default=3)
-    asked.add_argument("--exact", type=int, default=10, help="checkpoints whose distances are computed exactly too")
-    asked.add_argument("--float32", action="store_true", help="twice the bytes")
-    asked.add_argument("--folder", type=Path, help="where to write; else a temporary folder")
-    asked.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
-    asked.add_argument("more", type=int, nargs="*", help=argparse.SUPPRESS)
-    message = asked.parse_args()
-    if message.child:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoints", type=int, default=108)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--exact", type=int, default=10, help="number of checkpoints with exact distances")
+    parser.add_argument("--float32", action="store_true", help="use float32, with twice the bytes")
+    parser.add_argument("--folder", type=Path, help="folder to write to (default: a temporary folder)")
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
+    parser.add_argument("more", type=int, nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
         peak = [0.0]
         threading.Thread(target=watch_memory, args=(peak,), daemon=True).start()
-        found = CHILDREN[message.child](message.folder, *message.more)
+        found = CHILDREN[options.child](options.folder, *options.more)
         print(json.dumps([*([] if found is None else found.tolist()), *peak]))
         return
-    with tempfile.TemporaryDirectory(dir=message.folder) as name:
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
         run = Path(name) / "run"
-        ask("write", run, message.checkpoints, message.layers, int(not message.float32))
+        ask("write", run, options.checkpoints, options.layers, int(not options.float32))
         size = sum(path.stat().st_size for path in run.rglob(run_folder.WEIGHTS)) / 1e9
-        kind = "float32" if message.float32 else "bfloat16"
-        print(f"{message.checkpoints} checkpoints, {message.layers} layers of BERT-base in {kind}, {size:.1f} GB")
+        kind = "float32" if options.float32 else "bfloat16"
+        print(f"{options.checkpoints} checkpoints, {options.layers} layers of BERT-base in {kind}, {size:.1f} GB")
         print(
             "points   seconds (spread)              ÷ reading warm (spread)       MiB   states errors of up to, median"
         )
-        for most in (message.checkpoints // 4, message.checkpoints // 2, message.checkpoints):
-            taken = [(ask("warm", run, most), ask("embed", run, most)) for _ in range(message.repeats)]
+        for most in (options.checkpoints // 4, options.checkpoints // 2, options.checkpoints):
+            taken = [(ask("warm", run, most), ask("embed", run, most)) for _ in range(options.repeats)]
             seconds = spread([mapped[0] for _, mapped in taken], 1)
             ratios = spread([mapped[0] / read[0] for read, mapped in taken], 1)
             *_, largest, median, points, _ = taken[0][1]
             peak = max(mapped[-1] for _, mapped in taken)
             print(f"{points:6.0f} {seconds:29} {ratios:28} {peak:5.0f}   {largest:.1%}, {median:.1%}")
-        stated = ask("compare", run, message.exact)
+        stated = ask("compare", run, options.exact)
     print(
         f"sketch against exact, {stated[4]:.0f} points: it states {stated[0]:.1%}, {stated[1]:.1%}; "
         f"all pairs err by {stated[2]:.1%} at most, {stated[3]:.1%} in the median"

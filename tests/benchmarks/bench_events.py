@@ -1,8 +1,8 @@
-"""How fast scalars in tensors are read, as TensorFlow 2 writes them: `python tests/benchmarks/bench_events.py`.
+"""Speed of reading scalars in tensors, as TensorFlow 2 writes them: `python tests/benchmarks/bench_events.py`.
 
-The same points as plain scalars and in tensors, in files of their own; read in turn, in one process, every checksum
-checked; seconds of the processor. `by protobuf` has every tensor record decoded by protobuf, as it was before such
-records were decoded together.
+One file has the points as plain scalars, and another has them in tensors. They are read in turn, in one process, with
+all checksums checked; times are CPU seconds. `by protobuf` decodes every tensor record with protobuf, as it was done
+before such records were decoded together.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from pli_analysis.scalars import reading, record_layouts
 
 TAGS = ("epoch_loss", "epoch_accuracy", "epoch_learning_rate", "batch_loss")
 NO_POINTS = record_layouts.Points([], *(np.empty(0, dtype=np.int64) for _ in range(5)))
-"""What makes of a layout none that is decoded together."""
+"""Patch value that turns off decoding records together."""
 
 
 def write(folder: Path, points: int, in_tensors: bool) -> Path:
-    """An event file of so many points in all."""
+    """Write an event file with this number of points."""
     folder.mkdir()
     metadata = create_summary_metadata("", "")
     with (folder / "events.out.tfevents.1.host.1.0.v2").open("wb") as file:
@@ -49,13 +49,13 @@ def write(folder: Path, points: int, in_tensors: bool) -> Path:
 
 
 def by_protobuf(folder: Path) -> reading.Scalars:
-    """Ours, with each tensor record left to protobuf."""
+    """This project's reader, with each tensor record decoded by protobuf."""
     with patch.object(record_layouts, "_tensors", lambda data, begun: NO_POINTS):
         return reading.read(folder)
 
 
 def event_accumulator(folder: Path) -> dict:
-    """TensorBoard's own reader, told to keep every point."""
+    """TensorBoard's own reader, set to keep every point."""
     found = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     found.Reload()
     return {
@@ -65,14 +65,14 @@ def event_accumulator(folder: Path) -> dict:
 
 
 def main() -> None:
-    """Print a table of all readers, and their ratios to ours."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--points", type=int, default=200_000)
-    asked.add_argument("--repeats", type=int, default=5)
-    message = asked.parse_args()
+    """Print a table of all readers, and their ratios to this project's reader."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--points", type=int, default=200_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        tensors = write(Path(name) / "tensors", message.points, in_tensors=True)
-        plain = write(Path(name) / "plain", message.points, in_tensors=False)
+        tensors = write(Path(name) / "tensors", options.points, in_tensors=True)
+        plain = write(Path(name) / "plain", options.points, in_tensors=False)
         readers = {
             "tensors": lambda: reading.read(tensors),
             "plain scalars": lambda: reading.read(plain),
@@ -80,17 +80,17 @@ def main() -> None:
             "EventAccumulator": lambda: event_accumulator(tensors),
         }
         expected = readers["EventAccumulator"]()
-        assert sum(map(len, expected.values())) == message.points
+        assert sum(map(len, expected.values())) == options.points
         for name in ("tensors", "plain scalars", "tensors by protobuf"):  # also imports pandas, and fills disk caches
             assert readers[name]().values == expected, f"{name}: other points"
         taken: dict[str, list[float]] = {name: [] for name in readers}
-        for _ in range(message.repeats):
+        for _ in range(options.repeats):
             for name, read in readers.items():
-                gc.collect()  # what the reader before left behind is not for this one to clear away
+                gc.collect()  # do not measure the cleanup after the previous reader
                 began = time.process_time()
                 read()
                 taken[name].append(time.process_time() - began)
-    print(f"{message.points:,} points, {message.repeats} turns; the same points read by all")
+    print(f"{options.points:,} points, {options.repeats} turns; the same points read by all")
     print("reader                median  (spread), s           ÷ tensors (spread)")
     for name, times in taken.items():
         ratios = [mine / ours for mine, ours in zip(times, taken["tensors"], strict=True)]
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def spread(numbers: list[float], digits: int) -> str:
-    """Median, and lowest to highest."""
+    """Return median, minimum and maximum."""
     low, middle, high = (f"{n:.{digits}f}" for n in (min(numbers), statistics.median(numbers), max(numbers)))
     return f"{middle:>7}  ({low} to {high})"
 

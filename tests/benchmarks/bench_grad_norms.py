@@ -1,9 +1,9 @@
-"""What gradient norms cost a training step, measured every tenth: `python tests/benchmarks/bench_grad_norms.py`.
+"""Cost of gradient norms, measured every ten steps: `python tests/benchmarks/bench_grad_norms.py`.
 
-Turns of ten updates with and without norms alternate in one process on the same model, each turn with one measured
-update and its scalars written. Two ratios of a turn with norms to one without: of the turns' times, which the noise of
-a machine blurs, and by direct cost: 1 + time spent on the norms ÷ time of a turn without. The direct cost does not
-count what clipping saves by taking the total from the norms.
+Turns of ten updates with and without norms alternate in one process on the same model; each turn with norms has one
+measured update and writes its scalars. The output has two ratios of a turn with norms to one without: that of the
+turns' times, which is noisy, and the direct cost: 1 + time spent on norms ÷ time of a turn without. The direct cost
+does not include what clipping saves by reusing the total norm.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from pli_train.training.tensorboard import ScalarWriter
 
 EVERY = 10
 Turn = Callable[[bool], float]
-"""Ten updates, with norms or without; returns the seconds spent on norms."""
+"""Function that makes ten updates, with or without norms, and returns the seconds spent on norms."""
 
 
 class Clock:
-    """Adds up the time that calls of some methods take."""
+    """Sum of the time spent in chosen calls."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     @contextlib.contextmanager
     def runs(self) -> Iterator[None]:
-        """Count what is done inside."""
+        """Add the time of the block."""
         began = time.perf_counter()
         try:
             yield
@@ -54,7 +54,7 @@ class Clock:
             self.seconds += time.perf_counter() - began
 
     def wrap(self, method: Any, when: Callable[..., bool] = lambda *_: True) -> Any:
-        """The method, counted when `when` says so of its arguments."""
+        """Return the method, timed if `when` is true for its arguments."""
 
         def timed(*args: Any) -> Any:
             with self.runs() if when(*args) else contextlib.nullcontext():
@@ -64,7 +64,7 @@ class Clock:
 
 
 def bert_base(folder: Path, updates: bool, batch: int, length: int) -> Turn:
-    """Turns of a bare loop over BERT-base with random weights: forward, backward, clipping, AdamW."""
+    """Return turns of a bare loop over BERT-base with random weights: forward, backward, clipping, AdamW."""
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert"))
     adam, scalars = optimizer.build(model, OptimConfig()), ScalarWriter(folder)
@@ -86,15 +86,15 @@ def bert_base(folder: Path, updates: bool, batch: int, length: int) -> Turn:
             adam.zero_grad(set_to_none=True)
             step += 1
         with clock.runs():
-            for at, wall_time, message in made.read():
-                scalars.add(at, message, wall_time)
+            for at, wall_time, values in made.read():
+                scalars.add(at, values, wall_time)
         return clock.seconds
 
     return turn
 
 
 def preset(folder: Path, updates: bool, depth: int) -> Turn:
-    """Turns of the real trainer on the default preset at one depth, logging included."""
+    """Return turns of the real trainer on the default preset at one depth, with logging."""
     overrides = ['growth.schedule=""', f"model.initial_layers={depth}", f"train.update_ratios={str(updates).lower()}"]
     settings = loading.load("tiny", [*overrides, "train.steps=100000", f"train.grad_norms_every={EVERY}"])
     with contextlib.redirect_stderr(None):
@@ -111,7 +111,7 @@ def preset(folder: Path, updates: bool, depth: int) -> Turn:
             callback.on_log = timed  # type: ignore[method-assign]
     measured = made.callbacks
     without = [callback for callback in measured if not isinstance(callback, GradientNorms)]
-    made.state.progress.step = EVERY  # the first update is measured too, and none like it comes again
+    made.state.progress.step = EVERY  # skip the first update, which would be measured in addition
 
     def turn(norms: bool) -> float:
         made.callbacks, clock.seconds = measured if norms else without, 0.0
@@ -124,7 +124,7 @@ def preset(folder: Path, updates: bool, depth: int) -> Turn:
 
 
 def measure(turn: Turn, turns: int) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of each turn with norms, of each without, and of the norms in each turn with them."""
+    """Return seconds of each turn with norms, of each without, and of the norms in each turn."""
     took: dict[bool, list[float]] = {True: [], False: []}
     direct = []
     for norms in (True, False):
@@ -140,7 +140,7 @@ def measure(turn: Turn, turns: int) -> tuple[list[float], list[float], list[floa
 
 
 def row(what: str, taken: tuple[list[float], list[float], list[float]]) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     with_norms, without, direct = taken
     base = statistics.median(without)
     paired = sorted(a / b for a, b in zip(with_norms, without, strict=True))
@@ -152,27 +152,27 @@ def row(what: str, taken: tuple[list[float], list[float], list[float]]) -> str:
 
 def main() -> None:
     """Measure and print."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--turns", type=int, default=8, help="of ten updates, with norms and as many without")
-    asked.add_argument("--batch", type=int, default=4, help="BERT-base: sequences")
-    asked.add_argument("--length", type=int, default=128, help="BERT-base: tokens of each")
-    asked.add_argument("--updates", action="store_true", help="also with ‖update‖ ÷ ‖weights‖")
-    message = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=8, help="number of turns with norms, and of turns without")
+    parser.add_argument("--batch", type=int, default=4, help="BERT-base: sequences per batch")
+    parser.add_argument("--length", type=int, default=128, help="BERT-base: tokens per sequence")
+    parser.add_argument("--updates", action="store_true", help="measure ‖update‖ ÷ ‖weights‖ too")
+    options = parser.parse_args()
     print(f"{'wanted: ratios of at most 1.01':<36} {'ms/step':>8} {'ms/norms':>8} {'turns':>8} {'lowest':>8}", end="")
     print(f" {'highest':>8} {'direct':>9} {'lowest':>8} {'highest':>8}")
     with tempfile.TemporaryDirectory() as folder:
-        for updates in (False, True) if message.updates else (False,):
+        for updates in (False, True) if options.updates else (False,):
             also = ", updates too" if updates else ""
             for depth in (1, 6):
                 print(
                     row(
                         f"default preset, depth {depth}{also}",
-                        measure(preset(Path(folder), updates, depth), message.turns),
+                        measure(preset(Path(folder), updates, depth), options.turns),
                     )
                 )
-            base = bert_base(Path(folder), updates, message.batch, message.length)
-            print(row(f"BERT-base, {message.batch} × {message.length} tokens{also}", measure(base, message.turns)))
-    print(f"{message.turns} turns of {EVERY} updates each way; {torch.get_num_threads()} thread(s)")
+            base = bert_base(Path(folder), updates, options.batch, options.length)
+            print(row(f"BERT-base, {options.batch} × {options.length} tokens{also}", measure(base, options.turns)))
+    print(f"{options.turns} turns of {EVERY} updates each way; {torch.get_num_threads()} thread(s)")
 
 
 if __name__ == "__main__":

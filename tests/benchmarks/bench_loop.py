@@ -1,24 +1,23 @@
-"""How fast the loop is: tokens per second beside Hugging Face's Trainer, a bare loop, and its matrix products alone.
+"""Speed of the training loop: tokens per second vs. Hugging Face's Trainer, a bare loop, and matrix products alone.
 
     python tests/benchmarks/bench_loop.py [--case tiny bert-base] [--what loops growth compiled] [--rounds 5]
 
-All loops train the same model from the same weights on the same batches, in turn, each time in a fresh process. That
-they do the same is checked first: gradients and weights of the first step agree to 1e-5 of their norms (later steps
-amplify rounding, by how much depends on the processor). The table is printed in any case; if they differ, the exit code
-is 1. Steps are told apart by one clock, a hook that PyTorch runs after every optimizer's step, so nothing before the
-first update or after the last is counted. Ours does all that a run does between two evaluations: it logs losses, rates
-and gradient norms, to TensorBoard, as Hugging Face's does every 10 steps. OpenMP's threads spin briefly in all of
-them, as in our commands.
+All loops train the same model from the same weights on the same batches, in turn, each time in a new process. First the
+benchmark checks that they compute the same: gradients and weights of the first step agree to 1e-5 of their norms (later
+steps amplify rounding differences). The table is always printed; if they differ, the exit code is 1. All loops use the
+same clock, a hook that PyTorch calls after every optimizer step, so time before the first update and after the last is
+excluded. `ours` is the loop of this project with everything that a run does between two evaluations: it logs losses,
+learning rates and gradient norms to TensorBoard, as Hugging Face's Trainer does every 10 steps. In all loops OpenMP's
+threads spin briefly, as in this project's commands.
 
-What the hardware allows is measured too: the matrix products of one of our steps and nothing else, on as many threads,
-in the same precision and memory layout. "Weight products" are those with weights, one forward and two backward each.
-"All products" are these and attention's, as plain attention computes them: 2 forward and 4 backward over the whole
-square, which is what model FLOPs utilisation counts (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). "Of" them is
-a loop's rate ÷ theirs: 1 means that a step takes no longer than its products do. No loop comes to 1 of the weight
-products, since a step has attention's as well.
+The limit of the hardware is measured too: the matrix products of one step of `ours` and nothing else, with the same
+threads, precision and memory layout. "Weight products" are those with weights, one forward and two backward each. "All
+products" include those of plain attention, 2 forward and 4 backward over the whole square, as in model FLOPs
+utilization (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). The columns "of" them are a loop's rate ÷ theirs: at
+1 a step takes as long as its products. No loop reaches 1 of the weight products, as a step also has those of attention.
 
-Growth: a layer is inserted half-way, and the step with the insertion is set against the others, without and with the
-checkpoints around it.
+Growth: a layer is inserted after half of the steps, and the step with the insertion is compared with the others,
+without and with the checkpoints around it.
 """
 
 from __future__ import annotations
@@ -83,19 +82,19 @@ CASES = {
 """The default preset at its full depth, and BERT-base on masked tokens, without dropout so that gradients can agree."""
 OF_WEIGHTS = {torch.ops.aten.mm, torch.ops.aten.addmm}
 PRODUCTS = {"weight products": OF_WEIGHTS, "all products": OF_WEIGHTS | {torch.ops.aten.bmm, torch.ops.aten.baddbmm}}
-"""What is measured of what the hardware allows: operators of PyTorch."""
+"""Name → operators of PyTorch that are timed alone."""
 ROUNDING = 1e-5
-"""How far gradients and weights of the first step may differ: ‖difference‖ ÷ ‖those of ours‖."""
+"""Largest allowed ‖difference from ours‖ ÷ ‖ours‖ of gradients and weights of the first step."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A run to be done by each loop.
+    """The training that each loop does.
 
     Attributes:
         config: of the run.
-        text: its corpus.
-        batches: of its steps, each (inputs, labels as Hugging Face's models take them).
+        text: the corpus.
+        batches: of all steps, each (inputs, labels as for Hugging Face's models).
     """
 
     config: RunConfig
@@ -103,17 +102,17 @@ class Case:
     batches: list[tuple[torch.Tensor, torch.Tensor]]
 
     def model(self) -> torch.nn.Module:
-        """The model as our loop begins with it."""
+        """Return the initial model of our loop."""
         train, seed = self.config.train, derive(self.config.seed, "model")
         return models.build(self.config.model, self.text.tokenizer, train.block_size, seed)[0]
 
     def rates(self) -> list[float]:
-        """The learning rate of each step."""
+        """Return the learning rate of each step."""
         return [at_step(step, len(self.batches), self.config.optim) for step in range(len(self.batches))]
 
 
 def prepared(name: str, steps: int, *more: str) -> Case:
-    """A case's config, and its batches as our loop makes them."""
+    """Return a case with its config, and batches as in our loop."""
     preset, overrides = CASES[name]
     settings = loading.load(preset, [*STILL, *overrides, f"train.steps={steps}", *more])
     text = corpus.load(settings.data, settings.tokenizer, lambda message: None)
@@ -128,7 +127,7 @@ def prepared(name: str, steps: int, *more: str) -> Case:
 
 
 def _unshifted(tokens: torch.Tensor) -> torch.Tensor:
-    """Labels for a loss that shifts them itself. A block's first is nobody's target, but Trainer would count it."""
+    """Return labels for a loss that shifts them itself. The first is never a target, but Trainer would count it."""
     labels = tokens.clone()
     labels[:, 0] = IGNORED
     return labels
@@ -136,7 +135,7 @@ def _unshifted(tokens: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def clock() -> Iterator[list[float]]:
-    """When each optimizer step was done, whoever did it."""
+    """Record the time of each optimizer step."""
     times: list[float] = []
     handle = register_optimizer_step_post_hook(lambda *_: times.append(time.perf_counter()))
     try:
@@ -146,12 +145,12 @@ def clock() -> Iterator[list[float]]:
 
 
 def ours(case: Case, folder: Path) -> None:
-    """Our loop."""
+    """The loop of this project."""
     launch.begin(case.config, folder / "run").run()
 
 
 def bare(case: Case, folder: Path) -> None:
-    """The least a loop can do: loss, gradients, clipping, AdamW. No logs, nothing remembered."""
+    """A minimal loop: loss, gradients, clipping, AdamW. It logs nothing."""
     model = case.model().train()
     adam = optimizer.build(model, case.config.optim)
     for (inputs, labels), rate in zip(case.batches, case.rates(), strict=True):
@@ -165,7 +164,7 @@ def bare(case: Case, folder: Path) -> None:
 
 
 def hugging_face(case: Case, folder: Path) -> None:
-    """Hugging Face's Trainer as it comes, with our run's settings."""
+    """Hugging Face's Trainer with the settings of our run."""
     optim, curve = case.config.optim, case.rates()
     rows = [
         {"input_ids": row, "labels": wanted}
@@ -208,7 +207,7 @@ LOOPS = {"ours": ours, "Hugging Face": hugging_face, "bare": bare}
 
 
 def seconds_of(loop: str, name: str, steps: int) -> list[float]:
-    """Seconds of each step after the first. To be called in a fresh process."""
+    """Return seconds of each step after the first. Call this in a new process."""
     case = prepared(name, steps)
     with tempfile.TemporaryDirectory() as folder, clock() as times:
         LOOPS[loop](case, Path(folder))
@@ -219,18 +218,18 @@ def seconds_of(loop: str, name: str, steps: int) -> list[float]:
 
 
 class Enough(Exception):
-    """The first step is done."""
+    """Raised when the first step is done."""
 
 
 def first_step(loop: str, case: Case) -> list[list[torch.Tensor]]:
-    """Gradients as the optimizer gets them in the first step, and the weights it makes of them."""
-    found: list[list[torch.Tensor]] = []
+    """Return gradients of the first step, and the weights after it."""
+    tensors: list[list[torch.Tensor]] = []
 
     def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        found.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+        tensors.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
 
     def after(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        found.append([p.detach().clone() for group in optimizer.param_groups for p in group["params"]])
+        tensors.append([p.detach().clone() for group in optimizer.param_groups for p in group["params"]])
         raise Enough
 
     hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
@@ -238,13 +237,13 @@ def first_step(loop: str, case: Case) -> list[list[torch.Tensor]]:
         LOOPS[loop](case, Path(folder))
     for hook in hooks:
         hook.remove()
-    return found
+    return tensors
 
 
 def differences(name: str, steps: int) -> dict[str, list[float]]:
-    """Loop → ‖difference from ours‖ ÷ ‖ours‖ of the first step's gradients and weights, over all parameters.
+    """Return loop → ‖difference from ours‖ ÷ ‖ours‖ of the first step's gradients and weights, over all parameters.
 
-    Without clipping: PyTorch's norm of a large tensor on a CPU is off by up to a thousandth, ours is not.
+    Without clipping, as PyTorch's norm of a large tensor on a CPU has a relative error of up to 1e-3.
     """
     case = prepared(name, steps, "train.clip_norm=0")
     mine, *others = [first_step(loop, case) for loop in LOOPS]
@@ -264,7 +263,7 @@ def _norm(tensors: list[torch.Tensor]) -> float:
 
 
 class Products(TorchDispatchMode):
-    """Remembers every call of some operators, with operands of the same shapes and layout."""
+    """Record all calls of some operators, with operands of the same shapes and layout."""
 
     def __init__(self, operators: set[Any]) -> None:
         super().__init__()
@@ -286,17 +285,17 @@ class Products(TorchDispatchMode):
         return self._operands[key]
 
     def run(self) -> None:
-        """Do them all once more, and nothing else."""
+        """Repeat the recorded calls and nothing else."""
         for func, operands, kwargs in self.calls:
             func(*operands, **kwargs)
 
 
 def products(which: str, name: str, steps: int) -> tuple[list[float], int]:
-    """Seconds that the products of one of our steps take, each time, and their FLOPs. Called in a fresh process."""
+    """Return seconds of each repetition of one step's products, and their FLOPs. Call this in a new process."""
     case = prepared(name, 1)
     with tempfile.TemporaryDirectory() as folder:
         made = launch.begin(case.config, Path(folder) / "run")
-        made.state.model.bare.set_attn_implementation("eager")  # whose products are operators of their own
+        made.state.model.bare.set_attn_implementation("eager")  # its products are separate operators
         batch = made._batches.make(0, case.config.train.block_size)
         with Products(PRODUCTS[which]) as found, made.accelerator.autocast():
             loss_sum(made.state.model.bare, batch.rows(0, len(batch.inputs), made.accelerator.device)).backward()
@@ -315,10 +314,11 @@ def products(which: str, name: str, steps: int) -> tuple[list[float], int]:
 
 
 def inserted(name: str, steps: int, compiled: bool, saving: bool) -> float:
-    """The step with an insertion before it ÷ the median of the later half of the others.
+    """Return the time of the step with an insertion ÷ the median of the later half of the others.
 
-    The insertion comes half-way, when what is there is compiled. With `saving`, the step has the checkpoints around the
-    insertion in it, and their writing beside it; evaluations, which take what one asks of them, are left out.
+    The insertion is after half of the steps, when the model is compiled. With `saving`, the time includes the
+    checkpoints around the insertion, while a thread writes them. Evaluations are excluded, as their cost depends on
+    settings.
     """
     case = prepared(name, steps, f"growth.schedule={steps // 2}@1", f"train.compile={str(compiled).lower()}")
     elsewhere = []
@@ -347,13 +347,13 @@ def inserted(name: str, steps: int, compiled: bool, saving: bool) -> float:
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns, called in a process that has done nothing else: loops change memory and kernels."""
+    """Call a function in a new process, as loops change memory and kernels. Return its result."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def compare(name: str, rounds: int, steps: int, warm: int) -> bool:
-    """Print tokens per second of each loop; return whether all of them train the same thing."""
+    """Print tokens per second of each loop. Return whether all loops compute the same first step."""
     found = in_fresh_process(differences, name, steps)
     train = loading.load(CASES[name][0], CASES[name][1]).train
     tokens = train.batch_size * train.block_size
@@ -378,7 +378,7 @@ def compare(name: str, rounds: int, steps: int, warm: int) -> bool:
 
 
 def show(speeds: dict[str, list[float]]) -> None:
-    """Print a table: tokens per second of each row, one a round, and ratios of the same round."""
+    """Print a table of tokens per second in all rounds, and ratios of the same round."""
     row_of = "  {:<16} {:<20} {:<20} {:<20} {:<20}".format
     print(row_of("", "tokens/s", *map("of {}".format, PRODUCTS), "ours ÷ it"))
     for row, found in speeds.items():
@@ -387,32 +387,32 @@ def show(speeds: dict[str, list[float]]) -> None:
 
 
 def ratios(above: list[float], below: list[float]) -> list[float]:
-    """Round by round."""
+    """Return ratios round by round."""
     return [one / other for one, other in zip(above, below, strict=True)]
 
 
 def spread(numbers: list[float], digits: int = 2) -> str:
-    """Median, lowest and highest."""
+    """Return median, minimum and maximum."""
     return f"{statistics.median(numbers):.{digits}f} ({min(numbers):.{digits}f}–{max(numbers):.{digits}f})"
 
 
 def growth(name: str, rounds: int, steps: int, compiled: bool) -> None:
-    """Print what the step of an insertion costs."""
+    """Print the cost of a step with an insertion."""
     for what, saving in (("insertion and the step after it", False), ("the same with two checkpoints", True)):
         ratios = sorted(in_fresh_process(inserted, name, steps, compiled, saving) for _ in range(rounds))
-        message = f"{name}{', compiled' if compiled else ''}: {what} ÷ a usual step"
-        print(f"{message} {statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})", flush=True)
+        label = f"{name}{', compiled' if compiled else ''}: {what} ÷ a usual step"
+        print(f"{label} {statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})", flush=True)
 
 
 def main() -> None:
     """Measure and print."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--case", nargs="*", default=["tiny"], choices=CASES)
-    asked.add_argument("--what", nargs="*", default=["loops"], choices=["loops", "growth", "compiled"])
-    asked.add_argument("--rounds", type=int, default=5)
-    asked.add_argument("--steps", type=int, default=30)
-    asked.add_argument("--warm", type=int, default=5)
-    wanted, same = asked.parse_args(), True
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", nargs="*", default=["tiny"], choices=CASES)
+    parser.add_argument("--what", nargs="*", default=["loops"], choices=["loops", "growth", "compiled"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--warm", type=int, default=5)
+    wanted, same = parser.parse_args(), True
     for name in wanted.case:
         if "loops" in wanted.what:
             same &= compare(name, wanted.rounds, wanted.steps, wanted.warm)
@@ -421,7 +421,7 @@ def main() -> None:
         if "compiled" in wanted.what:
             growth(name, wanted.rounds, wanted.steps, compiled=True)
     if not same:
-        raise SystemExit(f"the loops do not train the same thing: first steps differ by more than {ROUNDING}")
+        raise SystemExit(f"the loops do not compute the same: first steps differ by more than {ROUNDING}")
 
 
 if __name__ == "__main__":

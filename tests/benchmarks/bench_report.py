@@ -1,9 +1,9 @@
-"""What a report of a big run costs: `python tests/benchmarks/bench_report.py`.
+"""Cost of a report of a large run: `python tests/benchmarks/bench_report.py`.
 
 A real run of a tiny GPT-2 that grows from 1 to 12 layers of 12 heads, with 100 checkpoints and 10 000 logged steps,
-each with the gradient norm of every layer, head and FFN (a quarter of an hour of training; `--run` uses one that is
-there). Each report is made in a fresh process, first with an empty cache, then with a full one. The page is opened in
-Chromium, which tells when it can be used and when all is drawn.
+each with the gradient norm of every layer, head and FFN (15 minutes of training; `--run` uses an existing one). Each
+report is made in a new process, first with an empty cache, then with a full one. The page is opened in Chromium, which
+measures when it can be used and when everything is drawn.
 """
 
 import argparse
@@ -28,11 +28,11 @@ USABLE = """() => new Promise(done => {
   };
   wait();
 })"""
-"""Milliseconds until the page can be used, until it is loaded, and until all figures are drawn; and their number."""
+"""JavaScript: milliseconds until the page is usable, loaded, and drawn completely; and the number of figures."""
 
 
 def train(folder: Path, steps: int, checkpoints: int) -> None:
-    """The run."""
+    """Train the run."""
     from pli_train.config import loading
     from pli_train.training import launch
 
@@ -55,7 +55,7 @@ def train(folder: Path, steps: int, checkpoints: int) -> None:
 
 
 def report(run: Path, page: Path, cache: Path) -> tuple[float, float]:
-    """Seconds from the shell, and MiB of the page."""
+    """Make a report from the shell. Return seconds, and the size of the page in MiB."""
     env = os.environ | {"PLI_CACHE": str(cache)}
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "pli_analysis.cli", "report", run, "--html", page], env=env, check=True)
@@ -63,7 +63,7 @@ def report(run: Path, page: Path, cache: Path) -> tuple[float, float]:
 
 
 def browse(page: Path) -> list[float]:
-    """What USABLE tells of the page, in seconds, in a fresh browser."""
+    """Open the page in a new browser. Return the times of USABLE in seconds, and the number of figures."""
     from playwright.sync_api import sync_playwright
 
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -78,21 +78,21 @@ def browse(page: Path) -> list[float]:
 
 def main() -> None:
     """Print a table."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--steps", type=int, default=10_000)
-    asked.add_argument("--checkpoints", type=int, default=100)
-    asked.add_argument("--repeats", type=int, default=3)
-    asked.add_argument("--run", type=Path, help="a run to report on; where there is none, the run is made there")
-    message = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--checkpoints", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--run", type=Path, help="the run folder; trained first if it does not exist")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        run = message.run or work / "run"
+        run = options.run or work / "run"
         if not run.is_dir():
-            train(run, message.steps, message.checkpoints)
+            train(run, options.steps, options.checkpoints)
         page = work / "report.html"
         first, _ = report(run, page, work / "cache")
-        again = [report(run, page, work / "cache") for _ in range(message.repeats)]
-        seen = [browse(page) for _ in range(message.repeats)]
+        again = [report(run, page, work / "cache") for _ in range(options.repeats)]
+        seen = [browse(page) for _ in range(options.repeats)]
     print(f"{'report, nothing cached':28} {first:7.2f} s")
     print(f"{'report, from cached metrics':28} {spread([seconds for seconds, _ in again])} s")
     print(f"{'page':28} {again[0][1]:7.2f} MiB")
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def spread(numbers: list[float]) -> str:
-    """Median, and lowest to highest."""
+    """Return median, minimum and maximum."""
     return f"{statistics.median(numbers):7.2f}  ({min(numbers):.2f} to {max(numbers):.2f})"
 
 

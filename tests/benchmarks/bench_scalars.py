@@ -1,7 +1,8 @@
-"""How fast a million scalars are read, next to other readers: `python tests/benchmarks/bench_scalars.py`.
+"""Speed of reading a million scalars vs. other readers: `python tests/benchmarks/bench_scalars.py`.
 
-All read the same event file of 200 tags × 5 000 steps in turn, in one process; ours with every checksum checked. What
-TensorBoard's own reader reads is compared with ours point by point, as is what tbparse reads, where it is installed.
+All read the same event file of 200 tags × 5 000 steps in turn, in one process; this project's reader checks all
+checksums. Results are compared point by point with those of TensorBoard's own reader and, if it is installed, of
+tbparse.
 """
 
 import argparse
@@ -22,7 +23,7 @@ TAGS = 200
 
 
 def write(folder: Path, steps: int) -> None:
-    """An event file as torch's writer makes it: one record a scalar."""
+    """Write an event file as torch's writer does: one record per scalar."""
     with (folder / "events.out.tfevents.1.host.1.0").open("wb") as file:
         writer = RecordWriter(file)
         writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
@@ -33,17 +34,17 @@ def write(folder: Path, steps: int) -> None:
 
 
 def columns(folder: Path) -> reading.Scalars:
-    """Ours, as arrays."""
+    """This project's reader, as arrays."""
     return reading.read(folder)
 
 
 def values(folder: Path) -> dict:
-    """Ours, as tag → {step: (wall time, value)}."""
+    """This project's reader, as tag → {step: (wall time, value)}."""
     return reading.read(folder).values
 
 
 def event_accumulator(folder: Path) -> dict:
-    """The same through EventAccumulator, which is told to keep every point."""
+    """The same with TensorBoard's EventAccumulator, set to keep every point."""
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
     accumulator.Reload()
     return {
@@ -52,14 +53,14 @@ def event_accumulator(folder: Path) -> dict:
 
 
 def tbparse(folder: Path) -> object:
-    """A pandas table of all points, wall times included."""
+    """The same with tbparse, as a pandas table with wall times."""
     from tbparse import SummaryReader
 
     return SummaryReader(str(folder), extra_columns={"wall_time"}).scalars
 
 
 def compare(read: dict, points: int) -> None:
-    """Stop when two readers disagree in any point, or one dropped any."""
+    """Assert that all readers return all points, with equal values."""
     found = read[values]
     assert sum(map(len, found.values())) == points, "points were dropped"
     assert read[columns].values == found == read[event_accumulator], "the readers disagree"
@@ -71,29 +72,29 @@ def compare(read: dict, points: int) -> None:
 
 
 def main() -> None:
-    """Print a table of all readers, and their ratios to ours."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--steps", type=int, default=5000)
-    asked.add_argument("--repeats", type=int, default=5)
-    message = asked.parse_args()
+    """Print a table of all readers, and their ratios to this project's reader."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
     readers = [columns, values, event_accumulator]
     if importlib.util.find_spec("tbparse"):
         readers.append(tbparse)
     else:
-        print("tbparse is not installed, so it is left out: pip install tbparse")
+        print("tbparse is not installed, so it is skipped; install it with: pip install tbparse")
     taken: dict = {reader: [] for reader in readers}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder, message.steps)
-        columns(folder)  # imports pandas, which no reading of a file should pay for
-        for turn in range(message.repeats):
+        write(folder, options.steps)
+        columns(folder)  # imports pandas before the measurement
+        for turn in range(options.repeats):
             read = {}
             for reader in readers[turn % len(readers) :] + readers[: turn % len(readers)]:
                 began = time.perf_counter()
                 read[reader] = reader(folder)
                 taken[reader].append(time.perf_counter() - began)
-            compare(read, message.steps * TAGS)
-    print(f"{message.steps * TAGS:,} scalars, {TAGS} tags, {message.repeats} turns; same points read by all")
+            compare(read, options.steps * TAGS)
+    print(f"{options.steps * TAGS:,} scalars, {TAGS} tags, {options.repeats} turns; same points read by all")
     print("reader              median  (spread), s            ÷ columns (spread)     ÷ values (spread)")
     for reader, times in taken.items():
         ratios = [spread([b / a for a, b in zip(taken[ours], times, strict=True)], 1) for ours in (columns, values)]
@@ -101,7 +102,7 @@ def main() -> None:
 
 
 def spread(numbers: list[float], digits: int) -> str:
-    """Median, and lowest to highest."""
+    """Return median, minimum and maximum."""
     low, middle, high = (f"{n:.{digits}f}" for n in (min(numbers), statistics.median(numbers), max(numbers)))
     return f"{middle:>7}  ({low} to {high})"
 

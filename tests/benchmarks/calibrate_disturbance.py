@@ -1,14 +1,14 @@
-"""How often disturbance calls a step unusual where nothing happened: real little runs that never grow.
+"""False positive rate of disturbance: how often a step without growth has p < 0.05, in small real runs.
 
-Each run of each cell is trained from a seed of its own, GPT-2 and BERT in turn, and ten of its steps are examined as if
-they were growth events. At each of them, and not only over a random one, p < 0.05 should come up in some 5 % of the
-runs; with n placebo steps the largest multiple of 1 ÷ (1 + n) below that. Steps with fewer than 20 placebo steps can
-have no such p: they are counted in the column `without`. The last rows pool the cells of one length step by step.
+Each run of each cell is trained from its own seed, GPT-2 and BERT in turn, and ten of its steps are tested as if they
+were growth events. At each of these steps, not only on average, p < 0.05 should occur in about 5 % of the runs; with n
+placebo steps, in the largest multiple of 1 ÷ (1 + n) below that. Steps with fewer than 20 placebo steps cannot have
+such a p: they are counted in the column `without`. The last rows pool the cells of one length step by step.
 
     python tests/benchmarks/calibrate_disturbance.py --csv tests/benchmarks/results/calibrate_disturbance.csv
     python tests/benchmarks/calibrate_disturbance.py --old-rule --runs 6 --cells linear-0.1-180
 
-`--old-rule` shows what is avoided: placebo steps anywhere in the run, whatever the phase of its learning rate.
+`--old-rule` shows the result of an earlier rule: placebo steps from the whole run, in any phase of the learning rate.
 """
 
 import argparse
@@ -23,10 +23,10 @@ WINDOW, LEVEL = 20, 0.05
 SHARES = (0.11, 1 / 6, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.92)
 EVERY = {180: 3, 400: 10}
 LAYERED = ("linear-0.1-180", "wsd-0.03-180", "cosine-0.03-180", "constant-0.1-180")
-"""The cells that keep checkpoints, for scores of layers; the others have losses alone, which cost less."""
+"""Cells with checkpoints, for scores of layers; the others have only losses, which are cheaper."""
 CELLS = (*LAYERED, "wsd-0.03-400", "linear-0.1-400", "cosine-0.1-400", "constant-0.03-400")
 SEEDS = 1000
-"""Seeds of one cell at most, so that no two runs share their batches."""
+"""Maximum number of seeds per cell; seeds of different cells differ, so no two runs share batches."""
 SIZES = {
     "gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 32},
     "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32},
@@ -58,7 +58,7 @@ def steps_of(cell):
 
 
 def examined(run, steps, layered):
-    """(step, statistic, p, least p, placebos) of each of these steps."""
+    """Yield (step, statistic, p, smallest possible p, placebos) of each of these steps."""
     from pli_analysis.metrics.disturbance.disturbance import disturbance
     from pli_analysis.metrics.disturbance.event_context import EventContext
     from pli_analysis.metrics.disturbance.loss_effect import Losses
@@ -77,7 +77,7 @@ def examined(run, steps, layered):
 
 
 def cases(cell, runs, corpus):
-    """A table with a row a run, step and statistic."""
+    """Return a table with one row per run, step and statistic."""
     import pandas as pd
 
     from pli_analysis.runs.opening import open_run
@@ -97,7 +97,7 @@ def cases(cell, runs, corpus):
 
 
 def table(found):
-    """A row a cell, step and statistic: how many cases could have p < 0.05, and how many of these had."""
+    """Return one row per cell, step and statistic: how many cases could have p < 0.05, and how many had it."""
     import pandas as pd
 
     rows = []
@@ -105,18 +105,18 @@ def table(found):
         able = of[of["p"].notna() & (of["min_p"] < LEVEL)]
         rate = (able["p"] < LEVEL).mean()
         error = (rate * (1 - rate) / len(able)) ** 0.5 if len(able) else float("nan")
-        message = {"cell": cell, "step": step, "statistic": statistic, "cases": len(able), "rate": rate, "error": error}
-        rows.append(message | {"without": len(of) - len(able), "placebos": of["placebos"].median()})
+        row = {"cell": cell, "step": step, "statistic": statistic, "cases": len(able), "rate": rate, "error": error}
+        rows.append(row | {"without": len(of) - len(able), "placebos": of["placebos"].median()})
     return pd.DataFrame(rows).round(4)
 
 
 def pooled(found):
-    """The cases of all cells of one length as those of one cell."""
+    """Return the cases with all cells of one length combined into one cell."""
     return found.assign(cell="all of " + found["cell"].str.rsplit("-", n=1).str[1] + " steps")
 
 
 def follow_old_rule(patch=setattr):
-    """Placebo steps from the whole run, evenly spread, in any phase, over the whole window."""
+    """Patch the choice of placebo steps: from the whole run, evenly spread, in any phase, over the whole window."""
     from pli_analysis.metrics.disturbance import placebo
     from pli_analysis.metrics.drift.rates import ScheduledRates
 
@@ -133,23 +133,23 @@ def follow_old_rule(patch=setattr):
 def main():
     import pandas as pd
 
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--runs", type=int, default=60, help="of each cell")
-    ask.add_argument("--cells", nargs="*", default=CELLS, help="schedule-warmup-steps")
-    ask.add_argument("--old-rule", action="store_true")
-    ask.add_argument("--csv", type=Path)
-    ask.add_argument("--corpus", type=Path, default=Path(os.__file__).parent / "json")
-    asked = ask.parse_args()
-    if asked.old_rule:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=60, help="number of runs per cell")
+    parser.add_argument("--cells", nargs="*", default=CELLS, help="cells to run, as SCHEDULE-WARMUP-STEPS")
+    parser.add_argument("--old-rule", action="store_true")
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--corpus", type=Path, default=Path(os.__file__).parent / "json")
+    options = parser.parse_args()
+    if options.old_rule:
         follow_old_rule()
     found = []
-    for cell in asked.cells:
-        found.append(cases(cell, asked.runs, asked.corpus))
+    for cell in options.cells:
+        found.append(cases(cell, options.runs, options.corpus))
         print(table(found[-1]).to_string(index=False), flush=True)
-        if asked.csv:
+        if options.csv:
             every = pd.concat(found)
-            asked.csv.parent.mkdir(parents=True, exist_ok=True)
-            pd.concat([table(every), table(pooled(every))]).to_csv(asked.csv, index=False)
+            options.csv.parent.mkdir(parents=True, exist_ok=True)
+            pd.concat([table(every), table(pooled(every))]).to_csv(options.csv, index=False)
     print(table(pooled(pd.concat(found))).to_string(index=False))
 
 

@@ -1,4 +1,4 @@
-"""Coverage of the 95 % intervals of `pli-analyze compare`, on simulated groups of runs whose answer is known.
+"""Coverage of the 95 % intervals of `pli-analyze compare`, on simulated groups of runs with known true values.
 
 A run's loss at step s is SCALE · (1 + rate · s)^-POWER + offset + noise of each evaluation. Pace (log-normal) and
 offset vary over seeds; in a paired design runs of one seed share most of both. A run of k times the rate needs 1/k of
@@ -10,7 +10,7 @@ of `compare.groups` at the last step.
     python tests/benchmarks/coverage_compare.py --old-rule --replicates 1000 \\
         --csv tests/benchmarks/results/coverage_compare_old.csv
 
-`--old-rule` is what compare had before: a percentile bootstrap over the runs of both groups, never paired.
+`--old-rule` uses the earlier rule of compare: an unpaired percentile bootstrap over the runs of both groups.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pli_analysis.metrics.comparison.curves import Curve
 SCALE, POWER, RATE, SPEED_UP = 6.0, 0.15, 0.02, 1.5
 STEPS = np.arange(0, 2001, 50)
 OWN, SHARED = 0.1, 0.3
-"""Standard deviations of log rate: of a run alone, and in a paired design of all runs of its seed."""
+"""Standard deviations of log rate: of a single run, and, in a paired design, of all runs of a seed."""
 OFFSET, NOISE = 0.1, 0.001
 """Standard deviations in nats: of a run's offset ÷ that of its log rate, and of an evaluation."""
 
@@ -41,7 +41,7 @@ CELLS = [*EQUAL, *UNEQUAL, (1, 2, "none", 1)]
 
 
 def group(chance, name, rate, numbers, common, own):
-    """Loss curves of a group; `common` is [runs, 2], what runs of one seed share of rate and offset."""
+    """Return loss curves of a group. `common`, (runs, 2), is the part of rate and offset shared by runs of one seed."""
     alone = own * chance.normal(size=(len(numbers), 2))
     rates, offsets = rate * np.exp(SHARED * common[:, 0] + alone[:, 0]), OFFSET * (SHARED * common[:, 1] + alone[:, 1])
     losses = SCALE * (1 + rates[:, None] * STEPS) ** -POWER + offsets[:, None]
@@ -51,19 +51,19 @@ def group(chance, name, rate, numbers, common, own):
 
 
 def mean_loss(rate, deviation):
-    """The mean loss of a group at the last step, over all seeds."""
+    """Return the expected loss of a group at the last step, over all seeds."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     return float((weights * SCALE * (1 + rate * np.exp(deviation * nodes) * STEPS[-1]) ** -POWER).sum() / weights.sum())
 
 
 def bootstrap(chance, base, mine, draws=2000):
-    """The percentile interval of mean of `mine` − mean of `base`."""
+    """Return the percentile bootstrap interval of mean(`mine`) − mean(`base`)."""
     means = [of[chance.integers(len(of), size=(draws, len(of)))].mean(axis=1) for of in (base, mine)]
     return np.percentile(means[1] - means[0], [2.5, 97.5])
 
 
 def old_intervals(chance, curves):
-    """Speed-up and difference of losses with the rule that was."""
+    """Return the intervals of speed-up and difference of losses by the earlier rule."""
     level, [base, mine] = compare.default_levels(curves)[0], compare.by_group(curves).values()
     logs = [np.log([curve_metric.reached(curve, level, "step") for curve in of]) for of in (mine, base)]
     ends = [np.array([curve_metric.loss_at(curve, STEPS[-1]) for curve in of]) for of in (base, mine)]
@@ -71,14 +71,14 @@ def old_intervals(chance, curves):
 
 
 def intervals(curves):
-    """Speed-up at the first default level, and difference of losses at the last step."""
+    """Return the intervals of the speed-up at the first default level, and of the difference of losses at the end."""
     up = compare.speed_ups(curves, compare.default_levels(curves)[:1]).iloc[1]
     loss = compare.groups(curves, STEPS[-1], "step", curves[0].group).iloc[1]
     return tuple(up[["speed_up_low", "speed_up_high"]]), tuple(loss[["difference_low", "difference_high"]])
 
 
 def coverage(base_runs, runs, pairing, ratio, replicates, old=False):
-    """Two rows, of the speed-up and of the difference of losses."""
+    """Return two rows, for the speed-up and for the difference of losses."""
     chance = np.random.default_rng([base_runs, runs, int(3 * ratio), pairing == "seed"])
     shared = SHARED if pairing == "seed" else 0.0
     deviations = np.hypot([OWN, OWN * ratio], shared)
@@ -110,19 +110,19 @@ def table(cells, replicates, old=False):
 
 
 def main():
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--replicates", type=int, default=2000)
-    ask.add_argument("--old-rule", action="store_true")
-    ask.add_argument("--csv", type=Path)
-    asked = ask.parse_args()
-    group_difference.DRAWS = 100  # of the exact test, which is not looked at here
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicates", type=int, default=2000)
+    parser.add_argument("--old-rule", action="store_true")
+    parser.add_argument("--csv", type=Path)
+    options = parser.parse_args()
+    group_difference.DRAWS = 100  # of the exact test, which is not used here
     parts = []
     for cell in CELLS:
-        parts.append(table([cell], asked.replicates, asked.old_rule))
+        parts.append(table([cell], options.replicates, options.old_rule))
         print(parts[-1].to_string(index=False, header=len(parts) == 1), flush=True)
-    if asked.csv:
-        asked.csv.parent.mkdir(parents=True, exist_ok=True)
-        pd.concat(parts).to_csv(asked.csv, index=False, float_format="%.4g")
+    if options.csv:
+        options.csv.parent.mkdir(parents=True, exist_ok=True)
+        pd.concat(parts).to_csv(options.csv, index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How often the interval of an event's change of loss holds the change over all held-out text.
+"""Coverage of the interval of an event's change of loss: how often it contains the change over all held-out text.
 
-Small runs shaped as the default preset are trained. At each of their events every held-out block is read by the model
-before and after, which gives the truth; then blocks are drawn again and again as a run draws them, and an interval is
-computed from each draw as `metrics.disturbance.at_event` does, once with all of its blocks and once with the first 16.
-95 % of the intervals should hold the truth. The same is asked of the eval loss before the event.
+Small runs similar to the default preset are trained. At each event all held-out blocks are evaluated before and after,
+which gives the true value; then blocks are sampled repeatedly as in a run, and an interval is computed from each sample
+as in `metrics.disturbance.at_event`, once with all of its blocks and once with the first 16. 95 % of the intervals
+should contain the true value. The same is done for the eval loss before the event.
 
-With --old the rule of before is shown too: as many blocks in a row from a random place, treated as independent.
+With --old the earlier rule is shown too: the same number of consecutive blocks, treated as independent.
 
     python tests/benchmarks/coverage_delta.py --csv tests/benchmarks/results/coverage_delta.csv
     python tests/benchmarks/coverage_delta.py --old
@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 BLOCKS = 64
-"""As many as the default preset draws."""
+"""Number of sampled blocks, as in the default preset."""
 COLUMNS = ["rule", "run", "step", "event", "delta", "error", "covered", "loss", "loss_error", "loss_covered"]
 SMALL = [
     "model.config.n_embd=48",
@@ -41,10 +41,11 @@ SMALL = [
 
 
 def losses_around_events(folder, seed, overrides):
-    """Train a run; for each event its step, what happened, and each block's summed loss before and after.
+    """Train a run and evaluate all held-out blocks before and after each event.
 
     Returns:
-        The events, the number of targets of each block, and how hard each block is.
+        For each event its step, its description, and the summed loss of each block before and after; the number of
+        targets of each block; the difficulty of each block.
     """
     import transformers
 
@@ -59,31 +60,31 @@ def losses_around_events(folder, seed, overrides):
     trainer.run()
     found, counts, held_out = [], None, trainer.evaluator.held_out
     everything = np.arange(held_out.count)
-    for step, message in by_step(trainer.state.lineage).items():
+    for step, descriptions in by_step(trainer.state.lineage).items():
         sides = []
         for after in (False, True):
             model = checkpoint.read(folder / str(run_folder.CheckpointName(step, after))).model
             sums, counts = held_out.losses(model, trainer.accelerator, everything, trainer.state.context, 64)
             sides.append(sums)
-        found.append((step, " ".join(message), *sides))
+        found.append((step, " ".join(descriptions), *sides))
     return found, counts, held_out.difficulty
 
 
 def drawn(difficulty, seed, blocks=BLOCKS):
-    """Blocks as a run draws them."""
+    """Sample blocks as in a run."""
     from pli_train.core.sampling import draw
 
     return draw(difficulty, blocks, seed)
 
 
 def first_16(difficulty, seed):
-    """The first of them, as `--blocks 16` reads them."""
+    """Return the first 16 of them, as with `--blocks 16`."""
     locations, design = drawn(difficulty, seed)
     return locations[:16], design.first(16)
 
 
 def in_a_row(difficulty, seed, blocks=BLOCKS):
-    """Neighbors from a random place, as if each had been drawn from an endless text."""
+    """Return consecutive blocks from a random position, treated as independent samples."""
     from pli_train.core.sampling import Design
 
     start = np.random.default_rng(seed).integers(len(difficulty) - blocks + 1)
@@ -91,7 +92,7 @@ def in_a_row(difficulty, seed, blocks=BLOCKS):
 
 
 def coverage(sums, counts, difficulty, rule, placements):
-    """(share of intervals that hold the mean of all blocks, the median standard error)."""
+    """Return the share of intervals that contain the mean over all blocks, and the median standard error."""
     from pli_analysis.metrics.disturbance.at_event import _interval
 
     truth, held, errors = sums.sum() / counts.sum(), 0, []
@@ -105,7 +106,7 @@ def coverage(sums, counts, difficulty, rule, placements):
 
 
 def rows(folder, seed, placements, rules, overrides=SMALL):
-    """A row for each event of a run and each rule, with the names of COLUMNS."""
+    """Yield a row for each event of a run and each rule, with the names of COLUMNS."""
     events, counts, difficulty = losses_around_events(folder, seed, overrides)
     for step, event, before, after in events:
         for rule in rules:
@@ -117,26 +118,26 @@ def rows(folder, seed, placements, rules, overrides=SMALL):
 
 
 def main():
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--runs", type=int, default=5)
-    ask.add_argument("--placements", type=int, default=200)
-    ask.add_argument("--old", action="store_true", help="also blocks in a row, treated as independent")
-    ask.add_argument("--csv", type=Path, help="write the table here too")
-    asked = ask.parse_args()
-    rules, table = [drawn, first_16] + [in_a_row] * asked.old, []
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--placements", type=int, default=200)
+    parser.add_argument("--old", action="store_true", help="show the earlier rule too")
+    parser.add_argument("--csv", type=Path, help="file to write the table to")
+    options = parser.parse_args()
+    rules, table = [drawn, first_16] + [in_a_row] * options.old, []
     print(*COLUMNS, sep="  ")
-    for seed in range(asked.runs):
+    for seed in range(options.runs):
         with tempfile.TemporaryDirectory() as folder:
-            for row in rows(Path(folder) / "run", seed, asked.placements, rules):
+            for row in rows(Path(folder) / "run", seed, options.placements, rules):
                 print(*(f"{v:.4g}" if isinstance(v, float) else v for v in row.values()), sep="  ", flush=True)
                 table.append(row)
     for rule in rules:
         shares = np.array([row["covered"] for row in table if row["rule"] == rule.__name__])
-        print(f"{rule.__name__}: intervals of delta hold the truth in {shares.min():.1%} to {shares.max():.1%}, "
+        print(f"{rule.__name__}: intervals of delta contain the truth in {shares.min():.1%} to {shares.max():.1%}, "
               f"mean {shares.mean():.1%}; {((shares >= 0.92) & (shares <= 0.98)).sum()} of {len(shares)} events "
-              "lie within 92 to 98 %", file=sys.stderr)  # fmt: skip
-    if asked.csv:
-        with asked.csv.open("w", newline="") as file:
+              "are between 92 and 98 %", file=sys.stderr)  # fmt: skip
+    if options.csv:
+        with options.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             rounded = ({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in r.items()} for r in table)

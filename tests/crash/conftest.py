@@ -1,4 +1,4 @@
-"""Runs to be killed: all of growth at once, small enough to train in two seconds, and the same runs left alone."""
+"""Fixtures of runs to kill: every kind of growth, trained in two seconds, and the same runs uninterrupted."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tests.warm import warm as warm_process
 
 KILLED_FAMILIES = ("bert", "gpt2")
 CHECKPOINTS = {"bert": {"every": 1, "full_last": 100}, "gpt2": {"every": 1}}
-"""BERT keeps all its moments, so that they are compared at each step; GPT-2 thins them out while it is killed."""
+"""BERT keeps all optimizer states, to compare them at each step; GPT-2 removes old ones while it is killed."""
 
 
 class Training:
@@ -48,10 +48,10 @@ def warm(tmp_path_factory, _cache):
 
 @pytest.fixture(scope="session")
 def toml_of(config_of, tmp_path_factory):
-    """Write the config of a run that grows in every way: `toml_of("bert")` → its file.
+    """Return a function that writes the config of a run with every kind of growth: `toml_of("bert")` → its file.
 
-    Three insertions, heads added twice, an FFN widened, a permanent swap, a longer context, layers swapped for single
-    steps, dropout, two batches to a step, a checkpoint at each.
+    The run has three insertions, heads added twice, a wider FFN, a permanent swap, a longer context, layers swapped for
+    single steps, dropout, two batches per step, and a checkpoint at each step.
     """
     folder = tmp_path_factory.mktemp("configs")
 
@@ -72,7 +72,7 @@ def toml_of(config_of, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def unkilled(toml_of, warm, tmp_path_factory):
-    """The finished run of each family that nobody disturbed."""
+    """A finished, uninterrupted run of each family."""
     folders = {}
     for family in KILLED_FAMILIES:
         folders[family] = tmp_path_factory.mktemp("unkilled") / family
@@ -82,7 +82,7 @@ def unkilled(toml_of, warm, tmp_path_factory):
 
 
 def toml(value):
-    """A value as TOML writes it in one line."""
+    """Return a value as TOML in one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items() if inner is not None) + "}"
     if isinstance(value, list | tuple):

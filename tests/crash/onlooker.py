@@ -1,4 +1,4 @@
-"""Somebody who reads at runs all the time while they are written, killed and resumed."""
+"""A thread that keeps reading a run while it is written, killed and resumed."""
 
 import threading
 import time
@@ -10,12 +10,12 @@ from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
 NOT_YET = ("no such folder", "not a run", f"has no {run_folder.LINEAGE} yet", "holds no whole checkpoint")
-"""What a reader may be told before a run has its first checkpoint."""
+"""Errors that a reader may get before a run has its first checkpoint."""
 CLOCKS = (run_folder.SECONDS, run_folder.TOKENS_PER_SECOND)
 
 
 class Story:
-    """What a run tells: names of checkpoints, lineage, scalars without clocks, drift."""
+    """Contents of a run: names of checkpoints, lineage, scalars without clocks, drift."""
 
     def __init__(self, folder):
         run = open_run(folder)
@@ -27,12 +27,12 @@ class Story:
             if tag not in CLOCKS
             for step, (_, value) in points.items()
         }
-        # What depends on the checkpoint alone: the way to it is another when some are thinned out.
+        # Only columns that depend on a single checkpoint: path lengths change when other checkpoints are removed.
         drift = api.drift(run, "head")[COLUMNS[: COLUMNS.index("part_type")]]
         self.drift = {(row[0], row[2]): row for row in drift.itertuples(index=False, name=None)}
 
     def contradicts(self, final, thinned=False):
-        """Where this is not the beginning of `final`; None when it is. When `thinned`, checkpoints may lack."""
+        """Return where this is not a prefix of `final`, or None. If `thinned`, checkpoints may be missing."""
         expected = final.checkpoints[: len(self.checkpoints)]
         if thinned:
             expected = [name for name in final.checkpoints if name in self.checkpoints]
@@ -40,20 +40,21 @@ class Story:
             return f"checkpoints {self.checkpoints}"
         if self.lineage.events != final.lineage.events[: len(self.lineage.events)]:
             return f"events {self.lineage.events}"
-        for message, at_end in ((self.scalars, final.scalars), (self.drift, final.drift)):
-            for key, value in message.items():
+        for values, at_end in ((self.scalars, final.scalars), (self.drift, final.drift)):
+            for key, value in values.items():
                 if not _same(value, at_end.get(key)):
-                    return f"{key}: {value} and finally {at_end.get(key)}"
+                    return f"{key}: {value}, but {at_end.get(key)} at the end"
         return None
 
 
 class Onlooker(threading.Thread):
-    """Reads a run over and over until told to stop.
+    """Read a run repeatedly until `stop` is called.
 
     Attributes:
-        reads: how often it saw something.
-        early: how often it was told that there is nothing yet.
-        complaints: what it should not have seen.
+        reads: number of successful reads.
+        early: number of reads before there was a checkpoint.
+        complaints: what was read but should not have been.
+        lengths: numbers of checkpoints that were read.
     """
 
     def __init__(self, folder, final, thinned=False):
@@ -74,20 +75,20 @@ class Onlooker(threading.Thread):
     def _read(self):
         try:
             story = Story(self._folder)
-        except BadInput as message:
+        except BadInput as error:
             self.early += 1
-            if self.reads or not any(known in str(message) for known in NOT_YET):
-                self.complaints.append(f"after {self.reads} looks: {message}")
+            if self.reads or not any(known in str(error) for known in NOT_YET):
+                self.complaints.append(f"after {self.reads} reads: {error}")
             return
         except Exception as error:
             self.complaints.append(repr(error))
             return
         self.reads += 1
         self.lengths.add(len(story.checkpoints))
-        if found := story.contradicts(self._final, self._thinned):
-            self.complaints.append(found)
+        if difference := story.contradicts(self._final, self._thinned):
+            self.complaints.append(difference)
 
 
 def _same(one, other):
-    """Equal, NaN to itself too."""
+    """Return whether two values are equal; NaN equals NaN."""
     return repr(one) == repr(other)

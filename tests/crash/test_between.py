@@ -1,4 +1,4 @@
-"""What may happen to a run between a kill and the resume: the clock is set, files go missing, it turns read-only."""
+"""Changes to a run between a kill and the resume: the clock is set, files are lost, folders become read-only."""
 
 import random
 import shutil
@@ -43,7 +43,7 @@ def test_a_clock_that_jumps_between_kills_changes_nothing(warm, toml_of, finals,
 
 
 def test_a_clock_that_jumps_while_training_changes_nothing(warm, toml_of, finals, tmp_path):
-    """Each look at the clock a day before the one ahead of it."""
+    """Each time the clock is read, it is a day earlier."""
     run = tmp_path / "run"
     child = warm.start("run", toml_of("gpt2"), "-o", run, drift=-DAY)
     assert child.wait() == 0, child.errors
@@ -53,7 +53,7 @@ def test_a_clock_that_jumps_while_training_changes_nothing(warm, toml_of, finals
 
 
 def killed_at_nine(warm, toml_of, folder):
-    """A run killed with nine checkpoints or a few more."""
+    """Make a run that was killed at nine checkpoints or a few more. Return its checkpoints."""
     moments = [9]
     assert kill_now_and_then(lambda: warm.start(*command(toml_of("gpt2"), folder)), moments, folder, random.Random(1))
     return [path for _, path in run_folder.checkpoints(folder)]
@@ -122,7 +122,7 @@ def test_a_run_that_lost_its_record_says_so(warm, toml_of, tmp_path):
 
 
 def test_lost_scalars_cost_no_weights(warm, toml_of, finals, tmp_path):
-    """Event files are for people: without them training goes on, and what was logged before is not there."""
+    """Event files are not needed for training: without them it resumes, but earlier scalars are lost."""
     run = tmp_path / "run"
     killed_at_nine(warm, toml_of, run)
     for path in run.glob(run_folder.SCALARS):
@@ -144,9 +144,9 @@ def test_asked_to_stop_it_checkpoints_and_goes_on_to_the_same_end(warm, toml_of,
         while child.running() and progress(run) < there + 4:
             time.sleep(0.001)
         child.kill(number)
-        if child.wait() != 0:  # else it was done with its last step already
+        if child.wait() != 0:  # otherwise it had already finished
             assert child.wait() == 130, child.errors
-            assert f"go on with: pli-train resume {run}" in child.errors
+            assert f"resume with: pli-train resume {run}" in child.errors
             stopped += 1
     child = warm.start(*command(toml, run))
     assert child.wait() == 0, child.errors
@@ -155,7 +155,7 @@ def test_asked_to_stop_it_checkpoints_and_goes_on_to_the_same_end(warm, toml_of,
 
 
 def test_a_folder_that_a_kill_left_without_its_record_is_begun_anew(warm, toml_of, finals, tmp_path):
-    """What a process writes before run.json, cut short; with anything else in it a folder is not ours to use."""
+    """Incomplete files that a process writes before run.json are overwritten; a folder with other files is refused."""
     run = tmp_path / "run"
     (run / run_folder.TOKENIZER).mkdir(parents=True)
     (run / run_folder.TOKENIZER / "tokenizer.json").write_text('{"half')

@@ -1,9 +1,9 @@
-"""Each named place in the writing of a checkpoint × each way to fail there: nothing is lost, and resume needs no aid.
+"""Every kind of failure at every named point of writing a checkpoint: nothing is lost, and resume works.
 
-The run: BERT, six steps with a checkpoint at each, one insertion. Only the newest checkpoint keeps its optimizer and
-plain ones are removed as soon as there is a newer, so that every place of `faults.BOUNDARIES` is passed. A save passes
-most places once: the third is of an ordinary checkpoint, the fourth and fifth are around the insertion, the sixth makes
-the grown one weights-only, the eighth is the last.
+The run: BERT, six steps with a checkpoint at each, one insertion. Only the newest checkpoint keeps its optimizer state,
+and plain checkpoints are removed when there is a newer one, so that every point of `faults.BOUNDARIES` is reached. A
+save reaches most points once: the third save is of an ordinary checkpoint, the fourth and fifth are around the
+insertion, the sixth removes the optimizer state after growth, the eighth is the last.
 """
 
 import os
@@ -54,7 +54,7 @@ def toml(toml_of):
 
 @pytest.fixture(scope="module")
 def unbroken(warm, toml, tmp_path_factory):
-    """What the run without faults is made of."""
+    """Contents of the run without faults."""
     run = tmp_path_factory.mktemp("unbroken") / "run"
     child = warm.start("run", toml, "-o", run, "-q")
     assert child.wait() == 0, child.errors
@@ -62,12 +62,12 @@ def unbroken(warm, toml, tmp_path_factory):
 
 
 def whole(run):
-    """Names of whole checkpoints, in order."""
+    """Return the names of complete checkpoints, in order."""
     return [str(name) for name, path in run_folder.checkpoints(run) if run_folder.flaw(path) is None]
 
 
 def recovers(warm, run, unbroken):
-    """Resume as a person would: the bytes of the run without faults, and no leftovers."""
+    """Resume, and check that the result has the bytes of the run without faults and no partial files."""
     child = warm.start("resume", run, "-q")
     assert (child.wait(), child.errors) == (0, "")
     assert content_and_record(run) == unbroken
@@ -97,7 +97,7 @@ def test_a_fault_costs_at_most_the_checkpoint_being_written(warm, toml, unbroken
         assert (code, child.errors.count("\n")) == (1, 1), child.errors
         assert child.errors.startswith("error: ")
         assert ("no space left" if kind == "enospc" else "input/output error") in child.errors
-        assert f"then go on with: pli-train resume {run}" in child.errors
+        assert f"then run: pli-train resume {run}" in child.errors
     if appeared:
         newest = run_folder.CheckpointName.parse(there[-1])
         assert newest >= run_folder.CheckpointName.parse(f"checkpoint-{SAVES[appeared - 1]}")
@@ -114,7 +114,7 @@ def test_every_place_failed_in_every_way():
 @pytest.mark.parametrize("name", THINNING)
 @pytest.mark.parametrize("kind", ["sigkill", "eio"])
 def test_a_fault_while_resume_puts_the_folder_in_order_costs_nothing(warm, toml, unbroken, tmp_path, name, kind):
-    """Killed before the thinning of a save; the resume has to do it, and is hit there."""
+    """Kill before old checkpoints are removed, so that the resume removes them; the fault is then in the resume."""
     run, log = tmp_path / "run", tmp_path / "log"
     save = ORDINARY if name.startswith("removal") else GROWN
     child = warm.start("run", toml, "-o", run, "-q", env={"PLI_FAULT": f"run-lineage-begin:sigkill:{save}"})
@@ -139,7 +139,7 @@ def test_two_faults_in_a_row_cost_no_more(warm, toml, unbroken, tmp_path):
 
 @pytest.fixture
 def read_only():
-    """Take all write permission away below a folder; given back at the end."""
+    """Remove all write permissions below a folder, and restore them at the end."""
     changed = []
 
     def lock(folder):
@@ -156,7 +156,7 @@ def read_only():
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.name != "posix", reason="needs permission bits")
 def test_a_read_only_run_is_reported_in_one_line_and_left_as_it_was(warm, toml, unbroken, tmp_path, read_only):
-    """Permission bits bind the command here even when the tests run as root."""
+    """File permissions apply to the command even if the tests run as root."""
     run = tmp_path / "run"
     child = warm.start("run", toml, "-o", run, "-q", env={"PLI_FAULT": f"renamed:sigkill:{ORDINARY}"})
     assert child.wait() == -9

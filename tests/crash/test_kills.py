@@ -1,10 +1,10 @@
-"""A run killed at any moment goes on to the bytes of the run that nobody killed, and can be read all the while.
+"""A run killed at any moment resumes to the bytes of an uninterrupted run, and can be read at any time.
 
-Moments are drawn with a seed: a number of checkpoints to wait for, uniform over the run, then a pause within about a
-step, or within start-up when they are there already. The order of data is a function of the step and no process loads
-data ahead of it, so there are no data workers that could be killed by themselves.
+Moments are drawn with a seed: a number of checkpoints to wait for, uniform over the run, then a pause of up to about
+one step, or of up to the start-up time if these checkpoints exist already. The order of data depends only on the step,
+and there are no separate data workers that could be killed alone.
 
-PLI_KILLS says how many kills (40 if left out), PLI_KILLS_SEED which moments.
+PLI_KILLS is the number of kills (default 40), PLI_KILLS_SEED the seed of the moments.
 """
 
 import hashlib
@@ -33,16 +33,16 @@ TRIALS = [(KILLED_FAMILIES[n % len(KILLED_FAMILIES)], n) for n in range(-(-KILLS
 
 @pytest.fixture(scope="module")
 def finals(unkilled):
-    """What each undisturbed run tells and is made of."""
+    """Readable contents and file contents of each uninterrupted run."""
     return {family: (Story(folder), content_and_record(folder)) for family, folder in unkilled.items()}
 
 
 @pytest.fixture(scope="module")
 def record():
-    """Progress at each kill; told when all are done."""
+    """Progress at each kill, printed at the end."""
     kills = Counter()
     yield kills
-    print(f"\n{kills.total()} kills; checkpoints there when they struck: {sorted(kills.items())}", file=sys.stderr)
+    print(f"\n{kills.total()} kills; checkpoints at each kill: {sorted(kills.items())}", file=sys.stderr)
 
 
 @pytest.mark.parametrize(("family", "number"), TRIALS, ids=[f"{family}-{number}" for family, number in TRIALS])
@@ -71,7 +71,7 @@ def test_a_run_killed_at_random_moments_ends_as_the_unkilled_one(
 
 
 def test_kills_came_all_over_the_run(record, finals):
-    """At every third of the run, and before its first checkpoint."""
+    """There are kills in every third of the run, and before its first checkpoint."""
     total = len(finals["gpt2"][0].checkpoints)
     thirds = Counter(min(3 * at // (total + 1), 2) for at in record.elements())
     assert record.total() >= KILLS and min(thirds[third] for third in range(3)) >= KILLS // 8
@@ -79,7 +79,7 @@ def test_kills_came_all_over_the_run(record, finals):
 
 
 def test_a_run_whose_older_checkpoints_are_removed_can_be_read_all_the_while(warm, toml_of, finals, tmp_path):
-    """What is removed while somebody reads is passed over; what is left is as in the run that keeps everything."""
+    """Readers skip checkpoints that are removed meanwhile; the others are as in the run that keeps all."""
     run, draw = tmp_path / "run", random.Random(SEED)
     toml = toml_of("gpt2", {"checkpoint": {"every": 1, "full_last": 1, "keep": 1}}, "thinned")
     onlooker = Onlooker(run, finals["gpt2"][0], thinned=True)
@@ -98,11 +98,11 @@ def test_a_run_whose_older_checkpoints_are_removed_can_be_read_all_the_while(war
 
 
 class Fresh:
-    """A `pli-train` in an interpreter of its own, killed like a forked one."""
+    """A `pli-train` in a new interpreter, with the interface of a forked one."""
 
     def __init__(self, *argv):
-        message = [sys.executable, "-m", "pli_train.cli", *map(str, argv), "--quiet"]
-        self._process = subprocess.Popen(message, stderr=subprocess.PIPE, text=True)
+        arguments = [sys.executable, "-m", "pli_train.cli", *map(str, argv), "--quiet"]
+        self._process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
 
     def running(self):
         return self._process.poll() is None
@@ -116,7 +116,7 @@ class Fresh:
 
 
 def test_fresh_interpreters_die_and_go_on_alike(toml_of, finals, tmp_path):
-    """What the forked commands of the other tests show holds for commands that nobody warmed up."""
+    """Commands in new interpreters behave as the forked commands of the other tests."""
     run, toml, draw = tmp_path / "run", toml_of("bert"), random.Random(SEED)
     moments = [0, 4, 9, 14]
     killed_at = kill_now_and_then(lambda: Fresh(*command(toml, run)), moments, run, draw, start_up=5)
@@ -129,9 +129,9 @@ def test_fresh_interpreters_die_and_go_on_alike(toml_of, finals, tmp_path):
 @pytest.mark.parametrize("message", [True, False], ids=["with-its-hash", "behind-its-hash"])
 @pytest.mark.parametrize("family", KILLED_FAMILIES)
 def test_one_moment_changed_between_kill_and_resume_is_noticed(warm, toml_of, finals, tmp_path, family, message):
-    """The negative control: the comparison sees one number in one moment, when resume is made to take it.
+    """Negative control: the comparison detects one changed number in a moment if resume loads it.
 
-    When the manifest still has the old hash, resume passes that checkpoint over and ends at the same bytes after all.
+    If the manifest still has the old hash, resume skips that checkpoint and ends with the same bytes.
     """
     run, toml = tmp_path / "run", toml_of(family)
     assert len(kill_now_and_then(lambda: warm.start(*command(toml, run)), [7], run, random.Random(SEED))) == 1

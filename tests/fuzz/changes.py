@@ -1,4 +1,4 @@
-"""Files changed at random: JSON bent, bytes torn, safetensors given another header."""
+"""Random changes of files: of JSON values, of bytes, and of safetensors headers."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ ODD = (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\x00\x00\x80\xff", b"\xff\xff
 
 
 def nodes(document):
-    """Every (container, key) of a JSON document."""
+    """Yield every (container, key) of a JSON document."""
     keys = document if isinstance(document, dict) else range(len(document)) if isinstance(document, list) else ()
     for key in list(keys):
         yield document, key
@@ -28,7 +28,7 @@ def nodes(document):
 
 
 def bent(document, chance):
-    """A JSON document with one thing in it changed."""
+    """Return a JSON document with one random change."""
     document = copy.deepcopy(document)
     locations = list(nodes(document))
     if not locations:
@@ -52,7 +52,7 @@ def bent(document, chance):
 
 
 def torn(data, chance):
-    """Bytes with something torn, flipped or thrown in."""
+    """Return bytes with some removed, flipped, inserted or repeated at random."""
     at, end = sorted((chance.randrange(len(data) + 1), min(len(data), chance.randrange(len(data) + 1))))
     what = chance.randrange(7)
     if what == 0:
@@ -76,7 +76,7 @@ def torn(data, chance):
 
 
 def bent_header(data, chance):
-    """A safetensors file with another header, or another length of it."""
+    """Return a safetensors file with a changed header or header length."""
     (length,) = struct.unpack("<Q", data[:8])
     header, rest = data[8 : 8 + length], data[8 + length :]
     what = chance.randrange(5)
@@ -95,7 +95,7 @@ def bent_header(data, chance):
 
 
 def renamed(header, chance):
-    """Tensors under the names of a wrapped model, all of them or some, the wrappers' or what looks like them."""
+    """Rename all or some tensors as wrapped models do, with real or similar prefixes and suffixes."""
     wrapper, all_of_them = chance.choice(WRAPPERS), chance.random() < 0.5
 
     def name(plain):
@@ -106,26 +106,27 @@ def renamed(header, chance):
         at = chance.choice((0, plain.find(".") + 1))
         return f"{plain[:at]}{wrapper}.{plain[at:]}"
 
-    return {name(plain): message for plain, message in header.items()}
+    return {name(plain): entry for plain, entry in header.items()}
 
 
 def retyped(header, chance):
-    """A tensor with numbers of another type, and of as many as its bytes are then."""
+    """Change the dtype of a tensor, and usually its shape to fit its bytes."""
     name = chance.choice([name for name in header if name != "__metadata__"])
-    message, (type, size) = header[name], chance.choice(TYPES)
-    shape = message.get("shape", [])
+    entry, (type, size) = header[name], chance.choice(TYPES)
+    shape = entry.get("shape", [])
     if shape and (shape[-1] * 4) % size == 0 and chance.random() < 0.9:
         shape = [*shape[:-1], shape[-1] * 4 // size]
-    return header | {name: message | {"dtype": type, "shape": shape}}
+    return header | {name: entry | {"dtype": type, "shape": shape}}
 
 
 def not_finite(data, chance):
-    """A number of the weights that is not finite, or is beyond all others."""
+    """Replace one number of the weights by NaN, an infinity or the largest float32."""
     at = len(data) - 4 * chance.randrange(1, max(len(data) // 8, 2))
     return data[:at] + chance.choice(ODD) + data[at + 4 :]
 
 
 def mutated(path, data, chance):
+    """Return the content of a file with a random change that suits its format."""
     if path.suffix == ".safetensors":
         if chance.random() < 0.1:
             return not_finite(data, chance)

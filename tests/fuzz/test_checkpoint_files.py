@@ -1,6 +1,6 @@
-"""Broken and hostile files: reading gives content or one named error, and nothing else happens on the way.
+"""Broken and hostile checkpoint files: reading returns content or raises one named error, without side effects.
 
-An audit hook watches what Python itself is asked to do meanwhile. What libraries load lazily is loaded before it looks.
+An audit hook records what Python does meanwhile. Lazy imports of libraries are done before.
 """
 
 import functools
@@ -44,7 +44,7 @@ def on_progress():
 
 @pytest.fixture(scope="module")
 def run(small_run):
-    """A run to be read, in a process that has loaded what a config that names another family would load."""
+    """A run to read, in a process that has already imported the modules of all model families."""
     import einops._torch_specific  # noqa: F401
     import google_crc32c  # noqa: F401
 
@@ -52,7 +52,7 @@ def run(small_run):
         safe_loading.declared(name)
         if (task := anatomy.family(name).task) in AUTO_CLASS:
             config = transformers.AutoConfig.for_model(name)
-            config.architectures = config.architectures or []  # some classes choose by them
+            config.architectures = config.architectures or []  # some classes need them
             with torch.device("meta"):
                 getattr(transformers, AUTO_CLASS[task]).from_config(config)
     return small_run
@@ -90,7 +90,7 @@ def read_everything(run):
 
 
 def attack(run, file, cases, seed, on_progress, read=read_everything):
-    """Read a run with one of its files changed, again and again; returns how often it still gave all content."""
+    """Change one of a run's files at random and read the run, `cases` times. Count the cases with all content."""
     path, chance = run / file, random.Random(f"{file} {cases} {seed}")
     good, manifest = path.read_bytes(), (run / AT / run_folder.MANIFEST).read_bytes()
     before, whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 0
@@ -101,7 +101,7 @@ def attack(run, file, cases, seed, on_progress, read=read_everything):
         believed = path.parent.name == AT and path.name != run_folder.MANIFEST and chance.random() < 0.8
         if believed:
             vouch(path)
-        began = time.process_time()  # work, and not waiting for a busy machine
+        began = time.process_time()  # CPU time, which does not depend on other processes
         try:
             gave = on_progress.during(run, lambda: read(run))
         except Exception as error:
@@ -119,7 +119,8 @@ def attack(run, file, cases, seed, on_progress, read=read_everything):
 def load_tokenizer(run):
     cache.root().mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(cache.root()))  # the copy that is read lies where the watch allows it
+        # The temporary copy must be in a folder that the audit hook allows.
+        patch.setattr(tempfile, "tempdir", str(cache.root()))
         try:
             tokenizer.load(str(run / run_folder.TOKENIZER))
         except PliError:
@@ -129,7 +130,7 @@ def load_tokenizer(run):
 
 @pytest.mark.parametrize("file", [*FILES, INDEX, *TOKENIZER])
 def test_a_broken_file_is_a_named_error_without_side_effects(run, run_in_shards, file, on_progress, fuzz_cases):
-    """`auto_map`, classes by name and paths that lead out are among the changes."""
+    """The changes include `auto_map`, names of classes, and paths out of the folder."""
     folder = run_in_shards if file == INDEX else run
     read = load_tokenizer if file in TOKENIZER else read_everything
     attack(folder, file, 300 if fuzz_cases >= 1000 else 20, "warm", Blind(), read)
@@ -159,7 +160,7 @@ def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run,
 
 
 def test_the_watch_sees_what_it_is_there_for(run, on_progress, tmp_path):
-    """The negative control: a path outside, an import and a pickle do not escape it."""
+    """Negative control: the audit hook records a path outside, an import and a pickle."""
     import pickle
 
     (tmp_path / "outside").write_bytes(pickle.dumps(Path("/")))

@@ -1,4 +1,4 @@
-"""Broken event files: what is whole is read, what is not is counted, and nothing crashes, hangs or fills the memory."""
+"""Broken event files: valid records are read, others are counted; nothing crashes, hangs or exhausts memory."""
 
 import random
 import resource
@@ -18,7 +18,7 @@ SECONDS, MEMORY = 2.0, 2**30
 
 
 def decoded(data):
-    """tag → {step: (wall time, value)}, how many records are damaged, and bytes passed over; no file is read."""
+    """Return tag → {step: (wall time, value)}, the number of damaged records, and skipped bytes, without a file."""
     segment, damaged, at, skipped = events.Segment({}), 0, 0, 0
     while at is not None:
         found = records.find(data[at:])
@@ -36,10 +36,10 @@ def decoded(data):
 points = st.tuples(st.integers(-5, 2**40), st.sampled_from(["a", "loss/é", "x" * 120, ""]), st.floats(width=32))
 
 
-@settings(deadline=None)  # the first reading imports protobuf
+@settings(deadline=None)  # the first call imports protobuf
 @given(st.lists(st.lists(points, min_size=1, max_size=3), max_size=30), st.floats(allow_nan=False))
 def test_every_scalar_is_read_as_it_was_written(logged, wall_time):
-    """Against a plain loop; some records hold several values, which only protobuf can tell."""
+    """Compared with a plain loop. Some records have several values, which only protobuf decodes."""
     data, expected = b"", {}
     for each in logged:
         step = each[0][0]
@@ -67,7 +67,7 @@ def good():
 
 @pytest.fixture(scope="module")
 def in_tensors():
-    """The same points as TensorFlow 2 writes them."""
+    """The same points in TensorFlow 2's format."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -84,7 +84,7 @@ def in_tensors():
 
 
 def reframed(data, chance):
-    """One record with another length or payload, its checksums made to fit."""
+    """Return data with a changed length or payload of one record, and matching checksums."""
     found = records.find(data)
     number = chance.randrange(len(found.starts))
     start, length = int(found.starts[number]), int(found.lengths[number])
@@ -98,13 +98,13 @@ def reframed(data, chance):
 
 
 def in_words(values):
-    """Where NaN equals itself."""
+    """Return whether values are equal; NaN equals NaN."""
     return {tag: repr(points) for tag, points in values.items()}
 
 
 @pytest.mark.parametrize("kind", ["good", "in_tensors"])
 def test_broken_event_files(kind, request, fuzz_cases, tmp_path, monkeypatch):
-    """Read at once and by pieces: both never fail, and find the same."""
+    """Reading at once and in parts never fails, and both give the same result."""
     good = request.getfixturevalue(kind)
     monkeypatch.setattr(reading, "CHUNK", 2048)
     path = tmp_path / "events.out.tfevents.1.host.1.0"
@@ -120,14 +120,14 @@ def test_broken_event_files(kind, request, fuzz_cases, tmp_path, monkeypatch):
         assert time.process_time() - began < SECONDS, number
         assert in_words(by_segments.values) == in_words(values), number
         message = f"{path}: {damaged} damaged record{'s' * (damaged > 1)}"
-        message += f", and {skipped:,} bytes passed over behind a wrong length" if skipped else ""
+        message += f", and {skipped:,} bytes skipped after a wrong length" if skipped else ""
         assert by_segments.damaged == [message] * (damaged > 0), number
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < MEMORY
 
 
 @pytest.mark.parametrize("kind", ["good", "in_tensors"])
 def test_broken_records_say_what_protobuf_makes_of_them(kind, request, fuzz_cases, monkeypatch):
-    """Payloads changed at random under right checksums, decoded together and one by one."""
+    """Payloads changed at random with correct checksums, decoded together and one by one."""
     data, chance = request.getfixturevalue(kind), random.Random(fuzz_cases + 1)
     for number in range(fuzz_cases):
         bad = reframed(data, chance)
@@ -152,7 +152,7 @@ def test_every_flip_of_a_byte_is_reported_and_costs_one_record_or_the_rest(good)
 
 
 def test_records_behind_a_wrong_length_are_read(good, tmp_path):
-    """As far as TensorBoard's own reader comes, which ends there, and then on."""
+    """Up to the damage the result equals that of TensorBoard's reader, which stops there; this reader continues."""
     whole = records.find(good)
     path = tmp_path / "events.out.tfevents.1.host.1.0"
     head = int(whole.starts[90]) - records.HEAD
@@ -164,16 +164,16 @@ def test_records_behind_a_wrong_length_are_read(good, tmp_path):
     assert values["loss"].pop(30)
     assert in_words(found.values) == in_words(values)
     size = int(whole.lengths[90]) + records.FRAME
-    assert found.damaged == [f"{path}: 1 damaged record, and {size} bytes passed over behind a wrong length"]
+    assert found.damaged == [f"{path}: 1 damaged record, and {size} bytes skipped after a wrong length"]
 
 
 def test_a_hole_of_zeros_is_passed_over(good, tmp_path):
-    """As a machine leaves it that lost its power: the file is as long as it was to be, but not all was written."""
+    """After a power failure: the file has its final length, but some blocks were not written."""
     path = tmp_path / "events.out.tfevents.1.host.1.0"
     path.write_bytes(good + bytes(5000) + framed(event(99, [("loss", 1.0)])))
     found = reading.read(path)
     assert found.at("loss", 99) == 1.0 and len(found.of("loss").steps) == 61
-    assert found.damaged == [f"{path}: 1 damaged record, and 5,000 bytes passed over behind a wrong length"]
+    assert found.damaged == [f"{path}: 1 damaged record, and 5,000 bytes skipped after a wrong length"]
 
 
 def test_a_wrong_length_at_the_end_is_counted_with_its_bytes(good, tmp_path):
@@ -182,7 +182,7 @@ def test_a_wrong_length_at_the_end_is_counted_with_its_bytes(good, tmp_path):
     reader = reading.Reader(path)
     for _ in range(2):
         found = reader.update()
-        assert found.damaged == [f"{path}: 1 damaged record, and 100 bytes passed over behind a wrong length"]
+        assert found.damaged == [f"{path}: 1 damaged record, and 100 bytes skipped after a wrong length"]
     with path.open("ab") as file:
         file.write(framed(event(99, [("loss", 1.0)])))
     assert reader.update().at("loss", 99) == 1.0

@@ -1,4 +1,4 @@
-"""Broken and hostile files of others: what reads foreign checkpoints gives content or one named line, nothing else."""
+"""Broken and hostile files of other libraries: readers return content or raise a one-line error."""
 
 import functools
 import random
@@ -33,13 +33,13 @@ def output(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_progress():
-    """In a process that has loaded what a config that tells of other heads would load."""
+    """An audit hook, after the lazy imports that a config with other heads would need."""
     axes.rows(np.zeros((4, 2)), "(head dim) model", "head", {"head": 2})
     return Watch()
 
 
 def folder_for(file, output, to):
-    """A copy in which there is such a file at `AT`: shards for an index, a lineage everywhere for a lineage."""
+    """Copy the run so that `AT` has this file: shards for an index, a lineage in each checkpoint for a lineage."""
     copy = Path(shutil.copytree(output, to))
     if file == run_folder.WEIGHTS_INDEX:
         model = AutoModelForCausalLM.from_pretrained(copy / AT)

@@ -1,4 +1,4 @@
-"""Models of random layouts: layers are found by names where there are some, and every weight of them is measured."""
+"""Models of random layouts: layers are found by their names, and all of their weights are measured."""
 
 import json
 import random
@@ -15,7 +15,7 @@ WORDS = ["layers", "h", "blocks", "mixer", "attn", "mlp", "w", "norm", "experts"
 
 
 def layout(chance):
-    """(shapes, path of the stack, depth): blocks with a norm in common, some tensors of a kind each, other things."""
+    """Return (shapes, path of the stack, depth): blocks with a common norm and tensors by kind, and other tensors."""
     path = ".".join(chance.choice(WORDS[:4]) for _ in range(chance.randrange(1, 4)))
     depth, width = chance.randrange(2, 12), chance.randrange(1, 5)
     kinds = [
@@ -44,7 +44,7 @@ def test_the_stack_of_a_random_layout_is_found(fuzz_cases):
 
 
 def test_names_at_random_make_lists_or_none(fuzz_cases):
-    """Every list is one: its blocks are numbered from 0 without a gap, and no list lies within another's block."""
+    """In every list blocks are numbered from 0 without gaps, and no list is inside a block of another."""
     chance = random.Random(1)
     found = 0
     for _ in range(max(2000, fuzz_cases)):
@@ -77,11 +77,11 @@ def test_a_random_layout_is_measured_or_refused_in_a_line(tmp_path, monkeypatch)
         try:
             stack = run.lineage.stack
         except BadInput as error:
-            assert "no weight matrix in common" in str(error), error  # nothing but norms and vectors
+            assert "no weight matrix in common" in str(error), error  # only norms and vectors
             continue
         assert len(stack) == depth
         if stack != sorted(stack):
-            continue  # layers of a few numbers look like one another
+            continue  # layers of a few numbers are too similar
         found = api.drift(run).query("step == 2").set_index("part")["relative_l2"]
         for index, id in enumerate(stack):
             names = [name for name in shapes if name.startswith(f"{path}.{index}.")]

@@ -1,4 +1,4 @@
-"""Broken tables and states that others log to: read, passed over with a line, or refused in one; nothing else."""
+"""Broken logs of other libraries: tables and states are read, skipped with a line, or refused with a one-line error."""
 
 import json
 import random
@@ -52,7 +52,7 @@ CELLS = (
 
 
 def changed(path, data, chance):
-    """A file with cells, rows or bytes changed."""
+    """Return a file's content with changed cells, rows or bytes."""
     if path.suffix == ".json":
         return mutated(path, data, chance)
     if chance.random() < 0.4:
@@ -75,7 +75,7 @@ def changed(path, data, chance):
 
 
 def points(folder, path):
-    """How many points are read of a file, alone and in its folder; a named error is none."""
+    """Return how many points are read from a file, alone and in its folder; 0 after a named error."""
     count = 0
     for asked in (path, folder):
         try:

@@ -1,4 +1,4 @@
-"""Broken and hostile files of text: reading gives documents or one named line, in bounded time and memory."""
+"""Broken and hostile text files: reading returns documents or raises a one-line error, in bounded time and memory."""
 
 import csv
 import gzip
@@ -53,7 +53,7 @@ GOOD = {
 
 
 def changed(name, data, chance):
-    """A file with something wrong in it; of what holds JSON, more often a document that is bent."""
+    """Return a changed file; JSON files often stay valid JSON with a changed value."""
     if name == "a.jsonl" and chance.random() < 0.5:
         rows = list(ROWS)
         at = chance.randrange(len(rows))
@@ -67,7 +67,7 @@ def changed(name, data, chance):
 
 
 def read(path):
-    """All documents, or None where the file is refused."""
+    """Return all documents, or None if the file is refused."""
     try:
         found = texts.of_path(path, "text", "data.text_column")
         return ["".join(segment.text for segment in segments) for segments in found.documents(~found.is_blank)]
@@ -85,7 +85,7 @@ def test_a_broken_text_is_read_or_refused_in_a_line(name, fuzz_cases, tmp_path):
     for number in range(fuzz_cases):
         bad = changed(name, GOOD[name], chance)
         path.write_bytes(bad)
-        began = time.process_time()  # work, and not waiting for a busy machine
+        began = time.process_time()  # CPU time, which does not depend on other processes
         try:
             refused += read(path) is None
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Broken configs: changes of the text of a preset."""
+"""Broken configs: random changes to the text of a preset."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""A `trainer_state.json` changed at random: what reads it as a history gives content or one named line, no more."""
+"""Random changes of `trainer_state.json`: readers of its history return content or raise a one-line error."""
 
 import json
 import random
@@ -31,13 +31,13 @@ def output(tmp_path_factory):
 
 
 def logged(path):
-    """What the only run at a path logged."""
-    ((_, found),) = paths.logged(path)
-    return found
+    """Return what the only run at a path logged."""
+    ((_, scalars),) = paths.logged(path)
+    return scalars
 
 
 def changed(good, chance):
-    """A file with up to three things in it changed, mostly so that it stays JSON."""
+    """Return a file's content with up to three changes, mostly valid JSON."""
     if chance.random() < 0.2:
         return torn(good, chance)
     document = json.loads(good)
@@ -63,14 +63,14 @@ def readers(output):
 
 
 def sound(scalars):
-    """Steps rise and fit, tokens that are told are counts."""
+    """Check that steps increase and tokens are positive."""
     for of in scalars.columns.values():
         assert len(of.steps) and (np.diff(of.steps) > 0).all() and of.steps[0] >= 0
     assert (scalars.of(run_folder.TOKENS).values > 0).all()
 
 
 def read_everything(output):
-    """How many readers gave content; every other one gave a named error."""
+    """Return the number of readers that return content; all others must raise a named error."""
     gave = 0
     for reader in readers(output):
         try:

@@ -1,4 +1,4 @@
-"""What Python itself is asked to do while a file is read: open a path, import, unpickle, execute."""
+"""Audit hook that records what Python does while a file is read: open paths, import, unpickle, execute."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ SECONDS, MEMORY = 2.0, 2**30
 
 
 class Watch:
-    """What the interpreter was asked to do while it looked."""
+    """Record file accesses outside a folder, and execution of code, during a call."""
 
     def __init__(self):
         self.root, self.seen = None, []
@@ -39,7 +39,7 @@ class Watch:
 
 
 class Blind:
-    """Looks away, while libraries load what they load lazily."""
+    """Record nothing. Used first, while libraries do their lazy imports."""
 
     seen = ()
 

@@ -182,13 +182,13 @@ def test_heads_grow_in_one_s_own_loop_on_a_hugging_face_model():
     ("growth", "on", "line"),
     [
         (lambda: Growth("0.25@x"), {}, "'0.25@x' is not WHEN@INDEX"),
-        (lambda: Growth("1@1", initializer="clone"), {}, "did you mean 'initializer'"),
+        (lambda: Growth("1@1", initialzer="clone"), {}, "did you mean 'initializer'"),
         (lambda: Growth("0.5@1"), {}, "a share of training needs total_steps"),
         (lambda: Growth("5@1"), {"total_steps": 4}, "outside training, which has 4 steps"),
-        (lambda: Growth("1@1", initializer="identity"), {}, "needs a family whose table"),
+        (lambda: Growth("1@1", initializer="identity"), {}, "needs a family whose parameter table"),
         (lambda: Growth("1@7"), {}, "index 7 is outside the stack"),
         (lambda: Growth("1@1", swapping={"probability": 0.5}), {}, "`pli-train run` only"),
-        (lambda: Growth([{"at": 1, "operator": "context", "to": 8}]), {}, "up to your own data"),
+        (lambda: Growth([{"at": 1, "operator": "context", "to": 8}]), {}, "the context length is set by your own data"),
         (lambda: Growth("1@1"), {"stack": "layers"}, "no list of equal blocks there"),
     ],
 )
@@ -200,7 +200,7 @@ def test_what_cannot_be_done_is_said_in_one_line(growth, on, line):
 
 def test_a_wrapped_model_and_a_rewind_without_a_curve_are_refused():
     model = MLP()
-    with pytest.raises(BadInput, match="grow the bare model"):
+    with pytest.raises(BadInput, match="pass the bare model"):
         Growth("1@1").on(nn.DataParallel(model), torch.optim.SGD(model.parameters(), lr=0.1))
     growing = Growth("1@1", learning_rate="rewind").on(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(BadInput, match="LambdaLR"):

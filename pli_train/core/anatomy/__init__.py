@@ -1,20 +1,20 @@
 """Anatomy: which slice of which tensor belongs to which layer, head or FFN. One table per model family.
 
-Each family is one table, `<model_type>.toml` beside this file. For every tensor of a layer it gives an einops pattern
-of the tensor's axes, in which these factors say where the parts lie:
+Each family has one table, `<model_type>.toml` in this folder. For every tensor of a layer, the table gives an einops
+pattern of the tensor's axes. These factors of the pattern locate the parts:
 
-    head             heads, each with keys and values of its own
+    head             heads with their own keys and values
     group, member    grouped-query attention: groups that share keys and values, and the heads of a group
     dim              the size of a head
-    qkv              the three of a fused projection
-    unit, gate       units of the FFN, and the two of a fused gated projection
+    qkv              the three projections of a fused Q/K/V tensor
+    unit, gate       units of the FFN, and the two projections of a fused gated tensor
 
-A factor of any other name is an axis that no part is counted along. `*` in a name stands for a number: the experts of a
-mixture. A model without a table can still be grown by layers: `discover` finds its stack.
+Any other factor is an axis that is not split into parts. `*` in a tensor's name stands for a number, such as that of an
+expert in a mixture. A model without a table can still grow by layers: `discover` finds its stack.
 
-A table serves reading (`family`), and training too (`to_train`) where growth of the family is tested: `grows`.
+`family` returns a table for analysis. `to_train` returns one for training, if growth of the family is tested (`grows`).
 
-No torch here: the same tables serve training and reading.
+This package does not import torch, because analysis reads the tables without it.
 """
 
 from __future__ import annotations
@@ -39,39 +39,42 @@ KINDS = ("attention", "ffn", "norms")
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One family's table.
+    """The table of one model family.
 
     Attributes:
-        model_type: what `config.json` calls the family.
+        model_type: the family's name in `config.json`.
         task: the objective that the family is pre-trained with: `masked-lm`, `causal-lm` or `image-classification`.
-        norm: `pre` or `post`: whether norms come before a residual branch or after the residual sum.
-        stack: dotted path of the layers' ModuleList, below the base model.
-        config: what the family's config calls `depth`, `heads`, `hidden` and `units` (the FFN's width), and where it
-            has them: `positions`, `positions_after` (names a token id; positions count on from it), `image` and
-            `patch` (their sizes), `groups`, `head_dim` (where a config may state it, whatever hidden and heads are),
-            `layer_types` (a type a layer).
-        tensors: name within a layer → (kind of part, einops pattern of its axes). Biases among them may be missing in
-            a model whose config switches them off.
-        live: what a layer's modules call their own sizes: dotted path within a layer → product of factors.
-        identity: `zero`: the modules whose output joins the residual stream; post-LN only: `first_norm` and
-            `last_norm` of a layer, and `below`, the norm under the stack, below the base model.
-        bottom: `missing`: modules that layer 0 lacks → the module of a layer whose shape they have above it.
-        bottom_only: tensors that layer 0 alone has.
-        given: fields of the config → the value they must have for the table to hold.
-        heads_divide_width: whether the config refuses heads that do not, whatever size it states for them.
-        rotary: the share of a head's dimensions that rotary positions turn, unless the config says another; 0 for none.
-        qk_norm: whether every head's queries and keys are normalized before their product, or the field of the config
-            that says so.
-        layer_type: dotted path of the attribute in which a layer keeps its entry of `layer_types`.
-        saved: where `save_pretrained` writes other names: its `stack`, and modules of a layer as written → as here.
-        stacks: of a model that has several, path of each below the base model → what its `config` has otherwise.
-        layout: fields of the config → the value with which tensors are laid out as the table says.
-        rows: name of a tensor that holds several, one above the other → their names in `tensors`, in order.
-        rotary_pairs: which dimensions rotary positions turn together: `halves` (i and i + half of them) or `adjacent`.
-        heeded: fields that the family's layers heed though its config declares none of them.
-        note: what a reader of measures must know about this family, in one line.
+        norm: `pre` if norms come before a residual branch, `post` if they come after the residual sum.
+        stack: dotted path of the layers' ModuleList, relative to the base model.
+        config: the names of the family's config fields for `depth`, `heads`, `hidden` and `units` (the FFN's width),
+            and if the config has them: `positions`, `positions_after` (the token id after which positions start),
+            `image` and `patch` (their sizes), `groups`, `head_dim` (if it can be set independently of hidden and
+            heads), `layer_types` (one type per layer).
+        tensors: name within a layer → (kind of part, einops pattern of its axes). Biases may be missing in a model
+            whose config disables them.
+        live: attributes in which a layer's modules store sizes: dotted path within a layer → product of factors.
+        identity: `zero`: the modules whose output is added to the residual stream; for post-LN only: `first_norm` and
+            `last_norm` of a layer, and `below`, the norm before the first layer, relative to the base model.
+        bottom: `missing`: modules that layer 0 lacks → the module of a layer that has the same shape in other layers.
+        bottom_only: tensors that only layer 0 has.
+        given: config fields → the value that the table requires.
+        heads_divide_width: whether the config requires the hidden size to be a multiple of the number of heads, even
+            if it sets the size of a head.
+        rotary: the default share of a head's dimensions that rotary positions rotate; 0 without rotary positions.
+        qk_norm: whether queries and keys of each head are normalized before their product, or the name of the config
+            field that decides it.
+        layer_type: dotted path of the attribute in which a layer stores its entry of `layer_types`.
+        saved: names that `save_pretrained` writes differently: its `stack`, and the modules of a layer, from the
+            saved name to the name in this table.
+        stacks: for a model with several stacks: path of each relative to the base model → its entries of `config` that
+            differ.
+        layout: config fields → the value for which tensors are laid out as in the table.
+        rows: name of a tensor that stacks several tensors along its rows → their names in `tensors`, in order.
+        rotary_pairs: which dimensions rotary positions rotate together: `halves` (i and i + half) or `adjacent`.
+        heeded: fields that the family's layers read although its config does not declare them.
+        note: a one-line caution for readers of measurements of this family.
         grows: whether growth in training is tested; if not, the table is for analysis only.
-        by_name: whether it is no table, but layers found by the names of tensors: see `pli_train.core.anatomy.names`.
+        by_name: whether the layers were found by tensor names instead of a table: see `pli_train.core.anatomy.names`.
     """
 
     model_type: str
@@ -103,7 +106,7 @@ class Anatomy:
         return hash((self.model_type, self.stack, len(self.tensors)))
 
     def at(self, stack: str) -> Anatomy:
-        """The same table for one of the family's stacks.
+        """Return the table for one of the family's stacks.
 
         >>> family("t5").at("decoder.block").config["depth"]
         'num_decoder_layers'
@@ -111,21 +114,21 @@ class Anatomy:
         return replace(self, stack=stack, config=self.config | self.stacks.get(stack, {}))
 
     def naming(self, names: Iterable[str]) -> Anatomy:
-        """The same table with every `*` in the name of a tensor replaced by the numbers that are there.
+        """Return the table with every `*` in a tensor's name replaced by the numbers that occur in `names`.
 
         Args:
-            names: of tensors within a layer.
+            names: names of tensors within a layer.
         """
-        wild = {_wild(name): message for name, message in self.tensors.items() if "*" in name}
+        wild = {_wild(name): entry for name, entry in self.tensors.items() if "*" in name}
         if not wild:
             return self
-        there = {n: message for n in sorted(set(names)) for pattern, message in wild.items() if pattern.fullmatch(n)}
-        return replace(self, tensors={n: message for n, message in self.tensors.items() if "*" not in n} | there)
+        named = {n: entry for n in sorted(set(names)) for pattern, entry in wild.items() if pattern.fullmatch(n)}
+        return replace(self, tensors={n: entry for n, entry in self.tensors.items() if "*" not in n} | named)
 
     def locate(self, name: str) -> tuple[str, int, str] | None:
         """Split a parameter's full name into (path of the stack, index, name within the layer).
 
-        None for a parameter outside the stack.
+        Return None for a parameter outside the stack.
 
         >>> family("bert").locate("bert.encoder.layer.3.output.dense.bias")
         ('bert.encoder.layer', 3, 'output.dense.bias')
@@ -135,36 +138,36 @@ class Anatomy:
         ('vit.encoder.layer', 3, 'attention.q_proj.bias')
         """
         for stack in filter(None, (self.stack, self.saved.get("stack"))):
-            if found := _stack_pattern(stack, self.by_name).match(name):
-                module, _, last = found["inner"].rpartition(".")
+            if match := _stack_pattern(stack, self.by_name).match(name):
+                module, _, last = match["inner"].rpartition(".")
                 inner = (
-                    f"{self.saved[module]}.{last}" if stack != self.stack and module in self.saved else found["inner"]
+                    f"{self.saved[module]}.{last}" if stack != self.stack and module in self.saved else match["inner"]
                 )
-                return found["path"], int(found["index"]), inner
+                return match["path"], int(match["index"]), inner
         return None
 
     def by_id(self, name: str, stack: Sequence[str]) -> str:
-        """The parameter's name with the layer's id in place of its index, so that it survives an insertion.
+        """Return the parameter's name with the layer's id instead of its index, so that insertions do not change it.
 
         >>> family("gpt2").by_id("transformer.h.1.ln_1.bias", ["a", "c", "b"])
         'transformer.h.<c>.ln_1.bias'
         """
-        position = self.locate(name)
-        return f"{position[0]}.<{stack[position[1]]}>.{position[2]}" if position else name
+        location = self.locate(name)
+        return f"{location[0]}.<{stack[location[1]]}>.{location[2]}" if location else name
 
     def sizes(self, config: object) -> dict[str, int]:
-        """How many of each countable factor a model's layers have: `head`, `group`, `member`, `qkv` and `gate`.
+        """Return how many `head`, `group`, `member`, `qkv` and `gate` a model's layers have.
 
-        Without shared keys and values a head is a group of one. A model without heads has 0 of them.
+        Without shared keys and values, each head is its own group. A model without heads has 0 heads and groups.
 
         Args:
-            config: a Hugging Face config, or what is in its `config.json`.
+            config: a Hugging Face config, or the content of its `config.json`.
 
         >>> family("llama").sizes({"num_attention_heads": 8, "num_key_value_heads": 2})
         {'head': 8, 'group': 2, 'member': 4, 'qkv': 3, 'gate': 2}
 
         Raises:
-            BadInput: when the config does not say how many heads there are, or heads do not divide among groups.
+            BadInput: if the config has no valid number of heads, or it is not a multiple of the number of groups.
         """
         if "heads" not in self.config:
             return {"head": 0, "group": 0, "member": 1, **FUSED}
@@ -178,10 +181,10 @@ class Anatomy:
         return {"head": heads, "group": groups, "member": heads // groups, **FUSED}
 
     def rotated(self, config: Mapping[str, Any]) -> float:
-        """The share of a head's dimensions that rotary positions turn.
+        """Return the share of a head's dimensions that rotary positions rotate.
 
         Args:
-            config: what is in a model's `config.json`. Releases of transformers before 5 call it otherwise.
+            config: the content of a model's `config.json`. Both names are read: those of transformers 5, and older.
 
         >>> family("gpt_neox").rotated({"rope_parameters": {"partial_rotary_factor": 0.5}})
         0.5
@@ -190,19 +193,19 @@ class Anatomy:
         """
         if not self.rotary:
             return 0.0
-        message = config.get("rope_parameters")
-        message = message if isinstance(message, Mapping) else {}
+        rope = config.get("rope_parameters")
+        rope = rope if isinstance(rope, Mapping) else {}
         usual = config.get("partial_rotary_factor", config.get("rotary_pct", self.rotary))
         turned, hidden = config.get("rotary_dim"), config.get(self.config.get("hidden", ""))
         if isinstance(turned, int) and isinstance(hidden, int) and hidden > 0 and "heads" in self.config:
             usual = turned * self.sizes(config)["head"] / hidden
-        share = message.get("partial_rotary_factor", usual)
+        share = rope.get("partial_rotary_factor", usual)
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise BadInput(f"the config of this {self.model_type} turns a share of {share!r} of a head's dimensions")
         return float(share)
 
     def normalized(self, config: Mapping[str, Any]) -> bool:
-        """Whether queries and keys are normalized before their product.
+        """Return whether queries and keys are normalized before their product.
 
         >>> family("qwen3").normalized({}), family("phi").normalized({"qk_layernorm": True})
         (True, True)
@@ -211,11 +214,11 @@ class Anatomy:
 
     @property
     def first_index(self) -> int:
-        """The lowest index that a layer can be inserted at: above a bottom layer that lacks something."""
+        """The lowest index at which a layer can be inserted: 1 if layer 0 lacks a module, else 0."""
         return 1 if self.bottom else 0
 
     def positions(self, config: object) -> int | None:
-        """How many tokens a block may have, or an image makes; None where the config does not say.
+        """Return the maximum number of tokens in a block, or those of an image; None if the config has no limit.
 
         >>> family("vit").positions({"image_size": 8, "patch_size": 2})
         17
@@ -233,17 +236,17 @@ class Anatomy:
         return int(positions)
 
     def split(self, name: str, tensor: Any, sizes: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
-        """Cut one tensor of a layer into the parts it belongs to; every element goes to exactly one.
+        """Split one tensor of a layer into its parts; every element belongs to exactly one part.
 
         Args:
-            name: its name within the layer.
-            tensor: a numpy array or a torch tensor of the shape that the model keeps.
-            sizes: of the layer, as `sizes` gives them.
+            name: the tensor's name within the layer.
+            tensor: a numpy array or a torch tensor with the shape that the model uses.
+            sizes: sizes of the layer, as returned by `sizes`.
 
         Yields:
-            (part, values): part is `h0`, `h1`, … for what belongs to one head; `g0`, `g1`, … for the keys and values
-            that the heads of a group share; else `attention`, `ffn`, `norms`, or `other` for a tensor that the table
-            does not name. Head h of group g is number g · member + h. A group of one is its head.
+            (part, values): part is `h0`, `h1`, … for one head; `g0`, `g1`, … for the keys and values shared by the
+            heads of a group; else `attention`, `ffn`, `norms`, or `other` for a tensor that is not in the table. Head h
+            of group g has number g · member + h. A group of one head is called by its head.
         """
         if name in self.rows:
             for inner, (start, stop) in self.stretches(name, tensor.shape[0], sizes).items():
@@ -253,46 +256,46 @@ class Anatomy:
         if not owners:
             yield labels[0], tensor
             return
-        from einops import rearrange  # imported here because the tables alone must stay light to read
+        from einops import rearrange  # imported here because reading a table alone must stay fast
 
         axes = self.tensors[name][1]
         names = factors(axes)
         rest = " ".join(name for name in names if name not in owners)
         known = {name: sizes[name] for name in names if name in sizes}
-        cut = rearrange(tensor, f"{axes} -> ({' '.join(owners)}) ({rest})", **known)
-        yield from zip(labels, cut, strict=True)
+        slices = rearrange(tensor, f"{axes} -> ({' '.join(owners)}) ({rest})", **known)
+        yield from zip(labels, slices, strict=True)
 
     def stretches(self, name: str, length: int, sizes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-        """The rows of each of the tensors that one holds: name → (start, stop).
+        """Return the rows of each tensor within a tensor that stacks several: name → (start, stop).
 
         Args:
-            name: of the tensor that holds them, within a layer.
-            length: how many rows it has.
-            sizes: of the layer, as `sizes` gives them.
+            name: name of the stacked tensor within a layer.
+            length: its number of rows.
+            sizes: sizes of the layer, as returned by `sizes`.
 
-        >>> found = family("phi3").stretches("self_attn.qkv_proj.weight", 64, {"group": 2, "member": 2})
-        >>> found["self_attn.qkv_proj.weight[k]"]
+        >>> rows = family("phi3").stretches("self_attn.qkv_proj.weight", 64, {"group": 2, "member": 2})
+        >>> rows["self_attn.qkv_proj.weight[k]"]
         (32, 48)
 
         Raises:
-            ValueError: when they do not fill it.
+            ValueError: if the number of rows does not fit the sizes.
         """
         counts = []
         for inner in self.rows[name]:
             first = each_axis(self.tensors[inner][1])[0]
             counts.append(math.prod(sizes[factor] for factor in factors(first) if factor in sizes))
         if length % sum(counts):
-            raise ValueError(f"{length} rows of {name} are no whole multiple of {sum(counts)}")
+            raise ValueError(f"{name} has {length} rows, expected a multiple of {sum(counts)}")
         ends = [0, *(length // sum(counts) * total for total in itertools.accumulate(counts))]
         return dict(zip(self.rows[name], itertools.pairwise(ends), strict=True))
 
     def owners(self, name: str) -> list[str]:
-        """The factors of a tensor's axes that number the parts it falls into; none where it is of one part."""
+        """Return the factors of a tensor's axes that number its parts; empty if the tensor is one part."""
         names = factors(self.tensors.get(name, ("other", ""))[1])
         return [factor for factor in ("head", "group", "member") if factor in names]
 
     def labels(self, name: str, sizes: Mapping[str, int]) -> list[str]:
-        """The parts that a tensor of a layer falls into, in order, called as `split` calls them."""
+        """Return the labels of a tensor's parts, in the order and with the names of `split`."""
         owners = self.owners(name)
         if not owners:
             return [self.tensors.get(name, ("other", ""))[0]]
@@ -302,33 +305,33 @@ class Anatomy:
 
 @cache
 def families() -> tuple[str, ...]:
-    """The model types that have a table."""
+    """Return the model types that have a table."""
     return tuple(sorted(path.stem for path in TABLES.glob("*.toml")))
 
 
 @cache
 def trainable() -> tuple[str, ...]:
-    """The model types whose growth in training is tested."""
+    """Return the model types whose growth in training is tested."""
     return tuple(name for name in families() if family(name).grows)
 
 
 def to_train(model_type: str) -> Anatomy:
-    """The table of a model type to train with. Raises BadInput without one, and where it is for analysis only."""
-    found = family(model_type)
-    if not found.grows:
+    """Return the table of a model type for training. Raises BadInput if it has none, or one for analysis only."""
+    table = family(model_type)
+    if not table.grows:
         raise BadInput(
             f"model type '{model_type}' has a table for analysis only, as its growth in training is not tested "
             f"(families to train: {', '.join(trainable())})"
         )
-    return found
+    return table
 
 
 @cache
 def family(model_type: str) -> Anatomy:
-    """The table of a model type. Raises BadInput for a family without one."""
+    """Return the table of a model type. Raises BadInput if it has none."""
     if model_type not in families():
         raise BadInput(
-            f"model type '{model_type}' has no anatomy here{did_you_mean(str(model_type), families())} "
+            f"model type '{model_type}' has no anatomy table{did_you_mean(str(model_type), families())} "
             f"(known: {', '.join(families())})"
         )
     table = tomllib.loads((TABLES / f"{model_type}.toml").read_text(encoding="utf-8"))
@@ -346,7 +349,7 @@ def _sides(size: int | Sequence[int]) -> Sequence[int]:
 
 @cache
 def _stack_pattern(stack: str, whole: bool = False) -> re.Pattern[str]:
-    # The base model's own prefix (`bert.`, `transformer.`) is there under a task head and missing without one.
+    # Names have the base model's prefix (`bert.`, `transformer.`) if the model has a task head, and none otherwise.
     prefix = "" if whole else r"(?:\w+\.)?"
     return re.compile(rf"^(?P<path>{prefix}{re.escape(stack)})\.(?P<index>\d+)\.(?P<inner>.+)$")
 

@@ -1,6 +1,6 @@
 """View tensors along heads, K/V groups or FFN units.
 
-Works on numpy arrays and torch tensors alike; einops is imported where it is needed, so that tables stay light to read.
+Works on numpy arrays and torch tensors. Functions that need einops import it, so that reading a table stays fast.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def factors(axes: str) -> list[str]:
-    """The names in an einops pattern.
+    """Return the names in an einops pattern.
 
     >>> factors("(head dim) model")
     ['head', 'dim', 'model']
@@ -21,7 +21,7 @@ def factors(axes: str) -> list[str]:
 
 
 def each_axis(axes: str) -> list[str]:
-    """The axes of an einops pattern apart.
+    """Split an einops pattern into its axes.
 
     >>> each_axis("(head dim) model")
     ['(head dim)', 'model']
@@ -31,7 +31,7 @@ def each_axis(axes: str) -> list[str]:
 
 @cache
 def growing(axes: str) -> str | None:
-    """The factor along which a tensor of these axes can grow: `head`, `group` or `unit`; None when there is none.
+    """Return the factor along which a tensor can grow: `head`, `group` or `unit`; None if it has none.
 
     >>> growing("(group member dim) model")
     'group'
@@ -40,13 +40,13 @@ def growing(axes: str) -> str | None:
 
 
 def rows(tensor: Any, axes: str, factor: str, sizes: Mapping[str, int]) -> Any:
-    """A tensor with one factor of its axes in front and the others apart: (factor, …).
+    """Return a tensor with one axis for each factor, the given factor first: (factor, …).
 
     Args:
-        tensor: shaped as `axes` says.
+        tensor: a tensor with the axes of the pattern.
         axes: einops pattern, e.g. `(head dim) model`.
-        factor: one of its names.
-        sizes: factor → size now; those that einops can infer from the shape may be missing.
+        factor: a name in the pattern.
+        sizes: factor → current size; sizes that einops can infer from the shape may be missing.
     """
     from einops import rearrange
 

@@ -8,7 +8,7 @@ from pli_train.core.anatomy import Anatomy
 from pli_train.core.errors import BadInput
 
 Module = Any
-"""A torch.nn.Module. Anatomy stands without torch, in its imports too, so a module is known by what it offers."""
+"""A torch.nn.Module. Typed as Any because this package must not import torch."""
 
 TASKS = {
     "ForMaskedLM": "masked-lm",
@@ -16,34 +16,36 @@ TASKS = {
     "LMHeadModel": "causal-lm",
     "ForImageClassification": "image-classification",
 }
-"""How Hugging Face ends the name of a model class for a task."""
+"""Ending of the names of Hugging Face's model classes → task."""
 
 
 def discover(model: Module, stack: str | None = None) -> Anatomy:
-    """The anatomy of any model whose layers are a ModuleList of equal blocks: one class, one set of names and shapes.
+    """Return the anatomy of a model whose layers are a ModuleList of equal blocks (same class, names and shapes).
 
-    Taken is the list that is both the longest and the one with most parameters; lists inside another's blocks do not
-    count. What the table of a family says and a shape cannot (heads, norms, sizes) is left empty, and so is the task
-    where the model's class does not tell it.
+    The list that is both the longest and the one with most parameters is used. Lists inside the blocks of another list
+    are ignored. Fields that only a family's table can give (heads, norms, sizes) are left empty. So is the task, if it
+    is not clear from the name of the model's class.
 
     Args:
-        model: any torch.nn.Module, Hugging Face's or not.
-        stack: dotted path of the list to take, where more than one could be meant.
+        model: any torch.nn.Module, from Hugging Face or not.
+        stack: dotted path of the list to use, if there is more than one candidate.
 
     Raises:
-        BadInput: when there is no such list, or more than one could be meant: it names them.
+        BadInput: if there is no such list, or more than one candidate; the message names them.
     """
-    found = _candidates(model)
+    candidates = _candidates(model)
     if stack is None:
-        stack = _the_one(found, model)
-    elif stack not in found:
-        raise BadInput(f"stack='{stack}': {type(model).__name__} has no list of equal blocks there{_describe(found)}")
+        stack = _main_stack(candidates, model)
+    elif stack not in candidates:
+        raise BadInput(
+            f"stack='{stack}': {type(model).__name__} has no list of equal blocks there{_describe(candidates)}"
+        )
     config = getattr(model, "config", None)
     depth = getattr(config, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers")
-    named = type(model).__name__
+    class_name = type(model).__name__
     return Anatomy(
-        model_type=getattr(config, "model_type", None) or named,
-        task=next((task for ending, task in TASKS.items() if named.endswith(ending)), ""),
+        model_type=getattr(config, "model_type", None) or class_name,
+        task=next((task for ending, task in TASKS.items() if class_name.endswith(ending)), ""),
         norm="",
         stack=stack.removeprefix(f"{getattr(model, 'base_model_prefix', '')}."),
         config={"depth": depth} if hasattr(config, depth) else {},
@@ -52,7 +54,7 @@ def discover(model: Module, stack: str | None = None) -> Anatomy:
 
 
 def _candidates(model: Module) -> dict[str, Module]:
-    """Dotted path → list of equal blocks, those inside another one's blocks left out."""
+    """Return dotted path → list of equal blocks, without those inside the blocks of another list."""
     found: dict[str, Module] = {}
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer in found)
@@ -70,18 +72,18 @@ def _equal_blocks(blocks: Module) -> bool:
     return bool(shapes) and bool(shapes[0][1]) and all(shape == shapes[0] for shape in shapes)
 
 
-def _the_one(found: dict[str, Module], model: Module) -> str:
-    if not found:
-        raise BadInput(f"{type(model).__name__} has no ModuleList of equal blocks: there is no stack to grow")
-    size = {path: (len(blocks), sum(p.numel() for p in blocks.parameters())) for path, blocks in found.items()}
-    # Longest and largest at once, and nobody's equal: anything less is for the user to decide.
+def _main_stack(candidates: dict[str, Module], model: Module) -> str:
+    if not candidates:
+        raise BadInput(f"{type(model).__name__} has no ModuleList of equal blocks to grow")
+    size = {path: (len(blocks), sum(p.numel() for p in blocks.parameters())) for path, blocks in candidates.items()}
+    # Use a list only if it is both the longest and the largest, without a tie; otherwise the user has to choose.
     first = max(size, key=lambda path: size[path])
     rivals = [path for path in size if path != first and size[path][1] >= size[first][1]]
     if rivals:
-        raise BadInput(f"{type(model).__name__} has more than one list of equal blocks{_describe(found)}")
+        raise BadInput(f"{type(model).__name__} has more than one list of equal blocks{_describe(candidates)}")
     return first
 
 
-def _describe(found: dict[str, Module]) -> str:
-    paths = [f"'{path}' ({len(blocks)} × {type(blocks[0]).__name__})" for path, blocks in found.items()]
-    return f"; pick one with stack=…: {', '.join(paths)}" if paths else ""
+def _describe(candidates: dict[str, Module]) -> str:
+    paths = [f"'{path}' ({len(blocks)} × {type(blocks[0]).__name__})" for path, blocks in candidates.items()]
+    return f"; select one with stack=…: {', '.join(paths)}" if paths else ""

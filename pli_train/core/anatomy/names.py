@@ -1,8 +1,8 @@
 """Find lists of numbered layers by the names of tensors.
 
-A list of blocks is a path below which tensors are numbered, `PATH.N.REST`, for N = 0 … L − 1 without a gap, where all
-blocks have some tensor of one name and shape in common: blocks of a hybrid differ in the others. A list within a block
-of another list (experts within a layer) is no list of its own.
+A list of blocks is a path with tensors named `PATH.N.REST` for every N from 0 to L − 1. All blocks must share at least
+one tensor name and shape; the other tensors may differ, as in hybrid models. A list within a block of another list
+(experts within a layer) is not counted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pli_train.core.anatomy import Anatomy
 
 BUFFERS = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|num_batches_tracked|relative_position_index)$")
-"""What is no weight though older releases saved it among them: frequencies, positions, counters. Masks: `is_buffer`."""
+"""Buffers that older releases saved with the weights: frequencies, positions, counters. `is_buffer` adds masks."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Blocks:
     """A list of numbered blocks.
 
     Attributes:
-        path: what the names of its tensors begin with.
-        depth: how many blocks.
-        numbers: how many weights they have.
-        names: of the tensors of its blocks, within a block.
+        path: prefix of the names of its tensors.
+        depth: number of blocks.
+        numbers: number of weights in all blocks.
+        names: names of the tensors within a block, of all blocks.
     """
 
     path: str
@@ -36,14 +36,14 @@ class Blocks:
 
 
 def block_lists(shapes: Mapping[str, tuple[int, ...]], single: bool = False) -> list[Blocks]:
-    """The lists of blocks among the tensors of a model, the one with most weights first.
+    """Return the lists of blocks among the tensors of a model, the one with most weights first.
 
     Args:
         shapes: full name of each tensor → its shape.
-        single: whether a list of one block counts even where there is a longer one.
+        single: whether to return lists of one block even if there is a longer list.
 
     >>> shapes = {f"net.layers.{n}.up.weight": (8, 4) for n in range(3)} | {"net.out.0.weight": (4, 4)}
-    >>> [(found.path, found.depth, found.numbers) for found in block_lists(shapes)]
+    >>> [(blocks.path, blocks.depth, blocks.numbers) for blocks in block_lists(shapes)]
     [('net.layers', 3, 96)]
     """
     numbered: dict[str, dict[int, dict[str, tuple[int, ...]]]] = {}
@@ -53,13 +53,13 @@ def block_lists(shapes: Mapping[str, tuple[int, ...]], single: bool = False) -> 
                 numbered.setdefault(path, {}).setdefault(index, {})[inner] = shape
     lists = {path: _blocks(path, blocks) for path, blocks in numbered.items() if _is_list(blocks)}
     if not single:
-        lists = {path: found for path, found in lists.items() if found.depth > 1} or lists
-    outer = [found for path, found in lists.items() if not any(_is_within(path, other) for other in lists)]
-    return sorted(outer, key=lambda found: (-found.numbers, found.path))
+        lists = {path: blocks for path, blocks in lists.items() if blocks.depth > 1} or lists
+    outer = [blocks for path, blocks in lists.items() if not any(_is_within(path, other) for other in lists)]
+    return sorted(outer, key=lambda blocks: (-blocks.numbers, blocks.path))
 
 
 def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is no weight.
+    """Return whether a tensor is a buffer, not a weight.
 
     >>> is_buffer("h.0.attn.bias", (1, 1, 64, 64)), is_buffer("h.0.attn.bias", (64,))
     (True, False)
@@ -68,7 +68,7 @@ def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def layers_of(model_type: str, blocks: Blocks) -> Anatomy:
-    """A list of blocks as an anatomy: the stack of a model of which nothing more is known."""
+    """Return the anatomy of a model of which only a list of blocks is known."""
     return Anatomy(
         model_type=model_type,
         task="",
@@ -82,7 +82,7 @@ def layers_of(model_type: str, blocks: Blocks) -> Anatomy:
 
 
 def _readings(name: str) -> Iterator[tuple[str, int, str]]:
-    """The ways to see a name as that of a tensor in a numbered block: (path, index, name within the block).
+    """Yield each way to read a name as a tensor in a numbered block: (path, index, name within the block).
 
     >>> list(_readings("h.0.experts.12.up"))
     [('h', 0, 'experts.12.up'), ('h.0.experts', 12, 'up')]
@@ -101,7 +101,7 @@ def _is_list(blocks: Mapping[int, Mapping[str, tuple[int, ...]]]) -> bool:
 
 
 def _is_within(path: str, other: str) -> bool:
-    """Whether a path leads into a block of another list."""
+    """Return whether a path is inside a block of another list."""
     return path.startswith(f"{other}.") and path[len(other) + 1 :].partition(".")[0].isdecimal()
 
 

@@ -1,8 +1,8 @@
 """Names of a model's parts, and which part each row of a parameter belongs to.
 
-A part is what gradients and updates are told of: a head, what the heads of a layer share, an FFN, a layer's norms; and
-outside the layers the embeddings, the norms and the rest. Every element of every parameter belongs to exactly one, so
-that squares over all parts sum to the square over the model.
+Gradients and updates are measured per part: a head, the tensors shared by a layer's heads, an FFN, a layer's norms;
+outside the layers, the embeddings, the norms and the rest. Every element of every parameter belongs to exactly one
+part, so the squared norms of all parts sum to the squared norm of the model.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 Group = Literal["total", "layer", "head", "attention", "ffn", "norms", "embeddings", "other"]
 GROUPS: tuple[Group, ...] = get_args(Group)
-"""What can be told: two sums over parts, then the levels of parts, which do not overlap.
+"""Levels of measurement: two sums over parts (total, layer), then the levels of parts, which do not overlap.
 
-`attention` is what a layer's heads share: biases, and the keys and values of a group.
+`attention` is shared by a layer's heads: biases, and the keys and values of a group.
 """
 OUTSIDE = "outside"
-"""The name, beside those of layers, of norms and other parts that belong to no layer."""
+"""The name, in place of a layer's id, of norms and other parts outside the layers."""
 
 
 class Part(NamedTuple):
-    """A part, or a sum over parts.
+    """A part, or a sum of parts.
 
     >>> [part.tag for part in (Part("head", "c.h3"), Part("ffn", "c"), Part("total", ""))]
     ['head/c.h3', 'ffn/c', 'total']
@@ -41,29 +41,29 @@ class Part(NamedTuple):
 
     @property
     def tag(self) -> str:
-        """The part in the name of a scalar."""
+        """The part as it appears in the name of a scalar."""
         return f"{self.level}/{self.name}" if self.name else self.level
 
     @property
     def layer(self) -> str | None:
-        """The id of the layer it belongs to; None outside the layers."""
+        """The id of the part's layer; None outside the layers."""
         return self.name.partition(".")[0] if self.name not in ("", OUTSIDE) else None
 
     @classmethod
     def of_tag(cls, tag: str) -> Part:
-        """Undo `tag`."""
+        """Parse a `tag`."""
         level, _, name = tag.partition("/")
         return cls(level, name)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How one tensor falls into parts.
+    """How one tensor is divided into parts.
 
     Attributes:
-        shape: of a view of it in which some axes number the parts.
-        kept: those axes; none where the whole tensor is of one part.
-        parts: the part of each, in order.
+        shape: shape of a view of the tensor in which some axes number the parts.
+        kept: those axes; empty if the whole tensor is one part.
+        parts: the parts along those axes, in order.
     """
 
     shape: tuple[int, ...]
@@ -72,17 +72,17 @@ class Cut:
 
 
 def cut(anatomy: Anatomy, layer: str, name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> Cut:
-    """How a tensor of a layer falls into parts.
+    """Return how a tensor of a layer is divided into parts.
 
     Args:
         layer: the layer's id.
         name: the tensor's name within the layer.
-        shape: of the tensor, as the layer keeps it now.
-        sizes: of the layer, for every factor that stands beside another in one axis.
+        shape: the tensor's current shape.
+        sizes: factor → size in this layer, for all but one of the factors that share an axis.
 
     >>> from pli_train.core.anatomy import family
-    >>> found = cut(family("gpt2"), "c", "attn.c_attn.bias", [24], {"qkv": 3, "head": 2, "dim": 4, "member": 1})
-    >>> found.shape, found.kept, [part.name for part in found.parts]
+    >>> bias = cut(family("gpt2"), "c", "attn.c_attn.bias", [24], {"qkv": 3, "head": 2, "dim": 4, "member": 1})
+    >>> bias.shape, bias.kept, [part.name for part in bias.parts]
     ((3, 2, 4), (1,), ['c.h0', 'c.h1'])
     """
     labels = anatomy.labels(name, sizes)
@@ -97,13 +97,13 @@ def cut(anatomy: Anatomy, layer: str, name: str, shape: Sequence[int], sizes: Ma
 
 
 def outside(model: Any, name: str) -> Part:
-    """The part that a parameter outside the layers belongs to: `norms`, `embeddings` or `other`.
+    """Return the part of a parameter outside the layers: `norms`, `embeddings` or `other`.
 
-    A norm is one wherever it stands; else what stands in a module that is called an embedding belongs to those.
+    A norm within an embedding module belongs to `norms`.
 
     Args:
-        model: a torch.nn.Module, known here by what it offers.
-        name: the parameter's full name in it.
+        model: a torch.nn.Module, typed as Any because this module does not import torch.
+        name: the parameter's full name in the model.
     """
     *path, _ = name.split(".")
     kinds, module = [], model
@@ -116,7 +116,7 @@ def outside(model: Any, name: str) -> Part:
 
 
 def part_of(layer: str, label: str) -> Part:
-    """The part of a layer that `Anatomy.split` calls by this label.
+    """Return the part of a layer with a label of `Anatomy.split`.
 
     >>> part_of("c", "g0"), part_of("c", "ffn")
     (Part(level='attention', name='c.g0'), Part(level='ffn', name='c'))
@@ -127,7 +127,7 @@ def part_of(layer: str, label: str) -> Part:
 
 
 def number_of(label: str) -> int | None:
-    """The number of the head or group that a label names; None for other parts.
+    """Return the number of the head or group in a label; None for other parts.
 
     >>> number_of("h12"), number_of("g0"), number_of("ffn")
     (12, 0, None)
@@ -136,7 +136,7 @@ def number_of(label: str) -> int | None:
 
 
 def with_sums(squares: Mapping[Part, float]) -> dict[Part, float]:
-    """The total and each layer before the parts whose squares they sum up.
+    """Return the squares with the sums for the model and for each layer put first.
 
     >>> {part.tag: square for part, square in with_sums({Part("ffn", "a"): 2.0, Part("embeddings", ""): 1.0}).items()}
     {'total': 3.0, 'layer/a': 2.0, 'ffn/a': 2.0, 'embeddings': 1.0}
@@ -150,10 +150,10 @@ def with_sums(squares: Mapping[Part, float]) -> dict[Part, float]:
 
 
 def lengths(axes: str, shape: Sequence[int], sizes: Mapping[str, int]) -> list[int]:
-    """The length of each factor in turn; one factor of an axis may be missing in `sizes`."""
-    found = []
+    """Return the length of each factor, in order; one factor of an axis may be missing in `sizes`."""
+    result = []
     for length, axis in zip(shape, each_axis(axes), strict=True):
         names = factors(axis)
         known = math.prod(sizes.get(name, 1) for name in names) if len(names) > 1 else 1
-        found += [sizes[name] if name in sizes and len(names) > 1 else length // known for name in names]
-    return found
+        result += [sizes[name] if name in sizes and len(names) > 1 else length // known for name in names]
+    return result

@@ -1,1 +1,1 @@
-"""What both commands share: the app and its errors, output on stderr, tables on stdout."""
+"""Command-line code shared by both programs: the app and its errors, output on stderr, tables on stdout."""

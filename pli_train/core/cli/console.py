@@ -1,7 +1,7 @@
 """Progress and status output on stderr.
 
-Lines go through `logging`, so that who uses the packages from Python hears of them what he asks for: `say` speaks at
-the level INFO, what is read, kept and timed at DEBUG.
+Lines go through `logging`, so that programs that import the packages can configure them: `say` logs at level INFO;
+reading, caching and timing are logged at DEBUG.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "true",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-"""Environment variables that keep the chatter of libraries off stderr: what matters, we say."""
+"""Environment variables that silence libraries on stderr."""
 PATIENCE = 1.0
-"""Seconds before a bar appears: what is over sooner needs none."""
+"""Seconds before a progress bar appears."""
 INTERVAL = 0.1
-"""Seconds between two drawings."""
+"""Minimum seconds between two updates of a progress bar."""
 
 _log = logging.getLogger(__name__)
 _live: Progress | None = None
-"""The bar on the screen."""
+"""The progress bar on the screen."""
 
 
 def configure(quiet: bool = False, verbose: bool = False) -> None:
-    """Decide how much this process says: errors alone, lines and bars, or also what goes on inside.
+    """Set the verbosity of this process: errors only, status lines and progress bars, or debug lines too.
 
-    It is to be called before torch and transformers are imported, as they look at the environment then.
+    Call it before torch and transformers are imported, because they read the environment on import.
     """
     for logger in LOGGERS:
         logger.handlers = [_OnStderr()]
@@ -49,7 +49,7 @@ def configure(quiet: bool = False, verbose: bool = False) -> None:
     for name, value in LIBRARIES.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|accelerate|transformers")
-    # What else libraries have to say, by `logging` or `warnings`, goes the way of our own lines, or nowhere.
+    # Print further logs and warnings of libraries like our own lines, or nowhere with `quiet`.
     logging.lastResort = _OnStderr(logging.WARNING)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").handlers = [_OnStderr()]
@@ -57,26 +57,26 @@ def configure(quiet: bool = False, verbose: bool = False) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether only errors are to be said. Python's own beginning, warnings and errors, is not that: bars are drawn."""
+    """Return whether only errors are printed. False for Python's default level, which includes warnings."""
     return not _log.isEnabledFor(logging.WARNING)
 
 
 def say(*lines: str) -> None:
-    """Say some lines, unless --quiet was asked for."""
+    """Print lines on stderr, unless --quiet is set."""
     for line in lines:
         _log.info("%s", line)
 
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    """Say with --verbose how long something took, when it is done."""
+    """Log the duration of the block with --verbose."""
     began = time.perf_counter()
     yield
     _log.debug("%s: %.2f s", what, time.perf_counter() - began)
 
 
 def put(line: str) -> None:
-    """Write a line to stderr, above the bar if there is one."""
+    """Write a line to stderr, above the progress bar if there is one."""
     if _live is None:
         print(plain(line), file=sys.stderr)
     else:
@@ -86,7 +86,7 @@ def put(line: str) -> None:
 
 
 def plain(text: str) -> str:
-    r"""Text without anything that a terminal would obey. Bytes of a file's name that is no text are told as such.
+    r"""Return text without terminal control characters. Undecodable bytes of file names are shown in hexadecimal.
 
     >>> plain("a\x1b[31m\u202eb\udcff")
     'a�[31m�b\\xff'
@@ -95,23 +95,22 @@ def plain(text: str) -> str:
 
 
 def _describe(sign: str) -> str:
-    """What stands for a character that cannot be printed."""
+    """Return the replacement of a character that cannot be printed."""
     return f"\\x{ord(sign) - 0xDC00:02x}" if 0xDC80 <= ord(sign) <= 0xDCFF else "�"
 
 
 def is_drawable() -> bool:
-    """Whether stderr is a terminal that a bar can be drawn on, and nobody asked for quiet."""
+    """Return whether a progress bar can be drawn: stderr is a terminal and --quiet is not set."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not is_quiet()
 
 
 class Bar:
-    """Progress of a long computation, drawn by rich: on terminals alone, and only when it takes longer than `PATIENCE`.
+    """A progress bar for a long computation: only on terminals, and only if it takes longer than `PATIENCE`.
 
-    Called with (done, total), as often as one likes, and with a note on how it goes. The last call, at which all is
-    done, takes the bar away.
+    Call it with (done, total) and an optional note, as often as needed. The last call, with done = total, removes it.
 
     Args:
-        what: is counted.
+        what: what is counted, e.g. `pairs`.
     """
 
     def __init__(self, what: str) -> None:
@@ -119,7 +118,7 @@ class Bar:
         self._drawn: Progress | None = None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Draw, unless it is too soon."""
+        """Draw the bar, unless it is too early."""
         now = time.monotonic()
         if done >= total:
             erase()
@@ -140,7 +139,7 @@ class Bar:
 
 
 def _progress() -> Progress:
-    """A bar that is drawn when asked: nothing moves between two calls, so that no thread need draw it again."""
+    """Return a bar without automatic refresh: nothing changes between two calls, so no thread is needed."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -158,33 +157,37 @@ def _progress() -> Progress:
 
 
 def erase() -> None:
-    """Take the bar away, if there is one."""
+    """Remove the progress bar, if there is one."""
     global _live
     bar, _live = _live, None
     if bar is not None:
-        with suppress(OSError):  # of a terminal that is gone
+        with suppress(OSError):  # the terminal may be closed
             bar.stop()
 
 
 def progress_line(done: int, total: int, took: float, what: str, begun: int = 0, note: str = "") -> str:
-    """Progress as a line of text, for where no bar can be drawn.
+    """Return progress as a line of text, for outputs without a progress bar.
 
     Args:
+        done, total: number done, and in total.
         took: seconds since `begun` were done.
+        what: what is counted, e.g. `pairs`.
+        begun: number done at the start.
+        note: text to append.
 
     >>> progress_line(30, 120, 10.0, "pairs")
     '30 of 120 pairs, 3.0 a second, 30 s left'
     """
-    message = f"{done} of {total} {what}"
+    line = f"{done} of {total} {what}"
     if done > begun:
         rate = (done - begun) / took
         left = (total - done) / rate
-        message += f", {rate:.1f} a second, " + (f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
-    return f"{message}, {note}" if note else message
+        line += f", {rate:.1f} a second, " + (f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
+    return f"{line}, {note}" if note else line
 
 
 class _OnStderr(logging.Handler):
-    """Lines as they are, without a level or a time."""
+    """Print lines without level and time."""
 
     def emit(self, record: logging.LogRecord) -> None:
         for line in record.getMessage().splitlines():

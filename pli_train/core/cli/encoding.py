@@ -1,7 +1,7 @@
 """ASCII replacements for terminals and locales that cannot print Unicode.
 
-One error handler of Python's codecs does it, for each character that an encoding lacks. Text that can be encoded stays
-as it is, so that a UTF-8 terminal sees no difference.
+An error handler of Python's codecs replaces each character that an encoding lacks. Text that can be encoded is
+unchanged, so a UTF-8 terminal sees no difference.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import unicodedata
 
 HANDLER = "pli.ascii"
-"""The name of the error handler, as `str.encode` and streams take it."""
+"""The name of the error handler, for `str.encode` and streams."""
 
 WORDS = {
     "→": "->", "←": "<-", "↔": "<->", "↑": "^", "↓": "v",
@@ -25,31 +25,31 @@ WORDS = {
     "‘": "'", "’": "'", "‚": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "\N{NO-BREAK SPACE}": " ",
     "µ": "u", "✓": "yes", "✗": "no", "\N{REPLACEMENT CHARACTER}": "?",
 }  # fmt: skip
-"""What is said in words or signs; the lengths may differ."""
+"""Replacements by words or signs, which may be longer."""
 
 DRAWN = {
     "-": "─━┄╌═╴╶╸╺",
     "|": "│┃║╵╷╹╻",
     "+": "┌┐└┘├┤┬┴┼╭╮╰╯╞╡╪",
-    # Eighths of a character from below, as curves have them, and from the left, as the ends of bars.
+    # Eighth blocks from below, used in curves, and from the left, used at the ends of bars.
     "_": "▁", ".": "▂▏▎▍░", ":": "▃▒", "=": "▅▌▋▊▉", "~": "▄", "*": "▆", "%": "▇▓", "#": "█",
 }  # fmt: skip
-"""What is drawn, character for character, so that tables, bars and curves keep their shape."""
+"""Replacements of drawing characters, one for one, so that tables, bars and curves keep their shape."""
 
 _PLAIN = WORDS | {sign: plain for plain, signs in DRAWN.items() for sign in signs}
 
 
 def configure() -> None:
-    """Give stdout and stderr the error handler, and a place to write to where they are closed.
+    """Set the error handler of stdout and stderr, and open the null device for closed descriptors.
 
-    A closed descriptor would be given to the next file that is opened, and `print` to a stderr that is None goes to
-    stdout.
+    Otherwise the next opened file would get a closed descriptor's number, and `print` to a stderr that is None would go
+    to stdout.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
@@ -58,10 +58,10 @@ def configure() -> None:
 
 
 def utf8(text: str) -> bytes:
-    r"""Text as UTF-8, whatever is in it.
+    r"""Encode any text as UTF-8.
 
-    A file's name that is no text (Python has lone surrogates for its bytes) becomes its bytes again, or U+FFFD where
-    those are no UTF-8.
+    Lone surrogates, which Python uses for undecodable bytes of file names, become those bytes again, or U+FFFD if they
+    are not valid UTF-8.
 
     >>> utf8("a → b"), utf8("\udcc3\udcbc"), utf8("\udcff")
     (b'a \xe2\x86\x92 b', b'\xc3\xbc', b'\xef\xbf\xbd')
@@ -73,7 +73,7 @@ def utf8(text: str) -> bytes:
 
 
 def plain(sign: str) -> str:
-    r"""A character in ASCII: as it is listed above, else by its compatible form, else by its number.
+    r"""Return a character in ASCII: its replacement above, or its compatibility form, or its escaped code.
 
     >>> [plain(sign) for sign in "→▆₁é"]
     ['->', '*', '1', '\\xe9']
@@ -81,16 +81,16 @@ def plain(sign: str) -> str:
     if sign in _PLAIN:
         return _PLAIN[sign]
     compatible = unicodedata.normalize("NFKD", sign)
-    # An accented letter stays apart from the bare one: it may stand in a file's name.
+    # An accented letter is escaped, not replaced by the bare one: file names may differ only in the accent.
     return compatible if compatible.isascii() else sign.encode("ascii", "backslashreplace").decode()
 
 
 def _encoded(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What the codec puts in place of the first character that it cannot encode, and where it goes on."""
+    """Return the replacement of the first character that cannot be encoded, and where to continue."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     sign = error.object[error.start]
-    is_byte = 0xDC80 <= ord(sign) <= 0xDCFF  # of a file's name that is no text
+    is_byte = 0xDC80 <= ord(sign) <= 0xDCFF  # an undecodable byte of a file name
     return bytes([ord(sign) - 0xDC00]) if is_byte else plain(sign), error.start + 1
 
 

@@ -1,4 +1,4 @@
-"""The command-line app: common options, errors in one line, exit codes."""
+"""The command-line app: common options, one-line errors, exit codes."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ from pli_train.core import openmp
 from pli_train.core.cli import console, encoding
 from pli_train.core.errors import BadInput, PliError, did_you_mean
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what was read, cached and timed; trace errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print what is read, cached and timed; show tracebacks.")
+]
 WIDEST = 100
-"""Characters of a line of help where the terminal has more: longer ones are hard to read."""
+"""Maximum characters of a line of help, as longer lines are hard to read."""
 
 _Misuse: type[Any] = typer.BadParameter.__bases__[0]
-"""What Typer raises for words that it does not understand; its home is Click's or Typer's, by release."""
+"""The class of Typer's usage errors; it is defined in Click or in Typer, depending on the release."""
 
 
 class Command(TyperCommand):
-    """A command whose help calls arguments what their metavars call them: brackets are around what may be left out.
+    """A command whose help shows arguments by their metavars, with optional ones in brackets.
 
-    Typer's own help adds braces to a metavar, and the type in Python: `{RUN}...` and `RUN <list[Path]>`.
+    Typer's own help adds braces and the Python type to a metavar: `{RUN}...` and `RUN <list[Path]>`.
     """
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The words of the line that begins the help."""
+        """Return the parts of the usage line."""
         return ["[OPTIONS]", *(str(param.metavar) for param in _arguments(self, ctx))]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, then options; those that all commands have come last."""
+        """Write the arguments, then the options; common options come last."""
         arguments = _arguments(self, ctx)
         options = [param for param in self.get_params(ctx) if param not in arguments]
         described = [(param.metavar, param.get_help_record(ctx)[1]) for param in arguments]
@@ -60,7 +62,7 @@ class App(typer.Typer):
     """An app whose commands all have --quiet and --verbose."""
 
     def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = Command, **settings: Any) -> Any:
-        """Register a command, as Typer does; the function itself stays as it is."""
+        """Register a command, as Typer does, and return the function unchanged."""
         register = super().command(name, cls=cls, **settings)
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
@@ -71,7 +73,7 @@ class App(typer.Typer):
 
 
 def app_of(name: str, about: str) -> App:
-    """An app whose tracebacks are Python's own, whose words are plain text, and that prints its version on request."""
+    """Return an app with plain-text help, Python's own tracebacks and the option --version."""
     app = App(
         name=name,
         help=about,
@@ -83,8 +85,8 @@ def app_of(name: str, about: str) -> App:
     return app
 
 
-def _print_version(ctx: typer.Context, asked: bool) -> None:
-    if asked:
+def _print_version(ctx: typer.Context, version: bool) -> None:
+    if version:
         print(f"{ctx.info_name} {importlib.metadata.version('pli')}")
         raise typer.Exit
 
@@ -94,70 +96,72 @@ def _app_options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options of the app itself, before the name of a command."""
+    """Options of the app itself, given before the name of a command."""
 
 
 def run_app(app: App) -> NoReturn:
-    """Do what the command line asks for, and end this process."""
+    """Run the command line of this process, and exit."""
     run_process(lambda: _run(app, str(app.info.name)))
 
 
 def run_process(work: Callable[[], None]) -> NoReturn:
-    """Do all that this process is for, and end it.
+    """Run all the work of this process, and exit.
 
-    A PliError becomes its line on stderr and its exit code, a closed pipe is no error. What the system refuses about a
-    file (no room, no permission, a failing disk) is told in a line too.
+    A PliError becomes one line on stderr and its exit code. A closed pipe is no error. System errors about a file (disk
+    full, no permission, a failing disk) are printed as one line too.
     """
     openmp.wait_briefly()
     encoding.configure()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has SIGHUP ignored
-            signal.signal(number, _stop)
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
+            signal.signal(number, _exit_on_signal)
     try:
         work()
-        print(end="", flush=True)  # nothing where there is no stdout
+        print(end="", flush=True)  # does nothing without stdout
     except PliError as error:
-        _end(error.exit_code, *str(error).splitlines())
+        _exit_with(error.exit_code, *str(error).splitlines())
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except _Misuse as error:
-        _end(2, _misuse(error))
+        _exit_with(2, _usage_error(error))
     except BrokenPipeError:
-        sys.exit(0)  # whoever read our output has seen enough
+        sys.exit(0)  # the reader closed the pipe
     except OSError as error:
-        # A write that finds no room does not say where: it is stdout's here, or a file's that was asked for.
-        position = error.filename or (error.errno == errno.ENOSPC and "what was to be written")
-        if not position or error.strerror is None:
+        # The error of a write on a full disk has no file name: it was to stdout, or to a file that the user named.
+        target = error.filename or (error.errno == errno.ENOSPC and "output")
+        if not target or error.strerror is None:
             raise
-        _end(1, f"{position}: {error.strerror.lower()}")
+        _exit_with(1, f"{target}: {error.strerror.lower()}")
     except UnicodeEncodeError as error:
         if error.encoding in ("utf-8", "utf8") or error.encoding != sys.getfilesystemencoding():
             raise
-        # What is printed and written has a way out (`encoding`): this is a file's name.
-        _end(2, f"{error.object}: this locale ({error.encoding}) has no such characters; set LC_ALL=C.UTF-8")
+        # Output cannot raise this, as `encoding` replaces characters: it is a file name.
+        _exit_with(
+            2, f"{error.object}: the locale ({error.encoding}) lacks some of these characters; set LC_ALL=C.UTF-8"
+        )
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        _let_go()
+        _flush()
     sys.exit(0)
 
 
-def _stop(number: int, frame: object) -> NoReturn:
-    """End as Ctrl-C does, so that whatever is half written is taken away."""
+def _exit_on_signal(number: int, frame: object) -> NoReturn:
+    """Exit like Ctrl-C, so that partial files are removed."""
     sys.exit(128 + number)
 
 
 def _run(app: App, name: str) -> None:
-    """What Typer does with a command line, but for its own view of errors: it fails where a pipe was closed."""
+    """Run a command line with Typer, but without its error handling, which fails on closed pipes."""
     if f"_{name.upper().replace('-', '_')}_COMPLETE" in os.environ:
-        app(prog_name=name)  # a shell asks how a word goes on
+        app(prog_name=name)  # shell completion
     command = get_command(app)
     with command.make_context(name, sys.argv[1:] or ["--help"]) as ctx:
         command.invoke(ctx)
 
 
-def _let_go() -> None:
-    """Take the bar away and write what stdout still holds; what nobody reads, or there is no room for, goes nowhere."""
+def _flush() -> None:
+    """Remove the progress bar and flush stdout; drop the output if its pipe is closed or its disk is full."""
     console.erase()
     try:
         print(end="", flush=True)
@@ -165,7 +169,7 @@ def _let_go() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _end(code: int, *lines: str) -> NoReturn:
+def _exit_with(code: int, *lines: str) -> NoReturn:
     console.erase()
     for line in lines:
         console.put(f"error: {line}" if code != 130 else line)
@@ -173,19 +177,19 @@ def _end(code: int, *lines: str) -> NoReturn:
 
 
 def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options that all of them have."""
+    """Return a command with the common options added."""
 
     @wraps(command)
-    def message(*, quiet: bool, verbose: bool, **given: Any) -> None:
+    def with_options(*, quiet: bool, verbose: bool, **arguments: Any) -> None:
         if quiet and verbose:
-            raise BadInput("--quiet and --verbose: say less and say more: use one of them")
+            raise BadInput("--quiet and --verbose exclude each other: use one of them")
         console.configure(quiet, verbose)
         try:
-            with console.timed(f"{command.__name__}, all of it"):
-                command(**given)
+            with console.timed(f"{command.__name__}, in total"):
+                command(**arguments)
         except PliError as error:
             if verbose:
-                _trace(error)
+                _print_traceback(error)
             raise
         if verbose:
             _report_cache()
@@ -195,22 +199,22 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
         for name, kind in (("quiet", Quiet), ("verbose", Verbose))
     ]
-    message.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
-    return message
+    with_options.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+    return with_options
 
 
 def _report_cache() -> None:
-    """Say how much of what was looked for in the cache was there."""
+    """Print how many look-ups in the cache were hits."""
     from pli_train.core import cache
 
-    for folder, asked in cache.asked.items():
-        console.say(f"cache {cache.root() / folder}: {cache.there[folder]} of {asked} were there")
+    for folder, lookups in cache.lookups.items():
+        console.say(f"cache {cache.root() / folder}: found {cache.hits[folder]} of {lookups}")
 
 
-def _misuse(error: Any) -> str:
-    """Typer's message on a command line that it does not understand, in one line, with what was probably meant.
+def _usage_error(error: Any) -> str:
+    """Return Typer's usage error as one line, with the most similar valid word.
 
-    Of commands and options Typer itself says what is near; of the words that an option takes it does not.
+    Typer itself suggests commands and options, but not the values of an option.
     """
     message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
     near = ""
@@ -222,11 +226,11 @@ def _misuse(error: Any) -> str:
     return message[0].lower() + message[1:] + near
 
 
-def _trace(error: BaseException) -> None:
-    """Print where an error comes from, with those behind it that its line stands for (`raise … from None`)."""
-    behind: BaseException | None = error
-    while behind is not None:
-        behind.__suppress_context__ = False
-        behind = behind.__cause__ or behind.__context__
+def _print_traceback(error: BaseException) -> None:
+    """Print the traceback of an error, including causes hidden by `raise … from None`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__suppress_context__ = False
+        cause = cause.__cause__ or cause.__context__
     console.erase()
     traceback.print_exception(error)

@@ -1,6 +1,6 @@
 """Print rows as a terminal table, JSON, CSV or Markdown.
 
-A table here is a list of dicts with the same keys; a missing value is None or NaN. It knows neither pandas nor numpy.
+A table is a list of dicts with the same keys; a missing value is None or NaN. This module needs no pandas or numpy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Format(StrEnum):
-    """How a table is written."""
+    """Output format of a table."""
 
     TABLE = "table"
     JSON = "json"
@@ -21,7 +21,7 @@ class Format(StrEnum):
 
 
 def render(rows: Sequence[dict[str, Any]], format: Format) -> str:
-    """Rows as text, closed by a newline. Missing values are empty; JSON is a list of records with null.
+    """Return rows as text that ends with a newline. Missing values are empty, or null in a JSON list of records.
 
     >>> print(render([{"event": 1, "kl": 0.25, "donor": None}], Format.CSV), end="")
     event,kl,donor
@@ -37,16 +37,16 @@ def render(rows: Sequence[dict[str, Any]], format: Format) -> str:
         import csv
 
         text = io.StringIO()
-        written = csv.DictWriter(text, names, lineterminator="\n")
-        written.writeheader()
-        written.writerows(rows)
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
         return text.getvalue()
     numbers = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
     return drawn(names, numbers, [[cell(value) for value in row.values()] for row in rows], format is Format.MD)
 
 
 def cell(value: object) -> str:
-    """One value as people read it: six significant digits, nothing for missing.
+    """Return a value as text: six significant digits, empty if missing.
 
     >>> cell(0.1234567), cell(None), cell("a|b")
     ('0.123457', '', 'a|b')
@@ -57,13 +57,13 @@ def cell(value: object) -> str:
 
 
 def drawn(names: Sequence[str], numbers: Sequence[bool], rows: Sequence[Sequence[str]], markdown: bool) -> str:
-    """A table in characters, closed by a newline.
+    """Return a table drawn in characters, ending with a newline.
 
     Args:
-        names: of the columns.
-        numbers: which columns are set to the right.
-        rows: their cells.
-        markdown: a Markdown table, whose cells' bars are escaped, instead of one for a terminal.
+        names: names of the columns.
+        numbers: whether each column is right-aligned.
+        rows: cells of each row.
+        markdown: draw a Markdown table, with `|` in cells escaped, instead of one for a terminal.
     """
     from rich import box
     from rich.console import Console
@@ -75,8 +75,8 @@ def drawn(names: Sequence[str], numbers: Sequence[bool], rows: Sequence[Sequence
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(text.replace("|", "\\|") if markdown else text) for text in row))
-    # Wide enough for any table: what reads our output may be a file or a pipe, which has no width.
-    # It is no terminal either, as lines and boxes would depend on it: the stream knows what to do without Unicode.
+    # The width fits any table, because a file or a pipe has no width. The console is not a terminal, because boxes
+    # would depend on its encoding: the output stream replaces characters that it lacks.
     console = Console(width=100_000, color_system=None, file=io.StringIO())
     text = "".join(segment.text for segment in console.render(table))
     lines = [line.rstrip() for line in text.splitlines()]

@@ -1,6 +1,6 @@
-"""Lineage: who each layer and head is, when it was born, from which donor, and where it is now.
+"""Lineage: id, birth, donor and current index of each layer and head.
 
-This module is pure Python, so that anything can read a lineage without torch.
+This module is pure Python, so a lineage can be read without torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pli_train.core.run_format import run_folder
 
 @dataclass
 class Lineage:
-    """Every layer ever born, every event so far, and the stack as it stands.
+    """All layers ever created, all growth events, and the current stack.
 
     >>> lineage = Lineage.begin(depth=1, heads=2)
     >>> for index in (1, 1, 2, 2, 2, 3, 3, 3, 4):
@@ -31,50 +31,50 @@ class Lineage:
     layers: dict[str, Layer] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     founding: tuple[int, int | None] = (0, None)
-    """Heads and FFN units of a layer at step 0: what the first layer of a run that begins with none will have."""
+    """Heads and FFN units of a layer at step 0, used for the first layer of a run that begins with no layers."""
 
     @classmethod
     def begin(cls, depth: int, heads: int, initializer: str = "random", units: int | None = None) -> Lineage:
-        """The lineage of a run at step 0: `depth` layers of `heads` heads and `units` FFN units each."""
+        """Return the lineage of a run at step 0: `depth` layers with `heads` heads and `units` FFN units each."""
         lineage = cls(founding=(heads, units))
         for _ in range(depth):
-            lineage._bear(Birth(0, None, None, initializer), heads, units)
+            lineage._add_layer(Birth(0, None, None, initializer), heads, units)
         lineage.stack = list(lineage.layers)
         return lineage
 
     def insert(
         self, index: int, step: int, initializer: str, donor: str | None = None, like: str | None = None, **facts: Any
     ) -> str:
-        """Record a layer born at `step` and set at `index` of the stack; return its id.
+        """Record a layer inserted at `step` and `index`; return its id.
 
-        It has as many heads and units as its donor, or as layer `like`, or as the stack's first layer. `facts` are
-        further things worth remembering about this event (the noise, say).
+        It has as many heads and units as its donor, or as layer `like`, or as the first layer of the stack. `facts` are
+        further values to record with this event, such as the noise.
         """
         self.check_index(index)
         if donor is not None:
             self.check_donor(donor)
-        number = self._number(step)
+        number = self._next_number(step)
         model = donor or like or (self.stack[0] if self.stack else None)
         heads, units = self.shape(model) if model else self.founding
-        newborn = self._bear(Birth(step, number, donor, initializer), heads, units)
-        self.stack.insert(index, newborn)
-        message = {"layer": newborn, "index": index, "initializer": initializer, "donor": donor, **facts}
-        self._note(step, "insert", message)
-        return newborn
+        new_id = self._add_layer(Birth(step, number, donor, initializer), heads, units)
+        self.stack.insert(index, new_id)
+        details = {"layer": new_id, "index": index, "initializer": initializer, "donor": donor, **facts}
+        self._add_event(step, "insert", details)
+        return new_id
 
     def add_heads(
         self, counts: dict[str, int], step: int, initializer: str, donors: dict[str, list[str]], **facts: Any
     ) -> list[str]:
-        """Record heads born at `step`: layer id → how many it has from then on. Returns the newborns' ids.
+        """Record heads added at `step`; return their ids.
 
         Args:
-            counts: every layer that gets heads; the new count is above the old one.
-            donors: layer id → one head of that layer for each newborn, empty for a layer whose newborns have none.
+            counts: layer id → its new number of heads, for each layer that gets heads.
+            donors: layer id → one donor head of that layer for each new head, or empty if they have no donors.
         """
-        number, born = self._number(step), []
+        number, born = self._next_number(step), []
         for id, count in counts.items():
             if count <= (had := len(self.layers[id].heads)):
-                raise BadLineage(f"layer {id} has {had} heads then: {count} is no growth")
+                raise BadLineage(f"layer {id} has {had} heads at that step: {count} is no growth")
         for id, count in counts.items():
             heads = self.layers[id].heads
             names = [f"{id}.h{n}" for n in range(len(heads), count)]
@@ -82,23 +82,23 @@ class Lineage:
             for name, donor in zip(names, relatives, strict=True):
                 heads[name] = Birth(step, number, donor, initializer)
             born += names
-        self._note(step, "heads", {"layer": " ".join(counts), "initializer": initializer, "heads": born, **facts})
+        self._add_event(step, "heads", {"layer": " ".join(counts), "initializer": initializer, "heads": born, **facts})
         return born
 
     def widen(self, units: dict[str, int], step: int, initializer: str, **facts: Any) -> None:
-        """Record FFNs that are widened at `step`: layer id → units from then on."""
-        number = self._number(step)
+        """Record FFNs widened at `step`: layer id → its new number of units."""
+        number = self._next_number(step)
         for id, count in units.items():
             had = self.layers[id].units
             if had is not None and count <= had:
-                raise BadLineage(f"layer {id}'s FFN has {had} units then: {count} is no growth")
+                raise BadLineage(f"layer {id}'s FFN has {had} units at that step: {count} is no growth")
         for id, count in units.items():
             self.layers[id].widths[number] = count
-        self._note(step, "ffn", {"layer": " ".join(units), "initializer": initializer, **facts})
+        self._add_event(step, "ffn", {"layer": " ".join(units), "initializer": initializer, **facts})
 
     def swap(self, first: int, second: int, step: int, **facts: Any) -> None:
-        """Record that the layers at two indices change places for good at `step`."""
-        self._number(step)
+        """Record a permanent swap of the layers at two indices at `step`."""
+        self._next_number(step)
         for index in (first, second):
             if not 0 <= index < len(self.stack):
                 raise BadLineage(f"index {index} is outside the stack, which has {len(self.stack)} layers ({self})")
@@ -106,59 +106,59 @@ class Lineage:
             raise BadLineage(f"index {first} cannot be swapped with itself")
         ids = f"{self.stack[first]} {self.stack[second]}"
         self.stack[first], self.stack[second] = self.stack[second], self.stack[first]
-        self._note(step, "swap", {"layer": ids, "indices": [first, second], **facts})
+        self._add_event(step, "swap", {"layer": ids, "indices": [first, second], **facts})
 
     def note(self, operator: str, step: int, **facts: Any) -> None:
-        """Record an event that no layer and no head is born of or moved by (a longer context, say)."""
-        self._number(step)
-        self._note(step, operator, facts)
+        """Record an event that neither creates nor moves a layer or head, such as a longer context."""
+        self._next_number(step)
+        self._add_event(step, operator, facts)
 
     def shape(self, id: str) -> tuple[int, int | None]:
-        """How many heads and FFN units layer `id` has now."""
+        """Return the current number of heads and FFN units of layer `id`."""
         return len(self.layers[id].heads), self.layers[id].units
 
     def shapes(self) -> list[tuple[int, int | None]]:
-        """Heads and FFN units of each layer of the stack, bottom to top."""
+        """Return the number of heads and FFN units of each layer of the stack, bottom to top."""
         return [self.shape(id) for id in self.stack]
 
-    def _number(self, step: int) -> int:
+    def _next_number(self, step: int) -> int:
         if self.events and step < self.events[-1].step:
             raise BadLineage(f"an event at step {step} cannot follow one at step {self.events[-1].step}")
         return len(self.events) + 1
 
-    def _note(self, step: int, operator: str, facts: dict[str, Any]) -> None:
+    def _add_event(self, step: int, operator: str, facts: dict[str, Any]) -> None:
         self.events.append(Event(len(self.events) + 1, step, operator, tuple(self.stack), facts))
 
     def check_index(self, index: int) -> None:
         """Raise BadLineage unless a layer can be inserted at `index`: 0 (the bottom) to the depth (the top)."""
         if not 0 <= index <= len(self.stack):
             raise BadLineage(
-                f"index {index} is outside the stack, which has {len(self.stack)} layers then "
+                f"index {index} is outside the stack, which has {len(self.stack)} layers at that step "
                 f"({self}): use 0 to {len(self.stack)}"
             )
 
     def check_donor(self, donor: str) -> None:
         """Raise BadLineage unless `donor` is the id of a layer in the stack."""
         if donor not in self.stack:
-            raise BadLineage(f"the donor '{donor}' is not in the stack then ({self})")
+            raise BadLineage(f"the donor '{donor}' is not in the stack at that step ({self})")
 
     def shared(self, other: Lineage) -> list[str]:
-        """The layers of this stack that the other has too, bottom to top."""
+        """Return the layers that are in both stacks, in the order of this one."""
         return [id for id in self.stack if id in other.stack]
 
     def index(self, id: str) -> int:
-        """Where layer `id` sits now, counting from 0 at the bottom."""
+        """Return the current index of layer `id`, counting from 0 at the bottom."""
         return self.stack.index(id)
 
     def stack_at(self, step: int) -> list[str]:
-        """The stack as it stood once every event up to and including `step` was done."""
+        """Return the stack after all events up to and including `step`."""
         earlier = [event for event in self.events if event.step <= step]
         if earlier:
             return list(earlier[-1].stack)
         return [id for id, layer in self.layers.items() if layer.birth.event is None]
 
     def as_of(self, events: int) -> Lineage:
-        """The lineage as it was when only the first `events` events had happened."""
+        """Return the lineage as it was after the first `events` events."""
         kept = self.events[:events]
         layers = {
             id: Layer(
@@ -173,7 +173,7 @@ class Lineage:
         stack = list(kept[-1].stack) if kept else [i for i, layer in layers.items() if layer.birth.event is None]
         return Lineage(stack, layers, kept, self.founding)
 
-    def _bear(self, birth: Birth, heads: int, units: int | None) -> str:
+    def _add_layer(self, birth: Birth, heads: int, units: int | None) -> str:
         id = layer_id(len(self.layers))
         names = [f"{id}.h{n}" for n in range(heads)]
         relatives = list(self.layers[birth.donor].heads) if birth.donor else []
@@ -193,19 +193,19 @@ class Lineage:
         return " ".join(self.stack)
 
     def to_json(self) -> str:
-        """The document kept in `lineage.json`, one line a layer and an event, the same bytes for the same lineage."""
+        """Return the text of `lineage.json`: one line per layer and event, the same bytes for the same lineage."""
         return document.written(self.stack, self.layers, self.events, self.founding)
 
     @classmethod
     def from_json(cls, text: str) -> Lineage:
-        """Read what `to_json` wrote. Raises BadLineage when it is something else, or contradicts itself."""
+        """Parse the text of `to_json`. Raises BadLineage if it is invalid or inconsistent."""
         lineage = cls(*document.parsed(text))
         lineage._check()
         return lineage
 
     @classmethod
     def read(cls, path: Path) -> Lineage:
-        """Read a `lineage.json`. Raises BadInput naming the file: BadLineage where its content is wrong."""
+        """Read a `lineage.json`. Raises BadInput naming the file; BadLineage if its content is invalid."""
         text = run_folder.read_text(path)
         try:
             return cls.from_json(text)

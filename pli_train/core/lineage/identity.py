@@ -1,7 +1,7 @@
 """Ids, births and growth events.
 
-A layer's *id* (`a`, `b`, … `z`, `aa`, …) is given at birth, in order of birth, and never reused; its *index* is
-where it sits in the stack at the moment. A head's id is its layer's id and its order of birth there: `c.h3`.
+A layer's *id* (`a`, `b`, … `z`, `aa`, …) is assigned at birth, in order of birth, and never reused. Its *index* is its
+current place in the stack. A head's id is its layer's id and its order of birth in that layer: `c.h3`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pli_train.core.errors import BadInput
 
 
 class BadLineage(BadInput):
-    """A lineage that contradicts itself, or a file that holds none. Its text says what and where; exit code 2."""
+    """An invalid or inconsistent lineage. Exit code 2."""
 
 
 def layer_id(number: int) -> str:
-    """The id of the `number`-th layer ever born, counting from 0.
+    """Return the id of the `number`-th layer ever created, counting from 0.
 
     >>> [layer_id(n) for n in (0, 1, 25, 26, 27, 701, 702)]
     ['a', 'b', 'z', 'aa', 'ab', 'zz', 'aaa']
@@ -32,13 +32,13 @@ def layer_id(number: int) -> str:
 
 @dataclass(frozen=True)
 class Birth:
-    """How a layer or a head came to be.
+    """The birth of a layer or a head.
 
     Attributes:
-        step: optimizer updates done before it existed; 0 for what the run began with.
-        event: number of the growth event that made it (from 1), or None for what the run began with.
+        step: number of optimizer updates before its birth; 0 for the initial layers.
+        event: number of the growth event that created it (from 1), or None for the initial layers.
         donor: id of the layer or head it was copied from, or None.
-        initializer: how its weights were made (`random`, `clone`, `clone-noise`, `pretrained`, …).
+        initializer: how its weights were initialized (`random`, `clone`, `clone-noise`, `pretrained`, …).
     """
 
     step: int
@@ -49,14 +49,14 @@ class Birth:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer for as long as the run lives.
+    """One layer over the whole run.
 
     Attributes:
-        id: its name.
-        birth: how it came to be.
-        heads: its heads in the order they sit in.
-        widths: number of the event that set it (0 for what the run began with) → units of its FFN from then on;
-            empty where that is not known.
+        id: its id.
+        birth: its birth.
+        heads: head id → birth, in the order of the heads in the layer.
+        widths: number of the event that set the width (0 for the initial one) → units of its FFN from then on;
+            empty if unknown.
     """
 
     id: str
@@ -66,13 +66,13 @@ class Layer:
 
     @property
     def units(self) -> int | None:
-        """Units of its FFN now."""
+        """Current number of units of its FFN, or None if unknown."""
         return next(reversed(self.widths.values()), None)
 
 
 @dataclass(frozen=True)
 class Event:
-    """A growth event: its number (from 1), its step, the operator, the stack it left, and the operator's own facts."""
+    """A growth event: its number (from 1), step and operator, the stack after it, and facts of the operator."""
 
     number: int
     step: int
@@ -81,5 +81,5 @@ class Event:
     facts: dict[str, Any]
 
     def __str__(self) -> str:
-        message = ", ".join(f"{key} {value}" for key, value in self.facts.items() if value is not None)
-        return f"step {self.step}: {self.operator} {message} → {' '.join(self.stack)}"
+        facts = ", ".join(f"{key} {value}" for key, value in self.facts.items() if value is not None)
+        return f"step {self.step}: {self.operator} {facts} → {' '.join(self.stack)}"

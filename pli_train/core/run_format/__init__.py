@@ -1,1 +1,1 @@
-"""The run folder: names of files and scalars, reading and writing them."""
+"""The run folder: names of files and scalars, and how to read them."""

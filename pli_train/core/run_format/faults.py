@@ -1,8 +1,8 @@
 """Named points in file writing where tests inject crashes and disk errors.
 
-Nothing happens at any of them unless the environment variable PLI_FAULT was set when the process started, to
-`name:kind` or `name:kind:nth` (the nth time the place is passed; the first if left out). A fault that fires appends one
-line to the file that PLI_FAULT_LOG names, so that a test can prove that it did.
+A point has no effect unless the environment variable PLI_FAULT is set when the process starts, to `name:kind` or
+`name:kind:nth` (the nth time the point is reached; the first by default). A fault that fires appends one line to the
+file named by PLI_FAULT_LOG, so that tests can check that it fired.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 from pathlib import Path
 
 KINDS = ("sigkill", "sigterm", "enospc", "eio", "short")
-"""Death, a polite request to stop, a full disk, a failing one, and one that fails with half of the file written."""
+"""SIGKILL, SIGTERM, a full disk, a disk error, and a disk error with half of the file written."""
 
 BOUNDARIES = (
     "scalars-synced",
@@ -37,19 +37,19 @@ BOUNDARIES = (
     "removal-renamed",
     "removal-done",
 )
-"""All places, in the order in which a save passes them; `written` is before the file's fsync, `synced` after it."""
+"""All points in the order of a save; `written` is before the file's fsync, `synced` after it."""
 
 _name, _kind, _nth = (*os.environ.get("PLI_FAULT", "").split(":"), "1", "1")[:3]
 _passed = 0
 if _name and (_name not in BOUNDARIES or _kind not in KINDS):
-    raise ValueError(f"PLI_FAULT={os.environ['PLI_FAULT']}: no such place or kind")
+    raise ValueError(f"PLI_FAULT={os.environ['PLI_FAULT']}: no such point or kind")
 
 
 def boundary(name: str, file: Path | None = None) -> None:
-    """Pass a place of BOUNDARIES. `file` is what was just written there: `short` cuts it in half.
+    """Mark a point of BOUNDARIES. `file` was just written there: `short` truncates it to half.
 
     Raises:
-        OSError: when that is the fault asked for.
+        OSError: if PLI_FAULT injects a disk error here.
     """
     global _passed
     if name != _name:

@@ -1,8 +1,8 @@
-"""Read text files of any kind as documents, compressed ones too.
+"""Read text files as documents: plain, JSON, CSV or Parquet, compressed or not.
 
-A plain text is one document; a record of JSON Lines, CSV or Parquet is one too (`records`, `parquet`). Files may be
-compressed and of any encoding that a byte-order mark tells (`streams`). Documents come in pieces, so that the largest
-file takes no more memory than a small one. What is no text is left out of a folder and told.
+A plain text file is one document, and so is each record of JSON Lines, CSV or Parquet (`records`, `parquet`). Files may
+be compressed; their encoding is UTF-8 or set by a byte-order mark (`streams`). Documents are read in segments, so a
+large file needs no more memory than a small one. Files of a folder that are not text are left out and reported.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from pli_train.core.texts.file_types import LEFT_OUT, File, NoText
 from pli_train.core.texts.reading import Segment, documents, remarks_on
 
 LISTED = 3
-"""Names in a line on what is left out."""
+"""Maximum number of names in a line about files left out."""
 
 
 class Texts:
-    """The documents of some files, read anew each time they are asked for.
+    """The documents of some files, read again for each use.
 
     Args:
-        root: the file or folder that they are of.
-        files: in the order in which they are to be read.
-        left_out: what is left out unread: why → names.
+        root: the file or folder that holds them.
+        files: the files in reading order.
+        left_out: files left out without reading them: reason → names.
 
     Attributes:
-        files: those that hold text.
+        files: the files that hold text.
         names, contents: (documents,) uint64: hashes of each document's name and text.
-        is_blank: (documents,) bool: whether it is nothing but white space.
-        fingerprint: a short hash of the names and texts of those that are not.
-        left_out: why → the names of the files that are left out for it.
-        records, empty: how many records there are, and how many of them have no text.
+        is_blank: (documents,) bool: whether each document is only white space.
+        fingerprint: a short hash of the names and texts of the documents that are not blank.
+        left_out: reason → the names of the files left out.
+        records, empty: number of records, and of records without text.
 
     Raises:
-        BadInput: when there is no text, or a file is damaged or does not say which column holds the text.
+        BadInput: if there is no text, a file is damaged, or the column of the text is not clear.
     """
 
     def __init__(self, root: Path, files: Sequence[File], left_out: Mapping[str, list[str]] | None = None) -> None:
@@ -62,7 +62,7 @@ class Texts:
             raise BadInput("; ".join([f"{root} holds no text", *self.notes]))
 
     def _take(self, file: File, alone: bool) -> None:
-        """Take in a file's documents, or note why it is left out."""
+        """Add a file's documents, or record why it is left out."""
         digest, some, count, state = self._digest.copy(), self._some, len(self._names), file.state()
         counts = self.records, self.empty
         try:
@@ -81,7 +81,7 @@ class Texts:
             self._states.append(state)
 
     def _count(self, file: File) -> None:
-        """Take in the documents of one file."""
+        """Add the documents of one file."""
         for name, parts in documents(file):
             content, is_blank = hashlib.sha256(), True
             for part in parts:
@@ -93,38 +93,38 @@ class Texts:
             is_record = name != file.name
             self.records, self.empty = self.records + is_record, self.empty + (is_record and is_blank)
             if not is_blank:
-                # The same bytes as of repr([(name, hash), …]), which names the corpora of older runs.
+                # The bytes of repr([(name, hash), …]), so that fingerprints of older runs stay the same.
                 self._digest.update((", " * self._some + repr((name, content.hexdigest()))).encode())
                 self._some = True
 
     @property
     def notes(self) -> list[str]:
-        """A line each on files that are left out, on records without text, and on odd names of columns."""
+        """Lines about files left out, records without text, and unusual column names."""
         lines = []
         if count := sum(map(len, self.left_out.values())):
-            message = []
+            reasons = []
             for kind, names in self.left_out.items():
                 more = ", …" if len(names) > LISTED else ""
-                message.append(f"{len(names)} {kind} ({', '.join(names[:LISTED])}{more})")
+                reasons.append(f"{len(names)} {kind} ({', '.join(names[:LISTED])}{more})")
             all_files = counted(len(self.files) + count, "file")
-            lines.append(f"{self.root}: left out {count} of {all_files}: {'; '.join(message)}")
+            lines.append(f"{self.root}: left out {count} of {all_files}: {'; '.join(reasons)}")
         if self.empty:
-            lines.append(f"{self.root}: passed over {self.empty} of {counted(self.records, 'record')}, without text")
+            lines.append(f"{self.root}: skipped {self.empty} of {counted(self.records, 'record')} without text")
         return [*lines, *self._remarks]
 
     def documents(self, chosen: np.ndarray) -> Iterator[Iterable[Segment]]:
-        """The pieces of some documents, in order.
+        """Yield the segments of each chosen document, in order.
 
         Args:
-            chosen: (documents,) bool.
+            chosen: (documents,) bool: whether to yield each document.
 
         Raises:
-            BadInput: when a file is no longer what it was.
+            BadInput: if a file has changed.
         """
         at = 0
         for file, state in zip(self.files, self._states, strict=True):
             if file.state() != state:
-                raise BadInput(f"{file.path}: was changed while it was read; start again")
+                raise BadInput(f"{file.path}: changed while it was read; start again")
             for _, parts in documents(file):
                 if chosen[at]:
                     yield parts
@@ -132,14 +132,15 @@ class Texts:
 
 
 def of_path(path: Path, column: str, option: str) -> Texts:
-    """The documents of a file, or of all files below a folder.
+    """Return the documents of a file, or of all files below a folder.
 
     Args:
-        column: of records, which holds the text; where it is `text` and there is none, the only one of strings.
-        option: what the user sets to name another, for messages.
+        path: the file or folder.
+        column: the column of records that holds the text; if it is `text` and missing, the only column of text.
+        option: the setting by which the user names another column, for messages.
 
     Raises:
-        BadInput: when it is missing, or holds no text.
+        BadInput: if the path is missing or holds no text.
     """
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder")
@@ -147,26 +148,26 @@ def of_path(path: Path, column: str, option: str) -> Texts:
         return Texts(path, [File(path, path.name, column, option)])
     if not path.is_dir():
         raise BadInput(f"{path}: is neither a file nor a folder")
-    found = below(path)
-    files = [File(each, str(each.relative_to(path)), column, option) for each in found if each.is_file()]
+    paths = below(path)
+    files = [File(each, str(each.relative_to(path)), column, option) for each in paths if each.is_file()]
     left_out: dict[str, list[str]] = {}
-    for each in found:
+    for each in paths:
         if not each.is_file():
-            kind = "not a regular file" if each.exists() else "linked to nothing"
+            kind = "not a regular file" if each.exists() else "a broken link"
             left_out.setdefault(kind, []).append(str(each.relative_to(path)))
     return Texts(path, files, left_out)
 
 
 def below(folder: Path) -> list[Path]:
-    """What is below a folder and is no folder, in order: files, and what only looks like one (pipes, broken links).
+    """Return everything below a folder except folders, sorted: files, pipes and broken links.
 
-    Hidden ones and LEFT_OUT are passed over, links to folders not followed.
+    Hidden names and LEFT_OUT are skipped. Links to folders are not followed.
     """
-    found: list[Path] = []
-    for position, folders, names in os.walk(folder, onerror=_unreadable):
+    paths: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in LEFT_OUT]
-        found += (Path(position) / name for name in names if not name.startswith("."))
-    return sorted(found)
+        paths += (Path(parent) / name for name in names if not name.startswith("."))
+    return sorted(paths)
 
 
 def _unreadable(error: OSError) -> None:
@@ -174,5 +175,5 @@ def _unreadable(error: OSError) -> None:
 
 
 def _number(digest: bytes) -> int:
-    """The first eight bytes of a hash, so that numbers sort as hashes do."""
+    """Return the first eight bytes of a hash as a number, in big-endian order so that numbers sort like hashes."""
     return int.from_bytes(digest[:8])

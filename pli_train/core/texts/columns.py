@@ -8,18 +8,18 @@ from pli_train.core.errors import BadInput
 from pli_train.core.texts.file_types import NoText
 
 USUAL = "text"
-"""The column that is meant when none is named."""
+"""The default column."""
 FIRST = 100
-"""Records by which it is known what columns hold."""
+"""Number of records read to determine what columns hold."""
 KINDS = {type(None): "null", dict: "a table", list: "a list", bool: "true or false"}
 LONGEST = 40
-"""Characters of a column's name in a message."""
+"""Maximum characters of a column's name in a message."""
 MOST = 12
-"""Columns named in a message."""
+"""Maximum number of columns named in a message."""
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words. Names, labels and addresses, of one word without a space, are not `text` yet.
+    """Return the kind of a value in words. Text without a space, such as a label or an address, is `single words`.
 
     >>> [kind_of(value) for value in ("two words", "漢字", "b3f1", None, [1], 3)]
     ['text', 'text', 'single words', 'null', 'a list', 'a number']
@@ -30,20 +30,22 @@ def kind_of(value: Any) -> str:
 
 
 class Columns:
-    """The columns of a file, and what each holds: a word of `kind_of` or another; those in columns as `a.b`.
+    """The columns of a file and the kind of value in each, as in `kind_of`; nested columns are named `a.b`.
 
     Args:
-        loose: whether all values are written as text, as in CSV, so that any column can be asked for by its name.
+        loose: whether all values are written as text, as in CSV, so that any column can be chosen by name.
     """
 
     def __init__(self, loose: bool = False) -> None:
         self._loose, self._holds, self._inner = loose, dict[str, str](), set[str]()
 
     def add(self, name: str, holds: str, inner: bool = False) -> None:
-        """Take in what a column holds, once more or for the first time. What is empty (`null`) tells nothing.
+        """Add the kind of a value in a column. `null` does not change the column's kind.
 
         Args:
-            inner: whether it lies within another: such a one has to be asked for by name.
+            name: the column.
+            holds: kind of the value.
+            inner: whether the column is nested in another: such a column has to be chosen by name.
         """
         if inner:
             self._inner.add(name)
@@ -52,19 +54,19 @@ class Columns:
             together = kinds <= {"text", "single words"} or (
                 self._loose and kinds <= {"text", "single words", "a number"}
             )
-            kinds = {"text" if "text" in kinds else "single words"} if together else {"a mixture"}
+            kinds = {"text" if "text" in kinds else "single words"} if together else {"mixed types"}
         self._holds[name] = kinds.pop() if kinds else "null"
 
     def chosen(self, wanted: str, where: object, option: str) -> str:
-        """The column that holds the text: the one asked for, or where that is USUAL and not there, the only one.
+        """Return the column that holds the text: `wanted`, or if that is USUAL and missing, the only column of text.
 
         Args:
-            wanted: the one asked for.
-            where, option: whose columns they are, and what the user sets to name one, for messages.
+            wanted: name of the column.
+            where, option: the file, and the setting by which the user names a column, for messages.
 
         Raises:
-            NoText: when there is none.
-            BadInput: when it may be any of several, or holds something else.
+            NoText: if there is no column of text.
+            BadInput: if there are several, or the column holds something else.
         """
         holds = self._holds.get(wanted)
         if holds in ("text", "single words", "null") or (holds is not None and self._loose):
@@ -81,16 +83,12 @@ class Columns:
 
     def _describe(self) -> str:
         short = {" ".join(name.split())[:LONGEST]: holds for name, holds in self._holds.items()}
-        message = [name if holds == "text" else f"{name} ({holds})" for name, holds in short.items()]
-        return (
-            f"it has {', '.join(message[:MOST])}{', …' if len(message) > MOST else ''}"
-            if message
-            else "it has no columns"
-        )
+        names = [name if holds == "text" else f"{name} ({holds})" for name, holds in short.items()]
+        return f"it has {', '.join(names[:MOST])}{', …' if len(names) > MOST else ''}" if names else "it has no columns"
 
 
 def cleaned(text: str) -> str:
-    r"""A text with halves of surrogate pairs, which JSON can have alone and no encoding has, replaced.
+    r"""Return text with lone surrogates, which JSON allows but no encoding does, replaced.
 
     >>> cleaned("a\ud800b")
     'a�b'

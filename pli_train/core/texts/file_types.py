@@ -1,4 +1,4 @@
-"""A file that may hold text, and what the ending of its name means."""
+"""A file that may hold text, and the meaning of its suffix."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pli_train.core.errors import BadInput
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-"""Files of records. `.json` is one too where it holds any."""
+"""Suffixes of files of records. A `.json` file may hold records too."""
 KNOWN = (".txt", ".md", ".json", *TABLES, *COMPRESSED)
-"""Ends by which a name that is not there is known for a file's, and not for a data set's on the hub."""
+"""Suffixes by which a missing path is recognized as a file, and not as a data set on the hub."""
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar")
 LEFT_OUT = ("node_modules", "__pycache__")
-"""Folders of what others wrote or Python compiled."""
+"""Folders that are skipped: other packages' code and compiled files."""
 
 
 class NoText(Exception):
-    """A file that holds no text. Its words tell of this file; `kind` is what it shares with others, for a count."""
+    """A file that holds no text. The message is about this file; `kind` is the reason, for counting files."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class NoText(Exception):
 
 
 def ends_of(path: Path) -> tuple[str, str]:
-    """The end of a file's name in lower case, without that of its compression; and that.
+    """Return the suffix of a file's name without its compression, and the suffix of the compression, in lower case.
 
     >>> ends_of(Path("a/b.JSONL.gz")), ends_of(Path("b.txt")), ends_of(Path("README"))
     (('.jsonl', '.gz'), ('.txt', ''), ('', ''))
@@ -41,10 +41,10 @@ class File:
     """A file that may hold text.
 
     Attributes:
-        path: where it is.
-        name: what it is called in its corpus: its path below the root.
-        column: of its records, which holds the text.
-        option: what the user sets to name another column, for messages.
+        path: path of the file.
+        name: its name in the corpus: the path relative to the root.
+        column: the column of its records that holds the text.
+        option: the setting by which the user names another column, for messages.
     """
 
     path: Path
@@ -53,9 +53,9 @@ class File:
     option: str = ""
 
     def state(self) -> tuple[int, int]:
-        """Size and time of change: others tell that it is no longer the file that was read."""
+        """Return size and modification time, to detect that the file has changed. Raises BadInput if unreadable."""
         try:
-            found = self.path.stat()
+            stats = self.path.stat()
         except OSError as error:
             raise BadInput(f"{self.path}: cannot be read ({error.strerror or error})") from None
-        return found.st_size, found.st_mtime_ns
+        return stats.st_size, stats.st_mtime_ns

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from pli_train.core.texts.file_types import File
 
 ROWS = 1024
-"""Rows in memory at a time; what Parquet keeps together may be more."""
+"""Rows read at a time; Parquet may keep a larger row group in memory."""
 
 
 def texts(file: File) -> Iterator[str]:
-    """The text of each row; empty where it has none. Raises NoText and BadInput."""
+    """Yield the text of each row; empty if it has none. Raises NoText and BadInput."""
     if ends_of(file.path)[1]:
-        raise BadInput(f"{file.path}: Parquet is compressed inside, and is read only as it is: decompress the file")
+        raise BadInput(f"{file.path}: compressed Parquet files are not read: decompress the file")
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
@@ -31,19 +31,19 @@ def texts(file: File) -> Iterator[str]:
             name = columns.chosen(file.column, file.path, file.option)
             top, *inner = [name] if name in table.schema_arrow.names else name.split(".")
             for batch in table.iter_batches(ROWS, columns=[name]):
-                found: Any = batch.column(top)
+                values: Any = batch.column(top)
                 for field in inner:
-                    found = found.flatten()[found.type.get_field_index(field)]  # a null above is one here too
-                yield from (cleaned(text or "") for text in found.to_pylist())
+                    values = values.flatten()[values.type.get_field_index(field)]  # null if the structure is null
+                yield from (cleaned(text or "") for text in values.to_pylist())
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError, ValueError, KeyError) as error:
         raise BadInput(f"{file.path}: not readable as Parquet ({first_line(error)})") from None
 
 
 def _columns(table: Any, wanted: str) -> Columns:
-    """What each column holds, those within structures too; by its first rows where the one asked for is not there."""
+    """Return the kind of each column, also within structures; read the first rows if `wanted` is missing."""
     from pyarrow import types
 
-    found = Columns()
+    columns = Columns()
     texts: list[str] = []
 
     def visit(prefix: str, fields: Any) -> None:
@@ -52,9 +52,9 @@ def _columns(table: Any, wanted: str) -> Columns:
             kind = kind.value_type if types.is_dictionary(kind) else kind
             if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
                 texts.append(name)
-                found.add(name, "single words", inner=bool(prefix))
+                columns.add(name, "single words", inner=bool(prefix))
             else:
-                found.add(name, str(kind).partition("<")[0], inner=bool(prefix))
+                columns.add(name, str(kind).partition("<")[0], inner=bool(prefix))
             if types.is_struct(kind):
                 visit(f"{name}.", kind)
 
@@ -64,5 +64,5 @@ def _columns(table: Any, wanted: str) -> Columns:
         first = next(table.iter_batches(FIRST, columns=outer), None)
         for row in [] if first is None else first.to_pylist():
             for name, value in row.items():
-                found.add(name, kind_of(value))
-    return found
+                columns.add(name, kind_of(value))
+    return columns

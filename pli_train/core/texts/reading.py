@@ -11,26 +11,26 @@ from pli_train.core.texts import parquet, records, streams
 from pli_train.core.texts.file_types import ARCHIVES, File, NoText, ends_of
 
 LONGEST_SEGMENT = 2**22
-"""Characters of a piece; only a document that is longer is cut."""
+"""Maximum characters of a segment; longer documents are split."""
 NEAR = 2**16
-"""Characters before that place in which a line end is looked for."""
+"""Number of characters before the end of a segment in which to look for a place to split."""
 BREAKS = (re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S)(?= \S)"))
-"""Where a text may be cut so that words, and with them tokens, stay what they are: after a line, before a space."""
+"""Where a text can be split without changing its tokens: after a line, or else before a space."""
 
 
 class Segment(NamedTuple):
-    """A part of a document, in order; `last` in the one that ends it."""
+    """A part of a document; `last` is True for the one that ends it."""
 
     text: str
     last: bool
 
 
 def documents(file: File) -> Iterator[tuple[str, Iterable[Segment]]]:
-    """Name and pieces of each document in order; blank ones are among them.
+    """Yield the name and segments of each document in order, including blank ones.
 
     Raises:
-        NoText: where it is found to hold none, perhaps after some documents.
-        BadInput: when it is damaged, or does not say which column holds the text.
+        NoText: if the file is not text, perhaps after some documents.
+        BadInput: if the file is damaged, or the column of the text is not clear.
     """
     try:
         are_records, texts = texts_of(file)
@@ -44,13 +44,13 @@ def documents(file: File) -> Iterator[tuple[str, Iterable[Segment]]]:
 
 
 def texts_of(file: File) -> tuple[bool, Iterator[str]]:
-    """Whether a file is of records, and the text of each record in order; else its one text, bit by bit.
+    """Return whether a file holds records, and the text of each record; or else its text, in chunks.
 
-    Raises NoText and BadInput, at once or while it is read.
+    Raises NoText and BadInput, immediately or while reading.
     """
     end = ends_of(file.path)[0]
     if end in ARCHIVES:
-        raise NoText("packed as an archive", f"is an archive: unpack it, and name the folder ({end} is not read)")
+        raise NoText("packed as an archive", f"is an archive: unpack it, and use the folder ({end} is not read)")
     if end == ".parquet":
         return True, parquet.texts(file)
     readers: dict[str, Callable[[File], Iterator[str]]] = {
@@ -61,20 +61,20 @@ def texts_of(file: File) -> tuple[bool, Iterator[str]]:
     }
     if end in readers:
         return True, readers[end](file)
-    if end == ".json" and (found := records.of_json(file)) is not None:
-        return True, found
+    if end == ".json" and (texts := records.of_json(file)) is not None:
+        return True, texts
     return False, streams.characters(file.path)
 
 
 def remarks_on(file: File) -> list[str]:
-    """A line each on what is odd in a file whose texts were read. Raises NoText and BadInput as reading it does."""
+    """Return lines about unusual content of a file. Raises NoText and BadInput as reading it does."""
     return records.odd_header(file) if ends_of(file.path)[0] in (".csv", ".tsv") else []
 
 
 def segments(texts: Iterable[str]) -> Iterator[Segment]:
-    """A document that comes bit by bit, in pieces of LONGEST_SEGMENT characters at most.
+    """Join a document's chunks into segments of at most LONGEST_SEGMENT characters.
 
-    It is cut where tokens end in any case, if there is such a place: see BREAKS.
+    A long document is split where tokens end, if possible: see BREAKS.
     """
     held: list[str] = []
     length = 0
@@ -90,9 +90,9 @@ def segments(texts: Iterable[str]) -> Iterator[Segment]:
 
 
 def _break(text: str) -> int:
-    """Where to cut a text that is longer than a piece."""
-    for locations in BREAKS:
-        ends = [found.end() for found in locations.finditer(text, max(1, LONGEST_SEGMENT - NEAR), LONGEST_SEGMENT)]
+    """Return where to split a text that is longer than a segment."""
+    for pattern in BREAKS:
+        ends = [match.end() for match in pattern.finditer(text, max(1, LONGEST_SEGMENT - NEAR), LONGEST_SEGMENT)]
         if ends:
             return ends[-1]
     return LONGEST_SEGMENT

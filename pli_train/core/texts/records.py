@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from pli_train.core.texts.file_types import File
 
 Located = tuple[str, Any]
-"""Where a record is, in words, and the record."""
+"""The location of a record in words, e.g. `line 3`, and the record."""
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 LONGEST_NAME = 40
-"""Characters of a column's name, at most; what is longer looks like a text."""
+"""Maximum characters of a column's name; a longer one looks like text."""
 DEEPEST = 4
-"""Names in that of a column within columns."""
+"""Maximum depth of nested columns."""
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
 def of_lines(file: File) -> Iterator[str]:
-    """The text of each line's record; empty where it has none. Raises NoText and BadInput."""
+    """Yield the text of each line's record; empty if it has none. Raises NoText and BadInput."""
     return _texts(file, _objects(file.path))
 
 
 def of_json(file: File) -> Iterator[str] | None:
-    """The text of each record of a `.json` file: a list of them, one after the other, or one that has the column.
+    """Return the texts of a `.json` file's records: a list, concatenated values, or one record with the column.
 
-    None where it holds something else, which is a text like any other. Raises NoText and BadInput.
+    Return None for other content, which is read as plain text. Raises NoText and BadInput.
     """
     try:
         first, *more = islice(_values(file.path), 2)
@@ -56,38 +56,38 @@ def of_json(file: File) -> Iterator[str] | None:
 def _objects(path: Path) -> Iterator[Located]:
     for number, line in enumerate(lines_of(path), 1):
         if line.strip():
-            position = f"line {number}"
+            location = f"line {number}"
             try:
-                yield position, json.loads(line)
+                yield location, json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise BadInput(f"{path}: {position} is not JSON ({error})") from None
+                raise BadInput(f"{path}: {location} is not JSON ({error})") from None
 
 
 class _NotJson(BadInput):
-    """A file that is no JSON from some place on."""
+    """A file that is not valid JSON from some point on."""
 
 
 def _values(path: Path) -> Iterator[Located]:
-    """The elements of a list, or values one after the other, without reading the whole file at once."""
+    """Yield the elements of a list, or concatenated values, without reading the whole file at once."""
     stream, held, at, number = characters(path), "", 0, 0
     is_list = between = False
     while True:
-        at = _SPACE.match(held, at).end()  # type: ignore[union-attr]  # it matches nothing too
+        at = _SPACE.match(held, at).end()  # type: ignore[union-attr]  # it matches an empty text too
         sign = held[at : at + 1]
         if is_list and sign == "]":
             return
         if (sign == "[" and not number and not is_list) or (sign == "," and between):
             is_list, between, at = True, False, at + 1
             continue
-        found = _value(held, at)
-        if found is not None and is_list and between:
-            raise _NotJson(f"{path}: has no comma after record {number}")
-        if found is not None:
+        parsed = _value(held, at)
+        if parsed is not None and is_list and between:
+            raise _NotJson(f"{path}: expected a comma after record {number}")
+        if parsed is not None:
             number, between = number + 1, is_list
-            yield f"record {number}", found[0]
-            at = found[1]
+            yield f"record {number}", parsed[0]
+            at = parsed[1]
             continue
-        # Doubling what is read keeps the time in proportion to the length, however long one value is.
+        # Doubling the text keeps the time linear in the length of a value.
         more = _more(stream, len(held) - at)
         if not more and (sign or is_list):
             raise _NotJson(f"{path}: is not JSON after record {number}")
@@ -99,19 +99,19 @@ def _values(path: Path) -> Iterator[Located]:
 
 
 def _more(stream: Iterator[str], least: int) -> str:
-    found: list[str] = []
+    texts: list[str] = []
     for text in stream:
-        found.append(text)
+        texts.append(text)
         least -= len(text)
         if least <= 0:
             break
-    return "".join(found)
+    return "".join(texts)
 
 
 def _value(text: str, at: int) -> tuple[Any, int] | None:
-    """The value at a place of a text, and where it ends; None where more has to be read, or nothing helps.
+    """Return the JSON value at a position of a text, and its end; None if it is incomplete or invalid.
 
-    Only lists, tables and strings end by themselves: a number at the end of what is read may go on.
+    Only lists, objects and strings mark their end: a number at the end of the text may be incomplete.
     """
     try:
         value, end = _DECODER.raw_decode(text, at)
@@ -133,12 +133,12 @@ def _has(record: Any, column: str) -> bool:
 
 
 def of_table(file: File) -> Iterator[str]:
-    """The text of each row of a CSV or TSV file, whose first row names the columns. Raises NoText and BadInput."""
+    """Yield the text of each row of a CSV or TSV file with a header row. Raises NoText and BadInput."""
     return _texts(file, _table(file), _kind_of_text)
 
 
 def odd_header(file: File) -> list[str]:
-    """A line on a table whose text is in a column with a name like a text: the file may lack its row of names.
+    """Return a line about a text column whose name looks like text: the header row may be missing.
 
     Raises NoText and BadInput, as `of_table` does.
     """
@@ -148,21 +148,21 @@ def odd_header(file: File) -> list[str]:
         return []
     short = " ".join(name.split())
     short = short if len(short) <= LONGEST_NAME else f"{short[:LONGEST_NAME]}…"
-    return [f"{file.path}: its first row names the column of the text '{short}'; if that is a text, put names above it"]
+    return [f"{file.path}: its first row names the text column '{short}'; if that is text, add a header row"]
 
 
 def _table(file: File) -> Iterator[Located]:
-    """The rows of a CSV or TSV file, each as a record."""
+    """Return the rows of a CSV or TSV file as records."""
     csv.field_size_limit(LONGEST)
     head = next((line for line in lines_of(file.path) if line.strip()), "")
     between = "\t" if ends_of(file.path)[0] == ".tsv" else next((sign for sign in ",;\t|" if sign in head), ",")
-    # Commas are everywhere in texts, so that they are always quoted; other signs are chosen to do without.
+    # Texts have commas and semicolons, so files with these delimiters use quotes; other delimiters may avoid them.
     quoted = between in ",;" or _is_quoted(file.path, between)
     return _rows(file.path, between, quoted)
 
 
 def _is_quoted(path: Path, between: str) -> bool:
-    """Whether quotes are CSV's, and not just characters of the texts."""
+    """Return whether quotes are CSV quoting, and not characters of the texts."""
     try:
         for _ in _rows(path, between, quoted=True):
             pass
@@ -180,38 +180,40 @@ def _rows(path: Path, between: str, quoted: bool) -> Iterator[Located]:
         line = reader.line_num + 1
         for row in reader:
             if len(row) > len(names):
-                raise BadInput(f"{path}: line {line} has {len(row)} columns, and the first names {len(names)}")
+                raise BadInput(f"{path}: line {line} has {len(row)} columns, but the first row names {len(names)}")
             line = reader.line_num + 1
             if row:
                 yield f"line {line - 1}", {name: value or None for name, value in zip(names, row, strict=False)}
     except csv.Error as error:
-        raise BadInput(f"{path}: from line {line} on it is not CSV ({error})") from None
+        raise BadInput(f"{path}: not valid CSV from line {line} on ({error})") from None
 
 
-# --- what both share ------------------------------------------------------------------------------------------------
+# --- records of any format ------------------------------------------------------------------------------------------
 
 
 def _texts(file: File, records: Iterable[Located], kind: Callable[[Any], str] | None = None) -> Iterator[str]:
-    """The text of each record, in the column that the first ones tell. Strings are texts by themselves.
+    """Yield the text of each record, from the column chosen by the first records. A record may also be a string.
 
     Args:
-        kind: what a value is, where all are written as text.
+        file: the file of the records.
+        records: the records with their locations.
+        kind: function that returns the kind of a value, for formats that write all values as text.
     """
-    locations = iter(records)
-    first = list(islice(locations, FIRST))
+    located = iter(records)
+    first = list(islice(located, FIRST))
     if first and isinstance(first[0][1], str):
-        yield from (cleaned(text) for _, text in _all(str, file, chain(first, locations)))
+        yield from (cleaned(text) for _, text in _all(str, file, chain(first, located)))
         return
     column = _column(file, first, kind) if first else ""
-    for position, record in _all(dict, file, chain(first, locations)):
+    for location, record in _all(dict, file, chain(first, located)):
         text = _inner(record, column)
         if not isinstance(text, str | None):
-            raise BadInput(f"{file.path}: {position} has {kind_of(text)} in '{column}', where a text belongs")
+            raise BadInput(f"{file.path}: {location} has {kind_of(text)} in '{column}', expected text")
         yield cleaned(text or "")
 
 
 def _column(file: File, first: list[Located], kind: Callable[[Any], str] | None) -> str:
-    """The column that holds the text, as the first records tell."""
+    """Return the column that holds the text, chosen by the first records."""
     columns = Columns(loose=kind is not None)
     for _, record in _all(dict, file, first):
         _add(columns, "", record, kind or kind_of)
@@ -219,23 +221,23 @@ def _column(file: File, first: list[Located], kind: Callable[[Any], str] | None)
 
 
 def _all(kind: type, file: File, records: Iterable[Located]) -> Iterator[Located]:
-    """The records, each of which is to be of one kind."""
-    for position, record in records:
+    """Yield the records; raise BadInput if one is not of the given type."""
+    for location, record in records:
         if not isinstance(record, kind):
-            belongs = "text" if kind is str else "table"
-            raise BadInput(f"{file.path}: {position} is {kind_of(record)}, where a {belongs} belongs")
-        yield position, record
+            expected = "text" if kind is str else "a table"
+            raise BadInput(f"{file.path}: {location} is {kind_of(record)}, expected {expected}")
+        yield location, record
 
 
-def _add(found: Columns, prefix: str, record: dict[str, Any], kind: Callable[[Any], str]) -> None:
+def _add(columns: Columns, prefix: str, record: dict[str, Any], kind: Callable[[Any], str]) -> None:
     for name, value in record.items():
-        found.add(f"{prefix}{name}", kind(value), inner=bool(prefix))
+        columns.add(f"{prefix}{name}", kind(value), inner=bool(prefix))
         if isinstance(value, dict) and prefix.count(".") < DEEPEST:
-            _add(found, f"{prefix}{name}.", value, kind)
+            _add(columns, f"{prefix}{name}.", value, kind)
 
 
 def _inner(record: dict[str, Any], column: str) -> Any:
-    """The value of a column, which may lie within another: `a.b`."""
+    """Return the value of a column, which may be nested: `a.b`."""
     if column in record:
         return record[column]
     top, _, rest = column.partition(".")
@@ -244,7 +246,7 @@ def _inner(record: dict[str, Any], column: str) -> Any:
 
 
 def _kind_of_text(value: str | None) -> str:
-    """What a value of a CSV file is, as which it is written."""
+    """Return the kind of a value in a CSV file."""
     if value is None:
         return "null"
     try:

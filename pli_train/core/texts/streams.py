@@ -15,25 +15,25 @@ from pli_train.core.texts.file_types import NoText, ends_of
 
 CHUNK = 2**20
 LONGEST = 2**27
-"""Characters of a line or a record, at most: it has to fit into memory, several times."""
+"""Maximum characters of a line or a record, several copies of which must fit into memory."""
 MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, as its mark starts with that of UTF-16
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-"""Byte-order marks, and the encodings that they tell."""
+"""Byte-order mark → encoding."""
 
 
 def characters(path: Path) -> Iterator[str]:
-    """The characters of a text file, some at a time.
+    """Yield the characters of a text file in chunks.
 
-    The encoding is what a byte-order mark says, else UTF-8.
+    The encoding is given by a byte-order mark, or else UTF-8.
 
     Raises:
-        NoText: where bytes are no text of that encoding, or are NUL.
-        BadInput: when the file is damaged.
+        NoText: if bytes are invalid in that encoding, or NUL.
+        BadInput: if the file is damaged.
     """
     with opened(path) as file:
         head = file.read(CHUNK)
@@ -46,8 +46,7 @@ def characters(path: Path) -> Iterator[str]:
             if "\0" in text:
                 raise NoText(
                     "not text",
-                    "holds no text: it has NUL bytes, as images, binary files and UTF-16 without a "
-                    "byte-order mark have them",
+                    "is not text: it has NUL bytes, like images, binary files and UTF-16 without a byte-order mark",
                 )
             if text:
                 yield text
@@ -62,13 +61,13 @@ def _decoded(decoder: Any, chunk: bytes, seen: int, encoding: str) -> str:
         return decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
         at = seen - len(error.object) + error.start
-        message = f"byte {error.object[error.start]:#04x} at {at}" if error.start < len(error.object) else "its end"
-        advice = ": write it anew as UTF-8 (iconv -f latin1 -t utf-8), if it is text" if encoding == "utf-8" else ""
-        raise NoText("not text", f"is not {encoding.upper()} ({message}){advice}") from None
+        where = f"byte {error.object[error.start]:#04x} at {at}" if error.start < len(error.object) else "its end"
+        advice = ": if it is text, convert it to UTF-8 (iconv -f latin1 -t utf-8)" if encoding == "utf-8" else ""
+        raise NoText("not text", f"is not {encoding.upper()} ({where}){advice}") from None
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a text file, each with its end. Raises as `characters`, and BadInput for one that is too long."""
+    """Yield the lines of a text file with their ends. Raises as `characters`, and BadInput for a line too long."""
     held = ""
     for text in characters(path):
         whole = held + text
@@ -82,7 +81,7 @@ def lines_of(path: Path) -> Iterator[str]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file's bytes, decompressed. Raises BadInput when it is damaged, or a library for it is missing."""
+    """Open a file for reading decompressed bytes. Raises BadInput if it is damaged or needs a missing library."""
     import lzma
 
     compression = ends_of(path)[1]
@@ -91,11 +90,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise BadInput(
-            f"{path}: is damaged, or no {compression} file ({str(error).strip() or 'it ends too soon'})"
+            f"{path}: is damaged, or not a {compression} file ({str(error).strip() or 'unexpected end'})"
         ) from None
     except OSError as error:
-        message = error.strerror or str(error)
-        raise BadInput(f"{path}: cannot be read ({message})") from None
+        reason = error.strerror or str(error)
+        raise BadInput(f"{path}: cannot be read ({reason})") from None
 
 
 def _open(path: Path, compression: str) -> Any:

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from pli_train.data.config import DataConfig
 
 ROW = np.dtype([("pixels", np.float32, (1, 8, 8)), ("label", np.int64)])
-"""An image and what it shows."""
+"""An image and its label."""
 
 
 @dataclass(frozen=True)
 class ImageCorpus:
-    """A corpus of images, to be used where a tokenized text is.
+    """A corpus of images, with the same interface as a tokenized text.
 
     Attributes:
         train, eval: 1-D arrays of ROW; pixels from -1 to 1, as (channels, height, width).
-        about: one line on the corpus for people.
-        fingerprint: names content and split together.
+        about: one-line description of the corpus.
+        fingerprint: hash of content and split.
     """
 
     train: np.ndarray
@@ -39,36 +39,34 @@ class ImageCorpus:
     tokenizer: ClassVar[None] = None
     vocabulary: ClassVar[None] = None
     needs: ClassVar[dict[str, int]] = {"image_size": 8, "num_channels": 1, "num_labels": 10}
-    """Fields of a model's config, and the value with which it fits these images."""
+    """Config field → the value that these images need."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """What `run.json` says of the corpus's size."""
+        """Size of the corpus, as recorded in `run.json`."""
         return {"train_images": len(self.train), "eval_images": len(self.eval), "classes": self.needs["num_labels"]}
 
     def check(self, task: str, config: PretrainedConfig) -> None:
-        """Raise BadInput when a model of this task and config cannot learn from these images."""
+        """Raise BadInput if a model of this task and config cannot learn from these images."""
         if task != "image-classification":
             raise BadInput(f"data.source: 'digits' holds images, and a {config.model_type} learns from text")
         wrong = [field for field, value in self.needs.items() if getattr(config, field) != value]
         if wrong:
-            message = (
-                f"{field}: these images need {self.needs[field]}, got {getattr(config, field)}" for field in wrong
-            )
-            raise BadInput(*(f"model.config.{line}" for line in message))
+            lines = (f"{field}: these images need {self.needs[field]}, got {getattr(config, field)}" for field in wrong)
+            raise BadInput(*(f"model.config.{line}" for line in lines))
 
     def keep(self, folder: Path) -> None:
-        """Images need nothing else to be read again."""
+        """Save nothing, as images need no tokenizer."""
 
 
 def load(data: DataConfig, say: Callable[[str], None] = lambda line: None) -> ImageCorpus:
-    """The digits, split into train and eval with a fixed seed."""
+    """Load the digits, split into train and eval with a fixed seed."""
     from sklearn.datasets import load_digits
 
     say("corpus: digits")
-    found = load_digits()
-    rows = np.empty(len(found.target), ROW)
-    rows["pixels"], rows["label"] = found.images[:, None] / 8 - 1, found.target  # intensities lie from 0 to 16
+    digits = load_digits()
+    rows = np.empty(len(digits.target), ROW)
+    rows["pixels"], rows["label"] = digits.images[:, None] / 8 - 1, digits.target  # intensities are from 0 to 16
     rows = rows[np.random.default_rng(0).permutation(len(rows))]
     rows = rows[: max(2, round(data.fraction * len(rows)))]
     aside = min(max(1, round(data.test_share * len(rows))), len(rows) - 1)

@@ -15,32 +15,34 @@ from pli_train.core.texts.reading import Segment
 from pli_train.data.documents import Documents, fingerprint
 
 WORD = 1000
-"""Characters in which the start of a word is looked for, where a text is cut that has no lines."""
+"""Number of characters in which to look for the start of a word when splitting a text without lines."""
 COPIES = 0.01
-"""Share of the held-out documents that may be in the training text too before a line tells it."""
+"""Share of held-out documents that may also be in the training text without a warning."""
 
 
 def documents(texts: Texts, share: float, fraction: float, about: str) -> Documents:
-    """A corpus of texts, split into train and eval by document; a single one is cut instead.
+    """Split texts into train and eval by document; a single document is split within.
 
     Args:
-        share: the part kept for evaluation.
-        fraction: the part of the documents (or of the one's lines) to use at all.
+        texts: the documents.
+        share: share for evaluation.
+        fraction: share of the documents (or of the lines of a single one) to use at all.
+        about: description of the corpus, to which the number of documents is added.
 
     Raises:
-        BadInput: when there is too little text to split.
+        BadInput: if there is too little text to split.
     """
     full = np.flatnonzero(~texts.is_blank)
-    # A document's place in the order of hashes decides, so that a new one moves nobody.
+    # Sorted by hashes, so that adding a document does not move others between train and eval.
     ranked = full[np.argsort(texts.names[full], kind="stable")]
     kept = ranked[: _count(fraction, len(full))] if fraction < 1 and len(full) > 2 else ranked
     each_is_one = len(texts.is_blank) == len(texts.files)
     files = counted(len(texts.files), "file")
-    message = counted(len(full), "file") if each_is_one else f"{counted(len(full), 'document')} in {files}"
-    name, about = fingerprint(texts.fingerprint, share, fraction), f"{about}: {message}"
+    size = counted(len(full), "file") if each_is_one else f"{counted(len(full), 'document')} in {files}"
+    name, about = fingerprint(texts.fingerprint, share, fraction), f"{about}: {size}"
     if len(kept) == 1:
-        # A fraction of several documents that comes to one is spent by choosing it.
-        train, eval, note = _cut(texts, kept, share, fraction if len(full) == 1 else 1.0)
+        # If the fraction of several documents is one document, that document is used as a whole.
+        train, eval, note = _split_one(texts, kept, share, fraction if len(full) == 1 else 1.0)
         return Documents(train, eval, name, about, (*texts.notes, f"{texts.root}: one document, {note}"))
     aside = kept[: _count(share, len(kept))]
     notes = (*texts.notes, *_copies(texts, kept[len(aside) :], aside))
@@ -48,17 +50,18 @@ def documents(texts: Texts, share: float, fraction: float, about: str) -> Docume
 
 
 def _count(share: float, of: int) -> int:
-    """So many of them: at least one, and never all."""
+    """Return this share of a number, at least one and less than all."""
     return min(max(1, round(share * of)), of - 1)
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The pieces of some documents, read anew each time.
+    """The segments of some documents, read again for each iteration.
 
     Attributes:
-        locations: of the documents among all.
-        part: what of the only one's pieces is meant, if not all.
+        texts: all documents.
+        locations: indices of the documents.
+        part: function that selects a part of a single document's segments.
     """
 
     texts: Texts
@@ -72,27 +75,27 @@ class _Chosen:
 
 
 def _copies(texts: Texts, train: np.ndarray, aside: np.ndarray) -> list[str]:
-    """A line on held-out documents that are in the training text too, where they are many."""
+    """Return a line about held-out documents that are also in the training text, if there are many."""
     count = int(np.isin(texts.contents[aside], texts.contents[train]).sum())
     if count <= COPIES * len(aside):
         return []
-    return [f"{texts.root}: {count} of {len(aside)} held-out documents are in the training text too, word for word"]
+    return [f"{texts.root}: {count} of {len(aside)} held-out documents are also in the training text, word for word"]
 
 
 # --- a single document ----------------------------------------------------------------------------------------------
 
 
-def _cut(texts: Texts, position: np.ndarray, share: float, fraction: float) -> tuple[_Chosen, _Chosen, str]:
-    """The first part of the only document for training, its end for evaluation, and in words where it is cut.
+def _split_one(texts: Texts, document: np.ndarray, share: float, fraction: float) -> tuple[_Chosen, _Chosen, str]:
+    """Split a single document: its first part for training, its end for evaluation, and a description of the split.
 
-    It is cut at a line; where too little of it is before or behind, as in a text of one line, within the line.
+    It is split at a line end; or within a line, if one part would be too small, as in a text of one line.
     """
-    whole = _Chosen(texts, position)
+    whole = _Chosen(texts, document)
     lines, characters = (sum(map(count, (segment.text for segment in whole))) for count in (_lines, len))
     start, stop = line_cut(lines, share, fraction)
     parts = (
-        _Chosen(texts, position, _Between(0, start, by_line)),
-        _Chosen(texts, position, _Between(start, stop, by_line)),
+        _Chosen(texts, document, _Between(0, start, by_line)),
+        _Chosen(texts, document, _Between(start, stop, by_line)),
     )
     before, behind = (_size(part) for part in parts)
     where = "at a line"
@@ -100,8 +103,8 @@ def _cut(texts: Texts, position: np.ndarray, share: float, fraction: float) -> t
         stop = max(2, round(fraction * characters))
         start = _word_start(whole, min(max(1, stop - round(share * stop)), stop - 1))
         parts = (
-            _Chosen(texts, position, _Between(0, start, by_sign)),
-            _Chosen(texts, position, _Between(start, stop, by_sign)),
+            _Chosen(texts, document, _Between(0, start, by_sign)),
+            _Chosen(texts, document, _Between(start, stop, by_sign)),
         )
         before, behind = (_size(part) for part in parts)
         where = "at a word"
@@ -111,7 +114,7 @@ def _cut(texts: Texts, position: np.ndarray, share: float, fraction: float) -> t
 
 
 def line_cut(lines: int, share: float, fraction: float) -> tuple[int, int]:
-    """Up to which line a text is trained on, and up to which the rest is held out.
+    """Return the line numbers at which the training part and the held-out part end.
 
     >>> line_cut(4, share=0.25, fraction=1.0)
     (3, 4)
@@ -121,12 +124,12 @@ def line_cut(lines: int, share: float, fraction: float) -> tuple[int, int]:
 
 
 def by_line(text: str) -> list[str]:
-    """A text as lines with their ends."""
+    """Split a text into lines with their ends."""
     return text.splitlines(keepends=True)
 
 
 def by_sign(text: str) -> str:
-    """A text as characters."""
+    """Return a text as its characters."""
     return text
 
 
@@ -136,11 +139,11 @@ def _lines(text: str) -> int:
 
 @dataclass(frozen=True)
 class _Between:
-    """What of a document lies between two places.
+    """Selects the part of a document between two positions.
 
     Attributes:
-        start, stop: counted in units.
-        units: of a piece, which together make it up.
+        start, stop: positions, counted in units.
+        units: function that splits a segment into units (lines or characters).
     """
 
     start: int
@@ -159,7 +162,7 @@ class _Between:
 
 
 def _size(part: Iterable[Segment]) -> int:
-    """Characters of a part, 0 if it is blank."""
+    """Return the number of characters of a part, 0 if it is blank."""
     size, is_blank = 0, True
     for segment in part:
         size += len(segment.text)
@@ -168,8 +171,8 @@ def _size(part: Iterable[Segment]) -> int:
 
 
 def _word_start(whole: Iterable[Segment], position: int) -> int:
-    """The space before a word that is nearest before a place, or the place where there is none near."""
+    """Return the last space before a position that precedes a word, or the position itself if none is near."""
     first = max(1, position - WORD)
     near = "".join(segment.text for segment in _Between(first, position + 1, by_sign)(whole))
-    found = [match.start() for match in re.finditer(r"(?<=\S)\s(?=\S)", near)]
-    return first + found[-1] if found else position
+    spaces = [match.start() for match in re.finditer(r"(?<=\S)\s(?=\S)", near)]
+    return first + spaces[-1] if spaces else position

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def read(data: DataConfig) -> Documents:
-    """The chosen slice of a hub data set, shuffled and split by row with a fixed seed.
+    """Read a slice of a hub data set, shuffled and split by row with a fixed seed.
 
     Raises:
-        BadInput: when the data set has no such split or column, or no rows.
-        PliError: when the hub, or the data set on it, cannot be reached.
+        BadInput: if the data set has no such split or column, or no rows.
+        PliError: if the hub or the data set cannot be reached.
     """
     try:
         from datasets import load_dataset
     except ImportError:
         raise BadInput(
-            f"data.source: '{data.source}' is no file or folder here, so it is taken for a name on the hub, which "
+            f"data.source: '{data.source}' is not a local file or folder; reading it from the hub "
             "needs the `hub` extra: pip install 'pli[hub]'"
         ) from None
     try:
@@ -36,8 +36,8 @@ def read(data: DataConfig) -> Documents:
         raise BadInput(f"data.source: '{data.source}': {first_line(error)}") from None
     except (OSError, RuntimeError) as error:
         raise PliError(
-            f"data.source: '{data.source}' is no file or folder here and could not be loaded from the hub "
-            f"({first_line(error)}); where no hub is within reach, set data.source to a local file or folder"
+            f"data.source: '{data.source}' is not a local file or folder and could not be loaded from the hub "
+            f"({first_line(error)}); without access to the hub, set data.source to a local file or folder"
         ) from None
     column = _column_of(rows, data)
     if data.fraction < 1:
@@ -52,7 +52,7 @@ def read(data: DataConfig) -> Documents:
 
 @dataclass(frozen=True)
 class _Column:
-    """The pieces of a column's texts."""
+    """The segments of a column's texts."""
 
     rows: Any
     name: str
@@ -63,7 +63,7 @@ class _Column:
 
 
 def _column_of(rows: Any, data: DataConfig) -> str:
-    """The column that holds the text."""
+    """Return the column that holds the text."""
     columns = Columns()
     for name, feature in rows.features.items():
         holds = getattr(feature, "dtype", None)

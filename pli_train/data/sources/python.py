@@ -1,4 +1,4 @@
-"""The source code of Python's standard library, which every machine has."""
+"""The source code of Python's standard library, which is available on every machine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__p
 
 
 def read(data: DataConfig) -> Documents:
-    """Every `.py` of the standard library outside its test folders, split by file."""
+    """Read every `.py` file of the standard library outside its test folders, split by file."""
     root = Path(sysconfig.get_path("stdlib"))
     names = (path.relative_to(root) for path in sorted(root.rglob("*.py")))
-    found = [File(root / name, str(name)) for name in names if not LEFT_OUT & set(name.parts)]
+    sources = [File(root / name, str(name)) for name in names if not LEFT_OUT & set(name.parts)]
     about = f"the standard library of Python {sys.version.split()[0]}"
-    return files.documents(Texts(root, found), data.test_share, data.fraction, about)
+    return files.documents(Texts(root, sources), data.test_share, data.fraction, about)

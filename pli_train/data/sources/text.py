@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def read(data: DataConfig) -> Documents:
-    """The documents of a file, or of every file below a folder, split by document.
+    """Read the documents of a file, or of all files below a folder, split by document.
 
     Raises:
-        BadInput: when the path is missing, a file is damaged, or there is no text.
+        BadInput: if the path is missing, a file is damaged, or there is no text.
     """
     root = Path(data.source).expanduser()
     try:
-        found = texts.of_path(root, data.text_column, "data.text_column")
-        return files.documents(found, data.test_share, data.fraction, str(root))
+        corpus = texts.of_path(root, data.text_column, "data.text_column")
+        return files.documents(corpus, data.test_share, data.fraction, str(root))
     except BadInput as error:
         raise BadInput(f"data.source: {error}") from None

@@ -1,7 +1,7 @@
 """Base class of growth operators.
 
-`record` writes the event into a lineage and is all that a rehearsal on paper needs; `grow` does it to a model. An
-operator is one file here and one line in `schedule.OPERATORS`.
+`record` adds the event to a lineage, which is enough to plan a schedule; `grow` changes a model. To add an operator,
+write one file here and one line in `schedule.OPERATORS`.
 """
 
 from __future__ import annotations
@@ -28,62 +28,69 @@ class Operator(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     operator: str
-    at: int | float | None = Field(None, description="when: a whole number of steps, or a fraction of training")
-    when: Literal["plateau"] | None = Field(None, description="instead of `at`: when the loss has flattened")
-    optimizer_state: OptimizerState = Field("zero", description="moments of what is newborn, or of everything")
-    learning_rate: LearningRate = Field("none", description="what the event does to the learning rate")
-    rewarm_steps: int = Field(100, ge=1, description="rewarm, rewarm-new: steps of the climb")
-    freeze_steps: int = Field(0, ge=0, description="steps in which only newborn parts learn")
+    at: int | float | None = Field(None, description="time: a whole number of steps, or a fraction of training")
+    when: Literal["plateau"] | None = Field(None, description="in place of `at`: when the loss reaches a plateau")
+    optimizer_state: OptimizerState = Field("zero", description="moments of new parts zero or copied, or all reset")
+    learning_rate: LearningRate = Field("none", description="how the learning rate changes after the event")
+    rewarm_steps: int = Field(100, ge=1, description="rewarm, rewarm-new: number of warm-up steps")
+    freeze_steps: int = Field(0, ge=0, description="steps after the event in which only new parts are trained")
 
     bears: ClassVar[bool] = True
-    """Whether parts are born of it."""
+    """Whether the operator adds layers, heads or FFN units."""
 
     @model_validator(mode="after")
     def _one_time(self) -> Operator:
         if (self.at is None) == (self.when is None):
             raise ValueError("give exactly one of `at` and `when`")
         if not self.bears and (self.freeze_steps or self.learning_rate == "rewarm-new"):
-            raise ValueError(f"nothing is born of '{self.operator}' that `freeze_steps` or `rewarm-new` could speak of")
+            raise ValueError(f"'{self.operator}' adds no parameters: remove `freeze_steps` and `rewarm-new`")
         if self.optimizer_state == "copy" and self.donorless:
             raise ValueError(f'`optimizer_state = "copy"` needs a donor, and {self.donorless} has none')
         return self
 
     @property
     def donorless(self) -> str:
-        """What it is about this operator that leaves newborns without a donor; empty when they have one."""
+        """Why the new parts have no donor; empty when they have one."""
         return ""
 
     @property
     def policies(self) -> dict[str, Any]:
-        """What the lineage keeps of the choices around the event."""
-        message: dict[str, Any] = {"optimizer_state": self.optimizer_state, "learning_rate": self.learning_rate}
+        """Settings of optimizer and learning rate that the lineage records."""
+        facts: dict[str, Any] = {"optimizer_state": self.optimizer_state, "learning_rate": self.learning_rate}
         if self.learning_rate in ("rewarm", "rewarm-new"):
-            message["rewarm_steps"] = self.rewarm_steps
+            facts["rewarm_steps"] = self.rewarm_steps
         if self.freeze_steps:
-            message["freeze_steps"] = self.freeze_steps
-        return message
+            facts["freeze_steps"] = self.freeze_steps
+        return facts
 
     def __str__(self) -> str:
-        """The event in a few words, without its outcome."""
+        """Return a short description of the event, without its outcome."""
         return f"{self.time} {self.operator}"
 
     @property
     def time(self) -> str:
-        """`0.25`, `500` or `plateau`."""
+        """Time of the event as text: `0.25`, `500` or `plateau`."""
         return f"{self.at:.4g}" if isinstance(self.at, float) else str(self.when if self.at is None else self.at)
 
     def misfit(self, start: InitialShape) -> str | None:
-        """Why the event cannot happen to a run that begins like this, or None."""
+        """Return why a model with this initial shape cannot have the event, or None if it can."""
         return None
 
     def record(self, lineage: Lineage, step: int) -> None:
-        """Write the event into `lineage`. Raises BadLineage when it cannot be done."""
+        """Add the event to `lineage`. Raises BadLineage when the event is impossible."""
         raise NotImplementedError
 
     def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
-        """Do it to `model`. `lineage` is the one before the event; random numbers come from `seed` alone."""
+        """Apply the event to `model` and return the origin of each new parameter.
+
+        Args:
+            model: bare model, changed in place.
+            anatomy: parameter table of its family.
+            lineage: as it was before the event.
+            seed: the only source of random numbers.
+        """
         raise NotImplementedError
 
     def outcome(self, lineage: Lineage) -> str:
-        """What the event came to, in a few words. `lineage` is the one after it."""
+        """Return a short description of the result. `lineage` includes the event."""
         raise NotImplementedError

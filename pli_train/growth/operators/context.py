@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Context(Operator):
-    """Blocks are cut into pieces of `to` tokens from then on; the tokens and their order stay."""
+    """Cut blocks into sequences of `to` tokens from now on. Tokens and their order do not change."""
 
     operator: Literal["context"] = "context"
-    to: int = Field(ge=1, description="tokens that see each other")
+    to: int = Field(ge=1, description="sequence length: tokens that attend to each other")
 
     bears: ClassVar[bool] = False
 
@@ -29,7 +29,7 @@ class Context(Operator):
         return f"{self.time} context → {self.to}"
 
     def misfit(self, start: InitialShape) -> str | None:
-        """Blocks are cut into whole pieces."""
+        """Return why blocks cannot be cut into sequences of `to` tokens, or None."""
         if not start.cuttable:
             return "images cannot be cut into shorter blocks"
         if start.block_size is not None and start.block_size % self.to:
@@ -37,19 +37,19 @@ class Context(Operator):
         return None
 
     def record(self, lineage: Lineage, step: int) -> None:
-        """Write it into `lineage`."""
+        """Add the event to `lineage`."""
         lineage.note("context", step, to=self.to, **self.policies)
 
     def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
-        """The model stays as it is."""
+        """Return no origins: the model does not change."""
         return []
 
     def outcome(self, lineage: Lineage) -> str:
-        """`tokens`: the number stands before it."""
+        """Return `tokens`, printed after the number."""
         return "tokens"
 
 
 def length(lineage: Lineage, block_size: int) -> int:
-    """Tokens that see each other now: what the last such event says, else the whole block."""
-    message = [event.facts["to"] for event in lineage.events if event.operator == "context"]
-    return message[-1] if message else block_size
+    """Return the current sequence length: that of the last context event, or else `block_size`."""
+    lengths = [event.facts["to"] for event in lineage.events if event.operator == "context"]
+    return lengths[-1] if lengths else block_size

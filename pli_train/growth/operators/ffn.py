@@ -10,17 +10,17 @@ from pli_train.growth.operators.widening import WideningOperator
 
 
 class WidenFFN(WideningOperator):
-    """Layers' FFNs get units until they have `to` of them."""
+    """Add FFN units to layers until each has `to` of them."""
 
     operator: Literal["ffn"] = "ffn"
 
     what: ClassVar[str] = "units"
 
     def misfit(self, start: InitialShape) -> str | None:
-        """A family without a table of its FFN cannot have it widened."""
-        return "this family's table names no FFN" if start.slots == 0 else None
+        """Return why FFNs of this family cannot be widened, or None."""
+        return "this family's parameter table has no FFN" if start.slots == 0 else None
 
     def record(self, lineage: Lineage, step: int) -> None:
-        """Write the new width into `lineage`. Raises BadLineage when it cannot be done."""
+        """Add the new width to `lineage`. Raises BadLineage when the event is impossible."""
         counts = self.targets(lineage)
         lineage.widen(counts, step, self.initializer, **self.facts)

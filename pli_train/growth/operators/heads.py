@@ -13,30 +13,30 @@ from pli_train.models.config import MOST
 
 
 class AddHeads(WideningOperator):
-    """Layers get heads until they have `to` of them."""
+    """Add heads to layers until each has `to` of them."""
 
     operator: Literal["heads"] = "heads"
-    to: int = Field(ge=1, le=MOST, description="how many each layer has from then on")
+    to: int = Field(ge=1, le=MOST, description="number of heads of each layer after the event")
 
     what: ClassVar[str] = "heads"
 
     def misfit(self, start: InitialShape) -> str | None:
-        """The family decides how many heads fit, and how many share K and V."""
+        """Return why layers of this family cannot have `to` heads, or None."""
         if start.slots == 0:
-            return "this family's table names no heads"
+            return "this family's parameter table has no heads"
         if start.slots is not None and self.to > start.slots:
             return f"{self.to} heads do not fit: the model's config allows {start.slots}"
         if self.to % start.member:
-            return f"{self.to} heads are no whole number of K/V groups of {start.member}"
+            return f"{self.to} heads cannot be divided into K/V groups of {start.member}"
         return None
 
     def record(self, lineage: Lineage, step: int) -> None:
-        """Write the new heads into `lineage`. Raises BadLineage when it cannot be done."""
+        """Add the new heads to `lineage`. Raises BadLineage when the event is impossible."""
         counts = self.targets(lineage)
         donors = {} if self.initializer == "random" else {id: self._donors(lineage, id) for id in counts}
         lineage.add_heads(counts, step, self.initializer, donors, **self.facts)
 
     def _donors(self, lineage: Lineage, id: str) -> list[str]:
-        """New heads copy the old ones in turn; with K/V groups that comes to whole groups in turn."""
+        """Return the donor of each new head: the old heads in turn, so K/V groups are copied as a whole."""
         heads = list(lineage.layers[id].heads)
         return [heads[position % len(heads)] for position in range(self.to - len(heads))] if heads else []

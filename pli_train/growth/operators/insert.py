@@ -1,7 +1,7 @@
 """Operator: insert a layer.
 
-PLI's own operator, and the depth operator of StackBERT (Gong et al. 2019, proceedings.mlr.press/v97/gong19a) and of
-those after it: a new layer of the stack's shape at a chosen index, everything at or above that index shifts up.
+This is the operator of PLI, of StackBERT (Gong et al. 2019, proceedings.mlr.press/v97/gong19a) and of later methods to
+grow depth: a new layer of the stack's shape at a chosen index. Layers at or above that index move up by one.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Initializer = Annotated[str, AfterValidator(_known)]
 
 
 class Insert(Operator):
-    """One insertion of a schedule."""
+    """Insert a layer."""
 
     operator: Literal["insert"] = "insert"
-    index: int = Field(ge=0, description="where the layer will sit, 0 at the bottom")
-    initializer: Initializer = Field("clone", description="how its weights start")
+    index: int = Field(ge=0, description="index of the new layer, 0 at the bottom")
+    initializer: Initializer = Field("clone", description="how its weights are initialized")
     donor: str = Field(BELOW, description="the layer to clone: `below`, `above`, or a layer id")
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
 
@@ -50,19 +50,19 @@ class Insert(Operator):
 
     @property
     def donorless(self) -> str:
-        """A layer drawn at random or averaged has no donor."""
+        """Why the new layer has no donor: it is random or an average; else empty."""
         return f"initializer '{self.initializer}'" if self.initializer in DONORLESS else ""
 
     def misfit(self, start: InitialShape) -> str | None:
-        """Families fix some places, and some have no table to say what makes a layer the identity."""
+        """Return why the index or the initializer is impossible in this family, or None."""
         if self.index < start.first_index:
-            return f"index {self.index} is taken for good in this family: use {start.first_index} or higher"
+            return f"index {self.index} is reserved in this model family; use {start.first_index} or higher"
         if self.initializer == "identity" and not start.identity:
-            return "initializer 'identity' needs a family whose table names its output projections"
+            return "initializer 'identity' needs a family whose parameter table has output projections"
         return None
 
     def donor_id(self, lineage: Lineage) -> str | None:
-        """The id of the layer that lends its weights, None when nobody does. Raises BadLineage when it is not there."""
+        """Return the donor's id, or None without a donor. Raises BadLineage when the donor does not exist."""
         if self.initializer in DONORLESS:
             return None
         if not lineage.stack:
@@ -75,11 +75,11 @@ class Insert(Operator):
         return self.donor
 
     def neighbors(self, lineage: Lineage) -> list[str]:
-        """The ids of the layers below and above the place, as far as there are any."""
+        """Return the ids of the layers below and above the new one, if there are any."""
         return lineage.stack[max(self.index - 1, 0) : self.index + 1]
 
     def record(self, lineage: Lineage, step: int) -> None:
-        """Write the insertion into `lineage`. Raises BadLineage when it cannot be done."""
+        """Add the insertion to `lineage`. Raises BadLineage when the event is impossible."""
         lineage.check_index(self.index)
         donor = self.donor_id(lineage)
         facts: dict[str, Any] = {}
@@ -93,16 +93,16 @@ class Insert(Operator):
         lineage.insert(self.index, step, self.initializer, donor, like, **facts, **self.policies)
 
     def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
-        """Insert into `model` the newborn that would be drawn from `seed`.
+        """Insert a new layer into `model`, its random numbers drawn from `seed`.
 
         Raises:
-            BadInput: below a bottom layer that lacks something and can therefore not move up.
+            BadInput: when the index is reserved for a bottom layer that differs from the others.
         """
         from pli_train.models import build as models
 
         if self.index < anatomy.first_index:
             free = f"use {anatomy.first_index} or higher"
-            raise BadInput(f"index {self.index} is taken for good in a {anatomy.model_type}: {free}")
+            raise BadInput(f"index {self.index} is reserved in a {anatomy.model_type}; {free}")
 
         layers = models.stack_of(model, anatomy)
         donor, near = self.donor_id(lineage), self.neighbors(lineage)
@@ -110,7 +110,8 @@ class Insert(Operator):
         template = layers[lineage.index(like)] if like else models.lone_layer(model, anatomy, *lineage.founding)
         around = tuple(layers[lineage.index(id)] for id in near)
         position = InsertionPoint(model, anatomy, template, around, seed, self.noise)
-        models.set_config_fields(model, anatomy, {"depth": len(layers) + 1})  # GPT-2 draws deeper models smaller
+        # Before the layer is made, as GPT-2 initializes deeper models with smaller weights.
+        models.set_config_fields(model, anatomy, {"depth": len(layers) + 1})
         newborn = INITIALIZERS[self.initializer](position).to(next(model.parameters()).device)
         if self.initializer == "identity" and anatomy.norm == "post":
             identity_init.take_over_norm(newborn, identity_init.norm_below(self.index, model, layers, anatomy), anatomy)
@@ -120,7 +121,7 @@ class Insert(Operator):
         return [ParameterOrigin(new, old.get(name), copy=keep) for name, new in newborn.named_parameters()]
 
     def outcome(self, lineage: Lineage) -> str:
-        """`b: clone of a`."""
+        """Return for example `b: clone of a`."""
         facts = lineage.events[-1].facts
         noise = f" {self.noise:g}" if self.initializer == "clone-noise" else ""
         donors = facts["donor"] or " and ".join(facts.get("donors", "").split())

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Swap(Operator):
-    """One permanent swap of a schedule."""
+    """Swap two layers permanently."""
 
     operator: Literal["swap"] = "swap"
-    indices: tuple[int, int] = Field(description="the two places, 0 at the bottom")
+    indices: tuple[int, int] = Field(description="indices of the two layers, 0 at the bottom")
 
     bears: ClassVar[bool] = False
 
@@ -29,23 +29,23 @@ class Swap(Operator):
         return f"{self.time} swap {self.indices[0]} {self.indices[1]}"
 
     def misfit(self, start: InitialShape) -> str | None:
-        """Families fix some places."""
+        """Return why an index is impossible in this family, or None."""
         if min(self.indices) < start.first_index:
-            return f"index {min(self.indices)} is taken for good in this family: use {start.first_index} or higher"
+            return f"index {min(self.indices)} is reserved in this model family; use {start.first_index} or higher"
         return None
 
     def record(self, lineage: Lineage, step: int) -> None:
-        """Write the swap into `lineage`. Raises BadLineage when it cannot be done."""
+        """Add the swap to `lineage`. Raises BadLineage when the event is impossible."""
         lineage.swap(*self.indices, step, **self.policies)
 
     def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
-        """Swap the two."""
+        """Swap the two layers of `model`."""
         from pli_train.models import build as models
 
         models.swap_in_stack(*self.indices, model, anatomy)
         return []
 
     def outcome(self, lineage: Lineage) -> str:
-        """`a and b change places`."""
+        """Return for example `a and b swapped`."""
         first, second = lineage.events[-1].facts["layer"].split()
-        return f"{first} and {second} change places"
+        return f"{first} and {second} swapped"

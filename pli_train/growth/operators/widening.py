@@ -1,9 +1,9 @@
-"""What adding heads and widening FFNs have in common.
+"""Base class of the operators that add heads and widen FFNs.
 
 A new head (or unit) brings its own rows of Q, K and V (of the up-projections) and its own columns of the output
-projection. With those columns zero the layer computes what it did (the function is preserved, as in Net2Net's wider
-layer, Chen et al. 2016, arXiv:1511.05641, and in Gesmundo and Maile 2023, arXiv:2308.06103). Split between donor and
-copies they preserve it too, but twins of equal weights get equal gradients: give them noise.
+projection. If those columns are zero, the layer's output does not change (as with Net2Net's wider layer, Chen et al.
+2016, arXiv:1511.05641, and in Gesmundo and Maile 2023, arXiv:2308.06103). If they are split between donor and copies,
+it does not change either, but copies with equal weights get equal gradients: add noise.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Output = Literal["zero", "split", "kept"]
 
 
 class WideningOperator(Operator):
-    """Fields that adding heads and widening FFNs have in common."""
+    """Fields and methods shared by adding heads and widening FFNs."""
 
-    to: int = Field(ge=1, description="how many each layer has from then on")
+    to: int = Field(ge=1, description="number of heads or units of each layer after the event")
     layers: list[str] | None = Field(
-        None, description="ids of the layers that get them; none given: all that have fewer"
+        None, description="ids of the layers to widen (default: all layers that have fewer)"
     )
-    initializer: PartInitializer = Field("clone", description="how they start")
+    initializer: PartInitializer = Field("clone", description="how they are initialized")
     output: Output = Field("zero", description="their output columns: zero, split with the donor, or as initialized")
     noise: float = Field(0.0, ge=0, description="clone-noise: standard deviation ÷ that of each weight matrix")
 
@@ -51,21 +51,21 @@ class WideningOperator(Operator):
 
     @property
     def donorless(self) -> str:
-        """Parts drawn at random have no donor."""
+        """Why the new parts have no donor: they are random; else empty."""
         return "initializer 'random'" if self.initializer == "random" else ""
 
     def __str__(self) -> str:
         return f"{self.time} {self.operator} → {self.to}"
 
     def targets(self, lineage: Lineage) -> dict[str, int]:
-        """Layer id → its count after the event, for those that grow.
+        """Return layer id → number of parts after the event, for the layers that grow.
 
         Raises:
-            BadLineage: when a named layer is not there, or none has fewer than `to`.
+            BadLineage: when a named layer does not exist, or every layer has `to` parts already.
         """
         for id in self.layers or []:
             if id not in lineage.stack:
-                raise BadLineage(f"layer '{id}' is not in the stack then ({lineage})")
+                raise BadLineage(f"layer '{id}' is not in the stack at that step ({lineage})")
         few = [id for id in lineage.stack if (self.count(lineage, id) or 0) < self.to]
         chosen = few if self.layers is None else self.layers
         if not chosen:
@@ -73,12 +73,12 @@ class WideningOperator(Operator):
         return dict.fromkeys(chosen, self.to)
 
     def count(self, lineage: Lineage, id: str) -> int | None:
-        """How many parts layer `id` has; None where that is not known."""
+        """Return the number of parts of layer `id`, or None when it is not known."""
         heads, units = lineage.shape(id)
         return heads if self.what == "heads" else units
 
     def grow(self, model: nn.Module, anatomy: Anatomy, lineage: Lineage, seed: int) -> list[ParameterOrigin]:
-        """Give the layers their parts."""
+        """Add the new parts to the layers of `model`."""
         from pli_train.models import build as models
 
         layers, origins = models.stack_of(model, anatomy), []
@@ -88,20 +88,20 @@ class WideningOperator(Operator):
         return origins
 
     def outcome(self, lineage: Lineage) -> str:
-        """`a b: clone, output zero`."""
+        """Return for example `a b: clone, output zero`."""
         return f"{lineage.events[-1].facts['layer']}: {self.initializer}, output {self.output}"
 
     @property
     def facts(self) -> dict[str, object]:
-        """What the lineage keeps of the event."""
+        """Settings that the lineage records."""
         noise = {"noise": self.noise} if self.initializer == "clone-noise" else {}
         return {"to": self.to, "output": self.output, **noise, **self.policies}
 
     def enlarge(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, seed: int) -> list[ParameterOrigin]:
-        """Give one layer its new parts.
+        """Add the new parts to one layer.
 
         Args:
-            seed: what random numbers are drawn from.
+            seed: seed of the random numbers.
         """
         import torch
 
@@ -135,7 +135,7 @@ class WideningOperator(Operator):
         return origins
 
     def _drawn(self, layer: nn.Module, model: nn.Module, anatomy: Anatomy, times: int, seed: int) -> list[nn.Module]:
-        """Layers drawn as the family draws them, whose parts the newborns take; none for clones."""
+        """Return randomly initialized layers that the new parts are taken from; none for clones."""
         if self.initializer != "random":
             return []
         return [
@@ -144,7 +144,7 @@ class WideningOperator(Operator):
 
 
 def _output(rows: Tensor, output: Output, sources: Sequence[int], old: int) -> Tensor:
-    """The output projection's columns, one row a part: (parts, …)."""
+    """Return the output projection's columns, one row per part: (parts, …)."""
     import torch
 
     if output == "zero":

@@ -1,7 +1,7 @@
 """Named growth schedules, each from a paper: one file per schedule.
 
-A schedule turns a model's beginning (its depth, heads and FFN units) into operator tables as a config would write
-them. It knows no torch and grows nothing itself.
+A schedule takes a model's initial shape (depth, heads, FFN units) and returns operator tables as in a config. It does
+not import torch and does not grow a model itself.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from pli_train.growth.schedules.named import NamedSchedule
 
 
 def _found() -> dict[str, type[NamedSchedule]]:
-    """Every class of this folder's modules that gives its `name` a value."""
-    found = {}
+    """Return every class in this folder's modules that sets its `name`."""
+    schedules = {}
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         for value in vars(import_module(module.name)).values():
             if isinstance(value, type) and issubclass(value, NamedSchedule) and value.__module__ == module.name:
                 name = value.model_fields["name"].default
                 if isinstance(name, str):
-                    found[name] = value
-    return found
+                    schedules[name] = value
+    return schedules
 
 
 SCHEDULES: dict[str, type[NamedSchedule]] = _found()
-"""The schedules by the name that users write."""
+"""Name in a config → schedule."""
 
 
 def read(table: dict[str, Any]) -> NamedSchedule:
-    """The schedule that a config's table asks for.
+    """Read a schedule from a config's table.
 
     >>> read({"name": "g-stack", "at": 0.1}).events(depth=1, heads=None, units=None, total_steps=None)[0]
     {'operator': 'insert', 'at': 0.1, 'index': 1, 'initializer': 'clone', 'donor': 'a'}
 
     Raises:
-        BadInput: when `name` is missing or is that of no schedule.
-        pydantic.ValidationError: for what is wrong in the other fields.
+        BadInput: when `name` is missing or unknown.
+        pydantic.ValidationError: when another field is invalid.
     """
     name = table.get("name")
     known = f"(known: {', '.join(SCHEDULES)})"

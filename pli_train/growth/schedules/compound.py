@@ -1,8 +1,8 @@
 """CompoundGrow (Gu et al. 2021): depth, sequence length and FFN width together.
 
-At each of k moments the stack doubles as in `stackbert` (layer i of the new one starts as layer i mod L of the old),
-every FFN widens, and sequences lengthen. A single number for `context` or `units` is the final one, half of it before
-the last moment, a quarter before the one before that, and so on.
+At each of k growth moments the stack doubles as in `stackbert` (layer i of the new stack starts as layer i mod L of the
+old one), every FFN widens, and sequences get longer. A single number for `context` or `units` is the final value; half
+of it is used before the last moment, a quarter before the second last, and so on.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Compound(CopySchedule):
     cites: ClassVar[str] = "Gu et al. 2021, arXiv 2010.12562"
 
     name: Literal["compound"] = "compound"
-    layers: int = Field(ge=2, le=MOST, description="depth at the end: the initial depth times 2, 4, 8, …")
-    at: Moments | None = Field(None, description="growth moments; none given: stages of equal length")
+    layers: int = Field(ge=2, le=MOST, description="final depth: the initial depth times 2, 4, 8, …")
+    at: Moments | None = Field(None, description="growth moments (default: stages of equal length)")
     context: Size | list[Size] | None = Field(
-        None, description="sequence length at the end, or its values; one more of them than moments: from step 0 on"
+        None, description="final sequence length, or its value at each growth moment (one value more: from step 0)"
     )
-    units: Size | list[Size] | None = Field(None, description="FFN units at the end, or their values")
+    units: Size | list[Size] | None = Field(None, description="final FFN units, or their value at each growth moment")
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:
-        """A doubling a moment, with what else grows then. Raises BadInput for all that does not fit."""
+        """Return one doubling per moment, with wider FFNs and longer sequences. Raises BadInput with all mistakes."""
         count = doublings(depth, self.layers)
         at: list[int | float] = [*evenly(0, 1, count + 2)[1:-1]] if self.at is None else self.at
         wrong = [] if len(at) == count else [wrong_number(at, count, f"doubling from {depth} to {self.layers} layers")]
@@ -65,30 +65,30 @@ class Compound(CopySchedule):
         return moments
 
     def events(self, depth: int, heads: int | None, units: int | None, total_steps: int | None) -> list[Table]:
-        """As every schedule's; where a length holds from the start, a `context` event at step 0 comes first."""
+        """Return the operator tables; the first is a `context` event at step 0 if there is a length from the start."""
         events = super().events(depth, heads, units, total_steps)
         begins, _ = self._lengths(doublings(depth, self.layers))
         return [*({"operator": "context", "at": 0, "to": length} for length in begins), *events]
 
     def _widths(self, moments: int, initial: int | None) -> list[int]:
-        """FFN widths in order of growth. Halves of a single one that the model begins with already are left out."""
+        """Return FFN widths in order of growth, without halves of a single number that the initial model reaches."""
         if not isinstance(self.units, int):
             return self.units or []
         halves = _halves(self.units, moments)[1:]
         return [width for width in halves if width > (initial or 0)] or halves[-1:]
 
     def _lengths(self, moments: int) -> tuple[list[int], list[int]]:
-        """The sequence length from step 0 on, if it is ours to say, and those that growth brings."""
+        """Return the sequence length at step 0, if there is one, and the lengths after growth."""
         if isinstance(self.context, int):
             lengths = _halves(self.context, moments)
         else:
             lengths = self.context or []
-        ours = len(lengths) == moments + 1
-        return (lengths[:1], lengths[1:]) if ours else ([], lengths)
+        has_initial = len(lengths) == moments + 1
+        return (lengths[:1], lengths[1:]) if has_initial else ([], lengths)
 
 
 def _halves(final: int, moments: int) -> list[int]:
-    """What `final` is before, between and after growth.
+    """Return the values before, between and after growth, the last of which is `final`.
 
     >>> _halves(512, moments=2)
     [128, 256, 512]

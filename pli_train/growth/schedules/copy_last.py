@@ -1,7 +1,7 @@
-"""Gradual stacking (Reddi et al. 2023): copies of the top layer go on top.
+"""Gradual stacking (Reddi et al. 2023): insert copies of the top layer on top.
 
-A stack of L layers becomes one of L+m, whose layer i starts as layer min(i, L−1) of the old one. Moments lie at equal
-distances, as in `pli`.
+A stack of L layers becomes one of L+m, whose layer i starts as layer min(i, L−1) of the old one. Growth moments are
+evenly spaced, as in `pli`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pli_train.models.config import MOST
 
 
 class CopyLast(CopySchedule):
-    """Copy the top layer onto the top, a few layers at a time."""
+    """Insert copies of the top layer on top, a few layers at a time."""
 
     cites: ClassVar[str] = "Reddi et al. 2023, proceedings.mlr.press/v202/j-reddi23a"
 
     name: Literal["copy-last"] = "copy-last"
-    layers: int = Field(ge=2, le=MOST, description="depth at the end")
-    layers_per_moment: int = Field(1, ge=1, le=MOST, description="m: copies of the top layer at each moment")
-    first: Share = Field(0.1, description="when it first grows")
-    last: Share = Field(0.9, description="when it last grows")
+    layers: int = Field(ge=2, le=MOST, description="final depth")
+    layers_per_moment: int = Field(1, ge=1, le=MOST, description="m: copies of the top layer at each growth moment")
+    first: Share = Field(0.1, description="fraction of training at the first growth moment")
+    last: Share = Field(0.9, description="fraction of training at the last growth moment")
 
     @model_validator(mode="after")
     def _in_order(self) -> CopyLast:
@@ -34,7 +34,7 @@ class CopyLast(CopySchedule):
         return self
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:
-        """The same number of layers at each moment. Raises BadInput when that does not come out even."""
+        """Return the same number of layers at each moment. Raises BadInput when they cannot be divided evenly."""
         check_deepens(depth, self.layers)
         count, rest = divmod(self.layers - depth, self.layers_per_moment)
         if rest:

@@ -1,8 +1,8 @@
-"""MIDAS (Saunshi et al. 2024): the middle block is copied in place, in stages.
+"""MIDAS (Saunshi et al. 2024): copy the middle block in place, in stages.
 
-A stack of n blocks of b layers becomes one of n+1: a copy of block ⌈n/2⌉, counted from 1, sits right above it. With k
-stages of training in all, stage i takes the share i^α / Σj^α of it (j = 1 … k), so that later, deeper stages are
-longer. The paper begins with one block and then grows k−1 times; from n blocks, the first stage is still i = 1.
+A stack of n blocks of b layers becomes one of n+1: a copy of block ⌈n/2⌉, counted from 1, is inserted right above it.
+With k stages of training in all, stage i takes the fraction i^α / Σj^α of it (j = 1 … k), so that later, deeper stages
+are longer. The paper begins with one block and grows k−1 times; from n blocks, the first stage is still i = 1.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pli_train.models.config import MOST
 
 
 class Midas(CopySchedule):
-    """Copy the middle block in place, at stages that get longer."""
+    """Copy the middle block in place, in stages that get longer."""
 
     cites: ClassVar[str] = "Saunshi et al. 2024, arXiv 2409.19044"
 
     name: Literal["midas"] = "midas"
-    layers: int = Field(ge=2, le=MOST, description="depth at the end, a multiple of the block")
-    block: int | None = Field(None, ge=1, description="b: layers in a block; none given: the initial depth")
-    alpha: float = Field(1.0, ge=0, le=100, description="α: 0 for stages of equal length, more for later growth")
+    layers: int = Field(ge=2, le=MOST, description="final depth, a multiple of `block`")
+    block: int | None = Field(None, ge=1, description="b: layers in a block (default: the initial depth)")
+    alpha: float = Field(1.0, ge=0, le=100, description="α: 0 for stages of equal length, higher for later growth")
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:
-        """One block a moment. Raises BadInput when a depth is no multiple of the block."""
+        """Return one block per moment. Raises BadInput when a depth is no multiple of the block."""
         check_deepens(depth, self.layers)
         block = self.block or depth
         wrong = [
@@ -48,7 +48,7 @@ class Midas(CopySchedule):
 
 
 def middle_copied(blocks: int, block: int) -> list[int]:
-    """The layer that each layer of the grown stack starts as.
+    """Return, for each layer of the grown stack, the index of the old layer that it copies.
 
     >>> middle_copied(blocks=3, block=2)
     [0, 1, 2, 3, 2, 3, 4, 5]
@@ -58,11 +58,11 @@ def middle_copied(blocks: int, block: int) -> list[int]:
 
 
 def stage_lengths(stages: int, alpha: float) -> list[float]:
-    """Shares of training, one a stage.
+    """Return the fraction of training of each stage.
 
     >>> stage_lengths(4, alpha=1)
     [0.1, 0.2, 0.3, 0.4]
     """
-    # Powers of i/k and not of i: the same shares, and no overflow.
+    # Powers of i/k in place of i give the same fractions without overflow.
     powers = [(i / stages) ** alpha for i in range(1, stages + 1)]
     return [power / sum(powers) for power in powers]

@@ -17,26 +17,26 @@ Table = dict[str, Any]
 
 def _inside(at: int | float) -> int | float:
     if at < 0 or (isinstance(at, float) and not at < 1):
-        raise ValueError(f"{at} is neither a share of training (0.0 up to, not including, 1.0) nor a whole step")
+        raise ValueError(f"{at} is neither a fraction of training (0.0 ≤ at < 1.0) nor a whole number of steps")
     return at
 
 
 def _in_order(moments: list[int | float]) -> list[int | float]:
     if len({type(at) for at in moments}) > 1:
-        raise ValueError("give either shares of training or steps, not both: their order would depend on its length")
+        raise ValueError("use either fractions of training or steps, not both, as their order depends on its length")
     if any(later <= earlier for earlier, later in pairwise(moments)):
-        raise ValueError(f"growth moments come in order of time, each once, got {moments}")
+        raise ValueError(f"growth moments must increase, got {moments}")
     return moments
 
 
 When = Annotated[StrictInt | StrictFloat, AfterValidator(_inside)]
-"""A whole number of steps, or a share of training."""
+"""A whole number of steps, or a fraction of training."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-"""A share of training."""
+"""A fraction of training."""
 
 Moments = Annotated[list[When], AfterValidator(_in_order)]
-"""Growth moments in order of time, all of them shares or all of them steps."""
+"""Growth moments in order of time, either all fractions or all steps."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Moment:
 
     Attributes:
         when: `{"at": 0.25}`, or `{"when": "plateau"}`.
-        growth: what happens then, in order: operator tables without their time.
+        growth: the operator tables, in order, without their time.
     """
 
     when: Table
@@ -55,8 +55,8 @@ class Moment:
 class NamedSchedule(BaseModel):
     """A growth schedule known by its name.
 
-    A subclass gives `name` and `cites`, says in its module's docstring what the paper's formula is, and answers
-    `moments`.
+    A subclass sets `name` and `cites`, implements `moments`, and explains the paper's formula in its module's
+    docstring.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,23 +65,23 @@ class NamedSchedule(BaseModel):
 
     name: str
     heads: list[Annotated[int, Field(gt=0)]] = Field(
-        [], description="heads of every layer, growing: spread evenly over the growth moments, the last at the last"
+        [], description="increasing numbers of heads of every layer, evenly spread over the growth moments"
     )
 
     @classmethod
     def about(cls) -> str:
-        """What it does, in one line: the first of its docstring."""
+        """Return the first line of its docstring."""
         return (cls.__doc__ or "").splitlines()[0]
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:
-        """The growth moments from `depth` layers with FFNs of `units`. Raises BadInput, its lines unprefixed."""
+        """Return the growth moments from `depth` layers with FFNs of `units`. Raises BadInput, lines without prefix."""
         raise NotImplementedError
 
     def events(self, depth: int, heads: int | None, units: int | None, total_steps: int | None) -> list[Table]:
-        """The schedule as operator tables, in the order they act.
+        """Return the schedule as operator tables, in order of time.
 
-        Inserts at one `at` are one stage; their donors are layer ids of this project's lineage. What a table leaves
-        open (noise, optimizer state, …) is for the config to fill in.
+        Insertions at the same `at` are one stage. Donors are layer ids as in the lineage. Fields that a table leaves
+        out (noise, optimizer state, …) get their values from the config.
 
         Args:
             depth: layers at step 0.
@@ -90,7 +90,7 @@ class NamedSchedule(BaseModel):
             total_steps: optimizer updates of the whole training; None when not known.
 
         Raises:
-            BadInput: everything that cannot be done from that beginning, one line each.
+            BadInput: with one line for each thing that is impossible from this initial shape.
         """
         wrong: list[str] = []
         moments: list[Moment] | None = None
@@ -113,15 +113,15 @@ class NamedSchedule(BaseModel):
 
 
 class CopySchedule(NamedSchedule):
-    """A schedule whose newborn layers are copies of chosen layers."""
+    """Base class of schedules whose new layers copy chosen layers."""
 
-    initializer: str = Field("clone", description="how a newborn starts from its donor")
+    initializer: str = Field("clone", description="how a new layer is made from its donor")
 
     def grown(self, lineage: Lineage, origins: Sequence[int]) -> list[Table]:
-        """The inserts that turn the stack into the one with layer `origins[i]` of the old stack at index i.
+        """Return the insertions that produce a stack with layer `origins[i]` of the old stack at index i.
 
-        The first layer of each origin is the old one and the others are its copies, each with its donor's id. The
-        inserts go from the bottom to the top, so that each index is final. `lineage` is left as they leave it.
+        The first layer of each origin is the old layer itself and the others are its copies, each with its donor's id.
+        Insertions go from bottom to top, so that each index is final. `lineage` is changed in place.
         """
         old = list(lineage.stack)
         kept: set[int] = set()
@@ -131,13 +131,13 @@ class CopySchedule(NamedSchedule):
                 kept.add(origin)
                 continue
             lineage.insert(index, step=0, initializer=self.initializer, donor=old[origin])
-            message = {"operator": "insert", "index": index, "initializer": self.initializer, "donor": old[origin]}
-            inserts.append(message)
+            table = {"operator": "insert", "index": index, "initializer": self.initializer, "donor": old[origin]}
+            inserts.append(table)
         return inserts
 
 
 def check_deepens(depth: int, layers: int, least: int = 1) -> None:
-    """Raise BadInput unless `layers` is deeper than `depth`, and `depth` at least `least`."""
+    """Raise BadInput unless `layers` > `depth` ≥ `least`."""
     if depth < least:
         raise BadInput(f"copies layers, so the model must begin with at least {least}, not {depth}")
     if layers <= depth:
@@ -145,22 +145,22 @@ def check_deepens(depth: int, layers: int, least: int = 1) -> None:
 
 
 def wrong_number(at: Sequence[int | float], needed: int, what: str) -> str:
-    """That `at` does not name the `needed` growth moments. `what` says why so many."""
-    return f"at names {len(at)} growth moments, but {what} takes {needed}"
+    """Return the message that `at` has not the `needed` number of moments; `what` needs them."""
+    return f"at has {len(at)} growth moments, but {what} needs {needed}"
 
 
 def evenly(first: float, last: float, count: int) -> list[float]:
-    """`count` shares of training from `first` to `last` at equal distances; a single one is `first`.
+    """Return `count` evenly spaced fractions of training from `first` to `last`; a single one is `first`.
 
     >>> evenly(0.1, 0.9, 5)
     [0.1, 0.3, 0.5, 0.7, 0.9]
     """
-    # Rounded, so that 0.3 is 0.3 for whoever reads a plan, and not 0.30000000000000004.
+    # Rounded, so that a printed plan has 0.3 and not 0.30000000000000004.
     return [round(first + (last - first) * i / max(count - 1, 1), 12) for i in range(count)]
 
 
 def spread(values: Sequence[int], moments: int) -> dict[int, int]:
-    """Which of `moments` (from 0) each of `values` is reached at: evenly, the last at the last.
+    """Spread `values` evenly over `moments`, the last value at the last moment. Return index of moment → value.
 
     >>> spread([8, 12], 4)
     {1: 8, 3: 12}
@@ -169,7 +169,7 @@ def spread(values: Sequence[int], moments: int) -> dict[int, int]:
 
 
 def not_rising(name: str, values: Sequence[int], initial: int | None) -> list[str]:
-    """What is wrong unless `values` increase from above `initial` (no lower bound when that is None)."""
+    """Return what is wrong unless `values` increase and exceed `initial` (no lower bound when None)."""
     wrong = []
     if any(later <= earlier for earlier, later in pairwise(values)):
         wrong.append(f"{name} must increase, got {list(values)}")
@@ -179,7 +179,7 @@ def not_rising(name: str, values: Sequence[int], initial: int | None) -> list[st
 
 
 def too_many(name: str, values: Sequence[int], moments: int) -> list[str]:
-    """What is wrong unless there are at least as many growth moments as `values`."""
+    """Return what is wrong if there are more `values` than growth moments."""
     if len(values) <= moments:
         return []
     return [f"{name} has {len(values)} values ({list(values)}), but there are only {moments} growth moments"]

@@ -1,8 +1,8 @@
-"""Progressive layer increase: one layer at a time, at equal distances.
+"""Progressive layer increase (PLI): insert one layer at a time, evenly spaced.
 
-N insertions act at shares first + (last − first)·i/(N − 1) of training, i = 0 … N−1. Positions are a rule or a list;
-the list 1 1 2 2 2 3 3 3 4 from one layer, first 0.1 and last 0.9, is `0.1@1 0.2@1 0.3@2 … 0.9@4` and gives the stack
-`a c f i j h g e d b`. How a newborn starts is left to the config.
+N insertions are done at fractions first + (last − first)·i/(N − 1) of training, i = 0 … N−1. Positions are a rule or a
+list; from one layer, the list 1 1 2 2 2 3 3 3 4 with first 0.1 and last 0.9 is `0.1@1 0.2@1 0.3@2 … 0.9@4` and results
+in the stack `a c f i j h g e d b`. The config sets how new layers are initialized.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from pli_train.models.config import MOST
 
 
 class Pli(NamedSchedule):
-    """One layer at each of several moments at equal distances."""
+    """Insert one layer at each of several evenly spaced moments."""
 
     cites: ClassVar[str] = "progressive layer increase (PLI)"
 
     name: Literal["pli"] = "pli"
-    layers: int | None = Field(
-        None, ge=1, le=MOST, description="depth at the end; may be left out beside a list of positions"
-    )
-    position: Position = Field("middle", description="start (bottom), end (top), middle, or each insertion's index")
-    first: Share = Field(0.1, description="when the first layer is inserted")
-    last: Share = Field(0.9, description="when the last layer is inserted")
+    layers: int | None = Field(None, ge=1, le=MOST, description="final depth; optional if positions are listed")
+    position: Position = Field("middle", description="start (bottom), end (top), middle, or the indices")
+    first: Share = Field(0.1, description="fraction of training at the first insertion")
+    last: Share = Field(0.9, description="fraction of training at the last insertion")
 
     @model_validator(mode="after")
     def _in_order(self) -> Pli:
@@ -36,7 +34,7 @@ class Pli(NamedSchedule):
         return self
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:
-        """One insertion a moment. Raises BadInput when positions and depths disagree."""
+        """Return one insertion per moment. Raises BadInput when positions and depths disagree."""
         locations = indices(self.position, depth, self.layers)
         times = evenly(self.first, self.last, len(locations))
         return [

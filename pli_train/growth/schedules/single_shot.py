@@ -1,8 +1,8 @@
 """Single-step growth (Bu 2025): from zero or one layer to all layers at once, late.
 
-At a share of about 0.8 of training, 0 or 1 layer becomes `layers`. From one layer each newborn copies it, or is drawn
-afresh; from none they are all drawn afresh. It is made for the WSD learning rate: under one that has decayed by then
-the newborn layers never catch up.
+At about 0.8 of training, 0 or 1 layer becomes `layers`. From one layer, each new layer is a copy of it, or random; from
+none, all are random. The method is made for the WSD learning rate: if the learning rate has decayed before growth, the
+new layers never catch up.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ RANDOM = "random"
 
 
 class SingleShot(NamedSchedule):
-    """All layers at once, late."""
+    """Insert all layers at once, late in training."""
 
     cites: ClassVar[str] = "Bu 2025, arXiv 2511.04981"
 
     name: Literal["single-shot"] = "single-shot"
-    layers: int = Field(ge=1, le=MOST, description="depth at the end")
-    at: When = Field(0.8, description="when")
+    layers: int = Field(ge=1, le=MOST, description="final depth")
+    at: When = Field(0.8, description="growth moment")
     initializer: str | None = Field(
-        None, description="how a newborn starts; none given: random from no layer, else as the rest of the config says"
+        None, description="how new layers are initialized (default: random from no layer, else growth.initializer)"
     )
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:
-        """The one moment. Raises BadInput from more than one layer, or when there is none to start from."""
+        """Return the one moment. Raises BadInput when there is more than one layer, or no donor."""
         wrong = []
         if depth > 1:
             wrong.append(f"begins with 0 or 1 layers, not {depth}")
@@ -44,8 +44,8 @@ class SingleShot(NamedSchedule):
         if wrong:
             raise BadInput(*wrong)
         initializer = RANDOM if depth == 0 else self.initializer
-        start: dict[str, Any] = {} if initializer is None else {"initializer": initializer}
+        fields: dict[str, Any] = {} if initializer is None else {"initializer": initializer}
         if initializer != RANDOM:
-            start["donor"] = "a"  # the one layer there is
-        growth = [{"operator": "insert", "index": index, **start} for index in range(depth, self.layers)]
+            fields["donor"] = "a"  # the only layer
+        growth = [{"operator": "insert", "index": index, **fields} for index in range(depth, self.layers)]
         return [Moment({"at": self.at}, growth)]

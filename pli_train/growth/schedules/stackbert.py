@@ -1,8 +1,8 @@
-"""Progressive stacking (Gong et al. 2019): the stack is doubled.
+"""Progressive stacking (Gong et al. 2019): double the stack.
 
 From L to 2L layers, layer i of the new stack starts as layer i mod L of the old one: the top half copies the bottom
 half in order. The paper trains BERT-base with 3, 6 and 12 layers for 50, 70 and 280 thousand of 400 thousand steps,
-that is, doubles at shares 0.125 and 0.3. With another number k of doublings than two, the default keeps the paper's
+that is, doubles at fractions 0.125 and 0.3. For a number k of doublings other than two, the default keeps the paper's
 70 % at full depth and makes the k stages before it equally long: 0.3·i/k.
 """
 
@@ -22,16 +22,16 @@ OF_THE_PAPER = [0.125, 0.3]
 
 
 class StackBert(CopySchedule):
-    """Double the depth at each moment, the copy on top."""
+    """Double the depth at each moment, with the copies on top."""
 
     cites: ClassVar[str] = "Gong et al. 2019, proceedings.mlr.press/v97/gong19a"
 
     name: Literal["stackbert"] = "stackbert"
-    layers: int = Field(ge=2, le=MOST, description="depth at the end: the initial depth times 2, 4, 8, …")
-    at: Moments | None = Field(None, description="when it doubles; none given: the paper's stage lengths")
+    layers: int = Field(ge=2, le=MOST, description="final depth: the initial depth times 2, 4, 8, …")
+    at: Moments | None = Field(None, description="growth moments (default: the paper's stage lengths)")
 
     def moments(self, depth: int, units: int | None) -> list[Moment]:
-        """One doubling a moment. Raises BadInput when the depth is no doubling, or `at` has another number."""
+        """Return one doubling per moment. Raises BadInput when the depth is no doubling, or `at` has a wrong length."""
         count = doublings(depth, self.layers)
         at = usual_moments(count) if self.at is None else self.at
         if len(at) != count:
@@ -41,7 +41,7 @@ class StackBert(CopySchedule):
 
 
 def doubled(depth: int) -> list[int]:
-    """The layer that each layer of the doubled stack starts as.
+    """Return, for each layer of the doubled stack, the index of the old layer that it copies.
 
     >>> doubled(3)
     [0, 1, 2, 0, 1, 2]
@@ -50,7 +50,7 @@ def doubled(depth: int) -> list[int]:
 
 
 def doublings(depth: int, layers: int) -> int:
-    """How many doublings make `layers` of `depth` layers. Raises BadInput when no number does.
+    """Return the number of doublings from `depth` to `layers` layers. Raises BadInput when there is none.
 
     >>> doublings(3, 12)
     2
@@ -60,13 +60,13 @@ def doublings(depth: int, layers: int) -> int:
     if depth << count != layers:
         near = sorted({depth << max(count, 1), depth << count + 1})
         raise BadInput(
-            f"layers is {layers}, but doubling {depth} layers gives {' or '.join(map(str, near))} and never {layers}"
+            f"layers is {layers}, but doubling {depth} layers gives {' or '.join(map(str, near))}, never {layers}"
         )
     return count
 
 
 def usual_moments(count: int) -> list[int | float]:
-    """When `count` doublings happen if nothing else is said.
+    """Return the default moments of `count` doublings.
 
     >>> usual_moments(3)
     [0.1, 0.2, 0.3]

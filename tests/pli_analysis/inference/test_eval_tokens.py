@@ -174,7 +174,7 @@ def test_a_tokenizer_of_another_model_is_refused(runs, tmp_path):
 @pytest.mark.parametrize("command", [similarity, disturbance_command, embed, grad_norms])
 def test_options_of_a_text_need_one(small_run, command, more):
     runs = small_run if command is grad_norms else [small_run]
-    with pytest.raises(BadInput, match="says how a text is read: use it with --text FILE"):
+    with pytest.raises(BadInput, match="applies only to --text FILE: give both"):
         command(runs, **more)
 
 
@@ -222,7 +222,7 @@ def test_a_tokenizer_that_makes_its_library_panic_is_refused_in_a_line(small_run
     document = json.loads(path.read_text())
     document["model"]["continuing_subword_prefix"] = "x" * 26
     path.write_text(json.dumps(document))
-    with pytest.raises(BadInput, match=r"tokenizer.json: no tokenizer .range end index"):
+    with pytest.raises(BadInput, match=r"tokenizer.json: not a tokenizer .range end index"):
         eval_tokens.batch_of(open_run(run), text, 4)
-    with pytest.raises(BadInput, match=r"no tokenizer .range end index"):
+    with pytest.raises(BadInput, match=r"not a tokenizer .range end index"):
         tokenizer.load(str(run / "tokenizer"))

@@ -185,14 +185,14 @@ def test_a_run_of_ours_beside_a_download_of_it(runs, family, tmp_path):
 
 
 BROKEN = {
-    "[[1, 2]]": "no list of",
+    "[[1, 2]]": "not a list of",
     '[[1, 2, "x"]]': "not three numbers",
-    '[["inf", 2, 3]]': "a step or a time",
-    "[[1, 2.5, 3]]": "a step or a time",
-    "[[1, 1e300, 3]]": "beyond all measure",
+    '[["inf", 2, 3]]': "a step is not an integer or a time is not finite",
+    "[[1, 2.5, 3]]": "a step is not an integer or a time is not finite",
+    "[[1, 1e300, 3]]": "a step is too large",
     "[[1, 2, [3]]]": "not three numbers",
-    "{}": "no list of",
-    "[" * 100_000: "is no TensorBoard download",
+    "{}": "not a list of",
+    "[" * 100_000: "is not a TensorBoard download",
 }
 
 
@@ -264,7 +264,7 @@ def test_copies_of_runs_are_reported_as_not_varying():
     groups = {"a": [4.1, 2.771], "b": [4.0, 2.671]}
     found = compare.compared([curve(f"{g}{i}", [0, 10], groups[g], g) for g in groups for i in range(3)], levels=[3])
     for words in (report.verdict(found), report.speed_up_words(found)):
-        assert "no interval: runs do not vary" in words
+        assert "no interval: runs do not differ" in words
 
 
 # --- several scalars, epochs, points that are not finite, small losses -----------------------------------------------
@@ -359,7 +359,7 @@ def test_a_log_of_epochs_says_epochs(tmp_path):
     made = report.build([compare.compared(curve_metric.read(list(map(str, asked))))])
     losses, ups = made.sections[0].figures
     assert losses.drawing.layout.xaxis.title.text == "epochs" and set(ups.table["axis"]) == {"epoch"}
-    assert "in epochs over k" in ups.caption and "epochs that k needs" in dict(made.sections[0].method)["speed-up"]
+    assert "in epochs over k" in ups.caption and "Epochs that k needs" in dict(made.sections[0].method)["speed-up"]
     assert "at equal epochs (2)" in page.read_text()
 
 

@@ -393,7 +393,7 @@ def test_placebo_steps_are_of_the_same_phase_as_the_step(still):
     of = disturbance(run, window=8, at=[10], blocks=4)
     (event,) = of.events.to_dict("records")
     assert event["lr_phase"] is None and math.isnan(event["spike_p"]) and event["placebos"] == 0
-    assert "no p: the learning rate changes phase within 8 steps" in message.readings(of)[0]
+    assert "no p: the learning-rate phase changes within 8 steps" in message.readings(of)[0]
 
 
 def test_a_layer_is_held_against_its_own_placebo_steps_alone(grown):
@@ -402,7 +402,7 @@ def test_a_layer_is_held_against_its_own_placebo_steps_alone(grown):
     assert len(of.layers) > 1 and of.layers["placebos"].max() < 20
     assert (of.layers["p"] >= 1 / (1 + of.layers["placebos"])).all()
     (words,) = message.readings(of)
-    assert "can give no p below" in words and "checkpoint.every" in words
+    assert "the smallest possible p is" in words and "checkpoint.every" in words
 
 
 def test_without_placebo_checkpoints_the_words_say_which_key_makes_some(grown, tmp_path):
@@ -433,7 +433,7 @@ def test_steps_that_trained_with_layers_swapped_are_left_out(config_of, tmp_path
 def test_each_event_is_reported_in_plain_words(found):
     first, second = message.readings(found["gpt2"])
     assert first.startswith("+c at step 20 ") and "of predictions" in first
-    assert second.startswith("+d at step 40 changed no prediction on the spot.")
+    assert second.startswith("+d at step 40 changed no prediction.")
     for of in found.values():
         for figure in message.section(of).figures:
             assert figure.caption.endswith(".")
@@ -455,21 +455,22 @@ def test_words_follow_the_numbers(found):
         math.log(1.8),
         99.0,
     ]
-    assert "A loss spike of 0.21 over its trend was gone after 7 steps (p 0.030 over 9 steps" in message.readings(of)[0]
-    assert "Most disturbed was layer b, one above: it moved 1.80 times as fast as usual" in message.readings(of)[0]
+    first = message.readings(of)[0]
+    assert "The loss rose 0.21 above its trend and recovered after 7 steps (p 0.030 over 9 steps" in first
+    assert "Most disturbed is layer b, one above the event: it moved 1.80 times as fast as expected" in first
     of.layers.loc[1, ["log_grad_norm_ratio", "log_grad_norm_ratio_z"]] = [math.log(2), 100.0]
-    assert "b, one above: its gradient became 2.00 times as large on the spot" in message.readings(of)[0]
+    assert "b, one above the event: its gradient became 2.00 times as large at the event" in message.readings(of)[0]
     of.events.loc[0, "is_recovered"] = False
-    assert "was not gone within 7 steps" in message.readings(of)[0]
+    assert "and did not recover within 7 steps" in message.readings(of)[0]
     of.events.loc[0, "noise"] = 1.0
     assert "stayed within the noise of its trend" in message.readings(of)[0]
     of.events.loc[0, ["reference", "late_excess"]] = ["twin", 1e-8]
-    assert "stayed within the noise of its difference to its twin twin" in message.readings(of)[0]
-    assert "late in the window the loss was its twin's" in message.readings(of)[0]
+    assert "stayed within the noise of its difference from its twin twin" in message.readings(of)[0]
+    assert "in the last quarter of the window the loss was equal to its twin's" in message.readings(of)[0]
     of.events.loc[0, ["loss_change", "kl", "flips"]] = [1e-7, 1e-9, 0.0]
-    assert "changed no prediction on the spot" in message.readings(of)[0]
+    assert "changed no prediction." in message.readings(of)[0]
     of.events.loc[0, "flips"] = 0.0002
-    assert "changed 0.02% of predictions and the loss by no more than rounding" in message.readings(of)[0]
+    assert "changed 0.02% of predictions, and the loss by rounding error only" in message.readings(of)[0]
 
 
 def test_the_command_prints_tables_sentences_and_a_page(grown, still, tmp_path):
@@ -477,7 +478,8 @@ def test_the_command_prints_tables_sentences_and_a_page(grown, still, tmp_path):
     done = call("pli-analyze", "disturbance", grown["bert"], "--blocks", "4", "--html", page_file, "-f", "csv")
     assert done.returncode == 0 and done.stdout.startswith("step,event,index,loss_change")
     assert "+c at step 20" in done.stderr and "twin" in done.stdout
-    assert "Loss behind each growth event" in page_file.read_text() or "Who was disturbed" in page_file.read_text()
+    written = page_file.read_text()
+    assert "Excess loss after each growth event" in written or "Disturbance score of each layer" in written
     done = call("pli-analyze", "disturbance", grown["bert"], "--blocks", "4", "--layers", "-f", "csv")
     assert len(done.stdout.splitlines()) == 6
     refused(call("pli-analyze", "disturbance", grown["bert"], "--at", "40"), "--at 40: is the step of a growth event")
@@ -507,7 +509,7 @@ def test_too_few_placebo_checkpoints_for_a_p_say_nothing_of_layers(grown):
     of = disturbance(open_run(grown["gpt2"]), blocks=4, most=3)
     assert of.layers["score"].notna().any() and of.layers["p"].isna().all()
     for line in message.readings(of):
-        assert "beyond the usual is not known: too few placebo checkpoints for a p, and a larger --placebos" in line
+        assert "can have a p below 0.05: there are too few placebo checkpoints for a p; a larger --placebos" in line
 
 
 def test_without_placebo_steps_nothing_is_reported_beside_them(grown):

@@ -237,7 +237,7 @@ def test_a_weight_map_that_points_outside_is_refused(run_folder_of):
         index.write_text(json.dumps({"weight_map": {"x": outside}}))
         _remanifest(index.parent)
         run = open_run(run_folder_of)
-        assert "no file of this folder" in run.damaged[0] and run.checkpoints[0].step > 0
+        assert "not a file of this folder" in run.damaged[0] and run.checkpoints[0].step > 0
         with pytest.raises(BadInput, match="birth weights of layer a are missing"):
             drift(run)
 

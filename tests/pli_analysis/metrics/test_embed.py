@@ -264,8 +264,8 @@ def test_the_section_says_what_the_numbers_say(runs, family):
     run = open_run(runs[family])
     found, caption = embed(run), message.paths(run).figures[0].caption
     most = max(found.travel, key=found.travel.get)
-    assert caption.startswith(f"{most} got {found.travel[most]:.2f} times as far from its birth as a random walk")
-    assert f"holds {found.components.shares[:2].sum():.0%} of the variance" in caption
+    assert caption.startswith(f"{most} moved {found.travel[most]:.2f} times as far from its birth as a random walk")
+    assert f"explains {found.components.shares[:2].sum():.0%} of the variance" in caption
 
 
 def section(run, **asked):
@@ -276,7 +276,7 @@ def section(run, **asked):
 
 def test_the_report_draws_what_is_quick_and_says_what_it_leaves_out(runs, monkeypatch):
     run = runs["gpt2"]
-    slow = ["Left out, as it takes long: UMAP. To have it drawn: pli-analyze report RUN --html --maps tsne,umap"]
+    slow = ["Not drawn because it is slow: UMAP. To draw it: pli-analyze report RUN --html --maps tsne,umap"]
     assert section(run) == (slow, ["pca", "tsne"])
     assert section(run, maps=()) == ([], ["pca"])
     assert section(run, maps=["tsne"]) == ([], ["pca", "tsne"])
@@ -290,14 +290,14 @@ def test_each_method_has_a_caption_with_its_own_trustworthiness(runs, family):
     assert drawn.caption == drawn.captions["pca"]
     for method, caption in drawn.captions.items():
         trust, neighbors = embed(run, method).trust[method]
-        assert f"Trustworthiness is {trust:.2f} over {neighbors} neighbors." in caption
+        assert f"Trustworthiness is {trust:.2f} for {neighbors} neighbors." in caption
         assert ("of the variance" in caption) == (method == "pca")
-        assert ("t-SNE keeps neighbors" in caption) == (method == "tsne")
+        assert ("t-SNE preserves neighborhoods" in caption) == (method == "tsne")
 
 
 def test_a_run_with_too_few_points_has_a_line_and_no_map(small_run):
     section = message.paths(open_run(small_run))
-    assert section.words == ["3 points, a layer at a checkpoint each, are too few for a map."]
+    assert section.words == ["A map needs 5 points, a layer at a checkpoint each; this run has 3."]
     assert section.figures == []
 
 

@@ -249,7 +249,7 @@ def test_the_verdict_says_what_the_numbers_say(runs, text):
     most = different.loc[different["cka"].idxmax()]
     message = likeness.verdict(table, False)
     assert message.startswith(
-        f"Most alike are layers {most['layer_a']} and {most['layer_b']}, with a CKA of {most['cka']:.2f}"
+        f"The most similar layers are {most['layer_a']} and {most['layer_b']}, with a CKA of {most['cka']:.2f}"
     )
     assert message in page.html(likeness.build(table, False))
 
@@ -279,7 +279,7 @@ def test_the_command_writes_table_and_page(runs, text, tmp_path):
     done = call("pli-analyze", "similarity", runs["bert"], "--text", text, "--html", tmp_path / "s.html", "-f", "csv")
     assert done.returncode == 0, done.stderr
     assert len(list(csv.DictReader(done.stdout.splitlines()))) == 15
-    assert done.stderr.startswith("Most alike are layers")
+    assert done.stderr.startswith("The most similar layers are ")
     assert (tmp_path / "s.html").stat().st_size > 1_500_000
 
 

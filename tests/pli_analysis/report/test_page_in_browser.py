@@ -139,7 +139,7 @@ def test_the_map_switches_its_method_and_nothing_moves(opened, report, runs, fam
     tsne = seen()
     assert [*tsne[:2]] == locations("x_tsne", "y_tsne")
     assert tsne[2] == ["t-SNE 1", "t-SNE 2"] * 2
-    assert tsne[3] == ["t-SNE"] and "t-SNE keeps neighbors" in tsne[4] and "of the variance" not in tsne[4]
+    assert tsne[3] == ["t-SNE"] and "t-SNE preserves neighborhoods" in tsne[4] and "of the variance" not in tsne[4]
     assert tsne[5] == pca[5], "something moved"
     buttons["PCA"].press("Enter")
     assert seen() == (pytest.approx(pca[0]), pytest.approx(pca[1]), *pca[2:])

@@ -134,10 +134,10 @@ def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path
     overrides = {"tracking.tensorboard": False, "train.steps": 2, "growth.schedule": ""}
     launch.begin(config_of("gpt2", overrides), tmp_path / "run").run()
     message = content.build(open_run(tmp_path / "run"))
-    assert "logged no scalars" in message.sections[1].words[0]
+    assert "no logged scalars" in message.sections[1].words[0]
     assert page.html(message)
     terminal.show(message)
-    assert "No growth: the stack stayed a." in capsys.readouterr().out
+    assert "No growth: the stack remained a." in capsys.readouterr().out
 
 
 def test_the_terminal_prints_the_same_findings(runs, family, capsys):
@@ -193,7 +193,7 @@ def test_lineage_comes_as_a_tree_and_as_a_page(runs, family, tmp_path):
     for id, line in lines.items():
         assert f"born at step {layers[id].birth.step} " in line
         assert line.startswith(id) == (layers[id].birth.donor is None)
-    assert "The stack over time" in path.read_text()
+    assert "Layer stack over training" in path.read_text()
     call("pli-analyze", "lineage", runs[family], "--tree", "-o", tmp_path / "tree.txt")
     assert (tmp_path / "tree.txt").read_text() == done.stdout
 
@@ -203,8 +203,8 @@ def test_layers_that_did_not_move_are_not_reported_as_far(tmp_path):
     made.step = 1
     made.save()
     captions = [figure.caption for figure in drift.drift(open_run(made.folder)).figures]
-    assert captions[0].startswith("At the end no layer has moved from its birth weights.")
-    assert captions[2].startswith("No layer has turned from its birth weights.")
+    assert captions[0].startswith("At the last checkpoint no layer differs from its birth weights.")
+    assert captions[2].startswith("The weights of no layer changed direction since birth.")
 
 
 def test_numbers_that_differ_are_reported_with_digits_that_differ(tmp_path):
@@ -217,8 +217,8 @@ def test_numbers_that_differ_are_reported_with_digits_that_differ(tmp_path):
     made.step = 2
     made.save()
     message.append(drift.drift(open_run(made.folder)).headline)
-    assert message[0] == "At the end all layers lie equally far from their birth weights, 0.50 of their norm."
-    far, near = re.search(r"farthest from its birth weights, ([\d.]+) .* nearest, ([\d.]+)\.$", message[1]).groups()
+    assert message[0] == "At the last checkpoint all layers have the same relative L2 drift, 0.50."
+    far, near = re.search(r"the largest relative L2 drift, ([\d.]+), .* smallest, ([\d.]+)\.$", message[1]).groups()
     assert float(far) > float(near) == 0.5
 
 
@@ -228,9 +228,12 @@ def test_pairs_that_are_equally_alike_are_not_ranked(cka):
     table = pairs.assign(run_a="run", run_b="run", checkpoint_a="x", checkpoint_b="x")
     message = similarity.verdict(table, over_time=False)
     if cka[0] == 1:
-        assert message == "All pairs of layers are equally alike, with a CKA of 1.00."
+        assert message == "All pairs of layers are equally similar, with a CKA of 1.00."
     else:
-        assert message == "Most alike are layers a and b, with a CKA of 0.9991; least a and c, with 0.9987."
+        expected = (
+            "The most similar layers are a and b, with a CKA of 0.9991; the least similar are a and c, with 0.9987."
+        )
+        assert message == expected
 
 
 def test_captions_say_that_it_is_one_run_and_of_how_much(runs, family):

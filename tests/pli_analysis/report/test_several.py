@@ -117,7 +117,7 @@ def test_differences_between_configs_are_sorted_by_meaning(seeds, tmp_path):
     record["config"]["optim"]["lr"] = 0.5
     (other / run_folder.RUN).write_text(json.dumps(record))
     message = several.differences({"full": opened["full"], "tuned": open_run(other)})
-    assert "Beside growth the runs differ in optim.lr" in message.headline
+    assert "Besides growth, the runs differ in optim.lr" in message.headline
 
 
 def test_runs_alike_differ_in_nothing(seeds):
@@ -132,7 +132,7 @@ def test_the_command_takes_several_runs_and_groups(seeds, tmp_path):
     assert done.returncode == 0 and done.stdout.strip() == str(out)
     assert "3 runs" in out.read_text()
     printed = call("pli-analyze", "report", seeds["grown"], seeds["full"]).stdout
-    assert "grown and full: 2 runs side by side" in printed and "WHAT DIFFERS" in printed
+    assert "grown and full: 2 runs side by side" in printed and "CONFIG DIFFERENCES" in printed
 
 
 def independently(asked, by):
@@ -225,7 +225,7 @@ def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tm
 @pytest.mark.parametrize("option", ["--maps", "--lineage"])
 def test_what_is_for_one_run_is_refused_for_several(seeds, option, tmp_path):
     words = [seeds["grown"], seeds["full"], option, "tsne", "--html", tmp_path / "out.html"]
-    refused(call("pli-analyze", "report", *words), f"{option}: is for a report of one run, and here are 2")
+    refused(call("pli-analyze", "report", *words), f"{option}: applies to one run only, and 2 were given")
 
 
 def test_two_runs_of_one_name_are_distinguished_by_the_folders_above(seeds, tmp_path):
@@ -242,7 +242,7 @@ def test_a_folder_of_runs_is_its_runs(seeds, tmp_path):
         shutil.copytree(seeds[name], tmp_path / "runs" / name)
     printed = asked_for("report", tmp_path / "runs").stdout
     assert "full and grown: 2 runs side by side" in printed
-    refused(call("pli-analyze", "drift", tmp_path / "runs"), "holds 2 runs: name one of")
-    refused(call("pli-analyze", "watch", tmp_path / "runs"), "holds 2 runs: name one of")
+    refused(call("pli-analyze", "drift", tmp_path / "runs"), "holds 2 runs; give one of")
+    refused(call("pli-analyze", "watch", tmp_path / "runs"), "holds 2 runs; give one of")
     shutil.rmtree(tmp_path / "runs" / "full")
     assert "grown  finished" in asked_for("watch", tmp_path / "runs", "--once").stdout

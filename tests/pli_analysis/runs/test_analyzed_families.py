@@ -295,10 +295,10 @@ def test_of_two_stacks_the_larger_is_read_and_the_other_reported(tmp_path):
     saved(tiny("t5"), tmp_path, steps=(1, 2))
     run = open_run(tmp_path)
     assert run.checkpoints[0].anatomy.stack == "decoder.block" and len(run.lineage.stack) == 3
-    assert "there with --stack: 'encoder.block' (2)" in run.notes[0]
+    assert "to measure others, use --stack: 'encoder.block' (2 layers)" in run.notes[0]
     other = open_run(tmp_path, stack="encoder.block")
-    assert len(other.lineage.stack) == 2 and "'decoder.block' (3)" in other.notes[0]
-    with pytest.raises(BadInput, match=r"--stack middle\.block: no layers are there"):
+    assert len(other.lineage.stack) == 2 and "'decoder.block' (3 layers)" in other.notes[0]
+    with pytest.raises(BadInput, match=r"--stack middle\.block: there are no layers"):
         _ = open_run(tmp_path, stack="middle.block").lineage
 
 
@@ -413,7 +413,7 @@ def test_weights_below_the_head_must_be_there(tmp_path):
 
 def test_a_config_that_would_train_one_is_refused_in_words():
     table = {"name": "x", "model": {"family": "gemma"}, "data": {"source": "python"}, "train": {"steps": 1}}
-    with pytest.raises(BadInput, match="'gemma' is known for analysis only: its growth in training is not tested"):
+    with pytest.raises(BadInput, match="'gemma' is supported for analysis only: its growth in training is not tested"):
         loading.check(table, "test")
 
 
@@ -435,8 +435,8 @@ def test_in_a_loop_of_ones_own_it_still_grows_by_layers():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"multi_query": True}, "a falcon with multi_query = True is laid out otherwise"),
-        ({"alibi": False}, "a falcon with alibi = False"),
+        ({"multi_query": True}, "the family table of 'falcon' is not for multi_query = True"),
+        ({"alibi": False}, "the family table of 'falcon' is not for alibi = False"),
     ],
 )
 def test_a_config_that_the_table_is_not_written_for_leaves_layers_only(fields, message, tmp_path):
@@ -444,5 +444,5 @@ def test_a_config_that_the_table_is_not_written_for_leaves_layers_only(fields, m
     run = open_run(tmp_path)
     assert message in run.notes[0] and layer_layout.PAGE in run.notes[0]
     assert len(api.drift(run)) == 4
-    with pytest.raises(BadInput, match="no table says where a falcon has its heads"):
+    with pytest.raises(BadInput, match="no family table locates the heads of a 'falcon'"):
         api.drift(run, "head")

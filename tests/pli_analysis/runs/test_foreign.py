@@ -223,10 +223,8 @@ def test_without_the_states_around_events_nothing_is_reported_for_a_wrong_step(g
     opened = open_run(bare)
     assert [event.step for event in opened.lineage.events] == [2, 6]
     assert {id: layer.birth.step for id, layer in opened.lineage.layers.items()} == {"a": 0, "b": 0, "c": 2, "d": 6}
-    assert opened.notes[0].startswith(
-        "birth weights first seen at step 8, drift counts from there: d (born at step 6), "
-    )
-    assert "no states right before and after step 2, 6" in opened.notes[1]
+    assert opened.notes[0].startswith("no checkpoint at birth, drift is measured from step 8: d (born at step 6), ")
+    assert "no checkpoints right before and after step 2, 6" in opened.notes[1]
     found = api.disturbance(opened)
     assert (
         found.events["step"].tolist() == [2, 6] and found.events["loss_change"].isna().all() and not len(found.layers)
@@ -278,7 +276,7 @@ def test_lineage_lost_in_one_checkpoint_is_read_from_later_ones(grown, tmp_path)
     assert opened.confidence is None
     assert [(str(c.name), c.lineage.to_json()) for c in opened.checkpoints] == whole
     assert opened.notes == [
-        "no lineage.json in checkpoint-2, checkpoint-6-before, checkpoint-8: later checkpoints hold their history"
+        "no lineage.json in checkpoint-2, checkpoint-6-before, checkpoint-8: lineage taken from later checkpoints"
     ]
 
 
@@ -302,7 +300,7 @@ def test_after_the_last_lineage_that_is_there_layers_are_followed_by_weights(gro
     found = Lineage.read(grown / "lineage.json").layers
     assert opened.lineage.layers["c"] == found["c"] and opened.lineage.layers["d"].birth.step == 6
     lost = "checkpoint-6, checkpoint-8, checkpoint-10"
-    assert f"no lineage.json in {lost}: inferred from weights, from checkpoint-6-before on" in opened.notes
+    assert f"no lineage.json in {lost}: lineage after checkpoint-6-before inferred from weights" in opened.notes
     assert set(opened.confidence["step"]) == {6, 8, 10}
 
 
@@ -312,7 +310,7 @@ def test_a_damaged_state_costs_neither_weights_nor_the_older_history(made, outpu
     history = json.loads((made / "checkpoint-8" / run_folder.TRAINER_STATE).read_text())["log_history"]
     last = next(entry["loss"] for entry in reversed(history) if "loss" in entry)
     damaged = f"{output / 'checkpoint-12' / run_folder.TRAINER_STATE}: not readable as JSON"
-    used = f"{output / 'checkpoint-12'}: has no trainer_state.json to use: the history is that of checkpoint-8"
+    used = f"{output / 'checkpoint-12'}: has no usable trainer_state.json: the history is read from checkpoint-8"
     for command in ("compare", "drift", "lineage"):
         done = call("pli-analyze", command, output, "--format", "csv")
         assert done.returncode == 0 and damaged in done.stderr and used in done.stderr, done.stderr
@@ -325,7 +323,7 @@ def test_a_damaged_state_costs_neither_weights_nor_the_older_history(made, outpu
 
 def test_a_newest_checkpoint_without_a_state_is_named(output):
     (output / "checkpoint-12" / run_folder.TRAINER_STATE).unlink()
-    line = f"{output / 'checkpoint-12'}: has no trainer_state.json to use: the history is that of checkpoint-8"
+    line = f"{output / 'checkpoint-12'}: has no usable trainer_state.json: the history is read from checkpoint-8"
     assert line in open_run(output).notes and open_run(output).damaged == []
     for step in (4, 8):
         (output / f"checkpoint-{step}" / run_folder.TRAINER_STATE).unlink()
@@ -343,7 +341,7 @@ def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
     assert [str(c.lineage) for c in opened.checkpoints] == ["a b", "b a", "b a"]
     assert [event.step for event in opened.lineage.events] == [7]
     born = "a (born at step 0), b (born at step 0)"
-    assert opened.notes[0] == f"birth weights first seen at step 4, drift counts from there: {born}"
+    assert opened.notes[0] == f"no checkpoint at birth, drift is measured from step 4: {born}"
     assert api.drift(opened)["relative_l2"].max() > 1
     assert "b" in call("pli-analyze", "drift", made, "--lineage", path).stdout
     refused(call("pli-analyze", "drift", made, "--lineage", tmp_path / "none.json"), "none.json: no such file")
@@ -352,8 +350,8 @@ def test_a_lineage_of_the_users_own_overrides_what_weights_say(made, tmp_path):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (["a"], "has a layer 1 that {path} does not know"),
-        (["a", "b", "c"], "its weights have nothing of layer c, which {path} has"),
+        (["a"], "weights have a layer with index 1, but {path} lists only 1 layer"),
+        (["a", "b", "c"], "weights contain no tensor of layer c, which {path} lists"),
     ],
 )
 def test_a_lineage_that_does_not_fit_is_named(made, tmp_path, layers, message):
@@ -399,12 +397,12 @@ def lacking_a_shard(folder):
 
 
 FLAWS = {
-    pickled: "convert it with save_pretrained",
+    pickled: "convert it in transformers: from_pretrained(…).save_pretrained(…)",
     linked: "is a link",
-    leading_out: "is no file of this folder",
-    lacking_a_shard: "lacks model-",
-    lambda folder: (folder / run_folder.CONFIG).unlink(): "lacks config.json",
-    lambda folder: (folder / run_folder.WEIGHTS).unlink(): "lacks model.safetensors",
+    leading_out: "is not a file of this folder",
+    lacking_a_shard: ".safetensors is missing",
+    lambda folder: (folder / run_folder.CONFIG).unlink(): "config.json is missing; copy it from ",
+    lambda folder: (folder / run_folder.WEIGHTS).unlink(): "model.safetensors is missing",
 }
 
 
@@ -424,17 +422,17 @@ def test_what_cannot_be_meant_is_refused_in_one_line(made, output, runs, tmp_pat
         pickled(checkpoint)
     checkpoint = made / "checkpoint-4"
     message = (
-        "holds no checkpoint to read; checkpoint-4, checkpoint-8, checkpoint-12: has its weights in pytorch_model.bin"
+        "holds no readable checkpoint; checkpoint-4, checkpoint-8, checkpoint-12: has its weights in pytorch_model.bin"
     )
     assert len(refused(call("pli-analyze", "drift", output), message)) == 1
     for words, message in (
         (["drift", tmp_path / "nowhere"], "no such folder"),
-        (["drift", made, "--verify"], "no hashes to --verify"),
-        (["drift", checkpoint, tmp_path], "lacks config.json"),
+        (["drift", made, "--verify"], "no hashes for --verify"),
+        (["drift", checkpoint, tmp_path], "config.json is missing"),
         (["drift", checkpoint, checkpoint], "is given twice"),
         (["drift", runs["gpt2"], checkpoint], "is a run"),
-        (["drift", runs["gpt2"], "--lineage", "x.json"], "is for checkpoints without one"),
-        (["lineage", runs["gpt2"], "--confidence"], "its lineage is written down"),
+        (["drift", runs["gpt2"], "--lineage", "x.json"], "is a run and has its own lineage"),
+        (["lineage", runs["gpt2"], "--confidence"], "the lineage is read from a file, not inferred"),
     ):
         refused(call("pli-analyze", *words), message)
 
@@ -442,8 +440,8 @@ def test_what_cannot_be_meant_is_refused_in_one_line(made, output, runs, tmp_pat
 @pytest.mark.parametrize(
     ("family", "flaw"),
     [
-        ("rwkv", "no table says where a rwkv has heads"),
-        ("t5", "the table of a t5 does not name the tensors there"),
+        ("rwkv", "there is no family table for 'rwkv'"),
+        ("t5", "the family table of 't5' names none of these tensors"),
     ],
 )
 def test_a_family_without_a_table_that_fits_is_read_by_layers(family, flaw, output, made):
@@ -455,7 +453,7 @@ def test_a_family_without_a_table_that_fits_is_read_by_layers(family, flaw, outp
     mine, theirs = api.drift(run), api.drift(open_run(made))
     assert list(mine["part"]) == list(theirs["part"])
     np.testing.assert_allclose(mine["relative_l2"], theirs["relative_l2"], rtol=1e-9)
-    with pytest.raises(BadInput, match=f"no table says where a {family} has its heads"):
+    with pytest.raises(BadInput, match=f"no family table locates the heads of a '{family}'"):
         api.drift(run, "head")
 
 

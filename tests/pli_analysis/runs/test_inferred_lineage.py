@@ -356,7 +356,7 @@ def test_layers_that_are_taken_out_are_gone_and_the_others_keep_their_names(tmp_
     assert [" ".join(c.lineage.stack) for c in found.checkpoints] == ["a b c d", "a c d"]
     assert found.lineage.events[0].operator == "remove"
     assert len(api.drift(found)) == 7
-    assert overview.made(found.lineage) == "1 removal made the stack a c d"
+    assert overview.made(found.lineage) == "1 removal produced the stack a c d"
     assert "changed from 4 to 3 layers" in overview.lead(found)
     assert "removed: b." in overview.lineage(found).headline
     assert metric.by_step(found.lineage)[5][0] == "−b"
@@ -379,7 +379,7 @@ def test_a_removal_and_an_insertion_are_counted_separately(tmp_path):
 @pytest.mark.parametrize(
     "family, change, message",
     [
-        ("bert", lambda config: config | {"model_type": "roberta"}, "is a roberta, and "),
+        ("bert", lambda config: config | {"model_type": "roberta"}, "model_type is 'roberta', but that of "),
         ("gpt2", lambda config: config | {"n_head": 8}, "another shape"),
         ("gpt2", lambda config: config | {"n_head": 2}, "fewer than"),
     ],

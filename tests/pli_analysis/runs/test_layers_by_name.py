@@ -74,7 +74,9 @@ def test_layers_are_found_followed_and_measured(layout, tmp_path):
     states = moving(shapes | {"embed.weight": (64, 8)})
     run = open_run(written(tmp_path, states))
     assert run.lineage.stack == ["a", "b", "c", "d"][:depth]
-    assert run.notes[0].startswith(f"layers only, at '{path}': no table says where a unheard_of has heads")
+    assert run.notes[0].startswith(
+        f"only whole layers are measured, at '{path}': there is no family table for 'unheard_of'"
+    )
     assert run.confidence["confidence"].min() > 0.99
     found = api.drift(run).query("step == 3").set_index("part")["relative_l2"]
     for index, id in enumerate(run.lineage.stack):
@@ -168,7 +170,7 @@ def test_the_map_of_layers_keeps_their_distances(tmp_path):
         names = pair[0].keys() | pair[1].keys()
         relative_distances = sum(float(((pair[0].get(n, 0.0) - pair[1].get(n, 0.0)) ** 2).sum()) for n in names)
         assert ((whole[a] - whole[b]) ** 2).sum() == pytest.approx(relative_distances, rel=1e-9)
-    with pytest.raises(BadInput, match="no table says where a unheard_of has its heads"):
+    with pytest.raises(BadInput, match="no family table locates the heads of a 'unheard_of'"):
         points_of(run, "heads")
 
 
@@ -178,12 +180,13 @@ def test_of_equally_ranked_lists_one_is_taken_and_the_others_are_reported(tmp_pa
     run = open_run(tmp_path)
     assert len(run.lineage.stack) == 3
     assert (
-        run.notes[1] == "layers are those of 'vision.layers'; not among them, and there with --stack: 'text.layers' (2)"
+        run.notes[1]
+        == "only the layers of 'vision.layers' are measured; to measure others, use --stack: 'text.layers' (2 layers)"
     )
     other = open_run(tmp_path, stack="text.layers")
-    assert len(other.lineage.stack) == 2 and "'vision.layers' (3)" in other.notes[1]
+    assert len(other.lineage.stack) == 2 and "'vision.layers' (3 layers)" in other.notes[1]
     assert api.drift(other)["relative_l2"].iloc[-1] != api.drift(run)["relative_l2"].iloc[-1]  # kept apart in the cache
-    with pytest.raises(BadInput, match=r"--stack text\.layer: no layers are there; did you mean 'text\.layers'\?"):
+    with pytest.raises(BadInput, match=r"--stack text\.layer: there are no layers; did you mean 'text\.layers'\?"):
         _ = open_run(tmp_path, stack="text.layer").lineage
 
 
@@ -195,7 +198,7 @@ def test_stages_of_one_block_are_reported_and_can_be_chosen(tmp_path):
     written(tmp_path, moving(shapes))
     run = open_run(tmp_path)
     assert run.lineage.stack == ["a", "b", "c"]
-    assert run.notes[1].endswith("with --stack: 'stages.2.blocks' (2), 'stages.0.blocks' (1)")
+    assert run.notes[1].endswith("use --stack: 'stages.2.blocks' (2 layers), 'stages.0.blocks' (1 layer)")
     assert open_run(tmp_path, stack="stages.0.blocks").lineage.stack == ["a"]
 
 
@@ -203,7 +206,7 @@ def test_a_family_with_a_table_under_another_prefix_is_read_by_its_table(tmp_pat
     """As a text model within a model of text and images is."""
     names = {f"language_model.model.layers.{n}.self_attn.q_proj.weight": (8, 8) for n in range(2)}
     run = open_run(written(tmp_path, moving(names), model_type="llama", num_attention_heads=2))
-    assert run.notes[0] == "'language_model.' (a module that held the model) taken off names"
+    assert run.notes[0] == "prefix 'language_model.' (a module that contains the model) removed from tensor names"
     assert run.lineage.stack == ["a", "b"] and set(api.drift(run, "head")["part"]) == {"a.h0", "a.h1", "b.h0", "b.h1"}
 
 
@@ -213,7 +216,7 @@ def test_tensors_that_a_table_does_not_name_are_reported(tmp_path):
     state |= {f"transformer.h.{n}.adapter.down.weight": np.ones((2, 8), np.float32) for n in range(2)}
     state |= {f"transformer.h.{n}.attn.bias": np.ones((1, 1, 4, 4), np.float32) for n in range(2)}  # a mask
     run = open_run(written(tmp_path, [state, state], **model.config.to_dict()))
-    assert run.notes[0] == "not in the table of a gpt2, and left out: adapter.down.weight"
+    assert run.notes[0] == "not in the family table of 'gpt2' and not measured: adapter.down.weight"
     assert set(api.drift(run, "all")["part_type"]) == {"layer", "head", "ffn", "norms", "attention"}
 
 
@@ -224,7 +227,7 @@ def test_tensors_that_a_table_does_not_name_are_reported(tmp_path):
 )
 def test_a_model_without_layers_is_refused_in_a_line(shapes, tmp_path):
     written(tmp_path, moving(shapes))
-    with pytest.raises(BadInput, match=r"checkpoint-1.*: its weights have no layers: no tensors are numbered from 0"):
+    with pytest.raises(BadInput, match=r"checkpoint-1.*: no layers found: no tensor names are numbered from 0"):
         _ = open_run(tmp_path).lineage
 
 
@@ -234,9 +237,7 @@ def test_quantized_weights_are_refused_in_a_line(dtype, tmp_path):
     shapes = {f"blocks.{n}.norm.weight": (8,) for n in range(2)}
     packed = {f"blocks.{n}.up.weight": np.ones((32, 1), dtype) for n in range(2)}
     written(tmp_path, [state | packed for state in moving(shapes)])
-    with pytest.raises(
-        BadInput, match=r"is quantized \([UI]\d+\).*: blocks\.0\.up\.weight has numbers of type [UI]\d+"
-    ):
+    with pytest.raises(BadInput, match=r"is quantized \([UI]\d+\).*: 'blocks\.0\.up\.weight' has type [UI]\d+"):
         api.drift(open_run(tmp_path))
 
 
@@ -263,7 +264,7 @@ def test_models_of_transformers_without_a_table_are_read(tmp_path):
 def test_all_commands_read_it_or_say_why_not(tmp_path):
     made = written(tmp_path / "run", moving(HYBRID))
     drift = call("pli-analyze", "drift", made, "--format", "csv")
-    assert drift.returncode == 0 and drift.stderr.startswith("layers only, at 'backbone.layers'")
+    assert drift.returncode == 0 and drift.stderr.startswith("only whole layers are measured, at 'backbone.layers'")
     assert len(list(csv.DictReader(io.StringIO(drift.stdout)))) == 12
     for words in (["lineage", made], ["embed", made]):
         done = call("pli-analyze", *words)
@@ -274,9 +275,9 @@ def test_all_commands_read_it_or_say_why_not(tmp_path):
     assert alike.returncode == 0 and len(alike.stdout.splitlines()) == 11
     message = "only weights are measured, not outputs or losses"
     assert message in refused(call("pli-analyze", "similarity", made), message)[-1]
-    message = "no table says where a unheard_of has its"
-    assert len(refused(call("pli-analyze", "drift", made, "--of", "head"), f"{message} heads")) == 3
-    assert len(refused(call("pli-analyze", "embed", made, "--of", "ffn"), f"{message} FFNs")) == 3
+    message = "no family table locates the {} of a 'unheard_of'"
+    assert len(refused(call("pli-analyze", "drift", made, "--of", "head"), message.format("heads"))) == 3
+    assert len(refused(call("pli-analyze", "embed", made, "--of", "ffn"), message.format("FFNs"))) == 3
 
 
 # --- the lists themselves -------------------------------------------------------------------------------------------

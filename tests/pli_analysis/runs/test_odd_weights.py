@@ -58,9 +58,9 @@ NAMES = {
     ("llama", "_orig_mod."): lambda name: f"_orig_mod.{name}",
     ("llama", "base_model."): lambda name: f"base_model.model.{name}",
     ("llama", "_fsdp_wrapped_module."): in_layers,
-    ("llama", "'model.' (a module that held"): lambda name: f"model.{name}",
-    ("llama", "'net.' (a module that held"): lambda name: f"net.{name}",
-    ("bert", "'model.' (a module that held"): lambda name: f"model.{name}",
+    ("llama", "'model.' (a module that contains"): lambda name: f"model.{name}",
+    ("llama", "'net.' (a module that contains"): lambda name: f"net.{name}",
+    ("bert", "'model.' (a module that contains"): lambda name: f"model.{name}",
     ("bert", "'_orig_mod.' (torch.compile)"): lambda name: f"_orig_mod.module.{name}",
 }
 
@@ -80,7 +80,7 @@ def test_names_of_wrapped_models_are_read_as_plain_ones(family, message, plain, 
 def test_wrapped_and_plain_checkpoints_are_of_one_run(plain, tmp_path):
     run = open_run(changed(plain["bert"], tmp_path / "out", renamed(lambda name: f"module.{name}"), only=(2,)))
     np.testing.assert_allclose(found(run), expected(plain["bert"], "bert"), rtol=1e-6)
-    assert any(note.endswith("taken off names in checkpoint-2") for note in run.notes)
+    assert any(note.endswith("removed from tensor names in checkpoint-2") for note in run.notes)
 
 
 def test_names_of_early_releases_are_mapped_as_transformers_maps_them(plain, tmp_path):
@@ -92,7 +92,7 @@ def test_names_of_early_releases_are_mapped_as_transformers_maps_them(plain, tmp
     folder = changed(plain["bert"], tmp_path / "out", renamed(early))
     run = open_run(folder)
     np.testing.assert_allclose(found(run), expected(folder, "bert"), rtol=1e-6)
-    assert "'LayerNorm.gamma' read as 'LayerNorm.weight'" in run.notes
+    assert "'LayerNorm.gamma' in tensor names read as 'LayerNorm.weight'" in run.notes
     assert {"norms"} <= set(api.drift(run, "norms")["part_type"]) and not api.drift(run, "norms")[
         "relative_l2"
     ].isna().any()
@@ -105,7 +105,7 @@ def test_an_old_name_beside_the_new_one_is_no_tensor_to_choose(plain, tmp_path):
 
     run = open_run(changed(plain["bert"], tmp_path / "out", both, only=(2,)))
     assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
-    assert "which are names of one tensor" in run.damaged[0]
+    assert "two names of the same tensor" in run.damaged[0]
 
 
 # --- types ----------------------------------------------------------------------------------------------------------
@@ -163,8 +163,8 @@ CODES = {
     "MXFP4": with_codes("weight_blocks", "weight_scales"),
     "fp8 with scales": with_codes("weight", "weight_scale_inv"),
     "(I8)": with_codes("weight"),
-    "has an adapter (LoRA) beside its weights: merge it": adapted,
-    "has numbers of type C64": lambda tensors: tensors | {UP: tensors[UP].to(torch.complex64)},
+    "has an unmerged LoRA adapter in its weights; call PEFT's merge_and_unload()": adapted,
+    "has type C64, which is not supported": lambda tensors: tensors | {UP: tensors[UP].to(torch.complex64)},
 }
 
 
@@ -172,11 +172,11 @@ CODES = {
 def test_what_are_no_weights_is_refused_by_name_with_a_way_out(message, plain, tmp_path):
     folder = changed(plain["llama"], tmp_path / "out", CODES[message])
     with pytest.raises(
-        BadInput, match="holds no checkpoint to read; checkpoint-1, checkpoint-2, checkpoint-3: "
+        BadInput, match="holds no readable checkpoint; checkpoint-1, checkpoint-2, checkpoint-3: "
     ) as error:
         api.drift(open_run(folder))
     assert message in str(error.value) and "\n" not in str(error.value)
-    assert any(way in str(error.value) for way in ("dequantize", "merge", "no checkpoint of weights"))
+    assert any(way in str(error.value) for way in ("dequantize", "merge", "not supported for weights"))
 
 
 def test_a_config_that_names_the_method_is_believed_and_weights_beside_it_are_read(plain, tmp_path):
@@ -189,21 +189,24 @@ def test_a_config_that_names_the_method_is_believed_and_weights_beside_it_are_re
 
 
 FILES = {
-    "pytorch_model.bin, a format that can run code": ["pytorch_model.bin"],
-    "pytorch_model-00001-of-00002.bin, a format": ["pytorch_model-00001-of-00002.bin", "optimizer.bin"],
+    "pytorch_model.bin, a pickle, which can run code": ["pytorch_model.bin"],
+    "pytorch_model-00001-of-00002.bin, a pickle": ["pytorch_model-00001-of-00002.bin", "optimizer.bin"],
     "TensorFlow or Flax": ["tf_model.h5"],
     "from_flax=True": ["flax_model.msgpack"],
     "gguf_file=": ["model.Q4_K_M.gguf"],
     "convert_…_weights_to_hf.py": ["original/consolidated.00.pth", "original/params.json"],
-    "adapter of PEFT": ["adapter_config.json", "adapter_model.safetensors"],
+    "holds a PEFT adapter, not a full model": ["adapter_config.json", "adapter_model.safetensors"],
     "zero_to_fp32.py . OUT": ["latest", "zero_to_fp32.py", "global_step3/mp_rank_00_model_states.pt"],
-    "holds DeepSpeed's state": ["mp_rank_00_model_states.pt"],
+    "holds a DeepSpeed state": ["mp_rank_00_model_states.pt"],
     "accelerate merge-weights": ["pytorch_model_fsdp_0/__0_0.distcp", "pytorch_model_fsdp_0/.metadata"],
-    "checkpoint of Lightning": ["epoch=0-step=10.ckpt"],
-    "a state of accelerate": ["pytorch_model.bin", "random_states_0.pkl", "scheduler.bin"],
+    "holds a Lightning checkpoint": ["epoch=0-step=10.ckpt"],
+    "holds an accelerate state": ["pytorch_model.bin", "random_states_0.pkl", "scheduler.bin"],
     "has its weights in model.pt": ["model.pt", "optimizer.pt"],
-    "has weights.safetensors and no model.safetensors": ["weights.safetensors", "optimizer.safetensors"],
-    "lacks model.safetensors": ["optimizer.pt", "rng_state.pth", "training_args.bin"],
+    "model.safetensors is missing; if weights.safetensors holds the model's weights": [
+        "weights.safetensors",
+        "optimizer.safetensors",
+    ],
+    "model.safetensors is missing": ["optimizer.pt", "rng_state.pth", "training_args.bin"],
 }
 
 
@@ -220,7 +223,7 @@ def test_other_formats_are_refused_by_name_and_never_opened(message, plain, tmp_
     assert len(run.damaged) == 1 and message in run.damaged[0] and "\n" not in run.damaged[0]
     with pytest.raises(BadInput, match="checkpoint-2: ") as error:
         api.drift(open_run(at))
-    assert message in str(error.value) or message.startswith("lacks")
+    assert message in str(error.value) or message.endswith("is missing")
 
 
 def test_a_state_of_accelerate_needs_the_config_of_its_model(plain, tmp_path):
@@ -228,9 +231,9 @@ def test_a_state_of_accelerate_needs_the_config_of_its_model(plain, tmp_path):
     at = folder / "checkpoint-2"
     (at / "random_states_0.pkl").symlink_to("/nowhere")
     config = (at / run_folder.CONFIG).rename(folder / "kept")
-    assert "copy that of the model that was trained there" in open_run(folder).damaged[0]
+    assert "config.json is missing; copy it from the model that was trained" in open_run(folder).damaged[0]
     shutil.copy(config, folder / run_folder.CONFIG)
-    assert f"copy {folder / run_folder.CONFIG} there" in open_run(folder).damaged[0]
+    assert f"config.json is missing; copy it from {folder / run_folder.CONFIG}" in open_run(folder).damaged[0]
     config.rename(at / run_folder.CONFIG)
     np.testing.assert_allclose(found(open_run(folder)), expected(plain["llama"], "llama"), rtol=1e-6)
 
@@ -254,8 +257,8 @@ def test_what_a_layer_lacks_and_what_no_table_knows_is_reported(plain, tmp_path)
         }
 
     run = open_run(changed(plain["llama"], tmp_path / "out", other, only=(2, 3)))
-    assert "layer b lacks mlp.up_proj.weight in checkpoint-2, checkpoint-3: it is measured without" in run.notes
-    assert "not in the table of a llama, and left out: gate" in run.notes
+    assert "layer b is measured without mlp.up_proj.weight, missing in checkpoint-2, checkpoint-3" in run.notes
+    assert "not in the family table of 'llama' and not measured: gate" in run.notes
     states = [load_file(plain["llama"] / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS]
     without = [{name: tensor for name, tensor in state.items() if name != UP} for state in states]
     by_hand = [moved(without[0], state, "model.layers") for state in without[1:]]
@@ -299,7 +302,7 @@ def test_a_tensor_of_the_bottom_layer_alone_is_not_missed_in_the_others(family, 
     assert {f"{stack}.{BIAS}"} == {n for n in names if n.startswith(stack) and "relative_attention_bias" in n}
 
     def lacking(run):
-        return [note for note in run.notes if "lacks" in note]
+        return [note for note in run.notes if "is measured without" in note]
 
     assert lacking(open_run(folder, stack=f"{stack}.block")) == []
     without = changed(
@@ -309,13 +312,15 @@ def test_a_tensor_of_the_bottom_layer_alone_is_not_missed_in_the_others(family, 
         only=(2,),
     )
     [line] = lacking(open_run(without, stack=f"{stack}.block"))
-    assert line.startswith("layer a lacks layer.0.SelfAttention.relative_attention_bias.weight in checkpoint-2")
+    assert line.startswith(
+        "layer a is measured without layer.0.SelfAttention.relative_attention_bias.weight, missing in checkpoint-2"
+    )
 
 
 @pytest.mark.parametrize("says", [1, 3])
 def test_weights_count_where_a_config_states_another_number_of_layers(says, plain, tmp_path):
     run = open_run(changed(plain["llama"], tmp_path / "out", num_hidden_layers=says))
-    assert f"config.json says {says} layers and the weights have 2, which count" in run.notes
+    assert f"config.json states {says} layers, but the weights have 2; those of the weights are measured" in run.notes
     np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
     with torch.no_grad():
         theirs = families.logits(checkpoint_model.model_of(run.checkpoints[0]))
@@ -418,18 +423,18 @@ def emptied(at):
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 DAMAGES = {
-    "it was cut short": cut,
+    "model.safetensors: is truncated (": cut,
     "16 bytes more than its header states": longer,
     "model.safetensors: is empty": written(run_folder.WEIGHTS, b""),
-    "`git lfs pull` gets it": written(run_folder.WEIGHTS, LFS),
+    "get the file with `git lfs pull`": written(run_folder.WEIGHTS, LFS),
     "header too large": written(run_folder.WEIGHTS, struct.pack("<Q", 132_095_296) + b"{}" * 99),
     "unknown variant": with_header(without_type),
     "config.json: not readable as JSON": written(run_folder.CONFIG, b"{"),
     "config.json: holds a list": written(run_folder.CONFIG, b"[]"),
     "gives num_attention_heads = None": written(run_folder.CONFIG, b'{"model_type": "llama"}'),
     "lineage.json: ": written(run_folder.LINEAGE, b"{"),
-    "which the index says it does": misled,
-    "holds no tensor in model.safetensors: remove it": emptied,
+    "is missing, although model.safetensors.index.json lists it": misled,
+    "model.safetensors holds no tensors; delete it": emptied,
 }
 
 
@@ -439,7 +444,7 @@ def test_one_bad_checkpoint_is_passed_over_by_name_and_the_others_are_read(messa
     DAMAGES[message](folder / "checkpoint-2")
     run = open_run(folder)
     assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
-    assert len(run.damaged) == 1 and run.damaged[0].startswith("checkpoint-2 ") and message in run.damaged[0]
+    assert len(run.damaged) == 1 and run.damaged[0].startswith("checkpoint-2: ") and message in run.damaged[0]
     assert str(folder) not in run.damaged[0] and "\n" not in run.damaged[0]
     np.testing.assert_allclose(found(run), expected(plain["llama"], "llama")[::2], rtol=1e-6)
     for step in (1, 3):
@@ -456,7 +461,7 @@ def test_a_checkpoint_of_ours_that_cannot_be_read_is_passed_over_too(name, runs,
     data = (at.path / name).read_bytes()
     (at.path / name).write_bytes(b"[" * len(data))  # as long as its manifest says
     run = open_run(folder)
-    assert [line.split()[0] for line in run.damaged] == [at.path.name] and name in run.damaged[0]
+    assert [line.split(":")[0] for line in run.damaged] == [at.path.name] and name in run.damaged[0]
     whole = api.drift(open_run(runs["gpt2"]))
     rest = whole[whole["checkpoint"] != str(at.name)]
     columns = ["part", "checkpoint", "relative_l2", "cosine_distance"]
@@ -469,7 +474,9 @@ def test_weights_of_ours_under_names_of_no_layer_are_passed_over(runs, tmp_path)
     data = (at / run_folder.WEIGHTS).read_bytes()
     (at / run_folder.WEIGHTS).write_bytes(data.replace(b"transformer.h.", b"transformer.k."))
     run = open_run(folder)
-    assert run.damaged == [f"{at.name} cannot be used: its weights have nothing of layer {run.lineage.stack[0]}"]
+    assert run.damaged == [
+        f"{at.name}: weights contain no tensor of layer {run.lineage.stack[0]}, which lineage.json lists"
+    ]
 
 
 # --- headers and shards that are odd and good -----------------------------------------------------------------------

@@ -156,9 +156,9 @@ def test_a_run_that_holds_no_logs_says_so(tmp_path):
     (tmp_path / "empty").mkdir()
     for command in ("scalars", "compare"):
         assert refusal(command, tmp_path / "empty").endswith("empty: holds no scalars")
-    assert "holds no checkpoints of a model, but logs" in refusal("drift", keras(tmp_path / "k", 1.0))
-    assert "compare and scalars read what is logged" in refusal("report", tmp_path / "k")
-    assert "watch shows runs of pli-train" in refusal("watch", tmp_path / "k")
+    assert "holds logs but no checkpoints" in refusal("drift", keras(tmp_path / "k", 1.0))
+    assert "use compare or scalars to read its logs" in refusal("report", tmp_path / "k")
+    assert "watch reads only runs of pli-train" in refusal("watch", tmp_path / "k")
 
 
 # --- unlike things --------------------------------------------------------------------------------------------------
@@ -276,9 +276,9 @@ def test_outputs_of_trainer_are_runs_in_every_command(outputs, tmp_path):
     assert found[0]["train/loss at 8"] == pytest.approx(last)
     shown = asked("report", f"g={one}", f"g={other}", f"h={one.parent.parent / 'b' / 'out' / 'checkpoint-8'}")
     assert shown.exit_code == 0, (shown.output, shown.exception)
-    assert "3 runs in 2 groups side by side" in shown.stdout and "is not known" in shown.stdout
-    assert "name it alone" in refusal("drift", one, other)
-    assert "holds 2 runs: name one of" in refusal("lineage", one.parent.parent)
+    assert "3 runs in 2 groups side by side" in shown.stdout and "was not recorded" in shown.stdout
+    assert "give it alone" in refusal("drift", one, other)
+    assert "holds 2 runs; give one of" in refusal("lineage", one.parent.parent)
     assert rows("drift", one.parent)[0]["part"] == "a"  # the only one there
     assert len({row["run"] for row in rows("scalars", one.parent.parent)}) == 2
 
@@ -291,7 +291,7 @@ def test_checkpoints_of_one_output_are_checkpoints_of_one_model(outputs):
 # --- links and folders that hold one run ----------------------------------------------------------------------------
 
 
-LINK = "is a link, which may lead out of the folder: name its target"
+LINK = "is a link, which is not followed; pass its target instead"
 
 
 def test_a_link_among_runs_is_named_and_not_followed(tmp_path):
@@ -301,14 +301,14 @@ def test_a_link_among_runs_is_named_and_not_followed(tmp_path):
     (tmp_path / "h" / "c").symlink_to(target)
     for command in ("scalars", "compare"):
         done = asked(command, tmp_path / "h", "--format", "csv")
-        assert done.exit_code == 0 and done.stderr.count(f"passed over: {tmp_path / 'h' / 'c'} {LINK}") == 1, (
+        assert done.exit_code == 0 and done.stderr.count(f"passed over: {tmp_path / 'h' / 'c'}: {LINK}") == 1, (
             done.stderr
         )
         assert "c" not in {line.split(",")[0] for line in done.stdout.splitlines()}
     shutil.rmtree(tmp_path / "h" / "a")
     shutil.rmtree(tmp_path / "h" / "b")
     for command in ("scalars", "compare", "grad-norms", "lineage", "drift", "report"):
-        assert f"{tmp_path / 'h' / 'c'} {LINK}" in command_said(command, tmp_path / "h")
+        assert f"{tmp_path / 'h' / 'c'}: {LINK}" in command_said(command, tmp_path / "h")
     (tmp_path / "h" / "c").unlink()
     (tmp_path / "h" / "c").symlink_to("c")  # a circle leads to no folder, and ends nothing
     assert "holds no scalars" in refusal("scalars", tmp_path / "h")
@@ -325,7 +325,7 @@ def test_a_linked_part_of_a_run_is_named(tmp_path):
     log(tmp_path / "h" / "train", {"loss": falling(3)})
     (tmp_path / "h" / "validation").symlink_to(log(tmp_path / "elsewhere", {"loss": falling(2)}))
     done = asked("scalars", tmp_path / "h")
-    assert done.exit_code == 0 and f"passed over: {tmp_path / 'h' / 'validation'} {LINK}" in done.stderr
+    assert done.exit_code == 0 and f"passed over: {tmp_path / 'h' / 'validation'}: {LINK}" in done.stderr
 
 
 def test_linked_checkpoints_are_named_by_every_command(outputs, tmp_path):
@@ -335,7 +335,7 @@ def test_linked_checkpoints_are_named_by_every_command(outputs, tmp_path):
     for command in ("lineage", "drift", "compare", "scalars"):
         done = asked(command, out)
         assert done.exit_code == 0, (done.output, done.exception)
-        assert done.stderr.count(f"checkpoint-8 {LINK}") == 1 and "passed over: " in done.stderr
+        assert done.stderr.count(f"checkpoint-8: {LINK}") == 1 and "passed over: " in done.stderr
 
 
 def test_linked_step_folders_are_named_by_every_command(model, tmp_path):
@@ -345,9 +345,9 @@ def test_linked_step_folders_are_named_by_every_command(model, tmp_path):
     for command in ("lineage", "drift", "embed"):
         done = asked(command, out)
         assert done.exit_code == 0, (done.output, done.exception)
-        assert done.stderr.count(f"passed over: step_200 {LINK}") == 1
+        assert done.stderr.count(f"passed over: step_200: {LINK}") == 1
     shutil.rmtree(out / "step_100")
-    assert f"{out / 'step_200'} {LINK}" in refusal("drift", out)
+    assert f"{out / 'step_200'}: {LINK}" in refusal("drift", out)
 
 
 def test_the_only_run_in_a_folder_is_taken_by_every_command(runs, tmp_path):
@@ -366,7 +366,7 @@ def test_the_only_run_in_a_folder_is_taken_by_every_command(runs, tmp_path):
     assert shown.exit_code == 0, (shown.output, shown.exception)
     assert "is a run" in refusal("lineage", tmp_path / "h", "--stack", "transformer.h")
     shutil.copytree(run, tmp_path / "h" / "r1")
-    assert "holds 2 runs: name one of" in refusal("lineage", tmp_path / "h")
+    assert "holds 2 runs; give one of" in refusal("lineage", tmp_path / "h")
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ def test_folders_named_by_steps_come_in_their_order(pattern, model, tmp_path):
 def test_names_that_count_different_things_are_refused(model, tmp_path):
     for name in ("step_10", "epoch_2", "best"):
         shutil.copytree(model, tmp_path / name)
-    assert "step_10: its name counts steps and that of epoch_2 epochs" in refusal(
+    assert "step_10: folder name counts steps, but 'epoch_2' counts epochs" in refusal(
         "drift", tmp_path / "epoch_2", tmp_path / "step_10"
     )
     assert "counts" in refusal("drift", tmp_path)
@@ -405,7 +405,7 @@ def test_names_that_count_different_things_are_refused(model, tmp_path):
 def test_models_without_steps_are_to_be_given_in_order(model, tmp_path):
     for name in ("base", "tuned"):
         shutil.copytree(model, tmp_path / name)
-    assert "holds models whose names have no step: give them in order:" in refusal("drift", tmp_path)
+    assert "holds models whose names have no step; give them in training order:" in refusal("drift", tmp_path)
 
 
 def test_numbers_that_stand_elsewhere_in_a_name_are_no_steps():
@@ -450,7 +450,7 @@ def test_a_link_that_leads_out_of_its_model_is_refused(where, name, cached, mode
         target = cached.parents[1] / "blobs" / "z"
     (cached / name).unlink()
     (cached / name).symlink_to(target)
-    assert f"its {name} is a link" in refusal("lineage", cached) and "cp -rL" in refusal("lineage", cached)
+    assert f"{name} is a link" in refusal("lineage", cached) and "cp -rL" in refusal("lineage", cached)
 
 
 @pytest.mark.parametrize("command", ["compare", "report"])
@@ -469,5 +469,5 @@ def test_the_only_run_in_a_folder_is_taken(small_run, tmp_path):
     assert api.drift(found).equals(api.drift(whole))
     assert asked("report", tmp_path / "runs").stdout.startswith("mine:")
     shutil.copytree(small_run, tmp_path / "runs" / "other")
-    with pytest.raises(BadInput, match="holds 2 runs: name one of"):
+    with pytest.raises(BadInput, match="holds 2 runs; give one of"):
         open_run(tmp_path / "runs")

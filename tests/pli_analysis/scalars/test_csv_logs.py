@@ -80,12 +80,12 @@ def test_a_file_that_was_gone_on_with_has_a_first_line_more(tmp_path):
     ("text", "message"),
     [
         ("", "is empty"),
-        ("Relative Time (Process),a - loss\n1,2\n", "no column is a step: it has 'Relative Time"),
-        ('"Name","State","epoch","loss"\n"sunny-1","finished",3,2.5\n', "is a table of runs, a row each"),
-        ("step,loss\n1.5,2\n", "a step in column 'step' is no whole number"),
-        ("step,loss\nx,2\n", "a step in column 'step' is no whole number"),
-        ("step,loss,loss\n1,2,3\n", "two columns are called 'loss'"),
-        ("step,loss\n1e300,2\n", "no whole number"),
+        ("Relative Time (Process),a - loss\n1,2\n", "has no step column, only 'Relative Time"),
+        ('"Name","State","epoch","loss"\n"sunny-1","finished",3,2.5\n', "is a table with one row per run, not a log"),
+        ("step,loss\n1.5,2\n", "a step in column 'step' is not an integer"),
+        ("step,loss\nx,2\n", "a step in column 'step' is not an integer"),
+        ("step,loss,loss\n1,2,3\n", "two columns are named 'loss'"),
+        ("step,loss\n1e300,2\n", "is not an integer"),
         ("step,loss\n1," + "9" * 200_000 + "\n", "cannot be read as a table"),
     ],
 )

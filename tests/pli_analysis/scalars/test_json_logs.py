@@ -48,10 +48,10 @@ def test_a_line_cut_short_is_reported_and_the_rest_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]\n3\n", "holds no records"),
-        ("", "holds no records"),
-        ('{"loss": 1}\n', "no column is a step: it has 'loss'"),
-        ('{"step": 1.5, "loss": 1}\n', "is no whole number"),
+        ("[1, 2]\n3\n", "has no records"),
+        ("", "has no records"),
+        ('{"loss": 1}\n', "has no step column, only 'loss'"),
+        ('{"step": 1.5, "loss": 1}\n', "is not an integer"),
         ('{"step": 1, "note": "a"}\n', "holds no scalars; .*: 1 cell of 'note' without a number"),
     ],
 )

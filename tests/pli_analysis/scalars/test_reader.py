@@ -134,7 +134,7 @@ def test_a_wrong_length_is_one_damaged_record_however_often_it_is_read(path):
     path.write_bytes(good + b"\1" + good[1:])
     for _ in range(3):
         (line,) = reader.update().damaged
-        assert line == f"{path}: 1 damaged record, and {len(good)} bytes passed over behind a wrong length"
+        assert line == f"{path}: 1 damaged record, and {len(good)} bytes skipped after a wrong length"
         with path.open("ab") as file:
             file.write(good)
     assert reader.update().of("x").steps.tolist() == [1]

@@ -125,7 +125,7 @@ def test_a_disk_that_takes_no_more_scalars_is_reported_in_one_line(tmp_path, mon
     scalars._file._writer.close()
     scalars._file._writer = Path("/dev/full").open("wb")  # noqa: SIM115
     scalars.add(1, {"x": 1.0})
-    with pytest.raises(PliError, match=r"not written \(no space left on device\); free 1 MB, then go on with"):
+    with pytest.raises(PliError, match=r"not written \(no space left on device\); free 1 MB, then run"):
         scalars.flush()
     scalars.add(2, {"x": 2.0})
     scalars.close()

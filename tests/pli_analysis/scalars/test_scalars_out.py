@@ -83,7 +83,9 @@ def test_tags_are_chosen_by_name_and_by_pattern(run):
 def test_a_table_too_long_to_read_is_not_drawn(run, monkeypatch):
     monkeypatch.setattr("pli_analysis.commands.scalars.MOST_DRAWN", 6)
     answered = call(run)
-    assert isinstance(answered.exception, BadInput) and "7 rows: choose some with --tags" in str(answered.exception)
+    assert isinstance(answered.exception, BadInput) and "7 rows are too many for a table: select with --tags" in str(
+        answered.exception
+    )
     assert call(run, "--tags", "loss/*").exit_code == call(run, "-f", "table").exit_code == 0
 
 
@@ -145,9 +147,12 @@ MISTAKES = {
     "no such path": (["nowhere"], "nowhere: no such file or folder"),
     "nothing logged": (["EMPTY"], "holds no scalars"),
     "no such tag": (["RUN", "--tags", "los"], "no scalar matches 'los'; there are: ../../lr, loss/train, "),
-    "Parquet to a terminal": (["RUN", "-f", "parquet"], "give it a file"),
-    "downloads as Markdown": (["RUN", "--download", "d", "-f", "md"], "--download: writes files of --format json"),
-    "downloads and a table": (["RUN", "--download", "d", "-o", "x.csv"], "no -o beside them"),
+    "Parquet to a terminal": (["RUN", "-f", "parquet"], "write it to a file"),
+    "downloads as Markdown": (
+        ["RUN", "--download", "d", "-f", "md"],
+        "--download: writes json (the default) or csv files",
+    ),
+    "downloads and a table": (["RUN", "--download", "d", "-o", "x.csv"], "omit -o"),
     "a file in the way": (["RUN", "--download", "FILE"], "cannot be written"),
 }
 

@@ -119,7 +119,7 @@ def test_checkpoints_of_two_trainings_in_one_folder_are_reported():
     """Trainer leaves what an earlier training in its folder saved, higher steps included."""
     stale, new = losses({10: 9.0, 20: 8.0}), losses({10: 5.0})
     message = {"checkpoint-10": {"log_history": new}, "checkpoint-20": {"log_history": stale}}
-    assert "checkpoint-20 and checkpoint-10 are of different trainings" in trainer_log.broken(message)
+    assert "checkpoint-20 and checkpoint-10 are from different trainings" in trainer_log.broken(message)
     message["checkpoint-20"] = {"log_history": new + losses({20: 4.0})}
     assert trainer_log.broken(message) is None and trainer_log.broken({"a": {}, "b": {"log_history": new}}) is None
 

@@ -58,7 +58,7 @@ def test_before_the_first_checkpoint_it_says_so(runs, family, tmp_path):
     watched = RunWatcher(young)
     shown = sorted_by_step(watched)
     assert (shown.step, shown.total, shown.stack, shown.checkpoint, shown.notes) == (0, STEPS, (), None, ())
-    assert "no whole one yet" in printed(shown) and "none logged yet" in printed(shown)
+    assert "none complete yet" in printed(shown) and "none logged yet" in printed(shown)
     shutil.copytree(runs[family], young, dirs_exist_ok=True)
     assert sorted_by_step(watched).checkpoint == "checkpoint-12", "what appears is seen by whoever looked before"
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_read_stands_as_it_was_with_a_line(mine):
     during = watched.poll()
     assert (during.stack, during.step) == (before.stack, before.step)
     (note,) = during.notes
-    assert note.startswith("lineage: not readable just now, trying again") and "\n" not in note
+    assert note.startswith("lineage: cannot be read at the moment, trying again") and "\n" not in note
     shutil.rmtree(mine)
     lost = watched.poll()
     assert lost.stack == before.stack and len(lost.notes) >= 2
@@ -168,7 +168,7 @@ def test_drift_that_fails_is_tried_again_and_not_for_ever(mine):
     for _ in range(9):
         sorted_by_step(watched)
     assert len(tries) == latest.TRIES
-    assert "is not known yet" in printed(watched.poll())
+    assert "is not measured yet" in printed(watched.poll())
 
 
 def test_drift_is_measured_once_a_checkpoint_and_nobody_waits_for_it(mine):

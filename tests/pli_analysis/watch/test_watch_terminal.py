@@ -86,7 +86,7 @@ def test_once_prints_a_frame_and_touches_nothing(mine):
 
 def test_misuse_is_one_line(mine, tmp_path):
     refused(call("pli-analyze", "watch", tmp_path / "nowhere"), "no such folder")
-    refused(call("pli-analyze", "watch", mine / "checkpoint-12"), "its parent is: use that")
+    refused(call("pli-analyze", "watch", mine / "checkpoint-12"), "its parent is a run: use that")
     refused(call("pli-analyze", "watch", "--once", "--serve", mine), "use one of them")
     refused(call("pli-analyze", "watch", mine, "--every", "0"), "--every")
 

@@ -104,7 +104,7 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_
     """The write of step 0 ends only once step 1 is done; two writes never overlap."""
     put, trained, flying = checkpoint.put, threading.Event(), []
 
-    class Signals(Callback):
+    class Announces(Callback):
         def on_step_end(self, state):
             trained.set()
 
@@ -118,7 +118,7 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_one_is_in_flight_at_
 
     monkeypatch.setattr(checkpoint, "put", slow)
     config = config_of("gpt2", {"growth.schedule": "", "train.steps": 3})
-    launch.begin(config, tmp_path / "run", callbacks=[Signals()]).run()
+    launch.begin(config, tmp_path / "run", callbacks=[Announces()]).run()
     assert names(tmp_path / "run") == ["checkpoint-0", "checkpoint-2", "checkpoint-3"]
 
 
@@ -146,7 +146,7 @@ def test_scalars_and_lineage_are_on_disk_in_the_order_that_resume_needs(config_o
 
 # --- failure --------------------------------------------------------------------------------------------------------
 
-FAILURES = {"enospc": "no space left on device); free 1 MB, then", "eio": "input/output error); see to the disk, then"}
+FAILURES = {"enospc": "no space left on device); free 1 MB, then", "eio": "input/output error); check the disk, then"}
 
 
 @pytest.mark.parametrize("kind", FAILURES)
@@ -192,7 +192,7 @@ def test_the_kernels_own_refusal_inside_safetensors_is_reported_alike(made, tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, family_limit[1]))
     try:
         background.save(CheckpointName(1), model, parts, adam, lineage, TrainerState())
-        with pytest.raises(PliError, match=r"checkpoint-1: not written \(file too large\); see to the disk"):
+        with pytest.raises(PliError, match=r"checkpoint-1: not written \(file too large\); check the disk"):
             background.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, family_limit)

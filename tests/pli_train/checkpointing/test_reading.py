@@ -61,7 +61,7 @@ def test_a_link_out_of_the_folder_is_not_followed(mine, file, tmp_path):
 def test_a_checkpoint_that_is_a_link_is_passed_over(mine, tmp_path):
     (mine / AT).rename(tmp_path / "elsewhere")
     (mine / AT).symlink_to(tmp_path / "elsewhere")
-    assert open_run(mine).damaged == [f"{AT} is a link, which may lead out of the run"]
+    assert open_run(mine).damaged == [f"{AT}: is a link, which may lead out of the run"]
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(mine):
@@ -80,7 +80,7 @@ def test_shards_are_read_like_one_file(mine):
     last = opened.checkpoints[-1]
     for name, tensor in plain.items():
         assert np.array_equal(last.tensor_slice(name, slice(1, 3)), tensor[1:3].numpy())
-    with pytest.raises(BadInput, match="has no tensor 'x'"):
+    with pytest.raises(BadInput, match="tensor 'x' is missing"):
         last.tensor_slice("x", slice(None))
     again = checkpoint.read(mine / AT).model.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in found.model.state_dict().items())
@@ -94,11 +94,11 @@ def test_an_index_that_leads_out_is_refused(mine, name):
     document["weight_map"]["transformer.wte.weight"] = name
     index.write_text(json.dumps(document))
     vouch(index)
-    with pytest.raises(BadInput, match="which is no file of this folder"):
+    with pytest.raises(BadInput, match="which is not a file of this folder"):
         checkpoint.read(mine / AT)
     run = open_run(mine)
     assert AT not in [str(one.name) for one in run.checkpoints]
-    assert "which is no file of this folder" in run.damaged[0] and "\n" not in run.damaged[0]
+    assert "which is not a file of this folder" in run.damaged[0] and "\n" not in run.damaged[0]
 
 
 # --- configs --------------------------------------------------------------------------------------------------------
@@ -109,12 +109,12 @@ SURPRISES = {
     "quantization_config": ({"quant_method": "bitsandbytes"}, "'quantization_config' is not a key of a gpt2's config"),
     "num_labels": (10**9, "'num_labels' is not a key of a gpt2's config"),
     "to_dict": ("x", "'to_dict' is not a key of a gpt2's config"),
-    "dtype": ("complex64", "dtype: 'complex64' is none of float32, bfloat16, float16"),
-    "model_type": ("evil", "model type 'evil' has no anatomy here"),
-    "n_layer": (10**7, "its config says 10000000 layers and its weights have 2"),
-    "vocab_size": (10**9, "has shape (300, 32) and its config says (1000000000, 32)"),
-    "n_positions": (10**6, "has shape (32, 32) and its config says (1000000, 32)"),
-    "activation_function": ("os.system", "make no model"),
+    "dtype": ("complex64", "dtype: 'complex64' is not one of float32, bfloat16, float16"),
+    "model_type": ("evil", "model type 'evil' has no anatomy table"),
+    "n_layer": (10**7, "its config has 10000000 layers, but its weights have 2"),
+    "vocab_size": (10**9, "has shape (300, 32), expected (1000000000, 32) from its config"),
+    "n_positions": (10**6, "has shape (32, 32), expected (1000000, 32) from its config"),
+    "activation_function": ("os.system", "do not make a model"),
 }
 
 
@@ -144,7 +144,7 @@ def test_a_missing_weight_is_not_made_up(mine):
 def test_a_document_beyond_all_measure_is_not_read(mine, monkeypatch):
     path = mine / run_folder.LINEAGE
     path.write_bytes(b" " * (run_folder.LARGEST_TEXT + 1))
-    with pytest.raises(BadInput, match="no more than 67108864 are read"):
+    with pytest.raises(BadInput, match="more than the limit of 67108864"):
         _ = open_run(mine).lineage
     path.write_text("[" + "[]," * (run_folder.MOST_BRACKETS + 1) + "[]]")
     with pytest.raises(BadInput, match="has more than 4000000 lists and tables"):

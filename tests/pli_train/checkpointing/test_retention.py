@@ -124,7 +124,7 @@ def test_disk_use_is_what_the_run_takes(config_of, tmp_path, growth, family):
 def test_a_disk_without_room_is_refused_before_training(config_of, runs, tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=10**6)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: free)
-    with pytest.raises(BadInput, match=r"its checkpoints need \d+ MB and the disk has 1 MB free: make room"):
+    with pytest.raises(BadInput, match=r"its checkpoints need \d+ MB and the disk has 1 MB free; free space"):
         launch.begin(config_of("gpt2"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run = shutil.copytree(runs["gpt2"], tmp_path / "resumed")

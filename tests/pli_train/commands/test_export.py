@@ -128,10 +128,10 @@ def test_the_lines_that_load_it_load_it(runs, family, tmp_path):
 
 def test_heads_that_are_padding_are_reported_as_such(headed, runs, family, tmp_path):
     padded = (export.export(headed[family].saver.folder, tmp_path / "padded") / "README.md").read_text()
-    assert "silent ones" in padded
+    assert "padded with zeros" in padded
     layers = [cells(line)[5] for line in sections(padded)["Layers"] if line.startswith("|")][2:]
     assert layers == ["2", "1"]
-    assert "silent ones" not in (export.export(runs[family], tmp_path / "whole") / "README.md").read_text()
+    assert "padded with zeros" not in (export.export(runs[family], tmp_path / "whole") / "README.md").read_text()
 
 
 def test_an_export_can_be_grown_from(runs, family, tmp_path, config_of):

@@ -47,7 +47,7 @@ def test_every_flip_of_a_bit_of_the_weights_is_found(run, file):
         bit = chance.randrange(8)
         flip(path, offset, bit)
         message = run_folder.flaw(path.parent, hashes=True)
-        assert message == f"its {file} is not the one that was written (its hash differs)", offset
+        assert message == f"its {file} has changed (its hash differs)", offset
         assert run_folder.flaw(path.parent) is None, "sizes alone do not tell"
         flip(path, offset, bit)
     assert run_folder.flaw(path.parent, hashes=True) is None
@@ -75,11 +75,11 @@ def test_each_kind_of_damage_has_its_words(run):
     weights.symlink_to(run / "elsewhere")
     (run / f"{run_folder.PARTIAL}checkpoint-14").mkdir()
     assert bad(run) == {
-        "checkpoint-2": ("damaged", "its model.safetensors is not the one that was written (its hash differs)"),
+        "checkpoint-2": ("damaged", "its model.safetensors has changed (its hash differs)"),
         "checkpoint-3": ("incomplete", "lacks optimizer.safetensors"),
         "checkpoint-4": ("incomplete", "has no readable manifest.json"),
         "checkpoint-6": ("damaged", "has no readable manifest.json"),
-        "checkpoint-8": ("damaged", f"its config.json has {size + 1} bytes instead of {size}"),
+        "checkpoint-8": ("damaged", f"its config.json has {size + 1} bytes, expected {size}"),
         "checkpoint-9": ("damaged", "its model.safetensors is a link, which may lead out of the run"),
         ".partial-checkpoint-14": ("incomplete", "was being written"),
     }
@@ -94,7 +94,7 @@ def test_checkpoints_of_another_run_are_found_though_their_hashes_are_right(run)
         "checkpoint-0",
         "checkpoint-2",
     }
-    assert set(found.values()) == {("damaged", "its lineage.json is not the run's as of then")}
+    assert set(found.values()) == {("damaged", "its lineage.json differs from the run's at that event")}
     (run / run_folder.LINEAGE).write_text("[]")
     assert "" in bad(run)
 
@@ -106,10 +106,12 @@ def test_verify_by_command_and_what_analysis_passes_over(run):
     flip(run / "checkpoint-8" / run_folder.WEIGHTS, 5000, 0)
     torn = call("pli-train", "verify", run)
     assert torn.returncode == 1 and torn.stderr == f"error: {run}: damaged: 1 of 12 rows\n"
-    assert "its model.safetensors is not the one that was written" in torn.stdout
+    assert "its model.safetensors has changed" in torn.stdout
     for command in ("drift", "report"):
         plain, checked = call("pli-analyze", command, run), call("pli-analyze", command, run, "--verify")
         assert plain.returncode == checked.returncode == 0
         assert plain.stderr == ""
-        assert checked.stderr.startswith("passed over: checkpoint-8 its model.safetensors is not the one")
+        assert checked.stderr.startswith(
+            "passed over: checkpoint-8: its model.safetensors has changed (its hash differs)"
+        )
     assert [str(c.name) for c in open_run(run, hashes=True).checkpoints].count("checkpoint-8") == 0

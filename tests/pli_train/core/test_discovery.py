@@ -54,7 +54,7 @@ def test_everything_in_a_block_is_of_kind_other():
 
 
 def test_where_two_lists_could_be_meant_the_user_picks():
-    with pytest.raises(BadInput, match=r"pick one with stack=…: 'left' \(2 × Block\), 'right' \(2 × Block\)"):
+    with pytest.raises(BadInput, match=r"select one with stack=…: 'left' \(2 × Block\), 'right' \(2 × Block\)"):
         discover(Twins())
     assert discover(Twins(), stack="right").stack == "right"
 

@@ -182,7 +182,7 @@ def test_a_disk_itself_is_not_written_over(tmp_path):
         os.mknod(tmp_path / "disk", stat.S_IFBLK | 0o666, os.makedev(7, 250))
     except OSError:
         pytest.skip("may make no devices here")
-    with pytest.raises(BadInput, match="it is a disk, whose content would be lost"):
+    with pytest.raises(BadInput, match="it is a disk, and its content would be lost"):
         output.write(tmp_path / "disk", "new")
 
 

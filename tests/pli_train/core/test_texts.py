@@ -148,7 +148,7 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     [
         ("a.png", PNG, "is not UTF-8 .byte 0x89 at 0."),
         ("a.bin", b"abc\0def", "has NUL bytes"),
-        ("utf16.txt", "no mark".encode("utf-16-le"), "NUL bytes, as images, binary files and UTF-16 without"),
+        ("utf16.txt", "no mark".encode("utf-16-le"), "NUL bytes, like images, binary files and UTF-16 without"),
         ("latin.txt", "Ein Bär".encode("latin-1"), r"is not UTF-8 \(byte 0xe4 at 5\): .*iconv -f latin1"),
         ("late.txt", b"a" * 3_000_000 + b"\xe9 b", "byte 0xe9 at 3000000"),
         ("half.txt", "ä".encode()[:1], r"is not UTF-8 \(byte 0xc3 at 0\)"),
@@ -159,14 +159,14 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
         ("head.csv", b"id,text\n", "holds no text"),
         ("a.zip", b"PK\3\4", "is an archive: unpack it"),
         ("a.tar.gz", b"", "is an archive: unpack it"),
-        ("a.gz", b"no gzip", "is damaged, or no .gz file|cannot be read"),
-        ("cut.gz", gzip.compress(b"abc" * 999, mtime=0)[:-9], "is damaged, or no .gz file"),
-        ("cut.xz", lzma.compress(b"abc" * 999)[:-9], "is damaged, or no .xz file"),
-        ("a.bz2", b"no", "is damaged, or no .bz2 file|cannot be read"),
+        ("a.gz", b"no gzip", "is damaged, or not a .gz file|cannot be read"),
+        ("cut.gz", gzip.compress(b"abc" * 999, mtime=0)[:-9], "is damaged, or not a .gz file"),
+        ("cut.xz", lzma.compress(b"abc" * 999)[:-9], "is damaged, or not a .xz file"),
+        ("a.bz2", b"no", "is damaged, or not a .bz2 file|cannot be read"),
         ("a.zst", b"no zstandard", "cannot be read|is damaged"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"line 2 is not JSON \(Expecting value"),
         ("deep.jsonl", b"[" * 100_000 + b"\n", "line 1 is not JSON"),
-        ("mixed.jsonl", b'{"text": "a"}\n[1]\n', "line 2 is a list, where a table belongs"),
+        ("mixed.jsonl", b'{"text": "a"}\n[1]\n', "line 2 is a list, expected a table"),
         ("number.jsonl", b'{"text": "a"}\n' * 200 + b'{"text": 3}\n', "line 201 has a number in 'text'"),
         ("list.jsonl", b'{"text": ["a", "b"], "url": "u"}\n', "its column 'text' holds a list, not text; it has"),
         (
@@ -180,11 +180,11 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
             r"has no column with text: it has id \(single words\), conversations \(a list\), so set data.text_column",
         ),
         ("cut.json", b'[{"text": "a"}, {"text": "b"}, {"te', "is not JSON after record 2"),
-        ("comma.json", b'[{"text": "a"}, {"text": "b"} {"text": "c"}]', "has no comma after record 2"),
+        ("comma.json", b'[{"text": "a"}, {"text": "b"} {"text": "c"}]', "expected a comma after record 2"),
         ("numbers.csv", b"a,b\n1,2\n", r"has no column with text: it has a \(a number\), b \(a number\)"),
         ("two.csv", b"title,body\nx y,z w\n", "which column holds the text. it has title, body: set data.text_column"),
-        ("more.csv", b"id,text\n1,a, b\n", "line 2 has 3 columns, and the first names 2"),
-        ("open.csv", b'id,text\n1,"a\n', "from line 2 on it is not CSV .unexpected end of data"),
+        ("more.csv", b"id,text\n1,a, b\n", "line 2 has 3 columns, but the first row names 2"),
+        ("open.csv", b'id,text\n1,"a\n', "not valid CSV from line 2 on .unexpected end of data"),
         ("a.parquet", b"PAR1 no parquet PAR1", "not readable as Parquet"),
         ("a.parquet.gz", gzip.compress(RECORDS["a.parquet"], mtime=0), "decompress the file"),
         ("n.parquet", as_parquet({"n": [1]}), r"has no column with text: it has n \(int64\)"),
@@ -239,7 +239,7 @@ def test_a_folder_gives_what_is_text_and_reports_what_is_left_out(folder):
     assert found(folder).notes == [
         f"{folder}: left out 5 of 10 files: 3 not text (1.png, 2.png, latin.txt); 1 with no column with text "
         "(numbers.csv); 1 packed as an archive (old.zip)",
-        f"{folder}: passed over 1 of 3 records, without text",
+        f"{folder}: skipped 1 of 3 records without text",
     ]
 
 
@@ -250,13 +250,13 @@ def test_what_is_no_file_is_counted_among_what_is_left_out(folder, monkeypatch):
         server.bind("socket")
     (folder / "broken.txt").symlink_to(folder / "nothing")
     assert documents(folder) == ["er", "a", "b", "r0", "r2"]
-    first = "1 linked to nothing (broken.txt); 2 not a regular file (pipe, socket)"
+    first = "1 a broken link (broken.txt); 2 not a regular file (pipe, socket)"
     assert found(folder).notes[0].startswith(f"{folder}: left out 8 of 13 files: {first}; 3 not text")
 
 
 def test_a_folder_of_one_broken_link_says_so(tmp_path):
     (tmp_path / "broken.txt").symlink_to(tmp_path / "nothing")
-    with pytest.raises(BadInput, match=r"holds no text; .*left out 1 of 1 file: 1 linked to nothing \(broken.txt\)"):
+    with pytest.raises(BadInput, match=r"holds no text; .*left out 1 of 1 file: 1 a broken link \(broken.txt\)"):
         found(tmp_path)
 
 
@@ -272,7 +272,7 @@ def test_records_without_text_are_counted(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert documents(path) == ["one two", "three"]
-    assert found(path).notes == [f"{path}: passed over 3 of 5 records, without text"]
+    assert found(path).notes == [f"{path}: skipped 3 of 5 records without text"]
 
 
 LONG = "Aword" * 9
@@ -292,7 +292,7 @@ def test_a_row_of_names_that_resembles_a_text_is_reported(tmp_path, header, colu
     path = tmp_path / "a.csv"
     path.write_text(as_csv([["id", header], [1, "The second text."], [2, "The third text."]]))
     assert documents(path, column) == ["The second text.", "The third text."]
-    line = f"{path}: its first row names the column of the text '{noted}'; if that is a text, put names above it"
+    line = f"{path}: its first row names the text column '{noted}'; if that is text, add a header row"
     assert found(path, column).notes == ([] if noted is None else [line])
 
 
@@ -328,7 +328,7 @@ def test_what_is_neither_file_nor_folder_is_refused(tmp_path):
 def test_a_file_that_changes_between_two_readings_is_refused(folder):
     read = found(folder)
     (folder / "b.txt").write_text("something else")
-    with pytest.raises(BadInput, match=r"b.txt: was changed while it was read"):
+    with pytest.raises(BadInput, match=r"b.txt: changed while it was read"):
         list(read.documents(~read.is_blank))
 
 

@@ -99,9 +99,9 @@ def test_a_vocabulary_of_sentencepiece_says_what_it_needs(tmp_path, name, monkey
     [
         ({}, "holds no tokenizer, none of tokenizer.json, vocab.txt"),
         ({"tokenizer.json": "{"}, "tokenizer.json: not readable as JSON"),
-        ({"tokenizer.json": "[]"}, "tokenizer.json: no tokenizer"),
-        ({"tokenizer.json": "{}"}, "tokenizer.json: no tokenizer"),
-        ({"vocab.json": "[1]", "merges.txt": ""}, "vocab.json: no tokenizer"),
+        ({"tokenizer.json": "[]"}, "tokenizer.json: not a tokenizer"),
+        ({"tokenizer.json": "{}"}, "tokenizer.json: not a tokenizer"),
+        ({"vocab.json": "[1]", "merges.txt": ""}, "vocab.json: not a tokenizer"),
     ],
 )
 def test_what_is_no_tokenizer_is_refused_in_a_line(tmp_path, files, message):
@@ -113,27 +113,27 @@ def test_what_is_no_tokenizer_is_refused_in_a_line(tmp_path, files, message):
 
 
 def test_a_name_out_of_reach_says_so_plainly():
-    with pytest.raises(PliError, match=r"'nobody/nothing' is no tokenizer's folder or file here and could not be"):
+    with pytest.raises(PliError, match=r"'nobody/nothing' is no local tokenizer and could not be"):
         tokenizer.load("nobody/nothing")
 
 
 def test_code_that_a_folder_brings_is_not_run(tmp_path):
     folder = kept(tmp_path / "own", bpe(), auto_map={"AutoTokenizer": ["code.Mine", None]})
     (folder / "code.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
-    with pytest.raises(BadInput, match="no tokenizer"):
+    with pytest.raises(BadInput, match="not a tokenizer"):
         tokenizer.load(str(folder))
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_tokenizer_without_an_end_is_not_trained_with(tmp_path, corpus):
     folder = kept(tmp_path / "own", bpe(()))
-    with pytest.raises(BadInput, match="names no token that closes a document: set eos_token in its"):
+    with pytest.raises(BadInput, match="has no token that ends a document: set eos_token in its"):
         corpora.load(DataConfig(source=str(corpus)), TokenizerConfig(name_or_path=str(folder)))
 
 
 def test_a_tokenizer_without_a_mask_teaches_no_masked_tokens(tmp_path, config_of):
     folder = kept(tmp_path / "own", bpe())
-    with pytest.raises(BadInput, match="tokenizer: names no mask token, which a bert needs"):
+    with pytest.raises(BadInput, match="tokenizer: has no mask token, which training a bert needs"):
         launch.begin(config_of("bert", {"tokenizer.name_or_path": str(folder)}), tmp_path / "run")
 
 

@@ -121,7 +121,7 @@ def test_a_text_of_one_line_trains(tmp_path, config_of):
 @pytest.mark.parametrize("length", [1, 3, 300])
 def test_too_short_a_text_is_refused_with_numbers(tmp_path, config_of, length):
     (tmp_path / "a.txt").write_text("w" * length)
-    with pytest.raises(BadInput, match=r"it has 1 char|text has \d+ tokens, less than one block of 32: give more text"):
+    with pytest.raises(BadInput, match=r"it has 1 char|text has \d+ tokens, less than one block of 32: use more text"):
         launch.begin(config_of("gpt2", {"data.source": str(tmp_path / "a.txt")}), tmp_path / "run")
 
 
@@ -133,7 +133,7 @@ def test_held_out_documents_that_are_in_the_training_text_too_are_reported(tmp_p
     count = sum(text in train for text in eval)
     assert 1 < count < 20
     (note,) = documents.notes
-    assert f"{count} of 20 held-out documents are in the training text too" in note
+    assert f"{count} of 20 held-out documents are also in the training text" in note
 
 
 def test_a_column_of_no_text_is_reported_with_the_key_that_names_it(tmp_path):

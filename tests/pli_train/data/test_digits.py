@@ -112,12 +112,15 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("sections", "line"),
     [
-        ({"train": {"block_size": 64}}, r"train\.block_size: an image makes 17 tokens"),
+        ({"train": {"block_size": 64}}, r"train\.block_size: expected 17, the tokens of an image .*, got 64"),
         (
             {"model": {"config": TINY["vit"] | {"num_labels": 2}}},
             r"model\.config\.num_labels: these images need 10, got 2",
         ),
-        ({"data": {"source": "python"}}, "'python' holds text, and only digits images: a vit cannot learn from it"),
+        (
+            {"data": {"source": "python"}},
+            r"'python' holds text \(only digits holds images\), and a vit cannot learn from it",
+        ),
         ({"model": {"family": "bert", "config": {}}}, "'digits' holds images, and a bert cannot learn from it"),
         (
             {"growth": {"schedule": [{"operator": "context", "at": 0, "to": 1}]}},

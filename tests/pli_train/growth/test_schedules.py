@@ -105,7 +105,7 @@ def test_g_stack_grows_when_the_authors_table_says(parameters, tokens, billions)
 def test_g_stack_says_what_its_timing_lacks_or_that_the_run_is_too_small_for_the_fit():
     assert "parameters and tokens" in mistakes("g-stack", 2)[0]
     assert mistakes("g-stack", 2, parameters=1e9)[0].endswith("needs tokens")
-    assert "give at" in mistakes("g-stack", 2, parameters=1e6, tokens=1e7)[0]
+    assert "set at" in mistakes("g-stack", 2, parameters=1e6, tokens=1e7)[0]
 
 
 def test_interleave_is_i_div_g_with_each_newborn_right_above_its_donor():
@@ -225,7 +225,7 @@ def test_all_mistakes_come_at_once():
     with pytest.raises(BadInput) as caught:
         read(table).events(1, 4, None, None)
     lines = "\n".join(caught.value.mistakes)
-    for part in ("index 5", "index 9", "takes 5", "must increase", "above the 4"):
+    for part in ("index 5", "index 9", "needs 5", "must increase", "above the 4"):
         assert part in lines
     assert len(caught.value.mistakes) == 5
 
@@ -246,7 +246,7 @@ def test_a_step_after_the_end_is_refused_once_the_length_is_known():
     ("name", "depth", "fields", "part"),
     [
         ("stackbert", 3, {"layers": 10}, "6 or 12"),
-        ("stackbert", 3, {"layers": 12, "at": [0.5]}, "takes 2"),
+        ("stackbert", 3, {"layers": 12, "at": [0.5]}, "needs 2"),
         ("stackbert", 0, {"layers": 12}, "at least 1"),
         ("midas", 3, {"layers": 10, "block": 2}, "initial depth, 3"),
         ("copy-last", 3, {"layers": 6, "layers_per_moment": 2}, "layers_per_moment"),

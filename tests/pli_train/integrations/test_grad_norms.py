@@ -181,13 +181,13 @@ FINE = {"fp16": False, "deepspeed": None, "fsdp": [], "world_size": 1, "n_gpu": 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"fp16": True}, "fp16 scales gradients while they are measured: train in bf16"),
-        ({"deepspeed": "ds.json"}, "DeepSpeed keeps gradients to itself"),
-        ({"fsdp": ["full_shard"]}, "FSDP has a part of each gradient on each device"),
+        ({"fp16": True}, "fp16 scales gradients while they are measured; train in bf16"),
+        ({"deepspeed": "ds.json"}, "DeepSpeed does not expose gradients"),
+        ({"fsdp": ["full_shard"]}, "FSDP has only a shard of each gradient on each device"),
         ({"world_size": 2}, "several processes or GPUs are not supported"),
         ({"n_gpu": 2}, "several processes or GPUs are not supported"),
-        ({"optim": "galore_adamw_layerwise"}, "uses up each gradient during the backward pass"),
-        ({"optim": "lomo"}, "uses up each gradient during the backward pass"),
+        ({"optim": "galore_adamw_layerwise"}, "consumes each gradient during the backward pass"),
+        ({"optim": "lomo"}, "consumes each gradient during the backward pass"),
     ],
 )
 def test_what_it_cannot_measure_right_is_refused_in_one_line(more, message, tmp_path):

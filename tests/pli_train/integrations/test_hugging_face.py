@@ -273,7 +273,7 @@ def test_what_cannot_grow_is_refused_in_one_line(tmp_path):
         with pytest.raises((BadInput, ValueError), match=word):
             trainer_of("gpt2", tmp_path, GrowthCallback("0.5@1"), **more)
     with pytest.raises(BadInput, match="unknown key; did you mean 'initializer'"):
-        GrowthCallback("0.5@1", initializer="clone")
+        GrowthCallback("0.5@1", initialzer="clone")
     with pytest.raises(BadInput, match="plateau"):
         trainer_of("gpt2", tmp_path, GrowthCallback({"name": "adaptive", "layers": 3})).train()
 

@@ -88,7 +88,7 @@ def test_blocks_as_long_as_the_positions_and_no_longer(family, table_of):
     """RoBERTa loses the positions up to its padding token's id; what fits trains, what does not is said at once."""
     lost = 1 if family in ("roberta", "xlm-roberta", "camembert") else 0
     wanted = loading.check(table_of(family), "test").model
-    with pytest.raises(BadInput, match=f"{POSITIONS - lost + 1} tokens do not fit"):
+    with pytest.raises(BadInput, match=f"{POSITIONS - lost + 1} tokens exceed"):
         build.model_config(wanted, VOCABULARY, POSITIONS - lost + 1)
     fits = build.model_config(wanted, VOCABULARY, POSITIONS - lost)
     made = getattr(transformers, build.AUTO_CLASS[anatomy.family(family).task]).from_config(fits).eval()
@@ -171,13 +171,13 @@ class TestTheBottomOfModernBert:
 
     def test_nothing_goes_below_it(self):
         made = tiny("modernbert")
-        with pytest.raises(BadInput, match="index 0 is taken for good in a modernbert: use 1 or higher"):
+        with pytest.raises(BadInput, match="index 0 is reserved in a modernbert; use 1 or higher"):
             grow(made, index=0)
         assert len(made.model.layers) == 2 == made.config.num_hidden_layers
 
     def test_a_schedule_that_would_is_refused_before_training(self, table_of):
         table = table_of("modernbert", growth={"schedule": "1@1 2@0"})
-        with pytest.raises(BadInput, match=r"event 2 \(2@0\): index 0 is taken for good"):
+        with pytest.raises(BadInput, match=r"event 2 \(2@0\): index 0 is reserved"):
             loading.check(table, "test")
         loading.check(table_of("bert", growth={"schedule": "1@1 2@0"}), "test")
 

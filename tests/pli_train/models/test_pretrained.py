@@ -39,9 +39,9 @@ CHANGES = {
         {},
     ),
     f"lacks {UP}: save": (lambda tensors: {name: each for name, each in tensors.items() if name != UP}, {}),
-    f"has numbers that are not finite in {UP}: begin with an earlier checkpoint": (spoilt(UP), {}),
+    f"has numbers that are not finite in {UP}: use an earlier checkpoint": (spoilt(UP), {}),
     "lacks model.layers.2.input_layernorm.weight": (lambda tensors: tensors, {"num_hidden_layers": 3}),
-    "its config says 1 layers and its weights have 2": (lambda tensors: tensors, {"num_hidden_layers": 1}),
+    "its config has 1 layers, but its weights have 2": (lambda tensors: tensors, {"num_hidden_layers": 1}),
     "is quantized": (lambda tensors: tensors, {"quantization_config": {"quant_method": "unknown"}}),
 }
 

@@ -285,7 +285,7 @@ def test_updates_over_weights_by_part():
 def test_parameters_on_two_devices_are_refused_in_one_line():
     model = tiny("gpt2")
     model.transformer.ln_f.to("meta")
-    with pytest.raises(BadInput, match="lie on 2 devices, and one is supported"):
+    with pytest.raises(BadInput, match="are on 2 devices, but only one is supported"):
         GradNorms(model, anatomy.family("gpt2"), Lineage.begin(LAYERS, HEADS), 1).measure(0)
 
 

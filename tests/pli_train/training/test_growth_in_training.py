@@ -334,9 +334,9 @@ def test_every_mistake_of_a_schedule_is_reported_before_training(config_of, tmp_
     for line in ("event 3 (0.3 swap 0 1): index 1 is outside", "event 4 (0.4 context → 5): context 5 does not divide"):
         assert line in message
     assert "event 5 (0.5@4): index 4 is outside the stack" in message
-    assert "event 6 (0.45@0): comes before the event listed ahead" in message
-    assert "event 6 (0.45@0): the donor 'q' is not in the stack then (a)" in message
-    assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack then (a)" in message
+    assert "event 6 (0.45@0): is earlier than the event listed before" in message
+    assert "event 6 (0.45@0): the donor 'q' is not in the stack at that step (a)" in message
+    assert "event 7 (0.6 heads → 4): layer 'z' is not in the stack at that step (a)" in message
 
 
 def test_what_only_the_model_knows_is_reported_before_training_too(config_of, tmp_path):
@@ -345,7 +345,7 @@ def test_what_only_the_model_knows_is_reported_before_training_too(config_of, tm
     with pytest.raises(BadInput) as caught:
         launch.begin(config_of("llama", {"model": model, "growth.schedule": schedule}), tmp_path / "run")
     assert caught.value.mistakes == (
-        "growth.schedule: event 1 (0.1 heads → 5): 5 heads are no whole number of K/V groups of 2",
+        "growth.schedule: event 1 (0.1 heads → 5): 5 heads cannot be divided into K/V groups of 2",
         "growth.schedule: event 2 (0.2 ffn → 8): every layer has 8 or more then",
     )
     assert not (tmp_path / "run").exists()

@@ -35,12 +35,12 @@ def test_what_exists_and_is_no_run_is_refused_before_a_line_is_printed(paths, na
         cli.main()
     out, err = capfd.readouterr()
     assert (done.value.code, out) == (2, "")
-    assert err.splitlines() == [f"error: {path}: already exists and is no run: name another folder"]
+    assert err.splitlines() == [f"error: {path}: already exists and is no run; name another folder"]
     assert paths["file"].read_text() == "mine" and [path.name for path in paths["folder"].iterdir()] == ["notes.md"]
 
 
 def test_a_run_is_to_be_resumed(paths):
-    with pytest.raises(BadInput, match=r"run: already exists; `pli-train resume .*run` goes on with it$"):
+    with pytest.raises(BadInput, match=r"run: already exists; resume it with `pli-train resume .*run`$"):
         launch.require_new(paths["run"])
 
 

@@ -121,7 +121,7 @@ def test_sigterm_checkpoints_and_says_how_to_go_on(config_of, runs, tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(trainer.Interrupted, match=f"step 5; go on with: pli-train resume {run}"):
+    with pytest.raises(trainer.Interrupted, match=f"step 5; resume with: pli-train resume {run}"):
         launch.begin(config, run, callbacks=[AskToStop()]).run()
     assert signal.getsignal(signal.SIGTERM) is before
     launch.resume(config, run).run()
@@ -237,7 +237,7 @@ def test_no_whole_checkpoint_is_said_plainly(config_of, run_folder_of, family):
 def test_a_changed_corpus_is_not_trained_on(config_of, run_folder_of, family, corpus, tmp_path):
     other = Path(shutil.copytree(corpus, tmp_path / "other"))
     (other / "more.py").write_text("x = 1\n" * 200)
-    with pytest.raises(BadInput, match="the corpus is not the one this run began with"):
+    with pytest.raises(BadInput, match="the corpus has changed since this run began"):
         launch.resume(config_of(family, {"data.source": str(other)}), run_folder_of)
 
 

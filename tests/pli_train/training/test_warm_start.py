@@ -130,7 +130,7 @@ def test_the_users_own_tokenizer_stays_and_must_fit(runs, from_run, tmp_path):
     document = json.loads((own / "tokenizer.json").read_text())
     document["added_tokens"].append(document["added_tokens"][0] | {"id": 300, "content": "<|more|>"})
     (own / "tokenizer.json").write_text(json.dumps(document))
-    with pytest.raises(BadInput, match=r"tokenizer: it has 301 tokens, and the weights of '.*' know 300"):
+    with pytest.raises(BadInput, match=r"tokenizer: it has 301 tokens, but the weights of '.*' have 300"):
         launch.begin(settings, tmp_path / "child")
 
 
