@@ -145,11 +145,11 @@ def sweep(
     ] = "flops",
     budget: Annotated[
         float | None,
-        typer.Option("--budget", metavar="N", help="FLOPs, tokens or seconds per run (default: as the baseline)."),
+        typer.Option("--budget", metavar="N", help="FLOPs, tokens or seconds per run. Default: as the baseline."),
     ] = None,
     sampler: Annotated[
         Sampler | None,
-        typer.Option("--sampler", metavar="NAME", help="Sampler: tpe (default), random or grid."),
+        typer.Option("--sampler", metavar="NAME", help="Sampler: tpe, random or grid. Default: tpe."),
     ] = None,
     pruner: Annotated[
         Pruner, typer.Option("--pruner", metavar="NAME", help="Stop poor trials early: none, halving or hyperband.")
@@ -161,11 +161,11 @@ def sweep(
     no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Do not run the full-depth baseline.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Parallel runs (default: one per GPU, or per core)."),
+        typer.Option("--workers", min=1, metavar="N", help="Parallel runs. Default: one per GPU, or per core."),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, metavar="N", help="Threads per run (default: cores / workers)."),
+        typer.Option("--threads", min=1, metavar="N", help="Threads per run. Default: cores / workers."),
     ] = None,
     launcher: Annotated[
         Launcher, typer.Option("--launcher", metavar="NAME", help="Where runs start: local, slurm or ray.")
@@ -179,7 +179,7 @@ def sweep(
         typer.Option("--storage", metavar="URL", help="URL of a database, to share the study between machines."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Study folder (default: studies/NAME).")
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the study. Default: studies/NAME.")
     ] = None,
 ) -> None:
     """Search over growth strategies; print the study folder.
