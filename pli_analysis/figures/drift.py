@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 AXES = {col.STEP: "steps", col.AGE: "age (steps since birth)"}
-NAMES = {col.RELATIVE_L2: "relative L2 to birth weights", col.COSINE_DISTANCE: "1 − cosine to birth weights"}
+NAMES = {col.RELATIVE_L2: "relative L2 since birth", col.COSINE_DISTANCE: "1 − cosine since birth"}
 
 
 def heat_map(table: pd.DataFrame, measure: str = col.RELATIVE_L2) -> go.Figure:

@@ -55,7 +55,12 @@ def open_run(
         return Run(run_folder.require_run(paths[0]), hashes)
     if hashes:
         raise BadInput(f"{paths[0]}: not a run of pli-train, so there are no hashes for --verify")
-    return open_foreign(paths, None if lineage is None else Path(lineage), on_progress, stack)
+    try:
+        return open_foreign(paths, None if lineage is None else Path(lineage), on_progress, stack)
+    except BadInput:
+        if len(paths) == 1 and (paths[0] / run_folder.RUN).is_file():  # it became a run in the meantime
+            return open_run(paths[0])
+        raise
 
 
 def newest_run(root: str | Path = "runs") -> Run:
