@@ -101,9 +101,9 @@ def small_run(runs, tmp_path_factory):
     return run
 
 
-@pytest.fixture(params=[60, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.fixture(params=[20, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
 def fuzz_cases(request):
-    """Number of changes to try on a file: 250 by default; in slow tests PLI_FUZZ, or 1000."""
+    """Number of changes to try on a file: 20 by default, the first of those of the slow tests: PLI_FUZZ, or 1000."""
     return request.param or int(os.environ.get("PLI_FUZZ", "1000"))
 
 
