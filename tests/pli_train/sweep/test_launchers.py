@@ -165,7 +165,7 @@ def test_a_slurm_job_that_is_cancelled_has_not_succeeded(trial, tmp_path):
     from pli_train.sweep.launchers.slurm import SlurmLauncher
 
     trial.config.write_text(trial.config.read_text().replace("steps = 12", "steps = 100000"))
-    launcher = SlurmLauncher(tmp_path, 1, 1, {"cluster": "local", "timeout_min": 5})
+    launcher = SlurmLauncher(tmp_path, 1, 1, {"cluster": "local", "timeout_min": 1})
     first = launcher.start(trial, 0)
     while claim_is_free(trial):
         time.sleep(0.05)
