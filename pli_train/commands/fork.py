@@ -58,7 +58,8 @@ def fork(
     source = _starting_checkpoint(run_folder.require_run(run), step, growth)
     lineage = Lineage.read(source / run_folder.LINEAGE)
     config = _config(run, out, None if growth else len(lineage.events), changes)
-    plan = RunPlan.make(config, launch.corpus_of(config, run, lambda line: None), processes=1)
+    text = launch.corpus_of(config, run, show.say)
+    plan = RunPlan.make(config, text, processes=1)
     _check_growth(plan, lineage, step)
     # The folder appears by one rename, so that a killed fork leaves nothing that `resume` would accept as a run.
     partial = out.with_name(run_folder.PARTIAL + out.name)
@@ -70,7 +71,7 @@ def fork(
         checkpoint.write_text(partial / run_folder.RUN, record)
         checkpoint.write_text(partial / run_folder.LINEAGE, lineage.to_json())
         partial.rename(out)
-        twin = launch.resume(config, out, show)
+        twin = launch.resume(config, out, show, text=text)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise

@@ -85,7 +85,11 @@ def begin(
 
 
 def resume(
-    config: RunConfig, folder: Path, show: NullReporter | None = None, callbacks: Sequence[Callback] = ()
+    config: RunConfig,
+    folder: Path,
+    show: NullReporter | None = None,
+    callbacks: Sequence[Callback] = (),
+    text: TokenizedText | ImageCorpus | None = None,
 ) -> Trainer:
     """Return a trainer with the state of a run's newest complete checkpoint.
 
@@ -94,13 +98,14 @@ def resume(
         folder: of the run.
         show: reports progress; None for no output.
         callbacks: called after the run's own.
+        text: corpus of the run, if it is loaded already.
 
     Raises:
         BadInput: when there is no complete checkpoint, the corpus differs from that of the run's start, another
             process trains in the folder, or the disk is too small for the remaining checkpoints.
     """
     show = show or NullReporter()
-    text = corpus_of(config, folder, show.say)
+    text = corpus_of(config, folder, show.say) if text is None else text
     warn_of_other_blocks(folder, show.say)
     lock = Lock(folder) if _is_main_process() else None
     accelerator = make_accelerator(config)
