@@ -89,6 +89,14 @@ class Launcher(Protocol):
         """Start a worker, or return the one that already runs this task."""
 
 
+def found(task: Task) -> FoundWorker | None:
+    """Return the worker that already runs a task; None if there is none, and the task may be submitted."""
+    if (log := claim(task)) is None:
+        return FoundWorker(task)
+    log.close()  # the worker locks it when it starts
+    return None
+
+
 def claim(task: Task) -> IO[bytes] | None:
     """Open and lock the log of a task; None while a worker holds the lock. The worker inherits the open file.
 

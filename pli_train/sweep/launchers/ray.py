@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pli_train.core.errors import BadInput, in_a_line
-from pli_train.sweep.worker import FoundWorker, Task, Worker, claim, work
+from pli_train.sweep.worker import Task, Worker, found, work
 
 
 class RayLauncher:
@@ -45,10 +45,8 @@ class RayLauncher:
 
     def start(self, task: Task, slot: int) -> Worker:
         """Submit a task."""
-        log = claim(task)
-        if log is None:
-            return FoundWorker(task)
-        log.close()  # the task locks it when it starts
+        if (running := found(task)) is not None:
+            return running
         return RayWorker(self._task.remote(task, str(Path.cwd())))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput, PliError, in_a_line
 from pli_train.core.run_format import study_folder
-from pli_train.sweep.worker import FoundWorker, Task, Worker, claim, work
+from pli_train.sweep.worker import Task, Worker, found, work
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -49,10 +49,8 @@ class SlurmLauncher:
 
     def start(self, task: Task, slot: int) -> Worker:
         """Submit a job. Raises PliError when SLURM refuses it."""
-        log = claim(task)
-        if log is None:
-            return FoundWorker(task)
-        log.close()  # the job locks it when it starts
+        if (running := found(task)) is not None:
+            return running
         try:
             return SlurmWorker(self._executor.submit(work, task, str(Path.cwd())), task)
         except Exception as error:
