@@ -59,7 +59,7 @@ def open_run(
         return open_foreign(paths, None if lineage is None else Path(lineage), on_progress, stack)
     except BadInput:
         if len(paths) == 1 and (paths[0] / run_folder.RUN).is_file():  # it became a run in the meantime
-            return open_run(paths[0])
+            return open_run(paths[0], hashes, lineage, on_progress, stack)
         raise
 
 
