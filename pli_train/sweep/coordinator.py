@@ -26,9 +26,9 @@ from pli_train.core import output
 from pli_train.core.errors import BadInput, PliError, counted
 from pli_train.core.run_format import run_folder, study_folder
 from pli_train.sweep import journal, objective, pruning
-from pli_train.sweep.stopping import StopRequest
 from pli_train.sweep.study import PLAN, PRUNED_AT, RESULT, Study
 from pli_train.sweep.worker import UNKNOWN, FoundWorker, Task
+from pli_train.training.signals import StopSignal
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -53,6 +53,8 @@ FAILURES = 3
 """Number of failed trials, without a successful one, after which the study stops."""
 ENDED_BY_REQUEST = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
 FULL_DISK = ("no space left", "disk quota exceeded", "the disk has")
+STOPPING = "stopping: workers write checkpoints (again: kill them)", "killing workers"
+"""Lines printed at the first request to stop and at further ones."""
 RESERVE = 2**20
 """A disk with fewer free bytes counts as full."""
 
@@ -126,7 +128,7 @@ class Coordinator:
             Interrupted: after SIGINT, SIGTERM or SIGHUP.
             PliError: when a file cannot be written, or all trials of an arm fail.
         """
-        with StopRequest(self._say) as stop:
+        with StopSignal(self._say, STOPPING, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)) as stop:
             try:
                 while not stop.asked and self._advance():
                     time.sleep(POLL if self._jobs else WAIT)
@@ -328,7 +330,7 @@ class Coordinator:
                 job.worker.signal(signal.SIGTERM)
                 return
 
-    def _stop_workers(self, stop: StopRequest) -> None:
+    def _stop_workers(self, stop: StopSignal) -> None:
         """Let all workers write a checkpoint and stop; kill them after a second request."""
         until = time.monotonic() + PATIENCE
         running = [job.worker for job in self._jobs.values() if job.worker is not None]
