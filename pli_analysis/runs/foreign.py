@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from pli_analysis import columns as col
 from pli_analysis.runs import odd_weights
 from pli_analysis.runs.checkpoint import Checkpoint
-from pli_analysis.runs.inferred_lineage import Inferred, infer, weights_of
+from pli_analysis.runs.inferred_lineage import Inferred, infer
 from pli_analysis.runs.model_folders import flaw
 from pli_analysis.runs.run import ProgressCallback, Run
 from pli_analysis.runs.step_names import LINK, link_line
+from pli_analysis.runs.weight_comparison import weights_of
 from pli_analysis.scalars import trainer_log
 from pli_train.core import tokenizer
 from pli_train.core.errors import BadInput, some

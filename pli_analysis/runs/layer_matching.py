@@ -67,7 +67,7 @@ def match(distance: np.ndarray, onward: np.ndarray | None = None) -> Match:
     Args:
         distance: (earlier, later), 0 for equal layers, around 1 for unrelated ones.
         onward: (earlier, later), how well the movement from one to the other continues those before and after, see
-            `inferred_lineage.onward`; 0 if unknown.
+            `weight_comparison.onward`; 0 if unknown.
 
     >>> found = match(np.array([[0.01, 1.0, 1.0], [1.0, 1.0, 0.02]]))
     >>> found.locations, found.confidence.round(2).tolist()

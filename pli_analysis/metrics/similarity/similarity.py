@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pli_analysis.runs.checkpoint import Checkpoint
-    from pli_analysis.runs.inferred_lineage import Weights
     from pli_analysis.runs.run import Run
+    from pli_analysis.runs.weight_comparison import Weights
 
 PAIR = [col.of_side(name, side) for side in "ab" for name in (col.RUN, col.LAYER, col.CHECKPOINT, col.STEP, col.INDEX)]
 COLUMNS = [*PAIR, col.CKA, col.PROCRUSTES, col.NEIGHBORS, col.SEQUENCES, col.COMPARED_TOKENS]
@@ -139,7 +139,7 @@ def by_weights(
     """
     import pandas as pd
 
-    from pli_analysis.runs.inferred_lineage import weights_of
+    from pli_analysis.runs.weight_comparison import weights_of
 
     rows: list[tuple[object, ...]] = []
     if over_time:
@@ -164,7 +164,7 @@ def by_weights(
 
 def _alike(run: Run, a: Weights, other: Run, b: Weights) -> list[tuple[Any, ...]]:
     """Compare each layer of one checkpoint with each of another; return rows of the table."""
-    from pli_analysis.runs.inferred_lineage import compared
+    from pli_analysis.runs.weight_comparison import compared
 
     found = compared(a, b)
     sides = [

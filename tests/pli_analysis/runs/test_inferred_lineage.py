@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from pli_analysis import api
 from pli_analysis.metrics import lineage as metric
 from pli_analysis.report import overview
-from pli_analysis.runs import inferred_lineage, layer_matching
+from pli_analysis.runs import inferred_lineage, layer_matching, weight_comparison
 from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
@@ -240,9 +240,9 @@ def test_a_layer_moves_straight_on_where_heads_were_added_meanwhile(tmp_path):
             AddHeads(at=step, to=6, initializer="random").grow(run.model, run.anatomy, run.lineage, seed=0)
             run.lineage.add_heads(dict.fromkeys(run.lineage.stack, 6), step, "random", {}, to=6)
         run.save()
-    first, old, new = (inferred_lineage.Weights.of(checkpoint) for checkpoint in open_run(tmp_path).checkpoints)
-    ahead = inferred_lineage.onward(old, new, inferred_lineage.Neighbor(first, (0, 1)), None)
-    after = inferred_lineage.onward(first, old, None, inferred_lineage.Neighbor(new, (0, 1)))
+    first, old, new = (weight_comparison.Weights.of(checkpoint) for checkpoint in open_run(tmp_path).checkpoints)
+    ahead = weight_comparison.onward(old, new, weight_comparison.Neighbor(first, (0, 1)), None)
+    after = weight_comparison.onward(first, old, None, weight_comparison.Neighbor(new, (0, 1)))
     for found in (ahead, after):
         np.testing.assert_allclose(found.diagonal(), 1, atol=1e-3)
         assert found[0, 1] < 0.5 and found[1, 0] < 0.5
@@ -296,7 +296,7 @@ def test_new_heads_and_units_are_read_from_the_config_and_old_heads_by_their_wei
 @pytest.mark.parametrize("sample", [2**15, 2**8])
 def test_distances_are_those_of_what_was_there_when_heads_and_units_are_added(sample, monkeypatch, tmp_path):
     """Against what noise of a known size leaves of weights; with small and with large matrices."""
-    monkeypatch.setattr(inferred_lineage, "SAMPLE", sample)
+    monkeypatch.setattr(weight_comparison, "SAMPLE", sample)
     events = (AddHeads(at=1, to=6, initializer="random"), WidenFFN(at=1, to=64, initializer="random"))
     written, found, _ = grown(tmp_path, "qwen3", *events)
     table = found.confidence[~found.confidence["part"].str.contains(".", regex=False)]
@@ -410,12 +410,12 @@ def test_a_large_matrix_is_compared_by_a_sample_that_is_the_same_everywhere():
             return self.array[rows]
 
     large = Tensor(np.arange(4096 * 64, dtype=np.float32).reshape(4096, 64))
-    first, second = inferred_lineage.sampled(large), inferred_lineage.sampled(large)
-    assert first.size <= inferred_lineage.SAMPLE and large.read == 2 * first.size
+    first, second = weight_comparison.sampled(large), weight_comparison.sampled(large)
+    assert first.size <= weight_comparison.SAMPLE and large.read == 2 * first.size
     np.testing.assert_array_equal(first, second)
     assert len(np.unique(first)) == first.size and first.max() > 0.99 * large.array.max()
     small = Tensor(large.array[:10])
-    np.testing.assert_array_equal(inferred_lineage.sampled(small), small.array)
+    np.testing.assert_array_equal(weight_comparison.sampled(small), small.array)
 
 
 def test_an_inferred_lineage_is_one_that_can_be_written_and_read(tmp_path):

@@ -109,7 +109,7 @@ def test_swapped_layers_are_found(tmp_path):
 
 
 def test_layers_of_a_hybrid_are_not_matched_across_kinds(tmp_path):
-    from pli_analysis.runs.inferred_lineage import Weights, distances
+    from pli_analysis.runs.weight_comparison import Weights, distances
 
     run = open_run(written(tmp_path, moving(HYBRID)))
     first, second = (Weights.of(one) for one in run.checkpoints[:2])
