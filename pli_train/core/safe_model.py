@@ -5,6 +5,8 @@ transformers opens no file here, so a checkpoint's files cannot run code, load a
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pli_train.core import anatomy
@@ -25,12 +27,13 @@ AUTO_CLASS = {
 """Task → name of the auto class in transformers."""
 
 
-def declared(model_type: str) -> set[str]:
+@cache
+def declared(model_type: str) -> frozenset[str]:
     """Return the keys that a family's config declares."""
     from transformers import AutoConfig
 
     default = AutoConfig.for_model(model_type)
-    return {*default.to_dict(), *default.attribute_map, *anatomy.family(model_type).config.values()}
+    return frozenset((*default.to_dict(), *default.attribute_map, *anatomy.family(model_type).config.values()))
 
 
 def config_of(model_type: str, fields: Mapping[str, Any], path: Path) -> PretrainedConfig:
@@ -46,6 +49,8 @@ def config_of(model_type: str, fields: Mapping[str, Any], path: Path) -> Pretrai
 def outline(config: PretrainedConfig, auto_class: str, tensors: Mapping[str, Tensor]) -> PreTrainedModel:
     """Make the model that a config describes on the meta device, without memory for its tensors.
 
+    Equal configs share one outline, as hundreds of checkpoints have the same. It must not be changed.
+
     Args:
         config: config of the model.
         auto_class: name of the auto class in transformers that selects the model's class.
@@ -54,17 +59,32 @@ def outline(config: PretrainedConfig, auto_class: str, tensors: Mapping[str, Ten
     Raises:
         BadInput: if the shape of a tensor differs from that of the config.
     """
-    import torch
-    import transformers
-
-    with torch.device("meta"):
-        model: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
+    model = _outline(_Key(auto_class, config.to_json_string(use_diff=False), config))
     prefix = f"{model.base_model_prefix}."
     shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in model.state_dict().items()}
     for name, tensor in tensors.items():
         expected = shapes.get(name.removeprefix(prefix), tensor.shape)
         if tensor.shape != expected:
             raise BadInput(f"its {name} has shape {tuple(tensor.shape)}, expected {tuple(expected)} from its config")
+    return model
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What determines an outline: `text` is the config's, which cannot be hashed itself."""
+
+    auto_class: str
+    text: str
+    config: PretrainedConfig = field(compare=False)
+
+
+@lru_cache(maxsize=8)
+def _outline(key: _Key) -> PreTrainedModel:
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model: PreTrainedModel = getattr(transformers, key.auto_class).from_config(key.config)
     return model
 
 

@@ -55,7 +55,7 @@ def config_of(folder: Path) -> tuple[PretrainedConfig, Anatomy]:
     return safe_model.config_of(model_type, fields, path), parts
 
 
-def declared(model_type: str) -> set[str]:
+def declared(model_type: str) -> frozenset[str]:
     """Return the keys that a family's config may have."""
     return safe_model.declared(model_type) | INERT
 
