@@ -4,13 +4,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from pli_analysis import api
 from pli_train.core.run_format import run_folder
 from tests import families
 
 STEPS = (1, 2, 3)
+STACKS = {"llama": "model.layers", "bert": "bert.encoder.layer"}
+UP = "model.layers.1.mlp.up_proj.weight"
 
 
 def saved(folder, family="llama", steps=STEPS, **config):
@@ -59,3 +64,18 @@ def moved(birth, now, stack):
         distances.append((squares / sum(float(birth[name].double().square().sum()) for name in names)) ** 0.5)
         index += 1
     return distances
+
+
+def expected_drift(folder, family):
+    """Return relative L2 by (step, layer), from models that plain transformers loads."""
+    auto = AutoModelForMaskedLM if family == "bert" else AutoModelForCausalLM
+    states = {
+        step: auto.from_pretrained(folder / f"checkpoint-{step}", dtype=torch.float32).state_dict() for step in STEPS
+    }
+    return np.array([moved(states[1], states[step], STACKS[family]) for step in STEPS])
+
+
+def measured_drift(run):
+    """Return relative L2 by (step, layer), as drift measures it."""
+    table = api.drift(run)
+    return table.pivot(index="step", columns="part", values="relative_l2").to_numpy()

@@ -1,7 +1,6 @@
 """What growth disturbs: identities that must hold, and slow independent references."""
 
 import copy
-import itertools
 import math
 import re
 import shutil
@@ -13,8 +12,6 @@ import pytest
 import scipy.stats
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from scipy.stats import binom
 
@@ -25,7 +22,6 @@ from pli_analysis.metrics.disturbance.event_context import EventContext, twins_b
 from pli_analysis.metrics.disturbance.layer_effects import Layers
 from pli_analysis.metrics.disturbance.layer_speeds import LayerSpeeds
 from pli_analysis.metrics.disturbance.loss_effect import Losses
-from pli_analysis.metrics.disturbance.loss_response import MEDIAN_OF_FIVE, response_at, running_median, trend
 from pli_analysis.report import disturbance as message
 from pli_analysis.runs.opening import open_run
 from pli_train.commands import fork
@@ -183,155 +179,6 @@ def test_a_second_call_reads_the_cache(grown, tmp_path, monkeypatch):
     second = disturbance(open_run(run), blocks=4)
     pd.testing.assert_frame_equal(first.layers, second.layers)
     pd.testing.assert_frame_equal(first.events, second.events)
-
-
-def test_placebo_steps_have_no_event_near():
-    assert placebo.without_events(range(0, 101, 10), [50], reach=20, end=100) == [20, 30, 70, 80]
-
-
-@given(st.data())
-@settings(max_examples=60, deadline=None)
-def test_quiet_steps_equal_a_slow_reference(data):
-    steps = data.draw(st.lists(st.integers(0, 60), unique=True))
-    events, reach = data.draw(st.lists(st.integers(0, 60))), data.draw(st.integers(1, 20))
-    slow = [
-        s for s in steps if s - reach >= 0 and s + reach <= 60
-        and all(not s - reach < e < s + reach for e in events)
-    ]  # fmt: skip
-    assert placebo.without_events(steps, events, reach, 60) == slow
-
-
-@given(st.integers(1, 60), st.integers(1, 12), st.sets(st.integers(0, 150)), st.integers(1, 50))
-@settings(max_examples=100, deadline=None)
-def test_placebos_are_near_in_log_step_and_do_not_overlap(step, reach, candidates, most):
-    found = placebo.around(step, reach, candidates, most)
-    assert set(found) <= candidates and len(found) <= most
-    assert all(step / 2 <= at <= step * 2 and abs(at - step) >= reach for at in found)
-    assert all(abs(a - b) >= reach / 2 for a, b in itertools.combinations(found, 2))
-    near = [at for at in candidates if step / 2 <= at <= step * 2 and abs(at - step) >= reach]
-    if len(found) < most:  # none could be added
-        assert all(min(abs(at - taken) for taken in found) < reach / 2 for at in near if at not in found)
-
-
-def test_min_p_is_what_so_many_placebo_steps_can_give():
-    assert placebo.min_p(12) == pytest.approx(1 / 13) == placebo.p_value(9.0, np.zeros(12))
-    assert math.isnan(placebo.min_p(0))
-
-
-def test_a_window_as_long_as_has_enough_placebo_steps_is_taken():
-    counts = {30: 4, 20: 9, 10: 21, 5: 40}
-    assert placebo.longest(counts, lambda reach: [0] * counts[reach], enough=20) == (10, [0] * 21)
-    assert placebo.longest([30, 20], lambda reach: [0] * counts[reach], enough=20) == (20, [0] * 9)
-
-
-def test_among_equals_p_values_are_as_frequent_as_they_say():
-    chance = np.random.default_rng(0)
-    ps = [placebo.p_value(*_one_of(chance.normal(size=40))) for _ in range(4000)]
-    for level in (0.05, 0.2, 0.5):
-        assert np.mean(np.array(ps) <= level) == pytest.approx(math.floor(level * 40) / 40, abs=0.02)
-    scores = []
-    for _ in range(400):
-        numbers = chance.normal(size=(41, 3))
-        _, score, null = placebo.scores(numbers[0], numbers[1:])
-        scores.append(placebo.p_value(score, null))
-    assert 0.02 <= np.mean(np.array(scores) < 0.05) <= 0.09
-
-
-def _one_of(numbers):
-    return float(numbers[0]), numbers[1:]
-
-
-# --- the loss ---------------------------------------------------------------------------------------------------------
-
-
-def _series(spike, start, length, noise=0.0, seed=0):
-    """Losses that fall with the logarithm of the step, and stand `spike` higher for some steps."""
-    steps = np.arange(1, 401)
-    losses = 6 - 0.5 * np.log(steps) + np.random.default_rng(seed).normal(0, noise, 400)
-    losses[(steps > start) & (steps <= start + length)] += spike
-    return steps, losses
-
-
-def test_a_spike_has_its_height_length_and_area():
-    found = response_at(*_series(0.3, 200, 12), at=200, window=60)
-    assert found.spike == pytest.approx(0.3)
-    assert found.recovery == 13
-    assert found.excess_area == pytest.approx(0.3 * 12)
-    assert found.late_excess == pytest.approx(0, abs=1e-9)
-
-
-def test_a_loss_that_never_comes_back_is_reported_as_such():
-    found = response_at(*_series(0.3, 200, 200), at=200, window=60)
-    assert found.recovery is None
-    assert found.excess_area == pytest.approx(0.3 * 60)
-    assert found.late_excess == pytest.approx(0.3)
-
-
-def test_a_loss_that_goes_on_as_it_was_has_no_spike():
-    found = response_at(*_series(0, 0, 0, noise=0.01), at=200, window=60)
-    assert found.recovery == 0 or found.spike < 0.03
-    assert found.noise == pytest.approx(0.01 * 0.54, rel=0.6)  # a median of five varies by some half
-
-
-def test_one_bad_batch_is_no_spike():
-    steps, losses = _series(0, 0, 0)
-    losses[210] += 9
-    assert response_at(steps, losses, 200, 60).spike == pytest.approx(0, abs=1e-9)
-
-
-def test_a_twin_on_the_same_batches_takes_their_noise_off():
-    steps, losses = _series(0.2, 200, 10, noise=0.05)
-    _, theirs = _series(0, 0, 0, noise=0.05)
-    found = response_at(steps, losses, 200, 60, (steps[200:], theirs[200:]))
-    assert found.spike == pytest.approx(0.2) and found.excess_area == pytest.approx(2.0)
-    assert np.allclose(found.excess[10:], 0)
-
-
-@given(st.lists(st.floats(-5, 5, width=32), min_size=8, max_size=30))
-@settings(max_examples=80, deadline=None)
-def test_the_trend_is_the_median_of_all_slopes(losses):
-    steps, losses = np.arange(10, 10 + len(losses)), np.array(losses, dtype=float)
-    slope, level = trend(steps, losses)
-    x = np.log(steps)
-    slopes = [(losses[j] - losses[i]) / (x[j] - x[i]) for i in range(len(x)) for j in range(i + 1, len(x))]
-    assert slope == pytest.approx(np.median(slopes), rel=1e-6, abs=1e-6)
-    assert level == pytest.approx(np.median(losses) - slope * np.median(x), rel=1e-6, abs=1e-6)
-    smooth = running_median(losses)
-    assert smooth.tolist() == [np.median(losses[max(i - 2, 0) : i + 3]) for i in range(len(losses))]
-
-
-def test_the_noise_beside_a_twin_is_that_of_the_difference():
-    """Batches that both runs find hard are none of it, and neither is what the event did for good."""
-    steps, losses = _series(0, 0, 0, noise=0.5)
-    own = np.random.default_rng(1).normal(0, 0.02, len(steps))
-    found = response_at(steps, losses + own + 0.4, 200, 60, (steps, losses))
-    assert found.noise == pytest.approx(0.02 * 0.5356, rel=0.4)
-    assert found.recovery is None and found.spike > 0.35
-    medians = np.median(np.random.default_rng(0).normal(size=(200_000, 5)), axis=1)
-    assert medians.std() == pytest.approx(MEDIAN_OF_FIVE, rel=0.01)
-
-
-def test_rounding_is_no_spike():
-    steps, losses = _series(0, 0, 0, noise=0.05)
-    found = response_at(steps, losses + 1e-7, 200, 60, (steps, losses))
-    assert found.recovery == 0
-
-
-def test_area_and_late_are_of_the_excess_itself():
-    steps, losses = _series(0, 0, 0)
-    losses[210], losses[255] = losses[210] + 2, losses[255] + 3
-    found = response_at(steps, losses, at=200, window=60, twin=_series(0, 0, 0))
-    assert found.spike == pytest.approx(0) and found.recovery == 0
-    assert found.late_excess == pytest.approx(3 / 15)  # of 15 steps, one of which the running median passes over
-    losses[220:] += 1
-    found = response_at(steps, losses, at=200, window=60, twin=_series(0, 0, 0))
-    assert found.recovery is None and found.excess_area == pytest.approx(40 + 2 + 3)
-
-
-def test_too_few_losses_say_nothing():
-    steps, losses = _series(0, 0, 0)
-    assert response_at(steps, losses, at=5, window=60) is None
-    assert response_at(steps, losses, at=398, window=60) is None
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------

@@ -1,14 +1,12 @@
 """Weights that are not what they seem: other names, other types, codes, adapters, layers that lack something."""
 
-import json
 import shutil
-import struct
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from pli_analysis import api
 from pli_analysis.inference import checkpoint_model
@@ -17,32 +15,7 @@ from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests import families
-from tests.odd import STEPS, changed, moved, renamed, saved
-
-STACKS = {"llama": "model.layers", "bert": "bert.encoder.layer"}
-UP = "model.layers.1.mlp.up_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """Checkpoints of a Llama and of a BERT, as transformers saves them. Not to be written to."""
-    folder = tmp_path_factory.mktemp("plain")
-    return {family: saved(folder / family, family) for family in STACKS}
-
-
-def expected(folder, family):
-    """(step, layer) → relative L2, from models that plain transformers loads."""
-    auto = AutoModelForMaskedLM if family == "bert" else AutoModelForCausalLM
-    states = {
-        step: auto.from_pretrained(folder / f"checkpoint-{step}", dtype=torch.float32).state_dict() for step in STEPS
-    }
-    return np.array([moved(states[1], states[step], STACKS[family]) for step in STEPS])
-
-
-def found(run):
-    table = api.drift(run)
-    return table.pivot(index="step", columns="part", values="relative_l2").to_numpy()
-
+from tests.odd import STEPS, UP, changed, expected_drift, measured_drift, moved, renamed, saved
 
 # --- names ----------------------------------------------------------------------------------------------------------
 
@@ -68,7 +41,7 @@ NAMES = {
 @pytest.mark.parametrize(("family", "message"), NAMES, ids=range(len(NAMES)))
 def test_names_of_wrapped_models_are_read_as_plain_ones(family, message, plain, tmp_path):
     run = open_run(changed(plain[family], tmp_path / "out", renamed(NAMES[family, message])))
-    np.testing.assert_allclose(found(run), expected(plain[family], family), rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(run), expected_drift(plain[family], family), rtol=1e-6)
     assert any(message in note for note in run.notes)
     with torch.no_grad():
         theirs = families.logits(checkpoint_model.model_of(run.checkpoints[-1]))
@@ -79,7 +52,7 @@ def test_names_of_wrapped_models_are_read_as_plain_ones(family, message, plain, 
 
 def test_wrapped_and_plain_checkpoints_are_of_one_run(plain, tmp_path):
     run = open_run(changed(plain["bert"], tmp_path / "out", renamed(lambda name: f"module.{name}"), only=(2,)))
-    np.testing.assert_allclose(found(run), expected(plain["bert"], "bert"), rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(run), expected_drift(plain["bert"], "bert"), rtol=1e-6)
     assert any(note.endswith("removed from tensor names in checkpoint-2") for note in run.notes)
 
 
@@ -91,7 +64,7 @@ def test_names_of_early_releases_are_mapped_as_transformers_maps_them(plain, tmp
 
     folder = changed(plain["bert"], tmp_path / "out", renamed(early))
     run = open_run(folder)
-    np.testing.assert_allclose(found(run), expected(folder, "bert"), rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(run), expected_drift(folder, "bert"), rtol=1e-6)
     assert "'LayerNorm.gamma' in tensor names read as 'LayerNorm.weight'" in run.notes
     assert {"norms"} <= set(api.drift(run, "norms")["part_type"]) and not api.drift(run, "norms")[
         "relative_l2"
@@ -124,7 +97,7 @@ def test_weights_of_other_types_are_the_numbers_that_torch_reads(type, plain, tm
     states = [load_file(folder / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS]
     by_hand = np.array([moved(states[0], state, "model.layers") for state in states])
     run = open_run(folder)
-    np.testing.assert_allclose(found(run), by_hand, rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(run), by_hand, rtol=1e-6)
     spectra = api.drift(run, "matrix", spectral=True).set_index(["checkpoint", "part"])["relative_spectral_norm"]
     change = (states[2][UP].double() - states[0][UP].double(), states[0][UP].double())
     norms = [float(torch.linalg.matrix_norm(matrix, 2)) for matrix in change]
@@ -185,7 +158,7 @@ def test_a_config_that_names_the_method_is_believed_and_weights_beside_it_are_re
     with pytest.raises(BadInput, match=r"is quantized \(awq\)"):
         api.drift(open_run(folder))
     whole = changed(plain["llama"], tmp_path / "weights", **said)
-    np.testing.assert_allclose(found(open_run(whole)), expected(plain["llama"], "llama"), rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(open_run(whole)), expected_drift(plain["llama"], "llama"), rtol=1e-6)
 
 
 FILES = {
@@ -235,14 +208,14 @@ def test_a_state_of_accelerate_needs_the_config_of_its_model(plain, tmp_path):
     shutil.copy(config, folder / run_folder.CONFIG)
     assert f"config.json is missing; copy it from {folder / run_folder.CONFIG}" in open_run(folder).damaged[0]
     config.rename(at / run_folder.CONFIG)
-    np.testing.assert_allclose(found(open_run(folder)), expected(plain["llama"], "llama"), rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(open_run(folder)), expected_drift(plain["llama"], "llama"), rtol=1e-6)
 
 
 def test_other_safetensors_files_beside_the_weights_are_not_read(plain, tmp_path):
     folder = shutil.copytree(plain["llama"], tmp_path / "out")
     for name in ("optimizer.safetensors", "consolidated.safetensors"):
         (folder / "checkpoint-2" / name).write_bytes(b"")
-    np.testing.assert_allclose(found(open_run(folder)), expected(plain["llama"], "llama"), rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(open_run(folder)), expected_drift(plain["llama"], "llama"), rtol=1e-6)
 
 
 # --- layers ---------------------------------------------------------------------------------------------------------
@@ -262,7 +235,7 @@ def test_what_a_layer_lacks_and_what_no_table_knows_is_reported(plain, tmp_path)
     states = [load_file(plain["llama"] / f"checkpoint-{step}" / run_folder.WEIGHTS) for step in STEPS]
     without = [{name: tensor for name, tensor in state.items() if name != UP} for state in states]
     by_hand = [moved(without[0], state, "model.layers") for state in without[1:]]
-    np.testing.assert_allclose(found(run)[1:], by_hand, rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(run)[1:], by_hand, rtol=1e-6)
     with pytest.raises(BadInput, match=f"its weights lack {UP}"):
         checkpoint_model.model_of(run.checkpoints[-1])
 
@@ -321,7 +294,7 @@ def test_a_tensor_of_the_bottom_layer_alone_is_not_missed_in_the_others(family, 
 def test_weights_count_where_a_config_states_another_number_of_layers(says, plain, tmp_path):
     run = open_run(changed(plain["llama"], tmp_path / "out", num_hidden_layers=says))
     assert f"config.json states {says} layers, but the weights have 2; those of the weights are measured" in run.notes
-    np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(run), expected_drift(plain["llama"], "llama"), rtol=1e-6)
     with torch.no_grad():
         theirs = families.logits(checkpoint_model.model_of(run.checkpoints[0]))
         torch.testing.assert_close(theirs, families.logits(families.tiny("llama")))
@@ -335,7 +308,7 @@ def test_a_vocabulary_that_grew_is_no_change_of_a_layer(plain, tmp_path):
         }
 
     run = open_run(changed(plain["llama"], tmp_path / "out", longer, only=(2, 3), vocab_size=families.VOCABULARY + 8))
-    np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(run), expected_drift(plain["llama"], "llama"), rtol=1e-6)
     assert checkpoint_model.model_of(run.checkpoints[-1]).config.vocab_size == families.VOCABULARY + 8
 
 
@@ -365,152 +338,4 @@ def test_outputs_of_layers_need_no_head(plain, tmp_path):
 def test_empty_tensors_and_scalars_end_nothing(shape, plain, tmp_path):
     added = {"model.layers.0.self_attn.q_proj.bias": torch.zeros(0), "model.layers.0.scale": torch.zeros(shape)}
     run = open_run(changed(plain["llama"], tmp_path / "out", lambda tensors: tensors | added))
-    np.testing.assert_allclose(found(run), expected(plain["llama"], "llama"), rtol=1e-6)
-
-
-# --- one bad checkpoint among good ones -----------------------------------------------------------------------------
-
-
-def written(name, data):
-    return lambda at: (at / name).write_bytes(data)
-
-
-def cut(at):
-    path = at / run_folder.WEIGHTS
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def longer(at):
-    with (at / run_folder.WEIGHTS).open("ab") as file:
-        file.write(bytes(16))
-
-
-def with_header(change):
-    """The weights under another header."""
-
-    def damage(at):
-        data = (at / run_folder.WEIGHTS).read_bytes()
-        (length,) = struct.unpack("<Q", data[:8])
-        header = json.dumps(change(json.loads(data[8 : 8 + length]))).encode()
-        (at / run_folder.WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header + data[8 + length :])
-
-    return damage
-
-
-def without_type(header):
-    """As a writer leaves an entry for a tied tensor that it was told of and did not get."""
-    return header | {"lm_head.weight": header["lm_head.weight"] | {"dtype": ""}}
-
-
-def sharded(at):
-    AutoModelForCausalLM.from_pretrained(at).save_pretrained(at, max_shard_size="40KB")
-    (at / run_folder.WEIGHTS).unlink()
-    return json.loads((at / run_folder.WEIGHTS_INDEX).read_text())
-
-
-def misled(at):
-    index = sharded(at)
-    wrong = next(shard for shard in index["weight_map"].values() if shard != index["weight_map"][UP])
-    index["weight_map"][UP] = wrong
-    (at / run_folder.WEIGHTS_INDEX).write_text(json.dumps(index))
-
-
-def emptied(at):
-    """As where a save wrote a file without tensors beside its shards; transformers reads that file."""
-    sharded(at)
-    save_file({}, at / run_folder.WEIGHTS)
-
-
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
-DAMAGES = {
-    "model.safetensors: is truncated (": cut,
-    "16 bytes more than its header states": longer,
-    "model.safetensors: is empty": written(run_folder.WEIGHTS, b""),
-    "get the file with `git lfs pull`": written(run_folder.WEIGHTS, LFS),
-    "header too large": written(run_folder.WEIGHTS, struct.pack("<Q", 132_095_296) + b"{}" * 99),
-    "unknown variant": with_header(without_type),
-    "config.json: not readable as JSON": written(run_folder.CONFIG, b"{"),
-    "config.json: holds a list": written(run_folder.CONFIG, b"[]"),
-    "gives num_attention_heads = None": written(run_folder.CONFIG, b'{"model_type": "llama"}'),
-    "lineage.json: ": written(run_folder.LINEAGE, b"{"),
-    "is missing, although model.safetensors.index.json lists it": misled,
-    "model.safetensors holds no tensors; delete it": emptied,
-}
-
-
-@pytest.mark.parametrize("message", DAMAGES)
-def test_one_bad_checkpoint_is_passed_over_by_name_and_the_others_are_read(message, plain, tmp_path):
-    folder = shutil.copytree(plain["llama"], tmp_path / "out")
-    DAMAGES[message](folder / "checkpoint-2")
-    run = open_run(folder)
-    assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 3]
-    assert len(run.damaged) == 1 and run.damaged[0].startswith("checkpoint-2: ") and message in run.damaged[0]
-    assert str(folder) not in run.damaged[0] and "\n" not in run.damaged[0]
-    np.testing.assert_allclose(found(run), expected(plain["llama"], "llama")[::2], rtol=1e-6)
-    for step in (1, 3):
-        DAMAGES[message](folder / f"checkpoint-{step}")
-    with pytest.raises(BadInput) as error:
-        api.drift(open_run(folder))
-    assert all(f"checkpoint-{step}" in str(error.value) for step in STEPS) and message in str(error.value)
-
-
-@pytest.mark.parametrize("name", [run_folder.CONFIG, run_folder.LINEAGE, run_folder.TRAINER_STATE])
-def test_a_checkpoint_of_ours_that_cannot_be_read_is_passed_over_too(name, runs, tmp_path):
-    folder = shutil.copytree(runs["gpt2"], tmp_path / "run")
-    at = open_run(folder).checkpoints[-2]
-    data = (at.path / name).read_bytes()
-    (at.path / name).write_bytes(b"[" * len(data))  # as long as its manifest says
-    run = open_run(folder)
-    assert [line.split(":")[0] for line in run.damaged] == [at.path.name] and name in run.damaged[0]
-    whole = api.drift(open_run(runs["gpt2"]))
-    rest = whole[whole["checkpoint"] != str(at.name)]
-    columns = ["part", "checkpoint", "relative_l2", "cosine_distance"]
-    assert api.drift(run)[columns].equals(rest[columns].reset_index(drop=True))
-
-
-def test_weights_of_ours_under_names_of_no_layer_are_passed_over(runs, tmp_path):
-    folder = shutil.copytree(runs["gpt2"], tmp_path / "run")
-    at = open_run(folder).checkpoints[-1].path
-    data = (at / run_folder.WEIGHTS).read_bytes()
-    (at / run_folder.WEIGHTS).write_bytes(data.replace(b"transformer.h.", b"transformer.k."))
-    run = open_run(folder)
-    assert run.damaged == [
-        f"{at.name}: weights contain no tensor of layer {run.lineage.stack[0]}, which lineage.json lists"
-    ]
-
-
-# --- headers and shards that are odd and good -----------------------------------------------------------------------
-
-
-def padded(at):
-    """A header of exactly 100,000 bytes, filled up with blanks."""
-    data = (at / run_folder.WEIGHTS).read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = data[8 : 8 + length].ljust(100_000)
-    (at / run_folder.WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header + data[8 + length :])
-
-
-def without_metadata(at):
-    save_file(load_file(at / run_folder.WEIGHTS), at / run_folder.WEIGHTS)
-
-
-def in_another_order(at):
-    """Entries of the header in another order than the numbers lie in."""
-    with_header(lambda header: dict(reversed(header.items())))(at)
-
-
-def beside_a_stale_index(at):
-    """As when a model in one file is saved where one in shards was: transformers reads the file."""
-    data = (at / run_folder.WEIGHTS).read_bytes()
-    for shard in set(sharded(at)["weight_map"].values()):
-        (at / shard).write_bytes(b"")
-    (at / run_folder.WEIGHTS).write_bytes(data)
-
-
-@pytest.mark.parametrize("change", [padded, without_metadata, in_another_order, beside_a_stale_index, sharded])
-def test_odd_files_that_transformers_reads_are_read(change, plain, tmp_path):
-    folder = shutil.copytree(plain["llama"], tmp_path / "out")
-    change(folder / "checkpoint-2")
-    run = open_run(folder)
-    assert run.damaged == []
-    np.testing.assert_allclose(found(run), expected(folder, "llama"), rtol=1e-6)
+    np.testing.assert_allclose(measured_drift(run), expected_drift(plain["llama"], "llama"), rtol=1e-6)
