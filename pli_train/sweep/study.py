@@ -257,7 +257,8 @@ class Study:
     def write_table(self, now: bool = False) -> None:
         """Write trials.json if it is out of date, within SHARE_OF_TIME unless `now`. Raises PliError."""
         wait = self._table_took / SHARE_OF_TIME
-        if not self._table_stale or not (now or time.monotonic() > self._table_written + wait):
+        stale = self._table_stale or self.is_shared  # other machines change trials too
+        if not stale or not (now or time.monotonic() > self._table_written + wait):
             return
         began = time.monotonic()
         table = {"format": study_folder.TRIALS_FORMAT, "version": study_folder.VERSION, "trials": self.rows()}
