@@ -83,10 +83,10 @@ def test_a_config_of_a_page_is_one(block, tmp_path):
 
     file = tmp_path / "page.toml"
     if "[space]" in block:
-        from pli_train.sweep import space
+        from pli_train.sweep import space_reading
 
         file.write_text(block)
-        space.load(str(file))
+        space_reading.load(str(file))
         return
     file.write_text(block if "extends" in block else f'extends = "tiny"\n{block}')
     loading.load(str(file))

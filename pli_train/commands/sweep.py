@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
-from pli_train.sweep import arms, space
+from pli_train.sweep import arms, space_reading
 from pli_train.sweep.changes import base_config
 from pli_train.sweep.confirmation import confirmation, confirmed
 from pli_train.sweep.coordinator import Coordinator
 from pli_train.sweep.launchers.local import LocalLauncher, count_gpus
+from pli_train.sweep.space import with_seeds
 from pli_train.sweep.study import Settings, Study
 from pli_train.sweep.summary import summary
 
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 def space_of(source: str, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> Space:
     """Return the space of a command line: a grid over a preset or config file, or a search space. Raises BadInput."""
     if grid or seeds:
-        return space.from_grid(source, grid, seeds, overrides)
-    found = space.load(source)
-    return space.overridden(found, overrides) if overrides else found
+        return space_reading.from_grid(source, grid, seeds, overrides)
+    found = space_reading.load(source)
+    return space_reading.overridden(found, overrides) if overrides else found
 
 
 def settings_of(
@@ -39,7 +40,7 @@ def settings_of(
 ) -> Settings:
     """Return the settings of a study. Raises BadInput for options that contradict each other."""
     if sampler == "grid" and not found.is_grid:
-        found = replace(found, parameters=tuple(space.with_seeds(found.parameters, 1)), seeds=1)
+        found = replace(found, parameters=tuple(with_seeds(found.parameters, 1)), seeds=1)
     if found.is_grid and sampler not in (None, "grid"):
         raise BadInput(f"--sampler {sampler}: a grid runs all its points; omit --sampler, or --grid and --seeds")
     if goal == "seconds" and budget is None:
@@ -58,7 +59,7 @@ def launcher_of(kind: str, workers: int | None, threads: int | None, options: Se
         return LocalLauncher(workers, count_gpus(), threads)
     if workers is None:
         raise BadInput(f"--launcher {kind}: needs --workers N, the number of parallel runs")
-    given = space.assigned(options, "--launcher-option")
+    given = space_reading.assigned(options, "--launcher-option")
     if kind == "slurm":
         from pli_train.sweep.launchers.slurm import SlurmLauncher
 

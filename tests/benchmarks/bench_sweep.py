@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 
 from pli_train.commands import sweep
 from pli_train.core.run_format import run_folder, study_folder
-from pli_train.sweep import arms, space
+from pli_train.sweep import arms, space_reading
 from pli_train.sweep.changes import base_config
 from pli_train.sweep.study import PLAN, Settings, Study
 
@@ -89,7 +89,7 @@ def overhead(folder: Path, trials: int = 40) -> None:
     """Print the coordinator's processor time for a trial, model planning included."""
     command("run", "tiny", "--set", "train.steps=2", "--set", "growth.schedule=''", "--out", folder / "ready")
     (folder / "mine.toml").write_text(SPACE)
-    settings = Settings(space.load(str(folder / "mine.toml")))
+    settings = Settings(space_reading.load(str(folder / "mine.toml")))
     launcher, marks = Ready(folder / "ready"), []
     sweep.sweep(settings, folder / "overhead", trials // 2, launcher, say=lambda _: marks.append(time.process_time()))
     ended = marks[-trials - 2 : -2]  # the lines after them say what came of the study
@@ -99,7 +99,7 @@ def overhead(folder: Path, trials: int = 40) -> None:
 def resume(folder: Path, trials: int) -> None:
     """Print how long it takes to open a study with so many finished trials, and to choose the next trial."""
     (folder / "many.toml").write_text(SPACE)
-    settings, out = Settings(space.load(str(folder / "many.toml")), sampler="random"), folder / "many"
+    settings, out = Settings(space_reading.load(str(folder / "many.toml")), sampler="random"), folder / "many"
     base = base_config(settings.space)
     study = Study.open(out, settings, base.model_dump(mode="json"))
     with mock.patch.object(os, "fsync"):

@@ -17,12 +17,12 @@ def sweep_of(mini, tmp_path):
 
     Without a baseline, unless it is asked for."""
     from pli_train.commands import sweep
-    from pli_train.sweep import space
+    from pli_train.sweep import space_reading
 
     def run(
         found=None, folder=None, launcher=None, trials=2, goal="flops", budget=None, confirm=0, storage=None, **settings
     ):
-        found = found or space.from_grid(mini, ["growth.initializer=random,clone"], 1)
+        found = found or space_reading.from_grid(mini, ["growth.initializer=random,clone"], 1)
         options = {"sampler": None, "pruner": "none", "seed": 0, "baseline": False, **settings}
         folder, launcher, said = folder or tmp_path / "study", launcher or InProcess(), []
         made = sweep.settings_of(found, goal, budget, *options.values())

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from pli_train.core.run_format import study_folder
-from pli_train.sweep import coordinator, space
+from pli_train.sweep import coordinator, space_reading
 from tests.sweeping import InProcess
 
 
@@ -42,7 +42,9 @@ class Training(InProcess):
 @pytest.mark.parametrize("kind", ["halving", "none"])
 def test_a_trial_that_falls_behind_is_stopped(sweep_of, mini, monkeypatch, kind):
     monkeypatch.setattr(coordinator, "PRUNE_EVERY", 0.0)
-    found = space.from_grid(mini, ["optim.lr=1e-2,1e-7,2e-7"], 1, ["growth.schedule=''", "model.initial_layers=2"])
+    found = space_reading.from_grid(
+        mini, ["optim.lr=1e-2,1e-7,2e-7"], 1, ["growth.schedule=''", "model.initial_layers=2"]
+    )
     launcher = Training()
     folder, _, said = sweep_of(found, launcher=launcher, pruner=kind)
     rows = study_folder.trials(folder)
@@ -59,7 +61,7 @@ def test_growth_is_not_pruned_for_what_an_event_does_to_the_loss(sweep_of, mini,
     """The second trial is as bad, but all its evaluations before the end lie in windows of events."""
     monkeypatch.setattr(coordinator, "PRUNE_EVERY", 0.0)
     monkeypatch.setattr("pli_train.sweep.objective.evaluations", before_the_end)
-    found = space.from_grid(mini, ["optim.lr=1e-2,1e-7"], 1, ["growth.schedule='1@1 5@1'", "train.steps=10"])
+    found = space_reading.from_grid(mini, ["optim.lr=1e-2,1e-7"], 1, ["growth.schedule='1@1 5@1'", "train.steps=10"])
     launcher = Training()
     folder, _, _ = sweep_of(found, launcher=launcher, pruner="halving", goal="tokens")
     assert [row["state"] for row in study_folder.trials(folder)] == ["complete", "complete"]

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
-from pli_train.sweep import journal, space, study
+from pli_train.sweep import journal, space_reading, study
 from pli_train.sweep.changes import base_config
 from tests.sweeping import InProcess
 
@@ -28,7 +28,7 @@ def on(monkeypatch):
 
 @pytest.fixture
 def grid(mini):
-    return space.from_grid(mini, ["growth.initializer=random,clone"], 1)
+    return space_reading.from_grid(mini, ["growth.initializer=random,clone"], 1)
 
 
 class Lost(InProcess):

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from pli_train.core.errors import BadInput
-from pli_train.sweep import space
+from pli_train.sweep import space_reading
 from pli_train.sweep.changes import base_config
 
 CONDITIONAL = """
@@ -24,14 +24,14 @@ def load(tmp_path):
     def load(text):
         path = tmp_path / "mine.toml"
         path.write_text(text)
-        return space.load(str(path))
+        return space_reading.load(str(path))
 
     return load
 
 
-@pytest.mark.parametrize("name", space.presets())
+@pytest.mark.parametrize("name", space_reading.presets())
 def test_a_preset_is_a_space_with_a_base(name):
-    found = space.load(name)
+    found = space_reading.load(name)
     assert found.parameters
     assert base_config(found).growth.schedule
 
@@ -87,13 +87,13 @@ def test_all_mistakes_are_reported_at_once(load):
 
 def test_an_unknown_space_is_an_error_with_a_suggestion(tmp_path):
     with pytest.raises(BadInput, match="no space 'whn'; did you mean 'when'"):
-        space.load("whn")
+        space_reading.load("whn")
     with pytest.raises(BadInput, match=r"none\.toml: cannot be read \(no such file"):
-        space.load(str(tmp_path / "none.toml"))
+        space_reading.load(str(tmp_path / "none.toml"))
 
 
 def test_a_grid_is_every_combination_with_every_seed():
-    found = space.from_grid("tiny", ["optim.lr=1e-3,2e-3", "growth.initializer=random,clone"], 2)
+    found = space_reading.from_grid("tiny", ["optim.lr=1e-3,2e-3", "growth.initializer=random,clone"], 2)
     expected = [
         {"seed": seed, "optim.lr": rate, "growth.initializer": name}
         for seed, rate, name in itertools.product((0, 1), (1e-3, 2e-3), ("random", "clone"))
@@ -116,18 +116,18 @@ def test_a_range_is_no_grid(load):
 @pytest.mark.parametrize("word", ["optim.lr", "optim.lr=", "=1"])
 def test_a_grid_word_needs_a_key_and_values(word):
     with pytest.raises(BadInput, match="not KEY=VALUE,VALUE"):
-        space.from_grid("tiny", [word], 1)
+        space_reading.from_grid("tiny", [word], 1)
 
 
 def test_a_key_of_a_grid_is_named_once():
     with pytest.raises(BadInput, match="given twice"):
-        space.from_grid("tiny", ["optim.lr=1", "optim.lr=2"], 1)
+        space_reading.from_grid("tiny", ["optim.lr=1", "optim.lr=2"], 1)
 
 
 def test_a_searched_key_is_not_overridden(load):
     with pytest.raises(BadInput, match=r"--set optim\.lr: is searched by mine"):
-        space.overridden(load(CONDITIONAL), ["optim.lr=1"])
-    assert space.overridden(load(CONDITIONAL), ["train.steps=7"]).fixed == {"train.steps": 7}
+        space_reading.overridden(load(CONDITIONAL), ["optim.lr=1"])
+    assert space_reading.overridden(load(CONDITIONAL), ["train.steps=7"]).fixed == {"train.steps": 7}
 
 
 # --- the baseline ---------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_the_baseline_is_tuned_where_the_space_does_not_search_the_learning_rate
 @pytest.mark.parametrize("variants", [2, 3, 5])
 def test_the_baseline_of_a_grid_has_as_many_runs_as_growth(variants):
     values = ",".join(str(0.1 * n) for n in range(variants))
-    found = space.from_grid("tiny", [f"growth.noise={values}"], 3)
+    found = space_reading.from_grid("tiny", [f"growth.noise={values}"], 3)
     baseline = found.of_baseline(2e-3)
     assert len(baseline.grid()) == len(found.grid()) == 3 * variants
     rates = sorted({point["optim.lr"] for point in baseline.grid()})
@@ -155,5 +155,5 @@ def test_the_baseline_of_a_grid_has_as_many_runs_as_growth(variants):
 
 
 def test_the_baseline_of_a_grid_of_learning_rates_has_the_same():
-    found = space.from_grid("tiny", ["optim.lr=1e-3,2e-3", "growth.noise=0.1,0.2"], 1)
+    found = space_reading.from_grid("tiny", ["optim.lr=1e-3,2e-3", "growth.noise=0.1,0.2"], 1)
     assert [point["optim.lr"] for point in found.of_baseline(2e-3).grid()] == [1e-3, 2e-3]

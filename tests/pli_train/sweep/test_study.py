@@ -11,7 +11,7 @@ from scipy import stats
 from pli_train.config import loading
 from pli_train.core.errors import BadInput, PliError
 from pli_train.core.run_format import run_folder, study_folder
-from pli_train.sweep import space
+from pli_train.sweep import space_reading
 from pli_train.sweep.changes import base_config
 from pli_train.sweep.study import Settings, Study
 from pli_train.training import launch
@@ -24,7 +24,7 @@ def grid(mini, tmp_path_factory):
     """A finished study of two variants and two seeds, with its baseline."""
     from pli_train.commands import sweep
 
-    found = space.from_grid(mini, ["growth.initializer=random,clone"], 2)
+    found = space_reading.from_grid(mini, ["growth.initializer=random,clone"], 2)
     folder, launcher, said = tmp_path_factory.mktemp("grid") / "study", InProcess(), []
     sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, say=said.append)
     return folder, launcher, said
@@ -85,7 +85,7 @@ def test_a_finished_study_starts_nothing_and_says_the_same(grid, mini):
 
     folder, _, before = grid
     said, launcher = [], InProcess()
-    found = space.from_grid(mini, ["growth.initializer=random,clone"], 2)
+    found = space_reading.from_grid(mini, ["growth.initializer=random,clone"], 2)
     sweep.sweep(sweep.settings_of(found, "flops", None, None, "none", 0, True), folder, 0, launcher, say=said.append)
     assert launcher.started == []
     assert said == before[-2:]
@@ -97,7 +97,7 @@ SEARCH = {"space": {"optim.lr": {"low": 1e-3, "high": 1e-1, "log": True}, "growt
 
 
 def test_a_search_gives_both_arms_as_many_trials(sweep_of, mini):
-    found = space.from_table({"base": mini, **SEARCH}, "mine.toml")
+    found = space_reading.from_table({"base": mini, **SEARCH}, "mine.toml")
     folder, _, _ = sweep_of(found, trials=2, baseline=True)
     rows = study_folder.trials(folder)
     assert Counter(row["arm"] for row in rows) == {"growth": 2, "baseline": 2}
@@ -107,7 +107,7 @@ def test_a_search_gives_both_arms_as_many_trials(sweep_of, mini):
 
 
 def test_a_search_that_is_extended_draws_what_a_longer_one_would_have(sweep_of, mini, tmp_path):
-    found = space.from_table({"base": mini, **SEARCH}, "mine.toml")
+    found = space_reading.from_table({"base": mini, **SEARCH}, "mine.toml")
     whole, _, _ = sweep_of(found, tmp_path / "whole", trials=2, sampler="random")
     parts, first, _ = sweep_of(found, tmp_path / "parts", trials=1, sampler="random")
     _, second, _ = sweep_of(found, parts, trials=2, sampler="random")
@@ -127,7 +127,7 @@ def test_no_baseline_leaves_it_out(sweep_of):
 
 
 def test_the_best_of_each_arm_is_run_again_with_seeds_that_the_search_has_not_used(sweep_of, mini):
-    found = space.from_grid(mini, ["growth.initializer=random,clone"], 1)
+    found = space_reading.from_grid(mini, ["growth.initializer=random,clone"], 1)
     folder, _, _ = sweep_of(found, baseline=True)
     searched = study_folder.trials(folder)
     folder, launcher, said = sweep_of(found, baseline=True, confirm=2)
@@ -190,7 +190,7 @@ def test_a_worker_that_is_always_killed_fails_its_trial_and_no_other(sweep_of):
 
 
 def test_a_trial_that_diverges_fails_with_the_last_line_of_its_log(sweep_of, mini):
-    found = space.from_grid(mini, ["optim.lr=1e-3,1e30"], 1)
+    found = space_reading.from_grid(mini, ["optim.lr=1e-3,1e30"], 1)
     folder, _, _ = sweep_of(found)
     good, bad = study_folder.trials(folder)
     assert (good["state"], bad["state"]) == ("complete", "fail")
@@ -198,7 +198,7 @@ def test_a_trial_that_diverges_fails_with_the_last_line_of_its_log(sweep_of, min
 
 
 def test_a_space_whose_every_trial_fails_is_given_up_with_one_clear_line(sweep_of, mini):
-    found = space.from_grid(mini, ["optim.lr=1e30,2e30,3e30,4e30,5e30"], 1)
+    found = space_reading.from_grid(mini, ["optim.lr=1e30,2e30,3e30,4e30,5e30"], 1)
     with pytest.raises(
         PliError, match=r"all 3 trials of the arm growth failed, \d of them with: the loss is nan at step"
     ):
@@ -228,7 +228,7 @@ def test_a_full_disk_stops_the_study_and_fails_no_trial(sweep_of, tmp_path):
 
 def test_trials_that_were_asked_for_and_not_planned_are_planned_by_the_next_coordinator(sweep_of, mini, tmp_path):
     """As a coordinator leaves them that is killed right after it asked."""
-    found = space.from_grid(mini, ["growth.initializer=random,clone"], 1)
+    found = space_reading.from_grid(mini, ["growth.initializer=random,clone"], 1)
     settings = Settings(found, sampler="grid", baseline=False)
     study = Study.open(tmp_path / "study", settings, base_config(found).model_dump(mode="json"))
     study.arm("growth").ask()
@@ -247,7 +247,7 @@ def test_two_studies_do_not_share_a_folder(sweep_of, mini, tmp_path):
     ):
         sweep_of(goal="tokens")
     with pytest.raises(BadInput, match=r"study: contains another study \(its space, seed differ\)"):
-        sweep_of(space.from_grid(mini, ["optim.lr=1e-3"], 1), seed=1)
+        sweep_of(space_reading.from_grid(mini, ["optim.lr=1e-3"], 1), seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.md").write_text("mine")
     with pytest.raises(BadInput, match="mine: already exists and is not a study; choose another folder with --out"):
@@ -267,7 +267,7 @@ def test_a_study_has_one_coordinator(sweep_of, mini, tmp_path):
 
 def test_a_space_that_cannot_be_used_leaves_no_folder_behind(sweep_of, mini, tmp_path):
     with pytest.raises(BadInput, match=r"unknown key; did you mean 'growth\.initializer'"):
-        sweep_of(space.from_grid(mini, ["growth.initialisr=random"], 1))
+        sweep_of(space_reading.from_grid(mini, ["growth.initialisr=random"], 1))
     assert not (tmp_path / "study").exists()
 
 

@@ -8,7 +8,7 @@ from pli_train.config import loading
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.study_folder import BASELINE, GROWTH
-from pli_train.sweep import budget, space
+from pli_train.sweep import budget, space_reading
 from pli_train.sweep.budget import Planner
 from pli_train.sweep.trial_config import TrialConfigs
 from tests.sweeping import write_config
@@ -22,7 +22,7 @@ def planner():
 @pytest.fixture
 def configs(mini, planner):
     def make(table, objective="flops", given=None):
-        return TrialConfigs(space.from_table({"base": mini, **table}, "mine.toml"), objective, given, planner)
+        return TrialConfigs(space_reading.from_table({"base": mini, **table}, "mine.toml"), objective, given, planner)
 
     return make
 
@@ -89,7 +89,7 @@ def test_the_config_that_is_written_is_read_as_it_was(configs, tmp_path):
 
 def test_a_schedule_of_tables_survives_being_written(mini, planner, tmp_path):
     events = [{"operator": "insert", "at": 0.25, "index": 1}, {"operator": "swap", "at": 6, "indices": [0, 1]}]
-    grid = space.from_grid(mini, ["optim.lr=1e-3"], 1, [f"growth.schedule={json_toml(events)}"])
+    grid = space_reading.from_grid(mini, ["optim.lr=1e-3"], 1, [f"growth.schedule={json_toml(events)}"])
     found = TrialConfigs(grid, "tokens", None, planner)
     planned = found.plan(GROWTH, {"optim.lr": 1e-3, "seed": 0})
     (tmp_path / "x.toml").write_text(planned.to_toml())
@@ -130,15 +130,15 @@ def test_every_value_of_a_space_is_checked_before_anything_runs(configs):
 
 
 def test_an_unknown_key_is_reported_once_for_all_seeds(mini, planner):
-    found = TrialConfigs(space.from_grid(mini, ["optim.rl=1,2"], 3), "flops", None, planner)
+    found = TrialConfigs(space_reading.from_grid(mini, ["optim.rl=1,2"], 3), "flops", None, planner)
     with pytest.raises(BadInput, match=r"optim\.rl: unknown key; did you mean 'optim\.lr'") as wrong:
         found.check({GROWTH: found.space})
     assert len(wrong.value.mistakes) == 2
 
 
-@pytest.mark.parametrize("name", space.presets())
+@pytest.mark.parametrize("name", space_reading.presets())
 def test_every_value_of_a_preset_space_makes_a_config(name, corpus, tmp_path, planner):
     six = write_config(tmp_path / "six.toml", corpus, growth={"schedule": "0.1@1 0.2@1 0.3@1 0.4@1 0.5@1"})
-    found = TrialConfigs(space.load(name, base=six), "flops", None, planner)
+    found = TrialConfigs(space_reading.load(name, base=six), "flops", None, planner)
     rate = found.base.optim.lr
     found.check({GROWTH: found.space, BASELINE: found.space.of_baseline(rate)})
