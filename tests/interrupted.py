@@ -1,4 +1,7 @@
-"""A run that dies in the middle of an update, within this process."""
+"""A run that dies in the middle of an update, or is asked to stop, within this process."""
+
+import os
+import signal
 
 import pytest
 
@@ -19,6 +22,17 @@ class KillAt(Callback):
     def on_gradients(self, state):
         if state.step == self.step:
             raise Killed
+
+
+class StopAt(Callback):
+    """Asks for a stop, as `kill` does, once so many updates are done."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, state):
+        if state.step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def kill_and_resume(config, run, at):

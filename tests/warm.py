@@ -148,7 +148,7 @@ def _be_the_command(request, streams):
         from tests import forked
 
         forked.install()
-    importlib.reload(faults)  # it reads PLI_FAULT at process start
+    faults.inject(os.environ.get("PLI_FAULT", ""))  # which it reads at process start
     code = 1
     try:
         importlib.import_module(f"{PACKAGES[request['program']]}.cli").main()

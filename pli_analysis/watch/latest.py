@@ -86,7 +86,7 @@ class Drift:
         self._path, self._measure = path, measure
         self._status, self._asked, self._tries = DriftStatus(), "", 0
         self._thread: threading.Thread | None = None
-        self._ending = threading.Event()
+        self.ending = threading.Event()
 
     def at(self, checkpoint: str) -> DriftStatus:
         """Return the latest result, and start measuring the checkpoint if it is a new one."""
@@ -108,7 +108,7 @@ class Drift:
 
     def close(self) -> None:
         """Cancel the current measurement and wait for the thread to end."""
-        self._ending.set()
+        self.ending.set()
         self.wait()
 
     def _run(self, checkpoint: str) -> None:
@@ -122,5 +122,5 @@ class Drift:
 
     def _check(self, done: int, total: int) -> None:
         """Raise Stopped after `close`."""
-        if self._ending.is_set():
+        if self.ending.is_set():
             raise Stopped

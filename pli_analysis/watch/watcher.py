@@ -48,7 +48,7 @@ class RunWatcher:
         self.path = run_folder.require_run(path)
         total = Run(path).record.get("total_steps")
         self._frame = Frame(path.resolve().name, total=total if type(total) is int and 0 < total < 2**53 else None)
-        self._reader, self._drift = Reader(path), Drift(path, measure)
+        self._reader, self.drift = Reader(path), Drift(path, measure)
         self._scalars, self._notes = Scalars(), list[str]()
         self._lineage: Lineage | None = None
         self._newest: Checkpoint | None = None
@@ -85,15 +85,15 @@ class RunWatcher:
 
     def wait(self) -> None:
         """Wait until drift at the newest checkpoint is measured; the next poll returns it."""
-        self._drift.wait()
+        self.drift.wait()
 
     def close(self) -> None:
         """Stop measuring drift."""
-        self._drift.close()
+        self.drift.close()
 
     def _update_layers(self, lineage: Lineage, scalars: Scalars, checkpoint: str) -> None:
         """Update stack, growth, gradient norms and drift."""
-        status = self._drift.at(checkpoint)
+        status = self.drift.at(checkpoint)
         self._notes += status.notes
         self._frame = replace(
             self._frame,

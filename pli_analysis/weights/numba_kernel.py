@@ -33,7 +33,7 @@ Kernel = Callable[..., int]
 
 def kernel(bytes: int) -> Kernel | None:
     """Return the compiled loop, or None if there are too few bytes to read."""
-    return _compiled() if bytes >= WORTH else None
+    return compiled() if bytes >= WORTH else None
 
 
 def sums(track: TensorTrajectory, pool: BufferPool, kernel: Kernel) -> np.ndarray | None:
@@ -73,16 +73,17 @@ def sums(track: TensorTrajectory, pool: BufferPool, kernel: Kernel) -> np.ndarra
 
 
 @cache
-def _compiled() -> Kernel:
+def compiled() -> Kernel:
+    """Return the compiled loop; compiling takes seconds."""
     import numba
 
     # Sums may be reordered, so that they are vectorized, as in a BLAS.
-    compiled: Kernel = numba.njit(
+    kernel: Kernel = numba.njit(
         "i8(i8[::1], i8[::1], i8[::1], i8[::1], i8, f4[:, :, ::1], i8, f8[:, :, ::1])",
         nogil=True,
         fastmath={"reassoc", "contract", "nsz"},
     )(_loop())
-    return compiled
+    return kernel
 
 
 def _loop() -> Kernel:

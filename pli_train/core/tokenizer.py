@@ -71,7 +71,7 @@ def local(path: Path) -> PreTrainedTokenizerBase:
     with _staging_folder(path) as (folder, files):
         names = [name for name in files if name in VOCABULARIES]
         where = path if path.is_file() else path / names[0]
-        if set(names) <= set(SENTENCEPIECE) and not _has_sentencepiece():
+        if set(names) <= set(SENTENCEPIECE) and not has_sentencepiece():
             raise BadInput(
                 f"{where}: reading it needs the sentencepiece library: pip install sentencepiece protobuf; or convert "
                 f"it to {JSON} where that is installed (AutoTokenizer.from_pretrained, then save_pretrained)"
@@ -203,7 +203,8 @@ def _name_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
             setattr(tokenizer, role, word)
 
 
-def _has_sentencepiece() -> bool:
+def has_sentencepiece() -> bool:
+    """Whether the package sentencepiece is installed."""
     from importlib.util import find_spec
 
     return find_spec("sentencepiece") is not None

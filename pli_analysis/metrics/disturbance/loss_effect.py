@@ -37,8 +37,8 @@ class Losses:
     def after(self, step: int) -> LossResponse | None:
         """Return the loss after a step, relative to the twin's if there is one; None if too few losses were logged."""
         twin = self.context.twin(step)
-        theirs = self._logged[twin.path] if twin is not None else None
-        return response_at(*self._logged[self.context.run.path], step, self.context.steps_left(step), theirs)
+        theirs = self.logged[twin.path] if twin is not None else None
+        return response_at(*self.logged[self.context.run.path], step, self.context.steps_left(step), theirs)
 
     def row(self, step: int, response: LossResponse | None) -> dict[str, object]:
         """Return the values of `COLUMNS` for an event."""
@@ -77,7 +77,7 @@ class Losses:
 
     def _of(self, path: Path, step: int, reach: int) -> tuple[float, float]:
         """Return spike and area relative to the trend."""
-        response = response_at(*self._logged[path], step, reach)
+        response = response_at(*self.logged[path], step, reach)
         return (NAN, NAN) if response is None else (response.spike, response.excess_area)
 
     def _phase(self, step: int, reach: int) -> str | None:
@@ -103,12 +103,13 @@ class Losses:
 
     def _enough(self, path: Path, steps: np.ndarray, reach: int) -> np.ndarray:
         """Return for each step whether enough losses were logged on both sides of it."""
-        logged = self._logged[path][0]
+        logged = self.logged[path][0]
         low, middle, high = (np.searchsorted(logged, steps + far, side="right") for far in (-reach, 0, reach))
         return (middle - low >= FEWEST) & (high - middle >= SMOOTH)
 
     @cached_property
-    def _logged(self) -> dict[Path, tuple[np.ndarray, np.ndarray]]:
+    def logged(self) -> dict[Path, tuple[np.ndarray, np.ndarray]]:
+        """Run folder → steps and training losses that were logged there, steps with swapped layers left out."""
         return {path: _logged(mover.run) for path, mover in self.context.movers.items()}
 
 

@@ -39,10 +39,16 @@ BOUNDARIES = (
 )
 """All points in the order of a save; `written` is before the file's fsync, `synced` after it."""
 
-_name, _kind, _nth = (*os.environ.get("PLI_FAULT", "").split(":"), "1", "1")[:3]
-_passed = 0
-if _name and (_name not in BOUNDARIES or _kind not in KINDS):
-    raise ValueError(f"PLI_FAULT={os.environ['PLI_FAULT']}: no such point or kind")
+_name, _kind, _nth, _passed = "", "", 1, 0
+
+
+def inject(fault: str) -> None:
+    """Make this process fail at a point: `name:kind` or `name:kind:nth`; nowhere if empty. Raises ValueError."""
+    global _name, _kind, _nth, _passed
+    name, kind, nth = (*fault.split(":"), "1", "1")[:3]
+    if name and (name not in BOUNDARIES or kind not in KINDS):
+        raise ValueError(f"PLI_FAULT={fault}: no such point or kind")
+    _name, _kind, _nth, _passed = name, kind, int(nth), 0
 
 
 def boundary(name: str, file: Path | None = None) -> None:
@@ -74,3 +80,6 @@ def _fire(name: str, file: Path | None) -> None:
             os.truncate(file, file.stat().st_size // 2)
         number = errno.ENOSPC if _kind == "enospc" else errno.EIO
         raise OSError(number, os.strerror(number), str(file or name))
+
+
+inject(os.environ.get("PLI_FAULT", ""))

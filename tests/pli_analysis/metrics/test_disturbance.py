@@ -273,7 +273,7 @@ def test_steps_that_trained_with_layers_swapped_are_left_out(config_of, tmp_path
     run = open_run(tmp_path / "run")
     rule = SwapRegularizer(SwappingConfig(probability=0.3), seed=run.record["seed"], total_steps=60)
     expected = [step + 1 for step in range(60) if not rule.is_due(step, depth=len(run.lineage.stack))]
-    ((steps, _),) = Losses(EventContext(run), 40)._logged.values()
+    ((steps, _),) = Losses(EventContext(run), 40).logged.values()
     assert steps.tolist() == expected and 30 < len(expected) < 55
 
 

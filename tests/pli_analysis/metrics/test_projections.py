@@ -234,15 +234,16 @@ def test_tsne_of_more_points_than_it_draws_exactly_keeps_their_neighbors():
 
 
 def test_points_are_drawn_by_one_thread(monkeypatch):
+    from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_info, threadpool_limits
 
-    used = []
+    used, fit_transform = [], TSNE.fit_transform
 
-    def draw(distances, start, say):
+    def counted(self, distances):
         used.extend(pool["num_threads"] for pool in threadpool_info())
-        return start
+        return fit_transform(self, distances)
 
-    monkeypatch.setattr(projections, "_tsne", draw)
+    monkeypatch.setattr(TSNE, "fit_transform", counted)
     squared = squareform(pdist(np.random.default_rng(0).normal(size=(9, 3)))) ** 2
     with threadpool_limits(2):
         projections.in_plane("tsne", squared, projections.pca(squared))

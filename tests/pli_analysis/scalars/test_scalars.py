@@ -1,7 +1,9 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.summary.writer import record_writer
 
 from pli_analysis.metrics.loss import loss
 from pli_analysis.runs.opening import open_run
@@ -121,9 +123,11 @@ def test_a_clock_set_between_two_processes_does_not_change_their_order(tmp_path,
 
 
 def test_a_disk_that_takes_no_more_scalars_is_reported_in_one_line(tmp_path, monkeypatch):
+    files, record_writer_of = [], record_writer.RecordWriter
+    monkeypatch.setattr(record_writer, "RecordWriter", lambda file: (files.append(file), record_writer_of(file))[1])
     scalars = ScalarWriter(tmp_path)
-    scalars._file._writer.close()
-    scalars._file._writer = Path("/dev/full").open("wb")  # noqa: SIM115
+    with Path("/dev/full").open("wb") as full:
+        os.dup2(full.fileno(), files[0].fileno())
     scalars.add(1, {"x": 1.0})
     with pytest.raises(PliError, match=r"not written \(no space left on device\); free 1 MB, then run"):
         scalars.flush()

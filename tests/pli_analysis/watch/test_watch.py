@@ -207,7 +207,7 @@ def test_closing_ends_a_measurement_in_its_middle(mine, monkeypatch):
     watched.poll()
     while 1 not in scans:
         time.sleep(0.01)
-    watched._drift._ending.set()
+    watched.drift.ending.set()
     stopped.set()
     watched.close()
     assert max(scans) == 1

@@ -145,9 +145,7 @@ def as_of_gigabytes(run, monkeypatch, cache, kernel, **sizes):
     monkeypatch.setenv("PLI_CACHE", str(cache))
     for name, value in {"EXACT": 0, "WORTH": 0, **sizes}.items():
         monkeypatch.setattr(numba_kernel, name, value)
-    monkeypatch.setattr(
-        numba_kernel, "_compiled", lambda: lambda *message: (asked.append(message), kernel(*message))[1]
-    )
+    monkeypatch.setattr(numba_kernel, "compiled", lambda: lambda *message: (asked.append(message), kernel(*message))[1])
     return api.drift(run, "all"), asked
 
 

@@ -1,6 +1,7 @@
 """Checkpoints cannot be lost: what is written, when, and what happens when writing fails."""
 
 import errno
+import itertools
 import os
 import resource
 import shutil
@@ -23,6 +24,7 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import faults, run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.data.blocks import Blocks
+from pli_train.data.objective import loss_sum
 from pli_train.optim import optimizer
 from pli_train.optim.config import OptimConfig
 from pli_train.training import launch, trainer
@@ -55,11 +57,11 @@ def fail_at(monkeypatch, tmp_path):
         assert name in faults.BOUNDARIES
         log = tmp_path / "faults.log"
         monkeypatch.setenv("PLI_FAULT_LOG", str(log))
-        for attribute, value in (("_name", name), ("_kind", kind), ("_nth", str(nth)), ("_passed", 0)):
-            monkeypatch.setattr(faults, attribute, value)
+        faults.inject(f"{name}:{kind}:{nth}")
         return lambda: log.read_text().splitlines() if log.exists() else []
 
-    return ask
+    yield ask
+    faults.inject("")
 
 
 # --- the bytes ------------------------------------------------------------------------------------------------------
@@ -308,31 +310,29 @@ def test_a_run_killed_between_checkpoint_and_lineage_has_its_lineage_after_resum
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_no_checkpoint_is_written_of_weights_that_are_no_numbers(config_of, tmp_path, monkeypatch, bad):
+def test_no_checkpoint_is_written_of_weights_that_are_no_numbers(config_of, tmp_path, bad):
     """The loss of the step is still finite when its gradient is not: the weights tell, the next loss would."""
-    run, backward = tmp_path / "run", trainer.Trainer._backward
+    run = tmp_path / "run"
 
-    def spoilt(self, batch):
-        loss = backward(self, batch)
-        if self.state.step == 4:
-            next(self.state.model.bare.parameters()).grad.view(-1)[0] = bad
-        return loss
+    class Spoilt(Callback):
+        def on_gradients(self, state):
+            if state.step == 4:
+                next(state.model.bare.parameters()).grad.view(-1)[0] = bad
 
-    monkeypatch.setattr(trainer.Trainer, "_backward", spoilt)
     with pytest.raises(PliError, match=r"the (weights|loss)[^\n]*(finite|nan)[^\n]*kept"):
-        launch.begin(config_of("gpt2", {"checkpoint.every": 1}), run).run()
+        launch.begin(config_of("gpt2", {"checkpoint.every": 1}), run, callbacks=[Spoilt()]).run()
     assert names(run)[-1] == "checkpoint-4"
     assert checkpoint.newest(run, pytest.fail).name == "checkpoint-4"
 
 
 def test_no_checkpoint_is_written_after_a_loss_that_is_no_number(config_of, tmp_path, monkeypatch):
-    run, backward = tmp_path / "run", trainer.Trainer._backward
+    run, settings = tmp_path / "run", {"train.log_every": 100, "checkpoint.every": 2}
+    parts = itertools.count()  # two of each step
 
-    def spoilt(self, batch):
-        return backward(self, batch) * (float("nan") if self.state.step >= 4 else 1)
+    def spoilt(model, batch):
+        return loss_sum(model, batch) + (float("nan") if next(parts) >= 2 * 4 else 0)
 
-    monkeypatch.setattr(trainer.Trainer, "_backward", spoilt)
-    settings = {"train.log_every": 100, "checkpoint.every": 2}
+    monkeypatch.setattr(trainer, "loss_sum", spoilt)
     with pytest.raises(PliError, match="the loss is nan at step 5"):
         launch.begin(config_of("gpt2", settings), run).run()
     assert names(run)[-1] == "checkpoint-4"

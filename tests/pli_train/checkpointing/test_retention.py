@@ -18,7 +18,7 @@ from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.training import launch, trainer
 from tests.conftest import STEPS
-from tests.interrupted import Killed
+from tests.interrupted import KillAt, Killed, StopAt
 from tests.run_files import content, full, names
 
 
@@ -37,7 +37,7 @@ def test_log_spaced_checkpoints_and_light_older_ones(config_of, tmp_path):
 
 
 @pytest.mark.parametrize("at", [3, 5, 6, 7, 9, 11])
-def test_thinning_ends_alike_however_often_a_run_was_broken(config_of, tmp_path, monkeypatch, at):
+def test_thinning_ends_alike_however_often_a_run_was_broken(config_of, tmp_path, at):
     """Stopped before one step, killed before the next but one: the same folders with the same files."""
     settings = {"checkpoint": {"every": 1, "full_last": 2, "keep": 3}}
     whole, run, config = tmp_path / "whole", tmp_path / "run", config_of("gpt2", settings)
@@ -45,22 +45,11 @@ def test_thinning_ends_alike_however_often_a_run_was_broken(config_of, tmp_path,
     kept = ["0", "3-before", "3", "6-before", "6", "9-before", "9", "8", "10", "11", "12"]
     assert set(names(whole)) == {f"checkpoint-{step}" for step in kept}
     assert full(whole) == [f"checkpoint-{step}" for step in ("3-before", "6-before", "9-before", "11", "12")]
-    update = trainer.Trainer._update
-
-    def broken(self):
-        if self.state.step == at - 1:
-            self._stop.asked = True
-        if self.state.step == at + 1:
-            raise Killed
-        update(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_update", broken)
-        with pytest.raises(trainer.Interrupted):
-            launch.begin(config, run).run()
-        if at < STEPS - 1:
-            with pytest.raises(Killed):
-                launch.resume(config, run).run()
+    with pytest.raises(trainer.Interrupted):
+        launch.begin(config, run, callbacks=[StopAt(at)]).run()
+    if at < STEPS - 1:
+        with pytest.raises(Killed):
+            launch.resume(config, run, callbacks=[KillAt(at + 1)]).run()
     launch.resume(config, run).run()
     assert content(run) == content(whole)
 

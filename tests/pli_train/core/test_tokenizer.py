@@ -87,7 +87,7 @@ def test_vocab_and_merges_alone_are_enough(tmp_path, family):
 
 @pytest.mark.parametrize("name", tokenizer.SENTENCEPIECE)
 def test_a_vocabulary_of_sentencepiece_says_what_it_needs(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(tokenizer, "_has_sentencepiece", lambda: False)
+    monkeypatch.setattr(tokenizer, "has_sentencepiece", lambda: False)
     (tmp_path / name).write_bytes(b"\x0a\x05")
     with pytest.raises(BadInput, match=rf"{name}: reading it needs the sentencepiece library: pip install") as refusal:
         tokenizer.load(str(tmp_path))

@@ -15,6 +15,7 @@ from pli_train.data.objective import Objective, loss_sum
 from pli_train.data.sources import digits
 from pli_train.training import launch, trainer
 from tests.families import TINY, tiny
+from tests.interrupted import StopAt
 
 STEPS, BATCH, TOKENS = 60, 32, 17
 
@@ -94,17 +95,9 @@ def test_its_heads_have_a_drift(run):
     assert set(found["part"]) == {f"{layer}.h{head}" for layer in "abc" for head in range(4)}
 
 
-def test_a_stopped_run_resumes_to_the_same_weights(run, tmp_path, monkeypatch):
-    update = trainer.Trainer._update
-
-    def stopped(self):
-        update(self)
-        self._stop.asked = self.state.step == 31
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_update", stopped)
-        with pytest.raises(trainer.Interrupted):
-            launch.begin(loading.check(table(), "test"), tmp_path / "run").run()
+def test_a_stopped_run_resumes_to_the_same_weights(run, tmp_path):
+    with pytest.raises(trainer.Interrupted):
+        launch.begin(loading.check(table(), "test"), tmp_path / "run", callbacks=[StopAt(31)]).run()
     last = launch.resume(loading.check(table(), "test"), tmp_path / "run").run()
     assert (last / run_folder.WEIGHTS).read_bytes() == (run / last.name / run_folder.WEIGHTS).read_bytes()
 

@@ -19,11 +19,13 @@ from transformers import TrainerCallback
 
 from pli_train.api import Growth
 from pli_train.core import anatomy
+from pli_train.growth import schedule as growth_schedule
 from pli_train.integrations import GrowthCallback
-from pli_train.optim import grad_norms, optimizer
-from pli_train.training import growth_events, launch, trainer
+from pli_train.optim import optimizer
+from pli_train.training import launch
+from pli_train.training.callback import Callback
 from tests import families
-from tests.interrupted import Killed
+from tests.interrupted import KillAt, Killed
 from tests.trainers import trainer_of
 
 LR, STEPS, WARM, CLIP, DECAY, BETAS, EPS = 1e-2, 20, 5, 0.5, 0.1, (0.9, 0.99), 1e-8
@@ -282,6 +284,11 @@ def schedule(number):
     return sorted([*events, *between], key=lambda event: event["at"])
 
 
+def complete(events):
+    """The events with the default values of what they leave out."""
+    return [event.model_dump() for event in growth_schedule.read(events, {})]
+
+
 def config_with(config_of, family, events):
     return config_of(
         overrides={
@@ -296,46 +303,29 @@ def config_with(config_of, family, events):
     )
 
 
-class Replay:
+class Replay(Callback):
     """Lets the reference do what a run's trainer does, step by step, and compares the two after each."""
 
-    def __init__(self, family, patch):
-        self.family, self.reference, self.gradients, self.norms = family, None, None, []
-        self.killed_at = None
-        clip, update, apply = grad_norms.clip, trainer.Trainer._update, growth_events.GrowthEvents.apply
+    def __init__(self, family, events):
+        self.family, self.events = family, complete(events)
+        self.reference, self.gradients, self.norms = None, None, []
 
-        def watched_clip(parameters, most, total):
-            parameters = list(parameters)
-            self.gradients = {id(p): p.grad.clone() for p in parameters if p.grad is not None}
-            clip(parameters, most, total)
-
-        def watched_update(made):
-            state = made.state
-            self.begin(state)
-            if state.step == self.killed_at:
-                self.killed_at = None
-                raise Killed
-            update(made)
-            named = Reference.tensors(state.model.bare, state.lineage.stack)
-            gradients = {name: self.gradients.get(id(p)) for name, p in named.items()}
-            self.norms.append(self.reference.update(state.step - 1, gradients))
-            self.compare(state)
-
-        def watched_apply(events, planned):
-            state = events._state
-            self.begin(state)
-            event = apply(events, planned)
-            self.reference.grow(planned.event.model_dump(), state.model.bare, state.lineage)
-            self.compare(state)
-            return event
-
-        patch.setattr(grad_norms, "clip", watched_clip)
-        patch.setattr(trainer.Trainer, "_update", watched_update)
-        patch.setattr(growth_events.GrowthEvents, "apply", watched_apply)
-
-    def begin(self, state):
+    def on_train_begin(self, state, total_steps):
         if self.reference is None:
             self.reference = Reference(self.family, state.model.bare, state.lineage.stack)
+
+    def on_gradients(self, state):
+        self.gradients = {id(p): p.grad.clone() for p in state.model.bare.parameters() if p.grad is not None}
+
+    def on_step_end(self, state):
+        named = Reference.tensors(state.model.bare, state.lineage.stack)
+        gradients = {name: self.gradients.get(id(p)) for name, p in named.items()}
+        self.norms.append(self.reference.update(state.step - 1, gradients))
+        self.compare(state)
+
+    def on_growth(self, state, event):
+        self.reference.grow(self.events[len(state.lineage.events) - 1], state.model.bare, state.lineage)
+        self.compare(state)
 
     def compare(self, state):
         self.reference.compare(state.step, state.model.bare, state.optimizer, state.lineage.stack)
@@ -343,10 +333,10 @@ class Replay:
 
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("family", SIZES)
-def test_weights_moments_and_counts_are_those_of_separate_parameters(config_of, family, number, tmp_path, monkeypatch):
-    config = config_with(config_of, family, schedule(4 * sorted(SIZES).index(family) + number))
-    replay = Replay(family, monkeypatch)
-    launch.begin(config, tmp_path / "run").run()
+def test_weights_moments_and_counts_are_those_of_separate_parameters(config_of, family, number, tmp_path):
+    events = schedule(4 * sorted(SIZES).index(family) + number)
+    config, replay = config_with(config_of, family, events), Replay(family, events)
+    launch.begin(config, tmp_path / "run", callbacks=[replay]).run()
     assert len(replay.norms) == STEPS
     assert max(replay.norms) > CLIP  # the reference's own clipping had something to do
 
@@ -362,15 +352,13 @@ def test_every_operator_meets_every_policy():
 
 
 @pytest.mark.parametrize("family", SIZES)
-def test_a_resumed_run_is_replayed_too(config_of, family, tmp_path, monkeypatch):
+def test_a_resumed_run_is_replayed_too(config_of, family, tmp_path):
     """Killed while heads that were born at step 10 learn beside frozen ones, and resumed from step 14."""
     events = [event | {"freeze_steps": 6} if event["at"] == 10 else event for event in schedule(0)]
-    config = config_with(config_of, family, events)
-    replay = Replay(family, monkeypatch)
-    replay.killed_at = 14
+    config, replay = config_with(config_of, family, events), Replay(family, events)
     with pytest.raises(Killed):
-        launch.begin(config, tmp_path / "run").run()
-    launch.resume(config, tmp_path / "run").run()
+        launch.begin(config, tmp_path / "run", callbacks=[KillAt(14), replay]).run()
+    launch.resume(config, tmp_path / "run", callbacks=[replay]).run()
     assert len(replay.norms) == STEPS
 
 
@@ -439,8 +427,8 @@ def has_gradient(parameter):
 class RunWatcher(TrainerCallback):
     """Lets the reference do what Hugging Face's Trainer does; stands after the GrowthCallback."""
 
-    def __init__(self, family, growth, patch):
-        self.family, self.growth, self.reference = family, growth, None
+    def __init__(self, family, growth, events, patch):
+        self.family, self.growth, self.events, self.reference = family, growth, complete(events), None
         clip = Accelerator.clip_grad_norm_
 
         def watched(accelerator, parameters, *args, **named):
@@ -455,8 +443,7 @@ class RunWatcher(TrainerCallback):
         if self.reference is None:
             self.reference = Reference(self.family, model, lineage.stack, early=0)
         if len(lineage.events) > len(self.reference.events):
-            event = self.growth._growing.planned[len(lineage.events) - 1].event
-            self.reference.grow(event.model_dump(), model, lineage)
+            self.reference.grow(self.events[len(lineage.events) - 1], model, lineage)
 
     def on_step_end(self, args, state, control, **its):
         stack, model = self.growth.lineage.stack, its["model"]
@@ -469,8 +456,9 @@ class RunWatcher(TrainerCallback):
 
 @pytest.mark.parametrize(("family", "number"), [("bert", 2), ("gpt2", 5), ("qwen3", 10)])
 def test_hugging_face_s_trainer_does_the_same(family, number, tmp_path, monkeypatch):
-    growth = GrowthCallback(without_context(number), initial_heads=2)
-    watching = RunWatcher(family, growth, monkeypatch)
+    events = without_context(number)
+    growth = GrowthCallback(events, initial_heads=2)
+    watching = RunWatcher(family, growth, events, monkeypatch)
     more = {"max_steps": STEPS, "warmup_steps": WARM, "save_steps": 99, "max_grad_norm": CLIP, "weight_decay": DECAY}
     more |= {"learning_rate": LR, "adam_beta1": BETAS[0], "adam_beta2": BETAS[1], "adam_epsilon": EPS}
     made = trainer_of(family, tmp_path, model=small(family), **more)
