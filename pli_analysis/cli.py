@@ -13,6 +13,7 @@ from pli_analysis.commands.outputs import check_outputs_first
 from pli_analysis.commands.report import ReportCommand, report
 from pli_analysis.commands.scalars import scalars
 from pli_analysis.commands.similarity import similarity
+from pli_analysis.commands.sweep import SweepCommand, sweep
 from pli_analysis.commands.watch import WatchCommand, watch
 from pli_train.core.cli.shell import app_of, run_app
 
@@ -20,6 +21,7 @@ app = app_of("pli-analyze", "Analyze training runs and checkpoints, and measure 
 for command in (lineage, drift, scalars, grad_norms, embed, similarity, disturbance, compare):
     app.command()(check_outputs_first(command))
 app.command("gradnorms", hidden=True)(check_outputs_first(grad_norms))
+app.command(cls=SweepCommand)(sweep)
 app.command(cls=ReportCommand)(report)
 app.command(cls=WatchCommand)(watch)
 app.command()(check_outputs_first(doctor))

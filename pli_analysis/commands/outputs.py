@@ -12,7 +12,7 @@ from typing import Any
 from pli_analysis.tables import format_of
 from pli_train.core import output
 from pli_train.core.errors import BadInput
-from pli_train.core.run_format import run_folder
+from pli_train.core.run_format import run_folder, study_folder
 
 FILES = {"html": "--html", "save": "--save", "out": "-o"}
 """Parameters with an output file → their options."""
@@ -25,13 +25,16 @@ PARTS = (
     run_folder.TRAINER_STATE,
     run_folder.LOCK,
     run_folder.SCALARS,
+    study_folder.STUDY,
+    study_folder.TRIALS,
+    study_folder.JOURNAL,
     "*config.json",
     "*tokenizer*.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "*.bin",
 )
-"""Files of runs and models, which an output file must not overwrite."""
+"""Files of runs, studies and models, which an output file must not overwrite."""
 
 
 def check_outputs_first(command: Callable[..., None]) -> Callable[..., None]:

@@ -281,6 +281,7 @@ def _row(arm: str, trial: FrozenTrial) -> dict[str, Any]:
         "state": STATES[trial.state],
         "value": trial.value if trial.state == TrialState.COMPLETE else None,
         "params": trial.params,
+        "pruned_at": attributes.get(PRUNED_AT),
         "started": trial.datetime_start and trial.datetime_start.isoformat(timespec="seconds"),
         "finished": trial.datetime_complete and trial.datetime_complete.isoformat(timespec="seconds"),
     }

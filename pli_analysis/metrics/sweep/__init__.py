@@ -1,0 +1,1 @@
+"""Studies of `pli-train sweep`: trials, best strategies, confirmation, parameter importance."""
