@@ -1,8 +1,9 @@
-"""Python API: open a run and measure it."""
+"""Python API: open a run and measure it, or read a study."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_analysis.runs.opening import open_run
@@ -11,9 +12,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.metrics.disturbance.disturbance import Disturbance
+    from pli_analysis.metrics.sweep.results import Results
     from pli_analysis.runs.run import Run
 
-__all__ = ["disturbance", "drift", "open_run"]
+__all__ = ["disturbance", "drift", "open_run", "sweep"]
 
 
 def drift(
@@ -43,3 +45,17 @@ def disturbance(run: Run, window: int | None = None, twins: Sequence[Run] | None
     from pli_analysis.metrics.disturbance import event_context
 
     return metric.disturbance(run, event_context.twins_beside(run) if twins is None else twins, window)
+
+
+def sweep(study: str | Path) -> Results:
+    """Read a study of `pli-train sweep` and compute its results: see `pli_analysis.metrics.sweep.results.Results`.
+
+    Args:
+        study: study folder. The study may still be running, and its run folders may be gone.
+
+    Raises:
+        BadInput: if the folder is not a study, its files are damaged, or it has no trials yet.
+    """
+    from pli_analysis.metrics.sweep.results import results
+
+    return results(Path(study))

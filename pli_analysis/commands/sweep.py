@@ -39,7 +39,7 @@ def sweep(
 
     Example: pli-analyze sweep studies/all --html
     """
-    from pli_analysis.metrics.sweep import trials
+    from pli_analysis.metrics.sweep.results import results
     from pli_analysis.report import sweep as report
     from pli_analysis.tables import emit
 
@@ -48,11 +48,8 @@ def sweep(
     if importance and arms:
         raise BadInput("--importance and --arms: cannot be combined, as each prints its own table: use one of them")
     format_of(format, out)
-    opened = trials.read(study)
     require_files(files, [study])
-    if not opened.trials:
-        raise BadInput(f"{study}: has no trials yet; wait until `pli-train sweep` has started one")
-    found = report.results(opened)
+    found = results(study)
     say(*report.words(found))
     write_page(page, lambda: report.build(found))
-    emit(found.importance.table if importance else found.arms if arms else trials.table(opened), format, out)
+    emit(found.importance.table if importance else found.arms if arms else found.table, format, out)

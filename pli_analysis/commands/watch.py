@@ -1,4 +1,4 @@
-"""`pli-analyze watch`: follow a run while it trains."""
+"""`pli-analyze watch`: follow a run while it trains, or a study while it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from pli_analysis.commands.options import alone
 from pli_train.core.errors import BadInput
-from pli_train.core.run_format import run_folder
+from pli_train.core.run_format import run_folder, study_folder
 
 WatchCommand = alone("--serve", "0", lambda word: word is not None and re.fullmatch(r"-?\d+", word) is not None)
 """Without a value, `--serve` takes any free port."""
@@ -18,7 +18,8 @@ WatchCommand = alone("--serve", "0", lambda word: word is not None and re.fullma
 
 def watch(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run (default: the newest under runs/).")
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="Folder of a run (default: the newest under runs/) or of a study."),
     ] = None,
     every: Annotated[
         float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Seconds between refreshes.")
@@ -33,16 +34,22 @@ def watch(
 ) -> None:
     """Follow a run while it trains: progress, losses and growth.
 
-    Also shows the gradient norm and drift of each layer. Ends with the run or on Ctrl-C. It only reads, and takes
-    no locks.
+    Also shows the gradient norm and drift of each layer. Of a study of `pli-train sweep`, shows the states of the
+    trials, the best value of each arm, and the trials that run. Ends with the run or study or on Ctrl-C. It only
+    reads, and takes no locks.
 
     Example: pli-analyze watch runs/tiny --serve
     """
     from pli_analysis.runs.opening import newest_run
-    from pli_analysis.watch.loop import watch_run
+    from pli_analysis.watch.loop import watch_run, watch_study
 
     if once and serve is not None:
         raise BadInput("--once: prints one frame, but --serve runs until Ctrl-C: use one of them")
+    if run and study_folder.is_study(run):
+        if serve is not None:
+            raise BadInput(f"--serve: serves the report of a run, and {run} is a study: use `pli-analyze sweep --html`")
+        watch_study(run, every, once)
+        return
     watch_run(_run_at(run) if run else newest_run().path, every, once, serve)
 
 

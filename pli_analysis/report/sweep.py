@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,17 +9,15 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.figures import parallel
 from pli_analysis.figures import sweep as figures
-from pli_analysis.metrics.sweep import best_curves, confirmation, importance, run_logs, trials
+from pli_analysis.metrics.sweep import best_curves, run_logs, trials
 from pli_analysis.report import compare, sweep_words
-from pli_analysis.report.parts import Figure, Report, Section, count, sentences
+from pli_analysis.report.parts import Figure, Report, Section, count
 from pli_train.core.run_format.study_folder import BASELINE, COMPLETE, CONFIRM, FAIL, GROWTH
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.metrics.sweep.confirmation import Confirmation
-    from pli_analysis.metrics.sweep.importance import Importance
-    from pli_analysis.metrics.sweep.run_logs import Logs, Pruning
+    from pli_analysis.metrics.sweep.results import Results
     from pli_analysis.metrics.sweep.trials import Study
 
 SEARCH = "Search trials, one seed each"
@@ -70,50 +67,16 @@ IMPORTANCE_METHOD = [
 ]
 
 
-@dataclass(frozen=True)
-class Results:
-    """All results about a study, computed once.
-
-    Attributes:
-        study: the study.
-        logs: scalars of its runs.
-        confirmed: its confirmation, if any.
-        importance: parameter importance of the growth arm.
-        arms: results and cost by arm.
-        prunings: why trials were pruned.
-    """
-
-    study: Study
-    logs: Logs
-    confirmed: Confirmation | None
-    importance: Importance
-    arms: pd.DataFrame
-    prunings: list[Pruning]
-
-
-def results(study: Study) -> Results:
-    """Compute the results of a study; the logs of all runs are read only if trials were pruned."""
-    logs = run_logs.read(study, any(trial.pruned_at is not None for trial in study.trials))
-    return Results(
-        study,
-        logs,
-        confirmation.confirmation(study),
-        importance.importance(study),
-        run_logs.arms(study, logs),
-        run_logs.prunings(study, logs),
-    )
-
-
 def words(found: Results) -> list[str]:
     """Return the findings as lines, the most important first."""
     study = found.study
     lines = [
         sweep_words.states(study),
-        sweep_words.headline(study, found.confirmed),
+        sweep_words.headline(study, found.confirmation),
         *sweep_words.best_strategies(study),
         sweep_words.missing_arm(study),
         sweep_words.importance(found.importance),
-        *sentences(sweep_words.pruned(found.prunings)),
+        *sweep_words.pruned(found.prunings),
         *sweep_words.failed(study),
         sweep_words.cost(found.arms),
     ]
@@ -130,7 +93,7 @@ def build(found: Results) -> Report:
 
 def _summary(found: Results) -> Section:
     study = found.study
-    points = [("Result", sweep_words.headline(study, found.confirmed))]
+    points = [("Result", sweep_words.headline(study, found.confirmation))]
     points += list(zip(("Best growth", "Best baseline"), _strategies(study), strict=True))
     points.append(("Importance", sweep_words.importance(found.importance)))
     points.append(("Cost", sweep_words.cost(found.arms).removeprefix("Cost: ")))
@@ -166,13 +129,13 @@ def _comparison(found: Results) -> Section:
     """Build the section with the loss curves of the best growth trial and the baseline."""
     import pandas as pd
 
-    study, confirmed = found.study, found.confirmed
+    study, confirmed = found.study, found.confirmation
     curves = best_curves.best_curves(study, confirmed)
     lines = [f"Without {', '.join(curves.missing)}: no run folder with eval losses."] if curves.missing else []
     tables = [("Confirmation", confirmed.table())] if confirmed else []
     if confirmed:
-        again = trials.table(study)
-        tables.append(("Confirmation trials", again[again[col.ARM] == CONFIRM].dropna(axis=1, how="all")))
+        again = found.table[found.table[col.ARM] == CONFIRM]
+        tables.append(("Confirmation trials", again.dropna(axis=1, how="all")))
     shown = []
     if curves.curves:
         table = compare.drawn_points(curves.curves, {col.FLOPS: col.FLOPS})
@@ -192,7 +155,7 @@ def _curves_caption(found: Results, curves: best_curves.BestCurves) -> str:
     runs = " and ".join(
         f"{count(number, 'run')} of {arm}" for arm in (GROWTH, BASELINE) if (number := curves.runs(arm))
     )
-    lead = sweep_words.headline(found.study, found.confirmed)
+    lead = sweep_words.headline(found.study, found.confirmation)
     if curves.confirmed:
         return (
             f"{lead} Confirmation trials: {runs}; thin lines are seeds, bands go from the lowest to the "
@@ -204,7 +167,7 @@ def _curves_caption(found: Results, curves: best_curves.BestCurves) -> str:
 def _search(found: Results) -> Section:
     """Build the section with the history of the search and its parameters."""
     study = found.study
-    history, table = trials.history(study), _complete(study)
+    history, table = trials.history(study), _complete(found)
     if not len(history):
         return Section("search", "Search", ["No trial is complete."])
     value = sweep_words.value_name(study)
@@ -233,11 +196,11 @@ def _history_caption(history: pd.DataFrame) -> str:
     return f"Lowest value, {'; '.join(clauses)}. {SEARCH}: the lowest value is biased downwards by selection."
 
 
-def _complete(study: Study) -> pd.DataFrame:
+def _complete(found: Results) -> pd.DataFrame:
     """Return the complete growth trials, with number, value and parameters."""
-    table = trials.table(study)
+    table = found.table
     rows = table[(table[col.ARM] == GROWTH) & (table[col.STATE] == COMPLETE)]
-    return rows[[col.NUMBER, col.VALUE, *study.parameters]].reset_index(drop=True)
+    return rows[[col.NUMBER, col.VALUE, *found.study.parameters]].reset_index(drop=True)
 
 
 def _scales(study: Study, table: pd.DataFrame) -> dict[str, bool]:
@@ -259,8 +222,8 @@ def _importance(found: Results) -> Section:
 
 def _trials(found: Results) -> Section:
     """Build the section with the tables of arms and trials, and why trials ended early."""
-    study, table = found.study, trials.table(found.study)
-    lines = [*sentences(sweep_words.pruned(found.prunings)), *sweep_words.failed(study)]
+    study, table = found.study, found.table
+    lines = [*sweep_words.pruned(found.prunings), *sweep_words.failed(study)]
     tables = [("Arms", found.arms), ("Trials", table.dropna(axis=1, how="all"))]
     if found.prunings:
         tables.append(("Pruned trials", run_logs.pruned_table(found.prunings)))

@@ -89,12 +89,12 @@ def strategy(study: Study, trial: Trial) -> str:
 
 def pruned(found: Sequence[Pruning]) -> list[str]:
     """Describe when trials were pruned, and the losses that they are compared with."""
-    return _some([_pruning(each) for each in found], "more pruned trial")
+    return _some([f"{_pruning(each)}." for each in found], "more pruned trial")
 
 
 def failed(study: Study) -> list[str]:
     """Give the error of each failed trial."""
-    lines = [f"{t.name} failed: {t.error or 'no error was recorded'}" for t in study.trials if t.state == FAIL]
+    lines = [f"{t.name} failed: {t.error or 'no error was recorded'}." for t in study.trials if t.state == FAIL]
     return _some(lines, "more failed trial")
 
 
@@ -227,7 +227,7 @@ def _settings(study: Study, trial: Trial, without: Sequence[str] = ()) -> list[s
 
 def _some(lines: Sequence[str], noun: str) -> list[str]:
     more = len(lines) - LISTED
-    return [*lines[:LISTED], *([f"{count(more, noun)} in the table"] if more > 0 else [])]
+    return [*lines[:LISTED], *([f"{count(more, noun)} in the table."] if more > 0 else [])]
 
 
 def _arm(arm: str) -> str:

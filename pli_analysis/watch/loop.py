@@ -9,18 +9,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.live import Live
 
-from pli_analysis.watch import screen
+from pli_analysis.watch import screen, study_screen
+from pli_analysis.watch.study import StudyWatcher
 from pli_analysis.watch.watcher import RunWatcher
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.console import RenderableType
+
     from pli_analysis.watch.frame import Frame
+
+F = TypeVar("F")
+"""A frame: of a run or of a study."""
 
 
 def watch_run(run: Path, every: float, once: bool = False, port: int | None = None) -> None:
@@ -35,14 +41,11 @@ def watch_run(run: Path, every: float, once: bool = False, port: int | None = No
     Raises:
         BadInput: when there is no run, or the port cannot be used.
     """
-    console = Console(
-        highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto"
-    )  # rich still prints bold text
-    terminal = sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
+    console, terminal = _console()
     with ExitStack() as stack:
         watcher = stack.enter_context(closing(RunWatcher(run)))
         if port is None and (once or not terminal):
-            _print(console, _with_newest_drift(watcher))
+            _print(console, screen.drawn(_with_newest_drift(watcher)))
             return
         stack.enter_context(_until_stopped())
         served = None
@@ -51,9 +54,8 @@ def watch_run(run: Path, every: float, once: bool = False, port: int | None = No
 
             served = stack.enter_context(closing(Served(run, port)))
             print(served.url, flush=True)
-        show = (
-            stack.enter_context(_screen(console, None if served is None else served.url)) if terminal else _show_nothing
-        )
+        below = f"Ctrl-C to quit and to stop serving {served.url}" if served else "Ctrl-C to quit; ends with the run"
+        show = stack.enter_context(_screen(console, screen.drawn, below)) if terminal else _show_nothing
         while True:
             frame = watcher.poll()
             if served is not None:
@@ -64,6 +66,37 @@ def watch_run(run: Path, every: float, once: bool = False, port: int | None = No
                 return
             show(frame)
             time.sleep(every)
+
+
+def watch_study(folder: Path, every: float, once: bool = False) -> None:
+    """Show a study until all its trials have ended, or until Ctrl-C.
+
+    Args:
+        folder: study folder.
+        every: seconds between refreshes.
+        once: print one frame and return; also done if stdout is no terminal.
+
+    Raises:
+        BadInput: when the folder is not a study.
+    """
+    console, terminal = _console()
+    watcher = StudyWatcher(folder)
+    if once or not terminal:
+        _print(console, study_screen.drawn(watcher.poll()))
+        return
+    below = "Ctrl-C to quit; ends with the study"
+    with _until_stopped(), _screen(console, study_screen.drawn, below) as show:
+        while not (frame := watcher.poll()).finished:
+            show(frame)
+            time.sleep(every)
+        show(frame)
+
+
+def _console() -> tuple[Console, bool]:
+    """Return the console, and whether it is a terminal that frames can be drawn on."""
+    # Without colors, rich still prints bold text.
+    console = Console(highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
+    return console, sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
 
 
 @contextmanager
@@ -83,27 +116,32 @@ def _until_stopped() -> Iterator[None]:
 
 
 @contextmanager
-def _screen(console: Console, url: str | None) -> Iterator[Callable[[Frame], None]]:
-    """Yield a function that draws a frame on the whole terminal; the last frame remains at the end."""
-    below = "Ctrl-C to quit" + (f" and to stop serving {url}" if url else "; ends with the run")
-    last: list[Frame] = []
+def _screen(console: Console, draw: Callable[[F, str], RenderableType], below: str) -> Iterator[Callable[[F], None]]:
+    """Yield a function that draws a frame on the whole terminal; the last frame remains at the end.
+
+    Args:
+        console: the terminal.
+        draw: lays out a frame, with a last line.
+        below: the last line.
+    """
+    last: list[F] = []
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
 
-            def show(frame: Frame) -> None:
+            def show(frame: F) -> None:
                 last[:] = [frame]
-                live.update(screen.drawn(frame, below), refresh=True)
+                live.update(draw(frame, below), refresh=True)
 
             yield show
     finally:
         if last:
-            _print(console, last[0])
+            _print(console, draw(last[0], ""))
 
 
-def _print(console: Console, frame: Frame) -> None:
+def _print(console: Console, drawn: RenderableType) -> None:
     """Print a frame with `print`, because rich treats a closed pipe as an error."""
     with console.capture() as captured:
-        console.print(screen.drawn(frame))
+        console.print(drawn)
     print(captured.get(), end="")
 
 

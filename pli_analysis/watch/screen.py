@@ -99,7 +99,7 @@ def _describe(frame: Frame) -> list[tuple[str, str]]:
     """Return label and value of each fact."""
     step = f"{frame.step:,}"
     if frame.total:
-        step += f" of {frame.total:,}  {_bar(frame.step / frame.total, 20)}  {frame.step / frame.total:.0%}"
+        step += f" of {frame.total:,}  {bar(frame.step / frame.total, 20)}  {frame.step / frame.total:.0%}"
     if frame.left is not None and frame.training:
         step += f"  {duration(frame.left)} left"
     facts = [("step", step)]
@@ -165,17 +165,17 @@ def _measured(value: float | None, most: float) -> tuple[Text, Text]:
     """Return a value and its bar relative to the largest one."""
     if value is None:
         return Text(""), Text("")
-    return Text(f"{value:.3g}"), Text(_bar(value / most if most > 0 else 0.0, BAR), style="cyan")
+    return Text(f"{value:.3g}"), Text(bar(value / most if most > 0 else 0.0, BAR), style="cyan")
 
 
 def _most(values: Mapping[str, float]) -> float:
     return max(filter(math.isfinite, values.values()), default=0.0)
 
 
-def _bar(share: float, width: int) -> str:
-    """Draw a bar with a resolution of an eighth of a character.
+def bar(share: float, width: int) -> str:
+    """Draw a bar for a share from 0 to 1, with a resolution of an eighth of a character.
 
-    >>> _bar(0.5, 4), _bar(2.0, 4), _bar(math.nan, 4)
+    >>> bar(0.5, 4), bar(2.0, 4), bar(math.nan, 4)
     ('██  ', '████', '    ')
     """
     eighths = round(min(max(share, 0.0), 1.0) * width * 8) if math.isfinite(share) else 0

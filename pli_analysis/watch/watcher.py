@@ -126,12 +126,16 @@ class RunWatcher:
             return before
 
 
-def started(run: Path) -> float | None:
+def started(run: Path, lock: str = run_folder.LOCK) -> float | None:
     """Return the start time of the process that trains a run, in seconds since 1970; None if none does on this machine.
 
     The lock is not tried, because that could make a process that is about to train fail.
+
+    Args:
+        run: folder of the run, or of a study.
+        lock: name of the lock file in it.
     """
-    path = run / run_folder.LOCK
+    path = run / lock
     try:
         stats = path.stat()
         return stats.st_mtime if _held(path, stats.st_ino) else None

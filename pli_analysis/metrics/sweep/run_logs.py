@@ -6,7 +6,7 @@ logged. A run folder that was removed is counted as missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -133,7 +133,7 @@ def prunings(study: Study, logs: Logs) -> list[Pruning]:
     return found
 
 
-def pruned_table(found: list[Pruning]) -> pd.DataFrame:
+def pruned_table(found: Sequence[Pruning]) -> pd.DataFrame:
     """Return one row for each pruned trial: see `Pruning`."""
     import pandas as pd
 
