@@ -1,10 +1,13 @@
 """Studies of tiny runs for tests: their config, and workers that need no new process."""
 
+import json
+from collections import Counter
+
 import tomli_w
 
 from pli_train.config import loading
 from pli_train.core.errors import PliError
-from pli_train.core.run_format import run_folder
+from pli_train.core.run_format import run_folder, study_folder
 from pli_train.sweep.worker import FoundWorker, claim
 from pli_train.training import launch
 
@@ -61,3 +64,63 @@ class InProcess:
                 log.write(f"error: {error}\n".encode())
                 return Ended(error.exit_code)
         return Ended(0)
+
+
+class Training(InProcess):
+    """A run that seems to be in training at its first polls: its last checkpoint is not there yet."""
+
+    def __init__(self):
+        super().__init__()
+        self.signals = []
+
+    def start(self, task, slot):
+        super().start(task, slot)
+        total = json.loads((task.run / "run.json").read_text())["total_steps"]
+        self._last, self._aside = task.run / f"checkpoint-{total}", task.run / "aside"
+        self._last.rename(self._aside)
+        self._polls, self._asked = 0, False
+        return self
+
+    def poll(self):
+        self._polls += 1
+        if self._asked:
+            return 130
+        if self._polls < 3:
+            return None
+        self._aside.rename(self._last)
+        return 0
+
+    def signal(self, number):
+        self.signals.append((self.started[-1], number))
+        self._asked = True
+
+
+def study_of(source, folder, trials=2, launcher=None, confirm=0, goal="flops", **settings):
+    """Run a study in this process and return its folder. `source` is a space, or the table of one."""
+    from pli_train.commands import sweep
+    from pli_train.sweep import space_reading
+
+    found = space_reading.from_table(source, "mine.toml") if isinstance(source, dict) else source
+    options = {"sampler": None, "pruner": "none", "seed": 0, "baseline": True, **settings}
+    made = sweep.settings_of(found, goal, None, *options.values())
+    sweep.sweep(made, folder, trials, launcher or InProcess(), confirm)
+    return folder
+
+
+def write_study(folder, rows, parameters=None, **settings):
+    """Write a study folder without runs: `rows` are fields of trials, by default of complete growth trials."""
+    space = {"set": {}, "schedule": {}, "parameters": parameters or {}, "baseline": {}, "seeds": 0}
+    base = {"growth": {"schedule": "0.25@1 0.5@1", "initializer": "clone"}, "model": {"initial_layers": 1}}
+    settings = {"space": space, "base": base, "objective": "flops", "budget": None, "baseline": True, **settings}
+    document = {"format": study_folder.FORMAT, "version": 1, "name": folder.name, "budget": 1e9, "settings": settings}
+    folder.mkdir()
+    (folder / study_folder.STUDY).write_text(json.dumps(document))
+    numbers = Counter()
+    table = []
+    for row in rows:
+        full = {"arm": "growth", "state": "complete", "seed": 0, "params": {}, "changes": {}, **row}
+        table.append({**dict.fromkeys(study_folder.FIELDS), "number": numbers[full["arm"]], **full})
+        numbers[full["arm"]] += 1
+    trials = {"format": study_folder.TRIALS_FORMAT, "version": 1, "trials": table}
+    (folder / study_folder.TRIALS).write_text(json.dumps(trials))
+    return folder

@@ -14,10 +14,10 @@ def sorted_by_step(watched):
     return watched.poll()
 
 
-def printed(shown, width=100):
-    """A frame as a terminal so wide shows it, without colours."""
+def printed(shown, width=100, draw=screen.drawn):
+    """A frame as a terminal so wide shows it, without colours; `draw` lays it out."""
     out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(screen.drawn(shown))
+    Console(file=out, width=width, color_system=None).print(draw(shown))
     return out.getvalue()
 
 

@@ -32,7 +32,7 @@ def sweep(
     format: FormatOption = None,
     out: OutOption = None,
 ) -> None:
-    """Results of a study: trials, best strategies, parameter importance.
+    """Results of a study: trials, best strategies, importance.
 
     Compares the best growth strategy with the tuned baseline, from confirmation trials alone if there are any. Prints
     one row per trial.

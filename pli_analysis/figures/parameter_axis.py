@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MOST_TICKS = 5
 """Maximum number of ticks of a numeric axis."""
+FACTORS = ((1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1, 3), (1,))
+"""Ticks of a logarithmic axis within a power of ten, from many to few."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,13 @@ class ParameterAxis:
         margin = 0.5 if self.categorical else 0.06 * (self.high - self.low) or 0.5
         ticks = {"tickmode": "array", "tickvals": list(self.ticks), "ticktext": list(self.texts)}
         return {**ticks, "range": [self.low - margin, self.high + margin], "zeroline": False}
+
+    def spread(self, width: float) -> np.ndarray:
+        """Return shifts that separate points in the same category: none, to the left, to the right, none, …."""
+        if not self.categorical:
+            return np.zeros(len(self.values))
+        earlier = [int((self.values[:number] == value).sum()) for number, value in enumerate(self.values)]
+        return width * np.array([(0, -1, 1)[count % 3] for count in earlier])
 
     @property
     def shares(self) -> np.ndarray:
@@ -76,7 +85,7 @@ def _numeric(values: np.ndarray, log: bool) -> ParameterAxis:
     at = np.log10(values) if log else values
     low, high = float(at.min(initial=np.inf)), float(at.max(initial=-np.inf))
     ticks = _log_ticks(low, high) if log else _ticks(low, high)
-    texts = [f"{10**tick if log else tick:.6g}" for tick in ticks]
+    texts = [f"{10**tick:.3g}" if log else f"{tick:.6g}" for tick in ticks]
     return ParameterAxis(at, [f"{value:.4g}" for value in values], ticks, texts, low, high, False)
 
 
@@ -94,19 +103,21 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return log10 of round numbers within a range of log10: 1, 2, 5, 10, …; only powers of ten in a wide range.
+    """Return log10 of round numbers within a range of log10; the ends of the range if there are fewer than two.
 
     >>> [round(10**tick, 6) for tick in _log_ticks(-2.9, -1.6)]
     [0.002, 0.005, 0.01, 0.02]
+    >>> [round(10**tick, 6) for tick in _log_ticks(-2.95, -2.65)]
+    [0.0015, 0.002]
     """
     powers = range(int(np.floor(low)), int(np.ceil(high)) + 1)
-    for factors in ((1, 2, 5), (1, 3), (1,)):
+    kept: list[float] = []
+    for factors in FACTORS:
         found = [power + np.log10(factor) for power in powers for factor in factors]
         kept = [float(tick) for tick in found if low <= tick <= high]
         if len(kept) <= MOST_TICKS:
-            return kept or [low, high]
-    every = -(-len(kept) // MOST_TICKS)
-    return kept[::every]
+            break
+    return kept[:: -(-len(kept) // MOST_TICKS)] if len(kept) > 1 else [low, high]
 
 
 def _order(text: str) -> tuple[int, float, str]:

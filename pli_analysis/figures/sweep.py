@@ -92,8 +92,7 @@ def slices(table: pd.DataFrame, parameters: Mapping[str, bool], value: str) -> g
             "size": [13 if mine else 7 for mine in is_best],
             "opacity": [1.0 if mine else 0.65 for mine in is_best],
         }
-        shift = JITTER * (np.arange(len(rows)) % 3 - 1) if scale.categorical else 0.0
-        drawn.add_scatter(x=scale.values + shift, y=rows[col.VALUE], marker=marker, **hover, **marks)
+        drawn.add_scatter(x=scale.values + scale.spread(JITTER), y=rows[col.VALUE], marker=marker, **hover, **marks)
         axes[f"xaxis{_suffix(number)}"] = {
             "title": {"text": name, "standoff": 6},
             "anchor": marks["yaxis"],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pli_train.core.run_format import run_folder
+from tests.sweeping import Training, study_of, write_config
 
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
@@ -46,3 +47,44 @@ def hostile_run(run_folder_of, tmp_path):
 def mine(runs, tmp_path):
     """A copy of a finished run that a test may change."""
     return Path(shutil.copytree(runs["gpt2"], tmp_path / "run"))
+
+
+SEARCH = {
+    "space": {
+        "growth.initializer": ["random", "clone", "clone-noise"],
+        "growth.noise": {"low": 0.01, "high": 0.5, "log": True, "when": {"growth.initializer": ["clone-noise"]}},
+        "schedule": {"position": ["start", "end"], "events": 2, "first": {"low": 0.05, "high": 0.4}, "last": 0.6},
+    }
+}
+
+
+@pytest.fixture(scope="session")
+def mini_config(corpus, tmp_path_factory):
+    """The config file of a run that grows from 1 to 3 layers in 12 steps."""
+    return write_config(tmp_path_factory.mktemp("mini") / "mini.toml", corpus)
+
+
+@pytest.fixture(scope="session")
+def searched(mini_config, tmp_path_factory):
+    """A finished search of eight growth and eight baseline trials, with three seeds confirmed. Not to be changed."""
+    folder = tmp_path_factory.mktemp("search") / "study"
+    return study_of({"base": mini_config, **SEARCH}, folder, trials=8, confirm=3, sampler="random")
+
+
+@pytest.fixture
+def searched_copy(searched, tmp_path):
+    """A copy of a finished search that a test may change."""
+    return Path(shutil.copytree(searched, tmp_path / "study"))
+
+
+@pytest.fixture(scope="session")
+def pruned(mini_config, tmp_path_factory):
+    """A finished grid of three trials without growth, two of them pruned. Tests must not change it."""
+    from pli_train.sweep import coordinator, space_reading
+
+    settings = ["growth.schedule=''", "model.initial_layers=2"]
+    found = space_reading.from_grid(mini_config, ["optim.lr=1e-2,1e-7,2e-7"], 1, settings)
+    folder = tmp_path_factory.mktemp("pruned") / "study"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coordinator, "PRUNE_EVERY", 0.0)
+        return study_of(found, folder, launcher=Training(), pruner="halving", baseline=False)

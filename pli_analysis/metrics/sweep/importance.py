@@ -122,8 +122,10 @@ def _scale(spec: Mapping[str, Any], values: Sequence[Any]) -> _Scale:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    if "choices" in spec or not numeric:
-        return _Scale(CategoricalDistribution(list(dict.fromkeys(values))))
+    choices = spec.get("choices")
+    if isinstance(choices, list) or not numeric:
+        known = [each if isinstance(each, bool | int | float | str) else str(each) for each in choices or ()]
+        return _Scale(CategoricalDistribution(list(dict.fromkeys([*known, *values]))))
     ends = [bound for name in ("low", "high") if isinstance(bound := spec.get(name), int | float)]
     low, high = min([*values, *ends]), max([*values, *ends])
     if spec.get("log") is True and low > 0:

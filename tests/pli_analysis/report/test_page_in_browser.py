@@ -320,3 +320,31 @@ def test_what_was_not_drawn_yet_fits_the_paper_too(chromium, report):
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
     until(tab, "[...document.querySelectorAll('.drawing')].every(d => d._fullLayout && d._fullLayout.width === 660)")
     tab.context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_a_page_of_a_study_opens_and_can_be_used_by_all(opened, searched, tmp_path, width, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    from pli_analysis.metrics.sweep.results import results
+    from pli_analysis.report import sweep
+
+    page.write(sweep.build(results(searched)), tmp_path / "study.html")
+    tab, outputs, asked = opened(tmp_path / "study.html", width, scheme)
+    assert outputs == [] and asked == [(tmp_path / "study.html").as_uri()]
+    overflow = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0, "the page scrolls sideways"
+    columns = tab.evaluate("""() => {
+        const { xaxis, xaxis2 } = document.querySelector('#figure-slices .drawing')._fullLayout;
+        return xaxis.domain[0] === xaxis2.domain[0] ? 1 : 2 }""")
+    assert columns == (1 if width == 390 else 2)
+    outside = tab.evaluate("""() => ['parallel', 'importance']
+        .map(name => document.querySelector(`#figure-${name} .drawing`))
+        .flatMap(d => {
+            const box = d.getBoundingClientRect();
+            return [...d.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()])
+                .filter(([, t]) => t.width && (t.left < box.left - 1 || t.right > box.right + 1))
+                .map(([words]) => words) })""")
+    assert outside == []
+    found = Axe().run(tab).response["violations"]
+    assert [line["id"] for line in found if line["impact"] in ("serious", "critical", "moderate")] == []

@@ -7,36 +7,7 @@ import pytest
 
 from pli_train.core.run_format import study_folder
 from pli_train.sweep import coordinator, space_reading
-from tests.sweeping import InProcess
-
-
-class Training(InProcess):
-    """A run that seems to be in training at its first polls: its last checkpoint is not there yet."""
-
-    def __init__(self):
-        super().__init__()
-        self.signals = []
-
-    def start(self, task, slot):
-        super().start(task, slot)
-        total = json.loads((task.run / "run.json").read_text())["total_steps"]
-        self._last, self._aside = task.run / f"checkpoint-{total}", task.run / "aside"
-        self._last.rename(self._aside)
-        self._polls, self._asked = 0, False
-        return self
-
-    def poll(self):
-        self._polls += 1
-        if self._asked:
-            return 130
-        if self._polls < 3:
-            return None
-        self._aside.rename(self._last)
-        return 0
-
-    def signal(self, number):
-        self.signals.append((self.started[-1], number))
-        self._asked = True
+from tests.sweeping import Training
 
 
 @pytest.mark.parametrize("kind", ["halving", "none"])

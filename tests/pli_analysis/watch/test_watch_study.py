@@ -1,0 +1,87 @@
+"""What a watched study is seen to be: before it has trials, while they run, and when all have ended."""
+
+import json
+
+import pytest
+
+from pli_analysis.watch import study_screen
+from pli_analysis.watch.study import StudyWatcher
+from pli_train.checkpointing.lock import Lock
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder, study_folder
+from tests.commands import call, refused
+from tests.sweeping import write_study
+from tests.watched import content, printed
+
+
+def shown(folder):
+    return printed(StudyWatcher(folder).poll(), width=80, draw=study_screen.drawn)
+
+
+def test_a_finished_study_shows_each_arm_and_the_last_that_ended(searched):
+    frame, rows = StudyWatcher(searched).poll(), study_folder.trials(searched)
+    assert (frame.finished, frame.coordinated, frame.running, frame.notes) == (True, False, (), ())
+    for arm in frame.arms:
+        mine = [row for row in rows if row["arm"] == arm.arm]
+        assert arm.counts == {"complete": len(mine), "pruned": 0, "fail": 0, "running": 0}
+        if arm.arm != "confirm":
+            best = min(mine, key=lambda row: row["value"])
+            assert (arm.best, arm.value) == (best["run"], best["value"])
+            assert arm.lowest.tolist()[-1] == best["value"] and len(arm.lowest) == len(mine)
+    assert (
+        len(frame.ended) == 5
+        and [trial.finished for trial in frame.ended] == sorted(row["finished"] for row in rows)[-5:]
+    )
+    for text in ("study  finished", "growth-000", "confirm-000", f"{frame.arms[0].value:.4f}"):
+        assert text in shown(searched)
+
+
+def test_a_running_trial_is_shown_with_its_step(searched_copy):
+    table = json.loads((searched_copy / "trials.json").read_text())
+    table["trials"][4] |= {"state": "running", "value": None, "loss": None, "finished": None}
+    (searched_copy / "trials.json").write_text(json.dumps(table))
+    run = searched_copy / "runs" / "growth-0004"
+    locks = Lock(searched_copy, study_folder.LOCK), Lock(run)
+    watcher = StudyWatcher(searched_copy)
+    frame = watcher.poll()
+    assert frame.coordinated and not frame.finished
+    (running,) = frame.running
+    total = json.loads((run / run_folder.RUN).read_text())["total_steps"]
+    assert (running.name, running.training, running.step, running.total) == ("growth-0004", True, total, total)
+    text = printed(frame, width=80, draw=study_screen.drawn)
+    assert "study  running" in text and f"{total} of {total}" in text and f"{running.evals[-1]:.3f}" in text
+    for lock in locks:
+        lock.release()
+    frame = watcher.poll()
+    assert not frame.coordinated and not frame.finished and not frame.running[0].training
+    assert "not training here" in printed(frame, width=80, draw=study_screen.drawn)
+
+
+def test_before_the_first_trial_and_without_runs_it_says_so(tmp_path):
+    assert "no trials yet" in shown(write_study(tmp_path / "new", []))
+    rows = [
+        {"state": "running", "steps": 9},
+        {"state": "fail", "error": "\x1b[31mnan", "finished": "2030-01-01T00:00:00"},
+        {"state": "pruned", "pruned_at": 3, "finished": "2030-01-01T00:00:01"},
+    ]
+    text = shown(write_study(tmp_path / "study", rows))
+    assert "0 of 9" in text and "failed" in text and "at step 3" in text and "\x1b[31m" not in text
+
+
+def test_a_table_that_cannot_be_read_leaves_the_last_one_with_a_line(searched_copy):
+    watcher = StudyWatcher(searched_copy)
+    before = watcher.poll()
+    (searched_copy / "trials.json").write_text("{")
+    after = watcher.poll()
+    assert after.arms == before.arms and "cannot be read at the moment" in after.notes[0]
+    assert "cannot be read" in printed(after, draw=study_screen.drawn)
+    with pytest.raises(BadInput, match="not a study folder"):
+        StudyWatcher(searched_copy / "runs")
+
+
+def test_the_command_prints_a_frame_and_touches_nothing(searched):
+    before = content(searched)
+    done = call("pli-analyze", "watch", searched, "--once")
+    assert (done.returncode, done.stderr) == (0, "") and "study  finished" in done.stdout
+    assert content(searched) == before
+    refused(call("pli-analyze", "watch", searched, "--serve", "0"), "use `pli-analyze sweep --html`")
