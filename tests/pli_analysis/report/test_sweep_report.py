@@ -216,6 +216,6 @@ def test_bad_input_gets_one_line(searched_copy, tmp_path):
     assert len(refused(call(*sweep, write_study(tmp_path / "new", [])), "has no trials yet")) == 1
     refused(call(*sweep, searched_copy, "--arms", "--importance"), "--importance and --arms: cannot be combined")
     refused(call(*sweep, searched_copy, "-o", searched_copy / "trials.json"), "is part of what is read")
-    refused(call(*sweep, searched_copy, "--html", "x.txt", "-o", "x.txt"), "is also the file of --html")
+    refused(call(*sweep, searched_copy, "--html", "x.txt", "-o", "x.txt"), "is also the file of -o")
     (searched_copy / "trials.json").write_text('{"format": "pli-trials", "version": 1, "trials": [')
     assert len(refused(call(*sweep, searched_copy), "trials.json: not readable as JSON")) == 1
