@@ -118,7 +118,7 @@ def additive(x, y, kind):
 @pytest.mark.parametrize("log", [False, True])
 def test_importance_is_the_share_of_the_variance_that_a_parameter_explains(tmp_path, log):
     """Of a sum, it is its variance ÷ the sum of variances: 9/12, 1/12 and 2/3, from the definition."""
-    found, _ = importances(planted(tmp_path / "study", additive, log=log))
+    found, _ = importances(planted(tmp_path / "study", additive, count=300, log=log))
     variances = {"x": 9 / 12, "y": 1 / 12, "kind": 2 / 3}
     whole = sum(variances.values())
     assert found == pytest.approx({name: part / whole for name, part in variances.items()}, abs=0.06)
