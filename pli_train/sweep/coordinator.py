@@ -312,8 +312,10 @@ class Coordinator:
     # --- pruning and stopping ---------------------------------------------------------------------------------------
 
     def _prune_if_behind(self, job: Job) -> None:
-        """Report new evaluations to the pruner, and stop the worker if the pruner decides so."""
-        if self._study.settings.pruner == "none" or job.pruned or time.monotonic() < job.evaluations_read + PRUNE_EVERY:
+        """Report new evaluations to the pruner, and stop the worker if the pruner decides so. Confirmation runs on."""
+        if self._study.settings.pruner == "none" or job.arm == study_folder.CONFIRM or job.pruned:
+            return
+        if time.monotonic() < job.evaluations_read + PRUNE_EVERY:
             return
         job.evaluations_read = time.monotonic()
         plan, storage = job.trial.user_attrs[PLAN], self._study.storage

@@ -39,6 +39,13 @@ def test_growth_is_not_pruned_for_what_an_event_does_to_the_loss(sweep_of, mini,
     assert launcher.signals == []
 
 
+def test_confirmation_trials_are_not_pruned(sweep_of, mini, monkeypatch):
+    monkeypatch.setattr(coordinator, "PRUNE_EVERY", 0.0)
+    found = space_reading.from_grid(mini, ["optim.lr=1e-2,1e-7"], 1, ["growth.schedule=''", "model.initial_layers=2"])
+    folder, _, _ = sweep_of(found, launcher=Training(), pruner="halving", confirm=4)
+    assert [row["state"] for row in study_folder.trials(folder) if row["arm"] == "confirm"] == ["complete"] * 4
+
+
 def before_the_end(run):
     """The evaluations of a run at steps 2 to 8, as its history tells them."""
     state = json.loads((run / "aside" / "trainer_state.json").read_text())
