@@ -16,7 +16,16 @@ settings.register_profile("tests", deadline=None)  # a busy machine is no failur
 settings.load_profile("tests")
 
 # Helpers whose asserts say what they compared, as those of tests do.
-HELPERS = ("commands", "interrupted", "run_files", "trainers", "watched", "crash.kills", "pli_analysis.conftest")
+HELPERS = (
+    "commands",
+    "interrupted",
+    "run_files",
+    "trainers",
+    "watched",
+    "crash.kills",
+    "crash.studies",
+    "pli_analysis.conftest",
+)
 pytest.register_assert_rewrite(*(f"tests.{name}" for name in HELPERS))
 
 FAMILIES = ("bert", "gpt2")
@@ -99,6 +108,22 @@ def small_run(runs, tmp_path_factory):
         if name.step not in (0, 3):
             shutil.rmtree(path)
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server that is up: `postgres.url()` → the URL of a new database."""
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'pli[postgres]'")
+    from tests.postgres import Server, programs
+
+    if programs() is None:
+        pytest.skip("needs PostgreSQL (Debian: apt-get install postgresql)")
+    server = Server()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(params=[20, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])

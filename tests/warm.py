@@ -8,9 +8,9 @@ lock.
 What hangs on the interpreter's own beginning needs a fresh one: locales, PYTHON… variables, OpenMP, what is imported.
 
 Requests and answers are JSON, one a packet on a Unix socket: {"program": "pli-train", "words": [...], "env": {...},
-"cwd": "path", "clock": seconds, "drift": seconds, "powerless": false, "at_once": false, "forks": false}, with the
-three streams beside it, gets {"pid": n} at once; {"wait": n} gets {"code": n} when that child has ended (negative: the
-signal).
+"cwd": "path", "clock": seconds, "drift": seconds, "powerless": false, "at_once": false, "forks": false,
+"machine": "name", "constants": {"module.NAME": value}}, with the three streams beside it, gets {"pid": n} at once;
+{"wait": n} gets {"code": n} when that child has ended (negative: the signal).
 """
 
 import atexit
@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import pkgutil
+import platform
 import signal
 import socket
 import subprocess
@@ -83,7 +84,8 @@ class Warm:
 
         How else: its clock is `clock` seconds off, and `drift` more each time it is looked at. When `powerless`,
         permission bits bind it even if it is root. When `at_once`, its bars are drawn without the usual patience.
-        When it `forks`, the workers of a study are forks of it.
+        When it `forks`, the workers of a study are forks of it. Its computer has the name `machine`, and `constants`
+        replaces values in modules: {"pli_train.sweep.database.HEARTBEAT": 1}.
         """
         request = {"program": program, "words": [str(word) for word in words], "cwd": str(cwd or Path.cwd())}
         request |= {"env": os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}), **how}
@@ -144,6 +146,11 @@ def _be_the_command(request, streams):
         drop_capabilities()
     if request.get("at_once"):
         console.PATIENCE = 0
+    if request.get("machine"):
+        platform.node = lambda: request["machine"]
+    for name, value in request.get("constants", {}).items():
+        module, _, constant = name.rpartition(".")
+        setattr(importlib.import_module(module), constant, value)
     if request.get("forks"):
         from tests import forked
 

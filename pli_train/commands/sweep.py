@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
-from pli_train.sweep import arms, space_reading
+from pli_train.sweep import arms, database, space_reading
 from pli_train.sweep.changes import base_config
 from pli_train.sweep.confirmation import confirmation, confirmed
 from pli_train.sweep.coordinator import Coordinator
@@ -92,7 +93,7 @@ def sweep(
     Raises:
         BadInput: when the space is invalid, or the folder contains something else.
         Interrupted: after a request to stop.
-        PliError: when a file cannot be written, or all trials of an arm fail.
+        PliError: when a file cannot be written, the database fails, or all trials of an arm fail.
     """
     base = base_config(settings.space)
     made = arms.arms(settings, base, trials)
@@ -110,7 +111,7 @@ def sweep(
     if not study_folder.is_study(folder):  # check the space before the folder is created
         budget = configs().budget
     study = Study.open(folder, settings, base.model_dump(mode="json"), budget, storage, say)
-    try:
+    with closing(study), database.failures_as_errors():
         Coordinator(study, made, launcher, configs, say).run()
         lines = [*summary(study)]
         if confirm:
@@ -119,5 +120,3 @@ def sweep(
             lines += confirmed(study, again.wanted)
         for line in lines:
             say(line)
-    finally:
-        study.close()

@@ -42,9 +42,12 @@ class Confirmation:
     name: str = CONFIRM
 
     def propose(self, study: Study, trial: FrozenTrial) -> Proposal:
-        """Return the first repetition that no other trial has."""
-        given = {_given(other) for other in study.trials(CONFIRM)}
-        arm, number, seed = next(wanted for wanted in self.wanted if wanted not in given)
+        """Return a repetition that no other trial has, or will be given by another machine at the same time."""
+        others = study.trials(CONFIRM)
+        given = {_given(other) for other in others}
+        left = [wanted for wanted in self.wanted if wanted not in given]
+        unplanned = [other.number for other in others if PLAN not in other.user_attrs and not other.state.is_finished()]
+        arm, number, seed = left[unplanned.index(trial.number)]
         space = self.spaces[arm]
         chosen = space.suggest(optuna.trial.FixedTrial(next(t for t in study.trials(arm) if t.number == number).params))
         return Proposal(arm, {**chosen, SEED: seed}, {"of_arm": arm, "of_trial": number, "offset": seed})

@@ -19,15 +19,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from pli_train.config import loading
 from pli_train.core import output
 from pli_train.core.errors import BadInput, PliError, counted
 from pli_train.core.run_format import run_folder, study_folder
-from pli_train.sweep import journal, objective, pruning
+from pli_train.sweep import database, objective, pruning
 from pli_train.sweep.study import PLAN, PRUNED_AT, RESULT, Study
-from pli_train.sweep.worker import UNKNOWN, FoundWorker, Task
+from pli_train.sweep.worker import UNKNOWN, FoundWorker, Task, claim
 from pli_train.training.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ PRUNE_EVERY = 5.0
 """Seconds between two reads of a run's evaluations, if trials are pruned."""
 WAIT = 2.0
 """Seconds between two polls of a database while other machines run the last trials."""
+OUTAGE = 1800.0
+"""Seconds without a database after which the study stops."""
 PATIENCE = 300.0
 """Seconds for workers to write a checkpoint after a request to stop; then they are killed."""
 DEATHS = 20
@@ -120,17 +123,19 @@ class Coordinator:
         self._pending: list[Job] = []
         self._pending = self._interrupted()
         self._beaten = time.monotonic()
+        self._outage: float | None = None
 
     def run(self) -> None:
         """Run all trials that are missing.
 
         Raises:
             Interrupted: after SIGINT, SIGTERM or SIGHUP.
-            PliError: when a file cannot be written, or all trials of an arm fail.
+            PliError: when a file cannot be written, all trials of an arm fail, or the database is down for long.
+            StorageInternalError: when the database fails at the end.
         """
         with StopSignal(self._say, STOPPING, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)) as stop:
             try:
-                while not stop.asked and self._advance():
+                while not stop.asked and self._advance_or_wait():
                     time.sleep(POLL if self._jobs else WAIT)
             finally:
                 self._stop_workers(stop)
@@ -141,6 +146,24 @@ class Coordinator:
     def is_done(self) -> bool:
         """Whether all trials have ended."""
         return not self._jobs and not self._pending and all(self._missing(arm) == 0 for arm in self._arms)
+
+    def _advance_or_wait(self) -> bool:
+        """Advance, unless the database is down: then wait. What was left undone is found again by `_interrupted`."""
+        try:
+            going = self._advance()
+        except StorageInternalError as error:
+            if self._outage is None:
+                self._outage = time.monotonic()
+                self._say(f"the database failed ({database.cause(error)}); waiting for it while workers continue")
+            elif time.monotonic() > self._outage + OUTAGE:
+                raise
+            self._beaten = -math.inf  # with the next heartbeat, trials without a worker are taken up again
+            time.sleep(WAIT)
+            return True
+        if self._outage is not None:
+            self._say("the database works again")
+            self._outage = None
+        return going
 
     # --- which trial is next -----------------------------------------------------------------------------------------
 
@@ -153,7 +176,7 @@ class Coordinator:
             self._start(free[0], following)
             free = [slot for slot in free if slot not in self._jobs]
         self._study.write_table()
-        if self._study.is_shared and time.monotonic() > self._beaten + journal.HEARTBEAT / 2:
+        if self._study.is_shared and time.monotonic() > self._beaten + database.HEARTBEAT / 2:
             self._beaten = time.monotonic()
             self._study.heartbeat(job.trial for job in self._jobs.values())
             self._pending += self._interrupted()
@@ -181,10 +204,7 @@ class Coordinator:
         if not behind:
             return None
         arm = max(behind, key=lambda each: each[0])[1]
-        trial = self._study.ask(arm.name)
-        if self._study.is_shared and self._study.is_surplus(arm.name, trial, arm.target):
-            return None
-        return self._job(arm.name, trial)
+        return self._job(arm.name, self._study.ask(arm.name))
 
     def _missing(self, arm: Arm | Confirmation) -> int:
         return max(0, arm.target - len(self._study.trials(arm.name)))
@@ -215,8 +235,18 @@ class Coordinator:
             job.worker = self._launcher.start(job.task, slot)
 
     def _plan(self, job: Job) -> bool:
-        """Sample a trial's parameters, write its config, and store the plan. Returns False when the trial failed."""
+        """Plan a trial unless another machine plans it. Returns whether its worker may start."""
         arm = next(arm for arm in self._arms if arm.name == job.arm)
+        if (lock := claim(job.task)) is None:
+            return False  # if that machine is lost, this one finds the trial again
+        with lock:
+            job.trial = self._study.storage.get_trial(job.trial._trial_id)
+            if PLAN in job.trial.user_attrs:
+                return True
+            return not self._study.is_surplus(arm.name, job.trial, arm.target) and self._store_plan(arm, job)
+
+    def _store_plan(self, arm: Arm | Confirmation, job: Job) -> bool:
+        """Sample a trial's parameters, write its config, and store the plan. Returns False when the trial failed."""
         proposal = arm.propose(self._study, job.trial)
         try:
             planned = self._configs().plan(proposal.arm, proposal.chosen, job.task.name)

@@ -1,4 +1,4 @@
-"""Open the storage of a study: Optuna's journal in its folder, or a database.
+"""Optuna's journal in the folder of a study: read, append, repair.
 
 Optuna's journal backend cannot read a journal with an incomplete line, which a full disk or a crash can leave. Here
 readers stop before an incomplete line, a failed write is undone, and an incomplete line is removed (and kept in a file
@@ -19,13 +19,10 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.storages.journal import BaseJournalBackend
 
-from pli_train.core.errors import BadInput, PliError, in_a_line
+from pli_train.core.errors import BadInput, PliError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
-
-HEARTBEAT = 60
-"""Seconds between two heartbeats of a trial in a database."""
 
 
 class Journal(BaseJournalBackend):
@@ -142,27 +139,9 @@ def _appended(line: bytes) -> int | None:
     return None
 
 
-def open_storage(path: Path, url: str | None) -> BaseStorage:
-    """Open the storage of a study: a database when a URL is given, else the journal.
-
-    Args:
-        path: path of the journal.
-        url: SQLAlchemy's URL of a database.
-
-    Raises:
-        BadInput: when the database cannot be reached or its driver is not installed.
-    """
-    quiet()
-    if url is None:
-        return optuna.storages.JournalStorage(Journal(path))
-    shown = without_password(url)
-    try:
-        return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=3 * HEARTBEAT)
-    except ImportError as error:
-        raise BadInput(f"--storage {shown}: {in_a_line(error)}; {_driver(url)}") from None
-    except Exception as error:
-        cause = in_a_line(getattr(error, "orig", None) or error)
-        raise BadInput(f"--storage {shown}: cannot be reached ({cause})") from None
+def open_storage(path: Path) -> BaseStorage:
+    """Open a journal as a storage of Optuna."""
+    return optuna.storages.JournalStorage(Journal(path))
 
 
 def quiet() -> None:
@@ -170,24 +149,3 @@ def quiet() -> None:
     optuna.logging.set_verbosity(logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # the coordinator sends its own
-
-
-def without_password(url: str) -> str:
-    """Return the URL of a database without its password.
-
-    >>> without_password("postgresql+psycopg://me:secret@host/db")
-    'postgresql+psycopg://me:***@host/db'
-    """
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        raise BadInput(f"--storage {url}: not a database URL (postgresql+psycopg://USER@HOST/DATABASE)") from None
-
-
-def _driver(url: str) -> str:
-    if url.startswith("postgres"):
-        return "pip install 'pli[postgres]', and begin the URL with postgresql+psycopg://"
-    return "install the driver that SQLAlchemy needs for it"

@@ -24,7 +24,7 @@ from pli_train.core import output
 from pli_train.core.errors import BadInput, some
 from pli_train.core.run_format import study_folder
 from pli_train.core.run_format.study_folder import BASELINE, GROWTH
-from pli_train.sweep import journal
+from pli_train.sweep import database, journal
 from pli_train.sweep.pruning import pruner
 from pli_train.sweep.space import Space
 
@@ -145,7 +145,8 @@ class Study:
         """
         table = json.loads(json.dumps(settings.to_table(base)))
         _require(folder, table)
-        storage = journal.open_storage(folder / study_folder.JOURNAL, url) if url else None
+        journal.quiet()
+        storage: BaseStorage | None = database.open_storage(url) if url else None
         for name in ("", study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS):
             output.make_folder(folder / name)
         machine = platform.node()
@@ -161,7 +162,7 @@ class Study:
             raise BadInput(f"{folder}: its trials are in {document['storage'] or study_folder.JOURNAL}; see --storage")
         if storage is None:
             journal.repair(folder / study_folder.JOURNAL, say)
-            storage = journal.open_storage(folder / study_folder.JOURNAL, None)
+            storage = journal.open_storage(folder / study_folder.JOURNAL)
         return cls(folder, settings, document, storage, lock, machine, say)
 
     def arm(self, name: str) -> optuna.Study:
@@ -231,7 +232,7 @@ class Study:
 
     def is_surplus(self, arm: str, trial: FrozenTrial, target: int) -> bool:
         """Whether other machines already created the last missing trials; if so, drop this one."""
-        if sum(other.number <= trial.number for other in self.trials(arm)) <= target:
+        if not self.is_shared or sum(other.number <= trial.number for other in self.trials(arm)) <= target:
             return False
         self.set(trial, SURPLUS, True)
         self.arm(arm).tell(trial.number, state=TrialState.FAIL)
@@ -291,7 +292,7 @@ def _row(arm: str, trial: FrozenTrial) -> dict[str, Any]:
 def _never_owned(trial: FrozenTrial) -> bool:
     """Whether the machine that created a trial was lost before it stored its name."""
     age = (datetime.now() - (trial.datetime_start or datetime.now())).total_seconds()
-    return MACHINE not in trial.user_attrs and age > 3 * journal.HEARTBEAT
+    return MACHINE not in trial.user_attrs and age > 3 * database.HEARTBEAT
 
 
 def _require(folder: Path, table: dict[str, Any]) -> None:
@@ -319,15 +320,17 @@ def _is_unborn(folder: Path) -> bool:
 
 def _new_document(folder: Path, table: dict[str, Any], budget: float | None, url: str | None) -> dict[str, Any]:
     created = datetime.now(UTC).isoformat(timespec="microseconds")
+    shown = database.without_password(url) if url else None
+    words = [word.replace(url, shown) if url and shown else word for word in sys.argv[1:]]
     return {
         "format": study_folder.FORMAT,
         "version": study_folder.VERSION,
         "id": f"{folder.absolute().name} {created}",
         "name": folder.absolute().name,
         "created": created,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *words],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
-        "storage": journal.without_password(url) if url else None,
+        "storage": shown,
         "budget": budget,
         "settings": table,
     }

@@ -177,7 +177,13 @@ class FoundWorker:
         return UNKNOWN
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process that trains in the run folder, if there is one."""
-        if is_training(self._task.run):
-            with suppress(OSError, ValueError):
-                os.kill(int((self._task.run / run_folder.LOCK).read_text()), number)
+        """Send a signal to the process that trains in the run folder, if there is one on this machine."""
+        lock = self._task.run / run_folder.LOCK
+        with suppress(OSError, ValueError):
+            if is_training(self._task.run) and _has_open(pid := int(lock.read_text()), lock):
+                os.kill(pid, number)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether a process of this machine has a file open. On another machine, its id is that of another process."""
+    return any(file.exists() and file.samefile(path) for file in Path(f"/proc/{pid}/fd").iterdir())

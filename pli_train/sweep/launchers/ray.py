@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import signal
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,8 @@ class RayLauncher:
         except ImportError:
             raise BadInput("--launcher ray: needs Ray: pip install 'pli[ray]'") from None
         self.slots, self.threads = workers, threads
-        address = options.get("address")
+        address = options.get("address") or os.environ.get("RAY_ADDRESS")
+        _require_reachable(address)
         further = {key: value for key, value in options.items() if key != "address"}
         try:
             ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
@@ -48,6 +52,16 @@ class RayLauncher:
         if (running := found(task)) is not None:
             return running
         return RayWorker(self._task.remote(task, str(Path.cwd())))
+
+
+def _require_reachable(address: str | None) -> None:
+    """Raise BadInput when nothing listens at the address of a cluster, for which Ray would wait several minutes."""
+    if (match := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or "")) is None:
+        return  # a local cluster
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise BadInput(f"--launcher ray: {address} cannot be reached ({in_a_line(error)})") from None
 
 
 class RayWorker:

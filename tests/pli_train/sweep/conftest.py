@@ -20,13 +20,22 @@ def sweep_of(mini, tmp_path):
     from pli_train.sweep import space_reading
 
     def run(
-        found=None, folder=None, launcher=None, trials=2, goal="flops", budget=None, confirm=0, storage=None, **settings
+        found=None,
+        folder=None,
+        launcher=None,
+        trials=2,
+        goal="flops",
+        budget=None,
+        confirm=0,
+        storage=None,
+        on_line=lambda line: None,
+        **settings,
     ):
         found = found or space_reading.from_grid(mini, ["growth.initializer=random,clone"], 1)
         options = {"sampler": None, "pruner": "none", "seed": 0, "baseline": False, **settings}
         folder, launcher, said = folder or tmp_path / "study", launcher or InProcess(), []
         made = sweep.settings_of(found, goal, budget, *options.values())
-        sweep.sweep(made, folder, trials, launcher, confirm, storage, said.append)
+        sweep.sweep(made, folder, trials, launcher, confirm, storage, lambda line: (said.append(line), on_line(line)))
         return folder, launcher, said
 
     return run

@@ -108,16 +108,3 @@ def test_a_reader_sees_what_was_appended_since(path):
     other.tell(other.ask(), 7.0)
     assert study.trials[-1].value == 7.0
     assert all(json.loads(line) for line in path.read_text().splitlines())
-
-
-def test_a_password_is_not_shown():
-    assert journal.without_password("postgresql+psycopg://me:secret@host/db") == "postgresql+psycopg://me:***@host/db"
-    with pytest.raises(BadInput, match="--storage nonsense: not a database URL"):
-        journal.without_password("nonsense")
-
-
-def test_a_database_out_of_reach_is_one_clear_line(tmp_path):
-    with pytest.raises(BadInput, match=r"--storage sqlite:.*: cannot be reached \(unable to open database file\)"):
-        journal.open_storage(tmp_path / "j", f"sqlite:///{tmp_path}/no/such/folder/db")
-    with pytest.raises(BadInput, match="--storage postgresql"):
-        journal.open_storage(tmp_path / "j", "postgresql://nobody@127.0.0.1:1/none")

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,16 @@ def test_a_launcher_whose_extra_is_missing_is_one_clear_line(kind, module, messa
 def test_launcher_options_that_do_not_fit_are_one_clear_line(arguments, message, tmp_path):
     with pytest.raises(BadInput, match=message):
         sweep.launcher_of(*arguments, tmp_path)
+
+
+def test_a_ray_cluster_out_of_reach_is_one_clear_line_at_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with pytest.raises(BadInput, match=rf"--launcher ray: {address} cannot be reached \(.*refused"):
+            sweep.launcher_of("ray", 1, None, [f"address={address}"], tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(BadInput, match=r"127\.0\.0\.1:1 cannot be reached"):
+        sweep.launcher_of("ray", 1, None, [], tmp_path)
 
 
 def test_no_slurm_on_this_machine_is_one_clear_line(tmp_path):

@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
-from pli_train.sweep import journal, space_reading, study
+from pli_train.sweep import arms, database, space_reading, study
 from pli_train.sweep.changes import base_config
+from pli_train.sweep.confirmation import confirmation
 from tests.sweeping import InProcess
 
 
@@ -58,7 +59,7 @@ def test_a_database_is_named_each_time_and_a_journal_stays_one(sweep_of, grid, u
 def test_a_trial_of_a_lost_machine_is_taken_over_by_another_and_not_asked_for_again(
     sweep_of, grid, url, on, monkeypatch
 ):
-    monkeypatch.setattr(journal, "HEARTBEAT", 1)
+    monkeypatch.setattr(database, "HEARTBEAT", 1)
     on("a")
     with pytest.raises(RuntimeError, match="lost"):
         sweep_of(grid, storage=url, launcher=Lost())
@@ -81,7 +82,7 @@ def test_a_trial_of_the_same_machine_is_taken_over_at_once(sweep_of, grid, url, 
 
 def test_a_trial_that_another_machine_runs_is_left_to_it(sweep_of, grid, url, on, monkeypatch):
     """The second machine runs what is left, and waits for the first, which tells its result itself."""
-    monkeypatch.setattr(journal, "HEARTBEAT", 30)
+    monkeypatch.setattr(database, "HEARTBEAT", 30)
     monkeypatch.setattr("pli_train.sweep.coordinator.WAIT", 0.05)
     on("a")
     with pytest.raises(RuntimeError, match="lost"):
@@ -90,7 +91,7 @@ def test_a_trial_that_another_machine_runs_is_left_to_it(sweep_of, grid, url, on
     launcher, done = InProcess(), []
     second = threading.Thread(target=lambda: done.append(sweep_of(grid, storage=url, launcher=launcher)))
     second.start()
-    storage = journal.open_storage(None, url)
+    storage = database.open_storage(url)
     (name,) = [found.study_name for found in storage.get_all_studies()]
     found = optuna.load_study(study_name=name, storage=storage)
     while sum(trial.state == TrialState.COMPLETE for trial in found.get_trials()) < 1:
@@ -116,3 +117,25 @@ def test_of_two_machines_that_ask_for_the_last_trial_the_later_one_drops_its(swe
     folder, launcher, _ = sweep_of(grid, storage=url)
     assert launcher.started == []
     assert [row["number"] for row in study_folder.trials(folder)] == [0, 1]
+
+
+def test_a_trial_too_many_of_a_machine_that_was_lost_before_it_dropped_it_is_not_run(sweep_of, grid, url):
+    folder, _, _ = sweep_of(grid, storage=url)
+    settings = study.Settings(grid, sampler="grid", baseline=False)
+    opened = study.Study.open(folder, settings, base_config(grid).model_dump(mode="json"), url=url)
+    opened.ask("growth")
+    opened.close()
+    folder, launcher, _ = sweep_of(grid, storage=url)
+    assert launcher.started == []
+    assert [row["number"] for row in study_folder.trials(folder)] == [0, 1]
+
+
+def test_machines_that_confirm_at_once_take_different_seeds(sweep_of, grid, url):
+    folder, _, _ = sweep_of(grid, storage=url)
+    settings, base = study.Settings(grid, sampler="grid", baseline=False), base_config(grid)
+    opened = study.Study.open(folder, settings, base.model_dump(mode="json"), url=url)
+    again = confirmation(opened, arms.spaces(settings, base), 3)
+    asked = [opened.ask("confirm") for _ in range(3)]  # by three machines, before any of them has planned its own
+    offsets = [again.propose(opened, trial).attributes["offset"] for trial in reversed(asked)]
+    opened.close()
+    assert sorted(offsets) == [seed for _, _, seed in again.wanted]
