@@ -18,7 +18,7 @@ class Training:
     """A `pli-train` that has nothing left to import, with its stderr in a file."""
 
     def __init__(self, child, log):
-        self.kill, self.running, self.wait, self._log = child.kill, child.running, child.wait, log
+        self.kill, self.running, self.wait, self.pid, self._log = child.kill, child.running, child.wait, child.pid, log
 
     @property
     def errors(self):

@@ -1,5 +1,6 @@
 """A study whose trials are in a database, run by several machines that share its folder."""
 
+import shutil
 import threading
 import time
 from collections import Counter
@@ -7,7 +8,10 @@ from collections import Counter
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
+from pli_train.commands import sweep
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
 from pli_train.sweep import arms, database, space_reading, study
@@ -27,9 +31,41 @@ def on(monkeypatch):
     return lambda name: monkeypatch.setattr(study.platform, "node", lambda: name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def grid(mini):
     return space_reading.from_grid(mini, ["growth.initializer=random,clone"], 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_syncing():
+    """SQLite waits for the disk at each change; no power fails here."""
+
+    def configure(connection, _):
+        connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", configure)
+    yield
+    event.remove(Engine, "connect", configure)
+
+
+@pytest.fixture(scope="module")
+def finished(grid, tmp_path_factory):
+    """The folder of a finished study of two trials, with its database beside it. Tests use copies."""
+    folder, url = (made := tmp_path_factory.mktemp("finished")) / "study", f"sqlite:///{made}/trials.db"
+    settings = study.Settings(grid, sampler="grid", baseline=False)
+    sweep.sweep(settings, folder, 2, launcher := InProcess(), storage=url)
+    assert launcher.started == ["growth-0000", "growth-0001"]
+    return made
+
+
+@pytest.fixture
+def opened(finished, grid, url, tmp_path):
+    """The finished study, opened as its coordinator does. It is closed after the test, or by it."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    settings = study.Settings(grid, sampler="grid", baseline=False)
+    opened = study.Study.open(tmp_path / "study", settings, base_config(grid).model_dump(mode="json"), url=url)
+    yield opened
+    opened.close()
 
 
 class Lost(InProcess):
@@ -39,19 +75,20 @@ class Lost(InProcess):
         raise RuntimeError("lost")
 
 
-def test_a_study_in_a_database_runs_and_goes_on(sweep_of, grid, url):
-    folder, _, _ = sweep_of(grid, storage=url)
-    assert not (folder / study_folder.JOURNAL).exists()
-    assert Counter(row["state"] for row in study_folder.trials(folder)) == {"complete": 2}
+def test_a_study_in_a_database_runs_and_goes_on(opened, sweep_of, grid, url):
+    opened.close()
+    assert not (opened.folder / study_folder.JOURNAL).exists()
+    assert Counter(row["state"] for row in study_folder.trials(opened.folder)) == {"complete": 2}
     _, launcher, _ = sweep_of(grid, storage=url)
     assert launcher.started == []
 
 
-def test_a_database_is_named_each_time_and_a_journal_stays_one(sweep_of, grid, url, tmp_path):
-    sweep_of(grid, storage=url)
+def test_a_database_is_named_each_time_and_a_journal_stays_one(opened, sweep_of, grid, url, tmp_path):
+    opened.close()
     with pytest.raises(BadInput, match=r"its trials are in sqlite:.*trials\.db; see --storage"):
         sweep_of(grid)
-    sweep_of(grid, tmp_path / "other")
+    with pytest.raises(RuntimeError, match="lost"):
+        sweep_of(grid, tmp_path / "other", launcher=Lost())
     with pytest.raises(BadInput, match=r"its trials are in journal\.log; see --storage"):
         sweep_of(grid, tmp_path / "other", storage=url)
 
@@ -105,11 +142,7 @@ def test_a_trial_that_another_machine_runs_is_left_to_it(sweep_of, grid, url, on
     assert study_folder.trials(done[0][0])[0]["value"] == 1.5
 
 
-def test_of_two_machines_that_ask_for_the_last_trial_the_later_one_drops_its(sweep_of, grid, url, mini):
-    folder, _, _ = sweep_of(grid, storage=url)
-    settings = study.Settings(grid, sampler="grid", baseline=False)
-    base = base_config(grid).model_dump(mode="json")
-    opened = study.Study.open(folder, settings, base, url=url)
+def test_of_two_machines_that_ask_for_the_last_trial_the_later_one_drops_its(opened, sweep_of, grid, url):
     late = opened.ask("growth")  # as the last of two was missing when this machine counted
     assert opened.is_surplus("growth", late, 2)
     assert not opened.is_surplus("growth", opened.trials("growth")[1], 2)
@@ -119,10 +152,7 @@ def test_of_two_machines_that_ask_for_the_last_trial_the_later_one_drops_its(swe
     assert [row["number"] for row in study_folder.trials(folder)] == [0, 1]
 
 
-def test_a_trial_too_many_of_a_machine_that_was_lost_before_it_dropped_it_is_not_run(sweep_of, grid, url):
-    folder, _, _ = sweep_of(grid, storage=url)
-    settings = study.Settings(grid, sampler="grid", baseline=False)
-    opened = study.Study.open(folder, settings, base_config(grid).model_dump(mode="json"), url=url)
+def test_a_trial_too_many_of_a_machine_that_was_lost_before_it_dropped_it_is_not_run(opened, sweep_of, grid, url):
     opened.ask("growth")
     opened.close()
     folder, launcher, _ = sweep_of(grid, storage=url)
@@ -130,12 +160,8 @@ def test_a_trial_too_many_of_a_machine_that_was_lost_before_it_dropped_it_is_not
     assert [row["number"] for row in study_folder.trials(folder)] == [0, 1]
 
 
-def test_machines_that_confirm_at_once_take_different_seeds(sweep_of, grid, url):
-    folder, _, _ = sweep_of(grid, storage=url)
-    settings, base = study.Settings(grid, sampler="grid", baseline=False), base_config(grid)
-    opened = study.Study.open(folder, settings, base.model_dump(mode="json"), url=url)
-    again = confirmation(opened, arms.spaces(settings, base), 3)
+def test_machines_that_confirm_at_once_take_different_seeds(opened, grid):
+    again = confirmation(opened, arms.spaces(opened.settings, base_config(grid)), 3)
     asked = [opened.ask("confirm") for _ in range(3)]  # by three machines, before any of them has planned its own
     offsets = [again.propose(opened, trial).attributes["offset"] for trial in reversed(asked)]
-    opened.close()
     assert sorted(offsets) == [seed for _, _, seed in again.wanted]
