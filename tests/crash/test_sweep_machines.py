@@ -1,8 +1,8 @@
 """Two machines run a study on PostgreSQL, and machines, coordinators, workers and the database die at any moment.
 
 A machine is a coordinator with a name of its own. No trial is lost and none is run twice; each result is that of a
-`pli-train run` with its config, bit for bit. By default twenty trials and ten kills; PLI_KILLS=50 makes it forty trials
-and fifty kills, PLI_KILLS_SEED says which moments.
+`pli-train run` with its config, bit for bit. By default twenty trials and ten kills (ten trials where nothing or only a
+machine dies); PLI_KILLS=50 makes it forty trials and fifty kills, PLI_KILLS_SEED says which moments.
 """
 
 import os
@@ -20,8 +20,8 @@ from tests.crash.studies import check, finished, grid, kill_worker, workers
 
 pytestmark = pytest.mark.crash
 
-SEEDS = 4 if "PLI_KILLS" in os.environ else 2
-TRIALS = 10 * SEEDS
+FEW, MANY = (40, 40) if "PLI_KILLS" in os.environ else (10, 20)
+"""Numbers of trials."""
 KILLS = int(os.environ.get("PLI_KILLS", "10"))
 SEED = int(os.environ.get("PLI_KILLS_SEED", "0"))
 CONSTANTS = {"pli_train.sweep.database.HEARTBEAT": 1, "pli_train.sweep.coordinator.WAIT": 0.2}
@@ -63,18 +63,22 @@ def study(tmp_path):
 
 @pytest.fixture
 def begin(warm, corpus, postgres, tmp_path, study):
-    """Start a machine: `begin("a")`. All of them run the same study."""
-    command = [*grid(tmp_path, corpus, SEEDS), "--storage", postgres.url()]
-    return lambda name: Machine(warm, command, study, name)
+    """Start a machine: `begin("a", 10)`. All of them run the same study of so many trials."""
+    url = postgres.url()
+
+    def start(name, trials):
+        return Machine(warm, [*grid(tmp_path, corpus, trials // 10), "--storage", url], study, name)
+
+    return start
 
 
 def test_two_machines_finish_all_trials_each_as_by_itself(begin, study):
     """They start at the same moment, on a database without tables."""
-    machines = [begin(name) for name in "ab"]
+    machines = [begin(name, FEW) for name in "ab"]
     for machine in machines:
         assert machine.coordinator.wait() == 0, machine.coordinator.errors
         assert "Traceback" not in machine.coordinator.errors
-    check(study, TRIALS)
+    check(study, FEW)
     said = [{line.split(":")[0] for line in machine.coordinator.errors.splitlines()} for machine in machines]
     own = [{row["run"] for row in study_folder.trials(study)} & lines for lines in said]
     assert all(own), "both did a part"
@@ -84,7 +88,7 @@ def test_a_study_whose_machines_workers_and_database_die_ends_as_the_undisturbed
     """Machine b dies for good half-way. Before and after, kills are of coordinators and workers, by lot; the database
     is restarted twice. A kill counts only if it was what ended the process."""
     draw, struck = random.Random(SEED), Counter()
-    machines, restarts = [begin("a"), begin("b")], [KILLS // 3, 2 * KILLS // 3]
+    machines, restarts = [begin("a", MANY), begin("b", MANY)], [KILLS // 3, 2 * KILLS // 3]
     while struck.total() < KILLS:
         time.sleep(draw.uniform(0.0, 0.6))
         while not (there := workers(study)):  # each kill is while a trial runs
@@ -108,17 +112,17 @@ def test_a_study_whose_machines_workers_and_database_die_ends_as_the_undisturbed
     assert "Traceback" not in machines[0].coordinator.errors
     print(f"\n{dict(struck)}", file=sys.stderr)
     assert min(struck["coordinator"], struck["worker"]) >= KILLS // 10 and struck["machine"] >= 1
-    check(study, TRIALS)
+    check(study, MANY)
 
 
 def test_trials_of_a_machine_that_is_lost_are_finished_by_the_other(begin, study):
-    first = begin("a")
+    first = begin("a", FEW)
     while finished(study) < 2 or not workers(study):
         assert first.coordinator.running(), first.coordinator.errors
         time.sleep(0.01)
-    second = begin("b")
+    second = begin("b", FEW)
     left = {name for name, pid in workers(study).items() if parent(pid) == first.coordinator.pid}
     assert first.lose() > 1 and left
     assert second.coordinator.wait() == 0, second.coordinator.errors
-    check(study, TRIALS)
+    check(study, FEW)
     assert left <= {line.split(":")[0] for line in second.coordinator.errors.splitlines()}
