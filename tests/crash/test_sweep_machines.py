@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pli_train.core.run_format import study_folder
-from tests.crash.studies import check, finished, grid, kill_worker, workers
+from tests.crash.studies import check, grid, kill_worker, workers
 
 pytestmark = pytest.mark.crash
 
@@ -43,9 +43,13 @@ class Machine:
     def restart(self):
         self.coordinator = self._begin()
 
+    def workers(self):
+        """Run → process id of the workers that this coordinator started."""
+        return {name: pid for name, pid in workers(self._study).items() if parent(pid) == self.coordinator.pid}
+
     def lose(self):
         """Kill the coordinator and its workers; the number of kills that hit."""
-        there = {name: pid for name, pid in workers(self._study).items() if parent(pid) == self.coordinator.pid}
+        there = self.workers()
         return self.kill_coordinator() + sum(kill_worker(self._study, *worker) for worker in there.items())
 
 
@@ -116,13 +120,11 @@ def test_a_study_whose_machines_workers_and_database_die_ends_as_the_undisturbed
 
 
 def test_trials_of_a_machine_that_is_lost_are_finished_by_the_other(begin, study):
-    first = begin("a", FEW)
-    while finished(study) < 2 or not workers(study):
+    first, second = begin("a", FEW), begin("b", FEW)
+    while not (left := first.workers()):
         assert first.coordinator.running(), first.coordinator.errors
         time.sleep(0.01)
-    second = begin("b", FEW)
-    left = {name for name, pid in workers(study).items() if parent(pid) == first.coordinator.pid}
-    assert first.lose() > 1 and left
+    assert first.lose() > 1
     assert second.coordinator.wait() == 0, second.coordinator.errors
     check(study, FEW)
-    assert left <= {line.split(":")[0] for line in second.coordinator.errors.splitlines()}
+    assert left.keys() <= {line.split(":")[0] for line in second.coordinator.errors.splitlines()}
