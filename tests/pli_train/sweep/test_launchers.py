@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -119,6 +120,21 @@ def test_the_process_that_trains_gets_the_signals(task_of):
     up(task)
     found.signal(signal.SIGTERM)
     assert wait(first) == -signal.SIGTERM
+
+
+def test_a_process_that_has_the_id_of_a_worker_on_another_machine_gets_no_signal(task_of):
+    from pli_train.checkpointing.lock import Lock
+
+    task = task_of(WAIT)
+    task.run.mkdir(parents=True)
+    lock = Lock(task.run)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as bystander:
+        (task.run / run_folder.LOCK).write_text(f"{bystander.pid}\n")
+        FoundWorker(task).signal(signal.SIGKILL)
+        time.sleep(0.1)
+        assert bystander.poll() is None
+        bystander.kill()
+    lock.release()
 
 
 def test_a_worker_begins_a_run_and_resumes_one(tmp_path):
