@@ -19,6 +19,7 @@ from pli_train.core import output
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jinja2 import Template
 
     from pli_analysis.report.parts import Figure, Report
 
@@ -39,19 +40,11 @@ def html(report: Report, version: str | None = None) -> str:
         version: version of a page that is served while the run trains. The page polls `/version` and reloads when the
             version changes.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("pli_analysis", "report"),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     plotly, script = _plotly(), _asset("page.js")
     poll = "" if version is None else _asset("served.js")
-    return environment.get_template("page.html").render(
+    return _template().render(
         report=report,
         data=lambda figure: Markup(embed(payload(figure))),
         csv=lambda name, table: Markup(embed({"name": name, "csv": render(table, Format.CSV)})),
@@ -104,6 +97,20 @@ def _digest(script: str) -> str:
 
 def _asset(name: str) -> str:
     return (files("pli_analysis") / "report" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("pli_analysis", "report"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
 
 
 @cache
