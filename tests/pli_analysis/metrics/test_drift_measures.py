@@ -1,5 +1,6 @@
 """Every measure of drift against a slow computation that shares nothing with it but the model's weights."""
 
+import functools
 import math
 
 import numpy as np
@@ -26,6 +27,18 @@ from tests.drifting import RATES, Drifting, grown
 from tests.families import HEADS, LAYERS, TINY, UNITS
 
 FAMILIES = sorted(TINY)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Return a function that makes a grown run and its table of drift, once a family: family → (Run, table)."""
+
+    @functools.cache
+    def made(family):
+        run = open_run(grown(tmp_path_factory.mktemp("measured") / family, family))
+        return run, api.drift(run, "all")
+
+    return made
 
 
 def states(run):
@@ -68,10 +81,10 @@ def sum_of_rates(start, end):
     return np.interp(steps, list(RATES[run_folder.LR]), list(RATES[run_folder.LR].values())).sum()
 
 
-def reference(run):
+def reference(states):
     """(checkpoint, part) → measures."""
     births, last, paths, jumps, before, made = {}, {}, {}, {}, None, {}
-    for found, message in states(run):
+    for found, message in states:
         for part, now in message.items():
             birth = births[part] = with_newborns(births.get(part, {}), now)
             previous = with_newborns(last.get(part, {}), now)
@@ -148,33 +161,33 @@ def first_units(name, array, units, count):
     return relative_distances[:, :count]
 
 
-def agree(run, table):
-    expected = reference(run)
-    rows = table[table["part_type"] != "matrix"].set_index(["checkpoint", "part"])
+def agree(states, table):
+    expected = reference(states)
+    rows = table[table["part_type"] != "matrix"].set_index(["checkpoint", "part"]).to_dict("index")
     named = {key for key in expected if not key[1].endswith(".other")}
-    assert set(rows.index) == named
+    assert set(rows) == named
     for key in named:
         for measure, value in expected[key].items():
-            message = rows.loc[key, measure]
+            message = rows[key][measure]
             assert message == pytest.approx(value, rel=2e-6, abs=1e-9, nan_ok=True), (key, measure)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_measure_of_a_grown_run_equals_a_slow_reference(tmp_path, family):
-    run = open_run(grown(tmp_path / "run", family))
-    table = api.drift(run, "all")
-    agree(run, table)
+def test_every_measure_of_a_grown_run_equals_a_slow_reference(measured, family):
+    run, table = measured(family)
+    expected = list(states(run))
+    agree(expected, table)
     assert table["donor_distance"].notna().any() and table["relative_update_rate"].notna().any()
-    squares = (table["rms_change"] ** 2 * _numbers(run, table)).groupby([table["checkpoint"], table["layer"]])
+    squares = (table["rms_change"] ** 2 * _numbers(expected, table)).groupby([table["checkpoint"], table["layer"]])
     for _, of_layer in squares:
         layer = table.loc[of_layer.index, "part_type"] == "layer"
         assert of_layer[~layer].sum() == pytest.approx(of_layer[layer].sum(), rel=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tensors_in_segments_measure_as_whole_ones(tmp_path, family, monkeypatch):
-    run = open_run(grown(tmp_path / "run", family))
-    whole, cuts = api.drift(run, "all"), []
+def test_tensors_in_segments_measure_as_whole_ones(measured, tmp_path, family, monkeypatch):
+    run, whole = measured(family)
+    cuts = []
 
     def counted(track):
         found = list(chunks.segments(track))
@@ -188,10 +201,8 @@ def test_tensors_in_segments_measure_as_whole_ones(tmp_path, family, monkeypatch
     assert max(cuts) > 20 and sum(cut > 1 for cut in cuts) > len(cuts) / 2
 
 
-def _numbers(run, table):
-    sizes = {
-        (str(f.name), part): flat(segments).size for f, message in states(run) for part, segments in message.items()
-    }
+def _numbers(states, table):
+    sizes = {(str(f.name), part): flat(segments).size for f, message in states for part, segments in message.items()}
     return [sizes[row.checkpoint, row.part] for row in table.itertuples()]
 
 
@@ -219,7 +230,7 @@ def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, s
     run = open_run(made.folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "SIZE", segment)
-        agree(run, api.drift(run, "all"))
+        agree(states(run), api.drift(run, "all"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

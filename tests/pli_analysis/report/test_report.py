@@ -23,9 +23,20 @@ from tests.commands import call, refused
 from tests.drifting import Drifting
 
 
-def test_two_renders_are_the_same_bytes(runs, family):
-    first, second = (page.html(content.build(open_run(runs[family]))) for _ in range(2))
-    assert first == second
+@pytest.fixture(scope="module")
+def reports(runs):
+    """The report of each family's run: family → Report. Tests must not change them."""
+    return {family: content.build(open_run(folder)) for family, folder in runs.items()}
+
+
+@pytest.fixture(scope="module")
+def pages(reports):
+    """The page of each report: family → HTML."""
+    return {family: page.html(report) for family, report in reports.items()}
+
+
+def test_two_renders_are_the_same_bytes(runs, pages, family):
+    assert page.html(content.build(open_run(runs[family]))) == pages[family]
 
 
 def test_a_cold_cache_gives_the_bytes_of_a_warm_one(runs, family, monkeypatch, tmp_path):
@@ -57,8 +68,8 @@ def test_the_page_has_umap_when_asked_and_says_that_it_compiles_when_it_does(run
     assert "x,y,x_tsne,y_tsne,x_umap,y_umap" in (tmp_path / "first.html").read_text()
 
 
-def test_every_section_is_there_with_its_figures(runs, family):
-    message = content.build(open_run(runs[family]))
+def test_every_section_is_there_with_its_figures(reports, pages, family):
+    message = reports[family]
     assert [section.id for section in message.sections] == [
         "summary",
         "loss",
@@ -75,13 +86,13 @@ def test_every_section_is_there_with_its_figures(runs, family):
         *("drift-map", "drift-curves", "drift-cosine", "map", "grad-norms"),
     ]
     assert all(figure.caption.endswith(".") and len(figure.table) for figure in figures)
-    text = page.html(message)
+    text = html.unescape(pages[family])
     for figure in figures:
-        assert html.escape(figure.caption, quote=False) in html.unescape(text) or figure.caption in html.unescape(text)
+        assert html.escape(figure.caption, quote=False) in text or figure.caption in text
 
 
-def test_the_summary_says_what_sections_found_and_they_say_how(runs, family):
-    summary, *sections = content.build(open_run(runs[family])).sections
+def test_the_summary_says_what_sections_found_and_they_say_how(reports, family):
+    summary, *sections = reports[family].sections
     message = {section.id: section for section in sections}
     assert {"loss", "lineage", "drift", "grad-norms"} <= {id for id, *_ in summary.findings}
     for id, title, headline in summary.findings:
@@ -119,9 +130,9 @@ def test_nothing_that_a_run_says_becomes_markup(hostile_run):
     assert text.count("<script") == text.count("</script") == 2 + figures + tables + bundle.count("<script")
 
 
-def test_data_in_the_page_reads_back_as_the_table(runs, family):
-    message = content.build(open_run(runs[family]))
-    blocks = re.findall(r'<script type="application/json">(.*?)</script>', page.html(message), re.S)
+def test_data_in_the_page_reads_back_as_the_table(reports, pages, family):
+    message = reports[family]
+    blocks = re.findall(r'<script type="application/json">(.*?)</script>', pages[family], re.S)
     held = {block["name"]: block["csv"] for block in map(json.loads, blocks)}
     table = next(figure.table for s in message.sections for figure in s.figures if figure.id == "drift-map")
     rows = list(csv.DictReader(io.StringIO(held["drift-map"])))
@@ -140,8 +151,8 @@ def test_a_run_without_scalars_or_growth_reports_what_it_has(config_of, tmp_path
     assert "No growth: the stack remained a." in capsys.readouterr().out
 
 
-def test_the_terminal_prints_the_same_findings(runs, family, capsys):
-    message = content.build(open_run(runs[family]))
+def test_the_terminal_prints_the_same_findings(reports, family, capsys):
+    message = reports[family]
     terminal.show(message)
     printed = capsys.readouterr().out
     for section in message.sections:
@@ -236,9 +247,9 @@ def test_pairs_that_are_equally_alike_are_not_ranked(cka):
         assert message == expected
 
 
-def test_captions_say_that_it_is_one_run_and_of_how_much(runs, family):
+def test_captions_say_that_it_is_one_run_and_of_how_much(runs, reports, family):
     run = open_run(runs[family])
-    captions = {figure.id: figure.caption for s in content.build(run).sections for figure in s.figures}
+    captions = {figure.id: figure.caption for s in reports[family].sections for figure in s.figures}
     table = api.drift(run)
     of_drift = f"One run, {table['part'].nunique()} layers, {table['checkpoint'].nunique()} checkpoints."
     assert all(captions[id].endswith(of_drift) for id in ("drift-map", "drift-curves", "drift-cosine"))
