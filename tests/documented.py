@@ -28,6 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PROMPT = "$ "
 ANYTHING = "…"
+VARIABLES = {"TRANSFORMERS_VERBOSITY": "error"}
+"""Environment of the commands, beside that of the tests."""
 
 _BLOCK = re.compile(r"^```console( varies)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _EXIT = re.compile(r"\s+# exit (\d+)$")
@@ -61,10 +63,14 @@ def commands(text: str) -> Iterator[ShownCommand]:
             yield ShownCommand(first + start, command, int(code[1]) if code else 0, output, bool(block[1]))
 
 
-def run(command: str, folder: Path) -> tuple[int, str]:
-    """Run a command. Return its exit code and its stdout and stderr combined."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "error"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def run(command: str, folder: Path, programs: Path | None = None) -> tuple[int, str]:
+    """Run a command. Return its exit code and its stdout and stderr combined.
+
+    Programs in the folder `programs` take precedence over the installed ones.
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | VARIABLES
+    places = [*([programs] if programs else []), Path(sys.executable).parent, os.environ["PATH"]]
+    environment["PATH"] = os.pathsep.join(map(str, places))
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=folder,
@@ -90,9 +96,9 @@ def disagreement(shown: ShownCommand, code: int, printed: str) -> str | None:
     return f"line {shown.line}: `{shown.command}` prints something else:\n{differences}"
 
 
-def check(text: str, folder: Path) -> list[str]:
+def check(text: str, folder: Path, programs: Path | None = None) -> list[str]:
     """Run a document's commands in order in a folder. Return the differences."""
-    ran = ((shown, *run(shown.command, folder)) for shown in commands(text))
+    ran = ((shown, *run(shown.command, folder, programs)) for shown in commands(text))
     return [message for shown, code, printed in ran if (message := disagreement(shown, code, printed))]
 
 

@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.documented import ROOT, ShownCommand, check, commands, disagreement
+from tests.documented import ROOT, VARIABLES, ShownCommand, check, commands, disagreement
+from tests.warm_programs import WarmPrograms
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
@@ -22,17 +24,25 @@ LINK = re.compile(r"\]\(([^)#\s]+)?(?:#([^)\s]+))?\)")
 
 
 @pytest.fixture(scope="session")
-def example(tmp_path_factory):
+def programs():
+    """A folder with `pli-train` and `pli-analyze` that run in forks of a warm process."""
+    with tempfile.TemporaryDirectory() as folder:
+        WarmPrograms(Path(folder), **VARIABLES)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def example(programs, tmp_path_factory):
     """A folder with the run and its twin that pages share, made by the commands of the index, and its differences."""
     folder = tmp_path_factory.mktemp("example")
     (folder / "docs").mkdir()
     shutil.copy(ROOT / "docs/example.toml", folder / "docs")
-    return folder, check(TEXTS[NAMES.index("docs/index.md")], folder)
+    return folder, check(TEXTS[NAMES.index("docs/index.md")], folder, programs)
 
 
 @pytest.fixture(scope="session")
-def wrong(example, tmp_path_factory, request):
-    """Page → its differences. Pages run in parallel in their own folders, as most of the time is process start."""
+def wrong(example, programs, tmp_path_factory, request):
+    """Page → its differences. Pages run in parallel in their own folders."""
     made, message = example
 
     def read(name):
@@ -41,7 +51,7 @@ def wrong(example, tmp_path_factory, request):
         folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("page") / "here"))
         if name == "README.md":  # which makes the run itself
             shutil.rmtree(folder / "runs")
-        return check(TEXTS[NAMES.index(name)], folder)
+        return check(TEXTS[NAMES.index(name)], folder, programs)
 
     asked = [item.callspec.params["name"] for item in request.session.items if "wrong" in item.fixturenames]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -66,13 +66,13 @@ class Child:
 
 
 class Warm:
-    """The warm process, from outside."""
+    """The warm process, from outside. It imports everything with these variables in its environment."""
 
-    def __init__(self):
+    def __init__(self, **variables):
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-m", "tests.warm", str(theirs.fileno())]
-            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
             self._process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()])
 
     def ask(self, request, streams=()):
