@@ -1,7 +1,9 @@
 """Shared fixtures: tiny models, a tiny corpus, and runs that train in seconds."""
 
+import gc
 import os
 import shutil
+import stat
 import sysconfig
 from pathlib import Path
 
@@ -28,6 +30,13 @@ HELPERS = (
 )
 pytest.register_assert_rewrite(*(f"tests.{name}" for name in HELPERS))
 
+
+def pytest_collection_finish(session):
+    """Exempt all that imports and collection made from garbage collection, which `Trainer` runs at each training."""
+    gc.collect()
+    gc.freeze()
+
+
 FAMILIES = ("bert", "gpt2")
 MODELS = {
     "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32},
@@ -47,6 +56,21 @@ def _cache(tmp_path_factory):
         patch.setenv("PLI_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_disks():
+    """Do not wait until files are on the disk. Commands that tests start, to kill them for example, do wait."""
+    fsync = os.fsync
+
+    def written(handle):
+        mode = os.fstat(handle).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            fsync(handle)  # refuses what cannot be synced
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", written)
         yield
 
 
