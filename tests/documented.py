@@ -69,8 +69,8 @@ def run(command: str, folder: Path, programs: Path | None = None) -> tuple[int, 
     Programs in the folder `programs` take precedence over the installed ones.
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | VARIABLES
-    places = [*([programs] if programs else []), Path(sys.executable).parent, os.environ["PATH"]]
-    environment["PATH"] = os.pathsep.join(map(str, places))
+    folders = [*([programs] if programs else []), Path(sys.executable).parent, os.environ["PATH"]]
+    environment["PATH"] = os.pathsep.join(map(str, folders))
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=folder,
