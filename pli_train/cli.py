@@ -43,6 +43,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. optim.lr=3e-4; repeatable."),
 ]
+Until = Annotated[
+    int | None,
+    typer.Option("--until", min=0, metavar="STEP", help="Stop at this step, before its growth events; resumable."),
+]
 FormatOption = Annotated[
     Format, typer.Option("--format", "-f", metavar="FORMAT", help="Output format: table, json, csv or md.")
 ]
@@ -55,6 +59,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run. Default: runs/NAME.")
     ] = None,
+    until: Until = None,
 ) -> None:
     """Train a growing model; print the run's folder when done.
 
@@ -69,12 +74,12 @@ def run(
     launch.require_new(folder)
     show = _show()
     show.say(f"run folder: {folder}")
-    launch.begin(settings, folder, show).run()
+    launch.begin(settings, folder, show).run(until)
     print(folder)
 
 
 @app.command()
-def resume(run: RunFolder) -> None:
+def resume(run: RunFolder, until: Until = None) -> None:
     """Resume a run that was stopped or killed.
 
     Training continues from its last complete checkpoint.
@@ -86,7 +91,7 @@ def resume(run: RunFolder) -> None:
     settings = configs.of_run(run)
     from pli_train.training import launch
 
-    launch.resume(settings, run, _show()).run()
+    launch.resume(settings, run, _show()).run(until)
     print(run)
 
 

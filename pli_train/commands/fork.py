@@ -12,24 +12,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train.checkpointing import checkpoint
 from pli_train.config import loading as configs
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.training import launch
+from pli_train.training import twin as twins
 from pli_train.training.progress import NullReporter
 from pli_train.training.run_plan import RunPlan
-from pli_train.training.run_record import twin_record
-from pli_train.training.warm_start import Parent
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
     from pli_train.training.trainer import Trainer
 
 MAY_CHANGE = ("optim.", "growth.", "checkpoint.", "tracking.")
-"""Sections in which a twin may differ from its parent, in addition to train.steps."""
+"""Sections in which a twin may differ from its parent, in addition to MAY_CHANGE_KEYS."""
+MAY_CHANGE_KEYS = ("train.steps", "train.order")
 
 
 def fork(
@@ -42,7 +41,7 @@ def fork(
         step: a step for which the parent has a checkpoint.
         out: folder of the twin, which must not exist.
         growth: whether to apply the remaining events. If False, an event at the step itself is left out too.
-        changes: `section.key=value` settings that differ: optim, growth, train.steps, checkpoint, tracking.
+        changes: `section.key=value` settings that differ, of MAY_CHANGE and MAY_CHANGE_KEYS.
         show: reporter of progress.
 
     Raises:
@@ -60,23 +59,13 @@ def fork(
     config = _config(run, out, None if growth else len(lineage.events), changes)
     text = launch.corpus_of(config, run, show.say)
     plan = RunPlan.make(config, text, processes=1)
-    _check_growth(plan, lineage, step)
-    # The folder appears by one rename, so that a killed fork leaves nothing that `resume` would accept as a run.
-    partial = out.with_name(run_folder.PARTIAL + out.name)
-    shutil.rmtree(partial, ignore_errors=True)
+    twins.check(plan, lineage, step)
+    twins.create(run, source, out, plan)
     try:
-        _copy_run(run, source, partial)
-        parent = Parent(str(run.resolve()), source.name, run.resolve().name)
-        record = twin_record(run_folder.read_json(run / run_folder.RUN), config, plan.total_steps, parent)
-        checkpoint.write_text(partial / run_folder.RUN, record)
-        checkpoint.write_text(partial / run_folder.LINEAGE, lineage.to_json())
-        partial.rename(out)
         twin = launch.resume(config, out, show, text=text)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     show.say(f"{out}: twin of {source}, {len(lineage.stack)} layers ({lineage})")
     return twin
 
@@ -104,41 +93,13 @@ def _config(run: Path, out: Path, events: int | None, changes: Sequence[str]) ->
     """Return the twin's config: the parent's with changes, and only the first `events` events unless None."""
     for change in changes:
         key = change.partition("=")[0].strip()
-        if key != "train.steps" and not key.startswith(MAY_CHANGE):
+        if key not in MAY_CHANGE_KEYS and not key.startswith(MAY_CHANGE):
             raise BadInput(
-                f"--set {change}: a twin has the model, data and data order of its parent; "
-                "it may differ in optim, growth, train.steps, checkpoint and tracking"
+                f"--set {change}: a twin has the model and data of its parent; "
+                f"it may differ in optim, growth, {', '.join(MAY_CHANGE_KEYS)}, checkpoint and tracking"
             )
     config = configs.of_run(run, changes)
     update: dict[str, object] = {"name": re.sub(r"[^\w.\-]", "-", out.name)}
     if events is not None:
         update["growth"] = config.growth.model_copy(update={"events_kept": events})
     return config.model_copy(update=update)
-
-
-def _check_growth(plan: RunPlan, lineage: Lineage, step: int) -> None:
-    """Raise BadInput unless the twin's schedule continues the lineage."""
-    if plan.total_steps < step:
-        raise BadInput(f"--at {step}: is after the last step, {plan.total_steps}")
-    done = len(lineage.events)
-    expected = plan.events[done - 1].lineage if 0 < done <= len(plan.events) else None
-    if done and (expected is None or (expected.stack, expected.shapes()) != (lineage.stack, lineage.shapes())):
-        raise BadInput(
-            f"growth.schedule: its first {done} events do not result in the layers at step {step} ({lineage})"
-        )
-    for planned in plan.events[done:]:
-        if planned.step is not None and planned.step < step:
-            raise BadInput(f"growth.schedule: {planned.event} is due at step {planned.step}, before the fork at {step}")
-
-
-def _copy_run(run: Path, source: Path, target: Path) -> None:
-    """Copy a checkpoint's files, as listed in its manifest, and the run's tokenizer and held-out blocks."""
-    (target / source.name).mkdir(parents=True)
-    for name in (*run_folder.listed(source), run_folder.MANIFEST):
-        shutil.copyfile(source / name, target / source.name / name)
-    if flaw := run_folder.flaw(target / source.name, hashes=True):
-        raise BadInput(f"{source}: its copy {flaw}")
-    if (run / run_folder.TOKENIZER).is_dir():
-        shutil.copytree(run / run_folder.TOKENIZER, target / run_folder.TOKENIZER, symlinks=True)
-    if (run / run_folder.PROBE).is_file():
-        shutil.copyfile(run / run_folder.PROBE, target / run_folder.PROBE)

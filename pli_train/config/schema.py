@@ -28,6 +28,7 @@ class TrainConfig(Section):
     block_size: int = Field(128, ge=8, description="tokens in a block")
     batch_size: int = Field(32, ge=1, description="blocks per batch, on each device")
     accumulation: int = Field(1, ge=1, description="batches accumulated before an update")
+    order: int = Field(0, ge=0, description="number of the order of the training text; the seed has many orders")
     mlm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
     clip_norm: float = Field(1.0, ge=0, description="gradients are clipped to this global L2 norm; 0: no clipping")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, else fp32")

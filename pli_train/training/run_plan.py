@@ -73,7 +73,8 @@ class RunPlan:
         depth, skeleton, anatomy = build.skeleton(config.model, corpus.vocabulary, train.block_size)
         corpus.check(anatomy.task, skeleton.config)
         start = start_of(skeleton, anatomy, depth, config.model.initial_heads, train.block_size)
-        blocks = Blocks(corpus.train, train.block_size, derive(config.seed, "order"), "training text")
+        order = derive(config.seed, "order", *([train.order] if train.order else []))
+        blocks = Blocks(corpus.train, train.block_size, order, "training text")
         blocks_per_step = train.batch_size * train.accumulation * processes
         total_steps = train.steps or max(1, math.ceil((train.epochs or 0) * blocks.count / blocks_per_step))
         return cls(

@@ -75,8 +75,12 @@ class Trainer:
         self._log = StepLog(accelerator, plan, state.progress.tokens)
         self._stop = StopSignal(say)
 
-    def run(self) -> Path:
+    def run(self, until: int | None = None) -> Path:
         """Train to the end and return the last checkpoint's folder.
+
+        Args:
+            until: stop after this step if it is before the end: evaluate, and save a checkpoint from which the run
+                resumes. Growth events of this step are not applied yet.
 
         Raises:
             Interrupted: after SIGINT or SIGTERM, when a checkpoint is written.
@@ -86,7 +90,7 @@ class Trainer:
             try:
                 self.saver.open(self.state)
                 self._call("on_train_begin", self.plan.total_steps)
-                return self._loop()
+                return self._loop(until)
             finally:
                 self._batches.close()
                 try:
@@ -94,33 +98,37 @@ class Trainer:
                 finally:
                     self.saver.close()
 
-    def _loop(self) -> Path:
+    def _loop(self, until: int | None) -> Path:
         state, train, total_steps = self.state, self.plan.config.train, self.plan.total_steps
+        pause = until if until is not None and until < total_steps else None
         last = None
         if not state.progress.history:
             self._report(self.evaluator.evaluate(state))
-            if not self._growth.due():  # growth saves a checkpoint before and after
-                last = self._save()
-        self._grow()
-        while state.step < total_steps:
+            due = bool(self._growth.due())
+            if not due or pause == 0:  # growth saves a checkpoint before and after
+                last = self._save(after=not due)
+        if pause is None or state.step < pause:
+            self._grow()
+        while state.step < (total_steps if pause is None else pause):
             self._update()
             last = None
             ending = self._stop.asked or state.step == total_steps
             if state.step % train.log_every == 0 or ending:
                 self._write_log()
-            if state.step % train.eval_every == 0 or self._growth.due() or state.step == total_steps:
+            if state.step % train.eval_every == 0 or self._growth.due() or state.step in (pause, total_steps):
                 self._report(self.evaluator.evaluate(state))
             due = bool(self._growth.due())  # after the evaluation, which may show a plateau
             if state.step == total_steps and not due:
                 self._report(self.evaluator.in_full(state))
-            if ending or (self.plan.retention.due(state.step) and not due):
+            if ending or state.step == pause or (self.plan.retention.due(state.step) and not due):
                 last = self._save(after=not due)
             if self._stop.asked and state.step < total_steps:
                 self.saver.wait()
                 raise Interrupted(f"stopped at step {state.step}; resume with: pli-train resume {self.saver.folder}")
-            self._grow()
+            if state.step != pause:
+                self._grow()
         self.saver.wait()
-        return last or self.saver.folder / str(run_folder.CheckpointName(state.step))
+        return last or self.saver.folder / str(run_folder.CheckpointName(state.step, not self._growth.due()))
 
     # --- one step --------------------------------------------------------------------------------------------------
 

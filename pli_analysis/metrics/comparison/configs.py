@@ -92,7 +92,7 @@ def kind_of(key: str) -> str:
     >>> kind_of("growth.schedule"), kind_of("optim.lr"), kind_of("train.eval_every")
     ('growth', 'tuning', 'watching')
     """
-    if key == "seed":
+    if key in ("seed", "train.order"):
         return "seed"
     return "growth" if key.startswith(GROWTH) else "watching" if key.startswith(WATCHING) else "tuning"
 

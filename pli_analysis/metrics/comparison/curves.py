@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pli_analysis.scalars.reading import Scalars
 
-BATCHES = ("train.block_size", "train.batch_size", "train.accumulation", "train.mlm_probability")
+BATCHES = ("train.block_size", "train.batch_size", "train.accumulation", "train.mlm_probability", "train.order")
 EVALUATION = ("eval.", "train.eval_blocks")
 """Config keys that determine, with the seed and the corpus, the batches and the evaluation blocks of a run."""
 LISTED = 4

@@ -135,7 +135,7 @@ def test_what_a_twin_may_change_and_what_not(runs, tmp_path):
         f"checkpoint-{name}" for name in ("4", "7-before", "7", "8", "9")
     ]
     for change in NOT_A_TWINS:
-        with pytest.raises(BadInput, match="a twin has the model, data and data order of its parent") as message:
+        with pytest.raises(BadInput, match="a twin has the model and data of its parent") as message:
             fork(runs["gpt2"], 4, tmp_path / "no", changes=[change])
         assert len(message.value.mistakes) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["twin"]
