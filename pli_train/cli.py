@@ -206,6 +206,61 @@ def sweep(
 
 
 @app.command()
+def lag(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="PRESET|FILE.toml",
+            help="With --grid, a preset or config file with growth events; else a space file.",
+            autocompletion=_presets,
+        ),
+    ],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="growth.FIELD=VALUE,VALUE", help="Values of a field of events; repeatable."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--lag", min=1, metavar="K", help="Steps from growth to the comparison. Default: until recovery."),
+    ] = None,
+    orders: Annotated[
+        int, typer.Option("--orders", min=1, metavar="N", help="Data orders with which each candidate is trained.")
+    ] = 2,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Train all candidates to the end; print rank correlations.")
+    ] = False,
+    overrides: Overrides = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Parallel runs. Default: one per GPU, or per core."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, metavar="N", help="Threads per run. Default: cores / workers."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder to make. Default: studies/NAME-lag.")
+    ] = None,
+) -> None:
+    """Try candidates at each growth event; print the folder.
+
+    Each candidate is trained for some steps after the event. The run continues with the one whose loss is then the
+    lowest. To resume, run the same command again.
+
+    Example: pli-train lag tiny --grid growth.initializer=random,clone --lag 20
+    """
+    from pli_train.commands import lag as lags
+    from pli_train.sweep.launchers.local import LocalLauncher, count_gpus
+
+    found = lags.space_of(source, grid or [], overrides or [])
+    folder = out or Path("studies", f"{found.name}-lag")
+    launcher, show = LocalLauncher(workers, count_gpus(), threads), _show()
+    show.say(f"comparison: {folder} ({launcher.slots} at a time)")
+    lags.lag(found, folder, launcher, steps, orders, complete, show.say)
+    print(folder)
+
+
+@app.command()
 def verify(
     run: RunFolder,
     format: FormatOption = Format.TABLE,

@@ -57,9 +57,9 @@ class InProcess:
         with log:
             try:
                 if (task.run / run_folder.RUN).is_file():
-                    launch.resume(loading.of_run(task.run), task.run).run()
+                    launch.resume(loading.of_run(task.run), task.run).run(task.until)
                 else:
-                    launch.begin(loading.load(str(task.config)), task.run).run()
+                    launch.begin(loading.load(str(task.config)), task.run).run(task.until)
             except PliError as error:
                 log.write(f"error: {error}\n".encode())
                 return Ended(error.exit_code)

@@ -47,7 +47,6 @@ def flops_of(plan: RunPlan, steps: int) -> int:
     Raises:
         BadInput: when an event waits for a plateau, so that its step is unknown, or is after the end.
     """
-    train = plan.config.train
     events = schedule.plan(plan.config.growth.events(plan.start, steps), plan.start, steps)
     begins = [0]
     for event in events:
@@ -57,11 +56,18 @@ def flops_of(plan: RunPlan, steps: int) -> int:
             )
         begins.append(event.step)
     lineages: list[Lineage] = [plan.start.lineage(), *(event.lineage for event in events)]
-    tokens, total = plan.blocks_per_step * train.block_size, 0
-    for begin, end, lineage in zip(begins, [*begins[1:], steps], lineages, strict=True):
-        per_token = plan.size.flops_per_token(lineage.shapes(), length(lineage, train.block_size))
-        total += (end - begin) * tokens * per_token
-    return total
+    ends = [*begins[1:], steps]
+    return sum(
+        (end - begin) * flops_per_step(plan, lineage)
+        for begin, end, lineage in zip(begins, ends, lineages, strict=True)
+    )
+
+
+def flops_per_step(plan: RunPlan, lineage: Lineage) -> int:
+    """Return the FLOPs of an optimizer update with the shape of a lineage."""
+    block_size = plan.config.train.block_size
+    per_token = plan.size.flops_per_token(lineage.shapes(), length(lineage, block_size))
+    return plan.blocks_per_step * block_size * per_token
 
 
 def steps_within(plan: RunPlan, budget: float) -> int:

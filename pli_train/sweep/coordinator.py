@@ -8,15 +8,12 @@ locks.
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import StorageInternalError
@@ -25,10 +22,11 @@ from optuna.trial import TrialState
 from pli_train.config import loading
 from pli_train.core import output
 from pli_train.core.errors import BadInput, PliError, counted
-from pli_train.core.run_format import run_folder, study_folder
+from pli_train.core.run_format import study_folder
 from pli_train.sweep import database, objective, pruning
 from pli_train.sweep.study import PLAN, PRUNED_AT, RESULT, Study
-from pli_train.sweep.worker import UNKNOWN, FoundWorker, Task, claim
+from pli_train.sweep.worker import FoundWorker, Task, claim
+from pli_train.sweep.worker_ends import POLL, REQUESTS, STOPPING, Deaths, Interrupted, error_of, stop_all, was_killed
 from pli_train.training.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -40,32 +38,14 @@ if TYPE_CHECKING:
     from pli_train.sweep.trial_config import TrialConfigs
     from pli_train.sweep.worker import Launcher, Worker
 
-POLL = 0.1
-"""Seconds between two polls of the workers."""
 PRUNE_EVERY = 5.0
 """Seconds between two reads of a run's evaluations, if trials are pruned."""
 WAIT = 2.0
 """Seconds between two polls of a database while other machines run the last trials."""
 OUTAGE = 1800.0
 """Seconds without a database after which the study stops."""
-PATIENCE = 300.0
-"""Seconds for workers to write a checkpoint after a request to stop; then they are killed."""
-DEATHS = 20
-"""Number of times a worker may be killed without a new checkpoint before its trial fails."""
 FAILURES = 3
 """Number of failed trials, without a successful one, after which the study stops."""
-ENDED_BY_REQUEST = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
-FULL_DISK = ("no space left", "disk quota exceeded", "the disk has")
-STOPPING = "stopping: workers write checkpoints (again: kill them)", "killing workers"
-"""Lines printed at the first request to stop and at further ones."""
-RESERVE = 2**20
-"""A disk with fewer free bytes counts as full."""
-
-
-class Interrupted(PliError):
-    """The user asked the study to stop. Its workers have written checkpoints."""
-
-    exit_code = 130
 
 
 @dataclass
@@ -77,8 +57,7 @@ class Job:
         trial: its state when it was created or planned.
         task: task of its worker.
         worker: its worker; None if none was started.
-        checkpoints: names of the run's checkpoints when the worker was last started.
-        deaths: number of killed workers since the last new checkpoint.
+        deaths: how often its worker was killed.
         evaluations_read: when its evaluations were last read (`time.monotonic`).
         pruned: whether it is being pruned.
     """
@@ -87,10 +66,12 @@ class Job:
     trial: FrozenTrial
     task: Task
     worker: Worker | None = None
-    checkpoints: frozenset[str] = frozenset()
-    deaths: int = 0
     evaluations_read: float = 0.0
     pruned: bool = False
+    deaths: Deaths = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deaths = Deaths(self.task.run)
 
     @cached_property
     def config(self) -> RunConfig:
@@ -133,12 +114,12 @@ class Coordinator:
             PliError: when a file cannot be written, all trials of an arm fail, or the database is down for long.
             StorageInternalError: when the database fails at the end.
         """
-        with StopSignal(self._say, STOPPING, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)) as stop:
+        with StopSignal(self._say, STOPPING, REQUESTS) as stop:
             try:
                 while not stop.asked and self._advance_or_wait():
                     time.sleep(POLL if self._jobs else WAIT)
             finally:
-                self._stop_workers(stop)
+                stop_all([job.worker for job in self._jobs.values() if job.worker is not None], stop)
             self._study.write_table(now=True)
         if stop.asked:
             raise Interrupted(f"stopped: {self._progress()}; run the same command to resume")
@@ -227,7 +208,7 @@ class Coordinator:
         if objective.is_finished(job.task.run):
             self._end(slot, job, *self._result(job))
             return
-        job.checkpoints = _checkpoints(job.task.run)
+        job.deaths.start()
         if job.pruned:
             job.worker = FoundWorker(job.task)
             job.worker.signal(signal.SIGTERM)
@@ -278,23 +259,17 @@ class Coordinator:
             self._end(slot, job, *self._result(job))
         elif job.pruned:
             self._end(slot, job, TrialState.PRUNED, {})
-        elif code < 0 or code == UNKNOWN or code in ENDED_BY_REQUEST:
+        elif was_killed(code):
             self._restart(slot, job, code)
         else:
-            error = _last_line(job.task.log)
-            if _is_full(error, self._study.folder):
-                raise PliError(f"{self._study.folder}: disk is full; free space, then run the same command to resume")
-            self._end(slot, job, TrialState.FAIL, {"error": error or f"its worker ended with exit code {code}"})
+            self._end(slot, job, TrialState.FAIL, {"error": error_of(job.task, code)})
 
     def _restart(self, slot: int, job: Job, code: int) -> None:
         """Resume a run whose worker was killed, unless it is killed repeatedly without a new checkpoint."""
-        progressed = _checkpoints(job.task.run) != job.checkpoints
-        job.deaths = 0 if progressed else job.deaths + (code != UNKNOWN)
-        if job.deaths >= DEATHS:
-            message = f"its worker was killed {DEATHS} times at the same checkpoint (exit code {code}); out of memory?"
-            self._end(slot, job, TrialState.FAIL, {"error": message})
-            return
-        self._begin_or_end(slot, job)
+        if error := job.deaths.add(code):
+            self._end(slot, job, TrialState.FAIL, {"error": error})
+        else:
+            self._begin_or_end(slot, job)
 
     def _result(self, job: Job) -> tuple[TrialState, dict[str, Any]]:
         """Read the result of a finished run."""
@@ -361,42 +336,3 @@ class Coordinator:
                 assert job.worker is not None
                 job.worker.signal(signal.SIGTERM)
                 return
-
-    def _stop_workers(self, stop: StopSignal) -> None:
-        """Let all workers write a checkpoint and stop; kill them after a second request."""
-        until = time.monotonic() + PATIENCE
-        running = [job.worker for job in self._jobs.values() if job.worker is not None]
-        asked: list[Worker] = []
-        while running := [worker for worker in running if worker.poll() is None]:
-            if stop.times > 1 or time.monotonic() > until:
-                break
-            for worker in running:
-                if worker not in asked or isinstance(worker, FoundWorker):
-                    worker.signal(signal.SIGTERM)
-                    asked.append(worker)
-            time.sleep(POLL)
-        for worker in running:
-            worker.signal(signal.SIGKILL)
-
-
-def _checkpoints(run: Path) -> frozenset[str]:
-    with suppress(OSError):
-        return frozenset(path.name for _, path in run_folder.checkpoints(run))
-    return frozenset()
-
-
-def _last_line(log: Path) -> str:
-    """Return the last line of a log: the error of a failed worker."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 4096))
-            lines = file.read().decode("utf-8", errors="replace").split("\n")
-    except OSError:
-        return ""
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return last.removeprefix("error: ")
-
-
-def _is_full(error: str, folder: Path) -> bool:
-    """Whether a worker failed because the disk is full, by its error or by the free space."""
-    return any(words in error.lower() for words in FULL_DISK) or shutil.disk_usage(folder).free < RESERVE

@@ -121,9 +121,13 @@ def recovery_windows(run: Path, config: RunConfig) -> list[tuple[int, int]]:
     path = run / run_folder.LINEAGE
     events: list[dict[str, Any]] = run_folder.read_json(path).get("events", []) if path.is_file() else []
     growth = config.growth
-    rewarm = growth.rewarm_steps if growth.learning_rate.startswith("rewarm") else 0
-    length = max(2 * config.train.eval_every, rewarm, growth.freeze_steps)
+    length = recovery_steps(config.train.eval_every, growth.learning_rate, growth.rewarm_steps, growth.freeze_steps)
     return [(int(event["step"]), int(event["step"]) + length) for event in events]
+
+
+def recovery_steps(eval_every: int, policy: str, rewarm_steps: int, freeze_steps: int) -> int:
+    """Return the length of the recovery window of an event with this learning-rate policy."""
+    return max(2 * eval_every, rewarm_steps if policy.startswith("rewarm") else 0, freeze_steps)
 
 
 def _last(run: Path) -> Path | None:

@@ -58,7 +58,7 @@ class ScheduleRule:
         moments = self._moments(min(self.events, added))
         # Spread the layers evenly over the moments.
         times = [moments[number * len(moments) // added] for number in range(added)]
-        indices = [self._index(depth) for depth in range(self.start_depth, self.depth)]
+        indices = [index_at(self.position, depth) for depth in range(self.start_depth, self.depth)]
         return " ".join(f"{at}@{index}" for at, index in zip(times, indices, strict=True))
 
     def _moments(self, count: int) -> list[float]:
@@ -68,15 +68,10 @@ class ScheduleRule:
         first = max(first, EARLIEST)
         return [round(first * (last / first) ** (number / (count - 1)), 4) for number in range(count)]
 
-    def _index(self, depth: int) -> int:
-        if isinstance(self.position, str):
-            return {"start": 0, "middle": (depth + 1) // 2, "end": depth}[self.position]
-        return round(self.position * depth)
-
     def _mistakes(self) -> list[str]:
         wrong = []
-        if self.position not in POSITIONS and not _is_share(self.position):
-            wrong.append(f"position is {self.position!r}; it is one of {', '.join(POSITIONS)}, or from 0 to 1")
+        if mistake := position_mistake(self.position):
+            wrong.append(mistake)
         if self.spacing not in SPACINGS:
             wrong.append(f"spacing is {self.spacing!r}; it is one of {', '.join(SPACINGS)}")
         for name in ("first", "last"):
@@ -92,6 +87,24 @@ class ScheduleRule:
 
 
 NAMES = tuple(field.name for field in fields(ScheduleRule))
+
+
+def index_at(position: str | float, depth: int) -> int:
+    """Return the index at which a layer is inserted into `depth` layers.
+
+    >>> [index_at(position, 3) for position in ("start", "middle", "end", 0.25)]
+    [0, 2, 3, 1]
+    """
+    if isinstance(position, str):
+        return {"start": 0, "middle": (depth + 1) // 2, "end": depth}[position]
+    return round(position * depth)
+
+
+def position_mistake(position: object) -> str:
+    """Return what is wrong with a position; empty if it is valid."""
+    if position in POSITIONS or _is_share(position):
+        return ""
+    return f"position is {position!r}; it is one of {', '.join(POSITIONS)}, or from 0 to 1"
 
 
 def _is_share(value: object) -> bool:

@@ -47,7 +47,7 @@ class PlannedTrial:
 
     def to_toml(self) -> str:
         """Return the complete config as TOML for `pli-train run`."""
-        return tomli_w.dumps(_without_none(self.config.model_dump(mode="json")))
+        return tomli_w.dumps(without_none(self.config.model_dump(mode="json")))
 
 
 class TrialConfigs:
@@ -167,10 +167,10 @@ def _few_checkpoints(steps: int) -> dict[str, Any]:
     return {"checkpoint.every": max(1, steps // CHECKPOINTS), "checkpoint.keep": 1, "checkpoint.full_last": 1}
 
 
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+def without_none(table: dict[str, Any]) -> dict[str, Any]:
     """TOML has no null; keys that are None in a config are None by default."""
     return {
-        key: _without_none(value) if isinstance(value, dict) else value
+        key: without_none(value) if isinstance(value, dict) else value
         for key, value in table.items()
         if value is not None
     }

@@ -32,11 +32,13 @@ class Task:
         folder: study folder.
         name: name of the run.
         threads: number of OpenMP threads. The result depends on it.
+        until: step at which the worker stops; None to train to the end.
     """
 
     folder: Path
     name: str
     threads: int
+    until: int | None = None
 
     @property
     def run(self) -> Path:
@@ -62,6 +64,7 @@ class Task:
         """Return the command that starts or resumes the run."""
         begun = (self.run / run_folder.RUN).is_file()
         words = ["resume", str(self.run)] if begun else ["run", str(self.config), "--out", str(self.run)]
+        words += [] if self.until is None else ["--until", str(self.until)]
         return [sys.executable, "-m", "pli_train", *words, "--quiet"]
 
     def environment(self) -> dict[str, str]:

@@ -1,0 +1,122 @@
+"""Compare candidates for each growth event some steps after it, and continue the run with the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_train.core.errors import BadInput
+from pli_train.sweep import space_reading
+from pli_train.sweep.budget import Planner
+from pli_train.sweep.changes import base_config
+from pli_train.sweep.lag import folder as folders
+from pli_train.sweep.lag.candidates import tables_of, values_of
+from pli_train.sweep.lag.comparison import Choices, Comparison, Settings
+from pli_train.sweep.lag.summary import summary
+from pli_train.sweep.objective import recovery_steps
+from pli_train.sweep.pool import Pool
+
+if TYPE_CHECKING:
+    from pli_train.sweep.lag.candidates import Candidate, Moment
+    from pli_train.sweep.space import Space
+    from pli_train.sweep.worker import Launcher
+
+Compared = list[tuple["Moment", list["Candidate"]]]
+
+
+def space_of(source: str, grid: Sequence[str], overrides: Sequence[str]) -> Space:
+    """Return the candidates of a command line: a grid over a preset or config file, or a space. Raises BadInput."""
+    if grid:
+        return space_reading.from_grid(source, grid, 1, overrides)
+    found = space_reading.load(source)
+    return space_reading.overridden(found, overrides) if overrides else found
+
+
+def lag(
+    space: Space,
+    folder: Path,
+    launcher: Launcher,
+    steps: int | None = None,
+    orders: int = 2,
+    complete: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Comparison:
+    """Run a comparison to its end, or resume it.
+
+    Args:
+        space: base config, and the values of the candidates.
+        folder: folder of the comparison.
+        launcher: starts workers.
+        steps: number of steps after growth at which candidates are compared; None for the recovery window of events.
+        orders: number of data orders.
+        complete: also train all candidates to the end of training.
+        say: called with each line of progress.
+
+    Raises:
+        BadInput: when the candidates are invalid or `steps` is too large, or the folder contains something else.
+        Interrupted: after a request to stop.
+        PliError: when the run fails, or all candidates of an event fail.
+    """
+    values = values_of(space)
+    base = base_config(space)
+    choices = Choices(base, values, Planner(say))
+    compared = _compared(choices)
+    settings = Settings(base, tuple(values), _steps(compared, steps, say), orders)
+    lock, threads = folders.open_folder(folder, settings.to_table(), launcher.threads)
+    try:
+        comparison = Comparison(folder, settings, choices, Pool(launcher, say), threads, say)
+        comparison.run(complete)
+        for line in summary(comparison):
+            say(line)
+    finally:
+        lock.release()
+    return comparison
+
+
+def _compared(choices: Choices) -> Compared:
+    """Return the moments with several candidates, if the schedule before is that of the base config.
+
+    Raises:
+        BadInput: when a candidate is impossible at all moments, or there is nothing to compare.
+    """
+    schedule = tables_of(choices.plan)
+    found: Compared = []
+    wrong: list[dict[str, list[str]]] = []
+    for moment in choices.moments:
+        candidates, mistakes = choices.at(moment, schedule)
+        wrong.append(mistakes)
+        if len(candidates) > 1:
+            found.append((moment, candidates))
+    if always := [name for name in wrong[0] if all(name in each for each in wrong)]:
+        raise BadInput(*(f"{name}: {line}" for name in always for line in wrong[0][name]))
+    if not found:
+        raise BadInput(
+            f"{choices.plan.config.name}: all candidates are the same at each growth event: their keys are not fields "
+            "of its operators"
+        )
+    return found
+
+
+def _steps(compared: Compared, steps: int | None, say: Callable[[str], None]) -> int:
+    """Return the number of steps after growth. Raises BadInput when it exceeds the time to the next event."""
+    if steps is not None:
+        if wrong := [moment for moment, _ in compared if steps > moment.end - moment.step]:
+            raise BadInput(
+                *(
+                    f"--lag {steps}: event {moment.number} is at step {moment.step}, and the next event or the end of "
+                    f"training at step {moment.end}; give at most {moment.end - moment.step}"
+                    for moment in wrong
+                )
+            )
+        return steps
+    found = max(
+        recovery_steps(each.plan.config.train.eval_every, event.learning_rate, event.rewarm_steps, event.freeze_steps)
+        for moment, candidates in compared
+        for each in candidates
+        for event in (planned.event for planned in each.plan.events[moment.first : moment.last])
+    )
+    for moment, _ in compared:
+        if found > (room := moment.end - moment.step):
+            say(f"event {moment.number}: compared after {room} steps, not {found}: then its stage of training ends")
+    return found

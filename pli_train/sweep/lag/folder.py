@@ -1,0 +1,149 @@
+"""The folder of a comparison of candidates: its settings, and the table of candidates.
+
+studies/NAME-lag/
+lag.json              settings, resolved base config, versions, command line
+candidates.csv        a row for each event, candidate and data order
+lag.lock              held by the process that runs the comparison
+configs/main.toml     the config of the run, with the schedule that was chosen so far
+runs/main/            the run
+runs/event-1-00-0/    a candidate: number of the event, of the candidate and of the data order
+logs/                 output of the workers
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import sys
+from dataclasses import astuple, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pli_train.checkpointing.lock import Lock
+from pli_train.core import output
+from pli_train.core.errors import BadInput, some
+from pli_train.core.run_format import run_folder, study_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LAG = "lag.json"
+TABLE = "candidates.csv"
+LOCK = "lag.lock"
+MAIN = "main"
+FORMAT = "pli-lag"
+VERSION = 1
+VERSIONS = ("pli", "torch", "transformers", "numpy")
+
+
+@dataclass
+class Row:
+    """A candidate with one data order.
+
+    Attributes:
+        event: number of the moment of growth.
+        step: its step.
+        candidate: index in the list of candidates.
+        values: values of the candidate, as text.
+        order: number of the data order.
+        run: name of the run folder.
+        steps: number of steps after growth at which candidates are compared.
+        flops: FLOPs of these steps.
+        loss_at_birth: eval loss right after growth.
+        loss: eval loss `steps` after growth.
+        rank: of the candidate's mean `loss` over data orders; 1 is the lowest. None if it failed.
+        chosen: whether the run continues with the candidate.
+        final_loss: eval loss at the end of training; None if it was not trained to the end.
+        error: why it failed.
+    """
+
+    event: int
+    step: int
+    candidate: int
+    values: str
+    order: int
+    run: str
+    steps: int
+    flops: int
+    loss_at_birth: float | None = None
+    loss: float | None = None
+    rank: int | None = None
+    chosen: bool = False
+    final_loss: float | None = None
+    error: str = ""
+
+
+def candidate_name(event: int, candidate: int, order: int) -> str:
+    """Return the name of a candidate's run folder.
+
+    >>> candidate_name(1, 3, 0)
+    'event-1-03-0'
+    """
+    return f"event-{event}-{candidate:02d}-{order}"
+
+
+def open_folder(folder: Path, settings: dict[str, Any], threads: int) -> tuple[Lock, int]:
+    """Create the folder of a comparison, or open it to resume. Return its lock and the number of threads per worker.
+
+    Args:
+        folder: the folder.
+        settings: what identifies the comparison, in JSON form.
+        threads: threads of each worker, for a new comparison. The results depend on it, so it never changes.
+
+    Raises:
+        BadInput: when the folder contains another comparison or something else, or another process uses it.
+        PliError: when the folder cannot be written.
+    """
+    settings = json.loads(json.dumps(settings))
+    require(folder, settings)
+    for name in ("", study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS):
+        output.make_folder(folder / name)
+    lock = Lock(folder, LOCK, "runs the comparison in it")
+    if not (folder / LAG).exists():
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "created": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+            "threads": threads,
+            "settings": settings,
+        }
+        output.write(folder / LAG, json.dumps(document, indent=1) + "\n")
+    return lock, int(run_folder.read_json(folder / LAG).get("threads", threads))
+
+
+def require(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise BadInput unless a folder is unused or contains the comparison with these settings."""
+    if (folder / LAG).is_file():
+        document = run_folder.read_json(folder / LAG)
+        if document.get("format") != FORMAT or document.get("version") != VERSION:
+            raise BadInput(f"{folder / LAG}: not a file of `pli-train lag`, or of a newer release")
+        theirs = document.get("settings")
+        theirs = theirs if isinstance(theirs, dict) else {}
+        if different := [key for key in settings if settings[key] != theirs.get(key)]:
+            raise BadInput(
+                f"{folder}: contains another comparison (its {some(different)} differ{'s' * (len(different) == 1)}); "
+                "choose another folder with --out"
+            )
+    elif folder.exists() and (not folder.is_dir() or not _is_unborn(folder)):
+        raise BadInput(f"{folder}: already exists and is not a comparison; choose another folder with --out")
+
+
+def write_table(folder: Path, rows: Sequence[Row]) -> None:
+    """Write the table of candidates. Raises PliError when it cannot be written."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([field.name for field in fields(Row)])
+    table.writerows(astuple(row) for row in rows)
+    output.write(folder / TABLE, text.getvalue())
+
+
+def _is_unborn(folder: Path) -> bool:
+    """Whether a folder contains only what `open_folder` creates before lag.json."""
+    ours = {study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS, LOCK}
+    return all(path.name in ours or path.name.startswith(run_folder.PARTIAL) for path in folder.iterdir())
