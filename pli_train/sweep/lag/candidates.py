@@ -80,12 +80,10 @@ def described(values: Values) -> str:
 
 def values_of(space: Space) -> list[dict[str, Any]]:
     """Return the values of each candidate. Raises BadInput unless all keys are fields of events and have values."""
-    wrong = [
-        f"{space.name}: {parameter.name}: not a field of growth events{did_you_mean(parameter.name, KEYS)} "
-        f"(fields: {', '.join(sorted(KEYS))})"
-        for parameter in space.parameters
-        if parameter.name not in KEYS | {SEED}
-    ]
+    unknown = [parameter.name for parameter in space.parameters if parameter.name not in KEYS | {SEED}]
+    wrong = [f"{space.name}: {name}: not a field of growth events{did_you_mean(name, KEYS)}" for name in unknown]
+    if unknown:
+        wrong[-1] += f" (fields: {', '.join(sorted(KEYS))})"
     if space.rule:
         wrong.append(f"{space.name}: space.schedule: the schedule is that of the base config; only events are varied")
     if wrong:

@@ -57,7 +57,7 @@ def rows_in(out):
 
 
 def test_a_candidate_with_too_much_noise_loses_at_each_event(finished):
-    out, done, launcher, said = finished
+    out, _, launcher, said = finished
     rows = rows_in(out)
     assert [(row["event"], row["candidate"], row["order"]) for row in rows] == [
         (event, candidate, order) for event in "12" for candidate in "01" for order in "01"
@@ -144,9 +144,9 @@ class Killed(InProcess):
         return super().start(task, slot)
 
 
-@pytest.mark.parametrize("after", [0, 1, 3, 5, 6, 9, 10])
+@pytest.mark.parametrize("after", [1, 4, 5, 6, 10])
 def test_a_comparison_killed_at_any_task_ends_as_if_it_was_not(finished, noisy, tmp_path, after):
-    whole, done, launcher, _ = finished
+    whole, done, *_ = finished
     out = tmp_path / "noisy"
     with pytest.raises(KeyboardInterrupt):
         compare(noisy, out, launcher=Killed(after))
@@ -195,7 +195,7 @@ def test_positions_and_operators_are_candidates_too(corpus, tmp_path):
         '"growth.position" = { choices = ["start", "end"], when = { "growth.operator" = ["insert"] } }\n'
         '"growth.to" = { choices = [96], when = { "growth.operator" = ["ffn"] } }\n'
     )
-    done, _, said = compare(str(file), tmp_path / "out", orders=1)
+    done, *_ = compare(str(file), tmp_path / "out", orders=1)
     first, second = ([row for row in done.rows if row.event == event] for event in (1, 2))
     schedule = loading.load(str(tmp_path / "out/configs/main.toml")).growth.schedule
     assert [event["at"] for event in schedule] == [0.25, 0.5]
@@ -235,7 +235,7 @@ def test_ties_and_failures_in_the_ranking():
 
 
 def test_rank_correlations_are_scipys_of_the_means_over_orders(finished):
-    out, done, _, said = finished
+    _, done, _, said = finished
     found = summary.outcomes([row for row in done.rows if row.event == 1])
     assert [each.lagged for each in found] == [
         pytest.approx((done.rows[at].loss + done.rows[at + 1].loss) / 2) for at in (0, 2)
@@ -243,7 +243,9 @@ def test_rank_correlations_are_scipys_of_the_means_over_orders(finished):
     earlier, final = [3.0, 1.0, 2.0, 5.0], [2.0, 1.0, 3.0, 4.0]
     measured = summary.correlation(earlier, final)
     ranks = [sorted(values).index(value) for values in (earlier, final) for value in values]
-    assert measured.spearman == pytest.approx(1 - 6 * sum((a - b) ** 2 for a, b in zip(ranks[:4], ranks[4:])) / 60)
+    assert measured.spearman == pytest.approx(
+        1 - 6 * sum((a - b) ** 2 for a, b in zip(ranks[:4], ranks[4:], strict=True)) / 60
+    )
     assert measured.kendall == pytest.approx(stats.kendalltau(earlier, final).statistic)
     assert str(summary.correlation([1.0, 1.0], [1.0, 2.0])) == "Spearman undefined, Kendall undefined"
     assert sum("rank correlation of the loss" in line for line in said) == 4
@@ -251,21 +253,22 @@ def test_rank_correlations_are_scipys_of_the_means_over_orders(finished):
 
 def test_the_default_lag_is_the_recovery_window_cut_at_the_next_event(corpus, tmp_path):
     base = write_config(tmp_path / "base.toml", corpus, growth={"learning_rate": "rewarm", "rewarm_steps": 5})
-    done, _, said = compare(base, tmp_path / "out", "growth.initializer=random,clone", steps=None, orders=1)
+    done, _, said = compare(base, tmp_path / "out", RANDOM, steps=None, orders=1)
     assert [row.steps for row in done.rows] == [3, 3, 5, 5]
     assert any(line.startswith("event 1: compared after 3 steps, not 5") for line in said)
 
 
+RANDOM = "growth.initializer=random,clone"
 REFUSED = {
     "no events": (
         {"growth": {"schedule": ""}},
-        ["growth.initializer=random,clone"],
+        [RANDOM],
         {},
-        "growth.schedule has no events",
+        "has no events",
     ),
     "a plateau": (
         {"growth": {"schedule": [{"operator": "insert", "when": "plateau", "index": 1}]}},
-        ["growth.initializer=random,clone"],
+        [RANDOM],
         {},
         "waits for a plateau",
     ),
@@ -277,11 +280,11 @@ REFUSED = {
     "an unknown position": ({}, ["growth.position=start,top"], {}, "growth.position is 'top'; it is one of start"),
     "impossible together": (
         {},
-        ["growth.initializer=random,clone", "growth.optimizer_state=copy,zero"],
+        [RANDOM, "growth.optimizer_state=copy,zero"],
         {},
         "needs a donor",
     ),
-    "too long a lag": ({}, ["growth.initializer=random,clone"], {"steps": 4}, "event 1 is at step 3.*give at most 3"),
+    "too long a lag": ({}, [RANDOM], {"steps": 4}, "event 1 is at step 3.*give at most 3"),
 }
 
 
@@ -299,8 +302,10 @@ def test_a_folder_of_something_else_is_refused(finished, noisy, mini, tmp_path):
         compare(noisy, out, orders=1)
     with pytest.raises(BadInput, match="is not a comparison"):
         compare(noisy, out / "runs/main")
+    file = tmp_path / "range.toml"
+    file.write_text(f'base = "{mini}"\n[space]\n"growth.noise" = {{ low = 0.1, high = 0.2 }}\n')
     with pytest.raises(BadInput, match="not a range"):
-        compare("placement", tmp_path / "out")
+        compare(str(file), tmp_path / "out")
     (tmp_path / "lag.json").write_text("{}")
     with pytest.raises(BadInput, match="not a file of `pli-train lag`"):
         compare(noisy, tmp_path)
