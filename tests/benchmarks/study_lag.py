@@ -1,11 +1,12 @@
 """Whether the choice of `pli-train lag` has a lower final loss than a random choice among the same candidates.
 
-    python tests/benchmarks/study_lag.py [--seeds 8] [--steps 160] [--lag 16] [--folder DIR] [--csv FILE]
+    python tests/benchmarks/study_lag.py [--seeds 5] [--steps 160] [--lag 16] [--folder DIR] [--csv FILE] [--report]
 
 A GPT-2 of 2 layers grows to 4 in two events, on the source of Python's standard library. At each event, three
 initializers × two positions are candidates, each with two data orders, and all are trained to the end. A random choice
 has the mean final loss of all candidates. Intervals are 95 % Student's t over seeds; a seed's value is the mean over
-both events. The table is written to the CSV file, with a row for each seed, event and candidate.
+both events. The table is written to the CSV file, with a row for each seed, event and candidate. `--report` trains
+nothing and reads that file.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import csv
 import tempfile
 from collections.abc import Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 
@@ -72,6 +74,21 @@ def write(study: Study, lag_steps: int, path: Path) -> None:
                     table.writerow([seed, event, step, lag_steps, each.values, *losses, int(each.chosen)])
 
 
+def read(path: Path) -> Study:
+    """Read what `write` wrote."""
+    study: Study = {}
+    with path.open() as file:
+        for key, rows in groupby(csv.DictReader(file), itemgetter("seed", "event", "step")):
+            seed, event, step = map(int, key)
+            study.setdefault(seed, []).append((event, step, [_outcome(row) for row in rows]))
+    return study
+
+
+def _outcome(row: dict[str, str]) -> Outcome:
+    losses = (float(row[name]) for name in ("loss_at_birth", "loss_after_lag", "final_loss"))
+    return Outcome(row["candidate"], *losses, row["chosen"] == "1")
+
+
 def report(study: Study) -> None:
     """Print each quantity: mean over seeds of the mean over events, with its interval."""
     quantities = {
@@ -93,7 +110,9 @@ def report(study: Study) -> None:
 def interval(values: Sequence[float]) -> str:
     """Return the mean with its 95 % t-interval as text."""
     mean, count = fmean(values), len(values)
-    half = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5) if count > 1 else float("nan")
+    if count < 2:
+        return f"{mean:+.4f} (n = 1: no interval)"
+    half = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5)
     return f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}, n = {count})"
 
 
@@ -102,8 +121,9 @@ def _mean(found: Sequence[Outcome]) -> float:
 
 
 def _chosen(found: Sequence[Outcome], loss: str) -> float:
-    """Return the final loss of the candidate with the lowest loss of a kind."""
-    return min(found, key=lambda each: getattr(each, loss)).final
+    """Return the final loss of the candidate with the lowest loss of a kind; of several, their mean."""
+    lowest = min(getattr(each, loss) for each in found)
+    return fmean(each.final for each in found if getattr(each, loss) == lowest)
 
 
 def _ranks(found: Sequence[Outcome], loss: str):
@@ -113,12 +133,16 @@ def _ranks(found: Sequence[Outcome], loss: str):
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--lag", type=int, default=16)
     parser.add_argument("--folder", type=Path, help="keep the runs in this folder, and resume them from there")
     parser.add_argument("--csv", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true", help="print the report of the CSV file")
     asked = parser.parse_args()
+    if asked.report:
+        report(read(asked.csv))
+        return
     print(machine())
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.folder or Path(temporary)
