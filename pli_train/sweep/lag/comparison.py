@@ -227,6 +227,7 @@ class Comparison:
             row.error = errors.get(row.run, "")
             row.loss_at_birth = _loss(run, run_folder.EVAL_LOSS_AFTER_EVENT, moment.step)
             row.loss = None if row.error else _loss(run, run_folder.EVAL_LOSS, until)
+            row.final_loss = objective.result(run).loss if objective.is_finished(run) else None
         chosen = _rank(rows)
         self.rows += rows
         write_table(self._folder, self.rows)

@@ -129,6 +129,8 @@ def test_the_same_command_repeats_nothing_and_chooses_the_same(finished, noisy):
     again, launcher, _ = compare(noisy, out, complete=True)
     assert launcher.started == []
     assert again.rows == done.rows and rows_in(out) == table and content(out / "runs/main") == before
+    compare(noisy, out, launcher=launcher)
+    assert launcher.started == [] and rows_in(out) == table  # final losses stay in it
 
 
 class Killed(InProcess):
