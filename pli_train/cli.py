@@ -43,6 +43,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. optim.lr=3e-4; repeatable."),
 ]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option("--grid", metavar="KEY=VALUE,VALUE", help="Run all values of a config key; may be repeated."),
+]
 Until = Annotated[
     int | None,
     typer.Option("--until", min=0, metavar="STEP", help="Stop at this step, before its growth events; resumable."),
@@ -131,10 +135,7 @@ def sweep(
             autocompletion=_spaces,
         ),
     ],
-    grid: Annotated[
-        list[str] | None,
-        typer.Option("--grid", metavar="KEY=VALUE,VALUE", help="Run all values of a config key; may be repeated."),
-    ] = None,
+    grid: Grid = None,
     seeds: Annotated[int, typer.Option("--seeds", min=0, metavar="K", help="Number of seeds for each grid point.")] = 0,
     overrides: Overrides = None,
     trials: Annotated[
@@ -215,10 +216,7 @@ def lag(
             autocompletion=_presets,
         ),
     ],
-    grid: Annotated[
-        list[str] | None,
-        typer.Option("--grid", metavar="growth.FIELD=VALUE,VALUE", help="Values of a field of events; repeatable."),
-    ] = None,
+    grid: Grid = None,
     steps: Annotated[
         int | None,
         typer.Option("--lag", min=1, metavar="K", help="Steps from growth to the comparison. Default: until recovery."),
@@ -244,8 +242,8 @@ def lag(
 ) -> None:
     """Try candidates at each growth event; print the folder.
 
-    Each candidate is trained for some steps after the event. The run continues with the one whose loss is then the
-    lowest. To resume, run the same command again.
+    Candidates have the values of --grid growth.FIELD, a field of growth events. Each is trained for some steps after
+    the event. The run continues with the one whose loss is then the lowest. To resume, run the same command again.
 
     Example: pli-train lag tiny --grid growth.initializer=random,clone --lag 20
     """
