@@ -1,6 +1,6 @@
 """Whether the choice of `pli-train lag` has a lower final loss than a random choice among the same candidates.
 
-    python tests/benchmarks/study_lag.py [--seeds 5] [--steps 160] [--lag 16] [--folder DIR] [--csv FILE] [--report]
+    python tests/benchmarks/study_lag.py [--seeds 7] [--steps 160] [--lag 16] [--folder DIR] [--csv FILE] [--report]
 
 A GPT-2 of 2 layers grows to 4 in two events, on the source of Python's standard library. At each event, three
 initializers × two positions are candidates, each with two data orders, and all are trained to the end. A random choice
@@ -133,7 +133,7 @@ def _ranks(found: Sequence[Outcome], loss: str):
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--lag", type=int, default=16)
     parser.add_argument("--folder", type=Path, help="keep the runs in this folder, and resume them from there")
