@@ -13,6 +13,7 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.figures.palette import COLORS, LEGEND, NEUTRAL
 from pli_analysis.figures.parameter_axis import ParameterAxis, axis_of
+from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ def figure(table: pd.DataFrame, parameters: Mapping[str, bool], value: str) -> g
     groups = (
         ("others", slice(0, len(rows) - best_third), {"color": NEUTRAL, "width": 1}, 0.5),
         (
-            f"best third ({best_third - 1} trials)",
+            f"rest of the best third ({counted(best_third - 1, 'trial')})",
             slice(len(rows) - best_third, -1),
             {"color": COLORS[0], "width": 2},
             0.8,

@@ -12,7 +12,8 @@ from pli_analysis import columns as col
 from pli_analysis.figures import compare as figures
 from pli_analysis.figures.compare import AXES
 from pli_analysis.metrics.comparison import compare
-from pli_analysis.report.parts import Figure, Report, Section, count, distinct_digits, sentences, signed
+from pli_analysis.report.parts import Figure, Report, Section, distinct_digits, sentences, signed
+from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ def build(found: Sequence[Comparison]) -> Report:
     sections = [_section(found[0])]
     if len(found) > 1:
         sections = [_section(each, f"-{number}", f" of {each.tag}") for number, each in enumerate(found)]
-    many = count(len(found[0].curves) + len(found[0].diverged), "run")
+    many = counted(len(found[0].curves) + len(found[0].diverged), "run")
     return Report(f"Comparison of {many}", " ".join(map(verdict, found)), sections)
 
 
@@ -214,7 +215,7 @@ def _digits(losses: Iterable[float], base: float) -> int:
 def _omitted_words(found: Comparison) -> str:
     """Count the points of each run that were left out because they are not finite; empty for none."""
     runs = [(curve.name, curve.omitted) for curve in (*found.curves, *found.diverged) if curve.omitted]
-    each = [f"{count(omitted, 'point')} of {name}" for name, omitted in runs]
+    each = [f"{counted(omitted, 'point')} of {name}" for name, omitted in runs]
     return f" Not finite and left out: {_listed(each, NAMED, 'more run')}." if each else ""
 
 
@@ -248,7 +249,7 @@ def _evidence(row: Any, bounds: tuple[str, str], base_runs: int, written: Callab
 def _listed(clauses: Sequence[str], most: int, noun: str = "more group") -> str:
     """Join at most `most` clauses about groups or runs, and count the rest."""
     more = len(clauses) - most
-    return "; ".join([*clauses[:most], *([f"{count(more, noun)} in the table"] if more > 0 else [])])
+    return "; ".join([*clauses[:most], *([f"{counted(more, noun)} in the table"] if more > 0 else [])])
 
 
 def _runs_words(runs: int) -> str:

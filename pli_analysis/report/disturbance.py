@@ -12,7 +12,8 @@ from pli_analysis.metrics.disturbance import disturbance as metric
 from pli_analysis.metrics.disturbance.event_context import twins_beside
 from pli_analysis.metrics.disturbance.loss_response import ROUNDING, TOLERANCE, running_median
 from pli_analysis.metrics.disturbance.placebo import ENOUGH
-from pli_analysis.report.parts import Figure, Report, Section, count, sample, sentences, signed
+from pli_analysis.report.parts import Figure, Report, Section, sample, sentences, signed
+from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,7 @@ METHOD = [
 
 def build(run: Run, found: Disturbance) -> Report:
     """Build a report with the disturbance section only."""
-    lead = f"Effect of growth on the loss and on existing layers, at {count(len(found.events), 'step')}."
+    lead = f"Effect of growth on the loss and on existing layers, at {counted(len(found.events), 'step')}."
     return Report(run.name, lead, [section(found)])
 
 
@@ -85,7 +86,7 @@ def section(found: Disturbance) -> Section:
     curves = _curves(found)
     if len(curves):
         drawing, headline = figures.losses(curves), _loss_words(found)
-        caption = f"{headline} {sample(count(len(found.curves), 'step') + ' with growth')}"
+        caption = f"{headline} {sample(counted(len(found.curves), 'step') + ' with growth')}"
         shown.append(Figure("disturbance-loss", "Excess loss after each growth event", caption, drawing, curves))
     layers = found.layers
     if len(scored := layers[layers[col.SCORE].notna()]):
@@ -100,7 +101,7 @@ def section(found: Disturbance) -> Section:
 
 
 def _pairs(layers: pd.DataFrame) -> str:
-    return sample(count(len(layers), "layer-event pair"))
+    return sample(counted(len(layers), "layer-event pair"))
 
 
 def readings(found: Disturbance) -> list[str]:
@@ -132,7 +133,7 @@ def _instant(event: pd.Series) -> str:
         is_signed = not event[col.LOSS_CHANGE_LOW] <= 0 <= event[col.LOSS_CHANGE_HIGH]
         how = f"{'raised' if event[col.LOSS_CHANGE] > 0 else 'lowered'} the loss by {_small(event[col.LOSS_CHANGE])}"
         how = how if is_signed else f"changed the loss by {signed(event[col.LOSS_CHANGE])}"
-        blocks = f"{count(event[col.BLOCKS], 'block')} of {count(event[col.DOCUMENTS], 'document')}"
+        blocks = f"{counted(event[col.BLOCKS], 'block')} of {counted(event[col.DOCUMENTS], 'document')}"
         interval = f"95 % interval {signed(event[col.LOSS_CHANGE_LOW])} to {signed(event[col.LOSS_CHANGE_HIGH])}, "
         evidence = f" ({interval if event[col.LOSS_CHANGE_LOW] < event[col.LOSS_CHANGE_HIGH] else ''}{blocks})"
         return f"{name} {how}{evidence} and changed {event[col.FLIPS]:.0%} of predictions."
@@ -147,7 +148,7 @@ def _dynamic(event: pd.Series, most: int) -> str:
     if event[col.SPIKE] != event[col.SPIKE]:
         return "Too few losses were logged around it to measure what followed."
     trend, twin = event[col.REFERENCE] == "trend", f"its twin {event[col.REFERENCE]}"
-    steps = count(int(event[col.RECOVERY_STEPS]), "step")
+    steps = counted(int(event[col.RECOVERY_STEPS]), "step")
     if event[col.SPIKE] <= max(TOLERANCE * event[col.NOISE], ROUNDING):
         response = f"The loss stayed within the noise of {'its trend' if trend else f'its difference from {twin}'}"
     else:
@@ -163,7 +164,7 @@ def _dynamic(event: pd.Series, most: int) -> str:
 
 def _evidence(event: pd.Series) -> str:
     """Give the p of the spike against placebo steps, or the reason why it has none."""
-    placebos = count(event[col.PLACEBOS], "placebo step")
+    placebos = counted(event[col.PLACEBOS], "placebo step")
     if event[col.SPIKE_P] == event[col.SPIKE_P]:
         by = "" if event[col.REFERENCE] == "trend" else " relative to its trend"
         least = f"; the smallest possible p is {event[col.MIN_P]:.3f}" if event[col.MIN_P] >= SIGNIFICANCE else ""
@@ -191,7 +192,7 @@ def _layers(event: pd.Series, layers: pd.DataFrame, most: int) -> str:
     if not len(significant) and not scored[col.MIN_P].min() < SIGNIFICANCE:
         why = "there are too few placebo checkpoints for a p"
         if scored[col.P].notna().any():
-            most_of = count(int(scored[col.PLACEBOS].max()), "placebo checkpoint")
+            most_of = counted(int(scored[col.PLACEBOS].max()), "placebo checkpoint")
             why = f"with {most_of} the smallest possible p is {scored[col.MIN_P].min():.3f}"
         more = "a larger --placebos" if most < ENOUGH else "a smaller checkpoint.every"
         return f"No layer can have a p below 0.05: {why}; {more} gives more ({highest})."
@@ -209,9 +210,9 @@ def _unscored(event: pd.Series, row: pd.Series) -> str:
     import pandas as pd
 
     if pd.isna(row[col.PLACEBO_WINDOW]):
-        why = f"no two checkpoints are equally far before and after it within {count(event[col.WINDOW], 'step')}"
+        why = f"no two checkpoints are equally far before and after it within {counted(event[col.WINDOW], 'step')}"
     elif not isinstance(row[col.LR_PHASE], str):
-        why = f"the phase of the learning rate changes within {count(row[col.PLACEBO_WINDOW], 'step')} or is unknown"
+        why = f"the phase of the learning rate changes within {counted(row[col.PLACEBO_WINDOW], 'step')} or is unknown"
     else:
         why = f"there are too few placebo checkpoints in the same phase of the learning rate ({row[col.LR_PHASE]})"
     return f"Its layers have no score: {why}. A smaller checkpoint.every gives more checkpoints to compare with."
@@ -224,7 +225,7 @@ def _how(row: pd.Series) -> str:
         return f"{np.exp(row[name]):.2f}"
 
     faster, moved = col.EXCESS_LOG_UPDATE_RATE, row[col.EXCESS_LOG_UPDATE_RATE]
-    over = count(row[col.PLACEBO_WINDOW], "step") if moved == moved else ""
+    over = counted(row[col.PLACEBO_WINDOW], "step") if moved == moved else ""
     words = {
         col.OUTPUT_CHANGE: f"its output changed by {row[col.OUTPUT_CHANGE]:.1%}",
         col.CKA_DISTANCE: f"the geometry of its outputs changed (1 − CKA {row[col.CKA_DISTANCE]:.2g})",
@@ -283,10 +284,10 @@ def _loss_words(found: Disturbance) -> str:
     known = found.events[found.events[col.SPIKE].notna()]
     recovered, most = known[known[col.IS_RECOVERED].astype(bool)], known.loc[known[col.SPIKE].idxmax()]
     words = f"The highest loss spike, {most[col.SPIKE]:.2f}, follows {most[col.EVENT]} at step {most[col.STEP]:,}. "
-    window, events = count(int(known[col.WINDOW].iloc[0]), "step"), count(len(known), "event")
+    window, events = counted(int(known[col.WINDOW].iloc[0]), "step"), counted(len(known), "event")
     words += f"The loss recovered within {window} after {len(recovered)} of {events}"
     if len(recovered):
-        words += f" (median: {count(int(recovered[col.RECOVERY_STEPS].median()), 'step')})"
+        words += f" (median: {counted(int(recovered[col.RECOVERY_STEPS].median()), 'step')})"
     return f"{words}. {spikes_beyond(known)}"
 
 
@@ -298,7 +299,7 @@ def spikes_beyond(known: pd.DataFrame) -> str:
     significant, lack = int((able[col.SPIKE_P] < SIGNIFICANCE).sum()), len(known) - len(able)
     others = f"; {lack} more {'has' if lack == 1 else 'have'} too few" if lack else ""
     have = "has" if significant == 1 else "have"
-    return f"Of {count(len(able), 'spike')} with enough placebo steps, {significant} {have} a p below 0.05{others}."
+    return f"Of {counted(len(able), 'spike')} with enough placebo steps, {significant} {have} a p below 0.05{others}."
 
 
 def _layer_words(scored: pd.DataFrame) -> str:
@@ -307,7 +308,7 @@ def _layer_words(scored: pd.DataFrame) -> str:
     most = scored.loc[scored[col.SCORE].idxmax()]
     if len(able):
         significant = int((able[col.P] < SIGNIFICANCE).sum())
-        words = f"Of {count(len(able), 'layer-event pair')} with enough placebo steps, {significant} "
+        words = f"Of {counted(len(able), 'layer-event pair')} with enough placebo steps, {significant} "
         words += f"{'has' if significant == 1 else 'have'} a p below 0.05"
         words += f" ({SIGNIFICANCE * len(able):.1f} expected by chance)"
     else:

@@ -9,7 +9,8 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.figures import drift as drift_figures
 from pli_analysis.metrics.drift import drift as drift_metric
-from pli_analysis.report.parts import ROUNDING, Figure, Section, count, distinct_digits, equal, sample, sentences, span
+from pli_analysis.report.parts import ROUNDING, Figure, Section, distinct_digits, equal, sample, sentences, span
+from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ def drift(run: Run) -> Section:
     table = drift_metric.drift(run)
     known = table.dropna(subset=col.RELATIVE_L2)
     finding = _map_words(known)
-    counts = sample(count(table[col.PART].nunique(), "layer"), count(table[col.CHECKPOINT].nunique(), "checkpoint"))
+    counts = sample(counted(table[col.PART].nunique(), "layer"), counted(table[col.CHECKPOINT].nunique(), "checkpoint"))
     words = [
         "Drift compares each layer with its own birth weights, matched by layer id: a change of its index by an "
         "insertion does not count as drift.",

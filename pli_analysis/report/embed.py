@@ -11,7 +11,8 @@ from pli_analysis.figures.embed import NAMES
 from pli_analysis.metrics.maps import embedding as embed_metric
 from pli_analysis.metrics.maps import projections
 from pli_analysis.metrics.maps.gram import RISK
-from pli_analysis.report.parts import Figure, Report, Section, count, distinct_digits, equal, sample, sentences
+from pli_analysis.report.parts import Figure, Report, Section, distinct_digits, equal, sample, sentences
+from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
     from pli_analysis.metrics.maps.embedding import Map
@@ -132,7 +133,7 @@ def _caption(found: Map, method: str, what: str, space: str) -> str:
     if found.error is not None:
         words.append(_sketch_words(found.error))
     points = found.table[found.table[col.WALK] == "run"]
-    words.append(sample(count(points[col.PART].nunique(), what.removesuffix("s")), count(len(points), "point")))
+    words.append(sample(counted(points[col.PART].nunique(), what.removesuffix("s")), counted(len(points), "point")))
     return " ".join(words)
 
 

@@ -11,7 +11,8 @@ from pli_analysis.figures import grad_norms as grad_norms_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics.grad_norms import logged as grad_norms_metric
 from pli_analysis.report.overview import together
-from pli_analysis.report.parts import Figure, Report, Section, count, distinct_digits, equal, sample, span
+from pli_analysis.report.parts import Figure, Report, Section, distinct_digits, equal, sample, span
+from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +104,7 @@ def _norms_words(table: pd.DataFrame) -> str:
 
 def _drawn_words(table: pd.DataFrame, shown: pd.DataFrame) -> str:
     drawn, measured = shown[col.STEP].nunique(), table[col.STEP].nunique()
-    parts = sample(count(table[col.PART].nunique(), "part"), count(measured, "measurement"))
+    parts = sample(counted(table[col.PART].nunique(), "part"), counted(measured, "measurement"))
     return parts if drawn == measured else f"{parts} The figure shows {drawn} of them."
 
 
@@ -115,7 +116,7 @@ def _around_words(table: pd.DataFrame, around: pd.DataFrame) -> list[str]:
         low, high = totals[col.GRAD_NORM_RATIO].min(), totals[col.GRAD_NORM_RATIO].max()
         most = totals.loc[np.log(totals[col.GRAD_NORM_RATIO]).abs().idxmax()]
         words.append(
-            f"At {count(len(totals), 'step')} with growth, the total norm afterwards was {span(low, high)} "
+            f"At {counted(len(totals), 'step')} with growth, the total norm afterwards was {span(low, high)} "
             f"times the norm before; {most[col.EVENT]} at step {most[col.STEP]:,} changed it most, from "
             f"{most[col.GRAD_NORM_BEFORE]:.3g} to {most[col.GRAD_NORM_AFTER]:.3g}. These are medians of "
             "up to three measurements on each side, of one run: a description, not a test."

@@ -14,13 +14,13 @@ from pli_analysis.report.parts import (
     Figure,
     Report,
     Section,
-    count,
     distinct_digits,
     equal,
     sample,
     sentences,
 )
 from pli_analysis.runs.foreign import ForeignRun
+from pli_train.core.errors import counted
 from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
@@ -155,8 +155,8 @@ def event_counts(lineage: Lineage) -> str:
     """Describe the number of growth events and of removals: `2 growth events and 1 removal`."""
     removed = lineage_metric.removals(lineage)
     grown = len(lineage.events) - removed
-    counts = [count(grown, "growth event")] if grown or not removed else []
-    return " and ".join(counts + ([count(removed, "removal")] if removed else []))
+    counts = [counted(grown, "growth event")] if grown or not removed else []
+    return " and ".join(counts + ([counted(removed, "removal")] if removed else []))
 
 
 def of_lineage(run: Run) -> Report:
@@ -203,7 +203,7 @@ def lead(run: Run) -> str:
     grown = f"{verb} from {len(run.beginning.stack)} to {len(found.stack)} layers" if found.events else "did not grow"
     # Checkpoints without a known step are numbered in the given order, so their numbers are no steps.
     numbered = isinstance(run, ForeignRun) and bool(run.counted)
-    length = count(len(run.checkpoints), "checkpoint") if numbered else count(last.step, "step")
+    length = counted(len(run.checkpoints), "checkpoint") if numbered else counted(last.step, "step")
     return f"A {last.config.get('model_type')} that {grown} over {length}."
 
 

@@ -74,15 +74,11 @@ def found_by(sections: Iterable[Section]) -> list[tuple[str, str, str]]:
     return [(section.id, section.title, section.headline) for section in sections if section.headline]
 
 
-def count(number: int, noun: str) -> str:
-    """Write a count with its noun: 1 layer, 2 layers."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def sample(*counts: str, runs: int = 1) -> str:
     """Return the last sentence of a caption: the counts that the figure is based on.
 
-    >>> sample(count(3, "layer"), count(35, "checkpoint"))
+    >>> from pli_train.core.errors import counted
+    >>> sample(counted(3, "layer"), counted(35, "checkpoint"))
     'One run, 3 layers, 35 checkpoints.'
     """
     return f"{', '.join(['One run' if runs == 1 else f'{runs} runs', *counts])}."

@@ -20,7 +20,8 @@ from pli_analysis.metrics.loss import AXES
 from pli_analysis.report import compare as losses
 from pli_analysis.report.disturbance import METHOD, measured, spikes_beyond
 from pli_analysis.report.overview import LINEAGE_METHOD, made, origin, stack
-from pli_analysis.report.parts import Figure, Report, Section, count, found_by
+from pli_analysis.report.parts import Figure, Report, Section, found_by
+from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,10 +58,10 @@ def build(
     table = metric.runs(opened, groups)
     summary = Section("summary", "Summary", findings=found_by(sections), tables=[("Runs", table)])
     many = len(set(groups.values()))
-    shared = f" in {count(many, 'group')}" if many < len(groups) else ""
+    shared = f" in {counted(many, 'group')}" if many < len(groups) else ""
     return Report(
-        " and ".join(opened) if len(opened) < 3 else count(len(opened), "run"),
-        f"{count(len(opened), 'run')}{shared} side by side; the reference is {reference}.",
+        " and ".join(opened) if len(opened) < 3 else counted(len(opened), "run"),
+        f"{counted(len(opened), 'run')}{shared} side by side; the reference is {reference}.",
         [summary, *sections, provenance(opened)],
     )
 

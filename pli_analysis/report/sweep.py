@@ -11,7 +11,8 @@ from pli_analysis.figures import parallel
 from pli_analysis.figures import sweep as figures
 from pli_analysis.metrics.sweep import best_curves, run_logs, trials
 from pli_analysis.report import compare, sweep_words
-from pli_analysis.report.parts import Figure, Report, Section, count
+from pli_analysis.report.parts import Figure, Report, Section
+from pli_train.core.errors import counted
 from pli_train.core.run_format.study_folder import BASELINE, COMPLETE, CONFIRM, FAIL, GROWTH
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def build(found: Results) -> Report:
     """Build the report of a study."""
     study = found.study
     sections = [_summary(found), _comparison(found), _search(found), _importance(found), _trials(found)]
-    many = count(len(study.trials), "trial")
+    many = counted(len(study.trials), "trial")
     return Report(f"Study {study.name}", f"{many}; minimized: {sweep_words.objective(study)}.", sections)
 
 
@@ -153,7 +154,7 @@ def _comparison(found: Results) -> Section:
 
 def _curves_caption(found: Results, curves: best_curves.BestCurves) -> str:
     runs = " and ".join(
-        f"{count(number, 'run')} of {arm}" for arm in (GROWTH, BASELINE) if (number := curves.runs(arm))
+        f"{counted(number, 'run')} of {arm}" for arm in (GROWTH, BASELINE) if (number := curves.runs(arm))
     )
     lead = sweep_words.headline(found.study, found.confirmation)
     if curves.confirmed:
@@ -175,7 +176,7 @@ def _search(found: Results) -> Section:
         Figure("history", "Best value so far", _history_caption(history), figures.history(history, value), history)
     ]
     if scales := _scales(study, table):
-        note = f"{SEARCH}: {count(len(table), 'complete growth trial')}. Values are not independent of the search."
+        note = f"{SEARCH}: {counted(len(table), 'complete growth trial')}. Values are not independent of the search."
         best = f"Best: trial {table.loc[table[col.VALUE].idxmin(), col.NUMBER]}."
         shown += [
             Figure("parallel", "Parallel coordinates", f"{best} {note}", parallel.figure(table, scales, value), table),

@@ -11,7 +11,7 @@ from pli_analysis import columns as col
 from pli_analysis.metrics.comparison.compare import amount
 from pli_analysis.metrics.sweep.strategy import INITIAL_LAYERS, RULE, describe, setting
 from pli_analysis.metrics.sweep.trials import Study, Trial, arms_of, best, label, value_of
-from pli_analysis.report.parts import count
+from pli_train.core.errors import counted
 from pli_train.core.run_format.study_folder import BASELINE, COMPLETE, CONFIRM, FAIL, GROWTH, PRUNED, RUNNING
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def states(study: Study) -> str:
     words = {COMPLETE: "complete", PRUNED: "pruned", FAIL: "failed", RUNNING: "running or interrupted"}
     counts = {state: sum(trial.state == state for trial in study.trials) for state in words}
     each = ", ".join(f"{number} {words[state]}" for state, number in counts.items() if number)
-    return f"{study.name}: {count(len(study.trials), 'trial')} ({arms}): {each}."
+    return f"{study.name}: {counted(len(study.trials), 'trial')} ({arms}): {each}."
 
 
 def headline(study: Study, confirmed: Confirmation | None) -> str:
@@ -75,7 +75,7 @@ def best_strategies(study: Study) -> list[str]:
         lines.append(f"{BEST_GROWTH}: {_found(study, found)} {strategy(study, found[0])}.")
     if found := best(study.of(BASELINE)):
         depth = setting(study, found[0], INITIAL_LAYERS)
-        full = f"{count(depth, 'layer')} from the start" if isinstance(depth, int) else "full depth from the start"
+        full = f"{counted(depth, 'layer')} from the start" if isinstance(depth, int) else "full depth from the start"
         lines.append(f"{BEST_BASELINE}: {_found(study, found)} has {'; '.join([full, *_settings(study, found[0])])}.")
     return lines
 
@@ -102,7 +102,7 @@ def cost(arms: pd.DataFrame) -> str:
     """State FLOPs and seconds of each arm."""
     clauses = []
     for row in arms.itertuples():
-        less = f", without {count(row.uncounted, 'trial')} whose run is missing" if row.uncounted else ""
+        less = f", without {counted(row.uncounted, 'trial')} whose run is missing" if row.uncounted else ""
         clauses.append(
             f"{_arm(row.arm)} {amount(row.flops, col.FLOPS)} FLOPs, {row.seconds:,.0f} s of training, "
             f"{row.wall_seconds:,.0f} s from start to end of its trials{less}"
@@ -118,7 +118,7 @@ def importance(found: Importance) -> str:
         return f"No parameter importance: {found.reason}."
     pairs = list(zip(found.table[col.PARAMETER], found.table[col.IMPORTANCE], strict=True))
     each = ", ".join(f"{name} {value:.2f}" for name, value in pairs[:NAMED])
-    more = f", {count(len(pairs) - NAMED, 'other')}" if len(pairs) > NAMED else ""
+    more = f", {counted(len(pairs) - NAMED, 'other')}" if len(pairs) > NAMED else ""
     rest = max(0.0, 1 - sum(value for _, value in pairs))
     return (
         f"Parameter importance (fANOVA, share of the variance over {found.trials} complete growth trials): "
@@ -211,8 +211,10 @@ def _found(study: Study, trials: Sequence[Trial]) -> str:
     first, number = trials[0], len(study.of(trials[0].arm, COMPLETE))
     if len(trials) > 1:
         seeds = f"mean over {len(trials)} seeds"
-        return f"{', '.join(t.name for t in trials)} (value {value_of(trials):.4f}, {seeds}; {count(number, 'trial')})"
-    return f"{first.name} (value {value_of(trials):.4f}, the lowest of {count(number, 'trial')})"
+        return (
+            f"{', '.join(t.name for t in trials)} (value {value_of(trials):.4f}, {seeds}; {counted(number, 'trial')})"
+        )
+    return f"{first.name} (value {value_of(trials):.4f}, the lowest of {counted(number, 'trial')})"
 
 
 def _settings(study: Study, trial: Trial, without: Sequence[str] = ()) -> list[str]:
@@ -227,7 +229,7 @@ def _settings(study: Study, trial: Trial, without: Sequence[str] = ()) -> list[s
 
 def _some(lines: Sequence[str], noun: str) -> list[str]:
     more = len(lines) - LISTED
-    return [*lines[:LISTED], *([f"{count(more, noun)} in the table."] if more > 0 else [])]
+    return [*lines[:LISTED], *([f"{counted(more, noun)} in the table."] if more > 0 else [])]
 
 
 def _arm(arm: str) -> str:

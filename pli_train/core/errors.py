@@ -72,10 +72,10 @@ def some(names: Sequence[str], most: int = 3) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural if needed.
 
-    >>> counted(1, "file"), counted(2, "file")
-    ('1 file', '2 files')
+    >>> counted(1, "file"), counted(2000, "file")
+    ('1 file', '2,000 files')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def not_written(path: Path, error: Exception, run: Path, size: int = 0) -> str:
