@@ -102,6 +102,7 @@ class Coordinator:
         self._configs = configs
         self._jobs: dict[int, Job] = {}
         self._pending: list[Job] = []
+        self._claimed: list[Job] = []
         self._pending = self._interrupted()
         self._beaten = time.monotonic()
         self._outage: float | None = None
@@ -126,7 +127,7 @@ class Coordinator:
 
     def is_done(self) -> bool:
         """Whether all trials have ended."""
-        return not self._jobs and not self._pending and all(self._missing(arm) == 0 for arm in self._arms)
+        return not (self._jobs or self._pending or self._claimed) and all(self._missing(arm) == 0 for arm in self._arms)
 
     def _advance_or_wait(self) -> bool:
         """Advance, unless the database is down: then wait. What was left undone is found again by `_interrupted`."""
@@ -152,6 +153,7 @@ class Coordinator:
         """Check the workers, and start new ones. Returns False when all trials have ended."""
         for slot, job in list(self._jobs.items()):
             self._follow(slot, job)
+        self._pending, self._claimed = self._pending + self._claimed, []
         free = [slot for slot in range(self._launcher.slots) if slot not in self._jobs]
         while free and (following := self._next()) is not None:
             self._start(free[0], following)
@@ -161,7 +163,7 @@ class Coordinator:
             self._beaten = time.monotonic()
             self._study.heartbeat(job.trial for job in self._jobs.values())
             self._pending += self._interrupted()
-        return bool(self._jobs or self._pending) or self._others_run()
+        return bool(self._jobs or self._pending or self._claimed) or self._others_run()
 
     def _interrupted(self) -> list[Job]:
         """Running trials of an earlier coordinator or a lost machine that this one has not taken over yet."""
@@ -219,7 +221,9 @@ class Coordinator:
         """Plan a trial unless another machine plans it. Returns whether its worker may start."""
         arm = next(arm for arm in self._arms if arm.name == job.arm)
         if (lock := claim(job.task)) is None:
-            return False  # if that machine is lost, this one finds the trial again
+            if not self._study.is_shared:  # its plan is lost with the end of the journal, but its worker is alive
+                self._claimed.append(job)
+            return False  # a machine that plans it goes on with it, or is lost and the trial is found again
         with lock:
             job.trial = self._study.storage.get_trial(job.trial._trial_id)
             if PLAN in job.trial.user_attrs:

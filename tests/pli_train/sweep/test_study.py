@@ -1,6 +1,7 @@
 """Studies from their first trial to their last, in one process: what they run, store, resume and refuse."""
 
 import json
+import threading
 from collections import Counter
 
 import numpy as np
@@ -14,6 +15,7 @@ from pli_train.core.run_format import run_folder, study_folder
 from pli_train.sweep import space_reading
 from pli_train.sweep.changes import base_config
 from pli_train.sweep.study import Settings, Study
+from pli_train.sweep.worker import Task, claim
 from pli_train.training import launch
 from tests.run_files import content
 from tests.sweeping import Ended, InProcess
@@ -238,6 +240,23 @@ def test_trials_that_were_asked_for_and_not_planned_are_planned_by_the_next_coor
     assert {row["state"] for row in rows} == {"complete"} and len(rows) == 2
     growth = [row["params"]["growth.initializer"] for row in rows if row["arm"] == "growth"]
     assert sorted(growth) == ["clone", "random"]
+
+
+def test_a_trial_without_a_plan_waits_for_the_worker_that_has_its_log(sweep_of, mini, tmp_path):
+    """As a torn journal leaves it: the plan is lost, and the worker that it was made for still trains."""
+    found = space_reading.from_grid(mini, ["growth.initializer=random,clone"], 1)
+    study = Study.open(
+        tmp_path / "study", Settings(found, sampler="grid", baseline=False), base_config(found).model_dump(mode="json")
+    )
+    study.arm("growth").ask()
+    study.close()
+    task = Task(tmp_path / "study", "growth-0000", 1)
+    held = claim(task)
+    assert claim(task) is None
+    threading.Timer(1.0, held.close).start()
+    folder, launcher, _ = sweep_of(found)
+    assert held.closed and sorted(launcher.started) == ["growth-0000", "growth-0001"]
+    assert [row["state"] for row in study_folder.trials(folder)] == ["complete", "complete"]
 
 
 def test_two_studies_do_not_share_a_folder(sweep_of, mini, tmp_path):
