@@ -47,6 +47,12 @@ Grid = Annotated[
     list[str] | None,
     typer.Option("--grid", metavar="KEY=VALUE,VALUE", help="Run all values of a config key; may be repeated."),
 ]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, metavar="N", help="Parallel runs. Default: one per GPU, or per core.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, metavar="N", help="Threads per run. Default: cores / workers.")
+]
 Until = Annotated[
     int | None,
     typer.Option("--until", min=0, metavar="STEP", help="Stop at this step, before its growth events; resumable."),
@@ -165,14 +171,8 @@ def sweep(
         int, typer.Option("--confirm", min=0, metavar="K", help="Repeat the best trial of each arm with K new seeds.")
     ] = 0,
     no_baseline: Annotated[bool, typer.Option("--no-baseline", help="Do not run the full-depth baseline.")] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Parallel runs. Default: one per GPU, or per core."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, metavar="N", help="Threads per run. Default: cores / workers."),
-    ] = None,
+    workers: Workers = None,
+    threads: Threads = None,
     launcher: Annotated[
         Launcher, typer.Option("--launcher", metavar="NAME", help="Where runs start: local, slurm or ray.")
     ] = "local",
@@ -196,8 +196,9 @@ def sweep(
     Example: pli-train sweep tiny --grid growth.initializer=random,clone --seeds 3
     """
     from pli_train.commands import sweep as sweeps
+    from pli_train.sweep import space_reading
 
-    found = sweeps.space_of(source, grid or [], seeds, overrides or [])
+    found = space_reading.from_words(source, grid or [], seeds, overrides or [])
     settings = sweeps.settings_of(found, objective, budget, sampler, pruner, sampler_seed, not no_baseline)
     folder = out or Path("studies", found.name)
     starts, show = sweeps.launcher_of(launcher, workers, threads, launcher_options or [], folder), _show()
@@ -228,14 +229,8 @@ def lag(
         bool, typer.Option("--complete", help="Train all candidates to the end; print rank correlations.")
     ] = False,
     overrides: Overrides = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Parallel runs. Default: one per GPU, or per core."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, metavar="N", help="Threads per run. Default: cores / workers."),
-    ] = None,
+    workers: Workers = None,
+    threads: Threads = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder to make. Default: studies/NAME-lag.")
     ] = None,
@@ -248,9 +243,10 @@ def lag(
     Example: pli-train lag tiny --grid growth.initializer=random,clone --lag 20
     """
     from pli_train.commands import lag as lags
+    from pli_train.sweep import space_reading
     from pli_train.sweep.launchers.local import LocalLauncher, count_gpus
 
-    found = lags.space_of(source, grid or [], overrides or [])
+    found = space_reading.from_words(source, grid or [], 0, overrides or [])
     folder = out or Path("studies", f"{found.name}-lag")
     launcher, show = LocalLauncher(workers, count_gpus(), threads), _show()
     show.say(f"comparison: {folder} ({launcher.slots} at a time)")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_train.core.errors import BadInput
-from pli_train.sweep import space_reading
 from pli_train.sweep.budget import Planner
 from pli_train.sweep.changes import base_config
 from pli_train.sweep.lag import folder as folders
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
     from pli_train.sweep.worker import Launcher
 
 Compared = list[tuple["Moment", list["Candidate"]]]
-
-
-def space_of(source: str, grid: Sequence[str], overrides: Sequence[str]) -> Space:
-    """Return the candidates of a command line: a grid over a preset or config file, or a space. Raises BadInput."""
-    if grid:
-        return space_reading.from_grid(source, grid, 1, overrides)
-    found = space_reading.load(source)
-    return space_reading.overridden(found, overrides) if overrides else found
 
 
 def lag(

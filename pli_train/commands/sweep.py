@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from pli_train.sweep.worker import Launcher
 
 
-def space_of(source: str, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> Space:
-    """Return the space of a command line: a grid over a preset or config file, or a search space. Raises BadInput."""
-    if grid or seeds:
-        return space_reading.from_grid(source, grid, seeds, overrides)
-    found = space_reading.load(source)
-    return space_reading.overridden(found, overrides) if overrides else found
-
-
 def settings_of(
     found: Space, goal: str, budget: float | None, sampler: str | None, pruner: str, seed: int, baseline: bool
 ) -> Settings:

@@ -20,6 +20,21 @@ RANGE = ("low", "high", "log", "step", "when")
 CHOICES = ("choices", "when")
 
 
+def from_words(source: str, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> Space:
+    """Return the space of a command line: a grid over a preset or config file, or a search space. Raises BadInput.
+
+    Args:
+        source: name or file: of a config with `grid` or `seeds`, else of a space.
+        grid: `KEY=a,b,…` arguments.
+        seeds: number of seeds per grid point.
+        overrides: `KEY=VALUE` arguments, fixed for all runs.
+    """
+    if grid or seeds:
+        return from_grid(source, grid, seeds, overrides)
+    found = load(source)
+    return overridden(found, overrides) if overrides else found
+
+
 def presets() -> dict[str, str]:
     """Return name → one-line description of each preset space."""
     found = {}

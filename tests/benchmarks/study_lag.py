@@ -26,6 +26,7 @@ from machine import machine
 from scipy import stats
 
 from pli_train.commands import lag
+from pli_train.sweep import space_reading
 from pli_train.sweep.lag.summary import Outcome, correlation, outcomes
 from tests.sweeping import InProcess
 
@@ -56,7 +57,7 @@ def compared(seed: int, steps: int, lag_steps: int, folder: Path) -> list[tuple[
     config = folder / f"seed-{seed}.toml"
     table = {**CONFIG, "seed": seed, "train": {**CONFIG["train"], "steps": steps}}
     config.write_text(tomli_w.dumps(table))
-    space = lag.space_of(str(config), GRID, [])
+    space = space_reading.from_words(str(config), GRID, 0, [])
     done = lag.lag(space, folder / f"seed-{seed}", InProcess(), lag_steps, complete=True)
     events = ((event, list(rows)) for event, rows in groupby(done.rows, lambda row: row.event))
     return [(event, rows[0].step, outcomes(rows)) for event, rows in events]

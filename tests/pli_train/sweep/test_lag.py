@@ -31,7 +31,7 @@ base = "{base}"
 def compare(base, out, *grid, launcher=None, overrides=(), **options):
     """Return the comparison, its launcher and the lines that were printed."""
     launcher, said = launcher or InProcess(), []
-    space = lag.space_of(base, grid, overrides)
+    space = space_reading.from_words(base, grid, 0, overrides)
     done = lag.lag(space, out, launcher, **{"steps": 2, **options}, say=said.append)
     return done, launcher, said
 
