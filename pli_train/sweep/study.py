@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +19,12 @@ from optuna.trial import TrialState
 
 from pli_train.checkpointing.lock import Lock
 from pli_train.core import output
-from pli_train.core.errors import BadInput, some
-from pli_train.core.run_format import study_folder
+from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder, study_folder
 from pli_train.core.run_format.study_folder import BASELINE, GROWTH
 from pli_train.sweep import database, journal
 from pli_train.sweep.pruning import pruner
+from pli_train.sweep.settings_file import provenance, require_same, versions
 from pli_train.sweep.space import Space
 
 if TYPE_CHECKING:
@@ -297,39 +296,26 @@ def _never_owned(trial: FrozenTrial) -> bool:
 
 def _require(folder: Path, table: dict[str, Any]) -> None:
     """Raise BadInput unless a folder is unused or contains the study with these settings."""
-    if study_folder.is_study(folder):
-        theirs = study_folder.read(folder).get("settings")
-        theirs = theirs if isinstance(theirs, dict) else {}
-        if different := [key for key in table if table[key] != theirs.get(key)]:
-            raise BadInput(
-                f"{folder}: contains another study (its {some(different)} differ{'s' * (len(different) == 1)}); "
-                "choose another folder with --out"
-            )
-    elif folder.exists() and (not folder.is_dir() or not _is_unborn(folder)):
-        raise BadInput(f"{folder}: already exists and is not a study; choose another folder with --out")
+    document = study_folder.read(folder) if study_folder.is_study(folder) else None
+    require_same(folder, "study", table, document, _is_early)
 
 
-def _is_unborn(folder: Path) -> bool:
-    """Whether a folder contains only files that a study creates before its study.json."""
+def _is_early(name: str) -> bool:
+    """Whether a study creates a file with this name before its study.json."""
     ours = {study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS, study_folder.SLURM}
-    return all(
-        path.name in ours or path.name.endswith(study_folder.LOCK) or path.name.startswith(".partial-")
-        for path in folder.iterdir()
-    )
+    return name in ours or name.endswith(study_folder.LOCK) or name.startswith(run_folder.PARTIAL)
 
 
 def _new_document(folder: Path, table: dict[str, Any], budget: float | None, url: str | None) -> dict[str, Any]:
-    created = datetime.now(UTC).isoformat(timespec="microseconds")
-    shown = database.without_password(url) if url else None
-    words = [word.replace(url, shown) if url and shown else word for word in sys.argv[1:]]
+    origin, shown = provenance(VERSIONS), database.without_password(url) if url else None
+    if url and shown:
+        origin["command"] = [word.replace(url, shown) for word in origin["command"]]
     return {
         "format": study_folder.FORMAT,
         "version": study_folder.VERSION,
-        "id": f"{folder.absolute().name} {created}",
+        "id": f"{folder.absolute().name} {origin['created']}",
         "name": folder.absolute().name,
-        "created": created,
-        "command": [Path(sys.argv[0]).name, *words],
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        **origin,
         "storage": shown,
         "budget": budget,
         "settings": table,
@@ -338,7 +324,7 @@ def _new_document(folder: Path, table: dict[str, Any], budget: float | None, url
 
 def _publish(folder: Path, document: dict[str, Any]) -> None:
     """Write study.json unless another machine has just written it."""
-    path, own = folder / study_folder.STUDY, folder / f".partial-{platform.node()}-{os.getpid()}"
+    path, own = folder / study_folder.STUDY, folder / f"{run_folder.PARTIAL}{platform.node()}-{os.getpid()}"
     output.write(own, json.dumps(document, indent=1) + "\n")
     with suppress(FileExistsError):
         path.hardlink_to(own)
@@ -346,7 +332,6 @@ def _publish(folder: Path, document: dict[str, Any]) -> None:
 
 
 def _warn_of_versions(document: dict[str, Any], say: Callable[[str], None]) -> None:
-    now = {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
-    then = document.get("versions", {})
+    now, then = versions(VERSIONS), document.get("versions", {})
     if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
         say(f"versions changed since the study started: {', '.join(changed)}; its trials may not be comparable")

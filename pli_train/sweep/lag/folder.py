@@ -15,18 +15,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import platform
-import sys
 from dataclasses import astuple, dataclass, fields
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pli_train.checkpointing.lock import Lock
 from pli_train.core import output
-from pli_train.core.errors import BadInput, some
+from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder, study_folder
+from pli_train.sweep.settings_file import provenance, require_same
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +96,7 @@ def open_folder(folder: Path, settings: dict[str, Any], threads: int) -> tuple[L
         PliError: when the folder cannot be written.
     """
     settings = json.loads(json.dumps(settings))
-    require(folder, settings)
+    _require(folder, settings)
     for name in ("", study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS):
         output.make_folder(folder / name)
     lock = Lock(folder, LOCK, "runs the comparison in it")
@@ -107,9 +104,7 @@ def open_folder(folder: Path, settings: dict[str, Any], threads: int) -> tuple[L
         document = {
             "format": FORMAT,
             "version": VERSION,
-            "created": datetime.now(UTC).isoformat(timespec="microseconds"),
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+            **provenance(VERSIONS),
             "threads": threads,
             "settings": settings,
         }
@@ -117,21 +112,18 @@ def open_folder(folder: Path, settings: dict[str, Any], threads: int) -> tuple[L
     return lock, int(run_folder.read_json(folder / LAG).get("threads", threads))
 
 
-def require(folder: Path, settings: dict[str, Any]) -> None:
+def _require(folder: Path, settings: dict[str, Any]) -> None:
     """Raise BadInput unless a folder is unused or contains the comparison with these settings."""
-    if (folder / LAG).is_file():
-        document = run_folder.read_json(folder / LAG)
-        if document.get("format") != FORMAT or document.get("version") != VERSION:
-            raise BadInput(f"{folder / LAG}: not a file of `pli-train lag`, or of a newer release")
-        theirs = document.get("settings")
-        theirs = theirs if isinstance(theirs, dict) else {}
-        if different := [key for key in settings if settings[key] != theirs.get(key)]:
-            raise BadInput(
-                f"{folder}: contains another comparison (its {some(different)} differ{'s' * (len(different) == 1)}); "
-                "choose another folder with --out"
-            )
-    elif folder.exists() and (not folder.is_dir() or not _is_unborn(folder)):
-        raise BadInput(f"{folder}: already exists and is not a comparison; choose another folder with --out")
+    document = run_folder.read_json(folder / LAG) if (folder / LAG).is_file() else None
+    if document is not None and (document.get("format") != FORMAT or document.get("version") != VERSION):
+        raise BadInput(f"{folder / LAG}: not a file of `pli-train lag`, or of a newer release")
+    require_same(folder, "comparison", settings, document, _is_early)
+
+
+def _is_early(name: str) -> bool:
+    """Whether `open_folder` creates a file with this name before lag.json."""
+    ours = {study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS, LOCK}
+    return name in ours or name.startswith(run_folder.PARTIAL)
 
 
 def write_table(folder: Path, rows: Sequence[Row]) -> None:
@@ -141,9 +133,3 @@ def write_table(folder: Path, rows: Sequence[Row]) -> None:
     table.writerow([field.name for field in fields(Row)])
     table.writerows(astuple(row) for row in rows)
     output.write(folder / TABLE, text.getvalue())
-
-
-def _is_unborn(folder: Path) -> bool:
-    """Whether a folder contains only what `open_folder` creates before lag.json."""
-    ours = {study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS, LOCK}
-    return all(path.name in ours or path.name.startswith(run_folder.PARTIAL) for path in folder.iterdir())
