@@ -46,9 +46,15 @@ def result(run: Path) -> Result:
     history = state["log_history"]
     curve = tuple((e["flops"], e["eval_loss"], int(e["step"])) for e in history if "eval_loss" in e and "flops" in e)
     full = [entry["eval_loss_full"] for entry in history if "eval_loss_full" in entry]
-    counted = next(iter(state["stateful_callbacks"].values()))
+    counted = counts(state)
     loss = full[-1] if full else curve[-1][1]
     return Result(loss, curve, state["global_step"], counted["tokens"], counted["flops"], counted["seconds"])
+
+
+def counts(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the tokens, FLOPs and seconds of training so far, from the contents of a trainer_state.json."""
+    counted: dict[str, Any] = next(iter(state["stateful_callbacks"].values()))
+    return counted
 
 
 def value(found: Result, objective: str, budget: float | None, run: Path) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pli_analysis.metrics.sweep.trials import Study, Trial
+from pli_train.core.errors import counted
 
 RULE = "schedule."
 """Prefix of the parameters of a schedule rule."""
@@ -70,9 +71,8 @@ def describe(study: Study, trial: Trial) -> str:
         if not schedule:
             return "does not grow"
         return f"grows by the schedule {schedule}" if isinstance(schedule, str) else "grows by a schedule in tables"
-    count = len(found.indices)
     where = _position(study, trial, found)
-    return f"inserts {count} layer{'s' * (count > 1)} {where} {_when(found.times)}"
+    return f"inserts {counted(len(found.indices), 'layer')} {where} {_when(found.times)}"
 
 
 def _position(study: Study, trial: Trial, found: Strategy) -> str:

@@ -314,5 +314,4 @@ def _loss(run: Path, tag: str, step: int) -> float | None:
 
 
 def _flops_at(source: Path) -> int:
-    state = run_folder.read_json(source / run_folder.TRAINER_STATE)
-    return int(next(iter(state["stateful_callbacks"].values()))["flops"])
+    return int(objective.counts(run_folder.read_json(source / run_folder.TRAINER_STATE))["flops"])
