@@ -9,10 +9,10 @@ import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.metrics.comparison.compare import amount
-from pli_analysis.metrics.sweep.strategy import INITIAL_LAYERS, RULE, describe, setting
+from pli_analysis.metrics.sweep.strategy import INITIAL_LAYERS, describe, setting
 from pli_analysis.metrics.sweep.trials import Study, Trial, arms_of, best, label, value_of
 from pli_train.core.errors import counted
-from pli_train.core.run_format.study_folder import BASELINE, COMPLETE, CONFIRM, FAIL, GROWTH, PRUNED, RUNNING
+from pli_train.core.run_format.study_folder import BASELINE, COMPLETE, CONFIRM, FAIL, GROWTH, PRUNED, RULE, RUNNING
 
 if TYPE_CHECKING:
     import pandas as pd

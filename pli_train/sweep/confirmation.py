@@ -10,9 +10,8 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from pli_train.core.run_format.study_folder import BASELINE, CONFIRM, GROWTH
+from pli_train.core.run_format.study_folder import BASELINE, CONFIRM, GROWTH, SEED
 from pli_train.sweep.arms import Proposal
-from pli_train.sweep.space import SEED
 from pli_train.sweep.study import PLAN
 from pli_train.sweep.summary import best
 

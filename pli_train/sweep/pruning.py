@@ -10,21 +10,22 @@ import optuna
 from optuna.pruners import BasePruner
 
 from pli_train.core.run_format import run_folder
+from pli_train.core.run_format.study_folder import PRUNING_FACTOR
 from pli_train.sweep import objective
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
 
-FIRST, LAST, FACTOR = 10, 100, 3
-"""Percent of the budget at the first and the last rung; one of FACTOR trials continues."""
+FIRST, LAST = 10, 100
+"""Percent of the budget at the first and the last rung."""
 
 
 def pruner(kind: str) -> BasePruner:
     """Create a pruner. Its resource is the used share of the budget, in percent."""
     if kind == "halving":
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST, reduction_factor=FACTOR)
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST, reduction_factor=PRUNING_FACTOR)
     if kind == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=FIRST, max_resource=LAST, reduction_factor=FACTOR)
+        return optuna.pruners.HyperbandPruner(min_resource=FIRST, max_resource=LAST, reduction_factor=PRUNING_FACTOR)
     return optuna.pruners.NopPruner()
 
 

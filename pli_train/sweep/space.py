@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput
+from pli_train.core.run_format.study_folder import SEED
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-RULE = "schedule."
-"""Prefix of the parameter names of a schedule rule."""
-SEED = "seed"
 RATE = "optim.lr"
 AROUND = 4.0
 """If the space has no learning rate, the baseline's is tuned from the base's ÷ AROUND to the base's × AROUND."""

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pli_train.core.errors import BadInput, did_you_mean
+from pli_train.core.run_format.study_folder import RULE
 from pli_train.sweep.schedule_rule import NAMES as RULE_NAMES
-from pli_train.sweep.space import RULE, Parameter, Space, with_seeds
+from pli_train.sweep.space import Parameter, Space, with_seeds
 
 SPACES = files("pli_train.sweep") / "spaces"
 TOP = ("description", "base", "set", "space", "baseline", "seeds")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from pli_train.sweep.space import SEED
+from pli_train.core.run_format.study_folder import SEED
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -10,10 +10,10 @@ import tomli_w
 
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
+from pli_train.core.run_format.study_folder import RULE, SEED
 from pli_train.sweep import budget as budgets
 from pli_train.sweep.changes import base_config, changed
 from pli_train.sweep.schedule_rule import ScheduleRule
-from pli_train.sweep.space import RULE, SEED
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig

@@ -18,13 +18,11 @@ from pli_analysis.metrics.sweep.trials import Study, Trial, arms_of, best, value
 from pli_analysis.scalars.reading import Reader, Scalars
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
-from pli_train.core.run_format.study_folder import COMPLETE, CONFIRM, FAIL, PRUNED, RUNNING
+from pli_train.core.run_format.study_folder import COMPLETE, CONFIRM, FAIL, PRUNED, PRUNING_FACTOR, RUNNING
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FACTOR = 3
-"""The pruner lets one of FACTOR trials continue: docs/sweep.md, pruning."""
 Logs = Mapping[str, Scalars]
 """Name of a trial → scalars of its run; trials without a readable log are absent."""
 
@@ -128,7 +126,7 @@ def prunings(study: Study, logs: Logs) -> list[Pruning]:
             share, loss = _at(trial, logs, trial.pruned_at)
             others = [_loss_at(other, logs, share) for other in study.of(trial.arm) if other is not trial]
             losses = np.sort([loss, *(other for other in others if np.isfinite(other))])
-            limit = losses[max(len(losses) // FACTOR - 1, 0)] if np.isfinite(loss) else np.nan
+            limit = losses[max(len(losses) // PRUNING_FACTOR - 1, 0)] if np.isfinite(loss) else np.nan
             found.append(Pruning(trial, share, loss, len(losses), float(limit)))
     return found
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from pli_analysis.metrics.sweep.trials import Study, Trial
 from pli_train.core.errors import counted
+from pli_train.core.run_format.study_folder import RULE
 
-RULE = "schedule."
-"""Prefix of the parameters of a schedule rule."""
 SCHEDULE, INITIAL_LAYERS = "growth.schedule", "model.initial_layers"
 _INSERTION = re.compile(r"(\d+(?:\.\d+)?)@(\d+)")
 _RULES = {

@@ -19,13 +19,21 @@ from typing import TYPE_CHECKING, Any
 from pli_analysis import columns as col
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
-from pli_train.core.run_format.study_folder import ARMS, BASELINE, COMPLETE, CONFIRM, FAIL, GROWTH, PRUNED, RUNNING
+from pli_train.core.run_format.study_folder import (
+    ARMS,
+    BASELINE,
+    COMPLETE,
+    CONFIRM,
+    FAIL,
+    GROWTH,
+    PRUNED,
+    RUNNING,
+    SEED,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SEED = "seed"
-"""Name of the parameter that numbers the seeds of a grid."""
 STATES = (COMPLETE, PRUNED, FAIL, RUNNING)
 NUMBERS = ("value", "loss", "steps", "planned_flops", "flops", "tokens", "seconds", "seed", "of_trial", "pruned_at")
 FIRST = (col.ARM, col.NUMBER, col.STATE, col.VALUE, col.LOSS, col.STEPS, col.FLOPS, col.SECONDS, col.SEED)

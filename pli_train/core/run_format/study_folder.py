@@ -44,6 +44,13 @@ Sampler = Literal["tpe", "random", "grid"]
 Launcher = Literal["local", "slurm", "ray"]
 Pruner = Literal["none", "halving", "hyperband"]
 
+RULE = "schedule."
+"""Prefix of the names of the parameters of a schedule rule."""
+SEED = "seed"
+"""Name of the parameter that numbers the seeds of a grid."""
+PRUNING_FACTOR = 3
+"""One of so many trials continues at each decision of the pruner."""
+
 COMPLETE, PRUNED, FAIL, RUNNING = "complete", "pruned", "fail", "running"
 """States of a trial in trials.json. A trial that was interrupted is `running`."""
 

@@ -9,9 +9,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput, did_you_mean
+from pli_train.core.run_format.study_folder import SEED
 from pli_train.growth.schedule import OPERATORS
 from pli_train.sweep.schedule_rule import index_at, position_mistake
-from pli_train.sweep.space import SEED
 
 if TYPE_CHECKING:
     from pli_train.core.lineage import Lineage
