@@ -1,27 +1,16 @@
 """`pli-train lag` as people type it: what it prints where, and the code it leaves."""
 
-import sys
+from functools import partial
 
 import pytest
 
-from pli_train import cli
 from tests.sweeping import InProcess, write_config
 
 
 @pytest.fixture
-def call(monkeypatch, capfd, tmp_path):
-    """Call it in an empty folder: → (exit code, stdout, lines of stderr)."""
-    monkeypatch.chdir(tmp_path)
+def call(typed, monkeypatch):
     monkeypatch.setattr("pli_train.sweep.launchers.local.LocalLauncher", lambda *_: InProcess())
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["pli-train", "lag", *map(str, words)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        out, err = capfd.readouterr()
-        return done.value.code, out, err.splitlines()
-
-    return call
+    return partial(typed, "lag")
 
 
 def test_a_comparison_is_named_after_its_config_and_printed_on_stdout(call, corpus, tmp_path):

@@ -1,28 +1,17 @@
 """`pli-train sweep` as people type it: what it prints where, and the code it leaves."""
 
-import sys
+from functools import partial
 
 import pytest
 
-from pli_train import cli
 from pli_train.commands import sweep
 from pli_train.core.run_format import study_folder
 from tests.sweeping import InProcess, write_config
 
 
 @pytest.fixture
-def call(monkeypatch, capfd, tmp_path):
-    """Call it in an empty folder: → (exit code, stdout, lines of stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["pli-train", "sweep", *map(str, words)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        out, err = capfd.readouterr()
-        return done.value.code, out, err.splitlines()
-
-    return call
+def call(typed):
+    return partial(typed, "sweep")
 
 
 def test_a_study_is_named_after_its_config_and_printed_on_stdout(call, corpus, tmp_path, monkeypatch):
