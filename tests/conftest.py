@@ -20,6 +20,7 @@ settings.load_profile("tests")
 # Helpers whose asserts say what they compared, as those of tests do.
 HELPERS = (
     "commands",
+    "foreign_logs",
     "interrupted",
     "run_files",
     "trainers",

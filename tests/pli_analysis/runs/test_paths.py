@@ -6,36 +6,16 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
-from typer.testing import CliRunner
 
 from pli_analysis import api
-from pli_analysis.cli import app
 from pli_analysis.runs import paths, step_names
 from pli_analysis.runs.opening import open_run
 from pli_analysis.runs.paths import Kind
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from tests import families
+from tests.foreign_logs import asked, falling, log, refusal, rows
 from tests.trainers import train
-
-
-def log(folder, points):
-    """An event file with one scalar a tag: tag → {step: value}."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "events.out.tfevents.1.host.1.0").open("wb") as file:
-        writer = RecordWriter(file)
-        for tag, values in points.items():
-            for step, value in values.items():
-                summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-                writer.write(Event(wall_time=float(step), step=step, summary=summary).SerializeToString())
-    return folder
-
-
-def falling(start):
-    return {step: start - step / 16 for step in range(0, 17, 4)}
 
 
 def tags(path):
@@ -43,22 +23,6 @@ def tags(path):
     found = paths.logged(path)
     named = zip(paths.names([source for source, _ in found]), found, strict=True)
     return {name: sorted(logged.columns) for name, (_, logged) in named}
-
-
-def asked(*words):
-    return CliRunner().invoke(app, list(map(str, words)))
-
-
-def rows(*words):
-    done = asked(*words, "--format", "json")
-    assert done.exit_code == 0, (done.output, done.exception)
-    return json.loads(done.stdout)
-
-
-def refusal(*words):
-    done = asked(*words)
-    assert isinstance(done.exception, BadInput) and "\n" not in str(done.exception), done.output
-    return str(done.exception)
 
 
 # --- logs -----------------------------------------------------------------------------------------------------------
@@ -161,40 +125,6 @@ def test_a_run_that_holds_no_logs_says_so(tmp_path):
     assert "watch reads only runs of pli-train" in refusal("watch", tmp_path / "k")
 
 
-# --- unlike things --------------------------------------------------------------------------------------------------
-
-
-def test_a_loss_of_training_is_never_compared_with_one_of_evaluation(tmp_path):
-    one, other = log(tmp_path / "one", {"train/loss": falling(3)}), log(tmp_path / "other", {"eval/loss": falling(2)})
-    message = refusal("compare", one, other)
-    assert "one has train/loss; other has eval/loss; choose one with --tag" in message
-    both = rows("compare", one, other, "--tag", "*/loss")  # asked for by name: both are told
-    assert "train/loss of one, eval/loss of other at 16" in both[0]
-    log(tmp_path / "third", {"eval/loss": falling(2), "train/loss": falling(3)})
-    assert "train/loss at 16" in rows("compare", one, tmp_path / "third")[0]
-
-
-def test_a_scalar_that_is_no_loss_by_its_name_is_compared_where_it_is_the_only_one(tmp_path):
-    """Lightning logs hp_metric = -1 in every run: the only one that all have need not be what is to be compared."""
-    log(tmp_path / "a", {"hp_metric": {0: -1.0}, "my_objective": falling(3)})
-    log(tmp_path / "b", {"hp_metric": {0: -1.0}, "objective": falling(3)})
-    log(tmp_path / "c", {"hp_metric": {0: -1.0}})
-    log(tmp_path / "d", {"hp_metric": {0: -1.0}})
-    message = refusal("compare", tmp_path)
-    assert "a has hp_metric, my_objective; b has hp_metric, objective; c, d have hp_metric; choose one" in message
-    assert "hp_metric at 0" in rows("compare", tmp_path / "c", tmp_path / "d")[0]
-    assert "hp_metric at 0" in rows("compare", tmp_path, "--tag", "hp_metric")[0]
-
-
-def test_the_only_loss_that_all_have_is_taken_whatever_it_is_called(tmp_path):
-    for name, start in (("a", 3), ("b", 2)):
-        log(tmp_path / name, {"hp_metric": {0: -1.0}, "train_loss_batch": falling(start)})
-    assert {row["train_loss_batch at 16"] for row in rows("compare", tmp_path)} == {2.0, 1.0}
-    log(tmp_path / "a", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
-    log(tmp_path / "b", {"hp_metric": {0: -1.0}, "train_loss_batch": falling(3), "other_loss": falling(3)})
-    assert "no known loss that all runs have" in refusal("compare", tmp_path)
-
-
 def test_files_are_distinguished_by_suffix_as_a_last_resort(tmp_path):
     (tmp_path / "x.csv").write_text("Wall time,Step,Value\n1,0,3\n2,8,2\n")
     (tmp_path / "x.json").write_text("[[1, 0, 3], [2, 8, 2]]")
@@ -230,30 +160,6 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path):
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 75\n")
     done = asked("scalars", tmp_path / "run")
     assert f"passed over: {path}: is a pointer of Git LFS, not the file itself: `git lfs pull` gets it" in done.stderr
-
-
-def test_a_diverged_run_is_a_row_that_says_so(tmp_path):
-    nan = float("nan")
-    log(tmp_path / "well", {"train/loss": falling(3)})
-    log(tmp_path / "never", {"train/loss": dict.fromkeys(range(5), nan)})
-    log(tmp_path / "late", {"train/loss": falling(3) | {20: nan, 24: float("inf")}})
-    log(tmp_path / "hiccup", {"train/loss": falling(2) | {5: nan}})
-    done = asked("compare", tmp_path, "--format", "json", "--html", tmp_path / "page.html")
-    found = {row["group"]: row for row in json.loads(done.stdout)}
-    column = "train/loss at 16"
-    assert {name: row[column] for name, row in found.items()} == {
-        "hiccup": 1.0,
-        "well": 2.0,
-        "never": None,
-        "late": None,
-    }
-    assert found["late"]["diverged"] == "late from step 20 on" and found["never"]["runs"] == 0
-    said = "Diverged and left out: late from step 20 on, never from step 0 on."
-    assert said in done.stderr and said in (tmp_path / "page.html").read_text()
-    each = {row["run"]: row["diverged"] for row in rows("compare", tmp_path, "--runs")}
-    assert each["late"] == "from step 20 on" and not each["well"]
-    assert "diverged, the last loss is not finite" in refusal("compare", tmp_path / "never")
-    assert "--reference late: all its runs diverged; use one of" in refusal("compare", tmp_path, "--reference", "late")
 
 
 # --- Trainer --------------------------------------------------------------------------------------------------------
