@@ -29,10 +29,21 @@ def compare(
         typer.Option(metavar="POINT", help="Point on the axis at which losses are compared (default: the end)."),
     ] = None,
     levels: Annotated[
-        str | None, typer.Option(metavar="LOSS,LOSS", help="Loss levels at which speed-ups are computed.")
+        str | None,
+        typer.Option(
+            metavar="LOSS,LOSS",
+            help="Loss levels at which speed-ups are computed; final: those at the reference's end.",
+        ),
+    ] = None,
+    envelope: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GROUP,GROUP", help="Also compare with the lowest loss of these groups at each point (or patterns)."
+        ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Run or group to compare with (default: the first).")
+        str | None,
+        typer.Option(metavar="NAME", help="Run or group to compare with (default: the envelope or the first)."),
     ] = None,
     smooth: Annotated[int, typer.Option(min=1, metavar="N", help="Smooth losses by a mean of N points (odd).")] = 1,
     speed_ups: Annotated[
@@ -60,7 +71,8 @@ def compare(
     curves = curve_metric.read(runs, tag, smooth)
     complain(list(dict.fromkeys(line for curve in curves for line in curve.damaged)))
     losses = metric.parse_levels(levels) if levels else None
-    compared = [metric.compared(of_one, by, at, losses, reference) for of_one in metric.by_scalar(curves)]
+    enveloped = envelope.split(",") if envelope else []
+    compared = [metric.compared(of_one, by, at, losses, reference, enveloped) for of_one in metric.by_scalar(curves)]
     say(*map(report.verdict, compared))
     write_page(html, lambda: report.build(compared))
     table_of = metric.speed_ups_of if speed_ups else metric.per_run if each else metric.summary

@@ -11,7 +11,7 @@ from pli_analysis import columns as col
 from pli_analysis.figures import views
 from pli_analysis.figures.loss import AXES as AXES_OF_RUNS
 from pli_analysis.figures.loss import MOST, extremes
-from pli_analysis.figures.palette import COLORS, LEGEND, NEUTRAL
+from pli_analysis.figures.palette import LEGEND, NEUTRAL, line_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,22 +22,24 @@ AXES = AXES_OF_RUNS | {"epoch": "epochs"}
 """Axis → its title; logs of other programs may have epochs only."""
 
 
-def losses(table: pd.DataFrame, axes: Sequence[str], title: str = "loss") -> go.Figure:
+def losses(table: pd.DataFrame, axes: Sequence[str], title: str = "loss", envelope: str = "") -> go.Figure:
     """Draw the loss of each run, with growth events as triangles; the runs of a group share a color.
 
     Args:
         table: `run`, `group`, `is_event` (true for a growth event), the axes, `loss`; sorted by run and axis.
         axes: keys of `AXES`; the first one is drawn, and a page can switch to the others.
         title: title of the vertical axis.
+        envelope: name of the group that is the envelope of others, if any; it is drawn as a neutral dotted line.
     """
     import plotly.graph_objects as go
 
     drawn, groups, by = go.Figure(), list(dict.fromkeys(table[col.GROUP])), axes[0]
     for (run, group), mine in table.groupby([col.RUN, col.GROUP], sort=False):
-        color = COLORS[groups.index(group) % len(COLORS)]
+        line = {"color": NEUTRAL, "dash": "dot"} if group == envelope else line_number(groups.index(group))
+        color = line["color"]
         curve = mine[~mine[col.IS_EVENT]]
         kept = curve.iloc[extremes(curve[col.LOSS].to_numpy(), MOST)]
-        style = {"mode": "lines", "line": {"color": color, "width": 2}, "meta": _along(kept, axes)}
+        style = {"mode": "lines", "line": line | {"width": 2}, "meta": _along(kept, axes)}
         drawn.add_scatter(x=kept[by], y=kept[col.LOSS], name=str(run), **style)
         if mine[col.IS_EVENT].any():
             grown = mine[mine[col.IS_EVENT]]
@@ -61,17 +63,17 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
     for number, (group, mine) in enumerate(table.groupby(col.GROUP, sort=False)):
         if group == reference or mine[col.SPEED_UP].isna().all():
             continue
-        color, by_axis = COLORS[number % len(COLORS)], dict(list(mine.groupby(col.AXIS, sort=False)))
+        line, by_axis = line_number(number) | {"width": 2}, dict(list(mine.groupby(col.AXIS, sort=False)))
         bands = {axis: _band(rows) for axis, rows in by_axis.items()}
         if len(bands[axes[0]]["x"]):
-            style = {"fill": "toself", "fillcolor": color, "opacity": 0.2, "line": {"width": 0}}
+            style = {"fill": "toself", "fillcolor": line["color"], "opacity": 0.2, "line": {"width": 0}}
             hidden = {"hoverinfo": "skip", "meta": {"views": bands}}
             drawn.add_scatter(**bands[axes[0]], name=f"{group}, 95 % interval", **style, **hidden)
         known = {axis: rows[rows[col.SPEED_UP].notna()] for axis, rows in by_axis.items()}
         curves = {
             axis: {"x": views.plain(r[col.LOSS_LEVEL]), "y": views.plain(r[col.SPEED_UP])} for axis, r in known.items()
         }
-        style = {"mode": "lines+markers", "line": {"color": color, "width": 2}, "meta": {"views": curves}}
+        style = {"mode": "lines+markers", "line": line, "meta": {"views": curves}}
         drawn.add_scatter(**curves[axes[0]], name=f"{group} ({_runs(mine)})", **style)
     drawn.add_hline(y=1, line={"color": NEUTRAL, "dash": "dot", "width": 1})
     drawn.update_xaxes(title="loss level to reach", autorange="reversed")

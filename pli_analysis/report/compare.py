@@ -11,7 +11,7 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.figures import compare as figures
 from pli_analysis.figures.compare import AXES
-from pli_analysis.metrics.comparison import compare
+from pli_analysis.metrics.comparison import compare, envelope
 from pli_analysis.report.parts import Figure, Report, Section, distinct_digits, sentences, signed
 from pli_train.core.errors import counted
 
@@ -44,7 +44,16 @@ def verdict(found: Comparison) -> str:
     clauses = [f"{base.group} has {_loss_words(base, digits)} ({_runs_words(base.runs)})"]
     clauses += [_difference_words(row, base.runs, digits) for row in others]
     diverged = f" Diverged and left out: {compare.divergences(found.diverged)}." if found.diverged else ""
-    return f"{where}, {_listed(clauses, NAMED + 1)}.{diverged}{_omitted_words(found)}"
+    return f"{where}, {_listed(clauses, NAMED + 1)}.{envelope_words(found)}{diverged}{_omitted_words(found)}"
+
+
+def envelope_words(found: Comparison) -> str:
+    """Describe which group has the lowest loss where, as a sentence after another one; empty without an envelope."""
+    if found.envelope is None:
+        return ""
+    (first, _), *others = found.envelope.spans
+    clauses = [first, *(f"{group} from {compare.amount(start, found.unit)}" for group, start in others)]
+    return f" Lowest of the groups in the envelope: {', '.join(clauses)}{f' {AXES[found.unit]}' if others else ''}."
 
 
 def speed_up_words(found: Comparison) -> str:
@@ -71,7 +80,7 @@ def build(found: Sequence[Comparison]) -> Report:
     sections = [_section(found[0])]
     if len(found) > 1:
         sections = [_section(each, f"-{number}", f" of {each.tag}") for number, each in enumerate(found)]
-    many = counted(len(found[0].curves) + len(found[0].diverged), "run")
+    many = counted(len(found[0].runs) + len(found[0].diverged), "run")
     return Report(f"Comparison of {many}", " ".join(map(verdict, found)), sections)
 
 
@@ -116,8 +125,10 @@ def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
         (
             "levels",
             "By default the final loss of the run with the highest final loss, and its losses at half and at a "
-            f"quarter of its {found.curves[0].counts}s; --levels sets others.",
+            f"quarter of its {found.curves[0].counts}s; --levels sets others. With --levels final, each run is to "
+            f"reach the final loss of the run of {reference} with the same seed.",
         ),
+        *_envelope_method(found),
         (
             "95 % interval",
             "The unit is the run. Groups with the same seeds, data and evaluation are compared in pairs of runs, by "
@@ -135,6 +146,20 @@ def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
     ]
 
 
+def _envelope_method(found: Comparison) -> list[tuple[str, str]]:
+    if found.envelope is None:
+        return []
+    names = ", ".join(sorted({group for group, _ in found.envelope.spans}))
+    return [
+        (
+            "envelope",
+            "The lowest mean loss that any of some groups has at a point of the axis or before it. Its curve for a "
+            "seed is that of this seed in the group with the lowest mean. Groups that are the lowest somewhere: "
+            f"{names}.",
+        )
+    ]
+
+
 def losses(found: Mapping[str, Comparison]) -> Figure:
     """Draw the losses, with a view and a caption for each axis.
 
@@ -144,9 +169,8 @@ def losses(found: Mapping[str, Comparison]) -> Figure:
     axes, first = list(found), next(iter(found.values()))
     table = drawn_points(first.curves, {axis: of.by for axis, of in found.items()})
     captions = {axis: verdict(each) for axis, each in found.items()}
-    return Figure(
-        "losses", "Losses", captions[axes[0]], figures.losses(table, axes, first.tag or "loss"), table, captions
-    )
+    drawing = figures.losses(table, axes, first.tag or "loss", envelope.NAME if first.envelope else "")
+    return Figure("losses", "Losses", captions[axes[0]], drawing, table, captions)
 
 
 def sooner(found: Mapping[str, Comparison]) -> list[Figure]:

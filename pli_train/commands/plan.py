@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pli_train.checkpointing import disk
@@ -53,6 +53,15 @@ class Plan:
     flops: float | None
     disk: disk.DiskUse | None
 
+    @property
+    def share(self) -> float | None:
+        """FLOPs of the whole run ÷ those of a run at full size from the start; None if unknown.
+
+        Its inverse is the speed-up of a run that needs as many steps as full size to reach a loss.
+        """
+        shares = [stage.share for stage in self.stages]
+        return None if None in shares else sum(share or 0 for share in shares)
+
 
 def plan(config: RunConfig, devices: int = 1) -> Plan:
     """Plan the stages of a config, without reading a corpus or initializing weights.
@@ -78,10 +87,11 @@ def plan(config: RunConfig, devices: int = 1) -> Plan:
         stages.append(
             Stage(event, step, begun, lineage, length(lineage, block_size), size.parameters(lineage.shapes()), share)
         )
-    shares = [stage.share for stage in stages]
+    made = Plan(stages, total, None, _disk(config, size, start, planned))
+    if total is None or made.share is None:
+        return made
     tokens = config.train.batch_size * config.train.accumulation * block_size * devices
-    whole = None if total is None or None in shares else sum(s or 0 for s in shares) * costs[-1] * total * tokens
-    return Plan(stages, total, whole, _disk(config, size, start, planned))
+    return replace(made, flops=made.share * costs[-1] * total * tokens)
 
 
 def _disk(
@@ -99,9 +109,10 @@ def lines(config: RunConfig, drawn: Plan) -> list[str]:
     Heads, FFN units and context have a column if they change; `2–4` is a range over layers. An event that waits for a
     plateau has `plateau` in place of its step, and shares that depend on its time are `?`.
     """
-    shares = [stage.share for stage in drawn.stages]
-    total = "unknown" if None in shares else f"{sum(share or 0 for share in shares):.1%}"
+    share = drawn.share
+    total = "unknown" if share is None else f"{share:.1%}"
     cost = f" ({drawn.flops:.3g} FLOPs)" if drawn.flops else ""
+    ceiling = f"; speed-up at equal steps: {1 / share:.3g}" if share else ""
     named = config.growth.named()
     paper = f" [{named.name}: {named.cites}]" if named else ""
     columns = _varying(drawn.stages)
@@ -109,7 +120,7 @@ def lines(config: RunConfig, drawn: Plan) -> list[str]:
     width = max(32, *(len(stage.event) for stage in drawn.stages))
     return [
         f"{config.name}: {config.description}{paper}",
-        f"FLOPs of the whole run, as a share of full depth from the start: {total}{cost}",
+        f"FLOPs of the whole run, as a share of full depth from the start: {total}{cost}{ceiling}",
         str(drawn.disk or "checkpoints: unknown, as they depend on the length of training"),
         "",
         f"{'from':>5} {'step':>8} {'parameters':>12}{titles} {'FLOPs':>6}  {'event':<{width}}  stack, bottom to top",

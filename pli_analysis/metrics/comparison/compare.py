@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.metrics.comparison import group_difference
-from pli_analysis.metrics.comparison.curves import Curve, converged, is_gap, loss_at, reached, require
+from pli_analysis.metrics.comparison.curves import Curve, by_group, converged, is_gap, loss_at, reached, require
+from pli_analysis.metrics.comparison.envelope import NAME, Envelope, envelope
 from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -25,14 +26,23 @@ SHARES = (1.0, 1 / 2, 1 / 4)
 """Default loss levels: the loss at these fractions of training of the run with the highest final loss."""
 
 
-def parse_levels(text: str) -> list[float]:
-    """Parse losses separated by commas, such as `5.5,4`. Raises BadInput for anything that is not a finite number."""
+FINAL: Literal["final"] = "final"
+"""In place of loss levels: each run's level is the final loss of the reference's run with the same seed."""
+Levels = Sequence[float] | Literal["final"]
+
+
+def parse_levels(text: str) -> Levels:
+    """Parse losses separated by commas, such as `5.5,4`, or `final`. Raises BadInput for anything else."""
+    if text == FINAL:
+        return FINAL
     try:
         levels = [float(part) for part in text.split(",")]
     except ValueError:
         levels = [float("nan")]
     if not np.isfinite(levels).all():
-        raise BadInput(f"--levels {text}: is not a list of losses; write numbers separated by commas, such as 5.5,4")
+        raise BadInput(
+            f"--levels {text}: is not a list of losses; write `final`, or numbers separated by commas, such as 5.5,4"
+        )
     return list(dict.fromkeys(levels))
 
 
@@ -84,6 +94,7 @@ class Comparison:
         groups: the table of `groups`.
         speed_ups: the table of `speed_ups`.
         diverged: the curves of runs that diverged, which are in none of the above.
+        envelope: the envelope of some of the groups, if asked for; its curves are among `curves` too.
     """
 
     curves: Sequence[Curve]
@@ -93,6 +104,12 @@ class Comparison:
     groups: pd.DataFrame
     speed_ups: pd.DataFrame
     diverged: Sequence[Curve] = ()
+    envelope: Envelope | None = None
+
+    @property
+    def runs(self) -> list[Curve]:
+        """The curves without those of the envelope, which are not runs."""
+        return [curve for curve in self.curves if self.envelope is None or curve.group != NAME]
 
     @property
     def tag(self) -> str:
@@ -117,8 +134,9 @@ def compared(
     curves: Sequence[Curve],
     by: str = col.STEP,
     at: float | None = None,
-    levels: Sequence[float] | None = None,
+    levels: Levels | None = None,
     reference: str | None = None,
+    enveloped: Sequence[str] = (),
 ) -> Comparison:
     """Compare groups of runs by one scalar.
 
@@ -126,12 +144,14 @@ def compared(
         curves: of `read`, all of one scalar (`by_scalar`).
         by: the axis: `step`, `tokens`, `flops` or `seconds`.
         at: the point at which losses are compared, in units of the axis; by default the last one that all runs reached.
-        levels: losses to reach; by default those of `default_levels`.
-        reference: the group that the others are compared with; by default the first that did not diverge.
+        levels: losses to reach, or `FINAL`; by default those of `default_levels`.
+        reference: the group that the others are compared with; by default the envelope, or without one the first group
+            that did not diverge.
+        enveloped: names or patterns of groups whose envelope is added as a group named `envelope`.
 
     Raises:
-        BadInput: if all runs diverged, a run did not log the axis, no run has a loss at that point, or there is no
-            group named `reference`.
+        BadInput: if all runs diverged, a run did not log the axis, no run has a loss at that point, there is no group
+            named `reference`, or there is no envelope (see `envelope.envelope`).
     """
     require(curves, by)
     diverged = [curve for curve in curves if curve.diverged is not None]
@@ -145,17 +165,12 @@ def compared(
         unit = curves[0].counts if by == col.STEP else by
         last = f"the last {unit} that all runs reached is {last_common(curves, by):g}"
         raise BadInput(f"--at {at:g}: no run has {which} there; {last}")
+    bound = envelope(curves, enveloped, by) if enveloped else None
+    levels = default_levels(curves) if levels is None else levels
+    curves = [*bound.curves, *curves] if bound else curves
     reference = reference or curves[0].group
-    ups = speed_ups(curves, default_levels(curves) if levels is None else levels, by, reference)
-    return Comparison(curves, by, at, reference, groups(curves, at, by, reference), ups, diverged)
-
-
-def by_group(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
-    """Return the curves of each group, groups in order of first appearance."""
-    groups: dict[str, list[Curve]] = {}
-    for curve in curves:
-        groups.setdefault(curve.group, []).append(curve)
-    return groups
+    ups = speed_ups(curves, levels, by, reference)
+    return Comparison(curves, by, at, reference, groups(curves, at, by, reference), ups, diverged, bound)
 
 
 def pairs_of(base: Sequence[Curve], mine: Sequence[Curve]) -> list[tuple[int, int]]:
@@ -211,13 +226,17 @@ def groups(curves: Sequence[Curve], at: float, by: str, reference: str) -> pd.Da
 
 
 def speed_ups(
-    curves: Sequence[Curve], levels: Sequence[float], by: str = col.STEP, reference: str | None = None
+    curves: Sequence[Curve], levels: Levels, by: str = col.STEP, reference: str | None = None
 ) -> pd.DataFrame:
     """Return the speed-up of each group over the reference to reach each loss level.
 
+    With `FINAL`, the level of a run is the final loss of the reference's run with the same seed, or of its only run. A
+    run of a group that has neither has no level.
+
     Returns:
         One row for each level and group:
-            loss_level, group, runs
+            loss_level           with `FINAL`, the mean final loss of the reference
+            group, runs
             reached              number of runs that reach the level
             at                   point of the axis where they reach it, a geometric mean; missing unless all runs of the
                                  group reach it
@@ -234,15 +253,17 @@ def speed_ups(
     reference = reference or curves[0].group
     of, base = _with_reference(curves, reference)
     pairs = {name: pairs_of(base, group) for name, group in of.items()}
+    finals = np.array([curve.losses[-1] for curve in base])
     rows = []
-    for level in levels:
-        logs = {name: np.log([reached(curve, level, by) for curve in group]) for name, group in of.items()}
-        for name, mine in logs.items():
-            row = (level, name, len(mine), int(np.isfinite(mine).sum()), math.exp(mine.mean()))
+    for of_base in [finals] if levels == FINAL else [np.full(len(base), level) for level in levels]:
+        start = _log_costs(base, of_base, by)
+        for name, group in of.items():
+            mine = start if name == reference else _log_costs(group, _paired(of_base, pairs[name], len(group)), by)
+            row = (of_base.mean(), name, len(mine), int(np.isfinite(mine).sum()), math.exp(mine.mean()))
             if name == reference:
                 rows.append((*row, 1.0 if np.isfinite(mine).all() else math.nan, math.nan, math.nan, "", 0))
                 continue
-            more = group_difference.difference(logs[reference], mine, pairs[name])
+            more = group_difference.difference(start, mine, pairs[name])
             ups = np.exp([-more.value, -more.high, -more.low])
             rows.append((*row, *ups, _pairing(pairs[name]), len(pairs[name])))
     columns = [
@@ -257,6 +278,21 @@ def speed_ups(
     ]
     columns += [col.PAIRING, col.PAIRS]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _log_costs(curves: Sequence[Curve], levels: np.ndarray, by: str) -> np.ndarray:
+    """Return the logarithm of the cost at which each run reaches its level; NaN if it does not."""
+    return np.log([reached(curve, level, by) for curve, level in zip(curves, levels, strict=True)])
+
+
+def _paired(levels: np.ndarray, pairs: group_difference.Pairs, count: int) -> np.ndarray:
+    """Return the level of each of `count` runs: that of its partner, or the only level of the reference; else NaN."""
+    if len(set(levels)) == 1:
+        return np.full(count, levels[0])
+    of_runs = np.full(count, math.nan)
+    for of_base, of_mine in pairs:
+        of_runs[of_mine] = levels[of_base]
+    return of_runs
 
 
 def speed_ups_of(found: Comparison) -> pd.DataFrame:
@@ -298,7 +334,7 @@ def per_run(found: Comparison) -> pd.DataFrame:
     """Return one row for each run, lowest loss at the point of comparison first."""
     import pandas as pd
 
-    last, counted = _loss_column(found), " or ".join(dict.fromkeys(curve.counts for curve in found.curves))
+    last, counted = _loss_column(found), " or ".join(dict.fromkeys(curve.counts for curve in found.runs))
     rows = [
         {
             col.RUN: curve.name,
@@ -309,13 +345,13 @@ def per_run(found: Comparison) -> pd.DataFrame:
             "lowest loss": curve.table[col.LOSS].min(),
             last: loss_at(curve, found.at, found.by),
         }
-        for curve in found.curves
+        for curve in found.runs
     ]
     for curve in found.diverged:
         rows.append({col.RUN: curve.name, col.GROUP: curve.group, col.SEED: curve.seed, "events": len(curve.events)})
         rows[-1] |= {"diverged": f"from {curve.counts} {curve.diverged} on", "lowest loss": curve.table[col.LOSS].min()}
     table = pd.DataFrame(rows)
-    omitted = [curve.omitted for curve in (*found.curves, *found.diverged)]
+    omitted = [curve.omitted for curve in (*found.runs, *found.diverged)]
     if any(omitted):
         table.insert(4, "non-finite points", omitted)
     return table.sort_values(last, kind="stable", ignore_index=True)

@@ -180,6 +180,14 @@ def _of_run(path: Path) -> dict[str, Any]:
     }
 
 
+def by_group(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """Return the curves of each group, groups in order of first appearance."""
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault(curve.group, []).append(curve)
+    return groups
+
+
 def require(curves: Sequence[Curve], axis: str) -> None:
     """Raise BadInput if all runs diverged, or a run did not log the axis."""
     if axis not in (col.STEP, *AXES):
@@ -243,14 +251,20 @@ def reached(curve: Curve, level: float, axis: str) -> float:
 
 
 def loss_at(curve: Curve, at: float, axis: str = col.STEP) -> float:
-    """Return the smoothed loss at a point of an axis, linearly interpolated between finite points.
+    """Return the smoothed loss at one point of an axis: see `losses_at`."""
+    return float(losses_at(curve, np.array([at]), axis)[0])
+
+
+def losses_at(curve: Curve, points: np.ndarray, axis: str = col.STEP) -> np.ndarray:
+    """Return the smoothed loss at points of an axis, (points,), linearly interpolated between finite points.
 
     NaN outside their range, and if a loss that is not finite lies between the two neighboring points.
     """
     where = curve.table[axis].to_numpy(dtype=float)
-    if is_gap(curve, at, axis):
-        return float("nan")
-    return float(np.interp(at, where, curve.losses, left=np.nan, right=np.nan)) if len(where) else float("nan")
+    if not len(where):
+        return np.full(len(points), np.nan)
+    losses = np.interp(points, where, curve.losses, left=np.nan, right=np.nan)
+    return np.where([is_gap(curve, point, axis) for point in points], np.nan, losses) if curve.omitted else losses
 
 
 def is_gap(curve: Curve, at: float, axis: str = col.STEP) -> bool:

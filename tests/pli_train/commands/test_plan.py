@@ -64,3 +64,13 @@ def test_columns_stay_in_line_however_long_an_event_is():
     lines = printed(named, "model.initial_heads=2", "model.config.n_inner=256")
     at = lines[4].index("stack, bottom")
     assert {line[at - 2 : at] for line in lines[5:]} == {"  "} and {line[at] for line in lines[5:]} == {"a"}
+
+
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_the_speed_up_at_equal_steps_against_its_closed_form(share):
+    width, vocabulary, context = 128, 2048, 128  # those of the preset
+    layer, output = 6 * 12 * width**2 + 12 * width * context, 6 * vocabulary * width
+    full, small = 12 * layer + output, layer + output
+    first = printed(f'growth.schedule={{name="single-shot", layers=12, at={share}}}')[1]
+    assert first.endswith(f"speed-up at equal steps: {full / (share * small + (1 - share) * full):.3g}")
+    assert printed("growth.schedule=")[1].endswith("speed-up at equal steps: 1")
