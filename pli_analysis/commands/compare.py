@@ -50,6 +50,7 @@ def compare(
         bool, typer.Option("--speed-ups", help="One row per loss level and group, with 95 % intervals.")
     ] = False,
     each: Annotated[bool, typer.Option("--runs", help="One row per run.")] = False,
+    points: Annotated[bool, typer.Option("--points", help="One row per point of each run's curve.")] = False,
     html: Html = None,
     format: FormatOption = None,
     out: OutOption = None,
@@ -66,8 +67,9 @@ def compare(
     from pli_analysis.report import compare as report
     from pli_analysis.tables import emit
 
-    if each and speed_ups:
-        raise BadInput("--runs and --speed-ups: cannot be combined, as each prints its own table: use one of them")
+    asked = [option for option, on in (("--runs", each), ("--speed-ups", speed_ups), ("--points", points)) if on]
+    if len(asked) > 1:
+        raise BadInput(f"{' and '.join(asked)}: cannot be combined, as each prints its own table: use one of them")
     curves = curve_metric.read(runs, tag, smooth)
     complain(list(dict.fromkeys(line for curve in curves for line in curve.damaged)))
     losses = metric.parse_levels(levels) if levels else None
@@ -75,5 +77,6 @@ def compare(
     compared = [metric.compared(of_one, by, at, losses, reference, enveloped) for of_one in metric.by_scalar(curves)]
     say(*map(report.verdict, compared))
     write_page(html, lambda: report.build(compared))
-    table_of = metric.speed_ups_of if speed_ups else metric.per_run if each else metric.summary
+    tables = {"--runs": metric.per_run, "--speed-ups": metric.speed_ups_of, "--points": metric.points}
+    table_of = tables[asked[0]] if asked else metric.summary
     emit(metric.of_scalars(compared, table_of), format, out)

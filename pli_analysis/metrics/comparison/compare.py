@@ -17,6 +17,7 @@ from pli_analysis import columns as col
 from pli_analysis.metrics.comparison import group_difference
 from pli_analysis.metrics.comparison.curves import Curve, by_group, converged, is_gap, loss_at, reached, require
 from pli_analysis.metrics.comparison.envelope import NAME, Envelope, envelope
+from pli_analysis.metrics.loss import AXES
 from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def parse_levels(text: str) -> Levels:
         levels = [float("nan")]
     if not np.isfinite(levels).all():
         raise BadInput(
-            f"--levels {text}: is not a list of losses; write `final`, or numbers separated by commas, such as 5.5,4"
+            f"--levels {text}: is not a list of losses; write numbers separated by commas, such as 5.5,4, or final"
         )
     return list(dict.fromkeys(levels))
 
@@ -355,6 +356,17 @@ def per_run(found: Comparison) -> pd.DataFrame:
     if any(omitted):
         table.insert(4, "non-finite points", omitted)
     return table.sort_values(last, kind="stable", ignore_index=True)
+
+
+def points(found: Comparison) -> pd.DataFrame:
+    """Return one row for each point of each run: `run`, `group`, `seed`, the axes and `loss`, as logged or smoothed."""
+    import pandas as pd
+
+    named = []
+    for curve in found.runs:
+        names = {col.RUN: curve.name, col.GROUP: curve.group, col.SEED: curve.seed}
+        named.append(curve.table.assign(**names, **{col.LOSS: curve.losses}))
+    return pd.concat(named, ignore_index=True)[[col.RUN, col.GROUP, col.SEED, col.STEP, *AXES, col.LOSS]]
 
 
 def of_scalars(found: Sequence[Comparison], table_of: Callable[[Comparison], pd.DataFrame]) -> pd.DataFrame:

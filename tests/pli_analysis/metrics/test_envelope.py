@@ -135,3 +135,8 @@ def test_the_command_draws_the_envelope(tmp_path):
     rows = {row["group"]: row for row in json.loads(done.stdout)}
     assert rows["grown"]["speed_up"] == pytest.approx(2) and rows["envelope"]["speed_up"] == 1
     assert "Lowest of the groups in the envelope" in done.stderr and "Comparison of 3 runs" in page.read_text()
+    points = json.loads(CliRunner().invoke(app, [*asked[:6], "--points", "--format", "json"]).stdout)
+    assert [(row["run"], row["step"], row["loss"]) for row in points[:2]] == [("small", 0, 5), ("small", 10, 3)]
+    assert len(points) == 9  # of the three runs; the envelope is not one
+    with pytest.raises(BadInput, match="--runs and --points: cannot be combined"):
+        CliRunner().invoke(app, [*asked[:6], "--runs", "--points"], standalone_mode=False, catch_exceptions=False)
