@@ -197,13 +197,10 @@ def _seeds(each: Confirmed) -> str:
 
 def _pruning(found: Pruning) -> str:
     words = f"{found.trial.name} was pruned at step {found.trial.pruned_at:,}"
-    if not np.isfinite(found.share):
-        return f"{words}; its run is missing"
-    words += f", after {100 * found.share:.0f} % of its budget"
-    if not np.isfinite(found.loss):
+    if not found.rank:
         return words
-    others = f"the best third of the {found.rivals} trials that reached this point has at most {found.limit:.3f}"
-    return f"{words}: loss {found.loss:.3f}, {others}" if found.rivals > 1 else f"{words}: loss {found.loss:.3f}"
+    where = f"its loss at {100 * found.share:.0f} % of its budget was {found.loss:.3f}"
+    return f"{words}: {where}, rank {found.rank} of the {counted(found.rivals, 'trial')} that have reached it by now"
 
 
 def _found(study: Study, trials: Sequence[Trial]) -> str:

@@ -121,7 +121,7 @@ class Coordinator:
                     time.sleep(POLL if self._jobs else WAIT)
             finally:
                 stop_all([job.worker for job in self._jobs.values() if job.worker is not None], stop)
-            self._study.write_table(now=True)
+                self._study.write_table(now=True)
         if stop.asked:
             raise Interrupted(f"stopped: {self._progress()}; run the same command to resume")
 
@@ -321,19 +321,21 @@ class Coordinator:
     # --- pruning and stopping ---------------------------------------------------------------------------------------
 
     def _prune_if_behind(self, job: Job) -> None:
-        """Report new evaluations to the pruner, and stop the worker if the pruner decides so. Confirmation runs on."""
+        """Report a run's rungs, and stop its worker if the pruner decides so. Confirmation trials run on."""
         if self._study.settings.pruner == "none" or job.arm == study_folder.CONFIRM or job.pruned:
             return
         if time.monotonic() < job.evaluations_read + PRUNE_EVERY:
             return
         job.evaluations_read = time.monotonic()
+        if objective.is_finished(job.task.run):
+            return
         plan, storage = job.trial.user_attrs[PLAN], self._study.storage
         study = self._study.arm(job.arm)
-        for percent, loss, step in pruning.reports(job.task.run, job.config, plan["planned_flops"] or plan["steps"]):
+        for rung, loss, step in pruning.reports(job.task.run, job.config, plan["planned_flops"] or plan["steps"]):
             trial = storage.get_trial(job.trial._trial_id)
-            if trial.last_step is not None and percent <= trial.last_step:
+            if trial.last_step is not None and rung <= trial.last_step:
                 continue
-            storage.set_trial_intermediate_value(trial._trial_id, percent, loss)
+            storage.set_trial_intermediate_value(trial._trial_id, rung, loss)
             if study.pruner.prune(study, storage.get_trial(trial._trial_id)):
                 self._study.set(trial, PRUNED_AT, step)
                 job.pruned = True

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pli_train.core.errors import BadInput, did_you_mean
-from pli_train.core.run_format.study_folder import RULE
+from pli_train.core.run_format.study_folder import RULE, SEED
 from pli_train.sweep.schedule_rule import NAMES as RULE_NAMES
 from pli_train.sweep.space import Parameter, Space, with_seeds
 
@@ -109,6 +109,8 @@ def from_table(table: Mapping[str, Any], source: str, base: str | None = None) -
         wrong.append("space: is empty; add at least one config key with its values or range")
     if wrong:
         raise BadInput(*(f"{source}: {mistake}" for mistake in wrong))
+    if seeds and any(parameter.name == SEED for parameter in ordered):
+        raise BadInput(f"{source}: space.seed: is also set by `seeds`; remove one of them")
     if seeds:
         ordered = with_seeds(ordered, seeds)
     return Space(
@@ -130,15 +132,17 @@ def from_grid(base: str, grid: Sequence[str], seeds: int, fixed: Sequence[str] =
         if not equals or not name.strip() or not text.strip():
             raise BadInput(f"--grid {word}: not KEY=VALUE,VALUE (for example --grid optim.lr=1e-3,2e-3)")
         parameters.append(Parameter(name.strip(), tuple(dict.fromkeys(_values(text)))))
+    if any(parameter.name == SEED for parameter in parameters):
+        raise BadInput("--grid seed=…: seeds are not a variant; use --seeds K, and --set seed=S for the first one")
     if twice := {p.name for p in parameters if [q.name for q in parameters].count(p.name) > 1}:
         raise BadInput(f"--grid {', '.join(sorted(twice))}: given twice; list all values of a key in one option")
-    return Space(
+    found = Space(
         name=Path(base).stem,
         base=base,
-        fixed=assigned(fixed),
         parameters=tuple(with_seeds(parameters, max(seeds, 1))),
         seeds=max(seeds, 1),
     )
+    return overridden(found, fixed)
 
 
 def assigned(words: Sequence[str], option: str = "--set") -> dict[str, Any]:

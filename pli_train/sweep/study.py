@@ -282,6 +282,7 @@ def _row(arm: str, trial: FrozenTrial) -> dict[str, Any]:
         "value": trial.value if trial.state == TrialState.COMPLETE else None,
         "params": trial.params,
         "pruned_at": attributes.get(PRUNED_AT),
+        "rungs": {str(percent): loss for percent, loss in sorted(trial.intermediate_values.items())},
         "started": trial.datetime_start and trial.datetime_start.isoformat(timespec="seconds"),
         "finished": trial.datetime_complete and trial.datetime_complete.isoformat(timespec="seconds"),
     }

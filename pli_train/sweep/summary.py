@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 
 def best(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials with the lowest mean value over seeds: one per seed. Empty if no trial is complete."""
-    variants: dict[str, list[FrozenTrial]] = defaultdict(list)
+    """Return the trials with the lowest mean value over seeds: one per seed. Empty if no trial is complete.
+
+    Only parameter values with the most seeds are considered. A search may draw the same values twice: such trials are
+    copies of one run, of which the first counts.
+    """
+    variants: dict[str, dict[int, FrozenTrial]] = defaultdict(dict)
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
-            variants[repr(sorted(_without_seed(trial).items()))].append(trial)
+            variants[repr(sorted(_without_seed(trial).items()))].setdefault(trial.params.get(SEED, 0), trial)
     most = max(map(len, variants.values()), default=0)
-    whole = [found for found in variants.values() if len(found) == most]
+    whole = [list(seeds.values()) for seeds in variants.values() if len(seeds) == most]
     return min(whole, key=lambda found: fmean(trial.value or 0.0 for trial in found), default=[])
 
 

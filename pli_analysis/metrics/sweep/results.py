@@ -41,7 +41,7 @@ class Results:
 
 
 def results(folder: Path) -> Results:
-    """Read a study and compute its results. The logs of all runs are read only if trials were pruned.
+    """Read a study and compute its results.
 
     Raises:
         BadInput: when the folder is not a study, its files are damaged, or it has no trials yet.
@@ -49,12 +49,11 @@ def results(folder: Path) -> Results:
     study = trials.read(folder)
     if not study.trials:
         raise BadInput(f"{folder}: has no trials yet; wait until `pli-train sweep` has started one")
-    logs = run_logs.read(study, any(trial.pruned_at is not None for trial in study.trials))
     return Results(
         study,
         trials.table(study),
-        run_logs.arms(study, logs),
+        run_logs.arms(study, run_logs.read(study)),
         confirmation.confirmation(study),
         importance.importance(study),
-        run_logs.prunings(study, logs),
+        run_logs.prunings(study),
     )

@@ -1,4 +1,4 @@
-"""What the run folders of a study log: FLOPs and seconds spent, and the losses behind pruning.
+"""What the trials of a study cost, and why some were pruned.
 
 `trials.json` has FLOPs and seconds of complete trials only. Those of other trials are the last ones that their runs
 logged. A run folder that was removed is counted as missing.
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis import columns as col
-from pli_analysis.metrics.loss import at_steps
 from pli_analysis.metrics.sweep.trials import Study, Trial, arms_of, best, value_of
 from pli_analysis.scalars.reading import Reader, Scalars
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
-from pli_train.core.run_format.study_folder import COMPLETE, CONFIRM, FAIL, PRUNED, PRUNING_FACTOR, RUNNING
+from pli_train.core.run_format.study_folder import COMPLETE, CONFIRM, FAIL, PRUNED, RUNNING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,12 +26,12 @@ Logs = Mapping[str, Scalars]
 """Name of a trial → scalars of its run; trials without a readable log are absent."""
 
 
-def read(study: Study, all_trials: bool = True) -> dict[str, Scalars]:
-    """Read the logs of a study's runs; without `all_trials`, only those of trials that did not complete."""
+def read(study: Study) -> dict[str, Scalars]:
+    """Read the logs of the trials whose FLOPs are not in trials.json, as they did not complete."""
     found = {}
     for trial in study.trials:
         path = study.run(trial)
-        if (all_trials or trial.flops is None) and path.is_dir():
+        if trial.flops is None and path.is_dir():
             try:
                 logged = Reader(path).update()
             except (BadInput, OSError):
@@ -101,62 +100,38 @@ class Pruning:
 
     Attributes:
         trial: the pruned trial.
-        share: share of the planned FLOPs that it had used; NaN if unknown.
-        loss: its eval loss at the step of the decision; NaN if its run is missing.
-        rivals: number of trials of its arm, itself included, with a loss at this share of their planned FLOPs.
-        limit: highest loss of the best third of the rivals there; NaN if the loss is not known.
+        share: share of the budget at which it was compared; NaN if unknown.
+        loss: its eval loss there, interpolated between evaluations; NaN if unknown.
+        rivals: number of trials of its arm, itself included, that have reached this share by now.
+        rank: rank of its loss among theirs, 1 for the lowest; 0 if unknown.
     """
 
     trial: Trial
-    share: float
-    loss: float
-    rivals: int
-    limit: float
+    share: float = np.nan
+    loss: float = np.nan
+    rivals: int = 0
+    rank: int = 0
 
 
-def prunings(study: Study, logs: Logs) -> list[Pruning]:
-    """Compare each pruned trial with the trials of its arm at the same share of the budget.
+def prunings(study: Study) -> list[Pruning]:
+    """Compare each pruned trial with the trials of its arm at the same share of the budget."""
+    pruned = [trial for trial in study.trials if trial.state == PRUNED and trial.pruned_at is not None]
+    return [_pruning(trial, study.of(trial.arm)) for trial in pruned]
 
-    Rivals are all trials that have reached this share by now, also later ones. Losses of rivals are interpolated
-    linearly between evaluations.
-    """
-    found = []
-    for trial in study.trials:
-        if trial.state == PRUNED and trial.pruned_at is not None:
-            share, loss = _at(trial, logs, trial.pruned_at)
-            others = [_loss_at(other, logs, share) for other in study.of(trial.arm) if other is not trial]
-            losses = np.sort([loss, *(other for other in others if np.isfinite(other))])
-            limit = losses[max(len(losses) // PRUNING_FACTOR - 1, 0)] if np.isfinite(loss) else np.nan
-            found.append(Pruning(trial, share, loss, len(losses), float(limit)))
-    return found
+
+def _pruning(trial: Trial, arm: Sequence[Trial]) -> Pruning:
+    if not trial.rungs:
+        return Pruning(trial)
+    rung = max(trial.rungs, key=int)
+    losses = [other.rungs[rung] for other in arm if rung in other.rungs]
+    rank = 1 + sum(loss < trial.rungs[rung] for loss in losses)
+    return Pruning(trial, int(rung) / 100, trial.rungs[rung], len(losses), rank)
 
 
 def pruned_table(found: Sequence[Pruning]) -> pd.DataFrame:
     """Return one row for each pruned trial: see `Pruning`."""
     import pandas as pd
 
-    columns = [col.ARM, col.NUMBER, col.PRUNED_AT, col.PRUNED_SHARE, col.PRUNED_LOSS, col.RIVALS, col.RIVAL_LOSS]
-    rows = [(p.trial.arm, p.trial.number, p.trial.pruned_at, p.share, p.loss, p.rivals, p.limit) for p in found]
+    columns = [col.ARM, col.NUMBER, col.PRUNED_AT, col.PRUNED_SHARE, col.PRUNED_LOSS, col.RIVALS, col.RANK]
+    rows = [(p.trial.arm, p.trial.number, p.trial.pruned_at, p.share, p.loss, p.rivals, p.rank) for p in found]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _at(trial: Trial, logs: Logs, step: int) -> tuple[float, float]:
-    """Return the used share of the planned FLOPs, and the eval loss, at a step."""
-    logged = logs.get(trial.name, Scalars())
-    flops = float(at_steps(logged, col.FLOPS, np.array([step]))[0])
-    planned = trial.planned_flops
-    share = flops / planned if planned else step / trial.steps if trial.steps else np.nan
-    loss = logged.at(run_folder.EVAL_LOSS, step)
-    return share, np.nan if loss is None else loss
-
-
-def _loss_at(trial: Trial, logs: Logs, share: float) -> float:
-    """Return the eval loss at a share of the planned FLOPs; NaN if the trial has not reached it."""
-    steps, _, losses = logs.get(trial.name, Scalars()).of(run_folder.EVAL_LOSS)
-    if not len(steps):
-        return np.nan
-    if trial.planned_flops:
-        used = at_steps(logs[trial.name], col.FLOPS, steps) / trial.planned_flops
-    else:
-        used = steps / (trial.steps or np.nan)
-    return float(np.interp(share, used, losses, left=np.nan, right=np.nan))

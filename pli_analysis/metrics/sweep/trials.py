@@ -64,6 +64,7 @@ class Trial:
     of_arm: str | None
     of_trial: int | None
     pruned_at: int | None
+    rungs: Mapping[str, float]
     error: str | None
     started: str | None
     finished: str | None
@@ -166,15 +167,16 @@ def _trial(row: Mapping[str, Any], where: str) -> Trial:
     """Check a row of trials.json. Raises BadInput that names the first field with an impossible value."""
     wrong = [name for name in TEXTS if not isinstance(row[name], str | None)]
     wrong += [name for name in NUMBERS if not _is_number(row[name])]
-    wrong += [name for name in ("params", "changes") if not isinstance(row[name], dict | None)]
+    wrong += [name for name in ("params", "changes", "rungs") if not isinstance(row[name], dict | None)]
     wrong += [] if "params" in wrong or all(map(_is_sampled, (row["params"] or {}).values())) else ["params"]
+    wrong += [] if "rungs" in wrong or all(map(_is_rung, (row["rungs"] or {}).items())) else ["rungs"]
     wrong += [] if row[col.ARM] in ARMS else ["arm"]
     wrong += [] if row[col.STATE] in STATES else ["state"]
     wrong += [] if isinstance(row[col.NUMBER], int) and row[col.NUMBER] >= 0 else ["number"]
     wrong += ["value"] if row[col.STATE] == COMPLETE and row[col.VALUE] is None else []
     if wrong:
         raise BadInput(f"{where}: {wrong[0]} is {row[wrong[0]]!r}; the file is damaged, `pli-train sweep` rewrites it")
-    return Trial(**{**row, "params": row["params"] or {}, "changes": row["changes"] or {}})
+    return Trial(**{**row, **{name: row[name] or {} for name in ("params", "changes", "rungs")}})
 
 
 def _is_number(value: object) -> bool:
@@ -185,17 +187,22 @@ def _is_sampled(value: object) -> bool:
     return isinstance(value, str | bool) or (value is not None and _is_number(value))
 
 
+def _is_rung(entry: tuple[str, object]) -> bool:
+    return entry[0].isdecimal() and entry[1] is not None and _is_number(entry[1])
+
+
 def best(trials: Sequence[Trial]) -> list[Trial]:
     """Return the complete trials with the lowest mean value over seeds: one per seed. Empty if no trial is complete.
 
-    Only parameter values with the most seeds are considered, as in `pli-train sweep`.
+    Only parameter values with the most seeds are considered, and of copies of one run the first, as in
+    `pli-train sweep`.
     """
-    variants: dict[str, list[Trial]] = defaultdict(list)
+    variants: dict[str, dict[object, Trial]] = defaultdict(dict)
     for trial in trials:
         if trial.state == COMPLETE:
-            variants[repr(sorted(trial.parameters.items()))].append(trial)
+            variants[repr(sorted(trial.parameters.items()))].setdefault(trial.params.get(SEED, 0), trial)
     most = max(map(len, variants.values()), default=0)
-    whole = [found for found in variants.values() if len(found) == most]
+    whole = [list(seeds.values()) for seeds in variants.values() if len(seeds) == most]
     return min(whole, key=value_of, default=[])
 
 

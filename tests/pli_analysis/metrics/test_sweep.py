@@ -15,6 +15,7 @@ from pli_analysis import sweep
 from pli_analysis.metrics.sweep import run_logs, trials
 from pli_analysis.metrics.sweep.importance import importance
 from pli_analysis.metrics.sweep.strategy import describe
+from pli_analysis.scalars import reading
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
 from tests.sweeping import write_study
@@ -163,20 +164,19 @@ def test_two_calls_agree(searched):
 
 def test_a_pruned_trial_is_compared_at_its_share_of_the_budget(pruned):
     study = trials.read(pruned)
-    logs = run_logs.read(study)
-    found = run_logs.prunings(study, logs)
+    found = run_logs.prunings(study)
     assert [each.trial.number for each in found] == [1, 2]
     for each in found:
-        step = each.trial.pruned_at
-        assert step in logs[each.trial.name].of("eval/loss").steps
-        losses = {}
-        for trial in study.trials:  # equal models: the same step is the same share
-            steps, _, values = logs[trial.name].of("eval/loss")
-            losses[trial.number] = float(values[list(steps).index(step)])
-        assert each.loss == losses[each.trial.number]
-        assert each.rivals == 3 and each.limit == pytest.approx(min(losses.values()))
-        assert each.limit < each.loss
-        assert each.share == pytest.approx(step / each.trial.steps)
+        losses = []
+        for trial in study.trials:
+            logged = reading.read(study.run(trial))
+            steps, _, values = logged.of("eval/loss")
+            later = steps > 0  # equal models: a share of the steps is a share of the FLOPs
+            losses.append(float(np.interp(each.share, steps[later] / trial.steps, values[later])))
+        assert each.loss == pytest.approx(losses[each.trial.number], rel=1e-6)
+        assert each.rivals == 3 and each.rank == 1 + sorted(losses).index(losses[each.trial.number])
+        assert each.rank > 1 and each.share in (0.1, 0.3, 0.9)
+        assert each.trial.pruned_at >= each.share * each.trial.steps
 
 
 def test_the_table_has_the_step_at_which_the_journal_says_a_trial_was_pruned(pruned):
@@ -196,8 +196,7 @@ def test_the_table_has_the_step_at_which_the_journal_says_a_trial_was_pruned(pru
 
 def test_the_cost_of_a_trial_that_did_not_complete_is_what_its_run_logged(pruned):
     study, arms = trials.read(pruned), sweep(pruned).arms.iloc[0]
-    logs = run_logs.read(study)
-    flops = [float(logs[trial.name].of("progress/flops").values[-1]) for trial in study.trials]
+    flops = [float(reading.read(study.run(trial)).of("progress/flops").values[-1]) for trial in study.trials]
     assert arms["flops"] == pytest.approx(sum(flops), rel=1e-6) and arms["uncounted"] == 0
 
 
@@ -218,6 +217,13 @@ def test_over_seeds_the_lowest_mean_is_the_best_and_not_the_lowest_value(tmp_pat
     ]
     best = trials.best(trials.read(write_study(tmp_path / "study", rows)).trials)
     assert [trial.params["k"] for trial in best] == ["b", "b"] and trials.value_of(best) == pytest.approx(1.85)
+
+
+def test_copies_of_a_run_are_not_seeds(tmp_path):
+    """A search draws the same values twice, and gets the same run twice; the lowest value is that of the other ones."""
+    rows = [{"params": {"k": k}, "value": value} for k, value in (("a", 2.0), ("b", 1.0), ("a", 2.0))]
+    [best] = trials.best(trials.read(write_study(tmp_path / "study", rows)).trials)
+    assert best.params["k"] == "b"
 
 
 def test_the_best_is_the_one_that_pli_train_names(searched):
@@ -307,6 +313,8 @@ def test_a_schedule_is_described_by_what_it_inserts(tmp_path, schedule, describe
         ({"params": [1]}, "row 1: params is [1]"),
         ({"params": {"x": [1]}}, "row 1: params is {'x': [1]}"),
         ({"pruned_at": "x"}, "row 1: pruned_at is 'x'"),
+        ({"rungs": {"10": "x"}}, "row 1: rungs is {'10': 'x'}"),
+        ({"rungs": {"ten": 1.0}}, "row 1: rungs is {'ten': 1.0}"),
     ],
 )
 def test_a_damaged_table_is_one_line(tmp_path, change, message):

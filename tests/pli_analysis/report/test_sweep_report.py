@@ -83,18 +83,22 @@ def test_pruned_trials_are_described_with_step_share_and_losses(pruned):
     found, lines = results(pruned), words(pruned)
     assert len(found.prunings) == 2
     for each in found.prunings:
-        when = f"at step {each.trial.pruned_at}, after {100 * each.share:.0f} % of its budget"
-        others = f"the best third of the 3 trials that reached this point has at most {each.limit:.3f}"
-        assert f"{each.trial.name} was pruned {when}: loss {each.loss:.3f}, {others}." in lines
+        when = f"was pruned at step {each.trial.pruned_at}: its loss at {100 * each.share:.0f} % of its budget was"
+        others = f"rank {each.rank} of the 3 trials that have reached it by now"
+        assert f"{each.trial.name} {when} {each.loss:.3f}, {others}." in lines
     assert "3 trials (3 growth): 1 complete, 2 pruned." in lines
     assert "The study has no baseline (--no-baseline)." in lines
 
 
-def test_a_pruned_trial_whose_run_is_gone_keeps_its_step(pruned, tmp_path):
+def test_a_pruned_trial_whose_run_is_gone_keeps_its_step_and_loss(pruned, tmp_path):
     folder = shutil.copytree(pruned, tmp_path / "study", ignore=shutil.ignore_patterns("runs"))
-    step = results(folder).prunings[0].trial.pruned_at
-    assert f"growth-0001 was pruned at step {step}; its run is missing." in words(folder)
+    assert results(folder).prunings[0].loss == results(pruned).prunings[0].loss
     assert "without 2 trials whose run is missing" in words(folder)
+
+
+def test_a_pruned_trial_of_an_older_study_has_its_step_alone(tmp_path):
+    lines = words(write_study(tmp_path / "study", [{"value": 1.0}, {"state": "pruned", "pruned_at": 4}]))
+    assert "growth-0001 was pruned at step 4." in lines
 
 
 def test_failed_trials_are_listed_with_their_errors_and_many_are_counted(tmp_path):

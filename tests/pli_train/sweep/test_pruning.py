@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from pli_train.core.run_format import study_folder
-from pli_train.sweep import coordinator, space_reading
+from pli_train.sweep import coordinator, objective, pruning, space_reading
 from tests.sweeping import Training
 
 
@@ -44,6 +44,58 @@ def test_confirmation_trials_are_not_pruned(sweep_of, mini, monkeypatch):
     found = space_reading.from_grid(mini, ["optim.lr=1e-2,1e-7"], 1, ["growth.schedule=''", "model.initial_layers=2"])
     folder, _, _ = sweep_of(found, launcher=Training(), pruner="halving", confirm=4)
     assert [row["state"] for row in study_folder.trials(folder) if row["arm"] == "confirm"] == ["complete"] * 4
+
+
+def test_trials_are_compared_at_the_same_share_of_the_budget(tmp_path, mini, monkeypatch):
+    """A window hides what is left of a rung in one of two runs; both have the loss 9 − percent / 10."""
+    windows = {"all": [], "some": [(25, 55)]}
+    monkeypatch.setattr(objective, "evaluations", lambda run: [(step, 9 - step / 10) for step in range(0, 96, 5)])
+    monkeypatch.setattr(objective, "scalars", lambda run, tag: [(step, 7.0 * step) for step in range(1, 96)])
+    monkeypatch.setattr(objective, "recovery_windows", lambda run, config: windows[run.name])
+    found = {name: pruning.reports(tmp_path / name, None, total=700) for name in windows}
+    assert [(rung, step) for rung, _, step in found["all"]] == [(10, 10), (30, 30), (90, 90)]
+    assert [(rung, step) for rung, _, step in found["some"]] == [(10, 10), (30, 60), (90, 90)]
+    for reports in found.values():
+        assert [loss for _, loss, _ in reports] == pytest.approx([8, 6, 0])
+
+
+def test_a_rung_before_the_first_evaluation_takes_its_loss(tmp_path, monkeypatch):
+    monkeypatch.setattr(objective, "evaluations", lambda run: [(0, 9.0), (20, 5.0), (40, 4.0)])
+    monkeypatch.setattr(objective, "scalars", lambda run, tag: [(step, 1.0 * step) for step in range(1, 41)])
+    monkeypatch.setattr(objective, "recovery_windows", lambda run, config: [])
+    assert pruning.reports(tmp_path, None, total=100) == [(10, 5.0, 20), (30, 4.5, 40)]
+
+
+def test_a_trial_that_has_ended_is_not_pruned(sweep_of, mini, monkeypatch):
+    """Its worker is still there, and its last checkpoint too."""
+
+    class Ending(Training):
+        def start(self, task, slot):
+            super().start(task, slot)
+            if task.name == "growth-0001":
+                self._aside.rename(self._last)
+            return self
+
+        def poll(self):
+            if self._aside.exists():
+                return super().poll()
+            self._polls += 1
+            return 0 if self._polls >= 3 else None
+
+    monkeypatch.setattr(coordinator, "PRUNE_EVERY", 0.0)
+    found = space_reading.from_grid(mini, ["optim.lr=1e-2,1e-7"], 1, ["growth.schedule=''", "model.initial_layers=2"])
+    launcher = Ending()
+    folder, _, _ = sweep_of(found, launcher=launcher, pruner="halving")
+    assert [row["state"] for row in study_folder.trials(folder)] == ["complete", "complete"]
+    assert launcher.signals == []
+
+
+def test_the_table_has_the_losses_that_the_pruner_compared(sweep_of, mini, monkeypatch):
+    monkeypatch.setattr(coordinator, "PRUNE_EVERY", 0.0)
+    found = space_reading.from_grid(mini, ["optim.lr=1e-2,1e-7"], 1, ["growth.schedule=''", "model.initial_layers=2"])
+    best, pruned = study_folder.trials(sweep_of(found, launcher=Training(), pruner="halving")[0])
+    assert list(best["rungs"]) == ["10", "30", "90"] and pruned["rungs"]
+    assert all(loss > best["rungs"][rung] for rung, loss in pruned["rungs"].items())
 
 
 def before_the_end(run):

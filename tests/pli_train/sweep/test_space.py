@@ -124,7 +124,16 @@ def test_a_key_of_a_grid_is_named_once():
         space_reading.from_grid("tiny", ["optim.lr=1", "optim.lr=2"], 1)
 
 
+def test_a_seed_is_not_a_variant(load):
+    with pytest.raises(BadInput, match="--grid seed=…: seeds are not a variant; use --seeds K"):
+        space_reading.from_grid("tiny", ["seed=1,2"], 1)
+    with pytest.raises(BadInput, match=r"space\.seed: is also set by `seeds`"):
+        load("seeds = 2\n[space]\nseed = [1, 2]\n")
+
+
 def test_a_searched_key_is_not_overridden(load):
+    with pytest.raises(BadInput, match=r"--set optim\.lr: is searched by tiny"):
+        space_reading.from_grid("tiny", ["optim.lr=1,2"], 1, ["optim.lr=1"])
     with pytest.raises(BadInput, match=r"--set optim\.lr: is searched by mine"):
         space_reading.overridden(load(CONDITIONAL), ["optim.lr=1"])
     assert space_reading.overridden(load(CONDITIONAL), ["train.steps=7"]).fixed == {"train.steps": 7}

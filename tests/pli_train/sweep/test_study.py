@@ -12,7 +12,7 @@ from scipy import stats
 from pli_train.config import loading
 from pli_train.core.errors import BadInput, PliError
 from pli_train.core.run_format import run_folder, study_folder
-from pli_train.sweep import space_reading
+from pli_train.sweep import space_reading, summary
 from pli_train.sweep.changes import base_config
 from pli_train.sweep.study import Settings, Study
 from pli_train.sweep.worker import Task, claim
@@ -66,6 +66,15 @@ def test_all_trials_have_the_flops_of_the_baseline_but_for_part_of_a_step(grid):
 def test_both_arms_take_turns(grid):
     started = [name.rpartition("-")[0] for name in grid[1].started]
     assert all(abs(started[:n].count("growth") - started[:n].count("baseline")) <= 1 for n in range(len(started)))
+
+
+def test_copies_of_a_run_are_not_seeds():
+    space = {"k": optuna.distributions.CategoricalDistribution(["a", "b"])}
+    made = [
+        optuna.trial.create_trial(params={"k": k}, distributions=space, value=value)
+        for k, value in (("a", 2.0), ("b", 1.0), ("a", 2.0))
+    ]
+    assert [trial.params["k"] for trial in summary.best(made)] == ["b"]
 
 
 def test_the_best_of_each_arm_is_a_mean_over_its_seeds(grid):
