@@ -32,13 +32,14 @@ def compare(
         str | None,
         typer.Option(
             metavar="LOSS,LOSS",
-            help="Loss levels at which speed-ups are computed; final: those at the reference's end.",
+            help="Loss levels at which speed-ups are computed; or final: the loss with which the reference ends.",
         ),
     ] = None,
     envelope: Annotated[
         str | None,
         typer.Option(
-            metavar="GROUP,GROUP", help="Also compare with the lowest loss of these groups at each point (or patterns)."
+            metavar="GROUP,GROUP",
+            help="Groups (or patterns) whose lowest loss at each point is compared with.",
         ),
     ] = None,
     reference: Annotated[
@@ -73,7 +74,7 @@ def compare(
     curves = curve_metric.read(runs, tag, smooth)
     complain(list(dict.fromkeys(line for curve in curves for line in curve.damaged)))
     losses = metric.parse_levels(levels) if levels else None
-    enveloped = envelope.split(",") if envelope else []
+    enveloped = [] if envelope is None else envelope.split(",")
     compared = [metric.compared(of_one, by, at, losses, reference, enveloped) for of_one in metric.by_scalar(curves)]
     say(*map(report.verdict, compared))
     write_page(html, lambda: report.build(compared))

@@ -57,22 +57,29 @@ def envelope_words(found: Comparison) -> str:
 
 
 def speed_up_words(found: Comparison) -> str:
-    """Describe the speed-up of each group at the lowest loss that it and the reference reach; empty for one group."""
-    ups = found.speed_ups[found.speed_ups[col.GROUP] != found.reference]
+    """Describe the speed-up of each group at the lowest loss that it and the reference reach; empty for one group.
+
+    The groups in an envelope are left out, as it is the reference that they make.
+    """
+    trivial = {found.reference, *(found.envelope.members if found.envelope else ())}
+    ups = found.speed_ups[~found.speed_ups[col.GROUP].isin(trivial)]
     known = ups[ups[col.SPEED_UP].notna()]
     lowest = [mine.loc[mine[col.LOSS_LEVEL].idxmin()] for _, mine in known.groupby(col.GROUP, sort=False)]
+    missing = [str(group) for group in dict.fromkeys(ups[col.GROUP]) if group not in set(known[col.GROUP])]
+    final = f"the final loss of {found.reference}"
     if not lowest:
-        many = found.groups[col.GROUP].nunique() > 1
-        return f"No group reaches a loss level that {found.reference} also reaches." if many else ""
+        level = final if found.final else f"a loss level that {found.reference} also reaches"
+        return f"No group reaches {level}." if missing else ""
     runs = found.groups.set_index(col.GROUP)[col.RUNS]
     clauses = [
-        f"to reach a loss of {compare.level_words(row[col.LOSS_LEVEL])}, {row[col.GROUP]} "
-        f"({_runs_words(row[col.RUNS])}) has a speed-up of {row[col.SPEED_UP]:.3g} in {AXES[found.unit]} "
-        f"over {found.reference} ({_runs_words(runs[found.reference])}), "
+        f"to reach {final if found.final else f'a loss of {compare.level_words(row[col.LOSS_LEVEL])}'}, "
+        f"{row[col.GROUP]} ({_runs_words(row[col.RUNS])}) has a speed-up of {row[col.SPEED_UP]:.3g} in "
+        f"{AXES[found.unit]} over {found.reference} ({_runs_words(runs[found.reference])}), "
         f"{_evidence(row, _SPEED_UP, runs[found.reference], '{:.3g}'.format)}"
         for row in lowest
     ]
-    return sentences([_listed(clauses, NAMED)])[0]
+    without = f"; not reached by {', '.join(missing)}" if missing else ""
+    return sentences([_listed(clauses, NAMED) + without])[0]
 
 
 def build(found: Sequence[Comparison]) -> Report:

@@ -96,6 +96,7 @@ class Comparison:
         speed_ups: the table of `speed_ups`.
         diverged: the curves of runs that diverged, which are in none of the above.
         envelope: the envelope of some of the groups, if asked for; its curves are among `curves` too.
+        final: whether the level of each run is the final loss of its partner in the reference (`FINAL`).
     """
 
     curves: Sequence[Curve]
@@ -106,6 +107,7 @@ class Comparison:
     speed_ups: pd.DataFrame
     diverged: Sequence[Curve] = ()
     envelope: Envelope | None = None
+    final: bool = False
 
     @property
     def runs(self) -> list[Curve]:
@@ -167,11 +169,11 @@ def compared(
         last = f"the last {unit} that all runs reached is {last_common(curves, by):g}"
         raise BadInput(f"--at {at:g}: no run has {which} there; {last}")
     bound = envelope(curves, enveloped, by) if enveloped else None
-    levels = default_levels(curves) if levels is None else levels
+    levels, final = default_levels(curves) if levels is None else levels, levels == FINAL
     curves = [*bound.curves, *curves] if bound else curves
     reference = reference or curves[0].group
     ups = speed_ups(curves, levels, by, reference)
-    return Comparison(curves, by, at, reference, groups(curves, at, by, reference), ups, diverged, bound)
+    return Comparison(curves, by, at, reference, groups(curves, at, by, reference), ups, diverged, bound, final)
 
 
 def pairs_of(base: Sequence[Curve], mine: Sequence[Curve]) -> list[tuple[int, int]]:
@@ -232,7 +234,7 @@ def speed_ups(
     """Return the speed-up of each group over the reference to reach each loss level.
 
     With `FINAL`, the level of a run is the final loss of the reference's run with the same seed, or of its only run. A
-    run of a group that has neither has no level.
+    run without a partner has no level.
 
     Returns:
         One row for each level and group:
@@ -247,7 +249,7 @@ def speed_ups(
             pairing, pairs       as for `groups`
 
     Raises:
-        BadInput: if there is no group named `reference`.
+        BadInput: if there is no group named `reference`, or with `FINAL`, if a group is not paired with several runs.
     """
     import pandas as pd
 
@@ -255,6 +257,11 @@ def speed_ups(
     of, base = _with_reference(curves, reference)
     pairs = {name: pairs_of(base, group) for name, group in of.items()}
     finals = np.array([curve.losses[-1] for curve in base])
+    if alone := [name for name in of if levels == FINAL and len(base) > 1 and name != reference and not pairs[name]]:
+        raise BadInput(
+            f"--levels final: {alone[0]} and {reference} are not paired by seed; give both the same seeds, data and "
+            "evaluation, or use a level such as --levels 3.5"
+        )
     rows = []
     for of_base in [finals] if levels == FINAL else [np.full(len(base), level) for level in levels]:
         start = _log_costs(base, of_base, by)
@@ -312,7 +319,8 @@ def summary(found: Comparison) -> pd.DataFrame:
     table = found.groups.drop(columns=[col.LOSS_LOW, col.LOSS_HIGH])
     for level, ups in found.speed_ups.groupby(col.LOSS_LEVEL, sort=False):
         of_level = ups.set_index(col.GROUP)[col.SPEED_UP].reindex(table[col.GROUP])
-        table[f"speed-up to {level_words(level)}"] = of_level.to_numpy()
+        title = "the final loss" if found.final else level_words(level)
+        table[f"speed-up to {title}"] = of_level.to_numpy()
     if found.diverged:
         of = by_group(found.diverged)
         gone = pd.DataFrame({col.GROUP: [name for name in of if name not in set(table[col.GROUP])], col.RUNS: 0})

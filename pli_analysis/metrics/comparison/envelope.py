@@ -15,7 +15,7 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.metrics.comparison.curves import Curve, by_group, losses_at
 from pli_analysis.metrics.loss import AXES
-from pli_train.core.errors import BadInput
+from pli_train.core.errors import BadInput, did_you_mean
 
 NAME = "envelope"
 
@@ -28,10 +28,12 @@ class Envelope:
         curves: one for each seed. At each point it has the loss of this seed in the group with the lowest mean loss at
             this point of the axis or before it.
         spans: (group, point of the axis from which on its mean loss is the lowest), in order.
+        members: names of the groups.
     """
 
     curves: list[Curve]
     spans: list[tuple[str, float]]
+    members: list[str]
 
 
 def envelope(curves: Sequence[Curve], patterns: Sequence[str], by: str) -> Envelope:
@@ -59,7 +61,7 @@ def envelope(curves: Sequence[Curve], patterns: Sequence[str], by: str) -> Envel
     made = [
         _curve(curve, alike, by, points[known], each[best, number, where][known]) for number, curve in enumerate(first)
     ]
-    return Envelope(made, _spans(list(members), best[known], points[known]))
+    return Envelope(made, _spans(list(members), best[known], points[known]), list(members))
 
 
 def _members(groups: dict[str, list[Curve]], patterns: Sequence[str]) -> dict[str, list[Curve]]:
@@ -68,7 +70,8 @@ def _members(groups: dict[str, list[Curve]], patterns: Sequence[str]) -> dict[st
         raise BadInput(f"--envelope: a group is already named '{NAME}'; give it another name")
     for pattern in patterns:
         if not fnmatch.filter(groups, pattern):
-            raise BadInput(f"--envelope {pattern}: no group has this name; use one of {', '.join(groups)}")
+            known = f"{did_you_mean(pattern, groups)} (groups: {', '.join(groups)})"
+            raise BadInput(f"--envelope {pattern}: no group has this name{known}")
     names = [name for name in groups if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
     members = {name: sorted(groups[name], key=lambda curve: curve.seed or 0) for name in names}
     seeds = {name: [curve.seed for curve in group] for name, group in members.items()}

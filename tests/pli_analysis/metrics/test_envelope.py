@@ -89,6 +89,9 @@ def test_speed_up_over_the_envelope_is_paired_by_seed():
     assert found.reference == "envelope" and row["speed_up"] == pytest.approx(4) and row["pairs"] == 3
     assert row["loss_level"] == pytest.approx(1.1)
     assert "Lowest of the groups in the envelope: shallow, deep from 3.00e1 FLOPs." in report.verdict(found)
+    words = report.speed_up_words(found)
+    assert words.startswith("To reach the final loss of envelope, grown (3 runs) has a speed-up of 4 in FLOPs over")
+    assert "shallow" not in words and "speed-up to the final loss" in compare.summary(found)
     assert set(compare.per_run(found)["group"]) == {"shallow", "deep", "grown"}  # the envelope is not a run
 
 
@@ -98,7 +101,8 @@ def test_final_levels_need_pairs_or_one_run():
     ups = compare.speed_ups([*base, *paired], "final", "flops").set_index("group")["speed_up"]
     assert ups["full"] == 1 and ups["grown"] == pytest.approx(2)
     others = [replace(run, seed=run.seed + 7) for run in paired]
-    assert math.isnan(compare.speed_ups([*base, *others], "final", "flops").set_index("group")["speed_up"]["grown"])
+    with pytest.raises(BadInput, match="--levels final: grown and full are not paired by seed"):
+        compare.speed_ups([*base, *others], "final", "flops")
     alone = compare.speed_ups([base[0], *others[:1]], "final", "flops").set_index("group")["speed_up"]
     assert alone["grown"] == pytest.approx(2)
 
@@ -106,7 +110,11 @@ def test_final_levels_need_pairs_or_one_run():
 @pytest.mark.parametrize(
     "runs, patterns, words",
     [
-        (crossing(), ["depth*"], "--envelope depth*: no group has this name; use one of shallow, deep"),
+        (
+            crossing(),
+            ["depth*"],
+            "--envelope depth*: no group has this name; did you mean 'deep'? (groups: shallow, deep)",
+        ),
         ([*crossing(), *crossing(1)[:1]], ["*"], "shallow has the seeds 0, 1 and deep has the seed 0"),
         ([*crossing(), *crossing()], ["*"], "a group needs one run for each seed"),
         ([curve("envelope", 0, [0, 1], [2, 1])], ["*"], "a group is already named 'envelope'"),
@@ -121,6 +129,14 @@ def test_groups_without_an_envelope_are_refused(runs, patterns, words):
 def test_different_batches_leave_the_envelope_unpaired():
     one, other = (curve(name, 0, [0, 9], [5, 1], shared={"batch": size}) for name, size in (("a", 1), ("b", 2)))
     assert envelope([one, other], ["*"], "flops").curves[0].seed is None
+
+
+def test_groups_that_do_not_reach_the_level_are_named():
+    runs = [*crossing(), curve("slow", 0, [0, 40], [5.0, 3.0]), curve("grown", 0, [0, 10], [5.0, 1.0])]
+    found = compare.compared(runs, "flops", levels="final", enveloped=["shallow", "deep"])
+    assert report.speed_up_words(found).endswith("; not reached by slow.")
+    none = compare.compared(runs[:3], "flops", levels="final", enveloped=["shallow", "deep"])
+    assert report.speed_up_words(none) == "No group reaches the final loss of envelope."
 
 
 def test_the_command_draws_the_envelope(tmp_path):
