@@ -1,0 +1,70 @@
+"""Draw the curves of a report as loss.svg: `python reports/draw.py NAME`. Needs Chromium.
+
+Reads reports/NAME/curves.csv, a table of `pli-analyze compare --points`. Groups whose name starts with `depth-` are
+fixed depths, whose envelope is drawn too.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pandas as pd
+
+from pli_analysis.figures import compare as figures
+from pli_analysis.metrics.comparison import compare, envelope
+from pli_analysis.metrics.comparison.curves import Curve
+from pli_analysis.report import compare as report
+
+REPORTS = Path(__file__).parent
+PLOTLY = REPORTS.parent / "pli_analysis" / "report" / "plotly-cartesian.min.js"
+CHROMIUM = "/usr/bin/chromium"
+FIXED = "depth-*"
+
+
+def curves(name: str) -> list[Curve]:
+    """Return the committed curves of a report."""
+    table = pd.read_csv(REPORTS / name / "curves.csv", dtype={"group": str})
+    runs = table.groupby(["run", "group", "seed"], sort=False)
+    return [Curve(run, group, rows.reset_index(drop=True), seed=int(seed)) for (run, group, seed), rows in runs]
+
+
+def drawing(found: compare.Comparison) -> dict[str, object]:
+    """Return the figure of a comparison over FLOPs, as plotly.js takes it."""
+    points = report.drawn_points(found.curves, {"flops": "flops"})
+    figure = figures.losses(points, ["flops"], "eval loss (nats per byte)", envelope.NAME if found.envelope else "")
+    figure.update_layout(width=860, height=430, template="plotly_white", font={"family": "sans-serif"})
+    figure.update_xaxes(type="log")
+    shown: dict[str, object] = figure.to_plotly_json()
+    return shown
+
+
+def svg(figure: dict[str, object]) -> bytes:
+    """Return a figure as SVG, drawn by plotly.js in Chromium."""
+    from playwright.sync_api import sync_playwright
+    from plotly.utils import PlotlyJSONEncoder
+
+    with sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.add_script_tag(path=str(PLOTLY))
+        drawn = json.loads(json.dumps(figure, cls=PlotlyJSONEncoder))
+        script = "figure => Plotly.toImage(figure, {format: 'svg', width: 860, height: 430})"
+        image = page.evaluate(script, drawn)
+        browser.close()
+    return unquote(image.partition(",")[2]).encode()
+
+
+def main(name: str) -> None:
+    """Draw the curves of one report."""
+    read = curves(name)
+    enveloped = [FIXED] if any(curve.group.startswith("depth-") for curve in read) else []
+    found = compare.compared(read, "flops", enveloped=enveloped)
+    (REPORTS / name / "loss.svg").write_bytes(svg(drawing(found)))
+    print(report.verdict(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
