@@ -60,11 +60,12 @@ def _run_at(path: Path) -> Path:
     if study_folder.is_comparison(path):
         raise BadInput(study_folder.instead(path))
     children = sorted(path.iterdir())
-    if studies := [child for child in children if study_folder.is_study(child)]:
-        comparisons = [child for child in children if study_folder.is_comparison(child)]
-        offered = [*studies, *(child / study_folder.RUNS / study_folder.MAIN for child in comparisons)]
+    studies = [child for child in children if study_folder.is_study(child)]
+    comparisons = [child for child in children if study_folder.is_comparison(child)]
+    if offered := [*studies, *(child / study_folder.RUNS / study_folder.MAIN for child in comparisons)]:
+        held = "studies" if studies else "comparisons of `pli-train lag`"
         one_of = "one of " if len(offered) > 1 else ""
-        raise BadInput(f"{path}: holds studies; give {one_of}{some([str(each) for each in offered], most=4)}")
+        raise BadInput(f"{path}: holds {held}; give {one_of}{some([str(each) for each in offered], most=4)}")
     if not path.is_dir() or any((folder / run_folder.RUN).is_file() for folder in (path, path.parent)):
         return path
     found = paths.find(path)

@@ -109,5 +109,10 @@ def test_the_command_offers_the_studies_of_a_folder_and_the_run_of_a_comparison(
     (tmp_path / "third/lag.json").write_text("{}")
     offered = ", ".join(f"{tmp_path}/{name}" for name in ("first", "second", "third/runs/main"))
     refused(call("pli-analyze", "watch", tmp_path), f"{tmp_path}: holds studies; give one of {offered}")
+    (tmp_path / "lags").mkdir()
+    (tmp_path / "third").rename(tmp_path / "lags/third")
+    line = f"lags: holds comparisons of `pli-train lag`; give {tmp_path}/lags/third/runs/main"
+    refused(call("pli-analyze", "watch", tmp_path / "lags"), line)
+    (tmp_path / "lags/third").rename(tmp_path / "third")
     line = f"third: a comparison of `pli-train lag`: its results are in {tmp_path}/third/candidates.csv, and its run is"
     assert len(refused(call("pli-analyze", "watch", tmp_path / "third"), line)) == 1
