@@ -48,14 +48,10 @@ Overrides = Annotated[
 ]
 Grid = Annotated[
     list[str] | None,
-    typer.Option("--grid", metavar="KEY=VALUE,VALUE", help="Run all values of a config key; may be repeated."),
-]
-FieldGrid = Annotated[
-    list[str] | None,
     typer.Option(
         "--grid",
-        metavar="growth.FIELD=VALUE,VALUE",
-        help="Run all values of a field of growth events; may be repeated. Other config keys are refused.",
+        metavar="KEY=VALUE,VALUE",
+        help="Run all values of a config key (lag: only of fields of growth events, growth.FIELD); may be repeated.",
     ),
 ]
 Workers = Annotated[
@@ -230,7 +226,7 @@ def lag(
             autocompletion=_presets,
         ),
     ],
-    grid: FieldGrid = None,
+    grid: Grid = None,
     steps: Annotated[
         int | None,
         typer.Option("--lag", min=1, metavar="K", help="Steps from growth to the comparison. Default: until recovery."),

@@ -82,7 +82,7 @@ def test_a_space_that_cannot_be_used_is_one_clear_line(load, text, message):
     assert message in str(wrong.value)
 
 
-def test_a_config_is_told_from_a_space(load):
+def test_a_config_is_not_a_space(load):
     with pytest.raises(BadInput) as wrong:
         load('description = "mine"\n[model]\ninitial_layers = 1\n[growth]\nschedule = "0.5@1"')
     (line,) = wrong.value.mistakes
