@@ -5,6 +5,7 @@ Commands import heavy libraries when they need them, so that `--help` is fast.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,11 @@ from pli_train.core.cli.console import Bar, is_quiet
 from pli_train.core.cli.shell import app_of, run_app
 from pli_train.core.cli.tables import Format, render
 from pli_train.core.errors import PliError
-from pli_train.core.run_format.study_folder import Launcher, Objective, Pruner, Sampler
+from pli_train.core.run_format.study_folder import COMPARISON, STUDY, Launcher, Objective, Pruner, Sampler
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pli_train.config.schema import RunConfig
     from pli_train.training.progress import NullReporter
 
@@ -45,7 +48,11 @@ Overrides = Annotated[
 ]
 Grid = Annotated[
     list[str] | None,
-    typer.Option("--grid", metavar="KEY=VALUE,VALUE", help="Run all values of a config key; may be repeated."),
+    typer.Option(
+        "--grid",
+        metavar="KEY=VALUE,VALUE",
+        help="Run all values of a config key (lag: only of fields of growth events, growth.FIELD); may be repeated.",
+    ),
 ]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, metavar="N", help="Parallel runs. Default: one per GPU, or per core.")
@@ -201,9 +208,11 @@ def sweep(
     found = space_reading.from_words(source, grid or [], seeds, overrides or [])
     settings = sweeps.settings_of(found, objective, budget, sampler, pruner, sampler_seed, not no_baseline)
     folder = out or Path("studies", found.name)
-    starts, show = sweeps.launcher_of(launcher, workers, threads, launcher_options or [], folder), _show()
-    show.say(f"study: {folder} ({starts.slots} at a time)")
-    sweeps.sweep(settings, folder, trials, starts, confirm, storage, show.say)
+    with _stopped_in_a_line(folder / STUDY):
+        sweeps.require(settings, folder, storage)
+        starts, show = sweeps.launcher_of(launcher, workers, threads, launcher_options or [], folder), _show()
+        show.say(f"study: {folder} ({starts.slots} at a time)")
+        sweeps.sweep(settings, folder, trials, starts, confirm, storage, show.say)
     print(folder)
 
 
@@ -246,11 +255,13 @@ def lag(
     from pli_train.sweep import space_reading
     from pli_train.sweep.launchers.local import LocalLauncher, count_gpus
 
-    found = space_reading.from_words(source, grid or [], 0, overrides or [])
+    found = space_reading.from_words(source, grid or [], 0, overrides or [], "--grid growth.FIELD=A,B")
     folder = out or Path("studies", f"{found.name}-lag")
-    launcher, show = LocalLauncher(workers, count_gpus(), threads), _show()
-    show.say(f"comparison: {folder} ({launcher.slots} at a time)")
-    lags.lag(found, folder, launcher, steps, orders, complete, show.say)
+    with _stopped_in_a_line(folder / COMPARISON):
+        lags.require(found, folder, steps, orders)
+        launcher, show = LocalLauncher(workers, count_gpus(), threads), _show()
+        show.say(f"comparison: {folder} ({launcher.slots} at a time)")
+        lags.lag(found, folder, launcher, steps, orders, complete, show.say)
     print(folder)
 
 
@@ -411,6 +422,21 @@ def _free(root: Path, name: str) -> Path:
     while folder.exists() or folder.is_symlink():
         folder, number = root / f"{name}-{number}", number + 1
     return folder
+
+
+@contextmanager
+def _stopped_in_a_line(settings_file: Path) -> Iterator[None]:
+    """Say on Ctrl-C that the command was stopped, and how to resume if the settings file of its folder exists.
+
+    While workers run, a signal handler does this.
+    """
+    from pli_train.sweep.worker_ends import Interrupted
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        more = "; run the same command to resume" if settings_file.is_file() else ""
+        raise Interrupted(f"stopped{more}") from None
 
 
 def _show() -> NullReporter:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pli_analysis.commands.options import alone
-from pli_train.core.errors import BadInput
+from pli_train.core.errors import BadInput, some
 from pli_train.core.run_format import run_folder, study_folder
 
 WatchCommand = alone("--serve", "0", lambda word: word is not None and re.fullmatch(r"-?\d+", word) is not None)
@@ -57,6 +57,15 @@ def _run_at(path: Path) -> Path:
     """Return the pli-train run at a path. Raises BadInput for other runs, or more than one."""
     from pli_analysis.runs import paths
 
+    if study_folder.is_comparison(path):
+        raise BadInput(study_folder.instead(path))
+    children = sorted(path.iterdir())
+    studies = [child for child in children if study_folder.is_study(child)]
+    comparisons = [child for child in children if study_folder.is_comparison(child)]
+    if offered := [*studies, *(child / study_folder.RUNS / study_folder.MAIN for child in comparisons)]:
+        held = "studies" if studies else "comparisons of `pli-train lag`"
+        one_of = "one of " if len(offered) > 1 else ""
+        raise BadInput(f"{path}: holds {held}; give {one_of}{some([str(each) for each in offered], most=4)}")
     if not path.is_dir() or any((folder / run_folder.RUN).is_file() for folder in (path, path.parent)):
         return path
     found = paths.find(path)

@@ -33,7 +33,7 @@ METHOD = [
     ),
     (
         "more",
-        "The command `pli-analyze drift` also measures heads, FFNs and norms; path length and efficiency; the relative "
+        "The command pli-analyze drift also measures heads, FFNs and norms; path length and efficiency; the relative "
         "update rate; the distance to the donor; heads by QᵀK and OᵀV; and the spectrum of ΔW (effective rank: Roy and "
         "Vetterli 2007).",
     ),

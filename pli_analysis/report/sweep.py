@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ IMPORTANCE_METHOD = [
         "The forest is fitted to the trials, which a sampler such as TPE concentrates in good regions. With few trials "
         "the values are rough. Noise between seeds counts as an effect of parameters.",
     ),
-    ("left out", "Parameters that some trials do not have (`when` in a space), and parameters with one value."),
+    ("left out", "Parameters with a condition, which some trials do not have, and parameters with one value."),
 ]
 
 
@@ -120,10 +121,18 @@ def _facts(study: Study) -> list[tuple[str, str]]:
         ("Budget of a run", f"{budget:.4g} {unit}" if isinstance(budget, int | float) else "steps of the base config"),
         ("Sampler", str(settings.get("sampler"))),
         ("Pruner", str(settings.get("pruner"))),
-        ("Created", str(study.document.get("created"))),
+        ("Created", _created(study.document.get("created"))),
         ("Command", " ".join(map(str, command)) if isinstance(command, list) else ""),
         ("Versions", ", ".join(f"{n} {v}" for n, v in versions.items()) if isinstance(versions, dict) else ""),
     ]
+
+
+def _created(time: object) -> str:
+    """Return a time of study.json to the minute; other values as text."""
+    try:
+        return f"{datetime.fromisoformat(str(time)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError):
+        return "" if time is None else str(time)
 
 
 def _comparison(found: Results) -> Section:
@@ -192,7 +201,7 @@ def _history_caption(history: pd.DataFrame) -> str:
     for arm, rows in history.groupby(col.ARM, sort=False):
         last = rows[rows[col.VALUE] == rows[col.BEST_VALUE].min()].iloc[0]
         clauses.append(
-            f"{arm}: {last[col.VALUE]:.4f}, found by trial {last[col.NUMBER]} of {len(rows)} complete trials"
+            f"{arm}: {last[col.VALUE]:.4f}, found by trial {last[col.NUMBER]} of {counted(len(rows), 'complete trial')}"
         )
     return f"Lowest value, {'; '.join(clauses)}. {SEARCH}: the lowest value is biased downwards by selection."
 

@@ -103,9 +103,11 @@ def cost(arms: pd.DataFrame) -> str:
     clauses = []
     for row in arms.itertuples():
         less = f", without {counted(row.uncounted, 'trial')} whose run is missing" if row.uncounted else ""
+        ended = row.complete + row.pruned + row.failed
+        which = f"the {counted(ended, 'trial')} that ended" if row.running else "its trials"
+        whole = f", {_seconds(row.wall_seconds)} from start to end of {which}" if ended else ""
         clauses.append(
-            f"{_arm(row.arm)} {amount(row.flops, col.FLOPS)} FLOPs, {row.seconds:,.0f} s of training, "
-            f"{row.wall_seconds:,.0f} s from start to end of its trials{less}"
+            f"{_arm(row.arm)} {amount(row.flops, col.FLOPS)} FLOPs, {_seconds(row.seconds)} of training{whole}{less}"
         )
     return f"Cost: {'; '.join(clauses)}."
 
@@ -147,10 +149,10 @@ def _searched(study: Study) -> str:
     clauses = [f"{arm} {value_of(found):.4f}" for arm, found in ((GROWTH, growth), (BASELINE, baseline)) if found]
     number = max(len(study.of(arm, COMPLETE)) for arm in (GROWTH, BASELINE))
     bias = (
-        "The value of the best trial is biased downwards, because the trial was selected by it; `pli-train sweep` with "
-        "`--confirm K` gives an unbiased one."
+        "The value of the best trial is biased downwards, because the trial was selected by it; pli-train sweep with "
+        "--confirm K gives an unbiased one."
         if number > 1
-        else "This is one trial per arm; `pli-train sweep` with `--confirm K` gives a mean over seeds."
+        else "This is one trial per arm; pli-train sweep with --confirm K gives a mean over seeds."
     )
     return f"Lowest {objective(study)} in the search: {', '.join(clauses)}. {bias}"
 
@@ -227,6 +229,11 @@ def _settings(study: Study, trial: Trial, without: Sequence[str] = ()) -> list[s
 def _some(lines: Sequence[str], noun: str) -> list[str]:
     more = len(lines) - LISTED
     return [*lines[:LISTED], *([f"{counted(more, noun)} in the table."] if more > 0 else [])]
+
+
+def _seconds(seconds: float) -> str:
+    """Return seconds with at least two digits, so that short times are not 0."""
+    return f"{seconds:,.0f} s" if seconds >= 9.95 else f"{seconds:.2g} s"
 
 
 def _arm(arm: str) -> str:

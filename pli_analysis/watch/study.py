@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 ENDED = 5
 """Number of ended trials shown, the last ones."""
+
+
+class TrialState(StrEnum):
+    """What a process on this machine does with the run of a trial that has not ended."""
+
+    STARTING = "starting"
+    TRAINING = "training"
+    ENDING = "ending"
+    ELSEWHERE = "not training here"
 
 
 @dataclass(frozen=True)
@@ -49,17 +59,22 @@ class RunningTrial:
 
     Attributes:
         name: name of its run.
-        training: whether a process on this machine is training the run.
+        state: what a process on this machine does with the run.
         step: optimizer updates done, according to the logs.
         total: planned number of updates; None if unknown.
         evals: [evaluations] losses on the held-out blocks.
     """
 
     name: str
-    training: bool
+    state: TrialState
     step: int
     total: int | None
     evals: np.ndarray
+
+    @property
+    def training(self) -> bool:
+        """Whether a process on this machine is training the run."""
+        return self.state == TrialState.TRAINING
 
 
 @dataclass(frozen=True)
@@ -117,7 +132,7 @@ class StudyWatcher:
             self._frame,
             coordinated=coordinated,
             arms=tuple(arm_state(study, arm) for arm in trials.arms_of(study)),
-            running=tuple(self._progress(study, trial) for trial in going),
+            running=tuple(self._progress(study, trial, coordinated) for trial in going),
             ended=tuple(last_ended(study.trials)),
         )
         return self._frame
@@ -125,7 +140,7 @@ class StudyWatcher:
     def close(self) -> None:
         """Do nothing; for use in place of a `RunWatcher`."""
 
-    def _progress(self, study: Study, trial: Trial) -> RunningTrial:
+    def _progress(self, study: Study, trial: Trial, coordinated: bool) -> RunningTrial:
         """Return how far a trial is; each poll reads only what is new."""
         path = study.run(trial)
         step, evals = 0, np.empty(0)
@@ -134,7 +149,17 @@ class StudyWatcher:
             step, evals = frame.last_step(scalars), scalars.of(run_folder.EVAL_LOSS).values
         except TRANSIENT_ERRORS:
             pass  # the run has not started to log
-        return RunningTrial(trial.name, started(path) is not None, step, trial.steps, evals)
+        return RunningTrial(trial.name, self._state(trial, step, coordinated), step, trial.steps, evals)
+
+    def _state(self, trial: Trial, step: int, coordinated: bool) -> TrialState:
+        """Return the state of a trial. Its worker locks the log, and the run folder only while it trains."""
+        if started(self.folder / study_folder.RUNS / trial.name) is not None:
+            return TrialState.TRAINING
+        if coordinated and trial.steps is not None and step >= trial.steps:
+            return TrialState.ENDING  # its worker exits, or its result is not yet in the table of trials
+        if started(self.folder / study_folder.LOGS, f"{trial.name}.log") is not None:
+            return TrialState.STARTING
+        return TrialState.ELSEWHERE
 
 
 def arm_state(study: Study, arm: str) -> ArmState:

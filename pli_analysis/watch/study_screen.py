@@ -47,7 +47,7 @@ def _head(frame: StudyFrame) -> Text:
 
 def _arms(arms: tuple[ArmState, ...]) -> Table:
     """Return one row per arm: trials by state, and the best value so far."""
-    table = _grid("arm", *WORDS.values(), "lowest", "", "trial")
+    table = _grid("arm", *WORDS.values(), "lowest", "best so far", "trial")
     for arm in arms:
         counts = [Text(str(arm.counts[state]), style="" if arm.counts[state] else "dim") for state in WORDS]
         best = "" if arm.value is None else f"{arm.value:.4f}"
@@ -61,13 +61,13 @@ def _best(arm: ArmState) -> tuple[Text, Text]:
 
 
 def _running(running: tuple[RunningTrial, ...]) -> Table:
-    """Return one row per trial that has not ended: its step and its eval losses."""
-    table = _grid("running trial", "step", "", "eval loss", "")
+    """Return one row per trial that has not ended: its step, and its eval losses or else its state."""
+    table = _grid("running trial", "step", "progress", "eval loss", "eval losses")
     for trial in running:
         step = f"{trial.step:,}" + (f" of {trial.total:,}" if trial.total else "")
         share = bar(trial.step / trial.total, WIDTH) if trial.total else ""
         loss = f"{trial.evals[-1]:.3f}" if len(trial.evals) else ""
-        state = spark(trial.evals, WIDTH) if trial.training else "not training here"
+        state = spark(trial.evals, WIDTH) if trial.training else trial.state.value
         table.add_row(Text(plain(trial.name)), Text(step), Text(share), Text(loss), Text(state))
     return table
 

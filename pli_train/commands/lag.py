@@ -6,22 +6,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pli_train.core.errors import BadInput
-from pli_train.sweep.budget import Planner
+from pli_train.core.errors import BadInput, counted
 from pli_train.sweep.changes import base_config
 from pli_train.sweep.lag import folder as folders
-from pli_train.sweep.lag.candidates import tables_of, values_of
-from pli_train.sweep.lag.comparison import Choices, Comparison, Settings
+from pli_train.sweep.lag.candidates import require_events, tables_of, values_of
 from pli_train.sweep.lag.summary import summary
 from pli_train.sweep.objective import recovery_steps
 from pli_train.sweep.pool import Pool
 
 if TYPE_CHECKING:
     from pli_train.sweep.lag.candidates import Candidate, Moment
+    from pli_train.sweep.lag.comparison import Choices, Comparison
     from pli_train.sweep.space import Space
     from pli_train.sweep.worker import Launcher
 
 Compared = list[tuple["Moment", list["Candidate"]]]
+
+
+def require(space: Space, folder: Path, steps: int | None = None, orders: int = 2) -> None:
+    """Check everything about a comparison that needs neither a corpus nor a model. Raises BadInput."""
+    values, base = values_of(space), base_config(space)
+    if isinstance(base.growth.schedule, str | list):
+        require_events(base.name, base.growth.schedule)
+    settings = folders.Settings(base, tuple(values), steps or 0, orders).to_table()
+    if steps is None:  # computed from the plan of the run
+        del settings["steps"]
+    folders.require(folder, settings)
 
 
 def lag(
@@ -49,11 +59,14 @@ def lag(
         Interrupted: after a request to stop.
         PliError: when the run fails, or all candidates of an event fail.
     """
+    from pli_train.sweep.budget import Planner
+    from pli_train.sweep.lag.comparison import Choices, Comparison
+
     values = values_of(space)
     base = base_config(space)
     choices = Choices(base, values, Planner(say))
     compared = _compared(choices)
-    settings = Settings(base, tuple(values), _steps(compared, steps, say), orders)
+    settings = folders.Settings(base, tuple(values), _steps(compared, steps, say), orders)
     lock, threads = folders.open_folder(folder, settings.to_table(), launcher.threads)
     try:
         comparison = Comparison(folder, settings, choices, Pool(launcher, say), threads, say)
@@ -107,7 +120,12 @@ def _steps(compared: Compared, steps: int | None, say: Callable[[str], None]) ->
         for each in candidates
         for event in (planned.event for planned in each.plan.events[moment.first : moment.last])
     )
-    for moment, _ in compared:
+    for moment, candidates in compared:
         if found > (room := moment.end - moment.step):
-            say(f"event {moment.number}: compared after {room} steps, not {found}: then its stage of training ends")
+            is_last = moment.end == candidates[0].plan.total_steps
+            follows = "training ends" if is_last else "the next event follows"
+            say(
+                f"event {moment.number}: candidates are compared after {counted(room, 'step')} instead of {found}, "
+                f"because {follows} at step {moment.end}"
+            )
     return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
 from pli_train.sweep import arms, database, space_reading
-from pli_train.sweep.changes import base_config
+from pli_train.sweep.changes import base_config, require_values
 from pli_train.sweep.confirmation import confirmation, confirmed
 from pli_train.sweep.coordinator import Coordinator
 from pli_train.sweep.launchers.local import LocalLauncher, count_gpus
@@ -60,6 +60,17 @@ def launcher_of(kind: str, workers: int | None, threads: int | None, options: Se
     from pli_train.sweep.launchers.ray import RayLauncher
 
     return RayLauncher(workers, threads or 1, given)
+
+
+def require(settings: Settings, folder: Path, storage: str | None = None) -> None:
+    """Check everything about a study that needs neither a corpus nor a model. Raises BadInput."""
+    base = base_config(settings.space)
+    Study.require(folder, settings, base.model_dump(mode="json"))
+    if study_folder.is_study(folder):
+        return  # its values were checked when it started
+    if storage is not None:
+        database.require(storage)
+    require_values(base, arms.spaces(settings, base))
 
 
 def sweep(

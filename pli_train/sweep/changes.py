@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.config import loading
 from pli_train.core.errors import BadInput
+from pli_train.core.run_format.study_folder import BASELINE, RULE, SEED
 
 if TYPE_CHECKING:
     from pli_train.config.schema import RunConfig
     from pli_train.sweep.space import Space
 
+SCHEDULE, HEADS = "growth.schedule", "model.initial_heads"
 ALWAYS = 1e9
 """Value of `train.eval_full` with which every run is evaluated on all held-out text."""
 
@@ -28,6 +30,35 @@ def changed(config: RunConfig, changes: Mapping[str, Any], source: str) -> RunCo
     for key, value in changes.items():
         _put(table, key, value, source)
     return loading.check(table, source)
+
+
+def named_trial(space: Space, arm: str, chosen: Mapping[str, Any]) -> str:
+    """Return the words that name a trial in error lines."""
+    values = ", ".join(f"{key} = {value!r}" for key, value in chosen.items()) or "the base's values"
+    return f"{space.name}: {arm} trial with {values}"
+
+
+def require_values(base: RunConfig, arms: Mapping[str, Space]) -> None:
+    """Check the keys and values of each arm's space against the schema of configs, without a corpus and a model.
+
+    The schedules that a rule generates are left out, because they depend on the depth of the model.
+
+    Raises:
+        BadInput: with every mistake found.
+    """
+    wrong: dict[str, None] = {}
+    for arm, space in arms.items():
+        for chosen in space.examples():
+            by_rule = bool(space.rule) or any(key.startswith(RULE) for key in chosen)
+            changes: dict[str, Any] = {SCHEDULE: ""} if arm == BASELINE or by_rule else {}
+            changes |= {HEADS: None, **space.baseline} if arm == BASELINE else {}
+            changes |= {key: value for key, value in chosen.items() if key != SEED and not key.startswith(RULE)}
+            try:
+                changed(base, changes, named_trial(space, arm, chosen))
+            except BadInput as error:
+                wrong |= dict.fromkeys(error.mistakes)
+    if wrong:
+        raise BadInput(*wrong)
 
 
 def _put(table: dict[str, Any], key: str, value: Any, source: str) -> None:

@@ -31,9 +31,28 @@ def open_storage(url: str) -> RDBStorage:
     Raises:
         BadInput: when the database cannot be reached or its driver is not installed.
     """
+    with _in_a_line(url):
+        return _with_tables(url)
+
+
+def require(url: str) -> None:
+    """Connect to a database without creating tables. Raises BadInput as `open_storage`."""
+    from sqlalchemy import create_engine
+
+    with _in_a_line(url):
+        engine = create_engine(url)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def _in_a_line(url: str) -> Iterator[None]:
+    """Raise BadInput when the database cannot be reached or its driver is not installed."""
     shown = without_password(url)
     try:
-        return _with_tables(url)
+        yield
     except ImportError as error:
         raise BadInput(f"--storage {shown}: {in_a_line(error)}; {_driver(url)}") from None
     except Exception as error:

@@ -33,23 +33,45 @@ def require_same(
     settings: Mapping[str, Any],
     document: Mapping[str, Any] | None,
     is_ours: Callable[[str], bool],
+    named: Callable[[str, str], str],
 ) -> None:
     """Raise BadInput unless a folder is unused or has these settings.
 
     Args:
         folder: the folder.
         kind: what it is: `study` or `comparison`.
-        settings: settings in JSON form.
+        settings: settings in JSON form, all or some.
         document: contents of its settings file; None if it has none.
         is_ours: whether a name is that of a file that is created before the settings file.
+        named: returns the name under which a user knows a setting and the dotted key in it, which may be empty.
     """
     if document is not None:
         theirs = document.get("settings")
         theirs = theirs if isinstance(theirs, dict) else {}
-        if different := [key for key in settings if settings[key] != theirs.get(key)]:
+        different = [named(name, key) for name in settings for key in _differences(settings[name], theirs.get(name))]
+        if different:
             raise BadInput(
-                f"{folder}: contains another {kind} (its {some(different)} differ{'s' * (len(different) == 1)}); "
+                f"{folder}: contains another {kind}: it differs in {some([*dict.fromkeys(different)])}; "
                 "choose another folder with --out"
             )
     elif folder.exists() and not (folder.is_dir() and all(is_ours(path.name) for path in folder.iterdir())):
         raise BadInput(f"{folder}: already exists and is not a {kind}; choose another folder with --out")
+
+
+def _differences(ours: Any, theirs: Any, within: str = "") -> list[str]:
+    """Return the dotted keys of the values that differ; the domain of a parameter is one value.
+
+    Args:
+        ours: a setting, or a part of one.
+        theirs: the same in the other folder.
+        within: dotted key of the part.
+    """
+    if ours == theirs:
+        return []
+    if not isinstance(ours, dict) or not isinstance(theirs, dict) or {"choices", "low"} & ours.keys():
+        return [within]
+    return [
+        found
+        for key in dict.fromkeys([*ours, *theirs])
+        for found in _differences(ours.get(key), theirs.get(key), f"{within}.{key}" if within else key)
+    ]

@@ -13,15 +13,22 @@ from typing import Any
 from pli_train.core.errors import BadInput, did_you_mean
 from pli_train.core.run_format.study_folder import RULE, SEED
 from pli_train.sweep.schedule_rule import NAMES as RULE_NAMES
+from pli_train.sweep.schedule_rule import ScheduleRule
 from pli_train.sweep.space import Parameter, Space, with_seeds
 
 SPACES = files("pli_train.sweep") / "spaces"
 TOP = ("description", "base", "set", "space", "baseline", "seeds")
 RANGE = ("low", "high", "log", "step", "when")
 CHOICES = ("choices", "when")
+DEEPEST = 10**9
+"""Depth with which a schedule rule is checked before the base config is read."""
+GRID_OPTIONS = "--grid KEY=A,B or --seeds K"
+"""Options with which `pli-train sweep` accepts a config instead of a space."""
 
 
-def from_words(source: str, grid: Sequence[str], seeds: int, overrides: Sequence[str]) -> Space:
+def from_words(
+    source: str, grid: Sequence[str], seeds: int, overrides: Sequence[str], options: str = GRID_OPTIONS
+) -> Space:
     """Return the space of a command line: a grid over a preset or config file, or a search space. Raises BadInput.
 
     Args:
@@ -29,10 +36,11 @@ def from_words(source: str, grid: Sequence[str], seeds: int, overrides: Sequence
         grid: `KEY=a,b,…` arguments.
         seeds: number of seeds per grid point.
         overrides: `KEY=VALUE` arguments, fixed for all runs.
+        options: the options of the command with which it accepts a config.
     """
     if grid or seeds:
         return from_grid(source, grid, seeds, overrides)
-    found = load(source)
+    found = load(source, options=options)
     return overridden(found, overrides) if overrides else found
 
 
@@ -45,12 +53,13 @@ def presets() -> dict[str, str]:
     return found
 
 
-def load(source: str, base: str | None = None) -> Space:
+def load(source: str, base: str | None = None, options: str = GRID_OPTIONS) -> Space:
     """Read a space from a TOML file or a preset.
 
     Args:
         source: path of a file that ends in .toml, or name of a preset.
         base: preset or config file that replaces that of the space.
+        options: the options of the command with which it accepts a config.
 
     Raises:
         BadInput: every mistake, one line each.
@@ -68,12 +77,14 @@ def load(source: str, base: str | None = None) -> Space:
     else:
         raise BadInput(
             f"no space '{source}'{did_you_mean(source, presets())} (spaces: {', '.join(presets())}; a file's name "
-            "ends in .toml; for a preset of runs add --grid or --seeds)"
+            f"ends in .toml; for a preset of runs add {options})"
         )
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInput(f"{source}: not TOML: {error}") from None
+    if _is_config(table):
+        raise BadInput(f"{source}: is a config, not a search space; add {options}")
     return from_table(table, source, base)
 
 
@@ -95,15 +106,15 @@ def from_table(table: Mapping[str, Any], source: str, base: str | None = None) -
         raise BadInput(f"{source}: space.schedule: expected a table with {', '.join(RULE_NAMES)}")
     fixed_rule = {name: value for name, value in rule.items() if not isinstance(value, list | dict)}
     wrong += [f"space.schedule.{n}: unknown key{did_you_mean(n, RULE_NAMES)}" for n in rule if n not in RULE_NAMES]
-    found: list[Parameter] = []
+    parameters: list[Parameter] = []
     entries = _flat({key: value for key, value in searched.items() if key != "schedule"})
     entries |= {RULE + name: value for name, value in rule.items() if name not in fixed_rule}
     for name, domain in entries.items():
         try:
-            found.append(_parameter(name, domain))
+            parameters.append(_parameter(name, domain))
         except BadInput as error:
             wrong += error.mistakes
-    ordered, unordered = _in_order(found)
+    ordered, unordered = _in_order(parameters)
     wrong += unordered
     if not entries and not seeds and not wrong:
         wrong.append("space: is empty; add at least one config key with its values or range")
@@ -113,7 +124,7 @@ def from_table(table: Mapping[str, Any], source: str, base: str | None = None) -
         raise BadInput(f"{source}: space.seed: is also set by `seeds`; remove one of them")
     if seeds:
         ordered = with_seeds(ordered, seeds)
-    return Space(
+    found = Space(
         name=Path(source).stem,
         base=base or table.get("base", "tiny"),
         fixed=_flat(table.get("set", {}), values=True),
@@ -122,6 +133,9 @@ def from_table(table: Mapping[str, Any], source: str, base: str | None = None) -
         baseline=_flat(table.get("baseline", {}), values=True),
         seeds=seeds,
     )
+    if wrong := _rule_mistakes(found):
+        raise BadInput(*(f"{source}: {mistake}" for mistake in wrong))
+    return found
 
 
 def from_grid(base: str, grid: Sequence[str], seeds: int, fixed: Sequence[str] = ()) -> Space:
@@ -163,6 +177,27 @@ def overridden(space: Space, words: Sequence[str]) -> Space:
     if both := [parameter.name for parameter in space.parameters if parameter.name in fixed]:
         raise BadInput(f"--set {both[0]}: is searched by {space.name}; remove it from --set or from the space")
     return replace(space, fixed={**space.fixed, **fixed})
+
+
+def _rule_mistakes(space: Space) -> list[str]:
+    """Return what is wrong with the values of the schedule rule, as far as it does not depend on the base config."""
+    wrong: dict[str, None] = {}
+    for chosen in space.examples():
+        sampled = {name.removeprefix(RULE): value for name, value in chosen.items() if name.startswith(RULE)}
+        if rule := {**space.rule, **sampled}:
+            try:
+                ScheduleRule.of({"start_depth": 0, "depth": DEEPEST, **rule})
+            except BadInput as error:
+                wrong |= dict.fromkeys(error.mistakes)
+    return list(wrong)
+
+
+def _is_config(table: Mapping[str, Any]) -> bool:
+    """Whether a parsed file is the config of a run: it has sections of a config, and none of a space."""
+    from pli_train.config.schema import RunConfig
+
+    sections = [key for key, value in table.items() if key in RunConfig.model_fields and isinstance(value, dict)]
+    return not {"base", "space"} & table.keys() and bool(sections or "extends" in table)
 
 
 def _values(text: str) -> list[Any]:

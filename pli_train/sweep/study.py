@@ -21,7 +21,7 @@ from pli_train.checkpointing.lock import Lock
 from pli_train.core import output
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder, study_folder
-from pli_train.core.run_format.study_folder import BASELINE, GROWTH
+from pli_train.core.run_format.study_folder import BASELINE, GROWTH, SEED
 from pli_train.sweep import database, journal
 from pli_train.sweep.pruning import pruner
 from pli_train.sweep.settings_file import provenance, require_same, versions
@@ -51,6 +51,10 @@ STATES = {
     TrialState.RUNNING: study_folder.RUNNING,
     TrialState.WAITING: study_folder.RUNNING,
 }
+OPTIONS = {"seed": "--sampler-seed", "baseline": "--no-baseline"} | {
+    name: f"--{name}" for name in ("objective", "budget", "sampler", "pruner")
+}
+"""Setting → the option that sets it."""
 SHARE_OF_TIME = 0.02
 """Largest share of time spent writing the table of trials."""
 
@@ -117,6 +121,13 @@ class Study:
     _table_took: float = 0.0
     _table_stale: bool = True
 
+    @staticmethod
+    def require(folder: Path, settings: Settings, base: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a study in JSON form. Raises BadInput unless the folder is unused or has them."""
+        table: dict[str, Any] = json.loads(json.dumps(settings.to_table(base)))
+        _require(folder, table)
+        return table
+
     @classmethod
     def open(
         cls,
@@ -142,8 +153,7 @@ class Study:
                 journal is damaged, or its storage cannot be reached.
             PliError: when the folder cannot be written.
         """
-        table = json.loads(json.dumps(settings.to_table(base)))
-        _require(folder, table)
+        table = cls.require(folder, settings, base)
         journal.quiet()
         storage: BaseStorage | None = database.open_storage(url) if url else None
         for name in ("", study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS):
@@ -298,7 +308,16 @@ def _never_owned(trial: FrozenTrial) -> bool:
 def _require(folder: Path, table: dict[str, Any]) -> None:
     """Raise BadInput unless a folder is unused or contains the study with these settings."""
     document = study_folder.read(folder) if study_folder.is_study(folder) else None
-    require_same(folder, "study", table, document, _is_early)
+    require_same(folder, "study", table, document, _is_early, _named)
+
+
+def _named(setting: str, key: str) -> str:
+    """Return the option or the config key of a setting, for error lines."""
+    if setting != "space":
+        return OPTIONS.get(setting, key or setting)
+    if key == f"parameters.{SEED}":
+        return "seeds"
+    return key.removeprefix("set.").removeprefix("parameters.")
 
 
 def _is_early(name: str) -> bool:

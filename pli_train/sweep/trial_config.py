@@ -12,7 +12,7 @@ from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
 from pli_train.core.run_format.study_folder import RULE, SEED
 from pli_train.sweep import budget as budgets
-from pli_train.sweep.changes import base_config, changed
+from pli_train.sweep.changes import HEADS, SCHEDULE, base_config, changed, named_trial
 from pli_train.sweep.schedule_rule import ScheduleRule
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pli_train.sweep.space import Space
     from pli_train.training.run_plan import RunPlan
 
-SCHEDULE, DEPTH, HEADS, STEPS = "growth.schedule", "model.initial_layers", "model.initial_heads", "train.steps"
+DEPTH, STEPS = "model.initial_layers", "train.steps"
 EPOCHS = "train.epochs"
 BY_FLOPS = ("flops", "area")
 """Objectives with a FLOPs budget, from which the number of steps of each run is computed."""
@@ -87,9 +87,7 @@ class TrialConfigs:
             BadInput: when the config with these values is invalid.
         """
         changes = self._changes(arm, chosen)
-        source = f"{self.space.name}: {arm} trial with " + (
-            ", ".join(f"{key} = {value!r}" for key, value in chosen.items()) or "the base's values"
-        )
+        source = named_trial(self.space, arm, chosen)
         config = changed(self.base, {**changes, "name": name}, source)
         try:
             plan = self._planner.plan(config)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pli_analysis import columns as col
 from pli_analysis.metrics.sweep.trials import Study, Trial, label
+from pli_train.core.errors import counted
 from pli_train.core.run_format.study_folder import COMPLETE, GROWTH
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def importance(study: Study, arm: str = GROWTH) -> Importance:
     shared, omitted = _shared(trials)
     reason = ""
     if len(trials) < FEWEST:
-        reason = f"{len(trials)} complete trials of the arm {arm}, and it needs at least {FEWEST}"
+        reason = f"{counted(len(trials), 'complete trial')} of the arm {arm}, and at least {FEWEST} are needed"
     elif len(shared) < 2:
         reason = f"fewer than two parameters differ between all trials of the arm {arm}"
     elif len({trial.value for trial in trials}) == 1:

@@ -22,6 +22,11 @@ from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 
 STUDY = "study.json"
+COMPARISON = "lag.json"
+"""The file in place of study.json in the folder of a comparison of `pli-train lag`."""
+CANDIDATES = "candidates.csv"
+MAIN = "main"
+"""Table of candidates, and name of the run, of a comparison."""
 JOURNAL = "journal.log"
 TRIALS = "trials.json"
 LOCK = "study.lock"
@@ -112,8 +117,25 @@ def is_study(folder: Path) -> bool:
     return (folder / STUDY).is_file()
 
 
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder is a comparison of `pli-train lag`."""
+    return (folder / COMPARISON).is_file() and not is_study(folder)
+
+
+def instead(folder: Path) -> str:
+    """Return the line for a comparison where a study or a run is expected."""
+    return (
+        f"{folder}: a comparison of `pli-train lag`: its results are in {folder / CANDIDATES}, and its run is "
+        f"{folder / RUNS / MAIN}"
+    )
+
+
 def read(folder: Path) -> dict[str, Any]:
     """Read study.json. Raises BadInput when the folder is not a study, or a newer version wrote it."""
+    if not folder.exists():
+        raise BadInput(f"{folder}: no such folder")
+    if is_comparison(folder):
+        raise BadInput(instead(folder))
     if not is_study(folder):
         raise BadInput(f"{folder}: not a study folder: no {STUDY} in it; `pli-train sweep` creates one")
     return _document(folder / STUDY, FORMAT)

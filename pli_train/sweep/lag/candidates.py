@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import groupby
@@ -106,10 +106,15 @@ def tables_of(plan: RunPlan) -> list[Table]:
     return [planned.event.model_dump(mode="json", exclude_none=True) for planned in plan.events]
 
 
+def require_events(name: str, events: Sized) -> None:
+    """Raise BadInput when the schedule of a config has no events."""
+    if not events:
+        raise BadInput(f"{name}: growth.schedule has no events, so there is nothing to compare")
+
+
 def moments_of(plan: RunPlan) -> list[Moment]:
     """Return the moments of a plan. Raises BadInput when there is none, or an event waits for a plateau."""
-    if not plan.events:
-        raise BadInput(f"{plan.config.name}: growth.schedule has no events, so there is nothing to compare")
+    require_events(plan.config.name, plan.events)
     if any(planned.step is None for planned in plan.events):
         raise BadInput(
             f"{plan.config.name}: growth.schedule: an event waits for a plateau; candidates need events with a time"

@@ -13,10 +13,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tomli_w
 
@@ -28,11 +27,11 @@ from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
 from pli_train.sweep import objective
 from pli_train.sweep.budget import flops_per_step
-from pli_train.sweep.changes import changed
+from pli_train.sweep.changes import SCHEDULE, changed
 from pli_train.sweep.lag.candidates import Candidate, Moment, Table, Values, described, grown, moments_of, tables_of
-from pli_train.sweep.lag.folder import MAIN, Row, candidate_name, write_table
+from pli_train.sweep.lag.folder import MAIN, Row, Settings, candidate_name, write_table
 from pli_train.sweep.pool import is_done
-from pli_train.sweep.trial_config import CHECKPOINTS, SCHEDULE, without_none
+from pli_train.sweep.trial_config import CHECKPOINTS, without_none
 from pli_train.sweep.worker import Task
 from pli_train.training import twin
 
@@ -42,32 +41,6 @@ if TYPE_CHECKING:
     from pli_train.sweep.pool import Pool
 
 ORDER = "train.order"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of a comparison.
-
-    Attributes:
-        base: config of the run; its schedule has the events, and the values that candidates do not change.
-        values: key → value of each candidate.
-        steps: number of steps after growth at which candidates are compared; at most up to the next event.
-        orders: number of data orders.
-    """
-
-    base: RunConfig
-    values: tuple[Values, ...]
-    steps: int
-    orders: int = 2
-
-    def to_table(self) -> dict[str, Any]:
-        """Return the form in lag.json, which identifies the comparison."""
-        return {
-            "base": self.base.model_dump(mode="json"),
-            "candidates": [dict(values) for values in self.values],
-            "steps": self.steps,
-            "orders": self.orders,
-        }
 
 
 class Choices:
@@ -161,6 +134,8 @@ class Comparison:
             PliError: when the run fails, all candidates of a moment fail, or a file cannot be written.
         """
         schedule = tables_of(self._choices.plan)
+        if is_done(self._task(MAIN)):
+            self._say(f"{self._folder}: the run is finished; its choices are read again")
         for moment in self._choices.moments:
             found, wrong = self._choices.at(moment, schedule)
             for source, lines in wrong.items():
@@ -220,8 +195,11 @@ class Comparison:
         rows = [self._row(moment, each, order, steps) for each in found for order in range(self._settings.orders)]
         for row in rows:
             self._fork(row, next(each for each in found if each.number == row.candidate))
-        self._say(f"event {moment.number}, step {moment.step}: {counted(len(found), 'candidate')} for {steps} steps")
-        errors = self._pool.run([self._task(row.run, until) for row in rows])
+        tasks = [self._task(row.run, until) for row in rows]
+        many, are_done = counted(len(found), "candidate"), all(is_done(task) for task in tasks)
+        words = f"{many} were trained for" if are_done else f"{many} for"
+        self._say(f"event {moment.number}, step {moment.step}: {words} {counted(steps, 'step')}")
+        errors = self._pool.run(tasks)
         for row in rows:
             run = self._task(row.run).run
             row.error = errors.get(row.run, "")

@@ -28,13 +28,42 @@ from pli_train.sweep.settings_file import provenance, require_same
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LAG = "lag.json"
-TABLE = "candidates.csv"
+    from pli_train.config.schema import RunConfig
+    from pli_train.sweep.lag.candidates import Values
+
+LAG, TABLE, MAIN = study_folder.COMPARISON, study_folder.CANDIDATES, study_folder.MAIN
 LOCK = "lag.lock"
-MAIN = "main"
 FORMAT = "pli-lag"
 VERSION = 1
 VERSIONS = ("pli", "torch", "transformers", "numpy")
+OPTIONS = {"steps": "--lag", "orders": "--orders"}
+"""Setting → the option that sets it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a comparison.
+
+    Attributes:
+        base: config of the run; its schedule has the events, and the values that candidates do not change.
+        values: key → value of each candidate.
+        steps: number of steps after growth at which candidates are compared; at most up to the next event.
+        orders: number of data orders.
+    """
+
+    base: RunConfig
+    values: tuple[Values, ...]
+    steps: int
+    orders: int = 2
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the form in lag.json, which identifies the comparison."""
+        return {
+            "base": self.base.model_dump(mode="json"),
+            "candidates": [dict(values) for values in self.values],
+            "steps": self.steps,
+            "orders": self.orders,
+        }
 
 
 @dataclass
@@ -95,8 +124,7 @@ def open_folder(folder: Path, settings: dict[str, Any], threads: int) -> tuple[L
         BadInput: when the folder contains another comparison or something else, or another process uses it.
         PliError: when the folder cannot be written.
     """
-    settings = json.loads(json.dumps(settings))
-    _require(folder, settings)
+    require(folder, settings)
     for name in ("", study_folder.CONFIGS, study_folder.RUNS, study_folder.LOGS):
         output.make_folder(folder / name)
     lock = Lock(folder, LOCK, "runs the comparison in it")
@@ -112,12 +140,13 @@ def open_folder(folder: Path, settings: dict[str, Any], threads: int) -> tuple[L
     return lock, int(run_folder.read_json(folder / LAG).get("threads", threads))
 
 
-def _require(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise BadInput unless a folder is unused or contains the comparison with these settings."""
+def require(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise BadInput unless a folder is unused or contains a comparison with these settings, all or some."""
+    settings = json.loads(json.dumps(settings))
     document = run_folder.read_json(folder / LAG) if (folder / LAG).is_file() else None
     if document is not None and (document.get("format") != FORMAT or document.get("version") != VERSION):
         raise BadInput(f"{folder / LAG}: not a file of `pli-train lag`, or of a newer release")
-    require_same(folder, "comparison", settings, document, _is_early)
+    require_same(folder, "comparison", settings, document, _is_early, lambda name, key: OPTIONS.get(name, key or name))
 
 
 def _is_early(name: str) -> bool:

@@ -9,9 +9,15 @@ from itertools import groupby
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from pli_train.core.errors import counted
+
 if TYPE_CHECKING:
     from pli_train.sweep.lag.comparison import Comparison
     from pli_train.sweep.lag.folder import Row
+
+
+FEWEST = 4
+"""Fewest candidates from which rank correlations are computed. With two, they are always 1 or -1."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,16 @@ def summary(comparison: Comparison) -> Iterator[str]:
 
 def _of_final(steps: int, found: Sequence[Outcome]) -> Iterator[str]:
     """Compare with the final losses of candidates that were trained to the end."""
-    if len(found) < 2:
+    if not found:
         return
     final = [each.final for each in found]
     chosen = [each.final for each in found if each.chosen]
     if chosen:
         yield f"  final loss: chosen {chosen[0]:.4f}, mean of all {fmean(final):.4f}, lowest {min(final):.4f}"
+    if len(found) < FEWEST:
+        many = counted(len(found), "candidate")
+        yield f"  no rank correlation with the final loss: {many}, and at least {FEWEST} are needed"
+        return
     yield f"  rank correlation of the loss after {steps} steps with the final loss: " + str(
         correlation([each.lagged for each in found], final)
     )

@@ -138,7 +138,9 @@ def test_an_interaction_is_nobody_s_importance(tmp_path):
 
 def test_a_few_trials_have_no_importance_and_a_reason(tmp_path):
     found, result = importances(planted(tmp_path / "few", additive, count=7))
-    assert found == {} and result.reason == "7 complete trials of the arm growth, and it needs at least 8"
+    assert found == {} and result.reason == "7 complete trials of the arm growth, and at least 8 are needed"
+    _, one = importances(planted(tmp_path / "one", additive, count=1))
+    assert one.reason == "1 complete trial of the arm growth, and at least 8 are needed"
     assert importances(planted(tmp_path / "enough", additive, count=8))[0]
 
 

@@ -42,7 +42,8 @@ def test_a_study_without_confirmation_is_reported_as_biased(tmp_path):
     lines = words(write_study(tmp_path / "study", rows))
     assert "in the search: growth 1.5000, baseline 1.8000." in lines
     assert (
-        "biased downwards, because the trial was selected by it" in lines and "`--confirm K` gives an unbiased" in lines
+        "biased downwards, because the trial was selected by it" in lines
+        and "pli-train sweep with --confirm K gives an unbiased" in lines
     )
 
 
@@ -107,6 +108,20 @@ def test_failed_trials_are_listed_with_their_errors_and_many_are_counted(tmp_pat
     assert "growth-0004 failed: the loss is nan at step 4." in lines and "step 5" not in lines
     assert "3 more failed trials in the table." in lines
     assert "No trial is complete, so there is no result." in lines
+
+
+def test_short_times_are_not_zero_and_running_trials_have_no_end(tmp_path):
+    times = {"started": "2030-01-01T00:00:00", "finished": "2030-01-01T00:01:01"}
+    rows = [
+        {"value": 1.0, "flops": 1e9, "seconds": 0.31, **times},
+        {"state": "running", "started": times["started"]},
+        {"arm": "baseline", "value": 1.0, "flops": 1e9, "seconds": 12.4, **times},
+        {"arm": "confirm", "state": "running", "flops": 1e9, "seconds": 1.24, "started": times["started"]},
+    ]
+    lines = words(write_study(tmp_path / "study", rows))
+    assert "growth 1.00e9 FLOPs, 0.31 s of training, 61 s from start to end of the 1 trial that ended, without" in lines
+    assert "baseline 1.00e9 FLOPs, 12 s of training, 61 s from start to end of its trials; " in lines
+    assert "confirmation 1.00e9 FLOPs, 1.2 s of training." in lines
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
@@ -176,6 +191,26 @@ def test_nothing_that_a_study_says_becomes_markup(tmp_path):
     assert hostile not in page.html(report.build(results(folder)))
 
 
+@pytest.mark.parametrize(
+    ("created", "shown"),
+    [
+        ("2026-11-30T16:11:05.168314+00:00", "2026-11-30 16:11 UTC"),
+        ("2026-11-30T16:11:05+02:00", "2026-11-30 14:11 UTC"),
+        ("yesterday", "yesterday"),
+    ],
+)
+def test_a_page_has_the_time_of_its_study_and_no_backticks(tmp_path, created, shown):
+    folder = write_study(tmp_path / "study", [trial(2.0), trial(1.5)])
+    document = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({**document, "created": created}))
+    made = report.build(results(folder))
+    assert ("Created", shown) in made.sections[0].facts
+    html = page.html(made)
+    for sentence in (*report.words(results(folder)), *(text for _, text in report.METHOD + report.IMPORTANCE_METHOD)):
+        assert "`" not in sentence
+    assert "pli-train sweep with --confirm K gives an unbiased one" in html
+
+
 def test_a_page_without_runs_says_which_curves_are_missing(searched_copy):
     shutil.rmtree(searched_copy / "runs")
     found = figures(searched_copy)
@@ -215,8 +250,12 @@ def test_the_page_is_written_into_the_study_or_where_it_is_wanted(searched_copy,
 
 def test_bad_input_gets_one_line(searched_copy, tmp_path):
     sweep = ("pli-analyze", "sweep")
-    assert len(refused(call(*sweep, tmp_path / "none"), "not a study folder")) == 1
+    assert len(refused(call(*sweep, tmp_path / "none"), "none: no such folder")) == 1
     assert len(refused(call(*sweep, searched_copy / "runs" / "growth-0000"), "not a study folder")) == 1
+    (tmp_path / "lag").mkdir()
+    (tmp_path / "lag/lag.json").write_text("{}")
+    line = f"lag: a comparison of `pli-train lag`: its results are in {tmp_path}/lag/candidates.csv, and its run is"
+    assert len(refused(call(*sweep, tmp_path / "lag"), line)) == 1
     assert len(refused(call(*sweep, write_study(tmp_path / "new", [])), "has no trials yet")) == 1
     refused(call(*sweep, searched_copy, "--arms", "--importance"), "--importance and --arms: cannot be combined")
     refused(call(*sweep, searched_copy, "-o", searched_copy / "trials.json"), "is part of what is read")

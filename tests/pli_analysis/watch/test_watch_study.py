@@ -49,12 +49,25 @@ def test_a_running_trial_is_shown_with_its_step(searched_copy):
     total = json.loads((run / run_folder.RUN).read_text())["total_steps"]
     assert (running.name, running.training, running.step, running.total) == ("growth-0004", True, total, total)
     text = printed(frame, width=80, draw=study_screen.drawn)
+    assert "best so far" in text and "eval losses" in text
     assert "study  running" in text and f"{total} of {total}" in text and f"{running.evals[-1]:.3f}" in text
-    for lock in locks:
-        lock.release()
+    locks[1].release()
+    ending = watcher.poll()
+    assert ending.running[0].state == "ending"
+    assert "ending" in printed(ending, width=80, draw=study_screen.drawn)
+    locks[0].release()
     frame = watcher.poll()
     assert not frame.coordinated and not frame.finished and not frame.running[0].training
     assert "not training here" in printed(frame, width=80, draw=study_screen.drawn)
+
+
+def test_a_trial_whose_worker_has_not_started_to_train_is_starting(tmp_path):
+    folder = write_study(tmp_path / "study", [{"state": "running", "steps": 9}])
+    (folder / "logs").mkdir()
+    worker = Lock(folder / "logs", "growth-0000.log")
+    assert "starting" in shown(folder)
+    worker.release()
+    assert "not training here" in shown(folder)
 
 
 def test_before_the_first_trial_and_without_runs_it_says_so(tmp_path):
@@ -85,3 +98,21 @@ def test_the_command_prints_a_frame_and_touches_nothing(searched):
     assert (done.returncode, done.stderr) == (0, "") and "study  finished" in done.stdout
     assert content(searched) == before
     refused(call("pli-analyze", "watch", searched, "--serve", "0"), "use `pli-analyze sweep --html`")
+
+
+def test_the_command_offers_the_studies_of_a_folder_and_the_run_of_a_comparison(tmp_path):
+    write_study(tmp_path / "first", [{"value": 1.0}])
+    lines = refused(call("pli-analyze", "watch", tmp_path), f"{tmp_path}: holds studies; give {tmp_path}/first")
+    assert len(lines) == 1
+    write_study(tmp_path / "second", [{"value": 1.0}])
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third/lag.json").write_text("{}")
+    offered = ", ".join(f"{tmp_path}/{name}" for name in ("first", "second", "third/runs/main"))
+    refused(call("pli-analyze", "watch", tmp_path), f"{tmp_path}: holds studies; give one of {offered}")
+    (tmp_path / "lags").mkdir()
+    (tmp_path / "third").rename(tmp_path / "lags/third")
+    line = f"lags: holds comparisons of `pli-train lag`; give {tmp_path}/lags/third/runs/main"
+    refused(call("pli-analyze", "watch", tmp_path / "lags"), line)
+    (tmp_path / "lags/third").rename(tmp_path / "third")
+    line = f"third: a comparison of `pli-train lag`: its results are in {tmp_path}/third/candidates.csv, and its run is"
+    assert len(refused(call("pli-analyze", "watch", tmp_path / "third"), line)) == 1

@@ -58,3 +58,46 @@ def test_what_cannot_be_used_is_one_clear_line_and_leaves_nothing(call, tmp_path
     assert (code, out) == (2, "")
     assert err[-1].startswith(message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_is_no_space(call, corpus, tmp_path):
+    toml = write_config(tmp_path / "mine.toml", corpus)
+    code, _, err = call(toml)
+    assert (code, err) == (2, [f"error: {toml}: is a config, not a search space; add --grid KEY=A,B or --seeds K"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "mine.toml"], "error: mine.toml: already exists and is not a study; choose another folder with --out"),
+        (["-o", "notes"], "error: notes: already exists and is not a study; choose another folder with --out"),
+        (["--storage", "nonsense"], "error: --storage nonsense: not a database URL"),
+        (["--storage", "sqlite:///no/such/db"], "error: --storage sqlite:///no/such/db: cannot be reached (unable"),
+        (["--grid", "growth.initializr=clone"], "error: mine: growth trial with seed = 0, growth.initializr = 'clone'"),
+    ],
+)
+def test_what_is_wrong_is_found_before_the_corpus_is_read(call, corpus, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr("pli_train.data.corpus.load", lambda *_: pytest.fail("the corpus is read"))
+    toml = write_config(tmp_path / "mine.toml", corpus)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/mine.md").write_text("mine")
+    code, out, err = call(toml, "--seeds", 1, *words)
+    assert (code, out) == (2, "")
+    assert len(err) == 1 and err[0].startswith(message)
+    assert not (tmp_path / "studies").exists()
+
+
+def test_ctrl_c_outside_the_time_of_workers_is_a_line(call, corpus, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "launcher_of", lambda *_: InProcess())
+    toml = write_config(tmp_path / "mine.toml", corpus)
+    with monkeypatch.context() as patch:
+        patch.setattr("pli_train.data.corpus.load", interrupted)
+        code, out, err = call(toml, "--seeds", 1)
+    assert (code, out, err[-1]) == (130, "", "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "Coordinator", interrupted)
+        code, out, err = call(toml, "--seeds", 1)
+    assert (code, out, err[-1]) == (130, "", "stopped; run the same command to resume")

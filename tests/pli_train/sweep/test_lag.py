@@ -126,8 +126,10 @@ def test_the_cost_of_candidates_is_the_flops_that_their_runs_counted(finished):
 def test_the_same_command_repeats_nothing_and_chooses_the_same(finished, noisy):
     out, done, *_ = finished
     before, table = content(out / "runs/main"), rows_in(out)
-    again, launcher, _ = compare(noisy, out, complete=True)
+    again, launcher, said = compare(noisy, out, complete=True)
     assert launcher.started == []
+    assert f"{out}: the run is finished; its choices are read again" in said
+    assert "event 1, step 3: 2 candidates were trained for 2 steps" in said
     assert again.rows == done.rows and rows_in(out) == table and content(out / "runs/main") == before
     compare(noisy, out, launcher=launcher)
     assert launcher.started == [] and rows_in(out) == table  # final losses stay in it
@@ -250,14 +252,39 @@ def test_rank_correlations_are_scipys_of_the_means_over_orders(finished):
     )
     assert measured.kendall == pytest.approx(stats.kendalltau(earlier, final).statistic)
     assert str(summary.correlation([1.0, 1.0], [1.0, 2.0])) == "Spearman undefined, Kendall undefined"
-    assert sum("rank correlation of the loss" in line for line in said) == 4
+    few = "  no rank correlation with the final loss: 2 candidates, and at least 4 are needed"
+    assert said.count(few) == 2 and not any("Spearman" in line for line in said)
+
+
+def test_four_candidates_have_rank_correlations():
+    class Finished:
+        def __init__(self, count):
+            losses = [(3.0, 2.0), (1.0, 1.0), (2.0, 3.0), (5.0, 4.0)][:count]
+            self.rows = [
+                folder.Row(1, 3, number, str(number), 0, "", 2, 1, 9.0, loss, None, loss == 1.0, final)
+                for number, (loss, final) in enumerate(losses)
+            ]
+            for row in self.rows:
+                row.rank = 1 + sorted(loss for loss, _ in losses).index(row.loss)
+
+        def main_flops(self):
+            return 10
+
+        def completion_flops(self):
+            return 0
+
+    lines = list(summary.summary(Finished(4)))
+    assert lines[2] == "  rank correlation of the loss after 2 steps with the final loss: Spearman 0.80, Kendall 0.67"
+    assert lines[3].endswith("loss at birth with the final loss: Spearman undefined, Kendall undefined")
+    assert "no rank correlation with the final loss: 3 candidates" in list(summary.summary(Finished(3)))[2]
 
 
 def test_the_default_lag_is_the_recovery_window_cut_at_the_next_event(corpus, tmp_path):
     base = write_config(tmp_path / "base.toml", corpus, growth={"learning_rate": "rewarm", "rewarm_steps": 5})
     done, _, said = compare(base, tmp_path / "out", RANDOM, steps=None, orders=1)
     assert [row.steps for row in done.rows] == [3, 3, 5, 5]
-    assert any(line.startswith("event 1: compared after 3 steps, not 5") for line in said)
+    start = "event 1: candidates are compared after 3 steps instead of 5, because"
+    assert f"{start} the next event follows at step 6" in said
 
 
 RANDOM = "growth.initializer=random,clone"
@@ -300,8 +327,10 @@ def test_what_cannot_be_compared_is_refused_and_leaves_nothing(corpus, tmp_path,
 
 def test_a_folder_of_something_else_is_refused(finished, noisy, mini, tmp_path):
     out = finished[0]
-    with pytest.raises(BadInput, match=r"contains another comparison \(its orders differs\)"):
+    with pytest.raises(BadInput, match="contains another comparison: it differs in --orders; choose"):
         compare(noisy, out, orders=1)
+    with pytest.raises(BadInput, match=r"contains another comparison: it differs in train\.block_size; choose"):
+        compare(noisy, out, overrides=["train.block_size=8"])
     with pytest.raises(BadInput, match="is not a comparison"):
         compare(noisy, out / "runs/main")
     file = tmp_path / "range.toml"

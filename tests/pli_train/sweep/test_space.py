@@ -66,6 +66,9 @@ WRONG = {
     "[space]\na = { choices = [1], when = { b = [1] } }\nb = { choices = [1], when = { a = [1] } }": "are circular",
     "[space]\na = { choices = [1], when = { b = [2] } }\nb = [1]": "when: b is never 2",
     "[space.schedule]\nposition = 'top'\nevent = [1, 2]": "unknown key; did you mean 'events'?",
+    "[space.schedule]\nposition = ['start', 'midle']": "mine.toml: space.schedule: position is 'midle'; it is one of",
+    "[space.schedule]\nfirst = { low = 0.1, high = 1.5 }": "mine.toml: space.schedule: first is 1.5; it is a fraction",
+    "[space.schedule]\nstart_depth = 4\ndepth = [2, 6]": "mine.toml: space.schedule: depth is 2; it must be above",
     "seeds = -1": "seeds: expected a whole number, got -1",
     "space = 3": "space: expected a table",
     "[space": "not TOML",
@@ -77,6 +80,17 @@ def test_a_space_that_cannot_be_used_is_one_clear_line(load, text, message):
     with pytest.raises(BadInput) as wrong:
         load(text)
     assert message in str(wrong.value)
+
+
+def test_a_config_is_not_a_space(load):
+    with pytest.raises(BadInput) as wrong:
+        load('description = "mine"\n[model]\ninitial_layers = 1\n[growth]\nschedule = "0.5@1"')
+    (line,) = wrong.value.mistakes
+    assert line.endswith("mine.toml: is a config, not a search space; add --grid KEY=A,B or --seeds K")
+    with pytest.raises(BadInput, match="is a config"):
+        load('extends = "tiny"')
+    with pytest.raises(BadInput, match="train: unknown key"):
+        load('base = "tiny"\n[train]\nsteps = 3')
 
 
 def test_all_mistakes_are_reported_at_once(load):

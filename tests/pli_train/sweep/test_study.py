@@ -271,11 +271,16 @@ def test_a_trial_without_a_plan_waits_for_the_worker_that_has_its_log(sweep_of, 
 def test_two_studies_do_not_share_a_folder(sweep_of, mini, tmp_path):
     sweep_of()
     with pytest.raises(
-        BadInput, match=r"study: contains another study \(its objective differs\); choose another folder"
+        BadInput, match=r"study: contains another study: it differs in --objective; choose another folder"
     ):
         sweep_of(goal="tokens")
-    with pytest.raises(BadInput, match=r"study: contains another study \(its space, seed differ\)"):
+    with pytest.raises(BadInput, match=r"another study: it differs in optim\.lr, growth\.initializer, --sampler-seed;"):
         sweep_of(space_reading.from_grid(mini, ["optim.lr=1e-3"], 1), seed=1)
+    grid = ["growth.initializer=random,clone"]
+    with pytest.raises(BadInput, match=r"another study: it differs in train\.steps;"):
+        sweep_of(space_reading.from_grid(mini, grid, 1, ["train.steps=13"]))
+    with pytest.raises(BadInput, match=r"another study: it differs in seeds, growth\.initializer, --no-baseline;"):
+        sweep_of(space_reading.from_grid(mini, ["growth.initializer=random"], 2), baseline=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.md").write_text("mine")
     with pytest.raises(BadInput, match="mine: already exists and is not a study; choose another folder with --out"):
