@@ -14,7 +14,7 @@ import typer
 from pli_train.core.cli.console import Bar, is_quiet
 from pli_train.core.cli.shell import app_of, run_app
 from pli_train.core.cli.tables import Format, render
-from pli_train.core.errors import PliError
+from pli_train.core.errors import BadInput, PliError
 from pli_train.core.run_format.study_folder import COMPARISON, STUDY, Launcher, Objective, Pruner, Sampler
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from pli_train.config.schema import RunConfig
     from pli_train.training.progress import NullReporter
+
+TRIALS = 20
+"""Default number of trials of each arm of a search."""
 
 app = app_of("pli-train", "Train transformers that grow during training, and record the lineage of each layer.")
 
@@ -152,8 +155,11 @@ def sweep(
     seeds: Annotated[int, typer.Option("--seeds", min=0, metavar="K", help="Number of seeds for each grid point.")] = 0,
     overrides: Overrides = None,
     trials: Annotated[
-        int, typer.Option("--trials", min=1, metavar="N", help="Number of growth trials, and of baseline trials.")
-    ] = 20,
+        int | None,
+        typer.Option(
+            "--trials", min=1, metavar="N", help=f"Number of growth trials, and of baseline trials. Default: {TRIALS}."
+        ),
+    ] = None,
     objective: Annotated[
         Objective,
         typer.Option(
@@ -205,6 +211,8 @@ def sweep(
     from pli_train.commands import sweep as sweeps
     from pli_train.sweep import space_reading
 
+    if trials is not None and (grid or seeds):
+        raise BadInput("--trials: cannot be combined with --grid or --seeds, as a grid runs each combination once")
     found = space_reading.from_words(source, grid or [], seeds, overrides or [])
     settings = sweeps.settings_of(found, objective, budget, sampler, pruner, sampler_seed, not no_baseline)
     folder = out or Path("studies", found.name)
@@ -212,7 +220,7 @@ def sweep(
         sweeps.require(settings, folder, storage)
         starts, show = sweeps.launcher_of(launcher, workers, threads, launcher_options or [], folder), _show()
         show.say(f"study: {folder} ({starts.slots} at a time)")
-        sweeps.sweep(settings, folder, trials, starts, confirm, storage, show.say)
+        sweeps.sweep(settings, folder, trials or TRIALS, starts, confirm, storage, show.say)
     print(folder)
 
 

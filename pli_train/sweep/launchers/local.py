@@ -7,6 +7,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+from pli_train.core.errors import BadInput, counted
 from pli_train.sweep.worker import FoundWorker, Task, Worker, claim
 
 
@@ -29,6 +30,9 @@ class LocalLauncher:
     Attributes:
         slots: number of parallel workers.
         threads: OpenMP threads per worker.
+
+    Raises:
+        BadInput: if there are fewer cores than threads of one worker.
     """
 
     def __init__(self, workers: int | None = None, gpus: int = 0, threads: int | None = None) -> None:
@@ -37,6 +41,8 @@ class LocalLauncher:
         self.slots = workers or gpus or len(self._cores)
         self._share = max(1, len(self._cores) // self.slots)
         self.threads = threads or self._share
+        if self.threads > len(self._cores):
+            raise BadInput(f"--threads {threads}: a worker has at most {counted(len(self._cores), 'core')} here")
 
     def start(self, task: Task, slot: int) -> Worker:
         """Start a worker on the cores, and the GPU, of a slot."""

@@ -49,6 +49,8 @@ def test_a_study_is_named_after_its_config_and_printed_on_stdout(call, corpus, t
         ),
         (["when", "--sampler", "grid"], "error: when: optim.lr, schedule.first, schedule.last: a grid needs a list"),
         (["when", "--trials", 0], "error: invalid value for '--trials': Input should be greater"),
+        (["tiny", "--seeds", 2, "--trials", 7], "error: --trials: cannot be combined with --grid or --seeds"),
+        (["when", "--threads", 999], "error: --threads 999: a worker has at most "),
         (["when", "--launcher", "slurm"], "error: --launcher slurm: needs --workers N, the number of parallel runs"),
         (["when", "--set", "optim.lr=1"], "error: --set optim.lr: is searched by when; remove it from --set"),
     ],
