@@ -65,6 +65,7 @@ def compare(
     """
     from pli_analysis.metrics.comparison import compare as metric
     from pli_analysis.metrics.comparison import curves as curve_metric
+    from pli_analysis.metrics.comparison import tables
     from pli_analysis.report import compare as report
     from pli_analysis.tables import emit
 
@@ -78,6 +79,6 @@ def compare(
     compared = [metric.compared(of_one, by, at, losses, reference, enveloped) for of_one in metric.by_scalar(curves)]
     say(*map(report.verdict, compared))
     write_page(html, lambda: report.build(compared))
-    tables = {"--runs": metric.per_run, "--speed-ups": metric.speed_ups_of, "--points": metric.points}
-    table_of = tables[asked[0]] if asked else metric.summary
-    emit(metric.of_scalars(compared, table_of), format, out)
+    kinds = {"--runs": tables.per_run, "--speed-ups": tables.speed_ups_of, "--points": tables.points}
+    table_of = kinds[asked[0]] if asked else tables.summary
+    emit(tables.of_scalars(compared, table_of), format, out)

@@ -11,7 +11,7 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.figures import compare as figures
 from pli_analysis.figures.compare import AXES
-from pli_analysis.metrics.comparison import compare, envelope
+from pli_analysis.metrics.comparison import compare, envelope, tables
 from pli_analysis.report.parts import Figure, Report, Section, distinct_digits, sentences, signed
 from pli_train.core.errors import counted
 
@@ -36,14 +36,14 @@ def verdict(found: Comparison) -> str:
     """
     rows = {row.group: row for row in found.groups.itertuples()}
     base = rows.pop(found.reference)
-    point, axis = compare.amount(found.at, found.unit), AXES[found.unit]
+    point, axis = tables.amount(found.at, found.unit), AXES[found.unit]
     where = f"At equal {axis} ({point})" if rows else f"At {point} {axis}"
     others = sorted(rows.values(), key=lambda row: (np.isnan(row.loss), row.loss))
     where = f"In {found.tag} {where[0].lower()}{where[1:]}" if found.tag else where
     digits = _digits(found.groups[col.LOSS], base.loss)
     clauses = [f"{base.group} has {_loss_words(base, digits)} ({_runs_words(base.runs)})"]
     clauses += [_difference_words(row, base.runs, digits) for row in others]
-    diverged = f" Diverged and left out: {compare.divergences(found.diverged)}." if found.diverged else ""
+    diverged = f" Diverged and left out: {tables.divergences(found.diverged)}." if found.diverged else ""
     return f"{where}, {_listed(clauses, NAMED + 1)}.{envelope_words(found)}{diverged}{_omitted_words(found)}"
 
 
@@ -52,7 +52,7 @@ def envelope_words(found: Comparison) -> str:
     if found.envelope is None:
         return ""
     (first, _), *others = found.envelope.spans
-    clauses = [first, *(f"{group} from {compare.amount(start, found.unit)}" for group, start in others)]
+    clauses = [first, *(f"{group} from {tables.amount(start, found.unit)}" for group, start in others)]
     return f" Lowest of the groups in the envelope: {', '.join(clauses)}{f' {AXES[found.unit]}' if others else ''}."
 
 
@@ -72,7 +72,7 @@ def speed_up_words(found: Comparison) -> str:
         return f"No group reaches {level}." if missing else ""
     runs = found.groups.set_index(col.GROUP)[col.RUNS]
     clauses = [
-        f"to reach {final if found.final else f'a loss of {compare.level_words(row[col.LOSS_LEVEL])}'}, "
+        f"to reach {final if found.final else f'a loss of {tables.level_words(row[col.LOSS_LEVEL])}'}, "
         f"{row[col.GROUP]} ({_runs_words(row[col.RUNS])}) has a speed-up of {row[col.SPEED_UP]:.3g} in "
         f"{AXES[found.unit]} over {found.reference} ({_runs_words(runs[found.reference])}), "
         f"{_evidence(row, _SPEED_UP, runs[found.reference], '{:.3g}'.format)}"
@@ -95,8 +95,8 @@ def _section(found: Comparison, ending: str = "", of: str = "") -> Section:
     """Build the section of one scalar; `ending` is appended to ids, `of` to the title."""
     by_axis, method = {found.unit: found}, method_of(found, AXES[found.unit])
     shown = [replace(figure, id=f"{figure.id}{ending}") for figure in (losses(by_axis), *sooner(by_axis))]
-    tables = [*tables_of(by_axis), ("Runs", compare.per_run(found))]
-    return Section(f"comparison{ending}", f"Comparison{of}", figures=shown, tables=tables, method=method)
+    rows = [*tables_of(by_axis), ("Runs", tables.per_run(found))]
+    return Section(f"comparison{ending}", f"Comparison{of}", figures=shown, tables=rows, method=method)
 
 
 def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
@@ -212,8 +212,8 @@ def tables_of(found: Mapping[str, Comparison]) -> list[tuple[str, pd.DataFrame]]
     groups = [of.groups.assign(**{col.AXIS: axis, col.AT: of.at}) for axis, of in found.items()]
     ups = [of.speed_ups.assign(**{col.AXIS: axis}) for axis, of in found.items()]
     whole = {"Groups": (groups, [col.AXIS, col.AT]), "Speed-ups": (ups, [col.AXIS])}
-    tables = {title: (pd.concat(parts, ignore_index=True), first) for title, (parts, first) in whole.items()}
-    return [(title, table[[*first, *table.columns.drop(first)]]) for title, (table, first) in tables.items()]
+    joined = {title: (pd.concat(parts, ignore_index=True), first) for title, (parts, first) in whole.items()}
+    return [(title, table[[*first, *table.columns.drop(first)]]) for title, (table, first) in joined.items()]
 
 
 def drawn_points(curves: Sequence[Curve], axes: Mapping[str, str]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pli_analysis import columns as col
-from pli_analysis.metrics.comparison.compare import amount
+from pli_analysis.metrics.comparison.tables import amount
 from pli_analysis.metrics.sweep.strategy import INITIAL_LAYERS, describe, setting
 from pli_analysis.metrics.sweep.trials import Study, Trial, arms_of, best, label, value_of
 from pli_train.core.errors import counted

@@ -16,7 +16,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from pli_analysis.cli import app
-from pli_analysis.metrics.comparison import compare
+from pli_analysis.metrics.comparison import compare, tables
 from pli_analysis.metrics.comparison import curves as curve_metric
 from pli_analysis.metrics.comparison.curves import Curve
 from pli_analysis.report import compare as report
@@ -428,6 +428,6 @@ def test_losses_have_enough_digits_to_differ(base, mine, words):
 @pytest.mark.parametrize("level", [2.7182818, 0.00012345, 3])
 def test_a_level_has_the_same_digits_everywhere(level):
     found = compare.compared([curve("a", [0, 9], [5, 0]), curve("b", [0, 9], [4, 0])], levels=[level])
-    [header] = (name for name in compare.summary(found) if name.startswith("speed-up to "))
+    [header] = (name for name in tables.summary(found) if name.startswith("speed-up to "))
     shown = header.removeprefix("speed-up to ")
     assert float(shown) == level and f"To reach a loss of {shown}, b " in report.speed_up_words(found)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pli_analysis.cli import app
-from pli_analysis.metrics.comparison import compare, curves
+from pli_analysis.metrics.comparison import compare, curves, tables
 from pli_analysis.metrics.comparison.curves import Curve
 from pli_analysis.metrics.comparison.envelope import envelope
 from pli_analysis.report import compare as report
@@ -91,8 +91,8 @@ def test_speed_up_over_the_envelope_is_paired_by_seed():
     assert "Lowest of the groups in the envelope: shallow, deep from 3.00e1 FLOPs." in report.verdict(found)
     words = report.speed_up_words(found)
     assert words.startswith("To reach the final loss of envelope, grown (3 runs) has a speed-up of 4 in FLOPs over")
-    assert "shallow" not in words and "speed-up to the final loss" in compare.summary(found)
-    assert set(compare.per_run(found)["group"]) == {"shallow", "deep", "grown"}  # the envelope is not a run
+    assert "shallow" not in words and "speed-up to the final loss" in tables.summary(found)
+    assert set(tables.per_run(found)["group"]) == {"shallow", "deep", "grown"}  # the envelope is not a run
 
 
 def test_final_levels_need_pairs_or_one_run():
