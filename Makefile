@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 # In the order of their names, long files come first and the many short ones last: no worker waits for another.
 BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check docs baseline bert vit seed-appendix install clean
+.PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth install clean
 
 install: $(INSTALLED)
 
@@ -54,6 +54,11 @@ bert: install
 vit: install
 	$(BIN)/pli-train run tiny-vit
 	$(BIN)/pli-analyze report --html
+
+# Studies of reports/, each resumed where it was stopped; see reports/NAME/README.md.
+study-depth: install
+	$(BIN)/pli-train sweep reports/depth/base.toml --grid model.initial_layers=12,6,4,8,2,3,1 \
+		--grid optim.lr=1e-2,5e-3,2e-2 --seeds 1 --no-baseline --budget 2e12 --workers 2 --threads 1 -o studies/depth
 
 seed-appendix: install
 	$(BIN)/pip install --quiet -c constraints.txt '.[hub]'

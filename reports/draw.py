@@ -34,9 +34,15 @@ def curves(name: str) -> list[Curve]:
 def drawing(found: compare.Comparison) -> dict[str, object]:
     """Return the figure of a comparison over FLOPs, as plotly.js takes it."""
     points = report.drawn_points(found.curves, {"flops": "flops"})
+    points = points[points["flops"] > 0]  # the axis is logarithmic
     figure = figures.losses(points, ["flops"], "eval loss (nats per byte)", envelope.NAME if found.envelope else "")
-    figure.update_layout(width=860, height=430, template="plotly_white", font={"family": "sans-serif"})
-    figure.update_xaxes(type="log")
+    groups, named = dict(zip(points["run"], points["group"], strict=True)), set()
+    for trace in figure.data:
+        trace.name = groups[trace.name]
+        trace.showlegend = trace.name not in named
+        named.add(trace.name)
+    figure.update_layout(width=860, height=430, template="plotly_white", margin={"l": 70, "r": 30, "t": 20, "b": 110})
+    figure.update_xaxes(type="log", dtick=1)
     shown: dict[str, object] = figure.to_plotly_json()
     return shown
 

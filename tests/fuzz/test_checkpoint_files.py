@@ -133,7 +133,7 @@ def test_a_broken_file_is_a_named_error_without_side_effects(run, run_in_shards,
     """The changes include `auto_map`, names of classes, and paths out of the folder."""
     folder = run_in_shards if file == INDEX else run
     read = load_tokenizer if file in TOKENIZER else read_everything
-    attack(folder, file, 300 if fuzz_cases >= 1000 else 20, "warm", Blind(), read)
+    attack(folder, file, 100 if fuzz_cases >= 1000 else 20, "warm", Blind(), read)
     attack(folder, file, fuzz_cases, 0, on_progress, read)
 
 
