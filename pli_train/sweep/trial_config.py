@@ -97,7 +97,8 @@ class TrialConfigs:
         if steps != config.train.steps:
             changes[STEPS] = steps
             changes |= {EPOCHS: None} if config.train.epochs is not None else {}
-        further = {key: value for key, value in _few_checkpoints(steps).items() if key not in self.space.fixed}
+        further = _few_checkpoints(steps) | _as_many_evaluations(config.train.eval_every, plan.total_steps, steps)
+        further = {key: value for key, value in further.items() if key not in {*self.space.fixed, *changes}}
         config = changed(self.base, {**changes, **further, "name": name}, source)
         return PlannedTrial(config, changes, steps, flops)
 
@@ -163,6 +164,11 @@ class TrialConfigs:
 
 def _few_checkpoints(steps: int) -> dict[str, Any]:
     return {"checkpoint.every": max(1, steps // CHECKPOINTS), "checkpoint.keep": 1, "checkpoint.full_last": 1}
+
+
+def _as_many_evaluations(every: int, base_steps: int, steps: int) -> dict[str, Any]:
+    """Evaluate at the same shares of training as the base config, whatever the number of steps."""
+    return {"train.eval_every": max(1, round(every * steps / base_steps))}
 
 
 def without_none(table: dict[str, Any]) -> dict[str, Any]:

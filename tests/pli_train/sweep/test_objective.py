@@ -57,9 +57,10 @@ def test_a_pruner_sees_no_evaluation_within_the_window_after_an_event(runs, conf
     assert objective.recovery_windows(runs["gpt2"], config) == [(step, step + 2) for step in events]
     flops = {entry["step"]: entry["flops"] for entry in history if "eval_loss" in entry}
     total = max(flops.values())
+    last = dict(objective.evaluations(runs["gpt2"]))[12]
     seen = pruning.reports(runs["gpt2"], config, total)
-    assert [step for *_, step in seen] == [12]
-    assert seen[-1][0] == 100
+    assert [(rung, step) for rung, _, step in seen] == [(10, 12), (30, 12), (90, 12)]
+    assert [loss for _, loss, _ in seen] == pytest.approx([last] * 3)
     rewarmed = config_of("gpt2", {"growth.learning_rate": "rewarm", "growth.rewarm_steps": 5})
     assert objective.recovery_windows(runs["gpt2"], rewarmed)[0] == (3, 3 + 8)
     assert pruning.reports(runs["gpt2"], rewarmed, total) == []
@@ -69,6 +70,10 @@ def test_a_run_without_events_hides_nothing_but_its_start(runs, config_of, tmp_p
     for path in runs["gpt2"].glob(run_folder.SCALARS):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     flops = dict(objective.scalars(tmp_path, run_folder.FLOPS))
+    evaluated = {step: loss for step, loss in objective.evaluations(tmp_path) if step}
+    shares = [50 * flops[step] / flops[12] for step in evaluated]
     seen = pruning.reports(tmp_path, config_of("gpt2"), 2 * flops[12])
-    assert [step for *_, step in seen] == sorted({step for step, _ in objective.evaluations(tmp_path)} - {0})
-    assert [percent for percent, *_ in seen] == [int(50 * flops[step] / flops[12]) for *_, step in seen]
+    assert [rung for rung, *_ in seen] == [10, 30]
+    for rung, loss, step in seen:
+        assert loss == pytest.approx(np.interp(rung, shares, list(evaluated.values())))
+        assert step == next(at for at, share in zip(evaluated, shares, strict=True) if share >= rung)

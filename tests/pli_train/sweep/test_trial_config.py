@@ -142,3 +142,17 @@ def test_every_value_of_a_preset_space_makes_a_config(name, corpus, tmp_path, pl
     found = TrialConfigs(space_reading.load(name, base=six), "flops", None, planner)
     rate = found.base.optim.lr
     found.check({GROWTH: found.space, BASELINE: found.space.of_baseline(rate)})
+
+
+def test_all_trials_are_evaluated_at_the_same_shares_of_training(configs):
+    """The base has 6 evaluations in 12 steps; with ten times its budget there are more, most of all with one layer."""
+    budget = 10 * configs({"space": {"optim.lr": [0.01]}}).budget
+    depths = {"space": {"model.initial_layers": [1, 3], "growth.schedule": [""]}}
+    plans = [
+        configs(depths, given=budget).plan(GROWTH, {"model.initial_layers": depth, "growth.schedule": ""})
+        for depth in (1, 3)
+    ]
+    assert plans[0].steps > 1.5 * plans[1].steps > 150
+    assert [round(plan.steps / plan.config.train.eval_every) for plan in plans] == [6, 6]
+    kept = configs({**depths, "set": {"train.eval_every": 4}}, given=budget).plan(GROWTH, {"model.initial_layers": 3})
+    assert kept.config.train.eval_every == 4
