@@ -19,7 +19,7 @@ def test_the_table_has_the_best_learning_rate_of_each_depth():
         for _, row in best.iterrows()
     ]
     page = (REPORT / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| \d+ .*", page, re.M) == rows
+    assert re.findall(r"^\| \d+ \| 0.*", page, re.M) == rows
     losses = best.set_index("model.initial_layers")["loss"]
     assert losses[[3, 4, 6]].max() - losses[[3, 4, 6]].min() < 0.02
     assert losses[8] > losses[6] and losses[12] > losses[8]
@@ -48,3 +48,26 @@ def test_deeper_models_take_over_as_the_budget_grows():
     assert [lowest(flops) for flops in (1e11, 2e11, 3e11)] == ["depth-1"] * 3
     assert [lowest(flops) for flops in (5e11, 6e11, 7e11)] == ["depth-2"] * 3
     assert {lowest(flops) for flops in np.linspace(8.5e11, 1.95e12, 20)} == {"depth-3", "depth-4"}
+
+
+def test_the_first_look_at_growth():
+    page = (REPORT / "README.md").read_text(encoding="utf-8")
+    runs = pd.read_csv(REPORT / "growth.csv")
+    assert (runs["seed"] == 0).all() and runs["loss"].is_monotonic_increasing
+    rows = [
+        f"| {row['run']} | {row['steps']:,} | {row['flops'] / 1e12:.1f}e12 | {row['seconds']:.0f} | {row['loss']:.3f} |"
+        for _, row in runs.iterrows()
+    ]
+    assert [line for line in page.splitlines() if line.startswith("| ") and "e12 |" in line] == rows
+    runs = runs.assign(schedule=runs["schedule"].fillna(""))
+    best, full = runs.iloc[0], runs[(runs["schedule"] == "") & (runs["initial_layers"] == 12)].iloc[0]
+    text = " ".join(page.split())
+    assert f"ends {full['loss'] - best['loss']:.3f} below twelve layers from the start" in text
+    assert f"with {best['flops'] / full['flops']:.0%}".replace("%", " %") in text
+    assert f"and {best['seconds'] / full['seconds']:.0%}".replace("%", " %") + " of the seconds" in text
+    grown, fixed = (runs[(runs["schedule"] != "") == is_grown] for is_grown in (True, False))
+    six = fixed[fixed["initial_layers"] == 6].iloc[0]
+    assert (grown[grown["flops"] <= 1.01 * six["flops"]]["loss"] > six["loss"]).all()
+    shallow = grown["initial_layers"] <= 2
+    assert grown[shallow]["loss"].min() > grown[~shallow]["loss"].max()
+    assert set(grown["lr"]) == {0.01}
