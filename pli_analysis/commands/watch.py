@@ -53,21 +53,26 @@ def watch(
     watch_run(_run_at(run) if run else newest_run().path, every, once, serve)
 
 
-def _run_at(path: Path) -> Path:
-    """Return the pli-train run at a path. Raises BadInput for other runs, or more than one."""
-    from pli_analysis.runs import paths
-
-    if study_folder.is_comparison(path):
-        raise BadInput(study_folder.instead(path))
-    children = sorted(path.iterdir())
+def _require_no_studies(folder: Path) -> None:
+    """Raise BadInput for a comparison of `pli-train lag`, and for a folder that holds studies or comparisons."""
+    if study_folder.is_comparison(folder):
+        raise BadInput(study_folder.instead(folder))
+    children = sorted(folder.iterdir())
     studies = [child for child in children if study_folder.is_study(child)]
     comparisons = [child for child in children if study_folder.is_comparison(child)]
     if offered := [*studies, *(child / study_folder.RUNS / study_folder.MAIN for child in comparisons)]:
         held = "studies" if studies else "comparisons of `pli-train lag`"
         one_of = "one of " if len(offered) > 1 else ""
-        raise BadInput(f"{path}: holds {held}; give {one_of}{some([str(each) for each in offered], most=4)}")
+        raise BadInput(f"{folder}: holds {held}; give {one_of}{some([str(each) for each in offered], most=4)}")
+
+
+def _run_at(path: Path) -> Path:
+    """Return the pli-train run at a path. Raises BadInput for other runs, or more than one."""
+    from pli_analysis.runs import paths
+
     if not path.is_dir() or any((folder / run_folder.RUN).is_file() for folder in (path, path.parent)):
         return path
+    _require_no_studies(path)
     found = paths.find(path)
     if found and not any(source.kind == paths.Kind.RUN for source in found):
         raise BadInput(f"{path}: {found[0].kind}, but watch reads only runs of pli-train: use scalars or compare")

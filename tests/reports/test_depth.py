@@ -50,7 +50,7 @@ def test_deeper_models_take_over_as_the_budget_grows():
     assert {lowest(flops) for flops in np.linspace(8.5e11, 1.95e12, 20)} == {"depth-3", "depth-4"}
 
 
-def test_the_first_look_at_growth():
+def test_the_growing_runs_against_fixed_depths():
     page = (REPORT / "README.md").read_text(encoding="utf-8")
     runs = pd.read_csv(REPORT / "growth.csv")
     assert (runs["seed"] == 0).all() and runs["loss"].is_monotonic_increasing
