@@ -156,13 +156,12 @@ def method_of(found: Comparison, needed: str) -> list[tuple[str, str]]:
 def _envelope_method(found: Comparison) -> list[tuple[str, str]]:
     if found.envelope is None:
         return []
-    names = ", ".join(sorted({group for group, _ in found.envelope.spans}))
+    names = ", ".join(found.envelope.members)
     return [
         (
             "envelope",
-            "The lowest mean loss that any of some groups has at a point of the axis or before it. Its curve for a "
-            "seed is that of this seed in the group with the lowest mean. Groups that are the lowest somewhere: "
-            f"{names}.",
+            f"The lowest mean loss that any of the groups {names} has at a point of the axis or before it. Its curve "
+            "for a seed is that of this seed in the group with the lowest mean.",
         )
     ]
 
