@@ -208,12 +208,13 @@ def test_a_trial_that_diverges_fails_with_the_last_line_of_its_log(sweep_of, min
     assert bad["error"].startswith("the loss is nan at step") and good["error"] is None
 
 
-def test_a_space_whose_every_trial_fails_is_given_up_with_one_clear_line(sweep_of, mini):
+def test_a_space_whose_every_trial_fails_is_given_up_with_one_clear_line(sweep_of, mini, tmp_path):
     found = space_reading.from_grid(mini, ["optim.lr=1e30,2e30,3e30,4e30,5e30"], 1)
     with pytest.raises(
         PliError, match=r"all 3 trials of the arm growth failed, \d of them with: the loss is nan at step"
     ):
         sweep_of(found)
+    assert [row["state"] for row in study_folder.trials(tmp_path / "study")] == ["fail"] * 3  # none is still running
 
 
 class Fills(InProcess):
