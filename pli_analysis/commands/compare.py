@@ -32,14 +32,14 @@ def compare(
         str | None,
         typer.Option(
             metavar="LOSS,LOSS",
-            help="Loss levels at which speed-ups are computed; or final: the loss with which the reference ends.",
+            help="Loss levels at which speed-ups are computed, or final: the loss with which the reference ends.",
         ),
     ] = None,
     envelope: Annotated[
         str | None,
         typer.Option(
             metavar="GROUP,GROUP",
-            help="Groups (or patterns) whose lowest loss at each point is compared with.",
+            help="Also compare with the lowest loss of these groups (or patterns) at each point.",
         ),
     ] = None,
     reference: Annotated[

@@ -11,7 +11,7 @@ from pli_analysis import columns as col
 from pli_analysis.figures import views
 from pli_analysis.figures.loss import AXES as AXES_OF_RUNS
 from pli_analysis.figures.loss import MOST, extremes
-from pli_analysis.figures.palette import LEGEND, NEUTRAL, line_number
+from pli_analysis.figures.palette import LEGEND, NEUTRAL, numbered_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def losses(table: pd.DataFrame, axes: Sequence[str], title: str = "loss", envelo
 
     drawn, groups, by = go.Figure(), list(dict.fromkeys(table[col.GROUP])), axes[0]
     for (run, group), mine in table.groupby([col.RUN, col.GROUP], sort=False):
-        line = {"color": NEUTRAL, "dash": "dot"} if group == envelope else line_number(groups.index(group))
+        line = {"color": NEUTRAL, "dash": "dot"} if group == envelope else numbered_line(groups.index(group))
         color = line["color"]
         curve = mine[~mine[col.IS_EVENT]]
         kept = curve.iloc[extremes(curve[col.LOSS].to_numpy(), MOST)]
@@ -63,7 +63,7 @@ def speed_up(table: pd.DataFrame, reference: str) -> go.Figure:
     for number, (group, mine) in enumerate(table.groupby(col.GROUP, sort=False)):
         if group == reference or mine[col.SPEED_UP].isna().all():
             continue
-        line, by_axis = line_number(number) | {"width": 2}, dict(list(mine.groupby(col.AXIS, sort=False)))
+        line, by_axis = numbered_line(number) | {"width": 2}, dict(list(mine.groupby(col.AXIS, sort=False)))
         bands = {axis: _band(rows) for axis, rows in by_axis.items()}
         if len(bands[axes[0]]["x"]):
             style = {"fill": "toself", "fillcolor": line["color"], "opacity": 0.2, "line": {"width": 0}}

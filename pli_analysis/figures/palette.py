@@ -54,9 +54,9 @@ def number_of(layer: str) -> int:
 
 def line_of(layer: str) -> dict[str, Any]:
     """Return the line style of a layer."""
-    return line_number(number_of(layer))
+    return numbered_line(number_of(layer))
 
 
-def line_number(number: int) -> dict[str, Any]:
+def numbered_line(number: int) -> dict[str, Any]:
     """Return the line style number `number`, from 0: eight colors, then the same dashed, dotted and dash-dotted."""
     return {"color": COLORS[number % len(COLORS)], "dash": DASHES[number // len(COLORS) % len(DASHES)]}

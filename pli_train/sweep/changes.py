@@ -38,6 +38,12 @@ def named_trial(space: Space, arm: str, chosen: Mapping[str, Any]) -> str:
     return f"{space.name}: {arm} trial with {values}"
 
 
+def plain_changes(space: Space, arm: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config keys that a trial changes, without those that depend on the depth of the model or the seed."""
+    changes = {key: value for key, value in chosen.items() if key != SEED and not key.startswith(RULE)}
+    return {SCHEDULE: "", HEADS: None, **space.baseline, **changes} if arm == BASELINE else changes
+
+
 def require_values(base: RunConfig, arms: Mapping[str, Space]) -> None:
     """Check the keys and values of each arm's space against the schema of configs, without a corpus and a model.
 
@@ -50,9 +56,7 @@ def require_values(base: RunConfig, arms: Mapping[str, Space]) -> None:
     for arm, space in arms.items():
         for chosen in space.examples():
             by_rule = bool(space.rule) or any(key.startswith(RULE) for key in chosen)
-            changes: dict[str, Any] = {SCHEDULE: ""} if arm == BASELINE or by_rule else {}
-            changes |= {HEADS: None, **space.baseline} if arm == BASELINE else {}
-            changes |= {key: value for key, value in chosen.items() if key != SEED and not key.startswith(RULE)}
+            changes = ({SCHEDULE: ""} if by_rule else {}) | plain_changes(space, arm, chosen)
             try:
                 changed(base, changes, named_trial(space, arm, chosen))
             except BadInput as error:

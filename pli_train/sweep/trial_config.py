@@ -12,7 +12,7 @@ from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
 from pli_train.core.run_format.study_folder import RULE, SEED
 from pli_train.sweep import budget as budgets
-from pli_train.sweep.changes import HEADS, SCHEDULE, base_config, changed, named_trial
+from pli_train.sweep.changes import SCHEDULE, base_config, changed, named_trial, plain_changes
 from pli_train.sweep.schedule_rule import ScheduleRule
 
 if TYPE_CHECKING:
@@ -131,11 +131,11 @@ class TrialConfigs:
 
     def _changes(self, arm: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
         rule = {**self.space.rule, **{k.removeprefix(RULE): v for k, v in chosen.items() if k.startswith(RULE)}}
-        changes = {key: value for key, value in chosen.items() if not key.startswith(RULE) and key != SEED}
+        changes = plain_changes(self.space, arm, chosen)
         if SEED in chosen:
             changes[SEED] = self.base.seed + int(chosen[SEED])
         if arm == study_folder.BASELINE:
-            return {SCHEDULE: "", DEPTH: self._depth, HEADS: None, **self.space.baseline, **changes}
+            return {DEPTH: self._depth, **changes}
         if rule:
             made = ScheduleRule.of({"start_depth": self._start_depth(), "depth": self._depth, **rule})
             changes |= {DEPTH: made.start_depth, SCHEDULE: made.schedule()}

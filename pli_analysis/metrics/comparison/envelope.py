@@ -50,11 +50,12 @@ def envelope(curves: Sequence[Curve], patterns: Sequence[str], by: str) -> Envel
     members = _members(by_group(curves), patterns)
     points = np.unique(np.concatenate([curve.table[by] for group in members.values() for curve in group]))
     each = np.stack([[losses_at(curve, points, by) for curve in group] for group in members.values()])
-    means = np.where(np.isnan(each).any(1), np.inf, np.nan_to_num(each, nan=np.inf).mean(1))  # (groups, points)
-    lowest = np.minimum.accumulate(means.min(0))
+    means = np.nan_to_num(each.mean(1), nan=np.inf)  # (groups, points); infinite unless all runs have a loss there
+    here = means.min(0)
+    lowest = np.minimum.accumulate(here)
     known = np.isfinite(lowest)
     # The point at which the lowest loss so far was reached, and the group that reached it.
-    where = np.maximum.accumulate(np.where(means.min(0) <= lowest, np.arange(len(points)), 0))
+    where = np.maximum.accumulate(np.where(here <= lowest, np.arange(len(points)), 0))
     best = means.argmin(0)[where]
     first = next(iter(members.values()))
     alike = all(curve.shared == first[0].shared for group in members.values() for curve in group)

@@ -88,9 +88,9 @@ FIELDS = (
 arm, number: identify the trial. run: name in `runs/`, `configs/` and `logs/`. value: minimized value of a complete
 trial. loss: final eval loss, over all held-out text if that was evaluated. params: parameter → sampled value. changes:
 config key → value that differs from the base config. of_arm, of_trial: the trial that a trial of the arm `confirm`
-repeats with another seed. pruned_at: step of the evaluation by which it was pruned. rungs: percent of
-the budget → eval loss that the pruner compared there; empty without a pruner. error: why it failed. started,
-finished: ISO times.
+repeats with another seed. pruned_at: step of the evaluation by which it was pruned. rungs: percent of the
+budget → eval loss that the pruner compared there; empty without a pruner. error: why it failed. started, finished: ISO
+times.
 """
 
 
