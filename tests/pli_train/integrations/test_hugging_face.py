@@ -5,15 +5,12 @@ import runpy
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tokenizers
 import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    PreTrainedTokenizerFast,
     TrainerCallback,
 )
 from transformers import set_seed as seed_everything
@@ -25,7 +22,7 @@ from pli_train.core import anatomy
 from pli_train.core.errors import BadInput
 from pli_train.core.lineage import Lineage
 from pli_train.core.run_format import run_folder
-from pli_train.integrations import GrowthCallback, held_out_rows
+from pli_train.integrations import GrowthCallback
 from tests import families
 from tests.trainers import data, trainer_of
 
@@ -390,48 +387,6 @@ def test_held_out_tokens_are_those_of_the_first_evaluation_with_labels_as_a_run_
             loss = model(input_ids=found["inputs"].long(), labels=found["inputs"].long()).loss.item()
         assert logged.at(f"eval/loss_{side}_event", 2) == pytest.approx(loss, rel=1e-5)
     assert logged.of("growth/layers").values.tolist() == [2, 3]
-
-
-def padded(ids, length):
-    return {"input_ids": ids + [0] * (length - len(ids)), "attention_mask": [1] * len(ids) + [0] * (length - len(ids))}
-
-
-def test_held_out_rows_may_be_short_padded_or_lack_labels():
-    rows = [
-        {"input_ids": [5, 6, 7, 8]},
-        {"input_ids": [5, 6]},
-        padded([9, 8, 7], 6),
-        {"input_ids": [1, 99]},
-        {"text": "x"},
-    ]
-    found = held_out_rows.drawn(rows, 10, "causal-lm", 64, None, seed=0)
-    by_index = dict(
-        zip(found["block"].tolist(), zip(found["inputs"].tolist(), found["labels"].tolist(), strict=True), strict=True)
-    )
-    assert by_index == {
-        0: ([5, 6, 7, 8], [6, 7, 8, -100]),
-        1: ([5, 6, 6, 6], [6, -100, -100, -100]),
-        2: ([9, 8, 7, 7], [8, 7, -100, -100]),
-    }
-    assert found["strata"].tolist() == [5] and found["stratum"].tolist() == [0, 0, 0]
-
-
-def test_held_out_rows_of_masked_models_come_masked_or_are_masked():
-    letters = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"t{n}": n for n in range(64)}, unk_token="t0"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, mask_token="t3")
-    rows = [
-        {"input_ids": [5, 3, 7], "labels": [-100, 6, -100]},
-        {"input_ids": [5, 6], "labels": [5, -100]},
-        padded([5], 3),
-    ]
-    found = held_out_rows.drawn([*rows[:2], dict(rows[0])], 10, "masked-lm", 64, None, seed=0)
-    assert found["inputs"].tolist() == [[5, 3, 7]] * 2 and found["labels"].tolist() == [[-100, 6, -100]] * 2
-    plain = [{"input_ids": list(range(4, 40))} for _ in range(4)]
-    assert held_out_rows.drawn(plain, 10, "masked-lm", 64, None, seed=0) is None  # nobody says what a mask is
-    made = held_out_rows.drawn(plain, 10, "masked-lm", 64, tokenizer, seed=0)
-    asked = made["labels"] != -100
-    assert 0 < asked.sum() < asked.size / 2 and (made["labels"][asked] == np.tile(range(4, 40), (4, 1))[asked]).all()
-    assert held_out_rows.drawn(iter(plain), 10, "masked-lm", 64, tokenizer, seed=0) is None
 
 
 def test_two_growth_callbacks_in_one_trainer_are_refused_in_one_line(tmp_path):
