@@ -210,7 +210,7 @@ def test_a_ray_task_is_the_run_that_a_process_is(trial, tmp_path):
         stopped = Task(tmp_path, "growth-0001", 1)
         stopped.config.write_text(trial.config.read_text().replace("steps = 12", "steps = 100000"))
         second = launcher.start(stopped, 0)
-        while not worker.is_training(stopped.run):
+        while not (stopped.run.is_dir() and run_folder.checkpoints(stopped.run)):  # before it, a stop is an exit
             time.sleep(0.05)
         second.signal(signal.SIGTERM)
         assert wait(second) in (130, -signal.SIGKILL)
