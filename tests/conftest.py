@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # Set before torch is imported, here and in the commands that tests start: these models are too small for several
@@ -76,13 +77,34 @@ def _no_wait_for_disks():
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
+def once(tmp_path_factory):
+    """Return a function that makes a folder once for all workers: `once("corpus", make)` → the folder."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def made(name, make):
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def corpus(once):
     """A folder of eight source files."""
-    folder = tmp_path_factory.mktemp("corpus")
-    library = Path(sysconfig.get_path("stdlib"))
-    for name in ("abc", "bisect", "contextlib", "copy", "heapq", "keyword", "queue", "textwrap"):
-        shutil.copy(library / f"{name}.py", folder)
-    return folder
+
+    def make(folder):
+        folder.mkdir()
+        library = Path(sysconfig.get_path("stdlib"))
+        for name in ("abc", "bisect", "contextlib", "copy", "heapq", "keyword", "queue", "textwrap"):
+            shutil.copy(library / f"{name}.py", folder)
+
+    return once("corpus", make)
 
 
 @pytest.fixture(scope="session")
@@ -111,15 +133,13 @@ def config_of(corpus):
 
 
 @pytest.fixture(scope="session")
-def runs(config_of, tmp_path_factory):
+def runs(config_of, once):
     """One finished run of each family, grown from 1 to 5 layers: family → folder. Tests must not change them."""
     from pli_train.training import launch
 
-    folders = {}
-    for family in FAMILIES:
-        folders[family] = tmp_path_factory.mktemp("runs") / family
-        launch.begin(config_of(family), folders[family]).run()
-    return folders
+    return {
+        family: once(family, lambda folder: launch.begin(config_of(folder.name), folder).run()) for family in FAMILIES
+    }
 
 
 @pytest.fixture(scope="module")

@@ -59,16 +59,16 @@ SEARCH = {
 
 
 @pytest.fixture(scope="session")
-def mini_config(corpus, tmp_path_factory):
+def mini_config(corpus, once):
     """The config file of a run that grows from 1 to 3 layers in 12 steps."""
-    return write_config(tmp_path_factory.mktemp("mini") / "mini.toml", corpus)
+    return str(once("mini.toml", lambda path: write_config(path, corpus)))
 
 
 @pytest.fixture(scope="session")
-def searched(mini_config, tmp_path_factory):
+def searched(mini_config, once):
     """A finished search of eight growth and eight baseline trials, with three seeds confirmed. Not to be changed."""
-    folder = tmp_path_factory.mktemp("search") / "study"
-    return study_of({"base": mini_config, **SEARCH}, folder, trials=8, confirm=3, sampler="random")
+    search = {"base": mini_config, **SEARCH}
+    return once("study", lambda folder: study_of(search, folder, trials=8, confirm=3, sampler="random"))
 
 
 @pytest.fixture
