@@ -173,6 +173,7 @@ def test_keys_of_a_model_from_elsewhere_do_not_make_its_runs_unreadable(config_o
 # --- every step -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_every_step_to_the_same_bytes(config_of, tmp_path):
     config = config_of("gpt2", {"checkpoint.every": 1})
     whole = tmp_path / "whole"

@@ -26,6 +26,7 @@ from pli_train.training import launch
 from pli_train.training.callback import Callback
 from tests import families
 from tests.interrupted import KillAt, Killed
+from tests.thinned import thinned
 from tests.trainers import trainer_of
 
 LR, STEPS, WARM, CLIP, DECAY, BETAS, EPS = 1e-2, 20, 5, 0.5, 0.1, (0.9, 0.99), 1e-8
@@ -331,7 +332,7 @@ class Replay(Callback):
         self.reference.compare(state.step, state.model.bare, state.optimizer, state.lineage.stack)
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", thinned(range(4)))
 @pytest.mark.parametrize("family", SIZES)
 def test_weights_moments_and_counts_are_those_of_separate_parameters(config_of, family, number, tmp_path):
     events = schedule(4 * sorted(SIZES).index(family) + number)

@@ -19,6 +19,7 @@ from pli_train.training import launch
 from tests.growing import WIDE
 from tests.interrupted import kill_and_resume
 from tests.run_files import content
+from tests.thinned import thinned
 
 
 @pytest.fixture(params=sorted(WIDE))
@@ -29,7 +30,7 @@ def family(request):
 KILLS = [("gpt2", at) for at in (1, 3, 4, 5, 6, 7, 8, 10)] + [("bert", 3), ("bert", 9), ("llama", 4), ("llama", 8)]
 
 
-@pytest.mark.parametrize(("family", "at"), KILLS)
+@pytest.mark.parametrize(("family", "at"), thinned(KILLS))
 def test_a_run_with_every_operator_resumes_to_the_same_bytes(everything, unbroken, family, tmp_path, at):
     run = tmp_path / "run"
     kill_and_resume(everything(family), run, at)
