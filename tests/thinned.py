@@ -1,0 +1,12 @@
+"""Parameters of which the default tests try some, and the slow ones the rest."""
+
+import pytest
+
+
+def thinned(values, every=3):
+    """Return the values as parameters: the first of each `every` for the default tests, the others marked slow."""
+    marked = ((), pytest.mark.slow)
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=marked[number % every > 0])
+        for number, value in enumerate(values)
+    ]
