@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 # In the order of their names, long files come first and the many short ones last: no worker waits for another.
-BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
+BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth install clean
 

@@ -9,6 +9,7 @@ import pytest
 
 from pli_train.core.cli import encoding
 from tests.commands import at_a_terminal, call, fresh
+from tests.thinned import thinned
 from tests.warm import PACKAGES, ROOT
 
 UNICODE = {"PYTHONIOENCODING": "utf-8"}
@@ -36,7 +37,7 @@ PRINTED = [  # the Unicode in it
 ]
 
 
-@pytest.mark.parametrize(("words", "sign"), PRINTED, ids=[words for words, _ in PRINTED])
+@pytest.mark.parametrize(("words", "sign"), thinned(PRINTED), ids=[words for words, _ in PRINTED])
 def test_what_is_printed_is_the_same_in_other_signs(words, sign, small_run):
     words = words.replace("RUN", str(small_run)).split()
     usual = call(*words, text=False)

@@ -32,6 +32,7 @@ from tests.fuzz.changes import mutated
 from tests.fuzz.watch import MEMORY, SECONDS, Blind, Watch
 from tests.interrupted import Killed
 from tests.run_files import AT, FILES, sharded, vouch
+from tests.thinned import thinned
 
 INDEX = f"{AT}/{run_folder.WEIGHTS_INDEX}"
 TOKENIZER = [f"{run_folder.TOKENIZER}/{name}" for name in ("tokenizer.json", "tokenizer_config.json")]
@@ -137,7 +138,7 @@ def test_a_broken_file_is_a_named_error_without_side_effects(run, run_in_shards,
     attack(folder, file, fuzz_cases, 0, on_progress, read)
 
 
-@pytest.mark.parametrize("file", [*FILES[2:7], FILES[8]])
+@pytest.mark.parametrize("file", thinned([*FILES[2:7], FILES[8]]))
 def test_resuming_from_a_broken_file_is_a_named_error_or_goes_on(config_of, run, file, tmp_path):
     """One update is done where the trainer takes the state."""
 

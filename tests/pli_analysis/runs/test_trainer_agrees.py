@@ -26,6 +26,7 @@ from pli_train.core.randomness import derive
 from pli_train.data.prefetch import BatchPrefetcher
 from pli_train.integrations import GradNormCallback, GrowthCallback
 from pli_train.training import launch
+from tests.thinned import thinned
 
 STEPS, SEED, BATCH, LR, EPS = 40, 3, 8, 1e-3, 1e-5
 SCHEDULE = [{"at": 8, "index": 1, "initializer": "clone"}, {"at": 24, "index": 0, "initializer": "random"}]
@@ -47,7 +48,7 @@ def row_of(inputs, labels):
     return {"input_ids": inputs, "labels": torch.cat([torch.tensor([-100]), labels[:-1]])}
 
 
-@pytest.fixture(scope="module", params=["linear", "constant"])
+@pytest.fixture(scope="module", params=thinned(["linear", "constant"]))
 def both(request, config_of, tmp_path_factory):
     """The run, and Trainer's output."""
     folder = tmp_path_factory.mktemp(request.param)
