@@ -7,8 +7,10 @@ import optuna
 import pytest
 
 from pli_train.core.errors import BadInput
+from pli_train.core.run_format import study_folder
 from pli_train.sweep import space_reading
 from pli_train.sweep.changes import base_config
+from tests.sweeping import study_of
 
 CONDITIONAL = """
 base = "tiny"
@@ -151,6 +153,12 @@ def test_a_searched_key_is_not_overridden(load):
     with pytest.raises(BadInput, match=r"--set optim\.lr: is searched by mine"):
         space_reading.overridden(load(CONDITIONAL), ["optim.lr=1"])
     assert space_reading.overridden(load(CONDITIONAL), ["train.steps=7"]).fixed == {"train.steps": 7}
+
+
+def test_the_first_seed_of_a_grid_is_set(tmp_path, mini):
+    found = space_reading.from_grid(mini, ["growth.initializer=random,clone"], 2, ["seed=5"])
+    studied = study_of(found, tmp_path / "study", trials=1, baseline=False)
+    assert sorted(row["seed"] for row in study_folder.trials(studied)) == [5, 5, 6, 6]
 
 
 # --- the baseline ---------------------------------------------------------------------------------------------------
