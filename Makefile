@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 # In the order of their names, long files come first and the many short ones last: no worker waits for another.
 BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth install clean
+.PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth study-growth install clean
 
 install: $(INSTALLED)
 
@@ -59,6 +59,13 @@ vit: install
 study-depth: install
 	$(BIN)/pli-train sweep reports/depth/base.toml --grid model.initial_layers=12,6,4,8,2,3,1 \
 		--grid optim.lr=1e-2,5e-3,2e-2 --seeds 1 --no-baseline --budget 2e12 --workers 2 --threads 1 -o studies/depth
+
+# Twelve layers, four that grow to twelve, and six, with equal FLOPs.
+study-growth: EQUAL := --seeds 6 --set seed=1 --set train.compile=true --no-baseline --budget 1e13 --workers 2 --threads 1
+study-growth: install
+	$(BIN)/pli-train sweep figure-1 $(EQUAL) -o studies/twelve
+	$(BIN)/pli-train sweep reports/growth/grown.toml $(EQUAL) -o studies/grown
+	$(BIN)/pli-train sweep figure-1 --grid model.initial_layers=6 --set optim.lr=7e-3 $(EQUAL) -o studies/six
 
 seed-appendix: install
 	$(BIN)/pip install --quiet -c constraints.txt '.[hub]'
