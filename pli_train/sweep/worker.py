@@ -143,7 +143,9 @@ def _train(task: Task, log: IO[bytes]) -> int:
             time.sleep(0.1)  # Ray cancels a task by KeyboardInterrupt, which does not interrupt a wait
     except BaseException:
         process.terminate()
-        return process.wait()
+        while True:
+            with suppress(KeyboardInterrupt):  # the task is cancelled again while the run writes its checkpoint
+                return process.wait()
     return code
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pli_train.core.errors import BadInput, in_a_line
 from pli_train.sweep.worker import Task, Worker, found, work
+
+AGAIN = 5.0  # seconds after which a cancelled task that still runs is cancelled again
 
 
 class RayLauncher:
@@ -69,6 +73,7 @@ class RayWorker:
 
     def __init__(self, reference: Any) -> None:
         self._reference = reference
+        self._cancelled = math.inf
 
     def poll(self) -> int | None:
         """Return the worker's exit code, or -SIGKILL if the task left none; None while it is queued or running."""
@@ -76,6 +81,8 @@ class RayWorker:
 
         ready, _ = ray.wait([self._reference], timeout=0)
         if not ready:
+            if time.monotonic() > self._cancelled + AGAIN:
+                self.signal(signal.SIGTERM)
             return None
         try:
             return int(ray.get(self._reference))
@@ -83,7 +90,11 @@ class RayWorker:
             return -signal.SIGKILL
 
     def signal(self, number: int) -> None:
-        """Cancel the task, so that its run writes a checkpoint and stops; SIGKILL ends it at once."""
+        """Cancel the task, so that its run writes a checkpoint and stops; SIGKILL ends it at once.
+
+        Ray can lose a cancellation, so it is repeated until the task has ended.
+        """
         import ray
 
+        self._cancelled = time.monotonic()
         ray.cancel(self._reference, force=number == signal.SIGKILL)

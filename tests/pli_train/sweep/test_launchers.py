@@ -199,7 +199,8 @@ def claim_is_free(task):
 
 
 @pytest.mark.slow
-def test_a_ray_task_is_the_run_that_a_process_is(trial, tmp_path):
+def test_a_ray_task_is_the_run_that_a_process_is(trial, tmp_path, monkeypatch):
+    """Ray can lose a cancellation: here it loses the first one."""
     ray = pytest.importorskip("ray")
     from pli_train.sweep.launchers.ray import RayLauncher
 
@@ -212,7 +213,9 @@ def test_a_ray_task_is_the_run_that_a_process_is(trial, tmp_path):
         second = launcher.start(stopped, 0)
         while not (stopped.run.is_dir() and run_folder.checkpoints(stopped.run)):  # before it, a stop is an exit
             time.sleep(0.05)
-        second.signal(signal.SIGTERM)
+        with monkeypatch.context() as patch:
+            patch.setattr(ray, "cancel", lambda *arguments, **options: None)
+            second.signal(signal.SIGTERM)
         assert wait(second) in (130, -signal.SIGKILL)
         while not claim_is_free(stopped):
             time.sleep(0.05)
