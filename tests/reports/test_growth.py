@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+
+from tests.reports.pages import interval, row_of, signed
 
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "reports" / "growth"
@@ -20,22 +21,6 @@ GROWN, TWELVE, SIX = "4-to-12", "depth-12", "depth-6"
 def of(group, column="loss"):
     """A column of a group's runs, by seed."""
     return RUNS[RUNS["group"] == group].set_index("seed")[column]
-
-
-def interval(values):
-    """Mean and 95 % t-interval."""
-    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    return np.mean(values), low, high
-
-
-def signed(value):
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def cells(first):
-    """The cells of the row of a table that begins with some words, after the first cell."""
-    [line] = re.findall(rf"^\| {re.escape(first)} \|.*$", PAGE, re.M)
-    return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
 def reached(group, seed, loss, axis):
@@ -72,7 +57,7 @@ def test_the_table_of_losses():
     ):
         losses, seconds = of(group), of(group, "seconds")
         expected = [f"{of(group, 'steps').iloc[0]:,}", f"{seconds.mean():.0f}"]
-        assert cells(name) == [*expected, f"{losses.mean():.3f}", f"{losses.std():.3f}", str(len(losses))]
+        assert row_of(PAGE, name) == [*expected, f"{losses.mean():.3f}", f"{losses.std():.3f}", str(len(losses))]
 
 
 def test_differences_and_their_intervals():
@@ -83,7 +68,7 @@ def test_differences_and_their_intervals():
     ):
         change = (of(one) - of(other)).dropna()
         mean, low, high = interval(change)
-        assert cells(name) == [signed(mean), f"{signed(low)} to {signed(high)}", str(len(change))]
+        assert row_of(PAGE, name) == [signed(mean), f"{signed(low)} to {signed(high)}", str(len(change))]
 
 
 def test_the_headline():

@@ -1,11 +1,11 @@
 """Every number in reports/sweep is recomputed from its data, by pandas and scipy alone."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+
+from tests.reports.pages import interval, row_of, signed
 
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "reports" / "sweep"
@@ -23,29 +23,14 @@ def of(run, **where):
 def paired(one, other):
     """Mean difference over common seeds, with its 95 % t-interval."""
     change = (one - other).dropna()
-    low, high = stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
-    return change.mean(), low, high, len(change)
-
-
-def signed(value):
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def numbers(row):
-    return [cell.strip() for cell in row.strip("|").split("|")]
-
-
-def row_of(start):
-    """The cells of the row of a table whose first cell is some words, without what it adds in parentheses."""
-    [line] = re.findall(rf"^\| {re.escape(start)}(?: \([^|]*\))? \|.*$", PAGE, re.M)
-    return numbers(line)[1:]
+    return *interval(change), len(change)
 
 
 def test_means_and_deviations():
     for run, name in ((BEST, BEST), (FULL, "full depth, tuned learning rate"), (HAND, HAND)):
         losses = of(run)
         assert sorted(losses.index) == [1, 2, 3, 4, 5, 6]
-        assert row_of(name) == [f"{losses.mean():.3f}", f"{losses.std():.3f}"]
+        assert row_of(PAGE, name) == [f"{losses.mean():.3f}", f"{losses.std():.3f}"]
 
 
 def test_differences_and_their_intervals():
@@ -56,7 +41,7 @@ def test_differences_and_their_intervals():
     ):
         mean, low, high, count = paired(of(one), of(other))
         assert count == 6
-        assert row_of(name) == [signed(mean), f"{signed(low)} to {signed(high)}"]
+        assert row_of(PAGE, name) == [signed(mean), f"{signed(low)} to {signed(high)}"]
 
 
 def test_what_the_text_says_of_single_runs():
