@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import signal
@@ -73,7 +72,7 @@ class RayWorker:
 
     def __init__(self, reference: Any) -> None:
         self._reference = reference
-        self._cancelled = math.inf
+        self._signaled = signal.SIGTERM.value, float("inf")  # number of the last signal, and when
 
     def poll(self) -> int | None:
         """Return the worker's exit code, or -SIGKILL if the task left none; None while it is queued or running."""
@@ -81,8 +80,9 @@ class RayWorker:
 
         ready, _ = ray.wait([self._reference], timeout=0)
         if not ready:
-            if time.monotonic() > self._cancelled + AGAIN:
-                self.signal(signal.SIGTERM)
+            number, at = self._signaled
+            if time.monotonic() > at + AGAIN:
+                self.signal(number)
             return None
         try:
             return int(ray.get(self._reference))
@@ -92,9 +92,9 @@ class RayWorker:
     def signal(self, number: int) -> None:
         """Cancel the task, so that its run writes a checkpoint and stops; SIGKILL ends it at once.
 
-        Ray can lose a cancellation, so it is repeated until the task has ended.
+        Ray can lose a cancellation, so `poll` repeats it until the task has ended.
         """
         import ray
 
-        self._cancelled = time.monotonic()
+        self._signaled = number, time.monotonic()
         ray.cancel(self._reference, force=number == signal.SIGKILL)
