@@ -5,8 +5,9 @@ import pytest
 
 def thinned(values, every=3):
     """Return the values as parameters: the first of each `every` for the default tests, the others marked slow."""
-    marked = ((), pytest.mark.slow)
     return [
-        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=marked[number % every > 0])
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow if number % every else ()
+        )
         for number, value in enumerate(values)
     ]

@@ -172,14 +172,14 @@ def assigned(words: Sequence[str], option: str = "--set") -> dict[str, Any]:
 
 
 def overridden(space: Space, words: Sequence[str]) -> Space:
-    """Return the space with these `KEY=VALUE` fixed; `seed` is the first one of `seeds`.
+    """Return the space with these `KEY=VALUE` fixed. A fixed `seed` is the first seed of a grid.
 
     Raises:
         BadInput: when one of the keys is searched.
     """
     fixed = assigned(words)
-    searched = [parameter.name for parameter in space.parameters if not (space.seeds and parameter.name == SEED)]
-    if both := [name for name in searched if name in fixed]:
+    counted = {SEED} if space.seeds else set()
+    if both := [p.name for p in space.parameters if p.name in fixed and p.name not in counted]:
         raise BadInput(f"--set {both[0]}: is searched by {space.name}; remove it from --set or from the space")
     return replace(space, fixed={**space.fixed, **fixed})
 
