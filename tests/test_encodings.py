@@ -23,7 +23,7 @@ PATHS = {
 
 
 def numbers(text):
-    """Text that a fallback must not change, without the sizes of the cache and its disk, which other processes do."""
+    """Text that a fallback must not change. The line of the cache is left out: other processes change its sizes."""
     return re.findall(r"[0-9]+", re.sub(r"^ *cache  .*", "", text, flags=re.M))
 
 

@@ -211,7 +211,7 @@ def test_a_ray_task_is_the_run_that_a_process_is(trial, tmp_path, monkeypatch):
         stopped = Task(tmp_path, "growth-0001", 1)
         stopped.config.write_text(trial.config.read_text().replace("steps = 12", "steps = 100000"))
         second = launcher.start(stopped, 0)
-        while not (stopped.run.is_dir() and run_folder.checkpoints(stopped.run)):  # before it, a stop is an exit
+        while not (stopped.run.is_dir() and run_folder.checkpoints(stopped.run)):  # until then, a stop saves nothing
             time.sleep(0.05)
         with monkeypatch.context() as patch:
             patch.setattr(ray, "cancel", lambda *arguments, **options: None)
