@@ -13,10 +13,8 @@ import scipy.stats
 import torch
 import transformers
 from safetensors.numpy import save_file
-from scipy.stats import binom
 
 from pli_analysis.inference import eval_tokens
-from pli_analysis.metrics.disturbance import placebo
 from pli_analysis.metrics.disturbance.disturbance import BLOCKS, EVENTS, LAYERS, disturbance
 from pli_analysis.metrics.disturbance.event_context import EventContext, twins_beside
 from pli_analysis.metrics.disturbance.layer_effects import Layers
@@ -29,7 +27,6 @@ from pli_train.core.run_format import run_folder
 from pli_train.growth.config import SwappingConfig
 from pli_train.growth.swap_regularizer import SwapRegularizer
 from pli_train.training import launch
-from tests.benchmarks import calibrate_disturbance
 from tests.commands import call, refused
 
 MODELS = {"bert": "AutoModelForMaskedLM", "gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM"}
@@ -398,57 +395,3 @@ def test_a_fork_that_learnt_at_other_rates_is_no_twin(grown, tmp_path):
     of = disturbance(run, [open_run(other)], blocks=4)
     assert of.events["reference"].tolist() == ["trend", "trend"]
     assert of.notes == ["sooner had other learning rates than gpt2 after step 20: it is not used as a twin"]
-
-
-# --- coverage ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_at_each_step_of_runs_that_never_grow_a_low_p_is_as_rare_as_it_says(corpus, monkeypatch, tmp_path):
-    """A reduced form of the table that tests/benchmarks/calibrate_disturbance.py makes."""
-    monkeypatch.setenv("PLI_CACHE", str(tmp_path))
-    monkeypatch.setattr(calibrate_disturbance, "LAYERED", ())
-    table = calibrate_disturbance.table(calibrate_disturbance.cases("linear-0.1-180", 16, corpus))
-    able = table[table["cases"] > 0]
-    assert able["step"].nunique() >= 5
-    for row in able.itertuples():
-        assert row.rate * row.cases <= binom.ppf(0.999, row.cases, 0.09), row
-    for _, of in able.groupby("statistic"):
-        assert (of["rate"] * of["cases"]).sum() <= binom.ppf(0.999, of["cases"].sum(), 0.09)
-
-
-@pytest.mark.slow
-def test_with_placebos_of_any_phase_a_low_p_is_common_right_after_warm_up(corpus, monkeypatch, tmp_path):
-    """What the test before would find if placebo steps were taken from the whole run: it can fail."""
-    monkeypatch.setenv("PLI_CACHE", str(tmp_path))
-    monkeypatch.setattr(calibrate_disturbance, "LAYERED", ())
-    calibrate_disturbance.follow_old_rule(monkeypatch.setattr)
-    table = calibrate_disturbance.table(calibrate_disturbance.cases("linear-0.1-180", 8, corpus))
-    worst = table[table["statistic"] == "spike"]
-    assert (worst["rate"] * worst["cases"]).max() > binom.ppf(0.999, 8, 0.09)
-
-
-def test_the_default_preset_keeps_checkpoints_at_placebo_steps():
-    """Counted from its config: all events but the first, which is early, can have a p-value below 0.05."""
-    from pli_train.checkpointing.retention import Retention
-    from pli_train.config import loading
-    from pli_train.core import learning_rate
-
-    tiny = loading.load("tiny")
-    total, events = tiny.train.steps, [80, 160, 240, 360, 480]
-    planned = Retention(**tiny.checkpoint.model_dump(), total_steps=total).planned(events)
-    steps = sorted({name.step for name in planned})
-
-    def alike(reach):
-        spans = [at for at in steps if {at - reach, at + reach} <= set(steps)]
-        ends = {at: (at - reach, at + reach - 1) for at in placebo.without_events(spans, events, reach, total)}
-        phases = {at: {learning_rate.phase(end, total, tiny.optim) for end in ends[at]} for at in ends}
-        return [at for at, names in phases.items() if names == {"stable"}]
-
-    found = []
-    for event in events:
-        reaches = [k for k in range(40, 0, -1) if {event - k, event + k} <= set(steps)]
-        found.append(
-            len(placebo.longest(reaches, lambda k, at=event: placebo.around(at, k, alike(k), placebo.MOST), 20)[1])
-        )
-    assert min(found[1:]) >= placebo.ENOUGH > found[0] > 3
