@@ -113,9 +113,11 @@ class NamedSchedule(BaseModel):
 
 
 class CopySchedule(NamedSchedule):
-    """Base class of schedules whose new layers copy chosen layers."""
+    """Base class of schedules in which each new layer has a chosen donor."""
 
-    initializer: str = Field("clone", description="how a new layer is made from its donor")
+    initializer: str | None = Field(
+        None, description="how a new layer is made from its donor (default: growth.initializer)"
+    )
 
     def grown(self, lineage: Lineage, origins: Sequence[int]) -> list[Table]:
         """Return the insertions that produce a stack with layer `origins[i]` of the old stack at index i.
@@ -125,14 +127,14 @@ class CopySchedule(NamedSchedule):
         """
         old = list(lineage.stack)
         kept: set[int] = set()
+        chosen = {} if self.initializer is None else {"initializer": self.initializer}
         inserts: list[Table] = []
         for index, origin in enumerate(origins):
             if origin not in kept:
                 kept.add(origin)
                 continue
-            lineage.insert(index, step=0, initializer=self.initializer, donor=old[origin])
-            table = {"operator": "insert", "index": index, "initializer": self.initializer, "donor": old[origin]}
-            inserts.append(table)
+            lineage.insert(index, step=0, initializer="clone", donor=old[origin])
+            inserts.append({"operator": "insert", "index": index, "donor": old[origin], **chosen})
         return inserts
 
 
