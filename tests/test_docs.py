@@ -121,6 +121,13 @@ def test_every_page_is_linked_from_the_index():
     assert {path.name for path in PAGES if path.parent != ROOT} - {"index.md"} <= linked
 
 
+def test_every_page_is_in_the_navigation_of_the_site():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "reports").rglob("*.md")]
+    names = [str(path.relative_to(ROOT)).removeprefix("docs/") for path in pages]
+    assert [name for name in names if f": {name}\n" not in navigation] == []
+
+
 @pytest.mark.parametrize("path", [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
 def test_links_lead_somewhere(path):
     for target, anchor in LINK.findall(path.read_text(encoding="utf-8")):
