@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.sweep.results import Results
     from pli_analysis.runs.run import Run
 
-__all__ = ["disturbance", "drift", "open_run", "sweep"]
+__all__ = ["ablation", "disturbance", "drift", "open_run", "sweep"]
+
+
+def ablation(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
+    """Measure how the loss changes without each head, FFN and layer.
+
+    Arguments, columns and errors are those of `pli_analysis.metrics.ablation.ablation`.
+    """
+    from pli_analysis.metrics.ablation import ablation as metric
+
+    return metric.ablation(run, text, blocks, at)
 
 
 def drift(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pli_analysis.commands.ablation import ablation
 from pli_analysis.commands.compare import compare
 from pli_analysis.commands.disturbance import disturbance
 from pli_analysis.commands.doctor import doctor
@@ -18,7 +19,7 @@ from pli_analysis.commands.watch import WatchCommand, watch
 from pli_train.core.cli.shell import app_of, run_app
 
 app = app_of("pli-analyze", "Analyze training runs and checkpoints, and measure the effects of growth.")
-for command in (lineage, drift, scalars, grad_norms, embed, similarity, disturbance, compare):
+for command in (lineage, drift, scalars, grad_norms, embed, similarity, ablation, disturbance, compare):
     app.command()(check_outputs_first(command))
 app.command("gradnorms", hidden=True)(check_outputs_first(grad_norms))
 app.command(cls=SweepCommand)(sweep)

@@ -76,6 +76,12 @@ COMPARED_TOKENS = "compared_tokens"
 COSINE_SIMILARITY = "cosine_similarity"
 MATRICES = "matrices"
 
+# Ablation of parts.
+ABLATION = "ablation"
+HEAD_IMPORTANCE = "head_importance"
+RELATIVE_IMPORTANCE = "relative_importance"
+BLOCK_INFLUENCE = "block_influence"
+
 # Loss, and effects of growth events on it.
 SPLIT = "split"
 LOSS = "loss"

@@ -24,6 +24,7 @@ def test_help_names_every_command_with_an_example(command):
             "grad-norms",
             "embed",
             "similarity",
+            "ablation",
             "scalars",
             "compare",
             "report",

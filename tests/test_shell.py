@@ -191,6 +191,7 @@ TALKATIVE = [
 ]
 SLOW = [  # as they load torch, twice
     ["similarity", "RUN"],
+    ["ablation", "RUN", "--blocks", "2"],
     ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],
     ["grad-norms", "RUN", "--recompute"],
 ]

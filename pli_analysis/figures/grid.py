@@ -24,6 +24,7 @@ def grid(
     columns: Sequence[object],
     titles: tuple[str, str, str],
     hover: str,
+    ticks: dict[str, Any] | None = None,
     **style: Any,
 ) -> go.Figure:
     """Draw one square per value, with rows from bottom to top.
@@ -33,6 +34,7 @@ def grid(
         rows, columns: names.
         titles: titles of the columns, the rows and the color bar.
         hover: plotly template of the hover text.
+        ticks: arguments for the ticks of the color bar.
         style: further arguments of `go.Heatmap`.
     """
     import plotly.graph_objects as go
@@ -44,7 +46,7 @@ def grid(
             y=[f"{name} " for name in rows],  # the blank separates names from squares
             z=np.asarray(values, dtype=float),
             colorscale=SEQUENTIAL,
-            **color_bar(titles[2]),
+            **color_bar(titles[2], **(ticks or {})),
             hovertemplate=f"{hover}<extra></extra>",
             xgap=gap,
             ygap=gap,

@@ -46,8 +46,6 @@ def model_of(checkpoint: Checkpoint, head: bool = True) -> PreTrainedModel:
 
     require_outputs(checkpoint)
     task, anatomy = checkpoint.anatomy.task, checkpoint.anatomy
-    if task not in TEXT_TASKS:
-        raise BadInput(f"{checkpoint.path}: a {anatomy.model_type} does not read text")
     tensors = {
         name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.tensors(list(checkpoint.files))
     }
@@ -96,10 +94,15 @@ def _quiet() -> Iterator[None]:
 
 
 def require_outputs(checkpoint: Checkpoint) -> None:
-    """Raise BadInput if only weights of this model family can be measured: it has no table, or one without a task."""
-    if not checkpoint.anatomy.task:
-        family = checkpoint.anatomy.model_type
+    """Raise BadInput if only weights of this model family can be measured.
+
+    Such a family has no table, a table without a task, or does not read text.
+    """
+    task, family = checkpoint.anatomy.task, checkpoint.anatomy.model_type
+    if not task:
         raise BadInput(f"{checkpoint.path}: of a {family} only weights are measured, not outputs or losses")
+    if task not in TEXT_TASKS:
+        raise BadInput(f"{checkpoint.path}: a {family} does not read text")
 
 
 def stack_of(model: PreTrainedModel, anatomy: Anatomy) -> Any:

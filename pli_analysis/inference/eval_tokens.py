@@ -46,6 +46,12 @@ class Sample(NamedTuple):
     design: Design
     documents: np.ndarray
 
+    @property
+    def content(self) -> bytes:
+        """Everything that a result on these blocks depends on, as bytes for a hash."""
+        arrays = self.tokens.numpy(), self.labels.numpy(), self.design.stratum, self.design.sizes, self.documents
+        return b"".join(array.tobytes() for array in arrays)
+
     def first(self, blocks: int) -> Sample:
         """Return the first blocks, which are a random sample as well."""
         kept = self.tokens[:blocks], self.labels[:blocks]

@@ -110,6 +110,15 @@ class Run:
         """Step → the checkpoint after its events, in order. Raises BadInput if there is none."""
         return {checkpoint.step: checkpoint for checkpoint in self.checkpoints}
 
+    def at(self, step: int | None) -> Checkpoint:
+        """Return the checkpoint of a step after its events, or the last one. Raises BadInput if there is none."""
+        if step is None:
+            return self.checkpoints[-1]
+        if step not in self.states:
+            nearest = min(self.states, key=lambda other: abs(other - step))
+            raise BadInput(f"{self.path}: has no checkpoint of step {step}; the nearest is of step {nearest}")
+        return self.states[step]
+
     @cached_property
     def damaged(self) -> list[str]:
         """One line for each checkpoint folder that cannot be used."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CONFIDENCE = 0.95
 PER_STRATUM = 2
 """Blocks drawn from a stratum: the minimum for estimating its variance."""
 
@@ -29,6 +30,13 @@ class Estimate:
     value: float
     error: float
     freedom: float
+
+    def interval(self) -> tuple[float, float]:
+        """Return the bounds of the 95 % confidence interval (Student's t); both are the mean if the error is 0."""
+        from scipy.stats import t
+
+        reach = float(t.ppf((1 + CONFIDENCE) / 2, self.freedom) * self.error) if self.error else 0.0
+        return self.value - reach, self.value + reach
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from pli_analysis.runs.ancestry import alive as alive_of
 from pli_analysis.weights.content_hash import key_of
 from pli_train.core import cache
 from pli_train.core.anatomy.axes import growing, rows
-from pli_train.core.sampling import Estimate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,7 +30,6 @@ POSITIONS = 16
 """Maximum number of positions of each sequence on which CKA is computed."""
 ROWS = 1024
 """Predicted positions compared at a time: float64 logits of a large vocabulary take much memory."""
-CONFIDENCE = 0.95
 KEPT = "instant-5/"
 """Cache folder of comparisons. Increase the number when their values change."""
 
@@ -89,7 +87,7 @@ def compare(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) 
     Raises:
         BadInput: if the config and weights of a checkpoint do not form a model.
     """
-    key = key_of(before, after, more=_bytes(sample, blocks))
+    key = key_of(before, after, more=sample.content + str(blocks).encode())
     if key is not None and (kept := cache.get(KEPT + key)) is not None:
         document = json.loads(kept)
         layers = {id: LayerChange(*numbers) for id, numbers in document["layers"].items()}
@@ -102,12 +100,6 @@ def compare(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) 
     return comparison
 
 
-def _bytes(sample: Sample, blocks: int) -> bytes:
-    """Return as bytes everything that a comparison depends on besides the checkpoints."""
-    arrays = sample.tokens.numpy(), sample.labels.numpy(), *vars(sample.design).values(), sample.documents
-    return b"".join([*(array.tobytes() for array in arrays), str(blocks).encode()])
-
-
 def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int) -> StateComparison:
     sides, losses = (_Side(before), _Side(after)), _Losses()
     layers = _layers(*sides, losses, sample.first(blocks))
@@ -115,9 +107,11 @@ def _compared(before: Checkpoint, after: Checkpoint, sample: Sample, blocks: int
         was, now = (side.read(inputs, wanted) for side in sides)
         losses.add(was, now, wanted)
     targets = (sample.labels != IGNORED).sum(dim=1).numpy()
-    interval = _interval(sample.design.mean(np.array(losses.changes), targets))
+    change = sample.design.mean(np.array(losses.changes), targets)
     kl, flips = (total / max(int(targets.sum()), 1) for total in (losses.kl, losses.flips))
-    return StateComparison(*interval, len(sample.tokens), len(np.unique(sample.documents)), kl, flips, layers)
+    return StateComparison(
+        change.value, *change.interval(), len(sample.tokens), len(np.unique(sample.documents)), kl, flips, layers
+    )
 
 
 def _layers(old: _Side, new: _Side, losses: _Losses, sample: Sample) -> dict[str, LayerChange]:
@@ -238,14 +232,6 @@ def _changes(was: Tensor, now: Tensor, labels: Tensor) -> list[float]:
     """Return the change of each block's loss, summed over its predicted positions."""
     counts = (labels != IGNORED).sum(dim=1).tolist()
     return [float(change.sum()) for change in (now - was).split(counts)]
-
-
-def _interval(mean: Estimate) -> tuple[float, float, float]:
-    """Return a mean and the bounds of its confidence interval."""
-    from scipy.stats import t
-
-    reach = float(t.ppf((1 + CONFIDENCE) / 2, mean.freedom) * mean.error) if mean.error else 0.0
-    return mean.value, mean.value - reach, mean.value + reach
 
 
 def _positions(was: Tensor, now: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

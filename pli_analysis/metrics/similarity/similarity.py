@@ -155,8 +155,8 @@ def by_weights(
                 rows += [pair for pair in _alike(run, now, run, then) if pair[1] == pair[6] and pair[1] in ids]
         on_progress(len(states), len(states))
     else:
-        mine = weights_of(_checkpoint(run, at))
-        theirs = mine if other is None else weights_of(_checkpoint(other, at))
+        mine = weights_of(run.at(at))
+        theirs = mine if other is None else weights_of(other.at(at))
         found = _alike(run, mine, other or run, theirs)
         rows += found if other is not None else [pair for pair in found if pair[4] <= pair[9]]
     return pd.DataFrame(rows, columns=COLUMNS_OF_WEIGHTS)
@@ -215,8 +215,8 @@ def _between(
     run: Run, other: Run | None, at: int | None, tokens: Tensor, kept: Tensor, on_progress: Callable[[int, int], None]
 ) -> Iterator[tuple[LayerOutputs, LayerOutputs]]:
     """Yield all pairs of layers; within one run, each pair once."""
-    mine = list(_outputs(run, _checkpoint(run, at), tokens, kept))
-    theirs = mine if other is None else list(_outputs(other, _checkpoint(other, at), tokens, kept))
+    mine = list(_outputs(run, run.at(at), tokens, kept))
+    theirs = mine if other is None else list(_outputs(other, other.at(at), tokens, kept))
     pairs = [(a, b) for i, a in enumerate(mine) for b in (mine[i:] if other is None else theirs)]
     for number, pair in enumerate(pairs):
         on_progress(number, len(pairs))
@@ -235,15 +235,6 @@ def _with_first(
         for collected, id in zip(_outputs(run, checkpoint, tokens, kept), checkpoint.lineage.stack, strict=True):
             yield collected, first.setdefault(id, collected)
     on_progress(len(checkpoints), len(checkpoints))
-
-
-def _checkpoint(run: Run, at: int | None) -> Checkpoint:
-    if at is None:
-        return run.checkpoints[-1]
-    if at not in run.states:
-        nearest = min(run.states, key=lambda step: abs(step - at))
-        raise BadInput(f"{run.path}: has no checkpoint of step {at}; the nearest is of step {nearest}")
-    return run.states[at]
 
 
 def _outputs(run: Run, checkpoint: Checkpoint, tokens: Tensor, kept: Tensor) -> Iterator[LayerOutputs]:

@@ -1,0 +1,90 @@
+"""Loss changes of ablations: of layers as points with intervals, of heads as a heat map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis import columns as col
+from pli_analysis.figures.grid import grid
+from pli_analysis.figures.palette import LEGEND, NEUTRAL, numbered_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+SERIES = {
+    ("layer", "skip"): "layer skipped",
+    ("layer", "swap"): "swapped with the layer above",
+    ("layer", "donor"): "replaced by its donor",
+    ("ffn", "mask"): "FFN masked",
+}
+"""Part type and ablation → name in the legend."""
+SYMBOLS = ("circle", "diamond", "square", "triangle-up")
+FLOOR = 1e-3
+"""Smallest loss change on the logarithmic axis, in nats; smaller and negative ones are drawn here."""
+CHANGE = "change of the loss (nats)"
+
+
+def layers(table: pd.DataFrame) -> go.Figure:
+    """Draw the loss change of each ablation of a layer, with its 95 % interval, from the bottom layer to the top.
+
+    Args:
+        table: result of `pli_analysis.metrics.ablation.ablation`.
+    """
+    import plotly.graph_objects as go
+
+    drawn = go.Figure()
+    for number, (kind, name) in enumerate(SERIES.items()):
+        rows = table[(table[col.PART_TYPE] == kind[0]) & (table[col.ABLATION] == kind[1])]
+        if not len(rows):
+            continue
+        value, low, high = (
+            rows[name].clip(lower=FLOOR) for name in (col.LOSS_CHANGE, col.LOSS_CHANGE_LOW, col.LOSS_CHANGE_HIGH)
+        )
+        drawn.add_trace(
+            go.Scatter(
+                x=rows[col.LAYER],
+                y=value,
+                error_y={"array": high - value, "arrayminus": value - low, "thickness": 1, "width": 3},
+                mode="markers",
+                marker={"size": 9, "symbol": SYMBOLS[number], "color": numbered_line(number)["color"]},
+                name=name,
+                customdata=np.stack([rows[name] for name in (col.LOSS_CHANGE, col.AGE)], axis=1),
+                hovertemplate=f"{name}, layer %{{x}}: %{{customdata[0]:+.3f}} (age %{{customdata[1]:,}} steps)"
+                "<extra></extra>",
+            )
+        )
+    layers = table.drop_duplicates(col.LAYER).dropna(subset=[col.LAYER])
+    for index in layers[layers[col.AGE] < layers[col.STEP]][col.INDEX]:
+        drawn.add_vrect(index - 0.5, index + 0.5, fillcolor=NEUTRAL, opacity=0.12, line_width=0, layer="below")
+    drawn.update_layout(
+        xaxis={"title": "layer, bottom to top", "type": "category"},
+        yaxis={"title": CHANGE, "type": "log", "dtick": 1},
+        legend=LEGEND,
+    )
+    return drawn
+
+
+def heads(table: pd.DataFrame) -> go.Figure:
+    """Draw one square per head: the loss change if it is masked, on a logarithmic scale; layers from bottom to top.
+
+    Args:
+        table: result of `pli_analysis.metrics.ablation.ablation`.
+    """
+    masked = table[table[col.PART_TYPE] == "head"]
+    of_layer = {layer: rows[col.LOSS_CHANGE].tolist() for layer, rows in masked.groupby(col.LAYER, sort=False)}
+    most = max(map(len, of_layer.values()))
+    squares = np.array([[*values, *[np.nan] * (most - len(values))] for values in of_layer.values()])
+    decades = range(round(np.log10(FLOOR)), 1)
+    ticks = {"tickvals": list(decades), "ticktext": [f"{10.0**decade:g}" for decade in decades]}
+    return grid(
+        np.log10(np.clip(squares, FLOOR, None)),
+        list(of_layer),
+        list(range(most)),
+        ("head", "layer, bottom to top", CHANGE),
+        "head %{x} of layer %{y}: %{customdata:+.3f}",
+        ticks,
+        customdata=squares,
+    )

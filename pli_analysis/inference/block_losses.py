@@ -1,0 +1,39 @@
+"""Losses of a model on blocks of tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pli_analysis.inference.checkpoint_model import AT_ONCE
+from pli_train.core.masking import IGNORED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from pli_analysis.inference.eval_tokens import Sample
+
+
+def losses_of(model: PreTrainedModel, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss of each block, summed over its predicted tokens, in nats: (blocks,), differentiable.
+
+    Args:
+        inputs: (blocks, block_size) int64.
+        labels: (blocks, block_size) int64; −100 where nothing is predicted.
+    """
+    from torch.nn.functional import cross_entropy
+
+    logits = model(input_ids=inputs).logits.float()
+    each = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED)
+    return each.view(labels.shape).sum(dim=1)
+
+
+def block_losses(model: PreTrainedModel, sample: Sample) -> np.ndarray:
+    """Return the loss of each block of a sample, summed over its predicted tokens, in nats: (blocks,) float64."""
+    import torch
+
+    with torch.inference_mode():
+        pairs = zip(sample.tokens.split(AT_ONCE), sample.labels.split(AT_ONCE), strict=True)
+        return np.concatenate([losses_of(model, *pair).double().numpy() for pair in pairs])

@@ -1,0 +1,86 @@
+"""Changes of a model's forward pass that are undone at the end of a `with` block.
+
+transformers 5 has no `head_mask`, so heads are masked where their outputs enter the attention output projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pli_train.core.anatomy import Anatomy
+
+
+def attention_output(layer: nn.Module, anatomy: Anatomy) -> nn.Module:
+    """Return the attention output projection of a layer. Its input is the outputs of the heads, one after the other."""
+    return layer.get_submodule(anatomy.identity["zero"][0])
+
+
+def ffn_output(layer: nn.Module, anatomy: Anatomy) -> nn.Module:
+    """Return the output projection of a layer's FFN."""
+    return layer.get_submodule(anatomy.identity["zero"][1])
+
+
+@contextmanager
+def heads_masked(layer: nn.Module, anatomy: Anatomy, heads: Collection[int], count: int) -> Iterator[None]:
+    """Set the outputs of some heads to zero. The bias of the output projection stays.
+
+    Args:
+        heads: numbers of the heads.
+        count: number of heads of the layer, padding included.
+    """
+
+    def mask(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        values = inputs[0].unflatten(-1, (count, -1)).clone()
+        values[..., list(heads), :] = 0
+        return values.flatten(-2), *inputs[1:]
+
+    with _removed(attention_output(layer, anatomy).register_forward_pre_hook(mask)):
+        yield
+
+
+@contextmanager
+def ffn_masked(layer: nn.Module, anatomy: Anatomy) -> Iterator[None]:
+    """Set the output of a layer's FFN to zero, its bias included."""
+    with _removed(
+        ffn_output(layer, anatomy).register_forward_hook(lambda _, inputs, output: output.new_zeros(output.shape))
+    ):
+        yield
+
+
+@contextmanager
+def skipped(layer: nn.Module) -> Iterator[None]:
+    """Let a layer return its input."""
+
+    def skip(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+        hidden = inputs[0] if inputs else named["hidden_states"]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    with _removed(layer.register_forward_hook(skip, with_kwargs=True)):
+        yield
+
+
+@contextmanager
+def rearranged(stack: nn.ModuleList, order: Sequence[int]) -> Iterator[None]:
+    """Replace the layer at each index by the one at index `order[index]`; a layer may occur several times."""
+    layers = list(stack)
+    for index, source in enumerate(order):
+        stack[index] = layers[source]
+    try:
+        yield
+    finally:
+        for index, layer in enumerate(layers):
+            stack[index] = layer
+
+
+@contextmanager
+def _removed(hook: Any) -> Iterator[None]:
+    """Remove a hook at the end."""
+    try:
+        yield
+    finally:
+        hook.remove()

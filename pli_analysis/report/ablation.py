@@ -1,0 +1,98 @@
+"""Report section: ablation of heads, FFNs and layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pli_analysis import columns as col
+from pli_analysis.figures import ablation as figures
+from pli_analysis.report.parts import Figure, Report, Section, equal, sample, signed
+from pli_train.core.errors import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def verdict(table: pd.DataFrame) -> list[str]:
+    """Describe in one or two sentences which layers the loss depends on.
+
+    Args:
+        table: result of `pli_analysis.metrics.ablation.ablation`.
+    """
+    skipped = table[table[col.ABLATION] == "skip"].sort_values(col.LOSS_CHANGE)
+    least, most = skipped.iloc[0], skipped.iloc[-1]
+    if len(skipped) == 1:
+        return [f"Skipping layer {most[col.LAYER]} changes the loss by {signed(most[col.LOSS_CHANGE])}."]
+    words = [
+        f"Skipping layer {most[col.LAYER]} changes the loss most ({signed(most[col.LOSS_CHANGE])}), "
+        f"layer {least[col.LAYER]} least ({signed(least[col.LOSS_CHANGE])})."
+    ]
+    inserted = skipped[skipped[col.AGE] < skipped[col.STEP]]
+    initial = skipped.drop(inserted.index)
+    if len(inserted) and len(initial):
+        of_inserted, of_initial = (signed(rows[col.LOSS_CHANGE].median()) for rows in (inserted, initial))
+        new, old = counted(len(inserted), "inserted layer"), counted(len(initial), "initial layer")
+        words.append(f"Median of the {new} {of_inserted}, of the {old} {of_initial}.")
+    return words
+
+
+def build(table: pd.DataFrame) -> Report:
+    """Build the report: loss changes of layers and of heads, and the methods.
+
+    Args:
+        table: result of `pli_analysis.metrics.ablation.ablation`.
+    """
+    words = verdict(table)
+    counts = sample(
+        counted(int(table[col.BLOCKS].iloc[0]), "block"), counted(int(table[col.DOCUMENTS].iloc[0]), "document")
+    )
+    shown = [
+        Figure(
+            "layers",
+            "Loss change without each layer",
+            f"{' '.join(words)} Inserted layers are shaded. Bars are 95 % intervals over the text. Changes below "
+            f"{figures.FLOOR} are drawn at {figures.FLOOR}. {counts}",
+            figures.layers(table),
+            table,
+        ),
+        Figure("heads", "Loss change without each head", f"{_of_heads(table)} {counts}", figures.heads(table), table),
+    ]
+    section = Section("ablation", "Ablation", figures=shown, method=METHOD)
+    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", " ".join(words), [section])
+
+
+def _of_heads(table: pd.DataFrame) -> str:
+    """Describe the head with the largest loss change, and how many heads have next to none."""
+    heads = table[table[col.PART_TYPE] == "head"].sort_values(col.LOSS_CHANGE)
+    most, least = heads.iloc[-1], heads.iloc[0]
+    if equal(most[col.LOSS_CHANGE], least[col.LOSS_CHANGE]):
+        return f"Masking any head changes the loss by {signed(most[col.LOSS_CHANGE])}."
+    small = int((heads[col.LOSS_CHANGE] < 0.01).sum())
+    return (
+        f"Masking head {most[col.PART]} changes the loss most ({signed(most[col.LOSS_CHANGE])}); "
+        f"{small} of {len(heads)} heads raise it by less than 0.01."
+    )
+
+
+METHOD = [
+    (
+        "ablations",
+        "One at a time, without training: the output of a head or FFN is set to 0, a layer returns its input, two "
+        "layers change places, or a layer is replaced by its donor.",
+    ),
+    (
+        "loss change",
+        "Loss with the ablation − loss without it, on the same tokens, in nats. The 95 % interval is Student's t over "
+        "blocks of text: it says what another text would give, not another run.",
+    ),
+    (
+        "head importance",
+        "E |Σ a · ∂L/∂a| for the outputs a of a head, with the absolute value taken for each block (Michel et al. "
+        "2019, arXiv:1905.10650).",
+    ),
+    (
+        "block influence",
+        "1 − E cos(h_in, h_out) of the hidden states before and after a layer (Men et al. 2024, arXiv:2403.03853).",
+    ),
+    ("sums", "Parts can replace each other, so the effects of several parts do not add up."),
+]
