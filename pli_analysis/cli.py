@@ -11,6 +11,7 @@ from pli_analysis.commands.embed import embed
 from pli_analysis.commands.grad_norms import grad_norms
 from pli_analysis.commands.lineage import lineage
 from pli_analysis.commands.outputs import check_outputs_first
+from pli_analysis.commands.pruning import pruning
 from pli_analysis.commands.report import ReportCommand, report
 from pli_analysis.commands.scalars import scalars
 from pli_analysis.commands.similarity import similarity
@@ -19,7 +20,7 @@ from pli_analysis.commands.watch import WatchCommand, watch
 from pli_train.core.cli.shell import app_of, run_app
 
 app = app_of("pli-analyze", "Analyze training runs and checkpoints, and measure the effects of growth.")
-for command in (lineage, drift, scalars, grad_norms, embed, similarity, ablation, disturbance, compare):
+for command in (lineage, drift, scalars, grad_norms, embed, similarity, ablation, pruning, disturbance, compare):
     app.command()(check_outputs_first(command))
 app.command("gradnorms", hidden=True)(check_outputs_first(grad_norms))
 app.command(cls=SweepCommand)(sweep)

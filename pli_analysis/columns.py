@@ -81,6 +81,10 @@ ABLATION = "ablation"
 HEAD_IMPORTANCE = "head_importance"
 RELATIVE_IMPORTANCE = "relative_importance"
 BLOCK_INFLUENCE = "block_influence"
+ORDER = "order"
+DRAW = "draw"
+HEADS_MASKED = "heads_masked"
+SHARE_MASKED = "share_masked"
 
 # Loss, and effects of growth events on it.
 SPLIT = "split"

@@ -25,6 +25,7 @@ def test_help_names_every_command_with_an_example(command):
             "embed",
             "similarity",
             "ablation",
+            "pruning",
             "scalars",
             "compare",
             "report",

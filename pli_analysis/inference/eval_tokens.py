@@ -57,6 +57,13 @@ class Sample(NamedTuple):
         kept = self.tokens[:blocks], self.labels[:blocks]
         return Sample(*kept, self.design.first(blocks), self.documents[:blocks])
 
+    def halves(self) -> tuple[Sample, Sample]:
+        """Return the first and the second half of the blocks, which are random samples as well."""
+        middle = len(self.tokens) // 2
+        kept = self.tokens[middle:], self.labels[middle:]
+        design = Design.simple(len(kept[0]), int(self.design.sizes.sum()))
+        return self.first(middle), Sample(*kept, design, self.documents[middle:])
+
 
 class Text(NamedTuple):
     """A text given by the user, to evaluate on instead of the held-out blocks of a run.

@@ -1,0 +1,57 @@
+"""Report section: pruning of heads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pli_analysis import columns as col
+from pli_analysis.figures import pruning as figures
+from pli_analysis.metrics.ablation.pruning import DRAWS, TOLERANCE, prunable
+from pli_analysis.report.parts import Figure, Report, Section, sample
+from pli_train.core.errors import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Return the share of heads that can be masked by each order, in a sentence.
+
+    Args:
+        table: result of `pli_analysis.metrics.ablation.pruning.pruning`.
+    """
+    shares = prunable(table)
+    return (
+        f"The loss rises by at most {TOLERANCE:.0%} with {shares['importance']:.0%} of {table[col.HEADS_MASKED].max()} "
+        f"heads masked by importance, {shares['loss_change']:.0%} by loss change, and {shares['random']:.0%} at random."
+    )
+
+
+def build(table: pd.DataFrame) -> Report:
+    """Build the report: the curves, and the methods.
+
+    Args:
+        table: result of `pli_analysis.metrics.ablation.pruning.pruning`.
+    """
+    finding = verdict(table)
+    blocks, documents = (int(table[name].iloc[0]) for name in (col.BLOCKS, col.DOCUMENTS))
+    counts = sample(counted(blocks, "block"), counted(documents, "document"))
+    limit = TOLERANCE * float(table[col.LOSS].iloc[0])
+    caption = f"{finding} The dotted line is a rise by {TOLERANCE:.0%}. {counts}"
+    figure = Figure("pruning", "Loss over masked heads", caption, figures.curves(table, limit), table)
+    section = Section("pruning", "Pruning of heads", figures=[figure], method=METHOD)
+    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", finding, [section])
+
+
+METHOD = [
+    (
+        "orders",
+        "Importance: E |Σ a · ∂L/∂a| of each head, lowest first (Michel et al. 2019, arXiv:1905.10650). Loss change: "
+        f"of masking each head alone, smallest first. Random: {DRAWS} random orders.",
+    ),
+    (
+        "blocks",
+        "The order is chosen on half of the blocks, and the loss is measured on the other half. Nothing is trained.",
+    ),
+    ("share", "The largest share of heads at which the loss, with these or fewer heads masked, rises by at most 1 %."),
+]
