@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.sweep.results import Results
     from pli_analysis.runs.run import Run
 
-__all__ = ["ablation", "disturbance", "drift", "open_run", "pruning", "sweep"]
+__all__ = ["ablation", "disturbance", "drift", "lens", "open_run", "pruning", "sweep"]
 
 
 def ablation(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
@@ -55,6 +55,16 @@ def disturbance(run: Run, window: int | None = None, twins: Sequence[Run] | None
     from pli_analysis.metrics.disturbance import event_context
 
     return metric.disturbance(run, event_context.twins_beside(run) if twins is None else twins, window)
+
+
+def lens(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
+    """Measure what the model would predict from the output of each layer.
+
+    Arguments, columns and errors are those of `pli_analysis.metrics.lens`.
+    """
+    from pli_analysis.metrics import lens as metric
+
+    return metric.lens(run, text, blocks, at)
 
 
 def pruning(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:

@@ -86,6 +86,12 @@ DRAW = "draw"
 HEADS_MASKED = "heads_masked"
 SHARE_MASKED = "share_masked"
 
+# Lenses.
+LENS = "lens"
+AGREEMENT = "agreement"
+DECIDED = "decided"
+PREDICTED_TOKENS = "predicted_tokens"
+
 # Loss, and effects of growth events on it.
 SPLIT = "split"
 LOSS = "loss"

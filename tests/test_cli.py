@@ -26,6 +26,7 @@ def test_help_names_every_command_with_an_example(command):
             "similarity",
             "ablation",
             "pruning",
+            "lens",
             "scalars",
             "compare",
             "report",

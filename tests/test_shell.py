@@ -193,6 +193,7 @@ SLOW = [  # as they load torch, twice
     ["similarity", "RUN"],
     ["ablation", "RUN", "--blocks", "2"],
     ["pruning", "RUN", "--blocks", "2"],
+    ["lens", "RUN", "--blocks", "2"],
     ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],
     ["grad-norms", "RUN", "--recompute"],
 ]

@@ -65,6 +65,17 @@ def skipped(layer: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def output_replaced(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Let a layer return these hidden states."""
+
+    def replace(_: nn.Module, inputs: Any, output: Any) -> Any:
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    with _removed(layer.register_forward_hook(replace)):
+        yield
+
+
+@contextmanager
 def rearranged(stack: nn.ModuleList, order: Sequence[int]) -> Iterator[None]:
     """Replace the layer at each index by the one at index `order[index]`; a layer may occur several times."""
     layers = list(stack)
