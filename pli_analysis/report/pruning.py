@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pli_analysis import columns as col
 from pli_analysis.figures import pruning as figures
-from pli_analysis.metrics.ablation.pruning import DRAWS, TOLERANCE, prunable
+from pli_analysis.metrics.ablation.pruning import CHANGE, DRAWS, IMPORTANCE, RANDOM, TOLERANCE, prunable
 from pli_analysis.report.parts import Figure, Report, Section, sample
 from pli_train.core.errors import counted
 
@@ -21,9 +21,10 @@ def verdict(table: pd.DataFrame) -> str:
         table: result of `pli_analysis.metrics.ablation.pruning.pruning`.
     """
     shares = prunable(table)
+    by_importance, by_change, at_random = (f"{shares[order]:.0%}" for order in (IMPORTANCE, CHANGE, RANDOM))
     return (
-        f"The loss rises by at most {TOLERANCE:.0%} with {shares['importance']:.0%} of {table[col.HEADS_MASKED].max()} "
-        f"heads masked by importance, {shares['loss_change']:.0%} by loss change, and {shares['random']:.0%} at random."
+        f"The loss rises by at most {TOLERANCE:.0%} with {by_importance} of {table[col.HEADS_MASKED].max()} heads masked "
+        f"by importance, {by_change} by loss change, and {at_random} at random."
     )
 
 
