@@ -23,8 +23,8 @@ def verdict(table: pd.DataFrame) -> str:
     shares = prunable(table)
     by_importance, by_change, at_random = (f"{shares[order]:.0%}" for order in (IMPORTANCE, CHANGE, RANDOM))
     return (
-        f"The loss rises by at most {TOLERANCE:.0%} with {by_importance} of {table[col.HEADS_MASKED].max()} heads masked "
-        f"by importance, {by_change} by loss change, and {at_random} at random."
+        f"The loss rises by at most {TOLERANCE:.0%} with {by_importance} of {table[col.HEADS_MASKED].max()} heads "
+        f"masked by importance, {by_change} by loss change, and {at_random} at random."
     )
 
 
