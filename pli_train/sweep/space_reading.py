@@ -145,7 +145,8 @@ def from_grid(base: str, grid: Sequence[str], seeds: int, fixed: Sequence[str] =
         name, equals, text = word.partition("=")
         if not equals or not name.strip() or not text.strip():
             raise BadInput(f"--grid {word}: not KEY=VALUE,VALUE (for example --grid optim.lr=1e-3,2e-3)")
-        parameters.append(Parameter(name.strip(), tuple(dict.fromkeys(_values(text)))))
+        values = _values(text)  # of a key such as growth.schedule they may be tables, which cannot be hashed
+        parameters.append(Parameter(name.strip(), tuple(v for i, v in enumerate(values) if v not in values[:i])))
     if any(parameter.name == SEED for parameter in parameters):
         raise BadInput("--grid seed=…: seeds are not a variant; use --seeds K, and --set seed=S for the first one")
     if twice := {p.name for p in parameters if [q.name for q in parameters].count(p.name) > 1}:

@@ -185,6 +185,13 @@ def test_the_baseline_of_a_grid_has_as_many_runs_as_growth(variants):
     assert rates[0] == pytest.approx(2e-3 / 4) and rates[-1] == pytest.approx(2e-3 * 4)
 
 
+def test_the_values_of_a_grid_may_be_tables():
+    early, late = ({"name": "interleave", "growth_factor": 2, "at": at} for at in (0.2, 0.5))
+    words = [f'{{name = "interleave", growth_factor = 2, at = {at}}}' for at in (0.2, 0.5, 0.2)]
+    found = space_reading.from_grid("tiny", [f"growth.schedule={','.join(words)}"], 1)
+    assert [point["growth.schedule"] for point in found.grid()] == [early, late]
+
+
 def test_the_baseline_of_a_grid_of_learning_rates_has_the_same():
     found = space_reading.from_grid("tiny", ["optim.lr=1e-3,2e-3", "growth.noise=0.1,0.2"], 1)
     assert [point["optim.lr"] for point in found.of_baseline(2e-3).grid()] == [1e-3, 2e-3]
