@@ -1,7 +1,9 @@
-"""Draw the curves of a report as loss.svg: `python reports/draw.py NAME`. Needs Chromium.
+"""Draw the figures of a report as SVG: `python reports/draw.py NAME`. Needs Chromium.
 
-Reads reports/NAME/curves.csv, a table of `pli-analyze compare --points`. Groups whose name starts with `depth-` are
-fixed depths, whose envelope is drawn too.
+loss.svg: losses over FLOPs, from reports/NAME/curves.csv, a table of `pli-analyze compare --points`. Groups whose name
+starts with `depth-` are fixed depths, whose envelope is drawn too.
+
+layers.svg: loss change without each layer, from reports/NAME/ablation.csv, with a column for group and seed.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pandas as pd
 
 from pli_analysis.figures import compare as figures
+from pli_analysis.figures.palette import LEGEND, numbered_line
 from pli_analysis.metrics.comparison import compare, envelope
 from pli_analysis.metrics.comparison.curves import Curve
 from pli_analysis.report import compare as report
@@ -29,6 +33,33 @@ def curves(name: str) -> list[Curve]:
     table = pd.read_csv(REPORTS / name / "curves.csv", dtype={"group": str})
     runs = table.groupby(["run", "group", "seed"], sort=False)
     return [Curve(run, group, rows.reset_index(drop=True), seed=int(seed)) for (run, group, seed), rows in runs]
+
+
+def skipped(name: str) -> dict[str, object]:
+    """Return the figure of skipped layers: mean and 95 % interval over seeds (Student's t) by group and index."""
+    import plotly.graph_objects as go
+    from scipy import stats
+
+    table = pd.read_csv(REPORTS / name / "ablation.csv")
+    figure = go.Figure()
+    for number, (group, rows) in enumerate(table[table["ablation"] == "skip"].groupby("group", sort=False)):
+        found = rows.groupby("index")["loss_change"].agg(["mean", "sem", "count"])
+        reach = stats.t.ppf(0.975, found["count"] - 1) * found["sem"]
+        figure.add_scatter(
+            x=found.index + 1 + (number - 0.5) * 0.2,  # side by side
+            y=found["mean"],
+            error_y={"array": reach, "arrayminus": np.minimum(reach, found["mean"] * 0.999)},
+            mode="markers",
+            marker={"size": 8, "symbol": ("circle", "diamond")[number], "color": numbered_line(number)["color"]},
+            name=str(group),
+        )
+    figure.update_layout(width=860, height=430, template="plotly_white", margin={"l": 70, "r": 30, "t": 20, "b": 110})
+    figure.update_layout(legend=LEGEND)
+    figure.update_xaxes(title="position in the stack, from the bottom", dtick=1)
+    figure.update_yaxes(title="loss change if skipped (nats per byte)", type="log", dtick=1, tickformat="~g")
+    figure.update_yaxes(range=[-3, 1])  # intervals that include 0 would be endless
+    shown: dict[str, object] = figure.to_plotly_json()
+    return shown
 
 
 def drawing(found: compare.Comparison) -> dict[str, object]:
@@ -64,12 +95,15 @@ def svg(figure: dict[str, object]) -> bytes:
 
 
 def main(name: str) -> None:
-    """Draw the curves of one report."""
-    read = curves(name)
-    enveloped = [FIXED] if any(curve.group.startswith("depth-") for curve in read) else []
-    found = compare.compared(read, "flops", enveloped=enveloped)
-    (REPORTS / name / "loss.svg").write_bytes(svg(drawing(found)))
-    print(report.verdict(found))
+    """Draw the figures of one report."""
+    if (REPORTS / name / "ablation.csv").exists():
+        (REPORTS / name / "layers.svg").write_bytes(svg(skipped(name)))
+    if (REPORTS / name / "curves.csv").exists():
+        read = curves(name)
+        enveloped = [FIXED] if any(curve.group.startswith("depth-") for curve in read) else []
+        found = compare.compared(read, "flops", enveloped=enveloped)
+        (REPORTS / name / "loss.svg").write_bytes(svg(drawing(found)))
+        print(report.verdict(found))
 
 
 if __name__ == "__main__":

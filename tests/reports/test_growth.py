@@ -14,6 +14,7 @@ REPORT = ROOT / "reports" / "growth"
 RUNS = pd.read_csv(REPORT / "runs.csv")
 CURVES = pd.read_csv(REPORT / "curves.csv")
 TUNING = pd.read_csv(REPORT / "tuning.csv")
+HORIZON = pd.read_csv(REPORT / "horizon.csv")
 PAGE = (REPORT / "README.md").read_text(encoding="utf-8")
 GROWN, TWELVE, SIX = "4-to-12", "depth-12", "depth-6"
 
@@ -136,9 +137,35 @@ def test_the_table_of_what_was_tuned():
             depth = f"{run['initial_layers']} to {run['layers']}, at {run['at']:.0%}".replace("%", " %")
         decay = f"{run['decay_ratio']:.0%}".replace("%", " %")
         rows.append(f"| {depth} | {decay} | {run['lr']:g} | {run['steps']:,} | {run['loss']:.3f} |")
-    assert re.findall(r"^\| \d+[^|]* \| \d+ % \|.*$", PAGE, re.M) == rows
+    assert re.findall(r"^\| \d+[^|]* \| \d+ % \| [^|]* \| [^|]* \| [^|]* \|$", PAGE, re.M) == rows
     assert TUNING["flops"].between(0.99e13, 1.05e13).all()
     six = TUNING[(TUNING["initial_layers"] == 6) & (TUNING["lr"] == 0.007)].set_index("decay_ratio")["loss"]
     other = pd.read_csv(REPORT.parent / "depth" / "growth.csv").set_index("run")["loss"]["12 layers from the start"]
     twelve = TUNING[(TUNING["initial_layers"] == 12) & (TUNING["lr"] == 0.01)]["loss"].item()
     assert f"({six[0.2] - six[0.5]:.3f} for six layers, {other - twelve:.3f} for twelve, of one seed)" in PAGE
+
+
+def test_the_longer_horizon():
+    rows = []
+    for _, run in HORIZON.iterrows():
+        depth = f"{run['layers']}"
+        if run["initial_layers"] != run["layers"]:
+            where = {"interleave": "each copy above its donor", "middle": "copies in the middle"}[run["position"]]
+            depth = f"{run['initial_layers']} to {run['layers']}, at {run['at']:.0%}, {where}".replace("%", " %")
+        decay = f"{run['decay_ratio']:.0%}".replace("%", " %")
+        flops = f"{run['flops'] / 1e13:.2f}e13"
+        rows.append(f"| {depth} | {decay} | {run['lr']:g} | {run['steps']:,} | {flops} | {run['loss']:.3f} |")
+    assert all(row in PAGE for row in rows)
+    short = TUNING[(TUNING["initial_layers"] == 12) & (TUNING["lr"] == 0.01)].iloc[0]
+    long = HORIZON[HORIZON["initial_layers"] == 12].iloc[0]
+    slope = (long["loss"] - short["loss"]) / np.log(long["flops"] / short["flops"])
+    text = " ".join(PAGE.split())
+    assert f"falls from {short['loss']:.3f} to {long['loss']:.3f}" in text
+    others = HORIZON[(HORIZON["initial_layers"] < 12) & (HORIZON["position"] != "middle")].set_index("initial_layers")
+    below = short["loss"] + slope * np.log(others["flops"] / short["flops"]) - others["loss"]
+    assert f"from 2 and from 3 layers are {below[2]:.3f} and {below[3]:.3f} below" in text
+    assert f"Six layers are {below[6]:.3f} below" in text
+    speed_ups = np.exp((others["loss"] - short["loss"]) / slope) * short["flops"] / others["flops"]
+    assert [f"{speed_ups[layers]:.1f}" for layers in (2, 3)] == ["1.2", "1.2"]
+    three = HORIZON[HORIZON["initial_layers"] == 3].set_index("position")["loss"]
+    assert f"above each donor, by {three['middle'] - three['interleave']:.3f}" in text
