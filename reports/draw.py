@@ -4,6 +4,8 @@ loss.svg: losses over FLOPs, from reports/NAME/curves.csv, a table of `pli-analy
 starts with `depth-` are fixed depths, whose envelope is drawn too.
 
 layers.svg: loss change without each layer, from reports/NAME/ablation.csv, with a column for group and seed.
+
+differences.svg: loss of each variant of a grid minus that of the first one, from reports/NAME/differences.csv.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from pli_analysis.figures import compare as figures
-from pli_analysis.figures.palette import LEGEND, numbered_line
+from pli_analysis.figures.palette import LEGEND, NEUTRAL, numbered_line
 from pli_analysis.metrics.comparison import compare, envelope
 from pli_analysis.metrics.comparison.curves import Curve
 from pli_analysis.report import compare as report
@@ -62,6 +64,26 @@ def skipped(name: str) -> dict[str, object]:
     return shown
 
 
+def differences(name: str) -> dict[str, object]:
+    """Return the figure of paired differences: mean and 95 % interval (Student's t) by variant."""
+    import plotly.graph_objects as go
+
+    table = pd.read_csv(REPORTS / name / "differences.csv").iloc[::-1]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=table["difference"],
+        y=table["variant"],
+        error_x={"array": table["high"] - table["difference"], "arrayminus": table["difference"] - table["low"]},
+        mode="markers",
+        marker={"size": 9, "color": numbered_line(0)["color"]},
+    )
+    figure.add_vline(0, line={"color": NEUTRAL, "width": 1})
+    figure.update_layout(width=860, height=430, template="plotly_white", margin={"l": 170, "r": 30, "t": 20, "b": 70})
+    figure.update_xaxes(title=f"loss − loss of {table['reference'].iloc[0]} (nats per byte)")
+    shown: dict[str, object] = figure.to_plotly_json()
+    return shown
+
+
 def drawing(found: compare.Comparison) -> dict[str, object]:
     """Return the figure of a comparison over FLOPs, as plotly.js takes it."""
     points = report.drawn_points(found.curves, {"flops": "flops"})
@@ -98,6 +120,8 @@ def main(name: str) -> None:
     """Draw the figures of one report."""
     if (REPORTS / name / "ablation.csv").exists():
         (REPORTS / name / "layers.svg").write_bytes(svg(skipped(name)))
+    if (REPORTS / name / "differences.csv").exists():
+        (REPORTS / name / "differences.svg").write_bytes(svg(differences(name)))
     if (REPORTS / name / "curves.csv").exists():
         read = curves(name)
         enveloped = [FIXED] if any(curve.group.startswith("depth-") for curve in read) else []

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def verdict(table: pd.DataFrame) -> list[str]:
+def verdict(table: pd.DataFrame) -> str:
     """Describe in one or two sentences which layers the loss depends on.
 
     Args:
@@ -22,18 +22,18 @@ def verdict(table: pd.DataFrame) -> list[str]:
     skipped = table[table[col.ABLATION] == "skip"].sort_values(col.LOSS_CHANGE)
     least, most = skipped.iloc[0], skipped.iloc[-1]
     if len(skipped) == 1:
-        return [f"Skipping layer {most[col.LAYER]} changes the loss by {signed(most[col.LOSS_CHANGE])}."]
-    words = [
+        return f"Skipping layer {most[col.LAYER]} changes the loss by {signed(most[col.LOSS_CHANGE])}."
+    words = (
         f"Skipping layer {most[col.LAYER]} changes the loss most ({signed(most[col.LOSS_CHANGE])}), "
         f"layer {least[col.LAYER]} least ({signed(least[col.LOSS_CHANGE])})."
-    ]
+    )
     inserted = skipped[skipped[col.AGE] < skipped[col.STEP]]
     initial = skipped.drop(inserted.index)
-    if len(inserted) and len(initial):
-        of_inserted, of_initial = (signed(rows[col.LOSS_CHANGE].median()) for rows in (inserted, initial))
-        new, old = counted(len(inserted), "inserted layer"), counted(len(initial), "initial layer")
-        words.append(f"Median of the {new} {of_inserted}, of the {old} {of_initial}.")
-    return words
+    if not len(inserted) or not len(initial):
+        return words
+    of_inserted, of_initial = (signed(rows[col.LOSS_CHANGE].median()) for rows in (inserted, initial))
+    new, old = counted(len(inserted), "inserted layer"), counted(len(initial), "initial layer")
+    return f"{words} Median of the {new} {of_inserted}, of the {old} {of_initial}."
 
 
 def build(table: pd.DataFrame) -> Report:
@@ -42,7 +42,7 @@ def build(table: pd.DataFrame) -> Report:
     Args:
         table: result of `pli_analysis.metrics.ablation.ablation`.
     """
-    words = verdict(table)
+    finding = verdict(table)
     counts = sample(
         counted(int(table[col.BLOCKS].iloc[0]), "block"), counted(int(table[col.DOCUMENTS].iloc[0]), "document")
     )
@@ -50,7 +50,7 @@ def build(table: pd.DataFrame) -> Report:
         Figure(
             "layers",
             "Loss change without each layer",
-            f"{' '.join(words)} Inserted layers are shaded. Bars are 95 % intervals over the text. Changes below "
+            f"{finding} Inserted layers are shaded. Bars are 95 % intervals over the text. Changes below "
             f"{figures.FLOOR} are drawn at {figures.FLOOR}. {counts}",
             figures.layers(table),
             table,
@@ -58,7 +58,7 @@ def build(table: pd.DataFrame) -> Report:
         Figure("heads", "Loss change without each head", f"{_of_heads(table)} {counts}", figures.heads(table), table),
     ]
     section = Section("ablation", "Ablation", figures=shown, method=METHOD)
-    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", " ".join(words), [section])
+    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", finding, [section])
 
 
 def _of_heads(table: pd.DataFrame) -> str:

@@ -53,7 +53,7 @@ def test_the_headline():
 
 
 def test_the_table_of_copies():
-    places = {"a": "2, 3", "b": "5, 6", "c": "8, 9", "d": "11, 12"}
+    wanted = {"a": "2, 3", "b": "5, 6", "c": "8, 9", "d": "11, 12"}
     names = {"a": "first layer", "b": "second layer", "c": "third layer", "d": "fourth layer"}
     for donor, name in names.items():
         skipped, reach = words(by_seed(copies_of(donor)))
@@ -62,9 +62,9 @@ def test_the_table_of_copies():
             words(by_seed(copies_of(donor), "block_influence"))[0],
         )
         both, _ = words(TOGETHER[TOGETHER["donor"] == donor].set_index("seed")["loss_change"])
-        assert row_of(PAGE, name) == [places[donor], f"{skipped} ({reach})", both, replaced, influence]
+        assert row_of(PAGE, name) == [wanted[donor], f"{skipped} ({reach})", both, replaced, influence]
         positions = copies_of(donor)["index"].unique().astype(int) + 1
-        assert ", ".join(map(str, sorted(positions))) == places[donor]
+        assert ", ".join(map(str, sorted(positions))) == wanted[donor]
 
 
 def test_the_difference_and_its_test():

@@ -266,7 +266,7 @@ def test_one_layer_has_no_order(config_of, tmp_path):
     launch.begin(config_of("gpt2", {"train.steps": 2, "growth.schedule": ""}), tmp_path / "run").run()
     table = table_of(open_run([tmp_path / "run"]))
     assert set(table.ablation) == {"mask", "skip"}
-    assert report.verdict(table) == [f"Skipping layer a changes the loss by {change(table, 'a', 'skip'):+.3f}."]
+    assert report.verdict(table) == f"Skipping layer a changes the loss by {change(table, 'a', 'skip'):+.3f}."
     page.write(report.build(table), tmp_path / "page.html")
 
 
