@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 # In the order of their names, long files come first and the many short ones last: no worker waits for another.
 BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth study-growth install clean
+.PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth study-growth study-initializers study-placement install clean
 
 install: $(INSTALLED)
 
@@ -66,6 +66,11 @@ study-growth: install
 	$(BIN)/pli-train sweep figure-1 $(EQUAL) -o studies/twelve
 	$(BIN)/pli-train sweep reports/growth/grown.toml $(EQUAL) -o studies/grown
 	$(BIN)/pli-train sweep figure-1 --grid model.initial_layers=6 --set optim.lr=7e-3 $(EQUAL) -o studies/six
+
+# Eight new layers at half of training, initialized or placed in different ways.
+study-initializers study-placement: study-%: install
+	$(BIN)/pli-train sweep reports/$*/space.toml --sampler grid --no-baseline --budget 4e12 --workers 2 --threads 1 \
+		-o studies/$*
 
 seed-appendix: install
 	$(BIN)/pip install --quiet -c constraints.txt '.[hub]'

@@ -1,0 +1,53 @@
+"""Compare the variants of a grid in pairs of seeds: `python reports/paired.py NAME`.
+
+Reads reports/NAME/trials.csv, a table of `pli-analyze sweep`, and writes differences.csv: for each variant, the loss
+minus that of the first variant with the same seed: mean, 95 % interval and p-value of a paired t-test, and the p-value
+adjusted for the number of variants (Holm 1979). Only seeds with all variants count.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+REPORTS = Path(__file__).parent
+FIRST = "seed"
+"""The columns after this one are the parameters of the grid, up to those that start with `of_`."""
+
+
+def losses(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the losses by seed (rows) and variant (columns, in the order of the grid)."""
+    parameters = list(table.columns[table.columns.get_loc(FIRST) + 1 :])
+    names = [
+        " ".join(str(value) for value in row if value == value) for row in table[parameters].itertuples(index=False)
+    ]
+    wide = table.assign(variant=names).pivot(index=FIRST, columns="variant", values="loss")
+    return wide[list(dict.fromkeys(names))].dropna()
+
+
+def compared(wide: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of differences."""
+    reference = wide.columns[0]
+    rows = []
+    for variant in wide.columns[1:]:
+        change = wide[variant] - wide[reference]
+        low, high = stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
+        p = stats.ttest_1samp(change, 0).pvalue
+        rows.append([variant, reference, len(change), wide[variant].mean(), change.mean(), low, high, p])
+    found = pd.DataFrame(rows, columns=["variant", "reference", "n", "loss", "difference", "low", "high", "p"])
+    ranked = found["p"].sort_values()
+    return found.assign(holm=(ranked * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1))
+
+
+def main(name: str) -> None:
+    """Write the table of one report."""
+    folder = REPORTS / name
+    compared(losses(pd.read_csv(folder / "trials.csv"))).to_csv(folder / "differences.csv", index=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,94 @@
+"""Every number in reports/initializers is recomputed from its trials, by pandas and scipy alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from tests.reports.pages import row_of, signed
+
+ROOT = Path(__file__).parents[2]
+REPORT = ROOT / "reports" / "initializers"
+TRIALS = pd.read_csv(REPORT / "trials.csv")
+DIFFERENCES = pd.read_csv(REPORT / "differences.csv")
+PAGE = (REPORT / "README.md").read_text(encoding="utf-8")
+TEXT = " ".join(PAGE.split())
+NOISE = TRIALS["growth.noise"].map(lambda noise: f" {noise:g}" if noise == noise else "")
+LOSSES = TRIALS.assign(variant=TRIALS["growth.initializer"] + NOISE.str.replace(" 1", " 1.0")).pivot(
+    index="seed", columns="variant", values="loss"
+)
+
+
+def differences():
+    """Variant → losses minus those of clones with the same seed."""
+    return {variant: LOSSES[variant] - LOSSES["clone"] for variant in LOSSES if variant != "clone"}
+
+
+def test_all_variants_have_the_same_seeds_and_flops():
+    assert not LOSSES.isna().any(axis=None)
+    assert TRIALS["flops"].between(3.99e12, 4e12).all()
+    assert (TRIALS["state"] == "complete").all()
+    assert f"{len(LOSSES)} seeds" in TEXT
+
+
+def test_the_committed_differences():
+    found = DIFFERENCES.set_index("variant")
+    assert set(found.index) == set(differences())
+    for variant, change in differences().items():
+        row = found.loc[variant]
+        half = stats.t.ppf(0.975, len(change) - 1) * change.std() / len(change) ** 0.5
+        assert (row["difference"], row["low"], row["high"]) == pytest.approx(
+            (change.mean(), change.mean() - half, change.mean() + half)
+        )
+        assert row["p"] == pytest.approx(stats.ttest_rel(LOSSES[variant], LOSSES["clone"]).pvalue)
+    ranked = found.sort_values("p")
+    stepped = [min(1, p * (len(ranked) - rank)) for rank, p in enumerate(ranked["p"])]
+    assert ranked["holm"].tolist() == pytest.approx(np.maximum.accumulate(stepped).tolist())
+
+
+def test_the_table():
+    holm = DIFFERENCES.set_index("variant")["holm"]
+    assert row_of(PAGE, "`clone`")[0] == f"{LOSSES['clone'].mean():.3f}"
+    for variant, change in differences().items():
+        name, _, noise = variant.partition(" ")
+        low, high = stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
+        wanted = [
+            f"{LOSSES[variant].mean():.3f}",
+            signed(change.mean()),
+            f"{signed(low)} to {signed(high)}",
+            f"{holm[variant]:.2f}",
+        ]
+        assert row_of(PAGE, f"`{name}`{f', noise {noise}' if noise else ''}") == wanted
+
+
+def test_the_headline_and_the_index():
+    change = differences()["random"]
+    low, high = stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
+    holm = DIFFERENCES.set_index("variant")["holm"]["random"]
+    reach = f"{signed(low)} to {signed(high)}"
+    assert f"{change.mean():.3f} above that of clones (95 % interval {reach}, paired t, n = 3 seeds" in TEXT
+    assert f"adjusted for seven comparisons, p = {holm:.2f})" in TEXT
+    assert f"random − clone is {signed(change.mean())} ({reach})" in TEXT
+    index = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+    assert f"random − clone {signed(change.mean())} (95 % interval {reach}, p = {holm:.2f} after adjustment)" in index
+    others = [change.mean() for variant, change in differences().items() if variant != "random"]
+    assert f"six others within {max(map(abs, others)):.3f}, n = 3 seeds" in index
+    identity = differences()["identity"]
+    low, high = stats.t.interval(0.95, len(identity) - 1, identity.mean(), stats.sem(identity))
+    assert f"identity − clone is {signed(identity.mean())} ({signed(low)} to {signed(high)})" in TEXT
+
+
+def test_noise_and_power():
+    noisy = DIFFERENCES[DIFFERENCES["variant"].str.startswith("clone-noise")]
+    assert noisy["difference"].abs().max() < 0.005
+    assert noisy[["low", "high"]].abs().max(axis=None) < 0.035
+    spread = np.sqrt(np.mean([change.var() for change in differences().values()]))
+    assert f"({spread:.3f} on average)" in TEXT
+
+    def power(n):
+        return 1 - stats.nct.cdf(stats.t.ppf(0.975, n - 1), n - 1, 0.01 / spread * n**0.5)
+
+    seeds = next(n for n in range(2, 100) if power(n) >= 0.8)
+    assert f"{seeds} seeds would detect a difference of 0.01" in TEXT
