@@ -78,6 +78,7 @@ MATRICES = "matrices"
 
 # Ablation of parts.
 ABLATION = "ablation"
+IS_INSERTED = "is_inserted"
 HEAD_IMPORTANCE = "head_importance"
 RELATIVE_IMPORTANCE = "relative_importance"
 BLOCK_INFLUENCE = "block_influence"

@@ -23,12 +23,14 @@ SERIES = {
 """Part type and ablation → name in the legend."""
 SYMBOLS = ("circle", "diamond", "square", "triangle-up")
 FLOOR = 1e-3
-"""Smallest loss change on the logarithmic axis, in nats; smaller and negative ones are drawn here."""
-CHANGE = "change of the loss (nats)"
+"""Smallest absolute loss change on the logarithmic axis, in nats; smaller ones are drawn here."""
+CHANGE = "absolute change of the loss (nats)"
 
 
 def layers(table: pd.DataFrame) -> go.Figure:
-    """Draw the loss change of each ablation of a layer, with its 95 % interval, from the bottom layer to the top.
+    """Draw the absolute loss change of each ablation of a layer, with its 95 % interval, from the bottom to the top.
+
+    Markers are open where the loss falls.
 
     Args:
         table: result of `pli_analysis.metrics.ablation.ablation`.
@@ -40,24 +42,29 @@ def layers(table: pd.DataFrame) -> go.Figure:
         rows = table[(table[col.PART_TYPE] == kind[0]) & (table[col.ABLATION] == kind[1])]
         if not len(rows):
             continue
-        value, low, high = (
-            rows[name].clip(lower=FLOOR) for name in (col.LOSS_CHANGE, col.LOSS_CHANGE_LOW, col.LOSS_CHANGE_HIGH)
-        )
+        value = rows[col.LOSS_CHANGE]
+        ends = rows[[col.LOSS_CHANGE_LOW, col.LOSS_CHANGE_HIGH]].to_numpy()
+        size = value.abs().clip(lower=FLOOR)
+        low = np.where(ends[:, 0] * ends[:, 1] < 0, FLOOR, np.abs(ends).min(axis=1).clip(FLOOR))
+        high = np.abs(ends).max(axis=1).clip(FLOOR)
         drawn.add_trace(
             go.Scatter(
                 x=rows[col.LAYER],
-                y=value,
-                error_y={"array": high - value, "arrayminus": value - low, "thickness": 1, "width": 3},
+                y=size,
+                error_y={"array": high - size, "arrayminus": size - low, "thickness": 1, "width": 3},
                 mode="markers",
-                marker={"size": 9, "symbol": SYMBOLS[number], "color": numbered_line(number)["color"]},
+                marker={
+                    "size": 9,
+                    "symbol": np.where(value < 0, f"{SYMBOLS[number]}-open", SYMBOLS[number]),
+                    "color": numbered_line(number)["color"],
+                },
                 name=name,
                 customdata=np.stack([rows[name] for name in (col.LOSS_CHANGE, col.AGE)], axis=1),
                 hovertemplate=f"{name}, layer %{{x}}: %{{customdata[0]:+.3f}} (age %{{customdata[1]:,}} steps)"
                 "<extra></extra>",
             )
         )
-    layers = table.drop_duplicates(col.LAYER).dropna(subset=[col.LAYER])
-    for index in layers[layers[col.AGE] < layers[col.STEP]][col.INDEX]:
+    for index in table[table[col.IS_INSERTED].fillna(False)][col.INDEX].unique():
         drawn.add_vrect(index - 0.5, index + 0.5, fillcolor=NEUTRAL, opacity=0.12, line_width=0, layer="below")
     drawn.update_layout(
         xaxis={"title": "layer, bottom to top", "type": "category"},
@@ -68,7 +75,7 @@ def layers(table: pd.DataFrame) -> go.Figure:
 
 
 def heads(table: pd.DataFrame) -> go.Figure:
-    """Draw one square per head: the loss change if it is masked, on a logarithmic scale; layers from bottom to top.
+    """Draw one square per head: the absolute loss change if it is masked, on a logarithmic scale.
 
     Args:
         table: result of `pli_analysis.metrics.ablation.ablation`.
@@ -77,14 +84,18 @@ def heads(table: pd.DataFrame) -> go.Figure:
     of_layer = {layer: rows[col.LOSS_CHANGE].tolist() for layer, rows in masked.groupby(col.LAYER, sort=False)}
     most = max(map(len, of_layer.values()))
     squares = np.array([[*values, *[np.nan] * (most - len(values))] for values in of_layer.values()])
-    decades = range(round(np.log10(FLOOR)), 1)
+    logarithms = np.log10(np.clip(np.abs(squares), FLOOR, None))
+    lowest, highest = round(np.log10(FLOOR)), max(0, int(np.ceil(np.nanmax(logarithms))))
+    decades = range(lowest, highest + 1)
     ticks = {"tickvals": list(decades), "ticktext": [f"{10.0**decade:g}" for decade in decades]}
     return grid(
-        np.log10(np.clip(squares, FLOOR, None)),
+        logarithms,
         list(of_layer),
         list(range(most)),
         ("head", "layer, bottom to top", CHANGE),
         "head %{x} of layer %{y}: %{customdata:+.3f}",
         ticks,
         customdata=squares,
+        zmin=lowest,
+        zmax=highest,
     )

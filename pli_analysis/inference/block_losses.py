@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis.inference.checkpoint_model import AT_ONCE
+from pli_train.core.errors import BadInput
 from pli_train.core.masking import IGNORED
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from pli_analysis.inference.eval_tokens import Sample
+    from pli_analysis.runs.checkpoint import Checkpoint
 
 
 def losses_of(model: PreTrainedModel, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -37,3 +39,23 @@ def block_losses(model: PreTrainedModel, sample: Sample) -> np.ndarray:
     with torch.inference_mode():
         pairs = zip(sample.tokens.split(AT_ONCE), sample.labels.split(AT_ONCE), strict=True)
         return np.concatenate([losses_of(model, *pair).double().numpy() for pair in pairs])
+
+
+def finite_losses(checkpoint: Checkpoint, model: PreTrainedModel, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Return the loss of each block, as `block_losses`, and its number of predicted tokens.
+
+    Args:
+        checkpoint: the model's checkpoint, named in errors.
+
+    Raises:
+        BadInput: if no token is predicted, or a loss is not finite.
+    """
+    targets = (sample.labels != IGNORED).sum(dim=1).numpy()
+    if not targets.any():
+        raise BadInput(
+            f"{checkpoint.path}: no token of the text is predicted (blocks of {sample.labels.shape[1]} tokens)"
+        )
+    losses = block_losses(model, sample)
+    if not np.isfinite(losses).all():
+        raise BadInput(f"{checkpoint.path}: its loss on the text is not finite, so no changes of it can be measured")
+    return losses, targets

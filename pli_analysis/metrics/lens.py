@@ -30,6 +30,7 @@ import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
+from pli_analysis.inference.block_losses import finite_losses
 from pli_analysis.metrics.ablation.interventions import output_replaced
 from pli_train.core.errors import BadInput
 from pli_train.core.masking import IGNORED
@@ -48,7 +49,7 @@ COLUMNS = [col.RUN, col.CHECKPOINT, col.STEP, col.LENS, col.LAYER, col.INDEX, co
 COLUMNS += [col.LOSS, col.LOSS_LOW, col.LOSS_HIGH, col.KL, col.AGREEMENT, col.DECIDED]
 COLUMNS += [col.PREDICTED_TOKENS, col.BLOCKS, col.DOCUMENTS]
 RIDGE = 1e-3
-"""Penalty of the ridge regression, relative to the mean square of the inputs times the number of tokens."""
+"""Penalty of the ridge regression, relative to the mean variance of the inputs times the number of tokens."""
 
 
 def lens(
@@ -67,8 +68,8 @@ def lens(
         on_progress: called with (batches of blocks done, in total).
 
     Raises:
-        BadInput: if there is no checkpoint of the step, there are fewer than two blocks of text, or the checkpoint has
-            no language-model head.
+        BadInput: if there is no checkpoint of the step, there are fewer than two blocks of text, the loss is not
+            finite, or the checkpoint has no language-model head.
     """
     import pandas as pd
 
@@ -87,7 +88,8 @@ def _measured(
     import torch
 
     model, lineage = checkpoint_model.model_of(checkpoint), checkpoint.lineage
-    model.config.use_cache = False
+    _, targets = finite_losses(checkpoint, model, measured_on)
+    finite_losses(checkpoint, model, fitted_on)
     stack = checkpoint_model.stack_of(model, checkpoint.anatomy)
     with torch.inference_mode():
         maps = _fitted(model, stack, fitted_on)
@@ -103,7 +105,6 @@ def _measured(
                     with output_replaced(stack[-1], seen):
                         reading.add(model(input_ids=inputs).logits, truth)
         on_progress(len(batches), len(batches))
-    targets = (measured_on.labels != IGNORED).sum(dim=1).numpy()
     counts = int(targets.sum()), len(measured_on.tokens), len(np.unique(measured_on.documents))
     for name, readings in read.items():
         decided = decisions(np.array([np.concatenate(reading.agrees) for reading in readings]))
@@ -192,6 +193,6 @@ def _ridge(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     centers = x.mean(dim=0), y.mean(dim=0)
     x, y = x - centers[0], y - centers[1]
     gram = x.T @ x
-    penalty = RIDGE * float(gram.diagonal().mean()) * torch.eye(len(gram), dtype=torch.float64)
-    weights = torch.linalg.solve(gram + penalty, x.T @ y)
+    penalty = RIDGE * float(gram.diagonal().mean()) or 1.0  # outputs that are all the same predict nothing
+    weights = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=torch.float64), x.T @ y)
     return lambda hidden: ((hidden.double() - centers[0]) @ weights + centers[1]).to(hidden.dtype)

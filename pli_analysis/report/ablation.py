@@ -13,27 +13,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SMALL = 0.01
+"""Loss change, in nats, below which a head is counted as one with next to no effect."""
+ABSOLUTE = f"The scale is that of absolute changes; smaller ones than {figures.FLOOR} are drawn at {figures.FLOOR}."
+
+
 def verdict(table: pd.DataFrame) -> str:
     """Describe in one or two sentences which layers the loss depends on.
 
     Args:
         table: result of `pli_analysis.metrics.ablation.ablation`.
     """
-    skipped = table[table[col.ABLATION] == "skip"].sort_values(col.LOSS_CHANGE)
+    skipped = table[table[col.ABLATION] == "skip"].sort_values(col.LOSS_CHANGE, key=abs)
     least, most = skipped.iloc[0], skipped.iloc[-1]
-    if len(skipped) == 1:
-        return f"Skipping layer {most[col.LAYER]} changes the loss by {signed(most[col.LOSS_CHANGE])}."
+    if equal(most[col.LOSS_CHANGE], least[col.LOSS_CHANGE]):
+        which = f"layer {most[col.LAYER]}" if len(skipped) == 1 else "any layer"
+        return f"Skipping {which} changes the loss by {signed(most[col.LOSS_CHANGE])}."
     words = (
         f"Skipping layer {most[col.LAYER]} changes the loss most ({signed(most[col.LOSS_CHANGE])}), "
         f"layer {least[col.LAYER]} least ({signed(least[col.LOSS_CHANGE])})."
     )
-    inserted = skipped[skipped[col.AGE] < skipped[col.STEP]]
+    inserted = skipped[skipped[col.IS_INSERTED]]
     initial = skipped.drop(inserted.index)
     if not len(inserted) or not len(initial):
         return words
     of_inserted, of_initial = (signed(rows[col.LOSS_CHANGE].median()) for rows in (inserted, initial))
     new, old = counted(len(inserted), "inserted layer"), counted(len(initial), "initial layer")
-    return f"{words} Median of the {new} {of_inserted}, of the {old} {of_initial}."
+    return f"{words} The median is {of_inserted} for {new} and {of_initial} for {old}."
 
 
 def build(table: pd.DataFrame) -> Report:
@@ -50,27 +56,38 @@ def build(table: pd.DataFrame) -> Report:
         Figure(
             "layers",
             "Loss change without each layer",
-            f"{finding} Inserted layers are shaded. Bars are 95 % intervals over the text. Changes below "
-            f"{figures.FLOOR} are drawn at {figures.FLOOR}. {counts}",
+            f"{finding} {_legend(table)} {counts}",
             figures.layers(table),
             table,
         ),
-        Figure("heads", "Loss change without each head", f"{_of_heads(table)} {counts}", figures.heads(table), table),
+        Figure(
+            "heads",
+            "Loss change without each head",
+            f"{_of_heads(table)} {ABSOLUTE} {counts}",
+            figures.heads(table),
+            table,
+        ),
     ]
     section = Section("ablation", "Ablation", figures=shown, method=METHOD)
     return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", finding, [section])
 
 
+def _legend(table: pd.DataFrame) -> str:
+    """Explain what the figure of layers draws."""
+    shaded = "Inserted layers are shaded. " if table[col.IS_INSERTED].any() else ""
+    return f"{shaded}Bars are 95 % intervals. Open markers: the loss falls. {ABSOLUTE}"
+
+
 def _of_heads(table: pd.DataFrame) -> str:
     """Describe the head with the largest loss change, and how many heads have next to none."""
-    heads = table[table[col.PART_TYPE] == "head"].sort_values(col.LOSS_CHANGE)
+    heads = table[table[col.PART_TYPE] == "head"].sort_values(col.LOSS_CHANGE, key=abs)
     most, least = heads.iloc[-1], heads.iloc[0]
     if equal(most[col.LOSS_CHANGE], least[col.LOSS_CHANGE]):
         return f"Masking any head changes the loss by {signed(most[col.LOSS_CHANGE])}."
-    small = int((heads[col.LOSS_CHANGE] < 0.01).sum())
+    small = int((heads[col.LOSS_CHANGE].abs() < SMALL).sum())
     return (
         f"Masking head {most[col.PART]} changes the loss most ({signed(most[col.LOSS_CHANGE])}); "
-        f"{small} of {len(heads)} heads raise it by less than 0.01."
+        f"{small} of {len(heads)} heads change it by less than {SMALL}."
     )
 
 
@@ -82,8 +99,8 @@ METHOD = [
     ),
     (
         "loss change",
-        "Loss with the ablation − loss without it, on the same tokens, in nats. The 95 % interval is Student's t over "
-        "blocks of text: it says what another text would give, not another run.",
+        "Loss with the ablation − loss without it, on the same tokens, in nats. The 95 % interval is for all of the "
+        "text from which the blocks were drawn (Student's t; zero if all of it was read), and not for other runs.",
     ),
     (
         "head importance",

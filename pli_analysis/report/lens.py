@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pli_analysis import columns as col
 from pli_analysis.figures import lens as figures
 from pli_analysis.metrics.lens import TUNED
-from pli_analysis.report.parts import Figure, Report, Section, sample
+from pli_analysis.report.parts import Figure, Report, Section, sample, signed
 from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Describe in a sentence or two where the tuned lens gains most and least.
+    """Describe in a sentence or two at which layers the loss of the tuned lens changes most and least.
 
     Args:
         table: result of `pli_analysis.metrics.lens.lens`.
@@ -23,12 +23,14 @@ def verdict(table: pd.DataFrame) -> str:
     tuned = table[table[col.LENS] == TUNED]
     if len(tuned) == 1:
         return f"There is one layer, whose output predicts with a loss of {tuned[col.LOSS].iloc[0]:.3f}."
-    gains = -tuned[col.LOSS].diff().iloc[1:]
-    most, least = (tuned.loc[index, col.LAYER] for index in (gains.idxmax(), gains.idxmin()))
+    changes = tuned[col.LOSS].diff().iloc[1:]
+    words = f"By the tuned lens, the loss is {tuned[col.LOSS].iloc[0]:.3f} after the first layer"
+    if len(changes) == 1:
+        return f"{words} and {tuned[col.LOSS].iloc[-1]:.3f} after the second."
+    most, least = changes.abs().idxmax(), changes.abs().idxmin()
     return (
-        f"By the tuned lens, the loss falls from {tuned[col.LOSS].iloc[0]:.3f} after the first layer to "
-        f"{tuned[col.LOSS].iloc[-1]:.3f} after the last. It falls most at layer {most} (by {gains.max():.3f}), "
-        f"least at layer {least} (by {gains.min():.3f})."
+        f"{words} and {tuned[col.LOSS].iloc[-1]:.3f} after the last. Layer {tuned.loc[most, col.LAYER]} changes it "
+        f"most ({signed(changes[most])}), layer {tuned.loc[least, col.LAYER]} least ({signed(changes[least])})."
     )
 
 
@@ -43,7 +45,7 @@ def build(table: pd.DataFrame) -> Report:
     counts = sample(counted(tokens, "token"), counted(blocks, "block"), counted(documents, "document"))
     last = table[table[col.LENS] == TUNED].iloc[-1]
     decided = f"By the tuned lens, {last[col.DECIDED]:.0%} of predictions are decided only at the last layer."
-    caption = f"{finding} Bars are 95 % intervals over the text. {counts}"
+    caption = f"{finding} Bars are 95 % intervals. {counts}"
     shown = [
         Figure("losses", "Loss of predictions from each layer", caption, figures.losses(table), table),
         Figure("depths", "Where predictions are decided", f"{decided} {counts}", figures.depths(table), table),

@@ -97,6 +97,11 @@ class Checkpoint:
             if self.stored[name] in by_file[path]
         }
 
+    @property
+    def heads(self) -> list[int]:
+        """Number of heads of each layer, bottom to top: that of the config if the lineage does not record heads."""
+        return [self.lineage.shape(id)[0] or self.anatomy.sizes(self.config)["head"] for id in self.lineage.stack]
+
     @cached_property
     def state(self) -> dict[str, Any]:
         """The `trainer_state.json` of Hugging Face's Trainer."""

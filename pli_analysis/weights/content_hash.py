@@ -33,6 +33,18 @@ def key_of(*checkpoints: Checkpoint, more: bytes = b"") -> str | None:
     return None if None in contents else hashlib.sha256(json.dumps(contents).encode() + more).hexdigest()
 
 
+def key_of_bytes(checkpoint: Checkpoint, more: bytes = b"") -> str:
+    """Return a hash of the bytes of a checkpoint's files, which are read, and of further inputs.
+
+    Unlike `key_of`, it does not rely on a manifest, which does not know of later damage.
+    """
+    found = hashlib.sha256(checkpoint.lineage.to_json().encode() + more)
+    for path in dict.fromkeys([checkpoint.path / run_folder.CONFIG, *checkpoint.files.values()]):
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
 def _listed(checkpoint: Checkpoint) -> list[list[str]] | None:
     hashes = []
     for name, entry in sorted(run_folder.listed(checkpoint.path).items()):

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 STUDIES = HERE.parents[1] / "studies"
 GROUPS = {"4-to-12": "grown", "depth-12": "twelve"}
 BLOCKS = 128
-LEFT_OUT = ["run", "checkpoint", "step", "blocks", "documents"]
+LEFT_OUT = ["run", "checkpoint", "step", "is_inserted", "blocks", "documents"]
 
 
 def together(run: Run) -> Iterator[dict[str, object]]:

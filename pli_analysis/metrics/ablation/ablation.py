@@ -3,6 +3,7 @@
 Columns of the table, one row per part and ablation:
     run, checkpoint, step
     layer, index, age   layer id, its index in the stack at this step, and steps since its birth
+    is_inserted whether a growth event inserted the layer
     part_type   `head`, `ffn`, `layer` or `stack`
     part        name of the part, such as `c.h3`; the layer id for FFNs and layers
     ablation    `mask`: the output of the head or FFN is set to zero
@@ -33,13 +34,12 @@ import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
-from pli_analysis.inference.block_losses import block_losses
+from pli_analysis.inference.block_losses import block_losses, finite_losses
 from pli_analysis.metrics.ablation import importance
 from pli_analysis.metrics.ablation.interventions import ffn_masked, heads_masked, rearranged, skipped
 from pli_analysis.runs.checkpoint import require_parts
-from pli_analysis.weights.content_hash import key_of
+from pli_analysis.weights.content_hash import key_of_bytes
 from pli_train.core import cache
-from pli_train.core.masking import IGNORED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,12 +49,13 @@ if TYPE_CHECKING:
     from pli_analysis.runs.checkpoint import Checkpoint
     from pli_analysis.runs.run import Run
 
-COLUMNS = [col.RUN, col.CHECKPOINT, col.STEP, col.LAYER, col.INDEX, col.AGE, col.PART_TYPE, col.PART, col.ABLATION]
+COLUMNS = [col.RUN, col.CHECKPOINT, col.STEP, col.LAYER, col.INDEX, col.AGE, col.IS_INSERTED]
+COLUMNS += [col.PART_TYPE, col.PART, col.ABLATION]
 COLUMNS += [col.LOSS_CHANGE, col.LOSS_CHANGE_LOW, col.LOSS_CHANGE_HIGH]
 COLUMNS += [col.HEAD_IMPORTANCE, col.RELATIVE_IMPORTANCE, col.BLOCK_INFLUENCE, col.BLOCKS, col.DOCUMENTS]
 MASK, SKIP, SWAP, REPLACE, REVERSE = "mask", "skip", "swap", "donor", "reverse"
 HEAD, FFN, LAYER, STACK = "head", "ffn", "layer", "stack"
-KEPT = "ablation-1/"
+KEPT = "ablation-2/"
 """Cache folder of results. Increase the number when their values change."""
 NAN = float("nan")
 
@@ -91,8 +92,8 @@ def ablation(
         on_progress: called with (passes over the text done, in total).
 
     Raises:
-        BadInput: if there is no checkpoint of the step, no text, or the checkpoint has no language-model head or no
-            table of its heads.
+        BadInput: if there is no checkpoint of the step, no text, the loss is not finite, or the checkpoint has no
+            language-model head or no table of its heads.
     """
     import pandas as pd
 
@@ -100,42 +101,45 @@ def ablation(
     require_parts(checkpoint, "head")
     sample = eval_tokens.sample_of(run, text, blocks)
     rows = _kept(checkpoint, sample, lambda: list(_measured(checkpoint, sample, on_progress)))
-    return pd.DataFrame([(run.name, str(checkpoint.name), checkpoint.step, *row) for row in rows], columns=COLUMNS)
+    who = run.name, str(checkpoint.name), checkpoint.step
+    table = pd.DataFrame([(*who, *_where(checkpoint, layer), *row) for layer, *row in rows], columns=COLUMNS)
+    return table.astype({col.INDEX: "Int64", col.AGE: "Int64", col.IS_INSERTED: "boolean"})  # empty for the stack
 
 
 def _kept(checkpoint: Checkpoint, sample: Sample, measure: Callable[[], list[tuple[Any, ...]]]) -> list[Any]:
     """Return cached rows, or measure and cache them."""
-    key = key_of(checkpoint, more=sample.content)
-    if key is None:
-        return measure()
+    key = key_of_bytes(checkpoint, sample.content)
     if (found := cache.get(KEPT + key)) is None:
         found = json.dumps(measure()).encode()
         cache.put(KEPT + key, found)
     return list(json.loads(found))
 
 
+def _where(checkpoint: Checkpoint, layer: str | None) -> tuple[Any, ...]:
+    """Return layer, index, age, and whether it was inserted. Not cached: the same weights may be at another step."""
+    if layer is None:
+        return (None,) * 4
+    birth = checkpoint.lineage.layers[layer].birth
+    return layer, checkpoint.lineage.stack.index(layer), checkpoint.step - birth.step, birth.event is not None
+
+
 def _measured(
     checkpoint: Checkpoint, sample: Sample, on_progress: Callable[[int, int], None]
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of the table, without the first three columns."""
+    """Yield layer and the columns from `part_type` on."""
     model = checkpoint_model.model_of(checkpoint)
     model.config.use_cache = False  # a layer that runs twice would use the keys of its first pass
     planned = list(ablations(checkpoint, model))
     on_progress(0, len(planned) + 1)
+    baseline, targets = finite_losses(checkpoint, model, sample)
     known = importance.of_parts(checkpoint, model, sample)
-    baseline = block_losses(model, sample)
-    targets = (sample.labels != IGNORED).sum(dim=1).numpy()
     counts = len(sample.tokens), len(np.unique(sample.documents))
-    lineage = checkpoint.lineage
     for number, (layer, part_type, part, kind, applied) in enumerate(planned, 1):
         on_progress(number, len(planned) + 1)
         with applied():
             change = sample.design.mean(block_losses(model, sample) - baseline, targets)
-        where: tuple[Any, ...] = (None, None, None)
-        if layer is not None:
-            where = layer, lineage.stack.index(layer), checkpoint.step - lineage.layers[layer].birth.step
         values = known.get((part_type, part), importance.UNKNOWN) if kind in (MASK, SKIP) else importance.UNKNOWN
-        yield (*where, part_type, part, kind, change.value, *change.interval(), *values, *counts)
+        yield (layer, part_type, part, kind, change.value, *change.interval(), *values, *counts)
     on_progress(len(planned) + 1, len(planned) + 1)
 
 
@@ -145,21 +149,21 @@ def ablations(checkpoint: Checkpoint, model: PreTrainedModel) -> Iterator[Ablati
     stack = checkpoint_model.stack_of(model, anatomy)
     count = anatomy.sizes(checkpoint.config)["head"]
     straight = list(range(len(stack)))
-    for index, id in enumerate(lineage.stack):
+    for index, (id, heads) in enumerate(zip(lineage.stack, checkpoint.heads, strict=True)):
         layer = stack[index]
-        for head in range(lineage.shape(id)[0]):
+        for head in range(heads):
             yield Ablation(id, HEAD, f"{id}.h{head}", MASK, _later(heads_masked, layer, anatomy, [head], count))
         yield Ablation(id, FFN, id, MASK, _later(ffn_masked, layer, anatomy))
         yield Ablation(id, LAYER, id, SKIP, _later(skipped, layer))
         if index + 1 < len(stack):
             order = [*straight[:index], index + 1, index, *straight[index + 2 :]]
-            yield Ablation(id, LAYER, id, SWAP, _later(rearranged, stack, order))
+            yield Ablation(id, LAYER, id, SWAP, _later(rearranged, stack, order, model.config))
         donor = lineage.layers[id].birth.donor
         if donor in lineage.stack:
             order = [*straight[:index], lineage.stack.index(donor), *straight[index + 1 :]]
-            yield Ablation(id, LAYER, id, REPLACE, _later(rearranged, stack, order))
+            yield Ablation(id, LAYER, id, REPLACE, _later(rearranged, stack, order, model.config))
     if len(stack) > 1:
-        yield Ablation(None, STACK, STACK, REVERSE, _later(rearranged, stack, straight[::-1]))
+        yield Ablation(None, STACK, STACK, REVERSE, _later(rearranged, stack, straight[::-1], model.config))
 
 
 def _later(manager: Callable[..., AbstractContextManager[None]], *arguments: Any) -> Any:

@@ -68,8 +68,8 @@ def of_parts(checkpoint: Checkpoint, model: PreTrainedModel, sample: Sample) -> 
     model.zero_grad()
     importance /= len(sample.tokens)
     found: dict[tuple[str, str], Importance] = {}
-    for index, id in enumerate(lineage.stack):
-        heads = importance[index, : lineage.shape(id)[0]]
+    for index, (id, count) in enumerate(zip(lineage.stack, checkpoint.heads, strict=True)):
+        heads = importance[index, :count]
         norm = float(np.linalg.norm(heads))
         for number, value in enumerate(heads.tolist()):
             found["head", f"{id}.h{number}"] = Importance(value, value / norm if norm else 0.0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PretrainedConfig
 
     from pli_train.core.anatomy import Anatomy
 
@@ -76,16 +77,23 @@ def output_replaced(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def rearranged(stack: nn.ModuleList, order: Sequence[int]) -> Iterator[None]:
-    """Replace the layer at each index by the one at index `order[index]`; a layer may occur several times."""
-    layers = list(stack)
+def rearranged(stack: nn.ModuleList, order: Sequence[int], config: PretrainedConfig) -> Iterator[None]:
+    """Replace the layer at each index by the one at index `order[index]`; a layer may occur several times.
+
+    The types of layers in the config move too, as models read them by index to choose attention masks.
+    """
+    layers, types = list(stack), getattr(config, "layer_types", None)
     for index, source in enumerate(order):
         stack[index] = layers[source]
+    if types is not None:
+        config.layer_types = [types[source] for source in order]
     try:
         yield
     finally:
         for index, layer in enumerate(layers):
             stack[index] = layer
+        if types is not None:
+            config.layer_types = types
 
 
 @contextmanager

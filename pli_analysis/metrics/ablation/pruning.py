@@ -27,12 +27,11 @@ import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
-from pli_analysis.inference.block_losses import block_losses
+from pli_analysis.inference.block_losses import block_losses, finite_losses
 from pli_analysis.metrics.ablation import importance
 from pli_analysis.metrics.ablation.interventions import heads_masked
 from pli_analysis.runs.checkpoint import require_parts
 from pli_train.core.errors import BadInput
-from pli_train.core.masking import IGNORED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,8 +70,8 @@ def pruning(
         on_progress: called with (passes over the text done, in total).
 
     Raises:
-        BadInput: if there is no checkpoint of the step, there are fewer than two blocks of text, or the checkpoint has
-            no language-model head or no table of its heads.
+        BadInput: if there is no checkpoint of the step, there are fewer than two blocks of text, the loss is not
+            finite, or the checkpoint has no language-model head or no table of its heads.
     """
     import pandas as pd
 
@@ -109,9 +108,10 @@ def _measured(
     """Yield the rows of the table, without the first three columns."""
     model = checkpoint_model.model_of(checkpoint)
     lineage = checkpoint.lineage
-    heads = [(index, head) for index, id in enumerate(lineage.stack) for head in range(lineage.shape(id)[0])]
+    heads = [(index, head) for index, count in enumerate(checkpoint.heads) for head in range(count)]
     numbers = sorted({round(number) for number in np.linspace(1, len(heads), min(POINTS, len(heads)))})
     total, done = len(heads) + (2 + DRAWS) * len(numbers), 0
+    baseline, targets = finite_losses(checkpoint, model, measured_on)
     losses = []
     for head in heads:
         losses.append(float(_losses(checkpoint, model, chosen_on, [head]).sum()))
@@ -122,8 +122,6 @@ def _measured(
     orders: list[tuple[str, int, Sequence[int]]] = [(IMPORTANCE, 0, np.argsort(values, kind="stable").tolist())]
     orders += [(CHANGE, 0, np.argsort(losses, kind="stable").tolist())]
     orders += [(RANDOM, draw, np.random.default_rng(draw).permutation(len(heads)).tolist()) for draw in range(DRAWS)]
-    baseline = block_losses(model, measured_on)
-    targets = (measured_on.labels != IGNORED).sum(dim=1).numpy()
     counts = len(measured_on.tokens), len(np.unique(measured_on.documents))
     before = measured_on.design.mean(baseline, targets).value
     for order, draw, ranks in orders:

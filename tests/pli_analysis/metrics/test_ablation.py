@@ -240,23 +240,11 @@ def test_intervals_are_about_the_text(runs):
 
 
 def test_the_command_writes_a_table_and_a_page(runs, tmp_path):
-    done = call(
-        "pli-analyze",
-        "ablation",
-        str(runs["bert"]),
-        "--blocks",
-        "4",
-        "-o",
-        "table.csv",
-        "--html",
-        "page.html",
-        cwd=tmp_path,
-    )
+    words = ["ablation", str(runs["bert"]), "--blocks", "4", "-o", "table.csv", "--html", "page.html"]
+    done = call("pli-analyze", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Skipping layer" in done.stderr
-    assert (
-        (tmp_path / "table.csv").read_text().startswith("run,checkpoint,step,layer,index,age,part_type,part,ablation")
-    )
+    assert (tmp_path / "table.csv").read_text().startswith("run,checkpoint,step,layer,index,age,is_inserted,part_type")
     text = (tmp_path / "page.html").read_text()
     assert "Loss change without each layer" in text
     assert "Loss change without each head" in text
@@ -282,3 +270,96 @@ def test_a_step_without_checkpoint_is_refused(runs):
 def test_models_without_a_loss_on_text_are_refused(family, message, tmp_path):
     tiny(family).save_pretrained(tmp_path / "model")
     refused(call("pli-analyze", "ablation", str(tmp_path / "model")), message)
+
+
+def foreign(family, folder, text, **more):
+    """A run of one model folder of a family, a tokenizer of bytes that fits it, and the text: what `ablation` takes."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tiny(family, **more).save_pretrained(folder / "model")
+    letters = {letter: number for number, letter in enumerate(["<unk>", *"abcdefghijklmnopqrstuvwxyz ().:_="])}
+    words = Tokenizer(models.WordLevel(letters, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(folder / "words")
+    return open_run([folder / "model"]), eval_tokens.Text(text, tokenizer=folder / "words")
+
+
+@pytest.mark.parametrize("family", ["gemma2", "qwen3"])
+def test_layers_keep_their_attention_window_when_they_move(family, corpus, tmp_path):
+    more = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
+    if family == "qwen3":
+        more |= {"use_sliding_window": True, "max_window_layers": 0}
+    run, text = foreign(family, tmp_path, corpus, **more)
+    table = ablation(run, text, blocks=4)
+    sample = eval_tokens.sample_of(run, text, 4)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager").eval()
+    before, _ = loss_of(model, sample)
+    model.model.layers = torch.nn.ModuleList(reversed(model.model.layers))
+    unlike, _ = loss_of(model, sample)
+    model.config.layer_types = more["layer_types"][::-1]
+    after, _ = loss_of(model, sample)
+    assert abs(unlike - after) > 1e-4  # so that the window matters
+    assert change(table, "stack", "reverse") == pytest.approx(after - before, abs=2e-6)
+    assert ablation(run, text, blocks=4).equals(table)  # the model's config is as before
+
+
+def test_a_damaged_copy_does_not_change_what_the_run_is_told(runs, tmp_path):
+    """The manifest of the copy has the hash of the intact file."""
+    copy = shutil.copytree(runs["gpt2"], tmp_path / "copy")
+    path = open_run([copy]).checkpoints[-1].path / run_folder.WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x40
+    path.write_bytes(content)
+    damaged = ablation(open_run([copy]), blocks=3)
+    intact = ablation(open_run([runs["gpt2"]]), blocks=3)
+    assert not np.array_equal(damaged.loss_change, intact.loss_change)
+
+
+def test_ages_are_those_of_the_step_and_not_of_equal_weights(runs, tmp_path):
+    folder = shutil.copytree(runs["gpt2"], tmp_path / "run")
+    run = open_run([folder])
+    last, earlier = run.checkpoints[-1], run.checkpoints[-2]
+    for name in (run_folder.WEIGHTS, run_folder.CONFIG, run_folder.LINEAGE):
+        shutil.copy(last.path / name, earlier.path / name)
+        vouch(earlier.path / name)
+    now, then = (table_of(open_run([folder]), at=checkpoint.step) for checkpoint in (last, earlier))
+    assert (now.loss_change == then.loss_change).all()
+    assert set(now.age.dropna() - then.age.dropna()) == {last.step - earlier.step}
+
+
+def test_inserted_layers_are_those_of_events(case):
+    _, run, _, _, table = case
+    inserted = {id for id, layer in run.lineage.layers.items() if layer.birth.event is not None}
+    assert set(table[table.is_inserted.fillna(False)].layer) == inserted
+
+
+@pytest.mark.parametrize("command", ["ablation", "pruning", "lens"])
+def test_a_loss_that_is_not_finite_is_refused(command, runs, tmp_path):
+    folder = shutil.copytree(runs["gpt2"], tmp_path / "run")
+    path = open_run([folder]).checkpoints[-1].path / run_folder.WEIGHTS
+    weights = load_file(path)
+    next(values for name, values in weights.items() if name.endswith("h.0.mlp.c_fc.weight"))[0] = math.nan
+    save_file(weights, path, metadata={"format": "pt"})
+    vouch(path)
+    refused(call("pli-analyze", command, str(folder)), "its loss on the text is not finite")
+
+
+def test_largest_means_largest_in_size(case):
+    table = case[4].copy()
+    skips = table.ablation == "skip"
+    table.loc[skips, "loss_change"] = [-0.5, 0.25, *[0.125] * (skips.sum() - 2)]
+    first = table[skips].layer.iloc[0]
+    assert f"Skipping layer {first} changes the loss most (-0.500), layer" in report.verdict(table)
+    assert f"layer {first} least" not in report.verdict(table)
+    table.loc[skips, "loss_change"] = -0.25
+    assert report.verdict(table) == "Skipping any layer changes the loss by -0.250."
+
+
+def test_heads_that_a_lineage_does_not_record_are_those_of_the_config(corpus, tmp_path):
+    run, text = foreign("gptj", tmp_path, corpus)
+    lineage = run.checkpoints[-1].lineage
+    for layer in lineage.layers.values():
+        layer.heads.clear()
+    table = ablation(run, text, blocks=2)
+    assert (table.part_type == "head").sum() == 4 * len(lineage.stack)

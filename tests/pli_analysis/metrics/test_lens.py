@@ -1,8 +1,11 @@
 """Lenses against transformers' own hidden states, and slow references."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import Ridge
 from torch.nn.functional import cross_entropy, kl_div
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -13,8 +16,10 @@ from pli_analysis.metrics.lens import RIDGE, decisions, lens
 from pli_analysis.report import lens as report
 from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from pli_train.training import launch
 from tests.commands import call
+from tests.run_files import vouch
 
 BLOCKS = 8
 
@@ -137,7 +142,7 @@ def test_the_command_writes_a_table_and_a_page(runs, tmp_path):
     words = ["lens", str(runs["bert"]), "--blocks", "4", "-o", "table.csv", "--html", "page.html"]
     done = call("pli-analyze", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "By the tuned lens, the loss falls from" in done.stderr
+    assert "By the tuned lens, the loss is" in done.stderr
     assert (tmp_path / "table.csv").read_text().startswith("run,checkpoint,step,lens,layer,index,age,loss")
     assert "Where predictions are decided" in (tmp_path / "page.html").read_text()
 
@@ -145,3 +150,18 @@ def test_the_command_writes_a_table_and_a_page(runs, tmp_path):
 def test_one_block_is_refused(runs):
     with pytest.raises(BadInput, match="has one block of text, and lenses need two"):
         pli_analysis.lens(open_run([runs["gpt2"]]), blocks=1)
+
+
+def test_outputs_that_are_all_the_same_predict_nothing(runs, tmp_path):
+    """A model whose embeddings and positions are zero, so that each layer has one output for all tokens."""
+    folder = shutil.copytree(runs["gpt2"], tmp_path / "run")
+    path = open_run([folder]).checkpoints[-1].path / run_folder.WEIGHTS
+    weights = load_file(path)
+    for name, values in weights.items():
+        if "wte" in name or "wpe" in name:
+            values.zero_()
+    save_file(weights, path, metadata={"format": "pt"})
+    vouch(path)
+    table = lens(open_run([folder]), blocks=BLOCKS)
+    assert np.isfinite(table.loss).all()
+    assert table.kl.to_numpy() == pytest.approx(0, abs=1e-6)
