@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tests.reports.pages import row_of, signed
+from tests.reports.pages import interval, row_of, signed
 
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "reports" / "initializers"
 TRIALS = pd.read_csv(REPORT / "trials.csv")
 DIFFERENCES = pd.read_csv(REPORT / "differences.csv")
+SKIPPED = pd.read_csv(REPORT / "skipped.csv")
 PAGE = (REPORT / "README.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 NOISE = TRIALS["growth.noise"].map(lambda noise: f" {noise:g}" if noise == noise else "")
@@ -49,8 +50,9 @@ def test_the_committed_differences():
 
 
 def test_the_table():
+    results = PAGE[PAGE.index("## Results") : PAGE.index("## Are the new")]
     holm = DIFFERENCES.set_index("variant")["holm"]
-    assert row_of(PAGE, "`clone`")[0] == f"{LOSSES['clone'].mean():.3f}"
+    assert row_of(results, "`clone`")[0] == f"{LOSSES['clone'].mean():.3f}"
     for variant, change in differences().items():
         name, _, noise = variant.partition(" ")
         low, high = stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
@@ -60,7 +62,7 @@ def test_the_table():
             f"{signed(low)} to {signed(high)}",
             f"{holm[variant]:.2f}",
         ]
-        assert row_of(PAGE, f"`{name}`{f', noise {noise}' if noise else ''}") == wanted
+        assert row_of(results, f"`{name}`{f', noise {noise}' if noise else ''}") == wanted
 
 
 def test_the_headline_and_the_index():
@@ -92,3 +94,20 @@ def test_noise_and_power():
 
     seeds = next(n for n in range(2, 100) if power(n) >= 0.8)
     assert f"{seeds} seeds would detect a difference of 0.01" in TEXT
+
+
+def test_how_much_new_layers_are_used():
+    new = SKIPPED[SKIPPED["is_inserted"] & (SKIPPED["index"] > 2)]
+    assert set(new["index"]) == {4, 5, 7, 8, 10, 11}
+    used = new.groupby(["seed", "initializer"])["loss_change"].mean().unstack()
+    assert sorted(used.index) == sorted(LOSSES.index)
+    section = PAGE[PAGE.index("## Are the new layers used?") :]
+    for initializer in used:
+        mean, low, high = interval(used[initializer])
+        row = row_of(section, f"`{initializer}`")
+        assert row[:2] == [f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
+        if initializer != "clone":
+            mean, low, high = interval(used[initializer] - used["clone"])
+            assert row[2:4] == [signed(mean), f"{signed(low)} to {signed(high)}"]
+            assert (used[initializer] < used["clone"]).all()
+    assert TRIALS["steps"].unique().tolist() == [1868]  # half of them with twelve layers

@@ -304,7 +304,7 @@ def test_layers_keep_their_attention_window_when_they_move(family, corpus, tmp_p
     assert ablation(run, text, blocks=4).equals(table)  # the model's config is as before
 
 
-def test_a_damaged_copy_does_not_change_what_the_run_is_told(runs, tmp_path):
+def test_a_damaged_copy_does_not_change_the_results_of_the_run(runs, tmp_path):
     """The manifest of the copy has the hash of the intact file."""
     copy = shutil.copytree(runs["gpt2"], tmp_path / "copy")
     path = open_run([copy]).checkpoints[-1].path / run_folder.WEIGHTS
