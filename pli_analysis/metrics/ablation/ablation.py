@@ -27,6 +27,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -152,20 +153,15 @@ def ablations(checkpoint: Checkpoint, model: PreTrainedModel) -> Iterator[Ablati
     for index, (id, heads) in enumerate(zip(lineage.stack, checkpoint.heads, strict=True)):
         layer = stack[index]
         for head in range(heads):
-            yield Ablation(id, HEAD, f"{id}.h{head}", MASK, _later(heads_masked, layer, anatomy, [head], count))
-        yield Ablation(id, FFN, id, MASK, _later(ffn_masked, layer, anatomy))
-        yield Ablation(id, LAYER, id, SKIP, _later(skipped, layer))
+            yield Ablation(id, HEAD, f"{id}.h{head}", MASK, partial(heads_masked, layer, anatomy, [head], count))
+        yield Ablation(id, FFN, id, MASK, partial(ffn_masked, layer, anatomy))
+        yield Ablation(id, LAYER, id, SKIP, partial(skipped, layer))
         if index + 1 < len(stack):
             order = [*straight[:index], index + 1, index, *straight[index + 2 :]]
-            yield Ablation(id, LAYER, id, SWAP, _later(rearranged, stack, order, model.config))
+            yield Ablation(id, LAYER, id, SWAP, partial(rearranged, stack, order, model.config))
         donor = lineage.layers[id].birth.donor
         if donor in lineage.stack:
             order = [*straight[:index], lineage.stack.index(donor), *straight[index + 1 :]]
-            yield Ablation(id, LAYER, id, REPLACE, _later(rearranged, stack, order, model.config))
+            yield Ablation(id, LAYER, id, REPLACE, partial(rearranged, stack, order, model.config))
     if len(stack) > 1:
-        yield Ablation(None, STACK, STACK, REVERSE, _later(rearranged, stack, straight[::-1], model.config))
-
-
-def _later(manager: Callable[..., AbstractContextManager[None]], *arguments: Any) -> Any:
-    """Return a function without arguments that makes the context manager."""
-    return lambda: manager(*arguments)
+        yield Ablation(None, STACK, STACK, REVERSE, partial(rearranged, stack, straight[::-1], model.config))
