@@ -7,7 +7,7 @@ from pli_analysis.commands.on_text import Measurement, on_text
 
 @on_text(progress="ablations")
 def ablation() -> Measurement:
-    """Effect of masking each head and FFN, and of skipping each layer.
+    """Effect of masking heads and FFNs and of skipping layers.
 
     The change of the loss, with a 95 % interval, head importance and block influence.
 

@@ -7,9 +7,10 @@ from pli_analysis.commands.on_text import Measurement, on_text
 
 @on_text(progress="masks")
 def pruning() -> Measurement:
-    """Loss over the number of masked heads: which share of heads can be pruned?
+    """Loss over the number of masked heads.
 
-    Heads are masked by importance, by the loss change of each head, and at random.
+    Which share of heads can be pruned? Heads are masked by importance, by the loss
+    change of each head, and at random.
 
     Example: pli-analyze pruning runs/tiny --html pruning.html
     """

@@ -34,7 +34,7 @@ def read(table: dict[str, Any]) -> NamedSchedule:
     """Read a schedule from a config's table.
 
     >>> read({"name": "g-stack", "at": 0.1}).events(depth=1, heads=None, units=None, total_steps=None)[0]
-    {'operator': 'insert', 'at': 0.1, 'index': 1, 'initializer': 'clone', 'donor': 'a'}
+    {'operator': 'insert', 'at': 0.1, 'index': 1, 'donor': 'a'}
 
     Raises:
         BadInput: when `name` is missing or unknown.
