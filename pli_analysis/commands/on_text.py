@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, NamedTuple
-
-import typer
+from typing import TYPE_CHECKING, NamedTuple
 
 from pli_analysis.commands.options import (
+    At,
     Blocks,
     FormatOption,
     Html,
@@ -54,9 +53,7 @@ def on_text(progress: str) -> Callable[[Callable[[], Measurement]], Callable[...
     def decorate(load: Callable[[], Measurement]) -> Callable[..., None]:
         def command(
             runs: RunFolder,
-            at: Annotated[
-                int | None, typer.Option(min=0, metavar="STEP", help="Step of the checkpoint (default: the last).")
-            ] = None,
+            at: At = None,
             text: Text = None,
             text_column: TextColumn = None,
             tokenizer: Tokenizer = None,

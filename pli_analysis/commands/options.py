@@ -56,6 +56,9 @@ Tokenizer = Annotated[
     typer.Option("--tokenizer", metavar="PATH", help="With --text: folder of a tokenizer, or tokenizer.json."),
 ]
 Blocks = Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of blocks of text to use.")]
+At = Annotated[
+    int | None, typer.Option("--at", min=0, metavar="STEP", help="Step of the checkpoint (default: the last).")
+]
 Html = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML page with the figures.", parser=a_file)
 ]

@@ -9,8 +9,7 @@ from pli_analysis.commands.on_text import Measurement, on_text
 def pruning() -> Measurement:
     """Loss over the number of masked heads.
 
-    Which share of heads can be pruned? Heads are masked by importance, by the loss
-    change of each head, and at random.
+    Which share of heads can be pruned? Heads are masked by importance, by the loss change of each head, and at random.
 
     Example: pli-analyze pruning runs/tiny --html pruning.html
     """

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from pli_analysis.commands.options import (
+    At,
     Blocks,
     FormatOption,
     Html,
@@ -32,9 +33,7 @@ def similarity(
     over_time: Annotated[
         bool, typer.Option("--over-time", help="Compare each layer with itself at birth, at every checkpoint.")
     ] = False,
-    at: Annotated[
-        int | None, typer.Option(min=0, metavar="STEP", help="Step of the checkpoint (default: the last).")
-    ] = None,
+    at: At = None,
     space: Annotated[
         Space,
         typer.Option("--space", metavar="SPACE", help="Compare function (outputs on tokens) or weights."),
