@@ -110,6 +110,12 @@ def stack_of(model: PreTrainedModel, anatomy: Anatomy) -> Any:
     return getattr(model, model.base_model_prefix, model).get_submodule(anatomy.stack)
 
 
+def hidden_of(output: Any) -> Tensor:
+    """Return the hidden states in what a layer returns: a tensor, or a tuple that starts with it."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
 def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) -> list[np.ndarray]:
     """Collect the outputs of each layer of the stack, bottom to top, in float32.
 
@@ -135,7 +141,7 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     for position, layer in enumerate(stack):
         # Each hook gets the batches in order: the number of outputs collected so far is the index of the batch.
         def keep(values: Any, position: int = position) -> None:
-            values = values[0] if isinstance(values, tuple) else values
+            values = hidden_of(values)
             collected[position].append(values[wanted[len(collected[position])].to(values.device)])
 
         if of == "layers":

@@ -100,6 +100,21 @@ def sample_of(run: Run, text: Path | Text | None, blocks: int | None = None) -> 
     return sample if blocks is None else sample.first(blocks)
 
 
+def halves_of(run: Run, text: Path | Text | None, blocks: int, needs: str) -> tuple[Sample, Sample]:
+    """Return the two halves of the blocks of `sample_of`: one to choose or fit something on, one to measure it on.
+
+    Args:
+        needs: what needs two blocks, with its verb, for the error: `pruning needs`.
+
+    Raises:
+        BadInput: as `sample_of`, and if there is only one block.
+    """
+    sample = sample_of(run, text, blocks)
+    if len(sample.tokens) < 2:
+        raise BadInput(f"{text or run.path}: has one block of text, and {needs} two; give more, or more --blocks")
+    return sample.halves()
+
+
 def batch_of(run: Run, text: Path | Text | None, blocks: int) -> tuple[Tensor, Tensor]:
     """Return tokens and labels of `sample_of`."""
     sample = sample_of(run, text, blocks)

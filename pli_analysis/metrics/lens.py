@@ -32,7 +32,6 @@ from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.inference.block_losses import finite_losses
 from pli_analysis.metrics.ablation.interventions import output_replaced
-from pli_train.core.errors import BadInput
 from pli_train.core.masking import IGNORED
 
 if TYPE_CHECKING:
@@ -74,10 +73,7 @@ def lens(
     import pandas as pd
 
     checkpoint = run.at(at)
-    sample = eval_tokens.sample_of(run, text, blocks)
-    if len(sample.tokens) < 2:
-        raise BadInput(f"{text or run.path}: has one block of text, and lenses need two; give more, or more --blocks")
-    rows = _measured(checkpoint, *sample.halves(), on_progress)
+    rows = _measured(checkpoint, *eval_tokens.halves_of(run, text, blocks, "lenses need"), on_progress)
     return pd.DataFrame([(run.name, str(checkpoint.name), checkpoint.step, *row) for row in rows], columns=COLUMNS)
 
 
@@ -164,7 +160,7 @@ def _outputs(model: PreTrainedModel, stack: Any, inputs: Tensor) -> tuple[list[T
     """Return the output of each layer, (blocks, tokens, width), and the logits."""
     hidden: list[Tensor] = []
     hooks = [
-        layer.register_forward_hook(lambda _, inputs, out: hidden.append(out[0] if isinstance(out, tuple) else out))
+        layer.register_forward_hook(lambda _, inputs, output: hidden.append(checkpoint_model.hidden_of(output)))
         for layer in stack
     ]
     logits = model(input_ids=inputs).logits

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pli_analysis.inference.block_losses import losses_of
-from pli_analysis.inference.checkpoint_model import AT_ONCE, stack_of
+from pli_analysis.inference.checkpoint_model import AT_ONCE, hidden_of, stack_of
 from pli_analysis.metrics.ablation.interventions import attention_output
 from pli_train.core.masking import IGNORED
 
@@ -94,7 +94,7 @@ def _compared(cosines: np.ndarray, index: int) -> Callable[..., None]:
         from torch.nn.functional import cosine_similarity
 
         before = (inputs[0] if inputs else named["hidden_states"]).detach().double()
-        after = (output[0] if isinstance(output, tuple) else output).detach().double()
+        after = hidden_of(output).detach().double()
         cosines[index] += float(cosine_similarity(before, after, dim=-1).sum())
 
     return add

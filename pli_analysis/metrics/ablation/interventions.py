@@ -58,8 +58,7 @@ def skipped(layer: nn.Module) -> Iterator[None]:
     """Let a layer return its input."""
 
     def skip(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-        hidden = inputs[0] if inputs else named["hidden_states"]
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return _with_hidden(output, inputs[0] if inputs else named["hidden_states"])
 
     with _removed(layer.register_forward_hook(skip, with_kwargs=True)):
         yield
@@ -68,11 +67,7 @@ def skipped(layer: nn.Module) -> Iterator[None]:
 @contextmanager
 def output_replaced(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
     """Let a layer return these hidden states."""
-
-    def replace(_: nn.Module, inputs: Any, output: Any) -> Any:
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    with _removed(layer.register_forward_hook(replace)):
+    with _removed(layer.register_forward_hook(lambda _, inputs, output: _with_hidden(output, hidden))):
         yield
 
 
@@ -94,6 +89,11 @@ def rearranged(stack: nn.ModuleList, order: Sequence[int], config: PretrainedCon
             stack[index] = layer
         if types is not None:
             config.layer_types = types
+
+
+def _with_hidden(output: Any, hidden: Tensor) -> Any:
+    """Return what a layer returned, with other hidden states."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 @contextmanager

@@ -31,7 +31,6 @@ from pli_analysis.inference.block_losses import block_losses, finite_losses
 from pli_analysis.metrics.ablation import importance
 from pli_analysis.metrics.ablation.interventions import heads_masked
 from pli_analysis.runs.checkpoint import require_parts
-from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,11 +76,7 @@ def pruning(
 
     checkpoint = run.at(at)
     require_parts(checkpoint, "head")
-    sample = eval_tokens.sample_of(run, text, blocks)
-    if len(sample.tokens) < 2:
-        raise BadInput(f"{text or run.path}: has one block of text, and pruning needs two; give more, or more --blocks")
-    chosen_on, measured_on = sample.halves()
-    rows = _measured(checkpoint, chosen_on, measured_on, on_progress)
+    rows = _measured(checkpoint, *eval_tokens.halves_of(run, text, blocks, "pruning needs"), on_progress)
     return pd.DataFrame([(run.name, str(checkpoint.name), checkpoint.step, *row) for row in rows], columns=COLUMNS)
 
 

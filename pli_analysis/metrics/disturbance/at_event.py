@@ -187,7 +187,7 @@ class _Side:
 
     def _hook(self, id: str) -> Any:
         def keep(_: nn.Module, inputs: Any, output: Any) -> None:
-            self._outputs[id] = (output[0] if isinstance(output, tuple) else output).detach()
+            self._outputs[id] = checkpoint_model.hidden_of(output).detach()
 
         return keep
 
