@@ -22,6 +22,7 @@ from pli_analysis.figures import compare as figures
 from pli_analysis.figures.palette import LEGEND, NEUTRAL, numbered_line
 from pli_analysis.metrics.comparison import compare, envelope
 from pli_analysis.metrics.comparison.curves import Curve
+from pli_analysis.metrics.comparison.group_difference import mean
 from pli_analysis.report import compare as report
 
 REPORTS = Path(__file__).parent
@@ -40,17 +41,16 @@ def curves(name: str) -> list[Curve]:
 def skipped(name: str) -> dict[str, object]:
     """Return the figure of skipped layers: mean and 95 % interval over seeds (Student's t) by group and index."""
     import plotly.graph_objects as go
-    from scipy import stats
 
     table = pd.read_csv(REPORTS / name / "ablation.csv")
     figure = go.Figure()
     for number, (group, rows) in enumerate(table[table["ablation"] == "skip"].groupby("group", sort=False)):
-        found = rows.groupby("index")["loss_change"].agg(["mean", "sem", "count"])
-        reach = stats.t.ppf(0.975, found["count"] - 1) * found["sem"]
+        indices, changes = zip(*rows.groupby("index")["loss_change"], strict=True)
+        value, low, high = np.array([mean(over_seeds.to_numpy()) for over_seeds in changes]).T
         figure.add_scatter(
-            x=found.index + 1 + (number - 0.5) * 0.2,  # side by side
-            y=found["mean"],
-            error_y={"array": reach, "arrayminus": np.minimum(reach, found["mean"] * 0.999)},
+            x=np.array(indices) + 1 + (number - 0.5) * 0.2,  # side by side
+            y=value,
+            error_y={"array": high - value, "arrayminus": np.minimum(value - low, value * 0.999)},
             mode="markers",
             marker={"size": 8, "symbol": ("circle", "diamond")[number], "color": numbered_line(number)["color"]},
             name=str(group),

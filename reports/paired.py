@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from pli_analysis.metrics.comparison.group_difference import mean
+
 REPORTS = Path(__file__).parent
 FIRST = "seed"
 """The columns after this one are the parameters of the grid, up to those that start with `of_`."""
@@ -35,9 +37,8 @@ def compared(wide: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for variant in wide.columns[1:]:
         change = wide[variant] - wide[reference]
-        low, high = stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
         p = stats.ttest_1samp(change, 0).pvalue
-        rows.append([variant, reference, len(change), wide[variant].mean(), change.mean(), low, high, p])
+        rows.append([variant, reference, len(change), wide[variant].mean(), *mean(change.to_numpy()), p])
     found = pd.DataFrame(rows, columns=["variant", "reference", "n", "loss", "difference", "low", "high", "p"])
     ranked = found["p"].sort_values()
     return found.assign(holm=(ranked * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1))

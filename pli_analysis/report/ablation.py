@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 SMALL = 0.01
-"""Loss change, in nats, below which a head is counted as one with next to no effect."""
-ABSOLUTE = f"The scale is that of absolute changes; smaller ones than {figures.FLOOR} are drawn at {figures.FLOOR}."
+"""Absolute loss change, in nats, below which a head counts as having little effect."""
+ABSOLUTE = f"The scale shows absolute changes; those below {figures.FLOOR} are drawn at {figures.FLOOR}."
 
 
 def verdict(table: pd.DataFrame) -> str:
@@ -75,11 +75,11 @@ def build(table: pd.DataFrame) -> Report:
 def _legend(table: pd.DataFrame) -> str:
     """Explain what the figure of layers draws."""
     shaded = "Inserted layers are shaded. " if table[col.IS_INSERTED].any() else ""
-    return f"{shaded}Bars are 95 % intervals. Open markers: the loss falls. {ABSOLUTE}"
+    return f"{shaded}Bars are 95 % intervals. Where the loss falls, the marker is open. {ABSOLUTE}"
 
 
 def _of_heads(table: pd.DataFrame) -> str:
-    """Describe the head with the largest loss change, and how many heads have next to none."""
+    """Describe the head with the largest loss change, and how many heads have little effect."""
     heads = table[table[col.PART_TYPE] == "head"].sort_values(col.LOSS_CHANGE, key=abs)
     most, least = heads.iloc[-1], heads.iloc[0]
     if equal(most[col.LOSS_CHANGE], least[col.LOSS_CHANGE]):

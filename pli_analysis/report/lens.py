@@ -67,6 +67,6 @@ METHOD = [
     ),
     (
         "prediction depth",
-        "The lowest layer from which on the most likely prediction at every layer is that of the model.",
+        "The lowest layer such that, there and at all layers above, the most likely prediction is that of the model.",
     ),
 ]
