@@ -11,8 +11,8 @@ Columns of the table, one row per lens and layer:
                 Student's t over the sampled blocks
     kl          mean KL(p‖q) in nats, from the model's predictions p to those of the lens q; 0 for the last layer
     agreement   share of tokens for which the most likely prediction is that of the model
-    decided     share of tokens whose prediction depth is this layer: from here on, the most likely prediction at every
-                layer is that of the model
+    decided     share of tokens whose prediction depth is this layer: the lowest layer such that, there and at all
+                layers above, the most likely prediction is that of the model
     predicted_tokens, blocks, documents     number of predicted tokens, blocks and documents
 
 The logit lens applies to residual streams: the output of a layer and that of the last one share a basis. Where they do

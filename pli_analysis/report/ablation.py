@@ -100,7 +100,7 @@ METHOD = [
     (
         "loss change",
         "Loss with the ablation − loss without it, on the same tokens, in nats. The 95 % interval is for all of the "
-        "text from which the blocks were drawn (Student's t; zero if all of it was read), and not for other runs.",
+        "text from which the blocks were drawn (Student's t; of width zero if all of it was read), not for other runs.",
     ),
     (
         "head importance",
