@@ -93,13 +93,11 @@ def in_a_row(difficulty, seed, blocks=BLOCKS):
 
 def coverage(sums, counts, difficulty, rule, placements):
     """Return the share of intervals that contain the mean over all blocks, and the median standard error."""
-    from pli_analysis.metrics.disturbance.at_event import _interval
-
     truth, held, errors = sums.sum() / counts.sum(), 0, []
     for seed in range(placements):
         locations, design = rule(difficulty, seed)
         found = design.mean(sums[locations], counts[locations])
-        _, low, high = _interval(found)
+        low, high = found.interval()
         held += low <= truth <= high
         errors.append(found.error)
     return held / placements, float(np.median(errors))
