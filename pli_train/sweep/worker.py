@@ -60,6 +60,11 @@ class Task:
         """The file to which a worker on another machine writes its exit code."""
         return self.log.with_suffix(".exit")
 
+    @property
+    def stop(self) -> Path:
+        """The file that asks a worker on another machine to stop its run."""
+        return self.log.with_suffix(".stop")
+
     def command(self) -> list[str]:
         """Return the command that starts or resumes the run."""
         begun = (self.run / run_folder.RUN).is_file()
@@ -140,6 +145,9 @@ def _train(task: Task, log: IO[bytes]) -> int:
     process = subprocess.Popen(task.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=task.environment())
     try:
         while (code := process.poll()) is None:
+            if task.stop.exists():
+                process.terminate()
+                return process.wait()
             time.sleep(0.1)  # Ray cancels a task by KeyboardInterrupt, which does not interrupt a wait
     except BaseException:
         process.terminate()

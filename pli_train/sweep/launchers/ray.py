@@ -7,15 +7,13 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pli_train.core.errors import BadInput, in_a_line
 from pli_train.sweep.worker import Task, Worker, found, work
-
-AGAIN = 5.0  # seconds after which a cancelled task that still runs is cancelled again
 
 
 class RayLauncher:
@@ -54,7 +52,8 @@ class RayLauncher:
         """Submit a task."""
         if (running := found(task)) is not None:
             return running
-        return RayWorker(self._task.remote(task, str(Path.cwd())))
+        task.stop.unlink(missing_ok=True)
+        return RayWorker(task, self._task.remote(task, str(Path.cwd())))
 
 
 def _require_reachable(address: str | None) -> None:
@@ -70,9 +69,8 @@ def _require_reachable(address: str | None) -> None:
 class RayWorker:
     """A Ray task."""
 
-    def __init__(self, reference: Any) -> None:
-        self._reference = reference
-        self._signaled = signal.SIGTERM.value, float("inf")  # number of the last signal, and when
+    def __init__(self, task: Task, reference: Any) -> None:
+        self._task, self._reference = task, reference
 
     def poll(self) -> int | None:
         """Return the worker's exit code, or -SIGKILL if the task left none; None while it is queued or running."""
@@ -80,9 +78,6 @@ class RayWorker:
 
         ready, _ = ray.wait([self._reference], timeout=0)
         if not ready:
-            number, at = self._signaled
-            if time.monotonic() > at + AGAIN:
-                self.signal(number)
             return None
         try:
             return int(ray.get(self._reference))
@@ -92,9 +87,10 @@ class RayWorker:
     def signal(self, number: int) -> None:
         """Cancel the task, so that its run writes a checkpoint and stops; SIGKILL ends it at once.
 
-        Ray can lose a cancellation, so `poll` repeats it until the task has ended.
+        Ray can lose the cancellation of a running task, so a file in the study folder asks for it too.
         """
         import ray
 
-        self._signaled = number, time.monotonic()
+        with suppress(OSError):
+            self._task.stop.touch()
         ray.cancel(self._reference, force=number == signal.SIGKILL)

@@ -39,15 +39,21 @@ def task_of(tmp_path, monkeypatch):
     return make
 
 
-def wait(started):
-    while (code := started.poll()) is None:
+def eventually(condition):
+    """Wait until a condition holds, at most some minutes."""
+    last = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < last, "in vain"
         time.sleep(0.01)
-    return code
+
+
+def wait(started):
+    eventually(lambda: started.poll() is not None)
+    return started.poll()
 
 
 def up(task):
-    while b"up" not in task.log.read_bytes():
-        time.sleep(0.01)
+    eventually(lambda: b"up" in task.log.read_bytes())
 
 
 def test_a_worker_has_its_threads_its_cores_and_a_session_of_its_own(task_of):
@@ -184,8 +190,7 @@ def test_a_slurm_job_that_is_cancelled_has_not_succeeded(trial, tmp_path):
     trial.config.write_text(trial.config.read_text().replace("steps = 12", "steps = 100000"))
     launcher = SlurmLauncher(tmp_path, 1, 1, {"cluster": "local", "timeout_min": 1})
     first = launcher.start(trial, 0)
-    while claim_is_free(trial):
-        time.sleep(0.05)
+    eventually(lambda: not claim_is_free(trial))
     assert isinstance(launcher.start(trial, 0), FoundWorker)
     first.signal(signal.SIGTERM)
     assert wait(first) != 0
@@ -200,7 +205,7 @@ def claim_is_free(task):
 
 @pytest.mark.slow
 def test_a_ray_task_is_the_run_that_a_process_is(trial, tmp_path, monkeypatch):
-    """Ray can lose a cancellation: here it loses the first one."""
+    """Ray can lose a cancellation: here it does."""
     ray = pytest.importorskip("ray")
     from pli_train.sweep.launchers.ray import RayLauncher
 
@@ -211,14 +216,12 @@ def test_a_ray_task_is_the_run_that_a_process_is(trial, tmp_path, monkeypatch):
         stopped = Task(tmp_path, "growth-0001", 1)
         stopped.config.write_text(trial.config.read_text().replace("steps = 12", "steps = 100000"))
         second = launcher.start(stopped, 0)
-        while not (stopped.run.is_dir() and run_folder.checkpoints(stopped.run)):  # until then, a stop saves nothing
-            time.sleep(0.05)
+        eventually(lambda: stopped.run.is_dir() and run_folder.checkpoints(stopped.run))  # until then, nothing is saved
         with monkeypatch.context() as patch:
             patch.setattr(ray, "cancel", lambda *arguments, **options: None)
             second.signal(signal.SIGTERM)
         assert wait(second) in (130, -signal.SIGKILL)
-        while not claim_is_free(stopped):
-            time.sleep(0.05)
+        eventually(lambda: claim_is_free(stopped))
         assert "stopped at step" in stopped.log.read_text()
     finally:
         ray.shutdown()
