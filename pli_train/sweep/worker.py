@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -98,11 +100,21 @@ class Launcher(Protocol):
 
 
 def found(task: Task) -> FoundWorker | None:
-    """Return the worker that already runs a task; None if there is none, and the task may be submitted."""
+    """Return the worker that already runs a task; None if there is none, and the task may be submitted.
+
+    An old request to stop it is removed.
+    """
     if (log := claim(task)) is None:
         return FoundWorker(task)
     log.close()  # the worker locks it when it starts
+    task.stop.unlink(missing_ok=True)
     return None
+
+
+def request_stop(task: Task) -> None:
+    """Ask the worker of a task on another machine to stop its run, by a file: cancellations can be lost."""
+    with suppress(OSError):
+        task.stop.touch()
 
 
 def claim(task: Task) -> IO[bytes] | None:
@@ -142,19 +154,43 @@ def work(task: Task, folder: str) -> int:
 
 
 def _train(task: Task, log: IO[bytes]) -> int:
-    process = subprocess.Popen(task.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=task.environment())
+    process = None
     try:
+        with _uninterrupted():
+            process = subprocess.Popen(
+                task.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=task.environment()
+            )
         while (code := process.poll()) is None:
             if task.stop.exists():
                 process.terminate()
                 return process.wait()
             time.sleep(0.1)  # Ray cancels a task by KeyboardInterrupt, which does not interrupt a wait
     except BaseException:
+        if process is None:
+            raise
         process.terminate()
         while True:
             with suppress(KeyboardInterrupt):  # the task is cancelled again while the run writes its checkpoint
                 return process.wait()
     return code
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Postpone a KeyboardInterrupt to the end of the block: within `Popen`, it would leave a process to nobody."""
+    interrupted = False
+
+    def postpone(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+
+    handler = signal.signal(signal.SIGINT, postpone)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def is_training(run: Path) -> bool:

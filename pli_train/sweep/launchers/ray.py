@@ -8,12 +8,11 @@ import re
 import signal
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pli_train.core.errors import BadInput, in_a_line
-from pli_train.sweep.worker import Task, Worker, found, work
+from pli_train.sweep.worker import Task, Worker, found, request_stop, work
 
 
 class RayLauncher:
@@ -52,7 +51,6 @@ class RayLauncher:
         """Submit a task."""
         if (running := found(task)) is not None:
             return running
-        task.stop.unlink(missing_ok=True)
         return RayWorker(task, self._task.remote(task, str(Path.cwd())))
 
 
@@ -85,12 +83,8 @@ class RayWorker:
             return -signal.SIGKILL
 
     def signal(self, number: int) -> None:
-        """Cancel the task, so that its run writes a checkpoint and stops; SIGKILL ends it at once.
-
-        Ray can lose the cancellation of a running task, so a file in the study folder asks for it too.
-        """
+        """Cancel the task, so that its run writes a checkpoint and stops; SIGKILL ends it at once."""
         import ray
 
-        with suppress(OSError):
-            self._task.stop.touch()
+        request_stop(self._task)
         ray.cancel(self._reference, force=number == signal.SIGKILL)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pli_train.core.errors import BadInput, PliError, in_a_line
 from pli_train.core.run_format import study_folder
-from pli_train.sweep.worker import Task, Worker, found, work
+from pli_train.sweep.worker import Task, Worker, found, request_stop, work
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -75,4 +75,5 @@ class SlurmWorker:
     def signal(self, number: int) -> None:
         """Cancel the job: SLURM sends SIGTERM, and SIGKILL later."""
         if not self._job.done():
+            request_stop(self._task)
             self._job.cancel(check=False)

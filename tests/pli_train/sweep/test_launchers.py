@@ -194,6 +194,20 @@ def test_a_slurm_job_that_is_cancelled_has_not_succeeded(trial, tmp_path):
     assert isinstance(launcher.start(trial, 0), FoundWorker)
     first.signal(signal.SIGTERM)
     assert wait(first) != 0
+    eventually(lambda: claim_is_free(trial))
+
+
+def test_an_interruption_while_a_worker_starts_ends_its_process(task_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    started, start = [], subprocess.Popen
+
+    def interrupted(*arguments, **options):
+        started.append(start(*arguments, **options))
+        os.kill(os.getpid(), signal.SIGINT)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    assert worker.work(task_of(WAIT), str(tmp_path)) == -signal.SIGTERM == started[0].poll()
 
 
 def claim_is_free(task):
