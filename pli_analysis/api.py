@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.sweep.results import Results
     from pli_analysis.runs.run import Run
 
-__all__ = ["ablation", "disturbance", "drift", "lens", "open_run", "pruning", "sweep"]
+__all__ = ["ablation", "disturbance", "drift", "explain", "lens", "open_run", "pruning", "sweep"]
 
 
 def ablation(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
@@ -55,6 +55,18 @@ def disturbance(run: Run, window: int | None = None, twins: Sequence[Run] | None
     from pli_analysis.metrics.disturbance import event_context
 
     return metric.disturbance(run, event_context.twins_beside(run) if twins is None else twins, window)
+
+
+def explain(
+    runs: Sequence[Run], scratch: Sequence[Run] = (), text: Path | None = None, blocks: int = 64
+) -> pd.DataFrame:
+    """Test over runs whether inserted layers differ from layers of the same age or depth.
+
+    Arguments and errors are those of `pli_analysis.metrics.explain.explain.contrasts`, columns those of `summary`.
+    """
+    from pli_analysis.metrics.explain import explain as metric
+
+    return metric.summary(metric.contrasts(runs, scratch, text, blocks))
 
 
 def lens(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from pli_analysis.commands.disturbance import disturbance
 from pli_analysis.commands.doctor import doctor
 from pli_analysis.commands.drift import drift
 from pli_analysis.commands.embed import embed
+from pli_analysis.commands.explain import explain
 from pli_analysis.commands.grad_norms import grad_norms
 from pli_analysis.commands.lens import lens
 from pli_analysis.commands.lineage import lineage
@@ -21,7 +22,21 @@ from pli_analysis.commands.watch import WatchCommand, watch
 from pli_train.core.cli.shell import app_of, run_app
 
 app = app_of("pli-analyze", "Analyze training runs and checkpoints, and measure the effects of growth.")
-for command in (lineage, drift, scalars, grad_norms, embed, similarity, ablation, pruning, lens, disturbance, compare):
+of_runs = (
+    lineage,
+    drift,
+    scalars,
+    grad_norms,
+    embed,
+    similarity,
+    ablation,
+    pruning,
+    lens,
+    explain,
+    disturbance,
+    compare,
+)
+for command in of_runs:
     app.command()(check_outputs_first(command))
 app.command("gradnorms", hidden=True)(check_outputs_first(grad_norms))
 app.command(cls=SweepCommand)(sweep)

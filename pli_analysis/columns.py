@@ -93,6 +93,17 @@ AGREEMENT = "agreement"
 DECIDED = "decided"
 PREDICTED_TOKENS = "predicted_tokens"
 
+# Inserted layers against matched layers.
+MEASURE = "measure"
+INSERTED = "inserted"
+MATCHED = "matched"
+P_ADJUSTED = "p_adjusted"
+CLIFFS_DELTA = "cliffs_delta"
+CLIFFS_DELTA_LOW = "cliffs_delta_low"
+CLIFFS_DELTA_HIGH = "cliffs_delta_high"
+MARGIN = "margin"
+P_EQUIVALENCE = "p_equivalence"
+
 # Loss, and effects of growth events on it.
 SPLIT = "split"
 LOSS = "loss"

@@ -10,11 +10,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pli_analysis.metrics.comparison.group_difference import mean
+from pli_analysis.metrics.comparison.group_difference import holm, mean
 
 REPORTS = Path(__file__).parent
 FIRST = "seed"
@@ -40,8 +39,7 @@ def compared(wide: pd.DataFrame) -> pd.DataFrame:
         p = stats.ttest_1samp(change, 0).pvalue
         rows.append([variant, reference, len(change), wide[variant].mean(), *mean(change.to_numpy()), p])
     found = pd.DataFrame(rows, columns=["variant", "reference", "n", "loss", "difference", "low", "high", "p"])
-    ranked = found["p"].sort_values()
-    return found.assign(holm=(ranked * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1))
+    return found.assign(holm=holm(found["p"].to_numpy()))
 
 
 def main(name: str) -> None:

@@ -16,7 +16,7 @@ from pli_train.core.run_format import run_folder, study_folder
 
 FILES = {"html": "--html", "save": "--save", "out": "-o"}
 """Parameters with an output file → their options."""
-INPUTS = ("run", "runs", "twin", "text", "lineage_file")
+INPUTS = ("run", "runs", "scratch", "twin", "text", "lineage_file")
 """Parameters with inputs."""
 PARTS = (
     run_folder.RUN,

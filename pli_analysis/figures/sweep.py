@@ -9,6 +9,7 @@ import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.figures.palette import COLORS, LEGEND
+from pli_analysis.figures.panels import panels, suffix
 from pli_analysis.figures.parameter_axis import axis_of
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 BEST = COLORS[1]
 """Color of the best trial."""
-BAR, PANEL, GAP = 46, 260, 80
-"""Height of a bar with its name, of a panel with the gap below it, and of the gap, in pixels."""
+BAR = 46
+"""Height of a bar with its name, in pixels."""
 JITTER = 0.16
 """Largest horizontal shift of a point, so that trials with the same value of a categorical parameter are visible."""
 
@@ -82,7 +83,7 @@ def slices(table: pd.DataFrame, parameters: Mapping[str, bool], value: str) -> g
     for number, (name, log) in enumerate(parameters.items(), 1):
         rows = table[table[name].notna()]
         scale = axis_of(rows[name], log)
-        marks = {"xaxis": f"x{_suffix(number)}", "yaxis": f"y{_suffix(number)}", "mode": "markers", "showlegend": False}
+        marks = {"xaxis": f"x{suffix(number)}", "yaxis": f"y{suffix(number)}", "mode": "markers", "showlegend": False}
         words = [f"trial {trial}: {name} = {of}" for trial, of in zip(rows[col.NUMBER], scale.labels, strict=True)]
         hover = {"text": words, "hovertemplate": "%{text}, value %{y:.4f}<extra></extra>"}
         is_best = rows.index == best
@@ -93,13 +94,13 @@ def slices(table: pd.DataFrame, parameters: Mapping[str, bool], value: str) -> g
             "opacity": [1.0 if mine else 0.65 for mine in is_best],
         }
         drawn.add_scatter(x=scale.values + scale.spread(JITTER), y=rows[col.VALUE], marker=marker, **hover, **marks)
-        axes[f"xaxis{_suffix(number)}"] = {
+        axes[f"xaxis{suffix(number)}"] = {
             "title": {"text": name, "standoff": 6},
             "anchor": marks["yaxis"],
             **scale.layout,
         }
-        axes[f"yaxis{_suffix(number)}"] = {"anchor": marks["xaxis"], "title": {"text": value}, **_range(table)}
-    wide, narrow = _panels(len(parameters), 2), _panels(len(parameters), 1)
+        axes[f"yaxis{suffix(number)}"] = {"anchor": marks["xaxis"], "title": {"text": value}, **_range(table)}
+    wide, narrow = panels(len(parameters), 2), panels(len(parameters), 1)
     drawn.update_layout(wide | {name: own | wide[name] for name, own in axes.items()})
     return drawn.update_layout(meta={"narrow": narrow}, hovermode="closest")
 
@@ -148,28 +149,6 @@ def _after_start(table: pd.DataFrame) -> list[float]:
     kept = (rest if len(rest) else table)[col.LOSS]
     margin = 0.06 * (kept.max() - kept.min()) or 0.1
     return [kept.min() - margin, kept.max() + margin]
-
-
-def _panels(count: int, columns: int) -> dict[str, Any]:
-    """Return the domains of the axes of panels in a grid, as a layout, and its height."""
-    columns = min(columns, count)
-    rows, gap = -(-count // columns), 0.12
-    height = rows * PANEL + GAP
-    space = GAP / height
-    deep = (1 - space * (rows - 1)) / rows
-    wide = (1 - gap * (columns - 1)) / columns
-    layout: dict[str, Any] = {"height": height}
-    for number in range(count):
-        row, column = divmod(number, columns)
-        left, top = column * (wide + gap), 1 - row * (deep + space)
-        layout[f"xaxis{_suffix(number + 1)}"] = {"domain": [left, left + wide]}
-        layout[f"yaxis{_suffix(number + 1)}"] = {"domain": [max(top - deep, 0.0), top]}
-    return layout
-
-
-def _suffix(number: int) -> str:
-    """Return the suffix of the names of plotly's axes: empty for the first."""
-    return str(number) if number > 1 else ""
 
 
 def _range(table: pd.DataFrame) -> dict[str, Sequence[float]]:

@@ -1,0 +1,1 @@
+"""Inserted layers compared with the layers that were there before."""

@@ -1,0 +1,159 @@
+"""Inserted layers of one run against matched layers: one pair of numbers for each measure and reference.
+
+References:
+    `age`       initial layers of the same run when they had the age of the inserted layers
+    `depth`     initial layers of the same run at the same step: those next to the inserted layer in the stack,
+                linearly interpolated over the index
+    `scratch`   the layers with the same indices, at the same step, of a run with the same seed that did not grow
+    `depth-scratch`     `depth` minus the same contrast between the same indices in the run that did not grow
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pli_analysis import columns as col
+from pli_analysis.metrics.explain.measures import GRADIENT, MEASURES, of_layers, young_gradients
+from pli_train.core.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pli_analysis.inference import eval_tokens
+    from pli_analysis.runs.run import Run
+
+AGE, DEPTH, SCRATCH, DEPTH_SCRATCH = "age", "depth", "scratch", "depth-scratch"
+REFERENCES = (AGE, DEPTH, SCRATCH, DEPTH_SCRATCH)
+NEAR = 0.05
+"""Largest relative difference between an age and the step of the checkpoint that stands for it."""
+
+
+class Contrast(NamedTuple):
+    """Means over the inserted layers of a run, and over the layers that they are matched with."""
+
+    measure: str
+    reference: str
+    inserted: float
+    matched: float
+
+
+def of_run(
+    run: Run,
+    scratch: Run | None,
+    text: Path | eval_tokens.Text | None,
+    blocks: int,
+    on_checkpoint: Callable[[], None] = lambda: None,
+) -> Iterator[Contrast]:
+    """Yield the contrasts of a run, where both numbers are known.
+
+    Args:
+        scratch: run that did not grow, with the same seed.
+        on_checkpoint: called after each checkpoint that is measured.
+
+    Raises:
+        BadInput: if no growth event inserted a layer, the runs have different numbers of layers, or a checkpoint cannot
+            be measured.
+    """
+    now = _measured(run, run.checkpoints[-1].step, text, blocks, on_checkpoint)
+    inserted = now[col.IS_INSERTED].to_numpy()
+    if not inserted.any():
+        raise BadInput(f"{run.path}: no growth event inserted a layer; explain needs inserted layers")
+    if inserted.all():
+        raise BadInput(f"{run.path}: no initial layer is left to compare the inserted layers with")
+    young = _when_young(run, now, text, blocks, on_checkpoint)
+    base = None if scratch is None else _measured(scratch, scratch.checkpoints[-1].step, text, blocks, on_checkpoint)
+    if scratch is not None and base is not None and len(base) != len(now):
+        raise BadInput(f"{scratch.path}: has {len(base)} layers at its end, and {run.path} has {len(now)}")
+    for measure in MEASURES:
+        values = now[measure.name].to_numpy(dtype=float)
+        mine, near = values[inserted], beside(values, inserted)
+        found = [Contrast(measure.name, DEPTH, *_means(mine, near))]
+        found.append(Contrast(measure.name, AGE, *young[measure.name]))
+        if base is not None:
+            there = base[measure.name].to_numpy(dtype=float)
+            found.append(Contrast(measure.name, SCRATCH, *_means(mine, there[inserted])))
+            corrected = near + there[inserted] - beside(there, inserted)
+            found.append(Contrast(measure.name, DEPTH_SCRATCH, *_means(mine, corrected)))
+        yield from (each for each in found if np.isfinite([each.inserted, each.matched]).all())
+
+
+def beside(values: np.ndarray, inserted: np.ndarray) -> np.ndarray:
+    """Return what the initial layers next to each inserted layer predict for it, interpolated over the index.
+
+    Args:
+        values: (layers,), bottom to top.
+        inserted: (layers,) bool.
+
+    Returns:
+        (inserted layers,). Below the lowest and above the highest initial layer, it is the value of that layer.
+
+    >>> beside(np.array([1.0, 9.0, 3.0, 9.0]), np.array([False, True, False, True])).tolist()
+    [2.0, 3.0]
+    """
+    initial = ~inserted & np.isfinite(values)
+    if not initial.any():
+        return np.full(int(inserted.sum()), np.nan)
+    return np.interp(np.flatnonzero(inserted), np.flatnonzero(initial), values[initial])
+
+
+def _measured(
+    run: Run, step: int, text: Path | eval_tokens.Text | None, blocks: int, on_checkpoint: Callable[[], None]
+) -> pd.DataFrame:
+    """Measure the layers at a checkpoint and count it."""
+    table = of_layers(run, step, text, blocks)
+    on_checkpoint()
+    return table
+
+
+def _means(mine: np.ndarray, matched: np.ndarray) -> tuple[float, float]:
+    """Return both means over the layers where both values are known; NaN if there is none."""
+    known = np.isfinite(mine) & np.isfinite(matched)
+    return (float(mine[known].mean()), float(matched[known].mean())) if known.any() else (np.nan, np.nan)
+
+
+def steps_when_young(run: Run) -> dict[int, int]:
+    """Return age of inserted layers at the end → step of the checkpoint at which the initial layers had that age.
+
+    Ages without such a checkpoint are missing. Checkpoints right after a growth event do not count, as the event
+    changed what the initial layers do.
+    """
+    last = run.checkpoints[-1]
+    births = [last.lineage.layers[id].birth for id in last.lineage.stack]
+    ages = sorted({last.step - birth.step for birth in births if birth.event is not None})
+    steps = set(run.states) - {event.step for event in run.lineage.events}
+    nearest = {age: min(steps, key=lambda step: abs(step - age), default=0) for age in ages}
+    return {age: step for age, step in nearest.items() if abs(step - age) <= NEAR * age}
+
+
+def _when_young(
+    run: Run,
+    now: pd.DataFrame,
+    text: Path | eval_tokens.Text | None,
+    blocks: int,
+    on_checkpoint: Callable[[], None],
+) -> dict[str, tuple[float, float]]:
+    """Return measure → means over the inserted layers, and over the initial layers when they had the same ages.
+
+    Gradients are those of a layer's whole life up to that age, which need no checkpoint.
+    """
+    initial = list(now.index[~now[col.IS_INSERTED]])
+    mine: dict[str, list[float]] = {measure.name: [] for measure in MEASURES}
+    matched: dict[str, list[float]] = {measure.name: [] for measure in MEASURES}
+    steps = steps_when_young(run)
+    tables = {step: _measured(run, step, text, blocks, on_checkpoint) for step in sorted(set(steps.values()))}
+    for age, layers in now[now[col.IS_INSERTED]].groupby(col.AGE):
+        for layer in layers.index:
+            mine[GRADIENT.name].append(young_gradients(run, [layer], int(age)))
+            matched[GRADIENT.name].append(young_gradients(run, initial, int(age)))
+        if age not in steps:
+            continue
+        then = tables[steps[age]]
+        then = then[then.index.isin(initial)]
+        for measure in MEASURES[1:]:
+            mine[measure.name] += layers[measure.name].tolist()
+            matched[measure.name] += [float(then[measure.name].mean())] * len(layers)
+    return {name: _means(np.array(mine[name], dtype=float), np.array(matched[name], dtype=float)) for name in mine}
