@@ -7,6 +7,7 @@ adjusted for the number of variants (Holm 1979). Only seeds with all variants co
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
@@ -18,16 +19,33 @@ from pli_analysis.metrics.comparison.group_difference import holm, mean
 REPORTS = Path(__file__).parent
 FIRST = "seed"
 """The columns after this one are the parameters of the grid, up to those that start with `of_`."""
+MOST = 3
+"""Maximum number of events that a name shows."""
 
 
 def losses(table: pd.DataFrame) -> pd.DataFrame:
     """Return the losses by seed (rows) and variant (columns, in the order of the grid)."""
     parameters = list(table.columns[table.columns.get_loc(FIRST) + 1 :])
     names = [
-        " ".join(str(value) for value in row if value == value) for row in table[parameters].itertuples(index=False)
+        " ".join(_name(str(value)) for value in row if value == value)
+        for row in table[parameters].itertuples(index=False)
     ]
     wide = table.assign(variant=names).pivot(index=FIRST, columns="variant", values="loss")
     return wide[list(dict.fromkeys(names))].dropna()
+
+
+def _name(value: str) -> str:
+    """Return a short name of a value: of a named schedule its name, of a list of events the first ones.
+
+    >>> _name("{'name': 'g-stack', 'at': 0.5}"), _name("0.5@2 0.5@2 0.5@2"), _name("0.5@3 0.5@1 0.5@5 0.5@2")
+    ('g-stack', '3 × 0.5@2', '0.5@3 0.5@1 0.5@5 …')
+    """
+    if value.startswith("{"):
+        return str(ast.literal_eval(value)["name"])
+    words = value.split()
+    if len(words) > 1 and len(set(words)) == 1:
+        return f"{len(words)} × {words[0]}"
+    return value if len(words) <= MOST else f"{' '.join(words[:MOST])} …"
 
 
 def compared(wide: pd.DataFrame) -> pd.DataFrame:

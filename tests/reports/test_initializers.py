@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from scipy import stats
 
-from tests.reports.pages import interval, row_of, signed
+from tests.reports.pages import assert_differences, assert_table, interval, row_of, signed
 
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "reports" / "initializers"
@@ -34,35 +33,15 @@ def test_all_variants_have_the_same_seeds_and_flops():
     assert f"{len(LOSSES)} seeds" in TEXT
 
 
-def test_the_committed_differences():
-    found = DIFFERENCES.set_index("variant")
-    assert set(found.index) == set(differences())
-    for variant, change in differences().items():
-        row = found.loc[variant]
-        half = stats.t.ppf(0.975, len(change) - 1) * change.std() / len(change) ** 0.5
-        assert (row["difference"], row["low"], row["high"]) == pytest.approx(
-            (change.mean(), change.mean() - half, change.mean() + half)
-        )
-        assert row["p"] == pytest.approx(stats.ttest_rel(LOSSES[variant], LOSSES["clone"]).pvalue)
-    ranked = found.sort_values("p")
-    stepped = [min(1, p * (len(ranked) - rank)) for rank, p in enumerate(ranked["p"])]
-    assert ranked["holm"].tolist() == pytest.approx(np.maximum.accumulate(stepped).tolist())
-
-
-def test_the_table():
+def test_the_committed_differences_and_the_table():
+    assert_differences(DIFFERENCES, LOSSES, "clone")
     results = PAGE[PAGE.index("## Results") : PAGE.index("## Are the new")]
-    holm = DIFFERENCES.set_index("variant")["holm"]
-    assert row_of(results, "`clone`")[0] == f"{LOSSES['clone'].mean():.3f}"
-    for variant, change in differences().items():
-        name, _, noise = variant.partition(" ")
-        low, high = stats.t.interval(0.95, len(change) - 1, change.mean(), stats.sem(change))
-        wanted = [
-            f"{LOSSES[variant].mean():.3f}",
-            signed(change.mean()),
-            f"{signed(low)} to {signed(high)}",
-            f"{holm[variant]:.2f}",
-        ]
-        assert row_of(results, f"`{name}`{f', noise {noise}' if noise else ''}") == wanted
+    assert_table(results, DIFFERENCES, LOSSES, "clone", named)
+
+
+def named(variant):
+    name, _, noise = variant.partition(" ")
+    return f"`{name}`{f', noise {noise}' if noise else ''}"
 
 
 def test_the_headline_and_the_index():

@@ -37,9 +37,9 @@ class Measure(NamedTuple):
 
 GRADIENT = Measure("log_grad_rms", "log of the root mean square gradient", float(np.log(1.25)))
 SKIP = Measure("skip", "loss change without the layer (nats)", 0.01)
-SWAP = Measure("swap", "loss change if swapped with the layer above (nats)", 0.01)
+SWAP = Measure("swap", "loss change if swapped upward (nats)", 0.01)
 FFN = Measure("ffn", "loss change without its FFN (nats)", 0.01)
-HEAD = Measure("head", "mean loss change without one of its heads (nats)", 0.01)
+HEAD = Measure("head", "mean loss change without a head (nats)", 0.01)
 HEAD_IMPORTANCE = Measure("head_importance", "mean importance of its heads (nats)", 0.01)
 BLOCK_INFLUENCE = Measure("block_influence", "block influence", 0.05)
 DECIDED = Measure("decided", "share of tokens decided at the layer", 0.05)
