@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.sweep.results import Results
     from pli_analysis.runs.run import Run
 
-__all__ = ["ablation", "disturbance", "drift", "explain", "lens", "open_run", "pruning", "sweep"]
+__all__ = ["ablation", "attention", "disturbance", "drift", "explain", "lens", "open_run", "pruning", "sweep"]
 
 
 def ablation(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
@@ -26,6 +26,16 @@ def ablation(run: Run, text: Path | None = None, blocks: int = 64, at: int | Non
     from pli_analysis.metrics.ablation import ablation as metric
 
     return metric.ablation(run, text, blocks, at)
+
+
+def attention(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
+    """Measure where each head attends.
+
+    Arguments, columns and errors are those of `pli_analysis.metrics.attention.attention`.
+    """
+    from pli_analysis.metrics import attention as metric
+
+    return metric.attention(run, text, blocks, at)
 
 
 def drift(

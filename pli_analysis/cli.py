@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pli_analysis.commands.ablation import ablation
+from pli_analysis.commands.attention import attention
 from pli_analysis.commands.compare import compare
 from pli_analysis.commands.disturbance import disturbance
 from pli_analysis.commands.doctor import doctor
@@ -32,6 +33,7 @@ of_runs = (
     ablation,
     pruning,
     lens,
+    attention,
     explain,
     disturbance,
     compare,

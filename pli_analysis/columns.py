@@ -93,6 +93,19 @@ AGREEMENT = "agreement"
 DECIDED = "decided"
 PREDICTED_TOKENS = "predicted_tokens"
 
+# Attention of heads.
+ENTROPY = "entropy"
+RELATIVE_ENTROPY = "relative_entropy"
+ATTENTION_DISTANCE = "attention_distance"
+PREVIOUS = "previous"
+SELF = "self"
+NEXT = "next"
+FIRST = "first"
+TOP = "top"
+SPECIAL = "special"
+PATTERN = "pattern"
+DONOR_DIVERGENCE = "donor_divergence"
+
 # Inserted layers against matched layers.
 MEASURE = "measure"
 INSERTED = "inserted"

@@ -27,6 +27,7 @@ def test_help_names_every_command_with_an_example(command):
             "ablation",
             "pruning",
             "lens",
+            "attention",
             "explain",
             "scalars",
             "compare",

@@ -28,7 +28,7 @@ def explain(
     text_column: TextColumn = None,
     tokenizer: Tokenizer = None,
     blocks: Blocks = 64,
-    each: Annotated[bool, typer.Option("--runs", help="One row per run, measure and reference.")] = False,
+    each: Annotated[bool, typer.Option("--runs", help="One row per run.")] = False,
     html: Html = None,
     format: FormatOption = None,
     out: OutOption = None,

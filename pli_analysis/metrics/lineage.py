@@ -89,6 +89,12 @@ def events(lineage: Lineage) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({col.INDEX: "Int64", col.NEW_SIZE: "Int64"})
 
 
+def position_of(lineage: Lineage, layer: str, step: int) -> tuple[str, int, int, bool]:
+    """Return layer, index in the stack, age at a step, and whether a growth event inserted the layer."""
+    birth = lineage.layers[layer].birth
+    return layer, lineage.stack.index(layer), step - birth.step, birth.event is not None
+
+
 def tree(lineage: Lineage) -> list[str]:
     r"""Draw the tree of layers and donors, one line for each layer: layers without a donor at the left, copies below.
 

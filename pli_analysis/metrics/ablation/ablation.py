@@ -38,6 +38,7 @@ from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.inference.block_losses import block_losses, finite_losses
 from pli_analysis.metrics.ablation import importance
 from pli_analysis.metrics.ablation.interventions import ffn_masked, heads_masked, rearranged, skipped
+from pli_analysis.metrics.lineage import position_of
 from pli_analysis.runs.checkpoint import require_parts
 from pli_analysis.weights.content_hash import key_of_bytes
 from pli_train.core import cache
@@ -118,10 +119,7 @@ def _kept(checkpoint: Checkpoint, sample: Sample, measure: Callable[[], list[tup
 
 def _where(checkpoint: Checkpoint, layer: str | None) -> tuple[Any, ...]:
     """Return layer, index, age, and whether it was inserted. Not cached: the same weights may be at another step."""
-    if layer is None:
-        return (None,) * 4
-    birth = checkpoint.lineage.layers[layer].birth
-    return layer, checkpoint.lineage.stack.index(layer), checkpoint.step - birth.step, birth.event is not None
+    return (None,) * 4 if layer is None else position_of(checkpoint.lineage, layer, checkpoint.step)
 
 
 def _measured(
