@@ -43,10 +43,10 @@ def verdict(tests: pd.DataFrame) -> str:
     if runs == 1:
         return f"{primary} One run: these are descriptions, not tests."
     least = float(tests[col.MIN_P].min())
-    words = f"{primary} {_of_others(others, runs)}"
-    if least * len(others) < LEVEL:
+    words = f"{primary} {_of_others(others)}" if len(others) else primary
+    if least < LEVEL:
         return words
-    return f"{words} With {counted(runs, 'run')} the smallest possible p is {least:.2g}{_too_few(least, len(others))}."
+    return f"{words} With {counted(runs, 'run')} the smallest possible p is {least:.2g}, so no test can be significant."
 
 
 def _of_gradients(row: Any) -> str:
@@ -59,7 +59,7 @@ def _of_gradients(row: Any) -> str:
     return f"{words} (95 % {low:.2f} to {high:.2f}, n = {row[col.RUNS]} runs, p = {row[col.P]:.2g})."
 
 
-def _of_others(tests: pd.DataFrame, runs: int) -> str:
+def _of_others(tests: pd.DataFrame) -> str:
     """Name the significant differences after adjustment, largest effect on p first."""
     found = tests[tests[col.P_ADJUSTED] < LEVEL].sort_values(col.P_ADJUSTED, kind="stable")
     total = counted(len(tests), "other difference")
@@ -70,13 +70,6 @@ def _of_others(tests: pd.DataFrame, runs: int) -> str:
         for _, row in found.iterrows()
     )
     return f"{len(found)} of {total} are significant after adjustment for their number: {each}."
-
-
-def _too_few(least: float, count: int) -> str:
-    """Say which tests cannot become significant with this number of runs."""
-    if least < LEVEL:
-        return f", so only the primary test can be significant, not {counted(count, 'adjusted test')}"
-    return ", so no test can be significant"
 
 
 def build(table: pd.DataFrame, tests: pd.DataFrame) -> Report:
@@ -111,8 +104,9 @@ METHOD = [
     ("other measures", "As in the ablation and lens commands, at the last checkpoint, or at the same age."),
     (
         "tests",
-        "Exact sign-flip test over runs; p adjusted by Holm (1979) for all tests but the primary one, which was named "
-        "in advance: gradients against layers of the same age. Interval: Student's t over runs.",
+        "Exact sign-flip test over runs. The primary test was named in advance: gradients against layers of the same "
+        "age. The p of all others are adjusted together, by the largest |t| over joint signs of the runs (Westfall and "
+        "Young 1993). Interval: Student's t over runs.",
     ),
     (
         "Cliff's δ",

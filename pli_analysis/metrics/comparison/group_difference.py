@@ -116,6 +116,40 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def max_t(differences: np.ndarray) -> np.ndarray:
+    """Return the p of each of several tests of differences between pairs, adjusted for their number and dependence.
+
+    The p of a test is the share of all signs of the runs for which the largest |t| of any test is at least its own
+    (Westfall and Young 1993). The probability that any of them is below α by chance is at most α. If there are more
+    signs than `DRAWS`, that many random ones are used, with those of the data.
+
+    Args:
+        differences: (runs, tests); NaN where a run has no value for a test.
+
+    Returns:
+        (tests,); NaN for fewer than two runs.
+
+    >>> max_t(np.array([[1.0, 0.1], [1.1, -0.1], [1.2, 0.2]])).tolist()
+    [0.25, 1.0]
+    """
+    runs = len(differences)
+    if runs < 2:
+        return np.full(differences.shape[1], math.nan)
+    if 2**runs <= DRAWS:
+        signs = 1 - 2 * (np.arange(2**runs)[:, None] >> np.arange(runs) & 1)
+    else:
+        signs = np.random.default_rng(0).choice((-1, 1), size=(DRAWS, runs))
+        signs[0] = 1
+    known = np.isfinite(differences)
+    counts, values = known.sum(axis=0), np.where(known, differences, 0.0)
+    means = signs @ values / counts
+    variances = np.maximum((values**2).sum(axis=0) / counts - means**2, ROUNDING * (values**2).sum(axis=0) / counts)
+    with np.errstate(invalid="ignore"):  # differences that are all 0
+        sizes = np.nan_to_num(np.abs(means) / np.sqrt(variances) * np.sqrt(np.maximum(counts - 1, 0)))
+    largest = sizes.max(axis=1)
+    return (largest[:, None] >= sizes[0] * (1 - ROUNDING)).mean(axis=0)
+
+
 def _of_mean(values: np.ndarray) -> float:
     """Return the variance of the mean of some runs; 0 if they are equal except for rounding."""
     return float(values.var(ddof=1)) / len(values) if _vary(values, np.abs(values).max()) else 0.0

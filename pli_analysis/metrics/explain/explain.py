@@ -13,7 +13,8 @@ Columns of `summary`, one row for each measure and reference:
     inserted, matched, difference       means over runs
     difference_low, difference_high     95 % interval of the difference: Student's t over runs; empty for one run
     p, min_p    two-sided p of the exact sign-flip test over runs, and the smallest p possible with n runs
-    p_adjusted  p adjusted for all tests of the table but the primary one (Holm 1979); for the primary one, p
+    p_adjusted  p adjusted for all tests of the table but the primary one, by the largest |t| over joint signs of the
+                runs (Westfall and Young 1993); for the primary one, p
     cliffs_delta, cliffs_delta_low, cliffs_delta_high   share of pairs of runs in which the inserted layers have the
                 larger value − share in which they have the smaller one, with a 95 % interval (Cliff 1993; Feng and
                 Cliff 2004)
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis import columns as col
-from pli_analysis.metrics.comparison.group_difference import Estimate, exact_test, holm, mean
+from pli_analysis.metrics.comparison.group_difference import Estimate, exact_test, max_t, mean
 from pli_analysis.metrics.explain import contrasts as of_run
 from pli_analysis.metrics.explain.measures import GRADIENT, MEASURES
 from pli_train.core.errors import BadInput
@@ -129,7 +130,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     found = pd.DataFrame(rows, columns=[name for name in SUMMARY if name != col.P_ADJUSTED])
     secondary = ~((found[col.MEASURE] == PRIMARY[0]) & (found[col.REFERENCE] == PRIMARY[1]))
     found[col.P_ADJUSTED] = found[col.P]
-    found.loc[secondary, col.P_ADJUSTED] = holm(found.loc[secondary, col.P].to_numpy(dtype=float))
+    if secondary.any():
+        wide = table.pivot_table(col.DIFFERENCE, [col.RUN, col.SEED], [col.MEASURE, col.REFERENCE], dropna=False)
+        tested = pd.MultiIndex.from_frame(found.loc[secondary, [col.MEASURE, col.REFERENCE]])
+        found.loc[secondary, col.P_ADJUSTED] = max_t(wide[tested].to_numpy(dtype=float))
     return found[SUMMARY]
 
 
