@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 # In the order of their names, long files come first and the many short ones last: no worker waits for another.
 BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth study-growth study-initializers study-placement install clean
+.PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth study-growth study-initializers study-placement study-policies study-explain install clean
 
 install: $(INSTALLED)
 
@@ -71,6 +71,18 @@ study-growth: install
 study-initializers study-placement: study-%: install
 	$(BIN)/pli-train sweep reports/$*/space.toml --sampler grid --no-baseline --budget 4e12 --workers 2 --threads 1 \
 		-o studies/$*
+
+# Eight combinations of optimizer state and learning rate at growth.
+study-policies: install
+	$(BIN)/pli-train sweep reports/policies/space.toml --sampler grid --no-baseline --budget 2e12 --workers 2 --threads 1 \
+		-o studies/policies
+
+# Runs that grow, and runs with the final depth from the start, whose layers are compared.
+study-explain: EQUAL := --seeds 6 --set seed=11 --set train.compile=true --set checkpoint.every=58 --no-baseline \
+	--budget 2e12 --workers 2 --threads 1
+study-explain: install
+	$(BIN)/pli-train sweep reports/growth/grown.toml $(EQUAL) -o studies/explain-grown
+	$(BIN)/pli-train sweep figure-1 $(EQUAL) -o studies/explain-scratch
 
 seed-appendix: install
 	$(BIN)/pip install --quiet -c constraints.txt '.[hub]'

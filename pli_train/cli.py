@@ -414,6 +414,38 @@ def presets() -> None:
         print(f"{name:<14} {description}{default}")
 
 
+@app.command()
+def config(
+    config: Config = "tiny",
+    overrides: Overrides = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List all keys: type, default and meaning.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print a JSON schema of config files, for editors.")] = False,
+    format: Annotated[
+        Format, typer.Option("--format", "-f", metavar="FORMAT", help="With --keys: table, json, csv or md.")
+    ] = Format.TABLE,
+) -> None:
+    """Print a config as TOML, with all keys.
+
+    Keys that the file or preset does not set have their defaults.
+
+    Example: pli-train config tiny --set optim.lr=3e-4 > mine.toml
+    """
+    from pli_train.config import keys as listing
+    from pli_train.config import loading as configs
+    from pli_train.config.schema import RunConfig
+
+    if keys and schema:
+        raise BadInput("--keys and --schema: cannot be combined, as each prints something else: use one of them")
+    if keys:
+        print(render(list(listing.keys(RunConfig)), format), end="")
+    elif schema:
+        import json
+
+        print(json.dumps(listing.schema(RunConfig), indent=1, ensure_ascii=False))
+    else:
+        print(listing.to_toml(configs.load(config, overrides or [])), end="")
+
+
 def _settings(config: str | None, overrides: list[str], origin: Path | None) -> RunConfig:
     """Return the named config, or that of the run at or above `origin`, or the default preset."""
     from pli_train.config import loading as configs

@@ -5,6 +5,9 @@ starts with `depth-` are fixed depths, whose envelope is drawn too.
 
 layers.svg: loss change without each layer, from reports/NAME/ablation.csv, with a column for group and seed.
 
+explain.svg: differences of inserted and matched layers, from reports/NAME/runs.csv and tests.csv, tables of
+`pli-analyze explain`.
+
 differences.svg: loss of each variant of a grid minus that of the first one, from reports/NAME/differences.csv.
 """
 
@@ -19,10 +22,13 @@ import numpy as np
 import pandas as pd
 
 from pli_analysis.figures import compare as figures
+from pli_analysis.figures import explain as explain_figures
 from pli_analysis.figures.palette import LEGEND, NEUTRAL, numbered_line
 from pli_analysis.metrics.comparison import compare, envelope
 from pli_analysis.metrics.comparison.curves import Curve
 from pli_analysis.metrics.comparison.group_difference import mean
+from pli_analysis.metrics.explain.contrasts import REFERENCES
+from pli_analysis.metrics.explain.measures import MEASURES
 from pli_analysis.report import compare as report
 
 REPORTS = Path(__file__).parent
@@ -84,6 +90,18 @@ def differences(name: str) -> dict[str, object]:
     return shown
 
 
+def explained(name: str) -> dict[str, object]:
+    """Return the figure of inserted and matched layers."""
+    table, tests = (pd.read_csv(REPORTS / name / file) for file in ("runs.csv", "tests.csv"))
+    known = set(tests["measure"]), set(tests["reference"])
+    measures = [(measure.name, measure.title) for measure in MEASURES if measure.name in known[0]]
+    references = [reference for reference in REFERENCES if reference in known[1]]
+    figure = explain_figures.differences(table, tests, measures, references)
+    figure.update_layout(width=860, template="plotly_white", margin={"l": 110, "r": 30, "t": 20, "b": 60})
+    shown: dict[str, object] = figure.to_plotly_json()
+    return shown
+
+
 def drawing(found: compare.Comparison) -> dict[str, object]:
     """Return the figure of a comparison over FLOPs, as plotly.js takes it."""
     points = report.drawn_points(found.curves, {"flops": "flops"})
@@ -110,7 +128,8 @@ def svg(figure: dict[str, object]) -> bytes:
         page = browser.new_page()
         page.add_script_tag(path=str(PLOTLY))
         drawn = json.loads(json.dumps(figure, cls=PlotlyJSONEncoder))
-        script = "figure => Plotly.toImage(figure, {format: 'svg', width: 860, height: 430})"
+        size = f"width: 860, height: {drawn['layout'].get('height', 430)}"
+        script = f"figure => Plotly.toImage(figure, {{format: 'svg', {size}}})"
         image = page.evaluate(script, drawn)
         browser.close()
     return unquote(image.partition(",")[2]).encode()
@@ -120,6 +139,8 @@ def main(name: str) -> None:
     """Draw the figures of one report."""
     if (REPORTS / name / "ablation.csv").exists():
         (REPORTS / name / "layers.svg").write_bytes(svg(skipped(name)))
+    if (REPORTS / name / "tests.csv").exists():
+        (REPORTS / name / "explain.svg").write_bytes(svg(explained(name)))
     if (REPORTS / name / "differences.csv").exists():
         (REPORTS / name / "differences.svg").write_bytes(svg(differences(name)))
     if (REPORTS / name / "curves.csv").exists():

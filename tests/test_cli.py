@@ -17,7 +17,19 @@ from tests.warm import ROOT
 @pytest.mark.parametrize("command", ["pli-train", "pli-analyze"])
 def test_help_names_every_command_with_an_example(command):
     names = {
-        "pli-train": ["run", "resume", "fork", "sweep", "verify", "plan", "check", "export", "presets", "schedules"],
+        "pli-train": [
+            "run",
+            "resume",
+            "fork",
+            "sweep",
+            "verify",
+            "plan",
+            "check",
+            "export",
+            "config",
+            "presets",
+            "schedules",
+        ],
         "pli-analyze": [
             "lineage",
             "drift",

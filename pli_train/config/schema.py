@@ -6,7 +6,7 @@ from files.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -29,7 +29,9 @@ class TrainConfig(Section):
     batch_size: int = Field(32, ge=1, description="blocks per batch, on each device")
     accumulation: int = Field(1, ge=1, description="batches accumulated before an update")
     order: int = Field(0, ge=0, description="number of the order of the training text; the seed has many orders")
-    mlm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mlm_probability: float = Field(
+        0.15, gt=0, lt=1, description="masked language models: share of the tokens to predict"
+    )
     clip_norm: float = Field(1.0, ge=0, description="gradients are clipped to this global L2 norm; 0: no clipping")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, else fp32")
     compile: bool = Field(False, description="compile each layer (torch.compile); inserted layers reuse it")
@@ -57,15 +59,15 @@ class TrainConfig(Section):
 class TrackingConfig(Section):
     """Where scalars are logged."""
 
-    tensorboard: bool = True
+    tensorboard: bool = Field(True, description="write event files for TensorBoard")
 
 
 class RunConfig(Section):
     """The whole configuration of a run."""
 
     name: str = Field("run", pattern=r"^[\w.\-]+$", description="the run folder's name")
-    description: str = ""
-    seed: int = Field(0, ge=0)
+    description: str = Field("", description="what the run is for, in a few words")
+    seed: int = Field(0, ge=0, description="seed of weights, data order, masks and noise")
     model: ModelConfig
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()

@@ -16,13 +16,15 @@ class OptimConfig(Section):
 
     lr: float = Field(1e-4, gt=0, description="learning rate after warm-up")
     lr_end: float = Field(0.0, ge=0, description="learning rate at the end of training")
-    schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(
+        "linear", description="course of the learning rate after warm-up; wsd: constant, then linear decay"
+    )
     warmup_ratio: Share = Field(0.025, description="fraction of training used for warm-up")
     decay_ratio: Share = Field(0.2, description="wsd: fraction of training used for decay, at its end")
     weight_decay: float = Field(0.01, ge=0, description="weight decay of matrices; norms and biases have none")
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    eps: float = Field(1e-8, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the first moment")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW: decay of the second moment")
+    eps: float = Field(1e-8, gt=0, description="AdamW: added to the root of the second moment")
 
     @model_validator(mode="after")
     def _phases_fit(self) -> OptimConfig:

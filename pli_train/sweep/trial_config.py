@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import tomli_w
-
+from pli_train.config.keys import to_toml
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import study_folder
 from pli_train.core.run_format.study_folder import RULE, SEED
@@ -47,7 +46,7 @@ class PlannedTrial:
 
     def to_toml(self) -> str:
         """Return the complete config as TOML for `pli-train run`."""
-        return tomli_w.dumps(without_none(self.config.model_dump(mode="json")))
+        return to_toml(self.config)
 
 
 class TrialConfigs:
@@ -169,12 +168,3 @@ def _few_checkpoints(steps: int) -> dict[str, Any]:
 def _as_many_evaluations(every: int, base_steps: int, steps: int) -> dict[str, Any]:
     """Evaluate at the same shares of training as the base config, whatever the number of steps."""
     return {"train.eval_every": max(1, round(every * steps / base_steps))}
-
-
-def without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """TOML has no null; keys that are None in a config are None by default."""
-    return {
-        key: without_none(value) if isinstance(value, dict) else value
-        for key, value in table.items()
-        if value is not None
-    }

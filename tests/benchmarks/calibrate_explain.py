@@ -50,7 +50,7 @@ CONFIG = {
 
 def made(differences: np.ndarray, measure: str, reference: str) -> pd.DataFrame:
     """Return contrasts with these differences of runs."""
-    rows = [("run", seed, measure, reference, value, 0.0, value) for seed, value in enumerate(differences)]
+    rows = [(f"run-{seed}", seed, measure, reference, value, 0.0, value) for seed, value in enumerate(differences)]
     return pd.DataFrame(rows, columns=explain.CONTRASTS)
 
 

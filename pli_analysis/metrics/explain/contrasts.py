@@ -118,15 +118,22 @@ def _means(mine: np.ndarray, matched: np.ndarray) -> tuple[float, float]:
 def steps_when_young(run: Run) -> dict[int, int]:
     """Return age of inserted layers at the end → step of the checkpoint at which the initial layers had that age.
 
-    Ages without such a checkpoint are missing. Checkpoints right after a growth event do not count, as the event
-    changed what the initial layers do.
+    Ages without such a checkpoint are missing. Checkpoints soon after a growth event do not count, as the event changed
+    what the initial layers do.
     """
     last = run.checkpoints[-1]
     births = [last.lineage.layers[id].birth for id in last.lineage.stack]
     ages = sorted({last.step - birth.step for birth in births if birth.event is not None})
-    steps = set(run.states) - {event.step for event in run.lineage.events}
-    nearest = {age: min(steps, key=lambda step: abs(step - age), default=0) for age in ages}
-    return {age: step for age, step in nearest.items() if abs(step - age) <= NEAR * age}
+    events = [event.step for event in run.lineage.events]
+    near = {
+        age: [
+            step
+            for step in run.states
+            if abs(step - age) <= NEAR * age and not any(event <= step <= event + NEAR * age for event in events)
+        ]
+        for age in ages
+    }
+    return {age: min(steps, key=lambda step: abs(step - age)) for age, steps in near.items() if steps}
 
 
 def _when_young(

@@ -1,7 +1,7 @@
 """Inserted layers against matched layers, over runs: the run is the unit of analysis.
 
 Columns of `contrasts`, one row for each run, measure and reference:
-    run, seed
+    run, seed   name of the run, or its path if several have the same name
     measure     see `pli_analysis.metrics.explain.measures`
     reference   layers that the inserted layers are matched with: see `pli_analysis.metrics.explain.contrasts`
     inserted, matched   means over the inserted layers, and over the layers that they are matched with
@@ -86,9 +86,11 @@ def contrasts(
         on_progress(done, total)
 
     on_progress(0, total)
+    names = [run.name for run in runs]
     for run in runs:
+        name = run.name if names.count(run.name) == 1 else str(run.path)
         for each in of_run.of_run(run, partners.get(_seed(run)), text, blocks, measured):
-            rows.append((run.name, _seed(run), *each, each.inserted - each.matched))
+            rows.append((name, _seed(run), *each, each.inserted - each.matched))
     return pd.DataFrame(rows, columns=CONTRASTS)
 
 
@@ -131,7 +133,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     secondary = ~((found[col.MEASURE] == PRIMARY[0]) & (found[col.REFERENCE] == PRIMARY[1]))
     found[col.P_ADJUSTED] = found[col.P]
     if secondary.any():
-        wide = table.pivot_table(col.DIFFERENCE, [col.RUN, col.SEED], [col.MEASURE, col.REFERENCE], dropna=False)
+        wide = table.pivot(index=col.RUN, columns=[col.MEASURE, col.REFERENCE], values=col.DIFFERENCE)
         tested = pd.MultiIndex.from_frame(found.loc[secondary, [col.MEASURE, col.REFERENCE]])
         found.loc[secondary, col.P_ADJUSTED] = max_t(wide[tested].to_numpy(dtype=float))
     return found[SUMMARY]

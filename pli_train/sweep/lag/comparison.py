@@ -17,10 +17,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import tomli_w
-
 from pli_train.checkpointing import checkpoint
 from pli_train.config import loading
+from pli_train.config.keys import to_toml
 from pli_train.core import output
 from pli_train.core.errors import BadInput, PliError, counted
 from pli_train.core.lineage import Lineage
@@ -31,7 +30,7 @@ from pli_train.sweep.changes import SCHEDULE, changed
 from pli_train.sweep.lag.candidates import Candidate, Moment, Table, Values, described, grown, moments_of, tables_of
 from pli_train.sweep.lag.folder import MAIN, Row, Settings, candidate_name, write_table
 from pli_train.sweep.pool import is_done
-from pli_train.sweep.trial_config import CHECKPOINTS, without_none
+from pli_train.sweep.trial_config import CHECKPOINTS
 from pli_train.sweep.worker import Task
 from pli_train.training import twin
 
@@ -173,7 +172,7 @@ class Comparison:
         if is_done(task):
             return
         config = with_schedule(self._settings.base, schedule, self._settings.base.name)
-        output.write(task.config, tomli_w.dumps(without_none(config.model_dump(mode="json"))))
+        output.write(task.config, to_toml(config))
         if (task.run / run_folder.RUN).is_file():
             _set_schedule(task.run, schedule)
         if error := self._pool.run([task]).get(MAIN):

@@ -164,7 +164,7 @@ def test_neighbors_are_interpolated_and_continued(values, inserted, expected):
 def made(inserted, matched, measure="skip", reference="depth"):
     """A table of contrasts."""
     rows = [
-        ("run", seed, measure, reference, one, other, one - other)
+        (f"run-{seed}", seed, measure, reference, one, other, one - other)
         for seed, (one, other) in enumerate(zip(inserted, matched, strict=True))
     ]
     return pd.DataFrame(rows, columns=explain.CONTRASTS)
@@ -280,6 +280,15 @@ def test_the_command_prints_what_the_function_returns(seeds, table, tmp_path):
     done = call("pli-analyze", "explain", *wanted)
     assert done.returncode == 0 and "One run: these are descriptions" in done.stderr
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), table[table["seed"] == 0], check_dtype=False)
+
+
+def test_runs_of_one_name_stay_two_runs(seeds, tmp_path):
+    (one, two, _), _ = seeds
+    for number, run in enumerate((one, two)):
+        shutil.copytree(run.path, tmp_path / str(number) / "same")
+    same = [open_run([tmp_path / str(number) / "same"]) for number in range(2)]
+    found = explain.summary(explain.contrasts(same, blocks=BLOCKS))
+    assert set(found["runs"]) == {2} and found["p_adjusted"].notna().all()
 
 
 def test_what_cannot_be_compared_is_one_clear_line(seeds, config_of, tmp_path):
