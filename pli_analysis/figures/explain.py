@@ -40,7 +40,8 @@ def differences(
         mine, tested = (rows[rows[col.MEASURE] == measure] for rows in (table, tests))
         marks = {"xaxis": f"x{suffix(number)}", "yaxis": f"y{suffix(number)}", "showlegend": False}
         rows = {name: -place for place, name in enumerate(references)}
-        spread = mine.groupby(col.REFERENCE).cumcount() / max(mine[col.RUN].nunique() - 1, 1) - 0.5
+        grouped = mine.groupby(col.REFERENCE)
+        spread = grouped.cumcount() / (grouped[col.RUN].transform("size") - 1).clip(lower=1) - 0.5
         drawn.add_scatter(
             x=mine[col.DIFFERENCE],
             y=mine[col.REFERENCE].map(rows) + 0.2 + JITTER * spread,

@@ -14,10 +14,11 @@ Columns of the table, one row per head, and one per layer for attention rollout:
     previous, self, next        mean attention to the token before, at and after the query
     first       mean attention to the first token of the block
     top         mean attention to the three tokens of each block that get most attention
-    special     mean attention to special tokens; empty if the run has no tokenizer, or the block no such token
+    special     mean attention to special tokens other than the mask token; empty if there is no tokenizer, or no block
+                has such a token
     pattern     `uniform`, `diagonal`, `vertical`, `both` or `heterogeneous`: see `pattern_of`; empty for rollout
     donor_divergence    mean Jensen–Shannon divergence, in nats (0 to log 2), between the attention of the head and that
-                of the same head of the layer that it was copied from, if that is still in the stack
+                of the head that it was copied from, if that is still in the stack
     blocks, documents   number of blocks and documents on which the attention is measured
 
 All means are over all queries of all blocks. A causal model has one possible key for the first query, two for the
@@ -35,9 +36,11 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.metrics.lineage import position_of
+from pli_analysis.runs.ancestry import donor
 from pli_analysis.runs.checkpoint import require_parts
 from pli_train.core import tokenizer
-from pli_train.core.errors import BadInput
+from pli_train.core.anatomy.parts import number_of
+from pli_train.core.errors import BadInput, PliError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +61,8 @@ MOST = 0.5
 """Share of the attention above which it makes a pattern."""
 EVEN = 0.9
 """Relative entropy above which attention is uniform."""
+EACH = 0.2
+"""Share of the attention that each of two groups of tokens needs for a pattern of both."""
 TOP_TOKENS = 3
 """Number of tokens of a block that can make a vertical pattern."""
 
@@ -71,7 +76,7 @@ def attention(
 ) -> pd.DataFrame:
     """Measure where each head attends.
 
-    One block at a time is in memory, with the attention of all layers: layers × heads × block size² × 4 bytes.
+    One block at a time is in memory, with the attention of all layers: layers × heads × block size² × 12 bytes.
 
     Args:
         text: as for `pli_analysis.inference.eval_tokens.sample_of`.
@@ -88,7 +93,7 @@ def attention(
     checkpoint = run.at(at)
     require_parts(checkpoint, "head")
     sample = eval_tokens.sample_of(run, text, blocks)
-    special = _special_tokens(run)
+    special = _special_tokens(run, text)
     counts = len(sample.tokens), len(np.unique(sample.documents))
     who, lineage = (run.name, str(checkpoint.name), checkpoint.step), checkpoint.lineage
     rows = [
@@ -98,11 +103,16 @@ def attention(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _special_tokens(run: Run) -> list[int]:
-    """Return the ids of the special tokens of a run's tokenizer; none if it has no tokenizer."""
-    if not tokenizer.files_of(run.tokenizer):
+def _special_tokens(run: Run, text: Path | eval_tokens.Text | None) -> list[int]:
+    """Return the ids of the tokenizer's special tokens except the mask token; none without a readable tokenizer."""
+    given = text.tokenizer if isinstance(text, eval_tokens.Text) else None
+    if given is None and any(file.is_symlink() for file in tokenizer.files_of(run.tokenizer)):
+        return []  # a link may lead out of the run
+    try:
+        loaded = tokenizer.local(given or run.tokenizer)
+    except PliError:
         return []
-    return sorted(tokenizer.local(run.tokenizer).all_special_ids)
+    return sorted(set(loaded.all_special_ids) - {loaded.mask_token_id})
 
 
 def _measured(
@@ -112,11 +122,10 @@ def _measured(
     import torch
 
     model, lineage = checkpoint_model.model_of(checkpoint, head=False), checkpoint.lineage
-    donors = {id: lineage.layers[id].birth.donor for id in lineage.stack}
-    copied = {id: lineage.stack.index(donor) for id, donor in donors.items() if donor in lineage.stack}
+    donors = _donors(checkpoint)
     found = [Sums() for _ in lineage.stack]
     rolled = [Sums() for _ in lineage.stack]
-    divergences: dict[str, list[np.ndarray]] = {id: [] for id in copied}
+    divergences: dict[tuple[int, int], list[float]] = {part: [] for part in donors}
     with torch.inference_mode():
         for number, tokens in enumerate(sample.tokens.split(1)):
             on_progress(number, len(sample.tokens))
@@ -126,37 +135,46 @@ def _measured(
                 sums.add(heads, is_special)
             for sums, through in zip(rolled, rollout(weights), strict=True):
                 sums.add(through[None], is_special)
-            for id, donor in copied.items():
-                mine, other = weights[lineage.stack.index(id)], weights[donor]
-                shared = min(len(mine), len(other))
-                divergences[id].append(_divergence(mine[:shared], other[:shared]).numpy())
+            for (layer, head), (donor, copied) in donors.items():
+                pair = weights[layer][head][None], weights[donor][copied][None]
+                divergences[layer, head].append(float(_divergence(*pair)))
     on_progress(len(sample.tokens), len(sample.tokens))
     for index, id in enumerate(lineage.stack):
-        divergence_of = np.mean(divergences[id], axis=0) if id in copied else np.empty(0)
-        for head, values in enumerate(found[index].means()):
-            divergence = float(divergence_of[head]) if head < len(divergence_of) else np.nan
-            yield (
-                id,
-                HEAD,
-                f"{id}.h{head}",
-                *values,
-                pattern_of(dict(zip(STATISTICS, values, strict=True))),
-                divergence,
-            )
-        yield (id, ROLLOUT, id, *next(iter(rolled[index].means())), "", np.nan)
+        for head, (values, pattern) in enumerate(found[index].means()):
+            divergence = float(np.mean(divergences[index, head])) if (index, head) in donors else np.nan
+            yield (id, HEAD, f"{id}.h{head}", *values, pattern, divergence)
+        [(values, _)] = rolled[index].means()
+        yield (id, ROLLOUT, id, *values, "", np.nan)
+
+
+def _donors(checkpoint: Checkpoint) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return (layer index, head) of each copied head → those of the head that it was copied from, if still there."""
+    lineage, counts = checkpoint.lineage, checkpoint.heads
+    found = {}
+    for index, id in enumerate(lineage.stack):
+        for head in range(counts[index]):
+            source = donor(lineage.layers[id], f"h{head}", 1) if f"{id}.h{head}" in lineage.layers[id].heads else None
+            if source is not None and source[0] in lineage.stack:
+                owner, number = lineage.stack.index(source[0]), number_of(source[1])
+                if number is not None and number < counts[owner]:
+                    found[index, head] = owner, number
+    return found
 
 
 def weights_of(checkpoint: Checkpoint, model: PreTrainedModel, tokens: Tensor) -> list[Tensor]:
     """Return the attention of each layer to one block, (heads, queries, keys), without heads that only pad a layer.
 
     Raises:
-        BadInput: if the model does not return its attention weights.
+        BadInput: if the model does not return its attention weights, or they are not finite.
     """
     weights = getattr(model(input_ids=tokens, output_attentions=True), "attentions", None) or ()
     if len(weights) != len(checkpoint.heads) or any(each is None for each in weights):
         family = checkpoint.anatomy.model_type
         raise BadInput(f"{checkpoint.path}: the {family} model of transformers does not return its attention weights")
-    return [each[0, :count].double() for each, count in zip(weights, checkpoint.heads, strict=True)]
+    found = [each[0, :count].double() for each, count in zip(weights, checkpoint.heads, strict=True)]
+    if not all(bool(each.isfinite().all()) for each in found):
+        raise BadInput(f"{checkpoint.path}: its attention weights are not finite")
+    return found
 
 
 def rollout(weights: list[Tensor]) -> Iterator[Tensor]:
@@ -173,7 +191,7 @@ def rollout(weights: list[Tensor]) -> Iterator[Tensor]:
         yield through
 
 
-def pattern_of(means: dict[str, float]) -> str:
+def pattern_of(relative_entropy: float, diagonal: float, vertical: float, together: float) -> str:
     """Classify a head, after Kovaleva et al. 2019 (arXiv:1908.08593), by fixed rules.
 
     `uniform`: the relative entropy is at least 0.9. Else `diagonal`: at least half of the attention goes to the
@@ -181,14 +199,14 @@ def pattern_of(means: dict[str, float]) -> str:
     these together, and at least a fifth to each group. Else `heterogeneous`.
 
     Args:
-        means: column → value of a head.
+        relative_entropy: entropy ÷ that of equal attention.
+        diagonal, vertical, together: attention to the two groups of tokens, and to their union.
     """
-    if means[col.RELATIVE_ENTROPY] >= EVEN:
+    if relative_entropy >= EVEN:
         return UNIFORM
-    diagonal, vertical = means[col.PREVIOUS] + means[col.SELF] + means[col.NEXT], means[col.TOP]
     if max(diagonal, vertical) >= MOST:
         return DIAGONAL if diagonal >= vertical else VERTICAL
-    return BOTH if diagonal + vertical >= MOST and min(diagonal, vertical) >= 0.2 else HETEROGENEOUS
+    return BOTH if together >= MOST and min(diagonal, vertical) >= EACH else HETEROGENEOUS
 
 
 def _divergence(first: Tensor, second: Tensor) -> Tensor:
@@ -205,10 +223,11 @@ def _entropy(weights: Tensor) -> Tensor:
 
 
 class Sums:
-    """Sums of the statistics of some heads over blocks."""
+    """Sums of the statistics of some heads over blocks of the same length."""
 
     def __init__(self) -> None:
         self._sums: np.ndarray | None = None
+        self._possible: Tensor | None = None
         self._blocks = self._with_special = 0
 
     def add(self, weights: Tensor, is_special: Tensor) -> None:
@@ -221,23 +240,31 @@ class Sums:
         import torch
 
         length = weights.shape[-1]
-        locations = torch.arange(length, dtype=weights.dtype)
-        distance = (weights * (locations[:, None] - locations).abs()).sum(dim=-1).mean(dim=-1)
+        locations = torch.arange(length)
+        distances = (locations[:, None] - locations).abs()
+        distance = (weights * distances).sum(dim=-1).mean(dim=-1)
         near = [weights.diagonal(offset, -2, -1).sum(dim=-1) / length for offset in (-1, 0, 1)]
         columns = weights.mean(dim=-2)
-        top = columns.topk(min(TOP_TOKENS, length), dim=-1).values.sum(dim=-1)
+        top = columns.topk(min(TOP_TOKENS, length), dim=-1)
+        is_top = torch.zeros_like(columns, dtype=torch.bool).scatter(-1, top.indices, True)
+        together = (weights * ((distances <= 1) | is_top[:, None])).sum(dim=-1).mean(dim=-1)
         special = columns[:, is_special].sum(dim=-1)
-        entropy, possible = _entropy(weights), (weights > 0).sum(dim=-1).double().log().mean(dim=-1)
-        relative = torch.where(possible > 0, entropy / possible, 0.0)
-        values = torch.stack([entropy, relative, distance, *near, columns[:, 0], top, special], dim=-1).numpy()
+        masses = [*near, columns[:, 0], top.values.sum(dim=-1), special, together]
+        values = torch.stack([_entropy(weights), distance, *masses], dim=-1).numpy()
         self._sums = values if self._sums is None else self._sums + values
+        seen = (weights > 0).any(dim=0)  # a single head may give a token so little that it is rounded to 0
+        self._possible = seen if self._possible is None else self._possible | seen
         self._blocks += 1
         self._with_special += bool(is_special.any())
 
-    def means(self) -> list[list[float]]:
-        """Return the statistics of each head, in the order of `STATISTICS`."""
+    def means(self) -> Iterator[tuple[list[float], str]]:
+        """Yield the statistics of each head, in the order of `STATISTICS`, and its pattern."""
         assert self._sums is not None
-        means = self._sums / self._blocks
-        if not self._with_special:
-            means[:, -1] = np.nan
-        return [list(map(float, row)) for row in means]
+        assert self._possible is not None
+        most = float(self._possible.sum(dim=-1).double().log().mean())  # entropy of equal attention
+        for entropy, distance, *masses, together in (self._sums / self._blocks).tolist():
+            relative = entropy / most if most else 0.0
+            previous, self_, next_, first, top, special = masses
+            pattern = pattern_of(relative, previous + self_ + next_, top, together)
+            known = special if self._with_special else np.nan
+            yield [entropy, relative, distance, previous, self_, next_, first, top, known], pattern

@@ -39,8 +39,8 @@ def verdict(table: pd.DataFrame) -> str:
     least = copies.iloc[0]
     return (
         f"{words} The median divergence of {counted(len(copies), 'copied head')} from the donor's is "
-        f"{copies[col.DONOR_DIVERGENCE].median():.3f} nats; that of head {least[col.PART]} is smallest "
-        f"({least[col.DONOR_DIVERGENCE]:.3f})."
+        f"{copies[col.DONOR_DIVERGENCE].median():.2g} nats; that of head {least[col.PART]} is smallest "
+        f"({least[col.DONOR_DIVERGENCE]:.2g})."
     )
 
 
@@ -87,7 +87,7 @@ def _of_masses(heads: pd.DataFrame) -> str:
     """Describe which tokens get most attention."""
     means = heads[list(figures.SERIES)].mean().dropna().sort_values()
     most, share = figures.SERIES[str(means.index[-1])], means.iloc[-1]
-    return f"Of these tokens, the {most} gets most attention ({share:.0%} on average)."
+    return f"Of these, most attention goes to the {most} ({share:.0%} on average)."
 
 
 METHOD = [
@@ -96,13 +96,13 @@ METHOD = [
     (
         "pattern",
         "Uniform: the entropy is at least 90 % of that of equal attention to all keys. Else diagonal: at least half of "
-        " the attention goes to the previous, the same and the next token. Vertical: to the three tokens of a "
+        "the attention goes to the previous, the same and the next token. Vertical: to the three tokens of a "
         "block that get most. Diagonal and vertical: to all of these together, and at least a fifth to each group. "
         "Else heterogeneous (after Kovaleva et al. 2019, arXiv:1908.08593).",
     ),
     (
         "donor divergence",
-        "Jensen–Shannon divergence between the attention of a head and that of the same head of its donor layer, in "
+        "Jensen–Shannon divergence between the attention of a head and that of the head that it was copied from, in "
         "nats (0 to log 2), as a mean over queries.",
     ),
     (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+MISSING = "There is no primary test, as no gradient norms of layers of the same age are known."
 LEVEL = 0.05
 """A p-value below this is called significant."""
 TITLES = {measure.name: measure.title for measure in MEASURES}
@@ -39,7 +40,7 @@ def verdict(tests: pd.DataFrame) -> str:
     runs = int(tests[col.RUNS].max())
     first = tests[(tests[col.MEASURE] == PRIMARY[0]) & (tests[col.REFERENCE] == PRIMARY[1])]
     others = tests.drop(first.index)
-    primary = _of_gradients(first.iloc[0]) if len(first) else "No gradient norms were logged for the primary test."
+    primary = _of_gradients(first.iloc[0], runs) if len(first) else MISSING
     if runs == 1:
         return f"{primary} One run: these are descriptions, not tests."
     least = float(tests[col.MIN_P].min())
@@ -49,14 +50,15 @@ def verdict(tests: pd.DataFrame) -> str:
     return f"{words} With {counted(runs, 'run')} the smallest possible p is {least:.2g}, so no test can be significant."
 
 
-def _of_gradients(row: Any) -> str:
-    """Describe the primary test: a ratio of gradients."""
+def _of_gradients(row: Any, runs: int) -> str:
+    """Describe the primary test: a ratio of gradients, which may be known in fewer than all runs."""
     ratio = math.exp(row[col.DIFFERENCE])
     words = f"Gradients of inserted layers are {ratio:.2f} times those of {MATCHED[AGE]}"
     if row[col.RUNS] == 1:
-        return f"{words}."
+        return f"{words}." if runs == 1 else f"{words} (known in 1 of {runs} runs)."
     low, high = (math.exp(row[end]) for end in (col.DIFFERENCE_LOW, col.DIFFERENCE_HIGH))
-    return f"{words} (95 % {low:.2f} to {high:.2f}, n = {row[col.RUNS]} runs, p = {row[col.P]:.2g})."
+    interval = "" if math.isnan(low) else f"95 % {low:.2f} to {high:.2f}, "
+    return f"{words} ({interval}n = {counted(row[col.RUNS], 'run')}, p = {row[col.P]:.2g})."
 
 
 def _of_others(tests: pd.DataFrame) -> str:
@@ -110,8 +112,8 @@ METHOD = [
     ),
     (
         "Cliff's δ",
-        "P(inserted > matched) − P(inserted < matched) over pairs of runs (Cliff 1993), with the interval of Feng and "
-        "Cliff (2004).",
+        "Share of runs in which inserted > matched − share in which inserted < matched (Cliff 1993), with the exact "
+        "interval of Clopper and Pearson (1934).",
     ),
     ("p_equivalence", "Two one-sided t-tests (Schuirmann 1987): if it is small, the difference is within ± margin."),
 ]

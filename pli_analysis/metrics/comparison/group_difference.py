@@ -127,7 +127,7 @@ def max_t(differences: np.ndarray) -> np.ndarray:
         differences: (runs, tests); NaN where a run has no value for a test.
 
     Returns:
-        (tests,); NaN for fewer than two runs.
+        (tests,); NaN for a test with fewer than two runs.
 
     >>> max_t(np.array([[1.0, 0.1], [1.1, -0.1], [1.2, 0.2]])).tolist()
     [0.25, 1.0]
@@ -141,13 +141,14 @@ def max_t(differences: np.ndarray) -> np.ndarray:
         signs = np.random.default_rng(0).choice((-1, 1), size=(DRAWS, runs))
         signs[0] = 1
     known = np.isfinite(differences)
-    counts, values = known.sum(axis=0), np.where(known, differences, 0.0)
+    counts, values = known.sum(axis=0).clip(1), np.where(known, differences, 0.0)
     means = signs @ values / counts
     variances = np.maximum((values**2).sum(axis=0) / counts - means**2, ROUNDING * (values**2).sum(axis=0) / counts)
     with np.errstate(invalid="ignore"):  # differences that are all 0
         sizes = np.nan_to_num(np.abs(means) / np.sqrt(variances) * np.sqrt(np.maximum(counts - 1, 0)))
     largest = sizes.max(axis=1)
-    return (largest[:, None] >= sizes[0] * (1 - ROUNDING)).mean(axis=0)
+    shares = (largest[:, None] >= sizes[0] * (1 - ROUNDING)).mean(axis=0)
+    return np.where(counts < 2, math.nan, shares)
 
 
 def _of_mean(values: np.ndarray) -> float:

@@ -4,20 +4,20 @@ References:
     `age`       initial layers of the same run when they had the age of the inserted layers
     `depth`     initial layers of the same run at the same step: those next to the inserted layer in the stack,
                 linearly interpolated over the index
-    `scratch`   the layers with the same indices, at the same step, of a run with the same seed that did not grow
+    `scratch`   the layers with the same indices, at the end, of a run with the same seed that did not grow
     `depth-scratch`     `depth` minus the same contrast between the same indices in the run that did not grow
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pli_analysis import columns as col
-from pli_analysis.metrics.explain.measures import GRADIENT, MEASURES, of_layers, young_gradients
+from pli_analysis.metrics.explain.measures import GRADIENT, MEASURES, gradients, of_layers, while_young
 from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
     from pli_analysis.inference import eval_tokens
     from pli_analysis.runs.run import Run
+    from pli_train.core.lineage import Birth
 
 AGE, DEPTH, SCRATCH, DEPTH_SCRATCH = "age", "depth", "scratch", "depth-scratch"
 REFERENCES = (AGE, DEPTH, SCRATCH, DEPTH_SCRATCH)
+PRETRAINED = "pretrained"
+"""Initializer of layers whose weights were trained before the run."""
 NEAR = 0.05
 """Largest relative difference between an age and the step of the checkpoint that stands for it."""
 
@@ -58,16 +61,11 @@ def of_run(
         BadInput: if no growth event inserted a layer, the runs have different numbers of layers, or a checkpoint cannot
             be measured.
     """
+    require_comparable(run, scratch)
     now = _measured(run, run.checkpoints[-1].step, text, blocks, on_checkpoint)
     inserted = now[col.IS_INSERTED].to_numpy()
-    if not inserted.any():
-        raise BadInput(f"{run.path}: no growth event inserted a layer; explain needs inserted layers")
-    if inserted.all():
-        raise BadInput(f"{run.path}: no initial layer is left to compare the inserted layers with")
     young = _when_young(run, now, text, blocks, on_checkpoint)
     base = None if scratch is None else _measured(scratch, scratch.checkpoints[-1].step, text, blocks, on_checkpoint)
-    if scratch is not None and base is not None and len(base) != len(now):
-        raise BadInput(f"{scratch.path}: has {len(base)} layers at its end, and {run.path} has {len(now)}")
     for measure in MEASURES:
         values = now[measure.name].to_numpy(dtype=float)
         mine, near = values[inserted], beside(values, inserted)
@@ -79,6 +77,26 @@ def of_run(
             corrected = near + there[inserted] - beside(there, inserted)
             found.append(Contrast(measure.name, DEPTH_SCRATCH, *_means(mine, corrected)))
         yield from (each for each in found if np.isfinite([each.inserted, each.matched]).all())
+
+
+def require_comparable(run: Run, scratch: Run | None) -> None:
+    """Raise BadInput if a run has no inserted or no initial layers, or the other run grew or has another depth."""
+    births = _births(run)
+    if all(birth.event is None for birth in births):
+        raise BadInput(f"{run.path}: no growth event inserted a layer; explain needs inserted layers")
+    if all(birth.event is not None for birth in births):
+        raise BadInput(f"{run.path}: no initial layer is left to compare the inserted layers with")
+    others = [] if scratch is None else _births(scratch)
+    if scratch is not None and any(birth.event is not None for birth in others):
+        raise BadInput(f"{scratch.path}: a growth event inserted a layer; --scratch is for runs that did not grow")
+    if scratch is not None and len(others) != len(births):
+        raise BadInput(f"{scratch.path}: has {len(others)} layers at its end, and {run.path} has {len(births)}")
+
+
+def _births(run: Run) -> list[Birth]:
+    """Return the births of the layers at the end of a run, bottom to top."""
+    lineage = run.checkpoints[-1].lineage
+    return [lineage.layers[id].birth for id in lineage.stack]
 
 
 def beside(values: np.ndarray, inserted: np.ndarray) -> np.ndarray:
@@ -115,15 +133,21 @@ def _means(mine: np.ndarray, matched: np.ndarray) -> tuple[float, float]:
     return (float(mine[known].mean()), float(matched[known].mean())) if known.any() else (np.nan, np.nan)
 
 
+def has_age(births: Sequence[Birth]) -> bool:
+    """Return whether the age of the initial layers is known: they began at step 0, and not with pretrained weights."""
+    return all(birth.event is not None or (birth.step == 0 and birth.initializer != PRETRAINED) for birth in births)
+
+
 def steps_when_young(run: Run) -> dict[int, int]:
     """Return age of inserted layers at the end → step of the checkpoint at which the initial layers had that age.
 
     Ages without such a checkpoint are missing. Checkpoints soon after a growth event do not count, as the event changed
     what the initial layers do.
     """
-    last = run.checkpoints[-1]
-    births = [last.lineage.layers[id].birth for id in last.lineage.stack]
-    ages = sorted({last.step - birth.step for birth in births if birth.event is not None})
+    last, births = run.checkpoints[-1].step, _births(run)
+    if not has_age(births):
+        return {}
+    ages = sorted({last - birth.step for birth in births if birth.event is not None})
     events = [event.step for event in run.lineage.events]
     near = {
         age: [
@@ -152,10 +176,11 @@ def _when_young(
     matched: dict[str, list[float]] = {measure.name: [] for measure in MEASURES}
     steps = steps_when_young(run)
     tables = {step: _measured(run, step, text, blocks, on_checkpoint) for step in sorted(set(steps.values()))}
+    norms = gradients(run) if has_age(_births(run)) else gradients(run).iloc[:0]
     for age, layers in now[now[col.IS_INSERTED]].groupby(col.AGE):
         for layer in layers.index:
-            mine[GRADIENT.name].append(young_gradients(run, [layer], int(age)))
-            matched[GRADIENT.name].append(young_gradients(run, initial, int(age)))
+            mine[GRADIENT.name].append(while_young(norms, [layer], int(age)))
+            matched[GRADIENT.name].append(while_young(norms, initial, int(age)))
         if age not in steps:
             continue
         then = tables[steps[age]]

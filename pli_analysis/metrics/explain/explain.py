@@ -15,9 +15,9 @@ Columns of `summary`, one row for each measure and reference:
     p, min_p    two-sided p of the exact sign-flip test over runs, and the smallest p possible with n runs
     p_adjusted  p adjusted for all tests of the table but the primary one, by the largest |t| over joint signs of the
                 runs (Westfall and Young 1993); for the primary one, p
-    cliffs_delta, cliffs_delta_low, cliffs_delta_high   share of pairs of runs in which the inserted layers have the
-                larger value − share in which they have the smaller one, with a 95 % interval (Cliff 1993; Feng and
-                Cliff 2004)
+    cliffs_delta, cliffs_delta_low, cliffs_delta_high   share of runs in which the inserted layers have the larger value
+                − share in which they have the smaller one (Cliff 1993), with its exact 95 % interval (Clopper and
+                Pearson 1934)
     margin      differences below it are too small to matter
     p_equivalence       p of two one-sided t-tests: if it is small, the difference is within ± margin (Schuirmann 1987)
 
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis import columns as col
-from pli_analysis.metrics.comparison.group_difference import Estimate, exact_test, max_t, mean
+from pli_analysis.metrics.comparison.group_difference import COVERED, Estimate, exact_test, max_t, mean
 from pli_analysis.metrics.explain import contrasts as of_run
 from pli_analysis.metrics.explain.measures import GRADIENT, MEASURES
 from pli_train.core.errors import BadInput
@@ -102,11 +102,14 @@ def _seed(run: Run) -> int | None:
 
 def _partners(runs: Sequence[Run], scratch: Sequence[Run]) -> dict[int | None, Run]:
     """Return seed → the run that did not grow. Raises BadInput if runs cannot be paired by their seeds."""
-    for group in (runs, scratch) if len(runs) > 1 or scratch else ():
-        by_seed: dict[int | None, Run] = {}
-        for run in group:
-            if (other := by_seed.setdefault(_seed(run), run)) is not run:
-                raise BadInput(f"{run.path}: has the same seed as {other.path}; explain compares one run for each seed")
+    for group in (runs, scratch):
+        seeds = [_seed(run) for run in group]
+        for number, (run, seed) in enumerate(zip(group, seeds, strict=True)):
+            if seed is not None and seed in seeds[:number]:
+                other = group[seeds.index(seed)].path
+                raise BadInput(f"{run.path}: has the same seed as {other}; explain compares one run for each seed")
+            if seed is None and scratch:
+                raise BadInput(f"{run.path}: records no seed, by which runs are paired with those of --scratch")
     partners = {_seed(run): run for run in scratch}
     if scratch and (alone := [run for run in runs if _seed(run) not in partners]):
         seed = _seed(alone[0])
@@ -154,30 +157,25 @@ def _tested(inserted: np.ndarray, matched: np.ndarray) -> tuple[float, ...]:
 
 
 def cliffs_delta(first: np.ndarray, second: np.ndarray) -> Estimate:
-    """Return P(first > second) − P(first < second) over all pairs, with its 95 % interval (Feng and Cliff 2004).
+    """Return the share of pairs with first > second − the share with first < second, with its exact 95 % interval.
 
-    Both are NaN for fewer than two values on a side. Where all pairs have the same order, the formula of the interval
-    gives a width of 0, so that there is none.
+    It is Cliff's delta within pairs (Cliff 1993). Pairs without a difference count in the delta, but not in the
+    interval of Clopper and Pearson (1934), which covers in at least 95 % of cases.
 
-    >>> cliffs_delta(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 2.5])).value
-    0.3333333333333333
+    Args:
+        first, second: (pairs,).
+
+    >>> [round(x, 2) for x in cliffs_delta(np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 4.0]))]
+    [0.33, -0.81, 0.98]
     """
-    from scipy.stats import t
+    from scipy.stats import binomtest
 
-    signs = np.sign(first[:, None] - second)
-    delta, rows, columns = float(signs.mean()), len(first), len(second)
-    if min(rows, columns) < 2:
-        return Estimate(math.nan)
-    if abs(delta) == 1:
-        return Estimate(delta)
-    of_first, of_second = signs.mean(axis=1), signs.mean(axis=0)
-    squares = columns**2 * ((of_first - delta) ** 2).sum() + rows**2 * ((of_second - delta) ** 2).sum()
-    squares -= ((signs - delta) ** 2).sum()
-    variance = max(squares / (rows * columns * (rows - 1) * (columns - 1)), (1 - delta**2) / (rows * columns - 1))
-    reach = float(t.ppf(0.975, rows + columns - 2)) * math.sqrt(variance)
-    middle, half = delta - delta**3, reach * math.sqrt((1 - delta**2) ** 2 + reach**2)
-    low, high = ((middle + sign * half) / (1 - delta**2 + reach**2) for sign in (-1, 1))
-    return Estimate(delta, float(low), float(high))
+    signs = np.sign(first - second)
+    larger, different = int((signs > 0).sum()), int((signs != 0).sum())
+    if len(signs) < 2 or not different:
+        return Estimate(math.nan if len(signs) < 2 else 0.0)
+    share = binomtest(larger, different).proportion_ci(COVERED)
+    return Estimate(float(signs.mean()), 2 * float(share.low) - 1, 2 * float(share.high) - 1)
 
 
 def _equivalent(differences: np.ndarray, margin: float) -> float:

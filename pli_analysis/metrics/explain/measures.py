@@ -95,9 +95,12 @@ def recent_gradients(run: Run, step: int) -> pd.Series:
     )
 
 
-def young_gradients(run: Run, layers: Sequence[str], age: int) -> float:
-    """Return the mean log RMS gradient of some layers while they were no older than an age; NaN if none was logged."""
-    norms = gradients(run)
+def while_young(norms: pd.DataFrame, layers: Sequence[str], age: int) -> float:
+    """Return the mean log RMS gradient of some layers while they were no older than an age; NaN if none was logged.
+
+    Args:
+        norms: result of `gradients`.
+    """
     young = norms[norms[col.LAYER].isin(layers) & (norms[col.AGE] <= age)]
     return float(young.groupby(col.LAYER)[GRADIENT.name].mean().mean())
 

@@ -51,7 +51,6 @@ def slow(weights):
     found["attention_distance"] = np.mean(
         [sum(p * abs(i - j) for j, p in enumerate(row)) for i, row in enumerate(weights)]
     )
-    found["relative_entropy"] = found["entropy"] / np.mean([math.log(sum(p > 0 for p in row)) for row in weights])
     for name, offset in (("previous", -1), ("self", 0), ("next", 1)):
         found[name] = sum(weights[i][i + offset] for i in range(length) if 0 <= i + offset < length) / length
     found["first"] = np.mean([row[0] for row in weights])
@@ -73,19 +72,41 @@ def test_every_statistic_is_that_of_a_slow_loop(case):
             )
 
 
-def test_copied_heads_are_compared_with_those_of_their_donor(case):
+def test_relative_entropy_is_that_of_equal_attention_to_what_any_head_can_see(case):
+    run, weights, table = case
+    for index, id in enumerate(run.lineage.stack):
+        heads = range(run.checkpoints[-1].heads[index])
+        seen = np.any([block[index][head] > 0 for block in weights for head in heads], axis=0)
+        rows = table[(table["layer"] == id) & (table["part_type"] == "head")]
+        assert (rows["entropy"] / rows["relative_entropy"]).tolist() == pytest.approx(
+            [np.log(seen.sum(axis=1)).mean()] * len(rows)
+        )
+
+
+def test_copied_heads_are_compared_with_those_that_they_were_copied_from(case):
     run, weights, table = case
     stack, layers = run.lineage.stack, run.lineage.layers
     for row in table[table["part_type"] == "head"].itertuples():
-        donor, head = layers[row.layer].birth.donor, int(row.part.partition(".h")[2])
-        if donor not in stack or head >= run.checkpoints[-1].heads[stack.index(donor)]:
+        donor, head = layers[row.layer].heads[row.part].donor, int(row.part.partition(".h")[2])
+        if donor is None or donor.partition(".h")[0] not in stack:
             assert math.isnan(row.donor_divergence)
             continue
-        pairs = [(block[stack.index(row.layer)][head], block[stack.index(donor)][head]) for block in weights]
+        other = stack.index(donor.partition(".h")[0]), int(donor.partition(".h")[2])
+        pairs = [(block[stack.index(row.layer)][head], block[other[0]][other[1]]) for block in weights]
         expected = np.mean([[jensenshannon(p, q) ** 2 for p, q in zip(*pair, strict=True)] for pair in pairs])
         assert row.donor_divergence == pytest.approx(expected, abs=1e-6)
         assert 0 <= row.donor_divergence <= math.log(2)
     assert table["donor_divergence"].notna().any()
+
+
+def test_heads_that_were_drawn_at_random_have_no_donor(config_of, tmp_path):
+    events = [{"at": 1, "index": 1}, {"operator": "heads", "at": 2, "to": 4, "initializer": "random"}]
+    launch.begin(
+        config_of("llama", {"train.steps": 3, "model.initial_heads": 2, "growth.schedule": events}), tmp_path / "run"
+    ).run()
+    table = attention(open_run([tmp_path / "run"]), blocks=1)
+    copied = table[table["donor_divergence"].notna()]
+    assert sorted(copied["part"]) == ["b.h0", "b.h1"]
 
 
 def test_rollout_is_a_product_of_matrices_whose_rows_sum_to_1(case):
@@ -105,18 +126,21 @@ def test_rollout_is_a_product_of_matrices_whose_rows_sum_to_1(case):
     assert torch.stack(made).sum(dim=-1) == pytest.approx(torch.ones(3, 5).numpy())
 
 
-def test_special_tokens_are_those_of_the_tokenizer(runs):
+def test_special_tokens_are_those_of_the_tokenizer_but_the_mask_token(runs, tmp_path):
+    """The documents of a text are joined by an end token."""
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_text("def one(): return 1\n" * 2)
     run = open_run([runs["bert"]])
-    table, tokens = attention(run, blocks=BLOCKS), eval_tokens.sample_of(run, None, BLOCKS).tokens
-    special = set(tokenizer.local(run.tokenizer).all_special_ids)
+    table, tokens = attention(run, tmp_path, BLOCKS), eval_tokens.sample_of(run, tmp_path, BLOCKS).tokens
+    loaded = tokenizer.local(run.tokenizer)
+    special = set(loaded.all_special_ids) - {loaded.mask_token_id}
     model = checkpoint_model.model_of(run.checkpoints[-1])
     with torch.no_grad():
         weights = [model(input_ids=block[None], output_attentions=True).attentions[0][0, 0] for block in tokens]
     keys = [[number for number, token in enumerate(block.tolist()) if token in special] for block in tokens]
     mass = [float(each[:, where].sum() / len(each)) for each, where in zip(weights, keys, strict=True)]
-    assert any(mass) and table[table["part_type"] == "head"].iloc[0]["special"] == pytest.approx(
-        np.mean(mass), abs=1e-6
-    )
+    assert min(map(len, keys)) > 0 and loaded.mask_token_id in tokens
+    assert table[table["part_type"] == "head"].iloc[0]["special"] == pytest.approx(np.mean(mass), abs=1e-6)
 
 
 def test_without_a_tokenizer_attention_to_special_tokens_is_unknown(runs, tmp_path):
@@ -126,21 +150,18 @@ def test_without_a_tokenizer_attention_to_special_tokens_is_unknown(runs, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("near", "top", "pattern"),
+    ("means", "pattern"),
     [
-        (0.6, 0.3, "diagonal"),
-        (0.3, 0.6, "vertical"),
-        (0.3, 0.3, "both"),
-        (0.45, 0.1, "heterogeneous"),
-        (0.1, 0.1, "heterogeneous"),
+        ((0.91, 0.9, 0.9, 0.9), "uniform"),
+        ((0.5, 0.6, 0.3, 0.7), "diagonal"),
+        ((0.5, 0.3, 0.6, 0.7), "vertical"),
+        ((0.5, 0.3, 0.3, 0.55), "both"),
+        ((0.5, 0.3, 0.3, 0.45), "heterogeneous"),
+        ((0.5, 0.45, 0.1, 0.55), "heterogeneous"),
     ],
 )
-def test_patterns_follow_their_rules(near, top, pattern):
-    assert pattern_of({"previous": near, "self": 0, "next": 0, "top": top, "relative_entropy": 0.91}) == "uniform"
-    assert (
-        pattern_of({"previous": near / 2, "self": near / 2, "next": 0.0, "top": top, "relative_entropy": 0.5})
-        == pattern
-    )
+def test_patterns_follow_their_rules(means, pattern):
+    assert pattern_of(*means) == pattern
 
 
 def test_planted_heads_have_their_patterns(runs, monkeypatch):
@@ -154,6 +175,12 @@ def test_planted_heads_have_their_patterns(runs, monkeypatch):
     heads = table[table["part_type"] == "head"]
     assert heads["pattern"].tolist() == ["diagonal", "vertical"] * len(run.lineage.stack)
     assert heads["entropy"].tolist() == [0.0] * len(heads) and heads["donor_divergence"].dropna().eq(0).all()
+    with pytest.raises(BadInput, match="its attention weights are not finite"):
+        monkeypatch.undo()
+        broken = checkpoint_model.model_of(run.checkpoints[-1], head=False)
+        broken.h[0].attn.c_attn.weight.data[:] = math.nan
+        monkeypatch.setattr(checkpoint_model, "model_of", lambda *_, **__: broken)
+        attention(run, blocks=1)
 
 
 @pytest.mark.slow
