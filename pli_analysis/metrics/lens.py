@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pli_analysis.inference.eval_tokens import Sample
     from pli_analysis.runs.checkpoint import Checkpoint
     from pli_analysis.runs.run import Run
+    from pli_train.core.run_format.run_folder import CheckpointName
 
 LOGIT, TUNED = "logit", "tuned"
 COLUMNS = [col.RUN, col.CHECKPOINT, col.STEP, col.LENS, col.LAYER, col.INDEX, col.AGE]
@@ -55,7 +56,7 @@ def lens(
     run: Run,
     text: Path | eval_tokens.Text | None = None,
     blocks: int = 64,
-    at: int | None = None,
+    at: int | CheckpointName | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """Measure what the model would predict from the output of each layer.
@@ -63,7 +64,7 @@ def lens(
     Args:
         text: as for `pli_analysis.inference.eval_tokens.sample_of`.
         blocks: maximum number of blocks of text; half of them fit the tuned lens, the others are measured.
-        at: step of the checkpoint; None for the last one.
+        at: step of the checkpoint, or its name; None for the last one.
         on_progress: called with (batches of blocks done, in total).
 
     Raises:

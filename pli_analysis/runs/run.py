@@ -110,10 +110,15 @@ class Run:
         """Step → the checkpoint after its events, in order. Raises BadInput if there is none."""
         return {checkpoint.step: checkpoint for checkpoint in self.checkpoints}
 
-    def at(self, step: int | None) -> Checkpoint:
-        """Return the checkpoint of a step after its events, or the last one. Raises BadInput if there is none."""
+    def at(self, step: int | CheckpointName | None) -> Checkpoint:
+        """Return the checkpoint of a step after its events, the named one, or the last. Raises BadInput if none is."""
         if step is None:
             return self.checkpoints[-1]
+        if isinstance(step, CheckpointName):
+            named = {checkpoint.name: checkpoint for checkpoint in self.checkpoints}
+            if step not in named:
+                raise BadInput(f"{self.path}: has no checkpoint {step}")
+            return named[step]
         if step not in self.states:
             nearest = min(self.states, key=lambda other: abs(other - step))
             raise BadInput(f"{self.path}: has no checkpoint of step {step}; the nearest is of step {nearest}")

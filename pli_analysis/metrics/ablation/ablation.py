@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pli_analysis.inference.eval_tokens import Sample
     from pli_analysis.runs.checkpoint import Checkpoint
     from pli_analysis.runs.run import Run
+    from pli_train.core.run_format.run_folder import CheckpointName
 
 COLUMNS = [col.RUN, col.CHECKPOINT, col.STEP, col.LAYER, col.INDEX, col.AGE, col.IS_INSERTED]
 COLUMNS += [col.PART_TYPE, col.PART, col.ABLATION]
@@ -82,7 +83,7 @@ def ablation(
     run: Run,
     text: Path | eval_tokens.Text | None = None,
     blocks: int = 64,
-    at: int | None = None,
+    at: int | CheckpointName | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """Measure how the loss changes without each head, FFN and layer.
@@ -90,7 +91,7 @@ def ablation(
     Args:
         text: as for `pli_analysis.inference.eval_tokens.sample_of`.
         blocks: maximum number of blocks of text.
-        at: step of the checkpoint; None for the last one.
+        at: step of the checkpoint, or its name; None for the last one.
         on_progress: called with (passes over the text done, in total).
 
     Raises:

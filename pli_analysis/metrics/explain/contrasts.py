@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pli_analysis.inference import eval_tokens
     from pli_analysis.runs.run import Run
     from pli_train.core.lineage import Birth
+    from pli_train.core.run_format.run_folder import CheckpointName
 
 AGE, DEPTH, SCRATCH, DEPTH_SCRATCH = "age", "depth", "scratch", "depth-scratch"
 REFERENCES = (AGE, DEPTH, SCRATCH, DEPTH_SCRATCH)
@@ -62,10 +63,10 @@ def of_run(
             be measured.
     """
     require_comparable(run, scratch)
-    now = _measured(run, run.checkpoints[-1].step, text, blocks, on_checkpoint)
+    now = _measured(run, run.checkpoints[-1].name, text, blocks, on_checkpoint)
     inserted = now[col.IS_INSERTED].to_numpy()
     young = _when_young(run, now, text, blocks, on_checkpoint)
-    base = None if scratch is None else _measured(scratch, scratch.checkpoints[-1].step, text, blocks, on_checkpoint)
+    base = None if scratch is None else _measured(scratch, scratch.checkpoints[-1].name, text, blocks, on_checkpoint)
     for measure in MEASURES:
         values = now[measure.name].to_numpy(dtype=float)
         mine, near = values[inserted], beside(values, inserted)
@@ -119,10 +120,10 @@ def beside(values: np.ndarray, inserted: np.ndarray) -> np.ndarray:
 
 
 def _measured(
-    run: Run, step: int, text: Path | eval_tokens.Text | None, blocks: int, on_checkpoint: Callable[[], None]
+    run: Run, name: CheckpointName, text: Path | eval_tokens.Text | None, blocks: int, on_checkpoint: Callable[[], None]
 ) -> pd.DataFrame:
     """Measure the layers at a checkpoint and count it."""
-    table = of_layers(run, step, text, blocks)
+    table = of_layers(run, name, text, blocks)
     on_checkpoint()
     return table
 
@@ -138,26 +139,24 @@ def has_age(births: Sequence[Birth]) -> bool:
     return all(birth.event is not None or (birth.step == 0 and birth.initializer != PRETRAINED) for birth in births)
 
 
-def steps_when_young(run: Run) -> dict[int, int]:
-    """Return age of inserted layers at the end → step of the checkpoint at which the initial layers had that age.
+def checkpoints_when_young(run: Run) -> dict[int, CheckpointName]:
+    """Return age of inserted layers at the end → checkpoint at which the initial layers had that age.
 
-    Ages without such a checkpoint are missing. Checkpoints soon after a growth event do not count, as the event changed
-    what the initial layers do.
+    Ages without such a checkpoint are missing. Checkpoints right or soon after a growth event do not count, as the
+    event changed what the initial layers do.
     """
     last, births = run.checkpoints[-1].step, _births(run)
     if not has_age(births):
         return {}
-    ages = sorted({last - birth.step for birth in births if birth.event is not None})
+    ages = {last - birth.step for birth in births if birth.event is not None}
     events = [event.step for event in run.lineage.events]
-    near = {
-        age: [
-            step
-            for step in run.states
-            if abs(step - age) <= NEAR * age and not any(event <= step <= event + NEAR * age for event in events)
-        ]
-        for age in ages
-    }
-    return {age: min(steps, key=lambda step: abs(step - age)) for age, steps in near.items() if steps}
+
+    def is_near(name: CheckpointName, age: int) -> bool:
+        since = [name.step - step for step in events if step < name.step or (step == name.step and name.after)]
+        return abs(name.step - age) <= NEAR * age and min(since, default=age) > NEAR * age
+
+    near = {age: [each.name for each in run.checkpoints if is_near(each.name, age)] for age in sorted(ages)}
+    return {age: min(names, key=lambda name: abs(name.step - age)) for age, names in near.items() if names}
 
 
 def _when_young(
@@ -174,16 +173,16 @@ def _when_young(
     initial = list(now.index[~now[col.IS_INSERTED]])
     mine: dict[str, list[float]] = {measure.name: [] for measure in MEASURES}
     matched: dict[str, list[float]] = {measure.name: [] for measure in MEASURES}
-    steps = steps_when_young(run)
-    tables = {step: _measured(run, step, text, blocks, on_checkpoint) for step in sorted(set(steps.values()))}
+    names = checkpoints_when_young(run)
+    tables = {name: _measured(run, name, text, blocks, on_checkpoint) for name in sorted(set(names.values()))}
     norms = gradients(run) if has_age(_births(run)) else gradients(run).iloc[:0]
     for age, layers in now[now[col.IS_INSERTED]].groupby(col.AGE):
         for layer in layers.index:
             mine[GRADIENT.name].append(while_young(norms, [layer], int(age)))
             matched[GRADIENT.name].append(while_young(norms, initial, int(age)))
-        if age not in steps:
+        if age not in names:
             continue
-        then = tables[steps[age]]
+        then = tables[names[age]]
         then = then[then.index.isin(initial)]
         for measure in MEASURES[1:]:
             mine[measure.name] += layers[measure.name].tolist()

@@ -77,7 +77,7 @@ def contrasts(
     import pandas as pd
 
     partners = _partners(runs, scratch)
-    planned = [1 + len(set(of_run.steps_when_young(run).values())) for run in runs]
+    planned = [1 + len(set(of_run.checkpoints_when_young(run).values())) for run in runs]
     done, total, rows = 0, sum(planned) + len(scratch and runs), []
 
     def measured() -> None:

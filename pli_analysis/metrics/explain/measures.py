@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pli_analysis.inference import eval_tokens
     from pli_analysis.runs.checkpoint import Checkpoint
     from pli_analysis.runs.run import Run
+    from pli_train.core.run_format.run_folder import CheckpointName
 
 
 class Measure(NamedTuple):
@@ -48,7 +49,7 @@ RECENT = 0.1
 """Share of the run's steps, up to the checkpoint, over which gradients are averaged."""
 
 
-def of_layers(run: Run, step: int, text: Path | eval_tokens.Text | None, blocks: int) -> pd.DataFrame:
+def of_layers(run: Run, name: CheckpointName, text: Path | eval_tokens.Text | None, blocks: int) -> pd.DataFrame:
     """Measure the layers at a checkpoint.
 
     Returns:
@@ -60,19 +61,19 @@ def of_layers(run: Run, step: int, text: Path | eval_tokens.Text | None, blocks:
     """
     import pandas as pd
 
-    table = ablation.ablation(run, text, blocks, step)
+    table = ablation.ablation(run, text, blocks, name)
     of_layer = table[table[col.PART_TYPE] == ablation.LAYER]
     changes = of_layer.pivot(index=col.LAYER, columns=col.ABLATION, values=col.LOSS_CHANGE)
     skipped = of_layer[of_layer[col.ABLATION] == ablation.SKIP].set_index(col.LAYER)
     heads = table[table[col.PART_TYPE] == ablation.HEAD].groupby(col.LAYER)
     ffns = table[table[col.PART_TYPE] == ablation.FFN].set_index(col.LAYER)
-    seen = lens(run, text, blocks, step)
+    seen = lens(run, text, blocks, name)
     return pd.DataFrame(
         {
             col.INDEX: skipped[col.INDEX].astype(int),
             col.AGE: skipped[col.AGE].astype(int),
             col.IS_INSERTED: skipped[col.IS_INSERTED].astype(bool),
-            GRADIENT.name: recent_gradients(run, step),
+            GRADIENT.name: recent_gradients(run, name.step),
             SKIP.name: changes[ablation.SKIP],
             SWAP.name: changes.get(ablation.SWAP, np.nan),
             FFN.name: ffns[col.LOSS_CHANGE],

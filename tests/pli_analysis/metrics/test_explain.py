@@ -20,6 +20,7 @@ from pli_analysis.report import explain as report
 from pli_analysis.report import page
 from pli_analysis.runs.opening import open_run
 from pli_train.core.run_format import run_folder
+from pli_train.core.run_format.run_folder import CheckpointName
 from pli_train.training import launch
 from tests.commands import call, refused
 from tests.run_files import vouch
@@ -66,13 +67,12 @@ def test_each_reference_is_what_a_slow_script_finds(seeds, table):
     (grown, *_), (scratch, *_) = seeds
     new, below, above = (skip_of(grown, index) for index in (1, 0, 2))
     there, *beside = (skip_of(scratch, index) for index in (1, 0, 2))
-    then = [skip_of(grown, index, step=4) for index in (0, 1)] if 4 not in grown.states else None
+    then = [skip_of(grown, index, step=CheckpointName(4, after=False)) for index in (0, 1)]  # before the layer came
     assert row(table, "skip", "depth")[["inserted", "matched"]].tolist() == pytest.approx([new, (below + above) / 2])
     assert row(table, "skip", "scratch")["matched"] == pytest.approx(there)
     corrected = (below + above) / 2 + there - sum(beside) / 2
     assert row(table, "skip", "depth-scratch")["matched"] == pytest.approx(corrected)
-    assert then is None, "step 4 is the event: its checkpoint shows the model right after growth"
-    assert not len(table[(table["measure"] == "skip") & (table["reference"] == "age")])
+    assert row(table, "skip", "age")[["inserted", "matched"]].tolist() == pytest.approx([new, np.mean(then)])
 
 
 def test_the_age_is_that_of_the_inserted_layers_at_the_end(config_of, tmp_path):
@@ -81,6 +81,14 @@ def test_the_age_is_that_of_the_inserted_layers_at_the_end(config_of, tmp_path):
     found = row(explain.contrasts([run], blocks=BLOCKS), "skip", "age")
     assert found["inserted"] == pytest.approx(skip_of(run, 1))
     assert found["matched"] == pytest.approx(np.mean([skip_of(run, index, step=2) for index in (0, 1)]))
+
+
+def test_a_checkpoint_soon_after_an_event_does_not_stand_for_an_age(seeds, tmp_path):
+    (run, *_), _ = seeds
+    assert of_run.checkpoints_when_young(run) == {4: CheckpointName(4, after=False)}
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4-before")
+    assert of_run.checkpoints_when_young(open_run([tmp_path / "run"])) == {}
 
 
 def test_gradients_are_logged_norms_over_the_root_of_the_number_of_parameters(seeds, table):
