@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MISSING = "There is no primary test, as no gradient norms of layers of the same age are known."
 LEVEL = 0.05
 """A p-value below this is called significant."""
+NAMED = 3
+"""Maximum number of differences that a sentence names."""
 TITLES = {measure.name: measure.title for measure in MEASURES}
 MATCHED = {
     AGE: "initial layers of the same age",
@@ -62,16 +64,17 @@ def _of_gradients(row: Any, runs: int) -> str:
 
 
 def _of_others(tests: pd.DataFrame) -> str:
-    """Name the significant differences after adjustment, largest effect on p first."""
+    """Name the significant differences after adjustment, the smallest p first."""
     found = tests[tests[col.P_ADJUSTED] < LEVEL].sort_values(col.P_ADJUSTED, kind="stable")
     total = counted(len(tests), "other difference")
     if not len(found):
         return f"None of {total} is significant after adjustment for their number."
-    each = "; ".join(
+    each = [
         f"{TITLES[row[col.MEASURE]]} against {MATCHED[row[col.REFERENCE]]}: {signed(row[col.DIFFERENCE])}"
-        for _, row in found.iterrows()
-    )
-    return f"{len(found)} of {total} are significant after adjustment for their number: {each}."
+        for _, row in found.head(NAMED).iterrows()
+    ]
+    more = [f"and {len(found) - NAMED} more"] if len(found) > NAMED else []
+    return f"{len(found)} of {total} are significant after adjustment for their number: {'; '.join(each + more)}."
 
 
 def build(table: pd.DataFrame, tests: pd.DataFrame) -> Report:

@@ -287,6 +287,15 @@ def test_words_name_what_is_significant_after_adjustment():
     assert "There is no primary test" in words
 
 
+def test_words_name_three_differences_at_most():
+    names = [("skip", "age"), ("skip", "depth"), ("ffn", "age"), ("ffn", "depth"), ("head", "age")]
+    tables = [made(5 + np.arange(8) / 10, np.zeros(8), *which) for which in names]
+    words = report.verdict(explain.summary(pd.concat(tables)))
+    assert (
+        "5 of 5 other differences are significant" in words and words.count(" against ") == 3 and "and 2 more" in words
+    )
+
+
 def test_the_command_prints_what_the_function_returns(seeds, table, tmp_path):
     (one, *_), (scratch, *_) = seeds
     wanted = [one.path, "--scratch", scratch.path, "--blocks", BLOCKS, "--runs", "-o", tmp_path / "t.csv"]
