@@ -420,13 +420,11 @@ def config(
     overrides: Overrides = None,
     keys: Annotated[bool, typer.Option("--keys", help="List all keys: type, default and meaning.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print a JSON schema of config files, for editors.")] = False,
-    format: Annotated[
-        Format, typer.Option("--format", "-f", metavar="FORMAT", help="With --keys: table, json, csv or md.")
-    ] = Format.TABLE,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Print a config as TOML, with all keys.
 
-    Keys that the file or preset does not set have their defaults.
+    Keys that the file or preset does not set have their defaults. The format is that of --keys.
 
     Example: pli-train config tiny --set optim.lr=3e-4 > mine.toml
     """

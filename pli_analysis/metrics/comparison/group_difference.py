@@ -130,7 +130,7 @@ def max_t(differences: np.ndarray) -> np.ndarray:
         (tests,); NaN for a test with fewer than two runs.
 
     >>> max_t(np.array([[1.0, 0.1], [1.1, -0.1], [1.2, 0.2]])).tolist()
-    [0.25, 1.0]
+    [0.25, 0.75]
     """
     runs = len(differences)
     if runs < 2:
