@@ -8,7 +8,8 @@ import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.figures.grid import grid
-from pli_analysis.figures.palette import LEGEND, NEUTRAL, numbered_line
+from pli_analysis.figures.layer_axis import by_head, shade_inserted
+from pli_analysis.figures.palette import LEGEND, numbered_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,8 +65,7 @@ def layers(table: pd.DataFrame) -> go.Figure:
                 "<extra></extra>",
             )
         )
-    for index in table[table[col.IS_INSERTED].fillna(False)][col.INDEX].unique():
-        drawn.add_vrect(index - 0.5, index + 0.5, fillcolor=NEUTRAL, opacity=0.12, line_width=0, layer="below")
+    shade_inserted(drawn, table)
     drawn.update_layout(
         xaxis={"title": "layer, bottom to top", "type": "category"},
         yaxis={"title": CHANGE, "type": "log", "dtick": 1},
@@ -81,17 +81,15 @@ def heads(table: pd.DataFrame) -> go.Figure:
         table: result of `pli_analysis.metrics.ablation.ablation`.
     """
     masked = table[table[col.PART_TYPE] == "head"]
-    of_layer = {layer: rows[col.LOSS_CHANGE].tolist() for layer, rows in masked.groupby(col.LAYER, sort=False)}
-    most = max(map(len, of_layer.values()))
-    squares = np.array([[*values, *[np.nan] * (most - len(values))] for values in of_layer.values()])
+    ids, squares = by_head(masked, col.LOSS_CHANGE)
     logarithms = np.log10(np.clip(np.abs(squares), FLOOR, None))
     lowest, highest = round(np.log10(FLOOR)), max(0, int(np.ceil(np.nanmax(logarithms))))
     decades = range(lowest, highest + 1)
     ticks = {"tickvals": list(decades), "ticktext": [f"{10.0**decade:g}" for decade in decades]}
     return grid(
         logarithms,
-        list(of_layer),
-        list(range(most)),
+        ids,
+        list(range(squares.shape[1])),
         ("head", "layer, bottom to top", CHANGE),
         "head %{x} of layer %{y}: %{customdata:+.3f}",
         ticks,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pli_analysis import columns as col
 from pli_analysis.figures.grid import grid
-from pli_analysis.figures.palette import LEGEND, NEUTRAL, numbered_line
+from pli_analysis.figures.layer_axis import by_head, shade_inserted
+from pli_analysis.figures.palette import LEGEND, numbered_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,11 +31,9 @@ def heads(table: pd.DataFrame, column: str, title: str) -> go.Figure:
         column: what the colors show.
         title: its title, with the unit.
     """
-    of_layer = {layer: rows[column].tolist() for layer, rows in table.groupby(col.LAYER, sort=False)}
-    most = max(map(len, of_layer.values()))
-    squares = [[*values, *[np.nan] * (most - len(values))] for values in of_layer.values()]
+    ids, squares = by_head(table, column)
     titles = ("head", "layer, bottom to top", title)
-    return grid(squares, list(of_layer), list(range(most)), titles, "head %{x} of layer %{y}: %{z:.3g}")
+    return grid(squares, ids, list(range(squares.shape[1])), titles, "head %{x} of layer %{y}: %{z:.3g}")
 
 
 def masses(table: pd.DataFrame) -> go.Figure:
@@ -56,7 +53,6 @@ def masses(table: pd.DataFrame) -> go.Figure:
         if means.notna().any():
             marker = {"size": 7, "color": numbered_line(number)["color"]}
             drawn.add_scatter(x=means.index, y=means, name=name, mode="lines+markers", marker=marker)
-    for index in table[table[col.IS_INSERTED]][col.INDEX].unique():
-        drawn.add_vrect(index - 0.5, index + 0.5, fillcolor=NEUTRAL, opacity=0.12, line_width=0, layer="below")
+    shade_inserted(drawn, table)
     share = {"title": "share of the attention", "tickformat": ".0%", "rangemode": "tozero"}
     return drawn.update_layout(xaxis={"title": "layer, bottom to top", "type": "category"}, yaxis=share, legend=LEGEND)
