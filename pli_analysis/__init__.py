@@ -5,9 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pli_analysis.api import ablation, attention, disturbance, drift, explain, lens, open_run, pruning, sweep
+    from pli_analysis.api import (
+        ablation,
+        attention,
+        disturbance,
+        drift,
+        explain,
+        lens,
+        open_run,
+        probe,
+        pruning,
+        sweep,
+    )
 
-__all__ = ["ablation", "attention", "disturbance", "drift", "explain", "lens", "open_run", "pruning", "sweep"]
+__all__ = ["ablation", "attention", "disturbance", "drift", "explain", "lens", "open_run", "probe", "pruning", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.sweep.results import Results
     from pli_analysis.runs.run import Run
 
-__all__ = ["ablation", "attention", "disturbance", "drift", "explain", "lens", "open_run", "pruning", "sweep"]
+__all__ = ["ablation", "attention", "disturbance", "drift", "explain", "lens", "open_run", "probe", "pruning", "sweep"]
 
 
 def ablation(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
@@ -87,6 +87,16 @@ def lens(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = 
     from pli_analysis.metrics import lens as metric
 
     return metric.lens(run, text, blocks, at)
+
+
+def probe(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
+    """Measure which properties of a token a linear probe reads from the output of each layer.
+
+    Arguments, columns and errors are those of `pli_analysis.metrics.probing.probe.probe`.
+    """
+    from pli_analysis.metrics.probing import probe as metric
+
+    return metric.probe(run, text, blocks, at)
 
 
 def pruning(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from pli_analysis.commands.grad_norms import grad_norms
 from pli_analysis.commands.lens import lens
 from pli_analysis.commands.lineage import lineage
 from pli_analysis.commands.outputs import check_outputs_first
+from pli_analysis.commands.probe import probe
 from pli_analysis.commands.pruning import pruning
 from pli_analysis.commands.report import ReportCommand, report
 from pli_analysis.commands.scalars import scalars
@@ -33,6 +34,7 @@ of_runs = (
     ablation,
     pruning,
     lens,
+    probe,
     attention,
     explain,
     disturbance,

@@ -106,6 +106,21 @@ SPECIAL = "special"
 PATTERN = "pattern"
 DONOR_DIVERGENCE = "donor_divergence"
 
+# Linear probes.
+LABEL = "label"
+ACCURACY = "accuracy"
+ACCURACY_LOW = "accuracy_low"
+ACCURACY_HIGH = "accuracy_high"
+MAJORITY = "majority"
+SELECTIVITY = "selectivity"
+GAIN = "gain"
+GAIN_LOW = "gain_low"
+GAIN_HIGH = "gain_high"
+CODE_LENGTH = "code_length"
+CLASSES = "classes"
+MEASURED_TOKENS = "measured_tokens"
+UNITS = "units"
+
 # Inserted layers against matched layers.
 MEASURE = "measure"
 INSERTED = "inserted"

@@ -39,6 +39,7 @@ def test_help_names_every_command_with_an_example(command):
             "ablation",
             "pruning",
             "lens",
+            "probe",
             "attention",
             "explain",
             "scalars",

@@ -194,6 +194,7 @@ SLOW = [  # as they load torch, twice
     ["ablation", "RUN", "--blocks", "2"],
     ["pruning", "RUN", "--blocks", "2"],
     ["lens", "RUN", "--blocks", "2"],
+    ["probe", "RUN", "--blocks", "8"],
     ["attention", "RUN", "--blocks", "2"],
     ["explain", "RUN", "--blocks", "2"],
     ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],

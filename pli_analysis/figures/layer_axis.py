@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def shade_inserted(drawn: go.Figure, table: pd.DataFrame) -> None:
+def shade_inserted(drawn: go.Figure, table: pd.DataFrame, before: int = 0) -> None:
     """Shade the positions of inserted layers on a horizontal axis with one category per layer.
 
     Args:
         table: `index`, `is_inserted`; missing for rows that are not of one layer.
+        before: number of categories before the first layer.
     """
-    for index in table[table[col.IS_INSERTED].fillna(False)][col.INDEX].unique():
+    for index in table[table[col.IS_INSERTED].fillna(False)][col.INDEX].unique() + before:
         drawn.add_vrect(index - 0.5, index + 0.5, fillcolor=NEUTRAL, opacity=0.12, line_width=0, layer="below")
 
 

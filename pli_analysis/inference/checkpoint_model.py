@@ -6,7 +6,7 @@ The config (known keys only) and the tensors are read by the checked readers of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -120,8 +120,9 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
     """Collect the outputs of each layer of the stack, bottom to top, in float32.
 
     Args:
-        of: `layers`: hidden states after each layer; `heads`: outputs of heads before the attention output projection;
-            `ffn`: outputs of FFNs, which are added to the hidden states.
+        of: `layers`: hidden states after each layer; `states`: those before the first layer, then those after each;
+            `heads`: outputs of heads before the attention output projection; `ffn`: outputs of FFNs, which are added to
+            the hidden states.
         tokens: (blocks, block_size).
         kept: (blocks, block_size) bool: tokens whose outputs are returned.
 
@@ -135,16 +136,31 @@ def outputs_of(checkpoint: Checkpoint, of: str, tokens: Tensor, kept: Tensor) ->
         require_parts(checkpoint, "head")
     model, anatomy = model_of(checkpoint, head=False), checkpoint.anatomy
     stack = stack_of(model, anatomy)
-    collected: list[list[Tensor]] = [[] for _ in stack]
     wanted = kept.split(AT_ONCE)
+    collected: list[list[Tensor]] = []
     hooks = []
-    for position, layer in enumerate(stack):
-        # Each hook gets the batches in order: the number of outputs collected so far is the index of the batch.
-        def keep(values: Any, position: int = position) -> None:
-            values = hidden_of(values)
-            collected[position].append(values[wanted[len(collected[position])].to(values.device)])
 
-        if of == "layers":
+    def keeper() -> Callable[[Any], None]:
+        """Return a function that keeps the values of the next batch: hooks get the batches in order."""
+        batches: list[Tensor] = []
+        collected.append(batches)
+
+        def keep(values: Any) -> None:
+            values = hidden_of(values)
+            batches.append(values[wanted[len(batches)].to(values.device)])
+
+        return keep
+
+    if of == "states":
+        keep = keeper()
+        hooks.append(
+            stack[0].register_forward_pre_hook(
+                lambda _, inputs, named, keep=keep: keep(inputs or named["hidden_states"]), with_kwargs=True
+            )
+        )
+    for layer in stack:
+        keep = keeper()
+        if of in ("layers", "states"):
             hooks.append(layer.register_forward_hook(lambda _, inputs, output, keep=keep: keep(output)))
             continue
         out_of_attention, out_of_ffn = (layer.get_submodule(name) for name in anatomy.identity["zero"])

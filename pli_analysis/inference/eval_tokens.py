@@ -181,7 +181,7 @@ def _cut(run: Run, text: Text, blocks: int | None) -> Sample:
     import torch
 
     length, size = _trained_with(run, "block_size", int), _vocabulary(run)
-    loaded, where = _tokenizer(run, text)
+    loaded, where = tokenizer_of(run, text)
     ids, starts = _ids(loaded, where, text)
     count = len(ids) // length
     if not count:
@@ -273,7 +273,7 @@ def spread(tokens: Tensor, most: int) -> Tensor:
     return kept
 
 
-def _tokenizer(run: Run, text: Text) -> tuple[PreTrainedTokenizerBase, Path]:
+def tokenizer_of(run: Run, text: Text) -> tuple[PreTrainedTokenizerBase, Path]:
     """Return the tokenizer for a text and its path: the one given, or else the run's own."""
     if text.tokenizer is not None:
         if not text.tokenizer.exists():

@@ -36,6 +36,7 @@ import numpy as np
 from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.metrics.lineage import position_of
+from pli_analysis.metrics.row_cache import rows_of
 from pli_analysis.runs.ancestry import donor
 from pli_analysis.runs.checkpoint import require_parts
 from pli_train.core import tokenizer
@@ -65,6 +66,8 @@ EACH = 0.2
 """Share of the attention that each of two groups of tokens needs for a pattern of both."""
 TOP_TOKENS = 3
 """Number of tokens of a block that can make a vertical pattern."""
+KEPT = "attention-1/"
+"""Cache folder of results. Increase the number when their values change."""
 
 
 def attention(
@@ -96,11 +99,10 @@ def attention(
     special = _special_tokens(run, text)
     counts = len(sample.tokens), len(np.unique(sample.documents))
     who, lineage = (run.name, str(checkpoint.name), checkpoint.step), checkpoint.lineage
-    rows = [
-        (*who, *position_of(lineage, layer, checkpoint.step), *row, *counts)
-        for layer, *row in _measured(checkpoint, sample, special, on_progress)
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    inputs = sample.content + str(special).encode()
+    rows = rows_of(KEPT, checkpoint, inputs, lambda: _measured(checkpoint, sample, special, on_progress))
+    found = [(*who, *position_of(lineage, layer, checkpoint.step), *row, *counts) for layer, *row in rows]
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 def _special_tokens(run: Run, text: Path | eval_tokens.Text | None) -> list[int]:

@@ -32,6 +32,8 @@ from pli_analysis import columns as col
 from pli_analysis.inference import checkpoint_model, eval_tokens
 from pli_analysis.inference.block_losses import finite_losses
 from pli_analysis.metrics.ablation.interventions import output_replaced
+from pli_analysis.metrics.lineage import position_of
+from pli_analysis.metrics.row_cache import rows_of
 from pli_train.core.masking import IGNORED
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ COLUMNS += [col.LOSS, col.LOSS_LOW, col.LOSS_HIGH, col.KL, col.AGREEMENT, col.DE
 COLUMNS += [col.PREDICTED_TOKENS, col.BLOCKS, col.DOCUMENTS]
 RIDGE = 1e-3
 """Penalty of the ridge regression, relative to the mean variance of the inputs times the number of tokens."""
+KEPT = "lens-1/"
+"""Cache folder of results. Increase the number when their values change."""
 
 
 def lens(
@@ -74,14 +78,18 @@ def lens(
     import pandas as pd
 
     checkpoint = run.at(at)
-    rows = _measured(checkpoint, *eval_tokens.halves_of(run, text, blocks, "lenses need"), on_progress)
-    return pd.DataFrame([(run.name, str(checkpoint.name), checkpoint.step, *row) for row in rows], columns=COLUMNS)
+    halves = eval_tokens.halves_of(run, text, blocks, "lenses need")
+    content = b"".join(half.content for half in halves)
+    rows = rows_of(KEPT, checkpoint, content, lambda: _measured(checkpoint, *halves, on_progress))
+    who, lineage = (run.name, str(checkpoint.name), checkpoint.step), checkpoint.lineage
+    found = [(*who, name, *position_of(lineage, layer, checkpoint.step)[:3], *row) for name, layer, *row in rows]
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 def _measured(
     checkpoint: Checkpoint, fitted_on: Sample, measured_on: Sample, on_progress: Callable[[int, int], None]
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of the table, without the first three columns."""
+    """Yield lens, layer and the columns from `loss` on."""
     import torch
 
     model, lineage = checkpoint_model.model_of(checkpoint), checkpoint.lineage
@@ -107,10 +115,9 @@ def _measured(
         decided = decisions(np.array([np.concatenate(reading.agrees) for reading in readings]))
         for index, (id, reading) in enumerate(zip(lineage.stack, readings, strict=True)):
             loss = measured_on.design.mean(np.array(reading.losses), targets)
-            age = checkpoint.step - lineage.layers[id].birth.step
             agreement = float(np.concatenate(reading.agrees).mean())
             kl = reading.kl / max(counts[0], 1)
-            yield (name, id, index, age, loss.value, *loss.interval(), kl, agreement, float(decided[index]), *counts)
+            yield (name, id, loss.value, *loss.interval(), kl, agreement, float(decided[index]), *counts)
 
 
 def decisions(agrees: np.ndarray) -> np.ndarray:

@@ -24,7 +24,6 @@ one at a time. Parts can replace each other, so the effects of several parts do 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -39,9 +38,8 @@ from pli_analysis.inference.block_losses import block_losses, finite_losses
 from pli_analysis.metrics.ablation import importance
 from pli_analysis.metrics.ablation.interventions import ffn_masked, heads_masked, rearranged, skipped
 from pli_analysis.metrics.lineage import position_of
+from pli_analysis.metrics.row_cache import rows_of
 from pli_analysis.runs.checkpoint import require_parts
-from pli_analysis.weights.content_hash import key_of_bytes
-from pli_train.core import cache
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,19 +101,10 @@ def ablation(
     checkpoint = run.at(at)
     require_parts(checkpoint, "head")
     sample = eval_tokens.sample_of(run, text, blocks)
-    rows = _kept(checkpoint, sample, lambda: list(_measured(checkpoint, sample, on_progress)))
+    rows = rows_of(KEPT, checkpoint, sample.content, lambda: _measured(checkpoint, sample, on_progress))
     who = run.name, str(checkpoint.name), checkpoint.step
     table = pd.DataFrame([(*who, *_where(checkpoint, layer), *row) for layer, *row in rows], columns=COLUMNS)
     return table.astype({col.INDEX: "Int64", col.AGE: "Int64", col.IS_INSERTED: "boolean"})  # empty for the stack
-
-
-def _kept(checkpoint: Checkpoint, sample: Sample, measure: Callable[[], list[tuple[Any, ...]]]) -> list[Any]:
-    """Return cached rows, or measure and cache them."""
-    key = key_of_bytes(checkpoint, sample.content)
-    if (found := cache.get(KEPT + key)) is None:
-        found = json.dumps(measure()).encode()
-        cache.put(KEPT + key, found)
-    return list(json.loads(found))
 
 
 def _where(checkpoint: Checkpoint, layer: str | None) -> tuple[Any, ...]:

@@ -1,0 +1,46 @@
+"""The text of each token of a sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pli_analysis.inference.eval_tokens import Sample, Text, tokenizer_of
+from pli_train.core.masking import IGNORED
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pli_analysis.runs.run import Run
+
+ANCHOR = "a"
+"""A text before the token, as some decoders remove the space before the first token of a text."""
+
+
+def ids_of(run: Run, sample: Sample) -> np.ndarray:
+    """Return the tokens of the text, (blocks, block_size): those below the masks of a masked model."""
+    if run.checkpoints[-1].anatomy.task != "masked-lm":
+        return sample.tokens.numpy()
+    return sample.labels.where(sample.labels != IGNORED, sample.tokens).numpy()
+
+
+def texts_of(run: Run, text: Path | Text | None, ids: np.ndarray) -> list[list[str]]:
+    """Return the text of each token; a character of several tokens is a replacement character in each.
+
+    Args:
+        text: as for `pli_analysis.inference.eval_tokens.sample_of`; its tokenizer is used.
+        ids: (blocks, block_size) int.
+
+    Raises:
+        BadInput: if the tokenizer cannot be read.
+    """
+    import numpy as np
+
+    loaded, _ = tokenizer_of(run, text if isinstance(text, Text) else Text(text or run.path))
+    anchor = loaded.encode(ANCHOR, add_special_tokens=False)
+    before = len(loaded.decode(anchor, clean_up_tokenization_spaces=False))
+    known = {
+        id: str(loaded.decode([*anchor, id], clean_up_tokenization_spaces=False))[before:]
+        for id in np.unique(ids).tolist()
+    }
+    return [[known[id] for id in block] for block in ids.tolist()]
