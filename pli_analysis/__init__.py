@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pli_analysis.api import (
         ablation,
         attention,
+        attribution,
         disturbance,
         drift,
         explain,
@@ -18,7 +19,19 @@ if TYPE_CHECKING:
         sweep,
     )
 
-__all__ = ["ablation", "attention", "disturbance", "drift", "explain", "lens", "open_run", "probe", "pruning", "sweep"]
+__all__ = [
+    "ablation",
+    "attention",
+    "attribution",
+    "disturbance",
+    "drift",
+    "explain",
+    "lens",
+    "open_run",
+    "probe",
+    "pruning",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

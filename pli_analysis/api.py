@@ -15,7 +15,19 @@ if TYPE_CHECKING:
     from pli_analysis.metrics.sweep.results import Results
     from pli_analysis.runs.run import Run
 
-__all__ = ["ablation", "attention", "disturbance", "drift", "explain", "lens", "open_run", "probe", "pruning", "sweep"]
+__all__ = [
+    "ablation",
+    "attention",
+    "attribution",
+    "disturbance",
+    "drift",
+    "explain",
+    "lens",
+    "open_run",
+    "probe",
+    "pruning",
+    "sweep",
+]
 
 
 def ablation(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
@@ -36,6 +48,16 @@ def attention(run: Run, text: Path | None = None, blocks: int = 64, at: int | No
     from pli_analysis.metrics import attention as metric
 
     return metric.attention(run, text, blocks, at)
+
+
+def attribution(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
+    """Measure how much each layer, head and FFN adds to the logits of the right tokens.
+
+    Arguments, columns and errors are those of `pli_analysis.metrics.attribution.attribution`.
+    """
+    from pli_analysis.metrics.attribution import attribution as metric
+
+    return metric.attribution(run, text, blocks, at)
 
 
 def drift(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pli_analysis.commands.ablation import ablation
 from pli_analysis.commands.attention import attention
+from pli_analysis.commands.attribution import attribution
 from pli_analysis.commands.compare import compare
 from pli_analysis.commands.disturbance import disturbance
 from pli_analysis.commands.doctor import doctor
@@ -35,6 +36,7 @@ of_runs = (
     pruning,
     lens,
     probe,
+    attribution,
     attention,
     explain,
     disturbance,

@@ -106,6 +106,12 @@ SPECIAL = "special"
 PATTERN = "pattern"
 DONOR_DIVERGENCE = "donor_divergence"
 
+# Direct logit attribution.
+CONTRIBUTION = "contribution"
+CONTRIBUTION_LOW = "contribution_low"
+CONTRIBUTION_HIGH = "contribution_high"
+SHARE = "share"
+
 # Linear probes.
 LABEL = "label"
 ACCURACY = "accuracy"

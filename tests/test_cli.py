@@ -40,6 +40,7 @@ def test_help_names_every_command_with_an_example(command):
             "pruning",
             "lens",
             "probe",
+            "attribution",
             "attention",
             "explain",
             "scalars",

@@ -195,6 +195,7 @@ SLOW = [  # as they load torch, twice
     ["pruning", "RUN", "--blocks", "2"],
     ["lens", "RUN", "--blocks", "2"],
     ["probe", "RUN", "--blocks", "8"],
+    ["attribution", "RUN", "--blocks", "2"],
     ["attention", "RUN", "--blocks", "2"],
     ["explain", "RUN", "--blocks", "2"],
     ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],

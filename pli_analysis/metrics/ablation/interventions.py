@@ -40,14 +40,14 @@ def heads_masked(layer: nn.Module, anatomy: Anatomy, heads: Collection[int], cou
         values[..., list(heads), :] = 0
         return values.flatten(-2), *inputs[1:]
 
-    with _removed(attention_output(layer, anatomy).register_forward_pre_hook(mask)):
+    with removed(attention_output(layer, anatomy).register_forward_pre_hook(mask)):
         yield
 
 
 @contextmanager
 def ffn_masked(layer: nn.Module, anatomy: Anatomy) -> Iterator[None]:
     """Set the output of a layer's FFN to zero, its bias included."""
-    with _removed(
+    with removed(
         ffn_output(layer, anatomy).register_forward_hook(lambda _, inputs, output: output.new_zeros(output.shape))
     ):
         yield
@@ -60,14 +60,14 @@ def skipped(layer: nn.Module) -> Iterator[None]:
     def skip(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
         return _with_hidden(output, inputs[0] if inputs else named["hidden_states"])
 
-    with _removed(layer.register_forward_hook(skip, with_kwargs=True)):
+    with removed(layer.register_forward_hook(skip, with_kwargs=True)):
         yield
 
 
 @contextmanager
 def output_replaced(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
     """Let a layer return these hidden states."""
-    with _removed(layer.register_forward_hook(lambda _, inputs, output: _with_hidden(output, hidden))):
+    with removed(layer.register_forward_hook(lambda _, inputs, output: _with_hidden(output, hidden))):
         yield
 
 
@@ -97,7 +97,7 @@ def _with_hidden(output: Any, hidden: Tensor) -> Any:
 
 
 @contextmanager
-def _removed(hook: Any) -> Iterator[None]:
+def removed(hook: Any) -> Iterator[None]:
     """Remove a hook at the end."""
     try:
         yield
