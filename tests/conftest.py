@@ -33,6 +33,15 @@ HELPERS = (
 pytest.register_assert_rewrite(*(f"tests.{name}" for name in HELPERS))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the tests of families that share the layout of another family as slow."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if ALIKE & {value for value in parameters.values() if isinstance(value, str)}:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish(session):
     """Exempt all that imports and collection made from garbage collection, which `Trainer` runs at each training."""
     gc.collect()
@@ -40,6 +49,8 @@ def pytest_collection_finish(session):
 
 
 FAMILIES = ("bert", "gpt2")
+ALIKE = {"camembert", "roberta", "xlm-roberta", "mistral", "qwen2", "qwen3"}
+"""Families whose layers are those of BERT or Llama, with other norms or sizes at most."""
 MODELS = {
     "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32},
     "gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 32},
@@ -171,15 +182,15 @@ def postgres():
         server.close()
 
 
-@pytest.fixture(params=[20, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.fixture(params=[5, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "long"])
 def fuzz_cases(request):
-    """Number of changes to try on a file: 20 by default, the first of those of the slow tests: PLI_FUZZ, or 1000."""
+    """Number of changes to try on a file: 5 by default, the first of those of the slow tests: PLI_FUZZ, or 1000."""
     return request.param or int(os.environ.get("PLI_FUZZ", "1000"))
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=["gpt2", pytest.param("bert", marks=pytest.mark.slow)])
 def family(request):
-    """Each model family in turn."""
+    """A model family: GPT-2, and with the slow tests BERT."""
     return request.param
 
 

@@ -37,6 +37,7 @@ PRINTED = [  # the Unicode in it
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "sign"), thinned(PRINTED), ids=[words for words, _ in PRINTED])
 def test_what_is_printed_is_the_same_in_other_signs(words, sign, small_run):
     words = words.replace("RUN", str(small_run)).split()
@@ -87,6 +88,7 @@ def test_files_are_utf_8_whatever_the_terminal_is(small_run, tmp_path):
     assert "─" in (tmp_path / "plain.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", PATHS)
 @pytest.mark.parametrize("name", PACKAGES)
 def test_all_help_is_printed(name, position):
@@ -135,6 +137,7 @@ def test_a_printed_path_is_the_path(small_run, tmp_path):
         assert done.returncode == 0 and done.stdout == folder + b"\n"
 
 
+@pytest.mark.slow
 def test_training_goes_on_in_the_c_locale(tmp_path, corpus):
     """Every file is opened as UTF-8 in any locale."""
     (tmp_path / "mine.toml").write_text(

@@ -1,4 +1,4 @@
-"""What is measured of each layer: gradients, use, and the depth at which predictions are decided."""
+"""What is measured of each layer: gradients, use, and what it adds to predictions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import numpy as np
 
 from pli_analysis import columns as col
 from pli_analysis.metrics.ablation import ablation
+from pli_analysis.metrics.attribution import attribution
 from pli_analysis.metrics.grad_norms import logged
 from pli_analysis.metrics.lens import LOGIT, lens
+from pli_analysis.metrics.probing.probe import INPUT, probe
+from pli_train.core.cli.console import say
+from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +48,9 @@ HEAD = Measure("head", "mean loss change without a head (nats)", 0.01)
 HEAD_IMPORTANCE = Measure("head_importance", "mean importance of its heads (nats)", 0.01)
 BLOCK_INFLUENCE = Measure("block_influence", "block influence", 0.05)
 DECIDED = Measure("decided", "share of tokens decided at the layer", 0.05)
-MEASURES = (GRADIENT, SKIP, SWAP, FFN, HEAD, HEAD_IMPORTANCE, BLOCK_INFLUENCE, DECIDED)
+PROBE_GAIN = Measure("probe_gain", "mean gain of linear probes", 0.01)
+LOGIT_SHARE = Measure("logit_share", "share of the logits of right tokens", 0.05)
+MEASURES = (GRADIENT, SKIP, SWAP, FFN, HEAD, HEAD_IMPORTANCE, BLOCK_INFLUENCE, DECIDED, PROBE_GAIN, LOGIT_SHARE)
 RECENT = 0.1
 """Share of the run's steps, up to the checkpoint, over which gradients are averaged."""
 
@@ -57,7 +63,7 @@ def of_layers(run: Run, name: CheckpointName, text: Path | eval_tokens.Text | No
         and `is_inserted`, and a column for each measure.
 
     Raises:
-        BadInput: as `ablation` and `lens`.
+        BadInput: as `ablation`, `lens` and `attribution`.
     """
     import pandas as pd
 
@@ -68,6 +74,7 @@ def of_layers(run: Run, name: CheckpointName, text: Path | eval_tokens.Text | No
     heads = table[table[col.PART_TYPE] == ablation.HEAD].groupby(col.LAYER)
     ffns = table[table[col.PART_TYPE] == ablation.FFN].set_index(col.LAYER)
     seen = lens(run, text, blocks, name)
+    added = attribution.attribution(run, text, blocks, name)
     return pd.DataFrame(
         {
             col.INDEX: skipped[col.INDEX].astype(int),
@@ -81,8 +88,21 @@ def of_layers(run: Run, name: CheckpointName, text: Path | eval_tokens.Text | No
             HEAD_IMPORTANCE.name: heads[col.HEAD_IMPORTANCE].mean(),
             BLOCK_INFLUENCE.name: skipped[col.BLOCK_INFLUENCE],
             DECIDED.name: seen[seen[col.LENS] == LOGIT].set_index(col.LAYER)[col.DECIDED],
+            PROBE_GAIN.name: _probe_gains(run, name, text, blocks),
+            LOGIT_SHARE.name: added[added[col.PART_TYPE] == attribution.LAYER].set_index(col.LAYER)[col.SHARE],
         }
     ).loc[skipped.index]
+
+
+def _probe_gains(run: Run, name: CheckpointName, text: Path | eval_tokens.Text | None, blocks: int) -> pd.Series:
+    """Return the mean gain of probes at each layer, over labels; empty if there is too little text, or no tokenizer."""
+    import pandas as pd
+
+    try:
+        return probe(run, text, blocks, name).groupby(col.LAYER)[col.GAIN].mean().drop(INPUT)
+    except BadInput as error:
+        say(f"no probes are fitted: {error}")
+        return pd.Series(dtype=float)
 
 
 def recent_gradients(run: Run, step: int) -> pd.Series:

@@ -67,6 +67,7 @@ def test_the_command_reads_as_much_as_the_report():
     assert asked["blocks"].default == measured["blocks"].default
 
 
+@pytest.mark.slow
 def test_an_event_changes_the_loss_by_one_number(run, page):
     events = rows("disturbance", run)
     assert [event["step"] for event in events] == list(EVENTS)

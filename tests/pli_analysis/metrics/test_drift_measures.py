@@ -184,6 +184,7 @@ def test_every_measure_of_a_grown_run_equals_a_slow_reference(measured, family):
         assert of_layer[~layer].sum() == pytest.approx(of_layer[layer].sum(), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tensors_in_segments_measure_as_whole_ones(measured, tmp_path, family, monkeypatch):
     run, whole = measured(family)
@@ -209,6 +210,7 @@ def _numbers(states, table):
 moves = st.lists(st.sampled_from(["move", "save", "insert", "clone", "heads", "stretch"]), min_size=2, max_size=7)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(moves, st.sampled_from(["bert", "gpt2", "llama"]), st.floats(1e-4, 0.3), st.sampled_from([64, 4096, 2**21]))
 def test_random_runs_equal_the_reference(tmp_path_factory, ways, family, size, segment):

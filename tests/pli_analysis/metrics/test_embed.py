@@ -70,6 +70,7 @@ def test_layers_read_in_columns_are_the_layers(runs, family, monkeypatch):
         assert squareform(pdist(found)) == pytest.approx(squareform(pdist(expected)), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
 @pytest.mark.parametrize("of", ["layers", "heads", "ffn"])
 def test_parts_of_grown_layers_are_as_long_as_their_own_weights(kind, of, uneven, monkeypatch):

@@ -57,6 +57,7 @@ def test_the_group_with_the_lowest_mean_gives_the_loss_of_each_seed():
 losses = st.lists(st.floats(0.1, 10), min_size=2, max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.tuples(losses, losses), min_size=1, max_size=4), st.integers(0, 10**6))
 def test_the_envelope_against_a_search_point_by_point(groups, seed):

@@ -119,6 +119,12 @@ def test_heads_and_depths_are_those_of_the_other_commands(seeds, table):
     assert row(table, "head_importance", "depth", 1)["inserted"] == pytest.approx(of_heads["head_importance"].mean())
     [decided] = lens[(lens["lens"] == "logit") & (lens["index"] == 1)]["decided"]
     assert row(table, "decided", "depth", 1)["inserted"] == pytest.approx(decided)
+    added = pli_analysis.attribution(run, blocks=BLOCKS)
+    [share] = added[(added["part_type"] == "layer") & (added["index"] == 1).fillna(False)]["share"]
+    assert row(table, "logit_share", "depth", 1)["inserted"] == pytest.approx(share)
+    probes = pli_analysis.probe(run, blocks=BLOCKS)
+    gains = probes[(probes["index"] == 1).fillna(False)]["gain"]
+    assert row(table, "probe_gain", "depth", 1)["inserted"] == pytest.approx(gains.mean())
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
@@ -132,7 +138,7 @@ def test_a_layer_that_is_the_identity_is_not_used(family, config_of, tmp_path):
     }
     launch.begin(config_of(family, wanted), tmp_path / "run").run()
     found = explain.contrasts([open_run([tmp_path / "run"])], blocks=BLOCKS)
-    for measure in ("skip", "ffn", "head", "block_influence"):
+    for measure in ("skip", "ffn", "head", "block_influence", "logit_share"):
         assert row(found, measure, "depth")["inserted"] == pytest.approx(0, abs=1e-5), measure
     assert row(found, "skip", "depth")["matched"] != pytest.approx(0, abs=1e-6)
 
@@ -194,6 +200,7 @@ def test_statistics_are_those_of_an_enumeration():
     assert (found.cliffs_delta_low, found.cliffs_delta_high) == pytest.approx((2 * low - 1, 2 * high - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [-0.8, 0, 0.8])
 @pytest.mark.parametrize("runs", [3, 6, 10])
 def test_the_interval_of_cliffs_delta_covers(runs, correlation):
@@ -213,6 +220,7 @@ def test_holm_is_that_of_the_definition():
     assert np.allclose(holm(p), expected, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 0.009, 0.02])
 def test_equivalence_is_stated_for_differences_within_the_margin_only(shift):
     chance = np.random.default_rng(2)
@@ -224,6 +232,7 @@ def test_equivalence_is_stated_for_differences_within_the_margin_only(shift):
     assert (np.mean(found) > 0.9) if shift == 0 else (np.mean(found) < 0.3 if shift < margin else not any(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "low", "high"), [(5, 0, 0), (6, 0.01, 0.06), (8, 0.02, 0.08), (10, 0.02, 0.09)])
 def test_the_primary_test_rejects_as_often_as_it_says_when_there_is_no_difference(runs, low, high):
     """Differences of a heavy-tailed distribution around 0; with five runs, p cannot be below 0.05."""
@@ -285,6 +294,14 @@ def test_words_name_what_is_significant_after_adjustment():
     words = report.verdict(explain.summary(pd.concat([made(5 + chance.normal(size=12), np.zeros(12)), same])))
     assert "1 of 2 other differences are significant" in words and "loss change without the layer" in words
     assert "There is no primary test" in words
+
+
+def test_without_a_tokenizer_there_are_no_probes(seeds, tmp_path):
+    shutil.copytree(seeds[0][0].path, tmp_path / "run")
+    run = open_run([tmp_path / "run"])
+    shutil.rmtree(run.tokenizer)
+    found = explain.contrasts([run], blocks=2)
+    assert "probe_gain" not in set(found["measure"]) and "logit_share" in set(found["measure"])
 
 
 def test_words_name_three_differences_at_most():

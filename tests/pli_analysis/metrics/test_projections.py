@@ -104,6 +104,7 @@ def expected_among_all(errors):
     return max(known.max(), np.sqrt((known**2).mean()) * norm.isf(1 / (30 * 29)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in line", "unrelated", "heavy tails"])
 def test_the_bound_of_a_sketch_is_exceeded_in_one_of_a_hundred_data_sets_at_most(monkeypatch, kind):
     monkeypatch.setattr(gram, "SKETCH", 512)

@@ -40,6 +40,7 @@ def logs(config_of, tmp_path_factory):
     return runs
 
 
+@pytest.mark.slow
 def test_the_sum_over_a_stretch_is_that_of_the_trainers_own_rates(logs):
     """The trainer logs each layer's rate at every step, from its optimizer."""
     trained = logs[1].scalars

@@ -117,6 +117,7 @@ def additive(x, y, kind):
     return 3 * x + y + {"a": 0.0, "b": 1.0, "c": 2.0}[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log", thinned([False, True]))
 def test_importance_is_the_share_of_the_variance_that_a_parameter_explains(tmp_path, log):
     """Of a sum, it is its variance ÷ the sum of variances: 9/12, 1/12 and 2/3, from the definition."""

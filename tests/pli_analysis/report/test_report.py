@@ -39,6 +39,7 @@ def test_two_renders_are_the_same_bytes(runs, pages, family):
     assert page.html(content.build(open_run(runs[family]))) == pages[family]
 
 
+@pytest.mark.slow
 def test_a_cold_cache_gives_the_bytes_of_a_warm_one(runs, family, monkeypatch, tmp_path):
     pages = []
     for folder in ("one", "one", "other"):

@@ -172,6 +172,7 @@ def holds(table, share):
     assert (grew[grew["right"]]["confidence"] >= 0.9).mean() > 0.85
 
 
+@pytest.mark.slow
 def test_the_lineage_of_random_grown_runs_is_found_again(corpus, tmp_path):
     """Of so few runs one that grows between two checkpoints alone weighs much; there are fifty below."""
     holds(check(range(FRESH, FRESH + 4), corpus, tmp_path), 0.85)

@@ -61,6 +61,7 @@ def same(one, other):
             assert mine.dtype == theirs.dtype and np.array_equal(mine, theirs, equal_nan=True)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(files, st.randoms(use_true_random=False), st.sampled_from([70, reading.CHUNK]))
 def test_any_sequence_of_updates_gives_what_a_fresh_read_gives(tmp_path_factory, monkeypatch, logged, chance, chunk):

@@ -137,6 +137,7 @@ def restored(said):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_ctrl_c_ends_it_and_gives_the_terminal_back(mine, stop, code):
     shutil.rmtree(mine / "checkpoint-12")

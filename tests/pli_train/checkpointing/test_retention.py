@@ -37,6 +37,7 @@ def test_log_spaced_checkpoints_and_light_older_ones(config_of, tmp_path):
     assert set(drift(open_run(run), "layer")["step"]) >= {0, 1, 2, 4, 5, 8, 12}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", thinned([3, 5, 6, 7, 9, 11]))
 def test_thinning_ends_alike_however_often_a_run_was_broken(config_of, tmp_path, at):
     """Stopped before one step, killed before the next but one: the same folders with the same files."""

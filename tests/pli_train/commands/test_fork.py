@@ -51,6 +51,7 @@ def test_a_fork_with_nothing_changed_is_its_parent_bit_for_bit(runs, family, tmp
     assert min(name.step for name, _ in run_folder.checkpoints(twin)) == step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 6, 9])
 def test_a_finished_run_that_kept_little_has_twins_at_every_event(config_of, tmp_path, step):
     """The state of the optimizer is there right before each event, and nowhere else but at the end."""

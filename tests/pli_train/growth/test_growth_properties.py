@@ -4,6 +4,7 @@ import copy
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,6 +68,7 @@ def agrees(model, parts, lineage, adam):
     assert Lineage.from_json(lineage.to_json()) == lineage
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(family=st.sampled_from(sorted(TINY)), events=st.lists(OPERATORS, min_size=1, max_size=6))
 def test_any_valid_sequence_of_events_keeps_everything_consistent(family, events):

@@ -167,6 +167,7 @@ def test_a_model_without_a_table_is_logged_by_layer(tmp_path):
     assert {step: norm for step, (_, norm) in values["grad_norm/total"].items()} == pytest.approx(logged, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_has_the_same_norms(tmp_path):
     settings = {"max_steps": 2, "torch_compile": True, "torch_compile_backend": "eager"}
     trainer = run_of("gpt2", tmp_path, GradNormCallback(every=1), **settings)

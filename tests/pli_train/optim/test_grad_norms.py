@@ -333,6 +333,7 @@ def is_part(tag):
     return tag.startswith("grad_norm/") and tag.split("/")[1] not in SUMS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", thinned([3, 2, 4, 6, 8]))
 def test_a_resumed_run_has_the_same_norms_and_bits(logged, tmp_path, at):
     folder, _ = logged

@@ -107,6 +107,7 @@ class Outage(InProcess):
         return super().start(task, slot)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_after_the_database_was_restarted(sweep_of, postgres, monkeypatch):
     monkeypatch.setattr(coordinator, "WAIT", 0.05)
     launcher, failed = Outage(postgres), "the database failed ("
@@ -121,6 +122,7 @@ def test_a_study_goes_on_after_the_database_was_restarted(sweep_of, postgres, mo
     assert sum(line.startswith(failed) for line in said) == said.count("the database works again") == 1
 
 
+@pytest.mark.slow
 def test_a_database_that_stays_down_stops_the_study_with_one_line_and_it_can_be_resumed(
     sweep_of, postgres, monkeypatch
 ):

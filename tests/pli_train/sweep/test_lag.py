@@ -57,6 +57,7 @@ def rows_in(out):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_candidate_with_too_much_noise_loses_at_each_event(finished):
     out, _, launcher, said = finished
     rows = rows_in(out)
@@ -162,6 +163,7 @@ def test_a_comparison_killed_at_any_task_ends_as_if_it_was_not(finished, noisy, 
     assert after + len(rest.started) == 11  # three parts of the run, and four candidates at each event
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_a_failed_candidate_is_left_out(noisy, tmp_path):
     class Dying(InProcess):
         def start(self, task, slot):

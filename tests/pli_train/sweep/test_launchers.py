@@ -223,6 +223,7 @@ def test_a_ray_task_is_the_run_that_a_process_is(trial, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     from pli_train.sweep.launchers.ray import RayLauncher
 
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default: tests that run beside it would take all cores
     launcher = RayLauncher(1, 1, {"address": "local"})
     try:
         assert wait(launcher.start(trial, 0)) == 0, trial.log.read_text()

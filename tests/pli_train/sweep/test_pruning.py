@@ -39,6 +39,7 @@ def test_growth_is_not_pruned_for_what_an_event_does_to_the_loss(sweep_of, mini,
     assert launcher.signals == []
 
 
+@pytest.mark.slow
 def test_confirmation_trials_are_not_pruned(sweep_of, mini, monkeypatch):
     monkeypatch.setattr(coordinator, "PRUNE_EVERY", 0.0)
     found = space_reading.from_grid(mini, ["optim.lr=1e-2,1e-7"], 1, ["growth.schedule=''", "model.initial_layers=2"])

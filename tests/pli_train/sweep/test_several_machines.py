@@ -93,6 +93,7 @@ def test_a_database_is_named_each_time_and_a_journal_stays_one(opened, sweep_of,
         sweep_of(grid, tmp_path / "other", storage=url)
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_lost_machine_is_taken_over_by_another_and_not_asked_for_again(
     sweep_of, grid, url, on, monkeypatch
 ):

@@ -117,6 +117,7 @@ def test_a_search_gives_both_arms_as_many_trials(sweep_of, mini):
     assert all(set(row["params"]) == {"optim.lr"} for row in rows if row["arm"] == "baseline")
 
 
+@pytest.mark.slow
 def test_a_search_that_is_extended_draws_what_a_longer_one_would_have(sweep_of, mini, tmp_path):
     found = space_reading.from_table({"base": mini, **SEARCH}, "mine.toml")
     whole, _, _ = sweep_of(found, tmp_path / "whole", trials=2, sampler="random")
@@ -137,6 +138,7 @@ def test_no_baseline_leaves_it_out(sweep_of):
 # --- confirmation ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_of_each_arm_is_run_again_with_seeds_that_the_search_has_not_used(sweep_of, mini):
     found = space_reading.from_grid(mini, ["growth.initializer=random,clone"], 1)
     folder, _, _ = sweep_of(found, baseline=True)

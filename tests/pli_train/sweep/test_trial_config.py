@@ -136,6 +136,7 @@ def test_an_unknown_key_is_reported_once_for_all_seeds(mini, planner):
     assert len(wrong.value.mistakes) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", space_reading.presets())
 def test_every_value_of_a_preset_space_makes_a_config(name, corpus, tmp_path, planner):
     six = write_config(tmp_path / "six.toml", corpus, growth={"schedule": "0.1@1 0.2@1 0.3@1 0.4@1 0.5@1"})

@@ -39,6 +39,7 @@ def test_a_pause_evaluates_and_leaves_the_events_of_its_step_undone(config_of, t
     assert 8 in evaluated(content(folder))
 
 
+@pytest.mark.slow
 def test_an_order_changes_the_training_text_and_nothing_else(config_of, runs, tmp_path):
     other, again, twin = (tmp_path / name for name in ("other", "again", "twin"))
     launch.begin(config_of("gpt2", {"train.order": 1}), other).run()

@@ -44,6 +44,7 @@ def test_a_compiled_run_resumes_to_the_same_bytes(config_of, runs, family, tmp_p
     assert unbroken[run_folder.LOSS] == {step: pytest.approx(loss, rel=1e-2) for step, loss in other.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoint-6-before", "checkpoint-6"])
 def test_a_kill_while_a_checkpoint_is_being_written_costs_only_that_checkpoint(
     config_of, runs, family, tmp_path, monkeypatch, name
