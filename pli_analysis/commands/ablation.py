@@ -14,6 +14,6 @@ def ablation() -> Measurement:
     Example: pli-analyze ablation runs/tiny --html ablation.html
     """
     from pli_analysis.metrics.ablation.ablation import ablation
-    from pli_analysis.report.ablation import build, verdict
+    from pli_analysis.report.ablation import section, verdict
 
-    return Measurement(ablation, verdict, build)
+    return Measurement(ablation, verdict, section)

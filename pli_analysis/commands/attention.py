@@ -14,6 +14,6 @@ def attention() -> Measurement:
     Example: pli-analyze attention runs/tiny --html attention.html
     """
     from pli_analysis.metrics.attention import attention
-    from pli_analysis.report.attention import build, verdict
+    from pli_analysis.report.attention import section, verdict
 
-    return Measurement(attention, verdict, build)
+    return Measurement(attention, verdict, section)

@@ -14,6 +14,6 @@ def attribution() -> Measurement:
     Example: pli-analyze attribution runs/tiny --html attribution.html
     """
     from pli_analysis.metrics.attribution.attribution import attribution
-    from pli_analysis.report.attribution import build, verdict
+    from pli_analysis.report.attribution import section, verdict
 
-    return Measurement(attribution, verdict, build)
+    return Measurement(attribution, verdict, section)

@@ -14,6 +14,6 @@ def lens() -> Measurement:
     Example: pli-analyze lens runs/tiny --html lens.html
     """
     from pli_analysis.metrics.lens import lens
-    from pli_analysis.report.lens import build, verdict
+    from pli_analysis.report.lens import section, verdict
 
-    return Measurement(lens, verdict, build)
+    return Measurement(lens, verdict, section)

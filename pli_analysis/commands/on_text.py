@@ -24,7 +24,7 @@ from pli_train.core.cli.console import Bar, say
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pli_analysis.report.parts import Report
+    from pli_analysis.report.parts import Section
 
 
 class Measurement(NamedTuple):
@@ -33,12 +33,12 @@ class Measurement(NamedTuple):
     Attributes:
         measure: function of run, text, blocks, step and progress that returns a table.
         verdict: returns the finding of a table in a sentence or two.
-        build: returns the report of a table.
+        section: returns the report section of a table.
     """
 
     measure: Callable[..., pd.DataFrame]
     verdict: Callable[[pd.DataFrame], str]
-    build: Callable[[pd.DataFrame], Report]
+    section: Callable[[pd.DataFrame], Section]
 
 
 def on_text(progress: str) -> Callable[[Callable[[], Measurement]], Callable[..., None]]:
@@ -63,13 +63,15 @@ def on_text(progress: str) -> Callable[[Callable[[], Measurement]], Callable[...
             format: FormatOption = None,
             out: OutOption = None,
         ) -> None:
+            from pli_analysis.report.parts import of_checkpoint
             from pli_analysis.tables import emit
 
-            measure, verdict, build = load()
+            measure, verdict, section = load()
             run = open_run(runs, stack=stack)
             table = measure(run, text_of(text, text_column, tokenizer), blocks, at, Bar(progress))
-            say(verdict(table))
-            write_page(html, lambda: build(table))
+            finding = verdict(table)
+            say(finding)
+            write_page(html, lambda: of_checkpoint(table, finding, section(table)))
             emit(table, format, out)
 
         command.__name__, command.__doc__ = load.__name__, load.__doc__

@@ -14,6 +14,6 @@ def probe() -> Measurement:
     Example: pli-analyze probe runs/tiny --html probe.html
     """
     from pli_analysis.metrics.probing.probe import probe
-    from pli_analysis.report.probe import build, verdict
+    from pli_analysis.report.probe import section, verdict
 
-    return Measurement(probe, verdict, build)
+    return Measurement(probe, verdict, section)

@@ -14,6 +14,6 @@ def pruning() -> Measurement:
     Example: pli-analyze pruning runs/tiny --html pruning.html
     """
     from pli_analysis.metrics.ablation.pruning import pruning
-    from pli_analysis.report.pruning import build, verdict
+    from pli_analysis.report.pruning import section, verdict
 
-    return Measurement(pruning, verdict, build)
+    return Measurement(pruning, verdict, section)

@@ -36,6 +36,10 @@ def report(
     maps: Annotated[
         str | None, typer.Option(metavar="METHODS", help="Projection methods for the map besides PCA: tsne,umap.")
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Also measure ablation, pruning, lenses, probes, attribution and attention."),
+    ] = False,
     lineage_file: LineageFile = None,
     stack: Stack = None,
     verify: Verify = False,
@@ -56,13 +60,12 @@ def report(
     if path is not None:
         require_files({"--html": path}, inputs_of({"run": names, "lineage_file": lineage_file}))
     if several := _several(names):
-        if option := next(
-            (o for o, v in (("--maps", maps), ("--lineage", lineage_file), ("--stack", stack)) if v), None
-        ):
+        of_one = {"--maps": maps, "--explain": explain, "--lineage": lineage_file, "--stack": stack}
+        if option := next((option for option, value in of_one.items() if value), None):
             raise BadInput(f"{option}: applies to one run only, and {len(several)} were given")
         folder, written = _beside(several, verify)
     else:
-        folder, written = _alone([Path(name) for name in names], verify, lineage_file, stack, methods)
+        folder, written = _alone([Path(name) for name in names], verify, lineage_file, stack, methods, explain)
     if html is None:
         from pli_analysis.report import terminal
 
@@ -78,14 +81,19 @@ def report(
 
 
 def _alone(
-    paths: list[Path], verify: bool, lineage_file: Path | None, stack: str | None, maps: list[str] | None
+    paths: list[Path],
+    verify: bool,
+    lineage_file: Path | None,
+    stack: str | None,
+    maps: list[str] | None,
+    explain: bool,
 ) -> tuple[Path, Report]:
     """Build the report of one run or checkpoint folder; return the folder to save it in, and the report."""
     from pli_analysis.report import content, embed
 
     opened = open_run(paths, verify, lineage_file, stack)
     complain(opened.scalars.damaged)
-    return opened.path, content.build(opened, partial(embed.paths, maps=maps, say=say), Bar("sections"))
+    return opened.path, content.build(opened, partial(embed.paths, maps=maps, say=say), explain, Bar("sections"))
 
 
 def _several(names: list[str]) -> list[tuple[str, Path]]:

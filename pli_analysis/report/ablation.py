@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pli_analysis import columns as col
 from pli_analysis.figures import ablation as figures
-from pli_analysis.report.parts import Figure, Report, Section, equal, sample, signed
+from pli_analysis.report.parts import Figure, Section, equal, sample, signed
 from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def verdict(table: pd.DataFrame) -> str:
     return f"{words} The median is {of_inserted} for {new} and {of_initial} for {old}."
 
 
-def build(table: pd.DataFrame) -> Report:
-    """Build the report: loss changes of layers and of heads, and the methods.
+def section(table: pd.DataFrame) -> Section:
+    """Build the section: loss changes of layers and of heads, and the methods.
 
     Args:
         table: result of `pli_analysis.metrics.ablation.ablation`.
@@ -68,8 +68,7 @@ def build(table: pd.DataFrame) -> Report:
             table,
         ),
     ]
-    section = Section("ablation", "Ablation", figures=shown, method=METHOD)
-    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", finding, [section])
+    return Section("ablation", "Ablation", figures=shown, headline=finding, method=METHOD)
 
 
 def _legend(table: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pli_analysis import columns as col
 from pli_analysis.figures import attention as figures
 from pli_analysis.metrics.attention import BOTH, DIAGONAL, HEAD, HETEROGENEOUS, UNIFORM, VERTICAL
-from pli_analysis.report.parts import Figure, Report, Section, sample
+from pli_analysis.report.parts import Figure, Section, sample
 from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def verdict(table: pd.DataFrame) -> str:
     )
 
 
-def build(table: pd.DataFrame) -> Report:
-    """Build the report: distance and entropy of heads, attention to near tokens, and the methods.
+def section(table: pd.DataFrame) -> Section:
+    """Build the section: distance and entropy of heads, attention to near tokens, and the methods.
 
     Args:
         table: result of `pli_analysis.metrics.attention.attention`.
@@ -79,8 +79,7 @@ def build(table: pd.DataFrame) -> Report:
             heads,
         ),
     ]
-    section = Section("attention", "Attention", figures=shown, method=METHOD)
-    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", finding, [section])
+    return Section("attention", "Attention", figures=shown, headline=finding, method=METHOD)
 
 
 def _of_masses(heads: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pli_analysis import columns as col
 from pli_analysis.figures import attribution as figures
 from pli_analysis.metrics.attribution.attribution import HEAD, LAYER, TOTAL
-from pli_analysis.report.parts import Figure, Report, Section, sample
+from pli_analysis.report.parts import Figure, Section, sample
 from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def verdict(table: pd.DataFrame) -> str:
     return f"{words} On average, an inserted layer adds {inserted:+.2f}, an initial layer {initial:+.2f}."
 
 
-def build(table: pd.DataFrame) -> Report:
-    """Build the report: what layers and heads add, and the methods.
+def section(table: pd.DataFrame) -> Section:
+    """Build the section: what layers and heads add, and the methods.
 
     Args:
         table: result of `pli_analysis.metrics.attribution.attribution`.
@@ -48,11 +48,10 @@ def build(table: pd.DataFrame) -> Report:
     shaded = "Inserted layers are shaded. " if table[col.IS_INSERTED].any() else ""
     caption = f"{finding} Bars are 95 % intervals. {shaded}{counts}"
     shown = [
-        Figure("layers", "What each layer adds", caption, figures.layers(table), table),
-        Figure("heads", "What each head adds", f"{_of_heads(table)} {counts}", figures.heads(table), table),
+        Figure("layer-logits", "What each layer adds", caption, figures.layers(table), table),
+        Figure("head-logits", "What each head adds", f"{_of_heads(table)} {counts}", figures.heads(table), table),
     ]
-    section = Section("attribution", "Direct logit attribution", figures=shown, method=METHOD)
-    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", finding, [section])
+    return Section("attribution", "Direct logit attribution", figures=shown, headline=finding, method=METHOD)
 
 
 def _of_heads(table: pd.DataFrame) -> str:

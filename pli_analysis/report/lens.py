@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pli_analysis import columns as col
 from pli_analysis.figures import lens as figures
 from pli_analysis.metrics.lens import TUNED
-from pli_analysis.report.parts import Figure, Report, Section, sample, signed
+from pli_analysis.report.parts import Figure, Section, sample, signed
 from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def verdict(table: pd.DataFrame) -> str:
     )
 
 
-def build(table: pd.DataFrame) -> Report:
-    """Build the report: losses and prediction depths, and the methods.
+def section(table: pd.DataFrame) -> Section:
+    """Build the section: losses and prediction depths, and the methods.
 
     Args:
         table: result of `pli_analysis.metrics.lens.lens`.
@@ -50,8 +50,7 @@ def build(table: pd.DataFrame) -> Report:
         Figure("losses", "Loss of predictions from each layer", caption, figures.losses(table), table),
         Figure("depths", "Where predictions are decided", f"{decided} {counts}", figures.depths(table), table),
     ]
-    section = Section("lens", "Lenses", figures=shown, method=METHOD)
-    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", finding, [section])
+    return Section("lens", "Lenses", figures=shown, headline=finding, method=METHOD)
 
 
 METHOD = [

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pli_analysis import columns as col
+
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
@@ -67,6 +69,17 @@ class Report:
     title: str
     lead: str
     sections: list[Section]
+
+
+def of_checkpoint(table: pd.DataFrame, lead: str, section: Section) -> Report:
+    """Return the report of a table of one checkpoint.
+
+    Args:
+        table: one checkpoint, with the columns `run` and `step`.
+        lead: the finding, in a sentence or two.
+        section: made of the table.
+    """
+    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", lead, [section])
 
 
 def found_by(sections: Iterable[Section]) -> list[tuple[str, str, str]]:

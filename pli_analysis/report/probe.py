@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pli_analysis import columns as col
 from pli_analysis.figures import probe as figures
-from pli_analysis.report.parts import Figure, Report, Section, sample
+from pli_analysis.report.parts import Figure, Section, sample
 from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def verdict(table: pd.DataFrame) -> str:
     )
 
 
-def build(table: pd.DataFrame) -> Report:
-    """Build the report: accuracy of probes, what each layer adds, and the methods.
+def section(table: pd.DataFrame) -> Section:
+    """Build the section: accuracy of probes, what each layer adds, and the methods.
 
     Args:
         table: result of `pli_analysis.metrics.probing.probe.probe`.
@@ -54,8 +54,7 @@ def build(table: pd.DataFrame) -> Report:
         Figure("accuracies", "Accuracy of linear probes", caption, figures.accuracies(table), table),
         Figure("gains", "What each layer adds", f"{finding} {shaded}{counts}", figures.gains(table), table),
     ]
-    section = Section("probe", "Linear probes", figures=shown, method=METHOD)
-    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", finding, [section])
+    return Section("probe", "Linear probes", figures=shown, headline=finding, method=METHOD)
 
 
 def _where(row: pd.Series) -> str:

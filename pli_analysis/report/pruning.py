@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pli_analysis import columns as col
 from pli_analysis.figures import pruning as figures
 from pli_analysis.metrics.ablation.pruning import CHANGE, DRAWS, IMPORTANCE, RANDOM, TOLERANCE, prunable
-from pli_analysis.report.parts import Figure, Report, Section, sample
+from pli_analysis.report.parts import Figure, Section, sample
 from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def verdict(table: pd.DataFrame) -> str:
     )
 
 
-def build(table: pd.DataFrame) -> Report:
-    """Build the report: the curves, and the methods.
+def section(table: pd.DataFrame) -> Section:
+    """Build the section: the curves, and the methods.
 
     Args:
         table: result of `pli_analysis.metrics.ablation.pruning.pruning`.
@@ -40,8 +40,7 @@ def build(table: pd.DataFrame) -> Report:
     limit = TOLERANCE * float(table[col.LOSS].iloc[0])
     caption = f"{finding} The dotted line is a rise by {TOLERANCE:.0%}. {counts}"
     figure = Figure("pruning", "Loss over masked heads", caption, figures.curves(table, limit), table)
-    section = Section("pruning", "Pruning of heads", figures=[figure], method=METHOD)
-    return Report(f"{table[col.RUN].iloc[0]}, step {table[col.STEP].iloc[0]:,}", finding, [section])
+    return Section("pruning", "Pruning of heads", figures=[figure], headline=finding, method=METHOD)
 
 
 METHOD = [

@@ -87,7 +87,7 @@ def trained(groups: int, folder: Path, count: int = 32) -> pd.DataFrame:
         out = folder / f"run-{seed}"
         launch.begin(loading.check({**CONFIG, "seed": seed}, "calibration"), out).run()
         run = open_run([out])
-        layers.append(measures.of_layers(run, run.checkpoints[-1].step, None, 16))
+        layers.append(measures.of_layers(run, run.checkpoints[-1].name, None, 16))
         print(out.name, flush=True)
     rows = []
     for runs in (6, 8, 10):

@@ -34,14 +34,14 @@ def fitted(states: np.ndarray, classes: np.ndarray) -> Pipeline:
 def code_length(states: np.ndarray, classes: np.ndarray, number: int) -> float:
     """Return the online code length of labels given states, in bits per token (Voita and Titov 2020, arXiv:2003.12298).
 
-    The first portion is sent with equal probabilities; each further one with those of a probe that was fitted on all
-    portions before it.
+    The first portion has at least two tokens for each class and is sent with equal probabilities; each further one with
+    those of a probe that was fitted on all portions before it.
 
     Args:
         states: (tokens, width) float, in the order in which they are sent.
         classes: (tokens,) int below `number`.
     """
-    ends = [max(1, round(share * len(classes))) for share in PORTIONS]
+    ends = [max(2 * number, round(share * len(classes))) for share in PORTIONS]
     bits = ends[0] * np.log2(number)
     for start, end in itertools.pairwise(sorted(set(ends))):
         sent = classes[start:end]

@@ -56,7 +56,7 @@ FEWEST = 4
 """Number of documents from which on they are the sampling units: two on which probes are fitted, two to measure."""
 SEED = 0
 """Seed of the division of documents and of control tasks."""
-KEPT = "probe-1/"
+KEPT = "probe-2/"
 """Cache folder of results. Increase the number when their values change."""
 
 

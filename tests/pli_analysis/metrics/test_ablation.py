@@ -15,6 +15,7 @@ from pli_analysis.inference import eval_tokens
 from pli_analysis.metrics.ablation.ablation import ablation
 from pli_analysis.report import ablation as report
 from pli_analysis.report import page
+from pli_analysis.report.parts import of_checkpoint
 from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
@@ -255,7 +256,7 @@ def test_one_layer_has_no_order(config_of, tmp_path):
     table = table_of(open_run([tmp_path / "run"]))
     assert set(table.ablation) == {"mask", "skip"}
     assert report.verdict(table) == f"Skipping layer a changes the loss by {change(table, 'a', 'skip'):+.3f}."
-    page.write(report.build(table), tmp_path / "page.html")
+    page.write(of_checkpoint(table, report.verdict(table), report.section(table)), tmp_path / "page.html")
 
 
 def test_a_step_without_checkpoint_is_refused(runs):

@@ -15,6 +15,7 @@ from pli_analysis.metrics import attention as metric
 from pli_analysis.metrics.attention import attention, pattern_of, rollout
 from pli_analysis.report import attention as report
 from pli_analysis.report import page
+from pli_analysis.report.parts import of_checkpoint
 from pli_analysis.runs.opening import open_run
 from pli_train.core import tokenizer
 from pli_train.core.errors import BadInput
@@ -199,7 +200,7 @@ def test_words_and_page(case, tmp_path):
     *_, table = case
     words = report.verdict(table)
     assert f"Patterns of {(table['part_type'] == 'head').sum()} heads" in words and "copied head" in words
-    page.write(report.build(table), tmp_path / "page.html")
+    page.write(of_checkpoint(table, report.verdict(table), report.section(table)), tmp_path / "page.html")
     assert "Distance of attention" in (tmp_path / "page.html").read_text()
 
 

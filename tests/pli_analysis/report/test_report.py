@@ -92,6 +92,18 @@ def test_every_section_is_there_with_its_figures(reports, pages, family):
         assert html.escape(figure.caption, quote=False) in text or figure.caption in text
 
 
+def test_explain_adds_sections_before_the_provenance(runs):
+    """On GPT-2; a classifier of images has none of them, and says why."""
+    found = content.build(open_run([runs["gpt2"]]), explain=True)
+    ids = [section.id for section in found.sections]
+    assert ids[-7:] == ["ablation", "pruning", "lens", "probe", "attribution", "attention", "provenance"]
+    figures = [figure.id for section in found.sections for figure in section.figures]
+    assert len(figures) == len(set(figures)) and {"layer-logits", "head-logits", "gains", "depths"} <= set(figures)
+    assert {"ablation", "probe", "attribution"} <= {id for id, *_ in found.sections[0].findings}
+    text = page.html(found)
+    assert "How this is measured" in text and "Not measured" not in text
+
+
 def test_the_summary_says_what_sections_found_and_they_say_how(reports, family):
     summary, *sections = reports[family].sections
     message = {section.id: section for section in sections}
