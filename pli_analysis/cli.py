@@ -14,6 +14,7 @@ from pli_analysis.commands.explain import explain
 from pli_analysis.commands.grad_norms import grad_norms
 from pli_analysis.commands.lens import lens
 from pli_analysis.commands.lineage import lineage
+from pli_analysis.commands.ls import ls
 from pli_analysis.commands.outputs import check_outputs_first
 from pli_analysis.commands.probe import probe
 from pli_analysis.commands.pruning import pruning
@@ -26,6 +27,7 @@ from pli_train.core.cli.shell import app_of, run_app
 
 app = app_of("pli-analyze", "Analyze training runs and checkpoints, and measure the effects of growth.")
 of_runs = (
+    ls,
     lineage,
     drift,
     scalars,

@@ -47,8 +47,11 @@ Config = Annotated[
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. optim.lr=3e-4; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a key, e.g. optim.lr=3e-4; KEY= resets it. Repeatable."),
 ]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Short for --set seed=N.")]
+Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="Short for --set train.steps=N.")]
+Rate = Annotated[float | None, typer.Option("--lr", metavar="X", help="Short for --set optim.lr=X.")]
 Grid = Annotated[
     list[str] | None,
     typer.Option(
@@ -76,6 +79,9 @@ FormatOption = Annotated[
 def run(
     config: Config = "tiny",
     overrides: Overrides = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    rate: Rate = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run. Default: runs/NAME.")
     ] = None,
@@ -83,11 +89,11 @@ def run(
 ) -> None:
     """Train a growing model; print the run's folder when done.
 
-    Example: pli-train run tiny --set train.steps=200
+    Example: pli-train run tiny --steps 200
     """
     from pli_train.config import loading as configs
 
-    settings = configs.load(config, overrides or [])
+    settings = configs.load(config, _overrides(overrides, seed, steps, rate))
     from pli_train.training import launch
 
     folder = out or _free(Path("runs"), settings.name)
@@ -293,7 +299,9 @@ def verify(
 
 
 @app.command()
-def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
+def plan(
+    config: Config = "tiny", overrides: Overrides = None, seed: Seed = None, steps: Steps = None, rate: Rate = None
+) -> None:
     """Print a run's growth without training.
 
     Shows stacks, parameters, FLOPs relative to full depth, and disk use.
@@ -302,7 +310,7 @@ def plan(config: Config = "tiny", overrides: Overrides = None) -> None:
     """
     from pli_train.config import loading as configs
 
-    settings = configs.load(config, overrides or [])
+    settings = configs.load(config, _overrides(overrides, seed, steps, rate))
     from pli_train.commands import plan as plans
 
     for line in plans.lines(settings, plans.plan(settings)):
@@ -418,6 +426,9 @@ def presets() -> None:
 def config(
     config: Config = "tiny",
     overrides: Overrides = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    rate: Rate = None,
     keys: Annotated[bool, typer.Option("--keys", help="List all keys: type, default and meaning.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print a JSON schema of config files, for editors.")] = False,
     format: FormatOption = Format.TABLE,
@@ -441,7 +452,13 @@ def config(
 
         print(json.dumps(listing.schema(RunConfig), indent=1, ensure_ascii=False))
     else:
-        print(listing.to_toml(configs.load(config, overrides or [])), end="")
+        print(listing.to_toml(configs.load(config, _overrides(overrides, seed, steps, rate))), end="")
+
+
+def _overrides(overrides: list[str] | None, seed: int | None, steps: int | None, rate: float | None) -> list[str]:
+    """Return the KEY=VALUE arguments of --set, and those that the short options stand for."""
+    short = {"seed": seed, "train.steps": steps, "optim.lr": rate}
+    return [*(overrides or []), *(f"{key}={value!r}" for key, value in short.items() if value is not None)]
 
 
 def _settings(config: str | None, overrides: list[str], origin: Path | None) -> RunConfig:

@@ -31,6 +31,7 @@ def test_help_names_every_command_with_an_example(command):
             "schedules",
         ],
         "pli-analyze": [
+            "ls",
             "lineage",
             "drift",
             "grad-norms",

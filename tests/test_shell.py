@@ -140,7 +140,7 @@ MISUSES = {
     "pli-train zebra": "no such command 'zebra'; see pli-train --help",
     "pli-analyze --quiet drift x": "no such option: --quiet; see pli-analyze --help",
     "pli-analyze drift x --spektral": "no such option: --spektral (Possible options: --spectral)",
-    "pli-train run --st a=1": "no such option: --st (Possible options: --out, --set)",
+    "pli-train run --st a=1": "no such option: --st (Possible options: --out, --set, --steps)",
     "pli-analyze drift x -z": "no such option: -z; see pli-analyze drift --help",
     "pli-analyze drift": "missing argument 'RUN...'; see pli-analyze drift --help",
     "pli-train fork x": "missing option '--at'; see pli-train fork --help",

@@ -7,9 +7,9 @@ from pli_analysis.commands.on_text import Measurement, on_text
 
 @on_text(progress="blocks")
 def attribution() -> Measurement:
-    """What each layer, head and FFN adds to the logits of the right tokens.
+    """What each layer, head and FFN adds to the logits.
 
-    The parts add up to the logits: direct logit attribution along the residual stream.
+    The parts add up to the logits of the right tokens: direct logit attribution along the residual stream.
 
     Example: pli-analyze attribution runs/tiny --html attribution.html
     """

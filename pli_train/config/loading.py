@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pli_train.config.keys import keys
 from pli_train.config.schema import RunConfig
 from pli_train.core.anatomy import family
 from pli_train.core.errors import BadInput, did_you_mean
@@ -39,6 +40,8 @@ def presets() -> dict[str, str]:
 
 def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a preset or a TOML file, apply `section.key=value` overrides, and check the result.
+
+    An override without a value (`section.key=`) removes the key, so that it has its default.
 
     Raises:
         BadInput: if the config is invalid: one line per mistake, with the file, the key and the most similar valid key.
@@ -163,4 +166,9 @@ def _apply(override: str, table: dict[str, Any]) -> None:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
             raise BadInput(f"--set {override}: '{section}' is a value, not a section")
-    table[run_folder.RENAMED.get(last, last)] = run_folder.with_current_keys(value)
+    last = run_folder.RENAMED.get(last, last)
+    known = {row["key"] for row in keys(RunConfig)}
+    if not text.strip() and (last in table or ".".join([*sections, last]) in known):
+        table.pop(last, None)
+    else:
+        table[last] = run_folder.with_current_keys(value)

@@ -3,6 +3,7 @@ import pytest
 from pli_train.config import loading
 from pli_train.core.errors import BadInput
 from pli_train.growth.initial_shape import InitialShape
+from pli_train.optim.config import OptimConfig
 
 
 def mistakes(overrides, preset="tiny"):
@@ -21,6 +22,13 @@ def test_overrides_reach_their_keys_with_their_types():
     loaded = loading.load("tiny", ["optim.lr=3e-4", "data.source=some/folder", "train.steps=7", "growth.schedule="])
     assert (loaded.optim.lr, loaded.data.source, loaded.train.steps) == (3e-4, "some/folder", 7)
     assert loaded.growth.events(InitialShape(1)) == []
+
+
+def test_an_override_without_a_value_resets_the_key():
+    loaded = loading.load("tiny", ["train.steps=", "train.epochs=2", "optim.lr=", "optim.lr_end=", "data.subset="])
+    assert (loaded.train.steps, loaded.train.epochs, loaded.data.subset) == (None, 2, None)
+    assert loaded.optim.lr == OptimConfig().lr != loading.load("tiny").optim.lr
+    assert "optim.learning_rate: unknown key; did you mean 'optim.lr'?" in mistakes(["optim.learning_rate="])[0]
 
 
 @pytest.mark.parametrize(
