@@ -1,6 +1,7 @@
 """Behavior that all commands share, on terminals, in pipes and with shell completion."""
 
 import inspect
+import json
 import os
 import re
 import shutil
@@ -142,7 +143,8 @@ MISUSES = {
     "pli-analyze drift x --spektral": "no such option: --spektral (Possible options: --spectral)",
     "pli-train run --st a=1": "no such option: --st (Possible options: --out, --set, --steps)",
     "pli-analyze drift x -z": "no such option: -z; see pli-analyze drift --help",
-    "pli-analyze drift": "missing argument 'RUN...'; see pli-analyze drift --help",
+    "pli-analyze compare": "missing argument 'RUN...'; see pli-analyze compare --help",
+    "pli-analyze drift": "runs: no such folder; `pli-train run` makes runs, under runs/ by default",
     "pli-train fork x": "missing option '--at'; see pli-train fork --help",
     "pli-analyze drift x --of": "option '--of' requires an argument",
     "pli-analyze drift x --quiet=1": "option '--quiet' does not take a value",
@@ -164,6 +166,22 @@ MISUSES = {
 def test_misuse_is_one_line_that_says_what_was_probably_meant(words, message, tmp_path):
     lines = refused(call(*words.split(), cwd=tmp_path), message)
     assert len(lines) == 1 and lines[0].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "words", [["drift"], ["lineage"], ["scalars"], ["grad-norms"], ["similarity", "--space", "weights"]]
+)
+def test_without_a_run_the_newest_is_read(words, runs, tmp_path):
+    for name, family in (("older", "bert"), ("newer", "gpt2")):
+        shutil.copytree(runs[family], tmp_path / "runs" / name)
+        path = tmp_path / "runs" / name / run_folder.RUN
+        record = json.loads(path.read_text()) | {"created": {"older": "2020", "newer": "2030"}[name]}
+        path.write_text(json.dumps(record))
+    found = call("pli-analyze", *words, cwd=tmp_path)
+    assert (found.returncode, found.stdout) == (
+        0,
+        call("pli-analyze", words[0], "runs/newer", *words[1:], cwd=tmp_path).stdout,
+    )
 
 
 @pytest.mark.parametrize("name", APPS)

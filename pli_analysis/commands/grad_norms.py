@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from pli_analysis.commands.options import Blocks, FormatOption, Html, OutOption, Text, TextColumn, Tokenizer, text_of
+from pli_analysis.commands.options import (
+    Blocks,
+    FormatOption,
+    Html,
+    OutOption,
+    Text,
+    TextColumn,
+    Tokenizer,
+    newest,
+    text_of,
+)
 from pli_analysis.commands.status import complain, open_run, write_page
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.errors import BadInput
@@ -16,7 +26,15 @@ Part = Literal["layer", "head", "ffn", "norms", "attention", "embeddings", "othe
 
 
 def grad_norms(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or output folder of HF Trainer.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="[RUN]",
+            help="Folder of a run, or output folder of HF Trainer (default: the newest run under runs/).",
+            default_factory=newest,
+            show_default=False,
+        ),
+    ],
     of: Annotated[
         Part,
         typer.Option(

@@ -12,6 +12,7 @@ from pli_analysis.tables import Format
 from pli_train.core import output
 from pli_train.core.cli.shell import Command
 from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 
 if TYPE_CHECKING:
     from pli_analysis.inference import eval_tokens
@@ -24,9 +25,23 @@ def a_file(word: str) -> Path:
     return output.STDOUT if word == "-" else Path(word)
 
 
+def newest() -> Path:
+    """Return the newest run under runs/, the default where one run is read; without runs, the folder itself."""
+    root = Path("runs")
+    try:
+        return run_folder.newest_run(root)
+    except BadInput:  # also called for help and completion; the command reports that there is no run
+        return root
+
+
 RunFolder = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN...", help="Folder of a run, of HF Trainer or of a model; or checkpoints in order."),
+    typer.Argument(
+        metavar="[RUN...]",
+        help="Folder of a run, of HF Trainer or of a model; or checkpoints in order (default: the newest under runs/).",
+        default_factory=lambda: [newest()],
+        show_default=False,
+    ),
 ]
 LineageFile = Annotated[
     Path | None, typer.Option("--lineage", metavar="FILE", help="Use this lineage.json for checkpoints that have none.")

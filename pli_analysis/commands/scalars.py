@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import FormatOption, OutOption
+from pli_analysis.commands.options import FormatOption, OutOption, newest
 from pli_analysis.commands.status import complain
 from pli_analysis.tables import Format
 from pli_train.core.errors import BadInput
@@ -17,7 +17,15 @@ MOST_DRAWN = 20_000
 
 
 def scalars(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, a folder of runs, or a log file, of any program.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run, a folder of runs, or a log file, of any program (default: the newest run under runs/).",
+            default_factory=newest,
+            show_default=False,
+        ),
+    ],
     tags: Annotated[
         list[str] | None,
         typer.Option("--tags", metavar="PATTERN", help="Tag, or pattern such as grad_norm/*; may be repeated."),

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import Ridge
 from torch.nn.functional import cross_entropy, kl_div
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import pli_analysis
 from pli_analysis.inference import eval_tokens
@@ -19,6 +18,7 @@ from pli_train.core.errors import BadInput
 from pli_train.core.run_format import run_folder
 from pli_train.training import launch
 from tests.commands import call
+from tests.hidden_states import outputs, run_of
 from tests.run_files import vouch
 
 BLOCKS = 8
@@ -27,32 +27,13 @@ BLOCKS = 8
 @pytest.fixture(scope="module", params=["bert", "gpt2", "llama"])
 def case(request, runs, config_of, tmp_path_factory):
     """(run, its last model in transformers, what the model's head makes of hidden states, the table)."""
-    if request.param == "llama":
-        folder = tmp_path_factory.mktemp("lens") / "llama"
-        launch.begin(config_of("llama", {"train.steps": 3, "growth.schedule": "1@1 2@1"}), folder).run()
-    else:
-        folder = runs[request.param]
-    run = open_run([folder])
-    auto = AutoModelForMaskedLM if request.param == "bert" else AutoModelForCausalLM
-    model = auto.from_pretrained(run.checkpoints[-1].path, attn_implementation="eager").eval()
+    run, model = run_of(request.param, runs, config_of, tmp_path_factory.mktemp("lens"))
     head = {
         "bert": lambda hidden: model.cls(hidden),
         "gpt2": lambda hidden: model.lm_head(model.transformer.ln_f(hidden)),
         "llama": lambda hidden: model.lm_head(model.model.norm(hidden)),
     }[request.param]
     return run, model, head, lens(run, blocks=BLOCKS)
-
-
-def outputs(model, tokens):
-    """The output of each layer; that of the last one before the final norm, which transformers' own list lacks."""
-    base = getattr(model, model.base_model_prefix)
-    last = (base.encoder.layer if hasattr(base, "encoder") else base.h if hasattr(base, "h") else base.layers)[-1]
-    kept = []
-    hook = last.register_forward_hook(lambda _, inputs, out: kept.append(out[0] if isinstance(out, tuple) else out))
-    with torch.no_grad():
-        found = model(input_ids=tokens, output_hidden_states=True, use_cache=False)
-    hook.remove()
-    return [*found.hidden_states[1:-1], kept[0]], found.logits
 
 
 def halves(run):
@@ -82,7 +63,7 @@ def check(rows, read, logits, sample):
 def test_the_logit_lens_is_the_models_own_head(case):
     run, model, head, table = case
     _, sample = halves(run)
-    hidden, logits = outputs(model, sample.tokens)
+    (_, *hidden), logits = outputs(model, sample.tokens)
     with torch.no_grad():
         check(table[table.lens == "logit"], [head(layer) for layer in hidden], logits, sample)
 
@@ -90,8 +71,8 @@ def test_the_logit_lens_is_the_models_own_head(case):
 def test_the_tuned_lens_is_a_ridge_regression(case):
     run, model, head, table = case
     fitted_on, sample = halves(run)
-    before, _ = outputs(model, fitted_on.tokens)
-    hidden, logits = outputs(model, sample.tokens)
+    (_, *before), _ = outputs(model, fitted_on.tokens)
+    (_, *hidden), logits = outputs(model, sample.tokens)
     last = before[-1].flatten(0, 1).double().numpy()
     read = []
     for seen, layer in zip(before[:-1], hidden[:-1], strict=True):

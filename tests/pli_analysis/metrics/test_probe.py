@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import pli_analysis
 from pli_analysis.inference import checkpoint_model, eval_tokens, token_text
@@ -21,8 +20,8 @@ from pli_analysis.report.probe import verdict
 from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
 from pli_train.core.sampling import clustered
-from pli_train.training import launch
 from tests.commands import call
+from tests.hidden_states import outputs, run_of
 
 BLOCKS = 24
 
@@ -30,23 +29,9 @@ BLOCKS = 24
 @pytest.fixture(scope="module", params=["bert", "gpt2", "llama"])
 def case(request, runs, config_of, corpus, tmp_path_factory):
     """(run, the input of its first layer and the output of each layer by transformers, the table)."""
-    if request.param == "llama":
-        folder = tmp_path_factory.mktemp("probe") / "llama"
-        launch.begin(config_of("llama", {"train.steps": 3, "growth.schedule": "1@1 2@1"}), folder).run()
-    else:
-        folder = runs[request.param]
-    run = open_run([folder])
-    auto = AutoModelForMaskedLM if request.param == "bert" else AutoModelForCausalLM
-    model = auto.from_pretrained(run.checkpoints[-1].path, attn_implementation="eager").eval()
+    run, model = run_of(request.param, runs, config_of, tmp_path_factory.mktemp("probe"))
     sample = eval_tokens.sample_of(run, corpus, BLOCKS)
-    base = getattr(model, model.base_model_prefix)
-    last = (base.encoder.layer if hasattr(base, "encoder") else base.h if hasattr(base, "h") else base.layers)[-1]
-    kept = []
-    hook = last.register_forward_hook(lambda _, inputs, out: kept.append(out[0] if isinstance(out, tuple) else out))
-    with torch.no_grad():
-        found = model(input_ids=sample.tokens, output_hidden_states=True, use_cache=False)
-    hook.remove()
-    states = [each.flatten(0, 1).double() for each in [*found.hidden_states[:-1], kept[0]]]
+    states = [each.flatten(0, 1).double() for each in outputs(model, sample.tokens)[0]]
     return run, sample, states, probe(run, corpus, BLOCKS)
 
 
