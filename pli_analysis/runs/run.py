@@ -51,8 +51,12 @@ class Run:
     @property
     def training(self) -> dict[str, Any]:
         """The `train` section of its config."""
+        return self.section("train")
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return a section of its config; empty if there is none."""
         config = self.record.get("config", {})
-        section = config.get("train", {}) if isinstance(config, dict) else {}
+        section = config.get(name, {}) if isinstance(config, dict) else {}
         return section if isinstance(section, dict) else {}
 
     @property

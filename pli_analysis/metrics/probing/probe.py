@@ -126,7 +126,7 @@ def probe(
 def _is_python(run: Run, text: Path | eval_tokens.Text | None) -> bool:
     """Return whether the text is Python source: by its endings, or the corpus of the run."""
     if text is None:
-        return bool(run.record.get("config", {}).get("data", {}).get("source") == "python")
+        return bool(run.section("data").get("source") == "python")
     path = text.path if isinstance(text, eval_tokens.Text) else text
     return path.suffix == ".py" or (path.is_dir() and any(path.rglob("*.py")))
 
