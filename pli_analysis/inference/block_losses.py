@@ -57,5 +57,5 @@ def finite_losses(checkpoint: Checkpoint, model: PreTrainedModel, sample: Sample
         )
     losses = block_losses(model, sample)
     if not np.isfinite(losses).all():
-        raise BadInput(f"{checkpoint.path}: its loss on the text is not finite, so no changes of it can be measured")
+        raise BadInput(f"{checkpoint.path}: its loss on the text is not finite; nothing can be measured on it")
     return losses, targets

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pli_analysis.inference.eval_tokens import Sample, Text, tokenizer_of
+from pli_train.core import tokenizer
+from pli_train.core.errors import BadInput
 from pli_train.core.masking import IGNORED
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def texts_of(run: Run, text: Path | Text | None, ids: np.ndarray) -> list[list[s
     """
     import numpy as np
 
+    if text is None and not tokenizer.files_of(run.tokenizer):
+        raise BadInput(f"{run.tokenizer}: has no tokenizer, to tell what tokens stand for; give --text and --tokenizer")
     loaded, _ = tokenizer_of(run, text if isinstance(text, Text) else Text(text or run.path))
     anchor = loaded.encode(ANCHOR, add_special_tokens=False)
     before = len(loaded.decode(anchor, clean_up_tokenization_spaces=False))

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SMALL = 0.005
+"""Logits below this are written as 0.00."""
+
+
 def verdict(table: pd.DataFrame) -> str:
     """Describe in a few sentences which layers add most and least to the logits of the right tokens.
 
@@ -22,6 +26,8 @@ def verdict(table: pd.DataFrame) -> str:
     """
     layers = table[table[col.PART_TYPE] == LAYER].sort_values(col.CONTRIBUTION)
     total = table.loc[table[col.PART_TYPE] == TOTAL, col.CONTRIBUTION].item()
+    if abs(total) < SMALL:
+        return "The logit of the right token is, on average, not above the mean logit."
     words = f"The logit of the right token is {total:.2f} above the mean logit. Of that, "
     if len(layers) == 1:
         return f"{words}the layer adds {layers[col.CONTRIBUTION].item():+.2f}."

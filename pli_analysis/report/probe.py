@@ -23,15 +23,28 @@ def verdict(table: pd.DataFrame) -> str:
     labels = table[col.LABEL].nunique()
     most = layers.loc[layers[col.GAIN].idxmax()]
     words = (
-        f"Of {counted(labels, 'label')}, layer {most[col.LAYER]} adds most to '{most[col.LABEL]}' "
-        f"({most[col.GAIN]:+.1%}, to {most[col.ACCURACY]:.1%})."
+        f"Of {counted(labels, 'label')}, layer {most[col.LAYER]} adds most to '{most[col.LABEL]}': "
+        f"{_points(most[col.GAIN])}, to an accuracy of {most[col.ACCURACY]:.1%} (always the most frequent class: "
+        f"{most[col.MAJORITY]:.1%})."
     )
+    if most[col.GAIN] <= 0:
+        words = f"Of {counted(labels, 'label')}, no layer adds to any."
     if layers[col.IS_INSERTED].nunique() < 2:
         return words
     inserted, initial = (layers[layers[col.IS_INSERTED] == kind][col.GAIN].mean() for kind in (True, False))
     return (
-        f"{words} On average, inserted layers change the accuracy by {inserted:+.1%}, initial layers by {initial:+.1%}."
+        f"{words} On average, inserted layers change the accuracy by {_points(inserted)}, initial layers by "
+        f"{_points(initial)}."
     )
+
+
+def _points(change: float) -> str:
+    """Write a change of an accuracy.
+
+    >>> _points(-0.0137)
+    '-1.4 percentage points'
+    """
+    return f"{100 * change:+.1f} percentage points"
 
 
 def section(table: pd.DataFrame) -> Section:
@@ -42,17 +55,23 @@ def section(table: pd.DataFrame) -> Section:
     """
     finding = verdict(table)
     tokens, units = (int(table[name].max()) for name in (col.MEASURED_TOKENS, col.UNITS))
-    counts = sample(counted(tokens, "token"), f"{units} documents or blocks")
+    counts = sample(f"up to {counted(tokens, 'token')} and {units} documents or blocks for each label")
     shaded = "Inserted layers are shaded. " if table[col.IS_INSERTED].fillna(False).any() else ""
     best = table.loc[table[col.SELECTIVITY].idxmax()]
     selective = (
-        f"Selectivity is highest for '{best[col.LABEL]}' at {_where(best)} ({best[col.SELECTIVITY]:+.1%} over random "
-        "labels)."
+        f"Selectivity is highest for '{best[col.LABEL]}' at {_where(best)} ({_points(best[col.SELECTIVITY])} "
+        "over random labels)."
     )
     caption = f"{selective} Bars are 95 % intervals. {shaded}{counts}"
     shown = [
         Figure("accuracies", "Accuracy of linear probes", caption, figures.accuracies(table), table),
-        Figure("gains", "What each layer adds", f"{finding} {shaded}{counts}", figures.gains(table), table),
+        Figure(
+            "gains",
+            "What each layer adds",
+            f"{finding} Bars are 95 % intervals. {shaded}{counts}",
+            figures.gains(table),
+            table,
+        ),
     ]
     return Section("probe", "Linear probes", figures=shown, headline=finding, method=METHOD)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = [col.RUN, col.STATE, col.STEP, col.STEPS, col.LOSS, col.STACK, col.PARENT]
-TRAINING, FINISHED, STOPPED = "training", "finished", "stopped"
+TRAINING, FINISHED, STOPPED, DAMAGED = "training", "finished", "stopped", "damaged"
 
 
 def runs(folder: Path) -> pd.DataFrame:
@@ -27,9 +27,10 @@ def runs(folder: Path) -> pd.DataFrame:
         folder: a folder of runs, or of folders with runs; or one run.
 
     Returns:
-        Columns `run` (its path below the folder), `state` (`training` on this machine, `finished` or `stopped`; for
-        what other programs wrote, its kind), `step`, `steps` (in total), `loss` (the last eval loss, in nats per
-        token), `stack` (layer ids from bottom to top), and `parent` (name of the run that it was forked from).
+        Columns `run` (its path below the folder), `state` (`training` on this machine, `finished`, `stopped`, or
+        `damaged` if its run.json cannot be read; for what other programs wrote, its kind), `step`, `steps` (in total),
+        `loss` (the last eval loss, in nats per token), `stack` (layer ids from bottom to top), and `parent` (name of
+        the run that it was forked from).
 
     Raises:
         BadInput: if there is no such folder, or nothing in it.
@@ -48,14 +49,22 @@ def _row(source: paths.Source, name: Path) -> tuple[Any, ...]:
     shown = f"{name}//{source.run}" if source.run else str(name)
     if source.kind != Kind.RUN:
         return (shown, str(source.kind), *(None,) * (len(COLUMNS) - 2))
-    watcher = RunWatcher(source.path, measure=lambda path, on_progress: {})
     try:
-        frame = watcher.poll()
-    finally:
-        watcher.close()
+        frame = _frame(source.path)
+    except BadInput:
+        return (shown, DAMAGED, *(None,) * (len(COLUMNS) - 2))
     loss = float(frame.evals[-1]) if len(frame.evals) else None
     parent = (Run(source.path).parent or {}).get("name")
     return (shown, _state(frame), frame.step, frame.total, loss, " ".join(frame.stack), parent)
+
+
+def _frame(path: Path) -> Frame:
+    """Return the state of a run, without its drift."""
+    watcher = RunWatcher(path, measure=lambda path, on_progress: {})
+    try:
+        return watcher.poll()
+    finally:
+        watcher.close()
 
 
 def _state(frame: Frame) -> str:

@@ -47,7 +47,8 @@ def load(source: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> RunConf
         BadInput: if the config is invalid: one line per mistake, with the file, the key and the most similar valid key.
     """
     table = _table(source, seen=())
-    if any(override.partition("=")[0].strip() == "model.name_or_path" for override in overrides):
+    named = (override.partition("=") for override in overrides)
+    if any(key.strip() == "model.name_or_path" and value.strip() for key, _, value in named):
         _drop_model(table, {"name_or_path": None})
     for override in overrides:
         _apply(override, table)
@@ -168,7 +169,8 @@ def _apply(override: str, table: dict[str, Any]) -> None:
             raise BadInput(f"--set {override}: '{section}' is a value, not a section")
     last = run_folder.RENAMED.get(last, last)
     known = {row["key"] for row in keys(RunConfig)}
-    if not text.strip() and (last in table or ".".join([*sections, last]) in known):
+    is_free = sections == ["model", "config"]  # the fields of a family, which are checked later
+    if not text.strip() and (last in table or is_free or ".".join([*sections, last]) in known):
         table.pop(last, None)
     else:
         table[last] = run_folder.with_current_keys(value)

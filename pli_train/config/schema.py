@@ -23,7 +23,7 @@ from pli_train.section import Section
 class TrainConfig(Section):
     """Length of training, batches, precision, logging and evaluation."""
 
-    steps: int | None = Field(None, ge=1, description="optimizer updates; give this or `epochs`")
+    steps: int | None = Field(None, ge=1, le=10**7, description="optimizer updates; give this or `epochs`")
     epochs: float | None = Field(None, gt=0, description="passes over the training text")
     block_size: int = Field(128, ge=8, description="tokens in a block")
     batch_size: int = Field(32, ge=1, description="blocks per batch, on each device")

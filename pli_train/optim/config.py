@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class OptimConfig(Section):
     """AdamW and its learning rate."""
 
-    lr: float = Field(1e-4, gt=0, description="learning rate after warm-up")
+    lr: float = Field(1e-4, gt=0, allow_inf_nan=False, description="learning rate after warm-up")
     lr_end: float = Field(0.0, ge=0, description="learning rate at the end of training")
     schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(
         "linear", description="course of the learning rate after warm-up; wsd: constant, then linear decay"

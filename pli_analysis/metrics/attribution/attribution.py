@@ -164,7 +164,7 @@ def of_block(checkpoint: Checkpoint, model: PreTrainedModel, tokens: Tensor, lab
     found[Part(None, BIAS, BIAS)] = bias
     whole = torch.stack([values for part, values in found.items() if part.part_type in (LAYER, EMBEDDING, BIAS)])
     if bool(((whole.sum(dim=0) - logits).abs() > TOLERANCE * whole.abs().amax(dim=0)).any()):
-        raise BadInput(f"{checkpoint.path}: the logits of a {family} are no sum over its layers, heads and FFNs")
+        raise BadInput(f"{checkpoint.path}: this {family} model's logits are not the sum of what its layers add")
     found[Part(None, TOTAL, TOTAL)] = logits
     return {part: float(values.sum()) for part, values in found.items()}
 

@@ -8,7 +8,7 @@ Of every text:
 Of Python source, read by the lexer of Pygments; a token has the labels of its first character that is not white space:
     kind        `keyword`, `name`, `number`, `string`, `comment`, `operator` or `punctuation`
     brackets    number of open brackets: `0`, `1`, `2`, `3+`
-    indentation     indentation of its line in steps of four spaces: `0`, `1`, `2`, `3`, `4+`
+    indentation     indentation of its line in steps of four spaces or a tab: `0`, `1`, `2`, `3`, `4+`
     keyword     the last keyword before it, if it is one of the 16 most frequent ones
 
 A block is read by itself: brackets and keywords before it are not known, and neither is the indentation of its first
@@ -128,9 +128,10 @@ def _of_characters(text: str) -> Iterator[tuple[str | None, ...]]:
 
 def _indentations(text: str) -> Iterator[str | None]:
     """Yield the indentation of each character's line; None for the first line, whose start may be missing."""
-    for number, line in enumerate(text.splitlines(keepends=True)):
-        spaces = len(line) - len(line.lstrip(" "))
-        yield from [_at_most(4, spaces // STEP) if number else None] * len(line)
+    for number, line in enumerate(text.split("\n")):
+        shown = line.expandtabs(STEP)
+        spaces = len(shown) - len(shown.lstrip(" "))
+        yield from [_at_most(4, spaces // STEP) if number else None] * (len(line) + 1)  # and its line break
 
 
 def _at_most(most: int, number: int) -> str:

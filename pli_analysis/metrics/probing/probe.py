@@ -124,11 +124,12 @@ def probe(
 
 
 def _is_python(run: Run, text: Path | eval_tokens.Text | None) -> bool:
-    """Return whether the text is Python source: by its endings, or the corpus of the run."""
-    if text is None:
-        return bool(run.section("data").get("source") == "python")
-    path = text.path if isinstance(text, eval_tokens.Text) else text
-    return path.suffix == ".py" or (path.is_dir() and any(path.rglob("*.py")))
+    """Return whether the text is Python source: whether most of its files, or of the run's corpus, end in .py."""
+    source = str(run.section("data").get("source", "")) if text is None else str(text)
+    if text is None and source == "python":
+        return True
+    files = [Path(source)] if Path(source).is_file() else [file for file in Path(source).rglob("*") if file.is_file()]
+    return sum(file.suffix.lower() in (".py", ".pyi") for file in files) > len(files) / 2
 
 
 def _fitted_blocks(sample: Sample, where: str) -> np.ndarray:

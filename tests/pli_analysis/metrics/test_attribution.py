@@ -69,7 +69,7 @@ def test_parts_add_up_to_the_logits(family, tmp_path):
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "olmo2"])
 def test_norms_of_single_branches_are_refused(family, tmp_path):
     checkpoint, _ = checkpoint_of(family, tmp_path / family)
-    with pytest.raises(BadInput, match=f"the logits of a {family} are no sum over its layers, heads and FFNs"):
+    with pytest.raises(BadInput, match=f"this {family} model's logits are not the sum of what its layers add"):
         values_of(checkpoint, *block())
 
 

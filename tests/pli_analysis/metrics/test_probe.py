@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import shutil
 import sysconfig
 import tokenize
 from pathlib import Path
@@ -19,6 +20,7 @@ from pli_analysis.metrics.probing.probe import INPUT, probe
 from pli_analysis.report.probe import verdict
 from pli_analysis.runs.opening import open_run
 from pli_train.core.errors import BadInput
+from pli_train.core.run_format import run_folder
 from pli_train.core.sampling import clustered
 from tests.commands import call
 from tests.hidden_states import outputs, run_of
@@ -183,7 +185,12 @@ def test_a_label_written_into_one_layer_is_found_there(runs, corpus, monkeypatch
     assert (others.gain.abs() < 0.03).all()
     assert (table.accuracy[table["index"].isna()] <= table.majority.iloc[0] + 0.01).all()
     assert table.code_length[table["index"] == 1].item() < 0.5 * table.code_length[table["index"] == 0].item()
-    assert f"layer {second.layer} adds most to 'brackets'" in verdict(table.reset_index())
+    assert f"layer {second.layer} adds most to 'brackets': +" in verdict(table.reset_index())
+
+
+def test_tabs_and_odd_line_breaks_in_python():
+    assert python_labels(["x\n", "\tif", " a", ":\n", "\t\ty"])["indentation"] == [None, "1", "1", "1", "2"]
+    assert python_labels(["x\n", "    # \u2028", "y \x0c", "z"])["indentation"] == [None, "1", "1", "1"]
 
 
 def test_text_has_no_labels_of_python(runs, corpus, tmp_path):
@@ -191,6 +198,7 @@ def test_text_has_no_labels_of_python(runs, corpus, tmp_path):
     text.write_text("".join(file.read_text() for file in sorted(Path(corpus).glob("*.py"))))
     assert set(probe(run, text, 16).label) <= set(OF_TEXT)
     assert set(OF_PYTHON[:3]) <= set(probe(run, corpus, BLOCKS).label)
+    assert set(probe(run).label) & set(OF_PYTHON)  # its own corpus is a folder of Python files
 
 
 def test_results_are_kept(runs, corpus, monkeypatch):
@@ -226,5 +234,9 @@ def test_too_little_text_is_refused(runs, tmp_path):
         probe(run, blocks=1)
     text = tmp_path / "text.txt"
     text.write_text("." * 4000)
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / run_folder.TOKENIZER)
+    with pytest.raises(BadInput, match="has no tokenizer, to tell what tokens stand for; give --text and --tokenizer"):
+        probe(open_run([tmp_path / "run"]))
     with pytest.raises(BadInput, match="no label of its tokens has two classes with 10 tokens"):
         probe(run, text, blocks=2)

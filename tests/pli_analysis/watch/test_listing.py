@@ -34,6 +34,12 @@ def test_each_run_has_a_row(folder):
     assert other.state == "logs" and pd.isna(other.step)
 
 
+def test_a_damaged_run_does_not_hide_the_others(folder):
+    (folder / "more" / "early" / run_folder.RUN).write_text("{")
+    table = listed(folder).set_index("run")
+    assert table["state"].to_dict() == {"done": "finished", "more/early": "damaged", "other": "logs"}
+
+
 def test_a_run_that_trains_and_a_fork_say_so(folder):
     path = folder / "more" / "early"
     text = (path / run_folder.RUN).read_text().rstrip().removesuffix("}")

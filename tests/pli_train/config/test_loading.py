@@ -28,6 +28,8 @@ def test_an_override_without_a_value_resets_the_key():
     loaded = loading.load("tiny", ["train.steps=", "train.epochs=2", "optim.lr=", "optim.lr_end=", "data.subset="])
     assert (loaded.train.steps, loaded.train.epochs, loaded.data.subset) == (None, 2, None)
     assert loaded.optim.lr == OptimConfig().lr != loading.load("tiny").optim.lr
+    same = loading.load("tiny", ["model.name_or_path=", "model.config.n_inner="])
+    assert same.model == loading.load("tiny").model
     assert "optim.learning_rate: unknown key; did you mean 'optim.lr'?" in mistakes(["optim.learning_rate="])[0]
 
 
