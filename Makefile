@@ -60,12 +60,14 @@ study-depth: install
 	$(BIN)/pli-train sweep reports/depth/base.toml --grid model.initial_layers=12,6,4,8,2,3,1 \
 		--grid optim.lr=1e-2,5e-3,2e-2 --seeds 1 --no-baseline --budget 2e12 --workers 2 --threads 1 -o studies/depth
 
-# Twelve layers, four that grow to twelve, and six, with equal FLOPs.
+# Twelve layers, six, and four that grow to twelve in three ways, with equal FLOPs.
 study-growth: EQUAL := --seeds 6 --set seed=1 --set train.compile=true --no-baseline --budget 1e13 --workers 2 --threads 1
 study-growth: install
 	$(BIN)/pli-train sweep figure-1 $(EQUAL) -o studies/twelve
 	$(BIN)/pli-train sweep reports/growth/grown.toml $(EQUAL) -o studies/grown
 	$(BIN)/pli-train sweep figure-1 --grid model.initial_layers=6 --set optim.lr=7e-3 $(EQUAL) -o studies/six
+	$(BIN)/pli-train sweep reports/growth/grown.toml --set growth.optimizer_state=zero $(EQUAL) -o studies/grown-zero
+	$(BIN)/pli-train sweep reports/stacking/grown.toml $(EQUAL) -o studies/stacked
 
 # Eight new layers at half of training, initialized or placed in different ways.
 study-initializers study-placement: study-%: install
