@@ -165,7 +165,8 @@ def test_patterns_follow_their_rules(means, pattern):
     assert pattern_of(*means) == pattern
 
 
-def test_planted_heads_have_their_patterns(runs, monkeypatch):
+def test_planted_heads_have_their_patterns(runs, monkeypatch, tmp_path):
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path))  # what is planted must not be cached for other tests
     run = open_run([runs["gpt2"]])
     length = eval_tokens.sample_of(run, None, 1).tokens.shape[1]
     diagonal, vertical = torch.eye(length), torch.zeros(length, length)
@@ -210,7 +211,8 @@ def test_the_command_prints_the_table(runs, tmp_path):
     refused(call("pli-analyze", "attention", runs["gpt2"], "--at", 99), "has no checkpoint of step 99")
 
 
-def test_a_model_that_returns_no_attention_weights_is_one_clear_line(runs, monkeypatch):
+def test_a_model_that_returns_no_attention_weights_is_one_clear_line(runs, monkeypatch, tmp_path):
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path))
     run = open_run([runs["gpt2"]])
     model = tiny("gpt2")
     model.forward = lambda **_: object()

@@ -159,7 +159,7 @@ def test_tokens_are_the_text_that_they_stand_for(runs, corpus, family):
     assert len(whole) > 50 and all(block in written for block in whole)
 
 
-def test_a_label_written_into_one_layer_is_found_there(runs, corpus, monkeypatch):
+def test_a_label_written_into_one_layer_is_found_there(runs, corpus, monkeypatch, tmp_path):
     """States of random numbers, to which the second layer adds the number of open brackets along one direction."""
     run = open_run([runs["gpt2"]])
     sample = eval_tokens.sample_of(run, corpus, 99)
@@ -177,7 +177,7 @@ def test_a_label_written_into_one_layer_is_found_there(runs, corpus, monkeypatch
         return states
 
     monkeypatch.setattr(checkpoint_model, "outputs_of", planted)
-    monkeypatch.setenv("PLI_CACHE", "/nonexistent")
+    monkeypatch.setenv("PLI_CACHE", str(tmp_path))  # what is planted must not be cached for other tests
     table = probe(run, corpus, 99).set_index("label").loc["brackets"]
     second = table[table["index"] == 1].iloc[0]
     assert second.gain > 0.9 * (1 - second.majority) and second.accuracy > 0.99
