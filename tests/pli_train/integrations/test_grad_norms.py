@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from transformers import TrainerCallback
 
 from pli_analysis.scalars.reading import read
@@ -168,16 +167,7 @@ def test_a_model_without_a_table_is_logged_by_layer(tmp_path):
     assert {step: norm for step, (_, norm) in values["grad_norm/total"].items()} == pytest.approx(logged, rel=1e-5)
 
 
-@pytest.fixture
-def compiling(monkeypatch):
-    """Undo what Trainer sets for the whole process when it compiles, or later tests would train compiled models."""
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiling")
 def test_a_compiled_model_has_the_same_norms(tmp_path):
     settings = {"max_steps": 2, "torch_compile": True, "torch_compile_backend": "eager"}
     trainer = run_of("gpt2", tmp_path, GradNormCallback(every=1), **settings)
