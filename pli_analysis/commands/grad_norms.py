@@ -15,7 +15,7 @@ from pli_analysis.commands.options import (
     Text,
     TextColumn,
     Tokenizer,
-    newest,
+    run_argument,
     text_of,
 )
 from pli_analysis.commands.status import complain, open_run, write_page
@@ -26,15 +26,7 @@ Part = Literal["layer", "head", "ffn", "norms", "attention", "embeddings", "othe
 
 
 def grad_norms(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="[RUN]",
-            help="Folder of a run, or output folder of HF Trainer (default: the newest run under runs/).",
-            default_factory=newest,
-            show_default=False,
-        ),
-    ],
+    run: Annotated[Path, run_argument("[RUN]", "Folder of a run, or output folder of HF Trainer")],
     of: Annotated[
         Part,
         typer.Option(

@@ -7,16 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import (
-    FormatOption,
-    Html,
-    LineageFile,
-    OutOption,
-    RunFolder,
-    Stack,
-    Verify,
-    a_file,
-)
+from pli_analysis.commands.options import FormatOption, Html, LineageFile, OutOption, RunFolder, Stack, Verify, a_file
 from pli_analysis.commands.status import FOLLOWED, complain, links_at, write_page
 from pli_train.core.cli.console import Bar, say
 from pli_train.core.errors import BadInput

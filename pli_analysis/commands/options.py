@@ -25,23 +25,33 @@ def a_file(word: str) -> Path:
     return output.STDOUT if word == "-" else Path(word)
 
 
-def newest() -> Path:
-    """Return the newest run under runs/, the default where one run is read; without runs, the folder itself."""
+def run_argument(metavar: str, help: str, several: bool = False) -> Any:
+    """Return the argument for a run, whose default is the newest run under runs/.
+
+    Args:
+        metavar, help: as in `typer.Argument`; the default is added to the help.
+        several: whether the parameter is a list of paths.
+    """
+    return typer.Argument(
+        metavar=metavar,
+        help=f"{help} (default: the newest run under runs/).",
+        default_factory=(lambda: [_newest()]) if several else _newest,
+        show_default=False,
+    )
+
+
+def _newest() -> Path:
+    """Return the newest run under runs/; without runs, the folder itself, so that the command reports it."""
     root = Path("runs")
     try:
         return run_folder.newest_run(root)
-    except BadInput:  # also called for help and completion; the command reports that there is no run
+    except BadInput:  # not raised here, as help and completion ask for the default too
         return root
 
 
 RunFolder = Annotated[
     list[Path],
-    typer.Argument(
-        metavar="[RUN...]",
-        help="Folder of a run, of HF Trainer or of a model; or checkpoints in order (default: the newest under runs/).",
-        default_factory=lambda: [newest()],
-        show_default=False,
-    ),
+    run_argument("[RUN...]", "Folder of a run, of HF Trainer or of a model; or checkpoints in order", several=True),
 ]
 LineageFile = Annotated[
     Path | None, typer.Option("--lineage", metavar="FILE", help="Use this lineage.json for checkpoints that have none.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pli_analysis.commands.options import FormatOption, OutOption, newest
+from pli_analysis.commands.options import FormatOption, OutOption, run_argument
 from pli_analysis.commands.status import complain
 from pli_analysis.tables import Format
 from pli_train.core.errors import BadInput
@@ -17,15 +17,7 @@ MOST_DRAWN = 20_000
 
 
 def scalars(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="[RUN]",
-            help="A run, a folder of runs, or a log file, of any program (default: the newest run under runs/).",
-            default_factory=newest,
-            show_default=False,
-        ),
-    ],
+    run: Annotated[Path, run_argument("[RUN]", "A run, a folder of runs, or a log file, of any program")],
     tags: Annotated[
         list[str] | None,
         typer.Option("--tags", metavar="PATTERN", help="Tag, or pattern such as grad_norm/*; may be repeated."),

@@ -17,7 +17,7 @@ from pli_analysis.commands.options import (
     Text,
     TextColumn,
     Tokenizer,
-    newest,
+    run_argument,
     text_of,
 )
 from pli_analysis.commands.status import open_run, write_page
@@ -30,12 +30,7 @@ Space = Literal["function", "weights"]
 def similarity(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="[RUN] [RUN2]",
-            help="A run, two runs to compare, or checkpoints in order (default: the newest run under runs/).",
-            default_factory=lambda: [newest()],
-            show_default=False,
-        ),
+        run_argument("[RUN] [RUN2]", "A run, two runs to compare, or checkpoints in order", several=True),
     ],
     over_time: Annotated[
         bool, typer.Option("--over-time", help="Compare each layer with itself at birth, at every checkpoint.")

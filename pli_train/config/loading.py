@@ -168,9 +168,12 @@ def _apply(override: str, table: dict[str, Any]) -> None:
         if not isinstance(table, dict):
             raise BadInput(f"--set {override}: '{section}' is a value, not a section")
     last = run_folder.RENAMED.get(last, last)
-    known = {row["key"] for row in keys(RunConfig)}
-    is_free = sections == ["model", "config"]  # the fields of a family, which are checked later
-    if not text.strip() and (last in table or is_free or ".".join([*sections, last]) in known):
+    if not text.strip() and (last in table or _is_key([*sections, last])):
         table.pop(last, None)
     else:
         table[last] = run_folder.with_current_keys(value)
+
+
+def _is_key(names: list[str]) -> bool:
+    """Return whether a config may have this key. The fields of `model.config` are checked with the model."""
+    return names[:2] == ["model", "config"] or ".".join(names) in {row["key"] for row in keys(RunConfig)}

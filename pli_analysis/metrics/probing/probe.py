@@ -6,7 +6,7 @@ Columns of the table, one row per label and layer, and one for the input of the 
     layer, index, age, is_inserted  layer id, its index in the stack at this step, steps since its birth, and whether a
                 growth event inserted it; the layer is `input` for the input of the first layer
     accuracy, accuracy_low, accuracy_high   share of tokens whose label the probe predicts, with its 95 % interval
-    majority    share of tokens with the label that was the most frequent one where the probe was fitted
+    majority    accuracy of always answering the class that is most frequent where the probe is fitted
     selectivity accuracy − that of a probe on a control task: a random label for each token of the vocabulary (Hewitt
                 and Liang 2019, arXiv:1909.03368)
     gain, gain_low, gain_high   accuracy − that at the input of the layer, with its 95 % interval
