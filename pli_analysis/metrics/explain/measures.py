@@ -13,7 +13,7 @@ from pli_analysis.metrics.ablation import ablation
 from pli_analysis.metrics.attribution import attribution
 from pli_analysis.metrics.grad_norms import logged
 from pli_analysis.metrics.lens import LOGIT, lens
-from pli_analysis.metrics.probing.probe import INPUT, probe
+from pli_analysis.metrics.probing.probe import gains
 from pli_train.core.cli.console import say
 from pli_train.core.errors import BadInput
 
@@ -99,7 +99,7 @@ def _probe_gains(run: Run, name: CheckpointName, text: Path | eval_tokens.Text |
     import pandas as pd
 
     try:
-        return probe(run, text, blocks, name).groupby(col.LAYER)[col.GAIN].mean().drop(INPUT)
+        return gains(run, text, blocks, name)
     except BadInput as error:
         say(f"no probes are fitted: {error}")
         return pd.Series(dtype=float)
