@@ -49,8 +49,8 @@ COLUMNS += [col.ACCURACY, col.ACCURACY_LOW, col.ACCURACY_HIGH, col.MAJORITY, col
 COLUMNS += [col.GAIN, col.GAIN_LOW, col.GAIN_HIGH, col.CODE_LENGTH, col.CLASSES, col.MEASURED_TOKENS, col.UNITS]
 INPUT = "input"
 """Stands for a layer: the input of the first one."""
-MOST_TOKENS = 4096
-"""Maximum number of tokens on which probes are fitted, and on which they are measured."""
+MOST_TOKENS = 8192
+"""Maximum number of tokens on which probes are fitted and measured, together."""
 RAREST = 10
 """Number of tokens that a class needs where probes are fitted; rarer classes are left out."""
 FEWEST = 4
@@ -145,7 +145,7 @@ def _rows(
 
     def measure() -> Iterator[tuple[Any, ...]]:
         is_fitted = _fitted_blocks(sample, str(text or run.path))
-        kept = eval_tokens.spread(sample.tokens, 2 * MOST_TOKENS)
+        kept = eval_tokens.spread(sample.tokens, MOST_TOKENS)
         states = checkpoint_model.outputs_of(checkpoint, "states", sample.tokens, kept)
         if not all(np.isfinite(values).all() for values in states):
             raise BadInput(
