@@ -1,7 +1,7 @@
-"""Bigram surprisal of each held-out block, used to draw blocks in strata.
+"""N-gram surprisal of each held-out block, used to draw blocks in strata.
 
-Evaluations draw blocks stratified by surprisal (`core.sampling`). The bigram model need not be accurate, it only has to
-rank blocks like trained models.
+Evaluations draw blocks stratified by surprisal (`core.sampling`). The n-gram model need not be accurate, it only has
+to rank blocks like trained models.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import numpy as np
 
 from pli_train.core import cache
 
-FOLDER = "surprisal-1/"
+FOLDER = "surprisal-2/"
 """Folder of surprisals in the cache; increase the number when their computation changes."""
 MOST = 2**23
 """Maximum number of training tokens to count, in evenly spaced segments."""
 SEGMENT_TOKENS = 2**12
+BYTES = 2**9
+"""Vocabularies up to this size are of bytes or characters. Models soon use more than one of them as context."""
 ROWS = 2**12
 """Blocks processed at a time."""
 
@@ -34,41 +36,77 @@ def of_blocks(train: np.ndarray, blocks: np.ndarray, vocabulary: int, fingerprin
     key = f"{FOLDER}{fingerprint}-{blocks.shape[1]}"
     if (cached := cache.get_array(key, (len(blocks),), "<f4")) is not None:
         return cached
-    bigrams = Bigrams(spread(train), vocabulary)
-    segments = [bigrams.surprisal(blocks[start : start + ROWS]).mean(axis=1) for start in range(0, len(blocks), ROWS)]
+    ngrams = NGrams(spread(train), vocabulary, 3 if vocabulary <= BYTES else 2)
+    segments = [ngrams.surprisal(blocks[start : start + ROWS]).mean(axis=1) for start in range(0, len(blocks), ROWS)]
     values = np.concatenate(segments).astype(np.float32)
     cache.put_array(key, values, "<f4")
     return values
 
 
-class Bigrams:
-    """Bigram model p(token | previous token), interpolated with p(token) (Witten and Bell 1991).
+class NGrams:
+    """N-gram model, each order interpolated with the one below and the first with 1 / vocabulary (Witten, Bell 1991).
 
     Args:
         tokens: 1-D token ids to count.
         vocabulary: size of the vocabulary.
+        order: the n of the n-grams, at least 1.
     """
 
-    def __init__(self, tokens: np.ndarray, vocabulary: int) -> None:
-        tokens = tokens.astype(np.int64)
+    def __init__(self, tokens: np.ndarray, vocabulary: int, order: int) -> None:
         self._vocabulary = vocabulary
-        self._single = (np.bincount(tokens, minlength=vocabulary) + 1) / (len(tokens) + vocabulary)
-        self._pairs, self._counts = np.unique(tokens[:-1] * vocabulary + tokens[1:], return_counts=True)
-        self._seen = np.bincount(tokens[:-1], minlength=vocabulary)
-        self._followers = np.bincount(self._pairs // vocabulary, minlength=vocabulary)
+        self._counts = [Counts(codes(tokens, length, vocabulary), vocabulary) for length in range(1, order + 1)]
 
     def surprisal(self, blocks: np.ndarray) -> np.ndarray:
         """Return −log p of each token but a block's first, in nats: (blocks, size) to (blocks, size − 1)."""
-        before, token = blocks[:, :-1].astype(np.int64), blocks[:, 1:].astype(np.int64)
-        single, seen, followers = self._single[token], self._seen[before], self._followers[before]
-        both = (self._count(before * self._vocabulary + token) + followers * single) / np.maximum(seen + followers, 1)
-        return -np.log(np.where(seen > 0, both, single))
+        p = np.full(blocks.shape, 1 / self._vocabulary)
+        for length, counts in enumerate(self._counts, 1):
+            here = p[:, length - 1 :]  # tokens with at least length − 1 tokens before them in their block
+            here[:] = counts.interpolate(codes(blocks, length, self._vocabulary), here)
+        return -np.log(p[:, 1:])
 
-    def _count(self, pairs: np.ndarray) -> np.ndarray:
-        if not len(self._pairs):
-            return np.zeros(pairs.shape)
-        at = np.minimum(np.searchsorted(self._pairs, pairs), len(self._pairs) - 1)
-        return np.where(self._pairs[at] == pairs, self._counts[at], 0)
+
+class Counts:
+    """Counts of the sequences of one length.
+
+    Args:
+        codes: code of the sequence at each place of the text, see `codes`.
+        vocabulary: size of the vocabulary.
+    """
+
+    def __init__(self, codes: np.ndarray, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
+        self._sequences, self._counts = np.unique(codes, return_counts=True)
+        self._contexts, first, self._followers = np.unique(
+            self._sequences // vocabulary, return_index=True, return_counts=True
+        )
+        self._seen = np.add.reduceat(self._counts, first) if len(first) else self._counts
+
+    def interpolate(self, codes: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """Return p(last token | the ones before), interpolated with `lower`, the probability of the order below."""
+        contexts = codes // self._vocabulary
+        seen, followers = (_find(contexts, self._contexts, values) for values in (self._seen, self._followers))
+        both = (_find(codes, self._sequences, self._counts) + followers * lower) / np.maximum(seen + followers, 1)
+        return np.where(seen > 0, both, lower)
+
+
+def codes(tokens: np.ndarray, length: int, vocabulary: int) -> np.ndarray:
+    """Number each sequence of `length` adjacent tokens of the last axis: (…, size) to (…, size − length + 1) int64.
+
+    Sequences without their last token have the code divided by `vocabulary`.
+    """
+    places = max(tokens.shape[-1] - length + 1, 0)
+    codes = np.zeros((*tokens.shape[:-1], places), dtype=np.int64)
+    for offset in range(length):
+        codes = codes * vocabulary + tokens[..., offset : offset + places]
+    return codes
+
+
+def _find(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the values of the wanted keys, 0 for those that are not among the sorted `keys`."""
+    if not len(keys):
+        return np.zeros(wanted.shape)
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], 0)
 
 
 def spread(tokens: np.ndarray) -> np.ndarray:
