@@ -77,7 +77,7 @@ def train(waiting: str, orders: Connection) -> None:
     from pli_train.config import loading
     from pli_train.training import launch
 
-    settings = loading.load("tiny", FULL_DEPTH)
+    settings = loading.load("tiny-gpt2", FULL_DEPTH)
     with tempfile.TemporaryDirectory() as folder:
         training = launch.begin(settings, Path(folder) / "run")
         training._call("on_train_begin", training.plan.total_steps)

@@ -69,7 +69,7 @@ def runs(count: int, steps: int) -> tuple[list[float], list[float]]:
     often, seldom = [], []
     for number in range(2 * count):
         every, seconds = ((1, often), (1000, seldom))[(number + number // 2) % 2]
-        settings = loading.load("tiny", [f"train.steps={steps}", f"checkpoint.every={every}"])
+        settings = loading.load("tiny-gpt2", [f"train.steps={steps}", f"checkpoint.every={every}"])
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(None):
             made = launch.begin(settings, Path(folder) / "run")
             began = time.perf_counter()

@@ -96,7 +96,7 @@ def bert_base(folder: Path, updates: bool, batch: int, length: int) -> Turn:
 def preset(folder: Path, updates: bool, depth: int) -> Turn:
     """Return turns of the real trainer on the default preset at one depth, with logging."""
     overrides = ['growth.schedule=""', f"model.initial_layers={depth}", f"train.update_ratios={str(updates).lower()}"]
-    settings = loading.load("tiny", [*overrides, "train.steps=100000", f"train.grad_norms_every={EVERY}"])
+    settings = loading.load("tiny-gpt2", [*overrides, "train.steps=100000", f"train.grad_norms_every={EVERY}"])
     with contextlib.redirect_stderr(None):
         made = launch.begin(settings, folder / f"run-{depth}-{updates}")
     made.saver.open(made.state)

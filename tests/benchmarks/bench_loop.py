@@ -1,6 +1,6 @@
 """Speed of the training loop: tokens per second vs. Hugging Face's Trainer, a bare loop, and matrix products alone.
 
-    python tests/benchmarks/bench_loop.py [--case tiny bert-base] [--what loops growth compiled] [--rounds 5]
+    python tests/benchmarks/bench_loop.py [--case tiny-gpt2 bert-base] [--what loops growth compiled] [--rounds 5]
 
 All loops train the same model from the same weights on the same batches, in turn, each time in a new process. First the
 benchmark checks that they compute the same: gradients and weights of the first step agree to 1e-5 of their norms (later
@@ -67,7 +67,7 @@ transformers.logging.disable_progress_bar()
 
 STILL = ["growth.schedule=''", "train.eval_every=100000", "train.eval_blocks=4", "checkpoint.every=100000"]
 CASES = {
-    "tiny": ("tiny", ["model.initial_layers=6"]),
+    "tiny-gpt2": ("tiny-gpt2", ["model.initial_layers=6"]),
     "bert-base": (
         "tiny-bert",
         [
@@ -407,7 +407,7 @@ def growth(name: str, rounds: int, steps: int, compiled: bool) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", nargs="*", default=["tiny"], choices=CASES)
+    parser.add_argument("--case", nargs="*", default=["tiny-gpt2"], choices=CASES)
     parser.add_argument("--what", nargs="*", default=["loops"], choices=["loops", "growth", "compiled"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30)

@@ -42,7 +42,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from tests.postgres import Server
 
 SPACE = """
-base = "tiny"
+base = "tiny-gpt2"
 [space]
 "optim.lr" = { low = 5e-4, high = 8e-3, log = true }
 "growth.initializer" = ["random", "clone", "identity"]
@@ -68,7 +68,7 @@ def throughput(folder: Path, rounds: int, runs: int, steps: int) -> None:
     """Print trials an hour with one worker and with two."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     print(f"cores {sorted(os.sched_getaffinity(0))}, of which threads of one core: {_siblings()}")
-    grid = ["sweep", "tiny", "--seeds", runs, "--no-baseline", "--objective", "tokens"]
+    grid = ["sweep", "tiny-gpt2", "--seeds", runs, "--no-baseline", "--objective", "tokens"]
     fixed = ["--set", f"train.steps={steps}", "--set", "train.eval_full=0"]
     seconds: dict[tuple[int, int], list[float]] = {setup: [] for setup in SETUPS}
     for number in range(rounds):
@@ -117,7 +117,7 @@ def overhead(folder: Path, url: str | None, trials: int = 40) -> None:
     """Print the coordinator's processor time for a trial, model planning included."""
     kind = "PostgreSQL" if url else "journal"
     if not (folder / "ready").exists():
-        command("run", "tiny", "--set", "train.steps=2", "--set", "growth.schedule=''", "--out", folder / "ready")
+        command("run", "tiny-gpt2", "--set", "train.steps=2", "--set", "growth.schedule=''", "--out", folder / "ready")
     (folder / "mine.toml").write_text(SPACE)
     settings = Settings(space_reading.load(str(folder / "mine.toml")))
     launcher, marks = Ready(folder / "ready"), []

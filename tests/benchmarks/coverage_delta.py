@@ -56,7 +56,7 @@ def losses_around_events(folder, seed, overrides):
     from pli_train.training import launch
 
     transformers.logging.disable_progress_bar()
-    trainer = launch.begin(loading.load("tiny", [*overrides, f"seed={seed}"]), folder)
+    trainer = launch.begin(loading.load("tiny-gpt2", [*overrides, f"seed={seed}"]), folder)
     trainer.run()
     found, counts, held_out = [], None, trainer.evaluator.held_out
     everything = np.arange(held_out.count)

@@ -1,4 +1,4 @@
-"""Train the grown run of this report with one more lever: `python reports/growth/levers.py LEVER OUT [KEY=VALUE …]`.
+"""Train the default preset with one more lever: `python reports/default/levers.py LEVER OUT [KEY=VALUE …]`.
 
     gate:STEPS         the output projections of a new layer are scaled from 0 to 1 within STEPS steps
     average:DECAY      new layers are copies of an exponential moving average of their donor's weights
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from pli_train.core.lineage import Event
     from pli_train.training.state import TrainingState
-
-CONFIG = Path(__file__).with_name("grown.toml")
 
 
 def layers_of(state: TrainingState) -> dict[str, nn.Module]:
@@ -103,4 +101,6 @@ LEVERS = {"gate": Gate, "average": Average, "average-all": lambda decay: Average
 if __name__ == "__main__":
     lever, out, *settings = sys.argv[1:]
     name, _, value = lever.partition(":")
-    launch.begin(loading.load(str(CONFIG), settings), Path(out), ConsoleReporter(), [LEVERS[name](float(value))]).run()
+    launch.begin(
+        loading.load(loading.DEFAULT_PRESET, settings), Path(out), ConsoleReporter(), [LEVERS[name](float(value))]
+    ).run()
