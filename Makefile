@@ -1,25 +1,34 @@
 # Everything runs in .venv, made on first use from constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALLED := .venv/installed
+PACKAGE := .venv/package
+DEVELOPMENT := .venv/development
 # In the order of their names, long files come first and the many short ones last: no worker waits for another.
 BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth study-growth study-initializers study-placement study-policies study-explain install clean
 
-install: $(INSTALLED)
+install: $(DEVELOPMENT)
 
-$(INSTALLED): pyproject.toml constraints.txt
+# The package with what it needs, and with what its tests and checks need.
+$(PACKAGE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(DEVELOPMENT): $(PACKAGE)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-# Train the default preset and write its report.
-demo: install
-	$(BIN)/pli-train run
-	$(BIN)/pli-analyze report --html
+# Train the default preset and its baseline, one core each; write a report of the first, and one that compares them.
+demo: export OMP_NUM_THREADS = 1
+demo: $(PACKAGE)
+	mkdir -p runs
+	$(BIN)/pli-train run baseline --quiet >runs/baseline.txt & tiny=$$($(BIN)/pli-train run) && wait $$! && \
+		$(BIN)/pli-analyze report $$tiny --html && \
+		$(BIN)/pli-analyze report $$tiny $$(cat runs/baseline.txt) --html runs/comparison.html
 
 # The default tests: minutes on two cores.
 test: install
@@ -85,6 +94,42 @@ study-explain: EQUAL := --seeds 6 --set seed=11 --set train.compile=true --set c
 study-explain: install
 	$(BIN)/pli-train sweep reports/growth/grown.toml $(EQUAL) -o studies/explain-grown
 	$(BIN)/pli-train sweep figure-1 $(EQUAL) -o studies/explain-scratch
+
+# The default preset, seven fixed depths, and further levers, with equal FLOPs.
+study-default: EQUAL := --set train.compile=true --no-baseline --budget 1.9655e12 --workers 2 --threads 1
+study-default: LATER := [{at=0,operator="context",to=32},{at=0.3333,operator="context",to=128}]
+study-default: install
+	$(BIN)/pli-train sweep tiny --seeds 6 --set seed=41 $(EQUAL) -o studies/default
+	$(BIN)/pli-train sweep baseline --grid model.initial_layers=4,3 --seeds 6 --set seed=41 $(EQUAL) -o studies/default-fixed
+	$(BIN)/pli-train sweep baseline --grid model.initial_layers=6 --seeds 6 --set seed=41 $(EQUAL) -o studies/default-fixed-2
+	$(BIN)/pli-train sweep baseline --grid model.initial_layers=2,12,1,8 --seeds 3 --set seed=41 $(EQUAL) \
+		-o studies/default-fixed-3
+	for seed in 41 42 43 44 45 46; do for lever in gate:100 average:0.99; do \
+		$(BIN)/python reports/default/levers.py $$lever studies/levers/$${lever%:*}-$$seed seed=$$seed train.compile=true; \
+	done; done
+	$(BIN)/pli-train sweep reports/default/context.toml --seeds 6 --set seed=41 $(EQUAL) -o studies/default-context
+	$(BIN)/pli-train sweep baseline --set model.initial_layers=4 --set 'growth.schedule=$(LATER)' --seeds 6 \
+		--set seed=41 $(EQUAL) -o studies/default-fixed-context
+
+# One insertion into six layers: at three positions, initialized in four ways, at other depths and learning rates.
+study-disturbance: ONE := --seeds 4 --set seed=51 --set train.compile=true --set train.eval_full=0 --no-baseline \
+	--workers 2 --threads 1
+study-disturbance: BASE := reports/disturbance/base.toml
+study-disturbance: MIDDLE := --set growth.schedule=300@3
+study-disturbance: install
+	$(BIN)/pli-train sweep $(BASE) --grid growth.schedule=300@0,300@3,300@6 \
+		--grid growth.initializer=clone,identity,random $(ONE) -o studies/disturbance
+	$(BIN)/pli-train sweep $(BASE) --set growth.schedule=300@0 --set growth.initializer=identity \
+		--set growth.learning_rate=rewarm-new $(ONE) -o studies/disturbance-rewarm
+	$(BIN)/pli-train sweep $(BASE) $(MIDDLE) --set growth.initializer=clone-noise --grid growth.noise=0.1,0.3 $(ONE) \
+		-o studies/disturbance-noise
+	$(BIN)/pli-train sweep $(BASE) $(MIDDLE) --grid optim.lr=5e-3,2e-2 $(ONE) -o studies/disturbance-rate
+	$(BIN)/pli-train sweep $(BASE) --grid optim.lr=1e-2,5e-3,2e-2 $(ONE) -o studies/disturbance-twins
+	for layers in 3 12; do \
+		$(BIN)/pli-train sweep $(BASE) --set model.initial_layers=$$layers --set growth.schedule=300@$$((layers / 2)) $(ONE) \
+			-o studies/disturbance-$$layers; \
+		$(BIN)/pli-train sweep $(BASE) --set model.initial_layers=$$layers $(ONE) -o studies/disturbance-twins-$$layers; \
+	done
 
 seed-appendix: install
 	$(BIN)/pip install --quiet -c constraints.txt '.[hub]'

@@ -96,10 +96,19 @@ def test_seed_appendix_says_plainly_that_no_hub_is_within_reach(tmp_path):
     assert not (tmp_path / "runs" / "seed-appendix").exists()
 
 
+def test_steps_replace_epochs(tmp_path):
+    (tmp_path / "mine.toml").write_text('[model]\nfamily = "gpt2"\n[train]\nepochs = 2\n')
+    printed = call("pli-train", "config", "mine.toml", "--steps", "5", cwd=tmp_path).stdout
+    assert "steps = 5\n" in printed and "epochs" not in printed
+    for words in (["--set=train.steps=5"], ["--steps=5", "--set=train.epochs=1"]):
+        both = call("pli-train", "config", "mine.toml", *words, cwd=tmp_path)
+        assert both.returncode == 2 and "give exactly one of `steps` and `epochs`" in both.stderr
+
+
 def test_a_run_and_its_reading_from_an_empty_folder(tmp_path, corpus):
     """Two commands with default arguments in a new folder: a run under runs/, then a report on the newest run."""
     (tmp_path / "mine.toml").write_text(
-        'extends = "tiny"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 6\nblock_size = 16\neval_blocks = 4\n'
+        'extends = "tiny-gpt2"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 6\nblock_size = 16\neval_blocks = 4\n'
         f'[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'
     )
     for expected in ("runs/mine", "runs/mine-2"):

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_busy.py [--rounds 15] [--seconds 3] [--cores 2] [--neighbors 2]
 
-Two processes train the default preset at its full depth. They differ in how OpenMP's threads wait: `before` is the
+Two processes train tiny-gpt2 at its full depth. They differ in how OpenMP's threads wait: `before` is the
 runtime's default (they spin), `now` is the setting of this project's commands (they spin briefly; see
 `pli_train.core.openmp`). In each round both take turns, first alone, then beside neighbors, which are Python processes
 in an endless loop; a process that does not have its turn sleeps. All processes run on the same cores.

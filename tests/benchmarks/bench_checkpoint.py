@@ -65,7 +65,7 @@ def stalls(saves: int) -> tuple[list[float], list[float], list[float]]:
 
 
 def runs(count: int, steps: int) -> tuple[list[float], list[float]]:
-    """Return seconds of the shortened default preset with a checkpoint per step, and with those around growth only."""
+    """Return seconds of the shortened tiny-gpt2 with a checkpoint per step, and with those around growth only."""
     often, seldom = [], []
     for number in range(2 * count):
         every, seconds = ((1, often), (1000, seldom))[(number + number // 2) % 2]

@@ -94,7 +94,7 @@ def bert_base(folder: Path, updates: bool, batch: int, length: int) -> Turn:
 
 
 def preset(folder: Path, updates: bool, depth: int) -> Turn:
-    """Return turns of the real trainer on the default preset at one depth, with logging."""
+    """Return turns of the real trainer on tiny-gpt2 at one depth, with logging."""
     overrides = ['growth.schedule=""', f"model.initial_layers={depth}", f"train.update_ratios={str(updates).lower()}"]
     settings = loading.load("tiny-gpt2", [*overrides, "train.steps=100000", f"train.grad_norms_every={EVERY}"])
     with contextlib.redirect_stderr(None):
@@ -166,7 +166,7 @@ def main() -> None:
             for depth in (1, 6):
                 print(
                     row(
-                        f"default preset, depth {depth}{also}",
+                        f"tiny-gpt2, depth {depth}{also}",
                         measure(preset(Path(folder), updates, depth), options.turns),
                     )
                 )

@@ -79,7 +79,7 @@ CASES = {
         ],
     ),
 }
-"""The default preset at its full depth, and BERT-base on masked tokens, without dropout so that gradients can agree."""
+"""tiny-gpt2 at its full depth, and BERT-base on masked tokens, without dropout so that gradients can agree."""
 OF_WEIGHTS = {torch.ops.aten.mm, torch.ops.aten.addmm}
 PRODUCTS = {"weight products": OF_WEIGHTS, "all products": OF_WEIGHTS | {torch.ops.aten.bmm, torch.ops.aten.baddbmm}}
 """Name → operators of PyTorch that are timed alone."""

@@ -4,7 +4,7 @@
 
 - throughput: trials an hour with two workers ÷ with one, on two cores; it should be 1.6 or more. Both give a trial one
   thread, so that they do the same work; one worker with two threads is measured too. They take turns in an order that
-  changes; each is a study of so many runs of the default preset. Start-up of coordinator and workers counts. It needs a
+  changes; each is a study of so many runs of tiny-gpt2. Start-up of coordinator and workers counts. It needs a
   quiet machine, and two cores that are not two threads of one core.
 - overhead: seconds of the coordinator's processor time for each trial of a study whose runs are ready made; it should
   be less than 1.

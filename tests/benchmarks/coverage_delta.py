@@ -1,6 +1,6 @@
 """Coverage of the interval of an event's change of loss: how often it contains the change over all held-out text.
 
-Small runs similar to the default preset are trained. At each event all held-out blocks are evaluated before and after,
+Small runs similar to tiny-gpt2 are trained. At each event all held-out blocks are evaluated before and after,
 which gives the true value; then blocks are sampled repeatedly as in a run, and an interval is computed from each sample
 as in `metrics.disturbance.at_event`, once with all of its blocks and once with the first 16. 95 % of the intervals
 should contain the true value. The same is done for the eval loss before the event.
@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 BLOCKS = 64
-"""Number of sampled blocks, as in the default preset."""
+"""Number of sampled blocks, as in tiny-gpt2."""
 COLUMNS = ["rule", "run", "step", "event", "delta", "error", "covered", "loss", "loss_error", "loss_covered"]
 SMALL = [
     "model.config.n_embd=48",

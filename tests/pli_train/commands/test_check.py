@@ -173,7 +173,7 @@ def test_the_command_prints_rows_and_writes_nothing(corpus, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     words = ["tokenizer.vocab_size=300", "train.block_size=32", f"data.source={corpus}", "model.config.n_embd=32"]
     sets = [word for value in words for word in ("--set", value)]
-    monkeypatch.setattr(sys, "argv", ["pli-train", "check", *sets, "--batches", "1", "--format", "json"])
+    monkeypatch.setattr(sys, "argv", ["pli-train", "check", "tiny-gpt2", *sets, "--batches", "1", "--format", "json"])
     with pytest.raises(SystemExit) as left:
         cli.main()
     out, err = capsys.readouterr()

@@ -7,7 +7,7 @@ from pli_train.config import loading
 
 
 def printed(*overrides):
-    settings = loading.load("tiny", overrides)
+    settings = loading.load("tiny-gpt2", overrides)
     return plan.lines(settings, plan.plan(settings))
 
 
