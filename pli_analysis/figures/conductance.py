@@ -48,7 +48,7 @@ def contributions(table: pd.DataFrame) -> go.Figure:
     )
     drawn = go.Figure([bars, line])
     shade_inserted(drawn, layers)
-    return drawn.update_layout(xaxis=AXIS, yaxis_title="change of the log-probability (nats)", legend=LEGEND)
+    return drawn.update_layout(xaxis=AXIS, yaxis_title="log-probability (nats)", legend=LEGEND)
 
 
 def checks(table: pd.DataFrame) -> go.Figure:
@@ -73,4 +73,6 @@ def checks(table: pd.DataFrame) -> go.Figure:
     ]
     drawn = go.Figure(points)
     shade_inserted(drawn, layers)
-    return drawn.update_layout(xaxis=AXIS, yaxis={"title": "relative error or change", "type": "log"}, legend=LEGEND)
+    return drawn.update_layout(
+        xaxis=AXIS, yaxis={"title": "relative error or change", "type": "log", "dtick": 1}, legend=LEGEND
+    )

@@ -76,7 +76,10 @@ def _of_checks(table: pd.DataFrame) -> str:
     values = {name: layers[column].dropna() for column, name in names.items()}
     ranges = [f"{name} is {span(known.min(), known.max(), 3)}." for name, known in values.items() if len(known)]
     return " ".join(
-        [*ranges, "At a relative infidelity of 0 the attributions predict changes exactly, at 1 not at all."]
+        [
+            *ranges,
+            "At a relative infidelity of 0, attributions predict changes exactly; above 1, worse than no attribution.",
+        ]
     )
 
 
