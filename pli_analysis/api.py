@@ -19,6 +19,7 @@ __all__ = [
     "ablation",
     "attention",
     "attribution",
+    "conductance",
     "disturbance",
     "drift",
     "explain",
@@ -58,6 +59,16 @@ def attribution(run: Run, text: Path | None = None, blocks: int = 64, at: int | 
     from pli_analysis.metrics.attribution import attribution as metric
 
     return metric.attribution(run, text, blocks, at)
+
+
+def conductance(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
+    """Measure how much of the effect of the text on the predictions goes through the update of each layer.
+
+    Arguments, columns and errors are those of `pli_analysis.metrics.attribution.conductance.conductance`.
+    """
+    from pli_analysis.metrics.attribution import conductance as metric
+
+    return metric.conductance(run, text, blocks, at)
 
 
 def drift(

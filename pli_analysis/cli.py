@@ -6,6 +6,7 @@ from pli_analysis.commands.ablation import ablation
 from pli_analysis.commands.attention import attention
 from pli_analysis.commands.attribution import attribution
 from pli_analysis.commands.compare import compare
+from pli_analysis.commands.conductance import conductance
 from pli_analysis.commands.disturbance import disturbance
 from pli_analysis.commands.doctor import doctor
 from pli_analysis.commands.drift import drift
@@ -39,6 +40,7 @@ of_runs = (
     lens,
     probe,
     attribution,
+    conductance,
     attention,
     explain,
     disturbance,

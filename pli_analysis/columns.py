@@ -112,6 +112,14 @@ CONTRIBUTION_LOW = "contribution_low"
 CONTRIBUTION_HIGH = "contribution_high"
 SHARE = "share"
 
+# Conductance of layers.
+CONDUCTANCE = "conductance"
+COMPLETENESS_ERROR = "completeness_error"
+INTEGRATION_STEPS = "integration_steps"
+INFIDELITY = "infidelity"
+RELATIVE_INFIDELITY = "relative_infidelity"
+SENSITIVITY = "sensitivity"
+
 # Linear probes.
 LABEL = "label"
 ACCURACY = "accuracy"

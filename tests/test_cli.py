@@ -42,6 +42,7 @@ def test_help_names_every_command_with_an_example(command):
             "lens",
             "probe",
             "attribution",
+            "conductance",
             "attention",
             "explain",
             "scalars",

@@ -214,6 +214,7 @@ SLOW = [  # as they load torch, twice
     ["lens", "RUN", "--blocks", "2"],
     ["probe", "RUN", "--blocks", "8"],
     ["attribution", "RUN", "--blocks", "2"],
+    ["conductance", "RUN", "--blocks", "2"],
     ["attention", "RUN", "--blocks", "2"],
     ["explain", "RUN", "--blocks", "2"],
     ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],

@@ -38,7 +38,10 @@ def report(
     ] = None,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Also measure ablation, pruning, lenses, probes, attribution and attention."),
+        typer.Option(
+            "--explain",
+            help="Also measure ablation, pruning, lenses, probes, attribution, conductance, attention.",
+        ),
     ] = False,
     lineage_file: LineageFile = None,
     stack: Stack = None,

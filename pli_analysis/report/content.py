@@ -13,8 +13,9 @@ from pli_analysis.metrics import lens as lens_metric
 from pli_analysis.metrics.ablation import ablation as ablation_metric
 from pli_analysis.metrics.ablation import pruning as pruning_metric
 from pli_analysis.metrics.attribution import attribution as attribution_metric
+from pli_analysis.metrics.attribution import conductance as conductance_metric
 from pli_analysis.metrics.probing import probe as probe_metric
-from pli_analysis.report import ablation, attention, attribution, lens, probe, pruning
+from pli_analysis.report import ablation, attention, attribution, conductance, lens, probe, pruning
 from pli_analysis.report.disturbance import disturbance
 from pli_analysis.report.drift import drift
 from pli_analysis.report.embed import paths
@@ -60,6 +61,7 @@ EXPLANATIONS = [
     Explanation("Lenses", lens_metric.lens, lens.section),
     Explanation("Linear probes", probe_metric.probe, probe.section),
     Explanation("Direct logit attribution", attribution_metric.attribution, attribution.section),
+    Explanation("Layer conductance", conductance_metric.conductance, conductance.section),
     Explanation("Attention", attention_metric.attention, attention.section),
 ]
 """They take minutes to measure the first time. Most results are cached."""
