@@ -112,6 +112,14 @@ CONTRIBUTION_LOW = "contribution_low"
 CONTRIBUTION_HIGH = "contribution_high"
 SHARE = "share"
 
+# Influence of training blocks.
+CHECKPOINTS = "checkpoints"
+BLOCK = "block"
+DOCUMENT = "document"
+TRAINED_STEP = "trained_step"
+INFLUENCE = "influence"
+EXCERPT = "excerpt"
+
 # Linear probes.
 LABEL = "label"
 ACCURACY = "accuracy"

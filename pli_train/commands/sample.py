@@ -70,8 +70,7 @@ def _kept(plan: RunPlan, text: TokenizedText, positions: np.ndarray) -> dict[str
     documents[sorted_by_start] = text.documents_at(text.train, starts[sorted_by_start])
     seeds = (derive(plan.config.seed, "train sample mask", int(location)) for location in locations)
     batches = [
-        plan.objective.batch(block[None], seed)
-        for block, seed in zip(plan.blocks.of(locations), seeds, strict=True)
+        plan.objective.batch(block[None], seed) for block, seed in zip(plan.blocks.of(locations), seeds, strict=True)
     ]
     return {
         "inputs": np.concatenate([batch.inputs.numpy() for batch in batches]),
