@@ -23,6 +23,7 @@ __all__ = [
     "disturbance",
     "drift",
     "explain",
+    "influence",
     "lens",
     "open_run",
     "probe",
@@ -110,6 +111,16 @@ def explain(
     from pli_analysis.metrics.explain import explain as metric
 
     return metric.summary(metric.contrasts(runs, scratch, text, blocks))
+
+
+def influence(run: Run, text: Path | None = None, blocks: int = 64, checkpoints: int = 8) -> pd.DataFrame:
+    """Measure how much each sampled training block helped the held-out loss, by layer.
+
+    Arguments, columns and errors are those of `pli_analysis.metrics.influence`.
+    """
+    from pli_analysis.metrics import influence as metric
+
+    return metric.influence(run, text, blocks, checkpoints)
 
 
 def lens(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:

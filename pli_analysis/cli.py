@@ -13,6 +13,7 @@ from pli_analysis.commands.drift import drift
 from pli_analysis.commands.embed import embed
 from pli_analysis.commands.explain import explain
 from pli_analysis.commands.grad_norms import grad_norms
+from pli_analysis.commands.influence import influence
 from pli_analysis.commands.lens import lens
 from pli_analysis.commands.lineage import lineage
 from pli_analysis.commands.ls import ls
@@ -42,6 +43,7 @@ of_runs = (
     attribution,
     conductance,
     attention,
+    influence,
     explain,
     disturbance,
     compare,

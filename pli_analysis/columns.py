@@ -120,6 +120,14 @@ INFIDELITY = "infidelity"
 RELATIVE_INFIDELITY = "relative_infidelity"
 SENSITIVITY = "sensitivity"
 
+# Influence of training blocks.
+CHECKPOINTS = "checkpoints"
+BLOCK = "block"
+DOCUMENT = "document"
+TRAINED_STEP = "trained_step"
+INFLUENCE = "influence"
+EXCERPT = "excerpt"
+
 # Linear probes.
 LABEL = "label"
 ACCURACY = "accuracy"

@@ -390,6 +390,25 @@ def evaluate(
 
 
 @app.command()
+def sample(
+    run: RunFolder,
+    blocks: Annotated[int, typer.Option("--blocks", min=1, metavar="N", help="Maximum number of blocks.")] = 128,
+) -> None:
+    """Save training blocks in a run, for pli-analyze influence.
+
+    Draws them at random, with the run's seed, from those that the run has trained on. Prints the file.
+
+    Example: pli-train sample runs/tiny
+    """
+    from pli_train.config import loading as configs
+
+    settings = configs.of_run(run)
+    from pli_train.commands import sample as samples
+
+    print(samples.sample(settings, run, blocks, _show().say))
+
+
+@app.command()
 def export(
     run: RunFolder,
     out: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Folder to make. Default: RUN/export.")] = None,

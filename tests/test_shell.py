@@ -17,6 +17,8 @@ from typer.main import get_command
 
 from pli_analysis.cli import app as analyze
 from pli_train.cli import app as train
+from pli_train.commands.sample import sample
+from pli_train.config import loading as configs
 from pli_train.core.run_format import run_folder
 from tests.commands import at_a_terminal, call, refused
 from tests.conftest import STEPS
@@ -195,8 +197,9 @@ def test_no_words_at_all_get_the_help(name):
 
 @pytest.fixture(scope="module")
 def torn(runs, tmp_path_factory):
-    """A run with a damaged checkpoint, which readers skip."""
+    """A run with a damaged checkpoint, which readers skip, and a sample of its training blocks."""
     run = Path(shutil.copytree(runs["gpt2"], tmp_path_factory.mktemp("torn") / "run"))
+    sample(configs.of_run(run), run, blocks=2)
     (run / f"checkpoint-{STEPS}" / run_folder.WEIGHTS).unlink()
     return run
 
@@ -216,6 +219,7 @@ SLOW = [  # as they load torch, twice
     ["attribution", "RUN", "--blocks", "2"],
     ["conductance", "RUN", "--blocks", "2"],
     ["attention", "RUN", "--blocks", "2"],
+    ["influence", "RUN", "--blocks", "2", "--checkpoints", "1"],
     ["explain", "RUN", "--blocks", "2"],
     ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],
     ["grad-norms", "RUN", "--recompute"],

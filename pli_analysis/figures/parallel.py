@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pli_analysis import columns as col
+from pli_analysis.figures.markup import escaped
 from pli_analysis.figures.palette import COLORS, LEGEND, NEUTRAL
 from pli_analysis.figures.parameter_axis import ParameterAxis, axis_of
 from pli_train.core.errors import counted
@@ -109,13 +110,8 @@ def _draw_axis(drawn: go.Figure, name: str, scale: ParameterAxis, height: int, h
     drawn.add_scatter(
         x=[-0.05],
         y=[height + 0.26],
-        text=[f"<b>{_escaped(name)}</b>"],
+        text=[f"<b>{escaped(name)}</b>"],
         mode="text",
         textposition="middle right",
         **quiet,
     )
-
-
-def _escaped(text: str) -> str:
-    """Escape the signs that plotly reads as markup."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -140,24 +140,29 @@ def missing_blocks(run: Run) -> str | None:
 
 def _kept(run: Run) -> Sample:
     """Return all held-out blocks that the run keeps."""
-    import torch
-
     from pli_analysis.runs.safetensors_file import open_weights
 
     path = run.held_out
     if lack := missing_blocks(run):
         raise BadInput(f"{run.path}: {lack} ({run_folder.PROBE}); give a text with --text FILE")
-    size = run.checkpoints[-1].config.get("vocab_size")
     with open_weights(path) as file:
         arrays = {name: file.get_tensor(name) for name in file.keys() if name in KEPT}  # noqa: SIM118
     if not _is_whole(arrays):
         raise BadInput(f"{path}: is not a valid file of held-out blocks")
+    design = Design(arrays["stratum"], arrays["strata"].astype("int64"))
+    return Sample(*ids_in(run, path, arrays), design, arrays["document"])
+
+
+def ids_in(run: Run, path: Path, arrays: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Return `inputs` and `labels` of a file as int64. Raises BadInput if ids are outside the model's vocabulary."""
+    import torch
+
+    size = run.checkpoints[-1].config.get("vocab_size")
     tokens, labels = (arrays[name].astype("int64") for name in ("inputs", "labels"))
     predicted = labels[labels != IGNORED]
     if not isinstance(size, int) or not all(((ids >= 0) & (ids < size)).all() for ids in (tokens, predicted)):
         raise BadInput(f"{path}: has token ids outside the model's vocabulary")
-    design = Design(arrays["stratum"], arrays["strata"].astype("int64"))
-    return Sample(torch.from_numpy(tokens), torch.from_numpy(labels), design, arrays["document"])
+    return torch.from_numpy(tokens), torch.from_numpy(labels)
 
 
 def _is_whole(arrays: dict[str, np.ndarray]) -> bool:

@@ -96,7 +96,7 @@ def read(folder: Path) -> Restored:
         raise BadInput(f"{folder}: its model and its {run_folder.LINEAGE} have different depths")
     _check_shapes(folder, model, anatomy, lineage)
     models.shrink(model, anatomy, lineage.shapes())
-    state = _read_state(folder / run_folder.TRAINER_STATE)
+    state = read_state(folder / run_folder.TRAINER_STATE)
     moments = safe_loading.read_tensors(folder / run_folder.OPTIMIZER) if run_folder.is_full(folder) else {}
     return Restored(model, anatomy, lineage, state, moments)
 
@@ -152,7 +152,7 @@ def _check_shapes(folder: Path, model: PreTrainedModel, anatomy: Anatomy, lineag
             raise BadInput(f"{folder}: layer {id} has {units} FFN units in its lineage, {sizes['unit']} in its model")
 
 
-def _read_state(path: Path) -> TrainerState:
+def read_state(path: Path) -> TrainerState:
     """Read a `trainer_state.json`. Raises BadInput when anything in it is unusable for training."""
     from transformers import TrainerState
 

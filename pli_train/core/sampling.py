@@ -60,6 +60,11 @@ class Design:
         """Return the design of the first blocks, which are in random order: a simple random sample."""
         return self if count >= len(self.stratum) else Design.simple(count, int(self.sizes.sum()))
 
+    @property
+    def weights(self) -> np.ndarray:
+        """The number of blocks that each drawn block represents, (blocks,) float64."""
+        return (self.sizes / np.bincount(self.stratum, minlength=len(self.sizes)))[self.stratum]
+
     def mean(self, sums: np.ndarray, counts: np.ndarray) -> Estimate:
         """Estimate the mean over all blocks with the combined ratio estimator (Cochran 1977, section 6.11).
 
@@ -70,9 +75,8 @@ class Design:
             counts: (blocks,): the number of values in each block.
         """
         drawn = np.bincount(self.stratum, minlength=len(self.sizes))
-        weights = (self.sizes / drawn)[self.stratum]
-        whole = weights @ counts
-        value = _ratio(weights @ sums, whole)
+        whole = self.weights @ counts
+        value = _ratio(self.weights @ sums, whole)
         residuals = sums - value * counts
         centered = residuals - (np.bincount(self.stratum, residuals) / drawn)[self.stratum]
         squares = np.bincount(self.stratum, centered**2)

@@ -44,9 +44,17 @@ class Blocks:
         Returns:
             (size, block_size) int64; or (size,) rows with their own type.
         """
-        locations = range(step * size, (step + 1) * size)
-        rows = [_order(self._seed, position // self.count, self.count)[position % self.count] for position in locations]
-        return self._widened(self._blocks[rows])
+        return self.of(self.order(np.arange(step * size, (step + 1) * size)))
+
+    def order(self, positions: np.ndarray) -> np.ndarray:
+        """Return the unshuffled index of the block at each position of training, (n,) int64.
+
+        Args:
+            positions: (n,) number of blocks that training uses before.
+        """
+        epochs, rows = np.divmod(positions, self.count)
+        each = zip(epochs.tolist(), rows.tolist(), strict=True)
+        return np.array([_order(self._seed, epoch, self.count)[row] for epoch, row in each], dtype=np.int64)
 
     def of(self, locations: np.ndarray) -> np.ndarray:
         """Return the blocks with these unshuffled indices, in the format of `at_step`."""

@@ -6,6 +6,7 @@ one rename, so it is complete or absent.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable
@@ -57,9 +58,21 @@ class TokenizedText:
 
     def documents(self, block_size: int) -> np.ndarray:
         """Return the index of the held-out document in which each block begins, from 0: (blocks,) int64."""
-        ends = np.cumsum(self.eval == end_token(self.tokenizer))
-        starts = np.arange(len(self.eval) // block_size) * block_size
-        return np.concatenate([[0], ends])[starts]
+        return self.documents_at(self.eval, np.arange(len(self.eval) // block_size) * block_size)
+
+    def documents_at(self, tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Return the index of the document of each position, from 0, within `train` or `eval`.
+
+        Args:
+            tokens: `train` or `eval`.
+            starts: (n,) increasing positions.
+
+        Returns:
+            (n,) int64.
+        """
+        end, edges = end_token(self.tokenizer), [0, *starts.tolist()]
+        ends = [np.count_nonzero(tokens[start:stop] == end) for start, stop in itertools.pairwise(edges)]
+        return np.cumsum(ends, dtype=np.int64)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -7,6 +7,9 @@
       probe.safetensors      the held-out blocks of evaluations, all int32: `inputs` and `labels`, (blocks, block_size),
                              with label −100 where nothing is predicted; `block`, `document` and `stratum`, (blocks,),
                              the origin of each block; `strata`, (strata,), the number of blocks in each stratum
+      train_sample.safetensors
+                             training blocks that `pli-train sample` drew, all int32: `inputs`, `labels`, `block` and
+                             `document` as above; `step`, (blocks,), the first update that used each block, from 1
       events.out.tfevents.*  all scalars
       run.lock               locked by the process that trains
       checkpoint-500/        the state after 500 updates and after the growth events of that step
@@ -35,6 +38,7 @@ RUN = "run.json"
 LINEAGE = "lineage.json"
 TOKENIZER = "tokenizer"
 PROBE = "probe.safetensors"
+TRAIN_SAMPLE = "train_sample.safetensors"
 GROWTH = "_growth"
 """Folder that GrowthCallback adds to the output of Hugging Face's Trainer: states before and after events, held-out
 tokens and scalars, named as in a pli run. Trainer does not delete its content or resume from it, and does not push
