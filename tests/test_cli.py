@@ -144,19 +144,22 @@ BAD = {
     "an unknown preset": (["plan", "tny"], "no preset 'tny'; did you mean 'tiny'?"),
     "an unknown key": (["plan", "tiny", "--set", "optim.learning_rate=1"], "unknown key; did you mean 'optim.lr'?"),
     "a wrong type": (["plan", "tiny", "--set", "train.steps=soon"], "train.steps: input should be a valid integer"),
-    "an index beyond the stack": (["run", "tiny", "--set", "growth.schedule=0.5@2"], "index 2 is outside the stack"),
-    "a donor that is not there": (["run", "--set", "growth.donor=q"], "donor 'q' is not in the stack at that step (a)"),
+    "an index beyond the stack": (["run", "tiny", "--set", "growth.schedule=0.5@4"], "index 4 is outside the stack"),
+    "a donor that is not there": (
+        ["run", "tiny-gpt2", "--set", "growth.donor=q"],
+        "donor 'q' is not in the stack at that step (a)",
+    ),
     "a missing corpus": (["run", "--set", "data.source=./nowhere"], "data.source: nowhere: no such file or folder"),
     "a config field unknown": (
-        ["plan", "--set", "model.config.n_hed=3"],
+        ["plan", "tiny-gpt2", "--set", "model.config.n_hed=3"],
         "n_hed: not a field of gpt2's config; did you",
     ),
     # The model is looked at before the corpus, which may take minutes to tokenize.
     "heads that do not divide": (
-        ["run", "--set", "model.config.n_head=3", "--set", "data.source=./nowhere"],
+        ["run", "tiny-gpt2", "--set", "model.config.n_head=3", "--set", "data.source=./nowhere"],
         "model.config: ",
     ),
-    "blocks too long": (["plan", "--set", "train.block_size=4096"], "4096 tokens exceed n_positions"),
+    "blocks too long": (["plan", "tiny-gpt2", "--set", "train.block_size=4096"], "4096 tokens exceed n_positions"),
     "no run to resume": (["resume", "nowhere"], "nowhere: no such folder"),
     "a folder that is no run": (["resume", "."], "not a run, it holds no run.json"),
     "nothing to check": (["check", "baseline"], "growth.schedule: has no event, so there is nothing to check"),

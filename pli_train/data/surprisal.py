@@ -94,10 +94,10 @@ def codes(tokens: np.ndarray, length: int, vocabulary: int) -> np.ndarray:
 
     Sequences without their last token have the code divided by `vocabulary`.
     """
-    places = max(tokens.shape[-1] - length + 1, 0)
-    codes = np.zeros((*tokens.shape[:-1], places), dtype=np.int64)
+    count = max(tokens.shape[-1] - length + 1, 0)
+    codes = np.zeros((*tokens.shape[:-1], count), dtype=np.int64)
     for offset in range(length):
-        codes = codes * vocabulary + tokens[..., offset : offset + places]
+        codes = codes * vocabulary + tokens[..., offset : offset + count]
     return codes
 
 
