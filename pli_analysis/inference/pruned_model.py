@@ -62,7 +62,7 @@ def export(checkpoint: Checkpoint, heads: Collection[str], tokenizer_path: Path,
 
     The folder has the lineage of the checkpoint, if that has a `lineage.json`, with an event `prune`. If heads were
     removed from the weights, the lineage records no heads, as those of a layer are numbered without gaps; the event
-    then has the id of the head at each place.
+    then has the id of the head in each slot.
 
     Args:
         checkpoint: the checkpoint.
@@ -243,11 +243,11 @@ def _lineage(checkpoint: Checkpoint, heads: Collection[str], pruned: Pruned) -> 
     if not pruned.is_smaller:
         lineage.note(EVENT, step, heads=sorted(heads))
         return lineage
-    places = {
-        id: [None if head == NOTHING else f"{id}.h{head}" for head in slots.heads]
-        for id, slots in zip(lineage.stack, pruned.slots, strict=True)
+    slots = {
+        id: [None if head == NOTHING else f"{id}.h{head}" for head in layer.heads]
+        for id, layer in zip(lineage.stack, pruned.slots, strict=True)
     }
     lineage.layers = {id: replace(layer, heads={}) for id, layer in lineage.layers.items()}
     lineage.founding = 0, lineage.founding[1]
-    lineage.note(EVENT, step, heads=sorted(heads), places=places)
+    lineage.note(EVENT, step, heads=sorted(heads), slots=slots)
     return lineage

@@ -150,7 +150,7 @@ def test_grown_layers_with_unequal_heads(family, config_of, tmp_path):
     again = open_run([tmp_path / "pruned"]).checkpoints[-1]
     if family == "llama":  # one group is left in each layer
         assert done.is_smaller and again.heads == [2, 2]
-        assert lineage.events[-1].facts["places"] == {"a": ["a.h2", "a.h3"], "b": ["b.h0", "b.h1"]}
+        assert lineage.events[-1].facts["slots"] == {"a": ["a.h2", "a.h3"], "b": ["b.h0", "b.h1"]}
         assert (tmp_path / "pruned/model.safetensors").stat().st_size < checkpoint.files[
             "lm_head.weight"
         ].stat().st_size
