@@ -59,7 +59,7 @@ def pruning(
 
     Which share of heads can be pruned? Heads are masked by importance, by the loss change of each head, and at random.
 
-    Example: pli-analyze pruning runs/tiny --html pruning.html --export runs/pruned
+    Example: pli-analyze pruning runs/tiny --export runs/pruned
     """
     _check(export, share, within)
     from pli_analysis.metrics.ablation.pruning import pruning

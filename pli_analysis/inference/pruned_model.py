@@ -67,7 +67,7 @@ def export(checkpoint: Checkpoint, heads: Collection[str], tokenizer_path: Path,
     Args:
         checkpoint: the checkpoint.
         heads: ids of the heads to remove, such as `a.h1`.
-        tokenizer_path: folder of the tokenizer, which is copied.
+        tokenizer_path: folder of the tokenizer, which is copied without links.
         final: the folder to make.
 
     Raises:
@@ -83,7 +83,8 @@ def export(checkpoint: Checkpoint, heads: Collection[str], tokenizer_path: Path,
         with output.folder(final) as partial:
             model.save_pretrained(partial)
             for path in tokenizer.files_of(tokenizer_path):
-                (partial / path.name).write_bytes(path.read_bytes())
+                if not path.is_symlink():  # a link may lead out of the run
+                    (partial / path.name).write_bytes(path.read_bytes())
             if (checkpoint.path / run_folder.LINEAGE).is_file():
                 lineage = _lineage(checkpoint, heads, pruned)
                 (partial / run_folder.LINEAGE).write_text(lineage.to_json(), encoding="utf-8")
