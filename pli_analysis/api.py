@@ -143,14 +143,16 @@ def probe(run: Run, text: Path | None = None, blocks: int = 64, at: int | None =
     return metric.probe(run, text, blocks, at)
 
 
-def pruning(run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None) -> pd.DataFrame:
+def pruning(
+    run: Run, text: Path | None = None, blocks: int = 64, at: int | None = None, checkpoints: int = 1
+) -> pd.DataFrame:
     """Measure the loss over the number of masked heads.
 
     Arguments, columns and errors are those of `pli_analysis.metrics.ablation.pruning`.
     """
     from pli_analysis.metrics.ablation import pruning as metric
 
-    return metric.pruning(run, text, blocks, at)
+    return metric.pruning(run, text, blocks, at, checkpoints=checkpoints)
 
 
 def sweep(study: str | Path) -> Results:

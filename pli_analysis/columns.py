@@ -86,6 +86,9 @@ ORDER = "order"
 DRAW = "draw"
 HEADS_MASKED = "heads_masked"
 SHARE_MASKED = "share_masked"
+ORIGIN = "origin"
+MASKED_HEADS = "masked_heads"
+PRUNABLE_SHARE = "prunable_share"
 
 # Lenses.
 LENS = "lens"

@@ -110,6 +110,12 @@ def stack_of(model: PreTrainedModel, anatomy: Anatomy) -> Any:
     return getattr(model, model.base_model_prefix, model).get_submodule(anatomy.stack)
 
 
+def path_of_stack(model: PreTrainedModel, anatomy: Anatomy) -> str:
+    """Return the dotted path of the list of layers in the whole model."""
+    layers = stack_of(model, anatomy)
+    return next(name for name, module in model.named_modules() if module is layers)
+
+
 def hidden_of(output: Any) -> Tensor:
     """Return the hidden states in what a layer returns: a tensor, or a tuple that starts with it."""
     hidden: Tensor = output[0] if isinstance(output, tuple) else output

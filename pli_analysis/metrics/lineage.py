@@ -12,7 +12,8 @@ Columns of `layers`, one row for each layer in order of birth:
 Columns of `events`, one row for each event:
     event_number  its number
     step        optimizer updates done before it
-    operator    insert, heads, ffn, swap or context; also remove in a lineage inferred from weights
+    operator    insert, heads, ffn, swap or context; also remove in a lineage inferred from weights, and prune in an
+                exported pruned model
     layer       id of the changed layer; several ids are separated by spaces
     index, initializer, donor
     new_size    number of heads, FFN units or context tokens after the event

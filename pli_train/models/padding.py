@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pli_train.core.anatomy.axes import NOTHING
 from pli_train.core.errors import BadInput
 from pli_train.models import build as models
 from pli_train.models import resize
@@ -66,7 +67,7 @@ def _padding(model: nn.Module, anatomy: Anatomy) -> dict[str, Tensor]:
     parameters, padding = dict(model.named_parameters()), {}
     for name, axes, factor, sizes, count in _narrower(model, anatomy):
         own = sizes | {factor: count}
-        sources = [*range(count), *[resize.NOTHING] * (sizes[factor] - count)]
+        sources = [*range(count), *[NOTHING] * (sizes[factor] - count)]
         padding[name] = resize.take(parameters[name].detach(), axes, factor, own, sources)
     return padding
 

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from pli_train.core.anatomy.axes import each_axis, factors, from_rows, rows
+from pli_train.core.anatomy import axes as views
+from pli_train.core.anatomy.axes import each_axis, factors
 
 if TYPE_CHECKING:
     from pli_train.core.anatomy import Anatomy
-
-NOTHING = -1
-"""The source of a zero row."""
 
 
 def take(tensor: Tensor, axes: str, factor: str, sizes: dict[str, int], sources: Sequence[int]) -> Tensor:
@@ -32,10 +30,7 @@ def take(tensor: Tensor, axes: str, factor: str, sizes: dict[str, int], sources:
     >>> take(weight, "(head dim) model", "head", {"head": 3}, [2, NOTHING]).flatten().tolist()
     [4.0, 5.0, 0.0, 0.0]
     """
-    indices = torch.as_tensor(sources, device=tensor.device)
-    selected = rows(tensor, axes, factor, sizes)[indices.clamp(min=0)]
-    selected[indices == NOTHING] = 0
-    return from_rows(selected, axes, factor).contiguous()
+    return cast("Tensor", views.take(tensor, axes, factor, sizes, sources)).contiguous()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pli_train.core.anatomy.axes import from_rows
+from pli_train.core.anatomy.axes import rows as rows_of
 from pli_train.core.learning_rate import FOUNDER, of_birth, waiting, warming
 from pli_train.models import resize
 from pli_train.optim import row_steps
@@ -74,9 +76,9 @@ def _rows_born(
             steps = steps[:: sizes["member"]]
         for name, axes, parameter in resize.tensors_along(layer, anatomy, part.factor):
             empty = torch.zeros(resize.shape_by_row(parameter, axes, part.factor), dtype=torch.int64)
-            rows = resize.rows(empty, axes, part.factor, sizes)
+            rows = rows_of(empty, axes, part.factor, sizes)
             marked = rows + torch.as_tensor(steps).view(-1, *[1] * (rows.dim() - 1))
-            yield name, resize.from_rows(marked, axes, part.factor)
+            yield name, from_rows(marked, axes, part.factor)
 
 
 def _born(birth: Birth) -> int:

@@ -6,9 +6,12 @@ Works on numpy arrays and torch tensors. Functions that need einops import it, s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
+
+NOTHING = -1
+"""The source of a zero row."""
 
 
 def factors(axes: str) -> list[str]:
@@ -59,6 +62,21 @@ def from_rows(tensor: Any, axes: str, factor: str) -> Any:
     from einops import rearrange
 
     return rearrange(tensor, f"{_front(axes, factor)} -> {axes}")
+
+
+def take(tensor: Any, axes: str, factor: str, sizes: Mapping[str, int], sources: Sequence[int]) -> Any:
+    """Select rows along one factor: row i of the result is the old row `sources[i]`, or zero for NOTHING.
+
+    Arguments are those of `rows`.
+
+    >>> import numpy as np
+    >>> take(np.arange(6.0).reshape(6, 1), "(head dim) model", "head", {"head": 3}, [2, NOTHING]).ravel().tolist()
+    [4.0, 5.0, 0.0, 0.0]
+    """
+    selected = rows(tensor, axes, factor, sizes)[[max(source, 0) for source in sources]]
+    if empty := [index for index, source in enumerate(sources) if source == NOTHING]:
+        selected[empty] = 0
+    return from_rows(selected, axes, factor)
 
 
 def _front(axes: str, factor: str) -> str:

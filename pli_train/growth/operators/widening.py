@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from pli_train.core.anatomy.axes import NOTHING, from_rows
+from pli_train.core.anatomy.axes import rows as rows_of
 from pli_train.core.lineage import BadLineage, Lineage
 from pli_train.core.randomness import derive
 from pli_train.growth.initializers import InsertionPoint, add_noise, random
@@ -117,17 +119,17 @@ class WideningOperator(Operator):
         generator = torch.Generator().manual_seed(seed)
         origins = []
         for name, axes, old in list(resize.tensors_along(layer, anatomy, part.factor)):
-            rows = resize.rows(old.detach(), axes, part.factor, sizes)[sources]
+            rows = rows_of(old.detach(), axes, part.factor, sizes)[sources]
             if fresh:
-                drawn = [resize.rows(dict(f.named_parameters())[name], axes, part.factor, sizes) for f in fresh]
+                drawn = [rows_of(dict(f.named_parameters())[name], axes, part.factor, sizes) for f in fresh]
                 rows[part.count :] = torch.cat(drawn)[:new].to(rows)
             if name in outputs:
                 rows = _output(rows, self.output, sources, part.count)
             elif self.initializer == "clone-noise" and old.dim() > 1:
                 noisy = add_noise(rows[part.count :].cpu(), self.noise, generator)
                 rows[part.count :] = noisy.to(rows)
-            parameter = resize.put(layer, name, resize.from_rows(rows, axes, part.factor).contiguous())
-            unborn = [*range(part.count), *[resize.NOTHING] * new]
+            parameter = resize.put(layer, name, from_rows(rows, axes, part.factor).contiguous())
+            unborn = [*range(part.count), *[NOTHING] * new]
             carry, copy = (_carrier(axes, part.factor, sizes, chosen) for chosen in (unborn, sources))
             by_row = resize.shape_by_row(old, axes, part.factor)
             origins.append(ParameterOrigin(parameter, old, True, carry, None if fresh else copy, by_row))

@@ -7,6 +7,7 @@ import torch
 
 from pli_train.api import Growth
 from pli_train.core import anatomy
+from pli_train.core.anatomy.axes import rows as rows_of
 from pli_train.core.errors import BadInput
 from pli_train.growth.operators.ffn import WidenFFN
 from pli_train.growth.operators.heads import AddHeads
@@ -157,7 +158,7 @@ def halves(model, parts, tensors):
     ]:
         factor = "unit" if "unit" in axes else resize.growable(parts, "heads", sizes).factor
         old = {"unit": UNITS, "head": few, "group": 1}[factor]
-        rows = resize.rows(tensors[parameter].expand(parameter.shape), axes, factor, sizes)
+        rows = rows_of(tensors[parameter].expand(parameter.shape), axes, factor, sizes)
         yield name, rows[:old].flatten(), rows[old:].flatten()
 
 
@@ -229,7 +230,7 @@ def test_rows_freeze_under_an_optimizer_of_another_kind():
     sizes = resize.sizes_of(layer, parts, model.config)
     for name, axes, parameter in resize.tensors_along(layer, parts, "head"):
         for was, now in zip(kept[2][parameter], kept[5][parameter], strict=True):
-            old, new = (resize.rows(tensor, axes, "head", sizes) for tensor in (was, now))
+            old, new = (rows_of(tensor, axes, "head", sizes) for tensor in (was, now))
             assert torch.equal(old[:1], new[:1]), name
             assert not torch.equal(old[1:], new[1:]), name
 
