@@ -9,7 +9,8 @@ Columns of the table, one row per part:
     part        the layer id for layers, otherwise as part_type
     contribution        conductance of what the part adds to its input, in nats per predicted token; for the embedding
                 its integrated gradients, for `total` the difference of F between the text and the baseline
-    contribution_low, contribution_high     its 95 % confidence interval: Student's t over the sampled blocks
+    contribution_low, contribution_high     its 95 % confidence interval: Student's t over the sampled blocks;
+                empty for one block
     share       contribution ÷ that of the total
     conductance conductance of the part's output, which is that of the total but for the error of the integral
     completeness_error  mean over blocks of |conductance − difference of F| ÷ that of |difference of F|

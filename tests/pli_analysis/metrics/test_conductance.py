@@ -268,7 +268,7 @@ def test_an_integral_that_is_not_complete_is_said(runs, monkeypatch, tmp_path):
 
 
 def test_the_command_writes_a_table_and_a_page_and_keeps_results(runs, tmp_path, monkeypatch):
-    words = ["conductance", str(runs["gpt2"]), "--blocks", "2", "-o", "table.csv", "--html", "page.html"]
+    words = ["conductance", str(runs["gpt2"]), "--blocks", "1", "-o", "table.csv", "--html", "page.html"]
     done = call("pli-analyze", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "The text changes the log-probability of the right token by" in done.stderr
@@ -276,7 +276,7 @@ def test_the_command_writes_a_table_and_a_page_and_keeps_results(runs, tmp_path,
     assert (tmp_path / "table.csv").read_text().startswith("run,checkpoint,step,layer,index,age,is_inserted,part_type")
     assert "Infidelity and sensitivity" in (tmp_path / "page.html").read_text()
     monkeypatch.setattr(checkpoint_model, "model_of", lambda _: pytest.fail("was measured again"))
-    assert len(pli_analysis.conductance(open_run([runs["gpt2"]]), blocks=2)) == 7
+    assert len(pli_analysis.conductance(open_run([runs["gpt2"]]), blocks=1)) == 7
 
 
 def test_models_of_images_and_runs_without_blocks_are_one_clear_line(runs, tmp_path):
