@@ -6,30 +6,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pli_analysis.api import (
+        AnalyzedRun,
+        Table,
         ablation,
         attention,
         attribution,
+        compare,
         disturbance,
         drift,
+        embed,
         explain,
+        grad_norms,
         lens,
+        lineage,
+        open,
         open_run,
         probe,
         pruning,
+        similarity,
         sweep,
     )
 
 __all__ = [
+    "AnalyzedRun",
+    "Table",
     "ablation",
     "attention",
     "attribution",
+    "compare",
     "disturbance",
     "drift",
+    "embed",
     "explain",
+    "grad_norms",
     "lens",
+    "lineage",
+    "open",
     "open_run",
     "probe",
     "pruning",
+    "similarity",
     "sweep",
 ]
 

@@ -69,8 +69,8 @@ def of_runs(found: Comparison, opened: Mapping[str, Run]) -> Figure:
     table = table.assign(**{col.DEPTH: depths}).iloc[np.lexsort((table[col.IS_EVENT], table[col.STEP], order))]
     unit = AXES[found.unit]
     drawing = figures.of_runs(table, found.by, found.tag or "loss", unit)
-    depths_of = table.groupby(col.RUN, sort=False)[col.DEPTH].agg(["first", "last"])
-    grown = int((depths_of["first"] != depths_of["last"]).sum())
+    depths_of = table.groupby(col.RUN)[col.DEPTH].nunique()
+    grown = int((depths_of > 1).sum())
     runs = counted(len(depths_of), "run")
     caption = f"Loss of each run, and below its number of layers, which changed in {grown} of {runs}."
     return Figure("hero", f"Loss and number of layers over {unit}", caption, drawing, table)
