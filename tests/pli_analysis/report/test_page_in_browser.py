@@ -79,8 +79,8 @@ def test_the_result_is_above_the_fold(opened, report, runs, family, width, schem
     assert bottom["y"] + bottom["height"] < 900
     assert tab.locator("main > *").first.get_attribute("id") == "figure-hero"
     domains = tab.evaluate("""() => {
-        const { data, _fullLayout: { yaxis, yaxis2, xaxis2 } } = document.querySelector('#figure-hero .drawing');
-        return [yaxis.domain, yaxis2.domain, xaxis2 === undefined, Math.max(...data.flatMap(t => [...t.x]))] }""")
+        const { _fullData, _fullLayout: { yaxis, yaxis2, xaxis2 } } = document.querySelector('#figure-hero .drawing');
+        return [yaxis.domain, yaxis2.domain, xaxis2 === undefined, Math.max(..._fullData.flatMap(t => [...t.x]))] }""")
     assert domains[0][0] > domains[1][1] and domains[2]
     assert domains[3] == open_run(runs[family]).scalars.table("progress/flops")["value"].iloc[-1]
     assert outputs == []
