@@ -20,26 +20,7 @@ def figure(layers: pd.DataFrame, locations: pd.DataFrame) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    drawn = go.Figure()
-    for layer in layers[col.LAYER]:
-        mine = locations[locations[col.LAYER] == layer]
-        steps = [step for row in mine.itertuples() for step in (row.start_step, row.end_step)]
-        indices = [index for index in mine[col.INDEX] for _ in (col.START_STEP, col.END_STEP)]
-        drawn.add_trace(
-            go.Scatter(
-                x=steps,
-                y=indices,
-                mode="lines+text",
-                text=[""] * (len(steps) - 1) + [f" {layer}"],
-                textposition="middle right",
-                textfont={"size": 15, "color": line_of(layer)["color"]},
-                cliponaxis=False,
-                line={**line_of(layer), "width": 5},
-                name=layer,
-                meta={"layer": layer},
-                hovertemplate=f"layer {layer}<br>step %{{x}}<br>index %{{y}}<extra></extra>",
-            )
-        )
+    drawn = go.Figure(lines(locations, (col.START_STEP, col.END_STEP), "step"))
     born = layers[layers[col.EVENT_NUMBER].notna()].merge(
         locations, left_on=[col.LAYER, col.BIRTH_STEP], right_on=[col.LAYER, col.START_STEP]
     )
@@ -64,6 +45,38 @@ def figure(layers: pd.DataFrame, locations: pd.DataFrame) -> go.Figure:
         yaxis={"title": "index in the stack (0: bottom)", "dtick": 1},
         showlegend=False,
     )
+    return drawn
+
+
+def lines(locations: pd.DataFrame, ends: tuple[str, str], unit: str, size: int = 15) -> list[go.Scatter]:
+    """Draw each layer as a line at its index.
+
+    Args:
+        locations: table of `pli_analysis.metrics.lineage`.
+        ends: columns with the start and the end of each interval.
+        unit: unit of these columns.
+        size: of the layer ids at the end, in pixels.
+    """
+    import plotly.graph_objects as go
+
+    drawn = []
+    for layer, mine in locations.groupby(col.LAYER, sort=False):
+        color = line_of(str(layer))["color"]
+        drawn.append(
+            go.Scatter(
+                x=mine[list(ends)].to_numpy().ravel(),
+                y=mine[col.INDEX].repeat(2),
+                mode="lines+text",
+                text=[""] * (2 * len(mine) - 1) + [f" {layer}"],
+                textposition="middle right",
+                textfont={"size": size, "color": color},
+                cliponaxis=False,
+                line={**line_of(str(layer)), "width": size // 3},
+                name=layer,
+                meta={"layer": layer},
+                hovertemplate=f"layer {layer}<br>{unit} %{{x}}<br>index %{{y}}<extra></extra>",
+            )
+        )
     return drawn
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,19 +32,8 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
     """
     import plotly.graph_objects as go
 
-    drawn, axes = go.Figure(), {axis: title for axis, title in AXES.items() if table[axis].notna().any()}
-    train, eval = (table[table[col.SPLIT] == kind] for kind in ("train", "eval"))
-    if len(train):
-        kept = train.iloc[extremes(train[col.LOSS].to_numpy(), MOST)]
-        drawn.add_trace(_curve(kept, axes, name="train, each step", line={"color": NEUTRAL, "width": 1}, opacity=0.55))
-    if len(train) > FEW:
-        width = len(train) // SMOOTH | 1
-        smooth = train.assign(**{col.LOSS: train[col.LOSS].rolling(width, center=True).mean()}).dropna(subset=col.LOSS)
-        kept = smooth.iloc[:: max(width // 4, 1)]
-        drawn.add_trace(_curve(kept, axes, name=f"train, mean of {width} steps", line={"color": COLORS[1], "width": 2}))
-    if len(eval):
-        mode = {"mode": "lines+markers", "marker": {"size": 6}}
-        drawn.add_trace(_curve(eval, axes, name="eval", line={"color": COLORS[0], "width": 2.5}, **mode))
+    axes = {axis: title for axis, title in AXES.items() if table[axis].notna().any()}
+    drawn = go.Figure(curves(table, list(axes)))
     if born:
         drawn.add_traces(_events({axis: births[axis] for axis in axes}, born, table[col.LOSS].to_numpy()))
     drawn.update_layout(
@@ -54,6 +43,29 @@ def figure(table: pd.DataFrame, births: dict[str, np.ndarray], born: list[str]) 
         hovermode="closest",
         meta=views.axes(axes),
     )
+    return drawn
+
+
+def curves(table: pd.DataFrame, axes: Sequence[str]) -> list[go.Scatter]:
+    """Draw train and eval loss over the first of some axes; with several, a page can switch to the others.
+
+    Args:
+        table: result of `pli_analysis.metrics.loss`.
+        axes: keys of `AXES`.
+    """
+    drawn = []
+    train, eval = (table[table[col.SPLIT] == kind] for kind in ("train", "eval"))
+    if len(train):
+        kept = train.iloc[extremes(train[col.LOSS].to_numpy(), MOST)]
+        drawn.append(_curve(kept, axes, name="train, each step", line={"color": NEUTRAL, "width": 1}, opacity=0.55))
+    if len(train) > FEW:
+        width = len(train) // SMOOTH | 1
+        smooth = train.assign(**{col.LOSS: train[col.LOSS].rolling(width, center=True).mean()}).dropna(subset=col.LOSS)
+        kept = smooth.iloc[:: max(width // 4, 1)]
+        drawn.append(_curve(kept, axes, name=f"train, mean of {width} steps", line={"color": COLORS[1], "width": 2}))
+    if len(eval):
+        mode = {"mode": "lines+markers", "marker": {"size": 6}}
+        drawn.append(_curve(eval, axes, name="eval", line={"color": COLORS[0], "width": 2.5}, **mode))
     return drawn
 
 
@@ -69,11 +81,11 @@ def extremes(values: np.ndarray, most: int) -> np.ndarray:
     return np.unique([s[pick(values[s])] for s in intervals for pick in (np.nanargmin, np.nanargmax)])
 
 
-def _curve(table: pd.DataFrame, axes: Iterable[str], **style: Any) -> go.Scatter:
+def _curve(table: pd.DataFrame, axes: Sequence[str], **style: Any) -> go.Scatter:
     import plotly.graph_objects as go
 
-    along = views.along({axis: table[axis] for axis in axes})
-    return go.Scatter(x=table[col.STEP], y=table[col.LOSS], meta=along, **{"mode": "lines", **style})
+    along = views.along({axis: table[axis] for axis in axes}) if len(axes) > 1 else None
+    return go.Scatter(x=table[axes[0]], y=table[col.LOSS], meta=along, **{"mode": "lines", **style})
 
 
 def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) -> list[go.Scatter]:
@@ -100,15 +112,15 @@ def _events(births: dict[str, np.ndarray], born: list[str], losses: np.ndarray) 
         cliponaxis=False,
         hoverinfo="text+x",
         showlegend=False,
-        meta={**views.along(births), "narrow": {"text": _some(born, MOST_ON_NARROW)}},
+        meta={**views.along(births), "narrow": {"text": some(born, MOST_ON_NARROW)}},
     )
     return [lines, words]
 
 
-def _some(names: list[str], most: int) -> list[str]:
+def some(names: list[str], most: int) -> list[str]:
     """Keep at most `most` names, evenly spaced, and replace the others by an empty string.
 
-    >>> _some(["+b", "+c", "+d"], most=2)
+    >>> some(["+b", "+c", "+d"], most=2)
     ['+b', '', '+d']
     """
     step = label_every(len(names), most)

@@ -12,7 +12,7 @@ from pli_analysis import columns as col
 from pli_analysis.figures import compare as figures
 from pli_analysis.figures.compare import AXES
 from pli_analysis.metrics.comparison import compare, envelope, tables
-from pli_analysis.report.parts import Figure, Report, Section, distinct_digits, sentences, signed
+from pli_analysis.report.parts import Figure, KeyFigure, Report, Section, distinct_digits, equal, sentences, signed
 from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
@@ -61,11 +61,7 @@ def speed_up_words(found: Comparison) -> str:
 
     The groups in an envelope are left out, as it is the reference that they make.
     """
-    trivial = {found.reference, *(found.envelope.members if found.envelope else ())}
-    ups = found.speed_ups[~found.speed_ups[col.GROUP].isin(trivial)]
-    known = ups[ups[col.SPEED_UP].notna()]
-    lowest = [mine.loc[mine[col.LOSS_LEVEL].idxmin()] for _, mine in known.groupby(col.GROUP, sort=False)]
-    missing = [str(group) for group in dict.fromkeys(ups[col.GROUP]) if group not in set(known[col.GROUP])]
+    lowest, missing = _lowest_levels(found)
     final = f"the final loss of {found.reference}"
     if not lowest:
         level = final if found.final else f"a loss level that {found.reference} also reaches"
@@ -80,6 +76,38 @@ def speed_up_words(found: Comparison) -> str:
     ]
     without = f"; not reached by {', '.join(missing)}" if missing else ""
     return sentences([_listed(clauses, NAMED) + without])[0]
+
+
+def plain_verdict(found: Comparison) -> str:
+    """State in plain words which groups end with a lower loss than the reference, with n and 95 % interval.
+
+    A difference whose interval contains 0 is called unclear. Empty for one group.
+    """
+    rows = {row.group: row for row in found.groups.itertuples()}
+    base = rows.pop(found.reference)
+    known = sorted((row for row in rows.values() if not np.isnan(row.difference)), key=lambda row: row.loss)
+    digits = _digits(found.groups[col.LOSS], base.loss)
+    clauses = [_plain_clause(row, base, digits) for row in known]
+    return f"At equal {AXES[found.unit]}, {_listed(clauses, NAMED)}." if clauses else ""
+
+
+def key_figures(found: Comparison) -> list[KeyFigure]:
+    """Give the loss of each group at the point of comparison, and its speed-up as in `speed_up_words`."""
+    digits = _digits(found.groups[col.LOSS], found.groups.set_index(col.GROUP)[col.LOSS][found.reference])
+    known = found.groups[found.groups[col.LOSS].notna()]
+    losses = [(f"{row.loss:.{digits}f}", f"{row.group}, {_runs_words(row.runs)}") for row in known.itertuples()]
+    base_runs = found.groups.set_index(col.GROUP)[col.RUNS][found.reference]
+    ups = [
+        (
+            f"{row[col.SPEED_UP]:.3g}",
+            f"{row[col.GROUP]} ({_runs_words(row[col.RUNS])}) over {found.reference} ({_runs_words(base_runs)}), to "
+            f"reach a loss of {tables.level_words(row[col.LOSS_LEVEL])}: "
+            f"{_evidence(row, _SPEED_UP, base_runs, '{:.3g}'.format)}",
+        )
+        for row in _lowest_levels(found)[0]
+    ]
+    shown = {f"Loss at equal {AXES[found.unit]}": losses, f"Speed-up in {AXES[found.unit]}": ups}
+    return [KeyFigure(label, values[:NAMED]) for label, values in shown.items() if values]
 
 
 def build(found: Sequence[Comparison]) -> Report:
@@ -234,6 +262,29 @@ def drawn_points(curves: Sequence[Curve], axes: Mapping[str, str]) -> pd.DataFra
         part = pd.concat([plain, grown], ignore_index=True) if len(grown) else plain
         parts.append(part.assign(**{col.RUN: curve.name, col.GROUP: curve.group}))
     return pd.concat(parts, ignore_index=True)[[col.RUN, col.GROUP, col.IS_EVENT, *axes, col.LOSS]]
+
+
+def _lowest_levels(found: Comparison) -> tuple[list[pd.Series], list[str]]:
+    """Return the speed-up of each group at the lowest loss that it and the reference reach, and groups without one."""
+    trivial = {found.reference, *(found.envelope.members if found.envelope else ())}
+    ups = found.speed_ups[~found.speed_ups[col.GROUP].isin(trivial)]
+    known = ups[ups[col.SPEED_UP].notna()]
+    lowest = [mine.loc[mine[col.LOSS_LEVEL].idxmin()] for _, mine in known.groupby(col.GROUP, sort=False)]
+    return lowest, [str(group) for group in dict.fromkeys(ups[col.GROUP]) if group not in set(known[col.GROUP])]
+
+
+def _plain_clause(row: Any, base: Any, digits: int) -> str:
+    """Describe the difference of a group from the reference: `grown ends with a loss 0.021 lower than that of full`."""
+    evidence = _evidence(row._asdict(), _DIFFERENCE, base.runs, lambda value: signed(value, digits))
+    runs = f"{_runs_words(row.runs)} against {_runs_words(base.runs)}"
+    if row.difference_low <= 0 <= row.difference_high:
+        words = f"{row.group} does not differ clearly from {base.group}: {signed(row.difference, digits)} in loss"
+    elif equal(row.loss, base.loss):
+        words = f"{row.group} ends with the same loss as {base.group}"
+    else:
+        amount, side = signed(abs(row.difference), digits)[1:], "lower" if row.difference < 0 else "higher"
+        words = f"{row.group} ends with a loss {amount} {side} than that of {base.group}"
+    return f"{words} ({runs}; {evidence})"
 
 
 def _digits(losses: Iterable[float], base: float) -> int:

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pli_analysis.metrics import attention as attention_metric
 from pli_analysis.metrics import lens as lens_metric
+from pli_analysis.metrics import loss as loss_metric
 from pli_analysis.metrics.ablation import ablation as ablation_metric
 from pli_analysis.metrics.ablation import pruning as pruning_metric
 from pli_analysis.metrics.attribution import attribution as attribution_metric
 from pli_analysis.metrics.attribution import conductance as conductance_metric
+from pli_analysis.metrics.full_depth import full_depth
 from pli_analysis.metrics.probing import probe as probe_metric
-from pli_analysis.report import ablation, attention, attribution, conductance, lens, probe, pruning
+from pli_analysis.report import ablation, attention, attribution, conductance, hero, lens, probe, pruning
 from pli_analysis.report.disturbance import disturbance
 from pli_analysis.report.drift import drift
 from pli_analysis.report.embed import paths
 from pli_analysis.report.grad_norms import grad_norms
-from pli_analysis.report.overview import lead, lineage, loss, provenance, summary
+from pli_analysis.report.key_figures import of_full_depth, of_loss
+from pli_analysis.report.overview import lead, lineage, loss, provenance, standard_error, summary, verdict
 from pli_analysis.report.parts import Report, Section, found_by
 from pli_train.core.cli.console import timed
 from pli_train.core.errors import BadInput
@@ -95,4 +98,13 @@ def build(
         with timed(f"section {name}"):
             sections.append(section(run))
     on_progress(len(sections), len(planned))
-    return Report(run.name, lead(run), [summary(run, found_by(sections)), *sections])
+    first = [*of_loss(loss_metric.loss(run.scalars), standard_error(run)), *of_full_depth({"": [full_depth(run)]})]
+    further = [figure for section in sections for figure in section.key_figures]
+    return Report(
+        run.name,
+        lead(run),
+        [summary(run, found_by(sections)), *sections],
+        verdict=verdict(run, first),
+        key_figures=[*first, *further],
+        hero=hero.of_run(run, sections[0].headline),
+    )

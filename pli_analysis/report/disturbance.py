@@ -10,8 +10,10 @@ from pli_analysis import columns as col
 from pli_analysis.figures import disturbance as figures
 from pli_analysis.metrics.disturbance import disturbance as metric
 from pli_analysis.metrics.disturbance.event_context import twins_beside
+from pli_analysis.metrics.disturbance.event_summary import recoveries
 from pli_analysis.metrics.disturbance.loss_response import ROUNDING, TOLERANCE, running_median
 from pli_analysis.metrics.disturbance.placebo import ENOUGH
+from pli_analysis.report.key_figures import of_events
 from pli_analysis.report.parts import Figure, Report, Section, sample, sentences, signed
 from pli_train.core.errors import counted
 
@@ -97,7 +99,14 @@ def section(found: Disturbance) -> Section:
         shown.append(Figure("disturbance-distance", "Update rate by distance from the event", caption, drawing, moved))
     tables = [("Growth events", found.events)]
     words = sentences(found.notes)
-    return Section("disturbance", TITLE, words, points, figures=shown, tables=tables, headline=headline, method=METHOD)
+    return Section(
+        *("disturbance", TITLE, words, points),
+        figures=shown,
+        tables=tables,
+        headline=headline,
+        method=METHOD,
+        key_figures=of_events({"": found.events}),
+    )
 
 
 def _pairs(layers: pd.DataFrame) -> str:
@@ -282,12 +291,13 @@ def _curves(found: Disturbance) -> pd.DataFrame:
 def _loss_words(found: Disturbance) -> str:
     """Describe the highest spike and the recoveries."""
     known = found.events[found.events[col.SPIKE].notna()]
-    recovered, most = known[known[col.IS_RECOVERED].astype(bool)], known.loc[known[col.SPIKE].idxmax()]
+    most, back = known.loc[known[col.SPIKE].idxmax()], recoveries(known)
+    assert back is not None
     words = f"The highest loss spike, {most[col.SPIKE]:.2f}, follows {most[col.EVENT]} at step {most[col.STEP]:,}. "
-    window, events = counted(int(known[col.WINDOW].iloc[0]), "step"), counted(len(known), "event")
-    words += f"The loss recovered within {window} after {len(recovered)} of {events}"
-    if len(recovered):
-        words += f" (median: {counted(int(recovered[col.RECOVERY_STEPS].median()), 'step')})"
+    window, events = counted(back.window, "step"), counted(back.events, "event")
+    words += f"The loss recovered within {window} after {back.recovered} of {events}"
+    if back.recovered:
+        words += f" (median: {counted(int(back.steps), 'step')})"
     return f"{words}. {spikes_beyond(known)}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pli_analysis import columns as col
@@ -9,9 +10,11 @@ from pli_analysis.figures import lineage as lineage_figure
 from pli_analysis.figures import loss as loss_figure
 from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics import loss as loss_metric
+from pli_analysis.report.key_figures import FULL_DEPTH_METHOD
 from pli_analysis.report.parts import (
     ROUNDING,
     Figure,
+    KeyFigure,
     Report,
     Section,
     distinct_digits,
@@ -45,6 +48,7 @@ LOSS_METHOD = [
         "for the attention of each layer (Chowdhery et al. 2022, arXiv:2204.02311).",
     ),
     ("seconds", "Training time, without evaluations and checkpoints."),
+    FULL_DEPTH_METHOD,
     ("long curves", "Drawn by the lowest and the highest point of each interval."),
 ]
 LINEAGE_METHOD = [
@@ -94,15 +98,18 @@ def _eval_facts(run: Run, losses: pd.Series) -> list[tuple[str, str]]:
     """Return the estimated eval loss with its last standard error, and the loss over all held-out text."""
     if not len(losses):
         return []
-    error, whole, tokens = (
-        run.scalars.of(tag).values
-        for tag in (run_folder.EVAL_LOSS_SE, run_folder.EVAL_LOSS_FULL, run_folder.EVAL_TOKENS_FULL)
-    )
-    se = f" (standard error {error[-1]:.3f})" if len(error) else ""
+    whole, tokens = (run.scalars.of(tag).values for tag in (run_folder.EVAL_LOSS_FULL, run_folder.EVAL_TOKENS_FULL))
+    se = f" ({error})" if (error := standard_error(run)) else ""
     facts = [("Eval loss", f"{losses.iloc[0]:.3f} → {losses.iloc[-1]:.3f} nats per token{se}")]
     if len(whole) and len(tokens):
         facts.append(("Full eval loss", f"{whole[-1]:.3f} over all held-out text, {int(tokens[-1]):,} tokens"))
     return facts
+
+
+def standard_error(run: Run) -> str:
+    """Give the last standard error of the eval loss, in words; empty if none was logged."""
+    error = run.scalars.of(run_folder.EVAL_LOSS_SE).values
+    return f"standard error {error[-1]:.3f}" if len(error) else ""
 
 
 def loss(run: Run) -> Section:
@@ -205,6 +212,22 @@ def lead(run: Run) -> str:
     numbered = isinstance(run, ForeignRun) and bool(run.counted)
     length = counted(len(run.checkpoints), "checkpoint") if numbered else counted(last.step, "step")
     return f"A {last.config.get('model_type')} that {grown} over {length}."
+
+
+def verdict(run: Run, figures: Sequence[KeyFigure]) -> str:
+    """Describe in a sentence how the run ended, from the key figures of loss and FLOPs; empty without a loss.
+
+    One run cannot show what growth changed, and the sentence says so.
+    """
+    values = {figure.label: figure.values[0][0] for figure in figures}
+    if not values:
+        return ""
+    name, loss = next(iter(values.items()))
+    share = next((value for label, value in values.items() if label.startswith("FLOPs")), None)
+    depth = counted(len(run.lineage.stack), "layer")
+    cost = f", with {share} of the FLOPs that {depth} from the start would take" if share else ""
+    alone = "; one run is no comparison" if run.lineage.events else ""
+    return f"The {name[0].lower()}{name[1:]} is {loss}{cost}{alone}."
 
 
 def together(labels: list[str]) -> str:

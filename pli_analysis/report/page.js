@@ -189,7 +189,7 @@ function caption(figure, view) {
   const all = [...figure.querySelectorAll("figcaption [data-view]")];
   all.forEach((words) => { words.hidden = words.dataset.view !== view; });
   const shown = all.find((words) => !words.hidden);
-  const title = figure.querySelector("h3").textContent;
+  const title = figure.querySelector(".title").textContent;
   if (shown) targetOf(figure).setAttribute("aria-label", `${title}. ${shown.textContent}`);
 }
 

@@ -36,6 +36,19 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class KeyFigure:
+    """A number at the top of the page.
+
+    Attributes:
+        label: what it is.
+        values: value, and what it is based on; one for each group of runs.
+    """
+
+    label: str
+    values: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Section:
     """A section of the report.
 
@@ -48,6 +61,7 @@ class Section:
         headline: the finding in a sentence or two, for the summary; empty if there is none.
         method: how it was measured: a term, and its formula, paper or caveat.
         findings: in a summary, id, title and headline of the other sections.
+        key_figures: its numbers for the top of the page.
     """
 
     id: str
@@ -60,15 +74,32 @@ class Section:
     headline: str = ""
     method: list[tuple[str, str]] = field(default_factory=list)
     findings: list[tuple[str, str, str]] = field(default_factory=list)
+    key_figures: list[KeyFigure] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A report about one run or several."""
+    """A report about one run or several.
+
+    Attributes:
+        title, lead: what it is about, as a name and in a sentence.
+        sections: in order.
+        verdict: the result in a sentence of plain words; empty if there is none.
+        key_figures: the numbers of the result, in order.
+        hero: the figure above all sections, if any.
+    """
 
     title: str
     lead: str
     sections: list[Section]
+    verdict: str = ""
+    key_figures: list[KeyFigure] = field(default_factory=list)
+    hero: Figure | None = None
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures, in order."""
+        return [*([self.hero] if self.hero else []), *(each for section in self.sections for each in section.figures)]
 
 
 def of_checkpoint(table: pd.DataFrame, lead: str, section: Section) -> Report:

@@ -16,16 +16,20 @@ from pli_analysis.metrics import lineage as lineage_metric
 from pli_analysis.metrics.comparison import compare
 from pli_analysis.metrics.comparison import configs as metric
 from pli_analysis.metrics.comparison import curves as curve_metric
+from pli_analysis.metrics.full_depth import full_depth
 from pli_analysis.metrics.loss import AXES
 from pli_analysis.report import compare as losses
+from pli_analysis.report import hero
 from pli_analysis.report.disturbance import METHOD, measured, spikes_beyond
+from pli_analysis.report.key_figures import FULL_DEPTH_METHOD, of_events, of_full_depth
 from pli_analysis.report.overview import LINEAGE_METHOD, made, origin, stack
-from pli_analysis.report.parts import Figure, Report, Section, found_by
+from pli_analysis.report.parts import Figure, KeyFigure, Report, Section, found_by
 from pli_train.core.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pli_analysis.metrics.comparison.compare import Comparison
     from pli_analysis.metrics.comparison.curves import Curve
     from pli_analysis.runs.run import Run
 
@@ -49,11 +53,12 @@ def build(
     """
     reference = curve_metric.converged(curves)[0].group
     groups = {curve.name: curve.group for curve in curves}
+    found = compared(curves, reference)
     sections = [
-        comparison(curves, reference),
+        comparison(found),
         differences(opened),
         stacks(opened),
-        disturbances(opened, on_progress),
+        disturbances(opened, on_progress, groups),
     ]
     table = metric.runs(opened, groups)
     summary = Section("summary", "Summary", findings=found_by(sections), tables=[("Runs", table)])
@@ -63,23 +68,45 @@ def build(
         " and ".join(opened) if len(opened) < 3 else counted(len(opened), "run"),
         f"{counted(len(opened), 'run')}{shared} side by side; the reference is {reference}.",
         [summary, *sections, provenance(opened)],
+        verdict=losses.plain_verdict(_main(found)),
+        key_figures=_key_figures(sections, opened, groups),
+        hero=hero.of_runs(_main(found), opened),
     )
 
 
-def comparison(curves: Sequence[Curve], reference: str) -> Section:
-    """Build the section that compares groups on every axis that all runs logged; its headline prefers FLOPs."""
+def compared(curves: Sequence[Curve], reference: str) -> dict[str, Comparison]:
+    """Compare groups on every axis that all runs logged: axis → comparison."""
     converged = curve_metric.converged(curves)
     axes = [axis for axis in (col.STEP, *AXES) if not any(curve.table[axis].isna().any() for curve in converged)]
-    found = {axis: compare.compared(curves, axis, reference=reference) for axis in axes}
-    headline = found.get(col.FLOPS, found[col.STEP])
+    return {axis: compare.compared(curves, axis, reference=reference) for axis in axes}
+
+
+def comparison(found: Mapping[str, Comparison]) -> Section:
+    """Build the section that compares groups on every axis; its headline is of the main one."""
+    headline = _main(found)
     return Section(
         "comparison",
         "Comparison",
         figures=[losses.losses(found), *losses.sooner(found)],
         tables=losses.tables_of(found),
         headline=f"{losses.verdict(headline)} {losses.speed_up_words(headline)}".strip(),
-        method=losses.method_of(headline, "steps, tokens, FLOPs or seconds"),
+        method=[*losses.method_of(headline, "steps, tokens, FLOPs or seconds"), FULL_DEPTH_METHOD],
+        key_figures=losses.key_figures(headline),
     )
+
+
+def _main(found: Mapping[str, Comparison]) -> Comparison:
+    """Return the comparison on the axis of headlines: FLOPs, or steps if a run did not log them."""
+    return found.get(col.FLOPS, found[col.STEP])
+
+
+def _key_figures(sections: Sequence[Section], opened: Mapping[str, Run], groups: Mapping[str, str]) -> list[KeyFigure]:
+    """Return the key figures of the comparison, of FLOPs and seconds against full depth, and of growth events."""
+    shares: dict[str, list[pd.DataFrame]] = {}
+    for name, run in opened.items():
+        shares.setdefault(groups[name], []).append(full_depth(run))
+    first, *others = (section.key_figures for section in sections)
+    return [*first, *of_full_depth(shares), *(figure for figures in others for figure in figures)]
 
 
 def differences(opened: Mapping[str, Run]) -> Section:
@@ -114,9 +141,17 @@ def stacks(opened: Mapping[str, Run]) -> Section:
 
 
 def disturbances(
-    opened: Mapping[str, Run], on_progress: Callable[[int, int], None] = lambda done, total: None
+    opened: Mapping[str, Run],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    groups: Mapping[str, str] | None = None,
 ) -> Section:
-    """Build the section on the effect of each growth event of each run."""
+    """Build the section on the effect of each growth event of each run.
+
+    Args:
+        opened: name → run.
+        on_progress: called with (runs done, total runs).
+        groups: name → group of runs that its key figures are means over; by default each run alone.
+    """
     import pandas as pd
 
     parts = []
@@ -135,8 +170,14 @@ def disturbances(
         return Section("disturbance", "Disturbance", tables=[("Growth events", table)], method=METHOD)
     words = _spikes_words(known)
     figure = Figure("spikes", "Loss spike after each growth event", words, disturbance_figures.spikes(known), known)
+    named = table[col.RUN].map(dict(groups) if groups else {name: name for name in opened})
     return Section(
-        "disturbance", "Disturbance", figures=[figure], tables=[("Growth events", table)], headline=words, method=METHOD
+        *("disturbance", "Disturbance"),
+        figures=[figure],
+        tables=[("Growth events", table)],
+        headline=words,
+        method=METHOD,
+        key_figures=of_events({str(group): rows for group, rows in table.groupby(named, sort=False)}),
     )
 
 

@@ -16,6 +16,11 @@ ROWS = 24
 def show(report: Report) -> None:
     """Print a report to stdout."""
     print(f"{report.title}: {report.lead}")
+    if report.verdict:
+        print(f"\n{report.verdict}\n")
+    for figure in report.key_figures:
+        for value, note in figure.values:
+            print(f"  {figure.label}: {value} ({note})")
     for section in report.sections:
         print(f"\n{section.title.upper()}\n")
         _section(section)

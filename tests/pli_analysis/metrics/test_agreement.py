@@ -134,3 +134,30 @@ def test_drift_is_one_number(run, page):
     )
     assert page.count(sentence) >= 2  # the caption and the summary
     assert sentence in " ".join(command("report", run).stdout.split())
+
+
+def test_the_top_of_the_page_has_the_numbers_of_the_commands(run, page):
+    """The share of FLOPs is that of `pli-train plan`, which computes it from shapes before training."""
+    from pli_train.commands.plan import plan
+    from pli_train.config import loading
+
+    top, printed = page[: page.index("<main")], " ".join(command("report", run).stdout.split())
+    config = json.loads((run / run_folder.RUN).read_text())["config"]
+    share = plan(loading.check(config, "test")).share
+    last = reading.read(run).of(run_folder.EVAL_LOSS).values[-1]
+    verdict = (
+        f"The final eval loss is {last:.3f}, with {share:.1%} of the FLOPs that 3 layers from the start would take"
+    )
+    assert verdict in top and verdict in printed
+
+    events = rows("disturbance", run)
+    change = sum(event["loss_change"] for event in events) / len(events)
+    recovered = sorted(event["recovery_steps"] for event in events if event["is_recovered"])
+    shown = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd><b>(.*?)</b>", top))
+    assert shown["Final eval loss"] == f"{last:.3f}" and shown["FLOPs vs full depth"] == f"{share:.1%}"
+    assert float(shown["Change of loss at birth"]) == pytest.approx(change, abs=0.00051)
+    assert f"after {len(recovered)} of 2 events" in top and f"after {len(recovered)} of 2 events" in page[len(top) :]
+    if recovered:
+        median = int((recovered[0] + recovered[-1]) / 2)
+        assert shown["Recovery of the loss"].split()[0] == str(median) and f"(median: {median} step" in page[len(top) :]
+    assert all(f"{label}: {value} (" in printed for label, value in shown.items())

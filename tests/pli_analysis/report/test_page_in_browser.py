@@ -70,6 +70,22 @@ def test_it_opens_offline_without_a_complaint(opened, report, width, scheme):
     assert (sum(map(int, background[4:-1].split(","))) < 3 * 128) == (scheme == "dark")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_result_is_above_the_fold(opened, report, runs, family, width, scheme):
+    """Verdict and key figures fit the first screen, and loss and stack have one axis."""
+    tab, outputs, _ = opened(report, width, scheme)
+    bottom = tab.locator("header .key").bounding_box()
+    assert bottom["y"] + bottom["height"] < 900
+    assert tab.locator("main > *").first.get_attribute("id") == "figure-hero"
+    domains = tab.evaluate("""() => {
+        const { _fullData, _fullLayout: { yaxis, yaxis2, xaxis2 } } = document.querySelector('#figure-hero .drawing');
+        return [yaxis.domain, yaxis2.domain, xaxis2 === undefined, Math.max(..._fullData.flatMap(t => [...t.x]))] }""")
+    assert domains[0][0] > domains[1][1] and domains[2]
+    assert domains[3] == open_run(runs[family]).scalars.table("progress/flops")["value"].iloc[-1]
+    assert outputs == []
+
+
 def test_the_axis_of_loss_switches_and_takes_the_events_along(opened, report, runs, family):
     tab, outputs, _ = opened(report)
     drawn = "document.querySelector('#figure-loss .drawing').data"

@@ -216,10 +216,50 @@ def test_command_table_caption_summary_and_page_agree_on_several_runs(paired, tm
         assert all(f"<td>{value:.6g}</td>" in shown for value in expected["speed_up"])
     assert f'<p class="lead">{verdict}</p>' in pages[0]
     if by == "flops":
+        top = pages[1][: pages[1].index("<main")]
+        plain = losses.plain_verdict(found)
+        assert plain in top and plain in printed.stdout
+        low, high = sorted((low, high))
+        unclear = low <= 0 <= high
+        said = [relative_distances if unclear else abs(relative_distances), low, high]
+        assert numbers(plain.replace("95 %", "")) == pytest.approx(said, abs=0.0006)
+        assert ("does not differ clearly from full" in plain) == unclear and "2 runs against 2 runs" in plain
+        values = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd><b>(.*?)</b>", top))
+        assert float(values["Loss at equal FLOPs"]) == pytest.approx(base, abs=0.0006)
+        assert float(values["Speed-up in FLOPs"]) == pytest.approx(expected["speed_up"][0], rel=0.006)
         assert f"<span>{verdict} {caption}</span>" in pages[1]
         assert f"Comparison: {verdict} {caption}" in printed.stdout
     else:
         assert f"Losses. {verdict}" in printed.stdout and f"Speed-up over full. {caption}" in printed.stdout
+
+
+@pytest.mark.parametrize(
+    ("grown", "words"),
+    [
+        (
+            [3.0, 3.11, 3.19],
+            "grown ends with a loss 1.000 lower than that of full (3 runs against 3 runs; 95 % interval",
+        ),
+        (
+            [5.0, 5.11, 5.19],
+            "grown ends with a loss 1.000 higher than that of full (3 runs against 3 runs; 95 % interval",
+        ),
+        ([3.9, 4.11, 4.31], "grown does not differ clearly from full: +0.007 in loss (3 runs against 3 runs; 95 %"),
+        (
+            [3.0],
+            "grown ends with a loss 1.100 lower than that of full (one run against 3 runs; no interval: too few runs)",
+        ),
+        ([5.0], "grown ends with a loss 0.900 higher than that of full (one run against 3 runs; no interval:"),
+    ],
+)
+def test_a_verdict_is_clear_only_where_the_interval_leaves_out_0(grown, words):
+    finals = [("full", loss) for loss in (4.0, 4.1, 4.2)] + [("grown", loss) for loss in grown]
+    curves = [
+        curve_metric.Curve(f"{group}-{number}", group, pd.DataFrame({"step": [0, 10], "loss": [6.0, loss]}))
+        for number, (group, loss) in enumerate(finals)
+    ]
+    assert losses.plain_verdict(compare.compared(curves)).startswith(f"At equal steps, {words}")
+    assert losses.plain_verdict(compare.compared(curves[:3])) == ""
 
 
 @pytest.mark.parametrize("option", ["--maps", "--lineage"])
