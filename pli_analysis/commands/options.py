@@ -68,6 +68,9 @@ OutOption = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="FILE", help="Write to FILE; its suffix sets the format.", parser=a_file),
 ]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Also measure ablation, pruning, lenses, probes, attribution and attention.")
+]
 Verify = Annotated[bool, typer.Option("--verify", help="Check every file's hash; skip checkpoints that differ.")]
 Text = Annotated[
     Path | None,
