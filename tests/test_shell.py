@@ -418,7 +418,7 @@ def completed(name, words, shell="bash"):
         ("pli-analyze", "grad-norms --of emb", ["embeddings"]),
         ("pli-analyze", "embed --space u", ["updates"]),
         ("pli-analyze", "compare --by ", ["step", "tokens", "flops", "seconds"]),
-        ("pli-analyze", "lineage runs/tiny -f ", ["table", "json", "csv", "md", "parquet"]),
+        ("pli-analyze", "lineage runs/tiny -f ", ["table", "json", "csv", "md", "latex", "parquet"]),
         ("pli-analyze", "report --q", ["--quiet"]),
         ("pli-train", "run ti", ["tiny", "tiny-bert", "tiny-vit"]),
         ("pli-train", "check see", ["seed-appendix"]),

@@ -62,7 +62,7 @@ Stack = Annotated[
 ]
 FormatOption = Annotated[
     Format | None,
-    typer.Option("--format", "-f", metavar="FORMAT", help="Output format: table, json, csv, md or parquet."),
+    typer.Option("--format", "-f", metavar="FORMAT", help="Output format: table, json, csv, md, latex or parquet."),
 ]
 OutOption = Annotated[
     Path | None,
