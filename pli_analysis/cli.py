@@ -12,6 +12,7 @@ from pli_analysis.commands.doctor import doctor
 from pli_analysis.commands.drift import drift
 from pli_analysis.commands.embed import embed
 from pli_analysis.commands.explain import explain
+from pli_analysis.commands.figures import figures
 from pli_analysis.commands.grad_norms import grad_norms
 from pli_analysis.commands.influence import influence
 from pli_analysis.commands.lens import lens
@@ -53,6 +54,7 @@ for command in of_runs:
 app.command("gradnorms", hidden=True)(check_outputs_first(grad_norms))
 app.command(cls=SweepCommand)(sweep)
 app.command(cls=ReportCommand)(report)
+app.command()(figures)
 app.command(cls=WatchCommand)(watch)
 app.command()(check_outputs_first(doctor))
 

@@ -1,4 +1,4 @@
-"""Write tables: terminal, JSON, CSV, Markdown, Parquet."""
+"""Write tables: terminal, JSON, CSV, Markdown, LaTeX, Parquet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pli_train.core import output
 from pli_train.core.cli import tables
 from pli_train.core.cli.console import timed
+from pli_train.core.cli.latex import tabular
 from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ class Format(StrEnum):
     JSON = "json"
     CSV = "csv"
     MD = "md"
+    LATEX = "latex"
     PARQUET = "parquet"
 
 
-ENDINGS = {".txt": "table", ".json": "json", ".csv": "csv", ".md": "md", ".parquet": "parquet"}
+ENDINGS = {".txt": "table", ".json": "json", ".csv": "csv", ".md": "md", ".tex": "latex", ".parquet": "parquet"}
 
 
 def format_of(format: Format | None, out: Path | None) -> Format:
@@ -92,7 +94,12 @@ def render(table: pd.DataFrame, format: Format, whole: bool = False) -> str:
         return json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if format is Format.CSV:
         return table.to_csv(index=False, lineterminator="\n", na_rep="nan" if whole else "")
-    return _drawn(table, format is Format.MD, whole)
+    names = [str(name) for name in table.columns]
+    cells = [[cell(value) or ("nan" if whole else "") for value in row] for row in table.itertuples(index=False)]
+    if format is Format.LATEX:
+        return tabular(names, cells)
+    numbers = [table[name].dtype.kind in "iufb" for name in table.columns]
+    return tables.drawn(names, numbers, cells, format is Format.MD)
 
 
 def parquet(table: pd.DataFrame, whole: bool = False) -> bytes:
@@ -124,9 +131,3 @@ def _plain(column: pd.Series, whole: bool) -> list[object]:
     if column.dtype.kind == "f":
         values[np.isposinf(column)], values[np.isneginf(column)] = "Infinity", "-Infinity"
     return [value.item() if isinstance(value, np.generic) else value for value in values]
-
-
-def _drawn(table: pd.DataFrame, markdown: bool, whole: bool) -> str:
-    numbers = [table[name].dtype.kind in "iufb" for name in table.columns]
-    cells = [[cell(value) or ("nan" if whole else "") for value in row] for row in table.itertuples(index=False)]
-    return tables.drawn([str(name) for name in table.columns], numbers, cells, markdown)

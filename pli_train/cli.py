@@ -71,7 +71,7 @@ Until = Annotated[
     typer.Option("--until", min=0, metavar="STEP", help="Stop at this step, before its growth events; resumable."),
 ]
 FormatOption = Annotated[
-    Format, typer.Option("--format", "-f", metavar="FORMAT", help="Output format: table, json, csv or md.")
+    Format, typer.Option("--format", "-f", metavar="FORMAT", help="Output format: table, json, csv, md or latex.")
 ]
 
 

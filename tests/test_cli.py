@@ -50,6 +50,7 @@ def test_help_names_every_command_with_an_example(command):
             "scalars",
             "compare",
             "report",
+            "figures",
             "watch",
         ],
     }[command]

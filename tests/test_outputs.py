@@ -42,14 +42,21 @@ def small_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def message(small_run):
     """Output of `lineage` for a run in each text format."""
-    return {name: analyze("lineage", small_run, "-f", name).stdout for name in ("table", "json", "csv", "md")}
+    return {name: analyze("lineage", small_run, "-f", name).stdout for name in ("table", "json", "csv", "md", "latex")}
 
 
 # --- the format of a table ------------------------------------------------------------------------------------------
 
 
 def test_a_files_suffix_sets_the_format_in_either_case(small_run, message, tmp_path):
-    for ending, name in {".txt": "table", ".json": "json", ".CSV": "csv", ".md": "md", "": "table"}.items():
+    for ending, name in {
+        ".txt": "table",
+        ".json": "json",
+        ".CSV": "csv",
+        ".md": "md",
+        ".tex": "latex",
+        "": "table",
+    }.items():
         path = tmp_path / f"out{ending}"
         done = analyze("lineage", small_run, "-o", path)
         assert (done.returncode, done.stdout, path.read_bytes()) == (0, b"", message[name])
@@ -65,7 +72,7 @@ def test_a_format_that_is_named_counts_more_than_an_ending(small_run, message, t
 def test_an_unknown_ending_is_refused_with_those_that_are_known(small_run, tmp_path, name):
     ending = name[name.rindex(".") :]
     done = analyze("lineage", small_run, "-o", tmp_path / name)
-    refused(done, f"unknown file ending {ending}; use one of .txt, .json, .csv, .md, .parquet, or give --format")
+    refused(done, f"unknown file ending {ending}; use one of .txt, .json, .csv, .md, .tex, .parquet, or give --format")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -89,9 +89,9 @@ def test_an_option_has_one_letter_and_one_meaning_in_all_commands():
         spelled.setdefault(long, set()).add(tuple(param.opts))
         message.setdefault((name, long), set()).add((param.metavar, param.help))
     assert {long: ways for long, ways in spelled.items() if len(ways) > 1} == {}
-    # These are asked of different things, and say so: a folder and a file, a step of a run and one of its checkpoints,
-    # blocks that models read and those that layers are compared on.
-    differ = {"--space", "--html", "--out", "--at", "--of", "--window", "--events", "--blocks"}
+    # These are asked of different things, and say so: a folder and a file, formats of tables and of figures, a step of
+    # a run and one of its checkpoints, blocks that models read and those that layers are compared on.
+    differ = {"--space", "--html", "--out", "--format", "--at", "--of", "--window", "--events", "--blocks"}
     assert {long for (_, long), ways in message.items() if len(ways) > 1} <= differ
     for letter in "qvfoh":
         assert len({max(param.opts, key=len) for *_, param in options() if f"-{letter}" in param.opts}) <= 1
@@ -423,7 +423,7 @@ def completed(name, words, shell="bash"):
         ("pli-analyze", "grad-norms --of emb", ["embeddings"]),
         ("pli-analyze", "embed --space u", ["updates"]),
         ("pli-analyze", "compare --by ", ["step", "tokens", "flops", "seconds"]),
-        ("pli-analyze", "lineage runs/tiny -f ", ["table", "json", "csv", "md", "parquet"]),
+        ("pli-analyze", "lineage runs/tiny -f ", ["table", "json", "csv", "md", "latex", "parquet"]),
         ("pli-analyze", "report --q", ["--quiet"]),
         ("pli-train", "run ti", ["tiny", "tiny-bert", "tiny-vit"]),
         ("pli-train", "check see", ["seed-appendix"]),

@@ -50,6 +50,9 @@ def compare(
     speed_ups: Annotated[
         bool, typer.Option("--speed-ups", help="One row per loss level and group, with 95 % intervals.")
     ] = False,
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="One row per group, with 95 % intervals in the cells, for a paper.")
+    ] = False,
     each: Annotated[bool, typer.Option("--runs", help="One row per run.")] = False,
     points: Annotated[bool, typer.Option("--points", help="One row per point of each run's curve.")] = False,
     html: Html = None,
@@ -69,7 +72,13 @@ def compare(
     from pli_analysis.report import compare as report
     from pli_analysis.tables import emit
 
-    asked = [option for option, on in (("--runs", each), ("--speed-ups", speed_ups), ("--points", points)) if on]
+    kinds = {
+        "--runs": (each, tables.per_run),
+        "--speed-ups": (speed_ups, tables.speed_ups_of),
+        "--points": (points, tables.points),
+        "--intervals": (intervals, tables.with_intervals),
+    }
+    asked = [option for option, (on, _) in kinds.items() if on]
     if len(asked) > 1:
         raise BadInput(f"{' and '.join(asked)}: cannot be combined, as each prints its own table: use one of them")
     curves = curve_metric.read(runs, tag, smooth)
@@ -79,6 +88,5 @@ def compare(
     compared = [metric.compared(of_one, by, at, losses, reference, enveloped) for of_one in metric.by_scalar(curves)]
     say(*map(report.verdict, compared))
     write_page(html, lambda: report.build(compared))
-    kinds = {"--runs": tables.per_run, "--speed-ups": tables.speed_ups_of, "--points": tables.points}
-    table_of = kinds[asked[0]] if asked else tables.summary
+    table_of = kinds[asked[0]][1] if asked else tables.summary
     emit(tables.of_scalars(compared, table_of), format, out)

@@ -62,11 +62,17 @@ Stack = Annotated[
 ]
 FormatOption = Annotated[
     Format | None,
-    typer.Option("--format", "-f", metavar="FORMAT", help="Output format: table, json, csv, md or parquet."),
+    typer.Option("--format", "-f", metavar="FORMAT", help="Output format: table, json, csv, md, latex or parquet."),
 ]
 OutOption = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="FILE", help="Write to FILE; its suffix sets the format.", parser=a_file),
+]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain", help="Also measure ablation, pruning, lenses, probes, attribution, conductance, attention."
+    ),
 ]
 Verify = Annotated[bool, typer.Option("--verify", help="Check every file's hash; skip checkpoints that differ.")]
 Text = Annotated[

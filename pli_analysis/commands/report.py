@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pli_analysis import columns as col
-from pli_analysis.commands.options import LineageFile, Stack, Verify, a_file, alone
+from pli_analysis.commands.options import Explain, LineageFile, Stack, Verify, a_file, alone
 from pli_analysis.commands.outputs import inputs_of, require_files
 from pli_analysis.commands.status import complain, open_run
 from pli_train.core.cli.console import Bar, say, timed
@@ -36,13 +37,7 @@ def report(
     maps: Annotated[
         str | None, typer.Option(metavar="METHODS", help="Projection methods for the map besides PCA: tsne,umap.")
     ] = None,
-    explain: Annotated[
-        bool,
-        typer.Option(
-            "--explain",
-            help="Also measure ablation, pruning, lenses, probes, attribution, conductance, attention.",
-        ),
-    ] = False,
+    explain: Explain = False,
     lineage_file: LineageFile = None,
     stack: Stack = None,
     verify: Verify = False,
@@ -62,11 +57,10 @@ def report(
     names = run or [str(newest_run().path)]
     if path is not None:
         require_files({"--html": path}, inputs_of({"run": names, "lineage_file": lineage_file}))
-    if several := _several(names):
+    if several := runs_of(names):
         of_one = {"--maps": maps, "--explain": explain, "--lineage": lineage_file, "--stack": stack}
-        if option := next((option for option, value in of_one.items() if value), None):
-            raise BadInput(f"{option}: applies to one run only, and {len(several)} were given")
-        folder, written = _beside(several, verify)
+        refuse_for_several(of_one, len(several))
+        folder, written = of_several(several, verify)
     else:
         folder, written = _alone([Path(name) for name in names], verify, lineage_file, stack, methods, explain)
     if html is None:
@@ -99,7 +93,13 @@ def _alone(
     return opened.path, content.build(opened, partial(embed.paths, maps=maps, say=say), explain, Bar("sections"))
 
 
-def _several(names: list[str]) -> list[tuple[str, Path]]:
+def refuse_for_several(of_one: Mapping[str, object], runs: int) -> None:
+    """Raise BadInput for the first option, of those that apply to one run only, that has a value."""
+    if option := next((option for option, value in of_one.items() if value), None):
+        raise BadInput(f"{option}: applies to one run only, and {runs} were given")
+
+
+def runs_of(names: list[str]) -> list[tuple[str, Path]]:
     """Return (group, run) for several runs; empty if the paths are one run, or checkpoints of one."""
     from pli_analysis.metrics.comparison.curves import grouped
     from pli_analysis.runs import paths
@@ -122,7 +122,7 @@ def _several(names: list[str]) -> list[tuple[str, Path]]:
     return runs
 
 
-def _beside(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
+def of_several(runs: list[tuple[str, Path]], verify: bool) -> tuple[Path, Report]:
     """Build the report of several runs; return the folder to save it in, and the report."""
     from pli_analysis.metrics.comparison import curves as curve_metric
     from pli_analysis.report import several

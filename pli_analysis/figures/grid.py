@@ -62,6 +62,6 @@ def grid(
 
 
 def _some(columns: Sequence[object]) -> dict[str, Any]:
-    """Return the positions of the named columns; positions, because names may look like numbers."""
+    """Return the columns that are named; by name, as plotly takes a number for a position only if it is no name."""
     step = label_every(len(columns), NAMED)
-    return {"tickvals": list(range(0, len(columns), step))} if step > 1 else {}
+    return {"tickvals": [str(name) for name in columns[::step]]} if step > 1 else {}

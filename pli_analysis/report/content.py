@@ -5,7 +5,7 @@ Each section is a function from a Run to a Section. A section whose data is miss
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from pli_analysis.metrics import attention as attention_metric
@@ -33,8 +33,16 @@ if TYPE_CHECKING:
 
     from pli_analysis.runs.run import Run
 
-SECTIONS: list[Callable[[Run], Section]] = [loss, lineage, disturbance, drift, paths, grad_norms, provenance]
-"""The sections after the summary, which repeats their findings."""
+SECTIONS: dict[str, Callable[[Run], Section]] = {
+    "loss": loss,
+    "lineage": lineage,
+    "disturbance": disturbance,
+    "drift": drift,
+    "map": paths,
+    "grad-norms": grad_norms,
+    "provenance": provenance,
+}
+"""Id → function, of the sections after the summary, which repeats their findings."""
 
 
 class Explanation(NamedTuple):
@@ -58,16 +66,16 @@ class Explanation(NamedTuple):
             return Section(self.measure.__name__, self.title, words=[f"Not measured: {error}"])
 
 
-EXPLANATIONS = [
-    Explanation("Ablation", ablation_metric.ablation, ablation.section),
-    Explanation("Pruning of heads", pruning_metric.pruning, pruning.section),
-    Explanation("Lenses", lens_metric.lens, lens.section),
-    Explanation("Linear probes", probe_metric.probe, probe.section),
-    Explanation("Direct logit attribution", attribution_metric.attribution, attribution.section),
-    Explanation("Layer conductance", conductance_metric.conductance, conductance.section),
-    Explanation("Attention", attention_metric.attention, attention.section),
-]
-"""They take minutes to measure the first time. Most results are cached."""
+EXPLANATIONS = {
+    "ablation": Explanation("Ablation", ablation_metric.ablation, ablation.section),
+    "pruning": Explanation("Pruning of heads", pruning_metric.pruning, pruning.section),
+    "lens": Explanation("Lenses", lens_metric.lens, lens.section),
+    "probe": Explanation("Linear probes", probe_metric.probe, probe.section),
+    "attribution": Explanation("Direct logit attribution", attribution_metric.attribution, attribution.section),
+    "conductance": Explanation("Layer conductance", conductance_metric.conductance, conductance.section),
+    "attention": Explanation("Attention", attention_metric.attention, attention.section),
+}
+"""Id → section. They take minutes to measure the first time. Most results are cached."""
 
 
 def build(
@@ -87,17 +95,11 @@ def build(
     Raises:
         BadInput: when the run cannot be read.
     """
-    planned: list[tuple[str, Callable[[Run], Section]]] = [
-        (each.__name__, map if each is paths else each) for each in SECTIONS
-    ]
+    functions = SECTIONS | {"map": map}
     if explain:
-        planned[-1:-1] = [(each.title, each.build) for each in EXPLANATIONS]
-    sections: list[Section] = []
-    for name, section in planned:
-        on_progress(len(sections), len(planned))
-        with timed(f"section {name}"):
-            sections.append(section(run))
-    on_progress(len(sections), len(planned))
+        last = functions.popitem()
+        functions |= {id: explanation.build for id, explanation in EXPLANATIONS.items()} | dict([last])
+    sections = sections_of(run, functions, on_progress)
     first = [*of_loss(loss_metric.loss(run.scalars), standard_error(run)), *of_full_depth({"": [full_depth(run)]})]
     further = [figure for section in sections for figure in section.key_figures]
     return Report(
@@ -108,3 +110,18 @@ def build(
         key_figures=[*first, *further],
         hero=hero.of_run(run, sections[0].headline),
     )
+
+
+def sections_of(
+    run: Run,
+    functions: Mapping[str, Callable[[Run], Section]],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Section]:
+    """Build sections of a run, given id → function."""
+    sections: list[Section] = []
+    for id, section in functions.items():
+        on_progress(len(sections), len(functions))
+        with timed(f"section {id}"):
+            sections.append(section(run))
+    on_progress(len(sections), len(functions))
+    return sections

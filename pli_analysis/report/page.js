@@ -212,6 +212,16 @@ function download(name, csv) {
   URL.revokeObjectURL(link.href);
 }
 
+// Download a figure as it is drawn now, on the color of its card, because most viewers show transparency as white.
+function picture(figure, format) {
+  draw(figure);
+  const { data, layout, _fullLayout: { width, height } } = targetOf(figure);
+  const card = getComputedStyle(root).getPropertyValue("--card").trim();
+  const shown = { data, layout: { ...layout, paper_bgcolor: card } };
+  const { name } = JSON.parse(figure.querySelector("script").textContent);
+  Plotly.downloadImage(shown, { format, width, height, scale: format === "png" ? 3 : 1, filename: name });
+}
+
 const system = matchMedia("(prefers-color-scheme: dark)");
 theme(system.matches);
 system.addEventListener("change", (event) => theme(event.matches));
@@ -247,6 +257,10 @@ document.querySelectorAll(".download").forEach((button) => {
     const { name, csv } = JSON.parse(button.closest("figure, .data").querySelector("script").textContent);
     download(name, csv);
   });
+});
+
+document.querySelectorAll(".picture").forEach((button) => {
+  button.addEventListener("click", () => picture(button.closest("figure"), button.dataset.format));
 });
 
 // Mark the section being read in the navigation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pli_analysis.metrics.comparison.compare import Comparison
+
+
+MOST_DIGITS = 6
+"""Maximum number of decimals of numbers as text."""
 
 
 def speed_ups_of(found: Comparison) -> pd.DataFrame:
@@ -44,6 +49,49 @@ def summary(found: Comparison) -> pd.DataFrame:
         table.insert(2, "non-finite points", omitted)
     table = table.sort_values(col.LOSS, kind="stable", ignore_index=True)
     return table.rename(columns={col.LOSS: _loss_column(found)})
+
+
+def with_intervals(found: Comparison) -> pd.DataFrame:
+    """Return one row for each group, lowest loss first, with numbers and their 95 % intervals as text, for a paper.
+
+    Columns: `group`, `runs`, the loss, its difference from the reference, `p` of the exact test (not corrected for the
+    number of groups), and the speed-up to each level. Missing numbers, and those of the reference, are empty.
+    """
+    groups = found.groups.sort_values(col.LOSS, kind="stable", ignore_index=True)
+    table = groups[[col.GROUP, col.RUNS]].copy()
+    texts = {
+        _loss_column(found): _intervals(groups, col.LOSS, 3),
+        f"difference from {found.reference}": _intervals(groups, col.DIFFERENCE, 3),
+        col.P: ["" if p != p else f"{p:.3f}" if p >= 0.001 else "<0.001" for p in groups[col.P]],
+    }
+    for level, ups in found.speed_ups.groupby(col.LOSS_LEVEL, sort=False):
+        mine = ups.set_index(col.GROUP).reindex(groups[col.GROUP])
+        mine.loc[found.reference, col.SPEED_UP] = math.nan  # 1 by definition
+        texts[f"speed-up to {'the final loss' if found.final else level_words(level)}"] = _intervals(
+            mine, col.SPEED_UP, 2
+        )
+    for title, cells in texts.items():
+        table[f"{title} (95 % interval)" if any("(" in cell for cell in cells) else title] = cells
+    return table
+
+
+def _intervals(table: pd.DataFrame, column: str, digits: int) -> list[str]:
+    """Return a column of numbers with their intervals as text: `4.21 (4.05, 4.37)`.
+
+    All have the same decimals: at least `digits`, and as many as give the narrowest interval two significant digits.
+    """
+    ends = {col.LOSS: (col.LOSS_LOW, col.LOSS_HIGH), col.DIFFERENCE: (col.DIFFERENCE_LOW, col.DIFFERENCE_HIGH)}
+    low, high = ends.get(column, (col.SPEED_UP_LOW, col.SPEED_UP_HIGH))
+    widths = [width for width in table[high] - table[low] if 0 < width < math.inf]
+    digits = min(max([digits, *(1 - math.floor(math.log10(width / 2)) for width in widths)]), MOST_DIGITS)
+
+    def text(number: float) -> str:
+        return f"{number:.{digits}f}".replace("-", "−")
+
+    return [
+        "" if value != value else text(value) + (f" ({text(lower)}, {text(upper)})" if lower == lower else "")
+        for value, lower, upper in zip(table[column], table[low], table[high], strict=True)
+    ]
 
 
 def divergences(curves: Sequence[Curve]) -> str:
@@ -102,7 +150,9 @@ def of_scalars(found: Sequence[Comparison], table_of: Callable[[Comparison], pd.
         return table_of(found[0])
     tables = []
     for each in found:
-        table = table_of(each).rename(columns={_loss_column(each): f"loss at {_column(each)}"})
+        table = table_of(each).rename(
+            columns=lambda name, of=each: name.replace(_loss_column(of), f"loss at {_column(of)}")
+        )
         table.insert(0, "scalar", each.tag)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)

@@ -1,4 +1,4 @@
-"""Print rows as a terminal table, JSON, CSV or Markdown.
+"""Print rows as a terminal table, JSON, CSV, Markdown or LaTeX.
 
 A table is a list of dicts with the same keys; a missing value is None or NaN. This module needs no pandas or numpy.
 """
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
+from pli_train.core.cli.latex import tabular
+
 
 class Format(StrEnum):
     """Output format of a table."""
@@ -18,6 +20,7 @@ class Format(StrEnum):
     JSON = "json"
     CSV = "csv"
     MD = "md"
+    LATEX = "latex"
 
 
 def render(rows: Sequence[dict[str, Any]], format: Format) -> str:
@@ -41,8 +44,11 @@ def render(rows: Sequence[dict[str, Any]], format: Format) -> str:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+    cells = [[cell(value) for value in row.values()] for row in rows]
+    if format is Format.LATEX:
+        return tabular(names, cells)
     numbers = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
-    return drawn(names, numbers, [[cell(value) for value in row.values()] for row in rows], format is Format.MD)
+    return drawn(names, numbers, cells, format is Format.MD)
 
 
 def cell(value: object) -> str:

@@ -16,7 +16,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from pli_analysis.cli import app
-from pli_analysis.metrics.comparison import compare
+from pli_analysis.metrics.comparison import compare, tables
 from pli_analysis.metrics.comparison import curves as curve_metric
 from pli_analysis.metrics.comparison.curves import Curve
 from pli_analysis.report import compare as report
@@ -91,6 +91,32 @@ def test_the_interval_of_a_speed_up_is_of_a_t_test_on_logarithms(numbers, expect
         np.exp(expected(*logs).confidence_interval(0.95)), rel=1e-3
     )
     assert (row["pairing"], row["pairs"]) == (("seed", 3) if numbers[0] == 0 else ("none", 0))
+
+
+def test_numbers_with_intervals_as_text_are_those_of_the_tables():
+    curves = seeded("a", RATES) + seeded("b", [0.021, 0.0235, 0.0175]) + seeded("c", [0.02])
+    found = compare.compared(curves, "step", None, [2.0])
+    table = tables.with_intervals(found).set_index("group")
+    groups, ups = found.groups.set_index("group"), found.speed_ups.set_index("group")
+    expected = [(groups, "loss"), (groups, "difference"), (ups, "speed_up")]
+    assert [title.partition(" (")[0] for title in table.columns.drop(["runs", "p"])] == [
+        "loss at 20000",
+        "difference from a",
+        "speed-up to 2",
+    ]
+    for title, (numbers, column) in zip(table.columns.drop(["runs", "p"]), expected, strict=True):
+        assert title.endswith(" (95 % interval)")
+        for group, text in table[title].items():
+            row = numbers.loc[group]
+            if group == "a" and column != "loss":
+                assert text == ""
+                continue
+            shown = [float(number.replace("−", "-")) for number in re.findall(r"[−\d.]+", text)]
+            values = [value for end in ("", "_low", "_high") if not math.isnan(value := row[f"{column}{end}"])]
+            decimals = {len(number.partition(".")[2]) for number in re.findall(r"[\d.]+", text)}
+            assert len(decimals) == 1 and shown == pytest.approx(values, abs=0.51 * 10 ** -decimals.pop())
+            assert len(shown) == (1 if group == "c" else 3)
+    assert table["p"].tolist() == [f"{p:.3f}" if p == p else "" for p in groups.loc[table.index, "p"]]
 
 
 def test_runs_are_paired_where_seeds_decide_the_same():

@@ -1,6 +1,8 @@
 """The page as a person opens it: offline, in Chromium, light and dark, wide and narrow."""
 
 import itertools
+import struct
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -224,6 +226,34 @@ def test_the_csv_button_gives_the_table(opened, report):
     head, *rows = Path(download.value.path()).read_text().splitlines()
     assert head.split(",") == tab.locator("#figure-drift-map thead th").all_inner_texts()
     assert len(rows) == tab.locator("#figure-drift-map tbody tr").count() > 0
+
+
+@pytest.mark.parametrize(("scheme", "card"), [("light", (255, 255, 255)), ("dark", (27, 33, 38))])
+def test_the_picture_buttons_give_the_figure_as_it_is_drawn(opened, report, scheme, card):
+    """By keyboard, offline, in the view and the colors that are shown."""
+    tab, outputs, asked = opened(report, scheme=scheme)
+    figure = tab.locator("#figure-drift-curves")
+    figure.get_by_role("button", name="age (steps since birth)").press("Enter")
+    figure.locator("summary").press("Enter")
+    figure.locator(".download").focus()
+    files = {}
+    for format in ("svg", "png"):
+        tab.keyboard.press("Tab")
+        with tab.expect_download() as download:
+            tab.keyboard.press("Enter")
+        assert download.value.suggested_filename == f"drift-curves.{format}"
+        files[format] = Path(download.value.path()).read_bytes()
+    root = ET.fromstring(files["svg"])
+    texts = {"".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"age (steps since birth)", "relative L2 since birth"} <= texts
+    drawn = figure.locator(".main-svg").first.bounding_box()
+    assert (float(root.get("width")), float(root.get("height"))) == (drawn["width"], drawn["height"])
+    assert files["png"][:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", files["png"][16:24]) == (int(3 * drawn["width"]), int(3 * drawn["height"]))
+    assert f"fill: rgb{card}; fill-opacity: 1" in files["svg"].decode()
+    assert outputs == [] and [url for url in asked if not url.startswith("blob:")] == [report.as_uri()]
+    tab.emulate_media(media="print")
+    assert not any(button.is_visible() for button in tab.locator(".picture, .download").all())
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
