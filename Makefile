@@ -95,41 +95,22 @@ study-explain: install
 	$(BIN)/pli-train sweep reports/growth/grown.toml $(EQUAL) -o studies/explain-grown
 	$(BIN)/pli-train sweep figure-1 $(EQUAL) -o studies/explain-scratch
 
-# The default preset, seven fixed depths, and further levers, with equal FLOPs.
+# The default preset, seven fixed depths, growth of depth or of sequences alone, and further levers, with equal FLOPs.
 study-default: EQUAL := --set train.compile=true --no-baseline --budget 1.9655e12 --workers 2 --threads 1
-study-default: LATER := [{at=0,operator="context",to=32},{at=0.3333,operator="context",to=128}]
+study-default: SIX := --seeds 6 --set seed=41 $(EQUAL)
+study-default: LONGER := [{at=0,operator="context",to=32},{at=0.3333,operator="context",to=128}]
 study-default: install
-	$(BIN)/pli-train sweep tiny --seeds 6 --set seed=41 $(EQUAL) -o studies/default
-	$(BIN)/pli-train sweep baseline --grid model.initial_layers=4,3 --seeds 6 --set seed=41 $(EQUAL) -o studies/default-fixed
-	$(BIN)/pli-train sweep baseline --grid model.initial_layers=6 --seeds 6 --set seed=41 $(EQUAL) -o studies/default-fixed-2
-	$(BIN)/pli-train sweep baseline --grid model.initial_layers=2,12,1,8 --seeds 3 --set seed=41 $(EQUAL) \
-		-o studies/default-fixed-3
-	for seed in 41 42 43 44 45 46; do for lever in gate:100 average:0.99; do \
-		$(BIN)/python reports/default/levers.py $$lever studies/levers/$${lever%:*}-$$seed seed=$$seed train.compile=true; \
-	done; done
-	$(BIN)/pli-train sweep reports/default/context.toml --seeds 6 --set seed=41 $(EQUAL) -o studies/default-context
-	$(BIN)/pli-train sweep baseline --set model.initial_layers=4 --set 'growth.schedule=$(LATER)' --seeds 6 \
-		--set seed=41 $(EQUAL) -o studies/default-fixed-context
-
-# One insertion into six layers: at three positions, initialized in four ways, at other depths and learning rates.
-study-disturbance: ONE := --seeds 4 --set seed=51 --set train.compile=true --set train.eval_full=0 --no-baseline \
-	--workers 2 --threads 1
-study-disturbance: BASE := reports/disturbance/base.toml
-study-disturbance: MIDDLE := --set growth.schedule=300@3
-study-disturbance: install
-	$(BIN)/pli-train sweep $(BASE) --grid growth.schedule=300@0,300@3,300@6 \
-		--grid growth.initializer=clone,identity,random $(ONE) -o studies/disturbance
-	$(BIN)/pli-train sweep $(BASE) --set growth.schedule=300@0 --set growth.initializer=identity \
-		--set growth.learning_rate=rewarm-new $(ONE) -o studies/disturbance-rewarm
-	$(BIN)/pli-train sweep $(BASE) $(MIDDLE) --set growth.initializer=clone-noise --grid growth.noise=0.1,0.3 $(ONE) \
-		-o studies/disturbance-noise
-	$(BIN)/pli-train sweep $(BASE) $(MIDDLE) --grid optim.lr=5e-3,2e-2 $(ONE) -o studies/disturbance-rate
-	$(BIN)/pli-train sweep $(BASE) --grid optim.lr=1e-2,5e-3,2e-2 $(ONE) -o studies/disturbance-twins
-	for layers in 3 12; do \
-		$(BIN)/pli-train sweep $(BASE) --set model.initial_layers=$$layers --set growth.schedule=300@$$((layers / 2)) $(ONE) \
-			-o studies/disturbance-$$layers; \
-		$(BIN)/pli-train sweep $(BASE) --set model.initial_layers=$$layers $(ONE) -o studies/disturbance-twins-$$layers; \
+	$(BIN)/pli-train sweep tiny $(SIX) -o studies/default
+	$(BIN)/pli-train sweep reports/default/depth.toml --seeds 12 --set seed=41 $(EQUAL) -o studies/default-depth
+	$(BIN)/pli-train sweep baseline --set model.initial_layers=4 --set 'growth.schedule=$(LONGER)' $(SIX) -o studies/default-longer
+	for fixed in 4:12 3:6 6:6 2:3 8:3 1:3 12:3; do \
+		$(BIN)/pli-train sweep baseline --set model.initial_layers=$${fixed%:*} --seeds $${fixed#*:} --set seed=41 $(EQUAL) \
+			-o studies/default-$${fixed%:*}; \
 	done
+	for seed in 41 42 43 44 45 46; do for lever in gate:100 average:0.99; do \
+		$(BIN)/python reports/default/levers.py $$lever studies/levers/$${lever%:*}-$$seed seed=$$seed train.steps=1428 \
+			train.compile=true; \
+	done; done
 
 seed-appendix: install
 	$(BIN)/pip install --quiet -c constraints.txt '.[hub]'

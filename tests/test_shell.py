@@ -90,8 +90,20 @@ def test_an_option_has_one_letter_and_one_meaning_in_all_commands():
         message.setdefault((name, long), set()).add((param.metavar, param.help))
     assert {long: ways for long, ways in spelled.items() if len(ways) > 1} == {}
     # These are asked of different things, and say so: a folder and a file, formats of tables and of figures, a step of
-    # a run and one of its checkpoints, blocks that models read and those that layers are compared on.
-    differ = {"--space", "--html", "--out", "--format", "--at", "--of", "--window", "--events", "--blocks"}
+    # a run and one of its checkpoints, blocks that models read and those that layers are compared on, checkpoints that
+    # are summed over and those that are measured one by one.
+    differ = {
+        "--space",
+        "--html",
+        "--out",
+        "--format",
+        "--at",
+        "--of",
+        "--window",
+        "--events",
+        "--blocks",
+        "--checkpoints",
+    }
     assert {long for (_, long), ways in message.items() if len(ways) > 1} <= differ
     for letter in "qvfoh":
         assert len({max(param.opts, key=len) for *_, param in options() if f"-{letter}" in param.opts}) <= 1
@@ -153,7 +165,7 @@ MISUSES = {
     "pli-analyze doctor x": "got unexpected extra argument(s) (x); see pli-analyze doctor --help",
     "pli-analyze drift x --threads many": "invalid value for '--threads': Input should be a valid integer",
     "pli-analyze drift x --threads 0": "invalid value for '--threads': Input should be greater than or equal to 1",
-    "pli-analyze scalars x -f cvs": "'cvs' is not one of 'table', 'json', 'csv', 'md', 'parquet'; did you mean 'csv'?",
+    "pli-analyze scalars x -f cvs": "'csv', 'md', 'latex', 'parquet'; did you mean 'csv'?",
     "pli-train verify x -f parquet": "invalid value for '--format' / '-f': 'parquet' is not one of",
     "pli-analyze drift x --of haed": "'attention', 'matrix', 'all'; did you mean 'head'?",
     "pli-analyze embed x --of heads": "'heads' is not one of 'layer', 'head', 'ffn'; did you mean 'head'?",
@@ -370,7 +382,7 @@ def test_quiet_draws_no_bar(runs, tmp_path):
 def test_training_has_a_bar_and_lines_above_it(config_of, tmp_path, corpus):
     config = tmp_path / "mine.toml"
     config.write_text(
-        'extends = "tiny"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 8\nblock_size = 16\neval_blocks = 4\n'
+        'extends = "tiny-gpt2"\n[tokenizer]\nvocab_size = 300\n[train]\nsteps = 8\nblock_size = 16\neval_blocks = 4\n'
         f'log_every = 1\n[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 32, n_head = 2 }}\n'
     )
     words = ["run", config, "--set", "growth.schedule=0.5@0", "--out", tmp_path / "run"]
@@ -425,7 +437,7 @@ def completed(name, words, shell="bash"):
         ("pli-analyze", "compare --by ", ["step", "tokens", "flops", "seconds"]),
         ("pli-analyze", "lineage runs/tiny -f ", ["table", "json", "csv", "md", "latex", "parquet"]),
         ("pli-analyze", "report --q", ["--quiet"]),
-        ("pli-train", "run ti", ["tiny", "tiny-bert", "tiny-vit"]),
+        ("pli-train", "run ti", ["tiny", "tiny-bert", "tiny-gpt2", "tiny-vit"]),
         ("pli-train", "check see", ["seed-appendix"]),
         ("pli-train", "verify runs/tiny --format m", ["md"]),
         ("pli-train", "resume runs/ti", []),  # a path: the shell knows those

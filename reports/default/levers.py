@@ -1,4 +1,4 @@
-"""Train the default preset with one more lever: `python reports/default/levers.py LEVER OUT [KEY=VALUE …]`.
+"""Train the config depth.toml with one more lever: `python reports/default/levers.py LEVER OUT [KEY=VALUE …]`.
 
     gate:STEPS         the output projections of a new layer are scaled from 0 to 1 within STEPS steps
     average:DECAY      new layers are copies of an exponential moving average of their donor's weights
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from pli_train.core.lineage import Event
     from pli_train.training.state import TrainingState
+
+CONFIG = Path(__file__).with_name("depth.toml")
 
 
 def layers_of(state: TrainingState) -> dict[str, nn.Module]:
@@ -102,5 +104,5 @@ if __name__ == "__main__":
     lever, out, *settings = sys.argv[1:]
     name, _, value = lever.partition(":")
     launch.begin(
-        loading.load(loading.DEFAULT_PRESET, settings), Path(out), ConsoleReporter(), [LEVERS[name](float(value))]
+        loading.load(str(CONFIG), settings), Path(out), ConsoleReporter(), [LEVERS[name](float(value))]
     ).run()

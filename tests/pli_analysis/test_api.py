@@ -12,7 +12,7 @@ from pli_analysis import cli
 from pli_analysis.metrics.drift import drift as drift_metric
 from pli_train.core.errors import BadInput
 
-PAGES = {"doctor", "ls", "report", "watch"}
+PAGES = {"doctor", "figures", "ls", "report", "watch"}
 """Commands that print no measurements."""
 METHODS = {"scalars"}
 """Commands that are methods of a run only: the package has a subpackage of the same name."""
