@@ -13,8 +13,6 @@ install: $(DEVELOPMENT)
 # The package with what it needs, and with what its tests and checks need.
 $(PACKAGE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	touch $@
 
