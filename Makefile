@@ -26,7 +26,7 @@ demo: $(PACKAGE)
 	mkdir -p runs
 	$(BIN)/pli-train run baseline --quiet >runs/baseline.txt & tiny=$$($(BIN)/pli-train run) && wait $$! && \
 		$(BIN)/pli-analyze report $$tiny --html && \
-		$(BIN)/pli-analyze report $$tiny $$(cat runs/baseline.txt) --html runs/comparison.html
+		$(BIN)/pli-analyze report $$(cat runs/baseline.txt) $$tiny --html runs/comparison.html
 
 # The default tests: minutes on two cores.
 test: install

@@ -14,8 +14,9 @@ with sync_playwright() as playwright:
     browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
     tab = browser.new_page(viewport={"width": 1000, "height": 900})
     tab.goto(page.resolve().as_uri())
-    tab.wait_for_function("document.querySelectorAll('.drawing .main-svg').length >= 5")
-    box = tab.locator("figure#figure-lineage").bounding_box()
+    result = tab.locator("main > figure").first
+    result.locator(".main-svg").first.wait_for()
+    box = result.bounding_box()
     tab.screenshot(
         path=picture, full_page=True, clip={"x": 0, "y": 0, "width": 1000, "height": box["y"] + box["height"] + 20}
     )
