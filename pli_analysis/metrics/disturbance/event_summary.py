@@ -28,10 +28,13 @@ class Recoveries(NamedTuple):
 def changes_at_birth(events: pd.DataFrame) -> pd.Series:
     """Return the change of the loss by each event: as measured at its two checkpoints, else as training logged it.
 
+    NaN for events at step 0, as there is nothing to disturb before training.
+
     Args:
         events: table of `pli_analysis.metrics.disturbance.disturbance`.
     """
-    return events[col.LOSS_CHANGE].astype(float).fillna(events[col.LOSS_AFTER] - events[col.LOSS_BEFORE])
+    logged = events[col.LOSS_AFTER] - events[col.LOSS_BEFORE]
+    return events[col.LOSS_CHANGE].astype(float).fillna(logged).where(events[col.STEP] > 0)
 
 
 def recoveries(events: pd.DataFrame) -> Recoveries | None:
