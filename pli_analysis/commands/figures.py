@@ -124,8 +124,8 @@ def pixels_of(width: str) -> float:
     Raises:
         BadInput: if it is not a number with a unit of `UNITS`, or if nothing can be drawn at this width.
 
-    >>> pixels_of("3.25in"), round(pixels_of("246pt"), 1), pixels_of(" 254 mm ")
-    (312.0, 326.8, 960.0)
+    >>> pixels_of("3.25in"), pixels_of(" 480 px "), round(pixels_of("254mm"))
+    (312.0, 480.0, 960)
     """
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-z]+)", width.strip())
     if not found or found[2] not in UNITS:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def take(tensor: Tensor, axes: str, factor: str, sizes: dict[str, int], sources: Sequence[int]) -> Tensor:
-    """Select rows along one factor: row i of the result is the old row `sources[i]`, or zero for NOTHING.
+    """Select rows along one factor: row i of the result is the old row `sources[i]`, or zero for -1.
 
     >>> weight = torch.arange(6.0).reshape(6, 1)
-    >>> take(weight, "(head dim) model", "head", {"head": 3}, [2, NOTHING]).flatten().tolist()
+    >>> take(weight, "(head dim) model", "head", {"head": 3}, [2, -1]).flatten().tolist()
     [4.0, 5.0, 0.0, 0.0]
     """
     return cast("Tensor", views.take(tensor, axes, factor, sizes, sources)).contiguous()

@@ -103,6 +103,4 @@ LEVERS = {"gate": Gate, "average": Average, "average-all": lambda decay: Average
 if __name__ == "__main__":
     lever, out, *settings = sys.argv[1:]
     name, _, value = lever.partition(":")
-    launch.begin(
-        loading.load(str(CONFIG), settings), Path(out), ConsoleReporter(), [LEVERS[name](float(value))]
-    ).run()
+    launch.begin(loading.load(str(CONFIG), settings), Path(out), ConsoleReporter(), [LEVERS[name](float(value))]).run()

@@ -54,7 +54,7 @@ def test_an_override_without_a_value_resets_the_key():
         ),
         ("growth.schedule=0.2@1 0.1@1", "event 2 (0.1@1): is earlier than the event listed before it"),
         ("growth.schedule=1.0@1", "a fraction of training must be at least 0 and less than 1"),
-        ("growth.schedule=1428@1", "step 1428 is outside training, which has 1428 steps"),
+        ("growth.schedule=1512@1", "step 1512 is outside training, which has 1512 steps"),
         ("growth.schedule=soon", "'soon' is not WHEN@INDEX"),
         ("growth.initializer=clne", "unknown initializer 'clne'; did you mean 'clone'?"),
         ('growth.schedule=[{at=0.5, index=0, donor="q"}]', "the donor 'q' is not in the stack at that step (a b c)"),

@@ -105,14 +105,14 @@ def test_layers_that_differ_are_refused_in_one_line(config_of, from_run, tmp_pat
 
 
 def test_naming_a_run_replaces_a_presets_model_and_its_depth(runs, tmp_path):
-    """`tiny` says family, config and one layer at step 0: none of it is said of the run."""
+    """`tiny-gpt2` says family, config and one layer at step 0: none of it is said of the run."""
     own = tmp_path / "mine.toml"
-    own.write_text(f'extends = "tiny"\n[model]\nname_or_path = "{runs["gpt2"]}"\nweights = "pretrained"\n')
+    own.write_text(f'extends = "tiny-gpt2"\n[model]\nname_or_path = "{runs["gpt2"]}"\nweights = "pretrained"\n')
     sets = [f"model.name_or_path={runs['gpt2']}", "model.weights=pretrained"]
-    for settings in (configs.load("tiny", sets), configs.load(str(own))):
+    for settings in (configs.load("tiny-gpt2", sets), configs.load(str(own))):
         assert (settings.model.family, settings.model.config, settings.model.initial_layers) == (None, {}, None)
-    assert configs.load("tiny", [*sets, "model.initial_layers=2"]).model.initial_layers == 2
-    stages = plan.plan(configs.load("tiny", [*sets, "train.block_size=32", "growth.schedule=0.5@5"])).stages
+    assert configs.load("tiny-gpt2", [*sets, "model.initial_layers=2"]).model.initial_layers == 2
+    stages = plan.plan(configs.load("tiny-gpt2", [*sets, "train.block_size=32", "growth.schedule=0.5@5"])).stages
     assert [len(stage.lineage.stack) for stage in stages] == [5, 6]
 
 
