@@ -141,7 +141,7 @@ def test_a_printed_path_is_the_path(small_run, tmp_path):
 def test_training_goes_on_in_the_c_locale(tmp_path, corpus):
     """Every file is opened as UTF-8 in any locale."""
     (tmp_path / "mine.toml").write_text(
-        'extends = "tiny"\ndescription = "näher → 1"\n[tokenizer]\nvocab_size = 300\n'
+        'extends = "tiny-gpt2"\ndescription = "näher → 1"\n[tokenizer]\nvocab_size = 300\n'
         "[train]\nsteps = 4\nblock_size = 16\n"
         f'eval_blocks = 4\n[data]\nsource = "{corpus}"\n[model]\nconfig = {{ n_embd = 16, n_head = 2 }}\n',
         encoding="utf-8",
