@@ -6,7 +6,7 @@ DEVELOPMENT := .venv/development
 # In the order of their names, long files come first and the many short ones last: no worker waits for another.
 BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth study-growth study-initializers study-placement study-policies study-explain install clean
+.PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth study-growth study-initializers study-placement study-policies study-explain study-default install clean
 
 install: $(DEVELOPMENT)
 

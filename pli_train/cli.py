@@ -477,8 +477,8 @@ def config(
 def _overrides(overrides: list[str] | None, seed: int | None, steps: int | None, rate: float | None) -> list[str]:
     """Return the KEY=VALUE arguments of --set, and those that the short options stand for."""
     short = {"seed": seed, "train.steps": steps, "optim.lr": rate}
-    instead = [] if steps is None else ["train.epochs="]  # of a config that gives epochs
-    return [*instead, *(overrides or []), *(f"{key}={value!r}" for key, value in short.items() if value is not None)]
+    no_epochs = [] if steps is None else ["train.epochs="]  # --steps replaces the epochs of a config
+    return [*no_epochs, *(overrides or []), *(f"{key}={value!r}" for key, value in short.items() if value is not None)]
 
 
 def _settings(config: str | None, overrides: list[str], origin: Path | None) -> RunConfig:

@@ -16,7 +16,7 @@ MOST = 2**23
 """Maximum number of training tokens to count, in evenly spaced segments."""
 SEGMENT_TOKENS = 2**12
 BYTES = 2**9
-"""Vocabularies up to this size are of bytes or characters. Models soon use more than one of them as context."""
+"""Largest vocabulary that is counted as trigrams: one byte or character is too little context."""
 ROWS = 2**12
 """Blocks processed at a time."""
 
