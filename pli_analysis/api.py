@@ -165,7 +165,8 @@ def embed(
         method: `pca`, `tsne` or `umap`.
         of: `layer`, `head` or `ffn`.
         space: map `weights`, `updates`, or outputs on tokens (`function`).
-        text, blocks: text for `function`, and number of its blocks.
+        text: text for `function`.
+        blocks: number of its blocks.
         since_birth: whether to put every birth at the origin.
 
     Raises:
@@ -200,7 +201,8 @@ def grad_norms(
         run: the run.
         of: parts: `layer`, `head`, `ffn`, `norms`, `attention`, `embeddings`, `other`, `total` or `all`.
         recompute: whether to compute them at each checkpoint, on the same tokens.
-        text, blocks: text to compute them on, and number of its blocks.
+        text: text to compute them on.
+        blocks: number of its blocks.
 
     Raises:
         BadInput: if none were logged, `of` is none of these, or a checkpoint cannot be read.
@@ -360,7 +362,8 @@ class AnalyzedRun:
 
         Args:
             layers: one row for each event and layer instead.
-            window, twins: as for the function `disturbance`, which returns both tables and the curves.
+            window: as for the function `disturbance`, which returns both tables and the curves.
+            twins: as for that function.
         """
         found = disturbance(self, window, twins)
         return drawn_table.drawn(found.layers if layers else found.events, partial(drawn_table.disturbance, found))
