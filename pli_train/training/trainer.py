@@ -196,7 +196,8 @@ class Trainer:
         self._save(after=False)
         for planned in due:
             self._call("on_growth", self._growth.apply(planned))
-        self._report(self.evaluator.after_event(self.state))
+        if self.state.step:  # before training there is no loss that growth could change
+            self._report(self.evaluator.after_event(self.state))
         self._save()
 
     def _report(self, values: dict[str, float]) -> None:
