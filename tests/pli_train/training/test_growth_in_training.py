@@ -314,6 +314,13 @@ def test_growth_from_an_empty_stack(config_of, tmp_path):
     assert evals[12] < evals[0]
 
 
+def test_the_loss_is_evaluated_on_both_sides_of_an_event_but_once_before_training(config_of, tmp_path):
+    overrides = {"train.steps": 4, "train.eval_every": 4, "growth.schedule": "0@0 2@0"}
+    values = read(launch.begin(config_of("gpt2", overrides), tmp_path / "run").run().parent).values
+    assert list(values[run_folder.EVAL_LOSS]) == [0, 2, 4]
+    assert list(values[run_folder.EVAL_LOSS_AFTER_EVENT]) == [2]
+
+
 WRONG = [
     {"operator": "heads", "at": 0.1, "to": 7},
     {"operator": "ffn", "at": 0.2, "to": 8},
