@@ -6,7 +6,9 @@ DEVELOPMENT := .venv/development
 # In the order of their names, long files come first and the many short ones last: no worker waits for another.
 BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all check docs baseline bert vit seed-appendix study-depth study-growth study-initializers study-placement study-policies study-explain study-default install clean
+.PHONY: demo test test-all check docs baseline bert vit seed-appendix install clean
+.PHONY: study-depth study-growth study-initializers study-placement study-policies study-default study-explain \
+	study-explain-twelve study-grad-norms study-swap study-heads study-disturbance
 
 install: $(DEVELOPMENT)
 
@@ -87,11 +89,56 @@ study-policies: install
 		-o studies/policies
 
 # Runs that grow, and runs with the final depth from the start, whose layers are compared.
-study-explain: EQUAL := --seeds 6 --set seed=11 --set train.compile=true --set checkpoint.every=58 --no-baseline \
-	--budget 2e12 --workers 2 --threads 1
+study-explain: EQUAL := --seeds 6 --set seed=71 --set train.compile=true --no-baseline --budget 1.9655e12 --workers 2 \
+	--threads 1
 study-explain: install
-	$(BIN)/pli-train sweep reports/growth/grown.toml $(EQUAL) -o studies/explain-grown
-	$(BIN)/pli-train sweep figure-1 $(EQUAL) -o studies/explain-scratch
+	$(BIN)/pli-train sweep tiny --set checkpoint.every=504 --set checkpoint.keep=9 $(EQUAL) -o studies/explain-grown
+	$(BIN)/pli-train sweep baseline $(EQUAL) -o studies/explain-scratch
+
+study-explain-twelve: EQUAL := --seeds 6 --set seed=11 --set train.compile=true --set checkpoint.every=58 --no-baseline \
+	--budget 2e12 --workers 2 --threads 1
+study-explain-twelve: install
+	$(BIN)/pli-train sweep reports/growth/grown.toml $(EQUAL) -o studies/explain-twelve-grown
+	$(BIN)/pli-train sweep figure-1 $(EQUAL) -o studies/explain-twelve-scratch
+
+# Gradient norms of five depths, while the learning rate rises.
+study-grad-norms: DEPTHS := --grid model.initial_layers=12,8,4,2,1 --seeds 6 --set seed=61 --set train.steps=158 \
+	--set optim.warmup_ratio=1.0 --set optim.decay_ratio=0.0 --set train.grad_norms_every=1 --set train.eval_full=0 \
+	--no-baseline --objective tokens --workers 2 --threads 1
+study-grad-norms: install
+	$(BIN)/pli-train sweep figure-1 $(DEPTHS) -o studies/grad-norms
+	$(BIN)/pli-train sweep tiny-bert --set growth.schedule= $(DEPTHS) -o studies/grad-norms-bert
+
+# Two layers swapped in one of ten, or in three of ten steps. The runs without swaps are those of study-default.
+study-swap: SWAPS := --grid growth.swapping.probability=0.1,0.3 --seeds 4 --set seed=41 --set train.compile=true \
+	--no-baseline --budget 1.9655e12 --workers 2 --threads 1
+study-swap: study-default
+	$(BIN)/pli-train sweep tiny $(SWAPS) -o studies/swap-grown
+	$(BIN)/pli-train sweep baseline $(SWAPS) -o studies/swap-fixed
+
+# Heads that grow from 4 to 12, with and without growth of the depth, and 12, 8 and 4 heads from the start.
+study-heads: EQUAL := --seeds 5 --set seed=81 --set train.compile=true --no-baseline --budget 1.9655e12 --workers 2 --threads 1
+study-heads: install
+	$(BIN)/pli-train sweep reports/heads/grown.toml $(EQUAL) -o studies/heads
+	$(BIN)/pli-train sweep reports/heads/layers.toml $(EQUAL) -o studies/heads-layers
+	$(BIN)/pli-train sweep reports/heads/grown.toml --grid model.initial_heads=12,8,4 --set growth.schedule= $(EQUAL) \
+		-o studies/heads-fixed
+
+# One insertion at step 300, and runs without it: by position, initializer, noise, learning rate and depth.
+study-disturbance: BASE := reports/disturbance/base.toml
+study-disturbance: TOKENS := --no-baseline --objective tokens --budget 1024000 --workers 2 --threads 1
+study-disturbance: FOUR := --seeds 4 --set seed=51 --set train.eval_full=0 $(TOKENS)
+study-disturbance: install
+	$(BIN)/pli-train sweep reports/disturbance/space.toml --sampler grid $(TOKENS) -o studies/disturbance
+	$(BIN)/pli-train sweep $(BASE) --grid optim.lr=1e-2,5e-3,2e-2 $(FOUR) -o studies/disturbance-twins
+	$(BIN)/pli-train sweep $(BASE) --set growth.schedule=300@0 --set growth.initializer=identity \
+		--set growth.learning_rate=rewarm-new $(FOUR) -o studies/disturbance-rewarm
+	$(BIN)/pli-train sweep $(BASE) --set growth.schedule=300@3 --set growth.initializer=clone-noise \
+		--grid growth.noise=0.1,0.3 $(FOUR) -o studies/disturbance-noise
+	$(BIN)/pli-train sweep $(BASE) --set growth.schedule=300@3 --grid optim.lr=5e-3,2e-2 $(FOUR) -o studies/disturbance-rate
+	$(BIN)/pli-train sweep $(BASE) --grid model.initial_layers=3,12 $(FOUR) -o studies/disturbance-twins-depth
+	$(BIN)/pli-train sweep $(BASE) --set model.initial_layers=3 --set growth.schedule=300@1 $(FOUR) -o studies/disturbance-3
+	$(BIN)/pli-train sweep $(BASE) --set model.initial_layers=12 --set growth.schedule=300@6 $(FOUR) -o studies/disturbance-12
 
 # The default preset, seven fixed depths, growth of depth or of sequences alone, and further levers, with equal FLOPs.
 study-default: EQUAL := --set train.compile=true --no-baseline --budget 1.9655e12 --workers 2 --threads 1

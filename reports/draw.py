@@ -9,11 +9,14 @@ explain.svg: differences of inserted and matched layers, from reports/NAME/runs.
 `pli-analyze explain`.
 
 differences.svg: loss of each variant of a grid minus that of the first one, from reports/NAME/differences.csv.
+
+Figures of a single report are in its figure.py: a function `figures` that returns file name → figure.
 """
 
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from urllib.parse import unquote
@@ -143,7 +146,10 @@ def main(name: str) -> None:
         (REPORTS / name / "explain.svg").write_bytes(svg(explained(name)))
     if (REPORTS / name / "differences.csv").exists():
         (REPORTS / name / "differences.svg").write_bytes(svg(differences(name)))
-    if (REPORTS / name / "curves.csv").exists():
+    if (own := REPORTS / name / "figure.py").exists():
+        for file, figure in runpy.run_path(str(own))["figures"]().items():
+            (REPORTS / name / file).write_bytes(svg(figure.to_plotly_json()))
+    elif (REPORTS / name / "curves.csv").exists():
         read = curves(name)
         enveloped = [FIXED] if any(curve.group.startswith("depth-") for curve in read) else []
         found = compare.compared(read, "flops", enveloped=enveloped)
