@@ -1,7 +1,7 @@
 """Read the losses of each run, and measure which heads can be pruned: `python reports/heads/collect.py`.
 
-Reads studies/heads, heads-layers and heads-fixed, and writes trials.csv, the final losses, and pruning.csv, the share of
-heads that can be masked while the loss rises by at most 1 %, by importance.
+Reads studies/heads, heads-layers and heads-fixed, and writes trials.csv, the final losses, and pruning.csv, the share
+of heads that can be masked while the loss rises by at most 1 %, by importance.
 """
 
 from __future__ import annotations

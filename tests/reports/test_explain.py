@@ -1,4 +1,4 @@
-"""Every number in reports/explain and explain-twelve is recomputed from its runs, by pandas, scipy and enumeration alone."""
+"""Every number in reports/explain and explain-twelve is recomputed from its runs, by pandas and scipy."""
 
 import itertools
 from pathlib import Path
