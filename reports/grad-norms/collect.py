@@ -1,8 +1,8 @@
 """Read the gradient norms of each run: `python reports/grad-norms/collect.py`.
 
 Reads studies/grad-norms and grad-norms-bert, and writes two tables. norms.csv: by depth, seed and step, the squared
-norm of all gradients, of the embeddings, and of the layers' parts, summed over layers. first.csv: the norms of the layers
-at the first step.
+norm of all gradients, of the embeddings, and of the layers' parts, summed over layers. first.csv: the norms of the
+layers at the first step.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ import pli_analysis
 HERE = Path(__file__).parent
 STUDIES = HERE.parents[1] / "studies"
 FOLDERS = {"3-to-6": ["default", "swap-grown"], "depth-6": ["default-6", "swap-fixed"]}
-SEEDS = range(41, 47)
+SEEDS = range(41, 45)
+BLOCKS = 32
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
             for trial in json.loads((STUDIES / folder / "trials.json").read_text())["trials"]:
                 if trial["seed"] not in SEEDS:
                     continue
-                table = pli_analysis.open(STUDIES / folder / "runs" / trial["run"]).ablation()
+                table = pli_analysis.open(STUDIES / folder / "runs" / trial["run"]).ablation(blocks=BLOCKS)
                 changes = table.groupby("ablation")["loss_change"].mean()
                 probability = trial["params"].get("growth.swapping.probability", 0)
                 facts = {"group": group, "probability": probability, "seed": trial["seed"], "loss": trial["loss"]}
