@@ -116,12 +116,12 @@ study-swap: study-default
 	$(BIN)/pli-train sweep tiny $(SWAPS) -o studies/swap-grown
 	$(BIN)/pli-train sweep baseline $(SWAPS) -o studies/swap-fixed
 
-# Heads that grow from 4 to 12, with and without growth of the depth, and 12, 8 and 4 heads from the start.
-study-heads: EQUAL := --seeds 5 --set seed=81 --set train.compile=true --no-baseline --budget 1.9655e12 --workers 2 --threads 1
+# Heads that grow from 4 to 12, with and without growth of the depth, and 12 and 4 heads from the start.
+study-heads: EQUAL := --seeds 4 --set seed=81 --set train.compile=true --no-baseline --budget 1e12 --workers 2 --threads 1
 study-heads: install
 	$(BIN)/pli-train sweep reports/heads/grown.toml $(EQUAL) -o studies/heads
 	$(BIN)/pli-train sweep reports/heads/layers.toml $(EQUAL) -o studies/heads-layers
-	$(BIN)/pli-train sweep reports/heads/grown.toml --grid model.initial_heads=12,8,4 --set growth.schedule= $(EQUAL) \
+	$(BIN)/pli-train sweep reports/heads/grown.toml --grid model.initial_heads=12,4 --set growth.schedule= $(EQUAL) \
 		-o studies/heads-fixed
 
 # One insertion at step 300, and runs without it: by position, initializer, noise, learning rate and depth.
