@@ -25,7 +25,7 @@ def verdict(table: pd.DataFrame) -> str:
     """
     units = of_units(table[table[col.LAYER].isin(_described(table))])
     most = units.loc[units[col.ACTIVATION].idxmax()]
-    words = f"Unit {most[col.UNIT]} has the largest activation: {most[col.ACTIVATION]:.3g}, at '{most[col.TOKEN]}'."
+    words = f"Unit {most[col.UNIT]} has the largest activation: {most[col.ACTIVATION]:.3g}, at {most[col.TOKEN]!r}."
     copies = units[units[col.DONOR_CORRELATION].notna()]
     return f"{_of_copies(copies)} {words}" if len(copies) else f"{_of_activity(of_units(table))} {words}"
 
