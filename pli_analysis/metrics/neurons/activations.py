@@ -25,7 +25,7 @@ def require_units(checkpoint: Checkpoint) -> None:
     """Raise BadInput if the family's table names no output projection of the FFN whose inputs are its units."""
     require_parts(checkpoint, "ffn")
     table = checkpoint.anatomy
-    _, *output = table.identity.get("zero", [""])
+    output = [*table.identity.get("zero", [])][1:2]  # after that of attention
     _, axes = table.tensors.get(f"{output[0]}.weight" if output else "", ("", ""))
     if sorted(factors(axes)) != ["model", "unit"]:
         raise BadInput(

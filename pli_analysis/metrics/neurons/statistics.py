@@ -40,6 +40,9 @@ class LayerStatistics:
         count: number of tokens so far.
     """
 
+    activations: Tensor
+    tokens: Tensor
+
     def __init__(self, kept: int) -> None:
         self.kept = kept
         self.count = 0

@@ -49,7 +49,7 @@ def unit_donors(lineage: Lineage, layer: str) -> dict[int, Unit]:
 
 def _widened(lineage: Lineage, layer: Layer) -> dict[int, Unit]:
     """Return number → source of the units that events added to a layer as copies of its own units."""
-    found = {}
+    found: dict[int, Unit] = {}
     for (_, before), (event, after) in pairwise(layer.widths.items()):
         if lineage.events[event - 1].facts.get("initializer") in CLONES:
             found |= {number: Unit(layer.id, (number - before) % before) for number in range(before, after)}
