@@ -9,39 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pli_analysis.report import drawn_table
-from pli_analysis.report.drawn_table import Table
-from pli_analysis.runs.opening import open_run
+from pli_analysis.report.drawn_table import Table as Table
+from pli_analysis.runs.opening import open_run as open_run
 from pli_analysis.runs.run import Run
 from pli_train.core.errors import BadInput
 
 if TYPE_CHECKING:
     from pli_analysis.metrics.disturbance.disturbance import Disturbance
     from pli_analysis.metrics.sweep.results import Results
-
-__all__ = [
-    "AnalyzedRun",
-    "Table",
-    "ablation",
-    "attention",
-    "attribution",
-    "compare",
-    "conductance",
-    "disturbance",
-    "drift",
-    "embed",
-    "explain",
-    "grad_norms",
-    "influence",
-    "lens",
-    "lineage",
-    "open",
-    "open_run",
-    "probe",
-    "pruning",
-    "scalars",
-    "similarity",
-    "sweep",
-]
 
 
 def ablation(run: AnyRun, text: Path | None = None, blocks: int = 64, at: int | None = None) -> Table:
@@ -258,6 +233,24 @@ def lineage(run: AnyRun, *, events: bool = False) -> Table:
     return drawn_table.drawn(metric.layers(opened.lineage, opened.confidence), partial(drawn_table.stack, locations))
 
 
+def neurons(
+    run: AnyRun,
+    text: Path | None = None,
+    blocks: int = 64,
+    at: int | None = None,
+    layers: Sequence[str] | None = None,
+    top: int = 5,
+) -> Table:
+    """Find the tokens at which FFN units are most active, and compare copied units with those they were copied from.
+
+    Arguments, columns and errors are those of `pli_analysis.metrics.neurons.neurons.neurons`.
+    """
+    from pli_analysis.metrics.neurons import neurons as metric
+
+    table = metric.neurons(_opened(run), text, blocks, at, layers=layers, top=top)
+    return drawn_table.drawn(table, drawn_table.by_section("neurons"))
+
+
 def probe(run: AnyRun, text: Path | None = None, blocks: int = 64, at: int | None = None) -> Table:
     """Measure which properties of a token a linear probe reads from the output of each layer.
 
@@ -350,6 +343,7 @@ class AnalyzedRun:
     influence = influence
     lens = lens
     lineage = lineage
+    neurons = neurons
     probe = probe
     pruning = pruning
     scalars = scalars

@@ -18,6 +18,7 @@ from pli_analysis.commands.influence import influence
 from pli_analysis.commands.lens import lens
 from pli_analysis.commands.lineage import lineage
 from pli_analysis.commands.ls import ls
+from pli_analysis.commands.neurons import neurons
 from pli_analysis.commands.outputs import check_outputs_first
 from pli_analysis.commands.probe import probe
 from pli_analysis.commands.pruning import pruning
@@ -44,6 +45,7 @@ of_runs = (
     attribution,
     conductance,
     attention,
+    neurons,
     influence,
     explain,
     disturbance,

@@ -111,6 +111,23 @@ SPECIAL = "special"
 PATTERN = "pattern"
 DONOR_DIVERGENCE = "donor_divergence"
 
+# Neurons: units of FFNs.
+UNIT = "unit"
+MEAN_ACTIVATION = "mean_activation"
+ACTIVE_SHARE = "active_share"
+KURTOSIS = "kurtosis"
+DONOR_CORRELATION = "donor_correlation"
+CONTROL_CORRELATION = "control_correlation"
+DONOR_OVERLAP = "donor_overlap"
+ACTIVATION = "activation"
+POSITION = "position"
+TOKEN = "token"
+TEXT_BEFORE = "text_before"
+TEXT_AFTER = "text_after"
+MEDIAN = "median"
+LOWER_QUARTILE = "lower_quartile"
+UPPER_QUARTILE = "upper_quartile"
+
 # Direct logit attribution.
 CONTRIBUTION = "contribution"
 CONTRIBUTION_LOW = "contribution_low"

@@ -45,6 +45,7 @@ def test_help_names_every_command_with_an_example(command):
             "attribution",
             "conductance",
             "attention",
+            "neurons",
             "influence",
             "explain",
             "scalars",

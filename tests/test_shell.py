@@ -91,7 +91,7 @@ def test_an_option_has_one_letter_and_one_meaning_in_all_commands():
     assert {long: ways for long, ways in spelled.items() if len(ways) > 1} == {}
     # These are asked of different things, and say so: a folder and a file, formats of tables and of figures, a step of
     # a run and one of its checkpoints, blocks that models read and those that layers are compared on, checkpoints that
-    # are summed over and those that are measured one by one.
+    # are summed over and those that are measured one by one, and the first blocks or contexts of a ranking.
     differ = {
         "--space",
         "--html",
@@ -103,6 +103,7 @@ def test_an_option_has_one_letter_and_one_meaning_in_all_commands():
         "--events",
         "--blocks",
         "--checkpoints",
+        "--top",
     }
     assert {long for (_, long), ways in message.items() if len(ways) > 1} <= differ
     for letter in "qvfoh":
@@ -231,6 +232,7 @@ SLOW = [  # as they load torch, twice
     ["attribution", "RUN", "--blocks", "2"],
     ["conductance", "RUN", "--blocks", "2"],
     ["attention", "RUN", "--blocks", "2"],
+    ["neurons", "RUN", "--blocks", "2"],
     ["influence", "RUN", "--blocks", "2", "--checkpoints", "1"],
     ["explain", "RUN", "--blocks", "2"],
     ["disturbance", "RUN", "--placebos", "0", "--blocks", "2"],

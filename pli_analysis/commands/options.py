@@ -71,7 +71,8 @@ OutOption = Annotated[
 Explain = Annotated[
     bool,
     typer.Option(
-        "--explain", help="Also measure ablation, pruning, lenses, probes, attribution, conductance, attention."
+        "--explain",
+        help="Also measure ablation, pruning, lenses, probes, attribution, conductance, attention, neurons.",
     ),
 ]
 Verify = Annotated[bool, typer.Option("--verify", help="Check every file's hash; skip checkpoints that differ.")]

@@ -16,8 +16,9 @@ from pli_analysis.metrics.ablation import pruning as pruning_metric
 from pli_analysis.metrics.attribution import attribution as attribution_metric
 from pli_analysis.metrics.attribution import conductance as conductance_metric
 from pli_analysis.metrics.full_depth import full_depth
+from pli_analysis.metrics.neurons import neurons as neurons_metric
 from pli_analysis.metrics.probing import probe as probe_metric
-from pli_analysis.report import ablation, attention, attribution, conductance, hero, lens, probe, pruning
+from pli_analysis.report import ablation, attention, attribution, conductance, hero, lens, neurons, probe, pruning
 from pli_analysis.report.disturbance import disturbance
 from pli_analysis.report.drift import drift
 from pli_analysis.report.embed import paths
@@ -74,6 +75,7 @@ EXPLANATIONS = {
     "attribution": Explanation("Direct logit attribution", attribution_metric.attribution, attribution.section),
     "conductance": Explanation("Layer conductance", conductance_metric.conductance, conductance.section),
     "attention": Explanation("Attention", attention_metric.attention, attention.section),
+    "neurons": Explanation("Neurons", neurons_metric.neurons, neurons.section),
 }
 """Id → section. They take minutes to measure the first time. Most results are cached."""
 

@@ -1,10 +1,10 @@
-"""Data classes of a report (figure, section), and functions that write numbers in sentences."""
+"""Data classes of a report (figure, excerpt, section), and functions that write numbers in sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pli_analysis import columns as col
 
@@ -48,6 +48,20 @@ class KeyFigure:
     values: list[tuple[str, str]]
 
 
+class Excerpt(NamedTuple):
+    """A token in its text.
+
+    Attributes:
+        label: what is measured at the token.
+        before, token, after: the text.
+    """
+
+    label: str
+    before: str
+    token: str
+    after: str
+
+
 @dataclass(frozen=True)
 class Section:
     """A section of the report.
@@ -58,6 +72,7 @@ class Section:
         points: name and description, for a list of several things, such as growth events.
         facts: label and value.
         figures, tables: in order; a table has a title.
+        excerpts: titles, each with excerpts of the text in which one token is marked.
         headline: the finding in a sentence or two, for the summary; empty if there is none.
         method: how it was measured: a term, and its formula, paper or caveat.
         findings: in a summary, id, title and headline of the other sections.
@@ -71,6 +86,7 @@ class Section:
     facts: list[tuple[str, str]] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
+    excerpts: list[tuple[str, list[Excerpt]]] = field(default_factory=list)
     headline: str = ""
     method: list[tuple[str, str]] = field(default_factory=list)
     findings: list[tuple[str, str, str]] = field(default_factory=list)

@@ -40,6 +40,10 @@ def _section(section: Section) -> None:
         print(f"  {line}")
     for figure in section.figures:
         print(f"  {figure.title}. {figure.caption}")
+    for title, excerpts in section.excerpts:
+        print(f"\n  {title}")
+        for excerpt in excerpts:
+            print(f"    {excerpt.label:<8} {excerpt.before}[{excerpt.token}]{excerpt.after}")
     for title, table in section.tables:
         print(f"\n  {title}\n")
         print(render(table.head(ROWS), Format.TABLE), end="")

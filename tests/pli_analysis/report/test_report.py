@@ -96,8 +96,8 @@ def test_explain_adds_sections_before_the_provenance(runs):
     """On GPT-2; a classifier of images has none of them, and says why."""
     found = content.build(open_run([runs["gpt2"]]), explain=True)
     ids = [section.id for section in found.sections]
-    assert ids[-8:-4] == ["ablation", "pruning", "lens", "probe"]
-    assert ids[-4:] == ["attribution", "conductance", "attention", "provenance"]
+    assert ids[-9:-5] == ["ablation", "pruning", "lens", "probe"]
+    assert ids[-5:] == ["attribution", "conductance", "attention", "neurons", "provenance"]
     figures = [figure.id for section in found.sections for figure in section.figures]
     assert len(figures) == len(set(figures)) and {"layer-logits", "head-logits", "gains", "depths"} <= set(figures)
     assert {"ablation", "probe", "attribution"} <= {id for id, *_ in found.sections[0].findings}

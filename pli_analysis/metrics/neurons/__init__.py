@@ -1,0 +1,1 @@
+"""Neurons: when the units of FFNs are active, and whether copied units differ from those they were copied from."""
