@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pli_analysis.api import (
         AnalyzedRun,
+        Metric,
         Table,
         ablation,
         attention,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         influence,
         lens,
         lineage,
+        measure,
         open,
         open_run,
         probe,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnalyzedRun",
+    "Metric",
     "Table",
     "ablation",
     "attention",
@@ -45,6 +48,7 @@ __all__ = [
     "influence",
     "lens",
     "lineage",
+    "measure",
     "open",
     "open_run",
     "probe",
